@@ -1,0 +1,58 @@
+# Everything happens in .venv; `make` alone lists the targets.  Stamps in .venv make repeated runs quick.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PYTEST_ARGS ?=
+
+# The first Python that is 3.10 or newer and really runs: a pyenv shim may exist for a version that is not there.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && { echo "$$python"; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench docs venv servers clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMPS)/demo ## install rootcellar into .venv and show what it does
+	@$(BIN)/rootcellar demo
+
+test: $(STAMPS)/dev servers ## run the tests, against real servers that they start themselves (PYTEST_ARGS="-k name")
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMPS)/dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src tests/servers.py
+
+bench: $(STAMPS)/dev servers ## run the benchmarks
+	@$(BIN)/python -m benchmarks
+
+docs: $(STAMPS)/dev servers ## run the examples in the documentation
+	@$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
+
+venv: $(STAMPS)/dev ## make .venv with all that development needs
+
+servers: # install PostgreSQL, Redis and RabbitMQ where they are missing
+	@scripts/install-servers
+
+clean: ## remove .venv and all that the tools left behind
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMPS)/venv:
+	@scripts/make-venv "$(PYTHON)" $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# An editable install: only a change of pyproject.toml asks for a new one.
+$(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
+	@echo "Installing rootcellar with its PostgreSQL and Redis parts into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[postgres,redis]'
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
+	@echo "Installing rootcellar with the development tools into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(STAMPS)/demo

@@ -1,0 +1,628 @@
+"""The result backend that Celery talks to, over any store.
+
+Celery makes one of it for each process (it is thread-safe), calls ``store_result`` in workers and ``get_task_meta``,
+``wait_for_pending`` and ``iter_native`` in clients. It knows nothing of SQL or Redis: a store does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from celery import states
+from celery.backends.base import Backend
+from celery.exceptions import BackendGetMetaError, BackendStoreError
+from celery.result import result_from_tuple
+from celery.utils.log import get_logger
+from kombu.utils.encoding import bytes_to_str
+
+from rootcellar import exceptions, payload, process
+from rootcellar.chords import Chords, ChordSweeper
+from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.records import ChordPart, ChordProgress, GroupRecord, Payload, Stored, TaskRecord
+from rootcellar.retention import Retention
+from rootcellar.retrying import FEW, Backoff, LateWork, be_patient, retry
+from rootcellar.stores import Store, open_store
+from rootcellar.stores.base import DELETE_BATCH, StoreOptions
+from rootcellar.urls import redact
+from rootcellar.waiting import Waiter
+
+T = TypeVar("T")
+
+logger = get_logger(__name__)
+
+#: a task's attribute, and a header of a call, that says whether its result must be on disk before it counts as stored
+SYNCHRONOUS_COMMIT = "result_synchronous_commit"
+
+#: options of ``result_backend_transport_options`` that are ours, with their defaults
+CHORD_LEASE = 30.0
+CHORD_SWEEP_INTERVAL = 10.0
+
+
+#: what is noted of a part that the background will count
+_LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
+
+
+class ResultNotStored(RootcellarError, BackendStoreError):  # type: ignore[misc]
+    """A result could not be stored within ``result_backend_max_retries``. Retryable, by running the task again."""
+
+    retryable = True
+
+
+class ResultNotRead(RootcellarError, BackendGetMetaError):  # type: ignore[misc]
+    """A result could not be read: the store is out of reach. Retryable."""
+
+    retryable = True
+
+
+class ResultBackend(Backend):  # type: ignore[misc]
+    """Celery's results in a rootcellar store.
+
+    Chosen by ``result_backend = "rootcellar+postgresql://…"``; see :func:`rootcellar.stores.open_store` for the URLs.
+
+    Of Celery's settings it honours ``result_expires``, ``result_failure_expires``, ``result_chord_expires``,
+    ``result_extended``, ``result_serializer``, ``result_accept_content``, ``result_compression``, ``result_cache_max``,
+    ``result_backend_always_retry`` (on by default), ``result_backend_max_retries``,
+    ``result_backend_base_sleep_between_retries_ms``, ``result_backend_max_sleep_between_retries_ms``,
+    ``database_table_names``, ``database_table_schemas``, ``database_create_tables_at_setup``,
+    ``database_engine_options`` (``pool_size``, ``max_overflow``, ``pool_timeout``, ``pool_recycle``, ``pool_pre_ping``,
+    ``connect_args``) and ``database_short_lived_sessions``. In ``result_backend_transport_options``: ``chord_lease``
+    and ``chord_sweep_interval``, in seconds; ``listen_url``, where to wait for notifications past a pooler; and
+    ``synchronous_commit``, which a task's attribute or a call's header ``result_synchronous_commit`` overrides.
+    """
+
+    persistent = True
+    supports_native_join = True
+    supports_result_compression = True
+    supports_failure_expires = True
+    always_retry: bool
+    max_retries: float
+
+    def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
+        conf = app.conf
+        payload.content_type_of(kwargs.get("serializer") or conf.result_serializer)
+        super().__init__(app, url=url, **kwargs)
+        if not url:
+            raise ConfigurationError(
+                "the result backend has no URL",
+                where="result_backend",
+                remedy="write rootcellar+postgresql://user:password@host/database or rootcellar+sqlite:///path",
+            )
+        self.compression = self.prepare_compression(conf.get("result_compression"))
+        # one backend a process: Celery keeps one for each thread otherwise
+        self.thread_safe = True
+        self.always_retry = bool(self.always_retry) or not conf.value_set_for("result_backend_always_retry")
+        if self.max_retries is None:
+            self.max_retries = float("inf")
+        self.retention = Retention(
+            self.expires, _seconds(conf.get("result_failure_expires")), _seconds(conf.get("result_chord_expires"))
+        )
+        self.store: Store = open_store(url, store_options(conf))
+        self.waiter = Waiter(self.store)
+        self.supports_autoexpire = self.store.expires_by_itself
+        self._backoff = Backoff(self.base_sleep_between_retries_ms, self.max_sleep_between_retries_ms)
+        self._late = LateWork(self._backoff)
+        self._sweeping: threading.Thread | None = None
+        ours = conf.get("result_backend_transport_options") or {}
+        self._synchronous_commit = ours.get("synchronous_commit", True)
+        self.chords = Chords(self, float(ours.get("chord_lease", CHORD_LEASE)))
+        self.chord_sweep_interval = float(ours.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL))
+        process.live_with(self)
+
+    # -- storing
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Store a task's state and result, and count its part of a chord in the same transaction.
+
+        Returns:
+            the result as it was encoded, as Celery's own backends do.
+
+        Raises:
+            NotEncodable: the result cannot be encoded.
+            ResultNotStored: the store did not come back within the limit.
+        """
+        encodable = self.encode_result(result, state)
+        record = self._record(bytes_to_str(task_id), encodable, state, traceback, request)
+        # update_state(FAILURE, meta=…) inside a task does not end it: only an exception does
+        ends = state == states.SUCCESS or isinstance(result, BaseException)
+        part = self.chords.part_of(request, state, encodable, holds_result=False) if ends else None
+
+        what = f"store {state} of task {task_id}"
+        try:
+            if process.is_worker_main():
+                progress = self._store_from_main(record, part, request, what)
+            else:
+                progress = self.ensure(lambda: self._put(record, part, request), what).chord
+        except RootcellarError as exc:
+            raise self._not_stored(exc, task_id, state) from exc
+        if part is not None:
+            self.chords.note_progress(request, progress)
+        self._cache.pop(task_id, None)
+        return encodable
+
+    def _store_from_main(
+        self, record: TaskRecord, part: ChordPart | None, request: Any, what: str
+    ) -> ChordProgress | None:
+        """Store without keeping the worker's main process waiting."""
+        if record.state in states.READY_STATES:
+            self._see_to(lambda: self.chords.proceed(request, self._put(record, part, request).chord), what)
+            return _LATER
+        try:
+            self._late.ask(lambda: self._put(record, part, request), what, self._limit)
+        except RootcellarError as exc:
+            if not exc.retryable:
+                raise
+            # told later, it could hide what has come of the task since
+            logger.error("The state %s of task %s is not recorded: %s", record.state, record.task_id, exc)
+        return None
+
+    def _see_to(self, work: Callable[[], object], what: str) -> None:
+        if not self._late.see_to(work, what, self._limit):
+            logger.error("Could not %s at once. The worker's main process goes on, and it is done later.", what)
+
+    def _put(self, record: TaskRecord, part: ChordPart | None, request: Any) -> Stored:
+        return self.store.put(record, part, lease=self.chords.lease, durable=self._is_durable(request))
+
+    def _is_durable(self, request: Any) -> bool:
+        """Tell whether the result must be on disk before the task counts as done: by call, by task, by setting."""
+        by_call = getattr(request, SYNCHRONOUS_COMMIT, None)
+        if by_call is not None:
+            return _is_on(by_call)
+        task = self.app.tasks.get(getattr(request, "task", None)) if request is not None else None
+        return _is_on(getattr(task, SYNCHRONOUS_COMMIT, self._synchronous_commit))
+
+    def _store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Store an encoded result; Celery's base class calls this, ours does not."""
+        self.store.put(self._record(bytes_to_str(task_id), result, state, traceback, request))
+        return result
+
+    def _not_stored(self, exc: RootcellarError, task_id: str, state: str) -> RootcellarError:
+        logger.critical("The result of task %s (%s) is NOT stored: %s", task_id, state, exc)
+        if not exc.retryable:
+            return exc
+        error = ResultNotStored(exc.what, where=exc.where, remedy=exc.remedy)
+        error.task_id, error.state = task_id, state
+        return error
+
+    def _record(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> TaskRecord:
+        now = datetime.now(timezone.utc)
+        fields: dict[str, Any] = {
+            "task_id": task_id,
+            "state": state,
+            "result": self.encode_payload(result),
+            "traceback": None if traceback is None else str(traceback),
+            "done_at": now if state in states.READY_STATES else None,
+            "expires_at": self.retention.result_expiry(state, now),
+            "children": self._children(request),
+        }
+        if request is not None:
+            fields.update(self._call_of(request))
+        return TaskRecord(**fields)
+
+    def _call_of(self, request: Any) -> dict[str, Any]:
+        """Return what the request tells of the call: its name, times and relations; its arguments if extended."""
+
+        def told(name: str) -> Any:
+            return getattr(request, name, None)
+
+        fields = {
+            "name": told("task"),
+            "worker": told("hostname"),
+            "queue": (told("delivery_info") or {}).get("routing_key"),
+            "retries": told("retries"),
+            "group_id": told("group"),
+            "group_index": told("group_index"),
+            "parent_id": told("parent_id"),
+            "root_id": told("root_id"),
+            "sent_at": process.read_moment(told(process.SENT_AT)),
+            "started_at": told(process.STARTED_AT),
+        }
+        if told("stamps"):
+            names = told("stamped_headers") or ()
+            fields["stamps"] = self._encode_loosely(
+                {key: told("stamps")[key] for key in names if key in request.stamps}
+            )
+        if self.app.conf.find_value_for_key("extended", "result"):
+            fields["args"] = self._encode_loosely(told("args"))
+            fields["kwargs"] = self._encode_loosely(told("kwargs"))
+        return fields
+
+    def _children(self, request: Any) -> Payload | None:
+        children = self.current_task_children(request)
+        return payload.encode(children, "json") if children else None
+
+    def prepare_compression(self, compression: str | None) -> str | None:
+        """Return the compression to encode with; Celery knows this method since 5.7, and calls it then."""
+        return payload.known_compression(compression)
+
+    def encode_payload(self, value: Any) -> Payload:
+        """Encode with the serializer and the compression of the settings."""
+        return payload.encode(value, self.serializer, self.compression)
+
+    def decode_payload(self, stored: Payload) -> Any:
+        """Decode what is among the accepted content types."""
+        return payload.decode(stored, self.accept)
+
+    def _encode_loosely(self, value: Any) -> Payload | None:
+        """Encode what came with the message, as text where the serializer refuses it: no task fails for that."""
+        if value is None:
+            return None
+        try:
+            return self.encode_payload(value)
+        except payload.NotEncodable:
+            return payload.encode(repr(value), "json")
+
+    def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
+        serializer = serializer or self.serializer
+        if serializer == "pickle":
+            return super().prepare_exception(exc, serializer)
+        return exceptions.describe(exc, lambda value: payload.encode(value, serializer))
+
+    def exception_to_python(self, exc: Any) -> Any:
+        if isinstance(exc, BaseException):
+            return super().exception_to_python(exc)
+        return exceptions.restore(exc)
+
+    # -- reading
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        record = self.store.get(bytes_to_str(task_id))
+        return {"status": states.PENDING, "result": None} if record is None else self.meta_of(record)
+
+    def meta_of(self, record: TaskRecord) -> dict[str, Any]:
+        """Return a record as the dict that Celery's results are made of."""
+
+        def read(stored: Payload | None) -> Any:
+            return None if stored is None else self.decode_payload(stored)
+
+        meta: dict[str, Any] = {
+            "task_id": record.task_id,
+            "status": record.state,
+            "result": read(record.result),
+            "traceback": record.traceback,
+            "children": payload.decode(record.children, None) if record.children else [],
+            "date_done": record.done_at,
+            "name": record.name,
+            "args": read(record.args),
+            "kwargs": read(record.kwargs),
+            "worker": record.worker,
+            "retries": record.retries,
+            "queue": record.queue,
+            "group_id": record.group_id,
+            "parent_id": record.parent_id,
+            "root_id": record.root_id,
+            "date_sent": record.sent_at,
+            "date_started": record.started_at,
+        }
+        stamps = read(record.stamps)
+        if isinstance(stamps, Mapping):
+            # beside the fields, as Celery has them; but a stamp that is called as a field does not hide it
+            meta = {**stamps, **meta, "stamped_headers": list(stamps)}
+        return self.meta_from_decoded(meta)  # type: ignore[no-any-return]
+
+    def task_result_exists(self, task_id: str) -> bool:
+        """Tell whether the store holds anything of the task."""
+        return self._ensure_retryable(self.store.get, bytes_to_str(task_id)) is not None
+
+    def get_many(
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        on_message: Callable[[Any], object] | None = None,
+        on_interval: Callable[[], object] | None = None,
+        max_iterations: int | None = None,
+        **kwargs: Any,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield ``(id, meta)`` of each task as it becomes ready; with ``max_iterations`` only of those ready now."""
+        ids = {bytes_to_str(task_id) for task_id in task_ids}
+        if max_iterations:
+            found = self._ensure_retryable(self.store.get_many, ids)
+            ready = (record for record in found.values() if record.state in states.READY_STATES)
+            yield from ((record.task_id, self.meta_of(record)) for record in ready)
+            return
+        for record in self._wait(ids, timeout, interval, on_message, on_interval):
+            yield record.task_id, self.meta_of(record)
+
+    # -- waiting
+
+    @property
+    def is_async(self) -> bool:
+        """Whether ``then`` of a group is called when its last result was fetched."""
+        return True
+
+    def add_pending_result(self, result: Any, weak: bool = False, **kwargs: Any) -> Any:
+        """Nothing to do: who waits is known while it waits, and building a group must cost the store nothing."""
+        return result
+
+    def remove_pending_result(self, result: Any) -> Any:
+        """Nothing to do, see :meth:`add_pending_result`."""
+        return result
+
+    def wait_for_pending(
+        self,
+        result: Any,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        on_interval: Callable[[], object] | None = None,
+        on_message: Callable[[Any], object] | None = None,
+        callback: Callable[[str, Any], object] | None = None,
+        propagate: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Wait for one result and return its value, or raise its exception."""
+        self._ensure_not_eager()
+        for record in self._wait([bytes_to_str(result.id)], timeout, interval, on_message, on_interval):
+            result._maybe_set_cache(self.meta_of(record))
+        return result.maybe_throw(callback=callback, propagate=propagate)
+
+    def wait_for(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,
+        on_interval: Callable[[], object] | None = None,
+    ) -> dict[str, Any]:
+        """Wait for one task and return its meta."""
+        self._ensure_not_eager()
+        (record,) = self._wait([bytes_to_str(task_id)], timeout, interval, None, on_interval)
+        return self.meta_of(record)
+
+    def iter_native(
+        self,
+        result: Any,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Any], object] | None = None,
+        on_interval: Callable[[], object] | None = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield ``(id, meta)`` of each result as it becomes ready, and ``(id, results)`` of each group in it."""
+        self._ensure_not_eager()
+        leaves: dict[str, list[Any]] = {}
+        for leaf in _leaves(result.results):
+            leaves.setdefault(bytes_to_str(leaf.id), []).append(leaf)
+        groups = [node for node in result.results if _is_group(node)]
+        direct = {node.id for node in result.results if not _is_group(node)}
+        for record in self._wait(leaves, timeout, interval, on_message, on_interval):
+            for leaf in leaves[record.task_id]:
+                leaf._maybe_set_cache(self.meta_of(record))
+            if record.task_id in direct:
+                yield record.task_id, leaves[record.task_id][0]._cache
+        for group in groups:
+            yield group.id, group.results
+
+    def _wait(
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None,
+        interval: float | None,
+        on_message: Callable[[Any], object] | None,
+        on_interval: Callable[[], object] | None,
+    ) -> Iterator[TaskRecord]:
+        return self.waiter.wait_for(
+            task_ids,
+            timeout=timeout,
+            interval=0.5 if interval is None else interval,
+            on_interval=_both(on_interval, _every(self.chord_sweep_interval, self._sweep_aside)),
+            on_change=None if on_message is None else (lambda record: on_message(self.meta_of(record))),
+        )
+
+    # -- groups and chords
+
+    def _save_group(self, group_id: str, result: Any) -> Any:
+        now = datetime.now(timezone.utc)
+        self.store.put_group(
+            GroupRecord(
+                group_id=group_id,
+                result=payload.encode(result.as_tuple(), "json"),
+                done_at=now,
+                expires_at=self.retention.result_expiry(states.SUCCESS, now),
+            )
+        )
+        return result
+
+    def _restore_group(self, group_id: str) -> dict[str, Any] | None:
+        group = self.store.get_group(group_id)
+        if group is None:
+            return None
+        result = payload.decode(group.result, self.accept | {"application/json"})
+        return {
+            "taskset_id": group_id,
+            "result": result_from_tuple(result, self.app),
+            "date_done": group.done_at,
+        }
+
+    def _delete_group(self, group_id: str) -> None:
+        self.store.delete_group(group_id)
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        self.ensure_chords_allowed()
+        self.ensure(lambda: self.chords.begin(header_result_args, body), f"begin chord {header_result_args[0]}")
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        self.ensure(lambda: self.store.size_chord(group_id, chord_size), f"size chord {group_id}")
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        # not repeated in an outage: a repeated increment would count twice
+        self.store.size_chord(chord_id, 1, relative=True)
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+        progress = self.chords.take_progress(request)
+        if progress is None:
+            part = self.chords.part_of(request, state, self.encode_result(result, state), holds_result=True)
+            if part is None:
+                return
+            what = f"count a part of chord {part.group_id}"
+
+            def count() -> ChordProgress:
+                return self.store.count_part(part, lease=self.chords.lease)
+
+            if process.is_worker_main():
+                self._see_to(lambda: self.chords.proceed(request, count()), what)
+                return
+            progress = self.ensure(count, what)
+        self.chords.proceed(request, progress)
+
+    def give_up(self) -> None:
+        """Say what will not be stored because this process ends."""
+        for what in self._late.unfinished():
+            logger.critical("Gave up, because the worker ends: could not %s", what)
+
+    def start_sweeping(self) -> None:
+        """Finish orphaned chords from time to time, in a thread of this process."""
+        ChordSweeper(self.chords.sweep, self.chord_sweep_interval).start()
+
+    # -- deleting
+
+    def _forget(self, task_id: str) -> None:
+        self.store.delete([bytes_to_str(task_id)])
+
+    def cleanup(self) -> None:
+        """Delete what has expired and finish orphaned chords: ``celery.backend_cleanup`` runs this."""
+        now = datetime.now(timezone.utc)
+        total = 0
+        while count := self.ensure(lambda: self.store.delete_expired(now, DELETE_BATCH), "delete expired results"):
+            total += count
+        self.chords.sweep()
+        logger.info("Deleted %d expired results from %s.", total, self.store.where)
+
+    def _sweep_aside(self) -> None:
+        """Sweep in a thread, so that no timeout is overrun because the broker or the store is slow."""
+        if self._sweeping is None or not self._sweeping.is_alive():
+            self._sweeping = threading.Thread(target=self._sweep_quietly, name="rootcellar-sweep", daemon=True)
+            self._sweeping.start()
+
+    def _sweep_quietly(self) -> None:
+        be_patient()
+        try:
+            self.chords.sweep()
+        except RootcellarError as exc:
+            logger.warning("Could not look for orphaned chords: %s", exc)
+
+    # -- outages
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        return isinstance(exc, RootcellarError) and exc.retryable
+
+    def ensure(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
+        """Do ``work`` on the store, again in an outage: up to the user's limit in a worker, a few times elsewhere.
+
+        A worker's main process is not kept waiting.
+
+        Raises:
+            RootcellarError: what the last try raised.
+        """
+        if limit is None:
+            limit = self._limit if process.is_in_pool() else min(self._limit, FEW)
+        limit = min(limit, self._limit)
+        if process.is_worker_main():
+            return self._late.ask(work, what, limit)
+        return retry(work, what=what, limit=limit, backoff=self._backoff)
+
+    @property
+    def _limit(self) -> float:
+        return self.max_retries if self.always_retry else 0
+
+    def _ensure_retryable(
+        self,
+        func: Callable[..., T],
+        *args: Any,
+        fallback_exc: Any = None,
+        fallback_msg: Any = None,
+        max_retries: float | None = None,
+        **kwargs: Any,
+    ) -> T:
+        try:
+            return self.ensure(lambda: func(*args, **kwargs), getattr(func, "__name__", "") or repr(func), max_retries)
+        except RootcellarError as exc:
+            if not exc.retryable or fallback_exc is None:
+                raise
+            raise ResultNotRead(exc.what, where=exc.where, remedy=exc.remedy) from exc
+
+    # -- Celery's odds and ends
+
+    def as_uri(self, include_password: bool = False) -> str:
+        """Return the URL, without its passwords unless they are asked for."""
+        url = f"rootcellar+{self.url}"
+        return url if include_password else redact(url)
+
+    def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
+        return super().__reduce__(args, {**(kwargs or {}), "url": self.url, "expires": self.expires})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.as_uri()}>"
+
+
+def store_options(conf: Any) -> StoreOptions:
+    """Return what Celery's settings say to a store."""
+    tables = conf.get("database_table_names") or {}
+    schemas = conf.get("database_table_schemas") or {}
+    engine = dict(conf.get("database_engine_options") or {})
+    recycle = 0.0 if conf.get("database_short_lived_sessions") else float(engine.get("pool_recycle", 3600))
+    default = StoreOptions()
+    return StoreOptions(
+        task_table=tables.get("task") or default.task_table,
+        group_table=tables.get("group") or default.group_table,
+        task_schema=schemas.get("task"),
+        group_schema=schemas.get("group"),
+        create_tables=conf.get("database_create_tables_at_setup", True) is not False,
+        pool_size=int(engine.get("pool_size", 10)) + max(0, int(engine.get("max_overflow", 10))),
+        pool_timeout=float(engine.get("pool_timeout", default.pool_timeout)),
+        pool_recycle=recycle,
+        pool_pre_ping=bool(engine.get("pool_pre_ping", True)),
+        listen_url=(conf.get("result_backend_transport_options") or {}).get("listen_url"),
+        connect_args=engine.get("connect_args") or {},
+    )
+
+
+def _is_on(value: Any) -> bool:
+    return str(value).lower() not in ("off", "false", "0", "no")
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    return float(value.total_seconds()) if hasattr(value, "total_seconds") else float(value)
+
+
+def _is_group(node: Any) -> bool:
+    return not hasattr(node, "_cache")
+
+
+def _leaves(nodes: Iterable[Any]) -> Iterator[Any]:
+    for node in nodes:
+        if _is_group(node):
+            yield from _leaves(node.results)
+        else:
+            yield node
+
+
+def _both(first: Callable[[], object] | None, second: Callable[[], object]) -> Callable[[], object]:
+    def call() -> None:
+        if first is not None:
+            first()
+        second()
+
+    return call
+
+
+def _every(seconds: float, work: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that does ``work`` when ``seconds`` have passed since it was made or last did."""
+    last = time.monotonic()
+
+    def call() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            work()
+
+    return call

@@ -1,0 +1,313 @@
+"""Chords: count the parts, call the body once.
+
+The part is counted in the transaction that stores its result, so no crash comes between the two. Who completes the
+count holds a claim on the chord for the length of a lease, calls the body, and finishes the chord. If it dies before
+that, the claim runs out, and whoever looks next finishes the orphan: the same part delivered again, a waiting client,
+``celery.backend_cleanup``, or the sweeper that every worker runs. The body has one frozen id, so that even if it is
+sent twice one result is recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from typing import Any, Protocol, TypeVar
+
+from celery import chord, group, maybe_signature, states
+from celery.app.task import Context
+from celery.canvas import _chain
+from celery.exceptions import ChordError
+from celery.result import GroupResult
+from celery.utils.functional import _regen
+from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
+
+from rootcellar import payload
+from rootcellar.errors import RootcellarError
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
+from rootcellar.retention import Retention
+from rootcellar.retrying import be_patient
+from rootcellar.stores.base import Store
+from rootcellar.urls import redact
+
+T = TypeVar("T")
+
+logger = get_logger(__name__)
+
+#: the attribute of a request under which the progress waits between storing the result and calling the body
+_PROGRESS = "_rootcellar_chord_progress"
+
+
+class Host(Protocol):
+    """What chords need of the backend that they belong to."""
+
+    app: Any
+    store: Store
+    retention: Retention
+
+    def ensure(self, work: Callable[[], T], what: str) -> T:
+        """Do ``work`` on the store, again and again in an outage."""
+
+    def encode_payload(self, value: Any) -> Payload:
+        """Encode a result."""
+
+    def decode_payload(self, stored: Payload) -> Any:
+        """Decode a result."""
+
+    def exception_to_python(self, exc: Any) -> Any:
+        """Return the exception that a decoded result stands for."""
+
+    def chord_error_from_stack(self, callback: Any, exc: BaseException) -> Any:
+        """Record that a body failed before it could run."""
+
+    def mark_as_failure(self, task_id: str, exc: BaseException, *, request: Any) -> Any:
+        """Record that a task failed, and count its part of a chord."""
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
+        """Count a part of a chord."""
+
+
+class Chords:
+    """The chords of one backend.
+
+    Args:
+        backend: the backend that stores the results.
+        lease: seconds that whoever completed a chord has for calling its body.
+    """
+
+    def __init__(self, backend: Host, lease: float) -> None:
+        self._backend = backend
+        self._app = backend.app
+        self.lease = lease
+
+    # -- the client's side
+
+    def begin(self, header_result_args: Sequence[Any], body: Any) -> None:
+        """Keep the body, and the header where it holds groups: an orphan is finished from what is kept here."""
+        header = None
+        if not isinstance(header_result_args[1], _regen):
+            result = self._app.GroupResult(*header_result_args)
+            if any(isinstance(member, GroupResult) for member in result.results):
+                header = payload.encode(result.as_tuple(), "json")
+        self._backend.store.begin_chord(
+            ChordRecord(
+                group_id=header_result_args[0],
+                body=payload.encode(dict(body), self._app.conf.task_serializer),
+                header=header,
+                expires_at=self._backend.retention.chord_expiry(datetime.now(timezone.utc)),
+            )
+        )
+
+    # -- the worker's side
+
+    def part_of(self, request: Any, state: str, result: Any, *, holds_result: bool) -> ChordPart | None:
+        """Return the part that ``request`` is of a chord once it ended in ``state``; ``None`` if it is none.
+
+        Args:
+            request: the task's request, or ``None``.
+            state: the state to be stored.
+            result: the encodable result.
+            holds_result: whether the part must hold the result, because no task record will.
+        """
+        if request is None or not getattr(request, "chord", None) or state not in states.READY_STATES:
+            return None
+        if not request.group or not request.id:
+            return None
+        # a SUCCESS stays as it is in the task's record; anything else may be overwritten there
+        keeps = holds_result or state != states.SUCCESS
+        return ChordPart(
+            group_id=request.group,
+            task_id=request.id,
+            group_index=request.group_index,
+            state=state,
+            result=self._backend.encode_payload(result) if keeps else None,
+            owner=self.owner,
+            expires_at=self._backend.retention.chord_expiry(datetime.now(timezone.utc)),
+            delivery=uuid.uuid4().hex,
+        )
+
+    def note_progress(self, request: Any, progress: ChordProgress | None) -> None:
+        """Remember, until Celery says that the part returned, what storing it told. A claim once noted stays."""
+        noted: ChordProgress | None = getattr(request, _PROGRESS, None)
+        if noted is None or not noted.claimed:
+            setattr(request, _PROGRESS, progress)
+
+    def take_progress(self, request: Any) -> ChordProgress | None:
+        """Return what was noted, once."""
+        noted: ChordProgress | None = request.__dict__.pop(_PROGRESS, None)
+        return noted
+
+    def proceed(self, request: Any, progress: ChordProgress | None) -> None:
+        """Call the body if the part of ``request`` completed the chord."""
+        if progress is not None and progress.claimed:
+            self._call_body(request.group, maybe_signature(request.chord, app=self._app))
+
+    @property
+    def owner(self) -> str:
+        """A fingerprint of the broker that this app sends to."""
+        url = redact(str(self._app.conf.broker_write_url or self._app.conf.broker_url or ""))
+        return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+    # -- orphans
+
+    def sweep(self) -> int:
+        """Finish the chords whose body nobody called; return how many."""
+        count = 0
+        for group_id in self._backend.store.orphaned_chords(self.owner):
+            claimant = f"sweep/{uuid.uuid4().hex}"
+            if self._backend.store.claim_chord(group_id, claimant, lease=self.lease):
+                logger.warning("Chord %s was complete but its body had not been called: calling it.", group_id)
+                self._finish_orphan(group_id)
+                count += 1
+        return count
+
+    def _finish_orphan(self, group_id: str) -> None:
+        chord = self._backend.store.get_chord(group_id)
+        if chord is None or chord.body is None:
+            logger.error("Chord %s is complete but its body was never stored: it cannot be called.", group_id)
+            self._backend.store.finish_chord(group_id)
+            return
+        body = payload.decode(chord.body, {payload.content_type_of(self._app.conf.task_serializer)})
+        body_id = body.get("options", {}).get("task_id")
+        called = self._backend.store.get(body_id) if body_id else None
+        if called is not None and called.state in states.READY_STATES:
+            self._backend.store.finish_chord(group_id)
+        else:
+            self._call_body(group_id, maybe_signature(body, app=self._app))
+
+    # -- the body
+
+    def _call_body(self, group_id: str, callback: Any) -> None:
+        try:
+            values = self._header_values(group_id)
+        except ChordError as exc:
+            logger.error("Chord %s failed: %s", group_id, exc)
+            self._fail(callback, exc)
+        else:
+            if not self._publish(group_id, callback, values):
+                return
+        self._backend.ensure(lambda: self._backend.store.finish_chord(group_id), f"finish chord {group_id}")
+
+    def _publish(self, group_id: str, callback: Any, values: list[Any]) -> bool:
+        """Send the body; return whether the chord is over. An unreachable broker leaves it to a sweep."""
+        send = getattr(self._app.amqp, "_retry_publish", _call)
+        try:
+            send(callback.delay, values)
+        except OperationalError as exc:
+            logger.error(
+                "The body of chord %s could not be sent: %s. A sweep will send it in %g s.", group_id, exc, self.lease
+            )
+            return False
+        except Exception as exc:  # whatever is wrong with the body ends the chord, as in Celery
+            logger.exception("The body of chord %s could not be sent", group_id)
+            self._fail(callback, _with_cause(f"Callback error: {exc!r}", exc))
+        return True
+
+    def _fail(self, callback: Any, exc: ChordError) -> None:
+        """Let the body fail, and what waits for its end: Celery forgets a body that is a chord, or a part of one."""
+        self._backend.chord_error_from_stack(callback, exc)
+        for end in _ends(callback):
+            options = end.options
+            request = Context(
+                id=options.get("task_id"),
+                task=end.task,
+                chord=options.get("chord"),
+                group=options.get("group_id"),
+                group_index=options.get("group_index"),
+            )
+            known = self._backend.store.get(request.id) if request.id else None
+            if request.id and (known is None or known.state not in states.READY_STATES):
+                self._backend.mark_as_failure(request.id, exc, request=request)
+            elif request.chord:
+                self._backend.on_chord_part_return(request, states.FAILURE, exc)
+
+    def _header_values(self, group_id: str) -> list[Any]:
+        """Return the values of the header's tasks in its order and shape.
+
+        Raises:
+            ChordError: one of them failed, or its result is gone.
+        """
+        store = self._backend.store
+        parts = self._backend.ensure(lambda: store.chord_parts(group_id), f"read the parts of chord {group_id}")
+        chord = self._backend.ensure(lambda: store.get_chord(group_id), f"read chord {group_id}")
+        values = [self._value(part) for part in parts]
+        if chord is None or chord.header is None:
+            return values
+        by_id = {part.task_id: value for part, value in zip(parts, values, strict=True)}
+        _, members = payload.decode(chord.header, None)
+        return [_shaped(member, by_id) for member in members]
+
+    def _value(self, part: PartResult) -> Any:
+        if part.result is None:
+            raise ChordError(f"Dependency {part.task_id} is {part.state}, but its result was deleted")
+        value = self._backend.decode_payload(part.result)
+        if part.state in states.PROPAGATE_STATES:
+            exc = self._backend.exception_to_python(value)
+            raise _with_cause(f"Dependency {part.task_id} raised {exc!r}", exc)
+        return value
+
+
+class ChordSweeper(threading.Thread):
+    """Sweeps every ``interval`` seconds for as long as the process lives.
+
+    Args:
+        sweep: finishes orphaned chords.
+        interval: seconds between two sweeps.
+    """
+
+    def __init__(self, sweep: Callable[[], object], interval: float) -> None:
+        super().__init__(name="rootcellar-chord-sweeper", daemon=True)
+        self._sweep = sweep
+        self._interval = interval
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        be_patient()
+        while not self._end.wait(self._interval):
+            try:
+                self._sweep()
+            except RootcellarError as exc:
+                logger.warning("Could not look for orphaned chords: %s", exc)
+            except Exception:  # a thread that dies would leave orphans unseen
+                logger.exception("Sweeping for orphaned chords failed")
+
+    def stop(self) -> None:
+        """End after the sweep that runs."""
+        self._end.set()
+
+
+def _ends(signature: Any) -> Iterator[Any]:
+    """Yield the tasks whose end is that of ``signature``."""
+    if isinstance(signature, chord):
+        yield from _ends(signature.body)
+    elif isinstance(signature, group):
+        for member in signature.tasks:
+            yield from _ends(member)
+    elif isinstance(signature, _chain):
+        yield from _ends(signature.tasks[-1])
+    else:
+        yield signature
+
+
+def _shaped(member: Any, values: dict[str, Any]) -> Any:
+    """Return the value of a member of a header: of a task, or, for a group, the list of its members' values."""
+    (task_id, _), nodes = member
+    if nodes is not None:
+        return [_shaped(node, values) for node in nodes]
+    if task_id not in values:
+        raise ChordError(f"Dependency {task_id} is not among the parts that were counted")
+    return values[task_id]
+
+
+def _with_cause(message: str, cause: BaseException | None) -> ChordError:
+    error = ChordError(message)
+    if isinstance(cause, Exception):
+        error.__cause__ = cause
+    return error
+
+
+def _call(send: Callable[..., Any], *args: Iterable[Any]) -> Any:
+    return send(*args)

@@ -1,0 +1,72 @@
+"""The command ``rootcellar``. Exit status: 0 for yes, 1 for no or an error, 2 for wrong use, 130 for Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from rootcellar import __version__
+from rootcellar.cli import demo, history, schema
+from rootcellar.cli.output import visible
+from rootcellar.errors import RootcellarError
+from rootcellar.urls import redact
+
+app = typer.Typer(
+    name="rootcellar",
+    help="Keep the results of Celery tasks, and look at them.",
+    no_args_is_help=True,
+    add_completion=False,
+    # plain help fits any width, and [brackets] in it mean themselves
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.command(epilog=history.HISTORY_EXAMPLES)(history.history)
+app.command(epilog=history.SHOW_EXAMPLES)(history.show)
+app.add_typer(schema.app, name="schema")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rootcellar {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="\b\nExamples:\n  rootcellar demo\n  rootcellar history --backend sqlite:///results.sqlite3\n")
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line and exit. Every error of rootcellar is one line on standard error, without a password."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    # a result may hold what the terminal's encoding does not
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except RootcellarError as exc:
+        # the remedy is our own text; the rest may quote what somebody else wrote
+        exc.what, exc.where = redact(exc.what), redact(exc.where)
+        print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit as exc:
+        if exc.code == 128 + signal.SIGINT:
+            print("rootcellar: interrupted", file=sys.stderr)
+        raise
+    sys.exit(0)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End as a program that the signal killed does, but with everything closed."""
+    # once is enough: a second signal must not interrupt the cleaning up
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)

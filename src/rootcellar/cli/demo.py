@@ -1,0 +1,224 @@
+"""``rootcellar demo``: see it work, with nothing installed and nothing set up."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
+
+import typer
+from celery.states import PENDING
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from rootcellar.cli.history import query_tasks
+from rootcellar.cli.output import console, say, state_style, visible, visible_lines
+from rootcellar.cli.stores import named_by
+from rootcellar.cli.table import print_tasks
+from rootcellar.errors import DemoFailed
+from rootcellar.stores.base import TaskQuery
+from rootcellar.urls import redact
+
+if TYPE_CHECKING:
+    from rootcellar.demo.run import Outcome, Watcher
+
+EXAMPLES = """\b
+Examples:
+  rootcellar demo
+  rootcellar demo --once -n 500 --file demo.sqlite3
+  rootcellar demo -b postgresql://user:password@host/db --broker redis://host
+"""
+
+#: rows of the history at the end
+_ROWS = 24
+#: seconds that all the pauses of a run for people take together
+_PAUSES = 3.0
+_LOG = "worker.log"
+#: lines shown of a log
+_TAIL = 20
+#: reasons listed when results are not as expected
+_REASONS = 10
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="As fast as it goes, with no pauses and no moving bars")] = False,
+    size: Annotated[int, typer.Option("-n", "--tasks", min=1, metavar="N", help="About how many tasks to run")] = 26,
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", metavar="URL", help="Keep results there, not in a SQLite file")
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option("--broker", metavar="URL", help="Use this broker, and a worker with processes"),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="Keep results in this SQLite file, which may exist")
+    ] = None,
+) -> None:
+    """Run a small shop on a real Celery worker.
+
+    Needs no server: results go to a SQLite file, the broker lives in this process. Every result is checked, and the
+    history shown. Exit status 0 if all results are as expected, 1 otherwise.
+    """
+    if backend is not None and file is not None:
+        raise typer.BadParameter("give --backend or --file, not both", param_hint="--file")
+    # imported late: it makes a Celery app, which no other command needs
+    from rootcellar.demo.run import Demo
+
+    out = console()
+    is_watched = out.is_terminal and not once
+    folder = Path(tempfile.mkdtemp(prefix="rootcellar-demo-"))
+    url = backend or _sqlite_url(file or folder / "demo.sqlite3")
+    began = datetime.now(timezone.utc)
+    with _tidied(folder), named_by("--backend"):
+        with _watcher(out, is_watched) as watcher:
+            run = Demo(
+                backend=f"rootcellar+{url.removeprefix('rootcellar+')}",
+                broker=broker,
+                size=size,
+                log=folder / _LOG,
+                pauses=_PAUSES if is_watched else 0.0,
+                watcher=watcher,
+            )
+            outcome = run.run()
+        shop = TaskQuery(names=("shop.*",), since=began, limit=_ROWS)
+        out.print()
+        print_tasks(query_tasks(run.store, shop), out)
+        _print_sums(outcome, out)
+        _fail_if_unexpected(outcome)
+        failures = query_tasks(run.store, replace(shop, states=("FAILURE",), limit=1))
+    advice = "" if backend or file else "; delete the file when you like"
+    say(f"All are as expected. They stay in {run.store.where}{advice}.", out)
+    _print_next_steps(url, failures[0].task_id, out)
+
+
+def _sqlite_url(file: Path) -> str:
+    return f"sqlite:///{quote(str(file.absolute()))}"
+
+
+@contextmanager
+def _tidied(folder: Path) -> Iterator[None]:
+    """Remove the worker's log at the end and the folder if nothing else is in it; show and keep the log of a failure.
+
+    A failure of the worker is explained by the log; a wrong URL, say, is not.
+    """
+    log = folder / _LOG
+    try:
+        yield
+    except BaseException as exc:
+        if isinstance(exc, DemoFailed) and log.exists():
+            print(f"The end of the worker's log, {log}:\n{_tail(log)}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    log.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _tail(log: Path) -> str:
+    """Return the end of a log, without passwords."""
+    with log.open(errors="replace") as lines:
+        return visible_lines(redact("".join(deque(lines, _TAIL)).rstrip()))
+
+
+class _Lines:
+    """Tells how the run goes in plain lines, one for each quarter of the tasks."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._quarters = 0
+
+    def say(self, text: str) -> None:
+        say(text, self._out)
+
+    def count(self, finished: int, total: int) -> None:
+        quarters = finished * 4 // total
+        if quarters > self._quarters:
+            self._quarters = quarters
+            say(f"{finished} of {total} results", self._out)
+
+    def report(self, page: int, pages: int) -> None:
+        """Nothing: a line for each page would be many."""
+
+
+class _Bars:
+    """Tells how the run goes by bars that move."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+
+    def say(self, text: str) -> None:
+        say(text, self._progress.console)
+
+    def count(self, finished: int, total: int) -> None:
+        self._move("all results", finished, total)
+
+    def report(self, page: int, pages: int) -> None:
+        self._move("shop.build_report", page, pages)
+
+    def _move(self, name: str, done: int, total: int) -> None:
+        """Move a bar, which appears when it first moves."""
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=total)
+        self._progress.update(self._bars[name], completed=done)
+
+
+@contextmanager
+def _watcher(out: Console, is_watched: bool) -> Iterator[Watcher]:
+    if not is_watched:
+        yield _Lines(out)
+        return
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=out) as progress:
+        yield _Bars(progress)
+
+
+def _print_sums(outcome: Outcome, out: Console) -> None:
+    sums = Text(f"\n{outcome.tasks} tasks in {outcome.seconds:.1f} s: ")
+    for state, count in sorted(outcome.states.items(), key=lambda item: -item[1]):
+        if state != PENDING:
+            sums.append(f"{count} ").append(state, style=state_style(state)).append(", ")
+    sums.append(f"{outcome.states[PENDING]} whose result is ignored.")
+    out.print(sums, soft_wrap=True)
+
+
+def _fail_if_unexpected(outcome: Outcome) -> None:
+    """Raise DemoFailed with the first reasons, if there are any."""
+    if not outcome.mismatches:
+        return
+    for mismatch in outcome.mismatches[:_REASONS]:
+        print(visible(mismatch), file=sys.stderr)
+    raise DemoFailed(
+        f"{len(outcome.mismatches)} of {outcome.tasks} results are not as expected",
+        remedy="the first of them are listed above",
+    )
+
+
+def _print_next_steps(url: str, failed_id: str, out: Console) -> None:
+    backend = f" -b {shlex.quote(url)}"
+    say("\nCommands to try next:", out)
+    if redact(url) != url:
+        out.print("  export ROOTCELLAR_BACKEND=...   # the URL that you gave: it holds a password", soft_wrap=True)
+        backend = ""
+    for command in ("history", "history --state FAILURE", f"show {failed_id}", "history --task 'shop.write_*' --json"):
+        out.print(f"  {_program()} {command}{backend}", soft_wrap=True)
+
+
+def _program() -> str:
+    """Return how to call this program again: by its path where the shell would not find it by its name."""
+    called = Path(sys.argv[0])
+    found = shutil.which("rootcellar")
+    if called.name != "rootcellar" or (found and Path(found).resolve() == called.resolve()):
+        return "rootcellar"
+    return shlex.quote(os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called))

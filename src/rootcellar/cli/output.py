@@ -1,0 +1,56 @@
+"""Printing what others wrote: without colours in a pipe, and without the power to steer the terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+from rich.console import Console
+
+#: controls of the terminal, of the direction of text, and halves of characters
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_COLOURS = {
+    "SUCCESS": "green",
+    "FAILURE": "bold red",
+    "RETRY": "yellow",
+    "REVOKED": "magenta",
+    "REJECTED": "magenta",
+    "PENDING": "blue",
+    "RECEIVED": "blue",
+    "STARTED": "cyan",
+}
+
+
+def console() -> Console:
+    """Return what prints to standard output; markup in what it is given means nothing to it."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def say(text: str, out: Console | None = None) -> None:
+    """Print a sentence: wrapped between words on a terminal, in one line elsewhere."""
+    out = out or console()
+    out.print(text, soft_wrap=not out.is_terminal)
+
+
+def visible(text: str) -> str:
+    """Return ``text`` in one line that cannot steer a terminal: control characters are shown as escapes."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def visible_lines(text: str) -> str:
+    """Return ``text`` as :func:`visible` does, but with its lines kept."""
+    return "\n".join(visible(line.expandtabs()) for line in text.split("\n"))
+
+
+def state_style(state: str) -> str:
+    """Return the colour of a state; those of Celery's users have one of their own."""
+    return _COLOURS.get(state, "cyan")
+
+
+def print_json(value: Any) -> None:
+    """Print plain JSON in ASCII, which every program reads and no terminal obeys."""
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")

@@ -1,0 +1,160 @@
+"""Which store a command talks to: ``--backend``, else ``--app``, else the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from celery.app.utils import find_app
+
+from rootcellar.backend import ResultBackend
+from rootcellar.errors import ConfigurationError, RootcellarError, SchemaMissing
+from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.base import HasSchema
+from rootcellar.urls import redact
+
+#: the environment variables that may name the store, the first one that is set wins
+VARIABLES = ("ROOTCELLAR_BACKEND", "CELERY_RESULT_BACKEND")
+
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", "-b", metavar="URL", help="The result backend, such as postgresql://… or sqlite:///results.sqlite3"
+    ),
+]
+AppOption = Annotated[
+    str | None, typer.Option("--app", "-A", metavar="MODULE", help="Your Celery app, named as for `celery -A`")
+]
+TaskTableOption = Annotated[
+    str | None, typer.Option("--task-table", metavar="NAME", help="The task table, if not celery_taskmeta")
+]
+GroupTableOption = Annotated[
+    str | None, typer.Option("--group-table", metavar="NAME", help="The group table, if not celery_groupmeta")
+]
+SchemaOption = Annotated[
+    str | None, typer.Option("--schema", metavar="NAME", help="The database schema that holds the tables")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the options of a command say about its store."""
+
+    backend: str | None
+    app: str | None
+    task_table: str | None
+    group_table: str | None
+    schema: str | None
+
+
+@contextmanager
+def chosen_store(choice: Choice) -> Iterator[Store]:
+    """Open the store that was chosen, and close it at the end of the ``with`` block.
+
+    Raises:
+        ConfigurationError: none was chosen, or the app cannot be loaded or has another kind of backend.
+        typer.BadParameter: the options contradict each other.
+    """
+    store = _app_store(choice) if choice.app else _url_store(choice)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def existing_store(choice: Choice) -> Iterator[Store]:
+    """As :func:`chosen_store`, for commands that only read: to look must not make a database or tables.
+
+    Raises:
+        SchemaMissing: there are no tables yet.
+        ForeignTables: somebody else's tables have their names.
+    """
+    with chosen_store(choice) as store:
+        if isinstance(store, HasSchema):
+            status = store.schema.status()
+            if status.foreign:
+                store.check()
+            if not status.version:
+                raise SchemaMissing(
+                    "no results are kept here yet",
+                    where=store.where,
+                    remedy="check the URL and the names of the tables; the first worker makes them, "
+                    "or `rootcellar schema create`",
+                )
+        yield store
+
+
+def _url_store(choice: Choice) -> Store:
+    source, url = _chosen_url(choice)
+    default = StoreOptions()
+    options = StoreOptions(
+        task_table=choice.task_table or default.task_table,
+        group_table=choice.group_table or default.group_table,
+        task_schema=choice.schema,
+        group_schema=choice.schema,
+    )
+    with named_by(source):
+        return open_store(url, options)
+
+
+@contextmanager
+def named_by(source: str) -> Iterator[None]:
+    """Let an error about the URL say where the reader wrote it."""
+    try:
+        yield
+    except ConfigurationError as exc:
+        if exc.where != "result_backend":
+            raise
+        raise type(exc)(exc.what, where=source, remedy=exc.remedy) from None
+
+
+def _chosen_url(choice: Choice) -> tuple[str, str]:
+    """Return where the URL was given, and the URL."""
+    if choice.backend is not None:
+        return "--backend", choice.backend
+    for name in VARIABLES:
+        if os.environ.get(name):
+            return name, os.environ[name]
+    raise ConfigurationError(
+        "no result backend was named",
+        remedy=f"give --backend URL, or --app MODULE, or set {VARIABLES[0]}",
+    )
+
+
+def _app_store(choice: Choice) -> Store:
+    if choice.backend is not None:
+        raise typer.BadParameter("give --backend or --app, not both", param_hint="--app")
+    if choice.task_table or choice.group_table or choice.schema:
+        raise typer.BadParameter("the app's settings name the tables; leave the options out", param_hint="--app")
+    backend = _load_app(str(choice.app)).backend
+    if not isinstance(backend, ResultBackend):
+        raise ConfigurationError(
+            f"the app keeps its results in {type(backend).__module__}, not in rootcellar",
+            where=f"--app {choice.app}",
+            remedy="set its result_backend to rootcellar+postgresql://… or rootcellar+sqlite:///…, or give --backend",
+        )
+    return backend.store
+
+
+def _load_app(name: str) -> Any:
+    """Return the app, with its backend made; what its modules print must not get into our output."""
+    try:
+        with redirect_stdout(sys.stderr):
+            app = find_app(name)
+            app.backend  # noqa: B018
+    except RootcellarError:
+        raise
+    except Exception as exc:  # the user's own modules, which may raise anything
+        raise ConfigurationError(
+            redact(f"the app cannot be loaded: {type(exc).__name__}: {exc}"),
+            where=f"--app {name}",
+            remedy="name it as for `celery -A`, and run this where that works",
+        ) from exc
+    return app

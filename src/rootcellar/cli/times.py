@@ -1,0 +1,81 @@
+"""Spans and moments as people write them, and as they like to read them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.IGNORECASE)
+
+
+def parse_span(text: str) -> timedelta:
+    """Return the length of time that ``30m``, ``2h`` or ``3d`` stands for; the units are s, m, h, d and w.
+
+    Raises:
+        ValueError: it is no such text, or too long a time.
+    """
+    match = _SPAN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no length of time: write 30m, 2h, 3d or 1w")
+    try:
+        return timedelta(**{_UNITS[match[2].lower()]: float(match[1])})
+    except OverflowError:
+        raise ValueError(f"{text!r} is too long a time") from None
+
+
+def parse_moment(text: str, now: datetime | None = None) -> datetime:
+    """Return the moment that ``2h`` (so long ago) or an ISO date stands for, aware.
+
+    Args:
+        text: a span, or a date with or without a time; local time where it names no time zone.
+        now: the moment from which a span counts back; the present where it is ``None``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    now = now or datetime.now(timezone.utc)
+    if _SPAN.fullmatch(text.strip()):
+        try:
+            return now - parse_span(text)
+        except OverflowError:
+            raise ValueError(f"{text!r} is too long ago") from None
+    try:
+        # Python 3.10 does not know that Z means UTC
+        return datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip())).astimezone()
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is no time: write 30m, 2h, 3d, or a date such as 2026-01-31T14:00") from None
+
+
+def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
+    """Return the seconds from ``start`` to ``end``; ``None`` where one of them is not known."""
+    return None if start is None or end is None else (end - start).total_seconds()
+
+
+def show_seconds(seconds: float | None) -> str:
+    """Return a length of time for people: ``<1 ms``, ``12 ms``, ``3.4 s``, ``2 min 5 s``, ``4 h 10 min``."""
+    if seconds is None:
+        return "-"
+    # clocks of two machines differ: a wait may come out negative, and is shown as it is
+    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
+    if seconds < 0.0005:
+        return "<1 ms"
+    if seconds < 0.9995:
+        return f"{sign}{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{sign}{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, small_size, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{sign}{whole // size} {unit} {whole % size // small_size} {small_unit}"
+    raise AssertionError("unreachable")
+
+
+def show_moment(moment: datetime | None, now: datetime | None = None) -> str:
+    """Return a moment for people in local time, as short as is clear: the time of today, the day of this year."""
+    if moment is None:
+        return "-"
+    local, today = moment.astimezone(), (now or datetime.now(timezone.utc)).astimezone()
+    if local.date() == today.date():
+        return f"{local:%H:%M:%S}"
+    return f"{local:%m-%d %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d}"

@@ -1,0 +1,100 @@
+"""Stored payloads for people and for ``--json``. Nothing but JSON is ever decoded: a pickle could run code."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Any
+
+from rootcellar import payload
+from rootcellar.cli.times import seconds_between
+from rootcellar.errors import PayloadError
+from rootcellar.records import Payload, TaskRecord
+
+_JSON = "application/json"
+#: the fields of a record in the order in which ``--json`` gives them
+_FIELDS = (
+    *("state", "task_id", "name", "args", "kwargs", "result", "traceback"),
+    *("sent_at", "started_at", "done_at", "expires_at", "queue", "worker", "retries"),
+    *("group_id", "group_index", "parent_id", "root_id", "children", "stamps"),
+)
+
+
+class Summary(str):
+    """Says in a few words what a payload is that is not shown itself."""
+
+
+def json_value(stored: Payload | None) -> Any:
+    """Return the value of a payload as plain JSON, or a :class:`Summary` of what cannot or must not be decoded."""
+    if stored is None:
+        return None
+    if stored.content_type != _JSON or stored.key_id:
+        return _summary(stored)
+    try:
+        return _plain(payload.decode(stored, {_JSON}))
+    except PayloadError:
+        return _summary(stored, "unreadable")
+    except RecursionError:
+        return _summary(stored, "nested too deeply")
+
+
+def one_line(stored: Payload | None) -> str:
+    """Return a payload as compact JSON in one line."""
+    return _compact(json_value(stored))
+
+
+def pretty(stored: Payload | None) -> str:
+    """Return a payload as indented JSON."""
+    value = json_value(stored)
+    return value if isinstance(value, Summary) else json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def outcome(record: TaskRecord) -> str:
+    """Return in one line what came of a task: its result, or its exception as ``Class(arguments)``."""
+    value = json_value(record.result)
+    if isinstance(value, Mapping) and "exc_type" in value:
+        return _exception(value)
+    return "" if record.result is None else _compact(value)
+
+
+def json_object(record: TaskRecord) -> dict[str, Any]:
+    """Return a record as an object of plain JSON: times in ISO 8601 and UTC, spans in seconds."""
+    shown = {name: _field(getattr(record, name)) for name in _FIELDS}
+    shown["queue_wait_seconds"] = seconds_between(record.sent_at, record.started_at)
+    shown["run_seconds"] = seconds_between(record.started_at, record.done_at)
+    return shown
+
+
+def _field(value: Any) -> Any:
+    return json_value(value) if isinstance(value, Payload) else _plain(value)
+
+
+def _compact(value: Any) -> str:
+    return value if isinstance(value, Summary) else json.dumps(value, ensure_ascii=False)
+
+
+def _exception(stored: Mapping[str, Any]) -> str:
+    message = stored.get("exc_message", [])
+    args = message if isinstance(message, list) else [message]
+    return f"{stored['exc_type']}({', '.join(_compact(arg) for arg in args)})"
+
+
+def _summary(stored: Payload, why: str = "") -> Summary:
+    compression = f", {stored.compression}" if stored.compression else ""
+    reason = f", {why}" if why else ""
+    return Summary(f"<{stored.content_type}{compression}, {len(stored.body)} bytes{reason}>")
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` with nothing in it but what every JSON parser reads."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else json.dumps(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return value.isoformat() if isinstance(value, (date, datetime)) else str(value)

@@ -1,0 +1,126 @@
+"""Every error that rootcellar raises.
+
+An error says in one line what is wrong, where, and what to do about it; never with a password in it.
+``retryable`` tells whether the same call may succeed later with nothing changed in this program
+or its settings: an outage ends, a wrong password stays wrong.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RootcellarError(Exception):
+    """The base of all errors of rootcellar.
+
+    Args:
+        what: what is wrong.
+        where: the store, file or setting that it concerns (no secrets).
+        remedy: what the reader of the message can do.
+    """
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what = " ".join(what.split())
+        self.where = where
+        self.remedy = remedy
+        super().__init__(self.what)
+
+    def __str__(self) -> str:
+        place = f" [{self.where}]" if self.where else ""
+        advice = f" -> {self.remedy}" if self.remedy else ""
+        return f"{self.what}{place}{advice}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.where, self.remedy))
+
+
+def _rebuild(cls: type[RootcellarError], what: str, where: str, remedy: str) -> RootcellarError:
+    return cls(what, where=where, remedy=remedy)
+
+
+class ConfigurationError(RootcellarError):
+    """A setting or a URL is wrong. Not retryable."""
+
+
+class UnknownScheme(ConfigurationError):
+    """No store is registered for the scheme of the URL. Not retryable."""
+
+
+class DriverMissing(ConfigurationError):
+    """The Python package that talks to the server is not installed. Not retryable."""
+
+
+class StoreError(RootcellarError):
+    """The base of the errors of a store."""
+
+
+class StoreUnavailable(StoreError):
+    """The server cannot be reached, is starting or went away. Retryable."""
+
+    retryable = True
+
+
+class DiskFull(StoreError):
+    """The server has no room left. Retryable: it may be given some."""
+
+    retryable = True
+
+
+class StoreReadOnly(StoreError):
+    """The server or the file takes no writes (a standby, a read-only file system). Retryable: a failover ends."""
+
+    retryable = True
+
+
+class AuthenticationFailed(StoreError):
+    """The server refused the user or the password. Not retryable."""
+
+
+class DatabaseMissing(StoreError):
+    """The server has no database of that name. Not retryable."""
+
+
+class PermissionDenied(StoreError):
+    """The user may not do this on the server. Not retryable."""
+
+
+class ServerTooOld(StoreError):
+    """The server is older than the oldest release that rootcellar supports. Not retryable."""
+
+
+class SchemaMissing(StoreError):
+    """The tables are not there and may not be made on first use. Not retryable."""
+
+
+class SchemaOutdated(StoreError):
+    """The tables are of an older or newer layout than this release can use. Not retryable."""
+
+
+class ForeignTables(StoreError):
+    """Tables of that name exist and are not rootcellar's. Not retryable."""
+
+
+class RecordRefused(StoreError):
+    """The server refused the data of one record. Not retryable."""
+
+
+class AbilityMissing(StoreError):
+    """The store cannot do what was asked of it. Not retryable."""
+
+
+class PayloadError(RootcellarError):
+    """The base of the errors of encoding and decoding. Not retryable."""
+
+
+class PayloadUnreadable(PayloadError):
+    """A stored payload cannot be decoded: damaged, or of a serializer that is not here. Not retryable."""
+
+
+class ContentRefused(PayloadError):
+    """A stored payload is of a content type that ``result_accept_content`` does not list. Not retryable."""
+
+
+class DemoFailed(RootcellarError):
+    """``rootcellar demo`` found a result that is not what it should be. Not retryable."""

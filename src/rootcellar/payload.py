@@ -1,0 +1,186 @@
+"""Values into payloads and back, by the serializers of Celery's settings.
+
+The ``json`` serializer writes what kombu's does (datetimes, decimals, UUIDs and bytes among plain JSON), but as
+readable text, not as escapes, and a plain dict that looks like kombu's type marker comes back as that dict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from kombu.compression import compress, decompress, encoders, get_encoder
+from kombu.exceptions import ContentDisallowed, EncodeError, SerializerNotInstalled
+from kombu.serialization import dumps as kombu_dumps
+from kombu.serialization import loads as kombu_loads
+from kombu.serialization import registry
+from kombu.utils import json as kombu_json
+
+from rootcellar.errors import ConfigurationError, ContentRefused, PayloadError, PayloadUnreadable
+from rootcellar.records import Payload
+
+_JSON = "application/json"
+#: what needs no decoder: the bytes are the value
+_RAW = ("application/data", "application/text")
+_MARKER = {"__type__", "__value__"}
+_LITERAL = "rootcellar.dict"
+
+
+class NotEncodable(PayloadError, EncodeError):
+    """A value cannot be encoded by the serializer. Not retryable; Celery records the task as a FAILURE."""
+
+
+def content_type_of(serializer: str) -> str:
+    """Return the content type of a serializer.
+
+    Raises:
+        ConfigurationError: kombu knows no serializer of that name.
+    """
+    try:
+        return str(registry.name_to_type[serializer])
+    except KeyError:
+        known = ", ".join(sorted(registry.name_to_type))
+        raise ConfigurationError(
+            f"unknown serializer {serializer!r}",
+            where="result_serializer",
+            remedy=f"use one of {known}, or register it with kombu",
+        ) from None
+
+
+def known_compression(name: str | None) -> str | None:
+    """Return the name of a compression, ``None`` for none.
+
+    Raises:
+        ConfigurationError: kombu knows no compression of that name.
+    """
+    if not name:
+        return None
+    try:
+        get_encoder(name)
+    except KeyError:
+        raise ConfigurationError(
+            f"unknown compression {name!r}",
+            where="result_compression",
+            remedy=f"use one of {', '.join(sorted(encoders()))}",
+        ) from None
+    return name
+
+
+def encode(value: Any, serializer: str, compression: str | None = None) -> Payload:
+    """Encode ``value``.
+
+    Args:
+        value: what a task returned, or was called with.
+        serializer: a name that kombu knows.
+        compression: a name that kombu knows; ``None`` for none.
+
+    Raises:
+        NotEncodable: the serializer cannot encode it.
+    """
+    payload = _serialize(value, serializer)
+    if not compression:
+        return payload
+    packed, method = compress(payload.body, compression)
+    return Payload(packed, payload.content_type, payload.content_encoding, compression=method)
+
+
+def decode(payload: Payload, accept: Collection[str] | None) -> Any:
+    """Return the value of ``payload``.
+
+    Args:
+        payload: what a store returned.
+        accept: the content types that may be read; ``None`` for those that kombu trusts.
+
+    Raises:
+        ContentRefused: its content type is not among ``accept``.
+        PayloadUnreadable: it is damaged, or no decoder is installed.
+    """
+    try:
+        if payload.compression:
+            payload = Payload(
+                decompress(payload.body, payload.compression), payload.content_type, payload.content_encoding
+            )
+        if payload.content_type == _JSON:
+            if accept is not None and _JSON not in accept:
+                raise ContentDisallowed(_JSON)
+            return _json_value(payload.body.decode(payload.content_encoding))
+        if payload.content_type not in registry.type_to_name and payload.content_type not in _RAW:
+            # kombu would hand out the bytes as they are
+            raise LookupError("no decoder is installed")
+        body: bytes | str = payload.body
+        if payload.content_encoding not in ("binary", "ascii-8bit"):
+            body = payload.body.decode(payload.content_encoding)
+        return kombu_loads(body, payload.content_type, payload.content_encoding, accept=accept)
+    except ContentDisallowed:
+        raise ContentRefused(
+            f"a stored result is {payload.content_type}, which is not accepted",
+            where="result_accept_content",
+            remedy=f"add {payload.content_type} to result_accept_content if you trust whoever wrote it",
+        ) from None
+    except Exception as exc:
+        raise PayloadUnreadable(
+            f"a stored result of {payload.content_type} cannot be decoded: {type(exc).__name__}: {exc}",
+            remedy="see whether it was written by another serializer, or damaged",
+        ) from exc
+
+
+def _serialize(value: Any, serializer: str) -> Payload:
+    try:
+        if serializer == "json":
+            return Payload(_json_bytes(value))
+        content_type, content_encoding, body = kombu_dumps(value, serializer=serializer)
+    except (EncodeError, TypeError, ValueError, RecursionError, SerializerNotInstalled) as exc:
+        depth = " (nested too deeply)" if isinstance(exc, RecursionError) else ""
+        raise NotEncodable(
+            f"a value of type {type(value).__name__} cannot be encoded as {serializer}{depth}: {exc}",
+            where="result_serializer",
+            remedy="return plain data, or choose a serializer that knows the type",
+        ) from exc
+    if isinstance(body, str):
+        body = body.encode(content_encoding)
+    return Payload(body, content_type, content_encoding)
+
+
+def _json_bytes(value: Any) -> bytes:
+    text: str = kombu_json.dumps(value, ensure_ascii=False)
+    if '"__type__"' in text:
+        text = kombu_json.dumps(_escape_markers(value), ensure_ascii=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # a lone surrogate has no UTF-8 form; as an escape it comes back
+        text = kombu_json.dumps(_escape_markers(value), ensure_ascii=True)
+        return text.encode()
+
+
+def _json_value(text: str) -> Any:
+    if '"__type__"' in text:
+        return json.loads(text, object_hook=_read_marker)
+    return json.loads(text)
+
+
+def _escape_markers(value: Any) -> Any:
+    """Write a plain dict that looks like a type marker as a marker of its own; not recursive, for deep values."""
+    whole = [value]
+    todo: list[tuple[Any, Any]] = [(whole, 0)]
+    while todo:
+        holder, place = todo.pop()
+        item = holder[place]
+        if isinstance(item, dict) and item.keys() == _MARKER:
+            pairs = [[key, part] for key, part in item.items()]
+            holder[place] = {"__type__": _LITERAL, "__value__": pairs}
+            todo.extend((pair, 1) for pair in pairs)
+        elif isinstance(item, dict):
+            copy = holder[place] = dict(item)
+            todo.extend((copy, key) for key in copy)
+        elif isinstance(item, (list, tuple)):
+            row = holder[place] = list(item)
+            todo.extend((row, index) for index in range(len(row)))
+    return whole[0]
+
+
+def _read_marker(found: dict[str, Any]) -> Any:
+    if found.keys() == _MARKER and found["__type__"] == _LITERAL:
+        return dict(found["__value__"])
+    return kombu_json.object_hook(found)

@@ -1,0 +1,169 @@
+"""What flows through the house: records of tasks, groups and chords. Frozen, no behaviour.
+
+All datetimes are aware and in UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An encoded value. ``payload.py`` makes and reads them; stores only carry them.
+
+    Attributes:
+        body: the encoded bytes.
+        content_type: what the bytes are, as kombu names it (``application/json``).
+        content_encoding: ``utf-8`` for text, ``binary`` otherwise.
+        compression: name of the compression of ``body``; empty for none.
+        key_id: id of the key that encrypted or signed ``body``; empty for none.
+    """
+
+    body: bytes
+    content_type: str = "application/json"
+    content_encoding: str = "utf-8"
+    compression: str = ""
+    key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """One task: who it was, what came of it, when, and until when that is kept.
+
+    Attributes:
+        task_id: the task's id.
+        state: a Celery state or a custom one.
+        result: the return value, the exception or the meta of a custom state.
+        traceback: the text of the traceback of a failure.
+        name, args, kwargs, queue, worker, retries: the call; ``args`` and ``kwargs`` only with ``result_extended``.
+        children: the tuples of the results that the task's own subtasks gave.
+        stamps: the stamped headers and their values.
+        group_id, group_index: the group that the task belongs to and its place in it.
+        parent_id, root_id: the task that sent it, and the first one of the workflow.
+        sent_at, started_at, done_at: when it was first sent, last started, and finished.
+        expires_at: when the record may be deleted; ``None`` for never.
+    """
+
+    task_id: str
+    state: str
+    result: Payload | None = None
+    traceback: str | None = None
+    name: str | None = None
+    args: Payload | None = None
+    kwargs: Payload | None = None
+    queue: str | None = None
+    worker: str | None = None
+    retries: int | None = None
+    children: Payload | None = None
+    stamps: Payload | None = None
+    group_id: str | None = None
+    group_index: int | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    sent_at: datetime | None = None
+    started_at: datetime | None = None
+    done_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecord:
+    """A saved group.
+
+    Attributes:
+        group_id: the group's id.
+        result: the tuple that ``GroupResult.as_tuple`` gives, encoded.
+        done_at: when it was saved.
+        expires_at: when it may be deleted; ``None`` for never.
+    """
+
+    group_id: str
+    result: Payload
+    done_at: datetime
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChordRecord:
+    """A chord that waits for its header.
+
+    Attributes:
+        group_id: id of the header group.
+        body: the signature of the body, frozen, encoded.
+        header: the header's tuple where it holds groups; ``None`` for a flat header.
+        expires_at: when it may be deleted; ``None`` for never.
+    """
+
+    group_id: str
+    body: Payload | None = None
+    header: Payload | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChordPart:
+    """One finished task of a chord's header.
+
+    Attributes:
+        group_id: id of the header group.
+        task_id: the finished task.
+        group_index: its place in the header; a signature used twice has one task id and two places.
+        state: the state that it finished in.
+        result: its result, where no task record holds it for good (failures, ignored results);
+            otherwise ``None``, and the task record is read.
+        owner: to which broker the body must be sent, as a fingerprint: two apps may share a store.
+        expires_at: when the chord may be deleted, should this part be the first that the store hears of it.
+        delivery: which run of the task counts it: the one that claimed the chord may claim it again, for the answer may
+            have been lost; another run of the same task, at the same moment, may not.
+    """
+
+    group_id: str
+    task_id: str
+    group_index: int | None
+    state: str
+    result: Payload | None = None
+    owner: str = ""
+    expires_at: datetime | None = None
+    delivery: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartResult:
+    """What a chord's part gave: ``state`` and ``result`` of the task at ``group_index`` of the header."""
+
+    task_id: str
+    group_index: int | None
+    state: str
+    result: Payload | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChordProgress:
+    """How far a chord is, as seen in the transaction that counted a part.
+
+    Attributes:
+        size: the number of parts, once known.
+        counted: the number of parts counted so far.
+        claimed: whether the caller is the one who must now call the body.
+        finished: whether the body has been called already.
+    """
+
+    size: int | None
+    counted: int
+    claimed: bool
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """The answer of :meth:`Store.put`.
+
+    Attributes:
+        written: ``False`` where what was recorded already had to stay, such as a SUCCESS.
+        chord: the chord's progress where a part was counted.
+    """
+
+    written: bool
+    chord: ChordProgress | None = None

@@ -1,0 +1,171 @@
+"""Surviving an outage of the store.
+
+A worker that runs a task has nothing better to do than to wait until its result is stored. The worker's main process
+has: it stores too (lost workers, hard time limits), and must not block; what it cannot store at once, a thread of its
+own stores when the store is back.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any, TypeVar
+
+from celery.utils.log import get_logger
+
+from rootcellar.errors import RootcellarError, StoreUnavailable
+
+T = TypeVar("T")
+
+logger = get_logger(__name__)
+
+#: tries after the first where nobody may be kept waiting
+FEW = 3
+#: seconds that a worker's main process waits for the store
+PATIENCE = 0.5
+
+_mood = threading.local()
+
+
+def be_patient() -> None:
+    """Say that this thread may wait for the store as long as it takes, whatever process it is in."""
+    _mood.is_patient = True
+
+
+def is_patient() -> bool:
+    """Tell whether this thread said so."""
+    return getattr(_mood, "is_patient", False)
+
+
+class Backoff:
+    """How long to wait before each new try: twice as long each time, with jitter, up to a limit.
+
+    Args:
+        base_ms: milliseconds before the first new try, at most.
+        limit_ms: the most milliseconds before any.
+    """
+
+    def __init__(self, base_ms: float, limit_ms: float) -> None:
+        self._base = base_ms / 1000
+        self._limit = limit_ms / 1000
+
+    def before(self, attempt: int) -> float:
+        """Return the seconds to wait before new try number ``attempt``, counted from 1."""
+        longest = min(self._limit, self._base * 2.0 ** min(attempt, 30))
+        return random.uniform(longest / 2, longest)
+
+
+def retry(work: Callable[[], T], *, what: str, limit: float, backoff: Backoff) -> T:
+    """Do ``work`` until it succeeds, or ``limit`` new tries have failed.
+
+    Args:
+        work: what to do; doing it twice must be harmless.
+        what: its name for the log.
+        limit: the most new tries; infinity for no limit.
+        backoff: how long to wait between them.
+
+    Raises:
+        RootcellarError: the last one, if it is not retryable or the limit was reached.
+    """
+    attempt = 0
+    while True:
+        try:
+            return work()
+        except RootcellarError as exc:
+            if not exc.retryable or attempt >= limit:
+                raise
+            attempt += 1
+            pause = backoff.before(attempt)
+            of = "" if limit == float("inf") else f" of {limit:g}"
+            logger.warning("Could not %s: %s. Try %d%s again in %.2f s.", what, exc, attempt, of, pause)
+            time.sleep(pause)
+
+
+class LateWork:
+    """Does in a thread of its own what a worker's main process must not be kept waiting for.
+
+    Args:
+        backoff: how long to wait between two tries of one piece of work.
+        patience: seconds that whoever brings work waits for it; not at all while earlier work is unfinished.
+    """
+
+    def __init__(self, backoff: Backoff, patience: float = PATIENCE) -> None:
+        self._backoff = backoff
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._work: queue.Queue[tuple[Future[Any], Callable[[], Any], str, float]] = queue.Queue()
+        self._unfinished: dict[Future[Any], str] = {}
+        self._thread: threading.Thread | None = None
+
+    def ask(self, work: Callable[[], T], what: str, limit: float) -> T:
+        """Return what ``work`` gives, if that comes soon.
+
+        Raises:
+            StoreUnavailable: it does not come soon; it is not waited for any more.
+            RootcellarError: what the last try raised.
+        """
+        answer = self._begin(work, what, limit)
+        if answer.done():
+            return answer.result()
+        answer.cancel()
+        raise StoreUnavailable(f"could not {what} soon enough", remedy="see whether the server answers")
+
+    def see_to(self, work: Callable[[], object], what: str, limit: float) -> bool:
+        """Do ``work``, sooner or later; return whether it is done.
+
+        Raises:
+            RootcellarError: what the last try raised, if that came soon; later it is logged.
+        """
+        answer = self._begin(work, what, limit)
+        if answer.done():
+            answer.result()
+            return True
+        answer.add_done_callback(partial(_note_failure, what))
+        return False
+
+    def unfinished(self) -> list[str]:
+        """Return what is not done yet."""
+        with self._lock:
+            return list(self._unfinished.values())
+
+    def _begin(self, work: Callable[[], T], what: str, limit: float) -> Future[T]:
+        """Give work to the thread, and wait a little for its answer."""
+        answer: Future[T] = Future()
+        with self._lock:
+            is_behind = bool(self._unfinished)
+            self._unfinished[answer] = what
+            self._work.put((answer, work, what, limit))
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="rootcellar-late-work", daemon=True)
+                self._thread.start()
+        wait([answer], 0 if is_behind else self._patience)
+        return answer
+
+    def _run(self) -> None:
+        be_patient()
+        while True:
+            answer, work, what, limit = self._work.get()
+            value, error = None, None
+            is_wanted = answer.set_running_or_notify_cancel()
+            try:
+                if is_wanted:
+                    value = retry(work, what=what, limit=limit, backoff=self._backoff)
+            except Exception as exc:  # a thread that dies would leave all the rest undone
+                error = exc
+            with self._lock:
+                del self._unfinished[answer]
+            if error is not None:
+                answer.set_exception(error)
+            elif is_wanted:
+                answer.set_result(value)
+
+
+def _note_failure(what: str, answer: Future[Any]) -> None:
+    exc = answer.exception()
+    if exc is not None:
+        logger.critical("Gave up: could not %s: %s", what, exc)

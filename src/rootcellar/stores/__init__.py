@@ -1,0 +1,43 @@
+"""The stores, and :func:`open_store`, which finds the one that a URL asks for."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from rootcellar.errors import ConfigurationError, UnknownScheme
+from rootcellar.stores.base import Store, StoreOptions
+
+#: the group of entry points in which a package registers a store: scheme -> class
+ENTRY_POINTS = "rootcellar.stores"
+
+__all__ = ["ENTRY_POINTS", "Store", "StoreOptions", "open_store"]
+
+
+def open_store(url: str, options: StoreOptions | None = None) -> Store:
+    """Return the store for a URL, with or without ``rootcellar+`` before it. Connects at its first use.
+
+    Raises:
+        UnknownScheme: no store is registered for the scheme.
+        ConfigurationError: the URL cannot be used.
+        DriverMissing: a Python package is not installed.
+    """
+    url = url.removeprefix("rootcellar+")
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ConfigurationError(
+            # the rest may hold a password
+            f"not a URL: {url.partition(':')[0]!r}",
+            where="result_backend",
+            remedy="write rootcellar+postgresql://user:password@host/database or rootcellar+sqlite:///path",
+        )
+    # a driver after the plus, as SQLAlchemy writes it, is allowed: there is one driver for each store
+    name = scheme.partition("+")[0].lower()
+    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    if name not in found:
+        raise UnknownScheme(
+            f"there is no store for {scheme}://",
+            where="result_backend",
+            remedy=f"use one of {', '.join(sorted(found))}",
+        )
+    cls: type[Store] = found[name].load()
+    return cls(url, options)

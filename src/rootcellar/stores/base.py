@@ -1,0 +1,280 @@
+"""The interface of a store: where records live.
+
+A store holds :class:`~rootcellar.records.TaskRecord`, :class:`~rootcellar.records.GroupRecord` and chords, and
+knows nothing of Celery. Its verbs are few and each is one step for the server: it happens wholly or not at all.
+Every verb may be called from any thread or greenlet, and from a process forked after the store was opened.
+Errors are those of :mod:`rootcellar.errors`; a store does not retry an outage, it fails fast with
+:class:`~rootcellar.errors.StoreUnavailable`.
+
+What only some stores can do is an *ability*, a protocol of its own (:class:`Queryable`, :class:`HasSchema`);
+ask with ``isinstance``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol, runtime_checkable
+
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
+from rootcellar.stores.watching import Watcher
+
+#: Rows deleted by one call of :meth:`Store.delete_expired`, so that no transaction grows long.
+DELETE_BATCH = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """What a store may be told beside its URL.
+
+    Attributes:
+        task_table, group_table: names of the tables.
+        task_schema, group_schema: the schemas they are in; ``None`` for the server's default.
+        create_tables: whether missing tables are made on first use.
+        pool_size: the most connections that one process may open.
+        pool_timeout: seconds to wait for a free connection.
+        pool_recycle: seconds after which a connection is replaced; 0 closes it after each use, -1 never.
+        pool_pre_ping: whether a connection that lay idle is tested before it is used.
+        listen_url: where to wait for notifications, when the store's own URL goes through a transaction pooler.
+        connect_args: driver arguments (``sslmode``, ``connect_timeout``, …).
+    """
+
+    task_table: str = "celery_taskmeta"
+    group_table: str = "celery_groupmeta"
+    task_schema: str | None = None
+    group_schema: str | None = None
+    create_tables: bool = True
+    pool_size: int = 20
+    pool_timeout: float = 30.0
+    pool_recycle: float = 3600.0
+    pool_pre_ping: bool = True
+    listen_url: str | None = None
+    connect_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store(ABC):
+    """Where records live. See the module's text for what every verb promises."""
+
+    #: True where the server deletes expired records by itself, so that no cleanup need be scheduled.
+    expires_by_itself: bool = False
+
+    def __init__(self, url: str, options: StoreOptions | None = None) -> None:
+        """Open nothing yet: the first verb connects.
+
+        Args:
+            url: the store's own URL, without ``rootcellar+``.
+            options: what else it is told.
+
+        Raises:
+            ConfigurationError: the URL cannot be used.
+            DriverMissing: a Python package is not installed.
+        """
+        self.url = url
+        self.options = options or StoreOptions()
+
+    # -- tasks
+
+    @abstractmethod
+    def put(
+        self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
+    ) -> Stored:
+        """Store a task's state over what is there, unless what is there must stay.
+
+        A SUCCESS (``state == "SUCCESS"``) stays. A record that is done stays if the new one is not done and has fewer
+        ``retries``: that is the RETRY of an earlier run, which came late.
+
+        Fields of ``record`` that are ``None`` keep what an earlier state stored, but for ``result``, ``traceback``,
+        ``done_at`` and ``expires_at``, which belong to the state.
+
+        With ``part``, the part is counted in the same transaction, as :meth:`count_part` does, also where the record
+        was not written. Without ``durable``,
+        the server may answer before the disk has it; a store that cannot do so ignores it.
+
+        Returns:
+            whether it was written, and the chord's progress where a part was counted.
+        """
+
+    @abstractmethod
+    def get(self, task_id: str) -> TaskRecord | None:
+        """Return the record of a task, or ``None``."""
+
+    @abstractmethod
+    def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
+        """Return the records that exist of these tasks, by id, in as few statements as the server allows."""
+
+    @abstractmethod
+    def delete(self, task_ids: Iterable[str]) -> int:
+        """Delete these tasks' records; return how many there were."""
+
+    @abstractmethod
+    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
+        """Return up to ``limit`` records in the order of their ids, after the id ``after``.
+
+        A scan that begins where the last one ended misses no record that was there all the while.
+        """
+
+    # -- groups
+
+    @abstractmethod
+    def put_group(self, group: GroupRecord) -> None:
+        """Store a group, over the one of the same id."""
+
+    @abstractmethod
+    def get_group(self, group_id: str) -> GroupRecord | None:
+        """Return a saved group, or ``None``."""
+
+    @abstractmethod
+    def delete_group(self, group_id: str) -> None:
+        """Delete a saved group, if there is one."""
+
+    # -- chords
+
+    @abstractmethod
+    def begin_chord(self, chord: ChordRecord) -> None:
+        """Keep a chord's body and header, and forget what an earlier run under the same group id counted."""
+
+    @abstractmethod
+    def size_chord(self, group_id: str, size: int, *, relative: bool = False) -> None:
+        """Say how many parts the chord has, or with ``relative`` how many more. Parts may have come before."""
+
+    @abstractmethod
+    def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
+        """Count a part, once for each (group id, task id, group index) however often it comes.
+
+        Who completes the chord claims it: ``claimed`` is true, and nobody else may claim it for ``lease`` seconds,
+        but for the same part of the same delivery. A part of a finished chord is not counted.
+        """
+
+    @abstractmethod
+    def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
+        """Claim a complete chord that is not finished and that nobody holds; return whether it was claimed."""
+
+    @abstractmethod
+    def get_chord(self, group_id: str) -> ChordRecord | None:
+        """Return a chord that was begun and is not finished, or ``None``."""
+
+    @abstractmethod
+    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
+        """Return a chord's parts in the order of the header, those without an index last.
+
+        A part without a result of its own shows its task record's; where that is gone, its result is ``None``.
+        """
+
+    @abstractmethod
+    def finish_chord(self, group_id: str) -> None:
+        """Record that the body was called: drop the body and the parts, refuse parts that come later."""
+
+    @abstractmethod
+    def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
+        """Return ids of an owner's chords that are complete, not finished, and whose claim has run out."""
+
+    # -- time and end
+
+    @abstractmethod
+    def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        """Delete up to about ``limit`` records that expired before ``now``; return how many tasks and groups.
+
+        Call it again until it returns 0.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Connect and look at the schema as the first use would; raise what it would raise."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close every connection of this process. The next verb opens new ones."""
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The store for people: host and database or file, without secrets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskQuery:
+    """What :meth:`Queryable.query` looks for; every condition that is given must hold.
+
+    Attributes:
+        states: any of these states.
+        names: any of these task names; ``*`` stands for any text.
+        since, until: finished (or, if unfinished, started or sent) at or after, and before.
+        limit: the most records to return.
+    """
+
+    states: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = 50
+
+
+@runtime_checkable
+class Queryable(Protocol):
+    """A store that can be asked for records by more than their id."""
+
+    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+        """Return the matching records: unfinished ones first, then the most recently finished."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaStatus:
+    """What a store's schema is like.
+
+    Attributes:
+        version: the version of the tables; 0 where there are none.
+        wanted: the version that this release makes.
+        foreign: tables of those names that are not rootcellar's.
+        adopted: Celery's own tables, renamed aside, whose results are still read.
+    """
+
+    version: int
+    wanted: int
+    foreign: tuple[str, ...] = ()
+    adopted: tuple[str, ...] = ()
+
+
+class Schema(Protocol):
+    """The tables of a store."""
+
+    def status(self) -> SchemaStatus:
+        """Look, and change nothing."""
+
+    def create(self) -> None:
+        """Make the tables, or bring them to this release's version; safe when many do so at once.
+
+        Raises:
+            ForeignTables: tables of those names exist and are somebody else's.
+        """
+
+    def sql(self) -> str:
+        """Return the statements that :meth:`create` would run on an empty database."""
+
+    def adopt(self, keep: timedelta | None) -> Sequence[str]:
+        """Rename Celery's own tables aside, make ours, and read theirs where ours have no answer.
+
+        Args:
+            keep: how long after they were done the old results are kept; ``None`` for as long as the tables exist.
+
+        Returns:
+            the new names of the old tables.
+        """
+
+
+@runtime_checkable
+class HasSchema(Protocol):
+    """A store that keeps records in tables."""
+
+    @property
+    def schema(self) -> Schema:
+        """The tables of this store."""
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """A store whose server tells when a result is there. Every other store is watched by looking."""
+
+    def watcher(self) -> Watcher:
+        """Return the one watcher of this process and store."""

@@ -1,0 +1,25 @@
+-- Chords whose headers are running, and the parts that have come.
+CREATE TABLE {chord} (
+    group_id       text PRIMARY KEY,
+    size           integer,
+    extra          integer NOT NULL DEFAULT 0,
+    counted        integer NOT NULL DEFAULT 0,
+    owner          text,
+    body           bytea,
+    header         bytea,
+    claimed_by     text,
+    claimed_until  timestamptz,
+    date_created   timestamptz NOT NULL DEFAULT now(),
+    date_done      timestamptz,
+    expires_at     timestamptz
+);
+CREATE INDEX {chord_open_index} ON {chord} (claimed_until) WHERE date_done IS NULL;
+
+CREATE TABLE {part} (
+    group_id     text NOT NULL,
+    task_id      text NOT NULL,
+    group_index  integer NOT NULL,
+    status       text NOT NULL,
+    result       bytea,
+    PRIMARY KEY (group_id, task_id, group_index)
+);

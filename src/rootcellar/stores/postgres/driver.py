@@ -1,0 +1,170 @@
+"""How we speak to PostgreSQL: the driver, the connection's settings, and its errors in our words."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rootcellar import errors
+
+
+def _prepare_for_eventlet() -> None:
+    """psycopg notices gevent but not eventlet, whose hub its own C wait would block."""
+    if "eventlet" not in sys.modules or "psycopg" in sys.modules:
+        return
+    from eventlet import patcher
+
+    if patcher.is_monkey_patched("select"):
+        os.environ.setdefault("PSYCOPG_WAIT_FUNC", "wait_selector")
+
+
+_prepare_for_eventlet()
+try:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+except ImportError as exc:
+    raise errors.DriverMissing(
+        "the PostgreSQL driver psycopg 3 is not installed",
+        where=str(exc),
+        remedy="pip install 'rootcellar[postgres]'",
+    ) from exc
+
+__all__ = ["OLDEST_SERVER", "STALE", "Connection", "connect", "connection_settings", "describe", "psycopg", "translate"]
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+OLDEST_SERVER = 13
+
+_DEFAULTS: dict[str, Any] = {
+    "application_name": "rootcellar",
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    # a server that vanished without a word is noticed in seconds, not in a quarter of an hour
+    "tcp_user_timeout": 15_000,
+}
+
+READ_ONLY = "25006"
+#: after these the connection's prepared statements or our idea of the tables are stale; a new one puts it right
+STALE = {"0A000", "26000", "42P01", "42P10"}
+
+_BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
+    READ_ONLY: (errors.StoreReadOnly, "point the URL at the primary, or wait until the failover ends"),
+    "28P01": (errors.AuthenticationFailed, "check the user and the password in the URL, and pg_hba.conf"),
+    "28000": (errors.AuthenticationFailed, "check the user in the URL, and pg_hba.conf"),
+    "3D000": (errors.DatabaseMissing, "CREATE DATABASE, or correct the name in the URL"),
+    "42501": (errors.PermissionDenied, "GRANT the right, or let a DBA run what `rootcellar schema sql` prints"),
+    "42P01": (errors.SchemaMissing, "run `rootcellar schema create`"),
+    "53100": (errors.DiskFull, "give the server's disk room; results are retried meanwhile"),
+    "54000": (errors.RecordRefused, "store less in one result"),
+    "54001": (errors.RecordRefused, "nest the result less deeply"),
+}
+_BY_CLASS: dict[str, tuple[type[errors.StoreError], str]] = {
+    "08": (errors.StoreUnavailable, "see whether the server runs and can be reached"),
+    "22": (errors.RecordRefused, "see which field the server names"),
+    "40": (errors.StoreUnavailable, "nothing: it is tried again"),
+    "53": (errors.StoreUnavailable, "see the server's log: it is short of a resource"),
+    "57": (errors.StoreUnavailable, "nothing: it is tried again"),
+    "58": (errors.StoreUnavailable, "see the server's log: its system failed it"),
+}
+_REFUSALS = (
+    ("password authentication failed", "28P01"),
+    ("no password supplied", "28P01"),
+    ("no pg_hba.conf entry", "28000"),
+    ('role "', "28000"),
+    ('database "', "3D000"),
+    ("permission denied for database", "42501"),
+)
+
+
+def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return libpq's parameters for a URL.
+
+    Raises:
+        ConfigurationError: it is no such URL, or it carries a secret where logs would show it.
+    """
+    scheme, _, rest = url.partition("://")
+    query = rest.partition("?")[2]
+    for secret in ("password", "sslpassword", "passfile"):
+        if secret != "passfile" and f"{secret}=" in query:
+            raise errors.ConfigurationError(
+                f"the URL has {secret}= in its query, where tools that hide passwords do not look",
+                where=scheme,
+                remedy="write it as user:password@host, or name a passfile",
+            )
+    authority, _, path = rest.partition("?")[0].partition("/")
+    if authority.count("@") > 1 or "@" in path:
+        raise errors.ConfigurationError(
+            "not a PostgreSQL URL: it has an @ where none can be",
+            where="result_backend",
+            remedy="write special characters in the user, the password and the database's name as %XX",
+        )
+    try:
+        found = conninfo_to_dict("postgresql://" + rest)
+    except psycopg.ProgrammingError as exc:
+        reason = str(exc).split(":")[0]
+        raise errors.ConfigurationError(
+            f"not a PostgreSQL URL: {reason}",
+            where="result_backend",
+            remedy="write rootcellar+postgresql://user:password@host:5432/database, with special characters as %XX",
+        ) from None
+    settings = {**_DEFAULTS, **found, **extra}
+    if "," in str(settings.get("host", "")):
+        settings.setdefault("target_session_attrs", "read-write")
+    return settings
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """Return who is asked where for which database, for people."""
+    user = f"{settings['user']}@" if settings.get("user") else ""
+    hosts = str(settings.get("host") or "local socket").split(",")
+    ports = str(settings.get("port") or "5432").split(",")
+    places = [f"{host}:{ports[min(i, len(ports) - 1)]}" for i, host in enumerate(hosts)]
+    return f"postgresql {user}{','.join(places)}/{settings.get('dbname') or settings.get('user') or ''}"
+
+
+def connect(settings: Mapping[str, Any], where: str) -> Connection:
+    """Open a connection in autocommit mode.
+
+    Raises:
+        StoreError: in our words, why not.
+    """
+    try:
+        connection = psycopg.connect(autocommit=True, prepare_threshold=0, **settings)
+    except psycopg.Error as exc:
+        raise translate(exc, where) from exc
+    version = connection.info.server_version
+    if version < OLDEST_SERVER * 10_000:
+        connection.close()
+        raise errors.ServerTooOld(
+            f"PostgreSQL {version // 10_000} is too old",
+            where=where,
+            remedy=f"upgrade the server to {OLDEST_SERVER} or later",
+        )
+    return connection
+
+
+def translate(exc: psycopg.Error, where: str) -> errors.StoreError:
+    """Return the error of ours that says what ``exc`` means."""
+    text = _reason(exc)
+    state = exc.sqlstate or next((state for words, state in _REFUSALS if words in text), "")
+    if state in _BY_STATE:
+        kind, remedy = _BY_STATE[state]
+    elif state[:2] in _BY_CLASS:
+        kind, remedy = _BY_CLASS[state[:2]]
+    elif isinstance(exc, psycopg.OperationalError) and not state:
+        kind, remedy = errors.StoreUnavailable, "see whether the server runs and can be reached"
+    else:
+        kind, remedy = errors.StoreError, "see the server's log"
+    return kind(text, where=where, remedy=remedy)
+
+
+def _reason(exc: psycopg.Error) -> str:
+    if exc.diag.message_primary:
+        return exc.diag.message_primary
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    reasons = [line.rpartition("FATAL:")[2].strip() for line in lines if "FATAL:" in line]
+    return (reasons or lines or [type(exc).__name__])[0]

@@ -1,0 +1,238 @@
+"""Waiting by notification: one connection for all that a process waits for.
+
+A waiting process is a *listener*: a row with a flag ``armed``, and rows that say for which tasks it waits. Whoever
+stores a result looks, after its commit, for armed listeners that wait for it, disarms them, and rings: one NOTIFY on
+the listener's own channel. The listener arms itself again, commits, and then reads all that it waits for. A NOTIFY
+wakes every listening session of the database, whatever its channel, so there is one for a burst of results, not for
+each.
+
+No wake-up is lost: a result that is committed before the registration is seen by the read that follows the
+registration; one that is committed later finds the registration. While the flag is down the next read is still to
+come. Whoever listens anew arms and reads as if rung, for a ring may have come while nobody listened. After any loss of
+the connection everything is registered and read again, by a new listener: the server may not have missed the old one
+yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from rootcellar import errors
+from rootcellar.records import TaskRecord
+from rootcellar.stores.postgres import driver
+from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.watching import LINGER, Fetch, PollingWatcher, Tell
+
+logger = logging.getLogger(__name__)
+
+#: seconds within which a notification to ourselves must come, or there is a pooler between us and the server
+SELF_TEST = 2.0
+#: seconds between two looks at all that is waited for although nobody rang: for what we did not think of
+SAFETY_LOOK = 60.0
+#: seconds after the last waiter left during which we still listen, to spare a busy client the ceremony
+LISTEN_LINGER = 1.0
+#: seconds to wait before connecting anew, at first and at most
+FIRST_RECONNECT = 0.05
+LONGEST_RECONNECT = 2.0
+
+
+class ListeningWatcher(PollingWatcher):
+    """Tells of results as the server rings; falls back to polling where notifications do not arrive.
+
+    Args:
+        connect: opens a connection of its own, not through a transaction pooler.
+        fetch: reads records, for the fallback.
+        statements: the statements of ``waiting.sql``.
+        read: makes a record of a row.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        fetch: Fetch,
+        statements: dict[str, str],
+        read: Callable[[tuple[Any, ...]], TaskRecord],
+    ) -> None:
+        super().__init__(fetch)
+        self._name = "rootcellar-listen"
+        self._connect = connect
+        self._sql = statements
+        self._read = read
+        self._listener = 0
+        self._is_rung = False
+        self._rung_by: int | None = None
+        self._is_listening = False
+        self._last_look = 0.0
+
+    def _serve(self) -> None:
+        pause = FIRST_RECONNECT
+        while not self._is_closed:
+            try:
+                with self._connect() as connection:
+                    if not self._begin(connection):
+                        logger.warning("Notifications do not arrive (a transaction pooler?). Polling instead.")
+                        break
+                    pause = FIRST_RECONNECT
+                    self._serve_on(connection)
+                    return
+            except (errors.StoreError, psycopg.Error) as exc:
+                error = exc if isinstance(exc, errors.StoreError) else driver.translate(exc, "listening")
+                is_stale = isinstance(exc, psycopg.Error) and exc.sqlstate in driver.STALE
+                if not (error.retryable or is_stale):
+                    logger.warning("Cannot be notified of results: %s. Polling instead.", error)
+                    break
+                if self._is_idle():
+                    return
+                logger.warning("The connection that waits for results was lost: %s. Connecting again.", error)
+                if not isinstance(error, errors.StoreUnavailable):
+                    # the server answers, but it is a standby, or the tables are not there or not as they were, which
+                    # the store puts right when it reads
+                    self._look()
+                self._wait_before_connecting(pause)
+                pause = min(pause * 2, LONGEST_RECONNECT)
+        if not self._is_closed:
+            super()._serve()
+
+    def _wait_before_connecting(self, seconds: float) -> None:
+        """Sleep, also while others begin to wait: they must not make a server in trouble answer to each of them."""
+        deadline = time.monotonic() + seconds
+        while not self._is_closed and (left := deadline - time.monotonic()) > 0:
+            self._sleep(left)
+
+    # -- the life of the connection
+
+    def _begin(self, connection: Connection) -> bool:
+        """Become a listener; return whether notifications arrive."""
+        self._listener = random.randrange(1, 2**31)
+        self._is_listening = False
+        connection.add_notify_handler(self._note_ring)
+        self._listen(connection)
+        if not self._notifications_arrive(connection):
+            connection.execute("UNLISTEN *")
+            return False
+        # not earlier: through a transaction pooler it would change a session that others store with
+        connection.execute("SET synchronous_commit = off")
+        connection.execute(self._sql["drop_dead_listeners"], {"listener": self._listener})
+        connection.execute(self._sql["begin_listening"], {"listener": self._listener})
+        with self._lock:
+            self._all_are_fresh()
+        return True
+
+    def _notifications_arrive(self, connection: Connection) -> bool:
+        """Ring ourselves, and where there is a pooler between, from another session.
+
+        A transaction pooler passes on what comes while the session is ours, and the session is ours while we ring. A
+        pooler shows by the server's process id, which is not the one that the connection was given.
+        """
+        self._rung_by = None
+        self._ring(connection)
+        if self._is_rung_soon(connection) and self._rung_by == connection.info.backend_pid:
+            return True
+        self._rung_by = None
+        with self._connect() as another:
+            self._ring(another)
+        return self._is_rung_soon(connection)
+
+    def _ring(self, connection: Connection) -> None:
+        connection.execute("SELECT pg_notify(%s, '')", [self._channel], prepare=False)
+
+    def _is_rung_soon(self, connection: Connection) -> bool:
+        deadline = time.monotonic() + SELF_TEST
+        self._take_rings(connection)
+        while self._rung_by is None and (left := deadline - time.monotonic()) > 0:
+            # nobody is kept waiting by a ring that may never come
+            self._look()
+            self._sleep(min(left, self._pause()), connection.fileno())
+            self._take_rings(connection)
+        return self._rung_by is not None
+
+    def _serve_on(self, connection: Connection) -> None:
+        """Tell what comes; return once nobody has waited for long, or the watcher is closed."""
+        idle_since: float | None = None
+        while not self._is_closed:
+            if self._is_idle():
+                idle_since = idle_since or time.monotonic()
+                if time.monotonic() - idle_since >= LINGER:
+                    break
+                if self._is_listening and time.monotonic() - idle_since >= LISTEN_LINGER:
+                    self._stop_listening(connection)
+                # a ring is noted and answered with the next exchange: for whoever is gone nothing is read
+                self._sleep(LISTEN_LINGER if self._is_listening else LINGER, connection.fileno())
+                self._take_rings(connection)
+                continue
+            idle_since = None
+            self._listen(connection)
+            self._exchange(connection)
+            if not (self._fresh or self._is_rung):
+                self._await_ring(connection, SAFETY_LOOK)
+        connection.execute(self._sql["end_listening"], {"listener": self._listener})
+
+    def _listen(self, connection: Connection) -> None:
+        if not self._is_listening:
+            connection.execute(f'LISTEN "{self._channel}"')
+            self._is_listening = True
+            # whoever rang before was not heard
+            self._is_rung = True
+
+    def _stop_listening(self, connection: Connection) -> None:
+        self._exchange(connection)
+        connection.execute(f'UNLISTEN "{self._channel}"')
+        self._is_listening = False
+
+    # -- one turn
+
+    def _exchange(self, connection: Connection) -> None:
+        """Register what is new, arm, commit; then read and tell."""
+        fresh, gone = self._take_news()
+        reads_all = self._is_rung or time.monotonic() - self._last_look >= SAFETY_LOOK
+        self._is_rung = False
+        me: dict[str, Any] = {"listener": self._listener}
+        by_kind: defaultdict[Tell, list[str]] = defaultdict(list)
+        for task_id, tell in fresh.items():
+            by_kind[tell].append(task_id)
+        with connection.pipeline() as pipeline:
+            if gone:
+                connection.execute(self._sql["unregister"], {**me, "task_ids": gone})
+            for tell, task_ids in by_kind.items():
+                connection.execute(self._sql["register"], {**me, "task_ids": task_ids, "kind": int(tell)})
+            if reads_all:
+                connection.execute(self._sql["arm"], me)
+            pipeline.sync()
+            records = ids = None
+            if reads_all:
+                self._last_look = time.monotonic()
+                records = connection.execute(self._sql["read_rung"], me)
+            elif fresh:
+                records = connection.execute(self._sql["read_registered"], {**me, "task_ids": list(fresh)})
+            if reads_all or Tell.ID in by_kind:
+                ids = connection.execute(self._sql["read_rung_ids"], me)
+        if records is not None:
+            self._tell(self._read(row) for row in records)
+        if ids is not None:
+            self._tell_ready(row[0] for row in ids)
+
+    def _await_ring(self, connection: Connection, seconds: float) -> None:
+        """Sleep until rung, woken, or for ``seconds``."""
+        self._take_rings(connection)
+        if not self._is_rung and self._sleep(seconds, connection.fileno()):
+            self._take_rings(connection)
+
+    def _take_rings(self, connection: Connection) -> None:
+        """Take what has arrived; a notification may lie in libpq where no look at the socket would find it."""
+        connection.pgconn.consume_input()
+        while ring := connection.pgconn.notifies():
+            self._is_rung = True
+            self._rung_by = ring.be_pid
+
+    def _note_ring(self, ring: psycopg.Notify) -> None:
+        self._is_rung = True
+        self._rung_by = ring.pid
+
+    @property
+    def _channel(self) -> str:
+        return f"rootcellar_{self._listener}"

@@ -1,0 +1,138 @@
+-- put_task: store a task's state, unless what is there must stay
+INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
+ON CONFLICT (task_id) DO UPDATE SET {task_update}
+WHERE {task_overwritable}
+
+-- put_task_and_part: the same, and count the chord's part in the same transaction
+WITH stored AS (
+    INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
+    ON CONFLICT (task_id) DO UPDATE SET {task_update}
+    WHERE {task_overwritable}
+    RETURNING 1
+), arrived AS (
+    INSERT INTO {part} (group_id, task_id, group_index, status, result)
+    SELECT %(part_group_id)s::text, %(part_task_id)s::text, %(part_index)s::integer, %(part_status)s::text, %(part_result)s::bytea
+    WHERE NOT EXISTS (SELECT FROM {chord} WHERE group_id = %(part_group_id)s AND date_done IS NOT NULL)
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+)
+{count_arrived}
+
+-- count_part: count a chord's part whose task stores no result
+WITH stored AS (SELECT 1 WHERE false), arrived AS (
+    INSERT INTO {part} (group_id, task_id, group_index, status, result)
+    SELECT %(part_group_id)s::text, %(part_task_id)s::text, %(part_index)s::integer, %(part_status)s::text, %(part_result)s::bytea
+    WHERE NOT EXISTS (SELECT FROM {chord} WHERE group_id = %(part_group_id)s AND date_done IS NOT NULL)
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+)
+{count_arrived}
+
+-- count_arrived: the end of both: add the part to the chord's count, and claim the chord where that completes it
+INSERT INTO {chord} AS c (group_id, counted, owner, expires_at)
+VALUES (%(part_group_id)s, (SELECT count(*) FROM arrived), %(part_owner)s, %(part_expires_at)s::timestamptz)
+ON CONFLICT (group_id) DO UPDATE SET
+    counted = c.counted + excluded.counted,
+    owner = excluded.owner,
+    claimed_by = CASE WHEN {claimable} THEN %(claimant)s::text ELSE c.claimed_by END,
+    claimed_until = CASE WHEN {claimable}
+        THEN clock_timestamp() + make_interval(secs => %(lease)s::double precision) ELSE c.claimed_until END
+RETURNING c.size + c.extra, c.counted,
+    coalesce(c.counted >= c.size + c.extra AND c.date_done IS NULL AND c.claimed_by = %(claimant)s, false),
+    c.date_done IS NOT NULL,
+    EXISTS (SELECT FROM stored)
+
+-- claimable: the condition under which whoever counts a part may claim the chord; its own earlier claim counts as free
+c.counted + excluded.counted >= c.size + c.extra AND c.date_done IS NULL
+    AND (c.claimed_until IS NULL OR c.claimed_until < clock_timestamp() OR c.claimed_by = %(claimant)s)
+
+-- get_task: read one task
+SELECT {task_select} FROM {task} WHERE task_id = %(task_id)s
+
+-- get_tasks: read many tasks
+SELECT {task_select} FROM {task} WHERE task_id = ANY(%(task_ids)s)
+
+-- delete_tasks: forget tasks
+DELETE FROM {task} WHERE task_id = ANY(%(task_ids)s)
+
+-- scan_tasks: read the next tasks in the order of their ids
+SELECT {task_select} FROM {task} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
+
+-- put_group: store a group
+INSERT INTO {group} (taskset_id, result, result_exact, date_done, expires_at)
+VALUES (%(taskset_id)s, %(result)s, %(result_exact)s, %(date_done)s, %(expires_at)s)
+ON CONFLICT (taskset_id) DO UPDATE SET result = excluded.result, result_exact = excluded.result_exact,
+    date_done = excluded.date_done, expires_at = excluded.expires_at
+
+-- get_group: read a group
+SELECT taskset_id, result::text, result_exact, date_done, expires_at FROM {group} WHERE taskset_id = %(group_id)s
+
+-- delete_group: forget a group
+DELETE FROM {group} WHERE taskset_id = %(group_id)s
+
+-- begin_chord: keep body and header, and forget what an earlier run counted
+WITH forgotten AS (DELETE FROM {part} WHERE group_id = %(group_id)s)
+INSERT INTO {chord} (group_id, body, header, expires_at)
+VALUES (%(group_id)s, %(body)s, %(header)s, %(expires_at)s)
+ON CONFLICT (group_id) DO UPDATE SET size = NULL, extra = 0, counted = 0, body = excluded.body,
+    header = excluded.header, claimed_by = NULL, claimed_until = NULL, date_created = now(), date_done = NULL,
+    expires_at = excluded.expires_at
+
+-- size_chord: say how many parts there are
+INSERT INTO {chord} (group_id, size) VALUES (%(group_id)s, %(size)s)
+ON CONFLICT (group_id) DO UPDATE SET size = excluded.size
+
+-- grow_chord: say that there are more parts than its size tells
+INSERT INTO {chord} AS c (group_id, extra) VALUES (%(group_id)s, %(size)s)
+ON CONFLICT (group_id) DO UPDATE SET extra = c.extra + excluded.extra
+
+-- claim_chord: take a complete chord that nobody holds
+UPDATE {chord} SET claimed_by = %(claimant)s, claimed_until = clock_timestamp() + make_interval(secs => %(lease)s::double precision)
+WHERE group_id = %(group_id)s AND counted >= size + extra AND date_done IS NULL
+    AND (claimed_until IS NULL OR claimed_until < clock_timestamp() OR claimed_by = %(claimant)s)
+
+-- get_chord: read an unfinished chord
+SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = %(group_id)s AND date_done IS NULL
+
+-- chord_parts: read the parts in the order of the header, with the results that their tasks hold
+SELECT p.task_id, nullif(p.group_index, -1), p.status, p.result, t.result::text, t.result_exact
+FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
+WHERE p.group_id = %(group_id)s
+ORDER BY p.group_index = -1, p.group_index, p.task_id
+
+-- finish_chord: drop body and parts, and stay to refuse late parts
+WITH dropped AS (DELETE FROM {part} WHERE group_id = %(group_id)s)
+UPDATE {chord} SET date_done = now(), body = NULL, header = NULL WHERE group_id = %(group_id)s
+
+-- orphaned_chords: complete, not finished, and whoever held it is gone
+SELECT group_id FROM {chord}
+WHERE date_done IS NULL AND counted >= size + extra
+    AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+    AND owner = %(owner)s
+LIMIT %(limit)s
+
+-- delete_expired_tasks: delete some tasks whose time is over
+DELETE FROM {task} WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM {task} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)) AND expires_at < %(now)s
+
+-- delete_expired_groups: delete some groups whose time is over
+DELETE FROM {group} WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM {group} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)) AND expires_at < %(now)s
+
+-- delete_expired_chords: delete chords that were finished a day ago, or whose time is over
+WITH gone AS (
+    DELETE FROM {chord} WHERE expires_at < %(now)s OR date_done < %(now)s::timestamptz - interval '1 day'
+    RETURNING group_id
+)
+DELETE FROM {part} WHERE group_id IN (SELECT group_id FROM gone)
+
+-- query_tasks: the newest tasks that match, unfinished ones first
+SELECT {task_select} FROM {task}
+WHERE (%(states)s::text[] IS NULL OR status = ANY(%(states)s))
+    AND (%(names)s::text[] IS NULL OR name LIKE ANY(%(names)s))
+    AND (%(since)s::timestamptz IS NULL OR coalesce(date_done, date_started, date_sent) >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR coalesce(date_done, date_started, date_sent) < %(until)s)
+ORDER BY date_done DESC NULLS FIRST, date_started DESC NULLS FIRST, date_sent DESC NULLS FIRST
+LIMIT %(limit)s

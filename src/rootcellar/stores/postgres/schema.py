@@ -1,0 +1,113 @@
+"""The tables in PostgreSQL: made on first use or by hand, versioned, and safe when many do it at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.celery_tables import ASIDE
+from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.sqlfiles import load_statements, qualified, quote_identifier
+from rootcellar.stores.sqlschema import Run, SqlSchema
+
+_PACKAGE = "rootcellar.stores.postgres"
+MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql")
+#: seconds to wait for a lock before giving up, so that a slow reader does not make every store wait behind us
+LOCK_TIMEOUT = 5
+#: PostgreSQL cuts longer names off, in bytes
+LONGEST_NAME = 63
+
+
+def table_names(options: StoreOptions) -> dict[str, str]:
+    """Return the quoted names that stand for ``{key}`` in our SQL."""
+    task, schema = options.task_table, options.task_schema
+    names = {
+        "task": qualified(schema, task),
+        "group": qualified(options.group_schema, options.group_table),
+        "chord": qualified(schema, _derived(task, "_chord")),
+        "part": qualified(schema, _derived(task, "_chord_part")),
+        "listener": qualified(schema, _derived(task, "_listener")),
+        "waiter": qualified(schema, _derived(task, "_waiter")),
+        "registry": qualified(schema, "rootcellar_schema"),
+    }
+    for index in ("date_done", "name", "expires", "failures"):
+        names[f"task_{index}_index"] = quote_identifier(_derived(task, f"_{index}_idx"))
+    names["group_expires_index"] = quote_identifier(_derived(options.group_table, "_expires_idx"))
+    names["chord_open_index"] = quote_identifier(_derived(task, "_chord_open_idx"))
+    return names
+
+
+def in_parameterized(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the names as a statement with parameters must write them: psycopg reads a single % as a parameter."""
+    return {key: name.replace("%", "%%") for key, name in names.items()}
+
+
+def _derived(name: str, suffix: str) -> str:
+    """Return ``name`` with ``suffix``, shortened to something unique where PostgreSQL would cut off what differs."""
+    if len((name + suffix).encode()) <= LONGEST_NAME:
+        return name + suffix
+    ending = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
+    return name.encode()[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
+
+
+class PostgresSchema(SqlSchema[Connection]):
+    """The tables of :class:`~rootcellar.stores.postgres.PostgresStore`."""
+
+    def __init__(self, options: StoreOptions, run: Run[Connection], where: str) -> None:
+        names = table_names(options)
+        statements = load_statements(_PACKAGE, "schema.sql", {**names, **_literals(options)})
+        super().__init__(
+            options, run, where=where, package=_PACKAGE, migrations=MIGRATIONS, names=names, statements=statements
+        )
+        with_parameters = load_statements(_PACKAGE, "schema.sql", in_parameterized(names))
+        self._sql.update({name: with_parameters[name] for name in ("read_registry", "register")})
+
+    def sql(self) -> str:
+        schemas = sorted({name for name in (self._options.task_schema, self._options.group_schema) if name})
+        made = [f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(name)};" for name in schemas]
+        return "\n".join([*made, super().sql()])
+
+    @contextmanager
+    def _alone(self, connection: Connection) -> Iterator[None]:
+        with connection.transaction():
+            connection.execute(self._sql["lock"])
+            connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
+            yield
+
+    def _all(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        cursor = connection.execute(self._sql[statement], params)
+        return cursor.fetchall() if cursor.description else []
+
+    def _script(self, connection: Connection, text: str) -> None:
+        connection.execute(text, prepare=False)
+
+    def _exists(self, connection: Connection, table: str) -> bool:
+        return self._all(connection, "find_table", {"table": table}) != [(None,)]
+
+    def _set_aside(self, connection: Connection, schema: str | None, name: str) -> None:
+        table = qualified(schema, name)
+        for (index,) in self._all(connection, "indexes_of", {"table": table}):
+            new = quote_identifier(index[: LONGEST_NAME - len(ASIDE)] + ASIDE)
+            connection.execute(f"ALTER INDEX {qualified(schema, index)} RENAME TO {new}")
+        connection.execute(f"ALTER TABLE {table} RENAME TO {quote_identifier(name + ASIDE)}")
+
+    def _make_schemas(self, connection: Connection) -> None:
+        for schema in {self._options.task_schema, self._options.group_schema} - {None}:
+            if not self._all(connection, "find_schema", {"schema": schema}):
+                connection.execute(f"CREATE SCHEMA {quote_identifier(str(schema))}")
+
+
+def _literals(options: StoreOptions) -> dict[str, str]:
+    """Return what the script for a DBA holds in place of parameters."""
+
+    def literal(text: str) -> str:
+        return psycopg.sql.Literal(text).as_string(None)
+
+    return {
+        "task_literal": literal(options.task_table),
+        "group_literal": literal(options.group_table),
+        "version_literal": str(len(MIGRATIONS)),
+    }

@@ -1,0 +1,56 @@
+-- ring: after the commit of these tasks, wake the processes that wait for them and have not been rung yet
+WITH rung AS (
+    UPDATE {listener} SET armed = false WHERE id = ANY(ARRAY(
+        SELECT l.id FROM {listener} AS l
+        WHERE l.armed AND l.id IN (
+            SELECT w.listener FROM {waiter} AS w
+            WHERE w.task_id = ANY(%(task_ids)s::text[]) AND (w.kind = 2 OR w.task_id = ANY(%(ready_ids)s::text[]))
+        )
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING id
+)
+SELECT pg_notify('rootcellar_' || id, '') FROM rung
+
+-- begin_listening: come into being, under a lock that ends with the session
+INSERT INTO {listener} (id, armed)
+SELECT %(listener)s::integer, true FROM (SELECT pg_advisory_lock(7247034, %(listener)s::integer)) AS locked
+ON CONFLICT (id) DO UPDATE SET armed = true
+
+-- end_listening: leave nothing behind
+WITH left_behind AS (DELETE FROM {waiter} WHERE listener = %(listener)s)
+DELETE FROM {listener} WHERE id = %(listener)s
+
+-- arm: ask to be rung again
+UPDATE {listener} SET armed = true WHERE id = %(listener)s
+
+-- register: wait for these tasks
+INSERT INTO {waiter} AS w (task_id, listener, kind)
+SELECT task_id, %(listener)s::integer, %(kind)s::smallint FROM unnest(%(task_ids)s::text[]) AS u (task_id)
+ORDER BY task_id
+ON CONFLICT (task_id, listener) DO UPDATE SET kind = CASE WHEN w.kind = excluded.kind THEN w.kind ELSE 2 END
+
+-- unregister: wait for these no more
+DELETE FROM {waiter} WHERE listener = %(listener)s AND task_id = ANY(%(task_ids)s)
+
+-- read_rung: of all that a listener waits for, what is ready or is to be told whatever its state
+SELECT {task_select} FROM {waiter} AS w JOIN {task} USING (task_id)
+WHERE w.listener = %(listener)s AND (w.kind = 2 OR (w.kind = 0 AND date_done IS NOT NULL))
+
+-- read_registered: the same, of these tasks only
+SELECT {task_select} FROM {waiter} AS w JOIN {task} USING (task_id)
+WHERE w.listener = %(listener)s AND (w.kind = 2 OR (w.kind = 0 AND date_done IS NOT NULL))
+    AND task_id = ANY(%(task_ids)s::text[])
+
+-- read_rung_ids: of the tasks of which a listener wants only to know that they are ready, those that are
+SELECT task_id FROM {waiter} AS w JOIN {task} USING (task_id)
+WHERE w.listener = %(listener)s AND w.kind = 1 AND date_done IS NOT NULL
+
+-- drop_dead_listeners: forget the listeners whose session is gone, and what they waited for
+WITH dead AS (
+    DELETE FROM {listener} WHERE id = ANY(ARRAY(
+        SELECT id FROM {listener} WHERE id <> %(listener)s AND pg_try_advisory_xact_lock(7247034, id)
+    ))
+    RETURNING id
+)
+DELETE FROM {waiter} WHERE listener IN (SELECT id FROM dead)

@@ -1,0 +1,227 @@
+"""Storing results: prepared statements in one pipeline, whoever waits is rung in the same round trip.
+
+Threads and greenlets that store at the same moment share a commit: the first one leads, and what the others bring
+while it is busy goes together in the next turn. A turn is one pipeline of up to three transactions: the durable
+records, those that may be lost with the machine, and, after their commits, the bell for whoever waits for them. Records
+are sorted by chord and task, so that two processes never lock the same rows in opposite order.
+
+Any of them may be interrupted at any moment (a soft time limit, Ctrl-C, a greenlet's timeout). Nobody may then wait for
+a leader who is gone: whoever leaves tidies up by steps that can be repeated, and who finds himself unanswered tries
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from typing import Any
+
+from rootcellar import errors
+from rootcellar.stores.pool import ConnectionPool
+from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.postgres.pipeline import Answers, Pipeline, Statement, row_of
+
+logger = logging.getLogger(__name__)
+
+#: the error of a record of which nothing is known yet
+_UNANSWERED = errors.StoreUnavailable("not written yet")
+
+#: the most records in one turn
+MOST = 200
+
+_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+
+
+class Write:
+    """One record on its way to the disk.
+
+    Args:
+        task_id: the task; empty where only a part of a chord is counted.
+        statement: what stores it.
+        row: the statement's parameters.
+        is_durable: whether the call may return only when the disk has it.
+        is_ready: whether the task is over, which is what most waiters want to hear.
+    """
+
+    __slots__ = (
+        "answer",
+        "count",
+        "error",
+        "gate",
+        "is_durable",
+        "is_ready",
+        "order",
+        "statement",
+        "task_id",
+        "values",
+    )
+
+    def __init__(
+        self, task_id: str, statement: Statement, row: dict[str, Any], *, is_durable: bool, is_ready: bool
+    ) -> None:
+        self.task_id = task_id
+        #: the order in which rows are locked: a part locks its chord before its task
+        self.order = (row.get("part_group_id") or row.get("group_id") or "", task_id)
+        self.statement = statement
+        self.values = statement.values(row)
+        self.is_durable = is_durable
+        self.is_ready = is_ready
+        self.count = 0
+        self.answer: tuple[bytes | None, ...] = ()
+        self.error: Exception | None = _UNANSWERED
+        #: closed while it waits for a leader, or to become one
+        self.gate = threading.Lock()
+
+    def settle(self, answers: Answers, place: int) -> None:
+        """Take the answer to the statement that was sent as number ``place`` of its transaction."""
+        self.error = answers.failure
+        if answers.failure is None:
+            result = answers.results[place]
+            self.count = result.command_tuples or 0
+            self.answer = row_of(result) if result.ntuples else ()
+
+
+class Writer:
+    """Writes the records of any number of threads in as few commits as it can.
+
+    Args:
+        pool: lends the connections.
+        ring: the statement that wakes who waits, of the parameters ``task_ids`` and ``ready_ids``.
+    """
+
+    def __init__(self, pool: ConnectionPool[Connection], ring: Statement) -> None:
+        self._pool = pool
+        self._ring = ring
+        self._relax = Statement("relax", "SELECT set_config('synchronous_commit', 'off', true)")
+        self._forget()
+        _writers.add(self)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        #: whose turn it is, who is in it beside them, and who comes next
+        self._leader: Write | None = None
+        self._followers: list[Write] = []
+        self._queue: list[Write] = []
+
+    def write(self, write: Write) -> None:
+        """Store; return once it is safe, with the statement's ``count`` and ``answer`` in ``write``.
+
+        Raises:
+            psycopg.Error: the server refused this record, or the connection was lost.
+            StoreError: no connection could be had.
+        """
+        while write.error is _UNANSWERED:
+            try:
+                self._take_part(write)
+                if write.error is _UNANSWERED:
+                    # who led was interrupted
+                    self._leave(write)
+            except BaseException:
+                self._leave(write)
+                raise
+        if write.error is not None:
+            raise write.error
+
+    def _take_part(self, write: Write) -> None:
+        """Lead a turn, or wait until somebody has written this record too."""
+        write.gate.acquire(blocking=False)
+        with self._lock:
+            if self._leader is None:
+                self._leader = write
+            else:
+                self._queue.append(write)
+        if self._leader is not write:
+            # opened by whoever leads, when it has written this record or hands the lead over
+            write.gate.acquire()
+        if self._leader is write:
+            self._lead(write)
+
+    def _lead(self, leader: Write) -> None:
+        with self._lock:
+            self._followers = self._queue[: MOST - 1]
+            del self._queue[: MOST - 1]
+        self._write_together([leader, *self._followers])
+        self._hand_over(leader)
+
+    def _leave(self, write: Write) -> None:
+        """Take part no more, and keep nobody waiting, whether one was waiting, leading or to lead next."""
+        with self._lock:
+            if write in self._queue and self._leader is not write:
+                self._queue.remove(write)
+        self._hand_over(write)
+
+    def _hand_over(self, leader: Write) -> None:
+        """Let those of this turn go, and the next one lead. Interrupted anywhere, it is to be done again."""
+        with self._lock:
+            if self._leader is leader:
+                for follower in self._followers:
+                    _open(follower.gate)
+                self._followers = []
+                self._leader = self._queue[0] if self._queue else None
+            if self._queue and self._queue[0] is self._leader:
+                del self._queue[0]
+            if self._leader is not None:
+                _open(self._leader.gate)
+
+    def _write_together(self, batch: list[Write]) -> None:
+        try:
+            with self._pool.connection() as connection:
+                try:
+                    self._turn(connection, batch)
+                    failed = [write for write in batch if write.error is not None]
+                    if len(batch) > 1:
+                        # one of them spoilt the transaction for all: each alone gets its own answer
+                        for write in failed:
+                            write.error = _UNANSWERED
+                        for write in failed:
+                            self._turn(connection, [write])
+                except BaseException:
+                    # answers that nobody took may still be on their way
+                    connection.close()
+                    raise
+        except (psycopg.Error, errors.StoreError) as exc:
+            for write in batch:
+                if write.error is _UNANSWERED:
+                    write.error = exc
+
+    def _turn(self, connection: Connection, batch: list[Write]) -> None:
+        """Write a batch in one round trip."""
+        batch = sorted(batch, key=lambda write: write.order)
+        groups = [[write for write in batch if write.is_durable is durable] for durable in (True, False)]
+        groups = [group for group in groups if group]
+        told = [write for write in batch if write.task_id]
+        ready_ids = [write.task_id for write in told if write.is_ready]
+        bell = self._ring.values({"task_ids": [write.task_id for write in told], "ready_ids": ready_ids})
+        pipeline = Pipeline(connection)
+        for group in groups:
+            if not group[0].is_durable:
+                pipeline.send(self._relax, ([], []))
+            for write in group:
+                pipeline.send(write.statement, write.values)
+            pipeline.commit()
+        if told:
+            pipeline.send(self._ring, bell)
+            pipeline.commit()
+        answers = pipeline.settle()
+        for group, answer in zip(groups, answers, strict=False):
+            for place, write in enumerate(group, start=0 if group[0].is_durable else 1):
+                write.settle(answer, place)
+        if told and (failure := answers[len(groups)].failure) is not None:
+            logger.warning("Waiters could not be woken: %s", failure)
+
+
+def _open(gate: threading.Lock) -> None:
+    """Open a gate that may be open already."""
+    if gate.locked():
+        gate.release()
+
+
+def _after_fork_in_child() -> None:
+    # whoever was writing is not there
+    for writer in _writers:
+        writer._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

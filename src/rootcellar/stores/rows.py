@@ -1,0 +1,331 @@
+"""Records as rows of SQL tables, and back: the one place that knows the order of the columns.
+
+A payload takes two columns, ``x`` and ``x_exact``. One that is portable JSON is the text in ``x`` and nothing more.
+Any other lies exactly in ``x_exact``, framed with its content type, and ``x`` holds a readable rendition: JSON too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rootcellar.errors import PayloadUnreadable, RecordRefused
+from rootcellar.records import ChordPart, ChordRecord, GroupRecord, PartResult, Payload, TaskRecord
+
+#: column of the task table -> attribute of TaskRecord
+PLAIN_COLUMNS = {
+    "task_id": "task_id",
+    "status": "state",
+    "traceback": "traceback",
+    "name": "name",
+    "queue": "queue",
+    "worker": "worker",
+    "retries": "retries",
+    "group_id": "group_id",
+    "group_index": "group_index",
+    "parent_id": "parent_id",
+    "root_id": "root_id",
+}
+DATE_COLUMNS = {
+    "date_sent": "sent_at",
+    "date_started": "started_at",
+    "date_done": "done_at",
+    "expires_at": "expires_at",
+}
+PAYLOAD_COLUMNS = ("result", "args", "kwargs", "children", "stamps")
+TASK_COLUMNS = (
+    *PLAIN_COLUMNS,
+    *DATE_COLUMNS,
+    *(name for column in PAYLOAD_COLUMNS for name in (column, f"{column}_exact")),
+)
+
+#: the condition on which an upsert of table ``t`` may overwrite: never a SUCCESS; and a run's RETRY, which is stored
+#: after the next run was sent, may come after that run's end
+OVERWRITABLE = (
+    "t.status <> 'SUCCESS' AND NOT (t.date_done IS NOT NULL AND excluded.date_done IS NULL"
+    " AND coalesce(t.retries, 0) > coalesce(excluded.retries, 0))"
+)
+
+#: deeper than this, a server's JSON parser may refuse a text that Python wrote
+_PORTABLE_DEPTH = 512
+#: beyond this, a number may not fit a server's numeric type
+_LONG_NUMBER = re.compile(r"\d{400}|[eE][+-]?\d{4}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_FRAME = b"rc1\n"
+
+DateAdapter = Callable[[datetime], Any]
+
+
+def task_row(record: TaskRecord, date: DateAdapter = lambda value: value) -> dict[str, Any]:
+    """Return a task's columns by name, dates turned by ``date`` into what the driver takes.
+
+    Raises:
+        RecordRefused: the task's id cannot be SQL text.
+    """
+    row = {column: _storable(getattr(record, name)) for column, name in PLAIN_COLUMNS.items()}
+    row["task_id"] = _checked_id(record.task_id)
+    for column, name in DATE_COLUMNS.items():
+        value = getattr(record, name)
+        row[column] = None if value is None else date(value)
+    for column in PAYLOAD_COLUMNS:
+        row[column], row[f"{column}_exact"] = payload_columns(getattr(record, column))
+    return row
+
+
+def task_record(row: Sequence[Any], date: Callable[[Any], datetime] = lambda value: value) -> TaskRecord:
+    """Return the record of a row whose columns are those of :data:`TASK_COLUMNS`, in that order."""
+    values = dict(zip(TASK_COLUMNS, row, strict=True))
+    fields: dict[str, Any] = {name: values[column] for column, name in PLAIN_COLUMNS.items()}
+    for column, name in DATE_COLUMNS.items():
+        fields[name] = None if values[column] is None else date(values[column])
+    for column in PAYLOAD_COLUMNS:
+        fields[column] = read_payload(values[column], values[f"{column}_exact"])
+    return TaskRecord(**fields)
+
+
+def group_row(group: GroupRecord, date: DateAdapter = lambda value: value) -> dict[str, Any]:
+    """Return a group's columns by name.
+
+    Raises:
+        RecordRefused: the group's id cannot be SQL text.
+    """
+    text, exact = payload_columns(group.result)
+    return {
+        "taskset_id": _checked_id(group.group_id),
+        "result": text,
+        "result_exact": exact,
+        "date_done": date(group.done_at),
+        "expires_at": None if group.expires_at is None else date(group.expires_at),
+    }
+
+
+def group_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> GroupRecord:
+    """Return the record of a row: id, result, exact result, date done, date of expiry."""
+    group_id, text, exact, done, expires = row
+    result = read_payload(text, exact)
+    assert result is not None
+    return GroupRecord(
+        group_id=group_id, result=result, done_at=date(done), expires_at=None if expires is None else date(expires)
+    )
+
+
+def chord_row(chord: ChordRecord, date: DateAdapter = lambda value: value) -> dict[str, Any]:
+    """Return a chord's columns by name."""
+    return {
+        "group_id": chord.group_id,
+        "body": frame(chord.body) if chord.body else None,
+        "header": frame(chord.header) if chord.header else None,
+        "expires_at": None if chord.expires_at is None else date(chord.expires_at),
+    }
+
+
+def chord_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> ChordRecord:
+    """Return the record of a row: id, body, header, date of expiry."""
+    group_id, body, header, expires = row
+    return ChordRecord(
+        group_id=group_id,
+        body=unframe(body) if body else None,
+        header=unframe(header) if header else None,
+        expires_at=None if expires is None else date(expires),
+    )
+
+
+def part_row(part: ChordPart, date: DateAdapter = lambda value: value) -> dict[str, Any]:
+    """Return a chord part's columns by name; -1 stands for no index, for a primary key takes no NULL."""
+    return {
+        "part_group_id": part.group_id,
+        "part_task_id": part.task_id,
+        "part_index": -1 if part.group_index is None else part.group_index,
+        "part_status": part.state,
+        "part_result": frame(part.result) if part.result else None,
+        "part_owner": part.owner,
+        "part_expires_at": None if part.expires_at is None else date(part.expires_at),
+    }
+
+
+def claimant(part: ChordPart) -> str:
+    """Name whoever stores ``part``: doing so again it is the same one, and may claim the chord again."""
+    return f"{part.task_id}/{part.group_index}/{part.delivery}"
+
+
+def part_result(row: Sequence[Any]) -> PartResult:
+    """Return what a part gave: its own result, or the one that its task's row holds."""
+    task_id, index, state, own, text, exact = row
+    result = unframe(own) if own is not None else read_payload(text, exact)
+    return PartResult(task_id=task_id, group_index=index, state=state, result=result)
+
+
+def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
+    """Return the readable JSON text of a payload, and its exact bytes where the text is not the payload itself."""
+    if payload is None:
+        return None, None
+    text = _json_text(payload)
+    if text is None:
+        return json.dumps(f"<{payload.content_type}, {len(payload.body)} bytes>"), frame(payload)
+    if payload.content_encoding == "utf-8" and is_portable(text):
+        return text, None
+    return _rendition(text), frame(payload)
+
+
+def read_payload(text: str | None, exact: bytes | memoryview | None) -> Payload | None:
+    """Return the payload of two columns that :func:`payload_columns` made."""
+    if exact is not None:
+        return unframe(bytes(exact))
+    return None if text is None else Payload(text.encode())
+
+
+def is_portable(text: str) -> bool:
+    """Tell whether a JSON text written by Python also casts to ``jsonb`` and reads the same in any language."""
+    if "\x00" in text:
+        return False
+    if "\\u" in text and ("\\u0000" in text or _SURROGATE.search(text)):
+        return False
+    if ("NaN" in text or "Infinity" in text) and not _is_strict(text):
+        return False
+    if max(text.count("["), text.count("{")) > _PORTABLE_DEPTH and _depth(text) > _PORTABLE_DEPTH:
+        return False
+    return not _LONG_NUMBER.search(text) or _is_small_numbered(text)
+
+
+def frame(payload: Payload) -> bytes:
+    """Return the payload as one blob that describes itself."""
+    header = [payload.content_type, payload.content_encoding, payload.compression, payload.key_id]
+    return _FRAME + json.dumps(header).encode() + b"\n" + payload.body
+
+
+def unframe(blob: bytes) -> Payload:
+    """Return the payload that :func:`frame` wrote.
+
+    Raises:
+        PayloadUnreadable: the blob was not written by it.
+    """
+    head, separator, body = blob.removeprefix(_FRAME).partition(b"\n")
+    try:
+        if not (blob.startswith(_FRAME) and separator):
+            raise ValueError("no header")
+        content_type, content_encoding, compression, key_id = json.loads(head)
+    except ValueError as exc:
+        raise PayloadUnreadable(f"a stored payload is damaged: {exc}", remedy="restore it from a backup") from exc
+    return Payload(body, content_type, content_encoding, compression, key_id)
+
+
+def findable(ids: Iterable[str]) -> list[str]:
+    """Return each of these ids once, but for those that cannot be SQL text: no row has them."""
+    return [text for text in dict.fromkeys(ids) if _storable(text) == text]
+
+
+def chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Cut ``items`` into pieces of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def like_pattern(name: str) -> str:
+    """Turn a name with ``*`` into a LIKE pattern with the backslash as its escape."""
+    escaped = re.sub(r"([\\%_])", r"\\\1", name)
+    return escaped.replace("*", "%")
+
+
+def glob_pattern(name: str) -> str:
+    """Turn a name with ``*`` into a pattern for SQLite's GLOB; its LIKE takes small letters for capital ones."""
+    return re.sub(r"([\[?])", r"[\1]", name)
+
+
+def update_assignments() -> str:
+    """Return what an upsert of table ``t`` sets: what belongs to the state always, the rest where it is given."""
+    belongs_to_state = ("status", "result", "result_exact", "traceback", "date_done", "expires_at")
+    assignments = [f"{column} = excluded.{column}" for column in belongs_to_state]
+    for column in TASK_COLUMNS:
+        if column in belongs_to_state or column == "task_id":
+            continue
+        given = column.removesuffix("_exact")
+        assignments.append(f"{column} = CASE WHEN excluded.{given} IS NULL THEN t.{column} ELSE excluded.{column} END")
+    return ", ".join(assignments)
+
+
+def named(columns: Sequence[str], style: str) -> str:
+    """Return the named parameters of ``columns``, such as ``%(task_id)s``, joined by commas."""
+    return ", ".join(style.format(column) for column in columns)
+
+
+def _json_text(payload: Payload) -> str | None:
+    """Return the text of a payload that is plain JSON, ``None`` for any other."""
+    if payload.content_type != "application/json" or payload.compression or payload.key_id:
+        return None
+    try:
+        return payload.body.decode(payload.content_encoding)
+    except (LookupError, UnicodeDecodeError):
+        return None
+
+
+def _storable(value: Any) -> Any:
+    """Return a text as SQL can hold it: NUL and lone surrogates as escapes. Anything else stays as it is."""
+    if not isinstance(value, str) or (value.isascii() and "\x00" not in value):
+        return value
+    return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _checked_id(text: str) -> str:
+    if _storable(text) != text:
+        raise RecordRefused(f"an id with NUL or a lone surrogate: {text!a}", remedy="use a UUID, as Celery does")
+    return text
+
+
+def _is_strict(text: str) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_small_numbered(text: str) -> bool:
+    """Look again at a text in which a long run of digits was seen: inside a string it is harmless."""
+    sizes: list[int] = []
+
+    def note(number: str) -> float:
+        exponent = re.search(r"[eE]([+-]?\d+)$", number)
+        sizes.append(len(number) + abs(int(exponent[1]) if exponent else 0))
+        return 0.0
+
+    try:
+        json.loads(text, parse_int=note, parse_float=note)
+    except (ValueError, RecursionError):
+        return False
+    return max(sizes, default=0) < 10_000
+
+
+def _depth(text: str) -> int:
+    """Return how deep the brackets of a JSON text nest."""
+    depth = deepest = 0
+    for character in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
+        depth += 1 if character in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _rendition(text: str) -> str:
+    """Return portable JSON that shows what ``text`` holds, for people who read the table."""
+    try:
+        value = json.loads(text, parse_constant=str)
+        shown = json.dumps(_presentable(value), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return json.dumps(f"<application/json, {len(text)} characters>")
+    return shown if is_portable(shown) else json.dumps(f"<application/json, {len(text)} characters>")
+
+
+def _presentable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\x00", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {_presentable(key): _presentable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_presentable(item) for item in value]
+    return value

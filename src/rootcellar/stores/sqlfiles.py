@@ -1,0 +1,41 @@
+"""SQL that lives in ``.sql`` files, each statement named and described.
+
+A statement begins at a line ``-- name: what it does`` and ends at the next such line or the end of the file.
+``{task}``, ``{group}`` and the like stand for quoted table names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+
+_HEADING = re.compile(r"^-- (\w+): .*$", re.MULTILINE)
+
+
+def load_statements(package: str, name: str, tables: Mapping[str, str]) -> dict[str, str]:
+    """Return the statements of the file ``name`` in ``package``, by their names, with the tables filled in."""
+    text = read_sql(package, name)
+    pieces = _HEADING.split(text)[1:]
+    return {statement: fill_in(body, tables).strip() for statement, body in zip(pieces[::2], pieces[1::2], strict=True)}
+
+
+def read_sql(package: str, name: str) -> str:
+    """Return the text of a file that lies in ``package``."""
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def fill_in(text: str, tables: Mapping[str, str]) -> str:
+    """Put names into ``text`` where it says ``{key}``; a key that is not given stays, to be filled in later."""
+    return re.sub(r"\{(\w+)\}", lambda match: tables.get(match[1], match[0]), text)
+
+
+def quote_identifier(name: str) -> str:
+    """Quote a name for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def qualified(schema: str | None, name: str) -> str:
+    """Quote a table's name with its schema, if it has one."""
+    quoted = quote_identifier(name)
+    return f"{quote_identifier(schema)}.{quoted}" if schema else quoted

@@ -1,0 +1,113 @@
+"""How we speak to SQLite: the file, the connection's settings, and its errors in our words."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+from rootcellar import errors
+from rootcellar.urls import redact
+
+OLDEST = (3, 35, 0)
+#: seconds that a writer waits for the others
+BUSY_TIMEOUT = 30.0
+
+
+def database_path(url: str) -> Path:
+    """Return the file of ``sqlite:///relative`` or ``sqlite:////absolute``.
+
+    Raises:
+        ConfigurationError: it names no file.
+    """
+    path = unquote(url.partition("://")[2].partition("?")[0])
+    if not path.startswith("/") or path in ("/", "/:memory:"):
+        raise errors.ConfigurationError(
+            "the SQLite URL names no file, and a database in memory is seen by one process only",
+            where=redact(url),
+            remedy="write rootcellar+sqlite:///results.sqlite3, or four slashes before an absolute path",
+        )
+    return Path(path[1:])
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file, made if it is missing, for durable use by many processes.
+
+    Raises:
+        StoreError: in our words, why not.
+    """
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise errors.ServerTooOld(
+            f"SQLite {sqlite3.sqlite_version} is too old",
+            where=str(path),
+            remedy="use a Python built with SQLite 3.35 or later",
+        )
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        _set_up(connection)
+    except sqlite3.Error as exc:
+        raise translate(exc, path) from exc
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while not _is_in_wal_mode(connection):
+        # SQLite itself does not wait for others that change the mode at the same moment
+        if time.monotonic() > deadline:
+            raise sqlite3.OperationalError("database is locked")
+        time.sleep(random.uniform(0.001, 0.02))
+    # in WAL mode NORMAL may lose the last commits with the machine; FULL loses none
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _is_in_wal_mode(connection: sqlite3.Connection) -> bool:
+    """Change the journal mode unless somebody did; return whether that is done with."""
+    try:
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as exc:
+        # a reader may look at a file that it cannot write
+        if "readonly" not in str(exc) and "locked" not in str(exc):
+            raise
+        return "readonly" in str(exc)
+    return True
+
+
+def translate(exc: sqlite3.Error, path: Path) -> errors.StoreError:
+    """Return the error of ours that says what ``exc`` means."""
+    text = str(exc)
+    kind: type[errors.StoreError] = errors.StoreError
+    remedy = "see SQLite's documentation of the message"
+    if "locked" in text or "busy" in text:
+        kind, remedy = errors.StoreUnavailable, "see which process holds the file for so long"
+    elif "full" in text:
+        kind, remedy = errors.DiskFull, "give the disk room; results are retried meanwhile"
+    elif "readonly" in text or "read-only" in text:
+        kind, remedy = (
+            errors.StoreReadOnly,
+            "make the file, its -wal and -shm and their folder writable",
+        )
+    elif "unable to open" in text:
+        return _unopenable(text, path)
+    elif "disk I/O" in text:
+        kind, remedy = errors.StoreUnavailable, "see the system's log"
+    elif "no such table" in text:
+        kind, remedy = errors.SchemaMissing, "run `rootcellar schema create`"
+    elif isinstance(exc, (sqlite3.DataError, sqlite3.IntegrityError)) or "too big" in text:
+        kind, remedy = errors.RecordRefused, "store less in one result"
+    elif "not a database" in text:
+        kind, remedy = errors.StoreError, "name another file: this one is something else"
+    return kind(text, where=f"sqlite {path}", remedy=remedy)
+
+
+def _unopenable(text: str, path: Path) -> errors.StoreError:
+    where = f"sqlite {path}"
+    if not path.parent.is_dir():
+        return errors.DatabaseMissing(text, where=where, remedy=f"make the folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        return errors.PermissionDenied(text, where=where, remedy="make the file and its folder writable")
+    return errors.StoreUnavailable(text, where=where, remedy="see whether the file can be opened")

@@ -1,0 +1,104 @@
+-- put_task: store a task's state, unless what is there must stay
+INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
+ON CONFLICT (task_id) DO UPDATE SET {task_update}
+WHERE {task_overwritable}
+
+-- arrive: note a chord's part, once
+INSERT INTO {part} (group_id, task_id, group_index, status, result)
+SELECT :part_group_id, :part_task_id, :part_index, :part_status, :part_result
+WHERE NOT EXISTS (SELECT 1 FROM {chord} WHERE group_id = :part_group_id AND date_done IS NOT NULL)
+ON CONFLICT DO NOTHING
+
+-- count_arrived: add the part to the chord's count
+INSERT INTO {chord} AS c (group_id, counted, owner, expires_at)
+VALUES (:part_group_id, :arrived, :part_owner, :part_expires_at)
+ON CONFLICT (group_id) DO UPDATE SET counted = c.counted + excluded.counted, owner = excluded.owner
+
+-- chord_progress: see how far a chord is
+SELECT size + extra, counted, date_done IS NOT NULL FROM {chord} WHERE group_id = :part_group_id
+
+-- get_task: read one task
+SELECT {task_select} FROM {task} WHERE task_id = :task_id
+
+-- get_tasks: read many tasks
+SELECT {task_select} FROM {task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))
+
+-- delete_tasks: forget tasks
+DELETE FROM {task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))
+
+-- scan_tasks: read the next tasks in the order of their ids
+SELECT {task_select} FROM {task} WHERE task_id > :after ORDER BY task_id LIMIT :limit
+
+-- put_group: store a group
+INSERT INTO {group} (taskset_id, result, result_exact, date_done, expires_at)
+VALUES (:taskset_id, :result, :result_exact, :date_done, :expires_at)
+ON CONFLICT (taskset_id) DO UPDATE SET result = excluded.result, result_exact = excluded.result_exact,
+    date_done = excluded.date_done, expires_at = excluded.expires_at
+
+-- get_group: read a group
+SELECT taskset_id, result, result_exact, date_done, expires_at FROM {group} WHERE taskset_id = :group_id
+
+-- delete_group: forget a group
+DELETE FROM {group} WHERE taskset_id = :group_id
+
+-- drop_parts: forget the parts of a chord
+DELETE FROM {part} WHERE group_id = :group_id
+
+-- begin_chord: keep body and header
+INSERT INTO {chord} (group_id, body, header, expires_at)
+VALUES (:group_id, :body, :header, :expires_at)
+ON CONFLICT (group_id) DO UPDATE SET size = NULL, extra = 0, counted = 0,
+    body = excluded.body, header = excluded.header, claimed_by = NULL, claimed_until = NULL, date_done = NULL,
+    expires_at = excluded.expires_at
+
+-- size_chord: say how many parts there are
+INSERT INTO {chord} (group_id, size) VALUES (:group_id, :size)
+ON CONFLICT (group_id) DO UPDATE SET size = excluded.size
+
+-- grow_chord: say that there are more parts than its size tells
+INSERT INTO {chord} AS c (group_id, extra) VALUES (:group_id, :size)
+ON CONFLICT (group_id) DO UPDATE SET extra = c.extra + excluded.extra
+
+-- claim_chord: take a complete chord that nobody holds
+UPDATE {chord} SET claimed_by = :claimant, claimed_until = :now + :lease
+WHERE group_id = :group_id AND counted >= size + extra AND date_done IS NULL
+    AND (claimed_until IS NULL OR claimed_until < :now OR claimed_by = :claimant)
+
+-- get_chord: read an unfinished chord
+SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = :group_id AND date_done IS NULL
+
+-- chord_parts: read the parts in the order of the header, with the results that their tasks hold
+SELECT p.task_id, nullif(p.group_index, -1), p.status, p.result, t.result, t.result_exact
+FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
+WHERE p.group_id = :group_id
+ORDER BY p.group_index = -1, p.group_index, p.task_id
+
+-- finish_chord: stay to refuse late parts
+UPDATE {chord} SET date_done = :now, body = NULL, header = NULL WHERE group_id = :group_id
+
+-- orphaned_chords: complete, not finished, and whoever held it is gone
+SELECT group_id FROM {chord}
+WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL OR claimed_until < :now)
+    AND owner = :owner
+LIMIT :limit
+
+-- delete_expired_tasks: delete some tasks whose time is over
+DELETE FROM {task} WHERE rowid IN (SELECT rowid FROM {task} WHERE expires_at < :now LIMIT :limit)
+
+-- delete_expired_groups: delete some groups whose time is over
+DELETE FROM {group} WHERE rowid IN (SELECT rowid FROM {group} WHERE expires_at < :now LIMIT :limit)
+
+-- delete_expired_parts: delete the parts of chords that go next
+DELETE FROM {part} WHERE group_id IN (SELECT group_id FROM {chord} WHERE expires_at < :now OR date_done < :yesterday)
+
+-- delete_expired_chords: delete chords that were finished a day ago, or whose time is over
+DELETE FROM {chord} WHERE expires_at < :now OR date_done < :yesterday
+
+-- query_tasks: the newest tasks that match, unfinished ones first
+SELECT {task_select} FROM {task}
+WHERE (:states IS NULL OR status IN (SELECT value FROM json_each(:states)))
+    AND (:names IS NULL OR EXISTS (SELECT 1 FROM json_each(:names) AS n WHERE name GLOB n.value))
+    AND (:since IS NULL OR coalesce(date_done, date_started, date_sent) >= :since)
+    AND (:until IS NULL OR coalesce(date_done, date_started, date_sent) < :until)
+ORDER BY date_done DESC NULLS FIRST, date_started DESC NULLS FIRST, date_sent DESC NULLS FIRST
+LIMIT :limit

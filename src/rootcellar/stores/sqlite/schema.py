@@ -1,0 +1,101 @@
+"""The tables in SQLite: made on first use or by hand, and versioned."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rootcellar.stores.base import SchemaStatus, StoreOptions
+from rootcellar.stores.celery_tables import ASIDE
+from rootcellar.stores.sqlfiles import load_statements, quote_identifier
+from rootcellar.stores.sqlschema import Run, SqlSchema
+
+PACKAGE = "rootcellar.stores.sqlite"
+MIGRATIONS = ("001_results.sql", "002_chords.sql")
+
+
+def table_names(options: StoreOptions) -> dict[str, str]:
+    """Return the quoted names that stand for ``{key}`` in our SQL. SQLite has no schemas to put them in."""
+    task, group = options.task_table, options.group_table
+    names = {
+        "task": task,
+        "group": group,
+        "chord": f"{task}_chord",
+        "part": f"{task}_chord_part",
+        "registry": "rootcellar_schema",
+        "group_expires_index": f"{group}_expires_idx",
+        "chord_open_index": f"{task}_chord_open_idx",
+    }
+    for index in ("date_done", "name", "expires", "failures"):
+        names[f"task_{index}_index"] = f"{task}_{index}_idx"
+    return {key: quote_identifier(name) for key, name in names.items()}
+
+
+def literal(text: str) -> str:
+    """Quote a text for SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+class SQLiteSchema(SqlSchema[sqlite3.Connection]):
+    """The tables of :class:`~rootcellar.stores.sqlite.SQLiteStore`."""
+
+    def __init__(self, options: StoreOptions, run: Run[sqlite3.Connection], path: Path) -> None:
+        names = table_names(options)
+        literals = {
+            "task_literal": literal(options.task_table),
+            "group_literal": literal(options.group_table),
+            "version_literal": str(len(MIGRATIONS)),
+        }
+        super().__init__(
+            # SQLite has no schemas to put tables in
+            replace(options, task_schema=None, group_schema=None),
+            run,
+            where=f"sqlite {path}",
+            package=PACKAGE,
+            migrations=MIGRATIONS,
+            names=names,
+            statements=load_statements(PACKAGE, "schema.sql", {**names, **literals}),
+        )
+        self._path = path
+
+    def status(self) -> SchemaStatus:
+        # to connect would make the file
+        if not self._path.exists():
+            return SchemaStatus(version=0, wanted=len(MIGRATIONS))
+        return super().status()
+
+    def _alone(self, connection: sqlite3.Connection) -> transaction:
+        return transaction(connection)
+
+    def _all(self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return connection.execute(self._sql[statement], params).fetchall()
+
+    def _script(self, connection: sqlite3.Connection, text: str) -> None:
+        # executescript would commit
+        for statement in text.split(";\n"):
+            connection.execute(statement)
+
+    def _exists(self, connection: sqlite3.Connection, table: str) -> bool:
+        return any(quote_identifier(name) == table for (name,) in self._all(connection, "tables", {}))
+
+    def _set_aside(self, connection: sqlite3.Connection, schema: str | None, name: str) -> None:
+        connection.execute(f"ALTER TABLE {quote_identifier(name)} RENAME TO {quote_identifier(name + ASIDE)}")
+
+
+class transaction:
+    """A ``with`` block that takes the file's write lock at once, so that what it reads stays true until it ends."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self._connection.execute("COMMIT")
+        elif self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")

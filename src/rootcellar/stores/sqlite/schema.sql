@@ -1,0 +1,24 @@
+-- tables: name every table
+SELECT name FROM sqlite_master WHERE type = 'table'
+
+-- make_registry: make the table that says which tables are rootcellar's, and of which version
+CREATE TABLE IF NOT EXISTS {registry} (
+    task_table   TEXT PRIMARY KEY,
+    group_table  TEXT NOT NULL,
+    version      INTEGER NOT NULL,
+    old_task     TEXT,
+    old_group    TEXT,
+    old_keep     REAL
+)
+
+-- read_registry: the version of our tables, and Celery's tables if they were adopted
+SELECT version, old_task, old_group, old_keep FROM {registry} WHERE task_table = :task
+
+-- register: note the version of our tables
+INSERT INTO {registry} (task_table, group_table, version, old_task, old_group, old_keep)
+VALUES (:task, :group, :version, :old_task, :old_group, :keep)
+ON CONFLICT (task_table) DO UPDATE SET version = excluded.version
+
+-- register_literally: the same, for a script
+INSERT INTO {registry} (task_table, group_table, version)
+VALUES ({task_literal}, {group_literal}, {version_literal})

@@ -1,0 +1,324 @@
+"""Watching tasks: who subscribed is told when they are ready, by one thread for all that a process waits for.
+
+:class:`PollingWatcher` looks, often at first and then less and less, and serves every store. A store that can be
+notified has a watcher of its own with the same face.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from rootcellar.errors import RootcellarError, StoreUnavailable
+from rootcellar.records import TaskRecord
+from rootcellar.stores.rows import chunks
+
+logger = logging.getLogger(__name__)
+
+#: seconds between the first two looks at a task, and the most between any
+FIRST_PAUSE = 0.002
+LONGEST_PAUSE = 1.0
+#: the pause is this share of the time since somebody last began to wait
+PAUSE_SHARE = 0.25
+#: seconds that the thread outlives the last subscription
+LINGER = 30.0
+#: the most records that one look holds at a time
+LOOK_BATCH = 250
+
+
+class Tell(enum.IntEnum):
+    """What a subscriber is told."""
+
+    RECORD = 0  #: the record, once the task is ready
+    ID = 1  #: the id, once the task is ready
+    CHANGES = 2  #: the record at every change of state, the last one when it is ready
+
+
+#: records (or, for :attr:`Tell.ID`, ids) of tasks, or the error that ends the subscription
+Told = Sequence[TaskRecord] | Sequence[str] | RootcellarError
+Deliver = Callable[[Told], None]
+Fetch = Callable[[Iterable[str]], Mapping[str, TaskRecord]]
+
+
+class Subscription:
+    """One waiter's interest in some tasks. ``deliver`` is called from the watcher's thread and must not block."""
+
+    __slots__ = ("_seen", "_watcher", "deliver", "tell", "waiting")
+
+    def __init__(self, watcher: Watcher, task_ids: Iterable[str], deliver: Deliver, tell: Tell) -> None:
+        self._watcher = watcher
+        self._seen: dict[str, TaskRecord] = {}
+        self.waiting = dict.fromkeys(task_ids)
+        self.deliver = deliver
+        self.tell = tell
+
+    def is_news(self, record: TaskRecord) -> bool:
+        """Tell whether a record that is not ready differs from the one that was told last."""
+        if self.tell is not Tell.CHANGES or self._seen.get(record.task_id) == record:
+            return False
+        self._seen[record.task_id] = record
+        return True
+
+    def cancel(self) -> None:
+        """Be told nothing more."""
+        self._watcher.unsubscribe(self)
+
+
+class Watcher(ABC):
+    """Knows who waits for what, and runs the thread that finds out. Thread-safe."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._subscriptions: defaultdict[str, list[Subscription]] = defaultdict(list)
+        self._fresh: dict[str, Tell] = {}
+        self._gone: dict[str, None] = {}
+        self._cancelled: deque[Subscription] = deque()
+        self._youngest = 0.0
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._pid = os.getpid()
+
+    def is_of_this_process(self) -> bool:
+        """Tell whether it was made here: one that came over a fork has no thread and must be left alone."""
+        return self._pid == os.getpid()
+
+    def subscribe(self, task_ids: Iterable[str], deliver: Deliver, tell: Tell = Tell.RECORD) -> Subscription:
+        """Begin to wait for tasks: each is told of once it is ready, also if it has been for long.
+
+        Args:
+            task_ids: the tasks.
+            deliver: called with what is told, in the watcher's thread; must not block.
+            tell: what to tell.
+        """
+        subscription = Subscription(self, task_ids, deliver, tell)
+        with self._lock:
+            is_closed = self._is_closed
+            if not is_closed:
+                self._add(subscription)
+        if is_closed:
+            subscription.waiting = {}
+            deliver(_closed())
+        else:
+            self._wake()
+        return subscription
+
+    def _add(self, subscription: Subscription) -> None:
+        tell = subscription.tell
+        self._youngest = time.monotonic()
+        for task_id in subscription.waiting:
+            self._subscriptions[task_id].append(subscription)
+            known = self._fresh.get(task_id, tell)
+            self._fresh[task_id] = tell if known is tell else Tell.CHANGES
+            self._gone.pop(task_id, None)
+        if self._thread is None:
+            self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """See :meth:`Subscription.cancel`. Takes no lock: the garbage collector may call it anywhere in any thread."""
+        subscription.deliver = _ignore
+        if subscription.waiting:
+            self._cancelled.append(subscription)
+            self._wake()
+
+    def _forget_cancelled(self) -> None:
+        """Do what :meth:`unsubscribe` asked for."""
+        while self._cancelled:
+            subscription = self._cancelled.popleft()
+            with self._lock:
+                waiting, subscription.waiting = subscription.waiting, {}
+                for task_id in waiting:
+                    self._remove(task_id, subscription)
+
+    def close(self) -> None:
+        """End the thread, and every subscription with an error."""
+        with self._lock:
+            self._is_closed = True
+        self._wake()
+
+    # -- for the thread
+
+    @abstractmethod
+    def _serve(self) -> None:
+        """Find out and :meth:`_tell`, until :meth:`_is_idle` for long or the watcher is closed."""
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except RootcellarError as exc:
+            self._fail(exc)
+        except Exception as exc:
+            logger.exception("Waiting for results failed")
+            self._fail(RootcellarError(f"waiting for results failed: {type(exc).__name__}: {exc}"))
+        finally:
+            if self._is_closed:
+                self._fail(_closed())
+            self._forget_cancelled()
+            with self._lock:
+                self._thread = None
+                if self._subscriptions:
+                    # somebody subscribed while the thread was ending
+                    self._all_are_fresh()
+                    self._start()
+
+    def _tell(self, found: Iterable[TaskRecord]) -> None:
+        """Tell the subscribers of records that were read."""
+        told: defaultdict[Subscription, list[TaskRecord]] = defaultdict(list)
+        with self._lock:
+            for record in found:
+                for subscription in list(self._subscriptions.get(record.task_id, ())):
+                    if record.done_at is not None:
+                        self._remove(record.task_id, subscription)
+                        subscription.waiting.pop(record.task_id, None)
+                        told[subscription].append(record)
+                    elif subscription.is_news(record):
+                        told[subscription].append(record)
+        for subscription, records in told.items():
+            subscription.deliver([r.task_id for r in records] if subscription.tell is Tell.ID else records)
+
+    def _tell_ready(self, task_ids: Iterable[str]) -> None:
+        """Tell the subscribers who want only ids."""
+        told: defaultdict[Subscription, list[str]] = defaultdict(list)
+        with self._lock:
+            for task_id in task_ids:
+                for subscription in list(self._subscriptions.get(task_id, ())):
+                    if subscription.tell is Tell.ID:
+                        self._remove(task_id, subscription)
+                        subscription.waiting.pop(task_id, None)
+                        told[subscription].append(task_id)
+        for subscription, ids in told.items():
+            subscription.deliver(ids)
+
+    def _fail(self, error: RootcellarError) -> None:
+        """End every subscription with an error."""
+        with self._lock:
+            everyone = {subscription for waiting in self._subscriptions.values() for subscription in waiting}
+            self._subscriptions.clear()
+            self._fresh.clear()
+        for subscription in everyone:
+            subscription.deliver(error)
+
+    def _is_idle(self) -> bool:
+        self._forget_cancelled()
+        return not self._subscriptions
+
+    def _waited_for(self) -> list[str]:
+        self._forget_cancelled()
+        with self._lock:
+            return list(self._subscriptions)
+
+    def _take_news(self) -> tuple[dict[str, Tell], list[str]]:
+        """Return the tasks for which somebody began to wait, and those for which nobody waits any more.
+
+        No task is in both: taken one after the other they could be, and a task would stay registered for nobody.
+        """
+        self._forget_cancelled()
+        with self._lock:
+            fresh, self._fresh = self._fresh, {}
+            gone, self._gone = list(self._gone), {}
+            return fresh, gone
+
+    def _all_are_fresh(self) -> None:
+        """Forget what is registered where; to be called with the lock held."""
+        self._gone = {}
+        self._fresh = {}
+        for task_id, waiting in self._subscriptions.items():
+            tells = {subscription.tell for subscription in waiting}
+            self._fresh[task_id] = tells.pop() if len(tells) == 1 else Tell.CHANGES
+
+    def _remove(self, task_id: str, subscription: Subscription) -> None:
+        waiting = self._subscriptions.get(task_id)
+        if waiting and subscription in waiting:
+            waiting.remove(subscription)
+            if not waiting:
+                del self._subscriptions[task_id]
+                self._gone[task_id] = None
+                self._fresh.pop(task_id, None)
+
+    # -- sleeping and waking
+
+    def _wake(self) -> None:
+        # a full pipe wakes the thread anyway, and behind a closed one there is nobody to wake
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"x")
+
+    def _sleep(self, seconds: float | None, *also: int) -> bool:
+        """Sleep until woken, until one of the file descriptors ``also`` can be read, or for ``seconds``.
+
+        Returns:
+            whether one of ``also`` can be read.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            for descriptor in also:
+                selector.register(descriptor, selectors.EVENT_READ)
+            ready = {key.fd for key, _ in selector.select(seconds)}
+        if self._wake_reader.fileno() in ready:
+            self._drain_wakes()
+        return any(descriptor in ready for descriptor in also)
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wake_reader.recv(4096):
+                pass
+
+
+class PollingWatcher(Watcher):
+    """Looks for all that is waited for, in one call of ``fetch`` each time.
+
+    Args:
+        fetch: reads the records that exist, such as :meth:`Store.get_many`.
+    """
+
+    def __init__(self, fetch: Fetch) -> None:
+        super().__init__("rootcellar-poll")
+        self._fetch = fetch
+
+    def _serve(self) -> None:
+        while not self._is_closed:
+            if self._is_idle():
+                self._sleep(LINGER)
+                if self._is_idle():
+                    return
+            self._look()
+            if not self._is_idle():
+                self._sleep(self._pause())
+
+    def _look(self) -> None:
+        self._take_news()
+        try:
+            for some in chunks(self._waited_for(), LOOK_BATCH):
+                self._tell(self._fetch(some).values())
+        except RootcellarError as exc:
+            if not exc.retryable:
+                raise
+            logger.warning("Could not look for results: %s. Looking again.", exc)
+
+    def _pause(self) -> float:
+        age = time.monotonic() - self._youngest
+        return min(max(age * PAUSE_SHARE, FIRST_PAUSE), LONGEST_PAUSE)
+
+
+def _ignore(told: Told) -> None:
+    """Is told in place of a subscriber who left."""
+
+
+def _closed() -> RootcellarError:
+    return StoreUnavailable("the store was closed while somebody waited for results", remedy="wait for them anew")

@@ -1,0 +1,115 @@
+"""A bench: a running worker and a client's app, on a store and a broker of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+from celery.exceptions import WorkerShutdown
+
+from tests.apps.conformance import make_app
+from tests.conformance.under_test import Combination
+from tests.servers import RedisServer
+from tests.workers import Worker
+
+APP = "tests.apps.conformance"
+#: how many tasks each pool runs at a time; with few greenlets and Redis, Celery's event loop sleeps most of the time
+SLOTS = {"prefork": 2, "threads": 2, "gevent": 20, "eventlet": 20, "solo": 1, "inside": 2}
+
+#: seconds in which a worker inside the test process stops
+SHUTDOWN = 10.0
+
+
+class Bench:
+    """What a test of the backend works with.
+
+    Attributes:
+        combination: the store, the pool and the broker.
+        place: the URL of the store.
+        app: the client's app; the worker has its own, but for the pool ``inside``.
+        tasks: the app's tasks by the names of their functions.
+        worker: the worker's process; ``None`` for the pool ``inside``.
+        slots: how many tasks the worker runs at a time.
+    """
+
+    def __init__(self, combination: Combination, place: str, app: Celery, worker: Worker | None) -> None:
+        self.combination = combination
+        self.place = place
+        self.app = app
+        self.worker = worker
+        self.slots = SLOTS[combination.pool]
+        names = [name for name in app.tasks if name.startswith("conformance.")]
+        self.tasks: Any = SimpleNamespace(**{name.partition(".")[2]: app.tasks[name] for name in names})
+
+    @property
+    def backend(self) -> Any:
+        return self.app.backend
+
+    def client(self, **conf: Any) -> Bench:
+        """Return a bench with a client's app of its own, with other settings, and the same worker."""
+        known = self.app.conf
+        app = make_app(
+            known.broker_url, known.result_backend, **{"task_default_queue": known.task_default_queue, **conf}
+        )
+        return Bench(self.combination, self.place, app, self.worker)
+
+    def activate(self) -> Bench:
+        """Make the app the current one, as it is in a program that has only one."""
+        self.app.set_current()
+        self.app.set_default()
+        return self
+
+
+@contextmanager
+def open_bench(request: pytest.FixtureRequest, combination: Combination, **conf: Any) -> Iterator[Bench]:
+    """Start a worker with the settings ``conf``, which the client has too."""
+    with ExitStack() as stack:
+        place = stack.enter_context(combination.store.new_place(request))
+        broker = _broker(request, combination, stack)
+        backend = f"rootcellar+{place}"
+        if combination.pool == "inside":
+            # a worker stops when its last poll is over
+            conf = {"broker_transport_options": {"polling_interval": 0.1}, **conf}
+        app = make_app(broker, backend, **conf)
+        slots = SLOTS[combination.pool]
+        worker = None
+        if combination.pool == "inside":
+            stack.enter_context(_worker_inside(app, slots))
+        else:
+            env = {"TEST_BROKER": broker, "TEST_BACKEND": backend, "TEST_CONF": json.dumps(conf)}
+            # in containers the tests run as root, and some of them accept pickles
+            env["C_FORCE_ROOT"] = "yes"
+            worker = stack.enter_context(Worker(APP, env=env, pool=combination.pool, concurrency=slots))
+        stack.callback(app.close)
+        stack.callback(app.backend.store.close)
+        yield Bench(combination, place, app, worker).activate()
+
+
+@contextmanager
+def _worker_inside(app: Celery, slots: int) -> Iterator[None]:
+    """Run a worker in a thread of this process."""
+    with start_worker(app, concurrency=slots, pool="threads", perform_ping_check=False) as worker:
+        yield
+        # what start_worker does at its end would stop every worker that runs inside this process
+        worker.consumer.call_soon(_shut_down)
+        worker.blueprint.shutdown_complete.wait(SHUTDOWN)
+
+
+def _shut_down() -> None:
+    raise WorkerShutdown(0)
+
+
+def _broker(request: pytest.FixtureRequest, combination: Combination, stack: ExitStack) -> str:
+    if combination.broker == "memory":
+        return f"memory://{os.getpid()}"
+    if combination.broker == "redis":
+        return stack.enter_context(RedisServer()).url
+    url: str = request.getfixturevalue("rabbit_server").create_vhost()
+    return url

@@ -1,0 +1,79 @@
+"""What the conformance suites run over. To add a store, add an entry to ``STORES`` and some to ``COMBINATIONS``."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from rootcellar.stores import ENTRY_POINTS
+from rootcellar.stores.sqlite.driver import database_path
+from tests.conformance.under_test import Combination, StoreUnderTest
+from tests.memory_store import forget_place
+
+
+@contextmanager
+def sqlite_file(request: pytest.FixtureRequest) -> Iterator[str]:
+    folder = request.getfixturevalue("tmp_path_factory").mktemp("sqlite")
+    yield f"sqlite:///{folder}/results.sqlite3"
+
+
+def run_on_sqlite(url: str, script: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(database_path(url))) as connection:
+        if ";" in script:
+            connection.executescript(script)
+            return []
+        return connection.execute(script).fetchall()
+
+
+@contextmanager
+def postgres_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    server = request.getfixturevalue("postgres_server")
+    url = server.create_database()
+    yield url
+    server.drop_database(url)
+
+
+def run_on_postgres(url: str, script: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(script.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def memory_place(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A place of a store that another package brings: its entry point is found as an installed one's would be."""
+    metadata = request.getfixturevalue("tmp_path_factory").mktemp("site") / "rootcellar_memory-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rootcellar-memory\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nmemory = tests.memory_store:MemoryStore\n")
+    url = f"memory://{uuid.uuid4().hex}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(metadata.parent)
+        yield url
+    forget_place(url)
+
+
+SQLITE = StoreUnderTest(name="sqlite", new_place=sqlite_file, run_sql=run_on_sqlite)
+POSTGRES = StoreUnderTest(name="postgres", new_place=postgres_database, run_sql=run_on_postgres)
+MEMORY = StoreUnderTest(name="memory", new_place=memory_place, shared=False)
+
+STORES = [SQLITE, POSTGRES, MEMORY]
+
+#: every store, pool and broker meets every other one at least once
+COMBINATIONS = [
+    Combination(SQLITE, "prefork", "redis"),
+    Combination(SQLITE, "threads", "rabbit"),
+    Combination(POSTGRES, "prefork", "rabbit"),
+    Combination(POSTGRES, "threads", "redis"),
+    Combination(POSTGRES, "gevent", "redis", essentials_only=True),
+    Combination(POSTGRES, "eventlet", "redis", essentials_only=True),
+    Combination(POSTGRES, "solo", "redis", essentials_only=True),
+    Combination(SQLITE, "inside", "memory", essentials_only=True),
+    Combination(MEMORY, "inside", "redis"),
+]

@@ -1,0 +1,103 @@
+"""Fixtures that hand out real servers (see tests/servers.py), each started when a test first asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.servers import MissingServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
+
+S = TypeVar("S", bound=Server)
+
+
+def _make(kind: Callable[..., S], *args: Any, **settings: Any) -> S:
+    try:
+        return kind(*args, **settings)
+    except MissingServer as missing:
+        problem = str(missing)
+    pytest.fail(problem, pytrace=False)  # fails, never skips: a test that did not run proves nothing
+
+
+@contextmanager
+def _factory(kind: Callable[..., S]) -> Iterator[Callable[..., S]]:
+    with ExitStack() as stack:
+
+        def new(*args: Any, **settings: Any) -> S:
+            server = _make(kind, *args, **settings)
+            stack.enter_context(server)
+            return server
+
+        yield new
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The PostgreSQL server all tests share: do not stop or configure it, ask for `new_postgres` instead."""
+    with _make(PostgresServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The Redis server all tests share: do not stop or configure it, ask for `new_redis` instead."""
+    with _make(RedisServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """The RabbitMQ server all tests share: do not stop or configure it, ask for `new_rabbit` instead."""
+    with _make(RabbitServer) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """URL of an empty database, removed after the test: postgresql://user:password@127.0.0.1:port/name."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """URL of the shared Redis, emptied: redis://127.0.0.1:port/0."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def rabbit_url(rabbit_server: RabbitServer) -> str:
+    """URL of an empty virtual host of the shared RabbitMQ: amqp://guest:guest@127.0.0.1:port/name."""
+    return rabbit_server.create_vhost()
+
+
+@pytest.fixture
+def new_postgres() -> Iterator[Callable[..., PostgresServer]]:
+    """Start a private PostgreSQL, `new_postgres(auth="trust", max_connections=20)`; closed after the test."""
+    with _factory(PostgresServer) as factory:
+        yield factory
+
+
+@pytest.fixture
+def new_pgbouncer() -> Iterator[Callable[..., PgBouncerServer]]:
+    """Start a PgBouncer before a PostgreSQL, `new_pgbouncer(server, pool_mode="session")`; closed after the test."""
+    with _factory(PgBouncerServer) as factory:
+        yield factory
+
+
+@pytest.fixture
+def new_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Start a private Redis, `new_redis(appendonly=True)`; closed after the test."""
+    with _factory(RedisServer) as factory:
+        yield factory
+
+
+@pytest.fixture
+def new_rabbit() -> Iterator[Callable[..., RabbitServer]]:
+    """Start a private RabbitMQ (about 5 s), `new_rabbit()`; closed after the test."""
+    with _factory(RabbitServer) as factory:
+        yield factory

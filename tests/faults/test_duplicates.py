@@ -1,0 +1,66 @@
+"""A task is delivered to two workers at once: the first SUCCESS stays; a chord counts one part, calls its body once."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+import redis
+from celery import chord
+
+from tests.faults.bed import Audit, Bed
+
+TWIN, BODY = "the-twin", "the-body"
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["fails", "succeeds"])
+@pytest.mark.parametrize("last", [True, False], ids=["last", "amid"])
+def test_two_workers_run_the_same_part(
+    last: bool, fails: bool, postgres_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    # one task at a time for each worker, so that the two runs are in two workers
+    bed = Bed(tmp_path, redis_url, postgres_url, task_acks_late=True, worker_prefetch_multiplier=1)
+    bed.create_tables()
+    audit, faults = Audit(postgres_url), bed.faults
+    for pipe in ("twin-runs", "twin-ends", f"{TWIN}-ended"):
+        faults.pipe(pipe)
+    faults.leave("twin-first")
+    # the first run stops as soon as it has stored, or when it is about to call the body, until the second has stored
+    moment, key = ("before_body", BODY) if last else ("after_store", TWIN)
+    faults.plan(moment, key, "wait")
+    header = [bed.task("part").s(1, 0), bed.task("twin").s("twin", fails).set(task_id=TWIN)]
+    if not last:
+        header.append(bed.task("part").s(1, 2))
+    result = chord(header, bed.task("body").s(1), app=bed.client).apply_async(task_id=BODY)
+    deliver_twice(redis_url, TWIN)
+    with bed.workers(bed.worker(concurrency=1), bed.worker(concurrency=1)):
+        faults.hear("twin-runs")
+        faults.hear("twin-runs")
+        faults.leave(f"{TWIN}-told")
+        faults.tell("twin-ends")
+        faults.wait_until_reached(moment, key)
+        faults.hear(f"{TWIN}-ended")
+        assert bed.client.AsyncResult(TWIN).get(timeout=5) == "twin first"
+        faults.go_on(moment, key)
+        right = [[1, 0], "twin first"] if last else [[1, 0], "twin first", [1, 2]]
+        assert result.get(timeout=20) == {"chord": 1, "values": right}
+        # whatever else was sent is before this in the queue
+        bed.task("square").delay(1).get(timeout=20)
+    assert bed.client.AsyncResult(TWIN).state == "SUCCESS"
+    assert audit.overwritten() == []
+    assert set(audit.successes().values()) == {1}
+    assert faults.notes() == ["body 1", "square 1"]
+
+
+def deliver_twice(broker: str, task_id: str) -> None:
+    """Put a second copy of a task's message right behind it, as a broker does that takes a slow worker for dead."""
+    with redis.Redis.from_url(broker) as client:
+        for message in client.lrange("celery", 0, -1):
+            copy = json.loads(message)
+            if copy["headers"]["id"] == task_id:
+                copy["properties"]["delivery_tag"] = str(uuid.uuid4())
+                assert client.linsert("celery", "BEFORE", message, json.dumps(copy)) > 0
+                return
+    raise AssertionError(f"no message for task {task_id}")

@@ -1,0 +1,116 @@
+"""What happens at the user's limit of retries, and in the worker's main process, which must never be kept waiting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import chord
+from celery.exceptions import ChordError
+
+from tests.faults.bed import Background, Bed
+from tests.servers import PostgresServer
+
+
+def test_at_the_limit_a_worker_says_so_and_goes_on(
+    new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
+) -> None:
+    server = new_postgres()
+    bed = Bed(tmp_path, redis_url, server.create_database(), result_backend_max_retries=3)
+    square = bed.task("square")
+    worker = bed.worker(concurrency=1)
+    with bed.workers(worker):
+        assert square.delay(1).get(timeout=20) == {"number": 1, "square": 1}
+        children = worker.children()
+        server.stop()
+        lost = square.delay(2)
+        worker.wait_for_log(rf"CRITICAL/.* The result of task {lost.id} \(SUCCESS\) is NOT stored: ")
+        worker.wait_for_log("ResultNotStored")
+        server.start()
+        assert square.delay(4).get(timeout=20) == {"number": 4, "square": 16}
+        assert worker.children() == children
+    assert bed.faults.notes() == ["square 1", "square 2", "square 4"]
+    assert lost.state != "SUCCESS"
+
+
+@pytest.mark.parametrize("outage", ["down", "frozen"])
+def test_the_main_process_is_not_kept_waiting(
+    outage: str, new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
+) -> None:
+    server = new_postgres()
+    bed = Bed(tmp_path, redis_url, server.create_database(), task_acks_late=False)
+    bed.create_tables()
+    for name in ("doomed", "long", "part", "other"):
+        bed.faults.pipe(f"{name}-runs")
+        bed.faults.pipe(f"{name}-ends")
+    wait = bed.task("wait")
+    worker = bed.worker(concurrency=4)
+    with bed.workers(worker):
+        doomed = wait.delay("doomed")
+        bed.faults.hear("doomed-runs")
+        long = wait.apply_async(["long"], time_limit=2)
+        bed.faults.hear("long-runs")
+        body = chord([wait.s("part").set(time_limit=2)], bed.task("body").s(1), app=bed.client).delay()
+        bed.faults.hear("part-runs")
+        if outage == "down":
+            server.kill()
+        else:
+            server.pause()
+        over = threading.Event()
+        answers = Background(lambda: slowest_answer(bed, over))
+        try:
+            os.kill(int(bed.faults.notes()[0].removeprefix("doomed ")), signal.SIGKILL)
+            worker.wait_for_log("WorkerLostError")
+            worker.wait_for_log(rf"Hard time limit \(2s\) exceeded for wait\[{long.id}\]")
+            other = wait.apply_async(["other"], ignore_result=True)
+            bed.faults.hear("other-runs")
+            bed.faults.tell("other-ends")
+            worker.wait_for_log(rf"wait\[{other.id}\] succeeded")
+            over.wait(4)
+            over.set()
+            assert answers.result() < 2.0
+        finally:
+            if outage == "down":
+                server.start()
+            else:
+                server.resume()
+        with pytest.raises(WorkerLostError):
+            doomed.get(timeout=20)
+        with pytest.raises(TimeLimitExceeded):
+            long.get(timeout=20)
+        with pytest.raises(ChordError, match="TimeLimitExceeded"):
+            bed.client.AsyncResult(body.id).get(timeout=20)
+
+
+def test_a_worker_that_ends_says_what_it_could_not_store(
+    new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
+) -> None:
+    server = new_postgres()
+    bed = Bed(tmp_path, redis_url, server.create_database())
+    bed.create_tables()
+    bed.faults.pipe("doomed-runs")
+    worker = bed.worker()
+    with bed.workers(worker):
+        doomed = bed.task("wait").delay("doomed")
+        bed.faults.hear("doomed-runs")
+        server.stop()
+        os.kill(int(bed.faults.notes()[0].removeprefix("doomed ")), signal.SIGKILL)
+        worker.wait_for_log("WorkerLostError")
+        assert worker.stop() == 0
+        worker.wait_for_log(rf"CRITICAL/.* Gave up, .*: could not store FAILURE of task {doomed.id}", timeout=0)
+
+
+def slowest_answer(bed: Bed, over: threading.Event) -> float:
+    """Ask the worker's main process again and again whether it is there; return the most seconds that it took."""
+    slowest = 0.0
+    while not over.wait(0.1):
+        begun = time.monotonic()
+        assert len(bed.client.control.ping(timeout=20, limit=1)) == 1
+        slowest = max(slowest, time.monotonic() - begun)
+    return slowest

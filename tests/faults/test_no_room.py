@@ -1,0 +1,126 @@
+"""The disk is full, or nothing may be written: the worker says so, and stores when that is over."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.bed import Bed
+from tests.servers import PostgresServer
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A folder on a file system of 32 MB."""
+    folder = Path(tempfile.mkdtemp(prefix="rootcellar-disk-", dir="/tmp"))
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32m,mode=777", "rootcellar-test", str(folder)],
+        capture_output=True,
+        text=True,
+    )
+    if mount.returncode:
+        folder.rmdir()
+        pytest.skip(f"a small file system cannot be mounted here: {mount.stderr.strip()}")
+    yield folder
+    # a process that still ends may have files there
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    folder.rmdir()
+
+
+def fill(folder: Path) -> Path:
+    """Fill a file system to the last byte; return the file to remove."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        size = MEGABYTE
+        while size:
+            try:
+                file.write(bytes(size))
+            except OSError as exc:
+                if exc.errno != errno.ENOSPC:
+                    raise
+                size //= 2
+    return ballast
+
+
+def check_blob(value: dict[str, Any], size: int) -> None:
+    assert len(value["text"]) == size
+    assert value["digest"] == hashlib.sha256(value["text"].encode()).hexdigest()
+
+
+def check_that_it_is_stored_later(bed: Bed, folder: Path, says: str) -> None:
+    blob = bed.task("blob")
+    worker = bed.worker()
+    with bed.workers(worker):
+        check_blob(blob.delay(MEGABYTE).get(timeout=20), MEGABYTE)
+        ballast = fill(folder)
+        results = [blob.delay(MEGABYTE) for _ in range(4)]
+        worker.wait_for_log(rf"Could not store SUCCESS of task .*: .*{says}.* Try \d+ again")
+        ballast.unlink()
+        for result in results:
+            check_blob(result.get(timeout=30), MEGABYTE)
+
+
+def test_postgres_disk_is_full(
+    small_disk: Path, new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
+) -> None:
+    server = new_postgres()
+    space = small_disk / "space"
+    space.mkdir()
+    shutil.chown(space, server.data.owner())
+    server.execute(f"CREATE TABLESPACE small LOCATION '{space}'")
+    server.execute("CREATE DATABASE small TABLESPACE small")
+    bed = Bed(tmp_path, redis_url, server.database_url("small"))
+    bed.create_tables()
+    check_that_it_is_stored_later(bed, small_disk, r"No space left on device \[.*\] -> give the server's disk room")
+
+
+def test_sqlite_disk_is_full(small_disk: Path, redis_url: str, tmp_path: Path) -> None:
+    bed = Bed(tmp_path, redis_url, f"sqlite:///{small_disk}/results.sqlite3")
+    bed.create_tables()
+    check_that_it_is_stored_later(bed, small_disk, r"disk is full \[.*\] -> give the disk room")
+
+
+def test_postgres_is_read_only_for_a_while(postgres_server: PostgresServer, redis_url: str, tmp_path: Path) -> None:
+    url = postgres_server.create_database()
+    name = url.rpartition("/")[2]
+    bed = Bed(tmp_path, redis_url, url)
+    square = bed.task("square")
+    worker = bed.worker()
+    with bed.workers(worker):
+        assert square.delay(3).get(timeout=20)["square"] == 9
+        postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        # the sessions end, as in a failover
+        postgres_server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test%'")
+        result = square.delay(4)
+        worker.wait_for_log(r"Could not store SUCCESS of task .*: .* read-only transaction \[.*\] -> point the URL at")
+        postgres_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        assert result.get(timeout=20)["square"] == 16
+    postgres_server.drop_database(url)
+
+
+def test_sqlite_is_read_only_for_a_while(redis_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "results.sqlite3"
+    bed = Bed(tmp_path, redis_url, f"sqlite:///{file}")
+    bed.env["TEST_ORDINARY"] = "1"
+    bed.create_tables()
+    file.chmod(0o444)
+    worker = bed.worker()
+    with bed.workers(worker):
+        result = bed.task("square").delay(4)
+        worker.wait_for_log(
+            r"Could not store SUCCESS of task .*: .* readonly database \[.*\] -> make the file, its -wal and -shm"
+        )
+        # what SQLite keeps beside the file has its mode
+        for path in tmp_path.glob("results.sqlite3*"):
+            path.chmod(0o644)
+        assert result.get(timeout=20)["square"] == 16

@@ -1,0 +1,258 @@
+"""A store in the memory of one process: the smallest there is, written from the docstrings of :class:`Store` alone.
+
+It has no ability beyond the verbs: it cannot be queried, has no tables, and is watched by looking. The conformance
+suites run over it, so that they ask of a store no more than the interface does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta, timezone
+
+from rootcellar.errors import ConfigurationError
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
+from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions
+
+#: the fields of a task that each state says anew; the others stay until they are given
+BELONG_TO_STATE = ("state", "result", "traceback", "done_at", "expires_at")
+#: how long a finished chord refuses late parts
+REMEMBERED = timedelta(days=1)
+
+
+@dataclass
+class _Chord:
+    """A chord: begun, or known by its size or its parts only."""
+
+    record: ChordRecord
+    is_begun: bool = False
+    size: int | None = None
+    extra: int = 0
+    counted: int = 0
+    parts: dict[tuple[str, int | None], ChordPart] = field(default_factory=dict)
+    owner: str | None = None
+    claimant: str | None = None
+    claimed_until: float = 0.0
+    finished_at: datetime | None = None
+
+    @property
+    def whole_size(self) -> int | None:
+        return None if self.size is None else self.size + self.extra
+
+    @property
+    def waits_for_its_body(self) -> bool:
+        return self.finished_at is None and self.whole_size is not None and self.counted >= self.whole_size
+
+    @property
+    def is_held(self) -> bool:
+        return self.claimant is not None and time.monotonic() < self.claimed_until
+
+    def count(self, part: ChordPart) -> None:
+        self.owner = part.owner
+        key = (part.task_id, part.group_index)
+        if self.finished_at is None and key not in self.parts:
+            self.parts[key] = part
+            self.counted += 1
+
+    def claim(self, claimant: str, lease: float) -> bool:
+        if not self.waits_for_its_body or (self.is_held and self.claimant != claimant):
+            return False
+        self.claimant, self.claimed_until = claimant, time.monotonic() + lease
+        return True
+
+    def has_expired(self, now: datetime) -> bool:
+        return _is_before(self.record.expires_at, now) or _is_before(self.finished_at, now - REMEMBERED)
+
+
+@dataclass
+class _Place:
+    tasks: dict[str, TaskRecord] = field(default_factory=dict)
+    groups: dict[str, GroupRecord] = field(default_factory=dict)
+    chords: dict[str, _Chord] = field(default_factory=dict)
+
+    def chord(self, group_id: str) -> _Chord:
+        return self.chords.setdefault(group_id, _Chord(ChordRecord(group_id=group_id)))
+
+
+_places: dict[str, _Place] = {}
+_lock = threading.Lock()
+# a child that is forked while another thread holds the lock would wait for ever
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def forget_place(url: str) -> None:
+    """Remove all that is stored under a URL."""
+    with _lock:
+        _places.pop(url, None)
+
+
+class MemoryStore(Store):
+    """The store for ``rootcellar+memory://name``: every store of that name in this process holds the same records."""
+
+    def __init__(self, url: str, options: StoreOptions | None = None) -> None:
+        super().__init__(url, options)
+        self._name = url.partition("://")[2]
+        if not self._name:
+            raise ConfigurationError("the URL names no place", where=url, remedy="write rootcellar+memory://name")
+
+    @property
+    def where(self) -> str:
+        return f"memory {self._name}"
+
+    @property
+    def _place(self) -> _Place:
+        return _places.setdefault(self.url, _Place())
+
+    # -- tasks
+
+    def put(
+        self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
+    ) -> Stored:
+        with _lock:
+            earlier = self._place.tasks.get(record.task_id)
+            written = earlier is None or not _stays(earlier, record)
+            if written:
+                self._place.tasks[record.task_id] = _merged(earlier, record) if earlier else record
+            return Stored(written=written, chord=self._count(part, lease) if part else None)
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        return self.get_many([task_id]).get(task_id)
+
+    def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
+        with _lock:
+            tasks = self._place.tasks
+            return {task_id: tasks[task_id] for task_id in task_ids if task_id in tasks}
+
+    def delete(self, task_ids: Iterable[str]) -> int:
+        with _lock:
+            return sum(self._place.tasks.pop(task_id, None) is not None for task_id in task_ids)
+
+    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
+        with _lock:
+            tasks = self._place.tasks
+            return [tasks[task_id] for task_id in sorted(tasks) if after is None or task_id > after][:limit]
+
+    # -- groups
+
+    def put_group(self, group: GroupRecord) -> None:
+        with _lock:
+            self._place.groups[group.group_id] = group
+
+    def get_group(self, group_id: str) -> GroupRecord | None:
+        with _lock:
+            return self._place.groups.get(group_id)
+
+    def delete_group(self, group_id: str) -> None:
+        with _lock:
+            self._place.groups.pop(group_id, None)
+
+    # -- chords
+
+    def begin_chord(self, chord: ChordRecord) -> None:
+        with _lock:
+            self._place.chords[chord.group_id] = _Chord(chord, is_begun=True)
+
+    def size_chord(self, group_id: str, size: int, *, relative: bool = False) -> None:
+        with _lock:
+            chord = self._place.chord(group_id)
+            if relative:
+                chord.extra += size
+            else:
+                chord.size = size
+
+    def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
+        with _lock:
+            return self._count(part, lease)
+
+    def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
+        with _lock:
+            chord = self._place.chords.get(group_id)
+            return chord is not None and chord.claim(claimant, lease)
+
+    def get_chord(self, group_id: str) -> ChordRecord | None:
+        with _lock:
+            chord = self._place.chords.get(group_id)
+            return chord.record if chord and chord.is_begun and chord.finished_at is None else None
+
+    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
+        with _lock:
+            chord = self._place.chords.get(group_id)
+            parts = chord.parts.values() if chord else ()
+            return [self._part_result(part) for part in sorted(parts, key=_place_in_header)]
+
+    def finish_chord(self, group_id: str) -> None:
+        with _lock:
+            chord = self._place.chords.get(group_id)
+            if chord:
+                chord.finished_at = datetime.now(timezone.utc)
+                chord.record = replace(chord.record, body=None, header=None)
+                chord.parts.clear()
+
+    def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
+        with _lock:
+            return [
+                group_id
+                for group_id, chord in self._place.chords.items()
+                if chord.owner == owner and chord.waits_for_its_body and not chord.is_held
+            ][:limit]
+
+    # -- time and end
+
+    def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        with _lock:
+            place = self._place
+            tasks = [key for key, task in place.tasks.items() if _is_before(task.expires_at, now)][:limit]
+            groups = [key for key, group in place.groups.items() if _is_before(group.expires_at, now)][:limit]
+            for key in tasks:
+                del place.tasks[key]
+            for key in groups:
+                del place.groups[key]
+            place.chords = {key: chord for key, chord in place.chords.items() if not chord.has_expired(now)}
+            return len(tasks) + len(groups)
+
+    def check(self) -> None:
+        """There is nothing to connect to."""
+
+    def close(self) -> None:
+        """There is nothing to close; the records stay."""
+
+    # -- with the lock held
+
+    def _count(self, part: ChordPart, lease: float) -> ChordProgress:
+        place = self._place
+        if part.group_id not in place.chords:
+            place.chords[part.group_id] = _Chord(ChordRecord(group_id=part.group_id, expires_at=part.expires_at))
+        chord = place.chords[part.group_id]
+        chord.count(part)
+        claimed = chord.claim(f"{part.task_id}/{part.group_index}/{part.delivery}", lease)
+        return ChordProgress(
+            size=chord.whole_size, counted=chord.counted, claimed=claimed, finished=chord.finished_at is not None
+        )
+
+    def _part_result(self, part: ChordPart) -> PartResult:
+        result = part.result
+        if result is None and part.task_id in self._place.tasks:
+            result = self._place.tasks[part.task_id].result
+        return PartResult(task_id=part.task_id, group_index=part.group_index, state=part.state, result=result)
+
+
+def _merged(earlier: TaskRecord, later: TaskRecord) -> TaskRecord:
+    given = {one.name: getattr(later, one.name) for one in fields(TaskRecord)}
+    return replace(earlier, **{k: v for k, v in given.items() if v is not None or k in BELONG_TO_STATE})
+
+
+def _place_in_header(part: ChordPart) -> tuple[bool, int, str]:
+    return part.group_index is None, part.group_index or 0, part.task_id
+
+
+def _is_before(moment: datetime | None, now: datetime) -> bool:
+    return moment is not None and moment < now
+
+
+def _stays(earlier: TaskRecord, record: TaskRecord) -> bool:
+    """Tell whether what is there must stay: a SUCCESS, or the end of a later run than the one that `record` is of."""
+    is_late = record.done_at is None and (earlier.retries or 0) > (record.retries or 0)
+    return earlier.state == "SUCCESS" or (earlier.done_at is not None and is_late)

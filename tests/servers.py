@@ -1,0 +1,682 @@
+"""Real servers for the tests: PostgreSQL, PgBouncer, Redis and RabbitMQ, started from installed packages.
+
+Each server lives in a temporary folder of its own, listens on 127.0.0.1 only, on a free port that it keeps over
+restarts, and dies with the process that started it, even when that process is killed with SIGKILL.
+
+All times are in seconds.  Start servers from a thread that lives as long as they should: Linux sends the parent-death
+signal when the *thread* that started the process ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import os
+import pwd
+import random
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import amqp
+import psutil
+import psycopg
+import redis
+from psycopg import sql
+
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
+
+HOST = "127.0.0.1"
+START_SECONDS = 60.0  # a start is normally 0.1 s (Redis), 0.5 s (PostgreSQL), 5 s (RabbitMQ)
+STOP_SECONDS = 30.0
+POLL_SECONDS = 0.02
+
+Setting = str | int | float | bool
+
+
+class ServerError(RuntimeError):
+    """A server did not start or stop as asked; the text holds the end of its log."""
+
+
+class MissingServer(ServerError):
+    """A server's program is not installed; the text is one line naming the Debian package to install."""
+
+
+# -- helpers, shared with tests/workers.py -----------------------------------------------------------------------------
+
+
+def die_with_parent(command: Sequence[str], death_signal: str = "KILL", user: str | None = None) -> list[str]:
+    """Wrap `command` so that it gets `death_signal` when its parent dies, and runs as `user` when one is named.
+
+    Without setpriv (not Linux), the command is returned as it is: then only a normal exit of the tests cleans up.
+    """
+    # setpriv rather than preexec_fn: Python code between fork and exec is unsafe once the parent has threads
+    setpriv = _which("setpriv")
+    if setpriv is None:
+        return list(command)
+    identity = [f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups"] if user else []
+    return [setpriv, f"--pdeathsig={death_signal}", *identity, "--", *command]
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nothing listens on; raises ServerError when none is found."""
+    # Below Linux's range for outgoing connections (32768-60999): while a server is down, a client that keeps
+    # reconnecting could otherwise be given the server's own port, or even connect to itself.
+    # SystemRandom: plugins that fix the random seed must not make parallel test processes choose alike.
+    for port in random.SystemRandom().sample(range(15_000, 32_000), 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise ServerError("no free TCP port found between 15000 and 32000")
+
+
+def tail(log: Path, lines: int = 30) -> str:
+    """Return the last `lines` lines of a log file, or a note that it is empty."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+
+
+def wait_gone(processes: Sequence[psutil.Process], timeout: float) -> bool:
+    """Wait until all `processes` have ended; return whether they did within `timeout` seconds."""
+
+    def ended(process: psutil.Process) -> bool:
+        try:
+            if not process.is_running():
+                return True
+            # A zombie has ended too, as in a container process 1 may never collect it; but while it has threads,
+            # only its first thread has ended.
+            return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        except psutil.NoSuchProcess:
+            return True
+
+    return _poll(lambda: all(ended(process) for process in processes), timeout)
+
+
+def _poll(condition: Callable[[], bool], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _which(program: str) -> str | None:
+    # an ordinary user's PATH often lacks the sbin folders
+    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+
+
+def _temporary_folder(name: str) -> Path:
+    # Unix socket paths are limited to about 100 characters and another user may have to walk down to the folder,
+    # so a long or private TMPDIR will not do.
+    base = Path(tempfile.gettempdir()).resolve()
+    if len(str(base)) > 50 or any(not folder.stat().st_mode & 0o001 for folder in (base, *base.parents)):
+        base = Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix=f"rootcellar-{name}-", dir=base))
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+# -- the servers -------------------------------------------------------------------------------------------------------
+
+_servers: list[Server] = []
+_main_pid = os.getpid()
+
+
+@atexit.register
+def _close_all() -> None:
+    if os.getpid() == _main_pid:  # not in a forked child: the servers are not its own
+        for server in list(_servers):
+            server.close()
+
+
+class Server:
+    """One server process with its children; a context manager that starts it and, at the end, closes it."""
+
+    name = "server"
+    stop_signal = signal.SIGTERM
+    death_signal = "KILL"
+    on_off = ("on", "off")
+
+    def __init__(self, **settings: Setting) -> None:
+        self.folder = _temporary_folder(self.name)
+        self.port = free_port()
+        self.log = self.folder / "server.log"
+        self._settings: dict[str, str] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
+        self._user: str | None = None
+        _servers.append(self)
+        self.configure(**settings)
+
+    # what each kind of server says for itself
+
+    @property
+    def url(self) -> str:
+        """The URL a client connects to."""
+        raise NotImplementedError
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _environment(self) -> Mapping[str, str]:
+        return os.environ
+
+    def _answers(self) -> bool:
+        """Say whether the server answers its protocol now; returns within a few seconds."""
+        raise NotImplementedError
+
+    # what all of them do
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's main process is alive (it may be paused)."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The main process's id; raises ServerError when the server was not started."""
+        if self._process is None:
+            raise ServerError(f"{self.name} was not started")
+        return self._process.pid
+
+    def configure(self, **settings: Setting) -> None:
+        """Change settings, named as the server names them (Redis: `_` for `-`); they hold from the next start."""
+        yes, no = self.on_off
+        for key, value in settings.items():
+            self._settings[key] = (yes if value else no) if isinstance(value, bool) else str(value)
+
+    def start(self) -> None:
+        """Start the server unless it runs, and wait until it answers.
+
+        Raises ServerError when it ends or does not answer within START_SECONDS.
+        """
+        if self.running:
+            return
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                die_with_parent(self._command(), self.death_signal, self._user),
+                cwd=self.folder,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal is for pytest, which then stops the server
+            )
+        answered = _poll(lambda: not self.running or self._answers(), START_SECONDS)
+        if not self.running:
+            self._fail(f"ended with status {self._process.returncode} while starting")
+        if not answered:
+            self.kill()
+            self._fail(f"did not answer within {START_SECONDS:g} s")
+
+    def stop(self) -> None:
+        """Shut the server down cleanly; data on disk stays.  Does nothing when it does not run.
+
+        Raises ServerError, after killing it, when it takes more than STOP_SECONDS.
+        """
+        if self._process is None or not self.running:
+            return
+        self.resume()  # a paused server would not act on the signal
+        children = self._family()[1:]
+        self._process.send_signal(self.stop_signal)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._fail(f"did not stop within {STOP_SECONDS:g} s")
+        wait_gone(children, STOP_SECONDS)
+
+    def kill(self) -> None:
+        """Kill (SIGKILL) the main process and its children together, giving none a chance to clean up."""
+        if self._process is None or not self.running:
+            return
+        self.pause()  # stopped first, the main process cannot react to its children's deaths or fork new ones
+        family = self._family()
+        for process in reversed(family):
+            _signal(process, signal.SIGKILL)
+        self._process.wait()
+        self._paused = False
+        if not wait_gone(family[1:], STOP_SECONDS):
+            self._fail("has children that outlived SIGKILL")
+
+    def restart(self) -> None:
+        """Stop the server cleanly if it runs, then start it on the same port with the same data."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze all of the server's processes (SIGSTOP): the kernel still accepts connections, nobody answers.
+
+        Raises ServerError when that takes more than STOP_SECONDS.
+        """
+        self._paused = True
+        self._freeze(self._family()[:1])  # it cannot have more children once it stands still
+        self._freeze(self._family()[1:])
+
+    def resume(self) -> None:
+        """Let a paused server go on; does nothing when it is not paused."""
+        if self._paused:
+            for process in reversed(self._family()):
+                _signal(process, signal.SIGCONT)
+            self._paused = False
+
+    def close(self) -> None:
+        """Stop the server, by force when it will not stop, and remove its folder."""
+        try:
+            self.stop()
+        finally:
+            if self in _servers:
+                _servers.remove(self)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _family(self) -> list[psutil.Process]:
+        try:
+            main = psutil.Process(self.pid)
+            return [main, *main.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _freeze(self, processes: Sequence[psutil.Process]) -> None:
+        def still(process: psutil.Process) -> bool:
+            try:
+                return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+            except psutil.NoSuchProcess:
+                return True
+
+        for process in processes:
+            _signal(process, signal.SIGSTOP)
+        if not _poll(lambda: all(still(process) for process in processes), STOP_SECONDS):  # stopping takes a moment
+            self._fail("has processes that SIGSTOP does not stop")
+
+    def _fail(self, problem: str) -> None:
+        raise ServerError(f"{self.name} on port {self.port} {problem}; the end of {self.log}:\n{tail(self.log)}")
+
+
+class PostgresServer(Server):
+    """A PostgreSQL cluster with the superuser `postgres`, durable (fsync on) unless configured otherwise."""
+
+    name = "postgresql"
+    stop_signal = signal.SIGINT  # "fast": ends the sessions, unlike SIGTERM, which waits for the clients to leave
+    death_signal = "QUIT"  # "immediate": the postmaster takes its children with it
+    user = "postgres"
+    password = "cellar"
+
+    def __init__(self, auth: Literal["scram-sha-256", "trust"] = "scram-sha-256", **settings: Setting) -> None:
+        """Make the cluster's files (about 0.5 s); `auth` is how clients over TCP prove who they are.
+
+        Raises MissingServer when PostgreSQL is not installed, ServerError when initdb fails.
+        """
+        self._bin = _postgres_bin()
+        super().__init__(
+            **{"max_connections": 200, "fsync": True, "synchronous_commit": True, "full_page_writes": True, **settings}
+        )
+        self.auth = auth
+        self.data = self.folder / "data"
+        if os.geteuid() == 0:  # postgres refuses to run as root
+            self._user = _ordinary_user()
+            shutil.chown(self.folder, self._user)
+        self._initdb()
+        self._numbers = itertools.count(1)
+
+    def _initdb(self) -> None:
+        password = self.folder / "password"
+        password.write_text(self.password)
+        password.chmod(0o644)  # the folder itself is closed to others
+        command = [str(self._bin / "initdb"), "--pgdata", str(self.data), "--username", self.user, "--encoding=UTF8"]
+        command += ["--locale=C", "--auth-local=trust", f"--auth-host={self.auth}", f"--pwfile={password}"]
+        command += ["--no-sync"]  # these first files need not survive a power cut
+        with self.log.open("ab") as log:
+            done = subprocess.run(
+                die_with_parent(command, user=self._user),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        if done.returncode:
+            self._fail("could not be set up by initdb")
+        with (self.data / "postgresql.conf").open("a") as main_file:
+            # a file, not command line options, which ALTER SYSTEM could not override
+            main_file.write("include 'test.conf'\n")
+
+    def _command(self) -> list[str]:
+        settings = {
+            "listen_addresses": HOST,
+            "port": str(self.port),
+            "unix_socket_directories": str(self.folder),
+            **self._settings,
+        }
+        quoted = (f"{key} = '" + value.replace("'", "''") + "'\n" for key, value in settings.items())
+        (self.data / "test.conf").write_text("".join(quoted))
+        return [str(self._bin / "postgres"), "-D", str(self.data)]
+
+    @property
+    def url(self) -> str:
+        """The URL of the database `postgres`."""
+        return self.database_url("postgres")
+
+    def database_url(self, database: str) -> str:
+        """Return the URL of the named database, whether or not it exists."""
+        password = "" if self.auth == "trust" else f":{self.password}"
+        return f"postgresql://{self.user}{password}@{HOST}:{self.port}/{database}"
+
+    def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run one SQL statement outside a transaction, over a new connection; return its rows, if it has any.
+
+        Raises psycopg.Error.
+        """
+        with psycopg.connect(self.database_url(database), autocommit=True, connect_timeout=10) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def create_database(self, name: str | None = None) -> str:
+        """Make an empty database (about 0.05 s), named uniquely when no `name` is given; return its URL."""
+        name = name or f"test_{next(self._numbers)}_{secrets.token_hex(4)}"
+        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)).as_string())
+        return self.database_url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Remove the database with this URL, or of this name, ending its sessions; no error when there is none."""
+        name = sql.Identifier(url.rpartition("/")[2])
+        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name).as_string())
+
+    def close(self) -> None:
+        """Stop the server and remove its folder, and the shared memory that a killed server left behind."""
+        # the pid file is still there after a kill; its line 7 holds the key and the id of the shared memory
+        left = self.data / "postmaster.pid"
+        lines = left.read_text().splitlines() if left.exists() and not self.running else []
+        if len(lines) > 6 and (ipcrm := _which("ipcrm")):
+            subprocess.run([ipcrm, "-m", lines[6].split()[1]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        super().close()
+
+    def _answers(self) -> bool:
+        try:
+            with psycopg.connect(self.url, connect_timeout=2) as connection:
+                connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+class PgBouncerServer(Server):
+    """A PgBouncer in front of a PostgreSQL server: every database of it, under its own name, user and password."""
+
+    name = "pgbouncer"
+    on_off = ("1", "0")
+
+    def __init__(self, postgres: PostgresServer, **settings: Setting) -> None:
+        """Prepare the pooler, in transaction mode unless `pool_mode` says otherwise.
+
+        Raises MissingServer when PgBouncer is not installed.
+        """
+        self._program = _which("pgbouncer")
+        if self._program is None:
+            raise MissingServer("PgBouncer is not installed: on Debian, apt-get install pgbouncer")
+        super().__init__(**{"pool_mode": "transaction", "max_client_conn": 1000, **settings})
+        self._postgres = postgres
+        (self.folder / "users.txt").write_text(f'"{postgres.user}" "{postgres.password}"\n')
+        if os.geteuid() == 0:  # pgbouncer refuses to run as root
+            self._user = _ordinary_user()
+            shutil.chown(self.folder, self._user)
+
+    def _command(self) -> list[str]:
+        server = self._postgres
+        settings = {
+            "listen_addr": HOST,
+            "listen_port": str(self.port),
+            "unix_socket_dir": str(self.folder),
+            "auth_type": server.auth,
+            "auth_file": str(self.folder / "users.txt"),
+            **self._settings,
+        }
+        lines = (f"{key} = {value}\n" for key, value in settings.items())
+        databases = f"[databases]\n* = host={HOST} port={server.port} user={server.user} password={server.password}\n"
+        config = self.folder / "pgbouncer.ini"
+        config.write_text(f"{databases}[pgbouncer]\n{''.join(lines)}")
+        return [str(self._program), str(config)]
+
+    @property
+    def url(self) -> str:
+        """The URL of the database `postgres`, through the pooler."""
+        return self.through(self._postgres.url)
+
+    def through(self, url: str) -> str:
+        """Return the URL that leads through the pooler to the database that `url` leads to directly."""
+        return url.replace(f"{HOST}:{self._postgres.port}", f"{HOST}:{self.port}")
+
+    def _answers(self) -> bool:
+        try:
+            with psycopg.connect(self.url, connect_timeout=2) as connection:
+                connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+class RedisServer(Server):
+    """A Redis server that keeps nothing on disk unless configured to (`appendonly=True`)."""
+
+    name = "redis"
+    on_off = ("yes", "no")
+
+    def __init__(self, **settings: Setting) -> None:
+        """Prepare the server; raises MissingServer when Redis is not installed."""
+        self._program = _which("redis-server")
+        if self._program is None:
+            raise MissingServer("Redis is not installed: on Debian, apt-get install redis-server")
+        super().__init__(**{"save": "", "appendonly": False, **settings})
+
+    def _command(self) -> list[str]:
+        settings = {"port": str(self.port), "bind": HOST, "dir": str(self.folder), **self._settings}
+        options = ((f"--{key.replace('_', '-')}", value) for key, value in settings.items())
+        return [str(self._program), *itertools.chain.from_iterable(options)]
+
+    @property
+    def url(self) -> str:
+        """The URL of database 0."""
+        return f"redis://{HOST}:{self.port}/0"
+
+    def flush(self) -> None:
+        """Remove all keys of all databases; raises redis.RedisError."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=2) as client:
+                return bool(client.ping())
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+
+
+class RabbitServer(Server):
+    """A RabbitMQ node of its own, without plugins, with the user guest, password guest."""
+
+    name = "rabbitmq"
+    on_off = ("true", "false")
+
+    def __init__(self, **settings: Setting) -> None:
+        """Prepare the node; raises MissingServer when RabbitMQ is not installed."""
+        # not /usr/sbin/rabbitmq-server where it can be avoided: Debian's wrapper runs only as root or rabbitmq
+        self._program = _which("/usr/lib/rabbitmq/bin/rabbitmq-server") or _which("rabbitmq-server")
+        self._epmd, self._erl = _which("epmd"), _which("erl")
+        if self._program is None or self._epmd is None or self._erl is None:
+            raise MissingServer("RabbitMQ is not installed: on Debian, apt-get install rabbitmq-server")
+        super().__init__(**settings)
+        self._distribution_port = free_port()
+        self._epmd_port = free_port()
+        self._epmd_process: subprocess.Popen[bytes] | None = None
+        self.node = f"rootcellar-{self.port}-{secrets.token_hex(3)}@localhost"
+        cookie = self.folder / ".erlang.cookie"
+        cookie.write_text(secrets.token_hex(16))
+        cookie.chmod(0o400)
+        (self.folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "env.conf").touch()
+
+    def _command(self) -> list[str]:
+        settings = {"listeners.tcp.1": f"{HOST}:{self.port}", **self._settings}
+        lines = (f"{key} = {value}\n" for key, value in settings.items())
+        (self.folder / "rabbitmq.conf").write_text("".join(lines))
+        return [str(self._program)]
+
+    def _environment(self) -> Mapping[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))}
+        return {
+            **inherited,
+            "HOME": str(self.folder),  # where Erlang looks for its cookie
+            "ERL_EPMD_ADDRESS": HOST,
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(self.folder / "config"),
+            "RABBITMQ_SCHEMA_DIR": str(self.folder / "schema"),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_LOGS": "-",  # standard output
+            "detached": "1",  # makes the start script become the Erlang machine, instead of minding it
+        }
+
+    @property
+    def url(self) -> str:
+        """The URL of the virtual host `/`."""
+        return f"amqp://guest:guest@{HOST}:{self.port}//"
+
+    def create_vhost(self, name: str | None = None) -> str:
+        """Make an empty virtual host (about 0.2 s), named uniquely when no `name` is given; return its URL.
+
+        Raises ValueError for a name with other characters than letters, digits, `_` and `-`; ServerError when the
+        node refuses.
+        """
+        name = name or f"test-{secrets.token_hex(6)}"
+        if not re.fullmatch(r"[\w-]+", name, re.ASCII):
+            raise ValueError(f"not a simple name for a virtual host: {name!r}")
+        # a bare Erlang node that calls two functions: rabbitmqctl takes seconds to do the same
+        calls = [
+            ("rabbit_vhost", "add", f'[<<"{name}">>, <<"test">>]'),
+            (
+                "rabbit_auth_backend_internal",
+                "set_permissions",
+                f'[<<"guest">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>]',
+            ),
+        ]
+        steps = "".join(f"ok = rpc:call('{self.node}', {module}, {call}, {args}), " for module, call, args in calls)
+        command = [str(self._erl), "-boot", "no_dot_erlang", "-noinput", "-hidden"]
+        command += ["-sname", f"caller-{secrets.token_hex(4)}@localhost"]
+        command += ["-kernel", "inet_dist_use_interface", "{127,0,0,1}", "-eval", f"{steps} halt(0)."]
+        done = subprocess.run(
+            command, env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+        )
+        if done.returncode:
+            self._fail(f"could not make the virtual host {name}: {done.stdout}{done.stderr}")
+        return f"amqp://guest:guest@{HOST}:{self.port}/{name}"
+
+    def start(self) -> None:
+        """Start Erlang's name server and the node, and wait until it answers AMQP (about 5 s).
+
+        Raises ServerError when it ends or does not answer within START_SECONDS.
+        """
+        if self.running:
+            return
+        # A node that finds no name server starts one as a daemon, which would stay behind for good.
+        self._stop_epmd()
+        self._epmd_process = subprocess.Popen(
+            die_with_parent([str(self._epmd), "-address", HOST, "-port", str(self._epmd_port)]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+        def listens() -> bool:
+            try:
+                socket.create_connection((HOST, self._epmd_port), timeout=2).close()
+            except OSError:
+                return False
+            return True
+
+        if not _poll(listens, START_SECONDS):
+            self._fail(f"has no name server: epmd did not answer on port {self._epmd_port}")
+        super().start()
+
+    def stop(self) -> None:
+        """Stop the node cleanly, then its name server; queues and messages that are durable stay."""
+        try:
+            super().stop()
+        finally:
+            self._stop_epmd()
+
+    def kill(self) -> None:
+        """Kill the node, its helper processes and its name server."""
+        super().kill()
+        self._stop_epmd()
+
+    def _stop_epmd(self) -> None:
+        if self._epmd_process is not None:
+            self._epmd_process.kill()
+            self._epmd_process.wait()
+            self._epmd_process = None
+
+    def _answers(self) -> bool:
+        connect: Any = amqp.Connection  # a package without types
+        try:
+            with connect(f"{HOST}:{self.port}", connect_timeout=2, read_timeout=5, write_timeout=5):
+                return True
+        except (OSError, amqp.AMQPError):
+            return False
+
+
+def _ordinary_user() -> str:
+    return "postgres" if any(entry.pw_name == "postgres" for entry in pwd.getpwall()) else "nobody"
+
+
+def _postgres_bin() -> Path:
+    """Return the folder of PostgreSQL's programs: ROOTCELLAR_TEST_PG_BIN, the newest of Debian's, or from PATH."""
+    chosen = os.environ.get("ROOTCELLAR_TEST_PG_BIN")
+    if chosen:
+        candidates = [Path(chosen)]
+    else:
+        debian = Path("/usr/lib/postgresql").glob("*/bin")
+        candidates = sorted(debian, key=lambda folder: [int(n) for n in re.findall(r"\d+", str(folder))], reverse=True)
+        if found := _which("initdb"):
+            candidates.append(Path(found).resolve().parent)
+    for folder in candidates:
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    where = f" in ROOTCELLAR_TEST_PG_BIN={chosen}" if chosen else ""
+    raise MissingServer(f"the PostgreSQL server is not installed{where}: on Debian, apt-get install postgresql")

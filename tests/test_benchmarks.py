@@ -1,0 +1,40 @@
+"""The benchmarks run. What they find is not judged here: a machine that runs tests is no place to measure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.workers import ROOT
+
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=150
+    )
+
+
+def test_a_quick_run_prints_a_row_for_each_measurement_and_compares() -> None:
+    written = RESULTS.stat().st_mtime_ns if RESULTS.exists() else None
+
+    done = run("--quick", "--rows", "store_one,get")
+
+    assert done.returncode == 0, done.stderr
+    for heading in ("Machine: ", "Versions: rootcellar ", "store, one process (", "get by id, web process ("):
+        assert heading in done.stdout
+    for contender in ("rootcellar PostgreSQL", "rootcellar SQLite", "Celery redis", "Celery db+postgresql"):
+        assert done.stdout.count(f"  {contender} ") == 2
+    assert "x Celery redis; at least 1.00x: " in done.stdout
+    assert (RESULTS.stat().st_mtime_ns if RESULTS.exists() else None) == written, "a quick run is no claim"
+
+
+@pytest.mark.parametrize("rows", ["nothing", "store_one,nothing"])
+def test_a_row_that_does_not_exist_is_refused(rows: str) -> None:
+    done = run("--rows", rows)
+
+    assert done.returncode == 2
+    assert "no such rows: nothing" in done.stderr

@@ -1,0 +1,578 @@
+"""The command line: every command is run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import sqlite3
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from celery import Celery
+from celery.result import AsyncResult
+from rich.cells import cell_len
+
+from rootcellar import __version__
+from rootcellar.cli.times import parse_moment, parse_span, show_moment, show_seconds
+from rootcellar.cli.values import json_value, outcome
+from rootcellar.errors import SchemaMissing
+from rootcellar.records import Payload, TaskRecord
+from rootcellar.stores import Store, open_store
+from tests.commands import Ended, assert_one_line, execute, run, run_here, run_on_terminal, run_without
+from tests.servers import PostgresServer, _postgres_bin, free_port
+
+NOW = datetime.now(timezone.utc)
+COMMANDS = ("demo", "history", "show", "schema", *(f"schema {name}" for name in ("create", "sql", "upgrade")))
+COMMANDS += ("schema status", "schema adopt")
+HOSTILE = '\x1b[31m[red]\u202e\nnew line\x00"'
+
+
+class Trap:
+    """A pickle of it makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (open, (str(self.path), "w"))
+
+
+def payload(value: Any) -> Payload:
+    return Payload(json.dumps(value).encode())
+
+
+def record(task_id: str, state: str, name: str, minutes_ago: int, **fields: Any) -> TaskRecord:
+    """A record of a task that waited for 2 s and ran for 3 s, and was done so long ago."""
+    done = NOW - timedelta(minutes=minutes_ago)
+    times = {"sent_at": done - timedelta(seconds=5), "started_at": done - timedelta(seconds=3), "done_at": done}
+    return TaskRecord(task_id=task_id, state=state, name=name, **{**times, **fields})
+
+
+def uuid_like(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012}"
+
+
+RECORDS = (
+    record(uuid_like(1), "SUCCESS", "shop.pay", 1, result=payload({"sum": 12.5, "whom": "Zoë 美咲"})),
+    record(
+        uuid_like(2),
+        "FAILURE",
+        "shop.pay",
+        50,
+        result=payload({"exc_type": "Declined", "exc_message": ["no money", 7], "exc_module": "shop"}),
+        traceback="Traceback (most recent call last):\n  line\x1b[2J\nDeclined: no money",
+    ),
+    record(uuid_like(3), "SUCCESS", "shop.report", 60 * 30, result=Payload(b'[NaN, -Infinity, "x"]')),
+    record(uuid_like(4), "SUCCESS", "mail.send", 60 * 24 * 5, result=payload(HOSTILE)),
+    record(uuid_like(5), "PACKING", "shop.pack", 2, result=payload({"box": 3}), done_at=None),
+)
+
+
+def keep(url: str, *records: TaskRecord) -> Store:
+    store = open_store(url)
+    for one in records:
+        store.put(one)
+    return store
+
+
+@pytest.fixture(scope="module")
+def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a SQLite file that holds RECORDS; only to be read."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('kept')}/kept.sqlite3"
+    keep(url, *RECORDS).close()
+    return url
+
+
+def ids(text: str) -> list[str]:
+    """The ids in a JSON history, as the numbers that they were made of."""
+    return [str(int(one["task_id"][-12:])) for one in json.loads(text)]
+
+
+# -- the command itself
+
+
+def test_version() -> None:
+    assert run("--version") == Ended(0, f"rootcellar {__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_that_fits_80_columns(name: str) -> None:
+    ended = run_here(*name.split(), "--help")
+    assert (ended.status, ended.err) == (0, "")
+    assert re.search(rf"Examples?:\n +rootcellar {name}", ended.out)
+    assert max(len(line) for line in ended.out.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["bogus"],
+        ["history", "--bogus"],
+        ["history", "--limit", "0"],
+        ["history", "--since", "yesterday"],
+        ["history", "--app", "x", "--backend", "sqlite:///x"],
+        ["history", "--app", "x", "--task-table", "y"],
+        ["show"],
+        ["schema", "adopt", "--keep", "soon", "-b", "sqlite:///x"],
+        ["demo", "--file", "x", "--backend", "sqlite:///y"],
+    ],
+)
+def test_wrong_use_ends_with_2_and_says_why(args: list[str]) -> None:
+    ended = run_here(*args)
+    assert (ended.status, ended.out) == (2, "")
+    assert "Error: " in ended.err
+
+
+# -- history
+
+
+def test_history_is_one_plain_line_for_each_task_in_a_pipe(sqlite_url: str) -> None:
+    ended = run("history", "-b", sqlite_url)
+    heading, *lines = ended.out.splitlines()
+    assert ended.status == 0
+    assert heading.split() == ["STATE", "TASK", "ID", "SENT", "DONE", "WAIT", "RUN", "RESULT", "OR", "ERROR"]
+    assert [line.split()[2] for line in lines] == [uuid_like(number) for number in (5, 1, 2, 3, 4)]
+    assert re.search(r'SUCCESS +shop\.pay .* 2\.0 s +3\.0 s +\{"sum": 12\.5, "whom": "Zoë 美咲"\}$', lines[1])
+    assert lines[2].endswith('Declined("no money", 7)')
+    assert "\x1b" not in ended.out
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120, 200])
+def test_history_fits_the_terminal_and_shows_ids_in_full(sqlite_url: str, columns: int) -> None:
+    ended = run_on_terminal("history", "-b", sqlite_url, columns=columns)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", ended.out)
+    assert ended.status == 0
+    assert "\x1b[32m" in ended.out
+    assert max(cell_len(line) for line in plain.splitlines()) <= columns
+    assert all(uuid_like(number) in plain for number in range(1, 6))
+    assert "Declined(" in plain
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], "5 1 2 3 4"),
+        (["--limit", "2"], "5 1"),
+        (["--state", "SUCCESS"], "1 3 4"),
+        (["--state", "failure", "--state", "PACKING"], "5 2"),
+        (["--task", "shop.pay"], "1 2"),
+        (["--task", "shop.*", "--state", "SUCCESS"], "1 3"),
+        (["--task", "mail.send", "--task", "*.report"], "3 4"),
+        (["--since", "2h"], "5 1 2"),
+        (["--since", "3d"], "5 1 2 3"),
+        (["--since", "40h", "--until", "30m"], "2 3"),
+        (["--until", (NOW - timedelta(days=2)).isoformat()], "4"),
+        (["--since", f"{NOW - timedelta(days=2):%Y-%m-%d}", "--until", f"{NOW - timedelta(hours=2):%FT%TZ}"], "3"),
+        (["--state", "REVOKED"], ""),
+    ],
+)
+def test_history_filters(sqlite_url: str, options: list[str], expected: str) -> None:
+    ended = run_here("history", "-b", sqlite_url, "--json", *options)
+    assert (ended.status, ended.err) == (0, "")
+    assert ids(ended.out) == expected.split()
+
+
+def test_history_says_when_there_is_more(sqlite_url: str) -> None:
+    assert "There are more" in run_here("history", "-b", sqlite_url, "--limit", "2").out
+    assert "There are more" not in run_here("history", "-b", sqlite_url, "--limit", "5").out
+
+
+def test_json_is_strict_json_with_times_and_spans(sqlite_url: str) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    ended = run("history", "-b", sqlite_url, "--json")
+    found = {one["task_id"]: one for one in json.loads(ended.out, parse_constant=refuse)}
+    paid = found[uuid_like(1)]
+    assert paid["result"] == {"sum": 12.5, "whom": "Zoë 美咲"}
+    assert datetime.fromisoformat(paid["done_at"]) == NOW - timedelta(minutes=1)
+    assert (paid["queue_wait_seconds"], paid["run_seconds"]) == (2.0, 3.0)
+    assert {"state", "name", "args", "kwargs", "traceback", "worker", "queue", "retries", "group_id", "parent_id"} <= {
+        *paid
+    }
+    assert found[uuid_like(3)]["result"] == ["NaN", "-Infinity", "x"]
+    assert found[uuid_like(4)]["result"] == HOSTILE
+
+
+def test_results_cannot_steer_the_terminal_or_be_markup(sqlite_url: str) -> None:
+    for ended in (run_here("history", "-b", sqlite_url), run_here("show", uuid_like(4), "-b", sqlite_url)):
+        assert ended.status == 0
+        assert "[red]" in ended.out
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", ended.out)
+
+
+def test_a_pickle_is_never_read(tmp_path: Path) -> None:
+    url, trap = f"sqlite:///{tmp_path}/trap.sqlite3", tmp_path / "sprung"
+    body = pickle.dumps(Trap(trap))
+    stored = Payload(body, "application/x-python-serialize", "binary")
+    keep(url, record("a", "SUCCESS", "t", 1, result=stored, args=stored)).close()
+    summary = f"<application/x-python-serialize, {len(body)} bytes>"
+    assert summary in run_here("history", "-b", url).out
+    assert summary in run_here("show", "a", "-b", url).out
+    assert json.loads(run_here("show", "a", "-b", url, "--json").out)["result"] == summary
+    assert not trap.exists()
+
+
+def test_an_empty_history_says_so_kindly(tmp_path: Path, sqlite_url: str) -> None:
+    url = f"sqlite:///{tmp_path}/empty.sqlite3"
+    assert run_here("schema", "create", "-b", url).status == 0
+    assert run_here("history", "-b", url).out.startswith("No results yet in sqlite ")
+    assert run_here("history", "-b", url, "--json").out == "[]\n"
+    assert run_here("history", "-b", sqlite_url, "--state", "REVOKED").out.startswith("No task matches in sqlite ")
+
+
+# -- show
+
+
+def test_show_tells_everything_of_a_task(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/one.sqlite3"
+    full = record(
+        "the-id",
+        "SUCCESS",
+        "shop.pay",
+        1,
+        result=payload({"items": [1, {"deep": "x" * 300}]}),
+        args=payload([1, "two"]),
+        kwargs=payload({"k": None}),
+        children=payload([[["child-id", "the-id"], None], [["group-of-two", None], [[["member", None], None]]]]),
+        stamps=payload({"release": "r7"}),
+        **{"queue": "q", "worker": "w@host", "retries": 2, "group_id": "g", "group_index": 4},
+        **{"parent_id": "p", "root_id": "r", "expires_at": NOW + timedelta(days=1)},
+    )
+    keep(url, full).close()
+    text = run_here("show", "the-id", "-b", url).out
+    for word in ("w@host", '[1, "two"]', '{"k": null}', "g, place 4", '{"release": "r7"}', "x" * 300, "child-id"):
+        assert word in text
+    assert '    "items": [\n' in text
+    assert "  group-of-two\n    member\n" in text
+    shown = json.loads(run_here("show", "the-id", "-b", url, "--json").out)
+    assert shown["children"][0][0] == ["child-id", "the-id"]
+    assert (shown["stamps"], shown["group_index"], shown["retries"]) == ({"release": "r7"}, 4, 2)
+
+
+def test_show_gives_a_failure_with_its_traceback(sqlite_url: str) -> None:
+    text = run_here("show", uuid_like(2), "-b", sqlite_url).out
+    assert text.startswith("FAILURE  shop.pay\n")
+    assert 'Error\n  Declined("no money", 7)\n' in text
+    assert "Traceback\n  Traceback (most recent call last):\n    line\\x1b[2J\n  Declined: no money\n" in text
+
+
+def test_show_of_an_unknown_id_is_one_line(sqlite_url: str) -> None:
+    for options in ([], ["--json"]):
+        assert_one_line(run_here("show", "nobody\x1b[2J", "-b", sqlite_url, *options), "nobody\\x1b[2J", "kept.sqlite3")
+
+
+# -- which store
+
+
+def test_the_environment_names_the_store_where_no_option_does(sqlite_url: str) -> None:
+    for name in ("ROOTCELLAR_BACKEND", "CELERY_RESULT_BACKEND"):
+        assert len(ids(run("history", "--json", env={name: f"rootcellar+{sqlite_url}"}).out)) == len(RECORDS)
+    other = {"ROOTCELLAR_BACKEND": sqlite_url, "CELERY_RESULT_BACKEND": "redis://nowhere"}
+    assert len(ids(run("history", "--json", env=other).out)) == len(RECORDS)
+    assert_one_line(run("history"), "no result backend was named", "--backend", "--app", "ROOTCELLAR_BACKEND")
+
+
+def test_an_app_names_the_store_and_its_tables(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "import celery\n"
+        f"app = celery.Celery('shop', backend='rootcellar+sqlite:///{tmp_path}/app.sqlite3')\n"
+        "app.conf.database_table_names = {'task': 'our_tasks', 'group': 'our_groups'}\n"
+        "stock = celery.Celery('stock', backend='cache+memory://')\n"
+    )
+    (tmp_path / "noisy.py").write_text("from shop import app\nprint('noise')\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    assert run("schema", "create", "-A", "shop", cwd=tmp_path).status == 0
+    assert "our_tasks" in str(
+        sqlite3.connect(tmp_path / "app.sqlite3").execute("SELECT name FROM sqlite_master").fetchall()
+    )
+    assert json.loads(run("history", "-A", "noisy:app", "--json", cwd=tmp_path).out) == []
+    assert_one_line(run("history", "-A", "shop:stock", cwd=tmp_path), "celery.backends.cache", "result_backend")
+    assert_one_line(run("history", "-A", "nothing", cwd=tmp_path), "No module named 'nothing'", "--app nothing")
+    assert_one_line(run("history", "-A", "broken", cwd=tmp_path), "ZeroDivisionError")
+
+
+def test_tables_may_have_other_names(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/named.sqlite3"
+    tables = ["--task-table", "t", "--group-table", "g"]
+    assert run_here("schema", "create", "-b", url, *tables).status == 0
+    assert run_here("history", "-b", url, *tables).status == 0
+    assert_one_line(run_here("history", "-b", url), "no results are kept here yet")
+
+
+# -- errors
+
+
+def test_looking_makes_neither_file_nor_tables(tmp_path: Path, postgres_url: str) -> None:
+    for args in (["history"], ["show", "x"], ["schema", "status"]):
+        for url in (f"sqlite:///{tmp_path}/none.sqlite3", postgres_url):
+            assert run_here(*args, "-b", url).status == 1
+    assert_one_line(run_here("history", "-b", f"sqlite:///{tmp_path}/none.sqlite3"), "none.sqlite3", "schema create")
+    assert list(tmp_path.iterdir()) == []
+    with psycopg.connect(postgres_url) as connection:
+        assert connection.execute("SELECT to_regclass('celery_taskmeta')").fetchone() == (None,)
+
+
+def test_a_wrong_password_is_one_line(postgres_url: str) -> None:
+    wrong = re.sub(r":[^:@]+@", ":s3cret-guess@", postgres_url)
+    for args in (["history"], ["schema", "create"], ["demo", "--once"]):
+        ended = (run if args[0] in ("history", "demo") else run_here)(*args, "-b", wrong)
+        assert_one_line(ended, "password authentication failed", "127.0.0.1", "check", secret="s3cret-guess")
+
+
+def test_a_missing_database_is_one_line(postgres_server: PostgresServer) -> None:
+    url = postgres_server.database_url("not_there")
+    assert_one_line(run("history", "-b", url), "not_there", "CREATE DATABASE", secret=f":{postgres_server.password}@")
+
+
+def test_a_server_that_is_down_is_one_line() -> None:
+    port = free_port()
+    ended = run("history", "-b", f"postgresql://u:s3cret@127.0.0.1:{port}/db")
+    assert_one_line(ended, "refused", f"127.0.0.1:{port}", "see whether the server runs", secret="s3cret")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql+fancy://u:s3cret@host/db", ["mysql+fancy", "--backend", "postgresql, sqlite"]),
+        ("postgres", ["not a URL: 'postgres'", "--backend"]),
+        ("postgresql:/u:s3cret@host/db", ["not a URL: 'postgresql'"]),
+        ("postgresql://u:s3cret/more@host/db", ["%XX"]),
+        ("postgresql://u:half@s3cret@host/db", ["%XX"]),
+        ("postgresql://host/db?user=u&password=s3cret", ["in its query"]),
+        ("sqlite://u:s3cret@host/file", ["names no file"]),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_one_line(url: str, words: list[str]) -> None:
+    assert_one_line(run_here("history", "-b", url), *words, secret="s3cret")
+
+
+def test_a_missing_driver_is_one_line() -> None:
+    ended = run_without("psycopg", "history", "-b", "postgresql://u:s3cret@host/db")
+    assert_one_line(ended, "psycopg", "pip install 'rootcellar[postgres]'", secret="s3cret")
+
+
+def test_a_read_only_file_is_one_line_where_it_must_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "sealed.sqlite3"
+    path.touch()
+    path.chmod(0o444)
+    # root may write any file, unless it gives up that capability
+    prefix = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    ended = run("schema", "create", "-b", f"sqlite:///{path}", prefix=prefix)
+    assert_one_line(ended, "readonly", str(path), "make the file and its folder writable")
+
+
+def test_a_read_only_file_can_be_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "sealed.sqlite3"
+    keep(f"sqlite:///{path}", RECORDS[0]).close()
+    path.chmod(0o444)
+    prefix = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    assert uuid_like(1) in run("history", "-b", f"sqlite:///{path}", prefix=prefix).out
+
+
+# -- schema
+
+
+def backend_of(url: str, **conf: Any) -> tuple[Celery, Any]:
+    """An app with its results there, and its backend."""
+    made = Celery("test", backend=f"rootcellar+{url}", broker="memory://", set_as_current=False)
+    made.conf.update(conf)
+    return made, made.backend
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/results.sqlite3"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def run_sql(database: str) -> Callable[[str], None]:
+    """Runs a script in the database as a DBA does: in psql, or in SQLite's shell."""
+
+    def in_psql(script: str) -> None:
+        psql = [str(_postgres_bin() / "psql"), "-v", "ON_ERROR_STOP=1", "-q", "-c", script, database]
+        assert execute(psql) == Ended(0, "", "")
+
+    def in_sqlite(script: str) -> None:
+        sqlite3.connect(database.removeprefix("sqlite:///")).executescript(script)
+
+    return in_sqlite if database.startswith("sqlite") else in_psql
+
+
+@pytest.mark.parametrize("options", [[], ["--task-table", "odd Name", "--group-table", "groups", "--schema", "Jobs"]])
+def test_what_sql_prints_makes_the_tables(database: str, run_sql: Callable[[str], None], options: list[str]) -> None:
+    names = {"task": "odd Name", "group": "groups"} if options else None
+    schemas = {"task": "Jobs", "group": "Jobs"} if options else None
+    conf = {"database_create_tables_at_setup": False, "database_table_names": names, "database_table_schemas": schemas}
+    celery_app, backend = backend_of(database, **conf)
+    with pytest.raises(SchemaMissing):
+        backend.store.check()
+    printed = run_here("schema", "sql", "-b", database, *options)
+    assert (printed.status, printed.err) == (0, "")
+    run_sql(printed.out)
+    assert run_here("schema", "status", "-b", database, *options).status == 0
+    backend.mark_as_done("a", {"sum": 1})
+    assert AsyncResult("a", app=celery_app).get(timeout=5) == {"sum": 1}
+    assert "SUCCESS" in run_here("history", "-b", database, *options).out
+    backend.store.close()
+
+
+def test_sql_connects_to_nothing() -> None:
+    assert "CREATE TABLE" in run_here("schema", "sql", "-b", "postgresql://").out
+
+
+def test_status_create_and_upgrade_tell_how_the_tables_are(database: str) -> None:
+    before = run_here("schema", "status", "-b", database)
+    assert (before.status, before.err) == (1, "")
+    assert "there are no tables yet" in before.out
+    assert_one_line(run_here("schema", "upgrade", "-b", database), "no tables to upgrade", "schema create")
+    for name in ("create", "create", "upgrade", "status"):
+        ended = run_here("schema", name, "-b", database)
+        assert ended.status == 0
+        assert "the tables are up to date" in ended.out
+        assert ":cellar@" not in ended.out
+    found = json.loads(run_here("schema", "status", "-b", database, "--json").out)
+    assert found["up_to_date"] is True
+    assert found["version"] == found["wanted"]
+
+
+@pytest.fixture
+def celerys_tables(database: str) -> str:
+    """URL of a database to which Celery's own backend has written: a success, a failure and a group."""
+    # SQLAlchemy's default driver for PostgreSQL is another one
+    url = database.replace("postgresql:", "postgresql+psycopg:")
+    old = Celery("old", backend=f"db+{url}", broker="memory://", set_as_current=False)
+    old.backend.mark_as_done("good", {"kept": [1, "é"]})
+    old.backend.mark_as_failure("bad", ValueError("no", 3), traceback="the traceback")
+    old.GroupResult("old-group", [AsyncResult("good", app=old)]).save()
+    old.backend.ResultSession().get_bind().dispose()
+    return database
+
+
+def test_celerys_own_tables_in_the_way_are_one_line(celerys_tables: str) -> None:
+    for args in (["history"], ["schema", "create"], ["schema", "upgrade"], ["demo", "--once"]):
+        ended = (run if args[0] in ("history", "demo") else run_here)(*args, "-b", celerys_tables)
+        assert_one_line(ended, "celery_taskmeta", "not rootcellar's", "schema adopt", secret=":cellar@")
+    status = run_here("schema", "status", "-b", celerys_tables)
+    assert status.status == 1
+    assert "schema adopt" in status.out
+    assert json.loads(run_here("schema", "status", "-b", celerys_tables, "--json").out)["foreign"] != []
+
+
+def test_adopt_keeps_old_results_readable(celerys_tables: str) -> None:
+    ended = run_here("schema", "adopt", "-b", celerys_tables, "--keep", "30d")
+    assert ended.status == 0
+    assert "celery_taskmeta_before_rootcellar" in ended.out
+    assert "stay readable" in ended.out
+    assert "for 30d after they were done" in ended.out
+    assert "result_accept_content lists pickle" in ended.out
+    celery_app, backend = backend_of(celerys_tables)
+    assert AsyncResult("good", app=celery_app).get(timeout=5) == {"kept": [1, "é"]}
+    bad = AsyncResult("bad", app=celery_app)
+    assert (bad.state, bad.traceback) == ("FAILURE", "the traceback")
+    assert isinstance(bad.result, ValueError)
+    assert bad.result.args == ("no", 3)
+    assert celery_app.GroupResult.restore("old-group").get(timeout=5) == [{"kept": [1, "é"]}]
+    backend.mark_as_done("new", 1)
+    assert [one["task_id"] for one in json.loads(run_here("history", "-b", celerys_tables, "--json").out)] == ["new"]
+    assert '"kept"' in run_here("show", "good", "-b", celerys_tables).out
+    again = run_here("schema", "adopt", "-b", celerys_tables)
+    assert again.status == 0
+    assert "old results are read from" in again.out
+    backend.store.close()
+
+
+def test_adopt_asks_on_a_terminal(celerys_tables: str) -> None:
+    refused = run_on_terminal("schema", "adopt", "-b", celerys_tables, typed="n\n")
+    assert refused.status == 1
+    assert "celery_taskmeta" in refused.out
+    assert "Nothing was changed." in refused.out
+    assert run_here("schema", "status", "-b", celerys_tables).status == 1
+    agreed = run_on_terminal("schema", "adopt", "-b", celerys_tables, typed="y\n")
+    assert agreed.status == 0
+    assert run_here("schema", "status", "-b", celerys_tables).status == 0
+
+
+def test_adopt_without_anything_to_adopt_is_one_line(database: str) -> None:
+    assert_one_line(run_here("schema", "adopt", "-b", database), "no table of Celery's own", "schema create")
+
+
+# -- how things are written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "-"),
+        (0.0001, "<1 ms"),
+        (0.0123, "12 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (125, "2 min 5 s"),
+        (15_000, "4 h 10 min"),
+        (266_400, "3 d 2 h"),
+        (-2, "-2.0 s"),
+    ],
+)
+def test_spans_are_short(seconds: float | None, shown: str) -> None:
+    assert show_seconds(seconds) == shown
+
+
+def test_moments_are_as_short_as_is_clear() -> None:
+    now = datetime(2026, 3, 5, 12, 30).astimezone()
+    assert show_moment(None, now) == "-"
+    assert show_moment(now.replace(hour=7), now) == "07:30:00"
+    assert show_moment(now.replace(month=1), now) == "01-05 12:30"
+    assert show_moment(now.replace(year=2025), now) == "2025-03-05"
+
+
+def test_moments_are_read() -> None:
+    assert parse_moment("90m", NOW) == NOW - timedelta(minutes=90)
+    assert parse_moment("1.5H", NOW) == NOW - timedelta(minutes=90)
+    assert parse_moment("2026-01-31T14:00:00Z") == datetime(2026, 1, 31, 14, tzinfo=timezone.utc)
+    assert parse_moment("2026-01-31") == datetime(2026, 1, 31).astimezone()
+    assert parse_span("2w") == timedelta(days=14)
+    for wrong in ("", "2", "h", "2x", "-2h", "99999999d", "9" * 400 + "d", "0001-01-01", "2026-13-01"):
+        with pytest.raises(ValueError, match=r"write|too long"):
+            parse_moment(wrong)
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        (Payload(b"{not json"), "<application/json, 9 bytes, unreadable>"),
+        (Payload(b"[" * 900 + b"]" * 900), "<application/json, 1800 bytes, nested too deeply>"),
+        (Payload(b'"x"', key_id="k1"), "<application/json, 3 bytes>"),
+        (
+            Payload(b"abc", compression="application/x-gzip"),
+            "<application/json, application/x-gzip, 3 bytes, unreadable>",
+        ),
+        (Payload(b'{"__type__": "datetime", "__value__": "2026-01-31T14:00:00"}'), "2026-01-31T14:00:00"),
+        (Payload(b"1606938044258990275541962092341162602522202993782792835301376"), 2**200),
+    ],
+)
+def test_what_cannot_be_decoded_is_summed_up(stored: Payload, shown: Any) -> None:
+    assert json_value(stored) == shown
+
+
+def test_outcomes_are_one_line() -> None:
+    def of(value: Any) -> str:
+        return outcome(TaskRecord(task_id="x", state="S", result=payload(value)))
+
+    assert of(None) == "null"
+    assert of("a\nb") == '"a\\nb"'
+    assert of({"exc_type": "E", "exc_message": "text"}) == 'E("text")'
+    assert of({"exc_type": "E", "exc_message": []}) == "E()"
+    assert outcome(TaskRecord(task_id="x", state="S")) == ""

@@ -1,0 +1,157 @@
+"""The examples of the documentation, run as they are printed, against real servers in place of the example's hosts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+from celery import Celery
+
+from rootcellar import errors as all_errors
+from rootcellar.errors import RootcellarError, StoreError
+from rootcellar.stores import open_store
+from tests.workers import Worker
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"# (\w+\.py)\n")
+EXAMPLE_DATABASE = "postgresql://celery:secret@localhost:5432/results"
+EXAMPLE_BROKER = "redis://localhost:6379/0"
+
+
+class Page:
+    """A page of the documentation, its examples' hosts replaced by the test's servers."""
+
+    def __init__(self, name: str, replace: dict[str, str]) -> None:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for example, real in replace.items():
+            text = text.replace(example, real)
+        self.blocks = BLOCK.findall(text)
+
+    def of(self, language: str) -> list[str]:
+        """The blocks in one language."""
+        return [body for found, body in self.blocks if found == language]
+
+    def write_files(self, folder: Path) -> None:
+        """Write the Python blocks that begin with a file's name."""
+        for body in self.of("python"):
+            if name := FILE_NAME.match(body):
+                (folder / name[1]).write_text(body, encoding="utf-8")
+
+    def commands(self) -> Iterator[tuple[str, str]]:
+        """The commands, each with what the page says that it prints (empty where it says nothing)."""
+        for body in self.of("console"):
+            for piece in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+                command, _, expected = piece.partition("\n")
+                yield command, expected
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a command of the page in ``folder`` with this environment's programs; return what it printed."""
+    words = shlex.split(command)
+    programs = Path(sys.executable).parent
+    program = (
+        sys.executable if words[0] == "python" else shutil.which(words[0], path=f"{programs}:{os.environ['PATH']}")
+    )
+    assert program, f"{words[0]} is not installed"
+    done = subprocess.run(
+        [program, *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def celery_tables(postgres_server: object) -> str:
+    """A database that holds Celery's own tables and a result in them."""
+    url: str = postgres_server.create_database()  # type: ignore[attr-defined]
+    app = Celery("old", backend="db+" + url.replace("postgresql://", "postgresql+psycopg://"), set_as_current=False)
+    app.backend.store_result("old-task", {"kept": True}, "SUCCESS")
+    return url
+
+
+def test_getting_started(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+    page = Page("docs/getting-started.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
+    page.write_files(tmp_path)
+    with Worker("tasks", cwd=tmp_path):
+        for command, expected in page.commands():
+            if command.startswith(("pip ", "celery ")):
+                continue  # installed already; the worker runs
+            if command == "rootcellar demo":
+                command = "rootcellar demo --once"
+            assert expected in run(command, tmp_path)
+    with psycopg.connect(postgres_url) as connection:
+        for statement in page.of("sql"):
+            assert connection.execute(statement.encode()).fetchall(), statement
+
+
+def test_postgresql(tmp_path: Path, postgres_url: str, celery_tables: str) -> None:
+    page = Page("docs/postgresql.md", {EXAMPLE_DATABASE: postgres_url})
+    for command, expected in page.commands():
+        if " adopt " in command:
+            command = command.replace(postgres_url, celery_tables)
+        assert expected in run(command, tmp_path)
+    assert open_store("rootcellar+" + celery_tables).get("old-task") is not None
+    with psycopg.connect(postgres_url) as connection:
+        for statement in page.of("sql"):
+            connection.execute(statement.encode()).fetchall()
+    check_settings(page)
+
+
+def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Page("docs/sqlite.md", {})
+    store = open_store("rootcellar+sqlite:///results.sqlite3")
+    store.check()
+    for command, _ in page.commands():
+        program, file, sql = shlex.split(command)
+        assert program == "sqlite3"
+        with closing(sqlite3.connect(tmp_path / file)) as connection:  # the program itself may not be installed
+            connection.execute(sql).fetchall()
+    check_settings(page)
+
+
+def check_settings(page: Page) -> None:
+    """Run a page's settings, and see that each backend URL in them is one that a store takes."""
+    for body in page.of("python"):
+        found: dict[str, object] = {}
+        exec(compile(body, "settings", "exec"), found)  # noqa: S102 - our own page
+        if url := found.get("result_backend"):
+            open_store(str(url))
+
+
+def test_readme(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+    page = Page("README.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
+    page.write_files(tmp_path)
+    check_settings(page)
+
+
+def test_every_error_is_documented() -> None:
+    page = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+
+    def below(cls: type[RootcellarError]) -> Iterator[type[RootcellarError]]:
+        for child in cls.__subclasses__():
+            if child.__module__.startswith("rootcellar"):
+                yield child
+                yield from below(child)
+
+    assert StoreError in set(below(RootcellarError)), all_errors
+    for cls in below(RootcellarError):
+        retryable = "yes" if cls.retryable else "no"
+        assert re.search(rf"^\| `{cls.__name__}` \| {retryable} \|", page, re.MULTILINE), f"{cls.__name__} {retryable}"

@@ -1,0 +1,144 @@
+"""What lies in the tables can be read by people and by SQL, and is exact."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timezone
+
+import psycopg
+import pytest
+
+from rootcellar.errors import PayloadUnreadable, RecordRefused
+from rootcellar.payload import encode
+from rootcellar.records import GroupRecord, Payload
+from rootcellar.stores import rows
+from tests.conformance.stores import OTHER_PAYLOADS, PAYLOADS, full_record, record
+from tests.servers import PostgresServer
+from tests.test_payload import random_json
+
+
+@pytest.fixture(scope="module")
+def connection(postgres_server: PostgresServer) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    with psycopg.connect(postgres_server.url, autocommit=True) as found:
+        yield found
+
+
+def shown(payload: Payload) -> str:
+    """Return what a reader of the table sees, after checking that the payload itself comes back."""
+    text, exact = rows.payload_columns(payload)
+    assert text is not None
+    assert rows.read_payload(text, exact) == payload
+    return text
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
+def test_what_is_shown_is_json_that_any_sql_casts(
+    connection: psycopg.Connection[tuple[object, ...]], payload: Payload
+) -> None:
+    text = shown(payload)
+    json.loads(text, parse_constant=pytest.fail) if len(text) < 5_000 else None
+    connection.execute("SELECT %s::json, %s::jsonb", (text, text))
+    with closing(sqlite3.connect(":memory:")) as sqlite:
+        assert sqlite.execute("SELECT json_valid(?)", (text,)).fetchone() == (1,)
+
+
+def test_random_values_are_shown_as_json_that_casts(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    source = random.Random(7)
+    texts = [shown(encode(random_json(source), "json")) for _ in range(500)]
+    connection.execute("SELECT t::json, t::jsonb FROM unnest(%s::text[]) AS t", (texts,))
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (b'{"b": 1, "a": [true, null, 1.10]}', None),
+        ('"🧊 é"'.encode(), None),
+        (b"1e308", None),
+        (b'"NaN"', None),
+        (b'{"a": NaN}', {"a": "NaN"}),
+        (b"[Infinity, -Infinity]", ["Infinity", "-Infinity"]),
+        (b'"a\\u0000b"', "a␀b"),
+        (b'["\\ud800", "x"]', ["�", "x"]),
+        (b"\x80\x04", "<application/json, 2 bytes>"),
+        (b"[" * 700 + b"]" * 700, "<application/json, 1400 characters>"),
+    ],
+)
+def test_what_a_reader_sees(stored: bytes, expected: object) -> None:
+    text, exact = rows.payload_columns(Payload(stored))
+    assert text is not None
+    if expected is None:
+        assert (text, exact) == (stored.decode(), None), "as it is, and nothing more"
+    else:
+        assert json.loads(text) == expected
+        assert exact is not None
+
+
+def test_what_is_not_json_is_named() -> None:
+    for payload in OTHER_PAYLOADS.values():
+        if payload.content_type != "application/json":
+            assert json.loads(shown(payload)) == f"<{payload.content_type}, {len(payload.body)} bytes>"
+
+
+def test_nothing_is_nothing() -> None:
+    assert rows.payload_columns(None) == (None, None)
+    assert rows.read_payload(None, None) is None
+
+
+@pytest.mark.parametrize("text", ["[" * 512 + "]" * 512, json.dumps("[{" * 9_000), json.dumps("9" * 500), "[1e308]"])
+def test_portable(text: str) -> None:
+    assert rows.is_portable(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 513 + "]" * 513, "NaN", '"\\u0000"', '"\\uDEAD"', "9" * 20_000, "1e99999", '"\x00"', '{"a": -Infinity}'],
+)
+def test_not_portable(text: str) -> None:
+    assert not rows.is_portable(text)
+
+
+@pytest.mark.parametrize(
+    "blob", [b"", b"rc1\n", b"rc2\n[]\n", b"rc1\nnot json\nx", b'rc1\n["a"]\nx', b'rc1\n["a", "b", "", ""]']
+)
+def test_damaged_frames(blob: bytes) -> None:
+    with pytest.raises(PayloadUnreadable, match="damaged"):
+        rows.unframe(blob)
+
+
+def test_rows_and_records() -> None:
+    for one in (full_record(), record(result=None), record(result=OTHER_PAYLOADS["every byte"])):
+        row = rows.task_row(one)
+        assert tuple(row) != ()
+        assert set(row) == set(rows.TASK_COLUMNS)
+        assert rows.task_record([row[column] for column in rows.TASK_COLUMNS]) == one
+
+
+def test_ids_that_no_table_holds() -> None:
+    now = datetime.now(timezone.utc)
+    for odd in ("a\x00", "\ud800"):
+        with pytest.raises(RecordRefused):
+            rows.task_row(record(task_id=odd))
+        with pytest.raises(RecordRefused):
+            rows.group_row(GroupRecord(group_id=odd, result=Payload(b"1"), done_at=now))
+    assert rows.findable(["b", "a", "\x00", "b", "🧊", "\udfff", ""]) == ["b", "a", "🧊", ""]
+
+
+def test_an_update_names_every_column_but_the_id() -> None:
+    assignments = rows.update_assignments()
+    named = [part.split(" = ")[0] for part in assignments.split(", ")]
+    assert sorted(named) == sorted(set(rows.TASK_COLUMNS) - {"task_id"})
+    assert "args_exact = CASE WHEN excluded.args IS NULL" in assignments, "both columns of a payload go together"
+
+
+def test_patterns() -> None:
+    assert rows.like_pattern("shop.*_100%\\") == "shop.%\\_100\\%\\\\"
+    assert rows.glob_pattern("shop.*[a]?") == "shop.*[[]a][?]"
+
+
+def test_chunks() -> None:
+    assert [list(chunk) for chunk in rows.chunks("abcde", 2)] == [["a", "b"], ["c", "d"], ["e"]]
+    assert list(rows.chunks([], 2)) == []

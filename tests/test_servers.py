@@ -1,0 +1,268 @@
+"""The test bed tests itself: what the other tests rely on the servers to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import amqp
+import psutil
+import psycopg
+import pytest
+import redis
+
+from tests.servers import (
+    HOST,
+    MissingServer,
+    PgBouncerServer,
+    PostgresServer,
+    RabbitServer,
+    RedisServer,
+    ServerError,
+    die_with_parent,
+    wait_gone,
+)
+
+Connection: Any = amqp.Connection  # a package without types
+Message: Any = amqp.Message
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def family(pid: int) -> list[psutil.Process]:
+    main = psutil.Process(pid)
+    return [main, *main.children(recursive=True)]
+
+
+def test_postgres_keeps_committed_rows_over_kill(new_postgres: Callable[..., PostgresServer]) -> None:
+    server = new_postgres()
+    port, processes = server.port, family(server.pid)
+    assert len(processes) > 3, "the postmaster has children"
+    server.execute("CREATE TABLE kept (n int)")
+    server.execute("INSERT INTO kept VALUES (1)")
+    with psycopg.connect(server.url) as connection:
+        connection.execute("INSERT INTO kept VALUES (2)")  # not committed
+        server.kill()
+        assert wait_gone(processes, 0)
+        assert not server.running
+        assert (server.data / "postmaster.pid").exists(), "nobody cleaned up, as after a power cut"
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    server.start()
+    assert server.port == port
+    assert server.execute("SELECT n FROM kept") == [(1,)]
+    assert "automatic recovery in progress" in server.log.read_text()
+
+
+def test_postgres_is_durable_and_takes_settings(new_postgres: Callable[..., PostgresServer]) -> None:
+    server = new_postgres(application_name="it's")
+    show = {name: server.execute(f"SHOW {name}") for name in ("fsync", "max_connections", "application_name")}
+    assert show == {"fsync": [("on",)], "max_connections": [("200",)], "application_name": [("it's",)]}
+    server.configure(max_connections=17, fsync=False)
+    assert server.execute("SHOW max_connections") == [("200",)], "settings wait for a restart"
+    server.restart()
+    assert server.execute("SHOW max_connections") == [("17",)]
+    assert server.execute("SHOW fsync") == [("off",)]
+
+
+def test_postgres_wants_the_password(postgres_server: PostgresServer) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(postgres_server.url.replace(f":{postgres_server.password}@", ":wrong@"))
+    assert postgres_server.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == [(True,)]
+
+
+def test_postgres_trust(new_postgres: Callable[..., PostgresServer]) -> None:
+    server = new_postgres(auth="trust")
+    assert server.password not in server.url
+    assert server.execute("SELECT 1") == [(1,)]
+
+
+def test_postgres_pause(new_postgres: Callable[..., PostgresServer]) -> None:
+    server = new_postgres()
+    with psycopg.connect(server.url) as connection:
+        server.pause()
+        assert {process.status() for process in family(server.pid)} == {psutil.STATUS_STOPPED}
+        with socket.create_connection((HOST, server.port), timeout=5) as newcomer:  # the kernel still accepts
+            newcomer.settimeout(0.2)
+            newcomer.sendall(bytes.fromhex("00000008 04d2162f"))  # asks for encryption
+            with pytest.raises(TimeoutError):
+                newcomer.recv(1)
+            server.resume()
+            newcomer.settimeout(10)
+            assert newcomer.recv(1) == b"N"
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    server.pause()
+    server.stop()  # also a paused server can be stopped
+    assert not server.running
+
+
+def test_pgbouncer_shares_sessions(
+    new_pgbouncer: Callable[..., PgBouncerServer], postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    pooler = new_pgbouncer(postgres_server)
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        psycopg.connect(pooler.through(postgres_url).replace(f":{postgres_server.password}@", ":wrong@"))
+    sessions = set()
+    for _ in range(3):
+        with psycopg.connect(pooler.through(postgres_url), autocommit=True) as connection:
+            sessions.add(connection.execute("SELECT pg_backend_pid(), current_database()").fetchone())
+    assert [name for _, name in sessions] == [postgres_url.rpartition("/")[2]], "one session for three clients"
+    pooler.restart()
+    with psycopg.connect(pooler.url) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_postgres_url_is_a_fresh_database(postgres_url: str, turn: int) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("CREATE TABLE only_here (n int)")
+
+
+def test_postgres_killed_server_leaves_no_shared_memory() -> None:
+    with PostgresServer() as server:
+        segment = (server.data / "postmaster.pid").read_text().splitlines()[6].split()[1]
+        server.kill()
+        assert segment in shared_memory()
+    assert segment not in shared_memory()
+    assert not server.folder.exists()
+
+
+def shared_memory() -> list[str]:
+    lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    return [line.split()[1] for line in lines]
+
+
+def test_redis_keeps_nothing_by_default(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis()
+    with redis.Redis.from_url(server.url) as client:
+        client.set("key", "value")
+        server.restart()
+        assert client.get("key") is None
+
+
+def test_redis_appendonly_keeps_keys_over_kill(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis()
+    server.configure(appendonly=True, maxmemory_policy="allkeys-lru")
+    server.restart()
+    with redis.Redis.from_url(server.url) as client:
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
+        client.set("key", "value")
+        server.kill()
+        with pytest.raises(redis.ConnectionError):
+            client.get("key")
+        server.start()
+        assert client.get("key") == b"value"
+        server.flush()
+        assert client.get("key") is None
+
+
+def test_redis_pause(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis()
+    with redis.Redis.from_url(server.url, socket_timeout=0.2, retry=None) as client:
+        server.pause()
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        server.resume()
+        assert client.ping()
+    server.pause()
+    server.kill()
+    assert not server.running
+
+
+def test_redis_that_cannot_start_says_why(new_redis: Callable[..., RedisServer]) -> None:
+    with pytest.raises(ServerError, match=r"(?s)ended with status 1 .*no-such-setting"):
+        new_redis(no_such_setting=1)
+
+
+def test_rabbit_keeps_durable_messages_over_kill(new_rabbit: Callable[..., RabbitServer]) -> None:
+    server = new_rabbit(heartbeat=77)
+    processes = family(server.pid)
+    with Connection(f"127.0.0.1:{server.port}") as connection:
+        assert connection.server_heartbeat == 77
+        server.pause()
+        server.resume()
+        channel = connection.channel()
+        channel.confirm_select()
+        channel.queue_declare("kept", durable=True, auto_delete=False)
+        message = Message("hello", delivery_mode=2)
+        channel.basic_publish_confirm(message, routing_key="kept")
+    addresses = {found.laddr.ip for process in processes for found in process.net_connections("inet")}
+    assert addresses == {"127.0.0.1"}
+    server.kill()
+    assert wait_gone(processes, 0)
+    server.start()
+    with Connection(f"127.0.0.1:{server.port}") as connection:
+        assert connection.channel().basic_get("kept").body == "hello"
+    epmd = server._epmd_process
+    assert epmd is not None
+    server.stop()
+    assert epmd.poll() is not None, "the name server goes with the node"
+
+
+def test_rabbit_url_is_a_fresh_virtual_host(rabbit_url: str, rabbit_server: RabbitServer) -> None:
+    other = rabbit_server.create_vhost()
+    assert other != rabbit_url
+    for url, found in ((rabbit_url, 1), (other, 0)):
+        with Connection(f"127.0.0.1:{rabbit_server.port}", virtual_host=url.rpartition("/")[2]) as connection:
+            channel = connection.channel()
+            if url == rabbit_url:
+                channel.confirm_select()
+                channel.queue_declare("here", auto_delete=False)
+                channel.basic_publish_confirm(Message("hello"), routing_key="here")
+            assert channel.queue_declare("here", auto_delete=False).message_count == found
+    with pytest.raises(ValueError, match="simple name"):
+        rabbit_server.create_vhost('"')
+
+
+def test_servers_die_with_a_killed_test_run() -> None:
+    program = (
+        "import time; from tests.servers import *; servers = [RedisServer(), PostgresServer()];"
+        "[server.start() for server in servers];"
+        "print(*[server.pid for server in servers], *[server.folder for server in servers], flush=True);"
+        "time.sleep(60)"
+    )
+    run = subprocess.Popen(die_with_parent([sys.executable, "-c", program]), cwd=ROOT, stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    with run.stdout:
+        first, second, *folders = run.stdout.readline().decode().split()
+        processes = family(int(first)) + family(int(second))
+        run.kill()
+        run.wait()
+        assert wait_gone(processes, 10)
+    assert len(processes) > 4
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [(PostgresServer, "postgresql"), (RedisServer, "redis-server"), (RabbitServer, "rabbitmq-server")],
+)
+def test_missing_server_names_the_package(
+    kind: type[PostgresServer | RedisServer | RabbitServer], package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOTCELLAR_TEST_PG_BIN", "/nowhere")
+    monkeypatch.setattr("tests.servers._which", lambda program: None)
+    with pytest.raises(MissingServer, match=rf"^[^\n]*apt-get install {package}$"):
+        kind()
+
+
+def test_missing_pgbouncer_names_the_package(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.servers._which", lambda program: None)
+    with pytest.raises(MissingServer, match=r"^[^\n]*apt-get install pgbouncer$"):
+        PgBouncerServer(postgres_server)
+
+
+def test_a_crash_is_not_hidden(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis()
+    os.kill(server.pid, signal.SIGKILL)
+    assert wait_gone([psutil.Process(server.pid)], 5)
+    assert not server.running
+    server.restart()
+    assert server.running

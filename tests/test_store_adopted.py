@@ -1,0 +1,176 @@
+"""Celery's own tables, renamed aside, go on answering through the store until their time is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.task import Context
+from celery.result import AsyncResult
+
+from rootcellar import errors
+from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.base import HasSchema
+from tests.conformance.crew import Crew
+from tests.conformance.registered import POSTGRES, SQLITE
+from tests.conformance.stores import crew, json_payload, record  # noqa: F401  crew is a fixture
+from tests.conformance.under_test import StoreUnderTest
+
+
+def celery_of(url: str, **conf: Any) -> Celery:
+    """Return an app whose backend is Celery's own, in the same database."""
+    # SQLAlchemy's default driver for PostgreSQL is another one
+    backend = "db+" + url.replace("postgresql:", "postgresql+psycopg:")
+    app = Celery("old", broker="memory://", backend=backend, set_as_current=False)
+    app.conf.update(result_extended=True, **conf)
+    return app
+
+
+@pytest.fixture(params=[SQLITE, POSTGRES], ids=str)
+def place(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database in which Celery's own backend stored a success, a failure and a group."""
+    under_test: StoreUnderTest = request.param
+    with under_test.new_place(request) as url:
+        app = celery_of(url)
+        request_of_call = Context(
+            id="good", task="shop.pack", args=[1], kwargs={"a": 2}, hostname="w@h", retries=3, delivery_info={}
+        )
+        app.backend.store_result("good", {"b": 1, "a": ["é"]}, "SUCCESS", request=request_of_call)
+        app.backend.mark_as_failure("bad", ValueError("no", 3), traceback="the traceback")
+        app.GroupResult("old-group", [AsyncResult("good", app=app)]).save()
+        app.backend.ResultSession().get_bind().dispose()
+        yield url
+
+
+@pytest.fixture
+def store(place: str) -> Iterator[Store]:
+    found = open_store(place)
+    yield found
+    found.close()
+
+
+def adopt(store: Store, keep: timedelta | None = None) -> list[str]:
+    assert isinstance(store, HasSchema)
+    return list(store.schema.adopt(keep))
+
+
+def test_without_being_asked_nothing_is_touched(place: str, store: Store) -> None:
+    for options in (StoreOptions(), StoreOptions(create_tables=False)):
+        strict = open_store(place, options)
+        with pytest.raises(errors.ForeignTables, match="celery_taskmeta") as caught:
+            strict.put(record())
+        assert "schema adopt" in caught.value.remedy
+        assert not caught.value.retryable
+        with pytest.raises(errors.ForeignTables):
+            strict.get("good")
+        strict.close()
+    assert isinstance(store, HasSchema)
+    with pytest.raises(errors.ForeignTables):
+        store.schema.create()
+    assert store.schema.status().foreign
+    app = celery_of(place)
+    assert app.AsyncResult("good").get(timeout=5) == {"b": 1, "a": ["é"]}
+    app.backend.ResultSession().get_bind().dispose()
+
+
+def test_old_records_are_read(store: Store) -> None:
+    names = adopt(store)
+    assert len(names) == 2
+    assert adopt(store) == names, "to adopt again changes nothing"
+    good, bad = store.get("good"), store.get("bad")
+    assert good is not None
+    assert bad is not None
+    assert (good.state, good.name, good.worker, good.retries) == ("SUCCESS", "shop.pack", "w@h", 3)
+    assert good.result == json_payload({"b": 1, "a": ["é"]})
+    assert good.args is not None
+    assert good.args.body == b"[1]"
+    assert good.expires_at is None
+    assert good.done_at is not None
+    assert abs(good.done_at - datetime.now(timezone.utc)) < timedelta(minutes=1)
+    assert (bad.state, bad.traceback) == ("FAILURE", "the traceback")
+    new = record(task_id="new")
+    store.put(new)
+    assert store.get_many(["good", "bad", "new", "none"]) == {"good": good, "bad": bad, "new": new}
+    assert store.get_group("old-group") is not None
+    assert store.get("none") is None
+
+
+def test_handles_that_are_open_learn_of_it(place: str, store: Store) -> None:
+    other = open_store(place)
+    with pytest.raises(errors.ForeignTables):
+        other.check()
+    adopt(store)
+    assert other.get("good") == store.get("good")
+    other.close()
+
+
+def test_ours_go_before_theirs(store: Store) -> None:
+    adopt(store)
+    ours = record(task_id="bad", result=json_payload("better"))
+    assert store.put(ours).written
+    assert store.get("bad") == ours
+    assert store.get_many(["bad"]) == {"bad": ours}
+
+
+def test_deleted(store: Store) -> None:
+    adopt(store)
+    store.put(record(task_id="new"))
+    assert store.delete(["good", "new", "none"]) == 2
+    assert store.get_many(["good", "new"]) == {}
+    assert store.get("bad") is not None
+
+
+def test_expired(store: Store) -> None:
+    adopt(store, keep=timedelta(days=30))
+    good = store.get("good")
+    assert good is not None
+    assert good.expires_at is not None
+    assert good.done_at is not None
+    assert good.expires_at - good.done_at == timedelta(days=30)
+    now = datetime.now(timezone.utc)
+    assert store.delete_expired(now + timedelta(days=29)) == 0
+    assert store.delete_expired(now + timedelta(days=31)) == 3
+    assert store.delete_expired(now + timedelta(days=31)) == 0
+    assert store.get_many(["good", "bad"]) == {}
+    assert store.get_group("old-group") is None
+
+
+def test_never_expired(store: Store) -> None:
+    adopt(store)
+    assert store.delete_expired(datetime(9000, 1, 1, tzinfo=timezone.utc)) == 0
+    assert store.get("good") is not None
+
+
+def test_pickles_are_read_only_by_choice(place: str, store: Store) -> None:
+    old = celery_of(place, result_serializer="pickle", result_accept_content=["pickle"], accept_content=["pickle"])
+    # as Celery before 5.7 wrote them whatever the serializer was
+    old.backend.store_result("pickled", {"a": (1, 2)}, "SUCCESS")
+    old.backend.ResultSession().get_bind().dispose()
+    adopt(store)
+    for accepted, is_read in ((["json"], False), (["json", "pickle"], True)):
+        app = Celery("new", broker="memory://", backend=f"rootcellar+{place}", set_as_current=False)
+        app.conf.result_accept_content = accepted
+        if is_read:
+            assert app.AsyncResult("pickled").get(timeout=5) == {"a": (1, 2)}
+        else:
+            with pytest.raises(errors.ContentRefused, match="result_accept_content"):
+                app.AsyncResult("pickled").get(timeout=5)
+        assert app.AsyncResult("good").get(timeout=5) == {"b": 1, "a": ["é"]}
+        app.backend.store.close()
+
+
+def test_eight_processes_adopt_at_once(place: str, store: Store, crew: Crew) -> None:  # noqa: F811
+    answers = crew.run_alike(8, _adopt, place)
+    assert len({tuple(answer) for answer in answers}) == 1
+    assert store.get("good") is not None
+
+
+def _adopt(url: str, _: int) -> list[str]:
+    store = open_store(url)
+    names = adopt(store)
+    assert store.get("good") is not None
+    store.close()
+    return names

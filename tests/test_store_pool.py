@@ -1,0 +1,199 @@
+"""The pool of connections keeps to its limits and hands out only what is fit for use."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from rootcellar.errors import StoreUnavailable
+from rootcellar.stores import pool as pool_module
+from rootcellar.stores.pool import ConnectionPool
+from tests.conformance.stores import eventually, in_threads
+
+
+class Line:
+    """Something to connect to, and what became of it."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.is_clean = True
+        self.answers = True
+        self.pings = 0
+
+    def ping(self) -> bool:
+        self.pings += 1
+        return self.answers
+
+
+class Exchange:
+    """Makes lines, and knows them all."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.error: Exception | None = None
+
+    def connect(self) -> Line:
+        if self.error:
+            raise self.error
+        self.lines.append(Line())
+        return self.lines[-1]
+
+    @property
+    def open(self) -> list[Line]:
+        return [line for line in self.lines if line.is_open]
+
+    def pool(self, **options: Any) -> ConnectionPool[Line]:
+        def close(line: Line) -> None:
+            assert line.is_open, "closed once"
+            line.is_open = False
+
+        defaults = {"size": 2, "timeout": 5.0, "recycle": -1.0, "ping": False, "where": "the exchange"}
+        return ConnectionPool(
+            self.connect,
+            close=close,
+            alive=Line.ping,
+            usable=lambda line: line.is_open and line.is_clean,
+            **{**defaults, **options},
+        )
+
+
+@pytest.fixture
+def exchange() -> Exchange:
+    return Exchange()
+
+
+def test_one_is_used_again(exchange: Exchange) -> None:
+    pool = exchange.pool()
+    for _ in range(5):
+        with pool.connection() as line:
+            assert line.is_open
+    assert len(exchange.lines) == 1
+
+
+def test_the_most_recently_used_comes_first(exchange: Exchange) -> None:
+    pool = exchange.pool()
+    with pool.connection() as first, pool.connection() as second:
+        assert first is not second
+    with pool.connection() as again:
+        assert again is first, "it was given back last"
+
+
+def test_never_more_than_its_size(exchange: Exchange) -> None:
+    pool = exchange.pool(size=3)
+    busy = [0]
+    most = [0]
+    lock = threading.Lock()
+
+    def work(_: int) -> None:
+        for _ in range(200):
+            with pool.connection():
+                with lock:
+                    busy[0] += 1
+                    most[0] = max(most[0], busy[0])
+                with lock:
+                    busy[0] -= 1
+
+    in_threads(12, work)
+    assert most[0] <= 3
+    assert len(exchange.lines) <= 3
+    assert exchange.pool(size=0).connection().__enter__().is_open, "there is always one"
+
+
+def test_none_comes_free(exchange: Exchange) -> None:
+    pool = exchange.pool(size=1, timeout=0.01)
+    with pool.connection():
+        with pytest.raises(
+            StoreUnavailable, match=r"all 1 connections were in use for 0.01 s \[the exchange\]"
+        ) as caught:
+            pool.connection().__enter__()
+        assert caught.value.retryable
+        assert "pool_size" in caught.value.remedy
+    with pool.connection() as line:
+        assert line.is_open
+
+
+def test_a_failure_to_connect_takes_no_place(exchange: Exchange) -> None:
+    pool = exchange.pool(size=1, timeout=0.01)
+    exchange.error = StoreUnavailable("gone")
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="gone"):
+            pool.connection().__enter__()
+    exchange.error = None
+    with pool.connection() as line:
+        assert line.is_open
+
+
+def test_what_is_not_usable_is_closed_and_makes_room(exchange: Exchange) -> None:
+    pool = exchange.pool(size=1)
+    with suppress(ValueError), pool.connection() as line:
+        line.is_clean = False
+        raise ValueError
+    assert exchange.open == []
+    with pool.connection() as line:
+        assert line.is_clean
+    line.is_clean = False  # while it lies idle
+    with pool.connection() as another:
+        assert another is not line
+
+
+def test_pings_what_lay_idle(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = exchange.pool(ping=True)
+    for _ in range(3):
+        with pool.connection() as line:
+            pass
+    assert line.pings == 0, "it was used a moment ago"
+    monkeypatch.setattr(pool_module, "IDLE_BEFORE_PING", 0.0)
+    with pool.connection() as same:
+        assert same is line
+    assert line.pings == 1
+    line.answers = False
+    with pool.connection() as another:
+        assert another is not line
+    assert not line.is_open
+    silent = exchange.pool(ping=False)
+    for _ in range(2):
+        with silent.connection() as line:
+            assert line.pings == 0
+
+
+def test_recycling(exchange: Exchange) -> None:
+    always = exchange.pool(recycle=0.0)
+    for _ in range(3):
+        with always.connection():
+            pass
+        assert exchange.open == []
+    soon = exchange.pool(recycle=0.001)
+
+    def used() -> Line:
+        with soon.connection() as line:
+            return line
+
+    first = used()
+    eventually(lambda: used() is not first, "another connection")
+    assert not first.is_open
+
+
+def test_fresh_ones(exchange: Exchange) -> None:
+    pool = exchange.pool()
+    with pool.connection(), pool.connection():
+        pass
+    assert len(exchange.open) == 2
+    with pool.connection(fresh=True) as line:
+        assert exchange.open == [line]
+
+
+def test_closing_what_is_idle(exchange: Exchange) -> None:
+    pool = exchange.pool()
+    with pool.connection() as line:
+        with pool.connection():
+            pass
+        pool.drop_idle()
+        assert exchange.open == [line]
+    pool.drop_idle()
+    pool.drop_idle()
+    assert exchange.open == []
+    with pool.connection() as line:
+        assert line.is_open

@@ -1,0 +1,330 @@
+"""What the tests of waiting share: records, other processes, and boxes into which a watcher puts what it tells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from celery import Celery
+
+from rootcellar.records import Payload, TaskRecord
+from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.postgres import listening
+from rootcellar.stores.watching import Told, Watcher
+from tests.servers import die_with_parent
+
+#: ten times as much of everything that is counted
+HEAVY = bool(os.environ.get("ROOTCELLAR_TEST_HEAVY"))
+#: seconds after which a wake-up counts as lost
+PATIENCE = 30.0
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def record(task_id: str, value: Any = None, state: str = "SUCCESS", **fields: Any) -> TaskRecord:
+    """Return a record with the task's id as its value, unless another is given."""
+    done_at = datetime.now(timezone.utc) if state in ("SUCCESS", "FAILURE") else None
+    body = json.dumps(task_id if value is None else value).encode()
+    return TaskRecord(task_id=task_id, state=state, result=Payload(body), done_at=done_at, **fields)
+
+
+def value_of(found: TaskRecord) -> Any:
+    assert found.result is not None
+    return json.loads(found.result.body)
+
+
+def make_app(store_url: str, **conf: Any) -> Celery:
+    """Return an app whose results are in the store."""
+    app = Celery("waiting", broker="memory://", backend=f"rootcellar+{store_url}", set_as_current=False)
+    app.conf.update(conf)
+    return app
+
+
+def named(url: str, application_name: str) -> str:
+    """Return a PostgreSQL URL that tells the server who connects."""
+    return f"{url}?application_name={application_name}"
+
+
+@contextlib.contextmanager
+def opened(url: str, **options: Any) -> Iterator[Store]:
+    """Open a store, make its tables, and close it at the end."""
+    store = open_store(url, StoreOptions(**options))
+    try:
+        store.check()
+        yield store
+    finally:
+        store.close()
+
+
+def no_safety_net(monkeypatch: Any) -> None:
+    """Let nothing but a notification wake a listening watcher."""
+    monkeypatch.setattr(listening, "SAFETY_LOOK", 3600.0)
+
+
+def until(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
+    """Wait for what only the server or the kernel can tell."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.01)
+
+
+class Inbox:
+    """Where a watcher delivers. Keeps the ids of what has come."""
+
+    def __init__(self) -> None:
+        self._told: queue.SimpleQueue[Told] = queue.SimpleQueue()
+        self.deliver = self._told.put
+
+    def take(self, count: int, timeout: float = PATIENCE) -> list[str]:
+        """Wait until ``count`` records or ids were told; return the ids in the order in which they came."""
+        deadline = time.monotonic() + timeout
+        ids: list[str] = []
+        while len(ids) < count:
+            try:
+                told = self._told.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"{count - len(ids)} of {count} were not told within {timeout:g} s") from None
+            if isinstance(told, Exception):
+                raise told
+            ids.extend(one.task_id if isinstance(one, TaskRecord) else one for one in told)
+        return ids
+
+    def is_empty(self) -> bool:
+        return self._told.empty()
+
+
+def subscribe(watcher: Watcher, ids: Iterable[str], *args: Any) -> Inbox:
+    inbox = Inbox()
+    watcher.subscribe(ids, inbox.deliver, *args)
+    return inbox
+
+
+class Background(threading.Thread):
+    """Does ``work`` in a thread that begins at once."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._value = self._work()
+        except BaseException as error:
+            self._error = error
+
+    def result(self, timeout: float = PATIENCE * 2) -> Any:
+        """Wait until it is done; return what it returned, or raise what it raised."""
+        self.join(timeout)
+        assert not self.is_alive(), f"not done within {timeout:g} s"
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class Other:
+    """Another process, started afresh, that does what it is told; a context manager.
+
+    Args:
+        setup: a function that can be imported, called there with ``args``; gives what every job gets first.
+    """
+
+    def __init__(self, setup: Callable[..., Any], *args: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, setup, args), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._receive()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def begin(self, job: Callable[..., Any], *args: Any) -> None:
+        """Let it call ``job``, a function that can be imported."""
+        self._pipe.send((job, args))
+
+    def end(self) -> Any:
+        """Wait for the job that was begun; return what it returned."""
+        return self._receive()
+
+    def do(self, job: Callable[..., Any], *args: Any) -> Any:
+        """Let it call ``job`` and wait."""
+        self.begin(job, *args)
+        return self.end()
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL, and wait until it is dead."""
+        self._process.kill()
+        self._process.join()
+
+    def _receive(self) -> Any:
+        if not self._pipe.poll(PATIENCE * 2):
+            raise AssertionError("the other process did not answer")
+        error, value = self._pipe.recv()
+        if error is not None:
+            raise AssertionError(f"in the other process: {error}")
+        return value
+
+    def __enter__(self) -> Other:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join(5)
+        self.kill()
+
+
+def _work(pipe: Connection, setup: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    tool = None
+    job: Callable[..., Any] = setup
+    while True:
+        try:
+            value = job(*args)
+            answer = (None, None if tool is None else value)
+            tool = value if tool is None else tool
+        except Exception as exc:
+            answer = (f"{type(exc).__name__}: {exc}", None)
+        pipe.send(answer)
+        try:
+            job, args = pipe.recv()
+        except EOFError:
+            return
+        args = (tool, *args)
+
+
+def put_all(store: Store, ids: Sequence[str]) -> None:
+    """A job: store a result for each of these ids."""
+    for task_id in ids:
+        store.put(record(task_id))
+
+
+def put_at(store: Store, task_id: str, moment: float) -> tuple[float, float]:
+    """A job: store a result at a moment of the clock that all processes share; return when it began and ended."""
+    spin_until(moment)
+    began = time.monotonic()
+    store.put(record(task_id))
+    return began, time.monotonic()
+
+
+def opened_there(url: str) -> Store:
+    """A setup: open a store that lives as long as the process."""
+    store = open_store(url)
+    store.check()
+    return store
+
+
+def spin_until(moment: float) -> None:
+    """Be awake at a moment exactly, as no sleep is."""
+    while time.monotonic() < moment:
+        pass
+
+
+def store_in_threads(store: Store, ids: Sequence[str], threads: int) -> None:
+    """A job: store results as a threaded worker does."""
+    workers = [threading.Thread(target=put_all, args=(store, ids[number::threads])) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+class Script:
+    """Python in a process of its own, which tells how far it is by what it prints; a context manager."""
+
+    def __init__(self, text: str, *args: str) -> None:
+        self._process = subprocess.Popen(
+            die_with_parent([sys.executable, "-u", "-c", text, *args]),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._said: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait_for(self, word: str, timeout: float = PATIENCE) -> str:
+        """Wait for a line that begins with ``word``; return the rest of it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                line = None
+            assert line is not None, f"no line {word!r}, but: {''.join(self._said)}"
+            if line.startswith(word):
+                return line.removeprefix(word).strip()
+
+    def end(self, timeout: float = PATIENCE) -> None:
+        """Wait until it ends by itself and without an error."""
+        status = self._process.wait(timeout)
+        assert status == 0, f"status {status}: {''.join(self._said)}"
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._said.append(line)
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Database:
+    """What a test asks the server itself, past rootcellar."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def rows(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self._url, autocommit=True, connect_timeout=10) as connection:
+            cursor = connection.execute(statement.encode(), params or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def one(self, statement: str, *params: Any) -> Any:
+        return self.rows(statement, *params)[0][0]
+
+    def waiters(self, ids: Sequence[str] | None = None) -> int:
+        """Return the number of registrations, for any task or for one of these."""
+        if ids is None:
+            return int(self.one("SELECT count(*) FROM celery_taskmeta_waiter"))
+        return int(self.one("SELECT count(*) FROM celery_taskmeta_waiter WHERE task_id = ANY(%s)", list(ids)))
+
+    def listeners(self) -> list[int]:
+        """Return the ids of the listeners."""
+        return [row[0] for row in self.rows("SELECT id FROM celery_taskmeta_listener ORDER BY id")]
+
+    def sessions(self) -> list[int]:
+        """Return the server's process ids of the listening sessions: those that hold a listener's lock."""
+        return [
+            row[0]
+            for row in self.rows(
+                "SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 7247034 AND granted"
+            )
+        ]

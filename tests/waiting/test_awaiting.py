@@ -1,0 +1,488 @@
+"""Results on asyncio: told, timed out, cancelled, by the thousand; and as they come, held a batch at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import celery.exceptions
+import pytest
+from celery import Celery
+from celery.result import AsyncResult, GroupResult
+
+import rootcellar
+from rootcellar.backend import ResultBackend
+from rootcellar.errors import ConfigurationError
+from tests.servers import PostgresServer
+from tests.waiting.bed import (
+    PATIENCE,
+    Background,
+    Database,
+    Other,
+    make_app,
+    named,
+    no_safety_net,
+    opened_there,
+    record,
+    store_in_threads,
+    until,
+)
+from tests.workers import Worker
+
+AT_ONCE = 10_000
+
+
+class Bench:
+    """An app over a store, results of it that nobody stored yet, and who stores them."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.app: Celery = make_app(url)
+        self.backend: ResultBackend = self.app.backend
+        self.backend.store.check()
+        self._made = 0
+
+    def results(self, count: int) -> list[AsyncResult]:
+        self._made += 1
+        return [self.app.AsyncResult(f"task {self._made}-{number}") for number in range(count)]
+
+    def store(self, results: list[AsyncResult], value: Any = None) -> None:
+        for result in results:
+            self.backend.store.put(record(result.id, value))
+
+    def becomes_quiet(self) -> None:
+        """Wait until nobody in this process waits for anything, as far as the watcher knows."""
+        watcher = self.backend.waiter.watcher()
+        until(lambda: not watcher._subscriptions, "nobody is left", timeout=5)
+
+    def close(self) -> None:
+        self.backend.waiter.close()
+        self.backend.store.close()
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """The same over a store that notifies, and over one that is polled."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/results.sqlite3"
+    else:
+        url = request.getfixturevalue("postgres_url")
+        no_safety_net(monkeypatch)
+    with closing(Bench(url)) as bench:
+        yield bench
+
+
+@pytest.fixture
+def on_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    no_safety_net(monkeypatch)
+    with closing(Bench(postgres_url)) as bench:
+        yield bench
+
+
+def in_background(work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    return asyncio.ensure_future(asyncio.to_thread(work, *args))
+
+
+async def collected(pairs: Any) -> list[tuple[str, Any]]:
+    return [pair async for pair in pairs]
+
+
+# -- one result
+
+
+def test_values_and_exceptions(bench: Bench) -> None:
+    ready, later, failed, wrong = bench.results(4)
+    bench.store([ready], {"answer": 42})
+
+    async def scenario() -> None:
+        assert await rootcellar.result(ready) == {"answer": 42}
+        waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=PATIENCE)) for one in (later, failed)]
+        await asyncio.sleep(0)
+        await in_background(bench.backend.store_result, later.id, [1, "two", None], "SUCCESS")
+        await in_background(bench.backend.store_result, failed.id, ValueError("no", 1), "FAILURE")
+        assert await waiting[0] == [1, "two", None]
+        with pytest.raises(ValueError, match="no") as caught:
+            await waiting[1]
+        assert caught.value.args == ("no", 1)
+        returned = await rootcellar.result(failed, propagate=False)
+        assert isinstance(returned, ValueError)
+        with pytest.raises(celery.exceptions.TimeoutError):
+            await rootcellar.result(wrong, timeout=0.1)
+
+    asyncio.run(scenario())
+    bench.becomes_quiet()
+
+
+def test_a_backend_of_somebody_else(tmp_path: Path) -> None:
+    other = Celery("other", backend="cache+memory://", set_as_current=False)
+    with pytest.raises(ConfigurationError, match="result_backend"):
+        asyncio.run(rootcellar.result(other.AsyncResult("x")))
+    with pytest.raises(ConfigurationError, match="result_backend"):
+        rootcellar.as_completed([other.AsyncResult("x")])
+
+
+def test_who_gives_up_leaves_nothing_behind(on_postgres: Bench) -> None:
+    bench, database = on_postgres, Database(on_postgres.url)
+    results = bench.results(1_000)
+
+    async def give_up(waiting: list[asyncio.Future[Any]]) -> Counter[type]:
+        await asyncio.to_thread(until, lambda: database.waiters() == len(results), "all are registered")
+        for one in waiting[::2]:
+            one.cancel()
+        return Counter(type(error) for error in await asyncio.gather(*waiting, return_exceptions=True))
+
+    async def scenario() -> None:
+        waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=2.0)) for one in results]
+        ended = await give_up(waiting)
+        assert ended == {asyncio.CancelledError: 500, celery.exceptions.TimeoutError: 500}
+        bench.becomes_quiet()
+        until(lambda: database.waiters() == 0, "nothing is registered", timeout=5)
+
+        async def follow(one: AsyncResult) -> None:
+            async for _ in rootcellar.watch(one):
+                pass
+
+        waiting = [asyncio.ensure_future(follow(one)) for one in results[:500]]
+        waiting.append(asyncio.ensure_future(collected(rootcellar.as_completed(results[500:]))))
+        await asyncio.to_thread(until, lambda: database.waiters() == len(results), "all are registered")
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        bench.becomes_quiet()
+        until(lambda: database.waiters() == 0, "nothing is registered", timeout=5)
+
+    asyncio.run(scenario())
+
+
+def test_ten_thousand_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost one thread and one connection."""
+    no_safety_net(monkeypatch)
+    database = Database(postgres_url)
+    threads = threading.active_count()
+    with closing(Bench(named(postgres_url, "waiting"))) as bench, Other(opened_there, postgres_url) as other:
+        results = bench.results(AT_ONCE)
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'waiting'"
+        before = database.one(sessions)
+
+        async def scenario() -> list[Any]:
+            waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=PATIENCE * 2)) for one in results]
+            while database.waiters() < AT_ONCE:
+                await asyncio.sleep(0.05)
+            assert threading.active_count() == threads + 1
+            assert database.one(sessions) == before + 1
+            other.begin(store_in_threads, [one.id for one in results], 16)
+            values = await asyncio.gather(*waiting)
+            assert database.one(sessions) == before + 1
+            other.end()
+            assert threading.active_count() == threads + 1
+            return list(values)
+
+        assert asyncio.run(scenario()) == [one.id for one in results]
+
+
+def test_many_wait_for_the_same_result(bench: Bench) -> None:
+    (one,) = bench.results(1)
+
+    async def scenario() -> set[str]:
+        waiting = asyncio.gather(*(rootcellar.result(one, timeout=PATIENCE) for _ in range(2_000)))
+        await in_background(bench.store, [one])
+        return set(await waiting)
+
+    assert asyncio.run(scenario()) == {one.id}
+
+
+def test_several_loops_in_several_threads(bench: Bench) -> None:
+    results = [bench.results(200) for _ in range(5)]
+
+    async def wait_for(some: list[AsyncResult]) -> list[Any]:
+        return list(await asyncio.gather(*(rootcellar.result(one, timeout=PATIENCE) for one in some)))
+
+    loops = [Background(lambda some=some: asyncio.run(wait_for(some))) for some in results]
+    for some in zip(*results, strict=True):
+        bench.store(list(some))
+    for some, loop in zip(results, loops, strict=True):
+        assert loop.result() == [one.id for one in some]
+    bench.becomes_quiet()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_is_closed_hurts_nobody_else(on_postgres: Bench) -> None:
+    """Loops end, without a word, all the time in which results for them arrive."""
+    results = on_postgres.results(400)
+    steady = Background(lambda: sorted(task_id for task_id, _ in rootcellar.as_completed(results, timeout=PATIENCE)))
+    over = threading.Event()
+
+    def run_loops() -> int:
+        count = 0
+        while not over.is_set():
+            loop = asyncio.new_event_loop()
+            waiting = [loop.create_task(rootcellar.result(one)) for one in results[::20]]
+            loop.run_until_complete(asyncio.wait(waiting, timeout=0.002))
+            loop.close()
+            count += 1
+        return count
+
+    rude = Background(run_loops)
+    on_postgres.store(results)
+    assert steady.result() == sorted(one.id for one in results)
+    over.set()
+    assert rude.result() > 3
+
+
+def test_a_handler_just_awaits(postgres_url: str, redis_url: str) -> None:
+    """As in a web application: one loop, a task for each request, and a worker elsewhere."""
+    app = make_app(postgres_url, broker_url=redis_url)
+
+    async def handle(word: str) -> dict[str, Any]:
+        result = app.send_task("tests.apps.ping.ping", [word])
+        return {"word": await rootcellar.result(result, timeout=PATIENCE)}
+
+    async def serve() -> list[dict[str, Any]]:
+        return list(await asyncio.gather(*(handle(f"word {number}") for number in range(50))))
+
+    env = {"TEST_BROKER": redis_url, "TEST_BACKEND": f"rootcellar+{postgres_url}"}
+    with Worker("tests.apps.ping", env=env, pool="threads", concurrency=2):
+        assert asyncio.run(serve()) == [{"word": f"word {number}"} for number in range(50)]
+    app.backend.store.close()
+
+
+# -- as they come
+
+
+def test_results_come_as_they_are_ready(bench: Bench) -> None:
+    results = bench.results(30)
+    group = GroupResult("g", [results[0], GroupResult("inner", results[1:3]), *results[3:]])
+
+    async def scenario() -> None:
+        bench.store(results[:10])
+        seen = []
+        async for task_id, value in rootcellar.as_completed(group, timeout=PATIENCE):
+            assert value == task_id
+            seen.append(task_id)
+            if len(seen) % 10 == 0:
+                # only what was stored can come: the next ones are stored when these were seen
+                assert set(seen) == {one.id for one in results[: len(seen)]}
+                await in_background(bench.store, results[len(seen) : len(seen) + 10])
+        assert len(seen) == len(results)
+
+    asyncio.run(scenario())
+    assert dict(rootcellar.as_completed(results)) == {one.id: one.id for one in results}
+    assert list(rootcellar.as_completed([])) == []
+    assert asyncio.run(collected(rootcellar.as_completed([]))) == []
+    bench.becomes_quiet()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
+def test_a_failure_comes_in_its_turn(on_postgres: Bench, is_async: bool) -> None:
+    """What is ready before it in the same batch is not lost with it."""
+    results = on_postgres.results(3)
+    on_postgres.store(results[:1])
+    on_postgres.backend.store_result(results[1].id, KeyError("lost"), "FAILURE")
+    on_postgres.store(results[2:])
+
+    def take(**options: Any) -> tuple[list[str], BaseException | None]:
+        seen: list[str] = []
+
+        async def take_async() -> None:
+            async for task_id, _ in rootcellar.as_completed(results, timeout=PATIENCE, **options):
+                seen.append(task_id)
+
+        try:
+            if is_async:
+                asyncio.run(take_async())
+            else:
+                seen.extend(task_id for task_id, _ in rootcellar.as_completed(results, timeout=PATIENCE, **options))
+        except KeyError as exc:
+            return seen, exc
+        return seen, None
+
+    seen, error = take()
+    assert isinstance(error, KeyError)
+    assert error.args == ("lost",)
+    all_seen, error = take(propagate=False)
+    assert (sorted(all_seen), error) == ([one.id for one in results], None)
+    assert len(seen) == all_seen.index(results[1].id), "all those before it"
+    on_postgres.becomes_quiet()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
+def test_who_stops_early_or_runs_out_of_time(bench: Bench, is_async: bool) -> None:
+    results = bench.results(3)
+    bench.store(results[:1])
+
+    def first() -> str:
+        async def first_async() -> str:
+            pairs = rootcellar.as_completed(results).__aiter__()
+            task_id, _ = await pairs.__anext__()
+            await pairs.aclose()
+            return task_id
+
+        if is_async:
+            return asyncio.run(first_async())
+        for task_id, _ in rootcellar.as_completed(results):
+            return task_id
+        raise AssertionError("nothing came")
+
+    def all_of_them() -> list[tuple[str, Any]]:
+        pairs = rootcellar.as_completed(results, timeout=0.2)
+        return asyncio.run(collected(pairs)) if is_async else list(pairs)
+
+    assert first() == results[0].id
+    gc.collect()
+    bench.becomes_quiet()
+    with pytest.raises(celery.exceptions.TimeoutError):
+        all_of_them()
+    bench.becomes_quiet()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
+def test_memory_is_bounded_by_a_batch(bench: Bench, is_async: bool) -> None:
+    """All of them are ready at once, and yet few are held at a time."""
+    results = bench.results(3_000)
+    body = "x" * 20_000
+    bench.store(results, body)
+
+    async def count_async() -> int:
+        count = 0
+        async for _ in rootcellar.as_completed(results):
+            count += 1
+        return count
+
+    gc.collect()
+    tracemalloc.start()
+    count = asyncio.run(count_async()) if is_async else sum(1 for _ in rootcellar.as_completed(results))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == len(results)
+    assert most < len(results) * len(body) * 0.6
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
+def test_results_come_over_an_outage(new_postgres: Callable[..., PostgresServer], is_async: bool) -> None:
+    """The server goes between telling that they are ready and handing them out, and stays away for a while."""
+    server, over = new_postgres(), threading.Event()
+    with closing(Bench(server.create_database())) as bench:
+        results = bench.results(1_200)
+        bench.store(results)
+
+        def interrupt(taken: list[str]) -> list[Background]:
+            server.kill()
+            # longer than a few quick tries; and the server lives as long as the thread that starts it
+            return [Background(lambda: (time.sleep(1.0), server.start(), over.wait()))]
+
+        async def take_async() -> list[str]:
+            taken: list[str] = []
+            async for task_id, _ in rootcellar.as_completed(results, timeout=PATIENCE):
+                taken.append(task_id)
+                if len(taken) == 1:
+                    restarting.extend(interrupt(taken))
+            return taken
+
+        def take() -> list[str]:
+            taken: list[str] = []
+            for task_id, _ in rootcellar.as_completed(results, timeout=PATIENCE):
+                taken.append(task_id)
+                if len(taken) == 1:
+                    restarting.extend(interrupt(taken))
+            return taken
+
+        restarting: list[Background] = []
+        taken = asyncio.run(take_async()) if is_async else take()
+        assert sorted(taken) == sorted(one.id for one in results)
+        over.set()
+        restarting[0].result()
+
+
+# -- state by state
+
+
+def test_a_task_is_watched_from_state_to_state(bench: Bench) -> None:
+    (one,) = bench.results(1)
+    put = bench.backend.store_result
+    states = [("STARTED", {"pid": 1}), *(("PROGRESS", {"done": percent}) for percent in range(0, 100, 10))]
+
+    async def scenario() -> None:
+        seen: list[tuple[str, Any]] = []
+        ahead = iter(states)
+        await in_background(put, one.id, *reversed(next(ahead)))
+        async for change in rootcellar.watch(one, timeout=PATIENCE):
+            assert (change.task_id, change.is_ready) == (one.id, change.state == "SUCCESS")
+            seen.append((change.state, change.info))
+            if change.is_ready:
+                assert change.done_at is not None
+                continue
+            # the next one comes when this one was seen, so none may be missing
+            state, info = next(ahead, ("SUCCESS", "done"))
+            await in_background(put, one.id, info, state)
+        assert seen == [*states, ("SUCCESS", "done")]
+        again = [change.state async for change in rootcellar.watch(one)]
+        assert again == ["SUCCESS"], "of a task that is over, the last state"
+
+    asyncio.run(scenario())
+    bench.becomes_quiet()
+
+
+def test_the_last_state_is_never_passed_over(bench: Bench) -> None:
+    results = bench.results(50)
+
+    async def follow(one: AsyncResult) -> list[str]:
+        return [change.state async for change in rootcellar.watch(one, timeout=PATIENCE)]
+
+    def hurry() -> None:
+        for one in results:
+            for state in ("STARTED", "RETRY", "PROGRESS"):
+                bench.backend.store.put(record(one.id, state=state))
+            bench.backend.store_result(one.id, OSError("end"), "FAILURE")
+
+    async def scenario() -> None:
+        following = asyncio.gather(*(follow(one) for one in results))
+        await in_background(hurry)
+        for seen in await following:
+            assert seen[-1] == "FAILURE"
+            assert len(seen) == len(set(seen)), "none twice"
+
+    asyncio.run(scenario())
+
+
+def test_watching_takes_an_id_too(on_postgres: Bench) -> None:
+    on_postgres.app.set_current()
+    (one,) = on_postgres.results(1)
+    on_postgres.backend.store_result(one.id, {"done": 1}, "PROGRESS")
+
+    async def scenario() -> Any:
+        changes = rootcellar.watch(one.id, timeout=0.3)
+        first = await changes.__anext__()
+        with pytest.raises(celery.exceptions.TimeoutError):
+            await changes.__anext__()
+        return first.info
+
+    assert asyncio.run(scenario()) == {"done": 1}
+    on_postgres.becomes_quiet()
+
+
+# -- without notifications
+
+
+def test_one_poll_for_all(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with closing(Bench(f"sqlite:///{tmp_path}/results.sqlite3")) as bench:
+        results = bench.results(5_000)
+
+        async def scenario() -> list[Any]:
+            waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=PATIENCE * 2)) for one in results]
+            await asyncio.sleep(0.05)
+            assert threading.active_count() == threads + 1
+            stored = Background(lambda: bench.store(results))
+            values = await asyncio.gather(*waiting)
+            stored.result()
+            return list(values)
+
+        assert asyncio.run(scenario()) == [one.id for one in results]

@@ -1,0 +1,383 @@
+"""Who is rung, how often, and what stays behind: nobody for nothing, one bell for many results, no dead listeners."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import celery.exceptions
+import psutil
+import psycopg
+import pytest
+
+from rootcellar.errors import StoreUnavailable
+from rootcellar.records import TaskRecord
+from rootcellar.stores import Store, open_store
+from rootcellar.stores.postgres import listening
+from rootcellar.stores.watching import Tell
+from rootcellar.waiting import Waiter
+from tests.waiting.bed import (
+    Database,
+    Inbox,
+    Other,
+    no_safety_net,
+    opened,
+    opened_there,
+    put_all,
+    record,
+    store_in_threads,
+    subscribe,
+    until,
+)
+from tests.waiting.proxy import Proxy
+
+#: counts every NOTIFY of a database, on whatever channel, and lets it pass
+COUNTING = """
+CREATE SEQUENCE notified;
+CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM nextval('public.notified');
+    PERFORM pg_catalog.pg_notify($1, $2);
+END $$;
+"""
+
+
+class NotifyCounter:
+    """Counts the notifications in a database; to be made before anybody connects to it."""
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+        name = url.rpartition("/")[2]
+        for statement in (COUNTING, f'ALTER DATABASE "{name}" SET search_path = public, pg_catalog'):
+            self._database.rows(statement)
+
+    def count(self) -> int:
+        called, value = self._database.rows("SELECT is_called, last_value FROM notified")[0]
+        return int(value) if called else 0
+
+
+@pytest.fixture
+def counter(postgres_url: str) -> NotifyCounter:
+    return NotifyCounter(postgres_url)
+
+
+@pytest.fixture
+def store(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store whose waiters only a notification wakes."""
+    no_safety_net(monkeypatch)
+    with opened(postgres_url) as store:
+        yield store
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Database:
+    return Database(postgres_url)
+
+
+def waiting_there(url: str, ids: list[str]) -> Store:
+    """A setup: a store that waits for tasks, and has registered them."""
+    store = opened_there(url)
+    subscribe(store.watcher(), [*ids, f"here {os.getpid()}"])
+    inbox = subscribe(store.watcher(), [f"here {os.getpid()}"])
+    store.put(record(f"here {os.getpid()}"))
+    inbox.take(1)
+    return store
+
+
+# -- no more notifications than needed
+
+
+def test_nobody_is_notified_where_nobody_waits(counter: NotifyCounter, postgres_url: str) -> None:
+    with opened(postgres_url) as store:
+        put_all(store, [f"before {number}" for number in range(200)])
+        assert counter.count() == 0
+        inbox = subscribe(store.watcher(), ["awaited", "told"])
+        store.put(record("told"))
+        assert inbox.take(1) == ["told"]
+        before = counter.count()
+        put_all(store, [f"after {number}" for number in range(200)])
+        store.put(record("awaited", state="STARTED"))
+        assert counter.count() == before, "there is a listener, but it waits for another task, and for its end"
+        store.put(record("awaited"))
+        assert inbox.take(1) == ["awaited"]
+        assert counter.count() == before + 1
+
+
+def test_a_burst_takes_few_notifications_and_wakes_no_stranger(
+    counter: NotifyCounter, store: Store, postgres_url: str
+) -> None:
+    ids = [f"task {number}" for number in range(2_000)]
+    with ExitStack() as stack:
+        other = stack.enter_context(Other(opened_there, postgres_url))
+        stranger = stack.enter_context(psycopg.connect(postgres_url, autocommit=True))
+        stranger.execute("LISTEN something_else")
+        session = psutil.Process(stranger.info.backend_pid)
+        inbox = subscribe(store.watcher(), [*ids, "warm"])
+        other.do(put_all, ["warm"])
+        inbox.take(1)
+        before, woken = counter.count(), session.num_ctx_switches().voluntary
+        other.do(store_in_threads, ids, 16)
+        assert sorted(inbox.take(len(ids))) == sorted(ids)
+        count = counter.count() - before
+        assert 0 < count < len(ids) / 4
+        assert session.num_ctx_switches().voluntary - woken < len(ids) / 3
+
+
+# -- what stays behind
+
+
+def test_a_killed_process_is_rung_once_and_then_forgotten(
+    counter: NotifyCounter, store: Store, database: Database, postgres_url: str
+) -> None:
+    ids = [f"task {number}" for number in range(50)]
+    with Other(waiting_there, postgres_url, ids) as other:
+        (listener,) = database.listeners()
+        other.kill()
+    until(lambda: not database.sessions(), "the server misses the killed process")
+    assert database.waiters() >= len(ids), "what it registered is still there"
+    before = counter.count()
+    with psycopg.connect(postgres_url, autocommit=True) as ears:
+        ears.execute(f"LISTEN rootcellar_{listener}")
+        for task_id in ids:
+            store.put(record(task_id))
+        heard = list(ears.notifies(timeout=0.5, stop_after=2))
+    assert (len(heard), counter.count() - before) == (1, 1)
+    inbox = subscribe(store.watcher(), ["mine"])
+    store.put(record("mine"))
+    inbox.take(1)
+    assert listener not in database.listeners()
+    assert database.one("SELECT count(*) FROM celery_taskmeta_waiter WHERE listener = %s", listener) == 0
+
+
+def test_listeners_do_not_accumulate(store: Store, database: Database, postgres_url: str) -> None:
+    for number in range(5):
+        with Other(waiting_there, postgres_url, [f"task {number}"]) as other:
+            # the dead ones before it are gone, whoever is alive stays
+            until(lambda: len(database.listeners()) == 1, "only the newest is listed")
+            other.kill()
+        until(lambda: not database.sessions(), "the server misses it")
+    with Other(waiting_there, postgres_url, ["a"]), Other(waiting_there, postgres_url, ["b"]):
+        assert len(database.listeners()) == len(database.sessions()) == 2
+        inbox = subscribe(store.watcher(), ["a", "b"])
+        put_all(store, ["a", "b"])
+        assert sorted(inbox.take(2)) == ["a", "b"]
+
+
+def test_nothing_stays_behind_a_process_that_ends(database: Database, postgres_url: str) -> None:
+    with opened(postgres_url) as store:
+        subscribe(store.watcher(), ["never"])
+        until(lambda: database.waiters() == 1, "it is registered")
+    until(lambda: not database.listeners() and not database.waiters(), "it is gone")
+
+
+def test_what_nobody_waits_for_any_more_is_not_registered(store: Store, database: Database) -> None:
+    subscription = store.watcher().subscribe([f"task {number}" for number in range(100)], Inbox().deliver)
+    until(lambda: database.waiters() == 100, "all are registered")
+    subscription.cancel()
+    until(lambda: database.waiters() == 0, "none is", timeout=5)
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Let Python change between threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_coming_and_going_leaves_no_registration(store: Store, database: Database) -> None:
+    """Threads subscribe and cancel while the watcher registers: whatever is left must be waited for."""
+    watcher = store.watcher()
+    keep = watcher.subscribe(["kept"], Inbox().deliver)
+
+    def come_and_go(name: int) -> None:
+        for number in range(30_000):
+            subscription = watcher.subscribe([f"{name} {number}"], Inbox().deliver)
+            for _ in range(number % 40):
+                pass
+            subscription.cancel()
+
+    threads = [threading.Thread(target=come_and_go, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    inbox = subscribe(watcher, ["last"])
+    store.put(record("last"))
+    inbox.take(1)
+    inbox = subscribe(watcher, ["very last"])
+    until(
+        lambda: set(database.rows("SELECT task_id FROM celery_taskmeta_waiter")) == {("kept",), ("very last",)},
+        "two are waited for",
+        timeout=5,
+    )
+    keep.cancel()
+
+
+# -- listening, and not listening
+
+
+def test_a_ring_that_comes_too_late_is_not_missed_for_good(store: Store, database: Database) -> None:
+    """A ring for what was given up may come after the last look, when nobody listens any more."""
+    inbox = subscribe(store.watcher(), ["first"])
+    store.put(record("first"))
+    inbox.take(1)
+    (session,) = database.sessions()
+    until(
+        lambda: database.one("SELECT query FROM pg_stat_activity WHERE pid = %s", session).startswith("UNLISTEN"),
+        "it stopped listening",
+    )
+    database.rows("UPDATE celery_taskmeta_listener SET armed = false")
+    inbox = subscribe(store.watcher(), ["second"])
+    until(lambda: database.waiters() == 1, "it is registered")
+    store.put(record("second"))
+    assert inbox.take(1, timeout=10) == ["second"]
+    assert database.sessions() == [session], "on the same connection"
+
+
+def test_a_ring_for_who_gave_up_costs_no_processor_time(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "LISTEN_LINGER", 1.5)
+    subscription = store.watcher().subscribe(["given up", "given up as well"], Inbox().deliver)
+    until(lambda: database.waiters() == 2, "it is registered")
+    process = psutil.Process()
+    subscription.cancel()
+    put_all(store, ["given up", "given up as well"])
+    spent = sum(process.cpu_times()[:2])
+    until(lambda: not database.waiters(), "it stopped listening", timeout=10)
+    assert sum(process.cpu_times()[:2]) - spent < 0.8
+
+
+def test_it_stops_listening_and_ends_when_nobody_waits(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "LISTEN_LINGER", 0.1)
+    monkeypatch.setattr(listening, "LINGER", 0.5)
+    before = threading.active_count()
+    for task_id in ("one", "two"):
+        inbox = subscribe(store.watcher(), [task_id])
+        store.put(record(task_id))
+        inbox.take(1)
+        until(lambda: not database.sessions() and threading.active_count() == before, "thread and session are gone")
+        assert database.listeners() == []
+
+
+# -- on the way to the server
+
+
+def test_a_session_that_the_server_has_not_missed_holds_nobody_up(
+    store: Store, database: Database, postgres_url: str
+) -> None:
+    """A firewall that forgets a connection tells only one end: the old session holds its lock for hours."""
+    with Proxy(postgres_url) as proxy, opened(proxy.url) as behind:
+        inbox = subscribe(behind.watcher(), ["before", "after"])
+        store.put(record("before"))
+        inbox.take(1)
+        old = database.sessions()
+        proxy.cut_clients()
+        until(lambda: len(database.sessions()) == 2, "it listens anew")
+        assert set(old) < set(database.sessions()), "the old session is still there"
+        store.put(record("after"))
+        assert inbox.take(1) == ["after"]
+
+
+def test_one_task_told_in_three_ways_and_again_after_a_loss(store: Store, database: Database) -> None:
+    ways = [subscribe(store.watcher(), ["one", "two"], tell) for tell in (Tell.RECORD, Tell.ID, Tell.CHANGES)]
+    records_and_ids = [subscribe(store.watcher(), ["three"], tell) for tell in (Tell.RECORD, Tell.ID)]
+    until(lambda: database.waiters() == 3, "all are registered")
+    store.put(record("one"))
+    for inbox in ways:
+        assert inbox.take(1) == ["one"]
+    (session,) = database.sessions()
+    database.rows("SELECT pg_terminate_backend(%s)", session)
+    until(lambda: database.sessions() not in ([], [session]), "it listens anew")
+    put_all(store, ["two", "three"])
+    for inbox in ways:
+        assert inbox.take(1) == ["two"]
+    for inbox in records_and_ids:
+        assert inbox.take(1) == ["three"]
+
+
+def test_a_lost_connection_is_not_mended_for_nobody(store: Store, database: Database, postgres_url: str) -> None:
+    inbox = subscribe(store.watcher(), ["one"])
+    store.put(record("one"))
+    inbox.take(1)
+    before = threading.active_count()
+    for session in database.sessions():
+        database.rows("SELECT pg_terminate_backend(%s)", session)
+    until(lambda: threading.active_count() == before - 1, "the thread ended")
+    assert database.sessions() == []
+
+
+# -- a store that closes, tables that are not there, users who may not
+
+
+def test_who_waits_is_told_when_the_store_is_closed(store: Store) -> None:
+    watcher = store.watcher()
+    failed: queue.Queue[BaseException] = queue.Queue()
+
+    def wait() -> None:
+        try:
+            list(Waiter(store).wait_for(["never"], timeout=30))
+        except StoreUnavailable as exc:
+            failed.put(exc)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until(lambda: watcher._subscriptions, "it waits")
+    store.close()
+    thread.join(10)
+    assert "closed" in str(failed.get(timeout=1))
+    late: queue.Queue[Any] = queue.Queue()
+    watcher.subscribe(["never"], late.put)
+    assert isinstance(late.get(timeout=5), StoreUnavailable), "also who comes a moment later"
+    inbox = subscribe(store.watcher(), ["again"])
+    store.put(record("again"))
+    assert inbox.take(1) == ["again"], "the next who waits opens it anew"
+
+
+def test_waiting_is_the_first_thing_that_is_done_with_a_database(
+    postgres_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_safety_net(monkeypatch)
+    with ExitStack() as stack:
+        waiting = stack.enter_context(closing(open_store(postgres_url)))
+        inbox = subscribe(waiting.watcher(), ["first"])
+        until(database.sessions, "it made the tables and listens")
+        storing = stack.enter_context(opened(postgres_url))
+        storing.put(record("first"))
+        assert inbox.take(1) == ["first"]
+
+
+def test_a_user_who_may_only_read_polls(
+    store: Store, database: Database, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put(record("made the tables"))
+    reader = f"reader_{postgres_url.rpartition('_')[2]}"
+    database.rows(f"CREATE ROLE {reader} LOGIN PASSWORD 'reader'")
+    database.rows(f"GRANT SELECT ON celery_taskmeta, rootcellar_schema TO {reader}")
+    with opened(postgres_url.replace("postgres:cellar@", f"{reader}:reader@"), create_tables=False) as reading:
+        inbox = subscribe(reading.watcher(), ["told"])
+        store.put(record("told"))
+        assert inbox.take(1, timeout=10) == ["told"]
+    assert "permission denied" in caplog.text
+    until(lambda: not database.rows("SELECT 1 FROM pg_stat_activity WHERE usename = %s", reader), "it left")
+    database.rows(f"DROP OWNED BY {reader}")
+    database.rows(f"DROP ROLE {reader}")
+
+
+def test_a_waiter_that_looks_once_opens_no_connection_to_listen(store: Store, database: Database) -> None:
+    store.put(record("there"))
+    found = list(Waiter(store).wait_for(["there"], timeout=0))
+    assert [one.task_id for one in found if isinstance(one, TaskRecord)] == ["there"]
+    with pytest.raises(celery.exceptions.TimeoutError):
+        list(Waiter(store).wait_for(["not there"], timeout=0))
+    assert database.sessions() == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "rootcellar-listen"]

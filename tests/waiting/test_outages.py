@@ -1,0 +1,199 @@
+"""Thousands wait while the server is killed, loses their session, fails over, or is not there at all.
+
+Nobody waits for ever, and everybody is told; the result that is stored while nobody can be told is not missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+import rootcellar
+from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.watching import Tell
+from rootcellar.waiting import Waiter
+from tests.servers import PostgresServer, Setting, die_with_parent
+from tests.waiting.bed import (
+    PATIENCE,
+    Background,
+    Database,
+    make_app,
+    no_safety_net,
+    opened,
+    put_all,
+    subscribe,
+    until,
+    value_of,
+)
+
+MANY = 3_000
+
+
+class StandbyServer(PostgresServer):
+    """A copy of a running server that follows it, until it is promoted."""
+
+    def __init__(self, primary: PostgresServer, **settings: Setting) -> None:
+        self._primary = primary
+        super().__init__(**settings)
+
+    def promote(self) -> None:
+        """Make it a primary and wait until it is one."""
+        assert self.execute("SELECT pg_promote()") == [(True,)]
+
+    def _initdb(self) -> None:
+        command = [str(self._bin / "pg_basebackup"), "--pgdata", str(self.data), "--dbname", self._primary.url]
+        command += ["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        done = subprocess.run(
+            die_with_parent(command, user=self._user), cwd=self.folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+class Crowd:
+    """Threads, tasks of an event loop, and as many subscriptions as there are tasks; all wait for the same ones."""
+
+    def __init__(self, url: str, count: int = MANY, **options: Any) -> None:
+        self.ids = [f"task {number}" for number in range(count)]
+        self.store = open_store(url, StoreOptions(**options))
+        self.inboxes = [subscribe(self.store.watcher(), [task_id]) for task_id in self.ids]
+        self.counted = subscribe(self.store.watcher(), self.ids, Tell.ID)
+        some = self.ids[:: count // 10]
+        self.threads = [Background(lambda task_id=task_id: self._wait(task_id)) for task_id in some]
+        self.app = make_app(url)
+        self.awaiting = Background(lambda: asyncio.run(self._await_all()))
+
+    def check(self) -> None:
+        """Wait until everybody was told."""
+        assert [inbox.take(1) for inbox in self.inboxes] == [[task_id] for task_id in self.ids]
+        assert sorted(self.counted.take(len(self.ids))) == sorted(self.ids)
+        for thread in self.threads:
+            assert thread.result(PATIENCE)
+        assert self.awaiting.result(PATIENCE) == self.ids
+
+    def close(self) -> None:
+        self.store.close()
+        self.app.backend.store.close()
+
+    def _wait(self, task_id: str) -> bool:
+        (found,) = Waiter(self.store).wait_for([task_id], timeout=PATIENCE * 2)
+        return bool(value_of(found) == task_id)
+
+    async def _await_all(self) -> list[Any]:
+        waiting = (rootcellar.result(self.app.AsyncResult(task_id), timeout=PATIENCE * 2) for task_id in self.ids)
+        return list(await asyncio.gather(*waiting))
+
+
+@pytest.fixture(autouse=True)
+def only_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_safety_net(monkeypatch)
+
+
+def test_kill_and_restart(new_postgres: Callable[..., PostgresServer]) -> None:
+    server = new_postgres()
+    url = server.create_database()
+    database = Database(url)
+    with opened(url) as storing, closing(Crowd(url)) as crowd:
+        until(lambda: database.waiters() == 2 * MANY, "all are registered")
+        put_all(storing, crowd.ids[: MANY // 3])
+        server.kill()
+        server.start()
+        # some are stored before anybody listens again
+        put_all(storing, crowd.ids[MANY // 3 : 2 * MANY // 3])
+        rest = crowd.ids[2 * MANY // 3 :]
+        until(lambda: database.waiters(rest) == 2 * len(rest), "the rest is registered anew")
+        assert len(database.listeners()) == 2, "the crash emptied the tables"
+        put_all(storing, rest)
+        crowd.check()
+
+
+def test_the_listening_session_is_terminated_again_and_again(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with opened(postgres_url) as storing, closing(Crowd(postgres_url)) as crowd:
+        until(lambda: database.waiters() == 2 * MANY, "all are registered")
+        done = threading.Event()
+        killed = Background(lambda: terminate_until(done, database))
+        put_all(storing, crowd.ids)
+        done.set()
+        assert killed.result() > 5
+        crowd.check()
+
+
+def terminate_until(done: threading.Event, database: Database) -> int:
+    count = 0
+    while not done.is_set():
+        for session in database.sessions():
+            count += database.one("SELECT pg_terminate_backend(%s)::integer", session)
+        done.wait(0.02)
+    return count
+
+
+def test_promotion_of_a_standby(new_postgres: Callable[..., PostgresServer]) -> None:
+    primary = new_postgres()
+    url = primary.create_database()
+    with opened(url):
+        pass  # makes the tables
+    with StandbyServer(primary) as standby:
+        both = url.replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
+        # the last words of the primary may not reach the standby: here they must, for the test looks for them
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.execute("SELECT pg_reload_conf()")
+        until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"), "it follows")
+        old, new = Database(url), Database(url.replace(f":{primary.port}/", f":{standby.port}/"))
+        with opened(both) as storing, closing(Crowd(both)) as crowd:
+            until(lambda: old.waiters() == 2 * MANY, "all are registered")
+            put_all(storing, crowd.ids[: MANY // 3])
+            primary.kill()
+            late = Background(lambda: put_patiently(storing, crowd.ids[MANY // 3 : 2 * MANY // 3]))
+            standby.promote()
+            late.result()
+            rest = crowd.ids[2 * MANY // 3 :]
+            until(lambda: new.waiters(rest) == 2 * len(rest), "the rest is registered at the new primary")
+            put_all(storing, rest)
+            crowd.check()
+
+
+def put_patiently(store: Store, ids: list[str]) -> None:
+    """Store results as a worker does: again and again."""
+    for task_id in ids:
+        until(lambda task_id=task_id: stores(store, task_id), f"{task_id} is stored")
+
+
+def stores(store: Store, task_id: str) -> bool:
+    try:
+        put_all(store, [task_id])
+    except rootcellar.errors.RootcellarError as exc:
+        if not exc.retryable:
+            raise
+        return False
+    return True
+
+
+def test_the_server_is_down_when_the_wait_begins(new_postgres: Callable[..., PostgresServer]) -> None:
+    server = new_postgres()
+    url = server.create_database()
+    with opened(url) as storing:
+        server.kill()
+        with closing(Crowd(url, 500)) as crowd:
+            until(lambda: crowd.store.watcher()._subscriptions, "it waits")
+            server.start()
+            put_all(storing, crowd.ids)
+            crowd.check()
+
+
+def test_a_standby_is_looked_at(new_postgres: Callable[..., PostgresServer], caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever is sent to a standby cannot register there, and yet is told what the standby knows."""
+    primary = new_postgres()
+    url = primary.create_database()
+    with opened(url) as storing, StandbyServer(primary) as standby:
+        waiting = open_store(url.replace(f":{primary.port}/", f":{standby.port}/"))
+        inbox = subscribe(waiting.watcher(), ["one"])
+        until(lambda: "recovery" in caplog.text, "it was refused")
+        put_all(storing, ["one"])
+        assert inbox.take(1) == ["one"]
+        waiting.close()

@@ -1,0 +1,71 @@
+"""Waiting through PgBouncer: by notification where the session is ours, by polling where it only seems to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from rootcellar.stores.postgres.listening import ListeningWatcher
+from rootcellar.stores.watching import Watcher
+from tests.servers import PgBouncerServer, PostgresServer
+from tests.waiting.bed import Database, no_safety_net, opened, put_all, record, subscribe, until
+
+NewPooler = Callable[..., PgBouncerServer]
+
+
+@pytest.fixture(autouse=True)
+def only_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_safety_net(monkeypatch)
+
+
+def test_a_session_pooler_passes_notifications_on(
+    new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pooler = new_pgbouncer(postgres_server, pool_mode="session")
+    with opened(postgres_url) as storing, opened(pooler.through(postgres_url)) as waiting:
+        inbox = subscribe(waiting.watcher(), ["here", "elsewhere"])
+        until(lambda: Database(postgres_url).waiters() == 2, "they are registered")
+        waiting.put(record("here"))
+        put_all(storing, ["elsewhere"])
+        assert sorted(inbox.take(2)) == ["elsewhere", "here"]
+    assert "Polling" not in caplog.text
+
+
+@pytest.fixture
+def pooled_watcher(
+    new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str
+) -> Iterator[tuple[Watcher, str]]:
+    """A watcher that is given a transaction pooler to listen through, and the pooler's URL."""
+    url = new_pgbouncer(postgres_server, default_pool_size=3).through(postgres_url)
+    with opened(postgres_url) as direct:
+        watcher = ListeningWatcher(
+            lambda: psycopg.connect(url, autocommit=True, prepare_threshold=None),
+            direct.get_many,
+            {},
+            lambda row: row[0],
+        )
+        with closing(watcher):
+            yield watcher, url
+
+
+def test_a_transaction_pooler_is_seen_through(
+    pooled_watcher: tuple[Watcher, str], postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It passes on what we send ourselves, and nothing that comes while we wait."""
+    watcher, url = pooled_watcher
+    with opened(postgres_url) as storing:
+        inbox = subscribe(watcher, ["at once"])
+        put_all(storing, ["at once"])
+        assert inbox.take(1, timeout=2) == ["at once"], "nobody waits for the outcome of the test"
+        inbox = subscribe(watcher, ["later"])
+        until(lambda: "Polling instead" in caplog.text, "it knows")
+        put_all(storing, ["later"])
+        assert inbox.take(1, timeout=5) == ["later"]
+    # what is set in a session that others store with would make their results less durable
+    with psycopg.connect(url) as one, psycopg.connect(url) as two, psycopg.connect(url) as three:
+        shown = {session.execute("SHOW synchronous_commit").fetchone() for session in (one, two, three)}
+    assert shown == {("on",)}
+    assert Database(postgres_url).listeners() == []

@@ -1,0 +1,93 @@
+"""No wake-up is lost, whichever comes first: who waits, or the result. Driven both ways thousands of times.
+
+Each round has one waiter and nobody else who could wake it; nothing looks again, so a wake-up that is lost stays lost.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+
+from rootcellar.stores import Store
+from rootcellar.stores.postgres import listening
+from tests.waiting.bed import HEAVY, Inbox, Other, no_safety_net, opened, opened_there, put_at, spin_until
+
+ROUNDS = 40_000 if HEAVY else 4_000
+#: seconds within which both sides come, in any order
+SPREAD = 0.002
+#: seconds that the other processes need to hear of it
+AHEAD = 0.0005
+
+
+@pytest.mark.parametrize("listens_anew", [False, True])
+@pytest.mark.timeout(900 if HEAVY else 180)
+def test_no_wake_up_is_lost(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, listens_anew: bool
+) -> None:
+    no_safety_net(monkeypatch)
+    rounds = ROUNDS // 2
+    if listens_anew:
+        # it stops listening, and listens anew, between most rounds
+        monkeypatch.setattr(listening, "LISTEN_LINGER", SPREAD)
+    seed = random.randrange(10**9)
+    with ExitStack() as stack:
+        race = Race(stack, postgres_url, random.Random(seed))
+        run = race.run_giving_up if listens_anew else race.run
+        for number in range(rounds):
+            try:
+                run(str(number))
+            except AssertionError as lost:
+                pytest.fail(f"round {number} of seed {seed}: {lost}")
+    assert "Polling" not in caplog.text, "it was told, it did not look"
+    assert min(race.came_first.values()) > rounds / 100, f"both ways: {race.came_first}"
+
+
+class Race:
+    """A store that waits, two processes that store, and who was faster."""
+
+    def __init__(self, stack: ExitStack, url: str, dice: random.Random) -> None:
+        self._store: Store = stack.enter_context(opened(url))
+        self._others = [stack.enter_context(Other(opened_there, url)) for _ in range(2)]
+        self._dice = dice
+        self.came_first: Counter[str] = Counter()
+
+    def run(self, name: str) -> None:
+        """Wait for two tasks at the moment when two other processes store them."""
+        ids = [f"{name}-{who}" for who in range(len(self._others))]
+        self._start(ids, [self._some_time(), self._some_time()])
+        inbox, began = Inbox(), time.monotonic()
+        self._store.watcher().subscribe(ids, inbox.deliver)
+        assert sorted(inbox.take(len(ids), timeout=10)) == ids
+        self._note(began, *(other.end() for other in self._others))
+
+    def run_giving_up(self, name: str) -> None:
+        """Wait for two tasks, give up one, and let it be stored about when the watcher stops listening."""
+        ids = [f"{name}-kept", f"{name}-given-up"]
+        self._start(ids, [self._some_time(), SPREAD + self._some_time() + self._some_time()])
+        inbox, began = Inbox(), time.monotonic()
+        self._store.watcher().subscribe(ids[:1], inbox.deliver)
+        given_up = self._store.watcher().subscribe(ids[1:], Inbox().deliver)
+        inbox.take(1, timeout=10)
+        given_up.cancel()
+        self._note(began, *(other.end() for other in self._others))
+
+    def _start(self, ids: list[str], moments: list[float]) -> None:
+        start = time.monotonic() + AHEAD
+        for task_id, moment, other in zip(ids, moments, self._others, strict=True):
+            other.begin(put_at, task_id, start + moment)
+        spin_until(start + 1.5 * self._some_time())
+
+    def _some_time(self) -> float:
+        return self._dice.uniform(0, SPREAD)
+
+    def _note(self, began: float, stored: tuple[float, float], _: object) -> None:
+        if stored[1] < began:
+            self.came_first["the result"] += 1
+        elif stored[0] > began + SPREAD / 4:
+            self.came_first["who waits"] += 1
+        else:
+            self.came_first["neither"] += 1
