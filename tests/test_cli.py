@@ -365,7 +365,7 @@ def test_a_read_only_file_is_one_line_where_it_must_be_written(tmp_path: Path) -
     # root may write any file, unless it gives up that capability
     prefix = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
     ended = run("schema", "create", "-b", f"sqlite:///{path}", prefix=prefix)
-    assert_one_line(ended, "readonly", str(path), "make the file and its folder writable")
+    assert_one_line(ended, "readonly", str(path), "make the file, its -wal and -shm and their folder writable")
 
 
 def test_a_read_only_file_can_be_looked_at(tmp_path: Path) -> None:

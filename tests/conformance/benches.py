@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -95,11 +96,26 @@ def open_bench(request: pytest.FixtureRequest, combination: Combination, **conf:
 @contextmanager
 def _worker_inside(app: Celery, slots: int) -> Iterator[None]:
     """Run a worker in a thread of this process."""
-    with start_worker(app, concurrency=slots, pool="threads", perform_ping_check=False) as worker:
+    with (
+        _logging_kept(),
+        start_worker(app, concurrency=slots, pool="threads", perform_ping_check=False) as worker,
+    ):
         yield
         # what start_worker does at its end would stop every worker that runs inside this process
         worker.consumer.call_soon(_shut_down)
         worker.blueprint.shutdown_complete.wait(SHUTDOWN)
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Undo what a worker does to the root logger: it takes over the handlers and the level of the whole process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:], root.level = handlers, level
+        logging.captureWarnings(False)
 
 
 def _shut_down() -> None:
