@@ -96,7 +96,7 @@ def test_threads_share_their_commits(store: Store, database: Database) -> None:
         found = store.get_many(some)
         assert {task_id: value_of(one) for task_id, one in found.items()} == {task_id: task_id for task_id in some}
     store.close()
-    assert 32 < commits(database) - before < 32 * 200 / 4, "each turn has two: one for the results, one for the bell"
+    assert 32 < commits(database) - before < 32 * 200 / 4, "one a turn"
 
 
 def test_who_comes_later_goes_in_the_next_turn(store: Store, postgres_url: str) -> None:

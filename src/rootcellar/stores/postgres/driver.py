@@ -33,7 +33,18 @@ except ImportError as exc:
 
 __all__ = ["OLDEST_SERVER", "STALE", "Connection", "connect", "connection_settings", "describe", "psycopg", "translate"]
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that knows which statements it has prepared.
+
+    Attributes:
+        prepared: the names of the statements that ``pipeline.py`` prepared on it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prepared: set[bytes] = set()
+
 
 OLDEST_SERVER = 13
 
@@ -133,7 +144,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
         StoreError: in our words, why not.
     """
     try:
-        connection = psycopg.connect(autocommit=True, prepare_threshold=0, **settings)
+        connection = Connection.connect(autocommit=True, prepare_threshold=0, **settings)
     except psycopg.Error as exc:
         raise translate(exc, where) from exc
     version = connection.info.server_version

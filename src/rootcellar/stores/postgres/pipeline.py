@@ -7,10 +7,9 @@ the client's part of that is most of its time.
 from __future__ import annotations
 
 import re
-import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
@@ -23,7 +22,9 @@ _TEXT = 0
 _PARAMETER = re.compile(r"%(?:%|\((\w+)\)s)")
 
 #: the parameters of a statement, and the form of each
-Values = tuple[list[bytes | None], list[int]]
+Values = tuple[Sequence[bytes | None], Sequence[int]]
+NOTHING: Values = ((), ())
+_GOOD = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
 class Statement:
@@ -75,12 +76,8 @@ def _array(texts: Iterable[str]) -> str:
     return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
 
 
-#: the names of the statements that each connection has prepared
-_prepared: weakref.WeakKeyDictionary[Connection, set[bytes]] = weakref.WeakKeyDictionary()
-
-
 class Pipeline:
-    """Statements on their way. What lies between two commits is one transaction.
+    """Statements on their way, in one round trip. One that fails takes those behind it with it.
 
     Args:
         connection: an idle connection.
@@ -89,82 +86,76 @@ class Pipeline:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
-        self._prepared = _prepared.setdefault(connection, set())
+        self._prepared = connection.prepared
         self._pgconn.enter_pipeline_mode()
-        #: what was sent, by transaction: the name of a statement to prepare, ``None`` for one to run
-        self._sent: list[list[bytes | None]] = [[]]
+        #: what was sent: the name of a statement to prepare, ``None`` for one to run
+        self._sent: list[bytes | None] = []
 
-    def send(self, statement: Statement, values: Values) -> None:
+    def send(self, statement: Statement, values: Values = NOTHING) -> None:
         """Send a statement, prepared first where this connection has not done so yet."""
         if statement.name not in self._prepared:
             self._pgconn.send_prepare(statement.name, statement.text)
-            self._sent[-1].append(statement.name)
+            self._sent.append(statement.name)
             self._prepared.add(statement.name)
         self._pgconn.send_query_prepared(statement.name, *values, result_format=_BINARY)
-        self._sent[-1].append(None)
+        self._sent.append(None)
 
-    def commit(self) -> None:
-        """End a transaction."""
-        self._pgconn.pipeline_sync()
-        self._sent.append([])
-
-    def settle(self) -> list[Answers]:
-        """Wait for all answers and return those of each transaction.
+    def settle(self) -> Answers:
+        """Wait for all answers and return them.
 
         Raises:
             psycopg.OperationalError: the connection was lost.
         """
-        found = []
-        for sent, results in zip(self._sent, self._receive(), strict=False):
-            found.append(Answers(sent, results))
-            for name, result in zip(sent, results, strict=False):
-                # what was prepared stays so, also when its transaction fails later
-                if name is not None and result.status != ExecStatus.COMMAND_OK:
-                    self._prepared.discard(name)
+        self._pgconn.pipeline_sync()
+        results = self._connection.wait(self._communicate())
         self._pgconn.exit_pipeline_mode()
-        return found
+        return self._sort_out(results)
 
-    def _receive(self) -> list[list[PGresult]]:
-        return self._connection.wait(self._communicate())
+    def _sort_out(self, results: list[PGresult]) -> Answers:
+        """Tell what was run from what was prepared, and what was refused from what was left undone for it."""
+        run: list[PGresult] = []
+        failure = None
+        for name, result in zip(self._sent, results, strict=False):
+            is_good = result.status in _GOOD
+            if name is not None and not is_good:
+                self._prepared.discard(name)
+            if failure is None and not is_good:
+                failure = psycopg.errors.error_from_result(result)
+            if failure is None and name is None:
+                run.append(result)
+        return Answers(failure, run)
 
-    def _communicate(self) -> Generator[Any, Any, list[list[PGresult]]]:
-        """Send all and return the results of each transaction; one that fails as it commits has one result more."""
+    def _communicate(self) -> Generator[Any, Any, list[PGresult]]:
+        """Send all and return the result of each statement."""
         pgconn = self._pgconn
         while pgconn.flush():
             ready = yield Wait.RW
             if ready & Ready.R:
                 pgconn.consume_input()
-        found: list[list[PGresult]] = [[]]
-        while len(found) < len(self._sent):
+        found: list[PGresult] = []
+        while True:
             if pgconn.is_busy():
                 yield Wait.R
                 pgconn.consume_input()
                 continue
             result = pgconn.get_result()
-            if result is not None and result.status == ExecStatus.PIPELINE_SYNC:
-                found.append([])
-            elif result is not None:
-                found[-1].append(result)
-        return found
+            if result is None:
+                continue
+            if result.status == ExecStatus.PIPELINE_SYNC:
+                return found
+            found.append(result)
 
 
-class Answers:
-    """What the statements of one transaction gave.
+class Answers(NamedTuple):
+    """What the statements of a pipeline gave.
 
     Attributes:
-        failure: the error that spoilt the transaction: its first, for the others follow from it.
-        results: the result of each statement, in the order in which they were sent; empty after a failure.
+        failure: the error of the first statement that failed.
+        results: the result of each statement before it, in the order in which they were sent.
     """
 
-    __slots__ = ("failure", "results")
-
-    def __init__(self, sent: list[bytes | None], results: list[PGresult]) -> None:
-        failed = [result for result in results if result.status == ExecStatus.FATAL_ERROR]
-        self.failure: psycopg.Error | None = psycopg.errors.error_from_result(failed[0]) if failed else None
-        self.results: list[PGresult] = []
-        if not failed:
-            # without the answers to what was only prepared
-            self.results = [result for name, result in zip(sent, results, strict=False) if name is None]
+    failure: psycopg.Error | None
+    results: list[PGresult]
 
 
 def row_of(result: PGresult, row: int = 0) -> tuple[bytes | None, ...]:

@@ -87,11 +87,10 @@ class PostgresStore(Store):
         def read(connection: Connection) -> TaskRecord | None:
             pipeline = Pipeline(connection)
             pipeline.send(self._get, values)
-            pipeline.commit()
-            (answers, *_) = pipeline.settle()
-            if answers.failure is not None:
-                raise answers.failure
-            return _binary_record(row_of(answers.results[0])) if answers.results[0].ntuples else None
+            failure, results = pipeline.settle()
+            if failure is not None:
+                raise failure
+            return _binary_record(row_of(results[0])) if results[0].ntuples else None
 
         record = self._run(read)
         if record is None and self._adopted:

@@ -1,9 +1,9 @@
 """Storing results: prepared statements in one pipeline, whoever waits is rung in the same round trip.
 
 Threads and greenlets that store at the same moment share a commit: the first one leads, and what the others bring
-while it is busy goes together in the next turn. A turn is one pipeline of up to three transactions: the durable
-records, those that may be lost with the machine, and, after their commits, the bell for whoever waits for them. Records
-are sorted by chord and task, so that two processes never lock the same rows in opposite order.
+while it is busy goes together in the next turn. A turn is one pipeline: a transaction of all the records, which waits
+for the disk unless all of them may be lost with the machine, and after its commit the bell for whoever waits for them.
+Records are sorted by chord and task, so that two processes never lock the same rows in opposite order.
 
 Any of them may be interrupted at any moment (a soft time limit, Ctrl-C, a greenlet's timeout). Nobody may then wait for
 a leader who is gone: whoever leaves tidies up by steps that can be repeated, and who finds himself unanswered tries
@@ -18,15 +18,22 @@ import threading
 import weakref
 from typing import Any
 
+from psycopg.pq.abc import PGresult
+
 from rootcellar import errors
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.pipeline import Answers, Pipeline, Statement, row_of
+from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, row_of
 
 logger = logging.getLogger(__name__)
 
 #: the error of a record of which nothing is known yet
 _UNANSWERED = errors.StoreUnavailable("not written yet")
+
+_BEGIN = Statement("begin", "BEGIN")
+_RELAX = Statement("relax", "SET LOCAL synchronous_commit = off")
+_COMMIT = Statement("commit", "COMMIT")
+_ROLLBACK = Statement("rollback", "ROLLBACK")
 
 #: the most records in one turn
 MOST = 200
@@ -74,13 +81,11 @@ class Write:
         #: closed while it waits for a leader, or to become one
         self.gate = threading.Lock()
 
-    def settle(self, answers: Answers, place: int) -> None:
-        """Take the answer to the statement that was sent as number ``place`` of its transaction."""
-        self.error = answers.failure
-        if answers.failure is None:
-            result = answers.results[place]
-            self.count = result.command_tuples or 0
-            self.answer = row_of(result) if result.ntuples else ()
+    def settle(self, result: PGresult) -> None:
+        """Take the answer, once it is committed."""
+        self.error = None
+        self.count = result.command_tuples or 0
+        self.answer = row_of(result) if result.ntuples else ()
 
 
 class Writer:
@@ -94,7 +99,6 @@ class Writer:
     def __init__(self, pool: ConnectionPool[Connection], ring: Statement) -> None:
         self._pool = pool
         self._ring = ring
-        self._relax = Statement("relax", "SELECT set_config('synchronous_commit', 'off', true)")
         self._forget()
         _writers.add(self)
 
@@ -187,29 +191,50 @@ class Writer:
                     write.error = exc
 
     def _turn(self, connection: Connection, batch: list[Write]) -> None:
-        """Write a batch in one round trip."""
-        batch = sorted(batch, key=lambda write: write.order)
-        groups = [[write for write in batch if write.is_durable is durable] for durable in (True, False)]
-        groups = [group for group in groups if group]
+        """Write a batch in one round trip: one transaction, and after its commit the bell."""
+        batch = sorted(batch, key=_order)
         told = [write for write in batch if write.task_id]
-        ready_ids = [write.task_id for write in told if write.is_ready]
-        bell = self._ring.values({"task_ids": [write.task_id for write in told], "ready_ids": ready_ids})
         pipeline = Pipeline(connection)
-        for group in groups:
-            if not group[0].is_durable:
-                pipeline.send(self._relax, ([], []))
-            for write in group:
-                pipeline.send(write.statement, write.values)
-            pipeline.commit()
+        pipeline.send(_BEGIN)
+        first = 1
+        if not any(write.is_durable for write in batch):
+            first = 2
+            pipeline.send(_RELAX)
+        for write in batch:
+            pipeline.send(write.statement, write.values)
+        pipeline.send(_COMMIT)
         if told:
-            pipeline.send(self._ring, bell)
-            pipeline.commit()
-        answers = pipeline.settle()
-        for group, answer in zip(groups, answers, strict=False):
-            for place, write in enumerate(group, start=0 if group[0].is_durable else 1):
-                write.settle(answer, place)
-        if told and (failure := answers[len(groups)].failure) is not None:
+            pipeline.send(self._ring, self._bell(told))
+        failure, results = pipeline.settle()
+        if failure is not None and len(results) < first + len(batch) + 1:
+            _roll_back(connection)
+            for write in batch:
+                write.error = failure
+            return
+        for write, result in zip(batch, results[first:], strict=False):
+            write.settle(result)
+        if failure is not None:
             logger.warning("Waiters could not be woken: %s", failure)
+
+    def _bell(self, told: list[Write]) -> Values:
+        return self._ring.values(
+            {
+                "task_ids": [write.task_id for write in told],
+                "ready_ids": [write.task_id for write in told if write.is_ready],
+            }
+        )
+
+
+def _roll_back(connection: Connection) -> None:
+    """End a failed transaction; psycopg's own ``rollback`` would drop every prepared statement."""
+    if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+        pipeline = Pipeline(connection)
+        pipeline.send(_ROLLBACK)
+        pipeline.settle()
+
+
+def _order(write: Write) -> tuple[str, str]:
+    return write.order
 
 
 def _open(gate: threading.Lock) -> None:
