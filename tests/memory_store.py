@@ -31,6 +31,7 @@ class _Chord:
     is_begun: bool = False
     size: int | None = None
     extra: int = 0
+    keys: set[str | None] = field(default_factory=set)
     counted: int = 0
     parts: dict[tuple[str, int | None], ChordPart] = field(default_factory=dict)
     owner: str | None = None
@@ -155,13 +156,14 @@ class MemoryStore(Store):
         with _lock:
             self._place.chords[chord.group_id] = _Chord(chord, is_begun=True)
 
-    def size_chord(self, group_id: str, size: int, *, relative: bool = False) -> None:
+    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
         with _lock:
             chord = self._place.chord(group_id)
-            if relative:
-                chord.extra += size
-            else:
+            if not relative:
                 chord.size = size
+            elif key is None or key not in chord.keys:
+                chord.extra += size
+                chord.keys.add(key)
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
         with _lock:

@@ -452,8 +452,8 @@ class ResultBackend(Backend):  # type: ignore[misc]
         self.ensure(lambda: self.store.size_chord(group_id, chord_size), f"size chord {group_id}")
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
-        # not repeated in an outage: a repeated increment would count twice
-        self.store.size_chord(chord_id, 1, relative=True)
+        key = str(result.id)
+        self.ensure(lambda: self.store.size_chord(chord_id, 1, relative=True, key=key), f"add to chord {chord_id}")
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         progress = self.chords.take_progress(request)

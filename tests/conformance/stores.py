@@ -722,6 +722,17 @@ class TestChords:
         assert not store.count_part(part(group, index=2)).claimed
         assert store.count_part(part(group, index=3)).claimed
 
+    def test_one_growth_counts_once_however_often_it_is_told(self, store: Store) -> None:
+        group = begun(store, 1)
+        for key in ("one", "two", "one", "two"):
+            store.size_chord(group, 2, relative=True, key=key)
+        assert store.count_part(part(group, "one", 0)).size == 5
+        assert [one.task_id for one in store.chord_parts(group)] == ["one"]
+        store.begin_chord(ChordRecord(group_id=group))
+        store.size_chord(group, 1)
+        store.size_chord(group, 1, relative=True, key="one")
+        assert store.count_part(part(group, index=0)).size == 2, "a chord that is begun anew has forgotten it"
+
     def test_it_grows_before_its_size_is_known(self, store: Store) -> None:
         group = begun(store)
         store.size_chord(group, 1, relative=True)

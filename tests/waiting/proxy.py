@@ -21,6 +21,7 @@ class Proxy:
         self.url = url.replace(f":{parts.port}", f":{self._listener.getsockname()[1]}")
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._loses_answer = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_clients(self) -> None:
@@ -29,6 +30,15 @@ class Proxy:
             for client, _ in self._pairs:
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
+
+    def lose_next_answer(self) -> None:
+        """End the connection on which the server answers next, in place of its answer: what was asked is done."""
+        self._loses_answer.set()
+
+    @property
+    def has_lost_the_answer(self) -> bool:
+        """Whether what :meth:`lose_next_answer` asked for has happened."""
+        return not self._loses_answer.is_set()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -39,12 +49,16 @@ class Proxy:
                     self._pairs.append((client, server))
                 # whichever side of the client ends, the server hears nothing of it
                 for source, sink in ((client, server), (server, client)):
-                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+                    is_answer = source is server
+                    threading.Thread(target=self._pump, args=(source, sink, is_answer), daemon=True).start()
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if is_answer and self._loses_answer.is_set():
+                    self._loses_answer.clear()
+                    sink.shutdown(socket.SHUT_RDWR)
+                    return
                 sink.sendall(data)
 
     def __enter__(self) -> Proxy:

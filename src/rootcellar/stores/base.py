@@ -136,8 +136,16 @@ class Store(ABC):
         """Keep a chord's body and header, and forget what an earlier run under the same group id counted."""
 
     @abstractmethod
-    def size_chord(self, group_id: str, size: int, *, relative: bool = False) -> None:
-        """Say how many parts the chord has, or with ``relative`` how many more. Parts may have come before."""
+    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
+        """Say how many parts the chord has, or with ``relative`` how many more. Parts may have come before.
+
+        Args:
+            group_id: the chord.
+            size: how many parts, or how many more.
+            relative: whether it is more that is told.
+            key: names this growth: told twice under one key since the chord was begun, it counts once, so that it may
+                be told again where the first answer was lost.
+        """
 
     @abstractmethod
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:

@@ -18,6 +18,7 @@ CREATE INDEX {chord_open_index} ON {chord} (claimed_until) WHERE date_done IS NU
 CREATE TABLE {part} (
     group_id     text NOT NULL,
     task_id      text NOT NULL,
+    -- -1 for a part without an index; -2 for the key of a growth, which is no part
     group_index  integer NOT NULL,
     status       text NOT NULL,
     result       bytea,

@@ -82,8 +82,15 @@ ON CONFLICT (group_id) DO UPDATE SET size = NULL, extra = 0, counted = 0, body =
 INSERT INTO {chord} (group_id, size) VALUES (%(group_id)s, %(size)s)
 ON CONFLICT (group_id) DO UPDATE SET size = excluded.size
 
--- grow_chord: say that there are more parts than its size tells
-INSERT INTO {chord} AS c (group_id, extra) VALUES (%(group_id)s, %(size)s)
+-- grow_chord: say that there are more parts than its size tells; a key is noted among the parts, and counts once
+WITH noted AS (
+    INSERT INTO {part} (group_id, task_id, group_index, status)
+    SELECT %(group_id)s::text, %(key)s::text, -2, '' WHERE %(key)s::text IS NOT NULL
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+)
+INSERT INTO {chord} AS c (group_id, extra)
+SELECT %(group_id)s::text, %(size)s::integer WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM noted)
 ON CONFLICT (group_id) DO UPDATE SET extra = c.extra + excluded.extra
 
 -- claim_chord: take a complete chord that nobody holds
@@ -97,7 +104,7 @@ SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = %(group_
 -- chord_parts: read the parts in the order of the header, with the results that their tasks hold
 SELECT p.task_id, nullif(p.group_index, -1), p.status, p.result, t.result::text, t.result_exact
 FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
-WHERE p.group_id = %(group_id)s
+WHERE p.group_id = %(group_id)s AND p.group_index <> -2
 ORDER BY p.group_index = -1, p.group_index, p.task_id
 
 -- finish_chord: drop body and parts, and stay to refuse late parts

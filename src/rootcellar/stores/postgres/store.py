@@ -145,8 +145,8 @@ class PostgresStore(Store):
     def begin_chord(self, chord: ChordRecord) -> None:
         self._count("begin_chord", rows.chord_row(chord))
 
-    def size_chord(self, group_id: str, size: int, *, relative: bool = False) -> None:
-        self._count("grow_chord" if relative else "size_chord", {"group_id": group_id, "size": size})
+    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
+        self._count("grow_chord" if relative else "size_chord", {"group_id": group_id, "size": size, "key": key})
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
         row = _part_row(part, lease)

@@ -17,6 +17,7 @@ CREATE INDEX {chord_open_index} ON {chord} (claimed_until) WHERE date_done IS NU
 CREATE TABLE {part} (
     group_id     TEXT NOT NULL,
     task_id      TEXT NOT NULL,
+    -- -1 for a part without an index; -2 for the key of a growth, which is no part
     group_index  INTEGER NOT NULL,
     status       TEXT NOT NULL,
     result       BLOB,

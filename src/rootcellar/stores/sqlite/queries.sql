@@ -55,6 +55,9 @@ ON CONFLICT (group_id) DO UPDATE SET size = NULL, extra = 0, counted = 0,
 INSERT INTO {chord} (group_id, size) VALUES (:group_id, :size)
 ON CONFLICT (group_id) DO UPDATE SET size = excluded.size
 
+-- note_growth: note a key among the parts, once
+INSERT INTO {part} (group_id, task_id, group_index, status) VALUES (:group_id, :key, -2, '') ON CONFLICT DO NOTHING
+
 -- grow_chord: say that there are more parts than its size tells
 INSERT INTO {chord} AS c (group_id, extra) VALUES (:group_id, :size)
 ON CONFLICT (group_id) DO UPDATE SET extra = c.extra + excluded.extra
@@ -70,7 +73,7 @@ SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = :group_i
 -- chord_parts: read the parts in the order of the header, with the results that their tasks hold
 SELECT p.task_id, nullif(p.group_index, -1), p.status, p.result, t.result, t.result_exact
 FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
-WHERE p.group_id = :group_id
+WHERE p.group_id = :group_id AND p.group_index <> -2
 ORDER BY p.group_index = -1, p.group_index, p.task_id
 
 -- finish_chord: stay to refuse late parts
