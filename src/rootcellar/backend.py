@@ -42,6 +42,7 @@ CHORD_LEASE = 30.0
 CHORD_SWEEP_INTERVAL = 10.0
 
 
+_EMPTY: Mapping[str, Any] = {}
 #: what is noted of a part that the background will count
 _LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
 
@@ -108,6 +109,8 @@ class ResultBackend(Backend):  # type: ignore[misc]
         self._sweeping: threading.Thread | None = None
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
+        # looked up once: it costs as much as encoding a small result
+        self._is_extended = bool(conf.find_value_for_key("extended", "result"))
         self.chords = Chords(self, float(ours.get("chord_lease", CHORD_LEASE)))
         self.chord_sweep_interval = float(ours.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL))
         process.live_with(self)
@@ -137,7 +140,7 @@ class ResultBackend(Backend):  # type: ignore[misc]
             if process.is_worker_main():
                 progress = self._store_from_main(record, part, request, what)
             else:
-                progress = self.ensure(lambda: self._put(record, part, request), what).chord
+                progress = self._retried(lambda: self._put(record, part, request), what).chord
         except RootcellarError as exc:
             raise self._not_stored(exc, task_id, state) from exc
         if part is not None:
@@ -208,30 +211,24 @@ class ResultBackend(Backend):  # type: ignore[misc]
 
     def _call_of(self, request: Any) -> dict[str, Any]:
         """Return what the request tells of the call: its name, times and relations; its arguments if extended."""
-
-        def told(name: str) -> Any:
-            return getattr(request, name, None)
-
         fields = {
-            "name": told("task"),
-            "worker": told("hostname"),
-            "queue": (told("delivery_info") or {}).get("routing_key"),
-            "retries": told("retries"),
-            "group_id": told("group"),
-            "group_index": told("group_index"),
-            "parent_id": told("parent_id"),
-            "root_id": told("root_id"),
-            "sent_at": process.read_moment(told(process.SENT_AT)),
-            "started_at": told(process.STARTED_AT),
+            "name": getattr(request, "task", None),
+            "worker": getattr(request, "hostname", None),
+            "queue": (getattr(request, "delivery_info", None) or _EMPTY).get("routing_key"),
+            "retries": getattr(request, "retries", None),
+            "group_id": getattr(request, "group", None),
+            "group_index": getattr(request, "group_index", None),
+            "parent_id": getattr(request, "parent_id", None),
+            "root_id": getattr(request, "root_id", None),
+            "sent_at": process.read_moment(getattr(request, process.SENT_AT, None)),
+            "started_at": getattr(request, process.STARTED_AT, None),
         }
-        if told("stamps"):
-            names = told("stamped_headers") or ()
-            fields["stamps"] = self._encode_loosely(
-                {key: told("stamps")[key] for key in names if key in request.stamps}
-            )
-        if self.app.conf.find_value_for_key("extended", "result"):
-            fields["args"] = self._encode_loosely(told("args"))
-            fields["kwargs"] = self._encode_loosely(told("kwargs"))
+        if stamps := getattr(request, "stamps", None):
+            names = getattr(request, "stamped_headers", None) or ()
+            fields["stamps"] = self._encode_loosely({key: stamps[key] for key in names if key in stamps})
+        if self._is_extended:
+            fields["args"] = self._encode_loosely(getattr(request, "args", None))
+            fields["kwargs"] = self._encode_loosely(getattr(request, "kwargs", None))
         return fields
 
     def _children(self, request: Any) -> Payload | None:
@@ -521,12 +518,18 @@ class ResultBackend(Backend):  # type: ignore[misc]
         Raises:
             RootcellarError: what the last try raised.
         """
-        if limit is None:
-            limit = self._limit if process.is_in_pool() else min(self._limit, FEW)
-        limit = min(limit, self._limit)
         if process.is_worker_main():
-            return self._late.ask(work, what, limit)
-        return retry(work, what=what, limit=limit, backoff=self._backoff)
+            return self._late.ask(work, what, self._limit_of(limit))
+        return self._retried(work, what, limit)
+
+    def _retried(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
+        return retry(work, what=what, limit=lambda: self._limit_of(limit), backoff=self._backoff)
+
+    def _limit_of(self, asked: float | None) -> float:
+        """Return how many new tries there may be, where ``asked`` were asked for."""
+        if asked is None:
+            asked = self._limit if process.is_in_pool() else FEW
+        return min(asked, self._limit)
 
     @property
     def _limit(self) -> float:

@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 from celery import chord, group, maybe_signature, states
@@ -145,7 +146,7 @@ class Chords:
         if progress is not None and progress.claimed:
             self._call_body(request.group, maybe_signature(request.chord, app=self._app))
 
-    @property
+    @cached_property
     def owner(self) -> str:
         """A fingerprint of the broker that this app sends to."""
         url = redact(str(self._app.conf.broker_write_url or self._app.conf.broker_url or ""))

@@ -34,7 +34,7 @@ STARTED_AT = "rootcellar_started_at"
 
 def read_moment(value: Any) -> datetime | None:
     """Return an aware datetime of what a header or attribute holds, ``None`` if that is no time."""
-    if isinstance(value, datetime):
+    if value is None or isinstance(value, datetime):
         return value
     try:
         return datetime.fromisoformat(value)

@@ -60,13 +60,13 @@ class Backoff:
         return random.uniform(longest / 2, longest)
 
 
-def retry(work: Callable[[], T], *, what: str, limit: float, backoff: Backoff) -> T:
+def retry(work: Callable[[], T], *, what: str, limit: Callable[[], float], backoff: Backoff) -> T:
     """Do ``work`` until it succeeds, or ``limit`` new tries have failed.
 
     Args:
         work: what to do; doing it twice must be harmless.
         what: its name for the log.
-        limit: the most new tries; infinity for no limit.
+        limit: returns the most new tries, infinity for no limit; asked when a try failed.
         backoff: how long to wait between them.
 
     Raises:
@@ -77,11 +77,12 @@ def retry(work: Callable[[], T], *, what: str, limit: float, backoff: Backoff) -
         try:
             return work()
         except RootcellarError as exc:
-            if not exc.retryable or attempt >= limit:
+            most = limit()
+            if not exc.retryable or attempt >= most:
                 raise
             attempt += 1
             pause = backoff.before(attempt)
-            of = "" if limit == float("inf") else f" of {limit:g}"
+            of = "" if most == float("inf") else f" of {most:g}"
             logger.warning("Could not %s: %s. Try %d%s again in %.2f s.", what, exc, attempt, of, pause)
             time.sleep(pause)
 
@@ -149,12 +150,12 @@ class LateWork:
     def _run(self) -> None:
         be_patient()
         while True:
-            answer, work, what, limit = self._work.get()
+            answer, work, what, most = self._work.get()
             value, error = None, None
             is_wanted = answer.set_running_or_notify_cancel()
             try:
                 if is_wanted:
-                    value = retry(work, what=what, limit=limit, backoff=self._backoff)
+                    value = retry(work, what=what, limit=partial(float, most), backoff=self._backoff)
             except Exception as exc:  # a thread that dies would leave all the rest undone
                 error = exc
             with self._lock:

@@ -6,8 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from rootcellar.errors import StoreUnavailable
@@ -77,8 +76,7 @@ class ConnectionPool(Generic[C]):
         self._open = 0
         self._is_forking = False
 
-    @contextmanager
-    def connection(self, *, fresh: bool = False) -> Iterator[C]:
+    def connection(self, *, fresh: bool = False) -> Loan[C]:
         """Lend a connection for the length of a ``with`` block.
 
         Args:
@@ -89,11 +87,7 @@ class ConnectionPool(Generic[C]):
         """
         if fresh:
             self.drop_idle()
-        connection, born = self._take()
-        try:
-            yield connection
-        finally:
-            self._give_back(connection, born)
+        return Loan(self)
 
     def drop_idle(self) -> None:
         """Close every connection that is not in use."""
@@ -115,6 +109,8 @@ class ConnectionPool(Generic[C]):
     def _idle_or_slot(self) -> tuple[C, float, float] | None:
         """Return an idle connection, or ``None`` once there is room to open one."""
         with self._free:
+            if self._idle and not self._is_forking:
+                return self._idle.pop()
             deadline = time.monotonic() + self._timeout
             while self._is_forking or (not self._idle and self._open >= self._size):
                 left = deadline - time.monotonic()
@@ -184,6 +180,22 @@ class ConnectionPool(Generic[C]):
     def _after_fork_in_child(self) -> None:
         _inherited.extend(connection for connection, _, _ in self._idle)
         self._reset()
+
+
+class Loan(Generic[C]):
+    """A connection for the length of a ``with`` block; a class, for a generator would cost as much as all the rest."""
+
+    __slots__ = ("_born", "_connection", "_pool")
+
+    def __init__(self, pool: ConnectionPool[C]) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> C:
+        self._connection, self._born = self._pool._take()
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        self._pool._give_back(self._connection, self._born)
 
 
 def _before_fork() -> None:

@@ -66,8 +66,8 @@ def task_row(record: TaskRecord, date: DateAdapter = lambda value: value) -> dic
     Raises:
         RecordRefused: the task's id cannot be SQL text.
     """
-    row = {column: _storable(getattr(record, name)) for column, name in PLAIN_COLUMNS.items()}
-    row["task_id"] = _checked_id(record.task_id)
+    row = {column: storable(getattr(record, name)) for column, name in PLAIN_COLUMNS.items()}
+    row["task_id"] = checked_id(record.task_id)
     for column, name in DATE_COLUMNS.items():
         value = getattr(record, name)
         row[column] = None if value is None else date(value)
@@ -95,7 +95,7 @@ def group_row(group: GroupRecord, date: DateAdapter = lambda value: value) -> di
     """
     text, exact = payload_columns(group.result)
     return {
-        "taskset_id": _checked_id(group.group_id),
+        "taskset_id": checked_id(group.group_id),
         "result": text,
         "result_exact": exact,
         "date_done": date(group.done_at),
@@ -171,6 +171,11 @@ def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
     return _rendition(text), frame(payload)
 
 
+def read_payload_bytes(text: bytes, exact: bytes | None) -> Payload:
+    """Return the same as :func:`read_payload` of the text as UTF-8."""
+    return Payload(text) if exact is None else unframe(exact)
+
+
 def read_payload(text: str | None, exact: bytes | memoryview | None) -> Payload | None:
     """Return the payload of two columns that :func:`payload_columns` made."""
     if exact is not None:
@@ -215,7 +220,7 @@ def unframe(blob: bytes) -> Payload:
 
 def findable(ids: Iterable[str]) -> list[str]:
     """Return each of these ids once, but for those that cannot be SQL text: no row has them."""
-    return [text for text in dict.fromkeys(ids) if _storable(text) == text]
+    return [text for text in dict.fromkeys(ids) if storable(text) == text]
 
 
 def chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -262,15 +267,20 @@ def _json_text(payload: Payload) -> str | None:
         return None
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """Return a text as SQL can hold it: NUL and lone surrogates as escapes. Anything else stays as it is."""
     if not isinstance(value, str) or (value.isascii() and "\x00" not in value):
         return value
     return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
-def _checked_id(text: str) -> str:
-    if _storable(text) != text:
+def checked_id(text: str) -> str:
+    """Return an id that SQL text can hold.
+
+    Raises:
+        RecordRefused: it cannot.
+    """
+    if storable(text) != text:
         raise RecordRefused(f"an id with NUL or a lone surrogate: {text!a}", remedy="use a UUID, as Celery does")
     return text
 

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from psycopg.generators import execute
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.waiting import Ready, Wait
@@ -74,6 +75,28 @@ def _encode(value: Any) -> tuple[bytes | None, int]:
 def _array(texts: Iterable[str]) -> str:
     quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
     return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+
+
+def run(connection: Connection, statement: Statement, values: Values = NOTHING) -> PGresult:
+    """Run one statement in a transaction of its own.
+
+    Raises:
+        psycopg.Error: the server refused it, or the connection was lost.
+    """
+    if statement.name in connection.prepared:
+        pgconn = connection.pgconn
+        pgconn.send_query_prepared(statement.name, *values, result_format=_BINARY)
+        result: PGresult
+        (result,) = connection.wait(execute(pgconn))
+        if result.status in _GOOD:
+            return result
+        raise psycopg.errors.error_from_result(result)
+    pipeline = Pipeline(connection)
+    pipeline.send(statement, values)
+    failure, results = pipeline.settle()
+    if failure is not None:
+        raise failure
+    return results[0]
 
 
 class Pipeline:

@@ -46,8 +46,8 @@ RETURNING c.size + c.extra, c.counted,
 c.counted + excluded.counted >= c.size + c.extra AND c.date_done IS NULL
     AND (c.claimed_until IS NULL OR c.claimed_until < clock_timestamp() OR c.claimed_by = %(claimant)s)
 
--- get_task: read one task
-SELECT {task_select} FROM {task} WHERE task_id = %(task_id)s
+-- get_task: read one task, as binary.py reads it
+SELECT {task_columns} FROM {task} WHERE task_id = %(task_id)s
 
 -- get_tasks: read many tasks
 SELECT {task_select} FROM {task} WHERE task_id = ANY(%(task_ids)s)

@@ -14,10 +14,10 @@ from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecor
 from rootcellar.stores import celery_tables, rows
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
 from rootcellar.stores.pool import ConnectionPool
-from rootcellar.stores.postgres import driver
+from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.listening import ListeningWatcher
-from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, read_bool, read_int, row_of
+from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, run
 from rootcellar.stores.postgres.schema import PostgresSchema, in_parameterized, table_names
 from rootcellar.stores.postgres.writing import Write, Writer
 from rootcellar.stores.sqlfiles import fill_in, load_statements
@@ -57,7 +57,10 @@ class PostgresStore(Store):
         self._put = Statement("put_task", self._sql["put_task"])
         self._put_and_part = Statement("put_task_and_part", self._sql["put_task_and_part"])
         self._count_part = Statement("count_part", self._sql["count_part"])
-        self._writer = Writer(self._pool, Statement("ring", self._sql["ring"]))
+        assert self._put_and_part.parameters == (*rows.TASK_COLUMNS, *self._count_part.parameters)
+        self._writer = Writer(
+            self._pool, Statement("ring", self._sql["ring"]), Statement("ring_for_one", self._sql["ring_for_one"])
+        )
         self._watcher: ListeningWatcher | None = None
 
     @property
@@ -69,12 +72,18 @@ class PostgresStore(Store):
     def put(
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
-        row = rows.task_row(record)
+        values, forms = binary.task_values(record), binary.TASK_FORMS
+        order = (record.group_id or "", record.task_id)
+        statement = self._put
         if part is not None:
-            row.update(_part_row(part, lease))
-        statement = self._put if part is None else self._put_and_part
+            statement = self._put_and_part
+            order = (part.group_id, record.task_id)
+            more, more_forms = self._values(self._count_part, _part_row(part, lease))
+            values, forms = [*values, *more], [*forms, *more_forms]
         is_ready = record.done_at is not None
-        write = self._write(lambda: Write(record.task_id, statement, row, is_durable=durable, is_ready=is_ready))
+        write = self._write(
+            lambda: Write(record.task_id, statement, (values, forms), order, is_durable=durable, is_ready=is_ready)
+        )
         if part is None:
             return Stored(written=write.count == 1)
         return Stored(written=read_bool(write.answer[-1]), chord=_progress(write.answer))
@@ -84,15 +93,8 @@ class PostgresStore(Store):
             return None
         values = self._values(self._get, {"task_id": task_id})
 
-        def read(connection: Connection) -> TaskRecord | None:
-            pipeline = Pipeline(connection)
-            pipeline.send(self._get, values)
-            failure, results = pipeline.settle()
-            if failure is not None:
-                raise failure
-            return _binary_record(row_of(results[0])) if results[0].ntuples else None
-
-        record = self._run(read)
+        found = self._run(lambda connection: run(connection, self._get, values))
+        record = binary.task_record(row_of(found)) if found.ntuples else None
         if record is None and self._adopted:
             return self._adopted_tasks([task_id]).get(task_id)
         return record
@@ -149,8 +151,9 @@ class PostgresStore(Store):
         self._count("grow_chord" if relative else "size_chord", {"group_id": group_id, "size": size, "key": key})
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
-        row = _part_row(part, lease)
-        write = self._write(lambda: Write("", self._count_part, row, is_durable=True, is_ready=False))
+        values = self._values(self._count_part, _part_row(part, lease))
+        order = (part.group_id, "")
+        write = self._write(lambda: Write("", self._count_part, values, order, is_durable=True, is_ready=False))
         return _progress(write.answer)
 
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
@@ -320,7 +323,8 @@ def _is_alive(connection: Connection) -> bool:
 
 
 def _is_usable(connection: Connection) -> bool:
-    return not connection.closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    # a lost connection is in no such state either
+    return connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
 def _statements(options: StoreOptions) -> dict[str, str]:
@@ -370,28 +374,6 @@ def _progress(answer: tuple[bytes | None, ...]) -> ChordProgress:
 
 def _task_record(row: Sequence[Any]) -> TaskRecord:
     return rows.task_record(row, _moment)
-
-
-def _binary_record(row: Sequence[bytes | None]) -> TaskRecord:
-    """Return the record of a row in PostgreSQL's binary form."""
-    return _task_record([_READERS[column](value) for column, value in zip(rows.TASK_COLUMNS, row, strict=True)])
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
-
-
-def _bytes(value: bytes | None) -> bytes | None:
-    return value
-
-
-def _reader(column: str) -> Callable[[bytes | None], Any]:
-    if column in rows.DATE_COLUMNS or column in ("retries", "group_index"):
-        return read_int
-    return _bytes if column.endswith("_exact") else _text
-
-
-_READERS = {column: _reader(column) for column in rows.TASK_COLUMNS}
 
 
 def _moment(microseconds: int) -> datetime:

@@ -12,6 +12,17 @@ WITH rung AS (
 )
 SELECT pg_notify('rootcellar_' || id, '') FROM rung
 
+-- ring_for_one: the same for one task, which costs half as much where nobody waits
+WITH rung AS (
+    UPDATE {listener} SET armed = false WHERE id = ANY(ARRAY(
+        SELECT l.id FROM {waiter} AS w JOIN {listener} AS l ON l.id = w.listener
+        WHERE w.task_id = %(task_id)s::text AND (w.kind = 2 OR %(is_ready)s::boolean) AND l.armed
+        FOR UPDATE OF l SKIP LOCKED
+    ))
+    RETURNING id
+)
+SELECT pg_notify('rootcellar_' || id, '') FROM rung
+
 -- begin_listening: come into being, under a lock that ends with the session
 INSERT INTO {listener} (id, armed)
 SELECT %(listener)s::integer, true FROM (SELECT pg_advisory_lock(7247034, %(listener)s::integer)) AS locked

@@ -16,7 +16,6 @@ import logging
 import os
 import threading
 import weakref
-from typing import Any
 
 from psycopg.pq.abc import PGresult
 
@@ -33,6 +32,7 @@ _UNANSWERED = errors.StoreUnavailable("not written yet")
 _BEGIN = Statement("begin", "BEGIN")
 _RELAX = Statement("relax", "SET LOCAL synchronous_commit = off")
 _COMMIT = Statement("commit", "COMMIT")
+_BELL_FORMATS = (1, 0)
 _ROLLBACK = Statement("rollback", "ROLLBACK")
 
 #: the most records in one turn
@@ -47,7 +47,8 @@ class Write:
     Args:
         task_id: the task; empty where only a part of a chord is counted.
         statement: what stores it.
-        row: the statement's parameters.
+        values: the statement's parameters.
+        order: what decides in which order rows are locked.
         is_durable: whether the call may return only when the disk has it.
         is_ready: whether the task is over, which is what most waiters want to hear.
     """
@@ -66,13 +67,19 @@ class Write:
     )
 
     def __init__(
-        self, task_id: str, statement: Statement, row: dict[str, Any], *, is_durable: bool, is_ready: bool
+        self,
+        task_id: str,
+        statement: Statement,
+        values: Values,
+        order: tuple[str, str],
+        *,
+        is_durable: bool,
+        is_ready: bool,
     ) -> None:
         self.task_id = task_id
-        #: the order in which rows are locked: a part locks its chord before its task
-        self.order = (row.get("part_group_id") or row.get("group_id") or "", task_id)
+        self.order = order
         self.statement = statement
-        self.values = statement.values(row)
+        self.values = values
         self.is_durable = is_durable
         self.is_ready = is_ready
         self.count = 0
@@ -94,11 +101,13 @@ class Writer:
     Args:
         pool: lends the connections.
         ring: the statement that wakes who waits, of the parameters ``task_ids`` and ``ready_ids``.
+        ring_for_one: the same, of the parameters ``task_id`` and ``is_ready``, in this order.
     """
 
-    def __init__(self, pool: ConnectionPool[Connection], ring: Statement) -> None:
+    def __init__(self, pool: ConnectionPool[Connection], ring: Statement, ring_for_one: Statement) -> None:
         self._pool = pool
         self._ring = ring
+        self._ring_for_one = ring_for_one
         self._forget()
         _writers.add(self)
 
@@ -204,7 +213,7 @@ class Writer:
             pipeline.send(write.statement, write.values)
         pipeline.send(_COMMIT)
         if told:
-            pipeline.send(self._ring, self._bell(told))
+            pipeline.send(*self._bell(told))
         failure, results = pipeline.settle()
         if failure is not None and len(results) < first + len(batch) + 1:
             _roll_back(connection)
@@ -216,13 +225,15 @@ class Writer:
         if failure is not None:
             logger.warning("Waiters could not be woken: %s", failure)
 
-    def _bell(self, told: list[Write]) -> Values:
-        return self._ring.values(
-            {
-                "task_ids": [write.task_id for write in told],
-                "ready_ids": [write.task_id for write in told if write.is_ready],
-            }
-        )
+    def _bell(self, told: list[Write]) -> tuple[Statement, Values]:
+        """Return the statement that wakes whoever waits for these records, and its parameters."""
+        if len(told) == 1:
+            return self._ring_for_one, ((told[0].task_id.encode(), b"t" if told[0].is_ready else b"f"), _BELL_FORMATS)
+        row = {
+            "task_ids": [write.task_id for write in told],
+            "ready_ids": [write.task_id for write in told if write.is_ready],
+        }
+        return self._ring, self._ring.values(row)
 
 
 def _roll_back(connection: Connection) -> None:

@@ -1,0 +1,94 @@
+"""Task records in PostgreSQL's binary form: what a store and a read cost on our side is mostly this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from operator import attrgetter
+from typing import Any
+
+from rootcellar.records import TaskRecord
+from rootcellar.stores import rows
+
+#: where PostgreSQL counts microseconds from
+_EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+_DAY = 86_400_000_000
+_SECOND = 1_000_000
+
+_TEXT_FORM = 0
+_BINARY_FORM = 1
+
+_plain = attrgetter(*rows.PLAIN_COLUMNS.values())
+_dates = attrgetter(*rows.DATE_COLUMNS.values())
+_payloads = attrgetter(*rows.PAYLOAD_COLUMNS)
+
+_INTEGERS = ("retries", "group_index")
+
+
+def task_values(record: TaskRecord) -> list[bytes | None]:
+    """Return the parameters of a record, in the order of :data:`rows.TASK_COLUMNS`.
+
+    Raises:
+        RecordRefused: the task's id cannot be SQL text.
+    """
+    rows.checked_id(record.task_id)
+    values = [None if value is None else encode(value) for value, encode in zip(_plain(record), _ENCODERS, strict=True)]
+    values += [None if date is None else encode_date(date) for date in _dates(record)]
+    for payload in _payloads(record):
+        text, exact = rows.payload_columns(payload)
+        values += (None if text is None else text.encode(), exact)
+    return values
+
+
+def encode_text(text: str) -> bytes:
+    """Return a text as SQL can hold it."""
+    return text.encode() if text.isascii() and "\x00" not in text else rows.storable(text).encode()
+
+
+def encode_date(moment: datetime) -> bytes:
+    """Return an aware date as PostgreSQL counts it: microseconds since 2000."""
+    since = moment - _EPOCH
+    return (since.days * _DAY + since.seconds * _SECOND + since.microseconds).to_bytes(8, "big", signed=True)
+
+
+def task_record(values: Sequence[bytes | None]) -> TaskRecord:
+    """Return the record of a row whose columns are :data:`rows.TASK_COLUMNS`, in that order."""
+    fields: dict[str, Any] = {
+        name: None if value is None else read(value)
+        for name, value, read in zip(_NAMES, values, _READERS, strict=False)
+    }
+    place = len(_NAMES)
+    for name in rows.PAYLOAD_COLUMNS:
+        text, exact = values[place : place + 2]
+        place += 2
+        if text is not None:
+            fields[name] = rows.read_payload_bytes(text, exact)
+    return TaskRecord(**fields)
+
+
+def _encode_integer(value: int) -> bytes:
+    # as text, so that the server says what is out of range
+    return str(value).encode()
+
+
+def _read_integer(value: bytes) -> int:
+    return int.from_bytes(value, "big", signed=True)
+
+
+def _read_date(value: bytes) -> datetime:
+    return _EPOCH + timedelta(microseconds=int.from_bytes(value, "big", signed=True))
+
+
+_ENCODERS: list[Callable[[Any], bytes]] = [
+    _encode_integer if column in _INTEGERS else encode_text for column in rows.PLAIN_COLUMNS
+]
+#: the form of each of :func:`task_values`
+TASK_FORMS = [
+    *(_TEXT_FORM if column in _INTEGERS else _BINARY_FORM for column in rows.PLAIN_COLUMNS),
+    *[_BINARY_FORM] * (len(rows.DATE_COLUMNS) + 2 * len(rows.PAYLOAD_COLUMNS)),
+]
+_NAMES = (*rows.PLAIN_COLUMNS.values(), *rows.DATE_COLUMNS.values())
+_READERS: list[Callable[[bytes], Any]] = [
+    *(_read_integer if column in _INTEGERS else bytes.decode for column in rows.PLAIN_COLUMNS),
+    *[_read_date] * len(rows.DATE_COLUMNS),
+]
