@@ -495,7 +495,7 @@ class RedisServer(Server):
         self._program = _which("redis-server")
         if self._program is None:
             raise MissingServer("Redis is not installed: on Debian, apt-get install redis-server")
-        super().__init__(**{"save": "", "appendonly": False, **settings})
+        super().__init__(**{"save": "", "appendonly": False, "databases": 10_000, **settings})
 
     def _command(self) -> list[str]:
         settings = {"port": str(self.port), "bind": HOST, "dir": str(self.folder), **self._settings}
@@ -506,6 +506,10 @@ class RedisServer(Server):
     def url(self) -> str:
         """The URL of database 0."""
         return f"redis://{HOST}:{self.port}/0"
+
+    def database_url(self, number: int) -> str:
+        """Return the URL of a database by its number."""
+        return f"redis://{HOST}:{self.port}/{number}"
 
     def flush(self) -> None:
         """Remove all keys of all databases; raises redis.RedisError."""

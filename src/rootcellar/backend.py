@@ -43,6 +43,20 @@ CHORD_SWEEP_INTERVAL = 10.0
 
 
 _EMPTY: Mapping[str, Any] = {}
+#: Celery's settings for its Redis backend that a store is told of, without ``redis_``
+REDIS_SETTINGS = (
+    "backend_use_ssl",
+    "backend_health_check_interval",
+    "client_name",
+    "max_connections",
+    "password",
+    "retry_on_timeout",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "socket_timeout",
+    "username",
+)
+
 #: what is noted of a part that the background will count
 _LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
 
@@ -584,6 +598,8 @@ def store_options(conf: Any) -> StoreOptions:
         pool_pre_ping=bool(engine.get("pool_pre_ping", True)),
         listen_url=(conf.get("result_backend_transport_options") or {}).get("listen_url"),
         connect_args=engine.get("connect_args") or {},
+        redis={name: conf[f"redis_{name}"] for name in REDIS_SETTINGS if conf.value_set_for(f"redis_{name}")},
+        transport_options=conf.get("result_backend_transport_options") or {},
     )
 
 

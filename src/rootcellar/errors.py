@@ -78,6 +78,16 @@ class AuthenticationFailed(StoreError):
     """The server refused the user or the password. Not retryable."""
 
 
+class CertificateRefused(StoreError):
+    """One side refused the other's TLS certificate: wrong CA, wrong host name, none given. Not retryable."""
+
+
+class CertificateExpired(CertificateRefused):
+    """The server's TLS certificate has expired. Retryable: the server is given a new one."""
+
+    retryable = True
+
+
 class DatabaseMissing(StoreError):
     """The server has no database of that name. Not retryable."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 
 from rootcellar.stores import ENTRY_POINTS
 from rootcellar.stores.sqlite.driver import database_path
 from tests.conformance.under_test import Combination, StoreUnderTest
 from tests.memory_store import forget_place
+from tests.servers import RedisServer
 
 
 @contextmanager
@@ -46,6 +49,24 @@ def run_on_postgres(url: str, script: str) -> list[tuple[Any, ...]]:
 
 
 @contextmanager
+def redis_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield from _database_of(request.getfixturevalue("redis_server"))
+
+
+def _database_of(server: RedisServer) -> Iterator[str]:
+    """Give one database of a server to whoever asks, empty; they are many, and given out again."""
+    number = next(_database_numbers)
+    url = server.database_url(number)
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+        yield url
+        client.flushdb()
+
+
+_database_numbers = itertools.count(1)
+
+
+@contextmanager
 def memory_place(request: pytest.FixtureRequest) -> Iterator[str]:
     """A place of a store that another package brings: its entry point is found as an installed one's would be."""
     metadata = request.getfixturevalue("tmp_path_factory").mktemp("site") / "rootcellar_memory-1.0.dist-info"
@@ -62,8 +83,9 @@ def memory_place(request: pytest.FixtureRequest) -> Iterator[str]:
 SQLITE = StoreUnderTest(name="sqlite", new_place=sqlite_file, run_sql=run_on_sqlite)
 POSTGRES = StoreUnderTest(name="postgres", new_place=postgres_database, run_sql=run_on_postgres)
 MEMORY = StoreUnderTest(name="memory", new_place=memory_place, shared=False)
+REDIS = StoreUnderTest(name="redis", new_place=redis_database)
 
-STORES = [SQLITE, POSTGRES, MEMORY]
+STORES = [SQLITE, POSTGRES, REDIS, MEMORY]
 
 #: every store, pool and broker meets every other one at least once
 COMBINATIONS = [
@@ -76,4 +98,7 @@ COMBINATIONS = [
     Combination(POSTGRES, "solo", "redis", essentials_only=True),
     Combination(SQLITE, "inside", "memory", essentials_only=True),
     Combination(MEMORY, "inside", "redis"),
+    Combination(REDIS, "prefork", "redis"),
+    Combination(REDIS, "threads", "redis", essentials_only=True),
+    Combination(REDIS, "inside", "memory", essentials_only=True),
 ]

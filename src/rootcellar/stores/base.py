@@ -39,6 +39,8 @@ class StoreOptions:
         pool_pre_ping: whether a connection that lay idle is tested before it is used.
         listen_url: where to wait for notifications, when the store's own URL goes through a transaction pooler.
         connect_args: driver arguments (``sslmode``, ``connect_timeout``, …).
+        redis: Celery's ``redis_…`` settings that were set, without that prefix (``backend_use_ssl``, ``username``, …).
+        transport_options: Celery's ``result_backend_transport_options``.
     """
 
     task_table: str = "celery_taskmeta"
@@ -52,6 +54,8 @@ class StoreOptions:
     pool_pre_ping: bool = True
     listen_url: str | None = None
     connect_args: Mapping[str, Any] = field(default_factory=dict)
+    redis: Mapping[str, Any] = field(default_factory=dict)
+    transport_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Store(ABC):

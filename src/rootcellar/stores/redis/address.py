@@ -1,0 +1,313 @@
+"""Where a Redis is: what its URLs and Celery's settings say, as one thing."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import parse_qsl, unquote
+
+from rootcellar.errors import ConfigurationError
+from rootcellar.stores.base import StoreOptions
+from rootcellar.urls import redact
+
+logger = logging.getLogger(__name__)
+
+#: what is waited for at most, in seconds, where Celery's settings say nothing
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 15.0
+
+Form = Literal["single", "sentinel", "cluster"]
+_FORMS: dict[str, Form] = {"sentinel": "sentinel", "redis-cluster": "cluster", "rediss-cluster": "cluster"}
+_SOCKETS = ("unix", "socket", "redis+socket")
+_EXAMPLES = {
+    "single": "rootcellar+redis://user:password@host:6379/0",
+    "sentinel": "rootcellar+sentinel://:password@host1:26379;sentinel://host2:26379/0",
+    "cluster": "rootcellar+redis-cluster://user:password@host1:6379,host2:6379",
+}
+_CERT_REQS = {
+    "required": ssl.CERT_REQUIRED,
+    "optional": ssl.CERT_OPTIONAL,
+    "none": ssl.CERT_NONE,
+    "cert_required": ssl.CERT_REQUIRED,
+    "cert_optional": ssl.CERT_OPTIONAL,
+    "cert_none": ssl.CERT_NONE,
+}
+_TLS_NAMES = (
+    *("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password"),
+    *("ssl_check_hostname", "ssl_min_version", "ssl_ciphers"),
+)
+_QUERY_TLS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
+_QUERY = ("db", "virtual_host", "socket_timeout", "socket_connect_timeout", "health_check_interval", "client_name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A Redis, and how to connect to it.
+
+    Attributes:
+        form: what it consists of.
+        hosts: name and port of the server, of the Sentinels, or of some nodes of the Cluster; none for a socket.
+        path: the Unix socket; empty for hosts.
+        db: the number of the database.
+        connect: redis-py's arguments for a connection, but for the host or the path. Holds the password.
+        tls: its arguments for TLS; ``None`` for none.
+        master: what the Sentinels call the master.
+        sentinel: arguments for the connections to the Sentinels.
+        where: for people, without secrets.
+    """
+
+    form: Form
+    hosts: tuple[tuple[str, int], ...]
+    path: str
+    db: int
+    connect: Mapping[str, Any] = field(repr=False)
+    tls: Mapping[str, Any] | None = field(repr=False)
+    master: str = ""
+    sentinel: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    where: str
+
+
+def read_address(url: str, options: StoreOptions) -> Address:
+    """Return what a URL and Celery's settings say.
+
+    Raises:
+        ConfigurationError: they cannot be used.
+    """
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    form = _FORMS.get(scheme, "single")
+    rest, _, query_text = rest.partition("?")
+    query = _query(query_text, form)
+    if scheme in _SOCKETS:
+        user_info, hosts, path, db = *_socket(rest, url), _number(query.get("db") or query.get("virtual_host"), url)
+    else:
+        path = ""
+        user_info, hosts, db = _hosts(rest, form, url)
+        if "db" in query or "virtual_host" in query:
+            db = _number(query.get("db") or query.get("virtual_host"), url)
+    if form == "cluster" and db:
+        raise _wrong(f"Redis Cluster has only database 0, not {db}", url, form)
+    tls = _tls(scheme, query, options, url)
+    known = options.redis
+    settings: dict[str, Any] = {
+        "username": user_info[0] or known.get("username") or None,
+        "password": user_info[1] or known.get("password") or None,
+        "socket_timeout": _seconds(query, known, "socket_timeout", ANSWER_TIMEOUT),
+        "socket_connect_timeout": _seconds(query, known, "socket_connect_timeout", CONNECT_TIMEOUT),
+        "client_name": query.get("client_name") or known.get("client_name") or None,
+    }
+    if settings["username"] and not settings["password"]:
+        raise _wrong("the URL names a user but no password", url, form)
+    interval = query.get("health_check_interval") or known.get("backend_health_check_interval")
+    settings["health_check_interval"] = int(interval or 0)
+    if not path:
+        settings["socket_keepalive"] = bool(known.get("socket_keepalive", True))
+    transport = options.transport_options
+    master = str(transport.get("master_name") or "")
+    if form == "sentinel" and not master:
+        raise ConfigurationError(
+            "the Sentinels do not know which master is meant",
+            where="result_backend_transport_options",
+            remedy="set master_name to what sentinel.conf calls it: {'master_name': 'mymaster'}",
+        )
+    return Address(
+        form=form,
+        hosts=hosts,
+        path=path,
+        db=db,
+        connect=settings,
+        tls=tls,
+        master=master,
+        sentinel=_sentinel(transport.get("sentinel_kwargs") or {}, settings),
+        where=_where(form, hosts, path, db, master, settings["username"], tls is not None),
+    )
+
+
+def key_prefix(options: StoreOptions) -> bytes:
+    """Return what all keys begin with: Celery's transport option ``global_keyprefix``, and Celery's way with it."""
+    prefix = str(options.transport_options.get("global_keyprefix") or "")
+    if prefix and prefix[-1] not in ":_-.":
+        prefix += "_"
+    return prefix.encode()
+
+
+def _query(text: str, form: Form) -> dict[str, str]:
+    found = {key.lower(): value for key, value in parse_qsl(text, keep_blank_values=True)}
+    for name in found:
+        if "password" in name or "secret" in name:
+            raise ConfigurationError(
+                f"the URL has {name}= in its query, where tools that hide passwords do not look",
+                where="result_backend",
+                remedy="write it as user:password@host, or use the setting redis_backend_use_ssl",
+            )
+        if name not in (*_QUERY, *_QUERY_TLS):
+            raise ConfigurationError(
+                f"the URL has {name}=, which is not known",
+                where="result_backend",
+                remedy=f"use one of {', '.join((*_QUERY, *_QUERY_TLS))}, as in {_EXAMPLES[form]}?socket_timeout=5",
+            )
+    return found
+
+
+UserInfo = tuple[str, str]
+
+
+def _user_info(authority: str, url: str, form: Form) -> tuple[UserInfo, str]:
+    user_info, at, host = authority.rpartition("@")
+    if "@" in user_info:
+        raise _wrong("the URL has an @ where none can be", url, form)
+    user, _, password = user_info.partition(":")
+    return ((unquote(user), unquote(password)) if at else ("", "")), host
+
+
+def _socket(rest: str, url: str) -> tuple[UserInfo, tuple[tuple[str, int], ...], str]:
+    authority, slash, path = rest.partition("/")
+    user_info, host = _user_info(authority, url, "single")
+    if host or not path:
+        raise ConfigurationError(
+            "the URL names no socket",
+            where=redact(url),
+            remedy="write rootcellar+redis+socket:///path/to/redis.sock?db=0",
+        )
+    return user_info, (), slash + unquote(path)
+
+
+def _hosts(rest: str, form: Form, url: str) -> tuple[UserInfo, tuple[tuple[str, int], ...], int]:
+    """Read ``user:password@host:port`` once or several times, and the database's number at the end."""
+    separator = ";" if form == "sentinel" else ","
+    pieces = rest.split(separator) if form != "single" else [rest]
+    port = 26379 if form == "sentinel" else 6379
+    user_info: UserInfo = ("", "")
+    hosts: list[tuple[str, int]] = []
+    db = 0
+    for piece in pieces:
+        authority, _, database = piece.removeprefix("sentinel://").partition("/")
+        given, host = _user_info(authority, url, form)
+        if any(given) and not any(user_info):
+            user_info = given
+        if "@" in database:
+            raise _wrong("the URL has an @ where none can be", url, form)
+        db = _number(database, url) if database else db
+        if host or form == "single":
+            hosts.append(_host_and_port(host, port, url, form))
+    if not hosts:
+        raise _wrong("the URL names no host", url, form)
+    return user_info, tuple(hosts), db
+
+
+def _host_and_port(text: str, port: int, url: str, form: Form) -> tuple[str, int]:
+    if text.startswith("["):
+        host, _, after = text[1:].partition("]")
+        given = after.removeprefix(":")
+    else:
+        host, _, given = text.partition(":")
+    if given and not given.isdigit():
+        raise _wrong("the URL has a port that is not a number", url, form)
+    return unquote(host) or "localhost", int(given) if given else port
+
+
+def _number(text: str | None, url: str) -> int:
+    if not text:
+        return 0
+    number = text.removeprefix("/").removeprefix("db")
+    if not number.isdigit():
+        raise ConfigurationError(
+            "the number of the database is not a number",
+            where=redact(url),
+            remedy="write special characters in the password as %XX, and the number after the last slash: …/0",
+        )
+    return int(number)
+
+
+def _seconds(query: Mapping[str, str], known: Mapping[str, Any], name: str, default: float) -> float:
+    value = query.get(name) or known.get(name)
+    try:
+        return default if value is None else float(value)
+    except ValueError:
+        raise ConfigurationError(f"{name} is not a number", where="result_backend", remedy="give seconds") from None
+
+
+def _tls(scheme: str, query: Mapping[str, str], options: StoreOptions, url: str) -> dict[str, Any] | None:
+    """Return redis-py's arguments for TLS, which verifies the certificate and the name unless told not to."""
+    given = options.redis.get("backend_use_ssl")
+    told: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
+    told.update({name: query[name] for name in _QUERY_TLS if name in query})
+    is_tls = scheme in ("rediss", "rediss-cluster") or (scheme == "sentinel" and bool(given))
+    if not is_tls:
+        if told or given:
+            raise ConfigurationError(
+                "settings for TLS are given, but the URL is one without",
+                where=redact(url),
+                remedy=f"write {'rediss-cluster' if 'cluster' in scheme else 'rediss'}://",
+            )
+        return None
+    if unknown := set(told) - set(_TLS_NAMES):
+        raise ConfigurationError(
+            f"{', '.join(sorted(unknown))} is no setting for TLS",
+            where="redis_backend_use_ssl",
+            remedy=f"use {', '.join(_TLS_NAMES)}",
+        )
+    reqs = _cert_reqs(told.get("ssl_cert_reqs", ssl.CERT_REQUIRED))
+    check = str(told.get("ssl_check_hostname", True)).lower() not in ("false", "0", "no", "off")
+    if reqs is not ssl.CERT_REQUIRED or not check:
+        logger.warning(
+            "The TLS certificate of %s is not fully verified (ssl_cert_reqs=%s, ssl_check_hostname=%s): anybody in "
+            "between could read and change results.",
+            redact(url),
+            reqs.name,
+            check,
+        )
+    told["ssl_cert_reqs"] = reqs
+    told["ssl_check_hostname"] = check and reqs is not ssl.CERT_NONE
+    return told
+
+
+def _cert_reqs(value: Any) -> ssl.VerifyMode:
+    if value is None:
+        return ssl.CERT_NONE
+    if isinstance(value, str):
+        if value.lower() in _CERT_REQS:
+            return _CERT_REQS[value.lower()]
+    elif value in tuple(ssl.VerifyMode):
+        return ssl.VerifyMode(value)
+    raise ConfigurationError(
+        f"ssl_cert_reqs is {value!r}", where="redis_backend_use_ssl", remedy="use required, optional or none"
+    )
+
+
+def _sentinel(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for connections to Sentinels: timeouts as to the master, users and TLS of their own."""
+    timeouts = {name: settings[name] for name in ("socket_timeout", "socket_connect_timeout")}
+    return {**timeouts, **given}
+
+
+def _where(
+    form: Form,
+    hosts: tuple[tuple[str, int], ...],
+    path: str,
+    db: int,
+    master: str,
+    user: str | None,
+    is_tls: bool,
+) -> str:
+    who = f"{user}@" if user else ""
+    if path:
+        return f"redis {who}{path} db {db}"
+    places = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
+    tls = " with TLS" if is_tls else ""
+    if form == "cluster":
+        return f"redis cluster {who}{places}{tls}"
+    if form == "sentinel":
+        return f"redis {who}{master} at sentinels {places} db {db}{tls}"
+    return f"redis {who}{places}/{db}{tls}"
+
+
+def _wrong(what: str, url: str, form: Form) -> ConfigurationError:
+    return ConfigurationError(
+        what,
+        where=redact(url),
+        remedy=f"write {_EXAMPLES[form]}, with special characters of the user and the password as %XX",
+    )

@@ -1,0 +1,93 @@
+"""Chords as fields of a hash, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
+from rootcellar.stores.redis.keys import encoded
+from rootcellar.stores.rows import frame, unframe
+
+_PART = b"part:"
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+#: fields of a chord's hash that make its record
+RECORD_FIELDS = ("begun", "body", "header", "expires_at", "done")
+
+
+def part_field(part: ChordPart) -> bytes:
+    """Return the field of a part: one for each task and place in the header."""
+    index = b"" if part.group_index is None else b"%d" % part.group_index
+    return _PART + index + b":" + encoded(part.task_id)
+
+
+def part_value(part: ChordPart, result: Payload | None) -> bytes:
+    """Return what is kept of a part. ``result`` is kept with it where its own is not."""
+    kept = part.result or result
+    about = json.dumps([part.state, part.result is not None]).encode()
+    return about + b"\n" + (frame(kept) if kept is not None else b"")
+
+
+class Part:
+    """A part as it was counted.
+
+    Attributes:
+        task_id, group_index, state: see :class:`ChordPart`.
+        own: the result that is the part's own.
+        spare: the result to show if the task's record does not.
+    """
+
+    def __init__(self, field: bytes, value: bytes) -> None:
+        index, _, task_id = field[len(_PART) :].partition(b":")
+        self.task_id = task_id.decode("utf-8", "surrogatepass")
+        self.group_index = int(index) if index else None
+        about, _, framed = value.partition(b"\n")
+        self.state, is_own = json.loads(about)
+        kept = unframe(framed) if framed else None
+        self.own = kept if is_own else None
+        self.spare = None if is_own else kept
+
+    def shows(self, recorded: Payload | None) -> PartResult:
+        """Return what the part gave, where ``recorded`` is what its task's record holds."""
+        result = self.own or recorded or self.spare
+        return PartResult(task_id=self.task_id, group_index=self.group_index, state=self.state, result=result)
+
+
+def read_parts(fields: Sequence[bytes]) -> list[Part]:
+    """Return the parts of a chord's hash, in the order of the header, those without an index last."""
+    parts = [
+        Part(field, value) for field, value in zip(fields[::2], fields[1::2], strict=True) if field.startswith(_PART)
+    ]
+    return sorted(parts, key=lambda part: (part.group_index is None, part.group_index or 0, part.task_id))
+
+
+def read_record(group_id: str, values: Sequence[bytes | None]) -> ChordRecord | None:
+    """Return the chord whose :data:`RECORD_FIELDS` these are, ``None`` if it was not begun or is finished."""
+    begun, body, header, expires, done = values
+    if not begun or done:
+        return None
+    return ChordRecord(
+        group_id=group_id,
+        body=unframe(body) if body else None,
+        header=unframe(header) if header else None,
+        expires_at=_EPOCH + int(expires) * _MICROSECOND if expires else None,
+    )
+
+
+def framed(payload: Payload | None) -> bytes:
+    return b"" if payload is None else frame(payload)
+
+
+def microseconds(moment: datetime | None) -> bytes:
+    """Return a moment as text; empty for never."""
+    return b"" if moment is None else b"%d" % ((moment - _EPOCH) // _MICROSECOND)
+
+
+def progress(answer: Sequence[int]) -> ChordProgress:
+    """Return what a script that counts says: size, counted, claimed, finished."""
+    size, counted, claimed, finished = answer[:4]
+    return ChordProgress(
+        size=None if size < 0 else size, counted=counted, claimed=bool(claimed), finished=bool(finished)
+    )

@@ -1,0 +1,114 @@
+"""How we speak to a Redis: the driver connects, and its errors and the server's in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rootcellar import errors
+from rootcellar.stores import tls
+from rootcellar.stores.redis.address import Address
+from rootcellar.stores.redis.wire import Line, ServerError, pack
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ImportError as exc:
+    raise errors.DriverMissing(
+        "the Redis driver redis-py is not installed", where=str(exc), remedy="pip install 'rootcellar[redis]'"
+    ) from exc
+
+#: the driver, half of which has no types
+_driver: Any = redis
+#: what the driver or a broken connection raises
+FAILURES = (OSError, redis.RedisError, ServerError)
+
+#: a word of the server's error, the first one that is found -> what it means and what to do
+_MEANINGS: tuple[tuple[str, type[errors.StoreError], str], ...] = (
+    ("WRONGPASS", errors.AuthenticationFailed, "check the user and the password in the URL"),
+    ("NOAUTH", errors.AuthenticationFailed, "write the password into the URL: redis://user:password@host"),
+    ("invalid password", errors.AuthenticationFailed, "check the password in the URL"),
+    ("invalid username-password", errors.AuthenticationFailed, "check the user and the password in the URL"),
+    ("Authentication required", errors.AuthenticationFailed, "write the password into the URL"),
+    ("without any password", errors.AuthenticationFailed, "the server asks for no password: take it from the URL"),
+    ("NOPERM", errors.PermissionDenied, "let the ACL allow it: docs/redis.md lists what rootcellar needs"),
+    ("READONLY", errors.StoreReadOnly, "point the URL at the master, or wait until the failover ends"),
+    ("OOM command", errors.DiskFull, "raise maxmemory, or let results expire earlier; they are retried meanwhile"),
+    ("MISCONF", errors.DiskFull, "give the server's disk room, so that it can save; results are retried meanwhile"),
+    ("LOADING", errors.StoreUnavailable, "wait until the server has read its data"),
+    ("MASTERDOWN", errors.StoreUnavailable, "wait until the failover ends"),
+    ("CLUSTERDOWN", errors.StoreUnavailable, "wait until the failover ends, and see `redis-cli cluster info`"),
+    ("TRYAGAIN", errors.StoreUnavailable, "nothing: it is tried again"),
+    ("NOREPLICAS", errors.StoreUnavailable, "see why the master has too few replicas"),
+    ("BUSY", errors.StoreUnavailable, "see which script keeps the server busy"),
+    ("max number of clients", errors.StoreUnavailable, "raise maxclients, or lower redis_max_connections"),
+    ("DB index is out of range", errors.DatabaseMissing, "use a number below the server's `databases`"),
+    ("SELECT is not allowed in cluster", errors.DatabaseMissing, "use database 0"),
+    ("unknown command", errors.ServerTooOld, "upgrade the server to 6.0 or later"),
+    ("exceeds maximum allowed size", errors.RecordRefused, "store less in one result"),
+    ("invalid bulk length", errors.RecordRefused, "store less in one result, or raise proto-max-bulk-len"),
+    ("WRONGTYPE", errors.StoreError, "something else keeps another kind of value under this key: see global_keyprefix"),
+)
+
+
+def connect(address: Address, host: str = "", port: int = 0) -> Line:
+    """Open a connection to one server.
+
+    Args:
+        address: how to connect.
+        host, port: the server, where it is not a Unix socket.
+
+    Raises:
+        StoreError: in our words, why not.
+    """
+    settings = {**address.connect, "db": address.db}
+    return open_line(settings, address.tls, host, port, address.path, address.where)
+
+
+def open_line(
+    settings: Mapping[str, Any], tls_settings: Mapping[str, Any] | None, host: str, port: int, path: str, where: str
+) -> Line:
+    """Open a connection with redis-py's arguments; ``settings`` says the rest.
+
+    Raises:
+        StoreError: in our words, why not.
+    """
+    # it fails at once, and is tried again above; RESP2 is what every server speaks, and what wire.py reads
+    common = {**settings, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+    if path:
+        connection = _driver.UnixDomainSocketConnection(path=path, **common)
+    elif tls_settings is not None:
+        connection = _driver.SSLConnection(host=host, port=port, **tls_settings, **common)
+    else:
+        connection = _driver.Connection(host=host, port=port, **common)
+    try:
+        connection.connect()
+    except FAILURES as exc:
+        raise translate(exc, where, host) from exc
+    return Line(connection, path or f"{host}:{port}")
+
+
+def is_alive(line: Line) -> bool:
+    """Ask a connection that lay idle whether it still answers."""
+    try:
+        return bool(line.call(pack(b"PING")) == b"PONG")
+    except FAILURES:
+        return False
+
+
+def translate(exc: BaseException, where: str, host: str = "") -> errors.StoreError:
+    """Return the error of ours that says what ``exc`` means."""
+    if isinstance(exc, errors.StoreError):
+        return exc
+    if explained := tls.explain(exc, where, host):
+        return explained
+    text = str(exc)
+    for word, kind, remedy in _MEANINGS:
+        if word in text:
+            return kind(text, where=where, remedy=remedy)
+    if isinstance(exc, (OSError, redis.ConnectionError, redis.TimeoutError)):
+        return errors.StoreUnavailable(
+            text or type(exc).__name__, where=where, remedy="see whether the server runs and can be reached"
+        )
+    return errors.StoreError(text, where=where, remedy="see the server's log")

@@ -1,0 +1,82 @@
+"""What the keys are called: Celery's names for tasks and groups, and our own for chords."""
+
+from __future__ import annotations
+
+import re
+from binascii import crc_hqx
+
+_GLOB = re.compile(rb"([\\*?\[\]^])")
+#: how Celery's own chords name what they keep beside a group
+_CHORD_SUFFIX = re.compile(rb"\.[jtsdc]$")
+
+
+class Keys:
+    """Names keys.
+
+    Args:
+        prefix: what all of them begin with.
+        chord_tags: over how many hash tags the chords are spread. A chord and the set of the chords that wait on its
+            tag are in one slot of a Cluster.
+    """
+
+    def __init__(self, prefix: bytes, chord_tags: int) -> None:
+        self._tasks = prefix + b"celery-task-meta-"
+        self._groups = prefix + b"celery-taskset-meta-"
+        self._ours = prefix + b"rootcellar-"
+        self._chord_tags = chord_tags
+
+    def task(self, task_id: str) -> bytes:
+        return self._tasks + encoded(task_id)
+
+    def task_id(self, key: bytes) -> str:
+        return key[len(self._tasks) :].decode("utf-8", "surrogatepass")
+
+    def group(self, group_id: str) -> bytes:
+        return self._groups + encoded(group_id)
+
+    def chord(self, group_id: str) -> bytes:
+        group = encoded(group_id)
+        return self.chords(crc_hqx(group, 0) % self._chord_tags) + group
+
+    def chords(self, tag: int) -> bytes:
+        """Return what the names of a tag's chords begin with."""
+        return self._ours + b"chord-{%d}-" % tag
+
+    def waiting(self, group_id: str) -> bytes:
+        """Return the name of the set that a chord waits in, but for the owner, which follows."""
+        return self.waiting_on(crc_hqx(encoded(group_id), 0) % self._chord_tags)
+
+    def waiting_on(self, tag: int) -> bytes:
+        return self._ours + b"waiting-{%d}-" % tag
+
+    @property
+    def tags(self) -> range:
+        return range(self._chord_tags)
+
+    @property
+    def all_tasks(self) -> bytes:
+        """Return the pattern of the tasks' keys."""
+        return literal(self._tasks) + b"*"
+
+    @property
+    def all_groups(self) -> bytes:
+        return literal(self._groups) + b"*"
+
+    @property
+    def all_chords(self) -> bytes:
+        return literal(self._ours + b"chord-") + b"*"
+
+
+def encoded(text: str) -> bytes:
+    """Return a text as a part of a key, whatever characters it has."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def literal(text: bytes) -> bytes:
+    """Return the pattern that only ``text`` matches."""
+    return _GLOB.sub(rb"\\\1", text)
+
+
+def is_group(key: bytes) -> bool:
+    """Tell a saved group's key from what Celery's own chords keep under the group's name."""
+    return not _CHORD_SUFFIX.search(key)

@@ -1,0 +1,24 @@
+-- Delete a key that expires before a moment to come. KEYS: the key. ARGV: that moment and now, in milliseconds.
+local before, moment = tonumber(ARGV[1]), tonumber(ARGV[2])
+local expires
+local left = redis.call('PTTL', KEYS[1])
+if redis.call('TYPE', KEYS[1]).ok == 'hash' then
+    local told = redis.call('HGET', KEYS[1], 'expires_at')
+    expires = told and told ~= '' and tonumber(told) / 1000
+    if left >= 0 then
+        expires = math.min(expires or moment + left, moment + left)
+    end
+else
+    local head = redis.call('GETRANGE', KEYS[1], 0, 63)
+    if string.sub(head, 2, 16) == SIGN then
+        expires = tonumber(string.sub(head, 31, 45))
+        expires = expires > 0 and expires
+    end
+end
+if not expires and left >= 0 then
+    expires = moment + left
+end
+if expires and expires < before then
+    return redis.call('DEL', KEYS[1])
+end
+return 0

@@ -1,0 +1,11 @@
+-- Store a task and count it as a part of a chord. KEYS: the task, the chord. ARGV: as in put, then as in count.
+local answer = may_write(KEYS[1], ARGV[1], ARGV[4])
+if type(answer) == 'string' then
+    return answer
+end
+if answer == 1 then
+    write(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+end
+local progress = count(KEYS[2], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12])
+progress[5] = answer
+return progress

@@ -1,0 +1,55 @@
+-- What scripts that store a task share. A blob begins with a mark of fixed width (see celery_meta.py), so the state is
+-- read from a few bytes, however large the blob is, and whatever a user's data looks like.
+local SIGN = '"rootcellar":"1'
+
+local function mark_of(head)
+    return {
+        kind = string.sub(head, 17, 17),
+        retries = tonumber(string.sub(head, 18, 25)),
+        given = tonumber(string.sub(head, 26, 30)),
+    }
+end
+
+-- Returns 1 if the blob may be written, 0 if what is there must stay, and what is there if the blob must first be
+-- given what it does not say of the call.
+local function may_write(key, blob, expected)
+    local head = redis.call('GETRANGE', key, 0, 127)
+    if head == '' then
+        return 1
+    end
+    if string.sub(head, 2, 16) ~= SIGN then
+        -- Celery wrote it, and begins with the state
+        if string.find(head, 'status.?.?.?.?.?.?.?.?SUCCESS') then
+            return 0
+        end
+    else
+        local there, new = mark_of(head), mark_of(blob)
+        if there.kind == 'S' then
+            return 0
+        end
+        if there.kind == 'D' and new.kind == 'P' and there.retries > new.retries then
+            return 0
+        end
+        if bit.band(there.given, bit.bnot(new.given)) == 0 then
+            return 1
+        end
+    end
+    local whole = redis.call('GET', key)
+    if expected ~= '' and whole == expected then
+        return 1
+    end
+    return whole
+end
+
+-- `lasts` is in milliseconds, 0 for ever; `news` is what waiting clients are told, '' for the blob itself.
+local function write(key, blob, lasts, news)
+    if lasts == '0' then
+        redis.call('SET', key, blob)
+    else
+        redis.call('SET', key, blob, 'PX', lasts)
+    end
+    if news == '' then
+        news = blob
+    end
+    redis.call('PUBLISH', key, news)
+end

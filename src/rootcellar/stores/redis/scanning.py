@@ -1,0 +1,70 @@
+"""Going through all tasks in the order of their ids, on a server that keeps no order."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+
+from rootcellar.records import TaskRecord
+from rootcellar.stores.redis.keys import Keys
+from rootcellar.stores.redis.servers import Servers
+
+#: ids that one walk over all keys finds; so many are held in memory
+AHEAD = 100_000
+
+Fetch = Callable[[Iterable[str]], Mapping[str, TaskRecord]]
+
+
+class Scanner:
+    """Hands out pages of tasks.
+
+    A walk over all keys finds the next :data:`AHEAD` ids; the pages that follow come from these. A task that was there
+    all the while was there during the walk, so none is missed. A process that goes on where another one stopped walks
+    anew.
+    """
+
+    def __init__(self, servers: Servers, keys: Keys) -> None:
+        self._servers = servers
+        self._keys = keys
+        self._lock = threading.Lock()
+        #: where a page ended -> the ids that follow, and whether there are no others
+        self._ahead: dict[str, tuple[list[str], bool]] = {}
+
+    def page(self, after: str | None, limit: int, fetch: Fetch) -> list[TaskRecord]:
+        """Return up to ``limit`` tasks after the id ``after``."""
+        ids, is_whole = self._take(after)
+        found: list[TaskRecord] = []
+        while len(found) < limit and (ids or not is_whole):
+            if not ids:
+                ids, is_whole = self._walk(after)
+                continue
+            room = limit - len(found)
+            some, ids = ids[:room], ids[room:]
+            after = some[-1]
+            records = fetch(some)
+            found += [records[task_id] for task_id in some if task_id in records]
+        if found:
+            with self._lock:
+                self._ahead = {found[-1].task_id: (ids, is_whole)}
+        return found
+
+    def _take(self, after: str | None) -> tuple[list[str], bool]:
+        if after is not None:
+            with self._lock:
+                if (known := self._ahead.pop(after, None)) is not None:
+                    return known
+        return self._walk(after)
+
+    def _walk(self, after: str | None) -> tuple[list[str], bool]:
+        """Return the first ids after ``after``, sorted, and whether these are all."""
+        bound = None if after is None else self._keys.task(after)
+        matching = (
+            key for keys in self._servers.keys(self._keys.all_tasks) for key in keys if bound is None or key > bound
+        )
+        smallest: list[bytes] = []
+        # in pieces, so that a key that comes twice takes no place
+        while piece := list(islice(matching, AHEAD)):
+            smallest = heapq.nsmallest(AHEAD, {*smallest, *piece})
+        return [self._keys.task_id(key) for key in smallest], len(smallest) < AHEAD

@@ -1,0 +1,158 @@
+"""The servers that a store talks to: one of them here, found by its address or by Sentinels; a Cluster elsewhere."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+
+from rootcellar.errors import StoreError, StoreReadOnly
+from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.pool import ConnectionPool
+from rootcellar.stores.redis import driver
+from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
+
+#: keys that the server looks at for one answer of SCAN
+SCAN_COUNT = 1_000
+#: commands that are sent together
+PIPELINE = 500
+
+
+class Servers(ABC):
+    """Sends commands to whichever server has the key, and raises errors of ours.
+
+    Attributes:
+        chord_tags: how many hash tags the chords are spread over; each lies on one server, with what finds its orphans.
+        shares_scripts: whether one script may touch a task and its chord.
+    """
+
+    chord_tags: int = 1
+    shares_scripts: bool = True
+
+    @abstractmethod
+    def call(self, key: bytes, packed: bytes) -> Reply:
+        """Send a command to the server that has ``key``."""
+
+    @abstractmethod
+    def run(self, key: bytes, call: Call) -> Reply:
+        """Run a script on the server that has ``key``."""
+
+    @abstractmethod
+    def call_many(self, commands: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
+        """Send commands, each with the key that says where to, together; return their answers in order."""
+
+    @abstractmethod
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of strings, in as few round trips as can be."""
+
+    @abstractmethod
+    def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
+        """Yield all keys that match, some at a time, one perhaps twice; none that was there all the while is missed."""
+
+    @abstractmethod
+    def listen(self) -> Line:
+        """Open a connection on which everything that is published anywhere is heard."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+
+
+class OneServer(Servers):
+    """A server, or the master of several.
+
+    Args:
+        connect: opens a connection to it.
+        options: the store's, for the pool.
+        where: the server, for people.
+    """
+
+    def __init__(self, connect: Callable[[], Line], options: StoreOptions, where: str) -> None:
+        self._connect = connect
+        self._where = where
+        self._pool: ConnectionPool[Line] = ConnectionPool(
+            connect,
+            close=Line.close,
+            alive=driver.is_alive,
+            usable=_is_clean,
+            size=int(options.redis.get("max_connections") or options.pool_size),
+            timeout=options.pool_timeout,
+            recycle=options.pool_recycle,
+            ping=options.pool_pre_ping,
+            where=where,
+        )
+
+    def call(self, key: bytes, packed: bytes) -> Reply:
+        return self.send(packed)
+
+    def send(self, packed: bytes) -> Reply:
+        """Send a command; return the answer."""
+        try:
+            with self._pool.connection() as line:
+                return line.call(packed)
+        except driver.FAILURES as exc:
+            raise self._failed(exc) from exc
+
+    def run(self, key: bytes, call: Call) -> Reply:
+        try:
+            with self._pool.connection() as line:
+                return run_on(line, call)
+        except driver.FAILURES as exc:
+            raise self._failed(exc) from exc
+
+    def call_many(self, commands: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
+        replies: list[Reply] = []
+        for start in range(0, len(commands), PIPELINE):
+            replies += self.send_many([packed for _, packed in commands[start : start + PIPELINE]])
+        for reply in replies:
+            if type(reply) is ServerError:
+                raise self._failed(reply) from reply
+        return replies
+
+    def send_many(self, commands: Sequence[bytes]) -> list[Reply]:
+        """Send commands together; an answer that is an error is returned as such."""
+        try:
+            with self._pool.connection() as line:
+                return line.call_all(commands)
+        except driver.FAILURES as exc:
+            raise self._failed(exc) from exc
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), PIPELINE):
+            found += self.send(pack(b"MGET", *keys[start : start + PIPELINE]))
+        return found
+
+    def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
+        cursor = b"0"
+        while True:
+            cursor, found = self.send(pack(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_COUNT))
+            yield found
+            if cursor == b"0":
+                return
+
+    def listen(self) -> Line:
+        return self._connect()
+
+    def close(self) -> None:
+        self._pool.drop_idle()
+
+    def _failed(self, exc: BaseException) -> StoreError:
+        error = driver.translate(exc, self._where)
+        if isinstance(exc, OSError) or isinstance(error, StoreReadOnly):
+            # what happened to this connection happened to the others, or they lead to what was the master
+            self._pool.drop_idle()
+        return error
+
+
+def run_on(line: Line, call: Call) -> Reply:
+    """Run a script by its hash, and by its text where the server does not have it."""
+    try:
+        return line.call(call.packed)
+    except ServerError as exc:
+        if not str(exc).startswith("NOSCRIPT"):
+            raise
+        return line.call(call.in_full())
+
+
+def _is_clean(line: Line) -> bool:
+    return line.is_clean

@@ -1,0 +1,240 @@
+"""Records in Redis: one key for a task or a group, in Celery's own layout; one hash for a chord."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from rootcellar import celery_meta
+from rootcellar.errors import ConfigurationError, StoreUnavailable
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
+from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions
+from rootcellar.stores.redis import chords, driver, scripts
+from rootcellar.stores.redis.address import Address, key_prefix, read_address
+from rootcellar.stores.redis.expiry import Sweep
+from rootcellar.stores.redis.keys import Keys, encoded
+from rootcellar.stores.redis.scanning import Scanner
+from rootcellar.stores.redis.servers import OneServer, Servers
+from rootcellar.stores.redis.wire import pack
+from rootcellar.stores.rows import claimant
+
+#: how long a finished chord refuses late parts
+REMEMBERED = timedelta(days=1)
+#: how often a merge is tried where others store the same task at the same moment
+_MERGES = 100
+
+
+class RedisStore(Store):
+    """The store for ``rootcellar+redis://user:password@host:port/db`` and its relatives."""
+
+    expires_by_itself = True
+
+    def __init__(self, url: str, options: StoreOptions | None = None) -> None:
+        super().__init__(url, options)
+        self._address = read_address(url, self.options)
+        self._servers = _servers(self._address, self.options)
+        self._keys = Keys(key_prefix(self.options), self._servers.chord_tags)
+        self._scanner = Scanner(self._servers, self._keys)
+
+    @property
+    def where(self) -> str:
+        return self._address.where
+
+    # -- tasks
+
+    def put(
+        self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
+    ) -> Stored:
+        key = self._keys.task(record.task_id)
+        if part is None:
+            return Stored(written=self._put(key, record))
+        if self._servers.shares_scripts:
+            return self._put_and_count(key, record, part, lease)
+        # the part first, with its result: if we die between the two, the chord goes on, and the task is run again or
+        # has no record; the other way round nobody would ever count the part
+        progress = self._count(part, lease, record)
+        return Stored(written=self._put(key, record), chord=progress)
+
+    def _put(self, key: bytes, record: TaskRecord) -> bool:
+        expected = b""
+        for _ in range(_MERGES):
+            call = scripts.PUT.call((key,), celery_meta.encode_task(record), _lasts(record.expires_at), b"", expected)
+            answer = self._servers.run(key, call)
+            if type(answer) is int:
+                return answer == 1
+            expected = answer
+            if (whole := _with_earlier(record, expected)) is None:
+                return False
+            record = whole
+        raise _contended(self.where)
+
+    def _put_and_count(self, key: bytes, record: TaskRecord, part: ChordPart, lease: float) -> Stored:
+        keys = (key, self._keys.chord(part.group_id))
+        counting = self._counting(part, lease)
+        expected = b""
+        for _ in range(_MERGES):
+            blob = celery_meta.encode_task(record)
+            call = scripts.PUT_PART.call(keys, blob, _lasts(record.expires_at), b"", expected, *counting)
+            answer = self._servers.run(key, call)
+            if type(answer) is list:
+                return Stored(written=answer[4] == 1, chord=chords.progress(answer))
+            expected = answer
+            if (whole := _with_earlier(record, expected)) is None:
+                return Stored(written=False, chord=self.count_part(part, lease=lease))
+            record = whole
+        raise _contended(self.where)
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        key = self._keys.task(task_id)
+        blob = self._servers.call(key, pack(b"GET", key))
+        return None if blob is None else celery_meta.decode_task(task_id, blob)
+
+    def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
+        ids = list(dict.fromkeys(task_ids))
+        blobs = self._servers.get_many([self._keys.task(task_id) for task_id in ids])
+        return {
+            task_id: celery_meta.decode_task(task_id, blob)
+            for task_id, blob in zip(ids, blobs, strict=True)
+            if blob is not None
+        }
+
+    def delete(self, task_ids: Iterable[str]) -> int:
+        keys = [self._keys.task(task_id) for task_id in dict.fromkeys(task_ids)]
+        return sum(self._servers.call_many([(key, pack(b"UNLINK", key)) for key in keys]))
+
+    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
+        return self._scanner.page(after, limit, self.get_many)
+
+    # -- groups
+
+    def put_group(self, group: GroupRecord) -> None:
+        key = self._keys.group(group.group_id)
+        lasts = _lasts(group.expires_at)
+        blob = celery_meta.encode_group(group)
+        self._servers.call(key, pack(b"SET", key, blob, b"PX", lasts) if lasts else pack(b"SET", key, blob))
+
+    def get_group(self, group_id: str) -> GroupRecord | None:
+        key = self._keys.group(group_id)
+        blob = self._servers.call(key, pack(b"GET", key))
+        return None if blob is None else celery_meta.decode_group(group_id, blob)
+
+    def delete_group(self, group_id: str) -> None:
+        key = self._keys.group(group_id)
+        self._servers.call(key, pack(b"UNLINK", key))
+
+    # -- chords
+
+    def begin_chord(self, chord: ChordRecord) -> None:
+        key = self._keys.chord(chord.group_id)
+        call = scripts.BEGIN_CHORD.call(
+            (key,),
+            chords.framed(chord.body),
+            chords.framed(chord.header),
+            chords.microseconds(chord.expires_at),
+            _lasts(chord.expires_at),
+            *self._naming(chord.group_id),
+        )
+        self._servers.run(key, call)
+
+    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
+        name = self._keys.chord(group_id)
+        growth = b"" if key is None else encoded(key)
+        what = b"extra" if relative else b"size"
+        self._servers.run(name, scripts.SIZE_CHORD.call((name,), size, what, growth, *self._naming(group_id)))
+
+    def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
+        return self._count(part, lease, None)
+
+    def _count(self, part: ChordPart, lease: float, record: TaskRecord | None) -> ChordProgress:
+        key = self._keys.chord(part.group_id)
+        return chords.progress(
+            self._servers.run(key, scripts.COUNT_PART.call((key,), *self._counting(part, lease, record)))
+        )
+
+    def _counting(self, part: ChordPart, lease: float, record: TaskRecord | None = None) -> tuple[bytes | int, ...]:
+        """Return the arguments of a script that counts."""
+        return (
+            chords.part_field(part),
+            chords.part_value(part, record.result if record else None),
+            encoded(part.owner),
+            encoded(claimant(part)),
+            int(lease * 1_000_000),
+            _lasts(part.expires_at),
+            *self._naming(part.group_id),
+        )
+
+    def _naming(self, group_id: str) -> tuple[bytes, bytes]:
+        return self._keys.waiting(group_id), encoded(group_id)
+
+    def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
+        key = self._keys.chord(group_id)
+        arguments = (encoded(claimant), int(lease * 1_000_000), *self._naming(group_id))
+        return bool(self._servers.run(key, scripts.CLAIM_CHORD.call((key,), *arguments)))
+
+    def get_chord(self, group_id: str) -> ChordRecord | None:
+        key = self._keys.chord(group_id)
+        return chords.read_record(group_id, self._servers.call(key, pack(b"HMGET", key, *chords.RECORD_FIELDS)))
+
+    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
+        key = self._keys.chord(group_id)
+        parts = chords.read_parts(self._servers.call(key, pack(b"HGETALL", key)))
+        recorded = self.get_many([part.task_id for part in parts if part.own is None])
+        results = {task_id: record.result for task_id, record in recorded.items()}
+        return [part.shows(results.get(part.task_id)) for part in parts]
+
+    def finish_chord(self, group_id: str) -> None:
+        key = self._keys.chord(group_id)
+        remembered = int(REMEMBERED.total_seconds() * 1000)
+        self._servers.run(key, scripts.FINISH_CHORD.call((key,), remembered, *self._naming(group_id)))
+
+    def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
+        found: list[str] = []
+        for tag in self._keys.tags:
+            if len(found) >= limit:
+                break
+            key = self._keys.waiting_on(tag) + encoded(owner)
+            call = scripts.ORPHANED_CHORDS.call((key,), limit - len(found), self._keys.chords(tag))
+            found += [group.decode("utf-8", "surrogatepass") for group in self._servers.run(key, call)]
+        return found
+
+    # -- time and end
+
+    def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        return Sweep(self._servers, self._keys).delete_expired(now, limit)
+
+    def check(self) -> None:
+        key = self._keys.task("")
+        self._servers.call(key, pack(b"EXISTS", key))
+
+    def close(self) -> None:
+        self._servers.close()
+
+
+def _servers(address: Address, options: StoreOptions) -> Servers:
+    if address.path:
+        return OneServer(lambda: driver.connect(address), options, address.where)
+    if address.form != "single":
+        raise ConfigurationError(
+            f"Redis as a {address.form} is not supported yet", where=address.where, remedy="use one server: redis://"
+        )
+    host, port = address.hosts[0]
+    return OneServer(lambda: driver.connect(address, host, port), options, address.where)
+
+
+def _lasts(expires_at: datetime | None) -> int:
+    """Return for how many milliseconds something is kept, at least one; 0 for ever."""
+    return 0 if expires_at is None else max(1, int((expires_at.timestamp() - time.time()) * 1000))
+
+
+def _with_earlier(record: TaskRecord, blob: bytes) -> TaskRecord | None:
+    """Return ``record`` with what it does not say taken from ``blob``; ``None`` if what is there must stay."""
+    earlier = celery_meta.decode_task(record.task_id, blob)
+    is_late = record.done_at is None and (earlier.retries or 0) > (record.retries or 0)
+    if earlier.state == "SUCCESS" or (earlier.done_at is not None and is_late):
+        return None
+    return celery_meta.merged(earlier, record)
+
+
+def _contended(where: str) -> StoreUnavailable:
+    return StoreUnavailable("the task was stored by others again and again", where=where, remedy="nothing: try again")

@@ -1,0 +1,83 @@
+"""Why a TLS connection failed: which of the usual mistakes it was, in words that every store can use."""
+
+from __future__ import annotations
+
+import ssl
+
+from rootcellar import errors
+
+#: OpenSSL's codes for what its verification found (X509_V_ERR_…)
+_NOT_YET_VALID, _EXPIRED, _REVOKED = 9, 10, 23
+_UNKNOWN_CA = (2, 18, 19, 20, 21, 24, 27)
+_WRONG_NAME = (62, 63, 64)
+
+
+def explain(exc: BaseException | None, where: str, host: str = "") -> errors.StoreError | None:
+    """Return the error of ours that says what went wrong with TLS; ``None`` if it was something else.
+
+    Args:
+        exc: what the driver raised; the ``ssl.SSLError`` may be its cause.
+        where: the server, for people.
+        host: the name that it was reached by.
+    """
+    found = _ssl_error(exc)
+    if found is None:
+        return None
+    if isinstance(found, ssl.SSLCertVerificationError):
+        return _refused_certificate(found, where, host)
+    return _refused_handshake(found, where)
+
+
+def _ssl_error(exc: BaseException | None) -> ssl.SSLError | None:
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        if isinstance(exc, ssl.SSLError):
+            return exc
+        seen.add(id(exc))
+        exc = exc.__cause__ or exc.__context__
+    return None
+
+
+def _refused_certificate(exc: ssl.SSLCertVerificationError, where: str, host: str) -> errors.StoreError:
+    code, reason = exc.verify_code, exc.verify_message
+    if code in _WRONG_NAME:
+        by = f" {host}" if host else ""
+        return errors.CertificateRefused(
+            f"wrong host name: the server's certificate is not for{by} ({reason})",
+            where=where,
+            remedy="connect by a name that the certificate has, or give the server one that has this name",
+        )
+    if code in (_EXPIRED, _NOT_YET_VALID):
+        what = "has expired" if code == _EXPIRED else "is not valid yet"
+        return errors.CertificateExpired(
+            f"expired certificate: the server's certificate {what} ({reason})",
+            where=where,
+            remedy="renew the server's certificate, and see that the clocks are right",
+        )
+    if code in _UNKNOWN_CA:
+        return errors.CertificateRefused(
+            f"wrong CA: the server's certificate was not issued by a CA that is trusted here ({reason})",
+            where=where,
+            remedy="name the CA's certificate, or add it to the system's",
+        )
+    what = "was revoked" if code == _REVOKED else "was refused"
+    return errors.CertificateRefused(
+        f"the server's certificate {what} ({reason})", where=where, remedy="see the server's certificate"
+    )
+
+
+def _refused_handshake(exc: ssl.SSLError, where: str) -> errors.StoreError:
+    text = f"{exc.reason or ''} {exc}".lower()
+    if "wrong_version_number" in text or "wrong version number" in text or "record layer" in text:
+        return errors.StoreError(
+            "the server does not speak TLS on this port", where=where, remedy="use its TLS port, or a URL without TLS"
+        )
+    if "certificate" in text or "unknown_ca" in text or "unknown ca" in text:
+        return errors.CertificateRefused(
+            f"the server refused our certificate ({exc.reason or exc})",
+            where=where,
+            remedy="give a client certificate of a CA that the server trusts, with its key",
+        )
+    return errors.StoreUnavailable(
+        f"the TLS connection failed ({exc.reason or exc})", where=where, remedy="see the server's log"
+    )
