@@ -41,6 +41,13 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
+def pgbouncer_server(postgres_server: PostgresServer) -> Iterator[PgBouncerServer]:
+    """A PgBouncer in transaction mode before the shared PostgreSQL, with fewer sessions than there are clients."""
+    with _make(PgBouncerServer, postgres_server, default_pool_size=4) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """The Redis server all tests share: do not stop or configure it, ask for `new_redis` instead."""
     with _make(RedisServer) as server:

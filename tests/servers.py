@@ -477,7 +477,7 @@ class PgBouncerServer(Server):
 
     def _answers(self) -> bool:
         try:
-            with psycopg.connect(self.url, connect_timeout=2) as connection:
+            with psycopg.connect(self.url, autocommit=True, connect_timeout=2) as connection:
                 connection.execute("SELECT 1")
         except psycopg.OperationalError:
             return False

@@ -85,7 +85,8 @@ class ResultBackend(Backend):  # type: ignore[misc]
     ``database_table_names``, ``database_table_schemas``, ``database_create_tables_at_setup``,
     ``database_engine_options`` (``pool_size``, ``max_overflow``, ``pool_timeout``, ``pool_recycle``, ``pool_pre_ping``,
     ``connect_args``) and ``database_short_lived_sessions``. In ``result_backend_transport_options``: ``chord_lease``
-    and ``chord_sweep_interval``, in seconds; ``listen_url``, where to wait for notifications past a pooler; and
+    and ``chord_sweep_interval``, in seconds; ``listen_url``, where to wait for notifications past a pooler;
+    ``prepared_statements`` (``auto``, ``on``, ``off``), whether statements are prepared through a pooler; and
     ``synchronous_commit``, which a task's attribute or a call's header ``result_synchronous_commit`` overrides.
     """
 
@@ -585,6 +586,7 @@ def store_options(conf: Any) -> StoreOptions:
     schemas = conf.get("database_table_schemas") or {}
     engine = dict(conf.get("database_engine_options") or {})
     recycle = 0.0 if conf.get("database_short_lived_sessions") else float(engine.get("pool_recycle", 3600))
+    ours = conf.get("result_backend_transport_options") or {}
     default = StoreOptions()
     return StoreOptions(
         task_table=tables.get("task") or default.task_table,
@@ -596,11 +598,17 @@ def store_options(conf: Any) -> StoreOptions:
         pool_timeout=float(engine.get("pool_timeout", default.pool_timeout)),
         pool_recycle=recycle,
         pool_pre_ping=bool(engine.get("pool_pre_ping", True)),
-        listen_url=(conf.get("result_backend_transport_options") or {}).get("listen_url"),
+        listen_url=ours.get("listen_url"),
+        prepared_statements=_on_off(ours.get("prepared_statements", default.prepared_statements)),
         connect_args=engine.get("connect_args") or {},
         redis={name: conf[f"redis_{name}"] for name in REDIS_SETTINGS if conf.value_set_for(f"redis_{name}")},
         transport_options=conf.get("result_backend_transport_options") or {},
     )
+
+
+def _on_off(value: Any) -> str:
+    """Return a choice as its word: ``on`` and ``off`` may be written as booleans, as YAML reads them."""
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
 def _is_on(value: Any) -> bool:

@@ -100,6 +100,10 @@ class ServerTooOld(StoreError):
     """The server is older than the oldest release that rootcellar supports. Not retryable."""
 
 
+class PoolerUnfit(StoreError):
+    """A connection pooler before the server is set in a way that cannot serve rootcellar. Not retryable."""
+
+
 class SchemaMissing(StoreError):
     """The tables are not there and may not be made on first use. Not retryable."""
 

@@ -42,6 +42,13 @@ def postgres_database(request: pytest.FixtureRequest) -> Iterator[str]:
     server.drop_database(url)
 
 
+@contextmanager
+def postgres_database_through_pgbouncer(request: pytest.FixtureRequest) -> Iterator[str]:
+    pooler = request.getfixturevalue("pgbouncer_server")
+    with postgres_database(request) as url:
+        yield pooler.through(url)
+
+
 def run_on_postgres(url: str, script: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(script.encode())
@@ -82,10 +89,12 @@ def memory_place(request: pytest.FixtureRequest) -> Iterator[str]:
 
 SQLITE = StoreUnderTest(name="sqlite", new_place=sqlite_file, run_sql=run_on_sqlite)
 POSTGRES = StoreUnderTest(name="postgres", new_place=postgres_database, run_sql=run_on_postgres)
+#: in transaction mode
+PGBOUNCER = StoreUnderTest(name="pgbouncer", new_place=postgres_database_through_pgbouncer, run_sql=run_on_postgres)
 MEMORY = StoreUnderTest(name="memory", new_place=memory_place, shared=False)
 REDIS = StoreUnderTest(name="redis", new_place=redis_database)
 
-STORES = [SQLITE, POSTGRES, REDIS, MEMORY]
+STORES = [SQLITE, POSTGRES, PGBOUNCER, REDIS, MEMORY]
 
 #: every store, pool and broker meets every other one at least once
 COMBINATIONS = [
@@ -96,6 +105,8 @@ COMBINATIONS = [
     Combination(POSTGRES, "gevent", "redis", essentials_only=True),
     Combination(POSTGRES, "eventlet", "redis", essentials_only=True),
     Combination(POSTGRES, "solo", "redis", essentials_only=True),
+    Combination(PGBOUNCER, "prefork", "redis"),
+    Combination(PGBOUNCER, "gevent", "redis", essentials_only=True),
     Combination(SQLITE, "inside", "memory", essentials_only=True),
     Combination(MEMORY, "inside", "redis"),
     Combination(REDIS, "prefork", "redis"),

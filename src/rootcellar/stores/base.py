@@ -38,6 +38,8 @@ class StoreOptions:
         pool_recycle: seconds after which a connection is replaced; 0 closes it after each use, -1 never.
         pool_pre_ping: whether a connection that lay idle is tested before it is used.
         listen_url: where to wait for notifications, when the store's own URL goes through a transaction pooler.
+        prepared_statements: ``auto`` prepares statements where no connection pooler lies between, ``on`` also there,
+            ``off`` never; for stores that prepare statements.
         connect_args: driver arguments (``sslmode``, ``connect_timeout``, …).
         redis: Celery's ``redis_…`` settings that were set, without that prefix (``backend_use_ssl``, ``username``, …).
         transport_options: Celery's ``result_backend_transport_options``.
@@ -53,6 +55,7 @@ class StoreOptions:
     pool_recycle: float = 3600.0
     pool_pre_ping: bool = True
     listen_url: str | None = None
+    prepared_statements: str = "auto"
     connect_args: Mapping[str, Any] = field(default_factory=dict)
     redis: Mapping[str, Any] = field(default_factory=dict)
     transport_options: Mapping[str, Any] = field(default_factory=dict)

@@ -35,15 +35,19 @@ __all__ = ["OLDEST_SERVER", "STALE", "Connection", "connect", "connection_settin
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that knows which statements it has prepared.
+    """A connection that knows what it left in its session.
 
     Attributes:
         prepared: the names of the statements that ``pipeline.py`` prepared on it.
+        may_prepare: whether it may do so, see ``pooling.py``.
+        is_pooled: whether a connection pooler answers in place of the server.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.prepared: set[bytes] = set()
+        self.may_prepare = True
+        self.is_pooled = False
 
 
 OLDEST_SERVER = 13
@@ -60,7 +64,7 @@ _DEFAULTS: dict[str, Any] = {
 
 READ_ONLY = "25006"
 #: after these the connection's prepared statements or our idea of the tables are stale; a new one puts it right
-STALE = {"0A000", "26000", "42P01", "42P10"}
+STALE = {"0A000", "26000", "42P01", "42P05", "42P10"}
 
 _BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
     READ_ONLY: (errors.StoreReadOnly, "point the URL at the primary, or wait until the failover ends"),
@@ -80,6 +84,21 @@ _BY_CLASS: dict[str, tuple[type[errors.StoreError], str]] = {
     "53": (errors.StoreUnavailable, "see the server's log: it is short of a resource"),
     "57": (errors.StoreUnavailable, "nothing: it is tried again"),
     "58": (errors.StoreUnavailable, "see the server's log: its system failed it"),
+}
+#: what a connection pooler answers in place of the server
+_BY_WORDS: dict[str, tuple[type[errors.StoreError], str]] = {
+    "statement pooling mode": (errors.PoolerUnfit, "set pool_mode to transaction or session in pgbouncer.ini"),
+    "unsupported startup parameter": (
+        errors.PoolerUnfit,
+        "take it out of the URL (ALTER ROLE … SET gives a role its settings), or name it in ignore_startup_parameters "
+        "in pgbouncer.ini",
+    ),
+    "SASL authentication failed": (errors.AuthenticationFailed, "check the user and the password in the URL"),
+    "query_wait_timeout": (errors.StoreUnavailable, "give the pooler more connections, or see whether the server runs"),
+    "no more connections allowed": (errors.StoreUnavailable, "raise max_client_conn in pgbouncer.ini"),
+    "no such database": (errors.DatabaseMissing, "name the database in pgbouncer.ini, or correct the name in the URL"),
+    "not allowed to connect": (errors.AuthenticationFailed, "check the user in the URL"),
+    "no such user": (errors.AuthenticationFailed, "check the user in the URL, and the pooler's auth_file"),
 }
 _REFUSALS = (
     ("password authentication failed", "28P01"),
@@ -162,7 +181,10 @@ def translate(exc: psycopg.Error, where: str) -> errors.StoreError:
     """Return the error of ours that says what ``exc`` means."""
     text = _reason(exc)
     state = exc.sqlstate or next((state for words, state in _REFUSALS if words in text), "")
-    if state in _BY_STATE:
+    by_words = next((meaning for words, meaning in _BY_WORDS.items() if words in text), None)
+    if by_words is not None and state in ("", "08P01"):
+        kind, remedy = by_words
+    elif state in _BY_STATE:
         kind, remedy = _BY_STATE[state]
     elif state[:2] in _BY_CLASS:
         kind, remedy = _BY_CLASS[state[:2]]

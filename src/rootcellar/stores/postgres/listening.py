@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -26,12 +27,17 @@ from rootcellar import errors
 from rootcellar.records import TaskRecord
 from rootcellar.stores.postgres import driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.postgres.pooling import session_of
 from rootcellar.stores.watching import LINGER, Fetch, PollingWatcher, Tell
 
 logger = logging.getLogger(__name__)
 
-#: seconds within which a notification to ourselves must come, or there is a pooler between us and the server
+#: seconds within which a notification must come through a pooler, or it keeps no session for us
 SELF_TEST = 2.0
+#: seconds for which we poll before we try again
+DEAF_FOR = 600.0
+#: transactions in which we look for the session that a pooler lent us once, to leave nothing behind there
+TRIES_TO_UNLISTEN = 20
 #: seconds between two looks at all that is waited for although nobody rang: for what we did not think of
 SAFETY_LOOK = 60.0
 #: seconds after the last waiter left during which we still listen, to spare a busy client the ceremony
@@ -45,7 +51,7 @@ class ListeningWatcher(PollingWatcher):
     """Tells of results as the server rings; falls back to polling where notifications do not arrive.
 
     Args:
-        connect: opens a connection of its own, not through a transaction pooler.
+        connect: opens a connection of its own.
         fetch: reads records, for the fallback.
         statements: the statements of ``waiting.sql``.
         read: makes a record of a row.
@@ -68,14 +74,22 @@ class ListeningWatcher(PollingWatcher):
         self._rung_by: int | None = None
         self._is_listening = False
         self._last_look = 0.0
+        self._polls_until = 0.0
 
     def _serve(self) -> None:
+        if time.monotonic() < self._polls_until:
+            super()._serve()
+            return
         pause = FIRST_RECONNECT
         while not self._is_closed:
             try:
                 with self._connect() as connection:
                     if not self._begin(connection):
-                        logger.warning("Notifications do not arrive (a transaction pooler?). Polling instead.")
+                        logger.warning(
+                            "Notifications do not come through the connection pooler. Polling instead; to be notified, "
+                            "set listen_url in result_backend_transport_options to the server's own address."
+                        )
+                        self._polls_until = time.monotonic() + DEAF_FOR
                         break
                     pause = FIRST_RECONNECT
                     self._serve_on(connection)
@@ -111,10 +125,9 @@ class ListeningWatcher(PollingWatcher):
         self._listener = random.randrange(1, 2**31)
         self._is_listening = False
         connection.add_notify_handler(self._note_ring)
-        self._listen(connection)
-        if not self._notifications_arrive(connection):
-            connection.execute("UNLISTEN *")
+        if connection.is_pooled and not self._comes_through(connection):
             return False
+        self._listen(connection)
         # not earlier: through a transaction pooler it would change a session that others store with
         connection.execute("SET synchronous_commit = off")
         connection.execute(self._sql["drop_dead_listeners"], {"listener": self._listener})
@@ -123,23 +136,29 @@ class ListeningWatcher(PollingWatcher):
             self._all_are_fresh()
         return True
 
-    def _notifications_arrive(self, connection: Connection) -> bool:
-        """Ring ourselves, and where there is a pooler between, from another session.
-
-        A transaction pooler passes on what comes while the session is ours, and the session is ours while we ring. A
-        pooler shows by the server's process id, which is not the one that the connection was given.
-        """
+    def _comes_through(self, connection: Connection) -> bool:
+        """Tell whether a pooler passes on a notification that comes while we do nothing, as in session mode it does."""
         self._rung_by = None
-        self._ring(connection)
-        if self._is_rung_soon(connection) and self._rung_by == connection.info.backend_pid:
+        with connection.transaction():
+            connection.execute(f'LISTEN "{self._channel}"')
+            session = session_of(connection)
+        # aside: where session mode has no session left, it has to wait for one
+        threading.Thread(target=self._ring_from_elsewhere, name="rootcellar-ring", daemon=True).start()
+        if self._is_rung_soon(connection):
             return True
-        self._rung_by = None
-        with self._connect() as another:
-            self._ring(another)
-        return self._is_rung_soon(connection)
+        for _ in range(TRIES_TO_UNLISTEN):
+            with connection.transaction():
+                connection.execute(f'UNLISTEN "{self._channel}"')
+                if session_of(connection) == session:
+                    break
+        return False
 
-    def _ring(self, connection: Connection) -> None:
-        connection.execute("SELECT pg_notify(%s, '')", [self._channel], prepare=False)
+    def _ring_from_elsewhere(self) -> None:
+        try:
+            with self._connect() as connection:
+                connection.execute("SELECT pg_notify(%s, '')", [self._channel], prepare=False)
+        except (errors.StoreError, psycopg.Error) as exc:
+            logger.debug("Could not try whether notifications come through the connection pooler: %s", exc)
 
     def _is_rung_soon(self, connection: Connection) -> bool:
         deadline = time.monotonic() + SELF_TEST

@@ -6,6 +6,7 @@ the client's part of that is most of its time.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Generator, Iterable, Sequence
 from datetime import datetime
@@ -32,15 +33,16 @@ class Statement:
     """A prepared statement in libpq's own form.
 
     Args:
-        name: its name on the server.
+        name: what it does. Its name on the server also depends on its text: through a connection pooler, what another
+            client has prepared under the same name is the same statement.
         text: SQL as psycopg takes it: with ``%(name)s`` parameters, and ``%%`` for a percent sign.
     """
 
     def __init__(self, name: str, text: str) -> None:
-        self.name = f"rc_{name}".encode()
         self.parameters = tuple(dict.fromkeys(filter(None, _PARAMETER.findall(text))))
         numbers = {parameter: f"${number}" for number, parameter in enumerate(self.parameters, 1)}
         self.text = _PARAMETER.sub(lambda match: numbers[match[1]] if match[1] else "%", text).encode()
+        self.name = f"rc_{name}_{hashlib.sha256(self.text).hexdigest()[:16]}".encode()
 
     def values(self, row: dict[str, Any]) -> Values:
         """Return the parameters as bytes, and whether each is text (0) or binary (1).
@@ -115,7 +117,12 @@ class Pipeline:
         self._sent: list[bytes | None] = []
 
     def send(self, statement: Statement, values: Values = NOTHING) -> None:
-        """Send a statement, prepared first where this connection has not done so yet."""
+        """Send a statement, prepared first where this connection may and has not done so yet."""
+        if not self._connection.may_prepare:
+            parameters, forms = values
+            self._pgconn.send_query_params(statement.text, parameters, param_formats=forms, result_format=_BINARY)
+            self._sent.append(None)
+            return
         if statement.name not in self._prepared:
             self._pgconn.send_prepare(statement.name, statement.text)
             self._sent.append(statement.name)

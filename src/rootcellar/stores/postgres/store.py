@@ -18,6 +18,7 @@ from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.listening import ListeningWatcher
 from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, run
+from rootcellar.stores.postgres.pooling import Pooling
 from rootcellar.stores.postgres.schema import PostgresSchema, in_parameterized, table_names
 from rootcellar.stores.postgres.writing import Write, Writer
 from rootcellar.stores.sqlfiles import fill_in, load_statements
@@ -37,12 +38,13 @@ class PostgresStore(Store):
         self._settings = driver.connection_settings(url, self.options.connect_args)
         self._where = driver.describe(self._settings)
         self._listen_settings = driver.connection_settings(self.options.listen_url or url, self.options.connect_args)
+        self._pooling = Pooling(self.options.prepared_statements, self._where)
         self._watcher_lock = threading.Lock()
         self._sql = _statements(self.options)
         self._is_schema_known = False
         self._adopted: celery_tables.Adopted | None = None
         self._pool: ConnectionPool[Connection] = ConnectionPool(
-            lambda: driver.connect(self._settings, self._where),
+            lambda: self._pooling.look_at(driver.connect(self._settings, self._where)),
             close=Connection.close,
             alive=_is_alive,
             usable=_is_usable,
@@ -220,6 +222,7 @@ class PostgresStore(Store):
             except UnicodeEncodeError as exc:
                 raise self._refused(exc) from exc
             except psycopg.Error as exc:
+                self._pooling.learn_from(exc)
                 is_stale = exc.sqlstate in driver.STALE
                 if exc.sqlstate == driver.READ_ONLY:
                     # the session stays so, also when the database may be written to again
@@ -235,7 +238,8 @@ class PostgresStore(Store):
         if not self._is_schema_known:
             # who waits may come before anybody has made the tables
             self._run(lambda connection: None)
-        return driver.connect(self._listen_settings, self._where)
+        where = driver.describe(self._listen_settings)
+        return self._pooling.look_at(driver.connect(self._listen_settings, where))
 
     def _values(self, statement: Statement, row: dict[str, Any]) -> Values:
         try:
@@ -287,6 +291,7 @@ class PostgresStore(Store):
                 try:
                     return work(connection)
                 except psycopg.Error as exc:
+                    self._pooling.learn_from(exc)
                     is_stale = exc.sqlstate in driver.STALE
                     if is_stale:
                         self._is_schema_known = False

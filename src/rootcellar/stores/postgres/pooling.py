@@ -1,0 +1,92 @@
+"""What lies between us and the server: nothing, or a connection pooler such as PgBouncer.
+
+A pooler in transaction mode lends us another session of the server for each transaction, so nothing may be left in a
+session and looked for there later: no prepared statement, no LISTEN, no lock, no setting. A pooler in session mode
+keeps one session for us, but nothing tells the two apart for certain. So through any pooler statements are sent whole,
+unless the user says that it keeps prepared ones; and whether notifications come through is tried (``listening.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+
+from rootcellar import errors
+from rootcellar.stores.postgres import driver
+from rootcellar.stores.postgres.driver import Connection, psycopg
+
+logger = logging.getLogger(__name__)
+
+#: what ``prepared_statements`` may be
+CHOICES = ("auto", "on", "off")
+
+#: the statement is not there, or another client of the pooler has prepared one of that name in the same session
+_LOST = {"26000", "42P05"}
+
+
+class Pooling:
+    """Decides for each new connection of a store what may be left in its session.
+
+    Args:
+        prepared_statements: ``auto`` prepares statements where no pooler lies between; ``on`` also through a pooler;
+            ``off`` never.
+        where: the server, for messages.
+
+    Raises:
+        ConfigurationError: ``prepared_statements`` is something else.
+    """
+
+    def __init__(self, prepared_statements: str, where: str) -> None:
+        if prepared_statements not in CHOICES:
+            raise errors.ConfigurationError(
+                f"prepared_statements is {prepared_statements!r}",
+                where="result_backend_transport_options",
+                remedy=f"write one of {', '.join(CHOICES)}",
+            )
+        self._choice = prepared_statements
+        self._where = where
+        self._loses_statements = False
+
+    def look_at(self, connection: Connection) -> Connection:
+        """See what a new connection leads to, and set it up for that; return it.
+
+        Raises:
+            PoolerUnfit: the pooler cannot serve us as it is set.
+            StoreError: the connection was lost.
+        """
+        try:
+            connection.is_pooled = _is_pooled(connection)
+        except psycopg.Error as exc:
+            connection.close()
+            raise driver.translate(exc, self._where) from exc
+        may_prepare = self._choice == "on" or (self._choice == "auto" and not connection.is_pooled)
+        connection.may_prepare = may_prepare and not self._loses_statements
+        if connection.is_pooled or not connection.may_prepare:
+            # psycopg's names are numbers, under which another client of the pooler may have prepared another statement
+            connection.prepare_threshold = None
+        return connection
+
+    def learn_from(self, exc: psycopg.Error) -> None:
+        """Prepare nothing any more once a prepared statement was lost: what failed works when it is done again."""
+        if exc.sqlstate in _LOST and not self._loses_statements:
+            self._loses_statements = True
+            logger.warning(
+                "A connection pooler before %s loses prepared statements. Going on without them; to be spared this, "
+                "set prepared_statements to 'off' in result_backend_transport_options.",
+                self._where,
+            )
+
+
+def _is_pooled(connection: Connection) -> bool:
+    """Tell whether a pooler answers: it makes up the process id that a server tells of itself at the beginning."""
+    if session_of(connection) == connection.info.backend_pid:
+        return False
+    # refused by a pooler in statement mode
+    with connection.transaction():
+        connection.execute("SELECT 1", prepare=False)
+    return True
+
+
+def session_of(connection: Connection) -> int:
+    """Return the process id of the server's session that serves this transaction."""
+    (pid,) = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone() or (0,)
+    return int(pid)
