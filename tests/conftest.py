@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.mariadb_server import MariaDBServer
 from tests.servers import MissingServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
 
 S = TypeVar("S", bound=Server)
@@ -48,6 +49,13 @@ def pgbouncer_server(postgres_server: PostgresServer) -> Iterator[PgBouncerServe
 
 
 @pytest.fixture(scope="session")
+def mysql_server() -> Iterator[MariaDBServer]:
+    """The MariaDB server all tests share: do not stop or configure it, ask for `new_mysql` instead."""
+    with _make(MariaDBServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """The Redis server all tests share: do not stop or configure it, ask for `new_redis` instead."""
     with _make(RedisServer) as server:
@@ -70,6 +78,14 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
+def mysql_url(mysql_server: MariaDBServer) -> Iterator[str]:
+    """URL of an empty database, removed after the test: mysql://user:password@127.0.0.1:port/name."""
+    url = mysql_server.create_database()
+    yield url
+    mysql_server.drop_databases([url.rpartition("/")[2]])
+
+
+@pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """URL of the shared Redis, emptied: redis://127.0.0.1:port/0."""
     redis_server.flush()
@@ -86,6 +102,13 @@ def rabbit_url(rabbit_server: RabbitServer) -> str:
 def new_postgres() -> Iterator[Callable[..., PostgresServer]]:
     """Start a private PostgreSQL, `new_postgres(auth="trust", max_connections=20)`; closed after the test."""
     with _factory(PostgresServer) as factory:
+        yield factory
+
+
+@pytest.fixture
+def new_mysql() -> Iterator[Callable[..., MariaDBServer]]:
+    """Start a private MariaDB (about 2 s), `new_mysql(max_allowed_packet="1M")`; closed after the test."""
+    with _factory(MariaDBServer) as factory:
         yield factory
 
 

@@ -15,21 +15,21 @@ from rootcellar import errors
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
 from tests.conformance.crew import Crew
-from tests.conformance.registered import POSTGRES, SQLITE
+from tests.conformance.registered import MYSQL, POSTGRES, SQLITE
 from tests.conformance.stores import crew, json_payload, record  # noqa: F401  crew is a fixture
 from tests.conformance.under_test import StoreUnderTest
 
 
 def celery_of(url: str, **conf: Any) -> Celery:
     """Return an app whose backend is Celery's own, in the same database."""
-    # SQLAlchemy's default driver for PostgreSQL is another one
-    backend = "db+" + url.replace("postgresql:", "postgresql+psycopg:")
+    # SQLAlchemy's default drivers for PostgreSQL and MySQL are others
+    backend = "db+" + url.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
     app = Celery("old", broker="memory://", backend=backend, set_as_current=False)
     app.conf.update(result_extended=True, **conf)
     return app
 
 
-@pytest.fixture(params=[SQLITE, POSTGRES], ids=str)
+@pytest.fixture(params=[SQLITE, POSTGRES, MYSQL], ids=str)
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a database in which Celery's own backend stored a success, a failure and a group."""
     under_test: StoreUnderTest = request.param

@@ -120,6 +120,10 @@ class RecordRefused(StoreError):
     """The server refused the data of one record. Not retryable."""
 
 
+class PayloadTooLarge(RecordRefused):
+    """A record is larger than the server takes. Not retryable."""
+
+
 class AbilityMissing(StoreError):
     """The store cannot do what was asked of it. Not retryable."""
 

@@ -10,10 +10,13 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
+import pymysql
 import pytest
 import redis
+from pymysql.constants import CLIENT
 
 from rootcellar.stores import ENTRY_POINTS
+from rootcellar.stores.mysql.url import connection_settings
 from rootcellar.stores.sqlite.driver import database_path
 from tests.conformance.under_test import Combination, StoreUnderTest
 from tests.memory_store import forget_place
@@ -74,6 +77,25 @@ _database_numbers = itertools.count(1)
 
 
 @contextmanager
+def mysql_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    server = request.getfixturevalue("mysql_server")
+    before = server.databases()
+    yield server.create_database()
+    # a test may have put tables into others, which are as schemas are elsewhere
+    server.drop_databases(server.databases() - before)
+
+
+def run_on_mysql(url: str, script: str) -> list[tuple[Any, ...]]:
+    settings = connection_settings(url, {"client_flag": CLIENT.MULTI_STATEMENTS})
+    connection = pymysql.connect(**settings, autocommit=True)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(script)
+        while cursor.nextset():
+            pass
+        return list(cursor.fetchall())
+
+
+@contextmanager
 def memory_place(request: pytest.FixtureRequest) -> Iterator[str]:
     """A place of a store that another package brings: its entry point is found as an installed one's would be."""
     metadata = request.getfixturevalue("tmp_path_factory").mktemp("site") / "rootcellar_memory-1.0.dist-info"
@@ -91,10 +113,17 @@ SQLITE = StoreUnderTest(name="sqlite", new_place=sqlite_file, run_sql=run_on_sql
 POSTGRES = StoreUnderTest(name="postgres", new_place=postgres_database, run_sql=run_on_postgres)
 #: in transaction mode
 PGBOUNCER = StoreUnderTest(name="pgbouncer", new_place=postgres_database_through_pgbouncer, run_sql=run_on_postgres)
+MYSQL = StoreUnderTest(
+    name="mysql",
+    new_place=mysql_database,
+    run_sql=run_on_mysql,
+    text_type="char",
+    odd_names_refused=("beyond unicode's first plane",),
+)
 MEMORY = StoreUnderTest(name="memory", new_place=memory_place, shared=False)
 REDIS = StoreUnderTest(name="redis", new_place=redis_database)
 
-STORES = [SQLITE, POSTGRES, PGBOUNCER, REDIS, MEMORY]
+STORES = [SQLITE, POSTGRES, PGBOUNCER, MYSQL, REDIS, MEMORY]
 
 #: every store, pool and broker meets every other one at least once
 COMBINATIONS = [
@@ -107,6 +136,11 @@ COMBINATIONS = [
     Combination(POSTGRES, "solo", "redis", essentials_only=True),
     Combination(PGBOUNCER, "prefork", "redis"),
     Combination(PGBOUNCER, "gevent", "redis", essentials_only=True),
+    Combination(MYSQL, "prefork", "redis"),
+    Combination(MYSQL, "threads", "redis", essentials_only=True),
+    Combination(MYSQL, "gevent", "redis", essentials_only=True),
+    Combination(MYSQL, "eventlet", "redis", essentials_only=True),
+    Combination(MYSQL, "inside", "memory", essentials_only=True),
     Combination(SQLITE, "inside", "memory", essentials_only=True),
     Combination(MEMORY, "inside", "redis"),
     Combination(REDIS, "prefork", "redis"),

@@ -1313,7 +1313,8 @@ def tables(under_test: StoreUnderTest, open_new: Callable[..., Store]) -> None:
 ODD_NAMES = {
     "quotes": ('it\'s a "task" table', 'a "group"', 'the "schema"', "l'autre"),
     "spaces and signs": ("task table; 100% -- {task} :a $1 %s", "group/table\\", "my schema %", "100%"),
-    "unicode": ("задачи 雪🧊", "groupes é", "schéma", "قبو"),
+    "unicode": ("задачи 雪", "groupes é", "schéma", "قبو"),
+    "beyond unicode's first plane": ("🧊", "groups 🧺", "schema 🧊", "😀"),
     "keywords and case": ("SELECT", "Order", "Table", "User"),
     "as long as can be": ("t" * 63, "g" * 63, "s" * 63, "S" * 63),
 }
@@ -1321,15 +1322,19 @@ ODD_NAMES = {
 
 @pytest.mark.usefixtures("tables")
 class TestTables:
-    @pytest.mark.parametrize("names", ODD_NAMES.values(), ids=ODD_NAMES.keys())
-    def test_names(self, open_new: Callable[..., Store], names: tuple[str, str, str, str]) -> None:
-        task, group, task_schema, group_schema = names
+    @pytest.mark.parametrize("kind", ODD_NAMES)
+    def test_names(self, under_test: StoreUnderTest, open_new: Callable[..., Store], kind: str) -> None:
+        task, group, task_schema, group_schema = ODD_NAMES[kind]
         options = {
             "task_table": task,
             "group_table": group,
             "task_schema": task_schema,
             "group_schema": group_schema,
         }
+        if kind in under_test.odd_names_refused:
+            with pytest.raises(errors.ConfigurationError):
+                open_new(**options)
+            return
         first, usual = open_new(**options), open_new()
         one, saved = full_record(), GroupRecord(group_id=new_id(), result=json_payload(1), done_at=NOW)
         for _ in range(2):
@@ -1425,7 +1430,10 @@ class TestTables:
         new_store.put(record(task_id="odd", result=Payload(b'{"a": NaN, "b": "x\\u0000y", "c": "\\ud800"}')))
         new_store.put(record(task_id="bytes", result=Payload(b"\x80\x04K\x01.", "application/x-python-serialize")))
         found = under_test.run_sql(
-            new_place, "SELECT task_id, name, status, CAST(result AS text) FROM celery_taskmeta ORDER BY task_id"
+            new_place,
+            "SELECT task_id, name, status, CAST(result AS text) FROM celery_taskmeta ORDER BY task_id".replace(
+                "AS text", f"AS {under_test.text_type}"
+            ),
         )
         by_id = {row[0]: row for row in found}
         assert by_id["plain"] == ("plain", "shop.pack", "SUCCESS", '{"b": 1, "a": [true, null]}')

@@ -22,6 +22,8 @@ class StoreUnderTest:
         open: opens a store there. Other processes call it too, so it must be a function that can be imported.
         shared: whether several processes can use one place at the same time.
         run_sql: for a store with tables: runs a statement, or a script of several, there, without the store.
+        text_type: what its SQL calls a text in CAST.
+        odd_names_refused: which of the suite's odd names of tables its server takes no table by.
     """
 
     name: str
@@ -29,6 +31,8 @@ class StoreUnderTest:
     open: Callable[[str, StoreOptions | None], Store] = open_store
     shared: bool = True
     run_sql: Callable[[str, str], list[tuple[Any, ...]]] | None = None
+    text_type: str = "text"
+    odd_names_refused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name

@@ -42,13 +42,6 @@ TASK_COLUMNS = (
     *(name for column in PAYLOAD_COLUMNS for name in (column, f"{column}_exact")),
 )
 
-#: the condition on which an upsert of table ``t`` may overwrite: never a SUCCESS; and a run's RETRY, which is stored
-#: after the next run was sent, may come after that run's end
-OVERWRITABLE = (
-    "t.status <> 'SUCCESS' AND NOT (t.date_done IS NOT NULL AND excluded.date_done IS NULL"
-    " AND coalesce(t.retries, 0) > coalesce(excluded.retries, 0))"
-)
-
 #: deeper than this, a server's JSON parser may refuse a text that Python wrote
 _PORTABLE_DEPTH = 512
 #: beyond this, a number may not fit a server's numeric type
@@ -56,6 +49,8 @@ _LONG_NUMBER = re.compile(r"\d{400}|[eE][+-]?\d{4}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _FRAME = b"rc1\n"
+#: the columns that an upsert always sets; the others keep what was stored where nothing new is given
+STATE_COLUMNS = ("status", "result", "result_exact", "traceback", "date_done", "expires_at")
 
 DateAdapter = Callable[[datetime], Any]
 
@@ -240,12 +235,26 @@ def glob_pattern(name: str) -> str:
     return re.sub(r"([\[?])", r"[\1]", name)
 
 
+def overwritable(old: str = "t.{}", new: str = "excluded.{}") -> str:
+    """Return the condition on which an upsert may overwrite: never a SUCCESS, nor what is done with a late RETRY.
+
+    A run's RETRY is stored after the next run was sent, and may come after that run's end.
+
+    Args:
+        old, new: how the upsert writes a column of the row that is there, and of the one that comes.
+    """
+    is_late = (
+        f"{old.format('date_done')} IS NOT NULL AND {new.format('date_done')} IS NULL"
+        f" AND coalesce({old.format('retries')}, 0) > coalesce({new.format('retries')}, 0)"
+    )
+    return f"{old.format('status')} <> 'SUCCESS' AND NOT ({is_late})"
+
+
 def update_assignments() -> str:
     """Return what an upsert of table ``t`` sets: what belongs to the state always, the rest where it is given."""
-    belongs_to_state = ("status", "result", "result_exact", "traceback", "date_done", "expires_at")
-    assignments = [f"{column} = excluded.{column}" for column in belongs_to_state]
+    assignments = [f"{column} = excluded.{column}" for column in STATE_COLUMNS]
     for column in TASK_COLUMNS:
-        if column in belongs_to_state or column == "task_id":
+        if column in STATE_COLUMNS or column == "task_id":
             continue
         given = column.removesuffix("_exact")
         assignments.append(f"{column} = CASE WHEN excluded.{given} IS NULL THEN t.{column} ELSE excluded.{column} END")

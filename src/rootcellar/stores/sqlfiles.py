@@ -30,6 +30,11 @@ def fill_in(text: str, tables: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: tables.get(match[1], match[0]), text)
 
 
+def in_parameterized(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the names as a statement with parameters must write them, where the driver reads % as a parameter."""
+    return {key: name.replace("%", "%%") for key, name in names.items()}
+
+
 def quote_identifier(name: str) -> str:
     """Quote a name for SQL."""
     return '"' + name.replace('"', '""') + '"'

@@ -78,6 +78,10 @@ class SqlSchema(ABC, Generic[C]):
     def _set_aside(self, connection: C, schema: str | None, name: str) -> None:
         """Rename a table, and what would be in the way of another one of its name."""
 
+    def _qualified(self, schema: str | None, name: str) -> str:
+        """Quote a table's name with its schema, if it has one."""
+        return qualified(schema, name)
+
     def _make_schemas(self, connection: C) -> None:
         """Make the schemas that the tables shall be in, where the server has such a thing."""
 
@@ -119,15 +123,13 @@ class SqlSchema(ABC, Generic[C]):
         return SchemaStatus(
             version=version,
             wanted=len(self._migrations),
-            foreign=() if version else tuple(self._foreign(connection)),
+            foreign=() if version or self._is_begun(connection) else tuple(self._foreign(connection)),
             adopted=tuple(_tables(adopted)),
         )
 
     def _registered(self, connection: C) -> tuple[int, Adopted | None]:
         """Return the version of the tables, 0 for none, and what was adopted."""
-        if not self._exists(connection, self._names["registry"]):
-            return 0, None
-        found = self._all(connection, "read_registry", {"task": self._options.task_table})
+        found = self._registry_row(connection)
         if not found:
             return 0, None
         version, old_task, old_group, keep = found[0]
@@ -135,6 +137,15 @@ class SqlSchema(ABC, Generic[C]):
             return version, None
         kept = None if keep is None else timedelta(seconds=keep)
         return version, Adopted(task_table=old_task, group_table=old_group, keep=kept)
+
+    def _is_begun(self, connection: C) -> bool:
+        """Tell whether the tables, or those of them that there are, are ours."""
+        return bool(self._registry_row(connection))
+
+    def _registry_row(self, connection: C) -> list[tuple[Any, ...]]:
+        if not self._exists(connection, self._names["registry"]):
+            return []
+        return self._all(connection, "read_registry", {"task": self._options.task_table})
 
     def _create(self, connection: C) -> None:
         with self._alone(connection):
@@ -148,20 +159,22 @@ class SqlSchema(ABC, Generic[C]):
             self._refuse_foreign(connection)
             self._make_schemas(connection)
             self._script(connection, self._sql["make_registry"])
-        for step in self._steps(version):
+        # noted step by step: where no transaction holds them together, who comes next goes on from there
+        self._register(connection, version, adopted)
+        for number, step in enumerate(self._steps(version), version + 1):
             self._script(connection, step)
-        self._all(
-            connection,
-            "register",
-            {
-                "task": self._options.task_table,
-                "group": self._options.group_table,
-                "version": len(self._migrations),
-                "old_task": adopted.task_table if adopted else None,
-                "old_group": adopted.group_table if adopted else None,
-                "keep": adopted.keep.total_seconds() if adopted and adopted.keep is not None else None,
-            },
-        )
+            self._register(connection, number, adopted)
+
+    def _register(self, connection: C, version: int, adopted: Adopted | None) -> None:
+        params = {
+            "task": self._options.task_table,
+            "group": self._options.group_table,
+            "version": version,
+            "old_task": adopted.task_table if adopted else None,
+            "old_group": adopted.group_table if adopted else None,
+            "keep": adopted.keep.total_seconds() if adopted and adopted.keep is not None else None,
+        }
+        self._all(connection, "register", params)
 
     def _steps(self, version: int) -> list[str]:
         return [fill_in(read_sql(self._package, name), self._names) for name in self._migrations[version:]]
@@ -172,7 +185,7 @@ class SqlSchema(ABC, Generic[C]):
             if version:
                 return _tables(adopted)
             group_tables = dict.fromkeys((self._options.group_table, *GROUP_TABLES))
-            adopted = Adopted(
+            adopted = adopted or Adopted(
                 task_table=self._aside(connection, self._options.task_schema, [self._options.task_table]),
                 group_table=self._aside(connection, self._options.group_schema, group_tables),
                 keep=keep,
@@ -189,9 +202,13 @@ class SqlSchema(ABC, Generic[C]):
     def _aside(self, connection: C, schema: str | None, names: Iterable[str]) -> str | None:
         """Set the first of these tables aside that there is; return its new name, quoted."""
         for name in names:
-            if self._exists(connection, qualified(schema, name)):
+            aside = self._qualified(schema, name + ASIDE)
+            if self._exists(connection, self._qualified(schema, name)):
                 self._set_aside(connection, schema, name)
-                return qualified(schema, name + ASIDE)
+                return aside
+            if self._exists(connection, aside):
+                # whoever renamed it did not live to note it
+                return aside
         return None
 
     # -- refusals
@@ -201,7 +218,7 @@ class SqlSchema(ABC, Generic[C]):
         return [table for table in tables if self._exists(connection, table)]
 
     def _refuse_foreign(self, connection: C) -> None:
-        foreign = self._foreign(connection)
+        foreign = [] if self._is_begun(connection) else self._foreign(connection)
         if foreign:
             raise errors.ForeignTables(
                 f"table {' and '.join(foreign)} exists and is not rootcellar's (Celery's own, it seems)",

@@ -10,7 +10,7 @@ from typing import Any
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.celery_tables import ASIDE
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.sqlfiles import load_statements, qualified, quote_identifier
+from rootcellar.stores.sqlfiles import in_parameterized, load_statements, qualified, quote_identifier
 from rootcellar.stores.sqlschema import Run, SqlSchema
 
 _PACKAGE = "rootcellar.stores.postgres"
@@ -38,11 +38,6 @@ def table_names(options: StoreOptions) -> dict[str, str]:
     names["group_expires_index"] = quote_identifier(_derived(options.group_table, "_expires_idx"))
     names["chord_open_index"] = quote_identifier(_derived(task, "_chord_open_idx"))
     return names
-
-
-def in_parameterized(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the names as a statement with parameters must write them: psycopg reads a single % as a parameter."""
-    return {key: name.replace("%", "%%") for key, name in names.items()}
 
 
 def _derived(name: str, suffix: str) -> str:

@@ -19,9 +19,9 @@ from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.listening import ListeningWatcher
 from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, run
 from rootcellar.stores.postgres.pooling import Pooling
-from rootcellar.stores.postgres.schema import PostgresSchema, in_parameterized, table_names
+from rootcellar.stores.postgres.schema import PostgresSchema, table_names
 from rootcellar.stores.postgres.writing import Write, Writer
-from rootcellar.stores.sqlfiles import fill_in, load_statements
+from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
 from rootcellar.stores.watching import Watcher
 
 T = TypeVar("T")
@@ -339,7 +339,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_columns": ", ".join(rows.TASK_COLUMNS),
         "task_values": rows.named(rows.TASK_COLUMNS, "%({})s"),
         "task_update": rows.update_assignments(),
-        "task_overwritable": rows.OVERWRITABLE,
+        "task_overwritable": rows.overwritable(),
         "task_select": select,
     }
     found = load_statements("rootcellar.stores.postgres", "queries.sql", names)

@@ -268,7 +268,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_columns": ", ".join(rows.TASK_COLUMNS),
         "task_values": rows.named(rows.TASK_COLUMNS, ":{}"),
         "task_update": rows.update_assignments(),
-        "task_overwritable": rows.OVERWRITABLE,
+        "task_overwritable": rows.overwritable(),
         "task_select": ", ".join(rows.TASK_COLUMNS),
     }
     return load_statements(PACKAGE, "queries.sql", names)

@@ -1,0 +1,176 @@
+"""How we speak to MySQL and MariaDB: the driver, the session's settings, and the size of what may be sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from rootcellar import errors
+
+try:
+    import pymysql
+    from pymysql.constants import SERVER_STATUS
+    from pymysql.cursors import DictCursor
+except ImportError as exc:
+    raise errors.DriverMissing(
+        "the MySQL driver PyMySQL is not installed", where=str(exc), remedy="pip install 'rootcellar[mysql]'"
+    ) from exc
+
+from rootcellar.stores.mysql.failures import translate
+
+OLDEST_MARIADB = (10, 5)
+OLDEST_MYSQL = (8, 0)
+#: seconds that a statement waits for a row that somebody else changes
+LOCK_TIMEOUT = 5
+#: seconds that a statement waits for a table that somebody else alters
+TABLE_LOCK_TIMEOUT = 30
+
+#: strict, so that nothing is cut off in silence; without ANSI_QUOTES and NO_BACKSLASH_ESCAPES, as we quote
+SESSION = (
+    f"SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', "
+    f"innodb_lock_wait_timeout = {LOCK_TIMEOUT}, lock_wait_timeout = {TABLE_LOCK_TIMEOUT}",
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+)
+_ABOUT = "SELECT VERSION(), @@max_allowed_packet"
+
+
+class Connection(pymysql.connections.Connection):
+    """A connection in autocommit mode, whose session is as our statements need it."""
+
+    #: the most bytes that the server takes in one statement
+    packet_limit = 0
+    #: what the driver noted of the server's last answer
+    server_status: int
+    _write_timeout: float | None
+
+    def execute(self, statement: str, params: Mapping[str, Any] | None = None) -> int:
+        """Run a statement and return how many rows it changed; an upsert counts 1 for a new row, 2 for a changed one.
+
+        Raises:
+            PayloadTooLarge: the server would not take so long a statement.
+            pymysql.Error: what the server says.
+        """
+        with self.cursor() as cursor:
+            return int(cursor.execute(self._filled_in(cursor, statement, params)))
+
+    def rows(self, statement: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """Run a query and return its rows. Raises as :meth:`execute` does."""
+        with self.cursor() as cursor:
+            cursor.execute(self._filled_in(cursor, statement, params))
+            return list(cursor.fetchall())
+
+    def dicts(self, statement: str, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Run a query and return its rows by the names of their columns. Raises as :meth:`execute` does."""
+        with self.cursor(DictCursor) as cursor:
+            cursor.execute(self._filled_in(cursor, statement, params))
+            return list(cursor.fetchall())
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do what is in a ``with`` block wholly or not at all."""
+        self.begin()
+        try:
+            yield
+        except (pymysql.Error, errors.RootcellarError, ValueError):
+            with suppress(pymysql.Error):
+                self.rollback()
+            raise
+        self.commit()
+
+    def is_usable(self) -> bool:
+        """Tell, without a round trip, whether it is open and amid nothing."""
+        return bool(self.open and not self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
+
+    def is_alive(self) -> bool:
+        try:
+            self.ping(reconnect=False)
+        except pymysql.Error:
+            return False
+        return True
+
+    def end(self) -> None:
+        """Close it, whatever state it is in."""
+        with suppress(pymysql.Error):
+            self.close()
+
+    def wait_longer(self, *, read_timeout: float, write_timeout: float) -> None:
+        """Wait so many seconds for the server from now on; the driver has one time for this and for the handshake."""
+        self._read_timeout, self._write_timeout = read_timeout, write_timeout
+
+    def _filled_in(self, cursor: Any, statement: str, params: Mapping[str, Any] | None) -> str:
+        if params is None:
+            return statement
+        text: str = cursor.mogrify(statement, params)
+        # no character takes more than four bytes
+        if self.packet_limit and len(text) * 4 >= self.packet_limit:
+            size = len(text.encode()) + 1
+            if size > self.packet_limit:
+                raise errors.PayloadTooLarge(
+                    f"a statement of {size:,} bytes, and the server takes {self.packet_limit:,}",
+                    where=f"{self.host}:{self.port}",
+                    remedy="store less in one result, or raise the server's max_allowed_packet",
+                )
+        return text
+
+
+def connect(settings: Mapping[str, Any], where: str) -> Connection:
+    """Open a connection.
+
+    Raises:
+        StoreError: in our words, why not.
+    """
+    patience = {"read_timeout": settings["connect_timeout"], "write_timeout": settings["connect_timeout"]}
+    try:
+        told = {"program_name": "rootcellar", **settings, **patience}
+        connection = Connection(**told, charset="utf8mb4", autocommit=True)
+        version, connection.packet_limit = _set_up(connection)
+    except pymysql.Error as exc:
+        raise translate(exc, where) from exc
+    except (RuntimeError, ValueError, NotImplementedError) as exc:
+        raise _unusable(exc, where) from exc
+    connection.wait_longer(read_timeout=settings["read_timeout"], write_timeout=settings["write_timeout"])
+    _refuse_old(connection, version, where)
+    return connection
+
+
+def _set_up(connection: Connection) -> tuple[str, int]:
+    """Make the session ours; return the server's version and the largest packet that it takes."""
+    try:
+        for statement in SESSION:
+            connection.execute(statement)
+        ((version, limit),) = connection.rows(_ABOUT)
+    except BaseException:
+        connection.end()
+        raise
+    return version, limit
+
+
+def _refuse_old(connection: Connection, version: str, where: str) -> None:
+    is_mariadb = "mariadb" in version.lower()
+    name, oldest = ("MariaDB", OLDEST_MARIADB) if is_mariadb else ("MySQL", OLDEST_MYSQL)
+    found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if found < oldest:
+        connection.end()
+        raise errors.ServerTooOld(
+            f"{name} {version} is too old",
+            where=where,
+            remedy=f"upgrade the server to {name} {'.'.join(map(str, oldest))} or later",
+        )
+
+
+def _unusable(exc: Exception, where: str) -> errors.RootcellarError:
+    """Say what the driver itself refuses to do."""
+    if "cryptography" in str(exc):
+        return errors.DriverMissing(
+            "the server wants the password encrypted, and the Python package cryptography is not installed",
+            where=where,
+            remedy="pip install 'PyMySQL[rsa]', or connect by TLS",
+        )
+    return errors.ConfigurationError(f"the driver refuses the settings: {exc}", where=where, remedy="see connect_args")
+
+
+def in_list(ids: Sequence[str]) -> tuple[str, ...]:
+    """Return ids as a parameter after ``IN``: in order, so that everybody locks rows alike."""
+    return tuple(sorted(ids))

@@ -1,0 +1,78 @@
+"""The server's and the driver's errors in our words."""
+
+from __future__ import annotations
+
+import pymysql
+
+from rootcellar import errors
+from rootcellar.stores import tls
+
+Kind = tuple[type[errors.StoreError], str]
+
+#: two transactions wait for each other, or one waited too long for a row: done again, it goes well
+DEADLOCK, LOCK_WAIT, RECORD_CHANGED = 1213, 1205, 1020
+CONFLICTS = {DEADLOCK, LOCK_WAIT, RECORD_CHANGED}
+#: the server ends the session
+LOST = {1053, 1077, 1079, 1927, 4031}
+#: the table or a column of it is not there: our idea of the tables is stale
+STALE = {1054, 1146}
+#: the server takes no writes; a session that was told so may stay so
+READ_ONLY = {1290, 1792, 1836}
+
+_BUSY = "see the server's log: it is short of a resource"
+_GONE = "see whether the server runs and can be reached"
+_LATER = "nothing: it is tried again"
+_SMALLER = "store less in one result"
+_GRANT = "GRANT the right (`rootcellar schema grants`), or let a DBA run what `rootcellar schema sql` prints"
+
+_BY_CODE: dict[int, Kind] = {
+    **dict.fromkeys(CONFLICTS, (errors.StoreUnavailable, _LATER)),
+    **dict.fromkeys(READ_ONLY, (errors.StoreReadOnly, "point the URL at the primary, or wait until the failover ends")),
+    **dict.fromkeys((1021, 1114), (errors.DiskFull, "give the server's disk room; results are retried meanwhile")),
+    **dict.fromkeys(
+        (1045, 1698, 1130, 1251, 1275, 1862, 3118, 3955, 4151),
+        (
+            errors.AuthenticationFailed,
+            "check the user, the password and the host that the user may come from",
+        ),
+    ),
+    1049: (errors.DatabaseMissing, "CREATE DATABASE, or correct the name in the URL"),
+    **dict.fromkeys((1044, 1142, 1143, 1227, 1370), (errors.PermissionDenied, _GRANT)),
+    1054: (errors.SchemaOutdated, "run `rootcellar schema status`"),
+    1146: (errors.SchemaMissing, "run `rootcellar schema create`"),
+    # the server may say so, when its limit was lowered since we asked
+    1153: (errors.PayloadTooLarge, "store less in one result, or raise max_allowed_packet in the server's settings"),
+    1118: (errors.PayloadTooLarge, "store less in one result, or raise innodb_log_file_size in the server's settings"),
+    **dict.fromkeys((1264, 1292, 1300, 1366, 1406, 1265), (errors.RecordRefused, "see which column the server names")),
+    **dict.fromkeys((1037, 1038, 1040, 1041, 1203, 1226, 1129), (errors.StoreUnavailable, _BUSY)),
+    **dict.fromkeys((*LOST, 1047, 1317, 1969, 3024), (errors.StoreUnavailable, _LATER)),
+    **dict.fromkeys((1158, 1159, 1160, 1161, 1184), (errors.StoreUnavailable, _GONE)),
+}
+_NO_SPACE = ("errno: 28", "Got error 28", "No space left")
+
+
+def code_of(exc: pymysql.Error) -> int:
+    """Return the number of an error, 0 where it has none."""
+    code = exc.args[0] if exc.args else 0
+    return code if isinstance(code, int) else 0
+
+
+def translate(exc: pymysql.Error, where: str) -> errors.StoreError:
+    """Return the error of ours that says what ``exc`` means."""
+    text = str(exc.args[1]) if len(exc.args) > 1 and exc.args[1] else str(exc) or type(exc).__name__
+    if refused := tls.explain(exc, where):
+        return refused
+    code = code_of(exc)
+    if any(words in text for words in _NO_SPACE):
+        kind, remedy = _BY_CODE[1021]
+    elif code in _BY_CODE:
+        kind, remedy = _BY_CODE[code]
+    elif code == 2026:
+        kind, remedy = errors.CertificateRefused, "turn TLS on in the server, or write ssl_disabled=true"
+    elif code >= 2000 or isinstance(exc, pymysql.err.InterfaceError):
+        kind, remedy = errors.StoreUnavailable, _GONE
+    elif isinstance(exc, pymysql.err.DataError):
+        kind, remedy = errors.RecordRefused, _SMALLER
+    else:
+        kind, remedy = errors.StoreError, "see the server's log"
+    return kind(text, where=where, remedy=remedy)

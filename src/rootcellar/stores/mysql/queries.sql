@@ -1,0 +1,131 @@
+-- put_task: store a task's state, unless what is there must stay: the first assignment decides, the others see whether the row is this call's now
+INSERT INTO {task} ({task_columns}, put_id) VALUES ({task_values}, %(put_id)s)
+ON DUPLICATE KEY UPDATE put_id = IF({task_overwritable}, VALUES(put_id), put_id), {task_update}
+
+-- arrive: note a chord's part, once
+INSERT INTO {part} (group_id, task_id, group_index, status, result)
+VALUES (%(part_group_id)s, %(part_task_id)s, %(part_index)s, %(part_status)s, %(part_result)s)
+ON DUPLICATE KEY UPDATE group_id = VALUES(group_id)
+
+-- count_arrived: add the part to the chord's count, unless the chord is finished
+INSERT INTO {chord} (group_id, counted, owner, expires_at)
+VALUES (%(part_group_id)s, %(arrived)s, %(part_owner)s, %(part_expires_at)s)
+ON DUPLICATE KEY UPDATE counted = counted + IF(date_done IS NULL, VALUES(counted), 0), owner = VALUES(owner)
+
+-- chord_progress: see how far a chord is
+SELECT size + extra, counted, date_done IS NOT NULL FROM {chord} WHERE group_id = %(part_group_id)s
+
+-- refuse_part: take back a part that came when the chord was finished
+DELETE FROM {part}
+WHERE group_id = %(part_group_id)s AND task_id = %(part_task_id)s AND group_index = %(part_index)s
+
+-- get_task: read one task
+SELECT {task_select} FROM {task} WHERE task_id = %(task_id)s
+
+-- get_tasks: read many tasks
+SELECT {task_select} FROM {task} WHERE task_id IN %(task_ids)s
+
+-- delete_tasks: forget tasks. By the primary key, as everybody locks: by another index it could be a deadlock
+DELETE t FROM {task} AS t FORCE INDEX (PRIMARY) WHERE t.task_id IN %(task_ids)s
+
+-- scan_tasks: read the next tasks in the order of their ids
+SELECT {task_select} FROM {task} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
+
+-- put_group: store a group
+INSERT INTO {group} (taskset_id, result, result_exact, date_done, expires_at)
+VALUES (%(taskset_id)s, %(result)s, %(result_exact)s, %(date_done)s, %(expires_at)s)
+ON DUPLICATE KEY UPDATE result = VALUES(result), result_exact = VALUES(result_exact),
+    date_done = VALUES(date_done), expires_at = VALUES(expires_at)
+
+-- get_group: read a group
+SELECT taskset_id, result, result_exact, date_done, expires_at FROM {group} WHERE taskset_id = %(group_id)s
+
+-- delete_group: forget a group
+DELETE FROM {group} WHERE taskset_id = %(group_id)s
+
+-- drop_parts: forget the parts of a chord
+DELETE p FROM {part} AS p FORCE INDEX (PRIMARY) WHERE p.group_id = %(group_id)s
+
+-- begin_chord: keep body and header
+INSERT INTO {chord} (group_id, body, header, expires_at)
+VALUES (%(group_id)s, %(body)s, %(header)s, %(expires_at)s)
+ON DUPLICATE KEY UPDATE size = NULL, extra = 0, counted = 0, body = VALUES(body), header = VALUES(header),
+    claimed_by = NULL, claimed_until = NULL, date_done = NULL, expires_at = VALUES(expires_at)
+
+-- size_chord: say how many parts there are
+INSERT INTO {chord} (group_id, size) VALUES (%(group_id)s, %(size)s)
+ON DUPLICATE KEY UPDATE size = VALUES(size)
+
+-- note_growth: note a key among the parts, once
+INSERT INTO {part} (group_id, task_id, group_index, status) VALUES (%(group_id)s, %(key)s, -2, '')
+ON DUPLICATE KEY UPDATE group_id = VALUES(group_id)
+
+-- grow_chord: say that there are more parts than its size tells
+INSERT INTO {chord} (group_id, extra) VALUES (%(group_id)s, %(size)s)
+ON DUPLICATE KEY UPDATE extra = extra + VALUES(extra)
+
+-- claim_chord: take a complete chord that nobody holds
+UPDATE {chord} SET
+    claimed_by = %(claimant)s,
+    claimed_until = SYSDATE(6) + INTERVAL %(lease)s MICROSECOND
+WHERE group_id = %(group_id)s AND counted >= size + extra AND date_done IS NULL
+    AND (claimed_until IS NULL OR claimed_until < SYSDATE(6) OR claimed_by = %(claimant)s)
+
+-- get_chord: read an unfinished chord
+SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = %(group_id)s AND date_done IS NULL
+
+-- chord_parts: read the parts in the order of the header, with the results that their tasks hold
+SELECT p.task_id, NULLIF(p.group_index, -1), p.status, p.result, t.result, t.result_exact
+FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
+WHERE p.group_id = %(group_id)s AND p.group_index <> -2
+ORDER BY p.group_index = -1, p.group_index, p.task_id
+
+-- finish_chord: stay to refuse late parts
+UPDATE {chord} SET date_done = SYSDATE(6), body = NULL, header = NULL WHERE group_id = %(group_id)s
+
+-- orphaned_chords: complete, not finished, and whoever held it is gone
+SELECT group_id FROM {chord}
+WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL OR claimed_until < SYSDATE(6))
+    AND owner = %(owner)s
+LIMIT %(limit)s
+
+-- expired_tasks: find some tasks whose time is over
+SELECT task_id FROM {task} WHERE expires_at < %(now)s ORDER BY expires_at LIMIT %(limit)s
+
+-- delete_expired_tasks: delete those of them whose time is still over
+DELETE t FROM {task} AS t FORCE INDEX (PRIMARY) WHERE t.task_id IN %(ids)s AND t.expires_at < %(now)s
+
+-- expired_groups: find some groups whose time is over
+SELECT taskset_id FROM {group} WHERE expires_at < %(now)s ORDER BY expires_at LIMIT %(limit)s
+
+-- delete_expired_groups: delete those of them whose time is still over
+DELETE g FROM {group} AS g FORCE INDEX (PRIMARY) WHERE g.taskset_id IN %(ids)s AND g.expires_at < %(now)s
+
+-- expired_chords: find some chords that were finished a day ago, or whose time is over
+(SELECT group_id FROM {chord} WHERE expires_at < %(now)s LIMIT %(limit)s)
+UNION (SELECT group_id FROM {chord} WHERE date_done < %(yesterday)s LIMIT %(limit)s)
+
+-- hold_expired_chords: keep hands off those of them that are still to go
+SELECT group_id FROM {chord} FORCE INDEX (PRIMARY)
+WHERE group_id IN %(ids)s AND (expires_at < %(now)s OR date_done < %(yesterday)s)
+ORDER BY group_id FOR UPDATE
+
+-- delete_parts: delete the parts of chords
+DELETE p FROM {part} AS p FORCE INDEX (PRIMARY) WHERE p.group_id IN %(ids)s
+
+-- delete_chords: delete chords
+DELETE c FROM {chord} AS c FORCE INDEX (PRIMARY) WHERE c.group_id IN %(ids)s
+
+-- query_unfinished: the tasks that match and are not finished, the newest first
+SELECT {task_select} FROM {task}
+WHERE date_done IS NULL AND {matches}
+    AND (%(since)s IS NULL OR COALESCE(date_started, date_sent) >= %(since)s)
+    AND (%(until)s IS NULL OR COALESCE(date_started, date_sent) < %(until)s)
+ORDER BY date_started IS NULL DESC, date_started DESC, date_sent IS NULL DESC, date_sent DESC
+LIMIT %(limit)s
+
+-- query_finished: the finished tasks that match, the newest first
+SELECT {task_select} FROM {task}
+WHERE date_done >= COALESCE(%(since)s, '1000-01-01') AND (%(until)s IS NULL OR date_done < %(until)s) AND {matches}
+ORDER BY date_done DESC, date_started IS NULL DESC, date_started DESC
+LIMIT %(limit)s

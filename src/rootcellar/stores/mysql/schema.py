@@ -1,0 +1,150 @@
+"""The tables in MySQL: made on first use or by hand, versioned, and safe when many do it at once.
+
+MySQL commits at every CREATE. So each step may be done again, and each is noted as soon as it is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pymysql
+from pymysql.converters import escape_string
+
+from rootcellar import errors
+from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.celery_tables import ASIDE
+from rootcellar.stores.mysql.driver import Connection
+from rootcellar.stores.mysql.failures import code_of
+from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
+from rootcellar.stores.sqlschema import Run, SqlSchema
+
+PACKAGE = "rootcellar.stores.mysql"
+MIGRATIONS = ("001_results.sql", "002_chords.sql")
+#: seconds to wait for somebody else who makes the tables
+LOCK_PATIENCE = 30
+#: MySQL takes no longer name, in characters
+LONGEST_NAME = 64
+NO_SUCH_TABLE, NO_SUCH_DATABASE = 1146, 1049
+
+
+def quote(name: str) -> str:
+    """Quote a name for SQL."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def qualified(schema: str | None, name: str) -> str:
+    """Quote a table's name with its database, if it is in another one than the URL's."""
+    return f"{quote(schema)}.{quote(name)}" if schema else quote(name)
+
+
+def table_names(options: StoreOptions) -> dict[str, str]:
+    """Return the quoted names that stand for ``{key}`` in our SQL.
+
+    Raises:
+        ConfigurationError: MySQL takes no such name.
+    """
+    task, group, schema = options.task_table, options.group_table, options.task_schema
+    for name in (task, group, schema, options.group_schema):
+        _check_name(name or "none")
+    names = {
+        "task": qualified(schema, task),
+        "group": qualified(options.group_schema, group),
+        "chord": qualified(schema, _derived(task, "_chord")),
+        "part": qualified(schema, _derived(task, "_chord_part")),
+        "registry": qualified(schema, "rootcellar_schema"),
+    }
+    for index in ("date_done", "name", "expires", "status"):
+        names[f"task_{index}_index"] = quote(_derived(task, f"_{index}_idx"))
+    names["group_expires_index"] = quote(_derived(group, "_expires_idx"))
+    for index in ("open", "expires"):
+        names[f"chord_{index}_index"] = quote(_derived(task, f"_chord_{index}_idx"))
+    return names
+
+
+def _check_name(name: str) -> None:
+    if len(name) > LONGEST_NAME or name.endswith(" ") or any(ord(character) > 0xFFFF for character in name):
+        raise errors.ConfigurationError(
+            f"MySQL takes no table or database of the name {name!r}",
+            where="database_table_names, database_table_schemas",
+            remedy=f"use up to {LONGEST_NAME} characters, no emoji, and no space at the end",
+        )
+
+
+def _derived(name: str, suffix: str) -> str:
+    """Return ``name`` with ``suffix``, shortened to something unique where that is too long."""
+    if len(name + suffix) <= LONGEST_NAME:
+        return name + suffix
+    ending = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
+    return name[: LONGEST_NAME - len(ending)] + ending
+
+
+class MySQLSchema(SqlSchema[Connection]):
+    """The tables of :class:`~rootcellar.stores.mysql.MySQLStore`."""
+
+    def __init__(self, options: StoreOptions, run: Run[Connection], where: str) -> None:
+        names = table_names(options)
+        literals = {
+            "task_literal": _literal(options.task_table),
+            "group_literal": _literal(options.group_table),
+            "version_literal": str(len(MIGRATIONS)),
+        }
+        statements = load_statements(PACKAGE, "schema.sql", {**names, **literals})
+        super().__init__(
+            options, run, where=where, package=PACKAGE, migrations=MIGRATIONS, names=names, statements=statements
+        )
+        with_parameters = load_statements(PACKAGE, "schema.sql", in_parameterized(names))
+        self._sql.update({name: with_parameters[name] for name in ("read_registry", "register")})
+
+    def sql(self) -> str:
+        databases = sorted({name for name in (self._options.task_schema, self._options.group_schema) if name})
+        made = [f"CREATE DATABASE IF NOT EXISTS {quote(name)};" for name in databases]
+        return "\n".join(["SET NAMES utf8mb4;", *made, super().sql()])
+
+    @contextmanager
+    def _alone(self, connection: Connection) -> Iterator[None]:
+        if self._all(connection, "lock", {"seconds": LOCK_PATIENCE}) != [(1,)]:
+            raise errors.StoreUnavailable(
+                f"somebody else has been making the tables for {LOCK_PATIENCE} s",
+                where=self._where,
+                remedy="see SHOW PROCESSLIST",
+            )
+        try:
+            yield
+        finally:
+            with suppress(pymysql.Error):
+                connection.rows(self._sql["unlock"])
+
+    def _all(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return connection.rows(self._sql[statement], params)
+
+    def _script(self, connection: Connection, text: str) -> None:
+        for statement in text.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+
+    def _exists(self, connection: Connection, table: str) -> bool:
+        try:
+            connection.execute(fill_in(self._sql["look"], {"table": table}))
+        except pymysql.Error as exc:
+            if code_of(exc) in (NO_SUCH_TABLE, NO_SUCH_DATABASE):
+                return False
+            raise
+        return True
+
+    def _set_aside(self, connection: Connection, schema: str | None, name: str) -> None:
+        connection.execute(f"RENAME TABLE {qualified(schema, name)} TO {qualified(schema, name + ASIDE)}")
+
+    def _qualified(self, schema: str | None, name: str) -> str:
+        return qualified(schema, name)
+
+    def _make_schemas(self, connection: Connection) -> None:
+        for schema in {self._options.task_schema, self._options.group_schema} - {None}:
+            connection.execute(f"CREATE DATABASE IF NOT EXISTS {quote(str(schema))}")
+
+
+def _literal(text: str) -> str:
+    """Quote a text for the script that a DBA runs."""
+    return f"'{escape_string(text)}'"

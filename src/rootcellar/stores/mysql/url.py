@@ -1,0 +1,156 @@
+"""What a MySQL URL says: where the server is, as whom, and how to know it by its certificate."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from rootcellar import errors
+
+#: seconds to reach the server and be let in, and to wait for one answer
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 60.0
+
+_EXAMPLE = "write rootcellar+mysql://user:password@host:3306/database, with special characters as %XX"
+
+
+def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the driver's parameters for a URL; ``extra`` (``connect_args``) goes over what its query says.
+
+    Raises:
+        ConfigurationError: it is no such URL, an option is unknown or wrong, a file of a certificate cannot be read, or
+            there is a secret where logs would show it.
+    """
+    _, _, rest = url.partition("://")
+    authority, _, path = rest.partition("?")[0].partition("/")
+    if authority.count("@") > 1 or "@" in path:
+        raise _wrong("not a MySQL URL: it has an @ where none can be", _EXAMPLE)
+    try:
+        parts = urlsplit("mysql://" + rest)
+        port = parts.port
+    except ValueError:
+        raise _wrong("not a MySQL URL: its host or port cannot be read", _EXAMPLE) from None
+    if not unquote(path):
+        raise _wrong("the MySQL URL names no database", _EXAMPLE)
+    settings: dict[str, Any] = {
+        "host": unquote(parts.hostname or "localhost"),
+        "port": port or 3306,
+        "user": unquote(parts.username or ""),
+        # as bytes: the driver would take a text for Latin-1
+        "password": unquote(parts.password or "").encode(),
+        "database": unquote(path),
+        "connect_timeout": CONNECT_TIMEOUT,
+        "read_timeout": ANSWER_TIMEOUT,
+        "write_timeout": ANSWER_TIMEOUT,
+        **_options(parts.query),
+        **extra,
+    }
+    return _with_tls(settings)
+
+
+def describe(url: str, settings: Mapping[str, Any]) -> str:
+    """Return who is asked where for which database, for people."""
+    kind = url.partition("://")[0].partition("+")[0].lower()
+    user = f"{settings['user']}@" if settings["user"] else ""
+    place = settings.get("unix_socket") or f"{settings['host']}:{settings['port']}"
+    return f"{kind} {user}{place}/{settings['database']}"
+
+
+def _options(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if "password" in name or "passwd" in name:
+            raise _wrong(
+                f"the URL has {name}= in its query, where tools that hide passwords do not look",
+                "write it as user:password@host, or put it into connect_args",
+            )
+        if name == "charset":
+            if text.lower() != "utf8mb4":
+                raise _wrong("charset= must be utf8mb4, which holds every character", "leave it out")
+            continue
+        if name not in _READERS:
+            raise _wrong(f"a MySQL URL has no option {name}=", f"use one of {', '.join(sorted(_READERS))}")
+        try:
+            found[name] = _READERS[name](text)
+        except ValueError as exc:
+            raise _wrong(f"{name}= in the URL is {exc}", "correct it") from None
+    return found
+
+
+def _with_tls(settings: dict[str, Any]) -> dict[str, Any]:
+    """Put an SSL context in the place of the options about TLS; without any, the driver's default holds."""
+    told = {name: settings.pop(name) for name in _TLS_OPTIONS if name in settings}
+    if told.pop("ssl_disabled", False):
+        return {**settings, "ssl_disabled": True}
+    context = settings.get("ssl")
+    if isinstance(context, (ssl.SSLContext, dict)):
+        return settings
+    if settings.pop("ssl", None) is False and not told:
+        return {**settings, "ssl_disabled": True}
+    if context is None and not told:
+        return settings
+    return {**settings, "ssl": _context(told)}
+
+
+def _context(told: Mapping[str, Any]) -> ssl.SSLContext:
+    """Return a context that verifies the certificate and the host's name, but for what was turned off."""
+    try:
+        context = ssl.create_default_context(cafile=told.get("ssl_ca"))
+        if told.get("ssl_cert"):
+            context.load_cert_chain(told["ssl_cert"], told.get("ssl_key"), told.get("ssl_key_password"))
+    except OSError as exc:
+        files = " or ".join(str(told[name]) for name in ("ssl_ca", "ssl_cert", "ssl_key") if told.get(name))
+        raise _wrong(
+            f"cannot use {files}: {exc.strerror or exc}", "see whether the files are there and are PEM"
+        ) from exc
+    # what servers make for themselves does not keep to the letter of RFC 5280
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    is_verified = told.get("ssl_verify_cert", True)
+    context.check_hostname = is_verified and told.get("ssl_verify_identity", True)
+    context.verify_mode = ssl.CERT_REQUIRED if is_verified else ssl.CERT_NONE
+    return context
+
+
+def _wrong(what: str, remedy: str) -> errors.ConfigurationError:
+    return errors.ConfigurationError(what, where="result_backend", remedy=remedy)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on", ""):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("neither true nor false")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= 31_536_000:
+        raise ValueError("no number of seconds")
+    return seconds
+
+
+_TLS_READERS: dict[str, Callable[[str], Any]] = {
+    "ssl_ca": str,
+    "ssl_cert": str,
+    "ssl_key": str,
+    "ssl_verify_cert": _truth,
+    "ssl_verify_identity": _truth,
+    "ssl_disabled": _truth,
+}
+_TLS_OPTIONS = (*_TLS_READERS, "ssl_key_password")
+_READERS: dict[str, Callable[[str], Any]] = {
+    **_TLS_READERS,
+    "ssl": _truth,
+    "connect_timeout": _seconds,
+    "read_timeout": _seconds,
+    "write_timeout": _seconds,
+    "unix_socket": str,
+    "bind_address": str,
+    "program_name": str,
+}
