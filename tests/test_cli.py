@@ -340,7 +340,7 @@ def test_a_server_that_is_down_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("oracle+fancy://u:s3cret@host/db", ["oracle+fancy", "--backend", "postgresql, sqlite"]),
+        ("oracle+fancy://u:s3cret@host/db", ["oracle+fancy", "--backend", "postgresql", "sqlite"]),
         ("postgres", ["not a URL: 'postgres'", "--backend"]),
         ("postgresql:/u:s3cret@host/db", ["not a URL: 'postgresql'"]),
         ("postgresql://u:s3cret/more@host/db", ["%XX"]),
