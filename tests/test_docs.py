@@ -12,14 +12,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 import pytest
 from celery import Celery
 
 from rootcellar import errors as all_errors
+from rootcellar.configuration.reference import fill_in
 from rootcellar.errors import RootcellarError, StoreError
 from rootcellar.stores import open_store
+from tests.servers import PostgresServer, RedisServer
 from tests.workers import Worker
 
 ROOT = Path(__file__).parent.parent
@@ -140,6 +143,32 @@ def test_readme(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     page = Page("README.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
     page.write_files(tmp_path)
     check_settings(page)
+
+
+def test_configuration(tmp_path: Path, postgres_server: PostgresServer, redis_server: RedisServer) -> None:
+    url = urlsplit(postgres_server.create_database())
+    page = Page("docs/configuration.md", {})
+    page.write_files(tmp_path)
+    (variables,) = page.of("ini")
+    real = {
+        "DB_USER": url.username,
+        "DB_PASSWORD": f"'{unquote(url.password or '')}'",
+        "DB_HOST": f"{url.hostname}\nDB_PORT={url.port}",
+        "DB_NAME": url.path[1:],
+        "REDIS_PORT": redis_server.port,
+    }
+    for name, value in real.items():
+        variables = re.sub(rf"(?m)^{name}=.*$", lambda match: f"{match[0].partition('=')[0]}={value}", variables)  # noqa: B023
+    (tmp_path / ".env").write_text(variables, encoding="utf-8")
+    for command, _ in page.commands():
+        assert url.path[1:] in run(command, tmp_path)
+    with Worker("shop", cwd=tmp_path):
+        assert f"/{url.path[1:]}" in run("rootcellar history", tmp_path)
+
+
+def test_the_variables_are_documented() -> None:
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    assert fill_in(page) == page, "run: python -m rootcellar.configuration.reference docs/configuration.md"
 
 
 def test_every_error_is_documented() -> None:

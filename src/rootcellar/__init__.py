@@ -1,7 +1,36 @@
 """rootcellar keeps the results of Celery tasks."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from rootcellar.awaiting import StateChange, as_completed, result, watch
+
+if TYPE_CHECKING:
+    from rootcellar.configuration import Settings
 
 __version__ = "0.1.0"
 
-__all__ = ["StateChange", "__version__", "as_completed", "result", "watch"]
+__all__ = ["StateChange", "__version__", "as_completed", "result", "settings", "watch"]
+
+
+def settings(env_file: str | Path | None = ".env", *, broker: bool = True) -> Settings:
+    """Return the Celery configuration that the environment describes, for ``app.config_from_object``.
+
+    Reads the environment, then ``env_file`` for what is not there, then files of secrets (``DB_PASSWORD_FILE``).
+    ``CELERY_BROKER`` and ``CELERY_RESULT_BACKEND`` choose by a name or a URL; docs/configuration.md lists every
+    variable. Where Celery reads a variable by itself, over any configuration (``CELERY_RESULT_BACKEND``,
+    ``CELERY_BROKER_URL``), its value in ``os.environ`` is replaced by the URL that it stands for.
+
+    Args:
+        env_file: a file of lines ``NAME=value``. The default one may be missing; ``None`` for none.
+        broker: whether a broker must be given; false where the app names its own.
+
+    Raises:
+        SettingsWrong: something is wrong or missing; its text and its ``problems`` list everything that is.
+    """
+    # imported late: most who import rootcellar do not ask for this
+    from rootcellar.configuration import load
+
+    return load(env_file, broker=broker)

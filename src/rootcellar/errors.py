@@ -44,6 +44,21 @@ class ConfigurationError(RootcellarError):
     """A setting or a URL is wrong. Not retryable."""
 
 
+class SettingsWrong(ConfigurationError):
+    """Variables of the environment, of ``.env`` or of a file are wrong or missing. Not retryable.
+
+    Attributes:
+        problems: everything that is wrong, each with the name of its variable.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", problems: tuple[str, ...] = ()) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"problems": self.problems})
+
+
 class UnknownScheme(ConfigurationError):
     """No store is registered for the scheme of the URL. Not retryable."""
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -22,22 +22,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from rootcellar.cli.history import query_tasks
+import rootcellar
 from rootcellar.cli.output import console, say, state_style, visible, visible_lines
 from rootcellar.cli.stores import named_by
 from rootcellar.cli.table import print_tasks
 from rootcellar.errors import DemoFailed
-from rootcellar.stores.base import TaskQuery
+from rootcellar.records import TaskRecord
+from rootcellar.stores.base import Queryable, TaskQuery
 from rootcellar.urls import redact
 
 if TYPE_CHECKING:
-    from rootcellar.demo.run import Outcome, Watcher
+    from rootcellar.demo.run import Demo, Outcome, Watcher
 
 EXAMPLES = """\b
 Examples:
   rootcellar demo
   rootcellar demo --once -n 500 --file demo.sqlite3
   rootcellar demo -b postgresql://user:password@host/db --broker redis://host
+  CELERY_BROKER=redis CELERY_RESULT_BACKEND=postgres rootcellar demo --once
 """
 
 #: rows of the history at the end
@@ -67,7 +69,8 @@ def demo(
 ) -> None:
     """Run a small shop on a real Celery worker.
 
-    Needs no server: results go to a SQLite file, the broker lives in this process. Every result is checked, and the
+    Needs no server: results go to a SQLite file, the broker lives in this process. Where the environment or .env gives
+    CELERY_RESULT_BACKEND, results go there instead, and CELERY_BROKER is the broker. Every result is checked, and the
     history shown. Exit status 0 if all results are as expected, 1 otherwise.
     """
     if backend is not None and file is not None:
@@ -78,12 +81,12 @@ def demo(
     out = console()
     is_watched = out.is_terminal and not once
     folder = Path(tempfile.mkdtemp(prefix="rootcellar-demo-"))
-    url = backend or _sqlite_url(file or folder / "demo.sqlite3")
     began = datetime.now(timezone.utc)
     with _tidied(folder), named_by("--backend"):
+        url, broker = _servers(backend, broker, file, folder)
         with _watcher(out, is_watched) as watcher:
             run = Demo(
-                backend=f"rootcellar+{url.removeprefix('rootcellar+')}",
+                backend=url,
                 broker=broker,
                 size=size,
                 log=folder / _LOG,
@@ -93,17 +96,42 @@ def demo(
             outcome = run.run()
         shop = TaskQuery(names=("shop.*",), since=began, limit=_ROWS)
         out.print()
-        print_tasks(query_tasks(run.store, shop), out)
+        records = _records(run, shop)
+        print_tasks(records[:_ROWS], out)
         _print_sums(outcome, out)
         _fail_if_unexpected(outcome)
-        failures = query_tasks(run.store, replace(shop, states=("FAILURE",), limit=1))
-    advice = "" if backend or file else "; delete the file when you like"
+        failures = _records(run, replace(shop, states=("FAILURE",), limit=1))
+    is_ours = url.startswith("rootcellar+sqlite:") and file is None and backend is None
+    advice = "; delete the file when you like" if is_ours else ""
     say(f"All are as expected. They stay in {run.store.where}{advice}.", out)
     _print_next_steps(url, failures[0].task_id, out)
 
 
-def _sqlite_url(file: Path) -> str:
-    return f"sqlite:///{quote(str(file.absolute()))}"
+def _servers(backend: str | None, broker: str | None, file: Path | None, folder: Path) -> tuple[str, str | None]:
+    """Return the backend and the broker that the options choose, or else the settings."""
+    from rootcellar.demo.app import FROM_SETTINGS
+
+    if backend is not None:
+        return f"rootcellar+{backend.removeprefix('rootcellar+')}", broker
+    if file is None:
+        from rootcellar.configuration import names_backend
+
+        if names_backend():
+            found = rootcellar.settings(broker=False)
+            where, origin = found.masked()["result_backend"], found.origin("CELERY_RESULT_BACKEND")
+            say(f"As CELERY_RESULT_BACKEND says (from: {origin}): {where}")
+            has_broker = "broker_url" in found
+            return FROM_SETTINGS, broker or (FROM_SETTINGS if has_broker else None)
+    return f"rootcellar+sqlite:///{quote(str((file or folder / 'demo.sqlite3').absolute()))}", broker
+
+
+def _records(run: Demo, query: TaskQuery) -> Sequence[TaskRecord]:
+    """Return what the store holds of this run; one that cannot be searched is asked for each task."""
+    if isinstance(run.store, Queryable):
+        return run.store.query(query)
+    found = run.store.get_many(run.task_ids).values()
+    newest = sorted(found, key=lambda record: str(record.done_at), reverse=True)
+    return [record for record in newest if not query.states or record.state in query.states]
 
 
 @contextmanager
@@ -206,7 +234,7 @@ def _fail_if_unexpected(outcome: Outcome) -> None:
 
 
 def _print_next_steps(url: str, failed_id: str, out: Console) -> None:
-    backend = f" -b {shlex.quote(url)}"
+    backend = "" if url == "settings" else f" -b {shlex.quote(url.removeprefix('rootcellar+'))}"
     say("\nCommands to try next:", out)
     if redact(url) != url:
         out.print("  export ROOTCELLAR_BACKEND=...   # the URL that you gave: it holds a password", soft_wrap=True)

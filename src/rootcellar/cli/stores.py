@@ -1,4 +1,4 @@
-"""Which store a command talks to: ``--backend``, else ``--app``, else the environment."""
+"""Which store a command talks to: ``--backend``, else ``--app``, else the environment and ``.env``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
+from celery import Celery
 from celery.app.utils import find_app
 
-from rootcellar.backend import ResultBackend
+import rootcellar
+from rootcellar.backend import ResultBackend, store_options
 from rootcellar.errors import ConfigurationError, RootcellarError, SchemaMissing
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
 from rootcellar.urls import redact
 
-#: the environment variables that may name the store, the first one that is set wins
-VARIABLES = ("ROOTCELLAR_BACKEND", "CELERY_RESULT_BACKEND")
+#: the environment variable that names the store of these commands; without it, settings() does
+VARIABLE = "ROOTCELLAR_BACKEND"
 
 BackendOption = Annotated[
     str | None,
@@ -92,13 +94,13 @@ def existing_store(choice: Choice) -> Iterator[Store]:
 
 
 def _url_store(choice: Choice) -> Store:
-    source, url = _chosen_url(choice)
-    default = StoreOptions()
-    options = StoreOptions(
-        task_table=choice.task_table or default.task_table,
-        group_table=choice.group_table or default.group_table,
-        task_schema=choice.schema,
-        group_schema=choice.schema,
+    source, url, options = _named_store(choice)
+    options = replace(
+        options,
+        task_table=choice.task_table or options.task_table,
+        group_table=choice.group_table or options.group_table,
+        task_schema=choice.schema or options.task_schema,
+        group_schema=choice.schema or options.group_schema,
     )
     with named_by(source):
         return open_store(url, options)
@@ -115,17 +117,23 @@ def named_by(source: str) -> Iterator[None]:
         raise type(exc)(exc.what, where=source, remedy=exc.remedy) from None
 
 
-def _chosen_url(choice: Choice) -> tuple[str, str]:
-    """Return where the URL was given, and the URL."""
+def _named_store(choice: Choice) -> tuple[str, str, StoreOptions]:
+    """Return where the store was named, its URL, and what else is said of it."""
     if choice.backend is not None:
-        return "--backend", choice.backend
-    for name in VARIABLES:
-        if os.environ.get(name):
-            return name, os.environ[name]
-    raise ConfigurationError(
-        "no result backend was named",
-        remedy=f"give --backend URL, or --app MODULE, or set {VARIABLES[0]}",
-    )
+        return "--backend", choice.backend, StoreOptions()
+    if os.environ.get(VARIABLE):
+        return VARIABLE, os.environ[VARIABLE], StoreOptions()
+    # imported late: it takes a moment, and most name the store otherwise
+    from rootcellar.configuration import names_backend
+
+    if not names_backend():
+        raise ConfigurationError(
+            "no result backend was named",
+            remedy=f"give --backend URL, or --app MODULE, or set {VARIABLE} or CELERY_RESULT_BACKEND",
+        )
+    app = Celery("rootcellar", set_as_current=False)
+    app.config_from_object(rootcellar.settings(broker=False))
+    return "CELERY_RESULT_BACKEND", str(app.conf.result_backend), store_options(app.conf)
 
 
 def _app_store(choice: Choice) -> Store:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rootcellar.backend import ResultBackend
-from rootcellar.demo.app import BACKEND, BROKER, QUEUE, app, configure
+from rootcellar.demo.app import BACKEND, BROKER, FROM_SETTINGS, QUEUE, app, configure
 from rootcellar.demo.tasks import PROGRESS
 from rootcellar.demo.workers import DemoWorker, ProcessWorker, ThreadWorker
 from rootcellar.demo.workload import Workload
@@ -65,8 +65,8 @@ class Demo:
     """One run.
 
     Args:
-        backend: URL of the result backend, beginning with ``rootcellar+``.
-        broker: URL of the broker; ``None`` for one in this process, with the worker in a thread.
+        backend: URL of the result backend, beginning with ``rootcellar+``, or ``FROM_SETTINGS``.
+        broker: URL of the broker, or ``FROM_SETTINGS``; ``None`` for one in this process, with the worker in a thread.
         size: about how many tasks to run.
         log: the file for what the worker logs.
         pauses: seconds that all the pauses between rounds of tasks take together, for people who watch.
@@ -78,13 +78,13 @@ class Demo:
     """
 
     def __init__(self, *, backend: str, broker: str | None, size: int, log: Path, pauses: float, watcher: Watcher):
-        if broker is not None and "://" not in broker:
+        if broker is not None and broker != FROM_SETTINGS and "://" not in broker:
             raise _no_broker("it is no URL", "--broker")
         queue = f"rootcellar-demo-{secrets.token_hex(4)}"
         os.environ.update({BACKEND: backend, BROKER: broker or _IN_PROCESS_BROKER, QUEUE: queue})
         configure(os.environ)
-        self._where_broker = redact(broker or _IN_PROCESS_BROKER)
-        self._is_remote = broker is not None and not broker.startswith("memory:")
+        self._where_broker = redact(app.conf.broker_url)
+        self._is_remote = not app.conf.broker_url.startswith("memory:")
         self._log = log
         self._watcher = watcher
         self._workload = Workload(size)
@@ -97,6 +97,11 @@ class Demo:
     def store(self) -> Store:
         """Where the results are."""
         return self._backend.store
+
+    @property
+    def task_ids(self) -> set[str]:
+        """The ids of the tasks that must have left a result."""
+        return self._workload.stored
 
     def run(self) -> Outcome:
         """Run the demo.

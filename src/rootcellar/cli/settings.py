@@ -1,0 +1,88 @@
+"""``rootcellar settings``: what the environment says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+import rootcellar
+from rootcellar.cli.output import console, print_json, say, visible
+from rootcellar.cli.stores import JsonOption
+from rootcellar.errors import SettingsWrong
+
+if TYPE_CHECKING:
+    from rootcellar.configuration import Settings
+
+#: where a value is from that nobody gave
+DEFAULT = "default"
+
+EXAMPLES = """\b
+Examples:
+  rootcellar settings
+  CELERY_BROKER=redis CELERY_RESULT_BACKEND=postgres rootcellar settings
+  rootcellar settings --env-file .env.production --json
+"""
+
+
+def settings(
+    as_json: JsonOption = False,
+    env_file: Annotated[
+        Path, typer.Option("--env-file", metavar="FILE", help="Read this file of NAME=value instead of .env")
+    ] = Path(".env"),
+    without_broker: Annotated[
+        bool, typer.Option("--no-broker", help="No broker need be given, as for settings(broker=False)")
+    ] = False,
+) -> None:
+    """Show what rootcellar.settings() reads, where each value came from, and what it makes of it.
+
+    Passwords are masked. Exit status 1, with everything that is wrong, if something is.
+    """
+    try:
+        found = rootcellar.settings(env_file, broker=not without_broker)
+    except SettingsWrong as exc:
+        _tell_problems(exc, as_json)
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(
+            {
+                "problems": [],
+                "variables": [{"name": it.name, "value": it.value, "origin": it.origin} for it in found.in_force()],
+                "celery": found.masked(),
+                "unused": list(found.unused),
+                "ignored": list(found.ignored),
+            }
+        )
+        return
+    _print_table(found)
+    say("\nCelery gets:")
+    for name, value in found.masked().items():
+        console().print(f"  {name} = {visible(repr(value))}", soft_wrap=True)
+    if found.unused:
+        say(f"\nGiven, but of no use to this broker and backend: {', '.join(found.unused)}")
+    if found.ignored:
+        say(f"\nNot known, and left alone: {', '.join(map(visible, found.ignored))}")
+
+
+def _tell_problems(exc: SettingsWrong, as_json: bool) -> None:
+    if as_json:
+        print_json({"problems": list(exc.problems)})
+        return
+    for problem in exc.problems:
+        print(f"rootcellar: {visible(problem)}", file=sys.stderr)
+
+
+def _print_table(found: Settings) -> None:
+    """Print a line for each variable; the value comes last, as it may be long."""
+    rows = [
+        ("VARIABLE", "FROM", "VALUE"),
+        *((it.name, visible(it.origin), visible(it.value)) for it in found.in_force()),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    out = console()
+    for name, origin, value in rows:
+        line = Text(f"{name:{widths[0]}}  {origin:{widths[1]}}  {value}", style="dim" if origin == DEFAULT else "")
+        out.print(line, soft_wrap=True)

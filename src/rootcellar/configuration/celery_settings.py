@@ -1,0 +1,199 @@
+"""The Celery configuration that variables yield."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+from rootcellar.configuration import urls
+from rootcellar.configuration.choices import Choice, choose_broker
+from rootcellar.configuration.urls import SecretText, SecretUrl, reveal
+from rootcellar.configuration.variables import CeleryVariables, Variables
+
+_CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
+#: variables of Celery's group that do not become a setting of the same name
+_EXPIRIES = ("celery_result_expires", "celery_result_failure_expires", "celery_result_chord_expires")
+_OTHERWISE = ("celery_broker", "celery_broker_url", "celery_result_backend", *_EXPIRIES)
+
+
+def settings_of(found: Variables, backend: Choice, broker: Choice | None) -> dict[str, Any]:
+    """Return Celery's settings, under Celery's own names; those that no variable gives are left to Celery."""
+    conf = _own_settings(found)
+    conf.update(_backend_settings(found, backend))
+    if broker is not None:
+        conf.update(_broker_settings(found, broker))
+    return conf
+
+
+def _own_settings(found: Variables) -> dict[str, Any]:
+    names = (name for name in CeleryVariables.model_fields if name not in _OTHERWISE)
+    conf = _given({name.removeprefix("celery_"): getattr(found, name) for name in names})
+    for name in ("broker_read_url", "broker_write_url"):
+        if name in conf:
+            conf[name] = choose_broker(conf[name], found).url
+    for name in ("accept_content", "result_accept_content"):
+        if name in conf:
+            conf[name] = list(conf[name])
+    conf.update(_expiries(found))
+    return conf
+
+
+def _expiries(found: Variables) -> dict[str, float | None]:
+    """Return how long things are kept: "never" is ``None`` for results, and 0 where ``None`` means "as any result"."""
+    conf: dict[str, float | None] = {}
+    for name in _EXPIRIES:
+        if name in found.model_fields_set:
+            kept = getattr(found, name)
+            never = None if name == "celery_result_expires" else 0
+            conf[name.removeprefix("celery_")] = kept.total_seconds() if kept else never
+    return conf
+
+
+def _backend_settings(found: Variables, backend: Choice) -> dict[str, Any]:
+    if backend.kind == "rpc":
+        return {"result_backend": SecretUrl("rpc://")}
+    conf: dict[str, Any] = {"result_backend": SecretUrl(f"rootcellar+{backend.url}")}
+    options: dict[str, Any] = {}
+    if backend.kind in ("postgres", "mysql", "sqlite", "hybrid"):
+        conf.update(_database_settings(found))
+    if backend.kind in ("postgres", "hybrid"):
+        options.update(_postgres_options(found))
+    if backend.kind in ("redis", "hybrid"):
+        conf.update(_redis_settings(found))
+    if backend.scheme == "sentinel" or (backend.kind == "hybrid" and found.redis_sentinels):
+        options.update(_sentinel_options(found))
+    if backend.kind == "mongodb":
+        conf.update(_mongodb_settings(found))
+    if backend.kind == "hybrid":
+        options.update(durable_url=urls.postgres(found), cache_url=urls.redis(found))
+        options.update(_given({"mode": found.hybrid_mode}))
+    if options:
+        conf["result_backend_transport_options"] = options
+    return conf
+
+
+def _database_settings(found: Variables) -> dict[str, Any]:
+    schema = found.db_schema
+    return _given(
+        {
+            "database_table_names": _given({"task": found.db_task_table, "group": found.db_group_table}),
+            "database_table_schemas": {"task": schema, "group": schema} if schema else None,
+            "database_create_tables_at_setup": found.db_create_tables,
+            "database_short_lived_sessions": found.db_short_lived_sessions,
+            "database_engine_options": _given(
+                {
+                    "pool_size": found.db_pool_size,
+                    "max_overflow": found.db_max_overflow,
+                    "pool_timeout": found.db_pool_timeout,
+                    "pool_recycle": found.db_pool_recycle,
+                    "pool_pre_ping": found.db_pool_pre_ping,
+                }
+            ),
+        }
+    )
+
+
+def _postgres_options(found: Variables) -> dict[str, Any]:
+    options = _given({"synchronous_commit": found.db_synchronous_commit})
+    if found.db_listen_host or found.db_listen_port:
+        port = found.db_listen_port or (5432 if found.db_listen_host else None)
+        options["listen_url"] = urls.postgres(found, found.db_listen_host, port)
+    return options
+
+
+def _redis_settings(found: Variables) -> dict[str, Any]:
+    conf: dict[str, Any] = {
+        "redis_max_connections": found.redis_max_connections,
+        "redis_socket_timeout": found.redis_socket_timeout,
+        "redis_socket_connect_timeout": found.redis_socket_connect_timeout,
+        "redis_socket_keepalive": found.redis_socket_keepalive,
+        "redis_retry_on_timeout": found.redis_retry_on_timeout,
+        "redis_backend_health_check_interval": found.redis_health_check_interval,
+    }
+    if found.redis_ssl:
+        conf["redis_backend_use_ssl"] = _redis_tls(found)
+    return _given(conf)
+
+
+def _redis_tls(found: Variables) -> dict[str, Any]:
+    return {
+        "ssl_cert_reqs": _CERT_REQS[found.redis_ssl_cert_reqs or "required"],
+        "ssl_check_hostname": found.redis_ssl_check_hostname is not False
+        and found.redis_ssl_cert_reqs in (None, "required"),
+        **_given(
+            {
+                "ssl_ca_certs": found.redis_ssl_ca_certs,
+                "ssl_certfile": found.redis_ssl_certfile,
+                "ssl_keyfile": found.redis_ssl_keyfile,
+            }
+        ),
+    }
+
+
+def _sentinel_options(found: Variables) -> dict[str, Any]:
+    password = reveal(found.redis_sentinel_password)
+    known_by = _given(
+        {"username": found.redis_sentinel_username, "password": None if password is None else SecretText(password)}
+    )
+    return _given({"master_name": found.redis_sentinel_master, "sentinel_kwargs": known_by})
+
+
+def _mongodb_settings(found: Variables) -> dict[str, Any]:
+    conf = _given(
+        {
+            "max_pool_size": found.mongodb_max_pool_size,
+            "taskmeta_collection": found.mongodb_taskmeta_collection,
+            "groupmeta_collection": found.mongodb_groupmeta_collection,
+        }
+    )
+    return _given({"mongodb_backend_settings": conf})
+
+
+def _broker_settings(found: Variables, broker: Choice) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if broker.kind == "redis":
+        options.update(_given({"visibility_timeout": found.broker_visibility_timeout}))
+    if broker.scheme == "sentinel":
+        options.update(_sentinel_options(found))
+    return _given(
+        {
+            "broker_url": broker.url,
+            "broker_use_ssl": _broker_tls(found, broker),
+            "broker_pool_limit": found.broker_pool_limit,
+            "broker_heartbeat": found.broker_heartbeat,
+            "broker_connection_timeout": found.broker_connection_timeout,
+            "broker_connection_retry_on_startup": found.broker_connection_retry_on_startup,
+            "broker_transport_options": options,
+        }
+    )
+
+
+def _broker_tls(found: Variables, broker: Choice) -> dict[str, Any] | None:
+    """Return what kombu is told of TLS: nothing where the broker is not spoken to by it."""
+    if broker.scheme == "rediss" or (broker.scheme == "sentinel" and found.redis_ssl):
+        if found.broker_ssl is None:
+            return _redis_tls(found)
+        return {
+            "ssl_cert_reqs": ssl.CERT_REQUIRED,
+            "ssl_check_hostname": True,
+            **{f"ssl_{name}": value for name, value in _broker_files(found).items()},
+        }
+    if broker.scheme == "amqps" or (broker.kind == "rabbitmq" and found.broker_ssl):
+        return {"cert_reqs": ssl.CERT_REQUIRED, **_broker_files(found)}
+    return None
+
+
+def _broker_files(found: Variables) -> dict[str, Any]:
+    return _given(
+        {
+            "ca_certs": found.broker_ssl_ca_certs,
+            "certfile": found.broker_ssl_certfile,
+            "keyfile": found.broker_ssl_keyfile,
+        }
+    )
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what was not given; an empty mapping is nothing that was."""
+    return {name: value for name, value in values.items() if value is not None and value != {}}

@@ -1,0 +1,89 @@
+"""What is wrong with variables together, each of which is right by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rootcellar.configuration.choices import Choice
+from rootcellar.configuration.variables import Variables
+
+_FILES = (
+    "db_sslrootcert",
+    "db_sslcert",
+    "db_sslkey",
+    "redis_ssl_ca_certs",
+    "redis_ssl_certfile",
+    "redis_ssl_keyfile",
+    "broker_ssl_ca_certs",
+    "broker_ssl_certfile",
+    "broker_ssl_keyfile",
+    "mongodb_tls_ca_certs",
+    "mongodb_tls_certkey",
+)
+#: what libpq takes for a file that it knows itself
+_SYSTEM = "system"
+_TLS_DETAILS = {
+    "redis_ssl": ("redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile", "redis_ssl_cert_reqs"),
+    "broker_ssl": ("broker_ssl_ca_certs", "broker_ssl_certfile", "broker_ssl_keyfile"),
+    "mongodb_tls": ("mongodb_tls_ca_certs", "mongodb_tls_certkey"),
+}
+_PAIRS = (
+    ("db_sslcert", "db_sslkey"),
+    ("redis_ssl_certfile", "redis_ssl_keyfile"),
+    ("broker_ssl_certfile", "broker_ssl_keyfile"),
+    ("redis_sentinels", "redis_sentinel_master"),
+)
+_AMQP = "rabbitmq"
+
+
+def contradictions(found: Variables, backend: Choice | None, broker: Choice | None) -> Iterator[str]:
+    """Yield every problem, with the names of its variables."""
+    given = found.model_fields_set
+    for one, other in _PAIRS:
+        if (one in given) != (other in given) and not _is_sentinel_url(one, backend, broker):
+            missing, there = (other, one) if one in given else (one, other)
+            yield f"{missing.upper()} is missing: {there.upper()} needs it"
+    for switch, details in _TLS_DETAILS.items():
+        for detail in details:
+            if detail in given and switch not in given and not _speaks_tls(switch, backend, broker):
+                yield f"{detail.upper()} is given, but TLS is not: set {switch.upper()}=true, or leave it out"
+    for name in _FILES:
+        path = getattr(found, name)
+        if path and path != _SYSTEM and not Path(path).is_file():
+            yield f"{name.upper()}: there is no file {path}"
+    yield from _redis(found, backend, broker)
+    if backend is not None and backend.kind == "rpc":
+        yield from _rpc(found, broker)
+
+
+def _redis(found: Variables, backend: Choice | None, broker: Choice | None) -> Iterator[str]:
+    ways = [name for name in ("redis_socket", "redis_sentinels", "redis_cluster_nodes") if getattr(found, name)]
+    if len(ways) > 1:
+        yield f"{' and '.join(name.upper() for name in ways)} exclude each other: Redis is one of them"
+    if found.redis_cluster_nodes and found.redis_db:
+        yield "REDIS_DB must be 0 with REDIS_CLUSTER_NODES: a cluster has no other database"
+    if found.redis_socket and found.redis_ssl:
+        yield "REDIS_SSL must be false with REDIS_SOCKET: there is no TLS on a local socket"
+    is_named = broker is not None and broker.kind == "redis" and broker.is_named
+    if is_named and found.redis_cluster_nodes and not found.broker_host:
+        yield "CELERY_BROKER=redis needs BROKER_HOST with REDIS_CLUSTER_NODES: Celery has no broker on a cluster"
+
+
+def _rpc(found: Variables, broker: Choice | None) -> Iterator[str]:
+    if broker is not None and broker.kind != _AMQP:
+        yield "CELERY_RESULT_BACKEND=rpc needs CELERY_BROKER=rabbitmq or an amqp:// URL: results travel as its messages"
+
+
+def _is_sentinel_url(name: str, backend: Choice | None, broker: Choice | None) -> bool:
+    """Tell whether the sentinels are in a URL, so that only the master's name is a variable."""
+    return name == "redis_sentinels" and any(choice and choice.scheme == "sentinel" for choice in (backend, broker))
+
+
+def _speaks_tls(switch: str, backend: Choice | None, broker: Choice | None) -> bool:
+    """Tell whether a URL says that TLS is spoken, where the variable does not."""
+    if switch == "broker_ssl":
+        return broker is not None and broker.scheme in ("rediss", "amqps")
+    if switch == "redis_ssl":
+        return backend is not None and backend.scheme.startswith("rediss")
+    return backend is not None and backend.kind == "mongodb" and not backend.is_named

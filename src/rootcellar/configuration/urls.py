@@ -1,0 +1,158 @@
+"""The URLs of brokers and stores, made of variables. What they are made of may hold any character."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote, urlencode
+
+from pydantic import SecretStr
+
+from rootcellar.configuration.variables import Variables
+from rootcellar.urls import redact
+
+DEFAULT_DATABASE = "celery_results"
+_SENTINEL_PORT = 26379
+
+
+class SecretText(str):
+    """A password whose ``repr`` does not show it, for settings that somebody may print."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr("**")
+
+
+class SecretUrl(str):
+    """A URL whose ``repr`` shows no password."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(redact(str(self)))
+
+
+def reveal(secret: SecretStr | None) -> str | None:
+    """Return what is secret."""
+    return None if secret is None else secret.get_secret_value()
+
+
+def login(user: str | None, password: str | None) -> str:
+    """Return the part of a URL before the host: empty, or with its ``@``."""
+    if user is None and password is None:
+        return ""
+    return quote(user or "", safe="") + ("" if password is None else ":" + quote(password, safe="")) + "@"
+
+
+def postgres(found: Variables, host: str | None = None, port: int | None = None) -> SecretUrl:
+    """Return the URL of the PostgreSQL of ``DB_…``, or of another host of it."""
+    host = host or found.db_host or "localhost"
+    port = port or found.db_port or 5432
+    options = {
+        "sslmode": found.db_sslmode,
+        "sslrootcert": found.db_sslrootcert,
+        "sslcert": found.db_sslcert,
+        "sslkey": found.db_sslkey,
+        "connect_timeout": _whole_seconds(found.db_connect_timeout),
+        "keepalives_idle": _whole_seconds(found.db_keepalives_idle),
+        "keepalives_interval": _whole_seconds(found.db_keepalives_interval),
+        "keepalives_count": found.db_keepalives_count,
+    }
+    user = login(found.db_user or "celery", reveal(found.db_password))
+    name = quote(found.db_name or DEFAULT_DATABASE, safe="")
+    # the folder of a local socket is a host too; libpq knows it by its %2F
+    hosts = ",".join(f"{quote(each, safe='[]:')}:{port}" for each in host.split(","))
+    return SecretUrl(f"postgresql://{user}{hosts}/{name}{_query(options)}")
+
+
+def mysql(found: Variables) -> SecretUrl:
+    """Return the URL of the MySQL or MariaDB of ``DB_…``."""
+    user = login(found.db_user or "celery", reveal(found.db_password))
+    name = quote(found.db_name or DEFAULT_DATABASE, safe="")
+    return SecretUrl(f"mysql://{user}{found.db_host or 'localhost'}:{found.db_port or 3306}/{name}")
+
+
+def sqlite(found: Variables) -> SecretUrl:
+    """Return the URL of the file ``DB_PATH``."""
+    return SecretUrl("sqlite:///" + quote(found.db_path or f"{DEFAULT_DATABASE}.sqlite3"))
+
+
+def redis(found: Variables) -> SecretUrl:
+    """Return the URL of the Redis of ``REDIS_…``: a server, sentinels or a cluster."""
+    user = login(found.redis_username, reveal(found.redis_password))
+    db = found.redis_db or 0
+    if found.redis_socket:
+        return SecretUrl(f"redis+socket://{user}{quote(found.redis_socket)}?virtual_host={db}")
+    if found.redis_sentinels:
+        return SecretUrl(sentinels(found.redis_sentinels, user, db))
+    scheme = "rediss" if found.redis_ssl else "redis"
+    if found.redis_cluster_nodes:
+        return SecretUrl(f"{scheme}-cluster://{user}{_with_port(found.redis_cluster_nodes, 6379)}")
+    return SecretUrl(f"{scheme}://{user}{found.redis_host or 'localhost'}:{found.redis_port or 6379}/{db}")
+
+
+def sentinels(nodes: tuple[str, ...], user: str, db: int) -> str:
+    """Return the URL of sentinels, each with the login of the server, as Celery has it."""
+    hosts = [f"sentinel://{user}{_with_port((node,), _SENTINEL_PORT)}" for node in nodes]
+    return ";".join(hosts) + f"/{db}"
+
+
+def mongodb(found: Variables) -> SecretUrl:
+    """Return the URL of the MongoDB of ``MONGODB_…``."""
+    user = login(found.mongodb_user, reveal(found.mongodb_password))
+    hosts = _with_port(found.mongodb_host or ("localhost",), found.mongodb_port or 27017)
+    options = {
+        "replicaSet": found.mongodb_replica_set,
+        "authSource": found.mongodb_auth_source,
+        "tls": None if found.mongodb_tls is None else str(found.mongodb_tls).lower(),
+        "tlsCAFile": found.mongodb_tls_ca_certs,
+        "tlsCertificateKeyFile": found.mongodb_tls_certkey,
+    }
+    name = quote(found.mongodb_db or DEFAULT_DATABASE, safe="")
+    return SecretUrl(f"mongodb://{user}{hosts}/{name}{_query(options)}")
+
+
+def redis_broker(found: Variables) -> SecretUrl:
+    """Return the URL of the Redis that is the broker: that of ``BROKER_…`` or else of ``REDIS_…``."""
+    user = login(
+        found.redis_username if found.broker_user is None else found.broker_user,
+        reveal(found.redis_password if found.broker_password is None else found.broker_password),
+    )
+    db = (found.redis_db or 0) if found.broker_db is None else found.broker_db
+    if not found.broker_host:
+        if found.redis_socket:
+            return SecretUrl(f"redis+socket://{user}{quote(found.redis_socket)}?virtual_host={db}")
+        if found.redis_sentinels:
+            return SecretUrl(sentinels(found.redis_sentinels, user, db))
+    is_tls = found.redis_ssl if found.broker_ssl is None else found.broker_ssl
+    host = found.broker_host or found.redis_host or "localhost"
+    port = found.broker_port or found.redis_port or 6379
+    return SecretUrl(f"{'rediss' if is_tls else 'redis'}://{user}{host}:{port}/{db}")
+
+
+def rabbitmq(found: Variables) -> SecretUrl:
+    """Return the URL of the RabbitMQ of ``BROKER_…``."""
+    password = reveal(found.broker_password)
+    if found.broker_user is None and password is None:
+        password = "guest"
+    user = login(found.broker_user or "guest", password)
+    scheme, port = ("amqps", 5671) if found.broker_ssl else ("amqp", 5672)
+    vhost = quote(found.broker_vhost or "/", safe="")
+    return SecretUrl(f"{scheme}://{user}{found.broker_host or 'localhost'}:{found.broker_port or port}/{vhost}")
+
+
+def _with_port(nodes: tuple[str, ...], port: int) -> str:
+    return ",".join(node if _has_port(node) else f"{node}:{port}" for node in nodes)
+
+
+def _has_port(node: str) -> bool:
+    return ":" in node.rpartition("]")[2]
+
+
+def _query(options: Mapping[str, object]) -> str:
+    given = {name: value for name, value in options.items() if value is not None}
+    return "?" + urlencode(given, quote_via=quote, safe="/") if given else ""
+
+
+def _whole_seconds(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, round(seconds))

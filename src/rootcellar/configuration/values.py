@@ -1,0 +1,215 @@
+"""How the text of a variable becomes a value, and how it is told what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from kombu import compression
+from kombu.serialization import registry
+from pydantic import GetCoreSchemaHandler, SecretStr
+from pydantic_core import CoreSchema, core_schema
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_NEVER = frozenset({"", "0", "none", "never"})
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])?")
+_HOST = r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)"
+_NODE = re.compile(rf"({_HOST})(?::(\d+))?")
+_WORD = re.compile(r"[A-Za-z_][\w$-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Stands in the annotation of a variable.
+
+    Attributes:
+        words: what the variable may be, for messages and the documentation.
+        read: makes a value of the text; raises ValueError (or KeyError) where it cannot.
+        short: the same as ``words`` in a table that explains the rest elsewhere.
+    """
+
+    words: str
+    read: Callable[[str], Any]
+    short: str = ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._validate, handler(source))
+
+    def _validate(self, text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        try:
+            return self.read(text)
+        except (ValueError, KeyError) as exc:
+            raise ValueError(f"must be {self.words}") from exc
+
+
+def _flag(text: str) -> bool:
+    word = text.strip().lower()
+    if word in _TRUE | _FALSE:
+        return word in _TRUE
+    raise ValueError(text)
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        number = int(text)
+        if number < least or (most is not None and number > most):
+            raise ValueError(text)
+        return number
+
+    return read
+
+
+def read_seconds(text: str) -> float:
+    """Return the seconds of ``90``, ``1.5``, ``200ms``, ``30s``, ``15m``, ``12h``, ``7d`` or ``2w``."""
+    match = _DURATION.fullmatch(text.strip().lower())
+    if not match:
+        raise ValueError(text)
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _expiry(text: str) -> timedelta | None:
+    return None if text.strip().lower() in _NEVER else timedelta(seconds=read_seconds(text)) or None
+
+
+def _recycle(text: str) -> float:
+    return -1.0 if text.strip() == "-1" else read_seconds(text)
+
+
+def read_nodes(text: str) -> tuple[str, ...]:
+    """Return the ``host`` or ``host:port`` of a list with commas."""
+    nodes = tuple(node.strip() for node in text.split(",") if node.strip())
+    if not nodes:
+        raise ValueError(text)
+    for node in nodes:
+        match = _NODE.fullmatch(node)
+        if not match or not 0 < int(match[2] or 1) < 65536:
+            raise ValueError(node)
+    return nodes
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(_HOST, text.strip()):
+        raise ValueError(text)
+    return text.strip()
+
+
+def _database_host(text: str) -> str:
+    """One host, several with commas, or the folder of a local socket."""
+    return text.strip() if text.startswith("/") else ",".join(_host(host) for host in text.split(","))
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.strip().lower() not in words:
+            raise ValueError(text)
+        return text.strip().lower()
+
+    return read
+
+
+def _identifier(text: str) -> str:
+    if not _WORD.fullmatch(text.strip()):
+        raise ValueError(text)
+    return text.strip()
+
+
+def _zone(text: str) -> str:
+    return ZoneInfo(text.strip()).key
+
+
+def _serializer(text: str) -> str:
+    name = text.strip()
+    if name not in registry.name_to_type:
+        raise ValueError(text)
+    return name
+
+
+def _contents(text: str) -> tuple[str, ...]:
+    """Serializers by name, or content types."""
+    return tuple(name if "/" in name else _serializer(name) for name in map(str.strip, text.split(",")) if name)
+
+
+def _compression(text: str) -> str:
+    compression.get_encoder(text.strip())
+    return text.strip()
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError(text)
+    return text
+
+
+def _secret(text: str) -> SecretStr:
+    return SecretStr(text)
+
+
+_DURATION_WORDS = "seconds, or a number with a unit: `200ms`, `30s`, `15m`, `12h`, `7d`, `2w`"
+#: PostgreSQL's words, in their order of strictness
+SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+Flag = Annotated[
+    bool | None, Allowed("`true` or `false` (also `1`, `0`, `yes`, `no`, `on`, `off`)", _flag, "`true` or `false`")
+]
+Port = Annotated[int | None, Allowed("a port, 1 to 65535", _whole(1, 65535))]
+Count = Annotated[int | None, Allowed("a whole number from 1 on", _whole(1))]
+CountOrNone = Annotated[int | None, Allowed("a whole number from 0 on", _whole(0))]
+Seconds = Annotated[float | None, Allowed(_DURATION_WORDS, read_seconds, "a duration")]
+Expiry = Annotated[
+    timedelta | None,
+    Allowed(f"{_DURATION_WORDS}; `0`, `none` and `never` for never", _expiry, "a duration, or `never`"),
+]
+Recycle = Annotated[
+    float | None,
+    Allowed(f"{_DURATION_WORDS}; `-1` for never", _recycle, "a duration, or `-1` for never"),
+]
+Host = Annotated[str | None, Allowed("a host name or an IP address", _host)]
+DatabaseHost = Annotated[
+    str | None,
+    Allowed("a host name or an IP address, several with commas, or the folder of a local socket", _database_host),
+]
+Nodes = Annotated[tuple[str, ...] | None, Allowed("`host` or `host:port`, several with commas", read_nodes)]
+Sslmode = Annotated[str | None, Allowed("one of " + ", ".join(f"`{mode}`" for mode in SSLMODES), _one_of(*SSLMODES))]
+CertReqs = Annotated[
+    str | None, Allowed("one of `required`, `optional`, `none`", _one_of("required", "optional", "none"))
+]
+Mode = Annotated[str | None, Allowed("`write-through` or `write-behind`", _one_of("write-through", "write-behind"))]
+Zone = Annotated[str | None, Allowed("a time zone such as `UTC` or `Europe/Prague`", _zone)]
+Serializer = Annotated[
+    str | None,
+    Allowed(
+        "a serializer: `json`, `msgpack`, `yaml`, `pickle`, or one that you registered with kombu before", _serializer
+    ),
+]
+Contents = Annotated[
+    tuple[str, ...] | None, Allowed("serializers that kombu knows, or content types, several with commas", _contents)
+]
+Compression = Annotated[
+    str | None, Allowed("a compression that kombu knows here: `gzip`, `bzip2`, `lzma`", _compression)
+]
+Identifier = Annotated[str | None, Allowed("a name of letters, digits and `_`", _identifier)]
+Text = Annotated[str | None, Allowed("any text", _text)]
+File = Annotated[str | None, Allowed("the path of a file", _text)]
+Socket = Annotated[str | None, Allowed("the absolute path of a socket", _path)]
+Secret = Annotated[SecretStr | None, Allowed("any text, with any characters", _secret)]
+BrokerChoice = Annotated[SecretStr | None, Allowed("`redis`, `rabbitmq`, or a URL that Celery knows", _secret)]
+BackendChoice = Annotated[
+    SecretStr | None,
+    Allowed(
+        "`postgres`, `redis`, `hybrid`, `mysql`, `sqlite`, `mongodb`, `rpc`, or a store's URL, with or without "
+        "`rootcellar+`",
+        _secret,
+    ),
+]

@@ -1,0 +1,225 @@
+"""Every variable that :func:`rootcellar.settings` reads: its name, its type, and what it is for.
+
+The name of a field in capitals is the name of the variable. ``None`` is a variable that was not given.
+A value that holds or may hold a password is a ``SecretStr``; such a variable may also be given as a file, by its
+name and ``_FILE``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from rootcellar.configuration.values import (
+    BackendChoice,
+    BrokerChoice,
+    CertReqs,
+    Compression,
+    Contents,
+    Count,
+    CountOrNone,
+    DatabaseHost,
+    Expiry,
+    File,
+    Flag,
+    Host,
+    Identifier,
+    Mode,
+    Nodes,
+    Port,
+    Recycle,
+    Seconds,
+    Secret,
+    Serializer,
+    Socket,
+    Sslmode,
+    Text,
+    Zone,
+)
+
+
+def _is(description: str, default: str = "") -> Any:
+    """Describe a variable; ``default`` says what holds when it is not given."""
+    return Field(default=None, description=description, json_schema_extra={"default": default})
+
+
+class _Variables(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # reading.py reads the environment, .env and files, because it must also tell where each value came from
+        return (init_settings,)
+
+
+class CeleryVariables(_Variables):
+    """Celery: which broker and which result backend, and Celery's own settings under their own names."""
+
+    celery_broker: BrokerChoice = _is("The broker.", "must be given")
+    celery_broker_url: BrokerChoice = _is("The same under the name that Celery itself reads.")
+    celery_broker_read_url: BrokerChoice = _is("Another broker to take tasks from.", "the broker")
+    celery_broker_write_url: BrokerChoice = _is("Another broker to send tasks to.", "the broker")
+    celery_result_backend: BackendChoice = _is("Where results are kept.", "must be given")
+    celery_result_expires: Expiry = _is("How long a result is kept.", "`1d`")
+    celery_result_failure_expires: Expiry = _is("How long a failure is kept.", "as any result")
+    celery_result_chord_expires: Expiry = _is("How long an unfinished chord is kept.", "as any result")
+    celery_result_extended: Flag = _is("Keep the arguments of tasks too.", "`false`")
+    celery_result_serializer: Serializer = _is("How results are written.", "`json`")
+    celery_result_accept_content: Contents = _is("What may be read as a result.", "as `CELERY_ACCEPT_CONTENT`")
+    celery_result_compression: Compression = _is("How results are compressed.", "not")
+    celery_result_cache_max: CountOrNone = _is("Results that a client remembers.", "Celery's")
+    celery_result_backend_always_retry: Flag = _is("Whether storing is tried again in an outage.", "`true`")
+    celery_result_backend_max_retries: CountOrNone = _is("How often at most.", "no limit")
+    celery_result_persistent: Flag = _is("With `rpc`: results survive a restart of the broker.", "`false`")
+    celery_result_exchange: Identifier = _is("With `rpc`: the exchange that results go through.", "the broker's own")
+    celery_result_exchange_type: Text = _is("With `rpc`: its type, `direct` or `topic`.", "`direct`")
+    celery_accept_content: Contents = _is("What a worker takes as a task.", "`json`")
+    celery_task_serializer: Serializer = _is("How tasks are written.", "`json`")
+    celery_task_ignore_result: Flag = _is("Keep no results, unless a task says otherwise.", "`false`")
+    celery_task_store_errors_even_if_ignored: Flag = _is("Keep failures of tasks whose result is ignored.", "`false`")
+    celery_task_track_started: Flag = _is("Record that a task was started.", "`false`")
+    celery_task_acks_late: Flag = _is("Acknowledge a task when it is done, not when it starts.", "`false`")
+    celery_task_reject_on_worker_lost: Flag = _is("Run a task again whose process was killed.", "`false`")
+    celery_task_time_limit: Seconds = _is("A task is killed after that.", "no limit")
+    celery_task_soft_time_limit: Seconds = _is("A task is told to end after that.", "no limit")
+    celery_task_default_queue: Text = _is("The queue of tasks that name none.", "`celery`")
+    celery_timezone: Zone = _is("The time zone of schedules.", "`UTC`")
+    celery_enable_utc: Flag = _is("Times in messages are UTC.", "`true`")
+    celery_worker_concurrency: Count = _is("Processes or threads of a worker.", "one for each CPU")
+    celery_worker_prefetch_multiplier: CountOrNone = _is("Tasks that each of them takes ahead; 0: no limit.", "4")
+    celery_worker_max_tasks_per_child: Count = _is("Tasks after which a process is replaced.", "no limit")
+
+
+class BrokerVariables(_Variables):
+    """The broker. With `CELERY_BROKER=redis`, what is not given here is taken from `REDIS_…`."""
+
+    broker_url: BrokerChoice = _is("The same as `CELERY_BROKER`, under the name that the command `celery` reads.")
+    broker_host: Host = _is("The broker's host.", "`REDIS_HOST` with redis, else `localhost`")
+    broker_port: Port = _is("Its port.", "redis 6379, rabbitmq 5672 (TLS: 5671)")
+    broker_user: Text = _is("The user.", "`guest` with rabbitmq")
+    broker_password: Secret = _is("The password.", "`guest` with rabbitmq and no user")
+    broker_vhost: Text = _is("With rabbitmq: the virtual host.", "`/`")
+    broker_db: CountOrNone = _is("With redis: the number of the database.", "`REDIS_DB`")
+    broker_ssl: Flag = _is("Speak TLS, and check the server's certificate.", "`REDIS_SSL` with redis, else `false`")
+    broker_ssl_ca_certs: File = _is("The certificates of the authorities that are trusted.", "the system's")
+    broker_ssl_certfile: File = _is("The client's certificate.")
+    broker_ssl_keyfile: File = _is("The client's key.")
+    broker_pool_limit: CountOrNone = _is("Connections that a process keeps; 0 keeps none.", "10")
+    broker_heartbeat: Seconds = _is("Between two signs of life, with rabbitmq.", "Celery's")
+    broker_connection_timeout: Seconds = _is("How long to try to connect.", "`4`")
+    broker_connection_retry_on_startup: Flag = _is("A worker that starts waits for its broker.", "`true`")
+    broker_visibility_timeout: Seconds = _is(
+        "With redis: a task that is not acknowledged by then is given to another worker.", "`1h`"
+    )
+
+
+class DatabaseVariables(_Variables):
+    """PostgreSQL, MySQL and SQLite."""
+
+    db_user: Text = _is("The user.", "`celery`")
+    db_password: Secret = _is("The password.", "none: the server's or the driver's other ways to know you")
+    db_host: DatabaseHost = _is(
+        "The server; with PostgreSQL it may be several, of which one takes writes.", "`localhost`"
+    )
+    db_port: Port = _is("Its port.", "PostgreSQL 5432, MySQL 3306")
+    db_name: Text = _is("The database.", "`celery_results`")
+    db_path: File = _is("With `sqlite`: the file.", "`celery_results.sqlite3`")
+    db_schema: Identifier = _is("With PostgreSQL: the schema of the tables.", "the server's default")
+    db_task_table: Identifier = _is("The table of tasks.", "`celery_taskmeta`")
+    db_group_table: Identifier = _is("The table of groups.", "`celery_groupmeta`")
+    db_create_tables: Flag = _is("Make missing tables on first use.", "`true`")
+    db_pool_size: Count = _is("Connections that a process may have …", "`10`")
+    db_max_overflow: CountOrNone = _is("… and so many more when all are busy.", "`10`")
+    db_pool_timeout: Seconds = _is("How long to wait for a free connection.", "`30s`")
+    db_pool_recycle: Recycle = _is("Age at which a connection is replaced.", "`1h`")
+    db_pool_pre_ping: Flag = _is("Test a connection that lay idle before it is used.", "`true`")
+    db_short_lived_sessions: Flag = _is("Keep no connection.", "`false`")
+    db_connect_timeout: Seconds = _is("How long to try to connect.", "`5s`")
+    db_keepalives_idle: Seconds = _is("With PostgreSQL: silence before the first TCP keepalive.", "`30s`")
+    db_keepalives_interval: Seconds = _is("With PostgreSQL: between two keepalives.", "`10s`")
+    db_keepalives_count: Count = _is("With PostgreSQL: unanswered ones that end a connection.", "`3`")
+    db_sslmode: Sslmode = _is("TLS, in PostgreSQL's words; `verify-full` checks everything.", "the driver's")
+    db_sslrootcert: File = _is("The certificates of the authorities that are trusted.", "the driver's")
+    db_sslcert: File = _is("The client's certificate.")
+    db_sslkey: File = _is("The client's key.")
+    db_listen_host: DatabaseHost = _is(
+        "With PostgreSQL behind a transaction pooler: where to wait for results, past the pooler.", "`DB_HOST`"
+    )
+    db_listen_port: Port = _is("The port there.", "`DB_PORT`; `5432` with `DB_LISTEN_HOST`")
+    db_synchronous_commit: Flag = _is("With PostgreSQL: a result is on disk before its task is done.", "`true`")
+
+
+class RedisVariables(_Variables):
+    """Redis: one server, Sentinel, or a cluster."""
+
+    redis_host: Host = _is("The server.", "`localhost`")
+    redis_port: Port = _is("Its port.", "`6379`")
+    redis_socket: Socket = _is("A Unix socket, instead of host and port.")
+    redis_username: Text = _is("The user, where the server has users (ACL).", "the default user")
+    redis_password: Secret = _is("The password.", "none")
+    redis_db: CountOrNone = _is("The number of the database.", "`0`")
+    redis_ssl: Flag = _is("Speak TLS, and check the server's certificate.", "`false`")
+    redis_ssl_ca_certs: File = _is("The certificates of the authorities that are trusted.", "the system's")
+    redis_ssl_certfile: File = _is("The client's certificate.")
+    redis_ssl_keyfile: File = _is("The client's key.")
+    redis_ssl_cert_reqs: CertReqs = _is("Whether the server's certificate is checked.", "`required`")
+    redis_ssl_check_hostname: Flag = _is("Whether it must be for that host name.", "`true`")
+    redis_max_connections: Count = _is("Connections that a process may have.", "no limit")
+    redis_socket_timeout: Seconds = _is("How long to wait for an answer.", "`120s`")
+    redis_socket_connect_timeout: Seconds = _is("How long to try to connect.", "as `REDIS_SOCKET_TIMEOUT`")
+    redis_socket_keepalive: Flag = _is("TCP keepalives.", "`false`")
+    redis_retry_on_timeout: Flag = _is("Ask again after a timeout.", "`false`")
+    redis_health_check_interval: Seconds = _is("Idle time after which a connection is tested.", "not tested")
+    redis_sentinels: Nodes = _is("The sentinels, each `host` or `host:port` (26379).")
+    redis_sentinel_master: Text = _is("The name of the master that they watch.", "must be given with `REDIS_SENTINELS`")
+    redis_sentinel_username: Text = _is("The user at the sentinels.", "none")
+    redis_sentinel_password: Secret = _is("The password at the sentinels.", "none")
+    redis_cluster_nodes: Nodes = _is("Some nodes of the cluster, each `host` or `host:port` (6379).")
+
+
+class MongoVariables(_Variables):
+    """MongoDB."""
+
+    mongodb_host: Nodes = _is("The server, or several of a replica set.", "`localhost`")
+    mongodb_port: Port = _is("The port of those that name none.", "`27017`")
+    mongodb_user: Text = _is("The user.", "none")
+    mongodb_password: Secret = _is("The password.", "none")
+    mongodb_db: Text = _is("The database.", "`celery_results`")
+    mongodb_replica_set: Text = _is("The name of the replica set.", "none")
+    mongodb_auth_source: Text = _is("The database that knows the user.", "the server's default")
+    mongodb_tls: Flag = _is("Speak TLS, and check the server's certificate.", "`false`")
+    mongodb_tls_ca_certs: File = _is("The certificates of the authorities that are trusted.", "the system's")
+    mongodb_tls_certkey: File = _is("The client's certificate and key, in one file.")
+    mongodb_max_pool_size: Count = _is("Connections that a process may have.", "10")
+    mongodb_taskmeta_collection: Identifier = _is("The collection of tasks.", "`celery_taskmeta`")
+    mongodb_groupmeta_collection: Identifier = _is("The collection of groups.", "`celery_groupmeta`")
+
+
+class HybridVariables(_Variables):
+    """Hybrid: Redis (`REDIS_…`) in front of PostgreSQL (`DB_…`)."""
+
+    hybrid_mode: Mode = _is("Which of the two has a result first.", "`write-through`")
+
+
+class Variables(HybridVariables, MongoVariables, RedisVariables, DatabaseVariables, BrokerVariables, CeleryVariables):
+    """All variables, as they were read."""
+
+
+#: the groups of variables in the order in which people read of them
+GROUPS: tuple[type[_Variables], ...] = (
+    CeleryVariables,
+    BrokerVariables,
+    DatabaseVariables,
+    RedisVariables,
+    MongoVariables,
+    HybridVariables,
+)
