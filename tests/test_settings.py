@@ -501,7 +501,7 @@ def test_odd_passwords_log_in_and_workers_find_the_backend(
     assert "tests.apps.configured.add" in {record["name"] for record in json.loads(history.out)}
 
 
-@pytest.mark.parametrize("name", ["postgres", "sqlite"])
+@pytest.mark.parametrize("name", ["postgres", "sqlite", "redis"])
 def test_the_demo_runs_by_one_variable(name: str, odd_postgres: dict[str, str], odd_redis: dict[str, str]) -> None:
     env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": name, **odd_postgres, **odd_redis}
     ended = run("demo", "--once", "-n", "13", env=env, cwd=Path.cwd())
@@ -509,4 +509,7 @@ def test_the_demo_runs_by_one_variable(name: str, odd_postgres: dict[str, str], 
     assert "All are as expected." in ended.out
     assert "As CELERY_RESULT_BACKEND says (from: environment)" in ended.out
     assert ODD not in ended.out
-    assert run("history", env=env, cwd=Path.cwd()).out.count("shop.") == 12  # one ignores its result
+    commands = [line.split("rootcellar ")[1].split() for line in ended.out.splitlines() if line.startswith("  ")]
+    shown = run(*next(words for words in commands if words[0] == "show"), env=env, cwd=Path.cwd())
+    assert (shown.status, shown.err) == (0, ""), shown
+    assert "FAILURE" in shown.out

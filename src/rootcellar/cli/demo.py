@@ -26,6 +26,7 @@ import rootcellar
 from rootcellar.cli.output import console, say, state_style, visible, visible_lines
 from rootcellar.cli.stores import named_by
 from rootcellar.cli.table import print_tasks
+from rootcellar.demo import FROM_SETTINGS
 from rootcellar.errors import DemoFailed
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Queryable, TaskQuery
@@ -104,13 +105,11 @@ def demo(
     is_ours = url.startswith("rootcellar+sqlite:") and file is None and backend is None
     advice = "; delete the file when you like" if is_ours else ""
     say(f"All are as expected. They stay in {run.store.where}{advice}.", out)
-    _print_next_steps(url, failures[0].task_id, out)
+    _print_next_steps(url, failures[0].task_id, isinstance(run.store, Queryable), out)
 
 
 def _servers(backend: str | None, broker: str | None, file: Path | None, folder: Path) -> tuple[str, str | None]:
     """Return the backend and the broker that the options choose, or else the settings."""
-    from rootcellar.demo.app import FROM_SETTINGS
-
     if backend is not None:
         return f"rootcellar+{backend.removeprefix('rootcellar+')}", broker
     if file is None:
@@ -233,13 +232,14 @@ def _fail_if_unexpected(outcome: Outcome) -> None:
     )
 
 
-def _print_next_steps(url: str, failed_id: str, out: Console) -> None:
-    backend = "" if url == "settings" else f" -b {shlex.quote(url.removeprefix('rootcellar+'))}"
+def _print_next_steps(url: str, failed_id: str, is_queryable: bool, out: Console) -> None:
+    backend = "" if url == FROM_SETTINGS else f" -b {shlex.quote(url.removeprefix('rootcellar+'))}"
     say("\nCommands to try next:", out)
     if redact(url) != url:
         out.print("  export ROOTCELLAR_BACKEND=...   # the URL that you gave: it holds a password", soft_wrap=True)
         backend = ""
-    for command in ("history", "history --state FAILURE", f"show {failed_id}", "history --task 'shop.write_*' --json"):
+    commands = ["history", "history --state FAILURE", f"show {failed_id}", "history --task 'shop.write_*' --json"]
+    for command in commands if is_queryable else [f"show {failed_id}"]:
         out.print(f"  {_program()} {command}{backend}", soft_wrap=True)
 
 

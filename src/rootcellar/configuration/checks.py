@@ -34,6 +34,7 @@ _PAIRS = (
     ("broker_ssl_certfile", "broker_ssl_keyfile"),
     ("redis_sentinels", "redis_sentinel_master"),
 )
+_NEEDS = (("redis_username", "redis_password"), ("mongodb_user", "mongodb_password"))
 _AMQP = "rabbitmq"
 
 
@@ -44,6 +45,9 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
         if (one in given) != (other in given) and not _is_sentinel_url(one, backend, broker):
             missing, there = (other, one) if one in given else (one, other)
             yield f"{missing.upper()} is missing: {there.upper()} needs it"
+    for one, other in _NEEDS:
+        if one in given and other not in given:
+            yield f"{other.upper()} is missing: {one.upper()} needs it"
     for switch, details in _TLS_DETAILS.items():
         for detail in details:
             if detail in given and switch not in given and not _speaks_tls(switch, backend, broker):

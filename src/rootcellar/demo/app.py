@@ -13,13 +13,12 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 import rootcellar
+from rootcellar.demo import FROM_SETTINGS
 
 #: the environment variables that this app reads: two URLs, and the name of its queue
 BROKER = "ROOTCELLAR_DEMO_BROKER"
 BACKEND = "ROOTCELLAR_DEMO_BACKEND"
 QUEUE = "ROOTCELLAR_DEMO_QUEUE"
-#: in place of a URL: as settings() says
-FROM_SETTINGS = "settings"
 
 #: Celery takes these over any configuration; where the demo has servers of its own, they name others
 _BROKER_OVERRIDES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rootcellar.backend import ResultBackend
-from rootcellar.demo.app import BACKEND, BROKER, FROM_SETTINGS, QUEUE, app, configure
+from rootcellar.demo import FROM_SETTINGS
+from rootcellar.demo.app import BACKEND, BROKER, QUEUE, app, configure
 from rootcellar.demo.tasks import PROGRESS
 from rootcellar.demo.workers import DemoWorker, ProcessWorker, ThreadWorker
 from rootcellar.demo.workload import Workload
