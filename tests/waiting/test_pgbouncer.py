@@ -36,6 +36,61 @@ def test_a_session_pooler_passes_notifications_on(
     assert "Polling" not in caplog.text
 
 
+def test_a_session_pooler_is_left_as_it_was(
+    new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    pooler = new_pgbouncer(postgres_server, pool_mode="session", default_pool_size=8)
+    for number in range(5):
+        with opened(pooler.through(postgres_url)) as store:
+            inbox = subscribe(store.watcher(), [f"task {number}"])
+            until(lambda: Database(postgres_url).waiters() == 1, "it is registered")
+            store.put(record(f"task {number}"))
+            inbox.take(1)
+        until(lambda: Database(postgres_url).sessions() == [], "no lock is held")
+    assert Database(postgres_url).listeners() == []
+
+
+def test_a_session_pooler_without_a_session_to_spare(
+    new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    """Nobody hangs who waits: what cannot be tried is not leant on."""
+    pooler = new_pgbouncer(postgres_server, pool_mode="session", default_pool_size=2)
+    with opened(postgres_url) as storing, opened(pooler.through(postgres_url)) as waiting:
+        inbox = subscribe(waiting.watcher(), ["later"])
+        assert waiting.get("later") is None, "this takes the other session"
+        put_all(storing, ["later"])
+        assert inbox.take(1, timeout=5) == ["later"]
+
+
+def test_a_direct_way_to_listen(
+    new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pooler = new_pgbouncer(postgres_server)
+    with opened(pooler.through(postgres_url), listen_url=postgres_url) as store:
+        inbox = subscribe(store.watcher(), ["task"])
+        until(lambda: Database(postgres_url).waiters() == 1, "it is registered")
+        store.put(record("task"))
+        assert inbox.take(1) == ["task"]
+    assert "Polling" not in caplog.text
+
+
+def test_through_a_transaction_pooler_results_are_looked_for(
+    new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = new_pgbouncer(postgres_server, default_pool_size=2).through(postgres_url)
+    with opened(postgres_url) as storing, opened(url) as waiting:
+        for number in range(3):
+            inbox = subscribe(waiting.watcher(), [f"task {number}"])
+            put_all(storing, [f"task {number}"])
+            assert inbox.take(1, timeout=2) == [f"task {number}"]
+        until(lambda: "Polling instead; to be notified, set listen_url" in caplog.text, "it knows")
+    with psycopg.connect(url) as one, psycopg.connect(url) as two:
+        channels = [s.execute("SELECT count(*) FROM pg_listening_channels()").fetchone() for s in (one, two)]
+        assert channels == [(0,), (0,)], "nothing listens in a session that others use"
+    assert Database(postgres_url).listeners() == []
+    assert Database(postgres_url).sessions() == []
+
+
 @pytest.fixture
 def pooled_watcher(
     new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str

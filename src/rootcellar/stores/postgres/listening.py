@@ -15,6 +15,7 @@ yet.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -27,17 +28,15 @@ from rootcellar import errors
 from rootcellar.records import TaskRecord
 from rootcellar.stores.postgres import driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.pooling import session_of
+from rootcellar.stores.postgres.pooling import are_lent_by_turns
 from rootcellar.stores.watching import LINGER, Fetch, PollingWatcher, Tell
 
 logger = logging.getLogger(__name__)
 
-#: seconds within which a notification must come through a pooler, or it keeps no session for us
+#: seconds within which a pooler must show that it keeps a session for us and passes a notification on
 SELF_TEST = 2.0
 #: seconds for which we poll before we try again
 DEAF_FOR = 600.0
-#: transactions in which we look for the session that a pooler lent us once, to leave nothing behind there
-TRIES_TO_UNLISTEN = 20
 #: seconds between two looks at all that is waited for although nobody rang: for what we did not think of
 SAFETY_LOOK = 60.0
 #: seconds after the last waiter left during which we still listen, to spare a busy client the ceremony
@@ -137,28 +136,44 @@ class ListeningWatcher(PollingWatcher):
         return True
 
     def _comes_through(self, connection: Connection) -> bool:
-        """Tell whether a pooler passes on a notification that comes while we do nothing, as in session mode it does."""
+        """Tell whether a pooler passes on a notification that comes while we do nothing, as in session mode it does.
+
+        Not tried where sessions are seen to be shared: the LISTEN would stay behind in one that others use.
+        """
+        if not self._is_seen_soon(lambda: self._keeps_a_session(connection)):
+            return False
         self._rung_by = None
-        with connection.transaction():
-            connection.execute(f'LISTEN "{self._channel}"')
-            session = session_of(connection)
-        # aside: where session mode has no session left, it has to wait for one
+        self._listen(connection)
         threading.Thread(target=self._ring_from_elsewhere, name="rootcellar-ring", daemon=True).start()
         if self._is_rung_soon(connection):
             return True
-        for _ in range(TRIES_TO_UNLISTEN):
-            with connection.transaction():
-                connection.execute(f'UNLISTEN "{self._channel}"')
-                if session_of(connection) == session:
-                    break
+        connection.execute(f'UNLISTEN "{self._channel}"')
         return False
 
+    def _is_seen_soon(self, look: Callable[[], bool]) -> bool:
+        """Look aside, for a pooler that has no session to spare makes us wait; meanwhile nobody who waits is kept."""
+        seen: list[bool] = []
+
+        def look_aside() -> None:
+            with contextlib.suppress(errors.StoreError, psycopg.Error):
+                seen.append(look())
+            self._wake()
+
+        thread = threading.Thread(target=look_aside, name="rootcellar-look", daemon=True)
+        thread.start()
+        deadline = time.monotonic() + SELF_TEST
+        while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+            self._look()
+            self._sleep(min(left, self._pause()))
+        return seen == [True]
+
+    def _keeps_a_session(self, connection: Connection) -> bool:
+        with self._connect() as another:
+            return not are_lent_by_turns(connection, another)
+
     def _ring_from_elsewhere(self) -> None:
-        try:
-            with self._connect() as connection:
-                connection.execute("SELECT pg_notify(%s, '')", [self._channel], prepare=False)
-        except (errors.StoreError, psycopg.Error) as exc:
-            logger.debug("Could not try whether notifications come through the connection pooler: %s", exc)
+        with contextlib.suppress(errors.StoreError, psycopg.Error), self._connect() as another:
+            another.execute("SELECT pg_notify(%s, '')", [self._channel], prepare=False)
 
     def _is_rung_soon(self, connection: Connection) -> bool:
         deadline = time.monotonic() + SELF_TEST

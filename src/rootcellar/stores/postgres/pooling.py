@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 #: what ``prepared_statements`` may be
 CHOICES = ("auto", "on", "off")
 
+#: how often two connections are asked for the session that serves them
+TURNS = 12
+
 #: the statement is not there, or another client of the pooler has prepared one of that name in the same session
 _LOST = {"26000", "42P05"}
 
@@ -90,3 +93,18 @@ def session_of(connection: Connection) -> int:
     """Return the process id of the server's session that serves this transaction."""
     (pid,) = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone() or (0,)
     return int(pid)
+
+
+def are_lent_by_turns(one: Connection, two: Connection) -> bool:
+    """Tell whether two connections through a pooler are seen to share sessions, or one of them to change its own.
+
+    In session mode that never is; in transaction mode it might go unseen, but for long only by chance.
+    """
+    seen: list[set[int]] = [set(), set()]
+    for turn in range(TURNS):
+        # twice each, then the other: a pooler that deals its sessions out in turn would show each only its own
+        which = turn // 2 % 2
+        seen[which].add(session_of((one, two)[which]))
+        if len(seen[which]) > 1 or seen[0] & seen[1]:
+            return True
+    return False
