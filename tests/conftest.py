@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.mariadb_server import MariaDBServer
-from tests.servers import MissingServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
+from tests.servers import MissingServer, MongoServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
 
 S = TypeVar("S", bound=Server)
 
@@ -59,6 +59,13 @@ def mysql_server() -> Iterator[MariaDBServer]:
 def redis_server() -> Iterator[RedisServer]:
     """The Redis server all tests share: do not stop or configure it, ask for `new_redis` instead."""
     with _make(RedisServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongo_server() -> Iterator[MongoServer]:
+    """The MongoDB server all tests share: do not stop or configure it, ask for `new_mongo` instead."""
+    with _make(MongoServer) as server:
         yield server
 
 
@@ -130,4 +137,11 @@ def new_redis() -> Iterator[Callable[..., RedisServer]]:
 def new_rabbit() -> Iterator[Callable[..., RabbitServer]]:
     """Start a private RabbitMQ (about 5 s), `new_rabbit()`; closed after the test."""
     with _factory(RabbitServer) as factory:
+        yield factory
+
+
+@pytest.fixture
+def new_mongo() -> Iterator[Callable[..., MongoServer]]:
+    """Start a private MongoDB server, `new_mongo(auth=True)`; closed after the test."""
+    with _factory(MongoServer) as factory:
         yield factory

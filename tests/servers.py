@@ -1,4 +1,4 @@
-"""Real servers for the tests: PostgreSQL, PgBouncer, Redis and RabbitMQ, started from installed packages.
+"""Real servers for the tests: PostgreSQL, PgBouncer, Redis, MongoDB and RabbitMQ, started from installed packages.
 
 Each server lives in a temporary folder of its own, listens on 127.0.0.1 only, on a free port that it keeps over
 restarts, and dies with the process that started it, even when that process is killed with SIGKILL.
@@ -32,6 +32,8 @@ from typing import Any, Literal
 import amqp
 import psutil
 import psycopg
+import pymongo
+import pymongo.errors
 import redis
 from psycopg import sql
 
@@ -522,6 +524,61 @@ class RedisServer(Server):
                 return bool(client.ping())
         except (redis.ConnectionError, redis.TimeoutError):
             return False
+
+
+class MongoServer(Server):
+    """A SecantusDB server: it speaks MongoDB's protocol and keeps documents in MongoDB's storage engine, WiredTiger.
+
+    No package that can be installed here has MongoDB itself. This server is a single node, which calls itself a replica
+    set unless configured not to (`standalone=True`).
+    """
+
+    name = "mongodb"
+    on_off = ("yes", "no")
+
+    def __init__(self, **settings: Setting) -> None:
+        """Prepare the server, with its options as settings (`auth=True`); raises MissingServer where it is missing."""
+        self._program = Path(sys.executable).parent / "secantusd-py"
+        if not self._program.exists():
+            raise MissingServer("SecantusDB is not installed: pip install secantusdb")
+        self._numbers = itertools.count(1)
+        super().__init__(**settings)
+
+    def _command(self) -> list[str]:
+        command = [str(self._program), "--host", HOST, "--port", str(self.port)]
+        command += ["--storage-path", str(self.folder / "data")]
+        for key, value in self._settings.items():
+            option = f"--{key.replace('_', '-')}"
+            command += [] if value == "no" else [option] if value == "yes" else [option, value]
+        return command
+
+    @property
+    def url(self) -> str:
+        """The URL of the server, without a database."""
+        return f"mongodb://{HOST}:{self.port}"
+
+    def new_database(self) -> str:
+        """Return the URL of a database that nobody uses yet; it is made by its first use."""
+        return f"{self.url}/test_{next(self._numbers)}_{secrets.token_hex(4)}"
+
+    def drop_database(self, url: str) -> None:
+        """Remove the database with this URL."""
+        with self.client() as client:
+            client.drop_database(url.rpartition("/")[2])
+
+    def client(self) -> pymongo.MongoClient[dict[str, Any]]:
+        """Return a client of the server; the caller closes it."""
+        # whether its certificate is good is for the tests to find out
+        tls: dict[str, Any] = {"tls": True, "tlsInsecure": True} if "tls_cert_file" in self._settings else {}
+        return pymongo.MongoClient(self.url, serverSelectionTimeoutMS=2_000, tz_aware=True, **tls)
+
+    def _answers(self) -> bool:
+        with self.client() as client:
+            try:
+                client.admin.command("hello")
+            except pymongo.errors.PyMongoError:
+                return False
+        return True
 
 
 class RabbitServer(Server):

@@ -22,7 +22,7 @@ from rootcellar import errors as all_errors
 from rootcellar.configuration.reference import fill_in
 from rootcellar.errors import RootcellarError, StoreError
 from rootcellar.stores import open_store
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import MongoServer, PostgresServer, RedisServer
 from tests.workers import Worker
 
 ROOT = Path(__file__).parent.parent
@@ -128,6 +128,15 @@ def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with closing(sqlite3.connect(tmp_path / file)) as connection:  # the program itself may not be installed
             connection.execute(sql).fetchall()
     check_settings(page)
+
+
+def test_mongodb(tmp_path: Path, mongo_server: MongoServer) -> None:
+    url = mongo_server.new_database()
+    page = Page("docs/mongodb.md", {"mongodb://celery:secret@localhost:27017/results": url})
+    for command, _ in page.commands():
+        run(command, tmp_path)
+    check_settings(page)
+    mongo_server.drop_database(url)
 
 
 def check_settings(page: Page) -> None:

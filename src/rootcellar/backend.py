@@ -84,10 +84,11 @@ class ResultBackend(Backend):  # type: ignore[misc]
     ``result_backend_base_sleep_between_retries_ms``, ``result_backend_max_sleep_between_retries_ms``,
     ``database_table_names``, ``database_table_schemas``, ``database_create_tables_at_setup``,
     ``database_engine_options`` (``pool_size``, ``max_overflow``, ``pool_timeout``, ``pool_recycle``, ``pool_pre_ping``,
-    ``connect_args``) and ``database_short_lived_sessions``. In ``result_backend_transport_options``: ``chord_lease``
-    and ``chord_sweep_interval``, in seconds; ``listen_url``, where to wait for notifications past a pooler;
-    ``prepared_statements`` (``auto``, ``on``, ``off``), whether statements are prepared through a pooler; and
-    ``synchronous_commit``, which a task's attribute or a call's header ``result_synchronous_commit`` overrides.
+    ``connect_args``), ``database_short_lived_sessions`` and ``mongodb_backend_settings``.
+    In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds; ``listen_url``,
+    where to wait for notifications past a pooler; ``prepared_statements`` (``auto``, ``on``, ``off``), whether
+    statements are prepared through a pooler; and ``synchronous_commit``, which a task's attribute or a call's header
+    ``result_synchronous_commit`` overrides.
     """
 
     persistent = True
@@ -603,6 +604,7 @@ def store_options(conf: Any) -> StoreOptions:
         connect_args=engine.get("connect_args") or {},
         redis={name: conf[f"redis_{name}"] for name in REDIS_SETTINGS if conf.value_set_for(f"redis_{name}")},
         transport_options=conf.get("result_backend_transport_options") or {},
+        mongodb=conf.get("mongodb_backend_settings") or {},
     )
 
 

@@ -109,6 +109,14 @@ def memory_place(request: pytest.FixtureRequest) -> Iterator[str]:
     forget_place(url)
 
 
+@contextmanager
+def mongo_database(request: pytest.FixtureRequest) -> Iterator[str]:
+    server = request.getfixturevalue("mongo_server")
+    url = server.new_database()
+    yield url
+    server.drop_database(url)
+
+
 SQLITE = StoreUnderTest(name="sqlite", new_place=sqlite_file, run_sql=run_on_sqlite)
 POSTGRES = StoreUnderTest(name="postgres", new_place=postgres_database, run_sql=run_on_postgres)
 #: in transaction mode
@@ -122,8 +130,9 @@ MYSQL = StoreUnderTest(
 )
 MEMORY = StoreUnderTest(name="memory", new_place=memory_place, shared=False)
 REDIS = StoreUnderTest(name="redis", new_place=redis_database)
+MONGO = StoreUnderTest(name="mongodb", new_place=mongo_database, largest=16 << 20)
 
-STORES = [SQLITE, POSTGRES, PGBOUNCER, MYSQL, REDIS, MEMORY]
+STORES = [SQLITE, POSTGRES, PGBOUNCER, MYSQL, REDIS, MONGO, MEMORY]
 
 #: every store, pool and broker meets every other one at least once
 COMBINATIONS = [
@@ -146,4 +155,6 @@ COMBINATIONS = [
     Combination(REDIS, "prefork", "redis"),
     Combination(REDIS, "threads", "redis", essentials_only=True),
     Combination(REDIS, "inside", "memory", essentials_only=True),
+    Combination(MONGO, "prefork", "redis"),
+    Combination(MONGO, "inside", "memory", essentials_only=True),
 ]

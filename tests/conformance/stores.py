@@ -568,11 +568,16 @@ class TestPayloads:
         assert store.get(null.task_id) == null
 
     @pytest.mark.parametrize("megabytes", [5, 50])
-    def test_large_text(self, store: Store, megabytes: int) -> None:
+    def test_large_text(self, under_test: StoreUnderTest, store: Store, megabytes: int) -> None:
         text = random.Random(megabytes).randbytes(1 << 19).hex()
         stored = record(result=Payload(b'"' + text.encode() * megabytes + b'"'))
         assert stored.result is not None
         assert len(stored.result.body) == (megabytes << 20) + 2
+        if under_test.largest is not None and len(stored.result.body) > under_test.largest:
+            with pytest.raises(errors.RecordRefused):
+                store.put(stored)
+            assert store.get(stored.task_id) is None
+            return
         store.put(stored)
         assert store.get(stored.task_id) == stored
         assert store.delete([stored.task_id]) == 1

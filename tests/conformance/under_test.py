@@ -21,6 +21,7 @@ class StoreUnderTest:
         new_place: makes a new, empty place for results, gives its URL (without ``rootcellar+``) and removes it.
         open: opens a store there. Other processes call it too, so it must be a function that can be imported.
         shared: whether several processes can use one place at the same time.
+        largest: the most bytes that a record may have; ``None`` for no limit worth a test.
         run_sql: for a store with tables: runs a statement, or a script of several, there, without the store.
         text_type: what its SQL calls a text in CAST.
         odd_names_refused: which of the suite's odd names of tables its server takes no table by.
@@ -30,6 +31,7 @@ class StoreUnderTest:
     new_place: Callable[[pytest.FixtureRequest], AbstractContextManager[str]]
     open: Callable[[str, StoreOptions | None], Store] = open_store
     shared: bool = True
+    largest: int | None = None
     run_sql: Callable[[str, str], list[tuple[Any, ...]]] | None = None
     text_type: str = "text"
     odd_names_refused: tuple[str, ...] = ()

@@ -43,6 +43,7 @@ class StoreOptions:
         connect_args: driver arguments (``sslmode``, ``connect_timeout``, …).
         redis: Celery's ``redis_…`` settings that were set, without that prefix (``backend_use_ssl``, ``username``, …).
         transport_options: Celery's ``result_backend_transport_options``.
+        mongodb: Celery's ``mongodb_backend_settings``.
     """
 
     task_table: str = "celery_taskmeta"
@@ -59,6 +60,7 @@ class StoreOptions:
     connect_args: Mapping[str, Any] = field(default_factory=dict)
     redis: Mapping[str, Any] = field(default_factory=dict)
     transport_options: Mapping[str, Any] = field(default_factory=dict)
+    mongodb: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Store(ABC):

@@ -1,0 +1,266 @@
+"""Records as documents of MongoDB in Celery's own layout, and back: plain dicts, no driver.
+
+Celery's fields hold what its own backend writes, so that a stock reader reads our results: ``result`` is the encoded
+text (bytes for a binary serializer), ``children``, ``args`` and ``kwargs`` are plain values. BSON keeps milliseconds
+and knows neither large integers nor JSON's spelling, so the subdocument ``rootcellar`` holds exactly what the plain
+fields do not. A document without it is Celery's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from rootcellar.errors import PayloadUnreadable
+from rootcellar.records import GroupRecord, Payload, TaskRecord
+from rootcellar.stores.rows import frame, unframe
+
+#: the subdocument that is ours
+OURS = "rootcellar"
+
+#: the most ids that one command names
+IDS_AT_ONCE = 2_000
+
+#: what begins a payload that Celery compressed
+COMPRESSED = b"\x00celery-compressed\x00"
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_TEXTS = {"name": "name", "queue": "queue", "worker": "worker", "group_id": "group_id"} | {
+    "parent_id": "parent_id",
+    "root_id": "root_id",
+}
+_NUMBERS = ("retries", "group_index")
+_DATES = {"date_sent": "sent_at", "date_started": "started_at"}
+_STATE_DATES = {"date_done": "done_at", "expires_at": "expires_at"}
+_VALUES = ("args", "kwargs", "children")
+#: servers refuse documents that nest deeper than 100
+_DEEPEST = 50
+
+
+def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a state sets, by dotted path, and what a new document has beside it."""
+    result, described = _result(record.result)
+    update: dict[str, Any] = {
+        "status": storable(record.state),
+        "result": result,
+        "traceback": storable(record.traceback),
+        f"{OURS}.result": described,
+    }
+    for field, name in _STATE_DATES.items():
+        update |= _date(field, getattr(record, name))
+    for field, name in _TEXTS.items():
+        if (text := getattr(record, name)) is not None:
+            update[field] = storable(text)
+    for name in _NUMBERS:
+        if (number := getattr(record, name)) is not None:
+            update[name] = number
+    for field, name in _DATES.items():
+        if (when := getattr(record, name)) is not None:
+            update |= _date(field, when)
+    for name in _VALUES:
+        if (payload := getattr(record, name)) is not None:
+            update[name], update[f"{OURS}.{name}"] = _plain(payload), frame(payload)
+    if record.stamps is not None:
+        update[f"{OURS}.stamps"] = frame(record.stamps)
+    # a stock reader looks it up without asking whether it is there
+    return update, {} if "children" in update else {"children": []}
+
+
+def task_record(document: Mapping[str, Any]) -> TaskRecord:
+    """Return the record of a document of ours, or of Celery's."""
+    ours: Mapping[str, Any] | None = document.get(OURS)
+    if ours is None:
+        return _celerys_task(document)
+    fields: dict[str, Any] = {name: document.get(field) for field, name in _TEXTS.items()}
+    fields |= {name: document.get(name) for name in _NUMBERS}
+    fields |= {name: moment(ours.get(field)) for field, name in (_DATES | _STATE_DATES).items()}
+    fields |= {name: unframe(ours[name]) if ours.get(name) else None for name in (*_VALUES, "stamps")}
+    return TaskRecord(
+        task_id=document["_id"],
+        state=document["status"],
+        result=_read_result(document.get("result"), ours.get("result")),
+        traceback=document.get("traceback"),
+        **fields,
+    )
+
+
+def group_document(group: GroupRecord) -> dict[str, Any]:
+    """Return a group's document, in which a stock reader finds the ids of its members."""
+    ours: dict[str, Any] = {"result": frame(group.result)}
+    document: dict[str, Any] = {"_id": group.group_id, "result": json.dumps(_member_ids(group.result))}
+    for field, name in _STATE_DATES.items():
+        dates = _date(field, getattr(group, name))
+        document[field], ours[field] = dates[field], dates[f"{OURS}.{field}"]
+    return {**document, OURS: ours}
+
+
+def group_record(document: Mapping[str, Any]) -> GroupRecord:
+    """Return the record of a document of ours, or of Celery's.
+
+    Raises:
+        PayloadUnreadable: Celery wrote it with a serializer that is not JSON.
+    """
+    group_id, ours = document["_id"], document.get(OURS)
+    if ours is not None:
+        done = moment(ours["date_done"])
+        assert done is not None
+        return GroupRecord(
+            group_id=group_id,
+            result=unframe(ours["result"]),
+            done_at=done,
+            expires_at=moment(ours.get("expires_at")),
+        )
+    try:
+        ids = json.loads(document["result"])
+    except (TypeError, ValueError) as exc:
+        raise PayloadUnreadable(
+            f"the group {group_id} was saved by Celery with another serializer than JSON",
+            remedy="read it with Celery's own backend, or save it again",
+        ) from exc
+    members = [[[task_id, None], None] for task_id in ids]
+    return GroupRecord(
+        group_id=group_id,
+        result=Payload(json.dumps([[group_id, None], members]).encode()),
+        done_at=document["date_done"],
+    )
+
+
+def storable(text: str | None) -> str | None:
+    """Return a text as BSON can hold it: lone surrogates as escapes."""
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def findable(ids: Iterable[str]) -> list[str]:
+    """Return each of these ids once, but for those that BSON cannot hold: no document has them."""
+    return [text for text in dict.fromkeys(ids) if storable(text) == text]
+
+
+def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cut ids into pieces of which each fits into one command."""
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        yield ids[start : start + IDS_AT_ONCE]
+
+
+def microseconds(when: datetime | None) -> int | None:
+    """Return the microseconds since 1970."""
+    return None if when is None else (when - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment(since_1970: int | None) -> datetime | None:
+    """Return the moment that :func:`microseconds` wrote."""
+    return None if since_1970 is None else _EPOCH + timedelta(microseconds=since_1970)
+
+
+def _result(payload: Payload | None) -> tuple[str | bytes | None, dict[str, str] | None]:
+    """Return a result as Celery's field holds it, and what must be told beside; ``None`` where it is plain JSON."""
+    if payload is None:
+        return None, None
+    body: str | bytes = payload.body
+    if payload.compression and not payload.key_id:
+        body = COMPRESSED + payload.compression.encode() + b"\x00" + payload.body
+    elif not payload.key_id and payload.content_encoding == "utf-8":
+        body = _text(payload.body)
+    described = {name: getattr(payload, name) for name in ("content_type", "content_encoding", "compression", "key_id")}
+    is_plain = isinstance(body, str) and payload.content_type == "application/json"
+    return body, None if is_plain else described
+
+
+def _text(body: bytes) -> str | bytes:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body
+
+
+def _read_result(stored: Any, described: Mapping[str, str] | None) -> Payload | None:
+    if stored is None:
+        return None
+    body = stored.encode() if isinstance(stored, str) else bytes(stored)
+    if described is None:
+        return Payload(body)
+    if described["compression"] and not described["key_id"]:
+        body = body.removeprefix(COMPRESSED).partition(b"\x00")[2]
+    return Payload(body, **described)
+
+
+def _celerys_task(document: Mapping[str, Any]) -> TaskRecord:
+    """Return the record of a document that Celery's own backend wrote."""
+    stamps = {name: document.get(name) for name in document.get("stamped_headers") or ()}
+    return TaskRecord(
+        task_id=document["_id"],
+        state=document["status"],
+        result=_celerys_result(document.get("result")),
+        traceback=document.get("traceback"),
+        args=_json_payload(document.get("args")),
+        kwargs=_json_payload(document.get("kwargs")),
+        children=_json_payload(document.get("children") or None),
+        stamps=_json_payload(stamps or None),
+        retries=document.get("retries"),
+        done_at=document.get("date_done"),
+        **{name: document.get(field) for field, name in _TEXTS.items()},
+    )
+
+
+def _celerys_result(stored: Any) -> Payload | None:
+    """Tell what a result is by how it begins; Celery did not note its content type."""
+    if stored is None:
+        return None
+    if isinstance(stored, str):
+        return Payload(stored.encode())
+    if not isinstance(stored, bytes):
+        # the serializer "bson" leaves values as they are
+        return _json_payload(stored)
+    if stored.startswith(COMPRESSED):
+        compression, _, body = stored[len(COMPRESSED) :].partition(b"\x00")
+        return Payload(body, compression=compression.decode())
+    if stored[:1] == b"\x80" and stored[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and stored.endswith(b"."):
+        return Payload(stored, "application/x-python-serialize", "binary")
+    return Payload(stored, "application/x-msgpack", "binary")
+
+
+def _json_payload(value: Any) -> Payload | None:
+    return None if value is None else Payload(json.dumps(value, ensure_ascii=False, default=str).encode())
+
+
+def _plain(payload: Payload) -> Any:
+    """Return the value of a payload for people and stock readers, or a text where BSON could not hold it."""
+    if payload.content_type != "application/json" or payload.compression or payload.key_id:
+        return f"<{payload.content_type}, {len(payload.body)} bytes>"
+    try:
+        value = json.loads(payload.body.decode(payload.content_encoding))
+        if _is_bson(value, _DEEPEST):
+            return value
+    except (LookupError, ValueError, RecursionError):
+        pass
+    return f"<application/json, {len(payload.body)} bytes>"
+
+
+def _is_bson(value: Any, depth: int) -> bool:
+    if isinstance(value, str):
+        return storable(value) == value
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    if isinstance(value, list):
+        return depth > 0 and all(_is_bson(item, depth - 1) for item in value)
+    if isinstance(value, dict):
+        # servers before 5.0 refuse dots and dollars in names
+        names_fit = all(storable(key) == key and not set(key) & set(".$\x00") for key in value)
+        return depth > 0 and names_fit and all(_is_bson(item, depth - 1) for item in value.values())
+    return True
+
+
+def _member_ids(result: Payload) -> list[Any]:
+    """Return the ids in the tuple of a saved group; none where it is no such tuple."""
+    try:
+        _, members = json.loads(result.body)
+        return [member[0][0] for member in members]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return []
+
+
+def _date(field: str, when: datetime | None) -> dict[str, Any]:
+    """Return a date for Celery and the server, which keep milliseconds, and the exact one for us."""
+    return {field: when, f"{OURS}.{field}": microseconds(when)}

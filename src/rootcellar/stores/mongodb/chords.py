@@ -1,0 +1,276 @@
+"""Chords as documents: one for the chord, one for each part that was counted.
+
+A stand-alone server has no transaction over several documents, so nothing here needs one. The parts themselves are the
+count: their key makes each count once, and a chord that is begun anew gets a new ``run``, which no earlier part has.
+A part that comes with a result is noted in the task's own document, in the write that stores the result
+(:data:`NOTED`), then counted here, then struck off there. Who dies in between leaves a note; the same part delivered
+again, :func:`ChordDocuments.settle` before a deletion, and whoever looks for orphans count it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pymongo.collection import Collection, ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from rootcellar import celery_documents as documents
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult
+from rootcellar.stores.mongodb.driver import Document
+from rootcellar.stores.rows import claimant, frame, unframe
+
+#: where a task's document notes parts that are not counted yet
+NOTED = f"{documents.OURS}.parts"
+#: seconds that a finished chord is remembered, to refuse late parts
+REMEMBERED = 86_400
+#: notes that one look for orphans settles
+_SETTLED_AT_ONCE = 500
+
+#: milliseconds since 1970, by the server's clock
+_NOW = {"$toLong": "$$NOW"}
+_NOBODY_HOLDS_IT = {"$expr": {"$lt": ["$claimed_until", _NOW]}}
+
+
+class ChordDocuments:
+    """The chords of a store.
+
+    Args:
+        chords, parts: where they are.
+        tasks: the tasks' documents, for notes and results.
+    """
+
+    def __init__(self, chords: Collection[Document], parts: Collection[Document], tasks: Collection[Document]) -> None:
+        self._chords = chords
+        self._parts = parts
+        self._tasks = tasks
+
+    def begin(self, chord: ChordRecord) -> None:
+        """See :meth:`Store.begin_chord`."""
+        fresh = _new_chord() | {
+            "begun": True,
+            "body": frame(chord.body) if chord.body else None,
+            "header": frame(chord.header) if chord.header else None,
+            "expires_at": chord.expires_at,
+            "expiry": documents.microseconds(chord.expires_at),
+        }
+        self._tasks.update_many({f"{NOTED}.group_id": chord.group_id}, {"$pull": {NOTED: {"group_id": chord.group_id}}})
+        _again(lambda: self._chords.replace_one({"_id": chord.group_id}, fresh, upsert=True))
+        self._parts.delete_many({"group_id": chord.group_id, "run": {"$ne": fresh["run"]}})
+
+    def size(self, group_id: str, size: int, relative: bool, key: str | None) -> None:
+        """See :meth:`Store.size_chord`."""
+        if not relative:
+            self._touch(group_id, {"size": size})
+            return
+        self._touch(group_id, {})
+        is_news: Document = {"_id": group_id}
+        growth: Document = {"$inc": {"extra": size}}
+        if key is not None:
+            is_news["grown"] = {"$ne": key}
+            growth["$push"] = {"grown": key}
+        self._chords.update_one(is_news, growth)
+
+    def count(self, part: ChordPart, lease: float) -> ChordProgress:
+        """See :meth:`Store.count_part`."""
+        chord = self._arrive(part)
+        size = _size(chord)
+        if chord["finished_at"] is not None:
+            return ChordProgress(size=size, counted=chord["counted"], claimed=False, finished=True)
+        counted = self._counted(chord)
+        is_complete = size is not None and counted >= size
+        claimed = is_complete and self._claim(chord, claimant(part), lease)
+        return ChordProgress(size=size, counted=counted, claimed=claimed, finished=False)
+
+    def claim(self, group_id: str, who: str, lease: float) -> bool:
+        """See :meth:`Store.claim_chord`."""
+        chord = self._chords.find_one({"_id": group_id, "finished_at": None})
+        return chord is not None and self._is_complete(chord) and self._claim(chord, who, lease)
+
+    def get(self, group_id: str) -> ChordRecord | None:
+        """See :meth:`Store.get_chord`."""
+        chord = self._chords.find_one({"_id": group_id, "begun": True, "finished_at": None})
+        if chord is None:
+            return None
+        return ChordRecord(
+            group_id=group_id,
+            body=unframe(chord["body"]) if chord["body"] else None,
+            header=unframe(chord["header"]) if chord["header"] else None,
+            expires_at=documents.moment(chord["expiry"]),
+        )
+
+    def parts(self, group_id: str) -> Sequence[PartResult]:
+        """See :meth:`Store.chord_parts`."""
+        chord = self._chords.find_one({"_id": group_id}, {"run": 1})
+        if chord is None:
+            return []
+        found = sorted(self._parts.find({"run": chord["run"]}), key=_place_in_header)
+        bare = [part["task_id"] for part in found if part["result"] is None]
+        results = {}
+        for ids in documents.chunks(bare):
+            for task in self._tasks.find({"_id": {"$in": ids}}):
+                results[task["_id"]] = documents.task_record(task).result
+        return [
+            PartResult(
+                task_id=part["task_id"],
+                group_index=part["group_index"],
+                state=part["state"],
+                result=results.get(part["task_id"]) if part["result"] is None else unframe(part["result"]),
+            )
+            for part in found
+        ]
+
+    def finish(self, group_id: str) -> None:
+        """See :meth:`Store.finish_chord`."""
+        chord = self._chords.find_one({"_id": group_id, "finished_at": None})
+        if chord is None:
+            return
+        end = {
+            "finished_at": "$$NOW",
+            "expires_at": {"$add": ["$$NOW", REMEMBERED * 1_000]},
+            "counted": self._counted(chord),
+            "body": None,
+            "header": None,
+        }
+        self._chords.update_one({"_id": group_id, "run": chord["run"], "finished_at": None}, [{"$set": end}])
+        self._parts.delete_many({"run": chord["run"]})
+
+    def orphans(self, owner: str, limit: int) -> Sequence[str]:
+        """See :meth:`Store.orphaned_chords`. Parts that were noted and not counted are counted first."""
+        for task in self._tasks.find({f"{NOTED}.owner": owner}).limit(_SETTLED_AT_ONCE):
+            self._settle(task)
+        found: list[str] = []
+        for chord in self._chords.find(
+            {"owner": owner, "finished_at": None, "size": {"$ne": None}, **_NOBODY_HOLDS_IT}
+        ):
+            if len(found) < limit and self._is_complete(chord):
+                found.append(chord["_id"])
+        return found
+
+    def settle(self, task_ids: Sequence[str]) -> None:
+        """Count what tasks that will be deleted have noted."""
+        for task in self._tasks.find({"_id": {"$in": task_ids}, f"{NOTED}.0": {"$exists": True}}):
+            self._settle(task)
+
+    def strike_off(self, part: ChordPart) -> None:
+        """Forget the note of a part that was counted."""
+        is_it = {"group_id": part.group_id, "group_index": part.group_index}
+        self._tasks.update_one({"_id": part.task_id}, {"$pull": {NOTED: is_it}})
+
+    # -- steps
+
+    def _settle(self, task: Mapping[str, Any]) -> None:
+        for noted in task[documents.OURS]["parts"]:
+            part = _read_note(task["_id"], noted)
+            self._arrive(part)
+            self.strike_off(part)
+
+    def _arrive(self, part: ChordPart) -> Document:
+        """Keep a part, once; return its chord as it was before."""
+        unknown = {"expires_at": part.expires_at, "expiry": documents.microseconds(part.expires_at)}
+        chord = self._touch(part.group_id, {"owner": part.owner}, unknown)
+        if chord["finished_at"] is None:
+            document = note(part) | {
+                "_id": f"{chord['run']}/{part.group_index}/{part.task_id}",
+                "run": chord["run"],
+                "task_id": part.task_id,
+                # with its chord, not before it
+                "expires_at": chord["expires_at"],
+            }
+            with contextlib.suppress(DuplicateKeyError):
+                self._parts.insert_one(document)
+        return chord
+
+    def _touch(self, group_id: str, change: Document, unknown: Mapping[str, Any] | None = None) -> Document:
+        """Change a chord, made if nobody spoke of it yet, and return it."""
+        fresh = {name: value for name, value in {**_new_chord(), **(unknown or {})}.items() if name not in change}
+        update: Document = {"$setOnInsert": fresh} | ({"$set": change} if change else {})
+        found: Document = _again(
+            lambda: self._chords.find_one_and_update(
+                {"_id": group_id}, update, upsert=True, return_document=ReturnDocument.AFTER
+            )
+        )
+        return found
+
+    def _counted(self, chord: Mapping[str, Any]) -> int:
+        return self._parts.count_documents({"run": chord["run"]})
+
+    def _is_complete(self, chord: Mapping[str, Any]) -> bool:
+        size = _size(chord)
+        return size is not None and self._counted(chord) >= size
+
+    def _claim(self, chord: Mapping[str, Any], who: str, lease: float) -> bool:
+        """Take a chord that was seen complete, unless it has grown since or is held, by the server's clock."""
+        unchanged = {name: chord[name] for name in ("_id", "run", "size", "extra")}
+        free = {"finished_at": None, "$or": [{"claimant": who}, _NOBODY_HOLDS_IT]}
+        until = {"$add": [_NOW, max(1, int(lease * 1_000))]}
+        mine = [{"$set": {"claimant": {"$literal": who}, "claimed_until": until}}]
+        return self._chords.update_one({**unchanged, **free}, mine).matched_count == 1
+
+
+def note(part: ChordPart) -> Document:
+    """Return what is noted of a part."""
+    return {
+        "group_id": part.group_id,
+        "group_index": part.group_index,
+        "state": part.state,
+        "result": frame(part.result) if part.result else None,
+        "owner": part.owner,
+        "expires_at": part.expires_at,
+        "delivery": part.delivery,
+    }
+
+
+def _read_note(task_id: str, noted: Mapping[str, Any]) -> ChordPart:
+    fields = {name: noted[name] for name in ("group_id", "group_index", "state", "owner", "expires_at", "delivery")}
+    return ChordPart(task_id=task_id, result=unframe(noted["result"]) if noted["result"] else None, **fields)
+
+
+def _new_chord() -> Document:
+    """Return a chord of which nothing is known."""
+    return {
+        "run": uuid.uuid4().hex,
+        "begun": False,
+        "body": None,
+        "header": None,
+        "size": None,
+        "extra": 0,
+        "grown": [],
+        "counted": 0,
+        "owner": None,
+        "claimant": None,
+        "claimed_until": None,
+        "finished_at": None,
+        "expires_at": None,
+        "expiry": None,
+    }
+
+
+def _size(chord: Mapping[str, Any]) -> int | None:
+    return None if chord["size"] is None else chord["size"] + chord["extra"]
+
+
+def _place_in_header(part: Mapping[str, Any]) -> tuple[bool, int, str]:
+    return part["group_index"] is None, part["group_index"] or 0, part["task_id"]
+
+
+def _again(upsert: Any) -> Any:
+    """Do an upsert by ``_id`` again where another one came between its look and its insertion."""
+    while True:
+        try:
+            return upsert()
+        except DuplicateKeyError:
+            continue
+
+
+def indexes() -> Iterable[tuple[str, str, dict[str, Any]]]:
+    """Return (of which collection, on what, how) of the indexes that chords need."""
+    yield "task", f"{NOTED}.owner", {"sparse": True}
+    yield "task", f"{NOTED}.group_id", {"sparse": True}
+    yield "chord", "owner", {}
+    yield "chord", "expires_at", {"expireAfterSeconds": 0}
+    yield "part", "run", {}
+    yield "part", "group_id", {}
+    yield "part", "expires_at", {"expireAfterSeconds": 0}

@@ -1,0 +1,278 @@
+"""How we speak to MongoDB: the client, what it is told, and its errors in our words."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from rootcellar import errors
+from rootcellar.stores.base import StoreOptions
+
+try:
+    import bson.errors
+    import pymongo
+    from pymongo import errors as mongo
+    from pymongo.uri_parser import parse_uri
+except ImportError as exc:
+    raise errors.DriverMissing(
+        f"the MongoDB driver cannot be imported ({exc})", remedy="pip install 'rootcellar[mongodb]'"
+    ) from exc
+
+Document = dict[str, Any]
+Client = pymongo.MongoClient[Document]
+
+#: the database where the URL names none, as in Celery
+DATABASE = "celery"
+#: milliseconds; a server that is out of reach is an outage, which the backend sits out, not the driver
+_TIMEOUTS = {"serverSelectionTimeoutMS": 3_000, "connectTimeoutMS": 3_000, "socketTimeoutMS": 30_000}
+#: milliseconds that a write waits for the majority
+_WRITE_TIMEOUT = 10_000
+_HOSTS = ("host", "port", "mongo_host")
+
+#: codes of the server
+_BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
+    13: (errors.PermissionDenied, "grant the user the role readWrite on the database"),
+    18: (errors.AuthenticationFailed, "check the user, the password and authSource"),
+    8000: (errors.AuthenticationFailed, "check the user, the password and authSource"),
+    10334: (errors.RecordRefused, "store less in one result: a document of MongoDB holds 16 MB"),
+    14031: (errors.DiskFull, "give the server's disk room; results are retried meanwhile"),
+    20: (errors.StoreError, "see the server's log"),
+    64: (errors.StoreUnavailable, "see whether a majority of the replica set runs"),
+    100: (errors.StoreUnavailable, "see whether a majority of the replica set runs"),
+}
+_OUTAGES = {6, 7, 24, 50, 89, 91, 112, 134, 189, 202, 262, 317, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where to connect and how.
+
+    Attributes:
+        hosts: the URL, or the hosts that ``mongodb_backend_settings`` names in its place.
+        database, task_collection, group_collection: where the documents are.
+        client: options of the client, as PyMongo names them.
+        where: the place for people, without secrets.
+    """
+
+    hosts: str | list[str]
+    database: str
+    task_collection: str
+    group_collection: str
+    client: Mapping[str, Any]
+    where: str
+
+
+def read_settings(url: str, options: StoreOptions) -> Settings:
+    """Return what a URL and Celery's ``mongodb_backend_settings`` say.
+
+    Raises:
+        ConfigurationError: it is no MongoDB URL, or the settings cannot be used.
+    """
+    known = _check_url(url)
+    given = dict(options.mongodb)
+    hosts, place = _hosts(url, given)
+    database = given.pop("database", None) or known["database"] or DATABASE
+    task_collection = given.pop("taskmeta_collection", None) or options.task_table
+    group_collection = given.pop("groupmeta_collection", None) or options.group_table
+    client: dict[str, Any] = {}
+    for name, ours in (("user", "username"), ("password", "password")):
+        if (value := given.pop(name, None)) is not None:
+            client[ours] = value
+    client |= given.pop("options", None) or {}
+    client |= given
+    return Settings(
+        hosts=hosts,
+        database=database,
+        task_collection=task_collection,
+        group_collection=group_collection,
+        client=_with_defaults(client, known["options"], options),
+        where=f"mongodb {place}/{database}",
+    )
+
+
+def _with_defaults(client: dict[str, Any], in_url: set[str], options: StoreOptions) -> dict[str, Any]:
+    """Add what neither the URL nor the settings say."""
+    defaults: dict[str, Any] = {
+        **_TIMEOUTS,
+        "maxPoolSize": options.pool_size,
+        "waitQueueTimeoutMS": int(options.pool_timeout * 1000),
+        "appname": "rootcellar",
+        "w": "majority",
+        "journal": True,
+        "wTimeoutMS": _WRITE_TIMEOUT,
+    }
+    if options.pool_recycle > 0:
+        defaults["maxIdleTimeMS"] = max(1, int(options.pool_recycle * 1000))
+    said = {name.lower() for name in client} | in_url
+    # two names of one thing
+    said |= {"wtimeoutms"} if "wtimeout" in said else set()
+    client = {**{name: value for name, value in defaults.items() if name.lower() not in said}, **client}
+    return {**client, "tz_aware": True, "connect": False}
+
+
+def _check_url(url: str) -> dict[str, Any]:
+    """Return the URL's database and the names of its options, without looking any host up."""
+    scheme, _, rest = url.partition("://")
+    if "@" in rest.partition("?")[0].rpartition("@")[2] or rest.partition("?")[0].count("@") > 1:
+        raise _not_a_url("it has an @ where none can be")
+    query = {name.lower(): value for name, value in parse_qsl(rest.partition("?")[2], keep_blank_values=True)}
+    for secret in ("password", "tlscertificatekeyfilepassword"):
+        if secret in query:
+            raise errors.ConfigurationError(
+                f"the URL has {secret}= in its query, where tools that hide passwords do not look",
+                where=scheme,
+                remedy="write it into mongodb_backend_settings",
+            )
+    database = unquote(rest.partition("?")[0].rpartition("@")[2].partition("/")[2])
+    if scheme.partition("+")[2] != "srv":
+        try:
+            parse_uri(f"mongodb://{rest or 'localhost'}")
+        except (mongo.PyMongoError, ValueError, TypeError):
+            # its words may quote a part of the password
+            raise _not_a_url("PyMongo cannot read it") from None
+    return {"database": database.partition(".")[0], "options": set(query)}
+
+
+def _not_a_url(reason: str) -> errors.ConfigurationError:
+    return errors.ConfigurationError(
+        f"not a MongoDB URL: {reason}",
+        where="result_backend",
+        remedy="write rootcellar+mongodb://user:password@host:27017/database, with special characters as %XX",
+    )
+
+
+def _hosts(url: str, given: dict[str, Any]) -> tuple[str | list[str], str]:
+    """Return where to connect, and that for people; ``mongodb_backend_settings`` goes before the URL, as in Celery."""
+    host, port, several = (given.pop(name, None) for name in _HOSTS)
+    if several:
+        return several, ",".join([several] if isinstance(several, str) else several)
+    if host is None and port is None:
+        scheme, _, rest = url.partition("://")
+        place = rest.partition("?")[0].rpartition("@")[2].partition("/")[0] or "localhost"
+        scheme = "mongodb+srv" if scheme.endswith("+srv") else "mongodb"
+        return f"{scheme}://{rest or 'localhost'}", place
+    if host is not None and not isinstance(host, str):
+        return list(host), ",".join(host)
+    if host is not None and "://" in host:
+        return host, host.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[0]
+    place = f"{host or 'localhost'}:{port or 27017}"
+    return f"mongodb://{place}", place
+
+
+class Clients:
+    """The client of this process: made at its first use, never carried over a fork, closed when nobody uses it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._start_afresh()
+        _all_clients.add(self)
+
+    def _start_afresh(self) -> None:
+        self._lock = threading.Lock()
+        self._current: Client | None = None
+        self._users: dict[int, int] = {}
+        self._retired: dict[int, Client] = {}
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """Lend the client; it is not closed meanwhile.
+
+        Raises:
+            ConfigurationError: PyMongo refuses an option.
+        """
+        with self._lock:
+            if self._current is None:
+                self._current = self._open()
+            client = self._current
+            self._users[id(client)] = self._users.get(id(client), 0) + 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._users[id(client)] -= 1
+                is_last = not self._users[id(client)]
+                finished = self._retired.pop(id(client), None) if is_last else None
+                if is_last:
+                    del self._users[id(client)]
+            if finished is not None:
+                finished.close()
+
+    def close(self) -> None:
+        """Close the client once the last who uses it is done. The next use opens another."""
+        with self._lock:
+            client, self._current = self._current, None
+            if client is not None and id(client) in self._users:
+                self._retired[id(client)] = client
+                client = None
+        if client is not None:
+            client.close()
+
+    def _open(self) -> Client:
+        try:
+            return pymongo.MongoClient(self._settings.hosts, **self._settings.client)
+        except (mongo.PyMongoError, ValueError, TypeError) as exc:
+            raise translate(exc, self._settings.where) from None
+
+
+_all_clients: weakref.WeakSet[Clients] = weakref.WeakSet()
+
+
+def _forget_parents_clients() -> None:
+    for clients in list(_all_clients):
+        clients._start_afresh()
+
+
+os.register_at_fork(after_in_child=_forget_parents_clients)
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn what the driver raises into errors of ours."""
+    try:
+        yield
+    except (mongo.PyMongoError, bson.errors.BSONError, OverflowError, UnicodeEncodeError) as exc:
+        raise translate(exc, where) from exc
+
+
+def translate(exc: Exception, where: str) -> errors.RootcellarError:
+    """Return the error of ours that says what ``exc`` means."""
+    text = str(exc).partition(", full error:")[0]
+    code = getattr(exc, "code", None)
+    kind: type[errors.RootcellarError]
+    if isinstance(exc, (bson.errors.BSONError, OverflowError, UnicodeEncodeError, mongo.DocumentTooLarge)):
+        kind, remedy = errors.RecordRefused, "store less in one result: a document of MongoDB holds 16 MB"
+        if not isinstance(exc, mongo.DocumentTooLarge):
+            remedy = "see which field it is"
+    elif isinstance(exc, mongo.ServerSelectionTimeoutError):
+        return _unreachable(text, where)
+    elif code in _OUTAGES:
+        kind, remedy = errors.StoreUnavailable, "nothing: it is tried again"
+    elif code in _BY_CODE:
+        kind, remedy = _BY_CODE[code]
+    elif isinstance(exc, mongo.ConfigurationError) and "wire version" in text:
+        kind, remedy = errors.ServerTooOld, "upgrade the server to 4.2 or later"
+    elif isinstance(exc, (mongo.ConfigurationError, mongo.InvalidURI, mongo.InvalidName, ValueError, TypeError)):
+        kind, remedy = errors.ConfigurationError, "see PyMongo's documentation of the option"
+    elif isinstance(exc, (mongo.WTimeoutError, mongo.WriteConcernError)):
+        kind, remedy = errors.StoreUnavailable, "see whether a majority of the replica set runs"
+    elif isinstance(exc, (mongo.ConnectionFailure, mongo.ExecutionTimeout)):
+        kind, remedy = errors.StoreUnavailable, "see whether the server runs and can be reached"
+    else:
+        kind, remedy = errors.StoreError, "see the server's log"
+    return kind(text, where=where, remedy=remedy)
+
+
+def _unreachable(text: str, where: str) -> errors.StoreError:
+    # what follows is the whole topology
+    reason = text.partition(", Timeout:")[0].partition(" (configured timeouts:")[0]
+    if "certificate" in text.lower():
+        return errors.StoreUnavailable(
+            reason, where=where, remedy="check tlsCAFile, the server's certificate and the name in the URL"
+        )
+    return errors.StoreUnavailable(reason, where=where, remedy="see whether the server runs and can be reached")

@@ -1,0 +1,267 @@
+"""Records in MongoDB, in Celery's own document layout. Every promise is kept by single documents: no transactions."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pymongo import WriteConcern
+from pymongo.collection import Collection
+from pymongo.errors import DuplicateKeyError, OperationFailure
+
+from rootcellar import celery_documents as documents
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
+from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
+from rootcellar.stores.mongodb import driver
+from rootcellar.stores.mongodb.chords import NOTED, ChordDocuments, indexes, note
+from rootcellar.stores.mongodb.driver import Document
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: of which collection, on what, how
+_INDEXES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    # exactly as Celery makes it, which fails where another index has the name
+    ("task", "date_done", {"background": True}),
+    ("task", "expires_at", {"expireAfterSeconds": 0}),
+    ("group", "expires_at", {"expireAfterSeconds": 0}),
+)
+#: an index of that name or on that key exists and is another one
+_INDEX_CONFLICTS = (85, 86)
+
+
+class _Collections:
+    """The collections, through one client."""
+
+    def __init__(self, client: driver.Client, settings: driver.Settings) -> None:
+        database = client[settings.database]
+        self.task: Collection[Document] = database[settings.task_collection]
+        self.group: Collection[Document] = database[settings.group_collection]
+        self.chord: Collection[Document] = database[f"{settings.task_collection}_chords"]
+        self.part: Collection[Document] = database[f"{settings.task_collection}_parts"]
+        self.chords = ChordDocuments(self.chord, self.part, self.task)
+
+
+class MongoStore(Store):
+    """The store for ``rootcellar+mongodb://…`` and ``rootcellar+mongodb+srv://…``."""
+
+    expires_by_itself = True
+
+    def __init__(self, url: str, options: StoreOptions | None = None) -> None:
+        super().__init__(url, options)
+        self._settings = driver.read_settings(url, self.options)
+        self._clients = driver.Clients(self._settings)
+        self._are_indexes_known = False
+
+    @property
+    def where(self) -> str:
+        return self._settings.where
+
+    # -- tasks
+
+    def put(
+        self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
+    ) -> Stored:
+        def work(at: _Collections) -> Stored:
+            tasks = at.task if durable else at.task.with_options(write_concern=WriteConcern(w=1, j=False))
+            written = _write(tasks, record, part)
+            if part is None:
+                return Stored(written=written)
+            if not written:
+                at.task.update_one({"_id": record.task_id}, {"$push": {NOTED: note(part)}})
+            progress = at.chords.count(part, lease)
+            at.chords.strike_off(part)
+            return Stored(written=written, chord=progress)
+
+        return self._run(work)
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        if not documents.findable([task_id]):
+            return None
+        found = self._run(lambda at: at.task.find_one({"_id": task_id}))
+        return None if found is None else documents.task_record(found)
+
+    def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
+        ids = documents.findable(task_ids)
+
+        def work(at: _Collections) -> list[Document]:
+            return [found for some in documents.chunks(ids) for found in at.task.find({"_id": {"$in": some}})]
+
+        return {found["_id"]: documents.task_record(found) for found in self._run(work)}
+
+    def delete(self, task_ids: Iterable[str]) -> int:
+        ids = documents.findable(task_ids)
+
+        def work(at: _Collections) -> int:
+            count = 0
+            for some in documents.chunks(ids):
+                at.chords.settle(some)
+                count += at.task.delete_many({"_id": {"$in": some}}).deleted_count
+            return count
+
+        return self._run(work)
+
+    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
+        def work(at: _Collections) -> list[Document]:
+            return list(at.task.find({"_id": {"$gt": after or ""}}).sort("_id", 1).limit(limit))
+
+        return [documents.task_record(found) for found in self._run(work)]
+
+    # -- groups
+
+    def put_group(self, group: GroupRecord) -> None:
+        document = documents.group_document(group)
+
+        def work(at: _Collections) -> None:
+            while True:
+                try:
+                    at.group.replace_one({"_id": group.group_id}, document, upsert=True)
+                    return
+                except DuplicateKeyError:
+                    # somebody else stored it between the look and the insertion
+                    continue
+
+        self._run(work)
+
+    def get_group(self, group_id: str) -> GroupRecord | None:
+        if not documents.findable([group_id]):
+            return None
+        found = self._run(lambda at: at.group.find_one({"_id": group_id}))
+        return None if found is None else documents.group_record(found)
+
+    def delete_group(self, group_id: str) -> None:
+        self._run(lambda at: at.group.delete_one({"_id": group_id}))
+
+    # -- chords
+
+    def begin_chord(self, chord: ChordRecord) -> None:
+        self._run(lambda at: at.chords.begin(chord))
+
+    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
+        self._run(lambda at: at.chords.size(group_id, size, relative, key))
+
+    def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
+        return self._run(lambda at: at.chords.count(part, lease))
+
+    def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
+        return self._run(lambda at: at.chords.claim(group_id, claimant, lease))
+
+    def get_chord(self, group_id: str) -> ChordRecord | None:
+        return self._run(lambda at: at.chords.get(group_id))
+
+    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
+        return self._run(lambda at: at.chords.parts(group_id))
+
+    def finish_chord(self, group_id: str) -> None:
+        self._run(lambda at: at.chords.finish(group_id))
+
+    def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
+        return self._run(lambda at: at.chords.orphans(owner, limit))
+
+    # -- time and end
+
+    def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        """Delete what the server has not deleted yet: it looks once a minute."""
+        expired = {"expires_at": {"$lt": now}}
+
+        def some(collection: Collection[Document]) -> int:
+            ids = [found["_id"] for found in collection.find(expired, {"_id": 1}).limit(limit)]
+            pieces = documents.chunks(ids)
+            return sum(collection.delete_many({"_id": {"$in": ids}, **expired}).deleted_count for ids in pieces)
+
+        def work(at: _Collections) -> int:
+            some(at.chord)
+            some(at.part)
+            return some(at.task) + some(at.group)
+
+        return self._run(work)
+
+    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+        if not query.limit:
+            return []
+        unfinished, finished = _conditions(query)
+
+        def work(at: _Collections) -> list[Document]:
+            found = list(at.task.find(unfinished).limit(query.limit))
+            if len(found) < query.limit:
+                found += at.task.find(finished).sort("date_done", -1).limit(query.limit - len(found))
+            return found
+
+        return [documents.task_record(found) for found in self._run(work)]
+
+    def check(self) -> None:
+        self._are_indexes_known = False
+        self._run(lambda at: at.task.database.command("ping"))
+
+    def close(self) -> None:
+        self._clients.close()
+
+    # -- talking to the server
+
+    def _run(self, work: Callable[[_Collections], T]) -> T:
+        with self._clients.client() as client, driver.translated(self.where):
+            at = _Collections(client, self._settings)
+            if not self._are_indexes_known:
+                self._make_indexes(at)
+            return work(at)
+
+    def _make_indexes(self, at: _Collections) -> None:
+        if self.options.create_tables:
+            for collection, key, how in (*_INDEXES, *indexes()):
+                try:
+                    getattr(at, collection).create_index(key, **how)
+                except OperationFailure as exc:
+                    if exc.code not in _INDEX_CONFLICTS:
+                        raise
+                    logger.warning("%s: the index on %s is not as rootcellar makes it: %s", self.where, key, exc)
+        self._are_indexes_known = True
+
+
+def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | None) -> bool:
+    """Store a state over what is there, unless that must stay, with a note of its part; return whether it was."""
+    update, beside = documents.task_update(record)
+    overwritable: Document = {"_id": record.task_id, "status": {"$ne": "SUCCESS"}}
+    if record.done_at is None:
+        # a run's RETRY, which is stored after the next run was sent, may come after that run's end
+        is_no_later_end = {"retries": {"$not": {"$gt": record.retries or 0}}}
+        overwritable["$or"] = [{"date_done": None}, is_no_later_end]
+    change: Document = {"$set": update, "$setOnInsert": beside}
+    if part is not None:
+        change["$push"] = {NOTED: note(part)}
+    while True:
+        try:
+            tasks.update_one(overwritable, change, upsert=True)
+            return True
+        except DuplicateKeyError:
+            # there is one that must stay, or one that came between the look and the insertion
+            if tasks.update_one(overwritable, change).matched_count:
+                return True
+            if tasks.find_one({"_id": record.task_id}, {"_id": 1}):
+                return False
+
+
+def _conditions(query: TaskQuery) -> tuple[Document, Document]:
+    """Return the filters for unfinished and for finished tasks."""
+    common: Document = {}
+    if query.states:
+        common["status"] = {"$in": list(query.states)}
+    if query.names:
+        common["name"] = {"$regex": "|".join(f"^{_pattern(name)}$" for name in query.names), "$options": "s"}
+    span: Document = {}
+    if query.since is not None:
+        span["$gte"] = query.since
+    if query.until is not None:
+        span["$lt"] = query.until
+    unfinished: Document = {**common, "date_done": None}
+    if span:
+        unfinished["$or"] = [{"date_started": span}, {"date_started": None, "date_sent": span}]
+    return unfinished, {**common, "date_done": {"$ne": None, **span}}
+
+
+def _pattern(name: str) -> str:
+    """Return the regular expression for a name with ``*``."""
+    return ".*".join(re.escape(piece) for piece in name.split("*"))

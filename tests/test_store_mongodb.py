@@ -1,0 +1,381 @@
+"""What is MongoDB's own: Celery's layout, crashes between two documents, settings, outages, users and TLS.
+
+The server is SecantusDB (see ``MongoServer``), a single node: elections and lagging members are not tested here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from celery import Celery
+from celery.result import GroupResult
+
+from rootcellar import errors
+from rootcellar.records import ChordPart, ChordRecord, GroupRecord, Payload, TaskRecord
+from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.mongodb import driver
+from rootcellar.stores.mongodb.chords import ChordDocuments
+from tests.servers import MongoServer
+
+NOW = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=timezone.utc)
+PASSWORD = "p@ss:w/o?rd#100% é"
+
+
+@pytest.fixture
+def url(mongo_server: MongoServer) -> Iterator[str]:
+    url = mongo_server.new_database()
+    yield url
+    mongo_server.drop_database(url)
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    store = open_store(url)
+    yield store
+    store.close()
+
+
+def apps(url: str, **conf: Any) -> tuple[Celery, Celery]:
+    """Return an app with our backend and one with Celery's, over the same database."""
+    made = []
+    for backend in (f"rootcellar+{url}", url):
+        app = Celery("app", set_as_current=False)
+        app.conf.update(result_backend=backend, result_extended=True, **conf)
+        made.append(app)
+    return made[0], made[1]
+
+
+def finished(**given: Any) -> TaskRecord:
+    values = {"task_id": str(uuid.uuid4()), "state": "SUCCESS", "result": Payload(b"42"), "done_at": NOW}
+    return TaskRecord(**{**values, **given})
+
+
+# -- Celery's layout ---------------------------------------------------------------------------------------------------
+
+VALUES: dict[str, Any] = {
+    "number": 42,
+    "none": None,
+    "text": 'snow ☃ "quoted"',
+    "nested": {"a": [1, 2.5, None, {"b": "c"}]},
+    "empty": [],
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_each_reads_what_the_other_stored(url: str, value: Any, compression: str | None) -> None:
+    pair = apps(url, result_compression=compression)
+    for writer, reader in (pair, pair[::-1]):
+        task_id = str(uuid.uuid4())
+        writer.backend.store_result(task_id, value, "SUCCESS")
+        found = reader.AsyncResult(task_id)
+        assert (found.get(timeout=5), found.state) == (value, "SUCCESS")
+        # the stock reader's moment is naive
+        done = found.date_done.replace(tzinfo=timezone.utc)
+        assert abs(datetime.now(timezone.utc) - done) < timedelta(seconds=30)
+
+
+def test_each_reads_the_failures_of_the_other(url: str) -> None:
+    pair = apps(url)
+    for writer, reader in (pair, pair[::-1]):
+        task_id = str(uuid.uuid4())
+        writer.backend.mark_as_failure(task_id, ValueError("no", 7), traceback="Traceback: here")
+        found = reader.AsyncResult(task_id)
+        with pytest.raises(ValueError, match=r"no.*7"):
+            found.get(timeout=5)
+        assert (found.state, found.traceback) == ("FAILURE", "Traceback: here")
+
+
+def test_a_stock_reader_sees_the_call_and_the_children(url: str, store: Store) -> None:
+    _, stock = apps(url)
+    children = Payload(b'[[["child", null], null]]')
+    told = {"name": "shop.pack", "worker": "w@h", "retries": 1, "queue": "q", "children": children}
+    one = finished(args=Payload(b'[1, "two"]'), kwargs=Payload(b'{"three": null}'), **told)
+    store.put(one)
+    found = stock.AsyncResult(one.task_id)
+    assert (found.name, found.worker, found.retries, found.queue) == ("shop.pack", "w@h", 1, "q")
+    assert (found.args, found.kwargs) == ([1, "two"], {"three": None})
+    assert [child.id for child in found.children] == ["child"]
+
+
+def test_neither_overwrites_the_success_of_the_other(url: str) -> None:
+    pair = apps(url)
+    for first, second in (pair, pair[::-1]):
+        task_id = str(uuid.uuid4())
+        first.backend.store_result(task_id, "first", "SUCCESS")
+        second.backend.store_result(task_id, "second", "SUCCESS")
+        assert second.AsyncResult(task_id).get(timeout=5) == first.AsyncResult(task_id).get(timeout=5) == "first"
+
+
+def test_groups_are_read_both_ways(url: str) -> None:
+    pair = apps(url)
+    for writer, reader in (pair, pair[::-1]):
+        ids = [str(uuid.uuid4()) for _ in range(3)]
+        for number, task_id in enumerate(ids):
+            writer.backend.store_result(task_id, number, "SUCCESS")
+        group = GroupResult(str(uuid.uuid4()), [writer.AsyncResult(task_id) for task_id in ids], app=writer)
+        group.save()
+        found = reader.backend.restore_group(group.id)
+        results = found if isinstance(found, list) else found.results
+        assert [one.id for one in results] == ids
+        assert [one.get(timeout=5) for one in results] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("serializer", ["pickle", "msgpack", "yaml"])
+def test_other_serializers_of_celery(url: str, serializer: str) -> None:
+    accept = [serializer, "json"]
+    ours, stock = apps(url, result_serializer=serializer, accept_content=accept, result_accept_content=accept)
+    task_id = str(uuid.uuid4())
+    stock.backend.store_result(task_id, {"a": [1, 2]}, "SUCCESS")
+    found = ours.backend.store.get(task_id)
+    assert found is not None
+    assert found.result is not None
+    if serializer != "yaml":  # text does not tell what it is
+        assert ours.AsyncResult(task_id).get(timeout=5) == {"a": [1, 2]}
+    other = str(uuid.uuid4())
+    ours.backend.store_result(other, {"b": 3}, "SUCCESS")
+    assert stock.AsyncResult(other).get(timeout=5) == {"b": 3}
+
+
+def test_a_group_that_cannot_be_read_says_so(url: str, store: Store, mongo_server: MongoServer) -> None:
+    with mongo_server.client() as client:
+        client[url.rpartition("/")[2]].celery_groupmeta.insert_one({"_id": "g", "result": b"\x80\x04]."})
+    with pytest.raises(errors.PayloadUnreadable, match="another serializer"):
+        store.get_group("g")
+
+
+# -- expiry ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_server_is_told_when_to_delete(url: str, store: Store, mongo_server: MongoServer) -> None:
+    store.put(finished(expires_at=NOW))
+    store.put_group(GroupRecord(group_id="g", result=Payload(b"[]"), done_at=NOW, expires_at=NOW))
+    group = str(uuid.uuid4())
+    store.begin_chord(ChordRecord(group_id=group, expires_at=NOW))
+    store.count_part(ChordPart(group_id=group, task_id="t", group_index=0, state="SUCCESS"))
+    assert store.expires_by_itself
+    with mongo_server.client() as client:
+        database = client[url.rpartition("/")[2]]
+        names = set(database.list_collection_names())
+        assert names == {"celery_taskmeta", "celery_groupmeta", "celery_taskmeta_chords", "celery_taskmeta_parts"}
+        for name in names:
+            index = database[name].index_information()["expires_at_1"]
+            assert index["expireAfterSeconds"] == 0
+            (found,) = database[name].find()
+            assert found["expires_at"] == NOW.replace(microsecond=123_000)
+
+
+# -- crashes between two documents -------------------------------------------------------------------------------------
+
+
+def crash_at(url: str, step: str, work: Callable[[Store], object]) -> None:
+    """Do ``work`` in a process that dies when it comes to a step of ChordDocuments."""
+    child = os.fork()
+    if child == 0:
+        try:
+            setattr(ChordDocuments, step, lambda *args: os._exit(9))
+            work(open_store(url))
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9, "it came to the step"
+
+
+@pytest.mark.parametrize("step", ["count", "_arrive", "_counted", "_claim", "strike_off"])
+@pytest.mark.parametrize("finder", ["sweep", "redelivery"])
+def test_a_part_whose_worker_died_is_counted_once(url: str, store: Store, step: str, finder: str) -> None:
+    owner, group = str(uuid.uuid4()), str(uuid.uuid4())
+    store.begin_chord(ChordRecord(group_id=group, body=Payload(b"{}")))
+    store.size_chord(group, 2)
+    parts = [
+        ChordPart(group_id=group, task_id=f"{group}/{n}", group_index=n, state="SUCCESS", owner=owner) for n in (0, 1)
+    ]
+    assert not store.count_part(parts[0]).claimed
+    one = finished(task_id=parts[1].task_id)
+    crash_at(url, step, lambda store: store.put(one, parts[1], lease=0.001))
+    assert store.get(one.task_id) == one
+    if finder == "redelivery":
+        time.sleep(0.002)  # the lease
+        stored = store.put(one, parts[1])
+        assert not stored.written
+        assert stored.chord is not None
+        assert (stored.chord.counted, stored.chord.claimed) == (2, True)
+    else:
+        assert list(store.orphaned_chords(owner)) == [group]
+        assert store.claim_chord(group, "sweep")
+    assert [found.task_id for found in store.chord_parts(group)] == [one.task_id for one in parts]
+    assert list(store.orphaned_chords(owner)) == []
+
+
+def test_what_a_dead_worker_noted_outlives_its_result(url: str, store: Store) -> None:
+    owner, group = str(uuid.uuid4()), str(uuid.uuid4())
+    store.size_chord(group, 1)
+    one = finished()
+    part = ChordPart(group_id=group, task_id=one.task_id, group_index=0, state="SUCCESS", owner=owner)
+    crash_at(url, "count", lambda store: store.put(one, part))
+    assert store.delete([one.task_id]) == 1
+    assert list(store.orphaned_chords(owner)) == [group]
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def settings(url: str, **mongodb: Any) -> driver.Settings:
+    return driver.read_settings(url, StoreOptions(mongodb=mongodb))
+
+
+def test_what_is_set_where() -> None:
+    plain = settings("mongodb://h1:27017,h2:27018/results?replicaSet=rs0")
+    assert plain.hosts == "mongodb://h1:27017,h2:27018/results?replicaSet=rs0"
+    assert (plain.database, plain.task_collection, plain.group_collection) == (
+        "results",
+        "celery_taskmeta",
+        "celery_groupmeta",
+    )
+    assert (plain.client["w"], plain.client["journal"]) == ("majority", True)
+    assert plain.client["serverSelectionTimeoutMS"] < 5_000
+    assert plain.where == "mongodb h1:27017,h2:27018/results"
+    assert settings("mongodb://").database == "celery"
+
+    said = settings("mongodb://h/db?w=2&SERVERSELECTIONTIMEOUTMS=1", options={"wTimeoutMS": 5}, maxPoolSize=3)
+    assert "w" not in said.client
+    assert "serverSelectionTimeoutMS" not in said.client
+    assert (said.client["wTimeoutMS"], said.client["maxPoolSize"]) == (5, 3)
+
+    names = {"database": "d", "taskmeta_collection": "t", "groupmeta_collection": "g", "user": "u", "password": "p"}
+    named = settings("mongodb://h/db", **names)
+    assert (named.database, named.task_collection, named.group_collection) == ("d", "t", "g")
+    assert (named.client["username"], named.client["password"]) == ("u", "p")
+    assert settings("mongodb://h/db", host="other", port=1).hosts == "mongodb://other:1"
+    assert settings("mongodb://h/db", mongo_host=["a:1", "b:2"]).hosts == ["a:1", "b:2"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("mongodb://user:pa@ss@host/db", "@"),
+        ("mongodb://user:pass/word@host/db", "@"),
+        ("mongodb://user:pass:word@host/db", "cannot read"),
+        ("mongodb://host:port/db", "cannot read"),
+        ("mongodb://host/db?password=ss@word@", "in its query"),
+    ],
+)
+def test_wrong_urls(wrong: str, message: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match=message) as caught:
+        open_store(wrong)
+    for secret in ("ss@", "word@host", "pass/", "pass:"):
+        assert secret not in str(caught.value).replace("user:password@host", "")
+
+
+def test_an_option_that_pymongo_does_not_know(url: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match="nonesuch"):
+        open_store(url, StoreOptions(mongodb={"nonesuch": 1})).check()
+
+
+def test_celerys_settings_reach_the_store(url: str, mongo_server: MongoServer) -> None:
+    names = {
+        "database": f"{url.rpartition('/')[2]}_b",
+        "taskmeta_collection": "tasks",
+        "groupmeta_collection": "groups",
+    }
+    app, stock = apps(url, mongodb_backend_settings=names)
+    app.backend.store_result("t", 1, "SUCCESS")
+    assert stock.AsyncResult("t").get(timeout=5) == 1
+    with mongo_server.client() as client:
+        assert client[names["database"]].tasks.find_one({"_id": "t"})
+        client.drop_database(names["database"])
+
+
+# -- the server --------------------------------------------------------------------------------------------------------
+
+
+def test_an_outage_is_told_at_once_and_ends(new_mongo: Callable[..., MongoServer]) -> None:
+    server = new_mongo()
+    store = open_store(server.new_database())
+    one, other = finished(), finished()
+    store.put(one)
+    server.kill()
+    started = time.monotonic()
+    with pytest.raises(errors.StoreUnavailable) as caught:
+        store.put(other)
+    assert time.monotonic() - started < 6
+    assert "Topology" not in str(caught.value), "short, as others are"
+    server.start()
+    assert store.get(one.task_id) == one
+    assert store.put(other).written
+    store.close()
+
+
+def test_a_member_that_is_down_is_passed_over(mongo_server: MongoServer, url: str) -> None:
+    down = "127.0.0.1:9"
+    database = url.rpartition("/")[2]
+    store = open_store(f"mongodb://{down},127.0.0.1:{mongo_server.port}/{database}?replicaSet=secantus")
+    one = finished()
+    assert store.put(one).written
+    assert store.get(one.task_id) == one
+    store.close()
+
+
+def test_users_and_passwords(new_mongo: Callable[..., MongoServer]) -> None:
+    server = new_mongo()
+    with server.client() as client:
+        client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
+        client.admin.command("createUser", "reader", pwd=PASSWORD, roles=["readAnyDatabase"])
+    server.configure(auth=True)
+    server.restart()
+    place = f"127.0.0.1:{server.port}/results?authSource=admin"
+    one = finished()
+    for store in (
+        open_store(f"mongodb://root:{quote(PASSWORD, safe='')}@{place}"),
+        open_store(f"mongodb://{place}", StoreOptions(mongodb={"user": "root", "password": PASSWORD})),
+    ):
+        store.put(one)
+        assert store.get(one.task_id) == one
+        assert PASSWORD not in f"{store.where}{store!r}"
+        store.close()
+    for user, password, kind in (
+        ("root", "wrong-secret", errors.AuthenticationFailed),
+        ("nobody", "wrong-secret", errors.AuthenticationFailed),
+        ("reader", quote(PASSWORD, safe=""), errors.PermissionDenied),
+    ):
+        store = open_store(f"mongodb://{user}:{password}@{place}")
+        with pytest.raises(kind) as caught:
+            store.put(one)
+        assert "secret" not in str(caught.value)
+        assert PASSWORD not in str(caught.value)
+        assert not caught.value.retryable
+        store.close()
+
+
+def certificate(folder: Path, name: str, host: str) -> tuple[Path, Path]:
+    """Make a certificate for a host, signed by itself; return its file and its key's."""
+    made, key = folder / f"{name}.crt", folder / f"{name}.key"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={host} -addext subjectAltName={host}"
+    subprocess.run([*command.split(), "-out", made, "-keyout", key], check=True, capture_output=True)
+    return made, key
+
+
+def test_tls_is_verified(new_mongo: Callable[..., MongoServer], tmp_path: Path) -> None:
+    right, key = certificate(tmp_path, "right", "IP:127.0.0.1")
+    other, _ = certificate(tmp_path, "other", "IP:127.0.0.1")
+    server = new_mongo(tls_cert_file=str(right), tls_key_file=str(key))
+    place = f"mongodb://127.0.0.1:{server.port}/db?tls=true"
+    one = finished()
+    store = open_store(f"{place}&tlsCAFile={right}")
+    store.put(one)
+    assert store.get(one.task_id) == one
+    store.close()
+    for wrong in (place, f"{place}&tlsCAFile={other}"):
+        store = open_store(wrong)
+        with pytest.raises(errors.StoreUnavailable, match=r"(?i)certificate"):
+            store.put(one)
+        store.close()
