@@ -110,6 +110,9 @@ class Waiter:
     def _look(self, task_ids: list[str], *, is_last: bool) -> Iterable[TaskRecord]:
         """Read the records; in an outage find nothing, unless there will be no second look."""
         try:
+            if len(task_ids) == 1:
+                record = self._store.get(task_ids[0])
+                return () if record is None else (record,)
             return self._store.get_many(task_ids).values()
         except RootcellarError as exc:
             if is_last or not exc.retryable:

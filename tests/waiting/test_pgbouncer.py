@@ -102,7 +102,6 @@ def pooled_watcher(
             lambda: Pooling("auto", "here").look_at(driver.connect({"conninfo": url}, "here")),
             direct.get_many,
             {},
-            lambda row: row[0],
         )
         with closing(watcher):
             yield watcher, url

@@ -21,17 +21,19 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from rootcellar import errors
-from rootcellar.records import TaskRecord
-from rootcellar.stores.postgres import driver
+from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, Pipeline, Statement, rows_of
 from rootcellar.stores.postgres.pooling import are_lent_by_turns
 from rootcellar.stores.watching import LINGER, Fetch, PollingWatcher, Tell
 
 logger = logging.getLogger(__name__)
+
+_PIPELINED = ("register", "unregister", "arm", "read_rung", "read_registered", "read_rung_ids")
 
 #: seconds within which a pooler must show that it keeps a session for us and passes a notification on
 SELF_TEST = 2.0
@@ -39,6 +41,9 @@ SELF_TEST = 2.0
 DEAF_FOR = 600.0
 #: seconds between two looks at all that is waited for although nobody rang: for what we did not think of
 SAFETY_LOOK = 60.0
+#: after a look, a ring waits this many seconds for each task that is waited for, and at most so many, for more results
+PACE_OF_ONE = 0.0001
+SLOWEST_PACE = 0.02
 #: seconds after the last waiter left during which we still listen, to spare a busy client the ceremony
 LISTEN_LINGER = 1.0
 #: seconds to wait before connecting anew, at first and at most
@@ -53,7 +58,6 @@ class ListeningWatcher(PollingWatcher):
         connect: opens a connection of its own.
         fetch: reads records, for the fallback.
         statements: the statements of ``waiting.sql``.
-        read: makes a record of a row.
     """
 
     def __init__(
@@ -61,13 +65,14 @@ class ListeningWatcher(PollingWatcher):
         connect: Callable[[], Connection],
         fetch: Fetch,
         statements: dict[str, str],
-        read: Callable[[tuple[Any, ...]], TaskRecord],
     ) -> None:
         super().__init__(fetch)
         self._name = "rootcellar-listen"
         self._connect = connect
         self._sql = statements
-        self._read = read
+        self._statements = {name: Statement(name, statements[name]) for name in _PIPELINED if name in statements}
+        #: what was to be told of the tasks that were registered since last nobody waited
+        self._kinds: set[Tell] = set()
         self._listener = 0
         self._is_rung = False
         self._rung_by: int | None = None
@@ -190,6 +195,7 @@ class ListeningWatcher(PollingWatcher):
         idle_since: float | None = None
         while not self._is_closed:
             if self._is_idle():
+                self._kinds.clear()
                 idle_since = idle_since or time.monotonic()
                 if time.monotonic() - idle_since >= LINGER:
                     break
@@ -202,7 +208,11 @@ class ListeningWatcher(PollingWatcher):
             idle_since = None
             self._listen(connection)
             self._exchange(connection)
-            if not (self._fresh or self._is_rung):
+            if self._fresh:
+                continue
+            if self._is_rung:
+                self._sleep(max(0.0, self._until_answer()))
+            else:
                 self._await_ring(connection, SAFETY_LOOK)
         connection.execute(self._sql["end_listening"], {"listener": self._listener})
 
@@ -223,32 +233,58 @@ class ListeningWatcher(PollingWatcher):
     def _exchange(self, connection: Connection) -> None:
         """Register what is new, arm, commit; then read and tell."""
         fresh, gone = self._take_news()
-        reads_all = self._is_rung or time.monotonic() - self._last_look >= SAFETY_LOOK
-        self._is_rung = False
-        me: dict[str, Any] = {"listener": self._listener}
+        reads_all = self._is_answer_due() or time.monotonic() - self._last_look >= SAFETY_LOOK
+        if not (fresh or gone or reads_all):
+            return
         by_kind: defaultdict[Tell, list[str]] = defaultdict(list)
         for task_id, tell in fresh.items():
             by_kind[tell].append(task_id)
-        with connection.pipeline() as pipeline:
-            if gone:
-                connection.execute(self._sql["unregister"], {**me, "task_ids": gone})
-            for tell, task_ids in by_kind.items():
-                connection.execute(self._sql["register"], {**me, "task_ids": task_ids, "kind": int(tell)})
-            if reads_all:
-                connection.execute(self._sql["arm"], me)
-            pipeline.sync()
-            records = ids = None
-            if reads_all:
-                self._last_look = time.monotonic()
-                records = connection.execute(self._sql["read_rung"], me)
-            elif fresh:
-                records = connection.execute(self._sql["read_registered"], {**me, "task_ids": list(fresh)})
-            if reads_all or Tell.ID in by_kind:
-                ids = connection.execute(self._sql["read_rung_ids"], me)
-        if records is not None:
-            self._tell(self._read(row) for row in records)
-        if ids is not None:
-            self._tell_ready(row[0] for row in ids)
+        self._kinds.update(by_kind)
+        reads = self._reads(reads_all, by_kind)
+        me = {"listener": self._listener}
+        pipeline = Pipeline(connection)
+        pipeline.send(BEGIN)
+        if gone:
+            self._send(pipeline, "unregister", {**me, "task_ids": gone})
+        for tell, task_ids in by_kind.items():
+            self._send(pipeline, "register", {**me, "task_ids": task_ids, "kind": int(tell)})
+        if reads_all:
+            self._is_rung = False
+            self._last_look = time.monotonic()
+            self._send(pipeline, "arm", me)
+        pipeline.send(COMMIT)
+        for statement in reads:
+            self._send(pipeline, statement, {**me, "task_ids": list(fresh)})
+        failure, results = pipeline.settle()
+        if failure is not None:
+            raise failure
+        for statement, result in zip(reads, results[len(results) - len(reads) :], strict=True):
+            if statement == "read_rung_ids":
+                self._tell_ready(text.decode() for (text,) in rows_of(result) if text is not None)
+            else:
+                self._tell(binary.task_record(row) for row in rows_of(result))
+
+    def _reads(self, reads_all: bool, by_kind: Collection[Tell]) -> list[str]:
+        """Return the statements that read what is to be told: only of what somebody wants to hear."""
+        reads = []
+        if reads_all and self._kinds - {Tell.ID}:
+            reads.append("read_rung")
+        elif not reads_all and set(by_kind) - {Tell.ID}:
+            reads.append("read_registered")
+        if Tell.ID in (self._kinds if reads_all else by_kind):
+            reads.append("read_rung_ids")
+        return reads
+
+    def _send(self, pipeline: Pipeline, statement: str, row: dict[str, Any]) -> None:
+        pipeline.send(self._statements[statement], self._statements[statement].values(row))
+
+    def _is_answer_due(self) -> bool:
+        return self._is_rung and self._until_answer() <= 0
+
+    def _until_answer(self) -> float:
+        """Return the seconds until a ring is answered: in a burst of results, one look finds many."""
+        pace = min(len(self._subscriptions) * PACE_OF_ONE, SLOWEST_PACE)
+        return self._last_look + pace - time.monotonic()
 
     def _await_ring(self, connection: Connection, seconds: float) -> None:
         """Sleep until rung, woken, or for ``seconds``."""

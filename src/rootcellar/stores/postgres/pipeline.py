@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -77,6 +77,11 @@ def _encode(value: Any) -> tuple[bytes | None, int]:
 def _array(texts: Iterable[str]) -> str:
     quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
     return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+
+
+BEGIN = Statement("begin", "BEGIN")
+COMMIT = Statement("commit", "COMMIT")
+ROLLBACK = Statement("rollback", "ROLLBACK")
 
 
 def run(connection: Connection, statement: Statement, values: Values = NOTHING) -> PGresult:
@@ -191,6 +196,13 @@ class Answers(NamedTuple):
 def row_of(result: PGresult, row: int = 0) -> tuple[bytes | None, ...]:
     """Return a row of a result, its values in PostgreSQL's binary form."""
     return tuple(result.get_value(row, column) for column in range(result.nfields))
+
+
+def rows_of(result: PGresult) -> Iterator[tuple[bytes | None, ...]]:
+    """Yield the rows of a result, their values in PostgreSQL's binary form."""
+    get, columns = result.get_value, range(result.nfields)
+    for row in range(result.ntuples):
+        yield tuple([get(row, column) for column in columns])
 
 
 def read_int(value: bytes | None) -> int | None:

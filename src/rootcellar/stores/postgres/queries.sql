@@ -49,8 +49,8 @@ c.counted + excluded.counted >= c.size + c.extra AND c.date_done IS NULL
 -- get_task: read one task, as binary.py reads it
 SELECT {task_columns} FROM {task} WHERE task_id = %(task_id)s
 
--- get_tasks: read many tasks
-SELECT {task_select} FROM {task} WHERE task_id = ANY(%(task_ids)s)
+-- get_tasks: read many tasks, as binary.py reads them
+SELECT {task_columns} FROM {task} WHERE task_id = ANY(%(task_ids)s)
 
 -- delete_tasks: forget tasks
 DELETE FROM {task} WHERE task_id = ANY(%(task_ids)s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, TypeVar
 
 from psycopg.rows import dict_row
@@ -17,7 +18,7 @@ from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.listening import ListeningWatcher
-from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, run
+from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, rows_of, run
 from rootcellar.stores.postgres.pooling import Pooling
 from rootcellar.stores.postgres.schema import PostgresSchema, table_names
 from rootcellar.stores.postgres.writing import Write, Writer
@@ -56,6 +57,7 @@ class PostgresStore(Store):
         )
         self.schema = PostgresSchema(self.options, self._raw, self._where)
         self._get = Statement("get_task", self._sql["get_task"])
+        self._get_many = Statement("get_tasks", self._sql["get_tasks"])
         self._put = Statement("put_task", self._sql["put_task"])
         self._put_and_part = Statement("put_task_and_part", self._sql["put_task_and_part"])
         self._count_part = Statement("count_part", self._sql["count_part"])
@@ -95,7 +97,7 @@ class PostgresStore(Store):
             return None
         values = self._values(self._get, {"task_id": task_id})
 
-        found = self._run(lambda connection: run(connection, self._get, values))
+        found = self._run(partial(run, statement=self._get, values=values))
         record = binary.task_record(row_of(found)) if found.ntuples else None
         if record is None and self._adopted:
             return self._adopted_tasks([task_id]).get(task_id)
@@ -105,8 +107,9 @@ class PostgresStore(Store):
         ids = rows.findable(task_ids)
         found: dict[str, TaskRecord] = {}
         for some in rows.chunks(ids, _MANY):
-            for row in self._all("get_tasks", {"task_ids": list(some)}):
-                record = _task_record(row)
+            values = self._values(self._get_many, {"task_ids": some})
+            for row in rows_of(self._run(partial(run, statement=self._get_many, values=values))):
+                record = binary.task_record(row)
                 found[record.task_id] = record
         if self._adopted and len(found) < len(ids):
             found.update(self._adopted_tasks([task_id for task_id in ids if task_id not in found]))
@@ -262,7 +265,6 @@ class PostgresStore(Store):
                     self._connect_to_listen,
                     self.get_many,
                     self._sql,
-                    _task_record,
                 )
             return self._watcher
 

@@ -45,11 +45,11 @@ ON CONFLICT (task_id, listener) DO UPDATE SET kind = CASE WHEN w.kind = excluded
 DELETE FROM {waiter} WHERE listener = %(listener)s AND task_id = ANY(%(task_ids)s)
 
 -- read_rung: of all that a listener waits for, what is ready or is to be told whatever its state
-SELECT {task_select} FROM {waiter} AS w JOIN {task} USING (task_id)
+SELECT {task_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
 WHERE w.listener = %(listener)s AND (w.kind = 2 OR (w.kind = 0 AND date_done IS NOT NULL))
 
 -- read_registered: the same, of these tasks only
-SELECT {task_select} FROM {waiter} AS w JOIN {task} USING (task_id)
+SELECT {task_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
 WHERE w.listener = %(listener)s AND (w.kind = 2 OR (w.kind = 0 AND date_done IS NOT NULL))
     AND task_id = ANY(%(task_ids)s::text[])
 

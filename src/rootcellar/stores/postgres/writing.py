@@ -22,18 +22,15 @@ from psycopg.pq.abc import PGresult
 from rootcellar import errors
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, row_of
+from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, ROLLBACK, Pipeline, Statement, Values, row_of
 
 logger = logging.getLogger(__name__)
 
 #: the error of a record of which nothing is known yet
 _UNANSWERED = errors.StoreUnavailable("not written yet")
 
-_BEGIN = Statement("begin", "BEGIN")
 _RELAX = Statement("relax", "SET LOCAL synchronous_commit = off")
-_COMMIT = Statement("commit", "COMMIT")
 _BELL_FORMATS = (1, 0)
-_ROLLBACK = Statement("rollback", "ROLLBACK")
 
 #: the most records in one turn
 MOST = 200
@@ -204,14 +201,14 @@ class Writer:
         batch = sorted(batch, key=_order)
         told = [write for write in batch if write.task_id]
         pipeline = Pipeline(connection)
-        pipeline.send(_BEGIN)
+        pipeline.send(BEGIN)
         first = 1
         if not any(write.is_durable for write in batch):
             first = 2
             pipeline.send(_RELAX)
         for write in batch:
             pipeline.send(write.statement, write.values)
-        pipeline.send(_COMMIT)
+        pipeline.send(COMMIT)
         if told:
             pipeline.send(*self._bell(told))
         failure, results = pipeline.settle()
@@ -240,7 +237,7 @@ def _roll_back(connection: Connection) -> None:
     """End a failed transaction; psycopg's own ``rollback`` would drop every prepared statement."""
     if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
         pipeline = Pipeline(connection)
-        pipeline.send(_ROLLBACK)
+        pipeline.send(ROLLBACK)
         pipeline.settle()
 
 
