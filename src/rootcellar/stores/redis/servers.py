@@ -90,14 +90,14 @@ class OneServer(Servers):
             with self._pool.connection() as line:
                 return line.call(packed)
         except driver.FAILURES as exc:
-            raise self._failed(exc) from exc
+            return self._again(exc, lambda line: line.call(packed))
 
     def run(self, key: bytes, call: Call) -> Reply:
         try:
             with self._pool.connection() as line:
                 return run_on(line, call)
         except driver.FAILURES as exc:
-            raise self._failed(exc) from exc
+            return self._again(exc, lambda line: run_on(line, call))
 
     def call_many(self, commands: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
         replies: list[Reply] = []
@@ -114,7 +114,7 @@ class OneServer(Servers):
             with self._pool.connection() as line:
                 return line.call_all(commands)
         except driver.FAILURES as exc:
-            raise self._failed(exc) from exc
+            return self._again(exc, lambda line: line.call_all(commands))  # type: ignore[no-any-return]
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = []
@@ -135,6 +135,20 @@ class OneServer(Servers):
 
     def close(self) -> None:
         self._pool.drop_idle()
+
+    def _again(self, exc: BaseException, work: Callable[[Line], Reply]) -> Reply:
+        """Do it once more on a new connection if the old one was lost: the server may have been started anew.
+
+        Doing it twice is harmless. Not where no answer came in time.
+        """
+        error = self._failed(exc)
+        if not isinstance(exc, OSError) or isinstance(exc, TimeoutError):
+            raise error from exc
+        try:
+            with self._pool.connection(fresh=True) as line:
+                return work(line)
+        except driver.FAILURES as again:
+            raise self._failed(again) from again
 
     def _failed(self, exc: BaseException) -> StoreError:
         error = driver.translate(exc, self._where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -14,10 +15,12 @@ from rootcellar.stores.redis import chords, driver, scripts
 from rootcellar.stores.redis.address import Address, key_prefix, read_address
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.keys import Keys, encoded
+from rootcellar.stores.redis.listening import ListeningWatcher
 from rootcellar.stores.redis.scanning import Scanner
 from rootcellar.stores.redis.servers import OneServer, Servers
 from rootcellar.stores.redis.wire import pack
 from rootcellar.stores.rows import claimant
+from rootcellar.stores.watching import Watcher
 
 #: how long a finished chord refuses late parts
 REMEMBERED = timedelta(days=1)
@@ -36,6 +39,8 @@ class RedisStore(Store):
         self._servers = _servers(self._address, self.options)
         self._keys = Keys(key_prefix(self.options), self._servers.chord_tags)
         self._scanner = Scanner(self._servers, self._keys)
+        self._watcher_lock = threading.Lock()
+        self._watcher: ListeningWatcher | None = None
 
     @property
     def where(self) -> str:
@@ -207,7 +212,17 @@ class RedisStore(Store):
         key = self._keys.task("")
         self._servers.call(key, pack(b"EXISTS", key))
 
+    def watcher(self) -> Watcher:
+        """Return the one watcher of this process."""
+        with self._watcher_lock:
+            if self._watcher is None or not self._watcher.is_of_this_process():
+                self._watcher = ListeningWatcher(self._servers.listen, self.get_many, self._keys, self.where)
+            return self._watcher
+
     def close(self) -> None:
+        if self._watcher is not None and self._watcher.is_of_this_process():
+            self._watcher.close()
+        self._watcher = None
         self._servers.close()
 
 

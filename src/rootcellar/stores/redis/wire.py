@@ -7,7 +7,7 @@ whole answer, so the commands themselves go out and come back here.
 from __future__ import annotations
 
 import hashlib
-import socket
+import ssl
 from collections.abc import Iterable
 from typing import Any
 
@@ -135,22 +135,20 @@ class Line:
 
     def receive(self) -> list[Reply]:
         """Return what has come, without waiting for more."""
+        came = [self._data[self._at :]]
         self._socket.settimeout(0)
         try:
-            while self._fill():
-                pass
-        except (BlockingIOError, InterruptedError):
+            while chunk := self._socket.recv(_CHUNK):
+                came.append(chunk)
+            raise ConnectionLost("the server closed the connection")
+        except (BlockingIOError, ssl.SSLWantReadError):
             pass
-        except OSError as exc:
-            # what a TLS socket says in its place
-            if exc.__class__.__name__ not in ("SSLWantReadError", "SSLWantWriteError"):
-                raise
         finally:
             self._socket.settimeout(self._connection.socket_timeout)
+        self._data, self._at = b"".join(came), 0
         found = []
-        while (whole := _whole(self._data, self._at)) is not None:
+        while _whole(self._data, self._at) is not None:
             found.append(self._reply())
-            assert self._at == whole
         return found
 
     def fileno(self) -> int:
@@ -233,8 +231,3 @@ def _whole(data: bytes, at: int) -> int | None:
                 return None
         return following
     return end + 2
-
-
-def is_timeout(exc: BaseException) -> bool:
-    """Tell whether the server did not answer in time."""
-    return isinstance(exc, socket.timeout)

@@ -1,0 +1,179 @@
+"""Waiting by pub/sub: one connection for all that a process waits for.
+
+Whoever stores a result publishes it on a channel that is called as its key, as Celery does: ours and stock clients wake
+each other. A waiting process subscribes to the channels of all tasks that it waits for, and when the server has said
+that it did, reads them: a result that was stored before is read, one that is stored later is heard. After any loss of
+the connection everything is subscribed and read again. The server drops a listener that is slow to take large results;
+this is such a loss.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from rootcellar import celery_meta, errors
+from rootcellar.records import TaskRecord
+from rootcellar.stores.redis import driver
+from rootcellar.stores.redis.keys import Keys
+from rootcellar.stores.redis.wire import ConnectionLost, Line, Reply, ServerError, pack
+from rootcellar.stores.rows import chunks
+from rootcellar.stores.watching import LINGER, LOOK_BATCH, Fetch, PollingWatcher
+
+logger = logging.getLogger(__name__)
+
+#: seconds between two looks at all that is waited for although nothing was heard: for what we did not think of
+SAFETY_LOOK = 60.0
+#: seconds of silence after which the server is asked whether it is there, and in which it must answer
+SILENCE = 5.0
+#: seconds to wait before connecting anew, at first and at most
+FIRST_RECONNECT = 0.05
+LONGEST_RECONNECT = 2.0
+#: channels that are named in one command
+_CHANNELS = 1_000
+
+
+class ListeningWatcher(PollingWatcher):
+    """Tells of results as they are published; falls back to polling where the server does not let us listen.
+
+    Args:
+        listen: opens a connection.
+        fetch: reads records.
+        keys: what the channels are called.
+        where: the server, for people.
+    """
+
+    def __init__(self, listen: Callable[[], Line], fetch: Fetch, keys: Keys, where: str) -> None:
+        super().__init__(fetch)
+        self._name = "rootcellar-listen"
+        self._listen = listen
+        self._keys = keys
+        self._where = where
+        self._subscribed: set[str] = set()
+        self._answers_due = 0
+        self._last_heard = 0.0
+        self._last_look = 0.0
+
+    def _serve(self) -> None:
+        pause = FIRST_RECONNECT
+        while not self._is_closed:
+            try:
+                line = self._listen()
+                try:
+                    pause = FIRST_RECONNECT
+                    self._begin()
+                    self._serve_on(line)
+                    return
+                finally:
+                    line.close()
+            except (errors.StoreError, *driver.FAILURES) as exc:
+                error = driver.translate(exc, self._where)
+                if not error.retryable:
+                    logger.warning("Cannot be notified of results: %s. Polling instead.", error)
+                    break
+                if self._is_idle():
+                    return
+                logger.warning("The connection that waits for results was lost: %s. Connecting again.", error)
+                self._wait_before_connecting(pause)
+                pause = min(pause * 2, LONGEST_RECONNECT)
+        if not self._is_closed:
+            super()._serve()
+
+    def _wait_before_connecting(self, seconds: float) -> None:
+        """Sleep, also while others begin to wait: they must not make a server in trouble answer to each of them."""
+        deadline = time.monotonic() + seconds
+        while not self._is_closed and (left := deadline - time.monotonic()) > 0:
+            self._sleep(left)
+
+    def _begin(self) -> None:
+        self._subscribed = set()
+        self._answers_due = 0
+        self._last_heard = self._last_look = time.monotonic()
+        with self._lock:
+            self._all_are_fresh()
+
+    def _serve_on(self, line: Line) -> None:
+        """Tell what comes; return once nobody has waited for long, or the watcher is closed."""
+        idle_since: float | None = None
+        while not self._is_closed:
+            self._look_at_news(line)
+            if not self._is_idle():
+                idle_since = None
+            else:
+                idle_since = idle_since or time.monotonic()
+                if time.monotonic() - idle_since >= LINGER:
+                    return
+            if not self._fresh:
+                self._hear(line, SILENCE)
+                self._see_that_it_is_there(line)
+            if time.monotonic() - self._last_look >= SAFETY_LOOK:
+                self._read(self._waited_for())
+
+    # -- subscribing
+
+    def _look_at_news(self, line: Line) -> None:
+        """Subscribe to what is new, and when the server says that it did, read it; leave what nobody waits for."""
+        fresh, gone = self._take_news()
+        leaving = [task_id for task_id in gone if task_id in self._subscribed]
+        joining = [task_id for task_id in fresh if task_id not in self._subscribed]
+        for some in chunks(leaving, _CHANNELS):
+            line.send(pack(b"UNSUBSCRIBE", *map(self._keys.task, some)))
+        for some in chunks(joining, _CHANNELS):
+            line.send(pack(b"SUBSCRIBE", *map(self._keys.task, some)))
+            self._answers_due += len(some)
+        self._subscribed.difference_update(leaving)
+        self._subscribed.update(joining)
+        while self._answers_due and not self._is_closed:
+            self._hear(line, SILENCE)
+            self._see_that_it_is_there(line)
+        self._read(list(fresh))
+
+    def _read(self, task_ids: Sequence[str]) -> None:
+        if len(task_ids) >= len(self._subscribed):
+            self._last_look = time.monotonic()
+        for some in chunks(task_ids, LOOK_BATCH):
+            self._tell(self._fetch(some).values())
+
+    # -- hearing
+
+    def _hear(self, line: Line, seconds: float) -> None:
+        """Sleep until something comes, somebody wakes us, or for ``seconds``; tell what came."""
+        if not self._sleep(seconds, line.fileno()):
+            return
+        replies = line.receive()
+        if replies:
+            self._last_heard = time.monotonic()
+        told, hinted = self._understand(replies)
+        if told:
+            self._tell(told)
+        if hinted:
+            self._read(hinted)
+
+    def _understand(self, replies: Iterable[Reply]) -> tuple[list[TaskRecord], list[str]]:
+        """Return the records that were published, and the ids of tasks of which only news was."""
+        told: list[TaskRecord] = []
+        hinted: dict[str, None] = {}
+        for reply in replies:
+            if isinstance(reply, ServerError):
+                raise reply
+            if not isinstance(reply, list):
+                continue
+            if reply[0] == b"subscribe":
+                self._answers_due -= 1
+            elif reply[0] == b"message":
+                _, channel, news = reply
+                task_id = self._keys.task_id(channel)
+                if len(news) > 1:
+                    told.append(celery_meta.decode_task(task_id, news))
+                else:
+                    hinted[task_id] = None
+        return told, list(hinted)
+
+    def _see_that_it_is_there(self, line: Line) -> None:
+        """Ask a server that is silent whether it is there; a connection may be dead without a word."""
+        silent = time.monotonic() - self._last_heard
+        if silent >= 2 * SILENCE:
+            raise ConnectionLost(f"the server has been silent for {silent:.0f} s")
+        if silent >= SILENCE:
+            line.send(pack(b"PING"))

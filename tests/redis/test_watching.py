@@ -1,0 +1,180 @@
+"""Waiting on Redis: told by what is published, whoever publishes it, and nothing is missed when the connection is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+
+from rootcellar.stores.redis import RedisStore, listening
+from rootcellar.stores.watching import Tell
+from tests.redis.bed import Inbox, new_id, opened, record, stock_app, until
+from tests.servers import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing but a message wake a watcher."""
+    monkeypatch.setattr(listening, "SAFETY_LOOK", 3600.0)
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[RedisStore]:
+    with opened(redis_url) as found:
+        yield found
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as found:
+        yield found
+
+
+def subscribe(store: RedisStore, *task_ids: str, tell: Tell = Tell.RECORD) -> Inbox:
+    inbox = Inbox()
+    store.watcher().subscribe(task_ids, inbox.deliver, tell)
+    return inbox
+
+
+def listeners(client: redis.Redis) -> list[dict[str, str]]:
+    return [one for one in client.client_list() if int(one["sub"]) > 0]
+
+
+def await_listening(client: redis.Redis, count: int) -> None:
+    until(lambda: sum(int(one["sub"]) for one in listeners(client)) == count, f"{count} channels listened to")
+
+
+def test_one_connection_for_ten_thousand_waiters(store: RedisStore, client: redis.Redis) -> None:
+    ids = [new_id() for _ in range(10_000)]
+    inboxes = [subscribe(store, task_id) for task_id in ids]
+    await_listening(client, 10_000)
+    assert len(listeners(client)) == 1
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda task_id: store.put(record(task_id, task_id)), ids))
+    for task_id, inbox in zip(ids, inboxes, strict=True):
+        assert [one.task_id for one in inbox.take()] == [task_id]
+    await_listening(client, 0)
+
+
+def test_no_wake_up_is_lost_in_races(store: RedisStore) -> None:
+    """Each result is stored at about the moment at which somebody begins to wait for it."""
+    ids = [new_id() for _ in range(1_500)]
+    gate = threading.Barrier(2)
+    inboxes: list[Inbox] = []
+
+    def put_all() -> None:
+        gate.wait()
+        for task_id in ids:
+            store.put(record(task_id))
+
+    storing = threading.Thread(target=put_all)
+    storing.start()
+    gate.wait()
+    for task_id in ids:
+        inboxes.append(subscribe(store, task_id))
+        time.sleep(0.0001)
+    for inbox in inboxes:
+        inbox.take()
+    storing.join()
+
+
+@pytest.mark.parametrize("kind", ["pubsub", "all"])
+def test_a_lost_connection_loses_nothing(
+    store: RedisStore, redis_url: str, client: redis.Redis, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = [new_id() for _ in range(200)]
+    inbox = subscribe(store, *ids)
+    await_listening(client, 200)
+    for task_id in ids[:100]:
+        store.put(record(task_id))
+    # stored and published while nobody listens: by a process that stores on
+    (listener,) = listeners(client)
+    with client.pipeline(transaction=True) as pipe:
+        pipe.client_kill_filter(_id=listener["id"])
+        blob = client.get(f"celery-task-meta-{ids[0]}")
+        assert isinstance(blob, bytes)
+        for task_id in ids[100:150]:
+            pipe.set(f"celery-task-meta-{task_id}", blob)
+            pipe.publish(f"celery-task-meta-{task_id}", blob)
+        pipe.execute()
+    if kind == "all":
+        client.client_kill_filter(_type="normal", skipme=True)
+    for task_id in ids[150:]:
+        store.put(record(task_id))
+    assert {one.task_id for one in inbox.take(200)} == set(ids)
+    assert "was lost" in caplog.text
+
+
+def test_a_restart_of_the_server(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis(appendonly=True)
+    with opened(server.url) as store:
+        ids = [new_id() for _ in range(100)]
+        inbox = subscribe(store, *ids)
+        store.put(record(ids[0]))
+        inbox.take()
+        server.kill()
+        server.start()
+        for task_id in ids[1:]:
+            store.put(record(task_id))
+        assert {one.task_id for one in inbox.take(99)} == set(ids[1:])
+
+
+def test_a_server_that_falls_silent(new_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection may be dead without a word, as behind a firewall: it is noticed, and made anew."""
+    monkeypatch.setattr(listening, "SILENCE", 0.2)
+    server = new_redis()
+    with opened(server.url) as store, redis.Redis.from_url(server.url) as client:
+        task_id = new_id()
+        inbox = subscribe(store, task_id)
+        await_listening(client, 1)
+        (first,) = listeners(client)
+        server.pause()
+        time.sleep(1.0)
+        server.resume()
+        until(lambda: [one["id"] for one in listeners(client)] not in ([], [first["id"]]), "a new listener")
+        store.put(record(task_id))
+        assert [one.task_id for one in inbox.take()] == [task_id]
+
+
+def test_what_the_server_will_not_push_is_read(
+    store: RedisStore, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More than the server holds for a listener makes it drop the listener."""
+    ids = [new_id() for _ in range(3)]
+    inbox = subscribe(store, *ids)
+    await_listening(client, 3)
+    store.put(record(ids[0], "x" * (40 << 20)))
+    for task_id in ids[1:]:
+        store.put(record(task_id))
+    assert {one.task_id for one in inbox.take(3)} == set(ids)
+
+
+def test_told_of_every_state_by_a_stock_worker(store: RedisStore, redis_url: str) -> None:
+    stock = stock_app(redis_url).backend
+    task_id = new_id()
+    inbox = subscribe(store, task_id, tell=Tell.CHANGES)
+    for state in ("STARTED", "PROGRESS", "SUCCESS"):
+        stock.store_result(task_id, {"at": state}, state)
+        (told,) = inbox.take()
+        assert told.state == state
+        assert told.result is not None
+        assert told.result.body == b'{"at": "%s"}' % state.encode()
+    assert told.done_at is not None
+
+
+def test_who_may_not_listen_polls(new_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture) -> None:
+    server = new_redis()
+    with redis.Redis.from_url(server.url) as client:
+        client.acl_setuser("deaf", enabled=True, passwords=["+secret"], commands=["+@all", "-subscribe"], keys=["*"])
+        client.execute_command("ACL", "SETUSER", "deaf", "allchannels")
+    with opened(server.url.replace("://", "://deaf:secret@")) as store:
+        task_id = new_id()
+        inbox = subscribe(store, task_id)
+        store.put(record(task_id))
+        assert [one.task_id for one in inbox.take()] == [task_id]
+    assert "Polling instead" in caplog.text
+    assert "secret" not in caplog.text
