@@ -1,0 +1,322 @@
+"""Celery's own layout: stock clients and workers read what we write, and we what they do."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import redis
+from celery.app.task import Context
+from celery.result import GroupResult
+
+from rootcellar import celery_meta, errors
+from rootcellar.records import GroupRecord, Payload, TaskRecord
+from rootcellar.stores.redis import RedisStore
+from tests.apps.conformance import make_app
+from tests.conformance.stores import JSON_TEXTS, OTHER_PAYLOADS, full_record
+from tests.redis.bed import PATIENCE, new_id, opened, our_app, record, stock_app
+from tests.servers import RedisServer
+from tests.workers import Worker
+
+NOW = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[RedisStore]:
+    with opened(redis_url) as found:
+        yield found
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as found:
+        yield found
+
+
+def request(task_id: str, **given: Any) -> Context:
+    fields = {"task": "shop.pack", "id": task_id, "hostname": "w@h", "retries": 1, "args": [1], "kwargs": {"a": 2}}
+    return Context(**{**fields, "delivery_info": {"routing_key": "parcels"}, **given})
+
+
+# -- a stock client reads what we wrote
+
+
+def test_stock_reads_a_success(redis_url: str) -> None:
+    ours, stock = our_app(redis_url, result_extended=True), stock_app(redis_url)
+    task_id = new_id()
+    ours.backend.store_result(task_id, {"b": [1, "ü"], "a": None}, "SUCCESS", request=request(task_id))
+    found = stock.AsyncResult(task_id)
+    assert found.get(timeout=PATIENCE) == {"b": [1, "ü"], "a": None}
+    assert (found.state, found.traceback, found.children) == ("SUCCESS", None, [])
+    assert (found.name, found.args, found.kwargs) == ("shop.pack", [1], {"a": 2})
+    assert (found.worker, found.retries, found.queue) == ("w@h", 1, "parcels")
+    assert abs(found.date_done - datetime.now(timezone.utc)) < timedelta(minutes=1)
+
+
+def test_stock_reads_a_failure(redis_url: str) -> None:
+    ours, stock = our_app(redis_url), stock_app(redis_url)
+    task_id = new_id()
+    ours.backend.store_result(task_id, KeyError("gone"), "FAILURE", traceback="Traceback …")
+    found = stock.AsyncResult(task_id)
+    with pytest.raises(KeyError, match="gone"):
+        found.get(timeout=PATIENCE)
+    assert (found.state, found.traceback) == ("FAILURE", "Traceback …")
+
+
+def test_stock_reads_stamps(redis_url: str) -> None:
+    ours, stock = our_app(redis_url), stock_app(redis_url)
+    task_id = new_id()
+    stamps = {"customer": ["c-1"], "status": ["no state"], "other": ["x"]}
+    stamped = request(task_id, stamps=stamps, stamped_headers=["customer", "status"])
+    ours.backend.store_result(task_id, 1, "SUCCESS", request=stamped)
+    meta = stock.backend.get_task_meta(task_id)
+    assert (meta["status"], meta["customer"]) == ("SUCCESS", ["c-1"]), "a stamp does not hide the state"
+    assert meta["stamped_headers"] == ["customer", "status"]
+    assert "other" not in meta
+
+
+@pytest.mark.parametrize("text", JSON_TEXTS.values(), ids=JSON_TEXTS.keys())
+def test_every_json_value_is_in_the_blob_as_it_was(text: str) -> None:
+    payload = Payload(text.encode())
+    blob = celery_meta.encode_task(full_record("t", result=payload, args=payload, stamps=None))
+    assert b'"result":' + payload.body + b"," in blob
+    try:
+        expected = json.loads(text)
+    except (RecursionError, ValueError):
+        return
+    meta = json.loads(blob)
+    for key in ("result", "args"):
+        assert json.dumps(meta[key]) == json.dumps(expected)
+
+
+@pytest.mark.parametrize("payload", OTHER_PAYLOADS.values(), ids=OTHER_PAYLOADS.keys())
+def test_what_is_no_json_is_refused_by_stock_not_taken_for_something_else(payload: Payload) -> None:
+    blob = celery_meta.encode_task(record("t", result=None))
+    assert json.loads(blob)["result"] is None
+    opaque = celery_meta.encode_task(TaskRecord(task_id="t", state="SUCCESS", result=payload, done_at=NOW))
+    if payload == Payload(payload.body):
+        return  # it says that it is JSON
+    with pytest.raises(ValueError, match=r"Expecting value|codec can't decode|decode byte"):
+        json.loads(opaque)
+    assert celery_meta.decode_task("t", opaque).result == payload
+
+
+def test_stock_restores_a_group(redis_url: str) -> None:
+    ours, stock = our_app(redis_url), stock_app(redis_url)
+    ids = [new_id() for _ in range(3)]
+    for number, task_id in enumerate(ids):
+        ours.backend.store_result(task_id, number, "SUCCESS")
+    saved = GroupResult(new_id(), [ours.AsyncResult(task_id) for task_id in ids], app=ours)
+    saved.save()
+    restored = GroupResult.restore(saved.id, app=stock)
+    assert [one.id for one in restored.results] == ids
+    assert restored.get(timeout=PATIENCE) == [0, 1, 2]
+
+
+def test_a_stock_client_that_waits_is_woken(redis_url: str) -> None:
+    ours, stock = our_app(redis_url), stock_app(redis_url)
+    task_id = new_id()
+    told: list[Any] = []
+    waiting = threading.Thread(target=lambda: told.append(stock.AsyncResult(task_id).get(timeout=PATIENCE)))
+    waiting.start()
+    with redis.Redis.from_url(redis_url) as client:
+        while not client.pubsub_numsub(f"celery-task-meta-{task_id}")[0][1]:
+            pass
+    ours.backend.store_result(task_id, "there", "SUCCESS")
+    waiting.join(PATIENCE)
+    assert told == ["there"]
+
+
+# -- we read what a stock worker wrote
+
+
+def test_we_read_stock(redis_url: str, store: RedisStore) -> None:
+    stock = stock_app(redis_url, result_extended=True).backend
+    ok, failed, retried = new_id(), new_id(), new_id()
+    children = Context(**request(ok).__dict__, stamped_headers=["customer"], stamps={"customer": ["c"]})
+    children.group, children.parent_id = "the-group", "the-parent"
+    stock.store_result(ok, {"n": [1.10, 2**70]}, "SUCCESS", request=children)
+    stock.store_result(failed, ValueError("oh"), "FAILURE", traceback="tb")
+    stock.store_result(retried, None, "RETRY")
+    found = store.get(ok)
+    assert found is not None
+    assert (found.state, found.name, found.queue, found.worker, found.retries) == (
+        *("SUCCESS", "shop.pack", "parcels", "w@h", 1),
+    )
+    assert (found.group_id, found.parent_id, found.traceback) == ("the-group", "the-parent", None)
+    assert (found.result, found.args, found.kwargs) == (
+        Payload(b'{"n": [1.1, 1180591620717411303424]}'),
+        Payload(b"[1]"),
+        Payload(b'{"a": 2}'),
+    )
+    assert found.stamps == Payload(b'{"customer": ["c"]}')
+    assert found.done_at is not None
+    assert abs(found.done_at - datetime.now(timezone.utc)) < timedelta(minutes=1)
+    ours = our_app(redis_url)
+    with pytest.raises(ValueError, match="oh"):
+        ours.AsyncResult(failed).get(timeout=PATIENCE)
+    assert ours.AsyncResult(failed).traceback == "tb"
+    assert ours.AsyncResult(retried).state == "RETRY"
+    assert {one.task_id for one in store.scan()} == {ok, failed, retried}
+
+
+def test_we_restore_a_stock_group(redis_url: str) -> None:
+    ours, stock = our_app(redis_url), stock_app(redis_url)
+    members = [stock.AsyncResult(new_id()) for _ in range(2)]
+    for one in members:
+        stock.backend.store_result(one.id, one.id, "SUCCESS")
+    saved = GroupResult(new_id(), members, app=stock)
+    saved.save()
+    assert GroupResult.restore(saved.id, app=ours).get(timeout=PATIENCE) == [one.id for one in members]
+
+
+@pytest.mark.parametrize("serializer", ["pickle", "msgpack", "yaml"])
+def test_what_only_its_writer_can_read_is_an_error_for_its_own_waiter(redis_url: str, serializer: str) -> None:
+    stock = stock_app(redis_url, result_serializer=serializer, accept_content=[serializer])
+    task_id, good = new_id(), new_id()
+    stock.backend.store_result(task_id, 1, "SUCCESS")
+    ours = our_app(redis_url)
+    ours.backend.store_result(good, 1, "SUCCESS")
+    with pytest.raises(errors.PayloadUnreadable):
+        ours.AsyncResult(task_id).get(timeout=PATIENCE)
+    assert dict(ours.backend.get_many([good], timeout=PATIENCE))[good]["result"] == 1
+
+
+# -- who may write over whom
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle", "msgpack"])
+def test_a_success_of_a_stock_worker_stays(redis_url: str, store: RedisStore, serializer: str) -> None:
+    stock = stock_app(redis_url, result_serializer=serializer, accept_content=[serializer])
+    task_id = new_id()
+    stock.backend.store_result(task_id, "first", "SUCCESS")
+    assert not store.put(record(task_id, "second")).written
+    assert stock.AsyncResult(task_id).get(timeout=PATIENCE) == "first"
+
+
+def test_our_success_stays_before_a_stock_worker(redis_url: str, store: RedisStore) -> None:
+    first = record(value="first")
+    store.put(first)
+    stock_app(redis_url).backend.store_result(first.task_id, "second", "FAILURE")
+    assert store.get(first.task_id) == first
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '{"status": "SUCCESS"}',
+        '"status": "SUCCESS", "rootcellar":"1S0000000300511000000000000000,',
+        {"status": "SUCCESS", "rootcellar": "1S00000000000000000000000000000"},
+        "status SUCCESS",
+        ["!", {'"rootcellar":"1S': "SUCCESS"}],
+    ],
+)
+@pytest.mark.parametrize("writer", ["stock", "ours"])
+def test_data_that_looks_like_the_mark_is_data(redis_url: str, store: RedisStore, writer: str, value: Any) -> None:
+    app = stock_app(redis_url) if writer == "stock" else our_app(redis_url)
+    task_id = new_id()
+    for state in ("STARTED", "FAILURE", "PROGRESS"):
+        app.backend.store_result(task_id, ValueError(value) if state == "FAILURE" else value, state)
+        found = store.get(task_id)
+        assert found is not None
+        assert found.state == state
+    assert store.put(record(task_id, "end")).written, "none of it was a SUCCESS"
+    assert our_app(redis_url).AsyncResult(task_id).get(timeout=PATIENCE) == "end"
+
+
+def test_what_a_stock_worker_told_of_the_call_is_kept(redis_url: str, store: RedisStore) -> None:
+    stock = stock_app(redis_url, result_extended=True).backend
+    task_id = new_id()
+    stock.store_result(task_id, None, "STARTED", request=request(task_id))
+    assert store.put(record(task_id, "end")).written
+    found = store.get(task_id)
+    assert found is not None
+    assert (found.state, found.name, found.args) == ("SUCCESS", "shop.pack", Payload(b"[1]"))
+
+
+def test_a_late_retry_does_not_undo_the_failure_of_a_stock_worker(redis_url: str, store: RedisStore) -> None:
+    stock = stock_app(redis_url, result_extended=True).backend
+    task_id = new_id()
+    stock.store_result(task_id, ValueError("x"), "FAILURE", request=request(task_id, retries=2))
+    assert not store.put(record(task_id, state="RETRY", retries=1)).written
+    assert store.get(task_id).state == "FAILURE"  # type: ignore[union-attr]
+
+
+# -- keys and times
+
+
+def test_keys_and_prefix(redis_url: str, client: redis.Redis) -> None:
+    prefix = {"global_keyprefix": "shop"}
+    with opened(redis_url, transport_options=prefix) as store, opened(redis_url) as plain:
+        one = record()
+        store.put(one)
+        store.put_group(GroupRecord(group_id="g", result=Payload(b"1"), done_at=NOW))
+        assert sorted(client.keys()) == [
+            *sorted([b"shop_celery-task-meta-" + one.task_id.encode(), b"shop_celery-taskset-meta-g"])
+        ]
+        stock = stock_app(redis_url, result_backend_transport_options=prefix)
+        assert stock.AsyncResult(one.task_id).get(timeout=PATIENCE) == 42
+        assert list(store.scan()) == [one]
+        assert list(plain.scan()) == []
+        assert plain.get(one.task_id) is None
+
+
+def test_prefixes_are_literal(redis_url: str, client: redis.Redis) -> None:
+    with opened(redis_url, transport_options={"global_keyprefix": "a*[b]?\\"}) as store:
+        one = record()
+        store.put(one)
+        client.set("aXXb_celery-task-meta-other", "x")
+        assert list(store.scan()) == [one]
+
+
+def test_time_to_live(store: RedisStore, client: redis.Redis) -> None:
+    now = datetime.now(timezone.utc)
+    hour, never = record(expires_at=now + timedelta(hours=1)), record()
+    for one in (hour, never):
+        store.put(one)
+    assert 3_590_000 < client.pttl(f"celery-task-meta-{hour.task_id}") <= 3_600_000
+    assert client.pttl(f"celery-task-meta-{never.task_id}") == -1
+    again = record(state="STARTED", expires_at=now + timedelta(hours=1))
+    store.put(again)
+    store.put(record(again.task_id))
+    assert client.pttl(f"celery-task-meta-{again.task_id}") == -1, "the last state says how long"
+
+
+def test_one_command_stores(store: RedisStore, client: redis.Redis) -> None:
+    store.put(record())
+    before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    packets = client.info("stats")["total_commands_processed"]
+    for _ in range(100):
+        store.put(record())
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before == 100
+    # GETRANGE, SET and PUBLISH run inside the script
+    assert client.info("stats")["total_commands_processed"] - packets <= 100 * 4 + 5
+
+
+# -- with real workers
+
+
+def test_a_stock_worker_and_our_client(redis_server: RedisServer) -> None:
+    url, broker = redis_server.database_url(9_001), redis_server.database_url(9_002)
+    with Worker("tests.apps.conformance", env={"TEST_BROKER": broker, "TEST_BACKEND": url}, pool="threads"):
+        ours = make_app(broker, f"rootcellar+{url}")
+        add, fail = ours.tasks["conformance.add"], ours.tasks["conformance.raise_"]
+        assert [add.delay(n, n).get(timeout=PATIENCE) for n in range(20)] == [2 * n for n in range(20)]
+        with pytest.raises(ValueError, match="oh"):
+            fail.delay("builtin").get(timeout=PATIENCE)
+        ours.backend.store.close()
+
+
+def test_our_worker_and_a_stock_client(redis_server: RedisServer) -> None:
+    url, broker = redis_server.database_url(9_003), redis_server.database_url(9_004)
+    env = {"TEST_BROKER": broker, "TEST_BACKEND": f"rootcellar+{url}"}
+    with Worker("tests.apps.conformance", env=env, pool="threads"):
+        stock = make_app(broker, url)
+        add, fail = stock.tasks["conformance.add"], stock.tasks["conformance.raise_"]
+        assert [add.delay(n, n).get(timeout=PATIENCE) for n in range(20)] == [2 * n for n in range(20)]
+        with pytest.raises(ValueError, match="oh"):
+            fail.delay("builtin").get(timeout=PATIENCE)
