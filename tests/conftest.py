@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.mariadb_server import MariaDBServer
+from tests.redis_servers import SecureRedisServer
 from tests.servers import MissingServer, MongoServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
 
 S = TypeVar("S", bound=Server)
@@ -63,9 +64,9 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def mongo_server() -> Iterator[MongoServer]:
-    """The MongoDB server all tests share: do not stop or configure it, ask for `new_mongo` instead."""
-    with _make(MongoServer) as server:
+from tests.mariadb_server import MariaDBServer
+from tests.redis_servers import SecureRedisServer
+from tests.servers import MissingServer, MongoServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
         yield server
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -63,13 +63,24 @@ def redis_database(request: pytest.FixtureRequest) -> Iterator[str]:
     yield from _database_of(request.getfixturevalue("redis_server"))
 
 
-def _database_of(server: RedisServer) -> Iterator[str]:
-    """Give one database of a server to whoever asks, empty; they are many, and given out again."""
+@contextmanager
+def redis_over_tls(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database that is reached with a client certificate, as a user who may do no more than is needed."""
+    server = request.getfixturevalue("secure_redis_server")
+    yield from _database_of(server, server.tls_url)
+
+
+@contextmanager
+def redis_over_socket(request: pytest.FixtureRequest) -> Iterator[str]:
+    server = request.getfixturevalue("secure_redis_server")
+    yield from _database_of(server, server.socket_url)
+
+
+def _database_of(server: RedisServer, url_of: Callable[[int], str] | None = None) -> Iterator[str]:
+    """Give one of a server's many databases, and empty it at the end."""
     number = next(_database_numbers)
-    url = server.database_url(number)
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-        yield url
+    yield (url_of or server.database_url)(number)
+    with redis.Redis.from_url(server.database_url(number)) as client:
         client.flushdb()
 
 
@@ -131,8 +142,10 @@ MYSQL = StoreUnderTest(
 MEMORY = StoreUnderTest(name="memory", new_place=memory_place, shared=False)
 REDIS = StoreUnderTest(name="redis", new_place=redis_database)
 MONGO = StoreUnderTest(name="mongodb", new_place=mongo_database, largest=16 << 20)
+REDIS_TLS = StoreUnderTest(name="redis-tls", new_place=redis_over_tls)
+REDIS_SOCKET = StoreUnderTest(name="redis-socket", new_place=redis_over_socket)
 
-STORES = [SQLITE, POSTGRES, PGBOUNCER, MYSQL, REDIS, MONGO, MEMORY]
+STORES = [SQLITE, POSTGRES, PGBOUNCER, MYSQL, REDIS, REDIS_TLS, REDIS_SOCKET, MONGO, MEMORY]
 
 #: every store, pool and broker meets every other one at least once
 COMBINATIONS = [

@@ -21,6 +21,8 @@ except ImportError as exc:
 
 #: the driver, half of which has no types
 _driver: Any = redis
+#: seconds to wait for a server to say why it hung up
+_ALERT_PATIENCE = 2.0
 #: what the driver or a broken connection raises
 FAILURES = (OSError, redis.RedisError, ServerError)
 
@@ -85,8 +87,44 @@ def open_line(
     try:
         connection.connect()
     except FAILURES as exc:
-        raise translate(exc, where, host) from exc
+        error = translate(exc, where, host)
+        if tls_settings is not None and isinstance(error, errors.StoreUnavailable):
+            if isinstance(exc, redis.TimeoutError):
+                error.remedy = "see whether the server runs, and speaks TLS on this port"
+            else:
+                error = _refusal_after_the_handshake(host, port, tls_settings, where) or error
+        raise error from exc
     return Line(connection, path or f"{host}:{port}")
+
+
+def _refusal_after_the_handshake(
+    host: str, port: int, tls_settings: Mapping[str, Any], where: str
+) -> errors.StoreError | None:
+    """Ask a server that hung up whether it wants another certificate of us; ``None`` if it says nothing.
+
+    With TLS 1.3 it tells only after our side of the handshake is over, and what we send meanwhile may hide it.
+    """
+
+    def listen(connection: Any) -> None:
+        connection._sock.settimeout(_ALERT_PATIENCE)
+        connection._sock.recv(1)
+
+    connection = _driver.SSLConnection(
+        host=host,
+        port=port,
+        socket_connect_timeout=_ALERT_PATIENCE,
+        retry=Retry(NoBackoff(), 0),
+        redis_connect_func=listen,
+        **tls_settings,
+    )
+    try:
+        connection.connect()
+    except FAILURES as exc:
+        found = tls.explain(exc, where, host)
+        return found if isinstance(found, errors.CertificateRefused) else None
+    finally:
+        connection.disconnect()
+    return None
 
 
 def is_alive(line: Line) -> bool:

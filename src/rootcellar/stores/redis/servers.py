@@ -9,6 +9,7 @@ from rootcellar.errors import StoreError, StoreReadOnly
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.redis import driver
+from rootcellar.stores.redis.first_look import look
 from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
 
 #: keys that the server looks at for one answer of SCAN
@@ -70,7 +71,7 @@ class OneServer(Servers):
         self._connect = connect
         self._where = where
         self._pool: ConnectionPool[Line] = ConnectionPool(
-            connect,
+            self._open,
             close=Line.close,
             alive=driver.is_alive,
             usable=_is_clean,
@@ -80,6 +81,15 @@ class OneServer(Servers):
             ping=options.pool_pre_ping,
             where=where,
         )
+
+    def _open(self) -> Line:
+        line = self._connect()
+        try:
+            look(line, self._where)
+        except BaseException:
+            line.close()
+            raise
+        return line
 
     def call(self, key: bytes, packed: bytes) -> Reply:
         return self.send(packed)

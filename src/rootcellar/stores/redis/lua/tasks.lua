@@ -18,8 +18,10 @@ local function may_write(key, blob, expected)
         return 1
     end
     if string.sub(head, 2, 16) ~= SIGN then
-        -- Celery wrote it, and the first thing that it says is the state; what comes later is a user's
-        local at = string.find(head, 'status', 1, true)
+        -- Celery wrote it, in JSON, pickle or MessagePack: the first thing that it says is the state, and what comes later
+        -- is a user's
+        local first = string.byte(head)
+        local at = (first == 123 or first >= 128) and string.find(head, 'status', 1, true)
         if at and string.find(head, '^status.?.?.?.?.?.?.?.?SUCCESS', at) then
             return 0
         end

@@ -1,0 +1,332 @@
+"""Connecting to one server: URLs, users, TLS and what goes wrong with them, said in words and without passwords."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from rootcellar import errors
+from rootcellar.backend import store_options
+from rootcellar.stores import StoreOptions, open_store
+from rootcellar.stores.redis import first_look
+from rootcellar.stores.redis.address import read_address
+from tests.redis.bed import new_id, opened, our_app, record
+from tests.redis_servers import SecureRedisServer
+from tests.servers import HOST, RedisServer, free_port
+
+PASSWORD = "p@ss:w/rd%#? 100"
+QUOTED = "p%40ss%3Aw%2Frd%25%23%3F%20100"
+
+
+# -- URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("redis://", "redis localhost:6379/0"),
+        ("redis://host", "redis host:6379/0"),
+        ("redis://host:7000/3", "redis host:7000/3"),
+        (f"redis://:{QUOTED}@host/db2", "redis host:6379/2"),
+        (f"redis://me:{QUOTED}@[::1]:7000/3", "redis me@[::1]:7000/3"),
+        (f"rediss://me:{QUOTED}@host/1", "redis me@host:6379/1 with TLS"),
+        ("redis://host?db=4", "redis host:6379/4"),
+        ("redis+socket:///run/redis.sock", "redis /run/redis.sock db 0"),
+        (f"unix://me:{QUOTED}@/run/redis.sock?virtual_host=5", "redis me@/run/redis.sock db 5"),
+        ("socket:///run/re%20dis.sock?virtual_host=/6", "redis /run/re dis.sock db 6"),
+    ],
+)
+def test_urls(url: str, where: str) -> None:
+    address = read_address(url, StoreOptions())
+    assert address.where == where
+    assert address.connect["password"] == (PASSWORD if QUOTED in url else None)
+    assert PASSWORD not in repr(address)
+    assert open_store(f"rootcellar+{url}").where == where
+
+
+@pytest.mark.parametrize(
+    ("url", "match"),
+    [
+        ("redis://me:p@ss@host", "an @ where none can be"),
+        ("redis://me:pa/ss@host", "not a number|an @ where none can be"),
+        ("redis://host:port/0", "port that is not a number"),
+        ("redis://host/results", "database is not a number"),
+        ("redis://me@host", "a user but no password"),
+        ("redis://host?password=secret", "tools that hide passwords do not look"),
+        ("redis://host?sockettimeout=1", "sockettimeout=, which is not known"),
+        ("redis://host?socket_timeout=soon", "socket_timeout is not a number"),
+        ("redis://host?ssl_ca_certs=x", "the URL is one without"),
+        ("rediss://host?ssl_cert_reqs=maybe", "ssl_cert_reqs is 'maybe'"),
+        ("redis+socket://host/run/redis.sock", "names no socket"),
+    ],
+)
+def test_urls_that_cannot_be_used(url: str, match: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match=match) as caught:
+        open_store(url)
+    assert caught.value.remedy
+    for secret in ("pa/ss", "p@ss", "ss@host", "secret"):
+        assert secret not in str(caught.value)
+
+
+def test_celery_settings() -> None:
+    app = our_app(
+        "rediss://host",
+        redis_backend_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca.pem"},
+        redis_username="me",
+        redis_password="secret",
+        redis_socket_timeout=7,
+        redis_socket_connect_timeout="2.5",
+        redis_max_connections=3,
+        redis_backend_health_check_interval=9,
+        redis_client_name="pantry",
+        result_backend_transport_options={"global_keyprefix": "shop"},
+    )
+    options = store_options(app.conf)
+    assert (options.redis["max_connections"], options.transport_options) == (3, {"global_keyprefix": "shop"})
+    address = read_address("rediss://host", options)
+    assert address.connect == {
+        **{"username": "me", "password": "secret", "socket_timeout": 7.0, "socket_connect_timeout": 2.5},
+        **{"client_name": "pantry", "health_check_interval": 9, "socket_keepalive": True},
+    }
+    assert address.tls == {
+        **{"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca.pem", "ssl_check_hostname": True}
+    }
+    assert read_address("rediss://host", StoreOptions()).tls == {
+        **{"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    }
+
+
+def test_the_url_goes_before_the_settings() -> None:
+    options = StoreOptions(redis={"username": "other", "password": "other", "socket_timeout": 7})
+    connect = read_address("redis://me:mine@host?socket_timeout=3", options).connect
+    assert (connect["username"], connect["password"], connect["socket_timeout"]) == ("me", "mine", 3.0)
+
+
+def test_few_connections(redis_url: str) -> None:
+    with (
+        opened(redis_url, redis={"max_connections": 2}, pool_timeout=20) as store,
+        redis.Redis.from_url(redis_url) as c,
+    ):
+        before = len(c.client_list())
+        threads = [threading.Thread(target=lambda: [store.put(record()) for _ in range(50)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(c.client_list()) - before <= 2
+        assert len(store.scan()) == 400
+
+
+# -- refusals
+
+
+def refusal(url: str, **options: Any) -> errors.StoreError:
+    """Return the error that a first use of the store raises."""
+    store = open_store(url, StoreOptions(**options))
+    with pytest.raises(errors.StoreError) as caught:
+        store.check()
+    store.close()
+    text = str(caught.value)
+    assert caught.value.where
+    assert caught.value.remedy
+    for secret in (PASSWORD, QUOTED, "wrong-secret"):
+        assert secret not in text
+    return caught.value
+
+
+def test_nobody_there() -> None:
+    error = refusal(f"redis://:{QUOTED}@{HOST}:{free_port()}/0")
+    assert isinstance(error, errors.StoreUnavailable)
+    assert error.retryable
+    assert isinstance(refusal("redis+socket:///nonexistent/redis.sock"), errors.StoreUnavailable)
+
+
+def test_passwords(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis()
+    with redis.Redis.from_url(server.url) as admin:
+        admin.config_set("requirepass", PASSWORD)
+    place = f"{HOST}:{server.port}"
+    open_store(f"redis://:{QUOTED}@{place}").check()
+    for url in (f"redis://{place}", f"redis://:wrong-secret@{place}", f"redis://nobody:wrong-secret@{place}"):
+        error = refusal(url)
+        assert isinstance(error, errors.AuthenticationFailed), url
+        assert not error.retryable
+    with redis.Redis.from_url(server.url, password=PASSWORD) as admin:
+        admin.config_set("requirepass", "")
+
+
+def test_a_user_who_may_not(secure_redis_server: SecureRedisServer) -> None:
+    with redis.Redis.from_url(secure_redis_server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~celery-task-meta-*", "+get", "+exists")
+    with opened(f"redis://reader:secret@{HOST}:{secure_redis_server.port}") as store:
+        assert store.get(new_id()) is None
+        with pytest.raises(errors.PermissionDenied, match=r"NOPERM|permission") as caught:
+            store.put(record())
+    assert not caught.value.retryable
+
+
+def test_a_database_that_is_not_there(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis(databases=4)
+    open_store(server.database_url(3)).check()
+    assert isinstance(refusal(server.database_url(4)), errors.DatabaseMissing)
+
+
+def test_a_server_without_memory(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis(maxmemory="3mb")
+    with opened(server.url) as store:
+
+        def fill() -> None:
+            for _ in range(200):
+                store.put(record(value="x" * 100_000))
+
+        with pytest.raises(errors.DiskFull) as caught:
+            fill()
+        assert caught.value.retryable
+        assert "maxmemory" in caught.value.remedy
+
+
+def test_a_replica(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis()
+    replica = new_redis()
+    with redis.Redis.from_url(replica.url) as client:
+        client.replicaof(HOST, server.port)
+    with opened(replica.url) as store, pytest.raises(errors.StoreReadOnly) as caught:
+        store.put(record())
+    assert caught.value.retryable
+
+
+# -- TLS
+
+
+def test_tls_with_a_client_certificate_and_a_user(secure_redis_server: SecureRedisServer) -> None:
+    with opened(secure_redis_server.tls_url()) as store:
+        one = record()
+        store.put(one)
+        assert store.get(one.task_id) == one
+    settings = {
+        **{"ssl_ca_certs": str(secure_redis_server.certificates.ca), "ssl_cert_reqs": "required"},
+        **{"ssl_certfile": str(secure_redis_server.client[0]), "ssl_keyfile": str(secure_redis_server.client[1])},
+    }
+    url = secure_redis_server.tls_url(ssl_ca_certs=None, ssl_certfile=None, ssl_keyfile=None)
+    with opened(url, redis={"backend_use_ssl": settings}) as store:
+        assert store.get(one.task_id) == one
+
+
+@contextmanager
+def secure(*hosts: str, days: int = 30) -> Iterator[SecureRedisServer]:
+    with SecureRedisServer(hosts=hosts or (HOST,), days=days) as server:
+        yield server
+
+
+def test_a_wrong_ca(secure_redis_server: SecureRedisServer) -> None:
+    for ca in (secure_redis_server.certificates.other_ca, None):  # without one it is the system's
+        error = refusal(secure_redis_server.tls_url(ssl_ca_certs=ca))
+        assert type(error) is errors.CertificateRefused
+        assert error.what.startswith("wrong CA")
+        assert not error.retryable
+
+
+def test_an_expired_certificate() -> None:
+    with secure(days=-1) as server:
+        error = refusal(server.tls_url())
+    assert isinstance(error, errors.CertificateExpired)
+    assert error.what.startswith("expired certificate")
+    assert error.retryable, "the server may be given a new one while the worker goes on trying"
+
+
+@pytest.mark.parametrize("hosts", [("example.com",), ("127.0.0.2",)])
+def test_a_wrong_host_name(hosts: tuple[str, ...]) -> None:
+    with secure(*hosts) as server:
+        error = refusal(server.tls_url())
+        assert type(error) is errors.CertificateRefused
+        assert error.what.startswith("wrong host name")
+        assert HOST in error.what
+        open_store(server.tls_url(ssl_check_hostname="false")).check()
+
+
+def test_no_client_certificate(secure_redis_server: SecureRedisServer) -> None:
+    error = refusal(secure_redis_server.tls_url(ssl_certfile=None, ssl_keyfile=None))
+    assert type(error) is errors.CertificateRefused
+    assert "our certificate" in error.what
+
+
+def test_no_tls_there(secure_redis_server: SecureRedisServer) -> None:
+    url = secure_redis_server.tls_url(socket_timeout=0.5)
+    error = refusal(url.replace(f":{secure_redis_server.tls_port}/", f":{secure_redis_server.port}/"))
+    assert isinstance(error, errors.StoreUnavailable)
+    assert "speaks TLS" in error.remedy
+
+
+def test_tls_that_does_not_verify_says_so(
+    secure_redis_server: SecureRedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_store(secure_redis_server.tls_url(ssl_ca_certs=None, ssl_cert_reqs="none")).check()
+    assert "not fully verified" in caplog.text
+    assert PASSWORD not in caplog.text
+    assert QUOTED not in caplog.text
+
+
+# -- what the server is like
+
+
+@pytest.mark.parametrize(
+    ("policy", "maxmemory", "expected"),
+    [
+        ("noeviction", "100mb", None),
+        ("allkeys-lru", "0", None),
+        ("allkeys-lru", "100mb", "whether or not they have expired"),
+        ("volatile-ttl", "100mb", "results that expire later"),
+    ],
+)
+def test_eviction(
+    new_redis: Callable[..., RedisServer],
+    caplog: pytest.LogCaptureFixture,
+    policy: str,
+    maxmemory: str,
+    expected: str | None,
+) -> None:
+    server = new_redis(maxmemory=maxmemory, maxmemory_policy=policy)
+    for _ in range(2):
+        with opened(server.url) as store:
+            store.put(record())
+    told = [one.getMessage() for one in caplog.records if "maxmemory-policy" in one.getMessage()]
+    assert len(told) == (1 if expected else 0), "once a process"
+    if expected:
+        assert expected in told[0]
+        assert policy in told[0]
+
+
+def test_a_user_who_may_not_ask(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis(maxmemory="100mb", maxmemory_policy="allkeys-lru")
+    with redis.Redis.from_url(server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "shy", "on", ">x", "~*", "&*", "+@all", "-info", "-config")
+    with opened(server.url.replace("://", "://shy:x@")) as store:
+        assert store.put(record()).written
+
+
+def test_a_server_that_is_too_old(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    monkeypatch.setattr(first_look, "OLDEST_SERVER", 99)
+    monkeypatch.setattr(first_look, "_seen", set())
+    assert isinstance(refusal(redis_url), errors.ServerTooOld)
+
+
+def test_something_else_answers(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            connection.recv(100)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        error = refusal(f"redis://{HOST}:{listener.getsockname()[1]}/0")
+    assert isinstance(error, errors.StoreError)
