@@ -340,6 +340,7 @@ class PostgresServer(Server):
         Raises MissingServer when PostgreSQL is not installed, ServerError when initdb fails.
         """
         self._bin = _postgres_bin()
+        self._arguments: dict[str, Any] = {}
         super().__init__(
             **{"max_connections": 200, "fsync": True, "synchronous_commit": True, "full_page_writes": True, **settings}
         )
@@ -383,6 +384,29 @@ class PostgresServer(Server):
         (self.data / "test.conf").write_text("".join(quoted))
         return [str(self._bin / "postgres"), "-D", str(self.data)]
 
+    def serve_tls(self, certificate: Path, key: Path, *, client_authority: Path | None = None) -> None:
+        """Offer TLS with this certificate and key, from the next start on.
+
+        With `client_authority`, the certificate of a CA, clients over TCP must prove with a certificate of it who they
+        are; until then TLS is offered and not asked for.
+        """
+        files = {"ssl_cert_file": certificate, "ssl_key_file": key}
+        if client_authority is not None:
+            files["ssl_ca_file"] = client_authority
+            (self.data / "pg_hba.conf").write_text(f"local all all trust\nhostssl all all {HOST}/32 cert\n")
+        for setting, file in files.items():
+            own = self.data / f"{setting}.pem"
+            shutil.copyfile(file, own)
+            own.chmod(0o600)
+            if self._user:
+                shutil.chown(own, self._user)
+            self.configure(**{setting: str(own)})
+        self.configure(ssl=True)
+
+    def connect_with(self, **arguments: Setting | Path) -> None:
+        """Connect with these libpq parameters beside the URL, where the tests ask the server themselves."""
+        self._arguments.update({key: str(value) for key, value in arguments.items()})
+
     @property
     def url(self) -> str:
         """The URL of the database `postgres`."""
@@ -398,7 +422,8 @@ class PostgresServer(Server):
 
         Raises psycopg.Error.
         """
-        with psycopg.connect(self.database_url(database), autocommit=True, connect_timeout=10) as connection:
+        url = self.database_url(database)
+        with psycopg.connect(url, autocommit=True, connect_timeout=10, **self._arguments) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
@@ -424,7 +449,7 @@ class PostgresServer(Server):
 
     def _answers(self) -> bool:
         try:
-            with psycopg.connect(self.url, connect_timeout=2) as connection:
+            with psycopg.connect(self.url, connect_timeout=2, **self._arguments) as connection:
                 connection.execute("SELECT 1")
         except psycopg.OperationalError:
             return False
@@ -451,6 +476,16 @@ class PgBouncerServer(Server):
         if os.geteuid() == 0:  # pgbouncer refuses to run as root
             self._user = _ordinary_user()
             shutil.chown(self.folder, self._user)
+
+    def serve_tls(self, certificate: Path, key: Path) -> None:
+        """Offer TLS with this certificate and key, from the next start on; see the setting `client_tls_sslmode`."""
+        for setting, file in {"client_tls_cert_file": certificate, "client_tls_key_file": key}.items():
+            own = self.folder / f"{setting}.pem"
+            shutil.copyfile(file, own)
+            own.chmod(0o600)
+            if self._user:
+                shutil.chown(own, self._user)
+            self.configure(**{setting: str(own)})
 
     def _command(self) -> list[str]:
         server = self._postgres

@@ -73,11 +73,16 @@ def _refused_handshake(exc: ssl.SSLError, where: str) -> errors.StoreError:
             "the server does not speak TLS on this port", where=where, remedy="use its TLS port, or a URL without TLS"
         )
     if "certificate" in text or "unknown_ca" in text or "unknown ca" in text:
-        return errors.CertificateRefused(
-            f"the server refused our certificate ({exc.reason or exc})",
-            where=where,
-            remedy="give a client certificate of a CA that the server trusts, with its key",
-        )
+        return our_certificate_refused(str(exc.reason or exc), where)
     return errors.StoreUnavailable(
         f"the TLS connection failed ({exc.reason or exc})", where=where, remedy="see the server's log"
+    )
+
+
+def our_certificate_refused(reason: str, where: str) -> errors.CertificateRefused:
+    """Return the error for a server that did not take our certificate, or wants one."""
+    return errors.CertificateRefused(
+        f"the server refused our certificate ({reason})",
+        where=where,
+        remedy="give a client certificate of a CA that the server trusts, with its key",
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rootcellar import errors
+from rootcellar.stores.postgres import secure
 
 
 def _prepare_for_eventlet() -> None:
@@ -69,7 +70,10 @@ STALE = {"0A000", "26000", "42P01", "42P05", "42P10"}
 _BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
     READ_ONLY: (errors.StoreReadOnly, "point the URL at the primary, or wait until the failover ends"),
     "28P01": (errors.AuthenticationFailed, "check the user and the password in the URL, and pg_hba.conf"),
-    "28000": (errors.AuthenticationFailed, "check the user in the URL, and pg_hba.conf"),
+    "28000": (
+        errors.AuthenticationFailed,
+        "check the user in the URL, pg_hba.conf, and whether it asks for TLS (sslmode)",
+    ),
     "3D000": (errors.DatabaseMissing, "CREATE DATABASE, or correct the name in the URL"),
     "42501": (errors.PermissionDenied, "GRANT the right, or let a DBA run what `rootcellar schema sql` prints"),
     "42P01": (errors.SchemaMissing, "run `rootcellar schema create`"),
@@ -144,7 +148,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     settings = {**_DEFAULTS, **found, **extra}
     if "," in str(settings.get("host", "")):
         settings.setdefault("target_session_attrs", "read-write")
-    return settings
+    return secure.with_defaults(settings, psycopg.pq.version())
 
 
 def describe(settings: Mapping[str, Any]) -> str:
@@ -161,11 +165,13 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
 
     Raises:
         StoreError: in our words, why not.
+        ConfigurationError: a file or a mode for TLS cannot be used.
     """
     try:
         connection = Connection.connect(autocommit=True, prepare_threshold=0, **settings)
     except psycopg.Error as exc:
-        raise translate(exc, where) from exc
+        raise secure.explain(str(exc), settings, where) or translate(exc, where) from exc
+    secure.warn_if_unverified(settings, connection.pgconn.ssl_in_use, where)
     version = connection.info.server_version
     if version < OLDEST_SERVER * 10_000:
         connection.close()
