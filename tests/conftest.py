@@ -64,9 +64,9 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-from tests.mariadb_server import MariaDBServer
-from tests.redis_servers import SecureRedisServer
-from tests.servers import MissingServer, MongoServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
+def mongo_server() -> Iterator[MongoServer]:
+    """The MongoDB server all tests share: do not stop or configure it, ask for `new_mongo` instead."""
+    with _make(MongoServer) as server:
         yield server
 
 
