@@ -71,6 +71,13 @@ def mongo_server() -> Iterator[MongoServer]:
 
 
 @pytest.fixture(scope="session")
+def secure_redis_server() -> Iterator[SecureRedisServer]:
+    """The Redis with TLS, a Unix socket and a user of least privilege that all tests share."""
+    with _make(SecureRedisServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def rabbit_server() -> Iterator[RabbitServer]:
     """The RabbitMQ server all tests share: do not stop or configure it, ask for `new_rabbit` instead."""
     with _make(RabbitServer) as server:
