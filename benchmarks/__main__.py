@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.bed import Bed
+from benchmarks.layers import measure as measure_layers
+from benchmarks.layers import table
 from benchmarks.machine import machine, versions
 from benchmarks.report import Report
 from benchmarks.rows import all_experiments
@@ -18,6 +20,11 @@ from benchmarks.rows.experiment import Experiment
 from benchmarks.sizes import FULL, QUICK, Sizes
 from tests.servers import MissingServer
 
+LAYERS = """\
+## Layer by layer
+
+One process, one result after the other, on PostgreSQL; each layer holds those that it uses. Printed by
+`python -m benchmarks.layers`."""
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -48,8 +55,11 @@ def main(arguments: Sequence[str]) -> int:
     with bed:
         heading["Versions"] = versions(bed)
         report = run(bed, experiments, sizes, options.rounds or sizes.rounds, heading)
+        if len(chosen) == len(names) and not options.quick:
+            layers = "\n".join(table(measure_layers(bed.postgres.create_database())))
+            print(f"\n{layers}")
+            RESULTS.write_text(f"{report.markdown()}\n{LAYERS}\n\n{layers}\n")
     if len(chosen) == len(names) and not options.quick:
-        RESULTS.write_text(report.markdown())
         print(f"\nWritten to {RESULTS}")
     return 0
 
