@@ -12,6 +12,8 @@ import queue
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -175,18 +177,27 @@ class as_completed:
         assert self._backend is not None
         while True:
             try:
-                return self._backend.store.get_many(task_ids)
+                if deadline is None:
+                    return self._backend.store.get_many(task_ids)
+                return self._submit(task_ids).result(max(0.0, deadline - time.monotonic()))
+            except NotInTime:
+                raise TimeoutError("The operation timed out.") from None
             except RootcellarError as exc:
                 time.sleep(_pause_after(exc, deadline))
 
     async def _read_aside(self, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
-        """Do the same in a thread that is needed only for one look."""
-        assert self._backend is not None
+        """Do the same in a thread, which outlives the event loop where the server does not answer."""
         while True:
             try:
-                return await asyncio.to_thread(self._backend.store.get_many, task_ids)
+                found: dict[str, TaskRecord] = await _before(deadline, asyncio.wrap_future(self._submit(task_ids)))
+                return found
             except RootcellarError as exc:
                 await asyncio.sleep(_pause_after(exc, deadline))
+
+    def _submit(self, task_ids: list[str]) -> Future[dict[str, TaskRecord]]:
+        assert self._backend is not None
+        store = self._backend.store
+        return self._backend.waiter.aside.submit(lambda: store.get_many(task_ids))
 
     def _values(self, task_ids: list[str], found: dict[str, TaskRecord]) -> Iterator[tuple[str, Any]]:
         """Yield the values one by one: one that is an exception is raised after those before it were yielded."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import TimeoutError as NotInTime
 
 from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
+from rootcellar.aside import Aside
 from rootcellar.errors import RootcellarError
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store, Watchable
@@ -27,6 +29,8 @@ class Waiter:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._polling: PollingWatcher | None = None
+        #: for what must not be waited for beyond a deadline
+        self.aside = Aside()
 
     def watcher(self) -> Watcher:
         """Return the one watcher of this process: the store's own, or one that polls."""
@@ -65,7 +69,7 @@ class Waiter:
         """
         waiting = dict.fromkeys(task_ids)
         deadline = None if timeout is None else time.monotonic() + timeout
-        for record in self._look(list(waiting), is_last=timeout is not None and timeout <= 0):
+        for record in self._look(list(waiting), deadline, is_last=timeout is not None and timeout <= 0):
             if record.done_at is not None:
                 del waiting[record.task_id]
                 if on_change:
@@ -107,18 +111,26 @@ class Waiter:
                 if on_interval:
                     on_interval()
 
-    def _look(self, task_ids: list[str], *, is_last: bool) -> Iterable[TaskRecord]:
+    def _look(self, task_ids: list[str], deadline: float | None, *, is_last: bool) -> Iterable[TaskRecord]:
         """Read the records; in an outage find nothing, unless there will be no second look."""
         try:
-            if len(task_ids) == 1:
-                record = self._store.get(task_ids[0])
-                return () if record is None else (record,)
-            return self._store.get_many(task_ids).values()
+            if is_last or deadline is None:
+                return self._read(task_ids)
+            # a server that is frozen answers nobody
+            return self.aside.submit(lambda: self._read(task_ids)).result(deadline - time.monotonic())
+        except NotInTime:
+            raise _timed_out() from None
         except RootcellarError as exc:
             if is_last or not exc.retryable:
                 raise
             logger.warning("Could not look for %d results: %s. Waiting for the store.", len(task_ids), exc)
             return ()
+
+    def _read(self, task_ids: list[str]) -> Iterable[TaskRecord]:
+        if len(task_ids) == 1:
+            record = self._store.get(task_ids[0])
+            return () if record is None else (record,)
+        return self._store.get_many(task_ids).values()
 
 
 def _records(told: Told) -> Iterable[TaskRecord]:

@@ -1,0 +1,104 @@
+"""The server is frozen: it is there, and answers nobody. Whoever waits with a timeout gets away in time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from celery.exceptions import TimeoutError
+from celery.result import GroupResult
+
+import rootcellar
+from tests.servers import PostgresServer
+from tests.waiting.bed import make_app, record
+
+TIMEOUT = 1.0
+
+
+@contextmanager
+def frozen(server: PostgresServer) -> Iterator[None]:
+    server.pause()
+    try:
+        yield
+    finally:
+        server.resume()
+
+
+@contextmanager
+def times_out() -> Iterator[None]:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        yield
+    assert TIMEOUT * 0.9 < time.monotonic() - began < TIMEOUT + 1.0
+
+
+@pytest.fixture
+def server(new_postgres: Callable[..., PostgresServer]) -> PostgresServer:
+    return new_postgres()
+
+
+@pytest.mark.parametrize("has_connections", [True, False])
+def test_nobody_waits_beyond_the_timeout(server: PostgresServer, has_connections: bool) -> None:
+    app = make_app(server.url)
+    store = app.backend.store
+    store.put(record("there"))
+    results: list[Any] = [app.AsyncResult(f"task {number}") for number in range(3)]
+    if not has_connections:
+        app.backend.process_cleanup()
+        store.close()
+    with frozen(server):
+        with times_out():
+            results[0].get(timeout=TIMEOUT)
+        with times_out():
+            GroupResult(results=results, app=app).join(timeout=TIMEOUT)
+        with ThreadPoolExecutor(10) as threads:
+            began = time.monotonic()
+            errors = list(threads.map(lambda _: outcome(lambda: results[1].get(timeout=TIMEOUT)), range(10)))
+            assert {type(error) for error in errors} == {TimeoutError}
+            assert time.monotonic() - began < TIMEOUT + 1.0
+    assert app.AsyncResult("there").get(timeout=20) == "there"
+    store.put(record("task 0"))
+    assert results[0].get(timeout=20) == "task 0"
+
+
+def outcome(work: Callable[[], object]) -> BaseException | None:
+    try:
+        work()
+    except BaseException as exc:
+        return exc
+    return None
+
+
+def test_nor_does_an_event_loop(server: PostgresServer) -> None:
+    app = make_app(server.url)
+    app.backend.store.put(record("there"))
+
+    async def wait() -> None:
+        with times_out():
+            await rootcellar.result(app.AsyncResult("task"), timeout=TIMEOUT)
+        with times_out():
+            async for _ in rootcellar.as_completed([app.AsyncResult("task")], timeout=TIMEOUT):
+                pass
+
+    with frozen(server):
+        began = time.monotonic()
+        asyncio.run(wait())
+        assert time.monotonic() - began < 2 * TIMEOUT + 2.0, "the loop ends although a look goes on"
+    app.backend.store.close()
+
+
+def test_it_freezes_after_it_told(server: PostgresServer) -> None:
+    """``as_completed`` is told ids and reads the records afterwards: that is within the timeout too."""
+    app = make_app(server.url)
+    store = app.backend.store
+    store.put(record("first"))
+    results = [app.AsyncResult(task_id) for task_id in ("first", "second")]
+    completed = iter(rootcellar.as_completed(results, timeout=TIMEOUT))
+    assert next(completed) == ("first", "first")
+    with frozen(server), times_out():
+        next(completed)
