@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.leaks import pytest_runtest_makereport, pytest_sessionfinish, pytest_testnodedown  # noqa: F401 - hooks
 from tests.mariadb_server import MariaDBServer
 from tests.redis_servers import SecureRedisServer
 from tests.servers import MissingServer, MongoServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server

@@ -12,7 +12,7 @@ from typing import Any
 import pymysql
 from pymysql.constants import CLIENT
 
-from tests.servers import HOST, MissingServer, Server, Setting, _which, die_with_parent
+from tests.servers import HOST, IN_URL, PASSWORD, MissingServer, Server, Setting, _which, die_with_parent
 
 
 class MariaDBServer(Server):
@@ -20,7 +20,7 @@ class MariaDBServer(Server):
 
     name = "mariadb"
     user = "root"
-    password = "cellar"
+    password = PASSWORD
 
     def __init__(self, **settings: Setting) -> None:
         """Make the server's files (about 1 s).
@@ -69,7 +69,7 @@ class MariaDBServer(Server):
             **self._settings,
         }
         (self.folder / "init.sql").write_text(
-            f"CREATE OR REPLACE USER root@'{HOST}' IDENTIFIED BY '{self.password}';\n"
+            f"CREATE OR REPLACE USER root@'{HOST}' IDENTIFIED BY '{pymysql.converters.escape_string(self.password)}';\n"
             f"GRANT ALL ON *.* TO root@'{HOST}' WITH GRANT OPTION;\n"
         )
         config = self.folder / "my.cnf"
@@ -83,7 +83,7 @@ class MariaDBServer(Server):
 
     def database_url(self, database: str) -> str:
         """Return the URL of the named database, whether or not it exists."""
-        return f"mysql://{self.user}:{self.password}@{HOST}:{self.port}/{database}"
+        return f"mysql://{self.user}:{IN_URL}@{HOST}:{self.port}/{database}"
 
     def execute(self, script: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Run SQL statements over a new connection; return the rows of the first one that has any.

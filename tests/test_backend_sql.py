@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from datetime import datetime
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -67,7 +67,7 @@ def psql(url: str, statement: str) -> list[dict[str, str]]:
     parts = urlsplit(url)
     command = [program, "--csv", "-v", "ON_ERROR_STOP=1", "-h", parts.hostname or "", "-p", str(parts.port)]
     command += ["-U", parts.username or "", "-d", parts.path.lstrip("/")]
-    env = {**os.environ, "PGPASSWORD": parts.password or "", "PGCLIENTENCODING": "UTF8"}
+    env = {**os.environ, "PGPASSWORD": unquote(parts.password or ""), "PGCLIENTENCODING": "UTF8"}
     done = subprocess.run(command, input=statement, env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     return list(csv.DictReader(io.StringIO(done.stdout)))

@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import open_store
 from tests.commands import Ended, assert_one_line, command, environment, run, run_after, run_on_terminal, run_without
-from tests.servers import free_port
+from tests.servers import IN_URL, free_port
 
 ROUND = 13
 
@@ -129,7 +129,7 @@ def test_a_result_that_is_not_as_expected_fails_it(tmp_path: Path) -> None:
 def test_it_runs_on_postgresql_and_redis(postgres_url: str, redis_url: str) -> None:
     ended = run("demo", "--once", "-n", "100", "--backend", f"rootcellar+{postgres_url}", "--broker", redis_url)
     assert_summed_up(ended, rounds=8)
-    assert ":cellar@" not in ended.out
+    assert IN_URL not in ended.out
     with psycopg.connect(postgres_url) as connection:
         query = "SELECT status, count(*) FROM celery_taskmeta GROUP BY status"
         assert dict(connection.execute(query).fetchall()) == {"SUCCESS": 72, "FAILURE": 16, "REVOKED": 8}
@@ -160,7 +160,7 @@ def test_ctrl_c_stops_the_worker_too(postgres_url: str, redis_url: str, tmp_path
     assert psutil.wait_procs(family, timeout=5)[1] == []
     assert list(tmp_path.iterdir()) == []
     # the user wrote the URL on our own command line; we write it on no other
-    assert all("cellar@" not in line and redis_url not in line for line in lines[1:])
+    assert all(IN_URL not in line and redis_url not in line for line in lines[1:])
 
 
 def test_a_worker_that_dies_is_told_with_its_log(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_worker_that_dies_is_told_with_its_log(postgres_url: str, redis_url: s
     assert demo.returncode == 1
     assert err.splitlines()[-1].startswith("rootcellar: the worker ended before its work was done [")
     assert "The end of the worker's log" in err
-    assert ":cellar@" not in err
+    assert IN_URL not in err
 
 
 # -- errors

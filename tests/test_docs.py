@@ -156,12 +156,13 @@ def test_readme(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
 
 def test_configuration(tmp_path: Path, postgres_server: PostgresServer, redis_server: RedisServer) -> None:
     url = urlsplit(postgres_server.create_database())
+    password = unquote(url.password or "").replace("\\", "\\\\").replace("'", "\\'")
     page = Page("docs/configuration.md", {})
     page.write_files(tmp_path)
     (variables,) = page.of("ini")
     real = {
         "DB_USER": url.username,
-        "DB_PASSWORD": f"'{unquote(url.password or '')}'",
+        "DB_PASSWORD": f"'{password}'",
         "DB_HOST": f"{url.hostname}\nDB_PORT={url.port}",
         "DB_NAME": url.path[1:],
         "REDIS_PORT": redis_server.port,

@@ -20,6 +20,7 @@ import redis
 
 from tests.servers import (
     HOST,
+    IN_URL,
     MissingServer,
     PgBouncerServer,
     PostgresServer,
@@ -73,13 +74,13 @@ def test_postgres_is_durable_and_takes_settings(new_postgres: Callable[..., Post
 
 def test_postgres_wants_the_password(postgres_server: PostgresServer) -> None:
     with pytest.raises(psycopg.OperationalError, match="password"):
-        psycopg.connect(postgres_server.url.replace(f":{postgres_server.password}@", ":wrong@"))
+        psycopg.connect(postgres_server.url.replace(f":{IN_URL}@", ":wrong@"))
     assert postgres_server.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == [(True,)]
 
 
 def test_postgres_trust(new_postgres: Callable[..., PostgresServer]) -> None:
     server = new_postgres(auth="trust")
-    assert server.password not in server.url
+    assert IN_URL not in server.url
     assert server.execute("SELECT 1") == [(1,)]
 
 
@@ -107,7 +108,7 @@ def test_pgbouncer_shares_sessions(
 ) -> None:
     pooler = new_pgbouncer(postgres_server)
     with pytest.raises(psycopg.OperationalError, match="authentication failed"):
-        psycopg.connect(pooler.through(postgres_url).replace(f":{postgres_server.password}@", ":wrong@"))
+        psycopg.connect(pooler.through(postgres_url).replace(f":{IN_URL}@", ":wrong@"))
     sessions = set()
     for _ in range(3):
         with psycopg.connect(pooler.through(postgres_url), autocommit=True) as connection:

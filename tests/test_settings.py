@@ -21,11 +21,11 @@ import rootcellar
 from rootcellar.configuration import Settings
 from rootcellar.errors import ConfigurationError, SettingsWrong
 from tests.commands import run, run_here
-from tests.servers import HOST, PostgresServer, RedisServer
+from tests.servers import HOST, PASSWORD, PostgresServer, RedisServer
 from tests.workers import Worker
 
-#: every character that a URL, a shell, a configuration file or a template makes something of
-ODD = "p@s:s/w%o#r?d &=;+'\"\\$x${Y}ě"
+#: it has every character that a URL, a shell, a configuration file or a template makes something of
+ODD = PASSWORD
 PREFIXES = ("CELERY_", "BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_", "ROOTCELLAR_")
 SettingsOf = Callable[..., Settings]
 
@@ -160,15 +160,21 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_defaults(t
     assert rootcellar.settings(env_file=None).variables.db_host is None
 
 
+def test_a_line_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DB_HOST=h\nDB_PASSWORD='it's'\n")
+    (wrong,) = problems()
+    assert wrong.startswith(".env, line 2, cannot be read")
+
+
 def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
-    for name, text in {"db": ODD + "\n", "broker": "redis://:x@h:1/0", "empty": ""}.items():
+    for name, text in {"db.txt": ODD + "\n", "broker": "redis://:x@h:1/0", "empty": ""}.items():
         (tmp_path / name).write_text(text)
     found = settings(
-        DB_PASSWORD_FILE=str(tmp_path / "db"), CELERY_BROKER="", CELERY_BROKER_FILE=str(tmp_path / "broker")
+        DB_PASSWORD_FILE=str(tmp_path / "db.txt"), CELERY_BROKER="", CELERY_BROKER_FILE=str(tmp_path / "broker")
     )
     assert unquote(urlsplit(found["result_backend"]).password or "") == ODD
     assert found["broker_url"] == "redis://:x@h:1/0"
-    assert found.origin("DB_PASSWORD") == f"file {tmp_path}/db"
+    assert found.origin("DB_PASSWORD") == f"file {tmp_path}/db.txt"
     wrong = problems(
         CELERY_BROKER="",
         DB_PASSWORD="x",

@@ -21,6 +21,7 @@ from rootcellar.stores import Store, open_store
 from rootcellar.stores.postgres import listening
 from rootcellar.stores.watching import Tell
 from rootcellar.waiting import Waiter
+from tests.servers import IN_URL
 from tests.waiting.bed import (
     Database,
     Inbox,
@@ -363,7 +364,7 @@ def test_a_user_who_may_only_read_polls(
     reader = f"reader_{postgres_url.rpartition('_')[2]}"
     database.rows(f"CREATE ROLE {reader} LOGIN PASSWORD 'reader'")
     database.rows(f"GRANT SELECT ON celery_taskmeta, rootcellar_schema TO {reader}")
-    with opened(postgres_url.replace("postgres:cellar@", f"{reader}:reader@"), create_tables=False) as reading:
+    with opened(postgres_url.replace(f"postgres:{IN_URL}@", f"{reader}:reader@"), create_tables=False) as reading:
         inbox = subscribe(reading.watcher(), ["told"])
         store.put(record("told"))
         assert inbox.take(1, timeout=10) == ["told"]

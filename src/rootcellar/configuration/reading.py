@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import SecretStr
 
 from rootcellar.configuration.values import Allowed
@@ -33,6 +33,7 @@ _FAR = {
     "MONGODB_USERNAME": "MONGODB_USER",
     "BROKER_USERNAME": "BROKER_USER",
 }
+_QUOTING = r"write NAME='value', with \' for ' and \\ for \ in it"
 #: names that Celery reads by itself, or that hold a URL for somebody else: never a slip of the pen
 _NOT_OURS = frozenset(
     {
@@ -118,11 +119,16 @@ def _variables_of(env_file: str | Path | None, reading: Reading) -> Mapping[str,
             if str(env_file) != DEFAULT_FILE:
                 reading.problems.append(f"the file of variables {path} is not there")
             return {}
-        # a password that holds ${ stays what it is
-        return dotenv_values(path, interpolate=False, encoding="utf-8")
+        with path.open(encoding="utf-8") as lines:
+            bindings = list(parse_stream(lines))
     except (OSError, ValueError) as exc:
         reading.problems.append(f"the file of variables {path} cannot be read: {type(exc).__name__}")
         return {}
+    reading.problems.extend(
+        f"{path}, line {binding.original.line}, cannot be read: {_QUOTING}" for binding in bindings if binding.error
+    )
+    # ${NAME} is not replaced: a password that holds it stays what it is
+    return {binding.key: binding.value for binding in bindings if binding.key}
 
 
 def _read_files(known: Iterable[str], reading: Reading) -> None:
