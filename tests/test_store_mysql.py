@@ -1,0 +1,374 @@
+"""What MySQL and MariaDB do that other servers do not: packets, locks, commits at every CREATE, sessions that end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+
+import pymysql
+import pytest
+
+from rootcellar import errors
+from rootcellar.records import Payload
+from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.mysql import MySQLStore, driver
+from rootcellar.stores.mysql.url import connection_settings
+from tests.conformance.crew import Crew
+from tests.conformance.stores import NOW, begun, crew, new_id, part, record  # noqa: F401  crew is a fixture
+from tests.mariadb_server import MariaDBServer
+from tests.servers import free_port
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[MariaDBServer]:
+    """A server that the tests of this module may stop and configure, if they put it right again."""
+    with MariaDBServer() as server:
+        yield server
+
+
+@pytest.fixture
+def store(mysql_url: str) -> Iterator[MySQLStore]:
+    found = MySQLStore(mysql_url)
+    yield found
+    found.close()
+
+
+def opened(url: str, **options: Any) -> closing[Store]:
+    return closing(open_store(url, StoreOptions(**options)))
+
+
+def text_payload(size: int) -> Payload:
+    return Payload(b'"' + b"x" * (size - 2) + b'"')
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_session_is_ours_whatever_the_server_s_settings_are(new_mysql: Callable[..., MariaDBServer]) -> None:
+    server = new_mysql(
+        transaction_isolation="REPEATABLE-READ",
+        sql_mode="ANSI_QUOTES,NO_BACKSLASH_ESCAPES",
+        default_time_zone="+05:00",
+        character_set_server="latin1",
+        innodb_lock_wait_timeout=50,
+        autocommit=0,
+    )
+    url = server.create_database()
+    with opened(url) as store:
+        odd = record(name="a 'quoted' \\ 🧊 name")
+        assert store.put(odd).written
+        with opened(url) as other:
+            assert other.get(odd.task_id) == odd
+        group = begun(store, 1)
+        assert store.count_part(part(group), lease=30).claimed
+        assert not store.claim_chord(group, "another"), "the lease is told in the time in which it is read"
+    settings = connection_settings(url, {})
+    with closing(driver.connect(settings, "there")) as connection:
+        assert connection.rows("SELECT @@session.tx_isolation, @@session.innodb_lock_wait_timeout, @@autocommit") == [
+            ("READ-COMMITTED", driver.LOCK_TIMEOUT, 1)
+        ]
+
+
+def test_dates_are_utc_in_every_session(mysql_server: MariaDBServer, store: MySQLStore, mysql_url: str) -> None:
+    store.put(record(task_id="one"))
+    name = mysql_url.rpartition("/")[2]
+    (row,) = mysql_server.execute("SELECT CAST(date_done AS CHAR) FROM celery_taskmeta", name)
+    assert row == ("2031-05-06 07:08:09.123456",)
+
+
+def test_a_session_that_was_killed_is_replaced(mysql_server: MariaDBServer, store: MySQLStore, mysql_url: str) -> None:
+    name = mysql_url.rpartition("/")[2]
+    for _ in range(3):
+        one = record()
+        assert store.put(one).written
+        for number, *_, database in [row[:4] for row in mysql_server.execute("SHOW PROCESSLIST")]:
+            if database == name:
+                mysql_server.execute(f"KILL {number}")
+        assert store.get(one.task_id) == one
+
+
+def test_an_answer_is_never_taken_for_the_next_one_s(store: MySQLStore) -> None:
+    one, other = record(), record()
+    store.put(one)
+    store.put(other)
+
+    class TimeLimit(Exception):
+        """As Celery raises it in the middle of anything."""
+
+    def interrupted(connection: Any) -> None:
+        connection._execute_command(3, "SELECT 'late'")
+        raise TimeLimit
+
+    with pytest.raises(TimeLimit):
+        store._run(interrupted)
+    assert store.get(one.task_id) == one
+    assert store.get(other.task_id) == other
+
+
+def test_a_transaction_that_a_time_limit_ends_leaves_nothing(store: MySQLStore, monkeypatch: Any) -> None:
+    class TimeLimit(Exception):
+        """As Celery raises it in the middle of anything."""
+
+    one, group = record(), begun(store, 2)
+
+    def too_late(*_: Any) -> Any:
+        raise TimeLimit
+
+    monkeypatch.setattr(store, "_count_part", too_late)
+    with pytest.raises(TimeLimit):
+        store.put(one, part(group, one.task_id))
+    monkeypatch.undo()
+    assert store.get(one.task_id) is None
+    assert list(store.chord_parts(group)) == []
+    assert store.put(one, part(group, one.task_id)).written
+
+
+def test_a_server_that_is_down_is_told_at_once() -> None:
+    with opened(f"mysql://u:s3cret@127.0.0.1:{free_port()}/db") as store:
+        began = time.monotonic()
+        with pytest.raises(errors.StoreUnavailable, match="refused") as caught:
+            store.get("x")
+        assert time.monotonic() - began < 1
+        assert caught.value.retryable
+        assert "s3cret" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_keeps_nobody_waiting(own_server: MariaDBServer) -> None:
+    with opened(f"{own_server.create_database()}?connect_timeout=0.5&read_timeout=0.7") as store:
+        one = record()
+        store.put(one)
+        own_server.pause()
+        for _ in range(2):  # on a connection that is open, and on a new one
+            began = time.monotonic()
+            with pytest.raises(errors.StoreUnavailable):
+                store.get("x")
+            assert time.monotonic() - began < 5
+        own_server.resume()
+        assert store.get(one.task_id) == one
+
+
+def test_a_server_that_was_killed_comes_back(own_server: MariaDBServer) -> None:
+    with opened(own_server.create_database()) as store:
+        stored = [record() for _ in range(20)]
+        for one in stored:
+            store.put(one)
+        own_server.kill()
+        with pytest.raises(errors.StoreUnavailable):
+            store.put(record())
+        own_server.start()
+        assert store.get_many([one.task_id for one in stored]) == {one.task_id: one for one in stored}
+
+
+def test_a_server_that_takes_no_writes(own_server: MariaDBServer) -> None:
+    url = own_server.create_database()
+    own_server.execute("CREATE USER w@'%' IDENTIFIED BY 'w'; GRANT ALL ON `test\\_%`.* TO w@'%'")
+    with opened(url.replace("root:cellar@", "w:w@")) as store:
+        store.put(record())
+        own_server.execute("SET GLOBAL read_only = 1")
+        with pytest.raises(errors.StoreReadOnly) as caught:
+            store.put(record())
+        assert caught.value.retryable
+        own_server.execute("SET GLOBAL read_only = 0")
+        assert store.put(record()).written
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_is_refused_hears_why(mysql_server: MariaDBServer, mysql_url: str) -> None:
+    name = mysql_url.rpartition("/")[2]
+    mysql_server.execute(
+        f"CREATE OR REPLACE USER nobody@'%' IDENTIFIED BY 'n'; GRANT SELECT ON `{name}`.* TO nobody@'%'"
+    )
+    nobody = mysql_url.replace("root:cellar@", "nobody:n@")
+    for url, kind, says in (
+        (mysql_url.replace(":cellar@", ":sesame@"), errors.AuthenticationFailed, "Access denied"),
+        (mysql_server.database_url("nowhere"), errors.DatabaseMissing, "nowhere"),
+        (nobody, errors.PermissionDenied, "CREATE"),
+    ):
+        with opened(url) as store:
+            with pytest.raises(kind, match=says) as caught:
+                store.put(record())
+            assert not caught.value.retryable
+            assert caught.value.remedy
+            assert "sesame" not in f"{caught.value!s} {caught.value!r}"
+
+
+@pytest.mark.parametrize("size", [70_000, 20 * MEGABYTE])
+def test_payloads_of_any_size_that_the_server_takes(store: MySQLStore, size: int) -> None:
+    text, data = record(result=text_payload(size)), record(result=Payload(bytes(size), "a/b", "binary"))
+    for one in (text, data):
+        store.put(one)
+        assert store.get(one.task_id) == one
+
+
+def test_a_payload_that_is_too_large_is_told_so(own_server: MariaDBServer) -> None:
+    own_server.execute(f"SET GLOBAL max_allowed_packet = {MEGABYTE}")
+    with opened(own_server.create_database()) as store:
+        fits, huge = record(result=text_payload(MEGABYTE - 10_000)), record(result=text_payload(MEGABYTE + 10_000))
+        assert store.put(fits).written
+        with pytest.raises(errors.PayloadTooLarge, match="the server takes 1,048,576") as caught:
+            store.put(huge)
+        assert "max_allowed_packet" in caught.value.remedy
+        assert not caught.value.retryable
+        assert store.get(fits.task_id) == fits
+        assert store.get(huge.task_id) is None
+    own_server.execute("SET GLOBAL max_allowed_packet = 268435456")
+
+
+def test_a_payload_that_is_too_large_for_the_log(new_mysql: Callable[..., MariaDBServer]) -> None:
+    server = new_mysql(innodb_log_file_size="8M")
+    with opened(server.create_database()) as store:
+        try:
+            store.put(record(result=text_payload(20 * MEGABYTE)))
+        except errors.PayloadTooLarge as exc:
+            assert "innodb_log_file_size" in exc.remedy  # noqa: PT017  newer servers take it
+
+
+def test_ids_that_the_server_would_mix_up(store: MySQLStore) -> None:
+    one = record(task_id="a")
+    store.put(one)
+    with pytest.raises(errors.RecordRefused, match="space"):
+        store.put(record(task_id="a "))
+    assert store.get("a ") is None
+    assert store.get("A") is None
+    assert store.get_many(["a ", "A", "ä", "a"]) == {"a": one}
+    assert store.delete(["a ", "A"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://u:s3cret@host/", "no database"),
+        ("mysql://u:s3cret@host:port/db", "host or port"),
+        ("mysql://u:half@s3cret@host/db", "@"),
+        ("mysql://u:s3cret@host/db?charset=latin1", "utf8mb4"),
+        ("mysql://u:s3cret@host/db?colour=red", "no option colour="),
+        ("mysql://u:s3cret@host/db?read_timeout=soon", "no number of seconds"),
+        ("mysql://u@host/db?password=s3cret", "password="),
+        ("mysql://u@host/db?ssl_key_password=s3cret", "ssl_key_password="),
+        ("mysql://u:s3cret@host/db?ssl_ca=/no/such/file", "/no/such/file"),
+        ("mysql://u:s3cret@host/db?ssl_verify_cert=perhaps", "neither true nor false"),
+    ],
+)
+def test_urls_that_cannot_be_used(url: str, says: str) -> None:
+    with pytest.raises(errors.ConfigurationError) as caught:
+        MySQLStore(url)
+    assert says in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_passwords_of_any_kind(mysql_server: MariaDBServer, mysql_url: str) -> None:
+    mysql_server.execute(
+        "CREATE OR REPLACE USER 'o:d@d'@'%' IDENTIFIED BY 'p@:/%#? ключ'; GRANT ALL ON *.* TO 'o:d@d'@'%'"
+    )
+    url = mysql_url.replace("root:cellar@", "o%3Ad%40d:p%40%3A%2F%25%23%3F%20%D0%BA%D0%BB%D1%8E%D1%87@")
+    with opened(url) as store:
+        assert store.put(record()).written
+        assert "ключ" not in store.where
+
+
+# -- schema ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [0, 1, 2, 3, 4])
+def test_tables_that_were_half_made_are_finished(mysql_server: MariaDBServer, mysql_url: str, made: int) -> None:
+    """Whoever made them died after so many statements."""
+    with opened(mysql_url) as store:
+        script = store.schema.sql()  # type: ignore[attr-defined]
+        name = mysql_url.rpartition("/")[2]
+        registry, *tables = [f"CREATE TABLE {rest}" for rest in script.split("CREATE TABLE ")[1:]]
+        mysql_server.execute(registry.partition(";\n")[0], name)
+        mysql_server.execute(
+            "INSERT INTO rootcellar_schema VALUES ('celery_taskmeta', 'g', 0, NULL, NULL, NULL, NOW())", name
+        )
+        for table in tables[:made]:
+            mysql_server.execute(table.partition(";\n")[0], name)
+        one = record()
+        assert store.put(one).written
+        assert store.count_part(part(new_id())).counted == 1
+        status = store.schema.status()  # type: ignore[attr-defined]
+        assert (status.version, status.foreign) == (status.wanted, ())
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+
+def test_eight_processes_are_never_told_of_a_deadlock(mysql_server: MariaDBServer, mysql_url: str, crew: Crew) -> None:  # noqa: F811
+    with opened(mysql_url) as store:
+        groups = [begun(store, 8, expires_at=NOW - timedelta(1)) for _ in range(4)]
+    ids = [new_id() for _ in range(30)]
+    counts = crew.run_alike(8, _quarrel, mysql_url, ids, groups)
+    assert counts == [120] * 8
+
+
+def _quarrel(url: str, ids: list[str], groups: list[str], number: int) -> int:
+    """Store, delete and clean up the same tasks and chords as everybody else, in an order of our own."""
+    store = open_store(url)
+    done = 0
+    for turn in range(4):
+        for place in range(30):
+            task_id = ids[(place * (2 * number + 1) + turn) % 30]
+            one = record(task_id=task_id, state="FAILURE", expires_at=NOW + timedelta(days=(turn + number) % 2 * 2 - 1))
+            if place % 3 == 0:
+                store.put(one, part(groups[place % 4], task_id, number))
+            elif place % 7 == 0:
+                store.delete(ids[place:])
+            elif place % 10 == 1:
+                store.delete_expired(NOW, limit=10)
+            elif place % 11 == 1:
+                store.finish_chord(groups[place % 4])
+            else:
+                store.put(one)
+            done += 1
+    store.close()
+    return done
+
+
+def test_two_who_are_in_each_other_s_way_both_get_through(store: MySQLStore, mysql_url: str) -> None:
+    """A real deadlock, made by transactions that lock two rows in opposite orders."""
+    one, other = record(state="STARTED"), record(state="STARTED")
+    store.put(one)
+    store.put(other)
+    meet = threading.Barrier(2)
+    runs = []
+
+    def lock(ids: list[str]) -> None:
+        def work(connection: Any) -> None:
+            runs.append(1)
+            with connection.transaction():
+                for task_id in ids:
+                    connection.execute("UPDATE celery_taskmeta SET retries = 1 WHERE task_id = %(id)s", {"id": task_id})
+                    if len(runs) <= 2 and task_id == ids[0]:
+                        meet.wait(10)
+
+        store._run(work)
+
+    ids = [one.task_id, other.task_id]
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(lock, ids), pool.submit(lock, ids[::-1])]:
+            done.result()
+    assert len(runs) > 2, "one of them was the victim, and did it again"
+
+
+def test_a_row_that_is_held_for_long_is_an_outage(
+    store: MySQLStore, mysql_server: MariaDBServer, mysql_url: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(driver, "SESSION", (*driver.SESSION, "SET SESSION innodb_lock_wait_timeout = 1"))
+    monkeypatch.setattr("rootcellar.stores.mysql.store._CONFLICT_TRIES", 2)
+    one = record(state="STARTED")
+    store.put(one)
+    store.close()
+    with closing(pymysql.connect(**connection_settings(mysql_url, {}))) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT * FROM celery_taskmeta FOR UPDATE")
+        with pytest.raises(errors.StoreUnavailable, match="Lock wait timeout"):
+            store.put(one)
+        holder.rollback()
+    assert store.put(one).written
