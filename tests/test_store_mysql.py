@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pymysql
@@ -18,6 +20,7 @@ from rootcellar.records import Payload
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.mysql import MySQLStore, driver
 from rootcellar.stores.mysql.url import connection_settings
+from tests.certificates import Authority, Issued
 from tests.conformance.crew import Crew
 from tests.conformance.stores import NOW, begun, crew, new_id, part, record  # noqa: F401  crew is a fixture
 from tests.mariadb_server import MariaDBServer
@@ -273,6 +276,68 @@ def test_passwords_of_any_kind(mysql_server: MariaDBServer, mysql_url: str) -> N
     with opened(url) as store:
         assert store.put(record()).written
         assert "ключ" not in store.where
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+def test_tls(new_mysql: Callable[..., MariaDBServer], tmp_path: Path) -> None:
+    right, wrong = Authority(tmp_path / "right"), Authority(tmp_path / "wrong", "Another CA")
+    good, expired = right.server(), right.server("expired", expired=True)
+    elsewhere = right.server("elsewhere", "db.example.com")
+    certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
+
+    def show(issued: Issued) -> None:
+        shutil.copy(issued.certificate, certificate)
+        shutil.copy(issued.key, key)
+
+    show(good)
+    server = new_mysql(ssl_cert=str(certificate), ssl_key=str(key), ssl_ca=str(right.certificate))
+    url = server.create_database()
+    ca = f"?ssl_ca={right.certificate}"
+
+    def answer(options: str) -> str:
+        with opened(url + options) as store:
+            assert store.put(record()).written
+            ((_, cipher),) = store._run(lambda c: c.rows("SHOW STATUS LIKE 'Ssl_cipher'"))  # type: ignore[attr-defined]
+            return str(cipher)
+
+    def refusal(options: str) -> errors.CertificateRefused:
+        with opened(url + options) as store, pytest.raises(errors.CertificateRefused) as caught:
+            store.put(record())
+        assert "cellar" not in str(caught.value)
+        return caught.value
+
+    assert answer(ca)
+    assert answer("?ssl_disabled=true") == ""
+    assert "wrong CA" in str(refusal(f"?ssl_ca={wrong.certificate}"))
+    assert "wrong CA" in str(refusal("?ssl=true")), "the system's authorities do not know it"
+    assert answer("?ssl_verify_cert=false")
+
+    show(expired)
+    server.execute("FLUSH SSL")
+    assert "expired" in str(refusal(ca))
+
+    show(elsewhere)
+    server.execute("FLUSH SSL")
+    assert "wrong host name" in str(refusal(ca))
+    assert answer(f"{ca}&ssl_verify_identity=false")
+
+    # a user who must show a certificate
+    show(good)
+    server.execute("FLUSH SSL; CREATE USER w@'%' IDENTIFIED BY 'w' REQUIRE X509; GRANT ALL ON *.* TO w@'%'")
+    mine = right.client("w")
+    url = url.replace("root:cellar@", "w:w@")
+    assert answer(f"{ca}&ssl_cert={mine.certificate}&ssl_key={mine.key}")
+    with opened(url + ca) as store, pytest.raises(errors.AuthenticationFailed):
+        store.put(record())
+
+
+def test_tls_where_the_server_has_none(mysql_url: str, tmp_path: Path) -> None:
+    with opened(f"{mysql_url}?ssl_ca={Authority(tmp_path).certificate}") as store:
+        with pytest.raises(errors.StoreError, match="SSL") as caught:
+            store.put(record())
+        assert not caught.value.retryable
 
 
 # -- schema ------------------------------------------------------------------------------------------------------------

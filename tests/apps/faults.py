@@ -21,6 +21,7 @@ from celery.result import allow_join_result
 from celery.signals import task_postrun, worker_process_init
 
 from rootcellar.chords import Chords
+from rootcellar.stores.mysql import MySQLStore
 from rootcellar.stores.postgres import PostgresStore
 from rootcellar.stores.sqlite import SQLiteStore
 
@@ -120,11 +121,12 @@ class Faults:
 
     def install(self) -> None:
         """Let this process reach the points."""
-        for store in (PostgresStore, SQLiteStore):
+        for store in (PostgresStore, SQLiteStore, MySQLStore):
             self._before(store, "put", "before_store", lambda record, *_: record.task_id)
             self._after(store, "put", "after_store", lambda record, *_: record.task_id)
         # between the two halves of one transaction; PostgreSQL does both in one statement
-        self._before(SQLiteStore, "_count_part", "within_store", lambda _, part, *__: part.task_id)
+        for store in (SQLiteStore, MySQLStore):
+            self._before(store, "_count_part", "within_store", lambda _, part, *__: part.task_id)
         self._before(Chords, "_call_body", "before_body", lambda _, body: body.id)
         self._before(Chords, "_publish", "before_publish", lambda _, body, __: body.id)
         self._after(Chords, "_publish", "after_publish", lambda _, body, __: body.id)
@@ -190,10 +192,12 @@ def body(self: Any, values: list[Any], chord: int) -> dict[str, Any]:
 def twin(self: Any, name: str, fails: bool) -> str:
     """Run twice at the same moment: the first succeeds when it may, then the other fails, or succeeds too."""
     faults = faults_here()
-    faults.tell(f"{name}-runs")
+    # each in a pipe of its own: of two that tell at the same moment in one, only one might be heard
     if faults.take(f"{name}-first") is not None:
+        faults.tell(f"{name}-runs")
         faults.hear(f"{name}-ends")
         return f"{name} first"
+    faults.tell(f"{name}-runs-again")
     with allow_join_result():
         self.AsyncResult(self.request.id).get(timeout=30, interval=0.001)
     if fails:

@@ -1,0 +1,36 @@
+"""MariaDB goes away amid the tasks of eight worker processes and comes back: every result is there and is right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.faults.bed import HEAVY, Bed
+from tests.faults.test_outages import Crowd
+from tests.mariadb_server import MariaDBServer
+from tests.servers import RedisServer
+
+
+def test_killed_amid_the_tasks_of_eight_processes(
+    new_mysql: Callable[..., MariaDBServer], new_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    server = new_mysql()
+    bed = Bed(tmp_path, new_redis().url, server.create_database(), task_acks_late=True, task_track_started=True)
+    bed.create_tables()
+    workers = [bed.worker(concurrency=4), bed.worker(concurrency=4)]
+    with bed.workers(*workers):
+        children = [worker.children() for worker in workers]
+        crowd = Crowd(bed)
+        assert crowd.amid.wait(40), "a third of the tasks is done"
+        server.kill()
+        time.sleep(10 if HEAVY else 2)
+        server.start()
+        crowd.check(bed)
+        for worker in workers:
+            log = worker.log.read_text()
+            assert "Could not store" in log
+            assert "Deadlock" not in log
+            assert "Lock wait" not in log
+        assert [worker.children() for worker in workers] == children, "no process had to be replaced"
+        assert bed.task("square").delay(4).get(timeout=20) == {"number": 4, "square": 16}
