@@ -5,7 +5,7 @@ All datetimes are aware and in UTC.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 
@@ -163,7 +163,9 @@ class Stored:
     Attributes:
         written: ``False`` where what was recorded already had to stay, such as a SUCCESS.
         chord: the chord's progress where a part was counted.
+        is_first: whether nothing of the task was recorded before; ``False`` also where the store does not tell.
     """
 
     written: bool
     chord: ChordProgress | None = None
+    is_first: bool = field(default=False, compare=False)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import psycopg
 import pymysql
@@ -128,6 +129,24 @@ def mongo_database(request: pytest.FixtureRequest) -> Iterator[str]:
     server.drop_database(url)
 
 
+@contextmanager
+def hybrid_of_postgres_and_redis(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A PostgreSQL database and a Redis database in front; the password is in a file, for a query may not have it."""
+    server = request.getfixturevalue("postgres_server")
+    passwords = request.getfixturevalue("tmp_path_factory").mktemp("hybrid") / "pgpass"
+    passwords.touch(0o600)
+    passwords.write_text(f"*:*:*:{server.user}:{server.password}\n")
+    url = server.create_database()
+    durable = f"{url.replace(':' + server.password + '@', '@')}?passfile={passwords}"
+    with contextmanager(_database_of)(request.getfixturevalue("redis_server")) as cache:
+        yield f"hybrid://?{urlencode({'durable_url': durable, 'cache_url': cache})}"
+    server.drop_database(url)
+
+
+def run_on_hybrid(url: str, script: str) -> list[tuple[Any, ...]]:
+    return run_on_postgres(dict(parse_qsl(url.partition("?")[2]))["durable_url"], script)
+
+
 SQLITE = StoreUnderTest(name="sqlite", new_place=sqlite_file, run_sql=run_on_sqlite)
 POSTGRES = StoreUnderTest(name="postgres", new_place=postgres_database, run_sql=run_on_postgres)
 #: in transaction mode
@@ -141,11 +160,12 @@ MYSQL = StoreUnderTest(
 )
 MEMORY = StoreUnderTest(name="memory", new_place=memory_place, shared=False)
 REDIS = StoreUnderTest(name="redis", new_place=redis_database)
+HYBRID = StoreUnderTest(name="hybrid", new_place=hybrid_of_postgres_and_redis, run_sql=run_on_hybrid)
 MONGO = StoreUnderTest(name="mongodb", new_place=mongo_database, largest=16 << 20)
 REDIS_TLS = StoreUnderTest(name="redis-tls", new_place=redis_over_tls)
 REDIS_SOCKET = StoreUnderTest(name="redis-socket", new_place=redis_over_socket)
 
-STORES = [SQLITE, POSTGRES, PGBOUNCER, MYSQL, REDIS, REDIS_TLS, REDIS_SOCKET, MONGO, MEMORY]
+STORES = [SQLITE, POSTGRES, PGBOUNCER, MYSQL, REDIS, REDIS_TLS, REDIS_SOCKET, MONGO, HYBRID, MEMORY]
 
 #: every store, pool and broker meets every other one at least once
 COMBINATIONS = [
@@ -170,4 +190,6 @@ COMBINATIONS = [
     Combination(REDIS, "inside", "memory", essentials_only=True),
     Combination(MONGO, "prefork", "redis"),
     Combination(MONGO, "inside", "memory", essentials_only=True),
+    Combination(HYBRID, "prefork", "redis"),
+    Combination(HYBRID, "threads", "redis", essentials_only=True),
 ]

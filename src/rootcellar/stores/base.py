@@ -295,3 +295,11 @@ class Watchable(Protocol):
 
     def watcher(self) -> Watcher:
         """Return the one watcher of this process and store."""
+
+
+@runtime_checkable
+class TellsFirst(Protocol):
+    """A store that can tell whether a record is the first of its task: what is stored then is what was given."""
+
+    def tell_first(self) -> None:
+        """Say so from now on, by :attr:`~rootcellar.records.Stored.is_first`, where a task is stored without a part."""

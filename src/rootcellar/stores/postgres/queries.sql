@@ -3,6 +3,12 @@ INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
 
+-- put_task_and_tell: the same, and tell whether nothing of the task was there before
+INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
+ON CONFLICT (task_id) DO UPDATE SET {task_update}
+WHERE {task_overwritable}
+RETURNING t.xmax = 0
+
 -- put_task_and_part: the same, and count the chord's part in the same transaction
 WITH stored AS (
     INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})

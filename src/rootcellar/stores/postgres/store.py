@@ -89,8 +89,13 @@ class PostgresStore(Store):
             lambda: Write(record.task_id, statement, (values, forms), order, is_durable=durable, is_ready=is_ready)
         )
         if part is None:
-            return Stored(written=write.count == 1)
+            is_first = bool(write.answer) and read_bool(write.answer[0])
+            return Stored(written=write.count == 1, is_first=is_first)
         return Stored(written=read_bool(write.answer[-1]), chord=_progress(write.answer))
+
+    def tell_first(self) -> None:
+        """See :class:`~rootcellar.stores.base.TellsFirst`."""
+        self._put = Statement("put_task_and_tell", self._sql["put_task_and_tell"])
 
     def get(self, task_id: str) -> TaskRecord | None:
         if not rows.findable([task_id]):

@@ -1,0 +1,110 @@
+"""Which two stores a hybrid is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import parse_qsl
+
+from rootcellar.errors import ConfigurationError
+from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.hybrid.cache import EXPIRES
+
+WRITE_THROUGH, WRITE_BEHIND = "write-through", "write-behind"
+_NAMES = ("durable_url", "cache_url", "mode", "cache_expires")
+#: seconds: what the cache cannot say in time, the durable store can
+_CACHE_TIMEOUTS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+
+_WHERE = "result_backend_transport_options"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of what a hybrid is made.
+
+    Attributes:
+        durable_url, cache_url: the stores.
+        cache_options: what the cache is told.
+        cache_expires: seconds for which a copy lives at most.
+    """
+
+    durable_url: str
+    cache_url: str
+    cache_options: StoreOptions
+    cache_expires: float
+
+
+def read_settings(url: str, options: StoreOptions) -> Settings:
+    """Return what the transport options say, or the URL's query before them.
+
+    Raises:
+        ConfigurationError: something is missing, or cannot be used.
+    """
+    said: Mapping[str, Any] = {**options.transport_options, **_query(url)}
+    for name in ("durable_url", "cache_url"):
+        if not said.get(name):
+            raise ConfigurationError(
+                f"hybrid:// needs {name}",
+                where=_WHERE,
+                remedy="set durable_url to a postgresql:// URL and cache_url to a redis:// URL there",
+            )
+        if str(said[name]).removeprefix("rootcellar+").startswith("hybrid:"):
+            raise ConfigurationError(f"{name} is hybrid:// again", where=_WHERE, remedy="name a store that is one")
+    _check_mode(said.get("mode") or WRITE_THROUGH)
+    return Settings(
+        durable_url=str(said["durable_url"]),
+        cache_url=str(said["cache_url"]),
+        cache_options=replace(options, redis={**_CACHE_TIMEOUTS, **options.redis}),
+        cache_expires=_seconds(said.get("cache_expires", EXPIRES)),
+    )
+
+
+def _check_mode(mode: Any) -> None:
+    if mode == WRITE_BEHIND:
+        raise ConfigurationError(
+            "write-behind is not there yet: a result would be acknowledged before PostgreSQL has it",
+            where=_WHERE,
+            remedy=f"set mode to {WRITE_THROUGH!r}",
+        )
+    if mode != WRITE_THROUGH:
+        raise ConfigurationError(
+            f"there is no mode {str(mode)!r}", where=_WHERE, remedy=f"set mode to {WRITE_THROUGH!r}, or leave it out"
+        )
+
+
+def _query(url: str) -> dict[str, str]:
+    """Return what the URL says, for tools that are given nothing else."""
+    rest = url.partition("://")[2]
+    place, _, query = rest.partition("?")
+    if place.strip("/"):
+        raise ConfigurationError(
+            "a hybrid URL names no place itself",
+            where="result_backend",
+            remedy="write rootcellar+hybrid://, and durable_url and cache_url into result_backend_transport_options",
+        )
+    said = dict(parse_qsl(query))
+    for name, value in said.items():
+        if name not in _NAMES:
+            raise ConfigurationError(
+                f"hybrid:// knows no {name}", where="result_backend", remedy=f"use one of {', '.join(_NAMES)}"
+            )
+        if name.endswith("_url") and ":" in value.partition("://")[2].rpartition("@")[0]:
+            raise ConfigurationError(
+                f"{name} has a password in the URL's query, where tools that hide passwords do not look",
+                where="result_backend",
+                remedy=f"write {name} into {_WHERE}",
+            )
+    return said
+
+
+def _seconds(value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if seconds <= 0:
+        raise ConfigurationError(
+            f"cache_expires is not a number of seconds: {value!r}", where=_WHERE, remedy="write 3600 for an hour"
+        )
+    return seconds

@@ -1,0 +1,440 @@
+"""Redis in front of PostgreSQL: what is read where, and that Redis may be flushed, frozen or gone at any time."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from rootcellar import errors
+from rootcellar.records import ChordPart, Payload, TaskRecord
+from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.hybrid import HybridStore
+from rootcellar.stores.hybrid import cache as caching
+from rootcellar.waiting import Waiter
+from tests.conformance.crew import Crew
+from tests.servers import PostgresServer, RedisServer
+
+#: seconds that a test waits for what should come at once
+PATIENCE = 20.0
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def record(task_id: str = "", value: object = 42, state: str = "SUCCESS", **given: Any) -> TaskRecord:
+    done = None if state in ("STARTED", "RETRY") else now()
+    payload = Payload(str(value).encode())
+    return TaskRecord(task_id=task_id or str(uuid.uuid4()), state=state, result=payload, done_at=done, **given)
+
+
+def open_hybrid(durable_url: str, cache_url: str, **options: Any) -> HybridStore:
+    store = open_store(
+        "hybrid://",
+        StoreOptions(transport_options={"durable_url": durable_url, "cache_url": cache_url, **options}),
+    )
+    assert isinstance(store, HybridStore)
+    return store
+
+
+def eventually(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def durable(postgres_url: str) -> Iterator[Store]:
+    """What is in PostgreSQL, without the cache."""
+    store = open_store(postgres_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def own_redis(new_redis: Callable[..., RedisServer]) -> RedisServer:
+    """A Redis that a test may kill; it comes back with what it had."""
+    return new_redis(appendonly=True, appendfsync="always")
+
+
+@pytest.fixture
+def hybrid(postgres_url: str, own_redis: RedisServer) -> Iterator[HybridStore]:
+    store = open_hybrid(postgres_url, own_redis.url)
+    yield store
+    store.close()
+
+
+def copies(server: RedisServer) -> int:
+    with redis.Redis.from_url(server.url) as client:
+        return int(client.dbsize())
+
+
+# -- what is read where ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(new_postgres: Callable[..., PostgresServer], own_redis: RedisServer) -> Iterator[tuple[PostgresServer, Store]]:
+    """A PostgreSQL that a test may stop, and a hybrid over it."""
+    server = new_postgres()
+    store = open_hybrid(server.create_database(), own_redis.url)
+    yield server, store
+    store.close()
+
+
+def test_a_stored_result_is_read_from_the_cache(two: tuple[PostgresServer, Store], own_redis: RedisServer) -> None:
+    postgres, store = two
+    one, other, failed = record(), record(name="shop.pack"), record(state="FAILURE")
+    for stored in (one, other, failed):
+        assert store.put(stored).written
+    postgres.kill()
+    assert store.get(one.task_id) == one
+    assert store.get_many([one.task_id, other.task_id]) == {one.task_id: one, other.task_id: other}
+    with pytest.raises(errors.StoreUnavailable):
+        store.get(failed.task_id)  # a failure may still be followed by another state, so it is not copied
+    postgres.start()
+    own_redis.flush()
+    # a miss fills
+    assert store.get(one.task_id) == one
+    assert store.get_many([other.task_id, failed.task_id]) == {other.task_id: other, failed.task_id: failed}
+    postgres.kill()
+    assert store.get(one.task_id) == one
+    assert store.get(other.task_id) == other
+
+
+def test_a_copy_is_what_the_durable_store_has(hybrid: HybridStore, durable: Store, own_redis: RedisServer) -> None:
+    first = record(state="STARTED", name="shop.pack", args=Payload(b"[1]"), started_at=now())
+    hybrid.put(first)
+    hybrid.put(record(first.task_id, state="SUCCESS"))
+    found = hybrid.get(first.task_id)
+    assert found == durable.get(first.task_id)
+    assert found is not None
+    assert (found.name, found.args) == ("shop.pack", Payload(b"[1]"))
+    assert hybrid.get(first.task_id) == found, "from the copy"
+    odd = record(name="a \x00 b", worker="\ud800")
+    hybrid.put(odd)
+    for _ in range(2):
+        assert hybrid.get(odd.task_id) == durable.get(odd.task_id)
+
+
+def test_the_first_success_stays_in_both(hybrid: HybridStore, durable: Store, own_redis: RedisServer) -> None:
+    one = record(value=1)
+    assert hybrid.put(one).written
+    for flush in (False, True):
+        if flush:
+            own_redis.flush()
+        assert not hybrid.put(record(one.task_id, 2)).written
+        assert hybrid.get(one.task_id) == durable.get(one.task_id) == one
+
+
+def test_a_result_that_counts_a_part_is_copied_when_it_is_read(hybrid: HybridStore, own_redis: RedisServer) -> None:
+    one = record()
+    part = ChordPart(group_id="g", task_id=one.task_id, group_index=0, state="SUCCESS")
+    assert hybrid.put(one, part).written
+    assert copies(own_redis) == 0
+    assert hybrid.get(one.task_id) == one
+    assert copies(own_redis) == 1
+
+
+def test_a_copy_goes_before_its_result(postgres_url: str, own_redis: RedisServer) -> None:
+    store = open_hybrid(postgres_url, own_redis.url, cache_expires=100)
+    soon, late, gone = (record(expires_at=now() + timedelta(seconds=left)) for left in (50, 5_000, -1))
+    for one in (soon, late, gone):
+        store.put(one)
+    with redis.Redis.from_url(own_redis.url) as client:
+        lives = {one.task_id: [client.ttl(key) for key in client.keys(f"*{one.task_id}")] for one in (soon, late, gone)}
+    assert lives[gone.task_id] == []
+    assert 0 < lives[soon.task_id][0] <= 50 < lives[late.task_id][0] <= 100
+    assert store.get(late.task_id) == late, "the copy has the record's own date"
+    store.close()
+
+
+def test_abilities_are_those_of_the_durable_store(hybrid: HybridStore, own_redis: RedisServer, tmp_path: Any) -> None:
+    from rootcellar.stores.base import HasSchema, Queryable, Watchable
+
+    assert isinstance(hybrid, Queryable)
+    assert isinstance(hybrid, HasSchema)
+    assert isinstance(hybrid, Watchable)
+    behind_redis = open_hybrid(own_redis.url, own_redis.url)
+    assert not isinstance(behind_redis, Queryable)
+    assert not isinstance(behind_redis, HasSchema)
+    on_sqlite = open_hybrid(f"sqlite:///{tmp_path}/results.sqlite3", own_redis.url)
+    one = record()
+    on_sqlite.put(one)
+    assert copies(own_redis) == 0, "SQLite does not tell whether it was the first state"
+    assert on_sqlite.get(one.task_id) == one
+    assert copies(own_redis) == 1
+    on_sqlite.close()
+
+
+# -- forgetting --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_forgotten_stays_so(hybrid: HybridStore, durable: Store) -> None:
+    one, kept = record(value=1), record()
+    hybrid.put(one)
+    hybrid.put(kept)
+    assert hybrid.delete([one.task_id, one.task_id, "unknown"]) == 1
+    assert hybrid.get(one.task_id) is None
+    assert durable.get(one.task_id) is None
+    # somebody read it before and brings the copy now
+    hybrid.cache.keep(one, time.monotonic())
+    assert hybrid.get_many([one.task_id, kept.task_id]) == {kept.task_id: kept}
+    assert hybrid.delete([one.task_id]) == 0
+    again = record(one.task_id, value=2)
+    assert hybrid.put(again).written
+    for _ in range(2):
+        assert hybrid.get(one.task_id) == again
+
+
+def test_a_copy_that_comes_very_late_is_not_made(hybrid: HybridStore, own_redis: RedisServer) -> None:
+    hybrid.cache.keep(record(), time.monotonic() - caching.FRESH - 1)
+    assert copies(own_redis) == 0
+    assert timedelta(seconds=10 * caching.FRESH) < caching.TOMBSTONE
+
+
+def test_forgetting_is_not_acknowledged_while_the_cache_cannot_hear_of_it(
+    hybrid: HybridStore, durable: Store, own_redis: RedisServer
+) -> None:
+    one = record()
+    hybrid.put(one)
+    own_redis.kill()
+    with pytest.raises(errors.StoreUnavailable, match="may still show it"):
+        hybrid.delete([one.task_id])
+    assert durable.get(one.task_id) is None
+    assert hybrid.get(one.task_id) is None
+    own_redis.start()
+    assert hybrid.delete([one.task_id]) == 0
+    eventually(lambda: not hybrid.cache.breaker.is_open, "the cache in use")
+    assert hybrid.get(one.task_id) is None
+
+
+# -- Redis is gone -----------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_cache_costs_one_timeout(hybrid: HybridStore, own_redis: RedisServer) -> None:
+    known = record()
+    hybrid.put(known)
+    own_redis.pause()  # connections are accepted and nobody answers
+    started = time.monotonic()
+    assert hybrid.get(known.task_id) == known
+    assert 0.5 < time.monotonic() - started < 4
+    started = time.monotonic()
+    for _ in range(100):
+        one = record()
+        assert hybrid.put(one).written
+        assert hybrid.get(one.task_id) == one
+        assert hybrid.get_many([one.task_id, known.task_id]) == {one.task_id: one, known.task_id: known}
+    assert time.monotonic() - started < 3
+    own_redis.resume()
+    eventually(lambda: not hybrid.cache.breaker.is_open, "the cache in use")
+    before = copies(own_redis)
+    hybrid.put(record())
+    assert copies(own_redis) == before + 1
+
+
+def test_no_wake_up_is_lost_with_the_cache(hybrid: HybridStore, postgres_url: str, own_redis: RedisServer) -> None:
+    waiter = Waiter(hybrid)
+    other = open_hybrid(postgres_url, own_redis.url)
+    ones = [record() for _ in range(20)]
+    found: list[TaskRecord] = []
+    ids = [one.task_id for one in ones]
+    waiting = threading.Thread(target=lambda: found.extend(waiter.wait_for(ids, timeout=PATIENCE)))
+    waiting.start()
+    for number, one in enumerate(ones):
+        if number == 5:
+            own_redis.flush()
+        if number == 10:
+            own_redis.kill()
+        other.put(one)
+    waiting.join(PATIENCE)
+    assert {one.task_id: one for one in found} == {one.task_id: one for one in ones}
+    waiter.close()
+    other.close()
+
+
+def test_a_worker_starts_without_its_cache_but_not_with_a_wrong_password(
+    postgres_url: str, own_redis: RedisServer
+) -> None:
+    own_redis.stop()
+    without = open_hybrid(postgres_url, own_redis.url)
+    without.check()
+    without.close()
+    own_redis.start()
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.config_set("requirepass", "right-secret")
+    wrong = open_hybrid(postgres_url, own_redis.url.replace("redis://", "redis://:wrong-secret@"))
+    with pytest.raises(errors.AuthenticationFailed) as caught:
+        wrong.check()
+    assert "secret" not in str(caught.value)
+    one = record()
+    assert wrong.put(one).written, "results are stored all the same"
+    assert wrong.get(one.task_id) == one
+    wrong.close()
+
+
+# -- the account -------------------------------------------------------------------------------------------------------
+
+SECONDS = 8.0
+
+
+def test_an_account_of_all_that_was_acknowledged(
+    new_postgres: Callable[..., PostgresServer], own_redis: RedisServer
+) -> None:
+    """Redis is killed, restarted, flushed and frozen, PostgreSQL killed once: nothing is lost, changed or doubled."""
+    postgres = new_postgres()
+    url = postgres.create_database()
+    open_hybrid(url, own_redis.url).check()
+    chance = random.Random(4)
+    happened: list[str] = []
+
+    def disturb(working: Callable[[], bool]) -> None:
+        def kill() -> None:
+            own_redis.kill()
+            time.sleep(chance.uniform(0, 0.5))
+            own_redis.start()
+
+        def freeze() -> None:
+            own_redis.pause()
+            time.sleep(chance.uniform(0, 1.5))
+            own_redis.resume()
+
+        def kill_postgres() -> None:
+            postgres.kill()
+            postgres.start()
+
+        faults = [kill, own_redis.restart, own_redis.flush, own_redis.flush, freeze]
+        while working():
+            time.sleep(chance.uniform(0.05, 0.4))
+            fault = kill_postgres if len(happened) == 5 else chance.choice(faults)
+            fault()
+            happened.append(fault.__name__)
+
+    with Crew() as crew, ThreadPoolExecutor(1) as pool:
+        books = pool.submit(crew.run_alike, 3, _keep_account, url, own_redis.url)
+        disturb(lambda: not books.done())
+        answers = books.result()
+
+    assert len(happened) > 8
+    wrong = [line for _, lines in answers for line in lines]
+    assert wrong == []
+    account = {task_id: value for book, _ in answers for task_id, value in book.items()}
+    kept = {task_id: value for task_id, value in account.items() if value is not None}
+    assert len(kept) > 200
+    assert len(kept) < len(account), "some were forgotten"
+    hybrid, durable = open_hybrid(url, own_redis.url), open_store(url)
+    for store in (hybrid, hybrid, durable):  # the second time much of it comes from the copies
+        found = {task_id: one.result.body for task_id, one in store.get_many(account).items() if one.result}
+        assert found == kept
+    assert {one.task_id for one in durable.scan(limit=10 * len(account))} == set(kept)
+    hybrid.close()
+    durable.close()
+
+
+def _keep_account(url: str, cache_url: str, number: int) -> tuple[dict[str, bytes | None], list[str]]:
+    """Store, overwrite, forget and read for a while; return what must be there, and what was found wrong."""
+    store = open_hybrid(url, cache_url)
+    chance = random.Random(number)
+    account: dict[str, bytes | None] = {}
+    wrong: list[str] = []
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline or store.cache.breaker.is_open:
+        task_id = f"{number}-{len(account)}"
+        one = record(task_id, chance.randrange(10**9))
+        assert one.result is not None
+        path = chance.randrange(5)
+        if path == 0:
+            _persist(lambda: store.put(replace(one, state="STARTED", done_at=None, result=None)))  # noqa: B023
+            _persist(lambda: store.put(replace(one, state="FAILURE", result=Payload(b'"no"'))))  # noqa: B023
+        _persist(lambda: store.put(one))  # noqa: B023
+        account[task_id] = one.result.body
+        if path == 1:
+            again = replace(one, result=Payload(b'"another"'), state=chance.choice(["SUCCESS", "FAILURE"]))
+            if _persist(lambda: store.put(again)).written:  # noqa: B023
+                wrong.append(f"{task_id} was stored twice")
+        if path == 2:
+            _persist(lambda: store.delete([task_id]))  # noqa: B023
+            account[task_id] = None
+            if chance.randrange(2):
+                other = record(task_id, chance.randrange(10**9))
+                assert other.result is not None
+                _persist(lambda: store.put(other))  # noqa: B023
+                account[task_id] = other.result.body
+        some = {task_id, *chance.choices(list(account), k=chance.choice([1, 1, 5]))}
+        found = _persist(lambda: _look(store, some))  # noqa: B023
+        for looked in some:
+            if found.get(looked) != account[looked]:
+                wrong.append(f"{looked}: {found.get(looked)!r} in place of {account[looked]!r}")
+    store.close()
+    return account, wrong
+
+
+def _look(store: Store, ids: set[str]) -> dict[str, bytes]:
+    if len(ids) == 1:
+        (task_id,) = ids
+        one = store.get(task_id)
+        found = {} if one is None else {task_id: one}
+    else:
+        found = store.get_many(ids)
+    return {task_id: one.result.body for task_id, one in found.items() if one.result}
+
+
+def _persist(work: Callable[[], Any]) -> Any:
+    """Do it until it is acknowledged, as the backend does."""
+    while True:
+        try:
+            return work()
+        except errors.RootcellarError as exc:
+            if not exc.retryable:
+                raise
+            time.sleep(0.02)
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("hybrid://", {}, "needs durable_url"),
+        ("hybrid://", {"durable_url": "postgresql://h/d"}, "needs cache_url"),
+        ("hybrid://", {"durable_url": "hybrid://", "cache_url": "redis://h"}, "is hybrid:// again"),
+        (
+            "hybrid://",
+            {"durable_url": "sqlite:///x", "cache_url": "redis://h", "mode": "write-behind"},
+            "not there yet",
+        ),
+        ("hybrid://", {"durable_url": "sqlite:///x", "cache_url": "redis://h", "mode": "both"}, "no mode 'both'"),
+        ("hybrid://", {"durable_url": "sqlite:///x", "cache_url": "redis://h", "cache_expires": "x"}, "cache_expires"),
+        ("hybrid://host/db", {}, "names no place"),
+        ("hybrid://?durable_uri=x", {}, "knows no durable_uri"),
+        ("hybrid://?durable_url=postgresql://u:hidden@h/d", {}, "has a password"),
+    ],
+)
+def test_wrong_settings(url: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match=message) as caught:
+        open_store(url, StoreOptions(transport_options=options))
+    assert "hidden" not in str(caught.value)
+
+
+def test_celerys_settings_reach_both(postgres_url: str, redis_url: str) -> None:
+    app = Celery("app", backend="rootcellar+hybrid://", set_as_current=False)
+    app.conf.result_backend_transport_options = {"durable_url": f"rootcellar+{postgres_url}", "cache_url": redis_url}
+    app.backend.store_result("t", {"a": 1}, "SUCCESS")
+    assert app.AsyncResult("t").get(timeout=PATIENCE) == {"a": 1}
+    with redis.Redis.from_url(redis_url) as client:
+        assert len(client.keys("*rootcellar-copy-t")) == 1
+    app.AsyncResult("t").forget()
+    assert app.AsyncResult("t").state == "PENDING"
+    app.backend.store.close()
