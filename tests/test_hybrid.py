@@ -357,6 +357,7 @@ def _keep_account(url: str, cache_url: str, number: int) -> tuple[dict[str, byte
         if path == 0:
             _persist(lambda: store.put(replace(one, state="STARTED", done_at=None, result=None)))  # noqa: B023
             _persist(lambda: store.put(replace(one, state="FAILURE", result=Payload(b'"no"'))))  # noqa: B023
+            _persist(lambda: store.get(task_id))  # noqa: B023
         _persist(lambda: store.put(one))  # noqa: B023
         account[task_id] = one.result.body
         if path == 1:

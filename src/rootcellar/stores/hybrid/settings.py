@@ -13,8 +13,9 @@ from rootcellar.stores.hybrid.cache import EXPIRES
 
 WRITE_THROUGH, WRITE_BEHIND = "write-through", "write-behind"
 _NAMES = ("durable_url", "cache_url", "mode", "cache_expires")
-#: seconds: what the cache cannot say in time, the durable store can
-_CACHE_TIMEOUTS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+#: seconds to wait for the cache: what it cannot say in time, the durable store can
+CACHE_PATIENCE = 1.0
+_CACHE_TIMEOUTS = {"socket_timeout": CACHE_PATIENCE, "socket_connect_timeout": CACHE_PATIENCE}
 
 _WHERE = "result_backend_transport_options"
 
@@ -55,7 +56,9 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
     return Settings(
         durable_url=str(said["durable_url"]),
         cache_url=str(said["cache_url"]),
-        cache_options=replace(options, redis={**_CACHE_TIMEOUTS, **options.redis}),
+        cache_options=replace(
+            options, redis={**_CACHE_TIMEOUTS, **options.redis}, pool_timeout=min(options.pool_timeout, CACHE_PATIENCE)
+        ),
         cache_expires=_seconds(said.get("cache_expires", EXPIRES)),
     )
 
