@@ -9,10 +9,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 import pytest
@@ -21,7 +22,7 @@ from celery import Celery
 from rootcellar import errors as all_errors
 from rootcellar.configuration.reference import fill_in
 from rootcellar.errors import RootcellarError, StoreError
-from rootcellar.stores import open_store
+from rootcellar.stores import StoreOptions, open_store
 from tests.servers import MongoServer, PostgresServer, RedisServer
 from tests.workers import Worker
 
@@ -128,6 +129,18 @@ def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with closing(sqlite3.connect(tmp_path / file)) as connection:  # the program itself may not be installed
             connection.execute(sql).fetchall()
     check_settings(page)
+
+
+def test_hybrid(tmp_path: Path, new_postgres: Callable[..., PostgresServer], redis_url: str) -> None:
+    server = new_postgres(auth="trust")  # the page's command has no password
+    real = {"postgresql%3A%2F%2Flocalhost%2Fresults": quote(server.create_database(), safe="")}
+    page = Page("docs/hybrid.md", {**real, "redis%3A%2F%2Flocalhost%2F0": quote(redis_url, safe="")})
+    for command, _ in page.commands():
+        run(command, tmp_path)
+    (settings,) = page.of("python")
+    found: dict[str, Any] = {}
+    exec(compile(settings, "settings", "exec"), found)  # noqa: S102 - our own page
+    open_store(found["result_backend"], StoreOptions(transport_options=found["result_backend_transport_options"]))
 
 
 def test_mongodb(tmp_path: Path, mongo_server: MongoServer) -> None:
