@@ -133,7 +133,9 @@ def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hybrid(tmp_path: Path, new_postgres: Callable[..., PostgresServer], redis_url: str) -> None:
     server = new_postgres(auth="trust")  # the page's command has no password
-    real = {"postgresql%3A%2F%2Flocalhost%2Fresults": quote(server.create_database(), safe="")}
+    url = server.create_database()
+    open_store(url).check()
+    real = {"postgresql%3A%2F%2Flocalhost%2Fresults": quote(url, safe="")}
     page = Page("docs/hybrid.md", {**real, "redis%3A%2F%2Flocalhost%2F0": quote(redis_url, safe="")})
     for command, _ in page.commands():
         run(command, tmp_path)
