@@ -5,27 +5,26 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 import pymysql
 
 from rootcellar.errors import RecordRefused, RootcellarError
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
-from rootcellar.stores import celery_tables, rows
-from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
+from rootcellar.stores import rows
+from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.mysql import driver, failures
 from rootcellar.stores.mysql.driver import Connection, in_list
 from rootcellar.stores.mysql.schema import PACKAGE, MySQLSchema, table_names
 from rootcellar.stores.mysql.url import connection_settings, describe
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
+from rootcellar.stores.sqlstore import SqlStore
 
 T = TypeVar("T")
 
-#: ids in one statement
-_MANY = 1_000
 #: how often a verb is done again after a deadlock, and for how many seconds at most
 _CONFLICT_TRIES = 8
 _CONFLICT_PATIENCE = 15.0
@@ -34,16 +33,13 @@ _RECONNECT_PATIENCE = 2.0
 _DATE = "%Y-%m-%d %H:%M:%S.%f"
 
 
-class MySQLStore(Store):
+class MySQLStore(SqlStore[Connection]):
     """The store for ``rootcellar+mysql://user:password@host:port/database``, and for ``mariadb://``."""
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
-        super().__init__(url, options)
-        self._settings = connection_settings(url, self.options.connect_args)
-        self._where = describe(url, self._settings)
-        self._sql = _statements(self.options)
-        self._adopted: celery_tables.Adopted | None = None
-        self._is_schema_known = False
+        options = options or StoreOptions()
+        self._settings = connection_settings(url, options.connect_args)
+        super().__init__(url, options, where=describe(url, self._settings), statements=_statements(options))
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             lambda: driver.connect(self._settings, self._where),
             close=Connection.end,
@@ -56,10 +52,6 @@ class MySQLStore(Store):
             where=self._where,
         )
         self.schema = MySQLSchema(self.options, self._raw, self._where)
-
-    @property
-    def where(self) -> str:
-        return self._where
 
     # -- tasks
 
@@ -78,60 +70,6 @@ class MySQLStore(Store):
                 return Stored(written=written, chord=self._count_part(connection, part, lease))
 
         return self._run(both)
-
-    def get(self, task_id: str) -> TaskRecord | None:
-        if not _findable([task_id]):
-            return None
-        found = self._all("get_task", {"task_id": task_id})
-        if found:
-            return _task_record(found[0])
-        return self._adopted_tasks([task_id]).get(task_id) if self._adopted else None
-
-    def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
-        ids = _findable(task_ids)
-        found: dict[str, TaskRecord] = {}
-        for some in rows.chunks(ids, _MANY):
-            for row in self._all("get_tasks", {"task_ids": in_list(some)}):
-                record = _task_record(row)
-                found[record.task_id] = record
-        if self._adopted and len(found) < len(ids):
-            found.update(self._adopted_tasks([task_id for task_id in ids if task_id not in found]))
-        return found
-
-    def delete(self, task_ids: Iterable[str]) -> int:
-        ids = _findable(task_ids)
-        count = 0
-        for some in rows.chunks(sorted(ids), _MANY):
-            params = {"task_ids": in_list(some)}
-            count += self._count("delete_tasks", params)
-            if self._adopted and self._adopted.task_table:
-                count += self._count("delete_adopted_tasks", params)
-        return count
-
-    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
-        return [_task_record(row) for row in self._all("scan_tasks", {"after": after or "", "limit": limit})]
-
-    # -- groups
-
-    def put_group(self, group: GroupRecord) -> None:
-        _check_ids(group.group_id)
-        self._count("put_group", rows.group_row(group, _date_text))
-
-    def get_group(self, group_id: str) -> GroupRecord | None:
-        if not _findable([group_id]):
-            return None
-        found = self._all("get_group", {"group_id": group_id})
-        if found:
-            return rows.group_record(found[0], _utc)
-        if self._adopted and self._adopted.group_table:
-            old = self._dicts("get_adopted_group", {"group_id": group_id})
-            exact = [row for row in old if row["taskset_id"] == group_id]
-            return celery_tables.group_record(exact[0], self._adopted.keep) if exact else None
-        return None
-
-    def delete_group(self, group_id: str) -> None:
-        if _findable([group_id]):
-            self._count("delete_group", {"group_id": group_id})
 
     # -- chords
 
@@ -163,13 +101,6 @@ class MySQLStore(Store):
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         return self._run(lambda connection: self._claim(connection, group_id, claimant, lease))
 
-    def get_chord(self, group_id: str) -> ChordRecord | None:
-        found = self._all("get_chord", {"group_id": group_id})
-        return rows.chord_record(found[0], _utc) if found else None
-
-    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
-        return [rows.part_result(row) for row in self._all("chord_parts", {"group_id": group_id})]
-
     def finish_chord(self, group_id: str) -> None:
         self._both("drop_parts", "finish_chord", {"group_id": group_id})
 
@@ -183,14 +114,7 @@ class MySQLStore(Store):
         count = self._delete_expired("expired_tasks", "delete_expired_tasks", params)
         count += self._delete_expired("expired_groups", "delete_expired_groups", params)
         self._delete_expired_chords({**params, "yesterday": _date_text(now - timedelta(days=1))})
-        if self._adopted and self._adopted.keep is not None:
-            params["done_before"] = _date_text(now - self._adopted.keep)
-            for table, statement in (
-                (self._adopted.task_table, "delete_expired_adopted_tasks"),
-                (self._adopted.group_table, "delete_expired_adopted_groups"),
-            ):
-                count += self._count(statement, params) if table else 0
-        return count
+        return count + self._delete_expired_adopted(now, limit)
 
     def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params: dict[str, Any] = {
@@ -207,15 +131,8 @@ class MySQLStore(Store):
         # two queries, for an index gives the newest at once but not the unfinished ones before them
         for statement in ("query_unfinished", "query_finished"):
             text = fill_in(self._sql[statement], matches)
-            found += map(_task_record, self._rows(text, {**params, "limit": query.limit - len(found)}))
+            found += map(self._task_record, self._rows(text, {**params, "limit": query.limit - len(found)}))
         return found
-
-    def check(self) -> None:
-        self._is_schema_known = False
-        self._run(lambda connection: None)
-
-    def close(self) -> None:
-        self._pool.drop_idle()
 
     # -- inside a transaction
 
@@ -240,13 +157,13 @@ class MySQLStore(Store):
         """Find what has expired without a lock, then delete it by its key, if it still has."""
         count = 0
         ids = sorted(row[0] for row in self._all(find, params))
-        for some in rows.chunks(ids, _MANY):
+        for some in rows.chunks(ids, self.MANY):
             count += self._count(delete, {**params, "ids": in_list(some)})
         return count
 
     def _delete_expired_chords(self, params: dict[str, Any]) -> None:
         ids = sorted(row[0] for row in self._all("expired_chords", params))
-        for some in rows.chunks(ids, _MANY):
+        for some in rows.chunks(ids, self.MANY):
             self._delete_chords({**params, "ids": in_list(some)})
 
     def _delete_chords(self, params: dict[str, Any]) -> None:
@@ -269,28 +186,17 @@ class MySQLStore(Store):
 
         self._run(work)
 
-    def _all(self, statement: str, params: dict[str, Any]) -> list[tuple[Any, ...]]:
-        return self._rows(self._sql[statement], params)
-
-    def _rows(self, text: str, params: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _rows(self, text: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return self._run(lambda connection: connection.rows(text, params))
 
-    def _dicts(self, statement: str, params: dict[str, Any]) -> list[dict[str, Any]]:
-        return self._run(lambda connection: connection.dicts(self._sql[statement], params))
+    def _rows_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return connection.rows(self._sql[statement], params)
 
-    def _count(self, statement: str, params: dict[str, Any]) -> int:
-        text = self._sql[statement]
-        return self._run(lambda connection: connection.execute(text, params))
+    def _dicts_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return connection.dicts(self._sql[statement], params)
 
-    def _run(self, work: Callable[[Connection], T]) -> T:
-        """Do ``work`` on a connection whose schema is known; every verb of ours may be done twice."""
-
-        def checked(connection: Connection) -> T:
-            if not self._is_schema_known:
-                self._learn_schema(connection)
-            return work(connection)
-
-        return self._raw(checked)
+    def _count_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> int:
+        return connection.execute(self._sql[statement], params)
 
     def _raw(self, work: Callable[[Connection], T]) -> T:
         """Do ``work``, again after a deadlock, and once more where the connection was lost or the tables are others."""
@@ -324,24 +230,26 @@ class MySQLStore(Store):
             # other sessions of ours on that server would hear the same, also when another one takes writes
             self._pool.drop_idle()
 
-    def _learn_schema(self, connection: Connection) -> None:
-        self._adopted = self.schema.ensure(connection)
-        if self._adopted:
-            self._sql.update(_adopted_statements(self.options, self._adopted))
-        self._is_schema_known = True
+    def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
+        return load_statements(PACKAGE, "adopted.sql", in_parameterized(tables))
 
-    def _adopted_tasks(self, task_ids: list[str]) -> dict[str, TaskRecord]:
-        assert self._adopted is not None
-        found: dict[str, TaskRecord] = {}
-        if not self._adopted.task_table:
-            return found
-        wanted = set(task_ids)
-        for some in rows.chunks(task_ids, _MANY):
-            for row in self._dicts("get_adopted_tasks", {"task_ids": in_list(some)}):
-                # Celery's column may take small letters for capital ones
-                if row["task_id"] in wanted:
-                    found[row["task_id"]] = celery_tables.task_record(row, self._adopted.keep)
-        return found
+    def _table_names(self) -> Mapping[str, str]:
+        return table_names(self.options)
+
+    def _ids(self, ids: Sequence[str]) -> Any:
+        return in_list(ids)
+
+    def _date(self, moment: datetime) -> str:
+        return _date_text(moment)
+
+    def _read_date(self, value: datetime) -> datetime:
+        return value.replace(tzinfo=timezone.utc)
+
+    def _findable(self, ids: Iterable[str]) -> list[str]:
+        return [text for text in rows.findable(ids) if not text.endswith(" ")]
+
+    def _check_ids(self, *ids: str) -> None:
+        _check_ids(*ids)
 
 
 class _Again:
@@ -394,12 +302,6 @@ def _update_assignments() -> str:
     return ", ".join(assignments)
 
 
-def _adopted_statements(options: StoreOptions, adopted: celery_tables.Adopted) -> dict[str, str]:
-    names = table_names(options)
-    tables = {"old_task": adopted.task_table or names["task"], "old_group": adopted.group_table or names["group"]}
-    return load_statements(PACKAGE, "adopted.sql", in_parameterized(tables))
-
-
 def _check_ids(*ids: str) -> None:
     """Refuse an id that the server would take for another one: to its texts, spaces at the end are nothing.
 
@@ -411,17 +313,5 @@ def _check_ids(*ids: str) -> None:
             raise RecordRefused(f"an id that ends in a space: {text!a}", remedy="use a UUID, as Celery does")
 
 
-def _findable(ids: Iterable[str]) -> list[str]:
-    return [text for text in rows.findable(ids) if not text.endswith(" ")]
-
-
-def _task_record(row: Sequence[Any]) -> TaskRecord:
-    return rows.task_record(row, _utc)
-
-
 def _date_text(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).strftime(_DATE)
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=timezone.utc)

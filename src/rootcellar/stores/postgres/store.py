@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, TypeVar
@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from psycopg.rows import dict_row
 
 from rootcellar.errors import RecordRefused
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
-from rootcellar.stores import celery_tables, rows
-from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
+from rootcellar.stores import rows
+from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
@@ -23,27 +23,27 @@ from rootcellar.stores.postgres.pooling import Pooling
 from rootcellar.stores.postgres.schema import PostgresSchema, table_names
 from rootcellar.stores.postgres.writing import Write, Writer
 from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
+from rootcellar.stores.sqlstore import SqlStore
 from rootcellar.stores.watching import Watcher
 
 T = TypeVar("T")
 
-_MANY = 5_000
+_PACKAGE = "rootcellar.stores.postgres"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-class PostgresStore(Store):
+class PostgresStore(SqlStore[Connection]):
     """The store for ``rootcellar+postgresql://user:password@host:port/database``."""
 
+    MANY = 5_000
+
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
-        super().__init__(url, options)
-        self._settings = driver.connection_settings(url, self.options.connect_args)
-        self._where = driver.describe(self._settings)
+        options = options or StoreOptions()
+        self._settings = driver.connection_settings(url, options.connect_args)
+        super().__init__(url, options, where=driver.describe(self._settings), statements=_statements(options))
         self._listen_settings = driver.connection_settings(self.options.listen_url or url, self.options.connect_args)
         self._pooling = Pooling(self.options.prepared_statements, self._where)
         self._watcher_lock = threading.Lock()
-        self._sql = _statements(self.options)
-        self._is_schema_known = False
-        self._adopted: celery_tables.Adopted | None = None
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             lambda: self._pooling.look_at(driver.connect(self._settings, self._where)),
             close=Connection.close,
@@ -66,10 +66,6 @@ class PostgresStore(Store):
             self._pool, Statement("ring", self._sql["ring"]), Statement("ring_for_one", self._sql["ring_for_one"])
         )
         self._watcher: ListeningWatcher | None = None
-
-    @property
-    def where(self) -> str:
-        return self._where
 
     # -- tasks
 
@@ -108,49 +104,14 @@ class PostgresStore(Store):
             return self._adopted_tasks([task_id]).get(task_id)
         return record
 
-    def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
-        ids = rows.findable(task_ids)
+    def _found(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         found: dict[str, TaskRecord] = {}
-        for some in rows.chunks(ids, _MANY):
+        for some in rows.chunks(ids, self.MANY):
             values = self._values(self._get_many, {"task_ids": some})
             for row in rows_of(self._run(partial(run, statement=self._get_many, values=values))):
                 record = binary.task_record(row)
                 found[record.task_id] = record
-        if self._adopted and len(found) < len(ids):
-            found.update(self._adopted_tasks([task_id for task_id in ids if task_id not in found]))
         return found
-
-    def delete(self, task_ids: Iterable[str]) -> int:
-        ids = rows.findable(task_ids)
-        count = 0
-        for some in rows.chunks(ids, _MANY):
-            count += self._count("delete_tasks", {"task_ids": list(some)})
-        if self._adopted and self._adopted.task_table:
-            count += self._count("delete_adopted_tasks", {"task_ids": ids})
-        return count
-
-    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
-        found = self._all("scan_tasks", {"after": after or "", "limit": limit})
-        return [_task_record(row) for row in found]
-
-    # -- groups
-
-    def put_group(self, group: GroupRecord) -> None:
-        self._count("put_group", rows.group_row(group))
-
-    def get_group(self, group_id: str) -> GroupRecord | None:
-        if not rows.findable([group_id]):
-            return None
-        found = self._all("get_group", {"group_id": group_id})
-        if found:
-            return rows.group_record(found[0], _utc)
-        if self._adopted and self._adopted.group_table:
-            old = self._dicts("get_adopted_group", {"group_id": group_id})
-            return celery_tables.group_record(old[0], self._adopted.keep) if old else None
-        return None
-
-    def delete_group(self, group_id: str) -> None:
-        self._count("delete_group", {"group_id": group_id})
 
     # -- chords
 
@@ -169,13 +130,6 @@ class PostgresStore(Store):
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         return self._count("claim_chord", {"group_id": group_id, "claimant": claimant, "lease": lease}) == 1
 
-    def get_chord(self, group_id: str) -> ChordRecord | None:
-        found = self._all("get_chord", {"group_id": group_id})
-        return rows.chord_record(found[0], _utc) if found else None
-
-    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
-        return [rows.part_result(row) for row in self._all("chord_parts", {"group_id": group_id})]
-
     def finish_chord(self, group_id: str) -> None:
         self._count("finish_chord", {"group_id": group_id})
 
@@ -188,14 +142,7 @@ class PostgresStore(Store):
         params = {"now": now, "limit": limit}
         count = self._count("delete_expired_tasks", params) + self._count("delete_expired_groups", params)
         self._count("delete_expired_chords", params)
-        if self._adopted and self._adopted.keep is not None:
-            params["done_before"] = (now - self._adopted.keep).astimezone(timezone.utc).replace(tzinfo=None)
-            for table, statement in (
-                (self._adopted.task_table, "delete_expired_adopted_tasks"),
-                (self._adopted.group_table, "delete_expired_adopted_groups"),
-            ):
-                count += self._count(statement, params) if table else 0
-        return count
+        return count + self._delete_expired_adopted(now, limit)
 
     def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params = {
@@ -205,24 +152,19 @@ class PostgresStore(Store):
             "until": query.until,
             "limit": query.limit,
         }
-        return [_task_record(row) for row in self._all("query_tasks", params)]
-
-    def check(self) -> None:
-        self._is_schema_known = False
-        self._run(lambda connection: None)
+        return [self._task_record(row) for row in self._all("query_tasks", params)]
 
     def close(self) -> None:
         if self._watcher is not None and self._watcher.is_of_this_process():
             self._watcher.close()
         self._watcher = None
-        self._pool.drop_idle()
+        super().close()
 
     # -- talking to the server
 
     def _write(self, new_write: Callable[[], Write]) -> Write:
         """Store a record, twice if the connection turns out to be lost or stale: storing twice is harmless."""
-        if not self._is_schema_known:
-            self._run(lambda connection: None)
+        self._know_schema()
         for is_last in (False, True):
             try:
                 self._writer.write(write := new_write())
@@ -243,9 +185,8 @@ class PostgresStore(Store):
         raise AssertionError("unreachable")
 
     def _connect_to_listen(self) -> Connection:
-        if not self._is_schema_known:
-            # who waits may come before anybody has made the tables
-            self._run(lambda connection: None)
+        # who waits may come before anybody has made the tables
+        self._know_schema()
         where = driver.describe(self._listen_settings)
         return self._pooling.look_at(driver.connect(self._listen_settings, where))
 
@@ -273,24 +214,14 @@ class PostgresStore(Store):
                 )
             return self._watcher
 
-    def _all(self, statement: str, params: dict[str, Any]) -> list[tuple[Any, ...]]:
-        return self._run(lambda c: c.execute(self._sql[statement], params, prepare=True).fetchall())
+    def _rows_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return connection.execute(self._sql[statement], params, prepare=True).fetchall()
 
-    def _count(self, statement: str, params: dict[str, Any]) -> int:
-        return self._run(lambda c: c.execute(self._sql[statement], params, prepare=True).rowcount)
+    def _dicts_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return connection.cursor(row_factory=dict_row).execute(self._sql[statement], params).fetchall()
 
-    def _dicts(self, statement: str, params: dict[str, Any]) -> list[dict[str, Any]]:
-        return self._run(lambda c: c.cursor(row_factory=dict_row).execute(self._sql[statement], params).fetchall())
-
-    def _run(self, work: Callable[[Connection], T]) -> T:
-        """Do ``work`` on a connection whose schema is known; every statement of ours may be done twice."""
-
-        def checked(connection: Connection) -> T:
-            if not self._is_schema_known:
-                self._learn_schema(connection)
-            return work(connection)
-
-        return self._raw(checked)
+    def _count_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> int:
+        return connection.execute(self._sql[statement], params, prepare=True).rowcount
 
     def _raw(self, work: Callable[[Connection], T]) -> T:
         for is_last in (False, True):
@@ -309,21 +240,27 @@ class PostgresStore(Store):
                         raise driver.translate(exc, self._where) from exc
         raise AssertionError("unreachable")
 
-    def _learn_schema(self, connection: Connection) -> None:
-        self._adopted = self.schema.ensure(connection)
-        if self._adopted:
-            self._sql.update(_adopted_statements(self.options, self._adopted))
-        self._is_schema_known = True
+    def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
+        return load_statements(_PACKAGE, "adopted.sql", in_parameterized(tables))
 
-    def _adopted_tasks(self, task_ids: list[str]) -> dict[str, TaskRecord]:
-        assert self._adopted is not None
-        if not self._adopted.task_table:
-            return {}
-        found: dict[str, TaskRecord] = {}
-        for some in rows.chunks(task_ids, _MANY):
-            for row in self._dicts("get_adopted_tasks", {"task_ids": list(some)}):
-                found[row["task_id"]] = celery_tables.task_record(row, self._adopted.keep)
-        return found
+    def _table_names(self) -> Mapping[str, str]:
+        return table_names(self.options)
+
+    def _ids(self, ids: Sequence[str]) -> list[str]:
+        return list(ids)
+
+    def _date(self, moment: datetime) -> datetime:
+        return moment
+
+    def _old_date(self, moment: datetime) -> datetime:
+        # Celery's columns have no time zone
+        return moment.astimezone(timezone.utc).replace(tzinfo=None)
+
+    def _read_date(self, value: datetime) -> datetime:
+        return value.astimezone(timezone.utc)
+
+    def _task_record(self, row: Sequence[Any]) -> TaskRecord:
+        return rows.task_record(row, _moment)
 
 
 def _is_alive(connection: Connection) -> bool:
@@ -349,8 +286,8 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_overwritable": rows.overwritable(),
         "task_select": select,
     }
-    found = load_statements("rootcellar.stores.postgres", "queries.sql", names)
-    found.update(load_statements("rootcellar.stores.postgres", "waiting.sql", names))
+    found = load_statements(_PACKAGE, "queries.sql", names)
+    found.update(load_statements(_PACKAGE, "waiting.sql", names))
     found["count_arrived"] = fill_in(found["count_arrived"], {"claimable": found["claimable"]})
     for statement in ("put_task_and_part", "count_part"):
         found[statement] = fill_in(found[statement], {"count_arrived": found["count_arrived"]})
@@ -366,12 +303,6 @@ def _selected(column: str) -> str:
     return column
 
 
-def _adopted_statements(options: StoreOptions, adopted: celery_tables.Adopted) -> dict[str, str]:
-    names = table_names(options)
-    tables = {"old_task": adopted.task_table or names["task"], "old_group": adopted.group_table or names["group"]}
-    return load_statements("rootcellar.stores.postgres", "adopted.sql", in_parameterized(tables))
-
-
 def _part_row(part: ChordPart, lease: float) -> dict[str, Any]:
     return {**rows.part_row(part), "claimant": rows.claimant(part), "lease": lease}
 
@@ -384,13 +315,5 @@ def _progress(answer: tuple[bytes | None, ...]) -> ChordProgress:
     )
 
 
-def _task_record(row: Sequence[Any]) -> TaskRecord:
-    return rows.task_record(row, _moment)
-
-
 def _moment(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(timezone.utc)

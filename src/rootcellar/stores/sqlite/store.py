@@ -5,34 +5,35 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 from rootcellar.errors import RecordRefused
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
-from rootcellar.stores import celery_tables, rows
-from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
+from rootcellar.stores import rows
+from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.sqlfiles import load_statements
 from rootcellar.stores.sqlite import driver
 from rootcellar.stores.sqlite.schema import PACKAGE, SQLiteSchema, table_names, transaction
+from rootcellar.stores.sqlstore import SqlStore
 
 T = TypeVar("T")
 
 _DATE = "%Y-%m-%d %H:%M:%S.%f"
 
 
-class SQLiteStore(Store):
+class SQLiteStore(SqlStore[sqlite3.Connection]):
     """The store for ``rootcellar+sqlite:///path``."""
 
+    # one JSON text holds them all
+    MANY = 100_000
+
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
-        super().__init__(url, options)
+        options = options or StoreOptions()
         self._path = driver.database_path(url)
-        self._where = f"sqlite {self._path}"
-        self._sql = _statements(self.options)
-        self._adopted: celery_tables.Adopted | None = None
-        self._is_schema_known = False
+        super().__init__(url, options, where=f"sqlite {self._path}", statements=_statements(options))
         self._pool: ConnectionPool[sqlite3.Connection] = ConnectionPool(
             lambda: driver.connect(self._path),
             close=sqlite3.Connection.close,
@@ -49,10 +50,6 @@ class SQLiteStore(Store):
         )
         self.schema = SQLiteSchema(self.options, self._raw, self._path)
 
-    @property
-    def where(self) -> str:
-        return self._where
-
     # -- tasks
 
     def put(
@@ -68,53 +65,6 @@ class SQLiteStore(Store):
                 return Stored(written=written, chord=self._count_part(connection, part, lease))
 
         return self._run(both)
-
-    def get(self, task_id: str) -> TaskRecord | None:
-        if not rows.findable([task_id]):
-            return None
-        found = self._all("get_task", {"task_id": task_id})
-        if found:
-            return _task_record(found[0])
-        return self._adopted_tasks([task_id]).get(task_id) if self._adopted else None
-
-    def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
-        ids = rows.findable(task_ids)
-        found = {}
-        for row in self._all("get_tasks", {"task_ids": json.dumps(ids)}):
-            record = _task_record(row)
-            found[record.task_id] = record
-        if self._adopted and len(found) < len(ids):
-            found.update(self._adopted_tasks([task_id for task_id in ids if task_id not in found]))
-        return found
-
-    def delete(self, task_ids: Iterable[str]) -> int:
-        params = {"task_ids": json.dumps(rows.findable(task_ids))}
-        count = self._count("delete_tasks", params)
-        if self._adopted and self._adopted.task_table:
-            count += self._count("delete_adopted_tasks", params)
-        return count
-
-    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
-        return [_task_record(row) for row in self._all("scan_tasks", {"after": after or "", "limit": limit})]
-
-    # -- groups
-
-    def put_group(self, group: GroupRecord) -> None:
-        self._count("put_group", rows.group_row(group, _date_text))
-
-    def get_group(self, group_id: str) -> GroupRecord | None:
-        if not rows.findable([group_id]):
-            return None
-        found = self._all("get_group", {"group_id": group_id})
-        if found:
-            return rows.group_record(found[0], _date)
-        if self._adopted and self._adopted.group_table:
-            old = self._dicts("get_adopted_group", {"group_id": group_id})
-            return celery_tables.group_record(old[0], self._adopted.keep) if old else None
-        return None
-
-    def delete_group(self, group_id: str) -> None:
-        self._count("delete_group", {"group_id": group_id})
 
     # -- chords
 
@@ -145,13 +95,6 @@ class SQLiteStore(Store):
         params = {"group_id": group_id, "claimant": claimant, "lease": lease, "now": time.time()}
         return self._count("claim_chord", params) == 1
 
-    def get_chord(self, group_id: str) -> ChordRecord | None:
-        found = self._all("get_chord", {"group_id": group_id})
-        return rows.chord_record(found[0], _date) if found else None
-
-    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
-        return [rows.part_result(row) for row in self._all("chord_parts", {"group_id": group_id})]
-
     def finish_chord(self, group_id: str) -> None:
         self._both("drop_parts", "finish_chord", {"group_id": group_id, "now": _date_text(_now())})
 
@@ -166,14 +109,7 @@ class SQLiteStore(Store):
         count = self._count("delete_expired_tasks", params) + self._count("delete_expired_groups", params)
         params["yesterday"] = _date_text(now - timedelta(days=1))
         self._both("delete_expired_parts", "delete_expired_chords", params)
-        if self._adopted and self._adopted.keep is not None:
-            params["done_before"] = _date_text(now - self._adopted.keep)
-            for table, statement in (
-                (self._adopted.task_table, "delete_expired_adopted_tasks"),
-                (self._adopted.group_table, "delete_expired_adopted_groups"),
-            ):
-                count += self._count(statement, params) if table else 0
-        return count
+        return count + self._delete_expired_adopted(now, limit)
 
     def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params = {
@@ -183,14 +119,7 @@ class SQLiteStore(Store):
             "until": _date_text(query.until) if query.until else None,
             "limit": query.limit,
         }
-        return [_task_record(row) for row in self._all("query_tasks", params)]
-
-    def check(self) -> None:
-        self._is_schema_known = False
-        self._run(lambda connection: None)
-
-    def close(self) -> None:
-        self._pool.drop_idle()
+        return [self._task_record(row) for row in self._all("query_tasks", params)]
 
     # -- talking to the file
 
@@ -212,27 +141,20 @@ class SQLiteStore(Store):
 
         self._run(work)
 
-    def _all(self, statement: str, params: dict[str, Any]) -> list[tuple[Any, ...]]:
-        return self._run(lambda c: c.execute(self._sql[statement], params).fetchall())
+    def _rows_of(
+        self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        return connection.execute(self._sql[statement], params).fetchall()
 
-    def _count(self, statement: str, params: dict[str, Any]) -> int:
-        return self._run(lambda c: c.execute(self._sql[statement], params).rowcount)
+    def _dicts_of(
+        self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        cursor = connection.execute(self._sql[statement], params)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def _dicts(self, statement: str, params: dict[str, Any]) -> list[dict[str, Any]]:
-        def work(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-            cursor = connection.execute(self._sql[statement], params)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-        return self._run(work)
-
-    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        def checked(connection: sqlite3.Connection) -> T:
-            if not self._is_schema_known:
-                self._learn_schema(connection)
-            return work(connection)
-
-        return self._raw(checked)
+    def _count_of(self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any]) -> int:
+        return connection.execute(self._sql[statement], params).rowcount
 
     def _raw(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -248,18 +170,20 @@ class SQLiteStore(Store):
                 self._pool.drop_idle()
             raise error from exc
 
-    def _learn_schema(self, connection: sqlite3.Connection) -> None:
-        self._adopted = self.schema.ensure(connection)
-        if self._adopted:
-            self._sql.update(_adopted_statements(self.options, self._adopted))
-        self._is_schema_known = True
+    def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
+        return load_statements(PACKAGE, "adopted.sql", tables)
 
-    def _adopted_tasks(self, task_ids: list[str]) -> dict[str, TaskRecord]:
-        assert self._adopted is not None
-        if not self._adopted.task_table:
-            return {}
-        old = self._dicts("get_adopted_tasks", {"task_ids": json.dumps(task_ids)})
-        return {row["task_id"]: celery_tables.task_record(row, self._adopted.keep) for row in old}
+    def _table_names(self) -> Mapping[str, str]:
+        return table_names(self.options)
+
+    def _ids(self, ids: Sequence[str]) -> str:
+        return json.dumps(list(ids))
+
+    def _date(self, moment: datetime) -> str:
+        return _date_text(moment)
+
+    def _read_date(self, value: str) -> datetime:
+        return datetime.strptime(value, _DATE).replace(tzinfo=timezone.utc)
 
 
 def _statements(options: StoreOptions) -> dict[str, str]:
@@ -274,22 +198,8 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     return load_statements(PACKAGE, "queries.sql", names)
 
 
-def _adopted_statements(options: StoreOptions, adopted: celery_tables.Adopted) -> dict[str, str]:
-    names = table_names(options)
-    tables = {"old_task": adopted.task_table or names["task"], "old_group": adopted.group_table or names["group"]}
-    return load_statements(PACKAGE, "adopted.sql", tables)
-
-
-def _task_record(row: Sequence[Any]) -> TaskRecord:
-    return rows.task_record(row, _date)
-
-
 def _date_text(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).strftime(_DATE)
-
-
-def _date(text: str) -> datetime:
-    return datetime.strptime(text, _DATE).replace(tzinfo=timezone.utc)
 
 
 def _now() -> datetime:
