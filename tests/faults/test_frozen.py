@@ -18,6 +18,8 @@ from tests.servers import PostgresServer
 from tests.waiting.bed import make_app, record
 
 TIMEOUT = 1.0
+#: seconds that a busy machine may need on top; less than it takes a driver to give up
+SLACK = 3.0
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def times_out() -> Iterator[None]:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         yield
-    assert TIMEOUT * 0.9 < time.monotonic() - began < TIMEOUT + 1.0
+    assert TIMEOUT * 0.9 < time.monotonic() - began < TIMEOUT + SLACK
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_nobody_waits_beyond_the_timeout(server: PostgresServer, has_connections
             began = time.monotonic()
             errors = list(threads.map(lambda _: outcome(lambda: results[1].get(timeout=TIMEOUT)), range(10)))
             assert {type(error) for error in errors} == {TimeoutError}
-            assert time.monotonic() - began < TIMEOUT + 1.0
+            assert time.monotonic() - began < TIMEOUT + SLACK
     assert app.AsyncResult("there").get(timeout=20) == "there"
     store.put(record("task 0"))
     assert results[0].get(timeout=20) == "task 0"
@@ -88,7 +90,7 @@ def test_nor_does_an_event_loop(server: PostgresServer) -> None:
     with frozen(server):
         began = time.monotonic()
         asyncio.run(wait())
-        assert time.monotonic() - began < 2 * TIMEOUT + 2.0, "the loop ends although a look goes on"
+        assert time.monotonic() - began < 2 * (TIMEOUT + SLACK), "the loop ends although a look goes on"
     app.backend.store.close()
 
 
