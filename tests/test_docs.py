@@ -22,8 +22,9 @@ from celery import Celery
 from rootcellar import errors as all_errors
 from rootcellar.configuration.reference import fill_in
 from rootcellar.errors import RootcellarError, StoreError
+from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
-from tests.servers import MongoServer, PostgresServer, RedisServer
+from tests.servers import MongoServer, PgBouncerServer, PostgresServer, RedisServer
 from tests.workers import Worker
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +116,44 @@ def test_postgresql(tmp_path: Path, postgres_url: str, celery_tables: str) -> No
     with psycopg.connect(postgres_url) as connection:
         for statement in page.of("sql"):
             connection.execute(statement.encode()).fetchall()
+        for statement in page.of("pgsql"):
+            connection.execute(statement.encode())
     check_settings(page)
+
+
+def test_pgbouncer(postgres_server: PostgresServer, postgres_url: str) -> None:
+    (config,) = Page("docs/postgresql.md", {}).of("ini")
+    with DocumentedPgBouncer(postgres_server, config, urlsplit(postgres_url).path[1:]) as pooler:
+        store = open_store(pooler.through(postgres_url))
+        store.put(TaskRecord(task_id="task", state="SUCCESS"))
+        assert store.get("task") is not None
+        store.close()
+
+
+class DocumentedPgBouncer(PgBouncerServer):
+    """One that runs a printed configuration, its addresses and files replaced by the test's."""
+
+    def __init__(self, postgres: PostgresServer, config: str, database: str) -> None:
+        super().__init__(postgres)
+        replace = {
+            "results = host=127.0.0.1 port=5432": f"{database} = host=127.0.0.1 port={postgres.port}",
+            "listen_port = 6432": f"listen_port = {self.port}\nunix_socket_dir = {self.folder}",
+            "/etc/pgbouncer/userlist.txt": str(self.folder / "users.txt"),
+        }
+        for printed, real in replace.items():
+            assert printed in config
+            config = config.replace(printed, real)
+        self._config = config
+        self._database = database
+
+    @property
+    def url(self) -> str:
+        return super().url.rpartition("/")[0] + f"/{self._database}"
+
+    def _command(self) -> list[str]:
+        program, file = super()._command()
+        Path(file).write_text(self._config)
+        return [program, file]
 
 
 def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
