@@ -16,7 +16,7 @@ from rootcellar.backend import store_options
 from rootcellar.records import ChordPart, ChordRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from tests.faults.bed import Audit, Bed
-from tests.servers import PgBouncerServer, PostgresServer
+from tests.servers import IN_URL, PgBouncerServer, PostgresServer
 from tests.waiting.bed import Database, make_app, opened, record, value_of
 
 NewPooler = Callable[..., PgBouncerServer]
@@ -150,7 +150,7 @@ def test_a_startup_parameter_that_it_refuses(pgbouncer_server: PgBouncerServer) 
 
 
 def test_a_wrong_password(pgbouncer_server: PgBouncerServer) -> None:
-    store = open_store(pgbouncer_server.url.replace(":cellar@", ":wrong@"))
+    store = open_store(pgbouncer_server.url.replace(f":{IN_URL}@", ":wrong@"))
     with pytest.raises(errors.AuthenticationFailed, match="-> check the user and the password") as caught:
         store.check()
     assert "wrong" not in str(caught.value)
