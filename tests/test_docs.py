@@ -229,6 +229,19 @@ def test_configuration(tmp_path: Path, postgres_server: PostgresServer, redis_se
         assert f"/{url.path[1:]}" in run("rootcellar history", tmp_path)
 
 
+def test_rpc(tmp_path: Path, rabbit_url: str) -> None:
+    url = urlsplit(rabbit_url)
+    page = Page("docs/rpc.md", {"BROKER_HOST=localhost": f"BROKER_PORT={url.port}\nBROKER_VHOST={url.path[1:]}"})
+    page.write_files(tmp_path)
+    (variables,) = page.of("ini")
+    (tmp_path / ".env").write_text(variables, encoding="utf-8")
+    (command,) = [command for command, _ in page.commands()]
+    assert "All are as expected." in run(command, tmp_path)
+    client = "import shop; from rootcellar.rpc import check_round_trip; check_round_trip(shop.app); "
+    with Worker("shop", cwd=tmp_path):
+        assert run(f"python -c '{client}print(shop.add.delay(2, 3).get(timeout=20))'", tmp_path) == "5\n"
+
+
 def test_the_variables_are_documented() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     assert fill_in(page) == page, "run: python -m rootcellar.configuration.reference docs/configuration.md"

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -28,12 +28,11 @@ from rootcellar.cli.stores import named_by
 from rootcellar.cli.table import print_tasks
 from rootcellar.demo import FROM_SETTINGS
 from rootcellar.errors import DemoFailed
-from rootcellar.records import TaskRecord
-from rootcellar.stores.base import Queryable, TaskQuery
+from rootcellar.stores.base import TaskQuery
 from rootcellar.urls import redact
 
 if TYPE_CHECKING:
-    from rootcellar.demo.run import Demo, Outcome, Watcher
+    from rootcellar.demo.run import Outcome, Watcher
 
 EXAMPLES = """\b
 Examples:
@@ -96,16 +95,19 @@ def demo(
             )
             outcome = run.run()
         shop = TaskQuery(names=("shop.*",), since=began, limit=_ROWS)
-        out.print()
-        records = _records(run, shop)
-        print_tasks(records[:_ROWS], out)
+        if run.results.where:
+            out.print()
+            print_tasks(run.results.records(shop, run.task_ids), out)
         _print_sums(outcome, out)
         _fail_if_unexpected(outcome)
-        failures = _records(run, replace(shop, states=("FAILURE",), limit=1))
+        failures = run.results.records(replace(shop, states=("FAILURE",), limit=1), run.task_ids)
+    if not run.results.where:
+        say("All are as expected. Nobody keeps them: with rpc a result is handed over once.", out)
+        return
     is_ours = url.startswith("rootcellar+sqlite:") and file is None and backend is None
     advice = "; delete the file when you like" if is_ours else ""
-    say(f"All are as expected. They stay in {run.store.where}{advice}.", out)
-    _print_next_steps(url, failures[0].task_id, isinstance(run.store, Queryable), out)
+    say(f"All are as expected. They stay in {run.results.where}{advice}.", out)
+    _print_next_steps(url, failures[0].task_id, run.results.is_queryable, out)
 
 
 def _servers(backend: str | None, broker: str | None, file: Path | None, folder: Path) -> tuple[str, str | None]:
@@ -119,18 +121,10 @@ def _servers(backend: str | None, broker: str | None, file: Path | None, folder:
             found = rootcellar.settings(broker=False)
             where, origin = found.masked()["result_backend"], found.origin("CELERY_RESULT_BACKEND")
             say(f"As CELERY_RESULT_BACKEND says (from: {origin}): {where}")
-            has_broker = "broker_url" in found
+            # the broker in this process does not serve rpc, and the settings say what does
+            has_broker = "broker_url" in found or "rpc" in found["result_backend"].partition("://")[0]
             return FROM_SETTINGS, broker or (FROM_SETTINGS if has_broker else None)
     return f"rootcellar+sqlite:///{quote(str((file or folder / 'demo.sqlite3').absolute()))}", broker
-
-
-def _records(run: Demo, query: TaskQuery) -> Sequence[TaskRecord]:
-    """Return what the store holds of this run; one that cannot be searched is asked for each task."""
-    if isinstance(run.store, Queryable):
-        return run.store.query(query)
-    found = run.store.get_many(run.task_ids).values()
-    newest = sorted(found, key=lambda record: str(record.done_at), reverse=True)
-    return [record for record in newest if not query.states or record.state in query.states]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from celery.app.utils import find_app
 
 import rootcellar
 from rootcellar.backend import ResultBackend, store_options
-from rootcellar.errors import ConfigurationError, RootcellarError, SchemaMissing
+from rootcellar.errors import AbilityMissing, ConfigurationError, RootcellarError, SchemaMissing
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
 from rootcellar.urls import redact
@@ -133,6 +133,12 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions]:
         )
     app = Celery("rootcellar", set_as_current=False)
     app.config_from_object(rootcellar.settings(broker=False))
+    if not isinstance(app.backend, ResultBackend):
+        raise AbilityMissing(
+            "with rpc, results are messages that nobody keeps",
+            where="CELERY_RESULT_BACKEND",
+            remedy="choose a backend that keeps them, or give --backend",
+        )
     return "CELERY_RESULT_BACKEND", str(app.conf.result_backend), store_options(app.conf)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rootcellar.configuration import urls
 from rootcellar.configuration.choices import Choice, choose_broker
-from rootcellar.configuration.urls import SecretText, SecretUrl, reveal
+from rootcellar.configuration.urls import RPC_URL, SecretText, SecretUrl, reveal
 from rootcellar.configuration.variables import CeleryVariables, Variables
 
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
@@ -52,7 +52,7 @@ def _expiries(found: Variables) -> dict[str, float | None]:
 
 def _backend_settings(found: Variables, backend: Choice) -> dict[str, Any]:
     if backend.kind == "rpc":
-        return {"result_backend": SecretUrl("rpc://")}
+        return {"result_backend": SecretUrl(RPC_URL)}
     conf: dict[str, Any] = {"result_backend": SecretUrl(f"rootcellar+{backend.url}")}
     options: dict[str, Any] = {}
     if backend.kind in ("postgres", "mysql", "sqlite", "hybrid"):

@@ -59,6 +59,7 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
     yield from _redis(found, backend, broker)
     if backend is not None and backend.kind == "rpc":
         yield from _rpc(found, broker)
+    yield from _unused_exchange(found)
 
 
 def _redis(found: Variables, backend: Choice | None, broker: Choice | None) -> Iterator[str]:
@@ -77,6 +78,11 @@ def _redis(found: Variables, backend: Choice | None, broker: Choice | None) -> I
 def _rpc(found: Variables, broker: Choice | None) -> Iterator[str]:
     if broker is not None and broker.kind != _AMQP:
         yield "CELERY_RESULT_BACKEND=rpc needs CELERY_BROKER=rabbitmq or an amqp:// URL: results travel as its messages"
+
+
+def _unused_exchange(found: Variables) -> Iterator[str]:
+    if found.celery_result_exchange_type and not found.celery_result_exchange:
+        yield "CELERY_RESULT_EXCHANGE is missing: CELERY_RESULT_EXCHANGE_TYPE needs it"
 
 
 def _is_sentinel_url(name: str, backend: Choice | None, broker: Choice | None) -> bool:

@@ -23,7 +23,7 @@ BACKENDS: Mapping[str, Callable[[Variables], SecretUrl]] = {
     "mysql": urls.mysql,
     "sqlite": urls.sqlite,
     "mongodb": urls.mongodb,
-    "rpc": lambda _: SecretUrl("rpc://"),
+    "rpc": lambda _: SecretUrl(urls.RPC_URL),
 }
 BROKERS: Mapping[str, Callable[[Variables], SecretUrl]] = {"redis": urls.redis_broker, "rabbitmq": urls.rabbitmq}
 _SYNONYMS = {"postgresql": "postgres", "mariadb": "mysql", "mongo": "mongodb", "amqp": "rabbitmq"}
@@ -44,6 +44,7 @@ _KINDS = {
     "mongodb": "mongodb",
     "hybrid": "hybrid",
     "rpc": "rpc",
+    "rootcellar-rpc": "rpc",
     "pyamqp": "rabbitmq",
     "amqp": "rabbitmq",
     "amqps": "rabbitmq",

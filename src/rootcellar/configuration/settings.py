@@ -142,6 +142,11 @@ def load(env_file: str | Path | None = reading.DEFAULT_FILE, *, broker: bool = T
         raise _wrong(given.problems)
     conf = settings_of(found, backend, broker_choice)
     _replace_what_celery_reads(os.environ, conf)
+    if backend.kind == "rpc":
+        # imported late: it imports Celery's backend
+        from rootcellar import rpc
+
+        rpc.warn_when_a_worker_starts()
     used = ["CeleryVariables", *_USES.get(backend.kind, ())]
     if broker_choice is not None:
         used += ["BrokerVariables"]

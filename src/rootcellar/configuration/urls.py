@@ -10,6 +10,8 @@ from pydantic import SecretStr
 from rootcellar.configuration.variables import Variables
 from rootcellar.urls import redact
 
+#: what chooses rootcellar.rpc, by an entry point; plain rpc:// is Celery's own backend
+RPC_URL = "rootcellar-rpc://"
 DEFAULT_DATABASE = "celery_results"
 _SENTINEL_PORT = 26379
 

@@ -185,6 +185,10 @@ Sslmode = Annotated[str | None, Allowed("one of " + ", ".join(f"`{mode}`" for mo
 CertReqs = Annotated[
     str | None, Allowed("one of `required`, `optional`, `none`", _one_of("required", "optional", "none"))
 ]
+ExchangeType = Annotated[
+    str | None,
+    Allowed("`direct` or `topic`: others do not bring a result to its client alone", _one_of("direct", "topic")),
+]
 Mode = Annotated[str | None, Allowed("`write-through` or `write-behind`", _one_of("write-through", "write-behind"))]
 Zone = Annotated[str | None, Allowed("a time zone such as `UTC` or `Europe/Prague`", _zone)]
 Serializer = Annotated[

@@ -21,6 +21,7 @@ from rootcellar.configuration.values import (
     Count,
     CountOrNone,
     DatabaseHost,
+    ExchangeType,
     Expiry,
     File,
     Flag,
@@ -81,7 +82,7 @@ class CeleryVariables(_Variables):
     celery_result_backend_max_retries: CountOrNone = _is("How often at most.", "no limit")
     celery_result_persistent: Flag = _is("With `rpc`: results survive a restart of the broker.", "`false`")
     celery_result_exchange: Identifier = _is("With `rpc`: the exchange that results go through.", "the broker's own")
-    celery_result_exchange_type: Text = _is("With `rpc`: its type, `direct` or `topic`.", "`direct`")
+    celery_result_exchange_type: ExchangeType = _is("With `rpc`: its type.", "`direct`")
     celery_accept_content: Contents = _is("What a worker takes as a task.", "`json`")
     celery_task_serializer: Serializer = _is("How tasks are written.", "`json`")
     celery_task_ignore_result: Flag = _is("Keep no results, unless a task says otherwise.", "`false`")

@@ -25,7 +25,7 @@ _BROKER_OVERRIDES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROK
 _BACKEND_OVERRIDE = "CELERY_RESULT_BACKEND"
 #: of the settings, the demo takes what is about servers and results; its tasks are run as it needs
 _BROKER_SETTINGS = ("broker_",)
-_BACKEND_SETTINGS = ("result_", "redis_", "database_", "mongodb_", "override_backends")
+_BACKEND_SETTINGS = ("result_", "redis_", "database_", "mongodb_")
 
 #: how often the in-process broker looks for messages, in seconds
 _POLLING_INTERVAL = 0.01

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rootcellar.backend import ResultBackend
 from rootcellar.demo import FROM_SETTINGS
 from rootcellar.demo.app import BACKEND, BROKER, QUEUE, app, configure
+from rootcellar.demo.results import results_of
 from rootcellar.demo.tasks import PROGRESS
 from rootcellar.demo.workers import DemoWorker, ProcessWorker, ThreadWorker
 from rootcellar.demo.workload import Workload
 from rootcellar.errors import ConfigurationError, DemoFailed, DriverMissing, RootcellarError
-from rootcellar.stores import Store
 from rootcellar.urls import redact
 
 _START_SECONDS = 30.0
@@ -63,7 +62,7 @@ class Outcome:
 
 
 class Demo:
-    """One run.
+    """One run; its ``results`` tell how they are read.
 
     Args:
         backend: URL of the result backend, beginning with ``rootcellar+``, or ``FROM_SETTINGS``.
@@ -88,16 +87,11 @@ class Demo:
         self._is_remote = not app.conf.broker_url.startswith("memory:")
         self._log = log
         self._watcher = watcher
-        self._workload = Workload(size)
+        self.results = results_of(app)
+        self._workload = Workload(size, with_chords=self.results.has_chords)
         self._pause = min(_LONGEST_PAUSE, pauses / self._workload.rounds)
-        self._backend: ResultBackend = app.backend
         self._finished: set[str] = set()
         self._last_news = 0.0
-
-    @property
-    def store(self) -> Store:
-        """Where the results are."""
-        return self._backend.store
 
     @property
     def task_ids(self) -> set[str]:
@@ -113,8 +107,10 @@ class Demo:
             ConfigurationError: no transport has the name in the broker's URL.
             DemoFailed: the broker cannot be reached, or the worker did not do its work.
         """
-        self._backend.store.check()
+        self.results.check()
         self._check_broker()
+        if not self.results.has_chords:
+            self._watcher.say("rpc has no chords and no history: orders are not split up, and no visits are counted.")
         self._watcher.say(f"Starting a worker ({'2 processes' if self._is_remote else '4 threads'}) ...")
         worker: DemoWorker = ProcessWorker(self._log) if self._is_remote else ThreadWorker(self._log)
         try:
@@ -146,7 +142,8 @@ class Demo:
 
     def _work(self, worker: DemoWorker) -> float:
         """Send everything and wait until it is finished; return the seconds that took."""
-        self._watcher.say(f"Sending {self._workload.size} tasks: orders, payments, imports, reports, visits, vouchers.")
+        visits = "visits, " if self.results.has_chords else ""
+        self._watcher.say(f"Sending {self._workload.size} tasks: orders, payments, imports, reports, {visits}vouchers.")
         start = self._last_news = last_look = time.monotonic()
         for _ in self._workload.send():
             time.sleep(self._pause)
@@ -162,7 +159,7 @@ class Demo:
     def _look(self) -> int:
         """See which tasks have finished since the last look; return how many of those sent have not."""
         waiting = self._workload.stored - self._finished
-        news = {task_id for task_id, _ in self._backend.get_many(waiting, max_iterations=1)}
+        news = self.results.finished(waiting)
         if news:
             self._last_news = time.monotonic()
             self._finished |= news
@@ -173,7 +170,7 @@ class Demo:
     def _look_at_report(self) -> None:
         if self._workload.report_id in self._finished:
             return
-        meta = self._backend.get_task_meta(self._workload.report_id)
+        meta = app.backend.get_task_meta(self._workload.report_id)
         if meta["status"] == PROGRESS:
             self._watcher.report(meta["result"]["current"], meta["result"]["total"])
 

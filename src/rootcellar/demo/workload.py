@@ -17,6 +17,9 @@ from rootcellar.demo.app import app
 _CUSTOMERS = ("Zoë", "田中 美咲", "Çağla", "Søren", "مريم")
 _PRODUCTS = (("cellar lamp", 1950), ("oak barrel", 12900), ("preserving jars", 899), ("potato sieve", 2325))
 _ITEMS = 3
+#: tasks in one round, and in one without groups and callbacks
+_ROUND = _ITEMS + 10
+_PLAIN_ROUND = 8
 #: pages of the one long report, and the seconds that each takes; the others are short and quick
 _LONG_REPORT = (20, 0.06)
 _SHORT_REPORT = (3, 0.0)
@@ -61,13 +64,13 @@ class Workload:
 
     Args:
         size: about how many tasks to send.
+        with_chords: whether orders have groups in them, and tasks have callbacks.
     """
 
-    #: tasks in one round
-    ROUND = _ITEMS + 10
-
-    def __init__(self, size: int) -> None:
-        self.rounds = max(1, -(-size // self.ROUND))
+    def __init__(self, size: int, *, with_chords: bool = True) -> None:
+        self._with_chords = with_chords
+        self._round = _ROUND if with_chords else _PLAIN_ROUND
+        self.rounds = max(1, -(-size // self._round))
         self.to_revoke = [_new_id() for _ in range(self.rounds)]
         self.report_id = _new_id()
         self.expected: dict[str, Expected] = {}
@@ -75,12 +78,12 @@ class Workload:
     @property
     def size(self) -> int:
         """The number of tasks."""
-        return self.rounds * self.ROUND
+        return self.rounds * self._round
 
     @property
     def results(self) -> int:
-        """The number of tasks that leave a result: in each round, one ignores it."""
-        return self.size - self.rounds
+        """The number of tasks that leave a result: of those of a visit, one ignores it."""
+        return self.size - (self.rounds if self._with_chords else 0)
 
     @property
     def stored(self) -> set[str]:
@@ -91,29 +94,39 @@ class Workload:
         """Send round after round, and yield the number of each once it is sent."""
         for number in range(self.rounds):
             self._send_report(number)
-            self._send_order(number + 1)
+            (self._send_order if self._with_chords else self._send_plain_order)(number + 1)
             self._send_failures(number + 1)
-            self._send_visit(f"/products/{number + 1}")
+            if self._with_chords:
+                self._send_visit(f"/products/{number + 1}")
             self._send_voucher(number)
             yield number
 
     def _send_order(self, number: int) -> None:
         """An order: checked, its items reserved side by side, added up, paid at the third try, invoiced."""
         order = _order(number)
-        lines = [
-            {"order": number, "product": item["product"], "amount": item["price"] * item["quantity"]}
-            for item in order["items"]
-        ]
-        bill = {"order": number, "amount": sum(line["amount"] for line in lines)}
-        payment = {**bill, "paid": True, "tries": tasks.TIMEOUTS + 1}
-        invoice = f"Invoice {number:05}: € {bill['amount'] / 100:.2f}"
+        lines = _lines(order)
         chain(
             self._expect(tasks.validate_order.s(order), order),
             group(self._expect(tasks.reserve_item.s(place), line) for place, line in enumerate(lines)),
-            self._expect(tasks.add_up.s(), bill),
-            self._expect(tasks.charge_card.s(), payment, retries=tasks.TIMEOUTS),
-            self._expect(tasks.write_invoice.s(), invoice),
+            *self._bill(tasks.add_up.s(), lines),
         ).apply_async()
+
+    def _send_plain_order(self, number: int) -> None:
+        """An order without a group: checked, and beside that added up, paid at the third try, invoiced."""
+        order = _order(number)
+        self._expect(tasks.validate_order.s(order), order).apply_async()
+        lines = _lines(order)
+        chain(*self._bill(tasks.add_up.s(lines), lines)).apply_async()
+
+    def _bill(self, adding: Any, lines: list[dict[str, Any]]) -> tuple[Any, ...]:
+        number = lines[0]["order"]
+        bill = {"order": number, "amount": sum(line["amount"] for line in lines)}
+        payment = {**bill, "paid": True, "tries": tasks.TIMEOUTS + 1}
+        return (
+            self._expect(adding, bill),
+            self._expect(tasks.charge_card.s(), payment, retries=tasks.TIMEOUTS),
+            self._expect(tasks.write_invoice.s(), f"Invoice {number:05}: € {bill['amount'] / 100:.2f}"),
+        )
 
     def _send_failures(self, number: int) -> None:
         """A payment that fails for good, with an exception of the shop's own, and an import that just breaks."""
@@ -153,6 +166,13 @@ def _order(number: int) -> dict[str, Any]:
         product, price = _PRODUCTS[(number + place) % len(_PRODUCTS)]
         items.append({"product": product, "price": price, "quantity": 1 + (number + place) % 4})
     return {"number": number, "customer": _CUSTOMERS[number % len(_CUSTOMERS)], "items": items}
+
+
+def _lines(order: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"order": order["number"], "product": item["product"], "amount": item["price"] * item["quantity"]}
+        for item in order["items"]
+    ]
 
 
 def _new_id() -> str:

@@ -1,0 +1,99 @@
+"""How the demo reads its results: from a store, or as they come with rpc."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+from celery.result import AsyncResult
+
+from rootcellar import rpc
+from rootcellar.backend import ResultBackend
+from rootcellar.records import TaskRecord
+from rootcellar.stores.base import Queryable, TaskQuery
+
+
+class Results(Protocol):
+    """What the demo wants of a result backend."""
+
+    @property
+    def has_chords(self) -> bool:
+        """Whether chords work."""
+
+    @property
+    def where(self) -> str:
+        """Where results are kept, for people; empty where they are not."""
+
+    @property
+    def is_queryable(self) -> bool:
+        """Whether results can be found by more than their ids."""
+
+    def check(self) -> None:
+        """See whether results can be stored and read.
+
+        Raises:
+            StoreError: why they cannot.
+        """
+
+    def finished(self, task_ids: Collection[str]) -> set[str]:
+        """Return which of these tasks are over."""
+
+    def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return what is kept of these tasks, the most recent first."""
+
+
+class StoredResults:
+    """Results in a store of ours."""
+
+    has_chords = True
+
+    def __init__(self, backend: ResultBackend) -> None:
+        self._backend = backend
+        self._store = backend.store
+
+    @property
+    def where(self) -> str:
+        return self._store.where
+
+    @property
+    def is_queryable(self) -> bool:
+        return isinstance(self._store, Queryable)
+
+    def check(self) -> None:
+        self._store.check()
+
+    def finished(self, task_ids: Collection[str]) -> set[str]:
+        return {task_id for task_id, _ in self._backend.get_many(task_ids, max_iterations=1)}
+
+    def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """As the store finds them; one that cannot be searched is asked for each task."""
+        if isinstance(self._store, Queryable):
+            return self._store.query(query)
+        newest = sorted(self._store.get_many(task_ids).values(), key=lambda record: str(record.done_at), reverse=True)
+        return [record for record in newest if not query.states or record.state in query.states][: query.limit]
+
+
+class MessagedResults:
+    """Results that come as messages, each once."""
+
+    has_chords = False
+    where = ""
+    is_queryable = False
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def check(self) -> None:
+        rpc.check_round_trip(self._app)
+
+    def finished(self, task_ids: Collection[str]) -> set[str]:
+        return {task_id for task_id in task_ids if AsyncResult(task_id, app=self._app).ready()}
+
+    def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        return []
+
+
+def results_of(app: Any) -> Results:
+    """Return how the app's results are read."""
+    backend = app.backend
+    return StoredResults(backend) if isinstance(backend, ResultBackend) else MessagedResults(app)
