@@ -24,7 +24,7 @@ from tests.certificates import Authority, Issued
 from tests.conformance.crew import Crew
 from tests.conformance.stores import NOW, begun, crew, new_id, part, record  # noqa: F401  crew is a fixture
 from tests.mariadb_server import MariaDBServer
-from tests.servers import free_port
+from tests.servers import PASSWORD, free_port
 
 MEGABYTE = 1 << 20
 
@@ -45,6 +45,11 @@ def store(mysql_url: str) -> Iterator[MySQLStore]:
 
 def opened(url: str, **options: Any) -> closing[Store]:
     return closing(open_store(url, StoreOptions(**options)))
+
+
+def as_user(url: str, user: str) -> str:
+    """Return a URL with another user and password."""
+    return f"mysql://{user}@{url.rpartition('@')[2]}"
 
 
 def text_payload(size: int) -> Payload:
@@ -172,7 +177,7 @@ def test_a_server_that_was_killed_comes_back(own_server: MariaDBServer) -> None:
 def test_a_server_that_takes_no_writes(own_server: MariaDBServer) -> None:
     url = own_server.create_database()
     own_server.execute("CREATE USER w@'%' IDENTIFIED BY 'w'; GRANT ALL ON `test\\_%`.* TO w@'%'")
-    with opened(url.replace("root:cellar@", "w:w@")) as store:
+    with opened(as_user(url, "w:w")) as store:
         store.put(record())
         own_server.execute("SET GLOBAL read_only = 1")
         with pytest.raises(errors.StoreReadOnly) as caught:
@@ -190,9 +195,9 @@ def test_who_is_refused_hears_why(mysql_server: MariaDBServer, mysql_url: str) -
     mysql_server.execute(
         f"CREATE OR REPLACE USER nobody@'%' IDENTIFIED BY 'n'; GRANT SELECT ON `{name}`.* TO nobody@'%'"
     )
-    nobody = mysql_url.replace("root:cellar@", "nobody:n@")
+    nobody = as_user(mysql_url, "nobody:n")
     for url, kind, says in (
-        (mysql_url.replace(":cellar@", ":sesame@"), errors.AuthenticationFailed, "Access denied"),
+        (as_user(mysql_url, "root:sesame"), errors.AuthenticationFailed, "Access denied"),
         (mysql_server.database_url("nowhere"), errors.DatabaseMissing, "nowhere"),
         (nobody, errors.PermissionDenied, "CREATE"),
     ):
@@ -272,7 +277,7 @@ def test_passwords_of_any_kind(mysql_server: MariaDBServer, mysql_url: str) -> N
     mysql_server.execute(
         "CREATE OR REPLACE USER 'o:d@d'@'%' IDENTIFIED BY 'p@:/%#? ключ'; GRANT ALL ON *.* TO 'o:d@d'@'%'"
     )
-    url = mysql_url.replace("root:cellar@", "o%3Ad%40d:p%40%3A%2F%25%23%3F%20%D0%BA%D0%BB%D1%8E%D1%87@")
+    url = as_user(mysql_url, "o%3Ad%40d:p%40%3A%2F%25%23%3F%20%D0%BA%D0%BB%D1%8E%D1%87")
     with opened(url) as store:
         assert store.put(record()).written
         assert "ключ" not in store.where
@@ -305,7 +310,7 @@ def test_tls(new_mysql: Callable[..., MariaDBServer], tmp_path: Path) -> None:
     def refusal(options: str) -> errors.CertificateRefused:
         with opened(url + options) as store, pytest.raises(errors.CertificateRefused) as caught:
             store.put(record())
-        assert "cellar" not in str(caught.value)
+        assert PASSWORD not in str(caught.value)
         return caught.value
 
     assert answer(ca)
@@ -327,7 +332,7 @@ def test_tls(new_mysql: Callable[..., MariaDBServer], tmp_path: Path) -> None:
     show(good)
     server.execute("FLUSH SSL; CREATE USER w@'%' IDENTIFIED BY 'w' REQUIRE X509; GRANT ALL ON *.* TO w@'%'")
     mine = right.client("w")
-    url = url.replace("root:cellar@", "w:w@")
+    url = as_user(url, "w:w")
     assert answer(f"{ca}&ssl_cert={mine.certificate}&ssl_key={mine.key}")
     with opened(url + ca) as store, pytest.raises(errors.AuthenticationFailed):
         store.put(record())

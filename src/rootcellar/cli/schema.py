@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from enum import Enum
 from typing import Annotated
 
 import typer
@@ -24,6 +25,7 @@ from rootcellar.cli.times import parse_span
 from rootcellar.errors import AbilityMissing, ForeignTables, SchemaMissing, SchemaOutdated
 from rootcellar.stores import Store
 from rootcellar.stores.base import HasSchema, Schema, SchemaStatus
+from rootcellar.stores.grants import HasGrants
 
 app = typer.Typer(
     help="Make, look at and upgrade the tables of a store.",
@@ -47,6 +49,10 @@ Example:
 _STATUS_EXAMPLE = """\b
 Example:
   rootcellar schema status --backend sqlite:///results.sqlite3
+"""
+_GRANTS_EXAMPLE = """\b
+Example:
+  rootcellar schema grants celery --for worker -b postgresql:// | psql mydatabase
 """
 _ADOPT_EXAMPLE = """\b
 Example:
@@ -83,10 +89,46 @@ def sql(
     """Print the statements that make the tables.
 
     For databases where workers may not make tables; it connects to nothing. Run them, GRANT the workers SELECT,
-    INSERT, UPDATE and DELETE on the tables, and set database_create_tables_at_setup to False.
+    INSERT, UPDATE and DELETE on the tables (`rootcellar schema grants`), and set database_create_tables_at_setup to
+    False.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         sys.stdout.write(_schema_of(store).sql())
+
+
+class RoleName(str, Enum):
+    """For whom `schema grants` is."""
+
+    worker = "worker"
+    reader = "reader"
+    admin = "admin"
+
+
+@app.command(epilog=_GRANTS_EXAMPLE)
+def grants(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user; on MySQL, with @host if not from anywhere")],
+    role: Annotated[
+        RoleName,
+        typer.Option("--for", help="A worker or client stores and waits, a reader looks, an admin makes the tables"),
+    ] = RoleName.worker,
+    backend: BackendOption = None,
+    app: AppOption = None,
+    task_table: TaskTableOption = None,
+    group_table: GroupTableOption = None,
+    schema: SchemaOption = None,
+) -> None:
+    """Print the GRANT statements for a user.
+
+    The least that it needs. It connects to nothing. Run what it prints for the admin first, then `schema create` as
+    the admin, then the rest.
+    """
+    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+        tables = _schema_of(store)
+        if not isinstance(tables, HasGrants):
+            raise AbilityMissing(
+                "this store has no users", where=store.where, remedy="see who may read and write the file"
+            )
+        sys.stdout.write(tables.grants(role.value, user))
 
 
 @app.command(epilog=_UPGRADE_EXAMPLE)

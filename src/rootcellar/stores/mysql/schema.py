@@ -6,8 +6,10 @@ MySQL commits at every CREATE. So each step may be done again, and each is noted
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pymysql
@@ -16,6 +18,7 @@ from pymysql.converters import escape_string
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.celery_tables import ASIDE
+from rootcellar.stores.grants import Role, on_tables
 from rootcellar.stores.mysql.driver import Connection
 from rootcellar.stores.mysql.failures import code_of
 from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
@@ -27,6 +30,7 @@ MIGRATIONS = ("001_results.sql", "002_chords.sql")
 LOCK_PATIENCE = 30
 #: MySQL takes no longer name, in characters
 LONGEST_NAME = 64
+_ADMIN_RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX"
 NO_SUCH_TABLE, NO_SUCH_DATABASE = 1146, 1049
 
 
@@ -84,8 +88,9 @@ def _derived(name: str, suffix: str) -> str:
 class MySQLSchema(SqlSchema[Connection]):
     """The tables of :class:`~rootcellar.stores.mysql.MySQLStore`."""
 
-    def __init__(self, options: StoreOptions, run: Run[Connection], where: str) -> None:
+    def __init__(self, options: StoreOptions, run: Run[Connection], where: str, database: str) -> None:
         names = table_names(options)
+        self._database = database
         literals = {
             "task_literal": _literal(options.task_table),
             "group_literal": _literal(options.group_table),
@@ -102,6 +107,25 @@ class MySQLSchema(SqlSchema[Connection]):
         databases = sorted({name for name in (self._options.task_schema, self._options.group_schema) if name})
         made = [f"CREATE DATABASE IF NOT EXISTS {quote(name)};" for name in databases]
         return "\n".join(["SET NAMES utf8mb4;", *made, super().sql()])
+
+    def grants(self, role: Role, user: str) -> str:
+        name, _, host = user.rpartition("@") if "@" in user else (user, "", "%")
+        account = f"{_literal(name)}@{_literal(host)}"
+        lines = [f"-- CREATE USER {account} IDENTIFIED BY '...';"]
+        options = self._options
+        databases = dict.fromkeys(given or self._database for given in (options.task_schema, options.group_schema))
+        if role == "admin":
+            # in this place, and in no other, _ and % stand for any character
+            patterns = [re.sub(r"([_%\\])", r"\\\1", database) for database in databases]
+            lines += [f"GRANT {_ADMIN_RIGHTS} ON {quote(pattern)}.* TO {account};" for pattern in patterns]
+        else:
+            there = replace(
+                options,
+                task_schema=options.task_schema or self._database,
+                group_schema=options.group_schema or self._database,
+            )
+            lines += on_tables(role, table_names(there), account)
+        return "\n".join([*lines, ""])
 
     @contextmanager
     def _alone(self, connection: Connection) -> Iterator[None]:

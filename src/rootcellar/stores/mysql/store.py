@@ -51,7 +51,7 @@ class MySQLStore(SqlStore[Connection]):
             ping=self.options.pool_pre_ping,
             where=self._where,
         )
-        self.schema = MySQLSchema(self.options, self._raw, self._where)
+        self.schema = MySQLSchema(self.options, self._raw, self._where, self._settings["database"])
 
     # -- tasks
 

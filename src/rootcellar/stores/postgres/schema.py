@@ -9,6 +9,7 @@ from typing import Any
 
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.celery_tables import ASIDE
+from rootcellar.stores.grants import Role, on_tables
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.sqlfiles import in_parameterized, load_statements, qualified, quote_identifier
 from rootcellar.stores.sqlschema import Run, SqlSchema
@@ -64,6 +65,20 @@ class PostgresSchema(SqlSchema[Connection]):
         schemas = sorted({name for name in (self._options.task_schema, self._options.group_schema) if name})
         made = [f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(name)};" for name in schemas]
         return "\n".join([*made, super().sql()])
+
+    def grants(self, role: Role, user: str) -> str:
+        name = quote_identifier(user)
+        schemas = dict.fromkeys(quote_identifier(given or "public") for given in self._schemas_told())
+        rights = "USAGE, CREATE" if role == "admin" else "USAGE"
+        lines = [
+            f"-- CREATE ROLE {name} LOGIN PASSWORD '...';",
+            *(f"GRANT {rights} ON SCHEMA {schema} TO {name};" for schema in schemas),
+        ]
+        lines += [] if role == "admin" else on_tables(role, self._names, name)
+        return "\n".join([*lines, ""])
+
+    def _schemas_told(self) -> tuple[str | None, str | None]:
+        return self._options.task_schema, self._options.group_schema
 
     @contextmanager
     def _alone(self, connection: Connection) -> Iterator[None]:

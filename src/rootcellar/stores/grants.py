@@ -1,0 +1,36 @@
+"""Who may do what with the tables: the least that each kind of user needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+#: a worker (or a client) stores, waits and cleans up; a reader looks; an admin makes and upgrades the tables
+Role = Literal["worker", "reader", "admin"]
+
+_READ = "SELECT"
+_WRITE = "SELECT, INSERT, UPDATE, DELETE"
+#: where only some servers have a table, the others' names lack it
+_RIGHTS: dict[str, dict[str, str]] = {
+    "worker": {**dict.fromkeys(("task", "group", "chord", "part", "listener", "waiter"), _WRITE), "registry": _READ},
+    "reader": dict.fromkeys(("task", "group", "chord", "part", "registry"), _READ),
+}
+
+
+@runtime_checkable
+class HasGrants(Protocol):
+    """The schema of a store whose server has users."""
+
+    def grants(self, role: Role, user: str) -> str:
+        """Return the statements that give a user what the role needs and nothing else. It connects to nothing."""
+
+
+def on_tables(role: Role, names: Mapping[str, str], user: str) -> list[str]:
+    """Return the statements for each table.
+
+    Args:
+        role: a worker or a reader.
+        names: the quoted names of the tables, by what they are.
+        user: the user, quoted.
+    """
+    return [f"GRANT {rights} ON {names[table]} TO {user};" for table, rights in _RIGHTS[role].items() if table in names]
