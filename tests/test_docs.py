@@ -24,6 +24,7 @@ from rootcellar.configuration.reference import fill_in
 from rootcellar.errors import RootcellarError, StoreError
 from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
+from tests.mariadb_server import MariaDBServer
 from tests.servers import MongoServer, PgBouncerServer, PostgresServer, RedisServer
 from tests.workers import Worker
 
@@ -181,6 +182,19 @@ def test_hybrid(tmp_path: Path, new_postgres: Callable[..., PostgresServer], red
     found: dict[str, Any] = {}
     exec(compile(settings, "settings", "exec"), found)  # noqa: S102 - our own page
     open_store(found["result_backend"], StoreOptions(transport_options=found["result_backend_transport_options"]))
+
+
+def test_mysql(tmp_path: Path, mysql_server: MariaDBServer) -> None:
+    url = mysql_server.create_database()
+    page = Page(
+        "docs/mysql.md", {"mysql://celery:secret@localhost:3306/results": url, "?ssl_ca=/etc/ssl/db-ca.pem": ""}
+    )
+    for command, _ in page.commands():
+        run(command, tmp_path)
+    for statement in page.of("sql"):
+        mysql_server.execute(statement, url.rpartition("/")[2])
+    check_settings(page)
+    mysql_server.drop_databases([url.rpartition("/")[2]])
 
 
 def test_mongodb(tmp_path: Path, mongo_server: MongoServer) -> None:

@@ -52,7 +52,7 @@ Example:
 """
 _GRANTS_EXAMPLE = """\b
 Example:
-  rootcellar schema grants celery --for worker -b postgresql:// | psql mydatabase
+  rootcellar schema grants celery --for worker -b postgresql:// | psql mydb
 """
 _ADOPT_EXAMPLE = """\b
 Example:
@@ -119,8 +119,8 @@ def grants(
 ) -> None:
     """Print the GRANT statements for a user.
 
-    The least that it needs. It connects to nothing. Run what it prints for the admin first, then `schema create` as
-    the admin, then the rest.
+    They give the least that it needs; it connects to nothing. Run what it prints for the admin first, then
+    `schema create` as the admin, then the rest.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         tables = _schema_of(store)
