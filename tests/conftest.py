@@ -10,7 +10,7 @@ import pytest
 
 from tests.leaks import pytest_runtest_makereport, pytest_sessionfinish, pytest_testnodedown  # noqa: F401 - hooks
 from tests.mariadb_server import MariaDBServer
-from tests.redis_servers import SecureRedisServer
+from tests.redis_servers import RedisCluster, SecureRedisServer, SentinelSet
 from tests.servers import MissingServer, MongoServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
 
 S = TypeVar("S", bound=Server)
@@ -22,6 +22,17 @@ def _make(kind: Callable[..., S], *args: Any, **settings: Any) -> S:
     except MissingServer as missing:
         problem = str(missing)
     pytest.fail(problem, pytrace=False)  # fails, never skips: a test that did not run proves nothing
+
+
+@contextmanager
+def _started(kind: Callable[[], Any]) -> Iterator[Any]:
+    """Start several servers that belong together."""
+    try:
+        servers = kind()
+    except MissingServer as missing:
+        pytest.fail(str(missing), pytrace=False)
+    with servers:
+        yield servers
 
 
 @contextmanager
@@ -76,6 +87,20 @@ def secure_redis_server() -> Iterator[SecureRedisServer]:
     """The Redis with TLS, a Unix socket and a user of least privilege that all tests share."""
     with _make(SecureRedisServer) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sentinel_set() -> Iterator[SentinelSet]:
+    """The master, replica and Sentinels that all tests share: do not stop any of them."""
+    with _started(SentinelSet) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """The Redis Cluster that all tests share: do not stop any of its nodes."""
+    with _started(RedisCluster) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

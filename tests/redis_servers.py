@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.servers import HOST, RedisServer, Setting, free_port
+from tests.servers import HOST, RedisServer, ServerError, Setting, free_port
 
 #: what an ACL user needs, and no more; docs/redis.md says the same
 COMMANDS = (
@@ -134,3 +138,178 @@ class SecureRedisServer(RedisServer):
     def socket_url(self, number: int = 0) -> str:
         """Return the URL over the Unix socket."""
         return f"redis+socket://{self.user}:{quote(self.password, safe='')}@{self.socket}?db={number}"
+
+
+class SentinelServer(RedisServer):
+    """A Sentinel, which watches the master of a :class:`SentinelSet`."""
+
+    name = "sentinel"
+
+    def __init__(self, master: RedisServer, name: str, quorum: int) -> None:
+        super().__init__()
+        lines = [
+            f"port {self.port}",
+            f"bind {HOST}",
+            f"dir {self.folder}",
+            f"sentinel monitor {name} {HOST} {master.port} {quorum}",
+            f"sentinel down-after-milliseconds {name} 1000",
+            f"sentinel failover-timeout {name} 2000",
+        ]
+        # the Sentinel writes what it learns into this file
+        (self.folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
+
+    def _command(self) -> list[str]:
+        return [str(self._program), str(self.folder / "sentinel.conf"), "--sentinel"]
+
+
+class SentinelSet:
+    """A master, a replica and three Sentinels; a context manager."""
+
+    master_name = "pantry"
+
+    def __init__(self, **settings: Setting) -> None:
+        quick: dict[str, Setting] = {"repl_diskless_sync_delay": 0, "repl_ping_replica_period": 1, **settings}
+        self.servers = [RedisServer(**quick), RedisServer(**quick)]
+        self.sentinels = [SentinelServer(self.servers[0], self.master_name, 2) for _ in range(3)]
+
+    def __enter__(self) -> SentinelSet:
+        self._stack = ExitStack()
+        for server in self.servers:
+            self._stack.enter_context(server)
+        with self.servers[1].client() as replica:
+            replica.replicaof(HOST, self.servers[0].port)
+        self.await_replica()
+        for sentinel in self.sentinels:
+            self._stack.enter_context(sentinel)
+        self._await_agreement()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def url(self) -> str:
+        return self.database_url(0)
+
+    def database_url(self, number: int) -> str:
+        """Return the URL of a database of the master, whichever that is."""
+        hosts = ";".join(f"sentinel://{HOST}:{sentinel.port}" for sentinel in self.sentinels)
+        return f"{hosts}/{number}?master_name={self.master_name}"
+
+    @property
+    def master(self) -> RedisServer:
+        """The server that the first Sentinel calls the master."""
+        with self.sentinels[0].client() as sentinel:
+            _, port = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name)
+        return next(server for server in self.servers if server.port == int(port))
+
+    def await_replica(self) -> None:
+        """Wait until the master has a replica that follows it."""
+        with self.servers[0].client() as master:
+            _until(lambda: master.info("replication").get("slave0", {}).get("state") == "online", "a replica")
+
+    def _await_agreement(self) -> None:
+        def is_agreed(sentinel: RedisServer) -> bool:
+            with sentinel.client() as client:
+                about = client.execute_command("SENTINEL", "MASTER", self.master_name)
+            known = about if isinstance(about, dict) else dict(zip(about[::2], about[1::2], strict=True))
+            known = {_text(key): _text(value) for key, value in known.items()}
+            return (known["num-other-sentinels"], known["num-slaves"]) == ("2", "1")
+
+        _until(lambda: all(is_agreed(sentinel) for sentinel in self.sentinels), "Sentinels that know each other")
+
+
+class ClusterNode(RedisServer):
+    """A node of a :class:`RedisCluster`."""
+
+    name = "redis-node"
+
+    def __init__(self, **settings: Setting) -> None:
+        super().__init__(**settings)
+        self.configure(
+            databases=1,
+            cluster_enabled=True,
+            cluster_port=free_port(),
+            cluster_node_timeout=1000,
+            repl_diskless_sync_delay=0,
+            repl_ping_replica_period=1,
+        )
+
+
+class RedisCluster:
+    """Three masters, each with a replica; a context manager."""
+
+    def __init__(self, **settings: Setting) -> None:
+        self.nodes = [ClusterNode(**settings) for _ in range(6)]
+
+    def __enter__(self) -> RedisCluster:
+        self._stack = ExitStack()
+        for node in self.nodes:
+            self._stack.enter_context(node)
+        bounds = [0, 5461, 10923, 16384]
+        for number, node in enumerate(self.nodes):
+            with node.client() as client:
+                if number < 3:
+                    slots = bounds[number], bounds[number + 1] - 1
+                    client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+                first = self.nodes[0]
+                client.execute_command("CLUSTER", "MEET", HOST, first.port, first._settings["cluster_port"])
+        ids = [self._id(node) for node in self.nodes]
+        _until(lambda: all(self._knows(node, 6) for node in self.nodes), "nodes that know each other")
+        for number, node in enumerate(self.nodes[3:]):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "REPLICATE", ids[number])
+        self.await_healthy()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def url(self) -> str:
+        return "redis-cluster://" + ",".join(f"{HOST}:{node.port}" for node in self.nodes[:3])
+
+    def await_healthy(self) -> None:
+        """Wait until every slot is served, and every master has a replica that follows it."""
+
+        def is_healthy(node: RedisServer) -> bool:
+            with node.client() as client:
+                info, replication = client.execute_command("CLUSTER", "INFO"), client.info("replication")
+            if "cluster_state:ok" not in _text(info):
+                return False
+            if replication["role"] == "master":
+                return bool(replication.get("slave0", {}).get("state") == "online")
+            return bool(replication["master_link_status"] == "up")
+
+        _until(lambda: all(is_healthy(node) for node in self.nodes), "a healthy cluster")
+
+    def flush(self) -> None:
+        """Remove all keys."""
+        for node in self.nodes:
+            with node.client() as client:
+                if client.info("replication")["role"] == "master":
+                    client.flushall()
+
+    def _id(self, node: RedisServer) -> str:
+        with node.client() as client:
+            return _text(client.execute_command("CLUSTER", "MYID"))
+
+    def _knows(self, node: RedisServer, count: int) -> bool:
+        with node.client() as client:
+            return len(client.execute_command("CLUSTER", "SLOTS")) == 3 and len(client.cluster("nodes")) == count
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        with contextlib.suppress(redis.RedisError, KeyError):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise ServerError(f"not within {timeout:g} s: {what}")
+        time.sleep(0.02)

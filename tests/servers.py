@@ -558,6 +558,10 @@ class RedisServer(Server):
         """Return the URL of a database by its number."""
         return f"redis://{HOST}:{self.port}/{number}"
 
+    def client(self) -> redis.Redis:
+        """Return a client for database 0, a context manager."""
+        return redis.Redis.from_url(self.url)
+
     def flush(self) -> None:
         """Remove all keys of all databases; raises redis.RedisError."""
         with redis.Redis.from_url(self.url) as client:

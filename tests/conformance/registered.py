@@ -77,6 +77,19 @@ def redis_over_socket(request: pytest.FixtureRequest) -> Iterator[str]:
     yield from _database_of(server, server.socket_url)
 
 
+@contextmanager
+def redis_sentinel(request: pytest.FixtureRequest) -> Iterator[str]:
+    servers = request.getfixturevalue("sentinel_set")
+    yield from _database_of(servers.servers[0], servers.database_url)
+
+
+@contextmanager
+def redis_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A part of the one database that a Cluster has, apart by the prefix of its keys."""
+    cluster = request.getfixturevalue("redis_cluster")
+    yield f"{cluster.url}?global_keyprefix=place{next(_database_numbers)}"
+
+
 def _database_of(server: RedisServer, url_of: Callable[[int], str] | None = None) -> Iterator[str]:
     """Give one of a server's many databases, and empty it at the end."""
     number = next(_database_numbers)
@@ -164,8 +177,23 @@ HYBRID = StoreUnderTest(name="hybrid", new_place=hybrid_of_postgres_and_redis, r
 MONGO = StoreUnderTest(name="mongodb", new_place=mongo_database, largest=16 << 20)
 REDIS_TLS = StoreUnderTest(name="redis-tls", new_place=redis_over_tls)
 REDIS_SOCKET = StoreUnderTest(name="redis-socket", new_place=redis_over_socket)
+REDIS_SENTINEL = StoreUnderTest(name="redis-sentinel", new_place=redis_sentinel)
+REDIS_CLUSTER = StoreUnderTest(name="redis-cluster", new_place=redis_cluster)
 
-STORES = [SQLITE, POSTGRES, PGBOUNCER, MYSQL, REDIS, REDIS_TLS, REDIS_SOCKET, MONGO, HYBRID, MEMORY]
+STORES = [
+    SQLITE,
+    POSTGRES,
+    PGBOUNCER,
+    MYSQL,
+    REDIS,
+    REDIS_TLS,
+    REDIS_SOCKET,
+    REDIS_SENTINEL,
+    REDIS_CLUSTER,
+    MONGO,
+    HYBRID,
+    MEMORY,
+]
 
 #: every store, pool and broker meets every other one at least once
 COMBINATIONS = [
@@ -186,8 +214,13 @@ COMBINATIONS = [
     Combination(SQLITE, "inside", "memory", essentials_only=True),
     Combination(MEMORY, "inside", "redis"),
     Combination(REDIS, "prefork", "redis"),
-    Combination(REDIS, "threads", "redis", essentials_only=True),
+    Combination(REDIS, "threads", "redis"),
     Combination(REDIS, "inside", "memory", essentials_only=True),
+    Combination(REDIS, "gevent", "redis", essentials_only=True),
+    Combination(REDIS, "eventlet", "redis", essentials_only=True),
+    Combination(REDIS_SENTINEL, "inside", "redis"),
+    Combination(REDIS_CLUSTER, "threads", "redis"),
+    Combination(REDIS_CLUSTER, "prefork", "redis", essentials_only=True),
     Combination(MONGO, "prefork", "redis"),
     Combination(MONGO, "inside", "memory", essentials_only=True),
     Combination(HYBRID, "prefork", "redis"),

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from rootcellar.stores.redis import RedisStore, listening
+from rootcellar.stores.redis.servers import Servers
 from rootcellar.stores.watching import Tell
 from tests.redis.bed import Inbox, new_id, opened, record, stock_app, until
 from tests.servers import RedisServer
@@ -19,7 +20,7 @@ from tests.servers import RedisServer
 @pytest.fixture(autouse=True)
 def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing but a message wake a watcher."""
-    monkeypatch.setattr(listening, "SAFETY_LOOK", 3600.0)
+    monkeypatch.setattr(Servers, "safety_look", 3600.0)
 
 
 @pytest.fixture

@@ -176,7 +176,8 @@ class Store(ABC):
     def chord_parts(self, group_id: str) -> Sequence[PartResult]:
         """Return a chord's parts in the order of the header, those without an index last.
 
-        A part without a result of its own shows its task record's; where that is gone, its result is ``None``.
+        A part without a result of its own shows its task record's; where that is gone, its result is ``None``, unless
+        the store kept it with the part because it cannot store both in one step.
         """
 
     @abstractmethod

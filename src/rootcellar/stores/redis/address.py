@@ -40,7 +40,11 @@ _TLS_NAMES = (
     *("ssl_check_hostname", "ssl_min_version", "ssl_ciphers"),
 )
 _QUERY_TLS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
-_QUERY = ("db", "virtual_host", "socket_timeout", "socket_connect_timeout", "health_check_interval", "client_name")
+_QUERY = (
+    *("db", "virtual_host", "socket_timeout", "socket_connect_timeout", "health_check_interval", "client_name"),
+    # transport options of Celery's, for where there are only URLs, such as on the command line
+    *("master_name", "global_keyprefix"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,7 @@ class Address:
         tls: its arguments for TLS; ``None`` for none.
         master: what the Sentinels call the master.
         sentinel: arguments for the connections to the Sentinels.
+        prefix: what all keys begin with.
         where: for people, without secrets.
     """
 
@@ -67,6 +72,7 @@ class Address:
     tls: Mapping[str, Any] | None = field(repr=False)
     master: str = ""
     sentinel: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    prefix: bytes = b""
     where: str
 
 
@@ -106,7 +112,7 @@ def read_address(url: str, options: StoreOptions) -> Address:
     if not path:
         settings["socket_keepalive"] = bool(known.get("socket_keepalive", True))
     transport = options.transport_options
-    master = str(transport.get("master_name") or "")
+    master = query.get("master_name") or str(transport.get("master_name") or "")
     if form == "sentinel" and not master:
         raise ConfigurationError(
             "the Sentinels do not know which master is meant",
@@ -122,13 +128,13 @@ def read_address(url: str, options: StoreOptions) -> Address:
         tls=tls,
         master=master,
         sentinel=_sentinel(transport.get("sentinel_kwargs") or {}, settings),
+        prefix=_key_prefix(query.get("global_keyprefix") or str(transport.get("global_keyprefix") or "")),
         where=_where(form, hosts, path, db, master, settings["username"], tls is not None),
     )
 
 
-def key_prefix(options: StoreOptions) -> bytes:
-    """Return what all keys begin with: Celery's transport option ``global_keyprefix``, and Celery's way with it."""
-    prefix = str(options.transport_options.get("global_keyprefix") or "")
+def _key_prefix(prefix: str) -> bytes:
+    """Return what all keys begin with, in Celery's way."""
     if prefix and prefix[-1] not in ":_-.":
         prefix += "_"
     return prefix.encode()

@@ -24,42 +24,27 @@ def part_field(part: ChordPart) -> bytes:
 
 
 def part_value(part: ChordPart, result: Payload | None) -> bytes:
-    """Return what is kept of a part. ``result`` is kept with it where its own is not."""
+    """Return what is kept of a part: with its own result, or with ``result`` where it has none."""
     kept = part.result or result
-    about = json.dumps([part.state, part.result is not None]).encode()
-    return about + b"\n" + (frame(kept) if kept is not None else b"")
+    return json.dumps(part.state).encode() + b"\n" + (frame(kept) if kept is not None else b"")
 
 
-class Part:
-    """A part as it was counted.
-
-    Attributes:
-        task_id, group_index, state: see :class:`ChordPart`.
-        own: the result that is the part's own.
-        spare: the result to show if the task's record does not.
-    """
-
-    def __init__(self, field: bytes, value: bytes) -> None:
-        index, _, task_id = field[len(_PART) :].partition(b":")
-        self.task_id = task_id.decode("utf-8", "surrogatepass")
-        self.group_index = int(index) if index else None
-        about, _, framed = value.partition(b"\n")
-        self.state, is_own = json.loads(about)
-        kept = unframe(framed) if framed else None
-        self.own = kept if is_own else None
-        self.spare = None if is_own else kept
-
-    def shows(self, recorded: Payload | None) -> PartResult:
-        """Return what the part gave, where ``recorded`` is what its task's record holds."""
-        result = self.own or recorded or self.spare
-        return PartResult(task_id=self.task_id, group_index=self.group_index, state=self.state, result=result)
+def read_part(field: bytes, value: bytes) -> PartResult:
+    """Return a part as it was counted."""
+    index, _, task_id = field[len(_PART) :].partition(b":")
+    state, _, framed = value.partition(b"\n")
+    return PartResult(
+        task_id=task_id.decode("utf-8", "surrogatepass"),
+        group_index=int(index) if index else None,
+        state=json.loads(state),
+        result=unframe(framed) if framed else None,
+    )
 
 
-def read_parts(fields: Sequence[bytes]) -> list[Part]:
+def read_parts(fields: Sequence[bytes]) -> list[PartResult]:
     """Return the parts of a chord's hash, in the order of the header, those without an index last."""
-    parts = [
-        Part(field, value) for field, value in zip(fields[::2], fields[1::2], strict=True) if field.startswith(_PART)
-    ]
+    pairs = zip(fields[::2], fields[1::2], strict=True)
+    parts = [read_part(field, value) for field, value in pairs if field.startswith(_PART)]
     return sorted(parts, key=lambda part: (part.group_index is None, part.group_index or 0, part.task_id))
 
 

@@ -54,6 +54,22 @@ _MEANINGS: tuple[tuple[str, type[errors.StoreError], str], ...] = (
 )
 
 
+class Redirected(errors.StoreUnavailable):
+    """A node of a Cluster says that another one has the key. Retryable.
+
+    Attributes:
+        host, port: the other node; an empty host is that of the node itself.
+        is_for_once: whether only this command goes there, for the key is on its way.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        kind, _, place = what.split(" ", 2)
+        self.is_for_once = kind == "ASK"
+        self.host, _, port = place.rpartition(":")
+        self.port = int(port)
+
+
 def connect(address: Address, host: str = "", port: int = 0) -> Line:
     """Open a connection to one server.
 
@@ -142,6 +158,8 @@ def translate(exc: BaseException, where: str, host: str = "") -> errors.StoreErr
     if explained := tls.explain(exc, where, host):
         return explained
     text = str(exc)
+    if isinstance(exc, ServerError) and text.startswith(("MOVED ", "ASK ")):
+        return Redirected(text, where=where, remedy="this is a node of a Redis Cluster: use redis-cluster://")
     for word, kind, remedy in _MEANINGS:
         if word in text:
             return kind(text, where=where, remedy=remedy)

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from rootcellar import celery_meta, errors
 from rootcellar.records import TaskRecord
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.keys import Keys
+from rootcellar.stores.redis.servers import Servers
 from rootcellar.stores.redis.wire import ConnectionLost, Line, Reply, ServerError, pack
 from rootcellar.stores.rows import chunks
 from rootcellar.stores.watching import LINGER, LOOK_BATCH, Fetch, PollingWatcher
 
 logger = logging.getLogger(__name__)
 
-#: seconds between two looks at all that is waited for although nothing was heard: for what we did not think of
-SAFETY_LOOK = 60.0
 #: seconds of silence after which the server is asked whether it is there, and in which it must answer
 SILENCE = 5.0
 #: seconds to wait before connecting anew, at first and at most
@@ -38,16 +37,16 @@ class ListeningWatcher(PollingWatcher):
     """Tells of results as they are published; falls back to polling where the server does not let us listen.
 
     Args:
-        listen: opens a connection.
+        servers: where to listen.
         fetch: reads records.
         keys: what the channels are called.
         where: the server, for people.
     """
 
-    def __init__(self, listen: Callable[[], Line], fetch: Fetch, keys: Keys, where: str) -> None:
+    def __init__(self, servers: Servers, fetch: Fetch, keys: Keys, where: str) -> None:
         super().__init__(fetch)
         self._name = "rootcellar-listen"
-        self._listen = listen
+        self._servers = servers
         self._keys = keys
         self._where = where
         self._subscribed: set[str] = set()
@@ -59,7 +58,7 @@ class ListeningWatcher(PollingWatcher):
         pause = FIRST_RECONNECT
         while not self._is_closed:
             try:
-                line = self._listen()
+                line = self._servers.listen()
                 try:
                     pause = FIRST_RECONNECT
                     self._begin()
@@ -107,7 +106,7 @@ class ListeningWatcher(PollingWatcher):
             if not self._fresh:
                 self._hear(line, SILENCE)
                 self._see_that_it_is_there(line)
-            if time.monotonic() - self._last_look >= SAFETY_LOOK:
+            if time.monotonic() - self._last_look >= self._servers.safety_look:
                 self._read(self._waited_for())
 
     # -- subscribing

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
-from rootcellar.errors import StoreError, StoreReadOnly
+from rootcellar.errors import StoreError, StoreReadOnly, StoreUnavailable
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.first_look import look
+from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
 
 #: keys that the server looks at for one answer of SCAN
@@ -24,18 +25,22 @@ class Servers(ABC):
     Attributes:
         chord_tags: how many hash tags the chords are spread over; each lies on one server, with what finds its orphans.
         shares_scripts: whether one script may touch a task and its chord.
+        news: what is published when a result is stored; empty for the result itself.
+        safety_look: seconds between two looks of a waiting process at all that it waits for, although it heard nothing.
     """
 
     chord_tags: int = 1
     shares_scripts: bool = True
+    news: bytes = b""
+    safety_look: float = 60.0
 
     @abstractmethod
     def call(self, key: bytes, packed: bytes) -> Reply:
         """Send a command to the server that has ``key``."""
 
     @abstractmethod
-    def run(self, key: bytes, call: Call) -> Reply:
-        """Run a script on the server that has ``key``."""
+    def run(self, key: bytes, call: Call, *, durable: bool = False) -> Reply:
+        """Run a script on the server that has ``key``; with ``durable`` its replicas should have what it did."""
 
     @abstractmethod
     def call_many(self, commands: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
@@ -65,11 +70,23 @@ class OneServer(Servers):
         connect: opens a connection to it.
         options: the store's, for the pool.
         where: the server, for people.
+        host: its name.
+        replication: how its replicas are waited for.
     """
 
-    def __init__(self, connect: Callable[[], Line], options: StoreOptions, where: str) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Line],
+        options: StoreOptions,
+        where: str,
+        *,
+        host: str = "",
+        replication: Replication | None = None,
+    ) -> None:
         self._connect = connect
         self._where = where
+        self.host = host
+        self._replication = replication or Replication(options, where, default=0)
         self._pool: ConnectionPool[Line] = ConnectionPool(
             self._open,
             close=Line.close,
@@ -102,12 +119,24 @@ class OneServer(Servers):
         except driver.FAILURES as exc:
             return self._again(exc, lambda line: line.call(packed))
 
-    def run(self, key: bytes, call: Call) -> Reply:
+    def run(self, key: bytes, call: Call, *, durable: bool = False) -> Reply:
+        replication = self._replication if durable and self._replication.is_waited_for else None
         try:
             with self._pool.connection() as line:
-                return run_on(line, call)
+                return run_on(line, call, replication)
         except driver.FAILURES as exc:
-            return self._again(exc, lambda line: run_on(line, call))
+            return self._again(exc, lambda line: run_on(line, call, replication))
+        except StoreUnavailable:
+            # what is true of this connection is true of the others
+            self._pool.drop_idle()
+            raise
+
+    def send_asking(self, packed: bytes) -> Reply:
+        """Send a command for a key that is on its way to this node of a Cluster."""
+        _, reply = self.send_many([pack(b"ASKING"), packed])
+        if type(reply) is ServerError:
+            raise self._failed(reply) from reply
+        return reply
 
     def call_many(self, commands: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
         replies: list[Reply] = []
@@ -168,14 +197,25 @@ class OneServer(Servers):
         return error
 
 
-def run_on(line: Line, call: Call) -> Reply:
-    """Run a script by its hash, and by its text where the server does not have it."""
+def run_on(line: Line, call: Call, replication: Replication | None = None) -> Reply:
+    """Run a script by its hash, and by its text where the server does not have it; wait for the replicas."""
     try:
-        return line.call(call.packed)
+        return _run(line, call.packed, replication)
     except ServerError as exc:
         if not str(exc).startswith("NOSCRIPT"):
             raise
-        return line.call(call.in_full())
+        return _run(line, call.in_full(), replication)
+
+
+def _run(line: Line, packed: bytes, replication: Replication | None) -> Reply:
+    if replication is None:
+        return line.call(packed)
+    reply, waited = line.call_all([packed, replication.command])
+    if type(reply) is ServerError:
+        raise reply
+    if not replication.is_there(waited):
+        replication.make_sure(line)
+    return reply
 
 
 def _is_clean(line: Line) -> bool:

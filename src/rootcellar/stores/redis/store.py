@@ -5,18 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rootcellar import celery_meta
-from rootcellar.errors import ConfigurationError, StoreUnavailable
+from rootcellar.errors import StoreUnavailable
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions
 from rootcellar.stores.redis import chords, driver, scripts
-from rootcellar.stores.redis.address import Address, key_prefix, read_address
+from rootcellar.stores.redis.address import Address, read_address
+from rootcellar.stores.redis.cluster import Cluster
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.keys import Keys, encoded
 from rootcellar.stores.redis.listening import ListeningWatcher
+from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.scanning import Scanner
+from rootcellar.stores.redis.sentinel import Sentinels
 from rootcellar.stores.redis.servers import OneServer, Servers
 from rootcellar.stores.redis.wire import pack
 from rootcellar.stores.rows import claimant
@@ -37,7 +41,7 @@ class RedisStore(Store):
         super().__init__(url, options)
         self._address = read_address(url, self.options)
         self._servers = _servers(self._address, self.options)
-        self._keys = Keys(key_prefix(self.options), self._servers.chord_tags)
+        self._keys = Keys(self._address.prefix, self._servers.chord_tags)
         self._scanner = Scanner(self._servers, self._keys)
         self._watcher_lock = threading.Lock()
         self._watcher: ListeningWatcher | None = None
@@ -53,19 +57,20 @@ class RedisStore(Store):
     ) -> Stored:
         key = self._keys.task(record.task_id)
         if part is None:
-            return Stored(written=self._put(key, record))
+            return Stored(written=self._put(key, record, durable))
         if self._servers.shares_scripts:
-            return self._put_and_count(key, record, part, lease)
+            return self._put_and_count(key, record, part, lease, durable)
         # the part first, with its result: if we die between the two, the chord goes on, and the task is run again or
         # has no record; the other way round nobody would ever count the part
         progress = self._count(part, lease, record)
-        return Stored(written=self._put(key, record), chord=progress)
+        return Stored(written=self._put(key, record, durable), chord=progress)
 
-    def _put(self, key: bytes, record: TaskRecord) -> bool:
+    def _put(self, key: bytes, record: TaskRecord, durable: bool) -> bool:
         expected = b""
         for _ in range(_MERGES):
-            call = scripts.PUT.call((key,), celery_meta.encode_task(record), _lasts(record.expires_at), b"", expected)
-            answer = self._servers.run(key, call)
+            blob = celery_meta.encode_task(record)
+            call = scripts.PUT.call((key,), blob, _lasts(record.expires_at), self._servers.news, expected)
+            answer = self._servers.run(key, call, durable=durable)
             if type(answer) is int:
                 return answer == 1
             expected = answer
@@ -74,14 +79,15 @@ class RedisStore(Store):
             record = whole
         raise _contended(self.where)
 
-    def _put_and_count(self, key: bytes, record: TaskRecord, part: ChordPart, lease: float) -> Stored:
+    def _put_and_count(self, key: bytes, record: TaskRecord, part: ChordPart, lease: float, durable: bool) -> Stored:
         keys = (key, self._keys.chord(part.group_id))
         counting = self._counting(part, lease)
         expected = b""
         for _ in range(_MERGES):
             blob = celery_meta.encode_task(record)
-            call = scripts.PUT_PART.call(keys, blob, _lasts(record.expires_at), b"", expected, *counting)
-            answer = self._servers.run(key, call)
+            lasts, news = _lasts(record.expires_at), self._servers.news
+            call = scripts.PUT_PART.call(keys, blob, lasts, news, expected, *counting)
+            answer = self._servers.run(key, call, durable=durable)
             if type(answer) is list:
                 return Stored(written=answer[4] == 1, chord=chords.progress(answer))
             expected = answer
@@ -184,9 +190,10 @@ class RedisStore(Store):
     def chord_parts(self, group_id: str) -> Sequence[PartResult]:
         key = self._keys.chord(group_id)
         parts = chords.read_parts(self._servers.call(key, pack(b"HGETALL", key)))
-        recorded = self.get_many([part.task_id for part in parts if part.own is None])
-        results = {task_id: record.result for task_id, record in recorded.items()}
-        return [part.shows(results.get(part.task_id)) for part in parts]
+        records = self.get_many([part.task_id for part in parts if part.result is None])
+        return [
+            replace(part, result=records[part.task_id].result) if part.task_id in records else part for part in parts
+        ]
 
     def finish_chord(self, group_id: str) -> None:
         key = self._keys.chord(group_id)
@@ -216,7 +223,7 @@ class RedisStore(Store):
         """Return the one watcher of this process."""
         with self._watcher_lock:
             if self._watcher is None or not self._watcher.is_of_this_process():
-                self._watcher = ListeningWatcher(self._servers.listen, self.get_many, self._keys, self.where)
+                self._watcher = ListeningWatcher(self._servers, self.get_many, self._keys, self.where)
             return self._watcher
 
     def close(self) -> None:
@@ -229,10 +236,12 @@ class RedisStore(Store):
 def _servers(address: Address, options: StoreOptions) -> Servers:
     if address.path:
         return OneServer(lambda: driver.connect(address), options, address.where)
-    if address.form != "single":
-        raise ConfigurationError(
-            f"Redis as a {address.form} is not supported yet", where=address.where, remedy="use one server: redis://"
-        )
+    if address.form == "cluster":
+        return Cluster(address, options)
+    if address.form == "sentinel":
+        sentinels = Sentinels(address)
+        replication = Replication(options, address.where, default=1, is_master=sentinels.is_master)
+        return OneServer(sentinels.connect, options, address.where, replication=replication)
     host, port = address.hosts[0]
     return OneServer(lambda: driver.connect(address, host, port), options, address.where)
 

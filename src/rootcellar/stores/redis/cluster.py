@@ -1,0 +1,215 @@
+"""A Redis Cluster: which node has which key, as it changes."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from binascii import crc_hqx
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from rootcellar import errors
+from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.redis import driver
+from rootcellar.stores.redis.address import Address
+from rootcellar.stores.redis.driver import Redirected
+from rootcellar.stores.redis.replication import Replication
+from rootcellar.stores.redis.servers import OneServer, Servers
+from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
+
+logger = logging.getLogger(__name__)
+
+SLOTS = 16_384
+#: how often a command follows the nodes' directions before it gives up
+_MOVES = 8
+#: seconds between two looks at which node has what, where a node cannot be reached
+_LOOK_AGAIN = 0.1
+
+Host = tuple[str, int]
+
+
+class Cluster(Servers):
+    """Sends each command to the node that has its key, and learns from the nodes when that changes.
+
+    Args:
+        address: some nodes, and how to connect.
+        options: the store's.
+    """
+
+    #: a chord and the set that finds its orphans share a slot; so many slots are used
+    chord_tags = 32
+    #: a task and its chord do not
+    shares_scripts = False
+    #: a message goes to every node, so it says only that there is news
+    news = b"1"
+    #: a message between nodes may be lost while one of them is in trouble
+    safety_look = 5.0
+
+    def __init__(self, address: Address, options: StoreOptions) -> None:
+        self._address = address
+        self._options = options
+        self._nodes: dict[Host, OneServer] = {}
+        #: the master of each slot; empty until somebody needs it
+        self._masters: list[OneServer | None] = []
+        self._last_look = float("-inf")
+
+    def call(self, key: bytes, packed: bytes) -> Reply:
+        return self._at(key, lambda node: node.send(packed), packed)
+
+    def run(self, key: bytes, call: Call, *, durable: bool = False) -> Reply:
+        return self._at(key, lambda node: node.run(key, call, durable=durable), call.in_full())
+
+    def call_many(self, commands: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
+        replies: dict[int, Reply] = {}
+        for node, places in self._by_node([key for key, _ in commands]):
+            answers: Sequence[Reply]
+            try:
+                answers = node.send_many([commands[place][1] for place in places])
+            except errors.StoreUnavailable:
+                answers = [None] * len(places)
+                self._masters = []
+            for place, answer in zip(places, answers, strict=True):
+                # who was directed elsewhere, or found nobody, goes alone
+                alone = answer is None or isinstance(answer, ServerError)
+                replies[place] = self.call(*commands[place]) if alone else answer
+        return [replies[place] for place in range(len(commands))]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        found: dict[int, bytes | None] = {}
+        for node, places in self._by_node(keys):
+            try:
+                answers = node.send_many([pack(b"GET", keys[place]) for place in places])
+            except errors.StoreUnavailable:
+                self._masters = []
+                answers = [ServerError("")] * len(places)
+            for place, answer in zip(places, answers, strict=True):
+                if isinstance(answer, ServerError):
+                    answer = self.call(keys[place], pack(b"GET", keys[place]))
+                found[place] = answer
+        return [found[place] for place in range(len(keys))]
+
+    def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
+        if not self._masters:
+            self._look()
+        for node in dict.fromkeys(node for node in self._masters if node is not None):
+            yield from node.keys(pattern)
+
+    def listen(self) -> Line:
+        if not self._masters:
+            self._look()
+        nodes = list(dict.fromkeys(node for node in self._masters if node is not None))
+        random.shuffle(nodes)
+        failure: errors.StoreError | None = None
+        for node in nodes:
+            try:
+                return node.listen()
+            except errors.StoreUnavailable as exc:
+                failure = exc
+                self._masters = []
+        raise failure or self._unavailable("no node has any slot")
+
+    def close(self) -> None:
+        for node in self._nodes.values():
+            node.close()
+
+    # -- which node
+
+    def _at(self, key: bytes, work: Callable[[OneServer], Reply], packed: bytes) -> Reply:
+        """Do ``work`` on the node that has ``key``; go where the nodes direct us."""
+        slot = slot_of(key)
+        node = self._master_of(slot)
+        for _ in range(_MOVES):
+            try:
+                return work(node)
+            except Redirected as told:
+                elsewhere = self._node(told.host or node.host, told.port)
+                if told.is_for_once:
+                    return elsewhere.send_asking(packed)
+                self._look(elsewhere)
+                node = elsewhere
+            except errors.StoreUnavailable:
+                # its replica may have taken over
+                before = node
+                if time.monotonic() - self._last_look < _LOOK_AGAIN:
+                    raise
+                self._look()
+                node = self._master_of(slot)
+                if node is before:
+                    raise
+        raise self._unavailable(f"the nodes direct us in circles for slot {slot}")
+
+    def _by_node(self, keys: Sequence[bytes], size: int = 500) -> Iterator[tuple[OneServer, list[int]]]:
+        """Yield nodes, each with the places in ``keys`` of the keys that it has, not too many at a time."""
+        places: defaultdict[OneServer, list[int]] = defaultdict(list)
+        for place, key in enumerate(keys):
+            places[self._master_of(slot_of(key))].append(place)
+        for node, whole in places.items():
+            for start in range(0, len(whole), size):
+                yield node, whole[start : start + size]
+
+    def _master_of(self, slot: int) -> OneServer:
+        masters = self._masters
+        if not masters:
+            self._look()
+            masters = self._masters
+        node = masters[slot]
+        if node is None:
+            self._masters = []
+            raise self._unavailable(f"no node has slot {slot}")
+        return node
+
+    def _node(self, host: str, port: int) -> OneServer:
+        known = self._nodes.get((host, port))
+        if known is None:
+            where = f"redis cluster node {host}:{port}"
+            made = OneServer(
+                lambda: driver.connect(self._address, host, port),
+                self._options,
+                where,
+                host=host,
+                replication=Replication(self._options, where, default=1),
+            )
+            known = self._nodes.setdefault((host, port), made)
+        return known
+
+    def _look(self, first: OneServer | None = None) -> None:
+        """Learn which node has which slot, from the first node that tells.
+
+        Raises:
+            StoreUnavailable: no node answers.
+        """
+        failure: errors.StoreError | None = None
+        asked = dict.fromkeys(
+            ([first] if first else [])
+            + list(self._nodes.values())
+            + [self._node(*host) for host in self._address.hosts]
+        )
+        for node in asked:
+            try:
+                ranges = node.send(pack(b"CLUSTER", b"SLOTS"))
+            except errors.StoreError as exc:
+                if not isinstance(exc, errors.StoreUnavailable) and len(self._nodes) <= len(self._address.hosts):
+                    raise
+                failure = exc
+                continue
+            masters: list[OneServer | None] = [None] * SLOTS
+            for start, end, master, *_ in ranges:
+                # a node that does not know its own name leaves it out
+                host = master[0].decode() if master[0] else node.host
+                masters[start : end + 1] = [self._node(host, master[1])] * (end + 1 - start)
+            self._masters = masters
+            self._last_look = time.monotonic()
+            return
+        raise failure or self._unavailable("no node is known")
+
+    def _unavailable(self, what: str) -> errors.StoreUnavailable:
+        return errors.StoreUnavailable(what, where=self._address.where, remedy="see `redis-cli cluster info`")
+
+
+def slot_of(key: bytes) -> int:
+    """Return the slot of a key: that of its hash tag, if it has one."""
+    start = key.find(b"{")
+    if start >= 0 and (end := key.find(b"}", start + 1)) > start + 1:
+        key = key[start + 1 : end]
+    return crc_hqx(key, 0) % SLOTS

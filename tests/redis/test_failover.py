@@ -1,0 +1,127 @@
+"""A master is killed in the middle of the work: every result is there afterwards, and nobody was restarted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from celery import Celery, chord
+from celery.result import ResultSet
+
+from rootcellar.errors import StoreError
+from rootcellar.records import TaskRecord
+from rootcellar.stores import open_store
+from rootcellar.stores.redis import RedisStore
+from tests.apps.conformance import make_app
+from tests.redis.bed import opened, record, until
+from tests.redis_servers import RedisCluster, SentinelSet
+from tests.servers import RedisServer
+from tests.workers import Worker
+
+COUNT = 2_000
+#: seconds for all of it; a failover takes about three
+ALL_OF_IT = 90.0
+
+
+@pytest.fixture(params=["sentinel", "cluster"])
+def servers(request: pytest.FixtureRequest) -> Iterator[SentinelSet | RedisCluster]:
+    """Servers that the test may kill."""
+    with SentinelSet() if request.param == "sentinel" else RedisCluster() as found:
+        yield found
+
+
+def a_master(servers: SentinelSet | RedisCluster) -> RedisServer:
+    return servers.master if isinstance(servers, SentinelSet) else servers.nodes[1]
+
+
+def app_of(broker: str, servers: SentinelSet | RedisCluster) -> Celery:
+    return make_app(broker, f"rootcellar+{servers.url}")
+
+
+def test_two_thousand_tasks(servers: SentinelSet | RedisCluster, redis_server: RedisServer) -> None:
+    broker = redis_server.database_url(9_100 + os.getpid() % 100)
+    conf = {"result_backend_max_sleep_between_retries_ms": 500}
+    env = {"TEST_BROKER": broker, "TEST_BACKEND": f"rootcellar+{servers.url}", "TEST_CONF": json.dumps(conf)}
+    app = app_of(broker, servers)
+    add, total = app.tasks["conformance.add"], app.tasks["conformance.total"]
+    with Worker("tests.apps.conformance", env=env, concurrency=2) as worker:
+        results = [add.delay(number, 0) for number in range(COUNT)]
+        chords = [chord((add.s(n, m) for n in range(10)), total.s())() for m in range(10)]
+        until(lambda: results[COUNT // 4].ready(), "a quarter of the work")
+        assert not results[-1].ready()
+        a_master(servers).kill()
+        assert ResultSet(results, app=app).get(timeout=ALL_OF_IT) == list(range(COUNT))
+        assert [one.get(timeout=ALL_OF_IT) for one in chords] == [45 + 10 * m for m in range(10)]
+        assert worker.running
+    # and not only told: stored
+    store = open_store(servers.url)
+    found = store.get_many([one.id for one in results])
+    assert len(found) == COUNT
+    assert {one.state for one in found.values()} == {"SUCCESS"}
+    store.close()
+    app.backend.store.close()
+
+
+def test_what_was_acknowledged_survives(servers: SentinelSet | RedisCluster) -> None:
+    """Results are stored as fast as can be until the master dies: what ``put`` returned from is on the replica."""
+    with opened(servers.url) as store:
+        stored = []
+        for number in range(3_000):
+            one = record(value=number)
+            try:
+                store.put(one)
+            except StoreError:
+                break
+            stored.append(one)
+            if number == 1_500:
+                a_master(servers).kill()
+
+        def found() -> bool:
+            try:
+                return store.get_many([one.task_id for one in stored]) == {one.task_id: one for one in stored}
+            except StoreError:
+                return False
+
+        assert len(stored) > 1_500
+        until(found, "all of them on what was the replica", 30)
+
+
+def test_a_planned_failover(servers: SentinelSet | RedisCluster) -> None:
+    """The master becomes a replica while results are stored: it refuses them, and they go to the new one."""
+    old = a_master(servers)
+    with opened(servers.url) as store:
+        stored = [record() for _ in range(50)]
+        for one in stored:
+            store.put(one)
+        if isinstance(servers, SentinelSet):
+            with servers.sentinels[0].client() as sentinel:
+                sentinel.execute_command("SENTINEL", "FAILOVER", servers.master_name)
+        else:
+            with servers.nodes[servers.nodes.index(old) + 3].client() as replica:
+                replica.execute_command("CLUSTER", "FAILOVER")
+
+        def is_over() -> bool:
+            one = record()
+            with suppress(StoreError):
+                store.put(one)
+                stored.append(one)
+            return is_replica(old)
+
+        until(is_over, "the old master as a replica")
+        until(lambda: all(_works(store, one) for one in stored), "all results")
+        assert len(stored) > 51
+
+
+def _works(store: RedisStore, one: TaskRecord) -> bool:
+    try:
+        return store.get(one.task_id) == one
+    except StoreError:
+        return False
+
+
+def is_replica(server: RedisServer) -> bool:
+    with server.client() as client:
+        return bool(client.info("replication")["role"] == "slave")
