@@ -1607,7 +1607,7 @@ class TestSettings:
             bench.tasks.raise_.delay("own").get(timeout=WAIT)
 
     def test_expiry(self, start_bench: Callable[..., Bench]) -> None:
-        bench = start_bench(result_expires=0.01, result_failure_expires=3600)
+        bench = start_bench(result_expires=1.5, result_failure_expires=3600)
         ok, failed = bench.tasks.add.delay(1, 1), bench.tasks.raise_.delay("own")
         members = ResultSet([ok, failed], app=bench.app)
         members.get(timeout=WAIT, propagate=False)

@@ -214,7 +214,7 @@ COMBINATIONS = [
     Combination(SQLITE, "inside", "memory", essentials_only=True),
     Combination(MEMORY, "inside", "redis"),
     Combination(REDIS, "prefork", "redis"),
-    Combination(REDIS, "threads", "redis"),
+    Combination(REDIS, "threads", "redis", essentials_only=True),
     Combination(REDIS, "inside", "memory", essentials_only=True),
     Combination(REDIS, "gevent", "redis", essentials_only=True),
     Combination(REDIS, "eventlet", "redis", essentials_only=True),
