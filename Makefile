@@ -25,7 +25,7 @@ test: $(STAMPS)/dev servers ## run the tests, against real servers that they sta
 lint: $(STAMPS)/dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict src tests/servers.py
+	$(BIN)/mypy --strict src tests/servers.py benchmarks
 
 bench: $(STAMPS)/dev servers ## run the benchmarks
 	@$(BIN)/python -m benchmarks

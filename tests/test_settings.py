@@ -20,7 +20,7 @@ from celery import Celery, chord
 import rootcellar
 from rootcellar.configuration import Settings
 from rootcellar.errors import ConfigurationError, SettingsWrong
-from tests.commands import run, run_here
+from tests.commands import execute, run, run_here
 from tests.servers import HOST, PASSWORD, PostgresServer, RedisServer
 from tests.workers import Worker
 
@@ -105,6 +105,15 @@ def app_of(found: Settings) -> Celery:
             "rootcellar+redis-cluster://:pw@n1:7000,n2:6379",
         ),
         ({"CELERY_RESULT_BACKEND": "mysql"}, "rootcellar+mysql://celery@localhost:3306/celery_results"),
+        (
+            {"CELERY_RESULT_BACKEND": "mysql", "DB_SSLMODE": "verify-ca", "DB_CONNECT_TIMEOUT": "2"},
+            "rootcellar+mysql://celery@localhost:3306/celery_results?"
+            "ssl=true&ssl_verify_identity=false&connect_timeout=2.0",
+        ),
+        (
+            {"CELERY_RESULT_BACKEND": "mysql", "DB_HOST": "/run/mysqld.sock"},
+            "rootcellar+mysql://celery@localhost:3306/celery_results?unix_socket=/run/mysqld.sock",
+        ),
         ({"CELERY_RESULT_BACKEND": "sqlite"}, "rootcellar+sqlite:///celery_results.sqlite3"),
         ({"CELERY_RESULT_BACKEND": "sqlite", "DB_PATH": "/a b.db"}, "rootcellar+sqlite:////a%20b.db"),
         (
@@ -120,7 +129,9 @@ def test_a_backend_is_a_name_or_a_url(variables: dict[str, str], url: str) -> No
     found = settings(**variables)
     assert found["result_backend"] == url
     assert os.environ["CELERY_RESULT_BACKEND"] == url
-    assert app_of(found).conf.result_backend == url
+    conf = app_of(found).conf
+    assert conf.result_backend == url
+    assert conf.humanize(), "what `celery report` prints"
 
 
 @pytest.mark.parametrize(
@@ -326,6 +337,7 @@ def test_every_problem_is_told_at_once() -> None:
         ({"CELERY_RESULT_BACKEND": "rpc"}, "needs CELERY_BROKER=rabbitmq"),
         ({"CELERY_BROKER": ""}, "CELERY_BROKER is missing: must be redis, rabbitmq, or a URL"),
         ({"CELERY_RESULT_BACKEND": ""}, "CELERY_RESULT_BACKEND is missing: must be postgres,"),
+        ({"CELERY_RESULT_BACKEND": "mysql", "DB_HOST": "a,b"}, "DB_HOST must be one host with mysql"),
         ({"CELERY_RESULT_SERIALIZER": "jsno"}, "CELERY_RESULT_SERIALIZER must be a serializer"),
         ({"MONGODB_TLS_CERTKEY": "/"}, "MONGODB_TLS_CERTKEY is given, but TLS is not"),
     ],
@@ -507,9 +519,29 @@ def test_odd_passwords_log_in_and_workers_find_the_backend(
     assert "tests.apps.configured.add" in {record["name"] for record in json.loads(history.out)}
 
 
-@pytest.mark.parametrize("name", ["postgres", "sqlite", "redis"])
-def test_the_demo_runs_by_one_variable(name: str, odd_postgres: dict[str, str], odd_redis: dict[str, str]) -> None:
-    env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": name, **odd_postgres, **odd_redis}
+@pytest.fixture
+def server_of(request: pytest.FixtureRequest, odd_redis: dict[str, str]) -> Callable[[str], dict[str, str]]:
+    """Start what a backend needs, and return the variables that lead to it; the broker is Redis."""
+
+    def start(name: str) -> dict[str, str]:
+        if name in ("postgres", "hybrid"):
+            return {**odd_redis, **request.getfixturevalue("odd_postgres")}
+        if name == "mysql":
+            server = request.getfixturevalue("mysql_server")
+            url = urlsplit(request.getfixturevalue("mysql_url"))
+            login = {"DB_USER": server.user, "DB_PASSWORD": server.password, "DB_NAME": url.path[1:]}
+            return {**odd_redis, **login, "DB_HOST": HOST, "DB_PORT": str(url.port)}
+        if name == "mongodb":
+            url = urlsplit(request.getfixturevalue("mongo_server").new_database())
+            return {**odd_redis, "MONGODB_HOST": f"{HOST}:{url.port}", "MONGODB_DB": url.path[1:]}
+        return odd_redis
+
+    return start
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis", "hybrid", "mysql", "sqlite", "mongodb"])
+def test_the_demo_runs_by_one_variable(name: str, server_of: Callable[[str], dict[str, str]]) -> None:
+    env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": name, **server_of(name)}
     ended = run("demo", "--once", "-n", "13", env=env, cwd=Path.cwd())
     assert (ended.status, ended.err) == (0, ""), ended
     assert "All are as expected." in ended.out
@@ -519,3 +551,10 @@ def test_the_demo_runs_by_one_variable(name: str, odd_postgres: dict[str, str], 
     shown = run(*next(words for words in commands if words[0] == "show"), env=env, cwd=Path.cwd())
     assert (shown.status, shown.err) == (0, ""), shown
     assert "FAILURE" in shown.out
+    report = execute([*celery("report")], env={**env, "PYTHONPATH": str(Path(__file__).parent.parent)})
+    assert (report.status, "rootcellar+" in report.out) == (0, True), report
+
+
+def celery(*args: str) -> list[str]:
+    """A command line of Celery's, for the app that the environment configures."""
+    return [sys.executable, "-m", "celery", "-A", "tests.apps.configured", *args]

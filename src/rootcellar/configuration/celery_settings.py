@@ -67,7 +67,7 @@ def _backend_settings(found: Variables, backend: Choice) -> dict[str, Any]:
         conf.update(_mongodb_settings(found))
     if backend.kind == "hybrid":
         options.update(durable_url=urls.postgres(found), cache_url=urls.redis(found))
-        options.update(_given({"mode": found.hybrid_mode}))
+        options.update(_given({"mode": found.hybrid_mode, "cache_expires": found.hybrid_cache_expires}))
     if options:
         conf["result_backend_transport_options"] = options
     return conf
@@ -95,7 +95,9 @@ def _database_settings(found: Variables) -> dict[str, Any]:
 
 
 def _postgres_options(found: Variables) -> dict[str, Any]:
-    options = _given({"synchronous_commit": found.db_synchronous_commit})
+    options = _given(
+        {"synchronous_commit": found.db_synchronous_commit, "prepared_statements": found.db_prepared_statements}
+    )
     if found.db_listen_host or found.db_listen_port:
         port = found.db_listen_port or (5432 if found.db_listen_host else None)
         options["listen_url"] = urls.postgres(found, found.db_listen_host, port)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rootcellar.configuration.choices import Choice
+from rootcellar.configuration.urls import SYSTEM_CERTIFICATES
 from rootcellar.configuration.variables import Variables
 
 _FILES = (
@@ -21,8 +22,6 @@ _FILES = (
     "mongodb_tls_ca_certs",
     "mongodb_tls_certkey",
 )
-#: what libpq takes for a file that it knows itself
-_SYSTEM = "system"
 _TLS_DETAILS = {
     "redis_ssl": ("redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile", "redis_ssl_cert_reqs"),
     "broker_ssl": ("broker_ssl_ca_certs", "broker_ssl_certfile", "broker_ssl_keyfile"),
@@ -54,9 +53,11 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
                 yield f"{detail.upper()} is given, but TLS is not: set {switch.upper()}=true, or leave it out"
     for name in _FILES:
         path = getattr(found, name)
-        if path and path != _SYSTEM and not Path(path).is_file():
+        if path and path != SYSTEM_CERTIFICATES and not Path(path).is_file():
             yield f"{name.upper()}: there is no file {path}"
     yield from _redis(found, backend, broker)
+    if backend is not None and backend.kind == "mysql" and "," in (found.db_host or ""):
+        yield "DB_HOST must be one host with mysql"
     if backend is not None and backend.kind == "rpc":
         yield from _rpc(found, broker)
     yield from _unused_exchange(found)

@@ -13,7 +13,19 @@ from rootcellar.urls import redact
 #: what chooses rootcellar.rpc, by an entry point; plain rpc:// is Celery's own backend
 RPC_URL = "rootcellar-rpc://"
 DEFAULT_DATABASE = "celery_results"
+#: what ``DB_SSLROOTCERT`` says for the authorities that the system trusts
+SYSTEM_CERTIFICATES = "system"
 _SENTINEL_PORT = 26379
+#: PostgreSQL's words for TLS in the options of a MySQL URL
+_MYSQL_TLS: Mapping[str | None, Mapping[str, str]] = {
+    None: {},
+    "disable": {"ssl_disabled": "true"},
+    "allow": {},
+    "prefer": {},
+    "require": {"ssl": "true", "ssl_verify_cert": "false"},
+    "verify-ca": {"ssl": "true", "ssl_verify_identity": "false"},
+    "verify-full": {"ssl": "true"},
+}
 
 
 class SecretText(str):
@@ -71,7 +83,19 @@ def mysql(found: Variables) -> SecretUrl:
     """Return the URL of the MySQL or MariaDB of ``DB_…``."""
     user = login(found.db_user or "celery", reveal(found.db_password))
     name = quote(found.db_name or DEFAULT_DATABASE, safe="")
-    return SecretUrl(f"mysql://{user}{found.db_host or 'localhost'}:{found.db_port or 3306}/{name}")
+    host = found.db_host or "localhost"
+    is_socket = host.startswith("/")
+    options = {
+        **_MYSQL_TLS[found.db_sslmode],
+        "ssl_ca": None if found.db_sslrootcert == SYSTEM_CERTIFICATES else found.db_sslrootcert,
+        "ssl_cert": found.db_sslcert,
+        "ssl_key": found.db_sslkey,
+        "connect_timeout": found.db_connect_timeout,
+        "unix_socket": host if is_socket else None,
+    }
+    return SecretUrl(
+        f"mysql://{user}{'localhost' if is_socket else host}:{found.db_port or 3306}/{name}{_query(options)}"
+    )
 
 
 def sqlite(found: Variables) -> SecretUrl:

@@ -182,6 +182,7 @@ DatabaseHost = Annotated[
 ]
 Nodes = Annotated[tuple[str, ...] | None, Allowed("`host` or `host:port`, several with commas", read_nodes)]
 Sslmode = Annotated[str | None, Allowed("one of " + ", ".join(f"`{mode}`" for mode in SSLMODES), _one_of(*SSLMODES))]
+Prepared = Annotated[str | None, Allowed("one of `auto`, `on`, `off`", _one_of("auto", "on", "off"))]
 CertReqs = Annotated[
     str | None, Allowed("one of `required`, `optional`, `none`", _one_of("required", "optional", "none"))
 ]

@@ -30,6 +30,7 @@ from rootcellar.configuration.values import (
     Mode,
     Nodes,
     Port,
+    Prepared,
     Recycle,
     Seconds,
     Secret,
@@ -148,7 +149,9 @@ class DatabaseVariables(_Variables):
     db_keepalives_idle: Seconds = _is("With PostgreSQL: silence before the first TCP keepalive.", "`30s`")
     db_keepalives_interval: Seconds = _is("With PostgreSQL: between two keepalives.", "`10s`")
     db_keepalives_count: Count = _is("With PostgreSQL: unanswered ones that end a connection.", "`3`")
-    db_sslmode: Sslmode = _is("TLS, in PostgreSQL's words; `verify-full` checks everything.", "the driver's")
+    db_sslmode: Sslmode = _is(
+        "TLS, in PostgreSQL's words, also for MySQL; `verify-full` checks everything.", "the driver's"
+    )
     db_sslrootcert: File = _is("The certificates of the authorities that are trusted.", "the driver's")
     db_sslcert: File = _is("The client's certificate.")
     db_sslkey: File = _is("The client's key.")
@@ -156,6 +159,9 @@ class DatabaseVariables(_Variables):
         "With PostgreSQL behind a transaction pooler: where to wait for results, past the pooler.", "`DB_HOST`"
     )
     db_listen_port: Port = _is("The port there.", "`DB_PORT`; `5432` with `DB_LISTEN_HOST`")
+    db_prepared_statements: Prepared = _is(
+        "With PostgreSQL: whether statements are prepared; `auto` looks whether a pooler lies between.", "`auto`"
+    )
     db_synchronous_commit: Flag = _is("With PostgreSQL: a result is on disk before its task is done.", "`true`")
 
 
@@ -200,7 +206,7 @@ class MongoVariables(_Variables):
     mongodb_tls: Flag = _is("Speak TLS, and check the server's certificate.", "`false`")
     mongodb_tls_ca_certs: File = _is("The certificates of the authorities that are trusted.", "the system's")
     mongodb_tls_certkey: File = _is("The client's certificate and key, in one file.")
-    mongodb_max_pool_size: Count = _is("Connections that a process may have.", "10")
+    mongodb_max_pool_size: Count = _is("Connections that a process may have.", "`20`")
     mongodb_taskmeta_collection: Identifier = _is("The collection of tasks.", "`celery_taskmeta`")
     mongodb_groupmeta_collection: Identifier = _is("The collection of groups.", "`celery_groupmeta`")
 
@@ -209,6 +215,7 @@ class HybridVariables(_Variables):
     """Hybrid: Redis (`REDIS_…`) in front of PostgreSQL (`DB_…`)."""
 
     hybrid_mode: Mode = _is("Which of the two has a result first.", "`write-through`")
+    hybrid_cache_expires: Seconds = _is("How long Redis keeps its copy of a result at most.", "`1h`")
 
 
 class Variables(HybridVariables, MongoVariables, RedisVariables, DatabaseVariables, BrokerVariables, CeleryVariables):

@@ -81,7 +81,7 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
     task_collection = given.pop("taskmeta_collection", None) or options.task_table
     group_collection = given.pop("groupmeta_collection", None) or options.group_table
     client: dict[str, Any] = {}
-    for name, ours in (("user", "username"), ("password", "password")):
+    for name, ours in (("user", "username"), ("password", "password"), ("max_pool_size", "maxPoolSize")):
         if (value := given.pop(name, None)) is not None:
             client[ours] = value
     client |= given.pop("options", None) or {}
