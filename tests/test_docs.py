@@ -25,6 +25,7 @@ from rootcellar.errors import RootcellarError, StoreError
 from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
 from tests.mariadb_server import MariaDBServer
+from tests.redis_servers import COMMANDS, KEYS
 from tests.servers import MongoServer, PgBouncerServer, PostgresServer, RedisServer
 from tests.workers import Worker
 
@@ -195,6 +196,25 @@ def test_mysql(tmp_path: Path, mysql_server: MariaDBServer) -> None:
         mysql_server.execute(statement, url.rpartition("/")[2])
     check_settings(page)
     mysql_server.drop_databases([url.rpartition("/")[2]])
+
+
+def test_redis(tmp_path: Path, redis_server: RedisServer) -> None:
+    urls = {f"redis://localhost:6379/{n}": redis_server.database_url(9_200 + n) for n in range(2)}
+    page = Page("docs/redis.md", urls)
+    for command, expected in page.commands():
+        assert expected in run(command, tmp_path)
+    for body in page.of("python"):
+        found: dict[str, Any] = {}
+        exec(compile(body, "settings", "exec"), found)  # noqa: S102 - our own page
+        app = Celery("page", set_as_current=False)
+        app.conf.update({name: value for name, value in found.items() if not name.startswith("_")})
+        assert "secret" not in app.backend.store.where
+
+
+def test_what_a_redis_user_needs_is_what_the_tests_give() -> None:
+    page = (ROOT / "docs/redis.md").read_text(encoding="utf-8")
+    (rules,) = re.findall(r"^ACL SETUSER celery on >secret (.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert sorted(rules.split()) == sorted([*KEYS.split(), *COMMANDS.split()])
 
 
 def test_mongodb(tmp_path: Path, mongo_server: MongoServer) -> None:
