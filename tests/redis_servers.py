@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.servers import HOST, RedisServer, ServerError, Setting, free_port
+from tests.servers import HOST, PASSWORD, RedisServer, ServerError, Setting, free_port
 
 #: what an ACL user needs, and no more; docs/redis.md says the same
 COMMANDS = (
@@ -104,7 +104,7 @@ class SecureRedisServer(RedisServer):
     """
 
     user = "cellar"
-    password = "p@ss:w/rd%#? 100"
+    password = PASSWORD
 
     def __init__(self, *, hosts: tuple[str, ...] = (HOST,), days: int = 30, **settings: Setting) -> None:
         """Prepare the server with a certificate for ``hosts`` that is valid for ``days``."""

@@ -19,8 +19,10 @@ from celery import Celery, chord
 
 import rootcellar
 from rootcellar.configuration import Settings
-from rootcellar.errors import ConfigurationError, SettingsWrong
+from rootcellar.errors import CertificateRefused, ConfigurationError, SettingsWrong
+from tests.certificates import Authority
 from tests.commands import execute, run, run_here
+from tests.redis_servers import RedisCluster, SecureRedisServer, SentinelSet
 from tests.servers import HOST, PASSWORD, PostgresServer, RedisServer
 from tests.workers import Worker
 
@@ -537,6 +539,82 @@ def server_of(request: pytest.FixtureRequest, odd_redis: dict[str, str]) -> Call
         return odd_redis
 
     return start
+
+
+def test_redis_with_tls_by_variables(secure_redis_server: SecureRedisServer) -> None:
+    server = secure_redis_server
+    found = settings(
+        CELERY_RESULT_BACKEND="redis",
+        REDIS_HOST=HOST,
+        REDIS_PORT=str(server.tls_port),
+        REDIS_USERNAME=server.user,
+        REDIS_PASSWORD=server.password,
+        REDIS_SSL="true",
+        REDIS_SSL_CA_CERTS=str(server.certificates.ca),
+        REDIS_SSL_CERTFILE=str(server.client[0]),
+        REDIS_SSL_KEYFILE=str(server.client[1]),
+    )
+    app = app_of(found)
+    app.backend.store_result("by-tls", {"kept": True}, "SUCCESS")
+    assert app.AsyncResult("by-tls").get(timeout=10) == {"kept": True}
+    # the broker has the same certificates; that user of least privilege may not be one
+    with pytest.raises(Exception, match=r"(?i)permission") as refused, app.connection_for_write() as connection:
+        connection.default_channel.client.execute_command("CONFIG", "GET", "port")
+    assert "certificate" not in str(refused.value)
+
+
+def test_redis_by_a_socket(secure_redis_server: SecureRedisServer) -> None:
+    server = secure_redis_server
+    found = settings(
+        CELERY_RESULT_BACKEND="redis",
+        REDIS_SOCKET=str(server.socket),
+        REDIS_USERNAME=server.user,
+        REDIS_PASSWORD=server.password,
+        REDIS_DB="3",
+    )
+    app = app_of(found)
+    app.backend.store_result("by-socket", 1, "SUCCESS")
+    assert app.AsyncResult("by-socket").get(timeout=10) == 1
+    with pytest.raises(Exception, match=r"(?i)permission"), app.connection_for_write() as connection:
+        connection.default_channel.client.execute_command("CONFIG", "GET", "port")
+
+
+def test_postgres_with_tls_by_variables(new_postgres: Callable[..., PostgresServer], tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    server = new_postgres()
+    issued = authority.server()
+    server.serve_tls(issued.certificate, issued.key)
+    server.restart()
+    login = {"DB_USER": server.user, "DB_PASSWORD": server.password, "DB_HOST": HOST, "DB_PORT": str(server.port)}
+    tls = {"DB_NAME": "postgres", "DB_SSLMODE": "verify-full", "DB_SSLROOTCERT": str(authority.certificate)}
+    app = app_of(settings(**login, **tls))
+    app.backend.store_result("by-tls", 1, "SUCCESS")
+    assert server.execute(
+        "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'rootcellar'"
+    ) == [(True,)]
+    wrong = Authority(tmp_path / "other", "Another CA")
+    with pytest.raises(CertificateRefused, match="wrong CA"):
+        app_of(settings(DB_SSLROOTCERT=str(wrong.certificate))).backend.store.check()
+
+
+@pytest.mark.parametrize("form", ["sentinel", "cluster"])
+def test_the_demo_runs_on_many_servers(form: str, redis_server: RedisServer) -> None:
+    if form == "sentinel":
+        with SentinelSet() as found:
+            nodes = ",".join(f"{HOST}:{sentinel.port}" for sentinel in found.sentinels)
+            # the broker is the same master
+            run_demo({"REDIS_SENTINELS": nodes, "REDIS_SENTINEL_MASTER": found.master_name})
+    else:
+        with RedisCluster() as cluster:
+            nodes = ",".join(f"{HOST}:{node.port}" for node in cluster.nodes[:2])
+            run_demo({"REDIS_CLUSTER_NODES": nodes, "BROKER_HOST": HOST, "BROKER_PORT": str(redis_server.port)})
+
+
+def run_demo(variables: dict[str, str]) -> None:
+    env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "redis", **variables}
+    ended = run("demo", "--once", "-n", "13", env=env, cwd=Path.cwd())
+    assert (ended.status, ended.err) == (0, ""), ended
+    assert "All are as expected." in ended.out
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis", "hybrid", "mysql", "sqlite", "mongodb"])

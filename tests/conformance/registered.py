@@ -21,7 +21,7 @@ from rootcellar.stores.mysql.url import connection_settings
 from rootcellar.stores.sqlite.driver import database_path
 from tests.conformance.under_test import Combination, StoreUnderTest
 from tests.memory_store import forget_place
-from tests.servers import RedisServer
+from tests.servers import IN_URL, RedisServer
 
 
 @contextmanager
@@ -148,9 +148,10 @@ def hybrid_of_postgres_and_redis(request: pytest.FixtureRequest) -> Iterator[str
     server = request.getfixturevalue("postgres_server")
     passwords = request.getfixturevalue("tmp_path_factory").mktemp("hybrid") / "pgpass"
     passwords.touch(0o600)
-    passwords.write_text(f"*:*:*:{server.user}:{server.password}\n")
+    escaped = server.password.replace("\\", r"\\").replace(":", r"\:")
+    passwords.write_text(f"*:*:*:*:{escaped}\n")
     url = server.create_database()
-    durable = f"{url.replace(':' + server.password + '@', '@')}?passfile={passwords}"
+    durable = f"{url.replace(f':{IN_URL}@', '@')}?passfile={passwords}"
     with contextmanager(_database_of)(request.getfixturevalue("redis_server")) as cache:
         yield f"hybrid://?{urlencode({'durable_url': durable, 'cache_url': cache})}"
     server.drop_database(url)
