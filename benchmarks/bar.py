@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.contenders import CELERY_DB, CELERY_DB_UNPOOLED, CELERY_REDIS, POSTGRES, RAW_DRIVER, Contender
+from benchmarks.contenders import CELERY_DB, CELERY_DB_UNPOOLED, CELERY_REDIS, POSTGRES, RAW_DRIVER, REDIS, Contender
 
 #: the figures of each round, by row and column
 Found = Mapping[str, Mapping[str, Sequence[float]]]
@@ -14,7 +14,7 @@ Found = Mapping[str, Mapping[str, Sequence[float]]]
 
 @dataclass(frozen=True)
 class Bar:
-    """How rootcellar on PostgreSQL has to compare in one row.
+    """How rootcellar has to compare in one row.
 
     Attributes:
         row: the row.
@@ -23,6 +23,7 @@ class Bar:
         most: the ratio that is not exceeded. With neither, the ratio is told and not judged.
         other_row: the row of the other figure, where it is not the same.
         other_name: what that row is called.
+        ours: who is compared.
     """
 
     row: str
@@ -31,10 +32,11 @@ class Bar:
     most: float | None = None
     other_row: str = ""
     other_name: str = ""
+    ours: Contender = POSTGRES
 
     def verdict(self, found: Found) -> Verdict | None:
         """Compare, if both were measured."""
-        ours = found.get(self.row, {}).get(POSTGRES.column, ())
+        ours = found.get(self.row, {}).get(self.ours.column, ())
         theirs = found.get(self.other_row or self.row, {}).get(self.than.column, ())
         ratios = [our / their for our, their in zip(ours, theirs, strict=False) if their]
         return Verdict(self, ratios) if ratios else None
@@ -57,7 +59,8 @@ class Verdict:
     def __str__(self) -> str:
         name = self.bar.other_name or self.bar.than.column
         spread = f" ({_times(min(self.ratios))}-{_times(max(self.ratios))})" if len(self.ratios) > 1 else ""
-        return f"{_times(median(self.ratios))} {name}{spread}{self._judgement()}"
+        who = "" if self.bar.ours is POSTGRES else f"{self.bar.ours.column}: "
+        return f"{who}{_times(median(self.ratios))} {name}{spread}{self._judgement()}"
 
     def _judgement(self) -> str:
         if self.bar.least is None and self.bar.most is None:
@@ -75,12 +78,16 @@ BARS = (
     Bar("store_one", CELERY_DB, least=5),
     Bar("store_one", CELERY_DB_UNPOOLED, least=30),
     Bar("store_one", RAW_DRIVER, least=0.75),
+    Bar("store_one", CELERY_REDIS, least=1.4, ours=REDIS),
     Bar("store_four", CELERY_REDIS, least=1.0),
+    Bar("store_four", CELERY_REDIS, least=1.4, ours=REDIS),
     Bar("store_threads", CELERY_REDIS, least=1.5),
     Bar("store_relaxed", CELERY_REDIS, least=1.8),
     Bar("get", CELERY_DB_UNPOOLED, least=60),
     Bar("get", CELERY_REDIS, least=1.0),
+    Bar("get", CELERY_REDIS, least=1.0, ours=REDIS),
     Bar("latency_p50", CELERY_REDIS, most=1.3),
+    Bar("latency_p50", CELERY_REDIS, most=1.3, ours=REDIS),
     Bar("latency_p50", CELERY_DB, most=1 / 50),
     Bar("group", CELERY_REDIS, most=1.0),
     Bar("group", CELERY_DB, most=1 / 10),

@@ -88,10 +88,11 @@ class Contender:
 
 POSTGRES = Contender("rootcellar PostgreSQL", "postgres", "rootcellar+postgresql")
 SQLITE = Contender("rootcellar SQLite", "sqlite", "rootcellar+sqlite")
+REDIS = Contender("rootcellar Redis", "redis", "rootcellar+redis")
 CELERY_REDIS = Contender("Celery redis", "redis", "redis")
 CELERY_DB = Contender("Celery db+postgresql", "postgres", "db+postgresql+psycopg")
 CELERY_DB_UNPOOLED = Contender("Celery db+postgresql, unpooled", "postgres", "db+postgresql+psycopg", is_forked=False)
 RAW_DRIVER = Contender("psycopg alone", "postgres", "psycopg")
 
 #: in the order of the table's columns
-ALL = (POSTGRES, SQLITE, CELERY_REDIS, CELERY_DB, CELERY_DB_UNPOOLED, RAW_DRIVER)
+ALL = (POSTGRES, SQLITE, REDIS, CELERY_REDIS, CELERY_DB, CELERY_DB_UNPOOLED, RAW_DRIVER)

@@ -12,7 +12,8 @@ from benchmarks.sizes import Sizes
 
 ABOUT = """\
 `rootcellar PostgreSQL` and every other contender on PostgreSQL commits to the disk (`fsync` and `synchronous_commit` \
-are on) unless the row says otherwise. SQLite commits to the disk too. Celery's Redis keeps its results in memory only.
+are on) unless the row says otherwise. SQLite commits to the disk too. Redis keeps its results in memory only, \
+rootcellar's and Celery's.
 
 - **Celery db+postgresql** is measured as in a child of a prefork worker: Celery pools its connections there, and \
 only there. **Unpooled** is the same backend anywhere else: a web process, or a worker of threads, gevent or solo. \
@@ -22,10 +23,10 @@ nothing around it: the limit. It reads by selecting one result. With threads eac
 - Results are some 100 bytes of JSON. The broker is a Redis server of its own. Every contender's results are read \
 back and compared with what was stored.
 - Rounds are interleaved: each contender once, then each again. A figure is the median of the rounds, with the least \
-and the most of them. A ratio is the median of the ratios of the rounds, rootcellar on PostgreSQL to the other.
+and the most of them. A ratio is the median of the ratios of the rounds, rootcellar on PostgreSQL to the other \
+unless another is named.
 - What takes Celery's database backend minutes, it does in one or two rounds only, or not at all (-). Its connections \
 were counted while it waited for {waiting_slowly:,} results.
-- rootcellar on Redis: not yet, the Redis store comes with a later release.
 """
 
 

@@ -14,6 +14,7 @@ from benchmarks.contenders import (
     CELERY_REDIS,
     POSTGRES,
     RAW_DRIVER,
+    REDIS,
     SQLITE,
     Contender,
     Results,
@@ -27,7 +28,7 @@ STORED = 200
 
 
 def experiments(sizes: Sizes) -> list[Experiment]:
-    in_web = [contender.in_web_process() for contender in (POSTGRES, SQLITE, CELERY_REDIS, RAW_DRIVER)]
+    in_web = [contender.in_web_process() for contender in (POSTGRES, SQLITE, REDIS, CELERY_REDIS, RAW_DRIVER)]
     return [
         Experiment(
             "get",

@@ -15,6 +15,7 @@ from benchmarks.contenders import (
     CELERY_REDIS,
     POSTGRES,
     RAW_DRIVER,
+    REDIS,
     SQLITE,
     Contender,
     Results,
@@ -29,7 +30,7 @@ READ_BACK = 10
 
 
 def experiments(sizes: Sizes) -> list[Experiment]:
-    pooled = (POSTGRES, SQLITE, CELERY_REDIS, CELERY_DB)
+    pooled = (POSTGRES, SQLITE, REDIS, CELERY_REDIS, CELERY_DB)
     return [
         Experiment(
             "store_one",

@@ -8,7 +8,7 @@ from statistics import quantiles
 from benchmarks import processes
 from benchmarks.app import make_app
 from benchmarks.bed import Place
-from benchmarks.contenders import CELERY_DB, CELERY_REDIS, POSTGRES, SQLITE, Contender
+from benchmarks.contenders import CELERY_DB, CELERY_REDIS, POSTGRES, REDIS, SQLITE, Contender
 from benchmarks.processes import PATIENCE
 from benchmarks.rows.experiment import Experiment, Figures, check
 from benchmarks.sizes import Sizes
@@ -25,7 +25,7 @@ def experiments(sizes: Sizes) -> list[Experiment]:
                 "latency_p50": "wait for a task of 100 ms, from the end of its body, p50 (ms)",
                 "latency_p99": f"the same, p99 of {sizes.naps} (ms)",
             },
-            (POSTGRES, SQLITE, CELERY_REDIS, CELERY_DB),
+            (POSTGRES, SQLITE, REDIS, CELERY_REDIS, CELERY_DB),
             _latency,
             has_worker=True,
             rounds_of={CELERY_DB.column: 2},
