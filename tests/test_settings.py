@@ -262,9 +262,13 @@ def test_redis_and_its_ways() -> None:
         REDIS_SOCKET_TIMEOUT="120",
         REDIS_SOCKET_KEEPALIVE="true",
         REDIS_RETRY_ON_TIMEOUT="true",
+        REDIS_WAIT_REPLICAS="0",
+        REDIS_GLOBAL_KEYPREFIX="shop",
     )
     sentinel = {"master_name": "main", "sentinel_kwargs": {"password": "sp"}}
-    assert found["result_backend_transport_options"] == found["broker_transport_options"] == sentinel
+    assert found["broker_transport_options"] == sentinel
+    of_results = {**sentinel, "wait_replicas": 0, "global_keyprefix": "shop"}
+    assert found["result_backend_transport_options"] == of_results
     assert found["redis_max_connections"] == 50
     assert found["redis_socket_keepalive"] is found["redis_retry_on_timeout"] is True
     assert "sp" not in json.dumps(found.masked()["broker_transport_options"]["sentinel_kwargs"])
@@ -385,6 +389,23 @@ def test_the_environment_is_replaced_and_read_again_the_same() -> None:
 def test_a_failure_leaves_the_environment_as_it_is() -> None:
     problems(CELERY_RESULT_BACKEND="redis", DB_PORT="x")
     assert os.environ["CELERY_RESULT_BACKEND"] == "redis"
+
+
+def test_without_settings_celery_takes_the_names_for_its_own() -> None:
+    """What docs/configuration.md says of an app that does not call settings()."""
+
+    def backend(name: str) -> str:
+        os.environ["CELERY_RESULT_BACKEND"] = name
+        return type(Celery("plain", set_as_current=False).backend).__module__
+
+    for name in ("postgres", "hybrid", "mysql", "sqlite"):
+        with pytest.raises(ModuleNotFoundError):
+            backend(name)
+    assert [backend(name) for name in ("redis", "mongodb", "rpc")] == [
+        "celery.backends.redis",
+        "celery.backends.mongodb",
+        "celery.backends.rpc",
+    ]
 
 
 def test_importing_rootcellar_does_not_import_pydantic() -> None:

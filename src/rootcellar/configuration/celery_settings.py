@@ -61,6 +61,7 @@ def _backend_settings(found: Variables, backend: Choice) -> dict[str, Any]:
         options.update(_postgres_options(found))
     if backend.kind in ("redis", "hybrid"):
         conf.update(_redis_settings(found))
+        options.update(_redis_options(found))
     if backend.scheme == "sentinel" or (backend.kind == "hybrid" and found.redis_sentinels):
         options.update(_sentinel_options(found))
     if backend.kind == "mongodb":
@@ -116,6 +117,16 @@ def _redis_settings(found: Variables) -> dict[str, Any]:
     if found.redis_ssl:
         conf["redis_backend_use_ssl"] = _redis_tls(found)
     return _given(conf)
+
+
+def _redis_options(found: Variables) -> dict[str, Any]:
+    return _given(
+        {
+            "wait_replicas": found.redis_wait_replicas,
+            "wait_timeout": found.redis_wait_timeout,
+            "global_keyprefix": found.redis_global_keyprefix,
+        }
+    )
 
 
 def _redis_tls(found: Variables) -> dict[str, Any]:

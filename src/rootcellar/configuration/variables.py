@@ -190,6 +190,11 @@ class RedisVariables(_Variables):
     redis_sentinel_master: Text = _is("The name of the master that they watch.", "must be given with `REDIS_SENTINELS`")
     redis_sentinel_username: Text = _is("The user at the sentinels.", "none")
     redis_sentinel_password: Secret = _is("The password at the sentinels.", "none")
+    redis_wait_replicas: CountOrNone = _is(
+        "With Sentinel and Cluster: replicas that have a result before its task is done; 0: none.", "`1`"
+    )
+    redis_wait_timeout: Seconds = _is("How long to wait for them.", "`1s`")
+    redis_global_keyprefix: Text = _is("What all keys of results begin with.", "nothing")
     redis_cluster_nodes: Nodes = _is("Some nodes of the cluster, each `host` or `host:port` (6379).")
 
 
