@@ -2,6 +2,9 @@
 
 A stand-alone server has no transaction over several documents, so nothing here needs one. The parts themselves are the
 count: their key makes each count once, and a chord that is begun anew gets a new ``run``, which no earlier part has.
+The number in the chord's document only spares counting them: it is never too high. A part that comes again, and whoever
+looks for orphans, count the parts.
+
 A part that comes with a result is noted in the task's own document, in the write that stores the result
 (:data:`NOTED`), then counted here, then struck off there. Who dies in between leaves a note; the same part delivered
 again, :func:`ChordDocuments.settle` before a deletion, and whoever looks for orphans count it.
@@ -75,11 +78,17 @@ class ChordDocuments:
 
     def count(self, part: ChordPart, lease: float) -> ChordProgress:
         """See :meth:`Store.count_part`."""
-        chord = self._arrive(part)
-        size = _size(chord)
+        chord, is_news = self._arrive(part)
         if chord["finished_at"] is not None:
-            return ChordProgress(size=size, counted=chord["counted"], claimed=False, finished=True)
-        counted = self._counted(chord)
+            return ChordProgress(size=_size(chord), counted=chord["counted"], claimed=False, finished=True)
+        if is_news:
+            noted = self._note_arrival(chord)
+            if noted is None:
+                # finished or begun anew since
+                return self.count(part, lease)
+            chord = noted
+        counted = chord["counted"] if is_news else self._counted(chord)
+        size = _size(chord)
         is_complete = size is not None and counted >= size
         claimed = is_complete and self._claim(chord, claimant(part), lease)
         return ChordProgress(size=size, counted=counted, claimed=claimed, finished=False)
@@ -164,13 +173,16 @@ class ChordDocuments:
     def _settle(self, task: Mapping[str, Any]) -> None:
         for noted in task[documents.OURS]["parts"]:
             part = _read_note(task["_id"], noted)
-            self._arrive(part)
+            chord, is_news = self._arrive(part)
+            if is_news:
+                self._note_arrival(chord)
             self.strike_off(part)
 
-    def _arrive(self, part: ChordPart) -> Document:
-        """Keep a part, once; return its chord as it was before."""
+    def _arrive(self, part: ChordPart) -> tuple[Document, bool]:
+        """Keep a part, once; return its chord as it was before, and whether the part is new in it."""
         unknown = {"expires_at": part.expires_at, "expiry": documents.microseconds(part.expires_at)}
         chord = self._touch(part.group_id, {"owner": part.owner}, unknown)
+        is_news = False
         if chord["finished_at"] is None:
             document = note(part) | {
                 "_id": f"{chord['run']}/{part.group_index}/{part.task_id}",
@@ -181,7 +193,13 @@ class ChordDocuments:
             }
             with contextlib.suppress(DuplicateKeyError):
                 self._parts.insert_one(document)
-        return chord
+                is_news = True
+        return chord, is_news
+
+    def _note_arrival(self, chord: Mapping[str, Any]) -> Document | None:
+        """Add one to the chord's own count, which is never too high, and too low where somebody died before this."""
+        is_it = {"_id": chord["_id"], "run": chord["run"], "finished_at": None}
+        return self._chords.find_one_and_update(is_it, {"$inc": {"counted": 1}}, return_document=ReturnDocument.AFTER)
 
     def _touch(self, group_id: str, change: Document, unknown: Mapping[str, Any] | None = None) -> Document:
         """Change a chord, made if nobody spoke of it yet, and return it."""
