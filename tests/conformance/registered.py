@@ -223,7 +223,6 @@ COMBINATIONS = [
     Combination(REDIS_CLUSTER, "threads", "redis"),
     Combination(REDIS_CLUSTER, "prefork", "redis", essentials_only=True),
     Combination(MONGO, "prefork", "redis"),
-    Combination(MONGO, "inside", "memory", essentials_only=True),
     Combination(HYBRID, "prefork", "redis"),
     Combination(HYBRID, "threads", "redis", essentials_only=True),
 ]
