@@ -74,10 +74,20 @@ def test_a_direct_way_to_listen(
     assert "Polling" not in caplog.text
 
 
+@pytest.mark.parametrize("in_turn", [False, True])
 def test_through_a_transaction_pooler_results_are_looked_for(
-    new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+    in_turn: bool,
+    new_pgbouncer: NewPooler,
+    postgres_server: PostgresServer,
+    postgres_url: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    url = new_pgbouncer(postgres_server, default_pool_size=2).through(postgres_url)
+    pooler = new_pgbouncer(postgres_server, default_pool_size=2, server_round_robin=in_turn)
+    url = pooler.through(postgres_url)
+    with psycopg.connect(url) as one, psycopg.connect(url) as two:
+        # so that the pooler has both sessions to lend
+        one.execute("SELECT 1")
+        two.execute("SELECT 1")
     with opened(postgres_url) as storing, opened(url) as waiting:
         for number in range(3):
             inbox = subscribe(waiting.watcher(), [f"task {number}"])
