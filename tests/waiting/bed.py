@@ -74,6 +74,11 @@ def no_safety_net(monkeypatch: Any) -> None:
     monkeypatch.setattr(listening, "SAFETY_LOOK", 3600.0)
 
 
+def count_threads() -> int:
+    """Return how many threads there are, but for those that linger a while for what may be asked next."""
+    return sum(thread.name != "rootcellar-aside" for thread in threading.enumerate())
+
+
 def until(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
     """Wait for what only the server or the kernel can tell."""
     deadline = time.monotonic() + timeout

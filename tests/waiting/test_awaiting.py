@@ -27,6 +27,7 @@ from tests.waiting.bed import (
     Background,
     Database,
     Other,
+    count_threads,
     make_app,
     named,
     no_safety_net,
@@ -166,7 +167,7 @@ def test_ten_thousand_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch
     """They cost one thread and one connection."""
     no_safety_net(monkeypatch)
     database = Database(postgres_url)
-    threads = threading.active_count()
+    threads = count_threads()
     with closing(Bench(named(postgres_url, "waiting"))) as bench, Other(opened_there, postgres_url) as other:
         results = bench.results(AT_ONCE)
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'waiting'"
@@ -176,13 +177,13 @@ def test_ten_thousand_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch
             waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=PATIENCE * 2)) for one in results]
             while database.waiters() < AT_ONCE:
                 await asyncio.sleep(0.05)
-            assert threading.active_count() == threads + 1
+            assert count_threads() == threads + 1
             assert database.one(sessions) == before + 1
             other.begin(store_in_threads, [one.id for one in results], 16)
             values = await asyncio.gather(*waiting)
             assert database.one(sessions) == before + 1
             other.end()
-            assert threading.active_count() == threads + 1
+            assert count_threads() == threads + 1
             return list(values)
 
         assert asyncio.run(scenario()) == [one.id for one in results]
@@ -472,14 +473,14 @@ def test_watching_takes_an_id_too(on_postgres: Bench) -> None:
 
 
 def test_one_poll_for_all(tmp_path: Path) -> None:
-    threads = threading.active_count()
+    threads = count_threads()
     with closing(Bench(f"sqlite:///{tmp_path}/results.sqlite3")) as bench:
         results = bench.results(5_000)
 
         async def scenario() -> list[Any]:
             waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=PATIENCE * 2)) for one in results]
             await asyncio.sleep(0.05)
-            assert threading.active_count() == threads + 1
+            assert count_threads() == threads + 1
             stored = Background(lambda: bench.store(results))
             values = await asyncio.gather(*waiting)
             stored.result()
