@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && { echo "$$python"; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs venv servers clean
+.PHONY: help demo test lint bench docs systems venv servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ bench: $(STAMPS)/dev servers ## run the benchmarks
 
 docs: $(STAMPS)/dev servers ## run the examples in the documentation
 	@$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
+
+systems: $(STAMPS)/dev servers ## run the conformance suites and write docs/systems.md from what passed
+	@$(BIN)/python -m pytest tests/test_store_conformance.py tests/test_backend_conformance.py --write-systems
 
 venv: $(STAMPS)/dev ## make .venv with all that development needs
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.conformance.systems import pytest_addoption, pytest_configure  # noqa: F401 - hooks
 from tests.leaks import pytest_runtest_makereport, pytest_sessionfinish, pytest_testnodedown  # noqa: F401 - hooks
 from tests.mariadb_server import MariaDBServer
 from tests.redis_servers import RedisCluster, SecureRedisServer, SentinelSet

@@ -24,6 +24,7 @@ from rootcellar.cli.values import json_value, outcome
 from rootcellar.errors import SchemaMissing
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, open_store
+from rootcellar.stores.mysql.url import connection_settings
 from tests.commands import Ended, assert_one_line, execute, run, run_here, run_on_terminal, run_without
 from tests.servers import IN_URL, PostgresServer, _postgres_bin, free_port
 
@@ -386,27 +387,32 @@ def backend_of(url: str, **conf: Any) -> tuple[Celery, Any]:
     return made, made.backend
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=["postgres", "sqlite", "mysql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of an empty database, of either kind."""
+    """URL of an empty database, of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/results.sqlite3"
-    url: str = request.getfixturevalue("postgres_url")
+    url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
 @pytest.fixture
 def run_sql(database: str) -> Callable[[str], None]:
-    """Runs a script in the database as a DBA does: in psql, or in SQLite's shell."""
+    """Runs a script in the database as a DBA does: in psql, in MySQL's client, or in SQLite's shell."""
 
     def in_psql(script: str) -> None:
         psql = [str(_postgres_bin() / "psql"), "-v", "ON_ERROR_STOP=1", "-q", "-c", script, database]
         assert execute(psql) == Ended(0, "", "")
 
+    def in_mysql(script: str) -> None:
+        told = connection_settings(database, {})
+        client = ["mariadb", "-h", told["host"], "-P", str(told["port"]), "-u", told["user"], "-e", script]
+        assert execute([*client, told["database"]], env={"MYSQL_PWD": told["password"].decode()}) == Ended(0, "", "")
+
     def in_sqlite(script: str) -> None:
         sqlite3.connect(database.removeprefix("sqlite:///")).executescript(script)
 
-    return in_sqlite if database.startswith("sqlite") else in_psql
+    return {"sqlite": in_sqlite, "mysql": in_mysql, "postgresql": in_psql}[database.partition(":")[0]]
 
 
 @pytest.mark.parametrize("options", [[], ["--task-table", "odd Name", "--group-table", "groups", "--schema", "Jobs"]])
@@ -449,8 +455,8 @@ def test_status_create_and_upgrade_tell_how_the_tables_are(database: str) -> Non
 @pytest.fixture
 def celerys_tables(database: str) -> str:
     """URL of a database to which Celery's own backend has written: a success, a failure and a group."""
-    # SQLAlchemy's default driver for PostgreSQL is another one
-    url = database.replace("postgresql:", "postgresql+psycopg:")
+    # SQLAlchemy's default drivers for PostgreSQL and MySQL are others
+    url = database.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
     old = Celery("old", backend=f"db+{url}", broker="memory://", set_as_current=False)
     old.backend.mark_as_done("good", {"kept": [1, "é"]})
     old.backend.mark_as_failure("bad", ValueError("no", 3), traceback="the traceback")

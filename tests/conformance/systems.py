@@ -1,0 +1,212 @@
+"""The table system x feature in docs/systems.md: what the conformance suites ran, and a check that it still holds.
+
+A feature is a group of tests. It is there if every one of its tests passed, in one at least of the pools that the store
+is tested with. A run that finds a "yes" untrue fails; ``--write-systems`` writes what the run found, and leaves alone
+what it did not run wholly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.under_test import Combination, StoreUnderTest
+
+PAGE = Path(__file__).parents[2] / "docs" / "systems.md"
+#: what is not for users
+UNLISTED = {"memory"}
+TITLES = {
+    "sqlite": "SQLite",
+    "postgres": "PostgreSQL",
+    "pgbouncer": "PostgreSQL by PgBouncer",
+    "mysql": "MySQL, MariaDB",
+    "redis": "Redis",
+    "redis-tls": "Redis by TLS",
+    "redis-socket": "Redis by socket",
+    "redis-sentinel": "Redis Sentinel",
+    "redis-cluster": "Redis Cluster",
+    "mongodb": "MongoDB",
+    "hybrid": "Hybrid",
+}
+
+#: the features, in the order of the table: (suite, class) -> name
+FEATURES = {
+    ("stores", "TestTasks"): "SUCCESS stays; whatever threads and processes do",
+    ("stores", "TestPayloads"): "every payload comes back exactly",
+    ("stores", "TestScan"): "reading all records, page by page",
+    ("stores", "TestExpiry"): "expiry and cleanup",
+    ("stores", "TestOpening"): "many processes, threads, forks",
+    ("stores", "TestWatching"): "being told of results",
+    ("stores", "TestGroups"): "saved groups",
+    ("stores", "TestChords"): "chord parts counted once, claims with a lease",
+    ("stores", "TestTables"): "tables: names, by hand, plain SQL",
+    ("stores", "TestQueries"): "queries: `rootcellar history`",
+    ("backend", "TestResults"): "Celery: results, children, revoking",
+    ("backend", "TestStates"): "Celery: states, progress, retries",
+    ("backend", "TestExceptions"): "Celery: exceptions",
+    ("backend", "TestValues"): "Celery: values, up to 50 MB",
+    ("backend", "TestGroups"): "Celery: groups",
+    ("backend", "TestChains"): "Celery: chains, links, errbacks",
+    ("backend", "TestChords"): "Celery: chords",
+    ("backend", "TestReplace"): "Celery: replaced tasks",
+    ("backend", "TestStamps"): "Celery: stamps",
+    ("backend", "TestOneBackend"): "Celery: one backend a process",
+    ("backend", "TestClientsOfDifferentSettings"): "Celery: clients of different settings",
+    ("backend", "TestSettings"): "Celery's settings",
+    **{
+        ("backend", pool): f"workers: {pool}"
+        for pool in ("prefork", "threads", "gevent", "eventlet", "solo", "inside the client's process")
+    },
+}
+
+Cell = tuple[str, str]
+
+
+@dataclass
+class Found:
+    """What a run found of a cell: how each of its tests ended, best first, of how many there are."""
+
+    total: int = 0
+    ends: dict[str, str] = field(default_factory=dict)
+    reasons: set[str] = field(default_factory=set)
+
+    def note(self, test: str, outcome: str) -> None:
+        worst_first = ("failed", "passed", "skipped")
+        known = self.ends.get(test, outcome)
+        self.ends[test] = min(known, outcome, key=worst_first.index)
+
+    def is_whole(self) -> bool:
+        return len(self.ends) == self.total
+
+    def text(self) -> str:
+        passed = list(self.ends.values()).count("passed")
+        if passed == self.total:
+            return "yes"
+        return f"{passed} of {self.total}" if passed else "no"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("systems")
+    group.addoption("--write-systems", action="store_true", help="write the table of systems from what this run finds")
+    group.addoption("--systems-page", default=str(PAGE), help="where that table is")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SystemsTable(config), "systems-table")
+
+
+class SystemsTable:
+    """A pytest plugin that keeps account of what each test said of which system."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._page = Path(config.getoption("--systems-page"))
+        self._is_to_be_written = bool(config.getoption("--write-systems"))
+        self._found: dict[Cell, Found] = defaultdict(Found)
+        self._claims = read_claims(self._page.read_text(encoding="utf-8")) if self._page.exists() else {}
+        self._untrue: list[str] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Note on each test what it is about, before any is deselected."""
+        tests: dict[Cell, set[str]] = defaultdict(set)
+        about: list[tuple[pytest.Item, Cell, str]] = []
+        for item in items:
+            for cell, test in cells_of(item):
+                tests[cell].add(test)
+                about.append((item, cell, test))
+        for item, cell, test in about:
+            item.user_properties.append(("system", (*cell, test, len(tests[cell]))))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            for name, value in report.user_properties:
+                if name == "system":
+                    self._note(report, *value)
+
+    def _note(self, report: pytest.TestReport, system: str, feature: str, test: str, total: int) -> None:
+        found = self._found[system, feature]
+        found.total = total
+        found.note(test, report.outcome)
+        if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
+            found.reasons.add(report.longrepr[2].removeprefix("Skipped: "))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not self._found or hasattr(session.config, "workerinput"):
+            return
+        whole = {cell: found for cell, found in self._found.items() if found.is_whole()}
+        if self._is_to_be_written:
+            cells = {**self._claims, **{cell: found.text() for cell, found in whole.items()}}
+            self._page.write_text(page(cells), encoding="utf-8")
+            return
+        for (system, feature), found in whole.items():
+            if self._claims.get((system, feature)) == "yes" and found.text() != "yes":
+                why = f" ({'; '.join(sorted(found.reasons))})" if found.reasons else ""
+                self._untrue.append(f"{system}, {feature}: yes there, {found.text()} now{why}")
+        if self._untrue and session.exitstatus == 0:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self._untrue:
+            terminalreporter.section(f"{self._page.name} is not true (--write-systems writes it)")
+            for line in self._untrue:
+                terminalreporter.line(line)
+
+
+def cells_of(item: pytest.Item) -> Iterable[tuple[Cell, str]]:
+    """Tell which cell a test is for, and its name there, which is the same in every pool."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    combination = next((value for value in params.values() if isinstance(value, Combination)), None)
+    store = combination.store if combination else params.get("under_test")
+    cls = getattr(item, "cls", None)
+    if not isinstance(store, StoreUnderTest) or store.name in UNLISTED or cls is None:
+        return
+    key = cls.__name__
+    if combination and key == "TestEssentials":
+        key = "inside the client's process" if combination.pool == "inside" else combination.pool
+    feature = FEATURES.get(("backend" if combination else "stores", key))
+    if feature:
+        name = item.name.replace(str(combination or store), "*")
+        yield (TITLES.get(store.name, store.name), feature), f"{cls.__name__}::{name}"
+
+
+def page(cells: dict[Cell, str]) -> str:
+    """Return the text of the page."""
+    present = {system for system, _ in cells}
+    systems = [title for title in TITLES.values() if title in present]
+    systems += sorted(present - set(systems))
+    lines = [_INTRODUCTION, "| | " + " | ".join(systems) + " |", "|---" * (len(systems) + 1) + "|"]
+    for feature in FEATURES.values():
+        row = [cells.get((system, feature), "-") for system in systems]
+        lines.append(f"| {feature} | " + " | ".join(row) + " |")
+    return "\n".join([*lines, ""])
+
+
+def read_claims(text: str) -> dict[Cell, str]:
+    """Return the cells of a page that :func:`page` wrote."""
+    rows = [re.split(r" *\| *", line.strip())[1:-1] for line in text.splitlines() if line.startswith("|")]
+    if not rows:
+        return {}
+    systems = rows[0][1:]
+    return {
+        (system, row[0]): cell for row in rows[2:] for system, cell in zip(systems, row[1:], strict=True) if cell != "-"
+    }
+
+
+_INTRODUCTION = """# What works on which system
+
+This table is written by the two suites that every store must pass, `tests/test_store_conformance.py` and
+`tests/test_backend_conformance.py`, from what they ran on the real servers (`make systems`). Each line is a group of
+tests: *yes* means that every one of them passed, *no* that none applies (a file of plain keys has no tables), a number
+how many apply and passed, *-* that they were not run on that system. A run of the tests in which a *yes* does not come
+true fails.
+
+MySQL means MariaDB 10.11 here, MongoDB a server that speaks its protocol; see [MySQL](mysql.md) and
+[MongoDB](mongodb.md).
+"""

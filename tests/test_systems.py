@@ -1,0 +1,69 @@
+"""The table of systems is kept by the tests themselves: a claim that does not come true fails the run."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import backend, stores
+from tests.conformance.registered import STORES
+from tests.conformance.systems import FEATURES, PAGE, TITLES, UNLISTED, page, read_claims
+
+ROOT = Path(__file__).parent.parent
+SUITE = """
+import pytest
+from tests.conformance.registered import SQLITE, POSTGRES
+
+@pytest.mark.parametrize("under_test", [SQLITE, POSTGRES], ids=str)
+class TestQueries:
+    def test_one(self, under_test): pass
+    def test_other(self, under_test):
+        if under_test is SQLITE: pytest.skip("it cannot")
+"""
+FEATURE = FEATURES["stores", "TestQueries"]
+
+
+def run(folder: Path, *options: str) -> tuple[int, str]:
+    (folder / "test_suite.py").write_text(SUITE)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conformance.systems", f"--systems-page={folder}/page.md"]
+    done = subprocess.run(
+        [*command, f"--rootdir={folder}", str(folder), *options], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_run_writes_what_it_found_and_another_checks_it(tmp_path: Path) -> None:
+    written = tmp_path / "page.md"
+    status, said = run(tmp_path, "--write-systems")
+    assert status == 0, said
+    assert read_claims(written.read_text()) == {("SQLite", FEATURE): "1 of 2", ("PostgreSQL", FEATURE): "yes"}
+    assert run(tmp_path)[0] == 0
+
+    written.write_text(page({("SQLite", FEATURE): "yes", ("Redis", FEATURE): "yes"}))
+    status, said = run(tmp_path)
+    assert status == 1, "SQLite's yes does not come true"
+    assert "SQLite" in said.partition("page.md is not true")[2]
+    assert "it cannot" in said
+    assert run(tmp_path, "-k", "one")[0] == 0, "what was not run wholly is not judged"
+    assert run(tmp_path, "--write-systems", "-k", "postgres")[0] == 0
+    assert read_claims(written.read_text()) == {
+        ("SQLite", FEATURE): "yes",
+        ("PostgreSQL", FEATURE): "yes",
+        ("Redis", FEATURE): "yes",
+    }, "what was not run stays"
+
+
+@pytest.mark.parametrize(("name", "suite"), [("stores", stores), ("backend", backend)])
+def test_every_group_of_tests_is_a_feature(name: str, suite: object) -> None:
+    classes = {key for key, _ in inspect.getmembers(suite, inspect.isclass) if key.startswith("Test")}
+    assert classes - {"TestEssentials"} == {key for one, key in FEATURES if one == name and key.startswith("Test")}
+
+
+def test_every_system_is_in_the_table() -> None:
+    systems = {TITLES[store.name] for store in STORES if store.name not in UNLISTED}
+    assert systems == {system for system, _ in read_claims(PAGE.read_text())}
