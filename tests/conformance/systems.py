@@ -70,7 +70,7 @@ Cell = tuple[str, str]
 
 @dataclass
 class Found:
-    """What a run found of a cell: how each of its tests ended, best first, of how many there are."""
+    """What a run found of a cell: how each of its tests ended, in whatever pool it did best, and how many there are."""
 
     total: int = 0
     ends: dict[str, str] = field(default_factory=dict)
@@ -83,6 +83,9 @@ class Found:
 
     def is_whole(self) -> bool:
         return len(self.ends) == self.total
+
+    def has_failed(self) -> bool:
+        return "failed" in self.ends.values()
 
     def text(self) -> str:
         passed = list(self.ends.values()).count("passed")
@@ -142,7 +145,7 @@ class SystemsTable:
             return
         whole = {cell: found for cell, found in self._found.items() if found.is_whole()}
         if self._is_to_be_written:
-            cells = {**self._claims, **{cell: found.text() for cell, found in whole.items()}}
+            cells = {**self._claims, **{cell: found.text() for cell, found in whole.items() if not found.has_failed()}}
             self._page.write_text(page(cells), encoding="utf-8")
             return
         for (system, feature), found in whole.items():
