@@ -1,0 +1,221 @@
+"""Sentinel and Cluster: what can be wrong with them, users of least privilege, and slots that move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rootcellar import errors
+from rootcellar.stores import StoreOptions, open_store
+from rootcellar.stores.redis import RedisStore
+from rootcellar.stores.redis.address import read_address
+from rootcellar.stores.redis.cluster import slot_of
+from tests.conformance.stores import begun, part
+from tests.redis.bed import Inbox, opened, record, until
+from tests.redis_servers import COMMANDS, KEYS, RedisCluster, SentinelSet
+from tests.servers import HOST, RedisServer, free_port
+
+#: what docs/redis.md adds for each form
+ALSO_SENTINEL = "+role +wait"
+ALSO_CLUSTER = "+cluster|slots +asking +wait"
+
+
+def use(store: RedisStore) -> None:
+    """Use each kind of key, and wait for one."""
+    one = record()
+    inbox = Inbox()
+    store.watcher().subscribe([one.task_id], inbox.deliver)
+    group = begun(store, 1)
+    assert store.put(one, part(group, one.task_id)).chord.claimed  # type: ignore[union-attr]
+    assert inbox.take() == [one]
+    assert [found.result for found in store.chord_parts(group)] == [one.result]
+    store.finish_chord(group)
+    assert store.delete([one.task_id]) == 1
+
+
+def make_user(server: RedisServer, rules: str) -> None:
+    with server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "cellar", "reset", "on", ">secret", *rules.split())
+
+
+# -- Sentinel
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "db"),
+    [
+        ("sentinel://a", (("a", 26379),), 0),
+        ("sentinel://:pw@a:1;sentinel://b:2/3", (("a", 1), ("b", 2)), 3),
+        ("sentinel://a:1;b:2;c/0", (("a", 1), ("b", 2), ("c", 26379)), 0),
+    ],
+)
+def test_sentinel_urls(url: str, hosts: tuple[tuple[str, int], ...], db: int) -> None:
+    address = read_address(url, StoreOptions(transport_options={"master_name": "m"}))
+    assert (address.hosts, address.db, address.master) == (hosts, db, "m")
+    assert address.connect["password"] == ("pw" if "pw" in url else None)
+    assert "pw" not in address.where
+
+
+def test_sentinels_without_a_name() -> None:
+    with pytest.raises(errors.ConfigurationError, match="which master is meant") as caught:
+        open_store("sentinel://a;sentinel://b/0")
+    assert "master_name" in caught.value.remedy
+
+
+def test_an_unknown_master(sentinel_set: SentinelSet) -> None:
+    store = open_store(sentinel_set.url.replace(sentinel_set.master_name, "nobody"))
+    with pytest.raises(errors.DatabaseMissing, match="no master called nobody"):
+        store.check()
+
+
+def test_no_sentinel_there(sentinel_set: SentinelSet) -> None:
+    store = open_store(f"sentinel://{HOST}:{free_port()}/0?master_name=pantry")
+    with pytest.raises(errors.StoreUnavailable, match="no Sentinel knows the master pantry"):
+        store.check()
+    # one that answers is enough
+    open_store(f"sentinel://{HOST}:{free_port()};" + sentinel_set.url).check()
+
+
+def test_sentinels_with_a_password(sentinel_set: SentinelSet) -> None:
+    sentinel = sentinel_set.sentinels[2]
+    with sentinel.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "asker", "on", ">theirs", "allkeys", "allchannels", "+@all")
+    url = f"sentinel://{HOST}:{sentinel.port}/0?master_name={sentinel_set.master_name}"
+    with opened(url, transport_options={"sentinel_kwargs": {"username": "asker", "password": "theirs"}}) as store:
+        use(store)
+    store = open_store(url, StoreOptions(transport_options={"sentinel_kwargs": {"username": "x", "password": "wrong"}}))
+    with pytest.raises(errors.AuthenticationFailed) as caught:
+        store.check()
+    assert "wrong" not in str(caught.value).replace("wrong CA", "")
+
+
+def test_a_user_of_least_privilege_with_sentinel(sentinel_set: SentinelSet, caplog: pytest.LogCaptureFixture) -> None:
+    make_user(sentinel_set.master, f"{COMMANDS} {KEYS} {ALSO_SENTINEL}")
+    with opened(sentinel_set.url.replace("sentinel://", "sentinel://cellar:secret@", 1)) as store:
+        use(store)
+    assert not caplog.records
+
+
+def test_replicas_may_be_done_without(sentinel_set: SentinelSet, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(sentinel_set.url, transport_options={"wait_replicas": 2, "wait_timeout": 0.1}) as store:
+        for _ in range(20):
+            assert store.put(record()).written
+    told = [one.getMessage() for one in caplog.records if "replicas answered" in one.getMessage()]
+    assert len(told) == 1, "it is not waited for again and again"
+    with opened(sentinel_set.url, transport_options={"wait_replicas": 9, "wait_timeout": 20}) as store:
+        assert store.put(record(), durable=False).written, "who need not be safe does not wait"
+
+
+@pytest.mark.parametrize("options", [{"wait_replicas": "two"}, {"wait_timeout": "soon"}])
+def test_numbers_that_are_none(sentinel_set: SentinelSet, options: dict[str, str]) -> None:
+    with pytest.raises(errors.ConfigurationError, match="wait_replicas or wait_timeout"):
+        open_store(sentinel_set.url, StoreOptions(transport_options=options))
+
+
+# -- Cluster
+
+
+@pytest.fixture
+def store(redis_cluster: RedisCluster) -> Iterator[RedisStore]:
+    with opened(f"{redis_cluster.url}?global_keyprefix=forms") as found:
+        yield found
+
+
+def test_cluster_urls() -> None:
+    address = read_address("redis-cluster://me:p%40ss@a:7000,b,[::1]:7001", StoreOptions())
+    assert address.hosts == (("a", 7000), ("b", 6379), ("::1", 7001))
+    assert (address.connect["username"], address.connect["password"], address.tls) == ("me", "p@ss", None)
+    assert read_address("rediss-cluster://a", StoreOptions()).tls is not None
+    with pytest.raises(errors.ConfigurationError, match="only database 0"):
+        open_store("redis-cluster://a,b/3")
+
+
+def test_slots() -> None:
+    assert slot_of(b"123456789") == 12739, "the example of the Cluster's specification"
+    assert slot_of(b"{user1000}.following") == slot_of(b"user1000") == slot_of(b"foo{user1000}{bar}")
+    assert slot_of(b"foo{}{bar}") != slot_of(b"bar")
+
+
+def test_results_are_spread_over_the_nodes(redis_cluster: RedisCluster, store: RedisStore) -> None:
+    for _ in range(300):
+        store.put(record())
+    for node in redis_cluster.nodes[:3]:
+        with node.client() as client:
+            assert 50 < len(list(client.scan_iter("forms_celery-task-meta-*", count=1000))) < 150
+    assert len(store.scan()) == 300
+    store.delete([one.task_id for one in store.scan()])
+
+
+def test_one_node_is_enough_to_find_the_others(redis_cluster: RedisCluster) -> None:
+    dead = free_port()
+    with opened(f"redis-cluster://{HOST}:{dead},{HOST}:{redis_cluster.nodes[4].port}") as store:
+        use(store)
+
+
+def test_a_node_as_if_it_were_one_server(redis_cluster: RedisCluster) -> None:
+    with opened(redis_cluster.nodes[0].url) as store:
+        found: errors.StoreError | None = None
+        for _ in range(50):
+            try:
+                store.put(record())
+            except errors.StoreError as exc:
+                found = exc
+    assert found is not None
+    assert "redis-cluster://" in found.remedy
+
+
+def test_a_user_of_least_privilege_in_a_cluster(redis_cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+    for node in redis_cluster.nodes:
+        make_user(node, f"{COMMANDS} {KEYS} {ALSO_CLUSTER}")
+    with opened(redis_cluster.url.replace("://", "://cellar:secret@")) as store:
+        for _ in range(20):
+            use(store)
+        assert len(store.scan()) >= 0
+    assert not caplog.records
+
+
+def test_a_slot_that_moves(redis_cluster: RedisCluster, store: RedisStore) -> None:
+    """Keys are read and stored before, while and after their slot goes from one node to another."""
+    tag = "{moving}"
+    old = [record(f"{tag}{number}") for number in range(20)]
+    for one in old:
+        store.put(one)
+    slot = slot_of(b"moving")
+    source = next(node for node in redis_cluster.nodes[:3] if _has(node, slot))
+    target = next(node for node in redis_cluster.nodes[:3] if node is not source)
+    with source.client() as here, target.client() as there:
+        ids = {node: _id(node) for node in (source, target)}
+        there.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+        here.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+        for one in old[:10]:
+            key = f"forms_celery-task-meta-{one.task_id}"
+            here.execute_command("MIGRATE", HOST, target.port, key, 0, 5000)
+        # half of them are there: the nodes direct us, for once
+        new = [record(f"{tag}new{number}") for number in range(10)]
+        for one in new:
+            assert store.put(one).written
+            assert not store.put(one).written
+        assert store.get_many([one.task_id for one in old + new]) == {one.task_id: one for one in old + new}
+        for one in old[10:]:
+            here.execute_command("MIGRATE", HOST, target.port, f"forms_celery-task-meta-{one.task_id}", 0, 5000)
+        for client in (there, here):
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+    until(lambda: _has(target, slot), "the slot on its new node")
+    for one in old + new:
+        assert store.get(one.task_id) == one
+    assert store.delete([one.task_id for one in old + new]) == 30
+
+
+def _has(node: RedisServer, slot: int) -> bool:
+    with node.client() as client:
+        for start, end, master, *_ in client.execute_command("CLUSTER", "SLOTS"):
+            if start <= slot <= end:
+                return bool(master[1] == node.port)
+    return False
+
+
+def _id(node: RedisServer) -> str:
+    with node.client() as client:
+        found = client.execute_command("CLUSTER", "MYID")
+    return found.decode() if isinstance(found, bytes) else str(found)
