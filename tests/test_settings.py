@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from rootcellar.errors import CertificateRefused, ConfigurationError, SettingsWr
 from tests.certificates import Authority
 from tests.commands import execute, run, run_here
 from tests.redis_servers import RedisCluster, SecureRedisServer, SentinelSet
-from tests.servers import HOST, PASSWORD, PostgresServer, RedisServer
+from tests.servers import HOST, PASSWORD, PostgresServer, RabbitServer, RedisServer, free_port
 from tests.workers import Worker
 
 #: it has every character that a URL, a shell, a configuration file or a template makes something of
@@ -598,6 +599,33 @@ def test_redis_by_a_socket(secure_redis_server: SecureRedisServer) -> None:
     assert app.AsyncResult("by-socket").get(timeout=10) == 1
     with pytest.raises(Exception, match=r"(?i)permission"), app.connection_for_write() as connection:
         connection.default_channel.client.execute_command("CONFIG", "GET", "port")
+
+
+def test_rabbitmq_with_tls_by_variables(new_rabbit: Callable[..., RabbitServer], tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other", "Another CA")
+    issued = authority.server("rabbit", "127.0.0.1")
+    port, elsewhere = free_port(), "127.0.0.2"  # an address that the certificate is not for
+    new_rabbit(
+        **{
+            "listeners.ssl.1": f"{HOST}:{port}",
+            "listeners.ssl.2": f"{elsewhere}:{port}",
+            "ssl_options.cacertfile": str(authority.certificate),
+            "ssl_options.certfile": str(issued.certificate),
+            "ssl_options.keyfile": str(issued.key),
+        }
+    )
+
+    def connect(**variables: str) -> None:
+        tls = {"BROKER_SSL": "true", "BROKER_PORT": str(port), "BROKER_SSL_CA_CERTS": str(authority.certificate)}
+        found = settings(**{"CELERY_BROKER": "rabbitmq", "BROKER_HOST": HOST, **tls, **variables})
+        with app_of(found).connection_for_write() as connection:
+            connection.connect()
+
+    connect()
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|verify failed"):
+        connect(BROKER_SSL_CA_CERTS=str(other.certificate))
+    with pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"):
+        connect(BROKER_HOST=elsewhere)
 
 
 def test_postgres_with_tls_by_variables(new_postgres: Callable[..., PostgresServer], tmp_path: Path) -> None:

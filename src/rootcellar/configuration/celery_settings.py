@@ -193,7 +193,8 @@ def _broker_tls(found: Variables, broker: Choice) -> dict[str, Any] | None:
             **{f"ssl_{name}": value for name, value in _broker_files(found).items()},
         }
     if broker.scheme == "amqps" or (broker.kind == "rabbitmq" and found.broker_ssl):
-        return {"cert_reqs": ssl.CERT_REQUIRED, **_broker_files(found)}
+        # kombu puts the broker's host in the place of None; without a name, none would be checked
+        return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, **_broker_files(found)}
     return None
 
 

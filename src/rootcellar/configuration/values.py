@@ -46,7 +46,7 @@ class Allowed:
             return text
         try:
             return self.read(text)
-        except (ValueError, KeyError) as exc:
+        except (ValueError, KeyError, OSError) as exc:
             raise ValueError(f"must be {self.words}") from exc
 
 
