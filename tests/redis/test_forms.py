@@ -8,7 +8,8 @@ import pytest
 
 from rootcellar import errors
 from rootcellar.stores import StoreOptions, open_store
-from rootcellar.stores.redis import RedisStore
+from rootcellar.stores.base import TaskQuery
+from rootcellar.stores.redis import RedisStore, querying
 from rootcellar.stores.redis.address import read_address
 from rootcellar.stores.redis.cluster import slot_of
 from tests.conformance.stores import begun, part
@@ -219,3 +220,18 @@ def _id(node: RedisServer) -> str:
     with node.client() as client:
         found = client.execute_command("CLUSTER", "MYID")
     return found.decode() if isinstance(found, bytes) else str(found)
+
+
+# -- questions
+
+
+def test_too_many_to_ask_about(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [record(name="shop.pack") for _ in range(30)]
+    for one in records:
+        store.put(one)
+    assert len(store.query(TaskQuery(names=("shop.*",)))) == 30
+    monkeypatch.setattr(querying, "MOST", 20)
+    with pytest.raises(errors.AbilityMissing, match="more than 20 results") as caught:
+        store.query(TaskQuery())
+    assert "PostgreSQL" in caught.value.remedy
+    store.delete([one.task_id for one in records])

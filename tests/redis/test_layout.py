@@ -16,6 +16,7 @@ from celery.result import GroupResult
 from rootcellar import celery_meta, errors
 from rootcellar.records import GroupRecord, Payload, TaskRecord
 from rootcellar.stores.redis import RedisStore
+from rootcellar.stores.redis import store as stores_redis
 from tests.apps.conformance import make_app
 from tests.conformance.stores import JSON_TEXTS, OTHER_PAYLOADS, full_record
 from tests.redis.bed import PATIENCE, new_id, opened, our_app, record, stock_app
@@ -284,6 +285,12 @@ def test_time_to_live(store: RedisStore, client: redis.Redis) -> None:
     store.put(again)
     store.put(record(again.task_id))
     assert client.pttl(f"celery-task-meta-{again.task_id}") == -1, "the last state says how long"
+
+
+def test_what_is_larger_than_redis_holds(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores_redis, "LARGEST", 1 << 20)
+    with pytest.raises(errors.RecordRefused, match="Redis takes no more than 1"):
+        store.put(record(value="x" * (1 << 20)))
 
 
 def test_one_command_stores(store: RedisStore, client: redis.Redis) -> None:

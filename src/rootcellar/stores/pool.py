@@ -38,6 +38,7 @@ class ConnectionPool(Generic[C]):
         recycle: seconds after which one is replaced; 0 closes it after each use, a negative number never.
         ping: whether one that lay idle is asked ``alive`` first.
         where: the server, for messages.
+        remedy: what to do when none comes free.
         may_cross_forks: whether an open connection may be left behind in a forked child; otherwise every one is closed
             before the fork.
     """
@@ -54,6 +55,7 @@ class ConnectionPool(Generic[C]):
         recycle: float,
         ping: bool,
         where: str,
+        remedy: str = "raise pool_size or max_overflow in database_engine_options",
         may_cross_forks: bool = True,
     ) -> None:
         self._connect = connect
@@ -65,6 +67,7 @@ class ConnectionPool(Generic[C]):
         self._recycle = recycle
         self._ping = ping
         self._where = where
+        self._remedy = remedy
         self._may_cross_forks = may_cross_forks
         self._reset()
         with _registering:
@@ -118,7 +121,7 @@ class ConnectionPool(Generic[C]):
                     raise StoreUnavailable(
                         f"all {self._size} connections were in use for {self._timeout:g} s",
                         where=self._where,
-                        remedy="raise pool_size or max_overflow in database_engine_options",
+                        remedy=self._remedy,
                     )
             if self._idle:
                 return self._idle.pop()

@@ -97,6 +97,7 @@ class OneServer(Servers):
             recycle=options.pool_recycle,
             ping=options.pool_pre_ping,
             where=where,
+            remedy="raise redis_max_connections",
         )
 
     def _open(self) -> Line:

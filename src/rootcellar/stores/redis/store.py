@@ -9,15 +9,16 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rootcellar import celery_meta
-from rootcellar.errors import StoreUnavailable
+from rootcellar.errors import RecordRefused, StoreUnavailable
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
-from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions
+from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
 from rootcellar.stores.redis import chords, driver, scripts
 from rootcellar.stores.redis.address import Address, read_address
 from rootcellar.stores.redis.cluster import Cluster
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.keys import Keys, encoded
 from rootcellar.stores.redis.listening import ListeningWatcher
+from rootcellar.stores.redis.querying import query_all
 from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.scanning import Scanner
 from rootcellar.stores.redis.sentinel import Sentinels
@@ -26,6 +27,8 @@ from rootcellar.stores.redis.wire import pack
 from rootcellar.stores.rows import claimant
 from rootcellar.stores.watching import Watcher
 
+#: bytes that a Redis string holds at most, whatever the server's settings allow
+LARGEST = 512 << 20
 #: how long a finished chord refuses late parts
 REMEMBERED = timedelta(days=1)
 #: how often a merge is tried where others store the same task at the same moment
@@ -68,7 +71,7 @@ class RedisStore(Store):
     def _put(self, key: bytes, record: TaskRecord, durable: bool) -> bool:
         expected = b""
         for _ in range(_MERGES):
-            blob = celery_meta.encode_task(record)
+            blob = self._blob(record)
             call = scripts.PUT.call((key,), blob, _lasts(record.expires_at), self._servers.news, expected)
             answer = self._servers.run(key, call, durable=durable)
             if type(answer) is int:
@@ -84,7 +87,7 @@ class RedisStore(Store):
         counting = self._counting(part, lease)
         expected = b""
         for _ in range(_MERGES):
-            blob = celery_meta.encode_task(record)
+            blob = self._blob(record)
             lasts, news = _lasts(record.expires_at), self._servers.news
             call = scripts.PUT_PART.call(keys, blob, lasts, news, expected, *counting)
             answer = self._servers.run(key, call, durable=durable)
@@ -95,6 +98,16 @@ class RedisStore(Store):
                 return Stored(written=False, chord=self.count_part(part, lease=lease))
             record = whole
         raise _contended(self.where)
+
+    def _blob(self, record: TaskRecord) -> bytes:
+        blob = celery_meta.encode_task(record)
+        if len(blob) > LARGEST:
+            raise RecordRefused(
+                f"a result of {len(blob) >> 20} MB: Redis takes no more than {LARGEST >> 20}",
+                where=self.where,
+                remedy="return less, or where to find it",
+            )
+        return blob
 
     def get(self, task_id: str) -> TaskRecord | None:
         key = self._keys.task(task_id)
@@ -116,6 +129,9 @@ class RedisStore(Store):
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return self._scanner.page(after, limit, self.get_many)
+
+    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+        return query_all(self._servers, self._keys, self.get_many, query, self.where)
 
     # -- groups
 
