@@ -208,6 +208,30 @@ def test_a_slot_that_moves(redis_cluster: RedisCluster, store: RedisStore) -> No
     assert store.delete([one.task_id for one in old + new]) == 30
 
 
+def test_what_dies_between_a_part_and_its_result_leaves_the_part(redis_cluster: RedisCluster) -> None:
+    """They lie in different slots. A user who may store no task stands for a worker that is killed before it could."""
+    for node in redis_cluster.nodes:
+        make_user(node, "+@all &* ~rootcellar-* %R~celery-task-meta-*")
+    one = record(value="kept with the part")
+    with (
+        opened(redis_cluster.url) as store,
+        opened(redis_cluster.url.replace("://", "://cellar:secret@")) as dying,
+    ):
+        group = begun(store, 1)
+        counted = part(group, one.task_id)
+        with pytest.raises(errors.PermissionDenied):
+            dying.put(one, counted)
+        assert store.get(one.task_id) is None
+        assert [found.result for found in store.chord_parts(group)] == [one.result], "the chord goes on"
+        # and the task that is run again counts nothing twice, and has its record
+        again = store.put(one, counted)
+        assert again.written
+        assert again.chord is not None
+        assert (again.chord.counted, again.chord.claimed) == (1, True)
+        assert store.get(one.task_id) == one
+        store.finish_chord(group)
+
+
 def _has(node: RedisServer, slot: int) -> bool:
     with node.client() as client:
         for start, end, master, *_ in client.execute_command("CLUSTER", "SLOTS"):

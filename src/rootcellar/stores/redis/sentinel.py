@@ -63,7 +63,7 @@ class Sentinels:
 
     def _master(self) -> tuple[str, int]:
         failures: list[errors.StoreError] = []
-        for host, port in list(self._hosts):
+        for host, port in self._hosts:
             try:
                 found = self._ask(host, port)
             except errors.StoreError as exc:
@@ -71,8 +71,7 @@ class Sentinels:
                 continue
             if found is not None:
                 # the one that answered is asked first the next time
-                self._hosts.remove((host, port))
-                self._hosts.insert(0, (host, port))
+                self._hosts = sorted(self._hosts, key=lambda known: known != (host, port))
                 return found
         if failures:
             worst = next((exc for exc in failures if not exc.retryable), failures[0])
