@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import amqp
 import pytest
 from celery import Celery, chain, chord, group
+from celery.app.task import Context
 
 import rootcellar
 from rootcellar import rpc
 from rootcellar.errors import AbilityMissing, AuthenticationFailed, ConfigurationError, SettingsWrong, StoreUnavailable
 from tests.commands import assert_one_line, run
-from tests.servers import HOST, free_port
+from tests.servers import HOST, RabbitServer, free_port
 from tests.workers import Worker
 
 ADD = "tests.apps.configured.add"
@@ -149,3 +150,19 @@ def test_the_demo_wants_a_broker_for_rpc(tmp_path: Path) -> None:
     ended = run("demo", "--once", env={"CELERY_RESULT_BACKEND": "rpc"}, cwd=tmp_path)
     assert ended.status == 1
     assert ended.err.startswith("rootcellar: a setting is wrong: CELERY_BROKER is missing")
+
+
+def test_persistent_results_survive_a_restart_of_the_broker(
+    new_rabbit: Callable[..., RabbitServer], variables: dict[str, str]
+) -> None:
+    server = new_rabbit()
+    app = app_of(
+        {**variables, "BROKER_PORT": str(server.port), "BROKER_VHOST": "/", "CELERY_RESULT_PERSISTENT": "true"}
+    )
+    with app.connection_for_write() as connection:
+        app.backend.binding(connection.default_channel).declare()
+    request = Context(id="kept", reply_to=app.backend.oid, correlation_id="kept")
+    app.backend.store_result("kept", {"not": "lost"}, "SUCCESS", request=request)
+    app.pool.force_close_all()
+    server.restart()
+    assert app.AsyncResult("kept").get(timeout=20) == {"not": "lost"}

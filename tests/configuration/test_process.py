@@ -1,0 +1,138 @@
+"""What `rootcellar.settings()` does in a process, what it shows of secrets, and the command."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from celery import Celery
+
+import rootcellar
+from rootcellar.errors import SettingsWrong
+from tests.commands import run, run_here
+from tests.configuration.bed import ODD, app_of, problems, settings
+
+# -- the environment that Celery reads itself
+
+
+def test_the_environment_is_replaced_and_read_again_the_same() -> None:
+    first = settings(CELERY_BROKER_URL="redis", DB_HOST="one")
+    assert os.environ["CELERY_BROKER_URL"] == "redis://localhost:6379/0"
+    assert dict(rootcellar.settings()) == dict(first)
+    # what the name stands for may change, as in a test or after a fork
+    os.environ["DB_HOST"] = "two"
+    assert urlsplit(rootcellar.settings()["result_backend"]).hostname == "two"
+    os.environ["CELERY_RESULT_BACKEND"] = "sqlite"
+    assert rootcellar.settings()["result_backend"].startswith("rootcellar+sqlite:")
+
+
+def test_a_failure_leaves_the_environment_as_it_is() -> None:
+    problems(CELERY_RESULT_BACKEND="redis", DB_PORT="x")
+    assert os.environ["CELERY_RESULT_BACKEND"] == "redis"
+
+
+def test_without_settings_celery_takes_the_names_for_its_own() -> None:
+    """What docs/configuration.md says of an app that does not call settings()."""
+
+    def backend(name: str) -> str:
+        os.environ["CELERY_RESULT_BACKEND"] = name
+        return type(Celery("plain", set_as_current=False).backend).__module__
+
+    for name in ("postgres", "hybrid", "mysql", "sqlite"):
+        with pytest.raises(ModuleNotFoundError):
+            backend(name)
+    assert [backend(name) for name in ("redis", "mongodb", "rpc")] == [
+        "celery.backends.redis",
+        "celery.backends.mongodb",
+        "celery.backends.rpc",
+    ]
+
+
+def test_importing_rootcellar_does_not_import_pydantic() -> None:
+    program = "import sys, rootcellar, rootcellar.backend; print('pydantic' in sys.modules, 'dotenv' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+# -- secrets
+
+
+def test_no_repr_shows_a_password() -> None:
+    variables = {
+        "CELERY_RESULT_BACKEND": "hybrid",
+        "DB_PASSWORD": "Secret1",
+        "REDIS_PASSWORD": "Secret1",
+        "BROKER_PASSWORD": "Secret1",
+        "REDIS_SENTINELS": "a",
+        "REDIS_SENTINEL_MASTER": "m",
+        "REDIS_SENTINEL_PASSWORD": "Secret1",
+        "DB_LISTEN_HOST": "h",
+        "CELERY_BROKER_READ_URL": "amqp://u:Secret1@h//",
+    }
+    found = settings(**variables)
+    app = app_of(found)
+    shown = [repr(found), str(found), repr(found.variables), str(found.variables), repr(dict(found)), str(dict(found))]
+    shown += [repr(copy.copy(found)), json.dumps(found.masked()), repr(found.in_force()), app.conf.humanize()]
+    for text in shown:
+        assert "Secret1" not in text
+    assert "Secret1" in found["result_backend_transport_options"]["durable_url"]
+
+
+def test_no_error_shows_a_password() -> None:
+    for variables in (
+        {"CELERY_RESULT_BACKEND": "postgresql://u:Secret1@x@h/d"},
+        {"CELERY_RESULT_BACKEND": "Secret1"},
+        {"CELERY_BROKER": "nosuch://u:Secret1@h"},
+        {"CELERY_RESULT_BACKEND": "db+mysql://u:Secret1@h/d"},
+        {"DB_PASSWORD": "Secret1", "DB_PORT": "x"},
+        {"DB_PORT": "postgresql://u:Secret1@h/d"},
+        {"DB_PASSWORT": "Secret1"},
+    ):
+        with pytest.raises(SettingsWrong) as info:
+            settings(**variables)
+        chain = [info.value, info.value.__cause__, info.value.__context__]
+        assert "Secret1" not in repr([(str(exc), repr(exc)) for exc in chain])
+        for name in variables:
+            del os.environ[name]
+
+
+# -- the command
+
+
+def command_env(**variables: str) -> dict[str, str]:
+    return {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "postgres", **variables}
+
+
+def test_the_command_shows_what_is_in_force(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DB_HOST=db.example.com\nMONGODB_HOST=m\n")
+    env = command_env(DB_PASSWORD=ODD, REDIS_URL="x")
+    ended = run("settings", env=env, cwd=tmp_path)
+    assert ended.status == 0, ended
+    rows = {line.split()[0]: line.split()[1:] for line in ended.out.splitlines() if line[:1].isupper() and " " in line}
+    assert rows["DB_HOST"] == [".env", "db.example.com"]
+    assert rows["DB_PASSWORD"] == ["environment", "**"]
+    assert rows["DB_USER"] == ["default", "celery"]
+    assert "result_backend = 'rootcellar+postgresql://celery:**@db.example.com:5432/celery_results'" in ended.out
+    assert "of no use to this broker and backend: MONGODB_HOST" in ended.out
+    assert "left alone: REDIS_URL" in ended.out
+    as_json = json.loads(run("settings", "--json", env=env, cwd=tmp_path).out)
+    assert as_json["celery"]["result_backend"] == "rootcellar+postgresql://celery:**@db.example.com:5432/celery_results"
+    assert {"name": "DB_PASSWORD", "value": "**", "origin": "environment"} in as_json["variables"]
+    assert ODD not in json.dumps(as_json) + ended.out
+
+
+def test_the_command_lists_every_problem(tmp_path: Path) -> None:
+    env = command_env(DB_PORT="x", REDIS_DB="y")
+    ended = run("settings", env=env, cwd=tmp_path)
+    assert (ended.status, ended.out) == (1, "")
+    assert [line.split()[1] for line in ended.err.splitlines()] == ["DB_PORT", "REDIS_DB"]
+    as_json = run("settings", "--json", env=env, cwd=tmp_path)
+    assert as_json.status == 1
+    assert len(json.loads(as_json.out)["problems"]) == 2
+    assert run_here("settings", "--env-file", "nosuch").status == 1
