@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from rootcellar.stores.redis.address import read_address
 from rootcellar.stores.redis.cluster import slot_of
 from tests.conformance.stores import begun, part
 from tests.redis.bed import Inbox, opened, record, until
-from tests.redis_servers import COMMANDS, KEYS, RedisCluster, SentinelSet
+from tests.redis_servers import COMMANDS, KEYS, Certificates, RedisCluster, SentinelSet
 from tests.servers import HOST, RedisServer, free_port
 
 #: what docs/redis.md adds for each form
@@ -206,6 +207,24 @@ def test_a_slot_that_moves(redis_cluster: RedisCluster, store: RedisStore) -> No
     for one in old + new:
         assert store.get(one.task_id) == one
     assert store.delete([one.task_id for one in old + new]) == 30
+
+
+def test_a_cluster_over_tls(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    (certificate, key), client = certificates.issue("server", HOST), certificates.issue("client")
+    tls = {"tls_cert_file": certificate, "tls_key_file": key, "tls_ca_cert_file": certificates.ca}
+    cluster = RedisCluster(**{name: str(path) for name, path in tls.items()})
+    ports = [free_port() for _ in cluster.nodes]
+    for node, port in zip(cluster.nodes, ports, strict=True):
+        node.configure(tls_port=port, tls_cluster=True, tls_replication=True)
+    query = f"ssl_certfile={client[0]}&ssl_keyfile={client[1]}&ssl_ca_certs="
+    url = f"rediss-cluster://{','.join(f'{HOST}:{port}' for port in ports[:2])}?{query}"
+    with cluster:
+        with opened(f"{url}{certificates.ca}") as store:
+            for _ in range(20):
+                use(store)
+        with pytest.raises(errors.CertificateRefused, match="wrong CA"):
+            open_store(f"{url}{certificates.other_ca}").check()
 
 
 def test_what_dies_between_a_part_and_its_result_leaves_the_part(redis_cluster: RedisCluster) -> None:
