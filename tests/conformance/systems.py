@@ -198,7 +198,10 @@ def read_claims(text: str) -> dict[Cell, str]:
         return {}
     systems = rows[0][1:]
     return {
-        (system, row[0]): cell for row in rows[2:] for system, cell in zip(systems, row[1:], strict=True) if cell != "-"
+        (system, row[0]): cell
+        for row in rows[2:]
+        for system, cell in zip(systems, row[1:], strict=True)
+        if cell not in ("-", "")
     }
 
 
@@ -207,7 +210,7 @@ _INTRODUCTION = """# What works on which system
 This table is written by the two suites that every store must pass, `tests/test_store_conformance.py` and
 `tests/test_backend_conformance.py`, from what they ran on the real servers (`make systems`). Each line is a group of
 tests: *yes* means that every one of them passed, *no* that none applies (a file of plain keys has no tables), a number
-how many apply and passed, *-* that they were not run on that system. A run of the tests in which a *yes* does not come
+how many apply and passed, *-* that they were not run on that system, or not all of them well. A run of the tests in which a *yes* does not come
 true fails.
 
 MySQL means MariaDB 10.11 here, MongoDB a server that speaks its protocol; see [MySQL](mysql.md) and
