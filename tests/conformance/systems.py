@@ -210,8 +210,8 @@ _INTRODUCTION = """# What works on which system
 This table is written by the two suites that every store must pass, `tests/test_store_conformance.py` and
 `tests/test_backend_conformance.py`, from what they ran on the real servers (`make systems`). Each line is a group of
 tests: *yes* means that every one of them passed, *no* that none applies (a file of plain keys has no tables), a number
-how many apply and passed, *-* that they were not run on that system, or not all of them well. A run of the tests in which a *yes* does not come
-true fails.
+how many apply and passed, *-* that they were not run on that system, or not all of them well. A run of the tests in
+which a *yes* does not come true fails.
 
 MySQL means MariaDB 10.11 here, MongoDB a server that speaks its protocol; see [MySQL](mysql.md) and
 [MongoDB](mongodb.md).
