@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
 
+from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores.redis import RedisStore, listening
 from rootcellar.stores.redis.servers import Servers
 from rootcellar.stores.watching import Tell
@@ -152,6 +153,51 @@ def test_what_the_server_will_not_push_is_read(
     for task_id in ids[1:]:
         store.put(record(task_id))
     assert {one.task_id for one in inbox.take(3)} == set(ids)
+
+
+def test_more_waiters_than_the_server_holds_answers_for(
+    new_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A listener that does not read while it subscribes is dropped, and would be for ever."""
+    server = new_redis()
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("client-output-buffer-limit", "pubsub 1mb 0 0")
+    with opened(server.url) as store:
+        ids = [f"task-{number:040}" for number in range(150_000)]
+        inbox = subscribe(store, *ids)
+        store.put(record(ids[-1]))
+        assert [one.task_id for one in inbox.take()] == [ids[-1]]
+    assert "was lost" not in caplog.text
+
+
+def test_who_reads_for_long_does_not_take_the_server_for_dead(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listening, "SILENCE", 0.2)
+    watcher = store.watcher()
+    assert isinstance(watcher, listening.ListeningWatcher)
+    fetch = watcher._fetch
+
+    def fetch_slowly(task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
+        time.sleep(0.6)
+        return fetch(task_ids)
+
+    monkeypatch.setattr(watcher, "_fetch", fetch_slowly)
+    subscribe(store, new_id())
+    time.sleep(1.5)
+    assert "was lost" not in caplog.text
+
+
+def test_told_of_a_result_that_does_not_say_when(store: RedisStore, client: redis.Redis) -> None:
+    """Workers in other languages write no ``date_done``."""
+    task_id = new_id()
+    inbox = subscribe(store, task_id)
+    await_listening(client, 1)
+    blob = f'{{"task_id":"{task_id}","status":"SUCCESS","traceback":null,"result":3,"children":null}}'
+    client.set(f"celery-task-meta-{task_id}", blob)
+    client.publish(f"celery-task-meta-{task_id}", blob)
+    (told,) = inbox.take(timeout=5)
+    assert (told.state, told.result) == ("SUCCESS", Payload(b"3"))
 
 
 def test_told_of_every_state_by_a_stock_worker(store: RedisStore, redis_url: str) -> None:

@@ -31,6 +31,8 @@ FIRST_RECONNECT = 0.05
 LONGEST_RECONNECT = 2.0
 #: channels that are named in one command
 _CHANNELS = 1_000
+#: channels after which the server's answers are heard before others are named: it drops who lets 32 MB of them lie
+_ANSWERS = 10_000
 
 
 class ListeningWatcher(PollingWatcher):
@@ -52,6 +54,7 @@ class ListeningWatcher(PollingWatcher):
         self._subscribed: set[str] = set()
         self._answers_due = 0
         self._last_heard = 0.0
+        self._asked_at: float | None = None
         self._last_look = 0.0
 
     def _serve(self) -> None:
@@ -88,6 +91,7 @@ class ListeningWatcher(PollingWatcher):
     def _begin(self) -> None:
         self._subscribed = set()
         self._answers_due = 0
+        self._asked_at = None
         self._last_heard = self._last_look = time.monotonic()
         with self._lock:
             self._all_are_fresh()
@@ -117,16 +121,24 @@ class ListeningWatcher(PollingWatcher):
         leaving = [task_id for task_id in gone if task_id in self._subscribed]
         joining = [task_id for task_id in fresh if task_id not in self._subscribed]
         for some in chunks(leaving, _CHANNELS):
-            line.send(pack(b"UNSUBSCRIBE", *map(self._keys.task, some)))
-        for some in chunks(joining, _CHANNELS):
-            line.send(pack(b"SUBSCRIBE", *map(self._keys.task, some)))
-            self._answers_due += len(some)
+            self._say(line, b"UNSUBSCRIBE", some)
         self._subscribed.difference_update(leaving)
+        for some in chunks(joining, _CHANNELS):
+            self._say(line, b"SUBSCRIBE", some)
         self._subscribed.update(joining)
+        self._hear_answers(line)
+        self._read(list(fresh))
+
+    def _say(self, line: Line, command: bytes, task_ids: Sequence[str]) -> None:
+        line.send(pack(command, *map(self._keys.task, task_ids)))
+        self._answers_due += len(task_ids)
+        if self._answers_due >= _ANSWERS:
+            self._hear_answers(line)
+
+    def _hear_answers(self, line: Line) -> None:
         while self._answers_due and not self._is_closed:
             self._hear(line, SILENCE)
             self._see_that_it_is_there(line)
-        self._read(list(fresh))
 
     def _read(self, task_ids: Sequence[str]) -> None:
         if len(task_ids) >= len(self._subscribed):
@@ -142,7 +154,7 @@ class ListeningWatcher(PollingWatcher):
             return
         replies = line.receive()
         if replies:
-            self._last_heard = time.monotonic()
+            self._last_heard, self._asked_at = time.monotonic(), None
         told, hinted = self._understand(replies)
         if told:
             self._tell(told)
@@ -158,7 +170,7 @@ class ListeningWatcher(PollingWatcher):
                 raise reply
             if not isinstance(reply, list):
                 continue
-            if reply[0] == b"subscribe":
+            if reply[0] in (b"subscribe", b"unsubscribe"):
                 self._answers_due -= 1
             elif reply[0] == b"message":
                 _, channel, news = reply
@@ -171,8 +183,11 @@ class ListeningWatcher(PollingWatcher):
 
     def _see_that_it_is_there(self, line: Line) -> None:
         """Ask a server that is silent whether it is there; a connection may be dead without a word."""
-        silent = time.monotonic() - self._last_heard
-        if silent >= 2 * SILENCE:
-            raise ConnectionLost(f"the server has been silent for {silent:.0f} s")
-        if silent >= SILENCE:
-            line.send(pack(b"PING"))
+        now = time.monotonic()
+        # the time since it was asked counts: before, it may have been us who did not listen
+        if self._asked_at is None:
+            if now - self._last_heard >= SILENCE:
+                line.send(pack(b"PING"))
+                self._asked_at = now
+        elif now - self._asked_at >= SILENCE:
+            raise ConnectionLost(f"the server has been silent for {now - self._last_heard:.0f} s")
