@@ -203,6 +203,16 @@ def test_a_replica(new_redis: Callable[..., RedisServer]) -> None:
     assert caught.value.retryable
 
 
+def test_waiting_for_replicas_is_not_waiting_for_the_server(
+    new_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Replicas that do not answer within ``socket_timeout`` are missing; it is no reason to store again and again."""
+    with opened(f"{new_redis().url}?socket_timeout=0.5", transport_options={"wait_replicas": 1}) as store:
+        one = record()
+        assert store.put(one).written
+    assert "0 of 1 replicas answered" in caplog.text
+
+
 # -- TLS
 
 

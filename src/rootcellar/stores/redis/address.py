@@ -75,6 +75,11 @@ class Address:
     prefix: bytes = b""
     where: str
 
+    @property
+    def answer_timeout(self) -> float:
+        """Seconds in which a server must answer."""
+        return float(self.connect["socket_timeout"])
+
 
 def read_address(url: str, options: StoreOptions) -> Address:
     """Return what a URL and Celery's settings say.

@@ -168,18 +168,19 @@ class Cluster(Servers):
                 self._options,
                 where,
                 host=host,
-                replication=Replication(self._options, where, default=1),
+                replication=Replication(self._options, where, default=1, answer_timeout=self._address.answer_timeout),
             )
             known = self._nodes.setdefault((host, port), made)
         return known
 
     def _look(self, first: OneServer | None = None) -> None:
-        """Learn which node has which slot, from the first node that tells.
+        """Learn which node has which slot, from the first node that knows of all slots, or of any.
 
         Raises:
             StoreUnavailable: no node answers.
         """
         failure: errors.StoreError | None = None
+        found: list[OneServer | None] = []
         asked = dict.fromkeys(
             ([first] if first else [])
             + list(self._nodes.values())
@@ -193,15 +194,25 @@ class Cluster(Servers):
                     raise
                 failure = exc
                 continue
-            masters: list[OneServer | None] = [None] * SLOTS
-            for start, end, master, *_ in ranges:
-                # a node that does not know its own name leaves it out
-                host = master[0].decode() if master[0] else node.host
-                masters[start : end + 1] = [self._node(host, master[1])] * (end + 1 - start)
-            self._masters = masters
-            self._last_look = time.monotonic()
-            return
-        raise failure or self._unavailable("no node is known")
+            masters = self._masters_in(ranges, node)
+            # one that was removed from the Cluster runs on and knows of no slot
+            if not found or masters.count(None) < found.count(None):
+                found = masters
+            if None not in found:
+                break
+        if not any(found):
+            raise failure or self._unavailable("no node has any slot")
+        self._masters = found
+        self._last_look = time.monotonic()
+
+    def _masters_in(self, ranges: Sequence[Reply], told_by: OneServer) -> list[OneServer | None]:
+        """Return the master of each slot, as a node told it."""
+        masters: list[OneServer | None] = [None] * SLOTS
+        for start, end, master, *_ in ranges:
+            # a node that does not know its own name leaves it out
+            host = master[0].decode() if master[0] else told_by.host
+            masters[start : end + 1] = [self._node(host, master[1])] * (end + 1 - start)
+        return masters
 
     def _unavailable(self, what: str) -> errors.StoreUnavailable:
         return errors.StoreUnavailable(what, where=self._address.where, remedy="see `redis-cli cluster info`")

@@ -30,6 +30,8 @@ class Replication:
         options: the store's; the transport options ``wait_replicas`` (0 for not at all) and ``wait_timeout`` (seconds).
         where: the server, for people.
         default: how many replicas are waited for, where ``wait_replicas`` does not say.
+        answer_timeout: seconds in which the server must answer; the replicas are waited for at most half as long, or
+            their silence would be taken for the server's.
         is_master: asks whether a connection leads to what is the master now.
     """
 
@@ -39,6 +41,7 @@ class Replication:
         where: str,
         *,
         default: int,
+        answer_timeout: float,
         is_master: Callable[[Line], bool] = lambda line: True,
     ) -> None:
         given = options.transport_options
@@ -54,7 +57,7 @@ class Replication:
         self._where = where
         self._is_master = is_master
         self._resting_until = 0.0
-        self.command = pack(b"WAIT", self._replicas, max(1, int(timeout * 1000)))
+        self.command = pack(b"WAIT", self._replicas, max(1, int(min(timeout, answer_timeout / 2) * 1000)))
 
     def make_sure(self, line: Line) -> None:
         """Raise StoreUnavailable if ``line`` leads to what is no longer the master: what it stored will be gone."""

@@ -70,8 +70,8 @@ class OneServer(Servers):
         connect: opens a connection to it.
         options: the store's, for the pool.
         where: the server, for people.
-        host: its name.
         replication: how its replicas are waited for.
+        host: its name.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class OneServer(Servers):
         options: StoreOptions,
         where: str,
         *,
+        replication: Replication,
         host: str = "",
-        replication: Replication | None = None,
     ) -> None:
         self._connect = connect
         self._where = where
         self.host = host
-        self._replication = replication or Replication(options, where, default=0)
+        self._replication = replication
         self._pool: ConnectionPool[Line] = ConnectionPool(
             self._open,
             close=Line.close,

@@ -250,16 +250,16 @@ class RedisStore(Store):
 
 
 def _servers(address: Address, options: StoreOptions) -> Servers:
-    if address.path:
-        return OneServer(lambda: driver.connect(address), options, address.where)
+    where, patience = address.where, address.answer_timeout
     if address.form == "cluster":
         return Cluster(address, options)
     if address.form == "sentinel":
         sentinels = Sentinels(address)
-        replication = Replication(options, address.where, default=1, is_master=sentinels.is_master)
-        return OneServer(sentinels.connect, options, address.where, replication=replication)
-    host, port = address.hosts[0]
-    return OneServer(lambda: driver.connect(address, host, port), options, address.where)
+        replication = Replication(options, where, default=1, answer_timeout=patience, is_master=sentinels.is_master)
+        return OneServer(sentinels.connect, options, where, replication=replication)
+    host, port = address.hosts[0] if address.hosts else ("", 0)
+    replication = Replication(options, where, default=0, answer_timeout=patience)
+    return OneServer(lambda: driver.connect(address, host, port), options, where, replication=replication)
 
 
 def _lasts(expires_at: datetime | None) -> int:
