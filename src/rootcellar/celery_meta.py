@@ -49,6 +49,8 @@ KEPT = (*_TEXTS, *_NUMBERS, *_DATES, "args", "kwargs", "children", "stamps")
 _BITS = {name: 1 << place for place, name in enumerate(KEPT)}
 
 _LARGEST_RETRIES = 99_999_999
+#: the states in which a task has ended, whether or not it is said when: clients of other languages do not say
+_ENDS = ("SUCCESS", "FAILURE", "REVOKED")
 _STATUS = re.compile(rb"status.{1,8}?([A-Z][A-Z_]{2,})", re.DOTALL)
 _decoder = json.JSONDecoder()
 _Span = tuple[int, int]
@@ -120,7 +122,7 @@ def decode_task(task_id: str, blob: bytes) -> TaskRecord:
         return _celery_task(task_id, blob)
     try:
         fields, payloads = _read(blob, _PAYLOADS)
-    except (ValueError, KeyError, IndexError):
+    except (ValueError, KeyError, IndexError, RecursionError, PayloadUnreadable):
         return _foreign_task(task_id, blob)
     return TaskRecord(
         task_id=task_id,
@@ -264,7 +266,7 @@ def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
         spans = _members(text)
         state = str(_value(text, spans["status"]))
         retries, stamped = _value(text, spans.get("retries")), _value(text, spans.get("stamped_headers"))
-        done_at = _aware(_value(text, spans.get("date_done")))
+        done_at = _aware(_value(text, spans.get("date_done"))) or (_EPOCH if state in _ENDS else None)
         texts: dict[str, Any] = {name: _text(_value(text, spans.get(key))) for name, key in _TEXTS.items()}
         traceback = _text(_value(text, spans.get("traceback")))
     except (ValueError, KeyError, IndexError, RecursionError):

@@ -187,6 +187,21 @@ def test_what_only_its_writer_can_read_is_an_error_for_its_own_waiter(redis_url:
     assert dict(ours.backend.get_many([good], timeout=PATIENCE))[good]["result"] == 1
 
 
+def test_a_damaged_record_is_an_error_for_its_own_waiter(
+    redis_url: str, store: RedisStore, client: redis.Redis
+) -> None:
+    good, damaged = record(), record(result=Payload(b"\x80", "application/x-python-serialize", "binary"))
+    store.put(good)
+    store.put(damaged)
+    key = f"celery-task-meta-{damaged.task_id}"
+    blob = client.get(key)
+    assert isinstance(blob, bytes)
+    client.set(key, blob.replace(b"rc1\n", b"???\n"))
+    assert store.get_many([good.task_id, damaged.task_id])[good.task_id] == good
+    with pytest.raises(errors.PayloadUnreadable):
+        our_app(redis_url).AsyncResult(damaged.task_id).get(timeout=PATIENCE)
+
+
 # -- who may write over whom
 
 
@@ -197,6 +212,24 @@ def test_a_success_of_a_stock_worker_stays(redis_url: str, store: RedisStore, se
     stock.backend.store_result(task_id, "first", "SUCCESS")
     assert not store.put(record(task_id, "second")).written
     assert stock.AsyncResult(task_id).get(timeout=PATIENCE) == "first"
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle", "msgpack"])
+@pytest.mark.parametrize("state", ["SUCCESS_SO_FAR", "NOSUCCESS"])
+def test_a_state_that_is_called_nearly_so_is_no_success(
+    redis_url: str, store: RedisStore, serializer: str, state: str
+) -> None:
+    stock = stock_app(redis_url, result_serializer=serializer, accept_content=[serializer])
+    task_id = new_id()
+    stock.backend.store_result(task_id, "first", state)
+    assert store.put(record(task_id, "end")).written
+    assert our_app(redis_url).AsyncResult(task_id).get(timeout=PATIENCE) == "end"
+
+
+def test_a_result_that_comes_before_the_state_is_data(store: RedisStore, client: redis.Redis) -> None:
+    task_id = new_id()
+    client.set(f"celery-task-meta-{task_id}", '{"result": {"status": "SUCCESS"}, "status": "PROGRESS"}')
+    assert store.put(record(task_id, "end")).written
 
 
 def test_our_success_stays_before_a_stock_worker(redis_url: str, store: RedisStore) -> None:
