@@ -71,6 +71,13 @@ def test_an_unknown_master(sentinel_set: SentinelSet) -> None:
         store.check()
 
 
+def test_what_redis_py_does_not_know(sentinel_set: SentinelSet) -> None:
+    options = StoreOptions(transport_options={"sentinel_kwargs": {"pasword": "hush"}})
+    with pytest.raises(errors.ConfigurationError, match="pasword") as caught:
+        open_store(sentinel_set.url, options).check()
+    assert "hush" not in str(caught.value)
+
+
 def test_no_sentinel_there(sentinel_set: SentinelSet) -> None:
     store = open_store(f"sentinel://{HOST}:{free_port()}/0?master_name=pantry")
     with pytest.raises(errors.StoreUnavailable, match="no Sentinel knows the master pantry"):
@@ -131,6 +138,18 @@ def test_cluster_urls() -> None:
     assert read_address("rediss-cluster://a", StoreOptions()).tls is not None
     with pytest.raises(errors.ConfigurationError, match="only database 0"):
         open_store("redis-cluster://a,b/3")
+
+
+@pytest.mark.parametrize(("prefix", "fits"), [("{app}", True), ("a}", True), ("a{b", False), ("{}", False)])
+def test_a_prefix_with_braces(prefix: str, fits: bool) -> None:
+    """The first whole pair of braces in a key says in which slot it is."""
+    options = StoreOptions(transport_options={"global_keyprefix": prefix})
+    if fits:
+        read_address("redis-cluster://host", options)
+    else:
+        with pytest.raises(errors.ConfigurationError, match="no hash tag"):
+            read_address("redis-cluster://host", options)
+    assert read_address("redis://host", options).prefix.startswith(prefix.encode())
 
 
 def test_slots() -> None:

@@ -133,13 +133,21 @@ def read_address(url: str, options: StoreOptions) -> Address:
         tls=tls,
         master=master,
         sentinel=_sentinel(transport.get("sentinel_kwargs") or {}, settings),
-        prefix=_key_prefix(query.get("global_keyprefix") or str(transport.get("global_keyprefix") or "")),
+        prefix=_key_prefix(query.get("global_keyprefix") or str(transport.get("global_keyprefix") or ""), form),
         where=_where(form, hosts, path, db, master, settings["username"], tls is not None),
     )
 
 
-def _key_prefix(prefix: str) -> bytes:
+def _key_prefix(prefix: str, form: Form) -> bytes:
     """Return what all keys begin with, in Celery's way."""
+    _, brace, after = prefix.partition("{")
+    if form == "cluster" and brace and after.find("}") < 1:
+        # the keys of a chord would lie in different slots
+        raise ConfigurationError(
+            f"global_keyprefix is {prefix!r}, whose braces are no hash tag of a Redis Cluster",
+            where="result_backend_transport_options",
+            remedy="leave out the braces, or write a whole tag: {name}",
+        )
     if prefix and prefix[-1] not in ":_-.":
         prefix += "_"
     return prefix.encode()

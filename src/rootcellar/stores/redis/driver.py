@@ -96,12 +96,19 @@ def open_line(
     """
     # it fails at once, and is tried again above; RESP2 is what every server speaks, and what wire.py reads
     common = {**settings, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
-    if path:
-        connection = _driver.UnixDomainSocketConnection(path=path, **common)
-    elif tls_settings is not None:
-        connection = _driver.SSLConnection(host=host, port=port, **tls_settings, **common)
-    else:
-        connection = _driver.Connection(host=host, port=port, **common)
+    try:
+        if path:
+            connection = _driver.UnixDomainSocketConnection(path=path, **common)
+        elif tls_settings is not None:
+            connection = _driver.SSLConnection(host=host, port=port, **tls_settings, **common)
+        else:
+            connection = _driver.Connection(host=host, port=port, **common)
+    except TypeError as exc:
+        raise errors.ConfigurationError(
+            f"redis-py cannot connect so: {exc}",
+            where="result_backend_transport_options or redis_backend_use_ssl",
+            remedy="remove it, or upgrade redis-py",
+        ) from exc
     try:
         connection.connect()
     except FAILURES as exc:
