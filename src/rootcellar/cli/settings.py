@@ -15,7 +15,7 @@ from rootcellar.cli.stores import JsonOption
 from rootcellar.errors import SettingsWrong
 
 if TYPE_CHECKING:
-    from rootcellar.configuration import Settings
+    from rootcellar.configuration.settings import InForce
 
 #: where a value is from that nobody gave
 DEFAULT = "default"
@@ -23,6 +23,7 @@ DEFAULT = "default"
 EXAMPLES = """\b
 Examples:
   rootcellar settings
+  rootcellar settings --all
   CELERY_BROKER=redis CELERY_RESULT_BACKEND=postgres rootcellar settings
   rootcellar settings --env-file .env.production --json
 """
@@ -30,6 +31,7 @@ Examples:
 
 def settings(
     as_json: JsonOption = False,
+    show_all: Annotated[bool, typer.Option("--all", help="List the variables too that were left at a default")] = False,
     env_file: Annotated[
         Path, typer.Option("--env-file", metavar="FILE", help="Read this file of NAME=value instead of .env")
     ] = Path(".env"),
@@ -37,9 +39,10 @@ def settings(
         bool, typer.Option("--no-broker", help="No broker need be given, as for settings(broker=False)")
     ] = False,
 ) -> None:
-    """Show what rootcellar.settings() reads, where each value came from, and what it makes of it.
+    """Show what rootcellar.settings() reads, and what Celery gets.
 
-    Passwords are masked. Exit status 1, with everything that is wrong, if something is.
+    Each variable that was given is listed, with where its value came from. Passwords are masked.
+    Exit status 1, with everything that is wrong, if something is.
     """
     try:
         found = rootcellar.settings(env_file, broker=not without_broker)
@@ -57,7 +60,7 @@ def settings(
             }
         )
         return
-    _print_table(found)
+    _print_table(found.in_force(), show_all)
     say("\nCelery gets:")
     for name, value in found.masked().items():
         console().print(f"  {name} = {visible(repr(value))}", soft_wrap=True)
@@ -75,14 +78,14 @@ def _tell_problems(exc: SettingsWrong, as_json: bool) -> None:
         print(f"rootcellar: {visible(problem)}", file=sys.stderr)
 
 
-def _print_table(found: Settings) -> None:
+def _print_table(variables: list[InForce], show_all: bool) -> None:
     """Print a line for each variable; the value comes last, as it may be long."""
-    rows = [
-        ("VARIABLE", "FROM", "VALUE"),
-        *((it.name, visible(it.origin), visible(it.value)) for it in found.in_force()),
-    ]
+    shown = [it for it in variables if show_all or it.origin != DEFAULT]
+    rows = [("VARIABLE", "FROM", "VALUE"), *((it.name, visible(it.origin), visible(it.value)) for it in shown)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     out = console()
     for name, origin, value in rows:
         line = Text(f"{name:{widths[0]}}  {origin:{widths[1]}}  {value}", style="dim" if origin == DEFAULT else "")
         out.print(line, soft_wrap=True)
+    if left_out := len(variables) - len(shown):
+        say(f"\n{left_out} more have their default: `rootcellar settings --all` lists them.")
