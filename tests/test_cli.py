@@ -286,6 +286,7 @@ def test_an_app_names_the_store_and_its_tables(tmp_path: Path) -> None:
         f"app = celery.Celery('shop', backend='rootcellar+sqlite:///{tmp_path}/app.sqlite3')\n"
         "app.conf.database_table_names = {'task': 'our_tasks', 'group': 'our_groups'}\n"
         "stock = celery.Celery('stock', backend='cache+memory://')\n"
+        "short = celery.Celery('short', backend='postgresql://u:Pa55@h/d')\n"
     )
     (tmp_path / "noisy.py").write_text("from shop import app\nprint('noise')\n")
     (tmp_path / "broken.py").write_text("1 / 0\n")
@@ -295,6 +296,9 @@ def test_an_app_names_the_store_and_its_tables(tmp_path: Path) -> None:
     )
     assert json.loads(run("history", "-A", "noisy:app", "--json", cwd=tmp_path).out) == []
     assert_one_line(run("history", "-A", "shop:stock", cwd=tmp_path), "celery.backends.cache", "result_backend")
+    forgotten = run("history", "-A", "shop:short", cwd=tmp_path)
+    assert_one_line(forgotten, "result_backend is postgresql", "begins with rootcellar+")
+    assert "Pa55" not in forgotten.err
     assert_one_line(run("history", "-A", "nothing", cwd=tmp_path), "No module named 'nothing'", "--app nothing")
     assert_one_line(run("history", "-A", "broken", cwd=tmp_path), "ZeroDivisionError")
 

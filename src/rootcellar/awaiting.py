@@ -56,17 +56,19 @@ class StateChange:
 
 
 async def result(async_result: Any, timeout: float | None = None, *, propagate: bool = True) -> Any:
-    """Await a task's result, as ``async_result.get()`` would wait for it.
+    """Await a task's result, as ``async_result.get()`` would wait for it; of a group, the list of its results.
 
     Args:
         async_result: what ``delay`` or ``apply_async`` returned.
         timeout: seconds to wait; ``None`` for ever.
-        propagate: raise a failed task's exception; otherwise return it.
+        propagate: raise a failed task's exception, of a group the first that there is; otherwise return it.
 
     Raises:
         celery.exceptions.TimeoutError: the task was not ready in time.
         ConfigurationError: the app's result backend is not rootcellar's.
     """
+    if isinstance(async_result, ResultSet):
+        return await _results(async_result, timeout, propagate=propagate)
     backend = _backend_of(async_result)
     loop = asyncio.get_running_loop()
     told: asyncio.Future[Told] = loop.create_future()
@@ -81,6 +83,16 @@ async def result(async_result: Any, timeout: float | None = None, *, propagate: 
     return _value(backend, record, propagate=propagate)
 
 
+async def _results(group: ResultSet, timeout: float | None, *, propagate: bool) -> list[Any]:
+    """Await every member of a group, and no more of them once one has failed."""
+    waiting = [asyncio.ensure_future(result(member, timeout, propagate=propagate)) for member in group.results]
+    try:
+        return list(await asyncio.gather(*waiting))
+    finally:
+        for one in waiting:
+            one.cancel()
+
+
 async def watch(task: Any, timeout: float | None = None) -> AsyncIterator[StateChange]:
     """Follow a task: yield the state that it is in, and every one that it comes into until it is over.
 
@@ -91,8 +103,11 @@ async def watch(task: Any, timeout: float | None = None) -> AsyncIterator[StateC
         timeout: seconds until it must be over; ``None`` for ever.
 
     Raises:
+        TypeError: it is a group: :class:`as_completed` follows one.
         celery.exceptions.TimeoutError: it was not over in time.
     """
+    if isinstance(task, ResultSet):
+        raise TypeError("a group is no task: use as_completed(group), or watch its members")
     task = AsyncResult(task, app=current_app._get_current_object()) if isinstance(task, str) else task
     backend = _backend_of(task)
     told: asyncio.Queue[Told] = asyncio.Queue()

@@ -122,6 +122,31 @@ def test_values_and_exceptions(bench: Bench) -> None:
     bench.becomes_quiet()
 
 
+def test_a_group_is_the_list_of_its_results(bench: Bench) -> None:
+    results = bench.results(5)
+    group = GroupResult("g", [results[0], GroupResult("inner", results[1:3]), results[3]])
+    failing = GroupResult("failing", [results[0], results[4], AsyncResult("never", app=bench.app)])
+
+    async def scenario() -> None:
+        waiting = asyncio.ensure_future(rootcellar.result(group, timeout=PATIENCE))
+        await asyncio.sleep(0)
+        await in_background(bench.store, results[:4])
+        first, second, third, fourth = (one.id for one in results[:4])
+        assert await waiting == [first, [second, third], fourth]
+        # a failure ends the wait, also for what never comes
+        waiting = asyncio.ensure_future(rootcellar.result(failing, timeout=PATIENCE))
+        await in_background(bench.backend.store_result, results[4].id, ValueError("no", 1), "FAILURE")
+        with pytest.raises(ValueError, match="no"):
+            await waiting
+        with pytest.raises(celery.exceptions.TimeoutError):
+            await rootcellar.result(failing, timeout=0.2, propagate=False)
+        with pytest.raises(TypeError, match="as_completed"):
+            await collected(rootcellar.watch(group))
+
+    asyncio.run(scenario())
+    bench.becomes_quiet()
+
+
 def test_a_backend_of_somebody_else(tmp_path: Path) -> None:
     other = Celery("other", backend="cache+memory://", set_as_current=False)
     with pytest.raises(ConfigurationError, match="result_backend"):

@@ -162,7 +162,7 @@ def _load_app(name: str) -> Any:
     try:
         with redirect_stdout(sys.stderr):
             app = find_app(name)
-            app.backend  # noqa: B018
+            _make_backend(app, name)
     except RootcellarError:
         raise
     except Exception as exc:  # the user's own modules, which may raise anything
@@ -172,3 +172,15 @@ def _load_app(name: str) -> Any:
             remedy="name it as for `celery -A`, and run this where that works",
         ) from exc
     return app
+
+
+def _make_backend(app: Any, name: str) -> None:
+    try:
+        app.backend  # noqa: B018
+    except ModuleNotFoundError as exc:
+        # Celery takes a name that it does not know for a module
+        raise ConfigurationError(
+            redact(f"the app's result_backend is {exc.name}, which Celery does not know"),
+            where=f"--app {name}",
+            remedy="one of rootcellar's begins with rootcellar+, such as rootcellar+postgresql://…",
+        ) from exc

@@ -106,7 +106,7 @@ def read(environ: Mapping[str, str], env_file: str | Path | None) -> Reading:
                 reading.origins[name] = origin
     known = names()
     _read_files(known, reading)
-    _set_unknown_aside(known, reading)
+    _set_unknown_aside(known, reading, str(env_file))
     return reading
 
 
@@ -154,12 +154,14 @@ def _read_files(known: Iterable[str], reading: Reading) -> None:
         reading.origins[name] = f"file {path}"
 
 
-def _set_unknown_aside(known: list[str], reading: Reading) -> None:
-    given = set(reading.texts)
-    candidates = [*known, *(name + _FILE for name in known if is_secret(name))]
-    for name in sorted(given.difference(known)):
+def _set_unknown_aside(known: list[str], reading: Reading, env_file: str) -> None:
+    origins = dict(reading.origins)
+    for name in sorted(origins.keys() - known):
+        # who gave the right name too meant something else by this one, or else to override what .env says
+        overridden = env_file if origins[name] == "environment" else None
+        free = [candidate for candidate in known if origins.get(candidate) in (None, overridden)]
+        meant = _meant(name, [*free, *(candidate + _FILE for candidate in free if is_secret(candidate))])
         del reading.texts[name], reading.origins[name]
-        meant = _meant(name, [candidate for candidate in candidates if candidate not in given])
         if meant is None:
             reading.ignored.append(name)
         else:

@@ -106,7 +106,9 @@ class ListeningWatcher(PollingWatcher):
                     break
                 if self._is_idle():
                     return
-                logger.warning("The connection that waits for results was lost: %s. Connecting again.", error)
+                # once an outage: it is tried every few moments until the server is back
+                level = logging.WARNING if pause == FIRST_RECONNECT else logging.DEBUG
+                logger.log(level, "No connection to wait for results: %s. Trying until there is one.", error)
                 if not isinstance(error, errors.StoreUnavailable):
                     # the server answers, but it is a standby, or the tables are not there or not as they were, which
                     # the store puts right when it reads

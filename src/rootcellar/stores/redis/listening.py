@@ -76,7 +76,9 @@ class ListeningWatcher(PollingWatcher):
                     break
                 if self._is_idle():
                     return
-                logger.warning("The connection that waits for results was lost: %s. Connecting again.", error)
+                # once an outage: it is tried every few moments until the server is back
+                level = logging.WARNING if pause == FIRST_RECONNECT else logging.DEBUG
+                logger.log(level, "No connection to wait for results: %s. Trying until there is one.", error)
                 self._wait_before_connecting(pause)
                 pause = min(pause * 2, LONGEST_RECONNECT)
         if not self._is_closed:
