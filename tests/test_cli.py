@@ -303,6 +303,17 @@ def test_an_app_names_the_store_and_its_tables(tmp_path: Path) -> None:
     assert_one_line(run("history", "-A", "broken", cwd=tmp_path), "ZeroDivisionError")
 
 
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("psycopg", "postgres"), ("pymysql", "mysql"), ("redis", "redis"), ("pymongo", "mongodb")],
+)
+def test_a_missing_driver_is_one_line_that_says_what_to_install(module: str, extra: str) -> None:
+    scheme = {"postgres": "postgresql"}.get(extra, extra)
+    code = f"import sys; sys.modules[{module!r}] = None; from rootcellar.cli import main; main()"
+    arguments = ["show", "x", "-b", f"{scheme}://localhost:1/d"]
+    assert_one_line(execute([sys.executable, "-c", code, *arguments]), f"pip install 'rootcellar[{extra}]'")
+
+
 def test_tables_may_have_other_names(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/named.sqlite3"
     tables = ["--task-table", "t", "--group-table", "g"]
