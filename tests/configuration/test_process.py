@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,15 +110,25 @@ def command_env(**variables: str) -> dict[str, str]:
     return {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "postgres", **variables}
 
 
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Return the words of each line of the table of variables, its heading too, by the first."""
+    lines = [line.split() for line in table.splitlines() if re.match(r"[A-Z_]+ ", line)]
+    return {name: rest for name, *rest in lines}
+
+
 def test_the_command_shows_what_is_in_force(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DB_HOST=db.example.com\nMONGODB_HOST=m\n")
     env = command_env(DB_PASSWORD=ODD, REDIS_URL="x")
     ended = run("settings", env=env, cwd=tmp_path)
     assert ended.status == 0, ended
-    rows = {line.split()[0]: line.split()[1:] for line in ended.out.splitlines() if line[:1].isupper() and " " in line}
+    rows = rows_of(ended.out)
     assert rows["DB_HOST"] == [".env", "db.example.com"]
     assert rows["DB_PASSWORD"] == ["environment", "**"]
-    assert rows["DB_USER"] == ["default", "celery"]
+    # what is in force but was not given is counted, and listed when it is asked for
+    every_row = rows_of(run("settings", "--all", env=env, cwd=tmp_path).out)
+    assert every_row["DB_USER"] == ["default", "celery"]
+    assert rows == {name: row for name, row in every_row.items() if row[0] != "default"}
+    assert f"{len(every_row) - len(rows)} more have their default: `rootcellar settings --all`" in ended.out
     assert "result_backend = 'rootcellar+postgresql://celery:**@db.example.com:5432/celery_results'" in ended.out
     assert "of no use to this broker and backend: MONGODB_HOST" in ended.out
     assert "left alone: REDIS_URL" in ended.out
@@ -125,6 +136,7 @@ def test_the_command_shows_what_is_in_force(tmp_path: Path) -> None:
     assert as_json["celery"]["result_backend"] == "rootcellar+postgresql://celery:**@db.example.com:5432/celery_results"
     assert {"name": "DB_PASSWORD", "value": "**", "origin": "environment"} in as_json["variables"]
     assert ODD not in json.dumps(as_json) + ended.out
+    assert len(as_json["variables"]) == len(every_row) - 1  # the heading
 
 
 def test_the_command_lists_every_problem(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import rootcellar
-from rootcellar.errors import ConfigurationError
+from rootcellar.errors import ConfigurationError, SettingsWrong
 from tests.configuration.bed import ODD, app_of, problems, settings
 
 # -- names and URLs
@@ -311,6 +311,19 @@ def test_names_that_are_not_ours_are_left_alone() -> None:
         REDIS_URL="x", DB_HOST="h", DB_HOSTS="mine", CELERY_LOG_LEVEL="INFO", REDIS_SERVICE_HOST="10.0.0.1"
     )
     assert found.ignored == ("CELERY_LOG_LEVEL", "DB_HOSTS", "REDIS_SERVICE_HOST", "REDIS_URL")
+
+
+def test_a_misspelt_name_that_should_override_the_file_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "vars"
+    file.write_text("CELERY_BROKER=redis\nCELERY_RESULT_BACKEND=redis\nDB_PASSWORD=x\n")
+    os.environ["CELERY_RESULT_BACKNED"] = "postgres"
+    os.environ["DB_PASSWORT"] = "y"
+    with pytest.raises(SettingsWrong) as info:
+        rootcellar.settings(file)
+    assert info.value.problems == (
+        "CELERY_RESULT_BACKNED is not known: did you mean CELERY_RESULT_BACKEND?",
+        "DB_PASSWORT is not known: did you mean DB_PASSWORD?",
+    )
 
 
 def test_an_error_survives_pickling_and_is_a_configuration_error() -> None:
