@@ -446,6 +446,16 @@ def test_what_sql_prints_makes_the_tables(database: str, run_sql: Callable[[str]
     backend.store.close()
 
 
+def test_a_store_without_tables_is_ready(redis_url: str) -> None:
+    """A deployment that makes the tables goes on working when its results move to Redis."""
+    for command in ("create", "upgrade", "status"):
+        ended = run_here("schema", command, "-b", redis_url)
+        assert (ended.status, ended.err) == (0, "")
+        assert "ready as it is" in ended.out
+    status = run_here("schema", "status", "--json", "-b", redis_url)
+    assert json.loads(status.out)["up_to_date"] is True
+
+
 def test_sql_connects_to_nothing() -> None:
     assert "CREATE TABLE" in run_here("schema", "sql", "-b", "postgresql://").out
 

@@ -27,6 +27,7 @@ from rootcellar.backend import ResultBackend
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.records import TaskRecord
 from rootcellar.stores.watching import Deliver, Tell, Told
+from rootcellar.waiting import timed_out
 
 T = TypeVar("T")
 
@@ -73,11 +74,12 @@ async def result(async_result: Any, timeout: float | None = None, *, propagate: 
     loop = asyncio.get_running_loop()
     told: asyncio.Future[Told] = loop.create_future()
     deliver = _on_loop(loop, lambda what: None if told.done() else told.set_result(what))
-    subscription = backend.waiter.watcher().subscribe([async_result.id], deliver)
+    watcher = backend.waiter.watcher()
+    subscription = watcher.subscribe([async_result.id], deliver)
     try:
         (record,) = _records(await asyncio.wait_for(told, timeout))
     except asyncio.TimeoutError:
-        raise TimeoutError("The operation timed out.") from None
+        raise timed_out(watcher) from watcher.outage
     finally:
         subscription.cancel()
     return _value(backend, record, propagate=propagate)

@@ -78,7 +78,7 @@ class Waiter:
         if not waiting:
             return
         if timeout is not None and timeout <= 0:
-            raise _timed_out()
+            raise timed_out()
         told: queue.Queue[Told] = queue.Queue()
         tell = Tell.CHANGES if on_change else Tell.RECORD
         subscription = self.watcher().subscribe(waiting, told.put, tell)
@@ -103,7 +103,7 @@ class Waiter:
         while True:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                raise _timed_out()
+                raise timed_out(self.watcher())
             pause = interval if left is None else min(interval, left)
             try:
                 return told.get_nowait() if not told.empty() else told.get(timeout=pause)
@@ -119,7 +119,7 @@ class Waiter:
             # a server that is frozen answers nobody
             return self.aside.submit(lambda: self._read(task_ids)).result(deadline - time.monotonic())
         except NotInTime:
-            raise _timed_out() from None
+            raise timed_out() from None
         except RootcellarError as exc:
             if is_last or not exc.retryable:
                 raise
@@ -139,5 +139,11 @@ def _records(told: Told) -> Iterable[TaskRecord]:
     return [record for record in told if isinstance(record, TaskRecord)]
 
 
-def _timed_out() -> TimeoutError:
-    return TimeoutError("The operation timed out.")
+def timed_out(watcher: Watcher | None = None) -> TimeoutError:
+    """Return the error of a wait that was too short, which says so where the store was out of reach."""
+    outage = watcher.outage if watcher else None
+    if outage is None:
+        return TimeoutError("The operation timed out.")
+    error = TimeoutError(f"The operation timed out. Meanwhile: {outage}")
+    error.__cause__ = outage
+    return error

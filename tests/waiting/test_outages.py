@@ -13,8 +13,10 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from celery.exceptions import TimeoutError
 
 import rootcellar
+from rootcellar.errors import StoreUnavailable
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.watching import Tell
 from rootcellar.waiting import Waiter
@@ -197,3 +199,15 @@ def test_a_standby_is_looked_at(new_postgres: Callable[..., PostgresServer], cap
         put_all(storing, ["one"])
         assert inbox.take(1) == ["one"]
         waiting.close()
+
+
+def test_a_timeout_says_that_the_server_was_away(new_postgres: Callable[..., PostgresServer]) -> None:
+    server = new_postgres()
+    app = make_app(server.create_database())
+    app.backend.store.check()
+    server.kill()
+    with pytest.raises(TimeoutError, match=r"timed out\. Meanwhile: .*refused") as caught:
+        app.AsyncResult("anything").get(timeout=1)
+    assert isinstance(caught.value.__cause__, StoreUnavailable)
+    app.backend.process_cleanup()
+    app.backend.store.close()

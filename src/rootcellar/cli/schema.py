@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,9 +70,12 @@ def create(
 ) -> None:
     """Make the tables, or bring them up to date.
 
-    Doing it twice is harmless.
+    Doing it twice is harmless. A store without tables (Redis, MongoDB) is ready as it is: exit status 0.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+        if not isinstance(store, HasSchema):
+            _say_ready(store)
+            return
         tables = _schema_of(store)
         tables.create()
         say(_describe(tables.status(), store.where))
@@ -144,6 +147,9 @@ def upgrade(
     Work may go on meanwhile.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+        if not isinstance(store, HasSchema):
+            _say_ready(store)
+            return
         tables = _schema_of(store)
         before = tables.status()
         _refuse_to_upgrade(before, store.where)
@@ -168,6 +174,9 @@ def status(
     Changes nothing. Exit status 0 if they are up to date, 1 otherwise.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+        if not isinstance(store, HasSchema):
+            _say_ready(store, as_json=as_json)
+            return
         found = _schema_of(store).status()
         is_current = found.version == found.wanted
         if as_json:
@@ -217,6 +226,15 @@ def adopt(
             say("Nothing was changed.")
             raise typer.Exit(1)
         _report_adopted(tables.adopt(span), keep, store.where)
+
+
+def _say_ready(store: Store, *, as_json: bool = False) -> None:
+    store.check()
+    if as_json:
+        nothing: dict[str, Any] = {"version": None, "wanted": None, "foreign": [], "adopted": []}
+        print_json({"up_to_date": True, **nothing, "where": store.where})
+        return
+    say(f"There are no tables on {store.where}, and none are needed: it is ready as it is.")
 
 
 def _schema_of(store: Store) -> Schema:

@@ -86,6 +86,8 @@ class Watcher(ABC):
         self._youngest = 0.0
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        #: why nothing can be found out at present, while that is so
+        self.outage: RootcellarError | None = None
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -252,7 +254,24 @@ class Watcher(ABC):
                 self._gone[task_id] = None
                 self._fresh.pop(task_id, None)
 
+    def _note_outage(self, error: RootcellarError, what: str) -> None:
+        """Keep and log why nothing can be found out; once an outage, for it is tried again every few moments."""
+        level = logging.WARNING if self.outage is None else logging.DEBUG
+        self.outage = error
+        logger.log(level, "%s: %s. Trying until it works.", what, error)
+
+    def _note_recovery(self) -> None:
+        if self.outage is not None:
+            self.outage = None
+            logger.warning("Results can be waited for again.")
+
     # -- sleeping and waking
+
+    def _wait_before_connecting(self, seconds: float) -> None:
+        """Sleep, also while others begin to wait: they must not make a server in trouble answer to each of them."""
+        deadline = time.monotonic() + seconds
+        while not self._is_closed and (left := deadline - time.monotonic()) > 0:
+            self._sleep(left)
 
     def _wake(self) -> None:
         # a full pipe wakes the thread anyway, and behind a closed one there is nobody to wake
@@ -297,11 +316,13 @@ class PollingWatcher(Watcher):
                 self._sleep(LINGER)
                 if self._is_idle():
                     return
-            self._look()
+            if self._look():
+                self._note_recovery()
             if not self._is_idle():
                 self._sleep(self._pause())
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
+        """Look at all that is waited for; return whether that was possible."""
         self._take_news()
         try:
             for some in chunks(self._waited_for(), LOOK_BATCH):
@@ -309,7 +330,9 @@ class PollingWatcher(Watcher):
         except RootcellarError as exc:
             if not exc.retryable:
                 raise
-            logger.warning("Could not look for results: %s. Looking again.", exc)
+            self._note_outage(exc, "Could not look for results")
+            return False
+        return True
 
     def _pause(self) -> float:
         age = time.monotonic() - self._youngest

@@ -96,6 +96,7 @@ class ListeningWatcher(PollingWatcher):
                         self._polls_until = time.monotonic() + DEAF_FOR
                         break
                     pause = FIRST_RECONNECT
+                    self._note_recovery()
                     self._serve_on(connection)
                     return
             except (errors.StoreError, psycopg.Error) as exc:
@@ -106,9 +107,7 @@ class ListeningWatcher(PollingWatcher):
                     break
                 if self._is_idle():
                     return
-                # once an outage: it is tried every few moments until the server is back
-                level = logging.WARNING if pause == FIRST_RECONNECT else logging.DEBUG
-                logger.log(level, "No connection to wait for results: %s. Trying until there is one.", error)
+                self._note_outage(error, "No connection to wait for results")
                 if not isinstance(error, errors.StoreUnavailable):
                     # the server answers, but it is a standby, or the tables are not there or not as they were, which
                     # the store puts right when it reads
@@ -117,12 +116,6 @@ class ListeningWatcher(PollingWatcher):
                 pause = min(pause * 2, LONGEST_RECONNECT)
         if not self._is_closed:
             super()._serve()
-
-    def _wait_before_connecting(self, seconds: float) -> None:
-        """Sleep, also while others begin to wait: they must not make a server in trouble answer to each of them."""
-        deadline = time.monotonic() + seconds
-        while not self._is_closed and (left := deadline - time.monotonic()) > 0:
-            self._sleep(left)
 
     # -- the life of the connection
 

@@ -64,6 +64,7 @@ class ListeningWatcher(PollingWatcher):
                 line = self._servers.listen()
                 try:
                     pause = FIRST_RECONNECT
+                    self._note_recovery()
                     self._begin()
                     self._serve_on(line)
                     return
@@ -76,19 +77,11 @@ class ListeningWatcher(PollingWatcher):
                     break
                 if self._is_idle():
                     return
-                # once an outage: it is tried every few moments until the server is back
-                level = logging.WARNING if pause == FIRST_RECONNECT else logging.DEBUG
-                logger.log(level, "No connection to wait for results: %s. Trying until there is one.", error)
+                self._note_outage(error, "No connection to wait for results")
                 self._wait_before_connecting(pause)
                 pause = min(pause * 2, LONGEST_RECONNECT)
         if not self._is_closed:
             super()._serve()
-
-    def _wait_before_connecting(self, seconds: float) -> None:
-        """Sleep, also while others begin to wait: they must not make a server in trouble answer to each of them."""
-        deadline = time.monotonic() + seconds
-        while not self._is_closed and (left := deadline - time.monotonic()) > 0:
-            self._sleep(left)
 
     def _begin(self) -> None:
         self._subscribed = set()
