@@ -199,7 +199,7 @@ STORES = [
 #: every store, pool and broker meets every other one at least once
 COMBINATIONS = [
     Combination(SQLITE, "prefork", "redis"),
-    Combination(SQLITE, "threads", "rabbit"),
+    Combination(SQLITE, "threads", "rabbit", essentials_only=True),
     Combination(POSTGRES, "prefork", "rabbit"),
     Combination(POSTGRES, "threads", "redis"),
     Combination(POSTGRES, "gevent", "redis", essentials_only=True),
@@ -213,7 +213,7 @@ COMBINATIONS = [
     Combination(MYSQL, "eventlet", "redis", essentials_only=True),
     Combination(MYSQL, "inside", "memory", essentials_only=True),
     Combination(SQLITE, "inside", "memory", essentials_only=True),
-    Combination(MEMORY, "inside", "redis"),
+    Combination(MEMORY, "inside", "redis", essentials_only=True),
     Combination(REDIS, "prefork", "redis"),
     Combination(REDIS, "threads", "redis", essentials_only=True),
     Combination(REDIS, "inside", "memory", essentials_only=True),
