@@ -37,6 +37,7 @@ _ELSEWHERE = (
 )
 
 
+# also what Celery's own RPC backend raises here, for code that catches that
 class ChordsRefused(AbilityMissing, NotImplementedError):
     """The result backend cannot count the parts of a chord. Not retryable."""
 
