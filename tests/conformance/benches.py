@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery.contrib.testing.worker import start_worker
+from celery.contrib.testing.worker import TestWorkController, setup_app_for_worker
 from celery.exceptions import WorkerShutdown
+from celery.result import allow_join_result
+from celery.utils.nodenames import anon_nodename
 
 from tests.apps.conformance import make_app
 from tests.conformance.under_test import Combination
@@ -24,8 +27,8 @@ APP = "tests.apps.conformance"
 #: how many tasks each pool runs at a time; with few greenlets and Redis, Celery's event loop sleeps most of the time
 SLOTS = {"prefork": 2, "threads": 2, "gevent": 20, "eventlet": 20, "solo": 1, "inside": 2}
 
-#: seconds in which a worker inside the test process stops
-SHUTDOWN = 10.0
+#: seconds in which a worker inside the test process starts and stops
+STARTUP = SHUTDOWN = 30.0
 
 
 class Bench:
@@ -95,15 +98,32 @@ def open_bench(request: pytest.FixtureRequest, combination: Combination, **conf:
 
 @contextmanager
 def _worker_inside(app: Celery, slots: int) -> Iterator[None]:
-    """Run a worker in a thread of this process."""
-    with (
-        _logging_kept(),
-        start_worker(app, concurrency=slots, pool="threads", perform_ping_check=False) as worker,
-    ):
-        yield
-        # what start_worker does at its end would stop every worker that runs inside this process
+    """Run a worker in a thread of this process.
+
+    Celery's ``start_worker`` will not do here, where several run at a time: they would share one event loop, the end
+    of one would end the others, and one that fails to start would be waited for without end.
+    """
+    with _logging_kept(), allow_join_result():
+        setup_app_for_worker(app, "ERROR", None)
+        worker = TestWorkController(
+            app=app,
+            hostname=anon_nodename(),
+            pool="threads",
+            concurrency=slots,
+            use_eventloop=False,
+            ready_callback=None,
+            without_heartbeat=True,
+            without_mingle=True,
+            without_gossip=True,
+        )
+        thread = threading.Thread(target=worker.start, name=f"worker {worker.hostname}", daemon=True)
+        thread.start()
+        assert worker._on_started.wait(STARTUP), "the worker inside the test process did not start"
+        with allow_join_result():  # the worker's pool forbids it when it starts
+            yield
         worker.consumer.call_soon(_shut_down)
-        worker.blueprint.shutdown_complete.wait(SHUTDOWN)
+        thread.join(SHUTDOWN)
+        assert not thread.is_alive(), "the worker inside the test process did not stop"
 
 
 @contextmanager
