@@ -62,7 +62,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("combination", whole, ids=str, scope="module")
     if "simple" in metafunc.fixturenames:
         stores = dict.fromkeys(one.store for one in combinations)
-        simple = [Combination(store, *(("solo", "redis") if store.shared else ("inside", "memory"))) for store in stores]
+        simple = [
+            Combination(store, *(("solo", "redis") if store.shared else ("inside", "memory"))) for store in stores
+        ]
         metafunc.parametrize("simple", simple, ids=lambda one: str(one.store), scope="module")
 
 
