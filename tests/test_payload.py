@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
+from collections.abc import Collection
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -12,13 +13,20 @@ from typing import Any
 import pytest
 from kombu.exceptions import EncodeError
 
-from rootcellar import payload
 from rootcellar.errors import ConfigurationError, ContentRefused, PayloadUnreadable
-from rootcellar.payload import NotEncodable, decode, encode
+from rootcellar.payloads import Codec, NotEncodable, content_type_of
 from rootcellar.records import Payload
 from tests.apps.conformance import JSON_VALUES, deep
 
 PICKLE = "application/x-python-serialize"
+
+
+def encode(value: Any, serializer: str = "json", compression: str | None = None) -> Payload:
+    return Codec(serializer=serializer, compression=compression).encode(value, task_id="a task")
+
+
+def decode(stored: Payload, accept: Collection[str] | None) -> Any:
+    return Codec(accept=accept).decode(stored, task_id="a task")
 
 
 def random_json(source: random.Random, depth: int = 4) -> Any:
@@ -194,7 +202,7 @@ def test_what_cannot_be_decoded(damaged: Payload) -> None:
 
 
 def test_unknown_names() -> None:
-    assert payload.content_type_of("json") == "application/json"
+    assert content_type_of("json") == "application/json"
     with pytest.raises(ConfigurationError, match="unknown serializer 'jsn'") as caught:
-        payload.content_type_of("jsn")
+        content_type_of("jsn")
     assert "json" in caught.value.remedy

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from rootcellar.errors import PayloadUnreadable, RecordRefused
-from rootcellar.payload import encode
+from rootcellar.payloads import serialise
 from rootcellar.records import GroupRecord, Payload
 from rootcellar.stores import rows
 from tests.conformance.stores import OTHER_PAYLOADS, PAYLOADS, full_record, record
@@ -48,7 +48,7 @@ def test_what_is_shown_is_json_that_any_sql_casts(
 
 def test_random_values_are_shown_as_json_that_casts(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     source = random.Random(7)
-    texts = [shown(encode(random_json(source), "json")) for _ in range(500)]
+    texts = [shown(serialise(random_json(source), "json")) for _ in range(500)]
     connection.execute("SELECT t::json, t::jsonb FROM unnest(%s::text[]) AS t", (texts,))
 
 

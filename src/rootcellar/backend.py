@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -19,10 +19,12 @@ from celery.result import result_from_tuple
 from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str
 
-from rootcellar import exceptions, payload, process
+from rootcellar import exceptions, process
 from rootcellar.chords import Chords, ChordSweeper
 from rootcellar.errors import ConfigurationError, RootcellarError
-from rootcellar.records import ChordPart, ChordProgress, GroupRecord, Payload, Stored, TaskRecord
+from rootcellar.payloads import Codec, content_type_of, deserialise, known_compression, serialise
+from rootcellar.recording import Recorder
+from rootcellar.records import ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
 from rootcellar.retention import Retention
 from rootcellar.retrying import FEW, Backoff, LateWork, be_patient, retry
 from rootcellar.stores import Store, open_store
@@ -41,8 +43,6 @@ SYNCHRONOUS_COMMIT = "result_synchronous_commit"
 CHORD_LEASE = 30.0
 CHORD_SWEEP_INTERVAL = 10.0
 
-
-_EMPTY: Mapping[str, Any] = {}
 #: Celery's settings for its Redis backend that a store is told of, without ``redis_``
 REDIS_SETTINGS = (
     "backend_use_ssl",
@@ -100,7 +100,7 @@ class ResultBackend(Backend):  # type: ignore[misc]
 
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
         conf = app.conf
-        payload.content_type_of(kwargs.get("serializer") or conf.result_serializer)
+        content_type_of(kwargs.get("serializer") or conf.result_serializer)
         super().__init__(app, url=url, **kwargs)
         if not url:
             raise ConfigurationError(
@@ -125,8 +125,14 @@ class ResultBackend(Backend):  # type: ignore[misc]
         self._sweeping: threading.Thread | None = None
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
-        # looked up once: it costs as much as encoding a small result
-        self._is_extended = bool(conf.find_value_for_key("extended", "result"))
+        self.codec = Codec(serializer=self.serializer, compression=self.compression, accept=self.accept)
+        self._recorder = Recorder(
+            self.codec,
+            self.retention,
+            # looked up once: it costs as much as encoding a small result
+            is_extended=bool(conf.find_value_for_key("extended", "result")),
+            task_of=self._task_of,
+        )
         self.chords = Chords(self, float(ours.get("chord_lease", CHORD_LEASE)))
         self.chord_sweep_interval = float(ours.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL))
         process.live_with(self)
@@ -192,8 +198,7 @@ class ResultBackend(Backend):  # type: ignore[misc]
         by_call = getattr(request, SYNCHRONOUS_COMMIT, None)
         if by_call is not None:
             return _is_on(by_call)
-        task = self.app.tasks.get(getattr(request, "task", None)) if request is not None else None
-        return _is_on(getattr(task, SYNCHRONOUS_COMMIT, self._synchronous_commit))
+        return _is_on(getattr(self._task_of(request), SYNCHRONOUS_COMMIT, self._synchronous_commit))
 
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
@@ -211,72 +216,21 @@ class ResultBackend(Backend):  # type: ignore[misc]
         return error
 
     def _record(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> TaskRecord:
-        now = datetime.now(timezone.utc)
-        fields: dict[str, Any] = {
-            "task_id": task_id,
-            "state": state,
-            "result": self.encode_payload(result),
-            "traceback": None if traceback is None else str(traceback),
-            "done_at": now if state in states.READY_STATES else None,
-            "expires_at": self.retention.result_expiry(state, now),
-            "children": self._children(request),
-        }
-        if request is not None:
-            fields.update(self._call_of(request))
-        return TaskRecord(**fields)
+        return self._recorder.record(task_id, result, state, traceback, request, self.current_task_children(request))
 
-    def _call_of(self, request: Any) -> dict[str, Any]:
-        """Return what the request tells of the call: its name, times and relations; its arguments if extended."""
-        fields = {
-            "name": getattr(request, "task", None),
-            "worker": getattr(request, "hostname", None),
-            "queue": (getattr(request, "delivery_info", None) or _EMPTY).get("routing_key"),
-            "retries": getattr(request, "retries", None),
-            "group_id": getattr(request, "group", None),
-            "group_index": getattr(request, "group_index", None),
-            "parent_id": getattr(request, "parent_id", None),
-            "root_id": getattr(request, "root_id", None),
-            "sent_at": process.read_moment(getattr(request, process.SENT_AT, None)),
-            "started_at": getattr(request, process.STARTED_AT, None),
-        }
-        if stamps := getattr(request, "stamps", None):
-            names = getattr(request, "stamped_headers", None) or ()
-            fields["stamps"] = self._encode_loosely({key: stamps[key] for key in names if key in stamps})
-        if self._is_extended:
-            fields["args"] = self._encode_loosely(getattr(request, "args", None))
-            fields["kwargs"] = self._encode_loosely(getattr(request, "kwargs", None))
-        return fields
-
-    def _children(self, request: Any) -> Payload | None:
-        children = self.current_task_children(request)
-        return payload.encode(children, "json") if children else None
+    def _task_of(self, request: Any) -> Any:
+        """Return the task of a request; ``None`` where this process does not know it."""
+        return self.app.tasks.get(getattr(request, "task", None)) if request is not None else None
 
     def prepare_compression(self, compression: str | None) -> str | None:
         """Return the compression to encode with; Celery knows this method since 5.7, and calls it then."""
-        return payload.known_compression(compression)
-
-    def encode_payload(self, value: Any) -> Payload:
-        """Encode with the serializer and the compression of the settings."""
-        return payload.encode(value, self.serializer, self.compression)
-
-    def decode_payload(self, stored: Payload) -> Any:
-        """Decode what is among the accepted content types."""
-        return payload.decode(stored, self.accept)
-
-    def _encode_loosely(self, value: Any) -> Payload | None:
-        """Encode what came with the message, as text where the serializer refuses it: no task fails for that."""
-        if value is None:
-            return None
-        try:
-            return self.encode_payload(value)
-        except payload.NotEncodable:
-            return payload.encode(repr(value), "json")
+        return known_compression(compression)
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
         serializer = serializer or self.serializer
         if serializer == "pickle":
             return super().prepare_exception(exc, serializer)
-        return exceptions.describe(exc, lambda value: payload.encode(value, serializer))
+        return exceptions.describe(exc, lambda value: serialise(value, serializer))
 
     def exception_to_python(self, exc: Any) -> Any:
         if isinstance(exc, BaseException):
@@ -291,34 +245,7 @@ class ResultBackend(Backend):  # type: ignore[misc]
 
     def meta_of(self, record: TaskRecord) -> dict[str, Any]:
         """Return a record as the dict that Celery's results are made of."""
-
-        def read(stored: Payload | None) -> Any:
-            return None if stored is None else self.decode_payload(stored)
-
-        meta: dict[str, Any] = {
-            "task_id": record.task_id,
-            "status": record.state,
-            "result": read(record.result),
-            "traceback": record.traceback,
-            "children": payload.decode(record.children, None) if record.children else [],
-            "date_done": record.done_at,
-            "name": record.name,
-            "args": read(record.args),
-            "kwargs": read(record.kwargs),
-            "worker": record.worker,
-            "retries": record.retries,
-            "queue": record.queue,
-            "group_id": record.group_id,
-            "parent_id": record.parent_id,
-            "root_id": record.root_id,
-            "date_sent": record.sent_at,
-            "date_started": record.started_at,
-        }
-        stamps = read(record.stamps)
-        if isinstance(stamps, Mapping):
-            # beside the fields, as Celery has them; but a stamp that is called as a field does not hide it
-            meta = {**stamps, **meta, "stamped_headers": list(stamps)}
-        return self.meta_from_decoded(meta)  # type: ignore[no-any-return]
+        return self.meta_from_decoded(self._recorder.meta(record))  # type: ignore[no-any-return]
 
     def task_result_exists(self, task_id: str) -> bool:
         """Tell whether the store holds anything of the task."""
@@ -436,7 +363,7 @@ class ResultBackend(Backend):  # type: ignore[misc]
         self.store.put_group(
             GroupRecord(
                 group_id=group_id,
-                result=payload.encode(result.as_tuple(), "json"),
+                result=serialise(result.as_tuple(), "json"),
                 done_at=now,
                 expires_at=self.retention.result_expiry(states.SUCCESS, now),
             )
@@ -447,7 +374,7 @@ class ResultBackend(Backend):  # type: ignore[misc]
         group = self.store.get_group(group_id)
         if group is None:
             return None
-        result = payload.decode(group.result, self.accept | {"application/json"})
+        result = deserialise(group.result, self.accept | {"application/json"})
         return {
             "taskset_id": group_id,
             "result": result_from_tuple(result, self.app),

@@ -26,9 +26,9 @@ from celery.utils.functional import _regen
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
-from rootcellar import payload
 from rootcellar.errors import RootcellarError
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
+from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, deserialise, serialise
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult
 from rootcellar.retention import Retention
 from rootcellar.retrying import be_patient
 from rootcellar.stores.base import Store
@@ -47,16 +47,11 @@ class Host(Protocol):
 
     app: Any
     store: Store
+    codec: Codec
     retention: Retention
 
     def ensure(self, work: Callable[[], T], what: str) -> T:
         """Do ``work`` on the store, again and again in an outage."""
-
-    def encode_payload(self, value: Any) -> Payload:
-        """Encode a result."""
-
-    def decode_payload(self, stored: Payload) -> Any:
-        """Decode a result."""
 
     def exception_to_python(self, exc: Any) -> Any:
         """Return the exception that a decoded result stands for."""
@@ -92,11 +87,16 @@ class Chords:
         if not isinstance(header_result_args[1], _regen):
             result = self._app.GroupResult(*header_result_args)
             if any(isinstance(member, GroupResult) for member in result.results):
-                header = payload.encode(result.as_tuple(), "json")
+                header = serialise(result.as_tuple(), "json")
         self._backend.store.begin_chord(
             ChordRecord(
                 group_id=header_result_args[0],
-                body=payload.encode(dict(body), self._app.conf.task_serializer),
+                body=self._backend.codec.encode(
+                    dict(body),
+                    task_id=header_result_args[0],
+                    field=CHORD_BODY,
+                    serializer=self._app.conf.task_serializer,
+                ),
                 header=header,
                 expires_at=self._backend.retention.chord_expiry(datetime.now(timezone.utc)),
             )
@@ -124,7 +124,7 @@ class Chords:
             task_id=request.id,
             group_index=request.group_index,
             state=state,
-            result=self._backend.encode_payload(result) if keeps else None,
+            result=self._backend.codec.encode(result, task_id=request.id) if keeps else None,
             owner=self.owner,
             expires_at=self._backend.retention.chord_expiry(datetime.now(timezone.utc)),
             delivery=uuid.uuid4().hex,
@@ -171,7 +171,8 @@ class Chords:
             logger.error("Chord %s is complete but its body was never stored: it cannot be called.", group_id)
             self._backend.store.finish_chord(group_id)
             return
-        body = payload.decode(chord.body, {payload.content_type_of(self._app.conf.task_serializer)})
+        accept = {content_type_of(self._app.conf.task_serializer)}
+        body = self._backend.codec.decode(chord.body, task_id=group_id, field=CHORD_BODY, accept=accept)
         body_id = body.get("options", {}).get("task_id")
         called = self._backend.store.get(body_id) if body_id else None
         if called is not None and called.state in states.READY_STATES:
@@ -238,13 +239,13 @@ class Chords:
         if chord is None or chord.header is None:
             return values
         by_id = {part.task_id: value for part, value in zip(parts, values, strict=True)}
-        _, members = payload.decode(chord.header, None)
+        _, members = deserialise(chord.header, None)
         return [_shaped(member, by_id) for member in members]
 
     def _value(self, part: PartResult) -> Any:
         if part.result is None:
             raise ChordError(f"Dependency {part.task_id} is {part.state}, but its result was deleted")
-        value = self._backend.decode_payload(part.result)
+        value = self._backend.codec.decode(part.result, task_id=part.task_id)
         if part.state in states.PROPAGATE_STATES:
             exc = self._backend.exception_to_python(value)
             raise _with_cause(f"Dependency {part.task_id} raised {exc!r}", exc)

@@ -11,7 +11,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """An encoded value. ``payload.py`` makes and reads them; stores only carry them.
+    """An encoded value. ``payloads/`` makes and reads them; stores only carry them.
 
     Attributes:
         body: the encoded bytes.

@@ -37,7 +37,7 @@ from celery.result import AsyncResult, EagerResult, GroupResult, ResultSet, resu
 
 from rootcellar import errors
 from rootcellar.backend import ResultBackend
-from rootcellar.payload import NotEncodable
+from rootcellar.payloads import NotEncodable
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store
 from tests.apps.conformance import JSON_VALUES, Outer, Own, Picky, Rewriting, large

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
 
-from rootcellar import payload
 from rootcellar.cli.times import seconds_between
 from rootcellar.errors import PayloadError
+from rootcellar.payloads import Codec
 from rootcellar.records import Payload, TaskRecord
 
 _JSON = "application/json"
+_CODEC = Codec(accept={_JSON})
 #: the fields of a record in the order in which ``--json`` gives them
 _FIELDS = (
     *("state", "task_id", "name", "args", "kwargs", "result", "traceback"),
@@ -33,7 +34,7 @@ def json_value(stored: Payload | None) -> Any:
     if stored.content_type != _JSON or stored.key_id:
         return _summary(stored)
     try:
-        return _plain(payload.decode(stored, {_JSON}))
+        return _plain(_CODEC.decode(stored, task_id=""))
     except PayloadError:
         return _summary(stored, "unreadable")
     except RecursionError:

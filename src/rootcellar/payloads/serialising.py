@@ -1,4 +1,4 @@
-"""Values into payloads and back, by the serializers of Celery's settings.
+"""Values into bytes and back, by the serializers that kombu knows.
 
 The ``json`` serializer writes what kombu's does (datetimes, decimals, UUIDs and bytes among plain JSON), but as
 readable text, not as escapes, and a plain dict that looks like kombu's type marker comes back as that dict.
@@ -10,7 +10,6 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from kombu.compression import compress, decompress, encoders, get_encoder
 from kombu.exceptions import ContentDisallowed, EncodeError, SerializerNotInstalled
 from kombu.serialization import dumps as kombu_dumps
 from kombu.serialization import loads as kombu_loads
@@ -48,48 +47,37 @@ def content_type_of(serializer: str) -> str:
         ) from None
 
 
-def known_compression(name: str | None) -> str | None:
-    """Return the name of a compression, ``None`` for none.
-
-    Raises:
-        ConfigurationError: kombu knows no compression of that name.
-    """
-    if not name:
-        return None
-    try:
-        get_encoder(name)
-    except KeyError:
-        raise ConfigurationError(
-            f"unknown compression {name!r}",
-            where="result_compression",
-            remedy=f"use one of {', '.join(sorted(encoders()))}",
-        ) from None
-    return name
-
-
-def encode(value: Any, serializer: str, compression: str | None = None) -> Payload:
+def serialise(value: Any, serializer: str) -> Payload:
     """Encode ``value``.
 
     Args:
         value: what a task returned, or was called with.
         serializer: a name that kombu knows.
-        compression: a name that kombu knows; ``None`` for none.
 
     Raises:
         NotEncodable: the serializer cannot encode it.
     """
-    payload = _serialize(value, serializer)
-    if not compression:
-        return payload
-    packed, method = compress(payload.body, compression)
-    return Payload(packed, payload.content_type, payload.content_encoding, compression=method)
+    try:
+        if serializer == "json":
+            return Payload(_json_bytes(value))
+        content_type, content_encoding, body = kombu_dumps(value, serializer=serializer)
+    except (EncodeError, TypeError, ValueError, RecursionError, SerializerNotInstalled) as exc:
+        depth = " (nested too deeply)" if isinstance(exc, RecursionError) else ""
+        raise NotEncodable(
+            f"a value of type {type(value).__name__} cannot be encoded as {serializer}{depth}: {exc}",
+            where="result_serializer",
+            remedy="return plain data, or choose a serializer that knows the type",
+        ) from exc
+    if isinstance(body, str):
+        body = body.encode(content_encoding)
+    return Payload(body, content_type, content_encoding)
 
 
-def decode(payload: Payload, accept: Collection[str] | None) -> Any:
-    """Return the value of ``payload``.
+def deserialise(payload: Payload, accept: Collection[str] | None) -> Any:
+    """Return the value of a payload that is neither compressed nor encrypted.
 
     Args:
-        payload: what a store returned.
+        payload: what :func:`serialise` made.
         accept: the content types that may be read; ``None`` for those that kombu trusts.
 
     Raises:
@@ -97,10 +85,6 @@ def decode(payload: Payload, accept: Collection[str] | None) -> Any:
         PayloadUnreadable: it is damaged, or no decoder is installed.
     """
     try:
-        if payload.compression:
-            payload = Payload(
-                decompress(payload.body, payload.compression), payload.content_type, payload.content_encoding
-            )
         if payload.content_type == _JSON:
             if accept is not None and _JSON not in accept:
                 raise ContentDisallowed(_JSON)
@@ -123,23 +107,6 @@ def decode(payload: Payload, accept: Collection[str] | None) -> Any:
             f"a stored result of {payload.content_type} cannot be decoded: {type(exc).__name__}: {exc}",
             remedy="see whether it was written by another serializer, or damaged",
         ) from exc
-
-
-def _serialize(value: Any, serializer: str) -> Payload:
-    try:
-        if serializer == "json":
-            return Payload(_json_bytes(value))
-        content_type, content_encoding, body = kombu_dumps(value, serializer=serializer)
-    except (EncodeError, TypeError, ValueError, RecursionError, SerializerNotInstalled) as exc:
-        depth = " (nested too deeply)" if isinstance(exc, RecursionError) else ""
-        raise NotEncodable(
-            f"a value of type {type(value).__name__} cannot be encoded as {serializer}{depth}: {exc}",
-            where="result_serializer",
-            remedy="return plain data, or choose a serializer that knows the type",
-        ) from exc
-    if isinstance(body, str):
-        body = body.encode(content_encoding)
-    return Payload(body, content_type, content_encoding)
 
 
 def _json_bytes(value: Any) -> bytes:
