@@ -1,0 +1,149 @@
+"""The shape of all checks: steps in order, each a look at one thing; what rests on a failed one is not looked at."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rootcellar import errors
+from rootcellar.checks.findings import Finding, Level
+from rootcellar.checks.register import problem
+
+#: how our errors are called in the register; the first class that fits
+_CODES: tuple[tuple[type[errors.RootcellarError], str], ...] = (
+    (errors.CertificateExpired, "tls.expired"),
+    (errors.DriverMissing, "driver.missing"),
+    (errors.ConfigurationError, "settings.wrong"),
+    (errors.AuthenticationFailed, "login.refused"),
+    (errors.DatabaseMissing, "database.missing"),
+    (errors.PermissionDenied, "rights.missing"),
+    (errors.ServerTooOld, "server.too-old"),
+    (errors.PoolerUnfit, "pooler.unfit"),
+    (errors.SchemaMissing, "schema.missing"),
+    (errors.SchemaOutdated, "schema.outdated"),
+    (errors.ForeignTables, "schema.foreign"),
+    (errors.StoreReadOnly, "server.read-only"),
+    (errors.DiskFull, "server.full"),
+    (errors.StoreUnavailable, "server.unavailable"),
+)
+#: words of ``stores/tls.py`` that tell one refusal from another
+_TLS_WORDS = (
+    ("wrong CA", "tls.wrong-ca"),
+    ("wrong host name", "tls.wrong-name"),
+    ("refused our certificate", "tls.client-certificate"),
+    ("does not offer TLS", "tls.not-offered"),
+    ("does not speak TLS", "tls.not-offered"),
+    ("TLS connection failed", "tls.failed"),
+)
+
+Look = Callable[[], Iterable[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to look at.
+
+    Attributes:
+        name: what it is called in the checklist.
+        look: says what it found.
+        is_ground: whether nothing after it can be looked at if it failed.
+    """
+
+    name: str
+    look: Look
+    is_ground: bool = False
+
+
+class Checks(ABC):
+    """What is looked at for one system. A subclass lists its steps; what they make is gone after :meth:`close`."""
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The place for people, without secrets."""
+
+    @abstractmethod
+    def steps(self) -> Sequence[Step]:
+        """Return what to look at, in order."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take away what was left, and close what was opened. Raises nothing for a server that is gone."""
+
+
+def ok(seen: str) -> Finding:
+    """Say that nothing is wrong; the runner adds what was looked at."""
+    return Finding(check="", level=Level.OK, seen=seen)
+
+
+def wrong(code: str, seen: str, remedy: str = "") -> Finding:
+    """Name a problem of the register.
+
+    Args:
+        code: its name.
+        seen: what was seen.
+        remedy: what to change here and now, where more is known than the register tells.
+    """
+    entry = problem(code)
+    return Finding(check="", level=entry.level, seen=seen, problem=entry, remedy=remedy)
+
+
+def failed(exc: errors.RootcellarError) -> Finding:
+    """Name the problem that an error of ours means."""
+    return wrong(code_of(exc), exc.what, exc.remedy)
+
+
+def code_of(exc: errors.RootcellarError) -> str:
+    """Return the name in the register of what an error means."""
+    by_class = next((code for kind, code in _CODES if isinstance(exc, kind)), "store.failed")
+    if by_class == "tls.expired":
+        return by_class
+    by_words = next((code for words, code in _TLS_WORDS if words in exc.what), None)
+    if by_words is None and isinstance(exc, errors.CertificateRefused):
+        return "tls.failed"
+    return by_words or by_class
+
+
+def is_about_tls(exc: errors.RootcellarError) -> bool:
+    """Tell whether an error says that no encrypted connection came about."""
+    return code_of(exc).startswith("tls.")
+
+
+def run(checks: Checks) -> Iterator[Finding]:
+    """Take the steps in order, and yield what each found as soon as it is known."""
+    broken = ""
+    try:
+        for step in checks.steps():
+            if broken:
+                yield Finding(check=step.name, level=Level.SKIPPED, seen=f"not looked at: {broken} failed")
+                continue
+            for finding in _take(step):
+                yield finding
+                if finding.level is Level.FAILURE and step.is_ground:
+                    broken = step.name
+    finally:
+        checks.close()
+
+
+def _take(step: Step) -> Iterator[Finding]:
+    began = time.monotonic()
+
+    def told(finding: Finding) -> Finding:
+        return replace(finding, check=step.name, seconds=time.monotonic() - began)
+
+    try:
+        for finding in step.look():
+            yield told(finding)
+    except errors.RootcellarError as exc:
+        yield told(failed(exc))
+
+
+def first_of(findings: Sequence[Finding]) -> Finding | None:
+    """Return what to mend first: the first failure, for later ones may come of it; else the first warning."""
+    for level in (Level.FAILURE, Level.WARNING):
+        for finding in findings:
+            if finding.level is level:
+                return finding
+    return None
