@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PYTEST_ARGS ?=
+# how many test processes run at a time, each with servers of its own; 0 for none but pytest's
+JOBS ?= auto
 
 # The first Python that is 3.10 or newer and really runs: a pyenv shim may exist for a version that is not there.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -19,8 +21,8 @@ help: ## list the targets
 demo: $(STAMPS)/demo ## install rootcellar into .venv and show what it does
 	@$(BIN)/rootcellar demo
 
-test: $(STAMPS)/dev servers ## run the tests, against real servers that they start themselves (PYTEST_ARGS="-k name")
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(STAMPS)/dev servers ## run the tests, against real servers that they start themselves (PYTEST_ARGS="-k name" JOBS=0)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMPS)/dev ## check style and types
 	$(BIN)/ruff check .

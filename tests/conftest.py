@@ -8,13 +8,20 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.conformance.systems import pytest_addoption, pytest_configure  # noqa: F401 - hooks
+from tests import reports
+from tests.conformance import systems
+from tests.conformance.systems import pytest_addoption  # noqa: F401 - hook
 from tests.leaks import pytest_runtest_makereport, pytest_sessionfinish, pytest_testnodedown  # noqa: F401 - hooks
 from tests.mariadb_server import MariaDBServer
 from tests.redis_servers import RedisCluster, SecureRedisServer, SentinelSet
 from tests.servers import MissingServer, MongoServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
 
 S = TypeVar("S", bound=Server)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    systems.pytest_configure(config)
+    config.pluginmanager.register(reports, "plain-reports")
 
 
 def _make(kind: Callable[..., S], *args: Any, **settings: Any) -> S:

@@ -94,8 +94,25 @@ def free_port() -> int:
                 probe.bind((HOST, port))
             except OSError:
                 continue
+        if _reserve(port):
             return port
     raise ServerError("no free TCP port found between 15000 and 32000")
+
+
+#: one for each port given out, kept until this process ends: nobody else is given a port whose server is yet to start
+_reservations: list[socket.socket] = []
+
+
+def _reserve(port: int) -> bool:
+    """Take a port among all test processes of this machine: a name that only one socket may have, and never a file."""
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        reservation.bind(f"\0rootcellar-test-port-{port}")
+    except OSError:
+        reservation.close()
+        return False
+    _reservations.append(reservation)
+    return True
 
 
 def tail(log: Path, lines: int = 30) -> str:

@@ -104,7 +104,7 @@ def _worker_inside(app: Celery, slots: int) -> Iterator[None]:
     of one would end the others, and one that fails to start would be waited for without end.
     """
     with _logging_kept(), allow_join_result():
-        setup_app_for_worker(app, "ERROR", None)
+        setup_app_for_worker(app, "CRITICAL", None)
         worker = TestWorkController(
             app=app,
             hostname=anon_nodename(),
