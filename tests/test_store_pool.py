@@ -197,3 +197,26 @@ def test_closing_what_is_idle(exchange: Exchange) -> None:
     assert exchange.open == []
     with pool.connection() as line:
         assert line.is_open
+
+
+def test_an_interruption_costs_no_place(exchange: Exchange) -> None:
+    """A time limit may come while an idle connection is tested, or is closed."""
+
+    def interrupted(line: Line) -> bool:
+        raise KeyboardInterrupt
+
+    pool = exchange.pool(size=1, timeout=0.2, ping=True, idle_before_ping=0.0)
+    pool._alive = interrupted
+    for _ in range(3):
+        with pool.connection() as line:
+            assert line.is_open
+        with pytest.raises(KeyboardInterrupt), pool.connection():
+            pass
+    assert not exchange.open
+
+
+def test_nor_does_one_that_cannot_be_closed(exchange: Exchange) -> None:
+    pool = exchange.pool(size=1, timeout=0.2)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="closed once"), pool.connection() as line:
+            line.is_open = False

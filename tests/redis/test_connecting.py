@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,9 @@ import redis
 from rootcellar import errors
 from rootcellar.backend import store_options
 from rootcellar.stores import StoreOptions, open_store
-from rootcellar.stores.redis import first_look
+from rootcellar.stores.redis import first_look, replication
 from rootcellar.stores.redis.address import read_address
-from tests.redis.bed import new_id, opened, our_app, record
+from tests.redis.bed import new_id, opened, our_app, record, until
 from tests.redis_servers import SecureRedisServer
 from tests.servers import HOST, RedisServer, free_port
 
@@ -58,11 +59,15 @@ def test_urls(url: str, where: str) -> None:
         ("redis://me:p@ss@host", "an @ where none can be"),
         ("redis://me:pa/ss@host", "not a number|an @ where none can be"),
         ("redis://host:port/0", "port that is not a number"),
+        ("redis://host:70000/0", "number from 1 to 65535"),
+        ("redis://host:²/0", "number from 1 to 65535"),
         ("redis://host/results", "database is not a number"),
         ("redis://me@host", "a user but no password"),
         ("redis://host?password=secret", "tools that hide passwords do not look"),
         ("redis://host?sockettimeout=1", "sockettimeout=, which is not known"),
         ("redis://host?socket_timeout=soon", "socket_timeout is not a number"),
+        ("redis://host?socket_timeout=0", "socket_timeout is 0"),
+        ("redis://host?health_check_interval=often", "health_check_interval is not a number"),
         ("redis://host?ssl_ca_certs=x", "the URL is one without"),
         ("rediss://host?ssl_cert_reqs=maybe", "ssl_cert_reqs is 'maybe'"),
         ("redis+socket://host/run/redis.sock", "names no socket"),
@@ -94,8 +99,10 @@ def test_celery_settings() -> None:
     address = read_address("rediss://host", options)
     assert address.connect == {
         **{"username": "me", "password": "secret", "socket_timeout": 7.0, "socket_connect_timeout": 2.5},
-        **{"client_name": "pantry", "health_check_interval": 9, "socket_keepalive": True},
+        **{"client_name": "pantry", "socket_keepalive": True},
     }
+    assert address.idle_before_ping == 9
+    assert read_address("rediss://host?health_check_interval=0", options).idle_before_ping == float("inf")
     assert address.tls == {
         **{"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca.pem", "ssl_check_hostname": True}
     }
@@ -123,6 +130,16 @@ def test_few_connections(redis_url: str) -> None:
             thread.join()
         assert len(c.client_list()) - before <= 2
         assert len(store.scan()) == 400
+
+
+@pytest.mark.parametrize(("interval", "pings"), [(0.000001, 3), (0, 0), (None, 0)])
+def test_idle_connections_are_tested(new_redis: Callable[..., RedisServer], interval: float | None, pings: int) -> None:
+    server = new_redis()
+    with opened(server.url, redis={"backend_health_check_interval": interval}) as store, server.client() as admin:
+        admin.config_resetstat()
+        for _ in range(4):
+            store.get("x")
+        assert admin.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"] == pings
 
 
 # -- refusals
@@ -207,10 +224,30 @@ def test_waiting_for_replicas_is_not_waiting_for_the_server(
     new_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Replicas that do not answer within ``socket_timeout`` are missing; it is no reason to store again and again."""
-    with opened(f"{new_redis().url}?socket_timeout=0.5", transport_options={"wait_replicas": 1}) as store:
-        one = record()
-        assert store.put(one).written
+    server, replica = new_redis(repl_diskless_sync_delay=0), new_redis()
+    with redis.Redis.from_url(replica.url) as client:
+        client.replicaof(HOST, server.port)
+    with redis.Redis.from_url(server.url) as client:
+        until(lambda: client.info("replication").get("slave0", {}).get("state") == "online", "a replica")
+    with opened(f"{server.url}?socket_timeout=0.5", transport_options={"wait_replicas": 1}) as store:
+        replica.pause()
+        try:
+            assert store.put(record()).written
+        finally:
+            replica.resume()
     assert "0 of 1 replicas answered" in caplog.text
+
+
+def test_nobody_waits_for_replicas_that_there_are_not(
+    redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replication, "RESPITE", 0.0)
+    began = time.monotonic()
+    with opened(redis_url, transport_options={"wait_replicas": 1, "wait_timeout": 5}) as store:
+        for _ in range(20):
+            assert store.put(record()).written
+    assert time.monotonic() - began < 5, "not once"
+    assert caplog.text.count("0 of 1 replicas are connected") == 1, "it is said once, however often it is looked at"
 
 
 # -- TLS

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.base import TaskQuery
 from rootcellar.stores.redis import RedisStore, querying
 from rootcellar.stores.redis.address import read_address
-from rootcellar.stores.redis.cluster import slot_of
+from rootcellar.stores.redis.cluster import Cluster, slot_of
 from tests.conformance.stores import begun, part
 from tests.redis.bed import Inbox, opened, record, until
 from tests.redis_servers import COMMANDS, KEYS, Certificates, RedisCluster, SentinelSet
@@ -20,7 +22,7 @@ from tests.servers import HOST, RedisServer, free_port
 
 #: what docs/redis.md adds for each form
 ALSO_SENTINEL = "+role +wait"
-ALSO_CLUSTER = "+cluster|slots +asking +wait"
+ALSO_CLUSTER = "+cluster|slots +asking +role +wait"
 
 
 def use(store: RedisStore) -> None:
@@ -110,7 +112,7 @@ def test_replicas_may_be_done_without(sentinel_set: SentinelSet, caplog: pytest.
     with opened(sentinel_set.url, transport_options={"wait_replicas": 2, "wait_timeout": 0.1}) as store:
         for _ in range(20):
             assert store.put(record()).written
-    told = [one.getMessage() for one in caplog.records if "replicas answered" in one.getMessage()]
+    told = [one.getMessage() for one in caplog.records if "1 of 2 replicas" in one.getMessage()]
     assert len(told) == 1, "it is not waited for again and again"
     with opened(sentinel_set.url, transport_options={"wait_replicas": 9, "wait_timeout": 20}) as store:
         assert store.put(record(), durable=False).written, "who need not be safe does not wait"
@@ -172,6 +174,39 @@ def test_one_node_is_enough_to_find_the_others(redis_cluster: RedisCluster) -> N
     dead = free_port()
     with opened(f"redis-cluster://{HOST}:{dead},{HOST}:{redis_cluster.nodes[4].port}") as store:
         use(store)
+
+
+def test_every_key_is_found_while_the_nodes_are_looked_up_anew(store: RedisStore) -> None:
+    cluster = store._servers
+    assert isinstance(cluster, Cluster)
+    records = [record() for _ in range(20)]
+    for one in records:
+        store.put(one)
+    look = cluster._look
+
+    def look_and_forget(*args: Any, **kwargs: Any) -> Any:
+        found = look(*args, **kwargs)
+        cluster._masters = []  # as another thread does that finds a slot without a node
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "_look", look_and_forget)
+        cluster._masters = []
+        assert {one.task_id for one in store.scan()} == {one.task_id for one in records}
+        assert store.get(records[0].task_id) == records[0]
+    store.delete([one.task_id for one in records])
+
+
+def test_a_node_that_does_not_answer_is_asked_last_and_one_without_slots_forgotten(redis_cluster: RedisCluster) -> None:
+    with socket.create_server((HOST, 0)) as silent, opened(redis_cluster.url) as store:
+        silent.setblocking(False)
+        cluster = store._servers
+        assert isinstance(cluster, Cluster)
+        cluster._node(HOST, silent.getsockname()[1])
+        use(store)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+        assert {port for _, port in cluster._nodes} == {node.port for node in redis_cluster.nodes[:3]}
 
 
 def test_a_node_as_if_it_were_one_server(redis_cluster: RedisCluster) -> None:

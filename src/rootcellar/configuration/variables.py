@@ -185,7 +185,7 @@ class RedisVariables(_Variables):
     redis_socket_connect_timeout: Seconds = _is("How long to try to connect.", "`5s`")
     redis_socket_keepalive: Flag = _is("TCP keepalives.", "`true`")
     redis_retry_on_timeout: Flag = _is("Celery's setting of that name. Storing is tried again in any case.", "`false`")
-    redis_health_check_interval: Seconds = _is("Idle time after which a connection is tested.", "not tested")
+    redis_health_check_interval: Seconds = _is("Idle time after which a connection is tested; 0: never.", "`15s`")
     redis_sentinels: Nodes = _is("The sentinels, each `host` or `host:port` (26379).")
     redis_sentinel_master: Text = _is("The name of the master that they watch.", "must be given with `REDIS_SENTINELS`")
     redis_sentinel_username: Text = _is("The user at the sentinels.", "none")

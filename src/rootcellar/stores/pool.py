@@ -13,7 +13,7 @@ from rootcellar.errors import StoreUnavailable
 
 C = TypeVar("C")
 
-#: a connection that lay idle for longer is tested before it is used, in seconds
+#: a connection that lay idle for longer is tested before it is used, in seconds, where nobody says otherwise
 IDLE_BEFORE_PING = 15.0
 #: seconds that a fork waits at most for connections that must not cross it
 FORK_PATIENCE = 5.0
@@ -37,6 +37,7 @@ class ConnectionPool(Generic[C]):
         timeout: seconds to wait for one to come free.
         recycle: seconds after which one is replaced; 0 closes it after each use, a negative number never.
         ping: whether one that lay idle is asked ``alive`` first.
+        idle_before_ping: for how many seconds it must have lain idle for that; ``None`` for :data:`IDLE_BEFORE_PING`.
         where: the server, for messages.
         remedy: what to do when none comes free.
         may_cross_forks: whether an open connection may be left behind in a forked child; otherwise every one is closed
@@ -55,6 +56,7 @@ class ConnectionPool(Generic[C]):
         recycle: float,
         ping: bool,
         where: str,
+        idle_before_ping: float | None = None,
         remedy: str = "raise pool_size or max_overflow in database_engine_options",
         may_cross_forks: bool = True,
     ) -> None:
@@ -66,6 +68,7 @@ class ConnectionPool(Generic[C]):
         self._timeout = timeout
         self._recycle = recycle
         self._ping = ping
+        self._idle_before_ping = idle_before_ping
         self._where = where
         self._remedy = remedy
         self._may_cross_forks = may_cross_forks
@@ -105,9 +108,15 @@ class ConnectionPool(Generic[C]):
             if found is None:
                 return self._open_one(), time.monotonic()
             connection, born, since = found
-            if self._is_fit(connection, born, since):
+            is_fit = False
+            try:
+                is_fit = self._is_fit(connection, born, since)
+            finally:
+                # also when a time limit came in between: the slot is not lost
+                if not is_fit:
+                    self._discard(connection)
+            if is_fit:
                 return connection, born
-            self._discard(connection)
 
     def _idle_or_slot(self) -> tuple[C, float, float] | None:
         """Return an idle connection, or ``None`` once there is room to open one."""
@@ -139,7 +148,8 @@ class ConnectionPool(Generic[C]):
         now = time.monotonic()
         if 0 <= self._recycle < now - born or not self._usable(connection):
             return False
-        return not self._ping or now - since < IDLE_BEFORE_PING or self._alive(connection)
+        longest = IDLE_BEFORE_PING if self._idle_before_ping is None else self._idle_before_ping
+        return not self._ping or now - since < longest or self._alive(connection)
 
     def _give_back(self, connection: C, born: float) -> None:
         if self._recycle == 0 or not self._usable(connection):
@@ -150,8 +160,10 @@ class ConnectionPool(Generic[C]):
             self._wake()
 
     def _discard(self, connection: C) -> None:
-        self._close(connection)
-        self._release_slot()
+        try:
+            self._close(connection)
+        finally:
+            self._release_slot()
 
     def _release_slot(self) -> None:
         with self._free:

@@ -61,6 +61,8 @@ class Address:
         master: what the Sentinels call the master.
         sentinel: arguments for the connections to the Sentinels.
         prefix: what all keys begin with.
+        idle_before_ping: seconds; a connection that lay idle for longer is tested before it is used. ``None`` for the
+            pool's default.
         where: for people, without secrets.
     """
 
@@ -73,6 +75,7 @@ class Address:
     master: str = ""
     sentinel: Mapping[str, Any] = field(default_factory=dict, repr=False)
     prefix: bytes = b""
+    idle_before_ping: float | None = None
     where: str
 
     @property
@@ -106,14 +109,12 @@ def read_address(url: str, options: StoreOptions) -> Address:
     settings: dict[str, Any] = {
         "username": user_info[0] or known.get("username") or None,
         "password": user_info[1] or known.get("password") or None,
-        "socket_timeout": _seconds(query, known, "socket_timeout", ANSWER_TIMEOUT),
-        "socket_connect_timeout": _seconds(query, known, "socket_connect_timeout", CONNECT_TIMEOUT),
+        "socket_timeout": _timeout(query, known, "socket_timeout", ANSWER_TIMEOUT),
+        "socket_connect_timeout": _timeout(query, known, "socket_connect_timeout", CONNECT_TIMEOUT),
         "client_name": query.get("client_name") or known.get("client_name") or None,
     }
     if settings["username"] and not settings["password"]:
         raise _wrong("the URL names a user but no password", url, form)
-    interval = query.get("health_check_interval") or known.get("backend_health_check_interval")
-    settings["health_check_interval"] = int(interval or 0)
     if not path:
         settings["socket_keepalive"] = bool(known.get("socket_keepalive", True))
     transport = options.transport_options
@@ -134,6 +135,7 @@ def read_address(url: str, options: StoreOptions) -> Address:
         master=master,
         sentinel=_sentinel(transport.get("sentinel_kwargs") or {}, settings),
         prefix=_key_prefix(query.get("global_keyprefix") or str(transport.get("global_keyprefix") or ""), form),
+        idle_before_ping=_idle_before_ping(query, known),
         where=_where(form, hosts, path, db, master, settings["username"], tls is not None),
     )
 
@@ -223,8 +225,8 @@ def _host_and_port(text: str, port: int, url: str, form: Form) -> tuple[str, int
         given = after.removeprefix(":")
     else:
         host, _, given = text.partition(":")
-    if given and not given.isdigit():
-        raise _wrong("the URL has a port that is not a number", url, form)
+    if given and not (given.isdecimal() and 0 < int(given) < 65_536):
+        raise _wrong("the URL has a port that is not a number from 1 to 65535", url, form)
     return unquote(host) or "localhost", int(given) if given else port
 
 
@@ -232,7 +234,7 @@ def _number(text: str | None, url: str) -> int:
     if not text:
         return 0
     number = text.removeprefix("/").removeprefix("db")
-    if not number.isdigit():
+    if not number.isdecimal():
         raise ConfigurationError(
             "the number of the database is not a number",
             where=redact(url),
@@ -241,12 +243,30 @@ def _number(text: str | None, url: str) -> int:
     return int(number)
 
 
-def _seconds(query: Mapping[str, str], known: Mapping[str, Any], name: str, default: float) -> float:
-    value = query.get(name) or known.get(name)
+def _timeout(query: Mapping[str, str], known: Mapping[str, Any], name: str, default: float) -> float:
+    given = query[name] if name in query else known.get(name)
+    seconds = default if given is None else _seconds(given, name)
+    if seconds <= 0:
+        raise ConfigurationError(f"{name} is {given}", where="result_backend", remedy="give more than 0 seconds")
+    return seconds
+
+
+def _idle_before_ping(query: Mapping[str, str], known: Mapping[str, Any]) -> float | None:
+    """Return the seconds of ``health_check_interval``; 0 is for never, as with redis-py."""
+    given = query.get("health_check_interval") or known.get("backend_health_check_interval")
+    if given is None:
+        return None
+    return _seconds(given, "health_check_interval") or float("inf")
+
+
+def _seconds(given: Any, name: str) -> float:
     try:
-        return default if value is None else float(value)
-    except ValueError:
-        raise ConfigurationError(f"{name} is not a number", where="result_backend", remedy="give seconds") from None
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ConfigurationError(f"{name} is not a number", where="result_backend", remedy="give seconds")
+    return seconds
 
 
 def _tls(scheme: str, query: Mapping[str, str], options: StoreOptions, url: str) -> dict[str, Any] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
 from binascii import crc_hqx
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
@@ -68,7 +69,7 @@ class Cluster(Servers):
                 answers = node.send_many([commands[place][1] for place in places])
             except errors.StoreUnavailable:
                 answers = [None] * len(places)
-                self._masters = []
+                self._look(last=node)
             for place, answer in zip(places, answers, strict=True):
                 # who was directed elsewhere, or found nobody, goes alone
                 alone = answer is None or isinstance(answer, ServerError)
@@ -81,7 +82,7 @@ class Cluster(Servers):
             try:
                 answers = node.send_many([pack(b"GET", keys[place]) for place in places])
             except errors.StoreUnavailable:
-                self._masters = []
+                self._look(last=node)
                 answers = [ServerError("")] * len(places)
             for place, answer in zip(places, answers, strict=True):
                 if isinstance(answer, ServerError):
@@ -90,15 +91,19 @@ class Cluster(Servers):
         return [found[place] for place in range(len(keys))]
 
     def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
-        if not self._masters:
+        # a slot that went over to a node that was asked already would be missed
+        asked: list[OneServer | None] = []
+        while asked != (masters := self._known_masters()):
+            if None in masters:
+                self._masters = []
+                raise self._unavailable("some slots have no node, so nobody knows all keys")
+            asked = masters
+            for node in dict.fromkeys(node for node in asked if node is not None):
+                yield from node.keys(pattern)
             self._look()
-        for node in dict.fromkeys(node for node in self._masters if node is not None):
-            yield from node.keys(pattern)
 
     def listen(self) -> Line:
-        if not self._masters:
-            self._look()
-        nodes = list(dict.fromkeys(node for node in self._masters if node is not None))
+        nodes = list(dict.fromkeys(node for node in self._known_masters() if node is not None))
         random.shuffle(nodes)
         failure: errors.StoreError | None = None
         for node in nodes:
@@ -106,11 +111,12 @@ class Cluster(Servers):
                 return node.listen()
             except errors.StoreUnavailable as exc:
                 failure = exc
-                self._masters = []
+                with contextlib.suppress(errors.StoreUnavailable):
+                    self._look(last=node)
         raise failure or self._unavailable("no node has any slot")
 
     def close(self) -> None:
-        for node in self._nodes.values():
+        for node in list(self._nodes.values()):
             node.close()
 
     # -- which node
@@ -133,7 +139,7 @@ class Cluster(Servers):
                 before = node
                 if time.monotonic() - self._last_look < _LOOK_AGAIN:
                     raise
-                self._look()
+                self._look(last=before)
                 node = self._master_of(slot)
                 if node is before:
                     raise
@@ -149,15 +155,15 @@ class Cluster(Servers):
                 yield node, whole[start : start + size]
 
     def _master_of(self, slot: int) -> OneServer:
-        masters = self._masters
-        if not masters:
-            self._look()
-            masters = self._masters
-        node = masters[slot]
+        node = self._known_masters()[slot]
         if node is None:
             self._masters = []
             raise self._unavailable(f"no node has slot {slot}")
         return node
+
+    def _known_masters(self) -> list[OneServer | None]:
+        """Return the master of each slot, as a list that stays as it is while other threads learn anew."""
+        return self._masters or self._look()
 
     def _node(self, host: str, port: int) -> OneServer:
         known = self._nodes.get((host, port))
@@ -168,25 +174,25 @@ class Cluster(Servers):
                 self._options,
                 where,
                 host=host,
+                idle_before_ping=self._address.idle_before_ping,
                 replication=Replication(self._options, where, default=1, answer_timeout=self._address.answer_timeout),
             )
             known = self._nodes.setdefault((host, port), made)
         return known
 
-    def _look(self, first: OneServer | None = None) -> None:
+    def _look(self, first: OneServer | None = None, last: OneServer | None = None) -> list[OneServer | None]:
         """Learn which node has which slot, from the first node that knows of all slots, or of any.
+
+        Args:
+            first: who is asked before all others.
+            last: who is asked after all others, because it did not answer a moment ago.
 
         Raises:
             StoreUnavailable: no node answers.
         """
         failure: errors.StoreError | None = None
         found: list[OneServer | None] = []
-        asked = dict.fromkeys(
-            ([first] if first else [])
-            + list(self._nodes.values())
-            + [self._node(*host) for host in self._address.hosts]
-        )
-        for node in asked:
+        for node in self._to_ask(first, last):
             try:
                 ranges = node.send(pack(b"CLUSTER", b"SLOTS"))
             except errors.StoreError as exc:
@@ -199,11 +205,30 @@ class Cluster(Servers):
             if not found or masters.count(None) < found.count(None):
                 found = masters
             if None not in found:
+                self._forget_all_but(found)
                 break
         if not any(found):
             raise failure or self._unavailable("no node has any slot")
         self._masters = found
         self._last_look = time.monotonic()
+        return found
+
+    def _to_ask(self, first: OneServer | None, last: OneServer | None) -> list[OneServer]:
+        """Return all nodes, those first that most likely answer: each that does not costs a timeout."""
+        nodes = dict.fromkeys(
+            [first, *dict.fromkeys(self._masters), *(self._node(*host) for host in self._address.hosts)]
+        )
+        nodes.update(dict.fromkeys(list(self._nodes.values())))
+        nodes.pop(last, None)
+        return [node for node in (*nodes, last) if node is not None]
+
+    def _forget_all_but(self, masters: Collection[OneServer | None]) -> None:
+        """Forget the nodes that have no slot any more: where addresses change, they would become more and more."""
+        kept = set(masters)
+        for host, node in list(self._nodes.items()):
+            if node not in kept and host not in self._address.hosts:
+                self._nodes.pop(host, None)
+                node.close()
 
     def _masters_in(self, ranges: Sequence[Reply], told_by: OneServer) -> list[OneServer | None]:
         """Return the master of each slot, as a node told it."""

@@ -23,8 +23,9 @@ class Replication:
 
     Redis replicates behind the answer: a master that dies may take with it what it had just acknowledged. With WAIT, in
     the same round trip, a store returns when the replicas have the result. When they do not answer in time, results go
-    on without them for a while: a replica that is gone must not stop the work. But first it is made sure that the
-    master still is the master: one that was replaced and does not know it yet has lost its replicas, too.
+    on without them for a while: a replica that is gone must not stop the work. Then the master is asked whether
+    replicas are connected at all, before anybody waits for them again. Each time it is made sure that the master still
+    is the master: one that was replaced and does not know it yet has lost its replicas, too.
 
     Args:
         options: the store's; the transport options ``wait_replicas`` (0 for not at all) and ``wait_timeout`` (seconds).
@@ -57,6 +58,9 @@ class Replication:
         self._where = where
         self._is_master = is_master
         self._resting_until = 0.0
+        #: whether the master was seen with enough replicas since one did not answer
+        self._are_connected = False
+        self._is_told = False
         self.command = pack(b"WAIT", self._replicas, max(1, int(min(timeout, answer_timeout / 2) * 1000)))
 
     def make_sure(self, line: Line) -> None:
@@ -72,17 +76,52 @@ class Replication:
         """Whether a store should wait now."""
         return self._replicas > 0 and time.monotonic() >= self._resting_until
 
+    def is_worthwhile(self, line: Line) -> bool:
+        """Tell whether enough replicas are connected to wait for; if not, do without for a while.
+
+        Raises:
+            StoreUnavailable: none is, because ``line`` leads to what is no longer the master.
+        """
+        if self._are_connected:
+            return True
+        count = _connected(line)
+        if count is not None and count < self._replicas:
+            self._rest(f"{count} of {self._replicas} replicas are connected")
+            self.make_sure(line)
+            return False
+        self._are_connected = True
+        self._is_told = False
+        return True
+
     def is_there(self, answer: Reply) -> bool:
         """Tell by what WAIT answered whether enough replicas have the result; if not, do without for a while."""
         if isinstance(answer, int) and answer >= self._replicas:
             return True
+        self._are_connected = False
+        self._rest(
+            str(answer) if isinstance(answer, ServerError) else f"{answer} of {self._replicas} replicas answered"
+        )
+        return False
+
+    def _rest(self, reason: str) -> None:
+        """Wait for nobody for a while; say so, once for as long as it stays so."""
         self._resting_until = time.monotonic() + RESPITE
-        reason = str(answer) if isinstance(answer, ServerError) else f"{answer} of {self._replicas} replicas answered"
-        logger.warning(
-            "Results are stored on the master alone, and a failover may lose the last ones: %s. Trying again in %g s. "
-            "[%s]",
+        logger.log(
+            logging.DEBUG if self._is_told else logging.WARNING,
+            "Results are stored on the master alone, and a failover may lose the last ones: %s. Looking again every "
+            "%g s. [%s]",
             reason,
             RESPITE,
             self._where,
         )
-        return False
+        self._is_told = True
+
+
+def _connected(line: Line) -> int | None:
+    """Return how many replicas follow the server; ``None`` if it does not tell."""
+    try:
+        role = line.call(pack(b"ROLE"))
+    except ServerError:
+        # the user may not ask
+        return None
+    return len(role[2]) if role[0] == b"master" else None

@@ -72,6 +72,7 @@ class OneServer(Servers):
         where: the server, for people.
         replication: how its replicas are waited for.
         host: its name.
+        idle_before_ping: see :class:`~rootcellar.stores.pool.ConnectionPool`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class OneServer(Servers):
         *,
         replication: Replication,
         host: str = "",
+        idle_before_ping: float | None = None,
     ) -> None:
         self._connect = connect
         self._where = where
@@ -96,6 +98,7 @@ class OneServer(Servers):
             timeout=options.pool_timeout,
             recycle=options.pool_recycle,
             ping=options.pool_pre_ping,
+            idle_before_ping=idle_before_ping,
             where=where,
             remedy="raise redis_max_connections",
         )
@@ -209,7 +212,7 @@ def run_on(line: Line, call: Call, replication: Replication | None = None) -> Re
 
 
 def _run(line: Line, packed: bytes, replication: Replication | None) -> Reply:
-    if replication is None:
+    if replication is None or not replication.is_worthwhile(line):
         return line.call(packed)
     reply, waited = line.call_all([packed, replication.command])
     if type(reply) is ServerError:

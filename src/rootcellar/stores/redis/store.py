@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from rootcellar import celery_meta
 from rootcellar.errors import RecordRefused, StoreUnavailable
@@ -255,11 +256,13 @@ def _servers(address: Address, options: StoreOptions) -> Servers:
         return Cluster(address, options)
     if address.form == "sentinel":
         sentinels = Sentinels(address)
+        connect = sentinels.connect
         replication = Replication(options, where, default=1, answer_timeout=patience, is_master=sentinels.is_master)
-        return OneServer(sentinels.connect, options, where, replication=replication)
-    host, port = address.hosts[0] if address.hosts else ("", 0)
-    replication = Replication(options, where, default=0, answer_timeout=patience)
-    return OneServer(lambda: driver.connect(address, host, port), options, where, replication=replication)
+    else:
+        host, port = address.hosts[0] if address.hosts else ("", 0)
+        connect = partial(driver.connect, address, host, port)
+        replication = Replication(options, where, default=0, answer_timeout=patience)
+    return OneServer(connect, options, where, replication=replication, idle_before_ping=address.idle_before_ping)
 
 
 def _lasts(expires_at: datetime | None) -> int:
