@@ -7,13 +7,11 @@ Celery makes one of it for each process (it is thread-safe), calls ``store_resul
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from celery import states
-from celery.backends.base import Backend
 from celery.exceptions import BackendGetMetaError, BackendStoreError
 from celery.result import result_from_tuple
 from celery.utils.log import get_logger
@@ -23,12 +21,14 @@ from rootcellar import exceptions, process
 from rootcellar.chords import Chords, ChordSweeper
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.payloads import Codec, content_type_of, deserialise, known_compression, serialise
+from rootcellar.reading import ReadingBackend
 from rootcellar.recording import Recorder
 from rootcellar.records import ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
 from rootcellar.retention import Retention
 from rootcellar.retrying import FEW, Backoff, LateWork, be_patient, retry
+from rootcellar.store_options import store_options
 from rootcellar.stores import Store, open_store
-from rootcellar.stores.base import DELETE_BATCH, StoreOptions
+from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.urls import redact
 from rootcellar.waiting import Waiter
 
@@ -42,20 +42,6 @@ SYNCHRONOUS_COMMIT = "result_synchronous_commit"
 #: options of ``result_backend_transport_options`` that are ours, with their defaults
 CHORD_LEASE = 30.0
 CHORD_SWEEP_INTERVAL = 10.0
-
-#: Celery's settings for its Redis backend that a store is told of, without ``redis_``
-REDIS_SETTINGS = (
-    "backend_use_ssl",
-    "backend_health_check_interval",
-    "client_name",
-    "max_connections",
-    "password",
-    "retry_on_timeout",
-    "socket_connect_timeout",
-    "socket_keepalive",
-    "socket_timeout",
-    "username",
-)
 
 #: what is noted of a part that the background will count
 _LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
@@ -73,7 +59,7 @@ class ResultNotRead(RootcellarError, BackendGetMetaError):  # type: ignore[misc]
     retryable = True
 
 
-class ResultBackend(Backend):  # type: ignore[misc]
+class ResultBackend(ReadingBackend):
     """Celery's results in a rootcellar store.
 
     Chosen by ``result_backend = "rootcellar+postgresql://…"``; see :func:`rootcellar.stores.open_store` for the URLs.
@@ -126,7 +112,7 @@ class ResultBackend(Backend):  # type: ignore[misc]
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
         self.codec = Codec(serializer=self.serializer, compression=self.compression, accept=self.accept)
-        self._recorder = Recorder(
+        self.recorder = Recorder(
             self.codec,
             self.retention,
             # looked up once: it costs as much as encoding a small result
@@ -216,7 +202,7 @@ class ResultBackend(Backend):  # type: ignore[misc]
         return error
 
     def _record(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> TaskRecord:
-        return self._recorder.record(task_id, result, state, traceback, request, self.current_task_children(request))
+        return self.recorder.record(task_id, result, state, traceback, request, self.current_task_children(request))
 
     def _task_of(self, request: Any) -> Any:
         """Return the task of a request; ``None`` where this process does not know it."""
@@ -236,125 +222,6 @@ class ResultBackend(Backend):  # type: ignore[misc]
         if isinstance(exc, BaseException):
             return super().exception_to_python(exc)
         return exceptions.restore(exc)
-
-    # -- reading
-
-    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        record = self.store.get(bytes_to_str(task_id))
-        return {"status": states.PENDING, "result": None} if record is None else self.meta_of(record)
-
-    def meta_of(self, record: TaskRecord) -> dict[str, Any]:
-        """Return a record as the dict that Celery's results are made of."""
-        return self.meta_from_decoded(self._recorder.meta(record))  # type: ignore[no-any-return]
-
-    def task_result_exists(self, task_id: str) -> bool:
-        """Tell whether the store holds anything of the task."""
-        return self._ensure_retryable(self.store.get, bytes_to_str(task_id)) is not None
-
-    def get_many(
-        self,
-        task_ids: Iterable[str],
-        timeout: float | None = None,
-        interval: float | None = 0.5,
-        on_message: Callable[[Any], object] | None = None,
-        on_interval: Callable[[], object] | None = None,
-        max_iterations: int | None = None,
-        **kwargs: Any,
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield ``(id, meta)`` of each task as it becomes ready; with ``max_iterations`` only of those ready now."""
-        ids = {bytes_to_str(task_id) for task_id in task_ids}
-        if max_iterations:
-            found = self._ensure_retryable(self.store.get_many, ids)
-            ready = (record for record in found.values() if record.state in states.READY_STATES)
-            yield from ((record.task_id, self.meta_of(record)) for record in ready)
-            return
-        for record in self._wait(ids, timeout, interval, on_message, on_interval):
-            yield record.task_id, self.meta_of(record)
-
-    # -- waiting
-
-    @property
-    def is_async(self) -> bool:
-        """Whether ``then`` of a group is called when its last result was fetched."""
-        return True
-
-    def add_pending_result(self, result: Any, weak: bool = False, **kwargs: Any) -> Any:
-        """Nothing to do: who waits is known while it waits, and building a group must cost the store nothing."""
-        return result
-
-    def remove_pending_result(self, result: Any) -> Any:
-        """Nothing to do, see :meth:`add_pending_result`."""
-        return result
-
-    def wait_for_pending(
-        self,
-        result: Any,
-        timeout: float | None = None,
-        interval: float | None = 0.5,
-        on_interval: Callable[[], object] | None = None,
-        on_message: Callable[[Any], object] | None = None,
-        callback: Callable[[str, Any], object] | None = None,
-        propagate: bool = True,
-        **kwargs: Any,
-    ) -> Any:
-        """Wait for one result and return its value, or raise its exception."""
-        self._ensure_not_eager()
-        for record in self._wait([bytes_to_str(result.id)], timeout, interval, on_message, on_interval):
-            result._maybe_set_cache(self.meta_of(record))
-        return result.maybe_throw(callback=callback, propagate=propagate)
-
-    def wait_for(
-        self,
-        task_id: str,
-        timeout: float | None = None,
-        interval: float | None = 0.5,
-        no_ack: bool = True,
-        on_interval: Callable[[], object] | None = None,
-    ) -> dict[str, Any]:
-        """Wait for one task and return its meta."""
-        self._ensure_not_eager()
-        (record,) = self._wait([bytes_to_str(task_id)], timeout, interval, None, on_interval)
-        return self.meta_of(record)
-
-    def iter_native(
-        self,
-        result: Any,
-        timeout: float | None = None,
-        interval: float | None = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Any], object] | None = None,
-        on_interval: Callable[[], object] | None = None,
-    ) -> Iterator[tuple[str, Any]]:
-        """Yield ``(id, meta)`` of each result as it becomes ready, and ``(id, results)`` of each group in it."""
-        self._ensure_not_eager()
-        leaves: dict[str, list[Any]] = {}
-        for leaf in _leaves(result.results):
-            leaves.setdefault(bytes_to_str(leaf.id), []).append(leaf)
-        groups = [node for node in result.results if _is_group(node)]
-        direct = {node.id for node in result.results if not _is_group(node)}
-        for record in self._wait(leaves, timeout, interval, on_message, on_interval):
-            for leaf in leaves[record.task_id]:
-                leaf._maybe_set_cache(self.meta_of(record))
-            if record.task_id in direct:
-                yield record.task_id, leaves[record.task_id][0]._cache
-        for group in groups:
-            yield group.id, group.results
-
-    def _wait(
-        self,
-        task_ids: Iterable[str],
-        timeout: float | None,
-        interval: float | None,
-        on_message: Callable[[Any], object] | None,
-        on_interval: Callable[[], object] | None,
-    ) -> Iterator[TaskRecord]:
-        return self.waiter.wait_for(
-            task_ids,
-            timeout=timeout,
-            interval=0.5 if interval is None else interval,
-            on_interval=_both(on_interval, _every(self.chord_sweep_interval, self._sweep_aside)),
-            on_change=None if on_message is None else (lambda record: on_message(self.meta_of(record))),
-        )
 
     # -- groups and chords
 
@@ -435,7 +302,7 @@ class ResultBackend(Backend):  # type: ignore[misc]
         self.chords.sweep()
         logger.info("Deleted %d expired results from %s.", total, self.store.where)
 
-    def _sweep_aside(self) -> None:
+    def sweep_aside(self) -> None:
         """Sweep in a thread, so that no timeout is overrun because the broker or the store is slow."""
         if self._sweeping is None or not self._sweeping.is_alive():
             self._sweeping = threading.Thread(target=self._sweep_quietly, name="rootcellar-sweep", daemon=True)
@@ -508,38 +375,6 @@ class ResultBackend(Backend):  # type: ignore[misc]
         return f"<{type(self).__name__}: {self.as_uri()}>"
 
 
-def store_options(conf: Any) -> StoreOptions:
-    """Return what Celery's settings say to a store."""
-    tables = conf.get("database_table_names") or {}
-    schemas = conf.get("database_table_schemas") or {}
-    engine = dict(conf.get("database_engine_options") or {})
-    recycle = 0.0 if conf.get("database_short_lived_sessions") else float(engine.get("pool_recycle", 3600))
-    ours = conf.get("result_backend_transport_options") or {}
-    default = StoreOptions()
-    return StoreOptions(
-        task_table=tables.get("task") or default.task_table,
-        group_table=tables.get("group") or default.group_table,
-        task_schema=schemas.get("task"),
-        group_schema=schemas.get("group"),
-        create_tables=conf.get("database_create_tables_at_setup", True) is not False,
-        pool_size=int(engine.get("pool_size", 10)) + max(0, int(engine.get("max_overflow", 10))),
-        pool_timeout=float(engine.get("pool_timeout", default.pool_timeout)),
-        pool_recycle=recycle,
-        pool_pre_ping=bool(engine.get("pool_pre_ping", True)),
-        listen_url=ours.get("listen_url"),
-        prepared_statements=_on_off(ours.get("prepared_statements", default.prepared_statements)),
-        connect_args=engine.get("connect_args") or {},
-        redis={name: conf[f"redis_{name}"] for name in REDIS_SETTINGS if conf.value_set_for(f"redis_{name}")},
-        transport_options=conf.get("result_backend_transport_options") or {},
-        mongodb=conf.get("mongodb_backend_settings") or {},
-    )
-
-
-def _on_off(value: Any) -> str:
-    """Return a choice as its word: ``on`` and ``off`` may be written as booleans, as YAML reads them."""
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)
-
-
 def _is_on(value: Any) -> bool:
     return str(value).lower() not in ("off", "false", "0", "no")
 
@@ -548,37 +383,3 @@ def _seconds(value: Any) -> float | None:
     if value is None:
         return None
     return float(value.total_seconds()) if hasattr(value, "total_seconds") else float(value)
-
-
-def _is_group(node: Any) -> bool:
-    return not hasattr(node, "_cache")
-
-
-def _leaves(nodes: Iterable[Any]) -> Iterator[Any]:
-    for node in nodes:
-        if _is_group(node):
-            yield from _leaves(node.results)
-        else:
-            yield node
-
-
-def _both(first: Callable[[], object] | None, second: Callable[[], object]) -> Callable[[], object]:
-    def call() -> None:
-        if first is not None:
-            first()
-        second()
-
-    return call
-
-
-def _every(seconds: float, work: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that does ``work`` when ``seconds`` have passed since it was made or last did."""
-    last = time.monotonic()
-
-    def call() -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            work()
-
-    return call

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from rootcellar import errors
-from rootcellar.backend import store_options
+from rootcellar.store_options import store_options
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.redis import first_look, replication
 from rootcellar.stores.redis.address import read_address

@@ -14,8 +14,9 @@ from celery import Celery
 from celery.app.utils import find_app
 
 import rootcellar
-from rootcellar.backend import ResultBackend, store_options
+from rootcellar.backend import ResultBackend
 from rootcellar.errors import AbilityMissing, ConfigurationError, RootcellarError, SchemaMissing
+from rootcellar.store_options import store_options
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
 from rootcellar.urls import redact
