@@ -583,7 +583,7 @@ def test_moments_are_read() -> None:
     [
         (Payload(b"{not json"), "<application/json, 9 bytes, unreadable>"),
         (Payload(b"[" * 900 + b"]" * 900), "<application/json, 1800 bytes, nested too deeply>"),
-        (Payload(b'"x"', key_id="k1"), "<application/json, 3 bytes>"),
+        (Payload(b'"x"', key_id="aes-256-gcm:k1"), "<application/json, encrypted by key k1, 3 bytes>"),
         (
             Payload(b"abc", compression="application/x-gzip"),
             "<application/json, application/x-gzip, 3 bytes, unreadable>",

@@ -20,7 +20,7 @@ from kombu.utils.encoding import bytes_to_str
 from rootcellar import exceptions, process
 from rootcellar.chords import Chords, ChordSweeper
 from rootcellar.errors import ConfigurationError, RootcellarError
-from rootcellar.payloads import Codec, content_type_of, deserialise, known_compression, serialise
+from rootcellar.payloads import codec_of, content_type_of, deserialise, known_compression, serialise
 from rootcellar.reading import ReadingBackend
 from rootcellar.recording import Recorder
 from rootcellar.records import ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
@@ -111,7 +111,7 @@ class ResultBackend(ReadingBackend):
         self._sweeping: threading.Thread | None = None
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
-        self.codec = Codec(serializer=self.serializer, compression=self.compression, accept=self.accept)
+        self.codec = codec_of(conf, serializer=self.serializer, compression=self.compression, accept=self.accept)
         self.recorder = Recorder(
             self.codec,
             self.retention,

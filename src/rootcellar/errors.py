@@ -155,5 +155,28 @@ class ContentRefused(PayloadError):
     """A stored payload is of a content type that ``result_accept_content`` does not list. Not retryable."""
 
 
+class SealBroken(PayloadUnreadable):
+    """A stored payload was altered, or encrypted or signed for another task or field. Not retryable."""
+
+
+class UnsealedRefused(PayloadError):
+    """A stored payload is neither encrypted nor signed, and there are keys. Not retryable."""
+
+
+class KeyMissing(PayloadError):
+    """The key that encrypted or signed a stored payload is not here. Not retryable.
+
+    Attributes:
+        key_id: the id of the key that is needed.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", key_id: str = "") -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.key_id = key_id
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"key_id": self.key_id})
+
+
 class DemoFailed(RootcellarError):
     """``rootcellar demo`` found a result that is not what it should be. Not retryable."""

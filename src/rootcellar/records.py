@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+#: what ``Payload.key_id`` begins with
+ENCRYPTED, SIGNED = "aes-256-gcm:", "hmac-sha256:"
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
@@ -18,7 +21,8 @@ class Payload:
         content_type: what the bytes are, as kombu names it (``application/json``).
         content_encoding: ``utf-8`` for text, ``binary`` otherwise.
         compression: name of the compression of ``body``; empty for none.
-        key_id: id of the key that encrypted or signed ``body``; empty for none.
+        key_id: the algorithm and the id of the key that encrypted or signed ``body``, with a signature after them
+            (:data:`ENCRYPTED`, :data:`SIGNED`); empty for none.
     """
 
     body: bytes

@@ -37,7 +37,7 @@ from celery.result import AsyncResult, EagerResult, GroupResult, ResultSet, resu
 
 from rootcellar import errors
 from rootcellar.backend import ResultBackend
-from rootcellar.payloads import NotEncodable
+from rootcellar.payloads import NotEncodable, make_key
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store
 from tests.apps.conformance import JSON_VALUES, Outer, Own, Picky, Rewriting, large
@@ -1607,6 +1607,35 @@ class TestSettings:
         assert chord([bench.tasks.echo.s(1), bench.tasks.ignored.s()], bench.tasks.echo.s())().get(timeout=WAIT)
         with pytest.raises(Own):
             bench.tasks.raise_.delay("own").get(timeout=WAIT)
+
+    def test_encryption(self, start_bench: Callable[..., Bench]) -> None:
+        keys = make_key("first")
+        bench = start_bench(result_encryption_keys=keys, result_extended=True, result_compression="gzip")
+        result = bench.tasks.echo.delay("what nobody else may read")
+        assert result.get(timeout=WAIT) == "what nobody else may read"
+        assert result.args == ["what nobody else may read"]
+        failed = bench.tasks.fail.delay(message="what went wrong")
+        with pytest.raises(ValueError, match="what went wrong"):
+            failed.get(timeout=WAIT)
+        assert "what went wrong" in failed.traceback
+        body = chord([bench.tasks.echo.s(1), bench.tasks.ignored.s()], bench.tasks.echo.s())()
+        assert body.get(timeout=WAIT) == [1, "for nobody"]
+        record = stored(bench, result.id)
+        kept = stored(bench, failed.id)
+        assert record is not None
+        assert kept is not None
+        assert (record.state, record.name) == ("SUCCESS", "conformance.echo")
+        for payload in (record.result, record.args, kept.result, kept.kwargs):
+            assert payload is not None
+            assert payload.key_id == "aes-256-gcm:first"
+        assert "went wrong" not in str(kept)
+        assert "nobody" not in str(record)
+        bench.backend.store.put(replace(kept, task_id=(moved := new_id())))
+        with pytest.raises(errors.SealBroken, match="altered, or stored for another task"):
+            bench.app.AsyncResult(moved).get(timeout=WAIT)
+        without = bench.client(result_encryption_keys=make_key("second"))
+        with pytest.raises(errors.KeyMissing, match="under the key 'first', and here are second"):
+            without.app.AsyncResult(result.id).get(timeout=WAIT)
 
     def test_expiry(self, start_bench: Callable[..., Bench]) -> None:
         bench = start_bench(result_expires=1.5, result_failure_expires=3600)

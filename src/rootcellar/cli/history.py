@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from rootcellar.cli.stores import (
     JsonOption,
     SchemaOption,
     TaskTableOption,
-    existing_store,
+    existing_results,
 )
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.times import parse_moment, seconds_between, show_seconds
@@ -77,9 +78,9 @@ def history(
         until=_moment(until, "--until"),
         limit=limit + 1,
     )
-    with existing_store(Choice(backend, app, task_table, group_table, schema)) as store:
-        found = query_tasks(store, query)
-        where = store.where
+    with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
+        found = [results.codec.opened(record)[0] for record in query_tasks(results.store, query)]
+        where = results.store.where
     if as_json:
         print_json([json_object(record) for record in found[:limit]])
     elif not found:
@@ -116,15 +117,18 @@ def show(
     schema: SchemaOption = None,
 ) -> None:
     """Show all that is stored of one task."""
-    with existing_store(Choice(backend, app, task_table, group_table, schema)) as store:
-        record = store.get(task_id)
-        where = store.where
+    with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
+        found = results.store.get(task_id)
+        where = results.store.where
+        record, refused = results.codec.opened(found) if found else (None, [])
     if record is None:
         raise RootcellarError(
             f"nothing is stored of task {visible(task_id)}",
             where=where,
             remedy="it is unknown, still waits to be started, ignores its result, or its result has expired",
         )
+    for exc in refused:
+        print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
     if as_json:
         print_json(json_object(record))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from celery.app.utils import find_app
 import rootcellar
 from rootcellar.backend import ResultBackend
 from rootcellar.errors import AbilityMissing, ConfigurationError, RootcellarError, SchemaMissing
+from rootcellar.payloads import Codec, codec_of
 from rootcellar.store_options import store_options
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
@@ -56,6 +57,14 @@ class Choice:
     schema: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A store, and what reads the values in it."""
+
+    store: Store
+    codec: Codec
+
+
 @contextmanager
 def chosen_store(choice: Choice) -> Iterator[Store]:
     """Open the store that was chosen, and close it at the end of the ``with`` block.
@@ -64,9 +73,21 @@ def chosen_store(choice: Choice) -> Iterator[Store]:
         ConfigurationError: none was chosen, or the app cannot be loaded or has another kind of backend.
         typer.BadParameter: the options contradict each other.
     """
-    store = _app_store(choice) if choice.app else _url_store(choice)
+    store, _ = _store_and_conf(choice)
     try:
         yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def existing_results(choice: Choice) -> Iterator[Results]:
+    """As :func:`existing_store`, with the keys that the app or the environment has."""
+    store, conf = _store_and_conf(choice)
+    try:
+        codec = codec_of(conf)
+        _must_exist(store)
+        yield Results(store, codec)
     finally:
         store.close()
 
@@ -80,22 +101,30 @@ def existing_store(choice: Choice) -> Iterator[Store]:
         ForeignTables: somebody else's tables have their names.
     """
     with chosen_store(choice) as store:
-        if isinstance(store, HasSchema):
-            status = store.schema.status()
-            if status.foreign:
-                store.check()
-            if not status.version:
-                raise SchemaMissing(
-                    "no results are kept here yet",
-                    where=store.where,
-                    remedy="check the URL and the names of the tables; the first worker makes them, "
-                    "or `rootcellar schema create`",
-                )
+        _must_exist(store)
         yield store
 
 
-def _url_store(choice: Choice) -> Store:
-    source, url, options = _named_store(choice)
+def _must_exist(store: Store) -> None:
+    if isinstance(store, HasSchema):
+        status = store.schema.status()
+        if status.foreign:
+            store.check()
+        if not status.version:
+            raise SchemaMissing(
+                "no results are kept here yet",
+                where=store.where,
+                remedy="check the URL and the names of the tables; the first worker makes them, "
+                "or `rootcellar schema create`",
+            )
+
+
+def _store_and_conf(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
+    return _app_store(choice) if choice.app else _url_store(choice)
+
+
+def _url_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
+    source, url, options, conf = _named_store(choice)
     options = replace(
         options,
         task_table=choice.task_table or options.task_table,
@@ -104,7 +133,7 @@ def _url_store(choice: Choice) -> Store:
         group_schema=choice.schema or options.group_schema,
     )
     with named_by(source):
-        return open_store(url, options)
+        return open_store(url, options), conf
 
 
 @contextmanager
@@ -118,12 +147,12 @@ def named_by(source: str) -> Iterator[None]:
         raise type(exc)(exc.what, where=source, remedy=exc.remedy) from None
 
 
-def _named_store(choice: Choice) -> tuple[str, str, StoreOptions]:
-    """Return where the store was named, its URL, and what else is said of it."""
+def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, Any]]:
+    """Return where the store was named, its URL, what else is said of it, and the configuration if there is one."""
     if choice.backend is not None:
-        return "--backend", choice.backend, StoreOptions()
+        return "--backend", choice.backend, StoreOptions(), {}
     if os.environ.get(VARIABLE):
-        return VARIABLE, os.environ[VARIABLE], StoreOptions()
+        return VARIABLE, os.environ[VARIABLE], StoreOptions(), {}
     # imported late: it takes a moment, and most name the store otherwise
     from rootcellar.configuration import names_backend
 
@@ -140,10 +169,10 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions]:
             where="CELERY_RESULT_BACKEND",
             remedy="choose a backend that keeps them, or give --backend",
         )
-    return "CELERY_RESULT_BACKEND", str(app.conf.result_backend), store_options(app.conf)
+    return "CELERY_RESULT_BACKEND", str(app.conf.result_backend), store_options(app.conf), app.conf
 
 
-def _app_store(choice: Choice) -> Store:
+def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
     if choice.backend is not None:
         raise typer.BadParameter("give --backend or --app, not both", param_hint="--app")
     if choice.task_table or choice.group_table or choice.schema:
@@ -155,7 +184,7 @@ def _app_store(choice: Choice) -> Store:
             where=f"--app {choice.app}",
             remedy="set its result_backend to rootcellar+postgresql://… or rootcellar+sqlite:///…, or give --backend",
         )
-    return backend.store
+    return backend.store, backend.app.conf
 
 
 def _load_app(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from rootcellar.cli.times import seconds_between
 from rootcellar.errors import PayloadError
 from rootcellar.payloads import Codec
-from rootcellar.records import Payload, TaskRecord
+from rootcellar.records import ENCRYPTED, Payload, TaskRecord
 
 _JSON = "application/json"
 _CODEC = Codec(accept={_JSON})
@@ -85,7 +85,13 @@ def _exception(stored: Mapping[str, Any]) -> str:
 def _summary(stored: Payload, why: str = "") -> Summary:
     compression = f", {stored.compression}" if stored.compression else ""
     reason = f", {why}" if why else ""
-    return Summary(f"<{stored.content_type}{compression}, {len(stored.body)} bytes{reason}>")
+    sealed = f", {_sealed_by(stored.key_id)}" if stored.key_id else ""
+    return Summary(f"<{stored.content_type}{compression}{sealed}, {len(stored.body)} bytes{reason}>")
+
+
+def _sealed_by(key_id: str) -> str:
+    how = "encrypted" if key_id.startswith(ENCRYPTED) else "signed"
+    return f"{how} by key {key_id.partition(':')[2].partition(':')[0]}"
 
 
 def _plain(value: Any) -> Any:

@@ -6,10 +6,12 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import SecretStr
+
 from rootcellar.configuration import urls
 from rootcellar.configuration.choices import Choice, choose_broker
 from rootcellar.configuration.urls import RPC_URL, SecretText, SecretUrl, reveal
-from rootcellar.configuration.variables import CeleryVariables, Variables
+from rootcellar.configuration.variables import CeleryVariables, PayloadVariables, Variables
 
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 #: variables of Celery's group that do not become a setting of the same name
@@ -21,6 +23,8 @@ def settings_of(found: Variables, backend: Choice, broker: Choice | None) -> dic
     """Return Celery's settings, under Celery's own names; those that no variable gives are left to Celery."""
     conf = _own_settings(found)
     conf.update(_backend_settings(found, backend))
+    if backend.kind != "rpc":
+        conf.update(_payload_settings(found))
     if broker is not None:
         conf.update(_broker_settings(found, broker))
     return conf
@@ -37,6 +41,15 @@ def _own_settings(found: Variables) -> dict[str, Any]:
             conf[name] = list(conf[name])
     conf.update(_expiries(found))
     return conf
+
+
+def _payload_settings(found: Variables) -> dict[str, Any]:
+    conf: dict[str, Any] = {}
+    for name in PayloadVariables.model_fields:
+        value = getattr(found, name)
+        setting = "result_" + name.removeprefix("rootcellar_").removeprefix("result_")
+        conf[setting] = SecretText(value.get_secret_value()) if isinstance(value, SecretStr) else value
+    return _given(conf)
 
 
 def _expiries(found: Variables) -> dict[str, float | None]:

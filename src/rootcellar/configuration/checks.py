@@ -8,6 +8,8 @@ from pathlib import Path
 from rootcellar.configuration.choices import Choice
 from rootcellar.configuration.urls import SYSTEM_CERTIFICATES
 from rootcellar.configuration.variables import Variables
+from rootcellar.errors import ConfigurationError
+from rootcellar.payloads.keys import read_keys
 
 _FILES = (
     "db_sslrootcert",
@@ -55,12 +57,23 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
         path = getattr(found, name)
         if path and path != SYSTEM_CERTIFICATES and not Path(path).is_file():
             yield f"{name.upper()}: there is no file {path}"
+    yield from _keys(found)
     yield from _redis(found, backend, broker)
     if backend is not None and backend.kind == "mysql" and "," in (found.db_host or ""):
         yield "DB_HOST must be one host with mysql"
     if backend is not None and backend.kind == "rpc":
         yield from _rpc(found, broker)
     yield from _unused_exchange(found)
+
+
+def _keys(found: Variables) -> Iterator[str]:
+    for name in ("rootcellar_encryption_keys", "rootcellar_signing_keys"):
+        secret = getattr(found, name)
+        try:
+            if secret is not None:
+                read_keys(secret.get_secret_value(), name.upper())
+        except ConfigurationError as exc:
+            yield f"{name.upper()}: {exc.what}: {exc.remedy}"
 
 
 def _redis(found: Variables, backend: Choice | None, broker: Choice | None) -> Iterator[str]:

@@ -16,7 +16,7 @@ from rootcellar.configuration.variables import Variables
 #: the file that is read where none is named
 DEFAULT_FILE = ".env"
 _FILE = "_FILE"
-_PREFIXES = ("CELERY_", "BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_")
+_PREFIXES = ("CELERY_", "BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_", "ROOTCELLAR_")
 #: how alike two names are of which one is a slip of the pen
 _ALIKE = 0.75
 _FAR = {
@@ -52,6 +52,7 @@ _NOT_OURS = frozenset(
         "MONGODB_URL",
         "REDIS_URI",
         "REDIS_URL",
+        "ROOTCELLAR_BACKEND",
     }
 )
 

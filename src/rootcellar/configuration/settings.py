@@ -118,7 +118,7 @@ class Settings(Mapping[str, Any]):
         return {name: _masked(name, value) for name, value in sorted(self._conf.items())}
 
     def _shown(self, name: str) -> str:
-        return MASK if name.endswith("PASSWORD") else redact(self._texts[name])
+        return MASK if name.endswith(("PASSWORD", "_KEYS")) else redact(self._texts[name])
 
 
 def load(env_file: str | Path | None = reading.DEFAULT_FILE, *, broker: bool = True) -> Settings:
@@ -148,6 +148,8 @@ def load(env_file: str | Path | None = reading.DEFAULT_FILE, *, broker: bool = T
 
         rpc.warn_when_a_worker_starts()
     used = ["CeleryVariables", *_USES.get(backend.kind, ())]
+    if backend.kind != "rpc":
+        used += ["PayloadVariables"]
     if broker_choice is not None:
         used += ["BrokerVariables"]
         if broker_choice.kind == "redis" and broker_choice.is_named:
@@ -245,7 +247,7 @@ def _wrong(problems: list[str]) -> SettingsWrong:
 def _masked(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _masked(str(key), each) for key, each in value.items()}
-    if "password" in name.lower() or isinstance(value, SecretStr):
+    if "password" in name.lower() or name.endswith("_keys") or isinstance(value, SecretStr):
         return MASK
     if isinstance(value, SecretUrl):
         return redact(value)

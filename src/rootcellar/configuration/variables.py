@@ -223,7 +223,28 @@ class HybridVariables(_Variables):
     hybrid_cache_expires: Seconds = _is("How long Redis keeps its copy of a result at most.", "`1h`")
 
 
-class Variables(HybridVariables, MongoVariables, RedisVariables, DatabaseVariables, BrokerVariables, CeleryVariables):
+class PayloadVariables(_Variables):
+    """What is stored of values, on every store. These are read with and without `rootcellar.settings()`."""
+
+    rootcellar_encryption_keys: Secret = _is(
+        "Keys, as `rootcellar key` makes them, several with commas: the first one encrypts, all of them read.",
+        "no encryption",
+    )
+    rootcellar_signing_keys: Secret = _is(
+        "Keys that sign instead, where none encrypts; all of them verify.", "no signatures"
+    )
+    rootcellar_accept_unsealed: Flag = _is("With keys: read also what is neither encrypted nor signed.", "`false`")
+
+
+class Variables(
+    PayloadVariables,
+    HybridVariables,
+    MongoVariables,
+    RedisVariables,
+    DatabaseVariables,
+    BrokerVariables,
+    CeleryVariables,
+):
     """All variables, as they were read."""
 
 
@@ -235,4 +256,5 @@ GROUPS: tuple[type[_Variables], ...] = (
     RedisVariables,
     MongoVariables,
     HybridVariables,
+    PayloadVariables,
 )

@@ -2,7 +2,9 @@
 
 from rootcellar.payloads.codec import ARGS, CHORD_BODY, KWARGS, RESULT, STAMPS, TRACEBACK, Call, Codec
 from rootcellar.payloads.compressing import known_compression
+from rootcellar.payloads.keys import make_key
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
+from rootcellar.payloads.settings import codec_of
 
 __all__ = [
     "ARGS",
@@ -14,8 +16,10 @@ __all__ = [
     "Call",
     "Codec",
     "NotEncodable",
+    "codec_of",
     "content_type_of",
     "deserialise",
     "known_compression",
+    "make_key",
     "serialise",
 ]

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from rootcellar.errors import PayloadUnreadable, RecordRefused
-from rootcellar.records import ChordPart, ChordRecord, GroupRecord, PartResult, Payload, TaskRecord
+from rootcellar.records import ENCRYPTED, SIGNED, ChordPart, ChordRecord, GroupRecord, PartResult, Payload, TaskRecord
 
 #: column of the task table -> attribute of TaskRecord
 PLAIN_COLUMNS = {
@@ -160,10 +160,12 @@ def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
         return None, None
     text = _json_text(payload)
     if text is None:
-        return json.dumps(f"<{payload.content_type}, {len(payload.body)} bytes>"), frame(payload)
-    if payload.content_encoding == "utf-8" and is_portable(text):
+        sealed = ", encrypted" if payload.key_id.startswith(ENCRYPTED) else ""
+        return json.dumps(f"<{payload.content_type}{sealed}, {len(payload.body)} bytes>"), frame(payload)
+    is_shown_as_it_is = payload.content_encoding == "utf-8" and is_portable(text)
+    if is_shown_as_it_is and not payload.key_id:
         return text, None
-    return _rendition(text), frame(payload)
+    return text if is_shown_as_it_is else _rendition(text), frame(payload)
 
 
 def read_payload_bytes(text: bytes, exact: bytes | None) -> Payload:
@@ -267,8 +269,9 @@ def named(columns: Sequence[str], style: str) -> str:
 
 
 def _json_text(payload: Payload) -> str | None:
-    """Return the text of a payload that is plain JSON, ``None`` for any other."""
-    if payload.content_type != "application/json" or payload.compression or payload.key_id:
+    """Return the text of a payload that is plain or signed JSON, ``None`` for any other."""
+    is_signed = payload.key_id.startswith(SIGNED)
+    if payload.content_type != "application/json" or payload.compression or (payload.key_id and not is_signed):
         return None
     try:
         return payload.body.decode(payload.content_encoding)

@@ -1,0 +1,206 @@
+"""Payloads encrypted or signed, bound to their task and field.
+
+Encrypted: AES-256-GCM with a random nonce of 96 bits before the ciphertext. Signed: HMAC-SHA256, the body as it was.
+What is authenticated beside the body is the task's id, the field, and how the body is to be decoded: a payload
+that is moved to another task or field, or said to be of another type, is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+from dataclasses import replace
+from typing import Any
+
+from rootcellar.errors import DriverMissing, KeyMissing, SealBroken, UnsealedRefused
+from rootcellar.payloads.keys import Keyring
+from rootcellar.records import ENCRYPTED, SIGNED, Payload
+
+_NONCE = 12
+#: what begins a sealed text
+_TEXT = "rootcellar:"
+_SEALED_TEXT = re.compile(r"rootcellar:(?:(aes-256-gcm:[^:\s]+):([A-Za-z0-9+/=]*)|(hmac-sha256:[^:\s]+:[0-9a-f]+)\n)")
+_UNCHANGED = "rootcellar:unsealed:\n"
+
+
+class Sealing:
+    """Encrypts or signs, opens and verifies. With no key it seals nothing and opens what is not sealed.
+
+    Args:
+        encryption: keys that encrypt; the first one writes.
+        signing: keys that sign, where there is none that encrypts; all of them verify.
+        accept_unsealed: whether what is neither encrypted nor signed may be read though there are keys.
+    """
+
+    def __init__(
+        self, encryption: Keyring | None = None, signing: Keyring | None = None, *, accept_unsealed: bool = False
+    ) -> None:
+        self._encryption = encryption or Keyring()
+        self._signing = signing or Keyring()
+        self._ciphers = {key.key_id: _cipher(key.secret) for key in self._encryption}
+        self.is_on = bool(self._encryption or self._signing)
+        self._accepts_unsealed = accept_unsealed or not self.is_on
+
+    def __repr__(self) -> str:
+        return f"<Sealing: encryption {self._encryption!r}, signing {self._signing!r}>"
+
+    @property
+    def writes_as(self) -> str:
+        """What the ``key_id`` of a new payload begins with; empty where nothing is sealed."""
+        if self._encryption:
+            return ENCRYPTED + self._encryption.first.key_id
+        return f"{SIGNED}{self._signing.first.key_id}:" if self._signing else ""
+
+    def seal(self, payload: Payload, task_id: str, field: str) -> Payload:
+        """Return ``payload`` encrypted or signed for a field of a task."""
+        if self._encryption:
+            key_id = self._encryption.first.key_id
+            nonce = os.urandom(_NONCE)
+            sealed = self._ciphers[key_id].encrypt(nonce, payload.body, _bound(payload, task_id, field))
+            return replace(payload, body=nonce + sealed, key_id=ENCRYPTED + key_id)
+        if self._signing:
+            key = self._signing.first
+            return replace(payload, key_id=f"{SIGNED}{key.key_id}:{_mac(key.secret, payload, task_id, field)}")
+        return payload
+
+    def open(self, payload: Payload, task_id: str, field: str) -> Payload:
+        """Return what :meth:`seal` was given for the same field of the same task.
+
+        Raises:
+            KeyMissing: the key that sealed it is not here.
+            SealBroken: it was sealed for another task or field, or altered.
+            UnsealedRefused: it is not sealed.
+        """
+        if not payload.key_id:
+            if self._accepts_unsealed:
+                return payload
+            raise UnsealedRefused(
+                f"the {field} of task {task_id} is neither encrypted nor signed",
+                where="ROOTCELLAR_ACCEPT_UNSEALED",
+                remedy="if it is older than the keys, run `rootcellar rekey --unsealed`, or set this to true",
+            )
+        algorithm, _, rest = payload.key_id.partition(":")
+        if algorithm + ":" == ENCRYPTED:
+            return self._decrypted(payload, rest, task_id, field)
+        if algorithm + ":" == SIGNED:
+            return self._verified(payload, rest, task_id, field)
+        raise _broken(task_id, field, f"it is said to be sealed by {algorithm[:40]!a}")
+
+    def seal_text(self, text: str, task_id: str, field: str) -> str:
+        """Return a text as it lies in a column of text: sealed, or as it is."""
+        if not self.is_on:
+            return _UNCHANGED + text if text.startswith(_TEXT) else text
+        if not self._encryption:
+            # signed as a server will hand it back
+            text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+        sealed = self.seal(_text_payload(text.encode("utf-8", "surrogatepass")), task_id, field)
+        if sealed.key_id.startswith(ENCRYPTED):
+            return f"{_TEXT}{sealed.key_id}:{base64.b64encode(sealed.body).decode()}"
+        return f"{_TEXT}{sealed.key_id}\n{text}"
+
+    def open_text(self, text: str, task_id: str, field: str) -> str:
+        """Return the text that :meth:`seal_text` was given.
+
+        Raises:
+            PayloadError: as :meth:`open` does.
+        """
+        if text.startswith(_UNCHANGED):
+            text = self.open(_text_payload(text.encode("utf-8", "surrogatepass")), task_id, field).body.decode(
+                "utf-8", "surrogatepass"
+            )
+            return text.removeprefix(_UNCHANGED)
+        return self.open(sealed_text(text, task_id, field), task_id, field).body.decode("utf-8", "surrogatepass")
+
+    def _decrypted(self, payload: Payload, key_id: str, task_id: str, field: str) -> Payload:
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
+            raise _missing(f"the {field} of task {task_id} is encrypted", key_id, self._encryption, "ENCRYPTION")
+        nonce, sealed = payload.body[:_NONCE], payload.body[_NONCE:]
+        if len(nonce) < _NONCE:
+            raise _broken(task_id, field, f"it is too short for anything that key {key_id} encrypted")
+        try:
+            body = cipher.decrypt(nonce, sealed, _bound(payload, task_id, field))
+        except Exception:  # the library says no more than that it does not fit
+            raise _broken(task_id, field, f"it does not open under key {key_id}") from None
+        return replace(payload, body=body, key_id="")
+
+    def _verified(self, payload: Payload, rest: str, task_id: str, field: str) -> Payload:
+        key_id, _, mac = rest.partition(":")
+        key = self._signing.get(key_id)
+        if key is None:
+            if self._accepts_unsealed:
+                # whoever has no key to verify with asked for no signatures
+                return replace(payload, key_id="")
+            raise _missing(f"the {field} of task {task_id} is signed", key_id, self._signing, "SIGNING")
+        if not hmac.compare_digest(_mac(key.secret, payload, task_id, field).encode(), mac.encode()):
+            raise _broken(task_id, field, f"its signature is not of key {key_id}")
+        return replace(payload, key_id="")
+
+
+def sealed_text(text: str, task_id: str, field: str) -> Payload:
+    """Return a stored text as the payload that it is: sealed, or as it is.
+
+    Raises:
+        SealBroken: it begins as a sealed one and is none.
+    """
+    if not text.startswith(_TEXT):
+        return _text_payload(text.encode("utf-8", "surrogatepass"))
+    found = _SEALED_TEXT.match(text)
+    try:
+        if found and found[1] and found.end() == len(text):
+            return replace(_text_payload(base64.b64decode(found[2], validate=True)), key_id=found[1])
+        if found and found[3]:
+            return replace(_text_payload(text[found.end() :].encode("utf-8", "surrogatepass")), key_id=found[3])
+    except binascii.Error:
+        pass
+    raise _broken(task_id, field, "it begins as a sealed text and is none")
+
+
+def _text_payload(body: bytes) -> Payload:
+    return Payload(body, "text/plain")
+
+
+def _bound(payload: Payload, task_id: str, field: str) -> bytes:
+    """Return what is authenticated beside the body: each part with its length, so that none runs into the next."""
+    parts = (task_id, field, payload.content_type, payload.content_encoding, payload.compression)
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return b"rootcellar 1" + b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+
+
+def _mac(secret: bytes, payload: Payload, task_id: str, field: str) -> str:
+    bound = _bound(payload, task_id, field)
+    return hmac.new(secret, len(bound).to_bytes(4, "big") + bound + payload.body, hashlib.sha256).hexdigest()
+
+
+def _cipher(secret: bytes) -> Any:
+    try:
+        # imported late: who does not encrypt need not have it
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError as exc:
+        raise DriverMissing(
+            "encryption needs the Python package cryptography",
+            where="ROOTCELLAR_ENCRYPTION_KEYS",
+            remedy="pip install 'rootcellar[encryption]'",
+        ) from exc
+    return AESGCM(secret)
+
+
+def _missing(what: str, key_id: str, known: Keyring, kind: str) -> KeyMissing:
+    there = f"here are {', '.join(known.ids)}" if known else "here is none"
+    return KeyMissing(
+        f"{what} under the key {key_id[:64]!a}, and {there}",
+        where=f"ROOTCELLAR_{kind}_KEYS",
+        remedy="add that key; all of them read, the first one writes",
+        key_id=key_id,
+    )
+
+
+def _broken(task_id: str, field: str, why: str) -> SealBroken:
+    return SealBroken(
+        f"the {field} of task {task_id} was altered, or stored for another task or field: {why}",
+        remedy="restore the record from a backup, and find out who can write to the store",
+    )

@@ -1,0 +1,106 @@
+"""What the settings say about payloads: Celery's configuration first, then the environment.
+
+The environment is read here too, so that who sets ``ROOTCELLAR_ENCRYPTION_KEYS`` never writes in clear, whether or not
+the app is configured by :func:`rootcellar.settings`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rootcellar.errors import ConfigurationError
+from rootcellar.payloads.codec import Codec
+from rootcellar.payloads.keys import Keyring, read_keys
+from rootcellar.payloads.sealing import Sealing
+
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+#: setting of Celery's configuration -> variable of the environment
+VARIABLES = {
+    "result_encryption_keys": "ROOTCELLAR_ENCRYPTION_KEYS",
+    "result_signing_keys": "ROOTCELLAR_SIGNING_KEYS",
+    "result_accept_unsealed": "ROOTCELLAR_ACCEPT_UNSEALED",
+}
+_SECRET = ("result_encryption_keys", "result_signing_keys")
+
+
+def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
+    """Return the codec of Celery's configuration.
+
+    Args:
+        conf: Celery's configuration, or an empty mapping for the environment alone.
+        options: what :class:`Codec` is told beside, such as ``serializer``.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
+        DriverMissing: a setting needs a package that is not installed.
+    """
+    return Codec(sealing=sealing_of(conf), **options)
+
+
+def sealing_of(conf: Mapping[str, Any]) -> Sealing:
+    """Return how payloads are encrypted and signed.
+
+    Args:
+        conf: Celery's configuration, or an empty mapping for the environment alone.
+
+    Raises:
+        ConfigurationError: a key is wrong.
+        DriverMissing: encryption needs a package that is not installed.
+    """
+    return Sealing(
+        _keys(conf, "result_encryption_keys"),
+        _keys(conf, "result_signing_keys"),
+        accept_unsealed=flag_of(conf, "result_accept_unsealed", default=False),
+    )
+
+
+def value_of(conf: Mapping[str, Any], setting: str) -> tuple[Any, str]:
+    """Return a setting's value and where it was given; ``None`` for one that was not.
+
+    Raises:
+        ConfigurationError: the file that holds it cannot be read.
+    """
+    value = conf.get(setting)
+    if value is not None and value != "":
+        return value, setting
+    variable = VARIABLES[setting]
+    if text := os.environ.get(variable):
+        return text, variable
+    if setting in _SECRET and (path := os.environ.get(f"{variable}_FILE")):
+        try:
+            return Path(path).read_text(encoding="utf-8"), f"{variable}_FILE"
+        except (OSError, ValueError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+            raise ConfigurationError(
+                f"{path} cannot be read: {reason}",
+                where=f"{variable}_FILE",
+                remedy="name a file that this user may read",
+            ) from None
+    return None, variable
+
+
+def flag_of(conf: Mapping[str, Any], setting: str, *, default: bool) -> bool:
+    """Return a setting that is on or off.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    value, where = value_of(conf, setting)
+    word = str(value).strip().lower()
+    if value is None:
+        return default
+    if word not in _TRUE + _FALSE:
+        raise ConfigurationError(f"it must be true or false, not {value!r}", where=where, remedy="write true or false")
+    return word in _TRUE
+
+
+def _keys(conf: Mapping[str, Any], setting: str) -> Keyring | None:
+    value, where = value_of(conf, setting)
+    if value is None or isinstance(value, Keyring):
+        return value
+    text = value if isinstance(value, str) else "\n".join(map(str, value))
+    return read_keys(text, where)
