@@ -153,6 +153,11 @@ def test_pings_what_lay_idle(exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     with pool.connection() as another:
         assert another is not line
     assert not line.is_open
+    with pool.connection() as one, pool.connection() as two:
+        one.answers = False
+    with pool.connection():
+        pass
+    assert not two.is_open, "it lay idle for longer than the one that did not answer"
     silent = exchange.pool(ping=False)
     for _ in range(2):
         with silent.connection() as line:

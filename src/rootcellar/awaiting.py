@@ -79,7 +79,7 @@ async def result(async_result: Any, timeout: float | None = None, *, propagate: 
     try:
         (record,) = _records(await asyncio.wait_for(told, timeout))
     except asyncio.TimeoutError:
-        raise timed_out(watcher) from watcher.outage
+        raise timed_out(watcher.outage) from watcher.outage
     finally:
         subscription.cancel()
     return _value(backend, record, propagate=propagate)

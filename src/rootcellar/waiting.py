@@ -11,12 +11,15 @@ from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
 from rootcellar.aside import Aside
-from rootcellar.errors import RootcellarError
+from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store, Watchable
 from rootcellar.stores.watching import PollingWatcher, Tell, Told, Watcher
 
 logger = get_logger(__name__)
+
+#: seconds in which the one look of a timeout of 0 must be answered
+ONE_LOOK = 5.0
 
 
 class Waiter:
@@ -103,7 +106,7 @@ class Waiter:
         while True:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                raise timed_out(self.watcher())
+                raise timed_out(self.watcher().outage)
             pause = interval if left is None else min(interval, left)
             try:
                 return told.get_nowait() if not told.empty() else told.get(timeout=pause)
@@ -114,12 +117,14 @@ class Waiter:
     def _look(self, task_ids: list[str], deadline: float | None, *, is_last: bool) -> Iterable[TaskRecord]:
         """Read the records; in an outage find nothing, unless there will be no second look."""
         try:
-            if is_last or deadline is None:
+            if deadline is None:
                 return self._read(task_ids)
             # a server that is frozen answers nobody
-            return self.aside.submit(lambda: self._read(task_ids)).result(deadline - time.monotonic())
+            left = ONE_LOOK if is_last else deadline - time.monotonic()
+            return self.aside.submit(lambda: self._read(task_ids)).result(left)
         except NotInTime:
-            raise timed_out() from None
+            silent = StoreUnavailable(f"no answer within {ONE_LOOK:g} s", where=self._store.where) if is_last else None
+            raise timed_out(silent) from silent
         except RootcellarError as exc:
             if is_last or not exc.retryable:
                 raise
@@ -139,9 +144,8 @@ def _records(told: Told) -> Iterable[TaskRecord]:
     return [record for record in told if isinstance(record, TaskRecord)]
 
 
-def timed_out(watcher: Watcher | None = None) -> TimeoutError:
+def timed_out(outage: RootcellarError | None = None) -> TimeoutError:
     """Return the error of a wait that was too short, which says so where the store was out of reach."""
-    outage = watcher.outage if watcher else None
     if outage is None:
         return TimeoutError("The operation timed out.")
     error = TimeoutError(f"The operation timed out. Meanwhile: {outage}")

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 from celery.exceptions import TimeoutError
-from celery.result import GroupResult
+from celery.result import AsyncResult, GroupResult
 
 import rootcellar
+from rootcellar import waiting
+from rootcellar.errors import RootcellarError
+from rootcellar.stores.postgres import driver
+from tests.conformance.stores import in_threads
 from tests.servers import PostgresServer
 from tests.waiting.bed import make_app, record
 
@@ -32,21 +36,28 @@ def frozen(server: PostgresServer) -> Iterator[None]:
 
 
 @contextmanager
-def times_out(since: float | None = None) -> Iterator[None]:
+def times_out(since: float | None = None) -> Iterator[pytest.ExceptionInfo[TimeoutError]]:
     began = since or time.monotonic()
-    with pytest.raises(TimeoutError):
-        yield
+    with pytest.raises(TimeoutError) as caught:
+        yield caught
     assert TIMEOUT * 0.9 < time.monotonic() - began < TIMEOUT + SLACK
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server that the tests may freeze."""
+    with PostgresServer() as server:
+        yield server
+
+
 @pytest.fixture
-def server(new_postgres: Callable[..., PostgresServer]) -> PostgresServer:
-    return new_postgres()
+def url(server: PostgresServer) -> str:
+    return server.create_database()
 
 
 @pytest.mark.parametrize("has_connections", [True, False])
-def test_nobody_waits_beyond_the_timeout(server: PostgresServer, has_connections: bool) -> None:
-    app = make_app(server.url)
+def test_nobody_waits_beyond_the_timeout(server: PostgresServer, url: str, has_connections: bool) -> None:
+    app = make_app(url)
     store = app.backend.store
     store.put(record("there"))
     results: list[Any] = [app.AsyncResult(f"task {number}") for number in range(3)]
@@ -68,6 +79,36 @@ def test_nobody_waits_beyond_the_timeout(server: PostgresServer, has_connections
     assert results[0].get(timeout=20) == "task 0"
 
 
+def test_one_look_is_not_for_ever(server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "ONE_LOOK", TIMEOUT)
+    app = make_app(url)
+    app.backend.store.put(record("there"))
+    with frozen(server), times_out() as caught:
+        app.AsyncResult("task").get(timeout=0)
+    assert "no answer within 1 s" in str(caught.value)
+    assert app.AsyncResult("there").get(timeout=0) == "there"
+    app.backend.store.close()
+
+
+def test_nor_is_whatever_else_is_asked(server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no timeout of its own has the store's: the look at a chain's parents, and every verb."""
+    monkeypatch.setattr(driver, "SILENCE", TIMEOUT)
+    app = make_app(url, result_backend_max_retries=0)
+    store = app.backend.store
+    in_threads(5, lambda number: store.put(record(f"there {number}")))
+    chain = AsyncResult("child", app=app, parent=AsyncResult("parent", app=app))
+    with frozen(server):
+        began = time.monotonic()
+        with pytest.raises(RootcellarError, match="silent for 1 s") as caught:
+            chain.get(timeout=TIMEOUT)
+        assert caught.value.retryable
+        assert time.monotonic() - began < TIMEOUT + SLACK
+        assert not store._pool._idle, "the others are not asked one after the other"
+    assert store.put(record("later")).written
+    assert store.get("there 3") is not None
+    store.close()
+
+
 def outcome(work: Callable[[], object]) -> BaseException | None:
     try:
         work()
@@ -76,8 +117,8 @@ def outcome(work: Callable[[], object]) -> BaseException | None:
     return None
 
 
-def test_nor_does_an_event_loop(server: PostgresServer) -> None:
-    app = make_app(server.url)
+def test_nor_does_an_event_loop(server: PostgresServer, url: str) -> None:
+    app = make_app(url)
     app.backend.store.put(record("there"))
 
     async def wait() -> None:
@@ -94,9 +135,9 @@ def test_nor_does_an_event_loop(server: PostgresServer) -> None:
     app.backend.store.close()
 
 
-def test_it_freezes_after_it_told(server: PostgresServer) -> None:
+def test_it_freezes_after_it_told(server: PostgresServer, url: str) -> None:
     """``as_completed`` is told ids and reads the records afterwards: that is within the timeout too."""
-    app = make_app(server.url)
+    app = make_app(url)
     store = app.backend.store
     store.put(record("first"))
     results = [app.AsyncResult(task_id) for task_id in ("first", "second")]

@@ -149,7 +149,11 @@ class ConnectionPool(Generic[C]):
         if 0 <= self._recycle < now - born or not self._usable(connection):
             return False
         longest = IDLE_BEFORE_PING if self._idle_before_ping is None else self._idle_before_ping
-        return not self._ping or now - since < longest or self._alive(connection)
+        if not self._ping or now - since < longest or self._alive(connection):
+            return True
+        # the others have lain idle for longer still, and each might take long to say nothing
+        self.drop_idle()
+        return False
 
     def _give_back(self, connection: C, born: float) -> None:
         if self._recycle == 0 or not self._usable(connection):

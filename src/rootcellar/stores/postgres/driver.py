@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from rootcellar import errors
 from rootcellar.stores.postgres import secure
@@ -32,7 +34,27 @@ except ImportError as exc:
         remedy="pip install 'rootcellar[postgres]'",
     ) from exc
 
-__all__ = ["OLDEST_SERVER", "STALE", "Connection", "connect", "connection_settings", "describe", "psycopg", "translate"]
+__all__ = [
+    "OLDEST_SERVER",
+    "SILENCE",
+    "STALE",
+    "Connection",
+    "connect",
+    "connection_settings",
+    "describe",
+    "psycopg",
+    "translate",
+]
+
+
+T = TypeVar("T")
+
+#: seconds of silence after which a server that was asked something is given up: a frozen one keeps the connection open
+SILENCE = 30.0
+
+
+class Silent(psycopg.OperationalError):
+    """The server has not answered for long."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -42,6 +64,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         prepared: the names of the statements that ``pipeline.py`` prepared on it.
         may_prepare: whether it may do so, see ``pooling.py``.
         is_pooled: whether a connection pooler answers in place of the server.
+        silence: seconds of silence after which the server is given up; ``None`` for never.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -49,6 +72,41 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.prepared: set[bytes] = set()
         self.may_prepare = True
         self.is_pooled = False
+        self.silence: float | None = SILENCE
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
+        """Wait for an answer.
+
+        Raises:
+            Silent: nothing has come for :attr:`silence` seconds.
+        """
+        return super().wait(gen if self.silence is None else _unless_silent(gen, self.silence), *args, **kwargs)
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Wait as long as it takes, in a ``with`` block: for what may keep the server busy for long."""
+        before, self.silence = self.silence, None
+        try:
+            yield
+        finally:
+            self.silence = before
+
+
+def _unless_silent(work: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
+    """Do ``work`` of psycopg's, which is told every few moments when nothing has come."""
+    since: float | None = None
+    try:
+        wanted = next(work)
+        while True:
+            if ready := (yield wanted):
+                since = None
+            elif since is None:
+                since = time.monotonic()
+            elif time.monotonic() - since > seconds:
+                raise Silent(f"the server has been silent for {seconds:g} s")
+            wanted = work.send(ready)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
 OLDEST_SERVER = 13
@@ -77,9 +135,12 @@ _BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
     "3D000": (errors.DatabaseMissing, "CREATE DATABASE, or correct the name in the URL"),
     "42501": (errors.PermissionDenied, "GRANT the right, or let a DBA run what `rootcellar schema sql` prints"),
     "42P01": (errors.SchemaMissing, "run `rootcellar schema create`"),
+    "42703": (errors.SchemaOutdated, "run `rootcellar schema status`"),
     "53100": (errors.DiskFull, "give the server's disk room; results are retried meanwhile"),
     "54000": (errors.RecordRefused, "store less in one result"),
     "54001": (errors.RecordRefused, "nest the result less deeply"),
+    # a lock_timeout, and limits on how long a transaction may last or lie idle
+    **dict.fromkeys(("55P03", "25P03", "25P04"), (errors.StoreUnavailable, "nothing: it is tried again")),
 }
 _BY_CLASS: dict[str, tuple[type[errors.StoreError], str]] = {
     "08": (errors.StoreUnavailable, "see whether the server runs and can be reached"),
@@ -172,18 +233,33 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
     except psycopg.Error as exc:
         raise secure.explain(str(exc), settings, where) or translate(exc, where) from exc
     secure.warn_if_unverified(settings, connection.pgconn.ssl_in_use, where)
-    version = connection.info.server_version
-    if version < OLDEST_SERVER * 10_000:
+    try:
+        refuse_old(connection.info.server_version, where)
+    except errors.ServerTooOld:
         connection.close()
+        raise
+    return connection
+
+
+def refuse_old(version: int, where: str) -> None:
+    """Refuse a server that rootcellar does not support.
+
+    Args:
+        version: what the server says of itself, such as 130021.
+        where: the server, for messages.
+
+    Raises:
+        ServerTooOld: it is older than :data:`OLDEST_SERVER`.
+    """
+    if version < OLDEST_SERVER * 10_000:
         raise errors.ServerTooOld(
             f"PostgreSQL {version // 10_000} is too old",
             where=where,
             remedy=f"upgrade the server to {OLDEST_SERVER} or later",
         )
-    return connection
 
 
-def translate(exc: psycopg.Error, where: str) -> errors.StoreError:
+def translate(exc: psycopg.Error, where: str) -> errors.RootcellarError:
     """Return the error of ours that says what ``exc`` means."""
     text = _reason(exc)
     state = exc.sqlstate or next((state for words, state in _REFUSALS if words in text), "")
@@ -194,8 +270,12 @@ def translate(exc: psycopg.Error, where: str) -> errors.StoreError:
         kind, remedy = _BY_STATE[state]
     elif state[:2] in _BY_CLASS:
         kind, remedy = _BY_CLASS[state[:2]]
+    elif isinstance(exc, psycopg.DataError):
+        kind, remedy = errors.RecordRefused, "see which field it is"
     elif isinstance(exc, psycopg.OperationalError) and not state:
         kind, remedy = errors.StoreUnavailable, "see whether the server runs and can be reached"
+    elif text.startswith("invalid connection option"):
+        return errors.ConfigurationError(text, where=where, remedy="correct connect_args in database_engine_options")
     else:
         kind, remedy = errors.StoreError, "see the server's log"
     return kind(text, where=where, remedy=remedy)

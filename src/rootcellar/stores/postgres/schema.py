@@ -82,7 +82,7 @@ class PostgresSchema(SqlSchema[Connection]):
 
     @contextmanager
     def _alone(self, connection: Connection) -> Iterator[None]:
-        with connection.transaction():
+        with connection.patiently(), connection.transaction():
             connection.execute(self._sql["lock"])
             connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
             yield

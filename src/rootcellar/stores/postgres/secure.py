@@ -14,7 +14,6 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rootcellar import errors
@@ -60,7 +59,8 @@ def with_defaults(settings: Mapping[str, Any], libpq: int) -> dict[str, Any]:
     authority = settings.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
     if authority and not _mode(settings):
         settings["sslmode"] = "verify-full"
-    if not authority and _mode(settings) == "verify-full" and libpq >= _KNOWS_SYSTEM and not _own_authority().exists():
+    has_own = os.path.exists(_own_authority())
+    if not authority and _mode(settings) == "verify-full" and libpq >= _KNOWS_SYSTEM and not has_own:
         settings["sslrootcert"] = "system"
     return settings
 
@@ -116,8 +116,9 @@ def _mode(settings: Mapping[str, Any]) -> str:
     return str(settings.get("sslmode") or os.environ.get("PGSSLMODE") or "")
 
 
-def _own_authority() -> Path:
-    return Path("~/.postgresql/root.crt").expanduser()
+def _own_authority() -> str:
+    # a user without a home is no error here
+    return os.path.expanduser("~/.postgresql/root.crt")
 
 
 def _is_here(host: str) -> bool:
@@ -132,7 +133,7 @@ def _is_here(host: str) -> bool:
 
 def _verify(host: str, address: tuple[str, int], settings: Mapping[str, Any]) -> ssl.SSLError | None:
     """Verify the server's certificate as libpq did, with a library that says what is wrong with it."""
-    authority = settings.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or str(_own_authority())
+    authority = settings.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or _own_authority()
     try:
         context = ssl.create_default_context(cafile=None if authority == "system" else authority)
         # libpq is not as strict about how a certificate is written

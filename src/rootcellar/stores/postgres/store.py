@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, TypeVar
@@ -29,6 +30,12 @@ from rootcellar.stores.watching import Watcher
 T = TypeVar("T")
 
 _PACKAGE = "rootcellar.stores.postgres"
+#: statements that may keep the server busy for long before it says a word
+_LONG = {
+    *("query_tasks", "scan_tasks", "delete_tasks", "delete_adopted_tasks", "delete_expired_tasks"),
+    *("delete_expired_groups", "delete_expired_chords"),
+    *("delete_expired_adopted_tasks", "delete_expired_adopted_groups"),
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -215,13 +222,17 @@ class PostgresStore(SqlStore[Connection]):
             return self._watcher
 
     def _rows_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return connection.execute(self._sql[statement], params, prepare=True).fetchall()
+        return self._execute(connection, statement, params).fetchall()
 
     def _dicts_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         return connection.cursor(row_factory=dict_row).execute(self._sql[statement], params).fetchall()
 
     def _count_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> int:
-        return connection.execute(self._sql[statement], params, prepare=True).rowcount
+        return self._execute(connection, statement, params).rowcount
+
+    def _execute(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        with connection.patiently() if statement in _LONG else nullcontext():
+            return connection.execute(self._sql[statement], params, prepare=True)
 
     def _raw(self, work: Callable[[Connection], T]) -> T:
         for is_last in (False, True):
@@ -234,10 +245,15 @@ class PostgresStore(SqlStore[Connection]):
                     if is_stale:
                         self._is_schema_known = False
                         connection.close()
-                    if is_last or not (is_stale or connection.closed):
-                        if exc.sqlstate == "25006":
-                            connection.close()
+                    if exc.sqlstate == driver.READ_ONLY or isinstance(exc, driver.Silent):
+                        # what is true of this session is true of the others
+                        connection.close()
+                        self._pool.drop_idle()
                         raise driver.translate(exc, self._where) from exc
+                    if is_last or not (is_stale or connection.closed):
+                        raise driver.translate(exc, self._where) from exc
+                except UnicodeEncodeError as exc:
+                    raise self._refused(exc) from exc
         raise AssertionError("unreachable")
 
     def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
@@ -272,8 +288,12 @@ def _is_alive(connection: Connection) -> bool:
 
 
 def _is_usable(connection: Connection) -> bool:
-    # a lost connection is in no such state either
-    return connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    # a lost connection is in no such state either; one whose user was interrupted may wait for a pipeline's end
+    pgconn = connection.pgconn
+    return (
+        pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        and pgconn.pipeline_status == psycopg.pq.PipelineStatus.OFF
+    )
 
 
 def _statements(options: StoreOptions) -> dict[str, str]:

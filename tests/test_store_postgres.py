@@ -1,0 +1,83 @@
+"""What is PostgreSQL's own: its refusals in our words, and which of them are worth a new try."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from rootcellar import errors
+from rootcellar.records import ChordRecord
+from rootcellar.stores import Store, open_store
+from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.postgres import driver, secure
+from tests.conformance.stores import part
+from tests.waiting.bed import record
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Store]:
+    store = open_store(postgres_url)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize(("version", "name"), [(90_624, "9"), (120_022, "12")])
+def test_a_server_that_is_too_old(version: int, name: str) -> None:
+    with pytest.raises(errors.ServerTooOld, match=f"PostgreSQL {name} is too old") as caught:
+        driver.refuse_old(version, "here")
+    assert "13 or later" in caught.value.remedy
+    assert not caught.value.retryable
+    driver.refuse_old(130_000, "here")
+
+
+def test_it_is_asked_for_its_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "OLDEST_SERVER", 99)
+    with pytest.raises(errors.ServerTooOld):
+        store.check()
+
+
+def test_a_lock_that_is_held_too_long_is_worth_a_new_try(postgres_url: str) -> None:
+    store = open_store(f"{postgres_url}?options=-c%20lock_timeout%3D50")
+    store.check()
+    with psycopg.connect(postgres_url) as other:
+        other.execute("LOCK TABLE celery_taskmeta")
+        with pytest.raises(errors.StoreUnavailable, match="lock timeout"):
+            store.put(record("task"))
+    assert store.put(record("task")).written
+    store.close()
+
+
+@pytest.mark.parametrize("odd", ["\x00", "\ud800"], ids=["NUL", "lone surrogate"])
+def test_ids_that_no_chord_can_have(store: Store, odd: str) -> None:
+    group = f"group {odd}"
+    for verb in (
+        lambda: store.begin_chord(ChordRecord(group_id=group)),
+        lambda: store.size_chord(group, 1),
+        lambda: store.size_chord(group, 1, relative=True, key="key"),
+        lambda: store.count_part(part(group, "task")),
+        lambda: store.claim_chord(group, "me"),
+        lambda: store.get_chord(group),
+        lambda: store.chord_parts(group),
+        lambda: store.finish_chord(group),
+    ):
+        with pytest.raises(errors.RecordRefused) as caught:
+            verb()
+        assert caught.value.where
+
+
+def test_an_option_that_the_driver_does_not_know(postgres_url: str) -> None:
+    store = open_store(postgres_url, StoreOptions(connect_args={"sslmod": "require"}))
+    with pytest.raises(errors.ConfigurationError, match="sslmod") as caught:
+        store.check()
+    assert "connect_args" in caught.value.remedy
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert secure.with_defaults({"sslmode": "verify-full"}, 170_000)["sslmode"] == "verify-full"
