@@ -15,6 +15,7 @@ from typing import Any
 
 from rootcellar import errors
 from rootcellar.checks.findings import Finding
+from rootcellar.checks.measures import milliseconds
 from rootcellar.checks.steps import Checks, Step, code_of, failed, is_about_tls, ok, wrong
 from rootcellar.stores import tls
 
@@ -65,6 +66,11 @@ class ServerChecks(Checks):
     @abstractmethod
     def is_verified(self) -> bool:
         """Whether the server's certificate is verified."""
+
+    @property
+    def tls_host(self) -> Host:
+        """Who shows the certificate."""
+        return self.hosts[0]
 
     @abstractmethod
     def enter(self) -> str:
@@ -151,7 +157,7 @@ class ServerChecks(Checks):
         if not (self.is_encrypted() if refusal is None else self.wants_tls):
             yield ok("none, on this machine") if is_here else wrong("tls.none", "no TLS")
             return
-        host, port = self.hosts[0]
+        host, port = self.tls_host
         peer = look_at_peer(host, port, self.begin_tls, self.client_certificate())
         if peer is None:
             yield ok("encrypted")
@@ -205,12 +211,6 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def milliseconds(seconds: float) -> str:
-    """Return a span in milliseconds, for people."""
-    span = seconds * 1000
-    return f"{span:.1f} ms" if span < 10 else f"{span:.0f} ms"
 
 
 def look_at_peer(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rootcellar import errors
 from rootcellar.checks.findings import Finding, Level
 from rootcellar.checks.register import problem
+from rootcellar.urls import redact
 
 #: how our errors are called in the register; the first class that fits
 _CODES: tuple[tuple[type[errors.RootcellarError], str], ...] = (
     (errors.CertificateExpired, "tls.expired"),
     (errors.DriverMissing, "driver.missing"),
     (errors.ConfigurationError, "settings.wrong"),
+    (errors.ContentRefused, "settings.wrong"),
     (errors.AuthenticationFailed, "login.refused"),
     (errors.DatabaseMissing, "database.missing"),
     (errors.PermissionDenied, "rights.missing"),
@@ -68,6 +70,10 @@ class Checks(ABC):
     def steps(self) -> Sequence[Step]:
         """Return what to look at, in order."""
 
+    def understand(self, exc: Exception) -> errors.RootcellarError | None:
+        """Return the error of ours that one of the driver's means; ``None`` for what is none of the driver's."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Take away what was left, and close what was opened. Raises nothing for a server that is gone."""
@@ -88,6 +94,11 @@ def wrong(code: str, seen: str, remedy: str = "") -> Finding:
     """
     entry = problem(code)
     return Finding(check="", level=entry.level, seen=seen, problem=entry, remedy=remedy)
+
+
+def problem_as(code: str, finding: Finding) -> Finding:
+    """Return a finding under another name, which fits better where it was made."""
+    return wrong(code, finding.seen)
 
 
 def failed(exc: errors.RootcellarError) -> Finding:
@@ -111,15 +122,21 @@ def is_about_tls(exc: errors.RootcellarError) -> bool:
     return code_of(exc).startswith("tls.")
 
 
-def run(checks: Checks) -> Iterator[Finding]:
-    """Take the steps in order, and yield what each found as soon as it is known."""
+def run(checks: Checks, begin: Callable[[str], object] = lambda name: None) -> Generator[Finding, None, None]:
+    """Take the steps in order, and yield what each found as soon as it is known.
+
+    Args:
+        checks: whose steps.
+        begin: told the name of each step as it begins.
+    """
     broken = ""
     try:
         for step in checks.steps():
             if broken:
                 yield Finding(check=step.name, level=Level.SKIPPED, seen=f"not looked at: {broken} failed")
                 continue
-            for finding in _take(step):
+            begin(step.name)
+            for finding in _take(step, checks):
                 yield finding
                 if finding.level is Level.FAILURE and step.is_ground:
                     broken = step.name
@@ -127,7 +144,7 @@ def run(checks: Checks) -> Iterator[Finding]:
         checks.close()
 
 
-def _take(step: Step) -> Iterator[Finding]:
+def _take(step: Step, checks: Checks) -> Iterator[Finding]:
     began = time.monotonic()
 
     def told(finding: Finding) -> Finding:
@@ -136,8 +153,16 @@ def _take(step: Step) -> Iterator[Finding]:
     try:
         for finding in step.look():
             yield told(finding)
-    except errors.RootcellarError as exc:
-        yield told(failed(exc))
+    except Exception as exc:
+        error = exc if isinstance(exc, errors.RootcellarError) else checks.understand(exc)
+        text = redact(f"{type(exc).__name__}: {exc}")
+        yield told(failed(error) if error else wrong("check.failed", text))
+
+
+def worst_of(findings: Iterable[Finding]) -> Level:
+    """Return how it ended as a whole."""
+    found = {finding.level for finding in findings}
+    return next((level for level in (Level.FAILURE, Level.WARNING) if level in found), Level.OK)
 
 
 def first_of(findings: Sequence[Finding]) -> Finding | None:

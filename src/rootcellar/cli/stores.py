@@ -177,7 +177,7 @@ def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
         raise typer.BadParameter("give --backend or --app, not both", param_hint="--app")
     if choice.task_table or choice.group_table or choice.schema:
         raise typer.BadParameter("the app's settings name the tables; leave the options out", param_hint="--app")
-    backend = _load_app(str(choice.app)).backend
+    backend = load_app(str(choice.app)).backend
     if not isinstance(backend, ResultBackend):
         raise ConfigurationError(
             f"the app keeps its results in {type(backend).__module__}, not in rootcellar",
@@ -187,7 +187,7 @@ def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
     return backend.store, backend.app.conf
 
 
-def _load_app(name: str) -> Any:
+def load_app(name: str) -> Any:
     """Return the app, with its backend made; what its modules print must not get into our output."""
     try:
         with redirect_stdout(sys.stderr):

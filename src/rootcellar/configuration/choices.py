@@ -26,7 +26,7 @@ BACKENDS: Mapping[str, Callable[[Variables], SecretUrl]] = {
     "rpc": lambda _: SecretUrl(urls.RPC_URL),
 }
 BROKERS: Mapping[str, Callable[[Variables], SecretUrl]] = {"redis": urls.redis_broker, "rabbitmq": urls.rabbitmq}
-_SYNONYMS = {"postgresql": "postgres", "mariadb": "mysql", "mongo": "mongodb", "amqp": "rabbitmq"}
+SYNONYMS = {"postgresql": "postgres", "mariadb": "mysql", "mongo": "mongodb", "amqp": "rabbitmq"}
 
 #: what kind of store a URL's scheme asks for
 _KINDS = {
@@ -122,7 +122,7 @@ def choose_broker(secret: SecretStr, found: Variables) -> Choice:
 
 def _named(text: str, known: Mapping[str, Callable[[Variables], SecretUrl]], found: Variables, url: str) -> Choice:
     name = text.strip().lower()
-    name = _SYNONYMS.get(name, name)
+    name = SYNONYMS.get(name, name)
     if name in known:
         return Choice(name, known[name](found), is_named=True)
     # the text itself is not told: it may be a part of a URL

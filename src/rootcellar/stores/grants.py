@@ -25,6 +25,11 @@ class HasGrants(Protocol):
         """Return the statements that give a user what the role needs and nothing else. It connects to nothing."""
 
 
+def rights_of(role: Role) -> dict[str, tuple[str, ...]]:
+    """Return what a worker or a reader must be allowed on each table, by what the table is."""
+    return {table: tuple(rights.split(", ")) for table, rights in _RIGHTS[role].items()}
+
+
 def on_tables(role: Role, names: Mapping[str, str], user: str) -> list[str]:
     """Return the statements for each table.
 

@@ -100,6 +100,15 @@ class SqlSchema(ABC, Generic[C]):
     def adopt(self, keep: timedelta | None) -> Sequence[str]:
         return self._run(lambda connection: self._adopt(connection, keep))
 
+    @property
+    def tables(self) -> Mapping[str, str]:
+        """The quoted names of the tables, by what they are."""
+        return {what: name for what, name in self._names.items() if not what.endswith("_index")}
+
+    def drop(self) -> None:
+        """Take away tables that :meth:`create` made for a moment, with all that is in them."""
+        self._run(self._drop)
+
     def ensure(self, connection: C) -> Adopted | None:
         """Make the tables if they are missing and may be made; return Celery's tables if they were adopted.
 
@@ -151,6 +160,15 @@ class SqlSchema(ABC, Generic[C]):
         with self._alone(connection):
             version, _ = self._registered(connection)
             self._migrate(connection, version, None)
+
+    def _drop(self, connection: C) -> None:
+        with self._alone(connection):
+            for what, name in self.tables.items():
+                if what != "registry":
+                    self._script(connection, f"DROP TABLE IF EXISTS {name}")
+            self._all(connection, "unregister", {"task": self._options.task_table})
+            if self._all(connection, "count_registered", {}) == [(0,)]:
+                self._script(connection, f"DROP TABLE {self._names['registry']}")
 
     def _migrate(self, connection: C, version: int, adopted: Adopted | None) -> None:
         if version >= len(self._migrations):

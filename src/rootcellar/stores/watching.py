@@ -155,6 +155,15 @@ class Watcher(ABC):
             self._is_closed = True
         self._wake()
 
+    def join(self, timeout: float) -> None:
+        """Wait, after :meth:`close`, until the thread has ended and nothing of it is left on the server.
+
+        Args:
+            timeout: seconds to wait at most.
+        """
+        if thread := self._thread:
+            thread.join(timeout)
+
     # -- for the thread
 
     @abstractmethod

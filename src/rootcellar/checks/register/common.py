@@ -144,6 +144,12 @@ PROBLEMS = (
         why="A result may be lost where this happens to a worker.",
         remedy="See the message and the server's log.",
     ),
+    failure(
+        "check.failed",
+        "the check itself failed",
+        why="Something came up that nobody thought of; what rests on it was not looked at.",
+        remedy="See the message; if it tells of nothing that you can change, report it.",
+    ),
     warning(
         "clock.skew",
         "the server's clock and the one here differ",

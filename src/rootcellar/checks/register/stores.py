@@ -21,9 +21,15 @@ PROBLEMS = (
     ),
     failure(
         "schema.outdated",
-        "the tables are of another release",
+        "the tables are of an older release",
         why="This release stores what they have no place for.",
-        remedy="Run `rootcellar schema upgrade` as a user who may; if the tables are newer, upgrade rootcellar here.",
+        remedy="Run `rootcellar schema upgrade` as a user who may.",
+    ),
+    warning(
+        "schema.newer",
+        "the tables are of a newer release",
+        why="This release does not know what the newer one keeps in them, and may leave it out.",
+        remedy="Upgrade rootcellar here to the release that the others have.",
     ),
     failure(
         "schema.foreign",

@@ -113,6 +113,10 @@ class Cache:
             else:
                 raise StoreUnavailable("others copy it again and again", where=self._store.where, remedy="try again")
 
+    def drop(self, task_ids: Sequence[str]) -> None:
+        """Take away copies and tombstones of tasks that nobody will bring late, such as throw-away ones."""
+        self._store.delete([PREFIX + task_id for task_id in task_ids])
+
     def close(self) -> None:
         """Close the store of the copies."""
         self.breaker.close()

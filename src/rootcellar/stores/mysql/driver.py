@@ -44,6 +44,7 @@ class Connection(pymysql.connections.Connection):
     #: what the driver noted of the server's last answer
     server_status: int
     _write_timeout: float | None
+    _sock: Any
 
     def execute(self, statement: str, params: Mapping[str, Any] | None = None) -> int:
         """Run a statement and return how many rows it changed; an upsert counts 1 for a new row, 2 for a changed one.
@@ -78,6 +79,11 @@ class Connection(pymysql.connections.Connection):
                 self.rollback()
             raise
         self.commit()
+
+    @property
+    def line(self) -> Any:
+        """The socket; an ``ssl.SSLSocket`` where the connection is encrypted."""
+        return self._sock
 
     def is_usable(self) -> bool:
         """Tell, without a round trip, whether it is open and amid nothing."""

@@ -101,7 +101,9 @@ class MySQLSchema(SqlSchema[Connection]):
             options, run, where=where, package=PACKAGE, migrations=MIGRATIONS, names=names, statements=statements
         )
         with_parameters = load_statements(PACKAGE, "schema.sql", in_parameterized(names))
-        self._sql.update({name: with_parameters[name] for name in ("read_registry", "register")})
+        self._sql.update(
+            {name: with_parameters[name] for name in ("read_registry", "register", "unregister", "count_registered")}
+        )
 
     def sql(self) -> str:
         databases = sorted({name for name in (self._options.task_schema, self._options.group_schema) if name})

@@ -53,6 +53,11 @@ class MySQLStore(SqlStore[Connection]):
         )
         self.schema = MySQLSchema(self.options, self._raw, self._where, self._settings["database"])
 
+    @property
+    def connection_settings(self) -> Mapping[str, Any]:
+        """The driver's parameters. They hold the password."""
+        return self._settings
+
     # -- tasks
 
     def put(

@@ -33,3 +33,9 @@ ON CONFLICT (task_table) DO UPDATE SET version = excluded.version
 -- register_literally: the same, for a DBA's script
 INSERT INTO {registry} (task_table, group_table, version)
 VALUES ({task_literal}, {group_literal}, {version_literal})
+
+-- unregister: forget tables that were dropped
+DELETE FROM {registry} WHERE task_table = %(task)s
+
+-- count_registered: how many tables are registered
+SELECT count(*) FROM {registry}

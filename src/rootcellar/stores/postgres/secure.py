@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 PATIENCE = 5.0
 #: libpq knows the system's CAs from this version on
 _KNOWS_SYSTEM = 160_000
-_SSL_REQUEST = bytes.fromhex("0000000804d2162f")
+#: asks a server whether it speaks TLS
+SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 _SERVER = re.compile(r'server at "([^"]*)"(?: \(([^)]*)\))?, port (\d+) failed: ([^\n]*)')
 _ASKED_FOR = re.compile(r'does not match host name "([^"]*)"')
 
@@ -140,7 +141,7 @@ def _verify(host: str, address: tuple[str, int], settings: Mapping[str, Any]) ->
         context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
         context.check_hostname = _mode(settings) == "verify-full"
         with socket.create_connection(address, PATIENCE) as line:
-            line.sendall(_SSL_REQUEST)
+            line.sendall(SSL_REQUEST)
             if line.recv(1) == b"S":
                 context.wrap_socket(line, server_hostname=host).close()
     except ssl.SSLError as exc:

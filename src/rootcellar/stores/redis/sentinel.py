@@ -53,6 +53,14 @@ class Sentinels:
             )
         return line
 
+    def open(self, host: str, port: int) -> Line:
+        """Open a connection to one of the Sentinels.
+
+        Raises:
+            StoreError: in our words, why not.
+        """
+        return driver.open_line(self._settings, self._tls, host, port, "", f"sentinel {host}:{port}")
+
     def is_master(self, line: Line) -> bool:
         """Tell whether a connection leads to what the Sentinels call the master now; true if none of them answers."""
         try:
@@ -88,7 +96,7 @@ class Sentinels:
 
     def _ask(self, host: str, port: int) -> tuple[str, int] | None:
         where = f"sentinel {host}:{port}"
-        line = driver.open_line(self._settings, self._tls, host, port, "", where)
+        line = self.open(host, port)
         try:
             found = line.call(pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._address.master))
         except driver.FAILURES as exc:

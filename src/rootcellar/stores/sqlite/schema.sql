@@ -22,3 +22,9 @@ ON CONFLICT (task_table) DO UPDATE SET version = excluded.version
 -- register_literally: the same, for a script
 INSERT INTO {registry} (task_table, group_table, version)
 VALUES ({task_literal}, {group_literal}, {version_literal})
+
+-- unregister: forget tables that were dropped
+DELETE FROM {registry} WHERE task_table = :task
+
+-- count_registered: how many tables are registered
+SELECT count(*) FROM {registry}

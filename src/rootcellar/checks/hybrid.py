@@ -1,0 +1,77 @@
+"""What ``rootcellar check`` looks at in a hybrid, beside the two stores that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from uuid import uuid4
+
+from rootcellar import errors
+from rootcellar.checks.findings import Finding
+from rootcellar.checks.steps import Checks, Step, ok, wrong
+from rootcellar.checks.target import Target
+from rootcellar.checks.trial import LASTS, PREFIX
+from rootcellar.records import Payload, TaskRecord
+from rootcellar.stores.base import HasSchema
+from rootcellar.stores.hybrid import HybridStore
+from rootcellar.stores.hybrid.settings import read_settings
+
+
+class HybridChecks(Checks):
+    """Whether the two stores work together; each by itself has its own checks."""
+
+    def __init__(self, target: Target) -> None:
+        self._store = HybridStore(target.url, target.options)
+        self._task_id = f"{PREFIX}{uuid4().hex[:12]}"
+        self._is_stored = False
+
+    @property
+    def where(self) -> str:
+        return self._store.where
+
+    def steps(self) -> Sequence[Step]:
+        return [Step("copies", self._copies)]
+
+    def close(self) -> None:
+        if self._is_stored:
+            with suppress(errors.RootcellarError):
+                self._store.delete([self._task_id])
+            with suppress(errors.RootcellarError):
+                # forgetting leaves a mark, which nobody needs here
+                self._store.cache.drop([self._task_id])
+        self._store.close()
+
+    def _copies(self) -> Iterator[Finding]:
+        durable = self._store.durable
+        if isinstance(durable, HasSchema) and durable.schema.status().version == 0:
+            yield ok("not tried, before there are tables")
+            return
+        now = datetime.now(timezone.utc)
+        record = TaskRecord(
+            task_id=self._task_id, state="SUCCESS", result=Payload(b'"copied"'), done_at=now, expires_at=now + LASTS
+        )
+        self._is_stored = True
+        self._store.put(record)
+        found = self._store.get(self._task_id)
+        copies, _ = self._store.cache.get([self._task_id])
+        if found is None or found.result != record.result:
+            yield wrong("round-trip.changed", "what was stored does not come back")
+        elif self._task_id not in copies:
+            yield wrong("hybrid.cache-down", "a result was stored, and the cache has no copy of it")
+        else:
+            yield ok("a result is in both, and read from the cache")
+
+
+def parts_of(target: Target) -> tuple[Target, Target]:
+    """Return the durable store and the cache.
+
+    Raises:
+        ConfigurationError: the settings of the hybrid cannot be used.
+    """
+    settings = read_settings(target.url, target.options)
+    return target.elsewhere(settings.durable_url), target.elsewhere(settings.cache_url)
+
+
+#: what :mod:`rootcellar.checks.choosing` calls
+checks = HybridChecks

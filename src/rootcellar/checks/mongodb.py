@@ -1,0 +1,205 @@
+"""What ``rootcellar check`` looks at in MongoDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import Any
+from uuid import uuid4
+
+from pymongo import errors as mongo
+from pymongo.uri_parser import parse_uri
+
+from rootcellar import errors
+from rootcellar.backend import ResultBackend
+from rootcellar.checks.findings import Finding
+from rootcellar.checks.measures import judge_clock
+from rootcellar.checks.network import Host, ServerChecks, verify_peer
+from rootcellar.checks.steps import Step, ok, wrong
+from rootcellar.checks.target import Target
+from rootcellar.checks.trial import PREFIX, Trial
+from rootcellar.stores.mongodb import driver
+from rootcellar.stores.mongodb.driver import Document
+
+_OLDEST = (4, 2)
+_NOT_ALLOWED = (13, 8000)
+#: what the store adds to the names of the collections of tasks
+_BESIDE_TASKS = ("", "_chords", "_parts")
+
+
+class MongoChecks(ServerChecks):
+    """MongoDB, one server or a replica set."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._settings = driver.read_settings(target.url, target.options)
+        self._clients = driver.Clients(self._settings)
+        hosts = self._settings.hosts
+        self._uri = hosts if isinstance(hosts, str) else "mongodb://" + ",".join(hosts)
+        self._hello: Mapping[str, Any] = {}
+        self._throw_away = ""
+        self._trial = Trial(self._backend)
+
+    @property
+    def where(self) -> str:
+        return self._settings.where
+
+    def steps(self) -> Sequence[Step]:
+        return [
+            *self.way_in(),
+            Step("server", self._server, is_ground=True),
+            Step("clock", self._clock),
+            Step("write concern", self._write_concern),
+            Step("ttl", self._ttl),
+            Step("rights", self._rights, is_ground=True),
+            *self._trial.steps(),
+        ]
+
+    def close(self) -> None:
+        self._trial.close()
+        if self._throw_away:
+            names = [f"{self._throw_away}{end}" for end in _BESIDE_TASKS] + [f"{self._throw_away}_group"]
+            with suppress(mongo.PyMongoError), self._clients.client() as client:
+                for name in names:
+                    client[self._settings.database].drop_collection(name)
+        self._clients.close()
+
+    def understand(self, exc: Exception) -> errors.RootcellarError | None:
+        return driver.translate(exc, self.where) if isinstance(exc, mongo.PyMongoError) else None
+
+    # -- the way in
+
+    @property
+    def hosts(self) -> Sequence[Host]:
+        if self._uri.startswith("mongodb+srv"):
+            try:
+                return [(str(host), int(port or 27017)) for host, port in parse_uri(self._uri)["nodelist"]]
+            except (mongo.PyMongoError, ValueError):
+                return [(self._uri.partition("://")[2].rpartition("@")[2].partition("/")[0], 27017)]
+        nodes = parse_uri(self._uri)["nodelist"]
+        return [(str(host), int(port or 27017)) for host, port in nodes if not str(host).endswith(".sock")]
+
+    @property
+    def socket_path(self) -> str:
+        return str(parse_uri(self._uri)["nodelist"][0][0])
+
+    @property
+    def wants_tls(self) -> bool:
+        return bool(self._option("tls") or self._option("ssl"))
+
+    @property
+    def is_verified(self) -> bool:
+        return not (self._option("tlsInsecure") or self._option("tlsAllowInvalidCertificates"))
+
+    def client_certificate(self) -> tuple[str, str] | None:
+        ours = self._option("tlsCertificateKeyFile")
+        return (str(ours), str(ours)) if ours else None
+
+    def enter(self) -> str:
+        if self.wants_tls and self.is_verified:
+            # the driver does not say what was wrong with a certificate
+            checks_name = not self._option("tlsAllowInvalidHostnames")
+            authority, ours = self._option("tlsCAFile"), self.client_certificate()
+            host, port = self.hosts[0]
+            verify_peer(host, port, self.where, authority=authority, ours=ours, checks_name=checks_name)
+        with driver.translated(self.where), self._clients.client() as client:
+            self._hello = client.admin.command("hello")
+            client[self._settings.database].command("ping")
+        return str(self._settings.client.get("username") or parse_uri(self._uri)["username"] or "")
+
+    def _option(self, name: str) -> Any:
+        given = {key.lower(): value for key, value in self._settings.client.items()}
+        in_uri = {key.lower(): value for key, value in parse_uri(self._uri)["options"].items()}
+        return given.get(name.lower(), in_uri.get(name.lower()))
+
+    # -- steps
+
+    def _server(self) -> Iterator[Finding]:
+        with self._clients.client() as client:
+            version = str(client.server_info()["version"])
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
+            yield wrong("server.too-old", f"MongoDB {version}")
+        elif not (self._hello.get("isWritablePrimary") or self._hello.get("ismaster")):
+            yield wrong("mongodb.no-primary", "the server is no primary, and knows of none")
+        elif not self._hello.get("setName") and self._hello.get("msg") != "isdbgrid":
+            yield wrong("mongodb.standalone", f"MongoDB {version}, alone")
+        else:
+            yield ok(f"MongoDB {version}, replica set {self._hello.get('setName', '(sharded)')}")
+
+    def _clock(self) -> Iterator[Finding]:
+        def ask() -> datetime:
+            with self._clients.client() as client:
+                moment: datetime = client.admin.command("hello")["localTime"]
+            return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+        yield judge_clock(ask)
+
+    def _write_concern(self) -> Iterator[Finding]:
+        with self._clients.client() as client:
+            concern = client.write_concern.document
+        if concern.get("w", 1) in (0, 1) and self._hello.get("setName"):
+            yield wrong("mongodb.write-concern", f"w is {concern.get('w', 1)}")
+        else:
+            yield ok(f"w is {concern.get('w', 1)}, journal {'on' if concern.get('j') else 'off'}")
+
+    def _ttl(self) -> Iterator[Finding]:
+        try:
+            with self._clients.client() as client:
+                answer = client.admin.command("getParameter", 1, ttlMonitorEnabled=1)
+        except mongo.OperationFailure:
+            yield ok("may not be asked")
+            return
+        if answer.get("ttlMonitorEnabled", True):
+            yield ok("the monitor runs")
+        else:
+            yield wrong("mongodb.ttl-monitor", "ttlMonitorEnabled is false")
+
+    def _rights(self) -> Iterator[Finding]:
+        with self._clients.client() as client:
+            missing = self._missing_rights(client[self._settings.database])
+        if missing:
+            yield wrong(
+                "rights.missing",
+                f"the user may not {', '.join(missing)} in {self._settings.database}",
+                "grant the user the role readWrite on the database",
+            )
+        else:
+            yield ok("find, insert, update, remove" + ("; tried on throw-away collections" if self._throw_away else ""))
+
+    def _missing_rights(self, database: Any) -> list[str]:
+        """Try every right on the collection of tasks, or where that is not as ours are, on a throw-away one."""
+        missing: list[str] = []
+        name = self._settings.task_collection
+        if _is_allowed(lambda: database[name].find_one({"_id": PREFIX}), "find", missing):
+            known = database[name].index_information() if name in database.list_collection_names() else {}
+            if not any(index["key"] == [("expires_at", 1)] for index in known.values()):
+                self._throw_away = name = f"rootcellar_check_{uuid4().hex[:8]}"
+        collection, one = database[name], f"{PREFIX}{uuid4().hex[:12]}"
+        document: Document = {"_id": one, "expires_at": datetime.now(timezone.utc)}
+        _is_allowed(lambda: collection.insert_one(document), "insert", missing)
+        _is_allowed(lambda: collection.update_one({"_id": one}, {"$set": {"status": "x"}}), "update", missing)
+        _is_allowed(lambda: collection.delete_one({"_id": one}), "remove", missing)
+        return missing
+
+    def _backend(self) -> ResultBackend:
+        if not self._throw_away:
+            return self._target.backend()
+        given = dict(self._target.options.mongodb)
+        names = {"taskmeta_collection": self._throw_away, "groupmeta_collection": f"{self._throw_away}_group"}
+        return self._target.backend(mongodb_backend_settings={**given, **names})
+
+
+def _is_allowed(work: Any, right: str, missing: list[str]) -> bool:
+    try:
+        work()
+    except mongo.OperationFailure as exc:
+        if exc.code not in _NOT_ALLOWED:
+            raise
+        missing.append(right)
+        return False
+    return True
+
+
+#: what :mod:`rootcellar.checks.choosing` calls
+checks = MongoChecks

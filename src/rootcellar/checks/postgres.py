@@ -1,0 +1,225 @@
+"""What ``rootcellar check`` looks at in PostgreSQL, and in PgBouncer before it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from rootcellar import errors
+from rootcellar.checks.findings import Finding
+from rootcellar.checks.measures import judge_clock, judge_connections
+from rootcellar.checks.network import Host, ServerChecks
+from rootcellar.checks.steps import Step, ok, wrong
+from rootcellar.checks.tables import Tables
+from rootcellar.checks.target import Target
+from rootcellar.checks.trial import Trial
+from rootcellar.stores.postgres import PostgresStore, driver
+from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.postgres.pooling import Pooling, are_lent_by_turns
+from rootcellar.stores.postgres.secure import SSL_REQUEST
+
+#: milliseconds below which a statement_timeout is in the way
+_SHORT_TIMEOUT = 5_000
+#: how often a prepared statement is called through a pooler
+_CALLS = 6
+
+_ROOM = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
+       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
+       (SELECT datconnlimit FROM pg_database WHERE datname = current_database())
+"""
+_SETTINGS = """
+SELECT name, setting FROM pg_settings
+WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'statement_timeout', 'server_encoding')
+"""
+
+
+class PostgresChecks(ServerChecks):
+    """PostgreSQL, directly or through a pooler."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._options = target.options
+        self._settings = driver.connection_settings(target.url, self._options.connect_args)
+        self._store = PostgresStore(target.url, self._options)
+        self._pooling = Pooling(self._options.prepared_statements, self.where)
+        self._tables = Tables(target, self._store, self._may_do)
+        self._trial = Trial(self._tables.backend)
+        self._connection: Connection | None = None
+
+    @property
+    def where(self) -> str:
+        return driver.describe(self._settings)
+
+    def steps(self) -> Sequence[Step]:
+        return [
+            *self.way_in(),
+            Step("server", self._server, is_ground=True),
+            Step("clock", self._clock),
+            Step("pooler", self._pooler),
+            Step("connections", self._connections),
+            Step("durability", self._durability),
+            *self._tables.steps(),
+            *self._trial.steps(),
+        ]
+
+    def close(self) -> None:
+        self._trial.close()
+        self._tables.close()
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+
+    def understand(self, exc: Exception) -> errors.RootcellarError | None:
+        return driver.translate(exc, self.where) if isinstance(exc, psycopg.Error) else None
+
+    # -- the way in
+
+    @property
+    def hosts(self) -> Sequence[Host]:
+        names = str(self._settings.get("hostaddr") or self._settings.get("host") or "").split(",")
+        ports = str(self._settings.get("port") or "5432").split(",")
+        if any(not name or name.startswith(("/", "@")) for name in names):
+            return []
+        return [(name, int(ports[min(place, len(ports) - 1)] or 5432)) for place, name in enumerate(names)]
+
+    @property
+    def socket_path(self) -> str:
+        folder = str(self._settings.get("host") or "/var/run/postgresql")
+        return f"{folder}/.s.PGSQL.{self._settings.get('port') or 5432}"
+
+    @property
+    def wants_tls(self) -> bool | None:
+        mode = str(self._settings.get("sslmode") or "prefer")
+        return None if mode in ("allow", "prefer") else mode != "disable"
+
+    @property
+    def is_verified(self) -> bool:
+        return str(self._settings.get("sslmode") or "").startswith("verify-")
+
+    def is_encrypted(self) -> bool:
+        return bool(self._connection and self._connection.pgconn.ssl_in_use)
+
+    def begin_tls(self, line: socket.socket) -> None:
+        line.sendall(SSL_REQUEST)
+        if line.recv(1) != b"S":
+            raise OSError("no TLS")
+
+    def client_certificate(self) -> tuple[str, str] | None:
+        ours = self._settings.get("sslcert"), self._settings.get("sslkey")
+        return (str(ours[0]), str(ours[1])) if all(ours) else None
+
+    def enter(self) -> str:
+        self._connection = self._pooling.look_at(driver.connect(self._settings, self.where))
+        return str(self._connection.info.user)
+
+    # -- steps
+
+    def _server(self) -> Iterator[Finding]:
+        version, in_recovery, read_only = self._row(
+            "SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('transaction_read_only')"
+        )
+        if in_recovery:
+            yield wrong("server.read-only", "it is a standby", "point DB_HOST (the URL) at the primary")
+        elif read_only == "on":
+            yield wrong(
+                "server.read-only",
+                "default_transaction_read_only is on for this database or user",
+                "ALTER DATABASE … (or ROLE …) RESET default_transaction_read_only",
+            )
+        else:
+            yield ok(f"PostgreSQL {str(version).split()[0]}")
+
+    def _clock(self) -> Iterator[Finding]:
+        def ask() -> datetime:
+            (moment,) = self._row("SELECT clock_timestamp()")
+            assert isinstance(moment, datetime)
+            return moment
+
+        yield judge_clock(ask)
+
+    def _pooler(self) -> Iterator[Finding]:
+        listen_url = self._options.listen_url
+        if listen_url:
+            yield from self._listening(listen_url)
+        if not self._link.is_pooled:
+            yield ok("none")
+            return
+        with self._connect() as another:
+            if not are_lent_by_turns(self._link, another):
+                yield ok("keeps a session for each connection")
+                return
+            if self._options.prepared_statements == "on" and not _keeps_statements(self._link, another):
+                yield wrong("pooler.prepared", "prepared_statements is on, and they are lost")
+        if not listen_url:
+            yield wrong("pooler.no-listen-url", "a pooler in transaction mode, and nothing says where to listen")
+        else:
+            yield ok("in transaction mode; statements are sent whole, notifications come past it")
+
+    def _listening(self, url: str) -> Iterator[Finding]:
+        settings = driver.connection_settings(url, self._options.connect_args)
+        try:
+            with self._pooling.look_at(driver.connect(settings, driver.describe(settings))) as connection:
+                if connection.is_pooled:
+                    yield wrong("listen.unusable", f"{driver.describe(settings)} is a pooler again")
+        except errors.RootcellarError as exc:
+            yield wrong("listen.unusable", exc.what, exc.remedy)
+
+    def _connections(self) -> Iterator[Finding]:
+        if self._link.is_pooled:
+            yield ok("the pooler shares them out")
+            return
+        limits = [int(limit) for limit in self._row(_ROOM) if limit is not None and int(limit) >= 0]
+        yield judge_connections(
+            "postgres", min(limits), self._target.processes, self._options.pool_size, self._target.is_pool_told
+        )
+
+    def _durability(self) -> Iterator[Finding]:
+        found: Mapping[str, str] = dict(self._link.execute(_SETTINGS, prepare=False).fetchall())
+        problems = []
+        if found["fsync"] == "off":
+            problems.append(wrong("postgres.fsync", "fsync is off"))
+        if found["full_page_writes"] == "off":
+            problems.append(wrong("postgres.full-page-writes", "full_page_writes is off"))
+        if found["synchronous_commit"] == "off":
+            problems.append(wrong("postgres.synchronous-commit", "synchronous_commit is off"))
+        if 0 < int(found["statement_timeout"]) < _SHORT_TIMEOUT:
+            seen = f"statement_timeout is {found['statement_timeout']} ms"
+            problems.append(wrong("postgres.statement-timeout", seen))
+        if found["server_encoding"] != "UTF8":
+            problems.append(wrong("postgres.encoding", f"server_encoding is {found['server_encoding']}"))
+        yield from problems or [ok(f"fsync on, synchronous_commit {found['synchronous_commit']}")]
+
+    # -- asking
+
+    @property
+    def _link(self) -> Connection:
+        assert self._connection is not None, "only after the login"
+        return self._connection
+
+    def _connect(self) -> Connection:
+        return self._pooling.look_at(driver.connect(self._settings, self.where))
+
+    def _row(self, statement: str, params: Sequence[Any] = ()) -> tuple[Any, ...]:
+        return self._link.execute(statement.encode(), params, prepare=False).fetchone() or ()
+
+    def _may_do(self, table: str, right: str) -> bool:
+        (has_it,) = self._row("SELECT has_table_privilege(%s, %s)", (table, right))
+        return bool(has_it)
+
+
+def _keeps_statements(one: Connection, two: Connection) -> bool:
+    """Tell whether a pooler in transaction mode finds a prepared statement again."""
+    try:
+        for turn in range(_CALLS):
+            (one, two)[turn // 2 % 2].execute("SELECT 'rootcellar check'", prepare=True)
+    except psycopg.Error:
+        return False
+    return True
+
+
+#: what :mod:`rootcellar.checks.choosing` calls
+checks = PostgresChecks

@@ -1,0 +1,262 @@
+"""``rootcellar check``: would a careful engineer trust this server with results?"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from rootcellar.cli.output import console, print_json, visible
+from rootcellar.cli.stores import VARIABLE, AppOption, JsonOption, load_app
+from rootcellar.urls import redact
+
+if TYPE_CHECKING:
+    from rootcellar.checks import Finding
+    from rootcellar.checks.steps import Checks
+
+EXAMPLES = """\b
+Examples:
+  rootcellar check
+  rootcellar check postgresql://user:password@host/database
+  rootcellar check redis --json
+  rootcellar check broker -A shop.celery
+  CELERY_BROKER=redis CELERY_RESULT_BACKEND=hybrid rootcellar check all
+"""
+
+_MARKS = {"ok": ("ok", "green"), "warning": ("WARN", "bold yellow"), "failure": ("FAIL", "bold red")}
+_NAME_WIDTH = 14
+#: where what was seen begins
+_INDENT = 2 + 4 + 2 + _NAME_WIDTH + 1
+_SUMMARY = {"failure": "failure", "warning": "warning", "ok": "ok", "skipped": "not looked at"}
+
+
+def check(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME or URL]",
+            help="postgres, redis, hybrid, mysql, sqlite, mongodb or rpc, with the environment's variables for it; "
+            "broker; all; or a store's URL. By default what CELERY_RESULT_BACKEND says",
+            show_default=False,
+        ),
+    ] = None,
+    app: AppOption = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", min=1, metavar="N", help="Processes of workers and others that will use it, for its limits"
+        ),
+    ] = None,
+    env_file: Annotated[
+        str, typer.Option("--env-file", metavar="FILE", help="Read this file of NAME=value instead of .env")
+    ] = ".env",
+    as_json: JsonOption = False,
+) -> None:
+    """Check a server: the way to it, its rights, tables, promises, settings and speed.
+
+    Everything is tried with throw-away tasks, and nothing is left behind. Exit status 0 if nothing failed (there may be
+    warnings), 1 if something did, 2 for wrong use.
+    """
+    # what stores warn of is a line of the checklist
+    logging.getLogger().addHandler(logging.NullHandler())
+    began = time.monotonic()
+    sections = _chosen(what, app, processes, env_file)
+    report = _Json() if as_json else _Checklist(console())
+    found: list[Finding] = []
+    for checks in sections:
+        found += _go_through(checks, report)
+    report.end(found, time.monotonic() - began)
+    if any(finding.level.value == "failure" for finding in found):
+        raise typer.Exit(1)
+
+
+def _chosen(what: str | None, app: str | None, processes: int | None, env_file: str) -> list[Checks]:
+    # imported late: it takes a moment, and no other command needs it
+    from rootcellar.checks import environment
+    from rootcellar.configuration import names_backend
+    from rootcellar.configuration.choices import BACKENDS
+
+    url = what if what and "://" in what else None
+    name = environment.name_of(what) if what and not url else None
+    if what and not url and name is None:
+        known = ", ".join((*BACKENDS, environment.BROKER, environment.ALL))
+        raise typer.BadParameter(f"is none of {known}, and no URL", param_hint="NAME or URL")
+    if app:
+        if url or name not in (None, environment.BROKER, environment.ALL):
+            raise typer.BadParameter("the app says where results are; leave the other out", param_hint="--app")
+        return environment.from_app(load_app(app), name, processes)
+    if url or (what is None and os.environ.get(VARIABLE)):
+        return environment.from_url(url or os.environ[VARIABLE], processes)
+    if what is None and not names_backend(env_file):
+        raise typer.BadParameter(
+            f"nothing is named: give one, or --app MODULE, or set CELERY_RESULT_BACKEND or {VARIABLE}",
+            param_hint="NAME or URL",
+        )
+    return environment.from_environment(name, processes, env_file)
+
+
+def _go_through(checks: Checks, report: _Checklist | _Json) -> list[Finding]:
+    from rootcellar.checks.steps import run
+
+    found = []
+    report.section(visible(redact(checks.where)))
+    with report.waiting() as begin, closing(run(checks, begin)) as findings:
+        for finding in findings:
+            found.append(finding)
+            report.line(finding)
+    report.section_end()
+    return found
+
+
+class _Checklist:
+    """Prints each line as soon as it is known, what to mend first at the end: that is what is read first."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._skipped: list[Finding] = []
+        self._status: Status | None = None
+
+    def section(self, where: str) -> None:
+        self._out.print(Text(where, style="bold"), soft_wrap=True)
+
+    def waiting(self) -> Any:
+        """Return a ``with`` block in which it shows what is looked at, on a terminal."""
+        if not self._out.is_terminal:
+            return nullcontext(lambda name: None)
+        return _Waiting(self._out)
+
+    def line(self, finding: Finding) -> None:
+        if finding.level.value == "skipped":
+            self._skipped.append(finding)
+            return
+        mark, style = _MARKS[finding.level.value]
+        seen = Text(visible(redact(finding.seen)))
+        if finding.code:
+            seen.append(f" ({finding.code})", style=style)
+        self._row(Text(mark, style=style), finding.check, seen)
+        if finding.problem is not None:
+            self._below("why: ", finding.problem.why)
+            self._below("do:  ", finding.advice)
+
+    def _row(self, mark: Text, name: str, seen: Text) -> None:
+        if not self._out.is_terminal:
+            line = Text.assemble("  ", f"{mark.plain:4}", "  ", f"{name:{_NAME_WIDTH}}", " ", seen)
+            self._out.print(line, soft_wrap=True)
+            return
+        table = Table.grid(padding=(0, 1, 0, 0))
+        table.add_column(width=5)
+        table.add_column(width=_NAME_WIDTH)
+        table.add_column()
+        table.add_row(mark, name, seen)
+        self._out.print(Padding(table, (0, 0, 0, 2)))
+
+    def _below(self, label: str, text: str) -> None:
+        said = visible(redact(text))
+        if not self._out.is_terminal:
+            self._out.print(f"{' ' * _INDENT}{label}{said}", soft_wrap=True)
+            return
+        table = Table.grid()
+        table.add_column(width=len(label), style="dim")
+        table.add_column()
+        table.add_row(label, said)
+        self._out.print(Padding(table, (0, 0, 0, _INDENT)))
+
+    def section_end(self) -> None:
+        if self._skipped:
+            names = ", ".join(finding.check for finding in self._skipped)
+            self._row(Text("-", style="dim"), "not looked at", Text(names, style="dim"))
+        self._skipped = []
+        self._out.print()
+
+    def end(self, found: Sequence[Finding], seconds: float) -> None:
+        from rootcellar.checks.steps import first_of
+
+        counts = {level: sum(finding.level.value == level for finding in found) for level in _SUMMARY}
+        parts = [_counted(count, _SUMMARY[level]) for level, count in counts.items() if count]
+        self._out.print(Text(f"{', '.join(parts)}, in {seconds:.1f} s."), soft_wrap=True)
+        first = first_of(found)
+        if first is None or first.problem is None:
+            self._out.print(Text("All is well.", style="bold green"))
+            return
+        is_failure = bool(counts["failure"])
+        head = "Mend this first: " if is_failure else "It works. Look at this first: "
+        advice = visible(redact(first.advice))
+        line = Text.assemble(
+            (head, "bold red" if is_failure else "bold yellow"),
+            (f"{first.problem.title} ({first.code}). ", "bold"),
+            f"{advice[:1].upper()}{advice[1:]}",
+        )
+        self._out.print(line, soft_wrap=not self._out.is_terminal)
+
+
+class _Waiting:
+    """Shows on a terminal what is being looked at."""
+
+    def __init__(self, out: Console) -> None:
+        self._status = out.status("", spinner="dots")
+
+    def __enter__(self) -> Any:
+        self._status.__enter__()
+        return lambda name: self._status.update(f"[dim]{name} …[/dim]")
+
+    def __exit__(self, *_: Any) -> None:
+        self._status.__exit__(None, None, None)
+
+
+class _Json:
+    """Prints one JSON document at the end."""
+
+    def __init__(self) -> None:
+        self._sections: list[dict[str, Any]] = []
+
+    def section(self, where: str) -> None:
+        self._sections.append({"where": where, "findings": []})
+
+    def waiting(self) -> AbstractContextManager[Any]:
+        return nullcontext(lambda name: None)
+
+    def line(self, finding: Finding) -> None:
+        self._sections[-1]["findings"].append(_as_json(finding))
+
+    def section_end(self) -> None:
+        """Nothing: all is printed at the end."""
+
+    def end(self, found: Sequence[Finding], seconds: float) -> None:
+        from rootcellar.checks.steps import first_of, worst_of
+
+        first = first_of(found)
+        print_json(
+            {
+                "status": worst_of(found).value,
+                "first": None if first is None else _as_json(first),
+                "seconds": round(seconds, 3),
+                "sections": self._sections,
+            }
+        )
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "check": finding.check,
+        "status": finding.level.value,
+        "code": finding.code or None,
+        "seen": redact(finding.seen),
+        "why": finding.problem.why if finding.problem else None,
+        "remedy": redact(finding.advice) or None,
+        "seconds": round(finding.seconds, 4),
+    }
+
+
+def _counted(count: int, what: str) -> str:
+    is_noun = what in ("failure", "warning")
+    return f"{count} {what}{'s' if is_noun and count != 1 else ''}"
