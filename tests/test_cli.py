@@ -29,7 +29,7 @@ from tests.commands import Ended, assert_one_line, execute, run, run_here, run_o
 from tests.servers import IN_URL, PostgresServer, _postgres_bin, free_port
 
 NOW = datetime.now(timezone.utc)
-COMMANDS = ("demo", "history", "show", "schema", *(f"schema {name}" for name in ("create", "sql", "upgrade")))
+COMMANDS = ("check", "demo", "history", "show", "schema", *(f"schema {name}" for name in ("create", "sql", "upgrade")))
 COMMANDS += ("schema status", "schema grants", "schema adopt")
 HOSTILE = '\x1b[31m[red]\u202e\nnew line\x00"'
 
