@@ -131,6 +131,13 @@ class MemoryStore(Store):
         with _lock:
             return sum(self._place.tasks.pop(task_id, None) is not None for task_id in task_ids)
 
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        with _lock:
+            is_same = self._place.tasks.get(old.task_id) == old
+            if is_same:
+                self._place.tasks[old.task_id] = new
+            return is_same
+
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         with _lock:
             tasks = self._place.tasks

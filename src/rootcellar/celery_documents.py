@@ -85,6 +85,20 @@ def task_record(document: Mapping[str, Any]) -> TaskRecord:
     )
 
 
+def replacement(document: Mapping[str, Any], new: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the filter for a document that is still as it was read, and what puts the values of ``new`` into it."""
+    update, _ = task_update(new)
+    ours: Mapping[str, Any] = document.get(OURS) or {}
+    names = ("result", "args", "kwargs", "stamps")
+    same = {name: document.get(name) for name in ("_id", "status", "result", "traceback")}
+    same |= {f"{OURS}.{name}": ours.get(name) for name in names}
+    if not ours:
+        # a document of Celery's becomes one of ours
+        return same | {OURS: None}, update
+    changed = {"traceback", *names, *(f"{OURS}.{name}" for name in names)}
+    return same, {name: value for name, value in update.items() if name in changed}
+
+
 def group_document(group: GroupRecord) -> dict[str, Any]:
     """Return a group's document, in which a stock reader finds the ids of its members."""
     ours: dict[str, Any] = {"result": frame(group.result)}

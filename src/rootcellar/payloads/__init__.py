@@ -1,6 +1,6 @@
 """Values into payloads and back: everything that a store keeps of a task's values goes through a :class:`Codec`."""
 
-from rootcellar.payloads.codec import ARGS, CHORD_BODY, KWARGS, RESULT, STAMPS, TRACEBACK, Call, Codec
+from rootcellar.payloads.codec import ARGS, CHORD_BODY, KWARGS, RESULT, SEALED_FIELDS, STAMPS, TRACEBACK, Call, Codec
 from rootcellar.payloads.compressing import known_compression
 from rootcellar.payloads.keys import make_key
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
@@ -11,6 +11,7 @@ __all__ = [
     "CHORD_BODY",
     "KWARGS",
     "RESULT",
+    "SEALED_FIELDS",
     "STAMPS",
     "TRACEBACK",
     "Call",

@@ -97,23 +97,23 @@ class Sealing:
         if not self._encryption:
             # signed as a server will hand it back
             text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-        sealed = self.seal(_text_payload(text.encode("utf-8", "surrogatepass")), task_id, field)
+        sealed = self.seal(_text_payload(_encoded(text)), task_id, field)
         if sealed.key_id.startswith(ENCRYPTED):
             return f"{_TEXT}{sealed.key_id}:{base64.b64encode(sealed.body).decode()}"
         return f"{_TEXT}{sealed.key_id}\n{text}"
 
-    def open_text(self, text: str, task_id: str, field: str) -> str:
-        """Return the text that :meth:`seal_text` was given.
+    def open_text(self, text: str, task_id: str, field: str, *, accept_unsealed: bool = False) -> str:
+        """Return the text that :meth:`seal_text` was given; with ``accept_unsealed`` also one that is not sealed.
 
         Raises:
             PayloadError: as :meth:`open` does.
         """
-        if text.startswith(_UNCHANGED):
-            text = self.open(_text_payload(text.encode("utf-8", "surrogatepass")), task_id, field).body.decode(
-                "utf-8", "surrogatepass"
-            )
-            return text.removeprefix(_UNCHANGED)
-        return self.open(sealed_text(text, task_id, field), task_id, field).body.decode("utf-8", "surrogatepass")
+        is_unchanged = text.startswith(_UNCHANGED)
+        payload = sealed_text(text, task_id, field)
+        if payload.key_id or not accept_unsealed:
+            payload = self.open(payload, task_id, field)
+        opened = payload.body.decode("utf-8", "surrogatepass")
+        return opened.removeprefix(_UNCHANGED) if is_unchanged else opened
 
     def _decrypted(self, payload: Payload, key_id: str, task_id: str, field: str) -> Payload:
         cipher = self._ciphers.get(key_id)
@@ -147,17 +147,21 @@ def sealed_text(text: str, task_id: str, field: str) -> Payload:
     Raises:
         SealBroken: it begins as a sealed one and is none.
     """
-    if not text.startswith(_TEXT):
-        return _text_payload(text.encode("utf-8", "surrogatepass"))
+    if not text.startswith(_TEXT) or text.startswith(_UNCHANGED):
+        return _text_payload(_encoded(text))
     found = _SEALED_TEXT.match(text)
     try:
         if found and found[1] and found.end() == len(text):
             return replace(_text_payload(base64.b64decode(found[2], validate=True)), key_id=found[1])
         if found and found[3]:
-            return replace(_text_payload(text[found.end() :].encode("utf-8", "surrogatepass")), key_id=found[3])
+            return replace(_text_payload(_encoded(text[found.end() :])), key_id=found[3])
     except binascii.Error:
         pass
     raise _broken(task_id, field, "it begins as a sealed text and is none")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _text_payload(body: bytes) -> Payload:

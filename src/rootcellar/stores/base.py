@@ -304,3 +304,18 @@ class TellsFirst(Protocol):
 
     def tell_first(self) -> None:
         """Say so from now on, by :attr:`~rootcellar.records.Stored.is_first`, where a task is stored without a part."""
+
+
+@runtime_checkable
+class Replaceable(Protocol):
+    """A store that can put other payloads in a record's place, where it is still what it was."""
+
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """Store the payloads and the traceback of ``new``, unless those or the state of ``old`` are others by now.
+
+        Nothing else of the record changes: ``new`` differs from ``old`` in nothing but payloads and traceback, and
+        gives those that ``old`` gives.
+
+        Returns:
+            whether it was stored; ``False`` also where it was, but the answer was lost.
+        """

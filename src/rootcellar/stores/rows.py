@@ -52,6 +52,10 @@ _FRAME = b"rc1\n"
 #: the columns that an upsert always sets; the others keep what was stored where nothing new is given
 STATE_COLUMNS = ("status", "result", "result_exact", "traceback", "date_done", "expires_at")
 
+#: the columns that a replacement sets: those of values, and a traceback
+REPLACED_PAYLOADS = ("result", "args", "kwargs", "stamps")
+REPLACED_COLUMNS = ("traceback", *(name for column in REPLACED_PAYLOADS for name in (column, f"{column}_exact")))
+
 DateAdapter = Callable[[datetime], Any]
 
 
@@ -250,6 +254,42 @@ def overwritable(old: str = "t.{}", new: str = "excluded.{}") -> str:
         f" AND coalesce({old.format('retries')}, 0) > coalesce({new.format('retries')}, 0)"
     )
     return f"{old.format('status')} <> 'SUCCESS' AND NOT ({is_late})"
+
+
+def replace_params(old: TaskRecord, new: TaskRecord) -> dict[str, Any]:
+    """Return what a statement that puts ``new`` in the place of ``old`` needs: ``new_…`` and ``old_…`` columns."""
+    params: dict[str, Any] = {"task_id": checked_id(old.task_id), "old_status": storable(old.state)}
+    for prefix, record in (("old_", old), ("new_", new)):
+        params[f"{prefix}traceback"] = storable(record.traceback)
+        for column in REPLACED_PAYLOADS:
+            params[prefix + column], params[f"{prefix}{column}_exact"] = payload_columns(getattr(record, column))
+    return params
+
+
+def replacement(param: Callable[[str, str], str]) -> str:
+    """Return what a replacement sets.
+
+    Args:
+        param: writes the parameter of a name, such as ``new_result``, for a column.
+    """
+    return ", ".join(f"{column} = {param('new_' + column, column)}" for column in REPLACED_COLUMNS)
+
+
+def still_the_same(same: str, param: Callable[[str, str], str], text: str = "{}") -> str:
+    """Return the condition that a row's values are still the old ones.
+
+    Args:
+        same: how the server says that two values are equal, or both NULL.
+        param: writes the parameter of a name, such as ``old_result``, for a column.
+        text: how a column of JSON is read as text.
+    """
+    conditions = [f"traceback {same} {param('old_traceback', 'traceback')}"]
+    for column in REPLACED_PAYLOADS:
+        exact, shown = param(f"old_{column}_exact", f"{column}_exact"), param(f"old_{column}", f"{column}_text")
+        conditions.append(f"{column}_exact {same} {exact}")
+        # what is shown beside the exact bytes is made of them, by whichever release stored it
+        conditions.append(f"({exact} IS NOT NULL OR {text.format(column)} {same} {shown})")
+    return " AND ".join(conditions)
 
 
 def update_assignments() -> str:

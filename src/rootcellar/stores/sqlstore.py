@@ -141,6 +141,10 @@ class SqlStore(Store, Generic[C]):
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return [self._task_record(row) for row in self._all("scan_tasks", {"after": after or "", "limit": limit})]
 
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """See :class:`~rootcellar.stores.base.Replaceable`."""
+        return self._count("replace_task", rows.replace_params(old, new)) == 1
+
     # -- groups
 
     def put_group(self, group: GroupRecord) -> None:

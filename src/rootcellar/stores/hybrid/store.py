@@ -16,7 +16,16 @@ from datetime import datetime
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores import open_store
-from rootcellar.stores.base import DELETE_BATCH, HasSchema, Queryable, Store, StoreOptions, TellsFirst, Watchable
+from rootcellar.stores.base import (
+    DELETE_BATCH,
+    HasSchema,
+    Queryable,
+    Replaceable,
+    Store,
+    StoreOptions,
+    TellsFirst,
+    Watchable,
+)
 from rootcellar.stores.hybrid.cache import Cache
 from rootcellar.stores.hybrid.settings import read_settings
 from rootcellar.stores.watching import PollingWatcher, Watcher
@@ -46,6 +55,8 @@ class HybridStore(Store):
         # abilities of the durable store are ours
         if isinstance(self.durable, Queryable):
             self.query = self.durable.query
+        if isinstance(self.durable, Replaceable):
+            self.replace = self._replace
         if isinstance(self.durable, HasSchema):
             self.schema = self.durable.schema
 
@@ -106,6 +117,14 @@ class HybridStore(Store):
                 remedy="delete it again when the cache is back",
             ) from exc
         return count
+
+    def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """See :class:`~rootcellar.stores.base.Replaceable`; the cache's copy goes, and none is made for a while."""
+        assert isinstance(self.durable, Replaceable)
+        replaced = self.durable.replace(old, new)
+        # also where it was not, for the last try may have been and died before this
+        self.cache.forget([old.task_id])
+        return replaced
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return self.durable.scan(after, limit)

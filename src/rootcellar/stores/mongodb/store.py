@@ -105,6 +105,18 @@ class MongoStore(Store):
 
         return self._run(work)
 
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """See :class:`~rootcellar.stores.base.Replaceable`."""
+
+        def work(at: _Collections) -> bool:
+            found = at.task.find_one({"_id": old.task_id})
+            if found is None or documents.task_record(found) != old:
+                return False
+            same, update = documents.replacement(found, new)
+            return at.task.update_one(same, {"$set": update}).matched_count == 1
+
+        return self._run(work)
+
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         def work(at: _Collections) -> list[Document]:
             return list(at.task.find({"_id": {"$gt": after or ""}}).sort("_id", 1).limit(limit))

@@ -28,6 +28,10 @@ SELECT {task_select} FROM {task} WHERE task_id IN %(task_ids)s
 -- delete_tasks: forget tasks. By the primary key, as everybody locks: by another index it could be a deadlock
 DELETE t FROM {task} AS t FORCE INDEX (PRIMARY) WHERE t.task_id IN %(task_ids)s
 
+-- replace_task: put other values in a task's place, where it is still what it was
+UPDATE {task} SET {task_replacement}
+WHERE task_id = %(task_id)s AND status = %(old_status)s AND {task_still_the_same}
+
 -- scan_tasks: read the next tasks in the order of their ids
 SELECT {task_select} FROM {task} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
 

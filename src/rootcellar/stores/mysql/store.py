@@ -292,6 +292,8 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_update": _update_assignments(),
         "task_overwritable": rows.overwritable(old="{}", new="VALUES({})"),
         "task_select": ", ".join(rows.TASK_COLUMNS),
+        "task_replacement": rows.replacement(lambda name, _: f"%({name})s"),
+        "task_still_the_same": rows.still_the_same("<=>", lambda name, _: f"%({name})s"),
     }
     return load_statements(PACKAGE, "queries.sql", names)
 

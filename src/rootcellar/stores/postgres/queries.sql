@@ -61,6 +61,10 @@ SELECT {task_columns} FROM {task} WHERE task_id = ANY(%(task_ids)s)
 -- delete_tasks: forget tasks
 DELETE FROM {task} WHERE task_id = ANY(%(task_ids)s)
 
+-- replace_task: put other values in a task's place, where it is still what it was
+UPDATE {task} SET {task_replacement}
+WHERE task_id = %(task_id)s AND status = %(old_status)s AND {task_still_the_same}
+
 -- scan_tasks: read the next tasks in the order of their ids
 SELECT {task_select} FROM {task} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
 

@@ -305,6 +305,8 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_update": rows.update_assignments(),
         "task_overwritable": rows.overwritable(),
         "task_select": select,
+        "task_replacement": rows.replacement(_cast),
+        "task_still_the_same": rows.still_the_same("IS NOT DISTINCT FROM", _cast, "{}::text"),
     }
     found = load_statements(_PACKAGE, "queries.sql", names)
     found.update(load_statements(_PACKAGE, "waiting.sql", names))
@@ -321,6 +323,12 @@ def _selected(column: str) -> str:
     if column in rows.DATE_COLUMNS:
         return f"(extract(epoch FROM {column}) * 1000000)::bigint"
     return column
+
+
+def _cast(name: str, column: str) -> str:
+    """Write a parameter for a column of values, with its type."""
+    kind = "json" if column in rows.PAYLOAD_COLUMNS else "bytea" if column.endswith("_exact") else "text"
+    return f"%({name})s::{kind}"
 
 
 def _part_row(part: ChordPart, lease: float) -> dict[str, Any]:

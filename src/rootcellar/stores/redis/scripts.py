@@ -17,6 +17,7 @@ def _load(name: str, *shared: str) -> Script:
 
 PUT = _load("put", "tasks")
 PUT_PART = _load("put_part", "tasks", "chords")
+REPLACE = _load("replace")
 EXPIRE = _load("expire", "tasks")
 COUNT_PART = _load("count_part", "chords")
 BEGIN_CHORD = _load("begin_chord", "chords")

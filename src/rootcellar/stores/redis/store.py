@@ -128,6 +128,14 @@ class RedisStore(Store):
         keys = [self._keys.task(task_id) for task_id in dict.fromkeys(task_ids)]
         return sum(self._servers.call_many([(key, pack(b"UNLINK", key)) for key in keys]))
 
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """See :class:`~rootcellar.stores.base.Replaceable`."""
+        key = self._keys.task(old.task_id)
+        blob = self._servers.call(key, pack(b"GET", key))
+        if blob is None or celery_meta.decode_task(old.task_id, blob) != old:
+            return False
+        return bool(self._servers.run(key, scripts.REPLACE.call((key,), blob, self._blob(new))))
+
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return self._scanner.page(after, limit, self.get_many)
 

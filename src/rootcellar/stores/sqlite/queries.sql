@@ -26,6 +26,10 @@ SELECT {task_select} FROM {task} WHERE task_id IN (SELECT value FROM json_each(:
 -- delete_tasks: forget tasks
 DELETE FROM {task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))
 
+-- replace_task: put other values in a task's place, where it is still what it was
+UPDATE {task} SET {task_replacement}
+WHERE task_id = :task_id AND status = :old_status AND {task_still_the_same}
+
 -- scan_tasks: read the next tasks in the order of their ids
 SELECT {task_select} FROM {task} WHERE task_id > :after ORDER BY task_id LIMIT :limit
 

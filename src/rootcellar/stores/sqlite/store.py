@@ -194,6 +194,8 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_update": rows.update_assignments(),
         "task_overwritable": rows.overwritable(),
         "task_select": ", ".join(rows.TASK_COLUMNS),
+        "task_replacement": rows.replacement(lambda name, _: f":{name}"),
+        "task_still_the_same": rows.still_the_same("IS", lambda name, _: f":{name}"),
     }
     return load_statements(PACKAGE, "queries.sql", names)
 

@@ -1,0 +1,111 @@
+"""``rootcellar rekey``: everything under the newest key."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from rootcellar.cli.output import print_json, say, visible
+from rootcellar.cli.stores import (
+    AppOption,
+    BackendOption,
+    Choice,
+    GroupTableOption,
+    JsonOption,
+    SchemaOption,
+    TaskTableOption,
+    existing_results,
+)
+from rootcellar.rekeying import Rekeyed, Rekeying
+
+EXAMPLES = """\b
+Examples:
+  export ROOTCELLAR_ENCRYPTION_KEYS="$(rootcellar key --id 2031-05),$OLD_KEYS"
+  rootcellar rekey --dry-run
+  rootcellar rekey
+  rootcellar rekey --unsealed -A shop.celery
+"""
+#: seconds between two lines of progress
+_PAUSE = 1.0
+
+
+def rekey(
+    unsealed: Annotated[
+        bool, typer.Option("--unsealed", help="Seal too what is neither encrypted nor signed so far")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, and change nothing")] = False,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="TASK_ID", help="Begin after this id, in the order of the ids")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Records to read at a time")] = 500,
+    backend: BackendOption = None,
+    app: AppOption = None,
+    as_json: JsonOption = False,
+    task_table: TaskTableOption = None,
+    group_table: GroupTableOption = None,
+    schema: SchemaOption = None,
+) -> None:
+    """Encrypt (or sign) every stored result anew under the first key.
+
+    Give the new key to all workers and clients first, before the old ones; then run this; then take the old ones away.
+    Workers may run meanwhile: what they store is never overwritten. Interrupt it at any time and start it again: what
+    is done is passed over. Exit status 1 if something could not be opened; those records are left as they are.
+    """
+    with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
+        rekeying = Rekeying(results.store, results.codec, unsealed=unsealed, dry_run=dry_run, batch=batch)
+        progress = _Progress(dry_run)
+        try:
+            done = rekeying.run(after, progress.tell)
+        except SystemExit:
+            progress.print(rekeying.done, "Interrupted. ")
+            last = rekeying.done.last_id
+            where = f", or with --after {visible(last)} to look at nothing twice" if last else ""
+            print(f"Start it again{where}.", file=sys.stderr)
+            raise
+    if as_json:
+        print_json(_as_object(done, dry_run))
+    else:
+        _say(done, dry_run)
+    if done.left:
+        raise typer.Exit(1)
+
+
+class _Progress:
+    """Tells on standard error how far it is, now and then."""
+
+    def __init__(self, dry_run: bool) -> None:
+        self._verb = "to seal anew" if dry_run else "sealed anew"
+        self._told = time.monotonic() - _PAUSE
+
+    def tell(self, done: Rekeyed) -> None:
+        if time.monotonic() - self._told >= _PAUSE:
+            self._told = time.monotonic()
+            self.print(done)
+
+    def print(self, done: Rekeyed, begins: str = "") -> None:
+        print(f"{begins}{done.looked_at:,} records, {done.changed:,} {self._verb}", file=sys.stderr, flush=True)
+
+
+def _as_object(done: Rekeyed, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "records": done.looked_at,
+        "changed": done.changed,
+        "left": done.left,
+        "keys_missing": dict(done.keys_missing),
+        "problems": done.problems,
+    }
+
+
+def _say(done: Rekeyed, dry_run: bool) -> None:
+    verb = "would be sealed" if dry_run else "were sealed"
+    say(f"Of {done.looked_at:,} records {done.changed:,} {verb} anew under the first key.")
+    if done.left:
+        for problem in done.problems:
+            print(f"rootcellar: {visible(problem)}", file=sys.stderr)
+        keys = ", ".join(f"{key_id} ({count:,})" for key_id, count in done.keys_missing.items())
+        missing = f" Keys that are missing: {visible(keys)}." if keys else ""
+        say(f"{done.left:,} could not be opened and were left as they are.{missing}")

@@ -1,0 +1,141 @@
+"""Everything that is stored, encrypted or signed anew under the first of the keys, while workers run.
+
+A record is replaced only where it is still what was read, so nothing newer is overwritten. What is sealed by the first
+key already is passed over: whoever is interrupted begins again and loses nothing but a look at each record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rootcellar.errors import AbilityMissing, ConfigurationError, KeyMissing, PayloadError
+from rootcellar.payloads import SEALED_FIELDS, TRACEBACK, Codec
+from rootcellar.payloads.sealing import sealed_text
+from rootcellar.records import TaskRecord
+from rootcellar.stores.base import Replaceable, Store
+
+#: how often a record is read anew that others store at the same moment
+_TRIES = 10
+
+
+@dataclass(slots=True)
+class Rekeyed:
+    """How far it is.
+
+    Attributes:
+        looked_at: records that were read.
+        changed: records that were sealed anew, or, with ``dry_run``, that would be.
+        left: records of which something could not be opened.
+        keys_missing: how many records need a key that is not here, by its id.
+        last_id: the id of the last record that was seen to.
+        problems: the first few errors.
+    """
+
+    looked_at: int = 0
+    changed: int = 0
+    left: int = 0
+    keys_missing: Counter[str] = field(default_factory=Counter)
+    last_id: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+class Rekeying:
+    """Seals the records of a store anew.
+
+    Args:
+        store: where they are.
+        codec: has the keys, the newest first.
+        unsealed: whether what is neither encrypted nor signed is sealed too.
+        dry_run: whether to count only.
+        batch: how many records are read at a time.
+
+    Raises:
+        ConfigurationError: there is no key.
+        AbilityMissing: the store cannot replace what it holds.
+    """
+
+    def __init__(
+        self, store: Store, codec: Codec, *, unsealed: bool = False, dry_run: bool = False, batch: int = 500
+    ) -> None:
+        if not codec.sealing.is_on:
+            raise ConfigurationError(
+                "there is no key to encrypt or sign with",
+                where="ROOTCELLAR_ENCRYPTION_KEYS",
+                remedy="set the new key and after it the old ones; `rootcellar key` makes one",
+            )
+        if not isinstance(store, Replaceable):
+            raise AbilityMissing(
+                "this store cannot replace what it holds", where=store.where, remedy="let the old results expire"
+            )
+        self._store = store
+        self._replaceable: Replaceable = store
+        self._codec = codec
+        self._unsealed = unsealed
+        self._dry_run = dry_run
+        self._batch = batch
+        self.done = Rekeyed()
+
+    def run(self, after: str | None = None, on_progress: Callable[[Rekeyed], object] = lambda done: None) -> Rekeyed:
+        """See to every record after the id ``after``; tell ``on_progress`` after each batch."""
+        while records := self._store.scan(after, self._batch):
+            for record in records:
+                self._see_to(record)
+                self.done.looked_at += 1
+                after = self.done.last_id = record.task_id
+            on_progress(self.done)
+        return self.done
+
+    def _see_to(self, record: TaskRecord) -> None:
+        current: TaskRecord | None = record
+        for _ in range(_TRIES):
+            if current is None:
+                return
+            try:
+                changes = self._changes(current)
+            except PayloadError as exc:
+                self._leave(exc)
+                return
+            if not changes:
+                return
+            if self._dry_run or self._replaceable.replace(current, replace(current, **changes)):
+                self.done.changed += 1
+                return
+            # somebody stored it meanwhile, or the answer was lost
+            current = self._store.get(record.task_id)
+        self._leave(PayloadError(f"task {record.task_id} was stored by others again and again"))
+
+    def _changes(self, record: TaskRecord) -> dict[str, Any]:
+        """Return the fields that must be other ones.
+
+        Raises:
+            PayloadError: one of them cannot be opened.
+        """
+        changes: dict[str, Any] = {}
+        sealing, task_id = self._codec.sealing, record.task_id
+        for name in SEALED_FIELDS:
+            payload = getattr(record, name)
+            if payload is not None and self._is_due(payload.key_id):
+                opened = sealing.open(payload, task_id, name) if payload.key_id else payload
+                changes[name] = sealing.seal(opened, task_id, name)
+        if record.traceback is not None:
+            key_id = sealed_text(record.traceback, task_id, TRACEBACK).key_id
+            if self._is_due(key_id):
+                text = sealing.open_text(record.traceback, task_id, TRACEBACK, accept_unsealed=True)
+                changes["traceback"] = sealing.seal_text(text, task_id, TRACEBACK)
+        return changes
+
+    def _is_due(self, key_id: str) -> bool:
+        if not key_id:
+            return self._unsealed
+        newest = self._codec.sealing.writes_as
+        return not key_id.startswith(newest) if newest.endswith(":") else key_id != newest
+
+    def _leave(self, exc: PayloadError) -> None:
+        self.done.left += 1
+        if isinstance(exc, KeyMissing):
+            self.done.keys_missing[exc.key_id] += 1
+        if len(self.done.problems) < 5:
+            self.done.problems.append(str(exc))

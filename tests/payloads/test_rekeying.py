@@ -1,0 +1,272 @@
+"""`rootcellar rekey`: everything under the newest key, while workers run, through a kill, and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from rootcellar.errors import ConfigurationError
+from rootcellar.payloads import ARGS, Codec, make_key
+from rootcellar.payloads.keys import read_keys
+from rootcellar.payloads.sealing import Sealing
+from rootcellar.records import Payload, TaskRecord
+from rootcellar.rekeying import Rekeying
+from rootcellar.stores import open_store
+from rootcellar.stores.base import Store
+from tests.apps.conformance import make_app
+from tests.commands import Ended, command, environment, run
+from tests.conformance.benches import APP
+from tests.memory_store import MemoryStore
+from tests.workers import Worker
+
+OLD, NEW = make_key("old"), make_key("new")
+COUNT = 1_500
+DONE = datetime(2031, 5, 6, tzinfo=timezone.utc)
+
+
+def codec(*keys: str, accept_unsealed: bool = False) -> Codec:
+    return Codec(sealing=Sealing(read_keys(",".join(keys), "test") if keys else None, accept_unsealed=accept_unsealed))
+
+
+def record(number: int, one: Codec) -> TaskRecord:
+    task_id = f"task-{number:05}"
+    return TaskRecord(
+        task_id=task_id,
+        state="FAILURE" if number % 5 == 0 else "SUCCESS",
+        result=one.encode({"number": number}, task_id=task_id),
+        args=one.encode([number], task_id=task_id, field=ARGS),
+        traceback=one.encode_text(f"Traceback {number}", task_id=task_id) if number % 5 == 0 else None,
+        name="some.task",
+        done_at=DONE,
+    )
+
+
+def readable(store: Store, one: Codec) -> dict[str, Any]:
+    """Return all that a store holds, with its values."""
+    found = {}
+    after = None
+    while page := store.scan(after):
+        for each in page:
+            opened, refused = one.opened(each)
+            assert not refused
+            found[each.task_id] = opened
+        after = page[-1].task_id
+    return found
+
+
+def key_ids(store: Store) -> set[str]:
+    found: set[str] = set()
+    after = None
+    while page := store.scan(after):
+        for each in page:
+            found |= {payload.key_id for payload in (each.result, each.args, each.kwargs) if payload is not None}
+            if each.traceback is not None:
+                found.add(each.traceback.removeprefix("rootcellar:").rpartition(":")[0])
+        after = page[-1].task_id
+    return found
+
+
+@pytest.fixture
+def place(postgres_url: str) -> str:
+    return f"rootcellar+{postgres_url}"
+
+
+def rekey(place: str, *options: str, keys: str = f"{NEW},{OLD}") -> Ended:
+    env = {"ROOTCELLAR_BACKEND": place.removeprefix("rootcellar+"), "ROOTCELLAR_ENCRYPTION_KEYS": keys}
+    return run("rekey", *options, env=env)
+
+
+def test_a_kill_and_workers_that_go_on(place: str, redis_url: str) -> None:
+    old, both = codec(OLD), codec(NEW, OLD)
+    conf = {"result_encryption_keys": f"{NEW},{OLD}", "result_extended": True}
+    app = make_app(redis_url, place, **conf)
+    store = app.backend.store
+    for number in range(COUNT):
+        store.put(record(number, old), durable=False)
+    before = readable(store, both)
+    assert key_ids(store) == {"aes-256-gcm:old"}
+
+    env = {"TEST_BROKER": redis_url, "TEST_BACKEND": place, "TEST_CONF": json.dumps(conf)}
+    with Worker(APP, env=env, concurrency=2):
+        over = threading.Event()
+        sent: dict[str, int] = {}
+
+        def send() -> None:
+            # tasks that are new, and some that are run again over a record that is being rekeyed
+            for number in range(100_000):
+                task_id = f"task-{(number * 35) % COUNT:05}" if number % 2 else f"new-{number}"
+                app.send_task("conformance.echo", (number,), task_id=task_id).get(timeout=30, propagate=False)
+                # the first SUCCESS stays
+                sent.setdefault(task_id, number)
+                if over.is_set():
+                    return
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            _kill_amid(place, {"ROOTCELLAR_ENCRYPTION_KEYS": f"{NEW},{OLD}"})
+            halfway = {each.result.key_id for each in store.scan(None, COUNT) if each.result}
+            ended = rekey(place, "--json")
+        finally:
+            over.set()
+            sender.join()
+    assert ended.status == 0, ended
+    told = json.loads(ended.out)
+    assert halfway == {"aes-256-gcm:old", "aes-256-gcm:new"}, "it was killed amid its work"
+    assert 0 < told["changed"] < COUNT
+    assert (told["left"], told["dry_run"]) == (0, False)
+
+    assert key_ids(store) == {"aes-256-gcm:new"}
+    new = codec(NEW)
+    after = readable(store, new)
+    assert before.keys() <= after.keys()
+    for task_id, was in before.items():
+        now = after[task_id]
+        # a FAILURE may have become the SUCCESS of a task that was run again; a SUCCESS stays
+        if was.state == "FAILURE" and task_id in sent and now.state == "SUCCESS":
+            assert new.decode(store.get(task_id).result, task_id=task_id) == sent[task_id]
+        else:
+            assert now == was
+    store.close()
+
+
+def _kill_amid(place: str, keys: Mapping[str, str]) -> None:
+    env = environment({"ROOTCELLAR_BACKEND": place.removeprefix("rootcellar+"), **keys})
+    process = subprocess.Popen(
+        command("rekey", "--batch", "20"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert "sealed anew" in process.stderr.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    process.stderr.close()
+
+
+def test_an_interruption_tells_where_to_go_on(place: str) -> None:
+    store = open_store(place)
+    for number in range(COUNT):
+        store.put(record(number, codec(OLD)), durable=False)
+    env = environment(
+        {"ROOTCELLAR_BACKEND": place.removeprefix("rootcellar+"), "ROOTCELLAR_ENCRYPTION_KEYS": f"{NEW},{OLD}"}
+    )
+    with subprocess.Popen(command("rekey", "--batch", "20"), env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "Interrupted" in said
+    last = said.partition("--after ")[2].partition(" ")[0]
+    ended = rekey(place, "--after", last)
+    assert ended.status == 0
+    assert key_ids(store) == {"aes-256-gcm:new"}
+    again = json.loads(rekey(place, "--json").out)
+    assert (again["records"], again["changed"]) == (COUNT, 0)
+    store.close()
+
+
+# -- in one process
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore(f"memory://{uuid.uuid4()}")
+    for number in range(20):
+        store.put(record(number, codec(OLD)))
+    return store
+
+
+def test_a_dry_run_changes_nothing(store: Store) -> None:
+    before = store.scan()
+    done = Rekeying(store, codec(NEW, OLD), dry_run=True, batch=7).run()
+    assert (done.looked_at, done.changed, done.left) == (20, 20, 0)
+    assert store.scan() == before
+
+
+def test_what_is_not_sealed_is_sealed_if_asked(store: Store) -> None:
+    plain = record(99, codec())
+    store.put(plain)
+    assert Rekeying(store, codec(NEW, OLD)).run().changed == 20
+    assert store.get(plain.task_id) == plain
+    assert Rekeying(store, codec(NEW), unsealed=True).run().changed == 1
+    assert key_ids(store) == {"aes-256-gcm:new"}
+    assert codec(NEW).opened(store.scan()[-1])[0] == plain
+
+
+def test_signatures_become_encryption_and_the_other_way_round(store: Store) -> None:
+    old, new = read_keys(OLD, "test"), read_keys(NEW, "test")
+    before = readable(store, codec(OLD))
+    Rekeying(store, signing := Codec(sealing=Sealing(None, new)), unsealed=True).run()
+    assert key_ids(store) == {"aes-256-gcm:old"}, "without the key nothing is touched"
+    encrypting = Codec(sealing=Sealing(old, new))
+    store.put(signed := record(50, signing))
+    assert Rekeying(store, encrypting).run().changed == 1
+    assert store.get(signed.task_id) != signed
+    assert {task_id: it for task_id, it in readable(store, encrypting).items() if task_id in before} == before
+
+
+def test_records_that_cannot_be_opened_are_left_and_named(store: Store) -> None:
+    damaged = replace(record(50, codec(OLD)), result=Payload(b"x" * 50, key_id="aes-256-gcm:old"))
+    foreign = record(51, codec(make_key("third")))
+    store.put(damaged)
+    store.put(foreign)
+    done = Rekeying(store, codec(NEW, OLD)).run()
+    assert (done.looked_at, done.changed, done.left) == (22, 20, 2)
+    assert dict(done.keys_missing) == {"third": 1}
+    assert [store.get(damaged.task_id), store.get(foreign.task_id)] == [damaged, foreign]
+    assert len(done.problems) == 2
+
+
+def test_what_a_worker_stores_meanwhile_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = replace(record(5, codec(NEW)), state="SUCCESS")
+    monkeypatch.setattr(store, "replace", _after(store.replace, lambda: store.put(newer)))
+    Rekeying(store, codec(NEW, OLD)).run()
+    assert store.get(newer.task_id) == newer
+    assert key_ids(store) == {"aes-256-gcm:new"}
+
+
+def _after(replace_it: Any, first: Any) -> Any:
+    """Let something happen between the look at a record and its replacement."""
+
+    def late(old: TaskRecord, new: TaskRecord) -> bool:
+        if old.task_id == "task-00005":
+            first()
+        return bool(replace_it(old, new))
+
+    return late
+
+
+def test_without_a_key(store: Store) -> None:
+    with pytest.raises(ConfigurationError, match="no key"):
+        Rekeying(store, codec())
+
+
+def test_the_command_without_keys_and_with_a_missing_one(tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path}/results.sqlite3"
+    store = open_store(url)
+    store.put(record(1, codec(OLD)))
+    none = run("rekey", env={"ROOTCELLAR_BACKEND": url})
+    assert none.status == 1
+    assert "rootcellar key" in none.err
+    wrong = rekey(url, keys=NEW)
+    assert wrong.status == 1
+    assert "under the key 'old', and here are new" in wrong.err
+    assert "old (1)" in wrong.out
+    shown = run("show", "task-00001", env={"ROOTCELLAR_BACKEND": url, "ROOTCELLAR_ENCRYPTION_KEYS": OLD})
+    assert '"number": 1' in shown.out
+    hidden = run("show", "task-00001", env={"ROOTCELLAR_BACKEND": url})
+    assert "encrypted by key old" in hidden.out
+    assert "under the key 'old'" in hidden.err
+    for ended in (none, wrong, shown, hidden):
+        for key in (OLD, NEW):
+            assert key.partition(":")[2] not in ended.out + ended.err
+    store.close()
