@@ -18,6 +18,7 @@ from benchmarks.report import Report
 from benchmarks.rows import all_experiments
 from benchmarks.rows.experiment import Experiment
 from benchmarks.sizes import FULL, QUICK, Sizes
+from rootcellar.recommending import figures
 from tests.servers import MissingServer
 
 LAYERS = """\
@@ -58,7 +59,10 @@ def main(arguments: Sequence[str]) -> int:
         if len(chosen) == len(names) and not options.quick:
             layers = "\n".join(table(measure_layers(bed.postgres.create_database())))
             print(f"\n{layers}")
-            RESULTS.write_text(f"{report.markdown()}\n{LAYERS}\n\n{layers}\n")
+            results = f"{report.markdown()}\n{LAYERS}\n\n{layers}\n"
+            RESULTS.write_text(results)
+            # `rootcellar recommend` quotes them
+            figures.FILE.write_text(figures.written(results))
     if len(chosen) == len(names) and not options.quick:
         print(f"\nWritten to {RESULTS}")
     return 0

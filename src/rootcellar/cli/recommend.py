@@ -1,0 +1,132 @@
+"""``rootcellar recommend``: which backend and which broker."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from rootcellar.cli.output import console, print_json, say
+from rootcellar.cli.stores import JsonOption
+from rootcellar.recommending import Keep, MayLose, Needs, Readers, Recommendation, RedisForm, Runs, Setup, recommend
+from rootcellar.recommending import figures as measured_figures
+from rootcellar.recommending.needs import MEANINGS
+
+EXAMPLES = """\b
+Examples:
+  rootcellar recommend
+  rootcellar recommend --tasks-per-day 50000 --keep months --readers people
+  rootcellar recommend --keep days --runs redis --runs postgres --json
+"""
+
+
+def _meanings(answers: type[Enum]) -> str:
+    return "; ".join(f"{answer.value}: {MEANINGS[answer]}" for answer in answers)
+
+
+TasksOption = Annotated[
+    int | None, typer.Option("--tasks-per-day", min=0, metavar="N", help="How many tasks are run in a day")
+]
+KeepOption = Annotated[
+    Keep | None, typer.Option("--keep", help=f"How long a result matters ({_meanings(Keep)})", case_sensitive=False)
+]
+ReadersOption = Annotated[
+    Readers | None, typer.Option("--readers", help=f"Who reads results ({_meanings(Readers)})", case_sensitive=False)
+]
+RunsOption = Annotated[
+    list[Runs] | None,
+    typer.Option(
+        "--runs", metavar="SYSTEM", help=f"What runs already; may be repeated ({_meanings(Runs)})", case_sensitive=False
+    ),
+]
+MayLoseOption = Annotated[
+    MayLose | None,
+    typer.Option("--may-lose", help=f"What may be lost when a machine dies ({_meanings(MayLose)})"),
+]
+RoutingOption = Annotated[bool, typer.Option("--routing", help="Tasks are routed by patterns (topic exchanges)")]
+
+
+def recommend_command(
+    tasks_per_day: TasksOption = None,
+    keep: KeepOption = None,
+    readers: ReadersOption = None,
+    runs: RunsOption = None,
+    may_lose: MayLoseOption = None,
+    routing: RoutingOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which result backend and which broker suit you, why, and which variables to set.
+
+    Asks a few questions on a terminal. With any of the options, or without a terminal, it asks nothing: what is not
+    said then counts neither way.
+    """
+    needs = needs_of(tasks_per_day, keep, readers, runs, may_lose, routing)
+    if needs == Needs() and not as_json and sys.stdin.isatty():
+        # imported late: the other commands ask nothing
+        from rootcellar.cli.asking import ask_needs
+
+        needs = ask_needs()
+        say("")
+    found = recommend(needs)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _print(found)
+
+
+def needs_of(
+    tasks_per_day: int | None,
+    keep: Keep | None,
+    readers: Readers | None,
+    runs: list[Runs] | None,
+    may_lose: MayLose | None,
+    routing: bool = False,
+) -> Needs:
+    """Return what the options of a command say."""
+    return Needs(tasks_per_day, keep, readers, frozenset(runs or ()), may_lose, routing)
+
+
+def _print(found: Recommendation) -> None:
+    out = console()
+    out.print(f"Result backend: {found.backend}", style="bold", soft_wrap=True)
+    out.print(f"Broker:         {found.broker}", style="bold", soft_wrap=True)
+    named = found.architecture
+    if named is not None:
+        low, high = named.cost
+        say(f"{named.name}: {named.use}; persistence: {named.persistence}; about ${low}-{high} a month (an estimate).")
+    say("\nWhy:")
+    for chosen, reason in ((found.backend, found.backend_reason), (found.broker, found.broker_reason)):
+        say(f"- {chosen}: {reason.text} {reason.evidence}")
+    if found.load:
+        say(f"- {found.load}")
+    say(f"  ({measured_figures.measured()})")
+    say("\nSet, in the environment or in .env:")
+    for each in found.variables:
+        out.print(f"  {each.name}={each.value}", soft_wrap=True)
+    extras = ",".join(found.setup.extras)
+    say(f"\nInstall: pip install 'rootcellar[{extras}]'" if extras else "\nInstall: pip install rootcellar")
+    if found.cautions:
+        say("\nMind:")
+        for caution in found.cautions:
+            say(f"- {caution}")
+    say("\nA project that is set up so:")
+    out.print(f"  rootcellar init DIR {options_of(found.setup)}", soft_wrap=True)
+
+
+def options_of(setup: Setup) -> str:
+    """Return the options of ``rootcellar init`` that choose a set-up."""
+    words = ["--broker", setup.broker, "--backend", setup.backend]
+    if setup.redis is not RedisForm.SINGLE:
+        words += ["--redis", setup.redis.value]
+    flags = {
+        "--pgbouncer": setup.pgbouncer,
+        "--tls": setup.tls,
+        "--extended": setup.extended,
+        "--acks-late": setup.acks_late,
+    }
+    words += [name for name, is_given in flags.items() if is_given]
+    if setup.expires:
+        words += ["--expires", setup.expires]
+    return " ".join(words)

@@ -1,0 +1,156 @@
+"""What a team needs of its results: the questions, and what may be answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+SECONDS_A_DAY = 86_400
+
+
+class Keep(str, Enum):
+    """How long a result matters."""
+
+    ONCE = "once"
+    DAYS = "days"
+    MONTHS = "months"
+    FOREVER = "forever"
+
+
+class Readers(str, Enum):
+    """Who reads results."""
+
+    SENDER = "sender"
+    APPS = "apps"
+    MANY = "many"
+    PEOPLE = "people"
+
+
+class Runs(str, Enum):
+    """What runs already."""
+
+    REDIS = "redis"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+    RABBITMQ = "rabbitmq"
+    POSTGRES = "postgres"
+    PGBOUNCER = "pgbouncer"
+    MYSQL = "mysql"
+    MONGODB = "mongodb"
+    ONE_MACHINE = "one-machine"
+
+
+class MayLose(str, Enum):
+    """What may be lost when a server or a machine dies."""
+
+    RESULTS = "results"
+    TASKS = "tasks"
+    NOTHING = "nothing"
+
+
+#: what an answer of each question means, in the words of the terminal and of ``--help``
+MEANINGS: Mapping[Enum, str] = {
+    Keep.ONCE: "until whoever sent the task has read it, at once",
+    Keep.DAYS: "minutes to days",
+    Keep.MONTHS: "weeks to months",
+    Keep.FOREVER: "always",
+    Readers.SENDER: "the process that sent the task",
+    Readers.APPS: "other processes too, by the task's id",
+    Readers.MANY: "web pages and the like, the same results again and again",
+    Readers.PEOPLE: "for a history, by SQL, in reports, in an audit",
+    Runs.REDIS: "a Redis server",
+    Runs.SENTINEL: "Redis with Sentinel",
+    Runs.CLUSTER: "a Redis Cluster",
+    Runs.RABBITMQ: "RabbitMQ",
+    Runs.POSTGRES: "PostgreSQL",
+    Runs.PGBOUNCER: "PostgreSQL behind PgBouncer",
+    Runs.MYSQL: "MySQL or MariaDB",
+    Runs.MONGODB: "MongoDB",
+    Runs.ONE_MACHINE: "one machine, on which no database server is wanted",
+    MayLose.RESULTS: "tasks and results: the work can be done again",
+    MayLose.TASKS: "a task that waits to be run, but no result",
+    MayLose.NOTHING: "neither a task nor a result, as with payments",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a team says; ``None`` is what it did not say.
+
+    Attributes:
+        tasks_per_day: how many tasks are run in a day.
+        keep: how long a result matters.
+        readers: who reads results.
+        runs: what runs already.
+        may_lose: what may be lost when a server or a machine dies.
+        routing: whether tasks are routed by patterns (topic exchanges).
+
+    Raises:
+        ValueError: there are fewer than no tasks a day.
+    """
+
+    tasks_per_day: int | None = None
+    keep: Keep | None = None
+    readers: Readers | None = None
+    runs: frozenset[Runs] = frozenset()
+    may_lose: MayLose | None = None
+    routing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tasks_per_day is not None and self.tasks_per_day < 0:
+            raise ValueError("tasks_per_day must be 0 or more")
+
+    @property
+    def tasks_per_second(self) -> float:
+        """The tasks of a day, spread evenly over it."""
+        return (self.tasks_per_day or 0) / SECONDS_A_DAY
+
+    @property
+    def has_redis(self) -> bool:
+        return bool(self.runs & {Runs.REDIS, Runs.SENTINEL, Runs.CLUSTER})
+
+    @property
+    def has_postgres(self) -> bool:
+        return bool(self.runs & {Runs.POSTGRES, Runs.PGBOUNCER})
+
+    @property
+    def has_database(self) -> bool:
+        return self.has_postgres or bool(self.runs & {Runs.MYSQL, Runs.MONGODB})
+
+    @property
+    def must_last(self) -> bool:
+        """Whether results must outlive a restart of the server."""
+        return (
+            self.keep in (Keep.MONTHS, Keep.FOREVER)
+            or self.readers is Readers.PEOPLE
+            or self.may_lose in (MayLose.TASKS, MayLose.NOTHING)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of the terminal.
+
+    Attributes:
+        field: the field of :class:`Needs` that it fills.
+        text: the question.
+        answers: what may be answered, ``None`` for a number.
+        default: the answer of who just presses Enter.
+        is_several: whether several answers may be given.
+    """
+
+    field: str
+    text: str
+    answers: type[Keep] | type[Readers] | type[Runs] | type[MayLose] | None
+    default: str
+    is_several: bool = False
+
+
+QUESTIONS = (
+    Question("tasks_per_day", "How many tasks are run in a day?", None, "10000"),
+    Question("keep", "How long does a result matter?", Keep, Keep.MONTHS.value),
+    Question("readers", "Who reads results?", Readers, Readers.APPS.value),
+    Question("runs", "What runs already? Several with commas.", Runs, "", is_several=True),
+    Question("may_lose", "What may be lost when a machine dies?", MayLose, MayLose.TASKS.value),
+)
