@@ -710,18 +710,21 @@ class RabbitServer(Server):
         Raises ValueError for a name with other characters than letters, digits, `_` and `-`; ServerError when the
         node refuses.
         """
-        name = name or f"test-{secrets.token_hex(6)}"
-        if not re.fullmatch(r"[\w-]+", name, re.ASCII):
-            raise ValueError(f"not a simple name for a virtual host: {name!r}")
-        # a bare Erlang node that calls two functions: rabbitmqctl takes seconds to do the same
-        calls = [
-            ("rabbit_vhost", "add", f'[<<"{name}">>, <<"test">>]'),
-            (
-                "rabbit_auth_backend_internal",
-                "set_permissions",
-                f'[<<"guest">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>]',
-            ),
-        ]
+        name = _simple(name or f"test-{secrets.token_hex(6)}")
+        self._call(("rabbit_vhost", "add", f'[<<"{name}">>, <<"test">>]'), _permissions("guest", name))
+        return f"amqp://guest:guest@{HOST}:{self.port}/{name}"
+
+    def add_user(self, name: str, password: str, vhost: str) -> None:
+        """Make a user who may do all in a virtual host.
+
+        Raises ValueError for anything but letters, digits, `_` and `-`; ServerError when the node refuses.
+        """
+        arguments = f'[<<"{_simple(name)}">>, <<"{_simple(password)}">>, <<"test">>]'
+        self._call(("rabbit_auth_backend_internal", "add_user", arguments), _permissions(name, vhost))
+
+    def _call(self, *calls: tuple[str, str, str]) -> None:
+        """Call functions of the node, each given as its module, its name and its arguments."""
+        # a bare Erlang node calls them: rabbitmqctl takes seconds to do the same
         steps = "".join(f"ok = rpc:call('{self.node}', {module}, {call}, {args}), " for module, call, args in calls)
         command = [str(self._erl), "-boot", "no_dot_erlang", "-noinput", "-hidden"]
         command += ["-sname", f"caller-{secrets.token_hex(4)}@localhost"]
@@ -730,8 +733,7 @@ class RabbitServer(Server):
             command, env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
         )
         if done.returncode:
-            self._fail(f"could not make the virtual host {name}: {done.stdout}{done.stderr}")
-        return f"amqp://guest:guest@{HOST}:{self.port}/{name}"
+            self._fail(f"refused {', '.join(call for _, call, _ in calls)}: {done.stdout}{done.stderr}")
 
     def start(self) -> None:
         """Start Erlang's name server and the node, and wait until it answers AMQP (about 5 s).
@@ -786,6 +788,18 @@ class RabbitServer(Server):
                 return True
         except (OSError, amqp.AMQPError):
             return False
+
+
+def _simple(name: str) -> str:
+    """Return a name of letters, digits, `_` and `-`; raises ValueError for any other."""
+    if not re.fullmatch(r"[\w-]+", name, re.ASCII):
+        raise ValueError(f"not a simple name: {name!r}")
+    return name
+
+
+def _permissions(user: str, vhost: str) -> tuple[str, str, str]:
+    arguments = f'[<<"{user}">>, <<"{vhost}">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>]'
+    return ("rabbit_auth_backend_internal", "set_permissions", arguments)
 
 
 def _ordinary_user() -> str:

@@ -178,5 +178,20 @@ class KeyMissing(PayloadError):
         return (*super().__reduce__(), {"key_id": self.key_id})
 
 
+class FilesInTheWay(RootcellarError):
+    """``rootcellar init`` would replace files, and was not told to. Not retryable.
+
+    Attributes:
+        files: the names of the files.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", files: tuple[str, ...] = ()) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.files = files
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"files": self.files})
+
+
 class DemoFailed(RootcellarError):
     """``rootcellar demo`` found a result that is not what it should be. Not retryable."""

@@ -14,7 +14,6 @@ BROKERS = ("redis", "rabbitmq")
 PLACEHOLDER = "change-me"
 #: what the passwords of a setup are for, by their variables
 _SQL = ("postgres", "hybrid", "mysql")
-_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 class RedisForm(str, Enum):
@@ -154,7 +153,7 @@ class Setup:
             yield Variable("DB_LISTEN_PORT", "5432")
         if self.tls:
             yield Variable("DB_SSLMODE", "verify-full", "TLS, and everything is verified")
-            yield Variable("DB_SSLROOTCERT", _CERTIFICATES, "the authorities that are trusted")
+            yield Variable("DB_SSLROOTCERT", "system", "the authorities that are trusted, or the file of your own")
 
     def _redis(self) -> Iterator[Variable]:
         if not self.keeps_in_redis and self.broker != "redis":
@@ -186,8 +185,7 @@ class Setup:
 
     def _tls(self, switch: str, authorities: str) -> Iterator[Variable]:
         if self.tls:
-            yield Variable(switch, "true", "TLS, and the server's certificate is verified")
-            yield Variable(authorities, _CERTIFICATES, "the authorities that are trusted")
+            yield Variable(switch, "true", f"TLS, and everything is verified; {authorities}=FILE for a CA of your own")
 
 
 def _misfit(what: str, remedy: str) -> ConfigurationError:
