@@ -235,6 +235,17 @@ def check_settings(page: Page) -> None:
             open_store(str(url))
 
 
+def test_recommend_and_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("recommend", "init"):
+        page = Page(f"docs/{name}.md", {})
+        for command, expected in page.commands():
+            assert expected in run(command, tmp_path)
+        check_settings(page)
+    assert {path.name for path in tmp_path.iterdir()} == {"shop", "shop2", "shop3"}
+    assert (tmp_path / "shop" / "compose.yaml").exists()
+
+
 def test_readme(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     page = Page("README.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
     page.write_files(tmp_path)

@@ -118,6 +118,9 @@ class Setup:
         if self.acks_late:
             yield Variable("CELERY_TASK_ACKS_LATE", "true", "a task that was cut off is run again, ...")
             yield Variable("CELERY_TASK_REJECT_ON_WORKER_LOST", "true", "... also when its process was killed")
+            if self.broker == "redis":
+                # or Redis's transport gives a long task to a second worker too
+                yield Variable("CELERY_TASK_TIME_LIMIT", "50m", "shorter than BROKER_VISIBILITY_TIMEOUT, which is 1h")
 
     def _broker(self) -> Iterator[Variable]:
         if self.broker == "rabbitmq":

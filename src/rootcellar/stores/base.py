@@ -44,6 +44,7 @@ class StoreOptions:
         redis: Celery's ``redis_…`` settings that were set, without that prefix (``backend_use_ssl``, ``username``, …).
         transport_options: Celery's ``result_backend_transport_options``.
         mongodb: Celery's ``mongodb_backend_settings``.
+        holds_copies: whether another store has all that is here, so that the server may throw it away.
     """
 
     task_table: str = "celery_taskmeta"
@@ -61,6 +62,7 @@ class StoreOptions:
     redis: Mapping[str, Any] = field(default_factory=dict)
     transport_options: Mapping[str, Any] = field(default_factory=dict)
     mongodb: Mapping[str, Any] = field(default_factory=dict)
+    holds_copies: bool = False
 
 
 class Store(ABC):

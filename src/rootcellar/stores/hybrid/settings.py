@@ -57,7 +57,10 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
         durable_url=str(said["durable_url"]),
         cache_url=str(said["cache_url"]),
         cache_options=replace(
-            options, redis={**_CACHE_TIMEOUTS, **options.redis}, pool_timeout=min(options.pool_timeout, CACHE_PATIENCE)
+            options,
+            redis={**_CACHE_TIMEOUTS, **options.redis},
+            pool_timeout=min(options.pool_timeout, CACHE_PATIENCE),
+            holds_copies=(said.get("mode") or WRITE_THROUGH) == WRITE_THROUGH,
         ),
         cache_expires=_seconds(said.get("cache_expires", EXPIRES)),
     )

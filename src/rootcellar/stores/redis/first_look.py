@@ -16,8 +16,8 @@ OLDEST_SERVER = 6
 _seen: set[tuple[int, str]] = set()
 
 
-def look(line: Line, where: str) -> None:
-    """Look at a server, unless this process did so before; warn once if it may throw results away.
+def look(line: Line, where: str, *, may_evict: bool = False) -> None:
+    """Look at a server, unless this process did so before; warn once if it may throw results away and should not.
 
     Raises:
         ServerTooOld: it is older than 6.0.
@@ -33,7 +33,7 @@ def look(line: Line, where: str) -> None:
             f"Redis {version} is too old", where=where, remedy=f"upgrade the server to {OLDEST_SERVER}.0 or later"
         )
     _seen.add(me)
-    if warning := eviction_warning(info):
+    if not may_evict and (warning := eviction_warning(info)):
         logger.warning("%s [%s]", warning, where)
 
 

@@ -87,6 +87,7 @@ class OneServer(Servers):
     ) -> None:
         self._connect = connect
         self._where = where
+        self._may_evict = options.holds_copies
         self.host = host
         self._replication = replication
         self._pool: ConnectionPool[Line] = ConnectionPool(
@@ -106,7 +107,7 @@ class OneServer(Servers):
     def _open(self) -> Line:
         line = self._connect()
         try:
-            look(line, self._where)
+            look(line, self._where, may_evict=self._may_evict)
         except BaseException:
             line.close()
             raise
