@@ -44,6 +44,8 @@ SAFETY_LOOK = 60.0
 #: after a look, a ring waits this many seconds for each task that is waited for, and at most so many, for more results
 PACE_OF_ONE = 0.0001
 SLOWEST_PACE = 0.02
+#: where many are waited for, it waits so many times as long as the look took, so that the server also stores
+REST_OF_LOOK = 4.0
 #: seconds after the last waiter left during which we still listen, to spare a busy client the ceremony
 LISTEN_LINGER = 1.0
 #: seconds to wait before connecting anew, at first and at most
@@ -78,6 +80,7 @@ class ListeningWatcher(PollingWatcher):
         self._rung_by: int | None = None
         self._is_listening = False
         self._last_look = 0.0
+        self._look_took = 0.0
         self._polls_until = 0.0
 
     def _serve(self) -> None:
@@ -203,6 +206,8 @@ class ListeningWatcher(PollingWatcher):
             idle_since = None
             self._listen(connection)
             self._exchange(connection)
+            # also while others begin to wait all the time, which would put it off
+            self._take_rings(connection)
             if self._fresh:
                 continue
             if self._is_rung:
@@ -253,6 +258,8 @@ class ListeningWatcher(PollingWatcher):
         failure, results = pipeline.settle()
         if failure is not None:
             raise failure
+        if reads_all:
+            self._look_took = time.monotonic() - self._last_look
         for statement, result in zip(reads, results[len(results) - len(reads) :], strict=True):
             if statement == "read_rung_ids":
                 self._tell_ready(text.decode() for (text,) in rows_of(result) if text is not None)
@@ -278,7 +285,8 @@ class ListeningWatcher(PollingWatcher):
 
     def _until_answer(self) -> float:
         """Return the seconds until a ring is answered: in a burst of results, one look finds many."""
-        pace = min(len(self._subscriptions) * PACE_OF_ONE, SLOWEST_PACE)
+        slowest = max(SLOWEST_PACE, self._look_took * REST_OF_LOOK)
+        pace = min(len(self._subscriptions) * PACE_OF_ONE, slowest)
         return self._last_look + pace - time.monotonic()
 
     def _await_ring(self, connection: Connection, seconds: float) -> None:
