@@ -14,7 +14,7 @@ import pytest
 from kombu.exceptions import EncodeError
 
 from rootcellar.errors import ConfigurationError, ContentRefused, PayloadUnreadable
-from rootcellar.payloads import Codec, NotEncodable, content_type_of
+from rootcellar.payloads import Codec, Compressing, NotEncodable, content_type_of
 from rootcellar.records import Payload
 from tests.apps.conformance import JSON_VALUES, deep
 
@@ -22,7 +22,9 @@ PICKLE = "application/x-python-serialize"
 
 
 def encode(value: Any, serializer: str = "json", compression: str | None = None) -> Payload:
-    return Codec(serializer=serializer, compression=compression).encode(value, task_id="a task")
+    return Codec(serializer=serializer, compressing=Compressing(compression, threshold=0)).encode(
+        value, task_id="a task"
+    )
 
 
 def decode(stored: Payload, accept: Collection[str] | None) -> Any:
@@ -141,6 +143,7 @@ def test_what_cannot_be_encoded(serializer: str, value: Any) -> None:
 )
 @pytest.mark.parametrize("compression", [None, "gzip", "bzip2"])
 def test_other_serializers(serializer: str, content_type: str, value: Any, compression: str | None) -> None:
+    value = [value] * 50
     stored = encode(value, serializer, compression)
     assert stored.content_type == content_type
     assert bool(stored.compression) is bool(compression)
@@ -185,7 +188,7 @@ def test_compression(compression: str) -> None:
         Payload(b"[" * 100_000 + b"]" * 100_000),
         Payload(b"{}", content_encoding="no-such-encoding"),
         Payload(b"no gzip", compression="application/x-gzip"),
-        Payload(encode("x", "json", "gzip").body[:-5], compression="application/x-gzip"),
+        Payload(encode("x" * 1_000, "json", "gzip").body[:-5], compression="application/x-gzip"),
         Payload(b"{}", compression="application/x-nonesuch"),
         Payload(b'{"__type__": "nonesuch", "__value__": 1}'),
         Payload(b"\x80\x04half", PICKLE, "binary"),

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rootcellar.awaiting import StateChange, as_completed, result, watch
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rootcellar.awaiting import StateChange, as_completed, result, watch
     from rootcellar.configuration import Settings
+    from rootcellar.typed.register import register_type
 
 __version__ = "0.1.0"
 
-__all__ = ["StateChange", "__version__", "as_completed", "result", "settings", "watch"]
+__all__ = ["StateChange", "__version__", "as_completed", "register_type", "result", "settings", "watch"]
+
+#: imported when they are asked for: kombu imports this package while it is itself half imported, for the serializer
+_LAZY = {name: "rootcellar.awaiting" for name in ("StateChange", "as_completed", "result", "watch")}
+_LAZY["register_type"] = "rootcellar.typed.register"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
 
 
 def settings(env_file: str | Path | None = ".env", *, broker: bool = True) -> Settings:

@@ -17,13 +17,13 @@ from celery.result import result_from_tuple
 from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str
 
-from rootcellar import exceptions, process
+from rootcellar import exceptions, process, typed
 from rootcellar.chords import Chords, ChordSweeper
 from rootcellar.errors import ConfigurationError, RootcellarError
-from rootcellar.payloads import codec_of, content_type_of, deserialise, known_compression, serialise
+from rootcellar.payloads import codec_of, content_type_of, deserialise, known_compression, serialise, serializer_of
 from rootcellar.reading import ReadingBackend
 from rootcellar.recording import Recorder
-from rootcellar.records import ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
+from rootcellar.records import TYPED_JSON, ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
 from rootcellar.retention import Retention
 from rootcellar.retrying import FEW, Backoff, LateWork, be_patient, retry
 from rootcellar.store_options import store_options
@@ -82,6 +82,7 @@ class ResultBackend(ReadingBackend):
     supports_result_compression = True
     supports_failure_expires = True
     always_retry: bool
+    accept: set[str]
     max_retries: float
 
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
@@ -95,6 +96,9 @@ class ResultBackend(ReadingBackend):
                 remedy="write rootcellar+postgresql://user:password@host/database or rootcellar+sqlite:///path",
             )
         self.compression = self.prepare_compression(conf.get("result_compression"))
+        if kwargs.get("accept") is None and conf.result_accept_content is None and self.serializer == typed.NAME:
+            # what this app writes by its default, and nothing that executes
+            self.accept = {*self.accept, TYPED_JSON}
         # one backend a process: Celery keeps one for each thread otherwise
         self.thread_safe = True
         self.always_retry = bool(self.always_retry) or not conf.value_set_for("result_backend_always_retry")
@@ -111,7 +115,7 @@ class ResultBackend(ReadingBackend):
         self._sweeping: threading.Thread | None = None
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
-        self.codec = codec_of(conf, serializer=self.serializer, compression=self.compression, accept=self.accept)
+        self.codec = codec_of(conf, serializer=self.serializer, accept=self.accept)
         self.recorder = Recorder(
             self.codec,
             self.retention,
@@ -137,7 +141,7 @@ class ResultBackend(ReadingBackend):
             NotEncodable: the result cannot be encoded.
             ResultNotStored: the store did not come back within the limit.
         """
-        encodable = self.encode_result(result, state)
+        encodable = self._encodable(result, state, request)
         record = self._record(bytes_to_str(task_id), encodable, state, traceback, request)
         # update_state(FAILURE, meta=…) inside a task does not end it: only an exception does
         ends = state == states.SUCCESS or isinstance(result, BaseException)
@@ -212,6 +216,13 @@ class ResultBackend(ReadingBackend):
         """Return the compression to encode with; Celery knows this method since 5.7, and calls it then."""
         return known_compression(compression)
 
+    def _encodable(self, result: Any, state: str, request: Any) -> Any:
+        """Return a result as its serializer takes it; Celery's ``encode_result`` knows nothing of the task."""
+        own = serializer_of(self.recorder.call_of(request))
+        if own is not None and state in self.EXCEPTION_STATES and isinstance(result, Exception):
+            return self.prepare_exception(result, own)
+        return self.encode_result(result, state)
+
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
         serializer = serializer or self.serializer
         if serializer == "pickle":
@@ -265,7 +276,7 @@ class ResultBackend(ReadingBackend):
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         progress = self.chords.take_progress(request)
         if progress is None:
-            part = self.chords.part_of(request, state, self.encode_result(result, state), holds_result=True)
+            part = self.chords.part_of(request, state, self._encodable(result, state, request), holds_result=True)
             if part is None:
                 return
             what = f"count a part of chord {part.group_id}"

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from rootcellar.errors import PayloadUnreadable
-from rootcellar.records import GroupRecord, Payload, TaskRecord
+from rootcellar.records import TYPED_JSON, GroupRecord, Payload, TaskRecord
 from rootcellar.stores.rows import frame, unframe
 
 #: the subdocument that is ours
@@ -241,7 +241,7 @@ def _json_payload(value: Any) -> Payload | None:
 
 def _plain(payload: Payload) -> Any:
     """Return the value of a payload for people and stock readers, or a text where BSON could not hold it."""
-    if payload.content_type != "application/json" or payload.compression or payload.key_id:
+    if payload.content_type not in ("application/json", TYPED_JSON) or payload.compression or payload.key_id:
         return f"<{payload.content_type}, {len(payload.body)} bytes>"
     try:
         value = json.loads(payload.body.decode(payload.content_encoding))

@@ -17,7 +17,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from rootcellar.errors import PayloadUnreadable
-from rootcellar.records import GroupRecord, Payload, TaskRecord
+from rootcellar.records import TYPED_JSON, GroupRecord, Payload, TaskRecord
 from rootcellar.stores.rows import frame, unframe
 
 #: content type of a meta that only the serializer of whoever wrote it can read
@@ -51,6 +51,8 @@ _BITS = {name: 1 << place for place, name in enumerate(KEPT)}
 _LARGEST_RETRIES = 99_999_999
 #: the states in which a task has ended, whether or not it is said when: clients of other languages do not say
 _ENDS = ("SUCCESS", "FAILURE", "REVOKED")
+#: follows the length of a payload that is typed JSON
+_TYPED = "t"
 _STATUS = re.compile(rb"status.{1,8}?([A-Z][A-Z_]{2,})", re.DOTALL)
 _decoder = json.JSONDecoder()
 _Span = tuple[int, int]
@@ -203,7 +205,8 @@ def _blob(mark: str, fields: str, names: tuple[str, ...], payloads: tuple[Payloa
                 body.append(b',"children":[]')
             continue
         data = payload.body if is_plain else frame(payload)
-        sizes.append(str(len(data)))
+        is_typed = is_plain and payload.content_type == TYPED_JSON
+        sizes.append(f"{len(data)}{_TYPED if is_typed else ''}")
         body += (b',"', name.encode(), b'":', data)
     encoded = fields.encode()
     places = f"{len(encoded)},{','.join(sizes)}"
@@ -214,9 +217,9 @@ def _blob(mark: str, fields: str, names: tuple[str, ...], payloads: tuple[Payloa
 def _read(blob: bytes, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Payload | None]]:
     """Return the fields and the payloads of a blob of ours."""
     places_end = blob.index(b'"', _PLACES_AT)
-    length, *sizes = blob[_PLACES_AT:places_end].decode().split(",")
+    fields_length, *sizes = blob[_PLACES_AT:places_end].decode().split(",")
     at = places_end + 2
-    end = at + int(length)
+    end = at + int(fields_length)
     fields = json.loads(b"{" + blob[at:end] + b"}")
     is_plain = blob.startswith(b"{")
     payloads: dict[str, Payload | None] = {}
@@ -226,17 +229,19 @@ def _read(blob: bytes, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str
             end += {"result": len(b',"result":null'), "children": len(b',"children":[]')}.get(name, 0)
             continue
         start = end + len(name) + 4
-        end = start + int(size)
+        length = int(size.rstrip(_TYPED))
+        end = start + length
         data = blob[start:end]
-        if len(data) != int(size):
+        if len(data) != length:
             raise ValueError("the blob ends too early")
-        payloads[name] = Payload(data) if is_plain else unframe(data)
+        plain_type = TYPED_JSON if size.endswith(_TYPED) else "application/json"
+        payloads[name] = Payload(data, plain_type) if is_plain else unframe(data)
     return fields, payloads
 
 
 def _is_plain(payload: Payload) -> bool:
     return (
-        payload.content_type == "application/json"
+        payload.content_type in ("application/json", TYPED_JSON)
         and payload.content_encoding == "utf-8"
         and not payload.compression
         and not payload.key_id

@@ -27,8 +27,8 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from rootcellar.errors import RootcellarError
-from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, deserialise, serialise
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult
+from rootcellar.payloads import CHORD_BODY, Call, Codec, content_type_of, deserialise, serialise
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
 from rootcellar.retention import Retention
 from rootcellar.retrying import be_patient
 from rootcellar.stores.base import Store
@@ -124,11 +124,15 @@ class Chords:
             task_id=request.id,
             group_index=request.group_index,
             state=state,
-            result=self._backend.codec.encode(result, task_id=request.id) if keeps else None,
+            result=self._encoded(result, request) if keeps else None,
             owner=self.owner,
             expires_at=self._backend.retention.chord_expiry(datetime.now(timezone.utc)),
             delivery=uuid.uuid4().hex,
         )
+
+    def _encoded(self, result: Any, request: Any) -> Payload:
+        call = Call(self._app.tasks.get(getattr(request, "task", None)))
+        return self._backend.codec.encode(result, task_id=request.id, call=call)
 
     def note_progress(self, request: Any, progress: ChordProgress | None) -> None:
         """Remember, until Celery says that the part returned, what storing it told. A claim once noted stays."""

@@ -193,5 +193,13 @@ class FilesInTheWay(RootcellarError):
         return (*super().__reduce__(), {"files": self.files})
 
 
+class TypeRefused(PayloadError):
+    """A stored payload names a class that is not made of it: none of its kind, or not allowed. Not retryable."""
+
+
+class PayloadBomb(PayloadError):
+    """A stored payload is larger than ``result_max_decompressed_size`` once it is decompressed. Not retryable."""
+
+
 class DemoFailed(RootcellarError):
     """``rootcellar demo`` found a result that is not what it should be. Not retryable."""

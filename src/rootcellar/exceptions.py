@@ -27,7 +27,8 @@ def describe(exc: BaseException, encode: Callable[[Any], Any]) -> dict[str, Any]
     if isinstance(exc, UnpickleableExceptionWrapper):
         # what Celery makes of an exception that cannot be pickled, before a backend sees it
         name, module, args = exc.exc_cls_name, exc.exc_module, exc.exc_args
-    return {"exc_type": name, "exc_message": ensure_serializable(args, encode), "exc_module": module}
+    # a list, as JSON has it: typed JSON would mark a tuple, and a stock reader not know the arguments
+    return {"exc_type": name, "exc_message": list(ensure_serializable(args, encode)), "exc_module": module}
 
 
 def restore(stored: Any) -> Any:

@@ -93,6 +93,8 @@ class Recorder:
             # what came with the message is stored as text where the serializer refuses it: no task fails for that
             for field, value in ((ARGS, call.args), (KWARGS, call.kwargs)):
                 if value is not None:
+                    # positional ones as a list, as queries and stock readers know them
+                    value = list(value) if isinstance(value, tuple) else value
                     fields[field] = self._codec.encode_loosely(value, task_id=task_id, field=field, call=call)
         return fields
 

@@ -10,6 +10,8 @@ from datetime import datetime
 
 #: what ``Payload.key_id`` begins with
 ENCRYPTED, SIGNED = "aes-256-gcm:", "hmac-sha256:"
+#: the content type of typed JSON: text that any JSON reader reads, with markers of ours in it
+TYPED_JSON = "application/x-rootcellar-json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Stored payloads for people and for ``--json``. Nothing but JSON is ever decoded: a pickle could run code."""
+"""Stored payloads for people and for ``--json``. Nothing but JSON is ever decoded: a pickle could run code.
+
+Typed JSON is shown as the JSON that it is, with what its markers hold; no object of an application is made.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from typing import Any
 from rootcellar.cli.times import seconds_between
 from rootcellar.errors import PayloadError
 from rootcellar.payloads import Codec
-from rootcellar.records import ENCRYPTED, Payload, TaskRecord
+from rootcellar.records import ENCRYPTED, TYPED_JSON, Payload, TaskRecord
+from rootcellar.typed import readable
 
 _JSON = "application/json"
 _CODEC = Codec(accept={_JSON})
@@ -31,11 +35,13 @@ def json_value(stored: Payload | None) -> Any:
     """Return the value of a payload as plain JSON, or a :class:`Summary` of what cannot or must not be decoded."""
     if stored is None:
         return None
-    if stored.content_type != _JSON or stored.key_id:
+    if stored.content_type not in (_JSON, TYPED_JSON) or stored.key_id:
         return _summary(stored)
     try:
+        if stored.content_type == TYPED_JSON:
+            return _plain(readable(_CODEC.compressing.decompress(stored).body.decode()))
         return _plain(_CODEC.decode(stored, task_id=""))
-    except PayloadError:
+    except (PayloadError, ValueError):
         return _summary(stored, "unreadable")
     except RecursionError:
         return _summary(stored, "nested too deeply")

@@ -1,7 +1,18 @@
 """Values into payloads and back: everything that a store keeps of a task's values goes through a :class:`Codec`."""
 
-from rootcellar.payloads.codec import ARGS, CHORD_BODY, KWARGS, RESULT, SEALED_FIELDS, STAMPS, TRACEBACK, Call, Codec
-from rootcellar.payloads.compressing import known_compression
+from rootcellar.payloads.codec import (
+    ARGS,
+    CHORD_BODY,
+    KWARGS,
+    RESULT,
+    SEALED_FIELDS,
+    STAMPS,
+    TRACEBACK,
+    Call,
+    Codec,
+    serializer_of,
+)
+from rootcellar.payloads.compressing import Compressing, known_compression
 from rootcellar.payloads.keys import make_key
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
 from rootcellar.payloads.settings import codec_of
@@ -16,6 +27,7 @@ __all__ = [
     "TRACEBACK",
     "Call",
     "Codec",
+    "Compressing",
     "NotEncodable",
     "codec_of",
     "content_type_of",
@@ -23,4 +35,5 @@ __all__ = [
     "known_compression",
     "make_key",
     "serialise",
+    "serializer_of",
 ]

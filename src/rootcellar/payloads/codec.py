@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rootcellar.errors import PayloadError
-from rootcellar.payloads.compressing import compress, decompress, known_compression
+from rootcellar.payloads.compressing import Compressing
 from rootcellar.payloads.sealing import Sealing
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
 from rootcellar.records import Payload, TaskRecord
+from rootcellar.typed import Reader
 
 #: the fields of a record that hold values, and what else is encoded; an encrypted one is bound to its field
 RESULT, ARGS, KWARGS, STAMPS, TRACEBACK = "result", "args", "kwargs", "stamps", "traceback"
 CHORD_BODY = "chord body"
 #: the fields of a record that are payloads and are sealed; ``children`` holds nothing but ids
 SEALED_FIELDS = (RESULT, ARGS, KWARGS, STAMPS)
+#: what is stored of an exception
+_FAILURE = {"exc_type", "exc_message", "exc_module"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +44,27 @@ class Codec:
 
     Args:
         serializer: the name of the serializer, where a call names none.
-        compression: a name that kombu knows; ``None`` for none.
+        compressing: how payloads are compressed, and how large they may be once they are not; ``None`` for not.
         accept: the content types that may be read; ``None`` for those that kombu trusts.
         sealing: encrypts or signs; ``None`` for neither.
+        reader: reads typed JSON; ``None`` for one that makes objects of any class that is loaded.
     """
 
     def __init__(
         self,
         *,
         serializer: str = "json",
-        compression: str | None = None,
+        compressing: Compressing | None = None,
         accept: Collection[str] | None = None,
         sealing: Sealing | None = None,
+        reader: Reader | None = None,
     ) -> None:
         content_type_of(serializer)
         self.serializer = serializer
-        self.compression = known_compression(compression)
+        self.compressing = compressing or Compressing()
         self.accept = accept
         self.sealing = sealing or Sealing()
+        self.reader = reader or Reader()
 
     def encode(
         self, value: Any, *, task_id: str, field: str = RESULT, call: Call = NOBODY, serializer: str | None = None
@@ -70,13 +76,23 @@ class Codec:
             task_id: the task (or, of a chord's body, the group) that it belongs to.
             field: which field of it, such as :data:`RESULT`.
             call: the task and its arguments.
-            serializer: the name of a serializer; ``None`` for the settings'.
+            serializer: the name of a serializer; ``None`` for the task's own or, where it has none or the value is
+                not its result, the settings'.
 
         Raises:
             NotEncodable: the serializer cannot encode it.
         """
-        payload = serialise(value, serializer or self.serializer)
-        return self.sealing.seal(compress(payload, self.compression), task_id, field)
+        payload = self._serialised(value, field, serializer or serializer_of(call, field))
+        return self.sealing.seal(self.compressing.compress(payload), task_id, field)
+
+    def _serialised(self, value: Any, field: str, serializer: str | None) -> Payload:
+        try:
+            return serialise(value, serializer or self.serializer, field)
+        except NotEncodable:
+            # a failure must not be lost because the task's own serializer is unknown, or is for other values
+            if serializer is None or not (isinstance(value, Mapping) and value.keys() == _FAILURE):
+                raise
+            return serialise(value, self.serializer, field)
 
     def encode_loosely(self, value: Any, *, task_id: str, field: str, call: Call = NOBODY) -> Payload:
         """Encode as :meth:`encode` does, or as the text of its ``repr`` what the serializer refuses."""
@@ -98,13 +114,15 @@ class Codec:
 
         Raises:
             ContentRefused: its content type is not accepted.
+            PayloadBomb: it is too large once it is decompressed.
+            TypeRefused: it names a class that may not be made.
             PayloadUnreadable: it is damaged, or no decoder is installed.
             KeyMissing: the key that sealed it is not here.
             SealBroken: it was sealed for another task or field, or altered.
             UnsealedRefused: it is not sealed, and there are keys.
         """
-        opened = self.sealing.open(payload, task_id, field)
-        return deserialise(decompress(opened), self.accept if accept is None else accept)
+        plain = self.compressing.decompress(self.sealing.open(payload, task_id, field))
+        return deserialise(plain, self.accept if accept is None else accept, self.reader)
 
     def encode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK, call: Call = NOBODY) -> str | None:
         """Return a text as it is to be stored where a store keeps plain text, such as a traceback."""
@@ -137,3 +155,8 @@ class Codec:
         except PayloadError as exc:
             refused.append(exc)
         return replace(record, **opened), refused
+
+
+def serializer_of(call: Call, field: str = RESULT) -> str | None:
+    """Return the name of the serializer that a task has of its own for a field; ``None`` for the settings'."""
+    return getattr(call.task, "result_serializer", None) if field == RESULT else None

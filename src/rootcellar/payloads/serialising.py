@@ -1,5 +1,8 @@
 """Values into bytes and back, by the serializers that kombu knows.
 
+The serializer ``rootcellar-json`` is ours (:mod:`rootcellar.typed`). What plain JSON holds exactly it writes as plain
+JSON, and calls it so.
+
 The ``json`` serializer writes what kombu's does (datetimes, decimals, UUIDs and bytes among plain JSON), but as
 readable text, not as escapes, and a plain dict that looks like kombu's type marker comes back as that dict.
 """
@@ -16,10 +19,12 @@ from kombu.serialization import loads as kombu_loads
 from kombu.serialization import registry
 from kombu.utils import json as kombu_json
 
+from rootcellar import typed
 from rootcellar.errors import ConfigurationError, ContentRefused, PayloadError, PayloadUnreadable
-from rootcellar.records import Payload
+from rootcellar.records import TYPED_JSON, Payload
 
 _JSON = "application/json"
+_READER = typed.Reader()
 #: what needs no decoder: the bytes are the value
 _RAW = ("application/data", "application/text")
 _MARKER = {"__type__", "__value__"}
@@ -47,12 +52,13 @@ def content_type_of(serializer: str) -> str:
         ) from None
 
 
-def serialise(value: Any, serializer: str) -> Payload:
+def serialise(value: Any, serializer: str, field: str = "value") -> Payload:
     """Encode ``value``.
 
     Args:
         value: what a task returned, or was called with.
         serializer: a name that kombu knows.
+        field: what errors call the value.
 
     Raises:
         NotEncodable: the serializer cannot encode it.
@@ -60,8 +66,14 @@ def serialise(value: Any, serializer: str) -> Payload:
     try:
         if serializer == "json":
             return Payload(_json_bytes(value))
+        if serializer == typed.NAME:
+            return _typed(value, field)
         content_type, content_encoding, body = kombu_dumps(value, serializer=serializer)
-    except (EncodeError, TypeError, ValueError, RecursionError, SerializerNotInstalled) as exc:
+    except typed.Unstorable as exc:
+        raise NotEncodable(
+            str(exc), where="result_serializer", remedy=exc.remedy or "return plain data, or register the type"
+        ) from exc
+    except (EncodeError, TypeError, ValueError, OverflowError, RecursionError, SerializerNotInstalled) as exc:
         depth = " (nested too deeply)" if isinstance(exc, RecursionError) else ""
         raise NotEncodable(
             f"a value of type {type(value).__name__} cannot be encoded as {serializer}{depth}: {exc}",
@@ -73,20 +85,27 @@ def serialise(value: Any, serializer: str) -> Payload:
     return Payload(body, content_type, content_encoding)
 
 
-def deserialise(payload: Payload, accept: Collection[str] | None) -> Any:
+def deserialise(payload: Payload, accept: Collection[str] | None, reader: typed.Reader = _READER) -> Any:
     """Return the value of a payload that is neither compressed nor encrypted.
 
     Args:
         payload: what :func:`serialise` made.
-        accept: the content types that may be read; ``None`` for those that kombu trusts.
+        accept: the content types that may be read, typed JSON standing for plain JSON too; ``None`` for those that
+            kombu trusts.
+        reader: reads typed JSON.
 
     Raises:
         ContentRefused: its content type is not among ``accept``.
+        TypeRefused: it names a class that may not be made.
         PayloadUnreadable: it is damaged, or no decoder is installed.
     """
     try:
+        if payload.content_type == TYPED_JSON:
+            if accept is None or TYPED_JSON not in accept:
+                raise ContentDisallowed(TYPED_JSON)
+            return reader.read(payload.body.decode(payload.content_encoding))
         if payload.content_type == _JSON:
-            if accept is not None and _JSON not in accept:
+            if accept is not None and _JSON not in accept and TYPED_JSON not in accept:
                 raise ContentDisallowed(_JSON)
             return _json_value(payload.body.decode(payload.content_encoding))
         if payload.content_type not in registry.type_to_name and payload.content_type not in _RAW:
@@ -102,11 +121,23 @@ def deserialise(payload: Payload, accept: Collection[str] | None) -> Any:
             where="result_accept_content",
             remedy=f"add {payload.content_type} to result_accept_content if you trust whoever wrote it",
         ) from None
+    except PayloadError:
+        raise
     except Exception as exc:
         raise PayloadUnreadable(
-            f"a stored result of {payload.content_type} cannot be decoded: {type(exc).__name__}: {exc}",
+            f"a stored result of {payload.content_type} cannot be decoded: {type(exc).__name__}: {str(exc)[:300]}",
             remedy="see whether it was written by another serializer, or damaged",
         ) from exc
+
+
+def _typed(value: Any, field: str) -> Payload:
+    text, has_markers = typed.write(value, field)
+    content_type = TYPED_JSON if has_markers else _JSON
+    try:
+        return Payload(text.encode(), content_type)
+    except UnicodeEncodeError:
+        # a lone surrogate has no UTF-8 form; as an escape it comes back
+        return Payload(json.dumps(json.loads(text)).encode(), content_type)
 
 
 def _json_bytes(value: Any) -> bytes:

@@ -13,8 +13,10 @@ from typing import Any
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.codec import Codec
+from rootcellar.payloads.compressing import compressing_of
 from rootcellar.payloads.keys import Keyring, read_keys
 from rootcellar.payloads.sealing import Sealing
+from rootcellar.typed import Classes, Reader
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -38,7 +40,20 @@ def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
         ConfigurationError: a setting is wrong.
         DriverMissing: a setting needs a package that is not installed.
     """
-    return Codec(sealing=sealing_of(conf), **options)
+    ours = conf.get("result_backend_transport_options") or {}
+
+    def option(name: str) -> Any:
+        """A setting of Celery's configuration, or one of our transport options."""
+        value = conf.get(name)
+        return ours.get(name) if value is None else value
+
+    modules = option("result_type_modules")
+    return Codec(
+        compressing=compressing_of(option),
+        reader=Reader(Classes(modules if modules is None else _names(modules))),
+        sealing=sealing_of(conf),
+        **options,
+    )
 
 
 def sealing_of(conf: Mapping[str, Any]) -> Sealing:
@@ -104,3 +119,9 @@ def _keys(conf: Mapping[str, Any], setting: str) -> Keyring | None:
         return value
     text = value if isinstance(value, str) else "\n".join(map(str, value))
     return read_keys(text, where)
+
+
+def _names(modules: Any) -> list[str]:
+    """Return the names in a list, or in a text with commas."""
+    names = modules.split(",") if isinstance(modules, str) else modules
+    return [str(name).strip() for name in names if str(name).strip()]

@@ -1,7 +1,8 @@
 """Records as rows of SQL tables, and back: the one place that knows the order of the columns.
 
-A payload takes two columns, ``x`` and ``x_exact``. One that is portable JSON is the text in ``x`` and nothing more.
-Any other lies exactly in ``x_exact``, framed with its content type, and ``x`` holds a readable rendition: JSON too.
+A payload takes two columns, ``x`` and ``x_exact``. One that is portable JSON is the text in ``x`` and nothing more; of
+typed JSON ``x_exact`` tells that the text is such. Any other lies exactly in ``x_exact``, framed with its content type,
+and ``x`` holds a readable rendition: JSON too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ from datetime import datetime
 from typing import Any
 
 from rootcellar.errors import PayloadUnreadable, RecordRefused
-from rootcellar.records import ENCRYPTED, SIGNED, ChordPart, ChordRecord, GroupRecord, PartResult, Payload, TaskRecord
+from rootcellar.records import (
+    ENCRYPTED,
+    SIGNED,
+    TYPED_JSON,
+    ChordPart,
+    ChordRecord,
+    GroupRecord,
+    PartResult,
+    Payload,
+    TaskRecord,
+)
 
 #: column of the task table -> attribute of TaskRecord
 PLAIN_COLUMNS = {
@@ -49,6 +60,8 @@ _LONG_NUMBER = re.compile(r"\d{400}|[eE][+-]?\d{4}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _FRAME = b"rc1\n"
+#: stands in ``x_exact`` for typed JSON whose bytes are the text in ``x``
+_TYPED_TEXT = b"rc1 typed text"
 #: the columns that an upsert always sets; the others keep what was stored where nothing new is given
 STATE_COLUMNS = ("status", "result", "result_exact", "traceback", "date_done", "expires_at")
 
@@ -168,20 +181,22 @@ def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
         return json.dumps(f"<{payload.content_type}{sealed}, {len(payload.body)} bytes>"), frame(payload)
     is_shown_as_it_is = payload.content_encoding == "utf-8" and is_portable(text)
     if is_shown_as_it_is and not payload.key_id:
-        return text, None
+        return text, _TYPED_TEXT if payload.content_type == TYPED_JSON else None
     return text if is_shown_as_it_is else _rendition(text), frame(payload)
 
 
 def read_payload_bytes(text: bytes, exact: bytes | None) -> Payload:
     """Return the same as :func:`read_payload` of the text as UTF-8."""
-    return Payload(text) if exact is None else unframe(exact)
+    if exact is None or exact == _TYPED_TEXT:
+        return Payload(text, "application/json" if exact is None else TYPED_JSON)
+    return unframe(exact)
 
 
 def read_payload(text: str | None, exact: bytes | memoryview | None) -> Payload | None:
     """Return the payload of two columns that :func:`payload_columns` made."""
-    if exact is not None:
-        return unframe(bytes(exact))
-    return None if text is None else Payload(text.encode())
+    if text is None:
+        return None if exact is None else unframe(bytes(exact))
+    return read_payload_bytes(text.encode(), None if exact is None else bytes(exact))
 
 
 def is_portable(text: str) -> bool:
@@ -309,9 +324,9 @@ def named(columns: Sequence[str], style: str) -> str:
 
 
 def _json_text(payload: Payload) -> str | None:
-    """Return the text of a payload that is plain or signed JSON, ``None`` for any other."""
-    is_signed = payload.key_id.startswith(SIGNED)
-    if payload.content_type != "application/json" or payload.compression or (payload.key_id and not is_signed):
+    """Return the text of a payload that is plain, typed or signed JSON, ``None`` for any other."""
+    is_open = not payload.key_id or payload.key_id.startswith(SIGNED)
+    if payload.content_type not in ("application/json", TYPED_JSON) or payload.compression or not is_open:
         return None
     try:
         return payload.body.decode(payload.content_encoding)
