@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import math
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -111,14 +111,9 @@ _numbers = (
 plain = st.none() | _texts | _numbers
 
 
-def _without_idle_fold(value: Any) -> Any:
-    """The fold of what has no named zone says nothing, and is not kept."""
-    return value if isinstance(value.tzinfo, ZoneInfo) and isinstance(value, datetime) else value.replace(fold=0)
-
-
 _moments = (
-    st.datetimes(timezones=st.none() | st.sampled_from(ZONES)).map(_without_idle_fold)
-    | st.times(timezones=st.none() | st.sampled_from(ZONES[2:])).map(_without_idle_fold)
+    st.datetimes(timezones=st.none() | st.sampled_from(ZONES))
+    | st.times(timezones=st.none() | st.sampled_from(ZONES[2:]))
     | st.dates()
     | st.timedeltas()
 )
@@ -217,10 +212,13 @@ def same(found: Any, value: Any) -> bool:
     if isinstance(value, (Order, Crate)):
         names = getattr(value, "__slots__", ())
         return all(same(getattr(found, name), getattr(value, name)) for name in names if name != "__weakref__")
-    return bool(found == value) and repr(found) == repr(value)
+    return bool(found == value) and _typed(found) == _typed(value)
 
 
 def _typed(value: Any) -> str:
+    if isinstance(value, (datetime, time)):
+        # all but the fold, which says nothing where no clock is turned back
+        return f"{type(value)} {value.isoformat()} {value.tzinfo}"
     return f"{type(value)} {value!r}"
 
 
