@@ -5,22 +5,13 @@ A value that plain JSON holds exactly is written as plain JSON. Anything else is
 (``{"__type__": "decimal", "__value__": "1.10"}``), so that a stock reader of Celery understands it.
 """
 
-from rootcellar.records import TYPED_JSON
 from rootcellar.typed.classes import Classes
 from rootcellar.typed.reading import Reader, readable
 from rootcellar.typed.register import register_type
 from rootcellar.typed.unstorable import Unstorable
 from rootcellar.typed.writing import write
 
-__all__ = ["NAME", "REGISTRATION", "Classes", "Reader", "Unstorable", "readable", "register_type", "write"]
+__all__ = ["NAME", "Classes", "Reader", "Unstorable", "readable", "register_type", "write"]
 
 #: what the serializer is called in ``result_serializer``
 NAME = "rootcellar-json"
-
-
-def _encode(value: object) -> str:
-    return write(value, "value")[0]
-
-
-#: for kombu's entry point ``kombu.serializers``: encoder, decoder, content type and encoding
-REGISTRATION = (_encode, Reader().read, TYPED_JSON, "utf-8")

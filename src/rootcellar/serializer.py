@@ -1,0 +1,35 @@
+"""The serializer ``rootcellar-json`` for kombu's entry point ``kombu.serializers``.
+
+Whoever imports kombu where rootcellar is installed imports this: so it imports nothing until it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def encode(value: Any) -> str:
+    """Return ``value`` as typed JSON.
+
+    Raises:
+        Unstorable: there is something in it that cannot be stored.
+    """
+    from rootcellar.typed import write
+
+    return write(value, "value")[0]
+
+
+def decode(text: str | bytes) -> Any:
+    """Return the value of typed JSON; of classes, only those in modules that are loaded.
+
+    Raises:
+        TypeRefused: it names a class that may not be made.
+        PayloadUnreadable: it is damaged.
+    """
+    from rootcellar.typed import Reader
+
+    return Reader().read(text)
+
+
+#: encoder, decoder, content type and encoding
+REGISTRATION = (encode, decode, "application/x-rootcellar-json", "utf-8")
