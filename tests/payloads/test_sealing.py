@@ -15,7 +15,7 @@ from celery import Celery
 from celery.app.task import Context
 
 from rootcellar.errors import ConfigurationError, KeyMissing, RootcellarError, SealBroken, UnsealedRefused
-from rootcellar.payloads import ARGS, RESULT, TRACEBACK, Codec, codec_of, make_key
+from rootcellar.payloads import ARGS, RESULT, TRACEBACK, Codec, Compressing, codec_of, make_key
 from rootcellar.payloads.keys import Keyring, read_keys
 from rootcellar.payloads.sealing import Sealing
 from rootcellar.records import Payload
@@ -47,7 +47,7 @@ def codec_with(request: pytest.FixtureRequest) -> Callable[..., Codec]:
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_values_come_back(codec_with: Callable[..., Codec], serializer: str, compression: str | None) -> None:
     content = {"json": "application/json", "msgpack": "application/x-msgpack", "yaml": "application/x-yaml"}
-    one = codec_with(NEW, serializer=serializer, compression=compression, accept={content[serializer]})
+    one = codec_with(NEW, serializer=serializer, compressing=Compressing(compression), accept={content[serializer]})
     value = {"name": SECRET, "many": [1, None, "🧊"] * 50}
     stored = one.encode(value, task_id="a")
     assert stored.key_id
