@@ -228,7 +228,7 @@ def test_forms_of_keys() -> None:
 WRONG_KEYS = ["", " , ", "short", "id:short", f"bad id!:{'A' * 43}=", "A" * 42, f"{NEW},{NEW}", "new:" + "!" * 44]
 
 
-@pytest.mark.parametrize("text", [*WRONG_KEYS, f"{NEW} hunter2"], ids=str)
+@pytest.mark.parametrize("text", [*WRONG_KEYS, f"{NEW} hunter2"], ids=lambda text: f"{len(text)} characters")
 def test_wrong_keys_are_told_without_quoting_them(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_keys(text, "SOMEWHERE")
