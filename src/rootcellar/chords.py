@@ -27,7 +27,8 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from rootcellar.errors import RootcellarError
-from rootcellar.payloads import CHORD_BODY, Call, Codec, content_type_of, deserialise, serialise
+from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, deserialise, serialise
+from rootcellar.recording import Recorder
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
 from rootcellar.retention import Retention
 from rootcellar.retrying import be_patient
@@ -48,6 +49,7 @@ class Host(Protocol):
     app: Any
     store: Store
     codec: Codec
+    recorder: Recorder
     retention: Retention
 
     def ensure(self, work: Callable[[], T], what: str) -> T:
@@ -131,8 +133,7 @@ class Chords:
         )
 
     def _encoded(self, result: Any, request: Any) -> Payload:
-        call = Call(self._app.tasks.get(getattr(request, "task", None)))
-        return self._backend.codec.encode(result, task_id=request.id, call=call)
+        return self._backend.codec.encode(result, task_id=request.id, call=self._backend.recorder.call_of(request))
 
     def note_progress(self, request: Any, progress: ChordProgress | None) -> None:
         """Remember, until Celery says that the part returned, what storing it told. A claim once noted stays."""

@@ -14,6 +14,9 @@ from kombu.serialization import registry
 from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
+from rootcellar.errors import ConfigurationError
+from rootcellar.payloads.patterns import read_patterns
+
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _NEVER = frozenset({"", "0", "none", "never"})
@@ -142,6 +145,14 @@ def _compression(text: str) -> str:
     return text.strip()
 
 
+def _patterns(text: str) -> str:
+    try:
+        read_patterns(text, "")
+    except ConfigurationError as exc:
+        raise ValueError(text) from exc
+    return text
+
+
 def _text(text: str) -> str:
     return text
 
@@ -205,6 +216,10 @@ Compression = Annotated[
     str | None, Allowed("a compression that kombu knows here: `gzip`, `bzip2`, `lzma`", _compression)
 ]
 Identifier = Annotated[str | None, Allowed("a name of letters, digits and `_`", _identifier)]
+Patterns = Annotated[
+    str | None,
+    Allowed("names such as `pin`, paths such as `card.number`, several with commas; or `off`", _patterns),
+]
 Text = Annotated[str | None, Allowed("any text", _text)]
 File = Annotated[str | None, Allowed("the path of a file", _text)]
 Socket = Annotated[str | None, Allowed("the absolute path of a socket", _path)]

@@ -29,6 +29,7 @@ from rootcellar.configuration.values import (
     Identifier,
     Mode,
     Nodes,
+    Patterns,
     Port,
     Prepared,
     Recycle,
@@ -234,6 +235,10 @@ class PayloadVariables(_Variables):
         "Keys that sign instead, where none encrypts; all of them verify.", "no signatures"
     )
     rootcellar_accept_unsealed: Flag = _is("With keys: read also what is neither encrypted nor signed.", "`false`")
+    rootcellar_redact: Patterns = _is(
+        "What is stored as `***`, beside what is by default; `-name` takes one from the defaults, `off` all.",
+        "passwords, tokens, keys, cards",
+    )
 
 
 class Variables(

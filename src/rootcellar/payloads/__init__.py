@@ -8,12 +8,12 @@ from rootcellar.payloads.codec import (
     SEALED_FIELDS,
     STAMPS,
     TRACEBACK,
-    Call,
     Codec,
     serializer_of,
 )
 from rootcellar.payloads.compressing import Compressing, known_compression
 from rootcellar.payloads.keys import make_key
+from rootcellar.payloads.redactor import Call
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
 from rootcellar.payloads.settings import codec_of
 

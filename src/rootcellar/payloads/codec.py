@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from rootcellar.errors import PayloadError
 from rootcellar.payloads.compressing import Compressing
+from rootcellar.payloads.redactor import Call, Redactor
 from rootcellar.payloads.sealing import Sealing
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
 from rootcellar.records import Payload, TaskRecord
@@ -22,20 +23,6 @@ SEALED_FIELDS = (RESULT, ARGS, KWARGS, STAMPS)
 _FAILURE = {"exc_type", "exc_message", "exc_module"}
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Whose value is encoded, as far as it is known.
-
-    Attributes:
-        task: the task, whose attributes may override the settings (``result_serializer``, …).
-        args, kwargs: what it was called with.
-    """
-
-    task: Any = None
-    args: Any = None
-    kwargs: Any = None
-
-
 NOBODY = Call()
 
 
@@ -48,6 +35,7 @@ class Codec:
         accept: the content types that may be read; ``None`` for those that kombu trusts.
         sealing: encrypts or signs; ``None`` for neither.
         reader: reads typed JSON; ``None`` for one that makes objects of any class that is loaded.
+        redactor: masks what must not be stored; ``None`` for nothing.
     """
 
     def __init__(
@@ -58,6 +46,7 @@ class Codec:
         accept: Collection[str] | None = None,
         sealing: Sealing | None = None,
         reader: Reader | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         content_type_of(serializer)
         self.serializer = serializer
@@ -65,6 +54,7 @@ class Codec:
         self.accept = accept
         self.sealing = sealing or Sealing()
         self.reader = reader or Reader()
+        self.redactor = redactor or Redactor(())
 
     def encode(
         self, value: Any, *, task_id: str, field: str = RESULT, call: Call = NOBODY, serializer: str | None = None
@@ -82,7 +72,16 @@ class Codec:
         Raises:
             NotEncodable: the serializer cannot encode it.
         """
-        payload = self._serialised(value, field, serializer or serializer_of(call, field))
+
+        def serialised(value: Any) -> Payload:
+            return self._serialised(value, field, serializer or serializer_of(call, field))
+
+        if field == CHORD_BODY:
+            # it is to be called as it is
+            payload = serialised(value)
+        else:
+            value = self.redactor.arguments(value, call) if field == ARGS else value
+            payload = self.redactor.encoded(value, call, serialised, is_result=field == RESULT)
         return self.sealing.seal(self.compressing.compress(payload), task_id, field)
 
     def _serialised(self, value: Any, field: str, serializer: str | None) -> Payload:
@@ -99,7 +98,8 @@ class Codec:
         try:
             return self.encode(value, task_id=task_id, field=field, call=call)
         except NotEncodable:
-            return self.encode(repr(value), task_id=task_id, field=field, call=call, serializer="json")
+            shown = self.redactor.shown(value, call, is_args=field == ARGS)
+            return self.encode(shown, task_id=task_id, field=field, call=call, serializer="json")
 
     def decode(
         self, payload: Payload, *, task_id: str, field: str = RESULT, accept: Collection[str] | None = None
@@ -126,7 +126,7 @@ class Codec:
 
     def encode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK, call: Call = NOBODY) -> str | None:
         """Return a text as it is to be stored where a store keeps plain text, such as a traceback."""
-        return None if text is None else self.sealing.seal_text(text, task_id, field)
+        return None if text is None else self.sealing.seal_text(self.redactor.text(text, call), task_id, field)
 
     def decode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK) -> str | None:
         """Return the text that :meth:`encode_text` was given.

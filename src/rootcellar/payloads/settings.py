@@ -15,6 +15,8 @@ from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.codec import Codec
 from rootcellar.payloads.compressing import compressing_of
 from rootcellar.payloads.keys import Keyring, read_keys
+from rootcellar.payloads.patterns import read_patterns
+from rootcellar.payloads.redactor import Redactor
 from rootcellar.payloads.sealing import Sealing
 from rootcellar.typed import Classes, Reader
 
@@ -25,6 +27,7 @@ VARIABLES = {
     "result_encryption_keys": "ROOTCELLAR_ENCRYPTION_KEYS",
     "result_signing_keys": "ROOTCELLAR_SIGNING_KEYS",
     "result_accept_unsealed": "ROOTCELLAR_ACCEPT_UNSEALED",
+    "result_redact": "ROOTCELLAR_REDACT",
 }
 _SECRET = ("result_encryption_keys", "result_signing_keys")
 
@@ -52,6 +55,7 @@ def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
         compressing=compressing_of(option),
         reader=Reader(Classes(modules if modules is None else _names(modules))),
         sealing=sealing_of(conf),
+        redactor=redactor_of(conf),
         **options,
     )
 
@@ -71,6 +75,15 @@ def sealing_of(conf: Mapping[str, Any]) -> Sealing:
         _keys(conf, "result_signing_keys"),
         accept_unsealed=flag_of(conf, "result_accept_unsealed", default=False),
     )
+
+
+def redactor_of(conf: Mapping[str, Any]) -> Redactor:
+    """Return what is masked before it is stored.
+
+    Raises:
+        ConfigurationError: a pattern is none.
+    """
+    return Redactor(read_patterns(*value_of(conf, "result_redact")))
 
 
 def value_of(conf: Mapping[str, Any], setting: str) -> tuple[Any, str]:

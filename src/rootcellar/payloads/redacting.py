@@ -1,0 +1,268 @@
+"""Secrets taken out of values before they are stored, by the names of arguments and the paths of keys.
+
+What is under a name that a pattern matches (see ``patterns.py``) is stored as ``"***"``, whatever it was, unless it is
+empty, ``None`` or a boolean.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from rootcellar.payloads.patterns import Needles, normal, path_of, regex_of, text_pattern
+from rootcellar.records import Payload
+from rootcellar.urls import redact as redact_urls
+
+#: what is stored in the place of a secret
+MASK = "***"
+_ROOT = "$"
+#: the key under which typed JSON has the members of an object
+_MARKED = "__value__"
+#: content types, beside JSON, in whose bytes a name of a key is found as it is
+_READABLE = ("application/x-msgpack", "application/x-yaml", "application/x-python-serialize")
+_PLAIN = (str, int, float, bool, bytes, type(None))
+#: the most names of keys whose verdict is remembered
+_REMEMBERED = 10_000
+#: a secret that is shorter is not looked for in texts
+_SHORTEST = 4
+
+
+class Redaction:
+    """Some patterns, compiled.
+
+    Args:
+        patterns: what to redact; none redacts nothing.
+    """
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        self.patterns = tuple(dict.fromkeys(patterns))
+        paths = [path_of(pattern) for pattern in self.patterns]
+        self._names = [(re.compile(regex_of(path[-1])), path[:-1]) for path in paths]
+        self._depth = max((len(path) - 1 for path in paths), default=0)
+        self._verdicts: dict[Any, tuple[tuple[str, ...], ...]] = {}
+        self._needles = Needles(self.patterns)
+        self._in_text = text_pattern(self.patterns)
+
+    def __bool__(self) -> bool:
+        return bool(self.patterns)
+
+    def value(self, value: Any, found: list[str] | None = None) -> Any:
+        """Return ``value`` redacted: the same object where nothing matches, else a copy.
+
+        Args:
+            value: anything that a task returns or takes.
+            found: is given the names that matched.
+        """
+        if isinstance(value, _PLAIN) or not self.patterns or not self._matches(value):
+            return value
+        return self._copied(value, (_ROOT,), [] if found is None else found)
+
+    def payload(self, payload: Payload, found: list[str]) -> Payload:
+        """Return a payload of JSON redacted: also what only the serializer knows the members of."""
+        if not self._needles.may_match(payload.body, is_json=True):
+            return payload
+        value = json.loads(payload.body.decode(payload.content_encoding))
+        redacted = self.value(value, found)
+        if redacted is value:
+            return payload
+        try:
+            body = json.dumps(redacted, ensure_ascii=False).encode(payload.content_encoding)
+        except UnicodeEncodeError:
+            body = json.dumps(redacted).encode()
+        return dataclasses.replace(payload, body=body)
+
+    def may_match(self, payload: Payload) -> bool:
+        """Tell whether there may be something to redact in an encoded value; ``False`` is certain."""
+        is_json = payload.content_type.endswith("json")
+        if not is_json and payload.content_type not in _READABLE:
+            return True
+        return self._needles.may_match(payload.body, is_json=is_json)
+
+    def arguments(self, args: Any, names: Sequence[str], found: list[str] | None = None) -> Any:
+        """Return positional arguments redacted, as far as the names of the first of them are known."""
+        if not names or not isinstance(args, (list, tuple)):
+            return self.value(args, found)
+        named = dict(zip(names, args, strict=False))
+        rest = list(args[len(named) :])
+        redacted, redacted_rest = self.value(named, found), self.value(rest, found)
+        if redacted is named and redacted_rest is rest:
+            return args
+        return [*redacted.values(), *redacted_rest]
+
+    def text(self, text: str, secrets: Iterable[str] = ()) -> str:
+        """Return a text without these secrets, without passwords in URLs, and without what follows a name and ``=``.
+
+        Args:
+            text: of a traceback, or of an exception.
+            secrets: what :meth:`secrets` found in the arguments.
+        """
+        if not self.patterns:
+            return text
+        for secret in sorted(secrets, key=len, reverse=True):
+            text = text.replace(secret, MASK)
+        text = self._in_text.sub(rf"\g<1>{MASK}", text)
+        return redact_urls(text) if "://" in text else text
+
+    def failure(self, failure: Any, secrets: Iterable[str] = ()) -> Any:
+        """Return an exception redacted, or what :func:`rootcellar.exceptions.describe` made of one."""
+        if isinstance(failure, BaseException):
+            copied = copy.copy(failure)
+            copied.args = tuple(self._argument(each, secrets) for each in failure.args)
+            return copied
+        return {**failure, "exc_message": self._argument(failure["exc_message"], secrets)}
+
+    def _argument(self, argument: Any, secrets: Iterable[str]) -> Any:
+        """Return an exception's argument redacted: its texts as :meth:`text` does, the rest as :meth:`value` does."""
+        if isinstance(argument, str):
+            return self.text(argument, secrets)
+        if isinstance(argument, (list, tuple)) and not hasattr(argument, "_fields"):
+            return type(argument)([self._argument(each, secrets) for each in argument])
+        return self.value(argument)
+
+    def secrets(self, args: Any, names: Sequence[str], kwargs: Any) -> set[str]:
+        """Return the texts that are redacted in the arguments of a call, to be looked for elsewhere."""
+        args = args if isinstance(args, (list, tuple)) else ()
+        named = dict(zip(names, args, strict=False))
+        values = [named, list(args[len(named) :]), kwargs if isinstance(kwargs, Mapping) else {}]
+        return {text for value in values for secret in self._matched(value) for text in _leaves(secret)}
+
+    # -- looking
+
+    def _matches(self, value: Any) -> bool:
+        return next(self._matched(value), None) is not None
+
+    def _matched(self, value: Any) -> Iterator[Any]:
+        """Yield what is under the names that match; not recursive, for values that are deep or contain themselves."""
+        todo: list[tuple[Any, tuple[str, ...]]] = [(value, (_ROOT,))]
+        seen: set[tuple[int, tuple[str, ...]]] = set()
+        while todo:
+            holder, path = todo.pop()
+            if (mark := (id(holder), path)) in seen:
+                continue
+            seen.add(mark)
+            if isinstance(holder, (list, tuple)) and not hasattr(holder, "_fields"):
+                todo.extend((each, path) for each in holder if not isinstance(each, _PLAIN))
+                continue
+            for name, each in _members(holder):
+                if self._is_secret(name, path, each):
+                    yield each
+                elif not isinstance(each, _PLAIN):
+                    todo.append((each, self._inside(path, name)))
+
+    def _inside(self, path: tuple[str, ...], name: Any) -> tuple[str, ...]:
+        """Return the path of what is under a name: as much of it as a pattern may ask for."""
+        if name == _MARKED or not self._depth:
+            return path
+        return (*path, normal(name))[-self._depth :]
+
+    def _is_secret(self, name: Any, path: tuple[str, ...], value: Any) -> bool:
+        prefixes = self._verdicts.get(name)
+        if prefixes is None:
+            prefixes = self._judge(name)
+        if not prefixes or value is None or isinstance(value, bool) or value in ("", b"") or value == MASK:
+            return False
+        return any(_ends(path, prefix) for prefix in prefixes)
+
+    def _judge(self, name: Any) -> tuple[tuple[str, ...], ...]:
+        """Return what must go before a name for it to match: ``()`` in it is nothing."""
+        written = normal(name)
+        verdict = tuple(prefix for pattern, prefix in self._names if pattern.fullmatch(written))
+        if len(self._verdicts) >= _REMEMBERED:
+            self._verdicts.clear()
+        if isinstance(name, (str, bytes, int)):
+            self._verdicts[name] = verdict
+        return verdict
+
+    # -- copying
+
+    def _copied(self, value: Any, path: tuple[str, ...], found: list[str]) -> Any:
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            return type(value)([self._copied(each, path, found) for each in value])
+        changes: dict[Any, Any] = {}
+        for name, each in _members(value):
+            if self._is_secret(name, path, each):
+                found.append(str(name))
+                changes[name] = MASK
+            elif not isinstance(each, _PLAIN):
+                changed = self._copied(each, self._inside(path, name), found)
+                if changed is not each:
+                    changes[name] = changed
+        return _with(value, changes) if changes else value
+
+
+def _members(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the names and values of what has such: a mapping, a named tuple, a dataclass, attrs, pydantic."""
+    if isinstance(value, dict):
+        return value.items()
+    kind: Any = type(value)
+    names = _field_names(kind)
+    if not names:
+        return value.items() if isinstance(value, Mapping) else ()
+    return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
+
+
+@lru_cache(maxsize=1_000)
+def _field_names(kind: Any) -> tuple[str, ...]:
+    if dataclasses.is_dataclass(kind):
+        return tuple(each.name for each in dataclasses.fields(kind))
+    if attributes := getattr(kind, "__attrs_attrs__", None):
+        return tuple(each.name for each in attributes)
+    fields = getattr(kind, "model_fields", None) or getattr(kind, "_fields", None)
+    return tuple(fields) if isinstance(fields, (Mapping, tuple)) else ()
+
+
+def _with(value: Any, changes: Mapping[Any, Any]) -> Any:
+    """Return a copy of what has members, some of them others."""
+    if isinstance(value, dict):
+        copied = copy.copy(value)
+        copied.update(changes)
+        return copied
+    if hasattr(value, "_replace"):
+        return value._replace(**changes)
+    if hasattr(value, "model_copy"):
+        return value.model_copy(update=dict(changes))
+    if isinstance(value, Mapping):
+        return {**value, **changes}
+    copied = copy.copy(value)
+    for name, changed in changes.items():
+        # frozen ones too: the copy is nobody's yet
+        object.__setattr__(copied, name, changed)
+    return copied
+
+
+def _leaves(secret: Any) -> Iterator[str]:
+    """Yield the texts and large numbers in a secret."""
+    todo, budget = [secret], 1_000
+    while todo and (budget := budget - 1):
+        each = todo.pop()
+        if isinstance(each, str):
+            if len(each) >= _SHORTEST and each != MASK:
+                yield each
+        elif isinstance(each, int) and not isinstance(each, bool):
+            if len(text := str(abs(each)) if abs(each) < 10**40 else "") > _SHORTEST:
+                yield text
+        elif isinstance(each, (list, tuple)) and not hasattr(each, "_fields"):
+            todo.extend(each)
+        else:
+            todo.extend(value for _, value in _members(each))
+
+
+def _ends(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
+    """Tell whether a path ends in the names that go before a name."""
+    if not prefix:
+        return True
+    tail = path[-len(prefix) :]
+    if len(tail) < len(prefix):
+        return False
+    return all(_like(name, wanted) for name, wanted in zip(tail, prefix, strict=True))
+
+
+def _like(name: str, wanted: str) -> bool:
+    return name == wanted or ("*" in wanted and re.fullmatch(regex_of(wanted), name) is not None)

@@ -1,0 +1,141 @@
+"""Which patterns hold for which task, and the warning that a result is stored otherwise than it was returned."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rootcellar.payloads.patterns import DEFAULTS, read_patterns
+from rootcellar.payloads.redacting import MASK, Redaction
+from rootcellar.records import Payload
+
+logger = logging.getLogger(__name__)
+
+#: a task's attribute: its own patterns, see :func:`rootcellar.payloads.patterns.read_patterns`
+ATTRIBUTE = "result_redact"
+_SCALARS = (int, float, bool, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Whose value is encoded, as far as it is known.
+
+    Attributes:
+        task: the task, whose attributes may override the settings (``result_serializer``, …).
+        args, kwargs: what it was called with.
+    """
+
+    task: Any = None
+    args: Any = None
+    kwargs: Any = None
+
+
+class Redactor:
+    """Redacts what is stored of tasks. Safe to use from any thread.
+
+    Args:
+        patterns: what holds for tasks that do not say otherwise; none redacts nothing.
+    """
+
+    def __init__(self, patterns: Sequence[str] = DEFAULTS) -> None:
+        self._default = Redaction(patterns)
+        self._by_task: dict[Any, Redaction] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
+        self._warned: set[str] = set()
+
+    def encoded(self, value: Any, call: Call, serialise: Callable[[Any], Payload], *, is_result: bool) -> Payload:
+        """Return ``value`` serialised, with what must not be stored masked.
+
+        Args:
+            value: a task's result, or its keyword arguments or stamps.
+            call: the task.
+            serialise: makes bytes of a value.
+            is_result: whether somebody waits for the value, who is to be told of it.
+        """
+        redaction = self._of(call)
+        if not redaction or isinstance(value, _SCALARS):
+            return serialise(value)
+        if is_result and _is_failure(value):
+            value = redaction.failure(value, self._secrets(redaction, call))
+        payload = serialise(value)
+        if not redaction.may_match(payload):
+            return payload
+        found: list[str] = []
+        redacted = redaction.value(value, found)
+        if redacted is not value:
+            payload = serialise(redacted)
+        if payload.content_type.endswith("json"):
+            payload = redaction.payload(payload, found)
+        if found and is_result:
+            self._warn(call, found)
+        return payload
+
+    def arguments(self, args: Any, call: Call) -> Any:
+        """Return positional arguments, redacted by the names that the task gives them."""
+        redaction = self._of(call)
+        return redaction.arguments(args, self._names_of(call)) if redaction else args
+
+    def shown(self, value: Any, call: Call, *, is_args: bool) -> str:
+        """Return the ``repr`` of a value, redacted."""
+        redaction = self._of(call)
+        redacted = redaction.arguments(value, self._names_of(call)) if is_args else redaction.value(value)
+        return redaction.text(repr(redacted), self._secrets(redaction, call))
+
+    def text(self, text: str, call: Call) -> str:
+        """Return the text of a traceback, redacted."""
+        redaction = self._of(call)
+        return redaction.text(text, self._secrets(redaction, call)) if redaction else text
+
+    def _of(self, call: Call) -> Redaction:
+        own = getattr(call.task, ATTRIBUTE, None)
+        if own is None:
+            return self._default
+        key = own if isinstance(own, (str, bool)) else tuple(own)
+        found = self._by_task.get(key)
+        if found is None:
+            where = f"{ATTRIBUTE} of task {getattr(call.task, 'name', '')}"
+            found = self._by_task[key] = Redaction(read_patterns(own, where, self._default.patterns))
+        return found
+
+    def _secrets(self, redaction: Redaction, call: Call) -> set[str]:
+        return redaction.secrets(call.args, self._names_of(call), call.kwargs)
+
+    def _names_of(self, call: Call) -> tuple[str, ...]:
+        """Return the names of a task's positional arguments."""
+        name = getattr(call.task, "name", None)
+        if name is None:
+            return ()
+        if name not in self._names:
+            self._names[name] = _positional(call.task.run)
+        return self._names[name]
+
+    def _warn(self, call: Call, found: Sequence[str]) -> None:
+        """Say once for each task what a caller would wonder about."""
+        name = getattr(call.task, "name", None) or "of unknown name"
+        if name in self._warned:
+            return
+        self._warned.add(name)
+        names = ", ".join(dict.fromkeys(found))
+        logger.warning(
+            "The result of task %s holds %s, which is stored as %r: whoever waits for it gets no more. "
+            'Keep it by @app.task(%s=["-%s"]), or all by %s=False. (Said once for each task.)',
+            *(name, names, MASK, ATTRIBUTE, found[0], ATTRIBUTE),
+        )
+
+
+def _is_failure(value: Any) -> bool:
+    if isinstance(value, BaseException):
+        return True
+    return isinstance(value, Mapping) and "exc_type" in value and "exc_message" in value and len(value) == 3
+
+
+def _positional(run: Any) -> tuple[str, ...]:
+    try:
+        parameters = inspect.signature(run).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(each.name for each in parameters if each.kind in kinds)

@@ -1,0 +1,264 @@
+"""Secrets are masked before they are stored: by names and paths, in arguments, results, exceptions and tracebacks."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import OrderedDict, namedtuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.task import Context
+
+from rootcellar.errors import ConfigurationError
+from rootcellar.payloads import ARGS, CHORD_BODY, KWARGS, Call, Codec, NotEncodable, codec_of
+from rootcellar.payloads.patterns import DEFAULTS, read_patterns
+from rootcellar.payloads.redacting import MASK, Redaction
+from rootcellar.payloads.redactor import Redactor
+
+SECRET = "s3cr3t-0f-m1ne"
+
+
+def redacted(value: Any, *patterns: str) -> Any:
+    return Redaction(patterns or DEFAULTS).value(value)
+
+
+@dataclass(frozen=True)
+class Login:
+    user: str
+    password: str
+
+
+Pair = namedtuple("Pair", "name token")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"password": SECRET, "user": "a"}, {"password": MASK, "user": "a"}),
+        ({"Password": SECRET, "PASSWORD": 1, "pass-word": 2}, {"Password": MASK, "PASSWORD": MASK, "pass-word": MASK}),
+        ({"apiKey": SECRET, "api_key": SECRET, "API-KEY": SECRET}, {"apiKey": MASK, "api_key": MASK, "API-KEY": MASK}),
+        ({"db_password": SECRET, "client_secret": SECRET}, {"db_password": MASK, "client_secret": MASK}),
+        ([{"a": ({"token": SECRET},)}], [{"a": ({"token": MASK},)}]),
+        ({"token": {"a": [1]}, "cvv": 123}, {"token": MASK, "cvv": MASK}),
+        ({"token": None, "password": True, "secret": ""}, {"token": None, "password": True, "secret": ""}),
+        ({"card": {"number": 4111, "year": 2031}, "number": 7}, {"card": {"number": MASK, "year": 2031}, "number": 7}),
+        ({"cards": [{"number": 1}], "card": [{"number": 1}]}, {"cards": [{"number": 1}], "card": [{"number": MASK}]}),
+        ({"tokens": 5, "class_name": "x", "passwordless": "y"}, {"tokens": 5, "class_name": "x", "passwordless": "y"}),
+        (Login("a", SECRET), Login("a", MASK)),
+        ([Pair("a", SECRET)], [Pair("a", MASK)]),
+        (OrderedDict(token=SECRET, a=1), OrderedDict(token=MASK, a=1)),
+        ({1: {"token": SECRET}, b"token": SECRET, ("a",): 1}, {1: {"token": MASK}, b"token": MASK, ("a",): 1}),
+        (SECRET, SECRET),
+        ([], []),
+    ],
+    ids=lambda value: repr(value)[:40],
+)  # fmt: skip
+def test_defaults(value: Any, expected: Any) -> None:
+    before = repr(value)
+    found = redacted(value)
+    assert found == expected
+    assert type(found) is type(expected)
+    assert repr(value) == before, "what the task goes on with is as it was"
+
+
+def test_what_holds_nothing_is_not_copied() -> None:
+    value = {"a": [{"b": (1, 2)}]}
+    assert redacted(value) is value
+    circle: list[Any] = [1]
+    circle.append(circle)
+    assert redacted(circle) is circle
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    assert redacted(deep) is deep
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "expected"),
+    [
+        ("a.b", {"a": {"b": 1, "c": {"a": {"b": 2}}}, "b": 3}, {"a": {"b": MASK, "c": {"a": {"b": MASK}}}, "b": 3}),
+        ("a.b.c", [{"a": {"b": {"c": 1, "d": 2}}, "b": {"c": 3}}], [{"a": {"b": {"c": MASK, "d": 2}}, "b": {"c": 3}}]),
+        ("$.pin", {"pin": 1, "a": {"pin": 2}}, {"pin": MASK, "a": {"pin": 2}}),
+        ("$.a.pin", {"a": {"pin": 2, "a": {"pin": 3}}}, {"a": {"pin": MASK, "a": {"pin": 3}}}),
+        ("bank*", {"bank_account": 1, "bank": 2, "a_bank": 3}, {"bank_account": MASK, "bank": MASK, "a_bank": 3}),
+        ("a.*", {"a": {"x": 1, "y": {"z": 2}}, "b": 3}, {"a": {"x": MASK, "y": MASK}, "b": 3}),
+        ("*pin*", {"my_pin_code": 1, "spine": 2}, {"my_pin_code": MASK, "spine": MASK}),
+        ("größe", {"Größe": 1}, {"Größe": MASK}),
+    ],
+)  # fmt: skip
+def test_patterns(pattern: str, value: Any, expected: Any) -> None:
+    assert redacted(value, pattern) == expected
+
+
+def test_a_shared_part_is_redacted_where_a_path_says_so() -> None:
+    shared = {"number": 1}
+    assert redacted({"house": shared, "card": shared}) == {"house": {"number": 1}, "card": {"number": MASK}}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"login(user, password={SECRET})", f"login(user, password={MASK})"),
+        (f'{{"token": "{SECRET}", "a": 1}}', f'{{"token": {MASK}, "a": 1}}'),
+        (f"Authorization: Bearer {SECRET}\nnext", f"Authorization: Bearer {MASK}\nnext"),
+        (f"postgresql://me:{SECRET}@host/db is down", "postgresql://me:**@host/db is down"),
+        (f"DB_PASSWORD = '{SECRET} with space'", f"DB_PASSWORD = {MASK}"),
+        (f"api-key: {SECRET}; x", f"api-key: {MASK}; x"),
+        ("the password is wrong", "the password is wrong"),
+        ("if password == other:", "if password == other:"),
+    ],
+)
+def test_texts(text: str, expected: str) -> None:
+    assert Redaction(DEFAULTS).text(text) == expected
+
+
+def test_settings_of_patterns() -> None:
+    assert read_patterns(None, "x") == DEFAULTS
+    assert read_patterns("pin, card.cvc", "x") == (*DEFAULTS, "pin", "card.cvc")
+    assert "token" not in read_patterns("-Token", "x")
+    for off in (False, "off", "false"):
+        assert read_patterns(off, "x") == ()
+    assert read_patterns(["-pin"], "x", ("pin", "a")) == ("a",)
+    for wrong in ("a b$", "a..b", "§", "$.", [3]):
+        with pytest.raises(ConfigurationError, match="is no pattern"):
+            read_patterns(wrong, "somewhere")
+
+
+# -- through a codec
+
+
+def task(run: Any, **attributes: Any) -> Call:
+    return Call(SimpleNamespace(run=run, name=run.__name__, **attributes))
+
+
+def stored(value: Any, field: str = "result", call: Call | None = None, serializer: str = "json") -> Any:
+    accept = ["application/json", "application/x-msgpack", "application/x-yaml", "application/x-python-serialize"]
+    codec = Codec(redactor=Redactor(), serializer=serializer, accept=accept)
+    payload = codec.encode(value, task_id="a", field=field, call=call or Call())
+    return codec.decode(payload, task_id="a", field=field)
+
+
+@pytest.mark.parametrize("serializer", ["json", "msgpack", "yaml", "pickle"])
+def test_every_serializer(serializer: str) -> None:
+    assert stored({"a": [{"access_token": SECRET}]}, serializer=serializer) == {"a": [{"access_token": MASK}]}
+    assert stored({"card": {"number": 1}}, serializer=serializer) == {"card": {"number": MASK}}
+
+
+def test_the_quick_look_misses_nothing_that_the_walk_finds() -> None:
+    redaction = Redaction(DEFAULTS)
+    for pattern in DEFAULTS:
+        for name in (pattern.replace("*", ""), pattern.replace("*", "x").upper(), pattern.replace("_", "-")):
+            value: Any = SECRET
+            for part in reversed(name.replace("*", "my").split(".")):
+                value = {part: value}
+            assert redaction.value(value) != value
+            for serializer in ("json", "msgpack", "yaml", "pickle"):
+                assert redaction.may_match(Codec(serializer=serializer).encode(value, task_id="a")), (name, serializer)
+
+
+def login(user: str, password: str, /, *more: Any, pin: int = 0) -> None: ...
+
+
+def test_arguments_are_known_by_their_names() -> None:
+    assert stored(["me", SECRET, {"token": SECRET}, 1], ARGS, task(login)) == ["me", MASK, {"token": MASK}, 1]
+    assert stored(("me",), ARGS, task(login)) == ["me"]
+    assert stored({"pin": 1234, "password": SECRET}, KWARGS, task(login, result_redact=["pin"])) == {
+        "pin": MASK,
+        "password": MASK,
+    }
+    assert stored([SECRET], ARGS, task(print)) == [SECRET], "of a task that does not tell its names"
+
+
+def test_a_chords_body_keeps_what_it_needs() -> None:
+    assert stored({"kwargs": {"password": SECRET}}, CHORD_BODY) == {"kwargs": {"password": SECRET}}
+
+
+def test_by_task() -> None:
+    value = {"token": "t", "password": "p", "pin": 1}
+    assert stored(value, call=task(login, result_redact=["-token", "pin"])) == {**value, "password": MASK, "pin": MASK}
+    assert stored(value, call=task(login, result_redact=False)) == value
+    with pytest.raises(ConfigurationError, match="result_redact of task login"):
+        stored(value, call=task(login, result_redact=["a b"]))
+
+
+def test_what_cannot_be_encoded_is_shown_without_its_secrets() -> None:
+    codec = Codec(redactor=Redactor())
+    call = Call(task(login).task, ("me", SECRET), {"other": object()})
+    for field, value in ((ARGS, ["me", SECRET, object()]), (KWARGS, {"password": SECRET, "x": object()})):
+        payload = codec.encode_loosely(value, task_id="a", field=field, call=call)
+        assert SECRET.encode() not in payload.body
+        assert b"object object" in payload.body
+
+
+def test_a_secret_in_what_contains_itself() -> None:
+    value: dict[str, Any] = {"token": SECRET}
+    value["me"] = value
+    with pytest.raises(NotEncodable):
+        stored(value)
+
+
+def test_a_warning_once_for_each_task(caplog: pytest.LogCaptureFixture) -> None:
+    codec = Codec(redactor=Redactor())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            codec.encode({"token": SECRET}, task_id="a", call=task(login))
+        codec.encode({"token": SECRET}, task_id="a", field=KWARGS, call=task(print))
+    assert len(caplog.records) == 1
+    said = caplog.records[0].getMessage()
+    assert "The result of task login holds token, which is stored as '***'" in said
+    assert '@app.task(result_redact=["-token"])' in said
+    assert SECRET not in said
+
+
+# -- through an app
+
+
+@pytest.fixture
+def app(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    monkeypatch.setenv("ROOTCELLAR_REDACT", "pin,$.iban")
+    app = Celery(
+        "test", set_as_current=False, broker="memory://", backend=f"rootcellar+sqlite:///{tmp_path}/results.db"
+    )
+    app.conf.result_extended = True
+
+    @app.task(name="login")
+    def login(user: str, password: str, **more: Any) -> None: ...
+
+    yield app
+    app.backend.store.close()
+
+
+def test_a_failure(app: Celery, tmp_path: Any) -> None:
+    request = Context(id="a", task="login", args=["me", SECRET], kwargs={"api_key": SECRET + "2", "pin": 55_555})
+    try:
+        raise ValueError(f"no such user: {SECRET}, {SECRET}2 or 55555", {"token": "other-token"}, 7)
+    except ValueError as exc:
+        app.backend.store_result(
+            "a", exc, "FAILURE", traceback=f'  login(x)\nValueError: {SECRET} "55555"', request=request
+        )
+    found = app.AsyncResult("a")
+    assert found.result.args == ("no such user: ***, *** or ***", {"token": MASK}, 7)
+    assert found.traceback == '  login(x)\nValueError: *** "***"'
+    assert (found.args, found.kwargs) == (["me", MASK], {"api_key": MASK, "pin": MASK})
+    assert request.args == ["me", SECRET]
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert not re.search(rb"s3cr3t|other-token|55555", kept)
+
+
+def test_a_result_and_a_state(app: Celery) -> None:
+    app.backend.store_result("a", {"iban": "x", "more": {"iban": "y"}}, "SUCCESS")
+    app.backend.store_result("b", {"password": SECRET}, "PROGRESS")
+    assert app.AsyncResult("a").result == {"iban": MASK, "more": {"iban": "y"}}
+    assert app.AsyncResult("b").info == {"password": MASK}
+
+
+def test_off() -> None:
+    codec = codec_of({"result_redact": False})
+    value = {"password": SECRET}
+    assert codec.decode(codec.encode(value, task_id="a"), task_id="a") == value
+    assert codec.encode_text(f"password={SECRET}", task_id="a") == f"password={SECRET}"
