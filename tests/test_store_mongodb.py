@@ -376,6 +376,7 @@ def test_tls_is_verified(new_mongo: Callable[..., MongoServer], tmp_path: Path) 
     store.close()
     for wrong in (place, f"{place}&tlsCAFile={other}"):
         store = open_store(wrong)
-        with pytest.raises(errors.StoreUnavailable, match=r"(?i)certificate"):
+        with pytest.raises(errors.CertificateRefused, match=r"(?i)certificate") as caught:
             store.put(one)
+        assert not caught.value.retryable, "no worker waits for a certificate that will not change"
         store.close()

@@ -26,7 +26,7 @@ from celery.utils.functional import _regen
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
-from rootcellar.errors import RootcellarError
+from rootcellar.errors import KeyMissing, PayloadError, RootcellarError
 from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, deserialise, serialise
 from rootcellar.recording import Recorder
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
@@ -166,9 +166,19 @@ class Chords:
             claimant = f"sweep/{uuid.uuid4().hex}"
             if self._backend.store.claim_chord(group_id, claimant, lease=self.lease):
                 logger.warning("Chord %s was complete but its body had not been called: calling it.", group_id)
-                self._finish_orphan(group_id)
-                count += 1
+                count += self._is_finished(group_id)
         return count
+
+    def _is_finished(self, group_id: str) -> bool:
+        """Finish an orphan, and tell whether that was possible: one that is damaged must not keep others waiting."""
+        try:
+            self._finish_orphan(group_id)
+        except RootcellarError as exc:
+            if exc.retryable:
+                raise
+            logger.error("Chord %s cannot be finished: %s", group_id, exc)
+            return False
+        return True
 
     def _finish_orphan(self, group_id: str) -> None:
         chord = self._backend.store.get_chord(group_id)
@@ -235,7 +245,7 @@ class Chords:
         """Return the values of the header's tasks in its order and shape.
 
         Raises:
-            ChordError: one of them failed, or its result is gone.
+            ChordError: one of them failed, or its result is gone or cannot be read.
         """
         store = self._backend.store
         parts = self._backend.ensure(lambda: store.chord_parts(group_id), f"read the parts of chord {group_id}")
@@ -250,10 +260,17 @@ class Chords:
     def _value(self, part: PartResult) -> Any:
         if part.result is None:
             raise ChordError(f"Dependency {part.task_id} is {part.state}, but its result was deleted")
-        value = self._backend.codec.decode(part.result, task_id=part.task_id)
+        try:
+            value = self._backend.codec.decode(part.result, task_id=part.task_id)
+        except KeyMissing:
+            # another worker may have the key, or this one be given it: the next sweep will see
+            raise
+        except PayloadError as exc:
+            why = f"Dependency {part.task_id} is {part.state}, but its result cannot be read: {exc}"
+            raise _with_cause(why, exc) from exc
         if part.state in states.PROPAGATE_STATES:
-            exc = self._backend.exception_to_python(value)
-            raise _with_cause(f"Dependency {part.task_id} raised {exc!r}", exc)
+            raised = self._backend.exception_to_python(value)
+            raise _with_cause(f"Dependency {part.task_id} raised {raised!r}", raised)
         return value
 
 

@@ -34,12 +34,12 @@ STARTED_AT = "rootcellar_started_at"
 
 def read_moment(value: Any) -> datetime | None:
     """Return an aware datetime of what a header or attribute holds, ``None`` if that is no time."""
-    if value is None or isinstance(value, datetime):
-        return value
     try:
-        return datetime.fromisoformat(value)
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError):
         return None
+    # a header may come from anybody
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def is_in_task() -> bool:

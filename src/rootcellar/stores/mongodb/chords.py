@@ -154,8 +154,10 @@ class ChordDocuments:
         for chord in self._chords.find(
             {"owner": owner, "finished_at": None, "size": {"$ne": None}, **_NOBODY_HOLDS_IT}
         ):
-            if len(found) < limit and self._is_complete(chord):
+            if self._is_complete(chord):
                 found.append(chord["_id"])
+            if len(found) >= limit:
+                break
         return found
 
     def settle(self, task_ids: Sequence[str]) -> None:

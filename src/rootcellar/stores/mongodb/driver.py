@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,8 @@ _TIMEOUTS = {"serverSelectionTimeoutMS": 3_000, "connectTimeoutMS": 3_000, "sock
 #: milliseconds that a write waits for the majority
 _WRITE_TIMEOUT = 10_000
 _HOSTS = ("host", "port", "mongo_host")
+#: how the driver says that a server cannot be reached
+_OUT_OF_REACH = re.compile(r"refused|timed out|unreachable|reset by peer|closed|Errno", re.IGNORECASE)
 
 #: codes of the server
 _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
@@ -261,6 +264,8 @@ def translate(exc: Exception, where: str) -> errors.RootcellarError:
         kind, remedy = errors.ConfigurationError, "see PyMongo's documentation of the option"
     elif isinstance(exc, (mongo.WTimeoutError, mongo.WriteConcernError)):
         kind, remedy = errors.StoreUnavailable, "see whether a majority of the replica set runs"
+    elif isinstance(exc, mongo.WaitQueueTimeoutError):
+        kind, remedy = errors.StoreUnavailable, "raise max_pool_size in mongodb_backend_settings"
     elif isinstance(exc, (mongo.ConnectionFailure, mongo.ExecutionTimeout)):
         kind, remedy = errors.StoreUnavailable, "see whether the server runs and can be reached"
     else:
@@ -271,8 +276,9 @@ def translate(exc: Exception, where: str) -> errors.RootcellarError:
 def _unreachable(text: str, where: str) -> errors.StoreError:
     # what follows is the whole topology
     reason = text.partition(", Timeout:")[0].partition(" (configured timeouts:")[0]
-    if "certificate" in text.lower():
-        return errors.StoreUnavailable(
-            reason, where=where, remedy="check tlsCAFile, the server's certificate and the name in the URL"
-        )
+    # with several servers it may be an outage of some and a certificate of others
+    if "certificate" in reason.lower() and not _OUT_OF_REACH.search(reason):
+        is_expired = "has expired" in reason or "not yet valid" in reason
+        kind = errors.CertificateExpired if is_expired else errors.CertificateRefused
+        return kind(reason, where=where, remedy="check tlsCAFile, the server's certificate and the name in the URL")
     return errors.StoreUnavailable(reason, where=where, remedy="see whether the server runs and can be reached")

@@ -47,7 +47,11 @@ def connect(path: Path) -> sqlite3.Connection:
         )
     try:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        _set_up(connection)
+        try:
+            _set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
     except sqlite3.Error as exc:
         raise translate(exc, path) from exc
     return connection
