@@ -142,7 +142,7 @@ class ResultBackend(ReadingBackend):
             ResultNotStored: the store did not come back within the limit.
         """
         encodable = self._encodable(result, state, request)
-        record = self._record(bytes_to_str(task_id), encodable, state, traceback, request)
+        record = self._record_for_sure(bytes_to_str(task_id), encodable, state, traceback, request)
         # update_state(FAILURE, meta=…) inside a task does not end it: only an exception does
         ends = state == states.SUCCESS or isinstance(result, BaseException)
         part = self.chords.part_of(request, state, encodable, holds_result=False) if ends else None
@@ -181,7 +181,12 @@ class ResultBackend(ReadingBackend):
             logger.error("Could not %s at once. The worker's main process goes on, and it is done later.", what)
 
     def _put(self, record: TaskRecord, part: ChordPart | None, request: Any) -> Stored:
-        return self.store.put(record, part, lease=self.chords.lease, durable=self._is_durable(request))
+        def put() -> Stored:
+            return self.store.put(record, part, lease=self.chords.lease, durable=self._is_durable(request))
+
+        if self.codec.spilling is None:
+            return put()
+        return self.codec.spilling.put(self.store, record, put, is_repeated=_is_repeated(request))
 
     def _is_durable(self, request: Any) -> bool:
         """Tell whether the result must be on disk before the task counts as done: by call, by task, by setting."""
@@ -207,6 +212,21 @@ class ResultBackend(ReadingBackend):
 
     def _record(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> TaskRecord:
         return self.recorder.record(task_id, result, state, traceback, request, self.current_task_children(request))
+
+    def _record_for_sure(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> TaskRecord:
+        """Return the record, also where its result goes to a blob store that is out of reach for a while."""
+
+        def record() -> TaskRecord:
+            return self._record(task_id, result, state, traceback, request)
+
+        if self.codec.spilling is None:
+            return record()
+        try:
+            return self._retried(record, f"keep the result of task {task_id} in a blob")
+        except RootcellarError as exc:
+            if not exc.retryable:
+                raise
+            raise self._not_stored(exc, task_id, state) from exc
 
     def _task_of(self, request: Any) -> Any:
         """Return the task of a request; ``None`` where this process does not know it."""
@@ -302,7 +322,11 @@ class ResultBackend(ReadingBackend):
     # -- deleting
 
     def _forget(self, task_id: str) -> None:
+        spilling = self.codec.spilling
+        record = self.store.get(bytes_to_str(task_id)) if spilling else None
         self.store.delete([bytes_to_str(task_id)])
+        if spilling:
+            spilling.delete(record)
 
     def cleanup(self) -> None:
         """Delete what has expired and finish orphaned chords: ``celery.backend_cleanup`` runs this."""
@@ -312,6 +336,9 @@ class ResultBackend(ReadingBackend):
             total += count
         self.chords.sweep()
         logger.info("Deleted %d expired results from %s.", total, self.store.where)
+        if (spilling := self.codec.spilling) is not None:
+            swept = self.ensure(lambda: spilling.sweep(self.store), "sweep the blob store")
+            logger.info("Deleted %d blobs without a record from %s.", swept, spilling.blobs.where)
 
     def sweep_aside(self) -> None:
         """Sweep in a thread, so that no timeout is overrun because the broker or the store is slow."""
@@ -388,6 +415,12 @@ class ResultBackend(ReadingBackend):
 
 def _is_on(value: Any) -> bool:
     return str(value).lower() not in ("off", "false", "0", "no")
+
+
+def _is_repeated(request: Any) -> bool:
+    """Tell whether a task was, or may have been, run before."""
+    about = getattr(request, "delivery_info", None) or {}
+    return bool(getattr(request, "retries", 0) or about.get("redelivered"))
 
 
 def _seconds(value: Any) -> float | None:

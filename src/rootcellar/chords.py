@@ -133,7 +133,9 @@ class Chords:
         )
 
     def _encoded(self, result: Any, request: Any) -> Payload:
-        return self._backend.codec.encode(result, task_id=request.id, call=self._backend.recorder.call_of(request))
+        call = self._backend.recorder.call_of(request)
+        # what is refused of a record has been refused by now, and a blob would be nobody's
+        return self._backend.codec.encode(result, task_id=request.id, call=call, is_limited=False)
 
     def note_progress(self, request: Any, progress: ChordProgress | None) -> None:
         """Remember, until Celery says that the part returned, what storing it told. A claim once noted stays."""

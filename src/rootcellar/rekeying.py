@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rootcellar.blobs import REFERENCE
+from rootcellar.blobs.spilling import blob_of, key_of
 from rootcellar.errors import AbilityMissing, ConfigurationError, KeyMissing, PayloadError
 from rootcellar.payloads import SEALED_FIELDS, TRACEBACK, Codec
 from rootcellar.payloads.sealing import sealed_text
-from rootcellar.records import TaskRecord
+from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores.base import Replaceable, Store
 
 #: how often a record is read anew that others store at the same moment
@@ -100,12 +102,27 @@ class Rekeying:
                 return
             if not changes:
                 return
-            if self._dry_run or self._replaceable.replace(current, replace(current, **changes)):
+            if self._dry_run:
+                self.done.changed += 1
+                return
+            if self._replace(current, replace(current, **changes)):
                 self.done.changed += 1
                 return
             # somebody stored it meanwhile, or the answer was lost
             current = self._store.get(record.task_id)
         self._leave(PayloadError(f"task {record.task_id} was stored by others again and again"))
+
+    def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """Replace a record; of their blobs the one goes that is no longer referred to."""
+        replaced = self._replaceable.replace(old, new)
+        spilling = self._codec.spilling
+        if spilling is not None and blob_of(old) != blob_of(new):
+            # it is also not replaced where the answer was lost: then both are there for a sweep to look at
+            if replaced:
+                spilling.delete(old)
+            elif blob_of(self._store.get(old.task_id)) != blob_of(new):
+                spilling.delete(new)
+        return replaced
 
     def _changes(self, record: TaskRecord) -> dict[str, Any]:
         """Return the fields that must be other ones.
@@ -117,6 +134,10 @@ class Rekeying:
         sealing, task_id = self._codec.sealing, record.task_id
         for name in SEALED_FIELDS:
             payload = getattr(record, name)
+            if payload is not None and payload.content_type == REFERENCE:
+                if self._is_due(key_of(payload)):
+                    changes[name] = payload if self._dry_run else self._respilled(payload, task_id, name)
+                continue
             if payload is not None and self._is_due(payload.key_id):
                 opened = sealing.open(payload, task_id, name) if payload.key_id else payload
                 changes[name] = sealing.seal(opened, task_id, name)
@@ -126,6 +147,13 @@ class Rekeying:
                 text = sealing.open_text(record.traceback, task_id, TRACEBACK, accept_unsealed=True)
                 changes["traceback"] = sealing.seal_text(text, task_id, TRACEBACK)
         return changes
+
+    def _respilled(self, reference: Payload, task_id: str, field: str) -> Payload:
+        """Return the reference to a new blob, sealed by the newest key."""
+        kept, sealing = self._codec.fetch(reference, task_id), self._codec.sealing
+        opened = sealing.open(kept, task_id, field) if kept.key_id else kept
+        assert self._codec.spilling is not None
+        return self._codec.spilling.spill(sealing.seal(opened, task_id, field), task_id)
 
     def _is_due(self, key_id: str) -> bool:
         if not key_id:

@@ -28,6 +28,7 @@ from celery.exceptions import TimeoutError
 
 from rootcellar import errors
 from rootcellar.records import (
+    TYPED_JSON,
     ChordPart,
     ChordProgress,
     ChordRecord,
@@ -548,7 +549,7 @@ class TestReplacing:
     def test_other_values_in_place_of_the_old(self, store: Store, number: int) -> None:
         assert isinstance(store, Replaceable)
         plain = Payload(b'{"a": "\xc3\xbc"}')
-        odd = [Payload(b"[NaN]"), OTHER_PAYLOADS["encrypted"], plain][number]
+        odd = [Payload(b"[NaN]"), OTHER_PAYLOADS["encrypted"], Payload(b'{"t": 1}', TYPED_JSON)][number]
         old = record(result=odd, args=plain, kwargs=None, stamps=odd, traceback="before\n", children=plain, done_at=NOW)
         store.put(old)
         for _ in range(2):
@@ -560,13 +561,14 @@ class TestReplacing:
             assert store.replace(new, old)
             assert store.get(old.task_id) == old
 
+    @pytest.mark.parametrize("content_type", ["application/json", TYPED_JSON])
     @pytest.mark.parametrize("changed", [*REPLACED, "traceback", "state"])
-    def test_what_somebody_else_stored_meanwhile_stays(self, store: Store, changed: str) -> None:
+    def test_what_somebody_else_stored_meanwhile_stays(self, store: Store, changed: str, content_type: str) -> None:
         assert isinstance(store, Replaceable)
-        values = dict.fromkeys(REPLACED, Payload(b"1"))
+        values = dict.fromkeys(REPLACED, Payload(b"1", content_type))
         old = record(state="FAILURE", traceback="before", done_at=NOW, **values)
         store.put(old)
-        other: Any = {"traceback": "meanwhile", "state": "REVOKED"}.get(changed, Payload(b'{"x": 2}'))
+        other: Any = {"traceback": "meanwhile", "state": "REVOKED"}.get(changed, Payload(b'{"x": 2}', content_type))
         meanwhile = replace(old, **{changed: other})
         store.put(meanwhile)
         assert not store.replace(old, replace(old, result=Payload(b"3"), traceback="late"))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
 
+from rootcellar.blobs import REFERENCE, size_of
 from rootcellar.cli.times import seconds_between
 from rootcellar.errors import PayloadError
 from rootcellar.payloads import Codec
@@ -35,6 +36,8 @@ def json_value(stored: Payload | None) -> Any:
     """Return the value of a payload as plain JSON, or a :class:`Summary` of what cannot or must not be decoded."""
     if stored is None:
         return None
+    if stored.content_type == REFERENCE:
+        return Summary(f"<kept in a blob of {size_of(stored):,} bytes>")
     if stored.content_type not in (_JSON, TYPED_JSON) or stored.key_id:
         return _summary(stored)
     try:

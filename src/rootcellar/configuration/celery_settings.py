@@ -48,7 +48,10 @@ def _payload_settings(found: Variables) -> dict[str, Any]:
     for name in PayloadVariables.model_fields:
         value = getattr(found, name)
         setting = "result_" + name.removeprefix("rootcellar_").removeprefix("result_")
-        conf[setting] = SecretText(value.get_secret_value()) if isinstance(value, SecretStr) else value
+        if isinstance(value, SecretStr):
+            hidden = SecretUrl if name.endswith("_url") else SecretText
+            value = hidden(value.get_secret_value())
+        conf[setting] = value
     return _given(conf)
 
 

@@ -58,6 +58,8 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
         if path and path != SYSTEM_CERTIFICATES and not Path(path).is_file():
             yield f"{name.upper()}: there is no file {path}"
     yield from _keys(found)
+    if found.rootcellar_result_too_large == "spill" and not found.rootcellar_blob_url:
+        yield "ROOTCELLAR_BLOB_URL is missing: ROOTCELLAR_RESULT_TOO_LARGE=spill needs it"
     yield from _redis(found, backend, broker)
     if backend is not None and backend.kind == "mysql" and "," in (found.db_host or ""):
         yield "DB_HOST must be one host with mysql"

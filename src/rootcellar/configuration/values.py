@@ -15,6 +15,7 @@ from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
 from rootcellar.errors import ConfigurationError
+from rootcellar.payloads.limiting import WAYS, read_size
 from rootcellar.payloads.patterns import read_patterns
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -145,6 +146,14 @@ def _compression(text: str) -> str:
     return text.strip()
 
 
+def _size(text: str) -> str:
+    try:
+        read_size(text, "")
+    except ConfigurationError as exc:
+        raise ValueError(text) from exc
+    return text
+
+
 def _patterns(text: str) -> str:
     try:
         read_patterns(text, "")
@@ -216,6 +225,9 @@ Compression = Annotated[
     str | None, Allowed("a compression that kombu knows here: `gzip`, `bzip2`, `lzma`", _compression)
 ]
 Identifier = Annotated[str | None, Allowed("a name of letters, digits and `_`", _identifier)]
+Size = Annotated[str | None, Allowed("bytes, or `512KB`, `10MB`, `1GB`; `0` for no limit", _size)]
+TooLarge = Annotated[str | None, Allowed("one of `refuse`, `truncate`, `spill`", _one_of(*WAYS))]
+BlobUrl = Annotated[SecretStr | None, Allowed("a path, or a URL", _secret)]
 Patterns = Annotated[
     str | None,
     Allowed("names such as `pin`, paths such as `card.number`, several with commas; or `off`", _patterns),

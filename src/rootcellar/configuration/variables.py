@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from rootcellar.configuration.values import (
     BackendChoice,
+    BlobUrl,
     BrokerChoice,
     CertReqs,
     Compression,
@@ -36,9 +37,11 @@ from rootcellar.configuration.values import (
     Seconds,
     Secret,
     Serializer,
+    Size,
     Socket,
     Sslmode,
     Text,
+    TooLarge,
     Zone,
 )
 
@@ -235,6 +238,13 @@ class PayloadVariables(_Variables):
         "Keys that sign instead, where none encrypts; all of them verify.", "no signatures"
     )
     rootcellar_accept_unsealed: Flag = _is("With keys: read also what is neither encrypted nor signed.", "`false`")
+    rootcellar_result_max_size: Size = _is("How large a result may be, as it is serialised.", "no limit")
+    rootcellar_result_too_large: TooLarge = _is(
+        "What becomes of a larger one: its task fails, it is cut short, or it goes to the blob store.", "`refuse`"
+    )
+    rootcellar_blob_url: BlobUrl = _is(
+        "Where results are kept that are too large: a folder that all workers and clients share, or a URL of fsspec."
+    )
     rootcellar_redact: Patterns = _is(
         "What is stored as `***`, beside what is by default; `-name` takes one from the defaults, `off` all.",
         "passwords, tokens, keys, cards",

@@ -6,9 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rootcellar.errors import PayloadError
+from rootcellar.blobs import REFERENCE, Spilling
+from rootcellar.errors import PayloadError, PayloadUnreadable
 from rootcellar.payloads.compressing import Compressing
-from rootcellar.payloads.redactor import Call, Redactor
+from rootcellar.payloads.limiting import SPILL, TRUNCATE, Limit
+from rootcellar.payloads.redactor import Call, Redactor, is_failure
 from rootcellar.payloads.sealing import Sealing
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
 from rootcellar.records import Payload, TaskRecord
@@ -24,6 +26,7 @@ _FAILURE = {"exc_type", "exc_message", "exc_module"}
 
 
 NOBODY = Call()
+NO_LIMIT = Limit()
 
 
 class Codec:
@@ -36,6 +39,8 @@ class Codec:
         sealing: encrypts or signs; ``None`` for neither.
         reader: reads typed JSON; ``None`` for one that makes objects of any class that is loaded.
         redactor: masks what must not be stored; ``None`` for nothing.
+        limit: how large a result may be; ``None`` for no limit.
+        spilling: keeps what is too large in blobs; ``None`` where there is no place for them.
     """
 
     def __init__(
@@ -47,6 +52,8 @@ class Codec:
         sealing: Sealing | None = None,
         reader: Reader | None = None,
         redactor: Redactor | None = None,
+        limit: Limit | None = None,
+        spilling: Spilling | None = None,
     ) -> None:
         content_type_of(serializer)
         self.serializer = serializer
@@ -55,9 +62,18 @@ class Codec:
         self.sealing = sealing or Sealing()
         self.reader = reader or Reader()
         self.redactor = redactor or Redactor(())
+        self.limit = limit or Limit()
+        self.spilling = spilling
 
     def encode(
-        self, value: Any, *, task_id: str, field: str = RESULT, call: Call = NOBODY, serializer: str | None = None
+        self,
+        value: Any,
+        *,
+        task_id: str,
+        field: str = RESULT,
+        call: Call = NOBODY,
+        serializer: str | None = None,
+        is_limited: bool = True,
     ) -> Payload:
         """Encode a value of a task.
 
@@ -66,22 +82,44 @@ class Codec:
             task_id: the task (or, of a chord's body, the group) that it belongs to.
             field: which field of it, such as :data:`RESULT`.
             call: the task and its arguments.
+            is_limited: whether the limits on the size of a result hold.
             serializer: the name of a serializer; ``None`` for the task's own or, where it has none or the value is
                 not its result, the settings'.
 
         Raises:
-            NotEncodable: the serializer cannot encode it.
+            NotEncodable: the serializer cannot encode it, or it is too large.
+            StoreError: it is too large for a record, and the blob store is out of reach.
         """
+        serializer = serializer or serializer_of(call, field)
+        limit = self.limit.of(call.task) if is_limited else NO_LIMIT
 
         def serialised(value: Any) -> Payload:
-            return self._serialised(value, field, serializer or serializer_of(call, field))
+            payload = self._serialised(value, field, serializer)
+            if limit.exceeded_by(payload) and is_failure(value):
+                return self._serialised(limit.cut_failure(value), field, serializer)
+            return payload
 
         if field == CHORD_BODY:
             # it is to be called as it is
-            payload = serialised(value)
-        else:
-            value = self.redactor.arguments(value, call) if field == ARGS else value
-            payload = self.redactor.encoded(value, call, serialised, is_result=field == RESULT)
+            return self._sealed(serialised(value), task_id, field)
+        value = self.redactor.arguments(value, call) if field == ARGS else value
+        payload = self.redactor.encoded(value, call, serialised, is_result=field == RESULT)
+        if not limit.exceeded_by(payload) or (field == RESULT and is_failure(value)):
+            return self._sealed(payload, task_id, field)
+        return self._shortened(payload, limit, task_id, field, call)
+
+    def _shortened(self, payload: Payload, limit: Limit, task_id: str, field: str, call: Call) -> Payload:
+        """Return what is stored of a value that is too large; no task fails for its arguments."""
+        if field == RESULT and limit.too_large != TRUNCATE:
+            name = getattr(call.task, "name", None) or task_id
+            if limit.too_large != SPILL:
+                raise limit.refusal(payload, name)
+            if self.spilling is None:
+                raise limit.refusal(payload, name, ", and no ROOTCELLAR_BLOB_URL says where to keep it")
+            return self.spilling.spill(self._sealed(payload, task_id, field), task_id)
+        return self._sealed(serialise(limit.cut(payload), "json"), task_id, field)
+
+    def _sealed(self, payload: Payload, task_id: str, field: str) -> Payload:
         return self.sealing.seal(self.compressing.compress(payload), task_id, field)
 
     def _serialised(self, value: Any, field: str, serializer: str | None) -> Payload:
@@ -121,8 +159,25 @@ class Codec:
             SealBroken: it was sealed for another task or field, or altered.
             UnsealedRefused: it is not sealed, and there are keys.
         """
+        if payload.content_type == REFERENCE:
+            payload = self.fetch(payload, task_id)
         plain = self.compressing.decompress(self.sealing.open(payload, task_id, field))
         return deserialise(plain, self.accept if accept is None else accept, self.reader)
+
+    def fetch(self, reference: Payload, task_id: str) -> Payload:
+        """Return the payload that is kept in a blob, as it was before it was put there.
+
+        Raises:
+            PayloadUnreadable: it is gone, damaged, or there is no blob store.
+            StoreError: the blob store is out of reach.
+        """
+        if self.spilling is None:
+            raise PayloadUnreadable(
+                f"the result of task {task_id} is kept in a blob, and nothing says where",
+                where="ROOTCELLAR_BLOB_URL",
+                remedy="set it as the workers have it",
+            )
+        return self.spilling.fetch(reference, task_id)
 
     def encode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK, call: Call = NOBODY) -> str | None:
         """Return a text as it is to be stored where a store keeps plain text, such as a traceback."""
@@ -146,7 +201,7 @@ class Codec:
         for field in SEALED_FIELDS:
             payload = getattr(record, field)
             try:
-                if payload is not None:
+                if payload is not None and payload.content_type != REFERENCE:
                     opened[field] = self.sealing.open(payload, record.task_id, field)
             except PayloadError as exc:
                 refused.append(exc)

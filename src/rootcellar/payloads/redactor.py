@@ -58,7 +58,7 @@ class Redactor:
         redaction = self._of(call)
         if not redaction or isinstance(value, _SCALARS):
             return serialise(value)
-        if is_result and _is_failure(value):
+        if is_result and is_failure(value):
             value = redaction.failure(value, self._secrets(redaction, call))
         payload = serialise(value)
         if not redaction.may_match(payload):
@@ -126,7 +126,8 @@ class Redactor:
         )
 
 
-def _is_failure(value: Any) -> bool:
+def is_failure(value: Any) -> bool:
+    """Tell whether a value is an exception, or what is stored of one."""
     if isinstance(value, BaseException):
         return True
     return isinstance(value, Mapping) and "exc_type" in value and "exc_message" in value and len(value) == 3

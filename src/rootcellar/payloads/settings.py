@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rootcellar.blobs import Spilling, open_blobs
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.codec import Codec
 from rootcellar.payloads.compressing import compressing_of
 from rootcellar.payloads.keys import Keyring, read_keys
+from rootcellar.payloads.limiting import REFUSE, SPILL, Limit, read_size, read_way
 from rootcellar.payloads.patterns import read_patterns
 from rootcellar.payloads.redactor import Redactor
 from rootcellar.payloads.sealing import Sealing
@@ -28,8 +30,11 @@ VARIABLES = {
     "result_signing_keys": "ROOTCELLAR_SIGNING_KEYS",
     "result_accept_unsealed": "ROOTCELLAR_ACCEPT_UNSEALED",
     "result_redact": "ROOTCELLAR_REDACT",
+    "result_max_size": "ROOTCELLAR_RESULT_MAX_SIZE",
+    "result_too_large": "ROOTCELLAR_RESULT_TOO_LARGE",
+    "result_blob_url": "ROOTCELLAR_BLOB_URL",
 }
-_SECRET = ("result_encryption_keys", "result_signing_keys")
+_SECRET = ("result_encryption_keys", "result_signing_keys", "result_blob_url")
 
 
 def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
@@ -56,6 +61,8 @@ def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
         reader=Reader(Classes(modules if modules is None else _names(modules))),
         sealing=sealing_of(conf),
         redactor=redactor_of(conf),
+        limit=limit_of(conf),
+        spilling=spilling_of(conf),
         **options,
     )
 
@@ -86,6 +93,34 @@ def redactor_of(conf: Mapping[str, Any]) -> Redactor:
     return Redactor(read_patterns(*value_of(conf, "result_redact")))
 
 
+def limit_of(conf: Mapping[str, Any]) -> Limit:
+    """Return how large results may be.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or there is nowhere to keep what is too large.
+    """
+    way, where = value_of(conf, "result_too_large")
+    limit = Limit(read_size(*value_of(conf, "result_max_size")), REFUSE if way is None else read_way(way, where))
+    if limit.too_large == SPILL and value_of(conf, "result_blob_url")[0] is None:
+        raise ConfigurationError(
+            "nothing says where to keep results that are too large",
+            where=where,
+            remedy="set ROOTCELLAR_BLOB_URL (result_blob_url) to a folder that all workers and clients share, or a URL",
+        )
+    return limit
+
+
+def spilling_of(conf: Mapping[str, Any]) -> Spilling | None:
+    """Return where results are kept that are too large; ``None`` where nothing says so.
+
+    Raises:
+        ConfigurationError: fsspec cannot open it.
+        DriverMissing: fsspec is not installed.
+    """
+    url, _ = value_of(conf, "result_blob_url")
+    return None if url is None else Spilling(open_blobs(str(url)))
+
+
 def value_of(conf: Mapping[str, Any], setting: str) -> tuple[Any, str]:
     """Return a setting's value and where it was given; ``None`` for one that was not.
 
@@ -100,7 +135,7 @@ def value_of(conf: Mapping[str, Any], setting: str) -> tuple[Any, str]:
         return text, variable
     if setting in _SECRET and (path := os.environ.get(f"{variable}_FILE")):
         try:
-            return Path(path).read_text(encoding="utf-8"), f"{variable}_FILE"
+            return Path(path).read_text(encoding="utf-8").strip(), f"{variable}_FILE"
         except (OSError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
             raise ConfigurationError(

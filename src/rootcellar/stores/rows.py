@@ -277,7 +277,10 @@ def replace_params(old: TaskRecord, new: TaskRecord) -> dict[str, Any]:
     for prefix, record in (("old_", old), ("new_", new)):
         params[f"{prefix}traceback"] = storable(record.traceback)
         for column in REPLACED_PAYLOADS:
-            params[prefix + column], params[f"{prefix}{column}_exact"] = payload_columns(getattr(record, column))
+            text, exact = payload_columns(getattr(record, column))
+            params[prefix + column], params[f"{prefix}{column}_exact"] = text, exact
+            # what is shown beside exact bytes is made of them, by whichever release stored it
+            params[f"{prefix}{column}_is_exact"] = int(exact not in (None, _TYPED_TEXT))
     return params
 
 
@@ -301,9 +304,9 @@ def still_the_same(same: str, param: Callable[[str, str], str], text: str = "{}"
     conditions = [f"traceback {same} {param('old_traceback', 'traceback')}"]
     for column in REPLACED_PAYLOADS:
         exact, shown = param(f"old_{column}_exact", f"{column}_exact"), param(f"old_{column}", f"{column}_text")
+        is_exact = param(f"old_{column}_is_exact", f"{column}_is_exact")
         conditions.append(f"{column}_exact {same} {exact}")
-        # what is shown beside the exact bytes is made of them, by whichever release stored it
-        conditions.append(f"({exact} IS NOT NULL OR {text.format(column)} {same} {shown})")
+        conditions.append(f"({is_exact} = 1 OR {text.format(column)} {same} {shown})")
     return " AND ".join(conditions)
 
 

@@ -327,8 +327,11 @@ def _selected(column: str) -> str:
 
 def _cast(name: str, column: str) -> str:
     """Write a parameter for a column of values, with its type."""
-    kind = "json" if column in rows.PAYLOAD_COLUMNS else "bytea" if column.endswith("_exact") else "text"
-    return f"%({name})s::{kind}"
+    if column in rows.PAYLOAD_COLUMNS:
+        return f"%({name})s::json"
+    if column.endswith("_is_exact"):
+        return f"%({name})s::integer"
+    return f"%({name})s::{'bytea' if column.endswith('_exact') else 'text'}"
 
 
 def _part_row(part: ChordPart, lease: float) -> dict[str, Any]:

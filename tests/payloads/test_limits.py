@@ -1,0 +1,299 @@
+"""Results that are too large are refused, cut short, or kept in a blob that goes with its record."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.task import Context
+
+from rootcellar.blobs import REFERENCE, Blobs, Spilling, open_blobs
+from rootcellar.errors import ConfigurationError, PayloadUnreadable, RecordRefused, SealBroken, StoreUnavailable
+from rootcellar.payloads import Call, Codec, NotEncodable, codec_of, make_key
+from rootcellar.payloads.keys import read_keys
+from rootcellar.payloads.limiting import TRUNCATED, Limit, read_size
+from rootcellar.payloads.sealing import Sealing
+from rootcellar.records import Payload
+from rootcellar.rekeying import Rekeying
+
+LARGE = {"text": "x" * 5_000}
+OLD, NEW = make_key("old"), make_key("new")
+
+
+def task(**attributes: Any) -> Call:
+    return Call(SimpleNamespace(name="report", run=lambda: None, **attributes))
+
+
+# -- refused and cut short
+
+
+def test_sizes() -> None:
+    given = ("1000", 1000, "1kb", "10MB", "2 GiB", "0", "never", None)
+    assert [read_size(each, "x") for each in given] == [1000, 1000, 1024, 10 << 20, 2 << 30, None, None, None]
+    for wrong in ("ten", "-1", "1.5MB", "5TB", True):
+        with pytest.raises(ConfigurationError, match="is no size"):
+            read_size(wrong, "x")
+    with pytest.raises(ConfigurationError, match="ROOTCELLAR_BLOB_URL"):
+        codec_of({"result_too_large": "spill"})
+    with pytest.raises(ConfigurationError, match="'drop' is not known"):
+        codec_of({"result_too_large": "drop"})
+
+
+def test_a_large_result_is_refused_by_name_size_and_limit() -> None:
+    codec = Codec(limit=Limit(1_000))
+    with pytest.raises(NotEncodable) as caught:
+        codec.encode(LARGE, task_id="a", call=task())
+    for word in ("the result of task report", "5,012 bytes", "1,000", "result_max_size", "spill"):
+        assert word in str(caught.value)
+    assert codec.decode(codec.encode("x" * 998, task_id="a"), task_id="a") == "x" * 998, "quotes and all it is 1,000"
+    with pytest.raises(NotEncodable):
+        codec.encode("x" * 999, task_id="a")
+
+
+def test_a_task_has_its_own_limit() -> None:
+    codec = Codec(limit=Limit(1_000))
+    for call in (task(result_max_size="10KB"), task(result_max_size=0)):
+        assert codec.decode(codec.encode(LARGE, task_id="a", call=call), task_id="a") == LARGE
+    cut = codec.decode(codec.encode(LARGE, task_id="a", call=task(result_too_large="truncate")), task_id="a")
+    assert cut[TRUNCATED]["size"] == 5_012
+    with pytest.raises(ConfigurationError, match="result_max_size of task report"):
+        codec.encode(1, task_id="a", call=task(result_max_size="huge"))
+
+
+@pytest.mark.parametrize("serializer", ["json", "rootcellar-json", "msgpack"])
+def test_what_is_cut_short(serializer: str) -> None:
+    codec = Codec(
+        limit=Limit(100, "truncate"), serializer=serializer, accept=["application/json", "application/x-msgpack"]
+    )
+    found = codec.decode(codec.encode("ü" * 500, task_id="a"), task_id="a")
+    beginning = found[TRUNCATED].pop("beginning")
+    assert found == {TRUNCATED: {"size": found[TRUNCATED]["size"], "limit": 100}}
+    assert found[TRUNCATED]["size"] > 1_000
+    assert beginning == ("" if serializer == "msgpack" else '"' + "ü" * 49)
+
+
+def test_no_task_fails_for_its_arguments_or_its_failure() -> None:
+    codec = Codec(limit=Limit(1_000))
+    args = codec.decode(codec.encode([LARGE], task_id="a", field="args"), task_id="a", field="args")
+    assert args[TRUNCATED]["limit"] == 1_000
+    failure = {"exc_type": "ValueError", "exc_module": "builtins", "exc_message": ["y" * 9_999, 1]}
+    found = codec.decode(codec.encode(failure, task_id="a"), task_id="a")
+    assert found["exc_type"] == "ValueError"
+    assert found["exc_message"] == ["y" * 1_000 + "… [9,999 characters]", "1"]
+
+
+# -- blobs
+
+
+@pytest.fixture(params=["folder", "fsspec"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
+    if request.param == "folder":
+        yield open_blobs(str(tmp_path / "blobs"))
+        return
+    import fsspec
+
+    yield open_blobs(f"memory://{tmp_path}")
+    fsspec.filesystem("memory").store.clear()
+
+
+def spilling_codec(blobs: Blobs, *keys: str, **options: Any) -> Codec:
+    sealing = Sealing(read_keys(",".join(keys), "test")) if keys else None
+    return Codec(limit=Limit(1_000, "spill"), spilling=Spilling(blobs), sealing=sealing, **options)
+
+
+def names(blobs: Blobs) -> list[str]:
+    return list(blobs.names(-1))
+
+
+@pytest.mark.parametrize(
+    "task_id", ["a", "9f1c3a2e-0000-4000-8000-000000000001", "../../etc/passwd", ".", "a/b %:ü\x00"]
+)
+def test_a_blob_reads_back(blobs: Blobs, task_id: str) -> None:
+    codec = spilling_codec(blobs)
+    stored = codec.encode(LARGE, task_id=task_id)
+    assert stored.content_type == REFERENCE
+    assert len(stored.body) < 500
+    assert codec.decode(stored, task_id=task_id) == LARGE
+    assert names(blobs) == [json.loads(stored.body)["blob"]]
+    assert codec.encode(1, task_id=task_id).content_type == "application/json"
+    assert len(names(blobs)) == 1
+
+
+def test_an_id_that_is_too_long_for_a_name(blobs: Blobs) -> None:
+    with pytest.raises(RecordRefused, match="too long"):
+        spilling_codec(blobs).encode(LARGE, task_id="x" * 500)
+
+
+def test_a_blob_is_encrypted_and_bound_to_its_task(blobs: Blobs) -> None:
+    codec = spilling_codec(blobs, NEW)
+    stored, other = (codec.encode(LARGE, task_id=task_id) for task_id in ("a", "b"))
+    body = blobs.get(json.loads(stored.body)["blob"])
+    assert body is not None
+    assert b"xxxx" not in body
+    assert codec.decode(stored, task_id="a") == LARGE
+    with pytest.raises(PayloadUnreadable, match="a blob of another task"):
+        codec.decode(stored, task_id="b")
+    # the bytes of one under the name of the other, with a reference that fits
+    name = json.loads(other.body)["blob"]
+    blobs.put(name, body)
+    forged = replace(other, body=json.dumps({**json.loads(stored.body), "blob": name}).encode())
+    with pytest.raises(SealBroken):
+        codec.decode(forged, task_id="b")
+
+
+def test_damaged_blobs_and_references_are_refused(blobs: Blobs) -> None:
+    codec = spilling_codec(blobs)
+    stored = codec.encode(LARGE, task_id="a")
+    about = json.loads(stored.body)
+    body = blobs.get(about["blob"])
+    assert body is not None
+    for damaged in (body[:-1], body[:-1] + b"!", b"", b"rc1\n"):
+        blobs.put(about["blob"], damaged)
+        with pytest.raises(PayloadUnreadable, match="is not as it was written"):
+            codec.decode(stored, task_id="a")
+    blobs.delete(about["blob"])
+    with pytest.raises(PayloadUnreadable, match="is not in"):
+        codec.decode(stored, task_id="a")
+    hostile: list[Any] = [
+        {},
+        [],
+        1,
+        {**about, "blob": "../../etc/passwd"},
+        {**about, "blob": "ab/../../x.0123456789abcdef"},
+    ]
+    hostile += [{**about, "blob": 7}, {**about, "more": 1}, {**about, "blob": "/etc/passwd"}]
+    for each in hostile:
+        with pytest.raises(PayloadUnreadable):
+            codec.decode(Payload(json.dumps(each).encode(), REFERENCE), task_id="a")
+    for raw in (b"", b"\xff", b"[" * 50):
+        with pytest.raises(PayloadUnreadable, match="damaged"):
+            codec.decode(Payload(raw, REFERENCE), task_id="a")
+    with pytest.raises(PayloadUnreadable, match="nothing says where"):
+        Codec().decode(stored, task_id="a")
+
+
+def test_a_folder_that_cannot_be_written_is_an_outage(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    codec = spilling_codec(open_blobs(str(tmp_path / "file" / "blobs")))
+    with pytest.raises(StoreUnavailable, match="blob store") as caught:
+        codec.encode(LARGE, task_id="a")
+    assert caught.value.retryable
+
+
+def test_what_fsspec_does_not_know() -> None:
+    with pytest.raises(ConfigurationError, match="fsspec"):
+        open_blobs("nonesuch://bucket")
+
+
+# -- with a store
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Callable[..., Celery]]:
+    apps: list[Celery] = []
+
+    def make(**conf: Any) -> Celery:
+        app = Celery(
+            "test", set_as_current=False, broker="memory://", backend=f"rootcellar+sqlite:///{tmp_path}/results.db"
+        )
+        app.conf.update(
+            result_max_size=1_000, result_too_large="spill", result_blob_url=str(tmp_path / "blobs"), **conf
+        )
+        apps.append(app)
+        return app
+
+    yield make
+    for each in apps:
+        each.backend.store.close()
+
+
+def blobs_of(app: Celery) -> list[str]:
+    return names(app.backend.codec.spilling.blobs)
+
+
+def request(retries: int = 0, **about: Any) -> Context:
+    return Context(id="a", task="report", retries=retries, delivery_info=about)
+
+
+def test_a_blob_goes_when_its_result_is_forgotten(app: Callable[..., Celery]) -> None:
+    one = app()
+    one.backend.store_result("a", LARGE, "SUCCESS")
+    one.backend.store_result("b", LARGE, "SUCCESS")
+    assert one.AsyncResult("a").get(timeout=0) == LARGE
+    one.AsyncResult("a").forget()
+    assert len(blobs_of(one)) == 1
+    assert one.AsyncResult("b").get(timeout=0) == LARGE
+
+
+def test_a_blob_goes_when_a_retry_or_the_next_state_takes_its_place(app: Callable[..., Celery]) -> None:
+    one = app()
+    for state in ("PROGRESS", "PROGRESS", "SUCCESS"):
+        one.backend.store_result("a", LARGE, state, request=request())
+        assert len(blobs_of(one)) == 1
+    other = app()
+    one.backend.store_result("b", LARGE, "PROGRESS", request=request())
+    other.backend.store_result("b", "small", "SUCCESS", request=request(retries=1))
+    assert len(blobs_of(one)) == 1
+    assert other.AsyncResult("a").get(timeout=0) == LARGE
+    assert other.AsyncResult("b").get(timeout=0) == "small"
+
+
+def test_the_blob_of_a_run_that_comes_second_goes_and_the_first_stays(app: Callable[..., Celery]) -> None:
+    one = app()
+    one.backend.store_result("a", LARGE, "SUCCESS", request=request())
+    for about in ({"redelivered": True}, {}):
+        one.backend.store_result("a", {"text": "y" * 5_000}, "SUCCESS", request=request(**about))
+    assert len(blobs_of(one)) == 1
+    assert one.AsyncResult("a").get(timeout=0) == LARGE
+
+
+def test_a_cleanup_takes_blobs_of_expired_results_and_orphans(app: Callable[..., Celery], tmp_path: Path) -> None:
+    one = app(result_expires=timedelta(days=1))
+    backend = one.backend
+    for task_id in ("kept", "expired", "lost"):
+        backend.store_result(task_id, LARGE, "SUCCESS")
+    record = backend.store.get("expired")
+    backend.store.delete(["expired", "lost"])
+    backend.store.put(replace(record, expires_at=datetime.now(timezone.utc) - timedelta(hours=1)))
+    (tmp_path / "blobs" / "ab").mkdir(exist_ok=True)
+    (tmp_path / "blobs" / "ab" / "x.part").write_text("of a worker that died")
+    (tmp_path / "blobs" / "readme").write_text("not ours")
+    backend.cleanup()
+    assert len(blobs_of(one)) == 3, "none is older than an hour"
+    for path in tmp_path.glob("blobs/*/*"):
+        os.utime(path, (1, 1))
+    backend.cleanup()
+    assert len(blobs_of(one)) == 1
+    assert one.AsyncResult("kept").get(timeout=0) == LARGE
+    assert (tmp_path / "blobs" / "readme").exists()
+    assert not list(tmp_path.glob("blobs/*/*.part"))
+
+
+def test_an_outage_of_the_blob_store_is_waited_out(app: Callable[..., Celery], tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("in the way")
+    one = app(result_backend_base_sleep_between_retries_ms=300)
+    threading.Timer(0.05, (tmp_path / "blobs").unlink).start()
+    one.backend.store_result("a", LARGE, "SUCCESS")
+    assert one.AsyncResult("a").get(timeout=0) == LARGE
+
+
+def test_rekeying_blobs(app: Callable[..., Celery]) -> None:
+    app(result_encryption_keys=OLD).backend.store_result("a", LARGE, "SUCCESS")
+    both = app(result_encryption_keys=f"{NEW},{OLD}").backend
+    before = blobs_of(both.app)
+    dry = Rekeying(both.store, both.codec, dry_run=True).run()
+    assert (dry.changed, blobs_of(both.app)) == (1, before)
+    assert Rekeying(both.store, both.codec).run().changed == 1
+    assert len(blobs_of(both.app)) == 1
+    assert blobs_of(both.app) != before
+    assert Rekeying(both.store, both.codec).run().changed == 0
+    assert app(result_encryption_keys=NEW).AsyncResult("a").get(timeout=0) == LARGE
