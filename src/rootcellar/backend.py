@@ -109,13 +109,14 @@ class ResultBackend(ReadingBackend):
         )
         self.store: Store = open_store(url, store_options(conf))
         self.waiter = Waiter(self.store)
-        self.supports_autoexpire = self.store.expires_by_itself
         self._backoff = Backoff(self.base_sleep_between_retries_ms, self.max_sleep_between_retries_ms)
         self._late = LateWork(self._backoff)
         self._sweeping: threading.Thread | None = None
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
         self.codec = codec_of(conf, serializer=self.serializer, accept=self.accept)
+        # blobs are deleted by a sweep, wherever the records expire
+        self.supports_autoexpire = self.store.expires_by_itself and self.codec.spilling is None
         self.recorder = Recorder(
             self.codec,
             self.retention,

@@ -103,18 +103,27 @@ class Needles:
         if self._is_vague:
             return True
         body = body.lower().replace(b"_", b"").replace(b"-", b"")
-        names, paths = self._in_json if is_json else self._in_any
-        if names.search(body):
-            return True
-        return bool(paths) and any(all(name in body for name in path) for path in paths)
+        quick, names, paths = self._in_json if is_json else self._in_any
+        if not quick.search(body):
+            return False
+        return bool(names.search(body)) or any(all(name in body for name in path) for path in paths)
 
 
-def _fewest(needles: set[tuple[bytes, ...]]) -> tuple[re.Pattern[bytes], list[tuple[bytes, ...]]]:
-    """Return what finds the names, and the paths, without what is only there where a shorter name is too."""
+def _fewest(
+    needles: set[tuple[bytes, ...]],
+) -> tuple[re.Pattern[bytes], re.Pattern[bytes], list[tuple[bytes, ...]]]:
+    """Return what finds the names and the first names of paths, what finds the names, and the paths.
+
+    What is only there where a shorter name is too is left out.
+    """
     names = {needle[0] for needle in needles if len(needle) == 1}
     names = {name for name in names if not any(other in name for other in names - {name})}
     paths = [path for path in needles if len(path) > 1 and not any(name in each for name in names for each in path)]
-    return re.compile(b"|".join(map(re.escape, sorted(names))) or b"(?!)"), sorted(paths)
+    return _any_of(names | {path[0] for path in paths}), _any_of(names), sorted(paths)
+
+
+def _any_of(names: set[bytes]) -> re.Pattern[bytes]:
+    return re.compile(b"|".join(map(re.escape, sorted(names))) or b"(?!)")
 
 
 def text_pattern(patterns: Iterable[str]) -> re.Pattern[str]:

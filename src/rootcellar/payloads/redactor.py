@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,7 @@ def is_failure(value: Any) -> bool:
     """Tell whether a value is an exception, or what is stored of one."""
     if isinstance(value, BaseException):
         return True
-    return isinstance(value, Mapping) and "exc_type" in value and "exc_message" in value and len(value) == 3
+    return isinstance(value, dict) and len(value) == 3 and "exc_type" in value and "exc_message" in value
 
 
 def _positional(run: Any) -> tuple[str, ...]:

@@ -1,0 +1,85 @@
+"""``python -m benchmarks.sealing``: what encryption, signatures and redaction cost, on small results and on 1 MB."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+from rootcellar.payloads import Codec, make_key
+from rootcellar.payloads.keys import read_keys
+from rootcellar.payloads.patterns import DEFAULTS
+from rootcellar.payloads.redactor import Redactor
+from rootcellar.payloads.sealing import Sealing
+from rootcellar.records import Payload
+
+ROUNDS = 9
+#: about how long each is timed in a round, in seconds
+LONG = 0.05
+
+SMALL: Any = {"id": 1, "name": "stew", "total": 1.5, "items": [1, 2, 3], "ok": True}
+LARGE: Any = [
+    {"id": i, "name": f"stew {i}", "total": 1.5 * i, "note": "x" * 40, "tags": ["a", "b"]} for i in range(8_600)
+]
+
+
+def main() -> None:
+    """Print the table."""
+    keys = read_keys(make_key(), "benchmark")
+    codecs = {
+        "plain": Codec(),
+        "redacted (nothing found)": Codec(redactor=Redactor(DEFAULTS)),
+        "signed": Codec(sealing=Sealing(None, keys)),
+        "encrypted": Codec(sealing=Sealing(keys)),
+    }
+    sizes = {"small": SMALL, "1 MB": LARGE}
+    print("| | " + " | ".join(f"{size}: encode, µs | decode, µs | bytes" for size in sizes) + " |")
+    print("|---" * (1 + 3 * len(sizes)) + "|")
+    found = {size: measure(value, codecs) for size, value in sizes.items()}
+    for name in ("`json` alone", *codecs):
+        row = [found[size][name] for size in sizes]
+        cells = [f"{encode:,.1f} | {decode:,.1f} | {stored:,}" for encode, decode, stored in row]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def measure(value: Any, codecs: Mapping[str, Codec]) -> dict[str, tuple[float, float, int]]:
+    """Return the microseconds of encoding and decoding, and the bytes, medians of interleaved rounds."""
+    text = json.dumps(value).encode()
+    stored = {name: codec.encode(value, task_id="a task") for name, codec in codecs.items()}
+    work: dict[str, tuple[Callable[[], object], Callable[[], object], int]] = {
+        "`json` alone": (lambda: json.dumps(value).encode(), lambda: json.loads(text), len(text)),
+        **{name: _work(codec, value, stored[name]) for name, codec in codecs.items()},
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
+    for _ in range(ROUNDS):
+        for name, (encode, decode, _) in work.items():
+            times[name].append((_time(encode), _time(decode)))
+    return {
+        name: (median(it[0] for it in times[name]), median(it[1] for it in times[name]), work[name][2]) for name in work
+    }
+
+
+def _work(codec: Codec, value: Any, stored: Payload) -> tuple[Callable[[], object], Callable[[], object], int]:
+    return (
+        lambda: codec.encode(value, task_id="a task"),
+        lambda: codec.decode(stored, task_id="a task"),
+        len(stored.body),
+    )
+
+
+def _time(work: Callable[[], object]) -> float:
+    """Return the microseconds of this process's CPU that a call takes."""
+    started = time.process_time()
+    work()
+    once = max(time.process_time() - started, 1e-6)
+    times = max(1, int(LONG / once))
+    started = time.process_time()
+    for _ in range(times):
+        work()
+    return (time.process_time() - started) / times * 1e6
+
+
+if __name__ == "__main__":
+    main()
