@@ -84,6 +84,13 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
+def kept_redis_server() -> Iterator[RedisServer]:
+    """The Redis with an append-only file that all tests share: do not stop or configure it."""
+    with _make(RedisServer, appendonly=True, appendfsync="everysec") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def mongo_server() -> Iterator[MongoServer]:
     """The MongoDB server all tests share: do not stop or configure it, ask for `new_mongo` instead."""
     with _make(MongoServer) as server:

@@ -30,7 +30,7 @@ from tests.servers import IN_URL, PostgresServer, _postgres_bin, free_port
 
 NOW = datetime.now(timezone.utc)
 COMMANDS = ("check", "demo", "history", "show", "schema", *(f"schema {name}" for name in ("create", "sql", "upgrade")))
-COMMANDS += ("schema status", "schema grants", "schema adopt")
+COMMANDS += ("drain", "schema status", "schema grants", "schema adopt")
 HOSTILE = '\x1b[31m[red]\u202e\nnew line\x00"'
 
 

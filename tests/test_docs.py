@@ -171,7 +171,8 @@ def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_settings(page)
 
 
-def test_hybrid(tmp_path: Path, new_postgres: Callable[..., PostgresServer], redis_url: str) -> None:
+def test_hybrid(tmp_path: Path, new_postgres: Callable[..., PostgresServer], kept_redis_server: RedisServer) -> None:
+    redis_url = kept_redis_server.database_url(77)
     server = new_postgres(auth="trust")  # the page's command has no password
     url = server.create_database()
     open_store(url).check()

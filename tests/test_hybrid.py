@@ -410,11 +410,6 @@ def _persist(work: Callable[[], Any]) -> Any:
         ("hybrid://", {}, "needs durable_url"),
         ("hybrid://", {"durable_url": "postgresql://h/d"}, "needs cache_url"),
         ("hybrid://", {"durable_url": "hybrid://", "cache_url": "redis://h"}, "is hybrid:// again"),
-        (
-            "hybrid://",
-            {"durable_url": "sqlite:///x", "cache_url": "redis://h", "mode": "write-behind"},
-            "not there yet",
-        ),
         ("hybrid://", {"durable_url": "sqlite:///x", "cache_url": "redis://h", "mode": "both"}, "no mode 'both'"),
         ("hybrid://", {"durable_url": "sqlite:///x", "cache_url": "redis://h", "cache_expires": "x"}, "cache_expires"),
         ("hybrid://host/db", {}, "names no place"),

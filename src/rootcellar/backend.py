@@ -19,6 +19,7 @@ from kombu.utils.encoding import bytes_to_str
 
 from rootcellar import exceptions, process, typed
 from rootcellar.chords import Chords, ChordSweeper
+from rootcellar.draining import DrainThread
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.payloads import codec_of, content_type_of, deserialise, known_compression, serialise, serializer_of
 from rootcellar.reading import ReadingBackend
@@ -29,6 +30,7 @@ from rootcellar.retrying import FEW, Backoff, LateWork, be_patient, retry
 from rootcellar.store_options import store_options
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import DELETE_BATCH
+from rootcellar.stores.journal import WritesBehind
 from rootcellar.urls import redact
 from rootcellar.waiting import Waiter
 
@@ -316,9 +318,11 @@ class ResultBackend(ReadingBackend):
         for what in self._late.unfinished():
             logger.critical("Gave up, because the worker ends: could not %s", what)
 
-    def start_sweeping(self) -> None:
-        """Finish orphaned chords from time to time, in a thread of this process."""
+    def start_background(self) -> None:
+        """Finish orphaned chords from time to time, and move results on, in threads of this process."""
         ChordSweeper(self.chords.sweep, self.chord_sweep_interval).start()
+        if isinstance(self.store, WritesBehind):
+            DrainThread(self.store).start()
 
     # -- deleting
 

@@ -30,7 +30,7 @@ _MARK_AT = 1 + len(SIGN)
 _PLACES_AT = _MARK_AT + MARK_WIDTH + 1
 
 #: the kinds of record that a mark tells apart
-SUCCESS, DONE, UNFINISHED, GROUP = "S", "D", "P", "G"
+SUCCESS, DONE, UNFINISHED, GROUP, FORGOTTEN = "S", "D", "P", "G", "F"
 
 #: our attribute -> its key in the meta
 _TEXTS = {
@@ -144,6 +144,17 @@ def decode_task(task_id: str, blob: bytes) -> TaskRecord:
         root_id=fields.get("root_id"),
         **payloads,
     )
+
+
+def encode_forgotten(task_id: str) -> bytes:
+    """Return the mark of a forgotten task, which Celery's own readers take for one that nothing is known of."""
+    fields = f'"status":"PENDING","task_id":{quoted(task_id)},"date_done":null,"traceback":null'
+    return _blob(f"{FORGOTTEN}{0:08}{0:05}{0:015}", fields, _PAYLOADS, (None,) * len(_PAYLOADS))
+
+
+def is_forgotten(blob: bytes) -> bool:
+    """Tell whether a blob is the mark of a forgotten task."""
+    return blob.startswith(SIGN + FORGOTTEN.encode(), 1)
 
 
 def encode_group(group: GroupRecord) -> bytes:

@@ -59,6 +59,12 @@ class SettingsWrong(ConfigurationError):
         return (*super().__reduce__(), {"problems": self.problems})
 
 
+class AppendOnlyMissing(ConfigurationError):
+    """Redis keeps no append-only file, but results that nobody else has. Retryable: it may be given one."""
+
+    retryable = True
+
+
 class UnknownScheme(ConfigurationError):
     """No store is registered for the scheme of the URL. Not retryable."""
 

@@ -81,8 +81,8 @@ class Life(Protocol):
     store: Store
     waiter: Waiter
 
-    def start_sweeping(self) -> None:
-        """Look for orphaned chords from time to time, in a thread."""
+    def start_background(self) -> None:
+        """Begin, in threads, what a worker's main process does beside its work."""
 
     def give_up(self) -> None:
         """Say what will not be stored because this process ends."""
@@ -97,7 +97,7 @@ def live_with(backend: Life) -> None:
 
 
 def _on_worker_ready(sender: Any = None, **_: Any) -> None:
-    """Refuse to work where no result could ever be stored, and begin to sweep for orphaned chords."""
+    """Refuse to work where no result could ever be stored, and begin what goes on in the background."""
     # the first look at app.backend makes it, where `worker -q` did not
     sender.app.backend  # noqa: B018
     for backend in [backend for backend in _alive if backend.app is sender.app]:
@@ -108,7 +108,7 @@ def _on_worker_ready(sender: Any = None, **_: Any) -> None:
                 logger.critical("No result could be stored, so this worker stops: %s", exc)
                 raise WorkerShutdown(1) from None
             logger.error("The result store is out of reach: %s. Results will be stored when it is back.", exc)
-        backend.start_sweeping()
+        backend.start_background()
 
 
 def _on_worker_shutdown(**_: Any) -> None:

@@ -21,6 +21,7 @@ from celery.result import allow_join_result
 from celery.signals import task_postrun, worker_process_init
 
 from rootcellar.chords import Chords
+from rootcellar.stores.hybrid import WriteBehindStore
 from rootcellar.stores.mysql import MySQLStore
 from rootcellar.stores.postgres import PostgresStore
 from rootcellar.stores.sqlite import SQLiteStore
@@ -121,7 +122,7 @@ class Faults:
 
     def install(self) -> None:
         """Let this process reach the points."""
-        for store in (PostgresStore, SQLiteStore, MySQLStore):
+        for store in (PostgresStore, SQLiteStore, MySQLStore, WriteBehindStore):
             self._before(store, "put", "before_store", lambda record, *_: record.task_id)
             self._after(store, "put", "after_store", lambda record, *_: record.task_id)
         # between the two halves of one transaction; PostgreSQL does both in one statement

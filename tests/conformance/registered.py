@@ -145,6 +145,19 @@ def mongo_database(request: pytest.FixtureRequest) -> Iterator[str]:
 @contextmanager
 def hybrid_of_postgres_and_redis(request: pytest.FixtureRequest) -> Iterator[str]:
     """A PostgreSQL database and a Redis database in front; the password is in a file, for a query may not have it."""
+    with _postgres_and_redis(request, "redis_server") as settings:
+        yield f"hybrid://?{urlencode(settings)}"
+
+
+@contextmanager
+def write_behind(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same, but Redis has a result first; it keeps what it acknowledges."""
+    with _postgres_and_redis(request, "kept_redis_server") as settings:
+        yield f"hybrid://?{urlencode({**settings, 'mode': 'write-behind'})}"
+
+
+@contextmanager
+def _postgres_and_redis(request: pytest.FixtureRequest, redis_server: str) -> Iterator[dict[str, str]]:
     server = request.getfixturevalue("postgres_server")
     passwords = request.getfixturevalue("tmp_path_factory").mktemp("hybrid") / "pgpass"
     passwords.touch(0o600)
@@ -152,8 +165,8 @@ def hybrid_of_postgres_and_redis(request: pytest.FixtureRequest) -> Iterator[str
     passwords.write_text(f"*:*:*:*:{escaped}\n")
     url = server.create_database()
     durable = f"{url.replace(f':{IN_URL}@', '@')}?passfile={passwords}"
-    with contextmanager(_database_of)(request.getfixturevalue("redis_server")) as cache:
-        yield f"hybrid://?{urlencode({'durable_url': durable, 'cache_url': cache})}"
+    with contextmanager(_database_of)(request.getfixturevalue(redis_server)) as cache:
+        yield {"durable_url": durable, "cache_url": cache}
     server.drop_database(url)
 
 
@@ -175,6 +188,7 @@ MYSQL = StoreUnderTest(
 MEMORY = StoreUnderTest(name="memory", new_place=memory_place, shared=False)
 REDIS = StoreUnderTest(name="redis", new_place=redis_database)
 HYBRID = StoreUnderTest(name="hybrid", new_place=hybrid_of_postgres_and_redis, run_sql=run_on_hybrid)
+WRITE_BEHIND = StoreUnderTest(name="write-behind", new_place=write_behind, in_tables_later=True)
 MONGO = StoreUnderTest(name="mongodb", new_place=mongo_database, largest=16 << 20)
 REDIS_TLS = StoreUnderTest(name="redis-tls", new_place=redis_over_tls)
 REDIS_SOCKET = StoreUnderTest(name="redis-socket", new_place=redis_over_socket)
@@ -193,6 +207,7 @@ STORES = [
     REDIS_CLUSTER,
     MONGO,
     HYBRID,
+    WRITE_BEHIND,
     MEMORY,
 ]
 
@@ -225,4 +240,5 @@ COMBINATIONS = [
     Combination(MONGO, "prefork", "redis"),
     Combination(HYBRID, "prefork", "redis"),
     Combination(HYBRID, "threads", "redis", essentials_only=True),
+    Combination(WRITE_BEHIND, "prefork", "redis"),
 ]

@@ -33,6 +33,7 @@ TITLES = {
     "redis-cluster": "Redis Cluster",
     "mongodb": "MongoDB",
     "hybrid": "Hybrid",
+    "write-behind": "Hybrid, write-behind",
 }
 
 #: the features, in the order of the table: (suite, class) -> name

@@ -23,6 +23,7 @@ class StoreUnderTest:
         shared: whether several processes can use one place at the same time.
         largest: the most bytes that a record may have; ``None`` for no limit worth a test.
         run_sql: for a store with tables: runs a statement, or a script of several, there, without the store.
+        in_tables_later: whether what is stored is in the tables only after a while.
         text_type: what its SQL calls a text in CAST.
         odd_names_refused: which of the suite's odd names of tables its server takes no table by.
     """
@@ -33,6 +34,7 @@ class StoreUnderTest:
     shared: bool = True
     largest: int | None = None
     run_sql: Callable[[str, str], list[tuple[Any, ...]]] | None = None
+    in_tables_later: bool = False
     text_type: str = "text"
     odd_names_refused: tuple[str, ...] = ()
 

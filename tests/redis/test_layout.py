@@ -15,8 +15,7 @@ from celery.result import GroupResult
 
 from rootcellar import celery_meta, errors
 from rootcellar.records import GroupRecord, Payload, TaskRecord
-from rootcellar.stores.redis import RedisStore
-from rootcellar.stores.redis import store as stores_redis
+from rootcellar.stores.redis import RedisStore, putting
 from tests.apps.conformance import make_app
 from tests.conformance.stores import JSON_TEXTS, OTHER_PAYLOADS, full_record
 from tests.redis.bed import PATIENCE, new_id, opened, our_app, record, stock_app
@@ -321,7 +320,7 @@ def test_time_to_live(store: RedisStore, client: redis.Redis) -> None:
 
 
 def test_what_is_larger_than_redis_holds(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores_redis, "LARGEST", 1 << 20)
+    monkeypatch.setattr(putting, "LARGEST", 1 << 20)
     with pytest.raises(errors.RecordRefused, match="Redis takes no more than 1"):
         store.put(record(value="x" * (1 << 20)))
 

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from rootcellar import __version__
-from rootcellar.cli import check, demo, history, init, key, recommend, rekey, schema, settings
+from rootcellar.cli import check, demo, drain, history, init, key, recommend, rekey, schema, settings
 from rootcellar.cli.output import visible
 from rootcellar.errors import RootcellarError
 from rootcellar.urls import redact
@@ -32,6 +32,7 @@ app.command(epilog=history.HISTORY_EXAMPLES)(history.history)
 app.command(epilog=history.SHOW_EXAMPLES)(history.show)
 app.command(epilog=key.EXAMPLES)(key.key)
 app.command(epilog=rekey.EXAMPLES)(rekey.rekey)
+app.command(epilog=drain.EXAMPLES)(drain.drain)
 app.add_typer(schema.app, name="schema")
 app.command(epilog=settings.EXAMPLES)(settings.settings)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from rootcellar.errors import ConfigurationError, UnknownScheme
 from rootcellar.stores.base import Store, StoreOptions
 
-#: the group of entry points in which a package registers a store: scheme -> class
+#: the group of entry points in which a package registers a store: scheme -> class, or a function of the same arguments
 ENTRY_POINTS = "rootcellar.stores"
 
 __all__ = ["ENTRY_POINTS", "Store", "StoreOptions", "open_store"]
@@ -39,5 +40,5 @@ def open_store(url: str, options: StoreOptions | None = None) -> Store:
             where="result_backend",
             remedy=f"use one of {', '.join(sorted(found))}",
         )
-    cls: type[Store] = found[name].load()
-    return cls(url, options)
+    make: Callable[[str, StoreOptions | None], Store] = found[name].load()
+    return make(url, options)

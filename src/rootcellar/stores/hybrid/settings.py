@@ -17,7 +17,7 @@ _NAMES = ("durable_url", "cache_url", "mode", "cache_expires")
 CACHE_PATIENCE = 1.0
 _CACHE_TIMEOUTS = {"socket_timeout": CACHE_PATIENCE, "socket_connect_timeout": CACHE_PATIENCE}
 
-_WHERE = "result_backend_transport_options"
+WHERE = "result_backend_transport_options"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,13 @@ class Settings:
     """Of what a hybrid is made.
 
     Attributes:
+        mode: which of the two has a result first.
         durable_url, cache_url: the stores.
         cache_options: what the cache is told.
         cache_expires: seconds for which a copy lives at most.
     """
 
+    mode: str
     durable_url: str
     cache_url: str
     cache_options: StoreOptions
@@ -47,13 +49,13 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
         if not said.get(name):
             raise ConfigurationError(
                 f"hybrid:// needs {name}",
-                where=_WHERE,
+                where=WHERE,
                 remedy="set durable_url to a postgresql:// URL and cache_url to a redis:// URL there",
             )
         if str(said[name]).removeprefix("rootcellar+").startswith("hybrid:"):
-            raise ConfigurationError(f"{name} is hybrid:// again", where=_WHERE, remedy="name a store that is one")
-    _check_mode(said.get("mode") or WRITE_THROUGH)
+            raise ConfigurationError(f"{name} is hybrid:// again", where=WHERE, remedy="name a store that is one")
     return Settings(
+        mode=_mode(said.get("mode") or WRITE_THROUGH),
         durable_url=str(said["durable_url"]),
         cache_url=str(said["cache_url"]),
         cache_options=replace(
@@ -66,17 +68,14 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
     )
 
 
-def _check_mode(mode: Any) -> None:
-    if mode == WRITE_BEHIND:
+def _mode(mode: Any) -> str:
+    if mode not in (WRITE_THROUGH, WRITE_BEHIND):
         raise ConfigurationError(
-            "write-behind is not there yet: a result would be acknowledged before PostgreSQL has it",
-            where=_WHERE,
-            remedy=f"set mode to {WRITE_THROUGH!r}",
+            f"there is no mode {str(mode)!r}",
+            where=WHERE,
+            remedy=f"set mode to {WRITE_THROUGH!r} or {WRITE_BEHIND!r}, or leave it out",
         )
-    if mode != WRITE_THROUGH:
-        raise ConfigurationError(
-            f"there is no mode {str(mode)!r}", where=_WHERE, remedy=f"set mode to {WRITE_THROUGH!r}, or leave it out"
-        )
+    return str(mode)
 
 
 def _query(url: str) -> dict[str, str]:
@@ -99,7 +98,7 @@ def _query(url: str) -> dict[str, str]:
             raise ConfigurationError(
                 f"{name} has a password in the URL's query, where tools that hide passwords do not look",
                 where="result_backend",
-                remedy=f"write {name} into {_WHERE}",
+                remedy=f"write {name} into {WHERE}",
             )
     return said
 
@@ -111,6 +110,6 @@ def _seconds(value: Any) -> float:
         seconds = 0.0
     if seconds <= 0:
         raise ConfigurationError(
-            f"cache_expires is not a number of seconds: {value!r}", where=_WHERE, remedy="write 3600 for an hour"
+            f"cache_expires is not a number of seconds: {value!r}", where=WHERE, remedy="write 3600 for an hour"
         )
     return seconds

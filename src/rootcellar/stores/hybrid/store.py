@@ -7,10 +7,8 @@ spares it reads, and may be flushed or gone at any time. Groups and chords are n
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from datetime import datetime
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
@@ -27,12 +25,12 @@ from rootcellar.stores.base import (
     Watchable,
 )
 from rootcellar.stores.hybrid.cache import Cache
+from rootcellar.stores.hybrid.exactness import comes_back_as_it_is
 from rootcellar.stores.hybrid.settings import read_settings
 from rootcellar.stores.watching import PollingWatcher, Watcher
 
 logger = logging.getLogger(__name__)
 
-_ODD = re.compile("[\x00\ud800-\udfff]")
 #: the most copies that one call of get_many makes: what is left is read from the durable store again
 COPIES_AT_ONCE = 200
 
@@ -72,7 +70,7 @@ class HybridStore(Store):
         """Store in the durable store, then copy a result that is there exactly as it was given."""
         started = time.monotonic()
         stored = self.durable.put(record, part, lease=lease, durable=durable)
-        if stored.written and stored.is_first and _comes_back_as_it_is(record):
+        if stored.written and stored.is_first and comes_back_as_it_is(record):
             self.cache.keep(record, started)
         return stored
 
@@ -196,9 +194,3 @@ class HybridStore(Store):
         self._polling = None
         self.cache.close()
         self.durable.close()
-
-
-def _comes_back_as_it_is(record: TaskRecord) -> bool:
-    """Tell whether the durable store has the texts of a record as they were given: it may write NUL as an escape."""
-    texts = [text for field in fields(record) if isinstance(text := getattr(record, field.name), str)]
-    return not any(_ODD.search(text) for text in texts)

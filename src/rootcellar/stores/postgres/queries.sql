@@ -153,3 +153,10 @@ WHERE (%(states)s::text[] IS NULL OR status = ANY(%(states)s))
     AND (%(until)s::timestamptz IS NULL OR coalesce(date_done, date_started, date_sent) < %(until)s)
 ORDER BY date_done DESC NULLS FIRST, date_started DESC NULLS FIRST, date_sent DESC NULLS FIRST
 LIMIT %(limit)s
+
+-- begin_batch: try to be the only one who moves tasks here; whoever then stands still loses the transaction
+SELECT pg_try_advisory_xact_lock(7247035, hashtext(%(task)s::text::regclass::oid::text)), patience, synced
+FROM (SELECT set_config('idle_in_transaction_session_timeout', '60s', true) AS patience,
+    -- what leaves the journal must be on the disk here
+    set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+        ELSE current_setting('synchronous_commit') END, true) AS synced) AS told

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from rootcellar.stores import rows
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, driver
+from rootcellar.stores.postgres.batching import Batch, Statements
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.listening import ListeningWatcher
 from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, rows_of, run
@@ -72,6 +73,7 @@ class PostgresStore(SqlStore[Connection]):
         self._writer = Writer(
             self._pool, Statement("ring", self._sql["ring"]), Statement("ring_for_one", self._sql["ring_for_one"])
         )
+        self._batching = Statements(self._sql, table_names(self.options)["task"])
         self._watcher: ListeningWatcher | None = None
 
     # -- tasks
@@ -119,6 +121,33 @@ class PostgresStore(SqlStore[Connection]):
                 record = binary.task_record(row)
                 found[record.task_id] = record
         return found
+
+    @contextmanager
+    def exclusively(self) -> Iterator[Batch | None]:
+        """See :class:`~rootcellar.stores.journal.TakesBatches`."""
+        self._know_schema()
+        try:
+            with self._pool.connection() as connection:
+                try:
+                    batch = Batch(connection, self._batching, self._where, self._delete_on)
+                    is_alone = batch.begin()
+                    yield batch if is_alone else None
+                    batch.commit()
+                except BaseException:
+                    # with its session ends its transaction
+                    connection.close()
+                    raise
+        except psycopg.Error as exc:
+            self._pooling.learn_from(exc)
+            self._pool.drop_idle()
+            if exc.sqlstate in driver.STALE:
+                self._is_schema_known = False
+            raise driver.translate(exc, self._where) from exc
+
+    def _delete_on(self, connection: Connection, ids: Sequence[str]) -> None:
+        self._count_of(connection, "delete_tasks", {"task_ids": list(ids)})
+        if self._adopted and self._adopted.task_table:
+            self._count_of(connection, "delete_adopted_tasks", {"task_ids": list(ids)})
 
     # -- chords
 

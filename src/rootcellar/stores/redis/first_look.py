@@ -26,7 +26,7 @@ def look(line: Line, where: str, *, may_evict: bool = False) -> None:
     me = (os.getpid(), where)
     if me in _seen:
         return
-    info = _info(line)
+    info = info_of(line)
     version = info.get("redis_version", "")
     if version and int(version.partition(".")[0]) < OLDEST_SERVER:
         raise errors.ServerTooOld(
@@ -53,7 +53,7 @@ def eviction_warning(info: dict[str, str]) -> str | None:
     )
 
 
-def _info(line: Line) -> dict[str, str]:
+def info_of(line: Line) -> dict[str, str]:
     """Return what INFO says; nothing where we may not ask."""
     try:
         text = line.call(pack(b"INFO")).decode("utf-8", "replace")

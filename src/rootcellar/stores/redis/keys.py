@@ -50,6 +50,20 @@ class Keys:
         return self._ours + b"waiting-{%d}-" % tag
 
     @property
+    def journal(self) -> bytes:
+        """Return the name of the stream of tasks that wait to be moved to a durable store."""
+        return self._ours + b"journal"
+
+    @property
+    def journal_versions(self) -> bytes:
+        return self._ours + b"journal-versions"
+
+    @property
+    def journal_refused(self) -> bytes:
+        """Return the name of the set of tasks that the durable store does not take."""
+        return self._ours + b"journal-refused"
+
+    @property
     def tags(self) -> range:
         return range(self._chord_tags)
 

@@ -90,6 +90,8 @@ class OneServer(Servers):
         self._may_evict = options.holds_copies
         self.host = host
         self._replication = replication
+        #: looks at each new connection's server, and raises what speaks against it
+        self.demand: Callable[[Line, str], None] = _anything
         self._pool: ConnectionPool[Line] = ConnectionPool(
             self._open,
             close=Line.close,
@@ -108,6 +110,7 @@ class OneServer(Servers):
         line = self._connect()
         try:
             look(line, self._where, may_evict=self._may_evict)
+            self.demand(line, self._where)
         except BaseException:
             line.close()
             raise
@@ -221,6 +224,10 @@ def _run(line: Line, packed: bytes, replication: Replication | None) -> Reply:
     if not replication.is_there(waited):
         replication.make_sure(line)
     return reply
+
+
+def _anything(line: Line, where: str) -> None:
+    """Take a server as it is."""
 
 
 def _is_clean(line: Line) -> bool:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
 from rootcellar import celery_meta
-from rootcellar.errors import RecordRefused, StoreUnavailable
+from rootcellar.errors import StoreUnavailable
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
+from rootcellar.stores.journal import Journal
 from rootcellar.stores.redis import chords, driver, scripts
 from rootcellar.stores.redis.address import Address, read_address
 from rootcellar.stores.redis.cluster import Cluster
 from rootcellar.stores.redis.expiry import Sweep
+from rootcellar.stores.redis.journal import RedisJournal
 from rootcellar.stores.redis.keys import Keys, encoded
 from rootcellar.stores.redis.listening import ListeningWatcher
+from rootcellar.stores.redis.putting import NotedPutting, Putting, milliseconds
 from rootcellar.stores.redis.querying import query_all
 from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.scanning import Scanner
@@ -26,10 +28,8 @@ from rootcellar.stores.redis.sentinel import Sentinels
 from rootcellar.stores.redis.servers import OneServer, Servers
 from rootcellar.stores.redis.wire import pack
 from rootcellar.stores.rows import claimant
-from rootcellar.stores.watching import Watcher
+from rootcellar.stores.watching import Fetch, Watcher
 
-#: bytes that a Redis string holds at most, whatever the server's settings allow
-LARGEST = 512 << 20
 #: how long a finished chord refuses late parts
 REMEMBERED = timedelta(days=1)
 #: how often a merge is tried where others store the same task at the same moment
@@ -47,6 +47,7 @@ class RedisStore(Store):
         self._servers = _servers(self._address, self.options)
         self._keys = Keys(self._address.prefix, self._servers.chord_tags)
         self._scanner = Scanner(self._servers, self._keys)
+        self._putting = Putting(self._servers.news, self.where)
         self._watcher_lock = threading.Lock()
         self._watcher: ListeningWatcher | None = None
 
@@ -72,9 +73,7 @@ class RedisStore(Store):
     def _put(self, key: bytes, record: TaskRecord, durable: bool) -> bool:
         expected = b""
         for _ in range(_MERGES):
-            blob = self._blob(record)
-            call = scripts.PUT.call((key,), blob, _lasts(record.expires_at), self._servers.news, expected)
-            answer = self._servers.run(key, call, durable=durable)
+            answer = self._servers.run(key, self._putting.task(key, record, expected), durable=durable)
             if type(answer) is int:
                 return answer == 1
             expected = answer
@@ -88,9 +87,7 @@ class RedisStore(Store):
         counting = self._counting(part, lease)
         expected = b""
         for _ in range(_MERGES):
-            blob = self._blob(record)
-            lasts, news = _lasts(record.expires_at), self._servers.news
-            call = scripts.PUT_PART.call(keys, blob, lasts, news, expected, *counting)
+            call = self._putting.task_and_part(keys, record, expected, counting)
             answer = self._servers.run(key, call, durable=durable)
             if type(answer) is list:
                 return Stored(written=answer[4] == 1, chord=chords.progress(answer))
@@ -100,20 +97,10 @@ class RedisStore(Store):
             record = whole
         raise _contended(self.where)
 
-    def _blob(self, record: TaskRecord) -> bytes:
-        blob = celery_meta.encode_task(record)
-        if len(blob) > LARGEST:
-            raise RecordRefused(
-                f"a result of {len(blob) >> 20} MB: Redis takes no more than {LARGEST >> 20}",
-                where=self.where,
-                remedy="return less, or where to find it",
-            )
-        return blob
-
     def get(self, task_id: str) -> TaskRecord | None:
         key = self._keys.task(task_id)
         blob = self._servers.call(key, pack(b"GET", key))
-        return None if blob is None else celery_meta.decode_task(task_id, blob)
+        return None if blob is None or celery_meta.is_forgotten(blob) else celery_meta.decode_task(task_id, blob)
 
     def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
         ids = list(dict.fromkeys(task_ids))
@@ -121,7 +108,7 @@ class RedisStore(Store):
         return {
             task_id: celery_meta.decode_task(task_id, blob)
             for task_id, blob in zip(ids, blobs, strict=True)
-            if blob is not None
+            if blob is not None and not celery_meta.is_forgotten(blob)
         }
 
     def delete(self, task_ids: Iterable[str]) -> int:
@@ -134,7 +121,7 @@ class RedisStore(Store):
         blob = self._servers.call(key, pack(b"GET", key))
         if blob is None or celery_meta.decode_task(old.task_id, blob) != old:
             return False
-        return bool(self._servers.run(key, scripts.REPLACE.call((key,), blob, self._blob(new))))
+        return bool(self._servers.run(key, scripts.REPLACE.call((key,), blob, self._putting.blob(new))))
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return self._scanner.page(after, limit, self.get_many)
@@ -146,7 +133,7 @@ class RedisStore(Store):
 
     def put_group(self, group: GroupRecord) -> None:
         key = self._keys.group(group.group_id)
-        lasts = _lasts(group.expires_at)
+        lasts = milliseconds(group.expires_at)
         blob = celery_meta.encode_group(group)
         self._servers.call(key, pack(b"SET", key, blob, b"PX", lasts) if lasts else pack(b"SET", key, blob))
 
@@ -168,7 +155,7 @@ class RedisStore(Store):
             chords.framed(chord.body),
             chords.framed(chord.header),
             chords.microseconds(chord.expires_at),
-            _lasts(chord.expires_at),
+            milliseconds(chord.expires_at),
             *self._naming(chord.group_id),
         )
         self._servers.run(key, call)
@@ -196,7 +183,7 @@ class RedisStore(Store):
             encoded(part.owner),
             encoded(claimant(part)),
             int(lease * 1_000_000),
-            _lasts(part.expires_at),
+            milliseconds(part.expires_at),
             *self._naming(part.group_id),
         )
 
@@ -246,10 +233,20 @@ class RedisStore(Store):
 
     def watcher(self) -> Watcher:
         """Return the one watcher of this process."""
+        return self.watcher_over(self.get_many)
+
+    def watcher_over(self, fetch: Fetch) -> Watcher:
+        """Return the one watcher of this process, which reads by ``fetch``."""
         with self._watcher_lock:
             if self._watcher is None or not self._watcher.is_of_this_process():
-                self._watcher = ListeningWatcher(self._servers, self.get_many, self._keys, self.where)
+                self._watcher = ListeningWatcher(self._servers, fetch, self._keys, self.where)
             return self._watcher
+
+    def keep_journal(self) -> Journal:
+        """See :class:`~rootcellar.stores.journal.KeepsJournal`."""
+        journal = RedisJournal(self._servers, self._keys, self.where)
+        self._putting = NotedPutting(self._keys, self._servers.news, self.where)
+        return journal
 
     def close(self) -> None:
         if self._watcher is not None and self._watcher.is_of_this_process():
@@ -271,11 +268,6 @@ def _servers(address: Address, options: StoreOptions) -> Servers:
         connect = partial(driver.connect, address, host, port)
         replication = Replication(options, where, default=0, answer_timeout=patience)
     return OneServer(connect, options, where, replication=replication, idle_before_ping=address.idle_before_ping)
-
-
-def _lasts(expires_at: datetime | None) -> int:
-    """Return for how many milliseconds something is kept, at least one; 0 for ever."""
-    return 0 if expires_at is None else max(1, int((expires_at.timestamp() - time.time()) * 1000))
 
 
 def _with_earlier(record: TaskRecord, blob: bytes) -> TaskRecord | None:

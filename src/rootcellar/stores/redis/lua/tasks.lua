@@ -23,6 +23,10 @@ local function may_write(key, blob, expected)
         if there.kind == 'S' then
             return 0
         end
+        -- a mark of what is forgotten
+        if there.kind == 'F' then
+            return 1
+        end
         if there.kind == 'D' and new.kind == 'P' and there.retries > new.retries then
             return 0
         end

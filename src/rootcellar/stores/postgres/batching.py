@@ -1,0 +1,176 @@
+"""Batches from another store: one transaction under a lock that only one of them has at a time.
+
+The lock is the transaction's own, so whoever loses the connection, or stands still until the server ends it, loses the
+lock and everything that was written under it in one moment. Nothing comes late.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from rootcellar.errors import RecordRefused
+from rootcellar.records import Stored, TaskRecord
+from rootcellar.stores import rows
+from rootcellar.stores.postgres import binary, driver
+from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.postgres.pipeline import (
+    BEGIN,
+    COMMIT,
+    Pipeline,
+    Statement,
+    Values,
+    read_bool,
+    row_of,
+    rows_of,
+    run,
+)
+
+logger = logging.getLogger(__name__)
+
+_SAVE = Statement("save", "SAVEPOINT one_record")
+_GO_BACK = Statement("go_back", "ROLLBACK TO SAVEPOINT one_record")
+
+
+class Statements:
+    """What a batch runs.
+
+    Args:
+        sql: the store's statements by name.
+        table: the quoted name of the task table.
+    """
+
+    def __init__(self, sql: Mapping[str, str], table: str) -> None:
+        self.table = table
+        self.begin = Statement("begin_batch", sql["begin_batch"])
+        self.put = Statement("put_task_and_tell", sql["put_task_and_tell"])
+        self.get_many = Statement("get_tasks", sql["get_tasks"])
+        self.ring = Statement("ring", sql["ring"])
+
+
+class Batch:
+    """What is written in one transaction; see :class:`~rootcellar.stores.journal.Batch`.
+
+    Args:
+        connection: an idle connection.
+        statements: what is run on it.
+        where: the server, for people.
+        delete: deletes tasks on a connection.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        statements: Statements,
+        where: str,
+        delete: Callable[[Connection, Sequence[str]], object],
+    ) -> None:
+        self._connection = connection
+        self._statements = statements
+        self._where = where
+        self._delete = delete
+        self._put: list[TaskRecord] = []
+
+    def begin(self) -> bool:
+        """Begin; return whether nobody else is at it."""
+        pipeline = Pipeline(self._connection)
+        pipeline.send(BEGIN)
+        pipeline.send(self._statements.begin, self._statements.begin.values({"task": self._statements.table}))
+        _, found = _settle(pipeline)
+        return read_bool(row_of(found)[0])
+
+    def put(self, records: Sequence[TaskRecord]) -> Sequence[Stored | RecordRefused]:
+        """Store; tell of each whether it was written, whether it was the first, or why it was refused."""
+        answers: dict[str, Stored | RecordRefused] = {}
+        values: dict[str, Values] = {}
+        # in the order in which everybody locks rows
+        for record in sorted(records, key=_task_id):
+            try:
+                values[record.task_id] = (binary.task_values(record), binary.TASK_FORMS)
+            except (RecordRefused, UnicodeEncodeError) as exc:
+                answers[record.task_id] = _refusal(exc)
+        stored = self._put_together(values) or self._put_singly(values)
+        answers.update(stored)
+        self._put += [record for record in records if record.task_id in stored]
+        return [answers[record.task_id] for record in records]
+
+    def _put_together(self, values: Mapping[str, Values]) -> dict[str, Stored | RecordRefused]:
+        """Store all of them in one round trip; nothing where one of them is refused."""
+        pipeline = Pipeline(self._connection)
+        pipeline.send(_SAVE)
+        for one in values.values():
+            pipeline.send(self._statements.put, one)
+        failure, results = pipeline.settle()
+        if failure is None:
+            return {task_id: _stored(row) for task_id, row in zip(values, map(_first_row, results[1:]), strict=True)}
+        if not isinstance(driver.translate(failure, self._where), RecordRefused):
+            raise failure
+        run(self._connection, _GO_BACK)
+        return {}
+
+    def _put_singly(self, values: Mapping[str, Values]) -> dict[str, Stored | RecordRefused]:
+        answers: dict[str, Stored | RecordRefused] = {}
+        for task_id, one in values.items():
+            pipeline = Pipeline(self._connection)
+            pipeline.send(_SAVE)
+            pipeline.send(self._statements.put, one)
+            failure, results = pipeline.settle()
+            if failure is None:
+                answers[task_id] = _stored(_first_row(results[1]))
+                continue
+            error = driver.translate(failure, self._where)
+            if not isinstance(error, RecordRefused):
+                raise failure
+            run(self._connection, _GO_BACK)
+            answers[task_id] = error
+        return answers
+
+    def get_many(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
+        """Return the records that exist of these tasks, as this transaction leaves them."""
+        values = self._statements.get_many.values({"task_ids": rows.findable(task_ids)})
+        found = run(self._connection, self._statements.get_many, values)
+        return {record.task_id: record for record in map(binary.task_record, rows_of(found))}
+
+    def delete(self, task_ids: Iterable[str]) -> None:
+        """Delete these tasks' records."""
+        if ids := sorted(rows.findable(task_ids)):
+            self._delete(self._connection, ids)
+
+    def commit(self) -> None:
+        """Commit, and wake whoever waits here for what was stored."""
+        pipeline = Pipeline(self._connection)
+        pipeline.send(COMMIT)
+        if self._put:
+            ids = {
+                "task_ids": [record.task_id for record in self._put],
+                "ready_ids": [record.task_id for record in self._put if record.done_at is not None],
+            }
+            pipeline.send(self._statements.ring, self._statements.ring.values(ids))
+        failure, results = pipeline.settle()
+        if failure is not None and not results:
+            raise failure
+        if failure is not None:
+            logger.warning("Waiters could not be woken: %s", failure)
+
+
+def _settle(pipeline: Pipeline) -> Sequence[psycopg.pq.abc.PGresult]:
+    failure, results = pipeline.settle()
+    if failure is not None:
+        raise failure
+    return results
+
+
+def _first_row(result: psycopg.pq.abc.PGresult) -> tuple[bytes | None, ...]:
+    return row_of(result) if result.ntuples else ()
+
+
+def _stored(row: tuple[bytes | None, ...]) -> Stored:
+    return Stored(written=bool(row), is_first=bool(row) and read_bool(row[0]))
+
+
+def _refusal(exc: Exception) -> RecordRefused:
+    return exc if isinstance(exc, RecordRefused) else RecordRefused(f"a text that no server stores: {exc}")
+
+
+def _task_id(record: TaskRecord) -> str:
+    return record.task_id

@@ -1,0 +1,196 @@
+"""The journal of what was stored in Redis and waits to be moved to a durable store.
+
+A stream holds each waiting task once, in the order in which they came; a hash holds the version of each, which another
+one follows whenever the task is stored or forgotten. The scripts that store and forget write both in the same step. A
+task leaves both if its version is still the one with which it was read. Until then it does not expire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rootcellar import celery_meta
+from rootcellar.errors import AppendOnlyMissing, ConfigurationError
+from rootcellar.records import TaskRecord
+from rootcellar.stores.journal import Lag, Pending, Settlement
+from rootcellar.stores.redis import appendonly, scripts
+from rootcellar.stores.redis.keys import Keys, encoded
+from rootcellar.stores.redis.servers import OneServer, Servers
+from rootcellar.stores.redis.wire import pack
+from rootcellar.stores.rows import chunks
+
+#: bytes of results that are read at a time, but for one that is larger
+LARGEST_BATCH = 32 << 20
+#: tasks in one call of a script, so that nobody waits long for it
+_AT_ONCE = 100
+
+_Entry = tuple[bytes, bytes]
+
+
+class RedisJournal:
+    """The journal of one Redis.
+
+    Args:
+        servers: where it is.
+        keys: what its keys are called.
+        where: the server, for people.
+
+    Raises:
+        ConfigurationError: it is a Cluster, where a task and the journal lie on different nodes.
+    """
+
+    def __init__(self, servers: Servers, keys: Keys, where: str) -> None:
+        if not isinstance(servers, OneServer):
+            raise ConfigurationError(
+                "write-behind cannot be on a Redis Cluster, where a result and the journal lie on different nodes",
+                where=where,
+                remedy="use one Redis or Sentinels, or mode write-through",
+            )
+        servers.demand = appendonly.require
+        self._servers = servers
+        self._keys = keys
+        self._where = where
+        self._stream = keys.journal
+
+    def look(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
+        """Return the records that there are of these tasks, and the ids of those that are forgotten."""
+        if len(task_ids) == 1:
+            key = self._keys.task(task_ids[0])
+            blobs = [self._servers.call(key, pack(b"GET", key))]
+        else:
+            blobs = self._servers.get_many([self._keys.task(task_id) for task_id in task_ids])
+        there = {task_id: blob for task_id, blob in zip(task_ids, blobs, strict=True) if blob is not None}
+        forgotten = {task_id for task_id, blob in there.items() if celery_meta.is_forgotten(blob)}
+        return {
+            task_id: celery_meta.decode_task(task_id, blob)
+            for task_id, blob in there.items()
+            if task_id not in forgotten
+        }, forgotten
+
+    def forget(self, task_ids: Sequence[str]) -> None:
+        """Leave a mark in place of each of these tasks, until the durable store has forgotten it too."""
+        for some in chunks(task_ids, _AT_ONCE):
+            keys = (self._stream, self._keys.journal_versions, *map(self._keys.task, some))
+            marks = [part for task_id in some for part in (encoded(task_id), celery_meta.encode_forgotten(task_id))]
+            self._servers.run(self._stream, scripts.FORGET_NOTED.call(keys, *marks), durable=True)
+
+    # -- moving
+
+    def oldest(self, limit: int) -> Sequence[Pending]:
+        """Return the tasks that have waited longest; fewer than ``limit`` also where they are large."""
+        entries = self._entries(limit)
+        if not entries:
+            return []
+        # the versions first: what changes after them is seen to have changed
+        ids = [task_id for _, task_id in entries]
+        versions = self._servers.call(self._stream, pack(b"HMGET", self._keys.journal_versions, *ids))
+        keys = [self._keys.task(task_id.decode("utf-8", "surrogatepass")) for task_id in ids]
+        sizes = self._servers.call_many([(key, pack(b"STRLEN", key)) for key in keys])
+        count = _fitting(sizes)
+        blobs = self._servers.get_many(keys[:count])
+        return [
+            _pending(entry, version or b"p", blob)
+            for entry, version, blob in zip(entries[:count], versions[:count], blobs, strict=True)
+        ]
+
+    def _entries(self, limit: int) -> list[_Entry]:
+        found = self._servers.call(self._stream, pack(b"XRANGE", self._stream, b"-", b"+", b"COUNT", limit))
+        return [(entry, fields[1]) for entry, fields in found]
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Take out of the journal what was moved and has not changed since it was read."""
+        for start in range(0, len(settlements), _AT_ONCE):
+            some = settlements[start : start + _AT_ONCE]
+            tasks = [self._keys.task(one.pending.task_id) for one in some]
+            keys = (self._stream, self._keys.journal_versions, self._keys.journal_refused, *tasks)
+            arguments = [argument for one in some for argument in _settling(one)]
+            self._servers.run(self._stream, scripts.SETTLE.call(keys, *arguments))
+
+    def release(self, task_id: str) -> bool:
+        """Take away what was moved of a task; return whether nothing of it is left here that others do not have."""
+        key = self._keys.task(task_id)
+        keys = (key, self._keys.journal_versions, self._keys.journal_refused)
+        return bool(self._servers.run(key, scripts.RELEASE.call(keys, encoded(task_id)), durable=True))
+
+    # -- how far it is
+
+    def lag(self) -> Lag:
+        """Look how much waits to be moved."""
+        waiting, oldest, time, refused = self._servers.call_many(
+            [
+                (self._stream, pack(b"XLEN", self._stream)),
+                (self._stream, pack(b"XRANGE", self._stream, b"-", b"+", b"COUNT", 1)),
+                (self._stream, pack(b"TIME")),
+                (self._stream, pack(b"SCARD", self._keys.journal_refused)),
+            ]
+        )
+        now = int(time[0]) + int(time[1]) / 1_000_000
+        age = now - _moment(oldest[0][0])[0] / 1000 if oldest else 0.0
+        return Lag(waiting=waiting, oldest=max(0.0, age), refused=refused)
+
+    def last_entry(self) -> str | None:
+        """Return the youngest entry of the journal, ``None`` where it is empty."""
+        found = self._servers.call(self._stream, pack(b"XREVRANGE", self._stream, b"+", b"-", b"COUNT", 1))
+        return found[0][0].decode() if found else None
+
+    def is_moved(self, entry: str) -> bool:
+        """Tell whether no entry waits that is as old as ``entry``."""
+        oldest = self._entries(1)
+        return not oldest or _moment(oldest[0][0]) > _moment(entry.encode())
+
+    def check_journal(self) -> None:
+        """Look whether the journal survives a crash, and say in the log what it may lose.
+
+        Raises:
+            ConfigurationError: it does not survive.
+        """
+        try:
+            # a new connection, which is looked at
+            self._servers.close()
+            self._servers.call(self._stream, pack(b"PING"))
+        except AppendOnlyMissing as exc:
+            # later it is worth trying again, but nobody should begin so
+            raise ConfigurationError(exc.what, where=exc.where, remedy=exc.remedy) from None
+        appendonly.warn_of_window(self._servers, self._stream, self._where)
+
+
+def _pending(entry: _Entry, version: bytes, blob: bytes | None) -> Pending:
+    place, encoded_id = entry
+    task_id = encoded_id.decode("utf-8", "surrogatepass")
+    is_gone = blob is None or celery_meta.is_forgotten(blob)
+    return Pending(
+        task_id=task_id,
+        entry=place.decode(),
+        version=version.decode(),
+        was_forgotten=version.startswith(b"f"),
+        record=None if is_gone or blob is None else celery_meta.decode_task(task_id, blob),
+    )
+
+
+def _settling(settlement: Settlement) -> tuple[bytes | int, ...]:
+    """Return the arguments that the script takes for one task."""
+    pending, lasts = settlement.pending, settlement.lasts
+    return (
+        encoded(pending.task_id),
+        pending.entry.encode(),
+        pending.version.encode(),
+        settlement.outcome.value,
+        0 if lasts is None else max(1, int(lasts.total_seconds() * 1000)),
+        b"" if settlement.kept is None else celery_meta.encode_task(settlement.kept),
+    )
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """Return how many of these fit into one batch, at least one."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if count and total > LARGEST_BATCH:
+            return count
+    return len(sizes)
+
+
+def _moment(entry: bytes) -> tuple[int, int]:
+    """Return an entry's time in milliseconds, and its number in it."""
+    time, _, number = entry.partition(b"-")
+    return int(time), int(number)

@@ -1,0 +1,6 @@
+-- Take away a task that was moved. KEYS: the task, the versions, the set of what was refused. ARGV: the task's id.
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 or redis.call('SISMEMBER', KEYS[3], ARGV[1]) == 1 then
+    return 0
+end
+redis.call('DEL', KEYS[1])
+return 1

@@ -1,0 +1,140 @@
+"""`rootcellar drain`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from rootcellar.draining import keep_draining
+from rootcellar.stores import Store, open_store
+from rootcellar.stores.hybrid import WriteBehindStore
+from tests.behind.bed import PATIENCE, eventually, open_behind, record
+from tests.commands import assert_one_line, command, environment, run_here, run_on_terminal
+from tests.servers import PostgresServer, RedisServer
+
+
+@pytest.fixture
+def backend(new_postgres_url: str, front_url: str) -> str:
+    """A URL for the command line; the PostgreSQL asks for no password, which could not be in a query."""
+    return url_of(new_postgres_url, front_url)
+
+
+@pytest.fixture(scope="module")
+def trusting_postgres() -> object:
+    with PostgresServer(auth="trust") as server:
+        yield server
+
+
+@pytest.fixture
+def new_postgres_url(trusting_postgres: PostgresServer) -> str:
+    return trusting_postgres.create_database()
+
+
+@pytest.fixture
+def store(new_postgres_url: str, front_url: str) -> WriteBehindStore:
+    return open_behind(new_postgres_url, front_url)
+
+
+def url_of(durable: str, cache: str) -> str:
+    return f"hybrid://?{urlencode({'durable_url': durable, 'cache_url': cache, 'mode': 'write-behind'})}"
+
+
+def test_once(backend: str, store: WriteBehindStore, new_postgres_url: str) -> None:
+    ones = [record() for _ in range(600)]
+    for one in ones:
+        store.put(one)
+    ended = run_here("drain", "--backend", backend, "--once")
+    assert (ended.status, ended.out) == (0, "600 moved. Nothing waits.\n")
+    durable = open_store(new_postgres_url)
+    assert len(durable.get_many(one.task_id for one in ones)) == 600
+    store.put(record())
+    ended = run_here("drain", "--backend", backend, "--once", "--json")
+    assert ended.status == 0
+    assert json.loads(ended.out) == {"moved": 1, "waiting": 0, "oldest_seconds": 0.0, "refused": 0}
+    durable.close()
+    store.close()
+
+
+def test_status(backend: str, store: WriteBehindStore) -> None:
+    assert run_here("drain", "-b", backend, "--status").out == "Nothing waits.\n"
+    store.put(record())
+    eventually(lambda: store.lag().oldest > 0.2, "an age")
+    ended = run_here("drain", "-b", backend, "--status")
+    assert ended.status == 0
+    assert ended.out.startswith("1 wait, the oldest for ")
+    ended = run_here("drain", "-b", backend, "--status", "--max-age", "0.1", "--json")
+    assert ended.status == 1, "it has waited for longer"
+    told = json.loads(ended.out)
+    assert told.pop("oldest_seconds") > 0.2
+    assert told == {"waiting": 1, "refused": 0, "max_age_seconds": 0.1, "ok": False}
+    assert store.lag().waiting == 1, "nothing was moved"
+    store.close()
+
+
+def test_until_it_is_interrupted(backend: str, store: WriteBehindStore, tmp_path: Path) -> None:
+    line = command("drain", "--backend", backend, "--json")
+    with subprocess.Popen(
+        line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        deadline, told = time.monotonic() + PATIENCE, {"moved": 0}
+        while told["moved"] < 2 and time.monotonic() < deadline:
+            store.put(record())
+            told = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read().endswith("rootcellar: interrupted\n")
+    store.close()
+
+
+def test_wrong_use(backend: str, redis_url: str, tmp_path: Path) -> None:
+    assert run_here("drain", "--once", "--status").status == 2
+    assert_one_line(run_here("drain", "-b", f"sqlite:///{tmp_path}/x"), "nothing is to be moved")
+    write_through = backend.replace("write-behind", "write-through")
+    assert_one_line(run_here("drain", "-b", write_through, "--once"), "nothing is to be moved")
+    unsafe = url_of("postgresql://localhost/none", redis_url)
+    assert_one_line(run_here("drain", "-b", unsafe), "keeps no append-only file")
+    assert "--once" in run_on_terminal("drain", "--help").out
+
+
+def test_an_outage_is_waited_out_and_said_once(
+    new_postgres: Callable[..., PostgresServer], own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    postgres = new_postgres()
+    url = postgres.create_database()
+    store, end, moved = open_behind(url, own_redis.url), threading.Event(), []
+    draining = threading.Thread(target=keep_draining, args=(store, end, moved.append))
+    durable: Store = open_store(url)
+    durable.check()
+    draining.start()
+    for number, server in enumerate((postgres, own_redis), 1):
+        server.kill()
+        one = record()
+        if server is postgres:
+            assert store.put(one).written, "storing goes on"
+            assert store.get(one.task_id) == one
+        eventually(lambda: len(_outages(caplog)) == number, "a warning")  # noqa: B023
+        server.start()
+        if server is own_redis:
+            store.put(one)
+        eventually(lambda: durable.get(one.task_id) == one, "the result")  # noqa: B023
+        eventually(lambda: caplog.messages.count("Results are moved again.") == number, "its end")  # noqa: B023
+    end.set()
+    draining.join(PATIENCE)
+    assert len(_outages(caplog)) == 2
+    assert sum(moved) == 2
+    store.close()
+    durable.close()
+
+
+def _outages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line for line in caplog.messages if line.startswith("Results wait to be moved")]
