@@ -297,6 +297,9 @@ def test_every_problem_is_told_at_once() -> None:
         ({"CELERY_RESULT_BACKEND": ""}, "CELERY_RESULT_BACKEND is missing: must be postgres,"),
         ({"CELERY_RESULT_BACKEND": "mysql", "DB_HOST": "a,b"}, "DB_HOST must be one host with mysql"),
         ({"CELERY_RESULT_SERIALIZER": "jsno"}, "CELERY_RESULT_SERIALIZER must be a serializer"),
+        ({"CELERY_RESULT_EXPIRES": "99999999999d"}, "CELERY_RESULT_EXPIRES must be seconds"),
+        ({"CELERY_RESULT_ACCEPT_CONTENT": ","}, "CELERY_RESULT_ACCEPT_CONTENT must be serializers"),
+        ({"DB_PASSWORD": "\udcff"}, "DB_PASSWORD is not UTF-8"),
         ({"MONGODB_TLS_CERTKEY": "/"}, "MONGODB_TLS_CERTKEY is given, but TLS is not"),
     ],
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from rootcellar.configuration.choices import Choice
 from rootcellar.configuration.urls import SYSTEM_CERTIFICATES
@@ -55,7 +55,8 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
                 yield f"{detail.upper()} is given, but TLS is not: set {switch.upper()}=true, or leave it out"
     for name in _FILES:
         path = getattr(found, name)
-        if path and path != SYSTEM_CERTIFICATES and not Path(path).is_file():
+        # pathlib raises where a folder may not be entered
+        if path and path != SYSTEM_CERTIFICATES and not os.path.isfile(path):
             yield f"{name.upper()}: there is no file {path}"
     yield from _keys(found)
     if found.rootcellar_result_too_large == "spill" and not found.rootcellar_blob_url:

@@ -103,12 +103,24 @@ def read(environ: Mapping[str, str], env_file: str | Path | None) -> Reading:
     for origin, given in (("environment", environ), (str(env_file), _variables_of(env_file, reading))):
         for name, text in given.items():
             if text and name.startswith(_PREFIXES) and name not in reading.texts:
+                if not _is_utf8(text):
+                    reading.problems.append(f"{name} is not UTF-8")
+                    continue
                 reading.texts[name] = text
                 reading.origins[name] = origin
     known = names()
     _read_files(known, reading)
     _set_unknown_aside(known, reading, str(env_file))
     return reading
+
+
+def _is_utf8(text: str) -> bool:
+    """Tell whether a text of the environment was UTF-8; what was not has lone surrogates in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _variables_of(env_file: str | Path | None, reading: Reading) -> Mapping[str, str | None]:

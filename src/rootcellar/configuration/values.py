@@ -21,6 +21,8 @@ from rootcellar.payloads.patterns import read_patterns
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _NEVER = frozenset({"", "0", "none", "never"})
+#: a hundred years: what is longer is a mistake, and more than clocks and dates can hold
+_LONGEST = 100 * 366 * 86400
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])?")
 _HOST = r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)"
@@ -76,7 +78,10 @@ def read_seconds(text: str) -> float:
     match = _DURATION.fullmatch(text.strip().lower())
     if not match:
         raise ValueError(text)
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if seconds > _LONGEST:
+        raise ValueError(text)
+    return seconds
 
 
 def _expiry(text: str) -> timedelta | None:
@@ -138,7 +143,10 @@ def _serializer(text: str) -> str:
 
 def _contents(text: str) -> tuple[str, ...]:
     """Serializers by name, or content types."""
-    return tuple(name if "/" in name else _serializer(name) for name in map(str.strip, text.split(",")) if name)
+    found = tuple(name if "/" in name else _serializer(name) for name in map(str.strip, text.split(",")) if name)
+    if not found:
+        raise ValueError(text)
+    return found
 
 
 def _compression(text: str) -> str:
