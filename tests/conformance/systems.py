@@ -39,6 +39,7 @@ TITLES = {
 #: the features, in the order of the table: (suite, class) -> name
 FEATURES = {
     ("stores", "TestTasks"): "SUCCESS stays; whatever threads and processes do",
+    ("stores", "TestReplacing"): "values encrypted anew in place: `rootcellar rekey`",
     ("stores", "TestPayloads"): "every payload comes back exactly",
     ("stores", "TestScan"): "reading all records, page by page",
     ("stores", "TestExpiry"): "expiry and cleanup",
