@@ -236,13 +236,13 @@ def app(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
 def test_a_failure(app: Celery, tmp_path: Any) -> None:
     request = Context(id="a", task="login", args=["me", SECRET], kwargs={"api_key": SECRET + "2", "pin": 55_555})
     try:
-        raise ValueError(f"no such user: {SECRET}, {SECRET}2 or 55555", {"token": "other-token"}, 7)
+        raise ValueError(f"no such user: {SECRET}, {SECRET}2 or 55555", {"token": "other-token"}, 7, 55_555)
     except ValueError as exc:
         app.backend.store_result(
             "a", exc, "FAILURE", traceback=f'  login(x)\nValueError: {SECRET} "55555"', request=request
         )
     found = app.AsyncResult("a")
-    assert found.result.args == ("no such user: ***, *** or ***", {"token": MASK}, 7)
+    assert found.result.args == ("no such user: ***, *** or ***", {"token": MASK}, 7, MASK)
     assert found.traceback == '  login(x)\nValueError: *** "***"'
     assert (found.args, found.kwargs) == (["me", MASK], {"api_key": MASK, "pin": MASK})
     assert request.args == ["me", SECRET]

@@ -11,7 +11,7 @@ from rootcellar.payloads import make_key
 EXAMPLES = """\b
 Examples:
   rootcellar key
-  rootcellar key --id 2031-05 >> keys
+  rootcellar key --id 2031-05 > new.key
 """
 
 

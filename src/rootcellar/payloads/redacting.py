@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -108,7 +108,7 @@ class Redaction:
         text = self._in_text.sub(rf"\g<1>{MASK}", text)
         return redact_urls(text) if "://" in text else text
 
-    def failure(self, failure: Any, secrets: Iterable[str] = ()) -> Any:
+    def failure(self, failure: Any, secrets: Collection[str] = ()) -> Any:
         """Return an exception redacted, or what :func:`rootcellar.exceptions.describe` made of one."""
         if isinstance(failure, BaseException):
             copied = copy.copy(failure)
@@ -116,12 +116,14 @@ class Redaction:
             return copied
         return {**failure, "exc_message": self._argument(failure["exc_message"], secrets)}
 
-    def _argument(self, argument: Any, secrets: Iterable[str]) -> Any:
+    def _argument(self, argument: Any, secrets: Collection[str]) -> Any:
         """Return an exception's argument redacted: its texts as :meth:`text` does, the rest as :meth:`value` does."""
         if isinstance(argument, str):
             return self.text(argument, secrets)
         if isinstance(argument, (list, tuple)) and not hasattr(argument, "_fields"):
             return type(argument)([self._argument(each, secrets) for each in argument])
+        if isinstance(argument, int) and str(argument) in secrets:
+            return MASK
         return self.value(argument)
 
     def secrets(self, args: Any, names: Sequence[str], kwargs: Any) -> set[str]:

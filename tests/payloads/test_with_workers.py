@@ -1,0 +1,107 @@
+"""Redaction, limits and the blob store as a user meets them: with a real worker, over PostgreSQL, encrypted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from celery import Celery, chord
+
+from rootcellar.payloads import make_key
+from tests.apps.conformance import make_app
+from tests.conformance.benches import APP
+from tests.servers import PostgresServer, RedisServer
+from tests.workers import Worker
+
+WAIT = 30.0
+LARGE = "x" * 30_000
+
+
+class Kitchen(NamedTuple):
+    app: Celery
+    worker: Worker
+    blobs: Path
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self.app.tasks[f"conformance.{name}"].delay(*args, **kwargs)
+
+    def sign(self, name: str, *args: Any) -> Any:
+        return self.app.tasks[f"conformance.{name}"].s(*args)
+
+    @property
+    def count(self) -> int:
+        return len(list(self.blobs.glob("??/*")))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("blobs")
+
+
+@pytest.fixture(scope="module")
+def kitchen(postgres_server: PostgresServer, redis_server: RedisServer, folder: Path) -> Iterator[Kitchen]:
+    url = postgres_server.create_database()
+    redis_server.flush()
+    conf = {
+        "result_extended": True,
+        "result_encryption_keys": make_key("k"),
+        "result_max_size": "20KB",
+        "result_too_large": "spill",
+        "result_blob_url": str(folder),
+    }
+    env = {"TEST_BROKER": redis_server.url, "TEST_BACKEND": f"rootcellar+{url}", "TEST_CONF": json.dumps(conf)}
+    app = make_app(redis_server.url, f"rootcellar+{url}", **conf)
+    with Worker(APP, env=env, concurrency=2) as worker:
+        yield Kitchen(app, worker, folder)
+    app.backend.store.close()
+    app.close()
+    postgres_server.drop_database(url)
+
+
+def test_a_large_result_and_a_chord_of_large_results(kitchen: Kitchen) -> None:
+    before = kitchen.count
+    result = kitchen.call("echo", LARGE)
+    assert result.get(timeout=WAIT) == LARGE
+    assert "rootcellar.truncated" in result.args
+    assert kitchen.count == before + 1
+    result.forget()
+    assert kitchen.count == before
+    whole = chord([kitchen.sign("echo", LARGE), kitchen.sign("echo", "small")], kitchen.sign("echo"))()
+    assert whole.get(timeout=WAIT) == [LARGE, "small"]
+
+
+def test_a_token_is_masked_and_the_worker_says_so_once(kitchen: Kitchen) -> None:
+    mark = kitchen.worker.mark()
+    for _ in range(3):
+        assert kitchen.call("echo", {"user": "me", "token": "t0p-s3cr3t"}).get(timeout=WAIT)["token"] == "***"
+    said = kitchen.worker.wait_for_log(r"The result of task conformance\.echo holds token.*", since=mark)
+    assert "t0p-s3cr3t" not in said[0]
+
+
+def test_a_secret_that_was_raised(kitchen: Kitchen) -> None:
+    failed = kitchen.call("fail", message="no entry: password=hidden-word")
+    with pytest.raises(ValueError, match=r"no entry: password=\*\*\*"):
+        failed.get(timeout=WAIT)
+    assert "hidden-word" not in failed.traceback
+
+
+def test_a_result_that_is_refused_ends_as_a_failure(kitchen: Kitchen) -> None:
+    """With a limit of its own, by a worker that is told to refuse."""
+    conf = {"result_max_size": 1_000, "task_default_queue": "strict"}
+    app = make_app(kitchen.app.conf.broker_url, kitchen.app.conf.result_backend, **conf)
+    env = {
+        "TEST_BROKER": kitchen.app.conf.broker_url,
+        "TEST_BACKEND": kitchen.app.conf.result_backend,
+        "TEST_CONF": json.dumps(conf),
+    }
+    with Worker(APP, env=env, concurrency=1, pool="threads"):
+        result = app.tasks["conformance.echo"].delay(LARGE)
+        with pytest.raises(Exception, match="30,002 bytes as application/json, of 1,000 that it may have") as caught:
+            result.get(timeout=WAIT)
+        assert type(caught.value).__name__ == "ResultTooLarge"
+        assert result.state == "FAILURE"
+    app.backend.store.close()
+    app.close()
