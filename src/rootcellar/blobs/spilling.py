@@ -16,6 +16,7 @@ from rootcellar.blobs.places import Blobs
 from rootcellar.errors import PayloadUnreadable, RecordRefused, StoreError
 from rootcellar.records import Payload, Stored, TaskRecord
 from rootcellar.stores.base import Store
+from rootcellar.stores.journal import WritesBehind
 from rootcellar.stores.rows import frame, unframe
 
 #: content type of a reference
@@ -86,7 +87,7 @@ class Spilling:
         """
         own = blob_of(record)
         is_known = record.task_id in self._unfinished
-        earlier = blob_of(store.get(record.task_id)) if is_repeated or is_known else None
+        earlier = _replaceable_blob(store.get(record.task_id)) if is_repeated or is_known else None
         stored = put()
         if stored.written:
             if record.done_at is None and own is not None and len(self._unfinished) < _MANY_UNFINISHED:
@@ -117,6 +118,9 @@ class Spilling:
             store: where the records are. All records that refer to these blobs must be there.
             grace: seconds for which a new blob is left alone.
         """
+        if isinstance(store, WritesBehind):
+            # a SUCCESS that stays may be hidden behind a later state until that is moved
+            store.drain_all()
         count = 0
         names = self.blobs.names(grace)
         while some := list(islice(names, _BATCH)):
@@ -137,6 +141,11 @@ def blob_of(record: TaskRecord | None) -> str | None:
         return str(_about(record.result)["blob"])
     except PayloadUnreadable:
         return None
+
+
+def _replaceable_blob(record: TaskRecord | None) -> str | None:
+    """Return the blob of a record that another may replace: a SUCCESS stays, also where ``put`` says otherwise at first."""
+    return None if record is None or record.state == "SUCCESS" else blob_of(record)
 
 
 def key_of(reference: Payload) -> str:
