@@ -144,7 +144,7 @@ def blob_of(record: TaskRecord | None) -> str | None:
 
 
 def _replaceable_blob(record: TaskRecord | None) -> str | None:
-    """Return the blob of a record that another may replace: a SUCCESS stays, also where ``put`` says otherwise at first."""
+    """Return the blob of a record that another may replace: a SUCCESS stays, though ``put`` may not say so yet."""
     return None if record is None or record.state == "SUCCESS" else blob_of(record)
 
 
