@@ -123,7 +123,8 @@ def test_settings_of_patterns() -> None:
     assert "token" not in read_patterns("-Token", "x")
     for off in (False, "off", "false"):
         assert read_patterns(off, "x") == ()
-    assert read_patterns(["-pin"], "x", ("pin", "a")) == ("a",)
+    assert read_patterns(["-pin"], "x", ("pin", "a")) == ("a", "-pin")
+    assert read_patterns("pin", "x", ("a", "-PIN")) == ("a", "pin"), "the last word counts"
     for wrong in ("a b$", "a..b", "§", "$.", [3]):
         with pytest.raises(ConfigurationError, match="is no pattern"):
             read_patterns(wrong, "somewhere")
@@ -184,6 +185,33 @@ def test_by_task() -> None:
     assert stored(value, call=task(login, result_redact=False)) == value
     with pytest.raises(ConfigurationError, match="result_redact of task login"):
         stored(value, call=task(login, result_redact=["a b"]))
+
+
+def test_what_is_kept_whatever_else_matches() -> None:
+    value = {"db_password": "x", "password": "y", "card": {"number": 1}, "house": {"number": 2}}
+    redaction = Redaction([*DEFAULTS, "-db_password", "-card.number"])
+    assert redaction.value(value) == {**value, "password": MASK}
+    assert redaction.text("db_password=x, password=y") == f"db_password=x, password={MASK}"
+    assert Redaction(["*", "-$.a"]).value({"a": 1, "b": {"a": 2}}) == {"a": 1, "b": MASK}
+
+
+class Odd(list):  # type: ignore[type-arg]
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__([one, other])
+
+
+class Uncopied(dict):  # type: ignore[type-arg]
+    def __copy__(self) -> Any:
+        raise RuntimeError("there is one of me")
+
+
+def test_odd_classes() -> None:
+    assert redacted([Odd(1, 2), {"token": 1}]) == [[1, 2], {"token": MASK}]
+    with pytest.raises(NotEncodable, match="cannot be redacted"):
+        stored(Uncopied(token=SECRET))
+    numpy = pytest.importorskip("numpy")
+    found = redacted({"token": numpy.arange(3), "a": numpy.arange(3), "password": [numpy.arange(2)]})
+    assert (found["token"], found["password"]) == (MASK, MASK)
 
 
 def test_what_cannot_be_encoded_is_shown_without_its_secrets() -> None:

@@ -19,6 +19,8 @@ DEFAULTS = (
     *("token", "access_token", "refresh_token", "auth_token", "api_token", "id_token", "session_token"),
     *("bearer_token", "authorization", "credentials", "card_number", "card.number", "cvv", "cvc", "ssn"),
 )
+#: before a pattern of what is kept
+KEEP = "-"
 _PATTERN = re.compile(r"-?(\$\.)?[\w*-]+(\.[\w*-]+)*")
 
 
@@ -26,8 +28,8 @@ def read_patterns(given: Any, where: str, known: Sequence[str] = DEFAULTS) -> tu
     """Return the patterns that a setting yields.
 
     Args:
-        given: patterns, as a list or a text with commas, added to those that are known; one with ``-`` before it is
-            taken away from them. ``False`` or ``off`` for none at all.
+        given: patterns, as a list or a text with commas, added to those that are known; one with ``-`` before it
+            says what is kept, whatever else matches. ``False`` or ``off`` for none at all.
         where: the setting, for messages.
         known: what holds without it.
 
@@ -49,10 +51,10 @@ def read_patterns(given: Any, where: str, known: Sequence[str] = DEFAULTS) -> tu
                 where=where,
                 remedy="write names, or paths of names with dots, such as pin or card.number; * for any part of a name",
             )
-        if word.startswith("-"):
-            patterns = [pattern for pattern in patterns if path_of(pattern) != path_of(word[1:])]
-        else:
-            patterns.append(word)
+        # the last word on a name counts
+        about = path_of(word.removeprefix(KEEP))
+        patterns = [pattern for pattern in patterns if path_of(pattern.removeprefix(KEEP)) != about]
+        patterns.append(word)
     return tuple(patterns)
 
 
@@ -126,17 +128,22 @@ def _any_of(names: set[bytes]) -> re.Pattern[bytes]:
     return re.compile(b"|".join(map(re.escape, sorted(names))) or b"(?!)")
 
 
-def text_pattern(patterns: Iterable[str]) -> re.Pattern[str]:
+def text_pattern(patterns: Iterable[str], kept: Iterable[str] = ()) -> re.Pattern[str]:
     """Return what finds ``password=…``, ``"password": …`` and ``Password: …`` in a text."""
-    names = []
-    for pattern in patterns:
-        name = pattern.rpartition(".")[2]
-        words = (r"\w*".join(map(re.escape, part.split("*"))) for part in re.split("[_-]", name))
-        if "." not in pattern:
-            names.append("[_-]?".join(words))
+    names = _alternatives(patterns)
     if not names:
         return re.compile(r"(?!)")
-    # longest first, for the first that fits is taken
-    names.sort(key=len, reverse=True)
-    begins = rf"(?<![A-Za-z0-9_-])(?:{'|'.join(names)})[\"']?\s*(?:=(?!=)|:|=>)\s*(?:(?:Bearer|Basic|Digest|Token)\s+)?"
+    assigned = r"[\"']?\s*(?:=(?!=)|:|=>)\s*"
+    unless = rf"(?!(?:{others}){assigned})" if (others := _alternatives(kept)) else ""
+    begins = rf"(?<![A-Za-z0-9_-]){unless}(?:{names}){assigned}(?:(?:Bearer|Basic|Digest|Token)\s+)?"
     return re.compile(rf"({begins})(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&)}}\]\"']+)", re.IGNORECASE)
+
+
+def _alternatives(patterns: Iterable[str]) -> str:
+    names = []
+    for pattern in patterns:
+        if "." not in pattern:
+            words = (r"\w*".join(map(re.escape, part.split("*"))) for part in re.split("[_-]", pattern))
+            names.append("[_-]?".join(words))
+    # longest first, for the first that fits is taken
+    return "|".join(sorted(names, key=len, reverse=True))

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from rootcellar.payloads.patterns import Needles, normal, path_of, regex_of, text_pattern
+from rootcellar.payloads.patterns import KEEP, Needles, normal, path_of, regex_of, text_pattern
 from rootcellar.records import Payload
 from rootcellar.urls import redact as redact_urls
 
@@ -32,21 +32,28 @@ _REMEMBERED = 10_000
 _SHORTEST = 4
 
 
+_Prefixes = tuple[tuple[str, ...], ...]
+
+
 class Redaction:
     """Some patterns, compiled.
 
     Args:
-        patterns: what to redact; none redacts nothing.
+        patterns: what to redact, and with ``-`` before it what not; none redacts nothing.
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
-        self.patterns = tuple(dict.fromkeys(patterns))
-        paths = [path_of(pattern) for pattern in self.patterns]
-        self._names = [(re.compile(regex_of(path[-1])), path[:-1]) for path in paths]
-        self._depth = max((len(path) - 1 for path in paths), default=0)
-        self._verdicts: dict[Any, tuple[tuple[str, ...], ...]] = {}
+        given = tuple(dict.fromkeys(patterns))
+        self.patterns = tuple(pattern for pattern in given if not pattern.startswith(KEEP))
+        kept = tuple(pattern.removeprefix(KEEP) for pattern in given if pattern.startswith(KEEP))
+        paths, kept_paths = list(map(path_of, self.patterns)), list(map(path_of, kept))
+        self._masked, self._kept = _compiled(paths), _compiled(kept_paths)
+        self._depth = max((len(path) - 1 for path in paths + kept_paths), default=0)
+        self._segments = [re.compile(regex_of(name)) for name in {name for path in paths for name in path}]
+        self._verdicts: dict[Any, tuple[_Prefixes, _Prefixes]] = {}
         self._needles = Needles(self.patterns)
-        self._in_text = text_pattern(self.patterns)
+        self._in_text = text_pattern(self.patterns, kept)
+        self.given = given
 
     def __bool__(self) -> bool:
         return bool(self.patterns)
@@ -75,6 +82,10 @@ class Redaction:
         except UnicodeEncodeError:
             body = json.dumps(redacted).encode()
         return dataclasses.replace(payload, body=body)
+
+    def concerns(self, names: Iterable[str]) -> bool:
+        """Tell whether a pattern may match by one of these names, or below it."""
+        return any(segment.fullmatch(normal(name)) for name in names for segment in self._segments)
 
     def may_match(self, payload: Payload) -> bool:
         """Tell whether there may be something to redact in an encoded value; ``False`` is certain."""
@@ -121,7 +132,7 @@ class Redaction:
         if isinstance(argument, str):
             return self.text(argument, secrets)
         if isinstance(argument, (list, tuple)) and not hasattr(argument, "_fields"):
-            return type(argument)([self._argument(each, secrets) for each in argument])
+            return [self._argument(each, secrets) for each in argument]
         if isinstance(argument, int) and str(argument) in secrets:
             return MASK
         return self.value(argument)
@@ -163,22 +174,24 @@ class Redaction:
         return (*path, normal(name))[-self._depth :]
 
     def _is_secret(self, name: Any, path: tuple[str, ...], value: Any) -> bool:
-        prefixes = self._verdicts.get(name)
-        if prefixes is None:
-            prefixes = self._judge(name)
-        if not prefixes or value is None or isinstance(value, bool) or value in ("", b"") or value == MASK:
+        verdict = self._verdicts.get(name)
+        masked, kept = self._judge(name) if verdict is None else verdict
+        if not masked or value is None or isinstance(value, bool):
             return False
-        return any(_ends(path, prefix) for prefix in prefixes)
+        if isinstance(value, (str, bytes)) and (not value or value == MASK):
+            return False
+        return any(_ends(path, prefix) for prefix in masked) and not any(_ends(path, prefix) for prefix in kept)
 
-    def _judge(self, name: Any) -> tuple[tuple[str, ...], ...]:
-        """Return what must go before a name for it to match: ``()`` in it is nothing."""
+    def _judge(self, name: Any) -> tuple[_Prefixes, _Prefixes]:
+        """Return what must go before a name for it to be masked, and to be kept: ``()`` in it is nothing."""
         written = normal(name)
-        verdict = tuple(prefix for pattern, prefix in self._names if pattern.fullmatch(written))
+        masked = tuple(prefix for pattern, prefix in self._masked if pattern.fullmatch(written))
+        kept = tuple(prefix for pattern, prefix in self._kept if pattern.fullmatch(written))
         if len(self._verdicts) >= _REMEMBERED:
             self._verdicts.clear()
         if isinstance(name, (str, bytes, int)):
-            self._verdicts[name] = verdict
-        return verdict
+            self._verdicts[name] = masked, kept
+        return masked, kept
 
     # -- copying
 
@@ -186,7 +199,8 @@ class Redaction:
         if isinstance(value, _PLAIN):
             return value
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-            return type(value)([self._copied(each, path, found) for each in value])
+            copied = [self._copied(each, path, found) for each in value]
+            return tuple(copied) if isinstance(value, tuple) else copied
         changes: dict[Any, Any] = {}
         for name, each in _members(value):
             if self._is_secret(name, path, each):
@@ -254,6 +268,11 @@ def _leaves(secret: Any) -> Iterator[str]:
             todo.extend(each)
         else:
             todo.extend(value for _, value in _members(each))
+
+
+def _compiled(paths: Iterable[tuple[str, ...]]) -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
+    """Return what finds the last name of each path, and the names before it."""
+    return [(re.compile(regex_of(path[-1])), path[:-1]) for path in paths]
 
 
 def _ends(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:

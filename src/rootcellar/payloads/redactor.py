@@ -10,6 +10,7 @@ from typing import Any
 
 from rootcellar.payloads.patterns import DEFAULTS, read_patterns
 from rootcellar.payloads.redacting import MASK, Redaction
+from rootcellar.payloads.serialising import NotEncodable
 from rootcellar.records import Payload
 
 logger = logging.getLogger(__name__)
@@ -64,11 +65,20 @@ class Redactor:
         if not redaction.may_match(payload):
             return payload
         found: list[str] = []
-        redacted = redaction.value(value, found)
-        if redacted is not value:
-            payload = serialise(redacted)
-        if payload.content_type.endswith("json"):
-            payload = redaction.payload(payload, found)
+        try:
+            redacted = redaction.value(value, found)
+            if redacted is not value:
+                payload = serialise(redacted)
+            if payload.content_type.endswith("json"):
+                payload = redaction.payload(payload, found)
+        except NotEncodable:
+            raise
+        except Exception as exc:  # of a class of the user's that cannot be copied, say
+            raise NotEncodable(
+                f"a value of type {type(value).__name__} cannot be redacted: {type(exc).__name__}",
+                where=ATTRIBUTE,
+                remedy="return plain data, or switch redaction off for this task",
+            ) from None
         if found and is_result:
             self._warn(call, found)
         return payload
@@ -76,7 +86,9 @@ class Redactor:
     def arguments(self, args: Any, call: Call) -> Any:
         """Return positional arguments, redacted by the names that the task gives them."""
         redaction = self._of(call)
-        return redaction.arguments(args, self._names_of(call)) if redaction else args
+        names = self._names_of(call) if redaction else ()
+        # what is below other names is found as in any value
+        return redaction.arguments(args, names) if names and redaction.concerns(names) else args
 
     def shown(self, value: Any, call: Call, *, is_args: bool) -> str:
         """Return the ``repr`` of a value, redacted."""
@@ -97,11 +109,15 @@ class Redactor:
         found = self._by_task.get(key)
         if found is None:
             where = f"{ATTRIBUTE} of task {getattr(call.task, 'name', '')}"
-            found = self._by_task[key] = Redaction(read_patterns(own, where, self._default.patterns))
+            found = self._by_task[key] = Redaction(read_patterns(own, where, self._default.given))
         return found
 
     def _secrets(self, redaction: Redaction, call: Call) -> set[str]:
-        return redaction.secrets(call.args, self._names_of(call), call.kwargs)
+        try:
+            return redaction.secrets(call.args, self._names_of(call), call.kwargs)
+        except Exception:  # of a class of the user's; a failure must be stored all the same
+            logger.warning("The arguments of task %s cannot be searched for secrets.", getattr(call.task, "name", None))
+            return set()
 
     def _names_of(self, call: Call) -> tuple[str, ...]:
         """Return the names of a task's positional arguments."""
