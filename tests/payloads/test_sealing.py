@@ -271,6 +271,15 @@ def test_keys_of_the_configuration(given: Any) -> None:
     assert codec_of({"result_encryption_keys": given}).encode(1, task_id="a").key_id == "aes-256-gcm:new"
 
 
+def test_keys_do_not_belong_among_the_transport_options() -> None:
+    with pytest.raises(ConfigurationError, match="must not be among the transport options") as caught:
+        codec_of({"result_backend_transport_options": {"result_encryption_keys": NEW}})
+    assert NEW not in str(caught.value)
+    options = {"result_accept_unsealed": True, "result_redact": "pin"}
+    codec = codec_of({"result_backend_transport_options": options, "result_encryption_keys": NEW})
+    assert codec.decode(Codec().encode({"pin": 1}, task_id="a"), task_id="a") == {"pin": 1}
+
+
 def test_an_app_that_encrypts(tmp_path: Any) -> None:
     app = Celery(
         "test", set_as_current=False, broker="memory://", backend=f"rootcellar+sqlite:///{tmp_path}/results.db"

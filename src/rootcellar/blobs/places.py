@@ -122,55 +122,54 @@ class Filesystem(Blobs):
 
     def __init__(self, url: str) -> None:
         super().__init__(redact(url))
-        try:
-            from fsspec.core import url_to_fs
-        except ImportError as exc:
-            raise DriverMissing(
-                f"a blob store at {url.partition(':')[0]}:// needs the Python package fsspec",
-                where="ROOTCELLAR_BLOB_URL",
-                remedy="pip install 'rootcellar[blobs]', and what fsspec needs for that place",
-            ) from exc
-        try:
-            self._fs, self._root = url_to_fs(url)
-        except (ImportError, ValueError) as exc:
-            raise ConfigurationError(
-                redact(f"fsspec cannot open it: {exc}"),
-                where="ROOTCELLAR_BLOB_URL",
-                remedy="see fsspec's documentation",
-            ) from exc
+        self._url = url
+        self._opened: tuple[int, Any, str] | None = None
+        # what is wrong with the URL is told at once
+        self._filesystem()
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """Return fsspec's filesystem, one of this process: few survive a fork; and the path in it."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), *_open_filesystem(self._url))
+        return self._opened[1], self._opened[2]
 
     def put(self, name: str, body: bytes) -> None:
         with self._translated():
-            path = self._full(name)
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            filesystem, path = self._at(name)
+            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
             # an object store shows an object when it is whole; elsewhere the digest tells
-            self._fs.pipe_file(path, body)
+            filesystem.pipe_file(path, body)
 
     def get(self, name: str) -> bytes | None:
         with self._translated():
+            filesystem, path = self._at(name)
             try:
-                found = self._fs.cat_file(self._full(name))
+                found = filesystem.cat_file(path)
             except FileNotFoundError:
                 return None
             return bytes(found)
 
     def delete(self, name: str) -> None:
         with self._translated(), suppress(FileNotFoundError):
-            self._fs.rm_file(self._full(name))
+            filesystem, path = self._at(name)
+            filesystem.rm_file(path)
 
     def names(self, older_than: float) -> Iterator[str]:
         with self._translated():
             before = time.time() - older_than
+            filesystem, root = self._filesystem()
             try:
-                found = self._fs.find(self._root, detail=True)
+                filesystem.invalidate_cache()
+                found = filesystem.find(root, detail=True)
             except FileNotFoundError:
                 return
             for path, about in found.items():
                 if _modified(about) <= before:
                     yield "/".join(path.rsplit("/", 2)[-2:])
 
-    def _full(self, name: str) -> str:
-        return f"{self._root.rstrip('/')}/{name}"
+    def _at(self, name: str) -> tuple[Any, str]:
+        filesystem, root = self._filesystem()
+        return filesystem, f"{root.rstrip('/')}/{name}"
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -199,6 +198,26 @@ def open_blobs(url: str) -> Blobs:
     if url.startswith("file://"):
         return Folder(Path(unquote(urlsplit(url).path)))
     return Filesystem(url)
+
+
+def _open_filesystem(url: str) -> tuple[Any, str]:
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as exc:
+        raise DriverMissing(
+            f"a blob store at {url.partition(':')[0]}:// needs the Python package fsspec",
+            where="ROOTCELLAR_BLOB_URL",
+            remedy="pip install 'rootcellar[blobs]', and what fsspec needs for that place",
+        ) from exc
+    try:
+        filesystem, root = url_to_fs(url, skip_instance_cache=True)
+    except (ImportError, ValueError) as exc:
+        raise ConfigurationError(
+            redact(f"fsspec cannot open it: {exc}"),
+            where="ROOTCELLAR_BLOB_URL",
+            remedy="see fsspec's documentation",
+        ) from exc
+    return filesystem, str(root)
 
 
 def _modified(about: Any) -> float:

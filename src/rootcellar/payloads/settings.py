@@ -128,6 +128,8 @@ def value_of(conf: Mapping[str, Any], setting: str) -> tuple[Any, str]:
         ConfigurationError: the file that holds it cannot be read.
     """
     value = conf.get(setting)
+    if value is None:
+        value = _transport_option(conf, setting)
     if value is not None and value != "":
         return value, setting
     variable = VARIABLES[setting]
@@ -144,6 +146,18 @@ def value_of(conf: Mapping[str, Any], setting: str) -> tuple[Any, str]:
                 remedy="name a file that this user may read",
             ) from None
     return None, variable
+
+
+def _transport_option(conf: Mapping[str, Any], setting: str) -> Any:
+    """Return a setting that stands among our transport options, where no secret may be."""
+    value = (conf.get("result_backend_transport_options") or {}).get(setting)
+    if value is not None and setting in _SECRET:
+        raise ConfigurationError(
+            f"{setting} must not be among the transport options: `celery report` prints those",
+            where="result_backend_transport_options",
+            remedy=f"set {setting} beside them, or {VARIABLES[setting]} in the environment",
+        )
+    return value
 
 
 def flag_of(conf: Mapping[str, Any], setting: str, *, default: bool) -> bool:
