@@ -58,13 +58,15 @@ def sections_for(target: Target) -> list[Checks]:
     if kind != "hybrid":
         return [checks_for(target)]
     # imported late, as every system is
-    from rootcellar.checks.hybrid import parts_of
+    from rootcellar.checks.hybrid import holds_copies, parts_of
     from rootcellar.checks.redis import RedisChecks
 
     try:
         durable, cache = parts_of(target)
         parts = [checks_for(durable)]
-        parts.append(RedisChecks(cache, is_cache=True) if room_of(cache) == "redis" else checks_for(cache))
+        parts.append(
+            RedisChecks(cache, is_cache=holds_copies(target)) if room_of(cache) == "redis" else checks_for(cache)
+        )
     except RootcellarError as exc:
         return [Refused([failed(exc)], redact(target.url))]
     return [*parts, checks_for(target)]

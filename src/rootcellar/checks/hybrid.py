@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from uuid import uuid4
 
 from rootcellar import errors
+from rootcellar.checks.behind import BehindChecks
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.steps import Checks, Step, ok, wrong
 from rootcellar.checks.target import Target
@@ -15,7 +16,7 @@ from rootcellar.checks.trial import LASTS, PREFIX
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores.base import HasSchema
 from rootcellar.stores.hybrid import HybridStore
-from rootcellar.stores.hybrid.settings import read_settings
+from rootcellar.stores.hybrid.settings import WRITE_THROUGH, read_settings
 
 
 class HybridChecks(Checks):
@@ -73,5 +74,11 @@ def parts_of(target: Target) -> tuple[Target, Target]:
     return target.elsewhere(settings.durable_url), target.elsewhere(settings.cache_url)
 
 
-#: what :mod:`rootcellar.checks.choosing` calls
-checks = HybridChecks
+def holds_copies(target: Target) -> bool:
+    """Tell whether its cache has nothing but copies."""
+    return read_settings(target.url, target.options).mode == WRITE_THROUGH
+
+
+def checks(target: Target) -> Checks:
+    """Return the checks of its mode; what :mod:`rootcellar.checks.choosing` calls."""
+    return HybridChecks(target) if holds_copies(target) else BehindChecks(target)

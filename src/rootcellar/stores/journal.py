@@ -111,11 +111,14 @@ class Journal(Protocol):
         """Tell whether no entry waits that is as old as ``entry``."""
 
     def check_journal(self) -> None:
-        """Look whether the journal survives a crash, and say in the log what it may lose.
+        """Look whether the journal survives a crash.
 
         Raises:
             ConfigurationError: it does not survive.
         """
+
+    def window(self) -> str | None:
+        """Say what of that which was acknowledged a crash may lose, ``None`` for nothing."""
 
 
 @runtime_checkable

@@ -88,6 +88,18 @@ PROBLEMS = (
         remedy="Set `appendonly yes` in redis.conf, or HYBRID_MODE=write-through.",
     ),
     warning(
+        "hybrid.window",
+        "a crash of Redis's machine may lose the last results",
+        why="With write-behind they are acknowledged when Redis has them, which writes them to disk a little later.",
+        remedy="Set `appendfsync always` in redis.conf, or accept the loss.",
+    ),
+    warning(
+        "hybrid.refused",
+        "results stay in Redis, for the durable store refuses them",
+        why="They are not in the database's history, and go when they expire, or with Redis.",
+        remedy="See the log of the workers for the reason, and store less or something else in them.",
+    ),
+    warning(
         "hybrid.lag",
         "results wait long in Redis for the durable store",
         why="They are not in the database's history yet, and a Redis that is lost takes them along.",

@@ -36,13 +36,15 @@ class WriteBehindStore(Store):
         super().__init__(url, options)
         settings = read_settings(url, self.options)
         self.durable = open_store(settings.durable_url, self.options)
-        self.front = open_store(settings.cache_url, self.options)
+        # what was moved may be evicted, and the journal refuses a server that evicts the rest
+        self.front = open_store(settings.cache_url, replace(self.options, holds_copies=True))
         if not isinstance(self.durable, TakesBatches):
             raise _unfit("durable_url", "postgresql://")
         if not isinstance(self.front, KeepsJournal):
             raise _unfit("cache_url", "redis://")
         self._journal = self.front.keep_journal()
         self._watch = self.front.watcher_over
+        self.check_journal, self.window = self._journal.check_journal, self._journal.window
         self._drainer = Drainer(self._journal, self.durable, settings.cache_expires)
         self.expires_by_itself = self.durable.expires_by_itself
         if isinstance(self.durable, Queryable):
@@ -202,12 +204,14 @@ class WriteBehindStore(Store):
             return {}
 
     def check(self) -> None:
-        """Look at both; results are stored also while PostgreSQL is out of reach.
+        """Look at both, and say in the log what a crash may lose; results are stored also without PostgreSQL.
 
         Raises:
             ConfigurationError: Redis would not survive a crash with what it has acknowledged.
         """
-        self._journal.check_journal()
+        self.check_journal()
+        if window := self.window():
+            logger.warning("%s [%s]", window, self.front.where)
         try:
             self.durable.check()
         except RootcellarError as exc:

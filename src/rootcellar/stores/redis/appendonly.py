@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from rootcellar.errors import AppendOnlyMissing, ConfigurationError, PermissionDenied
 from rootcellar.stores.redis.first_look import info_of
 from rootcellar.stores.redis.servers import Servers
 from rootcellar.stores.redis.wire import Line, pack
-
-logger = logging.getLogger(__name__)
 
 #: what each value of ``appendfsync`` may lose
 _WINDOWS = {
@@ -57,16 +53,14 @@ def require(line: Line, where: str) -> None:
         )
 
 
-def warn_of_window(servers: Servers, key: bytes, where: str) -> None:
-    """Say in the log what a crash may lose, if it may lose anything."""
+def window(servers: Servers, key: bytes) -> str | None:
+    """Return what a crash may lose, ``None`` for nothing."""
     try:
-        synced = _setting(servers, key, b"appendfsync")
-        if warning := _WINDOWS.get(synced):
-            logger.warning("%s [%s]", warning, where)
-        elif _setting(servers, key, b"no-appendfsync-on-rewrite") == "yes":
-            logger.warning("%s [%s]", _DURING_REWRITES, where)
+        if told := _WINDOWS.get(_setting(servers, key, b"appendfsync")):
+            return told
+        return _DURING_REWRITES if _setting(servers, key, b"no-appendfsync-on-rewrite") == "yes" else None
     except PermissionDenied:
-        logger.warning("%s [%s]", _UNKNOWN, where)
+        return _UNKNOWN
 
 
 def _setting(servers: Servers, key: bytes, name: bytes) -> str:

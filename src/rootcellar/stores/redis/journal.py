@@ -49,7 +49,6 @@ class RedisJournal:
         servers.demand = appendonly.require
         self._servers = servers
         self._keys = keys
-        self._where = where
         self._stream = keys.journal
 
     def look(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
@@ -139,7 +138,7 @@ class RedisJournal:
         return not oldest or _moment(oldest[0][0]) > _moment(entry.encode())
 
     def check_journal(self) -> None:
-        """Look whether the journal survives a crash, and say in the log what it may lose.
+        """Look whether the journal survives a crash.
 
         Raises:
             ConfigurationError: it does not survive.
@@ -151,7 +150,10 @@ class RedisJournal:
         except AppendOnlyMissing as exc:
             # later it is worth trying again, but nobody should begin so
             raise ConfigurationError(exc.what, where=exc.where, remedy=exc.remedy) from None
-        appendonly.warn_of_window(self._servers, self._stream, self._where)
+
+    def window(self) -> str | None:
+        """Say what of that which was acknowledged a crash may lose, ``None`` for nothing."""
+        return appendonly.window(self._servers, self._stream)
 
 
 def _pending(entry: _Entry, version: bytes, blob: bytes | None) -> Pending:

@@ -1,0 +1,96 @@
+"""What ``rootcellar check`` looks at in a hybrid in write-behind mode, beside the two stores that it is made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from uuid import uuid4
+
+from rootcellar import errors
+from rootcellar.checks.findings import Finding
+from rootcellar.checks.steps import Checks, Step, ok, wrong
+from rootcellar.checks.target import Target
+from rootcellar.checks.trial import LASTS, PREFIX
+from rootcellar.records import Payload, TaskRecord
+from rootcellar.stores.base import HasSchema
+from rootcellar.stores.hybrid import WriteBehindStore
+
+#: seconds that a result may wait before it is worth a warning
+LONGEST_WAIT = 60.0
+#: seconds in which a throw-away result should be moved
+PATIENCE = 5.0
+
+
+class BehindChecks(Checks):
+    """Whether Redis keeps what it acknowledges, and whether it gets to the durable store."""
+
+    def __init__(self, target: Target) -> None:
+        self._store = WriteBehindStore(target.url, target.options)
+        self._task_id = f"{PREFIX}{uuid4().hex[:12]}"
+        self._is_stored = False
+
+    @property
+    def where(self) -> str:
+        return self._store.where
+
+    def steps(self) -> Sequence[Step]:
+        return [
+            Step("journal", self._journal, is_ground=True),
+            Step("crash", self._crash),
+            Step("lag", self._lag),
+            Step("moving", self._moving),
+        ]
+
+    def close(self) -> None:
+        if self._is_stored:
+            with suppress(errors.RootcellarError):
+                self._store.delete([self._task_id])
+                # what it leaves to be forgotten
+                self._store.drain()
+        self._store.close()
+
+    def _journal(self) -> Iterator[Finding]:
+        try:
+            self._store.check_journal()
+        except errors.ConfigurationError as exc:
+            yield wrong("hybrid.no-aof", exc.what, exc.remedy)
+        else:
+            yield ok("Redis keeps what it acknowledges")
+
+    def _crash(self) -> Iterator[Finding]:
+        window = self._store.window()
+        yield wrong("hybrid.window", window) if window else ok("loses nothing that was acknowledged")
+
+    def _lag(self) -> Iterator[Finding]:
+        lag = self._store.lag()
+        if lag.oldest > LONGEST_WAIT:
+            yield wrong("hybrid.lag", f"{lag.waiting:,} wait, the oldest for {lag.oldest:.0f} s")
+        elif lag.refused:
+            yield wrong("hybrid.refused", f"{lag.refused:,} stay in Redis")
+        else:
+            yield ok(f"{lag.waiting:,} wait, the oldest for {lag.oldest:.1f} s" if lag.waiting else "nothing waits")
+
+    def _moving(self) -> Iterator[Finding]:
+        durable = self._store.durable
+        if isinstance(durable, HasSchema) and durable.schema.status().version == 0:
+            yield ok("not tried, before there are tables")
+            return
+        now = datetime.now(timezone.utc)
+        record = TaskRecord(
+            task_id=self._task_id, state="SUCCESS", result=Payload(b'"moved"'), done_at=now, expires_at=now + LASTS
+        )
+        self._is_stored = True
+        self._store.put(record)
+        deadline = time.monotonic() + PATIENCE
+        while (moved := durable.get(self._task_id)) is None and time.monotonic() < deadline:
+            # others may do so at the same moment
+            if not self._store.drain():
+                time.sleep(0.02)
+        if moved is None:
+            yield wrong("hybrid.lag", f"a result was not moved within {PATIENCE:g} s")
+        elif moved != record or self._store.get(self._task_id) != record:
+            yield wrong("round-trip.changed", "what was stored does not come back")
+        else:
+            yield ok("a result is in Redis first, and was moved")
