@@ -26,6 +26,7 @@ from celery.utils.functional import _regen
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
+from rootcellar.blobs import REFERENCE
 from rootcellar.errors import KeyMissing, PayloadError, RootcellarError
 from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, deserialise, serialise
 from rootcellar.recording import Recorder
@@ -263,7 +264,7 @@ class Chords:
         if part.result is None:
             raise ChordError(f"Dependency {part.task_id} is {part.state}, but its result was deleted")
         try:
-            value = self._backend.codec.decode(part.result, task_id=part.task_id)
+            value = self._decoded(part.result, part.task_id)
         except KeyMissing:
             # another worker may have the key, or this one be given it: the next sweep will see
             raise
@@ -274,6 +275,15 @@ class Chords:
             raised = self._backend.exception_to_python(value)
             raise _with_cause(f"Dependency {part.task_id} raised {raised!r}", raised)
         return value
+
+    def _decoded(self, stored: Payload, task_id: str) -> Any:
+        def decode() -> Any:
+            return self._backend.codec.decode(stored, task_id=task_id)
+
+        if stored.content_type != REFERENCE:
+            return decode()
+        # the blob store may be out of reach for a while, as a store may
+        return self._backend.ensure(decode, f"read the blob of task {task_id}")
 
 
 class ChordSweeper(threading.Thread):

@@ -207,5 +207,9 @@ class PayloadBomb(PayloadError):
     """A stored payload is larger than ``result_max_decompressed_size`` once it is decompressed. Not retryable."""
 
 
+class BlobStoreUnknown(ConfigurationError):
+    """A result is kept in a blob, and nothing says here where blobs are. Not retryable."""
+
+
 class DemoFailed(RootcellarError):
     """``rootcellar demo`` found a result that is not what it should be. Not retryable."""

@@ -13,7 +13,14 @@ from typing import Any
 
 from rootcellar.blobs import REFERENCE
 from rootcellar.blobs.spilling import blob_of, key_of
-from rootcellar.errors import AbilityMissing, ConfigurationError, KeyMissing, PayloadError
+from rootcellar.errors import (
+    AbilityMissing,
+    BlobStoreUnknown,
+    ConfigurationError,
+    KeyMissing,
+    PayloadError,
+    RootcellarError,
+)
 from rootcellar.payloads import SEALED_FIELDS, TRACEBACK, Codec
 from rootcellar.payloads.sealing import sealed_text
 from rootcellar.records import Payload, TaskRecord
@@ -97,7 +104,7 @@ class Rekeying:
                 return
             try:
                 changes = self._changes(current)
-            except PayloadError as exc:
+            except (PayloadError, BlobStoreUnknown) as exc:
                 self._leave(exc)
                 return
             if not changes:
@@ -161,7 +168,7 @@ class Rekeying:
         newest = self._codec.sealing.writes_as
         return not key_id.startswith(newest) if newest.endswith(":") else key_id != newest
 
-    def _leave(self, exc: PayloadError) -> None:
+    def _leave(self, exc: RootcellarError) -> None:
         self.done.left += 1
         if isinstance(exc, KeyMissing):
             self.done.keys_missing[exc.key_id] += 1

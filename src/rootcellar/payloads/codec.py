@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rootcellar.blobs import REFERENCE, Spilling
-from rootcellar.errors import PayloadError, PayloadUnreadable
+from rootcellar.errors import BlobStoreUnknown, PayloadError
 from rootcellar.payloads.compressing import Compressing
 from rootcellar.payloads.limiting import SPILL, TRUNCATE, Limit
 from rootcellar.payloads.redactor import Call, Redactor, is_failure
@@ -168,11 +168,12 @@ class Codec:
         """Return the payload that is kept in a blob, as it was before it was put there.
 
         Raises:
-            PayloadUnreadable: it is gone, damaged, or there is no blob store.
+            PayloadUnreadable: it is gone or damaged.
+            BlobStoreUnknown: there is no blob store.
             StoreError: the blob store is out of reach.
         """
         if self.spilling is None:
-            raise PayloadUnreadable(
+            raise BlobStoreUnknown(
                 f"the result of task {task_id} is kept in a blob, and nothing says where",
                 where="ROOTCELLAR_BLOB_URL",
                 remedy="set it as the workers have it",
