@@ -29,7 +29,7 @@ from tests.memory_store import MemoryStore
 from tests.workers import Worker
 
 OLD, NEW = make_key("old"), make_key("new")
-COUNT = 1_500
+COUNT = 1_000
 DONE = datetime(2031, 5, 6, tzinfo=timezone.utc)
 
 
