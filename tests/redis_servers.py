@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -145,13 +146,14 @@ class SentinelServer(RedisServer):
 
     name = "sentinel"
 
-    def __init__(self, master: RedisServer, name: str, quorum: int) -> None:
+    def __init__(self, master_port: int, name: str, quorum: int, more: Sequence[str] = ()) -> None:
         super().__init__()
         lines = [
             f"port {self.port}",
             f"bind {HOST}",
             f"dir {self.folder}",
-            f"sentinel monitor {name} {HOST} {master.port} {quorum}",
+            *more,
+            f"sentinel monitor {name} {HOST} {master_port} {quorum}",
             f"sentinel down-after-milliseconds {name} 1000",
             f"sentinel failover-timeout {name} 2000",
         ]
@@ -169,15 +171,25 @@ class SentinelSet:
 
     def __init__(self, **settings: Setting) -> None:
         quick: dict[str, Setting] = {"repl_diskless_sync_delay": 0, "repl_ping_replica_period": 1, **settings}
-        self.servers = [RedisServer(**quick), RedisServer(**quick)]
-        self.sentinels = [SentinelServer(self.servers[0], self.master_name, 2) for _ in range(3)]
+        self.servers = [self._new_server(quick) for _ in range(2)]
+        self.sentinels = [self._new_sentinel() for _ in range(3)]
+
+    def _new_server(self, settings: dict[str, Setting]) -> RedisServer:
+        return RedisServer(**settings)
+
+    def _new_sentinel(self) -> SentinelServer:
+        return SentinelServer(self.port_of(self.servers[0]), self.master_name, 2)
+
+    def port_of(self, server: RedisServer) -> int:
+        """Return the port by which the others, and the clients, know a server."""
+        return server.port
 
     def __enter__(self) -> SentinelSet:
         self._stack = ExitStack()
         for server in self.servers:
             self._stack.enter_context(server)
         with self.servers[1].client() as replica:
-            replica.replicaof(HOST, self.servers[0].port)
+            replica.replicaof(HOST, self.port_of(self.servers[0]))
         self.await_replica()
         for sentinel in self.sentinels:
             self._stack.enter_context(sentinel)
@@ -201,7 +213,7 @@ class SentinelSet:
         """The server that the first Sentinel calls the master."""
         with self.sentinels[0].client() as sentinel:
             _, port = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name)
-        return next(server for server in self.servers if server.port == int(port))
+        return next(server for server in self.servers if self.port_of(server) == int(port))
 
     def await_replica(self) -> None:
         """Wait until the master has a replica that follows it."""
@@ -217,6 +229,56 @@ class SentinelSet:
             return (known["num-other-sentinels"], known["num-slaves"]) == ("2", "1")
 
         _until(lambda: all(is_agreed(sentinel) for sentinel in self.sentinels), "Sentinels that know each other")
+
+
+class TlsSentinelSet(SentinelSet):
+    """The same, but everybody speaks TLS to everybody, and asks for certificates; plain ports are for the tests.
+
+    Attributes:
+        certificates: the CA and what it issued.
+        client: the files of a client's certificate and its key.
+    """
+
+    def __init__(self, **settings: Setting) -> None:
+        self._tls_ports: dict[RedisServer, int] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="rootcellar-tls-")
+        self.certificates = Certificates(Path(self._folder.name))
+        Path(self._folder.name).chmod(0o755)
+        self._own = self.certificates.issue("server", HOST)
+        for path in Path(self._folder.name).iterdir():
+            path.chmod(0o644)
+        self.client = self.certificates.issue("client")
+        super().__init__(**settings)
+
+    def _new_server(self, settings: dict[str, Setting]) -> RedisServer:
+        port = free_port()
+        server = RedisServer(**settings, tls_port=port, tls_replication=True, **self._files())
+        self._tls_ports[server] = port
+        return server
+
+    def _new_sentinel(self) -> SentinelServer:
+        port = free_port()
+        lines = [f"{name.replace('_', '-')} {value}" for name, value in self._files().items()]
+        lines += [f"tls-port {port}", "tls-replication yes"]
+        sentinel = SentinelServer(self.port_of(self.servers[0]), self.master_name, 2, lines)
+        self._tls_ports[sentinel] = port
+        return sentinel
+
+    def _files(self) -> dict[str, Setting]:
+        certificate, key = self._own
+        ca = self.certificates.ca
+        return {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(ca)}
+
+    def port_of(self, server: RedisServer) -> int:
+        return self._tls_ports[server]
+
+    def database_url(self, number: int) -> str:
+        hosts = ";".join(f"sentinel://{HOST}:{self.port_of(sentinel)}" for sentinel in self.sentinels)
+        return f"{hosts}/{number}?master_name={self.master_name}"
+
+    def __exit__(self, *details: object) -> None:
+        super().__exit__(*details)
+        self._folder.cleanup()
 
 
 class ClusterNode(RedisServer):

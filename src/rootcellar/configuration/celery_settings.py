@@ -162,9 +162,13 @@ def _redis_tls(found: Variables) -> dict[str, Any]:
 
 def _sentinel_options(found: Variables) -> dict[str, Any]:
     password = reveal(found.redis_sentinel_password)
-    known_by = _given(
-        {"username": found.redis_sentinel_username, "password": None if password is None else SecretText(password)}
-    )
+    is_tls = found.redis_ssl if found.redis_sentinel_ssl is None else found.redis_sentinel_ssl
+    known_by = {
+        **_given(
+            {"username": found.redis_sentinel_username, "password": None if password is None else SecretText(password)}
+        ),
+        **({"ssl": True, **_redis_tls(found)} if is_tls else {}),
+    }
     return _given({"master_name": found.redis_sentinel_master, "sentinel_kwargs": known_by})
 
 

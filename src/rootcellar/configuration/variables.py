@@ -194,6 +194,7 @@ class RedisVariables(_Variables):
     redis_sentinel_master: Text = _is("The name of the master that they watch.", "must be given with `REDIS_SENTINELS`")
     redis_sentinel_username: Text = _is("The user at the sentinels.", "none")
     redis_sentinel_password: Secret = _is("The password at the sentinels.", "none")
+    redis_sentinel_ssl: Flag = _is("Speak TLS to the sentinels too, with the same certificates.", "`REDIS_SSL`")
     redis_wait_replicas: CountOrNone = _is(
         "With Sentinel and Cluster: replicas that have a result before its task is done; 0: none.", "`1`"
     )

@@ -127,7 +127,6 @@ STALE = {"0A000", "26000", "42P01", "42P05", "42P10"}
 
 _BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
     READ_ONLY: (errors.StoreReadOnly, "point the URL at the primary, or wait until the failover ends"),
-    "25P03": (errors.StoreUnavailable, "nothing: it is tried again"),
     "28P01": (errors.AuthenticationFailed, "check the user and the password in the URL, and pg_hba.conf"),
     "28000": (
         errors.AuthenticationFailed,

@@ -1,0 +1,88 @@
+"""Sentinels, master and replica that speak nothing but TLS, and ask for certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rootcellar
+from rootcellar import errors
+from tests.redis.bed import opened, our_app, record, until
+from tests.redis_servers import TlsSentinelSet
+from tests.servers import HOST
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[TlsSentinelSet]:
+    with TlsSentinelSet() as found:
+        yield found
+
+
+def files(servers: TlsSentinelSet, ca: Path | None = None) -> dict[str, Any]:
+    return {
+        "ssl_ca_certs": str(ca or servers.certificates.ca),
+        "ssl_certfile": str(servers.client[0]),
+        "ssl_keyfile": str(servers.client[1]),
+    }
+
+
+def settings(servers: TlsSentinelSet, ca: Path | None = None, sentinel_ca: Path | None = None) -> dict[str, Any]:
+    """Return what a store is told of the master's TLS and of the Sentinels'."""
+    theirs = {"ssl": True, **files(servers, sentinel_ca)}
+    return {"redis": {"backend_use_ssl": files(servers, ca)}, "transport_options": {"sentinel_kwargs": theirs}}
+
+
+def test_a_wrong_ca_is_refused_on_either_side(servers: TlsSentinelSet) -> None:
+    other = servers.certificates.other_ca
+    for told in (settings(servers, ca=other), settings(servers, sentinel_ca=other)):
+        with opened(servers.url, **told) as store, pytest.raises(errors.CertificateRefused, match="wrong CA"):
+            store.check()
+
+
+def test_without_tls_no_sentinel_answers(servers: TlsSentinelSet) -> None:
+    told = {"redis": {"backend_use_ssl": files(servers), "socket_timeout": 1.0}}
+    with opened(servers.url, **told) as store, pytest.raises(errors.StoreUnavailable, match="no Sentinel knows"):
+        store.check()
+
+
+def test_by_variables(servers: TlsSentinelSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    hosts = ",".join(f"{HOST}:{servers.port_of(sentinel)}" for sentinel in servers.sentinels)
+    given = {
+        "CELERY_RESULT_BACKEND": "redis",
+        "REDIS_SENTINELS": hosts,
+        "REDIS_SENTINEL_MASTER": servers.master_name,
+        "REDIS_SSL": "true",
+        **{f"REDIS_{name.upper()}": value for name, value in files(servers).items()},
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = rootcellar.settings(broker=False)
+    app = our_app("")
+    app.config_from_object(found)
+    app.backend.store_result("by-tls", {"kept": True}, "SUCCESS")
+    assert app.AsyncResult("by-tls").get(timeout=10) == {"kept": True}
+    app.backend.store.close()
+
+
+def test_the_master_dies(servers: TlsSentinelSet) -> None:
+    """Last, for it is not the same after it."""
+    with opened(servers.url, **settings(servers)) as store:
+        ones = [record(value=number) for number in range(50)]
+        for one in ones:
+            assert store.put(one).written
+        old = servers.master
+        old.kill()
+
+        def is_stored() -> bool:
+            try:
+                store.put(record())
+            except errors.StoreError:
+                return False
+            return store.get_many(one.task_id for one in ones) == {one.task_id: one for one in ones}
+
+        until(is_stored, "all results, and new ones, on what was the replica", 30)
+        assert servers.master is not old
