@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from benchmarks import sealing
 from tests.workers import ROOT
 
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
@@ -38,3 +39,16 @@ def test_a_row_that_does_not_exist_is_refused(rows: str) -> None:
 
     assert done.returncode == 2
     assert "no such rows: nothing" in done.stderr
+
+
+def test_what_encryption_costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sealing, "ROUNDS", 1)
+    monkeypatch.setattr(sealing, "LONG", 0.0001)
+
+    sealing.main()
+
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows[2:]] == [
+        f"| {name}" for name in ("`json` alone", "plain", "redacted (nothing found)", "signed", "encrypted")
+    ]
+    assert all(float(cell.strip(" |").replace(",", "")) > 0 for row in rows[2:] for cell in row[1:])

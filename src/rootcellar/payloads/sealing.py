@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import os
 import re
@@ -61,10 +60,10 @@ class Sealing:
             key_id = self._encryption.first.key_id
             nonce = os.urandom(_NONCE)
             sealed = self._ciphers[key_id].encrypt(nonce, payload.body, _bound(payload, task_id, field))
-            return replace(payload, body=nonce + sealed, key_id=ENCRYPTED + key_id)
+            return _with(payload, nonce + sealed, ENCRYPTED + key_id)
         if self._signing:
             key = self._signing.first
-            return replace(payload, key_id=f"{SIGNED}{key.key_id}:{_mac(key.secret, payload, task_id, field)}")
+            return _with(payload, payload.body, f"{SIGNED}{key.key_id}:{_mac(key.secret, payload, task_id, field)}")
         return payload
 
     def open(self, payload: Payload, task_id: str, field: str) -> Payload:
@@ -126,7 +125,7 @@ class Sealing:
             body = cipher.decrypt(nonce, sealed, _bound(payload, task_id, field))
         except Exception:  # the library says no more than that it does not fit
             raise _broken(task_id, field, f"it does not open under key {key_id}") from None
-        return replace(payload, body=body, key_id="")
+        return _with(payload, body, "")
 
     def _verified(self, payload: Payload, rest: str, task_id: str, field: str) -> Payload:
         key_id, _, mac = rest.partition(":")
@@ -134,11 +133,11 @@ class Sealing:
         if key is None:
             if self._accepts_unsealed:
                 # whoever has no key to verify with asked for no signatures
-                return replace(payload, key_id="")
+                return _with(payload, payload.body, "")
             raise _missing(f"the {field} of task {task_id} is signed", key_id, self._signing, "SIGNING")
         if not hmac.compare_digest(_mac(key.secret, payload, task_id, field).encode(), mac.encode()):
             raise _broken(task_id, field, f"its signature is not of key {key_id}")
-        return replace(payload, key_id="")
+        return _with(payload, payload.body, "")
 
 
 def sealed_text(text: str, task_id: str, field: str) -> Payload:
@@ -169,15 +168,19 @@ def _text_payload(body: bytes) -> Payload:
 
 
 def _bound(payload: Payload, task_id: str, field: str) -> bytes:
-    """Return what is authenticated beside the body: each part with its length, so that none runs into the next."""
-    parts = (task_id, field, payload.content_type, payload.content_encoding, payload.compression)
-    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
-    return b"rootcellar 1" + b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    """Return what is authenticated beside the body, with the length of each part, so that none runs into the next."""
+    kind, encoding, packed = payload.content_type, payload.content_encoding, payload.compression
+    lengths = f"{len(task_id)} {len(field)} {len(kind)} {len(encoding)} {len(packed)}"
+    return f"rootcellar 1 {lengths} {task_id}{field}{kind}{encoding}{packed}".encode("utf-8", "surrogatepass")
+
+
+def _with(payload: Payload, body: bytes, key_id: str) -> Payload:
+    return Payload(body, payload.content_type, payload.content_encoding, payload.compression, key_id)
 
 
 def _mac(secret: bytes, payload: Payload, task_id: str, field: str) -> str:
     bound = _bound(payload, task_id, field)
-    return hmac.new(secret, len(bound).to_bytes(4, "big") + bound + payload.body, hashlib.sha256).hexdigest()
+    return hmac.digest(secret, len(bound).to_bytes(4, "big") + bound + payload.body, "sha256").hex()
 
 
 def _cipher(secret: bytes) -> Any:
