@@ -26,7 +26,7 @@ from celery.states import PROPAGATE_STATES
 from rootcellar.backend import ResultBackend
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.records import TaskRecord
-from rootcellar.stores.watching import Deliver, Tell, Told
+from rootcellar.stores.watching import Deliver, Tell, Told, Watcher
 from rootcellar.waiting import timed_out
 
 T = TypeVar("T")
@@ -115,10 +115,11 @@ async def watch(task: Any, timeout: float | None = None) -> AsyncIterator[StateC
     told: asyncio.Queue[Told] = asyncio.Queue()
     deliver = _on_loop(asyncio.get_running_loop(), told.put_nowait)
     deadline = _deadline(timeout)
-    subscription = backend.waiter.watcher().subscribe([task.id], deliver, Tell.CHANGES)
+    watcher = backend.waiter.watcher()
+    subscription = watcher.subscribe([task.id], deliver, Tell.CHANGES)
     try:
         while True:
-            for record in _records(await _before(deadline, told.get())):
+            for record in _records(await _before(deadline, told.get(), watcher)):
                 info = backend.meta_of(record)["result"]
                 is_ready = record.done_at is not None
                 yield StateChange(record.task_id, record.state, info, is_ready, record.done_at)
@@ -156,13 +157,14 @@ class as_completed:
             return
         told: queue.Queue[Told] = queue.Queue()
         deadline = _deadline(self._timeout)
-        subscription = self._backend.waiter.watcher().subscribe(self._ids, told.put, Tell.ID)
+        watcher = self._backend.waiter.watcher()
+        subscription = watcher.subscribe(self._ids, told.put, Tell.ID)
         ready: deque[str] = deque()
         left = len(self._ids)
         try:
             while left:
                 while not ready:
-                    ready.extend(_ids(_take(told, deadline)))
+                    ready.extend(_ids(_take(told, deadline, watcher)))
                 batch = _batch(ready)
                 left -= len(batch)
                 yield from self._values(batch, self._read(batch, deadline))
@@ -175,13 +177,14 @@ class as_completed:
         told: asyncio.Queue[Told] = asyncio.Queue()
         deliver = _on_loop(asyncio.get_running_loop(), told.put_nowait)
         deadline = _deadline(self._timeout)
-        subscription = self._backend.waiter.watcher().subscribe(self._ids, deliver, Tell.ID)
+        watcher = self._backend.waiter.watcher()
+        subscription = watcher.subscribe(self._ids, deliver, Tell.ID)
         ready: deque[str] = deque()
         left = len(self._ids)
         try:
             while left:
                 while not ready:
-                    ready.extend(_ids(await _before(deadline, told.get())))
+                    ready.extend(_ids(await _before(deadline, told.get(), watcher)))
                 batch = _batch(ready)
                 left -= len(batch)
                 for pair in self._values(batch, await self._read_aside(batch, deadline)):
@@ -198,7 +201,7 @@ class as_completed:
                     return self._backend.store.get_many(task_ids)
                 return self._submit(task_ids).result(max(0.0, deadline - time.monotonic()))
             except NotInTime:
-                raise TimeoutError("The operation timed out.") from None
+                raise timed_out() from None
             except RootcellarError as exc:
                 time.sleep(_pause_after(exc, deadline))
 
@@ -291,15 +294,16 @@ def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _take(told: queue.Queue[T], deadline: float | None) -> T:
+def _take(told: queue.Queue[T], deadline: float | None, watcher: Watcher) -> T:
     try:
         return told.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
     except queue.Empty:
-        raise TimeoutError("The operation timed out.") from None
+        raise timed_out(watcher.outage) from watcher.outage
 
 
-async def _before(deadline: float | None, waiting: Any) -> Any:
+async def _before(deadline: float | None, waiting: Any, watcher: Watcher | None = None) -> Any:
     try:
         return await asyncio.wait_for(waiting, None if deadline is None else max(0.0, deadline - time.monotonic()))
     except asyncio.TimeoutError:
-        raise TimeoutError("The operation timed out.") from None
+        outage = watcher.outage if watcher else None
+        raise timed_out(outage) from outage

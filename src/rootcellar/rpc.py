@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 from uuid import uuid4
 
-from amqp.exceptions import AccessRefused
+from amqp.exceptions import AccessRefused, ChannelError
 from celery import signals, states
 from celery.app.task import Context
 from celery.backends.rpc import RPCBackend as CelerysBackend
@@ -100,7 +100,7 @@ def check_round_trip(app: Any, timeout: float = 10.0) -> float:
         the seconds that it took.
 
     Raises:
-        ConfigurationError: the app has another backend.
+        ConfigurationError: the app has another backend, or the broker has its exchange as one of another type.
         AuthenticationFailed: the broker refused the user, or may not be used so by it.
         StoreUnavailable: the broker cannot be reached, or the result did not come back.
     """
@@ -121,6 +121,10 @@ def check_round_trip(app: Any, timeout: float = 10.0) -> float:
     except AccessRefused as exc:
         raise AuthenticationFailed(
             redact(str(exc)), where=where, remedy="check the broker's user and password, and what the user may do"
+        ) from None
+    except ChannelError as exc:
+        raise ConfigurationError(
+            redact(str(exc)), where="result_exchange", remedy="see of which type the broker's exchange of that name is"
         ) from None
     except (OperationalError, OSError) as exc:
         raise StoreUnavailable(

@@ -132,6 +132,10 @@ def test_a_round_trip_that_fails_says_why(variables: dict[str, str]) -> None:
         rpc.check_round_trip(app_of({**variables, "BROKER_USER": "guest", "BROKER_PASSWORD": "wr@ng"}))
     with pytest.raises(StoreUnavailable, match="refused"):
         rpc.check_round_trip(app_of({**variables, "BROKER_PORT": str(free_port()), "BROKER_PASSWORD": "guest"}))
+    with amqp.Connection(f"{HOST}:{variables['BROKER_PORT']}", virtual_host=variables["BROKER_VHOST"]) as connection:
+        connection.channel().exchange_declare("others", type="topic", durable=True, auto_delete=False)
+    with pytest.raises(ConfigurationError, match="inequivalent arg 'type'"):
+        rpc.check_round_trip(app_of({**variables, "CELERY_RESULT_EXCHANGE": "others"}))
     del os.environ["CELERY_RESULT_BACKEND"]  # which Celery would take
     other = Celery("other", backend="rootcellar+sqlite:///x.sqlite3", set_as_current=False)
     with pytest.raises(ConfigurationError, match="do not travel by rpc"):
