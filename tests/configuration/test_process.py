@@ -25,6 +25,8 @@ from tests.configuration.bed import ODD, app_of, problems, settings
 def test_the_environment_is_replaced_and_read_again_the_same() -> None:
     first = settings(CELERY_BROKER_URL="redis", DB_HOST="one")
     assert os.environ["CELERY_BROKER_URL"] == "redis://localhost:6379/0"
+    # the command `celery` of Celery 5.4 takes this one, once settings() has run, for CELERY_BROKER_URL
+    assert os.environ["CELERY_BROKER"] == "redis://localhost:6379/0"
     assert dict(rootcellar.settings()) == dict(first)
     # what the name stands for may change, as in a test or after a fork
     os.environ["DB_HOST"] = "two"

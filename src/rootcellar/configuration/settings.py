@@ -24,8 +24,11 @@ MASK = "**"
 DEFAULT = "default"
 #: the names under which a broker may be given, the first one that is found wins where they agree
 _BROKER_NAMES = ("CELERY_BROKER", "CELERY_BROKER_URL", "BROKER_URL")
-#: what Celery reads from the environment by itself, over any configuration
+#: what Celery reads from the environment by itself, over any configuration; the command ``celery`` of Celery 5.4 takes
+#: the broker from the first two, after it has imported the app
 _READ_BY_CELERY = {
+    "CELERY_BROKER": "broker_url",
+    "BROKER_URL": "broker_url",
     "CELERY_RESULT_BACKEND": "result_backend",
     "CELERY_BROKER_URL": "broker_url",
     "CELERY_BROKER_READ_URL": "broker_read_url",
