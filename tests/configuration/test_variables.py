@@ -154,7 +154,45 @@ def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
 
 
 def test_what_is_not_given_is_left_to_celery() -> None:
-    assert set(settings()) == {"broker_url", "result_backend"}
+    assert set(settings()) == {"broker_url", "result_backend", "result_serializer", "result_accept_content"}
+
+
+def test_results_are_typed_json_unless_they_are_said_to_be_something_else() -> None:
+    found = settings()
+    assert (found["result_serializer"], found["result_accept_content"]) == (
+        "rootcellar-json",
+        ["json", "rootcellar-json"],
+    )
+    assert settings(CELERY_ACCEPT_CONTENT="json,msgpack")["result_accept_content"] == [
+        *("json", "msgpack", "rootcellar-json")
+    ]
+    other = settings(CELERY_RESULT_SERIALIZER="msgpack", CELERY_RESULT_ACCEPT_CONTENT="msgpack")
+    assert (other["result_serializer"], other["result_accept_content"]) == ("msgpack", ["msgpack"])
+
+
+def test_stock_json_is_accepted_as_celery_has_it() -> None:
+    assert "result_accept_content" not in settings(CELERY_RESULT_SERIALIZER="json")
+
+
+def test_how_payloads_are_compressed() -> None:
+    found = settings(
+        CELERY_RESULT_COMPRESSION="zstd",
+        CELERY_RESULT_COMPRESSION_LEVEL="19",
+        CELERY_RESULT_COMPRESSION_THRESHOLD="0",
+        CELERY_RESULT_MAX_DECOMPRESSED_SIZE="1000",
+        CELERY_RESULT_TYPE_MODULES="shop, shop_lib.models",
+    )
+    assert {name: value for name, value in found.items() if "compress" in name} == {
+        "result_compression": "zstd",
+        "result_compression_level": 19,
+        "result_compression_threshold": 0,
+        "result_max_decompressed_size": 1000,
+    }
+    assert found["result_type_modules"] == ["shop", "shop_lib.models"]
+    wrong = problems(
+        CELERY_RESULT_COMPRESSION="zap", CELERY_RESULT_TYPE_MODULES="a/b", CELERY_RESULT_COMPRESSION_LEVEL="x"
+    )
+    assert len(wrong) == 3
 
 
 def test_every_setting_arrives_with_its_type() -> None:

@@ -13,6 +13,8 @@ from rootcellar.configuration.choices import Choice, choose_broker
 from rootcellar.configuration.urls import RPC_URL, SecretText, SecretUrl, reveal
 from rootcellar.configuration.variables import CeleryVariables, PayloadVariables, Variables
 
+#: the serializer that gives Python's types back
+TYPED_JSON = "rootcellar-json"
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 #: variables of Celery's group that do not become a setting of the same name
 _EXPIRIES = ("celery_result_expires", "celery_result_failure_expires", "celery_result_chord_expires")
@@ -25,6 +27,7 @@ def settings_of(found: Variables, backend: Choice, broker: Choice | None) -> dic
     conf.update(_backend_settings(found, backend))
     if backend.kind != "rpc":
         conf.update(_payload_settings(found))
+        _add_typed_json(conf)
     if broker is not None:
         conf.update(_broker_settings(found, broker))
     return conf
@@ -36,11 +39,18 @@ def _own_settings(found: Variables) -> dict[str, Any]:
     for name in ("broker_read_url", "broker_write_url"):
         if name in conf:
             conf[name] = choose_broker(conf[name], found).url
-    for name in ("accept_content", "result_accept_content"):
+    for name in ("accept_content", "result_accept_content", "result_type_modules"):
         if name in conf:
             conf[name] = list(conf[name])
     conf.update(_expiries(found))
     return conf
+
+
+def _add_typed_json(conf: dict[str, Any]) -> None:
+    """Let results be typed JSON unless they are said to be something else."""
+    if conf.setdefault("result_serializer", TYPED_JSON) == TYPED_JSON:
+        accepted = conf.get("accept_content", ["json"])
+        conf.setdefault("result_accept_content", [*accepted, *({TYPED_JSON} - set(accepted))])
 
 
 def _payload_settings(found: Variables) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
-from kombu import compression
 from kombu.serialization import registry
 from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
 from rootcellar.errors import ConfigurationError
+from rootcellar.payloads.compressing import known_compression
 from rootcellar.payloads.limiting import WAYS, read_size
 from rootcellar.payloads.patterns import read_patterns
 
@@ -149,8 +149,18 @@ def _contents(text: str) -> tuple[str, ...]:
     return found
 
 
+def _modules(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names or not all(part.isidentifier() for name in names for part in name.split(".")):
+        raise ValueError
+    return names
+
+
 def _compression(text: str) -> str:
-    compression.get_encoder(text.strip())
+    try:
+        known_compression(text.strip())
+    except ConfigurationError as exc:
+        raise ValueError(exc.what) from None
     return text.strip()
 
 
@@ -223,14 +233,18 @@ Zone = Annotated[str | None, Allowed("a time zone such as `UTC` or `Europe/Pragu
 Serializer = Annotated[
     str | None,
     Allowed(
-        "a serializer: `json`, `msgpack`, `yaml`, `pickle`, or one that you registered with kombu before", _serializer
+        "a serializer: `rootcellar-json`, `json`, `msgpack`, `yaml`, `pickle`, or one that you registered with kombu "
+        "before",
+        _serializer,
     ),
 ]
 Contents = Annotated[
     tuple[str, ...] | None, Allowed("serializers that kombu knows, or content types, several with commas", _contents)
 ]
+Modules = Annotated[tuple[str, ...] | None, Allowed("names of modules, several with commas", _modules)]
+Level = Annotated[int | None, Allowed("a whole number, -7 to 22, as the compression has it", _whole(-7, 22))]
 Compression = Annotated[
-    str | None, Allowed("a compression that kombu knows here: `gzip`, `bzip2`, `lzma`", _compression)
+    str | None, Allowed("a compression that kombu knows here: `gzip`, `bzip2`, `lzma`, `zstd`, `brotli`", _compression)
 ]
 Identifier = Annotated[str | None, Allowed("a name of letters, digits and `_`", _identifier)]
 Size = Annotated[str | None, Allowed("bytes, or `512KB`, `10MB`, `1GB`; `0` for no limit", _size)]

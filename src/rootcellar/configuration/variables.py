@@ -28,7 +28,9 @@ from rootcellar.configuration.values import (
     Flag,
     Host,
     Identifier,
+    Level,
     Mode,
+    Modules,
     Nodes,
     Patterns,
     Port,
@@ -79,9 +81,19 @@ class CeleryVariables(_Variables):
     celery_result_failure_expires: Expiry = _is("How long a failure is kept.", "as any result")
     celery_result_chord_expires: Expiry = _is("How long an unfinished chord is kept.", "as any result")
     celery_result_extended: Flag = _is("Keep the arguments of tasks too.", "`false`")
-    celery_result_serializer: Serializer = _is("How results are written.", "`json`")
-    celery_result_accept_content: Contents = _is("What may be read as a result.", "as `CELERY_ACCEPT_CONTENT`")
+    celery_result_serializer: Serializer = _is("How results are written.", "`rootcellar-json`; with `rpc` `json`")
+    celery_result_accept_content: Contents = _is(
+        "What may be read as a result.", "as `CELERY_ACCEPT_CONTENT`, and `rootcellar-json`"
+    )
+    celery_result_type_modules: Modules = _is(
+        "The modules and packages whose classes results may be made of.", "all that are loaded"
+    )
     celery_result_compression: Compression = _is("How results are compressed.", "not")
+    celery_result_compression_level: Level = _is("How hard it tries.", "the compression's own")
+    celery_result_compression_threshold: CountOrNone = _is("Bytes below which nothing is compressed.", "`1024`")
+    celery_result_max_decompressed_size: CountOrNone = _is(
+        "The most bytes of a result that was compressed; 0: no limit.", "`268435456`"
+    )
     celery_result_cache_max: CountOrNone = _is("Results that a client remembers.", "Celery's")
     celery_result_backend_always_retry: Flag = _is("Whether storing is tried again in an outage.", "`true`")
     celery_result_backend_max_retries: CountOrNone = _is("How often at most.", "no limit")

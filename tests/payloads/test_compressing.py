@@ -1,0 +1,167 @@
+"""Compression: with a level and a threshold, told apart by what is stored, and stopped before it fills the memory."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import random
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import brotli
+import pytest
+from backports import zstd
+from celery import Celery
+from kombu import compression as kombu_compression
+
+from rootcellar.errors import ConfigurationError, PayloadBomb, PayloadUnreadable
+from rootcellar.payloads import Codec, Compressing, codec_of
+from rootcellar.payloads.compressing import LARGEST
+from rootcellar.records import Payload
+from rootcellar.stores.celery_tables import task_record
+
+METHODS = ["gzip", "bzip2", "lzma", "zstd", "brotli"]
+TEXT = Payload(b'["' + b"compressible " * 2_000 + b'"]')
+#: a few KiB that become 32 MiB
+ZEROS = bytes(32 << 20)
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "application/x-gzip": lambda: zlib.compress(ZEROS, 6),
+    "application/x-bz2": lambda: bz2.compress(ZEROS),
+    "application/x-lzma": lambda: lzma.compress(ZEROS, preset=1),
+    "application/zstd": lambda: zstd.compress(ZEROS),
+    "application/x-brotli": lambda: brotli.compress(ZEROS, quality=2),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_compressed_comes_back_whatever_the_settings_are_now(method: str) -> None:
+    packed = Compressing(method).compress(TEXT)
+    assert len(packed.body) < len(TEXT.body) / 20
+    assert packed.compression == kombu_compression.get_encoder(method)[1]
+    for now in (Compressing(), Compressing("gzip"), Compressing(method, level=1)):
+        assert now.decompress(packed) == TEXT
+    assert kombu_compression.decompress(packed.body, packed.compression) == TEXT.body, "Celery reads it too"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_levels(method: str) -> None:
+    source = random.Random(20310506)
+    words = [source.randbytes(source.randrange(2, 9)).hex() for _ in range(500)]
+    text = Payload(" ".join(source.choices(words, k=40_000)).encode())
+    quick, hard = (Compressing(method, level=level).compress(text) for level in (1, 9))
+    assert len(hard.body) != len(quick.body), "and not always smaller, as zstd shows"
+    assert Compressing().decompress(hard) == Compressing().decompress(quick) == text
+
+
+def test_small_and_incompressible_payloads_are_stored_as_they_are() -> None:
+    small = Payload(b"x" * 999)
+    assert Compressing("gzip", threshold=1_000).compress(small) is small
+    assert Compressing("gzip", threshold=999).compress(small).compression
+    noise = Payload(random.Random(1).randbytes(2_000))
+    assert Compressing("gzip").compress(noise) is noise
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "zip"}, "unknown compression 'zip'"),
+        ({"name": "gzip", "level": 10}, "gzip has no level 10 .* from 0 to 9"),
+        ({"name": "bzip2", "level": 0}, "from 1 to 9"),
+        ({"name": "zstd", "level": 23}, "from -7 to 22"),
+    ],
+)
+def test_wrong_settings(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        Compressing(options.pop("name"), **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["result_compression_threshold", "result_max_decompressed_size", "result_compression_level"]
+)
+@pytest.mark.parametrize("value", ["much", -200, 1.5])
+def test_wrong_numbers(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        codec_of({"result_compression": "gzip", name: value})
+
+
+def test_settings_and_transport_options() -> None:
+    value = "x" * 500
+    codec = codec_of(
+        {"result_backend_transport_options": {"result_compression": "gzip", "result_compression_threshold": 100}}
+    )
+    assert codec.encode(value, task_id="a").compression
+    codec = codec_of({"result_compression": "gzip", "result_max_decompressed_size": "100"})
+    with pytest.raises(PayloadBomb, match="larger than 100"):
+        codec.decode(Codec(compressing=Compressing("zstd", threshold=0)).encode(value, task_id="a"), task_id="a")
+    app = Celery(set_as_current=False)
+    app.conf.update(result_compression="bzip2", result_compression_level=1, result_compression_threshold=10)
+    assert codec_of(app.conf).encode(value, task_id="a").compression == "application/x-bz2"
+
+
+@pytest.mark.parametrize("method", BOMBS)
+def test_a_bomb_is_stopped_before_it_fills_the_memory(method: str) -> None:
+    bomb = Payload(BOMBS[method](), compression=method)
+    assert len(bomb.body) < 80_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(PayloadBomb, match="result_max_decompressed_size"):
+            Compressing(largest=1 << 20).decompress(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(Compressing(largest=32 << 20).decompress(bomb).body) == 32 << 20
+    assert len(Compressing(largest=0).decompress(bomb).body) == 32 << 20
+    assert LARGEST == 256 << 20
+
+
+@pytest.mark.parametrize("method", BOMBS)
+def test_damaged_streams(method: str) -> None:
+    name = {"application/x-gzip": "gzip", "application/x-bz2": "bzip2", "application/x-lzma": "lzma"}
+    whole = Compressing(name.get(method, method)).compress(TEXT)
+    for body in (whole.body[:-1], whole.body[: len(whole.body) // 2], b"", b"no such thing", b"\x00" * 100):
+        with pytest.raises(PayloadUnreadable):
+            Compressing().decompress(Payload(body, compression=whole.compression))
+
+
+def test_lzma_may_not_ask_for_gigabytes() -> None:
+    # lzma.compress(b"x", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}])
+    greedy = bytes.fromhex(
+        "fd377a585a000004e6d6b44602002101240000005e1fc7f9010000780000000045aeef83f8ee160a00011901a52c81cc1fb6f37d01"
+        "0000000004595a"
+    )
+    with pytest.raises(PayloadUnreadable, match="emory"):
+        Compressing().decompress(Payload(greedy, compression="application/x-lzma"))
+
+
+def test_real_gzip_is_read_too() -> None:
+    packed = Payload(gzip.compress(TEXT.body), compression="application/x-gzip")
+    assert Compressing().decompress(packed).body == TEXT.body
+
+
+def test_a_method_that_an_application_registered_with_kombu() -> None:
+    kombu_compression.register(
+        lambda body: b"!" + body[2:], lambda body: b'["' + body[1:], "application/x-odd", ["odd"]
+    )
+    try:
+        packed = Compressing("odd").compress(TEXT)
+        assert (packed.compression, Compressing().decompress(packed)) == ("application/x-odd", TEXT)
+        with pytest.raises(PayloadBomb):
+            Compressing(largest=10).decompress(packed)
+        with pytest.raises(ConfigurationError, match="has no levels"):
+            Compressing("odd", level=1)
+    finally:
+        for table in (kombu_compression._encoders, kombu_compression._decoders):
+            del table["application/x-odd"]
+        del kombu_compression._aliases["odd"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_celery_compressed_in_its_own_tables(method: str) -> None:
+    body, content_type = kombu_compression.compress(TEXT.body, method)
+    blob = b"\x00celery-compressed\x00" + content_type.encode() + b"\x00" + body
+    record = task_record({"task_id": "a", "status": "SUCCESS", "result": blob}, None)
+    assert record.result is not None
+    assert Codec().decode(record.result, task_id="a") == ["compressible " * 2_000]

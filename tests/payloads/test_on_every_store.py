@@ -1,0 +1,117 @@
+"""Random values on every store, under every combination of serializer, compression and encryption, in two processes."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rootcellar.payloads import ARGS, RESULT, Codec, Compressing, make_key
+from rootcellar.payloads.keys import read_keys
+from rootcellar.payloads.sealing import Sealing
+from rootcellar.records import TYPED_JSON, TaskRecord
+from tests import typed_values
+from tests.conformance.registered import STORES
+from tests.conformance.under_test import StoreUnderTest
+
+SERIALIZERS = {
+    "rootcellar-json": (TYPED_JSON, typed_values.values),
+    "json": ("application/json", typed_values.json_values),
+    "msgpack": ("application/x-msgpack", typed_values.common_values),
+    "yaml": ("application/x-yaml", typed_values.common_values),
+}
+COMPRESSIONS = [None, "gzip", "bzip2", "lzma", "zstd", "brotli"]
+SEALS = ["open", "encrypted", "signed"]
+COMBINATIONS = list(itertools.product(SERIALIZERS, COMPRESSIONS, SEALS))
+VALUES = 60
+
+Combination = tuple[str, "str | None", str]
+
+
+def codec_of(combination: Combination, key: str) -> Codec:
+    serializer, compression, seal = combination
+    keys = read_keys(key, "test")
+    return Codec(
+        serializer=serializer,
+        compressing=Compressing(compression, threshold=0),
+        accept={SERIALIZERS[serializer][0]},
+        sealing=Sealing(keys if seal == "encrypted" else None, keys if seal == "signed" else None),
+    )
+
+
+@pytest.fixture(scope="session")
+def drawn_values() -> dict[str, list[Any]]:
+    """Values that Hypothesis drew for each serializer, once for all stores."""
+    return {name: drawn_from(strategy) for name, (_, strategy) in SERIALIZERS.items()}
+
+
+def drawn_from(strategy: st.SearchStrategy[Any]) -> list[Any]:
+    """Return some values that Hypothesis finds worth a try."""
+    drawn: list[Any] = []
+
+    @settings(max_examples=VALUES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def draw(value: Any) -> None:
+        drawn.append(value)
+
+    draw()
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def other_process() -> Iterator[ProcessPoolExecutor]:
+    """A process that shares nothing with this one but what is stored."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def differences(store_name: str, url: str, key: str, expected: bytes) -> list[str]:
+    """Read what is stored there; say what is not what it was."""
+    under_test = next(store for store in STORES if store.name == store_name)
+    store = under_test.open(url, None)
+    values: dict[str, tuple[Combination, Any]] = pickle.loads(expected)  # noqa: S301 - our own, a moment ago
+    found = store.get_many(values)
+    wrong = [f"{task_id} is missing" for task_id in values.keys() - found.keys()]
+    for task_id, record in found.items():
+        combination, value = values[task_id]
+        codec = codec_of(combination, key)
+        for field, payload in ((RESULT, record.result), (ARGS, record.args)):
+            assert payload is not None
+            read = codec.decode(payload, task_id=task_id, field=field)
+            # YAML sorts the keys
+            is_same = read == value if combination[0] == "yaml" else typed_values.same(read, value)
+            if not is_same:
+                wrong.append(f"{combination} {field}: {value!r} came back as {read!r}"[:2_000])
+    store.close()
+    return wrong
+
+
+@pytest.mark.parametrize("under_test", STORES, ids=str)
+def test_random_values_come_back(
+    under_test: StoreUnderTest,
+    request: pytest.FixtureRequest,
+    drawn_values: dict[str, list[Any]],
+    other_process: ProcessPoolExecutor,
+) -> None:
+    key = make_key("test")
+    values: dict[str, tuple[Combination, Any]] = {}
+    with under_test.new_place(request) as url:
+        store = under_test.open(url, None)
+        turns = {name: itertools.cycle(drawn) for name, drawn in drawn_values.items()}
+        for number, combination in enumerate(COMBINATIONS * 2):
+            task_id, value = f"task-{number}", next(turns[combination[0]])
+            codec = codec_of(combination, key)
+            result, args = (codec.encode(value, task_id=task_id, field=field) for field in (RESULT, ARGS))
+            store.put(TaskRecord(task_id=task_id, state="FAILURE", result=result, args=args))
+            values[task_id] = combination, value
+        told = (under_test.name, url, key, pickle.dumps(values))
+        wrong = other_process.submit(differences, *told).result(60) if under_test.shared else differences(*told)
+        store.close()
+    assert wrong == []
