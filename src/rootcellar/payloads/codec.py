@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from rootcellar.blobs import REFERENCE, Spilling
 from rootcellar.errors import BlobStoreUnknown, PayloadError
 from rootcellar.payloads.compressing import Compressing
 from rootcellar.payloads.limiting import SPILL, TRUNCATE, Limit
+from rootcellar.payloads.pickles import PICKLE, read_old_pickle
 from rootcellar.payloads.redactor import Call, Redactor, is_failure
 from rootcellar.payloads.sealing import Sealing
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
@@ -21,8 +22,6 @@ RESULT, ARGS, KWARGS, STAMPS, TRACEBACK = "result", "args", "kwargs", "stamps", 
 CHORD_BODY = "chord body"
 #: the fields of a record that are payloads and are sealed; ``children`` holds nothing but ids
 SEALED_FIELDS = (RESULT, ARGS, KWARGS, STAMPS)
-#: what is stored of an exception
-_FAILURE = {"exc_type", "exc_message", "exc_module"}
 
 
 NOBODY = Call()
@@ -37,6 +36,8 @@ class Codec:
         compressing: how payloads are compressed, and how large they may be once they are not; ``None`` for not.
         accept: the content types that may be read; ``None`` for those that kombu trusts.
         sealing: encrypts or signs; ``None`` for neither.
+        old_pickles: whether pickles of plain data are read, as Celery before 5.7 left them, where pickle itself is not
+            accepted.
         reader: reads typed JSON; ``None`` for one that makes objects of any class that is loaded.
         redactor: masks what must not be stored; ``None`` for nothing.
         limit: how large a result may be; ``None`` for no limit.
@@ -50,6 +51,7 @@ class Codec:
         compressing: Compressing | None = None,
         accept: Collection[str] | None = None,
         sealing: Sealing | None = None,
+        old_pickles: bool = False,
         reader: Reader | None = None,
         redactor: Redactor | None = None,
         limit: Limit | None = None,
@@ -64,6 +66,7 @@ class Codec:
         self.redactor = redactor or Redactor(())
         self.limit = limit or Limit()
         self.spilling = spilling
+        self.old_pickles = old_pickles
 
     def encode(
         self,
@@ -127,7 +130,7 @@ class Codec:
             return serialise(value, serializer or self.serializer, field)
         except NotEncodable:
             # a failure must not be lost because the task's own serializer is unknown, or is for other values
-            if serializer is None or not (isinstance(value, Mapping) and value.keys() == _FAILURE):
+            if serializer is None or not is_failure(value):
                 raise
             return serialise(value, self.serializer, field)
 
@@ -162,7 +165,10 @@ class Codec:
         if payload.content_type == REFERENCE:
             payload = self.fetch(payload, task_id)
         plain = self.compressing.decompress(self.sealing.open(payload, task_id, field))
-        return deserialise(plain, self.accept if accept is None else accept, self.reader)
+        accepted = self.accept if accept is None else accept
+        if self.old_pickles and plain.content_type == PICKLE and PICKLE not in (accepted or ()):
+            return read_old_pickle(plain)
+        return deserialise(plain, accepted, self.reader)
 
     def fetch(self, reference: Payload, task_id: str) -> Payload:
         """Return the payload that is kept in a blob, as it was before it was put there.

@@ -63,6 +63,7 @@ def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
         redactor=redactor_of(conf),
         limit=limit_of(conf),
         spilling=spilling_of(conf),
+        old_pickles=bool(option("result_accept_old_pickles")),
         **options,
     )
 

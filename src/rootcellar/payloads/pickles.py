@@ -1,0 +1,110 @@
+"""Pickles that Celery before 5.7 left in its tables, read without running what they say.
+
+A pickle is a program that calls whatever it names. Here it can name the types of plain data and Python's own and
+Celery's exceptions, and nothing else. It is read by the unpickler in Python, for the one in C reserves as much memory
+as a pickle asks for.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import datetime
+import decimal
+import io
+import pickle
+import uuid
+from typing import Any, ClassVar
+
+import celery.exceptions
+
+from rootcellar.errors import PayloadUnreadable, TypeRefused
+from rootcellar.records import Payload
+
+PICKLE = "application/x-python-serialize"
+_BUILTINS = ("builtins", "__builtin__", "exceptions")
+
+
+def read_old_pickle(payload: Payload) -> Any:
+    """Return the value of a pickle of plain data.
+
+    Raises:
+        TypeRefused: it names anything else than the types of plain data.
+        PayloadUnreadable: it is damaged.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(payload.body)).load()
+    except TypeRefused:
+        raise
+    except Exception as exc:  # a damaged pickle raises anything
+        raise PayloadUnreadable(
+            f"a stored pickle cannot be decoded: {type(exc).__name__}: {str(exc)[:300]}",
+            remedy="see whether it was damaged",
+        ) from exc
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """What bytes are in old pickles: text that is encoded."""
+    if encoding != "latin1":
+        raise ValueError("no encoding of bytes")
+    return text.encode("latin1")
+
+
+def _bytearray(data: Any = b"", encoding: str = "latin1") -> bytearray:
+    """Make one of bytes or text: of a number it would take as much memory as that says."""
+    return bytearray(_encode(data, encoding) if isinstance(data, str) else bytes(memoryview(data)))
+
+
+def _bytes(data: Any = ()) -> bytes:
+    return bytes(data) if isinstance(data, (list, tuple)) else bytes(memoryview(data))
+
+
+_PLAIN: dict[tuple[str, str], Any] = {
+    ("_codecs", "encode"): _encode,
+    # no range: a list of one may be larger than any memory
+    **{
+        (module, cls.__name__): cls
+        for module in _BUILTINS
+        for cls in (bool, int, float, complex, str, list, tuple, dict, set, frozenset)
+    },
+    **{(module, "bytearray"): _bytearray for module in _BUILTINS},
+    **{(module, "bytes"): _bytes for module in _BUILTINS},
+    **{
+        ("datetime", cls.__name__): cls
+        for cls in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone)
+    },
+    ("decimal", "Decimal"): decimal.Decimal,
+    ("uuid", "UUID"): uuid.UUID,
+    ("uuid", "SafeUUID"): uuid.SafeUUID,
+    **{
+        ("collections", cls.__name__): cls
+        for cls in (collections.OrderedDict, collections.defaultdict, collections.deque, collections.Counter)
+    },
+}
+
+
+_PurePython: Any = pickle._Unpickler
+
+
+class _PlainUnpickler(_PurePython):  # type: ignore[misc]
+    dispatch: ClassVar[dict[int, Any]] = dict(_PurePython.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _PLAIN:
+            return _PLAIN[module, name]
+        space = builtins if module in _BUILTINS else celery.exceptions if module == celery.exceptions.__name__ else None
+        found = getattr(space, "__dict__", {}).get(name)
+        if isinstance(found, type) and issubclass(found, Exception):
+            return found
+        raise TypeRefused(
+            f"a pickle names {module[:50]}.{name[:50]}, which is not plain data",
+            remedy="read it where you trust it, with pickle in result_accept_content; it was not run",
+        )
+
+    def load_build(self) -> None:
+        """Set the attributes of an object, never those of a class."""
+        if isinstance(self.stack[-2], type) or callable(self.stack[-2]):
+            raise TypeRefused("a pickle changes a class", remedy="nothing was changed; somebody tampered with it")
+        _PurePython.load_build(self)
+
+    dispatch[pickle.BUILD[0]] = load_build
