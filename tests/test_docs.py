@@ -253,6 +253,17 @@ def test_readme(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     check_settings(page)
 
 
+def test_payloads(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+    page = Page("docs/payloads.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
+    page.write_files(tmp_path)
+    with Worker("shop", cwd=tmp_path):
+        for program in ("client", "unstorable", "accepting", "compressed"):
+            run(f"python {program}.py", tmp_path)
+    (query,) = page.of("sql")
+    with psycopg.connect(postgres_url) as connection:
+        assert connection.execute(query.encode()).fetchall() == [("19.90",)]
+
+
 def test_configuration(tmp_path: Path, postgres_server: PostgresServer, redis_server: RedisServer) -> None:
     url = urlsplit(postgres_server.create_database())
     password = unquote(url.password or "").replace("\\", "\\\\").replace("'", "\\'")

@@ -70,9 +70,9 @@ def serialise(value: Any, serializer: str, field: str = "value") -> Payload:
             return _typed(value, field)
         content_type, content_encoding, body = kombu_dumps(value, serializer=serializer)
     except typed.Unstorable as exc:
-        raise NotEncodable(
-            str(exc), where="result_serializer", remedy=exc.remedy or "return plain data, or register the type"
-        ) from exc
+        # one text: of an exception, no more than its arguments reaches whoever asks for the result
+        remedy = exc.remedy or "return plain data, or register the type"
+        raise NotEncodable(f"{exc}: {remedy}", where="result_serializer") from exc
     except (EncodeError, TypeError, ValueError, OverflowError, RecursionError, SerializerNotInstalled) as exc:
         depth = " (nested too deeply)" if isinstance(exc, RecursionError) else ""
         raise NotEncodable(
