@@ -54,7 +54,7 @@ def measure(value: Any, codecs: Mapping[str, Codec]) -> dict[str, tuple[float, f
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
     for _ in range(ROUNDS):
         for name, (encode, decode, _) in work.items():
-            times[name].append((_time(encode), _time(decode)))
+            times[name].append((microseconds_of(encode), microseconds_of(decode)))
     return {name: (min(it[0] for it in times[name]), min(it[1] for it in times[name]), work[name][2]) for name in work}
 
 
@@ -66,7 +66,7 @@ def _work(codec: Codec, value: Any, stored: Payload) -> tuple[Callable[[], objec
     )
 
 
-def _time(work: Callable[[], object]) -> float:
+def microseconds_of(work: Callable[[], object]) -> float:
     """Return the microseconds of this process's CPU that a call takes."""
     started = time.process_time()
     work()

@@ -15,6 +15,7 @@ from celery import states
 from celery.exceptions import BackendGetMetaError, BackendStoreError
 from celery.result import result_from_tuple
 from celery.utils.log import get_logger
+from kombu.serialization import registry
 from kombu.utils.encoding import bytes_to_str
 
 from rootcellar import exceptions, process, typed
@@ -242,7 +243,7 @@ class ResultBackend(ReadingBackend):
     def _encodable(self, result: Any, state: str, request: Any) -> Any:
         """Return a result as its serializer takes it; Celery's ``encode_result`` knows nothing of the task."""
         own = serializer_of(self.recorder.call_of(request))
-        if own is not None and state in self.EXCEPTION_STATES and isinstance(result, Exception):
+        if own in registry.name_to_type and state in self.EXCEPTION_STATES and isinstance(result, Exception):
             return self.prepare_exception(result, own)
         return self.encode_result(result, state)
 

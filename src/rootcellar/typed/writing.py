@@ -26,7 +26,8 @@ from rootcellar.typed.markers import KOMBU_KEYS, OURS, VALUE, kombu_marker, mark
 from rootcellar.typed.moments import write_datetime, write_time, write_timedelta, write_zone
 from rootcellar.typed.unstorable import Unstorable
 
-_PLAIN = frozenset({str, int, float, bool, type(None), list, dict})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_PLAIN = _SCALARS | {list, dict}
 _TEXT_KEYS = frozenset({str})
 #: longer ones cannot become decimal digits in every Python
 _LONG_INT = 14_000
@@ -44,7 +45,19 @@ def _stop(value: Any) -> Any:
     raise _NotPlain
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_stop).encode
+def _make_encode() -> Callable[[Any], str]:
+    """Return the encoder in C where there is one, made once: what holds itself ends as a ``RecursionError``."""
+    try:
+        chunks = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+            None, _stop, json.encoder.encode_basestring, None, ": ", ", ", False, False, False
+        )
+        "".join(chunks([""], 0))
+    except (AttributeError, TypeError):
+        return json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_stop).encode
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode = _make_encode()
 
 
 def write(value: Any, root: str) -> tuple[str, bool]:
@@ -84,20 +97,21 @@ def _is_plain(value: Any) -> bool:
 
     Goes down level by level, each in C: JSON's encoder lets tuples, subclasses and other keys than texts pass.
     """
-    level = [value]
-    while level:
-        kinds = set(map(type, level))
+    level: list[Any] = [value]
+    kinds = {type(value)}
+    while not kinds <= _SCALARS:
         if not kinds <= _PLAIN:
             return False
         below: list[Any] = []
         if list in kinds:
-            below.extend(chain.from_iterable(level if len(kinds) == 1 else [x for x in level if type(x) is list]))
+            below += chain.from_iterable(level if len(kinds) == 1 else [x for x in level if type(x) is list])
         if dict in kinds:
             dicts = level if len(kinds) == 1 else [x for x in level if type(x) is dict]
-            if not set(map(type, chain.from_iterable(dicts))) <= _TEXT_KEYS:
+            if not {*map(type, chain.from_iterable(dicts))} <= _TEXT_KEYS:
                 return False
-            below.extend(chain.from_iterable(map(dict.values, dicts)))
+            below += chain.from_iterable(map(dict.values, dicts))
         level = below
+        kinds = {*map(type, level)}
     return True
 
 
