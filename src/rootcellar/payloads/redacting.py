@@ -132,7 +132,9 @@ class Redaction:
         if isinstance(argument, str):
             return self.text(argument, secrets)
         if isinstance(argument, (list, tuple)) and not hasattr(argument, "_fields"):
-            return [self._argument(each, secrets) for each in argument]
+            redacted = [self._argument(each, secrets) for each in argument]
+            # typed JSON keeps the one apart from the other
+            return tuple(redacted) if type(argument) is tuple else redacted
         if isinstance(argument, int) and str(argument) in secrets:
             return MASK
         return self.value(argument)
