@@ -13,10 +13,10 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && { echo "$$python"; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs systems venv servers clean
+.PHONY: help demo test lint bench docs troubleshooting systems venv servers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)/demo ## install rootcellar into .venv and show what it does
 	@$(BIN)/rootcellar demo
@@ -34,6 +34,9 @@ bench: $(STAMPS)/dev servers ## run the benchmarks
 
 docs: $(STAMPS)/dev servers ## run the examples in the documentation
 	@$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
+
+troubleshooting: $(STAMPS)/dev ## write docs/troubleshooting.md from the messages in the code
+	@$(BIN)/python -m rootcellar.troubleshooting docs/troubleshooting.md
 
 systems: $(STAMPS)/dev servers ## run the conformance suites and write docs/systems.md from what passed
 	@$(BIN)/python -m pytest tests/test_store_conformance.py tests/test_backend_conformance.py --write-systems

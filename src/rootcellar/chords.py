@@ -65,6 +65,9 @@ class Host(Protocol):
     def mark_as_failure(self, task_id: str, exc: BaseException, *, request: Any) -> Any:
         """Record that a task failed, and count its part of a chord."""
 
+    def store_result(self, task_id: str, result: Any, state: str, *, request: Any) -> Any:
+        """Store what came of a task."""
+
     def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
         """Count a part of a chord."""
 
@@ -228,6 +231,7 @@ class Chords:
 
     def _fail(self, callback: Any, exc: ChordError) -> None:
         """Let the body fail, and what waits for its end: Celery forgets a body that is a chord, or a part of one."""
+        self._note_name(callback, exc)
         self._backend.chord_error_from_stack(callback, exc)
         for end in _ends(callback):
             options = end.options
@@ -243,6 +247,14 @@ class Chords:
                 self._backend.mark_as_failure(request.id, exc, request=request)
             elif request.chord:
                 self._backend.on_chord_part_return(request, states.FAILURE, exc)
+
+    def _note_name(self, callback: Any, exc: ChordError) -> None:
+        """Record the failure with the body's name first: Celery fails a body that never ran without a request."""
+        if isinstance(callback, (group, chord, _chain)) or not callback.id:
+            return
+        relations = {name: callback.options.get(name) for name in ("root_id", "parent_id", "group_id", "group_index")}
+        request = Context(id=callback.id, task=callback.task, group=relations.pop("group_id"), **relations)
+        self._backend.store_result(callback.id, exc, states.FAILURE, request=request)
 
     def _header_values(self, group_id: str) -> list[Any]:
         """Return the values of the header's tasks in its order and shape.

@@ -7,7 +7,11 @@ or its settings: an outage ends, a wrong password stays wrong.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+#: the page that has an entry for every message, by its code
+HELP_PAGE = "docs/troubleshooting.md"
 
 
 class RootcellarError(Exception):
@@ -27,13 +31,31 @@ class RootcellarError(Exception):
         self.remedy = remedy
         super().__init__(self.what)
 
+    @property
+    def code(self) -> str:
+        """The name of its entry in docs/troubleshooting.md: ``store-unavailable``."""
+        return code_of(type(self))
+
     def __str__(self) -> str:
         place = f" [{self.where}]" if self.where else ""
         advice = f" -> {self.remedy}" if self.remedy else ""
-        return f"{self.what}{place}{advice}"
+        return f"{self.what}{place}{advice} (see {HELP_PAGE}#{self.code})"
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.where, self.remedy))
+
+
+def code_of(cls: type[RootcellarError]) -> str:
+    """Return the name of a class's entry in docs/troubleshooting.md.
+
+    A private class has none of its own: it is there by the first public one that it extends.
+    """
+    return kebab(next(each.__name__ for each in cls.__mro__ if not each.__name__.startswith("_")))
+
+
+def kebab(name: str) -> str:
+    """Return ``store-unavailable`` for ``StoreUnavailable``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 
 def _rebuild(cls: type[RootcellarError], what: str, where: str, remedy: str) -> RootcellarError:

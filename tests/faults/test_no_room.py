@@ -102,7 +102,7 @@ def test_postgres_is_read_only_for_a_while(postgres_server: PostgresServer, redi
         # the sessions end, as in a failover
         postgres_server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test%'")
         result = square.delay(4)
-        worker.wait_for_log(r"Could not store SUCCESS of task .*: .* read-only transaction \[.*\] -> point the URL at")
+        worker.wait_for_log(r"Could not store SUCCESS of task .*: .* read-only transaction \[.*\] -> connect to")
         postgres_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         assert result.get(timeout=20)["square"] == 16
     postgres_server.drop_database(url)

@@ -113,14 +113,14 @@ _STARTS = {
 def test_a_project_runs_as_it_was_written(setup: Setup, tmp_path: Path, serve: Callable[[Project], None]) -> None:
     project = Project(tmp_path / "shop", setup)
     serve(project)
-    with Worker("tasks", cwd=project.folder, concurrency=2) as worker:
+    with Worker("tasks", cwd=project.folder) as worker:
         used = project.run("python", "use.py")
         assert (used.status, used.err) == (0, ""), used
         for words in (*PRINTED, *(("a chord: 20",) if setup.backend != "rpc" else ())):
             assert words in used.out
         checked = project.run("rootcellar", "check", "all")
         assert (checked.status, checked.err, "WARN" in checked.out) == (0, "", False), checked.out
-        if setup.backend != "rpc":
+        if setup.backend == "sqlite":  # of the others the check has seen that results are kept
             history = json.loads(project.run("rootcellar", "history", "--json").out)
             assert {record["name"] for record in history} >= {"tasks.add", "tasks.divide", "tasks.count"}
         log = worker.tail(1000)

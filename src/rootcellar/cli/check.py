@@ -18,6 +18,7 @@ from rich.text import Text
 
 from rootcellar.cli.output import console, print_json, visible
 from rootcellar.cli.stores import VARIABLE, AppOption, JsonOption, load_app
+from rootcellar.errors import HELP_PAGE
 from rootcellar.urls import redact
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class _Checklist:
         line = Text.assemble(
             (head, "bold red" if is_failure else "bold yellow"),
             (f"{first.problem.title} ({first.code}). ", "bold"),
-            f"{advice[:1].upper()}{advice[1:]}",
+            f"{advice[:1].upper()}{advice[1:]} (see {HELP_PAGE}#{first.code})",
         )
         self._out.print(line, soft_wrap=not self._out.is_terminal)
 
@@ -253,6 +254,7 @@ def _as_json(finding: Finding) -> dict[str, Any]:
         "seen": redact(finding.seen),
         "why": finding.problem.why if finding.problem else None,
         "remedy": redact(finding.advice) or None,
+        "see": f"{HELP_PAGE}#{finding.code}" if finding.code else None,
         "seconds": round(finding.seconds, 4),
     }
 

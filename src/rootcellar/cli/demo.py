@@ -105,8 +105,8 @@ def demo(
         say("All are as expected. Nobody keeps them: with rpc a result is handed over once.", out)
         return
     is_ours = url.startswith("rootcellar+sqlite:") and file is None and backend is None
-    advice = "; delete the file when you like" if is_ours else ""
-    say(f"All are as expected. They stay in {run.results.where}{advice}.", out)
+    advice = f" The folder {folder} is yours to delete." if is_ours else ""
+    say(f"All are as expected. They stay in {run.results.where}.{advice}", out)
     _print_next_steps(url, failures[0].task_id, run.results.is_queryable, out)
 
 
@@ -232,9 +232,33 @@ def _print_next_steps(url: str, failed_id: str, is_queryable: bool, out: Console
     if redact(url) != url:
         out.print("  export ROOTCELLAR_BACKEND=...   # the URL that you gave: it holds a password", soft_wrap=True)
         backend = ""
+    variables = ""
+    if url == FROM_SETTINGS:
+        variables, secrets = _given_in_environment()
+        for name in secrets:
+            out.print(f"  export {name}=...   # as you gave it: it holds, or may hold, a password", soft_wrap=True)
     commands = ["history", "history --state FAILURE", f"show {failed_id}", "history --task 'shop.write_*' --json"]
     for command in commands if is_queryable else [f"show {failed_id}"]:
-        out.print(f"  {_program()} {command}{backend}", soft_wrap=True)
+        out.print(f"  {variables}{_program()} {command}{backend}", soft_wrap=True)
+
+
+def _given_in_environment() -> tuple[str, list[str]]:
+    """Return what of the backend the environment says, as it is written before a command, and the names of secrets.
+
+    It may have been given for the one command that runs now. What ``.env`` says, the next command reads itself.
+    """
+    # imported late, as all of the configuration is
+    from rootcellar.configuration.reading import is_secret
+
+    told, secrets = [], []
+    for each in rootcellar.settings(broker=False).in_force():
+        if each.origin != "environment" or each.name.startswith(("BROKER_", "CELERY_BROKER")):
+            continue
+        if is_secret(each.name) and (each.name != "CELERY_RESULT_BACKEND" or "://" in each.value):
+            secrets.append(each.name)
+        else:
+            told.append(f"{each.name}={shlex.quote(each.value)} ")
+    return "".join(told), secrets
 
 
 def _program() -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -83,9 +84,11 @@ def history(
         where = results.store.where
     if as_json:
         print_json([json_object(record) for record in found[:limit]])
+        if not found and (hint := _misspelt(query.states)):
+            print(f"rootcellar: {visible(hint)}", file=sys.stderr)
     elif not found:
         is_narrowed = bool(query.states or query.names or query.since or query.until)
-        say(_nothing(is_narrowed, where))
+        say(" ".join(filter(None, (_nothing(is_narrowed, where), visible(_misspelt(query.states))))))
     else:
         print_tasks(found[:limit], console())
         if len(found) > limit:
@@ -215,6 +218,15 @@ def _nothing(is_narrowed: bool, where: str) -> str:
     if is_narrowed:
         return f"No task matches in {where}. Leave out --state, --task, --since or --until to see more."
     return f"No results yet in {where}. They appear here as soon as a worker has run a task."
+
+
+def _misspelt(states: Sequence[str]) -> str:
+    """Return which of Celery's states was meant by one that is none; an app may have states of its own."""
+    for state in states:
+        meant = difflib.get_close_matches(state.upper(), ALL_STATES, n=1, cutoff=0.75)
+        if state not in ALL_STATES and meant:
+            return f"{state} is no state of Celery's: did you mean {meant[0]}?"
+    return ""
 
 
 def _state_name(name: str) -> str:

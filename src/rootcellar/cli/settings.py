@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,10 @@ from rich.text import Text
 import rootcellar
 from rootcellar.cli.output import console, print_json, say, visible
 from rootcellar.cli.stores import JsonOption
-from rootcellar.errors import SettingsWrong
+from rootcellar.errors import HELP_PAGE, DriverMissing, SettingsWrong, code_of
 
 if TYPE_CHECKING:
-    from rootcellar.configuration.settings import InForce
+    from rootcellar.configuration.settings import InForce, Settings
 
 #: where a value is from that nobody gave
 DEFAULT = "default"
@@ -42,24 +43,25 @@ def settings(
     """Show what rootcellar.settings() reads, and what Celery gets.
 
     Each variable that was given is listed, with where its value came from. Passwords are masked.
-    Exit status 1, with everything that is wrong, if something is.
+    Exit status 1, with everything that is wrong, if something is; also if a Python package is missing.
     """
     try:
         found = rootcellar.settings(env_file, broker=not without_broker)
     except SettingsWrong as exc:
         _tell_problems(exc, as_json)
         raise typer.Exit(1) from None
+    problems = list(_missing_drivers(found))
     if as_json:
         print_json(
             {
-                "problems": [],
+                "problems": problems,
                 "variables": [{"name": it.name, "value": it.value, "origin": it.origin} for it in found.in_force()],
                 "celery": found.masked(),
                 "unused": list(found.unused),
                 "ignored": list(found.ignored),
             }
         )
-        return
+        raise typer.Exit(1 if problems else 0)
     _print_table(found.in_force(), show_all)
     say("\nCelery gets:")
     for name, value in found.masked().items():
@@ -68,14 +70,27 @@ def settings(
         say(f"\nGiven, but of no use to this broker and backend: {', '.join(found.unused)}")
     if found.ignored:
         say(f"\nNot known, and left alone: {', '.join(map(visible, found.ignored))}")
+    for problem in problems:
+        print(f"rootcellar: {problem}", file=sys.stderr)
+    if problems:
+        print(f"(see {HELP_PAGE}#{code_of(DriverMissing)})", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _missing_drivers(found: Settings) -> Iterator[str]:
+    # imported late, as all of the configuration is
+    from rootcellar.configuration.drivers import missing_drivers
+
+    return missing_drivers(found)
 
 
 def _tell_problems(exc: SettingsWrong, as_json: bool) -> None:
     if as_json:
-        print_json({"problems": list(exc.problems)})
+        print_json({"problems": list(exc.problems), "see": f"{HELP_PAGE}#{exc.code}"})
         return
     for problem in exc.problems:
         print(f"rootcellar: {visible(problem)}", file=sys.stderr)
+    print(f"(see {HELP_PAGE}#{exc.code})", file=sys.stderr)
 
 
 def _print_table(variables: list[InForce], show_all: bool) -> None:

@@ -114,7 +114,7 @@ def _must_exist(store: Store) -> None:
             raise SchemaMissing(
                 "no results are kept here yet",
                 where=store.where,
-                remedy="check the URL and the names of the tables; the first worker makes them, "
+                remedy="see that database and tables are the right ones; the first worker makes them, "
                 "or `rootcellar schema create`",
             )
 

@@ -26,6 +26,8 @@ BACKENDS: Mapping[str, Callable[[Variables], SecretUrl]] = {
     "rpc": lambda _: SecretUrl(urls.RPC_URL),
 }
 BROKERS: Mapping[str, Callable[[Variables], SecretUrl]] = {"redis": urls.redis_broker, "rabbitmq": urls.rabbitmq}
+#: what some call them, and is no name here
+_NICKNAMES = {"pg": "postgres", "psql": "postgres", "pgsql": "postgres", "rabbit": "rabbitmq", "amqps": "rabbitmq"}
 SYNONYMS = {"postgresql": "postgres", "mariadb": "mysql", "mongo": "mongodb", "amqp": "rabbitmq"}
 
 #: what kind of store a URL's scheme asks for
@@ -126,7 +128,7 @@ def _named(text: str, known: Mapping[str, Callable[[Variables], SecretUrl]], fou
     if name in known:
         return Choice(name, known[name](found), is_named=True)
     # the text itself is not told: it may be a part of a URL
-    meant = difflib.get_close_matches(name, known, n=1)
+    meant = [_NICKNAMES[name]] if _NICKNAMES.get(name) in known else difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {meant[0]}?" if meant else ""
     raise NoChoice(f"must be one of {', '.join(known)}, or {url}{hint}")
 

@@ -9,7 +9,7 @@ from typing import Any
 from rootcellar.recommending import figures
 from rootcellar.recommending.architectures import Architecture, architecture_of
 from rootcellar.recommending.needs import Keep, MayLose, Needs, Readers, Runs
-from rootcellar.recommending.rules import BACKEND_RULES, BROKER_RULES, PEAK, Rule
+from rootcellar.recommending.rules import BACKEND_RULES, BROKER_RULES, PEAK, Rule, is_heavy
 from rootcellar.recommending.setup import RedisForm, Setup, Variable
 
 _EXPIRES = {Keep.ONCE: "1h", Keep.DAYS: "7d", Keep.MONTHS: "90d", Keep.FOREVER: "never"}
@@ -153,6 +153,8 @@ def _cautions(setup: Setup, needs: Needs) -> Iterator[str]:
             yield "Redis needs maxmemory-policy noeviction, and appendonly yes if results shall survive a restart."
         case "hybrid":
             yield "Give the copies a Redis of their own, or a database number of one; they need no persistence."
+            if is_heavy(needs):
+                yield "If PostgreSQL cannot keep up: HYBRID_MODE=write-behind (docs/hybrid.md)."
         case "sqlite":
             yield "Worker and clients must be on the machine that has the file; no network folders."
         case "mysql":

@@ -280,5 +280,5 @@ def _unreachable(text: str, where: str) -> errors.StoreError:
     if "certificate" in reason.lower() and not _OUT_OF_REACH.search(reason):
         is_expired = "has expired" in reason or "not yet valid" in reason
         kind = errors.CertificateExpired if is_expired else errors.CertificateRefused
-        return kind(reason, where=where, remedy="check tlsCAFile, the server's certificate and the name in the URL")
+        return kind(reason, where=where, remedy="check tlsCAFile, the server's certificate and the host's name")
     return errors.StoreUnavailable(reason, where=where, remedy="see whether the server runs and can be reached")

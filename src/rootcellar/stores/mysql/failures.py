@@ -27,7 +27,7 @@ _GRANT = "GRANT the right (`rootcellar schema grants`), or let a DBA run what `r
 
 _BY_CODE: dict[int, Kind] = {
     **dict.fromkeys(CONFLICTS, (errors.StoreUnavailable, _LATER)),
-    **dict.fromkeys(READ_ONLY, (errors.StoreReadOnly, "point the URL at the primary, or wait until the failover ends")),
+    **dict.fromkeys(READ_ONLY, (errors.StoreReadOnly, "connect to the primary, or wait until the failover ends")),
     **dict.fromkeys((1021, 1114), (errors.DiskFull, "give the server's disk room; results are retried meanwhile")),
     **dict.fromkeys(
         (1045, 1698, 1130, 1251, 1275, 1862, 3118, 3955, 4151),
@@ -36,7 +36,7 @@ _BY_CODE: dict[int, Kind] = {
             "check the user, the password and the host that the user may come from",
         ),
     ),
-    1049: (errors.DatabaseMissing, "CREATE DATABASE, or correct the name in the URL"),
+    1049: (errors.DatabaseMissing, "CREATE DATABASE, or correct its name"),
     **dict.fromkeys((1044, 1142, 1143, 1227, 1370), (errors.PermissionDenied, _GRANT)),
     1054: (errors.SchemaOutdated, "run `rootcellar schema status`"),
     1146: (errors.SchemaMissing, "run `rootcellar schema create`"),

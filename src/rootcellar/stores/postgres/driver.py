@@ -126,13 +126,13 @@ READ_ONLY = "25006"
 STALE = {"0A000", "26000", "42P01", "42P05", "42P10"}
 
 _BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
-    READ_ONLY: (errors.StoreReadOnly, "point the URL at the primary, or wait until the failover ends"),
-    "28P01": (errors.AuthenticationFailed, "check the user and the password in the URL, and pg_hba.conf"),
+    READ_ONLY: (errors.StoreReadOnly, "connect to the primary, or wait until the failover ends"),
+    "28P01": (errors.AuthenticationFailed, "check the user and the password, and pg_hba.conf"),
     "28000": (
         errors.AuthenticationFailed,
-        "check the user in the URL, pg_hba.conf, and whether it asks for TLS (sslmode)",
+        "check the user, pg_hba.conf, and whether it asks for TLS (sslmode)",
     ),
-    "3D000": (errors.DatabaseMissing, "CREATE DATABASE, or correct the name in the URL"),
+    "3D000": (errors.DatabaseMissing, "CREATE DATABASE, or correct its name"),
     "42501": (errors.PermissionDenied, "GRANT the right, or let a DBA run what `rootcellar schema sql` prints"),
     "42P01": (errors.SchemaMissing, "run `rootcellar schema create`"),
     "42703": (errors.SchemaOutdated, "run `rootcellar schema status`"),
@@ -158,12 +158,12 @@ _BY_WORDS: dict[str, tuple[type[errors.StoreError], str]] = {
         "take it out of the URL (ALTER ROLE … SET gives a role its settings), or name it in ignore_startup_parameters "
         "in pgbouncer.ini",
     ),
-    "SASL authentication failed": (errors.AuthenticationFailed, "check the user and the password in the URL"),
+    "SASL authentication failed": (errors.AuthenticationFailed, "check the user and the password"),
     "query_wait_timeout": (errors.StoreUnavailable, "give the pooler more connections, or see whether the server runs"),
     "no more connections allowed": (errors.StoreUnavailable, "raise max_client_conn in pgbouncer.ini"),
-    "no such database": (errors.DatabaseMissing, "name the database in pgbouncer.ini, or correct the name in the URL"),
-    "not allowed to connect": (errors.AuthenticationFailed, "check the user in the URL"),
-    "no such user": (errors.AuthenticationFailed, "check the user in the URL, and the pooler's auth_file"),
+    "no such database": (errors.DatabaseMissing, "name the database in pgbouncer.ini, or correct its name"),
+    "not allowed to connect": (errors.AuthenticationFailed, "check the user"),
+    "no such user": (errors.AuthenticationFailed, "check the user, and the pooler's auth_file"),
 }
 _REFUSALS = (
     ("password authentication failed", "28P01"),

@@ -26,16 +26,17 @@ _ALERT_PATIENCE = 2.0
 #: what the driver or a broken connection raises
 FAILURES = (OSError, redis.RedisError, ServerError)
 
+_GIVE_PASSWORD = "give the password: in the URL, redis://user:password@host, or as REDIS_PASSWORD"
 #: a word of the server's error, the first one that is found -> what it means and what to do
 _MEANINGS: tuple[tuple[str, type[errors.StoreError], str], ...] = (
-    ("WRONGPASS", errors.AuthenticationFailed, "check the user and the password in the URL"),
-    ("NOAUTH", errors.AuthenticationFailed, "write the password into the URL: redis://user:password@host"),
-    ("invalid password", errors.AuthenticationFailed, "check the password in the URL"),
-    ("invalid username-password", errors.AuthenticationFailed, "check the user and the password in the URL"),
-    ("Authentication required", errors.AuthenticationFailed, "write the password into the URL"),
-    ("without any password", errors.AuthenticationFailed, "the server asks for no password: take it from the URL"),
+    ("WRONGPASS", errors.AuthenticationFailed, "check the user and the password"),
+    ("NOAUTH", errors.AuthenticationFailed, _GIVE_PASSWORD),
+    ("invalid password", errors.AuthenticationFailed, "check the password"),
+    ("invalid username-password", errors.AuthenticationFailed, "check the user and the password"),
+    ("Authentication required", errors.AuthenticationFailed, _GIVE_PASSWORD),
+    ("without any password", errors.AuthenticationFailed, "the server asks for no password: leave it out"),
     ("NOPERM", errors.PermissionDenied, "let the ACL allow it: docs/redis.md lists what rootcellar needs"),
-    ("READONLY", errors.StoreReadOnly, "point the URL at the master, or wait until the failover ends"),
+    ("READONLY", errors.StoreReadOnly, "connect to the master, or wait until the failover ends"),
     ("OOM command", errors.DiskFull, "raise maxmemory, or let results expire earlier; they are retried meanwhile"),
     ("MISCONF", errors.DiskFull, "give the server's disk room, so that it can save; results are retried meanwhile"),
     ("LOADING", errors.StoreUnavailable, "wait until the server has read its data"),

@@ -1,0 +1,241 @@
+"""What people see when something about results is wrong, why, and what to do: the part of the page that is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """One trouble.
+
+    Attributes:
+        anchor: the name of its place in the page.
+        title: what it is.
+        seen: how it shows: messages, rootcellar's and others', in part or in full.
+        causes: why, each with what to do about it.
+        see: codes of the errors and of the problems of `rootcellar check` that tell of it.
+    """
+
+    anchor: str
+    title: str
+    seen: tuple[str, ...]
+    causes: tuple[tuple[str, str], ...]
+    see: tuple[str, ...] = ()
+
+
+SYMPTOMS = (
+    Symptom(
+        "symptom-authentication",
+        "The login fails: authentication",
+        (
+            "password authentication failed for user",
+            "NOAUTH Authentication required",
+            "WRONGPASS invalid username-password pair",
+            "Access denied for user",
+            "ACCESS_REFUSED - Login was refused",
+        ),
+        (
+            (
+                "The user or the password is another one than you think.",
+                "`rootcellar settings` shows what is in force and where each value came from: the environment goes "
+                "before `.env`.",
+            ),
+            (
+                "Special characters in a URL end the password too early.",
+                "Write them as `%XX`, or give the password in a variable of its own (`DB_PASSWORD`, "
+                "`REDIS_PASSWORD`, `BROKER_PASSWORD`), where any character may stand.",
+            ),
+            (
+                "The server lets this user in from elsewhere only, or by TLS only.",
+                "See `pg_hba.conf`, the host in MySQL's `user@host`, or the ACL of Redis.",
+            ),
+            (
+                "A server in Docker was made with an older password: its volume remembers it.",
+                "Change the password in the server, or delete the volume with all that is in it.",
+            ),
+        ),
+        ("authentication-failed", "certificate-refused", "permission-denied", "login.refused"),
+    ),
+    Symptom(
+        "symptom-pool",
+        "No connection is free: an exhausted pool",
+        (
+            "all … connections were in use for … s",
+            "FATAL: sorry, too many clients already",
+            "remaining connection slots are reserved",
+            "Too many connections",
+            "max number of clients reached",
+            "no more connections allowed (max_client_conn)",
+            "QueuePool limit of size … overflow … reached",
+        ),
+        (
+            (
+                "The processes of all workers and clients together open more connections than the server takes: a "
+                "prefork child has one, a process with threads up to `DB_POOL_SIZE` + `DB_MAX_OVERFLOW` "
+                "(`REDIS_MAX_CONNECTIONS`), and one more while it waits for results.",
+                "Run `rootcellar check --processes N`, which does this sum. Lower the pool, raise the server's limit "
+                "(`max_connections`, `maxclients`), or put PgBouncer before PostgreSQL.",
+            ),
+            (
+                "More threads of a process store or read at the same moment than its pool has connections.",
+                "Raise `DB_POOL_SIZE` or `REDIS_MAX_CONNECTIONS` for that process.",
+            ),
+        ),
+        ("store-unavailable", "postgres.connections", "mysql.connections", "redis.too-few-connections"),
+    ),
+    Symptom(
+        "symptom-slow",
+        "Results come slowly: slow reads",
+        ("get() takes long although the task is done", "rootcellar history takes long", "high latency"),
+        (
+            (
+                "The way to the server is long, or the server is busy.",
+                "`rootcellar check` measures storing, reading and notification: compare its p50 with a server nearby.",
+            ),
+            (
+                "A pooler in transaction mode keeps notifications away, so that results are looked for.",
+                "Set `DB_LISTEN_HOST` and `DB_LISTEN_PORT` to the server itself.",
+            ),
+            (
+                "MySQL, SQLite and MongoDB do not notify: who waits looks, at last once a second.",
+                "Keep results that are waited for in PostgreSQL or Redis.",
+            ),
+            (
+                "Results are large, or there are very many.",
+                "Return a reference instead of the data, let results expire (`CELERY_RESULT_EXPIRES`), and run "
+                "`celery beat` so that they are deleted. The task id is the primary key and needs no index.",
+            ),
+            (
+                "The same results are read again and again.",
+                "Put Redis in front of PostgreSQL: `CELERY_RESULT_BACKEND=hybrid`.",
+            ),
+        ),
+        ("latency.high", "notify.slow", "pooler.no-listen-url"),
+    ),
+    Symptom(
+        "symptom-stale",
+        "Connections that lay idle are dead: stale connections",
+        (
+            "server closed the connection unexpectedly",
+            "MySQL server has gone away",
+            "Lost connection to MySQL server during query",
+            "SSL connection has been closed unexpectedly",
+            "Connection reset by peer",
+            "Broken pipe",
+        ),
+        (
+            (
+                "The server, a firewall or a load balancer ends connections that lie idle. rootcellar tests a "
+                "connection that lay idle before it is used, replaces it when it is old, and stores again after an "
+                "error: one such line in the log is no loss.",
+                "If there are many, set `DB_POOL_RECYCLE` below the time after which they are ended (MySQL: "
+                "`wait_timeout`), and leave `DB_POOL_PRE_PING` on. For Redis set `REDIS_HEALTH_CHECK_INTERVAL`.",
+            ),
+            (
+                "The server was restarted, or failed over.",
+                "Nothing: workers hold their results and store them when it is back. `rootcellar check` tells "
+                "whether it is.",
+            ),
+        ),
+        ("store-unavailable", "store-read-only", "result-not-stored"),
+    ),
+    Symptom(
+        "symptom-missing",
+        "Results are missing: a task stays PENDING",
+        (
+            "AsyncResult(…).state is PENDING for ever",
+            "nothing is stored of task …",
+            "The operation timed out.",
+            "No result backend is configured. / DisabledBackend",
+            "No module named 'postgresql'",
+        ),
+        (
+            (
+                "No worker runs the task: it waits in a queue that nobody takes from.",
+                "`rootcellar check broker`, `celery -A tasks inspect active_queues`.",
+            ),
+            (
+                "Worker and client use different backends: PENDING is also what Celery says of a task that it does "
+                "not know.",
+                "Run `rootcellar settings` where each of them runs. Without `rootcellar.settings()`, "
+                "`CELERY_RESULT_BACKEND=redis` in the environment chooses Celery's own backend.",
+            ),
+            (
+                "The task keeps no result.",
+                "Look for `ignore_result=True` on the task or the call, and for `CELERY_TASK_IGNORE_RESULT`.",
+            ),
+            (
+                "The result has expired.",
+                "See [below](#symptom-expired): `CELERY_RESULT_EXPIRES` is a day unless it is set.",
+            ),
+            (
+                "With rpc only the process that sent the task can read its result, once.",
+                "Choose a backend that keeps results.",
+            ),
+            (
+                "Redis threw the result away when its memory was full, or lost it in a restart.",
+                "`rootcellar check` tells its `maxmemory-policy` and whether it keeps data on disk.",
+            ),
+            (
+                "The worker was killed amid the task.",
+                "Set `CELERY_TASK_ACKS_LATE` and `CELERY_TASK_REJECT_ON_WORKER_LOST`: it runs again.",
+            ),
+        ),
+        ("result-not-stored", "schema-missing", "redis.eviction", "redis.persistence", "notify.lost"),
+    ),
+    Symptom(
+        "symptom-serialization",
+        "A value cannot be stored or read: serialization errors",
+        (
+            "TypeError: Object of type … is not JSON serializable",
+            "EncodeError / a value of type … cannot be encoded as json",
+            "pickle.PicklingError / Can't pickle",
+            "ContentDisallowed: Refusing to deserialize …",
+            "a stored result is …, which is not accepted",
+        ),
+        (
+            (
+                "The task returns what its serializer does not know.",
+                "Return plain data: numbers, text, lists, dicts, dates as ISO text; or choose a serializer that "
+                "knows the type.",
+            ),
+            (
+                "The reader does not accept what the writer wrote.",
+                "Add its content type to `CELERY_RESULT_ACCEPT_CONTENT` where results are read, if you trust "
+                "whoever wrote it. A pickle runs code when it is read: avoid it.",
+            ),
+            (
+                "The payload is damaged, or was written by a library that is missing here.",
+                "Install the library; restore the record from a backup.",
+            ),
+        ),
+        ("not-encodable", "content-refused", "payload-unreadable", "payload-too-large"),
+    ),
+    Symptom(
+        "symptom-expired",
+        "Results are gone after a while, or never go: expired results",
+        (
+            "a result that was there is PENDING again",
+            "the table grows without end",
+            "Redis's memory grows without end",
+        ),
+        (
+            (
+                "Results are kept for a day unless `CELERY_RESULT_EXPIRES` says otherwise.",
+                "Set it: `7d`, `90d`, `never`. It holds for results stored from then on; "
+                "`rootcellar show TASK_ID` says until when one is kept.",
+            ),
+            (
+                "In PostgreSQL, MySQL and SQLite somebody must delete what has expired.",
+                "Run one `celery beat`: Celery schedules `celery.backend_cleanup` daily. Redis and MongoDB delete by "
+                "themselves.",
+            ),
+            (
+                "A stock worker beside rootcellar deletes by age alone.",
+                "Do not schedule `celery.backend_cleanup` for it.",
+            ),
+        ),
+        ("expiry.ignored", "redis.eviction", "redis.memory", "mongodb.ttl-monitor"),
+    ),
+)

@@ -1,0 +1,145 @@
+"""docs/troubleshooting.md is what the code says, and has an entry for everything that is printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+import rootcellar.backend
+import rootcellar.payloads
+import rootcellar.rpc  # noqa: F401 - its errors
+from rootcellar import errors
+from rootcellar.checks.register import all_problems
+from rootcellar.configuration.settings import load
+from rootcellar.errors import HELP_PAGE, RootcellarError, code_of
+from rootcellar.projects import write
+from rootcellar.recommending import Setup
+from rootcellar.stores import open_store
+from rootcellar.troubleshooting.causes import REMEDIES
+from rootcellar.troubleshooting.messages import UNKNOWN, all_messages, error_docs, settings_problems
+from rootcellar.troubleshooting.page import page
+from tests.commands import run_here
+from tests.workers import ROOT
+
+PAGE = (ROOT / HELP_PAGE).read_text(encoding="utf-8")
+ANCHORS = set(re.findall(r'<a id="([^"]+)"></a>', PAGE))
+
+
+def every_error() -> Iterator[type[RootcellarError]]:
+    def below(cls: type[RootcellarError]) -> Iterator[type[RootcellarError]]:
+        for child in cls.__subclasses__():
+            if child.__module__.startswith("rootcellar"):
+                yield child
+                yield from below(child)
+
+    yield RootcellarError
+    yield from below(RootcellarError)
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    assert page() == PAGE, "run: make troubleshooting"
+
+
+def test_every_error_and_every_finding_has_an_entry() -> None:
+    assert {code_of(cls) for cls in every_error()} <= ANCHORS
+    assert {problem.code for problem in all_problems()} <= ANCHORS
+    assert len(ANCHORS) == len(re.findall("<a id=", PAGE)), "two entries have one name"
+
+
+def test_every_link_leads_somewhere() -> None:
+    assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= {*ANCHORS, "by-symptom"}
+    for name in re.findall(r"\]\(([\w-]+\.md)", PAGE):
+        assert (ROOT / "docs" / name).exists()
+
+
+def test_nothing_is_remedied_that_is_no_error() -> None:
+    assert set(REMEDIES) <= set(error_docs())
+    assert {cls.__name__ for cls in every_error() if not cls.__name__.startswith("_")} <= set(error_docs())
+
+
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        ("password authentication failed", "authentication"),
+        ("too many clients already", "an exhausted pool"),
+        ("QueuePool limit", "an exhausted pool"),
+        ("get() takes long", "slow reads"),
+        ("MySQL server has gone away", "stale connections"),
+        ("is PENDING for ever", "a task stays PENDING"),
+        ("is not JSON serializable", "serialization errors"),
+        ("PicklingError", "serialization errors"),
+        ("the table grows without end", "expired results"),
+    ],
+)
+def test_the_usual_troubles_are_found_by_what_is_seen(words: str, title: str) -> None:
+    symptoms = PAGE.partition("## Errors")[0]
+    (section,) = [part for part in symptoms.split("\n### ")[1:] if words in part]
+    assert section.partition("\n")[0].endswith(title)
+    assert "| why | what to do |" in section
+    assert "See also: [" in section
+
+
+def raised() -> Iterator[RootcellarError]:
+    """Errors as they happen, each made in another way."""
+    for act in (
+        lambda: open_store("nosuch://here"),
+        lambda: open_store("sqlite://"),
+        lambda: open_store("postgresql://user@host@host/db"),
+        lambda: open_store("redis://:secret@host/0?password=x"),
+        lambda: open_store("mysql://host/?charset=latin1"),
+        lambda: open_store("hybrid://"),
+        lambda: open_store("sqlite:////nosuch/folder/file").check(),
+        lambda: open_store("redis://127.0.0.1:1/0").check(),
+        lambda: Setup(backend="rpc"),
+        lambda: write(ROOT, Setup()),
+    ):
+        with pytest.raises(RootcellarError) as info:
+            act()  # type: ignore[no-untyped-call]
+        yield info.value
+
+
+def test_what_is_printed_is_found_in_the_entry_that_it_names() -> None:
+    for error in raised():
+        assert str(error).endswith(f" (see {HELP_PAGE}#{error.code})")
+        mine = [message for message in all_messages() if message.error == type(error).__name__]
+        fitting = [message for message in mine if fits(error.what, message.what) and fits(error.remedy, message.remedy)]
+        assert fitting, f"{type(error).__name__}: {error}"
+
+
+def fits(text: str, pattern: str) -> bool:
+    """Tell whether a text is one that the page has with `…` for what varies; an empty one is the server's own."""
+    alternatives = "|".join(".*".join(map(re.escape, part.split(UNKNOWN))) for part in pattern.split(" / "))
+    return not pattern or re.search(alternatives, text) is not None
+
+
+def test_problems_of_settings_are_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "CELERY_BROKER": "redis",
+        "CELERY_RESULT_BACKEND": "pgsql",
+        "DB_PASS": "x",
+        "REDIS_USERNAME": "u",
+        "BROKER_SSL_CA_CERTS": "/nosuch",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(errors.SettingsWrong) as info:
+        load(None)
+    named = "CELERY_BROKER or CELERY_RESULT_BACKEND"
+    assert len(info.value.problems) == 5
+    for problem in info.value.problems:
+        assert any(fits(problem, known.replace(named, UNKNOWN)) for known in settings_problems()), problem
+
+
+def test_commands_name_the_entry() -> None:
+    assert "(see docs/troubleshooting.md#unknown-scheme)" in run_here("history", "-b", "nosuch://here").err
+    ended = run_here("settings", "--env-file", "/nosuch", "--json")
+    assert json.loads(ended.out)["see"] == "docs/troubleshooting.md#settings-wrong"
+    ended = run_here("check", "redis://127.0.0.1:1/0", "--json")
+    assert json.loads(ended.out)["first"]["see"] == "docs/troubleshooting.md#tcp.refused"
+
+
+def test_the_names_of_entries() -> None:
+    names = {"StoreUnavailable": "store-unavailable", "RPCError": "rpc-error", "DiskFull": "disk-full"}
+    assert {name: errors.kebab(name) for name in names} == names
