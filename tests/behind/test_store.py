@@ -443,6 +443,19 @@ def test_celerys_settings_reach_it(postgres_url: str, front_url: str) -> None:
     app.backend.store.close()
 
 
+def test_who_changes_the_mode_is_told_what_was_left(
+    behind: WriteBehindStore, postgres_url: str, front_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    urls = {"durable_url": postgres_url, "cache_url": front_url}
+    through = open_store("hybrid://", StoreOptions(transport_options=urls))
+    through.check()
+    assert not caplog.messages
+    behind.put(record())
+    through.check()
+    assert "are not moved, and not seen in this one: 1." in caplog.text
+    through.close()
+
+
 def test_the_mode_may_be_in_the_url(postgres_url: str, front_url: str) -> None:
     query = urlencode({"durable_url": "postgresql://h/d", "cache_url": front_url, "mode": "write-behind"})
     assert isinstance(open_store(f"hybrid://?{query}", StoreOptions()), WriteBehindStore)

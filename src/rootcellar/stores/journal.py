@@ -132,6 +132,9 @@ class KeepsJournal(Protocol):
             ConfigurationError: this store cannot do so.
         """
 
+    def unmoved(self) -> int:
+        """Return how many tasks are in a journal that was kept here before."""
+
     def watcher_over(self, fetch: Fetch) -> Watcher:
         """Return the one watcher of this process, which reads by ``fetch``."""
 

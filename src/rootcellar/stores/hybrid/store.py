@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 
-from rootcellar.errors import RootcellarError, StoreUnavailable
+from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailable
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.base import (
@@ -27,6 +28,7 @@ from rootcellar.stores.base import (
 from rootcellar.stores.hybrid.cache import Cache
 from rootcellar.stores.hybrid.exactness import comes_back_as_it_is
 from rootcellar.stores.hybrid.settings import read_settings
+from rootcellar.stores.journal import KeepsJournal
 from rootcellar.stores.watching import PollingWatcher, Watcher
 
 logger = logging.getLogger(__name__)
@@ -183,10 +185,25 @@ class HybridStore(Store):
         self.durable.check()
         try:
             self._cache_store.check()
+            self._warn_of_what_was_left()
         except RootcellarError as exc:
             if not exc.retryable:
                 raise
             logger.warning("The cache is out of reach, results come from the durable store meanwhile: %s", exc)
+
+    def _warn_of_what_was_left(self) -> None:
+        """Say so if results are in the cache alone, from the time of another mode."""
+        if not isinstance(self._cache_store, KeepsJournal):
+            return
+        # the user of a cache need not have the right to look
+        with suppress(PermissionDenied):
+            if count := self._cache_store.unmoved():
+                logger.warning(
+                    "Results of the mode write-behind are not moved, and not seen in this one: %d. Run "
+                    "`rootcellar drain --once` with the mode that was. [%s]",
+                    count,
+                    self._where,
+                )
 
     def close(self) -> None:
         if self._polling is not None and self._polling.is_of_this_process():

@@ -242,6 +242,10 @@ class RedisStore(Store):
                 self._watcher = ListeningWatcher(self._servers, fetch, self._keys, self.where)
             return self._watcher
 
+    def unmoved(self) -> int:
+        """See :class:`~rootcellar.stores.journal.KeepsJournal`."""
+        return int(self._servers.call(self._keys.journal, pack(b"XLEN", self._keys.journal)))
+
     def keep_journal(self) -> Journal:
         """See :class:`~rootcellar.stores.journal.KeepsJournal`."""
         journal = RedisJournal(self._servers, self._keys, self.where)
