@@ -724,8 +724,30 @@ class RabbitServer(Server):
 
     def _call(self, *calls: tuple[str, str, str]) -> None:
         """Call functions of the node, each given as its module, its name and its arguments."""
-        # a bare Erlang node calls them: rabbitmqctl takes seconds to do the same
         steps = "".join(f"ok = rpc:call('{self.node}', {module}, {call}, {args}), " for module, call, args in calls)
+        self._evaluate(steps, ", ".join(call for _, call, _ in calls))
+
+    def call(self, module: str, function: str, arguments: str) -> str:
+        """Call a function of the node, its arguments written as an Erlang list; return what it returned, as Erlang.
+
+        Raises ServerError when it fails.
+        """
+        steps = f"Answer = rpc:call('{self.node}', {module}, {function}, {arguments}), io:format(\"~p\", [Answer]), "
+        answer = self._evaluate(steps, function)
+        if answer.startswith(("{badrpc", "{error")):
+            self._fail(f"refused {function}: {answer}")
+        return answer
+
+    def set_rights(self, vhost: str, user: str, names: str) -> None:
+        """Say on which names a user may configure, write and read in a virtual host; raises ServerError."""
+        told = f'<<"{names}">>, <<"{names}">>, <<"{names}">>'
+        self.call(
+            "rabbit_auth_backend_internal", "set_permissions", f'[<<"{user}">>, <<"{vhost}">>, {told}, <<"test">>]'
+        )
+
+    def _evaluate(self, steps: str, what: str) -> str:
+        """Run Erlang beside the node; return what it printed."""
+        # a bare Erlang node: rabbitmqctl takes seconds to do the same
         command = [str(self._erl), "-boot", "no_dot_erlang", "-noinput", "-hidden"]
         command += ["-sname", f"caller-{secrets.token_hex(4)}@localhost"]
         command += ["-kernel", "inet_dist_use_interface", "{127,0,0,1}", "-eval", f"{steps} halt(0)."]
@@ -733,7 +755,8 @@ class RabbitServer(Server):
             command, env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
         )
         if done.returncode:
-            self._fail(f"refused {', '.join(call for _, call, _ in calls)}: {done.stdout}{done.stderr}")
+            self._fail(f"refused {what}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def start(self) -> None:
         """Start Erlang's name server and the node, and wait until it answers AMQP (about 5 s).

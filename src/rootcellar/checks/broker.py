@@ -21,7 +21,7 @@ from rootcellar.urls import redact
 
 #: seconds to connect, and until a message must have come back
 _CONNECT_PATIENCE = 3.0
-_PATIENCE = 3.0
+_PATIENCE = 2.0
 _AMQP = ("amqp", "amqps", "pyamqp")
 #: seconds that kombu's Redis transport waits for a task, where nobody says
 _VISIBILITY_TIMEOUT = 3_600.0
@@ -55,7 +55,7 @@ class RoundTrip:
         """Return a new connection. Raises what kombu's transport raises."""
         options = {**(self._app.conf.broker_transport_options or {})}
         if str(self._app.conf.broker_url).partition("://")[0].lower() in _AMQP:
-            options["on_blocked"] = self._note_blocked
+            options |= {"on_blocked": self._note_blocked, "read_timeout": _PATIENCE, "write_timeout": _PATIENCE}
         connection = self._app.connection_for_write(transport_options=options, connect_timeout=_CONNECT_PATIENCE)
         connection.connect()
         return connection
@@ -64,7 +64,7 @@ class RoundTrip:
         """Say whether a message came back."""
         name = f"{self._app.conf.task_default_queue}.check-{uuid4().hex[:12]}"
         channel = connection.channel()
-        queue = Queue(name, Exchange(""), name, durable=False, auto_delete=True, expires=60)(channel)
+        queue = Queue(name, Exchange(""), name, durable=False, exclusive=True, auto_delete=True)(channel)
         queue.declare()
         try:
             began = time.monotonic()
@@ -75,7 +75,9 @@ class RoundTrip:
                 time.sleep(0 if message else 0.005)
             span = time.monotonic() - began
         finally:
-            queue.delete()
+            # who is blocked is not answered any more; the queue goes with the connection
+            if not self.is_blocked:
+                queue.delete()
         if self.is_blocked:
             yield wrong("broker.blocked", "it says that senders are blocked")
         elif message is None or message.payload != {"checked": name}:
@@ -109,7 +111,9 @@ class RabbitChecks(ServerChecks):
         ]
 
     def close(self) -> None:
-        if self._connection is not None:
+        if self._connection is not None and self._round_trip.is_blocked:
+            self._connection.connection.collect()
+        elif self._connection is not None:
             self._connection.release()
 
     def understand(self, exc: Exception) -> errors.RootcellarError | None:

@@ -12,6 +12,7 @@ from rootcellar.checks.steps import Checks, failed, wrong
 from rootcellar.checks.target import target_of
 from rootcellar.configuration.choices import BACKENDS, SYNONYMS
 from rootcellar.configuration.reading import DEFAULT_FILE
+from rootcellar.configuration.settings import READ_BY_CELERY
 from rootcellar.errors import RootcellarError, SettingsWrong
 
 #: what may be checked by name, beside a URL and the backends
@@ -64,6 +65,9 @@ def from_url(url: str, processes: int | None) -> list[Checks]:
 
 
 def _sections(conf: dict[str, Any], name: str | None, processes: int | None) -> list[Checks]:
+    for name_in_environment in READ_BY_CELERY:
+        # Celery would take these for what is checked
+        os.environ.pop(name_in_environment, None)
     target = target_of(conf, processes)
     broker = [broker_of(target)] if name in (BROKER, ALL) else []
     results = sections_for(target) if name != BROKER else []

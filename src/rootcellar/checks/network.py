@@ -148,6 +148,10 @@ class ServerChecks(Checks):
         yield ok("; ".join([*answered, *(f"{place} does not answer" for place, _ in silent)]))
 
     def _tls(self) -> Iterator[Finding]:
+        if self.wants_tls and not any(speaks_tls(*host, self.begin_tls) for host in self.hosts):
+            # drivers may wait for long here
+            yield wrong("tls.not-offered", "the server does not speak TLS on this port")
+            return
         self._try_to_enter()
         refusal = self._refusal
         if refusal is not None and is_about_tls(refusal):
@@ -235,6 +239,21 @@ def look_at_peer(
             return _peer(line.getpeercert() or {}, version)
     except (OSError, ValueError):
         return None
+
+
+def speaks_tls(host: str, port: int, preamble: Preamble) -> bool:
+    """Tell whether a server answers as one that speaks TLS, even if it is with a refusal."""
+    anyone = _context(None)
+    anyone.verify_mode = ssl.CERT_NONE
+    try:
+        _line(host, port, preamble, anyone, None).close()
+    except ssl.SSLEOFError:
+        return False
+    except ssl.SSLError as exc:
+        return "ALERT" in str(exc.reason)
+    except OSError:
+        return False
+    return True
 
 
 def verify_peer(

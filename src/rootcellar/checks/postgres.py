@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 from rootcellar import errors
 from rootcellar.checks.findings import Finding
@@ -23,8 +24,6 @@ from rootcellar.stores.postgres.secure import SSL_REQUEST
 
 #: milliseconds below which a statement_timeout is in the way
 _SHORT_TIMEOUT = 5_000
-#: how often a prepared statement is called through a pooler
-_CALLS = 6
 
 _ROOM = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
@@ -152,7 +151,7 @@ class PostgresChecks(ServerChecks):
             if not are_lent_by_turns(self._link, another):
                 yield ok("keeps a session for each connection")
                 return
-            if self._options.prepared_statements == "on" and not _keeps_statements(self._link, another):
+            if self._options.prepared_statements == "on" and not _keeps_statements(self._link):
                 yield wrong("pooler.prepared", "prepared_statements is on, and they are lost")
         if not listen_url:
             yield wrong("pooler.no-listen-url", "a pooler in transaction mode, and nothing says where to listen")
@@ -211,14 +210,16 @@ class PostgresChecks(ServerChecks):
         return bool(has_it)
 
 
-def _keeps_statements(one: Connection, two: Connection) -> bool:
-    """Tell whether a pooler in transaction mode finds a prepared statement again."""
-    try:
-        for turn in range(_CALLS):
-            (one, two)[turn // 2 % 2].execute("SELECT 'rootcellar check'", prepare=True)
-    except psycopg.Error:
-        return False
-    return True
+def _keeps_statements(connection: Connection) -> bool:
+    """Tell whether a pooler in transaction mode keeps prepared statements: it then gives them names of its own."""
+    name = f"rootcellar_check_{uuid4().hex[:8]}"
+    with connection.transaction():
+        connection.pgconn.prepare(name.encode(), b"SELECT 1")
+        query = "SELECT 1 FROM pg_prepared_statements WHERE name = %s"
+        if connection.execute(query, [name], prepare=False).fetchone() is None:
+            return True
+        connection.execute(f"DEALLOCATE {name}".encode(), prepare=False)
+    return False
 
 
 #: what :mod:`rootcellar.checks.choosing` calls

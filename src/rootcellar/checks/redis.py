@@ -108,7 +108,12 @@ class RedisChecks(ServerChecks):
     def enter(self) -> str:
         self._line = self._connect()
         # a server that wants a password lets us in without, and then refuses everything
-        self._line.call(pack(b"PING"))
+        try:
+            self._line.call(pack(b"PING"))
+        except ServerError as exc:
+            # one that cannot save refuses even that; it is told below
+            if not str(exc).startswith("MISCONF"):
+                raise driver.translate(exc, self.where) from exc
         return str(self._address.connect["username"] or "") or (
             "the default user" if self._address.connect["password"] else ""
         )
@@ -139,6 +144,8 @@ class RedisChecks(ServerChecks):
             except ServerError as exc:
                 if "NOQUORUM" in str(exc):
                     quorum = str(exc)
+                else:
+                    silent.append((f"{host}:{port}", driver.translate(exc, self.where)))
             except errors.StoreError as exc:
                 silent.append((f"{host}:{port}", exc))
         if len(silent) == len(self._address.hosts):

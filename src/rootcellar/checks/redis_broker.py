@@ -50,6 +50,9 @@ class RedisBrokerChecks(RedisChecks):
 
     def understand(self, exc: Exception) -> errors.RootcellarError | None:
         cause = exc.__cause__ if isinstance(exc, OperationalError) and isinstance(exc.__cause__, Exception) else exc
+        if "no permissions" in str(cause):
+            # redis-py takes the server's own word for it away
+            return errors.PermissionDenied(str(cause), where=self.where)
         return super().understand(cause)
 
     def _eviction(self) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -105,14 +106,17 @@ class Worker:
         app.conf.update(task_default_exchange="", task_default_routing_key=name)
         self._app = app
         self._name = name
-        self._task = app.task(name="rootcellar.check", ignore_result=False)(_double)
+        self._task = app.task(name="rootcellar.check", ignore_result=False, shared=False)(_double)
         self._is_ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._controller: Any = None
+        # a worker says of its whole process that nobody in it may wait for a result
+        self._undone = ExitStack()
         self.failure = ""
 
     def start(self) -> bool:
         """Start it; return whether it did within time."""
+        self._undone.enter_context(allow_join_result())
         self._app.finalize()
         ready = self._is_ready
 
@@ -135,20 +139,26 @@ class Worker:
 
     def run_a_task(self) -> None:
         """Send a task and wait for its result. Raises Celery's TimeoutError."""
-        # a worker in this process runs in a thread of its own: to wait here blocks nobody
         with allow_join_result():
             result = self._task.apply_async((21,), queue=self._name)
-            if result.get(timeout=_PATIENCE) != 42:
-                raise CelerysTimeout("another result came")
+            try:
+                if result.get(timeout=_PATIENCE) != 42:
+                    raise CelerysTimeout("another result came")
+            finally:
+                # the queue of results goes with its connection
+                self._app.backend.result_consumer.stop()
 
     def stop(self) -> None:
         """Stop it; what it declared goes with it."""
         if self._controller is not None and self._thread is not None and self._thread.is_alive():
             self._controller.consumer.call_soon(_shut_down)
             self._thread.join(_STOP)
+        self._undone.close()
         self._app.close()
 
     def _run(self) -> None:
+        # of this thread only: tasks look for their app there
+        self._app.set_current()
         try:
             self._controller.start()
         except Exception as exc:  # whatever it is, the check tells of it

@@ -57,8 +57,7 @@ class Target:
         Raises:
             ConfigurationError: the settings cannot be used.
         """
-        app = self.app(**changes)
-        return ResultBackend(app, url=str(app.conf.result_backend).removeprefix("rootcellar+"))
+        return ResultBackend(self.app(**changes), url=self.url)
 
     def elsewhere(self, url: str, **changes: Any) -> Target:
         """Return the same with another place for results."""

@@ -26,7 +26,7 @@ DEFAULT = "default"
 _BROKER_NAMES = ("CELERY_BROKER", "CELERY_BROKER_URL", "BROKER_URL")
 #: what Celery reads from the environment by itself, over any configuration; the command ``celery`` of Celery 5.4 takes
 #: the broker from the first two, after it has imported the app
-_READ_BY_CELERY = {
+READ_BY_CELERY = {
     "CELERY_BROKER": "broker_url",
     "BROKER_URL": "broker_url",
     "CELERY_RESULT_BACKEND": "result_backend",
@@ -176,7 +176,7 @@ def _environment() -> dict[str, str]:
 def _replace_what_celery_reads(environ: MutableMapping[str, str], conf: Mapping[str, Any]) -> None:
     """Put the URL in place of the name that stands for it, for this process and those that it starts."""
     before = _environment()
-    for name, setting in _READ_BY_CELERY.items():
+    for name, setting in READ_BY_CELERY.items():
         if environ.get(name) and setting in conf:
             url = str(conf[setting])
             _written[name] = (before[name], url)

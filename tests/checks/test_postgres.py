@@ -1,0 +1,326 @@
+"""``rootcellar check`` on PostgreSQL: each broken set-up is found by its name, a healthy one called healthy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from rootcellar.records import TaskRecord
+from rootcellar.stores import StoreOptions, open_store
+from tests.certificates import Authority
+from tests.checks.bed import CLOSED, assert_broken, assert_healthy, assert_warned, check, on_postgres
+from tests.commands import run
+from tests.servers import HOST, IN_URL, MissingServer, PgBouncerServer, PostgresServer
+from tests.waiting.test_outages import StandbyServer
+
+#: PostgreSQL's certificates of the tests are valid for a day
+SOON = ("tls.expires-soon",)
+
+
+class FastClock(PostgresServer):
+    """A server whose clock is ten minutes ahead."""
+
+    def _command(self) -> list[str]:
+        found = list(Path("/usr").glob("lib*/**/faketime/libfaketime.so.1"))
+        if not found:
+            raise MissingServer("faketime is not installed: on Debian, apt-get install faketime")
+        # not for the programs that start it: they are of another user, whose semaphores it may not open
+        faked = [f"LD_PRELOAD={found[0]}", "FAKETIME=+10m", "FAKETIME_DONT_FAKE_MONOTONIC=1"]
+        return ["/usr/bin/env", *faked, *super()._command()]
+
+
+@pytest.fixture(scope="module")
+def ready_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with tables and a result in them."""
+    url = postgres_server.create_database()
+    store = open_store(url)
+    store.put(TaskRecord(task_id="kept", state="SUCCESS"))
+    store.close()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PostgresServer, Authority]]:
+    """A server with TLS, and the authority of its certificate."""
+    authority = Authority(tmp_path_factory.mktemp("certificates"))
+    server = PostgresServer()
+    issued = authority.server()
+    server.serve_tls(issued.certificate, issued.key)
+    with server:
+        yield server, authority
+
+
+@contextmanager
+def role(server: PostgresServer, url: str, *, granted: str = "worker") -> Iterator[str]:
+    """Give a URL for a user of least privilege."""
+    name = f"checked_{granted or 'nobody'}"
+    database = url.rpartition("/")[2]
+    server.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'pw'")
+    try:
+        if granted:
+            printed = run("schema", "grants", name, "--for", granted, "-b", url)
+            server.execute(printed.out, database)
+        yield url.replace(f"postgres:{IN_URL}@", f"{name}:pw@")
+    finally:
+        server.execute(f"DROP OWNED BY {name} CASCADE", database)
+        server.execute(f"DROP ROLE {name}")
+
+
+class TestHealthy:
+    def test_with_tables(self, postgres_server: PostgresServer, ready_url: str) -> None:
+        before = on_postgres(postgres_server, ready_url)
+        began = time.monotonic()
+        assert_healthy(check(ready_url))
+        assert time.monotonic() - began < 5
+        assert on_postgres(postgres_server, ready_url) == before
+
+    def test_without_tables_none_are_made(self, postgres_server: PostgresServer, postgres_url: str) -> None:
+        before = on_postgres(postgres_server, postgres_url)
+        seen = check(postgres_url)
+        assert_healthy(seen)
+        assert "throw-away" in seen.line("schema").seen
+        assert on_postgres(postgres_server, postgres_url) == before
+
+    def test_as_a_user_of_least_privilege(self, postgres_server: PostgresServer, ready_url: str) -> None:
+        with role(postgres_server, ready_url) as url:
+            assert_healthy(check(url, database_create_tables_at_setup=False))
+
+    def test_with_tls(self, secure: tuple[PostgresServer, Authority]) -> None:
+        server, authority = secure
+        seen = check(f"{server.create_database()}?sslmode=verify-full&sslrootcert={authority.certificate}")
+        assert_healthy(seen, but_for=SOON)
+        assert "TLSv1.3, server, verified, expires in 1 days" in seen.of("tls.expires-soon").seen
+
+    def test_through_pgbouncer_with_the_servers_own_address_to_listen_at(
+        self, pgbouncer_server: PgBouncerServer, postgres_server: PostgresServer, ready_url: str
+    ) -> None:
+        before = on_postgres(postgres_server, ready_url)
+        url = pgbouncer_server.through(ready_url)
+        seen = check(url, result_backend_transport_options={"listen_url": ready_url})
+        assert_healthy(seen)
+        assert "transaction mode" in seen.line("pooler").seen
+        assert on_postgres(postgres_server, ready_url) == before
+
+
+class TestTheWayIn:
+    def test_a_host_that_nobody_knows(self, ready_url: str) -> None:
+        seen = check(ready_url.replace(HOST, "no-such-host.invalid"))
+        assert_broken(seen, "name.unresolved", "no-such-host.invalid")
+        assert "tcp" in seen.skipped
+
+    def test_a_closed_port(self, postgres_server: PostgresServer, ready_url: str) -> None:
+        assert_broken(check(ready_url.replace(f":{postgres_server.port}/", f":{CLOSED}/")), "tcp.refused", f":{CLOSED}")
+
+    def test_a_wrong_password(self, ready_url: str) -> None:
+        assert_broken(check(ready_url.replace(IN_URL, "wrong")), "login.refused")
+
+    def test_a_wrong_database(self, postgres_server: PostgresServer) -> None:
+        assert_broken(check(postgres_server.database_url("nowhere")), "database.missing", "nowhere")
+
+    def test_a_socket_that_is_not_there(self, tmp_path: Path) -> None:
+        assert_broken(check(f"postgresql:///results?host={tmp_path}"), "tcp.socket")
+
+    def test_a_wrong_ca(self, secure: tuple[PostgresServer, Authority], tmp_path: Path) -> None:
+        other = Authority(tmp_path / "other", "Another CA")
+        seen = check(f"{secure[0].url}?sslmode=verify-full&sslrootcert={other.certificate}")
+        assert_broken(seen, "tls.wrong-ca")
+        assert "login" in seen.skipped
+
+    def test_a_wrong_name(self, secure: tuple[PostgresServer, Authority]) -> None:
+        server, authority = secure
+        url = server.url.replace(HOST, "db.example.com")
+        url += f"?hostaddr={HOST}&sslmode=verify-full&sslrootcert={authority.certificate}"
+        assert_broken(check(url), "tls.wrong-name")
+
+    def test_an_expired_certificate(self, secure: tuple[PostgresServer, Authority]) -> None:
+        server, authority = secure
+        for late in (True, False):
+            issued = authority.server("late" if late else "server", expired=late)
+            server.serve_tls(issued.certificate, issued.key)
+            server.execute("SELECT pg_reload_conf()")
+            if late:
+                url = f"{server.url}?sslmode=verify-full&sslrootcert={authority.certificate}"
+                assert_broken(check(url), "tls.expired")
+
+    def test_tls_that_is_not_offered(self, ready_url: str) -> None:
+        assert_broken(check(f"{ready_url}?sslmode=require"), "tls.not-offered")
+
+    def test_a_standby(self, postgres_server: PostgresServer, ready_url: str) -> None:
+        with StandbyServer(postgres_server) as standby:
+            url = ready_url.replace(f":{postgres_server.port}/", f":{standby.port}/")
+            assert_broken(check(url), "server.read-only", "standby")
+
+    def test_a_database_that_is_read_only(self, postgres_server: PostgresServer, ready_url: str) -> None:
+        name = ready_url.rpartition("/")[2]
+        postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        try:
+            assert_broken(check(ready_url), "server.read-only", "default_transaction_read_only")
+        finally:
+            postgres_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+    def test_clocks_that_differ(self) -> None:
+        with FastClock() as server:
+            assert_warned(check(server.create_database()), "clock.skew", "10 min ahead")
+
+
+class TestRightsAndTables:
+    @pytest.mark.parametrize(
+        ("right", "table"),
+        [
+            ("INSERT", "celery_taskmeta"),
+            ("DELETE", "celery_taskmeta"),
+            ("UPDATE", "celery_groupmeta"),
+            ("SELECT", "celery_taskmeta_chord"),
+            ("INSERT", "celery_taskmeta_chord_part"),
+            ("DELETE", "celery_taskmeta_listener"),
+            ("INSERT", "celery_taskmeta_waiter"),
+        ],
+    )
+    def test_one_right_is_missing(
+        self, postgres_server: PostgresServer, ready_url: str, right: str, table: str
+    ) -> None:
+        with role(postgres_server, ready_url) as url:
+            postgres_server.execute(f"REVOKE {right} ON {table} FROM checked_worker", ready_url.rpartition("/")[2])
+            assert_broken(check(url), "rights.missing", f'may not {right} on "{table}"')
+
+    def test_a_user_without_any(self, postgres_server: PostgresServer, ready_url: str) -> None:
+        with role(postgres_server, ready_url, granted="") as url:
+            assert_broken(check(url), "rights.missing")
+
+    def test_a_reader(self, postgres_server: PostgresServer, ready_url: str) -> None:
+        with role(postgres_server, ready_url, granted="reader") as url:
+            assert_broken(check(url), "rights.missing", 'INSERT, UPDATE, DELETE on "celery_taskmeta";')
+
+    def test_a_user_who_may_not_make_the_tables(self, postgres_server: PostgresServer, postgres_url: str) -> None:
+        with role(postgres_server, postgres_url, granted="") as url:
+            seen = check(url)
+            assert_broken(seen, "rights.missing", "may not make it")
+            assert "schema sql" in seen.of("rights.missing").advice
+
+    def test_no_tables_and_none_may_be_made(self, postgres_url: str) -> None:
+        assert_broken(check(postgres_url, database_create_tables_at_setup=False), "schema.missing")
+
+    @pytest.mark.parametrize(("version", "code"), [(1, "schema.outdated"), (99, "schema.newer")])
+    def test_tables_of_another_release(
+        self, postgres_server: PostgresServer, ready_url: str, version: int, code: str
+    ) -> None:
+        name = ready_url.rpartition("/")[2]
+        (before,) = postgres_server.execute("SELECT version FROM rootcellar_schema", name)[0]
+        update = "UPDATE rootcellar_schema SET version = "
+        postgres_server.execute(f"{update}{version}", name)
+        try:
+            seen = check(ready_url, database_create_tables_at_setup=False)
+        finally:
+            postgres_server.execute(f"{update}{before}", name)
+        assert [*seen.failures, *seen.warnings] == [code]
+
+    def test_tables_of_celerys_own(self, postgres_server: PostgresServer, postgres_url: str) -> None:
+        postgres_server.execute("CREATE TABLE celery_taskmeta (id int)", postgres_url.rpartition("/")[2])
+        assert_broken(check(postgres_url), "schema.foreign", "celery_taskmeta")
+
+
+class TestSettings:
+    def test_fewer_connections_than_processes(self, ready_url: str) -> None:
+        assert_broken(check(ready_url, processes=500), "postgres.too-few-connections", "500 processes")
+
+    def test_workers_times_pool(self, ready_url: str) -> None:
+        engine = {"pool_size": 40, "max_overflow": 10}
+        seen = check(ready_url, processes=8, database_engine_options=engine)
+        assert_warned(seen, "postgres.connections", "8 processes x pool of 50 = 400")
+
+    def test_a_users_own_limit(self, postgres_server: PostgresServer, ready_url: str) -> None:
+        with role(postgres_server, ready_url) as url:
+            postgres_server.execute("ALTER ROLE checked_worker CONNECTION LIMIT 6")
+            assert_broken(check(url, processes=7), "postgres.too-few-connections", "room for 6")
+
+    @pytest.mark.parametrize(
+        ("setting", "code"),
+        [
+            ("synchronous_commit = off", "postgres.synchronous-commit"),
+            ("statement_timeout = '1s'", "postgres.statement-timeout"),
+        ],
+    )
+    def test_settings_of_the_database(
+        self, postgres_server: PostgresServer, ready_url: str, setting: str, code: str
+    ) -> None:
+        name = ready_url.rpartition("/")[2]
+        postgres_server.execute(f"ALTER DATABASE {name} SET {setting}")
+        try:
+            assert_warned(check(ready_url), code)
+        finally:
+            postgres_server.execute(f"ALTER DATABASE {name} RESET ALL")
+
+    def test_a_server_that_does_not_write_to_disk(self, new_postgres: Callable[..., PostgresServer]) -> None:
+        server = new_postgres(fsync=False, full_page_writes=False)
+        assert_broken(check(server.create_database()), "postgres.fsync", also=("postgres.full-page-writes",))
+
+    def test_another_encoding(self, postgres_server: PostgresServer) -> None:
+        postgres_server.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+        try:
+            seen = check(postgres_server.database_url("latin"))
+        finally:
+            postgres_server.drop_database("latin")
+        assert "postgres.encoding" in seen.warnings
+
+
+class TestPoolers:
+    def test_no_address_to_listen_at(self, pgbouncer_server: PgBouncerServer, ready_url: str) -> None:
+        assert_warned(check(pgbouncer_server.through(ready_url)), "pooler.no-listen-url", "transaction mode")
+
+    def test_prepared_statements(self, pgbouncer_server: PgBouncerServer, ready_url: str) -> None:
+        options = {"prepared_statements": "on", "listen_url": ready_url}
+        seen = check(pgbouncer_server.through(ready_url), result_backend_transport_options=options)
+        assert_warned(seen, "pooler.prepared")
+
+    def test_an_address_to_listen_at_that_is_closed(self, postgres_server: PostgresServer, ready_url: str) -> None:
+        closed = ready_url.replace(f":{postgres_server.port}/", f":{CLOSED}/")
+        seen = check(ready_url, result_backend_transport_options={"listen_url": closed})
+        assert "listen.unusable" in seen.failures
+
+    def test_statement_mode(
+        self, new_pgbouncer: Callable[..., PgBouncerServer], postgres_server: PostgresServer, ready_url: str
+    ) -> None:
+        pooler = new_pgbouncer(postgres_server, pool_mode="statement")
+        assert_broken(check(pooler.through(ready_url)), "pooler.unfit")
+
+    def test_session_mode_is_fine(
+        self, new_pgbouncer: Callable[..., PgBouncerServer], postgres_server: PostgresServer, ready_url: str
+    ) -> None:
+        seen = check(new_pgbouncer(postgres_server, pool_mode="session").through(ready_url))
+        assert_healthy(seen)
+        assert "keeps a session" in seen.line("pooler").seen
+
+    def test_a_wrong_password(self, pgbouncer_server: PgBouncerServer) -> None:
+        assert_broken(check(pgbouncer_server.url.replace(IN_URL, "wrong")), "login.refused")
+
+
+def test_a_server_that_goes_away_amid_the_check(new_postgres: Callable[..., PostgresServer]) -> None:
+    """What is left to do is not a traceback."""
+    from rootcellar.checks.choosing import sections_for
+    from rootcellar.checks.steps import run as go_through
+    from rootcellar.checks.target import target_of
+
+    server = new_postgres()
+    (checks,) = sections_for(target_of({"result_backend": f"rootcellar+{server.create_database()}"}, 4))
+    codes = []
+    for finding in go_through(checks):
+        codes.append(finding.code)
+        if finding.check == "durability":
+            server.kill()
+    assert codes[-1] == ""  # not looked at
+    assert {code for code in codes if code} == {"server.unavailable"}
+
+
+def test_options_of_tables(postgres_url: str) -> None:
+    open_store(postgres_url, StoreOptions(task_table="jobs", group_table="groups")).check()
+    seen = check(postgres_url, database_table_names={"task": "jobs", "group": "groups"})
+    assert_healthy(seen)
+    assert '"jobs"' in seen.line("schema").seen
+    with psycopg.connect(postgres_url) as connection:
+        assert connection.execute("SELECT count(*) FROM rootcellar_schema").fetchone() == (1,)
