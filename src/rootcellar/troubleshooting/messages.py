@@ -49,13 +49,14 @@ class _Helper:
     remedy: ast.expr | None
 
 
-def all_messages() -> list[Message]:
+@cache
+def all_messages() -> tuple[Message, ...]:
     """Return every message of every error class, each once, in order."""
     found: set[Message] = set()
     for path, tree in _modules().items():
         if "troubleshooting" not in path.parts:
             found.update(_Module(tree).messages())
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def error_docs() -> dict[str, tuple[str, bool]]:
