@@ -158,6 +158,21 @@ class DocumentedPgBouncer(PgBouncerServer):
         return [program, file]
 
 
+def test_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str) -> None:
+    open_store(postgres_url).check()
+    page = Page("docs/check.md", {EXAMPLE_DATABASE: postgres_url})
+    for command, expected in page.commands():
+        printed = run(command, tmp_path)
+        # what is looked at is as the page shows it; what was measured is another
+        assert re.findall(r"^  ok    [a-z]+(?: success| trip)?", printed, re.MULTILINE) == re.findall(
+            r"^  ok    [a-z]+(?: success| trip)?", expected, re.MULTILINE
+        )
+        assert expected.rpartition("\n\n")[2].rpartition(".\n")[2] in printed
+    monkeypatch.chdir(tmp_path)
+    (body,) = page.of("python")
+    exec(compile(body, "check", "exec"), {})  # noqa: S102 - our own page
+
+
 def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = Page("docs/sqlite.md", {})
