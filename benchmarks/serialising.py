@@ -57,7 +57,7 @@ def main() -> None:
             "brotli": compressed("brotli"),
         }
         work = {name: work_of(codec, value) for name, codec in codecs.items()}
-        print_table(f"compression: {title}", measure(work, rounds=3))
+        print_table(f"compression: {title}", measure(work, most=3))
 
 
 def compressed(name: str, **options: int) -> Codec:
@@ -90,10 +90,10 @@ def work_of(codec: Codec, value: Any) -> Work:
     )
 
 
-def measure(work: Mapping[str, Work], rounds: int = ROUNDS) -> dict[str, tuple[float, float, int]]:
+def measure(work: Mapping[str, Work], most: int = 100) -> dict[str, tuple[float, float, int]]:
     """Return the microseconds of encoding and decoding, and the bytes, the best of interleaved rounds."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
-    for _ in range(rounds):
+    for _ in range(min(ROUNDS, most)):
         for name, (encode, decode, _) in work.items():
             times[name].append((microseconds_of(encode), microseconds_of(decode)))
     return {name: (min(it[0] for it in times[name]), min(it[1] for it in times[name]), work[name][2]) for name in work}

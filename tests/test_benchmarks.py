@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import sealing
+from benchmarks import sealing, serialising
 from tests.workers import ROOT
 
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
@@ -52,3 +52,19 @@ def test_what_encryption_costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         f"| {name}" for name in ("`json` alone", "plain", "redacted (nothing found)", "signed", "encrypted")
     ]
     assert all(float(cell.strip(" |").replace(",", "")) > 0 for row in rows[2:] for cell in row[1:])
+
+
+def test_what_typed_json_and_compression_cost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serialising, "ROUNDS", 1)
+    monkeypatch.setattr(serialising, "LARGE", serialising.LARGE[:100])
+    monkeypatch.setattr(sealing, "LONG", 0.0001)
+
+    serialising.main()
+
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    titles = [line.split(" | ")[0] for line in lines if "encode, µs" in line]
+    assert titles[:2] == ["| small and plain", "| 1 MB and plain"]
+    assert sum(line.startswith("| `rootcellar-json` |") for line in lines) == 4
+    assert len([line for line in lines if line.startswith("| zstd |")]) == 2

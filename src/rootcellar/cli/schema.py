@@ -289,7 +289,10 @@ def _report_adopted(names: Sequence[str], keep: str | None, where: str) -> None:
     kept = "as long as these tables exist" if keep is None else f"for {keep} after they were done"
     say(f"{where}: Celery's own tables are now called {' and '.join(names)}.")
     say(f"Their results stay readable by their ids, {kept}; new results go to new tables, which `history` lists.")
-    say("Old results that are pickles (Celery before 5.7) are read only if result_accept_content lists pickle.")
+    say(
+        "Old results that are pickles (Celery before 5.7) are read only if result_accept_old_pickles is true "
+        "(plain data, nothing runs) or result_accept_content lists pickle (anything, which may run)."
+    )
 
 
 def _span(text: str | None, option: str) -> timedelta | None:
