@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from rootcellar.errors import RecordRefused
 from rootcellar.records import ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores import rows
 from rootcellar.stores.base import Store, StoreOptions
@@ -68,6 +70,10 @@ class SqlStore(Store, Generic[C]):
     @abstractmethod
     def _count_of(self, connection: C, statement: str, params: Mapping[str, Any]) -> int:
         """Run a statement, by name, and return how many rows it touched."""
+
+    @abstractmethod
+    def _transaction(self, connection: C) -> AbstractContextManager[object]:
+        """Begin a transaction, in which all that is done is done wholly or not at all."""
 
     @abstractmethod
     def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
@@ -218,6 +224,30 @@ class SqlStore(Store, Generic[C]):
 
     def _count(self, statement: str, params: Mapping[str, Any]) -> int:
         return self._run(lambda connection: self._count_of(connection, statement, params))
+
+    def _in_transaction(self, work: Callable[[C], T]) -> T:
+        def whole(connection: C) -> T:
+            with self._transaction(connection):
+                return work(connection)
+
+        return self._run(whole)
+
+    def _both(self, first: str, second: str, params: Mapping[str, Any]) -> None:
+        """Run two statements, by name, in one transaction."""
+
+        def work(connection: C) -> None:
+            self._count_of(connection, first, params)
+            self._count_of(connection, second, params)
+
+        self._in_transaction(work)
+
+    def _refused(self, exc: UnicodeEncodeError) -> RecordRefused:
+        """Return the error for a text that no server stores."""
+        return RecordRefused(
+            f"a text that no server stores: {exc.reason} at {exc.object[exc.start : exc.end]!a}",
+            where=self._where,
+            remedy="see where it comes from, such as the task's id",
+        )
 
     def _run(self, work: Callable[[C], T]) -> T:
         """Do ``work`` on a connection whose schema is known."""

@@ -6,6 +6,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
@@ -70,11 +71,10 @@ class MySQLStore(SqlStore[Connection]):
             return Stored(written=self._count("put_task", row) > 0)
 
         def both(connection: Connection) -> Stored:
-            with connection.transaction():
-                written = connection.execute(self._sql["put_task"], row) > 0
-                return Stored(written=written, chord=self._count_part(connection, part, lease))
+            written = connection.execute(self._sql["put_task"], row) > 0
+            return Stored(written=written, chord=self._count_part(connection, part, lease))
 
-        return self._run(both)
+        return self._in_transaction(both)
 
     # -- chords
 
@@ -87,21 +87,16 @@ class MySQLStore(SqlStore[Connection]):
         params = {"group_id": group_id, "size": size, "key": key}
 
         def grow(connection: Connection) -> None:
-            with connection.transaction():
-                if key is None or connection.execute(self._sql["note_growth"], params):
-                    connection.execute(self._sql["grow_chord"], params)
+            if key is None or connection.execute(self._sql["note_growth"], params):
+                connection.execute(self._sql["grow_chord"], params)
 
         if relative:
-            self._run(grow)
+            self._in_transaction(grow)
         else:
             self._count("size_chord", params)
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
-        def count(connection: Connection) -> ChordProgress:
-            with connection.transaction():
-                return self._count_part(connection, part, lease)
-
-        return self._run(count)
+        return self._in_transaction(lambda connection: self._count_part(connection, part, lease))
 
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         return self._run(lambda connection: self._claim(connection, group_id, claimant, lease))
@@ -173,23 +168,14 @@ class MySQLStore(SqlStore[Connection]):
 
     def _delete_chords(self, params: dict[str, Any]) -> None:
         def delete(connection: Connection) -> None:
-            with connection.transaction():
-                held = in_list([row[0] for row in connection.rows(self._sql["hold_expired_chords"], params)])
-                if held:
-                    connection.execute(self._sql["delete_parts"], {"ids": held})
-                    connection.execute(self._sql["delete_chords"], {"ids": held})
+            held = in_list([row[0] for row in connection.rows(self._sql["hold_expired_chords"], params)])
+            if held:
+                connection.execute(self._sql["delete_parts"], {"ids": held})
+                connection.execute(self._sql["delete_chords"], {"ids": held})
 
-        self._run(delete)
+        self._in_transaction(delete)
 
     # -- talking to the server
-
-    def _both(self, first: str, second: str, params: dict[str, Any]) -> None:
-        def work(connection: Connection) -> None:
-            with connection.transaction():
-                connection.execute(self._sql[first], params)
-                connection.execute(self._sql[second], params)
-
-        self._run(work)
 
     def _rows(self, text: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return self._run(lambda connection: connection.rows(text, params))
@@ -216,8 +202,7 @@ class MySQLStore(SqlStore[Connection]):
                     if not again.is_worth_it(code, is_lost=not connection.open):
                         raise failures.translate(exc, self._where) from exc
                 except UnicodeEncodeError as exc:
-                    what = f"a text that no server stores: {exc.reason} at {exc.object[exc.start : exc.end]!a}"
-                    raise RecordRefused(what, where=self._where, remedy="see where it comes from") from exc
+                    raise self._refused(exc) from exc
                 except RootcellarError:
                     raise
                 except BaseException:
@@ -234,6 +219,9 @@ class MySQLStore(SqlStore[Connection]):
         if code in failures.READ_ONLY:
             # other sessions of ours on that server would hear the same, also when another one takes writes
             self._pool.drop_idle()
+
+    def _transaction(self, connection: Connection) -> AbstractContextManager[object]:
+        return connection.transaction()
 
     def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
         return load_statements(PACKAGE, "adopted.sql", in_parameterized(tables))

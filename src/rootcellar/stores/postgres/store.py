@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, TypeVar
 
 from psycopg.rows import dict_row
 
-from rootcellar.errors import RecordRefused
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import rows
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
@@ -232,13 +231,6 @@ class PostgresStore(SqlStore[Connection]):
         except UnicodeEncodeError as exc:
             raise self._refused(exc) from exc
 
-    def _refused(self, exc: UnicodeEncodeError) -> RecordRefused:
-        return RecordRefused(
-            f"a text that no server stores: {exc.reason} at {exc.object[exc.start : exc.end]!a}",
-            where=self._where,
-            remedy="see where the task's id comes from",
-        )
-
     def watcher(self) -> Watcher:
         """Return the one watcher of this process."""
         with self._watcher_lock:
@@ -284,6 +276,9 @@ class PostgresStore(SqlStore[Connection]):
                 except UnicodeEncodeError as exc:
                     raise self._refused(exc) from exc
         raise AssertionError("unreachable")
+
+    def _transaction(self, connection: Connection) -> AbstractContextManager[object]:
+        return connection.transaction()
 
     def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
         return load_statements(_PACKAGE, "adopted.sql", in_parameterized(tables))

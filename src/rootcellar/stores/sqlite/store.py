@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
@@ -60,11 +61,10 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
             return Stored(written=self._count("put_task", row) == 1)
 
         def both(connection: sqlite3.Connection) -> Stored:
-            with transaction(connection):
-                written = connection.execute(self._sql["put_task"], row).rowcount == 1
-                return Stored(written=written, chord=self._count_part(connection, part, lease))
+            written = connection.execute(self._sql["put_task"], row).rowcount == 1
+            return Stored(written=written, chord=self._count_part(connection, part, lease))
 
-        return self._run(both)
+        return self._in_transaction(both)
 
     # -- chords
 
@@ -75,21 +75,16 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         params = {"group_id": group_id, "size": size, "key": key}
 
         def grow(connection: sqlite3.Connection) -> None:
-            with transaction(connection):
-                if key is None or connection.execute(self._sql["note_growth"], params).rowcount:
-                    connection.execute(self._sql["grow_chord"], params)
+            if key is None or connection.execute(self._sql["note_growth"], params).rowcount:
+                connection.execute(self._sql["grow_chord"], params)
 
         if relative:
-            self._run(grow)
+            self._in_transaction(grow)
         else:
             self._count("size_chord", params)
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
-        def count(connection: sqlite3.Connection) -> ChordProgress:
-            with transaction(connection):
-                return self._count_part(connection, part, lease)
-
-        return self._run(count)
+        return self._in_transaction(lambda connection: self._count_part(connection, part, lease))
 
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         params = {"group_id": group_id, "claimant": claimant, "lease": lease, "now": time.time()}
@@ -133,14 +128,6 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         size, counted, finished = connection.execute(self._sql["chord_progress"], params).fetchone()
         return ChordProgress(size=size, counted=counted, claimed=claimed, finished=bool(finished))
 
-    def _both(self, first: str, second: str, params: dict[str, Any]) -> None:
-        def work(connection: sqlite3.Connection) -> None:
-            with transaction(connection):
-                connection.execute(self._sql[first], params)
-                connection.execute(self._sql[second], params)
-
-        self._run(work)
-
     def _rows_of(
         self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any]
     ) -> list[tuple[Any, ...]]:
@@ -160,7 +147,9 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         try:
             with self._pool.connection() as connection:
                 return work(connection)
-        except (UnicodeEncodeError, OverflowError) as exc:
+        except UnicodeEncodeError as exc:
+            raise self._refused(exc) from exc
+        except OverflowError as exc:
             raise RecordRefused(str(exc), where=self._where, remedy="see which field it is") from exc
         except sqlite3.Error as exc:
             self._is_schema_known = self._is_schema_known and "no such table" not in str(exc)
@@ -169,6 +158,9 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
                 # one that was opened while the file could not be written will never write to it
                 self._pool.drop_idle()
             raise error from exc
+
+    def _transaction(self, connection: sqlite3.Connection) -> AbstractContextManager[object]:
+        return transaction(connection)
 
     def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
         return load_statements(PACKAGE, "adopted.sql", tables)
