@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import psycopg
 
 from rootcellar.stores import open_store
 from tests.apps.faults import Faults, make_app
+from tests.background import Background
 from tests.workers import Worker
 
 #: the full counts and the full lengths of the outages
@@ -125,28 +126,3 @@ class Audit:
     def overwritten(self) -> list[tuple[Any, ...]]:
         """Return every change of a SUCCESS; there must be none."""
         return self.execute("SELECT task_id, was, became FROM audit WHERE was = 'SUCCESS'")
-
-
-class Background(threading.Thread):
-    """Does `work` in a thread and keeps what came of it."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        super().__init__(daemon=True)
-        self._work = work
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._value = self._work()
-        except BaseException as error:
-            self._error = error
-
-    def result(self, timeout: float = 120.0) -> Any:
-        """Wait until it is done; return what it returned, or raise what it raised."""
-        self.join(timeout)
-        assert not self.is_alive(), f"not done in {timeout:g} s"
-        if self._error is not None:
-            raise self._error
-        return self._value

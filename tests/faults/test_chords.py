@@ -17,7 +17,8 @@ import pytest
 from celery import chord
 
 from tests.apps.faults import Point
-from tests.faults.bed import HEAVY, Audit, Background, Bed
+from tests.background import Background
+from tests.faults.bed import HEAVY, Audit, Bed
 from tests.servers import RedisServer, wait_gone
 from tests.workers import Worker
 

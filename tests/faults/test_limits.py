@@ -14,7 +14,8 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import chord
 from celery.exceptions import ChordError
 
-from tests.faults.bed import Background, Bed
+from tests.background import Background
+from tests.faults.bed import Bed
 from tests.servers import PostgresServer
 
 

@@ -13,7 +13,8 @@ import pytest
 from celery import chord
 from celery.result import GroupResult
 
-from tests.faults.bed import HEAVY, Audit, Background, Bed
+from tests.background import Background
+from tests.faults.bed import HEAVY, Audit, Bed
 from tests.servers import PostgresServer, RedisServer
 
 #: 1,000 tasks in all

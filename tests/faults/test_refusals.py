@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.bed import Background, Bed
+from tests.background import Background
+from tests.faults.bed import Bed
 from tests.servers import IN_URL, PostgresServer
 from tests.workers import Worker, WorkerError
 

@@ -11,7 +11,8 @@ import psutil
 import pytest
 from celery import chord
 
-from tests.faults.bed import HEAVY, Background, Bed
+from tests.background import Background
+from tests.faults.bed import HEAVY, Bed
 from tests.servers import wait_gone
 
 ROUNDS = 30 if HEAVY else 4

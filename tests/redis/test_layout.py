@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -23,18 +22,6 @@ from tests.servers import RedisServer
 from tests.workers import Worker
 
 NOW = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=timezone.utc)
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[RedisStore]:
-    with opened(redis_url) as found:
-        yield found
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as found:
-        yield found
 
 
 def request(task_id: str, **given: Any) -> Context:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,18 +22,6 @@ from tests.servers import RedisServer
 def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing but a message wake a watcher."""
     monkeypatch.setattr(Servers, "safety_look", 3600.0)
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[RedisStore]:
-    with opened(redis_url) as found:
-        yield found
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as found:
-        yield found
 
 
 def subscribe(store: RedisStore, *task_ids: str, tell: Tell = Tell.RECORD) -> Inbox:
@@ -135,8 +123,10 @@ def test_a_server_that_falls_silent(new_redis: Callable[..., RedisServer], monke
         await_listening(client, 1)
         (first,) = listeners(client)
         server.pause()
-        time.sleep(1.0)
-        server.resume()
+        try:
+            until(lambda: store.watcher().outage, "the silence noticed")
+        finally:
+            server.resume()
         until(lambda: [one["id"] for one in listeners(client)] not in ([], [first["id"]]), "a new listener")
         store.put(record(task_id))
         assert [one.task_id for one in inbox.take()] == [task_id]

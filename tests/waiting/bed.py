@@ -118,31 +118,6 @@ def subscribe(watcher: Watcher, ids: Iterable[str], *args: Any) -> Inbox:
     return inbox
 
 
-class Background(threading.Thread):
-    """Does ``work`` in a thread that begins at once."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        super().__init__(daemon=True)
-        self._work = work
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._value = self._work()
-        except BaseException as error:
-            self._error = error
-
-    def result(self, timeout: float = PATIENCE * 2) -> Any:
-        """Wait until it is done; return what it returned, or raise what it raised."""
-        self.join(timeout)
-        assert not self.is_alive(), f"not done within {timeout:g} s"
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
 class Other:
     """Another process, started afresh, that does what it is told; a context manager.
 

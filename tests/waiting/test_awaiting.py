@@ -21,10 +21,10 @@ from celery.result import AsyncResult, GroupResult
 import rootcellar
 from rootcellar.backend import ResultBackend
 from rootcellar.errors import ConfigurationError
+from tests.background import Background
 from tests.servers import PostgresServer
 from tests.waiting.bed import (
     PATIENCE,
-    Background,
     Database,
     Other,
     count_threads,

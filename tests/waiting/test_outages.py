@@ -20,10 +20,10 @@ from rootcellar.errors import StoreUnavailable
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.watching import Tell
 from rootcellar.waiting import Waiter
+from tests.background import Background
 from tests.servers import PostgresServer, Setting, die_with_parent
 from tests.waiting.bed import (
     PATIENCE,
-    Background,
     Database,
     make_app,
     no_safety_net,

@@ -17,9 +17,9 @@ import pytest
 from rootcellar.errors import RecordRefused, RootcellarError, StoreUnavailable
 from rootcellar.records import ChordPart
 from rootcellar.stores import Store
+from tests.background import Background
 from tests.servers import PostgresServer
 from tests.waiting.bed import (
-    Background,
     Database,
     Other,
     Script,

@@ -1,0 +1,23 @@
+"""Fixtures that the tests of the Redis store share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from rootcellar.stores.redis import RedisStore
+from tests.redis.bed import opened
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[RedisStore]:
+    with opened(redis_url) as found:
+        yield found
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as found:
+        yield found
