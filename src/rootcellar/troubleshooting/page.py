@@ -15,10 +15,10 @@ from rootcellar.troubleshooting.symptoms import SYMPTOMS, Symptom
 _INTRODUCTION = """\
 # Troubleshooting
 
-**Run `rootcellar check` first.** It looks at everything in order, from the name of the host to the speed of storing,
-and says what to mend first. What it finds has a name in parentheses, such as `(redis.eviction)`, and every error of
-rootcellar ends in the name of its entry, such as `(see docs/troubleshooting.md#store-unavailable)`. Look for that name
-here, or for [what you see](#by-symptom).
+**Run [`rootcellar check`](check.md) first.** It looks at everything in order, from the name of the host to the speed of
+storing, and says what to mend first. What it finds has a name in parentheses, such as `(redis.eviction)`, and every
+error of rootcellar ends in the name of its entry, such as `(see docs/troubleshooting.md#store-unavailable)`. Look for
+that name here, or for [what you see](#by-symptom).
 
 The messages are taken from the code (`make troubleshooting`); `…` stands for what is only known when it happens.
 """
