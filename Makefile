@@ -24,10 +24,11 @@ demo: $(STAMPS)/demo ## install rootcellar into .venv and show what it does
 test: $(STAMPS)/dev servers ## run the tests, against real servers that they start themselves (PYTEST_ARGS="-k name" JOBS=0)
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
-lint: $(STAMPS)/dev ## check style and types
+lint: $(STAMPS)/dev ## check style and types, and docs/troubleshooting.md
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src tests/servers.py benchmarks
+	$(BIN)/python -m rootcellar.troubleshooting --check docs/troubleshooting.md
 
 bench: $(STAMPS)/dev servers ## run the benchmarks
 	@$(BIN)/python -m benchmarks
