@@ -105,7 +105,9 @@ class TestWhatIsPrinted:
         assert ended.status == 1
         assert ended.err == ""
         last = ended.out.splitlines()[-1]
-        assert last.startswith("Mend this first: the server refused the user or the password (login.refused). Check")
+        assert last.startswith(
+            "Mend this first: the server refused the user or the password: password authentication failed"
+        )
         assert "not looked at" in ended.out
         assert ended.out.count("FAIL") == 1
 

@@ -24,6 +24,9 @@ from rootcellar.stores.redis.keys import Keys
 from rootcellar.stores.redis.sentinel import Sentinels
 from rootcellar.stores.redis.wire import Line, ServerError, pack
 
+#: seconds in which a server must answer, however patient the workers are
+ANSWER_PATIENCE = 3.0
+
 
 class RedisChecks(ServerChecks):
     """Redis in any of its forms.
@@ -36,7 +39,9 @@ class RedisChecks(ServerChecks):
     def __init__(self, target: Target, *, is_cache: bool = False) -> None:
         self._target = target
         self._options = target.options
-        self._address: Address = read_address(target.url, self._options)
+        address = read_address(target.url, self._options)
+        patience = min(address.answer_timeout, ANSWER_PATIENCE)
+        self._address: Address = replace(address, connect={**address.connect, "socket_timeout": patience})
         self._is_cache = is_cache
         self._trial = Trial(target.backend, is_deleted_by_server=True)
         self._line: Line | None = None

@@ -162,7 +162,8 @@ class _Checklist:
         self._out.print(Padding(table, (0, 0, 0, 2)))
 
     def _below(self, label: str, text: str) -> None:
-        said = visible(redact(text))
+        # our own words, in which an example of a URL is no secret
+        said = visible(text)
         if not self._out.is_terminal:
             self._out.print(f"{' ' * _INDENT}{label}{said}", soft_wrap=True)
             return
@@ -191,10 +192,10 @@ class _Checklist:
             return
         is_failure = bool(counts["failure"])
         head = "Mend this first: " if is_failure else "It works. Look at this first: "
-        advice = visible(redact(first.advice))
+        advice, seen = visible(first.advice), visible(redact(first.seen))
         line = Text.assemble(
             (head, "bold red" if is_failure else "bold yellow"),
-            (f"{first.problem.title} ({first.code}). ", "bold"),
+            (f"{first.problem.title}: {seen} ({first.code}). ", "bold"),
             f"{advice[:1].upper()}{advice[1:]} (see {HELP_PAGE}#{first.code})",
         )
         self._out.print(line, soft_wrap=not self._out.is_terminal)
@@ -253,7 +254,7 @@ def _as_json(finding: Finding) -> dict[str, Any]:
         "code": finding.code or None,
         "seen": redact(finding.seen),
         "why": finding.problem.why if finding.problem else None,
-        "remedy": redact(finding.advice) or None,
+        "remedy": finding.advice or None,
         "see": f"{HELP_PAGE}#{finding.code}" if finding.code else None,
         "seconds": round(finding.seconds, 4),
     }
