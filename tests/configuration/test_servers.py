@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 import sys
 from collections.abc import Callable, Iterator
@@ -202,8 +203,9 @@ def test_the_demo_runs_by_one_variable(name: str, server_of: Callable[[str], dic
     assert "All are as expected." in ended.out
     assert "As CELERY_RESULT_BACKEND says (from: environment)" in ended.out
     assert ODD not in ended.out
-    commands = [line.split("rootcellar ")[1].split() for line in ended.out.splitlines() if line.startswith("  ")]
-    shown = run(*next(words for words in commands if words[0] == "show"), env=env, cwd=Path.cwd())
+    suggested = re.search("rootcellar (show .*)", ended.out)
+    assert suggested
+    shown = run(*suggested[1].split(), env=env, cwd=Path.cwd())
     assert (shown.status, shown.err) == (0, ""), shown
     assert "FAILURE" in shown.out
     report = execute([*celery("report")], env={**env, "PYTHONPATH": str(ROOT)})
