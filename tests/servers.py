@@ -183,6 +183,8 @@ class Server:
 
     name = "server"
     stop_signal = signal.SIGTERM
+    #: seconds after which the signal is sent again
+    stop_signal_every = STOP_SECONDS
     death_signal = "KILL"
     on_off = ("on", "off")
 
@@ -267,13 +269,20 @@ class Server:
             return
         self.resume()  # a paused server would not act on the signal
         children = self._family()[1:]
-        self._process.send_signal(self.stop_signal)
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        if not any(self._stops(self.stop_signal_every) for _ in range(int(STOP_SECONDS / self.stop_signal_every))):
             self.kill()
             self._fail(f"did not stop within {STOP_SECONDS:g} s")
         wait_gone(children, STOP_SECONDS)
+
+    def _stops(self, seconds: float) -> bool:
+        """Ask the main process to stop; return whether it did within ``seconds``."""
+        assert self._process is not None
+        self._process.send_signal(self.stop_signal)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def kill(self) -> None:
         """Kill (SIGKILL) the main process and its children together, giving none a chance to clean up."""
@@ -552,6 +561,7 @@ class RedisServer(Server):
     """A Redis server that keeps nothing on disk unless configured to (`appendonly=True`)."""
 
     name = "redis"
+    stop_signal_every = 1.0  # it refuses to stop while it writes its first append-only file
     on_off = ("yes", "no")
 
     def __init__(self, **settings: Setting) -> None:

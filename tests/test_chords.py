@@ -78,4 +78,5 @@ def test_a_key_that_is_missing_may_come(app: Celery, monkeypatch: pytest.MonkeyP
         decode = backend.codec.decode
         patch.setattr(backend.codec, "decode", refuse)
         assert backend.chords.sweep() == 0
-    assert backend.chords.sweep() == 1
+    # as soon as the lease of the first try is over
+    assert any(backend.chords.sweep() == 1 for _ in range(1000))
