@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 from celery import Celery
 from celery.app.task import Context
@@ -209,7 +210,6 @@ def test_odd_classes() -> None:
     assert redacted([Odd(1, 2), {"token": 1}]) == [[1, 2], {"token": MASK}]
     with pytest.raises(NotEncodable, match="cannot be redacted"):
         stored(Uncopied(token=SECRET))
-    numpy = pytest.importorskip("numpy")
     found = redacted({"token": numpy.arange(3), "a": numpy.arange(3), "password": [numpy.arange(2)]})
     assert (found["token"], found["password"]) == (MASK, MASK)
 

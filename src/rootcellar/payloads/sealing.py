@@ -41,6 +41,7 @@ class Sealing:
         self._encryption = encryption or Keyring()
         self._signing = signing or Keyring()
         self._ciphers = {key.key_id: _cipher(key.secret) for key in self._encryption}
+        self._refusals = _refusals() if self._ciphers else ()
         self.is_on = bool(self._encryption or self._signing)
         self._accepts_unsealed = accept_unsealed or not self.is_on
 
@@ -123,7 +124,7 @@ class Sealing:
             raise _broken(task_id, field, f"it is too short for anything that key {key_id} encrypted")
         try:
             body = cipher.decrypt(nonce, sealed, _bound(payload, task_id, field))
-        except Exception:  # the library says no more than that it does not fit
+        except self._refusals:  # the library says no more than that it does not fit
             raise _broken(task_id, field, f"it does not open under key {key_id}") from None
         return _with(payload, body, "")
 
@@ -194,6 +195,13 @@ def _cipher(secret: bytes) -> Any:
             remedy="pip install 'rootcellar[encryption]'",
         ) from exc
     return AESGCM(secret)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what a cipher raises of what it did not encrypt."""
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag, ValueError
 
 
 def _missing(what: str, key_id: str, known: Keyring, kind: str) -> KeyMissing:

@@ -13,6 +13,7 @@ import enum
 import importlib
 import inspect
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -78,28 +79,32 @@ class Classes:
             ) from exc
 
 
-class Kind:
-    """A kind of class, and how objects of it become fields and come back."""
+class Kind(ABC):
+    """A kind of class."""
 
     title: str
 
+    @abstractmethod
     def is_one(self, cls: type) -> bool:
         """Tell whether ``cls`` itself is of this kind, not only a base of it."""
-        raise NotImplementedError
 
-    def check(self, cls: type) -> None:
-        """Raise :class:`Unstorable` where objects of ``cls`` could not be made again from their fields."""
+    def check(self, cls: type) -> None:  # noqa: B027 - most kinds have nothing to refuse
+        """Raise :class:`Unstorable` where objects of ``cls`` could not be made again from what is written."""
 
+
+class FieldsKind(Kind):
+    """A kind of class whose objects become fields and come back."""
+
+    @abstractmethod
     def fields(self, value: Any) -> dict[str, Any]:
         """Return the values of the fields."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self, cls: Any, fields: Mapping[str, Any]) -> Any:
         """Return an object of ``cls``."""
-        raise NotImplementedError
 
 
-class _Dataclass(Kind):
+class _Dataclass(FieldsKind):
     title = "dataclass"
 
     def is_one(self, cls: type) -> bool:
@@ -117,7 +122,7 @@ class _Dataclass(Kind):
         )
 
 
-class _Attrs(Kind):
+class _Attrs(FieldsKind):
     title = "attrs class"
 
     def is_one(self, cls: type) -> bool:
@@ -135,7 +140,7 @@ class _Attrs(Kind):
         )
 
 
-class _Pydantic(Kind):
+class _Pydantic(FieldsKind):
     title = "pydantic model"
 
     def is_one(self, cls: type) -> bool:
@@ -163,7 +168,8 @@ class _Enum(Kind):
         return issubclass(cls, enum.Enum)
 
 
-KINDS: dict[str, Kind] = {"dataclass": _Dataclass(), "attrs": _Attrs(), "pydantic": _Pydantic(), "enum": _Enum()}
+WITH_FIELDS: dict[str, FieldsKind] = {"dataclass": _Dataclass(), "attrs": _Attrs(), "pydantic": _Pydantic()}
+KINDS: dict[str, Kind] = {**WITH_FIELDS, "enum": _Enum()}
 
 
 def kind_of(cls: type) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 from rootcellar.errors import PayloadError, PayloadUnreadable
 from rootcellar.typed import moments, register
 from rootcellar.typed.arrays import read_numpy
-from rootcellar.typed.classes import KINDS, Classes
+from rootcellar.typed.classes import KINDS, WITH_FIELDS, Classes
 from rootcellar.typed.markers import KOMBU, KOMBU_KEYS, OURS, VALUE, may_hold_markers
 
 _HEX = re.compile(r"-?0x[0-9a-f]+")
@@ -76,7 +76,7 @@ class Reader:
         fields = found[VALUE]
         if not isinstance(fields, dict):
             raise ValueError("no fields")
-        return KINDS[kind].make(cls, fields)
+        return WITH_FIELDS[kind].make(cls, fields)
 
 
 def readable(text: str) -> Any:

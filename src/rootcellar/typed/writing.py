@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from rootcellar.typed import register
 from rootcellar.typed.arrays import is_numpy, write_numpy
-from rootcellar.typed.classes import KINDS, class_name, kind_of
+from rootcellar.typed.classes import WITH_FIELDS, class_name, kind_of
 from rootcellar.typed.markers import KOMBU_KEYS, OURS, VALUE, kombu_marker, marker, may_hold_markers
 from rootcellar.typed.moments import write_datetime, write_time, write_timedelta, write_zone
 from rootcellar.typed.unstorable import Unstorable
@@ -241,7 +241,7 @@ class _Walk:
 
     def object(self, kind: str, value: Any) -> Tree:
         """Write an object by its fields."""
-        fields = self._fields(KINDS[kind].fields(value), ".{}")
+        fields = self._fields(WITH_FIELDS[kind].fields(value), ".{}")
         return self._mark({OURS: kind, "class": class_name(type(value)), VALUE: fields})
 
     def registered(self, entry: register.Registered, value: Any) -> Tree:
