@@ -290,3 +290,14 @@ def test_off() -> None:
     value = {"password": SECRET}
     assert codec.decode(codec.encode(value, task_id="a"), task_id="a") == value
     assert codec.encode_text(f"password={SECRET}", task_id="a") == f"password={SECRET}"
+
+
+def test_an_error_is_masked_whole_where_the_arguments_cannot_be_searched() -> None:
+    class Unsearchable(dict):  # type: ignore[type-arg]
+        def items(self) -> Any:
+            raise RuntimeError("not today")
+
+        __iter__ = keys = values = items
+
+    call = Call(task(login).task, (Unsearchable(password=SECRET),), {})
+    assert SECRET not in (Redactor().text(f"ValueError: {SECRET}", call) or "")

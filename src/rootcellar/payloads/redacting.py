@@ -105,21 +105,24 @@ class Redaction:
             return args
         return [*redacted.values(), *redacted_rest]
 
-    def text(self, text: str, secrets: Iterable[str] = ()) -> str:
+    def text(self, text: str, secrets: Iterable[str] | None = ()) -> str:
         """Return a text without these secrets, without passwords in URLs, and without what follows a name and ``=``.
 
         Args:
             text: of a traceback, or of an exception.
-            secrets: what :meth:`secrets` found in the arguments.
+            secrets: what :meth:`secrets` found in the arguments; ``None`` where they could not be searched, so that any
+                text may hold one.
         """
         if not self.patterns:
             return text
+        if secrets is None:
+            return MASK
         for secret in sorted(secrets, key=len, reverse=True):
             text = text.replace(secret, MASK)
         text = self._in_text.sub(rf"\g<1>{MASK}", text)
         return redact_urls(text) if "://" in text else text
 
-    def failure(self, failure: Any, secrets: Collection[str] = ()) -> Any:
+    def failure(self, failure: Any, secrets: Collection[str] | None = ()) -> Any:
         """Return an exception redacted, or what :func:`rootcellar.exceptions.describe` made of one."""
         if isinstance(failure, BaseException):
             copied = copy.copy(failure)
@@ -127,7 +130,7 @@ class Redaction:
             return copied
         return {**failure, "exc_message": self._argument(failure["exc_message"], secrets)}
 
-    def _argument(self, argument: Any, secrets: Collection[str]) -> Any:
+    def _argument(self, argument: Any, secrets: Collection[str] | None) -> Any:
         """Return an exception's argument redacted: its texts as :meth:`text` does, the rest as :meth:`value` does."""
         if isinstance(argument, str):
             return self.text(argument, secrets)
@@ -135,7 +138,7 @@ class Redaction:
             redacted = [self._argument(each, secrets) for each in argument]
             # typed JSON keeps the one apart from the other
             return tuple(redacted) if type(argument) is tuple else redacted
-        if isinstance(argument, int) and str(argument) in secrets:
+        if isinstance(argument, int) and (secrets is None or str(argument) in secrets):
             return MASK
         return self.value(argument)
 

@@ -112,12 +112,13 @@ class Redactor:
             found = self._by_task[key] = Redaction(read_patterns(own, where, self._default.given))
         return found
 
-    def _secrets(self, redaction: Redaction, call: Call) -> set[str]:
+    def _secrets(self, redaction: Redaction, call: Call) -> set[str] | None:
         try:
             return redaction.secrets(call.args, self._names_of(call), call.kwargs)
         except Exception:  # of a class of the user's; a failure must be stored all the same
-            logger.warning("The arguments of task %s cannot be searched for secrets.", getattr(call.task, "name", None))
-            return set()
+            name = getattr(call.task, "name", None)
+            logger.warning("The arguments of task %s cannot be searched for secrets: its error is masked whole.", name)
+            return None
 
     def _names_of(self, call: Call) -> tuple[str, ...]:
         """Return the names of a task's positional arguments."""
