@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-#: the page that has an entry for every message, by its code
-HELP_PAGE = "docs/troubleshooting.md"
+#: names of errors that have no entry, because their messages say all
+WITHOUT_ENTRY = frozenset({"rootcellar-error", "demo-failed", "files-in-the-way"})
 
 
 class RootcellarError(Exception):
@@ -33,24 +33,32 @@ class RootcellarError(Exception):
 
     @property
     def code(self) -> str:
-        """The name of its entry in docs/troubleshooting.md: ``store-unavailable``."""
+        """Its name, by which ``rootcellar explain`` and docs/troubleshooting.md know it: ``store-unavailable``."""
         return code_of(type(self))
 
     def __str__(self) -> str:
         place = f" [{self.where}]" if self.where else ""
         advice = f" -> {self.remedy}" if self.remedy else ""
-        return f"{self.what}{place}{advice} (see {HELP_PAGE}#{self.code})"
+        entry = "" if self.code in WITHOUT_ENTRY else f" (see `{explain(self.code)}`)"
+        return f"{self.what}{place}{advice}{entry}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.where, self.remedy))
 
 
 def code_of(cls: type[RootcellarError]) -> str:
-    """Return the name of a class's entry in docs/troubleshooting.md.
+    """Return the name of an error.
 
-    A private class has none of its own: it is there by the first public one that it extends.
+    A private class, and one of another package, has none of its own: it has that of the first public one of rootcellar
+    that it extends.
     """
-    return kebab(next(each.__name__ for each in cls.__mro__ if not each.__name__.startswith("_")))
+    ours = (each for each in cls.__mro__ if each.__module__.partition(".")[0] == "rootcellar")
+    return kebab(next(each.__name__ for each in ours if not each.__name__.startswith("_")))
+
+
+def explain(name: str) -> str:
+    """Return the command that prints the entry of an error or a finding."""
+    return f"rootcellar explain {name}"
 
 
 def kebab(name: str) -> str:

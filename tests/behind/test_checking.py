@@ -36,13 +36,13 @@ def test_all_is_well_and_nothing_is_left(postgres_url: str, own_redis: RedisServ
 def test_what_is_wrong_is_told(
     postgres_url: str, front_url: str, redis_url: str, behind: WriteBehindStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "append-only" in look(postgres_url, redis_url)["hybrid.no-aof"]
+    assert "append-only" in look(postgres_url, redis_url)["append-only-missing"]
     behind.put(record(retries=2**80))
     behind.drain()
     found = look(postgres_url, front_url)
-    assert "everysec" in found["hybrid.window"]
-    assert "1 stay" in found["hybrid.refused"]
+    assert "everysec" in found["hybrid-window"]
+    assert "1 stay" in found["hybrid-refused"]
     monkeypatch.setattr(checking, "LONGEST_WAIT", 0.1)
     behind.put(record())
     eventually(lambda: behind.lag().oldest > 0.2, "an age")
-    assert "1 wait" in look(postgres_url, front_url)["hybrid.lag"]
+    assert "1 wait" in look(postgres_url, front_url)["hybrid-lag"]

@@ -71,70 +71,70 @@ class TestMySQL:
             assert_healthy(check(as_user, database_create_tables_at_setup=False))
 
     def test_a_closed_port(self) -> None:
-        assert_broken(check(f"mysql://u:pw@{HOST}:{CLOSED}/db"), "tcp.refused")
+        assert_broken(check(f"mysql://u:pw@{HOST}:{CLOSED}/db"), "tcp-refused")
 
     def test_a_wrong_password(self, mysql_url: str) -> None:
-        assert_broken(check(mysql_url.replace(IN_URL, "wrong")), "login.refused")
+        assert_broken(check(mysql_url.replace(IN_URL, "wrong")), "authentication-failed")
 
     def test_a_wrong_database(self, mysql_server: MariaDBServer) -> None:
-        assert_broken(check(mysql_server.database_url("nowhere")), "database.missing", "nowhere")
+        assert_broken(check(mysql_server.database_url("nowhere")), "database-missing", "nowhere")
 
     def test_tls_that_is_not_offered(self, mysql_url: str) -> None:
-        assert_broken(check(f"{mysql_url}?ssl=true"), "tls.not-offered")
+        assert_broken(check(f"{mysql_url}?ssl=true"), "tls-not-offered")
 
     def test_an_account_without_rights(self, mysql_server: MariaDBServer, url: str) -> None:
         with self.user(mysql_server, url) as as_user:
-            assert_broken(check(as_user), "rights.missing")
+            assert_broken(check(as_user), "permission-denied")
 
     @pytest.mark.parametrize("right", ["INSERT", "UPDATE", "DELETE"])
     def test_one_right_is_missing(self, mysql_server: MariaDBServer, url: str, right: str) -> None:
         rights = [each for each in ("SELECT", "INSERT", "UPDATE", "DELETE") if each != right]
         with self.user(mysql_server, url, *rights) as as_user:
-            assert_broken(check(as_user), "rights.missing", f"may not {right} on `celery_taskmeta`")
+            assert_broken(check(as_user), "permission-denied", f"may not {right} on `celery_taskmeta`")
 
     def test_a_user_who_may_not_make_the_tables(self, mysql_server: MariaDBServer, mysql_url: str) -> None:
         with self.user(mysql_server, mysql_url, "SELECT", "INSERT", "UPDATE", "DELETE") as as_user:
-            assert_broken(check(as_user), "rights.missing", "there are no tables")
+            assert_broken(check(as_user), "permission-denied", "there are no tables")
 
     def test_no_tables_and_none_may_be_made(self, mysql_url: str) -> None:
-        assert_broken(check(mysql_url, database_create_tables_at_setup=False), "schema.missing")
+        assert_broken(check(mysql_url, database_create_tables_at_setup=False), "schema-missing")
 
     def test_small_packets(self, mysql_server: MariaDBServer, url: str) -> None:
         with self.setting(mysql_server, "max_allowed_packet", 4 << 20):
-            assert_warned(check(url), "mysql.packet", "4 MB")
+            assert_warned(check(url), "mysql-packet", "4 MB")
 
     def test_packets_too_small_for_anything(self, mysql_server: MariaDBServer, url: str) -> None:
         with self.setting(mysql_server, "max_allowed_packet", 64 << 10):
             seen = check(url)
-        assert "mysql.packet" in seen.warnings
-        assert seen.line("round trip").code == "store.failed"
+        assert "mysql-packet" in seen.warnings
+        assert seen.line("round trip").code == "store-error"
 
     def test_a_server_that_is_read_only(self, mysql_server: MariaDBServer, url: str) -> None:
         with (
             self.user(mysql_server, url, "SELECT", "INSERT", "UPDATE", "DELETE") as as_user,
             self.setting(mysql_server, "read_only", 1),
         ):
-            assert_broken(check(as_user), "server.read-only")
+            assert_broken(check(as_user), "store-read-only")
 
     def test_results_that_are_not_on_disk(self, mysql_server: MariaDBServer, url: str) -> None:
         with self.setting(mysql_server, "innodb_flush_log_at_trx_commit", 2):
-            assert_warned(check(url), "mysql.durability")
+            assert_warned(check(url), "mysql-durability")
 
     def test_too_few_connections(self, url: str) -> None:
-        assert_broken(check(url, processes=500), "mysql.too-few-connections")
+        assert_broken(check(url, processes=500), "mysql-too-few-connections")
 
     def test_workers_times_pool(self, url: str) -> None:
         engine = {"pool_size": 90, "max_overflow": 0}
-        assert_warned(check(url, processes=3, database_engine_options=engine), "mysql.connections", "= 270")
+        assert_warned(check(url, processes=3, database_engine_options=engine), "mysql-connections", "= 270")
 
     def test_tls_and_its_mistakes(self, new_mysql: Callable[..., MariaDBServer], tmp_path: Path) -> None:
         right, other = Authority(tmp_path / "right"), Authority(tmp_path / "other", "Another CA")
         issued = right.server()
         server = new_mysql(ssl_cert=str(issued.certificate), ssl_key=str(issued.key))
         seen = check(f"{server.create_database()}?ssl_ca={right.certificate}")
-        assert_healthy(seen, but_for=("tls.expires-soon",))
+        assert_healthy(seen, but_for=("tls-expires-soon",))
         assert "verified, expires in 1 days" in seen.line("tls").seen
-        assert_broken(check(f"{server.url}?ssl_ca={other.certificate}"), "tls.wrong-ca")
+        assert_broken(check(f"{server.url}?ssl_ca={other.certificate}"), "tls-wrong-ca")
 
 
 class TestSQLite:
@@ -154,36 +154,36 @@ class TestSQLite:
         assert os.listdir(tmp_path) == []
 
     def test_no_folder(self, tmp_path: Path) -> None:
-        assert_broken(check(f"sqlite:///{tmp_path}/no/such/file"), "sqlite.no-folder", "/no/such")
+        assert_broken(check(f"sqlite:///{tmp_path}/no/such/file"), "sqlite-no-folder", "/no/such")
 
     def test_a_read_only_file(self, file: Path) -> None:
         file.chmod(0o444)
-        assert "sqlite.read-only-file" in self.as_nobody_in_particular(file)
+        assert "sqlite-read-only-file" in self.as_nobody_in_particular(file)
 
     def test_a_read_only_folder(self, file: Path) -> None:
         file.parent.chmod(0o555)
         try:
-            assert "sqlite.read-only-folder" in self.as_nobody_in_particular(file)
+            assert "sqlite-read-only-folder" in self.as_nobody_in_particular(file)
         finally:
             file.parent.chmod(0o755)
 
     def test_a_locked_file(self, file: Path) -> None:
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            assert_broken(check(f"sqlite:///{file}"), "sqlite.locked")
+            assert_broken(check(f"sqlite:///{file}"), "sqlite-locked")
 
     def test_something_else(self, tmp_path: Path) -> None:
         (tmp_path / "notes").write_text("not a database at all")
-        assert_broken(check(f"sqlite:///{tmp_path}/notes"), "sqlite.not-a-database")
+        assert_broken(check(f"sqlite:///{tmp_path}/notes"), "sqlite-not-a-database")
 
     def test_tables_of_celerys_own(self, tmp_path: Path) -> None:
         with closing(sqlite3.connect(tmp_path / "old")) as old:
             old.execute("CREATE TABLE celery_taskmeta (id INTEGER)")
-        assert_broken(check(f"sqlite:///{tmp_path}/old"), "schema.foreign")
+        assert_broken(check(f"sqlite:///{tmp_path}/old"), "foreign-tables")
 
     def test_no_tables_and_none_may_be_made(self, tmp_path: Path) -> None:
         seen = check(f"sqlite:///{tmp_path}/new", database_create_tables_at_setup=False)
-        assert_broken(seen, "schema.missing")
+        assert_broken(seen, "schema-missing")
 
     def as_nobody_in_particular(self, file: Path) -> str:
         """Run the command without root's right to write everything; return what it printed."""
@@ -228,37 +228,37 @@ class TestMongoDB:
         assert on_mongo(mongo_server) == before
 
     def test_a_closed_port(self) -> None:
-        assert_broken(check(f"mongodb://{HOST}:{CLOSED}/db"), "tcp.refused")
+        assert_broken(check(f"mongodb://{HOST}:{CLOSED}/db"), "tcp-refused")
 
     def test_a_host_that_nobody_knows(self) -> None:
-        assert_broken(check("mongodb://no-such-host.invalid/db"), "name.unresolved")
+        assert_broken(check("mongodb://no-such-host.invalid/db"), "name-unresolved")
 
     def test_a_wrong_password(self, guarded: MongoServer) -> None:
         url = f"mongodb://root:wrong@{HOST}:{guarded.port}/results?authSource=admin"
-        assert_broken(check(url), "login.refused")
+        assert_broken(check(url), "authentication-failed")
 
     def test_nobody_in_particular(self, guarded: MongoServer) -> None:
         seen = check(f"mongodb://{HOST}:{guarded.port}/results")
-        assert seen.failures[0] in ("rights.missing", "login.refused"), seen
+        assert seen.failures[0] in ("permission-denied", "authentication-failed"), seen
 
     def test_a_reader(self, guarded: MongoServer) -> None:
         url = f"mongodb://reader:{quote(PASSWORD, safe='')}@{HOST}:{guarded.port}/results?authSource=admin"
-        assert_broken(check(url), "rights.missing", "insert, update, remove")
+        assert_broken(check(url), "permission-denied", "insert, update, remove")
 
     def test_a_user_with_rights(self, guarded: MongoServer) -> None:
         url = f"mongodb://root:{quote(PASSWORD, safe='')}@{HOST}:{guarded.port}/results?authSource=admin"
         assert_healthy(check(url))
 
     def test_a_weak_write_concern(self, mongo_server: MongoServer) -> None:
-        assert_warned(check(f"{mongo_server.new_database()}?w=1"), "mongodb.write-concern")
+        assert_warned(check(f"{mongo_server.new_database()}?w=1"), "mongodb-write-concern")
 
     def test_no_replica_set(self, new_mongo: Callable[..., MongoServer]) -> None:
-        assert_warned(check(new_mongo(standalone=True).new_database()), "mongodb.standalone")
+        assert_warned(check(new_mongo(standalone=True).new_database()), "mongodb-standalone")
 
     def test_a_wrong_ca(self, new_mongo: Callable[..., MongoServer], tmp_path: Path) -> None:
         right, other = Authority(tmp_path / "right"), Authority(tmp_path / "other", "Another CA")
         issued = right.server()
         server = new_mongo(tls_cert_file=str(issued.certificate), tls_key_file=str(issued.key))
         url = f"mongodb://{HOST}:{server.port}/db?tls=true&tlsCAFile="
-        assert_healthy(check(f"{url}{right.certificate}"), but_for=("tls.expires-soon",))
-        assert_broken(check(f"{url}{other.certificate}"), "tls.wrong-ca")
+        assert_healthy(check(f"{url}{right.certificate}"), but_for=("tls-expires-soon",))
+        assert_broken(check(f"{url}{other.certificate}"), "tls-wrong-ca")

@@ -19,7 +19,7 @@ from tests.servers import HOST, IN_URL, MissingServer, PgBouncerServer, Postgres
 from tests.waiting.test_outages import StandbyServer
 
 #: PostgreSQL's certificates of the tests are valid for a day
-SOON = ("tls.expires-soon",)
+SOON = ("tls-expires-soon",)
 
 
 class FastClock(PostgresServer):
@@ -95,7 +95,7 @@ class TestHealthy:
         server, authority = secure
         seen = check(f"{server.create_database()}?sslmode=verify-full&sslrootcert={authority.certificate}")
         assert_healthy(seen, but_for=SOON)
-        assert "TLSv1.3, server, verified, expires in 1 days" in seen.of("tls.expires-soon").seen
+        assert "TLSv1.3, server, verified, expires in 1 days" in seen.of("tls-expires-soon").seen
 
     def test_through_pgbouncer_with_the_servers_own_address_to_listen_at(
         self, pgbouncer_server: PgBouncerServer, postgres_server: PostgresServer, ready_url: str
@@ -111,32 +111,32 @@ class TestHealthy:
 class TestTheWayIn:
     def test_a_host_that_nobody_knows(self, ready_url: str) -> None:
         seen = check(ready_url.replace(HOST, "no-such-host.invalid"))
-        assert_broken(seen, "name.unresolved", "no-such-host.invalid")
+        assert_broken(seen, "name-unresolved", "no-such-host.invalid")
         assert "tcp" in seen.skipped
 
     def test_a_closed_port(self, postgres_server: PostgresServer, ready_url: str) -> None:
-        assert_broken(check(ready_url.replace(f":{postgres_server.port}/", f":{CLOSED}/")), "tcp.refused", f":{CLOSED}")
+        assert_broken(check(ready_url.replace(f":{postgres_server.port}/", f":{CLOSED}/")), "tcp-refused", f":{CLOSED}")
 
     def test_a_wrong_password(self, ready_url: str) -> None:
-        assert_broken(check(ready_url.replace(IN_URL, "wrong")), "login.refused")
+        assert_broken(check(ready_url.replace(IN_URL, "wrong")), "authentication-failed")
 
     def test_a_wrong_database(self, postgres_server: PostgresServer) -> None:
-        assert_broken(check(postgres_server.database_url("nowhere")), "database.missing", "nowhere")
+        assert_broken(check(postgres_server.database_url("nowhere")), "database-missing", "nowhere")
 
     def test_a_socket_that_is_not_there(self, tmp_path: Path) -> None:
-        assert_broken(check(f"postgresql:///results?host={tmp_path}"), "tcp.socket")
+        assert_broken(check(f"postgresql:///results?host={tmp_path}"), "tcp-socket")
 
     def test_a_wrong_ca(self, secure: tuple[PostgresServer, Authority], tmp_path: Path) -> None:
         other = Authority(tmp_path / "other", "Another CA")
         seen = check(f"{secure[0].url}?sslmode=verify-full&sslrootcert={other.certificate}")
-        assert_broken(seen, "tls.wrong-ca")
+        assert_broken(seen, "tls-wrong-ca")
         assert "login" in seen.skipped
 
     def test_a_wrong_name(self, secure: tuple[PostgresServer, Authority]) -> None:
         server, authority = secure
         url = server.url.replace(HOST, "db.example.com")
         url += f"?hostaddr={HOST}&sslmode=verify-full&sslrootcert={authority.certificate}"
-        assert_broken(check(url), "tls.wrong-name")
+        assert_broken(check(url), "tls-wrong-name")
 
     def test_an_expired_certificate(self, secure: tuple[PostgresServer, Authority]) -> None:
         server, authority = secure
@@ -146,27 +146,27 @@ class TestTheWayIn:
             server.execute("SELECT pg_reload_conf()")
             if late:
                 url = f"{server.url}?sslmode=verify-full&sslrootcert={authority.certificate}"
-                assert_broken(check(url), "tls.expired")
+                assert_broken(check(url), "certificate-expired")
 
     def test_tls_that_is_not_offered(self, ready_url: str) -> None:
-        assert_broken(check(f"{ready_url}?sslmode=require"), "tls.not-offered")
+        assert_broken(check(f"{ready_url}?sslmode=require"), "tls-not-offered")
 
     def test_a_standby(self, postgres_server: PostgresServer, ready_url: str) -> None:
         with StandbyServer(postgres_server) as standby:
             url = ready_url.replace(f":{postgres_server.port}/", f":{standby.port}/")
-            assert_broken(check(url), "server.read-only", "standby")
+            assert_broken(check(url), "store-read-only", "standby")
 
     def test_a_database_that_is_read_only(self, postgres_server: PostgresServer, ready_url: str) -> None:
         name = ready_url.rpartition("/")[2]
         postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         try:
-            assert_broken(check(ready_url), "server.read-only", "default_transaction_read_only")
+            assert_broken(check(ready_url), "store-read-only", "default_transaction_read_only")
         finally:
             postgres_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
     def test_clocks_that_differ(self) -> None:
         with FastClock() as server:
-            assert_warned(check(server.create_database()), "clock.skew", "10 min ahead")
+            assert_warned(check(server.create_database()), "clock-skew", "10 min ahead")
 
 
 class TestRightsAndTables:
@@ -187,26 +187,26 @@ class TestRightsAndTables:
     ) -> None:
         with role(postgres_server, ready_url) as url:
             postgres_server.execute(f"REVOKE {right} ON {table} FROM checked_worker", ready_url.rpartition("/")[2])
-            assert_broken(check(url), "rights.missing", f'may not {right} on "{table}"')
+            assert_broken(check(url), "permission-denied", f'may not {right} on "{table}"')
 
     def test_a_user_without_any(self, postgres_server: PostgresServer, ready_url: str) -> None:
         with role(postgres_server, ready_url, granted="") as url:
-            assert_broken(check(url), "rights.missing")
+            assert_broken(check(url), "permission-denied")
 
     def test_a_reader(self, postgres_server: PostgresServer, ready_url: str) -> None:
         with role(postgres_server, ready_url, granted="reader") as url:
-            assert_broken(check(url), "rights.missing", 'INSERT, UPDATE, DELETE on "celery_taskmeta";')
+            assert_broken(check(url), "permission-denied", 'INSERT, UPDATE, DELETE on "celery_taskmeta";')
 
     def test_a_user_who_may_not_make_the_tables(self, postgres_server: PostgresServer, postgres_url: str) -> None:
         with role(postgres_server, postgres_url, granted="") as url:
             seen = check(url)
-            assert_broken(seen, "rights.missing", "may not make it")
-            assert "schema sql" in seen.of("rights.missing").advice
+            assert_broken(seen, "permission-denied", "may not make it")
+            assert "schema sql" in seen.of("permission-denied").advice
 
     def test_no_tables_and_none_may_be_made(self, postgres_url: str) -> None:
-        assert_broken(check(postgres_url, database_create_tables_at_setup=False), "schema.missing")
+        assert_broken(check(postgres_url, database_create_tables_at_setup=False), "schema-missing")
 
-    @pytest.mark.parametrize(("version", "code"), [(1, "schema.outdated"), (99, "schema.newer")])
+    @pytest.mark.parametrize(("version", "code"), [(1, "schema-outdated"), (99, "schema-newer")])
     def test_tables_of_another_release(
         self, postgres_server: PostgresServer, ready_url: str, version: int, code: str
     ) -> None:
@@ -222,28 +222,28 @@ class TestRightsAndTables:
 
     def test_tables_of_celerys_own(self, postgres_server: PostgresServer, postgres_url: str) -> None:
         postgres_server.execute("CREATE TABLE celery_taskmeta (id int)", postgres_url.rpartition("/")[2])
-        assert_broken(check(postgres_url), "schema.foreign", "celery_taskmeta")
+        assert_broken(check(postgres_url), "foreign-tables", "celery_taskmeta")
 
 
 class TestSettings:
     def test_fewer_connections_than_processes(self, ready_url: str) -> None:
-        assert_broken(check(ready_url, processes=500), "postgres.too-few-connections", "500 processes")
+        assert_broken(check(ready_url, processes=500), "postgres-too-few-connections", "500 processes")
 
     def test_workers_times_pool(self, ready_url: str) -> None:
         engine = {"pool_size": 40, "max_overflow": 10}
         seen = check(ready_url, processes=8, database_engine_options=engine)
-        assert_warned(seen, "postgres.connections", "8 processes x pool of 50 = 400")
+        assert_warned(seen, "postgres-connections", "8 processes x pool of 50 = 400")
 
     def test_a_users_own_limit(self, postgres_server: PostgresServer, ready_url: str) -> None:
         with role(postgres_server, ready_url) as url:
             postgres_server.execute("ALTER ROLE checked_worker CONNECTION LIMIT 6")
-            assert_broken(check(url, processes=7), "postgres.too-few-connections", "room for 6")
+            assert_broken(check(url, processes=7), "postgres-too-few-connections", "room for 6")
 
     @pytest.mark.parametrize(
         ("setting", "code"),
         [
-            ("synchronous_commit = off", "postgres.synchronous-commit"),
-            ("statement_timeout = '1s'", "postgres.statement-timeout"),
+            ("synchronous_commit = off", "postgres-synchronous-commit"),
+            ("statement_timeout = '1s'", "postgres-statement-timeout"),
         ],
     )
     def test_settings_of_the_database(
@@ -258,7 +258,7 @@ class TestSettings:
 
     def test_a_server_that_does_not_write_to_disk(self, new_postgres: Callable[..., PostgresServer]) -> None:
         server = new_postgres(fsync=False, full_page_writes=False)
-        assert_broken(check(server.create_database()), "postgres.fsync", also=("postgres.full-page-writes",))
+        assert_broken(check(server.create_database()), "postgres-fsync", also=("postgres-full-page-writes",))
 
     def test_another_encoding(self, postgres_server: PostgresServer) -> None:
         postgres_server.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
@@ -266,28 +266,28 @@ class TestSettings:
             seen = check(postgres_server.database_url("latin"))
         finally:
             postgres_server.drop_database("latin")
-        assert "postgres.encoding" in seen.warnings
+        assert "postgres-encoding" in seen.warnings
 
 
 class TestPoolers:
     def test_no_address_to_listen_at(self, pgbouncer_server: PgBouncerServer, ready_url: str) -> None:
-        assert_warned(check(pgbouncer_server.through(ready_url)), "pooler.no-listen-url", "transaction mode")
+        assert_warned(check(pgbouncer_server.through(ready_url)), "pooler-no-listen-url", "transaction mode")
 
     def test_prepared_statements(self, pgbouncer_server: PgBouncerServer, ready_url: str) -> None:
         options = {"prepared_statements": "on", "listen_url": ready_url}
         seen = check(pgbouncer_server.through(ready_url), result_backend_transport_options=options)
-        assert_warned(seen, "pooler.prepared")
+        assert_warned(seen, "pooler-prepared")
 
     def test_an_address_to_listen_at_that_is_closed(self, postgres_server: PostgresServer, ready_url: str) -> None:
         closed = ready_url.replace(f":{postgres_server.port}/", f":{CLOSED}/")
         seen = check(ready_url, result_backend_transport_options={"listen_url": closed})
-        assert "listen.unusable" in seen.failures
+        assert "listen-unusable" in seen.failures
 
     def test_statement_mode(
         self, new_pgbouncer: Callable[..., PgBouncerServer], postgres_server: PostgresServer, ready_url: str
     ) -> None:
         pooler = new_pgbouncer(postgres_server, pool_mode="statement")
-        assert_broken(check(pooler.through(ready_url)), "pooler.unfit")
+        assert_broken(check(pooler.through(ready_url)), "pooler-unfit")
 
     def test_session_mode_is_fine(
         self, new_pgbouncer: Callable[..., PgBouncerServer], postgres_server: PostgresServer, ready_url: str
@@ -297,7 +297,7 @@ class TestPoolers:
         assert "keeps a session" in seen.line("pooler").seen
 
     def test_a_wrong_password(self, pgbouncer_server: PgBouncerServer) -> None:
-        assert_broken(check(pgbouncer_server.url.replace(IN_URL, "wrong")), "login.refused")
+        assert_broken(check(pgbouncer_server.url.replace(IN_URL, "wrong")), "authentication-failed")
 
 
 def test_a_server_that_goes_away_amid_the_check(new_postgres: Callable[..., PostgresServer]) -> None:
@@ -314,7 +314,7 @@ def test_a_server_that_goes_away_amid_the_check(new_postgres: Callable[..., Post
         if finding.check == "durability":
             server.kill()
     assert codes[-1] == ""  # not looked at
-    assert {code for code in codes if code} == {"server.unavailable"}
+    assert {code for code in codes if code} == {"store-unavailable"}
 
 
 def test_options_of_tables(postgres_url: str) -> None:

@@ -27,7 +27,7 @@ from tests.redis_servers import COMMANDS, KEYS, RedisCluster, SecureRedisServer,
 from tests.servers import HOST, IN_URL, PostgresServer, RedisServer
 
 #: the servers of the tests keep nothing on disk
-VOLATILE = ("redis.persistence", "redis.snapshots-only")
+VOLATILE = ("redis-persistence", "redis-snapshots-only")
 
 
 @pytest.fixture
@@ -72,84 +72,84 @@ class TestOneServer:
         assert_healthy(check(secure_redis_server.socket_url(7_001)), but_for=VOLATILE)
 
     def test_a_socket_that_is_not_there(self, tmp_path: Path) -> None:
-        assert_broken(check(f"redis+socket://{tmp_path}/redis.sock"), "tcp.socket")
+        assert_broken(check(f"redis+socket://{tmp_path}/redis.sock"), "tcp-socket")
 
     def test_a_closed_port(self) -> None:
-        assert_broken(check(f"redis://{HOST}:{CLOSED}/0"), "tcp.refused")
+        assert_broken(check(f"redis://{HOST}:{CLOSED}/0"), "tcp-refused")
 
     def test_a_host_that_nobody_knows(self) -> None:
-        assert_broken(check("redis://no-such-host.invalid"), "name.unresolved")
+        assert_broken(check("redis://no-such-host.invalid"), "name-unresolved")
 
     def test_a_wrong_password(self, secure_redis_server: SecureRedisServer) -> None:
-        assert_broken(check(secure_redis_server.tls_url().replace(IN_URL, "wrong")), "login.refused")
+        assert_broken(check(secure_redis_server.tls_url().replace(IN_URL, "wrong")), "authentication-failed")
 
     def test_no_password_where_one_is_asked_for(self, new_redis: Callable[..., RedisServer]) -> None:
         server = new_redis()
         with server.client() as client:
             client.config_set("requirepass", "pw")
             try:
-                assert_broken(check(server.url), "login.refused")
+                assert_broken(check(server.url), "authentication-failed")
             finally:
                 client.config_set("requirepass", "")
 
     def test_a_database_that_is_not_there(self, redis_server: RedisServer) -> None:
-        assert_broken(check(redis_server.database_url(10_001)), "database.missing")
+        assert_broken(check(redis_server.database_url(10_001)), "database-missing")
 
     def test_a_wrong_ca(self, secure_redis_server: SecureRedisServer) -> None:
         url = secure_redis_server.tls_url(ssl_ca_certs=secure_redis_server.certificates.other_ca)
-        assert_broken(check(url), "tls.wrong-ca")
+        assert_broken(check(url), "tls-wrong-ca")
 
     def test_a_wrong_name(self, secure_redis_server: SecureRedisServer) -> None:
-        assert_broken(check(secure_redis_server.tls_url().replace(HOST, "localhost")), "tls.wrong-name")
+        assert_broken(check(secure_redis_server.tls_url().replace(HOST, "localhost")), "tls-wrong-name")
 
     def test_no_client_certificate(self, secure_redis_server: SecureRedisServer) -> None:
         url = secure_redis_server.tls_url(ssl_certfile=None, ssl_keyfile=None)
-        assert_broken(check(url), "tls.client-certificate")
+        assert_broken(check(url), "tls-client-certificate")
 
     def test_an_expired_certificate(self) -> None:
         with SecureRedisServer(days=-1) as server:
-            assert_broken(check(server.tls_url()), "tls.expired")
+            assert_broken(check(server.tls_url()), "certificate-expired")
 
     def test_a_certificate_that_expires_soon(self) -> None:
         with SecureRedisServer(days=5) as server:
-            assert_warned(check(server.tls_url()), "tls.expires-soon", "5 days", also=VOLATILE)
+            assert_warned(check(server.tls_url()), "tls-expires-soon", "5 days", also=VOLATILE)
 
     def test_tls_on_a_port_without(self, redis_server: RedisServer) -> None:
-        assert_broken(check(f"rediss://{HOST}:{redis_server.port}/0"), "tls.not-offered")
+        assert_broken(check(f"rediss://{HOST}:{redis_server.port}/0"), "tls-not-offered")
 
     def test_a_replica(self, sentinel_set: SentinelSet) -> None:
         replica = next(server for server in sentinel_set.servers if server is not sentinel_set.master)
-        assert_broken(check(replica.url), "server.read-only", "replica")
+        assert_broken(check(replica.url), "store-read-only", "replica")
 
 
 class TestSettings:
     def test_eviction(self, redis_server: RedisServer, url: str) -> None:
         with configured(redis_server, maxmemory="500mb", maxmemory_policy="allkeys-lru"):
-            assert_broken(check(url), "redis.eviction", "allkeys-lru", also=VOLATILE)
+            assert_broken(check(url), "redis-eviction", "allkeys-lru", also=VOLATILE)
 
     def test_eviction_without_a_limit(self, redis_server: RedisServer, url: str) -> None:
         with configured(redis_server, maxmemory_policy="volatile-ttl"):
-            assert_warned(check(url), "redis.eviction-later", "volatile-ttl", also=VOLATILE)
+            assert_warned(check(url), "redis-eviction-later", "volatile-ttl", also=VOLATILE)
 
     def test_no_persistence(self, url: str) -> None:
-        assert_warned(check(url), "redis.persistence")
+        assert_warned(check(url), "redis-persistence")
 
     def test_snapshots_only(self, redis_server: RedisServer, url: str) -> None:
         with configured(redis_server, save="3600 1"):
-            assert_warned(check(url), "redis.snapshots-only", "save 3600 1")
+            assert_warned(check(url), "redis-snapshots-only", "save 3600 1")
 
     def test_memory_nearly_full(self, redis_server: RedisServer, url: str) -> None:
         with redis_server.client() as client:
             client.set("ballast", bytes(60 << 20))
             used = client.info("memory")["used_memory"]
             with configured(redis_server, maxmemory=int(used * 1.15)):
-                assert_warned(check(url), "redis.memory", also=VOLATILE)
+                assert_warned(check(url), "redis-memory", also=VOLATILE)
             client.delete("ballast")
 
     def test_memory_full(self, redis_server: RedisServer, url: str) -> None:
         with configured(redis_server, maxmemory=1 << 20):
             seen = check(url)
-        assert seen.first == "redis.memory-full"
+        assert seen.first == "redis-memory-full"
 
     def test_it_cannot_save(self, new_redis: Callable[..., RedisServer]) -> None:
         server = new_redis(save="3600 1", dbfilename="taken.rdb")
@@ -166,11 +166,11 @@ class TestSettings:
                 time.sleep(0.02)
         seen = check(server.url)
         (server.folder / "taken.rdb").rmdir()
-        assert seen.first == "redis.saving-fails"
+        assert seen.first == "redis-saving-fails"
 
     def test_too_few_connections(self, redis_server: RedisServer, url: str) -> None:
         with configured(redis_server, maxclients=40):
-            assert_broken(check(url, processes=60), "redis.too-few-connections", also=VOLATILE)
+            assert_broken(check(url, processes=60), "redis-too-few-connections", also=VOLATILE)
 
 
 class TestRights:
@@ -179,18 +179,18 @@ class TestRights:
         rules = [rule for rule in COMMANDS.split() if rule not in (f"+{command}", "+info")]
         with user(redis_server, *rules, *KEYS.split()) as login:
             seen = check(url.replace("//", f"//{login}"))
-        assert_broken(seen, "rights.missing", f"may not: {command.upper()}", also=VOLATILE)
+        assert_broken(seen, "permission-denied", f"may not: {command.upper()}", also=VOLATILE)
 
     def test_keys_of_another_prefix(self, redis_server: RedisServer, url: str) -> None:
         with user(redis_server, *COMMANDS.split(), "~other-*", "&other-*") as login:
             seen = check(url.replace("//", f"//{login}"))
-        assert_broken(seen, "rights.missing", "on our keys", also=VOLATILE)
+        assert_broken(seen, "permission-denied", "on our keys", also=VOLATILE)
 
     def test_several_are_told_at_once(self, redis_server: RedisServer, url: str) -> None:
         rules = [rule for rule in COMMANDS.split() if rule not in ("+hset", "+zrem", "+time")]
         with user(redis_server, *rules, *KEYS.split()) as login:
             seen = check(url.replace("//", f"//{login}"))
-        assert set(seen.failures) == {"rights.missing"}
+        assert set(seen.failures) == {"permission-denied"}
         assert "HSET, ZREM, TIME" in seen.line("rights").seen
 
 
@@ -205,29 +205,29 @@ class TestSentinel:
 
     def test_a_wrong_name_of_the_master(self, sentinel_set: SentinelSet) -> None:
         seen = check(sentinel_set.url.replace("pantry", "cupboard"))
-        assert_broken(seen, "sentinel.unknown-master", "cupboard")
+        assert_broken(seen, "sentinel-unknown-master", "cupboard")
 
     def test_a_quorum_that_cannot_be_reached(self, sentinel_set: SentinelSet) -> None:
         with sentinel_set.sentinels[0].client() as sentinel:
             sentinel.execute_command("SENTINEL", "SET", "pantry", "quorum", 4)
             try:
-                assert_warned(check(sentinel_set.url), "sentinel.quorum", also=VOLATILE)
+                assert_warned(check(sentinel_set.url), "sentinel-quorum", also=VOLATILE)
             finally:
                 sentinel.execute_command("SENTINEL", "SET", "pantry", "quorum", 2)
 
     def test_one_sentinel_does_not_answer(self, sentinel_set: SentinelSet) -> None:
         url = sentinel_set.url.replace(f":{sentinel_set.sentinels[1].port}", f":{CLOSED}")
-        assert_warned(check(url), "sentinel.some-unreachable", f":{CLOSED}", also=VOLATILE)
+        assert_warned(check(url), "sentinel-some-unreachable", f":{CLOSED}", also=VOLATILE)
 
     def test_no_sentinel_answers(self) -> None:
-        assert_broken(check(f"sentinel://{HOST}:{CLOSED}/0?master_name=pantry"), "tcp.refused")
+        assert_broken(check(f"sentinel://{HOST}:{CLOSED}/0?master_name=pantry"), "tcp-refused")
 
     def test_what_answers_is_no_sentinel(self, redis_server: RedisServer) -> None:
         url = f"sentinel://{HOST}:{redis_server.port}/0?master_name=pantry"
-        assert_broken(check(url), "sentinel.unreachable")
+        assert_broken(check(url), "sentinel-unreachable")
 
     def test_no_name_of_the_master(self) -> None:
-        assert_broken(check(f"sentinel://{HOST}:26379/0"), "settings.wrong")
+        assert_broken(check(f"sentinel://{HOST}:26379/0"), "settings-wrong")
 
 
 class TestCluster:
@@ -242,21 +242,21 @@ class TestCluster:
         with redis_cluster.nodes[0].client() as first:
             first.execute_command("CLUSTER", "DELSLOTS", 100)
             try:
-                assert_broken(check(redis_cluster.url), "cluster.slots", "16383 of 16384")
+                assert_broken(check(redis_cluster.url), "cluster-slots", "16383 of 16384")
             finally:
                 first.execute_command("CLUSTER", "ADDSLOTS", 100)
                 redis_cluster.await_healthy()
 
     def test_a_single_server(self, redis_server: RedisServer) -> None:
-        assert_broken(check(f"redis-cluster://{HOST}:{redis_server.port}"), "cluster.is-none")
+        assert_broken(check(f"redis-cluster://{HOST}:{redis_server.port}"), "cluster-is-none")
 
     def test_a_node_as_a_single_server(self, redis_cluster: RedisCluster) -> None:
-        assert_broken(check(redis_cluster.nodes[0].url), "cluster.is-one")
+        assert_broken(check(redis_cluster.nodes[0].url), "cluster-is-one")
 
     def test_one_master_evicts(self, redis_cluster: RedisCluster) -> None:
         with configured(redis_cluster.nodes[2], maxmemory="500mb", maxmemory_policy="allkeys-lru"):
             seen = check(redis_cluster.url)
-        assert_broken(seen, "redis.eviction", f"{HOST}:{redis_cluster.nodes[2].port}: ", also=VOLATILE)
+        assert_broken(seen, "redis-eviction", f"{HOST}:{redis_cluster.nodes[2].port}: ", also=VOLATILE)
 
 
 class TestHybrid:
@@ -284,13 +284,13 @@ class TestHybrid:
         store.check()
         store.close()
         seen = check("hybrid://", **self.options(postgres_url, f"redis://{HOST}:{CLOSED}/0"))
-        assert seen.first == "tcp.refused"
-        assert "hybrid.cache-down" in seen.warnings
+        assert seen.first == "tcp-refused"
+        assert "hybrid-cache-down" in seen.warnings
 
     def test_a_durable_store_that_refuses_us(self, postgres_url: str, redis_server: RedisServer) -> None:
         durable = postgres_url.replace(IN_URL, quote("wrong"))
-        assert check("hybrid://", **self.options(durable, redis_server.url)).first == "login.refused"
+        assert check("hybrid://", **self.options(durable, redis_server.url)).first == "authentication-failed"
 
     def test_no_cache_is_named(self) -> None:
         seen = check("hybrid://", result_backend_transport_options={"durable_url": "postgresql://localhost/x"})
-        assert_broken(seen, "settings.wrong", "cache_url")
+        assert_broken(seen, "settings-wrong", "cache_url")

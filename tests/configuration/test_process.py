@@ -147,7 +147,7 @@ def test_the_command_lists_every_problem(tmp_path: Path) -> None:
     assert (ended.status, ended.out) == (1, "")
     *problems, see = ended.err.splitlines()
     assert [line.split()[1] for line in problems] == ["DB_PORT", "REDIS_DB"]
-    assert see == "(see docs/troubleshooting.md#settings-wrong)"
+    assert see == "(see `rootcellar explain settings-wrong`)"
     as_json = run("settings", "--json", env=env, cwd=tmp_path)
     assert as_json.status == 1
     assert len(json.loads(as_json.out)["problems"]) == 2

@@ -14,17 +14,17 @@ import rootcellar.rpc  # noqa: F401 - its errors
 from rootcellar import errors
 from rootcellar.checks.register import all_problems
 from rootcellar.configuration.settings import load
-from rootcellar.errors import HELP_PAGE, RootcellarError, code_of
+from rootcellar.errors import WITHOUT_ENTRY, RootcellarError, code_of
 from rootcellar.projects import write
 from rootcellar.recommending import Setup
 from rootcellar.stores import open_store
-from rootcellar.troubleshooting.causes import REMEDIES
+from rootcellar.troubleshooting.catalogue import entries
 from rootcellar.troubleshooting.messages import UNKNOWN, all_messages, error_docs, settings_problems
 from rootcellar.troubleshooting.page import page
 from tests.commands import run_here
 from tests.workers import ROOT
 
-PAGE = (ROOT / HELP_PAGE).read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 ANCHORS = set(re.findall(r'<a id="([^"]+)"></a>', PAGE))
 
 
@@ -44,7 +44,7 @@ def test_the_page_is_what_the_code_says() -> None:
 
 
 def test_every_error_and_every_finding_has_an_entry() -> None:
-    assert {code_of(cls) for cls in every_error()} <= ANCHORS
+    assert {code_of(cls) for cls in every_error()} - WITHOUT_ENTRY <= ANCHORS
     assert {problem.code for problem in all_problems()} <= ANCHORS
     assert len(ANCHORS) == len(re.findall("<a id=", PAGE)), "two entries have one name"
 
@@ -55,9 +55,29 @@ def test_every_link_leads_somewhere() -> None:
         assert (ROOT / "docs" / name).exists()
 
 
-def test_nothing_is_remedied_that_is_no_error() -> None:
-    assert set(REMEDIES) <= set(error_docs())
-    assert {cls.__name__ for cls in every_error() if not cls.__name__.startswith("_")} <= set(error_docs())
+def test_entries_and_error_classes_agree() -> None:
+    public = {cls for cls in every_error() if not cls.__name__.startswith("_")}
+    explained = {entry.error for entry in entries().values() if entry.error}
+    assert explained == {cls.__name__ for cls in public if code_of(cls) not in WITHOUT_ENTRY}
+    assert {cls.__name__ for cls in public} <= set(error_docs())
+    for cls in public:
+        if code_of(cls) not in WITHOUT_ENTRY:
+            assert entries()[code_of(cls)].retryable is cls.retryable, cls
+
+
+def test_errors_and_findings_are_named_alike() -> None:
+    for name in entries():
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name), name
+
+
+def test_entries_say_more_than_the_messages() -> None:
+    remedies = {message.remedy.lower().strip(".") for message in all_messages()}
+    for name, entry in entries().items():
+        for why, remedy in entry.causes:
+            assert why.endswith("."), name
+            assert remedy.endswith("."), name
+            if entry.error:
+                assert remedy.lower().strip(".") not in remedies, name
 
 
 @pytest.mark.parametrize(
@@ -103,7 +123,10 @@ def raised() -> Iterator[RootcellarError]:
 
 def test_what_is_printed_is_found_in_the_entry_that_it_names() -> None:
     for error in raised():
-        assert str(error).endswith(f" (see {HELP_PAGE}#{error.code})")
+        if error.code in WITHOUT_ENTRY:
+            assert "rootcellar explain" not in str(error)
+        else:
+            assert str(error).endswith(f" (see `rootcellar explain {error.code}`)")
         mine = [message for message in all_messages() if message.error == type(error).__name__]
         fitting = [message for message in mine if fits(error.what, message.what) and fits(error.remedy, message.remedy)]
         assert fitting, f"{type(error).__name__}: {error}"
@@ -133,11 +156,11 @@ def test_problems_of_settings_are_found_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_commands_name_the_entry() -> None:
-    assert "(see docs/troubleshooting.md#unknown-scheme)" in run_here("history", "-b", "nosuch://here").err
+    assert "(see `rootcellar explain unknown-scheme`)" in run_here("history", "-b", "nosuch://here").err
     ended = run_here("settings", "--env-file", "/nosuch", "--json")
-    assert json.loads(ended.out)["see"] == "docs/troubleshooting.md#settings-wrong"
+    assert json.loads(ended.out)["see"] == "rootcellar explain settings-wrong"
     ended = run_here("check", "redis://127.0.0.1:1/0", "--json")
-    assert json.loads(ended.out)["first"]["see"] == "docs/troubleshooting.md#tcp.refused"
+    assert json.loads(ended.out)["first"]["see"] == "rootcellar explain tcp-refused"
 
 
 def test_the_names_of_entries() -> None:

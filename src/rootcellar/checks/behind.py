@@ -55,20 +55,20 @@ class BehindChecks(Checks):
         try:
             self._store.check_journal()
         except errors.ConfigurationError as exc:
-            yield wrong("hybrid.no-aof", exc.what, exc.remedy)
+            yield wrong("append-only-missing", exc.what, exc.remedy)
         else:
             yield ok("Redis keeps what it acknowledges")
 
     def _crash(self) -> Iterator[Finding]:
         window = self._store.window()
-        yield wrong("hybrid.window", window) if window else ok("loses nothing that was acknowledged")
+        yield wrong("hybrid-window", window) if window else ok("loses nothing that was acknowledged")
 
     def _lag(self) -> Iterator[Finding]:
         lag = self._store.lag()
         if lag.oldest > LONGEST_WAIT:
-            yield wrong("hybrid.lag", f"{lag.waiting:,} wait, the oldest for {lag.oldest:.0f} s")
+            yield wrong("hybrid-lag", f"{lag.waiting:,} wait, the oldest for {lag.oldest:.0f} s")
         elif lag.refused:
-            yield wrong("hybrid.refused", f"{lag.refused:,} stay in Redis")
+            yield wrong("hybrid-refused", f"{lag.refused:,} stay in Redis")
         else:
             yield ok(f"{lag.waiting:,} wait, the oldest for {lag.oldest:.1f} s" if lag.waiting else "nothing waits")
 
@@ -89,8 +89,8 @@ class BehindChecks(Checks):
             if not self._store.drain():
                 time.sleep(0.02)
         if moved is None:
-            yield wrong("hybrid.lag", f"a result was not moved within {PATIENCE:g} s")
+            yield wrong("hybrid-lag", f"a result was not moved within {PATIENCE:g} s")
         elif moved != record or self._store.get(self._task_id) != record:
-            yield wrong("round-trip.changed", "what was stored does not come back")
+            yield wrong("round-trip-changed", "what was stored does not come back")
         else:
             yield ok("a result is in Redis first, and was moved")

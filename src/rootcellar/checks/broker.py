@@ -79,9 +79,9 @@ class RoundTrip:
             if not self.is_blocked:
                 queue.delete()
         if self.is_blocked:
-            yield wrong("broker.blocked", "it says that senders are blocked")
+            yield wrong("broker-blocked", "it says that senders are blocked")
         elif message is None or message.payload != {"checked": name}:
-            yield wrong("broker.round-trip", f"nothing came back within {_PATIENCE:g} s")
+            yield wrong("broker-round-trip", f"nothing came back within {_PATIENCE:g} s")
         else:
             yield ok(f"a message came back in {milliseconds(span)}")
 
@@ -168,7 +168,7 @@ class RabbitChecks(ServerChecks):
 
     def _login(self) -> Iterator[Finding]:
         if self._vhost_refusal:
-            yield wrong("broker.vhost-missing", self._vhost_refusal)
+            yield wrong("broker-vhost-missing", self._vhost_refusal)
         else:
             yield from super()._login()
 
@@ -182,10 +182,10 @@ class RabbitChecks(ServerChecks):
         try:
             yield from self._round_trip.look(self._connection)
         except amqp.AccessRefused as exc:
-            yield wrong("broker.no-rights", redact(str(exc.reply_text)))
+            yield wrong("broker-no-rights", redact(str(exc.reply_text)))
         except (TimeoutError, amqp.AMQPError) as exc:
             if self._round_trip.is_blocked:
-                yield wrong("broker.blocked", "it says that senders are blocked")
+                yield wrong("broker-blocked", "it says that senders are blocked")
             else:
                 yield failed(self.understand(exc) or errors.StoreUnavailable(str(exc)))
 
@@ -214,6 +214,6 @@ class OtherBrokerChecks(Checks):
             self._connection = round_trip.connect()
             yield from round_trip.look(self._connection)
         except Exception as exc:  # a transport of which we know nothing, which may raise anything
-            yield wrong("broker.round-trip", redact(f"{type(exc).__name__}: {exc}"))
+            yield wrong("broker-round-trip", redact(f"{type(exc).__name__}: {exc}"))
             return
-        yield wrong("broker.unknown", f"of {self.where.partition('://')[0]}:// no more is known")
+        yield wrong("broker-unknown", f"of {self.where.partition('://')[0]}:// no more is known")

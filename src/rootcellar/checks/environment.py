@@ -46,7 +46,7 @@ def from_environment(name: str | None, processes: int | None, env_file: str = DE
     try:
         conf = rootcellar.settings(env_file, broker=name in (BROKER, ALL, "rpc"))
     except SettingsWrong as exc:
-        return [Refused([wrong("settings.wrong", problem) for problem in exc.problems], "environment, .env")]
+        return [Refused([wrong("settings-wrong", problem) for problem in exc.problems], "environment, .env")]
     return _sections(dict(conf), name, processes)
 
 

@@ -21,7 +21,7 @@ class Problem:
     """Something that may be wrong: an entry of the register.
 
     Attributes:
-        code: its name, which never changes: ``redis.eviction``.
+        code: its name, which never changes: ``redis-eviction``.
         level: a failure keeps results from being stored or read, or loses them; a warning will bite one day.
         title: what is wrong, in a few words.
         why: why it matters.

@@ -57,9 +57,9 @@ class HybridChecks(Checks):
         found = self._store.get(self._task_id)
         copies, _ = self._store.cache.get([self._task_id])
         if found is None or found.result != record.result:
-            yield wrong("round-trip.changed", "what was stored does not come back")
+            yield wrong("round-trip-changed", "what was stored does not come back")
         elif self._task_id not in copies:
-            yield wrong("hybrid.cache-down", "a result was stored, and the cache has no copy of it")
+            yield wrong("hybrid-cache-down", "a result was stored, and the cache has no copy of it")
         else:
             yield ok("a result is in both, and read from the cache")
 

@@ -43,7 +43,7 @@ def judge_clock(ask: Callable[[], datetime]) -> Finding:
     doubt = (after - before).total_seconds() / 2
     if abs(skew) - doubt <= SKEW:
         return ok("the same time as here" if abs(skew) < 1 else f"{abs(skew):.1f} s off")
-    return wrong("clock.skew", f"the server's clock is {_span(abs(skew))} {'ahead' if skew > 0 else 'behind'}")
+    return wrong("clock-skew", f"the server's clock is {_span(abs(skew))} {'ahead' if skew > 0 else 'behind'}")
 
 
 def judge_connections(kind: str, room: int, processes: int, pool: int, is_pool_told: bool) -> Finding:
@@ -58,9 +58,9 @@ def judge_connections(kind: str, room: int, processes: int, pool: int, is_pool_t
     """
     wanted = f"{processes} processes x pool of {pool} = {processes * pool}, the server has room for {room}"
     if processes > room:
-        return wrong(f"{kind}.too-few-connections", f"{processes} processes, the server has room for {room}")
+        return wrong(f"{kind}-too-few-connections", f"{processes} processes, the server has room for {room}")
     if is_pool_told and processes * pool > room:
-        return wrong(f"{kind}.connections", wanted)
+        return wrong(f"{kind}-connections", wanted)
     return ok(wanted if processes * pool <= room else f"room for {room}; {processes} processes use one or two each")
 
 

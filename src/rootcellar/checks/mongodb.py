@@ -119,11 +119,11 @@ class MongoChecks(ServerChecks):
         with self._clients.client() as client:
             version = str(client.server_info()["version"])
         if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
-            yield wrong("server.too-old", f"MongoDB {version}")
+            yield wrong("server-too-old", f"MongoDB {version}")
         elif not (self._hello.get("isWritablePrimary") or self._hello.get("ismaster")):
-            yield wrong("mongodb.no-primary", "the server is no primary, and knows of none")
+            yield wrong("mongodb-no-primary", "the server is no primary, and knows of none")
         elif not self._hello.get("setName") and self._hello.get("msg") != "isdbgrid":
-            yield wrong("mongodb.standalone", f"MongoDB {version}, alone")
+            yield wrong("mongodb-standalone", f"MongoDB {version}, alone")
         else:
             yield ok(f"MongoDB {version}, replica set {self._hello.get('setName', '(sharded)')}")
 
@@ -139,7 +139,7 @@ class MongoChecks(ServerChecks):
         with self._clients.client() as client:
             concern = client.write_concern.document
         if concern.get("w", 1) in (0, 1) and self._hello.get("setName"):
-            yield wrong("mongodb.write-concern", f"w is {concern.get('w', 1)}")
+            yield wrong("mongodb-write-concern", f"w is {concern.get('w', 1)}")
         else:
             yield ok(f"w is {concern.get('w', 1)}, journal {'on' if concern.get('j') else 'off'}")
 
@@ -153,14 +153,14 @@ class MongoChecks(ServerChecks):
         if answer.get("ttlMonitorEnabled", True):
             yield ok("the monitor runs")
         else:
-            yield wrong("mongodb.ttl-monitor", "ttlMonitorEnabled is false")
+            yield wrong("mongodb-ttl-monitor", "ttlMonitorEnabled is false")
 
     def _rights(self) -> Iterator[Finding]:
         with self._clients.client() as client:
             missing = self._missing_rights(client[self._settings.database])
         if missing:
             yield wrong(
-                "rights.missing",
+                "permission-denied",
                 f"the user may not {', '.join(missing)} in {self._settings.database}",
                 "grant the user the role readWrite on the database",
             )

@@ -118,9 +118,9 @@ class MySQLChecks(ServerChecks):
         )
         name = "MariaDB" if "mariadb" in version.lower() else "MySQL"
         if engine not in ("YES", "DEFAULT"):
-            yield wrong("mysql.engine", f"InnoDB is {engine}")
+            yield wrong("mysql-engine", f"InnoDB is {engine}")
         elif int(read_only) and not self._may_write_anyway():
-            yield wrong("server.read-only", "read_only is on", "point DB_HOST (the URL) at the primary")
+            yield wrong("store-read-only", "read_only is on", "point DB_HOST (the URL) at the primary")
         else:
             yield ok(f"{name} {version.partition('-')[0]}")
 
@@ -146,23 +146,23 @@ class MySQLChecks(ServerChecks):
     def _packets(self) -> Iterator[Finding]:
         limit = self._link.packet_limit
         seen = f"max_allowed_packet is {limit / (1 << 20):g} MB"
-        yield ok(seen) if limit >= _PACKET else wrong("mysql.packet", seen)
+        yield ok(seen) if limit >= _PACKET else wrong("mysql-packet", seen)
 
     def _isolation(self) -> Iterator[Finding]:
         found = dict(self._link.rows("SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"))
         level = str(next(iter(found.values()), "unknown"))
         ((has_log, log_format),) = self._link.rows("SELECT @@log_bin, @@binlog_format")
         if level != "READ-COMMITTED":
-            yield wrong("mysql.isolation", f"the session has {level}")
+            yield wrong("mysql-isolation", f"the session has {level}")
         elif int(has_log) and log_format == "STATEMENT":
-            yield wrong("mysql.binlog-format", "the binary log is on, and binlog_format is STATEMENT")
+            yield wrong("mysql-binlog-format", "the binary log is on, and binlog_format is STATEMENT")
         else:
             yield ok("READ COMMITTED, by the session")
 
     def _durability(self) -> Iterator[Finding]:
         ((flush,),) = self._link.rows("SELECT @@global.innodb_flush_log_at_trx_commit")
         seen = f"innodb_flush_log_at_trx_commit is {flush}"
-        yield ok(seen) if int(flush) == 1 else wrong("mysql.durability", seen)
+        yield ok(seen) if int(flush) == 1 else wrong("mysql-durability", seen)
 
     # -- asking
 

@@ -112,7 +112,7 @@ class ServerChecks(Checks):
             try:
                 line.connect(self.socket_path)
             except OSError as exc:
-                yield wrong("tcp.socket", f"{self.socket_path}: {exc.strerror or exc}")
+                yield wrong("tcp-socket", f"{self.socket_path}: {exc.strerror or exc}")
                 return
         yield ok(self.socket_path)
         self._try_to_enter()
@@ -127,7 +127,7 @@ class ServerChecks(Checks):
             else:
                 known.append(name if addresses == [name] else f"{name} is {', '.join(addresses[:3])}")
         if unknown and not known:
-            yield wrong("name.unresolved", f"no address for {', '.join(unknown)}")
+            yield wrong("name-unresolved", f"no address for {', '.join(unknown)}")
             return
         yield ok("; ".join([*known, *(f"no address for {name}" for name in unknown)]))
 
@@ -142,7 +142,7 @@ class ServerChecks(Checks):
                 answered.append(f"{host}:{port} in {milliseconds(seconds)}")
         if not answered:
             is_timeout = all(isinstance(exc, TimeoutError) for _, exc in silent)
-            code = "tcp.timeout" if is_timeout else "tcp.refused"
+            code = "tcp-timeout" if is_timeout else "tcp-refused"
             yield wrong(code, "; ".join(f"{place}: {_reason(exc)}" for place, exc in silent))
             return
         yield ok("; ".join([*answered, *(f"{place} does not answer" for place, _ in silent)]))
@@ -150,7 +150,7 @@ class ServerChecks(Checks):
     def _tls(self) -> Iterator[Finding]:
         if self.wants_tls and not any(speaks_tls(*host, self.begin_tls) for host in self.hosts):
             # drivers may wait for long here
-            yield wrong("tls.not-offered", "the server does not speak TLS on this port")
+            yield wrong("tls-not-offered", "the server does not speak TLS on this port")
             return
         self._try_to_enter()
         refusal = self._refusal
@@ -159,7 +159,7 @@ class ServerChecks(Checks):
             return
         is_here = all(is_local(host) for host, _ in self.hosts)
         if not (self.is_encrypted() if refusal is None else self.wants_tls):
-            yield ok("none, on this machine") if is_here else wrong("tls.none", "no TLS")
+            yield ok("none, on this machine") if is_here else wrong("tls-none", "no TLS")
             return
         host, port = self.tls_host
         peer = look_at_peer(host, port, self.begin_tls, self.client_certificate())
@@ -174,9 +174,9 @@ class ServerChecks(Checks):
         if peer.days is not None:
             seen += f", expires in {peer.days:.0f} days"
         if peer.days is not None and peer.days < SOON:
-            yield wrong("tls.expires-soon", seen)
+            yield wrong("tls-expires-soon", seen)
         elif not self.is_verified and not is_here:
-            yield wrong("tls.unverified", seen)
+            yield wrong("tls-unverified", seen)
         else:
             yield ok(seen)
 

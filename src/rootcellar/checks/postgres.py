@@ -122,10 +122,10 @@ class PostgresChecks(ServerChecks):
             "SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('transaction_read_only')"
         )
         if in_recovery:
-            yield wrong("server.read-only", "it is a standby", "point DB_HOST (the URL) at the primary")
+            yield wrong("store-read-only", "it is a standby", "point DB_HOST (the URL) at the primary")
         elif read_only == "on":
             yield wrong(
-                "server.read-only",
+                "store-read-only",
                 "default_transaction_read_only is on for this database or user",
                 "ALTER DATABASE … (or ROLE …) RESET default_transaction_read_only",
             )
@@ -152,9 +152,9 @@ class PostgresChecks(ServerChecks):
                 yield ok("keeps a session for each connection")
                 return
             if self._options.prepared_statements == "on" and not _keeps_statements(self._link):
-                yield wrong("pooler.prepared", "prepared_statements is on, and they are lost")
+                yield wrong("pooler-prepared", "prepared_statements is on, and they are lost")
         if not listen_url:
-            yield wrong("pooler.no-listen-url", "a pooler in transaction mode, and nothing says where to listen")
+            yield wrong("pooler-no-listen-url", "a pooler in transaction mode, and nothing says where to listen")
         else:
             yield ok("in transaction mode; statements are sent whole, notifications come past it")
 
@@ -163,9 +163,9 @@ class PostgresChecks(ServerChecks):
         try:
             with self._pooling.look_at(driver.connect(settings, driver.describe(settings))) as connection:
                 if connection.is_pooled:
-                    yield wrong("listen.unusable", f"{driver.describe(settings)} is a pooler again")
+                    yield wrong("listen-unusable", f"{driver.describe(settings)} is a pooler again")
         except errors.RootcellarError as exc:
-            yield wrong("listen.unusable", exc.what, exc.remedy)
+            yield wrong("listen-unusable", exc.what, exc.remedy)
 
     def _connections(self) -> Iterator[Finding]:
         if self._link.is_pooled:
@@ -180,16 +180,16 @@ class PostgresChecks(ServerChecks):
         found: Mapping[str, str] = dict(self._link.execute(_SETTINGS, prepare=False).fetchall())
         problems = []
         if found["fsync"] == "off":
-            problems.append(wrong("postgres.fsync", "fsync is off"))
+            problems.append(wrong("postgres-fsync", "fsync is off"))
         if found["full_page_writes"] == "off":
-            problems.append(wrong("postgres.full-page-writes", "full_page_writes is off"))
+            problems.append(wrong("postgres-full-page-writes", "full_page_writes is off"))
         if found["synchronous_commit"] == "off":
-            problems.append(wrong("postgres.synchronous-commit", "synchronous_commit is off"))
+            problems.append(wrong("postgres-synchronous-commit", "synchronous_commit is off"))
         if 0 < int(found["statement_timeout"]) < _SHORT_TIMEOUT:
             seen = f"statement_timeout is {found['statement_timeout']} ms"
-            problems.append(wrong("postgres.statement-timeout", seen))
+            problems.append(wrong("postgres-statement-timeout", seen))
         if found["server_encoding"] != "UTF8":
-            problems.append(wrong("postgres.encoding", f"server_encoding is {found['server_encoding']}"))
+            problems.append(wrong("postgres-encoding", f"server_encoding is {found['server_encoding']}"))
         yield from problems or [ok(f"fsync on, synchronous_commit {found['synchronous_commit']}")]
 
     # -- asking

@@ -154,15 +154,15 @@ class RedisChecks(ServerChecks):
             except errors.StoreError as exc:
                 silent.append((f"{host}:{port}", exc))
         if len(silent) == len(self._address.hosts):
-            yield wrong("sentinel.unreachable", "; ".join(f"{place}: {exc.what}" for place, exc in silent))
+            yield wrong("sentinel-unreachable", "; ".join(f"{place}: {exc.what}" for place, exc in silent))
             return
         if not known:
-            yield wrong("sentinel.unknown-master", f"no Sentinel knows of a master called {self._address.master}")
+            yield wrong("sentinel-unknown-master", f"no Sentinel knows of a master called {self._address.master}")
             return
         if silent:
-            yield wrong("sentinel.some-unreachable", "; ".join(f"{place}: {exc.what}" for place, exc in silent))
+            yield wrong("sentinel-some-unreachable", "; ".join(f"{place}: {exc.what}" for place, exc in silent))
         if quorum:
-            yield wrong("sentinel.quorum", quorum.removeprefix("NOQUORUM "))
+            yield wrong("sentinel-quorum", quorum.removeprefix("NOQUORUM "))
         if not silent and not quorum:
             yield ok(f"{len(known)} know {self._address.master} at {', '.join(dict.fromkeys(known))}")
 
@@ -177,19 +177,19 @@ class RedisChecks(ServerChecks):
         self._info = redis_server.read_info(self._link)
         version = self._info.get("redis_version", "")
         if version and int(version.partition(".")[0]) < redis_server.OLDEST_SERVER:
-            yield wrong("server.too-old", f"Redis {version}")
+            yield wrong("server-too-old", f"Redis {version}")
             return
         is_node = self._info.get("cluster_enabled") == "1"
         if is_node and self._address.form != "cluster":
-            yield wrong("cluster.is-one", "cluster_enabled is 1")
+            yield wrong("cluster-is-one", "cluster_enabled is 1")
         elif not is_node and self._address.form == "cluster" and self._info:
-            yield wrong("cluster.is-none", "cluster_enabled is 0")
+            yield wrong("cluster-is-none", "cluster_enabled is 0")
         elif self._info.get("role") == "slave" and self._address.form == "single":
             yield wrong(
-                "server.read-only", "it is a replica", "point REDIS_HOST (the URL) at the master, or use Sentinel"
+                "store-read-only", "it is a replica", "point REDIS_HOST (the URL) at the master, or use Sentinel"
             )
         elif self._info.get("loading") == "1":
-            yield wrong("server.unavailable", "it is reading its data from disk", "wait until it has")
+            yield wrong("store-unavailable", "it is reading its data from disk", "wait until it has")
         else:
             yield ok(f"Redis {version}" if version else "may not be asked (INFO)")
 
@@ -199,7 +199,7 @@ class RedisChecks(ServerChecks):
         served = sum(end + 1 - start for start, end, *_ in ranges)
         if about.get("cluster_state") != "ok" or served < SLOTS or int(about.get("cluster_slots_fail", 0)):
             state = about.get("cluster_state")
-            yield wrong("cluster.slots", f"the state is {state}, {served} of {SLOTS} slots have a master")
+            yield wrong("cluster-slots", f"the state is {state}, {served} of {SLOTS} slots have a master")
             return
         for host, port in {(master[0].decode(), int(master[1])) for _, _, master, *_ in ranges}:
             self._masters.append(driver.connect(self._address, host or self.hosts[0][0], port))
@@ -216,18 +216,18 @@ class RedisChecks(ServerChecks):
         if self._is_cache:
             yield ok(f"{self._info.get('maxmemory_policy', 'unknown')}: a copy may go")
         else:
-            yield self._on_all(lambda line, info: judge_eviction(info, "redis.eviction", "redis.eviction-later"))
+            yield self._on_all(lambda line, info: judge_eviction(info, "redis-eviction", "redis-eviction-later"))
 
     def _memory(self) -> Iterator[Finding]:
         yield self._on_all(
-            lambda line, info: judge_memory(info, "redis.memory", "redis.memory-full", may_evict=self._is_cache)
+            lambda line, info: judge_memory(info, "redis-memory", "redis-memory-full", may_evict=self._is_cache)
         )
 
     def _persistence(self) -> Iterator[Finding]:
         yield ok("a cache need not last") if self._is_cache else self._on_all(judge_persistence)
 
     def _replicas(self) -> Iterator[Finding]:
-        code = "cluster.no-replica" if self._address.form == "cluster" else "redis.no-replica"
+        code = "cluster-no-replica" if self._address.form == "cluster" else "redis-no-replica"
 
         def judge(line: Line, info: Info) -> Finding:
             count = int(info.get("connected_slaves", 0))
@@ -275,7 +275,9 @@ class RedisChecks(ServerChecks):
             self._link.call(pack(b"DEL", key, chord, waiting))
         if missing:
             what = "keys or channels" if all("keys" in text or "channels" in text for text in missing.values()) else ""
-            yield wrong("rights.missing", f"the user may not: {', '.join(missing)}{f' on our {what}' if what else ''}")
+            yield wrong(
+                "permission-denied", f"the user may not: {', '.join(missing)}{f' on our {what}' if what else ''}"
+            )
         else:
             yield ok(f"all {len(commands)} commands that a worker needs")
 

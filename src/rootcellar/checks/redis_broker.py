@@ -56,14 +56,14 @@ class RedisBrokerChecks(RedisChecks):
         return super().understand(cause)
 
     def _eviction(self) -> Iterator[Finding]:
-        yield redis_server.judge_eviction(self._info, "broker.eviction", "redis.eviction-later")
+        yield redis_server.judge_eviction(self._info, "broker-eviction", "redis-eviction-later")
 
     def _memory(self) -> Iterator[Finding]:
-        yield redis_server.judge_memory(self._info, "broker.memory", "redis.memory-full")
+        yield redis_server.judge_memory(self._info, "broker-memory", "redis-memory-full")
 
     def _persistence(self) -> Iterator[Finding]:
         finding = redis_server.judge_persistence(self._link, self._info)
-        yield problem_as("broker.persistence", finding) if finding.code == "redis.persistence" else finding
+        yield problem_as("broker-persistence", finding) if finding.code == "redis-persistence" else finding
 
     def _send_and_receive(self) -> Iterator[Finding]:
         try:
@@ -73,7 +73,7 @@ class RedisBrokerChecks(RedisChecks):
             error = self.understand(exc) or errors.StoreUnavailable(str(exc), where=self.where)
             if not isinstance(error, errors.PermissionDenied):
                 raise error from exc
-            yield wrong("broker.no-rights", error.what)
+            yield wrong("broker-no-rights", error.what)
 
     def _visibility(self) -> Iterator[Finding]:
         given = (self._conf.get("broker_transport_options") or {}).get("visibility_timeout")
@@ -82,7 +82,7 @@ class RedisBrokerChecks(RedisChecks):
         if self._conf.get("task_acks_late") and (longest is None or float(longest) >= seconds):
             limit = "no time limit" if longest is None else f"a time limit of {float(longest):g} s"
             seen = f"visibility timeout {seconds:g} s, acks_late, and {limit} for tasks"
-            yield wrong("broker.visibility-timeout", seen)
+            yield wrong("broker-visibility-timeout", seen)
         else:
             yield ok(f"a task that nobody acknowledges is given to another worker after {seconds:g} s")
 

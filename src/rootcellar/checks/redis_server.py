@@ -68,7 +68,7 @@ def judge_memory(info: Info, code: str, full: str, *, may_evict: bool = False) -
 def judge_persistence(line: Line, info: Info) -> Finding:
     """Say whether a server keeps on disk what it has."""
     if "err" in (info.get("rdb_last_bgsave_status"), info.get("aof_last_write_status")):
-        return wrong("redis.saving-fails", "the last attempt to save failed")
+        return wrong("redis-saving-fails", "the last attempt to save failed")
     if info.get("aof_enabled") == "1":
         return ok("append-only file")
     if "aof_enabled" not in info:
@@ -76,10 +76,10 @@ def judge_persistence(line: Line, info: Info) -> Finding:
     try:
         answer = line.call(pack(b"CONFIG", b"GET", b"save"))
     except ServerError:
-        return wrong("redis.snapshots-only", "no append-only file; whether there are snapshots may not be asked")
+        return wrong("redis-snapshots-only", "no append-only file; whether there are snapshots may not be asked")
     if len(answer) > 1 and answer[1]:
-        return wrong("redis.snapshots-only", f"snapshots (save {answer[1].decode()}), no append-only file")
-    return wrong("redis.persistence", "no append-only file, no snapshots")
+        return wrong("redis-snapshots-only", f"snapshots (save {answer[1].decode()}), no append-only file")
+    return wrong("redis-persistence", "no append-only file, no snapshots")
 
 
 def commands(key: bytes, chord: bytes, waiting: bytes) -> list[tuple[bytes, ...]]:

@@ -53,14 +53,14 @@ class RPCChecks(Checks):
         if scheme in ("amqp", "amqps", "pyamqp"):
             yield ok("speaks AMQP")
         else:
-            yield wrong("rpc.no-amqp", f"the broker is {scheme}://" if scheme else "no broker is named")
+            yield wrong("rpc-no-amqp", f"the broker is {scheme}://" if scheme else "no broker is named")
 
     def _round_trip(self) -> Iterator[Finding]:
         app = self._target.app()
         try:
             yield ok(f"a result came back in {milliseconds(check_round_trip(app, _PATIENCE))}")
         except errors.StoreUnavailable as exc:
-            yield wrong("rpc.round-trip", exc.what, exc.remedy)
+            yield wrong("rpc-round-trip", exc.what, exc.remedy)
         finally:
             app.close()
 
@@ -68,12 +68,12 @@ class RPCChecks(Checks):
         app = self._target.app(**_QUIETLY)
         self._worker = Worker(app)
         if not self._worker.start():
-            yield wrong("rpc.worker", self._worker.failure or f"a worker did not start within {_START:g} s")
+            yield wrong("rpc-worker", self._worker.failure or f"a worker did not start within {_START:g} s")
             return
         try:
             span = seconds_of(self._worker.run_a_task)
         except CelerysTimeout:
-            yield wrong("rpc.worker", f"its task had no result within {_PATIENCE:g} s")
+            yield wrong("rpc-worker", f"its task had no result within {_PATIENCE:g} s")
         else:
             yield ok(f"a throw-away worker ran a task in {milliseconds(span)}")
 

@@ -66,17 +66,17 @@ class SQLiteChecks(Checks):
     def _folder(self) -> Iterator[Finding]:
         folder = self._path.absolute().parent
         if not folder.is_dir():
-            yield wrong("sqlite.no-folder", f"there is no folder {folder}", f"make the folder {folder}")
+            yield wrong("sqlite-no-folder", f"there is no folder {folder}", f"make the folder {folder}")
             return
         if not _is_writable(folder):
-            yield wrong("sqlite.read-only-folder", f"{folder} cannot be written")
+            yield wrong("sqlite-read-only-folder", f"{folder} cannot be written")
             return
         disk = _file_system(folder)
         if disk in _NETWORK_DISKS:
-            yield wrong("sqlite.network-disk", f"{folder} is on {disk}")
+            yield wrong("sqlite-network-disk", f"{folder} is on {disk}")
         room = shutil.disk_usage(folder).free
         if room < _ROOM:
-            yield wrong("sqlite.little-room", f"{room >> 20} MB are left")
+            yield wrong("sqlite-little-room", f"{room >> 20} MB are left")
         else:
             yield ok(f"{folder}, {room / (1 << 30):.0f} GB of room")
 
@@ -89,14 +89,14 @@ class SQLiteChecks(Checks):
             with self._path.open("rb") as file:
                 begins = file.read(len(_MAGIC))
         except OSError as exc:
-            yield wrong("sqlite.read-only-file", f"{self._path} cannot be read: {exc.strerror}")
+            yield wrong("sqlite-read-only-file", f"{self._path} cannot be read: {exc.strerror}")
             return
         if begins and begins != _MAGIC:
-            yield wrong("sqlite.not-a-database", f"{self._path} is something else")
+            yield wrong("sqlite-not-a-database", f"{self._path} is something else")
             return
         closed = [f"{self._path}{end}" for end in _BESIDE if _is_there_and_closed(Path(f"{self._path}{end}"))]
         if closed:
-            yield wrong("sqlite.read-only-file", f"{', '.join(closed)} cannot be written")
+            yield wrong("sqlite-read-only-file", f"{', '.join(closed)} cannot be written")
         else:
             yield ok(f"{self._path.stat().st_size / (1 << 20):.1f} MB, SQLite {sqlite3.sqlite_version}")
 
@@ -111,7 +111,7 @@ class SQLiteChecks(Checks):
             except sqlite3.OperationalError as exc:
                 if "locked" not in str(exc):
                     raise
-                yield wrong("sqlite.locked", f"another program has held the lock for more than {_LOCK_PATIENCE:g} s")
+                yield wrong("sqlite-locked", f"another program has held the lock for more than {_LOCK_PATIENCE:g} s")
                 return
         yield ok("free")
 
@@ -125,11 +125,11 @@ class SQLiteChecks(Checks):
                 return
         with closing(driver.connect(self._throw_away or self._path)) as connection:
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-        yield ok("WAL") if mode == "wal" else wrong("sqlite.no-wal", f"the journal is {mode}")
+        yield ok("WAL") if mode == "wal" else wrong("sqlite-no-wal", f"the journal is {mode}")
 
     def _schema(self) -> Iterator[Finding]:
         if self._throw_away is not None and not self._target.options.create_tables:
-            yield wrong("schema.missing", "there is no file, and no tables may be made")
+            yield wrong("schema-missing", "there is no file, and no tables may be made")
             return
         if self._throw_away is not None:
             yield ok("none yet: the first use makes the tables")
@@ -142,13 +142,13 @@ class SQLiteChecks(Checks):
         status = store.schema.status()
         may_make = store.options.create_tables
         if status.foreign:
-            yield wrong("schema.foreign", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
+            yield wrong("foreign-tables", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
         elif status.version > status.wanted:
-            yield wrong("schema.newer", f"version {status.version}, this release knows {status.wanted}")
+            yield wrong("schema-newer", f"version {status.version}, this release knows {status.wanted}")
         elif status.version == status.wanted:
             yield ok(f"version {status.version}, {store.schema.tables['task']}")
         elif not may_make:
-            code = "schema.outdated" if status.version else "schema.missing"
+            code = "schema-outdated" if status.version else "schema-missing"
             yield wrong(code, f"version {status.version}, this release wants {status.wanted}")
         else:
             self._throw_away = self._path.with_name(f"{self._path.name}.rootcellar-check-{uuid4().hex[:8]}")

@@ -14,30 +14,30 @@ from rootcellar.urls import redact
 
 #: how our errors are called in the register; the first class that fits
 _CODES: tuple[tuple[type[errors.RootcellarError], str], ...] = (
-    (errors.CertificateExpired, "tls.expired"),
-    (errors.DriverMissing, "driver.missing"),
-    (errors.ConfigurationError, "settings.wrong"),
-    (errors.ContentRefused, "settings.wrong"),
-    (errors.AuthenticationFailed, "login.refused"),
-    (errors.DatabaseMissing, "database.missing"),
-    (errors.PermissionDenied, "rights.missing"),
-    (errors.ServerTooOld, "server.too-old"),
-    (errors.PoolerUnfit, "pooler.unfit"),
-    (errors.SchemaMissing, "schema.missing"),
-    (errors.SchemaOutdated, "schema.outdated"),
-    (errors.ForeignTables, "schema.foreign"),
-    (errors.StoreReadOnly, "server.read-only"),
-    (errors.DiskFull, "server.full"),
-    (errors.StoreUnavailable, "server.unavailable"),
+    (errors.CertificateExpired, "certificate-expired"),
+    (errors.DriverMissing, "driver-missing"),
+    (errors.ConfigurationError, "settings-wrong"),
+    (errors.ContentRefused, "settings-wrong"),
+    (errors.AuthenticationFailed, "authentication-failed"),
+    (errors.DatabaseMissing, "database-missing"),
+    (errors.PermissionDenied, "permission-denied"),
+    (errors.ServerTooOld, "server-too-old"),
+    (errors.PoolerUnfit, "pooler-unfit"),
+    (errors.SchemaMissing, "schema-missing"),
+    (errors.SchemaOutdated, "schema-outdated"),
+    (errors.ForeignTables, "foreign-tables"),
+    (errors.StoreReadOnly, "store-read-only"),
+    (errors.DiskFull, "disk-full"),
+    (errors.StoreUnavailable, "store-unavailable"),
 )
 #: words of ``stores/tls.py`` that tell one refusal from another
 _TLS_WORDS = (
-    ("wrong CA", "tls.wrong-ca"),
-    ("wrong host name", "tls.wrong-name"),
-    ("refused our certificate", "tls.client-certificate"),
-    ("does not offer TLS", "tls.not-offered"),
-    ("does not speak TLS", "tls.not-offered"),
-    ("TLS connection failed", "tls.failed"),
+    ("wrong CA", "tls-wrong-ca"),
+    ("wrong host name", "tls-wrong-name"),
+    ("refused our certificate", "tls-client-certificate"),
+    ("does not offer TLS", "tls-not-offered"),
+    ("does not speak TLS", "tls-not-offered"),
+    ("TLS connection failed", "tls-failed"),
 )
 
 Look = Callable[[], Iterable[Finding]]
@@ -108,18 +108,18 @@ def failed(exc: errors.RootcellarError) -> Finding:
 
 def code_of(exc: errors.RootcellarError) -> str:
     """Return the name in the register of what an error means."""
-    by_class = next((code for kind, code in _CODES if isinstance(exc, kind)), "store.failed")
-    if by_class == "tls.expired":
+    by_class = next((code for kind, code in _CODES if isinstance(exc, kind)), "store-error")
+    if by_class == "certificate-expired":
         return by_class
     by_words = next((code for words, code in _TLS_WORDS if words in exc.what), None)
     if by_words is None and isinstance(exc, errors.CertificateRefused):
-        return "tls.failed"
+        return "tls-failed"
     return by_words or by_class
 
 
 def is_about_tls(exc: errors.RootcellarError) -> bool:
     """Tell whether an error says that no encrypted connection came about."""
-    return code_of(exc).startswith("tls.")
+    return code_of(exc).startswith(("tls-", "certificate-"))
 
 
 def run(checks: Checks, begin: Callable[[str], object] = lambda name: None) -> Generator[Finding, None, None]:
@@ -156,7 +156,7 @@ def _take(step: Step, checks: Checks) -> Iterator[Finding]:
     except Exception as exc:
         error = exc if isinstance(exc, errors.RootcellarError) else checks.understand(exc)
         text = redact(f"{type(exc).__name__}: {exc}")
-        yield told(failed(error) if error else wrong("check.failed", text))
+        yield told(failed(error) if error else wrong("check-failed", text))
 
 
 def worst_of(findings: Iterable[Finding]) -> Level:
@@ -166,7 +166,7 @@ def worst_of(findings: Iterable[Finding]) -> Level:
 
 
 def first_of(findings: Sequence[Finding]) -> Finding | None:
-    """Return what to mend first: the first failure, for later ones may come of it; else the first warning."""
+    """Return what to fix first: the first failure, for later ones may come of it; else the first warning."""
     for level in (Level.FAILURE, Level.WARNING):
         for finding in findings:
             if finding.level is level:

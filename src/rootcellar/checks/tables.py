@@ -71,18 +71,18 @@ class Tables:
         may_make = self._store.options.create_tables
         where = self._store.schema.tables["task"]
         if status.foreign:
-            yield wrong("schema.foreign", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
+            yield wrong("foreign-tables", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
         elif status.version > status.wanted:
-            yield wrong("schema.newer", f"version {status.version}, this release knows {status.wanted}")
+            yield wrong("schema-newer", f"version {status.version}, this release knows {status.wanted}")
         elif status.version == status.wanted:
             old = f", and {' and '.join(status.adopted)}, adopted" if status.adopted else ""
             yield ok(f"version {status.version}, {where}{old}")
         elif may_make:
             yield from self._make_throw_away(status.version, where)
         elif status.version:
-            yield wrong("schema.outdated", f"version {status.version}, this release wants {status.wanted}")
+            yield wrong("schema-outdated", f"version {status.version}, this release wants {status.wanted}")
         else:
-            yield wrong("schema.missing", f"there is no table {where}, and none may be made")
+            yield wrong("schema-missing", f"there is no table {where}, and none may be made")
 
     def _make_throw_away(self, version: int, where: str) -> Iterator[Finding]:
         if (refused := self._refusal()) is not None:
@@ -119,6 +119,6 @@ class Tables:
             if lacking:
                 missing.append(f"{', '.join(lacking)} on {tables[what]}")
         if missing:
-            yield wrong("rights.missing", f"the user may not {'; '.join(missing)}", _GRANT)
+            yield wrong("permission-denied", f"the user may not {'; '.join(missing)}", _GRANT)
         else:
             yield ok(f"all that a worker needs, on {len(tables)} tables")

@@ -122,7 +122,7 @@ class Trial:
         changed += [] if self._group_comes_back() else ["a group"]
         changed += self._values_changed()
         if changed:
-            yield wrong("round-trip.changed", f"came back changed: {', '.join(changed)}")
+            yield wrong("round-trip-changed", f"came back changed: {', '.join(changed)}")
         else:
             yield ok(f"{', '.join(_KINDS)}, a failure, a group")
 
@@ -132,7 +132,7 @@ class Trial:
         later = self.store.put(self._record(task_id, state="FAILURE", result=Payload(b'"second"')))
         found = self.store.get(task_id)
         if later.written or found is None or found.state != "SUCCESS":
-            yield wrong("sticky.overwritten", f"after a FAILURE the task is {found.state if found else 'gone'}")
+            yield wrong("sticky-overwritten", f"after a FAILURE the task is {found.state if found else 'gone'}")
         else:
             yield ok("a later FAILURE is refused")
 
@@ -142,7 +142,7 @@ class Trial:
         for _ in range(_RINGS + 1):
             span = self._ring()
             if span is None:
-                yield wrong("notify.lost", f"nothing heard for {_RING_PATIENCE:g} s")
+                yield wrong("notify-lost", f"nothing heard for {_RING_PATIENCE:g} s")
                 return
             spans.append(span)
             if sum(spans) > _RING_PATIENCE:
@@ -150,7 +150,7 @@ class Trial:
         median = statistics.median(spans[1:] or spans)
         how = "" if isinstance(self.store, Watchable) else " (by looking)"
         seen = f"{milliseconds(median)} after a result is stored{how}"
-        yield wrong("notify.slow", seen) if median > _SLOW_NEWS else ok(seen)
+        yield wrong("notify-slow", seen) if median > _SLOW_NEWS else ok(seen)
 
     def _expiry(self) -> Iterator[Finding]:
         task_id = self._new_id()
@@ -167,7 +167,7 @@ class Trial:
             seen = "celery.backend_cleanup deletes what has expired (celery beat calls it)"
             if self.store.expires_by_itself:
                 seen = "the server deletes what has expired within a minute"
-        yield ok(seen) if is_gone else wrong("expiry.ignored", "a task that has expired is still there")
+        yield ok(seen) if is_gone else wrong("expiry-ignored", "a task that has expired is still there")
 
     def _latency(self) -> Iterator[Finding]:
         stores: list[float] = []
@@ -179,7 +179,7 @@ class Trial:
             reads.append(seconds_of(lambda task_id=task_id: self.store.get(task_id)))  # type: ignore[misc]
         seen = f"store {spread(stores)}, get {spread(reads)}, of {len(stores)}"
         is_slow = max(statistics.median(stores), statistics.median(reads)) > _SLOW
-        yield wrong("latency.high", seen) if is_slow else ok(seen)
+        yield wrong("latency-high", seen) if is_slow else ok(seen)
 
     # -- how
 

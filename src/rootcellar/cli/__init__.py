@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from rootcellar import __version__
-from rootcellar.cli import check, demo, drain, history, init, key, recommend, rekey, schema, settings
+from rootcellar.cli import check, demo, drain, explain, history, init, key, recommend, rekey, schema, settings
 from rootcellar.cli.output import visible
 from rootcellar.errors import RootcellarError
 from rootcellar.urls import redact
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=check.EXAMPLES)(check.check)
+app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command("recommend", epilog=recommend.EXAMPLES)(recommend.recommend_command)
 app.command("init", epilog=init.EXAMPLES)(init.init)
 app.command(epilog=history.HISTORY_EXAMPLES)(history.history)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from rootcellar.cli.output import console, print_json, visible
 from rootcellar.cli.stores import VARIABLE, AppOption, JsonOption, load_app
-from rootcellar.errors import HELP_PAGE
+from rootcellar.errors import explain
 from rootcellar.urls import redact
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _go_through(checks: Checks, report: _Checklist | _Json) -> list[Finding]:
 
 
 class _Checklist:
-    """Prints each line as soon as it is known, what to mend first at the end: that is what is read first."""
+    """Prints each line as soon as it is known, and at the end what to fix first."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
@@ -191,12 +191,12 @@ class _Checklist:
             self._out.print(Text("All is well.", style="bold green"))
             return
         is_failure = bool(counts["failure"])
-        head = "Mend this first: " if is_failure else "It works. Look at this first: "
+        head = "Fix this first: " if is_failure else "It works. Look at this first: "
         advice, seen = visible(first.advice), visible(redact(first.seen))
         line = Text.assemble(
             (head, "bold red" if is_failure else "bold yellow"),
             (f"{first.problem.title}: {seen} ({first.code}). ", "bold"),
-            f"{advice[:1].upper()}{advice[1:]} (see {HELP_PAGE}#{first.code})",
+            f"{advice[:1].upper()}{advice[1:]} (see `{explain(first.code)}`)",
         )
         self._out.print(line, soft_wrap=not self._out.is_terminal)
 
@@ -255,7 +255,7 @@ def _as_json(finding: Finding) -> dict[str, Any]:
         "seen": redact(finding.seen),
         "why": finding.problem.why if finding.problem else None,
         "remedy": finding.advice or None,
-        "see": f"{HELP_PAGE}#{finding.code}" if finding.code else None,
+        "see": explain(finding.code) if finding.code else None,
         "seconds": round(finding.seconds, 4),
     }
 

@@ -13,7 +13,7 @@ from rich.text import Text
 import rootcellar
 from rootcellar.cli.output import console, print_json, say, visible
 from rootcellar.cli.stores import JsonOption
-from rootcellar.errors import HELP_PAGE, DriverMissing, SettingsWrong, code_of
+from rootcellar.errors import DriverMissing, SettingsWrong, code_of, explain
 
 if TYPE_CHECKING:
     from rootcellar.configuration.settings import InForce, Settings
@@ -73,7 +73,7 @@ def settings(
     for problem in problems:
         print(f"rootcellar: {problem}", file=sys.stderr)
     if problems:
-        print(f"(see {HELP_PAGE}#{code_of(DriverMissing)})", file=sys.stderr)
+        print(f"(see `{explain(code_of(DriverMissing))}`)", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -86,11 +86,11 @@ def _missing_drivers(found: Settings) -> Iterator[str]:
 
 def _tell_problems(exc: SettingsWrong, as_json: bool) -> None:
     if as_json:
-        print_json({"problems": list(exc.problems), "see": f"{HELP_PAGE}#{exc.code}"})
+        print_json({"problems": list(exc.problems), "see": explain(exc.code)})
         return
     for problem in exc.problems:
         print(f"rootcellar: {visible(problem)}", file=sys.stderr)
-    print(f"(see {HELP_PAGE}#{exc.code})", file=sys.stderr)
+    print(f"(see `{explain(exc.code)}`)", file=sys.stderr)
 
 
 def _print_table(variables: list[InForce], show_all: bool) -> None:

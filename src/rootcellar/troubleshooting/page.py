@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from rootcellar.checks.register import GROUPS
-from rootcellar.errors import kebab
-from rootcellar.troubleshooting.causes import REMEDIES
+from rootcellar.errors import WITHOUT_ENTRY, kebab
+from rootcellar.troubleshooting.catalogue import entries
 from rootcellar.troubleshooting.messages import SERVERS_OWN, Message, all_messages, error_docs, settings_problems
 from rootcellar.troubleshooting.symptoms import SYMPTOMS, Symptom
 
@@ -16,11 +16,12 @@ _INTRODUCTION = """\
 # Troubleshooting
 
 **Run [`rootcellar check`](check.md) first.** It looks at everything in order, from the name of the host to the speed of
-storing, and says what to mend first. What it finds has a name in parentheses, such as `(redis.eviction)`, and every
-error of rootcellar ends in the name of its entry, such as `(see docs/troubleshooting.md#store-unavailable)`. Look for
-that name here, or for [what you see](#by-symptom).
+storing, and says what to fix first. What it finds has a name in parentheses, such as `(redis-eviction)`, and an error
+of rootcellar ends in the command that prints its entry, such as ``(see `rootcellar explain store-unavailable`)``. Look
+for that name here, or for [what you see](#by-symptom).
 
-The messages are taken from the code (`make troubleshooting`); `…` stands for what is only known when it happens.
+The entries and the messages are taken from the code (`make troubleshooting`); `…` stands for what is only known when
+it happens.
 """
 
 
@@ -71,11 +72,22 @@ def _errors() -> Iterator[str]:
     for message in all_messages():
         by_error[message.error].append(message)
     for name, (meaning, is_retryable) in sorted(error_docs().items()):
-        yield f'<a id="{kebab(name)}"></a>\n'
+        code = kebab(name)
+        if code in WITHOUT_ENTRY:
+            continue
+        entry = entries()[code]
+        is_finding = bool(entry.level)
+        # what `rootcellar check` finds too has its entry there, and its anchor
+        if not is_finding:
+            yield f'<a id="{code}"></a>\n'
         yield f"### `{name}`\n"
         yield f"{_plain(meaning)} {_retryable(is_retryable)}\n"
-        if name in REMEDIES:
-            yield f"**What to do:** {REMEDIES[name]}\n"
+        if is_finding:
+            yield f"See [`{code}`](#{code}) for why and what to do.\n"
+        else:
+            for why, remedy in entry.causes:
+                yield f"{why}\n"
+                yield f"**What to do:** {remedy}\n"
         # what settings() finds wrong is listed on its own
         if by_error[name] and name != "SettingsWrong":
             yield "| message | what to do |\n|---|---|"

@@ -55,7 +55,7 @@ SYMPTOMS = (
                 "Change the password in the server, or delete the volume with all that is in it.",
             ),
         ),
-        ("authentication-failed", "certificate-refused", "permission-denied", "login.refused"),
+        ("authentication-failed", "certificate-refused", "permission-denied"),
     ),
     Symptom(
         "symptom-pool",
@@ -82,7 +82,7 @@ SYMPTOMS = (
                 "Raise `DB_POOL_SIZE` or `REDIS_MAX_CONNECTIONS` for that process.",
             ),
         ),
-        ("store-unavailable", "postgres.connections", "mysql.connections", "redis.too-few-connections"),
+        ("store-unavailable", "postgres-connections", "mysql-connections", "redis-too-few-connections"),
     ),
     Symptom(
         "symptom-slow",
@@ -111,7 +111,7 @@ SYMPTOMS = (
                 "Put Redis in front of PostgreSQL: `CELERY_RESULT_BACKEND=hybrid`.",
             ),
         ),
-        ("latency.high", "notify.slow", "pooler.no-listen-url"),
+        ("latency-high", "notify-slow", "pooler-no-listen-url"),
     ),
     Symptom(
         "symptom-stale",
@@ -134,8 +134,7 @@ SYMPTOMS = (
             ),
             (
                 "The server was restarted, or failed over.",
-                "Nothing: workers hold their results and store them when it is back. `rootcellar check` tells "
-                "whether it is.",
+                "Workers hold their results and store them when it is back. `rootcellar check` tells whether it is.",
             ),
         ),
         ("store-unavailable", "store-read-only", "result-not-stored"),
@@ -167,7 +166,7 @@ SYMPTOMS = (
             ),
             (
                 "The result has expired.",
-                "See [below](#symptom-expired): `CELERY_RESULT_EXPIRES` is a day unless it is set.",
+                "`CELERY_RESULT_EXPIRES` is a day unless it is set: `rootcellar explain symptom-expired`.",
             ),
             (
                 "With rpc only the process that sent the task can read its result, once.",
@@ -178,11 +177,11 @@ SYMPTOMS = (
                 "`rootcellar check` tells its `maxmemory-policy` and whether it keeps data on disk.",
             ),
             (
-                "The worker was killed amid the task.",
+                "The worker was killed while the task ran.",
                 "Set `CELERY_TASK_ACKS_LATE` and `CELERY_TASK_REJECT_ON_WORKER_LOST`: it runs again.",
             ),
         ),
-        ("result-not-stored", "schema-missing", "redis.eviction", "redis.persistence", "notify.lost"),
+        ("result-not-stored", "schema-missing", "redis-eviction", "redis-persistence", "notify-lost"),
     ),
     Symptom(
         "symptom-serialization",
@@ -236,6 +235,6 @@ SYMPTOMS = (
                 "Do not schedule `celery.backend_cleanup` for it.",
             ),
         ),
-        ("expiry.ignored", "redis.eviction", "redis.memory", "mongodb.ttl-monitor"),
+        ("expiry-ignored", "redis-eviction", "redis-memory", "mongodb-ttl-monitor"),
     ),
 )

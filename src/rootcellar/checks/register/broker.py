@@ -6,51 +6,51 @@ from rootcellar.checks.register.entry import failure, warning
 
 PROBLEMS = (
     failure(
-        "broker.vhost-missing",
+        "broker-vhost-missing",
         "RabbitMQ has no such virtual host, or the user may not enter it",
         why="Tasks can be neither sent nor taken.",
         remedy="Correct BROKER_VHOST, or make it: `rabbitmqctl add_vhost NAME` and `rabbitmqctl set_permissions`.",
     ),
     failure(
-        "broker.no-rights",
+        "broker-no-rights",
         "the broker's user may not do all that workers and clients do",
         why="A worker must make queues, send to them and take from them.",
         remedy="`rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'`; on Redis let the ACL allow the commands "
         "and keys of the broker.",
     ),
     failure(
-        "broker.round-trip",
+        "broker-round-trip",
         "a message that was sent did not come back",
         why="A task that is sent would not be run.",
         remedy="See the broker's log; RabbitMQ blocks senders when memory or disk run low (rabbitmq-diagnostics "
         "alarms).",
     ),
     failure(
-        "broker.blocked",
+        "broker-blocked",
         "RabbitMQ blocks those who send",
         why="Its memory or its disk ran low: tasks cannot be sent until that is over.",
         remedy="See `rabbitmqctl list_alarms` (or rabbitmq-diagnostics alarms), and give it memory or disk.",
     ),
     failure(
-        "broker.eviction",
+        "broker-eviction",
         "Redis may delete tasks when its memory is full",
         why="With any maxmemory-policy but noeviction a queue may be deleted to make room: its tasks are never run.",
         remedy="Set `maxmemory-policy noeviction` in redis.conf.",
     ),
     warning(
-        "broker.persistence",
+        "broker-persistence",
         "the Redis that is the broker keeps nothing on disk",
         why="A restart loses every task that waits.",
         remedy="Set `appendonly yes` in redis.conf.",
     ),
     warning(
-        "broker.memory",
+        "broker-memory",
         "the memory of the Redis that is the broker is nearly full",
         why="At maxmemory no task can be sent any more.",
         remedy="Raise maxmemory, and see whether workers keep up with the queues.",
     ),
     warning(
-        "broker.visibility-timeout",
+        "broker-visibility-timeout",
         "tasks may run longer than the broker waits for them",
         why="With acks_late, a task that is not over within the visibility timeout is given to another worker too: it "
         "runs twice.",
@@ -58,25 +58,25 @@ PROBLEMS = (
         "CELERY_TASK_TIME_LIMIT below it.",
     ),
     warning(
-        "broker.unknown",
+        "broker-unknown",
         "nothing is known of this kind of broker",
         why="It can be connected to, not looked into.",
         remedy="Use redis or rabbitmq, or see Celery's documentation of the transport.",
     ),
     failure(
-        "rpc.no-amqp",
+        "rpc-no-amqp",
         "results by RPC need RabbitMQ",
         why="They travel as messages of AMQP.",
         remedy="Set CELERY_BROKER=rabbitmq, or another CELERY_RESULT_BACKEND.",
     ),
     failure(
-        "rpc.round-trip",
+        "rpc-round-trip",
         "a result that was sent did not come back",
         why="A client would wait for ever.",
         remedy="See the broker's log, and what result_exchange and the user's rights are.",
     ),
     failure(
-        "rpc.worker",
+        "rpc-worker",
         "a throw-away worker did not run its task",
         why="A worker of yours would not, either.",
         remedy="See the lines above, and what the message says.",

@@ -6,25 +6,25 @@ from rootcellar.checks.register.entry import failure, warning
 
 PROBLEMS = (
     warning(
-        "mongodb.standalone",
+        "mongodb-standalone",
         "MongoDB runs without a replica set",
         why="There is one copy of each result, and nobody to fail over to.",
         remedy="Start it with --replSet, also with one member, and add others.",
     ),
     warning(
-        "mongodb.ttl-monitor",
+        "mongodb-ttl-monitor",
         "MongoDB does not delete what has expired",
         why="Its TTL monitor is off: results stay until somebody cleans up.",
         remedy="Set the server's parameter ttlMonitorEnabled to true.",
     ),
     failure(
-        "mongodb.no-primary",
+        "mongodb-no-primary",
         "the replica set has no primary",
         why="Nothing can be stored until one is elected.",
         remedy="See rs.status(): a majority of the members must run and reach each other.",
     ),
     warning(
-        "mongodb.write-concern",
+        "mongodb-write-concern",
         "results are acknowledged before a majority has them",
         why="With w=0 or w=1 a failover loses results that workers believe stored.",
         remedy="Leave w and journal out of the URL and of mongodb_backend_settings.",

@@ -1,0 +1,111 @@
+"""``rootcellar explain``: what an error or a finding means, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import groupby
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rootcellar.cli.output import console, print_json, say, visible
+from rootcellar.cli.stores import JsonOption
+from rootcellar.troubleshooting.catalogue import Entry, entries, find, suggestions
+
+EXAMPLES = """\b
+Examples:
+  rootcellar explain store-unavailable
+  rootcellar explain redis-eviction --json
+  rootcellar explain
+"""
+
+
+def explain(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="The name that a message or a finding ends in", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what an error or a finding of `rootcellar check` means, and what to do.
+
+    Without a name, list all of them. Exit status 0 if there is an entry, 2 if there is none of that name.
+    """
+    if name is None:
+        _print_names(as_json)
+        return
+    entry = find(name)
+    if entry is None:
+        raise typer.BadParameter(f"there is no entry {visible(name)!r}{_hint(name)}", param_hint="NAME")
+    if as_json:
+        print_json(_as_object(entry))
+    else:
+        _print_entry(entry, console())
+
+
+def _hint(name: str) -> str:
+    likely = suggestions(name)
+    return f"; did you mean {', '.join(likely)}?" if likely else "; `rootcellar explain` lists all names"
+
+
+def _print_names(as_json: bool) -> None:
+    if as_json:
+        print_json([_as_object(entry) for entry in entries().values()])
+        return
+    out = console()
+    width = max(map(len, entries())) + 2
+    for group, members in groupby(entries().values(), key=lambda entry: entry.group):
+        out.print(Text(group, style="bold"))
+        for entry in members:
+            out.print(Text(f"  {entry.name:{width}}{entry.title}"), soft_wrap=not out.is_terminal)
+        out.print()
+    say("`rootcellar explain NAME` prints one of them.", out)
+
+
+def _print_entry(entry: Entry, out: Console) -> None:
+    out.print(Text.assemble((entry.name, "bold"), f" ({_kind(entry)})"))
+    say(f"{entry.title[:1].upper()}{entry.title[1:]}.", out)
+    for why, remedy in entry.causes:
+        out.print()
+        _print_part("why", why, out)
+        _print_part("do", remedy, out)
+    if entry.retryable is not None:
+        out.print()
+        _print_part("retry", _retrying(entry.retryable), out)
+    if entry.see:
+        out.print()
+        say(f"See also: {', '.join(entry.see)}", out)
+
+
+def _print_part(label: str, text: str, out: Console) -> None:
+    if not out.is_terminal:
+        out.print(f"{label + ':':7}{text}", soft_wrap=True)
+        return
+    table = Table.grid()
+    table.add_column(width=7, style="dim")
+    table.add_column()
+    table.add_row(f"{label}:", text)
+    out.print(table)
+
+
+def _kind(entry: Entry) -> str:
+    kinds = [f"error {entry.error}"] if entry.error else []
+    kinds += [f"{entry.level} of `rootcellar check`"] if entry.level else []
+    return ", ".join(kinds) or "symptom"
+
+
+def _retrying(retryable: bool) -> str:
+    if retryable:
+        return "It may pass by itself: workers and clients try again."
+    return "It does not pass by itself: nothing is tried again until something was changed."
+
+
+def _as_object(entry: Entry) -> dict[str, Any]:
+    found = asdict(entry)
+    found["causes"] = [{"why": why, "remedy": remedy} for why, remedy in entry.causes]
+    found["error"] = entry.error or None
+    found["level"] = entry.level or None
+    return found
