@@ -15,15 +15,18 @@ PROBLEMS = (
     failure(
         "schema-missing",
         "the tables are not there and may not be made",
-        why="There is nowhere to store a result, and database_create_tables_at_setup is False.",
-        remedy="Run `rootcellar schema create` as a user who may, or let a DBA run what `rootcellar schema sql` "
-        "prints.",
+        why="There is nowhere to store a result. Workers make the tables themselves unless "
+        "database_create_tables_at_setup (DB_CREATE_TABLES) is false. Or the tables are in another database or schema.",
+        remedy="`rootcellar schema status` says which tables are looked for, and where. If the place is right, run "
+        "`rootcellar schema create` as a user who may make tables, or give a DBA what `rootcellar schema sql` prints.",
     ),
     failure(
         "schema-outdated",
         "the tables are of an older release",
-        why="This release stores what they have no place for.",
-        remedy="Run `rootcellar schema upgrade` as a user who may.",
+        why="This release stores what they have no place for. Workers upgrade them unless "
+        "database_create_tables_at_setup (DB_CREATE_TABLES) is false.",
+        remedy="Run `rootcellar schema upgrade` as a user who may change the tables. Workers may run meanwhile, also "
+        "those of the older release.",
     ),
     warning(
         "schema-newer",
