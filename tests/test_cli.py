@@ -295,7 +295,7 @@ def test_an_app_names_the_store_and_its_tables(tmp_path: Path) -> None:
         sqlite3.connect(tmp_path / "app.sqlite3").execute("SELECT name FROM sqlite_master").fetchall()
     )
     assert json.loads(run("history", "-A", "noisy:app", "--json", cwd=tmp_path).out) == []
-    assert_one_line(run("history", "-A", "shop:stock", cwd=tmp_path), "celery.backends.cache", "result_backend")
+    assert_one_line(run("history", "-A", "shop:stock", cwd=tmp_path), "cache+memory://", "which is not rootcellar")
     forgotten = run("history", "-A", "shop:short", cwd=tmp_path)
     assert_one_line(forgotten, "result_backend is postgresql", "begins with rootcellar+")
     assert "Pa55" not in forgotten.err

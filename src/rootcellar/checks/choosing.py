@@ -30,6 +30,8 @@ _ROOMS = {
     "rootcellar-rpc": "rpc",
     "rpc": "rpc",
 }
+#: systems whose stores need a package that may not be installed
+_WITH_DRIVER = ("postgres", "redis", "mysql", "mongodb")
 
 
 class Refused(Checks):
@@ -74,8 +76,12 @@ def sections_for(target: Target) -> list[Checks]:
 
 def checks_for(target: Target) -> Checks:
     """Return the checks of a store, or of the work of those that it is made of."""
+    room = room_of(target)
     try:
-        return cast(Checks, import_module(f"rootcellar.checks.{room_of(target)}").checks(target))
+        if room in _WITH_DRIVER:
+            # it says in our words which package is missing
+            import_module(f"rootcellar.stores.{room}")
+        return cast(Checks, import_module(f"rootcellar.checks.{room}").checks(target))
     except RootcellarError as exc:
         return Refused([failed(exc)], redact(target.url))
 
@@ -88,6 +94,11 @@ def broker_of(target: Target) -> Checks:
         return checks_of_broker(target)
     except RootcellarError as exc:
         return Refused([failed(exc)], redact(str(target.conf.get("broker_url", ""))))
+
+
+def is_known(scheme: str) -> bool:
+    """Tell whether there are checks for the system of a URL's scheme."""
+    return scheme in _ROOMS
 
 
 def room_of(target: Target) -> str:

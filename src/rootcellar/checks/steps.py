@@ -130,8 +130,9 @@ def run(checks: Checks, begin: Callable[[str], object] = lambda name: None) -> G
         begin: told the name of each step as it begins.
     """
     broken = ""
+    is_closed = False
     try:
-        for step in checks.steps():
+        for step in _steps_of(checks):
             if broken:
                 yield Finding(check=step.name, level=Level.SKIPPED, seen=f"not looked at: {broken} failed")
                 continue
@@ -140,8 +141,36 @@ def run(checks: Checks, begin: Callable[[str], object] = lambda name: None) -> G
                 yield finding
                 if finding.level is Level.FAILURE and step.is_ground:
                     broken = step.name
+        is_closed = True
+        yield from _take(Step("cleaning up", lambda: _close(checks)), checks)
     finally:
-        checks.close()
+        if not is_closed:
+            checks.close()
+
+
+def _close(checks: Checks) -> Iterable[Finding]:
+    """Take away what was left; there is nothing to say where that went well."""
+    checks.close()
+    return ()
+
+
+def _steps_of(checks: Checks) -> Sequence[Step]:
+    """Return the steps; what goes wrong while they are listed is a finding too."""
+    try:
+        return checks.steps()
+    except Exception as exc:
+        finding = found_in(exc, checks.understand)
+        return [Step("settings", lambda: [finding], is_ground=True)]
+
+
+def found_in(
+    exc: Exception, understand: Callable[[Exception], errors.RootcellarError | None] = lambda exc: None
+) -> Finding:
+    """Return the finding that an exception means; ``understand`` knows those of a driver."""
+    error = exc if isinstance(exc, errors.RootcellarError) else understand(exc)
+    if error is not None:
+        return failed(error)
+    return wrong("check-failed", redact(f"{type(exc).__name__}: {' '.join(str(exc).split())}"))
 
 
 def _take(step: Step, checks: Checks) -> Iterator[Finding]:
@@ -154,9 +183,7 @@ def _take(step: Step, checks: Checks) -> Iterator[Finding]:
         for finding in step.look():
             yield told(finding)
     except Exception as exc:
-        error = exc if isinstance(exc, errors.RootcellarError) else checks.understand(exc)
-        text = redact(f"{type(exc).__name__}: {exc}")
-        yield told(failed(error) if error else wrong("check-failed", text))
+        yield told(found_in(exc, checks.understand))
 
 
 def worst_of(findings: Iterable[Finding]) -> Level:

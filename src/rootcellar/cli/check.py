@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rootcellar.cli.output import console, print_json, visible
-from rootcellar.cli.stores import VARIABLE, AppOption, JsonOption, load_app
-from rootcellar.errors import explain
+from rootcellar.cli.stores import VARIABLE, AppOption, BackendOption, JsonOption, load_app
+from rootcellar.errors import RootcellarError, explain
 from rootcellar.urls import redact
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ Examples:
   rootcellar check
   rootcellar check postgresql://user:password@host/database
   rootcellar check redis --json
+  rootcellar check --backend redis://localhost:6379/0
   rootcellar check broker -A shop.celery
   CELERY_BROKER=redis CELERY_RESULT_BACKEND=hybrid rootcellar check all
 """
@@ -38,6 +39,7 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("WARN", "bold yellow"), "failure": 
 _NAME_WIDTH = 14
 #: where what was seen begins
 _INDENT = 2 + 4 + 2 + _NAME_WIDTH + 1
+_HINT = "write one such as postgresql://…, redis://… or amqp://…, or `rootcellar check broker` for another broker"
 _SUMMARY = {"failure": "failure", "warning": "warning", "ok": "ok", "skipped": "not looked at"}
 
 
@@ -51,6 +53,7 @@ def check(
             show_default=False,
         ),
     ] = None,
+    backend: BackendOption = None,
     app: AppOption = None,
     processes: Annotated[
         int | None,
@@ -71,7 +74,7 @@ def check(
     # what stores warn of is a line of the checklist
     logging.getLogger().addHandler(logging.NullHandler())
     began = time.monotonic()
-    sections = _chosen(what, app, processes, env_file)
+    sections = _sections(_named(what, backend), app, processes, env_file)
     report = _Json() if as_json else _Checklist(console())
     found: list[Finding] = []
     for checks in sections:
@@ -79,6 +82,27 @@ def check(
     report.end(found, time.monotonic() - began)
     if any(finding.level.value == "failure" for finding in found):
         raise typer.Exit(1)
+
+
+def _named(what: str | None, backend: str | None) -> str | None:
+    """Return what is to be checked: the argument, or the URL of ``--backend``, which is the same."""
+    if what is not None and backend is not None:
+        raise typer.BadParameter("give a NAME or URL, or --backend, not both", param_hint="--backend")
+    if backend is not None and "://" not in backend:
+        raise typer.BadParameter("is no URL, such as postgresql://user:password@host/database", param_hint="--backend")
+    return what if backend is None else backend
+
+
+def _sections(what: str | None, app: str | None, processes: int | None, env_file: str) -> list[Checks]:
+    """Return the checks; whatever goes wrong with the settings is a finding."""
+    try:
+        return _chosen(what, app, processes, env_file)
+    except (typer.BadParameter, RootcellarError):
+        raise
+    except Exception as exc:
+        from rootcellar.checks import environment
+
+        return environment.broken(exc)
 
 
 def _chosen(what: str | None, app: str | None, processes: int | None, env_file: str) -> list[Checks]:
@@ -96,8 +120,14 @@ def _chosen(what: str | None, app: str | None, processes: int | None, env_file: 
         if url or name not in (None, environment.BROKER, environment.ALL):
             raise typer.BadParameter("the app says where results are; leave the other out", param_hint="--app")
         return environment.from_app(load_app(app), name, processes)
-    if url or (what is None and os.environ.get(VARIABLE)):
-        return environment.from_url(url or os.environ[VARIABLE], processes)
+    if url is None and what is None:
+        url = os.environ.get(VARIABLE)
+    if url:
+        if not environment.is_known_url(url):
+            scheme = visible(url.partition("://")[0])
+            hint = f"write {scheme[3:].partition('+')[0]}://…" if scheme.startswith("db+") else _HINT
+            raise typer.BadParameter(f"there is no store for {scheme}://; {hint}", param_hint="NAME or URL")
+        return environment.from_url(url, processes)
     if what is None and not names_backend(env_file):
         raise typer.BadParameter(
             f"nothing is named: give one, or --app MODULE, or set CELERY_RESULT_BACKEND or {VARIABLE}",
@@ -192,11 +222,11 @@ class _Checklist:
             return
         is_failure = bool(counts["failure"])
         head = "Fix this first: " if is_failure else "It works. Look at this first: "
-        advice, seen = visible(first.advice), visible(redact(first.seen))
         line = Text.assemble(
             (head, "bold red" if is_failure else "bold yellow"),
-            (f"{first.problem.title}: {seen} ({first.code}). ", "bold"),
-            f"{advice[:1].upper()}{advice[1:]} (see `{explain(first.code)}`)",
+            (f"{first.problem.title}: {visible(redact(first.seen))} ({first.code}) -> ", "bold"),
+            # as it is written: a command must stay one that can be pasted
+            f"{visible(first.advice)} (see `{explain(first.code)}`)",
         )
         self._out.print(line, soft_wrap=not self._out.is_terminal)
 

@@ -177,40 +177,48 @@ def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
         raise typer.BadParameter("give --backend or --app, not both", param_hint="--app")
     if choice.task_table or choice.group_table or choice.schema:
         raise typer.BadParameter("the app's settings name the tables; leave the options out", param_hint="--app")
-    backend = load_app(str(choice.app)).backend
+    name = str(choice.app)
+    app = load_app(name)
+    # imported late: it takes a moment, and --backend needs none of it
+    from rootcellar.checks.environment import not_rootcellar
+
+    if (problem := not_rootcellar(app.conf.result_backend)) is not None:
+        raise ConfigurationError(problem.seen, where=f"--app {name}", remedy=f"{problem.advice}, or give --backend")
+    with _code_of_the_user(name):
+        backend = app.backend
     if not isinstance(backend, ResultBackend):
-        raise ConfigurationError(
-            f"the app keeps its results in {type(backend).__module__}, not in rootcellar",
-            where=f"--app {choice.app}",
-            remedy="set its result_backend to rootcellar+postgresql://… or rootcellar+sqlite:///…, or give --backend",
+        raise AbilityMissing(
+            "with rpc, results are messages that nobody keeps",
+            where=f"--app {name}",
+            remedy="choose a backend that keeps them, or give --backend",
         )
     return backend.store, backend.app.conf
 
 
 def load_app(name: str) -> Any:
-    """Return the app, with its backend made; what its modules print must not get into our output."""
+    """Return the app, with its configuration read, but without its backend.
+
+    Raises:
+        ConfigurationError: it cannot be loaded.
+    """
+    with _code_of_the_user(name):
+        app = find_app(name)
+        # finding any value makes Celery read the configuration
+        app.conf.get("result_backend")
+    return app
+
+
+@contextmanager
+def _code_of_the_user(name: str) -> Iterator[None]:
+    """Run modules of an app: what they print must not get into our output, and they may raise anything."""
     try:
         with redirect_stdout(sys.stderr):
-            app = find_app(name)
-            _make_backend(app, name)
+            yield
     except RootcellarError:
         raise
-    except Exception as exc:  # the user's own modules, which may raise anything
+    except (Exception, SystemExit) as exc:
         raise ConfigurationError(
             redact(f"the app cannot be loaded: {type(exc).__name__}: {exc}"),
             where=f"--app {name}",
             remedy="name it as for `celery -A`, and run this where that works",
-        ) from exc
-    return app
-
-
-def _make_backend(app: Any, name: str) -> None:
-    try:
-        app.backend  # noqa: B018
-    except ModuleNotFoundError as exc:
-        # Celery takes a name that it does not know for a module
-        raise ConfigurationError(
-            redact(f"the app's result_backend is {exc.name}, which Celery does not know"),
-            where=f"--app {name}",
-            remedy="one of rootcellar's begins with rootcellar+, such as rootcellar+postgresql://…",
         ) from exc

@@ -11,7 +11,12 @@ from rootcellar.stores.base import Store, StoreOptions
 #: the group of entry points in which a package registers a store: scheme -> class, or a function of the same arguments
 ENTRY_POINTS = "rootcellar.stores"
 
-__all__ = ["ENTRY_POINTS", "Store", "StoreOptions", "open_store"]
+__all__ = ["ENTRY_POINTS", "Store", "StoreOptions", "open_store", "schemes"]
+
+
+def schemes() -> list[str]:
+    """Return the schemes for which a store is registered."""
+    return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
 
 
 def open_store(url: str, options: StoreOptions | None = None) -> Store:
@@ -38,7 +43,7 @@ def open_store(url: str, options: StoreOptions | None = None) -> Store:
         raise UnknownScheme(
             f"there is no store for {scheme}://",
             where="result_backend",
-            remedy=f"use one of {', '.join(sorted(found))}",
+            remedy=f"use one of {', '.join(schemes())}",
         )
     make: Callable[[str, StoreOptions | None], Store] = found[name].load()
     return make(url, options)

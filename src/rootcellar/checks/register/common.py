@@ -14,6 +14,22 @@ PROBLEMS = (
         "everything that is wrong. docs/configuration.md lists what each variable may be.",
     ),
     failure(
+        "backend-missing",
+        "the app keeps no results",
+        why="Without a result_backend Celery throws every result away: get() raises, and every state is PENDING. A "
+        "worker may also have another configuration than the one that is loaded here.",
+        remedy="Set result_backend='rootcellar+postgresql://user:password@host/database' in the app, or let "
+        "rootcellar.settings() read it from the environment (CELERY_RESULT_BACKEND).",
+    ),
+    failure(
+        "backend-not-rootcellar",
+        "the app's results are kept by another backend",
+        why="Nothing of what rootcellar promises holds for them, and its commands do not see them. A URL without "
+        "rootcellar+ before it chooses Celery's own backend of that name.",
+        remedy="Put rootcellar+ before the URL: rootcellar+redis://host:6379/0, "
+        "rootcellar+postgresql://user:password@host/database for db+postgresql://.",
+    ),
+    failure(
         "driver-missing",
         "the Python package that talks to the server is not installed",
         why="Nothing can be stored or read without it. Each kind of server has an extra of its own, so that nobody "

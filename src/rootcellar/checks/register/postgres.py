@@ -8,8 +8,10 @@ PROBLEMS = (
     failure(
         "pooler-unfit",
         "the connection pooler cannot serve as it is set",
-        why="In statement mode, or with start-up parameters refused, no transaction can be made.",
-        remedy="Set pool_mode to transaction or session in pgbouncer.ini.",
+        why="In statement mode, or with start-up parameters refused, no transaction can be made. A result and the part "
+        "of a chord that it counts are stored in one transaction.",
+        remedy="In pgbouncer.ini set pool_mode to transaction or session, and add what is named to "
+        "ignore_startup_parameters. Then reload PgBouncer (`RELOAD` in its console).",
     ),
     warning(
         "pooler-no-listen-url",
