@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rootcellar.errors import StoreUnavailable
+from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores import pool as pool_module
 from rootcellar.stores.pool import ConnectionPool
-from tests.conformance.stores import eventually, in_threads
+from tests.background import Background
+from tests.conformance.stores import eventually, in_threads, record
 
 
 class Line:
@@ -225,3 +228,82 @@ def test_nor_does_one_that_cannot_be_closed(exchange: Exchange) -> None:
     for _ in range(2):
         with pytest.raises(AssertionError, match="closed once"), pool.connection() as line:
             line.is_open = False
+
+
+# -- first come, first served
+
+
+def waiting_in(pool: ConnectionPool[Line]) -> int:
+    return len(pool._state.get().queue)
+
+
+def test_threads_are_served_in_the_order_in_which_they_came(exchange: Exchange) -> None:
+    pool = exchange.pool(size=1)
+    served: list[int] = []
+
+    def use(number: int) -> None:
+        with pool.connection():
+            served.append(number)
+
+    with pool.connection():
+        threads = []
+        for number in range(30):
+            threads.append(Background(lambda number=number: use(number)))
+            eventually(lambda number=number: waiting_in(pool) == number + 1, "it waits")
+    for thread in threads:
+        thread.result()
+    assert served == list(range(30))
+
+
+def test_thread_that_gives_back_comes_after_those_that_wait(exchange: Exchange) -> None:
+    pool = exchange.pool(size=1)
+    served: list[str] = []
+
+    def use() -> None:
+        with pool.connection():
+            served.append("the one that waited")
+
+    with pool.connection():
+        waiting = Background(use)
+        eventually(lambda: waiting_in(pool) == 1, "it waits")
+    with pool.connection():
+        served.append("the one that had it before")
+    waiting.result()
+    assert served == ["the one that waited", "the one that had it before"]
+
+
+# the shared commits of PostgreSQL, and PyMongo's own pool, are behind the same promise
+@pytest.mark.parametrize("kind", ["postgres", "mysql", "redis", "sqlite", "mongodb"])
+def test_sixty_busy_threads_on_two_connections_all_get_on(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        if kind == "sqlite":
+            url = f"sqlite:///{tmp_path}/results.sqlite3"
+        elif kind == "mongodb":
+            url = request.getfixturevalue("mongo_server").new_database()
+        else:
+            url = request.getfixturevalue(f"{kind}_url")
+        options = StoreOptions(pool_size=2, pool_timeout=10.0, redis={"max_connections": 2})
+        store = open_store(url, options)
+        stack.callback(store.close)
+        store.put(record(task_id="a task"))
+        counts = [0] * 60
+        over = threading.Event()
+
+        def work(number: int) -> None:
+            try:
+                while not over.is_set():
+                    assert store.get("a task") is not None
+                    if number % 3 == 0:
+                        store.put(record(task_id=f"task {number}"))
+                    counts[number] += 1
+                    if min(counts) >= 20:
+                        break
+            finally:
+                over.set()
+
+        in_threads(60, work)
+    assert min(counts) >= 20
+    # those that also store take about twice as long
+    assert max(counts) < 20 * 5, f"some were served much more often than others: {sorted(counts)}"

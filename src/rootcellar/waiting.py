@@ -14,6 +14,7 @@ from rootcellar.aside import Aside
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store, Watchable
+from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.watching import PollingWatcher, Tell, Told, Watcher
 
 logger = get_logger(__name__)
@@ -31,7 +32,7 @@ class Waiter:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._polling: PollingWatcher | None = None
+        self._polling = PerProcess(lambda: PollingWatcher(store.get_many))
         #: for what must not be waited for beyond a deadline
         self.aside = Aside()
 
@@ -39,15 +40,12 @@ class Waiter:
         """Return the one watcher of this process: the store's own, or one that polls."""
         if isinstance(self._store, Watchable):
             return self._store.watcher()
-        if self._polling is None or not self._polling.is_of_this_process():
-            self._polling = PollingWatcher(self._store.get_many)
-        return self._polling
+        return self._polling.get()
 
     def close(self) -> None:
         """End the thread of a watcher that polls."""
-        if self._polling is not None and self._polling.is_of_this_process():
-            self._polling.close()
-        self._polling = None
+        if (polling := self._polling.take()) is not None:
+            polling.close()
 
     def wait_for(
         self,

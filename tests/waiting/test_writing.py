@@ -68,10 +68,10 @@ def is_held_up(database: Database) -> bool:
 def queue_up(store: Store, *puts: Callable[[], Any]) -> list[Background]:
     """Begin calls one after the other; each is in the queue before the next begins."""
     begun: list[Background] = []
-    before = len(store._writer._queue)
+    before = len(store._writer._turns.get().queue)
     for put in puts:
         begun.append(Background(put))
-        until(lambda: len(store._writer._queue) == before + len(begun), "it waits in the queue")
+        until(lambda: len(store._writer._turns.get().queue) == before + len(begun), "it waits in the queue")
     return begun
 
 
@@ -362,9 +362,9 @@ def test_who_waits_for_a_leader_is_interrupted(store: Store, postgres_url: str) 
             assert main is not None
 
             def interrupt_main() -> list[Background]:
-                until(lambda: store._writer._queue, "it waits in the queue")
+                until(lambda: store._writer._turns.get().queue, "it waits in the queue")
                 signal.pthread_kill(main, signal.SIGUSR1)
-                until(lambda: not store._writer._queue, "it left the queue")
+                until(lambda: not store._writer._turns.get().queue, "it left the queue")
                 return queue_up(store, lambda: store.put(record("next")))
 
             interrupter = Background(interrupt_main)

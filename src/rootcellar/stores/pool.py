@@ -1,7 +1,18 @@
-"""A pool of connections that knows about forks: nothing in it crosses one."""
+"""A pool of connections: first come, first served; nothing in it crosses a fork, and no interruption breaks it.
+
+A soft time limit, Ctrl-C or a server's abort may raise an exception in any thread at any moment. So nothing here is
+right only if a second step follows the first one:
+
+- A lock is held by ``with`` alone, which takes and releases a plain lock in C.
+- No counter says how many connections are lent. A connection is lent while its :class:`Loan` exists, which the pool
+  refers to weakly. A loan that ended without giving its connection back is found, and its connection is closed.
+- Who waits holds a lock of its own meanwhile, by ``with``. Who left without a word is known by that lock, and keeps
+  nobody else waiting.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -9,7 +20,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from rootcellar.errors import StoreUnavailable
+from rootcellar.errors import RootcellarError, StoreUnavailable
+from rootcellar.stores.forking import PerProcess
+from rootcellar.stores.gates import LOOK, Gate
 
 C = TypeVar("C")
 
@@ -17,16 +30,65 @@ C = TypeVar("C")
 IDLE_BEFORE_PING = 15.0
 #: seconds that a fork waits at most for connections that must not cross it
 FORK_PATIENCE = 5.0
+_pools: list[weakref.ref[ConnectionPool[Any]]] = []
+#: held while a process forks by Python
+_forking = PerProcess(threading.Lock)
 
-_pools: weakref.WeakSet[ConnectionPool[Any]] = weakref.WeakSet()
-#: held while a pool is added, and while a process forks
-_registering = threading.Lock()
-#: connections of the parent process: never used here, and never closed here, for that would end the parent's session
-_inherited: list[Any] = []
+
+class _Turn:
+    """A thread's place in the queue of those who wait for a connection."""
+
+    __slots__ = ("gate", "presence")
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+        #: held for as long as the thread waits
+        self.presence = threading.Lock()
+
+
+class _Slot(Generic[C]):
+    """A connection that is there, or is being opened.
+
+    Attributes:
+        connection: the connection; ``None`` while it is being opened.
+        born, since: the monotonic times when it was opened and when it was last given back.
+        loan: who has it; ``None`` while it is idle.
+    """
+
+    __slots__ = ("born", "connection", "loan", "since")
+
+    def __init__(self, loan: weakref.ref[Loan[C]]) -> None:
+        self.connection: C | None = None
+        self.born = self.since = 0.0
+        self.loan: weakref.ref[Loan[C]] | None = loan
+
+
+class _State(Generic[C]):
+    """A pool's connections in one process, and who waits for one."""
+
+    __slots__ = ("forker", "is_forking", "lock", "pid", "queue", "slots")
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        #: held while a connection is chosen, and while the lists are changed
+        self.lock = threading.Lock()
+        self.slots: list[_Slot[C]] = []
+        self.queue: list[_Turn] = []
+        self.is_forking = False
+        self.forker = Gate()
+
+    def wake(self, _: object = None) -> None:
+        """Wake who is first in the queue, and a fork that waits. Takes no lock: a dead loan calls it from anywhere."""
+        if self.is_forking:
+            self.forker.open()
+        for turn in self.queue.copy():
+            if turn.presence.locked():
+                turn.gate.open()
+                return
 
 
 class ConnectionPool(Generic[C]):
-    """Hands out connections, the most recently used first, and opens one where none is idle.
+    """Lends connections, the most recently used first, and opens one where none is idle.
 
     Args:
         connect: opens a connection.
@@ -41,7 +103,9 @@ class ConnectionPool(Generic[C]):
         where: the server, for messages.
         remedy: what to do when none comes free.
         may_cross_forks: whether an open connection may be left behind in a forked child; otherwise every one is closed
-            before the fork.
+            before the fork, or, where the fork runs no hook, in the child.
+        harmless: the errors that may end a loan's ``with`` block and leave the connection fit for use. After any other
+            exception, such as a time limit's, it is closed: the server's answer may still be on its way.
     """
 
     def __init__(
@@ -59,6 +123,7 @@ class ConnectionPool(Generic[C]):
         idle_before_ping: float | None = None,
         remedy: str = "raise pool_size or max_overflow in database_engine_options",
         may_cross_forks: bool = True,
+        harmless: tuple[type[Exception], ...] = (),
     ) -> None:
         self._connect = connect
         self._close = close
@@ -72,15 +137,11 @@ class ConnectionPool(Generic[C]):
         self._where = where
         self._remedy = remedy
         self._may_cross_forks = may_cross_forks
-        self._reset()
-        with _registering:
-            _pools.add(self)
-
-    def _reset(self) -> None:
-        self._free = threading.Condition()
-        self._idle: list[tuple[C, float, float]] = []
-        self._open = 0
-        self._is_forking = False
+        self._harmless: tuple[type[BaseException], ...] = (RootcellarError, *harmless)
+        leave = None if may_cross_forks else self._close_inherited
+        self._state: PerProcess[_State[C]] = PerProcess(_State, leave)
+        if not may_cross_forks:
+            _pools.append(weakref.ref(self, _pools.remove))
 
     def connection(self, *, fresh: bool = False) -> Loan[C]:
         """Lend a connection for the length of a ``with`` block.
@@ -97,143 +158,222 @@ class ConnectionPool(Generic[C]):
 
     def drop_idle(self) -> None:
         """Close every connection that is not in use."""
-        with self._free:
-            idle, self._idle = self._idle, []
-        for connection, _, _ in idle:
-            self._discard(connection)
+        state = self._state.peek()
+        if state is None:
+            return
+        with state.lock:
+            idle = [slot for slot in state.slots if slot.loan is None]
+            for slot in idle:
+                state.slots.remove(slot)
+        state.wake()
+        for slot in idle:
+            if slot.connection is not None:
+                self._close(slot.connection)
 
-    def _take(self) -> tuple[C, float]:
-        while True:
-            found = self._idle_or_slot()
-            if found is None:
-                return self._open_one(), time.monotonic()
-            connection, born, since = found
-            is_fit = False
-            try:
-                is_fit = self._is_fit(connection, born, since)
-            finally:
-                # also when a time limit came in between: the slot is not lost
-                if not is_fit:
-                    self._discard(connection)
-            if is_fit:
-                return connection, born
+    # -- lending
 
-    def _idle_or_slot(self) -> tuple[C, float, float] | None:
-        """Return an idle connection, or ``None`` once there is room to open one."""
-        with self._free:
-            if self._idle and not self._is_forking:
-                return self._idle.pop()
-            deadline = time.monotonic() + self._timeout
-            while self._is_forking or (not self._idle and self._open >= self._size):
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._free.wait(left):
-                    raise StoreUnavailable(
-                        f"all {self._size} connections were in use for {self._timeout:g} s",
-                        where=self._where,
-                        remedy=self._remedy,
-                    )
-            if self._idle:
-                return self._idle.pop()
-            self._open += 1
-            return None
-
-    def _open_one(self) -> C:
+    def _lend(self, loan: Loan[C]) -> C:
+        """Give a connection to ``loan``. Whatever ends this early leaves the connection to nobody."""
+        state = loan._state = self._state.get()
         try:
-            return self._connect()
+            slot = self._claim(state, loan) or self._wait_for_one(state, loan)
+            if slot.connection is not None and not self._is_fit(slot, slot.connection):
+                unfit, slot.connection = slot.connection, None
+                self._close(unfit)
+            if slot.connection is None:
+                slot.connection = self._connect()
+                slot.born = time.monotonic()
+            return slot.connection
         except BaseException:
-            self._release_slot()
+            self._drop(loan)
             raise
 
-    def _is_fit(self, connection: C, born: float, since: float) -> bool:
+    def _claim(self, state: _State[C], loan: Loan[C], turn: _Turn | None = None) -> _Slot[C] | None:
+        """Take an idle connection, or the place for a new one, for ``loan``; ``None`` if it is not its turn yet.
+
+        Args:
+            turn: its place in the queue; ``None`` where it has none.
+        """
+        abandoned = None
+        with state.lock:
+            queue = state.queue
+            while queue and not queue[0].presence.locked():
+                # it was interrupted
+                del queue[0]
+            if state.is_forking or (queue and queue[0] is not turn):
+                return None
+            slot = _best(state.slots)
+            if slot is None and len(state.slots) >= self._size:
+                return None
+            reference = weakref.ref(loan, state.wake)
+            if slot is None:
+                slot = _Slot(reference)
+                loan._slot = slot
+                state.slots.append(slot)
+            else:
+                if slot.loan is not None:
+                    abandoned, slot.connection = slot.connection, None
+                loan._slot = slot
+                slot.loan = reference
+            if queue:
+                del queue[0]
+            is_more = bool(queue) and (len(state.slots) < self._size or _best(state.slots) is not None)
+        if is_more:
+            state.wake()
+        if abandoned is not None:
+            self._close(abandoned)
+        return slot
+
+    def _wait_for_one(self, state: _State[C], loan: Loan[C]) -> _Slot[C]:
+        """Queue for a connection."""
+        deadline = time.monotonic() + self._timeout
+        turn = _Turn()
+        with turn.presence:
+            try:
+                with state.lock:
+                    state.queue.append(turn)
+                has_collected = False
+                while (slot := self._claim(state, loan, turn)) is None:
+                    left = deadline - time.monotonic()
+                    if left > 0:
+                        turn.gate.wait(min(left, LOOK))
+                    elif has_collected:
+                        raise self._none_came_free()
+                    else:
+                        # loans of interrupted threads may exist in reference cycles only
+                        gc.collect()
+                        has_collected = True
+                return slot
+            except BaseException:
+                with state.lock:
+                    if turn in state.queue:
+                        state.queue.remove(turn)
+                state.wake()
+                raise
+
+    def _none_came_free(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"all {self._size} connections were in use for {self._timeout:g} s", where=self._where, remedy=self._remedy
+        )
+
+    def _is_fit(self, slot: _Slot[C], connection: C) -> bool:
         now = time.monotonic()
-        if 0 <= self._recycle < now - born or not self._usable(connection):
+        if 0 <= self._recycle < now - slot.born or not self._usable(connection):
             return False
         longest = IDLE_BEFORE_PING if self._idle_before_ping is None else self._idle_before_ping
-        if not self._ping or now - since < longest or self._alive(connection):
+        if not self._ping or now - slot.since < longest or self._alive(connection):
             return True
         # the others have lain idle for longer still, and each might take long to say nothing
         self.drop_idle()
         return False
 
-    def _give_back(self, connection: C, born: float) -> None:
-        if self._recycle == 0 or not self._usable(connection):
-            self._discard(connection)
+    # -- taking back
+
+    def _take_back(self, loan: Loan[C], kind: type[BaseException] | None) -> None:
+        state, slot = loan._state, loan._slot
+        if slot is None or slot.connection is None or state.pid != os.getpid():
+            # a child that was forked within the block has no part in it
             return
-        with self._free:
-            self._idle.append((connection, born, time.monotonic()))
-            self._wake()
+        is_sound = kind is None or issubclass(kind, self._harmless)
+        if not is_sound or self._recycle == 0 or not self._usable(slot.connection):
+            self._drop(loan)
+            return
+        slot.since = time.monotonic()
+        # from here on it is idle
+        slot.loan = None
+        state.wake()
 
-    def _discard(self, connection: C) -> None:
+    def _drop(self, loan: Loan[C]) -> None:
+        """Close the connection that ``loan`` has, if it has one, and make room for another one."""
+        state, slot = loan._state, loan._slot
+        if slot is None or slot.loan is None or slot.loan() is not loan:
+            return
+        connection, slot.connection = slot.connection, None
         try:
-            self._close(connection)
+            if connection is not None:
+                self._close(connection)
         finally:
-            self._release_slot()
+            with state.lock:
+                if slot in state.slots:
+                    state.slots.remove(slot)
+            state.wake()
 
-    def _release_slot(self) -> None:
-        with self._free:
-            self._open -= 1
-            self._wake()
-
-    def _wake(self) -> None:
-        """Wake who waits for this: one borrower, or the fork, which must not be passed over for a borrower."""
-        if self._is_forking:
-            self._free.notify_all()
-        else:
-            self._free.notify()
+    # -- forks
 
     def _before_fork(self) -> None:
-        """Close what must not cross, and let nothing be opened until the fork is over."""
-        self._free.acquire()
-        if not self._may_cross_forks:
-            self._is_forking = True
-            self._free.wait_for(lambda: self._open == len(self._idle), FORK_PATIENCE)
-            while self._idle:
-                self._close(self._idle.pop()[0])
-                self._open -= 1
+        """Close every connection, and let none be opened until the fork is over."""
+        state = self._state.get()
+        with state.lock:
+            state.is_forking = True
+        deadline = time.monotonic() + FORK_PATIENCE
+        while _is_any_lent(state) and (left := deadline - time.monotonic()) > 0:
+            state.forker.wait(min(left, LOOK))
+        self.drop_idle()
 
     def _after_fork_in_parent(self) -> None:
-        self._is_forking = False
-        self._free.notify_all()
-        self._free.release()
+        state = self._state.get()
+        state.is_forking = False
+        state.wake()
 
-    def _after_fork_in_child(self) -> None:
-        _inherited.extend(connection for connection, _, _ in self._idle)
-        self._reset()
+    def _close_inherited(self, state: _State[C]) -> None:
+        """Close the idle connections that came over a fork without hooks; one that was in use must be left alone."""
+        for slot in state.slots:
+            if slot.loan is None and slot.connection is not None:
+                self._close(slot.connection)
 
 
 class Loan(Generic[C]):
-    """A connection for the length of a ``with`` block; a class, for a generator would cost as much as all the rest."""
+    """A connection for the length of a ``with`` block. It is lent for as long as this object exists."""
 
-    __slots__ = ("_born", "_connection", "_pool")
+    __slots__ = ("__weakref__", "_pool", "_slot", "_state")
 
     def __init__(self, pool: ConnectionPool[C]) -> None:
         self._pool = pool
+        self._slot: _Slot[C] | None = None
+        self._state: _State[C]
 
     def __enter__(self) -> C:
-        self._connection, self._born = self._pool._take()
-        return self._connection
+        return self._pool._lend(self)
 
-    def __exit__(self, *_: object) -> None:
-        self._pool._give_back(self._connection, self._born)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool._take_back(self, kind)
+
+
+def _best(slots: list[_Slot[C]]) -> _Slot[C] | None:
+    """Return the idle connection that was used last; where none is idle, one whose loan ended without a word."""
+    best: _Slot[C] | None = None
+    abandoned: _Slot[C] | None = None
+    for slot in slots:
+        loan = slot.loan
+        if loan is None:
+            if best is None or slot.since >= best.since:
+                best = slot
+        elif loan() is None:
+            abandoned = slot
+    return best or abandoned
+
+
+def _is_any_lent(state: _State[C]) -> bool:
+    return any(slot.loan is not None and slot.loan() is not None for slot in state.slots.copy())
+
+
+# -- forks that run Python's hooks
 
 
 def _before_fork() -> None:
-    _registering.acquire()
-    for pool in _pools:
+    _forking.get().acquire()
+    for pool in _those_there():
         pool._before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    for pool in _pools:
+    for pool in _those_there():
         pool._after_fork_in_parent()
-    _registering.release()
+    _forking.get().release()
 
 
-def _after_fork_in_child() -> None:
-    global _registering
-    _registering = threading.Lock()
-    for pool in _pools:
-        pool._after_fork_in_child()
+def _those_there() -> list[ConnectionPool[Any]]:
+    return [pool for reference in _pools.copy() if (pool := reference()) is not None]
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)

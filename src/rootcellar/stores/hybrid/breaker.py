@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
 from rootcellar.errors import PayloadError, RecordRefused, RootcellarError
+from rootcellar.stores.forking import PerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +17,15 @@ T = TypeVar("T")
 #: seconds between two looks whether the cache is back, at first and at most
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
+
+
+class _Switch:
+    """Whether calls are let through, in one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.is_open = False
+        self.stop = threading.Event()
 
 
 class Breaker:
@@ -31,22 +39,16 @@ class Breaker:
     def __init__(self, probe: Callable[[], object], where: str) -> None:
         self._probe = probe
         self._where = where
-        self._start_afresh()
-        _all.add(self)
-
-    def _start_afresh(self) -> None:
-        self._lock = threading.Lock()
-        self._is_open = False
-        self._stop = threading.Event()
+        self._switches = PerProcess(_Switch)
 
     @property
     def is_open(self) -> bool:
         """Whether calls are kept from the cache."""
-        return self._is_open
+        return self._switches.get().is_open
 
     def call(self, work: Callable[[], T], otherwise: T) -> T:
         """Return what ``work`` returns, or ``otherwise`` while the cache is out of reach or where it fails."""
-        if self._is_open:
+        if self.is_open:
             return otherwise
         try:
             return work()
@@ -58,15 +60,19 @@ class Breaker:
         return otherwise
 
     def _open(self, exc: RootcellarError) -> None:
-        with self._lock:
-            if self._is_open:
+        switch = self._switches.get()
+        with switch.lock:
+            if switch.is_open:
                 return
-            self._is_open = True
-            stop = self._stop = threading.Event()
+            stop = switch.stop = threading.Event()
+            thread = threading.Thread(target=self._wait_until_back, args=(switch, stop), name="rootcellar-cache")
+            thread.daemon = True
+            thread.start()
+            # not before: who is interrupted here must not leave it open with nobody to close it
+            switch.is_open = True
         logger.warning("The cache is out of use, results come from the durable store meanwhile: %s", exc)
-        threading.Thread(target=self._wait_until_back, args=(stop,), name="rootcellar-cache", daemon=True).start()
 
-    def _wait_until_back(self, stop: threading.Event) -> None:
+    def _wait_until_back(self, switch: _Switch, stop: threading.Event) -> None:
         pause = FIRST_PAUSE
         while not stop.wait(pause):
             try:
@@ -75,25 +81,13 @@ class Breaker:
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 break
-        with self._lock:
-            if self._stop is stop:
-                self._is_open = False
+        with switch.lock:
+            if switch.stop is stop:
+                switch.is_open = False
         if not stop.is_set():
             logger.warning("The cache %s is in use again.", self._where)
 
     def close(self) -> None:
         """Stop looking; the next call tries the cache again."""
-        with self._lock:
-            self._stop.set()
-            self._is_open = False
-
-
-_all: weakref.WeakSet[Breaker] = weakref.WeakSet()
-
-
-def _forget_parents_threads() -> None:
-    for breaker in list(_all):
-        breaker._start_afresh()
-
-
-os.register_at_fork(after_in_child=_forget_parents_threads)
+        if (switch := self._switches.take()) is not None:
+            switch.stop.set()

@@ -25,6 +25,7 @@ from rootcellar.stores.base import (
     TellsFirst,
     Watchable,
 )
+from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.hybrid.cache import Cache
 from rootcellar.stores.hybrid.exactness import comes_back_as_it_is
 from rootcellar.stores.hybrid.settings import read_settings
@@ -49,7 +50,7 @@ class HybridStore(Store):
         self.cache = Cache(cache, settings.cache_expires)
         self._where = f"{self.durable.where}, cache {cache.where}"
         self.expires_by_itself = self.durable.expires_by_itself
-        self._polling: PollingWatcher | None = None
+        self._polling = PerProcess(lambda: PollingWatcher(self.get_many))
         if isinstance(self.durable, TellsFirst):
             self.durable.tell_first()
         # abilities of the durable store are ours
@@ -176,9 +177,7 @@ class HybridStore(Store):
         """Return the durable store's: it is the first to know, and loses no wake-up with the cache."""
         if isinstance(self.durable, Watchable):
             return self.durable.watcher()
-        if self._polling is None or not self._polling.is_of_this_process():
-            self._polling = PollingWatcher(self.get_many)
-        return self._polling
+        return self._polling.get()
 
     def check(self) -> None:
         """Look at both; a cache that is only out of reach is no reason not to work."""
@@ -206,8 +205,7 @@ class HybridStore(Store):
                 )
 
     def close(self) -> None:
-        if self._polling is not None and self._polling.is_of_this_process():
-            self._polling.close()
-        self._polling = None
+        if (polling := self._polling.take()) is not None:
+            polling.close()
         self.cache.close()
         self.durable.close()

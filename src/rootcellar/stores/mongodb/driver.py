@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import threading
-import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.forking import PerProcess
+from rootcellar.stores.pool import ConnectionPool
 
 try:
     import bson.errors
@@ -34,6 +35,8 @@ DATABASE = "celery"
 _TIMEOUTS = {"serverSelectionTimeoutMS": 3_000, "connectTimeoutMS": 3_000, "socketTimeoutMS": 30_000}
 #: milliseconds that a write waits for the majority
 _WRITE_TIMEOUT = 10_000
+#: seconds to wait for a connection where the settings set no limit
+_NO_LIMIT = 86_400.0
 _HOSTS = ("host", "port", "mongo_host")
 #: how the driver says that a server cannot be reached
 _OUT_OF_REACH = re.compile(r"refused|timed out|unreachable|reset by peer|closed|Errno", re.IGNORECASE)
@@ -168,19 +171,54 @@ def _hosts(url: str, given: dict[str, Any]) -> tuple[str | list[str], str]:
     return f"mongodb://{place}", place
 
 
+class _Place:
+    """The right to use one of the connections of a client."""
+
+
+class _Shared:
+    """A client that is closed once nothing refers to it any more."""
+
+    def __init__(self, client: Client, where: str) -> None:
+        self.client = client
+        self._pid = os.getpid()
+        #: ``None`` where there is no limit
+        self.places = _places(client, where)
+
+    def __del__(self) -> None:
+        # in a forked child it would end what the parent uses
+        if self._pid == os.getpid():
+            self.client.close()
+
+
+def _places(client: Client, where: str) -> ConnectionPool[_Place] | None:
+    """Return a queue before PyMongo's own pool, in which those who come wait behind those who come again and again."""
+    limits = client.options.pool_options
+    if not limits.max_pool_size or math.isinf(limits.max_pool_size):
+        return None
+    return ConnectionPool(
+        _Place,
+        close=_leave,
+        alive=bool,
+        usable=bool,
+        size=int(limits.max_pool_size),
+        timeout=limits.wait_queue_timeout or _NO_LIMIT,
+        recycle=-1.0,
+        ping=False,
+        where=where,
+        remedy="raise max_pool_size in mongodb_backend_settings",
+    )
+
+
+def _leave(place: _Place) -> None:
+    """Nothing is to be closed."""
+
+
 class Clients:
     """The client of this process: made at its first use, never carried over a fork, closed when nobody uses it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._start_afresh()
-        _all_clients.add(self)
-
-    def _start_afresh(self) -> None:
-        self._lock = threading.Lock()
-        self._current: Client | None = None
-        self._users: dict[int, int] = {}
-        self._retired: dict[int, Client] = {}
+        self._shared = PerProcess(lambda: _Shared(self._open(), settings.where))
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -189,49 +227,27 @@ class Clients:
         Raises:
             ConfigurationError: PyMongo refuses an option.
         """
-        with self._lock:
-            if self._current is None:
-                self._current = self._open()
-            client = self._current
-            self._users[id(client)] = self._users.get(id(client), 0) + 1
+        shared = self._shared.get()
         try:
-            yield client
-        finally:
-            with self._lock:
-                self._users[id(client)] -= 1
-                is_last = not self._users[id(client)]
-                finished = self._retired.pop(id(client), None) if is_last else None
-                if is_last:
-                    del self._users[id(client)]
-            if finished is not None:
-                finished.close()
+            with shared.places.connection() if shared.places else nullcontext():
+                yield shared.client
+        except (errors.RootcellarError, mongo.PyMongoError):
+            raise
+        except BaseException:
+            # an interruption may have struck in PyMongo's own pool, which does not bear that: others get a new client
+            if self._shared.peek() is shared:
+                self._shared.take()
+            raise
 
     def close(self) -> None:
         """Close the client once the last who uses it is done. The next use opens another."""
-        with self._lock:
-            client, self._current = self._current, None
-            if client is not None and id(client) in self._users:
-                self._retired[id(client)] = client
-                client = None
-        if client is not None:
-            client.close()
+        self._shared.take()
 
     def _open(self) -> Client:
         try:
             return pymongo.MongoClient(self._settings.hosts, **self._settings.client)
         except (mongo.PyMongoError, ValueError, TypeError) as exc:
             raise translate(exc, self._settings.where) from None
-
-
-_all_clients: weakref.WeakSet[Clients] = weakref.WeakSet()
-
-
-def _forget_parents_clients() -> None:
-    for clients in list(_all_clients):
-        clients._start_afresh()
-
-
-os.register_at_fork(after_in_child=_forget_parents_clients)
 
 
 @contextmanager

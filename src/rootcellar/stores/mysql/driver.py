@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from rootcellar import errors
 
@@ -19,6 +20,8 @@ except ImportError as exc:
     ) from exc
 
 from rootcellar.stores.mysql.failures import translate
+
+T = TypeVar("T")
 
 OLDEST_MARIADB = (10, 5)
 OLDEST_MYSQL = (8, 0)
@@ -43,6 +46,8 @@ class Connection(pymysql.connections.Connection):
     packet_limit = 0
     #: what the driver noted of the server's last answer
     server_status: int
+    #: whether a command was begun whose answer has not been read to its end
+    is_busy = False
     _write_timeout: float | None
     _sock: Any
 
@@ -86,8 +91,9 @@ class Connection(pymysql.connections.Connection):
         return self._sock
 
     def is_usable(self) -> bool:
-        """Tell, without a round trip, whether it is open and amid nothing."""
-        return bool(self.open and not self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
+        """Tell, without a round trip, whether it is open, in no transaction, and has no answer to come."""
+        is_idle = not self.is_busy and not self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS
+        return bool(self.open and is_idle)
 
     def is_alive(self) -> bool:
         try:
@@ -100,6 +106,27 @@ class Connection(pymysql.connections.Connection):
         """Close it, whatever state it is in."""
         with suppress(pymysql.Error):
             self.close()
+
+    def _execute_command(self, command: int, sql: str | bytes) -> None:
+        self.is_busy = True
+        super()._execute_command(command, sql)  # type: ignore[misc]
+
+    def _read_query_result(self, unbuffered: bool = False) -> int:
+        read: Callable[[], int] = partial(super()._read_query_result, unbuffered)  # type: ignore[misc]
+        return self._answer(read)
+
+    def _read_ok_packet(self) -> Any:
+        return self._answer(super()._read_ok_packet)  # type: ignore[misc]
+
+    def _answer(self, read: Callable[[], T]) -> T:
+        """Read an answer, and note that it was read to its end: a refusal by the server is a whole answer, too."""
+        try:
+            answer = read()
+        except pymysql.Error:
+            self.is_busy = False
+            raise
+        self.is_busy = False
+        return answer
 
     def wait_longer(self, *, read_timeout: float, write_timeout: float) -> None:
         """Wait so many seconds for the server from now on; the driver has one time for this and for the handshake."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pymysql
 
-from rootcellar.errors import RecordRefused, RootcellarError
+from rootcellar.errors import RecordRefused
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import rows
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
@@ -203,12 +203,6 @@ class MySQLStore(SqlStore[Connection]):
                         raise failures.translate(exc, self._where) from exc
                 except UnicodeEncodeError as exc:
                     raise self._refused(exc) from exc
-                except RootcellarError:
-                    raise
-                except BaseException:
-                    # a time limit, say: the server's answer may be under way, and must not be taken for the next one's
-                    connection.end()
-                    raise
             again.pause()
 
     def _note_failure(self, connection: Connection, code: int) -> None:

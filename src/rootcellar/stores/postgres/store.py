@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
@@ -14,6 +13,7 @@ from psycopg.rows import dict_row
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import rows
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
+from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.batching import Batch, Statements
@@ -50,7 +50,6 @@ class PostgresStore(SqlStore[Connection]):
         super().__init__(url, options, where=driver.describe(self._settings), statements=_statements(options))
         self._listen_settings = driver.connection_settings(self.options.listen_url or url, self.options.connect_args)
         self._pooling = Pooling(self.options.prepared_statements, self._where)
-        self._watcher_lock = threading.Lock()
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             lambda: self._pooling.look_at(driver.connect(self._settings, self._where)),
             close=Connection.close,
@@ -73,7 +72,7 @@ class PostgresStore(SqlStore[Connection]):
             self._pool, Statement("ring", self._sql["ring"]), Statement("ring_for_one", self._sql["ring_for_one"])
         )
         self._batching = Statements(self._sql, table_names(self.options)["task"])
-        self._watcher: ListeningWatcher | None = None
+        self._watchers = PerProcess(self._new_watcher)
 
     # -- tasks
 
@@ -190,9 +189,8 @@ class PostgresStore(SqlStore[Connection]):
         return [self._task_record(row) for row in self._all("query_tasks", params)]
 
     def close(self) -> None:
-        if self._watcher is not None and self._watcher.is_of_this_process():
-            self._watcher.close()
-        self._watcher = None
+        if (watcher := self._watchers.take()) is not None:
+            watcher.close()
         super().close()
 
     # -- talking to the server
@@ -233,14 +231,10 @@ class PostgresStore(SqlStore[Connection]):
 
     def watcher(self) -> Watcher:
         """Return the one watcher of this process."""
-        with self._watcher_lock:
-            if self._watcher is None or not self._watcher.is_of_this_process():
-                self._watcher = ListeningWatcher(
-                    self._connect_to_listen,
-                    self.get_many,
-                    self._sql,
-                )
-            return self._watcher
+        return self._watchers.get()
+
+    def _new_watcher(self) -> ListeningWatcher:
+        return ListeningWatcher(self._connect_to_listen, self.get_many, self._sql)
 
     def _rows_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return self._execute(connection, statement, params).fetchall()

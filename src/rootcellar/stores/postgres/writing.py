@@ -5,21 +5,21 @@ while it is busy goes together in the next turn. A turn is one pipeline: a trans
 for the disk unless all of them may be lost with the machine, and after its commit the bell for whoever waits for them.
 Records are sorted by chord and task, so that two processes never lock the same rows in opposite order.
 
-Any of them may be interrupted at any moment (a soft time limit, Ctrl-C, a greenlet's timeout). Nobody may then wait for
-a leader who is gone: whoever leaves tidies up by steps that can be repeated, and who finds himself unanswered tries
-again.
+Any of them may be interrupted at any moment (a soft time limit, Ctrl-C, a greenlet's timeout). A call that leaves
+tidies up by steps that can be repeated; one that was not answered tries again. Each call holds a lock of its own while
+it lasts, by ``with``, so the others see that a leader is gone, also where it could not tidy up.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import weakref
 
 from psycopg.pq.abc import PGresult
 
 from rootcellar import errors
+from rootcellar.stores.forking import PerProcess
+from rootcellar.stores.gates import Gate
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, ROLLBACK, Pipeline, Statement, Values, row_of
@@ -34,8 +34,6 @@ _BELL_FORMATS = (1, 0)
 
 #: the most records in one turn
 MOST = 200
-
-_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 
 
 class Write:
@@ -58,6 +56,7 @@ class Write:
         "is_durable",
         "is_ready",
         "order",
+        "presence",
         "statement",
         "task_id",
         "values",
@@ -82,14 +81,75 @@ class Write:
         self.count = 0
         self.answer: tuple[bytes | None, ...] = ()
         self.error: Exception | None = _UNANSWERED
-        #: closed while it waits for a leader, or to become one
-        self.gate = threading.Lock()
+        #: where it waits for a leader, or to become one
+        self.gate = Gate()
+        #: held while somebody waits for this to be written
+        self.presence = threading.Lock()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the call that brought it still waits for it."""
+        return self.presence.locked()
 
     def settle(self, result: PGresult) -> None:
         """Take the answer, once it is committed."""
         self.error = None
         self.count = result.command_tuples or 0
         self.answer = row_of(result) if result.ntuples else ()
+
+
+class _Turns:
+    """Who writes now and who comes next, in one process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: whose turn it is, who is in it beside them, and who comes next
+        self.leader: Write | None = None
+        self._followers: list[Write] = []
+        self.queue: list[Write] = []
+
+    def join(self, write: Write) -> None:
+        """Let ``write`` lead where nobody does; otherwise it comes next."""
+        write.gate.close()
+        with self._lock:
+            if self.leader is None:
+                self.leader = write
+            else:
+                self.queue.append(write)
+
+    def take_followers(self, leader: Write) -> list[Write]:
+        """Return those that go in the turn of ``leader``, which begins."""
+        with self._lock:
+            next_ones = [write for write in self.queue if write.is_wanted and write is not leader]
+            self._followers = next_ones[: MOST - 1]
+            self.queue = next_ones[MOST - 1 :]
+            return self._followers
+
+    def leave(self, write: Write) -> None:
+        """Take part no more, and keep nobody waiting, whether one was waiting, leading or to lead next."""
+        with self._lock:
+            if write in self.queue and self.leader is not write:
+                self.queue.remove(write)
+        self.hand_over(write)
+
+    def hand_over(self, leader: Write) -> None:
+        """Let those of this turn go, and the next one lead. Interrupted anywhere, it is to be done again."""
+        with self._lock:
+            if self.leader is leader:
+                for follower in self._followers:
+                    follower.gate.open()
+                self._followers = []
+                self.leader = next((write for write in self.queue if write.is_wanted), None)
+            if self.leader is not None:
+                if self.leader in self.queue:
+                    self.queue.remove(self.leader)
+                self.leader.gate.open()
+
+    def see_to_absent_leader(self) -> None:
+        """Hand the lead over where a leader left without doing so."""
+        leader = self.leader
+        if leader is not None and not leader.is_wanted:
+            self.hand_over(leader)
 
 
 class Writer:
@@ -105,15 +165,7 @@ class Writer:
         self._pool = pool
         self._ring = ring
         self._ring_for_one = ring_for_one
-        self._forget()
-        _writers.add(self)
-
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
-        #: whose turn it is, who is in it beside them, and who comes next
-        self._leader: Write | None = None
-        self._followers: list[Write] = []
-        self._queue: list[Write] = []
+        self._turns = PerProcess(_Turns)
 
     def write(self, write: Write) -> None:
         """Store; return once it is safe, with the statement's ``count`` and ``answer`` in ``write``.
@@ -122,75 +174,43 @@ class Writer:
             psycopg.Error: the server refused this record, or the connection was lost.
             StoreError: no connection could be had.
         """
-        while write.error is _UNANSWERED:
-            try:
-                self._take_part(write)
-                if write.error is _UNANSWERED:
-                    # who led was interrupted
-                    self._leave(write)
-            except BaseException:
-                self._leave(write)
-                raise
+        turns = self._turns.get()
+        with write.presence:
+            while write.error is _UNANSWERED:
+                try:
+                    self._take_part(turns, write)
+                    if write.error is _UNANSWERED:
+                        # who led was interrupted
+                        turns.leave(write)
+                except BaseException:
+                    turns.leave(write)
+                    raise
         if write.error is not None:
             raise write.error
 
-    def _take_part(self, write: Write) -> None:
+    def _take_part(self, turns: _Turns, write: Write) -> None:
         """Lead a turn, or wait until somebody has written this record too."""
-        write.gate.acquire(blocking=False)
-        with self._lock:
-            if self._leader is None:
-                self._leader = write
-            else:
-                self._queue.append(write)
-        if self._leader is not write:
-            # opened by whoever leads, when it has written this record or hands the lead over
-            write.gate.acquire()
-        if self._leader is write:
-            self._lead(write)
-
-    def _lead(self, leader: Write) -> None:
-        with self._lock:
-            self._followers = self._queue[: MOST - 1]
-            del self._queue[: MOST - 1]
-        self._write_together([leader, *self._followers])
-        self._hand_over(leader)
-
-    def _leave(self, write: Write) -> None:
-        """Take part no more, and keep nobody waiting, whether one was waiting, leading or to lead next."""
-        with self._lock:
-            if write in self._queue and self._leader is not write:
-                self._queue.remove(write)
-        self._hand_over(write)
-
-    def _hand_over(self, leader: Write) -> None:
-        """Let those of this turn go, and the next one lead. Interrupted anywhere, it is to be done again."""
-        with self._lock:
-            if self._leader is leader:
-                for follower in self._followers:
-                    _open(follower.gate)
-                self._followers = []
-                self._leader = self._queue[0] if self._queue else None
-            if self._queue and self._queue[0] is self._leader:
-                del self._queue[0]
-            if self._leader is not None:
-                _open(self._leader.gate)
+        turns.join(write)
+        while turns.leader is not write:
+            # opened by the leader, when it has written this record or hands the lead over
+            if write.gate.wait():
+                break
+            turns.see_to_absent_leader()
+        if turns.leader is write:
+            self._write_together([write, *turns.take_followers(write)])
+            turns.hand_over(write)
 
     def _write_together(self, batch: list[Write]) -> None:
         try:
             with self._pool.connection() as connection:
-                try:
-                    self._turn(connection, batch)
-                    failed = [write for write in batch if write.error is not None]
-                    if len(batch) > 1:
-                        # one of them spoilt the transaction for all: each alone gets its own answer
-                        for write in failed:
-                            write.error = _UNANSWERED
-                        for write in failed:
-                            self._turn(connection, [write])
-                except BaseException:
-                    # answers that nobody took may still be on their way
-                    connection.close()
-                    raise
+                self._turn(connection, batch)
+                failed = [write for write in batch if write.error is not None]
+                if len(batch) > 1:
+                    # one of them spoilt the transaction for all: each alone gets its own answer
+                    for write in failed:
+                        write.error = _UNANSWERED
+                    for write in failed:
+                        self._turn(connection, [write])
         except (psycopg.Error, errors.StoreError) as exc:
             for write in batch:
                 if write.error is _UNANSWERED:
@@ -243,18 +263,3 @@ def _roll_back(connection: Connection) -> None:
 
 def _order(write: Write) -> tuple[str, str]:
     return write.order
-
-
-def _open(gate: threading.Lock) -> None:
-    """Open a gate that may be open already."""
-    if gate.locked():
-        gate.release()
-
-
-def _after_fork_in_child() -> None:
-    # whoever was writing is not there
-    for writer in _writers:
-        writer._forget()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

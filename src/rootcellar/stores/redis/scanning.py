@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
@@ -28,7 +27,6 @@ class Scanner:
     def __init__(self, servers: Servers, keys: Keys) -> None:
         self._servers = servers
         self._keys = keys
-        self._lock = threading.Lock()
         #: where a page ended -> the ids that follow, and whether there are no others
         self._ahead: dict[str, tuple[list[str], bool]] = {}
 
@@ -46,15 +44,12 @@ class Scanner:
             records = fetch(some)
             found += [records[task_id] for task_id in some if task_id in records]
         if found:
-            with self._lock:
-                self._ahead = {found[-1].task_id: (ids, is_whole)}
+            self._ahead = {found[-1].task_id: (ids, is_whole)}
         return found
 
     def _take(self, after: str | None) -> tuple[list[str], bool]:
-        if after is not None:
-            with self._lock:
-                if (known := self._ahead.pop(after, None)) is not None:
-                    return known
+        if after is not None and (known := self._ahead.pop(after, None)) is not None:
+            return known
         return self._walk(after)
 
     def _walk(self, after: str | None) -> tuple[list[str], bool]:

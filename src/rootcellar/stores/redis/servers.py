@@ -104,6 +104,7 @@ class OneServer(Servers):
             idle_before_ping=idle_before_ping,
             where=where,
             remedy="raise redis_max_connections",
+            harmless=(ServerError,),
         )
 
     def _open(self) -> Line:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from rootcellar import celery_meta
 from rootcellar.errors import StoreUnavailable
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
+from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.journal import Journal
 from rootcellar.stores.redis import chords, driver, scripts
 from rootcellar.stores.redis.address import Address, read_address
@@ -48,8 +48,8 @@ class RedisStore(Store):
         self._keys = Keys(self._address.prefix, self._servers.chord_tags)
         self._scanner = Scanner(self._servers, self._keys)
         self._putting = Putting(self._servers.news, self.where)
-        self._watcher_lock = threading.Lock()
-        self._watcher: ListeningWatcher | None = None
+        self._fetch: Fetch = self.get_many
+        self._watchers = PerProcess(self._new_watcher)
 
     @property
     def where(self) -> str:
@@ -233,14 +233,15 @@ class RedisStore(Store):
 
     def watcher(self) -> Watcher:
         """Return the one watcher of this process."""
-        return self.watcher_over(self.get_many)
+        return self._watchers.get()
 
     def watcher_over(self, fetch: Fetch) -> Watcher:
         """Return the one watcher of this process, which reads by ``fetch``."""
-        with self._watcher_lock:
-            if self._watcher is None or not self._watcher.is_of_this_process():
-                self._watcher = ListeningWatcher(self._servers, fetch, self._keys, self.where)
-            return self._watcher
+        self._fetch = fetch
+        return self._watchers.get()
+
+    def _new_watcher(self) -> ListeningWatcher:
+        return ListeningWatcher(self._servers, self._fetch, self._keys, self.where)
 
     def unmoved(self) -> int:
         """See :class:`~rootcellar.stores.journal.KeepsJournal`."""
@@ -253,9 +254,8 @@ class RedisStore(Store):
         return journal
 
     def close(self) -> None:
-        if self._watcher is not None and self._watcher.is_of_this_process():
-            self._watcher.close()
-        self._watcher = None
+        if (watcher := self._watchers.take()) is not None:
+            watcher.close()
         self._servers.close()
 
 

@@ -48,6 +48,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
             # SQLite keeps the file's locks by process: with a connection of the parent's open, a child's would lock
             # nothing, and the parent could remove the log that the child writes to
             may_cross_forks=False,
+            harmless=(sqlite3.Error, UnicodeEncodeError, OverflowError),
         )
         self.schema = SQLiteSchema(self.options, self._raw, self._path)
 

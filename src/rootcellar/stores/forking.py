@@ -1,0 +1,68 @@
+"""What belongs to one process, and how a fork is noticed.
+
+Connections, threads, locks and queues of a process are of no use in a child that was forked from it: the connections
+are still the parent's, the threads are not there, and a lock that another thread held at the moment of the fork is held
+for ever. Not every fork runs Python's hooks (``os.register_at_fork``): a server that forks in C, such as uWSGI, runs
+none of them. So nothing here relies on a hook. What belongs to a process is kept by the process's id, and is looked up
+by that id at every use.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+#: what came over a fork: never used here, and never closed here, because that would end what the parent uses
+_inherited: list[Any] = []
+
+
+class PerProcess(Generic[T]):
+    """A value of which each process has its own, made at its first use there. Safe to use from any thread.
+
+    Args:
+        make: makes the value of this process.
+        leave: called once, before that, with a value that came over a fork; the value is kept in memory in any case.
+    """
+
+    __slots__ = ("_leave", "_locks", "_make", "_values")
+
+    def __init__(self, make: Callable[[], T], leave: Callable[[T], object] | None = None) -> None:
+        self._make = make
+        self._leave = leave
+        self._values: dict[int, T] = {}
+        self._locks: dict[int, threading.Lock] = {}
+
+    def get(self) -> T:
+        """Return the value of this process."""
+        try:
+            return self._values[os.getpid()]
+        except KeyError:
+            return self._made(os.getpid())
+
+    def peek(self) -> T | None:
+        """Return the value of this process; ``None`` where nobody has used it yet."""
+        return self._values.get(os.getpid())
+
+    def take(self) -> T | None:
+        """Return the value of this process and forget it: the next use makes another one."""
+        return self._values.pop(os.getpid(), None)
+
+    def _made(self, pid: int) -> T:
+        # a lock of this process: another thread of the parent may have held any other one when it forked
+        with self._locks.setdefault(pid, threading.Lock()):
+            if pid not in self._values:
+                self._leave_inherited()
+                self._values[pid] = self._make()
+            return self._values[pid]
+
+    def _leave_inherited(self) -> None:
+        for other in list(self._values):
+            value = self._values.pop(other)
+            _inherited.append(value)
+            self._locks.pop(other, None)
+            if self._leave is not None:
+                self._leave(value)
