@@ -57,6 +57,8 @@ class _Chord:
         if self.finished_at is None and key not in self.parts:
             self.parts[key] = part
             self.counted += 1
+        if self.finished_at is None and _is_before(self.record.expires_at, part.expires_at):
+            self.record = replace(self.record, expires_at=part.expires_at)
 
     def claim(self, claimant: str, lease: float) -> bool:
         if not self.waits_for_its_body or (self.is_held and self.claimant != claimant):
@@ -117,7 +119,7 @@ class MemoryStore(Store):
             written = earlier is None or not _stays(earlier, record)
             if written:
                 self._place.tasks[record.task_id] = _merged(earlier, record) if earlier else record
-            return Stored(written=written, chord=self._count(part, lease) if part else None)
+            return Stored(written=written, chord=self._count(_with_result(part, record), lease) if part else None)
 
     def get(self, task_id: str) -> TaskRecord | None:
         return self.get_many([task_id]).get(task_id)
@@ -257,8 +259,13 @@ def _place_in_header(part: ChordPart) -> tuple[bool, int, str]:
     return part.group_index is None, part.group_index or 0, part.task_id
 
 
-def _is_before(moment: datetime | None, now: datetime) -> bool:
-    return moment is not None and moment < now
+def _is_before(moment: datetime | None, now: datetime | None) -> bool:
+    return moment is not None and now is not None and moment < now
+
+
+def _with_result(part: ChordPart, record: TaskRecord) -> ChordPart:
+    """Return the part with a result that is the chord's own."""
+    return part if part.result is not None else replace(part, result=record.result)
 
 
 def _stays(earlier: TaskRecord, record: TaskRecord) -> bool:

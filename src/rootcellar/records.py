@@ -117,10 +117,9 @@ class ChordPart:
         task_id: the finished task.
         group_index: its place in the header; a signature used twice has one task id and two places.
         state: the state that it finished in.
-        result: its result, where no task record holds it for good (failures, ignored results);
-            otherwise ``None``, and the task record is read.
+        result: what it gave; ``None`` for the result of the record that it is stored with. The chord keeps it.
         owner: to which broker the body must be sent, as a fingerprint: two apps may share a store.
-        expires_at: when the chord may be deleted, should this part be the first that the store hears of it.
+        expires_at: until when the chord is kept at least; ``None`` leaves the chord's own date as it is.
         delivery: which run of the task counts it: the one that claimed the chord may claim it again, for the answer may
             have been lost; another run of the same task, at the same moment, may not.
     """

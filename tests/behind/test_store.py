@@ -394,7 +394,9 @@ def test_the_window_is_said_at_the_start(
 
 
 def test_the_least_that_a_user_needs(postgres_url: str, own_redis: RedisServer) -> None:
-    more = "+strlen +hexists +hdel +xadd +xdel +xlen +xrange +xrevrange +sadd +srem +sismember +scard +config|get"
+    more = (
+        "+strlen +hexists +hdel +xadd +xdel +xlen +xrange +xrevrange +sadd +srem +sismember +scard +sscan +config|get"
+    )
     assert more in Path(__file__).parents[2].joinpath("docs/hybrid.md").read_text(encoding="utf-8")
     with own_redis.client() as admin:
         rules = [*COMMANDS.split(), *KEYS.split(), *more.split()]

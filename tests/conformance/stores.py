@@ -930,25 +930,56 @@ class TestChords:
         assert [one.group_index for one in store.chord_parts(group)] == [0, 1, 2, 9, 10, 11, None]
         assert list(store.chord_parts(new_id())) == []
 
-    def test_parts_show_their_own_result_or_their_task_s(self, store: Store) -> None:
+    def test_parts_show_their_own_result_or_that_of_their_record(self, store: Store) -> None:
         group = begun(store, 5)
-        ok, failed, gone = record(result=json_payload("ok")), record(state="FAILURE"), record()
+        ok, failed = record(result=json_payload("ok")), record(state="FAILURE")
         store.put(ok, part(group, ok.task_id, 0))
         store.put(failed, part(group, failed.task_id, 1, state="FAILURE", result=json_payload("own")))
-        store.put(gone, part(group, gone.task_id, 2))
-        store.count_part(part(group, "ignored", 3, result=json_payload(None)))
-        store.delete([gone.task_id])
-        store.put(replace(failed, state="RETRY", result=json_payload("later")))
-        found = list(store.chord_parts(group))
-        # a store that cannot store a task and its part in one step keeps the result with the part
-        kept = found[2].result
-        assert kept in (None, gone.result)
-        assert found == [
+        store.count_part(part(group, "ignored", 2, result=json_payload(None)))
+        alone = record(result=json_payload("stored alone"))
+        store.put(alone)
+        store.count_part(part(group, alone.task_id, 3))
+        assert list(store.chord_parts(group)) == [
             PartResult(task_id=ok.task_id, group_index=0, state="SUCCESS", result=json_payload("ok")),
             PartResult(task_id=failed.task_id, group_index=1, state="FAILURE", result=json_payload("own")),
-            PartResult(task_id=gone.task_id, group_index=2, state="SUCCESS", result=kept),
-            PartResult(task_id="ignored", group_index=3, state="SUCCESS", result=json_payload(None)),
+            PartResult(task_id="ignored", group_index=2, state="SUCCESS", result=json_payload(None)),
+            PartResult(task_id=alone.task_id, group_index=3, state="SUCCESS", result=json_payload("stored alone")),
         ]
+
+    def test_chord_keeps_what_its_parts_gave_whatever_becomes_of_the_records(self, store: Store) -> None:
+        group = begun(store, 6)
+        payloads = [json_payload(None), Payload(b"\x80\x05\x00\xff", "application/x-python-serialize", "binary")]
+        records = [
+            *(record(result=payload) for payload in payloads),
+            record(state="FAILURE", result=json_payload("why"), retries=1),
+            record(state="REVOKED", result=json_payload("who"), expires_at=datetime.now(timezone.utc)),
+            record(result=json_payload("soon gone"), expires_at=datetime.now(timezone.utc)),
+            record(result=None),
+        ]
+        for index, one in enumerate(records):
+            assert store.put(one, part(group, one.task_id, index, state=one.state)).written
+        expected = [
+            PartResult(task_id=one.task_id, group_index=index, state=one.state, result=one.result)
+            for index, one in enumerate(records)
+        ]
+        store.put(replace(records[2], state="SUCCESS", result=json_payload("another run"), retries=2))
+        assert list(store.chord_parts(group)) == expected
+        store.delete([one.task_id for one in records])
+        store.delete_expired(datetime.now(timezone.utc))
+        assert list(store.chord_parts(group)) == expected
+        store.put(replace(records[0], result=json_payload("yet another run")))
+        assert list(store.chord_parts(group)) == expected
+
+    def test_part_has_the_result_it_came_with_where_an_earlier_success_stays(self, store: Store) -> None:
+        group = begun(store, 2)
+        one = record(result=json_payload("stored by hand"))
+        store.put(one)
+        stored = store.put(replace(one, result=json_payload("returned")), part(group, one.task_id, 0))
+        assert not stored.written
+        again = store.put(replace(one, result=json_payload("of another run")), part(group, one.task_id, 0))
+        assert again.chord == ChordProgress(size=2, counted=1, claimed=False, finished=False)
+        assert [found.result for found in store.chord_parts(group)] == [json_payload("returned")]
+        assert store.get(one.task_id) == one
 
     def test_sixteen_threads_complete_a_chord(self, store: Store) -> None:
         for _ in range(5):
@@ -1079,6 +1110,43 @@ class TestExpiry:
         assert new_store.get_chord(kept) is not None
         assert len(new_store.chord_parts(kept)) == 1, "the chord's own time counts, not its parts'"
         assert new_store.count_part(part(gone, "first", 0)).counted == 1
+
+    def test_record_that_expires_before_its_chord_leaves_its_part(self, new_store: Store) -> None:
+        group = begun(new_store, 2, expires_at=NOW + timedelta(1))
+        short = record(result=json_payload("kept"), expires_at=NOW - timedelta(1))
+        new_store.put(short, part(group, short.task_id, 0, expires_at=NOW + timedelta(1)))
+        new_store.delete_expired(NOW)
+        assert new_store.get(short.task_id) is None
+        assert [found.result for found in new_store.chord_parts(group)] == [short.result]
+        assert new_store.count_part(part(group, "last", 1)).claimed
+
+    def test_parts_put_off_the_expiry_of_their_chord(self, new_store: Store) -> None:
+        now = datetime.now(timezone.utc)
+        soon, later = now + timedelta(hours=1), now + timedelta(hours=10)
+        known, stored = (begun(new_store, 4, expires_at=soon) for _ in range(2))
+        unbegun = new_id()
+        for group in (known, unbegun):
+            new_store.count_part(part(group, "first", 0, expires_at=soon))
+            new_store.count_part(part(group, "second", 1, expires_at=later))
+            new_store.count_part(part(group, "third", 2, expires_at=soon))
+        one = record()
+        new_store.put(one, part(stored, one.task_id, 0, expires_at=later))
+        new_store.delete_expired(now + timedelta(hours=2))
+        assert [len(new_store.chord_parts(group)) for group in (known, unbegun, stored)] == [3, 3, 1]
+        assert new_store.count_part(part(known, "last", 3)).claimed
+        new_store.delete_expired(now + timedelta(hours=11))
+        assert new_store.get_chord(known) is None
+        assert [len(new_store.chord_parts(group)) for group in (known, unbegun, stored)] == [0, 0, 0]
+
+    def test_part_changes_nothing_of_a_chord_that_never_expires(self, new_store: Store) -> None:
+        never = begun(new_store, 3)
+        new_store.count_part(part(never, "first", 0, expires_at=NOW))
+        new_store.count_part(part(never, "second", 1))
+        new_store.delete_expired(NOW + timedelta(days=400))
+        assert len(new_store.chord_parts(never)) == 2
+        chord = new_store.get_chord(never)
+        assert chord is not None
+        assert chord.expires_at is None
 
     def test_a_finished_chord_goes_on_refusing_for_a_while(self, new_store: Store) -> None:
         group = completed(new_store, 2)

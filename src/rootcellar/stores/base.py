@@ -100,8 +100,9 @@ class Store(ABC):
         ``done_at`` and ``expires_at``, which belong to the state.
 
         With ``part``, the part is counted in the same transaction, as :meth:`count_part` does, also where the record
-        was not written. Without ``durable``,
-        the server may answer before the disk has it; a store that cannot do so ignores it.
+        was not written. A part that brings no result of its own gets ``record.result``: the chord keeps it, whatever
+        becomes of the task's record. Without ``durable``, the server may answer before the disk has it; a store that
+        cannot do so ignores it.
 
         Returns:
             whether it was written, and the chord's progress where a part was counted.
@@ -162,6 +163,12 @@ class Store(ABC):
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
         """Count a part, once for each (group id, task id, group index) however often it comes.
 
+        The chord owns what its parts gave until it is finished. A task's record may be deleted, expire, be stored anew,
+        be evicted or be moved elsewhere before that: :meth:`chord_parts` gives the same results.
+
+        A part puts off the chord's expiry to the part's ``expires_at``, where that is later: a chord whose parts still
+        come does not expire. A chord that never expires stays so.
+
         Who completes the chord claims it: ``claimed`` is true, and nobody else may claim it for ``lease`` seconds,
         but for the same part of the same delivery. A part of a finished chord is not counted.
         """
@@ -178,8 +185,8 @@ class Store(ABC):
     def chord_parts(self, group_id: str) -> Sequence[PartResult]:
         """Return a chord's parts in the order of the header, those without an index last.
 
-        A part without a result of its own shows its task record's; where that is gone, its result is ``None``, unless
-        the store kept it with the part because it cannot store both in one step.
+        Each has the result that it was counted with. One that was counted without any, as :meth:`count_part` allows,
+        shows that of its task's record; where there is no record, its result is ``None``.
         """
 
     @abstractmethod

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
@@ -58,7 +58,7 @@ class Settlement:
     Attributes:
         pending: as it was read.
         outcome: what became of it.
-        lasts: how long the quick store goes on keeping it; ``None`` for ever.
+        lasts: how long the quick store goes on keeping it; ``None`` for ever, as what was refused is kept in any case.
         kept: what the durable store has of it, where that is something else.
     """
 
@@ -100,6 +100,16 @@ class Journal(Protocol):
 
     def release(self, task_id: str) -> bool:
         """Take away what was moved of a task; return whether nothing of it is left here that others do not have."""
+
+    def delete_expired(self, now: datetime) -> int:
+        """Delete what expired before ``now`` and is in no other store: chords, and tasks that were refused.
+
+        Such things do not expire in the server by themselves, for that may evict what does. This looks through all
+        keys, so it is meant for the end of a cleanup.
+
+        Returns:
+            how many tasks; chords are not counted.
+        """
 
     def lag(self) -> Lag:
         """Look how much waits to be moved."""

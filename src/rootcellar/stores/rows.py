@@ -146,17 +146,29 @@ def chord_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> ChordRe
     )
 
 
-def part_row(part: ChordPart, date: DateAdapter = lambda value: value) -> dict[str, Any]:
-    """Return a chord part's columns by name; -1 stands for no index, for a primary key takes no NULL."""
+def part_row(part: ChordPart, record: TaskRecord | None, date: DateAdapter = lambda value: value) -> dict[str, Any]:
+    """Return a chord part's columns by name; -1 stands for no index, for a primary key takes no NULL.
+
+    Args:
+        part: the part.
+        record: the record that it is stored with, whose result it has where it brings none of its own.
+        date: turns a date into what the driver takes.
+    """
+    result = kept_result(part, record)
     return {
         "part_group_id": part.group_id,
         "part_task_id": part.task_id,
         "part_index": -1 if part.group_index is None else part.group_index,
         "part_status": part.state,
-        "part_result": frame(part.result) if part.result else None,
+        "part_result": frame(result) if result else None,
         "part_owner": part.owner,
         "part_expires_at": None if part.expires_at is None else date(part.expires_at),
     }
+
+
+def kept_result(part: ChordPart, record: TaskRecord | None) -> Payload | None:
+    """Return what a chord keeps of a part: its own result, or that of the record that it is stored with."""
+    return part.result if part.result is not None or record is None else record.result
 
 
 def claimant(part: ChordPart) -> str:

@@ -179,11 +179,11 @@ class WriteBehindStore(Store):
     # -- time and end
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        """Delete in the durable store what was moved; Redis deletes by itself what has expired there since."""
+        """Delete in the durable store what was moved, then in Redis what is only there; copies expire by themselves."""
         self._catch_up()
         while self.front.delete_expired(now, limit):
             pass
-        return self.durable.delete_expired(now, limit)
+        return self.durable.delete_expired(now, limit) or self._journal.delete_expired(now)
 
     def watcher(self) -> Watcher:
         """Return one that is told by Redis, the first to know."""

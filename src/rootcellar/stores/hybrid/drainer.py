@@ -96,7 +96,7 @@ class Drainer:
             logger.error(
                 "The result of task %s stays in Redis, for the durable store refuses it: %s", pending.task_id, answer
             )
-            return Settlement(pending=pending, outcome=Outcome.REFUSED, lasts=_left(pending.record))
+            return Settlement(pending=pending, outcome=Outcome.REFUSED)
         left = _left(kept or pending.record)
         return Settlement(
             pending=pending,

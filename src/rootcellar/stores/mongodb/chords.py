@@ -5,9 +5,9 @@ count: their key makes each count once, and a chord that is begun anew gets a ne
 The number in the chord's document only spares counting them: it is never too high. A part that comes again, and whoever
 looks for orphans, count the parts.
 
-A part that comes with a result is noted in the task's own document, in the write that stores the result
-(:data:`NOTED`), then counted here, then struck off there. Who dies in between leaves a note; the same part delivered
-again, :func:`ChordDocuments.settle` before a deletion, and whoever looks for orphans count it.
+A part that comes with a record is noted in the task's own document, in the write that stores the record
+(:data:`NOTED`), then counted here with its result, then struck off there. A process that dies in between leaves a note;
+the same part delivered again, :func:`ChordDocuments.settle` before a deletion, and each look for orphans count it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from pymongo.collection import Collection, ReturnDocument
@@ -174,7 +175,7 @@ class ChordDocuments:
 
     def _settle(self, task: Mapping[str, Any]) -> None:
         for noted in task[documents.OURS]["parts"]:
-            part = _read_note(task["_id"], noted)
+            part = _read_note(task, noted)
             chord, is_news = self._arrive(part)
             if is_news:
                 self._note_arrival(chord)
@@ -186,17 +187,36 @@ class ChordDocuments:
         chord = self._touch(part.group_id, {"owner": part.owner}, unknown)
         is_news = False
         if chord["finished_at"] is None:
+            chord = self._put_off(chord, part)
             document = note(part) | {
                 "_id": f"{chord['run']}/{part.group_index}/{part.task_id}",
                 "run": chord["run"],
                 "task_id": part.task_id,
-                # with its chord, not before it
-                "expires_at": chord["expires_at"],
+                "expires_at": _end_of_part(chord, part),
             }
             with contextlib.suppress(DuplicateKeyError):
                 self._parts.insert_one(document)
                 is_news = True
         return chord, is_news
+
+    def _put_off(self, chord: Document, part: ChordPart) -> Document:
+        """Let a chord, and the parts that it has, expire as late as a part says; return the chord.
+
+        Each part of a long chord would change all parts before it. So this is done when less than half of the time is
+        left that the part asks for.
+        """
+        expires = documents.moment(chord["expiry"])
+        if expires is None or part.expires_at is None or expires >= part.expires_at:
+            return chord
+        now = datetime.now(timezone.utc)
+        if expires - now > (part.expires_at - now) / 2:
+            return chord
+        later = {"expires_at": part.expires_at, "expiry": documents.microseconds(part.expires_at)}
+        # first the parts: who dies between the two leaves none that expires before its chord
+        self._parts.update_many({"run": chord["run"]}, {"$max": {"expires_at": part.expires_at}})
+        is_it = {"_id": chord["_id"], "run": chord["run"], "finished_at": None, "expiry": {"$lt": later["expiry"]}}
+        self._chords.update_one(is_it, {"$set": later})
+        return chord | later
 
     def _note_arrival(self, chord: Mapping[str, Any]) -> Document | None:
         """Add one to the chord's own count, which is never too high, and too low where somebody died before this."""
@@ -243,9 +263,19 @@ def note(part: ChordPart) -> Document:
     }
 
 
-def _read_note(task_id: str, noted: Mapping[str, Any]) -> ChordPart:
+def _read_note(task: Mapping[str, Any], noted: Mapping[str, Any]) -> ChordPart:
+    """Return the part that a task's document has a note of; its result is the document's where the note has none."""
     fields = {name: noted[name] for name in ("group_id", "group_index", "state", "owner", "expires_at", "delivery")}
-    return ChordPart(task_id=task_id, result=unframe(noted["result"]) if noted["result"] else None, **fields)
+    result = unframe(noted["result"]) if noted["result"] else documents.task_record(task).result
+    return ChordPart(task_id=task["_id"], result=result, **fields)
+
+
+def _end_of_part(chord: Mapping[str, Any], part: ChordPart) -> datetime | None:
+    """Return when a part expires: not before its chord, also where another part puts that off at this moment."""
+    expires = documents.moment(chord["expiry"])
+    if expires is None or part.expires_at is None:
+        return expires
+    return max(expires, part.expires_at)
 
 
 def _new_chord() -> Document:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
 from rootcellar.stores.mongodb import driver
 from rootcellar.stores.mongodb.chords import NOTED, ChordDocuments, indexes, note
 from rootcellar.stores.mongodb.driver import Document
+from rootcellar.stores.rows import kept_result
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +73,7 @@ class MongoStore(Store):
             written = _write(tasks, record, part)
             if part is None:
                 return Stored(written=written)
-            if not written:
-                at.task.update_one({"_id": record.task_id}, {"$push": {NOTED: note(part)}})
-            progress = at.chords.count(part, lease)
+            progress = at.chords.count(replace(part, result=kept_result(part, record)), lease)
             at.chords.strike_off(part)
             return Stored(written=written, chord=progress)
 
@@ -243,7 +243,9 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
         overwritable["$or"] = [{"date_done": None}, is_no_later_end]
     change: Document = {"$set": update, "$setOnInsert": beside}
     if part is not None:
-        change["$push"] = {NOTED: note(part)}
+        # a SUCCESS stays, so it need not be there twice: a document has no more than 16 MB
+        noted = part if record.state == "SUCCESS" else replace(part, result=kept_result(part, record))
+        change["$push"] = {NOTED: note(noted)}
     while True:
         try:
             tasks.update_one(overwritable, change, upsert=True)

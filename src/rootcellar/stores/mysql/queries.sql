@@ -10,7 +10,9 @@ ON DUPLICATE KEY UPDATE group_id = VALUES(group_id)
 -- count_arrived: add the part to the chord's count, unless the chord is finished
 INSERT INTO {chord} (group_id, counted, owner, expires_at)
 VALUES (%(part_group_id)s, %(arrived)s, %(part_owner)s, %(part_expires_at)s)
-ON DUPLICATE KEY UPDATE counted = counted + IF(date_done IS NULL, VALUES(counted), 0), owner = VALUES(owner)
+ON DUPLICATE KEY UPDATE counted = counted + IF(date_done IS NULL, VALUES(counted), 0), owner = VALUES(owner),
+    -- one that never expires stays so, and a part may say nothing
+    expires_at = IF(expires_at < VALUES(expires_at), VALUES(expires_at), expires_at)
 
 -- chord_progress: see how far a chord is
 SELECT size + extra, counted, date_done IS NOT NULL FROM {chord} WHERE group_id = %(part_group_id)s
@@ -78,7 +80,7 @@ WHERE group_id = %(group_id)s AND counted >= size + extra AND date_done IS NULL
 -- get_chord: read an unfinished chord
 SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = %(group_id)s AND date_done IS NULL
 
--- chord_parts: read the parts in the order of the header, with the results that their tasks hold
+-- chord_parts: read the parts in the order of the header; one that was counted without a result shows its task's
 SELECT p.task_id, NULLIF(p.group_index, -1), p.status, p.result, t.result, t.result_exact
 FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
 WHERE p.group_id = %(group_id)s AND p.group_index <> -2

@@ -72,7 +72,7 @@ class MySQLStore(SqlStore[Connection]):
 
         def both(connection: Connection) -> Stored:
             written = connection.execute(self._sql["put_task"], row) > 0
-            return Stored(written=written, chord=self._count_part(connection, part, lease))
+            return Stored(written=written, chord=self._count_part(connection, part, record, lease))
 
         return self._in_transaction(both)
 
@@ -96,7 +96,7 @@ class MySQLStore(SqlStore[Connection]):
             self._count("size_chord", params)
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
-        return self._in_transaction(lambda connection: self._count_part(connection, part, lease))
+        return self._in_transaction(lambda connection: self._count_part(connection, part, None, lease))
 
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         return self._run(lambda connection: self._claim(connection, group_id, claimant, lease))
@@ -136,10 +136,12 @@ class MySQLStore(SqlStore[Connection]):
 
     # -- inside a transaction
 
-    def _count_part(self, connection: Connection, part: ChordPart, lease: float) -> ChordProgress:
+    def _count_part(
+        self, connection: Connection, part: ChordPart, record: TaskRecord | None, lease: float
+    ) -> ChordProgress:
         """Count a part, and claim the chord where that completes it. Parts are locked before their chord, always."""
         _check_ids(part.group_id, part.task_id)
-        params = rows.part_row(part, _date_text)
+        params = rows.part_row(part, record, _date_text)
         params["arrived"] = min(1, connection.execute(self._sql["arrive"], params))
         connection.execute(self._sql["count_arrived"], params)
         ((size, counted, finished),) = connection.rows(self._sql["chord_progress"], params)

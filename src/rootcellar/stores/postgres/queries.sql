@@ -40,6 +40,8 @@ VALUES (%(part_group_id)s, (SELECT count(*) FROM arrived), %(part_owner)s, %(par
 ON CONFLICT (group_id) DO UPDATE SET
     counted = c.counted + excluded.counted,
     owner = excluded.owner,
+    -- one that never expires stays so, and a part may say nothing
+    expires_at = CASE WHEN c.expires_at < excluded.expires_at THEN excluded.expires_at ELSE c.expires_at END,
     claimed_by = CASE WHEN {claimable} THEN %(claimant)s::text ELSE c.claimed_by END,
     claimed_until = CASE WHEN {claimable}
         THEN clock_timestamp() + make_interval(secs => %(lease)s::double precision) ELSE c.claimed_until END
@@ -111,7 +113,7 @@ WHERE group_id = %(group_id)s AND counted >= size + extra AND date_done IS NULL
 -- get_chord: read an unfinished chord
 SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = %(group_id)s AND date_done IS NULL
 
--- chord_parts: read the parts in the order of the header, with the results that their tasks hold
+-- chord_parts: read the parts in the order of the header; one that was counted without a result shows its task's
 SELECT p.task_id, nullif(p.group_index, -1), p.status, p.result, t.result::text, t.result_exact
 FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
 WHERE p.group_id = %(group_id)s AND p.group_index <> -2

@@ -85,7 +85,7 @@ class PostgresStore(SqlStore[Connection]):
         if part is not None:
             statement = self._put_and_part
             order = (part.group_id, record.task_id)
-            more, more_forms = self._values(self._count_part, _part_row(part, lease))
+            more, more_forms = self._values(self._count_part, _part_row(part, record, lease))
             values, forms = [*values, *more], [*forms, *more_forms]
         is_ready = record.done_at is not None
         write = self._write(
@@ -156,7 +156,7 @@ class PostgresStore(SqlStore[Connection]):
         self._count("grow_chord" if relative else "size_chord", {"group_id": group_id, "size": size, "key": key})
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
-        values = self._values(self._count_part, _part_row(part, lease))
+        values = self._values(self._count_part, _part_row(part, None, lease))
         order = (part.group_id, "")
         write = self._write(lambda: Write("", self._count_part, values, order, is_durable=True, is_ready=False))
         return _progress(write.answer)
@@ -352,8 +352,8 @@ def _cast(name: str, column: str) -> str:
     return f"%({name})s::{'bytea' if column.endswith('_exact') else 'text'}"
 
 
-def _part_row(part: ChordPart, lease: float) -> dict[str, Any]:
-    return {**rows.part_row(part), "claimant": rows.claimant(part), "lease": lease}
+def _part_row(part: ChordPart, record: TaskRecord | None, lease: float) -> dict[str, Any]:
+    return {**rows.part_row(part, record), "claimant": rows.claimant(part), "lease": lease}
 
 
 def _progress(answer: tuple[bytes | None, ...]) -> ChordProgress:

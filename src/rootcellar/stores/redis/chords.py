@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload, TaskRecord
 from rootcellar.stores.redis.keys import encoded
-from rootcellar.stores.rows import frame, unframe
+from rootcellar.stores.rows import frame, kept_result, unframe
 
 _PART = b"part:"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -23,9 +23,9 @@ def part_field(part: ChordPart) -> bytes:
     return _PART + index + b":" + encoded(part.task_id)
 
 
-def part_value(part: ChordPart, result: Payload | None) -> bytes:
-    """Return what is kept of a part: with its own result, or with ``result`` where it has none."""
-    kept = part.result or result
+def part_value(part: ChordPart, record: TaskRecord | None) -> bytes:
+    """Return what is kept of a part that is stored with ``record``, or alone."""
+    kept = kept_result(part, record)
     return json.dumps(part.state).encode() + b"\n" + (frame(kept) if kept is not None else b"")
 
 

@@ -1,4 +1,7 @@
-"""What expires: the server deletes it when its time has come. What will have expired at a later moment is looked up."""
+"""What expires: the server deletes it when its time has come. What will have expired at a later moment is looked up.
+
+A server that keeps a journal may evict what expires, so what is nowhere else does not: a cleanup deletes it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from datetime import datetime
 from rootcellar.stores.redis import scripts
 from rootcellar.stores.redis.keys import Keys, is_group
 from rootcellar.stores.redis.servers import PIPELINE, Servers
+from rootcellar.stores.redis.wire import pack
 
 #: seconds by which clocks may differ: up to this, "now" is now, and the server has seen to it
 CLOCKS = 60.0
@@ -34,9 +38,26 @@ class Sweep:
             count += self._expire([key for key in keys if is_group(key)][: limit - count], before)
             if count >= limit:
                 return count
+        self.delete_expired_chords(before)
+        return count
+
+    def delete_expired_chords(self, before: datetime) -> None:
+        """Delete the chords that expire before a moment, also before now: those of write-behind are left to this."""
         for keys in self._batches(self._keys.all_chords, PIPELINE):
             self._expire(keys, before)
-        return count
+
+    def delete_expired_refused(self, before: datetime) -> int:
+        """Delete the tasks that the durable store refused and that expire before a moment; return how many."""
+        count, cursor = 0, b"0"
+        refused = self._keys.journal_refused
+        while True:
+            cursor, found = self._servers.call(refused, pack(b"SSCAN", refused, cursor))
+            for task_id in found:
+                key = self._keys.task(task_id.decode("utf-8", "surrogatepass"))
+                call = scripts.EXPIRE.call((key, refused), *_moments(before), task_id)
+                count += self._servers.run(key, call)
+            if cursor == b"0":
+                return count
 
     def _batches(self, pattern: bytes, size: int) -> Iterator[list[bytes]]:
         for keys in self._servers.keys(pattern):
@@ -44,5 +65,10 @@ class Sweep:
                 yield keys[start : start + size]
 
     def _expire(self, keys: list[bytes], before: datetime) -> int:
-        moments = (int(before.timestamp() * 1000), int(time.time() * 1000))
+        moments = _moments(before)
         return sum(self._servers.run(key, scripts.EXPIRE.call((key,), *moments)) for key in keys)
+
+
+def _moments(before: datetime) -> tuple[int, int]:
+    """Return a moment and now, in milliseconds."""
+    return int(before.timestamp() * 1000), int(time.time() * 1000)

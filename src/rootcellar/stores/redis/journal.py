@@ -8,12 +8,14 @@ task leaves both if its version is still the one with which it was read. Until t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from rootcellar import celery_meta
 from rootcellar.errors import AppendOnlyMissing, ConfigurationError
 from rootcellar.records import TaskRecord
 from rootcellar.stores.journal import Lag, Pending, Settlement
 from rootcellar.stores.redis import appendonly, scripts
+from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.keys import Keys, encoded
 from rootcellar.stores.redis.servers import OneServer, Servers
 from rootcellar.stores.redis.wire import pack
@@ -110,6 +112,12 @@ class RedisJournal:
         key = self._keys.task(task_id)
         keys = (key, self._keys.journal_versions, self._keys.journal_refused)
         return bool(self._servers.run(key, scripts.RELEASE.call(keys, encoded(task_id)), durable=True))
+
+    def delete_expired(self, now: datetime) -> int:
+        """Delete what expired before ``now`` of that which is nowhere else; return how many tasks."""
+        sweep = Sweep(self._servers, self._keys)
+        sweep.delete_expired_chords(now)
+        return sweep.delete_expired_refused(now)
 
     # -- how far it is
 

@@ -48,6 +48,7 @@ class RedisStore(Store):
         self._keys = Keys(self._address.prefix, self._servers.chord_tags)
         self._scanner = Scanner(self._servers, self._keys)
         self._putting = Putting(self._servers.news, self.where)
+        self._has_journal = False
         self._fetch: Fetch = self.get_many
         self._watchers = PerProcess(self._new_watcher)
 
@@ -84,7 +85,7 @@ class RedisStore(Store):
 
     def _put_and_count(self, key: bytes, record: TaskRecord, part: ChordPart, lease: float, durable: bool) -> Stored:
         keys = (key, self._keys.chord(part.group_id))
-        counting = self._counting(part, lease)
+        counting = self._counting(part, lease, record)
         expected = b""
         for _ in range(_MERGES):
             call = self._putting.task_and_part(keys, record, expected, counting)
@@ -93,7 +94,7 @@ class RedisStore(Store):
                 return Stored(written=answer[4] == 1, chord=chords.progress(answer))
             expected = answer
             if (whole := _with_earlier(record, expected)) is None:
-                return Stored(written=False, chord=self.count_part(part, lease=lease))
+                return Stored(written=False, chord=self._count(part, lease, record))
             record = whole
         raise _contended(self.where)
 
@@ -155,7 +156,7 @@ class RedisStore(Store):
             chords.framed(chord.body),
             chords.framed(chord.header),
             chords.microseconds(chord.expires_at),
-            milliseconds(chord.expires_at),
+            self._chord_lasts(chord.expires_at),
             *self._naming(chord.group_id),
         )
         self._servers.run(key, call)
@@ -175,17 +176,22 @@ class RedisStore(Store):
             self._servers.run(key, scripts.COUNT_PART.call((key,), *self._counting(part, lease, record)))
         )
 
-    def _counting(self, part: ChordPart, lease: float, record: TaskRecord | None = None) -> tuple[bytes | int, ...]:
+    def _counting(self, part: ChordPart, lease: float, record: TaskRecord | None) -> tuple[bytes | int, ...]:
         """Return the arguments of a script that counts."""
         return (
             chords.part_field(part),
-            chords.part_value(part, record.result if record else None),
+            chords.part_value(part, record),
             encoded(part.owner),
             encoded(claimant(part)),
             int(lease * 1_000_000),
-            milliseconds(part.expires_at),
+            chords.microseconds(part.expires_at),
+            self._chord_lasts(part.expires_at),
             *self._naming(part.group_id),
         )
+
+    def _chord_lasts(self, expires_at: datetime | None) -> int:
+        """Return for how many milliseconds the server keeps a chord; 0 where a cleanup deletes it."""
+        return 0 if self._has_journal else milliseconds(expires_at)
 
     def _naming(self, group_id: str) -> tuple[bytes, bytes]:
         return self._keys.waiting(group_id), encoded(group_id)
@@ -251,6 +257,8 @@ class RedisStore(Store):
         """See :class:`~rootcellar.stores.journal.KeepsJournal`."""
         journal = RedisJournal(self._servers, self._keys, self.where)
         self._putting = NotedPutting(self._keys, self._servers.news, self.where)
+        # a server may evict what expires, and these chords are nowhere else
+        self._has_journal = True
         return journal
 
     def close(self) -> None:

@@ -12,7 +12,9 @@ ON CONFLICT DO NOTHING
 -- count_arrived: add the part to the chord's count
 INSERT INTO {chord} AS c (group_id, counted, owner, expires_at)
 VALUES (:part_group_id, :arrived, :part_owner, :part_expires_at)
-ON CONFLICT (group_id) DO UPDATE SET counted = c.counted + excluded.counted, owner = excluded.owner
+ON CONFLICT (group_id) DO UPDATE SET counted = c.counted + excluded.counted, owner = excluded.owner,
+    -- one that never expires stays so, and a part may say nothing
+    expires_at = CASE WHEN c.expires_at < excluded.expires_at THEN excluded.expires_at ELSE c.expires_at END
 
 -- chord_progress: see how far a chord is
 SELECT size + extra, counted, date_done IS NOT NULL FROM {chord} WHERE group_id = :part_group_id
@@ -74,7 +76,7 @@ WHERE group_id = :group_id AND counted >= size + extra AND date_done IS NULL
 -- get_chord: read an unfinished chord
 SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = :group_id AND date_done IS NULL
 
--- chord_parts: read the parts in the order of the header, with the results that their tasks hold
+-- chord_parts: read the parts in the order of the header; one that was counted without a result shows its task's
 SELECT p.task_id, nullif(p.group_index, -1), p.status, p.result, t.result, t.result_exact
 FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
 WHERE p.group_id = :group_id AND p.group_index <> -2

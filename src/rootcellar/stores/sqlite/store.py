@@ -63,7 +63,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
 
         def both(connection: sqlite3.Connection) -> Stored:
             written = connection.execute(self._sql["put_task"], row).rowcount == 1
-            return Stored(written=written, chord=self._count_part(connection, part, lease))
+            return Stored(written=written, chord=self._count_part(connection, part, record, lease))
 
         return self._in_transaction(both)
 
@@ -85,7 +85,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
             self._count("size_chord", params)
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
-        return self._in_transaction(lambda connection: self._count_part(connection, part, lease))
+        return self._in_transaction(lambda connection: self._count_part(connection, part, None, lease))
 
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         params = {"group_id": group_id, "claimant": claimant, "lease": lease, "now": time.time()}
@@ -119,9 +119,11 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
 
     # -- talking to the file
 
-    def _count_part(self, connection: sqlite3.Connection, part: ChordPart, lease: float) -> ChordProgress:
+    def _count_part(
+        self, connection: sqlite3.Connection, part: ChordPart, record: TaskRecord | None, lease: float
+    ) -> ChordProgress:
         """Count a part inside a transaction, and claim the chord where that completes it."""
-        params = rows.part_row(part, _date_text)
+        params = rows.part_row(part, record, _date_text)
         params["arrived"] = connection.execute(self._sql["arrive"], params).rowcount
         connection.execute(self._sql["count_arrived"], params)
         claim = {"group_id": part.group_id, "claimant": rows.claimant(part), "lease": lease, "now": time.time()}

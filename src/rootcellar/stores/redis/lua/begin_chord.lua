@@ -1,5 +1,6 @@
 -- Keep a chord's body and header, and forget an earlier run. KEYS: the chord. ARGV: body, header, when it expires in
--- microseconds ('' for never), how long that is in milliseconds, the name of the sorted sets, the group's id.
+-- microseconds ('' for never), how long that is in milliseconds (0 to leave it to a cleanup), the name of the sorted sets,
+-- the group's id.
 local chord = see(KEYS[1])
 chord.waits = false
 note_waiting(chord, ARGV[5], ARGV[6])

@@ -44,9 +44,25 @@ local function claim(key, chord, claimant, lease, waiting, group)
     return 1
 end
 
--- part: field, value, owner, claimant, lease in microseconds, how long the chord lasts in milliseconds (0 for ever),
--- the name of the sorted sets, the group's id.
-local function count(key, field, value, owner, claimant, lease, lasts, waiting, group)
+-- A part puts off the chord's expiry, unless that never comes or the part says nothing. A chord without `expires_at`
+-- never expires.
+local function put_off(key, is_new, expires, lasts)
+    if expires == '' then
+        return
+    end
+    local told = redis.call('HGET', key, 'expires_at')
+    if is_new or (told and told ~= '' and tonumber(told) < tonumber(expires)) then
+        redis.call('HSET', key, 'expires_at', expires)
+        if lasts ~= '0' then
+            redis.call('PEXPIRE', key, lasts)
+        end
+    end
+end
+
+-- part: field, value, owner, claimant, lease in microseconds, until when the chord is kept at least, in microseconds ('' if
+-- that is not said), how long that is in milliseconds (0 to leave it to a cleanup), the name of the sorted sets, the
+-- group's id.
+local function count(key, field, value, owner, claimant, lease, expires, lasts, waiting, group)
     local is_new = redis.call('EXISTS', key) == 0
     local before = see(key)
     if before.owner and before.owner ~= owner then
@@ -56,8 +72,8 @@ local function count(key, field, value, owner, claimant, lease, lasts, waiting, 
     if not before.done and redis.call('HSETNX', key, field, value) == 1 then
         redis.call('HINCRBY', key, 'counted', 1)
     end
-    if is_new and lasts ~= '0' then
-        redis.call('PEXPIRE', key, lasts)
+    if not before.done then
+        put_off(key, is_new, expires, lasts)
     end
     local chord = see(key)
     if before.owner ~= owner and chord.waits then

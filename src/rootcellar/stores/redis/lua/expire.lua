@@ -1,4 +1,5 @@
--- Delete a key that expires before a moment to come. KEYS: the key. ARGV: that moment and now, in milliseconds.
+-- Delete a key that expires before a moment. KEYS: the key; for a task that the durable store refused, the set of those
+-- too. ARGV: that moment and now, in milliseconds; the refused task's id.
 local before, moment = tonumber(ARGV[1]), tonumber(ARGV[2])
 local expires
 local left = redis.call('PTTL', KEYS[1])
@@ -19,6 +20,9 @@ if not expires and left >= 0 then
     expires = moment + left
 end
 if expires and expires < before then
+    if KEYS[2] then
+        redis.call('SREM', KEYS[2], ARGV[3])
+    end
     return redis.call('DEL', KEYS[1])
 end
 return 0

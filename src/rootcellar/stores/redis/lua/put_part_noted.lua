@@ -8,6 +8,8 @@ if answer == 1 then
     write(KEYS[1], ARGV[1], '0', ARGV[2])
     note(KEYS[3], KEYS[4], ARGV[4], false)
 end
-local progress = count(KEYS[2], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12])
+local progress = count(
+    KEYS[2], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+)
 progress[5] = answer
 return progress

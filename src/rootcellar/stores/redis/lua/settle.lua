@@ -6,6 +6,10 @@ local stream, versions, refused = KEYS[1], KEYS[2], KEYS[3]
 local function take_out(key, task, outcome, lasts, blob)
     redis.call('HDEL', versions, task)
     redis.call(outcome == 'refused' and 'SADD' or 'SREM', refused, task)
+    if outcome == 'refused' then
+        -- it is nowhere else, and the server may evict what expires: a cleanup deletes it
+        return
+    end
     if outcome == 'gone' then
         redis.call('DEL', key)
     elseif blob ~= '' then
