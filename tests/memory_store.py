@@ -252,7 +252,8 @@ class MemoryStore(Store):
 
 def _merged(earlier: TaskRecord, later: TaskRecord) -> TaskRecord:
     given = {one.name: getattr(later, one.name) for one in fields(TaskRecord)}
-    return replace(earlier, **{k: v for k, v in given.items() if v is not None or k in BELONG_TO_STATE})
+    of_state = BELONG_TO_STATE if later.done_at is None else (*BELONG_TO_STATE, "children")
+    return replace(earlier, **{k: v for k, v in given.items() if v is not None or k in of_state})
 
 
 def _place_in_header(part: ChordPart) -> tuple[bool, int, str]:

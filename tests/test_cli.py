@@ -257,6 +257,17 @@ def test_show_tells_everything_of_a_task(tmp_path: Path) -> None:
     assert (shown["stamps"], shown["group_index"], shown["retries"]) == ({"release": "r7"}, 4, 2)
 
 
+def test_show_leaves_out_a_relation_of_a_task_to_itself(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/one.sqlite3"
+    children = payload([[["the-id", None], None], [["child-id", None], None]])
+    keep(url, record("the-id", "FAILURE", "shop.pay", 1, children=children, parent_id="the-id")).close()
+    text = run_here("show", "the-id", "-b", url).out
+    assert not re.search(r"^ *parent", text, re.MULTILINE)
+    assert text.split("Children")[1].split() == ["child-id"]
+    shown = json.loads(run_here("show", "the-id", "-b", url, "--json").out)
+    assert (shown["parent_id"], shown["children"]) == (None, [[["child-id", None], None]])
+
+
 def test_show_gives_a_failure_with_its_traceback(sqlite_url: str) -> None:
     text = run_here("show", uuid_like(2), "-b", sqlite_url).out
     assert text.startswith("FAILURE  shop.pay\n")

@@ -61,6 +61,9 @@ def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
     for name in _VALUES:
         if (payload := getattr(record, name)) is not None:
             update[name], update[f"{OURS}.{name}"] = _plain(payload), frame(payload)
+    if record.children is None and record.done_at is not None:
+        # those of an earlier run are not the children of the one that ended
+        update["children"], update[f"{OURS}.children"] = [], None
     if record.stamps is not None:
         update[f"{OURS}.stamps"] = frame(record.stamps)
     # a stock reader looks it up without asking whether it is there

@@ -104,7 +104,7 @@ def encode_task(record: TaskRecord) -> bytes:
         given |= _BITS["args"]
     if record.kwargs is not None:
         given |= _BITS["kwargs"]
-    if record.children is not None:
+    if record.children is not None or record.done_at is not None:
         given |= _BITS["children"]
     if record.stamps is not None:
         given |= _BITS["stamps"]
@@ -195,7 +195,11 @@ def decode_group(group_id: str, blob: bytes) -> GroupRecord:
 def merged(earlier: TaskRecord, later: TaskRecord) -> TaskRecord:
     """Return ``later`` with what it does not say of the call taken from ``earlier``."""
     values = {name: getattr(later, name) for name in TaskRecord.__slots__}
-    values.update({name: getattr(earlier, name) for name in KEPT if values[name] is None})
+    missing = [name for name in KEPT if values[name] is None]
+    if later.done_at is not None and "children" in missing:
+        # those of an earlier run are not the children of the one that ended
+        missing.remove("children")
+    values.update({name: getattr(earlier, name) for name in missing})
     return TaskRecord(**values)
 
 

@@ -11,6 +11,7 @@ from celery import states
 from rootcellar import process
 from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, deserialise, serialise
 from rootcellar.records import Payload, TaskRecord
+from rootcellar.relations import children_of, other_than
 from rootcellar.retention import Retention
 
 _EMPTY: Mapping[str, Any] = {}
@@ -65,8 +66,8 @@ class Recorder:
         }
         if traceback is not None:
             fields["traceback"] = self._codec.encode_text(str(traceback), task_id=task_id, call=call)
-        if children:
-            fields["children"] = serialise(children, "json")
+        if children and (others := children_of(task_id, children)):
+            fields["children"] = serialise(others, "json")
         if request is not None:
             fields.update(self._told_by(request, task_id, call))
         return TaskRecord(**fields)
@@ -80,7 +81,7 @@ class Recorder:
             "retries": getattr(request, "retries", None),
             "group_id": getattr(request, "group", None),
             "group_index": getattr(request, "group_index", None),
-            "parent_id": getattr(request, "parent_id", None),
+            "parent_id": other_than(task_id, getattr(request, "parent_id", None)),
             "root_id": getattr(request, "root_id", None),
             "sent_at": process.read_moment(getattr(request, process.SENT_AT, None)),
             "started_at": getattr(request, process.STARTED_AT, None),
@@ -113,7 +114,7 @@ class Recorder:
             "status": record.state,
             "result": read(record.result, RESULT),
             "traceback": self._codec.decode_text(record.traceback, task_id=record.task_id),
-            "children": deserialise(record.children, None) if record.children else [],
+            "children": children_of(record.task_id, deserialise(record.children, None)) if record.children else [],
             "date_done": record.done_at,
             "name": record.name,
             "args": read(record.args, ARGS),
@@ -122,7 +123,7 @@ class Recorder:
             "retries": record.retries,
             "queue": record.queue,
             "group_id": record.group_id,
-            "parent_id": record.parent_id,
+            "parent_id": other_than(record.task_id, record.parent_id),
             "root_id": record.root_id,
             "date_sent": record.sent_at,
             "date_started": record.started_at,

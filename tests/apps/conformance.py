@@ -246,6 +246,16 @@ def retry_by_itself(self: Any) -> int:
     return int(self.request.retries)
 
 
+@task(bind=True)
+def retry_with_children(self: Any, ends_with_child: bool) -> Any:
+    """Send a task in the first run, and where it is wanted in the second, and return its id."""
+    if self.request.retries == 0 or ends_with_child:
+        child = self.app.tasks["conformance.add"].delay(1, 1)
+    if self.request.retries == 0:
+        raise self.retry(countdown=0)
+    return child.id if ends_with_child else None
+
+
 @task()
 def reject() -> None:
     raise Reject("not for me", requeue=False)

@@ -222,6 +222,18 @@ class TestEssentials:
         assert result.get(timeout=WAIT) == 3
         assert result.retries == 3
 
+    @pytest.mark.parametrize("task", ["retry_until", "retry_by_itself"])
+    def test_a_retried_task_is_neither_its_own_child_nor_its_own_parent(self, bench: Bench, task: str) -> None:
+        result = getattr(bench.tasks, task).delay(*((2,) if task == "retry_until" else ()))
+        assert result.get(timeout=WAIT) == 2
+        found = bench.app.AsyncResult(result.id)
+        assert found.children == []
+        assert [(node.id, value) for node, value in found.collect(timeout=WAIT)] == [(result.id, 2)]
+        assert found.get_leaf() == 2
+        record = stored(bench, result.id)
+        assert record is not None
+        assert (record.parent_id, record.root_id) == (None, result.id)
+
     def test_children(self, bench: Bench) -> None:
         result = bench.tasks.parent.delay(1)
         result.get(timeout=WAIT)
@@ -684,6 +696,42 @@ class TestStates:
             result.get(timeout=WAIT)
         assert caught.value.args == ("never", 1)
         assert (result.state, result.retries) == ("FAILURE", 1)
+
+    def test_a_task_that_waits_for_its_retry_is_not_its_own_child(self, bench: Bench) -> None:
+        result = bench.tasks.retry_tomorrow.delay()
+        eventually(lambda: result.state == "RETRY", "the state RETRY")
+        assert result.children == []
+        result.revoke()
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=WAIT)
+        assert bench.app.AsyncResult(result.id).children == []
+
+    @pytest.mark.parametrize("ends_with_child", [False, True])
+    def test_children_of_a_retried_task_are_those_of_its_last_run(self, bench: Bench, ends_with_child: bool) -> None:
+        result = bench.tasks.retry_with_children.delay(ends_with_child)
+        last = result.get(timeout=WAIT)
+        found = bench.app.AsyncResult(result.id)
+        assert [child.id for child in found.children] == ([last] if ends_with_child else [])
+        assert len([node.id for _, node in found.iterdeps(intermediate=True)]) == 1 + ends_with_child
+
+    def test_a_record_that_names_its_task_among_its_relations_is_read_without_it(self, bench: Bench) -> None:
+        task_id, child = new_id(), [["child", None], None]
+        own: list[Any] = [[task_id, None], None]
+        children = [own, child, [["a group", None], [own, child]]]
+        bench.backend.store.put(
+            TaskRecord(
+                task_id=task_id,
+                state="FAILURE",
+                parent_id=task_id,
+                result=Payload(b"null"),
+                children=Payload(json.dumps(children).encode()),
+                done_at=datetime.now(timezone.utc),
+            )
+        )
+        found = bench.app.AsyncResult(task_id)
+        assert [one.id for one in found.children] == ["child", "a group"]
+        assert [one.id for one in found.children[1].results] == ["child"]
+        assert bench.backend.get_task_meta(task_id)["parent_id"] is None
 
     def test_retried_by_itself(self, bench: Bench) -> None:
         assert bench.tasks.retry_by_itself.delay().get(timeout=WAIT) == 2

@@ -320,6 +320,19 @@ class TestTasks:
         assert found is not None
         assert (found.args, found.kwargs, found.result) == (plain, odd, odd)
 
+    @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
+    @pytest.mark.parametrize("later", [None, json_payload([[["second", None], None]])], ids=["none", "some"])
+    def test_a_finished_task_has_the_children_of_its_last_run(
+        self, store: Store, state: str, later: Payload | None
+    ) -> None:
+        first = full_record(state="RETRY", done_at=None, children=json_payload([[["first", None], None]]))
+        store.put(first)
+        store.put(replace(first, state="STARTED", children=None))
+        assert store.get(first.task_id) == replace(first, state="STARTED"), "a state that is not final keeps them"
+        end = replace(first, state=state, done_at=NOW, children=later)
+        assert store.put(end).written
+        assert store.get(first.task_id) == end
+
     @pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "FAILURE", "REVOKED", "PROGRESS"])
     def test_any_state_but_success_is_overwritten(self, store: Store, state: str) -> None:
         first = record(state=state)

@@ -29,6 +29,7 @@ from rootcellar.cli.times import parse_moment, seconds_between, show_seconds
 from rootcellar.cli.values import json_object, json_value, one_line, outcome, pretty
 from rootcellar.errors import AbilityMissing, RootcellarError
 from rootcellar.records import TaskRecord
+from rootcellar.relations import children_of, other_than
 from rootcellar.stores import Store
 from rootcellar.stores.base import Queryable, TaskQuery
 
@@ -164,7 +165,7 @@ def _fields(record: TaskRecord) -> Iterator[tuple[str, str | None]]:
     yield "args", one_line(record.args) if record.args else None
     yield "kwargs", one_line(record.kwargs) if record.kwargs else None
     yield "group", _place_in_group(record)
-    yield "parent", record.parent_id
+    yield "parent", other_than(record.task_id, record.parent_id)
     yield "root", "itself" if record.root_id == record.task_id else record.root_id
     yield "stamps", one_line(record.stamps) if record.stamps else None
 
@@ -178,7 +179,7 @@ def _blocks(record: TaskRecord) -> Iterator[tuple[str, str]]:
         yield "Result", pretty(record.result)
     if record.traceback:
         yield "Traceback", record.traceback.rstrip("\n")
-    children = json_value(record.children)
+    children = children_of(record.task_id, json_value(record.children))
     if children:
         yield "Children", "\n".join(_child_lines(children))
 

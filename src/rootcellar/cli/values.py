@@ -16,6 +16,7 @@ from rootcellar.cli.times import seconds_between
 from rootcellar.errors import PayloadError
 from rootcellar.payloads import Codec
 from rootcellar.records import ENCRYPTED, TYPED_JSON, Payload, TaskRecord
+from rootcellar.relations import children_of, other_than
 from rootcellar.typed import readable
 
 _JSON = "application/json"
@@ -72,6 +73,9 @@ def outcome(record: TaskRecord) -> str:
 def json_object(record: TaskRecord) -> dict[str, Any]:
     """Return a record as an object of plain JSON: times in ISO 8601 and UTC, spans in seconds."""
     shown = {name: _field(getattr(record, name)) for name in _FIELDS}
+    shown["parent_id"] = other_than(record.task_id, record.parent_id)
+    if record.children is not None and isinstance(shown["children"], list):
+        shown["children"] = children_of(record.task_id, shown["children"])
     shown["queue_wait_seconds"] = seconds_between(record.sent_at, record.started_at)
     shown["run_seconds"] = seconds_between(record.started_at, record.done_at)
     return shown

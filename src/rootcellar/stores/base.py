@@ -96,8 +96,9 @@ class Store(ABC):
         A SUCCESS (``state == "SUCCESS"``) stays. A record that is done stays if the new one is not done and has fewer
         ``retries``: that is the RETRY of an earlier run, which came late.
 
-        Fields of ``record`` that are ``None`` keep what an earlier state stored, but for ``result``, ``traceback``,
-        ``done_at`` and ``expires_at``, which belong to the state.
+        Fields of ``record`` that are ``None`` keep what an earlier state stored, except ``result``, ``traceback``,
+        ``done_at`` and ``expires_at``, which belong to the state, and except ``children`` of a record that is done:
+        a finished task has the children of its last run, or none.
 
         With ``part``, the part is counted in the same transaction, as :meth:`count_part` does, also where the record
         was not written. A part that brings no result of its own gets ``record.result``: the chord keeps it, whatever

@@ -328,9 +328,22 @@ def update_assignments() -> str:
     for column in TASK_COLUMNS:
         if column in STATE_COLUMNS or column == "task_id":
             continue
-        given = column.removesuffix("_exact")
-        assignments.append(f"{column} = CASE WHEN excluded.{given} IS NULL THEN t.{column} ELSE excluded.{column} END")
+        is_kept = kept("excluded.{}", column)
+        assignments.append(f"{column} = CASE WHEN {is_kept} THEN t.{column} ELSE excluded.{column} END")
     return ", ".join(assignments)
+
+
+def kept(new: str, column: str) -> str:
+    """Return the condition on which a row keeps a column that does not belong to the state.
+
+    Args:
+        new: how the upsert writes a column of the row that comes.
+        column: the column.
+    """
+    given = column.removesuffix("_exact")
+    condition = f"{new.format(given)} IS NULL"
+    # the children of the last run are all that a finished task has
+    return f"{condition} AND {new.format('date_done')} IS NULL" if given == "children" else condition
 
 
 def named(columns: Sequence[str], style: str) -> str:

@@ -288,7 +288,7 @@ def _update_assignments() -> str:
     for column in rows.TASK_COLUMNS[1:]:
         condition = "put_id = VALUES(put_id)"
         if column not in rows.STATE_COLUMNS:
-            condition += f" AND VALUES({column.removesuffix('_exact')}) IS NOT NULL"
+            condition += f" AND NOT ({rows.kept('VALUES({})', column)})"
         assignments.append(f"{column} = IF({condition}, VALUES({column}), {column})")
     return ", ".join(assignments)
 
