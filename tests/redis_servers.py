@@ -146,7 +146,16 @@ class SentinelServer(RedisServer):
 
     name = "sentinel"
 
-    def __init__(self, master_port: int, name: str, quorum: int, more: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        master_port: int,
+        name: str,
+        quorum: int,
+        more: Sequence[str] = (),
+        *,
+        after: Sequence[str] = (),
+        down_after: int = 1000,
+    ) -> None:
         super().__init__()
         lines = [
             f"port {self.port}",
@@ -154,8 +163,9 @@ class SentinelServer(RedisServer):
             f"dir {self.folder}",
             *more,
             f"sentinel monitor {name} {HOST} {master_port} {quorum}",
-            f"sentinel down-after-milliseconds {name} 1000",
+            f"sentinel down-after-milliseconds {name} {down_after}",
             f"sentinel failover-timeout {name} 2000",
+            *after,
         ]
         # the Sentinel writes what it learns into this file
         (self.folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
@@ -279,6 +289,76 @@ class TlsSentinelSet(SentinelSet):
     def __exit__(self, *details: object) -> None:
         super().__exit__(*details)
         self._folder.cleanup()
+
+
+class GuardedRedisServer(RedisServer):
+    """A Redis that lets nobody in without a password: clients with :data:`PASSWORD`, other users with one of their own.
+
+    Args:
+        users: the others, each with its password.
+    """
+
+    def __init__(self, users: dict[str, str], **settings: Setting) -> None:
+        super().__init__(**settings, requirepass=PASSWORD)
+        self._users = users
+
+    def start(self) -> None:
+        super().start()
+        with self.client() as admin:
+            for user, password in self._users.items():
+                admin.execute_command("ACL", "SETUSER", user, "on", f">{password}", "allkeys", "allchannels", "+@all")
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{quote(PASSWORD, safe='')}@{HOST}:{self.port}/0"
+
+
+class SeveredSentinelSet(SentinelSet):
+    """The same, but Sentinels and replicas have users of their own, so that a master can be cut off from them.
+
+    Args:
+        down_after: milliseconds after which a Sentinel takes a silent master for dead.
+    """
+
+    #: the users, and the password of both
+    watcher, follower, secret = "watcher", "follower", "among-servers"
+
+    def __init__(self, down_after: int = 1000, **settings: Setting) -> None:
+        self._down_after = down_after
+        super().__init__(**settings, masteruser=self.follower, masterauth=self.secret)
+
+    def _new_server(self, settings: dict[str, Setting]) -> RedisServer:
+        return GuardedRedisServer(dict.fromkeys((self.watcher, self.follower), self.secret), **settings)
+
+    def _new_sentinel(self) -> SentinelServer:
+        name = self.master_name
+        lines = [f"sentinel auth-user {name} {self.watcher}", f"sentinel auth-pass {name} {self.secret}"]
+        return SentinelServer(self.port_of(self.servers[0]), name, 2, after=lines, down_after=self._down_after)
+
+    def database_url(self, number: int) -> str:
+        return super().database_url(number).replace("sentinel://", f"sentinel://:{quote(PASSWORD, safe='')}@", 1)
+
+    def cut_off(self, server: RedisServer) -> None:
+        """Let neither Sentinels nor replicas reach a server; clients do."""
+        with server.client() as admin:
+            for user in (self.watcher, self.follower):
+                admin.execute_command("ACL", "SETUSER", user, "off")
+                admin.execute_command("CLIENT", "KILL", "USER", user)
+
+    def reconnect(self, server: RedisServer) -> None:
+        """Let them reach it again."""
+        with server.client() as admin:
+            for user in (self.watcher, self.follower):
+                admin.execute_command("ACL", "SETUSER", user, "on")
+
+    def is_master_for_most(self, server: RedisServer) -> bool:
+        """Tell whether most Sentinels call a server the master."""
+        votes = 0
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name)
+            votes += int(port) == server.port
+        return votes > len(self.sentinels) / 2
 
 
 class ClusterNode(RedisServer):

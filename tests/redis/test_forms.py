@@ -22,7 +22,7 @@ from tests.servers import HOST, RedisServer, free_port
 
 #: what docs/redis.md adds for each form
 ALSO_SENTINEL = "+role +wait"
-ALSO_CLUSTER = "+cluster|slots +asking +role +wait"
+ALSO_CLUSTER = "+cluster|slots +cluster|nodes +asking +role +wait"
 
 
 def use(store: RedisStore) -> None:

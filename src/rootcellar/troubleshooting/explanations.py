@@ -64,6 +64,16 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         remedy="If it goes on, use redis-cluster:// (REDIS_CLUSTER_NODES) instead of redis://.",
     ),
     Explanation(
+        error="MasterReplaced",
+        retryable=True,
+        title="a Redis server is not the master any more, or nobody confirms that it is",
+        why="No replica has what was just stored, and the Sentinels (or the other nodes of the Cluster) name another "
+        "master or do not reach this one. A master that was replaced discards what it stored since. So the result does "
+        "not count as stored: workers hold it and store it again.",
+        remedy="Nothing, if it ends with the failover. If it goes on, see whether most of the Sentinels, or of the "
+        "other masters of the Cluster, run and reach the master, and whether workers and clients reach them.",
+    ),
+    Explanation(
         error="RecordRefused",
         title="the server refused the data of one record",
         why="The server is well, but it does not take this result: a character that its encoding lacks, a number that "

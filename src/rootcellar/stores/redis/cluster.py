@@ -9,12 +9,14 @@ import time
 from binascii import crc_hqx
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
-from rootcellar.stores.redis import driver
+from rootcellar.stores.redis import driver, mastership
 from rootcellar.stores.redis.address import Address
 from rootcellar.stores.redis.driver import Redirected
+from rootcellar.stores.redis.mastership import Ask, Mastership, Opinion
 from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.servers import OneServer, Servers
 from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
@@ -26,6 +28,9 @@ SLOTS = 16_384
 _MOVES = 8
 #: seconds between two looks at which node has what, where a node cannot be reached
 _LOOK_AGAIN = 0.1
+#: other masters that are asked whether one is still a master
+_ASKED = 5
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
 Host = tuple[str, int]
 
@@ -48,15 +53,17 @@ class Cluster(Servers):
     safety_look = 5.0
 
     def __init__(self, address: Address, options: StoreOptions) -> None:
+        super().__init__()
         self._address = address
         self._options = options
         self._nodes: dict[Host, OneServer] = {}
         #: the master of each slot; empty until somebody needs it
         self._masters: list[OneServer | None] = []
         self._last_look = float("-inf")
+        self._mastership = Mastership(self._others)
 
-    def call(self, key: bytes, packed: bytes) -> Reply:
-        return self._at(key, lambda node: node.send(packed), packed)
+    def call(self, key: bytes, packed: bytes, *, durable: bool = False) -> Reply:
+        return self._at(key, lambda node: node.call(key, packed, durable=durable), packed)
 
     def run(self, key: bytes, call: Call, *, durable: bool = False) -> Reply:
         return self._at(key, lambda node: node.run(key, call, durable=durable), call.in_full())
@@ -174,11 +181,59 @@ class Cluster(Servers):
                 self._options,
                 where,
                 host=host,
+                port=port,
                 idle_before_ping=self._address.idle_before_ping,
-                replication=Replication(self._options, where, default=1, answer_timeout=self._address.answer_timeout),
+                replication=Replication(
+                    self._options,
+                    where,
+                    default=1,
+                    answer_timeout=self._address.answer_timeout,
+                    mastership=self._mastership,
+                ),
             )
+            made.on_replaced = self._note_replaced
             known = self._nodes.setdefault((host, port), made)
         return known
+
+    def _note_replaced(self, address: str) -> None:
+        self.on_replaced(address)
+
+    # -- who is a master
+
+    def _others(self, address: str) -> Sequence[Ask]:
+        """Return how to ask some other masters whether the node at ``address`` is one."""
+        masters = dict.fromkeys(node for node in self._known_masters() if node is not None)
+        others = [node for node in masters if node.address != address]
+        if not others:
+            # nobody could elect another
+            return [lambda: Opinion(True)]
+        random.shuffle(others)
+        return [partial(self._opinion, node, address) for node in others[:_ASKED]]
+
+    def _opinion(self, node: OneServer, address: str) -> Opinion:
+        """Return what one node says; nothing if it does not reach the other node, or does not answer."""
+        quick = {name: min(float(self._address.connect[name]), mastership.PATIENCE) for name in _TIMEOUTS}
+        settings = {**self._address.connect, **quick}
+        try:
+            line = driver.open_line(settings, self._address.tls, node.host, node.port, "", node.address)
+        except errors.RootcellarError:
+            return Opinion(None)
+        try:
+            ranges, about, now = line.call_all([pack(b"CLUSTER", b"SLOTS"), pack(b"CLUSTER", b"NODES"), pack(b"TIME")])
+        except OSError:
+            return Opinion(None)
+        finally:
+            line.close()
+        if not isinstance(ranges, list) or not ranges:
+            return Opinion(None)
+        ids = [
+            bytes(master[2]) for _, _, master, *_ in ranges if driver.address_of(*_place_of(master, node)) == address
+        ]
+        if not ids:
+            return Opinion(False)
+        # the user may not ask for more than the slots
+        is_known = isinstance(about, bytes) and isinstance(now, list)
+        return Opinion(True if not is_known or _is_reached(about, ids[0], int(now[0])) else None)
 
     def _look(self, first: OneServer | None = None, last: OneServer | None = None) -> list[OneServer | None]:
         """Learn which node has which slot, from the first node that knows of all slots, or of any.
@@ -234,13 +289,33 @@ class Cluster(Servers):
         """Return the master of each slot, as a node told it."""
         masters: list[OneServer | None] = [None] * SLOTS
         for start, end, master, *_ in ranges:
-            # a node that does not know its own name leaves it out
-            host = master[0].decode() if master[0] else told_by.host
-            masters[start : end + 1] = [self._node(host, master[1])] * (end + 1 - start)
+            masters[start : end + 1] = [self._node(*_place_of(master, told_by))] * (end + 1 - start)
         return masters
 
     def _unavailable(self, what: str) -> errors.StoreUnavailable:
         return errors.StoreUnavailable(what, where=self._address.where, remedy="see `redis-cli cluster info`")
+
+
+def _place_of(master: Sequence[Reply], told_by: OneServer) -> Host:
+    # a node that does not know its own name leaves it out
+    return (master[0].decode() if master[0] else told_by.host), int(master[1])
+
+
+def _is_reached(about: bytes, node_id: bytes, now: int) -> bool:
+    """Tell whether a node answers another one.
+
+    Args:
+        about: what the other one says of all nodes (CLUSTER NODES).
+        node_id: the node.
+        now: the other one's time, in seconds since 1970.
+    """
+    for entry in about.splitlines():
+        found, _, flags, _, pinged_at, *_ = entry.split(b" ")
+        if found == node_id:
+            # the time of a ping that was not answered yet, in milliseconds; 0 for none
+            is_silent = pinged_at != b"0" and now - int(pinged_at) / 1000 > mastership.OUT_OF_REACH
+            return not is_silent and b"fail" not in flags
+    return False
 
 
 def slot_of(key: bytes) -> int:

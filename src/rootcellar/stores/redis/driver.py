@@ -120,7 +120,12 @@ def open_line(
             else:
                 error = _refusal_after_the_handshake(host, port, tls_settings, where) or error
         raise error from exc
-    return Line(connection, path or f"{host}:{port}")
+    return Line(connection, path or address_of(host, port))
+
+
+def address_of(host: str, port: int) -> str:
+    """Return how a connection names the server that it leads to."""
+    return f"{host}:{port}"
 
 
 def _refusal_after_the_handshake(

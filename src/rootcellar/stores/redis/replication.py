@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 from rootcellar.errors import ConfigurationError, StoreUnavailable
 from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.redis.mastership import Mastership
 from rootcellar.stores.redis.wire import Line, Reply, ServerError, pack
 
 logger = logging.getLogger(__name__)
@@ -16,6 +16,22 @@ logger = logging.getLogger(__name__)
 PATIENCE = 1.0
 #: seconds during which nobody waits for replicas that did not answer
 RESPITE = 10.0
+#: seconds between two questions whether the master is still the master, while replicas are not waited for
+ASK_EVERY = 1.0
+#: the same after replicas that were waited for did not answer: what other threads learned this moment is new enough
+_ASK_AT_ONCE = 0.1
+
+
+class MasterReplaced(StoreUnavailable):
+    """A server is not the master any more, or nobody confirms that it is: what it stored may be discarded. Retryable.
+
+    Attributes:
+        address: the server.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", address: str = "") -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.address = address
 
 
 class Replication:
@@ -24,8 +40,11 @@ class Replication:
     Redis replicates behind the answer: a master that dies may take with it what it had just acknowledged. With WAIT, in
     the same round trip, a store returns when the replicas have the result. When they do not answer in time, results go
     on without them for a while: a replica that is gone must not stop the work. Then the master is asked whether
-    replicas are connected at all, before anybody waits for them again. Each time it is made sure that the master still
-    is the master: one that was replaced and does not know it yet has lost its replicas, too.
+    replicas are connected at all, before anybody waits for them again.
+
+    A master that was replaced and does not know it has lost its replicas, too, and will discard what it stores. So as
+    long as replicas do not confirm a result, the others (Sentinels, or nodes of the Cluster) are asked every second
+    whether the master is still the master, and a result counts as stored only if they say so.
 
     Args:
         options: the store's; the transport options ``wait_replicas`` (0 for not at all) and ``wait_timeout`` (seconds).
@@ -33,7 +52,7 @@ class Replication:
         default: how many replicas are waited for, where ``wait_replicas`` does not say.
         answer_timeout: seconds in which the server must answer; the replicas are waited for at most half as long, or
             their silence would be taken for the server's.
-        is_master: asks whether a connection leads to what is the master now.
+        mastership: knows what the others say; ``None`` where there are no others.
     """
 
     def __init__(
@@ -43,7 +62,7 @@ class Replication:
         *,
         default: int,
         answer_timeout: float,
-        is_master: Callable[[Line], bool] = lambda line: True,
+        mastership: Mastership | None = None,
     ) -> None:
         given = options.transport_options
         try:
@@ -56,52 +75,84 @@ class Replication:
                 remedy="give how many replicas, and seconds",
             ) from None
         self._where = where
-        self._is_master = is_master
+        self._mastership = mastership
         self._resting_until = 0.0
         #: whether the master was seen with enough replicas since one did not answer
         self._are_connected = False
         self._is_told = False
-        self.command = pack(b"WAIT", self._replicas, max(1, int(min(timeout, answer_timeout / 2) * 1000)))
+        self._command = pack(b"WAIT", self._replicas, max(1, int(min(timeout, answer_timeout / 2) * 1000)))
 
-    def make_sure(self, line: Line) -> None:
-        """Raise StoreUnavailable if ``line`` leads to what is no longer the master: what it stored will be gone."""
-        if not self._is_master(line):
-            line.close()
-            raise StoreUnavailable(
-                f"{line.address} was replaced as the master", where=self._where, remedy="nothing: it is tried again"
-            )
-
-    @property
-    def is_waited_for(self) -> bool:
-        """Whether a store should wait now."""
-        return self._replicas > 0 and time.monotonic() >= self._resting_until
-
-    def is_worthwhile(self, line: Line) -> bool:
-        """Tell whether enough replicas are connected to wait for; if not, do without for a while.
+    def run(self, line: Line, packed: bytes) -> Reply:
+        """Send a command that changes something; return its answer once replicas have it, or need not have it.
 
         Raises:
-            StoreUnavailable: none is, because ``line`` leads to what is no longer the master.
+            MasterReplaced: what was changed may be discarded.
+            ServerError: the server refused the command.
+            OSError: the connection is gone.
         """
+        if not self._is_worthwhile(line):
+            reply = line.call(packed)
+            self._make_sure(line, ASK_EVERY)
+            return reply
+        reply, waited = line.call_all([packed, self._command])
+        if type(reply) is ServerError:
+            raise reply
+        if not self._is_there(line, waited):
+            self._make_sure(line, _ASK_AT_ONCE)
+        return reply
+
+    def _is_worthwhile(self, line: Line) -> bool:
+        """Tell whether replicas should be waited for now: enough of them are connected, and none was missing lately."""
+        if not self._replicas or time.monotonic() < self._resting_until:
+            return False
         if self._are_connected:
             return True
         count = _connected(line)
         if count is not None and count < self._replicas:
             self._rest(f"{count} of {self._replicas} replicas are connected")
-            self.make_sure(line)
             return False
         self._are_connected = True
         self._is_told = False
         return True
 
-    def is_there(self, answer: Reply) -> bool:
-        """Tell by what WAIT answered whether enough replicas have the result; if not, do without for a while."""
+    def _is_there(self, line: Line, answer: Reply) -> bool:
+        """Tell by what WAIT answered whether enough replicas have the result; if not, do without for a while.
+
+        Raises:
+            MasterReplaced: the answer is an error that says or may mean that the result will be discarded.
+        """
         if isinstance(answer, int) and answer >= self._replicas:
             return True
         self._are_connected = False
+        if isinstance(answer, ServerError) and not str(answer).startswith("NOPERM"):
+            # UNBLOCKED: the master became a replica while we waited
+            raise self._replaced(line, f"WAIT was answered with: {answer}", "nothing: it is tried again")
         self._rest(
             str(answer) if isinstance(answer, ServerError) else f"{answer} of {self._replicas} replicas answered"
         )
         return False
+
+    def _make_sure(self, line: Line, age: float) -> None:
+        """Raise unless the others say that ``line`` leads to the master.
+
+        Args:
+            age: seconds; the others must not have been asked longer ago.
+        """
+        if self._mastership is None:
+            return
+        is_master = self._mastership.of(line.address, time.monotonic() - age)
+        if is_master is False:
+            raise self._replaced(line, f"{line.address} was replaced as the master", "nothing: it is tried again")
+        if is_master is None and self._replicas:
+            raise self._replaced(
+                line,
+                f"no replica has the result, and no majority of the others confirms that {line.address} is the master",
+                "see whether the Sentinels, or the other nodes of the Cluster, run and reach the master",
+            )
+
+    def _replaced(self, line: Line, what: str, remedy: str) -> MasterReplaced:
+        line.close()
+        return MasterReplaced(what, where=self._where, remedy=remedy, address=line.address)
 
     def _rest(self, reason: str) -> None:
         """Wait for nobody for a while; say so, once for as long as it stays so."""

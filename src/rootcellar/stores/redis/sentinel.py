@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rootcellar import errors
-from rootcellar.stores.redis import driver
+from rootcellar.stores.redis import driver, mastership
 from rootcellar.stores.redis.address import Address
+from rootcellar.stores.redis.mastership import Ask, Opinion
 from rootcellar.stores.redis.wire import Line, ServerError, pack
 
 logger = logging.getLogger(__name__)
+
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
 
 class Sentinels:
@@ -23,11 +28,16 @@ class Sentinels:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._hosts = list(address.hosts)
+        #: the number of the newest configuration that each one has told of
+        self._epochs: dict[tuple[str, int], int] = {}
         given = dict(address.sentinel)
         is_tls = bool(given.pop("ssl", any(name.startswith("ssl_") for name in given)))
         tls = {name: given.pop(name) for name in list(given) if name.startswith("ssl_")}
         self._tls: dict[str, Any] | None = {"ssl_check_hostname": True, **tls} if is_tls else None
         self._settings = given
+        quick = {name: min(float(given[name]), mastership.PATIENCE) for name in _TIMEOUTS if given.get(name)}
+        #: for questions whose answer is not waited for long
+        self._quick = {**given, **quick}
 
     def connect(self) -> Line:
         """Open a connection to the master.
@@ -61,17 +71,41 @@ class Sentinels:
         """
         return driver.open_line(self._settings, self._tls, host, port, "", f"sentinel {host}:{port}")
 
-    def is_master(self, line: Line) -> bool:
-        """Tell whether a connection leads to what the Sentinels call the master now; true if none of them answers."""
+    def others(self, address: str) -> Sequence[Ask]:
+        """Return how to ask each Sentinel whether the server at ``address`` is the master."""
+        return [partial(self._opinion, host, port, address) for host, port in self._hosts]
+
+    def _opinion(self, host: str, port: int, address: str) -> Opinion:
+        """Return what one Sentinel says; nothing if it cannot reach the server or we cannot reach it."""
         try:
-            host, port = self._master()
-        except errors.StoreError:
-            return True
-        return line.address == f"{host}:{port}"
+            line = driver.open_line(self._quick, self._tls, host, port, "", f"sentinel {host}:{port}")
+        except errors.RootcellarError:
+            return Opinion(None)
+        try:
+            found, about = line.call_all(
+                [
+                    pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._address.master),
+                    pack(b"SENTINEL", b"MASTER", self._address.master),
+                ]
+            )
+        except OSError:
+            return Opinion(None)
+        finally:
+            line.close()
+        if not isinstance(found, list):
+            return Opinion(None)
+        # the user may not ask for more than the address
+        facts = dict(zip(about[::2], about[1::2], strict=False)) if isinstance(about, list) else {}
+        epoch = int(facts.get(b"config-epoch", 0))
+        self._epochs[host, port] = epoch
+        if driver.address_of(found[0].decode(), int(found[1])) != address:
+            return Opinion(False, epoch)
+        return Opinion(True if _is_reached(facts) else None, epoch)
 
     def _master(self) -> tuple[str, int]:
         failures: list[errors.StoreError] = []
-        for host, port in self._hosts:
+        # one that was cut off together with an old master knows of no newer one
+        for host, port in sorted(self._hosts, key=lambda known: -self._epochs.get(known, 0)):
             try:
                 found = self._ask(host, port)
             except errors.StoreError as exc:
@@ -104,3 +138,10 @@ class Sentinels:
         finally:
             line.close()
         return (found[0].decode(), int(found[1])) if found else None
+
+
+def _is_reached(about: Mapping[bytes, bytes]) -> bool:
+    """Tell whether the master answers a Sentinel, by what this one says of it."""
+    if b"_down" in about.get(b"flags", b""):
+        return False
+    return int(about.get(b"last-ok-ping-reply", 0)) < mastership.OUT_OF_REACH * 1000

@@ -10,7 +10,7 @@ from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.first_look import look
-from rootcellar.stores.redis.replication import Replication
+from rootcellar.stores.redis.replication import MasterReplaced, Replication
 from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
 
 #: keys that the server looks at for one answer of SCAN
@@ -34,9 +34,13 @@ class Servers(ABC):
     news: bytes = b""
     safety_look: float = 60.0
 
+    def __init__(self) -> None:
+        #: called with the address of a server that is seen not to be the master any more; empty if it is not known
+        self.on_replaced: Callable[[str], None] = _ignore
+
     @abstractmethod
-    def call(self, key: bytes, packed: bytes) -> Reply:
-        """Send a command to the server that has ``key``."""
+    def call(self, key: bytes, packed: bytes, *, durable: bool = False) -> Reply:
+        """Send a command to the server that has ``key``; with ``durable`` its replicas should have what it did."""
 
     @abstractmethod
     def run(self, key: bytes, call: Call, *, durable: bool = False) -> Reply:
@@ -71,7 +75,7 @@ class OneServer(Servers):
         options: the store's, for the pool.
         where: the server, for people.
         replication: how its replicas are waited for.
-        host: its name.
+        host, port: its name and port, where it is always the same.
         idle_before_ping: see :class:`~rootcellar.stores.pool.ConnectionPool`.
     """
 
@@ -83,12 +87,14 @@ class OneServer(Servers):
         *,
         replication: Replication,
         host: str = "",
+        port: int = 0,
         idle_before_ping: float | None = None,
     ) -> None:
+        super().__init__()
         self._connect = connect
         self._where = where
         self._may_evict = options.holds_copies
-        self.host = host
+        self.host, self.port = host, port
         self._replication = replication
         #: looks at each new connection's server, and raises what speaks against it
         self.demand: Callable[[Line, str], None] = _anything
@@ -107,6 +113,11 @@ class OneServer(Servers):
             harmless=(ServerError,),
         )
 
+    @property
+    def address(self) -> str:
+        """How its connections name it."""
+        return driver.address_of(self.host, self.port)
+
     def _open(self) -> Line:
         line = self._connect()
         try:
@@ -117,8 +128,10 @@ class OneServer(Servers):
             raise
         return line
 
-    def call(self, key: bytes, packed: bytes) -> Reply:
-        return self.send(packed)
+    def call(self, key: bytes, packed: bytes, *, durable: bool = False) -> Reply:
+        if not durable:
+            return self.send(packed)
+        return self._change(lambda line: self._replication.run(line, packed))
 
     def send(self, packed: bytes) -> Reply:
         """Send a command; return the answer."""
@@ -129,15 +142,24 @@ class OneServer(Servers):
             return self._again(exc, lambda line: line.call(packed))
 
     def run(self, key: bytes, call: Call, *, durable: bool = False) -> Reply:
-        replication = self._replication if durable and self._replication.is_waited_for else None
+        replication = self._replication if durable else None
+        return self._change(lambda line: run_on(line, call, replication))
+
+    def _change(self, work: Callable[[Line], Reply]) -> Reply:
+        """Do ``work``, which changes something on the server."""
         try:
-            with self._pool.connection() as line:
-                return run_on(line, call, replication)
-        except driver.FAILURES as exc:
-            return self._again(exc, lambda line: run_on(line, call, replication))
-        except StoreUnavailable:
-            # what is true of this connection is true of the others
+            try:
+                with self._pool.connection() as line:
+                    return work(line)
+            except driver.FAILURES as exc:
+                return self._again(exc, work)
+            except StoreUnavailable:
+                # what is true of this connection is true of the others
+                self._pool.drop_idle()
+                raise
+        except MasterReplaced as exc:
             self._pool.drop_idle()
+            self.on_replaced(exc.address)
             raise
 
     def send_asking(self, packed: bytes) -> Reply:
@@ -203,6 +225,8 @@ class OneServer(Servers):
         if isinstance(exc, OSError) or isinstance(error, StoreReadOnly):
             # what happened to this connection happened to the others, or they lead to what was the master
             self._pool.drop_idle()
+        if isinstance(error, StoreReadOnly):
+            self.on_replaced("")
         return error
 
 
@@ -217,14 +241,11 @@ def run_on(line: Line, call: Call, replication: Replication | None = None) -> Re
 
 
 def _run(line: Line, packed: bytes, replication: Replication | None) -> Reply:
-    if replication is None or not replication.is_worthwhile(line):
-        return line.call(packed)
-    reply, waited = line.call_all([packed, replication.command])
-    if type(reply) is ServerError:
-        raise reply
-    if not replication.is_there(waited):
-        replication.make_sure(line)
-    return reply
+    return line.call(packed) if replication is None else replication.run(line, packed)
+
+
+def _ignore(address: str) -> None:
+    """Do nothing about a master that was replaced."""
 
 
 def _anything(line: Line, where: str) -> None:

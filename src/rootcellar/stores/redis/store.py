@@ -20,6 +20,7 @@ from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.journal import RedisJournal
 from rootcellar.stores.redis.keys import Keys, encoded
 from rootcellar.stores.redis.listening import ListeningWatcher
+from rootcellar.stores.redis.mastership import Mastership
 from rootcellar.stores.redis.putting import NotedPutting, Putting, milliseconds
 from rootcellar.stores.redis.querying import query_all
 from rootcellar.stores.redis.replication import Replication
@@ -122,7 +123,7 @@ class RedisStore(Store):
         blob = self._servers.call(key, pack(b"GET", key))
         if blob is None or celery_meta.decode_task(old.task_id, blob) != old:
             return False
-        return bool(self._servers.run(key, scripts.REPLACE.call((key,), blob, self._putting.blob(new))))
+        return bool(self._servers.run(key, scripts.REPLACE.call((key,), blob, self._putting.blob(new)), durable=True))
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return self._scanner.page(after, limit, self.get_many)
@@ -136,7 +137,8 @@ class RedisStore(Store):
         key = self._keys.group(group.group_id)
         lasts = milliseconds(group.expires_at)
         blob = celery_meta.encode_group(group)
-        self._servers.call(key, pack(b"SET", key, blob, b"PX", lasts) if lasts else pack(b"SET", key, blob))
+        command = pack(b"SET", key, blob, b"PX", lasts) if lasts else pack(b"SET", key, blob)
+        self._servers.call(key, command, durable=True)
 
     def get_group(self, group_id: str) -> GroupRecord | None:
         key = self._keys.group(group_id)
@@ -159,22 +161,22 @@ class RedisStore(Store):
             self._chord_lasts(chord.expires_at),
             *self._naming(chord.group_id),
         )
-        self._servers.run(key, call)
+        self._servers.run(key, call, durable=True)
 
     def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
         name = self._keys.chord(group_id)
         growth = b"" if key is None else encoded(key)
         what = b"extra" if relative else b"size"
-        self._servers.run(name, scripts.SIZE_CHORD.call((name,), size, what, growth, *self._naming(group_id)))
+        call = scripts.SIZE_CHORD.call((name,), size, what, growth, *self._naming(group_id))
+        self._servers.run(name, call, durable=True)
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
         return self._count(part, lease, None)
 
     def _count(self, part: ChordPart, lease: float, record: TaskRecord | None) -> ChordProgress:
         key = self._keys.chord(part.group_id)
-        return chords.progress(
-            self._servers.run(key, scripts.COUNT_PART.call((key,), *self._counting(part, lease, record)))
-        )
+        call = scripts.COUNT_PART.call((key,), *self._counting(part, lease, record))
+        return chords.progress(self._servers.run(key, call, durable=True))
 
     def _counting(self, part: ChordPart, lease: float, record: TaskRecord | None) -> tuple[bytes | int, ...]:
         """Return the arguments of a script that counts."""
@@ -199,7 +201,7 @@ class RedisStore(Store):
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         key = self._keys.chord(group_id)
         arguments = (encoded(claimant), int(lease * 1_000_000), *self._naming(group_id))
-        return bool(self._servers.run(key, scripts.CLAIM_CHORD.call((key,), *arguments)))
+        return bool(self._servers.run(key, scripts.CLAIM_CHORD.call((key,), *arguments), durable=True))
 
     def get_chord(self, group_id: str) -> ChordRecord | None:
         key = self._keys.chord(group_id)
@@ -216,7 +218,8 @@ class RedisStore(Store):
     def finish_chord(self, group_id: str) -> None:
         key = self._keys.chord(group_id)
         remembered = int(REMEMBERED.total_seconds() * 1000)
-        self._servers.run(key, scripts.FINISH_CHORD.call((key,), remembered, *self._naming(group_id)))
+        call = scripts.FINISH_CHORD.call((key,), remembered, *self._naming(group_id))
+        self._servers.run(key, call, durable=True)
 
     def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
         found: list[str] = []
@@ -274,7 +277,9 @@ def _servers(address: Address, options: StoreOptions) -> Servers:
     if address.form == "sentinel":
         sentinels = Sentinels(address)
         connect = sentinels.connect
-        replication = Replication(options, where, default=1, answer_timeout=patience, is_master=sentinels.is_master)
+        replication = Replication(
+            options, where, default=1, answer_timeout=patience, mastership=Mastership(sentinels.others)
+        )
     else:
         host, port = address.hosts[0] if address.hosts else ("", 0)
         connect = partial(driver.connect, address, host, port)

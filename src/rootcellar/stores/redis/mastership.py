@@ -1,0 +1,104 @@
+"""Whether a server still is the master: what the others say of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass
+from functools import partial
+
+from rootcellar.aside import Aside
+
+#: seconds that the others have for an answer
+PATIENCE = 2.0
+#: seconds; a master that has not answered the others for longer is not confirmed: they may be replacing it
+OUT_OF_REACH = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one other server says.
+
+    Attributes:
+        is_master: whether the server is the master; ``None`` if this is not known there.
+        epoch: the number of the configuration that this is about; the highest one is the newest.
+    """
+
+    is_master: bool | None
+    epoch: int = 0
+
+
+#: asks one other server
+Ask = Callable[[], Opinion]
+
+
+def decide(opinions: Iterable[Opinion], asked: int) -> bool | None:
+    """Return what the majority says.
+
+    Args:
+        opinions: of those who answered.
+        asked: how many were asked. Those who did not answer may have elected another master without the others.
+
+    Returns:
+        ``True``: the server is the master. ``False``: another one is. ``None``: that is not sure.
+    """
+    known = [each for each in opinions if each.is_master is not None]
+    newest = max((each.epoch for each in known if each.is_master), default=0)
+    yes = sum(each.is_master is True for each in known)
+    no = [each for each in known if not each.is_master and each.epoch >= newest]
+    if len(no) > yes or any(each.epoch > newest for each in no):
+        return False
+    return True if yes and not no and yes * 2 >= asked else None
+
+
+class Mastership:
+    """Asks the others aside, for all threads together, and remembers the answer for a moment.
+
+    Args:
+        others: returns, for the address of a server, how to ask each of the others about it.
+    """
+
+    def __init__(self, others: Callable[[str], Sequence[Ask]]) -> None:
+        self._others = others
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._aside = Aside()
+        self._lock = threading.Lock()
+        self._asked: dict[str, tuple[float, Future[bool | None]]] = {}
+
+    def of(self, address: str, since: float) -> bool | None:
+        """Return whether the server at ``address`` is the master; see :func:`decide`.
+
+        Args:
+            since: the time (monotonic) that the others must have been asked after.
+        """
+        if self._pid != os.getpid():
+            # neither the threads nor their answers came along
+            self._reset()
+        with self._lock:
+            begun, answer = self._asked.get(address, (float("-inf"), None))
+            if answer is None or begun < since:
+                answer = self._aside.submit(partial(self._ask_all, address))
+                self._asked[address] = (time.monotonic(), answer)
+        try:
+            return answer.result(timeout=PATIENCE * 2)
+        except NotInTime:
+            return None
+
+    def _ask_all(self, address: str) -> bool | None:
+        asks = self._others(address)
+        pending = {self._aside.submit(ask) for ask in asks}
+        opinions: list[Opinion] = []
+        deadline = time.monotonic() + PATIENCE
+        while pending and (left := deadline - time.monotonic()) > 0:
+            done, pending = wait(pending, left, return_when="FIRST_COMPLETED")
+            opinions += [each.result() for each in done]
+            if (sure := decide(opinions, len(asks))) is not None:
+                return sure
+        return decide(opinions, len(asks))
