@@ -1,18 +1,151 @@
-"""URLs without their secrets."""
+"""URLs without their secrets: the one masker, for settings, messages, logs and the texts of tasks.
+
+A password is masked up to the last ``@`` of its URL, for one that was not written as ``%XX`` may hold ``@``, ``/``,
+``?`` and ``#``: a mask that hides a host too is better than half of a password. The time is linear in the text.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from urllib.parse import quote, unquote
 
 _MASK = "**"
-_USERINFO = re.compile(r"(?<=//)([^/@?#\s]*?):([^/?#\s]*)(?=@)")
-#: a password with characters that should have been written as %XX; what follows it may be masked with it
-_ODD_USERINFO = re.compile(r"(?<=//)([^/@?#\s:]*):(?!\*\*@)\S*(?=@)")
-_SECRET_QUERY = re.compile(r"(?i)([?&;][^=&]*(?:password|secret|token|passphrase)[^=&]*=)[^&;#]*")
+_BEGINS = re.compile("://")
+#: a text that is a URL as a whole: a raw space in it may be one of its password
+_IS_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,100}:")
+_SCHEME = re.compile(r"[A-Za-z0-9+.-]{1,100}\Z")
+#: a URL whose slashes are missing: ``redis:pw@host``, ``rootcellar+sentinel::pw@host``
+_WITHOUT_SLASHES = re.compile(
+    r"(?<![a-z0-9+.-])((?:rootcellar\+|db\+|rediss?|sentinel|unix|socket|postgres|mysql|mariadb|mongodb|hybrid|amqp"
+    r"|pyamqp)[a-z0-9+.-]{0,60}:)(?!//)",
+    re.IGNORECASE,
+)
+_SPACE, _HOST_ENDS = re.compile(r"\s"), re.compile(r"[/?#]")
+_PORT = re.compile(r"\d{1,5}")
+#: what stands between two URLs
+_BETWEEN = frozenset(" \t\n;,|\"'`(<[={")
+#: how far the ``@`` after a raw space in a password is looked for, within a longer text
+_SPACED = re.compile(r"[^\n@]{0,100}@\S*")
+_QUERY_NAME = re.compile(r"[?&;]([^=&;?#\s]{1,100})=")
+_VALUE_ENDS = re.compile(r"&|;(?=[^=&;\s]{1,100}=)")
+_SECRET_NAME = re.compile(
+    r"passw|passwd|pwd|passphrase|secret|token|credential|signature|(?:api|access|account)[_-]?key|^sig$",
+    re.IGNORECASE,
+)
+#: of a text with more URLs than this, all that may be a login or a value is masked, without a closer look
+_MANY = 20_000
+_ANY_LOGIN, _ANY_VALUE = re.compile(r"(?<!\S)\S*@"), re.compile(r"=[^\s&]+")
+#: ``://`` as it stands in the query of another URL
+_QUOTED_SIGN = "%3a%2f%2f"
 
 
-def redact(url: str) -> str:
-    """Return ``url`` with every password in it masked, also where several hosts each have one."""
-    parts = [_USERINFO.sub(rf"\1:{_MASK}", part) for part in url.split(";")]
-    parts = [_ODD_USERINFO.sub(rf"\1:{_MASK}", part) for part in parts]
-    return _SECRET_QUERY.sub(rf"\1{_MASK}", ";".join(parts))
+def redact(text: str) -> str:
+    """Return a URL, or a text with URLs in it, with every password masked, also where several hosts each have one."""
+    if "@" not in text and "=" not in text:
+        return text
+    if whole := _WITHOUT_SLASHES.match(text):
+        login, at, place = text[whole.end() :].rpartition("@")
+        return f"{whole[0]}{_MASK}{at}{place}" if login else text
+    if text.count("://") > _MANY:
+        return _ANY_VALUE.sub(f"={_MASK}", _ANY_LOGIN.sub(f"{_MASK}@", text))
+    pieces: list[str] = []
+    last = 0
+    for begin, end in _urls(text):
+        pieces += [_masked_without_slashes(text[last:begin]), _masked(text[begin:end])]
+        last = end
+    return "".join([*pieces, _masked_without_slashes(text[last:])])
+
+
+def _urls(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where what follows each URL's ``://`` begins and ends; the end is never within its password."""
+    signs = [match.span() for match in _BEGINS.finditer(text)]
+    stops = [_scheme_start(text, sign) for sign, _ in signs[1:]] + [len(text)]
+    is_whole = _IS_URL.match(text) is not None
+    number = 0
+    while number < len(signs):
+        sign, begin = signs[number]
+        stop = max(begin, stops[number])
+        end = stop if is_whole else _end_of_word(text, sign, begin, stop)
+        opens = _has_open_login(text[begin:end])
+        while end == stop and number + 1 < len(signs) and (opens or text[stop - 1] not in _BETWEEN):
+            # no other URL begins here: this is still the one before it
+            number += 1
+            start, stop = stop, max(signs[number][1], stops[number])
+            end = stop if is_whole else _end_of_word(text, sign, start, stop)
+            opens = opens and "@" not in text[start:end]
+        if opens and end < stop and (more := _SPACED.match(text, end, stop)):
+            end = more.end()
+        yield begin, end
+        number += 1
+
+
+def _scheme_start(text: str, sign: int) -> int:
+    scheme = _SCHEME.search(text, max(0, sign - 100), sign)
+    return scheme.start() if scheme else sign
+
+
+def _has_open_login(part: str) -> bool:
+    """Tell whether a user and the beginning of a password were read, and no ``@`` yet."""
+    if "@" in part:
+        return False
+    host_end = _HOST_ENDS.search(part)
+    _, colon, tail = part[: host_end.start() if host_end else len(part)].partition(":")
+    return bool(colon) and _PORT.fullmatch(tail.rstrip("".join(_BETWEEN))) is None
+
+
+def _end_of_word(text: str, sign: int, start: int, stop: int) -> int:
+    """Return where a URL within a longer text ends: before a space, or before the quote that closes it."""
+    space = _SPACE.search(text, start, stop)
+    end = space.start() if space else stop
+    opening = text[_scheme_start(text, sign) - 1 : sign][:1]
+    if opening and opening in "\"'`":
+        closing = text.find(opening, start, end)
+        if closing >= 0 and not _has_open_login(text[start:closing]):
+            return closing
+    return end
+
+
+def _masked(rest: str) -> str:
+    """Return what follows ``://`` in one URL without its password, and without the secrets in its query."""
+    login, at, place = rest.rpartition("@")
+    user, colon, password = login.partition(":")
+    if at and password and not _HOST_ENDS.search(user):
+        rest = f"{user}{colon}{_MASK}{at}{place}"
+    pieces: list[str] = []
+    last = 0
+    for match in _QUERY_NAME.finditer(rest):
+        if match.start() < last:
+            continue
+        ends = _VALUE_ENDS.search(rest, match.end())
+        end = ends.start() if ends else len(rest)
+        pieces += [rest[last : match.end()], _masked_value(match[1], rest[match.end() : end])]
+        last = end
+    return "".join([*pieces, rest[last:]])
+
+
+def _masked_value(name: str, value: str) -> str:
+    if _SECRET_NAME.search(name):
+        return _MASK if value else ""
+    if _QUOTED_SIGN not in value.lower():
+        return value
+    url = unquote(value)
+    masked = redact(url)
+    return value if masked == url else quote(masked, safe=":/@*,;+")
+
+
+def _masked_without_slashes(text: str) -> str:
+    """Return a text between URLs with the passwords of those masked that lack their slashes."""
+    if "@" not in text or ":" not in text:
+        return text
+    pieces: list[str] = []
+    last = 0
+    for match in _WITHOUT_SLASHES.finditer(text):
+        if match.start() < last:
+            continue
+        space = _SPACE.search(text, match.end())
+        end = text.rfind("@", match.end(), space.start() if space else len(text))
+        if end > match.end():
+            pieces += [text[last : match.end()], _MASK]
+            last = end
+    return "".join([*pieces, text[last:]])

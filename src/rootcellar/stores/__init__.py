@@ -29,7 +29,7 @@ def open_store(url: str, options: StoreOptions | None = None) -> Store:
     """
     url = url.removeprefix("rootcellar+")
     scheme, separator, _ = url.partition("://")
-    if not separator:
+    if not separator or ":" in scheme:
         raise ConfigurationError(
             # the rest may hold a password
             f"not a URL: {url.partition(':')[0]!r}",

@@ -91,6 +91,8 @@ def _query(url: str) -> dict[str, str]:
     said = dict(parse_qsl(query))
     for name, value in said.items():
         if name not in _NAMES:
+            # a raw & in a password begins no other setting: what seems to be a name is a part of the password
+            name = "such setting" if "@" in query else name
             raise ConfigurationError(
                 f"hybrid:// knows no {name}", where="result_backend", remedy=f"use one of {', '.join(_NAMES)}"
             )

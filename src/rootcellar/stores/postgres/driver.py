@@ -192,11 +192,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
             )
     authority, _, path = rest.partition("?")[0].partition("/")
     if authority.count("@") > 1 or "@" in path:
-        raise errors.ConfigurationError(
-            "not a PostgreSQL URL: it has an @ where none can be",
-            where="result_backend",
-            remedy="write special characters in the user, the password and the database's name as %XX",
-        )
+        raise _misplaced_at()
     try:
         found = conninfo_to_dict("postgresql://" + rest)
     except psycopg.ProgrammingError as exc:
@@ -206,10 +202,21 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
             where="result_backend",
             remedy="write rootcellar+postgresql://user:password@host:5432/database, with special characters as %XX",
         ) from None
+    if "@" in str(found.get("host", "")):
+        # libpq ends the password at its first raw @, whatever follows
+        raise _misplaced_at()
     settings = {**_DEFAULTS, **found, **extra}
     if "," in str(settings.get("host", "")):
         settings.setdefault("target_session_attrs", "read-write")
     return secure.with_defaults(settings, psycopg.pq.version())
+
+
+def _misplaced_at() -> errors.ConfigurationError:
+    return errors.ConfigurationError(
+        "not a PostgreSQL URL: it has an @ where none can be",
+        where="result_backend",
+        remedy="write special characters in the user, the password and the database's name as %XX",
+    )
 
 
 def describe(settings: Mapping[str, Any]) -> str:

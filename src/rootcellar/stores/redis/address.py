@@ -94,7 +94,7 @@ def read_address(url: str, options: StoreOptions) -> Address:
     scheme = scheme.lower()
     form = _FORMS.get(scheme, "single")
     rest, _, query_text = rest.partition("?")
-    query = _query(query_text, form)
+    query = _query(query_text, url, form)
     if scheme in _SOCKETS:
         user_info, hosts, path, db = *_socket(rest, url), _number(query.get("db") or query.get("virtual_host"), url)
     else:
@@ -155,9 +155,12 @@ def _key_prefix(prefix: str, form: Form) -> bytes:
     return prefix.encode()
 
 
-def _query(text: str, form: Form) -> dict[str, str]:
+def _query(text: str, url: str, form: Form) -> dict[str, str]:
     found = {key.lower(): value for key, value in parse_qsl(text, keep_blank_values=True)}
     for name in found:
+        if "@" in text and name not in (*_QUERY, *_QUERY_TLS):
+            # a raw ? in the password begins no query: what seems to be a name is a part of the password
+            raise _wrong("the URL has an @ where none can be", url, form)
         if "password" in name or "secret" in name:
             raise ConfigurationError(
                 f"the URL has {name}= in its query, where tools that hide passwords do not look",
