@@ -12,7 +12,6 @@ import queue
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from datetime import datetime
@@ -195,11 +194,12 @@ class as_completed:
     def _read(self, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
         """Read the records, after an outage if there is one."""
         assert self._backend is not None
+        store, aside = self._backend.store, self._backend.waiter.aside
         while True:
             try:
                 if deadline is None:
-                    return self._backend.store.get_many(task_ids)
-                return self._submit(task_ids).result(max(0.0, deadline - time.monotonic()))
+                    return store.get_many(task_ids)
+                return aside.call(lambda: store.get_many(task_ids), max(0.0, deadline - time.monotonic()))
             except NotInTime:
                 raise timed_out() from None
             except RootcellarError as exc:
@@ -207,17 +207,17 @@ class as_completed:
 
     async def _read_aside(self, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
         """Do the same in a thread, which outlives the event loop where the server does not answer."""
+        assert self._backend is not None
+        store, aside = self._backend.store, self._backend.waiter.aside
         while True:
+            reading = aside.submit(lambda: store.get_many(task_ids))
             try:
-                found: dict[str, TaskRecord] = await _before(deadline, asyncio.wrap_future(self._submit(task_ids)))
+                found: dict[str, TaskRecord] = await _before(deadline, asyncio.wrap_future(reading))
                 return found
             except RootcellarError as exc:
                 await asyncio.sleep(_pause_after(exc, deadline))
-
-    def _submit(self, task_ids: list[str]) -> Future[dict[str, TaskRecord]]:
-        assert self._backend is not None
-        store = self._backend.store
-        return self._backend.waiter.aside.submit(lambda: store.get_many(task_ids))
+            finally:
+                reading.cancel()
 
     def _values(self, task_ids: list[str], found: dict[str, TaskRecord]) -> Iterator[tuple[str, Any]]:
         """Yield the values one by one: one that is an exception is raised after those before it were yielded."""

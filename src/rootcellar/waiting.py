@@ -119,7 +119,7 @@ class Waiter:
                 return self._read(task_ids)
             # a server that is frozen answers nobody
             left = ONE_LOOK if is_last else deadline - time.monotonic()
-            return self.aside.submit(lambda: self._read(task_ids)).result(left)
+            return self.aside.call(lambda: self._read(task_ids), left)
         except NotInTime:
             silent = StoreUnavailable(f"no answer within {ONE_LOOK:g} s", where=self._store.where) if is_last else None
             raise timed_out(silent) from silent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,12 @@ from celery.exceptions import TimeoutError
 from celery.result import AsyncResult, GroupResult
 
 import rootcellar
-from rootcellar import waiting
+from rootcellar import aside, waiting
 from rootcellar.errors import RootcellarError
 from rootcellar.stores.postgres import driver
 from tests.conformance.stores import in_threads
-from tests.servers import PostgresServer
-from tests.waiting.bed import make_app, record
+from tests.servers import PostgresServer, RedisServer, Server
+from tests.waiting.bed import make_app, record, until
 
 TIMEOUT = 1.0
 #: seconds that a busy machine may need on top; less than it takes a driver to give up
@@ -27,7 +28,7 @@ SLACK = 3.0
 
 
 @contextmanager
-def frozen(server: PostgresServer) -> Iterator[None]:
+def frozen(server: Server) -> Iterator[None]:
     server.pause()
     try:
         yield
@@ -146,3 +147,58 @@ def test_it_freezes_after_it_told(server: PostgresServer, url: str) -> None:
     assert next(completed) == ("first", "first")
     with frozen(server), times_out(since=began):
         next(completed)
+
+
+#: seconds of a timeout that passes often while the server is frozen
+SHORT = 0.05
+
+
+@pytest.fixture(params=["postgres", "redis"])
+def freezable(request: pytest.FixtureRequest, server: PostgresServer) -> tuple[Server, str]:
+    """A server that the test may freeze, and the URL of a store on it."""
+    if request.param == "postgres":
+        return server, server.create_database()
+    redis: RedisServer = request.getfixturevalue("new_redis")()
+    # slower to give up than a busy machine makes the test
+    return redis, f"{redis.url}?socket_timeout=60"
+
+
+def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
+    freezable: tuple[Server, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads, and coroutines that read what they were told of, give up hundreds of times."""
+    monkeypatch.setattr(aside, "LINGER", 0.5)
+    server, url = freezable
+    app = make_app(url)
+    store, readers = app.backend.store, app.backend.waiter.aside
+    store.put(record("there"))
+    begun: list[Any] = []
+    read, read_many = store.get, store.get_many
+
+    def count(ids: Any, work: Callable[[Any], Any]) -> Any:
+        begun.append(ids)
+        return work(ids)
+
+    monkeypatch.setattr(store, "get", lambda task_id: count(task_id, read))
+    monkeypatch.setattr(store, "get_many", lambda ids: count(ids, read_many))
+
+    def give_up_often(number: int) -> set[type[BaseException] | None]:
+        return {type(outcome(lambda: app.AsyncResult("task").get(timeout=SHORT))) for _ in range(10)}
+
+    async def give_up_reading() -> list[BaseException | None]:
+        ready = rootcellar.as_completed([app.AsyncResult("there")])
+        return await asyncio.gather(
+            *(ready._read_aside(["there"], time.monotonic() + SHORT) for _ in range(40)), return_exceptions=True
+        )
+
+    with frozen(server):
+        with ThreadPoolExecutor(40) as threads:
+            errors = list(threads.map(give_up_often, range(40)))
+        assert errors == [{TimeoutError}] * 40
+        assert {type(error) for error in asyncio.run(give_up_reading())} == {TimeoutError}
+        assert len(begun) == aside.MOST, "the others found no thread that was free"
+        assert readers.waiting == 0, "nothing is kept for a caller who left"
+    assert app.AsyncResult("there").get(timeout=20) == "there"
+    until(lambda: not [one for one in threading.enumerate() if one.name == "rootcellar-aside"], "no thread reads")
+    assert len(begun) == aside.MOST + 1, "after the freeze only the last one is read"
+    store.close()
