@@ -108,6 +108,17 @@ class Inbox:
             ids.extend(one.task_id if isinstance(one, TaskRecord) else one for one in told)
         return ids
 
+    def take_one(self, timeout: float = PATIENCE) -> TaskRecord | str:
+        """Wait until one record or id was told; return it."""
+        try:
+            told = self._told.get(timeout=timeout)
+        except queue.Empty:
+            raise AssertionError(f"nothing was told within {timeout:g} s") from None
+        if isinstance(told, Exception):
+            raise told
+        (one,) = told
+        return one
+
     def is_empty(self) -> bool:
         return self._told.empty()
 

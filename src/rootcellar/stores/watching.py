@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.records import TaskRecord
@@ -105,7 +106,8 @@ class Watcher(ABC):
             deliver: called with what is told, in the watcher's thread; must not block.
             tell: what to tell.
         """
-        subscription = Subscription(self, task_ids, deliver, tell)
+        # of the others there is nothing to tell, and one of them must not fail the look at all
+        subscription = Subscription(self, filter(self._can_exist, task_ids), deliver, tell)
         with self._lock:
             is_closed = self._is_closed
             if not is_closed:
@@ -117,13 +119,16 @@ class Watcher(ABC):
             self._wake()
         return subscription
 
+    def _can_exist(self, task_id: str) -> bool:
+        """Tell whether the server can hold a task with this id."""
+        return True
+
     def _add(self, subscription: Subscription) -> None:
         tell = subscription.tell
         self._youngest = time.monotonic()
         for task_id in subscription.waiting:
             self._subscriptions[task_id].append(subscription)
-            known = self._fresh.get(task_id, tell)
-            self._fresh[task_id] = tell if known is tell else Tell.CHANGES
+            self._fresh[task_id] = _for_both(tell, self._fresh.get(task_id, tell))
             self._gone.pop(task_id, None)
         if self._thread is None:
             self._start()
@@ -251,8 +256,7 @@ class Watcher(ABC):
         self._gone = {}
         self._fresh = {}
         for task_id, waiting in self._subscriptions.items():
-            tells = {subscription.tell for subscription in waiting}
-            self._fresh[task_id] = tells.pop() if len(tells) == 1 else Tell.CHANGES
+            self._fresh[task_id] = reduce(_for_both, {subscription.tell for subscription in waiting})
 
     def _remove(self, task_id: str, subscription: Subscription) -> None:
         waiting = self._subscriptions.get(task_id)
@@ -346,6 +350,13 @@ class PollingWatcher(Watcher):
     def _pause(self) -> float:
         age = time.monotonic() - self._youngest
         return min(max(age * PAUSE_SHARE, FIRST_PAUSE), LONGEST_PAUSE)
+
+
+def _for_both(one: Tell, other: Tell) -> Tell:
+    """Return what to read so that two subscribers can be told."""
+    if one is other:
+        return one
+    return Tell.CHANGES if Tell.CHANGES in (one, other) else Tell.RECORD
 
 
 def _ignore(told: Told) -> None:

@@ -21,19 +21,28 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
+from psycopg.pq.abc import PGresult
+
 from rootcellar import errors
+from rootcellar.records import TaskRecord
+from rootcellar.stores import rows
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, Pipeline, Statement, rows_of
+from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, Pipeline, Statement, read_bool, row_of
 from rootcellar.stores.postgres.pooling import are_lent_by_turns
 from rootcellar.stores.watching import LINGER, Fetch, PollingWatcher, Tell
 
 logger = logging.getLogger(__name__)
 
-_PIPELINED = ("register", "unregister", "arm", "read_rung", "read_registered", "read_rung_ids")
+_PIPELINED = ("register", "unregister", "arm", "read_all", "read_some")
+#: the columns of what they read
+_ID, _IS_ID_ONLY, _COLUMNS = range(3)
+
+#: the most bytes of an id that an index of the server takes
+LONGEST_ID = 2_600
 
 #: seconds within which a pooler must show that it keeps a session for us and passes a notification on
 SELF_TEST = 2.0
@@ -73,8 +82,6 @@ class ListeningWatcher(PollingWatcher):
         self._connect = connect
         self._sql = statements
         self._statements = {name: Statement(name, statements[name]) for name in _PIPELINED if name in statements}
-        #: what was to be told of the tasks that were registered since last nobody waited
-        self._kinds: set[Tell] = set()
         self._listener = 0
         self._is_rung = False
         self._rung_by: int | None = None
@@ -119,6 +126,9 @@ class ListeningWatcher(PollingWatcher):
                 pause = min(pause * 2, LONGEST_RECONNECT)
         if not self._is_closed:
             super()._serve()
+
+    def _can_exist(self, task_id: str) -> bool:
+        return bool(rows.storable(task_id) == task_id) and len(task_id.encode()) <= LONGEST_ID
 
     # -- the life of the connection
 
@@ -193,7 +203,6 @@ class ListeningWatcher(PollingWatcher):
         idle_since: float | None = None
         while not self._is_closed:
             if self._is_idle():
-                self._kinds.clear()
                 idle_since = idle_since or time.monotonic()
                 if time.monotonic() - idle_since >= LINGER:
                     break
@@ -239,8 +248,6 @@ class ListeningWatcher(PollingWatcher):
         by_kind: defaultdict[Tell, list[str]] = defaultdict(list)
         for task_id, tell in fresh.items():
             by_kind[tell].append(task_id)
-        self._kinds.update(by_kind)
-        reads = self._reads(reads_all, by_kind)
         me = {"listener": self._listener}
         pipeline = Pipeline(connection)
         pipeline.send(BEGIN)
@@ -253,29 +260,27 @@ class ListeningWatcher(PollingWatcher):
             self._last_look = time.monotonic()
             self._send(pipeline, "arm", me)
         pipeline.send(COMMIT)
-        for statement in reads:
-            self._send(pipeline, statement, {**me, "task_ids": list(fresh)})
+        if reads_all or fresh:
+            self._send(pipeline, "read_all" if reads_all else "read_some", {**me, "task_ids": list(fresh)})
         failure, results = pipeline.settle()
         if failure is not None:
             raise failure
         if reads_all:
             self._look_took = time.monotonic() - self._last_look
-        for statement, result in zip(reads, results[len(results) - len(reads) :], strict=True):
-            if statement == "read_rung_ids":
-                self._tell_ready(text.decode() for (text,) in rows_of(result) if text is not None)
-            else:
-                self._tell(binary.task_record(row) for row in rows_of(result))
+        if reads_all or fresh:
+            self._tell_read(results[-1])
 
-    def _reads(self, reads_all: bool, by_kind: Collection[Tell]) -> list[str]:
-        """Return the statements that read what is to be told: only of what somebody wants to hear."""
-        reads = []
-        if reads_all and self._kinds - {Tell.ID}:
-            reads.append("read_rung")
-        elif not reads_all and set(by_kind) - {Tell.ID}:
-            reads.append("read_registered")
-        if Tell.ID in (self._kinds if reads_all else by_kind):
-            reads.append("read_rung_ids")
-        return reads
+    def _tell_read(self, result: PGresult) -> None:
+        """Tell what was read: of some tasks that they are ready, of the others the record."""
+        ids: list[str] = []
+        records: list[TaskRecord] = []
+        for row in range(result.ntuples):
+            if read_bool(result.get_value(row, _IS_ID_ONLY)):
+                ids.append((result.get_value(row, _ID) or b"").decode())
+            else:
+                records.append(binary.task_record(row_of(result, row)[_COLUMNS:]))
+        self._tell_ready(ids)
+        self._tell(records)
 
     def _send(self, pipeline: Pipeline, statement: str, row: dict[str, Any]) -> None:
         pipeline.send(self._statements[statement], self._statements[statement].values(row))

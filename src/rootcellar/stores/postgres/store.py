@@ -319,6 +319,8 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     names = {
         **in_parameterized(table_names(options)),
         "task_columns": ", ".join(rows.TASK_COLUMNS),
+        # a waiter that wants only the id is sent nothing else
+        "told_columns": ", ".join(f"CASE WHEN w.kind <> 1 THEN {column} END" for column in rows.TASK_COLUMNS),
         "task_values": rows.named(rows.TASK_COLUMNS, "%({})s"),
         "task_update": rows.update_assignments(),
         "task_overwritable": rows.overwritable(),

@@ -35,27 +35,23 @@ DELETE FROM {listener} WHERE id = %(listener)s
 -- arm: ask to be rung again
 UPDATE {listener} SET armed = true WHERE id = %(listener)s
 
--- register: wait for these tasks
+-- register: wait for these tasks; where one is waited for already, in a way that tells both waiters
 INSERT INTO {waiter} AS w (task_id, listener, kind)
 SELECT task_id, %(listener)s::integer, %(kind)s::smallint FROM unnest(%(task_ids)s::text[]) AS u (task_id)
 ORDER BY task_id
-ON CONFLICT (task_id, listener) DO UPDATE SET kind = CASE WHEN w.kind = excluded.kind THEN w.kind ELSE 2 END
+ON CONFLICT (task_id, listener) DO UPDATE
+SET kind = CASE WHEN w.kind = excluded.kind THEN w.kind WHEN 2 IN (w.kind, excluded.kind) THEN 2 ELSE 0 END
 
 -- unregister: wait for these no more
 DELETE FROM {waiter} WHERE listener = %(listener)s AND task_id = ANY(%(task_ids)s)
 
--- read_rung: of all that a listener waits for, what is ready or is to be told whatever its state
-SELECT {task_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
-WHERE w.listener = %(listener)s AND (w.kind = 2 OR (w.kind = 0 AND date_done IS NOT NULL))
+-- read_all: what is to be told of all tasks that a listener waits for; the kind in the table decides what that is
+SELECT task_id AS id, w.kind = 1 AS is_id_only, {told_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
+WHERE w.listener = %(listener)s AND (w.kind = 2 OR date_done IS NOT NULL)
 
--- read_registered: the same, of these tasks only
-SELECT {task_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
-WHERE w.listener = %(listener)s AND (w.kind = 2 OR (w.kind = 0 AND date_done IS NOT NULL))
-    AND task_id = ANY(%(task_ids)s::text[])
-
--- read_rung_ids: of the tasks of which a listener wants only to know that they are ready, those that are
-SELECT task_id FROM {waiter} AS w JOIN {task} USING (task_id)
-WHERE w.listener = %(listener)s AND w.kind = 1 AND date_done IS NOT NULL
+-- read_some: the same, of these tasks only
+SELECT task_id AS id, w.kind = 1 AS is_id_only, {told_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
+WHERE w.listener = %(listener)s AND (w.kind = 2 OR date_done IS NOT NULL) AND task_id = ANY(%(task_ids)s::text[])
 
 -- drop_dead_listeners: forget the listeners whose session is gone, and what they waited for
 WITH dead AS (

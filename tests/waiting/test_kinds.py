@@ -1,0 +1,186 @@
+"""What a watcher tells of a task, compared with a model: in every order of beginning to wait, giving up and pausing.
+
+Tasks are waited for in three ways, one after the other and together. Nothing but a notification may wake the watcher:
+what is not told promptly is not told at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from rootcellar.records import TaskRecord
+from rootcellar.stores import Store
+from rootcellar.stores.postgres import listening
+from rootcellar.stores.redis.servers import Servers
+from rootcellar.stores.watching import PollingWatcher, Subscription, Tell
+from tests.waiting.bed import HEAVY, Inbox, no_safety_net, opened, record, until
+
+#: seconds within which everything must be told; the next look without a notification is an hour away
+PROMPTLY = 10.0
+SEQUENCES = 3_000 if HEAVY else 150
+STEPS = 12
+
+WAYS = list(Tell)
+PAUSES = ["no pause", "a short pause", "a long pause"]
+
+
+@pytest.fixture(params=["postgres", "redis", "sqlite"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store of each kind of watcher: notified by PostgreSQL, notified by Redis, and one that looks."""
+    no_safety_net(monkeypatch)
+    monkeypatch.setattr(Servers, "safety_look", 3600.0)
+    # nothing ends by itself, so that a short pause is one
+    monkeypatch.setattr(listening, "LISTEN_LINGER", 3600.0)
+    if request.param == "sqlite":
+        url = f"sqlite:///{request.getfixturevalue('tmp_path')}/results.sqlite3"
+    else:
+        url = request.getfixturevalue(f"{request.param}_url")
+    with opened(url) as store:
+        yield store
+
+
+@dataclass
+class Waiter:
+    """One subscription to one task, and what the model says that it must be told."""
+
+    task_id: str
+    tell: Tell
+    inbox: Inbox = field(default_factory=Inbox)
+    subscription: Subscription | None = None
+
+
+class Run:
+    """Does the steps of a sequence on a store, and checks after each what the waiters were told."""
+
+    def __init__(self, store: Store, patch: pytest.MonkeyPatch) -> None:
+        self._store = store
+        self._patch = patch
+        self._watcher: Any = store.watcher() if hasattr(store, "watcher") else polling_watcher(store)
+        self._states: dict[str, str] = {}
+        self._waiters: list[Waiter] = []
+
+    def subscribe(self, task_id: str, tell: Tell) -> None:
+        waiter = Waiter(task_id, tell)
+        self._waiters.append(waiter)
+        waiter.subscription = self._watcher.subscribe([task_id], waiter.inbox.deliver, tell)
+        if state := self._states.get(task_id):
+            self._must_hear(waiter, state)
+
+    def cancel(self, task_id: str) -> None:
+        """Give up the oldest wait for the task, if there is one."""
+        for waiter in [one for one in self._waiters if one.task_id == task_id][:1]:
+            assert waiter.subscription is not None
+            waiter.subscription.cancel()
+            self._waiters.remove(waiter)
+
+    def put(self, task_id: str, state: str) -> None:
+        if self._states.get(task_id) == "SUCCESS":
+            return
+        is_news = self._states.get(task_id) != state
+        self._states[task_id] = state
+        self._store.put(record(task_id, state=state))
+        for waiter in [one for one in self._waiters if one.task_id == task_id]:
+            if is_news:
+                self._must_hear(waiter, state)
+
+    def pause(self, how: str) -> None:
+        """Wait until the watcher has noticed who left; in a long pause, also until it has told the server so."""
+        if how == "no pause" or self._waiters:
+            return
+        until(lambda: not self._watcher._subscriptions and not self._watcher._cancelled, "nobody waits")
+        if how == "a long pause":
+            with self._patch.context() as patch:
+                patch.setattr(listening, "LISTEN_LINGER", 0.0)
+                self._watcher._wake()
+                until(self._is_server_told, "the server was told")
+
+    def _is_server_told(self) -> bool:
+        watcher = self._watcher
+        # a wait that was shorter than a turn of the watcher left nothing on the server
+        return not watcher._gone or watcher._thread is None or not getattr(watcher, "_is_listening", True)
+
+    def end(self) -> None:
+        for waiter in list(self._waiters):
+            assert waiter.inbox.is_empty(), f"{waiter} was told too much"
+            self.cancel(waiter.task_id)
+        self.pause("a short pause")
+
+    def _must_hear(self, waiter: Waiter, state: str) -> None:
+        """Wait until a waiter was told of a state, if that is what it wants to hear."""
+        is_ready = state == "SUCCESS"
+        if not (is_ready or waiter.tell is Tell.CHANGES):
+            return
+        told = waiter.inbox.take_one(PROMPTLY)
+        while isinstance(told, TaskRecord) and told.state != state and waiter.tell is Tell.CHANGES:
+            # the news of an earlier state was still on its way
+            told = waiter.inbox.take_one(PROMPTLY)
+        if waiter.tell is Tell.ID:
+            assert told == waiter.task_id
+        else:
+            assert isinstance(told, TaskRecord)
+            assert (told.task_id, told.state) == (waiter.task_id, state)
+        if is_ready:
+            self._waiters.remove(waiter)
+
+
+def polling_watcher(store: Store) -> Any:
+    return PollingWatcher(store.get_many)
+
+
+ENDS = ["given up", "told"]
+ORDERS = ["ready before the second wait", "ready after it"]
+
+
+@pytest.mark.parametrize("pause", PAUSES)
+def test_second_wait_is_told_whatever_the_first_one_was(
+    store: Store, monkeypatch: pytest.MonkeyPatch, pause: str
+) -> None:
+    """One wait for a task ends, nobody waits for a moment, and another begins: in every combination."""
+    run = Run(store, monkeypatch)
+    for number, (first, second, end, order) in enumerate(itertools.product(WAYS, WAYS, ENDS, ORDERS)):
+        task_id = f"task {number} of {pause}: {first.name}, {second.name}, {end}, {order}"
+        run.subscribe(task_id, first)
+        if end == "told":
+            run.put(task_id, "SUCCESS")
+        else:
+            run.cancel(task_id)
+        run.pause(pause)
+        if order == "ready before the second wait":
+            run.put(task_id, "SUCCESS")
+        run.subscribe(task_id, second)
+        run.put(task_id, "SUCCESS")
+        run.end()
+
+
+def test_any_sequence_of_waits_is_told_what_the_model_says(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences over two tasks and three ways of waiting, with pauses between."""
+    seed = random.randrange(10**9)
+    dice = random.Random(seed)
+    run = Run(store, monkeypatch)
+    for number in range(SEQUENCES):
+        steps = [random_step(dice, [f"{number} a", f"{number} b"]) for _ in range(STEPS)]
+        try:
+            for verb, *args in steps:
+                getattr(run, verb)(*args)
+            run.end()
+        except AssertionError as failed:
+            pytest.fail(f"sequence {number} of seed {seed}: {failed}\n{steps}")
+
+
+def random_step(dice: random.Random, tasks: list[str]) -> tuple[Any, ...]:
+    task_id = dice.choice(tasks)
+    # most of the time somebody begins to wait or gives up
+    verb = dice.choices(["subscribe", "cancel", "start", "succeed", "pause"], [5, 4, 2, 1, 3])[0]
+    if verb == "subscribe":
+        return "subscribe", task_id, dice.choice(WAYS)
+    if verb == "pause":
+        return "pause", dice.choice(PAUSES)
+    if verb == "cancel":
+        return "cancel", task_id
+    return "put", task_id, "STARTED" if verb == "start" else "SUCCESS"
