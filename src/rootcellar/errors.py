@@ -79,14 +79,24 @@ class SettingsWrong(ConfigurationError):
 
     Attributes:
         problems: everything that is wrong, each with the name of its variable.
+        warnings: names that may be misspelt, and values of variables that are not used.
     """
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "", problems: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        remedy: str = "",
+        problems: tuple[str, ...] = (),
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.problems = problems
+        self.warnings = warnings
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (*super().__reduce__(), {"problems": self.problems})
+        return (*super().__reduce__(), {"problems": self.problems, "warnings": self.warnings})
 
 
 class AppendOnlyMissing(ConfigurationError):

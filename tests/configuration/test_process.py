@@ -36,7 +36,7 @@ def test_the_environment_is_replaced_and_read_again_the_same() -> None:
 
 
 def test_a_failure_leaves_the_environment_as_it_is() -> None:
-    problems(CELERY_RESULT_BACKEND="redis", DB_PORT="x")
+    problems(CELERY_RESULT_BACKEND="redis", REDIS_PORT="x")
     assert os.environ["CELERY_RESULT_BACKEND"] == "redis"
 
 
@@ -95,7 +95,7 @@ def test_no_error_shows_a_password() -> None:
         {"CELERY_RESULT_BACKEND": "db+mysql://u:Secret1@h/d"},
         {"DB_PASSWORD": "Secret1", "DB_PORT": "x"},
         {"DB_PORT": "postgresql://u:Secret1@h/d"},
-        {"DB_PASSWORT": "Secret1"},
+        {"ROOTCELLAR_BLOB_URI": "sftp://u:Secret1@h/d"},
     ):
         with pytest.raises(SettingsWrong) as info:
             settings(**variables)

@@ -142,7 +142,7 @@ def test_problems_of_settings_are_found_too(monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in {
         "CELERY_BROKER": "redis",
         "CELERY_RESULT_BACKEND": "pgsql",
-        "DB_PASS": "x",
+        "ROOTCELLAR_ENCRYPTION_KEY": "x",
         "REDIS_USERNAME": "u",
         "BROKER_SSL_CA_CERTS": "/nosuch",
     }.items():

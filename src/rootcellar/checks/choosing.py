@@ -34,8 +34,8 @@ _ROOMS = {
 _WITH_DRIVER = ("postgres", "redis", "mysql", "mongodb")
 
 
-class Refused(Checks):
-    """A target whose settings cannot be used at all."""
+class Told(Checks):
+    """What is known of a target's settings without a look at its server, such as that they cannot be used."""
 
     def __init__(self, problems: Sequence[Finding], where: str) -> None:
         self._problems = problems
@@ -70,7 +70,7 @@ def sections_for(target: Target) -> list[Checks]:
             RedisChecks(cache, is_cache=holds_copies(target)) if room_of(cache) == "redis" else checks_for(cache)
         )
     except RootcellarError as exc:
-        return [Refused([failed(exc)], redact(target.url))]
+        return [Told([failed(exc)], redact(target.url))]
     return [*parts, checks_for(target)]
 
 
@@ -83,7 +83,7 @@ def checks_for(target: Target) -> Checks:
             import_module(f"rootcellar.stores.{room}")
         return cast(Checks, import_module(f"rootcellar.checks.{room}").checks(target))
     except RootcellarError as exc:
-        return Refused([failed(exc)], redact(target.url))
+        return Told([failed(exc)], redact(target.url))
 
 
 def broker_of(target: Target) -> Checks:
@@ -93,7 +93,7 @@ def broker_of(target: Target) -> Checks:
     try:
         return checks_of_broker(target)
     except RootcellarError as exc:
-        return Refused([failed(exc)], redact(str(target.conf.get("broker_url", ""))))
+        return Told([failed(exc)], redact(str(target.conf.get("broker_url", ""))))
 
 
 def is_known(scheme: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -17,7 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from rootcellar.cli.output import console, print_json, visible
-from rootcellar.cli.stores import VARIABLE, AppOption, BackendOption, JsonOption, load_app
+from rootcellar.cli.stores import (
+    VARIABLE,
+    AppOption,
+    BackendOption,
+    JsonOption,
+    load_app,
+    no_env_file,
+    store_of_variable,
+)
 from rootcellar.errors import RootcellarError, explain
 from rootcellar.urls import redact
 
@@ -121,7 +128,7 @@ def _chosen(what: str | None, app: str | None, processes: int | None, env_file: 
             raise typer.BadParameter("the app says where results are; leave the other out", param_hint="--app")
         return environment.from_app(load_app(app), name, processes)
     if url is None and what is None:
-        url = os.environ.get(VARIABLE)
+        url = store_of_variable()
     if url:
         if not environment.is_known_url(url):
             scheme = visible(url.partition("://")[0])
@@ -130,7 +137,8 @@ def _chosen(what: str | None, app: str | None, processes: int | None, env_file: 
         return environment.from_url(url, processes)
     if what is None and not names_backend(env_file):
         raise typer.BadParameter(
-            f"nothing is named: give one, or --app MODULE, or set CELERY_RESULT_BACKEND or {VARIABLE}",
+            f"nothing is named{no_env_file(env_file)}: give one, or --app MODULE, "
+            f"or set CELERY_RESULT_BACKEND or {VARIABLE}",
             param_hint="NAME or URL",
         )
     return environment.from_environment(name, processes, env_file)

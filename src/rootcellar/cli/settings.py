@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ Examples:
   rootcellar settings --all
   CELERY_BROKER=redis CELERY_RESULT_BACKEND=postgres rootcellar settings
   rootcellar settings --env-file .env.production --json
+  rootcellar settings --prefix RESULTS_
 """
 
 
@@ -36,6 +38,10 @@ def settings(
     env_file: Annotated[
         Path, typer.Option("--env-file", metavar="FILE", help="Read this file of NAME=value instead of .env")
     ] = Path(".env"),
+    prefix: Annotated[
+        str | None,
+        typer.Option("--prefix", metavar="PREFIX", help="Read RESULTS_DB_HOST and so on, for --prefix RESULTS_"),
+    ] = None,
     without_broker: Annotated[
         bool, typer.Option("--no-broker", help="No broker need be given, as for settings(broker=False)")
     ] = False,
@@ -45,8 +51,10 @@ def settings(
     Each variable that was given is listed, with where its value came from. Passwords are masked.
     Exit status 1, with everything that is wrong, if something is; also if a Python package is missing.
     """
+    # warnings are printed with the rest
+    logging.getLogger("rootcellar.configuration").addHandler(logging.NullHandler())
     try:
-        found = rootcellar.settings(env_file, broker=not without_broker)
+        found = rootcellar.settings(env_file, broker=not without_broker, prefix=prefix)
     except SettingsWrong as exc:
         _tell_problems(exc, as_json)
         raise typer.Exit(1) from None
@@ -59,6 +67,7 @@ def settings(
                 "celery": found.masked(),
                 "unused": list(found.unused),
                 "ignored": list(found.ignored),
+                "warnings": list(found.warnings),
             }
         )
         raise typer.Exit(1 if problems else 0)
@@ -68,6 +77,10 @@ def settings(
         console().print(f"  {name} = {visible(repr(value))}", soft_wrap=True)
     if found.unused:
         say(f"\nGiven, but of no use to this broker and backend: {', '.join(found.unused)}")
+    if found.warnings:
+        say("\nPerhaps wrong, and left alone:")
+        for warning in found.warnings:
+            console().print(f"  {visible(warning)}", soft_wrap=True)
     if found.ignored:
         say(f"\nNot known, and left alone: {', '.join(map(visible, found.ignored))}")
     for problem in problems:
@@ -86,9 +99,9 @@ def _missing_drivers(found: Settings) -> Iterator[str]:
 
 def _tell_problems(exc: SettingsWrong, as_json: bool) -> None:
     if as_json:
-        print_json({"problems": list(exc.problems), "see": explain(exc.code)})
+        print_json({"problems": list(exc.problems), "warnings": list(exc.warnings), "see": explain(exc.code)})
         return
-    for problem in exc.problems:
+    for problem in (*exc.problems, *exc.warnings):
         print(f"rootcellar: {visible(problem)}", file=sys.stderr)
     print(f"(see `{explain(exc.code)}`)", file=sys.stderr)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,8 @@ from rootcellar.urls import redact
 
 #: the environment variable that names the store of these commands; without it, settings() does
 VARIABLE = "ROOTCELLAR_BACKEND"
+#: the file of variables that commands read, in the working directory
+ENV_FILE = ".env"
 
 BackendOption = Annotated[
     str | None,
@@ -85,7 +88,7 @@ def existing_results(choice: Choice) -> Iterator[Results]:
     """As :func:`existing_store`, with the keys that the app or the environment has."""
     store, conf = _store_and_conf(choice)
     try:
-        codec = codec_of(conf)
+        codec = codec_of(conf or _payload_settings())
         _must_exist(store)
         yield Results(store, codec)
     finally:
@@ -103,6 +106,16 @@ def existing_store(choice: Choice) -> Iterator[Store]:
     with chosen_store(choice) as store:
         _must_exist(store)
         yield store
+
+
+def _payload_settings() -> Mapping[str, Any]:
+    """Return what ``.env`` says of stored values, such as keys, where the store is named by a URL."""
+    if not Path(ENV_FILE).is_file():
+        # the environment itself is read by the codec
+        return {}
+    from rootcellar.configuration import payload_settings
+
+    return payload_settings()
 
 
 def _must_exist(store: Store) -> None:
@@ -151,14 +164,14 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, A
     """Return where the store was named, its URL, what else is said of it, and the configuration if there is one."""
     if choice.backend is not None:
         return "--backend", choice.backend, StoreOptions(), {}
-    if os.environ.get(VARIABLE):
-        return VARIABLE, os.environ[VARIABLE], StoreOptions(), {}
+    if (url := store_of_variable()) is not None:
+        return VARIABLE, url, StoreOptions(), {}
     # imported late: it takes a moment, and most name the store otherwise
     from rootcellar.configuration import names_backend
 
     if not names_backend():
         raise ConfigurationError(
-            "no result backend was named",
+            f"no result backend was named{no_env_file()}",
             remedy=f"give --backend URL, or --app MODULE, or set {VARIABLE} or CELERY_RESULT_BACKEND",
         )
     app = Celery("rootcellar", set_as_current=False)
@@ -170,6 +183,20 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, A
             remedy="choose a backend that keeps them, or give --backend",
         )
     return "CELERY_RESULT_BACKEND", str(app.conf.result_backend), store_options(app.conf), app.conf
+
+
+def no_env_file(path: str = ENV_FILE) -> str:
+    """Return for a message that there is no file of variables, and where; nothing where there is one."""
+    return "" if Path(path).is_file() else f"; there is no {Path(path).name} in {Path(path).absolute().parent}"
+
+
+def store_of_variable() -> str | None:
+    """Return the URL that ``ROOTCELLAR_BACKEND`` names in the environment or in ``.env``; ``None`` for none."""
+    if os.environ.get(VARIABLE) or not Path(ENV_FILE).is_file():
+        return os.environ.get(VARIABLE) or None
+    from rootcellar.configuration import named_store
+
+    return named_store()
 
 
 def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:

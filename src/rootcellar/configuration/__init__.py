@@ -3,6 +3,6 @@
 It imports pydantic, so nothing imports it until it is asked for.
 """
 
-from rootcellar.configuration.settings import InForce, Settings, load, names_backend
+from rootcellar.configuration.settings import InForce, Settings, load, named_store, names_backend, payload_settings
 
-__all__ = ["InForce", "Settings", "load", "names_backend"]
+__all__ = ["InForce", "Settings", "load", "named_store", "names_backend", "payload_settings"]

@@ -1,12 +1,21 @@
-"""The names of all of Celery's settings, as the installed Celery knows them."""
+"""The names of all of Celery's settings, as the installed Celery knows them, and their values from texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 from celery.app.defaults import NAMESPACES, flatten
+
+from rootcellar.configuration.urls import SecretText, SecretUrl
+from rootcellar.configuration.values import read_flag, read_seconds
+
+#: what Celery's settings are called in the environment, as with ``namespace="CELERY"``
+PREFIX = "CELERY_"
+_SECRET = re.compile(r"(?i)pass(word|wd|phrase)?($|_)|secret|token|(^|_)keys?$")
 
 
 @cache
@@ -33,6 +42,88 @@ def setting_of(key: str, prefix: str = "") -> str | None:
     if key in old_names():
         return old_names()[key]
     return key if key == key.lower() and not key.startswith("_") else None
+
+
+def variable_setting(name: str) -> str | None:
+    """Return the setting that a variable of the environment gives; ``None`` for one that gives none.
+
+    ``CELERY_TASK_ALWAYS_EAGER`` is ``task_always_eager``, and so is ``CELERY_ALWAYS_EAGER``, its old name.
+    """
+    current = name.removeprefix(PREFIX).lower() if name.startswith(PREFIX) else ""
+    return current if current in options() else old_names().get(name)
+
+
+def is_current(name: str) -> bool:
+    """Tell whether a variable gives a setting by the name that it has today."""
+    return name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() in options()
+
+
+def value_of(setting: str, text: str) -> Any:
+    """Return the value that a text gives a setting; passwords in it are not in its ``repr``.
+
+    Raises:
+        ValueError: it is none; the text says what it must be, and does not hold the value.
+    """
+    words, read = _KINDS.get(options()[setting].type, _KINDS["any"])
+    try:
+        return _hidden(setting, read(text.strip()))
+    except (ValueError, RecursionError):
+        raise ValueError(f"must be {words}") from None
+
+
+def is_secret(setting: str) -> bool:
+    """Tell whether a setting's name says that its value is a secret."""
+    return _SECRET.search(setting) is not None
+
+
+def _list(text: str) -> list[Any]:
+    if not text.startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise ValueError(text)
+    return found
+
+
+def _dict(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(text)
+    return found
+
+
+def _anything(text: str) -> Any:
+    """Return JSON where it is some, yes and no as such, and any other text as it is."""
+    try:
+        return read_flag(text) if not text.isdigit() else int(text)
+    except ValueError:
+        pass
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+_KINDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "bool": ("true or false", read_flag),
+    "int": ("a whole number", int),
+    "float": ("a number, or a duration such as 30s", read_seconds),
+    "string": ("a text", str),
+    "list": ("a list with commas, or a JSON array", _list),
+    "tuple": ("a list with commas, or a JSON array", lambda text: tuple(_list(text))),
+    "dict": ("a JSON object", _dict),
+    "any": ("a text or JSON", _anything),
+}
+
+
+def _hidden(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _hidden(str(key), each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_hidden(name, each) for each in value)
+    if isinstance(value, str) and is_secret(name):
+        return SecretText(value)
+    return SecretUrl(value) if isinstance(value, str) and "://" in value else value
 
 
 def _old_and_new(namespace: str, key: str, option: Any) -> Iterator[tuple[str, str]]:

@@ -21,15 +21,27 @@ _EXPIRIES = ("celery_result_expires", "celery_result_failure_expires", "celery_r
 _OTHERWISE = ("celery_broker", "celery_broker_url", "celery_result_backend", *_EXPIRIES)
 
 
-def settings_of(found: Variables, backend: Choice, broker: Choice | None) -> dict[str, Any]:
-    """Return Celery's settings, under Celery's own names; those that no variable gives are left to Celery."""
+def settings_of(
+    found: Variables, backend: Choice, broker: Choice | None, passed_on: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return Celery's settings, under Celery's own names; those that no variable gives are left to Celery.
+
+    Args:
+        found: the variables.
+        backend: the result backend.
+        broker: the broker; ``None`` where the app names its own.
+        passed_on: Celery's settings that have no variable of ours. Where both give one, ours counts; dicts are merged.
+    """
     conf = _own_settings(found)
     conf.update(_backend_settings(found, backend))
     if backend.kind != "rpc":
-        conf.update(_payload_settings(found))
+        conf.update(payload_settings_of(found))
         _add_typed_json(conf)
     if broker is not None:
         conf.update(_broker_settings(found, broker))
+    for name, value in (passed_on or {}).items():
+        ours = conf.get(name, value)
+        conf[name] = {**value, **ours} if isinstance(value, dict) and isinstance(ours, dict) else ours
     return conf
 
 
@@ -53,7 +65,8 @@ def _add_typed_json(conf: dict[str, Any]) -> None:
         conf.setdefault("result_accept_content", [*accepted, *({TYPED_JSON} - set(accepted))])
 
 
-def _payload_settings(found: Variables) -> dict[str, Any]:
+def payload_settings_of(found: Variables) -> dict[str, Any]:
+    """Return the settings about what is stored of values."""
     conf: dict[str, Any] = {}
     for name in PayloadVariables.model_fields:
         value = getattr(found, name)

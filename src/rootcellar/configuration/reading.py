@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv.parser import parse_stream
 from pydantic import SecretStr
 
+from rootcellar.configuration import celery_names
 from rootcellar.configuration.values import Allowed
 from rootcellar.configuration.variables import Variables
+from rootcellar.payloads.settings import VARIABLES as PAYLOAD_VARIABLES
 
 #: the file that is read where none is named
 DEFAULT_FILE = ".env"
 _FILE = "_FILE"
-_PREFIXES = ("CELERY_", "BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_", "ROOTCELLAR_")
+#: what the variables of servers begin with, which an application may use for servers of its own
+_SERVERS = ("BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_")
+_OWN = "ROOTCELLAR_"
+_PREFIXES = (celery_names.PREFIX, "CELERYD_", "CELERYBEAT_", _OWN, *_SERVERS)
+#: names the prefix of the variables of servers, where settings() is not told one
+PREFIX_VARIABLE = "ROOTCELLAR_PREFIX"
 #: how alike two names are of which one is a slip of the pen
 _ALIKE = 0.75
 _FAR = {
+    **{f"{celery_names.PREFIX}{setting.upper()}": name for setting, name in PAYLOAD_VARIABLES.items()},
+    "CELERY_TASK_RATE_LIMIT": "CELERY_TASK_DEFAULT_RATE_LIMIT",
     "DB_DATABASE": "DB_NAME",
+    "DB_HOSTNAME": "DB_HOST",
+    "DB_TIMEOUT": "DB_CONNECT_TIMEOUT",
     "DB_PASS": "DB_PASSWORD",
     "DB_SCHEMA_NAME": "DB_SCHEMA",
     "DB_USERNAME": "DB_USER",
@@ -39,7 +50,9 @@ _NOT_OURS = frozenset(
     {
         "CELERY_APP",
         "CELERY_BENCH",
+        "CELERY_BIN",
         "CELERY_CONFIG_MODULE",
+        "CELERY_CUSTOM_WORKER_POOL",
         "CELERY_LOADER",
         "CELERY_LOG_LEVEL",
         "CELERY_LOG_FILE",
@@ -53,6 +66,7 @@ _NOT_OURS = frozenset(
         "REDIS_URI",
         "REDIS_URL",
         "ROOTCELLAR_BACKEND",
+        "ROOTCELLAR_PREFIX",
     }
 )
 
@@ -62,21 +76,49 @@ class Reading:
     """What was found.
 
     Attributes:
-        texts: the text of each variable that was given, by its name.
+        prefix: what the names of the servers' variables begin with, beside their own beginning.
+        files: the paths at which a file of variables was looked for; the last one was there, if any was.
+        texts: the text of each variable that was given, by its name without the prefix.
         origins: where each came from: ``environment``, the name of the file of variables, or ``file PATH``.
+        celery: the text of each variable that gives a setting of Celery's for which there is no variable of ours.
         problems: what is wrong, each with the name of the variable.
-        ignored: names that look like ours and are not.
+        guesses: names that look like ours and are not known, and the name that may have been meant.
+        ignored: names that look like ours and are not known.
+        backend: the store that ``ROOTCELLAR_BACKEND`` names for the commands; ``None`` for none.
     """
 
+    prefix: str = ""
+    files: tuple[Path, ...] = ()
     texts: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    celery: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    guesses: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
+    backend: str | None = None
+
+    def shown(self, name: str) -> str:
+        """Return a variable's name as it is written in the environment."""
+        return self.prefix + name if name.startswith(_SERVERS) else name
+
+    @property
+    def where(self) -> str:
+        """The environment and the files, for messages."""
+        found = [path for path in self.files if path.is_file()]
+        if found:
+            return f"environment, {found[-1].absolute()}"
+        places = " or ".join(str(path.absolute().parent) for path in self.files)
+        return f"environment; there is no {self.files[0].name} in {places}" if places else "environment"
 
 
 def names() -> list[str]:
     """Return the names of all variables."""
     return [name.upper() for name in Variables.model_fields]
+
+
+def server_names() -> list[str]:
+    """Return the names of the variables of servers, the longest first."""
+    return sorted((name for name in names() if name.startswith(_SERVERS)), key=len, reverse=True)
 
 
 def allowed(name: str) -> Allowed:
@@ -90,7 +132,13 @@ def is_secret(name: str) -> bool:
     return SecretStr in getattr(Variables.model_fields[name.lower()].annotation, "__args__", ())
 
 
-def read(environ: Mapping[str, str], env_file: str | Path | None) -> Reading:
+def read(
+    environ: Mapping[str, str],
+    env_file: str | Path | None,
+    *,
+    beside: Path | None = None,
+    prefix: str | None = None,
+) -> Reading:
     """Read the variables from ``environ``, and from ``env_file`` those that are not in it.
 
     An empty variable counts as not given.
@@ -98,20 +146,65 @@ def read(environ: Mapping[str, str], env_file: str | Path | None) -> Reading:
     Args:
         environ: the environment.
         env_file: a file of lines ``NAME=value``; the default one may be missing, ``None`` for none.
+        beside: the folder of the app, where the default file may be too.
+        prefix: what the names of the servers' variables begin with; ``None`` for what ``ROOTCELLAR_PREFIX`` says.
     """
-    reading = Reading()
-    for origin, given in (("environment", environ), (str(env_file), _variables_of(env_file, reading))):
-        for name, text in given.items():
-            if text and name.startswith(_PREFIXES) and name not in reading.texts:
-                if not _is_utf8(text):
-                    reading.problems.append(f"{name} is not UTF-8")
-                    continue
+    reading = Reading(files=_candidates(env_file, beside))
+    path = next((path for path in reading.files if path.is_file()), None)
+    reading.files = reading.files[: reading.files.index(path) + 1] if path else reading.files
+    if path is None and env_file is not None and str(env_file) != DEFAULT_FILE:
+        reading.problems.append(f"the file of variables {env_file} is not there")
+    in_file = _variables_of(path, reading)
+    sources = (("environment", environ), (str(path), in_file))
+    reading.prefix = _first(PREFIX_VARIABLE, environ, in_file) or "" if prefix is None else prefix
+    reading.backend = _first("ROOTCELLAR_BACKEND", environ, in_file)
+    for origin, given in sources:
+        for written, text in given.items():
+            name = _without_prefix(written, reading.prefix)
+            if text and name is not None and name not in reading.texts:
                 reading.texts[name] = text
                 reading.origins[name] = origin
     known = names()
     _read_files(known, reading)
-    _set_unknown_aside(known, reading, str(env_file))
+    _set_unknown_aside(known, reading)
+    for name in [name for name, text in reading.texts.items() if not _is_utf8(text)]:
+        reading.problems.append(f"{name} is not UTF-8")
+        del reading.texts[name], reading.origins[name]
     return reading
+
+
+def _candidates(env_file: str | Path | None, beside: Path | None) -> tuple[Path, ...]:
+    """Return where to look for the file of variables: the working directory, then beside the app and above it.
+
+    Above it is looked at up to the folder that Python imports the app's package from.
+    """
+    if env_file is None:
+        return ()
+    if str(env_file) != DEFAULT_FILE or beside is None:
+        return (Path(env_file),)
+    folders = [Path.cwd(), beside]
+    while (folders[-1] / "__init__.py").is_file() and folders[-1].parent != folders[-1]:
+        folders.append(folders[-1].parent)
+    paths = [Path(DEFAULT_FILE), *(folder / DEFAULT_FILE for folder in folders[1:])]
+    # each once, by what it is and not by how it is written
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        seen.setdefault(path.absolute(), path)
+    return tuple(seen.values())
+
+
+def _first(name: str, *sources: Mapping[str, str | None]) -> str | None:
+    return next((text for source in sources if (text := source.get(name))), None)
+
+
+def _without_prefix(written: str, prefix: str) -> str | None:
+    """Return the name of a variable of ours as it is without the prefix; ``None`` for what is not for us."""
+    inner = written.removeprefix(prefix) if prefix and written.startswith(prefix) else ""
+    if inner.startswith(_SERVERS):
+        return inner
+    if written.startswith(_SERVERS):
+        return None if prefix else written
+    return written if written.startswith(_PREFIXES) else None
 
 
 def _is_utf8(text: str) -> bool:
@@ -123,15 +216,10 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _variables_of(env_file: str | Path | None, reading: Reading) -> Mapping[str, str | None]:
-    if env_file is None:
+def _variables_of(path: Path | None, reading: Reading) -> Mapping[str, str | None]:
+    if path is None:
         return {}
-    path = Path(env_file)
     try:
-        if not path.is_file():
-            if str(env_file) != DEFAULT_FILE:
-                reading.problems.append(f"the file of variables {path} is not there")
-            return {}
         with path.open(encoding="utf-8") as lines:
             bindings = list(parse_stream(lines))
     except (OSError, ValueError) as exc:
@@ -167,26 +255,38 @@ def _read_files(known: Iterable[str], reading: Reading) -> None:
         reading.origins[name] = f"file {path}"
 
 
-def _set_unknown_aside(known: list[str], reading: Reading, env_file: str) -> None:
+def _set_unknown_aside(known: list[str], reading: Reading) -> None:
+    """Keep what we know, pass on what Celery knows, and guess what may have been meant by other names."""
     origins = dict(reading.origins)
     for name in sorted(origins.keys() - known):
-        # who gave the right name too meant something else by this one, or else to override what .env says
-        overridden = env_file if origins[name] == "environment" else None
-        free = [candidate for candidate in known if origins.get(candidate) in (None, overridden)]
+        if celery_names.variable_setting(name) is not None:
+            reading.celery[name] = reading.texts.pop(name)
+            continue
+        # who gave the right name too meant something else by this one, or else to override what the file says
+        is_override = origins[name] == "environment"
+        free = [each for each in known if origins.get(each) is None or (is_override and origins[each] != "environment")]
         meant = _meant(name, [*free, *(candidate + _FILE for candidate in free if is_secret(candidate))])
         del reading.texts[name], reading.origins[name]
-        if meant is None:
-            reading.ignored.append(name)
-        else:
+        if meant is not None and name.startswith(_OWN):
+            # nobody else uses these names: a key for encryption by a wrong name would leave results in clear
             reading.problems.append(f"{name} is not known: did you mean {meant}?")
+            continue
+        reading.ignored.append(reading.shown(name))
+        if meant is not None:
+            reading.guesses[name] = meant
 
 
 def _meant(name: str, candidates: list[str]) -> str | None:
-    """Return the variable that was meant by a name, ``None`` if it is none of ours."""
-    if name in _NOT_OURS:
+    """Return the variable that may have been meant by a name, ``None`` if it is like none of ours."""
+    # CELERYD_OPTS and its like are for the scripts that start workers
+    if name in _NOT_OURS or name.startswith(("CELERYD_", "CELERYBEAT_")):
         return None
-    if _FAR.get(name) in candidates:
+    if _FAR.get(name) in (*candidates, *_of_celery()):
         return _FAR[name]
     prefix = name.partition("_")[0]
-    alike = [candidate for candidate in candidates if candidate.partition("_")[0] == prefix]
+    alike = [candidate for candidate in [*candidates, *_of_celery()] if candidate.partition("_")[0] == prefix]
     return next(iter(difflib.get_close_matches(name, alike, n=1, cutoff=_ALIKE)), None)
+
+
+def _of_celery() -> Iterator[str]:
+    return (celery_names.PREFIX + setting.upper() for setting in celery_names.options())

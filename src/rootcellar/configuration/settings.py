@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+import re
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from rootcellar.configuration import reading
-from rootcellar.configuration.celery_settings import settings_of
+from rootcellar.configuration import celery_names, reading
+from rootcellar.configuration.celery_settings import payload_settings_of, settings_of
 from rootcellar.configuration.checks import contradictions
 from rootcellar.configuration.choices import Choice, NoChoice, choose_backend, choose_broker
 from rootcellar.configuration.reading import Reading
-from rootcellar.configuration.urls import SecretUrl
+from rootcellar.configuration.urls import SecretText, SecretUrl
 from rootcellar.configuration.variables import GROUPS, Variables
 from rootcellar.errors import SettingsWrong
 from rootcellar.urls import redact
+
+logger = logging.getLogger(__name__)
 
 MASK = "**"
 DEFAULT = "default"
@@ -44,8 +48,11 @@ _USES = {
     "mongodb": ("MongoVariables",),
 }
 
+_SERVER_NAME = re.compile(rf"(?<![A-Z_])(?:{'|'.join(reading.server_names())})(?:_FILE)?(?![A-Z_])")
 #: what settings() wrote into the environment: name -> (what was there, what is there now)
 _written: dict[str, tuple[str, str]] = {}
+#: the warnings that this process has logged
+_logged: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +80,27 @@ class Settings(Mapping[str, Any]):
         variables: every variable with its type; ``None`` is one that was not given.
         ignored: names that begin like ours and are not known.
         unused: variables that were given and that the chosen broker and backend do not use.
+        warnings: names that may be misspelt, and values of variables that are not used.
     """
 
-    def __init__(self, variables: Variables, conf: Mapping[str, Any], given: Reading, used: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        variables: Variables,
+        conf: Mapping[str, Any],
+        given: Reading,
+        used: tuple[str, ...],
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         self.variables = variables
         self.ignored: tuple[str, ...] = tuple(given.ignored)
+        self.warnings = warnings
         self._conf = dict(conf)
+        self._given = given
         self._origins = dict(given.origins)
         self._texts = dict(given.texts)
         self._used = used
-        names = {name.upper() for group in GROUPS if group.__name__ in used for name in group.model_fields}
-        self.unused: tuple[str, ...] = tuple(name for name in reading.names() if name in self._origins.keys() - names)
+        unused = self._origins.keys() & set(reading.names()) - _names_of(used)
+        self.unused: tuple[str, ...] = tuple(given.shown(name) for name in reading.names() if name in unused)
 
     def __getitem__(self, name: str) -> Any:
         return self._conf[name]
@@ -113,7 +130,11 @@ class Settings(Mapping[str, Any]):
                 default = (info.json_schema_extra or {}).get("default", "")  # type: ignore[union-attr]
                 value = self._shown(name) if name in self._origins else str(default).replace("`", "")
                 if value and not value.startswith("must be given"):
-                    found.append(InForce(name, value, self.origin(name)))
+                    found.append(InForce(self._given.shown(name), value, self.origin(name)))
+        found += [
+            InForce(name, _shown_text(name, text), self.origin(name))
+            for name, text in sorted(self._given.celery.items())
+        ]
         return found
 
     def masked(self) -> dict[str, Any]:
@@ -124,45 +145,153 @@ class Settings(Mapping[str, Any]):
         return MASK if name.endswith(("PASSWORD", "_KEYS")) else redact(self._texts[name])
 
 
-def load(env_file: str | Path | None = reading.DEFAULT_FILE, *, broker: bool = True) -> Settings:
+def load(
+    env_file: str | Path | None = reading.DEFAULT_FILE,
+    *,
+    broker: bool = True,
+    prefix: str | None = None,
+    beside: Path | None = None,
+) -> Settings:
     """Read the settings; see :func:`rootcellar.settings`, which is this.
 
     Raises:
         SettingsWrong: with every problem.
     """
-    given = reading.read(_environment(), env_file)
+    given = reading.read(_environment(), env_file, beside=beside, prefix=prefix)
     found = _typed(given)
     broker_choice = _broker(found, given)
     backend = _backend(found, given)
+    passed_on = _passed_on(given)
     if broker and broker_choice is None and not any(name in given.origins for name in _BROKER_NAMES):
-        given.problems.append("CELERY_BROKER is missing: must be redis, rabbitmq, or a URL")
+        given.problems.append(_missing("CELERY_BROKER", "redis, rabbitmq, or a URL", given))
     if backend is None and "CELERY_RESULT_BACKEND" not in given.origins:
-        given.problems.append(
-            "CELERY_RESULT_BACKEND is missing: must be postgres, redis, hybrid, mysql, sqlite, mongodb, rpc, or a URL"
-        )
+        kinds = "postgres, redis, hybrid, mysql, sqlite, mongodb, rpc, or a URL"
+        given.problems.append(_missing("CELERY_RESULT_BACKEND", kinds, given))
     given.problems.extend(contradictions(found, backend, broker_choice))
-    if given.problems or backend is None:
-        raise _wrong(given.problems)
-    conf = settings_of(found, backend, broker_choice)
-    _replace_what_celery_reads(os.environ, conf)
+    used = _groups_of(backend, broker_choice)
+    problems, warnings = _judge(given, _concerned(used, backend, broker_choice))
+    _log(warnings)
+    if problems or backend is None:
+        raise _wrong(problems, given.where, warnings)
+    conf = settings_of(found, backend, broker_choice, passed_on)
+    _replace_what_celery_reads(os.environ, conf, is_shared=bool(given.prefix))
     if backend.kind == "rpc":
         # imported late: it imports Celery's backend
         from rootcellar import rpc
 
         rpc.warn_when_a_worker_starts()
-    used = ["CeleryVariables", *_USES.get(backend.kind, ())]
-    if backend.kind != "rpc":
-        used += ["PayloadVariables"]
-    if broker_choice is not None:
-        used += ["BrokerVariables"]
-        if broker_choice.kind == "redis" and broker_choice.is_named:
-            used += ["RedisVariables"]
-    return Settings(found, conf, given, tuple(used))
+    return Settings(found, conf, given, used, tuple(warnings))
 
 
 def names_backend(env_file: str | Path | None = reading.DEFAULT_FILE) -> bool:
     """Tell whether the environment or the file of variables names a result backend."""
     return "CELERY_RESULT_BACKEND" in reading.read(_environment(), env_file).texts
+
+
+def named_store(env_file: str | Path | None = reading.DEFAULT_FILE) -> str | None:
+    """Return the URL that ``ROOTCELLAR_BACKEND`` gives the commands, in the environment or the file of variables."""
+    return reading.read(_environment(), env_file).backend
+
+
+def payload_settings(env_file: str | Path | None = reading.DEFAULT_FILE) -> dict[str, Any]:
+    """Return Celery's settings about what is stored of values, for commands whose store is named by a URL.
+
+    Raises:
+        SettingsWrong: one of these is wrong; what is wrong with others is of no concern.
+    """
+    given = reading.read(_environment(), env_file)
+    given.problems = [problem for problem in given.problems if problem.startswith("ROOTCELLAR_")]
+    given.texts = {name: text for name, text in given.texts.items() if name in _names_of(("PayloadVariables",))}
+    found = _typed(given)
+    given.problems += [text for text in contradictions(found, None, None) if text.startswith("ROOTCELLAR_")]
+    if given.problems:
+        raise _wrong(given.problems, given.where)
+    return payload_settings_of(found)
+
+
+def _groups_of(backend: Choice | None, broker: Choice | None) -> tuple[str, ...]:
+    """Return the groups of variables that a backend and a broker use."""
+    used = ["CeleryVariables"]
+    if backend is not None:
+        used += _USES.get(backend.kind, ())
+        used += ["PayloadVariables"] if backend.kind != "rpc" else []
+    if broker is not None:
+        used += ["BrokerVariables"]
+        if broker.kind == "redis" and broker.is_named:
+            used += ["RedisVariables"]
+    return tuple(dict.fromkeys(used))
+
+
+def _concerned(used: tuple[str, ...], backend: Choice | None, broker: Choice | None) -> frozenset[str]:
+    """Return the names of which a problem keeps an app from starting.
+
+    That a variable is wrong which nothing here uses is no reason: it may be another program's.
+    """
+    if backend is None:
+        return frozenset(reading.names())
+    more = ["PayloadVariables"]
+    if broker is not None and broker.kind == "redis":
+        # a broker by its URL takes its certificates from there
+        more += ["RedisVariables"]
+    return _names_of((*used, *more))
+
+
+def _names_of(groups: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name.upper() for group in GROUPS if group.__name__ in groups for name in group.model_fields)
+
+
+def _judge(given: Reading, concerned: frozenset[str]) -> tuple[list[str], list[str]]:
+    """Return what is wrong, and what to warn of, with the names as they are written in the environment."""
+    others = set(reading.names()) - concerned
+    problems, warnings = [], []
+    for problem in given.problems:
+        if _variable_of(problem) in others:
+            warnings.append(f"{problem} (not used with this broker and this backend, and left alone)")
+        else:
+            problems.append(problem)
+    for name, meant in sorted(given.guesses.items()):
+        if meant.removesuffix("_FILE") not in others:
+            warnings.append(f"{given.shown(name)} is not known to rootcellar: if it was meant for it, write {meant}")
+    return [_as_written(text, given) for text in problems], [_as_written(text, given) for text in warnings]
+
+
+def _variable_of(problem: str) -> str:
+    """Return the name of the variable that a problem begins with."""
+    match = re.match(r"[A-Z][A-Z_]*", problem)
+    return match[0].removesuffix("_FILE") if match else ""
+
+
+def _as_written(text: str, given: Reading) -> str:
+    """Put the prefix before the names of servers' variables."""
+    if not given.prefix:
+        return text
+    return _SERVER_NAME.sub(lambda match: given.prefix + match[0], text)
+
+
+def _missing(name: str, kinds: str, given: Reading) -> str:
+    hint = next((f"; did you mean it by {each}?" for each, meant in given.guesses.items() if meant == name), "")
+    return f"{name} is missing: must be {kinds}{hint}"
+
+
+def _passed_on(given: Reading) -> dict[str, Any]:
+    """Return the settings that Celery knows and for which there is no variable of ours."""
+    conf = {}
+    for name in sorted(given.celery, key=celery_names.is_current):
+        setting = celery_names.variable_setting(name)
+        assert setting is not None, "only such names are kept there"
+        try:
+            conf[setting] = celery_names.value_of(setting, given.celery[name])
+        except ValueError as exc:
+            given.problems.append(f"{name} {exc}")
+    return conf
+
+
+def _log(warnings: list[str]) -> None:
+    """Log each warning once in the life of the process."""
+    for warning in warnings:
+        if warning not in _logged:
+            _logged.add(warning)
+            logger.warning("%s", warning)
 
 
 def _environment() -> dict[str, str]:
@@ -173,11 +302,17 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _replace_what_celery_reads(environ: MutableMapping[str, str], conf: Mapping[str, Any]) -> None:
-    """Put the URL in place of the name that stands for it, for this process and those that it starts."""
+def _replace_what_celery_reads(environ: MutableMapping[str, str], conf: Mapping[str, Any], *, is_shared: bool) -> None:
+    """Put the URL in place of the name that stands for it, for this process and those that it starts.
+
+    Args:
+        environ: the environment.
+        conf: what Celery gets.
+        is_shared: whether the names without a prefix are the application's.
+    """
     before = _environment()
     for name, setting in READ_BY_CELERY.items():
-        if environ.get(name) and setting in conf:
+        if environ.get(name) and setting in conf and not (is_shared and name == "BROKER_URL"):
             url = str(conf[setting])
             _written[name] = (before[name], url)
             environ[name] = url
@@ -236,21 +371,29 @@ def _broker(found: Variables, given: Reading) -> Choice | None:
     return next(iter(first.values()), None)
 
 
-def _wrong(problems: list[str]) -> SettingsWrong:
+def _wrong(problems: list[str], where: str, warnings: Sequence[str] = ()) -> SettingsWrong:
     count = len(problems)
     what = "a setting is wrong" if count == 1 else f"{count} settings are wrong"
     return SettingsWrong(
         f"{what}: {' | '.join(problems)}",
-        where="environment, .env",
+        where=where,
         remedy="`rootcellar settings` shows what is in force",
         problems=tuple(problems),
+        warnings=tuple(warnings),
     )
+
+
+def _shown_text(name: str, text: str) -> str:
+    """Return a value of Celery's as it was given; nothing of one that is or holds a secret, as JSON may."""
+    setting = celery_names.variable_setting(name) or name
+    is_open = not celery_names.is_secret(setting) and not text.lstrip().startswith(("{", "["))
+    return redact(text) if is_open else MASK
 
 
 def _masked(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _masked(str(key), each) for key, each in value.items()}
-    if "password" in name.lower() or name.endswith("_keys") or isinstance(value, SecretStr):
+    if "password" in name.lower() or name.endswith("_keys") or isinstance(value, (SecretStr, SecretText)):
         return MASK
     if isinstance(value, SecretUrl):
         return redact(value)

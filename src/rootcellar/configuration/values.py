@@ -56,7 +56,8 @@ class Allowed:
             raise ValueError(f"must be {self.words}") from exc
 
 
-def _flag(text: str) -> bool:
+def read_flag(text: str) -> bool:
+    """Return whether a text says yes. Raises ValueError where it says neither yes nor no."""
     word = text.strip().lower()
     if word in _TRUE | _FALSE:
         return word in _TRUE
@@ -199,7 +200,7 @@ _DURATION_WORDS = "seconds, or a number with a unit: `200ms`, `30s`, `15m`, `12h
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 Flag = Annotated[
-    bool | None, Allowed("`true` or `false` (also `1`, `0`, `yes`, `no`, `on`, `off`)", _flag, "`true` or `false`")
+    bool | None, Allowed("`true` or `false` (also `1`, `0`, `yes`, `no`, `on`, `off`)", read_flag, "`true` or `false`")
 ]
 Port = Annotated[int | None, Allowed("a port, 1 to 65535", _whole(1, 65535))]
 Count = Annotated[int | None, Allowed("a whole number from 1 on", _whole(1))]

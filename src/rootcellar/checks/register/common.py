@@ -13,6 +13,15 @@ PROBLEMS = (
         remedy="Run `rootcellar settings` where the worker runs: it shows each value and where it came from, or "
         "everything that is wrong. docs/configuration.md lists what each variable may be.",
     ),
+    warning(
+        "settings-doubtful",
+        "a variable may be misspelt, or is not used",
+        why="A name is nearly that of one of rootcellar's variables, or its value cannot be used but nothing needs it. "
+        "It may well belong to another program, so nothing is refused.",
+        remedy="Correct the name if it was meant for rootcellar. If another program owns variables of these names "
+        "(DB_HOST, REDIS_PORT), read yours with a prefix: settings(prefix='RESULTS_'), or "
+        "ROOTCELLAR_PREFIX=RESULTS_.",
+    ),
     failure(
         "backend-missing",
         "the app keeps no results",

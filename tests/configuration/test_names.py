@@ -1,0 +1,374 @@
+"""Which names `rootcellar.settings()` takes for its own: all of Celery's, and none of another program's."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from celery.app.defaults import NAMESPACES, flatten
+
+import rootcellar
+from rootcellar.configuration import settings as module
+from rootcellar.errors import SettingsWrong
+from tests.commands import environment, run, run_here
+from tests.configuration.bed import app_of, problems, settings
+from tests.workers import ROOT
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each warning is logged once in the life of a process: let each test begin as a process does."""
+    monkeypatch.setattr(module, "_logged", set(), raising=False)
+
+
+# -- Celery's own settings
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "setting", "value"),
+    [
+        ("CELERY_TASK_ALWAYS_EAGER", "true", "task_always_eager", True),
+        ("CELERY_TASK_DEFAULT_RATE_LIMIT", "10/m", "task_default_rate_limit", "10/m"),
+        ("CELERY_WORKER_MAX_MEMORY_PER_CHILD", "200000", "worker_max_memory_per_child", 200000),
+        ("CELERY_BEAT_MAX_LOOP_INTERVAL", "5", "beat_max_loop_interval", 5),
+        ("CELERY_WORKER_LOST_WAIT", "2.5", "worker_lost_wait", 2.5),
+        ("CELERY_IMPORTS", "shop.tasks, shop.more", "imports", ("shop.tasks", "shop.more")),
+        ("CELERY_TASK_ROUTES", '{"shop.*": {"queue": "shop"}}', "task_routes", {"shop.*": {"queue": "shop"}}),
+        ("CELERY_BROKER_CONNECTION_MAX_RETRIES", "7", "broker_connection_max_retries", 7),
+        # their old upper-case names
+        ("CELERY_ALWAYS_EAGER", "yes", "task_always_eager", True),
+        ("CELERY_SEND_TASK_SENT_EVENT", "1", "task_send_sent_event", True),
+        ("CELERYD_MAX_MEMORY_PER_CHILD", "200000", "worker_max_memory_per_child", 200000),
+        ("CELERYBEAT_SYNC_EVERY", "3", "beat_sync_every", 3),
+        ("BROKER_CONNECTION_RETRY", "false", "broker_connection_retry", False),
+        ("BROKER_TRANSPORT_OPTIONS", '{"max_retries": 2}', "broker_transport_options", {"max_retries": 2}),
+    ],
+)
+def test_celerys_settings_are_passed_on(
+    name: str, text: str, setting: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = settings(**{name: text})
+    assert found[setting] == value
+    assert app_of(found).conf[setting] == value
+    assert (found.ignored, found.warnings, caplog.messages) == ((), (), [])
+    assert {each.name: each.origin for each in found.in_force()}[name] == "environment"
+
+
+def test_every_setting_of_celery_is_known() -> None:
+    known = {"bool": "true", "int": "1", "float": "1", "dict": "{}", "list": "json", "tuple": "a", "string": "UTC"}
+    # these are ours, where they have a text of their own kind
+    own = {name for name in (f"CELERY_{key.upper()}" for key, _ in flatten(NAMESPACES)) if name in _own_names()}
+    given = {f"CELERY_{key.upper()}": known.get(option.type, "1") for key, option in flatten(NAMESPACES)}
+    found = settings(**{name: text for name, text in given.items() if name not in own})
+    assert found.ignored == ()
+    assert found.warnings == ()
+
+
+def _own_names() -> set[str]:
+    from rootcellar.configuration.reading import names
+
+    return {*names(), "CELERY_RESULT_BACKEND"}
+
+
+def test_setting_with_two_names_is_taken_from_the_current_one() -> None:
+    found = settings(CELERY_TASK_ALWAYS_EAGER="true", CELERY_ALWAYS_EAGER="false")
+    assert found["task_always_eager"] is True
+
+
+def test_own_variable_counts_before_celerys_name_and_options_are_merged() -> None:
+    found = settings(
+        BROKER_POOL_LIMIT="3",
+        CELERY_BROKER_POOL_LIMIT="5",
+        BROKER_VISIBILITY_TIMEOUT="2h",
+        CELERY_BROKER_TRANSPORT_OPTIONS='{"max_retries": 2, "visibility_timeout": 1}',
+    )
+    assert found["broker_pool_limit"] == 3
+    assert found["broker_transport_options"] == {"max_retries": 2, "visibility_timeout": 7200}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("CELERY_TASK_ALWAYS_EAGER", "perhaps", "must be true or false"),
+        ("CELERY_TASK_ROUTES", "hunter2", "must be a text or JSON"),
+        ("CELERY_BEAT_SCHEDULE", "hunter2", "must be a JSON object"),
+        ("CELERY_BEAT_SYNC_EVERY", "hunter2", "must be a whole number"),
+    ],
+)
+def test_wrong_value_of_celerys_setting_is_a_problem(name: str, text: str, words: str) -> None:
+    if name == "CELERY_TASK_ROUTES":
+        # a router may be named by a text
+        assert settings(**{name: "shop.router"})["task_routes"] == "shop.router"
+        return
+    (problem,) = problems(**{name: text})
+    assert problem == f"{name} {words}"
+
+
+def test_secrets_of_celerys_settings_are_not_shown() -> None:
+    found = settings(
+        CELERY_SECURITY_KEY_PASSWORD="hunter2",
+        CELERY_DATABASE_URL="db://me:hunter2@h/d",
+        CELERY_ARANGODB_BACKEND_SETTINGS='{"password": "hunter2", "url": "http://me:hunter2@h"}',
+    )
+    assert found["security_key_password"] == "hunter2"
+    assert found["arangodb_backend_settings"]["password"] == "hunter2"
+    shown = repr(found) + repr(dict(found)) + json.dumps(found.masked()) + str(found.in_force())
+    assert "hunter2" not in shown
+
+
+# -- names of other programs
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("DB_USERNAME", "DB_USER"),
+        ("DB_DATABASE", "DB_NAME"),
+        ("DB_HOSTNAME", "DB_HOST"),
+        ("DB_TIMEOUT", "DB_CONNECT_TIMEOUT"),
+        ("DB_PASS", "DB_PASSWORD"),
+        ("DB_PASSWORT", "DB_PASSWORD"),
+        ("REDIS_PASS", "REDIS_PASSWORD"),
+        ("REDIS_USER", "REDIS_USERNAME"),
+        ("CELERY_TASK_RATE_LIMIT", "CELERY_TASK_DEFAULT_RATE_LIMIT"),
+        ("CELERY_RESULT_COMPRESION", "CELERY_RESULT_COMPRESSION"),
+        ("CELERY_RESULT_REDACT", "ROOTCELLAR_REDACT"),
+    ],
+)
+def test_name_that_may_be_misspelt_is_a_warning(name: str, meant: str, caplog: pytest.LogCaptureFixture) -> None:
+    found = settings(**{name: "hunter2"})
+    assert found.ignored == (name,)
+    (warning,) = found.warnings
+    assert warning == f"{name} is not known to rootcellar: if it was meant for it, write {meant}"
+    settings()
+    assert caplog.record_tuples == [("rootcellar.configuration.settings", logging.WARNING, warning)]
+
+
+def test_variables_of_other_programs_are_left_alone_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    others = {
+        "REDIS_URL": "x",
+        "DB_HOSTS": "mine",
+        "CELERY_LOG_LEVEL": "INFO",
+        "CELERYD_OPTS": "--concurrency=8",
+        "CELERYD_NODES": "w1",
+        "CELERY_BIN": "/usr/bin/celery",
+        "REDIS_SERVICE_HOST": "10.0.0.1",
+        "ROOTCELLAR_BACKEND": "sqlite:///x",
+        "DB_HOST": "h",
+    }
+    found = settings(**others)
+    assert found.ignored == tuple(sorted({*others} - {"DB_HOST"}))
+    assert (found.warnings, caplog.messages) == ((), [])
+
+
+def test_guess_about_a_server_that_is_not_used_is_no_warning() -> None:
+    assert settings(CELERY_RESULT_BACKEND="redis", DB_USERNAME="me", MONGODB_DATABASE="x").warnings == ()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"DB_PORT": "tcp://10.0.0.1:5432"},
+        {"DB_POOL_SIZE": "0", "DB_SSLMODE": "on"},
+        {"DB_SSLCERT": "/nowhere/cert.pem"},
+        {"DB_PASSWORD_FILE": "/nowhere"},
+        {"DB_NAME": "\udcff"},
+        {"MONGODB_TLS_CERTKEY": "/"},
+    ],
+)
+def test_wrong_value_for_a_server_that_is_not_used_refuses_nothing(variables: dict[str, str]) -> None:
+    """They belong to the application, whose database is not where results are kept."""
+    found = settings(CELERY_RESULT_BACKEND="redis", **variables)
+    assert found["result_backend"] == "rootcellar+redis://localhost:6379/0"
+    assert all("left alone" in warning for warning in found.warnings)
+    assert {warning.partition(" ")[0].strip(":") for warning in found.warnings} >= {*variables} - {"DB_SSLCERT"}
+
+
+def test_missing_variable_is_named_with_the_one_that_was_given_instead() -> None:
+    os.environ.update({"CELERY_BROKER": "redis", "CELERY_RESULT_BACKNED": "postgres"})
+    with pytest.raises(SettingsWrong, match="did you mean it by CELERY_RESULT_BACKNED"):
+        rootcellar.settings()
+
+
+def test_name_of_ours_alone_that_is_misspelt_is_a_problem() -> None:
+    """Or else a key by a wrong name would leave results in clear."""
+    assert problems(ROOTCELLAR_ENCRYPTION_KEY="x") == (
+        "ROOTCELLAR_ENCRYPTION_KEY is not known: did you mean ROOTCELLAR_ENCRYPTION_KEYS?",
+    )
+
+
+def test_commands_show_the_warnings(tmp_path: Path) -> None:
+    env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "sqlite", "DB_DATABASE": "x"}
+    ended = run("settings", cwd=tmp_path, env=env)
+    assert (ended.status, ended.err) == (0, "")
+    assert "DB_DATABASE is not known to rootcellar: if it was meant for it, write DB_NAME" in ended.out
+    found = json.loads(run("settings", "--json", cwd=tmp_path, env=env).out)
+    assert found["warnings"] == ["DB_DATABASE is not known to rootcellar: if it was meant for it, write DB_NAME"]
+    checked = json.loads(run("check", "--json", cwd=tmp_path, env=env).out)
+    assert (checked["status"], checked["first"]["code"]) == ("warning", "settings-doubtful")
+
+
+# -- a prefix for who shares the names with an application
+
+
+def test_prefix_reads_the_servers_of_results_beside_those_of_the_application() -> None:
+    os.environ.update(
+        {
+            "CELERY_BROKER": "rabbitmq",
+            "CELERY_RESULT_BACKEND": "postgres",
+            "DB_HOST": "of-the-application",
+            "DB_PORT": "nonsense",
+            "RESULTS_DB_HOST": "of-the-results",
+            "RESULTS_DB_NAME": "results",
+            "RESULTS_BROKER_HOST": "rabbit",
+            "ROOTCELLAR_RESULT_MAX_SIZE": "1KB",
+        }
+    )
+    found = rootcellar.settings(prefix="RESULTS_")
+    url = urlsplit(found["result_backend"])
+    assert (url.hostname, url.port, url.path) == ("of-the-results", 5432, "/results")
+    assert urlsplit(found["broker_url"]).hostname == "rabbit"
+    assert found["result_max_size"] == "1KB"
+    assert (found.warnings, found.ignored, found.unused) == ((), (), ())
+    given = {each.name for each in found.in_force() if each.origin == "environment"}
+    assert {"RESULTS_DB_HOST", "RESULTS_DB_NAME", "RESULTS_BROKER_HOST", "CELERY_BROKER"} <= given
+
+
+def test_prefix_is_in_the_names_of_problems_and_of_files(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("p@ss")
+    os.environ.update({"CELERY_BROKER": "rabbitmq", "CELERY_RESULT_BACKEND": "postgres"})
+    os.environ.update({"RESULTS_DB_PORT": "x", "RESULTS_DB_USERNAME": "me", "RESULTS_DB_SSLCERT": "/nowhere"})
+    with pytest.raises(SettingsWrong) as info:
+        rootcellar.settings(prefix="RESULTS_")
+    starts = sorted(problem.partition(" ")[0].strip(":") for problem in info.value.problems)
+    assert starts == ["RESULTS_DB_PORT", "RESULTS_DB_SSLCERT", "RESULTS_DB_SSLKEY"]
+    assert "RESULTS_DB_SSLCERT needs it" in str(info.value)
+    for name in ("RESULTS_DB_PORT", "RESULTS_DB_SSLCERT"):
+        del os.environ[name]
+    os.environ["RESULTS_DB_PASSWORD_FILE"] = str(tmp_path / "password")
+    found = rootcellar.settings(prefix="RESULTS_")
+    assert urlsplit(found["result_backend"]).password == "p%40ss"
+    assert found.warnings == (
+        "RESULTS_DB_USERNAME is not known to rootcellar: if it was meant for it, write RESULTS_DB_USER",
+    )
+
+
+def test_prefix_may_be_a_variable_so_that_commands_read_it_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "ROOTCELLAR_PREFIX=RESULTS_\nCELERY_BROKER=redis\nCELERY_RESULT_BACKEND=sqlite\nRESULTS_DB_PATH=mine.sqlite3\n"
+    )
+    env = {"DB_PATH": "of-the-application.sqlite3"}
+    assert run("schema", "create", cwd=tmp_path, env=env).status == 0
+    assert (tmp_path / "mine.sqlite3").exists()
+    assert not (tmp_path / "of-the-application.sqlite3").exists()
+    assert run("history", "--json", cwd=tmp_path, env=env).out == "[]\n"
+    shown = run_here("settings", "--prefix", "OTHER_", "--env-file", str(tmp_path / ".env"), "--json")
+    assert "RESULTS_DB_PATH" not in shown.out
+
+
+def test_url_of_the_applications_broker_stays_in_the_environment() -> None:
+    os.environ.update({"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "postgres", "BROKER_URL": "amqp://app//"})
+    rootcellar.settings(prefix="RESULTS_")
+    assert os.environ["BROKER_URL"] == "amqp://app//"
+
+
+# -- where .env is looked for
+
+
+def app_in(folder: Path, body: str = "") -> str:
+    """Write a package with an app, and return the program that prints the host of its results."""
+    package = folder / "shop"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "celery.py").write_text(f"import rootcellar\nfound = rootcellar.settings(){body}\n")
+    return (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); from shop.celery import found; "
+        "print(found['result_backend'], found.origin('DB_HOST'))"
+    )
+
+
+def started(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=cwd,
+        env={**environment(), "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+
+
+VARIABLES = "CELERY_BROKER=redis\nCELERY_RESULT_BACKEND=postgres\nDB_HOST={}\n"
+
+
+def test_file_is_found_beside_the_app_and_above_its_package(tmp_path: Path) -> None:
+    elsewhere, project = tmp_path / "elsewhere", tmp_path / "project"
+    elsewhere.mkdir()
+    program = app_in(project)
+    (project / ".env").write_text(VARIABLES.format("of-the-project"))
+    assert started(program, elsewhere).stdout.split() == [
+        "rootcellar+postgresql://celery@of-the-project:5432/celery_results",
+        str(project / ".env"),
+    ]
+    (project / "shop" / ".env").write_text(VARIABLES.format("of-the-package"))
+    assert "@of-the-package:" in started(program, elsewhere).stdout
+    (elsewhere / ".env").write_text(VARIABLES.format("of-the-folder"))
+    assert started(program, elsewhere).stdout.split()[1] == ".env"
+
+
+def test_file_above_the_folder_that_python_imports_from_is_not_read(tmp_path: Path) -> None:
+    program = app_in(tmp_path / "project")
+    (tmp_path / ".env").write_text(VARIABLES.format("of-somebody-else"))
+    ended = started(program, tmp_path / "project")
+    assert "CELERY_BROKER is missing" in ended.stderr
+
+
+def test_paths_that_were_looked_at_are_in_the_message(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    program = app_in(tmp_path / "project")
+    ended = started(program, elsewhere)
+    places = [elsewhere, tmp_path / "project" / "shop", tmp_path / "project"]
+    assert f"there is no .env in {' or '.join(map(str, places))}" in ended.stderr
+    (elsewhere / ".env").write_text("CELERY_BROKER=redis\n")
+    assert f"[environment, {elsewhere}/.env]" in started(program, elsewhere).stderr
+
+
+def test_command_says_where_it_looked_for_the_file(tmp_path: Path) -> None:
+    assert f"there is no .env in {tmp_path}" in run("history", cwd=tmp_path).err
+    assert f"there is no .env in {tmp_path}" in run("check", cwd=tmp_path, env={"DB_HOST": "h"}).err
+
+
+def test_store_of_the_commands_may_be_named_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("ROOTCELLAR_BACKEND=sqlite:///named.sqlite3\n")
+    assert run("schema", "create", cwd=tmp_path).status == 0
+    assert (tmp_path / "named.sqlite3").exists()
+    assert "named.sqlite3" in run("check", cwd=tmp_path).out
+
+
+def test_keys_of_the_file_open_results_of_a_store_named_by_its_url(tmp_path: Path) -> None:
+    from celery import Celery
+
+    from rootcellar.payloads import make_key
+
+    key = make_key("here")
+    app = Celery("sealed", set_as_current=False, broker="memory://")
+    app.conf.update(
+        result_backend=f"rootcellar+sqlite:///{tmp_path}/sealed.sqlite3",
+        result_encryption_keys=key,
+        result_extended=True,
+    )
+    app.backend.store_result("an-id", {"opened": True}, "SUCCESS")
+    url = f"sqlite:///{tmp_path}/sealed.sqlite3"
+    assert "encrypted" in run("show", "an-id", "--json", "-b", url, cwd=tmp_path).out
+    (tmp_path / ".env").write_text(f"ROOTCELLAR_ENCRYPTION_KEYS={key}\nDB_PORT=nonsense\n")
+    assert json.loads(run("show", "an-id", "--json", "-b", url, cwd=tmp_path).out)["result"] == {"opened": True}
+    (tmp_path / ".env").write_text("ROOTCELLAR_ENCRYPTION_KEYS=nonsense\n")
+    ended = run("show", "an-id", "-b", url, cwd=tmp_path)
+    assert ended.status == 1
+    assert "ROOTCELLAR_ENCRYPTION_KEYS" in ended.err
