@@ -28,6 +28,7 @@ from kombu.exceptions import OperationalError
 
 from rootcellar.blobs import REFERENCE
 from rootcellar.errors import KeyMissing, PayloadError, RootcellarError
+from rootcellar.interruptions import raise_interruption
 from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, deserialise, serialise
 from rootcellar.recording import Recorder
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
@@ -225,6 +226,7 @@ class Chords:
             )
             return False
         except Exception as exc:  # whatever is wrong with the body ends the chord, as in Celery
+            raise_interruption(exc)
             logger.exception("The body of chord %s could not be sent", group_id)
             self._fail(callback, _with_cause(f"Callback error: {exc!r}", exc))
         return True

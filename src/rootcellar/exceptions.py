@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery.utils.serialization import UnpickleableExceptionWrapper, create_exception_cls, ensure_serializable
+from celery.utils.serialization import UnpickleableExceptionWrapper, create_exception_cls
 
 from rootcellar.errors import RootcellarError
+from rootcellar.interruptions import raise_interruption
 
 
 class TaskFailed(RootcellarError):
@@ -28,7 +29,24 @@ def describe(exc: BaseException, encode: Callable[[Any], Any]) -> dict[str, Any]
         # what Celery makes of an exception that cannot be pickled, before a backend sees it
         name, module, args = exc.exc_cls_name, exc.exc_module, exc.exc_args
     # a list, as JSON has it: typed JSON would mark a tuple, and a stock reader not know the arguments
-    return {"exc_type": name, "exc_message": list(ensure_serializable(args, encode)), "exc_module": module}
+    return {"exc_type": name, "exc_message": [_encodable(arg, encode) for arg in args], "exc_module": module}
+
+
+def _encodable(value: Any, encode: Callable[[Any], Any]) -> Any:
+    try:
+        encode(value)
+    except Exception as exc:  # of an argument's own class, which may raise anything
+        raise_interruption(exc)
+        return _shown(value)
+    return value
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as exc:  # of its class
+        raise_interruption(exc)
+        return f"<a {type(value).__name__} that cannot be shown>"
 
 
 def restore(stored: Any) -> Any:
@@ -68,7 +86,8 @@ def _make(cls: type[Exception], args: tuple[Any, ...]) -> Exception:
         made = cls(*args)
         if made.args == args:
             return made
-    except Exception:  # the class's own code, which may raise anything
+    except Exception as exc:  # the class's own code, which may raise anything
+        raise_interruption(exc)
         made = None
     try:
         # its constructor wants other arguments than it keeps: give it those it kept
@@ -77,5 +96,6 @@ def _make(cls: type[Exception], args: tuple[Any, ...]) -> Exception:
         # which will not do if it cannot be shown without what its constructor would have set
         str(bare), repr(bare)
         return bare
-    except Exception:
+    except Exception as exc:
+        raise_interruption(exc)
         return made or create_exception_cls(cls.__name__, cls.__module__)(*args)

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rootcellar.errors import ConfigurationError, DiskFull, DriverMissing, PermissionDenied, StoreUnavailable
+from rootcellar.interruptions import raise_interruption
 from rootcellar.urls import redact
 
 #: what a blob is called until it is whole
@@ -55,6 +56,7 @@ class Blobs(ABC):
                 f"the blob store refuses it: {exc.strerror}", where=self.where, remedy="let this user write there"
             ) from exc
         except OSError as exc:
+            raise_interruption(exc)
             kind = DiskFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
             what = redact(f"the blob store cannot be used: {exc.strerror or exc}")
             raise kind(what, where=self.where, remedy="see whether it is there and has room") from exc
@@ -179,6 +181,7 @@ class Filesystem(Blobs):
         except (StoreUnavailable, PermissionDenied, DiskFull):
             raise
         except Exception as exc:  # of any library that fsspec calls
+            raise_interruption(exc)
             raise StoreUnavailable(
                 redact(f"the blob store cannot be used: {type(exc).__name__}: {exc}"),
                 where=self.where,

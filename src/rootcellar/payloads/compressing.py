@@ -18,6 +18,7 @@ from typing import Any
 from kombu import compression as kombu_compression
 
 from rootcellar.errors import ConfigurationError, PayloadBomb, PayloadError, PayloadUnreadable
+from rootcellar.interruptions import raise_interruption
 from rootcellar.records import Payload
 
 #: bytes below which nothing is compressed unless the settings say so: a small result gains little, and is less readable
@@ -108,6 +109,7 @@ class Compressing:
         except PayloadError:
             raise
         except Exception as exc:  # of any library that decompresses
+            raise_interruption(exc)
             raise PayloadUnreadable(
                 f"a stored result of {payload.compression} cannot be decoded: {type(exc).__name__}: {exc}",
                 remedy="see whether it was compressed by a library that is missing here, or damaged",

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import celery.exceptions
 
 from rootcellar.errors import PayloadUnreadable, TypeRefused
+from rootcellar.interruptions import raise_interruption
 from rootcellar.records import Payload
 
 PICKLE = "application/x-python-serialize"
@@ -37,6 +38,7 @@ def read_old_pickle(payload: Payload) -> Any:
     except TypeRefused:
         raise
     except Exception as exc:  # a damaged pickle raises anything
+        raise_interruption(exc)
         raise PayloadUnreadable(
             f"a stored pickle cannot be decoded: {type(exc).__name__}: {str(exc)[:300]}",
             remedy="see whether it was damaged",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rootcellar.interruptions import raise_interruption
 from rootcellar.payloads.patterns import DEFAULTS, read_patterns
 from rootcellar.payloads.redacting import MASK, Redaction
 from rootcellar.payloads.serialising import NotEncodable
@@ -74,6 +75,7 @@ class Redactor:
         except NotEncodable:
             raise
         except Exception as exc:  # of a class of the user's that cannot be copied, say
+            raise_interruption(exc)
             raise NotEncodable(
                 f"a value of type {type(value).__name__} cannot be redacted: {type(exc).__name__}",
                 where=ATTRIBUTE,
@@ -115,7 +117,8 @@ class Redactor:
     def _secrets(self, redaction: Redaction, call: Call) -> set[str] | None:
         try:
             return redaction.secrets(call.args, self._names_of(call), call.kwargs)
-        except Exception:  # of a class of the user's; a failure must be stored all the same
+        except Exception as exc:  # of a class of the user's; a failure must be stored all the same
+            raise_interruption(exc)
             name = getattr(call.task, "name", None)
             logger.warning("The arguments of task %s cannot be searched for secrets: its error is masked whole.", name)
             return None

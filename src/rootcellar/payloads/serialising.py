@@ -21,6 +21,7 @@ from kombu.utils import json as kombu_json
 
 from rootcellar import typed
 from rootcellar.errors import ConfigurationError, ContentRefused, PayloadError, PayloadUnreadable
+from rootcellar.interruptions import raise_interruption
 from rootcellar.records import TYPED_JSON, Payload
 
 _JSON = "application/json"
@@ -74,6 +75,7 @@ def serialise(value: Any, serializer: str, field: str = "value") -> Payload:
         remedy = exc.remedy or "return plain data, or register the type"
         raise NotEncodable(f"{exc}: {remedy}", where="result_serializer") from exc
     except (EncodeError, TypeError, ValueError, OverflowError, RecursionError, SerializerNotInstalled) as exc:
+        raise_interruption(exc)
         depth = " (nested too deeply)" if isinstance(exc, RecursionError) else ""
         raise NotEncodable(
             f"a value of type {type(value).__name__} cannot be encoded as {serializer}{depth}: {exc}",
@@ -124,6 +126,7 @@ def deserialise(payload: Payload, accept: Collection[str] | None, reader: typed.
     except PayloadError:
         raise
     except Exception as exc:
+        raise_interruption(exc)
         raise PayloadUnreadable(
             f"a stored result of {payload.content_type} cannot be decoded: {type(exc).__name__}: {str(exc)[:300]}",
             remedy="see whether it was written by another serializer, or damaged",

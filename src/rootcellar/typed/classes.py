@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rootcellar.errors import TypeRefused
+from rootcellar.interruptions import raise_interruption
 from rootcellar.typed.unstorable import Unstorable
 
 _REGISTER = "give it to rootcellar.register_type"
@@ -73,6 +74,7 @@ class Classes:
         try:
             return importlib.import_module(module_name)
         except Exception as exc:  # a module's own code, which may raise anything
+            raise_interruption(exc)
             raise TypeRefused(
                 f"a stored result wants to be {_shown(name)}, whose module cannot be imported: {exc!r}",
                 remedy="install or repair the module",

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from rootcellar.errors import PayloadError, PayloadUnreadable
+from rootcellar.interruptions import raise_interruption
 from rootcellar.typed import moments, register
 from rootcellar.typed.arrays import read_numpy
 from rootcellar.typed.classes import KINDS, WITH_FIELDS, Classes
@@ -65,6 +66,7 @@ class Reader:
         except (PayloadError, RecursionError):
             raise
         except Exception as exc:  # whatever a class's own constructor makes of the values
+            raise_interruption(exc)
             raise _unreadable(name, f"{type(exc).__name__}: {exc}") from exc
         return _registered(name, found)
 
@@ -131,6 +133,7 @@ def _registered(name: Any, found: dict[str, Any]) -> Any:
     except RecursionError:
         raise
     except Exception as exc:  # of an application's function
+        raise_interruption(exc)
         raise _unreadable(name, f"{type(exc).__name__}: {exc}") from exc
 
 

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from rootcellar.interruptions import raise_interruption
 from rootcellar.typed import register
 from rootcellar.typed.arrays import is_numpy, write_numpy
 from rootcellar.typed.classes import WITH_FIELDS, class_name, kind_of
@@ -196,6 +197,7 @@ class _Walk:
         except (Unstorable, RecursionError):
             raise
         except Exception as exc:  # of an application's class, which may raise anything
+            raise_interruption(exc)
             raise Unstorable(
                 f"is a {_named(cls)}, which cannot be written: {type(exc).__name__}: {exc}",
                 "repair it, or return plain data",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rootcellar import errors
+from rootcellar.interruptions import raise_interruption
 from rootcellar.stores import tls
 from rootcellar.stores.redis.address import Address
 from rootcellar.stores.redis.wire import Line, ServerError, pack
@@ -162,12 +163,14 @@ def is_alive(line: Line) -> bool:
     """Ask a connection that lay idle whether it still answers."""
     try:
         return bool(line.call(pack(b"PING")) == b"PONG")
-    except FAILURES:
+    except FAILURES as exc:
+        raise_interruption(exc)
         return False
 
 
 def translate(exc: BaseException, where: str, host: str = "") -> errors.StoreError:
-    """Return the error of ours that says what ``exc`` means."""
+    """Return the error of ours that says what ``exc`` means; raise it as it is where it came from outside."""
+    raise_interruption(exc)
     if isinstance(exc, errors.StoreError):
         return exc
     if explained := tls.explain(exc, where, host):
