@@ -19,6 +19,8 @@ from rootcellar.errors import StoreUnavailable
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.postgres import listening
+from rootcellar.stores.postgres.binary import TASK_FORMS, task_values
+from rootcellar.stores.postgres.writing import Write
 from rootcellar.stores.watching import Tell
 from rootcellar.waiting import Waiter
 from tests.servers import IN_URL
@@ -269,6 +271,33 @@ def test_it_stops_listening_and_ends_when_nobody_waits(
         inbox.take(1)
         until(lambda: not database.sessions() and count_threads() == before, "thread and session are gone")
         assert database.listeners() == []
+
+
+# -- a notification is not left to another writer
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one result", "two results in one commit"])
+def test_waiter_is_told_while_another_writer_has_the_listener_locked(
+    store: Store, database: Database, postgres_url: str, count: int
+) -> None:
+    """The other writer stands still before its commit, or its session ends: what it was to send is never sent."""
+    ids = [f"task {number}" for number in range(count)]
+    inbox = subscribe(store.watcher(), [*ids, "later"])
+    until(lambda: database.waiters() == count + 1, "they are registered")
+    with closing(psycopg.connect(postgres_url)) as other:
+        other.execute("UPDATE celery_taskmeta_listener SET armed = false")
+        told = [write_of(store, task_id) for task_id in ids]
+        store._writer._write_together(told)
+        assert sorted(inbox.take(count, timeout=10)) == ids, "told while the row is locked"
+        database.rows("SELECT pg_terminate_backend(%s)", other.info.backend_pid)
+    store.put(record("later"))
+    assert inbox.take(1, timeout=10) == ["later"], "and told again after the other's session has ended"
+
+
+def write_of(store: Store, task_id: str) -> Write:
+    """Return what ``put`` hands to the writer, for records that are to share a commit."""
+    one = record(task_id)
+    return Write(task_id, store._put, (task_values(one), TASK_FORMS), (task_id, ""), is_durable=True, is_ready=True)
 
 
 # -- on the way to the server

@@ -1,9 +1,10 @@
 """The protocol of waiting.sql as a model, in which every interleaving of two writers and a waiter is tried.
 
 The model's steps are what PostgreSQL does at once: a commit, the look of a statement at what is committed, taking the
-lock of the listener's row or passing it by. A world in which nothing can happen any more, while the waiter sleeps and a
-task that it waits for is stored, is a wake-up lost. The order of the steps is that of ``writing.py``, of the statement
-``ring`` and of ``listening.py``; test_races.py shows that they are what really happens.
+lock of the listener's row or passing it by, the end of a writer's session. A wake-up is lost in a world in which
+nothing can happen any more, while the waiter sleeps and a task that it waits for is stored by a writer that lives. The
+order of the steps is that of ``writing.py``, of the statement ``ring`` and of ``listening.py``; test_races.py shows
+that they are what really happens, and test_kinds.py what is told in any sequence of waits.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ ANEW_UNARMED = (*LISTENS_ANEW[:8], "listen", "register 1", *LISTENS_ANEW[11:])
 #: what who stores the task of its own number does
 STORES_THEN_LOOKS = ("store", "look", "lock", "ring")
 LOOKS_INSIDE = ("look", "lock", "ring", "store")
+#: it leaves the notification to the writer that has the row locked
+LEAVES_IT_TO_OTHERS = ("store", "look", "lock or leave", "ring")
 
 
 class World(NamedTuple):
@@ -54,6 +57,8 @@ class World(NamedTuple):
     #: what the waiter's transaction will do when it commits
     pending: tuple[str, ...] = ()
     told: frozenset[int] = frozenset()
+    #: writers whose session ended before they had rung
+    dead: frozenset[int] = frozenset()
     #: what each does next: the two writers and the waiter
     at: tuple[int, int, int] = (0, 0, 0)
 
@@ -81,7 +86,7 @@ class Model:
             self.worlds.add(world)
             following = list(self.next(world))
             ahead += following
-            if not following and world.registered & world.stored - world.told:
+            if not following and world.registered & world.stored - world.told - world.dead:
                 self.lost.append(world)
 
     def next(self, world: World) -> Iterator[World]:
@@ -89,6 +94,10 @@ class Model:
         for who in (0, 1):
             if world.at[who] < len(self.writer):
                 yield self.write(world, who)
+                # one of them may die at any moment; what it had not committed is undone
+                if not world.dead:
+                    locked_by = None if world.locked_by == who else world.locked_by
+                    yield world.moved(who, len(self.writer), dead=frozenset({who}), locked_by=locked_by)
         yield from self.wait(world)
 
     def write(self, world: World, who: int) -> World:
@@ -101,14 +110,16 @@ class Model:
         if step == "look":
             is_found = world.is_armed and who in world.registered
             return world.moved(who, after if is_found else without)
-        if step == "lock":
+        if step == "lock or leave" and (world.locked_by is not None or not world.is_armed):
+            return world.moved(who, without)
+        if step.startswith("lock"):
             # SKIP LOCKED passes by a row that is locked; one that was disarmed since the look is left out
-            if world.locked_by is not None or not world.is_armed:
-                return world.moved(who, without)
-            return world.moved(who, after, locked_by=who)
+            is_free = world.locked_by is None and world.is_armed
+            return world.moved(who, after, locked_by=who if is_free else world.locked_by)
         # to ring is to commit, and with it whatever the same transaction stores
+        changes = {"is_armed": False, "locked_by": None} if world.locked_by == who else {}
         is_rung = world.is_rung or world.is_listening
-        return world.moved(who, end, stored=world.stored | {who}, is_armed=False, locked_by=None, is_rung=is_rung)
+        return world.moved(who, end, stored=world.stored | {who}, is_rung=is_rung, **changes)
 
     def wait(self, world: World) -> Iterator[World]:
         place = world.at[WAITER]
@@ -123,7 +134,9 @@ class Model:
         elif verb in ("register", "forget"):
             yield world.moved(WAITER, after, pending=(*world.pending, step))
         elif verb == "arm":
-            if world.locked_by is None:
+            if world.is_armed:
+                yield world.moved(WAITER, after)
+            elif world.locked_by is None:
                 yield world.moved(WAITER, after, pending=(*world.pending, step), locked_by=WAITER)
         elif verb == "commit":
             yield self.commit(world, after)
@@ -174,6 +187,7 @@ def test_no_interleaving_loses_a_wake_up(waiter: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("writer", "waiter"),
     [
+        pytest.param(LEAVES_IT_TO_OTHERS, WAITS, id="leaves the notification to another writer"),
         pytest.param(LOOKS_INSIDE, WAITS, id="rings inside the transaction that stores"),
         pytest.param(STORES_THEN_LOOKS, READS_FIRST, id="reads before it registers"),
         pytest.param(STORES_THEN_LOOKS, ARMS_LAST, id="arms after it has read"),

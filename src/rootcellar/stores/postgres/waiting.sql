@@ -1,27 +1,27 @@
--- ring: after the commit of these tasks, wake the processes that wait for them and have not been rung yet
-WITH rung AS (
+-- ring: after the commit of these tasks, wake who waits for them, also where another writer has the listener's row locked
+WITH asked AS MATERIALIZED (
+    SELECT l.id FROM {listener} AS l
+    WHERE l.armed AND l.id IN (
+        SELECT w.listener FROM {waiter} AS w
+        WHERE w.task_id = ANY(%(task_ids)s::text[]) AND (w.kind = 2 OR w.task_id = ANY(%(ready_ids)s::text[]))
+    )
+), disarmed AS (
     UPDATE {listener} SET armed = false WHERE id = ANY(ARRAY(
-        SELECT l.id FROM {listener} AS l
-        WHERE l.armed AND l.id IN (
-            SELECT w.listener FROM {waiter} AS w
-            WHERE w.task_id = ANY(%(task_ids)s::text[]) AND (w.kind = 2 OR w.task_id = ANY(%(ready_ids)s::text[]))
-        )
-        FOR UPDATE SKIP LOCKED
+        SELECT id FROM {listener} WHERE armed AND id IN (SELECT id FROM asked) FOR UPDATE SKIP LOCKED
     ))
-    RETURNING id
 )
-SELECT pg_notify('rootcellar_' || id, '') FROM rung
+SELECT pg_notify('rootcellar_' || id, '') FROM asked
 
 -- ring_for_one: the same for one task, which costs half as much where nobody waits
-WITH rung AS (
+WITH asked AS MATERIALIZED (
+    SELECT l.id FROM {waiter} AS w JOIN {listener} AS l ON l.id = w.listener
+    WHERE w.task_id = %(task_id)s::text AND (w.kind = 2 OR %(is_ready)s::boolean) AND l.armed
+), disarmed AS (
     UPDATE {listener} SET armed = false WHERE id = ANY(ARRAY(
-        SELECT l.id FROM {waiter} AS w JOIN {listener} AS l ON l.id = w.listener
-        WHERE w.task_id = %(task_id)s::text AND (w.kind = 2 OR %(is_ready)s::boolean) AND l.armed
-        FOR UPDATE OF l SKIP LOCKED
+        SELECT id FROM {listener} WHERE armed AND id IN (SELECT id FROM asked) FOR UPDATE SKIP LOCKED
     ))
-    RETURNING id
 )
-SELECT pg_notify('rootcellar_' || id, '') FROM rung
+SELECT pg_notify('rootcellar_' || id, '') FROM asked
 
 -- begin_listening: come into being, under a lock that ends with the session
 INSERT INTO {listener} (id, armed)
@@ -32,8 +32,8 @@ ON CONFLICT (id) DO UPDATE SET armed = true
 WITH left_behind AS (DELETE FROM {waiter} WHERE listener = %(listener)s)
 DELETE FROM {listener} WHERE id = %(listener)s
 
--- arm: ask to be rung again
-UPDATE {listener} SET armed = true WHERE id = %(listener)s
+-- arm: ask to be woken again, without waiting for a writer that has the row locked to disarm it
+UPDATE {listener} SET armed = true WHERE id = %(listener)s AND NOT armed
 
 -- register: wait for these tasks; where one is waited for already, in a way that tells both waiters
 INSERT INTO {waiter} AS w (task_id, listener, kind)
