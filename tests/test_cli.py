@@ -30,7 +30,7 @@ from tests.servers import IN_URL, PostgresServer, _postgres_bin, free_port
 
 NOW = datetime.now(timezone.utc)
 COMMANDS = ("check", "demo", "history", "show", "schema", *(f"schema {name}" for name in ("create", "sql", "upgrade")))
-COMMANDS += ("drain", "schema status", "schema grants", "schema adopt")
+COMMANDS += ("drain", "rekey", "explain", "schema status", "schema grants", "schema adopt", "schema unadopt")
 HOSTILE = '\x1b[31m[red]\u202e\nnew line\x00"'
 
 
@@ -510,7 +510,7 @@ def test_celerys_own_tables_in_the_way_are_one_line(celerys_tables: str) -> None
 
 
 def test_adopt_keeps_old_results_readable(celerys_tables: str) -> None:
-    ended = run_here("schema", "adopt", "-b", celerys_tables, "--keep", "30d")
+    ended = run_here("schema", "adopt", "--yes", "-b", celerys_tables, "--keep", "30d")
     assert ended.status == 0
     assert "celery_taskmeta_before_rootcellar" in ended.out
     assert "stay readable" in ended.out
@@ -541,6 +541,98 @@ def test_adopt_asks_on_a_terminal(celerys_tables: str) -> None:
     agreed = run_on_terminal("schema", "adopt", "-b", celerys_tables, typed="y\n")
     assert agreed.status == 0
     assert run_here("schema", "status", "-b", celerys_tables).status == 0
+
+
+def test_adopt_without_a_terminal_needs_yes(celerys_tables: str) -> None:
+    refused = run_here("schema", "adopt", "-b", celerys_tables)
+    assert (refused.status, refused.out) == (2, "")
+    assert "--yes" in refused.err
+    assert "celery_taskmeta" in refused.err
+    assert json.loads(run_here("schema", "status", "-b", celerys_tables, "--json").out)["foreign"] != []
+
+
+def test_adopt_and_unadopt_say_beforehand_what_they_would_do(celerys_tables: str) -> None:
+    planned = run_here("schema", "adopt", "--dry-run", "-b", celerys_tables)
+    assert planned.status == 0
+    assert "celery_taskmeta_before_rootcellar" in planned.out
+    found = json.loads(run_here("schema", "adopt", "--dry-run", "--json", "-b", celerys_tables).out)
+    assert [pair["to"].strip('`"') for pair in found["renamed"]] == [
+        "celery_taskmeta_before_rootcellar",
+        "celery_tasksetmeta_before_rootcellar",
+    ]
+    assert run_here("schema", "unadopt", "--dry-run", "-b", celerys_tables).status == 1
+    assert run_here("schema", "status", "-b", celerys_tables).status == 1
+    assert run_here("schema", "adopt", "--yes", "-b", celerys_tables).status == 0
+    assert run_here("schema", "adopt", "--dry-run", "-b", celerys_tables).status == 0
+    back = json.loads(run_here("schema", "unadopt", "--dry-run", "--json", "-b", celerys_tables).out)
+    assert (back["dry_run"], back["results"]) == (True, 0)
+    assert back["renamed"] == [{"from": pair["to"], "to": pair["from"]} for pair in found["renamed"]]
+    assert run_here("schema", "status", "-b", celerys_tables).status == 0
+
+
+def test_unadopt_gives_celery_its_tables_back(celerys_tables: str) -> None:
+    run_here("schema", "adopt", "--yes", "-b", celerys_tables)
+    _, backend = backend_of(celerys_tables)
+    backend.mark_as_done("new", 1)
+    backend.store.close()
+    kept = run_here("schema", "unadopt", "--yes", "-b", celerys_tables)
+    assert_one_line(kept, "hold 1 results", "--drop-results")
+    assert run_here("schema", "unadopt", "--dry-run", "-b", celerys_tables).status == 1
+    refused = run_here("schema", "unadopt", "--drop-results", "-b", celerys_tables)
+    assert refused.status == 2
+    assert "delete 1 results" in refused.err
+    assert run_here("schema", "status", "-b", celerys_tables).status == 0
+    ended = run_here("schema", "unadopt", "--yes", "--drop-results", "-b", celerys_tables)
+    assert (ended.status, ended.err) == (0, "")
+    url = celerys_tables.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
+    stock = Celery("stock", backend=f"db+{url}", broker="memory://", set_as_current=False)
+    assert stock.AsyncResult("good").get(timeout=5) == {"kept": [1, "é"]}
+    stock.backend.mark_as_done("another", 2)
+    stock.backend.ResultSession().get_bind().dispose()
+    assert_one_line(run_here("schema", "unadopt", "--yes", "-b", celerys_tables), "nothing was adopted")
+    # and there once more
+    assert run_here("schema", "adopt", "--yes", "-b", celerys_tables).status == 0
+    assert '"kept"' in run_here("show", "good", "-b", celerys_tables).out
+
+
+def test_unadopt_asks_on_a_terminal(celerys_tables: str) -> None:
+    run_here("schema", "adopt", "--yes", "-b", celerys_tables)
+    refused = run_on_terminal("schema", "unadopt", "-b", celerys_tables, typed="n\n")
+    assert refused.status == 1
+    assert "Nothing was changed." in refused.out
+    assert run_here("schema", "status", "-b", celerys_tables).status == 0
+    assert run_on_terminal("schema", "unadopt", "-b", celerys_tables, typed="y\n").status == 0
+    assert run_here("schema", "status", "-b", celerys_tables).status == 1
+
+
+def test_missing_column_is_found_named_and_put_back(database: str, run_sql: Callable[[str], None]) -> None:
+    assert run_here("schema", "create", "-b", database).status == 0
+    run_sql("ALTER TABLE celery_taskmeta DROP COLUMN result_exact")
+    assert "schema status" in run_here("history", "-b", database).err
+    status = run_here("schema", "status", "-b", database)
+    assert status.status == 1
+    assert "lacks the column result_exact" in status.out
+    assert run_here("schema", "create", "-b", database).status == 1
+    checked = run_here("check", database)
+    assert (checked.status, "(schema-damaged)" in checked.out) == (1, True)
+    found = json.loads(run_here("schema", "status", "-b", database, "--json").out)
+    assert found["up_to_date"] is False
+    (repair,) = found["repairs"]
+    assert repair in status.out.replace("\n", " ")
+    assert repair in checked.out
+    run_sql(repair)
+    assert run_here("schema", "status", "-b", database).status == 0
+    assert run_here("history", "-b", database).status == 0
+
+
+def test_missing_table_is_found_and_named(database: str, run_sql: Callable[[str], None]) -> None:
+    run_here("schema", "create", "-b", database)
+    run_sql("DROP TABLE celery_taskmeta_chord_part")
+    status = run_here("schema", "status", "-b", database)
+    assert status.status == 1
+    assert "celery_taskmeta_chord_part" in status.out
+    assert "is missing" in status.out
+    assert "schema sql" in status.out
 
 
 def test_adopt_without_anything_to_adopt_is_one_line(database: str) -> None:

@@ -177,6 +177,10 @@ class ForeignTables(StoreError):
     """Tables of that name exist and are not rootcellar's. Not retryable."""
 
 
+class ResultsInTheWay(StoreError):
+    """Tables would be taken away that hold results. Not retryable."""
+
+
 class RecordRefused(StoreError):
     """The server refused the data of one record. Not retryable."""
 

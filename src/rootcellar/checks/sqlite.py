@@ -145,6 +145,8 @@ class SQLiteChecks(Checks):
             yield wrong("foreign-tables", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
         elif status.version > status.wanted:
             yield wrong("schema-newer", f"version {status.version}, this release knows {status.wanted}")
+        elif status.damaged:
+            yield wrong("schema-damaged", "; ".join(status.damaged), " ".join(status.repairs))
         elif status.version == status.wanted:
             yield ok(f"version {status.version}, {store.schema.tables['task']}")
         elif not may_make:

@@ -74,6 +74,8 @@ class Tables:
             yield wrong("foreign-tables", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
         elif status.version > status.wanted:
             yield wrong("schema-newer", f"version {status.version}, this release knows {status.wanted}")
+        elif status.damaged:
+            yield wrong("schema-damaged", "; ".join(status.damaged), " ".join(status.repairs))
         elif status.version == status.wanted:
             old = f", and {' and '.join(status.adopted)}, adopted" if status.adopted else ""
             yield ok(f"version {status.version}, {where}{old}")

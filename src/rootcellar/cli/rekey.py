@@ -23,9 +23,8 @@ from rootcellar.rekeying import Rekeyed, Rekeying
 
 EXAMPLES = """\b
 Examples:
-  export ROOTCELLAR_ENCRYPTION_KEYS="$(rootcellar key --id 2031-05),$OLD_KEYS"
   rootcellar rekey --dry-run
-  rootcellar rekey
+  rootcellar rekey -A shop.celery
   rootcellar rekey --unsealed -A shop.celery
 """
 #: seconds between two lines of progress

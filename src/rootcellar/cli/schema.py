@@ -55,9 +55,17 @@ Example:
   rootcellar schema grants celery --for worker -b postgresql:// | psql mydb
 """
 _ADOPT_EXAMPLE = """\b
-Example:
-  rootcellar schema adopt -b postgresql://user:password@host/db --keep 30d
+Examples:
+  rootcellar schema adopt --dry-run -b postgresql://user:password@host/db
+  rootcellar schema adopt --yes --keep 30d -A shop.celery
 """
+_UNADOPT_EXAMPLE = """\b
+Examples:
+  rootcellar schema unadopt --dry-run -b postgresql://user:password@host/db
+  rootcellar schema unadopt --yes --drop-results -A shop.celery
+"""
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing")]
 
 
 @app.command(epilog=_CREATE_EXAMPLE)
@@ -70,7 +78,8 @@ def create(
 ) -> None:
     """Make the tables, or bring them up to date.
 
-    Doing it twice is harmless. A store without tables (Redis, MongoDB) is ready as it is: exit status 0.
+    Doing it twice is harmless. A store without tables (Redis, MongoDB) is ready as it is: exit status 0. Exit status 1
+    if tables that were there before are damaged, which is not repaired.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         if not isinstance(store, HasSchema):
@@ -78,7 +87,10 @@ def create(
             return
         tables = _schema_of(store)
         tables.create()
-        say(_describe(tables.status(), store.where))
+        found = tables.status()
+        say(_describe(found, store.where))
+        if found.damaged:
+            raise typer.Exit(1)
 
 
 @app.command(epilog=_SQL_EXAMPLE)
@@ -169,16 +181,16 @@ def status(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Say of which version the tables are.
+    """Say of which version the tables are, and whether tables or columns are missing.
 
-    Changes nothing. Exit status 0 if they are up to date, 1 otherwise.
+    Changes nothing. Exit status 0 if they are up to date and whole, 1 otherwise.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         if not isinstance(store, HasSchema):
             _say_ready(store, as_json=as_json)
             return
         found = _schema_of(store).status()
-        is_current = found.version == found.wanted
+        is_current = found.version == found.wanted and not found.damaged
         if as_json:
             print_json(
                 {
@@ -187,6 +199,8 @@ def status(
                     "wanted": found.wanted,
                     "foreign": list(found.foreign),
                     "adopted": list(found.adopted),
+                    "damaged": list(found.damaged),
+                    "repairs": list(found.repairs),
                     "where": store.where,
                 }
             )
@@ -204,7 +218,9 @@ def adopt(
         str | None,
         typer.Option("--keep", metavar="SPAN", help="Delete an old result so long after it was done: 12h, 30d"),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
     task_table: TaskTableOption = None,
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
@@ -214,24 +230,106 @@ def adopt(
     They are renamed, in an instant, and their results stay readable through rootcellar.
 
     Stop workers that still use Celery's own database backend first: they would write to a table that is gone.
+    `schema unadopt` undoes it. Exit status 0 if they were (with --dry-run: would be) renamed or were renamed before, 1
+    if there is nothing to rename or the answer was no, 2 without --yes where there is no terminal to ask on.
     """
     span = _span(keep, "--keep")
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         tables = _schema_of(store)
         before = tables.status()
-        if before.version:
+        planned = [] if before.version else tables.to_adopt()
+        if before.version and not as_json:
             say(_describe(before, store.where))
             return
-        if not yes and sys.stdin.isatty() and not _agrees(before, store.where):
-            say("Nothing was changed.")
-            raise typer.Exit(1)
-        _report_adopted(tables.adopt(span), keep, store.where)
+        if dry_run or before.version:
+            _say_planned(planned, store.where, as_json)
+            raise typer.Exit(0 if planned or before.adopted else 1)
+        if planned:
+            _must_agree(yes, f"Rename {' and '.join(old for old, _ in planned)} aside in {store.where}?")
+        names = tables.adopt(span)
+        if as_json:
+            print_json({"dry_run": False, "renamed": _pairs(planned), "where": store.where})
+        else:
+            _report_adopted(names, keep, store.where)
+
+
+@app.command(epilog=_UNADOPT_EXAMPLE)
+def unadopt(
+    backend: BackendOption = None,
+    app: AppOption = None,
+    drop_results: Annotated[
+        bool, typer.Option("--drop-results", help="Also where rootcellar's tables hold results, which are deleted")
+    ] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    task_table: TaskTableOption = None,
+    group_table: GroupTableOption = None,
+    schema: SchemaOption = None,
+) -> None:
+    """Undo `schema adopt`: give the tables of Celery's own backend their names back.
+
+    rootcellar's tables are dropped. Results in them are results that were stored since `schema adopt`: with any, it
+    refuses, unless --drop-results is given. Stop the workers first.
+
+    Exit status 0 if the tables were (with --dry-run: would be) renamed, 1 if nothing was adopted, there are results, or
+    the answer was no, 2 without --yes where there is no terminal to ask on.
+    """
+    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+        tables = _schema_of(store)
+        planned, results = tables.to_unadopt()
+        if dry_run:
+            _say_planned(planned, store.where, as_json, results)
+            raise typer.Exit(0 if planned and (drop_results or not results) else 1)
+        if planned and (drop_results or not results):
+            lost = f" and delete {results:,} results" if results else ""
+            names = " and ".join(new for _, new in planned)
+            _must_agree(yes, f"Drop rootcellar's tables{lost}, and give {names} back to Celery in {store.where}?")
+        names_back = tables.unadopt(drop_results=drop_results)
+        if as_json:
+            print_json({"dry_run": False, "renamed": _pairs(planned), "results": results, "where": store.where})
+        else:
+            say(f"{store.where}: Celery's own tables are called {' and '.join(names_back)} again.")
+
+
+def _must_agree(yes: bool, question: str) -> None:
+    """Ask, where there is a terminal; without one, ``--yes`` must be given."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"there is no terminal to ask on. {question} Give --yes", param_hint="--yes")
+    if not typer.confirm(question):
+        say("Nothing was changed.")
+        raise typer.Exit(1)
+
+
+def _say_planned(planned: Sequence[tuple[str, str]], where: str, as_json: bool, results: int = 0) -> None:
+    if as_json:
+        print_json({"dry_run": True, "renamed": _pairs(planned), "results": results, "where": where})
+        return
+    for old, new in planned:
+        say(f"{where}: {old} would be renamed {new}.")
+    if results:
+        say(f"{where}: {results:,} results would be deleted, which needs --drop-results.")
+    if not planned:
+        say(f"{where}: there is nothing to rename.")
+
+
+def _pairs(planned: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"from": old, "to": new} for old, new in planned]
 
 
 def _say_ready(store: Store, *, as_json: bool = False) -> None:
     store.check()
     if as_json:
-        nothing: dict[str, Any] = {"version": None, "wanted": None, "foreign": [], "adopted": []}
+        nothing: dict[str, Any] = {
+            "version": None,
+            "wanted": None,
+            "foreign": [],
+            "adopted": [],
+            "damaged": [],
+            "repairs": [],
+        }
         print_json({"up_to_date": True, **nothing, "where": store.where})
         return
     say(f"There are no tables on {store.where}, and none are needed: it is ready as it is.")
@@ -273,6 +371,8 @@ def _describe(found: SchemaStatus, where: str) -> str:
         text = f"the tables are of version {found.version}, {found.wanted} is wanted: run `rootcellar schema upgrade`"
     elif found.version > found.wanted:
         text = f"the tables are of version {found.version}, newer than this release ({found.wanted}): upgrade it"
+    elif found.damaged:
+        text = f"the tables are damaged (version {found.version}): {'; '.join(found.damaged)}. {_repair(found)}"
     else:
         text = f"the tables are up to date (version {found.version})"
     if found.adopted:
@@ -280,9 +380,11 @@ def _describe(found: SchemaStatus, where: str) -> str:
     return f"{where}: {text}."
 
 
-def _agrees(found: SchemaStatus, where: str) -> bool:
-    names = " and ".join(found.foreign) or "Celery's own tables"
-    return typer.confirm(f"Rename {names} aside in {where}?")
+def _repair(found: SchemaStatus) -> str:
+    """Return how what is missing of the tables is put back."""
+    if not found.repairs:
+        return "Restore them from a backup, or create them with what `rootcellar schema sql` prints"
+    return f"Restore them from a backup, or run {' '.join(found.repairs)}"
 
 
 def _report_adopted(names: Sequence[str], keep: str | None, where: str) -> None:

@@ -256,12 +256,16 @@ class SchemaStatus:
         wanted: the version that this release makes.
         foreign: tables of those names that are not rootcellar's.
         adopted: Celery's own tables, renamed aside, whose results are still read.
+        damaged: tables and columns of this version that are missing, each in a sentence.
+        repairs: the statements that put columns back.
     """
 
     version: int
     wanted: int
     foreign: tuple[str, ...] = ()
     adopted: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
 
 
 class Schema(Protocol):
@@ -288,6 +292,26 @@ class Schema(Protocol):
 
         Returns:
             the new names of the old tables.
+        """
+
+    def to_adopt(self) -> Sequence[tuple[str, str]]:
+        """Return what :meth:`adopt` would rename, each table with its new name; change nothing."""
+
+    def to_unadopt(self) -> tuple[Sequence[tuple[str, str]], int]:
+        """Return what :meth:`unadopt` would rename, and how many results of ours it would delete; change nothing."""
+
+    def unadopt(self, *, drop_results: bool = False) -> Sequence[str]:
+        """Take our tables away, and give Celery's own their names back.
+
+        Args:
+            drop_results: whether to do so where our tables hold results.
+
+        Returns:
+            the names of Celery's tables.
+
+        Raises:
+            SchemaMissing: nothing was adopted.
+            ResultsInTheWay: our tables hold results.
         """
 
 

@@ -7,9 +7,13 @@ A statement begins at a line ``-- name: what it does`` and ends at the next such
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 
+_TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?\{(\w+)\} \(\n(.*?)^\)", re.MULTILINE | re.DOTALL)
+_COLUMN = re.compile(r"^    ([a-z_]+) +(.+?),?$", re.MULTILINE)
+_ADDED = re.compile(r"^ALTER TABLE \{(\w+)\} ADD COLUMN (?:IF NOT EXISTS )?([a-z_]+) +(.+?);?$", re.MULTILINE)
+_DROPPED = re.compile(r"^ALTER TABLE \{(\w+)\} DROP COLUMN (?:IF EXISTS )?([a-z_]+)", re.MULTILINE)
 _HEADING = re.compile(r"^-- (\w+): .*$", re.MULTILINE)
 
 
@@ -28,6 +32,23 @@ def read_sql(package: str, name: str) -> str:
 def fill_in(text: str, tables: Mapping[str, str]) -> str:
     """Put names into ``text`` where it says ``{key}``; a key that is not given stays, to be filled in later."""
     return re.sub(r"\{(\w+)\}", lambda match: tables.get(match[1], match[0]), text)
+
+
+def columns_made_by(steps: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the columns that the steps of a schema make, each with its definition, by the key of their table.
+
+    Args:
+        steps: the texts of the steps, with ``{key}`` for the tables' names.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for text in steps:
+        for key, body in _TABLE.findall(text):
+            found[key] = dict(_COLUMN.findall(body))
+        for key, name, definition in _ADDED.findall(text):
+            found[key][name] = definition
+        for key, name in _DROPPED.findall(text):
+            del found[key][name]
+    return found
 
 
 def in_parameterized(names: Mapping[str, str]) -> dict[str, str]:

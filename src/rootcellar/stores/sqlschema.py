@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from rootcellar import errors
 from rootcellar.stores.base import SchemaStatus, StoreOptions
 from rootcellar.stores.celery_tables import ASIDE, GROUP_TABLES, Adopted
-from rootcellar.stores.sqlfiles import fill_in, qualified, read_sql
+from rootcellar.stores.sqlfiles import columns_made_by, fill_in, qualified, read_sql
 
 C = TypeVar("C")
 C_co = TypeVar("C_co", covariant=True)
@@ -75,8 +75,16 @@ class SqlSchema(ABC, Generic[C]):
         """Tell whether there is a table of that quoted name."""
 
     @abstractmethod
+    def _columns(self, connection: C, table: str) -> set[str]:
+        """Return the names of the columns of a table of that quoted name, which exists."""
+
+    @abstractmethod
     def _set_aside(self, connection: C, schema: str | None, name: str) -> None:
         """Rename a table, and what would be in the way of another one of its name."""
+
+    @abstractmethod
+    def _set_back(self, connection: C, schema: str | None, name: str) -> None:
+        """Undo :meth:`_set_aside`; there is no table of that name any more."""
 
     def _qualified(self, schema: str | None, name: str) -> str:
         """Quote a table's name with its schema, if it has one."""
@@ -99,6 +107,15 @@ class SqlSchema(ABC, Generic[C]):
 
     def adopt(self, keep: timedelta | None) -> Sequence[str]:
         return self._run(lambda connection: self._adopt(connection, keep))
+
+    def to_adopt(self) -> Sequence[tuple[str, str]]:
+        return self._run(self._to_adopt)
+
+    def to_unadopt(self) -> tuple[Sequence[tuple[str, str]], int]:
+        return self._run(self._to_unadopt)
+
+    def unadopt(self, *, drop_results: bool = False) -> Sequence[str]:
+        return self._run(lambda connection: self._unadopt(connection, drop_results))
 
     @property
     def tables(self) -> Mapping[str, str]:
@@ -129,12 +146,30 @@ class SqlSchema(ABC, Generic[C]):
 
     def _status(self, connection: C) -> SchemaStatus:
         version, adopted = self._registered(connection)
+        damaged, repairs = self._damage(connection, version) if version <= len(self._migrations) else ((), ())
         return SchemaStatus(
             version=version,
             wanted=len(self._migrations),
             foreign=() if version or self._is_begun(connection) else tuple(self._foreign(connection)),
             adopted=tuple(_tables(adopted)),
+            damaged=damaged,
+            repairs=repairs,
         )
+
+    def _damage(self, connection: C, version: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return which tables and columns of a version are missing, and the statements that put columns back."""
+        damaged, repairs = [], []
+        steps = [read_sql(self._package, name) for name in self._migrations[:version]]
+        for key, columns in columns_made_by(steps).items():
+            table = self._names[key]
+            if not self._exists(connection, table):
+                damaged.append(f"the table {table} is missing")
+                continue
+            missing = [name for name in columns if name not in self._columns(connection, table)]
+            if missing:
+                damaged.append(f"{table} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
+            repairs += [f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]};" for name in missing]
+        return tuple(damaged), tuple(repairs)
 
     def _registered(self, connection: C) -> tuple[int, Adopted | None]:
         """Return the version of the tables, 0 for none, and what was adopted."""
@@ -163,12 +198,18 @@ class SqlSchema(ABC, Generic[C]):
 
     def _drop(self, connection: C) -> None:
         with self._alone(connection):
-            for what, name in self.tables.items():
-                if what != "registry":
-                    self._script(connection, f"DROP TABLE IF EXISTS {name}")
-            self._all(connection, "unregister", {"task": self._options.task_table})
-            if self._all(connection, "count_registered", {}) == [(0,)]:
-                self._script(connection, f"DROP TABLE {self._names['registry']}")
+            self._drop_tables(connection)
+            self._unregister(connection)
+
+    def _drop_tables(self, connection: C, but: Collection[str] = ()) -> None:
+        for what, name in self.tables.items():
+            if what != "registry" and what not in but:
+                self._script(connection, f"DROP TABLE IF EXISTS {name}")
+
+    def _unregister(self, connection: C) -> None:
+        self._all(connection, "unregister", {"task": self._options.task_table})
+        if self._all(connection, "count_registered", {}) == [(0,)]:
+            self._script(connection, f"DROP TABLE {self._names['registry']}")
 
     def _migrate(self, connection: C, version: int, adopted: Adopted | None) -> None:
         if version >= len(self._migrations):
@@ -202,10 +243,9 @@ class SqlSchema(ABC, Generic[C]):
             version, adopted = self._registered(connection)
             if version:
                 return _tables(adopted)
-            group_tables = dict.fromkeys((self._options.group_table, *GROUP_TABLES))
             adopted = adopted or Adopted(
                 task_table=self._aside(connection, self._options.task_schema, [self._options.task_table]),
-                group_table=self._aside(connection, self._options.group_schema, group_tables),
+                group_table=self._aside(connection, self._options.group_schema, self._group_tables()),
                 keep=keep,
             )
             if not _tables(adopted):
@@ -216,6 +256,86 @@ class SqlSchema(ABC, Generic[C]):
                 )
             self._migrate(connection, 0, adopted)
         return _tables(adopted)
+
+    def _group_tables(self) -> Iterable[str]:
+        """Return the names that Celery's group table may have."""
+        return dict.fromkeys((self._options.group_table, *GROUP_TABLES))
+
+    def _to_adopt(self, connection: C) -> list[tuple[str, str]]:
+        version, _ = self._registered(connection)
+        if version:
+            return []
+        options = self._options
+        found = []
+        for schema, names in (
+            (options.task_schema, [options.task_table]),
+            (options.group_schema, self._group_tables()),
+        ):
+            for name in names:
+                if self._exists(connection, self._qualified(schema, name)):
+                    found.append((self._qualified(schema, name), self._qualified(schema, name + ASIDE)))
+                    break
+        return found
+
+    def _set_asides(self, adopted: Adopted) -> Iterator[tuple[str, str | None, str]]:
+        """Yield what each of our tables stands in the place of: its key, and the schema and name of Celery's."""
+        if adopted.task_table:
+            yield "task", self._options.task_schema, self._options.task_table
+        for name in self._group_tables():
+            if adopted.group_table == self._qualified(self._options.group_schema, name + ASIDE):
+                yield "group", self._options.group_schema, name
+
+    def _to_unadopt(self, connection: C) -> tuple[list[tuple[str, str]], int]:
+        _, adopted = self._registered(connection)
+        if not adopted:
+            return [], 0
+        places = {key: (schema, name) for key, schema, name in self._set_asides(adopted)}
+        renamed = [
+            (self._qualified(schema, name + ASIDE), self._qualified(schema, name)) for schema, name in places.values()
+        ]
+        ours = [key for key in ("task", "group") if self._is_still_ours(connection, places.get(key), self._names[key])]
+        return renamed, sum(self._all(connection, f"count_{key}", {})[0][0] for key in ours)
+
+    def _is_still_ours(self, connection: C, place: tuple[str | None, str] | None, table: str) -> bool:
+        """Tell whether a table is ours: Celery's stands aside, or there was none, so that none was given back."""
+        if not self._exists(connection, table):
+            return False
+        return place is None or self._exists(connection, self._qualified(place[0], place[1] + ASIDE))
+
+    def _unadopt(self, connection: C, drop_results: bool) -> list[str]:
+        with self._alone(connection):
+            _, adopted = self._registered(connection)
+            if not adopted:
+                raise errors.SchemaMissing(
+                    "nothing was adopted here",
+                    where=self._where,
+                    remedy="`rootcellar schema status` says what there is",
+                )
+            renamed, results = self._to_unadopt(connection)
+            if results and not drop_results:
+                raise errors.ResultsInTheWay(
+                    f"the tables that would be dropped hold {results:,} results that were stored since",
+                    where=self._where,
+                    remedy="give --drop-results if they are not needed",
+                )
+            self._give_back(connection, adopted)
+            self._drop_tables(connection, but=("task", "group"))
+            self._unregister(connection)
+        return [name for _, name in renamed]
+
+    def _give_back(self, connection: C, adopted: Adopted) -> None:
+        """Drop our tables of tasks and groups, and rename Celery's.
+
+        Where no transaction holds the steps together it may be done again: a table whose place was already given back
+        is Celery's, and not dropped.
+        """
+        places = {key: (schema, name) for key, schema, name in self._set_asides(adopted)}
+        for key in ("task", "group"):
+            if self._is_still_ours(connection, places.get(key), self._names[key]):
+                self._script(connection, f"DROP TABLE {self._names[key]}")
+        for schema, name in places.values():
+            if self._exists(connection, self._qualified(schema, name + ASIDE)):
+                self._set_back(connection, schema, name)
 
     def _aside(self, connection: C, schema: str | None, names: Iterable[str]) -> str | None:
         """Set the first of these tables aside that there is; return its new name, quoted."""

@@ -83,6 +83,14 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "use a database in UTF-8: `rootcellar check` names the encoding.",
     ),
     Explanation(
+        error="ResultsInTheWay",
+        title="tables would be taken away that hold results",
+        why="`rootcellar schema unadopt` drops rootcellar's tables so that Celery's own get their names back. Results "
+        "that were stored since `schema adopt` are in the tables that it drops.",
+        remedy="Stop the workers, and keep what you need: `rootcellar history --limit 1000000 --json > results.json`. "
+        "Then give --drop-results.",
+    ),
+    Explanation(
         error="PayloadTooLarge",
         title="a record is larger than the server takes",
         why="MySQL refuses a statement above max_allowed_packet, MongoDB a document above 16 MB, PostgreSQL a value "

@@ -25,8 +25,17 @@ PROBLEMS = (
         "the tables are of an older release",
         why="This release stores what they have no place for. Workers upgrade them unless "
         "database_create_tables_at_setup (DB_CREATE_TABLES) is false.",
-        remedy="Run `rootcellar schema upgrade` as a user who may change the tables. Workers may run meanwhile, also "
-        "those of the older release.",
+        remedy="Run `rootcellar schema status`, which also names columns that somebody dropped, then "
+        "`rootcellar schema upgrade` as a user who may change the tables. Workers may run meanwhile, also those of the "
+        "older release.",
+    ),
+    failure(
+        "schema-damaged",
+        "tables or columns of rootcellar's are missing",
+        why="Somebody dropped or renamed them. Storing or reading fails at what is missing. rootcellar makes tables "
+        "once and does not repair them, because it cannot know what was in them.",
+        remedy="`rootcellar schema status` names what is missing, and the statement that puts a column back. Restore "
+        "the tables from a backup if what was in them is needed.",
     ),
     warning(
         "schema-newer",

@@ -38,8 +38,8 @@ _BY_CODE: dict[int, Kind] = {
     ),
     1049: (errors.DatabaseMissing, "CREATE DATABASE, or correct its name"),
     **dict.fromkeys((1044, 1142, 1143, 1227, 1370), (errors.PermissionDenied, _GRANT)),
-    1054: (errors.SchemaOutdated, "run `rootcellar schema status`"),
-    1146: (errors.SchemaMissing, "run `rootcellar schema create`"),
+    1054: (errors.SchemaOutdated, "run `rootcellar schema status`: it says how to put the column back"),
+    1146: (errors.SchemaMissing, "run `rootcellar schema status`, then `rootcellar schema create`"),
     # the server may say so, when its limit was lowered since we asked
     1153: (errors.PayloadTooLarge, "store less in one result, or raise max_allowed_packet in the server's settings"),
     1118: (errors.PayloadTooLarge, "store less in one result, or raise innodb_log_file_size in the server's settings"),

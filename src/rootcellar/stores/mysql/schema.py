@@ -30,6 +30,7 @@ MIGRATIONS = ("001_results.sql", "002_chords.sql")
 LOCK_PATIENCE = 30
 #: MySQL takes no longer name, in characters
 LONGEST_NAME = 64
+_WITH_PARAMETERS = ("read_registry", "register", "unregister", "count_registered", "count_task", "count_group")
 _ADMIN_RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX"
 NO_SUCH_TABLE, NO_SUCH_DATABASE = 1146, 1049
 
@@ -101,9 +102,7 @@ class MySQLSchema(SqlSchema[Connection]):
             options, run, where=where, package=PACKAGE, migrations=MIGRATIONS, names=names, statements=statements
         )
         with_parameters = load_statements(PACKAGE, "schema.sql", in_parameterized(names))
-        self._sql.update(
-            {name: with_parameters[name] for name in ("read_registry", "register", "unregister", "count_registered")}
-        )
+        self._sql.update({name: with_parameters[name] for name in _WITH_PARAMETERS})
 
     def sql(self) -> str:
         databases = sorted({name for name in (self._options.task_schema, self._options.group_schema) if name})
@@ -162,6 +161,12 @@ class MySQLSchema(SqlSchema[Connection]):
 
     def _set_aside(self, connection: Connection, schema: str | None, name: str) -> None:
         connection.execute(f"RENAME TABLE {qualified(schema, name)} TO {qualified(schema, name + ASIDE)}")
+
+    def _columns(self, connection: Connection, table: str) -> set[str]:
+        return {str(row[0]) for row in connection.rows(fill_in(self._sql["columns_of"], {"table": table}))}
+
+    def _set_back(self, connection: Connection, schema: str | None, name: str) -> None:
+        connection.execute(f"RENAME TABLE {qualified(schema, name + ASIDE)} TO {qualified(schema, name)}")
 
     def _qualified(self, schema: str | None, name: str) -> str:
         return qualified(schema, name)

@@ -35,3 +35,12 @@ DELETE FROM {registry} WHERE task_table = %(task)s
 
 -- count_registered: how many tables are registered
 SELECT count(*) FROM {registry}
+
+-- columns_of: the names of a table's columns, and more
+SHOW COLUMNS FROM {table}
+
+-- count_task: how many results of tasks there are
+SELECT count(*) FROM {task}
+
+-- count_group: how many groups were saved
+SELECT count(*) FROM {group}

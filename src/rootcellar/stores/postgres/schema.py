@@ -20,6 +20,7 @@ MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql")
 LOCK_TIMEOUT = 5
 #: PostgreSQL cuts longer names off, in bytes
 LONGEST_NAME = 63
+_WITH_PARAMETERS = ("read_registry", "register", "unregister", "count_registered", "count_task", "count_group")
 
 
 def table_names(options: StoreOptions) -> dict[str, str]:
@@ -59,9 +60,7 @@ class PostgresSchema(SqlSchema[Connection]):
             options, run, where=where, package=_PACKAGE, migrations=MIGRATIONS, names=names, statements=statements
         )
         with_parameters = load_statements(_PACKAGE, "schema.sql", in_parameterized(names))
-        self._sql.update(
-            {name: with_parameters[name] for name in ("read_registry", "register", "unregister", "count_registered")}
-        )
+        self._sql.update({name: with_parameters[name] for name in _WITH_PARAMETERS})
 
     def sql(self) -> str:
         schemas = sorted({name for name in (self._options.task_schema, self._options.group_schema) if name})
@@ -105,6 +104,17 @@ class PostgresSchema(SqlSchema[Connection]):
             new = quote_identifier(index[: LONGEST_NAME - len(ASIDE)] + ASIDE)
             connection.execute(f"ALTER INDEX {qualified(schema, index)} RENAME TO {new}")
         connection.execute(f"ALTER TABLE {table} RENAME TO {quote_identifier(name + ASIDE)}")
+
+    def _columns(self, connection: Connection, table: str) -> set[str]:
+        return {name for (name,) in self._all(connection, "columns_of", {"table": table})}
+
+    def _set_back(self, connection: Connection, schema: str | None, name: str) -> None:
+        table = qualified(schema, name + ASIDE)
+        connection.execute(f"ALTER TABLE {table} RENAME TO {quote_identifier(name)}")
+        for (index,) in self._all(connection, "indexes_of", {"table": qualified(schema, name)}):
+            if index.endswith(ASIDE):
+                new = quote_identifier(index.removesuffix(ASIDE))
+                connection.execute(f"ALTER INDEX {qualified(schema, index)} RENAME TO {new}")
 
     def _make_schemas(self, connection: Connection) -> None:
         for schema in {self._options.task_schema, self._options.group_schema} - {None}:

@@ -39,3 +39,12 @@ DELETE FROM {registry} WHERE task_table = %(task)s
 
 -- count_registered: how many tables are registered
 SELECT count(*) FROM {registry}
+
+-- columns_of: the names of a table's columns
+SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped
+
+-- count_task: how many results of tasks there are
+SELECT count(*) FROM {task}
+
+-- count_group: how many groups were saved
+SELECT count(*) FROM {group}

@@ -100,7 +100,9 @@ def translate(exc: sqlite3.Error, path: Path) -> errors.StoreError:
     elif "disk I/O" in text:
         kind, remedy = errors.StoreUnavailable, "see the system's log"
     elif "no such table" in text:
-        kind, remedy = errors.SchemaMissing, "run `rootcellar schema create`"
+        kind, remedy = errors.SchemaMissing, "run `rootcellar schema status`, then `rootcellar schema create`"
+    elif "no such column" in text or "has no column" in text:
+        kind, remedy = errors.SchemaOutdated, "run `rootcellar schema status`: it says how to put the column back"
     elif isinstance(exc, (sqlite3.DataError, sqlite3.IntegrityError)) or "too big" in text:
         kind, remedy = errors.RecordRefused, "store less in one result"
     elif "not a database" in text:

@@ -81,6 +81,13 @@ class SQLiteSchema(SqlSchema[sqlite3.Connection]):
     def _exists(self, connection: sqlite3.Connection, table: str) -> bool:
         return any(quote_identifier(name) == table for (name,) in self._all(connection, "tables", {}))
 
+    def _columns(self, connection: sqlite3.Connection, table: str) -> set[str]:
+        plain = table[1:-1].replace('""', '"')
+        return {name for (name,) in self._all(connection, "columns_of", {"table": plain})}
+
+    def _set_back(self, connection: sqlite3.Connection, schema: str | None, name: str) -> None:
+        connection.execute(f"ALTER TABLE {quote_identifier(name + ASIDE)} RENAME TO {quote_identifier(name)}")
+
     def _set_aside(self, connection: sqlite3.Connection, schema: str | None, name: str) -> None:
         connection.execute(f"ALTER TABLE {quote_identifier(name)} RENAME TO {quote_identifier(name + ASIDE)}")
 
