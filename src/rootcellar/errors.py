@@ -2,13 +2,13 @@
 
 An error says in one line what is wrong, where, and what to do about it; never with a password in it.
 ``retryable`` tells whether the same call may succeed later with nothing changed in this program
-or its settings: an outage ends, a wrong password stays wrong.
+or its settings: an outage ends, a wrong password stays wrong. A password, a grant or a database that is refused after
+it has worked is an outage, too: then the error itself is retryable, whatever its class says.
 """
 
 from __future__ import annotations
 
 import re
-from typing import ClassVar
 
 #: names of errors that have no entry, because their messages say all
 WITHOUT_ENTRY = frozenset({"rootcellar-error", "demo-failed", "files-in-the-way"})
@@ -23,7 +23,8 @@ class RootcellarError(Exception):
         remedy: what the reader of the message can do.
     """
 
-    retryable: ClassVar[bool] = False
+    #: may be set on one error, whatever its class says
+    retryable: bool = False
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what = " ".join(what.split())
@@ -43,7 +44,7 @@ class RootcellarError(Exception):
         return f"{self.what}{place}{advice}{entry}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.what, self.where, self.remedy))
+        return (_rebuild, (type(self), self.what, self.where, self.remedy, self.retryable))
 
 
 def code_of(cls: type[RootcellarError]) -> str:
@@ -66,8 +67,13 @@ def kebab(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 
-def _rebuild(cls: type[RootcellarError], what: str, where: str, remedy: str) -> RootcellarError:
-    return cls(what, where=where, remedy=remedy)
+def _rebuild(
+    cls: type[RootcellarError], what: str, where: str, remedy: str, retryable: bool | None = None
+) -> RootcellarError:
+    error = cls(what, where=where, remedy=remedy)
+    if retryable is not None:
+        error.retryable = retryable
+    return error
 
 
 class ConfigurationError(RootcellarError):
@@ -136,11 +142,11 @@ class StoreReadOnly(StoreError):
 
 
 class AuthenticationFailed(StoreError):
-    """The server refused the user or the password. Not retryable."""
+    """The server refused the user or the password. Not retryable where it never worked."""
 
 
 class CertificateRefused(StoreError):
-    """One side refused the other's TLS certificate: wrong CA, wrong host name, none given. Not retryable."""
+    """One side refused the other's certificate: wrong CA, wrong name or none. Not retryable where it never worked."""
 
 
 class CertificateExpired(CertificateRefused):
@@ -150,11 +156,11 @@ class CertificateExpired(CertificateRefused):
 
 
 class DatabaseMissing(StoreError):
-    """The server has no database of that name. Not retryable."""
+    """The server has no database of that name. Not retryable where it never worked."""
 
 
 class PermissionDenied(StoreError):
-    """The user may not do this on the server. Not retryable."""
+    """The user may not do this on the server. Not retryable where it never worked."""
 
 
 class ServerTooOld(StoreError):
@@ -166,7 +172,7 @@ class PoolerUnfit(StoreError):
 
 
 class SchemaMissing(StoreError):
-    """The tables are not there and may not be made on first use. Not retryable."""
+    """The tables are not there and may not be made on first use. Not retryable where it never worked."""
 
 
 class SchemaOutdated(StoreError):

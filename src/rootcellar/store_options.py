@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.passwords import SETTING
 
 #: Celery's settings for its Redis backend that a store is told of, without ``redis_``
 REDIS_SETTINGS = (
@@ -45,6 +46,7 @@ def store_options(conf: Any) -> StoreOptions:
         redis={name: conf[f"redis_{name}"] for name in REDIS_SETTINGS if conf.value_set_for(f"redis_{name}")},
         transport_options=conf.get("result_backend_transport_options") or {},
         mongodb=conf.get("mongodb_backend_settings") or {},
+        password=conf.get(SETTING),
     )
 
 

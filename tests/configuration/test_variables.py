@@ -353,3 +353,15 @@ def test_an_error_survives_pickling_and_is_a_configuration_error() -> None:
 def test_no_broker_need_be_named_where_the_app_names_it() -> None:
     os.environ["CELERY_RESULT_BACKEND"] = "sqlite"
     assert "broker_url" not in rootcellar.settings(broker=False)
+
+
+def test_password_file_is_read_anew_by_stores(tmp_path: Path) -> None:
+    file = tmp_path / "db.txt"
+    file.write_text("first\n")
+    found = settings(CELERY_RESULT_BACKEND="postgres", DB_PASSWORD_FILE=str(file))
+    source = found["result_backend_password"]["postgresql"]
+    assert source() == "first"
+    file.write_text("second\n")
+    assert source() == "second"
+    assert found.masked()["result_backend_password"] == {"postgresql": str(source)}
+    assert "result_backend_password" not in settings(DB_PASSWORD_FILE="", DB_PASSWORD="plain")

@@ -18,6 +18,8 @@ from rootcellar.payloads.settings import VARIABLES as PAYLOAD_VARIABLES
 #: the file that is read where none is named
 DEFAULT_FILE = ".env"
 _FILE = "_FILE"
+#: how the origin of a value begins that came from a file of its own
+FROM_FILE = "file "
 #: what the variables of servers begin with, which an application may use for servers of its own
 _SERVERS = ("BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_")
 _OWN = "ROOTCELLAR_"
@@ -252,7 +254,7 @@ def _read_files(known: Iterable[str], reading: Reading) -> None:
             reading.problems.append(f"{name}_FILE: {path} is empty")
             continue
         reading.texts[name] = text
-        reading.origins[name] = f"file {path}"
+        reading.origins[name] = f"{FROM_FILE}{path}"
 
 
 def _set_unknown_aside(known: list[str], reading: Reading) -> None:

@@ -20,6 +20,7 @@ from rootcellar.configuration.reading import Reading
 from rootcellar.configuration.urls import SecretText, SecretUrl
 from rootcellar.configuration.variables import GROUPS, Variables
 from rootcellar.errors import SettingsWrong
+from rootcellar.stores.passwords import SETTING, PasswordFile
 from rootcellar.urls import redact
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,13 @@ _USES = {
     "redis": ("RedisVariables",),
     "hybrid": ("HybridVariables", "DatabaseVariables", "RedisVariables"),
     "mongodb": ("MongoVariables",),
+}
+#: kind of backend -> what its store is called in the setting of passwords, and the variable of its password
+_PASSWORDS = {
+    "postgres": ("postgresql", "DB_PASSWORD"),
+    "mysql": ("mysql", "DB_PASSWORD"),
+    "redis": ("redis", "REDIS_PASSWORD"),
+    "mongodb": ("mongodb", "MONGODB_PASSWORD"),
 }
 
 _SERVER_NAME = re.compile(rf"(?<![A-Z_])(?:{'|'.join(reading.server_names())})(?:_FILE)?(?![A-Z_])")
@@ -174,6 +182,7 @@ def load(
     if problems or backend is None:
         raise _wrong(problems, given.where, warnings)
     conf = settings_of(found, backend, broker_choice, passed_on)
+    conf.update(_password_files(given, backend))
     _replace_what_celery_reads(os.environ, conf, is_shared=bool(given.prefix))
     if backend.kind == "rpc":
         # imported late: it imports Celery's backend
@@ -181,6 +190,19 @@ def load(
 
         rpc.warn_when_a_worker_starts()
     return Settings(found, conf, given, used, tuple(warnings))
+
+
+def _password_files(given: Reading, backend: Choice) -> dict[str, Any]:
+    """Return the setting by which stores read the files of passwords anew at each connect."""
+    if not backend.is_named:
+        return {}
+    kinds = ("postgres", "redis") if backend.kind == "hybrid" else (backend.kind,)
+    files = {}
+    for store, name in (_PASSWORDS[kind] for kind in kinds if kind in _PASSWORDS):
+        origin = given.origins.get(name, "")
+        if origin.startswith(reading.FROM_FILE):
+            files[store] = PasswordFile(origin.removeprefix(reading.FROM_FILE))
+    return {SETTING: files} if files else {}
 
 
 def names_backend(env_file: str | Path | None = reading.DEFAULT_FILE) -> bool:

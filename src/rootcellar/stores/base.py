@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.watching import Watcher
+from rootcellar.stores.withdrawal import VERBS, Worked, held
 
 #: Rows deleted by one call of :meth:`Store.delete_expired`, so that no transaction grows long.
 DELETE_BATCH = 5_000
@@ -44,6 +45,8 @@ class StoreOptions:
         redis: Celery's ``redis_…`` settings that were set, without that prefix (``backend_use_ssl``, ``username``, …).
         transport_options: Celery's ``result_backend_transport_options``.
         mongodb: Celery's ``mongodb_backend_settings``.
+        password: what ``result_backend_password`` says: a text, a function that returns it at each connect, or a
+            mapping of those by the kind of store; see :func:`~rootcellar.stores.passwords.source_of`.
         holds_copies: whether another store has all that is here, so that the server may throw it away.
     """
 
@@ -62,6 +65,7 @@ class StoreOptions:
     redis: Mapping[str, Any] = field(default_factory=dict)
     transport_options: Mapping[str, Any] = field(default_factory=dict)
     mongodb: Mapping[str, Any] = field(default_factory=dict)
+    password: Any = field(default=None, repr=False)
     holds_copies: bool = False
 
 
@@ -84,6 +88,15 @@ class Store(ABC):
         """
         self.url = url
         self.options = options or StoreOptions()
+        #: what has worked, and so is retried if it is refused later
+        self.worked = Worked()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let each verb of a store hold what is refused to it only for a while."""
+        super().__init_subclass__(**kwargs)
+        for verb in VERBS:
+            if verb in cls.__dict__:
+                setattr(cls, verb, held(verb, cls.__dict__[verb]))
 
     # -- tasks
 

@@ -50,7 +50,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         error="CertificateRefused",
         title="one side refused the TLS certificate of the other",
         why="The certificate was issued by a CA that is not trusted, is for another host name, or a client certificate "
-        "is missing. Nothing was sent. It is not tried again, because it does not change by itself.",
+        "is missing. Nothing was sent. Where no connection ever worked, it is not tried again.",
         remedy="Run `rootcellar check`: it shows the certificate's names and its last day. Name the CA's certificate "
         "(DB_SSLROOTCERT, REDIS_SSL_CA_CERTS, MONGODB_TLS_CA_CERTS) or connect by a name that the certificate has. Do "
         "not turn verification off: then anybody on the way can read results and the password.",

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.forking import PerProcess
+from rootcellar.stores.passwords import current, source_of
 from rootcellar.stores.pool import ConnectionPool
 
 try:
@@ -52,6 +53,8 @@ _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
     64: (errors.StoreUnavailable, "see whether a majority of the replica set runs"),
     100: (errors.StoreUnavailable, "see whether a majority of the replica set runs"),
 }
+_REFUSED_LOGINS = {18, 8000}
+_REFUSALS = (errors.AuthenticationFailed, errors.CertificateRefused)
 _OUTAGES = {6, 7, 24, 50, 89, 91, 112, 134, 189, 202, 262, 317, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
 
 
@@ -90,6 +93,8 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
     for name, ours in (("user", "username"), ("password", "password"), ("max_pool_size", "maxPoolSize")):
         if (value := given.pop(name, None)) is not None:
             client[ours] = value
+    if (password := source_of(options.password, "mongodb")) is not None:
+        client["password"] = password
     client |= given.pop("options", None) or {}
     client |= given
     return Settings(
@@ -231,7 +236,11 @@ class Clients:
         try:
             with shared.places.connection() if shared.places else nullcontext():
                 yield shared.client
-        except (errors.RootcellarError, mongo.PyMongoError):
+        except (errors.RootcellarError, mongo.PyMongoError) as exc:
+            is_refused = isinstance(exc, _REFUSALS) or getattr(exc, "code", None) in _REFUSED_LOGINS
+            if is_refused and self._shared.peek() is shared:
+                # the client keeps the password and the certificates that it was made with
+                self._shared.take()
             raise
         except BaseException:
             # an interruption may have struck in PyMongo's own pool, which does not bear that: others get a new client
@@ -245,7 +254,10 @@ class Clients:
 
     def _open(self) -> Client:
         try:
-            return pymongo.MongoClient(self._settings.hosts, **self._settings.client)
+            options = dict(self._settings.client)
+            if "password" in options:
+                options["password"] = current(options["password"])
+            return pymongo.MongoClient(self._settings.hosts, **options)
         except (mongo.PyMongoError, ValueError, TypeError) as exc:
             raise translate(exc, self._settings.where) from None
 
@@ -270,6 +282,9 @@ def translate(exc: Exception, where: str) -> errors.RootcellarError:
             remedy = "see which field it is"
     elif isinstance(exc, mongo.ServerSelectionTimeoutError):
         return _unreachable(text, where)
+    elif isinstance(exc, mongo.ConnectionFailure) and "authentication failed" in text.lower():
+        # said so where the driver connects by itself
+        kind, remedy = _BY_CODE[18]
     elif code in _OUTAGES:
         kind, remedy = errors.StoreUnavailable, "nothing: it is tried again"
     elif code in _BY_CODE:

@@ -20,6 +20,7 @@ except ImportError as exc:
     ) from exc
 
 from rootcellar.stores.mysql.failures import translate
+from rootcellar.stores.mysql.url import as_of_now
 
 T = TypeVar("T")
 
@@ -156,7 +157,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
     """
     patience = {"read_timeout": settings["connect_timeout"], "write_timeout": settings["connect_timeout"]}
     try:
-        told = {"program_name": "rootcellar", **settings, **patience}
+        told = {"program_name": "rootcellar", **as_of_now(settings), **patience}
         connection = Connection(**told, charset="utf8mb4", autocommit=True)
         version, connection.packet_limit = _set_up(connection)
     except pymysql.Error as exc:

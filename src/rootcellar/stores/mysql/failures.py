@@ -19,6 +19,9 @@ STALE = {1054, 1146}
 #: the server takes no writes; a session that was told so may stay so
 READ_ONLY = {1290, 1792, 1836}
 
+#: the session has no database any more: it was dropped
+NO_DATABASE = 1046
+
 _BUSY = "see the server's log: it is short of a resource"
 _GONE = "see whether the server runs and can be reached"
 _LATER = "nothing: it is tried again"
@@ -37,6 +40,7 @@ _BY_CODE: dict[int, Kind] = {
         ),
     ),
     1049: (errors.DatabaseMissing, "CREATE DATABASE, or correct its name"),
+    NO_DATABASE: (errors.DatabaseMissing, "CREATE DATABASE, or correct its name"),
     **dict.fromkeys((1044, 1142, 1143, 1227, 1370), (errors.PermissionDenied, _GRANT)),
     1054: (errors.SchemaOutdated, "run `rootcellar schema status`: it says how to put the column back"),
     1146: (errors.SchemaMissing, "run `rootcellar schema status`, then `rootcellar schema create`"),

@@ -20,6 +20,7 @@ from rootcellar.stores.mysql import driver, failures
 from rootcellar.stores.mysql.driver import Connection, in_list
 from rootcellar.stores.mysql.schema import PACKAGE, MySQLSchema, table_names
 from rootcellar.stores.mysql.url import connection_settings, describe
+from rootcellar.stores.passwords import source_of
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
 from rootcellar.stores.sqlstore import SqlStore
@@ -39,7 +40,10 @@ class MySQLStore(SqlStore[Connection]):
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
         options = options or StoreOptions()
-        self._settings = connection_settings(url, options.connect_args)
+        password = source_of(options.password, "mysql", "mariadb")
+        self._settings = connection_settings(
+            url, {**options.connect_args, **({} if password is None else {"password": password})}
+        )
         super().__init__(url, options, where=describe(url, self._settings), statements=_statements(options))
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             lambda: driver.connect(self._settings, self._where),
@@ -210,7 +214,7 @@ class MySQLStore(SqlStore[Connection]):
     def _note_failure(self, connection: Connection, code: int) -> None:
         if code in failures.STALE:
             self._is_schema_known = False
-        if code in failures.LOST or code in failures.READ_ONLY:
+        if code in failures.LOST or code in failures.READ_ONLY or code == failures.NO_DATABASE:
             connection.end()
         if code in failures.READ_ONLY:
             # other sessions of ours on that server would hear the same, also when another one takes writes

@@ -8,10 +8,14 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from rootcellar import errors
+from rootcellar.stores.passwords import current
 
 #: seconds to reach the server and be let in, and to wait for one answer
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 60.0
+
+#: the options that an SSL context is made of, kept among the settings: files may change
+TLS_FILES = "rootcellar_tls_files"
 
 _EXAMPLE = "write rootcellar+mysql://user:password@host:3306/database, with special characters as %XX"
 
@@ -48,6 +52,22 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         **extra,
     }
     return _with_tls(settings)
+
+
+def as_of_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the driver's parameters of this moment: the password, and certificates as their files are now.
+
+    Raises:
+        ConfigurationError: a file of a certificate cannot be read.
+        StoreUnavailable: the password cannot be had.
+    """
+    found = dict(settings)
+    files = found.pop(TLS_FILES, None)
+    if files:
+        found["ssl"] = _context(files)
+    password = current(found.get("password"))
+    found["password"] = password.encode() if isinstance(password, str) else password
+    return found
 
 
 def describe(url: str, settings: Mapping[str, Any]) -> str:
@@ -91,7 +111,7 @@ def _with_tls(settings: dict[str, Any]) -> dict[str, Any]:
         return {**settings, "ssl_disabled": True}
     if context is None and not told:
         return settings
-    return {**settings, "ssl": _context(told)}
+    return {**settings, "ssl": _context(told), TLS_FILES: told}
 
 
 def _context(told: Mapping[str, Any]) -> ssl.SSLContext:

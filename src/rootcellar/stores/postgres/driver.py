@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rootcellar import errors
+from rootcellar.stores.passwords import current
 from rootcellar.stores.postgres import secure
 
 
@@ -235,6 +236,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
         StoreError: in our words, why not.
         ConfigurationError: a file or a mode for TLS cannot be used.
     """
+    settings = {**settings, "password": current(settings.get("password"))}
     try:
         connection = Connection.connect(autocommit=True, prepare_threshold=0, **settings)
     except psycopg.Error as exc:

@@ -14,6 +14,7 @@ from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, Ta
 from rootcellar.stores import rows
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.forking import PerProcess
+from rootcellar.stores.passwords import source_of
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.batching import Batch, Statements
@@ -46,9 +47,11 @@ class PostgresStore(SqlStore[Connection]):
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
         options = options or StoreOptions()
-        self._settings = driver.connection_settings(url, options.connect_args)
+        password = source_of(options.password, "postgresql", "postgres")
+        connect_args = {**options.connect_args, **({} if password is None else {"password": password})}
+        self._settings = driver.connection_settings(url, connect_args)
         super().__init__(url, options, where=driver.describe(self._settings), statements=_statements(options))
-        self._listen_settings = driver.connection_settings(self.options.listen_url or url, self.options.connect_args)
+        self._listen_settings = driver.connection_settings(self.options.listen_url or url, connect_args)
         self._pooling = Pooling(self.options.prepared_statements, self._where)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             lambda: self._pooling.look_at(driver.connect(self._settings, self._where)),

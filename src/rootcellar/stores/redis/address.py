@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.passwords import source_of
 from rootcellar.urls import redact
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def read_address(url: str, options: StoreOptions) -> Address:
     known = options.redis
     settings: dict[str, Any] = {
         "username": user_info[0] or known.get("username") or None,
-        "password": user_info[1] or known.get("password") or None,
+        "password": source_of(options.password, "redis") or user_info[1] or known.get("password") or None,
         "socket_timeout": _timeout(query, known, "socket_timeout", ANSWER_TIMEOUT),
         "socket_connect_timeout": _timeout(query, known, "socket_connect_timeout", CONNECT_TIMEOUT),
         "client_name": query.get("client_name") or known.get("client_name") or None,

@@ -8,6 +8,7 @@ from typing import Any
 from rootcellar import errors
 from rootcellar.interruptions import raise_interruption
 from rootcellar.stores import tls
+from rootcellar.stores.passwords import current
 from rootcellar.stores.redis.address import Address
 from rootcellar.stores.redis.wire import Line, ServerError, pack
 
@@ -98,6 +99,7 @@ def open_line(
     """
     # it fails at once, and is tried again above; RESP2 is what every server speaks, and what wire.py reads
     common = {**settings, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+    common["password"] = current(settings.get("password"))
     try:
         if path:
             connection = _driver.UnixDomainSocketConnection(path=path, **common)
