@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import threading
@@ -17,7 +18,7 @@ from rootcellar.draining import keep_draining
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.hybrid import WriteBehindStore
 from tests.behind.bed import PATIENCE, eventually, open_behind, record
-from tests.commands import assert_one_line, command, environment, run_here, run_on_terminal
+from tests.commands import command, environment, run_here, run_on_terminal
 from tests.servers import PostgresServer, RedisServer
 
 
@@ -74,7 +75,7 @@ def test_status(backend: str, store: WriteBehindStore) -> None:
     assert ended.status == 1, "it has waited for longer"
     told = json.loads(ended.out)
     assert told.pop("oldest_seconds") > 0.2
-    assert told == {"waiting": 1, "refused": 0, "max_age_seconds": 0.1, "ok": False}
+    assert told == {"waiting": 1, "refused": 0, "max_age_seconds": 0.1, "append_only": True, "ok": False}
     assert store.lag().waiting == 1, "nothing was moved"
     store.close()
 
@@ -98,12 +99,60 @@ def test_until_it_is_interrupted(backend: str, store: WriteBehindStore, tmp_path
 
 def test_wrong_use(backend: str, redis_url: str, tmp_path: Path) -> None:
     assert run_here("drain", "--once", "--status").status == 2
-    assert_one_line(run_here("drain", "-b", f"sqlite:///{tmp_path}/x"), "nothing is to be moved")
-    write_through = backend.replace("write-behind", "write-through")
-    assert_one_line(run_here("drain", "-b", write_through, "--once"), "nothing is to be moved")
-    unsafe = url_of("postgresql://localhost/none", redis_url)
-    assert_one_line(run_here("drain", "-b", unsafe), "keeps no append-only file")
+    for url in (f"sqlite:///{tmp_path}/x", backend.replace("write-behind", "write-through")):
+        ended = run_here("drain", "-b", url, "--once")
+        assert (ended.status, ended.out) == (2, "")
+        assert "nothing is to be moved" in ended.err
+    unsafe = run_here("drain", "-b", url_of("postgresql://localhost/none", redis_url))
+    assert (unsafe.status, unsafe.out) == (4, "")
+    assert "keeps no append-only file" in unsafe.err
     assert "--once" in run_on_terminal("drain", "--help").out
+
+
+def test_results_are_looked_at_and_moved_also_without_an_append_only_file(
+    new_postgres_url: str, own_redis: RedisServer
+) -> None:
+    """Above all then: a restart of Redis would lose them."""
+    store = open_behind(new_postgres_url, own_redis.url)
+    ones = [record() for _ in range(3)]
+    for one in ones:
+        store.put(one)
+    store.close()
+    with own_redis.client() as client:
+        client.config_set("appendonly", "no")
+    url = url_of(new_postgres_url, own_redis.url)
+    status = run_here("drain", "-b", url, "--status", "--json")
+    found = json.loads(status.out)
+    assert (status.status, found["waiting"], found["append_only"], found["ok"]) == (4, 3, False, False)
+    assert "keeps no append-only file" in status.err
+    assert run_here("drain", "-b", url, "--status", "--max-age", "0").status == 1
+    moved = run_here("drain", "-b", url, "--once")
+    assert (moved.status, moved.out) == (4, "3 moved. Nothing waits.\n")
+    assert "keeps no append-only file" in moved.err
+    durable = open_store(new_postgres_url)
+    assert len(durable.get_many(one.task_id for one in ones)) == 3
+    durable.close()
+
+
+def test_each_reason_has_an_exit_status_of_its_own(
+    backend: str, store: WriteBehindStore, front_url: str, new_postgres_url: str
+) -> None:
+    store.put(record())
+    eventually(lambda: store.lag().oldest > 0.2, "an age")
+    assert run_here("drain", "-b", backend, "--status", "--max-age", "0.1").status == 1
+    away = run_here("drain", "-b", url_of(new_postgres_url, "redis://127.0.0.1:1/0"), "--status")
+    assert (away.status, away.out) == (3, "")
+    assert "Connection refused" in away.err
+    nowhere = run_here("drain", "-b", url_of("postgresql://127.0.0.1:1/none", front_url), "--once")
+    assert (nowhere.status, nowhere.out) == (3, "")
+    store.put(record(retries=1 << 40))
+    refused = run_here("drain", "-b", backend, "--once")
+    assert refused.status == 1
+    assert "1 stay in Redis" in refused.out
+    help_text = run_here("drain", "--help").out
+    for status in range(5):
+        assert re.search(rf"^  {status}  \w", help_text, re.MULTILINE)
+    store.close()
 
 
 def test_an_outage_is_waited_out_and_said_once(

@@ -11,9 +11,8 @@ import typer
 
 from rootcellar import __version__
 from rootcellar.cli import check, demo, drain, explain, history, init, key, recommend, rekey, schema, settings
-from rootcellar.cli.output import visible
+from rootcellar.cli.output import print_error
 from rootcellar.errors import RootcellarError
-from rootcellar.urls import redact
 
 app = typer.Typer(
     name="rootcellar",
@@ -62,9 +61,7 @@ def main() -> NoReturn:
     try:
         app()
     except RootcellarError as exc:
-        # the remedy is our own text; the rest may quote what somebody else wrote
-        exc.what, exc.where = redact(exc.what), redact(exc.where)
-        print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
+        print_error(exc)
         sys.exit(1)
     except SystemExit as exc:
         if exc.code == 128 + signal.SIGINT:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rootcellar.cli.output import print_json, say
+from rootcellar.cli.output import print_error, print_json, say
 from rootcellar.cli.stores import (
     AppOption,
     BackendOption,
@@ -21,8 +21,7 @@ from rootcellar.cli.stores import (
     chosen_store,
 )
 from rootcellar.draining import keep_draining
-from rootcellar.errors import AbilityMissing
-from rootcellar.stores import Store
+from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.stores.journal import Lag, WritesBehind
 
 EXAMPLES = """\b
@@ -32,6 +31,12 @@ Examples:
   rootcellar drain -A shop.celery --status --max-age 30
 """
 
+#: exit statuses beside 0 and 2
+WAITS, OUT_OF_REACH, UNSAFE = 1, 3, 4
+_NOTHING_TO_MOVE = (
+    "this store has results at once where they belong, nothing is to be moved [{where}]: only a hybrid in the mode "
+    "write-behind has something to move"
+)
 #: seconds between two lines of progress
 PROGRESS = 1.0
 
@@ -54,35 +59,76 @@ def drain(
     """Move results of a hybrid in write-behind mode from Redis to PostgreSQL.
 
     Workers do so by themselves; this command is for where none runs, and before the mode is changed. It may run beside
-    them, goes on until it is interrupted, and waits while one of the two servers is away.
+    them, goes on until it is interrupted, and waits while one of the two servers is away. --status and --once also look
+    and move where Redis keeps no append-only file.
 
-    With --status, exit status 1 if a result has waited for longer than --max-age.
+    Exit status:
+
+    \b
+    0  what was asked was done, and nothing is wrong
+    1  a result has waited for longer than --max-age (--status), or results
+       stay in Redis because PostgreSQL refuses them (--once)
+    2  wrong use, also a store without write-behind
+    3  a server cannot be reached, or refuses
+    4  Redis would lose what waits if it restarted: no append-only file, or it
+       may evict; --status and --once have done their work all the same
     """
     if once and status:
         raise typer.BadParameter("give --once or --status, not both", param_hint="--status")
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         if not isinstance(store, WritesBehind):
-            raise _nothing_to_move(store)
-        if status:
-            _show_status(store, max_age, as_json)
-            return
+            raise typer.BadParameter(_NOTHING_TO_MOVE.format(where=store.where), param_hint="--backend")
+        try:
+            code = _run(store, once, status, max_age, as_json)
+        except RootcellarError as exc:
+            print_error(exc)
+            code = OUT_OF_REACH
+    if code:
+        raise typer.Exit(code)
+
+
+def _run(store: WritesBehind, once: bool, status: bool, max_age: float, as_json: bool) -> int:
+    """Do what was asked; return the exit status."""
+    unsafe = _what_a_restart_loses(store)
+    if unsafe is not None and not (once or status):
+        print_error(unsafe)
+        return UNSAFE
+    if once or status:
+        # what waits there is moved all the more
+        store.move_only()
+    code = _show_status(store, max_age, as_json, unsafe is None) if status else _move(store, once, as_json)
+    if unsafe is not None:
+        print_error(unsafe)
+    return code or (UNSAFE if unsafe is not None else 0)
+
+
+def _what_a_restart_loses(store: WritesBehind) -> RootcellarError | None:
+    """Return why a restart of Redis would lose what waits; ``None`` where it would not."""
+    try:
+        store.check_journal()
+    except ConfigurationError as exc:
+        return exc
+    return None
+
+
+def _move(store: WritesBehind, once: bool, as_json: bool) -> int:
+    progress = _Progress(store, as_json)
+    if not once:
         store.check()
-        progress = _Progress(store, as_json)
-        if once:
-            store.drain_all(progress.note)
-            progress.end()
-        else:
-            keep_draining(store, threading.Event(), progress.note)
+        keep_draining(store, threading.Event(), progress.note)
+        return 0
+    store.drain_all(progress.note)
+    return WAITS if progress.end().refused else 0
 
 
-def _show_status(store: WritesBehind, max_age: float, as_json: bool) -> None:
+def _show_status(store: WritesBehind, max_age: float, as_json: bool, is_safe: bool) -> int:
     lag = store.lag()
+    is_late = lag.oldest > max_age
     if as_json:
-        print_json({**_as_json(lag), "max_age_seconds": max_age, "ok": lag.oldest <= max_age})
+        print_json({**_as_json(lag), "max_age_seconds": max_age, "append_only": is_safe, "ok": not is_late and is_safe})
     else:
         say(_sentence(lag))
-    if lag.oldest > max_age:
-        raise typer.Exit(1)
+    return WAITS if is_late else 0
 
 
 class _Progress:
@@ -100,8 +146,8 @@ class _Progress:
         if self._moved > self._told and time.monotonic() >= self._next:
             self.end()
 
-    def end(self) -> None:
-        """Tell."""
+    def end(self) -> Lag:
+        """Tell; return how much waits."""
         self._told = self._moved
         self._next = time.monotonic() + PROGRESS
         lag = self._store.lag()
@@ -110,6 +156,7 @@ class _Progress:
             typer.echo(json.dumps({"moved": self._moved, **_as_json(lag)}))
         else:
             say(f"{self._moved:,} moved. {_sentence(lag)}")
+        return lag
 
 
 def _as_json(lag: Lag) -> dict[str, object]:
@@ -121,11 +168,3 @@ def _sentence(lag: Lag) -> str:
     if lag.refused:
         waits += f" {lag.refused:,} stay in Redis, for PostgreSQL refuses them: see the log of who moved them."
     return waits
-
-
-def _nothing_to_move(store: Store) -> AbilityMissing:
-    return AbilityMissing(
-        "this store has results at once where they belong, nothing is to be moved",
-        where=store.where,
-        remedy="use it with rootcellar+hybrid:// and mode write-behind",
-    )

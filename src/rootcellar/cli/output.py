@@ -9,6 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
+from rootcellar.errors import RootcellarError
+from rootcellar.urls import redact
+
 #: controls of the terminal, of the direction of text, and halves of characters
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -43,6 +46,13 @@ def visible(text: str) -> str:
 def visible_lines(text: str) -> str:
     """Return ``text`` as :func:`visible` does, but with its lines kept."""
     return "\n".join(visible(line.expandtabs()) for line in text.split("\n"))
+
+
+def print_error(exc: RootcellarError) -> None:
+    """Print an error in one line on standard error, without a password."""
+    # the remedy is our own text; the rest may quote what somebody else wrote
+    exc.what, exc.where = redact(exc.what), redact(exc.where)
+    print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
 
 
 def state_style(state: str) -> str:

@@ -127,6 +127,9 @@ class Journal(Protocol):
             ConfigurationError: it does not survive.
         """
 
+    def move_only(self) -> None:
+        """From now on, also use a server that would lose the journal in a crash: for who only moves what is there."""
+
     def window(self) -> str | None:
         """Say what of that which was acknowledged a crash may lose, ``None`` for nothing."""
 
@@ -179,6 +182,15 @@ class TakesBatches(Protocol):
 @runtime_checkable
 class WritesBehind(Protocol):
     """A store that has results before its durable store does."""
+
+    def check(self) -> None:
+        """See :meth:`~rootcellar.stores.base.Store.check`."""
+
+    def check_journal(self) -> None:
+        """See :meth:`Journal.check_journal`."""
+
+    def move_only(self) -> None:
+        """See :meth:`Journal.move_only`."""
 
     def drain(self, limit: int = DRAIN_BATCH) -> int:
         """Move some tasks to the durable store; return how many, 0 also while somebody else does so."""

@@ -45,6 +45,7 @@ class WriteBehindStore(Store):
         self._journal = self.front.keep_journal()
         self._watch = self.front.watcher_over
         self.check_journal, self.window = self._journal.check_journal, self._journal.window
+        self.move_only = self._journal.move_only
         self._drainer = Drainer(self._journal, self.durable, settings.cache_expires)
         self.expires_by_itself = self.durable.expires_by_itself
         if isinstance(self.durable, Queryable):

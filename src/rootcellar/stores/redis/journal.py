@@ -48,6 +48,7 @@ class RedisJournal:
                 where=where,
                 remedy="use one Redis or Sentinels, or mode write-through",
             )
+        self._demands_nothing = servers.demand
         servers.demand = appendonly.require
         self._servers = servers
         self._keys = keys
@@ -158,6 +159,10 @@ class RedisJournal:
         except AppendOnlyMissing as exc:
             # later it is worth trying again, but nobody should begin so
             raise ConfigurationError(exc.what, where=exc.where, remedy=exc.remedy) from None
+
+    def move_only(self) -> None:
+        """From now on, also use a server that would lose the journal in a crash."""
+        self._servers.demand = self._demands_nothing
 
     def window(self) -> str | None:
         """Say what of that which was acknowledged a crash may lose, ``None`` for nothing."""
