@@ -36,7 +36,8 @@ class Rekeyed:
 
     Attributes:
         looked_at: records that were read.
-        changed: records that were sealed anew, or, with ``dry_run``, that would be.
+        changed: records that were encrypted or signed again, or, with ``dry_run``, that would be.
+        unprotected: records that were left of which something is neither encrypted nor signed.
         left: records of which something could not be opened.
         keys_missing: how many records need a key that is not here, by its id.
         last_id: the id of the last record that was seen to.
@@ -45,6 +46,7 @@ class Rekeyed:
 
     looked_at: int = 0
     changed: int = 0
+    unprotected: int = 0
     left: int = 0
     keys_missing: Counter[str] = field(default_factory=Counter)
     last_id: str | None = None
@@ -108,16 +110,29 @@ class Rekeying:
                 self._leave(exc)
                 return
             if not changes:
+                self.done.unprotected += self._is_unprotected(current)
                 return
             if self._dry_run:
                 self.done.changed += 1
+                self.done.unprotected += self._is_unprotected(current)
                 return
             if self._replace(current, replace(current, **changes)):
                 self.done.changed += 1
+                self.done.unprotected += self._is_unprotected(current)
                 return
             # somebody stored it meanwhile, or the answer was lost
             current = self._store.get(record.task_id)
         self._leave(PayloadError(f"task {record.task_id} was stored by others again and again"))
+
+    def _is_unprotected(self, record: TaskRecord) -> bool:
+        """Tell whether something of a record stays neither encrypted nor signed."""
+        if self._unsealed:
+            return False
+        payloads = [payload for name in SEALED_FIELDS if (payload := getattr(record, name)) is not None]
+        ids = [key_of(payload) if payload.content_type == REFERENCE else payload.key_id for payload in payloads]
+        if record.traceback is not None:
+            ids.append(sealed_text(record.traceback, record.task_id, TRACEBACK).key_id)
+        return not all(ids)
 
     def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """Replace a record; of their blobs the one goes that is no longer referred to."""

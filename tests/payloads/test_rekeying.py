@@ -145,7 +145,7 @@ def _kill_amid(place: str, keys: Mapping[str, str]) -> None:
         command("rekey", "--batch", "20"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    assert "sealed anew" in process.stderr.readline()
+    assert "protected again" in process.stderr.readline()
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     process.stderr.close()
@@ -200,6 +200,30 @@ def test_what_is_not_sealed_is_sealed_if_asked(store: Store) -> None:
     assert Rekeying(store, codec(NEW), unsealed=True).run().changed == 1
     assert key_ids(store) == {"aes-256-gcm:new"}
     assert codec(NEW).opened(store.scan()[-1])[0] == plain
+
+
+def test_results_from_before_the_keys_are_counted_and_named(tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path}/results.sqlite3"
+    store = open_store(url)
+    for number in range(7):
+        store.put(record(number, codec(OLD) if number < 3 else codec()))
+    for option in ((), ("--dry-run",)):
+        ended = rekey(url, *option)
+        assert ended.status == 1, "whoever has the keys cannot read them"
+        assert "4 are neither encrypted nor signed" in ended.out
+        assert "`rootcellar rekey --unprotected`" in ended.out
+    told = json.loads(rekey(url, "--json").out)
+    assert (told["records"], told["changed"], told["unprotected"], told["left"]) == (7, 0, 4, 0)
+    env = {"ROOTCELLAR_BACKEND": url, "ROOTCELLAR_ENCRYPTION_KEYS": NEW, "ROOTCELLAR_ACCEPT_UNSEALED": "true"}
+    accepted = run("rekey", env=env)
+    assert accepted.status == 0
+    assert "4 are neither encrypted nor signed" in accepted.out
+    assert len(readable(store, codec(NEW, accept_unsealed=True))) == 7
+    ended = rekey(url, "--unprotected")
+    assert (ended.status, "neither" in ended.out) == (0, False)
+    assert len(readable(store, codec(NEW))) == 7
+    assert json.loads(rekey(url, "--unsealed", "--json").out)["changed"] == 0, "the other name of the option"
+    store.close()
 
 
 def test_signatures_become_encryption_and_the_other_way_round(store: Store) -> None:

@@ -25,7 +25,7 @@ EXAMPLES = """\b
 Examples:
   rootcellar rekey --dry-run
   rootcellar rekey -A shop.celery
-  rootcellar rekey --unsealed -A shop.celery
+  rootcellar rekey --unprotected -A shop.celery
 """
 #: seconds between two lines of progress
 _PAUSE = 1.0
@@ -33,7 +33,8 @@ _PAUSE = 1.0
 
 def rekey(
     unsealed: Annotated[
-        bool, typer.Option("--unsealed", help="Seal too what is neither encrypted nor signed so far")
+        bool,
+        typer.Option("--unprotected", "--unsealed", help="Include what is neither encrypted nor signed so far"),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, and change nothing")] = False,
     after: Annotated[
@@ -51,11 +52,13 @@ def rekey(
 
     Give the new key to all workers and clients first, before the old ones; then run this; then take the old ones away.
     Workers may run meanwhile: what they store is never overwritten. Interrupt it at any time and start it again: what
-    is done is passed over. Exit status 1 if something could not be opened; those records are left as they are.
+    is done is passed over. Results from before there were keys are left as they are, unless --unprotected is given.
+    Exit status 1 if something could not be opened, or if results were left that nobody with the keys can read.
     """
     with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
         rekeying = Rekeying(results.store, results.codec, unsealed=unsealed, dry_run=dry_run, batch=batch)
         progress = _Progress(dry_run)
+        is_refused = not results.codec.sealing.accepts_unsealed
         try:
             done = rekeying.run(after, progress.tell)
         except SystemExit:
@@ -67,8 +70,8 @@ def rekey(
     if as_json:
         print_json(_as_object(done, dry_run))
     else:
-        _say(done, dry_run)
-    if done.left:
+        _say(done, dry_run, is_refused)
+    if done.left or (done.unprotected and is_refused):
         raise typer.Exit(1)
 
 
@@ -76,7 +79,7 @@ class _Progress:
     """Tells on standard error how far it is, now and then."""
 
     def __init__(self, dry_run: bool) -> None:
-        self._verb = "to seal anew" if dry_run else "sealed anew"
+        self._verb = "to protect again" if dry_run else "protected again"
         self._told = time.monotonic() - _PAUSE
 
     def tell(self, done: Rekeyed) -> None:
@@ -93,15 +96,24 @@ def _as_object(done: Rekeyed, dry_run: bool) -> dict[str, Any]:
         "dry_run": dry_run,
         "records": done.looked_at,
         "changed": done.changed,
+        "unprotected": done.unprotected,
         "left": done.left,
         "keys_missing": dict(done.keys_missing),
         "problems": done.problems,
     }
 
 
-def _say(done: Rekeyed, dry_run: bool) -> None:
-    verb = "would be sealed" if dry_run else "were sealed"
-    say(f"Of {done.looked_at:,} records {done.changed:,} {verb} anew under the first key.")
+def _say(done: Rekeyed, dry_run: bool, is_refused: bool) -> None:
+    verb = "would be" if dry_run else "were"
+    say(f"Of {done.looked_at:,} records {done.changed:,} {verb} encrypted (or signed) again under the first key.")
+    if done.unprotected:
+        reading = (
+            "With these keys they cannot be read" if is_refused else "They can be read as long as that is accepted"
+        )
+        say(
+            f"{done.unprotected:,} are neither encrypted nor signed and {verb} left as they are. {reading}: "
+            "`rootcellar rekey --unprotected` includes them."
+        )
     if done.left:
         for problem in done.problems:
             print(f"rootcellar: {visible(problem)}", file=sys.stderr)

@@ -49,6 +49,11 @@ class Sealing:
         return f"<Sealing: encryption {self._encryption!r}, signing {self._signing!r}>"
 
     @property
+    def accepts_unsealed(self) -> bool:
+        """Whether what is neither encrypted nor signed may be read."""
+        return self._accepts_unsealed
+
+    @property
     def writes_as(self) -> str:
         """What the ``key_id`` of a new payload begins with; empty where nothing is sealed."""
         if self._encryption:
@@ -81,7 +86,7 @@ class Sealing:
             raise UnsealedRefused(
                 f"the {field} of task {task_id} is neither encrypted nor signed",
                 where="ROOTCELLAR_ACCEPT_UNSEALED",
-                remedy="if it is older than the keys, run `rootcellar rekey --unsealed`, or set this to true",
+                remedy="if it is older than the keys, run `rootcellar rekey --unprotected`, or set this to true",
             )
         algorithm, _, rest = payload.key_id.partition(":")
         if algorithm + ":" == ENCRYPTED:

@@ -152,7 +152,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         title="a stored value is neither encrypted nor signed, but there are keys",
         why="Anybody who can write to the store could put such a value there. It is usually older than the keys, or "
         "was stored by a worker that has no key.",
-        remedy="Set ROOTCELLAR_ACCEPT_UNSEALED=true for all workers and clients, run `rootcellar rekey --unsealed`, "
+        remedy="Set ROOTCELLAR_ACCEPT_UNSEALED=true for all workers and clients, run `rootcellar rekey --unprotected`, "
         "then take it away again. See that every worker has the keys.",
     ),
     Explanation(
