@@ -121,6 +121,9 @@ def test_a_server_that_falls_silent(new_redis: Callable[..., RedisServer], monke
         task_id = new_id()
         inbox = subscribe(store, task_id)
         await_listening(client, 1)
+        watcher = store.watcher()
+        assert isinstance(watcher, listening.ListeningWatcher)
+        until(lambda: watcher._has_read, "the first look")
         (first,) = listeners(client)
         server.pause()
         try:

@@ -16,12 +16,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from functools import reduce
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.records import TaskRecord
-from rootcellar.stores.rows import chunks
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +31,8 @@ LONGEST_PAUSE = 1.0
 PAUSE_SHARE = 0.25
 #: seconds that the thread outlives the last subscription
 LINGER = 30.0
+#: seconds between two looks where not all could be read
+OUTAGE_PAUSE = 0.1
 #: the most records that one look holds at a time
 LOOK_BATCH = 250
 
@@ -331,21 +332,42 @@ class PollingWatcher(Watcher):
                     return
             if self._look():
                 self._note_recovery()
+            else:
+                self._wait_before_connecting(OUTAGE_PAUSE)
             if not self._is_idle():
                 self._sleep(self._pause())
 
     def _look(self) -> bool:
         """Look at all that is waited for; return whether that was possible."""
         self._take_news()
-        try:
-            for some in chunks(self._waited_for(), LOOK_BATCH):
-                self._tell(self._fetch(some).values())
-        except RootcellarError as exc:
-            if not exc.retryable:
-                raise
-            self._note_outage(exc, "Could not look for results")
-            return False
-        return True
+        return not self._read_reachable(self._waited_for())
+
+    def _by_server(self, task_ids: Sequence[str]) -> Iterable[tuple[Hashable, Sequence[str]]]:
+        """Yield each server with the tasks whose records it has: one may be out of reach, and the others not."""
+        yield None, task_ids
+
+    def _read_reachable(self, task_ids: Sequence[str], skipped: Container[Hashable] = ()) -> dict[str, Hashable]:
+        """Read records and tell of them; return the tasks that cannot be read at present, each with its server.
+
+        Args:
+            task_ids: the tasks.
+            skipped: servers that are known to be out of reach.
+        """
+        unread: dict[str, Hashable] = {}
+        for server, its_ids in self._by_server(task_ids):
+            if server in skipped:
+                unread.update(dict.fromkeys(its_ids, server))
+                continue
+            for place in range(0, len(its_ids), LOOK_BATCH):
+                try:
+                    self._tell(self._fetch(its_ids[place : place + LOOK_BATCH]).values())
+                except RootcellarError as exc:
+                    if not exc.retryable:
+                        raise
+                    self._note_outage(exc, "Could not look for results")
+                    unread.update(dict.fromkeys(its_ids[place:], server))
+                    break
+        return unread
 
     def _pause(self) -> float:
         age = time.monotonic() - self._youngest

@@ -8,7 +8,7 @@ import random
 import time
 from binascii import crc_hqx
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from functools import partial
 
 from rootcellar import errors
@@ -51,6 +51,7 @@ class Cluster(Servers):
     news = b"1"
     #: a message between nodes may be lost while one of them is in trouble
     safety_look = 5.0
+    may_be_replaced = True
 
     def __init__(self, address: Address, options: StoreOptions) -> None:
         super().__init__()
@@ -96,6 +97,18 @@ class Cluster(Servers):
                     answer = self.call(keys[place], pack(b"GET", keys[place]))
                 found[place] = answer
         return [found[place] for place in range(len(keys))]
+
+    def by_server(self, keys: Sequence[bytes]) -> list[tuple[Hashable, list[int]]]:
+        masters: Sequence[OneServer | None] = [None] * SLOTS
+        with contextlib.suppress(errors.StoreUnavailable):
+            masters = self._known_masters()
+        places: defaultdict[OneServer | None, list[int]] = defaultdict(list)
+        for place, key in enumerate(keys):
+            places[masters[slot_of(key)]].append(place)
+        return list(places.items())
+
+    def is_replaced(self, address: str) -> bool:
+        return self._mastership.of(address, time.monotonic()) is False
 
     def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
         # a slot that went over to a node that was asked already would be missed

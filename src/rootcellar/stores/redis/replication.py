@@ -101,6 +101,17 @@ class Replication:
             self._make_sure(line, _ASK_AT_ONCE)
         return reply
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are others who can be asked."""
+        return self._mastership is not None
+
+    def is_replaced(self, address: str) -> bool:
+        """Ask the others whether the server at ``address`` was replaced; not if that is not sure."""
+        if self._mastership is None:
+            return False
+        return self._mastership.of(address, time.monotonic() - _ASK_AT_ONCE) is False
+
     def _is_worthwhile(self, line: Line) -> bool:
         """Tell whether replicas should be waited for now: enough of them are connected, and none was missing lately."""
         if not self._replicas or time.monotonic() < self._resting_until:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from rootcellar.errors import StoreError, StoreReadOnly, StoreUnavailable
 from rootcellar.stores.base import StoreOptions
@@ -12,6 +12,7 @@ from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.first_look import look
 from rootcellar.stores.redis.replication import MasterReplaced, Replication
 from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
+from rootcellar.stores.replaced import tell_replaced, when_replaced
 
 #: keys that the server looks at for one answer of SCAN
 SCAN_COUNT = 1_000
@@ -27,16 +28,18 @@ class Servers(ABC):
         shares_scripts: whether one script may touch a task and its chord.
         news: what is published when a result is stored; empty for the result itself.
         safety_look: seconds between two looks of a waiting process at all that it waits for, although it heard nothing.
+        may_be_replaced: whether others may replace a server, and know of it.
     """
 
     chord_tags: int = 1
     shares_scripts: bool = True
     news: bytes = b""
     safety_look: float = 60.0
+    may_be_replaced: bool = False
 
     def __init__(self) -> None:
         #: called with the address of a server that is seen not to be the master any more; empty if it is not known
-        self.on_replaced: Callable[[str], None] = _ignore
+        self.on_replaced: Callable[[str], None] = tell_replaced
 
     @abstractmethod
     def call(self, key: bytes, packed: bytes, *, durable: bool = False) -> Reply:
@@ -53,6 +56,14 @@ class Servers(ABC):
     @abstractmethod
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of strings, in as few round trips as can be."""
+
+    def by_server(self, keys: Sequence[bytes]) -> list[tuple[Hashable, list[int]]]:
+        """Return the servers that have keys, each with the places of its keys in ``keys``."""
+        return [(None, list(range(len(keys))))]
+
+    def is_replaced(self, address: str) -> bool:
+        """Ask the others whether the server at ``address`` was replaced; takes seconds if they are silent."""
+        return False
 
     @abstractmethod
     def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
@@ -112,6 +123,16 @@ class OneServer(Servers):
             remedy="raise redis_max_connections",
             harmless=(ServerError,),
         )
+        #: where the newest connection leads to
+        self._leads_to = ""
+        self.may_be_replaced = replication.has_others
+        when_replaced(self._leave)
+
+    def _leave(self, address: str) -> None:
+        """Close the idle connections to a server that was replaced."""
+        if address == self._leads_to:
+            self._leads_to = ""
+            self._pool.drop_idle()
 
     @property
     def address(self) -> str:
@@ -126,6 +147,10 @@ class OneServer(Servers):
         except BaseException:
             line.close()
             raise
+        former, self._leads_to = self._leads_to, line.address
+        if former not in ("", line.address):
+            self._pool.drop_idle()
+            self.on_replaced(former)
         return line
 
     def call(self, key: bytes, packed: bytes, *, durable: bool = False) -> Reply:
@@ -158,7 +183,7 @@ class OneServer(Servers):
                 self._pool.drop_idle()
                 raise
         except MasterReplaced as exc:
-            self._pool.drop_idle()
+            self._leave(exc.address)
             self.on_replaced(exc.address)
             raise
 
@@ -203,6 +228,9 @@ class OneServer(Servers):
     def listen(self) -> Line:
         return self._connect()
 
+    def is_replaced(self, address: str) -> bool:
+        return self._replication.is_replaced(address)
+
     def close(self) -> None:
         self._pool.drop_idle()
 
@@ -242,10 +270,6 @@ def run_on(line: Line, call: Call, replication: Replication | None = None) -> Re
 
 def _run(line: Line, packed: bytes, replication: Replication | None) -> Reply:
     return line.call(packed) if replication is None else replication.run(line, packed)
-
-
-def _ignore(address: str) -> None:
-    """Do nothing about a master that was replaced."""
 
 
 def _anything(line: Line, where: str) -> None:

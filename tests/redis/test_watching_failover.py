@@ -1,0 +1,132 @@
+"""Waiting while a part of the servers is dead, or while the one that is listened to was replaced."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+
+from rootcellar.errors import StoreError
+from rootcellar.records import TaskRecord
+from rootcellar.stores.redis import RedisStore, listening
+from rootcellar.stores.redis.cluster import slot_of
+from rootcellar.stores.redis.servers import Servers
+from tests.redis.bed import Inbox, new_id, opened, record, until
+from tests.redis_servers import RedisCluster, SeveredSentinelSet
+from tests.servers import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing but a message, or a failure that was noticed, make a watcher look."""
+    monkeypatch.setattr(Servers, "safety_look", 3600.0)
+
+
+def subscribe(store: RedisStore, *task_ids: str) -> Inbox:
+    inbox = Inbox()
+    store.watcher().subscribe(task_ids, inbox.deliver)
+    return inbox
+
+
+def stores(store: RedisStore, *records: TaskRecord) -> bool:
+    with suppress(StoreError):
+        for one in records:
+            store.put(one)
+        return True
+    return False
+
+
+# -- a Cluster with a dead shard
+
+
+@pytest.fixture
+def cluster() -> Iterator[RedisCluster]:
+    """A Cluster that serves what it can when a part of it is dead."""
+    with RedisCluster(cluster_require_full_coverage=False) as found:
+        yield found
+
+
+def test_tasks_of_a_dead_shard_hold_up_no_other_task(cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    options = {"transport_options": {"wait_replicas": 0}}
+    with opened(cluster.url, **options) as store, opened(cluster.url, **options) as storing:
+        ids = [new_id() for _ in range(300)]
+        dead = [task_id for task_id in ids if 5461 <= slot_of(store._keys.task(task_id)) < 10923]
+        alive = [task_id for task_id in ids if task_id not in dead]
+        for node in (cluster.nodes[4], cluster.nodes[1]):
+            node.kill()
+        until(lambda: stores(storing, record()) and not stores(storing, record(dead[0])), "one shard that is dead")
+        caplog.clear()
+        looks: list[float] = []
+        watcher = store.watcher()
+        assert isinstance(watcher, listening.ListeningWatcher)
+        fetch = watcher._fetch
+
+        def count_looks(task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
+            known = list(task_ids)
+            if not set(known).isdisjoint(dead):
+                looks.append(time.monotonic())
+            return fetch(known)
+
+        watcher._fetch = count_looks
+        inbox = subscribe(store, *ids)
+        for task_id in alive:
+            until(lambda task_id=task_id: stores(storing, record(task_id)), "a result of another shard")
+        assert {one.task_id for one in inbox.take(len(alive))} == set(alive)
+        until(lambda: len(looks) >= 7, "some tries to read from the dead shard")
+        pauses = [after - before for before, after in pairwise(looks[:7])]
+        assert sum(pauses) > 0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1.6, f"each waits longer than the one before: {pauses}"
+        ours = [one.message for one in caplog.records if one.name == "rootcellar.stores.watching"]
+        assert len(ours) == 1, ours
+        assert "Trying until it works" in ours[0]
+        cluster.nodes[1].start()
+        until(lambda: stores(storing, *map(record, dead)), "the results of the shard that is back", 60)
+        assert {one.task_id for one in inbox.take(len(dead))} == set(dead)
+        until(lambda: "can be waited for again" in caplog.text, "the recovery")
+        assert caplog.text.count("can be waited for again") == 1
+
+
+# -- a master that was replaced and answers all the same
+
+
+@pytest.fixture
+def sentinels() -> Iterator[SeveredSentinelSet]:
+    with SeveredSentinelSet() as servers:
+        yield servers
+
+
+def await_listener(server: RedisServer) -> None:
+    with server.client() as client:
+        # Sentinels listen too, as a user of their own
+        until(
+            lambda: any(int(one["sub"]) > 0 and one["user"] == "default" for one in client.client_list()),
+            "a client that listens",
+            30,
+        )
+
+
+@pytest.mark.parametrize("who", ["the waiter itself", "another store of the process"])
+def test_waiter_leaves_a_master_that_was_replaced(
+    sentinels: SeveredSentinelSet, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Sentinels and replicas do not reach the old master, clients do: nothing tells a client that listens there."""
+    is_alone = who == "the waiter itself"
+    # the other way to learn of it is switched off
+    monkeypatch.setattr(listening, "SILENCE", 0.3 if is_alone else 3600.0)
+    old, new = sentinels.servers
+    with opened(sentinels.url) as waiting, opened(sentinels.url) as storing:
+        storing.put(record())
+        task_id = new_id()
+        inbox = subscribe(waiting, task_id)
+        await_listener(old)
+        sentinels.cut_off(old)
+        until(lambda: sentinels.is_master_for_most(new), "a failover", 60)
+        if not is_alone:
+            until(lambda: stores(storing, record()), "a result on the new master", 60)
+        await_listener(new)
+        until(lambda: stores(storing, record(task_id)), "the result on the new master", 60)
+        assert [one.task_id for one in inbox.take()] == [task_id]
