@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from celery import current_app
@@ -22,16 +23,20 @@ from celery.exceptions import TimeoutError
 from celery.result import AsyncResult, ResultSet
 from celery.states import PROPAGATE_STATES
 
+from rootcellar import callbacks
 from rootcellar.backend import ResultBackend
 from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.parents import ByBackend, Parents, Readable, raise_failure_of
 from rootcellar.records import TaskRecord
-from rootcellar.stores.watching import Deliver, Tell, Told, Watcher
+from rootcellar.stores.watching import Tell, Told, Watcher
 from rootcellar.waiting import timed_out
 
 T = TypeVar("T")
 
 #: the most records that :func:`as_completed` holds at a time
 BATCH = 500
+#: the most parents of a result that are watched while it is awaited; of more it is seen at its end that one failed
+MOST_PARENTS = 1_000
 #: seconds between two tries to read them in an outage
 OUTAGE_PAUSE = 0.5
 
@@ -55,43 +60,128 @@ class StateChange:
     done_at: datetime | None
 
 
-async def result(async_result: Any, timeout: float | None = None, *, propagate: bool = True) -> Any:
+async def result(
+    async_result: Any, timeout: float | None = None, *, propagate: bool = True, follow_parents: bool = True
+) -> Any:
     """Await a task's result, as ``async_result.get()`` would wait for it; of a group, the list of its results.
 
     Args:
         async_result: what ``delay`` or ``apply_async`` returned.
         timeout: seconds to wait; ``None`` for ever.
         propagate: raise a failed task's exception, of a group the first that there is; otherwise return it.
+        follow_parents: with ``propagate``, raise what a parent raised, also in place of the result's own failure: of a
+            chord the exception of its header. Otherwise its own failure is raised, of a chord a ``ChordError``.
 
     Raises:
         celery.exceptions.TimeoutError: the task was not ready in time.
         ConfigurationError: the app's result backend is not rootcellar's.
     """
-    if isinstance(async_result, ResultSet):
-        return await _results(async_result, timeout, propagate=propagate)
+    with _callbacks_called(asyncio.get_running_loop(), async_result):
+        return await _outcome(async_result, timeout, propagate=propagate, follow_parents=follow_parents)
+
+
+async def _outcome(async_result: Any, timeout: float | None, *, propagate: bool, follow_parents: bool) -> Any:
+    parents = Parents(async_result if propagate and follow_parents else None)
+    with _first_failure(asyncio.get_running_loop(), parents) as failed:
+        if isinstance(async_result, ResultSet):
+            return await _results(async_result, timeout, failed, propagate=propagate, follow_parents=follow_parents)
+        return await _result(async_result, timeout, failed, parents, propagate=propagate)
+
+
+async def _result(
+    async_result: Any, timeout: float | None, failed: asyncio.Future[Any], parents: Parents, *, propagate: bool
+) -> Any:
     backend = _backend_of(async_result)
     loop = asyncio.get_running_loop()
     told: asyncio.Future[Told] = loop.create_future()
-    deliver = _on_loop(loop, lambda what: None if told.done() else told.set_result(what))
+
+    def settle(news: Told) -> None:
+        if not told.done():
+            told.set_result(news)
+
+    deliver = _on_loop(loop, settle)
     watcher = backend.waiter.watcher()
     subscription = watcher.subscribe([async_result.id], deliver)
     try:
-        (record,) = _records(await asyncio.wait_for(told, timeout))
-    except asyncio.TimeoutError:
-        raise timed_out(watcher.outage) from watcher.outage
+        await asyncio.wait({told, failed}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         subscription.cancel()
+    if not told.done():
+        if failed.done():
+            raise_failure_of(failed.result())
+        raise timed_out(watcher.outage) from watcher.outage
+    (record,) = _records(told.result())
+    if propagate and record.state in PROPAGATE_STATES:
+        await _raise_failure(parents)
     return _value(backend, record, propagate=propagate)
 
 
-async def _results(group: ResultSet, timeout: float | None, *, propagate: bool) -> list[Any]:
-    """Await every member of a group, and no more of them once one has failed."""
-    waiting = [asyncio.ensure_future(result(member, timeout, propagate=propagate)) for member in group.results]
+async def _results(
+    group: ResultSet, timeout: float | None, failed: asyncio.Future[Any], *, propagate: bool, follow_parents: bool
+) -> list[Any]:
+    """Await every member of a group, and no more of them once one, or a parent of the group, has failed."""
+    waiting = [
+        asyncio.ensure_future(_outcome(member, timeout, propagate=propagate, follow_parents=follow_parents))
+        for member in group.results
+    ]
+    all_of_them = asyncio.gather(*waiting)
     try:
-        return list(await asyncio.gather(*waiting))
+        await asyncio.wait({all_of_them, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if not all_of_them.done():
+            raise_failure_of(failed.result())
+        return list(await all_of_them)
     finally:
+        all_of_them.cancel()
         for one in waiting:
             one.cancel()
+        # what the others raise because they are cancelled is of no interest
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _first_failure(loop: asyncio.AbstractEventLoop, parents: Parents) -> Iterator[asyncio.Future[Any]]:
+    """Give a future of the first parent that is seen to have failed; it is never done if none does."""
+    failed: asyncio.Future[Any] = loop.create_future()
+    unknown = parents.unknown()
+
+    def receive(backend: Readable, told: Told) -> None:
+        if failed.done() or isinstance(told, RootcellarError):
+            return
+        if (parent := parents.failed_among({backend: _records(told)})) is not None:
+            failed.set_result(parent)
+
+    with contextlib.ExitStack() as stack:
+        if sum(map(len, unknown.values())) <= MOST_PARENTS:
+            for backend, ids in unknown.items():
+                deliver = _on_loop(loop, partial(receive, backend))
+                stack.callback(backend.waiter.watcher().subscribe(ids, deliver).cancel)
+        yield failed
+
+
+async def _raise_failure(parents: Parents) -> None:
+    """Look at the parents, in threads, and raise what the first of them raised that failed."""
+    asked = {
+        backend: asyncio.wrap_future(backend.waiter.aside.submit(partial(backend.waiter.glance, ids)))
+        for backend, ids in parents.unknown().items()
+    }
+    raise_failure_of(parents.failed_among({backend: await answer for backend, answer in asked.items()}))
+
+
+@contextlib.contextmanager
+def _callbacks_called(loop: asyncio.AbstractEventLoop, awaited: Any) -> Iterator[None]:
+    """Call, on the loop, the callbacks of other results that are over meanwhile."""
+    ids = callbacks.waiting_besides(awaited)
+
+    def receive(backend: Readable, told: Told) -> None:
+        if not isinstance(told, RootcellarError):
+            for record in _records(told):
+                callbacks.call(ids, backend, record)
+
+    with contextlib.ExitStack() as stack:
+        for backend, by_id in ids.items():
+            deliver = _on_loop(loop, partial(receive, backend))
+            stack.callback(backend.waiter.watcher().subscribe(by_id, deliver).cancel)
+        yield
 
 
 async def watch(task: Any, timeout: float | None = None) -> AsyncIterator[StateChange]:
@@ -116,15 +206,18 @@ async def watch(task: Any, timeout: float | None = None) -> AsyncIterator[StateC
     deadline = _deadline(timeout)
     watcher = backend.waiter.watcher()
     subscription = watcher.subscribe([task.id], deliver, Tell.CHANGES)
+    calls = contextlib.ExitStack()
     try:
+        calls.enter_context(_callbacks_called(asyncio.get_running_loop(), task))
         while True:
-            for record in _records(await _before(deadline, told.get(), watcher)):
+            for record in _records(await _before(deadline, told.get(), [watcher])):
                 info = backend.meta_of(record)["result"]
                 is_ready = record.done_at is not None
                 yield StateChange(record.task_id, record.state, info, is_ready, record.done_at)
                 if is_ready:
                     return
     finally:
+        calls.close()
         subscription.cancel()
 
 
@@ -134,67 +227,87 @@ class as_completed:
     Unlike ``join`` it keeps nothing of what it has yielded: a batch of records is all that it holds at a time.
 
     Args:
-        results: ``AsyncResult`` objects or a group; their number is bounded only by the memory for their ids.
+        results: ``AsyncResult`` objects or a group; their number is bounded only by the memory for their ids. Each is
+            waited for in its own backend.
         timeout: seconds until all must be ready; ``None`` for ever.
-        propagate: raise the first failed task's exception; otherwise its exception is the value.
+        propagate: raise the first failed task's exception, or that of a parent which failed before it; otherwise its
+            exception is the value.
 
     Raises:
         celery.exceptions.TimeoutError: they were not all ready in time.
     """
 
     def __init__(self, results: Iterable[Any], timeout: float | None = None, *, propagate: bool = True) -> None:
-        self._backend: ResultBackend | None = None
-        self._ids: dict[str, None] = {}
+        self._ids: dict[ResultBackend, dict[str, None]] = {}
+        #: the results that have parents, by backend and id
+        self._with_parents: dict[tuple[ResultBackend, str], Any] = {}
         for member in _members(results):
-            self._backend = self._backend or _backend_of(member)
-            self._ids[member.id] = None
+            backend = _backend_of(member)
+            self._ids.setdefault(backend, {})[member.id] = None
+            if propagate and member.parent is not None:
+                self._with_parents[backend, member.id] = member
         self._timeout = timeout
         self._propagate = propagate
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        if self._backend is None:
-            return
-        told: queue.Queue[Told] = queue.Queue()
+        told: queue.Queue[_News] = queue.Queue()
         deadline = _deadline(self._timeout)
-        watcher = self._backend.waiter.watcher()
-        subscription = watcher.subscribe(self._ids, told.put, Tell.ID)
-        ready: deque[str] = deque()
-        left = len(self._ids)
-        try:
-            while left:
-                while not ready:
-                    ready.extend(_ids(_take(told, deadline, watcher)))
-                batch = _batch(ready)
-                left -= len(batch)
-                yield from self._values(batch, self._read(batch, deadline))
-        finally:
-            subscription.cancel()
+        with self._subscribed(told.put) as coming:
+            while coming.left:
+                while not coming.ready:
+                    coming.receive(_take(told, deadline, self._watchers()))
+                backend, batch = coming.next_batch()
+                found = self._read(backend, batch, deadline)
+                for task_id, record in _taken(batch, found):
+                    if self._is_to_raise(record):
+                        self._parents_of(backend, task_id).raise_failure()
+                    yield task_id, _value(backend, record, propagate=self._propagate)
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, Any]]:
-        if self._backend is None:
-            return
-        told: asyncio.Queue[Told] = asyncio.Queue()
-        deliver = _on_loop(asyncio.get_running_loop(), told.put_nowait)
+        told: asyncio.Queue[_News] = asyncio.Queue()
+        put = _on_loop(asyncio.get_running_loop(), told.put_nowait)
         deadline = _deadline(self._timeout)
-        watcher = self._backend.waiter.watcher()
-        subscription = watcher.subscribe(self._ids, deliver, Tell.ID)
-        ready: deque[str] = deque()
-        left = len(self._ids)
-        try:
-            while left:
-                while not ready:
-                    ready.extend(_ids(await _before(deadline, told.get(), watcher)))
-                batch = _batch(ready)
-                left -= len(batch)
-                for pair in self._values(batch, await self._read_aside(batch, deadline)):
-                    yield pair
-        finally:
-            subscription.cancel()
+        with self._subscribed(put) as coming:
+            while coming.left:
+                while not coming.ready:
+                    coming.receive(await _before(deadline, told.get(), self._watchers()))
+                backend, batch = coming.next_batch()
+                found = await self._read_aside(backend, batch, deadline)
+                for task_id, record in _taken(batch, found):
+                    if self._is_to_raise(record):
+                        await _raise_failure(self._parents_of(backend, task_id))
+                    yield task_id, _value(backend, record, propagate=self._propagate)
 
-    def _read(self, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
+    @contextlib.contextmanager
+    def _subscribed(self, put: Callable[[_News], None]) -> Iterator[_Coming]:
+        """Subscribe to all results, in each backend, and to those with callbacks, and have news ``put``."""
+        others = callbacks.besides(callbacks.waiting(), self._ids)
+
+        def subscribe(backend: Readable, ids: Iterable[str], tell: Tell, *, is_other: bool = False) -> None:
+            subscription = backend.waiter.watcher().subscribe(
+                ids, lambda news: put(_News(backend, news, is_other)), tell
+            )
+            stack.callback(subscription.cancel)
+
+        with contextlib.ExitStack() as stack:
+            for backend, ids in self._ids.items():
+                subscribe(backend, ids, Tell.ID)
+            for readable, by_id in others.items():
+                subscribe(readable, by_id, Tell.RECORD, is_other=True)
+            yield _Coming(sum(map(len, self._ids.values())), others)
+
+    def _watchers(self) -> list[Watcher]:
+        return [backend.waiter.watcher() for backend in self._ids]
+
+    def _is_to_raise(self, record: TaskRecord) -> bool:
+        return self._propagate and record.state in PROPAGATE_STATES
+
+    def _parents_of(self, backend: ResultBackend, task_id: str) -> Parents:
+        return Parents(self._with_parents.get((backend, task_id)))
+
+    def _read(self, backend: ResultBackend, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
         """Read the records, after an outage if there is one."""
-        assert self._backend is not None
-        store, aside = self._backend.store, self._backend.waiter.aside
+        store, aside = backend.store, backend.waiter.aside
         while True:
             try:
                 if deadline is None:
@@ -205,10 +318,11 @@ class as_completed:
             except RootcellarError as exc:
                 time.sleep(_pause_after(exc, deadline))
 
-    async def _read_aside(self, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
+    async def _read_aside(
+        self, backend: ResultBackend, task_ids: list[str], deadline: float | None
+    ) -> dict[str, TaskRecord]:
         """Do the same in a thread, which outlives the event loop where the server does not answer."""
-        assert self._backend is not None
-        store, aside = self._backend.store, self._backend.waiter.aside
+        store, aside = backend.store, backend.waiter.aside
         while True:
             reading = aside.submit(lambda: store.get_many(task_ids))
             try:
@@ -219,13 +333,62 @@ class as_completed:
             finally:
                 reading.cancel()
 
-    def _values(self, task_ids: list[str], found: dict[str, TaskRecord]) -> Iterator[tuple[str, Any]]:
-        """Yield the values one by one: one that is an exception is raised after those before it were yielded."""
-        assert self._backend is not None
-        for task_id in task_ids:
-            record = found.pop(task_id, None)
-            if record is not None:
-                yield task_id, _value(self._backend, record, propagate=self._propagate)
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What the watcher of a backend tells.
+
+    Attributes:
+        backend: whose watcher it is.
+        told: what it tells.
+        is_other: whether it is about results that are not waited for, but have callbacks.
+    """
+
+    backend: Any
+    told: Told
+    is_other: bool
+
+
+class _Coming:
+    """What :class:`as_completed` has still to yield.
+
+    Args:
+        left: how many results were not yielded.
+        others: results that are not waited for, but have callbacks.
+    """
+
+    def __init__(self, left: int, others: ByBackend) -> None:
+        self.left = left
+        #: ids of results that are ready, each with its backend
+        self.ready: deque[tuple[ResultBackend, deque[str]]] = deque()
+        self._others = others
+
+    def receive(self, news: _News) -> None:
+        """Note which results are ready, or call the callbacks of others."""
+        if not news.is_other:
+            self.ready.append((news.backend, deque(_ids(news.told))))
+        elif not isinstance(news.told, RootcellarError):
+            for record in _records(news.told):
+                callbacks.call(self._others, news.backend, record)
+
+    def next_batch(self) -> tuple[ResultBackend, list[str]]:
+        """Return some ids of one backend, as many as may be read at a time."""
+        backend, ids = self.ready[0]
+        while len(self.ready) > 1 and len(ids) < BATCH and self.ready[1][0] is backend:
+            ids.extend(self.ready[1][1])
+            del self.ready[1]
+        batch = _batch(ids)
+        if not ids:
+            self.ready.popleft()
+        self.left -= len(batch)
+        return backend, batch
+
+
+def _taken(task_ids: list[str], found: dict[str, TaskRecord]) -> Iterator[tuple[str, TaskRecord]]:
+    """Yield the records that there are in the order of the ids, and keep none of them."""
+    for task_id in task_ids:
+        if (record := found.pop(task_id, None)) is not None:
+            yield task_id, record
 
 
 def _backend_of(async_result: Any) -> ResultBackend:
@@ -247,10 +410,10 @@ def _members(results: Iterable[Any]) -> Iterator[Any]:
             yield member
 
 
-def _on_loop(loop: asyncio.AbstractEventLoop, receive: Callable[[Told], object]) -> Deliver:
+def _on_loop(loop: asyncio.AbstractEventLoop, receive: Callable[[T], object]) -> Callable[[T], None]:
     """Return a function that a watcher may call in its thread to have ``receive`` called on the loop."""
 
-    def deliver(told: Told) -> None:
+    def deliver(told: T) -> None:
         # a loop that was closed, which it may be at any moment, has nobody who waits
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(receive, told)
@@ -294,16 +457,21 @@ def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _take(told: queue.Queue[T], deadline: float | None, watcher: Watcher) -> T:
+def _take(told: queue.Queue[T], deadline: float | None, watchers: Iterable[Watcher]) -> T:
     try:
         return told.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
     except queue.Empty:
-        raise timed_out(watcher.outage) from watcher.outage
+        outage = _outage(watchers)
+        raise timed_out(outage) from outage
 
 
-async def _before(deadline: float | None, waiting: Any, watcher: Watcher | None = None) -> Any:
+async def _before(deadline: float | None, waiting: Any, watchers: Iterable[Watcher] = ()) -> Any:
     try:
         return await asyncio.wait_for(waiting, None if deadline is None else max(0.0, deadline - time.monotonic()))
     except asyncio.TimeoutError:
-        outage = watcher.outage if watcher else None
+        outage = _outage(watchers)
         raise timed_out(outage) from outage
+
+
+def _outage(watchers: Iterable[Watcher]) -> RootcellarError | None:
+    return next((watcher.outage for watcher in watchers if watcher.outage is not None), None)

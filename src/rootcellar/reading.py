@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from celery import states
 from celery.backends.base import Backend
 from kombu.utils.encoding import bytes_to_str
 
+from rootcellar import callbacks
+from rootcellar.parents import Parents, follows_parents, is_group, leaves_of
 from rootcellar.recording import Recorder
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
-from rootcellar.waiting import Waiter
+from rootcellar.waiting import Waiter, wait_everywhere
 
 
 class ReadingBackend(Backend):  # type: ignore[misc]
@@ -25,6 +27,8 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     recorder: Recorder
     #: seconds between two looks of a waiting client for orphaned chords
     chord_sweep_interval: float
+    #: results are also deleted when the interpreter ends and the names of this module are gone
+    _drop_callbacks = staticmethod(callbacks.drop)
 
     @abstractmethod
     def sweep_aside(self) -> None:
@@ -61,7 +65,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
             ready = (record for record in found.values() if record.state in states.READY_STATES)
             yield from ((record.task_id, self.meta_of(record)) for record in ready)
             return
-        for record in self._wait(ids, timeout, interval, on_message, on_interval):
+        for _, record in self._wait({self: ids}, timeout, interval, on_message, on_interval):
             yield record.task_id, self.meta_of(record)
 
     # -- waiting
@@ -72,11 +76,13 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         return True
 
     def add_pending_result(self, result: Any, weak: bool = False, **kwargs: Any) -> Any:
-        """Nothing to do: who waits is known while it waits, and building a group must cost the store nothing."""
+        """Note, in this process only, that ``then`` of a result is called: building a group costs the store nothing."""
+        callbacks.note(result)
         return result
 
     def remove_pending_result(self, result: Any) -> Any:
-        """Nothing to do, see :meth:`add_pending_result`."""
+        """Forget what :meth:`add_pending_result` noted."""
+        self._drop_callbacks(result)
         return result
 
     def wait_for_pending(
@@ -90,10 +96,12 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         propagate: bool = True,
         **kwargs: Any,
     ) -> Any:
-        """Wait for one result and return its value, or raise its exception."""
+        """Wait for one result and return its value, or raise its exception or that of a parent."""
         self._ensure_not_eager()
-        for record in self._wait([bytes_to_str(result.id)], timeout, interval, on_message, on_interval):
+        for _, record in self._wait({self: [bytes_to_str(result.id)]}, timeout, interval, on_message, on_interval):
             result._maybe_set_cache(self.meta_of(record))
+        if propagate and result.state in states.PROPAGATE_STATES and follows_parents(result, on_interval):
+            Parents(result).raise_failure()
         return result.maybe_throw(callback=callback, propagate=propagate)
 
     def wait_for(
@@ -106,7 +114,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Wait for one task and return its meta."""
         self._ensure_not_eager()
-        (record,) = self._wait([bytes_to_str(task_id)], timeout, interval, None, on_interval)
+        ((_, record),) = self._wait({self: [bytes_to_str(task_id)]}, timeout, interval, None, on_interval)
         return self.meta_of(record)
 
     def iter_native(
@@ -118,48 +126,80 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         on_message: Callable[[Any], object] | None = None,
         on_interval: Callable[[], object] | None = None,
     ) -> Iterator[tuple[str, Any]]:
-        """Yield ``(id, meta)`` of each result as it becomes ready, and ``(id, results)`` of each group in it."""
+        """Yield ``(id, meta)`` of each result as it becomes ready, and ``(id, results)`` of each group in it.
+
+        Each is waited for in its own backend, all at once; ``timeout`` is for all of them together.
+        """
         self._ensure_not_eager()
-        leaves: dict[str, list[Any]] = {}
-        for leaf in _leaves(result.results):
-            leaves.setdefault(bytes_to_str(leaf.id), []).append(leaf)
-        groups = [node for node in result.results if _is_group(node)]
-        direct = {node.id for node in result.results if not _is_group(node)}
-        for record in self._wait(leaves, timeout, interval, on_message, on_interval):
-            for leaf in leaves[record.task_id]:
-                leaf._maybe_set_cache(self.meta_of(record))
-            if record.task_id in direct:
-                yield record.task_id, leaves[record.task_id][0]._cache
+        deadline = None if timeout is None else time.monotonic() + timeout
+        leaves: dict[ReadingBackend, dict[str, list[Any]]] = {}
+        elsewhere = []
+        for leaf in leaves_of(result.results):
+            if isinstance(leaf.backend, ReadingBackend):
+                leaves.setdefault(leaf.backend, {}).setdefault(bytes_to_str(leaf.id), []).append(leaf)
+            else:
+                elsewhere.append(leaf)
+        groups = [node for node in result.results if is_group(node)]
+        direct = {id(node) for node in result.results if not is_group(node)}
+        for backend, record in self._wait(leaves, timeout, interval, on_message, on_interval):
+            found = leaves[backend][record.task_id]
+            for leaf in found:
+                leaf._maybe_set_cache(backend.meta_of(record))
+            yield from ((record.task_id, leaf._cache) for leaf in found if id(leaf) in direct)
+        for leaf in elsewhere:
+            _wait_elsewhere(leaf, deadline, interval, on_interval)
+            if id(leaf) in direct:
+                yield leaf.id, leaf._cache
         for group in groups:
             yield group.id, group.results
 
     def _wait(
         self,
-        task_ids: Iterable[str],
+        task_ids: Mapping[ReadingBackend, Iterable[str]],
         timeout: float | None,
         interval: float | None,
         on_message: Callable[[Any], object] | None,
         on_interval: Callable[[], object] | None,
-    ) -> Iterator[TaskRecord]:
-        return self.waiter.wait_for(
-            task_ids,
+    ) -> Iterator[tuple[ReadingBackend, TaskRecord]]:
+        """Yield the record of each task as it becomes ready, with the backend that has it."""
+        pending = callbacks.besides(callbacks.waiting(), task_ids)
+        backends: dict[Waiter, Any] = {backend.waiter: backend for backend in (*task_ids, *pending)}
+
+        def on_change(waiter: Waiter, record: TaskRecord) -> None:
+            if on_message is not None:
+                on_message(backends[waiter].meta_of(record))
+
+        def sweep() -> None:
+            for backend in task_ids:
+                backend.sweep_aside()
+
+        found = wait_everywhere(
+            {backend.waiter: ids for backend, ids in task_ids.items()},
             timeout=timeout,
             interval=0.5 if interval is None else interval,
-            on_interval=_both(on_interval, _every(self.chord_sweep_interval, self.sweep_aside)),
-            on_change=None if on_message is None else (lambda record: on_message(self.meta_of(record))),
+            on_interval=_both(on_interval, _every(self.chord_sweep_interval, sweep)),
+            on_change=None if on_message is None else on_change,
+            others={backend.waiter: ids for backend, ids in pending.items()},
+            on_other=lambda waiter, record: callbacks.call(pending, backends[waiter], record),
         )
+        for waiter, record in found:
+            yield backends[waiter], record
 
 
-def _is_group(node: Any) -> bool:
-    return not hasattr(node, "_cache")
+def _wait_elsewhere(
+    leaf: Any, deadline: float | None, interval: float | None, on_interval: Callable[[], object] | None
+) -> None:
+    """Wait for a result that another kind of backend has, as that backend waits.
 
-
-def _leaves(nodes: Iterable[Any]) -> Iterator[Any]:
-    for node in nodes:
-        if _is_group(node):
-            yield from _leaves(node.results)
-        else:
-            yield node
+    Those of ours are over by now, so no time is lost by waiting for one after the other.
+    """
+    leaf.get(
+        timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
+        propagate=False,
+        interval=0.5 if interval is None else interval,
+        on_interval=on_interval,
+        disable_sync_subtasks=False,
+    )
 
 
 def _both(first: Callable[[], object] | None, second: Callable[[], object]) -> Callable[[], object]:

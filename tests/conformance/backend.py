@@ -6,6 +6,7 @@ a client's app that the tests of a module share; or it starts one with settings 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 import subprocess
@@ -35,12 +36,14 @@ from celery.exceptions import (
 )
 from celery.result import AsyncResult, EagerResult, GroupResult, ResultSet, result_from_tuple
 
+import rootcellar
 from rootcellar import errors
 from rootcellar.backend import ResultBackend
 from rootcellar.payloads import NotEncodable, make_key
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store
 from tests.apps.conformance import JSON_VALUES, Outer, Own, Picky, Rewriting, large
+from tests.background import Background
 from tests.conformance.benches import Bench, open_bench
 from tests.conformance.crew import Crew
 from tests.conformance.gate import Gate
@@ -258,6 +261,11 @@ class TestEssentials:
         inner = [chord([bench.tasks.add.s(n, m) for m in range(3)], bench.tasks.total.s()) for n in range(3)]
         assert chord(inner, bench.tasks.total.s())().get(timeout=WAIT) == sum(n + m for n in range(3) for m in range(3))
 
+    def test_what_the_header_of_a_chord_raised_is_raised(self, bench: Bench) -> None:
+        result = chord([bench.tasks.fail.s(message="header"), bench.tasks.add.s(1, 1)], bench.tasks.total.s())()
+        with pytest.raises(ValueError, match="header"):
+            result.get(timeout=WAIT)
+
     def test_chord_with_a_failing_header(self, bench: Bench) -> None:
         header = [bench.tasks.add.s(1, 1), bench.tasks.raise_.s("own"), bench.tasks.add.s(2, 2)]
         result = chord(header, bench.tasks.total.s())()
@@ -311,6 +319,31 @@ class TestEssentials:
         opener.start()
         assert in_threads(16, wait) == ["same"] * 16
         opener.join(WAIT)
+
+
+def failing_chords(tasks: Any) -> dict[str, Callable[[], Any]]:
+    """Return, by a name, what sends a chord whose header raises ``ValueError("header")``."""
+    fail, ok, echo, body = tasks.fail.s(message="header"), tasks.add.s(1, 1), tasks.echo.s(), tasks.total.s()
+    return {
+        "two tasks": lambda: chord((fail, ok), body)(),
+        "the last of two": lambda: chord((ok, fail), body)(),
+        "one task": lambda: chord((fail,), body)(),
+        "a chain in the header": lambda: chord((chain(ok, fail), ok), body)(),
+        "a group in the header": lambda: chord((group(fail, ok), ok), body)(),
+        "a group and a task": lambda: (group(fail, ok) | body)(),
+        "a chord as the body": lambda: chord((fail, ok), chord((echo, echo), body))(),
+        "a chain as the body": lambda: chord((fail, ok), chain(echo, echo))(),
+        "an errback": lambda: chord((fail, ok), body.on_error(tasks.errback.s()))(),
+        "behind a task": lambda: chain(ok, chord((tasks.fail.s(message="header"), echo), body))(),
+        "before a task": lambda: chain(chord((fail, ok), body), echo)(),
+    }
+
+
+CHORDS = (
+    *("two tasks", "the last of two", "one task", "a chain in the header", "a group in the header"),
+    *("a group and a task", "a chord as the body", "a chain as the body", "an errback", "behind a task"),
+    "before a task",
+)
 
 
 # -- the whole suite ---------------------------------------------------------------------------------------------------
@@ -1142,6 +1175,88 @@ FAILING_CHORDS: dict[str, Callable[[Any], Any]] = {
     "body fails in a header": lambda t: _around(t, chord([t.add.s(1, 1)], t.fail.s())),
     "replaced by one that fails": lambda t: _around(t, t.replace_by_failing_chord.s()),
 }
+
+
+class TestFailedParents:
+    @pytest.mark.parametrize("shape", CHORDS)
+    def test_what_a_header_raised_is_raised_however_one_waits(self, bench: Bench, shape: str) -> None:
+        result = failing_chords(bench.tasks)[shape]()
+        with pytest.raises(ValueError, match=r"^header$"):
+            result.get(timeout=WAIT)
+        again = result_from_tuple(result.as_tuple(), app=bench.app)
+        with pytest.raises(ValueError, match=r"^header$"):
+            asyncio.run(rootcellar.result(again, WAIT))
+        again = result_from_tuple(result.as_tuple(), app=bench.app)
+        with pytest.raises(ValueError, match=r"^header$"):
+            ResultSet([again], app=bench.app).join(timeout=WAIT)
+        again = result_from_tuple(result.as_tuple(), app=bench.app)
+        with pytest.raises(ValueError, match=r"^header$"):
+            list(rootcellar.as_completed([again], WAIT))
+
+    @pytest.mark.parametrize("shape", CHORDS)
+    def test_the_failure_of_a_chord_itself_is_raised_where_parents_are_not_followed(
+        self, bench: Bench, shape: str
+    ) -> None:
+        result = failing_chords(bench.tasks)[shape]()
+        with pytest.raises(ChordError, match="header"):
+            result.get(timeout=WAIT, follow_parents=False)
+        assert isinstance(result.get(timeout=WAIT, propagate=False), ChordError)
+        again = result_from_tuple(result.as_tuple(), app=bench.app)
+        with pytest.raises(ChordError, match="header"):
+            asyncio.run(rootcellar.result(again, WAIT, follow_parents=False))
+        assert isinstance(asyncio.run(rootcellar.result(again, WAIT, propagate=False)), ChordError)
+        ((_, meta),) = ResultSet([again], app=bench.app).iter_native(timeout=WAIT)
+        assert isinstance(meta["result"], ChordError), "the outcome of the chord itself"
+
+    def test_what_a_header_raised_is_raised_for_a_group_as_the_body(self, bench: Bench) -> None:
+        fail, ok, echo = bench.tasks.fail.s(message="header"), bench.tasks.add.s(1, 1), bench.tasks.echo.s()
+        result = chord((fail, ok), group(echo, echo))()
+        for join in (result.get, result.join, result.join_native):
+            with pytest.raises(ValueError, match=r"^header$"):
+                join(timeout=WAIT)
+        with pytest.raises(ValueError, match=r"^header$"):
+            asyncio.run(rootcellar.result(result, WAIT))
+
+    def test_what_a_body_raised_is_raised(self, bench: Bench) -> None:
+        result = chord((bench.tasks.add.s(1, 1), bench.tasks.add.s(2, 2)), bench.tasks.fail.s(message="body"))()
+        with pytest.raises(ValueError, match=r"^body$"):
+            result.get(timeout=WAIT)
+        assert result.parent.get(timeout=WAIT) == [2, 4]
+
+    def test_the_failure_of_a_parent_comes_first_however_late_it_is_looked_at(self, bench: Bench) -> None:
+        header = GroupResult(new_id(), [bench.app.AsyncResult(new_id()) for _ in range(3)], app=bench.app)
+        result = AsyncResult(new_id(), app=bench.app, parent=header)
+
+        def wait() -> Any:
+            # no look at the parents comes of the interval
+            return result.get(timeout=WAIT, interval=10 * WAIT)
+
+        def fail() -> None:
+            bench.backend.mark_as_failure(header[2].id, ValueError("third"))
+            bench.backend.mark_as_failure(header[1].id, ValueError("second"))
+            bench.backend.mark_as_failure(result.id, ChordError("own"))
+
+        waiting = Background(wait)
+        eventually(lambda: result.id in bench.backend.waiter.watcher()._waited_for(), "somebody who waits")
+        fail()
+        with pytest.raises(ValueError, match=r"^second$"):
+            waiting.result(WAIT)
+
+    @pytest.mark.parametrize("is_group", [False, True])
+    def test_a_parent_that_was_revoked_ends_the_wait_on_asyncio(self, bench: Bench, is_group: bool) -> None:
+        parent = bench.app.AsyncResult(new_id())
+        result: Any = AsyncResult(new_id(), app=bench.app, parent=parent)
+        if is_group:
+            result = GroupResult(new_id(), [bench.app.AsyncResult(new_id())], app=bench.app, parent=parent)
+
+        async def wait() -> None:
+            waiting = asyncio.ensure_future(rootcellar.result(result, WAIT))
+            await asyncio.sleep(0)
+            bench.backend.mark_as_revoked(parent.id, "revoked")
+            await waiting
+
+        with pytest.raises(TaskRevokedError):
+            asyncio.run(wait())
 
 
 class TestChords:

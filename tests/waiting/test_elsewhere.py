@@ -1,0 +1,188 @@
+"""Results of several backends in one set: each is waited for where it is stored, with one timeout for all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import celery.exceptions
+import pytest
+from celery import Celery, group
+from celery.app.backends import by_url
+from celery.backends.cache import CacheBackend
+from celery.result import AsyncResult, EagerResult, ResultSet
+
+import rootcellar
+from rootcellar.backend import ResultBackend
+from tests.apps.conformance import make_app as make_conformance_app
+from tests.background import Background
+from tests.conformance.benches import _worker_inside
+from tests.waiting.bed import PATIENCE, make_app, until
+
+
+class Bench:
+    """An app with a backend, and another backend."""
+
+    def __init__(self, first: str, second: str) -> None:
+        self.app: Celery = make_app(first)
+        self.first: ResultBackend = self.app.backend
+        self.second: ResultBackend = ResultBackend(self.app, url=second)
+
+    def pair(self) -> list[AsyncResult]:
+        """Return a result of each backend."""
+        return [AsyncResult(f"task {time.monotonic_ns()}", backend=one, app=self.app) for one in self.backends]
+
+    @property
+    def backends(self) -> list[ResultBackend]:
+        return [self.first, self.second]
+
+    def close(self) -> None:
+        for backend in self.backends:
+            backend.waiter.close()
+            backend.store.close()
+
+
+def done(results: list[AsyncResult]) -> None:
+    for number, result in enumerate(results):
+        result.backend.store_result(result.id, number, "SUCCESS")
+
+
+def result_set(results: list[AsyncResult]) -> ResultSet:
+    return ResultSet(results, app=results[0].app)
+
+
+async def as_completed_on_asyncio(results: list[AsyncResult]) -> list[Any]:
+    return [value async for _, value in rootcellar.as_completed(results, PATIENCE)]
+
+
+WAYS: dict[str, Callable[[list[AsyncResult]], list[Any]]] = {
+    "get": lambda results: result_set(results).get(timeout=PATIENCE),
+    "join": lambda results: result_set(results).join(timeout=PATIENCE),
+    "join_native": lambda results: result_set(results).join_native(timeout=PATIENCE),
+    "iter_native": lambda results: [meta["result"] for _, meta in result_set(results).iter_native(timeout=PATIENCE)],
+    "await": lambda results: asyncio.run(rootcellar.result(result_set(results), PATIENCE)),
+    "as_completed": lambda results: [value for _, value in rootcellar.as_completed(results, PATIENCE)],
+    "as_completed on asyncio": lambda results: asyncio.run(as_completed_on_asyncio(results)),
+}
+
+
+@pytest.fixture(params=["postgresql and sqlite", "sqlite and postgresql", "two of sqlite"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    def url(name: str, number: int) -> str:
+        if name == "postgresql":
+            return str(request.getfixturevalue("postgres_url"))
+        return f"sqlite:///{tmp_path}/{number}.sqlite3"
+
+    names = request.param.split(" and ") if " and " in request.param else ["sqlite", "sqlite"]
+    with closing(Bench(*(url(name, number) for number, name in enumerate(names)))) as bench:
+        yield bench
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("is_over_before", [True, False])
+def test_each_result_is_waited_for_in_its_own_backend(bench: Bench, way: str, is_over_before: bool) -> None:
+    results = bench.pair()
+    if is_over_before:
+        done(results)
+        assert sorted(WAYS[way](results)) == [0, 1]
+        return
+    waiting = Background(lambda: WAYS[way](results))
+    until(lambda: any(one.waiter.watcher()._waited_for() for one in bench.backends), "somebody who waits")
+    done(results)
+    assert sorted(waiting.result(PATIENCE)) == [0, 1]
+
+
+@pytest.mark.parametrize("way", ["iter_native", "as_completed"])
+@pytest.mark.parametrize("late", [0, 1])
+def test_no_backend_is_waited_for_before_another(bench: Bench, way: str, late: int) -> None:
+    results = bench.pair()
+    early = results[1 - late]
+    early.backend.store_result(early.id, "early", "SUCCESS")
+    coming = (
+        result_set(results).iter_native(timeout=PATIENCE)
+        if way == "iter_native"
+        else iter(rootcellar.as_completed(results, PATIENCE))
+    )
+    assert next(coming)[0] == early.id
+    results[late].backend.store_result(results[late].id, "late", "SUCCESS")
+    assert [task_id for task_id, _ in coming] == [results[late].id]
+
+
+def test_a_failure_in_one_backend_is_raised_while_another_is_waited_for(bench: Bench) -> None:
+    results = bench.pair()
+    bench.second.mark_as_failure(results[1].id, ValueError("second"))
+    with pytest.raises(ValueError, match="second"):
+        result_set(results).get(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.5])
+def test_one_timeout_is_for_all_backends(bench: Bench, timeout: float) -> None:
+    results = bench.pair()
+    begun = time.monotonic()
+    with pytest.raises(celery.exceptions.TimeoutError):
+        result_set(results).get(timeout=timeout)
+    # twice the timeout would be one for each; the rest is for a machine that is busy
+    assert time.monotonic() - begun < timeout + 5
+    done(results)
+    assert result_set(results).get(timeout=timeout + PATIENCE if timeout else 0) == [0, 1]
+
+
+def test_one_id_in_two_backends_is_two_results(bench: Bench) -> None:
+    results = [AsyncResult("the same", backend=one, app=bench.app) for one in bench.backends]
+    bench.first.store_result("the same", "one", "SUCCESS")
+    coming = result_set(results).iter_native(timeout=PATIENCE)
+    assert next(coming)[1]["result"] == "one"
+    bench.second.store_result("the same", "two", "SUCCESS")
+    assert next(coming)[1]["result"] == "two"
+    assert [result.result for result in results] == ["one", "two"]
+
+
+def test_groups_of_results_of_two_backends(bench: Bench) -> None:
+    results = bench.pair()
+    outer = ResultSet([bench.app.GroupResult("inner", results), *bench.pair()], app=bench.app)
+    done(results)
+    done(outer.results[1:])
+    assert outer.get(timeout=PATIENCE) == [[0, 1], 0, 1]
+    assert asyncio.run(rootcellar.result(outer, PATIENCE)) == [[0, 1], 0, 1]
+
+
+def test_a_result_of_another_kind_of_backend_is_waited_for_there(tmp_path: Path) -> None:
+    with closing(Bench(f"sqlite:///{tmp_path}/1.sqlite3", f"sqlite:///{tmp_path}/2.sqlite3")) as bench:
+        kind, url = by_url(f"db+sqlite:///{tmp_path}/stock.sqlite3", bench.app.loader)
+        stock = kind(app=bench.app, url=url)
+        results = [*bench.pair(), AsyncResult("stock", backend=stock, app=bench.app)]
+        done(results)
+        assert result_set(results).get(timeout=PATIENCE) == [0, 1, 2]
+        assert not isinstance(stock, (ResultBackend, CacheBackend))
+        late = AsyncResult("never", backend=stock, app=bench.app)
+        with pytest.raises(celery.exceptions.TimeoutError):
+            result_set([*bench.pair(), late]).get(timeout=0.3)
+
+
+def test_an_eager_result_in_a_set_is_over(bench: Bench) -> None:
+    results = bench.pair()
+    done(results)
+    eager = EagerResult("eager", "value", "SUCCESS")
+    assert result_set([*results, eager]).get(timeout=PATIENCE) == [0, 1, "value"]
+
+
+def test_a_group_of_tasks_with_backends_of_their_own(tmp_path: Path) -> None:
+    app = make_conformance_app("memory://own-backends", f"rootcellar+sqlite:///{tmp_path}/1.sqlite3")
+    app.conf.broker_transport_options = {"polling_interval": 0.1}
+    second = ResultBackend(app, url=f"sqlite:///{tmp_path}/2.sqlite3")
+
+    @app.task(backend=second, name="own.backend")
+    def own(number: int) -> int:
+        return number
+
+    app.set_current()
+    with _worker_inside(app, 2):
+        result = group(app.tasks["conformance.add"].s(1, 1), own.s(3))()
+        assert result.get(timeout=PATIENCE) == [2, 3]
+        assert [one.backend.store.where for one in result] == [app.backend.store.where, second.store.where]
+    second.store.close()
+    app.backend.store.close()
