@@ -22,11 +22,12 @@ from rootcellar import exceptions, process, typed
 from rootcellar.chords import Chords, ChordSweeper
 from rootcellar.draining import DrainThread
 from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.interim import Interim
 from rootcellar.payloads import codec_of, content_type_of, deserialise, known_compression, serialise, serializer_of
 from rootcellar.reading import ReadingBackend
 from rootcellar.recording import Recorder
 from rootcellar.records import TYPED_JSON, ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
-from rootcellar.retention import Retention
+from rootcellar.retention import Retention, read_optional_seconds, read_seconds
 from rootcellar.retrying import FEW, Backoff, LateWork, be_patient, retry
 from rootcellar.store_options import store_options
 from rootcellar.stores import Store, open_store
@@ -109,12 +110,18 @@ class ResultBackend(ReadingBackend):
         if self.max_retries is None:
             self.max_retries = float("inf")
         self.retention = Retention(
-            self.expires, _seconds(conf.get("result_failure_expires")), _seconds(conf.get("result_chord_expires"))
+            read_optional_seconds(self.expires, "result_expires"),
+            read_optional_seconds(conf.get("result_failure_expires"), "result_failure_expires"),
+            read_optional_seconds(conf.get("result_chord_expires"), "result_chord_expires"),
         )
         self.store: Store = open_store(url, store_options(conf))
         self.waiter = Waiter(self.store)
-        self._backoff = Backoff(self.base_sleep_between_retries_ms, self.max_sleep_between_retries_ms)
+        self._backoff = Backoff(
+            read_seconds(self.base_sleep_between_retries_ms, "result_backend_base_sleep_between_retries_ms"),
+            read_seconds(self.max_sleep_between_retries_ms, "result_backend_max_sleep_between_retries_ms"),
+        )
         self._late = LateWork(self._backoff)
+        self._interim = Interim(self._backoff)
         self._sweeping: threading.Thread | None = None
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
@@ -128,8 +135,12 @@ class ResultBackend(ReadingBackend):
             is_extended=bool(conf.find_value_for_key("extended", "result")),
             task_of=self._task_of,
         )
-        self.chords = Chords(self, float(ours.get("chord_lease", CHORD_LEASE)))
-        self.chord_sweep_interval = float(ours.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL))
+        self.chords = Chords(self, read_seconds(ours.get("chord_lease", CHORD_LEASE), "chord_lease"))
+        self.chord_sweep_interval = read_seconds(
+            ours.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL),
+            "chord_sweep_interval",
+            longest=threading.TIMEOUT_MAX,
+        )
         process.live_with(self)
 
     # -- storing
@@ -138,6 +149,9 @@ class ResultBackend(ReadingBackend):
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
         """Store a task's state and result, and count its part of a chord in the same transaction.
+
+        A state that is not final (STARTED, RETRY, an application's own) does not hold up a task: in an outage it is
+        stored later, or not at all if the next state comes first.
 
         Returns:
             the result as it was encoded, as Celery's own backends do.
@@ -156,7 +170,16 @@ class ResultBackend(ReadingBackend):
         try:
             if process.is_worker_main():
                 progress = self._store_from_main(record, part, request, what)
+            elif state not in states.READY_STATES and process.is_in_pool():
+                progress = None
+                self._interim.store(
+                    record.task_id,
+                    lambda: self._put(record, None, request),
+                    lambda: self._is_over(record.task_id),
+                    what,
+                )
             else:
+                self._interim.settle(record.task_id)
                 progress = self._retried(lambda: self._put(record, part, request), what).chord
         except RootcellarError as exc:
             raise self._not_stored(exc, task_id, state) from exc
@@ -164,6 +187,10 @@ class ResultBackend(ReadingBackend):
             self.chords.note_progress(request, progress)
         self._cache.pop(task_id, None)
         return encodable
+
+    def _is_over(self, task_id: str) -> bool:
+        record = self.store.get(task_id)
+        return record is not None and record.done_at is not None
 
     def _store_from_main(
         self, record: TaskRecord, part: ChordPart | None, request: Any, what: str
@@ -428,9 +455,3 @@ def _is_repeated(request: Any) -> bool:
     """Tell whether a task was, or may have been, run before."""
     about = getattr(request, "delivery_info", None) or {}
     return bool(getattr(request, "retries", 0) or about.get("redelivered"))
-
-
-def _seconds(value: Any) -> float | None:
-    if value is None:
-        return None
-    return float(value.total_seconds()) if hasattr(value, "total_seconds") else float(value)

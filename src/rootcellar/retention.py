@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
+
+from rootcellar.errors import ConfigurationError
 
 #: the states whose results ``result_failure_expires`` is for
 FAILED = frozenset({"FAILURE", "REVOKED"})
+
+#: the longest time, in seconds: a thousand years; every server holds a date so far away
+LONGEST = 1_000 * 365.25 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +42,32 @@ class Retention:
 
 def _after(now: datetime, seconds: float | None) -> datetime | None:
     return now + timedelta(seconds=seconds) if seconds else None
+
+
+def read_seconds(value: Any, setting: str, *, longest: float = LONGEST) -> float:
+    """Return a setting's time in seconds.
+
+    Args:
+        value: a number of seconds, or a timedelta.
+        setting: the setting's name.
+        longest: the longest time that is possible, in seconds.
+
+    Raises:
+        ConfigurationError: it is no time from 0 to ``longest``.
+    """
+    try:
+        seconds = float(value.total_seconds() if isinstance(value, timedelta) else value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if isinstance(value, bool) or not 0 <= seconds <= longest:
+        raise ConfigurationError(
+            f"{setting} is {value!r}",
+            where=setting,
+            remedy=f"give a number of seconds from 0 to {longest:.0f}, or a timedelta",
+        )
+    return seconds
+
+
+def read_optional_seconds(value: Any, setting: str) -> float | None:
+    """Return a setting's time in seconds, ``None`` where it is not set. Raises as :func:`read_seconds` does."""
+    return None if value is None else read_seconds(value, setting)

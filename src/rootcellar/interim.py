@@ -1,0 +1,164 @@
+"""States that are not final (STARTED, RETRY, an application's own): they are stored if that is possible, and hold up
+no work.
+
+What such a state tells is of use only until the next one. So in an outage the task goes on at once, and a thread stores
+the state when the store is back, unless a later state of the task has come. A final state never comes this way.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as NotInTime
+
+from celery.utils.log import get_logger
+
+from rootcellar.aside import Aside
+from rootcellar.errors import RootcellarError
+from rootcellar.retrying import PATIENCE, Backoff, be_patient
+
+logger = get_logger(__name__)
+
+
+class _Job:
+    """One state of one task, to be stored.
+
+    Args:
+        write: stores it; doing it twice must be harmless.
+        is_over: tells whether the task has ended meanwhile, so that this state must not be stored any more.
+        what: its name for the log.
+    """
+
+    def __init__(self, write: Callable[[], object], is_over: Callable[[], bool], what: str) -> None:
+        self._write = write
+        self._is_over = is_over
+        self.what = what
+        self._lock = threading.Lock()
+        self._is_done = False
+        self._is_first = True
+
+    def run(self) -> bool:
+        """Store the state, unless that is done or must not be done any more; return whether nothing is left to do.
+
+        Raises:
+            RootcellarError: it cannot be stored, and trying again is of no use.
+        """
+        with self._lock:
+            if self._is_done:
+                return True
+            try:
+                # only a state that is late can come after the end of its task
+                if self._is_first or not self._is_over():
+                    self._write()
+            except RootcellarError as exc:
+                self._is_first = False
+                if exc.retryable:
+                    return False
+                self._is_done = True
+                raise
+            self._is_done = True
+            return True
+
+    def cancel(self) -> None:
+        """Do not store it any more; wait until an attempt that has begun is over."""
+        with self._lock:
+            self._is_done = True
+
+
+class Interim:
+    """Stores states that are not final.
+
+    Args:
+        backoff: how long to wait between two attempts.
+        patience: seconds that a task waits at most.
+    """
+
+    def __init__(self, backoff: Backoff, patience: float = PATIENCE) -> None:
+        self._backoff = backoff
+        self._patience = patience
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._aside = Aside()
+        self._lock = threading.Lock()
+        self._late: dict[str, _Job] = {}
+        self._thread: threading.Thread | None = None
+
+    def store(self, task_id: str, write: Callable[[], object], is_over: Callable[[], bool], what: str) -> None:
+        """Store a state now or, where that takes too long, later.
+
+        Args:
+            task_id: the task.
+            write: stores it; doing it twice must be harmless.
+            is_over: tells whether the task has ended meanwhile.
+            what: its name for the log.
+
+        Raises:
+            RootcellarError: it cannot be stored, and trying again is of no use.
+        """
+        self.settle(task_id)
+        job = _Job(write, is_over, what)
+        if not self._late:
+            try:
+                if self._aside.submit(job.run).result(self._patience):
+                    return
+            except NotInTime:
+                pass
+            except RootcellarError:
+                raise
+            except BaseException:
+                # a time limit of the task; its next state must know of this one
+                self._defer(task_id, job)
+                raise
+        self._defer(task_id, job)
+
+    def settle(self, task_id: str) -> None:
+        """Store no earlier state of a task any more: a later one comes."""
+        if self._pid != os.getpid():
+            self._reset()
+        if not self._late:
+            return
+        with self._lock:
+            job = self._late.pop(task_id, None)
+        if job is not None:
+            job.cancel()
+
+    def _defer(self, task_id: str, job: _Job) -> None:
+        with self._lock:
+            if not self._late:
+                logger.warning(
+                    "Could not %s at once. The task goes on, and it is stored when that is possible.", job.what
+                )
+            self._late[task_id] = job
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="rootcellar-interim", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        be_patient()
+        attempt = 0
+        while True:
+            with self._lock:
+                found = next(iter(self._late.items()), None)
+                if found is None:
+                    self._thread = None
+                    return
+            if self._is_finished(*found):
+                attempt = 0
+            else:
+                attempt += 1
+                time.sleep(self._backoff.before(attempt))
+
+    def _is_finished(self, task_id: str, job: _Job) -> bool:
+        try:
+            is_finished = job.run()
+        except RootcellarError as exc:
+            logger.error("Gave up: could not %s: %s", job.what, exc)
+            is_finished = True
+        with self._lock:
+            if is_finished and self._late.get(task_id) is job:
+                del self._late[task_id]
+        return is_finished

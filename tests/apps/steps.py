@@ -1,0 +1,29 @@
+"""An app whose task says in Redis how far it is, and goes on when it is told to."""
+
+import os
+from typing import Any
+
+import redis
+from celery import Celery
+
+BROKER = os.environ.get("TEST_BROKER", "memory://")
+#: seconds that a task waits to be told
+PATIENCE = 120
+
+app = Celery("steps", broker=BROKER, backend=os.environ.get("TEST_BACKEND", "cache+memory://"))
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    task_track_started=True,
+    result_backend_max_sleep_between_retries_ms=300,
+)
+
+
+@app.task(bind=True)  # type: ignore[untyped-decorator, unused-ignore]
+def walk(self: Any, name: str) -> str:
+    """Note that it began, and again after a state of its own; end when there is something in the list ``go NAME``."""
+    with redis.Redis.from_url(BROKER) as steps:
+        steps.rpush(name, "began")
+        self.update_state(state="WALKING", meta={"at": 1})
+        steps.rpush(name, "went on")
+        steps.blpop([f"go {name}"], PATIENCE)
+    return name

@@ -1,0 +1,126 @@
+"""States that are not final hold up no work: tasks begin and go on while the store is away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from rootcellar.errors import RecordRefused, StoreUnavailable
+from rootcellar.interim import Interim
+from rootcellar.retrying import Backoff
+from tests.redis.bed import until
+from tests.servers import PostgresServer, RedisServer
+from tests.workers import Worker
+
+LONG = 60.0
+
+
+@pytest.mark.parametrize(
+    ("store", "pool"), [("postgres", "prefork"), ("postgres", "threads"), ("postgres", "solo"), ("redis", "prefork")]
+)
+def test_task_begins_and_goes_on_while_the_store_is_away(
+    store: str,
+    pool: Any,
+    new_postgres: Callable[..., PostgresServer],
+    new_redis: Callable[..., RedisServer],
+    redis_url: str,
+) -> None:
+    server = new_postgres() if store == "postgres" else new_redis(appendonly=True)
+    backend = "rootcellar+" + (server.create_database() if isinstance(server, PostgresServer) else server.url)
+    app = Celery("client", broker=redis_url, backend=backend, set_as_current=False)
+    env = {"TEST_BROKER": redis_url, "TEST_BACKEND": backend}
+    with redis.Redis.from_url(redis_url) as steps, Worker("tests.apps.steps", env=env, pool=pool) as worker:
+
+        def send(name: str) -> Any:
+            return app.send_task("tests.apps.steps.walk", (name,))
+
+        def hear(name: str) -> bytes:
+            found = steps.blpop([name], LONG)
+            assert found, f"{name} does not go on"
+            return found[1]
+
+        steps.rpush("go first", 1)
+        assert send("first").get(timeout=LONG) == "first"
+        server.stop()
+        result = send("second")
+        assert [hear("second"), hear("second")] == [b"began", b"went on"]
+        server.start()
+        until(lambda: result.state == "WALKING", "the state that was late", LONG)
+        assert result.info == {"at": 1}
+        steps.rpush("go second", 1)
+        assert result.get(timeout=LONG) == "second"
+        assert result.state == "SUCCESS"
+        assert worker.running
+    app.backend.store.close()
+
+
+def test_late_state_is_not_stored_after_a_later_one() -> None:
+    interim = Interim(Backoff(1, 1))
+    tries: list[str] = []
+    may_store = threading.Event()
+    tried_again = threading.Semaphore(0)
+
+    def write(name: str) -> None:
+        if not may_store.is_set():
+            tried_again.release()
+            raise StoreUnavailable("away")
+        tries.append(name)
+
+    interim.store("one", lambda: write("STARTED"), lambda: False, "store STARTED")
+    interim.store("two", lambda: write("STARTED two"), lambda: False, "store STARTED of two")
+    interim.store("one", lambda: write("PROGRESS"), lambda: False, "store PROGRESS")
+    for _ in range(3):
+        assert tried_again.acquire(timeout=20)
+    interim.settle("one")
+    may_store.set()
+    until(lambda: tries, "the other task's state")
+    until(lambda: not interim._late, "nothing left to do")
+    assert tries == ["STARTED two"]
+
+
+def test_late_state_is_not_stored_over_the_end_of_its_task() -> None:
+    """Another process has stored the end meanwhile."""
+    interim = Interim(Backoff(1, 1))
+    written: list[int] = []
+
+    def write() -> None:
+        if not written:
+            written.append(1)
+            raise StoreUnavailable("away")
+        written.append(2)
+
+    interim.store("one", write, lambda: True, "store STARTED")
+    until(lambda: not interim._late, "nothing left to do")
+    assert written == [1]
+
+
+def test_state_that_no_server_takes_is_refused_at_once() -> None:
+    def refuse() -> None:
+        raise RecordRefused("no")
+
+    with pytest.raises(RecordRefused):
+        Interim(Backoff(1, 1)).store("one", refuse, lambda: False, "store PROGRESS")
+
+
+def test_state_of_a_silent_store_is_waited_for_only_a_moment() -> None:
+    interim = Interim(Backoff(1, 1), patience=0.01)
+    thawed = threading.Event()
+    stored: list[str] = []
+
+    def write() -> None:
+        thawed.wait(60)
+        stored.append("STARTED")
+
+    interim.store("one", write, lambda: False, "store STARTED")
+    assert not stored
+    final = threading.Thread(target=lambda: (interim.settle("one"), stored.append("SUCCESS")))
+    final.start()
+    thawed.set()
+    final.join(60)
+    until(lambda: not interim._late, "nothing left to do")
+    assert stored == ["STARTED", "SUCCESS"], "an attempt that has begun is waited for, so that it does not come late"
