@@ -23,6 +23,7 @@ from rootcellar.chords import Chords, ChordSweeper
 from rootcellar.draining import DrainThread
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.interim import Interim
+from rootcellar.outage import Outage
 from rootcellar.payloads import codec_of, content_type_of, deserialise, known_compression, serialise, serializer_of
 from rootcellar.reading import ReadingBackend
 from rootcellar.recording import Recorder
@@ -120,8 +121,9 @@ class ResultBackend(ReadingBackend):
             read_seconds(self.base_sleep_between_retries_ms, "result_backend_base_sleep_between_retries_ms"),
             read_seconds(self.max_sleep_between_retries_ms, "result_backend_max_sleep_between_retries_ms"),
         )
-        self._late = LateWork(self._backoff)
-        self._interim = Interim(self._backoff)
+        self._outage = Outage()
+        self._late = LateWork(self._backoff, self._outage)
+        self._interim = Interim(self._backoff, self._outage)
         self._sweeping: threading.Thread | None = None
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
@@ -405,7 +407,7 @@ class ResultBackend(ReadingBackend):
         return self._retried(work, what, limit)
 
     def _retried(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
-        return retry(work, what=what, limit=lambda: self._limit_of(limit), backoff=self._backoff)
+        return retry(work, what=what, limit=lambda: self._limit_of(limit), backoff=self._backoff, outage=self._outage)
 
     def _limit_of(self, asked: float | None) -> float:
         """Return how many new tries there may be, where ``asked`` were asked for."""

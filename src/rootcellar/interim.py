@@ -17,6 +17,7 @@ from celery.utils.log import get_logger
 
 from rootcellar.aside import Aside
 from rootcellar.errors import RootcellarError
+from rootcellar.outage import Outage
 from rootcellar.retrying import PATIENCE, Backoff, be_patient
 
 logger = get_logger(__name__)
@@ -29,12 +30,14 @@ class _Job:
         write: stores it; doing it twice must be harmless.
         is_over: tells whether the task has ended meanwhile, so that this state must not be stored any more.
         what: its name for the log.
+        outage: logs that it fails, and that it works again.
     """
 
-    def __init__(self, write: Callable[[], object], is_over: Callable[[], bool], what: str) -> None:
+    def __init__(self, write: Callable[[], object], is_over: Callable[[], bool], what: str, outage: Outage) -> None:
         self._write = write
         self._is_over = is_over
         self.what = what
+        self._outage = outage
         self._lock = threading.Lock()
         self._is_done = False
         self._is_first = True
@@ -53,12 +56,15 @@ class _Job:
                 if self._is_first or not self._is_over():
                     self._write()
             except RootcellarError as exc:
-                self._is_first = False
                 if exc.retryable:
+                    self._outage.note(self.what, exc, is_first=self._is_first)
+                    self._is_first = False
                     return False
                 self._is_done = True
                 raise
             self._is_done = True
+            if not self._is_first:
+                self._outage.end()
             return True
 
     def cancel(self) -> None:
@@ -72,11 +78,13 @@ class Interim:
 
     Args:
         backoff: how long to wait between two attempts.
+        outage: logs that states cannot be stored, and that this works again.
         patience: seconds that a task waits at most.
     """
 
-    def __init__(self, backoff: Backoff, patience: float = PATIENCE) -> None:
+    def __init__(self, backoff: Backoff, outage: Outage, patience: float = PATIENCE) -> None:
         self._backoff = backoff
+        self._outage = outage
         self._patience = patience
         self._reset()
 
@@ -100,7 +108,7 @@ class Interim:
             RootcellarError: it cannot be stored, and trying again is of no use.
         """
         self.settle(task_id)
-        job = _Job(write, is_over, what)
+        job = _Job(write, is_over, what, self._outage)
         if not self._late:
             try:
                 if self._aside.submit(job.run).result(self._patience):
@@ -128,10 +136,7 @@ class Interim:
 
     def _defer(self, task_id: str, job: _Job) -> None:
         with self._lock:
-            if not self._late:
-                logger.warning(
-                    "Could not %s at once. The task goes on, and it is stored when that is possible.", job.what
-                )
+            logger.debug("Could not %s at once: it is done when that is possible.", job.what)
             self._late[task_id] = job
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="rootcellar-interim", daemon=True)

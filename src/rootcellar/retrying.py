@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from celery.utils.log import get_logger
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
+from rootcellar.outage import Outage
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class Backoff:
         return random.uniform(longest / 2, longest)
 
 
-def retry(work: Callable[[], T], *, what: str, limit: Callable[[], float], backoff: Backoff) -> T:
+def retry(work: Callable[[], T], *, what: str, limit: Callable[[], float], backoff: Backoff, outage: Outage) -> T:
     """Do ``work`` until it succeeds, or ``limit`` new tries have failed.
 
     Args:
@@ -68,6 +69,7 @@ def retry(work: Callable[[], T], *, what: str, limit: Callable[[], float], backo
         what: its name for the log.
         limit: returns the most new tries, infinity for no limit; asked when a try failed.
         backoff: how long to wait between them.
+        outage: logs that it fails, and that it works again.
 
     Raises:
         RootcellarError: the last one, if it is not retryable or the limit was reached.
@@ -75,16 +77,17 @@ def retry(work: Callable[[], T], *, what: str, limit: Callable[[], float], backo
     attempt = 0
     while True:
         try:
-            return work()
+            done = work()
+            if attempt:
+                outage.end()
+            return done
         except RootcellarError as exc:
             most = limit()
             if not exc.retryable or attempt >= most:
                 raise
+            outage.note(what, exc, most=most, is_first=not attempt)
             attempt += 1
-            pause = backoff.before(attempt)
-            of = "" if most == float("inf") else f" of {most:g}"
-            logger.warning("Could not %s: %s. Try %d%s again in %.2f s.", what, exc, attempt, of, pause)
-            time.sleep(pause)
+            time.sleep(backoff.before(attempt))
 
 
 class LateWork:
@@ -92,11 +95,13 @@ class LateWork:
 
     Args:
         backoff: how long to wait between two tries of one piece of work.
+        outage: logs that work fails, and that it works again.
         patience: seconds that whoever brings work waits for it; not at all while earlier work is unfinished.
     """
 
-    def __init__(self, backoff: Backoff, patience: float = PATIENCE) -> None:
+    def __init__(self, backoff: Backoff, outage: Outage, patience: float = PATIENCE) -> None:
         self._backoff = backoff
+        self._outage = outage
         self._patience = patience
         self._lock = threading.Lock()
         self._work: queue.Queue[tuple[Future[Any], Callable[[], Any], str, float]] = queue.Queue()
@@ -155,7 +160,9 @@ class LateWork:
             is_wanted = answer.set_running_or_notify_cancel()
             try:
                 if is_wanted:
-                    value = retry(work, what=what, limit=partial(float, most), backoff=self._backoff)
+                    value = retry(
+                        work, what=what, limit=partial(float, most), backoff=self._backoff, outage=self._outage
+                    )
             except Exception as exc:  # a thread that dies would leave all the rest undone
                 error = exc
             with self._lock:

@@ -12,6 +12,7 @@ from celery import Celery
 
 from rootcellar.errors import RecordRefused, StoreUnavailable
 from rootcellar.interim import Interim
+from rootcellar.outage import Outage
 from rootcellar.retrying import Backoff
 from tests.redis.bed import until
 from tests.servers import PostgresServer, RedisServer
@@ -60,7 +61,7 @@ def test_task_begins_and_goes_on_while_the_store_is_away(
 
 
 def test_late_state_is_not_stored_after_a_later_one() -> None:
-    interim = Interim(Backoff(1, 1))
+    interim = Interim(Backoff(1, 1), Outage())
     tries: list[str] = []
     may_store = threading.Event()
     tried_again = threading.Semaphore(0)
@@ -85,7 +86,7 @@ def test_late_state_is_not_stored_after_a_later_one() -> None:
 
 def test_late_state_is_not_stored_over_the_end_of_its_task() -> None:
     """Another process has stored the end meanwhile."""
-    interim = Interim(Backoff(1, 1))
+    interim = Interim(Backoff(1, 1), Outage())
     written: list[int] = []
 
     def write() -> None:
@@ -104,11 +105,11 @@ def test_state_that_no_server_takes_is_refused_at_once() -> None:
         raise RecordRefused("no")
 
     with pytest.raises(RecordRefused):
-        Interim(Backoff(1, 1)).store("one", refuse, lambda: False, "store PROGRESS")
+        Interim(Backoff(1, 1), Outage()).store("one", refuse, lambda: False, "store PROGRESS")
 
 
 def test_state_of_a_silent_store_is_waited_for_only_a_moment() -> None:
-    interim = Interim(Backoff(1, 1), patience=0.01)
+    interim = Interim(Backoff(1, 1), Outage(), patience=0.01)
     thawed = threading.Event()
     stored: list[str] = []
 

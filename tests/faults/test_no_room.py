@@ -64,7 +64,7 @@ def check_that_it_is_stored_later(bed: Bed, folder: Path, says: str) -> None:
         check_blob(blob.delay(MEGABYTE).get(timeout=20), MEGABYTE)
         ballast = fill(folder)
         results = [blob.delay(MEGABYTE) for _ in range(4)]
-        worker.wait_for_log(rf"Could not store SUCCESS of task .*: .*{says}.* Try \d+ again")
+        worker.wait_for_log(rf"Could not store SUCCESS of task .*: .*{says}.*Trying again until it works")
         ballast.unlink()
         for result in results:
             check_blob(result.get(timeout=30), MEGABYTE)

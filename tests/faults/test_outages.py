@@ -24,27 +24,28 @@ LATE = {"task_acks_late": True, "task_reject_on_worker_lost": True}
 EARLY = {"task_acks_late": False}
 
 
-def killed(server: PostgresServer) -> None:
+def killed(server: PostgresServer, notice: Callable[[], None]) -> None:
     server.kill()
-    time.sleep(10)
+    notice()
     server.start()
 
 
-def shut_down(server: PostgresServer) -> None:
+def shut_down(server: PostgresServer, notice: Callable[[], None]) -> None:
     server.stop()
-    time.sleep(10 if HEAVY else 2)
+    notice()
     server.start()
 
 
-def frozen(server: PostgresServer) -> None:
+def frozen(server: PostgresServer, notice: Callable[[], None]) -> None:
     server.pause()
+    # nobody notices so short a silence
     time.sleep(30 if HEAVY else 4)
     server.resume()
 
 
 @pytest.mark.parametrize("outage", [killed, shut_down, frozen])
 def test_outage_amid_tasks(
-    outage: Callable[[PostgresServer], None],
+    outage: Callable[[PostgresServer, Callable[[], None]], None],
     new_postgres: Callable[..., PostgresServer],
     new_redis: Callable[..., RedisServer],
     tmp_path: Path,
@@ -60,12 +61,14 @@ def test_outage_amid_tasks(
         crowds = [Crowd(bed) for bed in beds]
         for crowd in crowds:
             assert crowd.amid.wait(30), "a third of the tasks is done"
-        outage(server)
+
+        def notice() -> None:
+            for worker in workers:
+                worker.wait_for_log(r"Could not store \w+ of task .*Trying again", timeout=60)
+
+        outage(server, notice)
         for bed, crowd in zip(beds, crowds, strict=True):
             crowd.check(bed)
-        if outage is not frozen:
-            for worker in workers:
-                worker.wait_for_log(r"Could not store \w+ of task .* Try \d+ again", timeout=0)
         assert audit.overwritten() == []
         assert set(audit.successes().values()) == {1}, "each result is stored once"
         assert len(audit.successes()) == len(beds) * (SQUARES + PARTS + 1)

@@ -83,6 +83,22 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         """
         return super().wait(gen if self.silence is None else _unless_silent(gen, self.silence), *args, **kwargs)
 
+    def __exit__(self, *_: object) -> None:
+        # psycopg would roll back first, also on a connection that was given up in the middle of something
+        self.close()
+
+    @contextmanager
+    def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:
+        """Begin a transaction; a connection that is given up in the middle of a statement is closed."""
+        with super().transaction(*args, **kwargs) as transaction:
+            try:
+                yield transaction
+            except BaseException:
+                if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                    # its session ends, and with that its transaction
+                    self.close()
+                raise
+
     @contextmanager
     def patiently(self) -> Iterator[None]:
         """Wait as long as it takes, in a ``with`` block: for what may keep the server busy for long."""

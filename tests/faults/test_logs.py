@@ -1,0 +1,144 @@
+"""An outage is logged once, then its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from rootcellar import outage as outages
+from rootcellar.errors import StoreUnavailable
+from rootcellar.outage import Outage
+from rootcellar.retrying import Backoff, retry
+from rootcellar.stores.postgres import driver
+from tests.faults.bed import Bed
+from tests.servers import PostgresServer
+
+
+def fails(times: int) -> Callable[[], str]:
+    """Return work that fails so many times."""
+    left = [times]
+
+    def work() -> str:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise StoreUnavailable("away", where="the server")
+        return "done"
+
+    return work
+
+
+def try_hard(work: Callable[[], str], outage: Outage) -> str:
+    return retry(work, what="store it", limit=lambda: float("inf"), backoff=Backoff(0.1, 0.1), outage=outage)
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def test_outage_is_logged_once_however_often_it_is_tried(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage()
+    assert try_hard(fails(20), outage) == "done"
+    begin, end = messages(caplog)
+    assert begin.startswith("Could not store it: away [the server]")
+    assert "Trying again until it works" in begin
+    assert end.startswith("The result store works again, after ")
+    assert not outage.is_on
+    caplog.clear()
+    assert try_hard(fails(0), outage) == "done"
+    assert messages(caplog) == []
+    assert try_hard(fails(2), outage) == "done"
+    assert len(messages(caplog)) == 2, "the next outage is news again"
+
+
+def test_forked_children_log_one_outage_together(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage()
+    child = os.fork()
+    if not child:
+        outage.note("store it", StoreUnavailable("away"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert outage.is_on
+    outage.note("store another one", StoreUnavailable("away"))
+    assert messages(caplog) == [], "the child has logged it"
+    outage.end()
+    outage.end()
+    assert len(messages(caplog)) == 1
+
+
+def test_outage_whose_end_nobody_saw_is_forgotten(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage()
+    outage.note("store it", StoreUnavailable("away"))
+    monkeypatch.setattr(outages, "FORGOTTEN", -1.0)
+    outage.note("store it", StoreUnavailable("away"))
+    assert len(messages(caplog)) == 2
+
+
+def test_worker_logs_one_outage_of_all_its_processes(
+    new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
+) -> None:
+    server = new_postgres()
+    bed = Bed(tmp_path, redis_url, server.create_database())
+    bed.create_tables()
+    square = bed.task("square")
+    worker = bed.worker(concurrency=4)
+    with bed.workers(worker):
+        assert square.delay(3).get(timeout=60)["square"] == 9
+        server.stop()
+        results = [square.delay(number) for number in range(12)]
+        worker.wait_for_log("Could not store", timeout=60)
+        server.start()
+        assert [each.get(timeout=60)["number"] for each in results] == list(range(12))
+        worker.wait_for_log("The result store works again", timeout=60)
+        log = worker.log.read_text()
+    # two processes may fail in the same instant
+    assert 1 <= log.count("Could not store") <= 2, log
+    assert 1 <= log.count("The result store works again") <= 2, log
+    assert "error ignored" not in log
+
+
+# -- a connection that is given up
+
+
+def sleep(connection: driver.Connection) -> None:
+    with connection, connection.transaction():
+        connection.execute("SELECT pg_sleep(60)")
+
+
+def sleep_in_a_pipeline(connection: driver.Connection) -> None:
+    with connection:
+        connection.pgconn.enter_pipeline_mode()
+        connection.pgconn.send_query_params(b"SELECT pg_sleep(60)", None)
+        raise driver.Silent("given up")
+
+
+@pytest.mark.parametrize("give_up", [sleep, sleep_in_a_pipeline])
+def test_given_up_connection_is_closed_without_a_rollback(
+    give_up: Callable[[driver.Connection], None], postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = driver.connect(driver.connection_settings(postgres_url, {}), "here")
+    connection.silence = 0.1
+    with pytest.raises(driver.Silent):
+        give_up(connection)
+    assert connection.closed
+    assert "error ignored" not in caplog.text
+
+
+def fail(connection: driver.Connection) -> None:
+    with connection.transaction():
+        connection.execute("CREATE TABLE kept (n int)")
+        connection.execute("SELECT 1 / 0")
+
+
+def test_transaction_that_is_refused_is_rolled_back(postgres_url: str) -> None:
+    connection = driver.connect(driver.connection_settings(postgres_url, {}), "here")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        fail(connection)
+    assert connection.execute("SELECT to_regclass('kept')").fetchone() == (None,)
+    connection.close()
