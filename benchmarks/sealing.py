@@ -9,7 +9,8 @@ from typing import Any
 
 from rootcellar.payloads import Codec, make_key
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.patterns import DEFAULTS
+from rootcellar.payloads.patterns import DEFAULTS, Patterns
+from rootcellar.payloads.redacting import Redaction
 from rootcellar.payloads.redactor import Redactor
 from rootcellar.payloads.sealing import Sealing
 from rootcellar.records import Payload
@@ -17,6 +18,18 @@ from rootcellar.records import Payload
 ROUNDS = 9
 #: about how long each is timed in a round, in seconds
 LONG = 0.05
+
+#: characters of a failure's text
+TEXT_SIZE = 10_000_000
+TEXTS = {
+    "English": "The token was refused, for the password of the account is too old. ",
+    "Chinese": "\u5bc6\u7801\u4e0d\u6b63\u786e\uff0c\u8bf7\u91cd\u8bd5\u3002",
+    "base64": "dG9rZW46IHNlY3JldDsgcGFzc3dvcmQ9eDsgYXBpX2tleQ",
+    "digits": "4111 1111 1111 1112, 20310506070809, ",
+    "JSON": '{"id": 17, "password": "x", "tags": ["a", "b"], "token": null}, ',
+    "URLs": "see https://user:password@example.org/a?token=abc&b=1 now, ",
+    "one letter": "a",
+}
 
 SMALL: Any = {"id": 1, "name": "stew", "total": 1.5, "items": [1, 2, 3], "ok": True}
 LARGE: Any = [
@@ -29,7 +42,7 @@ def main() -> None:
     keys = read_keys(make_key(), "benchmark")
     codecs = {
         "plain": Codec(),
-        "redacted (nothing found)": Codec(redactor=Redactor(DEFAULTS)),
+        "redacted (nothing found)": Codec(redactor=Redactor(Patterns(DEFAULTS, DEFAULTS))),
         "signed": Codec(sealing=Sealing(None, keys)),
         "encrypted": Codec(sealing=Sealing(keys)),
     }
@@ -41,6 +54,11 @@ def main() -> None:
         row = [found[size][name] for size in sizes]
         cells = [f"{encode:,.1f} | {decode:,.1f} | {stored:,}" for encode, decode, stored in row]
         print(f"| {name} | {' | '.join(cells)} |")
+    print("\n| a failure's text of 10 MB | redact, s |\n|---|---|")
+    redaction = Redaction(DEFAULTS)
+    for name, text in TEXTS.items():
+        whole = text * (TEXT_SIZE // len(text))
+        print(f"| {name} | {microseconds_of(lambda whole=whole: redaction.text(whole)) / 1e6:.2f} |")
 
 
 def measure(value: Any, codecs: Mapping[str, Codec]) -> dict[str, tuple[float, float, int]]:

@@ -45,9 +45,13 @@ def test_what_encryption_costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(sealing, "ROUNDS", 1)
     monkeypatch.setattr(sealing, "LONG", 0.0001)
 
+    monkeypatch.setattr(sealing, "TEXT_SIZE", 10_000)
+
     sealing.main()
 
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    table, texts = capsys.readouterr().out.split("\n\n")
+    assert [line.split(" | ")[0] for line in texts.splitlines()[2:]] == [f"| {name}" for name in sealing.TEXTS]
+    rows = [line.split(" | ") for line in table.splitlines()]
     assert [row[0] for row in rows[2:]] == [
         f"| {name}" for name in ("`json` alone", "plain", "redacted (nothing found)", "signed", "encrypted")
     ]

@@ -30,7 +30,7 @@ from rootcellar.blobs import REFERENCE
 from rootcellar.errors import KeyMissing, PayloadError, RootcellarError
 from rootcellar.interruptions import raise_interruption
 from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, deserialise, serialise
-from rootcellar.recording import Recorder
+from rootcellar.recording import FAILED, Recorder
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
 from rootcellar.retention import Retention
 from rootcellar.retrying import be_patient
@@ -131,16 +131,18 @@ class Chords:
             task_id=request.id,
             group_index=request.group_index,
             state=state,
-            result=self._encoded(result, request) if keeps else None,
+            result=self._encoded(result, state, request) if keeps else None,
             owner=self.owner,
             expires_at=self._backend.retention.chord_expiry(datetime.now(timezone.utc)),
             delivery=uuid.uuid4().hex,
         )
 
-    def _encoded(self, result: Any, request: Any) -> Payload:
+    def _encoded(self, result: Any, state: str, request: Any) -> Payload:
         call = self._backend.recorder.call_of(request)
         # what is refused of a record has been refused by now, and a blob would be nobody's
-        return self._backend.codec.encode(result, task_id=request.id, call=call, is_limited=False)
+        return self._backend.codec.encode(
+            result, task_id=request.id, call=call, is_failure=state in FAILED, is_limited=False
+        )
 
     def note_progress(self, request: Any, progress: ChordProgress | None) -> None:
         """Remember, until Celery says that the part returned, what storing it told. A claim once noted stays."""

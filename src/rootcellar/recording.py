@@ -14,6 +14,8 @@ from rootcellar.records import Payload, TaskRecord
 from rootcellar.relations import children_of, other_than
 from rootcellar.retention import Retention
 
+#: states whose result is an exception
+FAILED = states.EXCEPTION_STATES | {states.REJECTED}
 _EMPTY: Mapping[str, Any] = {}
 
 
@@ -60,7 +62,7 @@ class Recorder:
         fields: dict[str, Any] = {
             "task_id": task_id,
             "state": state,
-            "result": self._codec.encode(result, task_id=task_id, field=RESULT, call=call),
+            "result": self._codec.encode(result, task_id=task_id, field=RESULT, call=call, is_failure=state in FAILED),
             "done_at": now if state in states.READY_STATES else None,
             "expires_at": self._retention.result_expiry(state, now),
         }

@@ -93,7 +93,7 @@ def test_no_task_fails_for_its_arguments_or_its_failure() -> None:
     args = codec.decode(codec.encode([LARGE], task_id="a", field="args"), task_id="a", field="args")
     assert args[TRUNCATED]["limit"] == 1_000
     failure = {"exc_type": "ValueError", "exc_module": "builtins", "exc_message": ["y" * 9_999, 1]}
-    found = codec.decode(codec.encode(failure, task_id="a"), task_id="a")
+    found = codec.decode(codec.encode(failure, task_id="a", is_failure=True), task_id="a")
     assert found["exc_type"] == "ValueError"
     assert found["exc_message"] == ["y" * 1_000 + "… [9,999 characters]", "1"]
 

@@ -16,9 +16,10 @@ from celery import Celery
 from celery.app.task import Context
 
 from rootcellar.errors import ConfigurationError
-from rootcellar.payloads import ARGS, CHORD_BODY, KWARGS, Call, Codec, NotEncodable, codec_of
-from rootcellar.payloads.patterns import DEFAULTS, read_patterns
-from rootcellar.payloads.redacting import MASK, Redaction
+from rootcellar.payloads import ARGS, CHORD_BODY, KWARGS, RESULT, STAMPS, Call, Codec, NotEncodable, codec_of
+from rootcellar.payloads.cards import MASK
+from rootcellar.payloads.patterns import DEFAULTS, NOTHING, STANDARD, Patterns, read_patterns
+from rootcellar.payloads.redacting import Redaction
 from rootcellar.payloads.redactor import Redactor
 
 SECRET = "s3cr3t-0f-m1ne"
@@ -110,6 +111,16 @@ def test_a_shared_part_is_redacted_where_a_path_says_so() -> None:
         (f"postgresql://me:{SECRET}@host/db is down", "postgresql://me:**@host/db is down"),
         (f"DB_PASSWORD = '{SECRET} with space'", f"DB_PASSWORD = {MASK}"),
         (f"api-key: {SECRET}; x", f"api-key: {MASK}; x"),
+        (f"db-password={SECRET}", f"db-password={MASK}"),
+        (f"password => {SECRET}, x", f"password => {MASK}, x"),
+        (f"password := {SECRET}", f"password := {MASK}"),
+        (f"password=b'{SECRET}'", f"password={MASK}"),
+        (f"token=Secret('{SECRET}')", f"token={MASK})"),
+        (rf'{{"password": "a\"{SECRET}"}}', f'{{"password": {MASK}}}'),
+        (rf"x = {{\"password\": \"{SECRET}\"}}", rf"x = {{\"password\": {MASK}}}"),
+        (f"password='{SECRET} and more\nnext line", f"password={MASK}\nnext line"),
+        (f"token=['{SECRET}', 1], a=1", f"token={MASK}, a=1"),
+        ("größe, tokens=5, mytoken=x, TOKEN=y", f"größe, tokens=5, mytoken=x, TOKEN={MASK}"),
         ("the password is wrong", "the password is wrong"),
         ("if password == other:", "if password == other:"),
     ],
@@ -118,15 +129,20 @@ def test_texts(text: str, expected: str) -> None:
     assert Redaction(DEFAULTS).text(text) == expected
 
 
-def test_settings_of_patterns() -> None:
-    assert read_patterns(None, "x") == DEFAULTS
-    assert read_patterns("pin, card.cvc", "x") == (*DEFAULTS, "pin", "card.cvc")
-    assert "token" not in read_patterns("-Token", "x")
+def test_settings_say_what_is_masked_in_calls_and_what_in_results() -> None:
+    assert read_patterns(None, "x") == STANDARD == Patterns(DEFAULTS, ())
+    assert read_patterns("pin, card.cvc", "x") == Patterns((*DEFAULTS, "pin", "card.cvc"), ("pin", "card.cvc"))
+    assert read_patterns("-Token", "x").results == ("-Token",)
+    assert "token" not in read_patterns("-Token", "x").calls
+    for on in (True, "on", "true", ["on"]):
+        assert read_patterns(on, "x") == Patterns(DEFAULTS, DEFAULTS)
+    assert read_patterns("on, pin, -token", "x").results[-2:] == ("pin", "-token")
     for off in (False, "off", "false"):
-        assert read_patterns(off, "x") == ()
-    assert read_patterns(["-pin"], "x", ("pin", "a")) == ("a", "-pin")
-    assert read_patterns("pin", "x", ("a", "-PIN")) == ("a", "pin"), "the last word counts"
-    for wrong in ("a b$", "a..b", "§", "$.", [3]):
+        assert read_patterns(off, "x") == NOTHING
+    assert read_patterns(True, "x", NOTHING) == Patterns(DEFAULTS, DEFAULTS)
+    assert read_patterns(["-pin"], "x", Patterns(("pin", "a"), ("pin",))) == Patterns(("a", "-pin"), ("-pin",))
+    assert read_patterns("pin", "x", Patterns(("a", "-PIN"))).calls == ("a", "pin"), "the last word counts"
+    for wrong in ("a b$", "a..b", "§", "$.", [3], "@cards"):
         with pytest.raises(ConfigurationError, match="is no pattern"):
             read_patterns(wrong, "somewhere")
 
@@ -138,10 +154,10 @@ def task(run: Any, **attributes: Any) -> Call:
     return Call(SimpleNamespace(run=run, name=run.__name__, **attributes))
 
 
-def stored(value: Any, field: str = "result", call: Call | None = None, serializer: str = "json") -> Any:
+def stored(value: Any, field: str = KWARGS, call: Call | None = None, serializer: str = "json", **more: Any) -> Any:
     accept = ["application/json", "application/x-msgpack", "application/x-yaml", "application/x-python-serialize"]
     codec = Codec(redactor=Redactor(), serializer=serializer, accept=accept)
-    payload = codec.encode(value, task_id="a", field=field, call=call or Call())
+    payload = codec.encode(value, task_id="a", field=field, call=call or Call(), **more)
     return codec.decode(payload, task_id="a", field=field)
 
 
@@ -153,7 +169,7 @@ def test_every_serializer(serializer: str) -> None:
 
 def test_the_quick_look_misses_nothing_that_the_walk_finds() -> None:
     redaction = Redaction(DEFAULTS)
-    for pattern in DEFAULTS:
+    for pattern in set(DEFAULTS) - {"@card"}:
         for name in (pattern.replace("*", ""), pattern.replace("*", "x").upper(), pattern.replace("_", "-")):
             value: Any = SECRET
             for part in reversed(name.replace("*", "my").split(".")):
@@ -180,12 +196,85 @@ def test_a_chords_body_keeps_what_it_needs() -> None:
     assert stored({"kwargs": {"password": SECRET}}, CHORD_BODY) == {"kwargs": {"password": SECRET}}
 
 
-def test_by_task() -> None:
+def test_task_says_what_is_masked_of_it() -> None:
     value = {"token": "t", "password": "p", "pin": 1}
-    assert stored(value, call=task(login, result_redact=["-token", "pin"])) == {**value, "password": MASK, "pin": MASK}
-    assert stored(value, call=task(login, result_redact=False)) == value
+    own = task(login, result_redact=["-token", "pin"])
+    assert stored(value, KWARGS, own) == {**value, "password": MASK, "pin": MASK}
+    assert stored(value, RESULT, own) == {**value, "pin": MASK}, "of a result no more than was asked for"
+    assert stored(value, RESULT, task(login, result_redact=True)) == {**value, "token": MASK, "password": MASK}
+    for field in (KWARGS, RESULT):
+        assert stored(value, field, task(login, result_redact=False)) == value
     with pytest.raises(ConfigurationError, match="result_redact of task login"):
         stored(value, call=task(login, result_redact=["a b"]))
+
+
+RETURNED = [
+    {"token": SECRET, "nested": [{"password": SECRET}]},
+    {"card": "4111 1111 1111 1111"},
+    "password=x",
+    4111111111111111,
+    Pair("a", SECRET),
+    {"exc_type": "ValueError", "exc_message": ["password=x"], "exc_module": "builtins"},
+]
+
+
+@pytest.mark.parametrize("value", RETURNED, ids=repr)
+def test_result_is_stored_as_it_was_returned(value: Any) -> None:
+    expected = list(value) if isinstance(value, Pair) else value
+    assert stored(value, RESULT) == expected
+
+
+CARDS = [
+    "4111 1111 1111 1111",
+    "4111-1111-1111-1111",
+    "4111111111111111",
+    "5500 0055 5555 5559",
+    "2223003122003222",
+    "3782 822463 10005",
+    "378282246310005",
+    "30569309025904",
+    "6011-0009-9013-9424",
+    "3530 1113 3330 0000",
+    "4222222222222",
+]
+NO_CARDS = [
+    "4111 1111 1111 1112",
+    "411111111111111",
+    "1790000000000000003",
+    "12345678-4111-1111-1111-111111111111",
+    "a4111111111111111",
+    "0.4111111111111111",
+    "4111111111111111.25",
+    "4111  1111 1111 1111",
+    "94111111111111111",
+]
+
+
+@pytest.mark.parametrize("number", CARDS)
+@pytest.mark.parametrize("serializer", ["json", "rootcellar-json", "msgpack", "yaml", "pickle"])
+def test_number_of_a_card_in_arguments_is_masked_under_any_key(number: str, serializer: str) -> None:
+    digits = int("".join(filter(str.isdigit, number)))
+    value = {"card": number, "n": [digits, {"x": f"pay with {number}, please"}], number: 1}
+    for field in (KWARGS, STAMPS):
+        assert stored(value, field, serializer=serializer) == {
+            "card": MASK,
+            "n": [MASK, {"x": f"pay with {MASK}, please"}],
+            MASK: 1,
+        }
+    assert stored([number, digits], ARGS, serializer=serializer) == [MASK, MASK]
+    assert stored([number], ARGS, task(login, result_redact=["-@card"]), serializer) == [number]
+    assert stored([number], RESULT, task(login, result_redact=["@card"]), serializer) == [MASK]
+
+
+@pytest.mark.parametrize("number", NO_CARDS)
+def test_other_numbers_in_arguments_stay(number: str) -> None:
+    assert stored({"order": number, "all": [number]}) == {"order": number, "all": [number]}
+
+
+@pytest.mark.parametrize("number", CARDS)
+def test_number_of_a_card_in_a_text_is_masked(number: str) -> None:
+    text = f"ValueError: {number} was refused ('{number}', {number} 12/31)"
+    assert Redaction(DEFAULTS).text(text) == "ValueError: *** was refused ('***', *** 12/31)"
 
 
 def test_what_is_kept_whatever_else_matches() -> None:
@@ -234,7 +323,7 @@ def test_a_warning_once_for_each_task(caplog: pytest.LogCaptureFixture) -> None:
     codec = Codec(redactor=Redactor())
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            codec.encode({"token": SECRET}, task_id="a", call=task(login))
+            codec.encode({"token": SECRET}, task_id="a", call=task(login, result_redact=["token"]))
         codec.encode({"token": SECRET}, task_id="a", field=KWARGS, call=task(print))
     assert len(caplog.records) == 1
     said = caplog.records[0].getMessage()
@@ -248,7 +337,7 @@ def test_a_warning_once_for_each_task(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.fixture
 def app(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
-    monkeypatch.setenv("ROOTCELLAR_REDACT", "pin,$.iban")
+    monkeypatch.setenv("ROOTCELLAR_REDACT", "pin,$.iban,-cvv")
     app = Celery(
         "test", set_as_current=False, broker="memory://", backend=f"rootcellar+sqlite:///{tmp_path}/results.db"
     )
@@ -273,22 +362,24 @@ def test_a_failure(app: Celery, tmp_path: Any) -> None:
     assert found.result.args == ("no such user: ***, *** or ***", {"token": MASK}, 7, MASK)
     assert found.traceback == '  login(x)\nValueError: *** "***"'
     assert (found.args, found.kwargs) == (["me", MASK], {"api_key": MASK, "pin": MASK})
-    assert request.args == ["me", SECRET]
+    assert request.args == ["me", SECRET], "the task has what it was called with"
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert not re.search(rb"s3cr3t|other-token|55555", kept)
 
 
 def test_a_result_and_a_state(app: Celery) -> None:
     app.backend.store_result("a", {"iban": "x", "more": {"iban": "y"}}, "SUCCESS")
-    app.backend.store_result("b", {"password": SECRET}, "PROGRESS")
-    assert app.AsyncResult("a").result == {"iban": MASK, "more": {"iban": "y"}}
-    assert app.AsyncResult("b").info == {"password": MASK}
+    app.backend.store_result("b", {"password": SECRET, "pin": 4}, "PROGRESS")
+    app.backend.store_result("c", {"pin": 4, "password": SECRET}, "FAILURE")
+    assert app.AsyncResult("a").result == {"iban": MASK, "more": {"iban": "y"}}, "the setting asks for it"
+    assert app.AsyncResult("b").info == {"password": SECRET, "pin": MASK}, "and for nothing else"
 
 
 def test_off() -> None:
     codec = codec_of({"result_redact": False})
-    value = {"password": SECRET}
-    assert codec.decode(codec.encode(value, task_id="a"), task_id="a") == value
+    value = {"password": SECRET, "card": CARDS[0]}
+    for field in (RESULT, KWARGS):
+        assert codec.decode(codec.encode(value, task_id="a", field=field), task_id="a", field=field) == value
     assert codec.encode_text(f"password={SECRET}", task_id="a") == f"password={SECRET}"
 
 
@@ -301,3 +392,45 @@ def test_an_error_is_masked_whole_where_the_arguments_cannot_be_searched() -> No
 
     call = Call(task(login).task, (Unsearchable(password=SECRET),), {})
     assert SECRET not in (Redactor().text(f"ValueError: {SECRET}", call) or "")
+
+
+@pytest.mark.parametrize("serializer", ["json", "rootcellar-json", "pickle"])
+@pytest.mark.parametrize("state", ["RETRY", "FAILURE", "REVOKED"])
+def test_exceptions_of_every_state_are_masked(app: Celery, state: str, serializer: str) -> None:
+    app.tasks["login"].result_serializer = serializer
+    app.backend.accept.update({"application/x-python-serialize", "application/json", "application/x-rootcellar-json"})
+    exc = ValueError(f"for {SECRET}", {"detail": [f"token={SECRET}"]}, {"card": CARDS[0]}, CARDS[1])
+    exc.note = CARDS[0]  # type: ignore[attr-defined]
+    request = Context(id="a", task="login", args=["me", SECRET], kwargs={})
+    app.backend.store_result("a", exc, state, traceback=f"  login('{SECRET}')", request=request)
+    meta = app.backend.get_task_meta("a")
+    assert meta["result"].args[:2] == ("for ***", {"detail": ["token=***"]})
+    assert meta["result"].args[2:] == ({"card": MASK}, MASK)
+    assert meta["traceback"] == "  login('***')"
+    assert (exc.args[0], exc.note) == (f"for {SECRET}", CARDS[0]), "what the task raised is as it was"  # type: ignore[attr-defined]
+
+
+def test_chord_and_client_get_what_the_tasks_returned(app: Celery) -> None:
+    value = {"token": SECRET, "card": CARDS[0]}
+    request = Context(id="a", task="login", group="g", group_index=0, chord={"task": "x"}, args=[], kwargs={})
+    request.chord = app.tasks["login"].s()
+    part = app.backend.chords.part_of(request, "SUCCESS", value, holds_result=True)
+    assert app.backend.codec.decode(part.result, task_id="a") == value
+    app.backend.store_result("b", value, "SUCCESS")
+    assert app.AsyncResult("b").get() == value
+
+
+def test_secret_with_quotes_is_found_where_it_is_quoted() -> None:
+    redaction = Redaction(DEFAULTS)
+    secret = "a'b\"c\\d\ne"
+    secrets = redaction.secrets((), (), {"password": secret})
+    assert redaction.text(f"x({secret!r}) {secret}", secrets) == f"x('{MASK}') {MASK}"
+
+
+def test_exception_that_cannot_be_copied_is_masked() -> None:
+    class Fussy(Exception):
+        def __init__(self, *, code: int) -> None:
+            super().__init__(f"password={SECRET}", code)
+
+    copied = Redaction(DEFAULTS).failure(Fussy(code=4))
+    assert (type(copied), copied.args) == (Fussy, (f"password={MASK}", 4))

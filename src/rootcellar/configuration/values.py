@@ -253,7 +253,7 @@ TooLarge = Annotated[str | None, Allowed("one of `refuse`, `truncate`, `spill`",
 BlobUrl = Annotated[SecretStr | None, Allowed("a path, or a URL", _secret)]
 Patterns = Annotated[
     str | None,
-    Allowed("names such as `pin`, paths such as `card.number`, several with commas; or `off`", _patterns),
+    Allowed("names such as `pin`, paths such as `card.number`, several with commas; or `on`, or `off`", _patterns),
 ]
 Text = Annotated[str | None, Allowed("any text", _text)]
 File = Annotated[str | None, Allowed("the path of a file", _text)]

@@ -259,8 +259,9 @@ class PayloadVariables(_Variables):
         "Where results are kept that are too large: a folder that all workers and clients share, or a URL of fsspec."
     )
     rootcellar_redact: Patterns = _is(
-        "What is stored as `***`, beside what is by default; `-name` takes one from the defaults, `off` all.",
-        "passwords, tokens, keys, cards",
+        "What is stored as `***`, in results too. By default passwords, tokens, keys and cards are, in arguments, "
+        "exceptions and tracebacks only; `on` is for these in results too, `-name` takes one away, `off` all.",
+        "the defaults, and nothing in results",
     )
 
 

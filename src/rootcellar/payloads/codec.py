@@ -10,8 +10,10 @@ from rootcellar.blobs import REFERENCE, Spilling
 from rootcellar.errors import BlobStoreUnknown, PayloadError
 from rootcellar.payloads.compressing import Compressing
 from rootcellar.payloads.limiting import SPILL, TRUNCATE, Limit
+from rootcellar.payloads.patterns import NOTHING
 from rootcellar.payloads.pickles import PICKLE, read_old_pickle
-from rootcellar.payloads.redactor import Call, Redactor, is_failure
+from rootcellar.payloads.redactor import Call, Redactor
+from rootcellar.payloads.redactor import is_failure as looks_like_failure
 from rootcellar.payloads.sealing import Sealing
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
 from rootcellar.records import Payload, TaskRecord
@@ -63,7 +65,7 @@ class Codec:
         self.accept = accept
         self.sealing = sealing or Sealing()
         self.reader = reader or Reader()
-        self.redactor = redactor or Redactor(())
+        self.redactor = redactor or Redactor(NOTHING)
         self.limit = limit or Limit()
         self.spilling = spilling
         self.old_pickles = old_pickles
@@ -76,6 +78,7 @@ class Codec:
         field: str = RESULT,
         call: Call = NOBODY,
         serializer: str | None = None,
+        is_failure: bool = False,
         is_limited: bool = True,
     ) -> Payload:
         """Encode a value of a task.
@@ -85,6 +88,7 @@ class Codec:
             task_id: the task (or, of a chord's body, the group) that it belongs to.
             field: which field of it, such as :data:`RESULT`.
             call: the task and its arguments.
+            is_failure: whether the value may be an exception: what a task returned may look like one.
             is_limited: whether the limits on the size of a result hold.
             serializer: the name of a serializer; ``None`` for the task's own or, where it has none or the value is
                 not its result, the settings'.
@@ -95,19 +99,20 @@ class Codec:
         """
         serializer = serializer or serializer_of(call, field)
         limit = self.limit.of(call.task) if is_limited else NO_LIMIT
+        failed = is_failure and looks_like_failure(value)
 
         def serialised(value: Any) -> Payload:
-            payload = self._serialised(value, field, serializer)
-            if limit.exceeded_by(payload) and is_failure(value):
-                return self._serialised(limit.cut_failure(value), field, serializer)
+            payload = self._serialised(value, field, serializer, failed)
+            if limit.exceeded_by(payload) and failed:
+                return self._serialised(limit.cut_failure(value), field, serializer, failed)
             return payload
 
         if field == CHORD_BODY:
             # it is to be called as it is
             return self._sealed(serialised(value), task_id, field)
         value = self.redactor.arguments(value, call) if field == ARGS else value
-        payload = self.redactor.encoded(value, call, serialised, is_result=field == RESULT)
-        if not limit.exceeded_by(payload) or (field == RESULT and is_failure(value)):
+        payload = self.redactor.encoded(value, call, serialised, is_result=field == RESULT, is_failure=failed)
+        if not limit.exceeded_by(payload) or failed:
             return self._sealed(payload, task_id, field)
         return self._shortened(payload, limit, task_id, field, call)
 
@@ -125,12 +130,12 @@ class Codec:
     def _sealed(self, payload: Payload, task_id: str, field: str) -> Payload:
         return self.sealing.seal(self.compressing.compress(payload), task_id, field)
 
-    def _serialised(self, value: Any, field: str, serializer: str | None) -> Payload:
+    def _serialised(self, value: Any, field: str, serializer: str | None, is_failure: bool) -> Payload:
         try:
             return serialise(value, serializer or self.serializer, field)
         except NotEncodable:
             # a failure must not be lost because the task's own serializer is unknown, or is for other values
-            if serializer is None or not is_failure(value):
+            if serializer is None or not is_failure:
                 raise
             return serialise(value, self.serializer, field)
 

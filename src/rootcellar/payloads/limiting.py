@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from rootcellar.errors import ConfigurationError
+from rootcellar.payloads.redacting import exception_with
 from rootcellar.payloads.serialising import NotEncodable
 from rootcellar.records import Payload
 
@@ -21,6 +21,8 @@ _SIZE = re.compile(r"(\d+)\s*(|[kKmMgG])(?:i?[bB])?")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 #: the most characters of a value that is cut short, and the fewest of a failure's text
 _BEGINNING, _FEWEST = 10_000, 200
+#: what names the class of a failure
+_OF_CLASS = ("exc_type", "exc_module")
 
 
 class ResultTooLarge(NotEncodable):
@@ -80,12 +82,12 @@ class Limit:
             return shown if len(shown) <= room else f"{shown[:room]}… [{len(shown):,} characters]"
 
         if isinstance(failure, BaseException):
-            copied = copy.copy(failure)
-            copied.args = tuple(map(cut, failure.args))
-            return copied
-        message = failure["exc_message"]
-        cut_message = list(map(cut, message)) if isinstance(message, (list, tuple)) else cut(message)
-        return {**failure, "exc_message": cut_message}
+            return exception_with(failure, cut)
+
+        def cut_all(value: Any) -> Any:
+            return list(map(cut, value)) if isinstance(value, (list, tuple)) else cut(value)
+
+        return {name: each if name in _OF_CLASS else cut_all(each) for name, each in failure.items()}
 
 
 def read_size(given: Any, where: str) -> int | None:

@@ -2,48 +2,71 @@
 
 A pattern is a name (``password``), or a path of names (``card.number``) that matches at any depth; ``$.user.pin``
 begins at the value itself. ``*`` stands for any part of a name. Capitals, ``_`` and ``-`` make no difference, lists add
-nothing to a path.
+nothing to a path. ``@card`` is the number of a payment card, whatever it is called.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from rootcellar.errors import ConfigurationError
 
-#: what is redacted unless a setting says otherwise
+#: the pattern of a payment card's number, see ``cards.py``
+CARD = "@card"
+#: what is redacted in calls and failures unless a setting says otherwise
 DEFAULTS = (
     *("*password", "passwd", "pwd", "passphrase", "*secret", "secret_key", "private_key", "access_key", "api_key"),
     *("token", "access_token", "refresh_token", "auth_token", "api_token", "id_token", "session_token"),
-    *("bearer_token", "authorization", "credentials", "card_number", "card.number", "cvv", "cvc", "ssn"),
+    *("bearer_token", "authorization", "credentials", "card_number", "card.number", "cvv", "cvc", "ssn", CARD),
 )
 #: before a pattern of what is kept
 KEEP = "-"
-_PATTERN = re.compile(r"-?(\$\.)?[\w*-]+(\.[\w*-]+)*")
+_PATTERN = re.compile(r"-?(?:@card|(?:\$\.)?[\w*-]+(?:\.[\w*-]+)*)")
 
 
-def read_patterns(given: Any, where: str, known: Sequence[str] = DEFAULTS) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """What is redacted.
+
+    Attributes:
+        calls: in arguments, stamped headers, exceptions and tracebacks.
+        results: in results, chord values and the metadata of custom states: only what was asked for.
+    """
+
+    calls: tuple[str, ...] = DEFAULTS
+    results: tuple[str, ...] = ()
+
+
+STANDARD, NOTHING = Patterns(), Patterns((), ())
+
+
+def read_patterns(given: Any, where: str, known: Patterns = STANDARD) -> Patterns:
     """Return the patterns that a setting yields.
 
     Args:
-        given: patterns, as a list or a text with commas, added to those that are known; one with ``-`` before it
-            says what is kept, whatever else matches. ``False`` or ``off`` for none at all.
+        given: patterns, as a list or a text with commas, added to those that are known, for results too; one with
+            ``-`` before it says what is kept, whatever else matches. ``True`` or ``on`` for all that are known, in
+            results too; ``False`` or ``off`` for none at all.
         where: the setting, for messages.
         known: what holds without it.
 
     Raises:
         ConfigurationError: one is no pattern.
     """
-    if given is None or given is True:
-        return tuple(known)
+    if given is None:
+        return known
     if given is False or str(given).strip().lower() in ("off", "false", "no", "0"):
-        return ()
-    words = re.split(r"[\s,]+", given.strip()) if isinstance(given, str) else list(given)
-    patterns = list(known)
+        return NOTHING
+    words = ["on"] if given is True else re.split(r"[\s,]+", given.strip()) if isinstance(given, str) else list(given)
+    calls, results = list(known.calls), list(known.results)
     for word in words:
-        if word in ("", "on", "true"):
+        if word in ("", "on", "true", "yes", "1"):
+            if word:
+                calls = calls or list(DEFAULTS)
+                results = list(dict.fromkeys([*results, *calls]))
             continue
         if not isinstance(word, str) or not _PATTERN.fullmatch(word):
             raise ConfigurationError(
@@ -52,10 +75,13 @@ def read_patterns(given: Any, where: str, known: Sequence[str] = DEFAULTS) -> tu
                 remedy="write names, or paths of names with dots, such as pin or card.number; * for any part of a name",
             )
         # the last word on a name counts
-        about = path_of(word.removeprefix(KEEP))
-        patterns = [pattern for pattern in patterns if path_of(pattern.removeprefix(KEEP)) != about]
-        patterns.append(word)
-    return tuple(patterns)
+        calls, results = [*_without(calls, word), word], [*_without(results, word), word]
+    return Patterns(tuple(calls), tuple(results))
+
+
+def _without(patterns: Iterable[str], word: str) -> list[str]:
+    about = path_of(word.removeprefix(KEEP))
+    return [pattern for pattern in patterns if path_of(pattern.removeprefix(KEEP)) != about]
 
 
 def path_of(pattern: str) -> tuple[str, ...]:
@@ -69,9 +95,21 @@ def normal(name: Any) -> str:
     return text.lower().replace("_", "").replace("-", "")
 
 
-def regex_of(pattern: str) -> str:
-    """Return a regular expression for a name of a pattern."""
-    return ".*".join(map(re.escape, pattern.split("*")))
+def like(name: str, wanted: str) -> bool:
+    """Tell whether a name, as :func:`normal` returns it, matches a name of a pattern; in linear time."""
+    beginning, *rest = wanted.split("*")
+    if not rest:
+        return name == wanted
+    end = rest.pop()
+    if len(name) < len(beginning) + len(end) or not name.startswith(beginning) or not name.endswith(end):
+        return False
+    place, last = len(beginning), len(name) - len(end)
+    for part in rest:
+        place = name.find(part, place, last)
+        if place < 0:
+            return False
+        place += len(part)
+    return True
 
 
 class Needles:
@@ -86,6 +124,8 @@ class Needles:
         in_any: set[tuple[bytes, ...]] = set()
         self._is_vague = False
         for pattern in patterns:
+            if pattern == CARD:
+                continue
             names = [name for name in path_of(pattern) if name != "$"]
             if not all(name.isascii() and name.strip("*") for name in names):
                 # an encoder may write it in many ways
@@ -128,22 +168,85 @@ def _any_of(names: set[bytes]) -> re.Pattern[bytes]:
     return re.compile(b"|".join(map(re.escape, sorted(names))) or b"(?!)")
 
 
-def text_pattern(patterns: Iterable[str], kept: Iterable[str] = ()) -> re.Pattern[str]:
-    """Return what finds ``password=…``, ``"password": …`` and ``Password: …`` in a text."""
-    names = _alternatives(patterns)
+#: the quotes of a value: what ends it is the same quote, or the end of the line
+_QUOTED = r"""(?:"[^"\\\n]*(?:\\.[^"\\\n]*)*"?|'[^'\\\n]*(?:\\.[^'\\\n]*)*'?)"""
+_VALUE = (
+    rf"(?:[bBrRuUfF]{{0,2}}{_QUOTED}"
+    # within a text that is quoted itself, a bracket, and anything else
+    r"""|\\+["'][^"'\n]*["']?|[\[{(][^\]})\n]*[\]})]?"""
+    rf"""|[^\s,;&)}}\]"']+(?:(?<=\(){_QUOTED})?)"""
+)
+_ASSIGNED = r"""(?:\\?["'])?\s*(?:=>|:=|=(?!=)|:)\s*"""
+_SCHEME = r"(?:(?:[bB][eE][aA][rR][eE][rR]|[bB][aA][sS][iI][cC]|[dD][iI][gG][eE][sS][tT]|[tT][oO][kK][eE][nN])\s+)?"
+#: the longest part of a name that a ``*`` stands for in a text
+_ANY = r"\w{0,64}"
+_WORD_BEFORE = re.compile(r"[^\w-]")
+
+
+def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Callable[[str], str]:
+    """Return what masks the values in ``password=…``, ``"password": …`` and ``Password: …`` of a text.
+
+    What it looks for begins with a letter of a name and is bounded, so that its time is linear in the text.
+    """
+    names = _in_text(patterns)
     if not names:
-        return re.compile(r"(?!)")
-    assigned = r"[\"']?\s*(?:=(?!=)|:|=>)\s*"
-    unless = rf"(?!(?:{others}){assigned})" if (others := _alternatives(kept)) else ""
-    begins = rf"(?<![A-Za-z0-9_-]){unless}(?:{names}){assigned}(?:(?:Bearer|Basic|Digest|Token)\s+)?"
-    return re.compile(rf"({begins})(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&)}}\]\"']+)", re.IGNORECASE)
+        return lambda text: text
+    found = re.compile(rf"((?:{names})({_ASSIGNED}){_SCHEME}){_VALUE}")
+    keeps = [normal(pattern) for pattern in kept if "." not in pattern and pattern != CARD]
+    if not keeps:
+        return lambda text: found.sub(rf"\g<1>{mask}", text)
+
+    def masked(match: re.Match[str]) -> str:
+        text = match.string
+        before = text[max(0, match.start() - 64) : match.start()]
+        name = normal(_WORD_BEFORE.split(before)[-1] + text[match.start() : match.start(2)])
+        return match[0] if any(like(name, keep) for keep in keeps) else f"{match[1]}{mask}"
+
+    return lambda text: found.sub(masked, text)
 
 
-def _alternatives(patterns: Iterable[str]) -> str:
-    names = []
+def _in_text(patterns: Iterable[str]) -> str:
+    """Return a regular expression for the names; each begins with a class of letters, which is found quickly."""
+    alone: dict[str, list[str]] = {}
+    anywhere: dict[str, list[str]] = {}
     for pattern in patterns:
-        if "." not in pattern:
-            words = (r"\w*".join(map(re.escape, part.split("*"))) for part in re.split("[_-]", pattern))
-            names.append("[_-]?".join(words))
-    # longest first, for the first that fits is taken
+        if "." in pattern or pattern == CARD:
+            continue
+        core = pattern.strip("_-").lstrip("*")
+        if not core.strip("*_-"):
+            # every name
+            return r"\w(?<!\w.)\w{0,64}"
+        # a name that is no more than this, or any name that ends so
+        by_letter = anywhere if pattern.startswith("*") else alone
+        by_letter.setdefault(_either(core[0]), []).append(_rest_of(core[1:]))
+    letters = sorted({*alone, *anywhere})
+    if not letters:
+        return ""
+    choices = []
+    for first in letters:
+        names = [rf"(?<![A-Za-z0-9_-]{first})(?:{_longest_first(alone[first])})"] if first in alone else []
+        names += [_longest_first(anywhere[first])] if first in anywhere else []
+        choices.append(f"(?<={first})(?:{'|'.join(names)})")
+    return f"[{''.join(first.strip('[]') for first in letters)}](?:{'|'.join(choices)})"
+
+
+def _longest_first(names: Iterable[str]) -> str:
+    """Return alternatives, of which the first that fits is taken."""
     return "|".join(sorted(names, key=len, reverse=True))
+
+
+def _rest_of(core: str) -> str:
+    parts = []
+    for part in core.split("*"):
+        words = ("".join(map(_either, word)) for word in re.split("[_-]", part))
+        parts.append("[_-]?".join(words))
+    return _ANY.join(parts)
+
+
+def _either(letter: str) -> str:
+    """Return a class of a letter, small and capital."""
+    return (
+        "["
+        + "".join(re.escape(each) for each in sorted({letter, letter.lower(), letter.upper()}) if len(each) == 1)
+        + "]"
+    )

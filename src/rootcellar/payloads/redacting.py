@@ -1,7 +1,7 @@
 """Secrets taken out of values before they are stored, by the names of arguments and the paths of keys.
 
 What is under a name that a pattern matches (see ``patterns.py``) is stored as ``"***"``, whatever it was, unless it is
-empty, ``None`` or a boolean.
+empty, ``None`` or a boolean. The number of a payment card is masked wherever it is.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ import copy
 import dataclasses
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from rootcellar.payloads.patterns import KEEP, Needles, normal, path_of, regex_of, text_pattern
+from rootcellar.payloads.cards import MASK, is_card, masked_text
+from rootcellar.payloads.patterns import CARD, KEEP, Needles, like, normal, path_of, text_masker
 from rootcellar.records import Payload
 from rootcellar.urls import redact as redact_urls
 
-#: what is stored in the place of a secret
-MASK = "***"
+#: thirteen digits with a gap at most between them: less is no card
+_DIGITS = re.compile(rb"[2-689](?:[^0-9A-Za-z]{0,3}[0-9]){12}")
+#: larger numbers are no secrets that a text shows
+_LARGEST = 10**40
+#: what warnings call a number of a card
+A_CARD = "the number of a card"
 _ROOT = "$"
 #: the key under which typed JSON has the members of an object
 _MARKED = "__value__"
@@ -30,6 +35,10 @@ _PLAIN = (str, int, float, bool, bytes, type(None))
 _REMEMBERED = 10_000
 #: a secret that is shorter is not looked for in texts
 _SHORTEST = 4
+#: secrets times characters of a text in which they are looked for; beyond that the text is masked whole
+_MOST_WORK = 1_000_000_000
+#: how deep an exception's arguments are looked at; what is deeper is masked
+_DEEPEST = 50
 
 
 _Prefixes = tuple[tuple[str, ...], ...]
@@ -46,14 +55,15 @@ class Redaction:
         given = tuple(dict.fromkeys(patterns))
         self.patterns = tuple(pattern for pattern in given if not pattern.startswith(KEEP))
         kept = tuple(pattern.removeprefix(KEEP) for pattern in given if pattern.startswith(KEEP))
-        paths, kept_paths = list(map(path_of, self.patterns)), list(map(path_of, kept))
-        self._masked, self._kept = _compiled(paths), _compiled(kept_paths)
+        self._has_cards = CARD in self.patterns
+        paths = [path_of(pattern) for pattern in self.patterns if pattern != CARD]
+        kept_paths = [path_of(pattern) for pattern in kept if pattern != CARD]
+        self._masked, self._kept = _by_last_name(paths), _by_last_name(kept_paths)
         self._depth = max((len(path) - 1 for path in paths + kept_paths), default=0)
-        self._segments = [re.compile(regex_of(name)) for name in {name for path in paths for name in path}]
+        self._segments = sorted({name for path in paths for name in path})
         self._verdicts: dict[Any, tuple[_Prefixes, _Prefixes]] = {}
         self._needles = Needles(self.patterns)
-        self._in_text = text_pattern(self.patterns, kept)
-        self.given = given
+        self._in_text = text_masker(self.patterns, kept, MASK)
 
     def __bool__(self) -> bool:
         return bool(self.patterns)
@@ -65,13 +75,16 @@ class Redaction:
             value: anything that a task returns or takes.
             found: is given the names that matched.
         """
-        if isinstance(value, _PLAIN) or not self.patterns or not self._matches(value):
+        found = [] if found is None else found
+        if isinstance(value, _PLAIN):
+            return self._plain(value, found)
+        if not self.patterns or not self._matches(value):
             return value
-        return self._copied(value, (_ROOT,), [] if found is None else found)
+        return self._copied(value, (_ROOT,), found)
 
     def payload(self, payload: Payload, found: list[str]) -> Payload:
         """Return a payload of JSON redacted: also what only the serializer knows the members of."""
-        if not self._needles.may_match(payload.body, is_json=True):
+        if not self.may_match(payload):
             return payload
         value = json.loads(payload.body.decode(payload.content_encoding))
         redacted = self.value(value, found)
@@ -85,11 +98,13 @@ class Redaction:
 
     def concerns(self, names: Iterable[str]) -> bool:
         """Tell whether a pattern may match by one of these names, or below it."""
-        return any(segment.fullmatch(normal(name)) for name in names for segment in self._segments)
+        return any(like(normal(name), segment) for name in names for segment in self._segments)
 
     def may_match(self, payload: Payload) -> bool:
         """Tell whether there may be something to redact in an encoded value; ``False`` is certain."""
         is_json = payload.content_type.endswith("json")
+        if self._has_cards and (not is_json or may_hold_card(payload.body)):
+            return True
         if not is_json and payload.content_type not in _READABLE:
             return True
         return self._needles.may_match(payload.body, is_json=is_json)
@@ -117,60 +132,81 @@ class Redaction:
             return text
         if secrets is None:
             return MASK
-        for secret in sorted(secrets, key=len, reverse=True):
+        looked_for = sorted(secrets, key=len, reverse=True)
+        if len(looked_for) * len(text) > _MOST_WORK:
+            return MASK
+        for secret in looked_for:
             text = text.replace(secret, MASK)
-        text = self._in_text.sub(rf"\g<1>{MASK}", text)
-        return redact_urls(text) if "://" in text else text
+        text = self._in_text(text)
+        if self._has_cards:
+            text = masked_text(text)
+        return redact_urls(text)
 
     def failure(self, failure: Any, secrets: Collection[str] | None = ()) -> Any:
         """Return an exception redacted, or what :func:`rootcellar.exceptions.describe` made of one."""
         if isinstance(failure, BaseException):
-            copied = copy.copy(failure)
-            copied.args = tuple(self._argument(each, secrets) for each in failure.args)
-            return copied
-        return {**failure, "exc_message": self._argument(failure["exc_message"], secrets)}
+            return exception_with(failure, lambda argument: self._argument(argument, secrets))
+        return {
+            name: each if name in ("exc_type", "exc_module") else self._argument(each, secrets)
+            for name, each in failure.items()
+        }
 
-    def _argument(self, argument: Any, secrets: Collection[str] | None) -> Any:
+    def _argument(self, argument: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
         """Return an exception's argument redacted: its texts as :meth:`text` does, the rest as :meth:`value` does."""
         if isinstance(argument, str):
             return self.text(argument, secrets)
+        if isinstance(argument, int) and not isinstance(argument, bool):
+            is_secret = secrets is None or str(argument) in secrets if abs(argument) < _LARGEST else False
+            return MASK if is_secret else self._plain(argument, [])
+        if depth == _DEEPEST:
+            return MASK
         if isinstance(argument, (list, tuple)) and not hasattr(argument, "_fields"):
-            redacted = [self._argument(each, secrets) for each in argument]
+            redacted = [self._argument(each, secrets, depth + 1) for each in argument]
             # typed JSON keeps the one apart from the other
             return tuple(redacted) if type(argument) is tuple else redacted
-        if isinstance(argument, int) and (secrets is None or str(argument) in secrets):
-            return MASK
-        return self.value(argument)
+        value = self.value(argument)
+        if type(value) is dict:
+            return {name: self._argument(each, secrets, depth + 1) for name, each in value.items()}
+        return value
 
     def secrets(self, args: Any, names: Sequence[str], kwargs: Any) -> set[str]:
         """Return the texts that are redacted in the arguments of a call, to be looked for elsewhere."""
         args = args if isinstance(args, (list, tuple)) else ()
         named = dict(zip(names, args, strict=False))
         values = [named, list(args[len(named) :]), kwargs if isinstance(kwargs, Mapping) else {}]
-        return {text for value in values for secret in self._matched(value) for text in _leaves(secret)}
+        return {form for value in values for secret in self._matched(value) for form in _forms(secret)}
 
     # -- looking
 
     def _matches(self, value: Any) -> bool:
-        return next(self._matched(value), None) is not None
+        return next(self._matched(value, with_cards=self._has_cards), None) is not None
 
-    def _matched(self, value: Any) -> Iterator[Any]:
-        """Yield what is under the names that match; not recursive, for values that are deep or contain themselves."""
+    def _matched(self, value: Any, *, with_cards: bool = False) -> Iterator[Any]:
+        """Yield what is under the names that match; not recursive, for values that are deep or contain themselves.
+
+        Args:
+            value: where to look.
+            with_cards: whether to yield what holds the number of a card, too.
+        """
         todo: list[tuple[Any, tuple[str, ...]]] = [(value, (_ROOT,))]
         seen: set[tuple[int, tuple[str, ...]]] = set()
         while todo:
             holder, path = todo.pop()
-            if (mark := (id(holder), path)) in seen:
+            if (id(holder), path) in seen:
                 continue
-            seen.add(mark)
+            seen.add((id(holder), path))
             if isinstance(holder, (list, tuple)) and not hasattr(holder, "_fields"):
                 todo.extend((each, path) for each in holder if not isinstance(each, _PLAIN))
+                if with_cards:
+                    yield from (each for each in holder if isinstance(each, _PLAIN) and _holds_card(each))
                 continue
             for name, each in _members(holder):
                 if self._is_secret(name, path, each):
                     yield each
                 elif not isinstance(each, _PLAIN):
                     todo.append((each, self._inside(path, name)))
+                elif with_cards and (_holds_card(each) or _holds_card(name)):
+                    yield each
 
     def _inside(self, path: tuple[str, ...], name: Any) -> tuple[str, ...]:
         """Return the path of what is under a name: as much of it as a pattern may ask for."""
@@ -190,19 +226,25 @@ class Redaction:
     def _judge(self, name: Any) -> tuple[_Prefixes, _Prefixes]:
         """Return what must go before a name for it to be masked, and to be kept: ``()`` in it is nothing."""
         written = normal(name)
-        masked = tuple(prefix for pattern, prefix in self._masked if pattern.fullmatch(written))
-        kept = tuple(prefix for pattern, prefix in self._kept if pattern.fullmatch(written))
+        verdict = _prefixes(self._masked, written), _prefixes(self._kept, written)
         if len(self._verdicts) >= _REMEMBERED:
             self._verdicts.clear()
         if isinstance(name, (str, bytes, int)):
-            self._verdicts[name] = masked, kept
-        return masked, kept
+            self._verdicts[name] = verdict
+        return verdict
 
     # -- copying
 
+    def _plain(self, value: Any, found: list[str]) -> Any:
+        """Return a text or a number without the numbers of cards in it."""
+        if not self._has_cards or not _holds_card(value):
+            return value
+        found.append(A_CARD)
+        return masked_text(value) if isinstance(value, str) else MASK
+
     def _copied(self, value: Any, path: tuple[str, ...], found: list[str]) -> Any:
         if isinstance(value, _PLAIN):
-            return value
+            return self._plain(value, found)
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
             copied = [self._copied(each, path, found) for each in value]
             return tuple(copied) if isinstance(value, tuple) else copied
@@ -211,11 +253,34 @@ class Redaction:
             if self._is_secret(name, path, each):
                 found.append(str(name))
                 changes[name] = MASK
-            elif not isinstance(each, _PLAIN):
+            else:
                 changed = self._copied(each, self._inside(path, name), found)
                 if changed is not each:
                     changes[name] = changed
-        return _with(value, changes) if changes else value
+        redacted = _with(value, changes) if changes else value
+        if self._has_cards and type(redacted) is dict and any(map(_holds_card, redacted)):
+            return {self._plain(name, found): each for name, each in redacted.items()}
+        return redacted
+
+
+def exception_with(exc: BaseException, change: Callable[[Any], Any]) -> BaseException:
+    """Return a copy of an exception with its arguments and attributes changed; none of its class's code is run."""
+    copied = type(exc).__new__(type(exc), *exc.args)
+    copied.args = tuple(map(change, exc.args))
+    copied.__dict__.update({name: change(each) for name, each in vars(exc).items()})
+    copied.__cause__, copied.__traceback__ = exc.__cause__, exc.__traceback__
+    return copied
+
+
+def may_hold_card(body: bytes) -> bool:
+    """Tell whether the number of a card may be in encoded text; ``False`` is certain."""
+    return _DIGITS.search(body) is not None
+
+
+def _holds_card(value: Any) -> bool:
+    if isinstance(value, str):
+        return masked_text(value) is not value
+    return isinstance(value, int) and not isinstance(value, bool) and is_card(value)
 
 
 def _members(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -275,9 +340,24 @@ def _leaves(secret: Any) -> Iterator[str]:
             todo.extend(value for _, value in _members(each))
 
 
-def _compiled(paths: Iterable[tuple[str, ...]]) -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
-    """Return what finds the last name of each path, and the names before it."""
-    return [(re.compile(regex_of(path[-1])), path[:-1]) for path in paths]
+def _forms(secret: Any) -> Iterator[str]:
+    """Yield the texts in a secret, as they are and as they stand in quotes."""
+    for text in _leaves(secret):
+        yield text
+        yield from {repr(text)[1:-1], json.dumps(text)[1:-1]} - {text}
+
+
+def _by_last_name(paths: Iterable[tuple[str, ...]]) -> dict[str, list[tuple[str, ...]]]:
+    """Return for the last name of each path the names before it."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for path in paths:
+        found.setdefault(path[-1], []).append(path[:-1])
+    return found
+
+
+def _prefixes(by_name: Mapping[str, Sequence[tuple[str, ...]]], written: str) -> _Prefixes:
+    exact = by_name.get(written, ())
+    return (*exact, *(prefix for name in by_name if "*" in name and like(written, name) for prefix in by_name[name]))
 
 
 def _ends(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
@@ -287,8 +367,4 @@ def _ends(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
     tail = path[-len(prefix) :]
     if len(tail) < len(prefix):
         return False
-    return all(_like(name, wanted) for name, wanted in zip(tail, prefix, strict=True))
-
-
-def _like(name: str, wanted: str) -> bool:
-    return name == wanted or ("*" in wanted and re.fullmatch(regex_of(wanted), name) is not None)
+    return all(like(name, wanted) for name, wanted in zip(tail, prefix, strict=True))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rootcellar.interruptions import raise_interruption
-from rootcellar.payloads.patterns import DEFAULTS, read_patterns
-from rootcellar.payloads.redacting import MASK, Redaction
+from rootcellar.payloads.cards import MASK
+from rootcellar.payloads.patterns import STANDARD, Patterns, read_patterns
+from rootcellar.payloads.redacting import Redaction
 from rootcellar.payloads.serialising import NotEncodable
 from rootcellar.records import Payload
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: a task's attribute: its own patterns, see :func:`rootcellar.payloads.patterns.read_patterns`
 ATTRIBUTE = "result_redact"
-_SCALARS = (int, float, bool, type(None))
+_SCALARS = (float, bool, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +36,46 @@ class Call:
     kwargs: Any = None
 
 
+class _Redactions:
+    """What is redacted of a task: in its calls and failures, and in its results."""
+
+    __slots__ = ("calls", "patterns", "results")
+
+    def __init__(self, patterns: Patterns) -> None:
+        self.patterns = patterns
+        self.calls, self.results = Redaction(patterns.calls), Redaction(patterns.results)
+
+
 class Redactor:
     """Redacts what is stored of tasks. Safe to use from any thread.
 
     Args:
-        patterns: what holds for tasks that do not say otherwise; none redacts nothing.
+        patterns: what holds for tasks that do not say otherwise.
     """
 
-    def __init__(self, patterns: Sequence[str] = DEFAULTS) -> None:
-        self._default = Redaction(patterns)
-        self._by_task: dict[Any, Redaction] = {}
+    def __init__(self, patterns: Patterns = STANDARD) -> None:
+        self._default = _Redactions(patterns)
+        self._by_task: dict[Any, _Redactions] = {}
         self._names: dict[str, tuple[str, ...]] = {}
         self._warned: set[str] = set()
 
-    def encoded(self, value: Any, call: Call, serialise: Callable[[Any], Payload], *, is_result: bool) -> Payload:
+    def encoded(
+        self, value: Any, call: Call, serialise: Callable[[Any], Payload], *, is_result: bool, is_failure: bool = False
+    ) -> Payload:
         """Return ``value`` serialised, with what must not be stored masked.
 
         Args:
             value: a task's result, or its keyword arguments or stamps.
             call: the task.
             serialise: makes bytes of a value.
-            is_result: whether somebody waits for the value, who is to be told of it.
+            is_result: whether a task, a client or a chord may go on with the value: it is masked only where asked for.
+            is_failure: whether it is an exception.
         """
-        redaction = self._of(call)
+        redactions = self._of(call)
+        redaction = redactions.results if is_result and not is_failure else redactions.calls
         if not redaction or isinstance(value, _SCALARS):
             return serialise(value)
-        if is_result and is_failure(value):
+        if is_failure:
             value = redaction.failure(value, self._secrets(redaction, call))
         payload = serialise(value)
         if not redaction.may_match(payload):
@@ -81,29 +96,29 @@ class Redactor:
                 where=ATTRIBUTE,
                 remedy="return plain data, or switch redaction off for this task",
             ) from None
-        if found and is_result:
+        if found and is_result and not is_failure:
             self._warn(call, found)
         return payload
 
     def arguments(self, args: Any, call: Call) -> Any:
         """Return positional arguments, redacted by the names that the task gives them."""
-        redaction = self._of(call)
+        redaction = self._of(call).calls
         names = self._names_of(call) if redaction else ()
         # what is below other names is found as in any value
         return redaction.arguments(args, names) if names and redaction.concerns(names) else args
 
     def shown(self, value: Any, call: Call, *, is_args: bool) -> str:
         """Return the ``repr`` of a value, redacted."""
-        redaction = self._of(call)
+        redaction = self._of(call).calls
         redacted = redaction.arguments(value, self._names_of(call)) if is_args else redaction.value(value)
         return redaction.text(repr(redacted), self._secrets(redaction, call))
 
     def text(self, text: str, call: Call) -> str:
         """Return the text of a traceback, redacted."""
-        redaction = self._of(call)
+        redaction = self._of(call).calls
         return redaction.text(text, self._secrets(redaction, call)) if redaction else text
 
-    def _of(self, call: Call) -> Redaction:
+    def _of(self, call: Call) -> _Redactions:
         own = getattr(call.task, ATTRIBUTE, None)
         if own is None:
             return self._default
@@ -111,7 +126,7 @@ class Redactor:
         found = self._by_task.get(key)
         if found is None:
             where = f"{ATTRIBUTE} of task {getattr(call.task, 'name', '')}"
-            found = self._by_task[key] = Redaction(read_patterns(own, where, self._default.given))
+            found = self._by_task[key] = _Redactions(read_patterns(own, where, self._default.patterns))
         return found
 
     def _secrets(self, redaction: Redaction, call: Call) -> set[str] | None:
@@ -147,10 +162,8 @@ class Redactor:
 
 
 def is_failure(value: Any) -> bool:
-    """Tell whether a value is an exception, or what is stored of one."""
-    if isinstance(value, BaseException):
-        return True
-    return isinstance(value, dict) and len(value) == 3 and "exc_type" in value and "exc_message" in value
+    """Tell whether a value is an exception, or what is stored of one; what a task returned may look the same."""
+    return isinstance(value, BaseException) or (isinstance(value, dict) and "exc_type" in value)
 
 
 def _positional(run: Any) -> tuple[str, ...]:

@@ -58,7 +58,8 @@ _PORTABLE_DEPTH = 512
 #: beyond this, a number may not fit a server's numeric type
 _LONG_NUMBER = re.compile(r"\d{400}|[eE][+-]?\d{4}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+#: also one that does not end: each is looked at once
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _FRAME = b"rc1\n"
 #: stands in ``x_exact`` for typed JSON whose bytes are the text in ``x``
 _TYPED_TEXT = b"rc1 typed text"

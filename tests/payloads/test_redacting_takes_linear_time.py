@@ -1,0 +1,84 @@
+"""Redaction takes a time that is linear in the text, whatever the text is."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from rootcellar.payloads import KWARGS, Codec
+from rootcellar.payloads.patterns import DEFAULTS
+from rootcellar.payloads.redacting import Redaction
+from rootcellar.payloads.redactor import Redactor
+
+SIZE = 10_000_000
+#: seconds of CPU
+MOST = 2.0
+_drawn = random.Random(1)
+
+
+def of(letters: str) -> str:
+    return "".join(_drawn.choices(letters, k=100_000))
+
+
+TEXTS = {
+    "Latin letters": of("abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,"),
+    "Chinese letters": of("".join(map(chr, range(0x4E00, 0x9000)))),
+    "Arabic letters": of("".join(map(chr, range(0x621, 0x64B))) + " "),
+    "Cyrillic letters": of("".join(map(chr, range(0x410, 0x450))) + " "),
+    "emoji": of("😀😁🙂👍🏽 "),
+    "base64": of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"),
+    "digits": of("0123456789"),
+    "digits and gaps": of("0123456789 -"),
+    "groups of digits": "4444 ",
+    "cards": "4111 1111 1111 1111 ",
+    "one letter": "a",
+    "beginnings of names": "pas",
+    "names": "password",
+    "prose": "The token is a token, and the password: the secret of passwords and tokens; api key, access. ",
+    "assignments": "token=x ",
+    "quotes that do not close": "secret:'a\\",
+    "URLs": "see https://user:pw@example.org/a/b?token=abc&x=1 now ",
+    "signs of URLs": "a://",
+    "JSON": '{"name": "x", "password": "y", "n": [1, 2, {"token": null}]}, ',
+    "a traceback": '  File "/srv/tasks.py", line 17, in login\n    raise ValueError(f"no {user}, {password}")\n',
+    "spaces": " ",
+    "after a name, spaces": "token" + " " * 10_000,
+    "controls": "\x00\u202e",
+    "lone surrogates": "\ud800",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_ten_megabytes_take_less_than_two_seconds(name: str) -> None:
+    text = TEXTS[name] * (SIZE // len(TEXTS[name]))
+    redaction = Redaction(DEFAULTS)
+    started = time.process_time()
+    redaction.text(text, {"a secret of the call", "another"})
+    assert time.process_time() - started < MOST
+
+
+@pytest.mark.parametrize("name", sorted(set(TEXTS) - {"lone surrogates"}))
+def test_ten_megabytes_in_an_argument_take_less_than_two_seconds_more(name: str) -> None:
+    text = TEXTS[name] * (SIZE // len(TEXTS[name]))
+    codec, plain = Codec(redactor=Redactor()), Codec()
+    started = time.process_time()
+    plain.encode({"note": text}, task_id="a", field=KWARGS)
+    between = time.process_time()
+    codec.encode({"note": text}, task_id="a", field=KWARGS)
+    assert time.process_time() - between < MOST + (between - started)
+
+
+def test_text_with_very_many_secrets_is_masked_whole() -> None:
+    secrets = {f"secret number {number}" for number in range(50_000)}
+    started = time.process_time()
+    assert Redaction(DEFAULTS).text("x" * 100_000, secrets) == "***"
+    assert time.process_time() - started < MOST
+
+
+@pytest.mark.parametrize("pattern", ["*a*b*c*", "a*b", "*x*y"])
+def test_names_of_keys_are_compared_in_linear_time(pattern: str) -> None:
+    started = time.process_time()
+    assert Redaction([pattern]).value({"ab" * 500_000 + "d": 1}) != 1
+    assert time.process_time() - started < MOST
