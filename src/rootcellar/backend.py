@@ -150,7 +150,10 @@ class ResultBackend(ReadingBackend):
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        """Store a task's state and result, and count its part of a chord in the same transaction.
+        """Store a task's state and result. Where the task has ended, count its part of a chord in the same transaction.
+
+        A task that stores a state for itself has not ended, whatever the state is: the ``mark_as_…`` methods say that
+        it has. Of a ``request`` nothing is stored for another task than its own.
 
         A state that is not final (STARTED, RETRY, an application's own) does not hold up a task: in an outage it is
         stored later, or not at all if the next state comes first.
@@ -162,11 +165,10 @@ class ResultBackend(ReadingBackend):
             NotEncodable: the result cannot be encoded.
             ResultNotStored: the store did not come back within the limit.
         """
+        request = _own_request(task_id, request)
         encodable = self._encodable(result, state, request)
         record = self._record_for_sure(bytes_to_str(task_id), encodable, state, traceback, request)
-        # update_state(FAILURE, meta=…) inside a task does not end it: only an exception does
-        ends = state == states.SUCCESS or isinstance(result, BaseException)
-        part = self.chords.part_of(request, state, encodable, holds_result=False) if ends else None
+        part = self.chords.part_of(request, state, encodable, holds_result=False) if self.chords.is_end() else None
 
         what = f"store {state} of task {task_id}"
         try:
@@ -193,6 +195,46 @@ class ResultBackend(ReadingBackend):
     def _is_over(self, task_id: str) -> bool:
         record = self.store.get(task_id)
         return record is not None and record.done_at is not None
+
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *args: Any, **kwargs: Any) -> None:
+        with self.chords.ending():
+            super().mark_as_done(task_id, result, _own_request(task_id, request), *args, **kwargs)
+
+    def mark_as_failure(
+        self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        with self.chords.ending():
+            super().mark_as_failure(task_id, exc, traceback, _own_request(task_id, request), *args, **kwargs)
+
+    def mark_as_revoked(self, task_id: str, reason: Any = "", request: Any = None, *args: Any, **kwargs: Any) -> None:
+        with self.chords.ending():
+            super().mark_as_revoked(task_id, reason, _own_request(task_id, request), *args, **kwargs)
+
+    def _fail_chain(self, *args: Any, **kwargs: Any) -> None:
+        """Fail what follows a failed task in its chain; Celery has this method since 5.7."""
+        with self.chords.ending():
+            super()._fail_chain(*args, **kwargs)
+
+    def end_unrecorded(self, request: Any, exc: BaseException) -> None:
+        """Count the part of a task that has ended and for which Celery records nothing.
+
+        The part is what the task has stored for itself, if that is a final state, else a failure.
+
+        Args:
+            request: the task's request; also that of a message from which no task could be made.
+            exc: why there is no record: ``Ignore``, ``Reject``, or that the task is not known.
+        """
+        if not request.chord and not request.chain:
+            return
+
+        def count() -> None:
+            if not (request.chord and self.chords.count_by_hand(request)):
+                self.mark_as_failure(request.id, exc, request=request, store_result=False, call_errbacks=False)
+
+        if process.is_worker_main():
+            self._see_to(count, f"count the end of task {request.id}")
+        else:
+            count()
 
     def _store_from_main(
         self, record: TaskRecord, part: ChordPart | None, request: Any, what: str
@@ -447,6 +489,13 @@ class ResultBackend(ReadingBackend):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.as_uri()}>"
+
+
+def _own_request(task_id: Any, request: Any) -> Any:
+    """Return a request if it is that of this task; ``None`` for another one's, of which nothing may be stored here."""
+    # that of a message whose task is not known has no id
+    own = getattr(request, "id", task_id)
+    return request if own is not None and str(bytes_to_str(own)) == str(bytes_to_str(task_id)) else None
 
 
 def _is_on(value: Any) -> bool:

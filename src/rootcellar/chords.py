@@ -13,6 +13,8 @@ import hashlib
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -40,6 +42,9 @@ from rootcellar.urls import redact
 T = TypeVar("T")
 
 logger = get_logger(__name__)
+
+#: whether what is stored at this moment is the end of a task
+_is_end: ContextVar[bool] = ContextVar("rootcellar_is_end", default=False)
 
 #: the attribute of a request under which the progress waits between storing the result and calling the body
 _PROGRESS = "_rootcellar_chord_progress"
@@ -118,24 +123,55 @@ class Chords:
             request: the task's request, or ``None``.
             state: the state to be stored.
             result: the encodable result.
-            holds_result: whether the part must hold the result, because no task record will.
+            holds_result: whether the part must bring the result, because it comes without a record.
         """
         if request is None or not getattr(request, "chord", None) or state not in states.READY_STATES:
             return None
         if not request.group or not request.id:
             return None
-        # a SUCCESS stays as it is in the task's record; anything else may be overwritten there
-        keeps = holds_result or state != states.SUCCESS
+        return self._part(request, state, self._encoded(result, state, request) if holds_result else None)
+
+    def _part(self, request: Any, state: str, result: Payload | None) -> ChordPart:
         return ChordPart(
             group_id=request.group,
             task_id=request.id,
             group_index=request.group_index,
             state=state,
-            result=self._encoded(result, state, request) if keeps else None,
+            result=result,
             owner=self.owner,
             expires_at=self._backend.retention.chord_expiry(datetime.now(timezone.utc)),
             delivery=uuid.uuid4().hex,
         )
+
+    def count_by_hand(self, request: Any) -> bool:
+        """Count a part whose task has stored a final state for itself, and ended without another one.
+
+        Returns:
+            whether there was such a state.
+        """
+        task_id = request.id
+        record = self._backend.ensure(lambda: self._backend.store.get(task_id), f"read task {task_id}")
+        if record is None or record.state not in states.READY_STATES:
+            return False
+        part = self._part(request, record.state, record.result)
+        progress = self._backend.ensure(
+            lambda: self._backend.store.count_part(part, lease=self.lease), f"count a part of chord {part.group_id}"
+        )
+        self.proceed(request, progress)
+        return True
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Say that what is stored within is the end of a task."""
+        token = _is_end.set(True)
+        try:
+            yield
+        finally:
+            _is_end.reset(token)
+
+    def is_end(self) -> bool:
+        """Tell whether what is stored now is the end of a task, and so a part of its chord."""
+        return _is_end.get()
 
     def _encoded(self, result: Any, state: str, request: Any) -> Payload:
         call = self._backend.recorder.call_of(request)

@@ -13,11 +13,14 @@ import weakref
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
+import celery
 from billiard import current_process
-from celery import signals
+from celery import signals, states
 from celery._state import get_current_task
-from celery.exceptions import WorkerShutdown
+from celery.app.task import Context, Task
+from celery.exceptions import NotRegistered, WorkerShutdown
 from celery.utils.log import get_logger
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from rootcellar.errors import RootcellarError
 from rootcellar.retrying import is_patient
@@ -30,6 +33,9 @@ logger = get_logger(__name__)
 SENT_AT = "rootcellar_sent_at"
 #: the attribute of ``task.request`` that says when the task was started
 STARTED_AT = "rootcellar_started_at"
+
+#: since 5.7 the worker's main process records the failure of a task that rejects its message for good
+_IS_REJECTION_RECORDED = celery.VERSION >= (5, 7)
 
 
 def read_moment(value: Any) -> datetime | None:
@@ -74,6 +80,51 @@ def _note_started(task: Any = None, **_: Any) -> None:
     setattr(task.request, STARTED_AT, _now())
 
 
+def _on_task_end(sender: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
+    """Count the part of a task that ended by Ignore or Reject: Celery does not tell its result backend of these."""
+    is_ignored = state == states.IGNORED and not _was_replaced(retval)
+    is_rejected = state == states.REJECTED and not _IS_REJECTION_RECORDED and not retval.requeue
+    if is_ignored or is_rejected:
+        _end_unrecorded(sender.backend, sender.request, retval)
+
+
+def _was_replaced(exc: BaseException | None) -> bool:
+    """Tell whether ``self.replace`` raised this, so that another task takes the place of this one in its chord."""
+    while exc is not None:
+        entry = exc.__traceback__
+        while entry is not None:
+            if entry.tb_frame.f_code is Task.replace.__code__:
+                return True
+            entry = entry.tb_next
+        exc = exc.__context__
+    return False
+
+
+def _on_task_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: Any) -> None:
+    _end_message(sender.app.backend, message, NotRegistered(name))
+
+
+def _on_task_invalid(sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
+    _end_message(sender.app.backend, message, exc)
+
+
+def _end_message(backend: Any, message: Any, exc: BaseException) -> None:
+    """Count the part of a message that no task will be made of."""
+    try:
+        payload = message.payload
+    except (ContentDisallowed, DecodeError) as unreadable:
+        logger.error("A message cannot be read; if it is part of a chord, that does not end: %s", unreadable)
+        return
+    # protocol 2 has the chord and the chain beside the arguments, protocol 1 has all in one mapping
+    fields = {**message.headers, **payload[2]} if isinstance(payload, (list, tuple)) else payload
+    _end_unrecorded(backend, Context(fields), exc)
+
+
+def _end_unrecorded(backend: Any, request: Any, exc: BaseException) -> None:
+    if backend in _alive:
+        backend.end_unrecorded(request, exc)
+
+
 class Life(Protocol):
     """What a backend lets the process's life do with it."""
 
@@ -83,6 +134,9 @@ class Life(Protocol):
 
     def start_background(self) -> None:
         """Begin, in threads, what a worker's main process does beside its work."""
+
+    def end_unrecorded(self, request: Any, exc: BaseException) -> None:
+        """Count the part of a task that has ended and for which Celery records nothing."""
 
     def give_up(self) -> None:
         """Say what will not be stored because this process ends."""
@@ -127,6 +181,9 @@ def connect_signals() -> None:
     """Connect what this module does to Celery's signals; to be called any number of times."""
     signals.before_task_publish.connect(_note_sent, weak=False, dispatch_uid="rootcellar.sent")
     signals.task_prerun.connect(_note_started, weak=False, dispatch_uid="rootcellar.started")
+    signals.task_postrun.connect(_on_task_end, weak=False, dispatch_uid="rootcellar.unrecorded")
+    signals.task_unknown.connect(_on_task_unknown, weak=False, dispatch_uid="rootcellar.unknown")
+    signals.task_rejected.connect(_on_task_invalid, weak=False, dispatch_uid="rootcellar.invalid")
     signals.worker_ready.connect(_on_worker_ready, weak=False, dispatch_uid="rootcellar.ready")
     signals.worker_shutdown.connect(_on_worker_shutdown, weak=False, dispatch_uid="rootcellar.end")
     signals.worker_process_shutdown.connect(close_all, weak=False, dispatch_uid="rootcellar.shutdown")

@@ -14,6 +14,8 @@ FAILED = frozenset({"FAILURE", "REVOKED"})
 
 #: the longest time, in seconds: a thousand years; every server holds a date so far away
 LONGEST = 1_000 * 365.25 * 86_400
+#: seconds for which an unfinished chord is kept at least, where no setting is for chords
+LEAST_FOR_CHORDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class Retention:
     Attributes:
         results: how long a result is kept, in seconds (``result_expires``).
         failures: how long a failure is kept, in seconds (``result_failure_expires``); ``None`` as long as any result.
-        chords: how long an unfinished chord is kept, in seconds (``result_chord_expires``); ``None`` as any result.
+        chords: how long an unfinished chord is kept after its last part came, in seconds (``result_chord_expires``);
+            ``None`` for as long as any result, but a day at least: a chord may run for longer than results are kept.
     """
 
     results: float | None
@@ -36,8 +39,10 @@ class Retention:
         return _after(now, seconds)
 
     def chord_expiry(self, now: datetime) -> datetime | None:
-        """Return when a chord that began ``now`` may be deleted, ``None`` for never."""
-        return _after(now, self.results if self.chords is None else self.chords)
+        """Return when a chord that began, or of which a part came, ``now`` may be deleted; ``None`` for never."""
+        if self.chords is not None:
+            return _after(now, self.chords)
+        return _after(now, max(self.results, LEAST_FOR_CHORDS) if self.results else None)
 
 
 def _after(now: datetime, seconds: float | None) -> datetime | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 from collections.abc import Callable
 from typing import Any
 
+import redis
 from celery import Celery, chain, chord, current_app, group
 from celery.exceptions import Ignore, Reject
 from celery.result import allow_join_result
@@ -213,6 +215,23 @@ def where(self: Any, *_: Any) -> dict[str, Any]:
 
 
 @task(bind=True)
+def report(self: Any, port: int, state: str, task_id: str | None = None) -> str:
+    """Store a state for a task, or for itself, wait to be let on, and return."""
+    self.update_state(task_id=task_id, state=state, meta={"by": "hand"})
+    wait_at(port)
+    return "returned"
+
+
+@task(bind=True)
+def report_and_retry(self: Any, state: str) -> str:
+    """Store a state for itself, and run once more."""
+    if not self.request.retries:
+        self.update_state(state=state, meta=ValueError("by hand") if state == "FAILURE" else {"by": "hand"})
+        raise self.retry(countdown=0)
+    return "returned"
+
+
+@task(bind=True)
 def settle(self: Any, state: str) -> str:
     """Store a state that means an end, by hand, and then go on."""
     self.update_state(state=state, meta={"by": "hand"})
@@ -266,6 +285,12 @@ def ignore(self: Any, state: str = "") -> None:
     if state:
         self.update_state(state=state, meta={"left": "alone"})
     raise Ignore
+
+
+@task()
+def lose_worker() -> None:
+    """End the process of the pool that runs it."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @task(ignore_result=True)
@@ -362,6 +387,13 @@ def old_errback(self: Any, task_id: str) -> str:
 def errback(request: Any, exc: BaseException, traceback: Any) -> None:
     """Called where the task failed; leaves a result under an id that the test can know."""
     current_app.backend.store_result(f"errback of {request.id}", [request.id, repr(exc)], "SUCCESS")
+
+
+@task()
+def count_errback(request: Any, exc: BaseException, traceback: Any, url: str, key: str) -> None:
+    """Note in a list of Redis for which task it was called."""
+    with redis.Redis.from_url(url) as client:
+        client.rpush(key, request.id)
 
 
 if "TEST_BROKER" in os.environ:

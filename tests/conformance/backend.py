@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -256,6 +256,82 @@ class TestEssentials:
     def test_chord(self, bench: Bench) -> None:
         result = chord((bench.tasks.add.s(n, n) for n in range(20)), bench.tasks.total.s())()
         assert result.get(timeout=WAIT) == sum(2 * n for n in range(20))
+
+    def test_chord_ends_however_a_member_ends(self, bench: Bench) -> None:
+        tasks = bench.tasks
+        values = {
+            "its result is ignored": (tasks.ignored.s(), "for nobody"),
+            "it has stored a result and raises Ignore": (tasks.ignore.s("SUCCESS"), {"left": "alone"}),
+            "it is replaced": (tasks.replace_by_task.s(1), 11),
+            "it is replaced by a chord": (tasks.replace_by_chord.s(1), 6),
+            "it is retried": (tasks.retry_until.s(1), 1),
+            "it has stored SUCCESS and is retried": (tasks.report_and_retry.s("SUCCESS"), "returned"),
+            "it has stored FAILURE and is retried": (tasks.report_and_retry.s("FAILURE"), "returned"),
+        }
+        errors = {
+            "it fails": (tasks.fail.s(), "oops"),
+            "it fails and its result is ignored": (tasks.fail.s().set(ignore_result=True), "oops"),
+            "it raises Ignore": (tasks.ignore.s(), "Ignore"),
+            "it has stored FAILURE and raises Ignore": (tasks.ignore.s("FAILURE"), "Dependency"),
+            "it has stored REVOKED and raises Ignore": (tasks.ignore.s("REVOKED"), "Dependency"),
+            "it has stored PROGRESS and raises Ignore": (tasks.ignore.s("PROGRESS"), "Ignore"),
+            "it raises Ignore in a chain": (chain(tasks.ignore.s(), tasks.add.s(1), tasks.add.s(1)), "Ignore"),
+            "it raises Ignore at the end of a chain": (chain(tasks.add.s(1, 1), tasks.ignore.si()), "Ignore"),
+            "it is rejected": (tasks.reject.s(), "not for me"),
+            "its task is not known to the worker": (bench.app.signature("conformance.unknown"), "never registered"),
+            "its task is not known, in a chain": (
+                chain(bench.app.signature("conformance.unknown"), tasks.add.s(1)),
+                "never registered",
+            ),
+        }
+        sent = {
+            way: chord([member, tasks.add.s(1, 1)], tasks.echo.s())()
+            for way, (member, _) in {**values, **errors}.items()
+        }
+        for way, (_, value) in values.items():
+            assert alone(bench, sent[way]).get(timeout=WAIT) == [value, 2], way
+        for way, (_, why) in errors.items():
+            with pytest.raises(ChordError, match=why):
+                alone(bench, sent[way]).get(timeout=WAIT)
+
+    @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
+    def test_member_is_counted_when_it_has_returned(self, bench: Bench, gate: Gate, state: str) -> None:
+        result = chord([bench.tasks.add.s(1, 1), bench.tasks.report.s(gate.port, state)], bench.tasks.echo.s())()
+        first, member = result.parent.results
+        gate.await_arrival()
+        assert first.get(timeout=WAIT) == 2
+        assert bench.app.AsyncResult(member.id).state == state
+        assert [part.task_id for part in bench.backend.store.chord_parts(result.parent.id)] == [first.id]
+        gate.let_through()
+        assert alone(bench, result).get(timeout=WAIT) == [2, "returned"]
+
+    def test_member_stores_the_state_of_another_task(self, bench: Bench, gate: Gate) -> None:
+        other = new_id()
+        header = [bench.tasks.add.s(1, 1), bench.tasks.report.s(gate.port, "SUCCESS", other)]
+        result = chord(header, bench.tasks.echo.s())()
+        gate.await_arrival()
+        assert result.parent.results[0].get(timeout=WAIT) == 2
+        parts = bench.backend.store.chord_parts(result.parent.id)
+        assert [part.task_id for part in parts] == [result.parent.results[0].id]
+        found = stored(bench, other)
+        assert found is not None
+        given = {name: value for name, value in asdict(found).items() if value is not None}
+        assert given.keys() <= {"task_id", "state", "result", "done_at", "expires_at"}, "nothing of the reporter"
+        gate.let_through()
+        assert result.get(timeout=WAIT) == [2, "returned"]
+        assert bench.app.AsyncResult(other).get(timeout=WAIT) == {"by": "hand"}
+
+    def test_chord_needs_no_record_of_its_members(self, bench: Bench, gate: Gate) -> None:
+        header = [bench.tasks.add.s(1, 1), bench.tasks.hold.s(gate.port, "last")]
+        result = chord(header, bench.tasks.echo.s())()
+        first, _ = result.parent.results
+        gate.await_arrival()
+        assert first.get(timeout=WAIT) == 2
+        first.forget()
+        bench.backend.cleanup()
+        assert stored(bench, first.id) is None
+        gate.let_through()
+        assert alone(bench, result).get(timeout=WAIT) == [2, "last"]
 
     def test_chord_of_chords(self, bench: Bench) -> None:
         inner = [chord([bench.tasks.add.s(n, m) for m in range(3)], bench.tasks.total.s()) for n in range(3)]
@@ -1386,9 +1462,37 @@ class TestChords:
         header = [tasks.settle.s("FAILURE"), tasks.add.s(1, 1), tasks.settle.s("PROGRESS")]
         result = alone(bench, chord(header, tasks.echo.s())())
         assert result.get(timeout=WAIT) == ["returned", 2, "returned"]
-        # the first SUCCESS stays, and completes the chord at once
+        # the first SUCCESS stays, but the chord gets what the task returned
         result = chord([tasks.settle.s("SUCCESS")], tasks.echo.s())()
-        assert result.get(timeout=10) == [{"by": "hand"}]
+        assert result.get(timeout=WAIT) == ["returned"]
+        assert result.parent[0].get(timeout=WAIT) == {"by": "hand"}
+
+    def test_member_beyond_its_time_limit_ends_the_chord(self, bench: Bench, gate: Gate) -> None:
+        if bench.combination.pool != "prefork":
+            pytest.skip("only prefork has hard time limits")
+        member = bench.tasks.hold.s(gate.port).set(time_limit=1)
+        with pytest.raises(ChordError, match="TimeLimitExceeded"):
+            alone(bench, chord([bench.tasks.add.s(1, 1), member], bench.tasks.echo.s())()).get(timeout=WAIT)
+
+    def test_member_whose_process_is_killed_ends_the_chord(self, bench: Bench) -> None:
+        if bench.combination.pool != "prefork":
+            pytest.skip("only prefork has processes to lose")
+        header = [bench.tasks.add.s(1, 1), bench.tasks.lose_worker.s()]
+        with pytest.raises(ChordError, match="WorkerLostError"):
+            alone(bench, chord(header, bench.tasks.echo.s())()).get(timeout=WAIT)
+
+    def test_member_that_is_revoked_before_it_starts_ends_the_chord(self, bench: Bench, gate: Gate) -> None:
+        if bench.combination.pool != "prefork":
+            pytest.skip("only prefork leaves a task in the queue while all slots are busy")
+        for _ in range(bench.slots):
+            bench.tasks.hold.delay(gate.port)
+            gate.await_arrival()
+        result = chord([bench.tasks.add.s(1, 1), bench.tasks.add.s(2, 2)], bench.tasks.echo.s())()
+        revoked = {"task_id": result.parent.results[1].id}
+        assert bench.app.control.broadcast("revoke", arguments=revoked, reply=True, limit=1, timeout=WAIT)
+        gate.let_through()
+        with pytest.raises(ChordError, match="TaskRevokedError"):
+            alone(bench, result).get(timeout=WAIT)
 
     @pytest.mark.parametrize("name", ["own", "unimportable", "picky", "text"])
     def test_a_failing_header(self, bench: Bench, name: str) -> None:
@@ -1836,6 +1940,19 @@ class TestSettings:
             record = stored(bench, one.id)
             assert record is not None
             assert record.expires_at is None
+
+    def test_chord_outlives_the_results_of_its_members(self, start_bench: Callable[..., Bench], gate: Gate) -> None:
+        bench = start_bench(result_expires=3600)
+        header = [bench.tasks.add.s(1, 1), bench.tasks.hold.s(gate.port, "last")]
+        result = chord(header, bench.tasks.echo.s())()
+        first, _ = result.parent.results
+        gate.await_arrival()
+        assert first.get(timeout=WAIT) == 2
+        while bench.backend.store.delete_expired(datetime.now(timezone.utc) + timedelta(hours=2)):
+            pass
+        assert stored(bench, first.id) is None
+        gate.let_through()
+        assert alone(bench, result).get(timeout=WAIT) == [2, "last"]
 
     def test_only_failures_expire(self, start_bench: Callable[..., Bench]) -> None:
         bench = start_bench(result_expires=None, result_failure_expires=60)

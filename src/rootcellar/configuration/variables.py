@@ -79,7 +79,9 @@ class CeleryVariables(_Variables):
     celery_result_backend: BackendChoice = _is("Where results are kept.", "must be given")
     celery_result_expires: Expiry = _is("How long a result is kept.", "`1d`")
     celery_result_failure_expires: Expiry = _is("How long a failure is kept.", "as any result")
-    celery_result_chord_expires: Expiry = _is("How long an unfinished chord is kept.", "as any result")
+    celery_result_chord_expires: Expiry = _is(
+        "How long an unfinished chord is kept after its last part came.", "as any result, but a day at least"
+    )
     celery_result_extended: Flag = _is("Keep the arguments of tasks too.", "`false`")
     celery_result_serializer: Serializer = _is("How results are written.", "`rootcellar-json`; with `rpc` `json`")
     celery_result_accept_content: Contents = _is(
