@@ -125,6 +125,10 @@ class RabbitChecks(ServerChecks):
         return None
 
     @property
+    def service(self) -> str:
+        return "AMQP (RabbitMQ)"
+
+    @property
     def hosts(self) -> Sequence[Host]:
         return [(str(self._about["hostname"] or "localhost"), int(self._about["port"] or 5672))]
 

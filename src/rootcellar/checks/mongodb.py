@@ -85,6 +85,10 @@ class MongoChecks(ServerChecks):
         return str(parse_uri(self._uri)["nodelist"][0][0])
 
     @property
+    def service(self) -> str:
+        return "MongoDB"
+
+    @property
     def wants_tls(self) -> bool:
         return bool(self._option("tls") or self._option("ssl"))
 

@@ -86,6 +86,10 @@ class MySQLChecks(ServerChecks):
         return str(self._settings.get("unix_socket", ""))
 
     @property
+    def service(self) -> str:
+        return "MySQL"
+
+    @property
     def wants_tls(self) -> bool | None:
         return True if self._settings.get("ssl") else (False if self._settings.get("ssl_disabled") else None)
 

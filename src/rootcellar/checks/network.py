@@ -16,6 +16,7 @@ from typing import Any
 from rootcellar import errors
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import milliseconds
+from rootcellar.checks.services import service_of
 from rootcellar.checks.steps import Checks, Step, code_of, failed, is_about_tls, ok, wrong
 from rootcellar.stores import tls
 
@@ -23,6 +24,9 @@ from rootcellar.stores import tls
 PATIENCE = 2.0
 #: days before a certificate's end from which it is warned of
 SOON = 14
+
+#: errors that a server of another kind may cause
+_UNCLEAR = (errors.StoreError, errors.StoreUnavailable)
 
 Host = tuple[str, int]
 #: brings a connection to where TLS begins
@@ -71,6 +75,11 @@ class ServerChecks(Checks):
     def tls_host(self) -> Host:
         """Who shows the certificate."""
         return self.hosts[0]
+
+    @property
+    def service(self) -> str:
+        """The protocol that the server should speak, as :mod:`rootcellar.checks.services` calls it; empty: any."""
+        return ""
 
     @abstractmethod
     def enter(self) -> str:
@@ -150,10 +159,15 @@ class ServerChecks(Checks):
     def _tls(self) -> Iterator[Finding]:
         if self.wants_tls and not any(speaks_tls(*host, self.begin_tls) for host in self.hosts):
             # drivers may wait for long here
-            yield wrong("tls-not-offered", "the server does not speak TLS on this port")
+            yield self._other_service() or wrong("tls-not-offered", "the server does not speak TLS on this port")
             return
         self._try_to_enter()
         refusal = self._refusal
+        if refusal is not None and (is_about_tls(refusal) or type(refusal) in _UNCLEAR):
+            other = self._other_service()
+            if other is not None:
+                yield other
+                return
         if refusal is not None and is_about_tls(refusal):
             yield wrong(code_of(refusal), refusal.what, refusal.remedy)
             return
@@ -167,6 +181,15 @@ class ServerChecks(Checks):
             yield ok("encrypted")
             return
         yield from self._judge(peer, is_here)
+
+    def _other_service(self) -> Finding | None:
+        """Say what answers, if it is a server of another kind."""
+        found = [(host, port, service_of(host, port)) for host, port in self.hosts] if self.service else []
+        others = [(host, port, service) for host, port, service in found if service and service != self.service]
+        if not others or len(others) < len(found):
+            return None
+        places = "; ".join(f"{host}:{port} is a server of {service}" for host, port, service in others)
+        return wrong("wrong-service", f"{places}, not of {self.service}")
 
     def _judge(self, peer: Peer, is_here: bool) -> Iterator[Finding]:
         verified = "verified" if self.is_verified else "not verified"

@@ -91,6 +91,10 @@ class PostgresChecks(ServerChecks):
         return f"{folder}/.s.PGSQL.{self._settings.get('port') or 5432}"
 
     @property
+    def service(self) -> str:
+        return "PostgreSQL"
+
+    @property
     def wants_tls(self) -> bool | None:
         mode = str(self._settings.get("sslmode") or "prefer")
         return None if mode in ("allow", "prefer") else mode != "disable"

@@ -93,6 +93,10 @@ class RedisChecks(ServerChecks):
         return self._address.path
 
     @property
+    def service(self) -> str:
+        return "Redis"
+
+    @property
     def wants_tls(self) -> bool:
         return self._address.tls is not None
 

@@ -129,7 +129,8 @@ def show(
         raise RootcellarError(
             f"nothing is stored of task {visible(task_id)}",
             where=where,
-            remedy="it is unknown, still waits to be started, ignores its result, or its result has expired",
+            remedy="it is unknown, still waits to be started, ignores its result, or its result has expired: "
+            "`rootcellar explain symptom-missing` says how to find out",
         )
     for exc in refused:
         print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)

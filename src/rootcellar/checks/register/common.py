@@ -62,6 +62,14 @@ PROBLEMS = (
         remedy="Start the server, correct the port, and see on which address it listens (listen_addresses, bind).",
     ),
     failure(
+        "wrong-service",
+        "another kind of server answers on the port",
+        why="The address and the port lead to a server that speaks another protocol, so nothing can be stored there. "
+        "Usual reasons: a wrong port, the scheme of another store in the URL, or a proxy in between.",
+        remedy="Correct the port or the host. By default PostgreSQL has 5432, PgBouncer 6432, Redis 6379, Sentinel "
+        "26379, MySQL 3306, MongoDB 27017, RabbitMQ 5672 (its web page 15672).",
+    ),
+    failure(
         "tcp-timeout",
         "the machine does not answer",
         why="A firewall drops what is sent, or the address is not in use. Workers would wait, not work.",

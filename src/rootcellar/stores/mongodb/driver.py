@@ -286,7 +286,7 @@ def translate(exc: Exception, where: str) -> errors.RootcellarError:
         # said so where the driver connects by itself
         kind, remedy = _BY_CODE[18]
     elif code in _OUTAGES:
-        kind, remedy = errors.StoreUnavailable, "nothing: it is tried again"
+        kind, remedy = errors.StoreUnavailable, "wait for the server; if it lasts, see rs.status() and its log"
     elif code in _BY_CODE:
         kind, remedy = _BY_CODE[code]
     elif isinstance(exc, mongo.ConfigurationError) and "wire version" in text:

@@ -24,12 +24,13 @@ NO_DATABASE = 1046
 
 _BUSY = "see the server's log: it is short of a resource"
 _GONE = "see whether the server runs and can be reached"
-_LATER = "nothing: it is tried again"
+_LATER = "wait for the server; if it lasts, see its log for shutdowns and limits on statements"
+_LOCKED = "wait for the others; if it lasts, see who holds locks: SHOW ENGINE INNODB STATUS"
 _SMALLER = "store less in one result"
 _GRANT = "GRANT the right (`rootcellar schema grants`), or let a DBA run what `rootcellar schema sql` prints"
 
 _BY_CODE: dict[int, Kind] = {
-    **dict.fromkeys(CONFLICTS, (errors.StoreUnavailable, _LATER)),
+    **dict.fromkeys(CONFLICTS, (errors.StoreUnavailable, _LOCKED)),
     **dict.fromkeys(READ_ONLY, (errors.StoreReadOnly, "connect to the primary, or wait until the failover ends")),
     **dict.fromkeys((1021, 1114), (errors.DiskFull, "give the server's disk room; results are retried meanwhile")),
     **dict.fromkeys(

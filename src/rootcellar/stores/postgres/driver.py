@@ -138,6 +138,8 @@ _DEFAULTS: dict[str, Any] = {
     "tcp_user_timeout": 15_000,
 }
 
+_LOCKED = "wait for the others; if it lasts, see who holds locks: pg_stat_activity, pg_locks"
+_INTERRUPTED = "wait for the server; if it lasts, see its log for shutdowns, and its statement_timeout"
 READ_ONLY = "25006"
 #: after these the connection's prepared statements or our idea of the tables are stale; a new one puts it right
 STALE = {"0A000", "26000", "42P01", "42P05", "42P10"}
@@ -157,14 +159,14 @@ _BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
     "54000": (errors.RecordRefused, "store less in one result"),
     "54001": (errors.RecordRefused, "nest the result less deeply"),
     # a lock_timeout, and limits on how long a transaction may last or lie idle
-    **dict.fromkeys(("55P03", "25P03", "25P04"), (errors.StoreUnavailable, "nothing: it is tried again")),
+    **dict.fromkeys(("55P03", "25P03", "25P04"), (errors.StoreUnavailable, _LOCKED)),
 }
 _BY_CLASS: dict[str, tuple[type[errors.StoreError], str]] = {
     "08": (errors.StoreUnavailable, "see whether the server runs and can be reached"),
     "22": (errors.RecordRefused, "see which field the server names"),
-    "40": (errors.StoreUnavailable, "nothing: it is tried again"),
+    "40": (errors.StoreUnavailable, _LOCKED),
     "53": (errors.StoreUnavailable, "see the server's log: it is short of a resource"),
-    "57": (errors.StoreUnavailable, "nothing: it is tried again"),
+    "57": (errors.StoreUnavailable, _INTERRUPTED),
     "58": (errors.StoreUnavailable, "see the server's log: its system failed it"),
 }
 #: what a connection pooler answers in place of the server

@@ -44,9 +44,17 @@ _MEANINGS: tuple[tuple[str, type[errors.StoreError], str], ...] = (
     ("LOADING", errors.StoreUnavailable, "wait until the server has read its data"),
     ("MASTERDOWN", errors.StoreUnavailable, "wait until the failover ends"),
     ("CLUSTERDOWN", errors.StoreUnavailable, "wait until the failover ends, and see `redis-cli cluster info`"),
-    ("TRYAGAIN", errors.StoreUnavailable, "nothing: it is tried again"),
+    (
+        "TRYAGAIN",
+        errors.StoreUnavailable,
+        "wait until the slot has moved; `redis-cli --cluster check` shows whether it does",
+    ),
     # a chord and the set that finds it, one of which has gone ahead while their slot moves to another node
-    ("access a non local key", errors.StoreUnavailable, "nothing: it is tried again until the slot has moved"),
+    (
+        "access a non local key",
+        errors.StoreUnavailable,
+        "wait until the slot has moved; `redis-cli --cluster check` shows whether it does",
+    ),
     ("NOREPLICAS", errors.StoreUnavailable, "see why the master has too few replicas"),
     ("BUSY", errors.StoreUnavailable, "see which script keeps the server busy"),
     ("max number of clients", errors.StoreUnavailable, "raise maxclients, or lower redis_max_connections"),

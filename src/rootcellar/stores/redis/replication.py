@@ -137,7 +137,11 @@ class Replication:
         self._are_connected = False
         if isinstance(answer, ServerError) and not str(answer).startswith("NOPERM"):
             # UNBLOCKED: the master became a replica while we waited
-            raise self._replaced(line, f"WAIT was answered with: {answer}", "nothing: it is tried again")
+            raise self._replaced(
+                line,
+                f"WAIT was answered with: {answer}",
+                "wait until the failover ends; if it lasts, see the Sentinels, or `redis-cli cluster nodes`",
+            )
         self._rest(
             str(answer) if isinstance(answer, ServerError) else f"{answer} of {self._replicas} replicas answered"
         )
@@ -153,7 +157,11 @@ class Replication:
             return
         is_master = self._mastership.of(line.address, time.monotonic() - age)
         if is_master is False:
-            raise self._replaced(line, f"{line.address} was replaced as the master", "nothing: it is tried again")
+            raise self._replaced(
+                line,
+                f"{line.address} was replaced as the master",
+                "wait until the failover ends; if it lasts, see the Sentinels, or `redis-cli cluster nodes`",
+            )
         if is_master is None and self._replicas:
             raise self._replaced(
                 line,

@@ -297,4 +297,8 @@ def _with_earlier(record: TaskRecord, blob: bytes) -> TaskRecord | None:
 
 
 def _contended(where: str) -> StoreUnavailable:
-    return StoreUnavailable("the task was stored by others again and again", where=where, remedy="nothing: try again")
+    return StoreUnavailable(
+        "the task was stored by others again and again",
+        where=where,
+        remedy="try again; see what stores the same task so often",
+    )
