@@ -65,6 +65,7 @@ def test_the_session_is_ours_whatever_the_server_s_settings_are(new_mysql: Calla
         sql_mode="ANSI_QUOTES,NO_BACKSLASH_ESCAPES",
         default_time_zone="+05:00",
         character_set_server="latin1",
+        character_set_client_handshake="OFF",
         innodb_lock_wait_timeout=50,
         autocommit=0,
     )

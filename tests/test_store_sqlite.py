@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from rootcellar import errors
+from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import open_store
 
 
@@ -28,3 +31,23 @@ def open_files() -> set[str]:
         with suppress(OSError):
             found.add(os.readlink(f"/proc/self/fd/{descriptor}"))
     return found
+
+
+def test_file_in_utf16_changes_no_result(tmp_path: Path) -> None:
+    path = tmp_path / "wide.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA encoding = 'UTF-16le'")
+        connection.execute("CREATE TABLE other (n int)")
+        assert connection.execute("PRAGMA encoding").fetchone() == ("UTF-16le",)
+    store = open_store(f"sqlite:///{path}")
+    one = TaskRecord(
+        task_id="täsk",
+        state="SUCCESS",
+        name="café 🍅",
+        result=Payload('"café 🍅"'.encode()),
+        done_at=datetime.now(timezone.utc),
+    )
+    store.put(one)
+    assert store.get("täsk") == one
+    assert list(store.scan()) == [one]
+    store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
 from rootcellar.stores.postgres import PostgresStore, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.pooling import Pooling, are_lent_by_turns
+from rootcellar.stores.postgres.pooling import SESSION, Pooling, are_lent_by_turns
 from rootcellar.stores.postgres.secure import SSL_REQUEST
 
 #: milliseconds below which a statement_timeout is in the way
@@ -34,6 +35,15 @@ _SETTINGS = """
 SELECT name, setting FROM pg_settings
 WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'statement_timeout', 'server_encoding')
 """
+#: what the role and the database say of settings, the role in this database last
+_OWN_SETTINGS = """
+SELECT unnest(setconfig) FROM pg_db_role_setting
+WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+  AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user))
+ORDER BY setrole <> 0, setdatabase <> 0
+"""
+#: variables of the environment by which libpq makes settings
+_ENVIRONMENT = {"PGCLIENTENCODING": "client_encoding", "PGDATESTYLE": "datestyle", "PGTZ": "timezone"}
 
 
 class PostgresChecks(ServerChecks):
@@ -194,7 +204,21 @@ class PostgresChecks(ServerChecks):
             problems.append(wrong("postgres-statement-timeout", seen))
         if found["server_encoding"] != "UTF8":
             problems.append(wrong("postgres-encoding", f"server_encoding is {found['server_encoding']}"))
+        if others := self._overridden():
+            yield ok(f"each session sets what the role, the database or the environment says otherwise: {others}")
         yield from problems or [ok(f"fsync on, synchronous_commit {found['synchronous_commit']}")]
+
+    def _overridden(self) -> str:
+        """Return the settings that the role, the database or the environment gives and each session replaces."""
+        found = {}
+        for (entry,) in self._link.execute(_OWN_SETTINGS, prepare=False).fetchall():
+            name, _, value = str(entry).partition("=")
+            found[name.lower()] = value
+        found |= {name: os.environ[variable] for variable, name in _ENVIRONMENT.items() if os.environ.get(variable)}
+        ours = {name.lower(): value for name, value in SESSION.items()}
+        return ", ".join(
+            f"{name}={found[name]}" for name in sorted(found.keys() & ours.keys()) if found[name] != ours[name]
+        )
 
     # -- asking
 

@@ -225,6 +225,8 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         # libpq ends the password at its first raw @, whatever follows
         raise _misplaced_at()
     settings = {**_DEFAULTS, **found, **extra}
+    # over PGCLIENTENCODING, and what the role or the database says: we send and read UTF-8
+    settings["client_encoding"] = "UTF8"
     if "," in str(settings.get("host", "")):
         settings.setdefault("target_session_attrs", "read-write")
     return secure.with_defaults(settings, psycopg.pq.version())

@@ -19,6 +19,24 @@ logger = logging.getLogger(__name__)
 #: what ``prepared_statements`` may be
 CHOICES = ("auto", "on", "off")
 
+#: settings that change what values mean, whatever the role, the database or the environment says of them
+SESSION = {
+    "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+}
+#: asks for the session's process id, and makes the settings in the same round trip; a pooler's session, which others
+#: use after us, keeps them only for this statement
+_SET_UP = "SELECT pg_backend_pid(), " + ", ".join(
+    f"set_config('{name}', '{value}', pg_backend_pid() <> {{pid}})" for name, value in SESSION.items()
+)
+
 #: how often two connections are asked for the session that serves them
 TURNS = 12
 
@@ -81,7 +99,9 @@ class Pooling:
 
 def _is_pooled(connection: Connection) -> bool:
     """Tell whether a pooler answers: it makes up the process id that a server tells of itself at the beginning."""
-    if session_of(connection) == connection.info.backend_pid:
+    own = connection.info.backend_pid
+    (pid, *_) = connection.execute(_SET_UP.format(pid=own).encode(), prepare=False).fetchone() or (0,)
+    if pid == own:
         return False
     # refused by a pooler in statement mode
     with connection.transaction():
