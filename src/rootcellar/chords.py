@@ -24,7 +24,7 @@ from celery.app.task import Context
 from celery.canvas import _chain
 from celery.exceptions import ChordError
 from celery.result import GroupResult
-from celery.utils.functional import _regen
+from celery.utils.functional import _regen, maybe_list
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
@@ -270,10 +270,17 @@ class Chords:
         return True
 
     def _fail(self, callback: Any, exc: ChordError) -> None:
-        """Let the body fail, and what waits for its end: Celery forgets a body that is a chord, or a part of one."""
+        """Let the body fail, and what waits for its end: Celery forgets a body that is a chord, or a part of one.
+
+        Each errback is called once. Celery links one of a chord to the chords in its header too. These fail the outer
+        chord, whose body calls it.
+        """
+        for end, _ in _ends(callback):
+            if end.options.get("chord"):
+                _unlink(callback, _errbacks(maybe_signature(end.options["chord"], app=self._app)))
         self._note_name(callback, exc)
         self._backend.chord_error_from_stack(callback, exc)
-        for end in _ends(callback):
+        for end, errbacks in _ends(callback):
             options = end.options
             request = Context(
                 id=options.get("task_id"),
@@ -281,6 +288,9 @@ class Chords:
                 chord=options.get("chord"),
                 group=options.get("group_id"),
                 group_index=options.get("group_index"),
+                root_id=options.get("root_id"),
+                errbacks=errbacks,
+                delivery_info={},
             )
             known = self._backend.store.get(request.id) if request.id else None
             if request.id and (known is None or known.state not in states.READY_STATES):
@@ -367,17 +377,54 @@ class ChordSweeper(threading.Thread):
         self._end.set()
 
 
-def _ends(signature: Any) -> Iterator[Any]:
-    """Yield the tasks whose end is that of ``signature``."""
+def _ends(signature: Any, errbacks: list[Any] | None = None) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield the tasks whose end is that of ``signature``, each with the errbacks that Celery would not call.
+
+    Celery calls those of a chord's body, but not those of the body of a chord that is a body.
+
+    Args:
+        signature: a task, a chord, a group or a chain.
+        errbacks: those of what ``signature`` is in; ``None`` where Celery calls the errbacks of ``signature``.
+    """
     if isinstance(signature, chord):
-        yield from _ends(signature.body)
-    elif isinstance(signature, group):
+        yield from _ends(signature.body, errbacks or [])
+        return
+    if errbacks is not None:
+        own = _linked(signature)
+        errbacks = [*errbacks, *(errback for errback in own if errback not in errbacks)]
+    if isinstance(signature, group):
         for member in signature.tasks:
-            yield from _ends(member)
+            yield from _ends(member, errbacks)
     elif isinstance(signature, _chain):
-        yield from _ends(signature.tasks[-1])
+        # the tasks of a chain that never began have errbacks of their own, which Celery does not call either
+        yield from ((end, errbacks or []) for end, _ in _ends(signature.tasks[-1]))
     else:
-        yield signature
+        yield signature, errbacks or []
+
+
+def _inner(signature: Any) -> list[Any]:
+    """Return the signatures whose errbacks are called where ``signature`` fails, beside its own."""
+    if isinstance(signature, chord):
+        return [signature.body]
+    return list(signature.tasks) if isinstance(signature, group) else []
+
+
+def _linked(signature: Any) -> list[Any]:
+    """Return the errbacks that are linked to a signature itself."""
+    return list(maybe_list(signature.options.get("link_error")) or [])
+
+
+def _errbacks(signature: Any) -> list[Any]:
+    """Return the errbacks that are called where ``signature`` fails."""
+    return [*_linked(signature), *(errback for inner in _inner(signature) for errback in _errbacks(inner))]
+
+
+def _unlink(signature: Any, errbacks: list[Any]) -> None:
+    """Take ``errbacks`` from those that are called where ``signature`` fails."""
+    if linked := _linked(signature):
+        signature.options["link_error"] = [errback for errback in linked if errback not in errbacks]
+    for inner in _inner(signature):
+        _unlink(inner, errbacks)
 
 
 def _shaped(member: Any, values: dict[str, Any]) -> Any:

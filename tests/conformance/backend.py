@@ -49,6 +49,7 @@ from tests.conformance.crew import Crew
 from tests.conformance.gate import Gate
 from tests.conformance.stores import crew, eventually, in_threads  # noqa: F401  crew is a fixture
 from tests.conformance.under_test import Combination, StoreUnderTest
+from tests.servers import RedisServer
 
 #: seconds that a test waits for a result that should come at once
 WAIT = 30.0
@@ -1335,6 +1336,38 @@ class TestFailedParents:
             asyncio.run(wait())
 
 
+def _chord(tasks: Any) -> Any:
+    return chord([tasks.total.s(), tasks.total.s()], tasks.total.s())
+
+
+#: chords that fail and have an errback
+CHORDS_WITH_ERRBACKS: dict[str, Callable[[Any, Any], Any]] = {
+    "its body is a task": lambda t, errback: _failing(t, t.total.s()).on_error(errback),
+    "its body is a chord": lambda t, errback: _failing(t, _chord(t)).on_error(errback),
+    "its body is a chord, the errback is that one's": lambda t, errback: _failing(t, _chord(t).on_error(errback)),
+    "its body is a chord whose body is a chord": lambda t, errback: _failing(
+        t, chord([t.total.s()], _chord(t))
+    ).on_error(errback),
+    "its body is a chord whose body is a chain": lambda t, errback: _failing(
+        t, chord([t.total.s()], chain(t.total.s(), t.add.s(1)))
+    ).on_error(errback),
+    "its body is a chain": lambda t, errback: _failing(t, chain(t.total.s(), t.add.s(1))).on_error(errback),
+    "a chord in its header": lambda t, errback: _around(t, _failing(t, t.total.s())).on_error(errback),
+    "a chord in its header, the errback is that one's": lambda t, errback: _around(
+        t, _failing(t, t.total.s()).on_error(errback)
+    ),
+    "a chord in its header, whose body is a chord": lambda t, errback: _around(t, _failing(t, _chord(t))).on_error(
+        errback
+    ),
+    "a chord in its header, whose body is a group": lambda t, errback: _around(
+        t, _failing(t, group(t.total.s(), t.echo.s()))
+    ).on_error(errback),
+    "a chord in the header of a chord in its header": lambda t, errback: _around(
+        t, _around(t, _failing(t, t.total.s()))
+    ).on_error(errback),
+}
+
+
 class TestChords:
     def test_the_order_is_that_of_the_header(self, bench: Bench) -> None:
         with Gate() as first, Gate() as last:
@@ -1551,6 +1584,20 @@ class TestChords:
                 alone(bench, result).get(timeout=WAIT)
             task_id, _ = bench.app.AsyncResult(f"errback of {result.id}").get(timeout=WAIT)
             assert task_id == result.id
+
+    @pytest.mark.parametrize("name", CHORDS_WITH_ERRBACKS)
+    @pytest.mark.filterwarnings("ignore:task_allow_error_cb_on_chord_header")
+    def test_errback_of_a_nested_chord_is_called_once(self, bench: Bench, redis_server: RedisServer, name: str) -> None:
+        key = new_id()
+        result = CHORDS_WITH_ERRBACKS[name](bench.tasks, bench.tasks.count_errback.s(redis_server.url, key))()
+        with pytest.raises((ChordError, ValueError), match="oops"):
+            alone(bench, result).get(timeout=WAIT)
+        until_idle(bench)
+        with redis_server.client() as client:
+            called = [task_id.decode() for task_id in client.lrange(key, 0, -1)]
+        assert len(called) == 1
+        if name != "a chord in its header, the errback is that one's":
+            assert called == [result.id]
 
     def test_what_follows_a_failing_chord_fails(self, bench: Bench) -> None:
         tasks = bench.tasks
