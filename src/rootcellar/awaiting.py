@@ -250,7 +250,7 @@ class as_completed:
         self._propagate = propagate
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        told: queue.Queue[_News] = queue.Queue()
+        told: queue.SimpleQueue[_News] = queue.SimpleQueue()
         deadline = _deadline(self._timeout)
         with self._subscribed(told.put) as coming:
             while coming.left:
@@ -284,10 +284,8 @@ class as_completed:
         others = callbacks.besides(callbacks.waiting(), self._ids)
 
         def subscribe(backend: Readable, ids: Iterable[str], tell: Tell, *, is_other: bool = False) -> None:
-            subscription = backend.waiter.watcher().subscribe(
-                ids, lambda news: put(_News(backend, news, is_other)), tell
-            )
-            stack.callback(subscription.cancel)
+            watcher = backend.waiter.watcher()
+            stack.enter_context(watcher.told(ids, lambda news: put(_News(backend, news, is_other)), tell))
 
         with contextlib.ExitStack() as stack:
             for backend, ids in self._ids.items():
@@ -457,7 +455,7 @@ def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _take(told: queue.Queue[T], deadline: float | None, watchers: Iterable[Watcher]) -> T:
+def _take(told: queue.SimpleQueue[T], deadline: float | None, watchers: Iterable[Watcher]) -> T:
     try:
         return told.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
     except queue.Empty:

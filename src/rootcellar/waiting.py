@@ -6,6 +6,7 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import TimeoutError as NotInTime
+from contextlib import ExitStack
 from functools import partial
 
 from celery.exceptions import TimeoutError
@@ -156,23 +157,20 @@ def wait_everywhere(
         return
     if is_last:
         raise timed_out()
-    told: queue.Queue[tuple[Waiter, Told]] = queue.Queue()
+    told: queue.SimpleQueue[tuple[Waiter, Told]] = queue.SimpleQueue()
     tell = Tell.CHANGES if on_change else Tell.RECORD
-    subscriptions = [
-        waiter.watcher().subscribe(ids, partial(_put, told, waiter), tell) for waiter, ids in waiting.items() if ids
-    ]
-    subscriptions += [
-        waiter.watcher().subscribe(ids, partial(_put_records, told, waiter)) for waiter, ids in besides.items() if ids
-    ]
-    try:
+    with ExitStack() as stack:
+        for waiter, ids in waiting.items():
+            if ids:
+                stack.enter_context(waiter.watcher().told(ids, partial(_put, told, waiter), tell))
+        for waiter, ids in besides.items():
+            if ids:
+                stack.enter_context(waiter.watcher().told(ids, partial(_put_records, told, waiter)))
         while any(waiting.values()):
             waiter, news = _next(told, waiting, deadline, interval, on_interval)
             for record in _records(news):
                 if take(waiter, record):
                     yield waiter, record
-    finally:
-        for subscription in subscriptions:
-            subscription.cancel()
 
 
 def _first_look(
@@ -203,7 +201,7 @@ def _first_look(
 
 
 def _next(
-    told: queue.Queue[tuple[Waiter, Told]],
+    told: queue.SimpleQueue[tuple[Waiter, Told]],
     waiting: Mapping[Waiter, Mapping[str, None]],
     deadline: float | None,
     interval: float,
@@ -222,11 +220,11 @@ def _next(
                 on_interval()
 
 
-def _put(told: queue.Queue[tuple[Waiter, Told]], waiter: Waiter, news: Told) -> None:
+def _put(told: queue.SimpleQueue[tuple[Waiter, Told]], waiter: Waiter, news: Told) -> None:
     told.put((waiter, news))
 
 
-def _put_records(told: queue.Queue[tuple[Waiter, Told]], waiter: Waiter, news: Told) -> None:
+def _put_records(told: queue.SimpleQueue[tuple[Waiter, Told]], waiter: Waiter, news: Told) -> None:
     """Pass on records, but no error: it would end the wait for other tasks, and these are not waited for."""
     if not isinstance(news, RootcellarError):
         told.put((waiter, news))

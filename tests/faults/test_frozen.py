@@ -104,7 +104,7 @@ def test_nor_is_whatever_else_is_asked(server: PostgresServer, url: str, monkeyp
             chain.get(timeout=TIMEOUT)
         assert caught.value.retryable
         assert time.monotonic() - began < TIMEOUT + SLACK
-        assert not store._pool._idle, "the others are not asked one after the other"
+        assert not store._pool.idle, "the others are not asked one after the other"
     assert store.put(record("later")).written
     assert store.get("there 3") is not None
     store.close()

@@ -143,6 +143,11 @@ class ConnectionPool(Generic[C]):
         if not may_cross_forks:
             _pools.append(weakref.ref(self, _pools.remove))
 
+    @property
+    def idle(self) -> int:
+        """How many connections of this process are open and not in use."""
+        return sum(slot.loan is None for slot in self._state.get().slots.copy())
+
     def connection(self, *, fresh: bool = False) -> Loan[C]:
         """Lend a connection for the length of a ``with`` block.
 

@@ -16,11 +16,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.records import TaskRecord
+from rootcellar.stores.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class Watcher(ABC):
         self._cancelled: deque[Subscription] = deque()
         self._youngest = 0.0
         self._thread: threading.Thread | None = None
+        #: whether it was started
+        self._has_thread = False
         self._is_closed = False
         #: why nothing can be found out at present, while that is so
         self.outage: RootcellarError | None = None
@@ -107,18 +110,39 @@ class Watcher(ABC):
             deliver: called with what is told, in the watcher's thread; must not block.
             tell: what to tell.
         """
+        subscription = self._new_subscription(task_ids, deliver, tell)
+        self._begin_telling(subscription)
+        return subscription
+
+    @contextlib.contextmanager
+    def told(self, task_ids: Iterable[str], deliver: Deliver, tell: Tell = Tell.RECORD) -> Iterator[None]:
+        """Wait for tasks, as :meth:`subscribe` does, in a ``with`` block; nothing is left of it, however it ends."""
+        subscription = self._new_subscription(task_ids, deliver, tell)
+        try:
+            try:
+                self._begin_telling(subscription)
+                yield
+            finally:
+                subscription.cancel()
+        except BaseException:
+            # once more, because an interruption may have struck in the first call
+            subscription.cancel()
+            raise
+
+    def _new_subscription(self, task_ids: Iterable[str], deliver: Deliver, tell: Tell) -> Subscription:
         # of the others there is nothing to tell, and one of them must not fail the look at all
-        subscription = Subscription(self, filter(self._can_exist, task_ids), deliver, tell)
+        return Subscription(self, filter(self._can_exist, task_ids), deliver, tell)
+
+    def _begin_telling(self, subscription: Subscription) -> None:
         with self._lock:
             is_closed = self._is_closed
             if not is_closed:
                 self._add(subscription)
         if is_closed:
             subscription.waiting = {}
-            deliver(_closed())
+            subscription.deliver(_closed())
         else:
             self._wake()
-        return subscription
 
     def _can_exist(self, task_id: str) -> bool:
         """Tell whether the server can hold a task with this id."""
@@ -131,13 +155,13 @@ class Watcher(ABC):
             self._subscriptions[task_id].append(subscription)
             self._fresh[task_id] = _for_both(tell, self._fresh.get(task_id, tell))
             self._gone.pop(task_id, None)
-        if self._thread is None:
+        if not self._has_thread:
             self._start()
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        thread.start()
-        self._thread = thread
+        """Start the thread; interrupted between these two, it is started twice, and the second one ends at once."""
+        start_thread(self._run, self._name)
+        self._has_thread = True
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """See :meth:`Subscription.cancel`. Takes no lock: the garbage collector may call it anywhere in any thread."""
@@ -177,6 +201,11 @@ class Watcher(ABC):
         """Find out and :meth:`_tell`, until :meth:`_is_idle` for long or the watcher is closed."""
 
     def _run(self) -> None:
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._thread = threading.current_thread()
+            self._has_thread = True
         try:
             self._serve()
         except RootcellarError as exc:
@@ -190,6 +219,7 @@ class Watcher(ABC):
             self._forget_cancelled()
             with self._lock:
                 self._thread = None
+                self._has_thread = False
                 if self._subscriptions:
                     # somebody subscribed while the thread was ending
                     self._all_are_fresh()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from rootcellar.errors import PayloadError, RecordRefused, RootcellarError
 from rootcellar.stores.forking import PerProcess
+from rootcellar.stores.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +67,7 @@ class Breaker:
             if switch.is_open:
                 return
             stop = switch.stop = threading.Event()
-            thread = threading.Thread(target=self._wait_until_back, args=(switch, stop), name="rootcellar-cache")
-            thread.daemon = True
-            thread.start()
+            start_thread(partial(self._wait_until_back, switch, stop), "rootcellar-cache")
             # not before: who is interrupted here must not leave it open with nobody to close it
             switch.is_open = True
         logger.warning("The cache is out of use, results come from the durable store meanwhile: %s", exc)
