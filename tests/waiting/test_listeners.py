@@ -294,6 +294,16 @@ def test_waiter_is_told_while_another_writer_has_the_listener_locked(
     assert inbox.take(1, timeout=10) == ["later"], "and told again after the other's session has ended"
 
 
+def test_result_whose_writer_died_before_its_notification_is_told_soon(database: Database, postgres_url: str) -> None:
+    with opened(postgres_url) as store:
+        inbox = subscribe(store.watcher(), ["one"])
+        until(lambda: database.waiters() == 1, "it is registered")
+        database.rows(
+            "INSERT INTO celery_taskmeta (task_id, status, result, date_done) VALUES ('one', 'SUCCESS', '1', now())"
+        )
+        assert inbox.take(1) == ["one"]
+
+
 def write_of(store: Store, task_id: str) -> Write:
     """Return what ``put`` hands to the writer, for records that are to share a commit."""
     one = record(task_id)

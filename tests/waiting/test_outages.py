@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -18,6 +19,7 @@ from celery.exceptions import TimeoutError
 import rootcellar
 from rootcellar.errors import StoreUnavailable
 from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.postgres import PostgresStore, driver, listening
 from rootcellar.stores.watching import Tell
 from rootcellar.waiting import Waiter
 from tests.background import Background
@@ -174,6 +176,91 @@ def stores(store: Store, task_id: str) -> bool:
             raise
         return False
     return True
+
+
+@pytest.fixture
+def replicated(new_postgres: Callable[..., PostgresServer]) -> Iterator[tuple[PostgresServer, StandbyServer, str]]:
+    """A primary, its standby, and a URL that names both, of a database that has the tables."""
+    primary = new_postgres()
+    url = primary.create_database()
+    with opened(url):
+        pass
+    with StandbyServer(primary) as standby:
+        until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"), "it follows")
+        both = url.replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
+        yield primary, standby, f"{both}?connect_timeout=2"
+        primary.resume()
+
+
+@pytest.mark.parametrize("who", ["the waiter itself", "another store of the process"])
+def test_waiter_leaves_a_frozen_primary_that_was_replaced(
+    replicated: tuple[PostgresServer, StandbyServer, str], monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """A frozen server says nothing, and its kernel keeps the connection: nothing tells a client that listens there."""
+    primary, standby, url = replicated
+    is_alone = who == "the waiter itself"
+    if is_alone:
+        monkeypatch.setattr(listening, "SIGN_OF_LIFE", 0.2)
+        monkeypatch.setattr(listening, "ANSWER", 1.0)
+    else:
+        # the other way to learn of it is switched off
+        monkeypatch.setattr(listening, "SIGN_OF_LIFE", 3600.0)
+    new = Database(url.replace(f":{primary.port},127.0.0.1:{standby.port}/", f":{standby.port}/").partition("?")[0])
+    with closing(open_store(url)) as waiting, closing(open_store(url)) as storing:
+        put_all(storing, ["before"])
+        inbox = subscribe(waiting.watcher(), ["one"])
+        until(lambda: primary.execute("SELECT 1 FROM pg_locks WHERE classid = 7247034 AND granted"), "it listens")
+        until(lambda: waiting.watcher()._has_read, "the first look")
+        primary.pause()
+        standby.promote()
+        if not is_alone:
+            monkeypatch.setattr(driver, "SILENCE", 1.0)
+            for connection in connections_of(storing):
+                connection.silence = 1.0
+            put_patiently(storing, ["another"])
+        until(lambda: new.waiters(["one"]) == 1, "it is registered at the new primary", 20)
+        put_patiently(storing, ["one"])
+        assert inbox.take(1) == ["one"]
+
+
+def connections_of(store: Store) -> list[driver.Connection]:
+    """Return the connections of a store's pool."""
+    assert isinstance(store, PostgresStore)
+    return [slot.connection for slot in store._pool._state.get().slots if slot.connection is not None]
+
+
+def test_waiter_that_cannot_read_says_so_once(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can connect and not read: each try waits longer, and only a complete look counts as a recovery."""
+    database = Database(postgres_url)
+    begun: list[float] = []
+    with opened(postgres_url) as storing, closing(open_store(postgres_url)) as waiting:
+        watcher = waiting.watcher()
+        begin = watcher._begin
+
+        def count_tries(connection: driver.Connection) -> bool:
+            begun.append(time.monotonic())
+            return begin(connection)
+
+        monkeypatch.setattr(watcher, "_begin", count_tries)
+        # what begins a listener works, what registers a task does not
+        database.rows(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'away' USING ERRCODE = '57P03'; END $$"
+        )
+        database.rows(
+            "CREATE TRIGGER refuse BEFORE INSERT ON celery_taskmeta_waiter FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        inbox = subscribe(watcher, ["one"])
+        until(lambda: len(begun) >= 6, "some tries")
+        assert begun[5] - begun[0] > 0.05 + 0.1 + 0.2 + 0.4 + 0.8, "each waits longer than the one before"
+        ours = [one.message for one in caplog.records if one.name == "rootcellar.stores.watching"]
+        assert len(ours) == 1, ours
+        database.rows("DROP TRIGGER refuse ON celery_taskmeta_waiter")
+        put_all(storing, ["one"])
+        assert inbox.take(1) == ["one"]
+        until(lambda: "can be waited for again" in caplog.text, "the recovery")
 
 
 def test_the_server_is_down_when_the_wait_begins(new_postgres: Callable[..., PostgresServer]) -> None:

@@ -66,6 +66,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         may_prepare: whether it may do so, see ``pooling.py``.
         is_pooled: whether a connection pooler answers in place of the server.
         silence: seconds of silence after which the server is given up; ``None`` for never.
+        server: the host and the port that it leads to.
+        is_given_up: whether nobody needs its answers any more.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -74,14 +76,20 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.may_prepare = True
         self.is_pooled = False
         self.silence: float | None = SILENCE
+        self.server = ""
+        self.is_given_up = False
+
+    def give_up(self) -> None:
+        """End a wait for an answer, of another thread too: the server was replaced."""
+        self.is_given_up = True
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """Wait for an answer.
 
         Raises:
-            Silent: nothing has come for :attr:`silence` seconds.
+            Silent: nothing has come for :attr:`silence` seconds, or it was given up.
         """
-        return super().wait(gen if self.silence is None else _unless_silent(gen, self.silence), *args, **kwargs)
+        return super().wait(gen if self.silence is None else _unless_silent(gen, self, self.silence), *args, **kwargs)
 
     def __exit__(self, *_: object) -> None:
         # psycopg would roll back first, also on a connection that was given up in the middle of something
@@ -109,7 +117,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             self.silence = before
 
 
-def _unless_silent(work: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
+def _unless_silent(work: Generator[Any, Any, T], connection: Connection, seconds: float) -> Generator[Any, Any, T]:
     """Do ``work`` of psycopg's, which is told every few moments when nothing has come."""
     since: float | None = None
     try:
@@ -117,6 +125,8 @@ def _unless_silent(work: Generator[Any, Any, T], seconds: float) -> Generator[An
         while True:
             if ready := (yield wanted):
                 since = None
+            elif connection.is_given_up:
+                raise Silent(f"{connection.server} is silent, and was replaced")
             elif since is None:
                 since = time.monotonic()
             elif time.monotonic() - since > seconds:
@@ -261,6 +271,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
         connection = Connection.connect(autocommit=True, prepare_threshold=0, **settings)
     except psycopg.Error as exc:
         raise secure.explain(str(exc), settings, where) or translate(exc, where) from exc
+    connection.server = f"{connection.info.host}:{connection.info.port}"
     secure.warn_if_unverified(settings, connection.pgconn.ssl_in_use, where)
     try:
         refuse_old(connection.info.server_version, where)

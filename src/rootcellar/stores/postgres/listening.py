@@ -1,16 +1,18 @@
 """Waiting by notification: one connection for all that a process waits for.
 
-A waiting process is a *listener*: a row with a flag ``armed``, and rows that say for which tasks it waits. Whoever
-stores a result looks, after its commit, for armed listeners that wait for it, disarms them, and rings: one NOTIFY on
-the listener's own channel. The listener arms itself again, commits, and then reads all that it waits for. A NOTIFY
-wakes every listening session of the database, whatever its channel, so there is one for a burst of results, not for
-each.
+A waiting process is a *listener*: a row with a flag ``armed``, and rows that say for which tasks it waits, and what it
+is told of each. A writer that has stored a result looks, after its commit, for armed listeners that wait for it, clears
+their flag and *rings*: one NOTIFY on the listener's own channel. The listener sets its flag again, commits, and then
+reads all that it waits for. A NOTIFY wakes every listening session of the database, whatever its channel, so there is
+one for a burst of results, not for each.
 
 No wake-up is lost: a result that is committed before the registration is seen by the read that follows the
 registration; one that is committed later finds the registration. While the flag is down the next read is still to
-come. Whoever listens anew arms and reads as if rung, for a ring may have come while nobody listened. After any loss of
-the connection everything is registered and read again, by a new listener: the server may not have missed the old one
-yet.
+come. A writer that finds the listener's row locked by another one rings as well, because the other one may die before
+its commit. After an interruption the listener sets its flag and reads as if rung, because a ring may have come while it
+did not listen. After any loss of the connection everything is registered and read again, by a new listener: the server
+may not have noticed yet that the old one is gone. A writer that dies between its commit and its ring leaves the result
+to the safety look.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from psycopg.pq.abc import PGresult
@@ -33,6 +35,7 @@ from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, Pipeline, Statement, read_bool, row_of
 from rootcellar.stores.postgres.pooling import are_lent_by_turns
+from rootcellar.stores.replaced import when_replaced
 from rootcellar.stores.watching import LINGER, Fetch, PollingWatcher, Tell
 
 logger = logging.getLogger(__name__)
@@ -48,8 +51,17 @@ LONGEST_ID = 2_600
 SELF_TEST = 2.0
 #: seconds for which we poll before we try again
 DEAF_FOR = 600.0
-#: seconds between two looks at all that is waited for although nobody rang: for what we did not think of
-SAFETY_LOOK = 60.0
+#: seconds of silence after which the server is asked for a sign of life
+SIGN_OF_LIFE = 5.0
+#: seconds in which it must answer, and seconds more for each task that is registered or read
+ANSWER = 5.0
+ANSWER_FOR_ONE = 0.001
+#: seconds between two looks at all that is waited for although nobody rang, at least and at most: a writer may die
+#: after its commit and before it rings
+SAFETY_LOOK = 5.0
+LONGEST_SAFETY_LOOK = 60.0
+#: between the two, such looks take one part of so many of the time
+REST_OF_SAFETY_LOOK = 100.0
 #: after a look, a ring waits this many seconds for each task that is waited for, and at most so many, for more results
 PACE_OF_ONE = 0.0001
 SLOWEST_PACE = 0.02
@@ -89,6 +101,11 @@ class ListeningWatcher(PollingWatcher):
         self._last_look = 0.0
         self._look_took = 0.0
         self._polls_until = 0.0
+        #: what it listens on, when something was last heard there, and whether all was read since it was opened
+        self._connection: Connection | None = None
+        self._last_heard = 0.0
+        self._has_read = False
+        when_replaced(self._leave)
 
     def _serve(self) -> None:
         if time.monotonic() < self._polls_until:
@@ -97,7 +114,8 @@ class ListeningWatcher(PollingWatcher):
         pause = FIRST_RECONNECT
         while not self._is_closed:
             try:
-                with self._connect() as connection:
+                # closed without a rollback, for which a silent server would be waited again
+                with contextlib.closing(self._connect()) as connection:
                     if not self._begin(connection):
                         logger.warning(
                             "Notifications do not come through the connection pooler. Polling instead; to be notified, "
@@ -105,8 +123,6 @@ class ListeningWatcher(PollingWatcher):
                         )
                         self._polls_until = time.monotonic() + DEAF_FOR
                         break
-                    pause = FIRST_RECONNECT
-                    self._note_recovery()
                     self._serve_on(connection)
                     return
             except (errors.StoreError, psycopg.Error) as exc:
@@ -117,6 +133,9 @@ class ListeningWatcher(PollingWatcher):
                     break
                 if self._is_idle():
                     return
+                if self._has_read:
+                    pause = FIRST_RECONNECT
+                    self._has_read = False
                 self._note_outage(error, "No connection to wait for results")
                 if not isinstance(error, errors.StoreUnavailable):
                     # the server answers, but it is a standby, or the tables are not there or not as they were, which
@@ -136,6 +155,8 @@ class ListeningWatcher(PollingWatcher):
         """Become a listener; return whether notifications arrive."""
         self._listener = random.randrange(1, 2**31)
         self._is_listening = False
+        self._connection = connection
+        self._has_read = False
         connection.add_notify_handler(self._note_ring)
         if connection.is_pooled and not self._comes_through(connection):
             return False
@@ -146,7 +167,15 @@ class ListeningWatcher(PollingWatcher):
         connection.execute(self._sql["begin_listening"], {"listener": self._listener})
         with self._lock:
             self._all_are_fresh()
+        self._last_heard = time.monotonic()
         return True
+
+    def _leave(self, server: str) -> None:
+        """Give up the connection to a server that was replaced."""
+        connection = self._connection
+        if connection is not None and connection.server == server and self.is_of_this_process():
+            connection.give_up()
+            self._wake()
 
     def _comes_through(self, connection: Connection) -> bool:
         """Tell whether a pooler passes on a notification that comes while we do nothing, as in session mode it does.
@@ -202,6 +231,8 @@ class ListeningWatcher(PollingWatcher):
         """Tell what comes; return once nobody has waited for long, or the watcher is closed."""
         idle_since: float | None = None
         while not self._is_closed:
+            if connection.is_given_up:
+                raise driver.Silent(f"{connection.server} was replaced")
             if self._is_idle():
                 idle_since = idle_since or time.monotonic()
                 if time.monotonic() - idle_since >= LINGER:
@@ -222,19 +253,22 @@ class ListeningWatcher(PollingWatcher):
             if self._is_rung:
                 self._sleep(max(0.0, self._until_answer()))
             else:
-                self._await_ring(connection, SAFETY_LOOK)
+                self._await_ring(connection, min(SIGN_OF_LIFE, max(0.0, self._until_safety_look())))
+                self._see_that_it_is_there(connection)
         connection.execute(self._sql["end_listening"], {"listener": self._listener})
 
     def _listen(self, connection: Connection) -> None:
         if not self._is_listening:
-            connection.execute(f'LISTEN "{self._channel}"')
+            with _silent_for(connection, ANSWER):
+                connection.execute(f'LISTEN "{self._channel}"')
             self._is_listening = True
-            # whoever rang before was not heard
+            # a ring that came before was not heard
             self._is_rung = True
 
     def _stop_listening(self, connection: Connection) -> None:
         self._exchange(connection)
-        connection.execute(f'UNLISTEN "{self._channel}"')
+        with _silent_for(connection, ANSWER):
+            connection.execute(f'UNLISTEN "{self._channel}"')
         self._is_listening = False
 
     # -- one turn
@@ -242,7 +276,7 @@ class ListeningWatcher(PollingWatcher):
     def _exchange(self, connection: Connection) -> None:
         """Register what is new, arm, commit; then read and tell."""
         fresh, gone = self._take_news()
-        reads_all = self._is_answer_due() or time.monotonic() - self._last_look >= SAFETY_LOOK
+        reads_all = self._is_answer_due() or self._until_safety_look() <= 0
         if not (fresh or gone or reads_all):
             return
         by_kind: defaultdict[Tell, list[str]] = defaultdict(list)
@@ -262,13 +296,18 @@ class ListeningWatcher(PollingWatcher):
         pipeline.send(COMMIT)
         if reads_all or fresh:
             self._send(pipeline, "read_all" if reads_all else "read_some", {**me, "task_ids": list(fresh)})
-        failure, results = pipeline.settle()
+        count = len(fresh) + len(gone) + reads_all * len(self._subscriptions)
+        with _silent_for(connection, ANSWER + ANSWER_FOR_ONE * count):
+            failure, results = pipeline.settle()
         if failure is not None:
             raise failure
-        if reads_all:
-            self._look_took = time.monotonic() - self._last_look
+        self._last_heard = time.monotonic()
         if reads_all or fresh:
             self._tell_read(results[-1])
+        if reads_all:
+            self._look_took = self._last_heard - self._last_look
+            self._has_read = True
+            self._note_recovery()
 
     def _tell_read(self, result: PGresult) -> None:
         """Tell what was read: of some tasks that they are ready, of the others the record."""
@@ -294,6 +333,23 @@ class ListeningWatcher(PollingWatcher):
         pace = min(len(self._subscriptions) * PACE_OF_ONE, slowest)
         return self._last_look + pace - time.monotonic()
 
+    def _until_safety_look(self) -> float:
+        """Return the seconds until all that is waited for is looked at although nobody rang."""
+        pause = max(SAFETY_LOOK, min(self._look_took * REST_OF_SAFETY_LOOK, LONGEST_SAFETY_LOOK))
+        return self._last_look + pause - time.monotonic()
+
+    def _see_that_it_is_there(self, connection: Connection) -> None:
+        """Ask a server that is silent whether it is there, and whether it is the primary."""
+        if self._is_rung or time.monotonic() - self._last_heard < SIGN_OF_LIFE:
+            return
+        with _silent_for(connection, ANSWER):
+            answer = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+        self._last_heard = time.monotonic()
+        if answer == (True,):
+            raise errors.StoreReadOnly(
+                f"{connection.server} became a standby", where="listening", remedy="nothing: it is tried again"
+            )
+
     def _await_ring(self, connection: Connection, seconds: float) -> None:
         """Sleep until rung, woken, or for ``seconds``."""
         self._take_rings(connection)
@@ -314,3 +370,14 @@ class ListeningWatcher(PollingWatcher):
     @property
     def _channel(self) -> str:
         return f"rootcellar_{self._listener}"
+
+
+@contextlib.contextmanager
+def _silent_for(connection: Connection, seconds: float) -> Iterator[None]:
+    """Give the server up earlier than elsewhere: who waits is best served by another one."""
+    before = connection.silence
+    connection.silence = min(driver.SILENCE, seconds)
+    try:
+        yield
+    finally:
+        connection.silence = before

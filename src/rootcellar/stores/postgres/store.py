@@ -22,8 +22,10 @@ from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.listening import ListeningWatcher
 from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, rows_of, run
 from rootcellar.stores.postgres.pooling import Pooling
+from rootcellar.stores.postgres.route import Route
 from rootcellar.stores.postgres.schema import PostgresSchema, table_names
 from rootcellar.stores.postgres.writing import Write, Writer
+from rootcellar.stores.replaced import when_replaced
 from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
 from rootcellar.stores.sqlstore import SqlStore
 from rootcellar.stores.watching import Watcher
@@ -51,10 +53,12 @@ class PostgresStore(SqlStore[Connection]):
         connect_args = {**options.connect_args, **({} if password is None else {"password": password})}
         self._settings = driver.connection_settings(url, connect_args)
         super().__init__(url, options, where=driver.describe(self._settings), statements=_statements(options))
-        self._listen_settings = driver.connection_settings(self.options.listen_url or url, connect_args)
+        self._route = self._listen_route = Route(self._settings)
+        if self.options.listen_url:
+            self._listen_route = Route(driver.connection_settings(self.options.listen_url, connect_args))
         self._pooling = Pooling(self.options.prepared_statements, self._where)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
-            lambda: self._pooling.look_at(driver.connect(self._settings, self._where)),
+            lambda: self._pooling.look_at(self._route.connect()),
             close=Connection.close,
             alive=_is_alive,
             usable=_is_usable,
@@ -76,6 +80,7 @@ class PostgresStore(SqlStore[Connection]):
         )
         self._batching = Statements(self._sql, table_names(self.options)["task"])
         self._watchers = PerProcess(self._new_watcher)
+        when_replaced(self._leave)
 
     # -- tasks
 
@@ -223,8 +228,12 @@ class PostgresStore(SqlStore[Connection]):
     def _connect_to_listen(self) -> Connection:
         # who waits may come before anybody has made the tables
         self._know_schema()
-        where = driver.describe(self._listen_settings)
-        return self._pooling.look_at(driver.connect(self._listen_settings, where))
+        return self._pooling.look_at(self._listen_route.connect())
+
+    def _leave(self, server: str) -> None:
+        """Close the idle connections once a server was replaced."""
+        if "," in str(self._settings.get("host", "")):
+            self._pool.drop_idle()
 
     def _values(self, statement: Statement, row: dict[str, Any]) -> Values:
         try:

@@ -1,0 +1,41 @@
+"""The way to a database: where several servers are named, it may lead to another one than before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rootcellar.stores.postgres import driver
+from rootcellar.stores.postgres.driver import Connection
+from rootcellar.stores.replaced import tell_replaced
+
+
+class Route:
+    """Opens connections by the same settings, and tells the process when a server was replaced by another one.
+
+    Args:
+        settings: libpq's parameters.
+
+    Attributes:
+        leads_to: the server that the newest connection leads to; empty where there is none yet.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._where = driver.describe(settings)
+        # where each connection takes any of the servers, another one is no news
+        self._is_balanced = settings.get("load_balance_hosts", "disable") != "disable"
+        self.leads_to = ""
+
+    def connect(self) -> Connection:
+        """Open a connection.
+
+        Raises:
+            StoreError: in our words, why not.
+            ConfigurationError: a file or a mode for TLS cannot be used.
+        """
+        connection = driver.connect(self._settings, self._where)
+        former, self.leads_to = self.leads_to, connection.server
+        if former not in ("", connection.server) and not self._is_balanced:
+            tell_replaced(former)
+        return connection
