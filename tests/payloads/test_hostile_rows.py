@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import time
 import zlib
 from datetime import datetime, timezone
 from pathlib import Path
@@ -84,3 +85,35 @@ def test_the_fuzzer_finds_what_it_looks_for(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Codec, "decode", broken)
     with pytest.raises(AssertionError, match="input 0 of seed 1"):
         fuzz(10, seed=1)
+
+
+#: numbers whose hash is the same: a set of them takes a quadratic time
+_COLLIDING = [number * (2**61 - 1) for number in range(1, 30_001)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"__rootcellar__": "set", "__value__": _COLLIDING},
+        {"__rootcellar__": "frozenset", "__value__": _COLLIDING},
+        {"__rootcellar__": "dict", "__value__": [[number, 1] for number in _COLLIDING]},
+        {"__rootcellar__": "set", "__value__": [{"__type__": "decimal", "__value__": str(n)} for n in _COLLIDING]},
+        {
+            "__rootcellar__": "set",
+            "__value__": [{"__rootcellar__": "tuple", "__value__": [number]} for number in _COLLIDING],
+        },
+    ],
+    ids=["set", "frozenset", "dict", "decimals", "tuples"],
+)
+def test_colliding_members_are_refused_in_little_time(value: Any) -> None:
+    payload = Payload(json.dumps([value]).encode(), TYPED_JSON)
+    started = time.process_time()
+    with pytest.raises(PayloadError, match="the same hash"):
+        Codec(accept={TYPED_JSON}).decode(payload, task_id="a")
+    assert time.process_time() - started < 2
+
+
+def test_large_sets_and_dicts_are_read() -> None:
+    value = [set(range(100_000)), {number: -number for number in range(100_000)}, {-1, -2, 2**61 - 2}]
+    codec = Codec(serializer="rootcellar-json", accept={TYPED_JSON})
+    assert codec.decode(codec.encode(value, task_id="a"), task_id="a") == value

@@ -7,7 +7,8 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -20,6 +21,8 @@ from rootcellar.typed.classes import KINDS, WITH_FIELDS, Classes
 from rootcellar.typed.markers import KOMBU, KOMBU_KEYS, OURS, VALUE, may_hold_markers
 
 _HEX = re.compile(r"-?0x[0-9a-f]+")
+#: more members of one hash are no accident
+_MOST_OF_ONE_HASH = 100
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -154,7 +157,29 @@ def _pairs(value: Any) -> dict[Any, Any]:
     # dict() would take a text of two letters for a pair
     if not all(isinstance(pair, list) for pair in value):
         raise TypeError("no pairs")
+    _refuse_collisions(pair[0] for pair in value if pair)
     return dict(value)
+
+
+def _hashed(value: Any) -> list[Any]:
+    """Return what becomes a set."""
+    members = _list(value)
+    _refuse_collisions(members)
+    return members
+
+
+def _refuse_collisions(members: Iterable[Any]) -> None:
+    """Refuse what would take a quadratic time to become a set: very many members with the same hash.
+
+    Raises:
+        ValueError: there are such.
+    """
+    hashes = list(map(hash, members))
+    # most sets have no two members of one hash
+    if len(hashes) - len(set(hashes)) < _MOST_OF_ONE_HASH:
+        return
+    if max(Counter(hashes).values()) > _MOST_OF_ONE_HASH:
+        raise ValueError("very many members have the same hash: made to keep a reader busy")
 
 
 def _list(value: Any) -> list[Any]:
@@ -186,8 +211,8 @@ def _base64(value: Any) -> bytes:
 _SIMPLE: dict[str, Callable[[Any], Any]] = {
     "dict": lambda value: _pairs(_list(value)),
     "tuple": lambda value: tuple(_list(value)),
-    "set": lambda value: set(_list(value)),
-    "frozenset": lambda value: frozenset(_list(value)),
+    "set": lambda value: set(_hashed(value)),
+    "frozenset": lambda value: frozenset(_hashed(value)),
     "int": _int,
     "float": lambda value: _FLOATS[value],
     "complex": lambda value: complex(_text(value)),
