@@ -51,3 +51,27 @@ def test_file_in_utf16_changes_no_result(tmp_path: Path) -> None:
     assert store.get("täsk") == one
     assert list(store.scan()) == [one]
     store.close()
+
+
+def test_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        store = open_store(f"sqlite:///{tmp_path}/results.sqlite3")
+        store.put(TaskRecord(task_id="a", state="SUCCESS"))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        store.close()
+    finally:
+        os.umask(umask)
+    assert {"results.sqlite3", "results.sqlite3-wal"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+
+
+def test_permissions_of_a_file_that_exists_stay(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite3"
+    path.touch()
+    path.chmod(0o640)
+    store = open_store(f"sqlite:///{path}")
+    store.put(TaskRecord(task_id="a", state="SUCCESS"))
+    modes = {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}
+    store.close()
+    assert modes == {0o640}

@@ -6,6 +6,7 @@ import os
 import random
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,6 +16,8 @@ from rootcellar.urls import redact
 OLDEST = (3, 35, 0)
 #: seconds that a writer waits for the others
 BUSY_TIMEOUT = 30.0
+#: the permissions of a new file: results may hold what others must not read
+OWNER_ONLY = 0o600
 
 
 def database_path(url: str) -> Path:
@@ -45,6 +48,7 @@ def connect(path: Path) -> sqlite3.Connection:
             where=str(path),
             remedy="use a Python built with SQLite 3.35 or later",
         )
+    _make(path)
     try:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
@@ -55,6 +59,15 @@ def connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         raise translate(exc, path) from exc
     return connection
+
+
+def _make(path: Path) -> None:
+    """Make the file if it is missing, for its owner alone; SQLite gives its -wal and -shm the same permissions."""
+    if path.exists():
+        return
+    # what cannot be made here is explained by SQLite's own failure
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
 
 
 def _set_up(connection: sqlite3.Connection) -> None:
@@ -116,4 +129,7 @@ def _unopenable(text: str, path: Path) -> errors.StoreError:
         return errors.DatabaseMissing(text, where=where, remedy=f"make the folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         return errors.PermissionDenied(text, where=where, remedy="make the file and its folder writable")
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        remedy = "let this user read and write the file: a new one is made for its owner alone, see docs/sqlite.md"
+        return errors.PermissionDenied(text, where=where, remedy=remedy)
     return errors.StoreUnavailable(text, where=where, remedy="see whether the file can be opened")
