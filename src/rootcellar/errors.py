@@ -119,6 +119,10 @@ class DriverMissing(ConfigurationError):
     """The Python package that talks to the server is not installed. Not retryable."""
 
 
+class DriverBroken(ConfigurationError):
+    """A Python package is installed and cannot be imported, such as a driver without its C library. Not retryable."""
+
+
 class StoreError(RootcellarError):
     """The base of the errors of a store."""
 

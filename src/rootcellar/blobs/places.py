@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from rootcellar.errors import ConfigurationError, DiskFull, DriverMissing, PermissionDenied, StoreUnavailable
+from rootcellar.errors import ConfigurationError, DiskFull, PermissionDenied, StoreUnavailable
+from rootcellar.imports import import_failure
 from rootcellar.interruptions import raise_interruption
 from rootcellar.urls import redact
 
@@ -207,10 +208,12 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError as exc:
-        raise DriverMissing(
-            f"a blob store at {url.partition(':')[0]}:// needs the Python package fsspec",
+        raise import_failure(
+            exc,
+            ["fsspec"],
+            f"the Python package fsspec, which a blob store at {url.partition(':')[0]}:// needs,",
             where="ROOTCELLAR_BLOB_URL",
-            remedy="pip install 'rootcellar[blobs]', and what fsspec needs for that place",
+            install="pip install 'rootcellar[blobs]', and what fsspec needs for that place",
         ) from exc
     try:
         filesystem, root = url_to_fs(url, skip_instance_cache=True)

@@ -16,6 +16,7 @@ from rootcellar.urls import redact
 _CODES: tuple[tuple[type[errors.RootcellarError], str], ...] = (
     (errors.CertificateExpired, "certificate-expired"),
     (errors.DriverMissing, "driver-missing"),
+    (errors.DriverBroken, "driver-broken"),
     (errors.ConfigurationError, "settings-wrong"),
     (errors.ContentRefused, "settings-wrong"),
     (errors.AuthenticationFailed, "authentication-failed"),

@@ -18,7 +18,7 @@ from rootcellar.demo.results import results_of
 from rootcellar.demo.tasks import PROGRESS
 from rootcellar.demo.workers import DemoWorker, ProcessWorker, ThreadWorker
 from rootcellar.demo.workload import Workload
-from rootcellar.errors import ConfigurationError, DemoFailed, DriverMissing, RootcellarError
+from rootcellar.errors import ConfigurationError, DemoFailed, DriverBroken, DriverMissing, RootcellarError
 from rootcellar.urls import redact
 
 _START_SECONDS = 30.0
@@ -208,6 +208,12 @@ def _broker_error(exc: Exception, where: str) -> RootcellarError:
     scheme = where.partition("://")[0]
     what = redact(f"{type(exc).__name__}: {exc}")
     # kombu's module for Redis trips over what is not there
+    if isinstance(exc, ImportError) and not isinstance(exc, ModuleNotFoundError):
+        return DriverBroken(
+            f"the broker's driver is installed, and importing it fails: {what}",
+            where=where,
+            remedy=f"correct what the error names, or install it anew: pip install 'celery[{scheme}]'",
+        )
     if isinstance(exc, (ImportError, AttributeError)):
         return DriverMissing(
             f"the broker's driver is not installed: {what}", where=where, remedy=f"pip install 'celery[{scheme}]'"

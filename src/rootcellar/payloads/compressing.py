@@ -18,6 +18,7 @@ from typing import Any
 from kombu import compression as kombu_compression
 
 from rootcellar.errors import ConfigurationError, PayloadBomb, PayloadError, PayloadUnreadable
+from rootcellar.imports import import_failure
 from rootcellar.interruptions import raise_interruption
 from rootcellar.records import Payload
 
@@ -141,12 +142,14 @@ def known_compression(name: str | None) -> str | None:
     if not name:
         return None
     method = _METHODS.get(_NAMES.get(name, name))
-    if method is not None and method.packages and not _is_installed(method.packages):
-        raise ConfigurationError(
-            f"{name} is not installed",
+    if method is not None and method.packages and (missing := _import_error(method.packages)):
+        raise import_failure(
+            missing,
+            {part for each in method.packages for part in (each, each.partition(".")[0])},
+            name,
             where="result_compression",
-            remedy=f"pip install 'rootcellar[{_NAMES_OF_EXTRAS[_NAMES.get(name, name)]}]', or use gzip",
-        )
+            install=f"pip install 'rootcellar[{_NAMES_OF_EXTRAS[_NAMES.get(name, name)]}]', or use gzip",
+        ) from missing
     if method is None and kombu_type(name) is None:
         raise ConfigurationError(
             f"unknown compression {name!r}",
@@ -198,12 +201,13 @@ def _number(option: Callable[[str], Any], name: str, lowest: int = 0) -> int | N
     return number
 
 
-def _is_installed(packages: tuple[str, ...]) -> bool:
+def _import_error(packages: tuple[str, ...]) -> ImportError | None:
+    """Return why none of these modules can be imported, ``None`` if one can."""
     try:
         _module(packages)
-    except ImportError:
-        return False
-    return True
+    except ImportError as exc:
+        return exc
+    return None
 
 
 def _module(packages: tuple[str, ...]) -> ModuleType:

@@ -15,7 +15,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from rootcellar.errors import DriverMissing, KeyMissing, SealBroken, UnsealedRefused
+from rootcellar.errors import KeyMissing, SealBroken, UnsealedRefused
+from rootcellar.imports import import_failure
 from rootcellar.payloads.keys import Keyring
 from rootcellar.records import ENCRYPTED, SIGNED, Payload
 
@@ -194,10 +195,12 @@ def _cipher(secret: bytes) -> Any:
         # imported late: who does not encrypt need not have it
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as exc:
-        raise DriverMissing(
-            "encryption needs the Python package cryptography",
+        raise import_failure(
+            exc,
+            ["cryptography"],
+            "the Python package cryptography, which encryption needs,",
             where="ROOTCELLAR_ENCRYPTION_KEYS",
-            remedy="pip install 'rootcellar[encryption]'",
+            install="pip install 'rootcellar[encryption]'",
         ) from exc
     return AESGCM(secret)
 

@@ -47,6 +47,14 @@ PROBLEMS = (
         "and into that of every client that reads results. `python -m pip --version` shows which environment that is.",
     ),
     failure(
+        "driver-broken",
+        "a Python package is installed and cannot be imported",
+        why="Importing it fails, so nothing can be stored or read with it. Often a C library is missing (psycopg "
+        "without libpq), or two versions do not fit together.",
+        remedy="Correct what the error names; for psycopg install libpq (on Debian, apt-get install libpq5) or the "
+        "package that brings it, `pip install 'psycopg[binary]'`.",
+    ),
+    failure(
         "name-unresolved",
         "the host's name is not known here",
         why="Without an address there is nobody to connect to. What a name means may differ between machines and "

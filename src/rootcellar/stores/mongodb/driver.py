@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from rootcellar import errors
+from rootcellar.imports import import_failure
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.passwords import current, source_of
@@ -23,8 +24,13 @@ try:
     from pymongo import errors as mongo
     from pymongo.uri_parser import parse_uri
 except ImportError as exc:
-    raise errors.DriverMissing(
-        f"the MongoDB driver cannot be imported ({exc})", remedy="pip install 'rootcellar[mongodb]'"
+    # the package has both modules
+    raise import_failure(
+        exc,
+        ["pymongo", "bson"],
+        "the MongoDB driver PyMongo",
+        where="result_backend",
+        install="pip install 'rootcellar[mongodb]'",
     ) from exc
 
 Document = dict[str, Any]

@@ -9,14 +9,15 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rootcellar import errors
+from rootcellar.imports import import_failure
 
 try:
     import pymysql
     from pymysql.constants import SERVER_STATUS
     from pymysql.cursors import DictCursor
 except ImportError as exc:
-    raise errors.DriverMissing(
-        "the MySQL driver PyMySQL is not installed", where=str(exc), remedy="pip install 'rootcellar[mysql]'"
+    raise import_failure(
+        exc, ["pymysql"], "the MySQL driver PyMySQL", where="result_backend", install="pip install 'rootcellar[mysql]'"
     ) from exc
 
 from rootcellar.stores.mysql.failures import translate

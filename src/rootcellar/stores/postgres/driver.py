@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rootcellar import errors
+from rootcellar.imports import import_failure
 from rootcellar.stores.passwords import current
 from rootcellar.stores.postgres import secure
 
@@ -29,10 +30,12 @@ try:
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 except ImportError as exc:
-    raise errors.DriverMissing(
-        "the PostgreSQL driver psycopg 3 is not installed",
-        where=str(exc),
-        remedy="pip install 'rootcellar[postgres]'",
+    raise import_failure(
+        exc,
+        ["psycopg"],
+        "the PostgreSQL driver psycopg 3",
+        where="result_backend",
+        install="pip install 'rootcellar[postgres]'",
     ) from exc
 
 __all__ = [

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rootcellar import errors
+from rootcellar.imports import import_failure
 from rootcellar.interruptions import raise_interruption
 from rootcellar.stores import tls
 from rootcellar.stores.passwords import current
@@ -17,8 +18,8 @@ try:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 except ImportError as exc:
-    raise errors.DriverMissing(
-        "the Redis driver redis-py is not installed", where=str(exc), remedy="pip install 'rootcellar[redis]'"
+    raise import_failure(
+        exc, ["redis"], "the Redis driver redis-py", where="result_backend", install="pip install 'rootcellar[redis]'"
     ) from exc
 
 #: the driver, half of which has no types

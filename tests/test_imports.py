@@ -1,0 +1,60 @@
+"""A Python package that cannot be imported: missing and broken are different, and the cause is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from rootcellar.errors import DriverBroken, DriverMissing
+from rootcellar.imports import import_failure
+from tests.commands import run_after
+
+STORES = [
+    ("psycopg", "psycopg.conninfo", "postgresql://me@127.0.0.1/x"),
+    ("redis", "redis.retry", "redis://127.0.0.1/0"),
+    ("pymysql", "pymysql.cursors", "mysql://me@127.0.0.1/x"),
+    ("pymongo", "pymongo.uri_parser", "mongodb://127.0.0.1/x"),
+]
+
+
+@pytest.mark.parametrize(("module", "part", "url"), STORES)
+@pytest.mark.parametrize("command", ["check", "history"])
+def test_missing_driver_is_named_with_its_extra(module: str, part: str, url: str, command: str) -> None:
+    ended = run_after(f"sys.modules[{module!r}] = None", *_arguments(command, url))
+    assert ended.status
+    told = " ".join((ended.out + ended.err).split())
+    assert "is not installed" in told
+    assert "pip install 'rootcellar[" in told
+
+
+@pytest.mark.parametrize(("module", "part", "url"), STORES)
+@pytest.mark.parametrize("command", ["check", "history"])
+def test_broken_driver_is_named_with_its_cause(module: str, part: str, url: str, command: str) -> None:
+    ended = run_after(f"import {module}; sys.modules[{part!r}] = None", *_arguments(command, url))
+    assert ended.status
+    told = " ".join((ended.out + ended.err).split())
+    assert "is installed, and importing it fails" in told
+    assert part in told
+    assert "is not installed" not in told
+
+
+def test_driver_without_its_c_library_is_broken() -> None:
+    ended = run_after("import os; os.environ['PSYCOPG_IMPL'] = 'none-such'", "history", "-b", STORES[0][2])
+    told = " ".join((ended.out + ended.err).split())
+    assert "is installed, and importing it fails: ImportError" in told
+    assert "none-such" in told
+
+
+def test_package_of_a_driver_that_is_missing_breaks_it() -> None:
+    missing = import_failure(
+        ModuleNotFoundError("No module named 'one'", name="one"), ["one"], "one", where="", install="pip"
+    )
+    assert type(missing) is DriverMissing
+    broken = import_failure(
+        ModuleNotFoundError("No module named 'two'", name="two"), ["one"], "one", where="", install="pip"
+    )
+    assert type(broken) is DriverBroken
+    assert "No module named 'two'" in str(broken)
+
+
+def _arguments(command: str, url: str) -> tuple[str, ...]:
+    return (command, "-b", f"rootcellar+{url}") if command == "history" else (command, f"rootcellar+{url}")
