@@ -188,7 +188,8 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
     async def give_up_reading() -> list[BaseException | None]:
         ready = rootcellar.as_completed([app.AsyncResult("there")])
         return await asyncio.gather(
-            *(ready._read_aside(["there"], time.monotonic() + SHORT) for _ in range(40)), return_exceptions=True
+            *(ready._read_aside(app.backend, ["there"], time.monotonic() + SHORT) for _ in range(40)),
+            return_exceptions=True,
         )
 
     with frozen(server):
