@@ -1,14 +1,16 @@
-"""Orphaned chords of which something is damaged: each is finished or told of by itself."""
+"""Orphaned chords of which something is damaged, and what a request says of its own task alone."""
 
 from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.app.task import Context
 from celery.exceptions import ChordError
 
 from rootcellar.backend import ResultBackend
@@ -80,3 +82,41 @@ def test_a_key_that_is_missing_may_come(app: Celery, monkeypatch: pytest.MonkeyP
         assert backend.chords.sweep() == 0
     # as soon as the lease of the first try is over
     assert any(backend.chords.sweep() == 1 for _ in range(1000))
+
+
+@pytest.mark.parametrize("end", ["update_state", "mark_as_done", "mark_as_failure", "mark_as_revoked"])
+def test_nothing_of_a_request_goes_to_another_task(app: Celery, end: str) -> None:
+    backend: Any = app.backend
+    app.conf.result_extended = True
+    body = app.tasks["total"].s()
+    group = new_id()
+    request = Context(
+        {
+            "id": new_id(),
+            "task": "total",
+            "args": [[1]],
+            "kwargs": {},
+            "hostname": "w",
+            "retries": 3,
+            "stamps": {"a": 1},
+        },
+        group=group,
+        group_index=0,
+        chord=body,
+        stamped_headers=["a"],
+        root_id="root",
+        parent_id="parent",
+        delivery_info={"routing_key": "q"},
+    )
+    other = new_id()
+    given = {
+        "update_state": lambda: backend.store_result(other, 1, "SUCCESS", request=request),
+        "mark_as_done": lambda: backend.mark_as_done(other, 1, request),
+        "mark_as_failure": lambda: backend.mark_as_failure(other, ValueError("oh"), request=request),
+        "mark_as_revoked": lambda: backend.mark_as_revoked(other, "why", request),
+    }
+    given[end]()
+    record = backend.store.get(other)
+    told = {name for name, value in asdict(record).items() if value is not None}
+    assert told <= {"task_id", "state", "result", "traceback", "done_at", "expires_at"}
+    assert list(backend.store.chord_parts(group)) == []

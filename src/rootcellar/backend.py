@@ -404,7 +404,7 @@ class ResultBackend(ReadingBackend):
         record = self.store.get(bytes_to_str(task_id)) if spilling else None
         self.store.delete([bytes_to_str(task_id)])
         if spilling:
-            spilling.delete(record)
+            spilling.delete(record, self.store)
 
     def cleanup(self) -> None:
         """Delete what has expired and finish orphaned chords: ``celery.backend_cleanup`` runs this."""
@@ -415,7 +415,7 @@ class ResultBackend(ReadingBackend):
         self.chords.sweep()
         logger.info("Deleted %d expired results from %s.", total, self.store.where)
         if (spilling := self.codec.spilling) is not None:
-            swept = self.ensure(lambda: spilling.sweep(self.store), "sweep the blob store")
+            swept = self.ensure(lambda: spilling.sweep(self.store, self.retention.blob_grace()), "sweep the blob store")
             logger.info("Deleted %d blobs without a record from %s.", swept, spilling.blobs.where)
 
     def sweep_aside(self) -> None:

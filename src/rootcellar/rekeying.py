@@ -141,9 +141,9 @@ class Rekeying:
         if spilling is not None and blob_of(old) != blob_of(new):
             # it is also not replaced where the answer was lost: then both are there for a sweep to look at
             if replaced:
-                spilling.delete(old)
+                spilling.delete(old, self._store)
             elif blob_of(self._store.get(old.task_id)) != blob_of(new):
-                spilling.delete(new)
+                spilling.delete(new, self._store)
         return replaced
 
     def _changes(self, record: TaskRecord) -> dict[str, Any]:

@@ -17,6 +17,9 @@ LONGEST = 1_000 * 365.25 * 86_400
 #: seconds for which an unfinished chord is kept at least, where no setting is for chords
 LEAST_FOR_CHORDS = 86_400.0
 
+#: seconds for which a blob without a record is left alone: at least, and where an unfinished chord is kept for ever
+LEAST_FOR_BLOBS, LONGEST_FOR_BLOBS = 3_600.0, 30 * 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Retention:
@@ -40,9 +43,16 @@ class Retention:
 
     def chord_expiry(self, now: datetime) -> datetime | None:
         """Return when a chord that began, or of which a part came, ``now`` may be deleted; ``None`` for never."""
+        return _after(now, self._chord_seconds())
+
+    def blob_grace(self) -> float:
+        """Return the seconds for which a blob without a record is left alone: a part of a chord may refer to it."""
+        return max(LEAST_FOR_BLOBS, self._chord_seconds() or LONGEST_FOR_BLOBS)
+
+    def _chord_seconds(self) -> float | None:
         if self.chords is not None:
-            return _after(now, self.chords)
-        return _after(now, max(self.results, LEAST_FOR_CHORDS) if self.results else None)
+            return self.chords
+        return max(self.results, LEAST_FOR_CHORDS) if self.results else None
 
 
 def _after(now: datetime, seconds: float | None) -> datetime | None:

@@ -29,7 +29,7 @@ from rootcellar.payloads import Call, Codec, NotEncodable, codec_of, make_key
 from rootcellar.payloads.keys import read_keys
 from rootcellar.payloads.limiting import TRUNCATED, Limit, read_size
 from rootcellar.payloads.sealing import Sealing
-from rootcellar.records import Payload
+from rootcellar.records import ChordRecord, Payload
 from rootcellar.rekeying import Rekeying
 
 LARGE = {"text": "x" * 5_000}
@@ -227,8 +227,8 @@ def blobs_of(app: Celery) -> list[str]:
     return names(app.backend.codec.spilling.blobs)
 
 
-def request(retries: int = 0, **about: Any) -> Context:
-    return Context(id="a", task="report", retries=retries, delivery_info=about)
+def request(task_id: str = "a", retries: int = 0, **about: Any) -> Context:
+    return Context(id=task_id, task="report", retries=retries, delivery_info=about)
 
 
 def test_a_blob_goes_when_its_result_is_forgotten(app: Callable[..., Celery]) -> None:
@@ -247,8 +247,8 @@ def test_a_blob_goes_when_a_retry_or_the_next_state_takes_its_place(app: Callabl
         one.backend.store_result("a", LARGE, state, request=request())
         assert len(blobs_of(one)) == 1
     other = app()
-    one.backend.store_result("b", LARGE, "PROGRESS", request=request())
-    other.backend.store_result("b", "small", "SUCCESS", request=request(retries=1))
+    one.backend.store_result("b", LARGE, "PROGRESS", request=request("b"))
+    other.backend.store_result("b", "small", "SUCCESS", request=request("b", retries=1))
     assert len(blobs_of(one)) == 1
     assert other.AsyncResult("a").get(timeout=0) == LARGE
     assert other.AsyncResult("b").get(timeout=0) == "small"
@@ -283,6 +283,31 @@ def test_a_cleanup_takes_blobs_of_expired_results_and_orphans(app: Callable[...,
     assert one.AsyncResult("kept").get(timeout=0) == LARGE
     assert (tmp_path / "blobs" / "readme").exists()
     assert not list(tmp_path.glob("blobs/*/*.part"))
+
+
+@pytest.mark.parametrize("first", [None, "small", LARGE])
+def test_blob_of_a_part_stays_until_its_chord_is_finished(
+    app: Callable[..., Celery], tmp_path: Path, first: Any
+) -> None:
+    one = app()
+    backend = one.backend
+    backend.store.begin_chord(ChordRecord(group_id="g", body=Payload(b"{}")))
+    backend.store.size_chord("g", 2)
+    part = Context(id="a", task="report", group="g", group_index=0, chord={"task": "body"}, delivery_info={})
+    if first is not None:
+        # stored by the task for itself: this stays, and the chord gets what the task returns
+        backend.store_result("a", first, "SUCCESS", request=part)
+    returned = {"text": "r" * 5_000}
+    backend.mark_as_done("a", returned, request=part)
+    one.AsyncResult("a").forget()
+    backend.cleanup()
+    (found,) = backend.store.chord_parts("g")
+    assert backend.codec.decode(found.result, task_id="a") == returned
+    backend.store.finish_chord("g")
+    for path in tmp_path.glob("blobs/*/*"):
+        os.utime(path, (1, 1))
+    backend.cleanup()
+    assert blobs_of(one) == []
 
 
 def test_an_outage_of_the_blob_store_is_waited_out(app: Callable[..., Celery], tmp_path: Path) -> None:

@@ -21,8 +21,6 @@ from rootcellar.stores.rows import frame, unframe
 
 #: content type of a reference
 REFERENCE = "application/vnd.rootcellar.blob"
-#: seconds for which a blob without a record is left alone: its record may be on its way
-GRACE = 3_600.0
 _NAME = re.compile(r"[0-9a-f]{2}/[A-Za-z0-9_.~%-]{1,200}\.[0-9a-f]{16}")
 _LONGEST_ID = 190
 _BATCH = 1_000
@@ -95,8 +93,8 @@ class Spilling:
             elif record.done_at is not None:
                 self._unfinished.discard(record.task_id)
             self._drop(earlier if earlier != own else None)
-        elif own is not None and blob_of(store.get(record.task_id)) != own:
-            # a SUCCESS stays; and this is not its own, stored by a try whose answer was lost
+        elif own is not None and stored.chord is None and blob_of(store.get(record.task_id)) != own:
+            # a SUCCESS stays; this is not its own, stored by a try whose answer was lost, and no chord has it
             self._drop(own)
         return stored
 
@@ -106,17 +104,25 @@ class Spilling:
             with suppress(StoreError):
                 self.blobs.delete(name)
 
-    def delete(self, record: TaskRecord | None) -> None:
-        """Delete the blob of a record, if it has one."""
-        if (name := blob_of(record)) is not None:
+    def delete(self, record: TaskRecord | None, store: Store) -> None:
+        """Delete the blob of a record, if it has one. A sweep deletes that of a part of a chord that is not finished.
+
+        Args:
+            record: the record, which is gone or has another blob by now.
+            store: where the chords are.
+        """
+        name = blob_of(record)
+        if record is None or name is None:
+            return
+        if record.group_id is None or store.get_chord(record.group_id) is None:
             self.blobs.delete(name)
 
-    def sweep(self, store: Store, grace: float = GRACE) -> int:
+    def sweep(self, store: Store, grace: float) -> int:
         """Delete the blobs that no record refers to any more; return how many.
 
         Args:
             store: where the records are. All records that refer to these blobs must be there.
-            grace: seconds for which a new blob is left alone.
+            grace: seconds for which a new blob is left alone: its record may be on its way, or a chord may need it.
         """
         if isinstance(store, WritesBehind):
             # a SUCCESS that stays may be hidden behind a later state until that is moved
