@@ -35,11 +35,12 @@ from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.urls import redact
+from rootcellar.visible import visible_logs
 from rootcellar.waiting import Waiter
 
 T = TypeVar("T")
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 #: a task's attribute, and a header of a call, that says whether its result must be on disk before it counts as stored
 SYNCHRONOUS_COMMIT = "result_synchronous_commit"

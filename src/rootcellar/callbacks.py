@@ -22,8 +22,9 @@ from vine import barrier
 from rootcellar.errors import PayloadError
 from rootcellar.parents import ByBackend, Readable, by_backend, leaves_of
 from rootcellar.records import TaskRecord
+from rootcellar.visible import visible_logs
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 
 class _Noted(threading.local):

@@ -38,10 +38,11 @@ from rootcellar.retention import Retention
 from rootcellar.retrying import be_patient
 from rootcellar.stores.base import Store
 from rootcellar.urls import redact
+from rootcellar.visible import visible_logs
 
 T = TypeVar("T")
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 #: whether what is stored at this moment is the end of a task
 _is_end: ContextVar[bool] = ContextVar("rootcellar_is_end", default=False)

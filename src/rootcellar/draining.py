@@ -9,8 +9,9 @@ from celery.utils.log import get_logger
 
 from rootcellar.errors import RootcellarError
 from rootcellar.stores.journal import DRAIN_BATCH, WritesBehind
+from rootcellar.visible import visible_logs
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 #: seconds between two batches, where the last one was not full, and while there is nothing to move
 PAUSE, IDLE_PAUSE = 0.1, 0.5

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+from rootcellar.visible import visible
+
 #: names of errors that have no entry, because their messages say all
 WITHOUT_ENTRY = frozenset({"rootcellar-error", "demo-failed", "files-in-the-way"})
 
@@ -27,9 +29,10 @@ class RootcellarError(Exception):
     retryable: bool = False
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what = " ".join(what.split())
-        self.where = where
-        self.remedy = remedy
+        # ids, names and what servers say are in it: wherever it is printed, nothing in it steers a terminal
+        self.what = visible(" ".join(what.split()))
+        self.where = visible(where)
+        self.remedy = visible(remedy)
         super().__init__(self.what)
 
     @property

@@ -19,8 +19,9 @@ from rootcellar.aside import Aside
 from rootcellar.errors import RootcellarError
 from rootcellar.outage import Outage
 from rootcellar.retrying import PATIENCE, Backoff, be_patient
+from rootcellar.visible import visible_logs
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 
 class _Job:

@@ -10,8 +10,9 @@ import time
 from celery.utils.log import get_logger
 
 from rootcellar.errors import RootcellarError
+from rootcellar.visible import visible_logs
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 #: seconds; where nobody has failed for so long, the next failure is another outage
 FORGOTTEN = 60.0

@@ -16,9 +16,10 @@ from celery.utils.log import get_logger
 
 from rootcellar.errors import PayloadError
 from rootcellar.records import TaskRecord
+from rootcellar.visible import visible_logs
 from rootcellar.waiting import Waiter
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 
 @runtime_checkable

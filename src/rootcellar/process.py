@@ -25,9 +25,10 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from rootcellar.errors import RootcellarError
 from rootcellar.retrying import is_patient
 from rootcellar.stores.base import Store
+from rootcellar.visible import visible_logs
 from rootcellar.waiting import Waiter
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 #: the message header, and so the attribute of ``task.request``, that says when the task was sent
 SENT_AT = "rootcellar_sent_at"

@@ -20,10 +20,11 @@ from celery.utils.log import get_logger
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.outage import Outage
+from rootcellar.visible import visible_logs
 
 T = TypeVar("T")
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 #: tries after the first where nobody may be kept waiting
 FEW = 3

@@ -22,8 +22,9 @@ from kombu.exceptions import OperationalError
 
 from rootcellar.errors import AbilityMissing, AuthenticationFailed, ConfigurationError, StoreUnavailable
 from rootcellar.urls import redact
+from rootcellar.visible import visible_logs
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 #: the exchanges with which a result reaches its client and nobody else
 EXCHANGE_TYPES = ("direct", "topic")

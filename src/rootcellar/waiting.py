@@ -18,8 +18,9 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store, Watchable
 from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.watching import PollingWatcher, Tell, Told, Watcher
+from rootcellar.visible import visible_logs
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 #: seconds in which the one look of a timeout of 0 must be answered
 ONE_LOOK = 5.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import Any
 
@@ -11,9 +10,9 @@ from rich.console import Console
 
 from rootcellar.errors import RootcellarError
 from rootcellar.urls import redact
+from rootcellar.visible import visible, visible_lines
 
-#: controls of the terminal, of the direction of text, and halves of characters
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+__all__ = ["console", "print_error", "print_json", "say", "state_style", "visible", "visible_lines"]
 
 _COLOURS = {
     "SUCCESS": "green",
@@ -35,17 +34,7 @@ def console() -> Console:
 def say(text: str, out: Console | None = None) -> None:
     """Print a sentence: wrapped between words on a terminal, in one line elsewhere."""
     out = out or console()
-    out.print(text, soft_wrap=not out.is_terminal)
-
-
-def visible(text: str) -> str:
-    """Return ``text`` in one line that cannot steer a terminal: control characters are shown as escapes."""
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
-def visible_lines(text: str) -> str:
-    """Return ``text`` as :func:`visible` does, but with its lines kept."""
-    return "\n".join(visible(line.expandtabs()) for line in text.split("\n"))
+    out.print(visible_lines(text), soft_wrap=not out.is_terminal)
 
 
 def print_error(exc: RootcellarError) -> None:

@@ -84,7 +84,7 @@ def settings(
     if found.ignored:
         say(f"\nNot known, and left alone: {', '.join(map(visible, found.ignored))}")
     for problem in problems:
-        print(f"rootcellar: {problem}", file=sys.stderr)
+        print(f"rootcellar: {visible(problem)}", file=sys.stderr)
     if problems:
         print(f"(see `{explain(code_of(DriverMissing))}`)", file=sys.stderr)
         raise typer.Exit(1)

@@ -22,8 +22,9 @@ from rootcellar.configuration.variables import GROUPS, Variables
 from rootcellar.errors import SettingsWrong
 from rootcellar.stores.passwords import SETTING, PasswordFile
 from rootcellar.urls import redact
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 MASK = "**"
 DEFAULT = "default"

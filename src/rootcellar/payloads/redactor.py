@@ -14,8 +14,9 @@ from rootcellar.payloads.patterns import STANDARD, Patterns, read_patterns
 from rootcellar.payloads.redacting import Redaction
 from rootcellar.payloads.serialising import NotEncodable
 from rootcellar.records import Payload
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: a task's attribute: its own patterns, see :func:`rootcellar.payloads.patterns.read_patterns`
 ATTRIBUTE = "result_redact"

@@ -22,8 +22,9 @@ from functools import reduce
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.records import TaskRecord
 from rootcellar.stores.threads import start_thread
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds between the first two looks at a task, and the most between any
 FIRST_PAUSE = 0.002

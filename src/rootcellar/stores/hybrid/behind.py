@@ -22,8 +22,9 @@ from rootcellar.stores.hybrid.settings import WHERE, read_settings
 from rootcellar.stores.journal import DRAIN_BATCH, KeepsJournal, Lag, TakesBatches
 from rootcellar.stores.rows import checked_id, findable
 from rootcellar.stores.watching import Watcher
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds for which a question that only the durable store can answer waits until that has what is asked for
 PATIENCE = 10.0

@@ -11,8 +11,9 @@ from typing import TypeVar
 from rootcellar.errors import PayloadError, RecordRefused, RootcellarError
 from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.threads import start_thread
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 T = TypeVar("T")
 

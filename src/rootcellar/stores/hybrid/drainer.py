@@ -16,8 +16,9 @@ from rootcellar.errors import RecordRefused, StoreUnavailable
 from rootcellar.records import Stored, TaskRecord
 from rootcellar.stores.hybrid.exactness import comes_back_as_it_is
 from rootcellar.stores.journal import DRAIN_BATCH, Batch, Journal, Outcome, Pending, Settlement, TakesBatches
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds between two looks whether somebody else has moved what waits
 _LOOK_AGAIN = 0.02

@@ -31,8 +31,9 @@ from rootcellar.stores.hybrid.exactness import comes_back_as_it_is
 from rootcellar.stores.hybrid.settings import read_settings
 from rootcellar.stores.journal import KeepsJournal
 from rootcellar.stores.watching import PollingWatcher, Watcher
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: the most copies that one call of get_many makes: what is left is read from the durable store again
 COPIES_AT_ONCE = 200

@@ -20,8 +20,9 @@ from rootcellar.stores.mongodb import driver
 from rootcellar.stores.mongodb.chords import NOTED, ChordDocuments, indexes, note
 from rootcellar.stores.mongodb.driver import Document
 from rootcellar.stores.rows import kept_result
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 T = TypeVar("T")
 

@@ -25,8 +25,9 @@ from rootcellar.stores.postgres.pipeline import (
     rows_of,
     run,
 )
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 _SAVE = Statement("save", "SAVEPOINT one_record")
 _GO_BACK = Statement("go_back", "ROLLBACK TO SAVEPOINT one_record")

@@ -37,8 +37,9 @@ from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, Pipeline, Stateme
 from rootcellar.stores.postgres.pooling import are_lent_by_turns
 from rootcellar.stores.replaced import when_replaced
 from rootcellar.stores.watching import LINGER, Fetch, PollingWatcher, Tell
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 _PIPELINED = ("register", "unregister", "arm", "read_all", "read_some")
 #: the columns of what they read

@@ -13,8 +13,9 @@ import logging
 from rootcellar import errors
 from rootcellar.stores.postgres import driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: what ``prepared_statements`` may be
 CHOICES = ("auto", "on", "off")

@@ -18,8 +18,9 @@ from typing import Any
 
 from rootcellar import errors
 from rootcellar.stores import tls
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds for finding out what is wrong with a certificate
 PATIENCE = 5.0

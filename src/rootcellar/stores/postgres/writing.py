@@ -23,8 +23,9 @@ from rootcellar.stores.gates import Gate
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, ROLLBACK, Pipeline, Statement, Values, row_of
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: the error of a record of which nothing is known yet
 _UNANSWERED = errors.StoreUnavailable("not written yet")

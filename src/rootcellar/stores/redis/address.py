@@ -13,8 +13,9 @@ from rootcellar.errors import ConfigurationError
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.passwords import source_of
 from rootcellar.urls import redact
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: what is waited for at most, in seconds, where Celery's settings say nothing
 CONNECT_TIMEOUT = 5.0

@@ -20,8 +20,9 @@ from rootcellar.stores.redis.mastership import Ask, Mastership, Opinion
 from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.servers import OneServer, Servers
 from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 SLOTS = 16_384
 #: how often a command follows the nodes' directions before it gives up

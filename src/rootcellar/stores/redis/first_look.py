@@ -8,8 +8,9 @@ import os
 from rootcellar import errors
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.wire import Line, ServerError, pack
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 OLDEST_SERVER = 6
 

@@ -23,8 +23,9 @@ from rootcellar.stores.redis.wire import ConnectionLost, Line, Reply, ServerErro
 from rootcellar.stores.replaced import tell_replaced, when_replaced
 from rootcellar.stores.rows import chunks
 from rootcellar.stores.watching import LINGER, Fetch, PollingWatcher
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds of silence after which the server is asked whether it is there, and in which it must answer
 SILENCE = 5.0

@@ -9,8 +9,9 @@ from rootcellar.errors import ConfigurationError, StoreUnavailable
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.redis.mastership import Mastership
 from rootcellar.stores.redis.wire import Line, Reply, ServerError, pack
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds to wait for the replicas, where ``wait_timeout`` does not say
 PATIENCE = 1.0

@@ -12,8 +12,9 @@ from rootcellar.stores.redis import driver, mastership
 from rootcellar.stores.redis.address import Address
 from rootcellar.stores.redis.mastership import Ask, Opinion
 from rootcellar.stores.redis.wire import Line, ServerError, pack
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
