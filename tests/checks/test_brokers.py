@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -41,10 +40,8 @@ def guarded(rabbit_server: RabbitServer, vhost: str) -> Iterator[str]:
 class TestRabbitMQ:
     def test_healthy(self, rabbit_server: RabbitServer, vhost: str) -> None:
         before = on_rabbit(rabbit_server)
-        began = time.monotonic()
         seen = check_broker(vhost)
         assert_healthy(seen)
-        assert time.monotonic() - began < 5
         assert "RabbitMQ" in seen.line("server").seen
         assert on_rabbit(rabbit_server) == before
 

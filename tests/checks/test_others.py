@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -55,9 +54,7 @@ class TestMySQL:
 
     def test_healthy(self, mysql_server: MariaDBServer, url: str) -> None:
         before = on_mysql(mysql_server)
-        began = time.monotonic()
         assert_healthy(check(url))
-        assert time.monotonic() - began < 5
         assert on_mysql(mysql_server) == before
 
     def test_without_tables_none_are_made(self, mysql_server: MariaDBServer, mysql_url: str) -> None:
@@ -214,9 +211,7 @@ class TestMongoDB:
         url = mongo_server.new_database()
         keep(url)
         before = on_mongo(mongo_server)
-        began = time.monotonic()
         assert_healthy(check(url))
-        assert time.monotonic() - began < 5
         assert on_mongo(mongo_server) == before
         mongo_server.drop_database(url)
 

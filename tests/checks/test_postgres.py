@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,9 +74,7 @@ def role(server: PostgresServer, url: str, *, granted: str = "worker") -> Iterat
 class TestHealthy:
     def test_with_tables(self, postgres_server: PostgresServer, ready_url: str) -> None:
         before = on_postgres(postgres_server, ready_url)
-        began = time.monotonic()
         assert_healthy(check(ready_url))
-        assert time.monotonic() - began < 5
         assert on_postgres(postgres_server, ready_url) == before
 
     def test_without_tables_none_are_made(self, postgres_server: PostgresServer, postgres_url: str) -> None:

@@ -56,9 +56,7 @@ class TestOneServer:
         store.put(TaskRecord(task_id="kept", state="SUCCESS"))
         store.close()
         before = on_redis(server)
-        began = time.monotonic()
         assert_healthy(check(server.url))
-        assert time.monotonic() - began < 5
         assert on_redis(server) == before
 
     def test_as_a_user_of_least_privilege_over_tls(self, secure_redis_server: SecureRedisServer) -> None:
@@ -268,10 +266,8 @@ class TestHybrid:
         store.check()
         store.close()
         before = on_postgres(postgres_server, postgres_url), on_redis(redis_server)
-        began = time.monotonic()
         seen = check("hybrid://", **self.options(postgres_url, redis_server.url))
         assert_healthy(seen)
-        assert time.monotonic() - began < 5
         assert "in both" in seen.line("copies").seen
         assert (on_postgres(postgres_server, postgres_url), on_redis(redis_server)) == before
 

@@ -53,6 +53,16 @@ def never_sweeping(lease: float = 3.0) -> dict[str, Any]:
     return {"result_backend_transport_options": {"chord_lease": lease, "chord_sweep_interval": 3600}}
 
 
+#: what is left to chance; a failed test prints the seed
+SEED = int(os.environ.get("ROOTCELLAR_TEST_SEED") or random.randrange(10**9))
+DICE = random.Random(SEED)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    print(f"ROOTCELLAR_TEST_SEED={SEED}")
+
+
 @pytest.fixture
 def bed(postgres_url: str, redis_url: str, tmp_path: Path) -> Bed:
     bed = Bed(tmp_path, redis_url, postgres_url, **LATE)
@@ -66,7 +76,7 @@ def test_children_are_killed_at_exact_moments(bed: Bed, postgres_url: str) -> No
     moments = dict(enumerate(MOMENTS * CHORDS))
     for number, moment in moments.items():
         is_amid = moment in ("before_store", "after_store")
-        bed.faults.plan(moment, part_id(number, random.randrange(PARTS)) if is_amid else body_id(number))
+        bed.faults.plan(moment, part_id(number, DICE.randrange(PARTS)) if is_amid else body_id(number))
     with bed.workers(bed.worker(concurrency=3), bed.worker(concurrency=3)):
         results = {number: send(bed, number) for number in moments}
         for number, result in results.items():
@@ -107,12 +117,12 @@ def check_audit(audit: Audit, chords: int, parts: int = PARTS) -> None:
 def kill_children(workers: Sequence[Worker], ended: threading.Event) -> int:
     """Kill a child now and then until the end; return how many."""
     count = 0
-    while not ended.wait(random.uniform(0.1, 0.7)):
-        worker = random.choice(workers)
+    while not ended.wait(DICE.uniform(0.1, 0.7)):
+        worker = DICE.choice(workers)
         children = worker.children()
         # one that has just ended by itself will do no harm
         with suppress(IndexError, ProcessLookupError):
-            os.kill(random.choice(children), signal.SIGKILL)
+            os.kill(DICE.choice(children), signal.SIGKILL)
             count += 1
     return count
 
@@ -161,7 +171,7 @@ def test_children_are_killed_within_a_transaction(redis_url: str, tmp_path: Path
     bed.create_tables()
     parts = 20
     for number in range(CHORDS):
-        bed.faults.plan("within_store", part_id(number, random.randrange(parts)))
+        bed.faults.plan("within_store", part_id(number, DICE.randrange(parts)))
     with bed.workers(bed.worker(concurrency=4)):
         results = {number: send(bed, number, parts) for number in range(CHORDS)}
         for number, result in results.items():

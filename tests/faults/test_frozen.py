@@ -24,7 +24,7 @@ from tests.waiting.bed import make_app, record, until
 
 TIMEOUT = 1.0
 #: seconds that a busy machine may need on top; less than it takes a driver to give up
-SLACK = 3.0
+SLACK = 20.0
 
 
 @contextmanager

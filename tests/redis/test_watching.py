@@ -166,18 +166,21 @@ def test_more_waiters_than_the_server_holds_answers_for(
 def test_who_reads_for_long_does_not_take_the_server_for_dead(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listening, "SILENCE", 0.2)
+    monkeypatch.setattr(listening, "SILENCE", 1.0)
     watcher = store.watcher()
     assert isinstance(watcher, listening.ListeningWatcher)
     fetch = watcher._fetch
+    read_at: list[float] = []
 
     def fetch_slowly(task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
-        time.sleep(0.6)
-        return fetch(task_ids)
+        time.sleep(2.5)
+        found = fetch(task_ids)
+        read_at.append(time.monotonic())
+        return found
 
     monkeypatch.setattr(watcher, "_fetch", fetch_slowly)
     subscribe(store, new_id())
-    time.sleep(1.5)
+    until(lambda: read_at and watcher._last_heard > read_at[0], "a sign of life after the long read")
     assert "No connection" not in caplog.text
 
 

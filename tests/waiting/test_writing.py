@@ -379,7 +379,9 @@ def test_who_waits_for_a_leader_is_interrupted(store: Store, postgres_url: str) 
 
 def test_interrupted_at_any_moment(postgres_url: str) -> None:
     """Hundreds of times, at random; with others who store all the while, and never may be kept waiting."""
-    with opened(postgres_url) as store, Script(INTERRUPTED, postgres_url, str(random.randrange(10**9))) as script:
+    seed = random.randrange(10**9)
+    print(f"seed {seed}")
+    with opened(postgres_url) as store, Script(INTERRUPTED, postgres_url, str(seed)) as script:
         acknowledged, others = map(int, script.wait_for("stored", timeout=60).split())
         script.end()
         assert store.get("afterwards")
