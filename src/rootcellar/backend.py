@@ -11,6 +11,8 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import WorkerLostError
 from celery import states
 from celery.exceptions import BackendGetMetaError, BackendStoreError
 from celery.result import result_from_tuple
@@ -25,6 +27,7 @@ from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.interim import Interim
 from rootcellar.outage import Outage
 from rootcellar.payloads import codec_of, content_type_of, deserialise, known_compression, serialise, serializer_of
+from rootcellar.payloads.settings import type_modules_of
 from rootcellar.reading import ReadingBackend
 from rootcellar.recording import Recorder
 from rootcellar.records import TYPED_JSON, ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
@@ -128,6 +131,7 @@ class ResultBackend(ReadingBackend):
         self._sweeping: threading.Thread | None = None
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
+        self._exception_modules = type_modules_of(conf) or ()
         self.codec = codec_of(conf, serializer=self.serializer, accept=self.accept)
         # blobs are deleted by a sweep, wherever the records expire
         self.supports_autoexpire = self.store.expires_by_itself and self.codec.spilling is None
@@ -174,7 +178,9 @@ class ResultBackend(ReadingBackend):
         what = f"store {state} of task {task_id}"
         try:
             if process.is_worker_main():
-                progress = self._store_from_main(record, part, request, what)
+                progress = self._store_from_main(
+                    record, part, request, what, is_lost=isinstance(result, WorkerLostError)
+                )
             elif state not in states.READY_STATES and process.is_in_pool():
                 progress = None
                 self._interim.store(
@@ -237,12 +243,35 @@ class ResultBackend(ReadingBackend):
         else:
             count()
 
+    def note_end(self, task: Any, exc: BaseException) -> None:
+        """Record that a task ended in an exception that is no ``Exception``: Celery leaves it PENDING in some pools."""
+        request = task.request
+        traceback = ExceptionInfo().traceback
+        if process.is_child_of_pool():
+            # the main process records it and does the rest, but knows of this one only that the child is lost
+            is_run_again = (task.acks_late and task.reject_on_worker_lost) or getattr(task, "retry_on_worker_lost", 0)
+            if isinstance(exc, KeyboardInterrupt) and not is_run_again and _is_stored(task):
+                encodable = self._encodable(exc, states.FAILURE, request)
+                record = self._record_for_sure(request.id, encodable, states.FAILURE, traceback, request)
+                self._retried(lambda: self._put(record, None, request), f"store FAILURE of task {request.id}")
+        elif process.is_end_of_run(task, exc):
+            self.mark_as_failure(request.id, exc, traceback, request=request, store_result=_is_stored(task))
+
+    def _put_lost(self, record: TaskRecord, part: ChordPart | None, request: Any) -> Stored:
+        """Store that a worker was lost, unless the task had stored how it failed; count its part in any case."""
+        there = self.store.get(record.task_id)
+        if there is None or there.state != states.FAILURE:
+            return self._put(record, part, request)
+        progress = None if part is None else self.store.count_part(part, lease=self.chords.lease)
+        return Stored(written=False, chord=progress)
+
     def _store_from_main(
-        self, record: TaskRecord, part: ChordPart | None, request: Any, what: str
+        self, record: TaskRecord, part: ChordPart | None, request: Any, what: str, *, is_lost: bool
     ) -> ChordProgress | None:
         """Store without keeping the worker's main process waiting."""
         if record.state in states.READY_STATES:
-            self._see_to(lambda: self.chords.proceed(request, self._put(record, part, request).chord), what)
+            put = self._put_lost if is_lost else self._put
+            self._see_to(lambda: self.chords.proceed(request, put(record, part, request).chord), what)
             return _LATER
         try:
             self._late.ask(lambda: self._put(record, part, request), what, self._limit)
@@ -316,8 +345,10 @@ class ResultBackend(ReadingBackend):
     def _encodable(self, result: Any, state: str, request: Any) -> Any:
         """Return a result as its serializer takes it; Celery's ``encode_result`` knows nothing of the task."""
         own = serializer_of(self.recorder.call_of(request))
-        if own in registry.name_to_type and state in self.EXCEPTION_STATES and isinstance(result, Exception):
-            return self.prepare_exception(result, own)
+        if state in self.EXCEPTION_STATES and isinstance(result, BaseException):
+            # Celery before 5.7 takes only an Exception for one
+            is_known = own in registry.name_to_type
+            return self.prepare_exception(exceptions.as_raised(result), own if is_known else None)
         return self.encode_result(result, state)
 
     def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
@@ -329,7 +360,7 @@ class ResultBackend(ReadingBackend):
     def exception_to_python(self, exc: Any) -> Any:
         if isinstance(exc, BaseException):
             return super().exception_to_python(exc)
-        return exceptions.restore(exc)
+        return exceptions.restore(exc, self._exception_modules)
 
     # -- groups and chords
 
@@ -497,6 +528,12 @@ def _own_request(task_id: Any, request: Any) -> Any:
     # that of a message whose task is not known has no id
     own = getattr(request, "id", task_id)
     return request if own is not None and str(bytes_to_str(own)) == str(bytes_to_str(task_id)) else None
+
+
+def _is_stored(task: Any) -> bool:
+    """Tell whether the failure of a task's run is stored."""
+    ignores = getattr(task.request, "ignore_result", None)
+    return bool(task.store_errors_even_if_ignored or not (task.ignore_result if ignores is None else ignores))
 
 
 def _is_on(value: Any) -> bool:

@@ -18,7 +18,7 @@ from billiard import current_process
 from celery import signals, states
 from celery._state import get_current_task
 from celery.app.task import Context, Task
-from celery.exceptions import NotRegistered, WorkerShutdown
+from celery.exceptions import NotRegistered, WorkerShutdown, WorkerTerminate
 from celery.utils.log import get_logger
 from kombu.exceptions import ContentDisallowed, DecodeError
 
@@ -126,6 +126,31 @@ def _end_unrecorded(backend: Any, request: Any, exc: BaseException) -> None:
         backend.end_unrecorded(request, exc)
 
 
+def _note_end(task: Any = None, state: str | None = None, **_: Any) -> None:
+    """Record the end of a task in an exception that is no ``Exception``: Celery leaves that to the pool, if to any."""
+    exc = sys.exc_info()[1]
+    if state is not None or exc is None or isinstance(exc, Exception) or task.request.is_eager:
+        return
+    backend = task.backend
+    if backend in _alive:
+        backend.note_end(task, exc)
+
+
+def is_end_of_run(task: Any, exc: BaseException) -> bool:
+    """Tell whether an exception that is no ``Exception`` is that of a task, and not of the pool that stops its run."""
+    if isinstance(exc, (WorkerShutdown, WorkerTerminate)) or type(exc).__name__ == "GreenletExit":
+        return False
+    # gevent's and eventlet's are also how their pools keep to a time limit, of which they tell themselves
+    is_timeout = type(exc).__module__.split(".")[0] in ("gevent", "eventlet") and type(exc).__name__ == "Timeout"
+    limits = (*(task.request.timelimit or ()), task.time_limit, task.app.conf.task_time_limit)
+    return not (is_timeout and any(limits))
+
+
+def is_child_of_pool() -> bool:
+    """Tell whether this is a child of a worker's prefork pool, whose main process hears of its end."""
+    return _is_worker() and current_process().name != "MainProcess"
+
+
 class Life(Protocol):
     """What a backend lets the process's life do with it."""
 
@@ -141,6 +166,9 @@ class Life(Protocol):
 
     def give_up(self) -> None:
         """Say what will not be stored because this process ends."""
+
+    def note_end(self, task: Any, exc: BaseException) -> None:
+        """Record that a task ended in an exception that is no ``Exception``."""
 
 
 _alive: weakref.WeakSet[Life] = weakref.WeakSet()
@@ -185,6 +213,7 @@ def connect_signals() -> None:
     signals.task_postrun.connect(_on_task_end, weak=False, dispatch_uid="rootcellar.unrecorded")
     signals.task_unknown.connect(_on_task_unknown, weak=False, dispatch_uid="rootcellar.unknown")
     signals.task_rejected.connect(_on_task_invalid, weak=False, dispatch_uid="rootcellar.invalid")
+    signals.task_postrun.connect(_note_end, weak=False, dispatch_uid="rootcellar.end of task")
     signals.worker_ready.connect(_on_worker_ready, weak=False, dispatch_uid="rootcellar.ready")
     signals.worker_shutdown.connect(_on_worker_shutdown, weak=False, dispatch_uid="rootcellar.end")
     signals.worker_process_shutdown.connect(close_all, weak=False, dispatch_uid="rootcellar.shutdown")

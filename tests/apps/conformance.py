@@ -6,6 +6,7 @@ which is JSON. Tests make as many apps of it as they like with :func:`make_app`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -67,6 +68,21 @@ class Outer:
         """Lives in another class."""
 
 
+class Attributes(ValueError):
+    """Cannot be pickled, and shows an attribute that its constructor sets."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__("oh")
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"code {self.code}"
+
+
+class OwnBase(BaseException):
+    """Is no ``Exception``."""
+
+
 def _unimportable() -> type[Exception]:
     class Local(Exception):
         """Lives in a function, so that nobody can import it."""
@@ -76,6 +92,13 @@ def _unimportable() -> type[Exception]:
 
 def _foreign() -> type[Exception]:
     return type("Foreign", (Exception,), {"__module__": "a_module_that.only_the_worker_has"})
+
+
+def _caused() -> Exception:
+    exc = Own("outer")
+    exc.__cause__ = ValueError("inner")
+    exc.__dict__["__notes__"] = ["a note"]
+    return exc
 
 
 EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
@@ -91,6 +114,11 @@ EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
     "text": lambda: Own("🧊 \x00 \ud800 قبو"),
     "os": lambda: FileNotFoundError(2, "No such file", "cellar.txt"),
     "group": lambda: Own(ValueError("inner")),
+    "attributes": lambda: Attributes(code=7),
+    "caused": lambda: _caused(),
+    "cancelled": lambda: asyncio.CancelledError("why"),
+    "interrupted": lambda: KeyboardInterrupt("why"),
+    "own base": lambda: OwnBase("why", 2),
     "unicode": lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
 }
 
@@ -251,6 +279,14 @@ def retry_until(self: Any, count: int) -> int:
 @task(bind=True)
 def retry_tomorrow(self: Any) -> None:
     raise self.retry(exc=Own("tomorrow", 1), countdown=86_400)
+
+
+@task(bind=True)
+def retry_for_attributes(self: Any) -> None:
+    try:
+        raise Attributes(code=7)
+    except Attributes as exc:
+        raise self.retry(exc=exc, countdown=86_400) from exc
 
 
 @task(bind=True, max_retries=1)

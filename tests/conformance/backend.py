@@ -42,7 +42,7 @@ from rootcellar.backend import ResultBackend
 from rootcellar.payloads import NotEncodable, make_key
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store
-from tests.apps.conformance import JSON_VALUES, Outer, Own, Picky, Rewriting, large
+from tests.apps.conformance import JSON_VALUES, Attributes, Outer, Own, OwnBase, Picky, Rewriting, large
 from tests.background import Background
 from tests.conformance.benches import Bench, open_bench
 from tests.conformance.crew import Crew
@@ -341,6 +341,37 @@ class TestEssentials:
     def test_what_the_header_of_a_chord_raised_is_raised(self, bench: Bench) -> None:
         result = chord([bench.tasks.fail.s(message="header"), bench.tasks.add.s(1, 1)], bench.tasks.total.s())()
         with pytest.raises(ValueError, match="header"):
+            result.get(timeout=WAIT)
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "args"),
+        [
+            ("cancelled", asyncio.CancelledError, ("why",)),
+            ("interrupted", KeyboardInterrupt, ("why",)),
+            ("own base", OwnBase, ("why", 2)),
+        ],
+    )
+    def test_an_end_in_what_is_no_exception(
+        self, bench: Bench, name: str, kind: type[BaseException], args: tuple[Any, ...]
+    ) -> None:
+        if bench.combination.pool == "solo":
+            pytest.skip("a worker of the pool solo ends with its task, by Celery's own error")
+        result = bench.tasks.raise_.delay(name)
+        with pytest.raises(kind) as caught:
+            result.get(timeout=WAIT)
+        assert type(caught.value) is kind
+        assert caught.value.args == args
+        assert (result.state, result.name) == ("FAILURE", "conformance.raise_")
+        assert bench.tasks.add.delay(1, 1).get(timeout=WAIT) == 2, "the worker goes on"
+
+    def test_a_chord_whose_header_ends_in_what_is_no_exception(self, bench: Bench) -> None:
+        if bench.combination.pool == "solo":
+            pytest.skip("a worker of the pool solo ends with its task, by Celery's own error")
+        header = [bench.tasks.add.s(1, 1), bench.tasks.raise_.s("own base")]
+        result = chord(header, bench.tasks.total.s().on_error(bench.tasks.errback.s()))()
+        with pytest.raises(ChordError, match="OwnBase"):
+            result.get(timeout=WAIT, follow_parents=False)
+        with pytest.raises(OwnBase):
             result.get(timeout=WAIT)
 
     def test_chord_with_a_failing_header(self, bench: Bench) -> None:
@@ -904,6 +935,36 @@ class TestExceptions:
             result.get(timeout=WAIT)
 
     @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("os", "[Errno 2] No such file: 'cellar.txt'"),
+            ("attributes", "code 7"),
+            ("group", "inner"),
+            ("unencodable arguments", "('text', <class 'object'>)"),
+        ],
+    )
+    def test_it_says_what_it_said(self, bench: Bench, name: str, text: str) -> None:
+        result = bench.tasks.raise_.delay(name)
+        found = result.get(timeout=WAIT, propagate=False)
+        assert str(found) == text
+
+    def test_attributes_causes_and_notes_come_back(self, bench: Bench) -> None:
+        found = bench.tasks.raise_.delay("attributes").get(timeout=WAIT, propagate=False)
+        assert (type(found), found.code, found.args) == (Attributes, 7, ("oh",))
+        assert bench.tasks.raise_.delay("os").get(timeout=WAIT, propagate=False).filename == "cellar.txt"
+        found = bench.tasks.raise_.delay("caused").get(timeout=WAIT, propagate=False)
+        assert (repr(found.__cause__), found.__notes__) == ("ValueError('inner')", ["a note"])
+
+    def test_an_exception_that_cannot_be_pickled_is_itself_while_its_task_is_retried(self, bench: Bench) -> None:
+        result = bench.tasks.retry_for_attributes.delay()
+        eventually(lambda: result.state == "RETRY", "the state RETRY")
+        found = result.info
+        assert (type(found), str(found), found.code) == (Attributes, "code 7", 7)
+        result.revoke()
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=WAIT)
+
+    @pytest.mark.parametrize(
         ("name", "shown", "args"),
         [("unimportable", "Local", ("somewhere", 3)), ("foreign", "Foreign", ("elsewhere", 4))],
     )
@@ -924,8 +985,8 @@ class TestExceptions:
             ("os", "remove", [str(victim)]),
             ("builtins", "eval", [f"__import__('os').remove({str(victim)!r})"]),
             ("builtins", "SystemExit", [3]),
-            ("builtins", "KeyboardInterrupt", []),
-            ("builtins", "BaseException", ["x"]),
+            ("builtins", "GeneratorExit", []),
+            ("celery.exceptions", "WorkerShutdown", [1]),
             ("subprocess", "Popen", [f"rm {victim}"]),
             ("subprocess", "Popen.__init__", ["x"]),
             ("antigravity", "geohash", [1, 2, b"x".decode()]),
@@ -940,7 +1001,7 @@ class TestExceptions:
             )
             with pytest.raises(Exception) as caught:  # noqa: PT011
                 bench.app.AsyncResult(task_id).get(timeout=0)
-            assert isinstance(caught.value, Exception), "never SystemExit or KeyboardInterrupt"
+            assert isinstance(caught.value, Exception), "nothing that ends a program"
             assert type(caught.value).__name__ == name
             assert caught.value.args == tuple(args)
         assert victim.exists()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rootcellar.errors import ConfigurationError
-from rootcellar.payloads.redacting import exception_with
+from rootcellar.payloads.redacting import MORE, exception_with
 from rootcellar.payloads.serialising import NotEncodable
 from rootcellar.records import Payload
 
@@ -87,7 +87,9 @@ class Limit:
         def cut_all(value: Any) -> Any:
             return list(map(cut, value)) if isinstance(value, (list, tuple)) else cut(value)
 
-        return {name: each if name in _OF_CLASS else cut_all(each) for name, each in failure.items()}
+        # what else is told of it may be as long
+        kept = {name: each for name, each in failure.items() if name != MORE}
+        return {name: each if name in _OF_CLASS else cut_all(each) for name, each in kept.items()}
 
 
 def read_size(given: Any, where: str) -> int | None:

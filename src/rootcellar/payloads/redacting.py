@@ -19,6 +19,8 @@ from rootcellar.payloads.patterns import CARD, KEEP, Needles, like, normal, path
 from rootcellar.records import Payload
 from rootcellar.urls import redact as redact_urls
 
+#: the key, in what is stored of an exception, of what class and arguments do not tell (see rootcellar.exceptions)
+MORE = "rootcellar"
 #: thirteen digits with a gap at most between them: less is no card
 _DIGITS = re.compile(rb"[2-689](?:[^0-9A-Za-z]{0,3}[0-9]){12}")
 #: larger numbers are no secrets that a text shows
@@ -146,10 +148,24 @@ class Redaction:
         """Return an exception redacted, or what :func:`rootcellar.exceptions.describe` made of one."""
         if isinstance(failure, BaseException):
             return exception_with(failure, lambda argument: self._argument(argument, secrets))
-        return {
-            name: each if name in ("exc_type", "exc_module") else self._argument(each, secrets)
+        redacted = {
+            name: each if name in ("exc_type", "exc_module", MORE) else self._argument(each, secrets)
             for name, each in failure.items()
         }
+        if MORE in failure:
+            redacted[MORE] = self._more(self.value(failure[MORE]), secrets)
+        return redacted
+
+    def _more(self, value: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
+        """Return what else is stored of an exception, redacted: also what it was caused by."""
+        if depth == _DEEPEST:
+            return MASK
+        if isinstance(value, Mapping):
+            named = {"exc_type", "exc_module", "is_partial"}
+            return {key: each if key in named else self._more(each, secrets, depth + 1) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self._more(each, secrets, depth + 1) for each in value]
+        return self._argument(value, secrets, depth)
 
     def _argument(self, argument: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
         """Return an exception's argument redacted: its texts as :meth:`text` does, the rest as :meth:`value` does."""

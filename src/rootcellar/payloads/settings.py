@@ -55,10 +55,10 @@ def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
         value = conf.get(name)
         return ours.get(name) if value is None else value
 
-    modules = option("result_type_modules")
+    modules = type_modules_of(conf)
     return Codec(
         compressing=compressing_of(option),
-        reader=Reader(Classes(modules if modules is None else _names(modules))),
+        reader=Reader(Classes(modules)),
         sealing=sealing_of(conf),
         redactor=redactor_of(conf),
         limit=limit_of(conf),
@@ -188,3 +188,11 @@ def _names(modules: Any) -> list[str]:
     """Return the names in a list, or in a text with commas."""
     names = modules.split(",") if isinstance(modules, str) else modules
     return [str(name).strip() for name in names if str(name).strip()]
+
+
+def type_modules_of(conf: Any) -> tuple[str, ...] | None:
+    """Return the modules whose classes stored values may be made into; ``None`` where nothing is said."""
+    ours = conf.get("result_backend_transport_options") or {}
+    modules = conf.get("result_type_modules")
+    modules = ours.get("result_type_modules") if modules is None else modules
+    return None if modules is None else tuple(_names(modules))
