@@ -7,22 +7,31 @@ STAMPS := $(VENV)/stamps
 PYTEST_ARGS ?=
 # how many test processes run at a time, each with servers of its own; 0 for none but pytest's
 JOBS ?= auto
+# which sessions of noxfile.py make test-matrix runs; all where it is empty
+SESSIONS ?=
 
 # The first Python that is 3.10 or newer and really runs: a pyenv shim may exist for a version that is not there.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && { echo "$$python"; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs troubleshooting systems venv servers clean
+.PHONY: help demo test test-matrix lint bench docs troubleshooting systems venv servers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)/demo ## install rootcellar into .venv and show what it does
 	@$(BIN)/rootcellar demo
 
 test: $(STAMPS)/dev servers ## run the tests, against real servers that they start themselves (PYTEST_ARGS="-k name" JOBS=0)
+ifeq ($(strip $(PYTEST_ARGS)),)
+	@echo "The lowest versions of Celery and the drivers first, in short (nox -s short) ..."
+	@$(BIN)/python -m nox --noxfile noxfile.py -s short
+endif
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+
+test-matrix: $(STAMPS)/dev servers ## test every supported version of Python, Celery, the drivers and the servers (takes hours; SESSIONS="lowest")
+	@$(BIN)/python -m nox --noxfile noxfile.py $(addprefix -s ,$(SESSIONS))
 
 lint: $(STAMPS)/dev ## check style and types, and docs/troubleshooting.md
 	$(BIN)/ruff check .

@@ -566,9 +566,11 @@ class RedisServer(Server):
 
     def __init__(self, **settings: Setting) -> None:
         """Prepare the server; raises MissingServer when Redis is not installed."""
-        self._program = _which("redis-server")
+        chosen = os.environ.get("ROOTCELLAR_TEST_REDIS_BIN")
+        self._program = _which(f"{chosen}/redis-server" if chosen else "redis-server")
         if self._program is None:
-            raise MissingServer("Redis is not installed: on Debian, apt-get install redis-server")
+            where = f" in ROOTCELLAR_TEST_REDIS_BIN={chosen}" if chosen else ""
+            raise MissingServer(f"Redis is not installed{where}: on Debian, apt-get install redis-server")
         super().__init__(**{"save": "", "appendonly": False, "databases": 10_000, **settings})
 
     def _command(self) -> list[str]:

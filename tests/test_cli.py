@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from celery import Celery
+from celery.backends.database.session import ResultModelBase
 from celery.result import AsyncResult
 from rich.cells import cell_len
 
@@ -492,6 +493,8 @@ def celerys_tables(database: str) -> str:
     # SQLAlchemy's default drivers for PostgreSQL and MySQL are others
     url = database.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
     old = Celery("old", backend=f"db+{url}", broker="memory://", set_as_current=False)
+    # Celery 5.4 makes its tables once for a process, not once for a database
+    ResultModelBase.metadata.create_all(old.backend.ResultSession().get_bind())
     old.backend.mark_as_done("good", {"kept": [1, "é"]})
     old.backend.mark_as_failure("bad", ValueError("no", 3), traceback="the traceback")
     old.GroupResult("old-group", [AsyncResult("good", app=old)]).save()

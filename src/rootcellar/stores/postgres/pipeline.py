@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -23,9 +23,9 @@ _BINARY = 1
 _TEXT = 0
 _PARAMETER = re.compile(r"%(?:%|\((\w+)\)s)")
 
-#: the parameters of a statement, and the form of each
-Values = tuple[Sequence[bytes | None], Sequence[int]]
-NOTHING: Values = ((), ())
+#: the parameters of a statement, and the form of each: lists, because psycopg 3.2's C code takes nothing else
+Values = tuple[list[bytes | None], list[int]]
+NOTHING: Values = ([], [])
 _GOOD = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 

@@ -31,7 +31,7 @@ logger = visible_logs(logging.getLogger(__name__))
 _UNANSWERED = errors.StoreUnavailable("not written yet")
 
 _RELAX = Statement("relax", "SET LOCAL synchronous_commit = off")
-_BELL_FORMATS = (1, 0)
+_BELL_FORMATS = [1, 0]
 
 #: the most records in one turn
 MOST = 200
@@ -246,7 +246,7 @@ class Writer:
     def _bell(self, told: list[Write]) -> tuple[Statement, Values]:
         """Return the statement that wakes whoever waits for these records, and its parameters."""
         if len(told) == 1:
-            return self._ring_for_one, ((told[0].task_id.encode(), b"t" if told[0].is_ready else b"f"), _BELL_FORMATS)
+            return self._ring_for_one, ([told[0].task_id.encode(), b"t" if told[0].is_ready else b"f"], _BELL_FORMATS)
         row = {
             "task_ids": [write.task_id for write in told],
             "ready_ids": [write.task_id for write in told if write.is_ready],
