@@ -1,0 +1,33 @@
+"""What Celery itself does differently in its older versions, tried on its own Redis backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import celery
+import pytest
+
+#: the version of Celery that is installed, such as (5, 4)
+CELERY = tuple(int(number) for number in celery.__version__.split(".")[:2])
+
+needs_revoke_at_once = pytest.mark.skipif(
+    CELERY < (5, 6), reason="Celery before 5.6 stores REVOKED only when the task's time comes"
+)
+needs_order_of_replacements = pytest.mark.skipif(
+    CELERY < (5, 6), reason="Celery before 5.6 numbers the tasks of a group anew where it replaces a chord's member"
+)
+needs_chords_applied_twice = pytest.mark.skipif(
+    CELERY < (5, 7), reason="Celery before 5.7 never ends a chord that is applied a second time"
+)
+needs_groups_at_the_end_of_chains = pytest.mark.skipif(
+    CELERY < (5, 7), reason="Celery before 5.7 loses values of groups that end a chain in a chord's header"
+)
+#: timeouts that a `join` of a group holds; Celery before 5.7 takes 0 for no timeout
+SHORT_TIMEOUTS = (0, 0.3) if CELERY >= (5, 7) else (0.3,)
+
+
+def exists(result: Any) -> bool:
+    """Return whether the backend has anything of a result; ``AsyncResult.exists`` came with Celery 5.7."""
+    if CELERY >= (5, 7):
+        return bool(result.exists())
+    return bool(result.backend.task_result_exists(result.id))
