@@ -309,7 +309,7 @@ def test_an_app_names_the_store_and_its_tables(tmp_path: Path) -> None:
     assert json.loads(run("history", "-A", "noisy:app", "--json", cwd=tmp_path).out) == []
     assert_one_line(run("history", "-A", "shop:stock", cwd=tmp_path), "cache+memory://", "which is not rootcellar")
     forgotten = run("history", "-A", "shop:short", cwd=tmp_path)
-    assert_one_line(forgotten, "result_backend is postgresql", "begins with rootcellar+")
+    assert_one_line(forgotten, "result_backend is postgresql", "write rootcellar+postgresql://")
     assert "Pa55" not in forgotten.err
     assert_one_line(run("history", "-A", "nothing", cwd=tmp_path), "No module named 'nothing'", "--app nothing")
     assert_one_line(run("history", "-A", "broken", cwd=tmp_path), "ZeroDivisionError")

@@ -120,6 +120,7 @@ def test_secrets_of_celerys_settings_are_not_shown() -> None:
     assert found["arangodb_backend_settings"]["password"] == "hunter2"
     shown = repr(found) + repr(dict(found)) + json.dumps(found.masked()) + str(found.in_force())
     assert "hunter2" not in shown
+    assert settings(CELERY_TASK_DEFAULT_ROUTING_KEY="shop").masked()["task_default_routing_key"] == "shop"
 
 
 # -- names of other programs

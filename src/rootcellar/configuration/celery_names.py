@@ -15,7 +15,7 @@ from rootcellar.configuration.values import read_flag, read_seconds
 
 #: what Celery's settings are called in the environment, as with ``namespace="CELERY"``
 PREFIX = "CELERY_"
-_SECRET = re.compile(r"(?i)pass(word|wd|phrase)?($|_)|secret|token|(^|_)keys?$")
+_SECRET = re.compile(r"(?i)pass(word|wd|phrase)?($|_)|secret|token|(^|(?<!routing)_)keys?$")
 
 
 @cache
