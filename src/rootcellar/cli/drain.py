@@ -152,7 +152,7 @@ class _Progress:
         self._next = time.monotonic() + PROGRESS
         lag = self._store.lag()
         if self._as_json:
-            # a line each, for whoever reads while it goes on
+            # one document a line, for programs that read while it goes on
             typer.echo(json.dumps({"moved": self._moved, **_as_json(lag)}))
         else:
             say(f"{self._moved:,} moved. {_sentence(lag)}")

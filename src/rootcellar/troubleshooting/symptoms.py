@@ -202,7 +202,7 @@ SYMPTOMS = (
             (
                 "The reader does not accept what the writer wrote.",
                 "Add its content type to `CELERY_RESULT_ACCEPT_CONTENT` where results are read, if you trust "
-                "whoever wrote it. A pickle runs code when it is read: avoid it.",
+                "everybody who can write to the store. A pickle runs code when it is read: avoid it.",
             ),
             (
                 "The payload is damaged, or was written by a library that is missing here.",
