@@ -355,12 +355,12 @@ def suffer(kind: str, url: str, rounds: int, seed: int, say: Callable[[str], obj
     ]
     main, beside = Victim(bed, "main", seed), Victim(bed, "thread", seed + 1)
     main.prepare()
-    sufferer = threading.Thread(target=suffer_in_thread, args=(bed, beside, rounds // 2), name="victim", daemon=True)
+    sufferer = threading.Thread(target=suffer_in_thread, args=(bed, beside, rounds // 4), name="victim", daemon=True)
     began = time.monotonic()
     for thread in (*others, sufferer):
         thread.start()
     with signals() as strike:
-        for number in range(rounds - rounds // 2):
+        for number in range(rounds - rounds // 4):
             if number % 500 == 0:
                 faulthandler.dump_traceback_later(HANGS, exit=True)
             if number % 5_000 == 4_999:
@@ -370,6 +370,7 @@ def suffer(kind: str, url: str, rounds: int, seed: int, say: Callable[[str], obj
             main.round(strike)
     while sufferer.is_alive():
         before = sum(beside.struck.values()) + beside.spared
+        faulthandler.dump_traceback_later(3 * HANGS, exit=True)
         sufferer.join(HANGS)
         after = sum(beside.struck.values()) + beside.spared
         assert not sufferer.is_alive() or after > before, "the thread that suffers hangs"

@@ -11,6 +11,7 @@ Most of them are no ``Exception`` and pass every handler. Those that are one are
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
@@ -29,32 +30,47 @@ CLASSES = frozenset(
 )
 
 
-def raise_interruption(exc: BaseException) -> None:
+class Moment:
+    """The beginning of a call of a library that makes errors of its own of any exception, also of one from outside."""
+
+    def __init__(self) -> None:
+        #: what the caller is handling: it came from outside before, and has nothing to do with the call
+        self.handled = sys.exc_info()[1]
+
+
+def raise_interruption(exc: BaseException, since: Moment | None = None) -> None:
     """Raise what came from outside, if that is what ``exc`` is or wraps; otherwise do nothing.
 
     To be called first in a handler that takes any exception for an error of the data.
+
+    Args:
+        exc: what was raised.
+        since: when the call began, to find also what was replaced by ``exc`` (its ``__context__``).
     """
-    found = interruption_in(exc)
+    found = interruption_in(exc, since)
     if found is not None:
         raise found
 
 
-def interruption_in(exc: BaseException) -> BaseException | None:
+def interruption_in(exc: BaseException, since: Moment | None = None) -> BaseException | None:
     """Return what came from outside: ``exc`` itself, or what a library wrapped in it; ``None`` if nothing did.
 
-    A context (``__context__``) is not followed: it may be what the caller was handling all the while.
+    See :func:`raise_interruption` for the arguments.
     """
-    return _found_in(exc, frozenset(_handlers()), set())
+    seen = set() if since is None else {id(since.handled)}
+    return _found_in(exc, frozenset(_handlers()), seen, with_contexts=since is not None)
 
 
-def _found_in(exc: BaseException, handlers: frozenset[CodeType], seen: set[int]) -> BaseException | None:
+def _found_in(
+    exc: BaseException, handlers: frozenset[CodeType], seen: set[int], *, with_contexts: bool
+) -> BaseException | None:
     if id(exc) in seen:
         return None
     seen.add(id(exc))
     # what is wrapped before what wraps it: kombu hands it over as an argument, with its traceback
     wrapped = [arg for arg in exc.args if isinstance(arg, BaseException)]
-    for one in (*wrapped, exc.__cause__):
-        if one is not None and (found := _found_in(one, handlers, seen)) is not None:
+    for one in (*wrapped, exc.__cause__, exc.__context__ if with_contexts else None):
+        if one is not None and (found := _found_in(one, handlers, seen, with_contexts=with_contexts)) is not None:
             return found
     is_from_outside = not isinstance(exc, Exception) or _is_known(type(exc)) or _is_raised_by(exc, handlers)
     return exc if is_from_outside else None

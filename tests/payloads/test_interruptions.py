@@ -22,8 +22,9 @@ import rootcellar
 from rootcellar import exceptions
 from rootcellar.blobs import open_blobs
 from rootcellar.errors import PayloadUnreadable, StoreUnavailable
-from rootcellar.interruptions import interruption_in
+from rootcellar.interruptions import Moment, interruption_in
 from rootcellar.payloads import Codec, Compressing, NotEncodable, serialise
+from rootcellar.payloads.patterns import Patterns
 from rootcellar.payloads.pickles import read_old_pickle
 from rootcellar.payloads.redactor import Call, Redactor
 from rootcellar.records import TYPED_JSON, Payload
@@ -181,7 +182,7 @@ class Copied(dict[str, Any]):
 def test_interruption_goes_through_redaction(kind: type[BaseException]) -> None:
     value = Copied(token="a secret")
     value.kind = kind
-    redactor = Redactor(["token"])
+    redactor = Redactor(Patterns(("token",), ("token",)))
     with goes_through(kind):
         redactor.encoded(value, Call(), lambda value: Payload(b'{"token": "a secret"}'), is_result=True)
     with goes_through(kind):
@@ -261,6 +262,29 @@ def test_error_within_the_handling_of_an_interruption_is_told_as_what_it_is() ->
     except SoftTimeLimitExceeded:
         with pytest.raises(PayloadUnreadable):
             decode(b"{", TYPED_JSON)
+
+
+def raise_what_replaces_any() -> None:
+    """Do as psycopg does while it reads the settings of a connection."""
+    try:
+        raise_soft_time_limit()
+    except Exception:
+        raise ValueError("a bad value") from None
+
+
+def test_interruption_that_a_library_replaced_is_found_where_asked_for() -> None:
+    moment = Moment()
+    with pytest.raises(ValueError, match="a bad value") as caught:
+        raise_what_replaces_any()
+    assert isinstance(interruption_in(caught.value, moment), SoftTimeLimitExceeded)
+    assert interruption_in(caught.value) is None
+    try:
+        raise_soft_time_limit()
+    except SoftTimeLimitExceeded:
+        moment = Moment()
+        with pytest.raises(ValueError, match="another") as caught:
+            raise ValueError("another")  # noqa: B904 - as a library would, in whose caller a limit is being handled
+        assert interruption_in(caught.value, moment) is None
 
 
 def test_ordinary_exception_is_no_interruption() -> None:

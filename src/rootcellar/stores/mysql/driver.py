@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from rootcellar import errors
 from rootcellar.imports import import_failure
+from rootcellar.interruptions import Moment, raise_interruption
 
 try:
     import pymysql
@@ -157,11 +158,13 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
         StoreError: in our words, why not.
     """
     patience = {"read_timeout": settings["connect_timeout"], "write_timeout": settings["connect_timeout"]}
+    moment = Moment()
     try:
         told = {"program_name": "rootcellar", **as_of_now(settings), **patience}
         connection = Connection(**told, charset="utf8mb4", autocommit=True)
         version, connection.packet_limit = _set_up(connection)
     except pymysql.Error as exc:
+        raise_interruption(exc, moment)
         raise translate(exc, where) from exc
     except (RuntimeError, ValueError, NotImplementedError) as exc:
         raise _unusable(exc, where) from exc

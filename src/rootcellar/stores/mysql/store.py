@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pymysql
 
 from rootcellar.errors import RecordRefused
+from rootcellar.interruptions import Moment, raise_interruption
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import rows
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
@@ -198,11 +199,13 @@ class MySQLStore(SqlStore[Connection]):
     def _raw(self, work: Callable[[Connection], T]) -> T:
         """Do ``work``, again after a deadlock, and once more where the connection was lost or the tables are others."""
         again = _Again()
+        moment = Moment()
         while True:
             with self._pool.connection(fresh=again.with_new_connection) as connection:
                 try:
                     return work(connection)
                 except pymysql.Error as exc:
+                    raise_interruption(exc, moment)
                     code = failures.code_of(exc)
                     self._note_failure(connection, code)
                     if not again.is_worth_it(code, is_lost=not connection.open):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from rootcellar import errors
 from rootcellar.imports import import_failure
+from rootcellar.interruptions import Moment, raise_interruption
 from rootcellar.stores.passwords import current
 from rootcellar.stores.postgres import secure
 
@@ -270,9 +271,11 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
         ConfigurationError: a file or a mode for TLS cannot be used.
     """
     settings = {**settings, "password": current(settings.get("password"))}
+    moment = Moment()
     try:
         connection = Connection.connect(autocommit=True, prepare_threshold=0, **settings)
     except psycopg.Error as exc:
+        raise_interruption(exc, moment)
         raise secure.explain(str(exc), settings, where) or translate(exc, where) from exc
     connection.server = f"{connection.info.host}:{connection.info.port}"
     secure.warn_if_unverified(settings, connection.pgconn.ssl_in_use, where)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rootcellar import errors
 from rootcellar.imports import import_failure
-from rootcellar.interruptions import raise_interruption
+from rootcellar.interruptions import Moment, raise_interruption
 from rootcellar.stores import tls
 from rootcellar.stores.passwords import current
 from rootcellar.stores.redis.address import Address
@@ -122,9 +122,11 @@ def open_line(
             where="result_backend_transport_options or redis_backend_use_ssl",
             remedy="remove it, or upgrade redis-py",
         ) from exc
+    moment = Moment()
     try:
         connection.connect()
     except FAILURES as exc:
+        raise_interruption(exc, moment)
         error = translate(exc, where, host)
         if tls_settings is not None and isinstance(error, errors.StoreUnavailable):
             if isinstance(exc, redis.TimeoutError):
