@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 
-import rootcellar.backend
-import rootcellar.payloads
-import rootcellar.rpc  # noqa: F401 - its errors
+import rootcellar
 from rootcellar import errors
 from rootcellar.checks.register import all_problems
 from rootcellar.configuration.settings import load
@@ -26,6 +26,14 @@ from tests.workers import ROOT
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 ANCHORS = set(re.findall(r'<a id="([^"]+)"></a>', PAGE))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def all_is_imported() -> None:
+    """Errors are also made in modules that are imported when they are needed."""
+    for module in pkgutil.walk_packages(rootcellar.__path__, "rootcellar."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
 
 
 def every_error() -> Iterator[type[RootcellarError]]:
