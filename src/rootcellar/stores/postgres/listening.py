@@ -233,7 +233,9 @@ class ListeningWatcher(PollingWatcher):
         idle_since: float | None = None
         while not self._is_closed:
             if connection.is_given_up:
-                raise driver.Silent(f"{connection.server} was replaced")
+                raise errors.StoreUnavailable(
+                    f"{connection.server} was replaced", where="listening", remedy="nothing: it is tried again"
+                )
             if self._is_idle():
                 idle_since = idle_since or time.monotonic()
                 if time.monotonic() - idle_since >= LINGER:

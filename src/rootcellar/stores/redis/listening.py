@@ -239,7 +239,9 @@ class ListeningWatcher(PollingWatcher):
         A connection may be dead without a word; and a server that was replaced may answer all the same.
         """
         if self._is_replaced:
-            raise ConnectionLost(f"{self._leads_to} was replaced as the master")
+            raise errors.StoreUnavailable(
+                f"{self._leads_to} was replaced as the master", where=self._where, remedy="nothing: it is tried again"
+            )
         now = time.monotonic()
         if self._servers.may_be_replaced and now - self._last_check >= SILENCE and self._checking is None:
             self._last_check = now
