@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -25,6 +26,9 @@ from rootcellar.stores.mysql.failures import translate
 from rootcellar.stores.mysql.url import as_of_now
 
 T = TypeVar("T")
+
+#: what PyMySQL raises, beside its own errors, where an answer is cut off or its socket was closed
+STUMBLES = (AttributeError, AssertionError, IndexError, OSError, struct.error)
 
 OLDEST_MARIADB = (10, 5)
 OLDEST_MYSQL = (8, 0)

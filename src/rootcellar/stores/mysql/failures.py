@@ -62,6 +62,13 @@ def code_of(exc: pymysql.Error) -> int:
     return code if isinstance(code, int) else 0
 
 
+def cut_off(exc: Exception, where: str) -> errors.StoreUnavailable:
+    """Return the error of an answer that the driver could not read to its end."""
+    return errors.StoreUnavailable(
+        f"the server's answer was cut off: {type(exc).__name__}: {exc}", where=where, remedy=_GONE
+    )
+
+
 def translate(exc: pymysql.Error, where: str) -> errors.StoreError:
     """Return the error of ours that says what ``exc`` means."""
     text = str(exc.args[1]) if len(exc.args) > 1 and exc.args[1] else str(exc) or type(exc).__name__

@@ -212,6 +212,14 @@ class MySQLStore(SqlStore[Connection]):
                         raise failures.translate(exc, self._where) from exc
                 except UnicodeEncodeError as exc:
                     raise self._refused(exc) from exc
+                except driver.STUMBLES as exc:
+                    raise_interruption(exc, moment)
+                    if not connection.is_busy:
+                        raise
+                    # the driver stumbled over an answer that was cut off
+                    connection.end()
+                    if not again.is_worth_it(0, is_lost=True):
+                        raise failures.cut_off(exc, self._where) from exc
             again.pause()
 
     def _note_failure(self, connection: Connection, code: int) -> None:

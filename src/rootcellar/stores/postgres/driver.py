@@ -155,6 +155,8 @@ _DEFAULTS: dict[str, Any] = {
 _LOCKED = "wait for the others; if it lasts, see who holds locks: pg_stat_activity, pg_locks"
 _INTERRUPTED = "wait for the server; if it lasts, see its log for shutdowns, and its statement_timeout"
 READ_ONLY = "25006"
+#: the server ends the session
+ENDED = {"57P01", "57P02", "57P05", "25P03", "25P04"}
 #: after these the connection's prepared statements or our idea of the tables are stale; a new one puts it right
 STALE = {"0A000", "26000", "42P01", "42P05", "42P10"}
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from psycopg.generators import execute
-from psycopg.pq import ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.waiting import Ready, Wait
 
@@ -93,11 +93,14 @@ def run(connection: Connection, statement: Statement, values: Values = NOTHING) 
     if statement.name in connection.prepared:
         pgconn = connection.pgconn
         pgconn.send_query_prepared(statement.name, *values, result_format=_BINARY)
-        result: PGresult
-        (result,) = connection.wait(execute(pgconn))
-        if result.status in _GOOD:
-            return result
-        raise psycopg.errors.error_from_result(result)
+        results: list[PGresult] = connection.wait(execute(pgconn))
+        # also a second one: the server may end the session after the answer, and before what it did is committed
+        for result in results:
+            if result.status not in _GOOD:
+                raise psycopg.errors.error_from_result(result)
+        if len(results) != 1:
+            raise _incomplete()
+        return results[0]
     pipeline = Pipeline(connection)
     pipeline.send(statement, values)
     failure, results = pipeline.settle()
@@ -158,6 +161,11 @@ class Pipeline:
                 failure = psycopg.errors.error_from_result(result)
             if failure is None and name is None:
                 run.append(result)
+        for result in results[len(self._sent) :]:
+            # the session was ended after the last answer, and before what that statement did is committed
+            failure = failure or psycopg.errors.error_from_result(result)
+        if failure is None and len(results) < len(self._sent):
+            failure = _incomplete()
         return Answers(failure, run)
 
     def _communicate(self) -> Generator[Any, Any, list[PGresult]]:
@@ -175,10 +183,16 @@ class Pipeline:
                 continue
             result = pgconn.get_result()
             if result is None:
+                if pgconn.status == ConnStatus.BAD:
+                    raise _incomplete()
                 continue
             if result.status == ExecStatus.PIPELINE_SYNC:
                 return found
             found.append(result)
+
+
+def _incomplete() -> psycopg.OperationalError:
+    return psycopg.OperationalError("the connection was lost before the answer was whole")
 
 
 class Answers(NamedTuple):

@@ -271,6 +271,7 @@ class PostgresStore(SqlStore[Connection]):
                     is_stale = exc.sqlstate in driver.STALE
                     if is_stale:
                         self._is_schema_known = False
+                    if is_stale or exc.sqlstate in driver.ENDED:
                         connection.close()
                     if exc.sqlstate == driver.READ_ONLY or isinstance(exc, driver.Silent):
                         # what is true of this session is true of the others

@@ -157,7 +157,12 @@ class Line:
     # -- reading
 
     def _reply(self) -> Reply:
-        line = self._line()
+        try:
+            return self._parsed(self._line())
+        except ValueError as exc:
+            raise ConnectionLost("the answer is not Redis's protocol") from exc
+
+    def _parsed(self, line: bytes) -> Reply:
         kind = line[:1]
         if kind == b":":
             return int(line[1:])
