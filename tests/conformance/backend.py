@@ -311,7 +311,7 @@ class TestEssentials:
         gate.await_arrival()
         assert first.get(timeout=WAIT) == 2
         assert bench.app.AsyncResult(member.id).state == state
-        assert [part.task_id for part in bench.backend.store.chord_parts(result.parent.id)] == [first.id]
+        assert member.id not in {part.task_id for part in bench.backend.store.chord_parts(result.parent.id)}
         gate.let_through()
         assert alone(bench, result).get(timeout=WAIT) == [2, "returned"]
 
@@ -320,9 +320,10 @@ class TestEssentials:
         header = [bench.tasks.add.s(1, 1), bench.tasks.report.s(gate.port, "SUCCESS", other)]
         result = chord(header, bench.tasks.echo.s())()
         gate.await_arrival()
-        assert result.parent.results[0].get(timeout=WAIT) == 2
+        first, _ = result.parent.results
+        assert first.get(timeout=WAIT) == 2
         parts = bench.backend.store.chord_parts(result.parent.id)
-        assert [part.task_id for part in parts] == [result.parent.results[0].id]
+        assert {part.task_id for part in parts} <= {first.id}, "neither the reporter nor the other task has ended"
         found = stored(bench, other)
         assert found is not None
         given = {name: value for name, value in asdict(found).items() if value is not None}
