@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
+from uuid import UUID
 
 from celery import current_app
 from celery.exceptions import TimeoutError
@@ -26,8 +27,9 @@ from celery.states import PROPAGATE_STATES
 from rootcellar import callbacks
 from rootcellar.backend import ResultBackend
 from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.fields import text_id
 from rootcellar.parents import ByBackend, Parents, Readable, raise_failure_of
-from rootcellar.records import TaskRecord
+from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.watching import Tell, Told, Watcher
 from rootcellar.waiting import timed_out
 
@@ -50,7 +52,7 @@ class StateChange:
         state: a Celery state or a custom one.
         info: the meta of a custom state, the result of a SUCCESS, the exception of a failure.
         is_ready: whether it is the last one.
-        done_at: when the task was over, aware and in UTC.
+        done_at: when the task was over, aware and in UTC; ``None`` also where nobody stored when.
     """
 
     task_id: str
@@ -68,7 +70,8 @@ async def result(
     Args:
         async_result: what ``delay`` or ``apply_async`` returned.
         timeout: seconds to wait; ``None`` for ever.
-        propagate: raise a failed task's exception, of a group the first that there is; otherwise return it.
+        propagate: raise a failed task's exception, of a group the first that there is; otherwise return it. In a group,
+            a result that cannot be read is taken as a failure with the error that says why.
         follow_parents: with ``propagate``, raise what a parent raised, also in place of the result's own failure: of a
             chord the exception of its header. Otherwise its own failure is raised, of a chord a ``ChordError``.
 
@@ -101,7 +104,7 @@ async def _result(
 
     deliver = _on_loop(loop, settle)
     watcher = backend.waiter.watcher()
-    subscription = watcher.subscribe([async_result.id], deliver)
+    subscription = watcher.subscribe([text_id(async_result.id)], deliver)
     try:
         await asyncio.wait({told, failed}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -121,7 +124,7 @@ async def _results(
 ) -> list[Any]:
     """Await every member of a group, and no more of them once one, or a parent of the group, has failed."""
     waiting = [
-        asyncio.ensure_future(_outcome(member, timeout, propagate=propagate, follow_parents=follow_parents))
+        asyncio.ensure_future(_outcome_of_many(member, timeout, propagate=propagate, follow_parents=follow_parents))
         for member in group.results
     ]
     all_of_them = asyncio.gather(*waiting)
@@ -136,6 +139,16 @@ async def _results(
             one.cancel()
         # what the others raise because they are cancelled is of no interest
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _outcome_of_many(member: Any, timeout: float | None, *, propagate: bool, follow_parents: bool) -> Any:
+    """Await a member of a group; where no failure is raised, the error of one that cannot be read is its value."""
+    try:
+        return await _outcome(member, timeout, propagate=propagate, follow_parents=follow_parents)
+    except RootcellarError as exc:
+        if propagate or exc.retryable:
+            raise
+        return exc
 
 
 @contextlib.contextmanager
@@ -199,13 +212,13 @@ async def watch(task: Any, timeout: float | None = None) -> AsyncIterator[StateC
     """
     if isinstance(task, ResultSet):
         raise TypeError("a group is no task: use as_completed(group), or watch its members")
-    task = AsyncResult(task, app=current_app._get_current_object()) if isinstance(task, str) else task
+    task = AsyncResult(task, app=current_app._get_current_object()) if isinstance(task, (str, UUID)) else task
     backend = _backend_of(task)
     told: asyncio.Queue[Told] = asyncio.Queue()
     deliver = _on_loop(asyncio.get_running_loop(), told.put_nowait)
     deadline = _deadline(timeout)
     watcher = backend.waiter.watcher()
-    subscription = watcher.subscribe([task.id], deliver, Tell.CHANGES)
+    subscription = watcher.subscribe([text_id(task.id)], deliver, Tell.CHANGES)
     calls = contextlib.ExitStack()
     try:
         calls.enter_context(_callbacks_called(asyncio.get_running_loop(), task))
@@ -213,7 +226,8 @@ async def watch(task: Any, timeout: float | None = None) -> AsyncIterator[StateC
             for record in _records(await _before(deadline, told.get(), [watcher])):
                 info = backend.meta_of(record)["result"]
                 is_ready = record.done_at is not None
-                yield StateChange(record.task_id, record.state, info, is_ready, record.done_at)
+                done_at = None if record.done_at == NO_DATE else record.done_at
+                yield StateChange(record.task_id, record.state, info, is_ready, done_at)
                 if is_ready:
                     return
     finally:
@@ -243,9 +257,10 @@ class as_completed:
         self._with_parents: dict[tuple[ResultBackend, str], Any] = {}
         for member in _members(results):
             backend = _backend_of(member)
-            self._ids.setdefault(backend, {})[member.id] = None
+            task_id = text_id(member.id)
+            self._ids.setdefault(backend, {})[task_id] = None
             if propagate and member.parent is not None:
-                self._with_parents[backend, member.id] = member
+                self._with_parents[backend, task_id] = member
         self._timeout = timeout
         self._propagate = propagate
 
@@ -261,7 +276,7 @@ class as_completed:
                 for task_id, record in _taken(batch, found):
                     if self._is_to_raise(record):
                         self._parents_of(backend, task_id).raise_failure()
-                    yield task_id, _value(backend, record, propagate=self._propagate)
+                    yield task_id, _value_of_many(backend, record, propagate=self._propagate)
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, Any]]:
         told: asyncio.Queue[_News] = asyncio.Queue()
@@ -276,7 +291,7 @@ class as_completed:
                 for task_id, record in _taken(batch, found):
                     if self._is_to_raise(record):
                         await _raise_failure(self._parents_of(backend, task_id))
-                    yield task_id, _value(backend, record, propagate=self._propagate)
+                    yield task_id, _value_of_many(backend, record, propagate=self._propagate)
 
     @contextlib.contextmanager
     def _subscribed(self, put: Callable[[_News], None]) -> Iterator[_Coming]:
@@ -440,6 +455,14 @@ def _value(backend: ResultBackend, record: TaskRecord, *, propagate: bool) -> An
     if propagate and record.state in PROPAGATE_STATES:
         raise value
     return value
+
+
+def _value_of_many(backend: ResultBackend, record: TaskRecord, *, propagate: bool) -> Any:
+    """Return the value, of a record that cannot be read the error, so that one does not end the others."""
+    meta = backend.meta_or_failure(record)
+    if propagate and meta["status"] in PROPAGATE_STATES:
+        raise meta["result"]
+    return meta["result"]
 
 
 def _pause_after(exc: RootcellarError, deadline: float | None) -> float:

@@ -7,7 +7,7 @@ Celery makes one of it for each process (it is thread-safe), calls ``store_resul
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -18,19 +18,19 @@ from celery.exceptions import BackendGetMetaError, BackendStoreError
 from celery.result import result_from_tuple
 from celery.utils.log import get_logger
 from kombu.serialization import registry
-from kombu.utils.encoding import bytes_to_str
 
 from rootcellar import exceptions, process, typed
 from rootcellar.chords import Chords, ChordSweeper
 from rootcellar.draining import DrainThread
 from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.fields import text_id
 from rootcellar.interim import Interim
 from rootcellar.outage import Outage
-from rootcellar.payloads import codec_of, content_type_of, deserialise, known_compression, serialise, serializer_of
+from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of
 from rootcellar.payloads.settings import type_modules_of
 from rootcellar.reading import ReadingBackend
-from rootcellar.recording import Recorder
-from rootcellar.records import TYPED_JSON, ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
+from rootcellar.recording import Recorder, child_tuples, text_ids
+from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
 from rootcellar.retention import Retention, read_optional_seconds, read_seconds
 from rootcellar.retrying import FEW, Backoff, LateWork, be_patient, retry
 from rootcellar.store_options import store_options
@@ -172,7 +172,7 @@ class ResultBackend(ReadingBackend):
         """
         request = _own_request(task_id, request)
         encodable = self._encodable(result, state, request)
-        record = self._record_for_sure(bytes_to_str(task_id), encodable, state, traceback, request)
+        record = self._record_for_sure(text_id(task_id), encodable, state, traceback, request)
         part = self.chords.part_of(request, state, encodable, holds_result=False) if self.chords.is_end() else None
 
         what = f"store {state} of task {task_id}"
@@ -196,7 +196,7 @@ class ResultBackend(ReadingBackend):
             raise self._not_stored(exc, task_id, state) from exc
         if part is not None:
             self.chords.note_progress(request, progress)
-        self._cache.pop(task_id, None)
+        self._cache.pop(text_id(task_id), None)
         return encodable
 
     def _is_over(self, task_id: str) -> bool:
@@ -305,7 +305,7 @@ class ResultBackend(ReadingBackend):
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
         """Store an encoded result; Celery's base class calls this, ours does not."""
-        self.store.put(self._record(bytes_to_str(task_id), result, state, traceback, request))
+        self.store.put(self._record(text_id(task_id), result, state, traceback, request))
         return result
 
     def _not_stored(self, exc: RootcellarError, task_id: str, state: str) -> RootcellarError:
@@ -336,7 +336,8 @@ class ResultBackend(ReadingBackend):
 
     def _task_of(self, request: Any) -> Any:
         """Return the task of a request; ``None`` where this process does not know it."""
-        return self.app.tasks.get(getattr(request, "task", None)) if request is not None else None
+        name = getattr(request, "task", None)
+        return self.app.tasks.get(name) if isinstance(name, str) else None
 
     def prepare_compression(self, compression: str | None) -> str | None:
         """Return the compression to encode with; Celery knows this method since 5.7, and calls it then."""
@@ -368,8 +369,8 @@ class ResultBackend(ReadingBackend):
         now = datetime.now(timezone.utc)
         self.store.put_group(
             GroupRecord(
-                group_id=group_id,
-                result=serialise(result.as_tuple(), "json"),
+                group_id=text_id(group_id),
+                result=serialise(text_ids(result.as_tuple()), "json"),
                 done_at=now,
                 expires_at=self.retention.result_expiry(states.SUCCESS, now),
             )
@@ -377,29 +378,38 @@ class ResultBackend(ReadingBackend):
         return result
 
     def _restore_group(self, group_id: str) -> dict[str, Any] | None:
-        group = self.store.get_group(group_id)
+        group = self.store.get_group(text_id(group_id))
         if group is None:
             return None
-        result = deserialise(group.result, self.accept | {"application/json"})
         return {
             "taskset_id": group_id,
-            "result": result_from_tuple(result, self.app),
-            "date_done": group.done_at,
+            "result": result_from_tuple(self._members_of(group), self.app),
+            "date_done": None if group.done_at == NO_DATE else group.done_at,
         }
 
+    def _members_of(self, group: GroupRecord) -> Any:
+        """Return the tuple of a saved group.
+
+        Raises:
+            PayloadUnreadable: it is damaged.
+        """
+        found = self.codec.decode_open(group.result, task_id=group.group_id, field="group")
+        return child_tuples([found], f"the members of group {group.group_id!a}")[0]
+
     def _delete_group(self, group_id: str) -> None:
-        self.store.delete_group(group_id)
+        self.store.delete_group(text_id(group_id))
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
         self.ensure_chords_allowed()
-        self.ensure(lambda: self.chords.begin(header_result_args, body), f"begin chord {header_result_args[0]}")
+        group_id, *rest = header_result_args
+        self.ensure(lambda: self.chords.begin((text_id(group_id), *rest), body), f"begin chord {group_id}")
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        self.ensure(lambda: self.store.size_chord(group_id, chord_size), f"size chord {group_id}")
+        self.ensure(lambda: self.store.size_chord(text_id(group_id), chord_size), f"size chord {group_id}")
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
-        key = str(result.id)
-        self.ensure(lambda: self.store.size_chord(chord_id, 1, relative=True, key=key), f"add to chord {chord_id}")
+        group_id, key = text_id(chord_id), text_id(result.id)
+        self.ensure(lambda: self.store.size_chord(group_id, 1, relative=True, key=key), f"add to chord {chord_id}")
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         progress = self.chords.take_progress(request)
@@ -433,8 +443,8 @@ class ResultBackend(ReadingBackend):
 
     def _forget(self, task_id: str) -> None:
         spilling = self.codec.spilling
-        record = self.store.get(bytes_to_str(task_id)) if spilling else None
-        self.store.delete([bytes_to_str(task_id)])
+        record = self.store.get(text_id(task_id)) if spilling else None
+        self.store.delete([text_id(task_id)])
         if spilling:
             spilling.delete(record, self.store)
 
@@ -527,7 +537,7 @@ def _own_request(task_id: Any, request: Any) -> Any:
     """Return a request if it is that of this task; ``None`` for another one's, of which nothing may be stored here."""
     # that of a message whose task is not known has no id
     own = getattr(request, "id", task_id)
-    return request if own is not None and str(bytes_to_str(own)) == str(bytes_to_str(task_id)) else None
+    return request if own is not None and text_id(own) == text_id(task_id) else None
 
 
 def _is_stored(task: Any) -> bool:
@@ -542,5 +552,5 @@ def _is_on(value: Any) -> bool:
 
 def _is_repeated(request: Any) -> bool:
     """Tell whether a task was, or may have been, run before."""
-    about = getattr(request, "delivery_info", None) or {}
-    return bool(getattr(request, "retries", 0) or about.get("redelivered"))
+    about = getattr(request, "delivery_info", None)
+    return bool(getattr(request, "retries", 0) or (isinstance(about, Mapping) and about.get("redelivered")))

@@ -9,13 +9,14 @@ fields do not. A document without it is Celery's own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from rootcellar.errors import PayloadUnreadable
-from rootcellar.records import TYPED_JSON, GroupRecord, Payload, TaskRecord
-from rootcellar.stores.rows import frame, unframe
+from rootcellar.fields import EARLIEST, FAILURES, LATEST, Reading, clamped
+from rootcellar.records import ENDS, NO_DATE, TYPED_JSON, GroupRecord, Payload, TaskRecord
+from rootcellar.stores.rows import frame, unframe_loosely
 
 #: the subdocument that is ours
 OURS = "rootcellar"
@@ -25,6 +26,16 @@ IDS_AT_ONCE = 2_000
 
 #: what begins a payload that Celery compressed
 COMPRESSED = b"\x00celery-compressed\x00"
+PICKLE = "application/x-python-serialize"
+#: no children, pickled by any protocol
+_PICKLED_EMPTY = (
+    b"\x80\x02]q\x00.",
+    b"\x80\x03]q\x00.",
+    b"\x80\x04].",
+    b"\x80\x05].",
+    b"\x80\x04]\x94.",
+    b"\x80\x05]\x94.",
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TEXTS = {"name": "name", "queue": "queue", "worker": "worker", "group_id": "group_id"} | {
     "parent_id": "parent_id",
@@ -32,6 +43,7 @@ _TEXTS = {"name": "name", "queue": "queue", "worker": "worker", "group_id": "gro
 }
 _NUMBERS = ("retries", "group_index")
 _DATES = {"date_sent": "sent_at", "date_started": "started_at"}
+_DESCRIBED = ("content_type", "content_encoding", "compression", "key_id")
 _STATE_DATES = {"date_done": "done_at", "expires_at": "expires_at"}
 _VALUES = ("args", "kwargs", "children")
 #: servers refuse documents that nest deeper than 100
@@ -71,27 +83,34 @@ def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def task_record(document: Mapping[str, Any]) -> TaskRecord:
-    """Return the record of a document of ours, or of Celery's."""
-    ours: Mapping[str, Any] | None = document.get(OURS)
-    if ours is None:
+    """Return the record of a document of ours, or of Celery's, whatever its fields hold."""
+    ours = document.get(OURS)
+    if not isinstance(ours, Mapping):
         return _celerys_task(document)
-    fields: dict[str, Any] = {name: document.get(field) for field, name in _TEXTS.items()}
-    fields |= {name: document.get(name) for name in _NUMBERS}
-    fields |= {name: moment(ours.get(field)) for field, name in (_DATES | _STATE_DATES).items()}
-    fields |= {name: unframe(ours[name]) if ours.get(name) else None for name in (*_VALUES, "stamps")}
+    reading = Reading()
+    state = reading.state(document.get("status"))
+    fields: dict[str, Any] = {name: reading.text(name, document.get(field)) for field, name in _TEXTS.items()}
+    fields |= {name: reading.number(name, document.get(name)) for name in _NUMBERS}
+    fields |= {name: reading.moment(name, ours.get(field), _moment) for field, name in _DATES.items()}
+    fields |= {name: unframe_loosely(ours[name]) if ours.get(name) else None for name in (*_VALUES, "stamps")}
+    stored, described = document.get("result"), ours.get("result")
     return TaskRecord(
         task_id=document["_id"],
-        state=document["status"],
-        result=_read_result(document.get("result"), ours.get("result")),
-        traceback=document.get("traceback"),
+        state=state,
+        result=reading.payload(stored, lambda: _read_result(stored, described)),
+        traceback=reading.text("traceback", document.get("traceback")),
+        done_at=reading.done_at(ours.get("date_done"), _moment),
+        expires_at=reading.moment("expires_at", ours.get("expires_at"), _moment),
         **fields,
+        damage=tuple(reading.damage),
     )
 
 
 def replacement(document: Mapping[str, Any], new: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the filter for a document that is still as it was read, and what puts the values of ``new`` into it."""
     update, _ = task_update(new)
-    ours: Mapping[str, Any] = document.get(OURS) or {}
+    found = document.get(OURS)
+    ours: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     names = ("result", "args", "kwargs", "stamps")
     same = {name: document.get(name) for name in ("_id", "status", "result", "traceback")}
     same |= {f"{OURS}.{name}": ours.get(name) for name in names}
@@ -119,18 +138,17 @@ def group_record(document: Mapping[str, Any]) -> GroupRecord:
         PayloadUnreadable: Celery wrote it with a serializer that is not JSON.
     """
     group_id, ours = document["_id"], document.get(OURS)
-    if ours is not None:
-        done = moment(ours["date_done"])
-        assert done is not None
+    reading = Reading()
+    if isinstance(ours, Mapping):
         return GroupRecord(
             group_id=group_id,
-            result=unframe(ours["result"]),
-            done_at=done,
-            expires_at=moment(ours.get("expires_at")),
+            result=unframe_loosely(ours.get("result")),
+            done_at=reading.moment("done_at", ours.get("date_done"), _moment) or NO_DATE,
+            expires_at=reading.moment("expires_at", ours.get("expires_at"), _moment),
         )
     try:
-        ids = json.loads(document["result"])
-    except (TypeError, ValueError) as exc:
+        ids = [id_text for id_text in json.loads(document["result"]) if isinstance(id_text, str)]
+    except FAILURES as exc:
         raise PayloadUnreadable(
             f"the group {group_id} was saved by Celery with another serializer than JSON",
             remedy="read it with Celery's own backend, or save it again",
@@ -139,7 +157,7 @@ def group_record(document: Mapping[str, Any]) -> GroupRecord:
     return GroupRecord(
         group_id=group_id,
         result=Payload(json.dumps([[group_id, None], members]).encode()),
-        done_at=document["date_done"],
+        done_at=reading.moment("done_at", document.get("date_done")) or NO_DATE,
     )
 
 
@@ -161,14 +179,18 @@ def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield ids[start : start + IDS_AT_ONCE]
 
 
-def microseconds(when: datetime | None) -> int | None:
+def microseconds(when: datetime) -> int:
     """Return the microseconds since 1970."""
-    return None if when is None else (when - _EPOCH) // timedelta(microseconds=1)
+    return (when - _EPOCH) // timedelta(microseconds=1)
 
 
-def moment(since_1970: int | None) -> datetime | None:
-    """Return the moment that :func:`microseconds` wrote."""
-    return None if since_1970 is None else _EPOCH + timedelta(microseconds=since_1970)
+def moment(since_1970: Any) -> datetime | None:
+    """Return the moment that :func:`microseconds` wrote; ``None`` for anything else."""
+    return Reading().moment("", since_1970, _moment)
+
+
+def _moment(since_1970: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=min(max(since_1970, microseconds(EARLIEST)), microseconds(LATEST)))
 
 
 def _result(payload: Payload | None) -> tuple[str | bytes | None, dict[str, str] | None]:
@@ -180,7 +202,7 @@ def _result(payload: Payload | None) -> tuple[str | bytes | None, dict[str, str]
         body = COMPRESSED + payload.compression.encode() + b"\x00" + payload.body
     elif not payload.key_id and payload.content_encoding == "utf-8":
         body = _text(payload.body)
-    described = {name: getattr(payload, name) for name in ("content_type", "content_encoding", "compression", "key_id")}
+    described = {name: getattr(payload, name) for name in _DESCRIBED}
     is_plain = isinstance(body, str) and payload.content_type == "application/json"
     return body, None if is_plain else described
 
@@ -195,30 +217,65 @@ def _text(body: bytes) -> str | bytes:
 def _read_result(stored: Any, described: Mapping[str, str] | None) -> Payload | None:
     if stored is None:
         return None
+    if not isinstance(stored, (str, bytes)):
+        raise TypeError("neither text nor bytes")
     body = stored.encode() if isinstance(stored, str) else bytes(stored)
     if described is None:
         return Payload(body)
-    if described["compression"] and not described["key_id"]:
+    content_type, content_encoding, compression, key_id = (described[name] for name in _DESCRIBED)
+    if not all(isinstance(text, str) for text in (content_type, content_encoding, compression, key_id)):
+        raise TypeError("no description")
+    if compression and not key_id:
         body = body.removeprefix(COMPRESSED).partition(b"\x00")[2]
-    return Payload(body, **described)
+    return Payload(body, content_type, content_encoding, compression, key_id)
 
 
 def _celerys_task(document: Mapping[str, Any]) -> TaskRecord:
-    """Return the record of a document that Celery's own backend wrote."""
-    stamps = {name: document.get(name) for name in document.get("stamped_headers") or ()}
+    """Return the record of a document that Celery's own backend wrote, of any version since 4.0."""
+    reading = Reading()
+    state = reading.state(document.get("status"))
+    done_at = reading.done_at(document.get("date_done")) or (NO_DATE if state in ENDS else None)
+    names = document.get("stamped_headers")
+    stamps = {name: document.get(name) for name in names if isinstance(name, str)} if isinstance(names, list) else None
+    texts: dict[str, Any] = {name: reading.text(name, document.get(field)) for field, name in _TEXTS.items()}
     return TaskRecord(
         task_id=document["_id"],
-        state=document["status"],
-        result=_celerys_result(document.get("result")),
-        traceback=document.get("traceback"),
-        args=_json_payload(document.get("args")),
-        kwargs=_json_payload(document.get("kwargs")),
-        children=_json_payload(document.get("children") or None),
-        stamps=_json_payload(stamps or None),
-        retries=document.get("retries"),
-        done_at=document.get("date_done"),
-        **{name: document.get(field) for field, name in _TEXTS.items()},
+        state=state,
+        result=_loosely(document.get("result"), _celerys_result),
+        traceback=_celerys_traceback(document.get("traceback"), reading),
+        args=_loosely(document.get("args")),
+        kwargs=_loosely(document.get("kwargs")),
+        children=_celerys_children(document.get("children")),
+        stamps=_loosely(stamps or None),
+        retries=reading.number("retries", document.get("retries")),
+        done_at=done_at,
+        **texts,
+        damage=tuple(reading.damage),
     )
+
+
+def _celerys_traceback(stored: Any, reading: Reading) -> str | None:
+    """Return a traceback: Celery before 4.3 encoded it, as a text in JSON or, where there is none, as a null."""
+    if isinstance(stored, bytes):
+        return None if _is_pickled_none(stored) else reading.text("traceback", stored)
+    if isinstance(stored, str) and (stored == "null" or (stored[:1] == stored[-1:] == '"')):
+        try:
+            return reading.text("traceback", json.loads(stored))
+        except ValueError:
+            return stored
+    return reading.text("traceback", stored)
+
+
+def _celerys_children(stored: Any) -> Payload | None:
+    """Return the children: Celery before 4.3 encoded them, by the serializer of its results."""
+    if isinstance(stored, (str, bytes)):
+        payload = _loosely(stored, _celerys_result)
+        return None if payload is None or payload.body in (b"[]", b"null", *_PICKLED_EMPTY) else payload
+    return _loosely(stored or None)
+
+
+def _is_pickled_none(stored: bytes) -> bool:
+    return len(stored) == 4 and stored[:1] == b"\x80" and stored.endswith(b"N.")
 
 
 def _celerys_result(stored: Any) -> Payload | None:
@@ -234,12 +291,16 @@ def _celerys_result(stored: Any) -> Payload | None:
         compression, _, body = stored[len(COMPRESSED) :].partition(b"\x00")
         return Payload(body, compression=compression.decode())
     if stored[:1] == b"\x80" and stored[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and stored.endswith(b"."):
-        return Payload(stored, "application/x-python-serialize", "binary")
+        return Payload(stored, PICKLE, "binary")
     return Payload(stored, "application/x-msgpack", "binary")
 
 
 def _json_payload(value: Any) -> Payload | None:
     return None if value is None else Payload(json.dumps(value, ensure_ascii=False, default=str).encode())
+
+
+def _loosely(value: Any, read: Callable[[Any], Payload | None] | None = None) -> Payload | None:
+    return Reading().payload(value, lambda: (read or _json_payload)(value))
 
 
 def _plain(payload: Payload) -> Any:
@@ -280,4 +341,5 @@ def _member_ids(result: Payload) -> list[Any]:
 
 def _date(field: str, when: datetime | None) -> dict[str, Any]:
     """Return a date for Celery and the server, which keep milliseconds, and the exact one for us."""
-    return {field: when, f"{OURS}.{field}": microseconds(when)}
+    held = None if when is None else clamped(when)
+    return {field: held, f"{OURS}.{field}": None if held is None else microseconds(held)}

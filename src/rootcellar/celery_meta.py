@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime, timezone
+from datetime import datetime
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from rootcellar.errors import PayloadUnreadable
-from rootcellar.records import TYPED_JSON, GroupRecord, Payload, TaskRecord
-from rootcellar.stores.rows import frame, unframe
-
-#: content type of a meta that only the serializer of whoever wrote it can read
-FOREIGN = "application/x-celery-meta"
+from rootcellar.fields import FAILURES, Reading, clamped, damaged, number_of, text_of
+from rootcellar.records import ENDS, FOREIGN, NO_DATE, TYPED_JSON, GroupRecord, Payload, TaskRecord
+from rootcellar.stores.rows import frame, unframe_loosely
 
 #: what follows the first byte of a blob of ours; the mark follows it: kind, retries, fields given, expiry
 SIGN = b'"rootcellar":"1'
@@ -49,8 +47,6 @@ KEPT = (*_TEXTS, *_NUMBERS, *_DATES, "args", "kwargs", "children", "stamps")
 _BITS = {name: 1 << place for place, name in enumerate(KEPT)}
 
 _LARGEST_RETRIES = 99_999_999
-#: the states in which a task has ended, whether or not it is said when: clients of other languages do not say
-_ENDS = ("SUCCESS", "FAILURE", "REVOKED")
 #: follows the length of a payload that is typed JSON
 _TYPED = "t"
 _STATUS = re.compile(rb"status.{1,8}?([A-Z][A-Z_]{2,})", re.DOTALL)
@@ -120,29 +116,29 @@ def decode_task(task_id: str, blob: bytes) -> TaskRecord:
 
     A blob that is neither becomes a record whose result says so to whoever decodes it.
     """
-    if not blob.startswith(SIGN, 1):
-        return _celery_task(task_id, blob)
     try:
-        fields, payloads = _read(blob, _PAYLOADS)
-    except (ValueError, KeyError, IndexError, RecursionError, PayloadUnreadable):
+        return _own_task(task_id, blob) if blob.startswith(SIGN, 1) else _celery_task(task_id, blob)
+    except FAILURES:
         return _foreign_task(task_id, blob)
+
+
+def _own_task(task_id: str, blob: bytes) -> TaskRecord:
+    fields, payloads = _read(blob, _PAYLOADS)
+    reading = Reading()
+    given: dict[str, Any] = dict(payloads)
+    given.update({name: reading.text(name, fields.get(key)) for name, key in _TEXTS.items()})
+    given.update({name: reading.number(name, fields.get(key)) for name, key in _NUMBERS.items()})
+    given.update({name: reading.moment(name, fields.get(key), _date) for name, key in _DATES.items()})
+    state = reading.state(fields.get("status"))
+    done_at = reading.done_at(fields.get("date_done"), _date)
     return TaskRecord(
         task_id=task_id,
-        state=fields["status"],
-        traceback=fields["traceback"],
-        done_at=_date(fields["date_done"]),
-        expires_at=_date(fields.get("expires_at")),
-        sent_at=_date(fields.get("date_sent")),
-        started_at=_date(fields.get("date_started")),
-        retries=fields.get("retries"),
-        group_index=fields.get("group_index"),
-        name=fields.get("name"),
-        queue=fields.get("queue"),
-        worker=fields.get("worker"),
-        group_id=fields.get("group_id"),
-        parent_id=fields.get("parent_id"),
-        root_id=fields.get("root_id"),
-        **payloads,
+        state=state,
+        traceback=reading.text("traceback", fields.get("traceback")),
+        done_at=done_at,
+        expires_at=reading.moment("expires_at", fields.get("expires_at"), _date),
+        **given,
+        damage=tuple(reading.damage),
     )
 
 
@@ -175,21 +171,22 @@ def decode_group(group_id: str, blob: bytes) -> GroupRecord:
     try:
         if blob.startswith(SIGN, 1):
             fields, payloads = _read(blob, ("result",))
+            reading = Reading()
             return GroupRecord(
                 group_id=group_id,
                 result=payloads["result"] or Payload(b"null"),
-                done_at=datetime.fromisoformat(fields["date_done"]),
-                expires_at=_date(fields.get("expires_at")),
+                done_at=reading.moment("done_at", fields.get("date_done"), _date) or NO_DATE,
+                expires_at=reading.moment("expires_at", fields.get("expires_at"), _date),
             )
         text = blob.decode()
         start, end = _members(text)["result"]
-    except (ValueError, KeyError, IndexError):
+    except FAILURES:
         raise PayloadUnreadable(
             f"group {group_id} was saved in a form that is not JSON",
             remedy="read it with the serializer of whoever saved it",
         ) from None
     # Celery does not say when it saved it
-    return GroupRecord(group_id=group_id, result=Payload(text[start:end].encode()), done_at=_EPOCH)
+    return GroupRecord(group_id=group_id, result=Payload(text[start:end].encode()), done_at=NO_DATE)
 
 
 def merged(earlier: TaskRecord, later: TaskRecord) -> TaskRecord:
@@ -201,9 +198,6 @@ def merged(earlier: TaskRecord, later: TaskRecord) -> TaskRecord:
         missing.remove("children")
     values.update({name: getattr(earlier, name) for name in missing})
     return TaskRecord(**values)
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def _blob(mark: str, fields: str, names: tuple[str, ...], payloads: tuple[Payload | None, ...]) -> bytes:
@@ -250,7 +244,7 @@ def _read(blob: bytes, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str
         if len(data) != length:
             raise ValueError("the blob ends too early")
         plain_type = TYPED_JSON if size.endswith(_TYPED) else "application/json"
-        payloads[name] = Payload(data, plain_type) if is_plain else unframe(data)
+        payloads[name] = Payload(data, plain_type) if is_plain else unframe_loosely(data)
     return fields, payloads
 
 
@@ -281,34 +275,34 @@ def _stamps_as_celery_has_them(payload: Payload) -> str:
 
 
 def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
-    try:
-        text = blob.decode()
-        spans = _members(text)
-        state = str(_value(text, spans["status"]))
-        retries, stamped = _value(text, spans.get("retries")), _value(text, spans.get("stamped_headers"))
-        done_at = _aware(_value(text, spans.get("date_done"))) or (_EPOCH if state in _ENDS else None)
-        texts: dict[str, Any] = {name: _text(_value(text, spans.get(key))) for name, key in _TEXTS.items()}
-        traceback = _text(_value(text, spans.get("traceback")))
-    except (ValueError, KeyError, IndexError, RecursionError):
-        return _foreign_task(task_id, blob)
+    text = blob.decode()
+    spans = _members(text)
+    reading = Reading()
+    state = reading.state(_value(text, spans["status"]))
+    retries, stamped = _value(text, spans.get("retries")), _value(text, spans.get("stamped_headers"))
+    done_at = reading.moment("done_at", _marked_date(_value(text, spans.get("date_done"))), _date)
+    texts: dict[str, Any] = {name: text_of(_value(text, spans.get(key))) for name, key in _TEXTS.items()}
+    traceback = _value(text, spans.get("traceback"))
     children = _payload(text, spans.get("children"))
     if children is not None and children.body == b"[]":
         children = None
     stamps = None
     if isinstance(stamped, list):
-        stamps = Payload(json.dumps({key: _value(text, spans.get(key)) for key in stamped}).encode())
+        names = [name for name in stamped if isinstance(name, str)]
+        stamps = Payload(json.dumps({name: _value(text, spans.get(name)) for name in names}).encode())
     return TaskRecord(
         task_id=task_id,
         state=state,
         result=_payload(text, spans.get("result")) or Payload(b"null"),
-        traceback=traceback,
-        done_at=done_at,
-        retries=retries if isinstance(retries, int) else None,
+        traceback=None if traceback is None else str(traceback),
+        done_at=done_at or (NO_DATE if state in ENDS else None),
+        retries=number_of(retries),
         args=_payload(text, spans.get("args")),
         kwargs=_payload(text, spans.get("kwargs")),
         children=children,
         stamps=stamps,
         **texts,
+        damage=tuple(reading.damage),
     )
 
 
@@ -316,10 +310,9 @@ def _foreign_task(task_id: str, blob: bytes) -> TaskRecord:
     """Return a record of what cannot be read: ended, so that nobody waits for it, unless it shows another state."""
     shown = _STATUS.search(blob[:256])
     state = shown[1].decode() if shown else "FAILURE"
-    is_done = state in ("SUCCESS", "FAILURE", "REVOKED", "REJECTED", "IGNORED")
-    return TaskRecord(
-        task_id=task_id, state=state, result=Payload(blob, FOREIGN, "binary"), done_at=_EPOCH if is_done else None
-    )
+    is_done = state in ENDS or state in ("REJECTED", "IGNORED")
+    result = damaged(blob) if blob.startswith(SIGN, 1) else Payload(blob, FOREIGN, "binary")
+    return TaskRecord(task_id=task_id, state=state, result=result, done_at=NO_DATE if is_done else None)
 
 
 def _members(text: str) -> dict[str, _Span]:
@@ -359,23 +352,14 @@ def _payload(text: str, span: _Span | None) -> Payload | None:
     return Payload(text[span[0] : span[1]].encode())
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
 def _milliseconds(moment: datetime | None) -> int:
     return 0 if moment is None else max(1, int(moment.timestamp() * 1000))
 
 
-def _date(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+def _date(value: Any) -> datetime:
+    return clamped(datetime.fromisoformat(str(value).replace("Z", "+00:00")))
 
 
-def _aware(value: Any) -> datetime | None:
-    if isinstance(value, dict):
-        # kombu marks a datetime that was not turned into text before
-        value = value.get("__value__")
-    if value is None:
-        return None
-    moment = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+def _marked_date(value: Any) -> Any:
+    # kombu marks a datetime that was not turned into text before
+    return value.get("__value__") if isinstance(value, dict) else value

@@ -29,10 +29,11 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from rootcellar.blobs import REFERENCE
-from rootcellar.errors import KeyMissing, PayloadError, RootcellarError
+from rootcellar.errors import KeyMissing, PayloadError, PayloadUnreadable, RootcellarError
+from rootcellar.fields import FAILURES, id_of, number_of, text_id
 from rootcellar.interruptions import raise_interruption
-from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, deserialise, serialise
-from rootcellar.recording import FAILED, Recorder
+from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, serialise
+from rootcellar.recording import FAILED, Recorder, child_tuples
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload
 from rootcellar.retention import Retention
 from rootcellar.retrying import be_patient
@@ -128,15 +129,15 @@ class Chords:
         """
         if request is None or not getattr(request, "chord", None) or state not in states.READY_STATES:
             return None
-        if not request.group or not request.id:
+        if id_of(request.group) is None or not request.id:
             return None
         return self._part(request, state, self._encoded(result, state, request) if holds_result else None)
 
     def _part(self, request: Any, state: str, result: Payload | None) -> ChordPart:
         return ChordPart(
-            group_id=request.group,
-            task_id=request.id,
-            group_index=request.group_index,
+            group_id=text_id(request.group),
+            task_id=text_id(request.id),
+            group_index=number_of(request.group_index),
             state=state,
             result=result,
             owner=self.owner,
@@ -150,7 +151,9 @@ class Chords:
         Returns:
             whether there was such a state.
         """
-        task_id = request.id
+        if id_of(request.group) is None or not request.id:
+            return False
+        task_id = text_id(request.id)
         record = self._backend.ensure(lambda: self._backend.store.get(task_id), f"read task {task_id}")
         if record is None or record.state not in states.READY_STATES:
             return False
@@ -178,7 +181,7 @@ class Chords:
         call = self._backend.recorder.call_of(request)
         # what is refused of a record has been refused by now, and a blob would be nobody's
         return self._backend.codec.encode(
-            result, task_id=request.id, call=call, is_failure=state in FAILED, is_limited=False
+            result, task_id=text_id(request.id), call=call, is_failure=state in FAILED, is_limited=False
         )
 
     def note_progress(self, request: Any, progress: ChordProgress | None) -> None:
@@ -195,7 +198,7 @@ class Chords:
     def proceed(self, request: Any, progress: ChordProgress | None) -> None:
         """Call the body if the part of ``request`` completed the chord."""
         if progress is not None and progress.claimed:
-            self._call_body(request.group, maybe_signature(request.chord, app=self._app))
+            self._call_body(text_id(request.group), maybe_signature(request.chord, app=self._app))
 
     @cached_property
     def owner(self) -> str:
@@ -234,12 +237,13 @@ class Chords:
             return
         accept = {content_type_of(self._app.conf.task_serializer)}
         body = self._backend.codec.decode(chord.body, task_id=group_id, field=CHORD_BODY, accept=accept)
-        body_id = body.get("options", {}).get("task_id")
+        callback = _signature_of(body, group_id, self._app)
+        body_id = callback.options.get("task_id")
         called = self._backend.store.get(body_id) if body_id else None
         if called is not None and called.state in states.READY_STATES:
             self._backend.store.finish_chord(group_id)
         else:
-            self._call_body(group_id, maybe_signature(body, app=self._app))
+            self._call_body(group_id, callback)
 
     # -- the body
 
@@ -320,8 +324,15 @@ class Chords:
         if chord is None or chord.header is None:
             return values
         by_id = {part.task_id: value for part, value in zip(parts, values, strict=True)}
-        _, members = deserialise(chord.header, None)
-        return [_shaped(member, by_id) for member in members]
+        return [_shaped(member, by_id) for member in self._members(chord.header, group_id)]
+
+    def _members(self, header: Payload, group_id: str) -> list[Any]:
+        try:
+            found = self._backend.codec.decode_open(header, task_id=group_id, field="chord header")
+            ((_, members),) = child_tuples([found], f"the tasks in the header of chord {group_id!a}")
+        except PayloadError as exc:
+            raise _with_cause(f"The header of chord {group_id} cannot be read: {exc}", exc) from exc
+        return members or []
 
     def _value(self, part: PartResult) -> Any:
         if part.result is None:
@@ -436,6 +447,24 @@ def _shaped(member: Any, values: dict[str, Any]) -> Any:
     if task_id not in values:
         raise ChordError(f"Dependency {task_id} is not among the parts that were counted")
     return values[task_id]
+
+
+def _signature_of(body: Any, group_id: str, app: Any) -> Any:
+    """Return the signature of a stored body.
+
+    Raises:
+        PayloadUnreadable: it is none.
+    """
+    parts: dict[str, Any] = {"task": str, "args": (list, tuple), "kwargs": dict, "options": dict}
+    try:
+        if not all(isinstance(body[name], kind) for name, kind in parts.items()):
+            raise TypeError("it is no signature")
+        return maybe_signature(body, app=app)
+    except FAILURES as exc:
+        raise PayloadUnreadable(
+            f"the body of chord {group_id!a} is damaged: {type(exc).__name__}: {exc}",
+            remedy="restore the chord from a backup, or call the body by hand",
+        ) from exc
 
 
 def _with_cause(message: str, cause: BaseException | None) -> ChordError:

@@ -15,6 +15,7 @@ from celery.states import PROPAGATE_STATES
 from celery.utils.log import get_logger
 
 from rootcellar.errors import PayloadError
+from rootcellar.fields import text_id
 from rootcellar.records import TaskRecord
 from rootcellar.visible import visible_logs
 from rootcellar.waiting import Waiter
@@ -64,7 +65,7 @@ class Parents:
         """Return the first parent that failed, by records that were read and by what is known; ``None`` for none."""
         records = {(backend, record.task_id): record for backend, some in found.items() for record in some}
         for leaf in self._leaves:
-            record = records.get((leaf.backend, leaf.id)) if leaf._cache is None else None
+            record = records.get((leaf.backend, text_id(leaf.id))) if leaf._cache is None else None
             if record is not None and record.state in PROPAGATE_STATES:
                 _note(leaf, record)
             if leaf._cache is not None and leaf._cache["status"] in PROPAGATE_STATES:
@@ -100,7 +101,7 @@ def by_backend(leaves: Iterable[Any]) -> ByBackend:
     found: ByBackend = {}
     for leaf in leaves:
         if isinstance(leaf.backend, Readable):
-            found.setdefault(leaf.backend, {}).setdefault(leaf.id, []).append(leaf)
+            found.setdefault(leaf.backend, {}).setdefault(text_id(leaf.id), []).append(leaf)
     return found
 
 

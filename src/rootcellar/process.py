@@ -39,16 +39,6 @@ STARTED_AT = "rootcellar_started_at"
 _IS_REJECTION_RECORDED = celery.VERSION >= (5, 7)
 
 
-def read_moment(value: Any) -> datetime | None:
-    """Return an aware datetime of what a header or attribute holds, ``None`` if that is no time."""
-    try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    # a header may come from anybody
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-
-
 def is_in_task() -> bool:
     """Tell whether this thread or greenlet runs a task."""
     return get_current_task() is not None

@@ -9,14 +9,18 @@ from typing import Any
 
 from celery import states
 from celery.backends.base import Backend
-from kombu.utils.encoding import bytes_to_str
 
 from rootcellar import callbacks
+from rootcellar.errors import RootcellarError
+from rootcellar.fields import text_id
 from rootcellar.parents import Parents, follows_parents, is_group, leaves_of
 from rootcellar.recording import Recorder
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
 from rootcellar.waiting import Waiter, wait_everywhere
+
+#: marks the meta of a record that cannot be read
+_UNREADABLE = "rootcellar_unreadable"
 
 
 class ReadingBackend(Backend):  # type: ignore[misc]
@@ -36,17 +40,57 @@ class ReadingBackend(Backend):  # type: ignore[misc]
 
     # -- reading
 
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        """Return what is stored of a task as Celery's dict.
+
+        Raises:
+            PayloadError: it cannot be read.
+            ResultNotRead: the store is out of reach.
+        """
+        return super().get_task_meta(text_id(task_id), cache)  # type: ignore[no-any-return]
+
+    def reload_task_result(self, task_id: str) -> None:
+        """Read a task again, also where its result is in the cache."""
+        super().reload_task_result(text_id(task_id))
+
+    def forget(self, task_id: str) -> None:
+        """Delete what is stored of a task."""
+        super().forget(text_id(task_id))
+
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        record = self.store.get(bytes_to_str(task_id))
+        record = self.store.get(text_id(task_id))
         return {"status": states.PENDING, "result": None} if record is None else self.meta_of(record)
 
     def meta_of(self, record: TaskRecord) -> dict[str, Any]:
         """Return a record as the dict that Celery's results are made of."""
         return self.meta_from_decoded(self.recorder.meta(record))  # type: ignore[no-any-return]
 
+    def meta_or_failure(self, record: TaskRecord) -> dict[str, Any]:
+        """Return the same; for a record that cannot be read that of a task which failed with the reason.
+
+        A reader of many results so gets the others.
+
+        Raises:
+            StoreError: the store of blobs is out of reach.
+        """
+        try:
+            return self.meta_of(record)
+        except RootcellarError as exc:
+            if exc.retryable:
+                raise
+            return {
+                "task_id": record.task_id,
+                "status": states.FAILURE,
+                "result": exc,
+                "traceback": None,
+                "children": [],
+                "date_done": None,
+                _UNREADABLE: True,
+            }
+
     def task_result_exists(self, task_id: str) -> bool:
         """Tell whether the store holds anything of the task."""
-        return self._ensure_retryable(self.store.get, bytes_to_str(task_id)) is not None
+        return self._ensure_retryable(self.store.get, text_id(task_id)) is not None
 
     def get_many(
         self,
@@ -58,15 +102,18 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         max_iterations: int | None = None,
         **kwargs: Any,
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield ``(id, meta)`` of each task as it becomes ready; with ``max_iterations`` only of those ready now."""
-        ids = {bytes_to_str(task_id) for task_id in task_ids}
+        """Yield ``(id, meta)`` of each task as it becomes ready; with ``max_iterations`` only of those ready now.
+
+        A task whose record cannot be read is a FAILURE here, its result the error that says why.
+        """
+        ids = {text_id(task_id) for task_id in task_ids}
         if max_iterations:
             found = self._ensure_retryable(self.store.get_many, ids)
             ready = (record for record in found.values() if record.state in states.READY_STATES)
-            yield from ((record.task_id, self.meta_of(record)) for record in ready)
+            yield from ((record.task_id, self.meta_or_failure(record)) for record in ready)
             return
         for _, record in self._wait({self: ids}, timeout, interval, on_message, on_interval):
-            yield record.task_id, self.meta_of(record)
+            yield record.task_id, self.meta_or_failure(record)
 
     # -- waiting
 
@@ -98,7 +145,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     ) -> Any:
         """Wait for one result and return its value, or raise its exception or that of a parent."""
         self._ensure_not_eager()
-        for _, record in self._wait({self: [bytes_to_str(result.id)]}, timeout, interval, on_message, on_interval):
+        for _, record in self._wait({self: [text_id(result.id)]}, timeout, interval, on_message, on_interval):
             result._maybe_set_cache(self.meta_of(record))
         if propagate and result.state in states.PROPAGATE_STATES and follows_parents(result, on_interval):
             Parents(result).raise_failure()
@@ -114,7 +161,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Wait for one task and return its meta."""
         self._ensure_not_eager()
-        ((_, record),) = self._wait({self: [bytes_to_str(task_id)]}, timeout, interval, None, on_interval)
+        ((_, record),) = self._wait({self: [text_id(task_id)]}, timeout, interval, None, on_interval)
         return self.meta_of(record)
 
     def iter_native(
@@ -128,7 +175,9 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     ) -> Iterator[tuple[str, Any]]:
         """Yield ``(id, meta)`` of each result as it becomes ready, and ``(id, results)`` of each group in it.
 
-        Each is waited for in its own backend, all at once; ``timeout`` is for all of them together.
+        Each is waited for in its own backend, all at once; ``timeout`` is for all of them together. A task whose record
+        cannot be read is a FAILURE here, its result the error that says why. The ids are those that the results have,
+        of whatever type.
         """
         self._ensure_not_eager()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -136,22 +185,25 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         elsewhere = []
         for leaf in leaves_of(result.results):
             if isinstance(leaf.backend, ReadingBackend):
-                leaves.setdefault(leaf.backend, {}).setdefault(bytes_to_str(leaf.id), []).append(leaf)
+                leaves.setdefault(leaf.backend, {}).setdefault(text_id(leaf.id), []).append(leaf)
             else:
                 elsewhere.append(leaf)
         groups = [node for node in result.results if is_group(node)]
         direct = {id(node) for node in result.results if not is_group(node)}
         for backend, record in self._wait(leaves, timeout, interval, on_message, on_interval):
-            found = leaves[backend][record.task_id]
-            for leaf in found:
-                leaf._maybe_set_cache(backend.meta_of(record))
-            yield from ((record.task_id, leaf._cache) for leaf in found if id(leaf) in direct)
+            told = [(leaf, backend._noted_meta(leaf, record)) for leaf in leaves[backend][record.task_id]]
+            yield from ((leaf.id, meta) for leaf, meta in told if id(leaf) in direct)
         for leaf in elsewhere:
             _wait_elsewhere(leaf, deadline, interval, on_interval)
             if id(leaf) in direct:
                 yield leaf.id, leaf._cache
         for group in groups:
             yield group.id, group.results
+
+    def _noted_meta(self, leaf: Any, record: TaskRecord) -> Any:
+        """Give a result what is stored of it; return that, or what stands for it where it cannot be read."""
+        meta = self.meta_or_failure(record)
+        return meta if _UNREADABLE in meta else leaf._maybe_set_cache(meta)
 
     def _wait(
         self,
@@ -167,7 +219,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
 
         def on_change(waiter: Waiter, record: TaskRecord) -> None:
             if on_message is not None:
-                on_message(backends[waiter].meta_of(record))
+                on_message(backends[waiter].meta_or_failure(record))
 
         def sweep() -> None:
             for backend in task_ids:

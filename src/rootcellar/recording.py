@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
+from uuid import UUID
 
 from celery import states
 
 from rootcellar import process
-from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, deserialise, serialise
-from rootcellar.records import Payload, TaskRecord
+from rootcellar.errors import PayloadUnreadable
+from rootcellar.fields import id_of, moment_of, number_of, text_id, text_of, unreadable
+from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, serialise
+from rootcellar.records import NO_DATE, Payload, TaskRecord
 from rootcellar.relations import children_of, other_than
 from rootcellar.retention import Retention
 
 #: states whose result is an exception
 FAILED = states.EXCEPTION_STATES | {states.REJECTED}
-_EMPTY: Mapping[str, Any] = {}
+#: how deep results may hold results
+_DEEPEST = 200
 
 
 class Recorder:
@@ -68,7 +72,7 @@ class Recorder:
         }
         if traceback is not None:
             fields["traceback"] = self._codec.encode_text(str(traceback), task_id=task_id, call=call)
-        if children and (others := children_of(task_id, children)):
+        if children and (others := children_of(task_id, text_ids(children))):
             fields["children"] = serialise(others, "json")
         if request is not None:
             fields.update(self._told_by(request, task_id, call))
@@ -76,21 +80,20 @@ class Recorder:
 
     def _told_by(self, request: Any, task_id: str, call: Call) -> dict[str, Any]:
         """Return what the request tells of the call: its name, times and relations; its arguments if extended."""
-        fields = {
-            "name": getattr(request, "task", None),
-            "worker": getattr(request, "hostname", None),
-            "queue": (getattr(request, "delivery_info", None) or _EMPTY).get("routing_key"),
-            "retries": getattr(request, "retries", None),
-            "group_id": getattr(request, "group", None),
-            "group_index": getattr(request, "group_index", None),
-            "parent_id": other_than(task_id, getattr(request, "parent_id", None)),
-            "root_id": getattr(request, "root_id", None),
-            "sent_at": process.read_moment(getattr(request, process.SENT_AT, None)),
-            "started_at": getattr(request, process.STARTED_AT, None),
+        about = getattr(request, "delivery_info", None)
+        fields: dict[str, Any] = {
+            "name": text_of(getattr(request, "task", None)),
+            "worker": text_of(getattr(request, "hostname", None)),
+            "queue": text_of(about.get("routing_key")) if isinstance(about, Mapping) else None,
+            "retries": number_of(getattr(request, "retries", None)),
+            "group_id": id_of(getattr(request, "group", None)),
+            "group_index": number_of(getattr(request, "group_index", None)),
+            "parent_id": other_than(task_id, id_of(getattr(request, "parent_id", None))),
+            "root_id": id_of(getattr(request, "root_id", None)),
+            "sent_at": moment_of(getattr(request, process.SENT_AT, None)),
+            "started_at": moment_of(getattr(request, process.STARTED_AT, None)),
         }
-        if stamps := getattr(request, "stamps", None):
-            names = getattr(request, "stamped_headers", None) or ()
-            stamped = {key: stamps[key] for key in names if key in stamps}
+        if stamped := _stamped(request):
             fields["stamps"] = self._codec.encode_loosely(stamped, task_id=task_id, field=STAMPS, call=call)
         if self._is_extended:
             # what came with the message is stored as text where the serializer refuses it: no task fails for that
@@ -104,9 +107,16 @@ class Recorder:
     def meta(self, record: TaskRecord) -> dict[str, Any]:
         """Return a record as Celery's dict, its exception still plain data.
 
+        A field that only describes the call and is damaged is ``None``.
+
         Raises:
-            PayloadError: a value cannot be read.
+            PayloadError: a value, the state or the traceback cannot be read.
         """
+        for field in unreadable(record):
+            raise PayloadUnreadable(
+                f"the {field} of task {record.task_id!a} is damaged",
+                remedy="restore the record from a backup, or forget the task",
+            )
 
         def read(stored: Payload | None, field: str) -> Any:
             return None if stored is None else self._codec.decode(stored, task_id=record.task_id, field=field)
@@ -116,8 +126,8 @@ class Recorder:
             "status": record.state,
             "result": read(record.result, RESULT),
             "traceback": self._codec.decode_text(record.traceback, task_id=record.task_id),
-            "children": children_of(record.task_id, deserialise(record.children, None)) if record.children else [],
-            "date_done": record.done_at,
+            "children": self._children(record),
+            "date_done": None if record.done_at == NO_DATE else record.done_at,
             "name": record.name,
             "args": read(record.args, ARGS),
             "kwargs": read(record.kwargs, KWARGS),
@@ -135,3 +145,56 @@ class Recorder:
             # beside the fields, as Celery has them; but a stamp that is called as a field does not hide it
             meta = {**stamps, **meta, "stamped_headers": list(stamps)}
         return meta
+
+    def _children(self, record: TaskRecord) -> list[Any]:
+        if record.children is None:
+            return []
+        found = self._codec.decode_open(record.children, task_id=record.task_id, field="children")
+        return children_of(record.task_id, child_tuples(found, f"the children of task {record.task_id!a}"))
+
+
+def child_tuples(found: Any, what: str) -> list[Any]:
+    """Return what is stored of results, where Celery can make results of it.
+
+    Args:
+        found: a list of tuples as ``as_tuple`` of Celery's results gives them: ``((id, parent), members or None)``.
+        what: whose they are, for the error.
+
+    Raises:
+        PayloadUnreadable: it is something else.
+    """
+    if found is None:
+        return []
+    if not isinstance(found, (list, tuple)) or not all(_is_result(one, _DEEPEST) for one in found):
+        raise PayloadUnreadable(
+            f"{what} are damaged: what is stored is no list of results",
+            remedy="restore the record from a backup, or forget it",
+        )
+    return list(found)
+
+
+def _is_result(found: Any, depth: int) -> bool:
+    if not isinstance(found, (list, tuple)) or len(found) != 2 or depth == 0:
+        return False
+    own, members = found
+    task_id, parent = own if isinstance(own, (list, tuple)) and len(own) == 2 else (own, None)
+    return (
+        isinstance(task_id, (str, UUID))
+        and (not parent or _is_result(parent, depth - 1))
+        and (members is None or (isinstance(members, (list, tuple)) and all(_is_result(m, depth - 1) for m in members)))
+    )
+
+
+def text_ids(found: Any) -> Any:
+    """Return a tuple of Celery's results with its ids as text."""
+    if isinstance(found, (list, tuple)):
+        return [text_ids(part) for part in found]
+    return found if found is None else text_id(found)
+
+
+def _stamped(request: Any) -> dict[str, Any]:
+    """Return the stamps of a request, by the names that it gives."""
+    stamps, names = getattr(request, "stamps", None), getattr(request, "stamped_headers", None)
+    if not isinstance(stamps, Mapping) or not isinstance(names, (list, tuple, set, frozenset)):
+        return {}
+    return {name: stamps[name] for name in names if isinstance(name, str) and name in stamps}

@@ -6,12 +6,20 @@ All datetimes are aware and in UTC.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 
 #: what ``Payload.key_id`` begins with
 ENCRYPTED, SIGNED = "aes-256-gcm:", "hmac-sha256:"
 #: the content type of typed JSON: text that any JSON reader reads, with markers of ours in it
 TYPED_JSON = "application/x-rootcellar-json"
+#: the content type of what is stored in place of a payload and cannot be read
+DAMAGED = "application/x-rootcellar-damaged"
+#: the content type of a task's whole record as Celery stored it with another serializer than JSON
+FOREIGN = "application/x-celery-meta"
+#: the states in which a task is over, also where nobody stored when: clients of other languages do not
+ENDS = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+#: stands for the date of a task that is over where nobody stored when that was
+NO_DATE = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +56,11 @@ class TaskRecord:
         stamps: the stamped headers and their values.
         group_id, group_index: the group that the task belongs to and its place in it.
         parent_id, root_id: the task that sent it, and the first one of the workflow.
-        sent_at, started_at, done_at: when it was first sent, last started, and finished.
+        sent_at, started_at, done_at: when it was first sent, last started, and finished (:data:`NO_DATE` where it is
+            over and nobody stored when).
         expires_at: when the record may be deleted; ``None`` for never.
+        damage: the names of the fields that are stored and cannot be read; they are ``None`` here. A payload that
+            cannot be read is not named: its content type is :data:`DAMAGED`.
     """
 
     task_id: str
@@ -72,6 +83,7 @@ class TaskRecord:
     started_at: datetime | None = None
     done_at: datetime | None = None
     expires_at: datetime | None = None
+    damage: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +93,7 @@ class GroupRecord:
     Attributes:
         group_id: the group's id.
         result: the tuple that ``GroupResult.as_tuple`` gives, encoded.
-        done_at: when it was saved.
+        done_at: when it was saved (:data:`NO_DATE` where nobody stored when).
         expires_at: when it may be deleted; ``None`` for never.
     """
 

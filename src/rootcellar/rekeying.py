@@ -19,8 +19,11 @@ from rootcellar.errors import (
     ConfigurationError,
     KeyMissing,
     PayloadError,
+    PayloadUnreadable,
+    RecordRefused,
     RootcellarError,
 )
+from rootcellar.fields import damaged_fields
 from rootcellar.payloads import SEALED_FIELDS, TRACEBACK, Codec
 from rootcellar.payloads.sealing import sealed_text
 from rootcellar.records import Payload, TaskRecord
@@ -106,19 +109,12 @@ class Rekeying:
                 return
             try:
                 changes = self._changes(current)
-            except (PayloadError, BlobStoreUnknown) as exc:
+                if not changes or self._dry_run or self._replace(current, replace(current, **changes)):
+                    self.done.changed += bool(changes)
+                    self.done.unprotected += self._is_unprotected(current)
+                    return
+            except (PayloadError, BlobStoreUnknown, RecordRefused) as exc:
                 self._leave(exc)
-                return
-            if not changes:
-                self.done.unprotected += self._is_unprotected(current)
-                return
-            if self._dry_run:
-                self.done.changed += 1
-                self.done.unprotected += self._is_unprotected(current)
-                return
-            if self._replace(current, replace(current, **changes)):
-                self.done.changed += 1
-                self.done.unprotected += self._is_unprotected(current)
                 return
             # somebody stored it meanwhile, or the answer was lost
             current = self._store.get(record.task_id)
@@ -152,6 +148,11 @@ class Rekeying:
         Raises:
             PayloadError: one of them cannot be opened.
         """
+        if fields := damaged_fields(record):
+            raise PayloadUnreadable(
+                f"the {', '.join(fields)} of task {record.task_id!a} cannot be read, so the task is left as it is",
+                remedy="restore the record from a backup, or forget the task",
+            )
         changes: dict[str, Any] = {}
         sealing, task_id = self._codec.sealing, record.task_id
         for name in SEALED_FIELDS:

@@ -150,7 +150,8 @@ def full_record(task_id: str | None = None, **given: Any) -> TaskRecord:
         "done_at": NOW,
         "expires_at": NOW + timedelta(days=1),
     }
-    assert values.keys() == {field.name for field in fields(TaskRecord)}, "a new field needs a value here"
+    # what is damaged is found when a record is read, and never stored
+    assert values.keys() == {field.name for field in fields(TaskRecord)} - {"damage"}, "a new field needs a value here"
     return TaskRecord(**{**values, **given})
 
 

@@ -25,8 +25,8 @@ from rootcellar.cli.stores import (
     existing_results,
 )
 from rootcellar.cli.table import print_tasks
-from rootcellar.cli.times import parse_moment, seconds_between, show_seconds
-from rootcellar.cli.values import json_object, json_value, one_line, outcome, pretty
+from rootcellar.cli.times import local_time, parse_moment, seconds_between, show_seconds
+from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, unreadable_fields
 from rootcellar.errors import AbilityMissing, RootcellarError
 from rootcellar.records import TaskRecord
 from rootcellar.relations import children_of, other_than
@@ -83,6 +83,7 @@ def history(
     with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
         found = [results.codec.opened(record)[0] for record in query_tasks(results.store, query)]
         where = results.store.where
+    _tell_damage(found[:limit])
     if as_json:
         print_json([json_object(record) for record in found[:limit]])
         if not found and (hint := _misspelt(query.states)):
@@ -94,6 +95,12 @@ def history(
         print_tasks(found[:limit], console())
         if len(found) > limit:
             say(f"There are more; --limit {limit * 5} shows up to {limit * 5}.")
+
+
+def _tell_damage(records: Sequence[TaskRecord]) -> None:
+    """Say on standard error which records are damaged, and where."""
+    for text in filter(None, map(unreadable_fields, records)):
+        print(f"rootcellar: {visible(text)}", file=sys.stderr)
 
 
 def query_tasks(store: Store, query: TaskQuery) -> list[TaskRecord]:
@@ -134,6 +141,7 @@ def show(
         )
     for exc in refused:
         print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
+    _tell_damage([record])
     if as_json:
         print_json(json_object(record))
     else:
@@ -158,7 +166,7 @@ def _fields(record: TaskRecord) -> Iterator[tuple[str, str | None]]:
     yield "id", record.task_id
     yield "sent", _full_moment(record.sent_at)
     yield "started", _with_span(record.started_at, record.sent_at, "after it was sent")
-    yield "done", _with_span(record.done_at, record.started_at, "after it started")
+    yield "done", _with_span(known(record.done_at), record.started_at, "after it started")
     yield "kept until", _full_moment(record.expires_at) or "for ever"
     yield "queue", record.queue
     yield "worker", record.worker
@@ -203,7 +211,7 @@ def _place_in_group(record: TaskRecord) -> str | None:
 
 
 def _full_moment(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone().isoformat(sep=" ", timespec="milliseconds")
+    return None if moment is None else local_time(moment).isoformat(sep=" ", timespec="milliseconds")
 
 
 def _with_span(moment: datetime | None, before: datetime | None, since: str) -> str | None:

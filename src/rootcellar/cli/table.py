@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rootcellar.cli.output import state_style, visible
 from rootcellar.cli.times import seconds_between, show_moment, show_seconds
-from rootcellar.cli.values import outcome
+from rootcellar.cli.values import known, outcome
 from rootcellar.records import TaskRecord
 
 _GAP = "  "
@@ -58,9 +58,9 @@ def _row(record: TaskRecord) -> Row:
         name=_cut(visible(record.name or "-"), _LONGEST_NAME),
         task_id=visible(record.task_id),
         sent=show_moment(record.sent_at),
-        done=show_moment(record.done_at),
+        done=show_moment(known(record.done_at)),
         wait=show_seconds(seconds_between(record.sent_at, record.started_at)),
-        run=show_seconds(seconds_between(record.started_at, record.done_at)),
+        run=show_seconds(seconds_between(record.started_at, known(record.done_at))),
         outcome=_cut(visible(outcome(record)[: _LONGEST_OUTCOME * 2]), _LONGEST_OUTCOME),
     )
 

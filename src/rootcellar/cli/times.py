@@ -71,11 +71,19 @@ def show_seconds(seconds: float | None) -> str:
     raise AssertionError("unreachable")
 
 
+def local_time(moment: datetime) -> datetime:
+    """Return a moment in local time, or as it is where local time has no such year."""
+    try:
+        return moment.astimezone()
+    except (OverflowError, ValueError):
+        return moment
+
+
 def show_moment(moment: datetime | None, now: datetime | None = None) -> str:
     """Return a moment for people in local time, as short as is clear: the time of today, the day of this year."""
     if moment is None:
         return "-"
-    local, today = moment.astimezone(), (now or datetime.now(timezone.utc)).astimezone()
+    local, today = local_time(moment), (now or datetime.now(timezone.utc)).astimezone()
     if local.date() == today.date():
         return f"{local:%H:%M:%S}"
     return f"{local:%m-%d %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d}"

@@ -14,13 +14,15 @@ from typing import Any
 from rootcellar.blobs import REFERENCE, size_of
 from rootcellar.cli.times import seconds_between
 from rootcellar.errors import PayloadError
+from rootcellar.fields import damaged_fields
 from rootcellar.payloads import Codec
-from rootcellar.records import ENCRYPTED, TYPED_JSON, Payload, TaskRecord
+from rootcellar.records import DAMAGED, ENCRYPTED, FOREIGN, NO_DATE, TYPED_JSON, Payload, TaskRecord
 from rootcellar.relations import children_of, other_than
 from rootcellar.typed import readable
 
 _JSON = "application/json"
 _CODEC = Codec(accept={_JSON})
+_UNREADABLE = {DAMAGED: "damaged", FOREIGN: "stored by Celery with another serializer than JSON"}
 #: the fields of a record in the order in which ``--json`` gives them
 _FIELDS = (
     *("state", "task_id", "name", "args", "kwargs", "result", "traceback"),
@@ -39,6 +41,8 @@ def json_value(stored: Payload | None) -> Any:
         return None
     if stored.content_type == REFERENCE:
         return Summary(f"<kept in a blob of {size_of(stored):,} bytes>")
+    if stored.content_type in _UNREADABLE:
+        return Summary(f"<{_UNREADABLE[stored.content_type]}, {len(stored.body)} bytes>")
     if stored.content_type not in (_JSON, TYPED_JSON) or stored.key_id:
         return _summary(stored)
     try:
@@ -76,9 +80,23 @@ def json_object(record: TaskRecord) -> dict[str, Any]:
     shown["parent_id"] = other_than(record.task_id, record.parent_id)
     if record.children is not None and isinstance(shown["children"], list):
         shown["children"] = children_of(record.task_id, shown["children"])
+    shown["done_at"] = _plain(known(record.done_at))
     shown["queue_wait_seconds"] = seconds_between(record.sent_at, record.started_at)
-    shown["run_seconds"] = seconds_between(record.started_at, record.done_at)
+    shown["run_seconds"] = seconds_between(record.started_at, known(record.done_at))
+    if damage := damaged_fields(record):
+        shown["unreadable"] = damage
     return shown
+
+
+def known(moment: datetime | None) -> datetime | None:
+    """Return a moment, ``None`` for the one that stands where nobody stored when."""
+    return None if moment == NO_DATE else moment
+
+
+def unreadable_fields(record: TaskRecord) -> str:
+    """Say which fields of a record are stored and cannot be read; empty where there are none."""
+    damage = damaged_fields(record)
+    return f"task {record.task_id} is damaged, this cannot be read: {', '.join(damage)}" if damage else ""
 
 
 def _field(value: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rootcellar.blobs import REFERENCE, Spilling
-from rootcellar.errors import BlobStoreUnknown, PayloadError
+from rootcellar.errors import BlobStoreUnknown, KeyMissing, PayloadError, PayloadUnreadable
 from rootcellar.payloads.compressing import Compressing
 from rootcellar.payloads.limiting import SPILL, TRUNCATE, Limit
 from rootcellar.payloads.patterns import NOTHING
@@ -16,7 +16,7 @@ from rootcellar.payloads.redactor import Call, Redactor
 from rootcellar.payloads.redactor import is_failure as looks_like_failure
 from rootcellar.payloads.sealing import Sealing
 from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
-from rootcellar.records import Payload, TaskRecord
+from rootcellar.records import DAMAGED, FOREIGN, Payload, TaskRecord
 from rootcellar.typed import Reader
 
 #: the fields of a record that hold values, and what else is encoded; an encrypted one is bound to its field
@@ -26,6 +26,8 @@ CHORD_BODY = "chord body"
 SEALED_FIELDS = (RESULT, ARGS, KWARGS, STAMPS)
 
 
+#: how a pickle of protocol 2 and later begins
+_PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 NOBODY = Call()
 NO_LIMIT = Limit()
 
@@ -169,11 +171,32 @@ class Codec:
         """
         if payload.content_type == REFERENCE:
             payload = self.fetch(payload, task_id)
-        plain = self.compressing.decompress(self.sealing.open(payload, task_id, field))
-        accepted = self.accept if accept is None else accept
-        if self.old_pickles and plain.content_type == PICKLE and PICKLE not in (accepted or ()):
-            return read_old_pickle(plain)
-        return deserialise(plain, accepted, self.reader)
+        if payload.content_type in (DAMAGED, FOREIGN):
+            raise unreadable_payload(payload, task_id, field)
+        try:
+            plain = self.compressing.decompress(self.sealing.open(payload, task_id, field))
+            accepted = self.accept if accept is None else accept
+            if self.old_pickles and plain.content_type == PICKLE and PICKLE not in (accepted or ()):
+                return read_old_pickle(plain)
+            return deserialise(plain, accepted, self.reader)
+        except PayloadError as exc:
+            raise of_task(exc, task_id, field) from exc
+
+    def decode_open(self, payload: Payload, *, task_id: str, field: str) -> Any:
+        """Return the value of a payload that is never sealed and of a type that anybody may read, such as children.
+
+        Raises:
+            PayloadError: it cannot be read.
+        """
+        if payload.content_type in (DAMAGED, FOREIGN):
+            raise unreadable_payload(payload, task_id, field)
+        try:
+            plain = self.compressing.decompress(payload)
+            if self.old_pickles and plain.content_type == PICKLE:
+                return read_old_pickle(plain)
+            return deserialise(plain, None)
+        except PayloadError as exc:
+            raise of_task(exc, task_id, field) from exc
 
     def fetch(self, reference: Payload, task_id: str) -> Payload:
         """Return the payload that is kept in a blob, as it was before it was put there.
@@ -222,6 +245,31 @@ class Codec:
         except PayloadError as exc:
             refused.append(exc)
         return replace(record, **opened), refused
+
+
+def unreadable_payload(payload: Payload, task_id: str, field: str) -> PayloadUnreadable:
+    """Return the error for a payload that a store could not read."""
+    if payload.content_type == DAMAGED:
+        return PayloadUnreadable(
+            f"the {field} of task {task_id!a} is damaged",
+            remedy="restore the record from a backup, or forget the task",
+        )
+    if payload.body.startswith(_PICKLE_STARTS):
+        return PayloadUnreadable(
+            f"the {field} of task {task_id!a} is in a record that Celery stored as a pickle, and rootcellar runs none",
+            remedy="read it with Celery's own backend and result_serializer 'pickle', or let it expire",
+        )
+    return PayloadUnreadable(
+        f"the {field} of task {task_id!a} is in a record that is not JSON",
+        remedy="read it with Celery's own backend and the result_serializer that wrote it, or forget the task",
+    )
+
+
+def of_task(exc: PayloadError, task_id: str, field: str) -> PayloadError:
+    """Return the same error, with the task and the field named in it."""
+    if not task_id or isinstance(exc, KeyMissing) or task_id in exc.what or ascii(task_id) in exc.what:
+        return exc
+    return type(exc)(f"the {field} of task {task_id!a} cannot be read: {exc.what}", where=exc.where, remedy=exc.remedy)
 
 
 def serializer_of(call: Call, field: str = RESULT) -> str | None:

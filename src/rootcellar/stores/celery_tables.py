@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
-from rootcellar.records import GroupRecord, Payload, TaskRecord
+from rootcellar.fields import LATEST, Reading, clamped
+from rootcellar.records import ENDS, NO_DATE, GroupRecord, Payload, TaskRecord
 
 #: appended to the name of an adopted table
 ASIDE = "_before_rootcellar"
@@ -35,42 +36,57 @@ class Adopted:
 
 def task_record(row: Mapping[str, Any], keep: timedelta | None) -> TaskRecord:
     """Return the record of a row of Celery's task table, whichever of its columns it has."""
-    done = _aware(row.get("date_done"))
-    stamps = row.get("stamps")
+    reading = Reading()
+    state = reading.state(row.get("status") or "PENDING")
+    done = reading.moment("done_at", row.get("date_done"), _aware) or (NO_DATE if state in ENDS else None)
     return TaskRecord(
         task_id=row["task_id"],
-        state=row["status"] or "PENDING",
-        result=_payload(row.get("result")) or Payload(b"null"),
-        traceback=row.get("traceback"),
-        name=row.get("name"),
-        args=_payload(row.get("args")),
-        kwargs=_payload(row.get("kwargs")),
-        queue=row.get("queue"),
-        worker=row.get("worker"),
-        retries=row.get("retries"),
-        children=_payload(row.get("children")),
-        stamps=_stamps(_payload(stamps)) if stamps is not None else None,
+        state=state,
+        result=payload_of(row.get("result")) or Payload(b"null"),
+        traceback=reading.text("traceback", row.get("traceback")),
+        name=reading.text("name", row.get("name")),
+        args=payload_of(row.get("args")),
+        kwargs=payload_of(row.get("kwargs")),
+        queue=reading.text("queue", row.get("queue")),
+        worker=reading.text("worker", row.get("worker")),
+        retries=reading.number("retries", row.get("retries")),
+        children=payload_of(row.get("children")),
+        stamps=_stamps(payload_of(row.get("stamps"))),
         done_at=done,
-        expires_at=done + keep if done and keep is not None else None,
+        expires_at=_expiry(done, keep),
+        damage=tuple(reading.damage),
     )
 
 
 def group_record(row: Mapping[str, Any], keep: timedelta | None) -> GroupRecord:
     """Return the record of a row of Celery's group table."""
-    done = _aware(row.get("date_done")) or datetime.now(timezone.utc)
+    done = Reading().moment("done_at", row.get("date_done"), _aware) or NO_DATE
     return GroupRecord(
         group_id=row["taskset_id"],
-        result=_payload(row.get("result")) or Payload(b"null"),
+        result=payload_of(row.get("result")) or Payload(b"null"),
         done_at=done,
-        expires_at=done + keep if keep is not None else None,
+        expires_at=_expiry(done, keep),
     )
 
 
-def _payload(blob: Any) -> Payload | None:
+def _expiry(done: datetime | None, keep: timedelta | None) -> datetime | None:
+    if done is None or done == NO_DATE or keep is None:
+        return None
+    try:
+        return done + keep
+    except OverflowError:
+        return LATEST
+
+
+def payload_of(blob: Any) -> Payload | None:
     """Tell what a blob is by how it begins; Celery did not note it."""
     if blob is None:
         return None
-    body = blob.encode() if isinstance(blob, str) else bytes(blob)
+    return Reading().payload(blob, lambda: _payload(blob))
+
+
+def _payload(blob: Any) -> Payload:
+    body = blob.encode() if isinstance(blob, str) else bytes(memoryview(blob))
     if body.startswith(_COMPRESSED):
         compression, _, packed = body[len(_COMPRESSED) :].partition(b"\x00")
         return Payload(packed, compression=compression.decode())
@@ -83,12 +99,13 @@ def _stamps(payload: Payload | None) -> Payload | None:
     """Celery wraps the stamps with the list of their names, which says nothing that the stamps do not."""
     if payload is None or payload.content_type != "application/json" or payload.compression:
         return None
-    stored = json.loads(payload.body)
-    return Payload(json.dumps(stored.get("stamps") or {}).encode())
+    return Reading().payload(payload.body, lambda: _unwrapped(payload))
 
 
-def _aware(moment: Any) -> datetime | None:
-    if moment is None:
-        return None
+def _unwrapped(payload: Payload) -> Payload:
+    return Payload(json.dumps(json.loads(payload.body).get("stamps") or {}).encode())
+
+
+def _aware(moment: Any) -> datetime:
     known: datetime = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return known.replace(tzinfo=timezone.utc) if known.tzinfo is None else known.astimezone(timezone.utc)
+    return clamped(known)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rootcellar.errors import PayloadUnreadable, RecordRefused
+from rootcellar.fields import FAILURES, Reading, clamped, damaged, text_id
 from rootcellar.records import (
     ENCRYPTED,
+    NO_DATE,
     SIGNED,
     TYPED_JSON,
     ChordPart,
@@ -46,6 +49,7 @@ DATE_COLUMNS = {
     "date_done": "done_at",
     "expires_at": "expires_at",
 }
+_NUMBERS = ("retries", "group_index")
 PAYLOAD_COLUMNS = ("result", "args", "kwargs", "children", "stamps")
 TASK_COLUMNS = (
     *PLAIN_COLUMNS,
@@ -83,21 +87,28 @@ def task_row(record: TaskRecord, date: DateAdapter = lambda value: value) -> dic
     row["task_id"] = checked_id(record.task_id)
     for column, name in DATE_COLUMNS.items():
         value = getattr(record, name)
-        row[column] = None if value is None else date(value)
+        row[column] = None if value is None else date(clamped(value))
     for column in PAYLOAD_COLUMNS:
         row[column], row[f"{column}_exact"] = payload_columns(getattr(record, column))
     return row
 
 
-def task_record(row: Sequence[Any], date: Callable[[Any], datetime] = lambda value: value) -> TaskRecord:
-    """Return the record of a row whose columns are those of :data:`TASK_COLUMNS`, in that order."""
+def task_record(row: Sequence[Any], date: Callable[[Any], datetime] = clamped) -> TaskRecord:
+    """Return the record of a row whose columns are those of :data:`TASK_COLUMNS`, in that order, whatever they hold."""
     values = dict(zip(TASK_COLUMNS, row, strict=True))
-    fields: dict[str, Any] = {name: values[column] for column, name in PLAIN_COLUMNS.items()}
+    reading = Reading()
+    fields: dict[str, Any] = {
+        name: (reading.number if name in _NUMBERS else reading.text)(name, values[column])
+        for column, name in PLAIN_COLUMNS.items()
+        if name not in ("task_id", "state")
+    }
+    state = reading.state(values["status"])
     for column, name in DATE_COLUMNS.items():
-        fields[name] = None if values[column] is None else date(values[column])
+        fields[name] = reading.moment(name, values[column], date) if name != "done_at" else None
+    fields["done_at"] = reading.done_at(values["date_done"], date)
     for column in PAYLOAD_COLUMNS:
-        fields[column] = read_payload(values[column], values[f"{column}_exact"])
-    return TaskRecord(**fields)
+        fields[column] = read_payload_loosely(values[column], values[f"{column}_exact"])
+    return TaskRecord(task_id=values["task_id"], state=state, damage=tuple(reading.damage), **fields)
 
 
 def group_row(group: GroupRecord, date: DateAdapter = lambda value: value) -> dict[str, Any]:
@@ -119,10 +130,12 @@ def group_row(group: GroupRecord, date: DateAdapter = lambda value: value) -> di
 def group_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> GroupRecord:
     """Return the record of a row: id, result, exact result, date done, date of expiry."""
     group_id, text, exact, done, expires = row
-    result = read_payload(text, exact)
-    assert result is not None
+    reading = Reading()
     return GroupRecord(
-        group_id=group_id, result=result, done_at=date(done), expires_at=None if expires is None else date(expires)
+        group_id=group_id,
+        result=read_payload_loosely(text, exact) or damaged(b""),
+        done_at=reading.moment("done_at", done, date) or NO_DATE,
+        expires_at=reading.moment("expires_at", expires, date),
     )
 
 
@@ -141,9 +154,9 @@ def chord_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> ChordRe
     group_id, body, header, expires = row
     return ChordRecord(
         group_id=group_id,
-        body=unframe(body) if body else None,
-        header=unframe(header) if header else None,
-        expires_at=None if expires is None else date(expires),
+        body=unframe_loosely(body) if body else None,
+        header=unframe_loosely(header) if header else None,
+        expires_at=Reading().moment("expires_at", expires, date),
     )
 
 
@@ -180,8 +193,15 @@ def claimant(part: ChordPart) -> str:
 def part_result(row: Sequence[Any]) -> PartResult:
     """Return what a part gave: its own result, or the one that its task's row holds."""
     task_id, index, state, own, text, exact = row
-    result = unframe(own) if own is not None else read_payload(text, exact)
-    return PartResult(task_id=task_id, group_index=index, state=state, result=result)
+    reading = Reading()
+    result = unframe_loosely(own) if own is not None else read_payload_loosely(text, exact)
+    part = PartResult(
+        task_id=text_id(task_id),
+        group_index=reading.number("group_index", index),
+        state=reading.state(state),
+        result=result,
+    )
+    return replace(part, result=damaged(own or exact or text)) if reading.damage else part
 
 
 def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
@@ -205,11 +225,29 @@ def read_payload_bytes(text: bytes, exact: bytes | None) -> Payload:
     return unframe(exact)
 
 
-def read_payload(text: str | None, exact: bytes | memoryview | None) -> Payload | None:
+def read_payload(text: str | None, exact: bytes | None) -> Payload | None:
     """Return the payload of two columns that :func:`payload_columns` made."""
     if text is None:
-        return None if exact is None else unframe(bytes(exact))
-    return read_payload_bytes(text.encode(), None if exact is None else bytes(exact))
+        return None if exact is None else unframe(exact)
+    return read_payload_bytes(text.encode(), exact)
+
+
+def read_payload_loosely(text: Any, exact: Any) -> Payload | None:
+    """Do the same whatever the columns hold; what cannot be read becomes a payload that says so when it is decoded."""
+    if exact is not None and not isinstance(exact, (bytes, bytearray, memoryview)):
+        return damaged(exact)
+    if text is not None and not isinstance(text, str):
+        return damaged(text)
+    framed = None if exact is None else bytes(exact)
+    return Reading().payload(text if framed is None else framed, lambda: read_payload(text, framed))
+
+
+def unframe_loosely(blob: Any) -> Payload:
+    """Return the payload that :func:`frame` wrote, or one that says when it is decoded that it is damaged."""
+    try:
+        return unframe(bytes(blob) if isinstance(blob, (bytearray, memoryview)) else blob)
+    except FAILURES:
+        return damaged(blob)
 
 
 def is_portable(text: str) -> bool:
@@ -242,7 +280,9 @@ def unframe(blob: bytes) -> Payload:
         if not (blob.startswith(_FRAME) and separator):
             raise ValueError("no header")
         content_type, content_encoding, compression, key_id = json.loads(head)
-    except ValueError as exc:
+        if not all(type(text) is str for text in (content_type, content_encoding, compression, key_id)):
+            raise ValueError("its header is none")
+    except (ValueError, TypeError, RecursionError) as exc:
         raise PayloadUnreadable(f"a stored payload is damaged: {exc}", remedy="restore it from a backup") from exc
     return Payload(body, content_type, content_encoding, compression, key_id)
 

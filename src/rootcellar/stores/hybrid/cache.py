@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 
 from rootcellar import celery_meta
 from rootcellar.errors import StoreUnavailable
+from rootcellar.fields import damaged_fields
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores.base import Store
 from rootcellar.stores.hybrid.breaker import Breaker
@@ -62,8 +63,11 @@ class Cache:
         barred = set()
         for key, found in self.breaker.call(look, nothing).items():
             task_id = key.removeprefix(PREFIX)
+            copy = None
             if found.result is not None and found.result.content_type == _COPY:
-                copies[task_id] = celery_meta.decode_task(task_id, found.result.body)
+                copy = celery_meta.decode_task(task_id, found.result.body)
+            if copy is not None and not damaged_fields(copy):
+                copies[task_id] = copy
             else:
                 barred.add(task_id)
         return copies, barred
@@ -76,7 +80,7 @@ class Cache:
             known_since: the monotonic time before which it was not yet asked for, or to be stored.
         """
         now = datetime.now(timezone.utc)
-        if record.state != "SUCCESS" or time.monotonic() - known_since > FRESH:
+        if record.state != "SUCCESS" or record.damage or time.monotonic() - known_since > FRESH:
             return
         until = now + self._expires
         if record.expires_at is not None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 
 from rootcellar.errors import RecordRefused, StoreUnavailable
+from rootcellar.fields import unreadable
 from rootcellar.records import Stored, TaskRecord
 from rootcellar.stores.hybrid.exactness import comes_back_as_it_is
 from rootcellar.stores.journal import DRAIN_BATCH, Batch, Journal, Outcome, Pending, Settlement, TakesBatches
@@ -82,11 +83,13 @@ class Drainer:
     def _move(self, batch: Batch, pending: Sequence[Pending]) -> list[Settlement]:
         """Write a batch; return what the journal is to be told of it."""
         batch.delete([one.task_id for one in pending if one.was_forgotten])
-        records = [one.record for one in pending if one.record is not None]
+        records = [one.record for one in pending if one.record is not None and not unreadable(one.record)]
         answers = dict(zip((record.task_id for record in records), batch.put(records), strict=True))
         doubtful = [record.task_id for record in records if not _is_kept_as_given(record, answers[record.task_id])]
         kept = batch.get_many(doubtful) if doubtful else {}
-        return [self._settlement(one, answers.get(one.task_id), kept.get(one.task_id)) for one in pending]
+        return [
+            self._settlement(one, answers.get(one.task_id) or _refusal(one), kept.get(one.task_id)) for one in pending
+        ]
 
     def _settlement(
         self, pending: Pending, answer: Stored | RecordRefused | None, kept: TaskRecord | None
@@ -112,6 +115,12 @@ def _is_kept_as_given(record: TaskRecord, answer: Stored | RecordRefused) -> boo
     if isinstance(answer, RecordRefused):
         return True
     return answer.written and answer.is_first and comes_back_as_it_is(record)
+
+
+def _refusal(pending: Pending) -> RecordRefused | None:
+    """Return why a record stays where it is: moved without what cannot be read, it would pass for whole."""
+    fields = [] if pending.record is None else unreadable(pending.record)
+    return RecordRefused(f"its {', '.join(fields)} cannot be read") if fields else None
 
 
 def _left(record: TaskRecord) -> timedelta | None:

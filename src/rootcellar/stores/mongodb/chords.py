@@ -13,8 +13,10 @@ the same part delivered again, :func:`ChordDocuments.settle` before a deletion, 
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -22,9 +24,12 @@ from pymongo.collection import Collection, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from rootcellar import celery_documents as documents
+from rootcellar.fields import FAILURES, Reading, damaged, text_id
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult
 from rootcellar.stores.mongodb.driver import Document
-from rootcellar.stores.rows import claimant, frame, unframe
+from rootcellar.stores.rows import claimant, frame, unframe_loosely
+
+logger = logging.getLogger(__name__)
 
 #: where a task's document notes parts that are not counted yet
 NOTED = f"{documents.OURS}.parts"
@@ -58,7 +63,7 @@ class ChordDocuments:
             "body": frame(chord.body) if chord.body else None,
             "header": frame(chord.header) if chord.header else None,
             "expires_at": chord.expires_at,
-            "expiry": documents.microseconds(chord.expires_at),
+            "expiry": _microseconds(chord.expires_at),
         }
         self._tasks.update_many({f"{NOTED}.group_id": chord.group_id}, {"$pull": {NOTED: {"group_id": chord.group_id}}})
         _again(lambda: self._chords.replace_one({"_id": chord.group_id}, fresh, upsert=True))
@@ -106,9 +111,9 @@ class ChordDocuments:
             return None
         return ChordRecord(
             group_id=group_id,
-            body=unframe(chord["body"]) if chord["body"] else None,
-            header=unframe(chord["header"]) if chord["header"] else None,
-            expires_at=documents.moment(chord["expiry"]),
+            body=unframe_loosely(chord["body"]) if chord.get("body") else None,
+            header=unframe_loosely(chord["header"]) if chord.get("header") else None,
+            expires_at=documents.moment(chord.get("expiry")),
         )
 
     def parts(self, group_id: str) -> Sequence[PartResult]:
@@ -116,21 +121,13 @@ class ChordDocuments:
         chord = self._chords.find_one({"_id": group_id}, {"run": 1})
         if chord is None:
             return []
-        found = sorted(self._parts.find({"run": chord["run"]}), key=_place_in_header)
-        bare = [part["task_id"] for part in found if part["result"] is None]
+        found = sorted(map(_read_part, self._parts.find({"run": chord["run"]})), key=_place_in_header)
+        bare = [part.task_id for part in found if part.result is None]
         results = {}
-        for ids in documents.chunks(bare):
+        for ids in documents.chunks(documents.findable(bare)):
             for task in self._tasks.find({"_id": {"$in": ids}}):
                 results[task["_id"]] = documents.task_record(task).result
-        return [
-            PartResult(
-                task_id=part["task_id"],
-                group_index=part["group_index"],
-                state=part["state"],
-                result=results.get(part["task_id"]) if part["result"] is None else unframe(part["result"]),
-            )
-            for part in found
-        ]
+        return [part if part.result is not None else replace(part, result=results.get(part.task_id)) for part in found]
 
     def finish(self, group_id: str) -> None:
         """See :meth:`Store.finish_chord`."""
@@ -155,7 +152,12 @@ class ChordDocuments:
         for chord in self._chords.find(
             {"owner": owner, "finished_at": None, "size": {"$ne": None}, **_NOBODY_HOLDS_IT}
         ):
-            if self._is_complete(chord):
+            try:
+                is_complete = self._is_complete(chord)
+            except FAILURES as exc:
+                logger.error("Chord %a is damaged and cannot be finished: %s", chord["_id"], exc)
+                continue
+            if is_complete:
                 found.append(chord["_id"])
             if len(found) >= limit:
                 break
@@ -175,7 +177,11 @@ class ChordDocuments:
 
     def _settle(self, task: Mapping[str, Any]) -> None:
         for noted in task[documents.OURS]["parts"]:
-            part = _read_note(task, noted)
+            try:
+                part = _read_note(task, noted)
+            except FAILURES as exc:
+                logger.error("A part of a chord that task %a notes is damaged and is not counted: %s", task["_id"], exc)
+                continue
             chord, is_news = self._arrive(part)
             if is_news:
                 self._note_arrival(chord)
@@ -183,7 +189,7 @@ class ChordDocuments:
 
     def _arrive(self, part: ChordPart) -> tuple[Document, bool]:
         """Keep a part, once; return its chord as it was before, and whether the part is new in it."""
-        unknown = {"expires_at": part.expires_at, "expiry": documents.microseconds(part.expires_at)}
+        unknown = {"expires_at": part.expires_at, "expiry": _microseconds(part.expires_at)}
         chord = self._touch(part.group_id, {"owner": part.owner}, unknown)
         is_news = False
         if chord["finished_at"] is None:
@@ -266,7 +272,10 @@ def note(part: ChordPart) -> Document:
 def _read_note(task: Mapping[str, Any], noted: Mapping[str, Any]) -> ChordPart:
     """Return the part that a task's document has a note of; its result is the document's where the note has none."""
     fields = {name: noted[name] for name in ("group_id", "group_index", "state", "owner", "expires_at", "delivery")}
-    result = unframe(noted["result"]) if noted["result"] else documents.task_record(task).result
+    fields["expires_at"] = Reading().moment("expires_at", fields["expires_at"])
+    if not all(isinstance(fields[name], str) for name in ("group_id", "state", "owner", "delivery")):
+        raise TypeError("a field of it has another type")
+    result = unframe_loosely(noted["result"]) if noted["result"] else documents.task_record(task).result
     return ChordPart(task_id=task["_id"], result=result, **fields)
 
 
@@ -276,6 +285,22 @@ def _end_of_part(chord: Mapping[str, Any], part: ChordPart) -> datetime | None:
     if expires is None or part.expires_at is None:
         return expires
     return max(expires, part.expires_at)
+
+
+def _read_part(part: Mapping[str, Any]) -> PartResult:
+    reading = Reading()
+    result = part.get("result")
+    read = PartResult(
+        task_id=text_id(part.get("task_id")),
+        group_index=reading.number("group_index", part.get("group_index")),
+        state=reading.state(part.get("state")),
+        result=None if result is None else unframe_loosely(result),
+    )
+    return replace(read, result=damaged(result)) if reading.damage else read
+
+
+def _microseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else documents.microseconds(moment)
 
 
 def _new_chord() -> Document:
@@ -302,8 +327,8 @@ def _size(chord: Mapping[str, Any]) -> int | None:
     return None if chord["size"] is None else chord["size"] + chord["extra"]
 
 
-def _place_in_header(part: Mapping[str, Any]) -> tuple[bool, int, str]:
-    return part["group_index"] is None, part["group_index"] or 0, part["task_id"]
+def _place_in_header(part: PartResult) -> tuple[bool, int, str]:
+    return part.group_index is None, part.group_index or 0, part.task_id
 
 
 def _again(upsert: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError, OperationFailure
@@ -37,11 +38,18 @@ _INDEXES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 _INDEX_CONFLICTS = (85, 86)
 
 
+def _options(client: driver.Client) -> CodecOptions[Document]:
+    """Return how documents are read: a date or a text that Python does not hold must not fail those read with it."""
+    return client.codec_options.with_options(
+        datetime_conversion=DatetimeConversion.DATETIME_CLAMP, unicode_decode_error_handler="surrogateescape"
+    )
+
+
 class _Collections:
     """The collections, through one client."""
 
     def __init__(self, client: driver.Client, settings: driver.Settings) -> None:
-        database = client[settings.database]
+        database = client.get_database(settings.database, codec_options=_options(client))
         self.task: Collection[Document] = database[settings.task_collection]
         self.group: Collection[Document] = database[settings.group_collection]
         self.chord: Collection[Document] = database[f"{settings.task_collection}_chords"]
@@ -261,7 +269,8 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
 
 def _conditions(query: TaskQuery) -> tuple[Document, Document]:
     """Return the filters for unfinished and for finished tasks."""
-    common: Document = {}
+    # an id that is no text belongs to no task
+    common: Document = {"_id": {"$gte": ""}}
     if query.states:
         common["status"] = {"$in": list(query.states)}
     if query.names:

@@ -132,6 +132,6 @@ LIMIT %(limit)s
 
 -- query_finished: the finished tasks that match, the newest first
 SELECT {task_select} FROM {task}
-WHERE date_done >= COALESCE(%(since)s, '1000-01-01') AND (%(until)s IS NULL OR date_done < %(until)s) AND {matches}
+WHERE date_done >= COALESCE(%(since)s, '0000-00-00') AND (%(until)s IS NULL OR date_done < %(until)s) AND {matches}
 ORDER BY date_done DESC, date_started IS NULL DESC, date_started DESC
 LIMIT %(limit)s

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pymysql
 
 from rootcellar.errors import RecordRefused
+from rootcellar.fields import clamped
 from rootcellar.interruptions import Moment, raise_interruption
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import rows
@@ -33,7 +34,6 @@ _CONFLICT_TRIES = 8
 _CONFLICT_PATIENCE = 15.0
 #: for how many seconds after its beginning a verb is done again on a new connection
 _RECONNECT_PATIENCE = 2.0
-_DATE = "%Y-%m-%d %H:%M:%S.%f"
 
 
 class MySQLStore(SqlStore[Connection]):
@@ -320,4 +320,5 @@ def _check_ids(*ids: str) -> None:
 
 
 def _date_text(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime(_DATE)
+    # not by strftime, which writes the year 1 with one digit
+    return clamped(moment).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta, timezone
 from operator import attrgetter
 from typing import Any
 
+from rootcellar.errors import RecordRefused
+from rootcellar.fields import EARLIEST, FAILURES, LATEST
 from rootcellar.records import TaskRecord
 from rootcellar.stores import rows
 
@@ -14,6 +16,9 @@ from rootcellar.stores import rows
 _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _DAY = 86_400_000_000
 _SECOND = 1_000_000
+
+#: the same of the first and the last moment that we hold
+_EARLIEST, _LATEST = ((moment - _EPOCH) // timedelta(microseconds=1) for moment in (EARLIEST, LATEST))
 
 _TEXT_FORM = 0
 _BINARY_FORM = 1
@@ -32,8 +37,14 @@ def task_values(record: TaskRecord) -> list[bytes | None]:
         RecordRefused: the task's id cannot be SQL text.
     """
     rows.checked_id(record.task_id)
-    values = [None if value is None else encode(value) for value, encode in zip(_plain(record), _ENCODERS, strict=True)]
-    values += [None if date is None else encode_date(date) for date in _dates(record)]
+    try:
+        values = [
+            None if value is None else encode(value) for value, encode in zip(_plain(record), _ENCODERS, strict=True)
+        ]
+        values += [None if date is None else encode_date(date) for date in _dates(record)]
+    except (AttributeError, TypeError) as exc:
+        # one with a field of another type must not come among the others
+        raise RecordRefused(f"a field of task {record.task_id!a} has the wrong type: {exc}") from exc
     for payload in _payloads(record):
         text, exact = rows.payload_columns(payload)
         values += (None if text is None else text.encode(), exact)
@@ -52,7 +63,14 @@ def encode_date(moment: datetime) -> bytes:
 
 
 def task_record(values: Sequence[bytes | None]) -> TaskRecord:
-    """Return the record of a row whose columns are :data:`rows.TASK_COLUMNS`, in that order."""
+    """Return the record of a row whose columns are :data:`rows.TASK_COLUMNS`, in that order, whatever they hold."""
+    try:
+        return _task_record(values)
+    except FAILURES:
+        return _damaged_record(values)
+
+
+def _task_record(values: Sequence[bytes | None]) -> TaskRecord:
     fields: dict[str, Any] = {
         name: None if value is None else read(value)
         for name, value, read in zip(_NAMES, values, _READERS, strict=False)
@@ -66,6 +84,18 @@ def task_record(values: Sequence[bytes | None]) -> TaskRecord:
     return TaskRecord(**fields)
 
 
+def _damaged_record(values: Sequence[bytes | None]) -> TaskRecord:
+    """Read a damaged row field by field."""
+    plain = [
+        None if value is None else read(value)
+        for value, read in zip(values[: len(rows.PLAIN_COLUMNS)], _READERS, strict=False)
+    ]
+    rest = values[len(rows.PLAIN_COLUMNS) :]
+    dates, payloads = rest[: len(rows.DATE_COLUMNS)], rest[len(rows.DATE_COLUMNS) :]
+    texts = [value if place % 2 or value is None else value.decode() for place, value in enumerate(payloads)]
+    return rows.task_record([*plain, *dates, *texts], _read_date)
+
+
 def _encode_integer(value: int) -> bytes:
     # as text, so that the server says what is out of range
     return str(value).encode()
@@ -76,7 +106,9 @@ def _read_integer(value: bytes) -> int:
 
 
 def _read_date(value: bytes) -> datetime:
-    return _EPOCH + timedelta(microseconds=int.from_bytes(value, "big", signed=True))
+    microseconds = int.from_bytes(value, "big", signed=True)
+    # servers hold more than Python does: other centuries, and the moments before and after all others
+    return _EPOCH + timedelta(microseconds=min(max(microseconds, _EARLIEST), _LATEST))
 
 
 _ENCODERS: list[Callable[[Any], bytes]] = [

@@ -30,6 +30,8 @@ _prepare_for_eventlet()
 try:
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
+
+    from rootcellar.stores.postgres.moments import read_all_moments
 except ImportError as exc:
     raise import_failure(
         exc,
@@ -280,6 +282,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
         raise_interruption(exc, moment)
         raise secure.explain(str(exc), settings, where) or translate(exc, where) from exc
     connection.server = f"{connection.info.host}:{connection.info.port}"
+    read_all_moments(connection)
     secure.warn_if_unverified(settings, connection.pgconn.ssl_in_use, where)
     try:
         refuse_old(connection.info.server_version, where)

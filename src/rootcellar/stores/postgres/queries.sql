@@ -45,13 +45,13 @@ ON CONFLICT (group_id) DO UPDATE SET
     claimed_by = CASE WHEN {claimable} THEN %(claimant)s::text ELSE c.claimed_by END,
     claimed_until = CASE WHEN {claimable}
         THEN clock_timestamp() + make_interval(secs => %(lease)s::double precision) ELSE c.claimed_until END
-RETURNING c.size + c.extra, c.counted,
-    coalesce(c.counted >= c.size + c.extra AND c.date_done IS NULL AND c.claimed_by = %(claimant)s, false),
+RETURNING c.size::bigint + c.extra, c.counted,
+    coalesce(c.counted >= c.size::bigint + c.extra AND c.date_done IS NULL AND c.claimed_by = %(claimant)s, false),
     c.date_done IS NOT NULL,
     EXISTS (SELECT FROM stored)
 
 -- claimable: the condition under which whoever counts a part may claim the chord; its own earlier claim counts as free
-c.counted + excluded.counted >= c.size + c.extra AND c.date_done IS NULL
+c.counted + excluded.counted >= c.size::bigint + c.extra AND c.date_done IS NULL
     AND (c.claimed_until IS NULL OR c.claimed_until < clock_timestamp() OR c.claimed_by = %(claimant)s)
 
 -- get_task: read one task, as binary.py reads it
@@ -107,7 +107,7 @@ ON CONFLICT (group_id) DO UPDATE SET extra = c.extra + excluded.extra
 
 -- claim_chord: take a complete chord that nobody holds
 UPDATE {chord} SET claimed_by = %(claimant)s, claimed_until = clock_timestamp() + make_interval(secs => %(lease)s::double precision)
-WHERE group_id = %(group_id)s AND counted >= size + extra AND date_done IS NULL
+WHERE group_id = %(group_id)s AND counted >= size::bigint + extra AND date_done IS NULL
     AND (claimed_until IS NULL OR claimed_until < clock_timestamp() OR claimed_by = %(claimant)s)
 
 -- get_chord: read an unfinished chord
@@ -125,7 +125,7 @@ UPDATE {chord} SET date_done = now(), body = NULL, header = NULL WHERE group_id 
 
 -- orphaned_chords: complete, not finished, and whoever held it is gone
 SELECT group_id FROM {chord}
-WHERE date_done IS NULL AND counted >= size + extra
+WHERE date_done IS NULL AND counted >= size::bigint + extra
     AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
     AND owner = %(owner)s
 LIMIT %(limit)s

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from psycopg.rows import dict_row
 
+from rootcellar.fields import EARLIEST, LATEST
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import rows
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
@@ -354,7 +355,9 @@ def _selected(column: str) -> str:
     if column in rows.PAYLOAD_COLUMNS:
         return f"{column}::text"
     if column in rows.DATE_COLUMNS:
-        return f"(extract(epoch FROM {column}) * 1000000)::bigint"
+        # the server holds more moments than Python: those before and after all others, and other centuries
+        held = f"greatest(least({column}, '{LATEST}'::timestamptz), '{EARLIEST}'::timestamptz)"
+        return f"CASE WHEN {column} IS NOT NULL THEN (extract(epoch FROM {held}) * 1000000)::bigint END"
     return column
 
 

@@ -33,6 +33,12 @@ _UNANSWERED = errors.StoreUnavailable("not written yet")
 _RELAX = Statement("relax", "SET LOCAL synchronous_commit = off")
 _BELL_FORMATS = [1, 0]
 
+#: the types of a record's parameters, and of what decides its place
+_PARAMETERS = frozenset({bytes, type(None)})
+_TEXTS = frozenset({str})
+#: what the driver, or our own code, raises of a record that it cannot send
+_UNSENDABLE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
 #: the most records in one turn
 MOST = 200
 
@@ -47,6 +53,10 @@ class Write:
         order: what decides in which order rows are locked.
         is_durable: whether the call may return only when the disk has it.
         is_ready: whether the task is over, which is what most waiters want to hear.
+
+    Raises:
+        RecordRefused: a parameter, or what decides the order, has another type, with which it would fail those of other
+            threads that are written with it.
     """
 
     __slots__ = (
@@ -54,6 +64,7 @@ class Write:
         "count",
         "error",
         "gate",
+        "is_alone",
         "is_durable",
         "is_ready",
         "order",
@@ -73,6 +84,11 @@ class Write:
         is_durable: bool,
         is_ready: bool,
     ) -> None:
+        if not (_TEXTS.issuperset(map(type, (task_id, *order))) and _PARAMETERS.issuperset(map(type, values[0]))):
+            raise errors.RecordRefused(
+                f"a field of task {task_id!a} has another type than the store takes",
+                remedy="see what stores it: ids are text",
+            )
         self.task_id = task_id
         self.order = order
         self.statement = statement
@@ -82,6 +98,8 @@ class Write:
         self.count = 0
         self.answer: tuple[bytes | None, ...] = ()
         self.error: Exception | None = _UNANSWERED
+        #: whether it is written without others, because a batch that it was in failed
+        self.is_alone = False
         #: where it waits for a leader, or to become one
         self.gate = Gate()
         #: held while somebody waits for this to be written
@@ -122,8 +140,9 @@ class _Turns:
         """Return those that go in the turn of ``leader``, which begins."""
         with self._lock:
             next_ones = [write for write in self.queue if write.is_wanted and write is not leader]
-            self._followers = next_ones[: MOST - 1]
-            self.queue = next_ones[MOST - 1 :]
+            count = 0 if leader.is_alone else _together(next_ones)
+            self._followers = next_ones[:count]
+            self.queue = next_ones[count:]
             return self._followers
 
     def leave(self, write: Write) -> None:
@@ -216,6 +235,12 @@ class Writer:
             for write in batch:
                 if write.error is _UNANSWERED:
                     write.error = exc
+        except _UNSENDABLE as exc:
+            # of several, each tries again alone, so that only the one which cannot be sent is refused
+            for write in batch:
+                write.is_alone = True
+            if len(batch) == 1:
+                batch[0].error = errors.RecordRefused(f"the record cannot be sent: {type(exc).__name__}: {exc}")
 
     def _turn(self, connection: Connection, batch: list[Write]) -> None:
         """Write a batch in one round trip: one transaction, and after its commit the bell."""
@@ -260,6 +285,12 @@ def _roll_back(connection: Connection) -> None:
         pipeline = Pipeline(connection)
         pipeline.send(ROLLBACK)
         pipeline.settle()
+
+
+def _together(queue: list[Write]) -> int:
+    """Return how many of those who wait may be written in one turn."""
+    some = queue[: MOST - 1]
+    return next((place for place, write in enumerate(some) if write.is_alone), len(some))
 
 
 def _order(write: Write) -> tuple[str, str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
+from rootcellar.fields import FAILURES, Reading, damaged
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload, TaskRecord
-from rootcellar.stores.redis.keys import encoded
-from rootcellar.stores.rows import frame, kept_result, unframe
+from rootcellar.stores.redis.keys import decoded, encoded
+from rootcellar.stores.rows import frame, kept_result, unframe_loosely
 
 _PART = b"part:"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -30,15 +33,24 @@ def part_value(part: ChordPart, record: TaskRecord | None) -> bytes:
 
 
 def read_part(field: bytes, value: bytes) -> PartResult:
-    """Return a part as it was counted."""
+    """Return a part as it was counted; one that is damaged has a result that says so when it is decoded."""
     index, _, task_id = field[len(_PART) :].partition(b":")
     state, _, framed = value.partition(b"\n")
-    return PartResult(
-        task_id=task_id.decode("utf-8", "surrogatepass"),
-        group_index=int(index) if index else None,
-        state=json.loads(state),
-        result=unframe(framed) if framed else None,
+    reading = Reading()
+    part = PartResult(
+        task_id=decoded(task_id),
+        group_index=int(index) if index.removeprefix(b"-").isdigit() else None,
+        state=reading.state(_json_of(state)),
+        result=unframe_loosely(framed) if framed else None,
     )
+    return replace(part, result=damaged(value)) if reading.damage else part
+
+
+def _json_of(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except FAILURES:
+        return None
 
 
 def read_parts(fields: Sequence[bytes]) -> list[PartResult]:
@@ -55,10 +67,14 @@ def read_record(group_id: str, values: Sequence[bytes | None]) -> ChordRecord | 
         return None
     return ChordRecord(
         group_id=group_id,
-        body=unframe(body) if body else None,
-        header=unframe(header) if header else None,
-        expires_at=_EPOCH + int(expires) * _MICROSECOND if expires else None,
+        body=unframe_loosely(body) if body else None,
+        header=unframe_loosely(header) if header else None,
+        expires_at=Reading().moment("expires_at", expires, _moment) if expires else None,
     )
+
+
+def _moment(since_1970: bytes) -> datetime:
+    return _EPOCH + int(since_1970) * _MICROSECOND
 
 
 def framed(payload: Payload | None) -> bytes:

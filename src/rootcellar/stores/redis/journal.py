@@ -12,13 +12,14 @@ from datetime import datetime
 
 from rootcellar import celery_meta
 from rootcellar.errors import AppendOnlyMissing, ConfigurationError
-from rootcellar.records import TaskRecord
+from rootcellar.fields import damaged
+from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.journal import Lag, Pending, Settlement
-from rootcellar.stores.redis import appendonly, scripts
+from rootcellar.stores.redis import appendonly, driver, scripts
 from rootcellar.stores.redis.expiry import Sweep
-from rootcellar.stores.redis.keys import Keys, encoded
-from rootcellar.stores.redis.servers import OneServer, Servers
-from rootcellar.stores.redis.wire import pack
+from rootcellar.stores.redis.keys import Keys, decoded, encoded
+from rootcellar.stores.redis.servers import PIPELINE, OneServer, Servers
+from rootcellar.stores.redis.wire import Reply, ServerError, pack
 from rootcellar.stores.rows import chunks
 
 #: bytes of results that are read at a time, but for one that is larger
@@ -52,6 +53,7 @@ class RedisJournal:
         servers.demand = appendonly.require
         self._servers = servers
         self._keys = keys
+        self._where = where
         self._stream = keys.journal
 
     def look(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
@@ -86,14 +88,29 @@ class RedisJournal:
         # the versions first: what changes after them is seen to have changed
         ids = [task_id for _, task_id in entries]
         versions = self._servers.call(self._stream, pack(b"HMGET", self._keys.journal_versions, *ids))
-        keys = [self._keys.task(task_id.decode("utf-8", "surrogatepass")) for task_id in ids]
-        sizes = self._servers.call_many([(key, pack(b"STRLEN", key)) for key in keys])
+        keys = [self._keys.task(decoded(task_id)) for task_id in ids]
+        sizes = self._sizes(keys)
         count = _fitting(sizes)
         blobs = self._servers.get_many(keys[:count])
         return [
-            _pending(entry, version or b"p", blob)
-            for entry, version, blob in zip(entries[:count], versions[:count], blobs, strict=True)
+            _pending(entry, version or b"p", blob, is_string=size is not None)
+            for entry, version, size, blob in zip(entries[:count], versions[:count], sizes, blobs, strict=False)
         ]
+
+    def _sizes(self, keys: Sequence[bytes]) -> list[int | None]:
+        """Return how long each of these is, ``None`` for one that is no string, which must not keep back the others."""
+        sizes: list[int | None] = []
+        for start in range(0, len(keys), PIPELINE):
+            commands = [pack(b"STRLEN", key) for key in keys[start : start + PIPELINE]]
+            sizes += [self._size(reply) for reply in self._servers.send_many(commands)]
+        return sizes
+
+    def _size(self, reply: Reply) -> int | None:
+        if not isinstance(reply, ServerError):
+            return int(reply)
+        if "WRONGTYPE" not in str(reply):
+            raise driver.translate(reply, self._where)
+        return None
 
     def _entries(self, limit: int) -> list[_Entry]:
         found = self._servers.call(self._stream, pack(b"XRANGE", self._stream, b"-", b"+", b"COUNT", limit))
@@ -169,16 +186,21 @@ class RedisJournal:
         return appendonly.window(self._servers, self._stream)
 
 
-def _pending(entry: _Entry, version: bytes, blob: bytes | None) -> Pending:
+def _pending(entry: _Entry, version: bytes, blob: bytes | None, *, is_string: bool) -> Pending:
     place, encoded_id = entry
-    task_id = encoded_id.decode("utf-8", "surrogatepass")
-    is_gone = blob is None or celery_meta.is_forgotten(blob)
+    task_id = decoded(encoded_id)
+    record = None
+    if not is_string:
+        result = damaged(b"a key that is no string")
+        record = TaskRecord(task_id=task_id, state="FAILURE", result=result, done_at=NO_DATE, damage=("state",))
+    elif blob is not None and not celery_meta.is_forgotten(blob):
+        record = celery_meta.decode_task(task_id, blob)
     return Pending(
         task_id=task_id,
         entry=place.decode(),
-        version=version.decode(),
+        version=version.decode("utf-8", "surrogateescape"),
         was_forgotten=version.startswith(b"f"),
-        record=None if is_gone or blob is None else celery_meta.decode_task(task_id, blob),
+        record=record,
     )
 
 
@@ -188,18 +210,18 @@ def _settling(settlement: Settlement) -> tuple[bytes | int, ...]:
     return (
         encoded(pending.task_id),
         pending.entry.encode(),
-        pending.version.encode(),
+        pending.version.encode("utf-8", "surrogateescape"),
         settlement.outcome.value,
         0 if lasts is None else max(1, int(lasts.total_seconds() * 1000)),
         b"" if settlement.kept is None else celery_meta.encode_task(settlement.kept),
     )
 
 
-def _fitting(sizes: Sequence[int]) -> int:
+def _fitting(sizes: Sequence[int | None]) -> int:
     """Return how many of these fit into one batch, at least one."""
     total = 0
     for count, size in enumerate(sizes):
-        total += size
+        total += size or 0
         if count and total > LARGEST_BATCH:
             return count
     return len(sizes)

@@ -29,7 +29,12 @@ class Keys:
         return self._tasks + encoded(task_id)
 
     def task_id(self, key: bytes) -> str:
-        return key[len(self._tasks) :].decode("utf-8", "surrogatepass")
+        """Return the id of a task's key; of a key that :meth:`task` never gives, a text that is no task's id."""
+        return decoded(key[len(self._tasks) :])
+
+    def is_task(self, key: bytes) -> bool:
+        """Tell whether a key is what :meth:`task` gives for some id."""
+        return self.task(self.task_id(key)) == key
 
     def group(self, group_id: str) -> bytes:
         return self._groups + encoded(group_id)
@@ -84,6 +89,14 @@ class Keys:
 def encoded(text: str) -> bytes:
     """Return a text as a part of a key, whatever characters it has."""
     return text.encode("utf-8", "surrogatepass")
+
+
+def decoded(name: bytes) -> str:
+    """Return the text that :func:`encoded` was given, with escapes where the name holds no such text."""
+    try:
+        return name.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return name.decode("utf-8", "backslashreplace")
 
 
 def literal(text: bytes) -> bytes:

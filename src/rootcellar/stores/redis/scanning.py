@@ -56,7 +56,10 @@ class Scanner:
         """Return the first ids after ``after``, sorted, and whether these are all."""
         bound = None if after is None else self._keys.task(after)
         matching = (
-            key for keys in self._servers.keys(self._keys.all_tasks) for key in keys if bound is None or key > bound
+            key
+            for keys in self._servers.keys(self._keys.all_tasks)
+            for key in keys
+            if (bound is None or key > bound) and self._keys.is_task(key)
         )
         smallest: list[bytes] = []
         # in pieces, so that a key that comes twice takes no place

@@ -18,7 +18,7 @@ from rootcellar.stores.redis.address import Address, read_address
 from rootcellar.stores.redis.cluster import Cluster
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.journal import RedisJournal
-from rootcellar.stores.redis.keys import Keys, encoded
+from rootcellar.stores.redis.keys import Keys, decoded, encoded
 from rootcellar.stores.redis.listening import ListeningWatcher
 from rootcellar.stores.redis.mastership import Mastership
 from rootcellar.stores.redis.putting import NotedPutting, Putting, milliseconds
@@ -228,7 +228,7 @@ class RedisStore(Store):
                 break
             key = self._keys.waiting_on(tag) + encoded(owner)
             call = scripts.ORPHANED_CHORDS.call((key,), limit - len(found), self._keys.chords(tag))
-            found += [group.decode("utf-8", "surrogatepass") for group in self._servers.run(key, call)]
+            found += [decoded(group) for group in self._servers.run(key, call)]
         return found
 
     # -- time and end

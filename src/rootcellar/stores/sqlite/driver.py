@@ -71,6 +71,7 @@ def _make(path: Path) -> None:
 
 
 def _set_up(connection: sqlite3.Connection) -> None:
+    connection.text_factory = _text
     deadline = time.monotonic() + BUSY_TIMEOUT
     while not _is_in_wal_mode(connection):
         # SQLite itself does not wait for others that change the mode at the same moment
@@ -79,6 +80,14 @@ def _set_up(connection: sqlite3.Connection) -> None:
         time.sleep(random.uniform(0.001, 0.02))
     # in WAL mode NORMAL may lose the last commits with the machine; FULL loses none
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _text(stored: bytes) -> str | bytes:
+    """Read a text; one that is none stays as it is, for sqlite3 would fail the whole query for it."""
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return stored
 
 
 def _is_in_wal_mode(connection: sqlite3.Connection) -> bool:

@@ -32,8 +32,8 @@ DELETE FROM {task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))
 UPDATE {task} SET {task_replacement}
 WHERE task_id = :task_id AND status = :old_status AND {task_still_the_same}
 
--- scan_tasks: read the next tasks in the order of their ids
-SELECT {task_select} FROM {task} WHERE task_id > :after ORDER BY task_id LIMIT :limit
+-- scan_tasks: read the next tasks in the order of their ids; an id that is no text belongs to no task, and comes after all texts
+SELECT {task_select} FROM {task} WHERE task_id > :after AND task_id < x'' ORDER BY task_id LIMIT :limit
 
 -- put_group: store a group
 INSERT INTO {group} (taskset_id, result, result_exact, date_done, expires_at)
@@ -109,5 +109,6 @@ WHERE (:states IS NULL OR status IN (SELECT value FROM json_each(:states)))
     AND (:names IS NULL OR EXISTS (SELECT 1 FROM json_each(:names) AS n WHERE name GLOB n.value))
     AND (:since IS NULL OR coalesce(date_done, date_started, date_sent) >= :since)
     AND (:until IS NULL OR coalesce(date_done, date_started, date_sent) < :until)
+    AND task_id < x''
 ORDER BY date_done DESC NULLS FIRST, date_started DESC NULLS FIRST, date_sent DESC NULLS FIRST
 LIMIT :limit

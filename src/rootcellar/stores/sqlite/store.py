@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 from rootcellar.errors import RecordRefused
+from rootcellar.fields import clamped
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import rows
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
@@ -21,8 +22,6 @@ from rootcellar.stores.sqlite.schema import PACKAGE, SQLiteSchema, table_names, 
 from rootcellar.stores.sqlstore import SqlStore
 
 T = TypeVar("T")
-
-_DATE = "%Y-%m-%d %H:%M:%S.%f"
 
 
 class SQLiteStore(SqlStore[sqlite3.Connection]):
@@ -178,7 +177,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         return _date_text(moment)
 
     def _read_date(self, value: str) -> datetime:
-        return datetime.strptime(value, _DATE).replace(tzinfo=timezone.utc)
+        return datetime.fromisoformat(value).replace(tzinfo=timezone.utc)
 
 
 def _statements(options: StoreOptions) -> dict[str, str]:
@@ -196,7 +195,8 @@ def _statements(options: StoreOptions) -> dict[str, str]:
 
 
 def _date_text(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime(_DATE)
+    # not by strftime, which writes the year 1 with one digit
+    return clamped(moment).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
 def _now() -> datetime:

@@ -6,17 +6,24 @@ local function now()
     return time[1] * 1000000 + time[2]
 end
 
+-- A field that is no number is taken as one that is not there: a damaged chord must not stop a look at many.
+local function number(value)
+    return value and tonumber(value) or nil
+end
+
 local function see(key)
     local v = redis.call('HMGET', key, 'size', 'extra', 'counted', 'owner', 'claimant', 'claimed_until', 'done')
-    local size = v[1] and v[1] + (v[2] or 0)
+    local size = number(v[1])
+    size = size and size + (number(v[2]) or 0)
+    local counted = number(v[3]) or 0
     return {
         size = size,
-        counted = tonumber(v[3] or 0),
+        counted = counted,
         owner = v[4],
         claimant = v[5],
-        claimed_until = tonumber(v[6] or 0),
+        claimed_until = number(v[6]) or 0,
         done = v[7] and true or false,
-        waits = size and not v[7] and tonumber(v[3] or 0) >= size,
+        waits = size and not v[7] and counted >= size,
     }
 end
 

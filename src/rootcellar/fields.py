@@ -1,0 +1,174 @@
+"""The fields of a record, whatever was found in them.
+
+On the way in, what a message's headers say is made what every store holds, or dropped. On the way out, a field that
+cannot be read spoils neither the record nor the other records: it is noted, and only a reader of that value gets an
+error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+from uuid import UUID
+
+from rootcellar.errors import RootcellarError
+from rootcellar.records import DAMAGED, FOREIGN, NO_DATE, Payload, TaskRecord
+
+T = TypeVar("T")
+
+#: the first and the last moment that every server holds
+EARLIEST = datetime(1000, 1, 1, tzinfo=timezone.utc)
+LATEST = datetime.max.replace(tzinfo=timezone.utc)
+#: the most characters of an id and of another text that comes in a header
+LONGEST_ID, LONGEST_TEXT = 255, 500
+_UNHELD = re.compile("[\x00\ud800-\udfff]| $")
+#: what every server's integers hold
+_LARGEST_NUMBER = 2**31 - 1
+_PAYLOADS = ("result", "args", "kwargs", "children", "stamps")
+#: what reading a damaged value raises
+FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, RootcellarError)
+
+
+# -- what is stored
+
+
+def text_id(value: Any) -> str:
+    """Return the id of a task or group as text, such as of a ``uuid.UUID`` or bytes."""
+    if type(value) is str:
+        return value
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def id_of(value: Any) -> str | None:
+    """Return what a header gives for an id as text; ``None`` if it cannot be an id."""
+    if isinstance(value, (str, bytes, UUID, int)) and not isinstance(value, bool):
+        text = text_id(value)
+        return text if 0 < len(text) <= LONGEST_ID and _is_held_everywhere(text) else None
+    return None
+
+
+def _is_held_everywhere(text: str) -> bool:
+    """Tell whether every server holds a text as an id: without NUL, lone surrogates and a space at its end."""
+    return _UNHELD.search(text) is None
+
+
+def text_of(value: Any) -> str | None:
+    """Return what a header gives for a name as text of at most :data:`LONGEST_TEXT` characters; ``None`` if it is none.
+
+    A longer one is cut.
+    """
+    if isinstance(value, (str, bytes, UUID, int, float)) and not isinstance(value, bool):
+        text = text_id(value)
+        return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+    return None
+
+
+def number_of(value: Any) -> int | None:
+    """Return what a header gives for a number, at least 0; ``None`` if it is none that every server holds."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return int(value) if is_whole and 0 <= value <= _LARGEST_NUMBER else None
+
+
+def moment_of(value: Any) -> datetime | None:
+    """Return what a header or an attribute gives for a time, in UTC; ``None`` if it is no time."""
+    try:
+        return clamped(value if isinstance(value, datetime) else datetime.fromisoformat(value))
+    except FAILURES:
+        return None
+
+
+def clamped(moment: datetime) -> datetime:
+    """Return a moment in UTC, within what every server holds. One without a time zone is taken as UTC."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    try:
+        moment = moment.astimezone(timezone.utc)
+    except OverflowError:
+        return EARLIEST if moment.year < LATEST.year else LATEST
+    return min(max(moment, EARLIEST), LATEST)
+
+
+# -- what is read
+
+
+def damaged(raw: Any) -> Payload:
+    """Return the payload that stands for one that cannot be read: decoding it raises an error of ours."""
+    body = bytes(raw) if isinstance(raw, (bytes, bytearray, memoryview)) else str(raw).encode("utf-8", "replace")
+    return Payload(body, DAMAGED, "binary")
+
+
+def unreadable(record: TaskRecord) -> list[str]:
+    """Return the names of the damaged fields without which a record says something else than was stored."""
+    return [name for name in record.damage if name in ("state", "traceback")]
+
+
+def damaged_fields(record: TaskRecord) -> list[str]:
+    """Return the names of all fields of a record that are stored and cannot be read."""
+    payloads = [name for name in _PAYLOADS if _is_damaged(getattr(record, name))]
+    return [*record.damage, *payloads]
+
+
+def _is_damaged(payload: Payload | None) -> bool:
+    return payload is not None and payload.content_type in (DAMAGED, FOREIGN)
+
+
+class Reading:
+    """Reads the fields of one record.
+
+    Attributes:
+        damage: the names of the fields that could not be read; see :attr:`TaskRecord.damage`.
+    """
+
+    __slots__ = ("damage",)
+
+    def __init__(self) -> None:
+        self.damage: list[str] = []
+
+    def text(self, name: str, value: Any) -> str | None:
+        """Return a text."""
+        if value is None or type(value) is str:
+            return value
+        self.damage.append(name)
+        return None
+
+    def state(self, value: Any) -> str:
+        """Return a state; for one that cannot be read ``FAILURE``, so that nobody waits for the task."""
+        if type(value) is str and value:
+            return value
+        self.damage.append("state")
+        return "FAILURE"
+
+    def number(self, name: str, value: Any) -> int | None:
+        """Return a number."""
+        if value is None or type(value) is int:
+            return value
+        self.damage.append(name)
+        return None
+
+    def moment(self, name: str, value: Any, read: Callable[[Any], datetime] = clamped) -> datetime | None:
+        """Return a moment, which ``read`` makes of the stored value."""
+        if value is None:
+            return None
+        try:
+            return clamped(read(value))
+        except FAILURES:
+            self.damage.append(name)
+            return None
+
+    def done_at(self, value: Any, read: Callable[[Any], datetime] = clamped) -> datetime | None:
+        """Return when a task was over, after its :meth:`state` was read: nobody waits for one that cannot be read."""
+        moment = self.moment("done_at", value, read)
+        return NO_DATE if moment is None and (value is not None or "state" in self.damage) else moment
+
+    def payload(self, raw: Any, read: Callable[[], Payload | None]) -> Payload | None:
+        """Return a payload; for one that cannot be read the one that stands for it, made of the ``raw`` value."""
+        try:
+            return read()
+        except FAILURES:
+            return damaged(raw)

@@ -1,0 +1,64 @@
+"""How many rounds of which kind there are in which place, and what is printed of them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from tests.damage.places import Place
+from tests.damage.rounds import Trial
+
+Counts = Counter[tuple[str, str, str]]
+#: the share of the rounds that are of headers and of chords; the others are of rows
+HEADERS, CHORDS = 0.08, 0.01
+#: the shares of the stores; the server that stands for MongoDB is slow
+SHARES = dict.fromkeys(("postgres", "mysql", "sqlite", "redis", "write-through", "write-behind"), 0.16) | {
+    "mongodb": 0.04
+}
+
+
+def run(
+    places: Mapping[str, Callable[[], Place]], rounds: int, seed: int, say: Callable[[str], object] = lambda text: None
+) -> Counts:
+    """Try those of ``rounds`` rounds that are of these places.
+
+    Returns:
+        how many looks there were by (store, what was damaged, reader).
+
+    Raises:
+        Harmed: somebody was harmed.
+    """
+    counts: Counts = Counter()
+    for name, open_place in places.items():
+        started, done = time.monotonic(), 0
+        place = open_place()
+        try:
+            trial = Trial(place, random.Random(f"{seed} {name}"), counts)
+            trial.begin()
+            wanted = round(rounds * SHARES[name])
+            for kind, share in ((trial.headers, HEADERS), (trial.chords, CHORDS), (trial.rows, 1.0)):
+                until = wanted if kind == trial.rows else done + round(wanted * share)
+                # each kind at least once
+                done += kind()
+                while done < until:
+                    done += kind()
+        finally:
+            place.close()
+        say(f"{name}: {done:,} rounds in {time.monotonic() - started:.0f} s")
+    return counts
+
+
+def report(counts: Counts) -> str:
+    """Return the counts for people: by store, by what was damaged, by header and by reader."""
+    lines = []
+    for title, place in (("by reader", 2), ("by what was damaged", 1)):
+        lines.append(f"\n{title}, looks at a damaged row or header beside nine good ones")
+        for store in dict.fromkeys(key[0] for key in counts):
+            sums: Counter[str] = Counter()
+            for key, count in counts.items():
+                if key[0] == store:
+                    sums[key[place]] += count
+            lines.append(f"  {store}: " + ", ".join(f"{name} {count:,}" for name, count in sorted(sums.items())))
+    return "\n".join(lines)
