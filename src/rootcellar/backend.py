@@ -26,6 +26,7 @@ from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.fields import text_id
 from rootcellar.interim import Interim
 from rootcellar.outage import Outage
+from rootcellar.outgoing import Outgoing
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of
 from rootcellar.payloads.settings import type_modules_of
 from rootcellar.reading import ReadingBackend
@@ -172,26 +173,27 @@ class ResultBackend(ReadingBackend):
         """
         request = _own_request(task_id, request)
         encodable = self._encodable(result, state, request)
-        record = self._record_for_sure(text_id(task_id), encodable, state, traceback, request)
+        outgoing = self._outgoing(text_id(task_id), encodable, state, traceback, request)
+        record = outgoing.record
         part = self.chords.part_of(request, state, encodable, holds_result=False) if self.chords.is_end() else None
 
         what = f"store {state} of task {task_id}"
         try:
             if process.is_worker_main():
                 progress = self._store_from_main(
-                    record, part, request, what, is_lost=isinstance(result, WorkerLostError)
+                    outgoing, part, request, what, is_lost=isinstance(result, WorkerLostError)
                 )
             elif state not in states.READY_STATES and process.is_in_pool():
                 progress = None
                 self._interim.store(
                     record.task_id,
-                    lambda: self._put(record, None, request),
+                    lambda: self._put(outgoing, None, request),
                     lambda: self._is_over(record.task_id),
                     what,
                 )
             else:
                 self._interim.settle(record.task_id)
-                progress = self._retried(lambda: self._put(record, part, request), what).chord
+                progress = self._retried(lambda: self._put(outgoing, part, request), what).chord
         except RootcellarError as exc:
             raise self._not_stored(exc, task_id, state) from exc
         if part is not None:
@@ -252,29 +254,30 @@ class ResultBackend(ReadingBackend):
             is_run_again = (task.acks_late and task.reject_on_worker_lost) or getattr(task, "retry_on_worker_lost", 0)
             if isinstance(exc, KeyboardInterrupt) and not is_run_again and _is_stored(task):
                 encodable = self._encodable(exc, states.FAILURE, request)
-                record = self._record_for_sure(request.id, encodable, states.FAILURE, traceback, request)
-                self._retried(lambda: self._put(record, None, request), f"store FAILURE of task {request.id}")
+                outgoing = self._outgoing(request.id, encodable, states.FAILURE, traceback, request)
+                self._retried(lambda: self._put(outgoing, None, request), f"store FAILURE of task {request.id}")
         elif process.is_end_of_run(task, exc):
             self.mark_as_failure(request.id, exc, traceback, request=request, store_result=_is_stored(task))
 
-    def _put_lost(self, record: TaskRecord, part: ChordPart | None, request: Any) -> Stored:
+    def _put_lost(self, outgoing: Outgoing, part: ChordPart | None, request: Any) -> Stored:
         """Store that a worker was lost, unless the task had stored how it failed; count its part in any case."""
-        there = self.store.get(record.task_id)
+        there = self.store.get(outgoing.record.task_id)
         if there is None or there.state != states.FAILURE:
-            return self._put(record, part, request)
+            return self._put(outgoing, part, request)
         progress = None if part is None else self.store.count_part(part, lease=self.chords.lease)
         return Stored(written=False, chord=progress)
 
     def _store_from_main(
-        self, record: TaskRecord, part: ChordPart | None, request: Any, what: str, *, is_lost: bool
+        self, outgoing: Outgoing, part: ChordPart | None, request: Any, what: str, *, is_lost: bool
     ) -> ChordProgress | None:
         """Store without keeping the worker's main process waiting."""
+        record = outgoing.record
         if record.state in states.READY_STATES:
             put = self._put_lost if is_lost else self._put
-            self._see_to(lambda: self.chords.proceed(request, put(record, part, request).chord), what)
+            self._see_to(lambda: self.chords.proceed(request, put(outgoing, part, request).chord), what)
             return _LATER
         try:
-            self._late.ask(lambda: self._put(record, part, request), what, self._limit)
+            self._late.ask(lambda: self._put(outgoing, part, request), what, self._limit)
         except RootcellarError as exc:
             if not exc.retryable:
                 raise
@@ -286,13 +289,17 @@ class ResultBackend(ReadingBackend):
         if not self._late.see_to(work, what, self._limit):
             logger.error("Could not %s at once. The worker's main process goes on, and it is done later.", what)
 
-    def _put(self, record: TaskRecord, part: ChordPart | None, request: Any) -> Stored:
-        def put() -> Stored:
+    def _put(self, outgoing: Outgoing, part: ChordPart | None, request: Any) -> Stored:
+        def put(record: TaskRecord) -> Stored:
             return self.store.put(record, part, lease=self.chords.lease, durable=self._is_durable(request))
 
-        if self.codec.spilling is None:
-            return put()
-        return self.codec.spilling.put(self.store, record, put, is_repeated=_is_repeated(request))
+        def put_with_blob(record: TaskRecord) -> Stored:
+            if self.codec.spilling is None:
+                return put(record)
+            is_repeated = _is_repeated(request)
+            return self.codec.spilling.put(self.store, record, lambda: put(record), is_repeated=is_repeated)
+
+        return outgoing.put(put_with_blob)
 
     def _is_durable(self, request: Any) -> bool:
         """Tell whether the result must be on disk before the task counts as done: by call, by task, by setting."""
@@ -316,8 +323,15 @@ class ResultBackend(ReadingBackend):
         error.task_id, error.state = task_id, state
         return error
 
-    def _record(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> TaskRecord:
-        return self.recorder.record(task_id, result, state, traceback, request, self.current_task_children(request))
+    def _record(
+        self, task_id: str, result: Any, state: str, traceback: Any, request: Any, room: int | None = None
+    ) -> TaskRecord:
+        children = self.current_task_children(request)
+        return self.recorder.record(task_id, result, state, traceback, request, children, room)
+
+    def _outgoing(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outgoing:
+        record = self._record_for_sure(task_id, result, state, traceback, request)
+        return Outgoing(record, lambda room: self._record(task_id, result, state, traceback, request, room))
 
     def _record_for_sure(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> TaskRecord:
         """Return the record, also where its result goes to a blob store that is out of reach for a while."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,9 @@ from rootcellar.retention import Retention
 FAILED = states.EXCEPTION_STATES | {states.REJECTED}
 #: how deep results may hold results
 _DEEPEST = 200
+#: the stamp that names the fields which were cut because the store refused the whole record, with their bytes before
+CUT = "rootcellar.cut"
+_CUTTABLE = ("result", "args", "kwargs", "children", "stamps", "traceback")
 
 
 class Recorder:
@@ -46,7 +49,14 @@ class Recorder:
         return Call(self._task_of(request), getattr(request, "args", None), getattr(request, "kwargs", None))
 
     def record(
-        self, task_id: str, result: Any, state: str, traceback: Any, request: Any, children: Any = None
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any,
+        request: Any,
+        children: Any = None,
+        room: int | None = None,
     ) -> TaskRecord:
         """Return the record of a task that has come to ``state``.
 
@@ -57,6 +67,8 @@ class Recorder:
             traceback: the text of a failure's, or ``None``.
             request: the task's request, or ``None``.
             children: the tuples of the results that the task's own subtasks gave.
+            room: bytes to which each field but a returned value is cut; ``None`` for no limit. What is cut is named
+                in the stamp :data:`CUT`.
 
         Raises:
             NotEncodable: the result cannot be encoded.
@@ -66,19 +78,33 @@ class Recorder:
         fields: dict[str, Any] = {
             "task_id": task_id,
             "state": state,
-            "result": self._codec.encode(result, task_id=task_id, field=RESULT, call=call, is_failure=state in FAILED),
+            "result": self._codec.encode(
+                result, task_id=task_id, field=RESULT, call=call, is_failure=state in FAILED, room=room
+            ),
             "done_at": now if state in states.READY_STATES else None,
             "expires_at": self._retention.result_expiry(state, now),
         }
         if traceback is not None:
-            fields["traceback"] = self._codec.encode_text(str(traceback), task_id=task_id, call=call)
+            fields["traceback"] = self._codec.encode_text(str(traceback), task_id=task_id, call=call, room=room)
         if children and (others := children_of(task_id, text_ids(children))):
-            fields["children"] = serialise(others, "json")
+            fields["children"] = _encoded_children(others, room)
         if request is not None:
-            fields.update(self._told_by(request, task_id, call))
+            fields.update(self._told_by(request, task_id, call, room))
+        if room is not None:
+            whole = self.record(task_id, result, state, traceback, request, children)
+            fields["stamps"] = self._noted(request, whole, TaskRecord(**fields), call, room)
         return TaskRecord(**fields)
 
-    def _told_by(self, request: Any, task_id: str, call: Call) -> dict[str, Any]:
+    def _noted(self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, room: int) -> Payload | None:
+        """Return the stamps, with one that says which fields of a record were cut, and their sizes before."""
+        sizes = {name: (_size(getattr(whole, name)), _size(getattr(cut, name))) for name in _CUTTABLE}
+        note = {name: before for name, (before, after) in sizes.items() if after < before}
+        if not note:
+            return cut.stamps
+        stamped = {} if _size(whole.stamps) > room else _stamped(request)
+        return self._codec.encode_loosely({**stamped, CUT: note}, task_id=cut.task_id, field=STAMPS, call=call)
+
+    def _told_by(self, request: Any, task_id: str, call: Call, room: int | None) -> dict[str, Any]:
         """Return what the request tells of the call: its name, times and relations; its arguments if extended."""
         about = getattr(request, "delivery_info", None)
         fields: dict[str, Any] = {
@@ -94,14 +120,16 @@ class Recorder:
             "started_at": moment_of(getattr(request, process.STARTED_AT, None)),
         }
         if stamped := _stamped(request):
-            fields["stamps"] = self._codec.encode_loosely(stamped, task_id=task_id, field=STAMPS, call=call)
+            fields["stamps"] = self._codec.encode_loosely(stamped, task_id=task_id, field=STAMPS, call=call, room=room)
         if self._is_extended:
             # what came with the message is stored as text where the serializer refuses it: no task fails for that
             for field, value in ((ARGS, call.args), (KWARGS, call.kwargs)):
                 if value is not None:
                     # positional ones as a list, as queries and stock readers know them
                     value = list(value) if isinstance(value, tuple) else value
-                    fields[field] = self._codec.encode_loosely(value, task_id=task_id, field=field, call=call)
+                    fields[field] = self._codec.encode_loosely(
+                        value, task_id=task_id, field=field, call=call, room=room
+                    )
         return fields
 
     def meta(self, record: TaskRecord) -> dict[str, Any]:
@@ -198,3 +226,18 @@ def _stamped(request: Any) -> dict[str, Any]:
     if not isinstance(stamps, Mapping) or not isinstance(names, (list, tuple, set, frozenset)):
         return {}
     return {name: stamps[name] for name in names if isinstance(name, str) and name in stamps}
+
+
+def _encoded_children(children: Sequence[Any], room: int | None) -> Payload:
+    """Return the tuples of children encoded: as many of the first as there is room for."""
+    payload = serialise(children, "json")
+    kept = len(children)
+    while room is not None and len(payload.body) > room and kept:
+        kept = min(kept - 1, kept * room // len(payload.body))
+        payload = serialise(children[:kept], "json")
+    return payload
+
+
+def _size(value: Payload | str | None) -> int:
+    """Return the bytes of an encoded field."""
+    return 0 if value is None else len(value) if isinstance(value, str) else len(value.body)

@@ -9,7 +9,7 @@ from typing import Any
 from rootcellar.blobs import REFERENCE, Spilling
 from rootcellar.errors import BlobStoreUnknown, KeyMissing, PayloadError, PayloadUnreadable
 from rootcellar.payloads.compressing import Compressing
-from rootcellar.payloads.limiting import SPILL, TRUNCATE, Limit
+from rootcellar.payloads.limiting import SPILL, TRUNCATE, Limit, cut_middle
 from rootcellar.payloads.patterns import NOTHING
 from rootcellar.payloads.pickles import PICKLE, read_old_pickle
 from rootcellar.payloads.redactor import Call, Redactor
@@ -82,6 +82,7 @@ class Codec:
         serializer: str | None = None,
         is_failure: bool = False,
         is_limited: bool = True,
+        room: int | None = None,
     ) -> Payload:
         """Encode a value of a task.
 
@@ -92,6 +93,7 @@ class Codec:
             call: the task and its arguments.
             is_failure: whether the value may be an exception: what a task returned may look like one.
             is_limited: whether the limits on the size of a result hold.
+            room: bytes to which it is cut, unless it is what a task returned; ``None`` for no other limit.
             serializer: the name of a serializer; ``None`` for the task's own or, where it has none or the value is
                 not its result, the settings'.
 
@@ -102,6 +104,8 @@ class Codec:
         serializer = serializer or serializer_of(call, field)
         limit = self.limit.of(call.task) if is_limited else NO_LIMIT
         failed = is_failure and looks_like_failure(value)
+        if room is not None and (field != RESULT or failed):
+            limit = Limit(min(room, limit.max_size or room), TRUNCATE)
 
         def serialised(value: Any) -> Payload:
             payload = self._serialised(value, field, serializer, failed)
@@ -141,13 +145,15 @@ class Codec:
                 raise
             return serialise(value, self.serializer, field)
 
-    def encode_loosely(self, value: Any, *, task_id: str, field: str, call: Call = NOBODY) -> Payload:
+    def encode_loosely(
+        self, value: Any, *, task_id: str, field: str, call: Call = NOBODY, room: int | None = None
+    ) -> Payload:
         """Encode as :meth:`encode` does, or as the text of its ``repr`` what the serializer refuses."""
         try:
-            return self.encode(value, task_id=task_id, field=field, call=call)
+            return self.encode(value, task_id=task_id, field=field, call=call, room=room)
         except NotEncodable:
             shown = self.redactor.shown(value, call, is_args=field == ARGS)
-            return self.encode(shown, task_id=task_id, field=field, call=call, serializer="json")
+            return self.encode(shown, task_id=task_id, field=field, call=call, serializer="json", room=room)
 
     def decode(
         self, payload: Payload, *, task_id: str, field: str = RESULT, accept: Collection[str] | None = None
@@ -214,9 +220,28 @@ class Codec:
             )
         return self.spilling.fetch(reference, task_id)
 
-    def encode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK, call: Call = NOBODY) -> str | None:
-        """Return a text as it is to be stored where a store keeps plain text, such as a traceback."""
-        return None if text is None else self.sealing.seal_text(self.redactor.text(text, call), task_id, field)
+    def encode_text(
+        self,
+        text: str | None,
+        *,
+        task_id: str,
+        field: str = TRACEBACK,
+        call: Call = NOBODY,
+        room: int | None = None,
+    ) -> str | None:
+        """Return a text as it is to be stored where a store keeps plain text, such as a traceback.
+
+        Args:
+            text: the text.
+            task_id: the task that it belongs to.
+            field: the field that it is stored in.
+            call: the task and its arguments.
+            room: characters to which it is cut; ``None`` for no limit.
+        """
+        if text is None:
+            return None
+        redacted = self.redactor.text(text, call)
+        return self.sealing.seal_text(redacted if room is None else cut_middle(redacted, room), task_id, field)
 
     def decode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK) -> str | None:
         """Return the text that :meth:`encode_text` was given.

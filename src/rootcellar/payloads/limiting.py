@@ -21,6 +21,8 @@ _SIZE = re.compile(r"(\d+)\s*(|[kKmMgG])(?:i?[bB])?")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 #: the most characters of a value that is cut short, and the fewest of a failure's text
 _BEGINNING, _FEWEST = 10_000, 200
+#: of a failure that is cut short
+_MOST_ARGUMENTS = 20
 #: what names the class of a failure
 _OF_CLASS = ("exc_type", "exc_module")
 
@@ -82,14 +84,23 @@ class Limit:
             return shown if len(shown) <= room else f"{shown[:room]}… [{len(shown):,} characters]"
 
         if isinstance(failure, BaseException):
-            return exception_with(failure, cut)
+            copied = exception_with(failure, cut)
+            copied.args = copied.args[:_MOST_ARGUMENTS]
+            return copied
 
         def cut_all(value: Any) -> Any:
-            return list(map(cut, value)) if isinstance(value, (list, tuple)) else cut(value)
+            return list(map(cut, value[:_MOST_ARGUMENTS])) if isinstance(value, (list, tuple)) else cut(value)
 
         # what else is told of it may be as long
         kept = {name: each for name, each in failure.items() if name != MORE}
         return {name: each if name in _OF_CLASS else cut_all(each) for name, each in kept.items()}
+
+
+def cut_middle(text: str, room: int) -> str:
+    """Return a text with its middle left out, if it is longer than ``room`` characters: a traceback's end says most."""
+    if len(text) <= room:
+        return text
+    return f"{text[: room // 2]}\n… [{len(text):,} characters] …\n{text[-(room - room // 2) :]}"
 
 
 def read_size(given: Any, where: str) -> int | None:
