@@ -27,8 +27,9 @@ from rootcellar.errors import RootcellarError
 from rootcellar.interruptions import raise_interruption
 from rootcellar.payloads.redacting import MORE
 from rootcellar.records import Payload
+from rootcellar.visible import visible_logs
 
-logger = get_logger(__name__)
+logger = visible_logs(get_logger(__name__))
 
 #: the most causes of causes, groups in groups, and exceptions in a group, that are kept
 _DEEPEST, _MOST = 8, 100
