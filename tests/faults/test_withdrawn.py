@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import redis
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 
 from rootcellar import errors
 from rootcellar.stores import Store, StoreOptions, open_store
@@ -309,11 +310,20 @@ def test_password_source_is_chosen_by_the_kind_of_store() -> None:
         source_of(7, "redis")
 
 
+class CloudError(Exception):
+    """What a cloud's library raises."""
+
+
 def test_function_that_fails_is_an_outage_and_shows_no_secret() -> None:
     def fail() -> str:
-        raise ValueError("hush-hush")
+        raise CloudError("hush-hush")
 
-    with pytest.raises(errors.StoreUnavailable, match="failed with ValueError") as caught:
+    def is_interrupted() -> str:
+        raise SoftTimeLimitExceeded
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        current(is_interrupted)
+    with pytest.raises(errors.StoreUnavailable, match="failed with CloudError") as caught:
         current(fail)
     assert "hush" not in str(caught.value)
     with pytest.raises(errors.StoreUnavailable, match="returned a NoneType"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rootcellar.errors import ConfigurationError, StoreUnavailable
+from rootcellar.interruptions import raise_interruption
 
 #: the setting
 SETTING = "result_backend_password"
@@ -73,9 +74,10 @@ def current(password: Any) -> Any:
         return password
     try:
         found = password()
-    except (StoreUnavailable, OSError, ValueError, LookupError, RuntimeError) as exc:
-        if isinstance(exc, StoreUnavailable):
-            raise
+    except StoreUnavailable:
+        raise
+    except Exception as exc:  # it is the user's, and a cloud's library has errors of its own
+        raise_interruption(exc)
         # its text may hold a secret
         raise StoreUnavailable(
             f"the function that returns the password failed with {type(exc).__name__}",
