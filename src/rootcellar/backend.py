@@ -24,6 +24,7 @@ from rootcellar.chords import Chords, ChordSweeper
 from rootcellar.draining import DrainThread
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.fields import text_id
+from rootcellar.hiding import hide_urls
 from rootcellar.interim import Interim
 from rootcellar.outage import Outage
 from rootcellar.outgoing import Outgoing
@@ -100,6 +101,7 @@ class ResultBackend(ReadingBackend):
         conf = app.conf
         content_type_of(kwargs.get("serializer") or conf.result_serializer)
         super().__init__(app, url=url, **kwargs)
+        hide_urls(conf)
         if not url:
             raise ConfigurationError(
                 "the result backend has no URL",

@@ -28,8 +28,9 @@ from rootcellar.fields import FAILURES, Reading, damaged, text_id
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult
 from rootcellar.stores.mongodb.driver import Document
 from rootcellar.stores.rows import claimant, frame, unframe_loosely
+from rootcellar.visible import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: where a task's document notes parts that are not counted yet
 NOTED = f"{documents.OURS}.parts"

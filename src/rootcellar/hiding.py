@@ -1,0 +1,75 @@
+"""URLs with passwords in Celery's configuration, hidden from what prints it: reports, ``inspect conf``, Flower."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from rootcellar.urls import redact
+
+#: settings whose URLs Celery itself does not mask, because it knows nothing of them
+OPTIONS, BLOB_URL = ("result_backend_transport_options", "mongodb_backend_settings"), "result_blob_url"
+
+
+class HiddenOptions(dict[str, Any]):
+    """Options that are read as they are by their names, and printed, iterated and written as JSON without passwords."""
+
+    def items(self) -> Any:
+        return _shown(self).items()
+
+    def values(self) -> Any:
+        return _shown(self).values()
+
+    def __repr__(self) -> str:
+        return repr(_shown(self))
+
+    def __reduce__(self) -> Any:
+        # whole: items() would give a copy that cannot connect
+        return type(self), (dict(self),)
+
+
+class HiddenUrl:
+    """A URL that is read by ``str()`` alone; it is no text, for Celery sends texts to whoever inspects a worker."""
+
+    __slots__ = ("_url",)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __str__(self) -> str:
+        return self._url
+
+    def __repr__(self) -> str:
+        return repr(redact(self._url))
+
+    def __eq__(self, other: object) -> bool:
+        return str(other) == self._url if isinstance(other, (str, HiddenUrl)) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._url)
+
+
+def hide_urls(conf: Any) -> None:
+    """Hide the passwords in the settings of an app's configuration, where they are written by hand.
+
+    Args:
+        conf: ``app.conf``; the mappings that it is made of are changed, for its ``repr`` shows each.
+    """
+    names = {*OPTIONS, BLOB_URL}
+    prefix = str(getattr(conf, "prefix", None) or "")
+    names |= {prefix + name for name in names} | {prefix + name.upper() for name in names} if prefix else set()
+    for mapping in conf.maps:
+        for name in names:
+            value = mapping.get(name) if hasattr(mapping, "get") else None
+            if isinstance(value, dict) and not isinstance(value, HiddenOptions):
+                _set(mapping, name, HiddenOptions(value))
+            elif isinstance(value, str) and redact(value) != value:
+                _set(mapping, name, HiddenUrl(value))
+
+
+def _set(mapping: MutableMapping[str, Any], name: str, value: Any) -> None:
+    mapping[name] = value
+
+
+def _shown(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: redact(each) if isinstance(each, str) else each for name, each in dict(options).items()}
