@@ -295,7 +295,7 @@ def test_sixty_busy_threads_on_two_connections_all_get_on(
             try:
                 while not over.is_set():
                     assert store.get("a task") is not None
-                    if number % 3 == 0:
+                    if number % 3 == 0 and counts[number] == 0:
                         store.put(record(task_id=f"task {number}"))
                     counts[number] += 1
                     if min(counts) >= 20:
@@ -305,5 +305,5 @@ def test_sixty_busy_threads_on_two_connections_all_get_on(
 
         in_threads(60, work)
     assert min(counts) >= 20
-    # those that also store take about twice as long
+    # not exactly alike, because those that store something wait for the disk
     assert max(counts) < 20 * 5, f"some were served much more often than others: {sorted(counts)}"

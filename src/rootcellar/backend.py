@@ -38,7 +38,9 @@ from rootcellar.retrying import FEW, Backoff, LateWork, be_patient, retry
 from rootcellar.store_options import store_options
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import DELETE_BATCH
+from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.journal import WritesBehind
+from rootcellar.stores.threads import start_thread
 from rootcellar.urls import redact
 from rootcellar.visible import visible_logs
 from rootcellar.waiting import Waiter
@@ -131,7 +133,8 @@ class ResultBackend(ReadingBackend):
         self._outage = Outage()
         self._late = LateWork(self._backoff, self._outage)
         self._interim = Interim(self._backoff, self._outage)
-        self._sweeping: threading.Thread | None = None
+        #: held while a thread of this process sweeps
+        self._sweeping = PerProcess(threading.Lock)
         ours = conf.get("result_backend_transport_options") or {}
         self._synchronous_commit = ours.get("synchronous_commit", True)
         self._exception_modules = type_modules_of(conf) or ()
@@ -478,16 +481,20 @@ class ResultBackend(ReadingBackend):
 
     def sweep_aside(self) -> None:
         """Sweep in a thread, so that no timeout is overrun because the broker or the store is slow."""
-        if self._sweeping is None or not self._sweeping.is_alive():
-            self._sweeping = threading.Thread(target=self._sweep_quietly, name="rootcellar-sweep", daemon=True)
-            self._sweeping.start()
+        if not self._sweeping.get().locked():
+            start_thread(self._sweep_quietly, "rootcellar-sweep")
 
     def _sweep_quietly(self) -> None:
         be_patient()
+        sweeping = self._sweeping.get()
+        if not sweeping.acquire(blocking=False):
+            return
         try:
             self.chords.sweep()
         except RootcellarError as exc:
             logger.warning("Could not look for orphaned chords: %s", exc)
+        finally:
+            sweeping.release()
 
     # -- outages
 

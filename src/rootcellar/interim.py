@@ -112,7 +112,7 @@ class Interim:
         job = _Job(write, is_over, what, self._outage)
         if not self._late:
             try:
-                if self._aside.submit(job.run).result(self._patience):
+                if self._aside.call(job.run, self._patience):
                     return
             except NotInTime:
                 pass
