@@ -296,7 +296,7 @@ def test_sixty_busy_threads_on_two_connections_all_get_on(
                 while not over.is_set():
                     assert store.get("a task") is not None
                     if number % 3 == 0 and counts[number] == 0:
-                        store.put(record(task_id=f"task {number}"))
+                        store.put(record(task_id=f"task {number}"), durable=False)
                     counts[number] += 1
                     if min(counts) >= 20:
                         break
@@ -305,5 +305,5 @@ def test_sixty_busy_threads_on_two_connections_all_get_on(
 
         in_threads(60, work)
     assert min(counts) >= 20
-    # not exactly alike, because those that store something wait for the disk
+    # not exactly alike, because some also store something once
     assert max(counts) < 20 * 5, f"some were served much more often than others: {sorted(counts)}"
