@@ -513,6 +513,26 @@ def test_mongodb_document_of_pickles_is_our_error_or_its_value(open_place: Calla
     assert AsyncResult(task_id, app=place.app).get(timeout=PATIENCE) == 5
 
 
+@pytest.mark.parametrize("odd", [None, 5, "x", [1], datetime(2018, 1, 1)])
+def test_mongodb_document_whose_own_part_is_damaged_takes_the_next_state(
+    odd: Any, open_place: Callable[[str], Place]
+) -> None:
+    place = open_place("mongodb")
+    values = stored(place, 2)
+    late, sealed = values
+    mongo_tasks(place).update_one({"_id": late}, {"$set": {"rootcellar": odd, "status": "STARTED"}})
+    place.backend.store_result(late, "late", "SUCCESS")
+    assert AsyncResult(late, app=place.app).get(timeout=PATIENCE) == "late"
+
+    mongo_tasks(place).update_one({"_id": sealed}, {"$set": {"rootcellar": odd}})
+    codec = Codec(sealing=Sealing(read_keys(make_key("k"), "a test")))
+    assert Rekeying(place.store, codec, unsealed=True).run().changed == 2
+    record = place.store.get(sealed)
+    assert record is not None
+    assert record.result is not None
+    assert codec.decode(record.result, task_id=sealed) == values[sealed]
+
+
 @pytest.mark.parametrize("odd", [5, bson.ObjectId(), [1], {"a": 1}, None])
 def test_mongodb_document_of_odd_types_fails_only_its_own_reader(odd: Any, open_place: Callable[[str], Place]) -> None:
     place = open_place("mongodb")

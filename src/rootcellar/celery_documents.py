@@ -113,10 +113,13 @@ def replacement(document: Mapping[str, Any], new: TaskRecord) -> tuple[dict[str,
     ours: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     names = ("result", "args", "kwargs", "stamps")
     same = {name: document.get(name) for name in ("_id", "status", "result", "traceback")}
-    same |= {f"{OURS}.{name}": ours.get(name) for name in names}
     if not ours:
-        # a document of Celery's becomes one of ours
-        return same | {OURS: None}, update
+        # a document of Celery's, or one whose part of ours is damaged, becomes one of ours
+        prefix = f"{OURS}."
+        own = {name.removeprefix(prefix): value for name, value in update.items() if name.startswith(prefix)}
+        plain = {name: value for name, value in update.items() if not name.startswith(prefix)}
+        return same | {OURS: found}, {**plain, OURS: own}
+    same |= {f"{OURS}.{name}": ours.get(name) for name in names}
     changed = {"traceback", *names, *(f"{OURS}.{name}" for name in names)}
     return same, {name: value for name, value in update.items() if name in changed}
 

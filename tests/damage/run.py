@@ -31,6 +31,7 @@ def run(
         Harmed: somebody was harmed.
     """
     counts: Counts = Counter()
+    total = 0
     for name, open_place in places.items():
         started, done = time.monotonic(), 0
         place = open_place()
@@ -46,7 +47,9 @@ def run(
                     done += kind()
         finally:
             place.close()
+        total += done
         say(f"{name}: {done:,} rounds in {time.monotonic() - started:.0f} s")
+    say(f"{total:,} rounds with seed {seed}: nobody was harmed")
     return counts
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import WriteConcern
 from pymongo.collection import Collection
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 
 from rootcellar import celery_documents as documents
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
@@ -34,6 +34,9 @@ _INDEXES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("task", "expires_at", {"expireAfterSeconds": 0}),
     ("group", "expires_at", {"expireAfterSeconds": 0}),
 )
+#: a field is to be set in something that is no document
+_NO_DOCUMENT = 28
+_DAMAGED: Document = {documents.OURS: {"$exists": True, "$not": {"$type": "object"}}}
 #: an index of that name or on that key exists and is another one
 _INDEX_CONFLICTS = (85, 86)
 
@@ -259,7 +262,16 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
         try:
             tasks.update_one(overwritable, change, upsert=True)
             return True
-        except DuplicateKeyError:
+        except WriteError as exc:
+            if not isinstance(exc, DuplicateKeyError):
+                # where our own fields should be is something else, in which nothing can be stored
+                drop = {"$unset": {documents.OURS: ""}}
+                if (
+                    exc.code == _NO_DOCUMENT
+                    and tasks.update_one({"_id": record.task_id, **_DAMAGED}, drop).matched_count
+                ):
+                    continue
+                raise
             # there is one that must stay, or one that came between the look and the insertion
             if tasks.update_one(overwritable, change).matched_count:
                 return True
