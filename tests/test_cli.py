@@ -7,6 +7,8 @@ import os
 import pickle
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -138,7 +140,9 @@ def test_history_is_one_plain_line_for_each_task_in_a_pipe(sqlite_url: str) -> N
     ended = run("history", "-b", sqlite_url)
     heading, *lines = ended.out.splitlines()
     assert ended.status == 0
-    assert heading.split() == ["STATE", "TASK", "ID", "SENT", "DONE", "WAIT", "RUN", "RESULT", "OR", "ERROR"]
+    zone = str(datetime.now().astimezone().tzname())
+    names = ["STATE", "TASK", "ID", "SENT", zone, "DONE", zone, "WAIT", "RUN", "RESULT", "OR", "ERROR"]
+    assert heading.split() == names
     assert [line.split()[2] for line in lines] == [uuid_like(number) for number in (5, 1, 2, 3, 4)]
     assert re.search(r'SUCCESS +shop\.pay .* 2\.0 s +3\.0 s +\{"sum": 12\.5, "whom": "Zoë 美咲"\}$', lines[1])
     assert lines[2].endswith('Declined("no money", 7)')
@@ -146,14 +150,25 @@ def test_history_is_one_plain_line_for_each_task_in_a_pipe(sqlite_url: str) -> N
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120, 200])
-def test_history_fits_the_terminal_and_shows_ids_in_full(sqlite_url: str, columns: int) -> None:
+def test_history_has_one_line_for_each_task_on_any_terminal(sqlite_url: str, columns: int) -> None:
     ended = run_on_terminal("history", "-b", sqlite_url, columns=columns)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", ended.out)
     assert ended.status == 0
     assert "\x1b[32m" in ended.out
     assert max(cell_len(line) for line in plain.splitlines()) <= columns
-    assert all(uuid_like(number) in plain for number in range(1, 6))
-    assert "Declined(" in plain
+    heading, *lines = plain.splitlines()
+    assert datetime.now().astimezone().tzname() in heading
+    assert len(lines) == 5
+    assert "Declined(" in plain or columns == 80, "these ids differ only at their ends, and take 36 columns"
+    shown = [line.split()[2] for line in lines]
+    assert shown == [uuid_like(number)[: len(shown[0])] for number in (5, 1, 2, 3, 4)]
+    assert len(set(shown)) == 5
+
+
+def test_ids_are_shortened_only_as_far_as_they_differ(sqlite_url: str) -> None:
+    ended = run_on_terminal("history", "-b", sqlite_url, "--state", "RETRY", "--state", "FAILURE", columns=80)
+    (line,) = re.sub(r"\x1b\[[0-9;]*m", "", ended.out).splitlines()[1:]
+    assert line.split()[2] == uuid_like(2)[:8]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +244,57 @@ def test_an_empty_history_says_so_kindly(tmp_path: Path, sqlite_url: str) -> Non
     assert run_here("history", "-b", sqlite_url, "--state", "REVOKED").out.startswith("No task matches in sqlite ")
 
 
+def test_json_is_readable_in_every_alphabet_and_safe_on_a_terminal(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/alphabets.sqlite3"
+    text = "€ 美咲 \x1b[31m \x7f \u202e \u200b \U000e0041"
+    keep(url, record("a", "SUCCESS", "t", 1, result=Payload(json.dumps(text).encode()))).close()
+    for ended in (run("history", "-b", url, "--json"), run("show", "a", "-b", url, "--json")):
+        assert "€ 美咲" in ended.out
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202e\U000e0041]", ended.out)
+        (found,) = json.loads(ended.out) if ended.out.startswith("[") else [json.loads(ended.out)]
+        assert found["result"] == text
+
+
+def test_history_lists_the_tasks_of_a_queue_and_of_a_worker(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/queues.sqlite3"
+    keep(
+        url,
+        record("a", "SUCCESS", "t", 1, queue="mail", worker="one@host"),
+        record("b", "SUCCESS", "t", 1, queue="reports", worker="two@host"),
+    ).close()
+
+    def listed(*options: str) -> list[str]:
+        return [one["task_id"] for one in json.loads(run_here("history", "-b", url, "--json", *options).out)]
+
+    assert listed("--queue", "mail") == ["a"]
+    assert listed("--worker", "two@*") == ["b"]
+    assert listed("--queue", "mail", "--worker", "two@*") == []
+
+
 # -- show
+
+
+def test_show_takes_the_beginning_of_an_id_where_it_is_the_only_one(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ids.sqlite3"
+    names = ["abc1", "abc2", "abd", "xyz", "x%"]
+    keep(url, *(record(name, "SUCCESS", "t", 1) for name in names)).close()
+    assert json.loads(run_here("show", "xy", "-b", url, "--json").out)["task_id"] == "xyz"
+    assert json.loads(run_here("show", "abc1", "-b", url, "--json").out)["task_id"] == "abc1"
+    assert_one_line(run_here("show", "abc", "-b", url), "several ids begin with abc", "abc1, abc2")
+    assert_one_line(run_here("show", "%", "-b", url), "nothing is stored of task %")
+
+
+def test_python_m_rootcellar_is_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rootcellar", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"rootcellar {__version__}\n")
+
+
+@pytest.mark.parametrize("args", [[], ["schema"]])
+def test_help_cuts_no_summary_off(args: list[str]) -> None:
+    summaries = run_here(*args, "--help").out.partition("Commands:\n")[2]
+    assert summaries
+    assert "..." not in summaries
 
 
 def test_show_tells_everything_of_a_task(tmp_path: Path) -> None:
@@ -381,7 +446,8 @@ def test_a_url_that_cannot_be_used_is_one_line(url: str, words: list[str]) -> No
 )
 def test_a_missing_driver_is_one_line(module: str, url: str, extra: str) -> None:
     ended = run_without(module, "show", "some-task", "-b", url)
-    assert_one_line(ended, module, f"pip install 'rootcellar[{extra}]'", secret="s3cret")
+    assert module in ended.err.lower()
+    assert_one_line(ended, f"pip install 'rootcellar[{extra}]'", secret="s3cret")
 
 
 def test_a_read_only_file_is_one_line_where_it_must_be_written(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ def test_rpc(tmp_path: Path, rabbit_url: str) -> None:
     (variables,) = page.of("ini")
     (tmp_path / ".env").write_text(variables, encoding="utf-8")
     (command,) = [command for command, _ in page.commands()]
-    assert "All are as expected." in run(command, tmp_path)
+    assert "All are as expected" in run(command, tmp_path)
     client = "import shop; from rootcellar.rpc import check_round_trip; check_round_trip(shop.app); "
     with Worker("shop", cwd=tmp_path):
         assert run(f"python -c '{client}print(shop.add.delay(2, 3).get(timeout=20))'", tmp_path) == "5\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import traceback
@@ -23,6 +24,15 @@ def visible(text: str) -> str:
 def visible_lines(text: str) -> str:
     """Return ``text`` as :func:`visible` does, but with its lines kept."""
     return "\n".join(visible(line.expandtabs()) for line in text.split("\n"))
+
+
+def escaped(text: str) -> str:
+    """Return a JSON text in which what is not seen is an escape of JSON; line ends between its values are kept."""
+    return "\n".join(_UNSAFE.sub(_json_escape, line) for line in text.split("\n"))
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1]
 
 
 def visible_logs(logger: logging.Logger) -> logging.Logger:

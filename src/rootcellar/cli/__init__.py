@@ -18,21 +18,24 @@ app = typer.Typer(
     name="rootcellar",
     help="Keep the results of Celery tasks, and look at them.",
     no_args_is_help=True,
-    add_completion=False,
     # plain help fits any width, and [brackets] in it mean themselves
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=check.EXAMPLES)(check.check)
-app.command(epilog=explain.EXAMPLES)(explain.explain)
-app.command("recommend", epilog=recommend.EXAMPLES)(recommend.recommend_command)
-app.command("init", epilog=init.EXAMPLES)(init.init)
+app.command(epilog=check.EXAMPLES, short_help="Check a server, and say what to change.")(check.check)
+app.command(epilog=explain.EXAMPLES, short_help="Explain an error, or a finding of `rootcellar check`.")(
+    explain.explain
+)
+app.command("recommend", epilog=recommend.EXAMPLES, short_help="Recommend a result backend and a broker.")(
+    recommend.recommend_command
+)
+app.command("init", epilog=init.EXAMPLES, short_help="Write a small project that works.")(init.init)
 app.command(epilog=history.HISTORY_EXAMPLES)(history.history)
 app.command(epilog=history.SHOW_EXAMPLES)(history.show)
-app.command(epilog=key.EXAMPLES)(key.key)
-app.command(epilog=rekey.EXAMPLES)(rekey.rekey)
-app.command(epilog=drain.EXAMPLES)(drain.drain)
+app.command(epilog=key.EXAMPLES, short_help="Make a key for encryption or for signatures.")(key.key)
+app.command(epilog=rekey.EXAMPLES, short_help="Encrypt or sign every stored result under the first key.")(rekey.rekey)
+app.command(epilog=drain.EXAMPLES, short_help="Move results of write-behind from Redis to PostgreSQL.")(drain.drain)
 app.add_typer(schema.app, name="schema")
 app.command(epilog=settings.EXAMPLES)(settings.settings)
 
@@ -59,7 +62,7 @@ def main() -> NoReturn:
     # a result may hold what the terminal's encoding does not
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app()
+        app(prog_name="rootcellar")
     except RootcellarError as exc:
         print_error(exc)
         sys.exit(1)

@@ -42,6 +42,7 @@ Examples:
   CELERY_BROKER=redis CELERY_RESULT_BACKEND=postgres rootcellar demo --once
 """
 
+_AS_EXPECTED = "All are as expected: the tasks that failed or were revoked were meant to."
 #: rows of the history at the end
 _ROWS = 24
 #: seconds that all the pauses of a run for people take together
@@ -66,12 +67,16 @@ def demo(
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="Keep results in this SQLite file, which may exist")
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the results on the server; without it they are deleted at the end")
+    ] = False,
 ) -> None:
     """Run a small shop on a real Celery worker.
 
     Needs no server: results go to a SQLite file, the broker lives in this process. Where the environment or .env gives
     CELERY_RESULT_BACKEND, results go there instead, and CELERY_BROKER is the broker. Every result is checked, and the
-    history shown. Exit status 0 if all results are as expected, 1 otherwise.
+    history shown; some tasks are meant to fail or to be revoked. Results on a server are deleted at the end. Exit
+    status 0 if all results are as expected, 1 otherwise.
     """
     if backend is not None and file is not None:
         raise typer.BadParameter("give --backend or --file, not both", param_hint="--file")
@@ -99,14 +104,20 @@ def demo(
             out.print()
             print_tasks(run.results.records(shop, run.task_ids), out)
         _print_sums(outcome, out)
-        _fail_if_unexpected(outcome)
         failures = run.results.records(replace(shop, states=("FAILURE",), limit=1), run.task_ids)
+        is_on_server = backend is not None or url == FROM_SETTINGS
+        if is_on_server and not keep:
+            run.results.forget(run.task_ids)
+        _fail_if_unexpected(outcome)
     if not run.results.where:
-        say("All are as expected. Nobody keeps them: with rpc a result is handed over once.", out)
+        say(f"{_AS_EXPECTED} Nothing keeps them: with rpc a result is handed over once.", out)
+        return
+    if is_on_server and not keep:
+        say(f"{_AS_EXPECTED} They were deleted from {run.results.where}; --keep leaves them there.", out)
         return
     is_ours = url.startswith("rootcellar+sqlite:") and file is None and backend is None
     advice = f" The folder {folder} is yours to delete." if is_ours else ""
-    say(f"All are as expected. They stay in {run.results.where}.{advice}", out)
+    say(f"{_AS_EXPECTED} They stay in {run.results.where}.{advice}", out)
     _print_next_steps(url, failures[0].task_id, run.results.is_queryable, out)
 
 

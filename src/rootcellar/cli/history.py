@@ -42,8 +42,12 @@ Examples:
 SHOW_EXAMPLES = """\b
 Examples:
   rootcellar show 0b5c5f9e-8f4e-4f7b-a1f4-0e8f0c6f2d11 -A shop.celery
-  rootcellar show TASK_ID --backend sqlite:///results.sqlite3 --json
+  rootcellar show 0b5c5f9e --backend sqlite:///results.sqlite3 --json
 """
+
+
+#: ids that are listed where several begin with what was given
+_AMBIGUOUS = 5
 
 
 def history(
@@ -56,6 +60,14 @@ def history(
     task: Annotated[
         list[str] | None,
         typer.Option("--task", metavar="NAME", help="Only tasks of this name, * for any text; may be repeated"),
+    ] = None,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option("--queue", metavar="NAME", help="Only tasks of this queue, * for any text; may be repeated"),
+    ] = None,
+    worker: Annotated[
+        list[str] | None,
+        typer.Option("--worker", metavar="NAME", help="Only tasks of this worker, * for any text; may be repeated"),
     ] = None,
     since: Annotated[
         str | None, typer.Option("--since", metavar="WHEN", help="Only since then: 30m, 2h, 3d ago, or an ISO date")
@@ -71,11 +83,14 @@ def history(
     """List tasks, the most recent first.
 
     Unfinished tasks come before all finished ones.
-    WAIT is the time from sent to started, RUN from started to done.
+    WAIT is the time from sent to started, RUN from started to done. On a terminal, ids are shortened; `show` takes the
+    beginning of an id.
     """
     query = TaskQuery(
         states=tuple(_state_name(name) for name in state or ()),
         names=tuple(task or ()),
+        queues=tuple(queue or ()),
+        workers=tuple(worker or ()),
         since=_moment(since, "--since"),
         until=_moment(until, "--until"),
         limit=limit + 1,
@@ -89,7 +104,7 @@ def history(
         if not found and (hint := _misspelt(query.states)):
             print(f"rootcellar: {visible(hint)}", file=sys.stderr)
     elif not found:
-        is_narrowed = bool(query.states or query.names or query.since or query.until)
+        is_narrowed = query != TaskQuery(limit=query.limit)
         say(" ".join(filter(None, (_nothing(is_narrowed, where), visible(_misspelt(query.states))))))
     else:
         print_tasks(found[:limit], console())
@@ -113,13 +128,13 @@ def query_tasks(store: Store, query: TaskQuery) -> list[TaskRecord]:
         raise AbilityMissing(
             "this store finds results by their ids only",
             where=store.where,
-            remedy="use `rootcellar show TASK_ID`, or keep results in PostgreSQL or SQLite",
+            remedy="use `rootcellar show TASK_ID` with a whole id, or keep results in PostgreSQL or SQLite",
         )
     return list(store.query(query))
 
 
 def show(
-    task_id: Annotated[str, typer.Argument(metavar="TASK_ID", help="The id of the task, in full")],
+    task_id: Annotated[str, typer.Argument(metavar="TASK_ID", help="The id of the task, or the beginning of it")],
     backend: BackendOption = None,
     app: AppOption = None,
     as_json: JsonOption = False,
@@ -127,9 +142,12 @@ def show(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Show all that is stored of one task."""
+    """Show all that is stored of one task.
+
+    A store that can be searched finds it by the beginning of its id too, where no other id begins so.
+    """
     with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
-        found = results.store.get(task_id)
+        found = results.store.get(task_id) or _that_begins_with(task_id, results.store)
         where = results.store.where
         record, refused = results.codec.opened(found) if found else (None, [])
     if record is None:
@@ -146,6 +164,26 @@ def show(
         print_json(json_object(record))
     else:
         _print_task(record, console())
+
+
+def _that_begins_with(prefix: str, store: Store) -> TaskRecord | None:
+    """Return the only task whose id begins with ``prefix``; ``None`` where there is none.
+
+    Raises:
+        RootcellarError: several ids begin so.
+    """
+    if not prefix or not isinstance(store, Queryable):
+        return None
+    found = store.query(TaskQuery(id_prefix=prefix, limit=_AMBIGUOUS + 1))
+    if len(found) < 2:
+        return found[0] if found else None
+    ids = ", ".join(visible(record.task_id) for record in found[:_AMBIGUOUS])
+    more = " and more" if len(found) > _AMBIGUOUS else ""
+    raise RootcellarError(
+        f"several ids begin with {visible(prefix)}: {ids}{more}",
+        where=store.where,
+        remedy="write more of the id",
+    )
 
 
 def _print_task(record: TaskRecord, out: Console) -> None:
@@ -226,7 +264,7 @@ def _indented(text: str) -> str:
 
 def _nothing(is_narrowed: bool, where: str) -> str:
     if is_narrowed:
-        return f"No task matches in {where}. Leave out --state, --task, --since or --until to see more."
+        return f"No task matches in {where}. Leave out an option to see more."
     return f"No results yet in {where}. They appear here as soon as a worker has run a task."
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rootcellar.errors import RootcellarError
 from rootcellar.urls import redact
-from rootcellar.visible import visible, visible_lines
+from rootcellar.visible import escaped, visible, visible_lines
 
 __all__ = ["console", "print_error", "print_json", "say", "state_style", "visible", "visible_lines"]
 
@@ -50,6 +50,10 @@ def state_style(state: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print plain JSON in ASCII, which every program reads and no terminal obeys."""
-    json.dump(value, sys.stdout, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+    """Print JSON that is readable in every alphabet; what a terminal would obey or hide stays an escape."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=not _takes_every_character())
+    sys.stdout.write(escaped(text) + "\n")
+
+
+def _takes_every_character() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

@@ -172,7 +172,7 @@ def upgrade(
         say(_describe(after, store.where))
 
 
-@app.command(epilog=_STATUS_EXAMPLE)
+@app.command(epilog=_STATUS_EXAMPLE, short_help="Say whether the tables are there and up to date.")
 def status(
     backend: BackendOption = None,
     app: AppOption = None,
@@ -253,7 +253,7 @@ def adopt(
             _report_adopted(names, keep, store.where)
 
 
-@app.command(epilog=_UNADOPT_EXAMPLE)
+@app.command(epilog=_UNADOPT_EXAMPLE, short_help="Undo `schema adopt`.")
 def unadopt(
     backend: BackendOption = None,
     app: AppOption = None,

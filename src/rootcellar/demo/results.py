@@ -41,6 +41,9 @@ class Results(Protocol):
     def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """Return what is kept of these tasks, the most recent first."""
 
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Delete what is kept of these tasks and of the groups that they were parts of."""
+
 
 class StoredResults:
     """Results in a store of ours."""
@@ -72,6 +75,12 @@ class StoredResults:
         newest = sorted(self._store.get_many(task_ids).values(), key=lambda record: str(record.done_at), reverse=True)
         return [record for record in newest if not query.states or record.state in query.states][: query.limit]
 
+    def forget(self, task_ids: Collection[str]) -> None:
+        groups = {record.group_id for record in self._store.get_many(task_ids).values()}
+        self._store.delete(task_ids)
+        for group_id in groups - {None}:
+            self._store.delete_group(str(group_id))
+
 
 class MessagedResults:
     """Results that come as messages, each once."""
@@ -91,6 +100,9 @@ class MessagedResults:
 
     def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         return []
+
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Do nothing: a result is handed over once, and nothing keeps it."""
 
 
 def results_of(app: Any) -> Results:

@@ -240,13 +240,17 @@ class TaskQuery:
 
     Attributes:
         states: any of these states.
-        names: any of these task names; ``*`` stands for any text.
+        names, queues, workers: any of these task names, queues and workers; ``*`` stands for any text.
+        id_prefix: what the task's id begins with; empty for any id.
         since, until: finished (or, if unfinished, started or sent) at or after, and before.
         limit: the most records to return.
     """
 
     states: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
+    id_prefix: str = ""
     since: datetime | None = None
     until: datetime | None = None
     limit: int = 50

@@ -304,6 +304,11 @@ def like_pattern(name: str) -> str:
     return escaped.replace("*", "%")
 
 
+def prefix_pattern(prefix: str) -> str | None:
+    """Turn the beginning of an id into a LIKE pattern, in which every character means itself; empty into ``None``."""
+    return re.sub(r"([\\%_])", r"\\\1", prefix) + "%" if prefix else None
+
+
 def glob_pattern(name: str) -> str:
     """Turn a name with ``*`` into a pattern for SQLite's GLOB; its LIKE takes small letters for capital ones."""
     return re.sub(r"([\[?])", r"[\1]", name)

@@ -285,8 +285,11 @@ def _conditions(query: TaskQuery) -> tuple[Document, Document]:
     common: Document = {"_id": {"$gte": ""}}
     if query.states:
         common["status"] = {"$in": list(query.states)}
-    if query.names:
-        common["name"] = {"$regex": "|".join(f"^{_pattern(name)}$" for name in query.names), "$options": "s"}
+    for field, texts in (("name", query.names), ("queue", query.queues), ("worker", query.workers)):
+        if texts:
+            common[field] = {"$regex": "|".join(f"^{_pattern(text)}$" for text in texts), "$options": "s"}
+    if query.id_prefix:
+        common["_id"] = {"$regex": f"^{re.escape(query.id_prefix)}"}
     span: Document = {}
     if query.since is not None:
         span["$gte"] = query.since

@@ -128,9 +128,14 @@ class MySQLStore(SqlStore[Connection]):
             "states": query.states,
         }
         conditions = ["status IN %(states)s"] if query.states else []
-        if query.names:
-            params.update({f"name_{number}": rows.like_pattern(name) for number, name in enumerate(query.names)})
-            conditions.append("(" + " OR ".join(f"name LIKE %(name_{n})s" for n in range(len(query.names))) + ")")
+        for column, texts in (("name", query.names), ("queue", query.queues), ("worker", query.workers)):
+            if texts:
+                params.update({f"{column}_{number}": rows.like_pattern(text) for number, text in enumerate(texts)})
+                likes = " OR ".join(f"{column} LIKE %({column}_{number})s" for number in range(len(texts)))
+                conditions.append(f"({likes})")
+        if query.id_prefix:
+            params["ids"] = rows.prefix_pattern(query.id_prefix)
+            conditions.append("task_id LIKE %(ids)s")
         matches = {"matches": " AND ".join(conditions) or "TRUE"}
         found: list[TaskRecord] = []
         # two queries, for an index gives the newest at once but not the unfinished ones before them

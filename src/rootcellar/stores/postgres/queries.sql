@@ -151,6 +151,9 @@ DELETE FROM {part} WHERE group_id IN (SELECT group_id FROM gone)
 SELECT {task_select} FROM {task}
 WHERE (%(states)s::text[] IS NULL OR status = ANY(%(states)s))
     AND (%(names)s::text[] IS NULL OR name LIKE ANY(%(names)s))
+    AND (%(queues)s::text[] IS NULL OR queue LIKE ANY(%(queues)s))
+    AND (%(workers)s::text[] IS NULL OR worker LIKE ANY(%(workers)s))
+    AND (%(ids)s::text IS NULL OR task_id LIKE %(ids)s)
     AND (%(since)s::timestamptz IS NULL OR coalesce(date_done, date_started, date_sent) >= %(since)s)
     AND (%(until)s::timestamptz IS NULL OR coalesce(date_done, date_started, date_sent) < %(until)s)
 ORDER BY date_done DESC NULLS FIRST, date_started DESC NULLS FIRST, date_sent DESC NULLS FIRST

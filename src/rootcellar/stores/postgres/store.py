@@ -191,6 +191,9 @@ class PostgresStore(SqlStore[Connection]):
         params = {
             "states": list(query.states) or None,
             "names": [rows.like_pattern(name) for name in query.names] or None,
+            "queues": [rows.like_pattern(queue) for queue in query.queues] or None,
+            "workers": [rows.like_pattern(worker) for worker in query.workers] or None,
+            "ids": rows.prefix_pattern(query.id_prefix),
             "since": query.since,
             "until": query.until,
             "limit": query.limit,

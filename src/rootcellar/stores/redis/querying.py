@@ -51,12 +51,18 @@ def _recency(record: TaskRecord) -> tuple[datetime, datetime, datetime, str]:
 
 
 def _matcher(query: TaskQuery) -> Callable[[TaskRecord], bool]:
-    names = re.compile("|".join(map(_pattern, query.names)), re.DOTALL)
+    wanted = [
+        (field, re.compile("|".join(map(_pattern, texts)), re.DOTALL))
+        for field, texts in (("name", query.names), ("queue", query.queues), ("worker", query.workers))
+        if texts
+    ]
 
     def matches(record: TaskRecord) -> bool:
         if query.states and record.state not in query.states:
             return False
-        if query.names and (record.name is None or not names.fullmatch(record.name)):
+        if not record.task_id.startswith(query.id_prefix):
+            return False
+        if any(not pattern.fullmatch(getattr(record, field) or "") for field, pattern in wanted):
             return False
         if query.since is None and query.until is None:
             return True

@@ -107,6 +107,9 @@ DELETE FROM {chord} WHERE expires_at < :now OR date_done < :yesterday
 SELECT {task_select} FROM {task}
 WHERE (:states IS NULL OR status IN (SELECT value FROM json_each(:states)))
     AND (:names IS NULL OR EXISTS (SELECT 1 FROM json_each(:names) AS n WHERE name GLOB n.value))
+    AND (:queues IS NULL OR EXISTS (SELECT 1 FROM json_each(:queues) AS q WHERE queue GLOB q.value))
+    AND (:workers IS NULL OR EXISTS (SELECT 1 FROM json_each(:workers) AS w WHERE worker GLOB w.value))
+    AND substr(task_id, 1, length(:id_prefix)) = :id_prefix
     AND (:since IS NULL OR coalesce(date_done, date_started, date_sent) >= :since)
     AND (:until IS NULL OR coalesce(date_done, date_started, date_sent) < :until)
     AND task_id < x''

@@ -109,7 +109,10 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
     def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params = {
             "states": json.dumps(query.states) if query.states else None,
-            "names": json.dumps([rows.glob_pattern(name) for name in query.names]) if query.names else None,
+            "names": _globs(query.names),
+            "queues": _globs(query.queues),
+            "workers": _globs(query.workers),
+            "id_prefix": query.id_prefix,
             "since": _date_text(query.since) if query.since else None,
             "until": _date_text(query.until) if query.until else None,
             "limit": query.limit,
@@ -201,3 +204,7 @@ def _date_text(moment: datetime) -> str:
 
 def _now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def _globs(texts: Sequence[str]) -> str | None:
+    return json.dumps([rows.glob_pattern(text) for text in texts]) if texts else None
