@@ -592,8 +592,21 @@ def test_adopt_keeps_old_results_readable(celerys_tables: str) -> None:
     assert isinstance(bad.result, ValueError)
     assert bad.result.args == ("no", 3)
     assert celery_app.GroupResult.restore("old-group").get(timeout=5) == [{"kept": [1, "é"]}]
+    listed = run_here("history", "-b", celerys_tables).out
+    assert "good" in listed
+    assert "bad" in listed
     backend.mark_as_done("new", 1)
-    assert [one["task_id"] for one in json.loads(run_here("history", "-b", celerys_tables, "--json").out)] == ["new"]
+    backend.mark_as_done("bad", 2)  # from now on in our own table too
+
+    def ids_of(*options: str) -> list[str]:
+        return [one["task_id"] for one in json.loads(run_here("history", "-b", celerys_tables, "--json", *options).out)]
+
+    assert sorted(ids_of()[:2]) == ["bad", "new"]
+    assert ids_of()[2:] == ["good"]
+    assert ids_of("--limit", "1") == ids_of()[:1]
+    assert ids_of("--state", "FAILURE") == []
+    assert sorted(ids_of("--state", "SUCCESS")) == ["bad", "good", "new"]
+    assert ids_of("--since", "1h", "--task", "none") == []
     assert '"kept"' in run_here("show", "good", "-b", celerys_tables).out
     again = run_here("schema", "adopt", "-b", celerys_tables)
     assert again.status == 0

@@ -6,8 +6,9 @@ dates become parameters.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -15,12 +16,17 @@ from typing import Any, Generic, TypeVar
 from rootcellar.errors import RecordRefused
 from rootcellar.records import ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores import rows
-from rootcellar.stores.base import Store, StoreOptions
+from rootcellar.stores.base import Store, StoreOptions, TaskQuery
 from rootcellar.stores.celery_tables import Adopted
 from rootcellar.stores.celery_tables import group_record as old_group_record
 from rootcellar.stores.celery_tables import task_record as old_task_record
+from rootcellar.stores.matching import matcher
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.sqlschema import SqlSchema
+
+#: of the table that Celery made, a query reads this many rows at a time, and so many times
+ADOPTED_PAGE = 1_000
+ADOPTED_PAGES = 100
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -191,6 +197,38 @@ class SqlStore(Store, Generic[C]):
 
     def close(self) -> None:
         self._pool.drop_idle()
+
+    # -- queries
+
+    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+        """Return the tasks that match; those of the tables that Celery made come after all others."""
+        found = list(self._query(query))
+        if self._adopted and self._adopted.task_table and len(found) < query.limit:
+            known = {record.task_id for record in found}
+            found += itertools.islice(
+                (record for record in self._newest_adopted(query) if record.task_id not in known),
+                query.limit - len(found),
+            )
+        return found
+
+    @abstractmethod
+    def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+        """Return the tasks of our own table that match: unfinished ones first, then the most recently finished."""
+
+    def _newest_adopted(self, query: TaskQuery) -> Iterator[TaskRecord]:
+        """Yield those that match of the newest tasks in the table that Celery made, which has no index for more."""
+        assert self._adopted is not None
+        matches = matcher(query)
+        before = None
+        for _ in range(ADOPTED_PAGES):
+            page = self._dicts("newest_adopted_tasks", {"before": before, "limit": ADOPTED_PAGE})
+            ids = [r.task_id for r in (old_task_record(row, self._adopted.keep) for row in page) if matches(r)]
+            # a task that ended again since then has a row in our own table, which counts
+            found = self.get_many(ids)
+            yield from (found[task_id] for task_id in ids if task_id in found and matches(found[task_id]))
+            if len(page) < ADOPTED_PAGE:
+                return
+            before = page[-1]["id"]
 
     # -- the tables that Celery made
 

@@ -1,6 +1,9 @@
 -- get_adopted_tasks: read tasks from the table that Celery made
 SELECT * FROM {old_task} WHERE task_id IN %(task_ids)s
 
+-- newest_adopted_tasks: read some tasks that Celery stored before another one, the newest first
+SELECT * FROM {old_task} WHERE %(before)s IS NULL OR id < %(before)s ORDER BY id DESC LIMIT %(limit)s
+
 -- get_adopted_group: read a group from the table that Celery made
 SELECT * FROM {old_group} WHERE taskset_id = %(group_id)s
 

@@ -121,7 +121,7 @@ class MySQLStore(SqlStore[Connection]):
         self._delete_expired_chords({**params, "yesterday": _date_text(now - timedelta(days=1))})
         return count + self._delete_expired_adopted(now, limit)
 
-    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+    def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params: dict[str, Any] = {
             "since": _date_text(query.since) if query.since else None,
             "until": _date_text(query.until) if query.until else None,

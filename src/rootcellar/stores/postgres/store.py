@@ -187,7 +187,7 @@ class PostgresStore(SqlStore[Connection]):
         self._count("delete_expired_chords", params)
         return count + self._delete_expired_adopted(now, limit)
 
-    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+    def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params = {
             "states": list(query.states) or None,
             "names": [rows.like_pattern(name) for name in query.names] or None,

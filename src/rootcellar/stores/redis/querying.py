@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 
 from rootcellar.errors import AbilityMissing
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import TaskQuery
+from rootcellar.stores.matching import matcher
 from rootcellar.stores.redis.keys import Keys
 from rootcellar.stores.redis.servers import Servers
 from rootcellar.stores.rows import chunks
@@ -38,7 +38,7 @@ def query_all(servers: Servers, keys: Keys, fetch: Fetch, query: TaskQuery, wher
                 where=where,
                 remedy="keep results that you want to ask about in PostgreSQL, or in the hybrid of both",
             )
-    matches = _matcher(query)
+    matches = matcher(query)
     found: list[TaskRecord] = []
     for batch in chunks(list(ids), _BATCH):
         matching = [record for record in fetch(batch).values() if matches(record)]
@@ -48,32 +48,3 @@ def query_all(servers: Servers, keys: Keys, fetch: Fetch, query: TaskQuery, wher
 
 def _recency(record: TaskRecord) -> tuple[datetime, datetime, datetime, str]:
     return record.done_at or _LAST, record.started_at or _LAST, record.sent_at or _LAST, record.task_id
-
-
-def _matcher(query: TaskQuery) -> Callable[[TaskRecord], bool]:
-    wanted = [
-        (field, re.compile("|".join(map(_pattern, texts)), re.DOTALL))
-        for field, texts in (("name", query.names), ("queue", query.queues), ("worker", query.workers))
-        if texts
-    ]
-
-    def matches(record: TaskRecord) -> bool:
-        if query.states and record.state not in query.states:
-            return False
-        if not record.task_id.startswith(query.id_prefix):
-            return False
-        if any(not pattern.fullmatch(getattr(record, field) or "") for field, pattern in wanted):
-            return False
-        if query.since is None and query.until is None:
-            return True
-        moment = record.done_at or record.started_at or record.sent_at
-        if moment is None:
-            return False
-        return (query.since is None or moment >= query.since) and (query.until is None or moment < query.until)
-
-    return matches
-
-
-def _pattern(name: str) -> str:
-    """Return the regular expression of a name in which ``*`` stands for any text."""
-    return ".*".join(map(re.escape, name.split("*")))

@@ -1,6 +1,9 @@
 -- get_adopted_tasks: read tasks from the table that Celery made
 SELECT * FROM {old_task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))
 
+-- newest_adopted_tasks: read some tasks that Celery stored before another one, the newest first
+SELECT * FROM {old_task} WHERE :before IS NULL OR id < :before ORDER BY id DESC LIMIT :limit
+
 -- get_adopted_group: read a group from the table that Celery made
 SELECT * FROM {old_group} WHERE taskset_id = :group_id
 

@@ -106,7 +106,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         self._both("delete_expired_parts", "delete_expired_chords", params)
         return count + self._delete_expired_adopted(now, limit)
 
-    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+    def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params = {
             "states": json.dumps(query.states) if query.states else None,
             "names": _globs(query.names),
