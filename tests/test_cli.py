@@ -122,6 +122,7 @@ def test_every_command_has_help_with_an_example_that_fits_80_columns(name: str) 
         ["history", "--since", "yesterday"],
         ["history", "--app", "x", "--backend", "sqlite:///x"],
         ["history", "--app", "x", "--task-table", "y"],
+        ["recommend", "--tasks-per-day", "many"],
         ["show"],
         ["schema", "adopt", "--keep", "soon", "-b", "sqlite:///x"],
         ["demo", "--file", "x", "--backend", "sqlite:///y"],
@@ -354,7 +355,14 @@ def test_the_environment_names_the_store_where_no_option_does(sqlite_url: str) -
         assert len(ids(run("history", "--json", env={name: f"rootcellar+{sqlite_url}"}).out)) == len(RECORDS)
     other = {"ROOTCELLAR_BACKEND": sqlite_url, "CELERY_RESULT_BACKEND": "redis://nowhere"}
     assert len(ids(run("history", "--json", env=other).out)) == len(RECORDS)
-    assert_one_line(run("history"), "no result backend was named", "--backend", "--app", "ROOTCELLAR_BACKEND")
+
+
+@pytest.mark.parametrize("command", ["history", "show x", "rekey", "drain", "schema status"])
+def test_command_without_a_store_is_wrong_use(command: str, tmp_path: Path) -> None:
+    ended = run(*command.split(), cwd=tmp_path)
+    assert (ended.status, ended.out) == (2, "")
+    assert "no result backend was named" in ended.err
+    assert all(name in ended.err for name in ("--backend", "--app", "ROOTCELLAR_BACKEND"))
 
 
 def test_an_app_names_the_store_and_its_tables(tmp_path: Path) -> None:

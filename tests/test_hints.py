@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import ChordError
 
+from rootcellar.errors import ConfigurationError
 from tests.commands import execute, run, run_after, run_here
 
 
@@ -58,7 +59,7 @@ def test_what_a_broker_needs_beside_its_driver_is_told_by_settings() -> None:
 
 def test_the_demo_suggests_commands_that_work(tmp_path: Path) -> None:
     env = {"CELERY_RESULT_BACKEND": "sqlite", "DB_PATH": str(tmp_path / "my results.sqlite3")}
-    ended = run("demo", "--once", "-n", "13", env=env, cwd=tmp_path)
+    ended = run("demo", "--once", "-n", "13", "--keep", env=env, cwd=tmp_path)
     assert ended.status == 0, ended
     commands = [line.strip() for line in ended.out.splitlines() if line.startswith("  ")]
     words = shlex.split(next(line for line in commands if line.endswith("history")))
@@ -84,3 +85,36 @@ def test_a_chord_that_failed_has_its_bodys_name(tmp_path: Path) -> None:
     record = app.backend.store.get("body")
     assert record is not None
     assert (record.state, record.name, record.root_id) == ("FAILURE", "shop.total", "root")
+
+
+def test_url_of_celerys_database_backend_names_the_one_of_rootcellar() -> None:
+    for url in ("db+postgresql://me:s3cret@host/db", "db+mysql+pymysql://me:s3cret@host/db"):
+        ended = run_here("history", "-b", url)
+        assert f"write rootcellar+{url[3:].partition(':')[0].partition('+')[0]}:// instead" in ended.err
+        assert "s3cret" not in ended.err
+
+
+def test_unknown_transport_option_is_named_with_what_may_be_meant(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"chord_leese": 3, "visibility_timeout": 60, "master_name": "m", "region": "eu"}
+    app = Celery("app", backend=f"rootcellar+sqlite:///{tmp_path}/r.sqlite3", set_as_current=False)
+    app.conf.result_backend_transport_options = options
+    app.backend.store_result("one", 1, "SUCCESS")
+    said = [message for message in caplog.messages if "transport_options" in message]
+    assert len(said) == 2
+    assert "chord_leese, which nothing reads: did you mean chord_lease?" in said[0]
+    assert said[1].endswith("region, which nothing reads")
+
+
+def test_redaction_that_is_no_list_of_names_is_refused(tmp_path: Path) -> None:
+    app = Celery("app", backend=f"rootcellar+sqlite:///{tmp_path}/r.sqlite3", set_as_current=False)
+    app.conf.result_redact = {"x": 1}
+    with pytest.raises(ConfigurationError, match="it must be names, or on or off, not dict"):
+        _ = app.backend
+
+
+def test_number_of_tasks_is_written_as_the_prompt_takes_it() -> None:
+    of_option = run_here("recommend", "--tasks-per-day", "10k", "--json")
+    assert of_option == run_here("recommend", "--tasks-per-day", "10,000", "--json")
+    assert of_option.status == 0

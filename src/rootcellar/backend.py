@@ -35,7 +35,7 @@ from rootcellar.recording import Recorder, child_tuples, text_ids
 from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
 from rootcellar.retention import Retention, read_optional_seconds, read_seconds
 from rootcellar.retrying import FEW, Backoff, LateWork, be_patient, retry
-from rootcellar.store_options import store_options
+from rootcellar.store_options import store_options, warn_of_unknown
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.forking import PerProcess
@@ -136,6 +136,7 @@ class ResultBackend(ReadingBackend):
         #: held while a thread of this process sweeps
         self._sweeping = PerProcess(threading.Lock)
         ours = conf.get("result_backend_transport_options") or {}
+        warn_of_unknown(ours)
         self._synchronous_commit = ours.get("synchronous_commit", True)
         self._exception_modules = type_modules_of(conf) or ()
         self.codec = codec_of(conf, serializer=self.serializer, accept=self.accept)

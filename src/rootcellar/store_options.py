@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.passwords import SETTING
+from rootcellar.visible import visible_logs
+
+logger = visible_logs(logging.getLogger(__name__))
 
 #: Celery's settings for its Redis backend that a store is told of, without ``redis_``
 REDIS_SETTINGS = (
@@ -20,6 +26,37 @@ REDIS_SETTINGS = (
     "socket_timeout",
     "username",
 )
+
+
+#: what `result_backend_transport_options` may hold besides settings whose names begin with ``result_``
+TRANSPORT_OPTIONS = (
+    "cache_expires",
+    "cache_url",
+    "chord_lease",
+    "chord_sweep_interval",
+    "durable_url",
+    "global_keyprefix",
+    "listen_url",
+    "master_name",
+    "mode",
+    "prepared_statements",
+    "sentinel_kwargs",
+    "synchronous_commit",
+    "wait_replicas",
+    "wait_timeout",
+)
+#: what Celery's own backends read there, and rootcellar does without or does by itself
+_STOCK_OPTIONS = ("polling_interval", "retry_policy", "socket_keepalive", "socket_timeout", "visibility_timeout")
+
+
+def warn_of_unknown(options: Iterable[Any]) -> None:
+    """Log each transport option that nothing reads, with the name that may have been meant."""
+    for name in options:
+        if name in (*TRANSPORT_OPTIONS, *_STOCK_OPTIONS) or str(name).startswith("result_"):
+            continue
+        meant = difflib.get_close_matches(str(name), TRANSPORT_OPTIONS, n=1)
+        hint = f": did you mean {meant[0]}?" if meant else ""
+        logger.warning("result_backend_transport_options has %s, which nothing reads%s", name, hint)
 
 
 def store_options(conf: Any) -> StoreOptions:

@@ -26,7 +26,7 @@ def _ask(question: Question) -> Any:
     for number, answer in enumerate(answers, 1):
         typer.echo(f"  {number}  {answer.value:12} {MEANINGS[answer]}")
     if not answers:
-        return _asked(question.default, _number)
+        return _asked(question.default, count_of)
     if question.is_several:
         return _asked(question.default, lambda text: _several(text, answers))
     return _asked(question.default, lambda text: _one(text, answers))
@@ -45,8 +45,12 @@ def _asked(default: str, read: Callable[[str], Any]) -> Any:
             typer.echo(f"  {exc}")
 
 
-def _number(text: str) -> int:
-    """Return ``10000``, ``10,000``, ``10k`` or ``2m`` as a number."""
+def count_of(text: str) -> int:
+    """Return ``10000``, ``10,000``, ``10k`` or ``2m`` as a number.
+
+    Raises:
+        ValueError: it is no such text.
+    """
     words = text.lower().replace(",", "").replace("_", "")
     factor = _FACTORS.get(words[-1:], 1)
     try:

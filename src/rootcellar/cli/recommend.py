@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rootcellar.cli.asking import ask_needs, count_of
 from rootcellar.cli.output import console, print_json, say
 from rootcellar.cli.stores import JsonOption
 from rootcellar.recommending import Keep, MayLose, Needs, Readers, Recommendation, RedisForm, Runs, Setup, recommend
@@ -26,8 +27,16 @@ def _meanings(answers: type[Enum]) -> str:
     return "; ".join(f"{answer.value}: {MEANINGS[answer]}" for answer in answers)
 
 
+def _count(text: str) -> int:
+    try:
+        return count_of(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from None
+
+
 TasksOption = Annotated[
-    int | None, typer.Option("--tasks-per-day", min=0, metavar="N", help="How many tasks are run in a day")
+    int | None,
+    typer.Option("--tasks-per-day", parser=_count, metavar="N", help="How many tasks are run in a day, such as 10k"),
 ]
 KeepOption = Annotated[
     Keep | None, typer.Option("--keep", help=f"How long a result matters ({_meanings(Keep)})", case_sensitive=False)
@@ -64,9 +73,6 @@ def recommend_command(
     """
     needs = needs_of(tasks_per_day, keep, readers, runs, may_lose, routing)
     if needs == Needs() and not as_json and sys.stdin.isatty():
-        # imported late: the other commands ask nothing
-        from rootcellar.cli.asking import ask_needs
-
         needs = ask_needs()
         say("")
     found = recommend(needs)

@@ -170,9 +170,10 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, A
     from rootcellar.configuration import names_backend
 
     if not names_backend():
-        raise ConfigurationError(
-            f"no result backend was named{no_env_file()}",
-            remedy=f"give --backend URL, or --app MODULE, or set {VARIABLE} or CELERY_RESULT_BACKEND",
+        raise typer.BadParameter(
+            f"no result backend was named{no_env_file()}: give --backend URL, or --app MODULE, "
+            f"or set {VARIABLE} or CELERY_RESULT_BACKEND",
+            param_hint="--backend",
         )
     app = Celery("rootcellar", set_as_current=False)
     app.config_from_object(rootcellar.settings(broker=False))

@@ -60,6 +60,12 @@ def read_patterns(given: Any, where: str, known: Patterns = STANDARD) -> Pattern
         return known
     if given is False or str(given).strip().lower() in ("off", "false", "no", "0"):
         return NOTHING
+    if given is not True and not isinstance(given, (str, list, tuple, set, frozenset)):
+        raise ConfigurationError(
+            f"it must be names, or on or off, not {type(given).__name__}",
+            where=where,
+            remedy="write a list of names such as ['pin', 'card.number'], or a text with commas, True or False",
+        )
     words = ["on"] if given is True else re.split(r"[\s,]+", given.strip()) if isinstance(given, str) else list(given)
     calls, results = list(known.calls), list(known.results)
     for word in words:

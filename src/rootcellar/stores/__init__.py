@@ -19,6 +19,14 @@ def schemes() -> list[str]:
     return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
 
 
+def _remedy(scheme: str) -> str:
+    """Return what to write instead of a scheme for which there is no store."""
+    meant = scheme.removeprefix("db+").partition("+")[0].lower()
+    if scheme.startswith("db+") and meant in schemes():
+        return f"write rootcellar+{meant}:// instead: URLs that begin with db+ are for Celery's own backend"
+    return f"use one of {', '.join(schemes())}"
+
+
 def open_store(url: str, options: StoreOptions | None = None) -> Store:
     """Return the store for a URL, with or without ``rootcellar+`` before it. Connects at its first use.
 
@@ -43,7 +51,7 @@ def open_store(url: str, options: StoreOptions | None = None) -> Store:
         raise UnknownScheme(
             f"there is no store for {scheme}://",
             where="result_backend",
-            remedy=f"use one of {', '.join(schemes())}",
+            remedy=_remedy(scheme),
         )
     make: Callable[[str, StoreOptions | None], Store] = found[name].load()
     return make(url, options)
