@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -10,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -63,7 +64,7 @@ class Page:
                 yield command, expected
 
 
-def run(command: str, folder: Path) -> str:
+def run(command: str, folder: Path, status: int = 0) -> str:
     """Run a command of the page in ``folder`` with this environment's programs; return what it printed."""
     words = shlex.split(command)
     programs = Path(sys.executable).parent
@@ -80,8 +81,33 @@ def run(command: str, folder: Path) -> str:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def play(page: Page, folder: Path) -> None:
+    """Do what the page says from its top to its end: write its files, start its workers, run its commands.
+
+    A worker runs until the page starts another one or changes the configuration. ``…`` stands for any output.
+    """
+    with ExitStack() as running:
+        for language, body in page.blocks:
+            if language == "python":
+                name = FILE_NAME.match(body)
+                assert name, f"a block without a file's name:\n{body}"
+                if name[1] == "celeryconfig.py":
+                    running.close()
+                (folder / name[1]).write_text(body, encoding="utf-8")
+                continue
+            assert language == "console"
+            for piece in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+                command, _, expected = piece.partition("\n")
+                if command.startswith("celery "):
+                    running.enter_context(Worker("tasks", concurrency=2, cwd=folder))
+                    continue
+                printed = run(command, folder, status=1 if "  FAIL  " in expected else 0)
+                wanted = ".*".join(re.escape(part.strip()) for part in expected.split("…"))
+                assert re.search(wanted, printed, re.DOTALL), f"{command}\n{expected}\n{printed}"
 
 
 @pytest.fixture
@@ -106,6 +132,27 @@ def test_getting_started(tmp_path: Path, postgres_url: str, redis_url: str) -> N
     with psycopg.connect(postgres_url) as connection:
         for statement in page.of("sql"):
             assert connection.execute(statement.encode()).fetchall(), statement
+
+
+def test_a_project_on_stock_redis_switches_and_goes_back(
+    tmp_path: Path, postgres_url: str, redis_server: RedisServer
+) -> None:
+    urls = {f"redis://localhost:6379/{n}": redis_server.database_url(9_210 + n) for n in range(2)}
+    play(Page("docs/from-redis.md", {EXAMPLE_DATABASE: postgres_url, **urls}), tmp_path)
+
+
+def test_a_project_on_a_stock_database_switches_and_goes_back(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    old_row = postgres_url.partition("//")[2]
+    replace = {EXAMPLE_DATABASE.partition("//")[2]: old_row, EXAMPLE_BROKER: redis_url}
+    page = Page("docs/from-database.md", replace)
+    app = Celery("old", backend=f"db+postgresql+psycopg://{old_row}", set_as_current=False)
+    app.backend.store_result("written-by-celery-5.6", None, "SUCCESS")
+    app.backend.ResultSession().get_bind().dispose()
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("UPDATE celery_taskmeta SET result = %s", [pickle.dumps({"total": 12})])
+    play(page, tmp_path)
 
 
 def test_postgresql(tmp_path: Path, postgres_url: str, celery_tables: str) -> None:
