@@ -191,6 +191,16 @@ def test_wrong_value_for_a_server_that_is_not_used_refuses_nothing(variables: di
     assert {warning.partition(" ")[0].strip(":") for warning in found.warnings} >= {*variables} - {"DB_SSLCERT"}
 
 
+def test_wrong_port_of_the_application_refuses_nothing_beside_whole_urls() -> None:
+    urls = {
+        "CELERY_BROKER": "redis://broker:6379/0",
+        "CELERY_RESULT_BACKEND": "postgresql://celery@db/results",
+    }
+    found = settings(**urls, DB_PORT="tcp://10.0.0.1:5432", REDIS_PORT="tcp://10.0.0.2:6379")
+    assert found["result_backend"] == "rootcellar+postgresql://celery@db/results"
+    assert {warning.partition(" ")[0] for warning in found.warnings} == {"DB_PORT", "REDIS_PORT"}
+
+
 def test_missing_variable_is_named_with_the_one_that_was_given_instead() -> None:
     os.environ.update({"CELERY_BROKER": "redis", "CELERY_RESULT_BACKNED": "postgres"})
     with pytest.raises(SettingsWrong, match="did you mean it by CELERY_RESULT_BACKNED"):

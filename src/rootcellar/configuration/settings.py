@@ -256,7 +256,20 @@ def _concerned(used: tuple[str, ...], backend: Choice | None, broker: Choice | N
     if broker is not None and broker.kind == "redis":
         # a broker by its URL takes its certificates from there
         more += ["RedisVariables"]
-    return _names_of((*used, *more))
+    return _names_of((*used, *more)) - _replaced_by_urls(backend, broker)
+
+
+def _replaced_by_urls(backend: Choice, broker: Choice | None) -> frozenset[str]:
+    """Return the names of the ports that nothing reads, because a whole URL is given in their place."""
+    is_broker_named = broker is not None and broker.is_named
+    names: list[str] = []
+    if not backend.is_named:
+        names += ["DB_PORT", "MONGODB_PORT"]
+    if not is_broker_named:
+        names += ["BROKER_PORT"]
+    if not backend.is_named and not is_broker_named:
+        names += ["REDIS_PORT"]
+    return frozenset(names)
 
 
 def _names_of(groups: tuple[str, ...]) -> frozenset[str]:
