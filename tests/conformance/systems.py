@@ -55,6 +55,7 @@ FEATURES = {
     ("backend", "TestValues"): "Celery: values, up to 50 MB",
     ("backend", "TestGroups"): "Celery: groups",
     ("backend", "TestChains"): "Celery: chains, links, errbacks",
+    ("backend", "TestFailedParents"): "Celery: errors of parents and headers",
     ("backend", "TestChords"): "Celery: chords",
     ("backend", "TestReplace"): "Celery: replaced tasks",
     ("backend", "TestStamps"): "Celery: stamps",

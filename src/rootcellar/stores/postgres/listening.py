@@ -234,7 +234,7 @@ class ListeningWatcher(PollingWatcher):
         while not self._is_closed:
             if connection.is_given_up:
                 raise errors.StoreUnavailable(
-                    f"{connection.server} was replaced", where="listening", remedy="nothing: it is tried again"
+                    f"{connection.server} was replaced", where="listening", remedy="wait: it is tried again by itself"
                 )
             if self._is_idle():
                 idle_since = idle_since or time.monotonic()
@@ -350,7 +350,7 @@ class ListeningWatcher(PollingWatcher):
         self._last_heard = time.monotonic()
         if answer == (True,):
             raise errors.StoreReadOnly(
-                f"{connection.server} became a standby", where="listening", remedy="nothing: it is tried again"
+                f"{connection.server} became a standby", where="listening", remedy="wait: it is tried again by itself"
             )
 
     def _await_ring(self, connection: Connection, seconds: float) -> None:

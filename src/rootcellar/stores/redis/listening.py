@@ -240,7 +240,9 @@ class ListeningWatcher(PollingWatcher):
         """
         if self._is_replaced:
             raise errors.StoreUnavailable(
-                f"{self._leads_to} was replaced as the master", where=self._where, remedy="nothing: it is tried again"
+                f"{self._leads_to} was replaced as the master",
+                where=self._where,
+                remedy="wait: it is tried again by itself",
             )
         now = time.monotonic()
         if self._servers.may_be_replaced and now - self._last_check >= SILENCE and self._checking is None:
