@@ -198,7 +198,7 @@ def run_demo(variables: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", ["postgres", "redis", "hybrid", "mysql", "sqlite", "mongodb"])
 def test_the_demo_runs_by_one_variable(name: str, server_of: Callable[[str], dict[str, str]]) -> None:
     env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": name, **server_of(name)}
-    ended = run("demo", "--once", "-n", "13", env=env, cwd=Path.cwd())
+    ended = run("demo", "--once", "-n", "13", "--keep", env=env, cwd=Path.cwd())
     assert (ended.status, ended.err) == (0, ""), ended
     assert "All are as expected" in ended.out
     assert "As CELERY_RESULT_BACKEND says (from: environment)" in ended.out
