@@ -62,13 +62,15 @@ def hide_urls(conf: Any) -> None:
         for name in names:
             value = mapping.get(name) if hasattr(mapping, "get") else None
             if isinstance(value, dict) and not isinstance(value, HiddenOptions):
-                _set(mapping, name, HiddenOptions(value))
+                _set(conf, mapping, name, HiddenOptions(value))
             elif isinstance(value, str) and redact(value) != value:
-                _set(mapping, name, HiddenUrl(value))
+                _set(conf, mapping, name, HiddenUrl(value))
 
 
-def _set(mapping: MutableMapping[str, Any], name: str, value: Any) -> None:
-    mapping[name] = value
+def _set(conf: Any, mapping: Any, name: str, value: Any) -> None:
+    """Replace a setting where it stands, or, where that is read-only as `rootcellar.settings()` is, before it."""
+    target = mapping if isinstance(mapping, MutableMapping) else conf.maps[0]
+    target[name] = value
 
 
 def _shown(options: dict[str, Any]) -> dict[str, Any]:
