@@ -6,12 +6,15 @@ from typing import Any
 
 import celery
 import pytest
+from celery.exceptions import ChordError
 
 #: the version of Celery that is installed, such as (5, 4)
 CELERY = tuple(int(number) for number in celery.__version__.split(".")[:2])
 
+#: Celery before 5.6 stores REVOKED only when the task's time comes
+REVOKES_AT_ONCE = CELERY >= (5, 6)
 needs_revoke_at_once = pytest.mark.skipif(
-    CELERY < (5, 6), reason="Celery before 5.6 stores REVOKED only when the task's time comes"
+    not REVOKES_AT_ONCE, reason="Celery before 5.6 stores REVOKED only when the task's time comes"
 )
 needs_order_of_replacements = pytest.mark.skipif(
     CELERY < (5, 6), reason="Celery before 5.6 numbers the tasks of a group anew where it replaces a chord's member"
@@ -22,6 +25,10 @@ needs_chords_applied_twice = pytest.mark.skipif(
 needs_groups_at_the_end_of_chains = pytest.mark.skipif(
     CELERY < (5, 7), reason="Celery before 5.7 loses values of groups that end a chain in a chord's header"
 )
+#: chords whose errback Celery before 5.6 calls with a request that has no id
+ERRBACKS_WITHOUT_AN_ID = () if CELERY >= (5, 6) else ("its body is a chain",)
+#: what is raised for a group that is the body of a chord whose header failed; Celery before 5.6 waits there for ever
+FAILURE_OF_A_GROUP_AS_A_BODY = ValueError if CELERY >= (5, 6) else ChordError
 #: timeouts that a `join` of a group holds; Celery before 5.7 takes 0 for no timeout
 SHORT_TIMEOUTS = (0, 0.3) if CELERY >= (5, 7) else (0.3,)
 

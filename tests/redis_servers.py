@@ -29,6 +29,19 @@ COMMANDS = (
 )
 KEYS = "~celery-task-meta-* ~celery-taskset-meta-* ~rootcellar-* &celery-task-meta-*"
 
+#: what an authority's key is for; Python 3.13 and later ask for it
+_KEY_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    key_cert_sign=True,
+    crl_sign=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Certificates:
     """A CA, and certificates that it (or another one) issued, as files in a folder.
@@ -55,6 +68,8 @@ class Certificates:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=60))
             .not_valid_after(now + timedelta(days=days))
+            # Python 3.13 and later refuse a certificate that does not name the key of its issuer
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
         )
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), False)
@@ -72,6 +87,8 @@ class Certificates:
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=60))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(_KEY_USAGE, True)
             .sign(key, hashes.SHA256())
         )
         return self._save(name, certificate, key)[0]

@@ -429,7 +429,7 @@ def errback(request: Any, exc: BaseException, traceback: Any) -> None:
 def count_errback(request: Any, exc: BaseException, traceback: Any, url: str, key: str) -> None:
     """Note in a list of Redis for which task it was called."""
     with redis.Redis.from_url(url) as client:
-        client.rpush(key, request.id)
+        client.rpush(key, request.id or "")
 
 
 if "TEST_BROKER" in os.environ:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -13,6 +14,7 @@ import pytest
 
 import rootcellar
 from rootcellar.errors import ConfigurationError
+from tests.celery_versions import CELERY
 from tests.configuration.bed import ODD, app_of, problems, settings
 
 # -- names and URLs
@@ -85,7 +87,8 @@ def test_a_backend_is_a_name_or_a_url(variables: dict[str, str], url: str) -> No
     assert os.environ["CELERY_RESULT_BACKEND"] == url
     conf = app_of(found).conf
     assert conf.result_backend == url
-    assert conf.humanize(), "what `celery report` prints"
+    if CELERY >= (5, 7) or not re.search("[,;]", url):
+        assert conf.humanize(), "what `celery report` prints; Celery before 5.7 refuses a URL with several hosts there"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""What is declared in pyproject.toml is what the code imports, and a worker loads no more than it needs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import rootcellar
+
+SOURCE = Path(rootcellar.__file__).parent
+#: what an app brings itself; imported only where the app has it loaded
+OF_THE_APP = {"numpy", "eventlet", "gevent"}
+#: installed with the first, and of a version that only that one may choose
+PARTS = {"pydantic-core": "pydantic"}
+#: the extra of a distribution -> where in the source it may be imported at the top of a module
+PLACES = {
+    "psycopg": {"stores/postgres"},
+    "pymysql": {"stores/mysql", "checks/mysql.py"},
+    "redis": {"stores/redis"},
+    "pymongo": {"stores/mongodb", "checks/mongodb.py"},
+}
+NOT_IN_WORKERS = ("typer", "rich", "jinja2", "pydantic", "pydantic_settings", "dotenv")
+
+
+def declared() -> dict[str, set[str]]:
+    """Return for each distribution that is declared the extras that bring it; ``""`` is no extra."""
+    found: dict[str, set[str]] = {}
+    for line in requires("rootcellar") or []:
+        requirement = Requirement(line)
+        extra = re.search(r"extra == ['\"](\w+)['\"]", str(requirement.marker or ""))
+        found.setdefault(canonicalize_name(requirement.name), set()).add(extra[1] if extra else "")
+    return found
+
+
+def imported() -> Iterator[tuple[str, str, bool]]:
+    """Yield each import of another distribution: that, the file, and whether it is at the top of the module."""
+    distributions = packages_distributions()
+    for path in sorted(SOURCE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        top = {id(node) for node in tree.body}
+        for node in ast.walk(tree):
+            for module in _modules(node):
+                name = module.partition(".")[0]
+                if name not in sys.stdlib_module_names and name != "rootcellar":
+                    (distribution,) = {canonicalize_name(each) for each in distributions[name]}
+                    where = path.relative_to(SOURCE).as_posix()
+                    yield PARTS.get(distribution, distribution), where, id(node) in top
+
+
+def _modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
+
+
+def test_every_import_is_declared() -> None:
+    known, found = declared(), list(imported())
+    assert {"celery", "psycopg", "typer"} <= {name for name, _, _ in found}, "the imports are found"
+    users = {name for name, extras in known.items() if extras - {"dev", "all"}}
+    assert {(name, where) for name, where, _ in found if name not in users | OF_THE_APP} == set()
+
+
+def test_import_at_the_top_needs_no_extra_outside_the_modules_of_that_extra() -> None:
+    known = declared()
+    wrong = {
+        (name, where)
+        for name, where, is_at_top in imported()
+        if is_at_top and "" not in known.get(name, set()) and not where.startswith(tuple(PLACES.get(name, {"nowhere"})))
+    }
+    assert wrong == set()
+
+
+def test_every_dependency_and_extra_is_used() -> None:
+    used = {name for name, _, _ in imported()}
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    # the modules that compress are imported by their names
+    by_name = {"backports-zstd": '"backports.zstd"', "brotli": '"brotli"'}
+    used |= {name for name, quoted in by_name.items() if quoted in text}
+    unused = {name for name, extras in declared().items() if extras - {"dev"} and name not in used | {"rootcellar"}}
+    assert unused == set()
+
+
+def test_the_extra_all_has_every_extra_but_dev() -> None:
+    missing = {name for name, extras in declared().items() if extras - {"", "all", "dev"} and "all" not in extras}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("system", ["postgres", "redis", "sqlite"])
+def test_a_worker_loads_no_package_of_the_command(request: pytest.FixtureRequest, tmp_path: Path, system: str) -> None:
+    url = f"sqlite:///{tmp_path}/x.sqlite3" if system == "sqlite" else request.getfixturevalue(f"{system}_url")
+    program = f"""
+import sys
+import celery, rootcellar.backend
+app = celery.Celery(backend="rootcellar+" + sys.argv[1], set_as_current=False)
+app.backend.store_result("one", 1, "SUCCESS")
+assert app.AsyncResult("one").get(timeout=30) == 1
+print("loaded:", *(name for name in {NOT_IN_WORKERS} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["loaded:"]
