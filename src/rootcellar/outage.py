@@ -44,9 +44,11 @@ class Outage:
         """
         began, last = _FORMAT.unpack(self._memory[:])
         now = time.monotonic()
-        is_new = is_first and now - last > FORGOTTEN
-        began = now if is_new or not began else began
-        self._memory[:] = _FORMAT.pack(began, now)
+        # last is 0 where nobody has failed since the last end; the clock itself may be younger than FORGOTTEN
+        is_new = is_first and (not last or now - last > FORGOTTEN)
+        if is_new or began:
+            # otherwise work that began in an outage fails after its end; the next failure of new work must be logged
+            self._memory[:] = _FORMAT.pack(now if is_new else began, now)
         again = "until it works" if most == float("inf") else f"up to {most:g} times"
         logger.log(
             logging.WARNING if is_new else logging.DEBUG, "Could not %s: %s. Trying again %s.", what, error, again

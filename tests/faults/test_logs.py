@@ -80,6 +80,30 @@ def test_outage_whose_end_nobody_saw_is_forgotten(
     assert len(messages(caplog)) == 2
 
 
+def test_first_outage_is_logged_on_a_machine_that_has_just_started(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the clock counts from the start of the machine
+    monkeypatch.setattr(outages, "FORGOTTEN", float("inf"))
+    Outage().note("store it", StoreUnavailable("away"))
+    assert len(messages(caplog)) == 1
+
+
+def test_second_outage_is_logged_although_older_work_still_fails(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage()
+    outage.note("store one", StoreUnavailable("away"))
+    outage.end()
+    outage.note("store one", StoreUnavailable("away"), is_first=False)
+    assert not outage.is_on, "that work failed before the end, or will fail again"
+    outage.note("store another one", StoreUnavailable("away"))
+    assert outage.is_on
+    assert [each.split(":")[0] for each in messages(caplog)] == [
+        "Could not store one",
+        "The result store works again, after 0 s.",
+        "Could not store another one",
+    ]
+
+
 def test_worker_logs_one_outage_of_all_its_processes(
     new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
 ) -> None:
