@@ -96,9 +96,12 @@ class Mastership:
         pending = {self._aside.submit(ask) for ask in asks}
         opinions: list[Opinion] = []
         deadline = time.monotonic() + PATIENCE
-        while pending and (left := deadline - time.monotonic()) > 0:
+        sure = decide(opinions, len(asks))
+        while sure is None and pending and (left := deadline - time.monotonic()) > 0:
             done, pending = wait(pending, left, return_when="FIRST_COMPLETED")
             opinions += [each.result() for each in done]
-            if (sure := decide(opinions, len(asks))) is not None:
-                return sure
-        return decide(opinions, len(asks))
+            sure = decide(opinions, len(asks))
+        for ask in pending:
+            # one that has not begun would keep a thread from the next question
+            ask.cancel()
+        return sure
