@@ -12,6 +12,7 @@ import pytest
 from celery import Celery
 from celery.utils.serialization import jsonify
 
+import rootcellar
 from tests.commands import execute
 
 SECRET = "zq1x"
@@ -60,6 +61,28 @@ def test_urls_in_the_configuration_are_hidden(configure: Any, monkeypatch: pytes
         assert copied["durable_url"] == options["durable_url"]
     assert str(app.conf.result_blob_url) == f"memory://user:{SECRET}@bucket/x"
     assert backend.store.options.listen_url == f"postgresql://me:{SECRET}@host/db"
+
+
+def test_urls_that_the_environment_gives_are_hidden_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "postgres", "DB_NAME": "db", "DB_USER": "me"}
+    variables |= {"DB_PASSWORD": SECRET, "DB_LISTEN_HOST": "host"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    app = Celery(set_as_current=False)
+    app.config_from_object(rootcellar.settings(env_file=None))
+    assert app.backend.store.options.listen_url == f"postgresql://me:{SECRET}@host:5432/db"
+    inspected = jsonify(app.conf.table(with_defaults=True), unknown_type_filter=repr)
+    assert SECRET not in app.bugreport() + repr(app.conf) + app.conf.humanize(with_defaults=True) + repr(inspected)
+
+
+def test_options_that_the_application_sets_go_before_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "postgres", "DB_USER": "me", "DB_NAME": "db"}
+    for name, value in {**given, "DB_LISTEN_HOST": "host"}.items():
+        monkeypatch.setenv(name, value)
+    app = Celery(set_as_current=False)
+    app.config_from_object(rootcellar.settings(env_file=None))
+    app.conf.result_backend_transport_options = {"listen_url": "postgresql://own/db"}
+    assert app.backend.store.options.listen_url == "postgresql://own/db"
 
 
 def test_celery_report_hides_them_before_there_is_a_backend(tmp_path: Path) -> None:

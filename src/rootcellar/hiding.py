@@ -68,9 +68,12 @@ def hide_urls(conf: Any) -> None:
 
 
 def _set(conf: Any, mapping: Any, name: str, value: Any) -> None:
-    """Replace a setting where it stands, or, where that is read-only as `rootcellar.settings()` is, before it."""
-    target = mapping if isinstance(mapping, MutableMapping) else conf.maps[0]
-    target[name] = value
+    """Replace a setting where it stands; where that is read-only, as `rootcellar.settings()` is, put one before it."""
+    if isinstance(mapping, MutableMapping):
+        mapping[name] = value
+    else:
+        # what the application set itself stands there already, and goes before
+        conf.maps[0].setdefault(name, value)
 
 
 def _shown(options: dict[str, Any]) -> dict[str, Any]:
