@@ -38,9 +38,3 @@ def exists(result: Any) -> bool:
     if CELERY >= (5, 7):
         return bool(result.exists())
     return bool(result.backend.task_result_exists(result.id))
-
-
-def skip_where_the_process_ends(bench: Any) -> None:
-    """Skip what needs a process that outlives a BaseException: before 5.7 Celery's prefork pool ends with it."""
-    if CELERY < (5, 7) and bench.combination.pool == "prefork":
-        pytest.skip("Celery before 5.7 ends the process of the task, and WorkerLostError may replace the outcome")

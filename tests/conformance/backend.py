@@ -55,7 +55,6 @@ from tests.celery_versions import (
     needs_groups_at_the_end_of_chains,
     needs_order_of_replacements,
     needs_revoke_at_once,
-    skip_where_the_process_ends,
 )
 from tests.conformance.benches import Bench, open_bench
 from tests.conformance.crew import Crew
@@ -368,7 +367,6 @@ class TestEssentials:
     def test_an_end_in_what_is_no_exception(
         self, bench: Bench, name: str, kind: type[BaseException], args: tuple[Any, ...]
     ) -> None:
-        skip_where_the_process_ends(bench)
         if bench.combination.pool == "solo":
             pytest.skip("a worker of the pool solo ends with its task, by Celery's own error")
         result = bench.tasks.raise_.delay(name)
@@ -380,7 +378,6 @@ class TestEssentials:
         assert bench.tasks.add.delay(1, 1).get(timeout=WAIT) == 2, "the worker goes on"
 
     def test_a_chord_whose_header_ends_in_what_is_no_exception(self, bench: Bench) -> None:
-        skip_where_the_process_ends(bench)
         if bench.combination.pool == "solo":
             pytest.skip("a worker of the pool solo ends with its task, by Celery's own error")
         header = [bench.tasks.add.s(1, 1), bench.tasks.raise_.s("own base")]
