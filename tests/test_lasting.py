@@ -22,7 +22,7 @@ def test_two_thousand_results_outlive_everything(
     postgres, broker = new_postgres(), new_redis()
     url = postgres.create_database()
     backend = "rootcellar+" + url
-    ended = run("demo", "--once", "-n", str(TASKS), "--backend", backend, "--broker", broker.url)
+    ended = run("demo", "--once", "--keep", "-n", str(TASKS), "--backend", backend, "--broker", broker.url)
     assert (ended.status, ended.err) == (0, ""), ended
     said = re.search(r"(\d+) tasks in [\d.]+ s: (\d+) SUCCESS, (\d+) FAILURE, (\d+) REVOKED, (\d+) whose", ended.out)
     assert said, ended.out
