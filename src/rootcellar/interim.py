@@ -19,6 +19,7 @@ from rootcellar.aside import Aside
 from rootcellar.errors import RootcellarError
 from rootcellar.outage import Outage
 from rootcellar.retrying import PATIENCE, Backoff, be_patient
+from rootcellar.stores.threads import start_thread
 from rootcellar.visible import visible_logs
 
 logger = visible_logs(get_logger(__name__))
@@ -94,7 +95,7 @@ class Interim:
         self._aside = Aside()
         self._lock = threading.Lock()
         self._late: dict[str, _Job] = {}
-        self._thread: threading.Thread | None = None
+        self._has_thread = False
 
     def store(self, task_id: str, write: Callable[[], object], is_over: Callable[[], bool], what: str) -> None:
         """Store a state now or, where that takes too long, later.
@@ -139,18 +140,28 @@ class Interim:
         with self._lock:
             logger.debug("Could not %s at once: it is done when that is possible.", job.what)
             self._late[task_id] = job
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="rootcellar-interim", daemon=True)
-                self._thread.start()
+            if not self._has_thread:
+                # the caller may be interrupted here by its task's time limit
+                start_thread(self._run, "rootcellar-interim")
+                self._has_thread = True
 
     def _run(self) -> None:
         be_patient()
+        try:
+            self._store_late()
+        except BaseException:
+            # the next state that is late starts another thread
+            self._has_thread = False
+            raise
+
+    def _store_late(self) -> None:
+        """Store what is late, until nothing is."""
         attempt = 0
         while True:
             with self._lock:
                 found = next(iter(self._late.items()), None)
                 if found is None:
-                    self._thread = None
+                    self._has_thread = False
                     return
             if self._is_finished(*found):
                 attempt = 0
@@ -163,6 +174,9 @@ class Interim:
             is_finished = job.run()
         except RootcellarError as exc:
             logger.error("Gave up: could not %s: %s", job.what, exc)
+            is_finished = True
+        except Exception:  # a thread that ends would leave the states of all other tasks undone
+            logger.exception("Gave up: could not %s", job.what)
             is_finished = True
         with self._lock:
             if is_finished and self._late.get(task_id) is job:

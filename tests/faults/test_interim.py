@@ -100,6 +100,25 @@ def test_late_state_is_not_stored_over_the_end_of_its_task() -> None:
     assert written == [1]
 
 
+def test_state_that_fails_in_an_unknown_way_holds_up_no_other_task() -> None:
+    interim = Interim(Backoff(1, 1), Outage())
+    is_back = threading.Event()
+    stored: list[str] = []
+
+    def write(name: str) -> None:
+        if not is_back.is_set():
+            raise StoreUnavailable("away")
+        if name == "odd":
+            raise ZeroDivisionError
+        stored.append(name)
+
+    for name in ("odd", "sound"):
+        interim.store(name, lambda name=name: write(name), lambda: False, f"store STARTED of {name}")  # type: ignore[misc]
+    is_back.set()
+    until(lambda: not interim._late, "nothing left to do")
+    assert stored == ["sound"]
+
+
 def test_state_that_no_server_takes_is_refused_at_once() -> None:
     def refuse() -> None:
         raise RecordRefused("no")
