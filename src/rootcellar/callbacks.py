@@ -1,8 +1,8 @@
 """Results whose ``then`` was called: their callbacks are called while any result is waited for, in the same thread.
 
 Celery tells a backend of every result that has a ``then``, and every group has one on each of its members, so that it
-knows when it is complete. Only callbacks of a program are worth a look at the store. So what is told is noted here, and
-which of it has such a callback is found out when somebody waits.
+knows when it is complete. Only callbacks of a program are worth a look at the store. So the results are noted here, and
+those with such a callback are found when a thread waits.
 
 What is noted belongs to the thread (or greenlet) in which ``then`` was called: no other thread calls its callbacks.
 """
@@ -35,12 +35,18 @@ class _Noted(threading.local):
 
     def clear(self) -> None:
         """Forget everything."""
+        self._pid = os.getpid()
         #: the result that was noted last: its callback is added only after it was noted
         self.latest: Any = None
         #: results with a callback of the program, alive as long as nobody knows their end
         self.results: dict[int, Any] = {}
         #: what makes a group complete, alive as long as the group
         self.barriers: weakref.WeakValueDictionary[int, barrier] = weakref.WeakValueDictionary()
+
+    def leave_inherited(self) -> None:
+        """Forget what the parent process waits for; looked at here, because a fork in C runs no hooks."""
+        if self._pid != os.getpid():
+            self.clear()
 
     def sort_latest(self) -> None:
         """Find out why the latest result was noted."""
@@ -59,6 +65,7 @@ _noted = _Noted()
 
 def note(result: Any) -> None:
     """Note a result whose ``then`` is about to get a callback."""
+    _noted.leave_inherited()
     _noted.sort_latest()
     _noted.latest = result
 
@@ -76,6 +83,7 @@ def drop(result: Any, noted: _Noted = _noted) -> None:
 def waiting() -> ByBackend:
     """Return the results that are not over and have callbacks, their own or those of a group they are in."""
     noted = _noted
+    noted.leave_inherited()
     noted.sort_latest()
     if not noted.results and not noted.barriers:
         return {}
@@ -146,7 +154,3 @@ def _groups_of(one: barrier) -> Iterator[Any]:
 
 def _listeners(promise: Any) -> list[Any]:
     return [listener for listener in promise.listeners if listener is not None]
-
-
-# what the parent process waits for is its own affair
-os.register_at_fork(after_in_child=_noted.clear)

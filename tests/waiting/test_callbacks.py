@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -195,3 +197,15 @@ def test_a_record_that_cannot_be_read_does_not_end_the_wait_of_others(
     assert other.get(timeout=PATIENCE) == other.id
     assert f"The callbacks of task {one.id} are not called" in caplog.text
     assert callbacks.waiting() == {}
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["in Python", "in C"])
+def test_child_of_a_fork_calls_no_callbacks_of_its_parent(bench: Bench, fork: Callable[[], int]) -> None:
+    result = bench.result()
+    result.then(lambda _: None)
+    assert list(callbacks.waiting()[bench.backend]) == [result.id]
+    child = fork()
+    if not child:
+        os._exit(len(callbacks.waiting()))
+    assert os.waitpid(child, 0)[1] == 0
+    assert list(callbacks.waiting()[bench.backend]) == [result.id]
