@@ -1,4 +1,4 @@
-"""Orphaned chords of which something is damaged, and what a request says of its own task alone."""
+"""Orphaned chords with damaged parts, and requests that belong to another task."""
 
 from __future__ import annotations
 

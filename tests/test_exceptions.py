@@ -214,7 +214,7 @@ def test_a_wrapper_for_what_cannot_be_pickled_is_named_and_shown() -> None:
     found = back(wrapper)
     assert isinstance(found, UnpicklableToo)
     assert found.args == ("foo",)
-    # a class with a text of its own, of which the wrapper does not know what it needs
+    # a class with a text of its own: the wrapper does not know what that text needs
     found = back(get_pickleable_exception(KeywordsOnly(code=4)))
     assert isinstance(found, KeywordsOnly)
     assert str(found) == "KeywordsOnly()"

@@ -558,7 +558,7 @@ class ResultBackend(ReadingBackend):
 
 
 def _own_request(task_id: Any, request: Any) -> Any:
-    """Return a request if it is that of this task; ``None`` for another one's, of which nothing may be stored here."""
+    """Return a request if it belongs to this task; otherwise ``None``, because nothing of it may be stored here."""
     # that of a message whose task is not known has no id
     own = getattr(request, "id", task_id)
     return request if own is not None and text_id(own) == text_id(task_id) else None

@@ -105,7 +105,7 @@ def _stands_for(exc: BaseException, raised: BaseException) -> bool:
 
 
 def _more(exc: BaseException, encode: Encode, depth: int) -> dict[str, Any]:
-    """Return what class and arguments do not tell of an exception; nothing of most."""
+    """Return what class and arguments do not say about an exception; for most exceptions an empty dict."""
     more: dict[str, Any] = {}
     texts = {str(place): _text(arg) for place, arg in enumerate(exc.args) if not _is_encodable(arg, encode)}
     if texts:
@@ -134,7 +134,7 @@ def _has_own_text(cls: type[BaseException]) -> bool:
 
 
 def _constructor_args(exc: BaseException, encode: Encode) -> list[Any] | None:
-    """Return the arguments that its class is called with, where they are told and are not those that it keeps."""
+    """Return the arguments for its class, if the exception names them and keeps others; otherwise ``None``."""
     if (type(exc).__module__, type(exc).__name__) == _PYDANTIC:
         return _pydantic_args(exc, encode)
     if type(exc).__reduce__ is BaseException.__reduce__:
@@ -260,7 +260,7 @@ def restore(stored: Any, modules: Iterable[str] = (), depth: int = 0) -> Any:
 
 
 def _args(args: tuple[Any, ...], more: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return arguments of which those that were stored as their ``repr`` say what they said."""
+    """Return the arguments; one that was stored as its ``repr`` has the text that it had."""
     texts = more.get("texts")
     if not isinstance(texts, Mapping):
         return args

@@ -29,7 +29,7 @@ class HiddenOptions(dict[str, Any]):
 
 
 class HiddenUrl:
-    """A URL that is read by ``str()`` alone; it is no text, for Celery sends texts to whoever inspects a worker."""
+    """A URL that ``str()`` returns; it is no ``str`` itself, because ``inspect conf`` of Celery sends every ``str``."""
 
     __slots__ = ("_url",)
 

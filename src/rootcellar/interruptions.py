@@ -2,7 +2,7 @@
 
 A soft time limit, a web server that gives a request up, and Ctrl-C raise an exception wherever a thread is: also while
 a value is encoded or a class of the user's is called, where any other exception is taken for an error of the data.
-Most of them are no ``Exception`` and pass every handler. Those that are one are told apart here:
+Most of them do not extend ``Exception`` and pass every handler. Those that extend it are recognised here:
 
 - by their class: :data:`CLASSES` names those of the libraries that are known to do so;
 - by their origin: what a handler of a signal raised, of whatever class, has that handler in its traceback.

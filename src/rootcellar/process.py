@@ -130,7 +130,7 @@ def is_end_of_run(task: Any, exc: BaseException) -> bool:
     """Tell whether an exception that is no ``Exception`` is that of a task, and not of the pool that stops its run."""
     if isinstance(exc, (WorkerShutdown, WorkerTerminate)) or type(exc).__name__ == "GreenletExit":
         return False
-    # gevent's and eventlet's are also how their pools keep to a time limit, of which they tell themselves
+    # the pools of gevent and eventlet use their own for a time limit too, and report that themselves
     is_timeout = type(exc).__module__.split(".")[0] in ("gevent", "eventlet") and type(exc).__name__ == "Timeout"
     limits = (*(task.request.timelimit or ()), task.time_limit, task.app.conf.task_time_limit)
     return not (is_timeout and any(limits))

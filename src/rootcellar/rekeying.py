@@ -40,8 +40,8 @@ class Rekeyed:
     Attributes:
         looked_at: records that were read.
         changed: records that were encrypted or signed again, or, with ``dry_run``, that would be.
-        unprotected: records that were left of which something is neither encrypted nor signed.
-        left: records of which something could not be opened.
+        unprotected: records that were left although a part of them is neither encrypted nor signed.
+        left: records that could not be opened, or not wholly.
         keys_missing: how many records need a key that is not here, by its id.
         last_id: the id of the last record that was seen to.
         problems: the first few errors.

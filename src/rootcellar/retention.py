@@ -42,7 +42,7 @@ class Retention:
         return _after(now, seconds)
 
     def chord_expiry(self, now: datetime) -> datetime | None:
-        """Return when a chord that began, or of which a part came, ``now`` may be deleted; ``None`` for never."""
+        """Return when a chord may be deleted if it began, or its last part came, ``now``; ``None`` for never."""
         return _after(now, self._chord_seconds())
 
     def blob_grace(self) -> float:

@@ -124,7 +124,7 @@ def wait_everywhere(
         interval: seconds between two calls of ``on_interval``.
         on_interval: called at first when something is left to wait for, and then at every interval.
         on_change: called with each record that is new or changed since it was last seen.
-        others: tasks that are not waited for, but of which ``on_other`` is called if they are over meanwhile.
+        others: tasks that are not waited for; ``on_other`` is called for each that ends meanwhile.
         on_other: called with the record of such a task.
 
     Raises:
@@ -151,7 +151,7 @@ def wait_everywhere(
 
     for waiter, records in _first_look(waiting, besides, deadline, is_last=is_last):
         for record in records:
-            # the watcher tells of changes, also of those that were before
+            # the watcher delivers changes, also earlier ones
             if record.done_at is not None and take(waiter, record):
                 yield waiter, record
     if not any(waiting.values()):

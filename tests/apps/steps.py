@@ -1,4 +1,4 @@
-"""An app whose task says in Redis how far it is, and goes on when it is told to."""
+"""An app whose task says in Redis how far it is, and goes on when a signal comes."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ import redis
 from celery import Celery
 
 BROKER = os.environ.get("TEST_BROKER", "memory://")
-#: seconds that a task waits to be told
+#: seconds that a task waits for the signal
 PATIENCE = 120
 
 app = Celery("steps", broker=BROKER, backend=os.environ.get("TEST_BACKEND", "cache+memory://"))

@@ -1,4 +1,4 @@
-"""What is stored, what reads it, and how it is told whether anybody was harmed."""
+"""What is stored, what reads it, and how the rounds find out whether any other reader was harmed."""
 
 from __future__ import annotations
 

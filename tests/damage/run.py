@@ -1,4 +1,4 @@
-"""How many rounds of which kind there are in which place, and what is printed of them."""
+"""How many rounds of each kind each place gets, and what is printed about them."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def freezable(request: pytest.FixtureRequest, server: PostgresServer) -> tuple[S
 def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
     freezable: tuple[Server, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads, and coroutines that read what they were told of, give up hundreds of times."""
+    """Threads, and coroutines that read what was announced, give up hundreds of times."""
     monkeypatch.setattr(aside, "LINGER", 0.5)
     server, url = freezable
     app = make_app(url)

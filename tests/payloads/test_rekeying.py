@@ -209,7 +209,7 @@ def test_results_from_before_the_keys_are_counted_and_named(tmp_path: Any) -> No
         store.put(record(number, codec(OLD) if number < 3 else codec()))
     for option in ((), ("--dry-run",)):
         ended = rekey(url, *option)
-        assert ended.status == 1, "whoever has the keys cannot read them"
+        assert ended.status == 1, "a reader with the keys cannot read them"
         assert "4 are neither encrypted nor signed" in ended.out
         assert "`rootcellar rekey --unprotected`" in ended.out
     told = json.loads(rekey(url, "--json").out)

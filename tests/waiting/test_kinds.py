@@ -1,7 +1,7 @@
-"""What a watcher tells of a task, compared with a model: in every order of beginning to wait, giving up and pausing.
+"""What a watcher delivers about a task, compared with a model: in any order of waiting, giving up and pausing.
 
 Tasks are waited for in three ways, one after the other and together. Nothing but a notification may wake the watcher:
-what is not told promptly is not told at all.
+what does not come promptly does not come at all.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The model's steps are what PostgreSQL does at once: a commit, the look of a stat
 lock of the listener's row or passing it by, the end of a writer's session. A wake-up is lost in a world in which
 nothing can happen any more, while the waiter sleeps and a task that it waits for is stored by a writer that lives. The
 order of the steps is that of ``writing.py``, of the statement ``ring`` and of ``listening.py``; test_races.py shows
-that they are what really happens, and test_kinds.py what is told in any sequence of waits.
+that they are what really happens, and test_kinds.py what subscribers get in any sequence of waits.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class World(NamedTuple):
     #: what the waiter's transaction will do when it commits
     pending: tuple[str, ...] = ()
     told: frozenset[int] = frozenset()
-    #: writers whose session ended before they had rung
+    #: writers whose session ended before they notified anybody
     dead: frozenset[int] = frozenset()
     #: what each does next: the two writers and the waiter
     at: tuple[int, int, int] = (0, 0, 0)

@@ -181,7 +181,7 @@ def status(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Say of which version the tables are, and whether tables or columns are missing.
+    """Print the version of the tables, and whether tables or columns are missing.
 
     Changes nothing. Exit status 0 if they are up to date and whole, 1 otherwise.
     """

@@ -24,7 +24,7 @@ FROM_FILE = "file "
 _SERVERS = ("BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_")
 _OWN = "ROOTCELLAR_"
 _PREFIXES = (celery_names.PREFIX, "CELERYD_", "CELERYBEAT_", _OWN, *_SERVERS)
-#: names the prefix of the variables of servers, where settings() is not told one
+#: names the prefix of the variables of servers, where settings() is called without one
 PREFIX_VARIABLE = "ROOTCELLAR_PREFIX"
 #: how alike two names are of which one is a slip of the pen
 _ALIKE = 0.75

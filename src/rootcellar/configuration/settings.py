@@ -246,9 +246,9 @@ def _groups_of(backend: Choice | None, broker: Choice | None) -> tuple[str, ...]
 
 
 def _concerned(used: tuple[str, ...], backend: Choice | None, broker: Choice | None) -> frozenset[str]:
-    """Return the names of which a problem keeps an app from starting.
+    """Return the names whose problems keep an app from starting.
 
-    That a variable is wrong which nothing here uses is no reason: it may be another program's.
+    A wrong value that nothing here uses is no reason: the variable may belong to another program.
     """
     if backend is None:
         return frozenset(reading.names())

@@ -91,7 +91,7 @@ class Limit:
         def cut_all(value: Any) -> Any:
             return list(map(cut, value[:_MOST_ARGUMENTS])) if isinstance(value, (list, tuple)) else cut(value)
 
-        # what else is told of it may be as long
+        # the other facts about it may be as long
         kept = {name: each for name, each in failure.items() if name != MORE}
         return {name: each if name in _OF_CLASS else cut_all(each) for name, each in kept.items()}
 

@@ -237,7 +237,7 @@ def _in_text(patterns: Iterable[str]) -> str:
 
 
 def _longest_first(names: Iterable[str]) -> str:
-    """Return alternatives, of which the first that fits is taken."""
+    """Return alternatives of a regular expression, the longest first, because the first match is taken."""
     return "|".join(sorted(names, key=len, reverse=True))
 
 

@@ -21,7 +21,7 @@ _inherited: list[Any] = []
 
 
 class PerProcess(Generic[T]):
-    """A value of which each process has its own, made at its first use there. Safe to use from any thread.
+    """A value that each process has for itself, made at its first use there. Safe to use from any thread.
 
     Args:
         make: makes the value of this process.

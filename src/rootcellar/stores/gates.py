@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-#: seconds after which a waiting thread looks again, although nobody woke it: who should have may have been interrupted
+#: seconds after which a waiting thread looks again without being woken: the thread that wakes it may be interrupted
 LOOK = 0.5
 
 

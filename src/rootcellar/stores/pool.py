@@ -6,8 +6,8 @@ right only if a second step follows the first one:
 - A lock is held by ``with`` alone, which takes and releases a plain lock in C.
 - No counter says how many connections are lent. A connection is lent while its :class:`Loan` exists, which the pool
   refers to weakly. A loan that ended without giving its connection back is found, and its connection is closed.
-- Who waits holds a lock of its own meanwhile, by ``with``. Who left without a word is known by that lock, and keeps
-  nobody else waiting.
+- A waiting thread holds a lock of its own, by ``with``. Where that lock is free, the thread has left, and its place in
+  the queue is skipped.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Slot(Generic[C]):
 
 
 class _State(Generic[C]):
-    """A pool's connections in one process, and who waits for one."""
+    """A pool's connections in one process, and the threads that wait for one."""
 
     __slots__ = ("forker", "is_forking", "lock", "pid", "queue", "slots")
 
@@ -78,7 +78,7 @@ class _State(Generic[C]):
         self.forker = Gate()
 
     def wake(self, _: object = None) -> None:
-        """Wake who is first in the queue, and a fork that waits. Takes no lock: a dead loan calls it from anywhere."""
+        """Wake the first thread in the queue, and a waiting fork. Takes no lock: a dead loan calls it from anywhere."""
         if self.is_forking:
             self.forker.open()
         for turn in self.queue.copy():
@@ -345,7 +345,7 @@ class Loan(Generic[C]):
 
 
 def _best(slots: list[_Slot[C]]) -> _Slot[C] | None:
-    """Return the idle connection that was used last; where none is idle, one whose loan ended without a word."""
+    """Return the idle connection that was used last; where none is idle, one whose loan ended early."""
     best: _Slot[C] | None = None
     abandoned: _Slot[C] | None = None
     for slot in slots:

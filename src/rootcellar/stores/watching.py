@@ -378,7 +378,7 @@ class PollingWatcher(Watcher):
         yield None, task_ids
 
     def _read_reachable(self, task_ids: Sequence[str], skipped: Container[Hashable] = ()) -> dict[str, Hashable]:
-        """Read records and tell of them; return the tasks that cannot be read at present, each with its server.
+        """Read records and deliver them; return the tasks that cannot be read at present, each with its server.
 
         Args:
             task_ids: the tasks.
@@ -406,7 +406,7 @@ class PollingWatcher(Watcher):
 
 
 def _for_both(one: Tell, other: Tell) -> Tell:
-    """Return what to read so that two subscribers can be told."""
+    """Return what to read for two subscribers."""
     if one is other:
         return one
     return Tell.CHANGES if Tell.CHANGES in (one, other) else Tell.RECORD

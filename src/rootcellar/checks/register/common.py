@@ -193,8 +193,8 @@ PROBLEMS = (
     failure(
         "store-error",
         "the server refused something that stores need",
-        why="The server answered with an error of which rootcellar knows no more than the server's own words. It is "
-        "not tried again: the task ends as a FAILURE, or the client gets the error.",
+        why="The server answered with an error that rootcellar does not know: it shows the server's own words. The "
+        "call is not tried again: the task ends as a FAILURE, or the client gets the error.",
         remedy="See the server's log at that moment, and run `rootcellar check`, which tries everything that a worker "
         "does.",
     ),

@@ -1,15 +1,15 @@
 """Waiting by notification: one connection for all that a process waits for.
 
-A waiting process is a *listener*: a row with a flag ``armed``, and rows that say for which tasks it waits, and what it
-is told of each. A writer that has stored a result looks, after its commit, for armed listeners that wait for it, clears
-their flag and *rings*: one NOTIFY on the listener's own channel. The listener sets its flag again, commits, and then
-reads all that it waits for. A NOTIFY wakes every listening session of the database, whatever its channel, so there is
-one for a burst of results, not for each.
+A waiting process is a *listener*: a row with a flag ``armed``, and rows that say which tasks it waits for, and what it
+is sent for each. A writer that has stored a result looks, after its commit, for armed listeners that wait for it,
+clears their flag and *rings*: one NOTIFY on the listener's own channel. The listener sets its flag again, commits, and
+then reads all that it waits for. A NOTIFY wakes every listening session of the database, whatever its channel, so there
+is one for a burst of results, not for each.
 
 No wake-up is lost: a result that is committed before the registration is seen by the read that follows the
 registration; one that is committed later finds the registration. While the flag is down the next read is still to
 come. A writer that finds the listener's row locked by another one rings as well, because the other one may die before
-its commit. After an interruption the listener sets its flag and reads as if rung, because a ring may have come while it
+its commit. After an interruption the listener sets its flag and reads all, because a ring may have come while it
 did not listen. After any loss of the connection everything is registered and read again, by a new listener: the server
 may not have noticed yet that the old one is gone. A writer that dies between its commit and its ring leaves the result
 to the safety look.
@@ -377,7 +377,7 @@ class ListeningWatcher(PollingWatcher):
 
 @contextlib.contextmanager
 def _silent_for(connection: Connection, seconds: float) -> Iterator[None]:
-    """Give the server up earlier than elsewhere: who waits is best served by another one."""
+    """Give the server up earlier than elsewhere: another server serves a waiting client sooner."""
     before = connection.silence
     connection.silence = min(driver.SILENCE, seconds)
     try:

@@ -1,4 +1,4 @@
--- ring: after the commit of these tasks, wake who waits for them, also where another writer has the listener's row locked
+-- ring: after the commit of these tasks, wake the listeners that wait for them, also where another writer has the listener's row locked
 WITH asked AS MATERIALIZED (
     SELECT l.id FROM {listener} AS l
     WHERE l.armed AND l.id IN (
@@ -45,7 +45,7 @@ SET kind = CASE WHEN w.kind = excluded.kind THEN w.kind WHEN 2 IN (w.kind, exclu
 -- unregister: wait for these no more
 DELETE FROM {waiter} WHERE listener = %(listener)s AND task_id = ANY(%(task_ids)s)
 
--- read_all: what is to be told of all tasks that a listener waits for; the kind in the table decides what that is
+-- read_all: read what a listener wants of all tasks that it waits for; the kind in the table decides what that is
 SELECT task_id AS id, w.kind = 1 AS is_id_only, {told_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
 WHERE w.listener = %(listener)s AND (w.kind = 2 OR date_done IS NOT NULL)
 

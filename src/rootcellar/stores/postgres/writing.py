@@ -1,8 +1,9 @@
-"""Storing results: prepared statements in one pipeline, whoever waits is rung in the same round trip.
+"""Storing results: prepared statements in one pipeline, which notifies waiting clients in the same round trip.
 
-Threads and greenlets that store at the same moment share a commit: the first one leads, and what the others bring
-while it is busy goes together in the next turn. A turn is one pipeline: a transaction of all the records, which waits
-for the disk unless all of them may be lost with the machine, and after its commit the bell for whoever waits for them.
+Threads and greenlets that store at the same moment share a commit: the first one leads, and the records that
+the others bring while it is busy go together in the next turn. A turn is one pipeline: a transaction of all the
+records, which waits for the disk unless all of them may be lost with the machine, and after its commit a notification
+to those that wait for them.
 Records are sorted by chord and task, so that two processes never lock the same rows in opposite order.
 
 Any of them may be interrupted at any moment (a soft time limit, Ctrl-C, a greenlet's timeout). A call that leaves
@@ -118,11 +119,11 @@ class Write:
 
 
 class _Turns:
-    """Who writes now and who comes next, in one process."""
+    """The record that leads a turn, those that are written with it, and those that come next, in one process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: whose turn it is, who is in it beside them, and who comes next
+        #: the record that leads the turn, the others in it, and those that come next
         self.leader: Write | None = None
         self._followers: list[Write] = []
         self.queue: list[Write] = []
@@ -177,8 +178,8 @@ class Writer:
 
     Args:
         pool: lends the connections.
-        ring: the statement that wakes who waits, of the parameters ``task_ids`` and ``ready_ids``.
-        ring_for_one: the same, of the parameters ``task_id`` and ``is_ready``, in this order.
+        ring: the statement that wakes waiting listeners, with the parameters ``task_ids`` and ``ready_ids``.
+        ring_for_one: the same for one task, with the parameters ``task_id`` and ``is_ready``, in this order.
     """
 
     def __init__(self, pool: ConnectionPool[Connection], ring: Statement, ring_for_one: Statement) -> None:
@@ -200,7 +201,7 @@ class Writer:
                 try:
                     self._take_part(turns, write)
                     if write.error is _UNANSWERED:
-                        # who led was interrupted
+                        # the leader was interrupted
                         turns.leave(write)
                 except BaseException:
                     turns.leave(write)
@@ -269,7 +270,7 @@ class Writer:
             logger.warning("Waiters could not be woken: %s", failure)
 
     def _bell(self, told: list[Write]) -> tuple[Statement, Values]:
-        """Return the statement that wakes whoever waits for these records, and its parameters."""
+        """Return the statement that wakes the listeners that wait for these records, and its parameters."""
         if len(told) == 1:
             return self._ring_for_one, ([told[0].task_id.encode(), b"t" if told[0].is_ready else b"f"], _BELL_FORMATS)
         row = {
@@ -288,7 +289,7 @@ def _roll_back(connection: Connection) -> None:
 
 
 def _together(queue: list[Write]) -> int:
-    """Return how many of those who wait may be written in one turn."""
+    """Return how many of the waiting records may be written in one turn."""
     some = queue[: MOST - 1]
     return next((place for place, write in enumerate(some) if write.is_alone), len(some))
 

@@ -172,7 +172,7 @@ class ListeningWatcher(PollingWatcher):
             yield server, [task_ids[place] for place in places]
 
     def _read(self, task_ids: Sequence[str]) -> None:
-        """Read records and tell of them; what cannot be read is read later, and holds up nothing else."""
+        """Read records and deliver them; what cannot be read is read later, and holds up nothing else."""
         if len(task_ids) >= len(self._subscribed):
             self._last_look = time.monotonic()
         began = time.monotonic()

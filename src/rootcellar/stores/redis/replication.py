@@ -175,7 +175,7 @@ class Replication:
         return MasterReplaced(what, where=self._where, remedy=remedy, address=line.address)
 
     def _rest(self, reason: str) -> None:
-        """Wait for nobody for a while; say so, once for as long as it stays so."""
+        """Wait for no replica for a while; log it once, as long as that lasts."""
         self._resting_until = time.monotonic() + RESPITE
         logger.log(
             logging.DEBUG if self._is_told else logging.WARNING,

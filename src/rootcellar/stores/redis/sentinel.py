@@ -29,7 +29,7 @@ class Sentinels:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._hosts = list(address.hosts)
-        #: the number of the newest configuration that each one has told of
+        #: the number of the newest configuration that each one has named
         self._epochs: dict[tuple[str, int], int] = {}
         given = dict(address.sentinel)
         is_tls = bool(given.pop("ssl", any(name.startswith("ssl_") for name in given)))
