@@ -7,11 +7,11 @@ the state when the store is back, unless a later state of the task has come. A f
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as NotInTime
+from functools import partial
 
 from celery.utils.log import get_logger
 
@@ -19,6 +19,7 @@ from rootcellar.aside import Aside
 from rootcellar.errors import RootcellarError
 from rootcellar.outage import Outage
 from rootcellar.retrying import PATIENCE, Backoff, be_patient
+from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.threads import start_thread
 from rootcellar.visible import visible_logs
 
@@ -75,6 +76,17 @@ class _Job:
             self._is_done = True
 
 
+class _Late:
+    """What one process could not store yet."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        #: the latest state of each task, the oldest first
+        self.jobs: dict[str, _Job] = {}
+        #: whether a thread stores them
+        self.has_thread = False
+
+
 class Interim:
     """Stores states that are not final.
 
@@ -88,14 +100,13 @@ class Interim:
         self._backoff = backoff
         self._outage = outage
         self._patience = patience
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
         self._aside = Aside()
-        self._lock = threading.Lock()
-        self._late: dict[str, _Job] = {}
-        self._has_thread = False
+        self._late = PerProcess(_Late)
+
+    @property
+    def waiting(self) -> int:
+        """How many states of this process are still to be stored."""
+        return len(self._late.get().jobs)
 
     def store(self, task_id: str, write: Callable[[], object], is_over: Callable[[], bool], what: str) -> None:
         """Store a state now or, where that takes too long, later.
@@ -111,7 +122,7 @@ class Interim:
         """
         self.settle(task_id)
         job = _Job(write, is_over, what, self._outage)
-        if not self._late:
+        if not self._late.get().jobs:
             try:
                 if self._aside.call(job.run, self._patience):
                     return
@@ -127,58 +138,59 @@ class Interim:
 
     def settle(self, task_id: str) -> None:
         """Store no earlier state of a task any more: a later one comes."""
-        if self._pid != os.getpid():
-            self._reset()
-        if not self._late:
+        late = self._late.get()
+        if not late.jobs:
             return
-        with self._lock:
-            job = self._late.pop(task_id, None)
+        with late.lock:
+            job = late.jobs.pop(task_id, None)
         if job is not None:
             job.cancel()
 
     def _defer(self, task_id: str, job: _Job) -> None:
-        with self._lock:
+        late = self._late.get()
+        with late.lock:
             logger.debug("Could not %s at once: it is done when that is possible.", job.what)
-            self._late[task_id] = job
-            if not self._has_thread:
+            late.jobs[task_id] = job
+            if not late.has_thread:
                 # the caller may be interrupted here by its task's time limit
-                start_thread(self._run, "rootcellar-interim")
-                self._has_thread = True
+                start_thread(partial(self._run, late), "rootcellar-interim")
+                late.has_thread = True
 
-    def _run(self) -> None:
+    def _run(self, late: _Late) -> None:
         be_patient()
         try:
-            self._store_late()
+            self._store_all(late)
         except BaseException:
             # the next state that is late starts another thread
-            self._has_thread = False
+            late.has_thread = False
             raise
 
-    def _store_late(self) -> None:
+    def _store_all(self, late: _Late) -> None:
         """Store what is late, until nothing is."""
         attempt = 0
         while True:
-            with self._lock:
-                found = next(iter(self._late.items()), None)
+            with late.lock:
+                found = next(iter(late.jobs.items()), None)
                 if found is None:
-                    self._has_thread = False
+                    late.has_thread = False
                     return
-            if self._is_finished(*found):
+            if _is_finished(late, *found):
                 attempt = 0
             else:
                 attempt += 1
                 time.sleep(self._backoff.before(attempt))
 
-    def _is_finished(self, task_id: str, job: _Job) -> bool:
-        try:
-            is_finished = job.run()
-        except RootcellarError as exc:
-            logger.error("Gave up: could not %s: %s", job.what, exc)
-            is_finished = True
-        except Exception:  # a thread that ends would leave the states of all other tasks undone
-            logger.exception("Gave up: could not %s", job.what)
-            is_finished = True
-        with self._lock:
-            if is_finished and self._late.get(task_id) is job:
-                del self._late[task_id]
-        return is_finished
+
+def _is_finished(late: _Late, task_id: str, job: _Job) -> bool:
+    try:
+        is_finished = job.run()
+    except RootcellarError as exc:
+        logger.error("Gave up: could not %s: %s", job.what, exc)
+        is_finished = True
+    except Exception:  # a thread that ends would leave the states of all other tasks undone
+        logger.exception("Gave up: could not %s", job.what)
+        is_finished = True
+    with late.lock:
+        if is_finished and late.jobs.get(task_id) is job:
+            del late.jobs[task_id]
+    return is_finished

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -80,7 +83,7 @@ def test_late_state_is_not_stored_after_a_later_one() -> None:
     interim.settle("one")
     may_store.set()
     until(lambda: tries, "the other task's state")
-    until(lambda: not interim._late, "nothing left to do")
+    until(lambda: not interim.waiting, "nothing left to do")
     assert tries == ["STARTED two"]
 
 
@@ -96,7 +99,7 @@ def test_late_state_is_not_stored_over_the_end_of_its_task() -> None:
         written.append(2)
 
     interim.store("one", write, lambda: True, "store STARTED")
-    until(lambda: not interim._late, "nothing left to do")
+    until(lambda: not interim.waiting, "nothing left to do")
     assert written == [1]
 
 
@@ -115,8 +118,52 @@ def test_state_that_fails_in_an_unknown_way_holds_up_no_other_task() -> None:
     for name in ("odd", "sound"):
         interim.store(name, lambda name=name: write(name), lambda: False, f"store STARTED of {name}")  # type: ignore[misc]
     is_back.set()
-    until(lambda: not interim._late, "nothing left to do")
+    until(lambda: not interim.waiting, "nothing left to do")
     assert stored == ["sound"]
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["in Python", "in C"])
+def test_child_of_a_fork_stores_its_own_late_states_and_none_of_its_parent(fork: Callable[[], int]) -> None:
+    interim = Interim(Backoff(1, 1), Outage())
+    is_back = threading.Event()
+    stored: list[str] = []
+
+    def store(name: str) -> None:
+        def write() -> None:
+            if not is_back.is_set():
+                raise StoreUnavailable("away")
+            stored.append(name)
+
+        interim.store(name, write, lambda: False, f"store STARTED of {name}")
+
+    def is_right_in_child() -> bool:
+        signal.alarm(60)
+        if interim.waiting:
+            return False
+        # the first of these is late, and a second thread of the child comes at the same time
+        other = threading.Thread(target=store, args=["other of child"])
+        other.start()
+        store("child")
+        other.join()
+        is_back.set()
+        until(lambda: not interim.waiting, "nothing left to do")
+        return sorted(stored) == ["child", "other of child"]
+
+    store("parent")
+    # as if another thread of the parent stored a state at the moment of the fork
+    with interim._late.get().lock:
+        child = fork()
+        if not child:
+            status = 1
+            try:
+                status = 0 if is_right_in_child() else 1
+            finally:
+                os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert interim.waiting == 1
+    is_back.set()
+    until(lambda: not interim.waiting, "nothing left to do")
+    assert stored == ["parent"]
 
 
 def test_state_that_no_server_takes_is_refused_at_once() -> None:
@@ -142,5 +189,5 @@ def test_state_of_a_silent_store_is_waited_for_only_a_moment() -> None:
     final.start()
     thawed.set()
     final.join(60)
-    until(lambda: not interim._late, "nothing left to do")
+    until(lambda: not interim.waiting, "nothing left to do")
     assert stored == ["STARTED", "SUCCESS"], "an attempt that has begun is waited for, so that it does not come late"
