@@ -198,6 +198,16 @@ def test_an_exception_that_cannot_be_shown_comes_back() -> None:
     assert str(found) == "Silent('one')"
 
 
+@pytest.mark.parametrize("errors", [None, lambda: 1 / 0, lambda: 7, lambda: ["x"], lambda: [{"loc": Said("place")}]])
+def test_error_that_only_looks_like_one_of_pydantic_comes_back(errors: Any) -> None:
+    cls = type("ValidationError", (Exception,), {"__module__": type(pydantic_error()).__module__})
+    exc: Any = cls("oh", 7)
+    exc.errors, exc.title = errors, "Model"
+    described = describe(exc, encode)
+    assert (described["exc_type"], described["exc_message"]) == ("ValidationError", ["oh", 7])
+    assert type(restore(loads(dumps(described)))).__name__ == "ValidationError"
+
+
 def test_a_stand_in_names_the_class_and_its_arguments() -> None:
     for module, text in (("no.such.module", None), ("no.such.module", "code 4")):
         row: dict[str, Any] = {"exc_type": "Shop.Broken", "exc_message": ["a", 4], "exc_module": module}

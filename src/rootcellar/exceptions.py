@@ -152,11 +152,14 @@ def _constructor_args(exc: BaseException, encode: Encode) -> list[Any] | None:
 
 def _pydantic_args(exc: Any, encode: Encode) -> list[Any] | None:
     """Return the title and the errors from which pydantic makes its error."""
-    errors = [
-        {key: error[key] for key in ("type", "loc", "input", "ctx") if key in error}
-        for error in exc.errors(include_url=False)
-    ]
-    return [exc.title, errors] if _fits(errors, encode) else None
+
+    def read() -> list[Any]:
+        wanted = ("type", "loc", "input", "ctx")
+        return [exc.title, [{key: error[key] for key in wanted if key in error} for error in exc.errors()]]
+
+    # another class may have the same name, and its method may do anything
+    found: list[Any] | None = _tried(read)
+    return found if _fits(found, encode) else None
 
 
 def _state(exc: BaseException, encode: Encode) -> dict[str, Any]:
