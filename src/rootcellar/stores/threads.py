@@ -17,7 +17,13 @@ def start_thread(work: Callable[[], object], name: str) -> None:
     Raises:
         RuntimeError: the system has no room for another thread.
     """
-    _thread.start_new_thread(_Beginning(work, name), ())
+    beginning = _Beginning(work, name)
+    try:
+        _thread.start_new_thread(beginning, ())
+    except (MemoryError, RuntimeError):
+        # the caller hears of it; a further try would have no end
+        beginning.is_begun = True
+        raise
 
 
 class _Beginning:
@@ -25,19 +31,27 @@ class _Beginning:
 
     An exception that is thrown into the thread that starts it (``PyThreadState_SetAsyncExc``) can strike the new one,
     which the interpreter cannot tell from the other at that moment. Then another thread is started.
+
+    Attributes:
+        is_begun: whether nothing is left to start.
     """
 
     def __init__(self, work: Callable[[], object], name: str) -> None:
         self._work = work
         self._name = name
-        self._is_begun = False
+        self.is_begun = False
 
     def __call__(self) -> None:
-        threading.Thread(target=self._work, name=self._name, daemon=True).start()
-        self._is_begun = True
+        try:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        except RuntimeError:
+            # no room for a second thread; another try would fail as well, and those who started it rely on the work
+            self.is_begun = True
+            self._work()
+        self.is_begun = True
 
     def __del__(self) -> None:
-        if not self._is_begun:
+        if not self.is_begun:
             # no room for a thread, also at the end of the interpreter
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(MemoryError, RuntimeError):
                 start_thread(self._work, self._name)

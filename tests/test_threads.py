@@ -1,0 +1,67 @@
+"""Threads that the package starts: the work is done also where the system has room for one more thread only."""
+
+from __future__ import annotations
+
+import _thread
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from rootcellar.stores.threads import start_thread
+
+FOR_ALL_ELSE = 20.0
+
+
+def test_work_is_done_once_where_there_is_room_for_one_more_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    works: list[int] = []
+    is_done = threading.Event()
+    start_new_thread = _thread.start_new_thread
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def count(function: object, args: object) -> int:
+        begun.append(1)
+        return start_new_thread(function, args)  # type: ignore[arg-type]
+
+    def work() -> None:
+        works.append(_thread.get_ident())
+        is_done.set()
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(_thread, "start_new_thread", count)
+    start_thread(work, "name")
+    assert is_done.wait(FOR_ALL_ELSE)
+    assert len(begun) == len(works) == 1
+    assert works != [_thread.get_ident()]
+
+
+NO_ROOM = """
+import _thread, os
+from rootcellar.stores.threads import start_thread
+
+tries = []
+
+def refuse(function, args):
+    tries.append(1)
+    if len(tries) > 100:
+        print("no end to the tries", flush=True)
+        os._exit(1)
+    raise RuntimeError("can't start new thread")
+
+_thread.start_new_thread = refuse
+try:
+    start_thread(lambda: None, "name")
+except RuntimeError as exc:
+    said = str(exc)
+# what could not be started is gone now
+print(said, len(tries))
+"""
+
+
+def test_caller_gets_the_error_after_one_try_where_there_is_no_room_at_all() -> None:
+    script = [sys.executable, "-c", NO_ROOM]
+    assert subprocess.run(script, capture_output=True, text=True).stdout == "can't start new thread 1\n"
