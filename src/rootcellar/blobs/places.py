@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from rootcellar.errors import ConfigurationError, DiskFull, PermissionDenied, StoreUnavailable
 from rootcellar.imports import import_failure
 from rootcellar.interruptions import raise_interruption
+from rootcellar.stores.forking import PerProcess
 from rootcellar.urls import redact
 
 #: what a blob is called until it is whole
@@ -125,16 +126,14 @@ class Filesystem(Blobs):
 
     def __init__(self, url: str) -> None:
         super().__init__(redact(url))
-        self._url = url
-        self._opened: tuple[int, Any, str] | None = None
+        # one for each process: few survive a fork
+        self._opened: PerProcess[tuple[Any, str]] = PerProcess(lambda: _open_filesystem(url))
         # what is wrong with the URL is told at once
         self._filesystem()
 
     def _filesystem(self) -> tuple[Any, str]:
-        """Return fsspec's filesystem, one of this process: few survive a fork; and the path in it."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), *_open_filesystem(self._url))
-        return self._opened[1], self._opened[2]
+        """Return fsspec's filesystem and the path in it."""
+        return self._opened.get()
 
     def put(self, name: str, body: bytes) -> None:
         with self._translated():

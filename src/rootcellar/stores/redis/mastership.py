@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rootcellar.aside import Aside
+from rootcellar.stores.forking import PerProcess
 
 #: seconds that the others have for an answer
 PATIENCE = 2.0
@@ -55,6 +55,14 @@ def decide(opinions: Iterable[Opinion], asked: int) -> bool | None:
     return True if yes and not no and yes * 2 >= asked else None
 
 
+class _Questions:
+    """What one process has asked: for each address, when the question began, and its answer."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.asked: dict[str, tuple[float, Future[bool | None]]] = {}
+
+
 class Mastership:
     """Asks the others aside, for all threads together, and remembers the answer for a moment.
 
@@ -64,13 +72,8 @@ class Mastership:
 
     def __init__(self, others: Callable[[str], Sequence[Ask]]) -> None:
         self._others = others
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
         self._aside = Aside()
-        self._lock = threading.Lock()
-        self._asked: dict[str, tuple[float, Future[bool | None]]] = {}
+        self._questions = PerProcess(_Questions)
 
     def of(self, address: str, since: float) -> bool | None:
         """Return whether the server at ``address`` is the master; see :func:`decide`.
@@ -78,14 +81,12 @@ class Mastership:
         Args:
             since: the time (monotonic) that the others must have been asked after.
         """
-        if self._pid != os.getpid():
-            # neither the threads nor their answers came along
-            self._reset()
-        with self._lock:
-            begun, answer = self._asked.get(address, (float("-inf"), None))
+        questions = self._questions.get()
+        with questions.lock:
+            begun, answer = questions.asked.get(address, (float("-inf"), None))
             if answer is None or begun < since:
                 answer = self._aside.submit(partial(self._ask_all, address))
-                self._asked[address] = (time.monotonic(), answer)
+                questions.asked[address] = (time.monotonic(), answer)
         try:
             return answer.result(timeout=PATIENCE * 2)
         except NotInTime:
