@@ -28,6 +28,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_LAZY[name]), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def settings(env_file: str | Path | None = ".env", *, broker: bool = True, prefix: str | None = None) -> Settings:
     """Return the Celery configuration that the environment describes, for ``app.config_from_object``.
 

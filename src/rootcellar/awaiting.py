@@ -2,6 +2,9 @@
 
 ``result`` and ``watch`` are told by the one watcher of the process; ``as_completed`` is told ids only and reads the
 records in batches, so that it holds no more than a batch however many results there are.
+
+All three take what Celery returns for a task that was sent, and plain ids. A result that is there already (of a task
+that was run eagerly, or whose result is ignored) is returned without a look at the store.
 """
 
 from __future__ import annotations
@@ -19,16 +22,16 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from celery import current_app
+from celery import Celery, Signature, current_app
 from celery.exceptions import TimeoutError
-from celery.result import AsyncResult, ResultSet
-from celery.states import PROPAGATE_STATES
+from celery.result import EagerResult, ResultBase, ResultSet
+from celery.states import PENDING, PROPAGATE_STATES
 
 from rootcellar import callbacks
 from rootcellar.backend import ResultBackend
-from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.errors import ConfigurationError, NotAResult, RootcellarError
 from rootcellar.fields import text_id
-from rootcellar.parents import ByBackend, Parents, Readable, raise_failure_of
+from rootcellar.parents import ByBackend, Parents, Readable, leaves_of, raise_failure_of
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.watching import Tell, Told, Watcher
 from rootcellar.waiting import timed_out
@@ -45,14 +48,17 @@ OUTAGE_PAUSE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """A state that a task came into.
+    """A state of a task, as :func:`watch` yields it.
 
     Attributes:
-        task_id: the task.
-        state: a Celery state or a custom one.
-        info: the meta of a custom state, the result of a SUCCESS, the exception of a failure.
-        is_ready: whether it is the last one.
-        done_at: when the task was over, aware and in UTC; ``None`` also where nobody stored when.
+        task_id: the id of the task.
+        state: a Celery state or a custom one. PENDING means that nothing is stored of the task: it waits for a worker,
+            or there is no such task.
+        info: the meta of a custom state, the result of a SUCCESS, the exception of a FAILURE, a RETRY or a REVOKED;
+            ``None`` for PENDING.
+        is_ready: whether the task is over: this is its last state.
+        done_at: when the task was over, aware and in UTC; ``None`` before that, for a task that was run eagerly, and
+            where nobody stored when.
     """
 
     task_id: str
@@ -63,24 +69,33 @@ class StateChange:
 
 
 async def result(
-    async_result: Any, timeout: float | None = None, *, propagate: bool = True, follow_parents: bool = True
+    async_result: Any,
+    timeout: float | None = None,
+    *,
+    propagate: bool = True,
+    follow_parents: bool = True,
+    app: Celery | None = None,
 ) -> Any:
     """Await a task's result, as ``async_result.get()`` would wait for it; of a group, the list of its results.
 
     Args:
-        async_result: what ``delay`` or ``apply_async`` returned.
+        async_result: what ``delay``, ``apply_async``, ``apply`` or ``send_task`` returned for a task, a chain, a group
+            or a chord; or the id of a task. The result of a task that ignores its result is ``None``, at once.
         timeout: seconds to wait; ``None`` for ever.
         propagate: raise a failed task's exception, of a group the first that there is; otherwise return it. In a group,
             a result that cannot be read is taken as a failure with the error that says why.
         follow_parents: with ``propagate``, raise what a parent raised, also in place of the result's own failure: of a
             chord the exception of its header. Otherwise its own failure is raised, of a chord a ``ChordError``.
+        app: the app of the task where its id is given; by default the current app.
 
     Raises:
         celery.exceptions.TimeoutError: the task was not ready in time.
         ConfigurationError: the app's result backend is not rootcellar's.
+        NotAResult: it is neither a result nor an id.
     """
-    with _callbacks_called(asyncio.get_running_loop(), async_result):
-        return await _outcome(async_result, timeout, propagate=propagate, follow_parents=follow_parents)
+    awaited = _as_result(async_result, app)
+    with _callbacks_called(asyncio.get_running_loop(), awaited):
+        return await _outcome(awaited, timeout, propagate=propagate, follow_parents=follow_parents)
 
 
 async def _outcome(async_result: Any, timeout: float | None, *, propagate: bool, follow_parents: bool) -> Any:
@@ -94,6 +109,8 @@ async def _outcome(async_result: Any, timeout: float | None, *, propagate: bool,
 async def _result(
     async_result: Any, timeout: float | None, failed: asyncio.Future[Any], parents: Parents, *, propagate: bool
 ) -> Any:
+    if _is_there(async_result):
+        return _value_there(async_result, propagate=propagate)
     backend = _backend_of(async_result)
     loop = asyncio.get_running_loop()
     told: asyncio.Future[Told] = loop.create_future()
@@ -197,22 +214,29 @@ def _callbacks_called(loop: asyncio.AbstractEventLoop, awaited: Any) -> Iterator
         yield
 
 
-async def watch(task: Any, timeout: float | None = None) -> AsyncIterator[StateChange]:
+async def watch(task: Any, timeout: float | None = None, *, app: Celery | None = None) -> AsyncIterator[StateChange]:
     """Follow a task: yield the state that it is in, and every one that it comes into until it is over.
 
-    A state that lasts shorter than a wake-up may be passed over; the last one never is.
+    The first state is PENDING while nothing is stored of the task. A state that lasts for less time than a notification
+    takes may be left out; the last one never is.
 
     Args:
-        task: a task id, of the current app, or an ``AsyncResult``.
+        task: what ``delay``, ``apply_async``, ``apply`` or ``send_task`` returned for a task or a chain; or the id of a
+            task. The SUCCESS of a task that ignores its result is not stored: give a timeout.
         timeout: seconds until it must be over; ``None`` for ever.
+        app: the app of the task where its id is given; by default the current app.
 
     Raises:
-        TypeError: it is a group: :class:`as_completed` follows one.
+        NotAResult: it is neither a result nor an id, or it is a group: :class:`as_completed` follows one.
+        ConfigurationError: the app's result backend is not rootcellar's.
         celery.exceptions.TimeoutError: it was not over in time.
     """
+    task = _as_result(task, app)
     if isinstance(task, ResultSet):
-        raise TypeError("a group is no task: use as_completed(group), or watch its members")
-    task = AsyncResult(task, app=current_app._get_current_object()) if isinstance(task, (str, UUID)) else task
+        raise NotAResult("a group is not a task", remedy="use as_completed(group), or watch each member of the group")
+    if isinstance(task, EagerResult):
+        yield StateChange(task.id, task.state, task.result, is_ready=True, done_at=None)
+        return
     backend = _backend_of(task)
     told: asyncio.Queue[Told] = asyncio.Queue()
     deliver = _on_loop(asyncio.get_running_loop(), told.put_nowait)
@@ -220,19 +244,49 @@ async def watch(task: Any, timeout: float | None = None) -> AsyncIterator[StateC
     watcher = backend.waiter.watcher()
     subscription = watcher.subscribe([text_id(task.id)], deliver, Tell.CHANGES)
     calls = contextlib.ExitStack()
+    news = asyncio.ensure_future(told.get())
     try:
         calls.enter_context(_callbacks_called(asyncio.get_running_loop(), task))
+        if await _is_pending(backend, text_id(task.id), news, deadline):
+            yield StateChange(text_id(task.id), PENDING, None, is_ready=False, done_at=None)
         while True:
-            for record in _records(await _before(deadline, told.get(), [watcher])):
+            for record in _records(await _before(deadline, news, [watcher])):
                 info = backend.meta_of(record)["result"]
                 is_ready = record.done_at is not None
                 done_at = None if record.done_at == NO_DATE else record.done_at
                 yield StateChange(record.task_id, record.state, info, is_ready, done_at)
                 if is_ready:
                     return
+            news = asyncio.ensure_future(told.get())
     finally:
+        news.cancel()
         calls.close()
         subscription.cancel()
+
+
+async def _is_pending(backend: ResultBackend, task_id: str, news: asyncio.Future[Told], deadline: float | None) -> bool:
+    """Tell whether nothing is stored of a task; find out no more once there is news of it."""
+    while not news.done():
+        reading = asyncio.wrap_future(backend.waiter.presence.is_stored(task_id))
+        both: set[asyncio.Future[Any]] = {reading, news}
+        try:
+            await asyncio.wait(both, timeout=_left(deadline), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reading.cancel()
+        if not reading.done() or reading.cancelled():
+            # there is news, or the time is over
+            return False
+        error = reading.exception()
+        if error is None:
+            return not (reading.result() or news.done())
+        if not (isinstance(error, RootcellarError) and error.retryable):
+            # the watcher meets the same error, and ends with it the waits that it concerns
+            return False
+        left = _left(deadline)
+        await asyncio.wait({news}, timeout=OUTAGE_PAUSE if left is None else min(OUTAGE_PAUSE, left))
+        if left == 0:
+            return False
+    return False
 
 
 class as_completed:
@@ -241,21 +295,32 @@ class as_completed:
     Unlike ``join`` it keeps nothing of what it has yielded: a batch of records is all that it holds at a time.
 
     Args:
-        results: ``AsyncResult`` objects or a group; their number is bounded only by the memory for their ids. Each is
-            waited for in its own backend.
+        results: a group, or what Celery returned for any number of tasks, chains, groups and chords, also mixed with
+            ids of tasks; their number is bounded only by the memory for their ids. Each is waited for in its own
+            backend. What needs no wait comes first: tasks that were run eagerly, and those that ignore their result.
         timeout: seconds until all must be ready; ``None`` for ever.
         propagate: raise the first failed task's exception, or that of a parent which failed before it; otherwise its
             exception is the value.
+        app: the app of the tasks whose ids are given; by default the current app.
 
     Raises:
         celery.exceptions.TimeoutError: they were not all ready in time.
+        ConfigurationError: the result backend of an app is not rootcellar's.
+        NotAResult: one of them is neither a result nor an id.
     """
 
-    def __init__(self, results: Iterable[Any], timeout: float | None = None, *, propagate: bool = True) -> None:
+    def __init__(
+        self, results: Any, timeout: float | None = None, *, propagate: bool = True, app: Celery | None = None
+    ) -> None:
+        #: results that are there without a wait, by their ids
+        self._there: dict[str, Any] = {}
         self._ids: dict[ResultBackend, dict[str, None]] = {}
         #: the results that have parents, by backend and id
         self._with_parents: dict[tuple[ResultBackend, str], Any] = {}
-        for member in _members(results):
+        for member in _members(results, app):
+            if _is_there(member):
+                self._there[text_id(member.id)] = member
+                continue
             backend = _backend_of(member)
             task_id = text_id(member.id)
             self._ids.setdefault(backend, {})[task_id] = None
@@ -265,6 +330,7 @@ class as_completed:
         self._propagate = propagate
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
+        yield from self._values_there()
         told: queue.SimpleQueue[_News] = queue.SimpleQueue()
         deadline = _deadline(self._timeout)
         with self._subscribed(told.put) as coming:
@@ -279,6 +345,8 @@ class as_completed:
                     yield task_id, _value_of_many(backend, record, propagate=self._propagate)
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, Any]]:
+        for pair in self._values_there():
+            yield pair
         told: asyncio.Queue[_News] = asyncio.Queue()
         put = _on_loop(asyncio.get_running_loop(), told.put_nowait)
         deadline = _deadline(self._timeout)
@@ -292,6 +360,10 @@ class as_completed:
                     if self._is_to_raise(record):
                         await _raise_failure(self._parents_of(backend, task_id))
                     yield task_id, _value_of_many(backend, record, propagate=self._propagate)
+
+    def _values_there(self) -> Iterator[tuple[str, Any]]:
+        for task_id, one in self._there.items():
+            yield task_id, _value_there(one, propagate=self._propagate)
 
     @contextlib.contextmanager
     def _subscribed(self, put: Callable[[_News], None]) -> Iterator[_Coming]:
@@ -404,23 +476,45 @@ def _taken(task_ids: list[str], found: dict[str, TaskRecord]) -> Iterator[tuple[
             yield task_id, record
 
 
+def _as_result(task: Any, app: Celery | None) -> Any:
+    """Return a result of Celery as it is, and for an id the ``AsyncResult`` of that task."""
+    if isinstance(task, ResultBase):
+        return task
+    if isinstance(task, str | UUID):
+        return (app or current_app._get_current_object()).AsyncResult(str(task))
+    # its type only: the arguments of a signature may be secret
+    what = f"an object of type {type(task).__name__} is neither a result nor the id of a task"
+    if isinstance(task, Signature):
+        raise NotAResult(what, remedy="send it first: give what its delay() or apply_async() returns")
+    raise NotAResult(what, remedy="give what delay() or apply_async() returned, or the id of a task")
+
+
+def _is_there(one: Any) -> bool:
+    """Tell whether a result is there without a wait, as Celery's ``get`` sees it."""
+    return isinstance(one, EagerResult) or bool(getattr(one, "ignored", False))
+
+
+def _value_there(one: Any, *, propagate: bool) -> Any:
+    # it waits for nothing, so there is nothing for Celery to warn of where a task calls this
+    return one.get(propagate=propagate, disable_sync_subtasks=False)
+
+
 def _backend_of(async_result: Any) -> ResultBackend:
     backend = async_result.backend
     if not isinstance(backend, ResultBackend):
         raise ConfigurationError(
             f"the result backend of {async_result!r} is {type(backend).__name__}",
-            where="result_backend",
-            remedy="set result_backend to a rootcellar+ URL",
+            where=f"result_backend of app {async_result.app.main!r}",
+            remedy="set result_backend to a rootcellar+ URL; with the id of a task of another app, give app=",
         )
     return backend
 
 
-def _members(results: Iterable[Any]) -> Iterator[Any]:
-    for member in results.results if isinstance(results, ResultSet) else results:
-        if isinstance(member, ResultSet):
-            yield from _members(member)
-        else:
-            yield member
+def _members(results: Any, app: Celery | None) -> Iterator[Any]:
+    """Yield the results of tasks among what was given: results, groups and ids, or one of them."""
+    if isinstance(results, str | UUID | ResultBase | Signature) or not isinstance(results, Iterable):
+        results = [results]
+    yield from leaves_of(_as_result(one, app) for one in results)
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, receive: Callable[[T], object]) -> Callable[[T], None]:
@@ -478,9 +572,13 @@ def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
 def _take(told: queue.SimpleQueue[T], deadline: float | None, watchers: Iterable[Watcher]) -> T:
     try:
-        return told.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return told.get(timeout=_left(deadline))
     except queue.Empty:
         outage = _outage(watchers)
         raise timed_out(outage) from outage
@@ -488,7 +586,7 @@ def _take(told: queue.SimpleQueue[T], deadline: float | None, watchers: Iterable
 
 async def _before(deadline: float | None, waiting: Any, watchers: Iterable[Watcher] = ()) -> Any:
     try:
-        return await asyncio.wait_for(waiting, None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return await asyncio.wait_for(waiting, _left(deadline))
     except asyncio.TimeoutError:
         outage = _outage(watchers)
         raise timed_out(outage) from outage

@@ -13,7 +13,7 @@ import re
 from rootcellar.visible import visible
 
 #: names of errors that have no entry, because their messages say all
-WITHOUT_ENTRY = frozenset({"rootcellar-error", "demo-failed", "files-in-the-way"})
+WITHOUT_ENTRY = frozenset({"rootcellar-error", "demo-failed", "files-in-the-way", "not-a-result"})
 
 
 class RootcellarError(Exception):
@@ -124,6 +124,10 @@ class DriverMissing(ConfigurationError):
 
 class DriverBroken(ConfigurationError):
     """A Python package is installed and cannot be imported, such as a driver without its C library. Not retryable."""
+
+
+class NotAResult(RootcellarError, TypeError):
+    """Something was to be awaited that is no result of Celery and no id of a task. Not retryable."""
 
 
 class StoreError(RootcellarError):

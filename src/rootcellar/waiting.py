@@ -14,6 +14,7 @@ from celery.utils.log import get_logger
 
 from rootcellar.aside import Aside
 from rootcellar.errors import RootcellarError, StoreUnavailable
+from rootcellar.presence import Presence
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store, Watchable
 from rootcellar.stores.forking import PerProcess
@@ -38,6 +39,8 @@ class Waiter:
         self._polling = PerProcess(lambda: PollingWatcher(store.get_many))
         #: for what must not be waited for beyond a deadline
         self.aside = Aside()
+        #: whether anything is stored of a task
+        self.presence = Presence(store.get_many, self.aside)
 
     def watcher(self) -> Watcher:
         """Return the one watcher of this process: the store's own, or one that polls."""

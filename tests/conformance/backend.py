@@ -1416,6 +1416,24 @@ class TestFailedParents:
             asyncio.run(wait())
 
 
+class TestWatching:
+    def test_task_of_which_nothing_is_stored_is_pending_first(self, bench: Bench) -> None:
+        task_id = new_id()
+
+        async def watch() -> list[tuple[str, Any]]:
+            seen = []
+            async for change in rootcellar.watch(task_id, WAIT, app=bench.app):
+                seen.append((change.state, change.info))
+                if change.state == "PENDING":
+                    await asyncio.to_thread(bench.backend.store_result, task_id, {"done": 1}, "PROGRESS")
+                if change.state == "PROGRESS":
+                    await asyncio.to_thread(bench.backend.store_result, task_id, "done", "SUCCESS")
+            return seen
+
+        assert asyncio.run(watch()) == [("PENDING", None), ("PROGRESS", {"done": 1}), ("SUCCESS", "done")]
+        assert asyncio.run(watch()) == [("SUCCESS", "done")]
+
+
 def _chord(tasks: Any) -> Any:
     return chord([tasks.total.s(), tasks.total.s()], tasks.total.s())
 

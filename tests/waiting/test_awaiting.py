@@ -7,20 +7,23 @@ import gc
 import threading
 import time
 import tracemalloc
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import celery
 import celery.exceptions
 import pytest
 from celery import Celery
-from celery.result import AsyncResult, GroupResult
+from celery.result import AsyncResult, GroupResult, ResultSet
 
 import rootcellar
+from rootcellar import StateChange
 from rootcellar.backend import ResultBackend
-from rootcellar.errors import ConfigurationError
+from rootcellar.errors import ConfigurationError, NotAResult
 from tests.background import Background
 from tests.servers import PostgresServer
 from tests.waiting.bed import (
@@ -492,6 +495,207 @@ def test_watching_takes_an_id_too(on_postgres: Bench) -> None:
 
     assert asyncio.run(scenario()) == {"done": 1}
     on_postgres.becomes_quiet()
+
+
+def test_watching_begins_with_pending_while_nothing_is_stored(bench: Bench) -> None:
+    (one,) = bench.results(1)
+
+    async def scenario() -> None:
+        changes = rootcellar.watch(one, timeout=PATIENCE)
+        assert await changes.__anext__() == StateChange(one.id, "PENDING", None, False, None)
+        await in_background(bench.backend.store_result, one.id, {"done": 1}, "PROGRESS")
+        progress = await changes.__anext__()
+        assert (progress.state, progress.info, progress.is_ready) == ("PROGRESS", {"done": 1}, False)
+        await in_background(bench.store, [one])
+        assert [change.state async for change in changes] == ["SUCCESS"], "PENDING comes once"
+
+    asyncio.run(scenario())
+    bench.becomes_quiet()
+
+
+def test_watching_thousands_of_pending_tasks_takes_one_connection_more(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One to be notified, and one to look whether anything is stored."""
+    no_safety_net(monkeypatch)
+    database = Database(postgres_url)
+    with closing(Bench(named(postgres_url, "watching"))) as bench:
+        results = bench.results(2_000)
+
+        async def first(one: AsyncResult) -> str:
+            changes = rootcellar.watch(one, timeout=PATIENCE)
+            state: str = (await changes.__anext__()).state
+            await changes.aclose()
+            return state
+
+        async def scenario() -> set[str]:
+            return set(await asyncio.gather(*(first(one) for one in results)))
+
+        assert asyncio.run(scenario()) == {"PENDING"}
+        sessions = database.one("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'watching'")
+        assert sessions <= 2
+        bench.becomes_quiet()
+
+
+def test_watching_says_pending_after_an_outage(new_postgres: Callable[..., PostgresServer]) -> None:
+    server = new_postgres()
+    with closing(Bench(server.create_database())) as bench:
+        (one,) = bench.results(1)
+        server.kill()
+
+        async def scenario() -> list[str]:
+            changes = rootcellar.watch(one, timeout=PATIENCE * 2)
+            first = asyncio.ensure_future(changes.__anext__())
+            watcher = bench.backend.waiter.watcher()
+            await asyncio.to_thread(until, lambda: watcher.outage is not None, "the outage is noticed")
+            server.start()
+            assert (await first).state == "PENDING"
+            await in_background(bench.store, [one])
+            return [change.state async for change in changes]
+
+        assert asyncio.run(scenario()) == ["SUCCESS"]
+
+
+# -- all that Celery returns for tasks that were sent, and ids
+
+
+@pytest.fixture
+def eager_app(tmp_path: Path) -> Iterator[Celery]:
+    """An app that runs tasks where they are called; its results would be in a store."""
+    app = make_app(f"sqlite:///{tmp_path}/results.sqlite3", task_always_eager=True)
+
+    @app.task(name="double", shared=False)
+    def double(x: int) -> int:
+        return 2 * x
+
+    @app.task(name="fail", shared=False)
+    def fail() -> None:
+        raise KeyError("lost")
+
+    @app.task(name="ignore", shared=False)
+    def ignore() -> None:
+        raise celery.exceptions.Ignore
+
+    yield app
+    app.backend.store.close()
+
+
+def taken(results: Any, *, is_async: bool, **options: Any) -> list[tuple[str, Any]]:
+    pairs = rootcellar.as_completed(results, PATIENCE, **options)
+    return asyncio.run(collected(pairs)) if is_async else list(pairs)
+
+
+def test_eager_results_are_awaited(eager_app: Celery) -> None:
+    double, fail, ignore = (eager_app.tasks[name] for name in ("double", "fail", "ignore"))
+    sums = celery.group(double.s(number) for number in range(3))
+    cases = [
+        (double.delay(21), 42),
+        (double.apply((4,)), 8),
+        (celery.chain(double.s(1), double.s(), double.s()).delay(), 8),
+        (sums.delay(), [0, 2, 4]),
+        (ignore.delay(), None),
+    ]
+    for given, value in cases:
+        assert asyncio.run(rootcellar.result(given, PATIENCE)) == value
+    with pytest.raises(KeyError, match="lost"):
+        asyncio.run(rootcellar.result(fail.delay()))
+    returned = asyncio.run(rootcellar.result(fail.delay(), propagate=False))
+    assert isinstance(returned, KeyError)
+
+
+def test_watching_an_eager_result_yields_its_last_state(eager_app: Celery) -> None:
+    one, failed = eager_app.tasks["double"].delay(21), eager_app.tasks["fail"].delay()
+    assert asyncio.run(collected(rootcellar.watch(one))) == [StateChange(one.id, "SUCCESS", 42, True, None)]
+    (change,) = asyncio.run(collected(rootcellar.watch(failed)))
+    assert (change.state, change.is_ready) == ("FAILURE", True)
+    assert isinstance(change.info, KeyError)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
+def test_eager_results_come_as_completed(eager_app: Celery, is_async: bool) -> None:
+    double, fail = eager_app.tasks["double"], eager_app.tasks["fail"]
+    group = celery.group(double.s(number) for number in range(3)).delay()
+    assert taken(group, is_async=is_async) == [(one.id, 2 * number) for number, one in enumerate(group.results)]
+    failed = fail.delay()
+    with pytest.raises(KeyError, match="lost"):
+        taken([*group.results, failed], is_async=is_async)
+    ((task_id, value),) = taken([failed], is_async=is_async, propagate=False)
+    assert task_id == failed.id
+    assert isinstance(value, KeyError)
+
+
+def test_ids_are_taken_for_results(bench: Bench) -> None:
+    """Of the app that is given, and without one of the current app."""
+    one, two, three = bench.results(3)
+    number = uuid.uuid4()
+    four = bench.app.AsyncResult(str(number))
+    bench.store([one, two, three, four])
+
+    async def scenario(**app: Celery) -> None:
+        assert await rootcellar.result(one.id, PATIENCE, **app) == one.id
+        assert await rootcellar.result(number, PATIENCE, **app) == str(number)
+        assert [change.info async for change in rootcellar.watch(one.id, PATIENCE, **app)] == [one.id]
+
+    asyncio.run(scenario(app=bench.app))
+    mixed = [one.id, number, GroupResult("g", [two, three])]
+    for is_async in (False, True):
+        found = dict(taken((each for each in mixed), is_async=is_async, app=bench.app))
+        assert found == {each.id: each.id for each in (one, two, three, four)}
+        for single in (one, one.id, ResultSet([one])):
+            assert taken(single, is_async=is_async, app=bench.app) == [(one.id, one.id)]
+    bench.app.set_current()
+    asyncio.run(scenario())
+    assert taken([one.id], is_async=True) == [(one.id, one.id)]
+    bench.becomes_quiet()
+
+
+def test_result_sets_are_awaited(bench: Bench) -> None:
+    results = bench.results(3)
+    bench.store(results)
+    assert asyncio.run(rootcellar.result(ResultSet(results), PATIENCE)) == [one.id for one in results]
+
+
+def test_ignored_result_is_none_at_once(bench: Bench) -> None:
+    """As with Celery's ``get``: a task that ignores its result would be waited for without an end."""
+    ignored, stored = bench.results(2)
+    ignored.ignored = True
+    bench.store([stored])
+    assert ignored.get() is None
+    assert asyncio.run(rootcellar.result(ignored, PATIENCE)) is None
+    assert asyncio.run(rootcellar.result(GroupResult("g", [stored, ignored]), PATIENCE)) == [stored.id, None]
+    for is_async in (False, True):
+        assert taken([stored, ignored], is_async=is_async) == [(ignored.id, None), (stored.id, stored.id)]
+
+
+def test_what_is_no_result_is_refused(bench: Bench) -> None:
+    signature = bench.app.signature("add", args=["secret"])
+    for wrong in (None, 5, b"id", {"id": 1}, signature):
+        calls: list[Callable[[], object]] = [
+            lambda wrong=wrong: asyncio.run(rootcellar.result(wrong)),
+            lambda wrong=wrong: asyncio.run(collected(rootcellar.watch(wrong))),
+            lambda wrong=wrong: rootcellar.as_completed([wrong]),
+        ]
+        for call in calls:
+            with pytest.raises(NotAResult, match="type " + type(wrong).__name__) as caught:
+                call()
+            assert isinstance(caught.value, TypeError)
+            assert not caught.value.retryable
+            assert "secret" not in str(caught.value)
+    for wrong in (None, signature):
+        with pytest.raises(NotAResult):
+            rootcellar.as_completed(wrong)
+
+
+def test_id_of_an_app_without_rootcellar_is_refused_with_advice() -> None:
+    other = Celery("other", backend="cache+memory://", set_as_current=False)
+    with pytest.raises(ConfigurationError, match=r"'other'.*app="):
+        asyncio.run(rootcellar.result("some id", app=other))
+
+
+def test_package_lists_what_it_offers() -> None:
+    assert {"result", "watch", "as_completed", "StateChange", "settings", "register_type"} <= set(dir(rootcellar))
+    for name in rootcellar.__all__:
+        assert getattr(rootcellar, name) is not None
 
 
 # -- without notifications
