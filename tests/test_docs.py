@@ -10,12 +10,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+import httpx
 import psycopg
 import pytest
 from celery import Celery
@@ -27,7 +29,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
 from tests.mariadb_server import MariaDBServer
 from tests.redis_servers import COMMANDS, KEYS
-from tests.servers import MongoServer, PgBouncerServer, PostgresServer, RedisServer
+from tests.servers import MongoServer, PgBouncerServer, PostgresServer, RedisServer, die_with_parent, free_port
 from tests.workers import Worker
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +47,10 @@ class Page:
         for example, real in replace.items():
             text = text.replace(example, real)
         self.blocks = BLOCK.findall(text)
+
+    def replace(self, example: str, real: str) -> None:
+        """Replace what an example says by what the test has."""
+        self.blocks = [(language, body.replace(example, real)) for language, body in self.blocks]
 
     def of(self, language: str) -> list[str]:
         """The blocks in one language."""
@@ -153,6 +159,78 @@ def test_a_project_on_a_stock_database_switches_and_goes_back(
     with psycopg.connect(postgres_url) as connection:
         connection.execute("UPDATE celery_taskmeta SET result = %s", [pickle.dumps({"total": 12})])
     play(page, tmp_path)
+
+
+def test_asyncio(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+    page = Page("docs/asyncio.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
+    with Served(page, tmp_path), Worker("tasks", concurrency=2, cwd=tmp_path):
+        for command, expected in page.commands():
+            if command.startswith("python "):
+                assert run(command, tmp_path) == expected
+
+
+def test_waits_of_a_page_end_when_its_client_disconnects(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+    page = Page("docs/asyncio.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
+    with Served(page, tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
+        with http.stream("GET", "/counts/waits-for-a-worker/states") as events:
+            assert '"PENDING"' in next(events.iter_lines())
+            assert http.get("/waits").json() == ["waits-for-a-worker"]
+        deadline = time.monotonic() + 60
+        while http.get("/waits").json():
+            assert time.monotonic() < deadline, "the wait goes on although its client left"
+
+
+class Served:
+    """The FastAPI application of a page, served by the page's own command; a context manager that returns its URL.
+
+    It has one more path, ``/waits``: the ids of the tasks that the process waits for.
+    """
+
+    def __init__(self, page: Page, folder: Path) -> None:
+        self._port = free_port()
+        page.replace("localhost:8000", f"127.0.0.1:{self._port}")
+        page.write_files(folder)
+        (command,) = [command for command, _ in page.commands() if command.startswith("uvicorn ")]
+        assert command == "uvicorn web:web --port 8000 &"
+        (folder / "served.py").write_text(
+            "from tasks import app\nfrom web import web\n\n\n@web.get('/waits')\ndef waits() -> list[str]:\n"
+            "    return list(app.backend.waiter.watcher()._subscriptions)\n"
+        )
+        self._folder = folder
+
+    def __enter__(self) -> str:
+        command = [sys.executable, "-m", "uvicorn", "served:web", "--port", str(self._port)]
+        self._log = (self._folder / "uvicorn.log").open("w+")
+        self._process = subprocess.Popen(
+            die_with_parent(command), cwd=self._folder, stdout=self._log, stderr=subprocess.STDOUT
+        )
+        url = f"http://127.0.0.1:{self._port}"
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                httpx.get(f"{url}/waits")
+            except httpx.ConnectError:
+                assert self._process.poll() is None, (self._folder / "uvicorn.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            else:
+                return url
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+        assert "Traceback" not in (self._folder / "uvicorn.log").read_text()
+
+
+def test_testing(tmp_path: Path) -> None:
+    page = Page("docs/testing.md", {})
+    page.write_files(tmp_path)
+    _, (command, expected) = page.commands()
+    (passed,) = re.findall(r"\d+ passed", expected)
+    printed = run(command, tmp_path)
+    assert passed in printed
+    assert not re.search(r"warning", printed), printed
 
 
 def test_postgresql(tmp_path: Path, postgres_url: str, celery_tables: str) -> None:
