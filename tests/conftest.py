@@ -14,7 +14,16 @@ from tests.conformance.systems import pytest_addoption  # noqa: F401 - hook
 from tests.leaks import pytest_runtest_makereport, pytest_sessionfinish, pytest_testnodedown  # noqa: F401 - hooks
 from tests.mariadb_server import MariaDBServer
 from tests.redis_servers import RedisCluster, SecureRedisServer, SentinelSet
-from tests.servers import MissingServer, MongoServer, PgBouncerServer, PostgresServer, RabbitServer, RedisServer, Server
+from tests.servers import (
+    BuiltWithoutTls,
+    MissingServer,
+    MongoServer,
+    PgBouncerServer,
+    PostgresServer,
+    RabbitServer,
+    RedisServer,
+    Server,
+)
 
 S = TypeVar("S", bound=Server)
 
@@ -22,6 +31,28 @@ S = TypeVar("S", bound=Server)
 def pytest_configure(config: pytest.Config) -> None:
     systems.pytest_configure(config)
     config.pluginmanager.register(reports, "plain-reports")
+
+
+@contextmanager
+def _skipping_what_has_no_tls() -> Iterator[None]:
+    try:
+        yield
+    except BuiltWithoutTls as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """Skip a test whose fixture needs TLS of a chosen server that has none."""
+    with _skipping_what_has_no_tls():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Skip a test that itself needs TLS of a chosen server that has none."""
+    with _skipping_what_has_no_tls():
+        return (yield)
 
 
 def _make(kind: Callable[..., S], *args: Any, **settings: Any) -> S:

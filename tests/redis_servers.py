@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.servers import HOST, PASSWORD, RedisServer, ServerError, Setting, free_port
+from tests.servers import HOST, PASSWORD, RedisServer, ServerError, Setting, free_port, take_port
 
 #: what an ACL user needs, and no more; docs/redis.md says the same
 COMMANDS = (
@@ -27,7 +27,7 @@ COMMANDS = (
     "+hget +hset +hsetnx +hmget +hgetall +hincrby +zadd +zrem +zrangebyscore +time "
     "+publish +subscribe +unsubscribe +ping +select +info"
 )
-KEYS = "~celery-task-meta-* ~celery-taskset-meta-* ~rootcellar-* &celery-task-meta-*"
+KEYS = "~celery-task-meta-* ~celery-taskset-meta-* ~rootcellar-* resetchannels &celery-task-meta-*"
 
 #: what an authority's key is for; Python 3.13 and later ask for it
 _KEY_USAGE = x509.KeyUsage(
@@ -118,7 +118,7 @@ def _alternative(host: str) -> x509.GeneralName:
 class SecureRedisServer(RedisServer):
     """A Redis with a port for TLS, which asks clients for certificates, a Unix socket and a user of least privilege.
 
-    The plain port is for the tests themselves.
+    The plain port is for the tests themselves. A Redis that is built without TLS has the rest.
     """
 
     user = "cellar"
@@ -128,23 +128,30 @@ class SecureRedisServer(RedisServer):
         """Prepare the server with a certificate for ``hosts`` that is valid for ``days``."""
         super().__init__(**settings)
         self.certificates = Certificates(self.folder)
-        self.tls_port = free_port()
+        self._tls_port = free_port()
         self.socket = self.folder / "redis.sock"
         certificate, key = self.certificates.issue("server", *hosts, days=days)
         self.client = self.certificates.issue("client")
-        self.configure(
-            tls_port=self.tls_port,
-            tls_cert_file=str(certificate),
-            tls_key_file=str(key),
-            tls_ca_cert_file=str(self.certificates.ca),
-            unixsocket=str(self.socket),
-        )
+        self.configure(unixsocket=str(self.socket))
+        if self.has_tls:
+            self.configure(
+                tls_port=self._tls_port,
+                tls_cert_file=str(certificate),
+                tls_key_file=str(key),
+                tls_ca_cert_file=str(self.certificates.ca),
+            )
 
     def start(self) -> None:
         super().start()
         with redis.Redis.from_url(self.url) as admin:
             rules = [*COMMANDS.split(), *KEYS.split()]
             admin.execute_command("ACL", "SETUSER", self.user, "reset", "on", f">{self.password}", *rules)
+
+    @property
+    def tls_port(self) -> int:
+        """The port for TLS; raises BuiltWithoutTls or MissingServer where this Redis has no TLS."""
+        self.require_tls()
+        return self._tls_port
 
     def tls_url(self, number: int = 0, **query: Any) -> str:
         """Return the URL over TLS; ``query`` replaces or (``None``) removes what it says of certificates."""
@@ -385,14 +392,27 @@ class ClusterNode(RedisServer):
 
     def __init__(self, **settings: Setting) -> None:
         super().__init__(**settings)
+        self.bus_port = self._choose_bus_port()
         self.configure(
             databases=1,
             cluster_enabled=True,
-            cluster_port=free_port(),
             cluster_node_timeout=1000,
             repl_diskless_sync_delay=0,
             repl_ping_replica_period=1,
         )
+
+    def _choose_bus_port(self) -> int:
+        """Return the port for what nodes say to each other; Redis before 7.0 takes the one 10,000 above its own."""
+        if self.version >= (7, 0):
+            port = free_port()
+            self.configure(cluster_port=port)
+            return port
+        for _ in range(1000):
+            # below Linux's range for outgoing connections, as free_port() is
+            if self.port + 10_000 < 32_768 and take_port(self.port + 10_000):
+                return self.port + 10_000
+            self.port = free_port()
+        raise ServerError("no free TCP port found whose 10,000th above is free too")
 
 
 class RedisCluster:
@@ -409,11 +429,10 @@ class RedisCluster:
         for number, node in enumerate(self.nodes):
             with node.client() as client:
                 if number < 3:
-                    slots = bounds[number], bounds[number + 1] - 1
-                    client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+                    client.execute_command("CLUSTER", "ADDSLOTS", *range(bounds[number], bounds[number + 1]))
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
                 first = self.nodes[0]
-                client.execute_command("CLUSTER", "MEET", HOST, first.port, first._settings["cluster_port"])
+                client.execute_command("CLUSTER", "MEET", HOST, first.port, first.bus_port)
         ids = [self._id(node) for node in self.nodes]
         _until(lambda: all(self._knows(node, 6) for node in self.nodes), "nodes that know each other")
         for number, node in enumerate(self.nodes[3:]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import itertools
 import os
 import pwd
@@ -55,6 +56,10 @@ PASSWORD = f"{PASSWORD_WORDS[0]}@:/%#?&=;+ '\"\\${{X}}{PASSWORD_WORDS[1]}"
 #: the same as it stands in a URL
 IN_URL = quote(PASSWORD, safe="")
 
+#: the folders of a PostgreSQL's and a Redis's programs that are tested instead of the installed ones
+CHOSEN_POSTGRES = os.environ.get("ROOTCELLAR_TEST_PG_BIN")
+CHOSEN_REDIS = os.environ.get("ROOTCELLAR_TEST_REDIS_BIN")
+
 Setting = str | int | float | bool
 
 
@@ -64,6 +69,10 @@ class ServerError(RuntimeError):
 
 class MissingServer(ServerError):
     """A server's program is not installed; the text is one line naming the Debian package to install."""
+
+
+class BuiltWithoutTls(ServerError):
+    """A server that ROOTCELLAR_TEST_PG_BIN or ROOTCELLAR_TEST_REDIS_BIN chose has no TLS; tests/conftest.py skips."""
 
 
 # -- helpers, shared with tests/workers.py -----------------------------------------------------------------------------
@@ -88,15 +97,20 @@ def free_port() -> int:
     # reconnecting could otherwise be given the server's own port, or even connect to itself.
     # SystemRandom: plugins that fix the random seed must not make parallel test processes choose alike.
     for port in random.SystemRandom().sample(range(15_000, 32_000), 100):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        if _reserve(port):
+        if take_port(port):
             return port
     raise ServerError("no free TCP port found between 15000 and 32000")
+
+
+def take_port(port: int) -> bool:
+    """Reserve a TCP port of 127.0.0.1 where nothing listens on it; return whether it is ours now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return _reserve(port)
 
 
 #: one for each port given out, kept until this process ends: nobody else is given a port whose server is yet to start
@@ -406,6 +420,7 @@ class PostgresServer(Server):
         with (self.data / "postgresql.conf").open("a") as main_file:
             # a file, not command line options, which ALTER SYSTEM could not override
             main_file.write("include 'test.conf'\n")
+        (self.data / "test.conf").touch()
 
     def _command(self) -> list[str]:
         settings = {
@@ -422,8 +437,11 @@ class PostgresServer(Server):
         """Offer TLS with this certificate and key, from the next start on.
 
         With `client_authority`, the certificate of a CA, clients over TCP must prove with a certificate of it who they
-        are; until then TLS is offered and not asked for.
+        are; until then TLS is offered and not asked for. Raises BuiltWithoutTls or MissingServer where this PostgreSQL
+        has no TLS.
         """
+        if not self._has_tls():
+            raise _without_tls("PostgreSQL", CHOSEN_POSTGRES, "postgresql")
         files = {"ssl_cert_file": certificate, "ssl_key_file": key}
         if client_authority is not None:
             files["ssl_ca_file"] = client_authority
@@ -436,6 +454,15 @@ class PostgresServer(Server):
                 shutil.chown(own, self._user)
             self.configure(**{setting: str(own)})
         self.configure(ssl=True)
+
+    def _has_tls(self) -> bool:
+        command = [str(self._bin / "postgres"), "-D", str(self.data), "-C", "ssl_library"]
+        shown = subprocess.run(
+            die_with_parent(command, user=self._user), cwd=self.folder, capture_output=True, text=True
+        )
+        if shown.returncode:
+            self._fail(f"does not say whether it has TLS: {shown.stderr}")
+        return bool(shown.stdout.strip())
 
     def connect_with(self, **arguments: Setting | Path) -> None:
         """Connect with these libpq parameters beside the URL, where the tests ask the server themselves."""
@@ -566,12 +593,31 @@ class RedisServer(Server):
 
     def __init__(self, **settings: Setting) -> None:
         """Prepare the server; raises MissingServer when Redis is not installed."""
-        chosen = os.environ.get("ROOTCELLAR_TEST_REDIS_BIN")
-        self._program = _which(f"{chosen}/redis-server" if chosen else "redis-server")
+        self._program = _which(f"{CHOSEN_REDIS}/redis-server" if CHOSEN_REDIS else "redis-server")
         if self._program is None:
-            where = f" in ROOTCELLAR_TEST_REDIS_BIN={chosen}" if chosen else ""
+            where = f" in ROOTCELLAR_TEST_REDIS_BIN={CHOSEN_REDIS}" if CHOSEN_REDIS else ""
             raise MissingServer(f"Redis is not installed{where}: on Debian, apt-get install redis-server")
         super().__init__(**{"save": "", "appendonly": False, "databases": 10_000, **settings})
+
+    def configure(self, **settings: Setting) -> None:
+        if "tls_port" in settings:
+            self.require_tls()
+        super().configure(**settings)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The version of this Redis, such as (7, 0)."""
+        return _redis_version(str(self._program))
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether this Redis is built with TLS."""
+        return _redis_has_tls(str(self._program))
+
+    def require_tls(self) -> None:
+        """Raise BuiltWithoutTls or MissingServer where this Redis has no TLS."""
+        if not self.has_tls:
+            raise _without_tls("Redis", CHOSEN_REDIS, "redis-server")
 
     def _command(self) -> list[str]:
         settings = {"port": str(self.port), "bind": HOST, "dir": str(self.folder), **self._settings}
@@ -837,15 +883,39 @@ def _permissions(user: str, vhost: str) -> tuple[str, str, str]:
     return ("rabbit_auth_backend_internal", "set_permissions", arguments)
 
 
+@functools.cache
+def _redis_version(program: str) -> tuple[int, int]:
+    shown = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r" v=(\d+)\.(\d+)", shown)
+    if found is None:
+        raise ServerError(f"this says no version of Redis: {shown}")
+    return int(found[1]), int(found[2])
+
+
+@functools.cache
+def _redis_has_tls(program: str) -> bool:
+    """Start a Redis with a TLS port and no certificate: it ends, and names the certificate where it has TLS."""
+    command = [program, "--port", "0", "--tls-port", "1", "--save", ""]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_SECONDS)
+    return "tls-cert-file" in ended.stdout + ended.stderr
+
+
+def _without_tls(server: str, chosen: str | None, package: str) -> ServerError:
+    """Return what to raise: a chosen server may be without TLS, and the tests skip it; an installed one may not."""
+    problem = f"this {server} is built without TLS"
+    if chosen:
+        return BuiltWithoutTls(problem)
+    return MissingServer(f"{problem}: on Debian, apt-get install {package}")
+
+
 def _ordinary_user() -> str:
     return "postgres" if any(entry.pw_name == "postgres" for entry in pwd.getpwall()) else "nobody"
 
 
 def _postgres_bin() -> Path:
     """Return the folder of PostgreSQL's programs: ROOTCELLAR_TEST_PG_BIN, the newest of Debian's, or from PATH."""
-    chosen = os.environ.get("ROOTCELLAR_TEST_PG_BIN")
-    if chosen:
-        candidates = [Path(chosen)]
+    if CHOSEN_POSTGRES:
+        candidates = [Path(CHOSEN_POSTGRES)]
     else:
         debian = Path("/usr/lib/postgresql").glob("*/bin")
         candidates = sorted(debian, key=lambda folder: [int(n) for n in re.findall(r"\d+", str(folder))], reverse=True)
@@ -854,5 +924,5 @@ def _postgres_bin() -> Path:
     for folder in candidates:
         if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
-    where = f" in ROOTCELLAR_TEST_PG_BIN={chosen}" if chosen else ""
+    where = f" in ROOTCELLAR_TEST_PG_BIN={CHOSEN_POSTGRES}" if CHOSEN_POSTGRES else ""
     raise MissingServer(f"the PostgreSQL server is not installed{where}: on Debian, apt-get install postgresql")

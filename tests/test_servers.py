@@ -18,9 +18,13 @@ import psycopg
 import pytest
 import redis
 
+from tests import servers
+from tests.certificates import Authority
+from tests.redis_servers import SecureRedisServer, TlsSentinelSet
 from tests.servers import (
     HOST,
     IN_URL,
+    BuiltWithoutTls,
     MissingServer,
     PgBouncerServer,
     PostgresServer,
@@ -257,7 +261,7 @@ def test_servers_die_with_a_killed_test_run() -> None:
 def test_missing_server_names_the_package(
     kind: type[PostgresServer | RedisServer | RabbitServer], package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ROOTCELLAR_TEST_PG_BIN", "/nowhere")
+    monkeypatch.setattr(servers, "CHOSEN_POSTGRES", "/nowhere")
     monkeypatch.setattr("tests.servers._which", lambda program: None)
     with pytest.raises(MissingServer, match=rf"^[^\n]*apt-get install {package}$"):
         kind()
@@ -267,6 +271,48 @@ def test_missing_pgbouncer_names_the_package(postgres_server: PostgresServer, mo
     monkeypatch.setattr("tests.servers._which", lambda program: None)
     with pytest.raises(MissingServer, match=r"^[^\n]*apt-get install pgbouncer$"):
         PgBouncerServer(postgres_server)
+
+
+@pytest.fixture
+def redis_without_tls(tmp_path: Path) -> Path:
+    """A folder with a Redis that answers as one without TLS does."""
+    program = tmp_path / "redis-server"
+    refusal = 'echo "Bad directive or wrong number of arguments"; exit 1'
+    real = shutil.which("redis-server")
+    program.write_text(f'#!/bin/sh\ncase "$*" in *tls-port*) {refusal};; esac\nexec {real} "$@"\n')
+    program.chmod(0o755)
+    return tmp_path
+
+
+def test_chosen_redis_without_tls_serves_its_socket_and_names_what_it_lacks(
+    redis_without_tls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "CHOSEN_REDIS", str(redis_without_tls))
+    with SecureRedisServer() as server:
+        with redis.Redis(unix_socket_path=str(server.socket), username=server.user, password=server.password) as client:
+            assert client.ping()
+        with pytest.raises(BuiltWithoutTls, match=r"^this Redis is built without TLS$"):
+            server.tls_url()
+    with pytest.raises(BuiltWithoutTls):
+        TlsSentinelSet()
+
+
+def test_installed_redis_without_tls_is_never_excused(redis_without_tls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "CHOSEN_REDIS", None)
+    monkeypatch.setenv("PATH", str(redis_without_tls), prepend=os.pathsep)
+    with pytest.raises(MissingServer, match=r"built without TLS: on Debian, apt-get install redis-server$"):
+        RedisServer(tls_port=1)
+
+
+@pytest.mark.skipif(bool(servers.CHOSEN_REDIS), reason="a Redis was chosen, which may be without TLS")
+def test_installed_redis_has_tls(new_redis: Callable[..., RedisServer]) -> None:
+    assert new_redis().has_tls
+
+
+@pytest.mark.skipif(bool(servers.CHOSEN_POSTGRES), reason="a PostgreSQL was chosen, which may be without TLS")
+def test_installed_postgres_has_tls(new_postgres: Callable[..., PostgresServer], tmp_path: Path) -> None:
+    issued = Authority(tmp_path).server()
+    new_postgres().serve_tls(issued.certificate, issued.key)
 
 
 def test_a_crash_is_not_hidden(new_redis: Callable[..., RedisServer]) -> None:

@@ -180,7 +180,7 @@ class TestRights:
         assert_broken(seen, "permission-denied", f"may not: {command.upper()}", also=VOLATILE)
 
     def test_keys_of_another_prefix(self, redis_server: RedisServer, url: str) -> None:
-        with user(redis_server, *COMMANDS.split(), "~other-*", "&other-*") as login:
+        with user(redis_server, *COMMANDS.split(), "~other-*", "resetchannels", "&other-*") as login:
             seen = check(url.replace("//", f"//{login}"))
         assert_broken(seen, "permission-denied", "on our keys", also=VOLATILE)
 

@@ -283,6 +283,8 @@ def test_a_cluster_over_tls(tmp_path: Path) -> None:
 
 def test_what_dies_between_a_part_and_its_result_leaves_the_part(redis_cluster: RedisCluster) -> None:
     """They lie in different slots. A user who may store no task stands for a worker that is killed before it could."""
+    if redis_cluster.nodes[0].version < (7, 0):
+        pytest.skip("Redis before 7.0 has no users who may only read some keys")
     for node in redis_cluster.nodes:
         make_user(node, "+@all &* ~rootcellar-* %R~celery-task-meta-*")
     one = record(value="kept with the part")

@@ -278,7 +278,8 @@ class RedisChecks(ServerChecks):
         with suppress(ServerError):
             self._link.call(pack(b"DEL", key, chord, waiting))
         if missing:
-            what = "keys or channels" if all("keys" in text or "channels" in text for text in missing.values()) else ""
+            # "to run the … command" is what they say of a command
+            what = "keys or channels" if all(" to access " in text for text in missing.values()) else ""
             yield wrong(
                 "permission-denied", f"the user may not: {', '.join(missing)}{f' on our {what}' if what else ''}"
             )
