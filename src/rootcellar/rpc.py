@@ -61,6 +61,13 @@ class RPCBackend(CelerysBackend):  # type: ignore[misc]
             )
         return self.Exchange(name, type=type, durable=True, delivery_mode=delivery_mode)
 
+    @property
+    def binding(self) -> Any:
+        """The client's own queue, which survives a restart of the broker, as its messages may; in Celery since 5.7."""
+        queue = super().binding
+        queue.durable = True
+        return queue
+
     def on_reply_declare(self, task_id: str) -> list[Any] | None:
         """Have a worker make the exchange, should nobody have done so."""
         return [self.exchange] if self.exchange.name else None

@@ -21,6 +21,10 @@ class Results(Protocol):
         """Whether chords work."""
 
     @property
+    def has_retries(self) -> bool:
+        """Whether a result says how often its task was retried."""
+
+    @property
     def where(self) -> str:
         """Where results are kept, for people; empty where they are not."""
 
@@ -38,6 +42,9 @@ class Results(Protocol):
     def finished(self, task_ids: Collection[str]) -> set[str]:
         """Return which of these tasks are over."""
 
+    def result(self, task_id: str) -> AsyncResult:
+        """Return the result of one task."""
+
     def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """Return what is kept of these tasks, the most recent first."""
 
@@ -49,6 +56,7 @@ class StoredResults:
     """Results in a store of ours."""
 
     has_chords = True
+    has_retries = True
 
     def __init__(self, backend: ResultBackend) -> None:
         self._backend = backend
@@ -68,6 +76,10 @@ class StoredResults:
     def finished(self, task_ids: Collection[str]) -> set[str]:
         return {task_id for task_id, _ in self._backend.get_many(task_ids, max_iterations=1)}
 
+    def result(self, task_id: str) -> AsyncResult:
+        """A new one, which reads the store."""
+        return AsyncResult(task_id, app=self._backend.app)
+
     def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """As the store finds them; one that cannot be searched is asked for each task."""
         if isinstance(self._store, Queryable):
@@ -86,17 +98,24 @@ class MessagedResults:
     """Results that come as messages, each once."""
 
     has_chords = False
+    #: Celery before 5.7 does not send them
+    has_retries = False
     where = ""
     is_queryable = False
 
     def __init__(self, app: Any) -> None:
         self._app = app
+        self._received: dict[str, AsyncResult] = {}
 
     def check(self) -> None:
         rpc.check_round_trip(self._app)
 
     def finished(self, task_ids: Collection[str]) -> set[str]:
-        return {task_id for task_id in task_ids if AsyncResult(task_id, app=self._app).ready()}
+        return {task_id for task_id in task_ids if self.result(task_id).ready()}
+
+    def result(self, task_id: str) -> AsyncResult:
+        """The same one each time: what it has received comes only once."""
+        return self._received.setdefault(task_id, AsyncResult(task_id, app=self._app))
 
     def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         return []

@@ -17,7 +17,7 @@ from rootcellar.demo.app import BACKEND, BROKER, QUEUE, app, configure
 from rootcellar.demo.results import results_of
 from rootcellar.demo.tasks import PROGRESS
 from rootcellar.demo.workers import DemoWorker, ProcessWorker, ThreadWorker
-from rootcellar.demo.workload import Workload
+from rootcellar.demo.workload import Expected, Workload
 from rootcellar.errors import ConfigurationError, DemoFailed, DriverBroken, DriverMissing, RootcellarError
 from rootcellar.urls import redact
 
@@ -170,9 +170,11 @@ class Demo:
     def _look_at_report(self) -> None:
         if self._workload.report_id in self._finished:
             return
-        meta = app.backend.get_task_meta(self._workload.report_id)
-        if meta["status"] == PROGRESS:
-            self._watcher.report(meta["result"]["current"], meta["result"]["total"])
+        result = self.results.result(self._workload.report_id)
+        state, progress = result.state, result.result
+        # it may have ended between the two
+        if state == PROGRESS and isinstance(progress, dict) and "total" in progress:
+            self._watcher.report(progress["current"], progress["total"])
 
     def _give_up_if_stalled(self, unfinished: int) -> None:
         if time.monotonic() - self._last_news > _STALL_SECONDS:
@@ -189,8 +191,11 @@ class Demo:
             tasks=len(expected),
             states=Counter(task.state for task in expected),
             seconds=seconds,
-            mismatches=tuple(found for task in expected if (found := task.mismatch())),
+            mismatches=tuple(found for task in expected if (found := self._mismatch(task))),
         )
+
+    def _mismatch(self, task: Expected) -> str | None:
+        return task.mismatch(self.results.result(task.task_id), has_retries=self.results.has_retries)
 
     def _delete_queues(self) -> None:
         """Leave nothing in the broker; should it be gone by now, there is nothing to do."""
