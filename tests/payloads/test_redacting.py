@@ -434,3 +434,13 @@ def test_exception_that_cannot_be_copied_is_masked() -> None:
 
     copied = Redaction(DEFAULTS).failure(Fussy(code=4))
     assert (type(copied), copied.args) == (Fussy, (f"password={MASK}", 4))
+
+
+@pytest.mark.parametrize("beginning", ["", "x" * 64 + " ", "x" * 63 + " ", "жж: ", "token=y;", "_", "-"])
+@pytest.mark.parametrize(("name", "is_kept"), [
+    ("a_token", True), ("A-TOKEN", True), ("atoken", True), ("x_keep_token", True), ("ж_keep_token", True),
+    ("x_a_token", False), ("жa_token", False), ("token", False), ("a_tokens_token", False), ("keep_x_token", False),
+])  # fmt: skip
+def test_name_that_is_kept_is_told_from_one_that_ends_like_it(beginning: str, name: str, is_kept: bool) -> None:
+    masked = Redaction(["*token", "-a_token", "-*keep_token"]).text(f"{beginning}{name}=secret")
+    assert masked.endswith(f"{name}={'secret' if is_kept else MASK}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -15,6 +16,8 @@ from rootcellar.payloads.redactor import Redactor
 SIZE = 10_000_000
 #: seconds of CPU
 MOST = 2.0
+#: how often a text is redacted at most: a busy machine takes more time, also of the CPU, but not each time
+ROUNDS = 4
 _drawn = random.Random(1)
 
 
@@ -47,16 +50,41 @@ TEXTS = {
     "after a name, spaces": "token" + " " * 10_000,
     "controls": "\x00\u202e",
     "lone surrogates": "\ud800",
+    "short names": "pwd=1,",
+    "short names after letters that are not ASCII": "жpwd=1,",
+    "a name again as its value": "pwd'='",
+    "names that are kept": "a_token=1,",
+    "long words": "x" * 5_000 + "_token=1 ",
+    "hyphens": "-",
+    "hyphens in a name": "a-b-c-token=x ",
+    "quotes": "'",
+    "double quotes": '"',
+    "backslashes": "\\",
+    "quotes after backslashes": '\\"',
+    "brackets": "token=[",
+    "many alphabets": "жж密码token=ж ",
 }
+PATTERNS = {"default": DEFAULTS, "some kept": (*DEFAULTS, "a_token", "-a_token", "-*keep")}
 
 
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return the least seconds of CPU of some rounds; no more rounds than are needed."""
+    least = float("inf")
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        work()
+        least = min(least, time.process_time() - started)
+        if least < MOST:
+            break
+    return least
+
+
+@pytest.mark.parametrize("patterns", PATTERNS)
 @pytest.mark.parametrize("name", TEXTS)
-def test_ten_megabytes_take_less_than_two_seconds(name: str) -> None:
+def test_ten_megabytes_take_less_than_two_seconds(name: str, patterns: str) -> None:
     text = TEXTS[name] * (SIZE // len(TEXTS[name]))
-    redaction = Redaction(DEFAULTS)
-    started = time.process_time()
-    redaction.text(text, {"a secret of the call", "another"})
-    assert time.process_time() - started < MOST
+    redaction = Redaction(PATTERNS[patterns])
+    assert seconds_of(lambda: redaction.text(text, {"a secret of the call", "another"})) < MOST
 
 
 @pytest.mark.parametrize("name", sorted(set(TEXTS) - {"lone surrogates"}))

@@ -185,8 +185,9 @@ _VALUE = (
 _ASSIGNED = r"""(?:\\?["'])?\s*(?:=>|:=|=(?!=)|:)\s*"""
 _SCHEME = r"(?:(?:[bB][eE][aA][rR][eE][rR]|[bB][aA][sS][iI][cC]|[dD][iI][gG][eE][sS][tT]|[tT][oO][kK][eE][nN])\s+)?"
 #: the longest part of a name that a ``*`` stands for in a text
-_ANY = r"\w{0,64}"
-_WORD_BEFORE = re.compile(r"[^\w-]")
+_MOST_LETTERS = 64
+_ANY = rf"\w{{0,{_MOST_LETTERS}}}"
+_BACKWARD_WORD = re.compile(r"[\w-]*")
 
 
 def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Callable[[str], str]:
@@ -197,18 +198,37 @@ def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Call
     names = _in_text(patterns)
     if not names:
         return lambda text: text
-    found = re.compile(rf"((?:{names})({_ASSIGNED}){_SCHEME}){_VALUE}")
+    found = re.compile(rf"(({names}){_ASSIGNED}{_SCHEME}){_VALUE}")
     keeps = [normal(pattern) for pattern in kept if "." not in pattern and pattern != CARD]
     if not keeps:
-        return lambda text: found.sub(rf"\g<1>{mask}", text)
+        # a function: before Python 3.12 a template takes twice as long
+        return lambda text: found.sub(lambda match: f"{match[1]}{mask}", text)
+    is_near = re.compile("|".join(map(_backward_end, keeps)), re.IGNORECASE).match
 
-    def masked(match: re.Match[str]) -> str:
-        text = match.string
-        before = text[max(0, match.start() - 64) : match.start()]
-        name = normal(_WORD_BEFORE.split(before)[-1] + text[match.start() : match.start(2)])
-        return match[0] if any(like(name, keep) for keep in keeps) else f"{match[1]}{mask}"
+    def masked_in(text: str) -> str:
+        verdicts: dict[str, bool] = {}
 
-    return lambda text: found.sub(masked, text)
+        def is_kept(backward: str) -> bool:
+            word = _BACKWARD_WORD.match(backward)[0]  # type: ignore[index]
+            if word not in verdicts:
+                name = normal(word[::-1])
+                verdicts[word] = any(like(name, keep) for keep in keeps)
+            return verdicts[word]
+
+        def masked(match: re.Match[str]) -> str:
+            start, end = match.span(2)
+            # the name and what is before it, from its end: so its first letters decide of nearly all names
+            backward = text[end - 1 : start - 65 : -1] if start > 64 else text[:end][::-1]
+            return match[0] if is_near(backward) and is_kept(backward) else f"{match[1]}{mask}"
+
+        return found.sub(masked, text)
+
+    return masked_in
+
+
+def _backward_end(keep: str) -> str:
+    """Return a regular expression for the end of a normal name, read from its end."""
+    return "".join(rf"[_-]*{re.escape(letter)}" for letter in reversed(keep.split("*")[-1]))
 
 
 def _in_text(patterns: Iterable[str]) -> str:
@@ -246,7 +266,10 @@ def _rest_of(core: str) -> str:
     for part in core.split("*"):
         words = ("".join(map(_either, word)) for word in re.split("[_-]", part))
         parts.append("[_-]?".join(words))
-    return _ANY.join(parts)
+    stars = len(parts) - 1
+    # in a word that is too long for any such name, no end is looked for
+    too_long = rf"(?!\w{{{_MOST_LETTERS * stars + len(core) + 1}}})" if stars else ""
+    return too_long + _ANY.join(parts)
 
 
 def _either(letter: str) -> str:
