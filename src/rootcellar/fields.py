@@ -43,6 +43,11 @@ def text_id(value: Any) -> str:
 
 def id_of(value: Any) -> str | None:
     """Return what a header gives for an id as text; ``None`` if it cannot be an id."""
+    # nearly every id: what is printable holds neither NUL nor a lone surrogate
+    if value is None or (
+        type(value) is str and value.isprintable() and 0 < len(value) <= LONGEST_ID and value[-1] != " "
+    ):
+        return value
     if isinstance(value, (str, bytes, UUID, int)) and not isinstance(value, bool):
         text = text_id(value)
         return text if 0 < len(text) <= LONGEST_ID and _is_held_everywhere(text) else None
@@ -59,6 +64,8 @@ def text_of(value: Any) -> str | None:
 
     A longer one is cut.
     """
+    if value is None or (type(value) is str and len(value) <= LONGEST_TEXT):
+        return value
     if isinstance(value, (str, bytes, UUID, int, float)) and not isinstance(value, bool):
         text = text_id(value)
         return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
@@ -67,6 +74,10 @@ def text_of(value: Any) -> str | None:
 
 def number_of(value: Any) -> int | None:
     """Return what a header gives for a number, at least 0; ``None`` if it is none that every server holds."""
+    if value is None:
+        return None
+    if type(value) is int:
+        return value if 0 <= value <= _LARGEST_NUMBER else None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -77,6 +88,8 @@ def number_of(value: Any) -> int | None:
 
 def moment_of(value: Any) -> datetime | None:
     """Return what a header or an attribute gives for a time, in UTC; ``None`` if it is no time."""
+    if value is None:
+        return None
     try:
         return clamped(value if isinstance(value, datetime) else datetime.fromisoformat(value))
     except FAILURES:

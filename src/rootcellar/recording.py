@@ -110,7 +110,7 @@ class Recorder:
         fields: dict[str, Any] = {
             "name": text_of(getattr(request, "task", None)),
             "worker": text_of(getattr(request, "hostname", None)),
-            "queue": text_of(about.get("routing_key")) if isinstance(about, Mapping) else None,
+            "queue": text_of(about.get("routing_key")) if type(about) is dict or isinstance(about, Mapping) else None,
             "retries": number_of(getattr(request, "retries", None)),
             "group_id": id_of(getattr(request, "group", None)),
             "group_index": number_of(getattr(request, "group_index", None)),
@@ -223,7 +223,7 @@ def text_ids(found: Any) -> Any:
 def _stamped(request: Any) -> dict[str, Any]:
     """Return the stamps of a request, by the names that it gives."""
     stamps, names = getattr(request, "stamps", None), getattr(request, "stamped_headers", None)
-    if not isinstance(stamps, Mapping) or not isinstance(names, (list, tuple, set, frozenset)):
+    if stamps is None or not isinstance(stamps, Mapping) or not isinstance(names, (list, tuple, set, frozenset)):
         return {}
     return {name: stamps[name] for name in names if isinstance(name, str) and name in stamps}
 

@@ -15,7 +15,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.close()
+        self._lock.acquire(blocking=False)
 
     def close(self) -> None:
         """Close it, open or not."""

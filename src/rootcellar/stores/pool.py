@@ -286,7 +286,8 @@ class ConnectionPool(Generic[C]):
         slot.since = time.monotonic()
         # from here on it is idle
         slot.loan = None
-        state.wake()
+        if state.queue or state.is_forking:
+            state.wake()
 
     def _drop(self, loan: Loan[C]) -> None:
         """Close the connection that ``loan`` has, if it has one, and make room for another one."""

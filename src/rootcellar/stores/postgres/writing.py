@@ -140,6 +140,9 @@ class _Turns:
     def take_followers(self, leader: Write) -> list[Write]:
         """Return those that go in the turn of ``leader``, which begins."""
         with self._lock:
+            if not self.queue:
+                self._followers = []
+                return self._followers
             next_ones = [write for write in self.queue if write.is_wanted and write is not leader]
             count = 0 if leader.is_alone else _together(next_ones)
             self._followers = next_ones[:count]
@@ -160,7 +163,7 @@ class _Turns:
                 for follower in self._followers:
                     follower.gate.open()
                 self._followers = []
-                self.leader = next((write for write in self.queue if write.is_wanted), None)
+                self.leader = next((write for write in self.queue if write.is_wanted), None) if self.queue else None
             if self.leader is not None:
                 if self.leader in self.queue:
                     self.queue.remove(self.leader)
@@ -245,7 +248,8 @@ class Writer:
 
     def _turn(self, connection: Connection, batch: list[Write]) -> None:
         """Write a batch in one round trip: one transaction, and after its commit the bell."""
-        batch = sorted(batch, key=_order)
+        if len(batch) > 1:
+            batch = sorted(batch, key=_order)
         told = [write for write in batch if write.task_id]
         pipeline = Pipeline(connection)
         pipeline.send(BEGIN)
