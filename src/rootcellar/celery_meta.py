@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
+from functools import partial
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from rootcellar.errors import PayloadUnreadable
-from rootcellar.fields import FAILURES, Reading, clamped, damaged, number_of, text_of
+from rootcellar.fields import FAILURES, Reading, damaged, number_of, text_of
 from rootcellar.records import ENDS, FOREIGN, NO_DATE, TYPED_JSON, GroupRecord, Payload, TaskRecord
 from rootcellar.stores.rows import frame, unframe_loosely
 
@@ -42,6 +43,8 @@ _TEXTS = {
 _NUMBERS = {"retries": "retries", "group_index": "group_index"}
 _DATES = {"sent_at": "date_sent", "started_at": "date_started"}
 _PAYLOADS = ("result", "args", "kwargs", "children", "stamps")
+#: the bytes that stand for one that is not there
+_LENGTHS_OF_NONE = {"result": len(b',"result":null'), "children": len(b',"children":[]')}
 #: what a later state keeps where it does not say it anew; the place here is the bit in the mark
 KEPT = (*_TEXTS, *_NUMBERS, *_DATES, "args", "kwargs", "children", "stamps")
 _BITS = {name: 1 << place for place, name in enumerate(KEPT)}
@@ -126,9 +129,12 @@ def _own_task(task_id: str, blob: bytes) -> TaskRecord:
     fields, payloads = _read(blob, _PAYLOADS)
     reading = Reading()
     given: dict[str, Any] = dict(payloads)
-    given.update({name: reading.text(name, fields.get(key)) for name, key in _TEXTS.items()})
-    given.update({name: reading.number(name, fields.get(key)) for name, key in _NUMBERS.items()})
-    given.update({name: reading.moment(name, fields.get(key), _date) for name, key in _DATES.items()})
+    date = partial(reading.moment, read=_date)
+    for names, kind, read in ((_TEXTS, str, reading.text), (_NUMBERS, int, reading.number), (_DATES, None, date)):
+        for name, key in names.items():
+            value = fields.get(key)
+            if value is not None:
+                given[name] = value if type(value) is kind else read(name, value)
     state = reading.state(fields.get("status"))
     done_at = reading.done_at(fields.get("date_done"), _date)
     return TaskRecord(
@@ -235,7 +241,7 @@ def _read(blob: bytes, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str
     for name, size in zip(names, sizes, strict=True):
         if size == "-":
             payloads[name] = None
-            end += {"result": len(b',"result":null'), "children": len(b',"children":[]')}.get(name, 0)
+            end += _LENGTHS_OF_NONE.get(name, 0)
             continue
         start = end + len(name) + 4
         length = int(size.rstrip(_TYPED))
@@ -357,7 +363,10 @@ def _milliseconds(moment: datetime | None) -> int:
 
 
 def _date(value: Any) -> datetime:
-    return clamped(datetime.fromisoformat(str(value).replace("Z", "+00:00")))
+    if type(value) is str and value[-1:] != "Z":
+        return datetime.fromisoformat(value)
+    # Python 3.10 does not know the Z
+    return datetime.fromisoformat(str(value).replace("Z", "+00:00"))
 
 
 def _marked_date(value: Any) -> Any:

@@ -44,9 +44,7 @@ def text_id(value: Any) -> str:
 def id_of(value: Any) -> str | None:
     """Return what a header gives for an id as text; ``None`` if it cannot be an id."""
     # nearly every id: what is printable holds neither NUL nor a lone surrogate
-    if value is None or (
-        type(value) is str and value.isprintable() and 0 < len(value) <= LONGEST_ID and value[-1] != " "
-    ):
+    if type(value) is str and value.isprintable() and 0 < len(value) <= LONGEST_ID and value[-1] != " ":
         return value
     if isinstance(value, (str, bytes, UUID, int)) and not isinstance(value, bool):
         text = text_id(value)
@@ -64,7 +62,7 @@ def text_of(value: Any) -> str | None:
 
     A longer one is cut.
     """
-    if value is None or (type(value) is str and len(value) <= LONGEST_TEXT):
+    if type(value) is str and len(value) <= LONGEST_TEXT:
         return value
     if isinstance(value, (str, bytes, UUID, int, float)) and not isinstance(value, bool):
         text = text_id(value)
@@ -74,8 +72,6 @@ def text_of(value: Any) -> str | None:
 
 def number_of(value: Any) -> int | None:
     """Return what a header gives for a number, at least 0; ``None`` if it is none that every server holds."""
-    if value is None:
-        return None
     if type(value) is int:
         return value if 0 <= value <= _LARGEST_NUMBER else None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
@@ -88,8 +84,6 @@ def number_of(value: Any) -> int | None:
 
 def moment_of(value: Any) -> datetime | None:
     """Return what a header or an attribute gives for a time, in UTC; ``None`` if it is no time."""
-    if value is None:
-        return None
     try:
         return clamped(value if isinstance(value, datetime) else datetime.fromisoformat(value))
     except FAILURES:
@@ -98,6 +92,8 @@ def moment_of(value: Any) -> datetime | None:
 
 def clamped(moment: datetime) -> datetime:
     """Return a moment in UTC, within what every server holds. One without a time zone is taken as UTC."""
+    if moment.tzinfo is timezone.utc and EARLIEST <= moment <= LATEST:
+        return moment
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     try:
@@ -169,7 +165,9 @@ class Reading:
         if value is None:
             return None
         try:
-            return clamped(read(value))
+            moment = read(value)
+            # as clamped does
+            return moment if moment.tzinfo is timezone.utc and EARLIEST <= moment <= LATEST else clamped(moment)
         except FAILURES:
             self.damage.append(name)
             return None

@@ -35,10 +35,13 @@ class Worked:
     def __init__(self) -> None:
         # memory that forked processes share: a new child of a worker knows what its predecessors could do
         self._memory = mmap.mmap(-1, len(VERBS))
+        #: the same, for this process alone
+        self.noted: set[int] = set()
 
     def note(self, place: int) -> None:
         """Note that the verb at ``place`` of :data:`VERBS` has worked."""
         self._memory[place] = 1
+        self.noted.add(place)
 
     def holds(self, place: int, error: errors.RootcellarError) -> bool:
         """Tell whether an error of the verb at ``place`` is only a withdrawal of what worked before."""
@@ -60,7 +63,8 @@ def held(verb: str, method: Callable[..., Any]) -> Callable[..., Any]:
             if may_hold and store.worked.holds(place, exc):
                 exc.retryable = True
             raise
-        store.worked.note(place)
+        if place not in store.worked.noted:
+            store.worked.note(place)
         return answer
 
     return call

@@ -26,6 +26,8 @@ _BINARY_FORM = 1
 _plain = attrgetter(*rows.PLAIN_COLUMNS.values())
 _dates = attrgetter(*rows.DATE_COLUMNS.values())
 _payloads = attrgetter(*rows.PAYLOAD_COLUMNS)
+#: the two columns of a payload that is not there
+_NOTHING = (None, None)
 
 _INTEGERS = ("retries", "group_index")
 
@@ -46,6 +48,9 @@ def task_values(record: TaskRecord) -> list[bytes | None]:
         # one with a field of another type must not come among the others
         raise RecordRefused(f"a field of task {record.task_id!a} has the wrong type: {exc}") from exc
     for payload in _payloads(record):
+        if payload is None:
+            values += _NOTHING
+            continue
         text, exact = rows.payload_columns(payload)
         values += (None if text is None else text.encode(), exact)
     return values
@@ -65,23 +70,19 @@ def encode_date(moment: datetime) -> bytes:
 def task_record(values: Sequence[bytes | None]) -> TaskRecord:
     """Return the record of a row whose columns are :data:`rows.TASK_COLUMNS`, in that order, whatever they hold."""
     try:
-        return _task_record(values)
+        fields: dict[str, Any] = {
+            name: None if value is None else read(value)
+            for name, value, read in zip(_NAMES, values, _READERS, strict=False)
+        }
+        place = len(_NAMES)
+        for name in rows.PAYLOAD_COLUMNS:
+            text, exact = values[place : place + 2]
+            place += 2
+            if text is not None:
+                fields[name] = rows.read_payload_bytes(text, exact)
+        return TaskRecord(**fields)
     except FAILURES:
         return _damaged_record(values)
-
-
-def _task_record(values: Sequence[bytes | None]) -> TaskRecord:
-    fields: dict[str, Any] = {
-        name: None if value is None else read(value)
-        for name, value, read in zip(_NAMES, values, _READERS, strict=False)
-    }
-    place = len(_NAMES)
-    for name in rows.PAYLOAD_COLUMNS:
-        text, exact = values[place : place + 2]
-        place += 2
-        if text is not None:
-            fields[name] = rows.read_payload_bytes(text, exact)
-    return TaskRecord(**fields)
 
 
 def _damaged_record(values: Sequence[bytes | None]) -> TaskRecord:
@@ -108,7 +109,9 @@ def _read_integer(value: bytes) -> int:
 def _read_date(value: bytes) -> datetime:
     microseconds = int.from_bytes(value, "big", signed=True)
     # servers hold more than Python does: other centuries, and the moments before and after all others
-    return _EPOCH + timedelta(microseconds=min(max(microseconds, _EARLIEST), _LATEST))
+    if not _EARLIEST <= microseconds <= _LATEST:
+        microseconds = min(max(microseconds, _EARLIEST), _LATEST)
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 _ENCODERS: list[Callable[[Any], bytes]] = [

@@ -26,7 +26,9 @@ _PARAMETER = re.compile(r"%(?:%|\((\w+)\)s)")
 #: the parameters of a statement, and the form of each: lists, because psycopg 3.2's C code takes nothing else
 Values = tuple[list[bytes | None], list[int]]
 NOTHING: Values = ([], [])
-_GOOD = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
+#: as numbers, which psycopg has them as: an enum costs more to look up than what it is compared with
+_GOOD = (int(ExecStatus.COMMAND_OK), int(ExecStatus.TUPLES_OK))
+_SYNCHRONISED = int(ExecStatus.PIPELINE_SYNC)
 
 
 class Statement:
@@ -186,7 +188,7 @@ class Pipeline:
                 if pgconn.status == ConnStatus.BAD:
                     raise _incomplete()
                 continue
-            if result.status == ExecStatus.PIPELINE_SYNC:
+            if result.status == _SYNCHRONISED:
                 return found
             found.append(result)
 
@@ -209,7 +211,9 @@ class Answers(NamedTuple):
 
 def row_of(result: PGresult, row: int = 0) -> tuple[bytes | None, ...]:
     """Return a row of a result, its values in PostgreSQL's binary form."""
-    return tuple(result.get_value(row, column) for column in range(result.nfields))
+    get = result.get_value
+    # a list first: a generator costs a call for each column
+    return tuple([get(row, column) for column in range(result.nfields)])
 
 
 def rows_of(result: PGresult) -> Iterator[tuple[bytes | None, ...]]:

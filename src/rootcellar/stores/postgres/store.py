@@ -41,6 +41,8 @@ _LONG = {
     *("delete_expired_adopted_tasks", "delete_expired_adopted_groups"),
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+#: the states of a connection that is ready for the next statement
+_IDLE, _NO_PIPELINE = int(psycopg.pq.TransactionStatus.IDLE), int(psycopg.pq.PipelineStatus.OFF)
 
 
 class PostgresStore(SqlStore[Connection]):
@@ -98,7 +100,7 @@ class PostgresStore(SqlStore[Connection]):
             values, forms = [*values, *more], [*forms, *more_forms]
         is_ready = record.done_at is not None
         write = self._write(
-            lambda: Write(record.task_id, statement, (values, forms), order, is_durable=durable, is_ready=is_ready)
+            partial(Write, record.task_id, statement, (values, forms), order, is_durable=durable, is_ready=is_ready)
         )
         if part is None:
             is_first = bool(write.answer) and read_bool(write.answer[0])
@@ -325,10 +327,7 @@ def _is_alive(connection: Connection) -> bool:
 def _is_usable(connection: Connection) -> bool:
     # a lost connection is in no such state either; one whose user was interrupted may wait for a pipeline's end
     pgconn = connection.pgconn
-    return (
-        pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
-        and pgconn.pipeline_status == psycopg.pq.PipelineStatus.OFF
-    )
+    return pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _NO_PIPELINE
 
 
 def _statements(options: StoreOptions) -> dict[str, str]:

@@ -34,9 +34,8 @@ _UNANSWERED = errors.StoreUnavailable("not written yet")
 _RELAX = Statement("relax", "SET LOCAL synchronous_commit = off")
 _BELL_FORMATS = [1, 0]
 
-#: the types of a record's parameters, and of what decides its place
+#: the types of a record's parameters
 _PARAMETERS = frozenset({bytes, type(None)})
-_TEXTS = frozenset({str})
 #: what the driver, or our own code, raises of a record that it cannot send
 _UNSENDABLE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
@@ -85,7 +84,8 @@ class Write:
         is_durable: bool,
         is_ready: bool,
     ) -> None:
-        if not (_TEXTS.issuperset(map(type, (task_id, *order))) and _PARAMETERS.issuperset(map(type, values[0]))):
+        is_text = type(task_id) is str and type(order[0]) is str and type(order[1]) is str
+        if not is_text or not _PARAMETERS.issuperset(map(type, values[0])):
             raise errors.RecordRefused(
                 f"a field of task {task_id!a} has another type than the store takes",
                 remedy="see what stores it: ids are text",
@@ -130,11 +130,11 @@ class _Turns:
 
     def join(self, write: Write) -> None:
         """Let ``write`` lead where nobody does; otherwise it comes next."""
-        write.gate.close()
         with self._lock:
             if self.leader is None:
                 self.leader = write
             else:
+                write.gate.close()
                 self.queue.append(write)
 
     def take_followers(self, leader: Write) -> list[Write]:
@@ -228,8 +228,8 @@ class Writer:
         try:
             with self._pool.connection() as connection:
                 self._turn(connection, batch)
-                failed = [write for write in batch if write.error is not None]
                 if len(batch) > 1:
+                    failed = [write for write in batch if write.error is not None]
                     # one of them spoilt the transaction for all: each alone gets its own answer
                     for write in failed:
                         write.error = _UNANSWERED
@@ -250,11 +250,16 @@ class Writer:
         """Write a batch in one round trip: one transaction, and after its commit the bell."""
         if len(batch) > 1:
             batch = sorted(batch, key=_order)
-        told = [write for write in batch if write.task_id]
+        told: list[Write] = []
+        is_durable = False
+        for write in batch:
+            is_durable = is_durable or write.is_durable
+            if write.task_id:
+                told.append(write)
         pipeline = Pipeline(connection)
         pipeline.send(BEGIN)
         first = 1
-        if not any(write.is_durable for write in batch):
+        if not is_durable:
             first = 2
             pipeline.send(_RELAX)
         for write in batch:

@@ -91,9 +91,10 @@ class Replication:
             ServerError: the server refused the command.
             OSError: the connection is gone.
         """
-        if not self._is_worthwhile(line):
+        if not self._replicas or not self._is_worthwhile(line):
             reply = line.call(packed)
-            self._make_sure(line, ASK_EVERY)
+            if self._mastership is not None:
+                self._make_sure(line, ASK_EVERY)
             return reply
         reply, waited = line.call_all([packed, self._command])
         if type(reply) is ServerError:
