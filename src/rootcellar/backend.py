@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, TypeVar
 
 from billiard.einfo import ExceptionInfo
@@ -139,6 +140,8 @@ class ResultBackend(ReadingBackend):
         warn_of_unknown(ours)
         self._synchronous_commit = ours.get("synchronous_commit", True)
         self._exception_modules = type_modules_of(conf) or ()
+        #: the app's tasks, also those that it gets later, once they are used: the app takes a lock to look them up
+        self._tasks: Any = None
         self.codec = codec_of(conf, serializer=self.serializer, accept=self.accept)
         # blobs are deleted by a sweep, wherever the records expire
         self.supports_autoexpire = self.store.expires_by_itself and self.codec.spilling is None
@@ -177,9 +180,10 @@ class ResultBackend(ReadingBackend):
             NotEncodable: the result cannot be encoded.
             ResultNotStored: the store did not come back within the limit.
         """
-        request = _own_request(task_id, request)
+        key = text_id(task_id)
+        request = _own_request(key, request)
         encodable = self._encodable(result, state, request)
-        outgoing = self._outgoing(text_id(task_id), encodable, state, traceback, request)
+        outgoing = self._outgoing(key, encodable, state, traceback, request)
         record = outgoing.record
         part = self.chords.part_of(request, state, encodable, holds_result=False) if self.chords.is_end() else None
 
@@ -199,12 +203,12 @@ class ResultBackend(ReadingBackend):
                 )
             else:
                 self._interim.settle(record.task_id)
-                progress = self._retried(lambda: self._put(outgoing, part, request), what).chord
+                progress = self._retried(partial(self._put, outgoing, part, request), what).chord
         except RootcellarError as exc:
             raise self._not_stored(exc, task_id, state) from exc
         if part is not None:
             self.chords.note_progress(request, progress)
-        self._cache.pop(text_id(task_id), None)
+        self._cache.pop(key, None)
         return encodable
 
     def _is_over(self, task_id: str) -> bool:
@@ -296,16 +300,18 @@ class ResultBackend(ReadingBackend):
             logger.error("Could not %s at once. The worker's main process goes on, and it is done later.", what)
 
     def _put(self, outgoing: Outgoing, part: ChordPart | None, request: Any) -> Stored:
+        is_durable = self._is_durable(request)
+        spilling = self.codec.spilling
+
         def put(record: TaskRecord) -> Stored:
-            return self.store.put(record, part, lease=self.chords.lease, durable=self._is_durable(request))
+            return self.store.put(record, part, lease=self.chords.lease, durable=is_durable)
 
-        def put_with_blob(record: TaskRecord) -> Stored:
-            if self.codec.spilling is None:
-                return put(record)
-            is_repeated = _is_repeated(request)
-            return self.codec.spilling.put(self.store, record, lambda: put(record), is_repeated=is_repeated)
-
-        return outgoing.put(put_with_blob)
+        if spilling is None:
+            return outgoing.put(put)
+        is_repeated = _is_repeated(request)
+        return outgoing.put(
+            lambda record: spilling.put(self.store, record, lambda: put(record), is_repeated=is_repeated)
+        )
 
     def _is_durable(self, request: Any) -> bool:
         """Tell whether the result must be on disk before the task counts as done: by call, by task, by setting."""
@@ -336,19 +342,13 @@ class ResultBackend(ReadingBackend):
         return self.recorder.record(task_id, result, state, traceback, request, children, room)
 
     def _outgoing(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outgoing:
-        record = self._record_for_sure(task_id, result, state, traceback, request)
-        return Outgoing(record, lambda room: self._record(task_id, result, state, traceback, request, room))
+        make = partial(self._record, task_id, result, state, traceback, request)
+        return Outgoing(make() if self.codec.spilling is None else self._made_for_sure(make, task_id, state), make)
 
-    def _record_for_sure(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> TaskRecord:
+    def _made_for_sure(self, make: Callable[[], TaskRecord], task_id: str, state: str) -> TaskRecord:
         """Return the record, also where its result goes to a blob store that is out of reach for a while."""
-
-        def record() -> TaskRecord:
-            return self._record(task_id, result, state, traceback, request)
-
-        if self.codec.spilling is None:
-            return record()
         try:
-            return self._retried(record, f"keep the result of task {task_id} in a blob")
+            return self._retried(make, f"keep the result of task {task_id} in a blob")
         except RootcellarError as exc:
             if not exc.retryable:
                 raise
@@ -357,7 +357,12 @@ class ResultBackend(ReadingBackend):
     def _task_of(self, request: Any) -> Any:
         """Return the task of a request; ``None`` where this process does not know it."""
         name = getattr(request, "task", None)
-        return self.app.tasks.get(name) if isinstance(name, str) else None
+        if not isinstance(name, str):
+            return None
+        tasks = self._tasks
+        if tasks is None:
+            tasks = self._tasks = self.app.tasks
+        return tasks.get(name)
 
     def prepare_compression(self, compression: str | None) -> str | None:
         """Return the compression to encode with; Celery knows this method since 5.7, and calls it then."""
@@ -561,6 +566,8 @@ def _own_request(task_id: Any, request: Any) -> Any:
     """Return a request if it belongs to this task; otherwise ``None``, because nothing of it may be stored here."""
     # that of a message whose task is not known has no id
     own = getattr(request, "id", task_id)
+    if type(own) is str and own == task_id:
+        return request
     return request if own is not None and text_id(own) == text_id(task_id) else None
 
 

@@ -13,8 +13,7 @@ import hashlib
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -50,6 +49,18 @@ _is_end: ContextVar[bool] = ContextVar("rootcellar_is_end", default=False)
 
 #: the attribute of a request under which the progress waits between storing the result and calling the body
 _PROGRESS = "_rootcellar_chord_progress"
+
+
+class _Ending:
+    """A ``with`` block within which the end of a task is stored."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token: Token[bool] = _is_end.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        _is_end.reset(self._token)
 
 
 class Host(Protocol):
@@ -164,14 +175,9 @@ class Chords:
         self.proceed(request, progress)
         return True
 
-    @contextmanager
-    def ending(self) -> Iterator[None]:
-        """Say that what is stored within is the end of a task."""
-        token = _is_end.set(True)
-        try:
-            yield
-        finally:
-            _is_end.reset(token)
+    def ending(self) -> _Ending:
+        """Say, in a ``with`` block, that what is stored within is the end of a task."""
+        return _Ending()
 
     def is_end(self) -> bool:
         """Tell whether what is stored now is the end of a task, and so a part of its chord."""

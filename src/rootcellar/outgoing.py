@@ -36,8 +36,9 @@ class Outgoing:
     def __init__(self, record: TaskRecord, make: Callable[[int | None], TaskRecord]) -> None:
         self.record = record
         self._make = make
-        self._rooms = list(ROOMS)
-        self._made_at = _clocks()
+        self._rooms: tuple[int, ...] = ROOMS
+        #: when its blob was written; ``None`` where it has none
+        self._made_at = None if blob_of(record) is None else _clocks()
 
     def put(self, put: Callable[[TaskRecord], T]) -> T:
         """Store it.
@@ -49,7 +50,8 @@ class Outgoing:
             RecordRefused: the outcome itself is too large; it names the largest field.
             RootcellarError: what ``put`` raises.
         """
-        self._renew_blob()
+        if self._made_at is not None:
+            self._renew_blob(self._made_at)
         while True:
             try:
                 return put(self.record)
@@ -57,19 +59,17 @@ class Outgoing:
                 if not self._shorten(exc):
                     raise self._named(exc) from exc
 
-    def _renew_blob(self) -> None:
+    def _renew_blob(self, made_at: tuple[float, float]) -> None:
         """Write the blob again, under another name, before a sweep takes it for one that is nobody's."""
-        if blob_of(self.record) is None:
-            return
         now = _clocks()
-        if max(later - earlier for earlier, later in zip(self._made_at, now, strict=True)) < RENEW_AFTER:
+        if max(later - earlier for earlier, later in zip(made_at, now, strict=True)) < RENEW_AFTER:
             return
         self.record = dataclasses.replace(self.record, result=self._make(None).result)
         self._made_at = now
 
     def _shorten(self, refused: RecordRefused) -> bool:
         while self._rooms:
-            room = self._rooms.pop(0)
+            room, self._rooms = self._rooms[0], self._rooms[1:]
             if all(size <= room for name, size in _sizes(self.record).items() if name != "result" or self._has_failed):
                 continue
             before = _sizes(self.record)

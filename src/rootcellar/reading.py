@@ -47,7 +47,8 @@ class ReadingBackend(Backend):  # type: ignore[misc]
             PayloadError: it cannot be read.
             ResultNotRead: the store is out of reach.
         """
-        return super().get_task_meta(text_id(task_id), cache)  # type: ignore[no-any-return]
+        key = task_id if type(task_id) is str else text_id(task_id)
+        return super().get_task_meta(key, cache)  # type: ignore[no-any-return]
 
     def reload_task_result(self, task_id: str) -> None:
         """Read a task again, also where its result is in the cache."""

@@ -25,6 +25,19 @@ _DEEPEST = 200
 CUT = "rootcellar.cut"
 _CUTTABLE = ("result", "args", "kwargs", "children", "stamps", "traceback")
 
+#: the fields of a record that a request tells, the attributes that hold them, and what reads each
+_TOLD: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("name", "task", text_of),
+    ("worker", "hostname", text_of),
+    ("retries", "retries", number_of),
+    ("group_id", "group", id_of),
+    ("group_index", "group_index", number_of),
+    ("parent_id", "parent_id", id_of),
+    ("root_id", "root_id", id_of),
+    ("sent_at", process.SENT_AT, moment_of),
+    ("started_at", process.STARTED_AT, moment_of),
+)
+
 
 class Recorder:
     """Makes the records of one app's tasks.
@@ -106,19 +119,17 @@ class Recorder:
 
     def _told_by(self, request: Any, task_id: str, call: Call, room: int | None) -> dict[str, Any]:
         """Return what the request tells of the call: its name, times and relations; its arguments if extended."""
+        fields: dict[str, Any] = {}
+        for field, attribute, read in _TOLD:
+            value = getattr(request, attribute, None)
+            if value is not None:
+                fields[field] = read(value)
         about = getattr(request, "delivery_info", None)
-        fields: dict[str, Any] = {
-            "name": text_of(getattr(request, "task", None)),
-            "worker": text_of(getattr(request, "hostname", None)),
-            "queue": text_of(about.get("routing_key")) if type(about) is dict or isinstance(about, Mapping) else None,
-            "retries": number_of(getattr(request, "retries", None)),
-            "group_id": id_of(getattr(request, "group", None)),
-            "group_index": number_of(getattr(request, "group_index", None)),
-            "parent_id": other_than(task_id, id_of(getattr(request, "parent_id", None))),
-            "root_id": id_of(getattr(request, "root_id", None)),
-            "sent_at": moment_of(getattr(request, process.SENT_AT, None)),
-            "started_at": moment_of(getattr(request, process.STARTED_AT, None)),
-        }
+        if type(about) is dict or isinstance(about, Mapping):
+            fields["queue"] = text_of(about.get("routing_key"))
+        if fields.get("parent_id") == task_id:
+            # Celery's message of a retry names the task as its own parent
+            del fields["parent_id"]
         if stamped := _stamped(request):
             fields["stamps"] = self._codec.encode_loosely(stamped, task_id=task_id, field=STAMPS, call=call, room=room)
         if self._is_extended:
@@ -140,7 +151,7 @@ class Recorder:
         Raises:
             PayloadError: a value, the state or the traceback cannot be read.
         """
-        for field in unreadable(record):
+        for field in unreadable(record) if record.damage else ():
             raise PayloadUnreadable(
                 f"the {field} of task {record.task_id!a} is damaged",
                 remedy="restore the record from a backup, or forget the task",
@@ -154,7 +165,7 @@ class Recorder:
             "status": record.state,
             "result": read(record.result, RESULT),
             "traceback": self._codec.decode_text(record.traceback, task_id=record.task_id),
-            "children": self._children(record),
+            "children": [] if record.children is None else self._children(record.children, record.task_id),
             "date_done": None if record.done_at == NO_DATE else record.done_at,
             "name": record.name,
             "args": read(record.args, ARGS),
@@ -169,16 +180,14 @@ class Recorder:
             "date_started": record.started_at,
         }
         stamps = read(record.stamps, STAMPS)
-        if isinstance(stamps, Mapping):
+        if stamps is not None and isinstance(stamps, Mapping):
             # beside the fields, as Celery has them; but a stamp that is called as a field does not hide it
             meta = {**stamps, **meta, "stamped_headers": list(stamps)}
         return meta
 
-    def _children(self, record: TaskRecord) -> list[Any]:
-        if record.children is None:
-            return []
-        found = self._codec.decode_open(record.children, task_id=record.task_id, field="children")
-        return children_of(record.task_id, child_tuples(found, f"the children of task {record.task_id!a}"))
+    def _children(self, stored: Payload, task_id: str) -> list[Any]:
+        found = self._codec.decode_open(stored, task_id=task_id, field="children")
+        return children_of(task_id, child_tuples(found, f"the children of task {task_id!a}"))
 
 
 def child_tuples(found: Any, what: str) -> list[Any]:

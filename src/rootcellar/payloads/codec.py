@@ -109,7 +109,7 @@ class Codec:
 
         def serialised(value: Any) -> Payload:
             payload = self._serialised(value, field, serializer, failed)
-            if limit.exceeded_by(payload) and failed:
+            if failed and limit.exceeded_by(payload):
                 return self._serialised(limit.cut_failure(value), field, serializer, failed)
             return payload
 

@@ -63,15 +63,15 @@ class Sealing:
 
     def seal(self, payload: Payload, task_id: str, field: str) -> Payload:
         """Return ``payload`` encrypted or signed for a field of a task."""
+        if not self.is_on:
+            return payload
         if self._encryption:
             key_id = self._encryption.first.key_id
             nonce = os.urandom(_NONCE)
             sealed = self._ciphers[key_id].encrypt(nonce, payload.body, _bound(payload, task_id, field))
             return _with(payload, nonce + sealed, ENCRYPTED + key_id)
-        if self._signing:
-            key = self._signing.first
-            return _with(payload, payload.body, f"{SIGNED}{key.key_id}:{_mac(key.secret, payload, task_id, field)}")
-        return payload
+        key = self._signing.first
+        return _with(payload, payload.body, f"{SIGNED}{key.key_id}:{_mac(key.secret, payload, task_id, field)}")
 
     def open(self, payload: Payload, task_id: str, field: str) -> Payload:
         """Return what :meth:`seal` was given for the same field of the same task.
