@@ -32,17 +32,17 @@ class CeleryResults:
 
     def __init__(self, url: str, settings: Mapping[str, Any]) -> None:
         self._backend = make_app("memory://", url, settings).backend
-        self._request = Context(
-            task="benchmarks.bake",
-            id="5b1b9c4e-7d0a-4d6b-9e62-3c1f0a8f2d11",
-            root_id="5b1b9c4e-7d0a-4d6b-9e62-3c1f0a8f2d11",
-            hostname="worker1@kitchen",
-            delivery_info={"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False},
-            retries=0,
-        )
+        self._about = {
+            "task": "benchmarks.bake",
+            "root_id": "5b1b9c4e-7d0a-4d6b-9e62-3c1f0a8f2d11",
+            "hostname": "worker1@kitchen",
+            "delivery_info": {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False},
+            "retries": 0,
+        }
 
     def store(self, task_id: str, value: Any) -> None:
-        self._backend.store_result(task_id, value, "SUCCESS", request=self._request)
+        # of another task's request rootcellar stores nothing
+        self._backend.store_result(task_id, value, "SUCCESS", request=Context(self._about, id=task_id))
 
     def read(self, task_id: str) -> Any:
         return self._backend.get_task_meta(task_id, cache=False)["result"]

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -72,16 +73,11 @@ def _time(work: Callable[[str], object]) -> float:
 @contextmanager
 def _layers(url: str) -> Iterator[Layers]:
     backend = CeleryResults(POSTGRES.backend_url(url), {})._backend
-    request = Context(task="benchmarks.bake", hostname="worker1@kitchen", delivery_info={"routing_key": "celery"})
-    relaxed = Context(
-        task="benchmarks.bake",
-        hostname="worker1@kitchen",
-        delivery_info={"routing_key": "celery"},
-        result_synchronous_commit=False,
-    )
+    about = {"task": "benchmarks.bake", "hostname": "worker1@kitchen", "delivery_info": {"routing_key": "celery"}}
+    request, relaxed = partial(Context, about), partial(Context, about, result_synchronous_commit=False)
     value = value_of(0)
     there = str(uuid.uuid4())
-    backend.store_result(there, value, "SUCCESS", request=request)
+    backend.store_result(there, value, "SUCCESS", request=request(id=there))
     store: Any = open_store(url)
     assert isinstance(store, PostgresStore)
     record = store.get(there)
@@ -94,7 +90,7 @@ def _layers(url: str) -> Iterator[Layers]:
         run(connection, Statement("relax", "SELECT set_config('synchronous_commit', 'off', false)"))
         yield {
             "make a record of the value and the request": lambda task_id: backend._record(
-                task_id, value, "SUCCESS", None, request
+                task_id, value, "SUCCESS", None, request(id=task_id)
             ),
             "make parameters of the record": lambda task_id: binary.task_values(record),
             "a round trip: `SELECT 1`": lambda task_id: run(connection, _NOTHING),
@@ -102,10 +98,10 @@ def _layers(url: str) -> Iterator[Layers]:
             "`Store.put`, not waiting for the disk": lambda task_id: store.put(new(task_id), durable=False),
             "`Store.put`": lambda task_id: store.put(new(task_id)),
             "`ResultBackend.store_result`, not waiting for the disk": lambda task_id: backend.store_result(
-                task_id, value, "SUCCESS", request=relaxed
+                task_id, value, "SUCCESS", request=relaxed(id=task_id)
             ),
             "`ResultBackend.store_result`": lambda task_id: backend.store_result(
-                task_id, value, "SUCCESS", request=request
+                task_id, value, "SUCCESS", request=request(id=task_id)
             ),
             "`Store.get`": lambda task_id: store.get(there),
             "`ResultBackend.get_task_meta`": lambda task_id: backend.get_task_meta(there, cache=False),
