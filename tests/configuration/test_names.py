@@ -201,6 +201,85 @@ def test_wrong_port_of_the_application_refuses_nothing_beside_whole_urls() -> No
     assert {warning.partition(" ")[0] for warning in found.warnings} == {"DB_PORT", "REDIS_PORT"}
 
 
+#: variables of an application's own servers, with values that rootcellar's own must not have
+FOREIGN = {
+    "DB_HOST": "10.0.0.9",
+    "DB_PORT": "tcp://10.0.0.9:5432",
+    "DB_USER": "application",
+    "DB_PASSWORD": "foreign",
+    "DB_NAME": "application",
+    "DB_SSLMODE": "REQUIRED",
+    "DB_SSLCERT": "/nowhere/cert.pem",
+    "REDIS_HOST": "10.0.0.1",
+    "REDIS_PORT": "tcp://10.0.0.1:6379",
+    "REDIS_USERNAME": "application",
+    "REDIS_DB": "cache",
+    "REDIS_SOCKET": "/nowhere/redis.sock",
+    "REDIS_SENTINELS": "10.0.0.2",
+    "MONGODB_HOST": "10.0.0.3",
+    "MONGODB_PORT": "tcp://10.0.0.3:27017",
+    "MONGODB_USER": "application",
+    "BROKER_HOST": "10.0.0.4",
+    "BROKER_PORT": "tcp://10.0.0.4:5672",
+    "BROKER_DB": "none",
+}
+
+
+@pytest.mark.parametrize("broker", ["redis://broker:6379/0", "amqp://broker//", "sqs://"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "postgresql://celery@db/results",
+        "mysql://celery@db/results",
+        "sqlite:////var/lib/results.sqlite3",
+        "redis://results:6379/1",
+        "mongodb://results/results",
+        "sqlite",
+    ],
+)
+def test_variables_of_the_application_have_no_effect_beside_whole_urls(backend: str, broker: str) -> None:
+    """Every part of them is in the URL: nothing reads the variables, whatever their values are."""
+    alone = settings(CELERY_RESULT_BACKEND=backend, CELERY_BROKER=broker)
+    found = settings(CELERY_RESULT_BACKEND=backend, CELERY_BROKER=broker, **FOREIGN)
+    assert dict(found) == dict(alone)
+    assert {each.name for each in found.in_force()} == {each.name for each in alone.in_force()}
+    assert {each.name for each in found.in_force()} & {*FOREIGN} == set()
+    assert set(found.unused) == {*FOREIGN}
+    assert all("left alone" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("variables", "read"),
+    [
+        ({"CELERY_RESULT_BACKEND": "postgres", "CELERY_BROKER": "redis://broker/0"}, "DB_PORT"),
+        ({"CELERY_RESULT_BACKEND": "mysql", "CELERY_BROKER": "redis://broker/0"}, "DB_SSLMODE"),
+        ({"CELERY_RESULT_BACKEND": "redis", "CELERY_BROKER": "redis://broker/0"}, "REDIS_PORT"),
+        ({"CELERY_RESULT_BACKEND": "redis://results/0", "CELERY_BROKER": "redis"}, "REDIS_PORT"),
+        ({"CELERY_RESULT_BACKEND": "redis://results/0", "CELERY_BROKER": "rabbitmq"}, "BROKER_PORT"),
+        ({"CELERY_RESULT_BACKEND": "hybrid", "CELERY_BROKER": "amqp://broker//"}, "DB_PORT"),
+        ({"CELERY_RESULT_BACKEND": "mongodb", "CELERY_BROKER": "amqp://broker//"}, "MONGODB_PORT"),
+        (
+            {
+                "CELERY_RESULT_BACKEND": "redis://results/0",
+                "CELERY_BROKER": "amqp://broker//",
+                "CELERY_BROKER_READ_URL": "redis",
+            },
+            "REDIS_PORT",
+        ),
+        (
+            {
+                "CELERY_RESULT_BACKEND": "postgresql://celery@pooler/results",
+                "CELERY_BROKER": "amqp://broker//",
+                "DB_LISTEN_HOST": "db",
+            },
+            "DB_SSLMODE",
+        ),
+    ],
+)
+def test_wrong_value_of_a_variable_that_is_read_is_a_problem(variables: dict[str, str], read: str) -> None:
+    assert any(problem.startswith(read) for problem in problems(**variables, **{read: "wrong"}))
+
+
 def test_missing_variable_is_named_with_the_one_that_was_given_instead() -> None:
     os.environ.update({"CELERY_BROKER": "redis", "CELERY_RESULT_BACKNED": "postgres"})
     with pytest.raises(SettingsWrong, match="did you mean it by CELERY_RESULT_BACKNED"):
@@ -215,12 +294,12 @@ def test_name_of_ours_alone_that_is_misspelt_is_a_problem() -> None:
 
 
 def test_commands_show_the_warnings(tmp_path: Path) -> None:
-    env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "sqlite", "DB_DATABASE": "x"}
+    env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "sqlite", "DB_PAHT": "x"}
     ended = run("settings", cwd=tmp_path, env=env)
     assert (ended.status, ended.err) == (0, "")
-    assert "DB_DATABASE is not known to rootcellar: if it was meant for it, write DB_NAME" in ended.out
+    assert "DB_PAHT is not known to rootcellar: if it was meant for it, write DB_PATH" in ended.out
     found = json.loads(run("settings", "--json", cwd=tmp_path, env=env).out)
-    assert found["warnings"] == ["DB_DATABASE is not known to rootcellar: if it was meant for it, write DB_NAME"]
+    assert found["warnings"] == ["DB_PAHT is not known to rootcellar: if it was meant for it, write DB_PATH"]
     checked = json.loads(run("check", "--json", cwd=tmp_path, env=env).out)
     assert (checked["status"], checked["first"]["code"]) == ("warning", "settings-doubtful")
 

@@ -144,7 +144,7 @@ def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     assert found["broker_url"] == "redis://:x@h:1/0"
     assert found.origin("DB_PASSWORD") == f"file {tmp_path}/db.txt"
     wrong = problems(
-        CELERY_BROKER="",
+        CELERY_BROKER_FILE="",
         DB_PASSWORD="x",
         REDIS_PASSWORD_FILE=str(tmp_path / "none"),
         ROOTCELLAR_SIGNING_KEYS_FILE=str(tmp_path / "empty"),

@@ -18,7 +18,8 @@ from rootcellar.configuration.checks import contradictions
 from rootcellar.configuration.choices import Choice, NoChoice, choose_backend, choose_broker
 from rootcellar.configuration.reading import Reading
 from rootcellar.configuration.urls import SecretText, SecretUrl
-from rootcellar.configuration.variables import GROUPS, Variables
+from rootcellar.configuration.uses import concerned_names, used_names
+from rootcellar.configuration.variables import GROUPS, PayloadVariables, Variables
 from rootcellar.errors import SettingsWrong
 from rootcellar.stores.passwords import SETTING, PasswordFile
 from rootcellar.urls import redact
@@ -39,15 +40,6 @@ READ_BY_CELERY = {
     "CELERY_BROKER_URL": "broker_url",
     "CELERY_BROKER_READ_URL": "broker_read_url",
     "CELERY_BROKER_WRITE_URL": "broker_write_url",
-}
-#: groups of variables that a kind of broker or backend uses, beside Celery's
-_USES = {
-    "postgres": ("DatabaseVariables",),
-    "mysql": ("DatabaseVariables",),
-    "sqlite": ("DatabaseVariables",),
-    "redis": ("RedisVariables",),
-    "hybrid": ("HybridVariables", "DatabaseVariables", "RedisVariables"),
-    "mongodb": ("MongoVariables",),
 }
 #: kind of backend -> what its store is called in the setting of passwords, and the variable of its password
 _PASSWORDS = {
@@ -97,7 +89,7 @@ class Settings(Mapping[str, Any]):
         variables: Variables,
         conf: Mapping[str, Any],
         given: Reading,
-        used: tuple[str, ...],
+        used: frozenset[str],
         warnings: tuple[str, ...] = (),
     ) -> None:
         self.variables = variables
@@ -108,7 +100,7 @@ class Settings(Mapping[str, Any]):
         self._origins = dict(given.origins)
         self._texts = dict(given.texts)
         self._used = used
-        unused = self._origins.keys() & set(reading.names()) - _names_of(used)
+        unused = self._origins.keys() & set(reading.names()) - used
         self.unused: tuple[str, ...] = tuple(given.shown(name) for name in reading.names() if name in unused)
 
     def __getitem__(self, name: str) -> Any:
@@ -132,10 +124,10 @@ class Settings(Mapping[str, Any]):
         """Return every variable that the chosen broker and backend use and that has a value."""
         found = []
         for group in GROUPS:
-            if group.__name__ not in self._used:
-                continue
             for field, info in group.model_fields.items():
                 name = field.upper()
+                if name not in self._used:
+                    continue
                 default = (info.json_schema_extra or {}).get("default", "")  # type: ignore[union-attr]
                 value = self._shown(name) if name in self._origins else str(default).replace("`", "")
                 if value and not value.startswith("must be given"):
@@ -177,8 +169,7 @@ def load(
         kinds = "postgres, redis, hybrid, mysql, sqlite, mongodb, rpc, or a URL"
         given.problems.append(_missing("CELERY_RESULT_BACKEND", kinds, given))
     given.problems.extend(contradictions(found, backend, broker_choice))
-    used = _groups_of(backend, broker_choice)
-    problems, warnings = _judge(given, _concerned(used, backend, broker_choice))
+    problems, warnings = _judge(given, concerned_names(found, backend, broker_choice))
     _log(warnings)
     if problems or backend is None:
         raise _wrong(problems, given.where, warnings)
@@ -190,7 +181,7 @@ def load(
         from rootcellar import rpc
 
         rpc.warn_when_a_worker_starts()
-    return Settings(found, conf, given, used, tuple(warnings))
+    return Settings(found, conf, given, used_names(found, backend, broker_choice), tuple(warnings))
 
 
 def _password_files(given: Reading, backend: Choice) -> dict[str, Any]:
@@ -224,56 +215,12 @@ def payload_settings(env_file: str | Path | None = reading.DEFAULT_FILE) -> dict
     """
     given = reading.read(_environment(), env_file)
     given.problems = [problem for problem in given.problems if problem.startswith("ROOTCELLAR_")]
-    given.texts = {name: text for name, text in given.texts.items() if name in _names_of(("PayloadVariables",))}
+    given.texts = {name: text for name, text in given.texts.items() if name.lower() in PayloadVariables.model_fields}
     found = _typed(given)
     given.problems += [text for text in contradictions(found, None, None) if text.startswith("ROOTCELLAR_")]
     if given.problems:
         raise _wrong(given.problems, given.where)
     return payload_settings_of(found)
-
-
-def _groups_of(backend: Choice | None, broker: Choice | None) -> tuple[str, ...]:
-    """Return the groups of variables that a backend and a broker use."""
-    used = ["CeleryVariables"]
-    if backend is not None:
-        used += _USES.get(backend.kind, ())
-        used += ["PayloadVariables"] if backend.kind != "rpc" else []
-    if broker is not None:
-        used += ["BrokerVariables"]
-        if broker.kind == "redis" and broker.is_named:
-            used += ["RedisVariables"]
-    return tuple(dict.fromkeys(used))
-
-
-def _concerned(used: tuple[str, ...], backend: Choice | None, broker: Choice | None) -> frozenset[str]:
-    """Return the names whose problems keep an app from starting.
-
-    A wrong value that nothing here uses is no reason: the variable may belong to another program.
-    """
-    if backend is None:
-        return frozenset(reading.names())
-    more = ["PayloadVariables"]
-    if broker is not None and broker.kind == "redis":
-        # a broker by its URL takes its certificates from there
-        more += ["RedisVariables"]
-    return _names_of((*used, *more)) - _replaced_by_urls(backend, broker)
-
-
-def _replaced_by_urls(backend: Choice, broker: Choice | None) -> frozenset[str]:
-    """Return the names of the ports that nothing reads, because a whole URL is given in their place."""
-    is_broker_named = broker is not None and broker.is_named
-    names: list[str] = []
-    if not backend.is_named:
-        names += ["DB_PORT", "MONGODB_PORT"]
-    if not is_broker_named:
-        names += ["BROKER_PORT"]
-    if not backend.is_named and not is_broker_named:
-        names += ["REDIS_PORT"]
-    return frozenset(names)
-
-
-def _names_of(groups: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(name.upper() for group in GROUPS if group.__name__ in groups for name in group.model_fields)
 
 
 def _judge(given: Reading, concerned: frozenset[str]) -> tuple[list[str], list[str]]:
