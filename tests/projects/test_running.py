@@ -171,3 +171,31 @@ def test_the_beat_of_a_project_cleans_up(tmp_path: Path) -> None:
     project = Project(tmp_path / "shop", Setup("redis", "sqlite"))
     program = "import tasks; print(tasks.app.conf.beat_schedule['cleanup-results']['task'] in tasks.app.tasks)"
     assert project.python(program) == "True\n"
+
+
+def test_environment_goes_before_the_settings_of_a_project_and_settings_shows_it(tmp_path: Path) -> None:
+    project = Project(tmp_path / "shop", Setup("redis", "sqlite"))
+    program = "import tasks; print(tasks.app.conf.task_track_started)"
+    assert project.python(program) == "True\n"
+    project.set(CELERY_TASK_TRACK_STARTED="false")
+    assert project.python(program) == "False\n"
+    assert json.loads(project.run("rootcellar", "settings", "--json").out)["celery"]["task_track_started"] is False
+
+
+def test_settings_of_an_app_are_what_is_in_force(tmp_path: Path) -> None:
+    project = Project(tmp_path / "shop", Setup("redis", "sqlite"))
+    project.set(CELERY_TASK_TRACK_STARTED="false", REDIS_PASSWORD="of-env")
+    with (project.folder / "tasks.py").open("a", encoding="utf-8") as file:
+        file.write("app.conf.task_track_started = True\napp.conf.broker_read_url = 'redis://:zq1x@other/1'\n")
+    ended = project.run("rootcellar", "settings", "-A", "tasks", "--json")
+    found = json.loads(ended.out)
+    assert found["celery"]["task_track_started"] is True
+    assert found["celery"]["broker_read_url"] == "redis://:**@other/1"
+    assert {"task_track_started", "broker_read_url", "beat_schedule"} <= set(found["differing"])
+    assert not {"broker_url", "result_backend"} & set(found["differing"])
+    shown = project.run("rootcellar", "settings", "-A", "tasks").out
+    environment = shown.partition("The app goes before the environment, which says:")[2]
+    assert "  task_track_started = False\n" in environment
+    assert "  broker_read_url = nothing\n" in environment
+    assert "zq1x" not in ended.out + shown
+    assert "of-env" not in ended.out + shown

@@ -6,14 +6,14 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 import rootcellar
 from rootcellar.cli.output import console, print_json, say, visible
-from rootcellar.cli.stores import JsonOption
+from rootcellar.cli.stores import AppOption, JsonOption, load_app
 from rootcellar.errors import DriverMissing, SettingsWrong, code_of, explain
 
 if TYPE_CHECKING:
@@ -29,10 +29,12 @@ Examples:
   CELERY_BROKER=redis CELERY_RESULT_BACKEND=postgres rootcellar settings
   rootcellar settings --env-file .env.production --json
   rootcellar settings --prefix RESULTS_
+  rootcellar settings -A tasks
 """
 
 
 def settings(
+    app: AppOption = None,
     as_json: JsonOption = False,
     show_all: Annotated[bool, typer.Option("--all", help="List the variables too that were left at a default")] = False,
     env_file: Annotated[
@@ -49,6 +51,7 @@ def settings(
     """Show what rootcellar.settings() reads, and what Celery gets.
 
     Each variable that was given is listed, with where its value came from. Passwords are masked.
+    With --app, what Celery gets is read from the app, whose own settings may go before the environment.
     Exit status 1, with everything that is wrong, if something is; also if a Python package is missing.
     """
     # warnings are printed with the rest
@@ -59,12 +62,16 @@ def settings(
         _tell_problems(exc, as_json)
         raise typer.Exit(1) from None
     problems = list(_missing_drivers(found))
+    said = found.masked()
+    celery = said if app is None else _of_app(app)
+    differing = sorted(name for name in {*said, *celery} if said.get(name) != celery.get(name))
     if as_json:
         print_json(
             {
                 "problems": problems,
                 "variables": [{"name": it.name, "value": it.value, "origin": it.origin} for it in found.in_force()],
-                "celery": found.masked(),
+                "celery": celery,
+                "differing": differing,
                 "unused": list(found.unused),
                 "ignored": list(found.ignored),
                 "warnings": list(found.warnings),
@@ -73,8 +80,13 @@ def settings(
         raise typer.Exit(1 if problems else 0)
     _print_table(found.in_force(), show_all)
     say("\nCelery gets:")
-    for name, value in found.masked().items():
+    for name, value in celery.items():
         console().print(f"  {name} = {visible(repr(value))}", soft_wrap=True)
+    if differing:
+        say("\nThe app goes before the environment, which says:")
+        for name in differing:
+            value = visible(repr(said[name])) if name in said else "nothing"
+            console().print(f"  {name} = {value}", soft_wrap=True)
     if found.unused:
         say(f"\nGiven, but of no use to this broker and backend: {', '.join(found.unused)}")
     if found.warnings:
@@ -88,6 +100,14 @@ def settings(
     if problems:
         print(f"(see `{explain(code_of(DriverMissing))}`)", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _of_app(name: str) -> dict[str, Any]:
+    """Return the settings that an app was given, by whatever, as plain JSON and without passwords."""
+    from rootcellar.checks.environment import settings_of
+    from rootcellar.configuration.settings import masked
+
+    return masked(settings_of(load_app(name)))
 
 
 def _missing_drivers(found: Settings) -> Iterator[str]:

@@ -17,7 +17,7 @@ from rootcellar.configuration.celery_settings import payload_settings_of, settin
 from rootcellar.configuration.checks import contradictions
 from rootcellar.configuration.choices import Choice, NoChoice, choose_backend, choose_broker
 from rootcellar.configuration.reading import Reading
-from rootcellar.configuration.urls import SecretText, SecretUrl
+from rootcellar.configuration.urls import SecretText
 from rootcellar.configuration.uses import concerned_names, used_names
 from rootcellar.configuration.variables import GROUPS, PayloadVariables, Variables
 from rootcellar.errors import SettingsWrong
@@ -140,7 +140,7 @@ class Settings(Mapping[str, Any]):
 
     def masked(self) -> dict[str, Any]:
         """Return Celery's configuration as plain JSON, without passwords."""
-        return {name: _masked(name, value) for name, value in sorted(self._conf.items())}
+        return masked(self._conf)
 
     def _shown(self, name: str) -> str:
         return MASK if name.endswith(("PASSWORD", "_KEYS")) else redact(self._texts[name])
@@ -373,12 +373,19 @@ def _shown_text(name: str, text: str) -> str:
     return redact(text) if is_open else MASK
 
 
+def masked(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of Celery as plain JSON, without passwords."""
+    return {name: _masked(name, value) for name, value in sorted(conf.items())}
+
+
 def _masked(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _masked(str(key), each) for key, each in value.items()}
-    if "password" in name.lower() or name.endswith("_keys") or isinstance(value, (SecretStr, SecretText)):
+    is_secret = "password" in name.lower() or name.endswith("_keys") or celery_names.is_secret(name)
+    if is_secret or isinstance(value, (SecretStr, SecretText)):
         return MASK
-    if isinstance(value, SecretUrl):
+    if isinstance(value, str):
+        # an app may give a URL as a plain text
         return redact(value)
     if isinstance(value, (list, tuple)):
         return [_masked(name, each) for each in value]
@@ -387,4 +394,4 @@ def _masked(name: str, value: Any) -> Any:
 
 def _in_words(value: Any) -> str:
     """Return what an enumeration calls itself, and the text of anything else."""
-    return getattr(value, "name", None) or str(value)
+    return getattr(value, "name", None) or redact(str(value))
