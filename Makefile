@@ -37,7 +37,7 @@ lint: $(STAMPS)/dev ## check style and types, and docs/troubleshooting.md
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src tests/servers.py benchmarks
-	$(BIN)/python -m rootcellar.troubleshooting --check docs/troubleshooting.md
+	$(BIN)/python -m tools.troubleshooting --check docs/troubleshooting.md
 
 bench: $(STAMPS)/dev servers ## run the benchmarks
 	@$(BIN)/python -m benchmarks
@@ -46,7 +46,7 @@ docs: $(STAMPS)/dev servers ## run the examples in the documentation
 	@$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
 
 troubleshooting: $(STAMPS)/dev ## write docs/troubleshooting.md from the messages in the code
-	@$(BIN)/python -m rootcellar.troubleshooting docs/troubleshooting.md
+	@$(BIN)/python -m tools.troubleshooting docs/troubleshooting.md
 
 systems: $(STAMPS)/dev servers ## run the conformance suites and write docs/systems.md from what passed
 	@$(BIN)/python -m pytest tests/test_store_conformance.py tests/test_backend_conformance.py --write-systems

@@ -18,7 +18,7 @@ from benchmarks.report import Report
 from benchmarks.rows import all_experiments
 from benchmarks.rows.experiment import Experiment
 from benchmarks.sizes import FULL, QUICK, Sizes
-from rootcellar.recommending import figures
+from rootcellar.onboarding.recommend import figures
 from tests.servers import MissingServer
 
 LAYERS = """\

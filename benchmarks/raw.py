@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 
 from rootcellar.records import Payload, TaskRecord
-from rootcellar.stores import rows
 from rootcellar.stores.postgres import PostgresStore
+from rootcellar.stores.sql import rows
 
 
 class RawDriver:

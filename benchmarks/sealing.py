@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 from rootcellar.payloads import Codec, make_key
+from rootcellar.payloads.encryption import Sealing
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.patterns import DEFAULTS, Patterns
-from rootcellar.payloads.redacting import Redaction
-from rootcellar.payloads.redactor import Redactor
-from rootcellar.payloads.sealing import Sealing
+from rootcellar.payloads.redaction.patterns import DEFAULTS, Patterns
+from rootcellar.payloads.redaction.per_task import Redactor
+from rootcellar.payloads.redaction.redaction import Redaction
 from rootcellar.records import Payload
 
 ROUNDS = 9

@@ -22,7 +22,7 @@ STOCK = "Celery's `json`"
 
 
 @dataclasses.dataclass
-class Line:
+class RespConnection:
     """A line of an order."""
 
     name: str
@@ -35,7 +35,11 @@ TYPED: Any = {
     "total": Decimal("19.90"),
     "tags": ["a", "b"],
 }
-OBJECTS: Any = {"lines": [Line(f"stew {n}", Decimal(n)) for n in range(10)], "size": (2, 3), "tags": {"a", "b"}}
+OBJECTS: Any = {
+    "lines": [RespConnection(f"stew {n}", Decimal(n)) for n in range(10)],
+    "size": (2, 3),
+    "tags": {"a", "b"},
+}
 
 
 def main() -> None:

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy
 
-from rootcellar.celery_meta import decode_task
 from rootcellar.errors import PayloadError, RootcellarError
 from rootcellar.payloads import Codec, Compressing
 from rootcellar.records import TYPED_JSON, Payload
-from rootcellar.stores.rows import read_payload, unframe
+from rootcellar.stores.framing import unframe
+from rootcellar.stores.layouts.json_blob import decode_task
+from rootcellar.stores.sql.rows import read_payload
 from tests.typed_values import Colour, Crate, Customer, Model, Money, Order
 
 #: bytes that a payload may have once it is decompressed, and that the process may grow by

@@ -33,7 +33,7 @@ from celery.exceptions import TimeoutError as NotInTime
 
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
-from rootcellar.waiting import Waiter
+from rootcellar.waiting.blocking import Waiter
 from tests.mariadb_server import MariaDBServer
 from tests.servers import PostgresServer, RedisServer
 
@@ -85,7 +85,7 @@ def ask_mysql(connection: Any, number: int) -> None:
 
 
 def ask_redis(line: Any, number: int) -> None:
-    from rootcellar.stores.redis.wire import pack
+    from rootcellar.stores.redis.connection import pack
 
     answer = line.call(pack(b"ECHO", number))
     assert answer == b"%d" % number, f"asked for {number}, got {answer}"

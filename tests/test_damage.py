@@ -25,16 +25,16 @@ from celery.result import AsyncResult, GroupResult, ResultSet
 import rootcellar
 from rootcellar import errors
 from rootcellar.cli.values import json_object
-from rootcellar.fields import EARLIEST, LATEST
 from rootcellar.payloads import Codec, make_key
+from rootcellar.payloads.encryption import Sealing
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.sealing import Sealing
+from rootcellar.payloads.rekey import Rekeying
 from rootcellar.records import NO_DATE, TaskRecord
-from rootcellar.rekeying import Rekeying
 from rootcellar.stores.base import TaskQuery
+from rootcellar.stores.fields import EARLIEST, LATEST
 from rootcellar.stores.journal import WritesBehind
+from rootcellar.stores.postgres.group_commit import Write
 from rootcellar.stores.postgres.pipeline import Statement
-from rootcellar.stores.postgres.writing import Write
 from tests.commands import run as run_cli
 from tests.damage.places import (
     BehindPlace,

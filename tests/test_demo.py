@@ -114,7 +114,7 @@ def test_it_keeps_what_a_named_file_holds(tmp_path: Path) -> None:
 
 
 def test_a_result_that_is_not_as_expected_fails_it(tmp_path: Path) -> None:
-    wrong = "import rootcellar.demo.tasks as tasks; tasks.write_invoice.run = lambda payment: 'free'"
+    wrong = "import rootcellar.onboarding.demo.tasks as tasks; tasks.write_invoice.run = lambda payment: 'free'"
     ended = run_after(wrong, "demo", "--once", "-n", "26", env={"TMPDIR": str(tmp_path)})
     assert ended.status == 1
     assert "All are as expected" not in ended.out

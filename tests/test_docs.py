@@ -23,7 +23,6 @@ import pytest
 from celery import Celery
 
 from rootcellar import errors as all_errors
-from rootcellar.configuration.reference import fill_in
 from rootcellar.errors import RootcellarError, StoreError
 from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
@@ -31,6 +30,7 @@ from tests.mariadb_server import MariaDBServer
 from tests.redis_servers import COMMANDS, KEYS
 from tests.servers import MongoServer, PgBouncerServer, PostgresServer, RedisServer, die_with_parent, free_port
 from tests.workers import Worker
+from tools.settings_reference import fill_in
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -446,7 +446,7 @@ def test_rpc(tmp_path: Path, rabbit_url: str) -> None:
 
 def test_the_variables_are_documented() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    assert fill_in(page) == page, "run: python -m rootcellar.configuration.reference docs/configuration.md"
+    assert fill_in(page) == page, "run: python -m tools.settings_reference docs/configuration.md"
 
 
 def test_every_error_is_documented() -> None:

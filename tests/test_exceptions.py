@@ -18,9 +18,9 @@ from celery.exceptions import Retry
 from celery.utils.serialization import UnpickleableExceptionWrapper, get_pickleable_exception
 from kombu.utils.json import dumps, loads
 
-from rootcellar.exceptions import as_raised, describe, restore
+from rootcellar.backend.exceptions import as_raised, describe, restore
 from rootcellar.payloads import serialise
-from rootcellar.payloads.redactor import Call, Redactor
+from rootcellar.payloads.redaction.per_task import Call, Redactor
 
 
 class Attributes(Exception):

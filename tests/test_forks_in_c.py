@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rootcellar.stores.forking import PerProcess
+from rootcellar.support.forking import PerProcess
 from tests.waiting.bed import Script
 
 FORKING = """

@@ -15,7 +15,7 @@ from rootcellar import errors
 from rootcellar.records import GroupRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import Queryable, TaskQuery
-from rootcellar.waiting import Waiter
+from rootcellar.waiting.blocking import Waiter
 from tests.commands import assert_one_line, run_here
 from tests.conformance.stores import NOW, begun, json_payload, part, record
 from tests.mariadb_server import MariaDBServer

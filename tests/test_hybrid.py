@@ -21,7 +21,7 @@ from rootcellar.records import ChordPart, Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.hybrid import HybridStore
 from rootcellar.stores.hybrid import cache as caching
-from rootcellar.waiting import Waiter
+from rootcellar.waiting.blocking import Waiter
 from tests.conformance.crew import Crew
 from tests.servers import PostgresServer, RedisServer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rootcellar.errors import DriverBroken, DriverMissing
-from rootcellar.imports import import_failure
+from rootcellar.support.imports import import_failure
 from tests.commands import run_after
 
 STORES = [

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from rootcellar.fields import EARLIEST, LATEST, clamped, moment_of
+from rootcellar.stores.fields import EARLIEST, LATEST, clamped, moment_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 

@@ -99,7 +99,7 @@ def test_a_worker_loads_no_package_of_the_command(request: pytest.FixtureRequest
     url = f"sqlite:///{tmp_path}/x.sqlite3" if system == "sqlite" else request.getfixturevalue(f"{system}_url")
     program = f"""
 import sys
-import celery, rootcellar.backend
+import celery, rootcellar.backend.backend
 app = celery.Celery(backend="rootcellar+" + sys.argv[1], set_as_current=False)
 app.backend.store_result("one", 1, "SUCCESS")
 assert app.AsyncResult("one").get(timeout=30) == 1

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from rootcellar import errors
+from rootcellar.backend.options import store_options
 from rootcellar.records import ChordPart, ChordRecord
-from rootcellar.store_options import store_options
 from rootcellar.stores import Store, StoreOptions, open_store
 from tests.faults.bed import Audit, Bed
 from tests.servers import IN_URL, PgBouncerServer, PostgresServer

@@ -10,7 +10,7 @@ import pytest
 
 from rootcellar import errors
 from rootcellar.stores import StoreOptions, open_store
-from rootcellar.stores.postgres import driver, secure
+from rootcellar.stores.postgres import driver, tls
 from tests.certificates import Authority, Issued
 from tests.servers import HOST, PgBouncerServer, PostgresServer
 from tests.waiting.bed import opened, record
@@ -185,9 +185,9 @@ class TestClientCertificates:
 
 @pytest.fixture
 def nobody_was_warned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secure, "_warned", set())
+    monkeypatch.setattr(tls, "_warned", set())
     # as if the server were on another machine: the tests' network ends at this one
-    monkeypatch.setattr(secure, "_is_here", lambda host: False)
+    monkeypatch.setattr(tls, "_is_here", lambda host: False)
 
 
 @pytest.mark.usefixtures("nobody_was_warned")
@@ -195,7 +195,7 @@ class TestNobodySaid:
     def test_encrypted(self, server: PostgresServer, caplog: pytest.LogCaptureFixture) -> None:
         check(server)
         check(server)
-        (said,) = [r.getMessage() for r in caplog.records if r.name == secure.logger.name]
+        (said,) = [r.getMessage() for r in caplog.records if r.name == tls.logger.name]
         assert re.search(r"encrypted, but nothing verifies .* \[postgresql .*\] -> set sslmode=verify-full", said)
         assert "sslmode=require to accept it" in said
         assert server.password not in said
@@ -228,7 +228,7 @@ def test_this_machine_needs_no_warning(server: PostgresServer, caplog: pytest.Lo
     ],
 )
 def test_which_hosts_are_this_machine(host: str, is_here: bool) -> None:
-    assert secure._is_here(host) is is_here
+    assert tls._is_here(host) is is_here
 
 
 def test_nothing_is_changed_that_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

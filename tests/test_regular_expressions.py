@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import rootcellar
-from rootcellar.payloads.patterns import DEFAULTS
-from rootcellar.payloads.redacting import Redaction
+from rootcellar.payloads.redaction.patterns import DEFAULTS
+from rootcellar.payloads.redaction.redaction import Redaction
 
 SIZE = 65_536
 #: seconds of CPU on one text

@@ -15,7 +15,8 @@ import pytest
 from rootcellar.errors import PayloadUnreadable, RecordRefused
 from rootcellar.payloads import serialise
 from rootcellar.records import GroupRecord, Payload
-from rootcellar.stores import rows
+from rootcellar.stores import framing
+from rootcellar.stores.sql import fragments, json_text, rows
 from tests.conformance.stores import OTHER_PAYLOADS, PAYLOADS, full_record, record
 from tests.servers import PostgresServer
 from tests.test_payload import random_json
@@ -90,7 +91,7 @@ def test_nothing_is_nothing() -> None:
 
 @pytest.mark.parametrize("text", ["[" * 512 + "]" * 512, json.dumps("[{" * 9_000), json.dumps("9" * 500), "[1e308]"])
 def test_portable(text: str) -> None:
-    assert rows.is_portable(text)
+    assert json_text.is_portable(text)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_portable(text: str) -> None:
     ["[" * 513 + "]" * 513, "NaN", '"\\u0000"', '"\\uDEAD"', "9" * 20_000, "1e99999", '"\x00"', '{"a": -Infinity}'],
 )
 def test_not_portable(text: str) -> None:
-    assert not rows.is_portable(text)
+    assert not json_text.is_portable(text)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_not_portable(text: str) -> None:
 )
 def test_damaged_frames(blob: bytes) -> None:
     with pytest.raises(PayloadUnreadable, match="damaged"):
-        rows.unframe(blob)
+        framing.unframe(blob)
 
 
 def test_rows_and_records() -> None:
@@ -128,17 +129,17 @@ def test_ids_that_no_table_holds() -> None:
 
 
 def test_an_update_names_every_column_but_the_id() -> None:
-    assignments = rows.update_assignments()
+    assignments = fragments.update_assignments()
     named = [part.split(" = ")[0] for part in assignments.split(", ")]
     assert sorted(named) == sorted(set(rows.TASK_COLUMNS) - {"task_id"})
     assert "args_exact = CASE WHEN excluded.args IS NULL" in assignments, "both columns of a payload go together"
 
 
 def test_patterns() -> None:
-    assert rows.like_pattern("shop.*_100%\\") == "shop.%\\_100\\%\\\\"
-    assert rows.glob_pattern("shop.*[a]?") == "shop.*[[]a][?]"
+    assert fragments.like_pattern("shop.*_100%\\") == "shop.%\\_100\\%\\\\"
+    assert fragments.glob_pattern("shop.*[a]?") == "shop.*[[]a][?]"
 
 
 def test_chunks() -> None:
-    assert [list(chunk) for chunk in rows.chunks("abcde", 2)] == [["a", "b"], ["c", "d"], ["e"]]
-    assert list(rows.chunks([], 2)) == []
+    assert [list(chunk) for chunk in framing.chunks("abcde", 2)] == [["a", "b"], ["c", "d"], ["e"]]
+    assert list(framing.chunks([], 2)) == []

@@ -17,7 +17,7 @@ from tests.background import Background
 from tests.conformance.stores import eventually, in_threads, record
 
 
-class Line:
+class RespConnection:
     """Something to connect to, and what became of it."""
 
     def __init__(self) -> None:
@@ -35,21 +35,21 @@ class Exchange:
     """Makes lines, and knows them all."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
+        self.lines: list[RespConnection] = []
         self.error: Exception | None = None
 
-    def connect(self) -> Line:
+    def connect(self) -> RespConnection:
         if self.error:
             raise self.error
-        self.lines.append(Line())
+        self.lines.append(RespConnection())
         return self.lines[-1]
 
     @property
-    def open(self) -> list[Line]:
+    def open(self) -> list[RespConnection]:
         return [line for line in self.lines if line.is_open]
 
-    def pool(self, **options: Any) -> ConnectionPool[Line]:
-        def close(line: Line) -> None:
+    def pool(self, **options: Any) -> ConnectionPool[RespConnection]:
+        def close(line: RespConnection) -> None:
             assert line.is_open, "closed once"
             line.is_open = False
 
@@ -57,7 +57,7 @@ class Exchange:
         return ConnectionPool(
             self.connect,
             close=close,
-            alive=Line.ping,
+            alive=RespConnection.ping,
             usable=lambda line: line.is_open and line.is_clean,
             **{**defaults, **options},
         )
@@ -175,7 +175,7 @@ def test_recycling(exchange: Exchange) -> None:
         assert exchange.open == []
     soon = exchange.pool(recycle=0.001)
 
-    def used() -> Line:
+    def used() -> RespConnection:
         with soon.connection() as line:
             return line
 
@@ -210,7 +210,7 @@ def test_closing_what_is_idle(exchange: Exchange) -> None:
 def test_an_interruption_costs_no_place(exchange: Exchange) -> None:
     """A time limit may come while an idle connection is tested, or is closed."""
 
-    def interrupted(line: Line) -> bool:
+    def interrupted(line: RespConnection) -> bool:
         raise KeyboardInterrupt
 
     pool = exchange.pool(size=1, timeout=0.2, ping=True, idle_before_ping=0.0)
@@ -233,7 +233,7 @@ def test_nor_does_one_that_cannot_be_closed(exchange: Exchange) -> None:
 # -- first come, first served
 
 
-def waiting_in(pool: ConnectionPool[Line]) -> int:
+def waiting_in(pool: ConnectionPool[RespConnection]) -> int:
     return len(pool._state.get().queue)
 
 

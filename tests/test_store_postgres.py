@@ -12,7 +12,7 @@ from rootcellar import errors
 from rootcellar.records import ChordRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import StoreOptions
-from rootcellar.stores.postgres import driver, secure
+from rootcellar.stores.postgres import driver, tls
 from tests.conformance.stores import part
 from tests.waiting.bed import record
 
@@ -80,4 +80,4 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", homeless)
-    assert secure.with_defaults({"sslmode": "verify-full"}, 170_000)["sslmode"] == "verify-full"
+    assert tls.with_defaults({"sslmode": "verify-full"}, 170_000)["sslmode"] == "verify-full"

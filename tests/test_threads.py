@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from rootcellar.stores.threads import start_thread
+from rootcellar.support.threads import start_thread
 
 FOR_ALL_ELSE = 20.0
 

@@ -14,7 +14,7 @@ from celery import Celery
 import rootcellar
 from rootcellar.cli.output import say
 from rootcellar.errors import RootcellarError, StoreUnavailable
-from rootcellar.visible import visible, visible_lines, visible_logs
+from rootcellar.text.escaping import visible, visible_lines, visible_logs
 
 HOSTILE = (
     "id\x1b[2J\r\n2026-01-01 ERROR forged\x07\u202eback\u2066\u200bhidden\u200d\ufeff\u00ad\U000e0041\u2028end\x9b31m"

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rootcellar.awaiting import StateChange, as_completed, result, watch
     from rootcellar.configuration import Settings
-    from rootcellar.typed.register import register_type
+    from rootcellar.payloads.typed.registry import register_type
+    from rootcellar.waiting.aio import StateChange, as_completed, result, watch
 
 __version__ = "0.1.0"
 
 __all__ = ["StateChange", "__version__", "as_completed", "register_type", "result", "settings", "watch"]
 
 #: imported when they are asked for: kombu imports this package while it is itself half imported, for the serializer
-_LAZY = {name: "rootcellar.awaiting" for name in ("StateChange", "as_completed", "result", "watch")}
-_LAZY["register_type"] = "rootcellar.typed.register"
+_LAZY = {name: "rootcellar.waiting.aio" for name in ("StateChange", "as_completed", "result", "watch")}
+_LAZY["register_type"] = "rootcellar.payloads.typed.registry"
 
 
 def __getattr__(name: str) -> Any:

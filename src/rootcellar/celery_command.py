@@ -8,7 +8,7 @@ from typing import Any
 import click
 from celery import signals
 
-from rootcellar.hiding import hide_urls
+from rootcellar.support.hidden_urls import hide_urls
 
 
 @click.command(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from rootcellar.visible import visible
+from rootcellar.text.escaping import visible
 
 #: names of errors that have no entry, because their messages say all
 WITHOUT_ENTRY = frozenset({"rootcellar-error", "demo-failed", "files-in-the-way", "not-a-result"})

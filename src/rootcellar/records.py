@@ -185,4 +185,4 @@ class Stored:
 
     written: bool
     chord: ChordProgress | None = None
-    is_first: bool = field(default=False, compare=False)
+    inserted: bool = field(default=False, compare=False)

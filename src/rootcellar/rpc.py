@@ -21,8 +21,8 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from rootcellar.errors import AbilityMissing, AuthenticationFailed, ConfigurationError, StoreUnavailable
+from rootcellar.text.escaping import visible_logs
 from rootcellar.urls import redact
-from rootcellar.visible import visible_logs
 
 logger = visible_logs(get_logger(__name__))
 

@@ -14,7 +14,7 @@ def encode(value: Any) -> str:
     Raises:
         Unstorable: there is something in it that cannot be stored.
     """
-    from rootcellar.typed import write
+    from rootcellar.payloads.typed import write
 
     return write(value, "value")[0]
 
@@ -26,7 +26,7 @@ def decode(text: str | bytes) -> Any:
         TypeRefused: it names a class that may not be made.
         PayloadUnreadable: it is damaged.
     """
-    from rootcellar.typed import Reader
+    from rootcellar.payloads.typed import Reader
 
     return Reader().read(text)
 

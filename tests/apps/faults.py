@@ -20,7 +20,7 @@ from celery import Celery
 from celery.result import allow_join_result
 from celery.signals import task_postrun, worker_process_init
 
-from rootcellar.chords import Chords
+from rootcellar.backend.chords import Chords
 from rootcellar.stores.hybrid import WriteBehindStore
 from rootcellar.stores.mysql import MySQLStore
 from rootcellar.stores.postgres import PostgresStore

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from rootcellar.draining import keep_draining
+from rootcellar.maintenance.drain import keep_draining
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.hybrid import WriteBehindStore
 from tests.behind.bed import PATIENCE, eventually, open_behind, record

@@ -119,7 +119,7 @@ def test_who_settles_late_settles_nothing_that_came_since(
 def test_only_one_moves_at_a_time(behind: WriteBehindStore, durable: Store, postgres_url: str, front_url: str) -> None:
     other = open_behind(postgres_url, front_url)
     behind.put(record("a"))
-    with behind._drainer._durable.exclusively() as batch:
+    with behind._drainer._durable.exclusive_batch() as batch:
         assert batch is not None
         assert other.drain() == 0, "somebody else is at it"
     assert other.drain() == 1
@@ -142,7 +142,7 @@ def test_who_stands_still_too_long_writes_nothing(
         batch.put([started])
 
     with pytest.raises(errors.StoreUnavailable):  # noqa: SIM117 - what is raised is raised at the end
-        with behind._drainer._durable.exclusively() as batch:
+        with behind._drainer._durable.exclusive_batch() as batch:
             stand_still(batch)
     assert durable.get("a") == done
     other.close()

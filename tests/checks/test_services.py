@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rootcellar.checks.services import service_of
-from rootcellar.troubleshooting.messages import all_messages
 from tests.checks.bed import Seen, check, check_broker
 from tests.mariadb_server import MariaDBServer
 from tests.servers import HOST, MongoServer, PostgresServer, RabbitServer, RedisServer
+from tools.troubleshooting.messages import all_messages
 
 #: a URL of each system, for a port
 URLS = {

@@ -58,7 +58,9 @@ def test_without_settings_celery_takes_the_names_for_its_own() -> None:
 
 
 def test_importing_rootcellar_does_not_import_pydantic() -> None:
-    program = "import sys, rootcellar, rootcellar.backend; print('pydantic' in sys.modules, 'dotenv' in sys.modules)"
+    program = (
+        "import sys, rootcellar, rootcellar.backend.backend; print('pydantic' in sys.modules, 'dotenv' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

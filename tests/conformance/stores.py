@@ -39,8 +39,8 @@ from rootcellar.records import (
     TaskRecord,
 )
 from rootcellar.stores.base import HasSchema, Queryable, Replaceable, Store, StoreOptions, TaskQuery
-from rootcellar.stores.watching import Tell
-from rootcellar.waiting import Waiter
+from rootcellar.stores.watching import NotifyOn
+from rootcellar.waiting.blocking import Waiter
 from tests.conformance.crew import Crew
 from tests.conformance.under_test import StoreUnderTest
 
@@ -1275,7 +1275,7 @@ class TestOpening:
 
 
 class TestWatching:
-    """Who waits is told, by the store itself or by a watcher that looks: see :mod:`rootcellar.waiting`."""
+    """Who waits is told, by the store itself or by a watcher that looks: see :mod:`rootcellar.waiting.blocking`."""
 
     def test_told_once_it_is_ready(self, store: Store) -> None:
         one = record()
@@ -1295,7 +1295,7 @@ class TestWatching:
         found = list(waiter.wait_for([one.task_id, other.task_id], timeout=PATIENCE))
         assert sorted(found, key=lambda found: found.task_id) == sorted([one, other], key=lambda one: one.task_id)
         told = Mailbox()
-        waiter.watcher().subscribe([one.task_id], told.put, Tell.ID)
+        waiter.watcher().subscribe([one.task_id], told.put, NotifyOn.ID)
         assert told.take() == [one.task_id]
         waiter.close()
 
@@ -1304,7 +1304,7 @@ class TestWatching:
         states = [replace(one, state=f"STEP {n}", done_at=None) for n in range(3)]
         waiter = Waiter(store)
         told = Mailbox()
-        waiter.watcher().subscribe([one.task_id], told.put, Tell.CHANGES)
+        waiter.watcher().subscribe([one.task_id], told.put, NotifyOn.CHANGES)
         for state in (*states, one):
             store.put(state)
             assert told.take() == [state]
@@ -1690,9 +1690,9 @@ class TestQueries:
     )
     def test_query(self, history: Store, query: dict[str, Any], expected: str) -> None:
         found = self.ids(history, **query)
-        unfinished = {"sent", "started"}
+        pending = {"sent", "started"}
         assert sorted(found) == sorted(expected.split())
-        assert [task_id for task_id in found if task_id not in unfinished] == [
-            task_id for task_id in expected.split() if task_id not in unfinished
+        assert [task_id for task_id in found if task_id not in pending] == [
+            task_id for task_id in expected.split() if task_id not in pending
         ]
-        assert found[: len(unfinished & set(found))] == [task_id for task_id in found if task_id in unfinished]
+        assert found[: len(pending & set(found))] == [task_id for task_id in found if task_id in pending]

@@ -16,10 +16,10 @@ import pymysql
 import redis
 from celery import Celery
 
-from rootcellar import celery_meta
 from rootcellar.backend import ResultBackend
+from rootcellar.stores.layouts import json_blob
 from rootcellar.stores.mysql.url import connection_settings
-from rootcellar.stores.sqlfiles import fill_in
+from rootcellar.stores.sql.statements import fill_in
 from rootcellar.stores.sqlite.driver import database_path
 from tests.damage import odd
 from tests.fuzz import changed
@@ -266,8 +266,8 @@ def odd_blob(blob: bytes, column: str, source: random.Random) -> bytes:
         return changed(blob, source) if source.random() < 0.9 else source.randbytes(source.randrange(60))
     if column == "stock":
         return source.choice(odd.STOCK)
-    places_end = blob.index(b'"', celery_meta._PLACES_AT)
-    length, *sizes = blob[celery_meta._PLACES_AT : places_end].decode().split(",")
+    places_end = blob.index(b'"', json_blob._PLACES_AT)
+    length, *sizes = blob[json_blob._PLACES_AT : places_end].decode().split(",")
     start = places_end + 2
     fields, rest = blob[start : start + int(length)], blob[start + int(length) :]
     if column == "sizes":
@@ -283,7 +283,7 @@ def odd_blob(blob: bytes, column: str, source: random.Random) -> bytes:
         if source.random() < 0.1:
             del found[column]
         fields = json.dumps(found)[1:-1].encode()
-    head = blob[: celery_meta._PLACES_AT]
+    head = blob[: json_blob._PLACES_AT]
     return head + f"{len(fields)},{','.join(sizes)}".encode() + b'",' + fields + rest
 
 

@@ -25,13 +25,13 @@ from rootcellar.cli.table import print_tasks
 from rootcellar.cli.values import json_object
 from rootcellar.errors import PayloadError, RootcellarError
 from rootcellar.payloads import Codec, make_key
+from rootcellar.payloads.encryption import Sealing
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.sealing import Sealing
+from rootcellar.payloads.rekey import Rekeying
 from rootcellar.records import TaskRecord
-from rootcellar.rekeying import Rekeying
 from rootcellar.stores.base import TaskQuery
 from rootcellar.stores.journal import WritesBehind
-from rootcellar.stores.watching import Tell, Told
+from rootcellar.stores.watching import Notification, NotifyOn
 from tests.damage import odd
 from tests.damage.places import Place
 
@@ -175,8 +175,8 @@ class Trial:
         return [AsyncResult(task_id, app=self.app) for task_id in self._ready]
 
     def _wait(self) -> None:
-        for tell in (Tell.RECORD, Tell.ID, Tell.CHANGES):
-            told: queue.Queue[Told] = queue.Queue()
+        for tell in (NotifyOn.RECORD, NotifyOn.ID, NotifyOn.CHANGES):
+            told: queue.Queue[Notification] = queue.Queue()
             subscription = self.backend.waiter.watcher().subscribe(self._ready, told.put, tell)
             waiting = set(self._ready)
             deadline = time.monotonic() + PATIENCE

@@ -15,9 +15,10 @@ from celery.exceptions import TimeoutError
 from celery.result import AsyncResult, GroupResult
 
 import rootcellar
-from rootcellar import aside, waiting
 from rootcellar.errors import RootcellarError
 from rootcellar.stores.postgres import driver
+from rootcellar.support import executor
+from rootcellar.waiting import blocking
 from tests.conformance.stores import in_threads
 from tests.servers import PostgresServer, RedisServer, Server
 from tests.waiting.bed import make_app, record, until
@@ -81,7 +82,7 @@ def test_nobody_waits_beyond_the_timeout(server: PostgresServer, url: str, has_c
 
 
 def test_one_look_is_not_for_ever(server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "ONE_LOOK", TIMEOUT)
+    monkeypatch.setattr(blocking, "ONE_LOOK", TIMEOUT)
     app = make_app(url)
     app.backend.store.put(record("there"))
     with frozen(server), times_out() as caught:
@@ -167,7 +168,7 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
     freezable: tuple[Server, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads, and coroutines that read what was announced, give up hundreds of times."""
-    monkeypatch.setattr(aside, "LINGER", 0.5)
+    monkeypatch.setattr(executor, "LINGER", 0.5)
     server, url = freezable
     app = make_app(url)
     store, readers = app.backend.store, app.backend.waiter.aside
@@ -197,9 +198,9 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
             errors = list(threads.map(give_up_often, range(40)))
         assert errors == [{TimeoutError}] * 40
         assert {type(error) for error in asyncio.run(give_up_reading())} == {TimeoutError}
-        assert len(begun) == aside.MOST, "the others found no thread that was free"
+        assert len(begun) == executor.MOST, "the others found no thread that was free"
         assert readers.waiting == 0, "nothing is kept for a caller who left"
     assert app.AsyncResult("there").get(timeout=20) == "there"
     until(lambda: not [one for one in threading.enumerate() if one.name == "rootcellar-aside"], "no thread reads")
-    assert len(begun) == aside.MOST + 1, "after the freeze only the last one is read"
+    assert len(begun) == executor.MOST + 1, "after the freeze only the last one is read"
     store.close()

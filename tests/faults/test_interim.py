@@ -13,10 +13,10 @@ import pytest
 import redis
 from celery import Celery
 
+from rootcellar.backend.interim import Interim
 from rootcellar.errors import RecordRefused, StoreUnavailable
-from rootcellar.interim import Interim
-from rootcellar.outage import Outage
-from rootcellar.retrying import Backoff
+from rootcellar.support.backoff import Backoff
+from rootcellar.support.outages import Outage
 from tests.redis.bed import until
 from tests.servers import PostgresServer, RedisServer
 from tests.workers import Worker

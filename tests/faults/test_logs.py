@@ -10,11 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rootcellar import outage as outages
+from rootcellar.backend.retries import retry
 from rootcellar.errors import StoreUnavailable
-from rootcellar.outage import Outage
-from rootcellar.retrying import Backoff, retry
 from rootcellar.stores.postgres import driver
+from rootcellar.support import outages
+from rootcellar.support.backoff import Backoff
+from rootcellar.support.outages import Outage
 from tests.faults.bed import Bed
 from tests.servers import PostgresServer
 

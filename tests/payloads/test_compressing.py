@@ -20,9 +20,9 @@ from kombu import compression as kombu_compression
 
 from rootcellar.errors import ConfigurationError, PayloadBomb, PayloadUnreadable
 from rootcellar.payloads import Codec, Compressing, codec_of
-from rootcellar.payloads.compressing import LARGEST
+from rootcellar.payloads.compression import LARGEST
 from rootcellar.records import Payload
-from rootcellar.stores.celery_tables import task_record
+from rootcellar.stores.sql.celery_tables import task_record
 
 #: each method with its content type
 METHODS = {

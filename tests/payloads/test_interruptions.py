@@ -19,15 +19,15 @@ from fsspec.implementations.memory import MemoryFileSystem
 from kombu import compression
 
 import rootcellar
-from rootcellar import exceptions
-from rootcellar.blobs import open_blobs
+from rootcellar.backend import exceptions
 from rootcellar.errors import PayloadUnreadable, StoreUnavailable
-from rootcellar.interruptions import Moment, interruption_in
 from rootcellar.payloads import Codec, Compressing, NotEncodable, serialise
-from rootcellar.payloads.patterns import Patterns
+from rootcellar.payloads.blobs import open_blobs
 from rootcellar.payloads.pickles import read_old_pickle
-from rootcellar.payloads.redactor import Call, Redactor
+from rootcellar.payloads.redaction.patterns import Patterns
+from rootcellar.payloads.redaction.per_task import Call, Redactor
 from rootcellar.records import TYPED_JSON, Payload
+from rootcellar.support.interruptions import Moment, interruption_in
 from tests.apps.interrupted import Endless
 from tests.apps.interrupted import app as worker_app
 from tests.workers import Worker

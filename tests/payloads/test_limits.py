@@ -16,7 +16,6 @@ import pytest
 from celery import Celery
 from celery.app.task import Context
 
-from rootcellar.blobs import REFERENCE, Blobs, Spilling, open_blobs
 from rootcellar.errors import (
     BlobStoreUnknown,
     ConfigurationError,
@@ -26,11 +25,12 @@ from rootcellar.errors import (
     StoreUnavailable,
 )
 from rootcellar.payloads import Call, Codec, NotEncodable, codec_of, make_key
+from rootcellar.payloads.blobs import REFERENCE, Blobs, Spilling, open_blobs
+from rootcellar.payloads.encryption import Sealing
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.limiting import TRUNCATED, Limit, read_size
-from rootcellar.payloads.sealing import Sealing
+from rootcellar.payloads.rekey import Rekeying
+from rootcellar.payloads.size_limits import TRUNCATED, Limit, read_size
 from rootcellar.records import ChordRecord, Payload
-from rootcellar.rekeying import Rekeying
 
 LARGE = {"text": "x" * 5_000}
 OLD, NEW = make_key("old"), make_key("new")

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rootcellar.payloads import ARGS, RESULT, Codec, Compressing, make_key
+from rootcellar.payloads.encryption import Sealing
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.sealing import Sealing
 from rootcellar.records import TYPED_JSON, TaskRecord
 from tests import typed_values
 from tests.conformance.registered import STORES

@@ -14,11 +14,11 @@ import pytest
 from celery import Celery
 from celery.app.task import Context
 
-from rootcellar import outgoing
+from rootcellar.backend import outgoing
+from rootcellar.backend.outgoing import Outgoing
+from rootcellar.backend.recorder import CUT
 from rootcellar.errors import PayloadTooLarge, RecordRefused, StoreUnavailable
-from rootcellar.outgoing import Outgoing
-from rootcellar.recording import CUT
-from rootcellar.retention import LEAST_FOR_BLOBS
+from rootcellar.retention.policy import LEAST_FOR_BLOBS
 from rootcellar.stores.sqlite import driver
 from tests.mariadb_server import MariaDBServer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rootcellar.payloads.patterns import DEFAULTS
+from rootcellar.payloads.redaction.patterns import DEFAULTS
 from tests.test_docs import FILE_NAME, ROOT, Page, run
 
 

@@ -17,10 +17,10 @@ from celery.app.task import Context
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads import ARGS, CHORD_BODY, KWARGS, RESULT, STAMPS, Call, Codec, NotEncodable, codec_of
-from rootcellar.payloads.cards import MASK
-from rootcellar.payloads.patterns import DEFAULTS, NOTHING, STANDARD, Patterns, read_patterns
-from rootcellar.payloads.redacting import Redaction
-from rootcellar.payloads.redactor import Redactor
+from rootcellar.payloads.redaction.cards import MASK
+from rootcellar.payloads.redaction.patterns import DEFAULTS, NOTHING, STANDARD, Patterns, read_patterns
+from rootcellar.payloads.redaction.per_task import Redactor
+from rootcellar.payloads.redaction.redaction import Redaction
 
 SECRET = "s3cr3t-0f-m1ne"
 

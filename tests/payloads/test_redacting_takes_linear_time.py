@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from rootcellar.payloads import KWARGS, Codec
-from rootcellar.payloads.patterns import DEFAULTS
-from rootcellar.payloads.redacting import Redaction
-from rootcellar.payloads.redactor import Redactor
+from rootcellar.payloads.redaction.patterns import DEFAULTS
+from rootcellar.payloads.redaction.per_task import Redactor
+from rootcellar.payloads.redaction.redaction import Redaction
 
 SIZE = 10_000_000
 #: seconds of CPU

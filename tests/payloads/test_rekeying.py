@@ -16,10 +16,10 @@ import pytest
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads import ARGS, Codec, make_key
+from rootcellar.payloads.encryption import Sealing
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.sealing import Sealing
+from rootcellar.payloads.rekey import Rekeying
 from rootcellar.records import Payload, TaskRecord
-from rootcellar.rekeying import Rekeying
 from rootcellar.stores import open_store
 from rootcellar.stores.base import Store
 from tests.apps.conformance import make_app

@@ -16,8 +16,8 @@ from celery.app.task import Context
 
 from rootcellar.errors import ConfigurationError, KeyMissing, RootcellarError, SealBroken, UnsealedRefused
 from rootcellar.payloads import ARGS, RESULT, TRACEBACK, Codec, Compressing, codec_of, make_key
+from rootcellar.payloads.encryption import Sealing
 from rootcellar.payloads.keys import Keyring, read_keys
-from rootcellar.payloads.sealing import Sealing
 from rootcellar.records import Payload
 
 OLD, NEW, OTHER = make_key("old"), make_key("new"), make_key("other")

@@ -22,8 +22,8 @@ from kombu.utils import json as kombu_json
 import rootcellar
 from rootcellar.errors import ConfigurationError, ContentRefused, PayloadError, PayloadUnreadable, TypeRefused
 from rootcellar.payloads import ARGS, Codec, NotEncodable
+from rootcellar.payloads.typed import Classes, Reader, readable
 from rootcellar.records import TYPED_JSON, Payload
-from rootcellar.typed import Classes, Reader, readable
 from tests import typed_values
 from tests.typed_values import Crate, Customer, Model, Money, Order, json_values, same, values
 
@@ -106,7 +106,7 @@ def test_kombu_knows_the_serializer() -> None:
     assert (content_type, encoding) == (TYPED_JSON, "utf-8")
     assert loads(body, content_type, encoding, accept={TYPED_JSON}) == {"when": Decimal(1), "t": (1,)}
     program = "from kombu.serialization import registry; import sys; registry.name_to_type['rootcellar-json']; "
-    program += "print([n for n in sys.modules if n.startswith('rootcellar.typed') or n == 'celery'])"
+    program += "print([n for n in sys.modules if n.startswith('rootcellar.payloads.typed') or n == 'celery'])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
 
 

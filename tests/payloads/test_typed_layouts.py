@@ -9,12 +9,12 @@ from decimal import Decimal
 import pytest
 from kombu.utils import json as kombu_json
 
-from rootcellar.celery_documents import task_record, task_update
-from rootcellar.celery_meta import decode_task, encode_task
 from rootcellar.cli.values import json_value, one_line
 from rootcellar.payloads import Codec
 from rootcellar.records import TYPED_JSON, Payload, TaskRecord
-from rootcellar.stores.rows import payload_columns, read_payload
+from rootcellar.stores.layouts.documents import task_record, task_update
+from rootcellar.stores.layouts.json_blob import decode_task, encode_task
+from rootcellar.stores.sql.rows import payload_columns, read_payload
 
 VALUE = {"total": Decimal("1.10"), "size": (2, 3)}
 STORED = Codec(serializer="rootcellar-json").encode(VALUE, task_id="a task")

@@ -14,8 +14,8 @@ import redis
 import yaml
 from dotenv import dotenv_values
 
-from rootcellar.projects import write
-from rootcellar.recommending import Setup
+from rootcellar.onboarding.project import write
+from rootcellar.onboarding.recommend import Setup
 from tests.commands import Ended, environment, execute
 from tests.mariadb_server import MariaDBServer
 from tests.servers import HOST, PgBouncerServer, PostgresServer, Server

@@ -16,10 +16,10 @@ from dotenv import dotenv_values
 
 from rootcellar.configuration import reading
 from rootcellar.errors import ConfigurationError, FilesInTheWay
-from rootcellar.projects import write
-from rootcellar.projects.writing import app_name
-from rootcellar.recommending import RedisForm, Setup
-from rootcellar.recommending.setup import BACKENDS, BROKERS, PLACEHOLDER
+from rootcellar.onboarding.project import write
+from rootcellar.onboarding.project.writing import app_name
+from rootcellar.onboarding.recommend import RedisForm, Setup
+from rootcellar.onboarding.recommend.setup import BACKENDS, BROKERS, PLACEHOLDER
 from tests.commands import assert_one_line, execute, run_here, run_on_terminal
 from tests.projects.bed import Project
 from tests.workers import ROOT

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rootcellar.recommending import RedisForm, Setup
+from rootcellar.onboarding.recommend import RedisForm, Setup
 from tests.projects.bed import ComposedMariaDB, ComposedPgBouncer, ComposedRedis, Project
 from tests.redis_servers import RedisCluster, SentinelSet
 from tests.servers import HOST, MongoServer, PostgresServer, RabbitServer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from rootcellar.recommending import Keep, Needs, Readers, Runs, recommend
+from rootcellar.onboarding.recommend import Keep, Needs, Readers, Runs, recommend
 from tests.commands import run_here, run_on_terminal
 
 

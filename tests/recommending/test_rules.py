@@ -9,9 +9,9 @@ import pytest
 
 from rootcellar.configuration import reading
 from rootcellar.errors import ConfigurationError
-from rootcellar.recommending import Keep, MayLose, Needs, Readers, RedisForm, Runs, Setup, figures, recommend
-from rootcellar.recommending.needs import MEANINGS, QUESTIONS
-from rootcellar.recommending.setup import BACKENDS, BROKERS
+from rootcellar.onboarding.recommend import Keep, MayLose, Needs, Readers, RedisForm, Runs, Setup, figures, recommend
+from rootcellar.onboarding.recommend.needs import MEANINGS, QUESTIONS
+from rootcellar.onboarding.recommend.setup import BACKENDS, BROKERS
 from tests.workers import ROOT
 
 
@@ -123,7 +123,9 @@ def test_a_million_tasks_a_day_do_not_change_where_results_are_kept() -> None:
 def test_the_figures_are_those_of_the_benchmarks() -> None:
     results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     shipped = figures.FILE.read_text(encoding="utf-8")
-    assert shipped == figures.written(results), "run: python -m rootcellar.recommending.figures benchmarks/RESULTS.md"
+    assert shipped == figures.written(results), (
+        "run: python -m rootcellar.onboarding.recommend.figures benchmarks/RESULTS.md"
+    )
     figure = figures.figure("store, one process", "rootcellar PostgreSQL")
     assert f"| store, one process ({figure.unit}) | {figure.value} " in results
     assert figure.value in recommend(needs(Runs.POSTGRES)).backend_reason.evidence

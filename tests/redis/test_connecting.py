@@ -14,9 +14,9 @@ import pytest
 import redis
 
 from rootcellar import errors
-from rootcellar.store_options import store_options
+from rootcellar.backend.options import store_options
 from rootcellar.stores import StoreOptions, open_store
-from rootcellar.stores.redis import first_look, replication
+from rootcellar.stores.redis import replication, server_info
 from rootcellar.stores.redis.address import read_address
 from tests.redis.bed import new_id, opened, our_app, record, until
 from tests.redis_servers import SecureRedisServer
@@ -360,8 +360,8 @@ def test_a_user_who_may_not_ask(new_redis: Callable[..., RedisServer]) -> None:
 
 
 def test_a_server_that_is_too_old(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
-    monkeypatch.setattr(first_look, "OLDEST_SERVER", 99)
-    monkeypatch.setattr(first_look, "_seen", set())
+    monkeypatch.setattr(server_info, "OLDEST_SERVER", 99)
+    monkeypatch.setattr(server_info, "_seen", set())
     assert isinstance(refusal(redis_url), errors.ServerTooOld)
 
 

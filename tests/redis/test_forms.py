@@ -12,7 +12,7 @@ import pytest
 from rootcellar import errors
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.base import TaskQuery
-from rootcellar.stores.redis import RedisStore, querying
+from rootcellar.stores.redis import RedisStore, search
 from rootcellar.stores.redis.address import read_address
 from rootcellar.stores.redis.cluster import Cluster, slot_of
 from tests.conformance.stores import begun, part
@@ -329,7 +329,7 @@ def test_too_many_to_ask_about(store: RedisStore, monkeypatch: pytest.MonkeyPatc
     for one in records:
         store.put(one)
     assert len(store.query(TaskQuery(names=("shop.*",)))) == 30
-    monkeypatch.setattr(querying, "MOST", 20)
+    monkeypatch.setattr(search, "MOST", 20)
     with pytest.raises(errors.AbilityMissing, match="more than 20 results") as caught:
         store.query(TaskQuery())
     assert "PostgreSQL" in caught.value.remedy

@@ -12,9 +12,10 @@ import redis
 from celery.app.task import Context
 from celery.result import GroupResult
 
-from rootcellar import celery_meta, errors
+from rootcellar import errors
 from rootcellar.records import GroupRecord, Payload, TaskRecord
-from rootcellar.stores.redis import RedisStore, putting
+from rootcellar.stores.layouts import json_blob
+from rootcellar.stores.redis import RedisStore, commands
 from tests.apps.conformance import make_app
 from tests.conformance.stores import JSON_TEXTS, OTHER_PAYLOADS, full_record
 from tests.redis.bed import PATIENCE, new_id, opened, our_app, record, stock_app
@@ -69,7 +70,7 @@ def test_stock_reads_stamps(redis_url: str) -> None:
 @pytest.mark.parametrize("text", JSON_TEXTS.values(), ids=JSON_TEXTS.keys())
 def test_every_json_value_is_in_the_blob_as_it_was(text: str) -> None:
     payload = Payload(text.encode())
-    blob = celery_meta.encode_task(full_record("t", result=payload, args=payload, stamps=None))
+    blob = json_blob.encode_task(full_record("t", result=payload, args=payload, stamps=None))
     assert b'"result":' + payload.body + b"," in blob
     try:
         expected = json.loads(text)
@@ -82,14 +83,14 @@ def test_every_json_value_is_in_the_blob_as_it_was(text: str) -> None:
 
 @pytest.mark.parametrize("payload", OTHER_PAYLOADS.values(), ids=OTHER_PAYLOADS.keys())
 def test_what_is_no_json_is_refused_by_stock_not_taken_for_something_else(payload: Payload) -> None:
-    blob = celery_meta.encode_task(record("t", result=None))
+    blob = json_blob.encode_task(record("t", result=None))
     assert json.loads(blob)["result"] is None
-    opaque = celery_meta.encode_task(TaskRecord(task_id="t", state="SUCCESS", result=payload, done_at=NOW))
+    opaque = json_blob.encode_task(TaskRecord(task_id="t", state="SUCCESS", result=payload, done_at=NOW))
     if payload == Payload(payload.body):
         return  # it says that it is JSON
     with pytest.raises(ValueError, match=r"Expecting value|codec can't decode|decode byte"):
         json.loads(opaque)
-    assert celery_meta.decode_task("t", opaque).result == payload
+    assert json_blob.decode_task("t", opaque).result == payload
 
 
 def test_stock_restores_a_group(redis_url: str) -> None:
@@ -307,7 +308,7 @@ def test_time_to_live(store: RedisStore, client: redis.Redis) -> None:
 
 
 def test_what_is_larger_than_redis_holds(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(putting, "LARGEST", 1 << 20)
+    monkeypatch.setattr(commands, "LARGEST", 1 << 20)
     with pytest.raises(errors.RecordRefused, match="Redis takes no more than 1"):
         store.put(record(value="x" * (1 << 20)))
 

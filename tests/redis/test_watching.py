@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from rootcellar.records import Payload, TaskRecord
-from rootcellar.stores.redis import RedisStore, listening
+from rootcellar.stores.redis import RedisStore, notify
 from rootcellar.stores.redis.servers import Servers
-from rootcellar.stores.watching import Tell
+from rootcellar.stores.watching import NotifyOn
 from tests.redis.bed import Inbox, new_id, opened, record, stock_app, until
 from tests.servers import RedisServer
 
@@ -24,7 +24,7 @@ def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Servers, "safety_look", 3600.0)
 
 
-def subscribe(store: RedisStore, *task_ids: str, tell: Tell = Tell.RECORD) -> Inbox:
+def subscribe(store: RedisStore, *task_ids: str, tell: NotifyOn = NotifyOn.RECORD) -> Inbox:
     inbox = Inbox()
     store.watcher().subscribe(task_ids, inbox.deliver, tell)
     return inbox
@@ -115,14 +115,14 @@ def test_a_restart_of_the_server(new_redis: Callable[..., RedisServer]) -> None:
 
 def test_a_server_that_falls_silent(new_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection may be dead without a word, as behind a firewall: it is noticed, and made anew."""
-    monkeypatch.setattr(listening, "SILENCE", 0.2)
+    monkeypatch.setattr(notify, "SILENCE", 0.2)
     server = new_redis()
     with opened(server.url) as store, redis.Redis.from_url(server.url) as client:
         task_id = new_id()
         inbox = subscribe(store, task_id)
         await_listening(client, 1)
         watcher = store.watcher()
-        assert isinstance(watcher, listening.ListeningWatcher)
+        assert isinstance(watcher, notify.ListeningWatcher)
         until(lambda: watcher._has_read, "the first look")
         (first,) = listeners(client)
         server.pause()
@@ -166,9 +166,9 @@ def test_more_waiters_than_the_server_holds_answers_for(
 def test_who_reads_for_long_does_not_take_the_server_for_dead(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listening, "SILENCE", 1.0)
+    monkeypatch.setattr(notify, "SILENCE", 1.0)
     watcher = store.watcher()
-    assert isinstance(watcher, listening.ListeningWatcher)
+    assert isinstance(watcher, notify.ListeningWatcher)
     fetch = watcher._fetch
     read_at: list[float] = []
 
@@ -199,7 +199,7 @@ def test_told_of_a_result_that_does_not_say_when(store: RedisStore, client: redi
 def test_told_of_every_state_by_a_stock_worker(store: RedisStore, redis_url: str) -> None:
     stock = stock_app(redis_url).backend
     task_id = new_id()
-    inbox = subscribe(store, task_id, tell=Tell.CHANGES)
+    inbox = subscribe(store, task_id, tell=NotifyOn.CHANGES)
     for state in ("STARTED", "PROGRESS", "SUCCESS"):
         stock.store_result(task_id, {"at": state}, state)
         (told,) = inbox.take()

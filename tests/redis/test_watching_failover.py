@@ -12,7 +12,7 @@ import pytest
 
 from rootcellar.errors import StoreError
 from rootcellar.records import TaskRecord
-from rootcellar.stores.redis import RedisStore, listening
+from rootcellar.stores.redis import RedisStore, notify
 from rootcellar.stores.redis.cluster import slot_of
 from rootcellar.stores.redis.servers import Servers
 from tests.redis.bed import Inbox, new_id, opened, record, until
@@ -63,7 +63,7 @@ def test_tasks_of_a_dead_shard_hold_up_no_other_task(cluster: RedisCluster, capl
         caplog.clear()
         looks: list[float] = []
         watcher = store.watcher()
-        assert isinstance(watcher, listening.ListeningWatcher)
+        assert isinstance(watcher, notify.ListeningWatcher)
         fetch = watcher._fetch
 
         def count_looks(task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
@@ -116,7 +116,7 @@ def test_waiter_leaves_a_master_that_was_replaced(
     """Sentinels and replicas do not reach the old master, clients do: nothing tells a client that listens there."""
     is_alone = who == "the waiter itself"
     # the other way to learn of it is switched off
-    monkeypatch.setattr(listening, "SILENCE", 0.3 if is_alone else 3600.0)
+    monkeypatch.setattr(notify, "SILENCE", 0.3 if is_alone else 3600.0)
     old, new = sentinels.servers
     with opened(sentinels.url) as waiting, opened(sentinels.url) as storing:
         storing.put(record())

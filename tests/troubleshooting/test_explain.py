@@ -108,7 +108,7 @@ def test_explaining_needs_no_settings_and_no_server() -> None:
 
 def test_worker_does_not_load_the_entries() -> None:
     program = (
-        "import sys, rootcellar.backend, rootcellar.errors\n"
+        "import sys, rootcellar.backend.backend, rootcellar.errors\n"
         "str(rootcellar.errors.StoreUnavailable('away'))\n"
         "print([name for name in sys.modules if name.startswith(('rootcellar.troubleshooting', 'rootcellar.checks'))])"
     )

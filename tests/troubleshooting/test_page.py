@@ -15,14 +15,14 @@ from rootcellar import errors
 from rootcellar.checks.register import all_problems
 from rootcellar.configuration.settings import load
 from rootcellar.errors import WITHOUT_ENTRY, RootcellarError, code_of
-from rootcellar.projects import write
-from rootcellar.recommending import Setup
+from rootcellar.onboarding.project import write
+from rootcellar.onboarding.recommend import Setup
 from rootcellar.stores import open_store
 from rootcellar.troubleshooting.catalogue import entries
-from rootcellar.troubleshooting.messages import UNKNOWN, all_messages, error_docs, settings_problems
-from rootcellar.troubleshooting.page import page
 from tests.commands import run_here
 from tests.workers import ROOT
+from tools.troubleshooting.messages import UNKNOWN, all_messages, error_docs, settings_problems
+from tools.troubleshooting.page import page
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 ANCHORS = set(re.findall(r'<a id="([^"]+)"></a>', PAGE))

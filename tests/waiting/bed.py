@@ -22,8 +22,8 @@ from celery import Celery
 
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
-from rootcellar.stores.postgres import listening
-from rootcellar.stores.watching import Told, Watcher
+from rootcellar.stores.postgres import notify
+from rootcellar.stores.watching import Notification, Watcher
 from tests.servers import die_with_parent
 
 #: ten times as much of everything that is counted
@@ -71,7 +71,7 @@ def opened(url: str, **options: Any) -> Iterator[Store]:
 
 def no_safety_net(monkeypatch: Any) -> None:
     """Let nothing but a notification wake a listening watcher."""
-    monkeypatch.setattr(listening, "SAFETY_LOOK", 3600.0)
+    monkeypatch.setattr(notify, "SAFETY_LOOK", 3600.0)
 
 
 def count_threads() -> int:
@@ -91,7 +91,7 @@ class Inbox:
     """Where a watcher delivers. Keeps the ids of what has come."""
 
     def __init__(self) -> None:
-        self._told: queue.SimpleQueue[Told] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[Notification] = queue.SimpleQueue()
         self.deliver = self._told.put
 
     def take(self, count: int, timeout: float = PATIENCE) -> list[str]:

@@ -17,8 +17,8 @@ import pytest
 from celery.result import GroupResult, ResultSet
 
 import rootcellar
-from rootcellar import callbacks
 from rootcellar.records import Payload
+from rootcellar.waiting import callbacks
 from tests.background import Background
 from tests.waiting.bed import PATIENCE, make_app, no_safety_net, record, until
 

@@ -16,9 +16,9 @@ import pytest
 
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
-from rootcellar.stores.postgres import listening
+from rootcellar.stores.postgres import notify
 from rootcellar.stores.redis.servers import Servers
-from rootcellar.stores.watching import PollingWatcher, Subscription, Tell
+from rootcellar.stores.watching import NotifyOn, PollingWatcher, Subscription
 from tests.waiting.bed import HEAVY, Inbox, no_safety_net, opened, record, until
 
 #: seconds within which everything must be told; the next look without a notification is an hour away
@@ -26,7 +26,7 @@ PROMPTLY = 10.0
 SEQUENCES = 3_000 if HEAVY else 150
 STEPS = 12
 
-WAYS = list(Tell)
+WAYS = list(NotifyOn)
 PAUSES = ["no pause", "a short pause", "a long pause"]
 
 
@@ -36,7 +36,7 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     no_safety_net(monkeypatch)
     monkeypatch.setattr(Servers, "safety_look", 3600.0)
     # nothing ends by itself, so that a short pause is one
-    monkeypatch.setattr(listening, "LISTEN_LINGER", 3600.0)
+    monkeypatch.setattr(notify, "LISTEN_LINGER", 3600.0)
     if request.param == "sqlite":
         url = f"sqlite:///{request.getfixturevalue('tmp_path')}/results.sqlite3"
     else:
@@ -50,7 +50,7 @@ class Waiter:
     """One subscription to one task, and what the model says that it must be told."""
 
     task_id: str
-    tell: Tell
+    tell: NotifyOn
     inbox: Inbox = field(default_factory=Inbox)
     subscription: Subscription | None = None
 
@@ -65,7 +65,7 @@ class Run:
         self._states: dict[str, str] = {}
         self._waiters: list[Waiter] = []
 
-    def subscribe(self, task_id: str, tell: Tell) -> None:
+    def subscribe(self, task_id: str, tell: NotifyOn) -> None:
         waiter = Waiter(task_id, tell)
         self._waiters.append(waiter)
         waiter.subscription = self._watcher.subscribe([task_id], waiter.inbox.deliver, tell)
@@ -96,7 +96,7 @@ class Run:
         until(lambda: not self._watcher._subscriptions and not self._watcher._cancelled, "nobody waits")
         if how == "a long pause":
             with self._patch.context() as patch:
-                patch.setattr(listening, "LISTEN_LINGER", 0.0)
+                patch.setattr(notify, "LISTEN_LINGER", 0.0)
                 self._watcher._wake()
                 until(self._is_server_told, "the server was told")
 
@@ -114,13 +114,13 @@ class Run:
     def _must_hear(self, waiter: Waiter, state: str) -> None:
         """Wait until a waiter was told of a state, if that is what it wants to hear."""
         is_ready = state == "SUCCESS"
-        if not (is_ready or waiter.tell is Tell.CHANGES):
+        if not (is_ready or waiter.tell is NotifyOn.CHANGES):
             return
         told = waiter.inbox.take_one(PROMPTLY)
-        while isinstance(told, TaskRecord) and told.state != state and waiter.tell is Tell.CHANGES:
+        while isinstance(told, TaskRecord) and told.state != state and waiter.tell is NotifyOn.CHANGES:
             # the news of an earlier state was still on its way
             told = waiter.inbox.take_one(PROMPTLY)
-        if waiter.tell is Tell.ID:
+        if waiter.tell is NotifyOn.ID:
             assert told == waiter.task_id
         else:
             assert isinstance(told, TaskRecord)

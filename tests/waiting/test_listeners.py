@@ -18,11 +18,11 @@ import pytest
 from rootcellar.errors import StoreUnavailable
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store, open_store
-from rootcellar.stores.postgres import listening
+from rootcellar.stores.postgres import notify
 from rootcellar.stores.postgres.binary import TASK_FORMS, task_values
-from rootcellar.stores.postgres.writing import Write
-from rootcellar.stores.watching import Tell
-from rootcellar.waiting import Waiter
+from rootcellar.stores.postgres.group_commit import Write
+from rootcellar.stores.watching import NotifyOn
+from rootcellar.waiting.blocking import Waiter
 from tests.servers import IN_URL
 from tests.waiting.bed import (
     Database,
@@ -248,7 +248,7 @@ def test_a_ring_that_comes_too_late_is_not_missed_for_good(store: Store, databas
 def test_a_ring_for_who_gave_up_costs_no_processor_time(
     store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "LISTEN_LINGER", 1.5)
+    monkeypatch.setattr(notify, "LISTEN_LINGER", 1.5)
     subscription = store.watcher().subscribe(["given up", "given up as well"], Inbox().deliver)
     until(lambda: database.waiters() == 2, "it is registered")
     process = psutil.Process()
@@ -262,8 +262,8 @@ def test_a_ring_for_who_gave_up_costs_no_processor_time(
 def test_it_stops_listening_and_ends_when_nobody_waits(
     store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "LISTEN_LINGER", 0.1)
-    monkeypatch.setattr(listening, "LINGER", 0.5)
+    monkeypatch.setattr(notify, "LISTEN_LINGER", 0.1)
+    monkeypatch.setattr(notify, "LINGER", 0.5)
     before = count_threads()
     for task_id in ("one", "two"):
         inbox = subscribe(store.watcher(), [task_id])
@@ -330,8 +330,10 @@ def test_a_session_that_the_server_has_not_missed_holds_nobody_up(
 
 
 def test_one_task_told_in_three_ways_and_again_after_a_loss(store: Store, database: Database) -> None:
-    ways = [subscribe(store.watcher(), ["one", "two"], tell) for tell in (Tell.RECORD, Tell.ID, Tell.CHANGES)]
-    records_and_ids = [subscribe(store.watcher(), ["three"], tell) for tell in (Tell.RECORD, Tell.ID)]
+    ways = [
+        subscribe(store.watcher(), ["one", "two"], tell) for tell in (NotifyOn.RECORD, NotifyOn.ID, NotifyOn.CHANGES)
+    ]
+    records_and_ids = [subscribe(store.watcher(), ["three"], tell) for tell in (NotifyOn.RECORD, NotifyOn.ID)]
     until(lambda: database.waiters() == 3, "all are registered")
     store.put(record("one"))
     for inbox in ways:

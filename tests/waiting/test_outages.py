@@ -19,9 +19,9 @@ from celery.exceptions import TimeoutError
 import rootcellar
 from rootcellar.errors import StoreUnavailable
 from rootcellar.stores import Store, StoreOptions, open_store
-from rootcellar.stores.postgres import PostgresStore, driver, listening
-from rootcellar.stores.watching import Tell
-from rootcellar.waiting import Waiter
+from rootcellar.stores.postgres import PostgresStore, driver, notify
+from rootcellar.stores.watching import NotifyOn
+from rootcellar.waiting.blocking import Waiter
 from tests.background import Background
 from tests.servers import PostgresServer, Setting, die_with_parent
 from tests.waiting.bed import (
@@ -66,7 +66,7 @@ class Crowd:
         self.ids = [f"task {number}" for number in range(count)]
         self.store = open_store(url, StoreOptions(**options))
         self.inboxes = [subscribe(self.store.watcher(), [task_id]) for task_id in self.ids]
-        self.counted = subscribe(self.store.watcher(), self.ids, Tell.ID)
+        self.counted = subscribe(self.store.watcher(), self.ids, NotifyOn.ID)
         some = self.ids[:: count // 10]
         self.threads = [Background(lambda task_id=task_id: self._wait(task_id)) for task_id in some]
         self.app = make_app(url)
@@ -200,11 +200,11 @@ def test_waiter_leaves_a_frozen_primary_that_was_replaced(
     primary, standby, url = replicated
     is_alone = who == "the waiter itself"
     if is_alone:
-        monkeypatch.setattr(listening, "SIGN_OF_LIFE", 0.2)
-        monkeypatch.setattr(listening, "ANSWER", 1.0)
+        monkeypatch.setattr(notify, "SIGN_OF_LIFE", 0.2)
+        monkeypatch.setattr(notify, "ANSWER", 1.0)
     else:
         # the other way to learn of it is switched off
-        monkeypatch.setattr(listening, "SIGN_OF_LIFE", 3600.0)
+        monkeypatch.setattr(notify, "SIGN_OF_LIFE", 3600.0)
     new = Database(url.replace(f":{primary.port},127.0.0.1:{standby.port}/", f":{standby.port}/").partition("?")[0])
     with closing(open_store(url)) as waiting, closing(open_store(url)) as storing:
         put_all(storing, ["before"])

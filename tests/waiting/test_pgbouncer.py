@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from rootcellar.stores.postgres import driver
-from rootcellar.stores.postgres.listening import ListeningWatcher
-from rootcellar.stores.postgres.pooling import Pooling
+from rootcellar.stores.postgres.notify import ListeningWatcher
+from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
 from rootcellar.stores.watching import Watcher
 from tests.servers import PgBouncerServer, PostgresServer
 from tests.waiting.bed import Database, no_safety_net, opened, put_all, record, subscribe, until
@@ -109,7 +109,7 @@ def pooled_watcher(
     url = new_pgbouncer(postgres_server, default_pool_size=3).through(postgres_url)
     with opened(postgres_url) as direct:
         watcher = ListeningWatcher(
-            lambda: Pooling("auto", "here").look_at(driver.connect({"conninfo": url}, "here")),
+            lambda: PoolerPolicy("auto", "here").configure(driver.connect({"conninfo": url}, "here")),
             direct.get_many,
             {},
         )

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from rootcellar.stores import Store
-from rootcellar.stores.postgres import listening
+from rootcellar.stores.postgres import notify
 from tests.waiting.bed import HEAVY, Inbox, Other, no_safety_net, opened, opened_there, put_at, spin_until
 
 ROUNDS = 40_000 if HEAVY else 4_000
@@ -32,7 +32,7 @@ def test_no_wake_up_is_lost(
     rounds = ROUNDS // 2
     if listens_anew:
         # it stops listening, and listens anew, between most rounds
-        monkeypatch.setattr(listening, "LISTEN_LINGER", SPREAD)
+        monkeypatch.setattr(notify, "LISTEN_LINGER", SPREAD)
     seed = random.randrange(10**9)
     with ExitStack() as stack:
         race = Race(stack, postgres_url, random.Random(seed))

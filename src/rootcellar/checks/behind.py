@@ -37,7 +37,7 @@ class BehindChecks(Checks):
 
     def steps(self) -> Sequence[Step]:
         return [
-            Step("journal", self._journal, is_ground=True),
+            Step("journal", self._journal, stops_on_failure=True),
             Step("crash", self._crash),
             Step("lag", self._lag),
             Step("moving", self._moving),

@@ -34,7 +34,7 @@ _ROOMS = {
 _WITH_DRIVER = ("postgres", "redis", "mysql", "mongodb")
 
 
-class Told(Checks):
+class Notification(Checks):
     """What is known of a target's settings without a look at its server, such as that they cannot be used."""
 
     def __init__(self, problems: Sequence[Finding], where: str) -> None:
@@ -46,7 +46,7 @@ class Told(Checks):
         return self._where
 
     def steps(self) -> Sequence[Step]:
-        return [Step("settings", lambda: self._problems, is_ground=True)]
+        return [Step("settings", lambda: self._problems, stops_on_failure=True)]
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -70,7 +70,7 @@ def sections_for(target: Target) -> list[Checks]:
             RedisChecks(cache, is_cache=holds_copies(target)) if room_of(cache) == "redis" else checks_for(cache)
         )
     except RootcellarError as exc:
-        return [Told([failed(exc)], redact(target.url))]
+        return [Notification([failed(exc)], redact(target.url))]
     return [*parts, checks_for(target)]
 
 
@@ -83,7 +83,7 @@ def checks_for(target: Target) -> Checks:
             import_module(f"rootcellar.stores.{room}")
         return cast(Checks, import_module(f"rootcellar.checks.{room}").checks(target))
     except RootcellarError as exc:
-        return Told([failed(exc)], redact(target.url))
+        return Notification([failed(exc)], redact(target.url))
 
 
 def broker_of(target: Target) -> Checks:
@@ -93,7 +93,7 @@ def broker_of(target: Target) -> Checks:
     try:
         return checks_of_broker(target)
     except RootcellarError as exc:
-        return Told([failed(exc)], redact(str(target.conf.get("broker_url", ""))))
+        return Notification([failed(exc)], redact(str(target.conf.get("broker_url", ""))))
 
 
 def is_known(scheme: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import rootcellar
-from rootcellar.checks.choosing import Told, broker_of, is_known, sections_for
+from rootcellar.checks.choosing import Notification, broker_of, is_known, sections_for
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.steps import Checks, found_in, wrong
 from rootcellar.checks.target import target_of
@@ -55,9 +55,9 @@ def from_environment(name: str | None, processes: int | None, env_file: str = DE
         conf = rootcellar.settings(env_file, broker=name in (BROKER, ALL, "rpc"))
     except SettingsWrong as exc:
         problems = [wrong("settings-wrong", problem) for problem in exc.problems]
-        return [Told([*problems, *_doubts(exc.warnings)], exc.where)]
+        return [Notification([*problems, *_doubts(exc.warnings)], exc.where)]
     doubts = _doubts(conf.warnings)
-    return [*([Told(doubts, "environment")] if doubts else []), *_sections(dict(conf), name, processes)]
+    return [*([Notification(doubts, "environment")] if doubts else []), *_sections(dict(conf), name, processes)]
 
 
 def _doubts(warnings: Sequence[str]) -> list[Finding]:
@@ -70,7 +70,7 @@ def from_app(app: Any, name: str | None, processes: int | None) -> list[Checks]:
     problem = None if name == BROKER else not_rootcellar(conf.get("result_backend"))
     if problem is None:
         return _sections(conf, name, processes)
-    results = Told([problem], f"results of {app.main or 'the app'}")
+    results = Notification([problem], f"results of {app.main or 'the app'}")
     return [*(_sections(conf, BROKER, processes) if name == ALL else []), results]
 
 
@@ -148,4 +148,4 @@ def _sections(conf: dict[str, Any], name: str | None, processes: int | None) -> 
 
 def broken(exc: Exception) -> list[Checks]:
     """Return the checks of settings with which something went wrong that nobody thought of."""
-    return [Told([found_in(exc)], "the settings")]
+    return [Notification([found_in(exc)], "the settings")]

@@ -47,12 +47,12 @@ class MongoChecks(ServerChecks):
 
     def steps(self) -> Sequence[Step]:
         return [
-            *self.way_in(),
-            Step("server", self._server, is_ground=True),
+            *self.connection_steps(),
+            Step("server", self._server, stops_on_failure=True),
             Step("clock", self._clock),
             Step("write concern", self._write_concern),
             Step("ttl", self._ttl),
-            Step("rights", self._rights, is_ground=True),
+            Step("rights", self._rights, stops_on_failure=True),
             *self._trial.steps(),
         ]
 

@@ -55,8 +55,8 @@ class MySQLChecks(ServerChecks):
 
     def steps(self) -> Sequence[Step]:
         return [
-            *self.way_in(),
-            Step("server", self._server, is_ground=True),
+            *self.connection_steps(),
+            Step("server", self._server, stops_on_failure=True),
             Step("clock", self._clock),
             Step("connections", self._connections),
             Step("packets", self._packets),

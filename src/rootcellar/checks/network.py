@@ -100,17 +100,20 @@ class ServerChecks(Checks):
         """Return the files of our certificate and its key."""
         return None
 
-    def way_in(self) -> list[Step]:
+    def connection_steps(self) -> list[Step]:
         """Return the steps up to the login."""
         self._refusal: errors.RootcellarError | None = None
         self._user = ""
         if not self.hosts:
-            return [Step("socket", self._socket, is_ground=True), Step("login", self._login, is_ground=True)]
+            return [
+                Step("socket", self._socket, stops_on_failure=True),
+                Step("login", self._login, stops_on_failure=True),
+            ]
         return [
-            Step("name", self._names, is_ground=True),
-            Step("tcp", self._ports, is_ground=True),
-            Step("tls", self._tls, is_ground=True),
-            Step("login", self._login, is_ground=True),
+            Step("name", self._names, stops_on_failure=True),
+            Step("tcp", self._ports, stops_on_failure=True),
+            Step("tls", self._tls, stops_on_failure=True),
+            Step("login", self._login, stops_on_failure=True),
         ]
 
     # -- steps

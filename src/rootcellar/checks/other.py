@@ -23,7 +23,7 @@ class OtherChecks(Checks):
         return self._store.where
 
     def steps(self) -> Sequence[Step]:
-        return [Step("store", self._open, is_ground=True), *self._trial.steps()]
+        return [Step("store", self._open, stops_on_failure=True), *self._trial.steps()]
 
     def close(self) -> None:
         self._trial.close()

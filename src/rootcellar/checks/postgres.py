@@ -20,8 +20,8 @@ from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
 from rootcellar.stores.postgres import PostgresStore, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.pooling import SESSION, Pooling, are_lent_by_turns
-from rootcellar.stores.postgres.secure import SSL_REQUEST
+from rootcellar.stores.postgres.pgbouncer import SESSION, PoolerPolicy, sessions_are_shared
+from rootcellar.stores.postgres.tls import SSL_REQUEST
 
 #: milliseconds below which a statement_timeout is in the way
 _SHORT_TIMEOUT = 5_000
@@ -54,7 +54,7 @@ class PostgresChecks(ServerChecks):
         self._options = target.options
         self._settings = driver.connection_settings(target.url, self._options.connect_args)
         self._store = PostgresStore(target.url, self._options)
-        self._pooling = Pooling(self._options.prepared_statements, self.where)
+        self._pooling = PoolerPolicy(self._options.prepared_statements, self.where)
         self._tables = Tables(target, self._store, self._may_do)
         self._trial = Trial(self._tables.backend)
         self._connection: Connection | None = None
@@ -65,8 +65,8 @@ class PostgresChecks(ServerChecks):
 
     def steps(self) -> Sequence[Step]:
         return [
-            *self.way_in(),
-            Step("server", self._server, is_ground=True),
+            *self.connection_steps(),
+            Step("server", self._server, stops_on_failure=True),
             Step("clock", self._clock),
             Step("pooler", self._pooler),
             Step("connections", self._connections),
@@ -126,7 +126,7 @@ class PostgresChecks(ServerChecks):
         return (str(ours[0]), str(ours[1])) if all(ours) else None
 
     def enter(self) -> str:
-        self._connection = self._pooling.look_at(driver.connect(self._settings, self.where))
+        self._connection = self._pooling.configure(driver.connect(self._settings, self.where))
         return str(self._connection.info.user)
 
     # -- steps
@@ -162,7 +162,7 @@ class PostgresChecks(ServerChecks):
             yield ok("none")
             return
         with self._connect() as another:
-            if not are_lent_by_turns(self._link, another):
+            if not sessions_are_shared(self._link, another):
                 yield ok("keeps a session for each connection")
                 return
             if self._options.prepared_statements == "on" and not _keeps_statements(self._link):
@@ -175,7 +175,7 @@ class PostgresChecks(ServerChecks):
     def _listening(self, url: str) -> Iterator[Finding]:
         settings = driver.connection_settings(url, self._options.connect_args)
         try:
-            with self._pooling.look_at(driver.connect(settings, driver.describe(settings))) as connection:
+            with self._pooling.configure(driver.connect(settings, driver.describe(settings))) as connection:
                 if connection.is_pooled:
                     yield wrong("listen-unusable", f"{driver.describe(settings)} is a pooler again")
         except errors.RootcellarError as exc:
@@ -228,7 +228,7 @@ class PostgresChecks(ServerChecks):
         return self._connection
 
     def _connect(self) -> Connection:
-        return self._pooling.look_at(driver.connect(self._settings, self.where))
+        return self._pooling.configure(driver.connect(self._settings, self.where))
 
     def _row(self, statement: str, params: Sequence[Any] = ()) -> tuple[Any, ...]:
         return self._link.execute(statement.encode(), params, prepare=False).fetchone() or ()

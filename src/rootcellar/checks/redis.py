@@ -20,9 +20,9 @@ from rootcellar.checks.trial import PREFIX, Trial
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.address import Address, read_address
 from rootcellar.stores.redis.cluster import SLOTS
+from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
 from rootcellar.stores.redis.keys import Keys
 from rootcellar.stores.redis.sentinel import Sentinels
-from rootcellar.stores.redis.wire import Line, ServerError, pack
 
 #: seconds in which a server must answer, however patient the workers are
 ANSWER_PATIENCE = 3.0
@@ -44,10 +44,10 @@ class RedisChecks(ServerChecks):
         self._address: Address = replace(address, connect={**address.connect, "socket_timeout": patience})
         self._is_cache = is_cache
         self._trial = Trial(target.backend, is_deleted_by_server=True)
-        self._line: Line | None = None
+        self._line: RespConnection | None = None
         self._info: Info = {}
         #: connections to every master of a Cluster
-        self._masters: list[Line] = []
+        self._masters: list[RespConnection] = []
 
     @property
     def where(self) -> str:
@@ -55,21 +55,21 @@ class RedisChecks(ServerChecks):
 
     def steps(self) -> Sequence[Step]:
         form = self._address.form
-        way_in = self.way_in()
+        connection_steps = self.connection_steps()
         if form == "sentinel":
             # after their ports, before the master
-            way_in.insert(2, Step("sentinels", self._sentinels, is_ground=True))
+            connection_steps.insert(2, Step("sentinels", self._sentinels, stops_on_failure=True))
         return [
-            *way_in,
-            Step("server", self._server, is_ground=True),
-            *([Step("cluster", self._cluster, is_ground=True)] if form == "cluster" else []),
+            *connection_steps,
+            Step("server", self._server, stops_on_failure=True),
+            *([Step("cluster", self._cluster, stops_on_failure=True)] if form == "cluster" else []),
             Step("clock", self._clock),
             Step("eviction", self._eviction),
             Step("memory", self._memory),
             Step("persistence", self._persistence),
             *([] if self._is_cache or form == "single" else [Step("replicas", self._replicas)]),
             Step("connections", self._connections),
-            Step("rights", self._rights, is_ground=True),
+            Step("rights", self._rights, stops_on_failure=True),
             *self._trial.steps(),
         ]
 
@@ -127,7 +127,7 @@ class RedisChecks(ServerChecks):
             "the default user" if self._address.connect["password"] else ""
         )
 
-    def _connect(self) -> Line:
+    def _connect(self) -> RespConnection:
         try:
             if self._address.form == "sentinel":
                 return Sentinels(self._address).connect()
@@ -233,13 +233,13 @@ class RedisChecks(ServerChecks):
     def _replicas(self) -> Iterator[Finding]:
         code = "cluster-no-replica" if self._address.form == "cluster" else "redis-no-replica"
 
-        def judge(line: Line, info: Info) -> Finding:
+        def judge(line: RespConnection, info: Info) -> Finding:
             count = int(info.get("connected_slaves", 0))
             return ok(f"{count} connected to each master") if count else wrong(code, "no replica is connected")
 
         yield self._on_all(judge)
 
-    def _on_all(self, judge: Callable[[Line, Info], Finding]) -> Finding:
+    def _on_all(self, judge: Callable[[RespConnection, Info], Finding]) -> Finding:
         """Judge every master, and return the first finding that is not good, or that of the last master."""
         finding = judge(self._link, self._info)
         for line in self._masters:
@@ -287,7 +287,7 @@ class RedisChecks(ServerChecks):
             yield ok(f"all {len(commands)} commands that a worker needs")
 
     @property
-    def _link(self) -> Line:
+    def _link(self) -> RespConnection:
         assert self._line is not None, "only after the login"
         return self._line
 

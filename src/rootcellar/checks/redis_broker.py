@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 
 from rootcellar import errors
 from rootcellar.checks import redis_server
-from rootcellar.checks.broker import RoundTrip
+from rootcellar.checks.broker_round_trip import RoundTrip
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.redis import RedisChecks
 from rootcellar.checks.steps import Step, ok, problem_as, wrong
@@ -38,7 +38,7 @@ class RedisBrokerChecks(RedisChecks):
         before = [step for step in super().steps() if step.name not in _OF_RESULTS]
         return [
             *before,
-            Step("round trip", self._send_and_receive, is_ground=True),
+            Step("round trip", self._send_and_receive, stops_on_failure=True),
             Step("visibility", self._visibility),
         ]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.steps import ok, wrong
-from rootcellar.stores.redis.first_look import OLDEST_SERVER
-from rootcellar.stores.redis.wire import Line, ServerError, pack
+from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
+from rootcellar.stores.redis.server_info import OLDEST_SERVER
 
 __all__ = ["OLDEST_SERVER", "Info", "commands", "judge_eviction", "judge_memory", "judge_persistence", "read_info"]
 
@@ -25,7 +25,7 @@ def parse(text: bytes) -> dict[str, str]:
     return {key: value.strip() for key, _, value in pairs}
 
 
-def read_info(line: Line) -> dict[str, str]:
+def read_info(line: RespConnection) -> dict[str, str]:
     """Return what INFO says; nothing where we may not ask."""
     try:
         return parse(line.call(pack(b"INFO")))
@@ -65,7 +65,7 @@ def judge_memory(info: Info, code: str, full: str, *, may_evict: bool = False) -
     return wrong(full if share >= _FULL else code, seen)
 
 
-def judge_persistence(line: Line, info: Info) -> Finding:
+def judge_persistence(line: RespConnection, info: Info) -> Finding:
     """Say whether a server keeps on disk what it has."""
     if "err" in (info.get("rdb_last_bgsave_status"), info.get("aof_last_write_status")):
         return wrong("redis-saving-fails", "the last attempt to save failed")

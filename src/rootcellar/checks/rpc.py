@@ -39,8 +39,8 @@ class RPCChecks(Checks):
 
     def steps(self) -> Sequence[Step]:
         return [
-            Step("broker", self._broker, is_ground=True),
-            Step("round trip", self._round_trip, is_ground=True),
+            Step("broker", self._broker, stops_on_failure=True),
+            Step("round trip", self._round_trip, stops_on_failure=True),
             Step("worker", self._run_worker),
         ]
 

@@ -43,11 +43,11 @@ class SQLiteChecks(Checks):
 
     def steps(self) -> Sequence[Step]:
         return [
-            Step("folder", self._folder, is_ground=True),
-            Step("file", self._file, is_ground=True),
-            Step("lock", self._lock, is_ground=True),
-            Step("journal", self._journal, is_ground=True),
-            Step("schema", self._schema, is_ground=True),
+            Step("folder", self._folder, stops_on_failure=True),
+            Step("file", self._file, stops_on_failure=True),
+            Step("lock", self._lock, stops_on_failure=True),
+            Step("journal", self._journal, stops_on_failure=True),
+            Step("schema", self._schema, stops_on_failure=True),
             *self._trial.steps(),
         ]
 

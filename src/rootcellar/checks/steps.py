@@ -56,7 +56,7 @@ class Step:
 
     name: str
     look: Look
-    is_ground: bool = False
+    stops_on_failure: bool = False
 
 
 class Checks(ABC):
@@ -140,7 +140,7 @@ def run(checks: Checks, begin: Callable[[str], object] = lambda name: None) -> G
             begin(step.name)
             for finding in _take(step, checks):
                 yield finding
-                if finding.level is Level.FAILURE and step.is_ground:
+                if finding.level is Level.FAILURE and step.stops_on_failure:
                     broken = step.name
         is_closed = True
         yield from _take(Step("cleaning up", lambda: _close(checks)), checks)
@@ -161,7 +161,7 @@ def _steps_of(checks: Checks) -> Sequence[Step]:
         return checks.steps()
     except Exception as exc:
         finding = found_in(exc, checks.understand)
-        return [Step("settings", lambda: [finding], is_ground=True)]
+        return [Step("settings", lambda: [finding], stops_on_failure=True)]
 
 
 def found_in(

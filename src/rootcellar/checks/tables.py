@@ -17,8 +17,8 @@ from rootcellar.checks.findings import Finding
 from rootcellar.checks.steps import Step, failed, ok, wrong
 from rootcellar.checks.target import Target
 from rootcellar.stores import open_store
-from rootcellar.stores.grants import rights_of
-from rootcellar.stores.sqlstore import SqlStore
+from rootcellar.stores.sql.grants import rights_of
+from rootcellar.stores.sql.store import SqlStore
 
 #: tells, for a quoted table's name and a right, whether the user has it
 MayDo = Callable[[str, str], bool]
@@ -52,7 +52,10 @@ class Tables:
         self._changes: Mapping[str, Any] = {}
 
     def steps(self) -> list[Step]:
-        return [Step("schema", self._schema, is_ground=True), Step("rights", self._rights, is_ground=True)]
+        return [
+            Step("schema", self._schema, stops_on_failure=True),
+            Step("rights", self._rights, stops_on_failure=True),
+        ]
 
     def backend(self) -> ResultBackend:
         """Open the backend to try: on the tables, or on throw-away ones."""

@@ -10,8 +10,8 @@ from typing import Any
 from celery import Celery
 
 from rootcellar.backend import ResultBackend
+from rootcellar.backend.options import store_options
 from rootcellar.errors import ConfigurationError
-from rootcellar.store_options import store_options
 from rootcellar.stores.base import StoreOptions
 
 #: what would keep a check waiting in an outage, which it is there to tell

@@ -76,7 +76,7 @@ class Trial:
 
     def steps(self) -> list[Step]:
         return [
-            Step("round trip", self._round_trip, is_ground=True),
+            Step("round trip", self._round_trip, stops_on_failure=True),
             Step("sticky success", self._sticky),
             Step("notification", self._notification),
             Step("expiry", self._expiry),

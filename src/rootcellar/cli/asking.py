@@ -8,14 +8,14 @@ from typing import Any
 
 import typer
 
-from rootcellar.recommending import QUESTIONS, Needs, Question
-from rootcellar.recommending.needs import MEANINGS
+from rootcellar.onboarding.recommend import QUESTIONS, Needs, Question
+from rootcellar.onboarding.recommend.needs import MEANINGS
 
 _FACTORS = {"k": 1_000, "m": 1_000_000}
 
 
 def ask_needs() -> Needs:
-    """Ask the questions of :mod:`rootcellar.recommending`, and return what was answered."""
+    """Ask the questions of :mod:`rootcellar.onboarding.recommend`, and return what was answered."""
     typer.echo("A few questions. Enter takes what stands in [brackets], Ctrl-C leaves.")
     return Needs(**{question.field: _ask(question) for question in QUESTIONS})
 

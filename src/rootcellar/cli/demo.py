@@ -26,13 +26,13 @@ import rootcellar
 from rootcellar.cli.output import console, say, state_style, visible, visible_lines
 from rootcellar.cli.stores import named_by
 from rootcellar.cli.table import print_tasks
-from rootcellar.demo import FROM_SETTINGS
 from rootcellar.errors import DemoFailed
+from rootcellar.onboarding.demo import FROM_SETTINGS
 from rootcellar.stores.base import TaskQuery
 from rootcellar.urls import redact
 
 if TYPE_CHECKING:
-    from rootcellar.demo.run import Outcome, Watcher
+    from rootcellar.onboarding.demo.run import Outcome, Watcher
 
 EXAMPLES = """\b
 Examples:
@@ -81,7 +81,7 @@ def demo(
     if backend is not None and file is not None:
         raise typer.BadParameter("give --backend or --file, not both", param_hint="--file")
     # imported late: it makes a Celery app, which no other command needs
-    from rootcellar.demo.run import Demo
+    from rootcellar.onboarding.demo.run import Demo
 
     out = console()
     is_watched = out.is_terminal and not once

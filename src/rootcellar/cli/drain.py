@@ -20,8 +20,8 @@ from rootcellar.cli.stores import (
     TaskTableOption,
     chosen_store,
 )
-from rootcellar.draining import keep_draining
 from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.maintenance.drain import keep_draining
 from rootcellar.stores.journal import Lag, WritesBehind
 
 EXAMPLES = """\b

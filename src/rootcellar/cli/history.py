@@ -29,9 +29,9 @@ from rootcellar.cli.times import local_time, parse_moment, seconds_between, show
 from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, unreadable_fields
 from rootcellar.errors import AbilityMissing, RootcellarError
 from rootcellar.records import TaskRecord
-from rootcellar.relations import children_of, other_than
 from rootcellar.stores import Store
 from rootcellar.stores.base import Queryable, TaskQuery
+from rootcellar.stores.relations import children_of, other_than
 
 HISTORY_EXAMPLES = """\b
 Examples:

@@ -13,8 +13,8 @@ import typer
 
 from rootcellar.cli.output import console, print_json, say, visible
 from rootcellar.cli.stores import JsonOption
-from rootcellar.recommending import RedisForm, Setup, recommend
-from rootcellar.recommending.setup import BACKENDS, BROKERS
+from rootcellar.onboarding.recommend import RedisForm, Setup, recommend
+from rootcellar.onboarding.recommend.setup import BACKENDS, BROKERS
 
 EXAMPLES = """\b
 Examples:
@@ -65,7 +65,7 @@ def init(
         acks_late=acks_late or chosen.acks_late,
     )
     # imported late: no other command needs the templates
-    from rootcellar.projects import write
+    from rootcellar.onboarding.project import write
 
     written = write(folder, setup, force=force)
     if as_json:

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from rootcellar.errors import RootcellarError
+from rootcellar.text.escaping import escaped, visible, visible_lines
 from rootcellar.urls import redact
-from rootcellar.visible import escaped, visible, visible_lines
 
 __all__ = ["console", "print_error", "print_json", "say", "state_style", "visible", "visible_lines"]
 

@@ -11,9 +11,19 @@ import typer
 from rootcellar.cli.asking import ask_needs, count_of
 from rootcellar.cli.output import console, print_json, say
 from rootcellar.cli.stores import JsonOption
-from rootcellar.recommending import Keep, MayLose, Needs, Readers, Recommendation, RedisForm, Runs, Setup, recommend
-from rootcellar.recommending import figures as measured_figures
-from rootcellar.recommending.needs import MEANINGS
+from rootcellar.onboarding.recommend import (
+    Keep,
+    MayLose,
+    Needs,
+    Readers,
+    Recommendation,
+    RedisForm,
+    Runs,
+    Setup,
+    recommend,
+)
+from rootcellar.onboarding.recommend import figures as measured_figures
+from rootcellar.onboarding.recommend.needs import MEANINGS
 
 EXAMPLES = """\b
 Examples:

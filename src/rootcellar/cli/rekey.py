@@ -19,7 +19,7 @@ from rootcellar.cli.stores import (
     TaskTableOption,
     existing_results,
 )
-from rootcellar.rekeying import Rekeyed, Rekeying
+from rootcellar.payloads.rekey import Rekeyed, Rekeying
 
 EXAMPLES = """\b
 Examples:

@@ -25,7 +25,7 @@ from rootcellar.cli.times import parse_span
 from rootcellar.errors import AbilityMissing, ForeignTables, SchemaMissing, SchemaOutdated
 from rootcellar.stores import Store
 from rootcellar.stores.base import HasSchema, Schema, SchemaStatus
-from rootcellar.stores.grants import HasGrants
+from rootcellar.stores.sql.grants import HasGrants
 
 app = typer.Typer(
     help="Make, look at and upgrade the tables of a store.",

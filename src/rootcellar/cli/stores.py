@@ -16,9 +16,9 @@ from celery.app.utils import find_app
 
 import rootcellar
 from rootcellar.backend import ResultBackend
+from rootcellar.backend.options import store_options
 from rootcellar.errors import AbilityMissing, ConfigurationError, RootcellarError, SchemaMissing
 from rootcellar.payloads import Codec, codec_of
-from rootcellar.store_options import store_options
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
 from rootcellar.urls import redact

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
 
-from rootcellar.blobs import REFERENCE, size_of
 from rootcellar.cli.times import seconds_between
 from rootcellar.errors import PayloadError
-from rootcellar.fields import damaged_fields
 from rootcellar.payloads import Codec
+from rootcellar.payloads.blobs import REFERENCE, size_of
+from rootcellar.payloads.typed import readable
 from rootcellar.records import DAMAGED, ENCRYPTED, FOREIGN, NO_DATE, TYPED_JSON, Payload, TaskRecord
-from rootcellar.relations import children_of, other_than
-from rootcellar.typed import readable
+from rootcellar.stores.fields import damaged_fields
+from rootcellar.stores.relations import children_of, other_than
 
 _JSON = "application/json"
 _CODEC = Codec(accept={_JSON})

@@ -92,7 +92,7 @@ def _dict(text: str) -> dict[str, Any]:
     return found
 
 
-def _anything(text: str) -> Any:
+def _accept_any(text: str) -> Any:
     """Return JSON where it is some, yes and no as such, and any other text as it is."""
     try:
         return read_flag(text) if not text.isdigit() else int(text)
@@ -112,7 +112,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "list": ("a list with commas, or a JSON array", _list),
     "tuple": ("a list with commas, or a JSON array", lambda text: tuple(_list(text))),
     "dict": ("a JSON object", _dict),
-    "any": ("a text or JSON", _anything),
+    "any": ("a text or JSON", _accept_any),
 }
 
 

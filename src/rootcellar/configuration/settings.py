@@ -22,8 +22,8 @@ from rootcellar.configuration.uses import concerned_names, used_names
 from rootcellar.configuration.variables import GROUPS, PayloadVariables, Variables
 from rootcellar.errors import SettingsWrong
 from rootcellar.stores.passwords import SETTING, PasswordFile
+from rootcellar.text.escaping import visible_logs
 from rootcellar.urls import redact
-from rootcellar.visible import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 

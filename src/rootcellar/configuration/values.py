@@ -14,9 +14,9 @@ from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
 from rootcellar.errors import ConfigurationError
-from rootcellar.payloads.compressing import known_compression
-from rootcellar.payloads.limiting import WAYS, read_size
-from rootcellar.payloads.patterns import read_patterns
+from rootcellar.payloads.compression import known_compression
+from rootcellar.payloads.redaction.patterns import read_patterns
+from rootcellar.payloads.size_limits import WAYS, read_size
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})

@@ -11,10 +11,11 @@ from rootcellar.payloads.codec import (
     Codec,
     serializer_of,
 )
-from rootcellar.payloads.compressing import Compressing, known_compression
+from rootcellar.payloads.compression import Compressing, known_compression
+from rootcellar.payloads.errors import NotEncodable
 from rootcellar.payloads.keys import make_key
-from rootcellar.payloads.redactor import Call
-from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
+from rootcellar.payloads.redaction.per_task import Call
+from rootcellar.payloads.serializers import content_type_of, deserialise, serialise
 from rootcellar.payloads.settings import codec_of
 
 __all__ = [

@@ -6,18 +6,19 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from rootcellar.blobs import REFERENCE, Spilling
 from rootcellar.errors import BlobStoreUnknown, KeyMissing, PayloadError, PayloadUnreadable
-from rootcellar.payloads.compressing import Compressing
-from rootcellar.payloads.limiting import SPILL, TRUNCATE, Limit, cut_middle
-from rootcellar.payloads.patterns import NOTHING
+from rootcellar.payloads.blobs import REFERENCE, Spilling
+from rootcellar.payloads.compression import Compressing
+from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads.errors import NotEncodable
 from rootcellar.payloads.pickles import PICKLE, read_old_pickle
-from rootcellar.payloads.redactor import Call, Redactor
-from rootcellar.payloads.redactor import is_failure as looks_like_failure
-from rootcellar.payloads.sealing import Sealing
-from rootcellar.payloads.serialising import NotEncodable, content_type_of, deserialise, serialise
+from rootcellar.payloads.redaction.patterns import NOTHING
+from rootcellar.payloads.redaction.per_task import Call, Redactor
+from rootcellar.payloads.redaction.per_task import is_failure as looks_like_failure
+from rootcellar.payloads.serializers import content_type_of, deserialise, serialise
+from rootcellar.payloads.size_limits import SPILL, TRUNCATE, Limit, cut_middle
+from rootcellar.payloads.typed import Reader
 from rootcellar.records import DAMAGED, FOREIGN, Payload, TaskRecord
-from rootcellar.typed import Reader
 
 #: the fields of a record that hold values, and what else is encoded; an encrypted one is bound to its field
 RESULT, ARGS, KWARGS, STAMPS, TRACEBACK = "result", "args", "kwargs", "stamps", "traceback"

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import celery.exceptions
 
 from rootcellar.errors import PayloadUnreadable, TypeRefused
-from rootcellar.interruptions import raise_interruption
 from rootcellar.records import Payload
+from rootcellar.support.interruptions import raise_interruption
 
 PICKLE = "application/x-python-serialize"
 _BUILTINS = ("builtins", "__builtin__", "exceptions")

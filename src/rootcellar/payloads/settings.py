@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rootcellar.blobs import Spilling, open_blobs
 from rootcellar.errors import ConfigurationError
+from rootcellar.payloads.blobs import Spilling, open_blobs
 from rootcellar.payloads.codec import Codec
-from rootcellar.payloads.compressing import compressing_of
+from rootcellar.payloads.compression import compressing_of
+from rootcellar.payloads.encryption import Sealing
 from rootcellar.payloads.keys import Keyring, read_keys
-from rootcellar.payloads.limiting import REFUSE, SPILL, Limit, read_size, read_way
-from rootcellar.payloads.patterns import read_patterns
-from rootcellar.payloads.redactor import Redactor
-from rootcellar.payloads.sealing import Sealing
-from rootcellar.typed import Classes, Reader
+from rootcellar.payloads.redaction.patterns import read_patterns
+from rootcellar.payloads.redaction.per_task import Redactor
+from rootcellar.payloads.size_limits import REFUSE, SPILL, Limit, read_size, read_way
+from rootcellar.payloads.typed import Classes, Reader
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 

@@ -350,11 +350,11 @@ class Watchable(Protocol):
 
 
 @runtime_checkable
-class TellsFirst(Protocol):
+class ReportsInserts(Protocol):
     """A store that can tell whether a record is the first of its task: what is stored then is what was given."""
 
-    def tell_first(self) -> None:
-        """Say so from now on, by :attr:`~rootcellar.records.Stored.is_first`, where a task is stored without a part."""
+    def report_inserts(self) -> None:
+        """Say so from now on, by :attr:`~rootcellar.records.Stored.inserted`, where a task is stored without a part."""
 
 
 @runtime_checkable

@@ -169,7 +169,7 @@ class Batch(Protocol):
 class TakesBatches(Protocol):
     """A durable store that another one may be drained into."""
 
-    def exclusively(self) -> AbstractContextManager[Batch | None]:
+    def exclusive_batch(self) -> AbstractContextManager[Batch | None]:
         """Begin a transaction beside which no other one of this kind runs, and commit it at the end of the ``with``.
 
         It is ``None`` where somebody else has one. Whoever stands still in it loses it.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rootcellar.errors import ConfigurationError, StoreUnavailable
-from rootcellar.interruptions import raise_interruption
+from rootcellar.support.interruptions import raise_interruption
 
 #: the setting
 SETTING = "result_backend_password"

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
-from rootcellar.stores.forking import PerProcess
-from rootcellar.stores.gates import LOOK, Gate
+from rootcellar.support.forking import PerProcess
+from rootcellar.support.gates import LOOK, Gate
 
 C = TypeVar("C")
 

@@ -21,8 +21,8 @@ from functools import reduce
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.records import TaskRecord
-from rootcellar.stores.threads import start_thread
-from rootcellar.visible import visible_logs
+from rootcellar.support.threads import start_thread
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -39,7 +39,7 @@ OUTAGE_PAUSE = 0.1
 LOOK_BATCH = 250
 
 
-class Tell(enum.IntEnum):
+class NotifyOn(enum.IntEnum):
     """What a subscriber is told."""
 
     RECORD = 0  #: the record, once the task is ready
@@ -47,9 +47,9 @@ class Tell(enum.IntEnum):
     CHANGES = 2  #: the record at every change of state, the last one when it is ready
 
 
-#: records (or, for :attr:`Tell.ID`, ids) of tasks, or the error that ends the subscription
-Told = Sequence[TaskRecord] | Sequence[str] | RootcellarError
-Deliver = Callable[[Told], None]
+#: records (or, for :attr:`NotifyOn.ID`, ids) of tasks, or the error that ends the subscription
+Notification = Sequence[TaskRecord] | Sequence[str] | RootcellarError
+Deliver = Callable[[Notification], None]
 Fetch = Callable[[Iterable[str]], Mapping[str, TaskRecord]]
 
 
@@ -58,7 +58,7 @@ class Subscription:
 
     __slots__ = ("_seen", "_watcher", "deliver", "tell", "waiting")
 
-    def __init__(self, watcher: Watcher, task_ids: Iterable[str], deliver: Deliver, tell: Tell) -> None:
+    def __init__(self, watcher: Watcher, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn) -> None:
         self._watcher = watcher
         self._seen: dict[str, TaskRecord] = {}
         self.waiting = dict.fromkeys(task_ids)
@@ -67,7 +67,7 @@ class Subscription:
 
     def is_news(self, record: TaskRecord) -> bool:
         """Tell whether a record that is not ready differs from the one that was told last."""
-        if self.tell is not Tell.CHANGES or self._seen.get(record.task_id) == record:
+        if self.tell is not NotifyOn.CHANGES or self._seen.get(record.task_id) == record:
             return False
         self._seen[record.task_id] = record
         return True
@@ -84,7 +84,7 @@ class Watcher(ABC):
         self._name = name
         self._lock = threading.Lock()
         self._subscriptions: defaultdict[str, list[Subscription]] = defaultdict(list)
-        self._fresh: dict[str, Tell] = {}
+        self._fresh: dict[str, NotifyOn] = {}
         self._gone: dict[str, None] = {}
         self._cancelled: deque[Subscription] = deque()
         self._youngest = 0.0
@@ -103,7 +103,7 @@ class Watcher(ABC):
         """Tell whether it was made here: one that came over a fork has no thread and must be left alone."""
         return self._pid == os.getpid()
 
-    def subscribe(self, task_ids: Iterable[str], deliver: Deliver, tell: Tell = Tell.RECORD) -> Subscription:
+    def subscribe(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn = NotifyOn.RECORD) -> Subscription:
         """Begin to wait for tasks: each is told of once it is ready, also if it has been for long.
 
         Args:
@@ -116,7 +116,7 @@ class Watcher(ABC):
         return subscription
 
     @contextlib.contextmanager
-    def told(self, task_ids: Iterable[str], deliver: Deliver, tell: Tell = Tell.RECORD) -> Iterator[None]:
+    def told(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn = NotifyOn.RECORD) -> Iterator[None]:
         """Wait for tasks, as :meth:`subscribe` does, in a ``with`` block; nothing is left of it, however it ends."""
         subscription = self._new_subscription(task_ids, deliver, tell)
         try:
@@ -130,7 +130,7 @@ class Watcher(ABC):
             subscription.cancel()
             raise
 
-    def _new_subscription(self, task_ids: Iterable[str], deliver: Deliver, tell: Tell) -> Subscription:
+    def _new_subscription(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn) -> Subscription:
         # of the others there is nothing to tell, and one of them must not fail the look at all
         return Subscription(self, filter(self._can_exist, task_ids), deliver, tell)
 
@@ -239,7 +239,7 @@ class Watcher(ABC):
                     elif subscription.is_news(record):
                         told[subscription].append(record)
         for subscription, records in told.items():
-            subscription.deliver([r.task_id for r in records] if subscription.tell is Tell.ID else records)
+            subscription.deliver([r.task_id for r in records] if subscription.tell is NotifyOn.ID else records)
 
     def _tell_ready(self, task_ids: Iterable[str]) -> None:
         """Tell the subscribers who want only ids."""
@@ -247,7 +247,7 @@ class Watcher(ABC):
         with self._lock:
             for task_id in task_ids:
                 for subscription in list(self._subscriptions.get(task_id, ())):
-                    if subscription.tell is Tell.ID:
+                    if subscription.tell is NotifyOn.ID:
                         self._remove(task_id, subscription)
                         subscription.waiting.pop(task_id, None)
                         told[subscription].append(task_id)
@@ -272,7 +272,7 @@ class Watcher(ABC):
         with self._lock:
             return list(self._subscriptions)
 
-    def _take_news(self) -> tuple[dict[str, Tell], list[str]]:
+    def _take_news(self) -> tuple[dict[str, NotifyOn], list[str]]:
         """Return the tasks for which somebody began to wait, and those for which nobody waits any more.
 
         No task is in both: taken one after the other they could be, and a task would stay registered for nobody.
@@ -405,14 +405,14 @@ class PollingWatcher(Watcher):
         return min(max(age * PAUSE_SHARE, FIRST_PAUSE), LONGEST_PAUSE)
 
 
-def _for_both(one: Tell, other: Tell) -> Tell:
+def _for_both(one: NotifyOn, other: NotifyOn) -> NotifyOn:
     """Return what to read for two subscribers."""
     if one is other:
         return one
-    return Tell.CHANGES if Tell.CHANGES in (one, other) else Tell.RECORD
+    return NotifyOn.CHANGES if NotifyOn.CHANGES in (one, other) else NotifyOn.RECORD
 
 
-def _ignore(told: Told) -> None:
+def _ignore(told: Notification) -> None:
     """Is told in place of a subscriber who left."""
 
 

@@ -20,9 +20,9 @@ from rootcellar.stores.base import DELETE_BATCH, HasSchema, Queryable, Replaceab
 from rootcellar.stores.hybrid.drainer import Drainer
 from rootcellar.stores.hybrid.settings import WHERE, read_settings
 from rootcellar.stores.journal import DRAIN_BATCH, KeepsJournal, Lag, TakesBatches
-from rootcellar.stores.rows import checked_id, findable
+from rootcellar.stores.sql.rows import checked_id, findable
 from rootcellar.stores.watching import Watcher
-from rootcellar.visible import visible_logs
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 

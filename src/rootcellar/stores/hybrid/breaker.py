@@ -9,9 +9,9 @@ from functools import partial
 from typing import TypeVar
 
 from rootcellar.errors import PayloadError, RecordRefused, RootcellarError
-from rootcellar.stores.forking import PerProcess
-from rootcellar.stores.threads import start_thread
-from rootcellar.visible import visible_logs
+from rootcellar.support.forking import PerProcess
+from rootcellar.support.threads import start_thread
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 

@@ -14,12 +14,12 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
-from rootcellar import celery_meta
 from rootcellar.errors import StoreUnavailable
-from rootcellar.fields import damaged_fields
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores.base import Store
+from rootcellar.stores.fields import damaged_fields
 from rootcellar.stores.hybrid.breaker import Breaker
+from rootcellar.stores.layouts import json_blob
 
 #: before the ids in the cache, so that a copy is never taken for a result that lives there
 PREFIX = "rootcellar-copy-"
@@ -65,7 +65,7 @@ class Cache:
             task_id = key.removeprefix(PREFIX)
             copy = None
             if found.result is not None and found.result.content_type == _COPY:
-                copy = celery_meta.decode_task(task_id, found.result.body)
+                copy = json_blob.decode_task(task_id, found.result.body)
             if copy is not None and not damaged_fields(copy):
                 copies[task_id] = copy
             else:
@@ -87,7 +87,7 @@ class Cache:
             if record.expires_at <= now:
                 return
             until = min(until, record.expires_at)
-        body = celery_meta.encode_task(record)
+        body = json_blob.encode_task(record)
         copy = TaskRecord(
             task_id=PREFIX + record.task_id,
             state="SUCCESS",

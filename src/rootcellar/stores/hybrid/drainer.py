@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 
 from rootcellar.errors import RecordRefused, StoreUnavailable
-from rootcellar.fields import unreadable
 from rootcellar.records import Stored, TaskRecord
-from rootcellar.stores.hybrid.exactness import comes_back_as_it_is
+from rootcellar.stores.fields import unreadable
+from rootcellar.stores.hybrid.exactness import survives_round_trip
 from rootcellar.stores.journal import DRAIN_BATCH, Batch, Journal, Outcome, Pending, Settlement, TakesBatches
-from rootcellar.visible import visible_logs
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -47,7 +47,7 @@ class Drainer:
         """
         if self._journal.last_entry() is None:
             return 0
-        with self._durable.exclusively() as batch:
+        with self._durable.exclusive_batch() as batch:
             if batch is None:
                 return 0
             pending = self._journal.oldest(limit)
@@ -114,7 +114,7 @@ def _is_kept_as_given(record: TaskRecord, answer: Stored | RecordRefused) -> boo
     """Tell whether the durable store certainly has what was given, or nothing."""
     if isinstance(answer, RecordRefused):
         return True
-    return answer.written and answer.is_first and comes_back_as_it_is(record)
+    return answer.written and answer.inserted and survives_round_trip(record)
 
 
 def _refusal(pending: Pending) -> RecordRefused | None:

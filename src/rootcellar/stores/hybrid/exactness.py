@@ -10,7 +10,7 @@ from rootcellar.records import TaskRecord
 _ODD = re.compile("[\x00\ud800-\udfff]")
 
 
-def comes_back_as_it_is(record: TaskRecord) -> bool:
+def survives_round_trip(record: TaskRecord) -> bool:
     """Tell whether the durable store has the texts of a record as they were given: it may write NUL as an escape."""
     texts = [text for field in fields(record) if isinstance(text := getattr(record, field.name), str)]
     return not any(_ODD.search(text) for text in texts)

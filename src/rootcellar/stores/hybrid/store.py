@@ -20,18 +20,18 @@ from rootcellar.stores.base import (
     HasSchema,
     Queryable,
     Replaceable,
+    ReportsInserts,
     Store,
     StoreOptions,
-    TellsFirst,
     Watchable,
 )
-from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.hybrid.cache import Cache
-from rootcellar.stores.hybrid.exactness import comes_back_as_it_is
+from rootcellar.stores.hybrid.exactness import survives_round_trip
 from rootcellar.stores.hybrid.settings import read_settings
 from rootcellar.stores.journal import KeepsJournal
 from rootcellar.stores.watching import PollingWatcher, Watcher
-from rootcellar.visible import visible_logs
+from rootcellar.support.forking import PerProcess
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -52,8 +52,8 @@ class HybridStore(Store):
         self._where = f"{self.durable.where}, cache {cache.where}"
         self.expires_by_itself = self.durable.expires_by_itself
         self._polling = PerProcess(lambda: PollingWatcher(self.get_many))
-        if isinstance(self.durable, TellsFirst):
-            self.durable.tell_first()
+        if isinstance(self.durable, ReportsInserts):
+            self.durable.report_inserts()
         # abilities of the durable store are ours
         if isinstance(self.durable, Queryable):
             self.query = self.durable.query
@@ -74,7 +74,7 @@ class HybridStore(Store):
         """Store in the durable store, then copy a result that is there exactly as it was given."""
         started = time.monotonic()
         stored = self.durable.put(record, part, lease=lease, durable=durable)
-        if stored.written and stored.is_first and comes_back_as_it_is(record):
+        if stored.written and stored.inserted and survives_round_trip(record):
             self.cache.keep(record, started)
         return stored
 

@@ -23,12 +23,12 @@ from typing import Any
 from pymongo.collection import Collection, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from rootcellar import celery_documents as documents
-from rootcellar.fields import FAILURES, Reading, damaged, text_id
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult
+from rootcellar.stores.fields import FAILURES, Reading, damaged, text_id
+from rootcellar.stores.framing import claimant, frame, unframe_loosely
+from rootcellar.stores.layouts import documents
 from rootcellar.stores.mongodb.driver import Document
-from rootcellar.stores.rows import claimant, frame, unframe_loosely
-from rootcellar.visible import visible_logs
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 

@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from rootcellar import errors
-from rootcellar.imports import import_failure
 from rootcellar.stores.base import StoreOptions
-from rootcellar.stores.forking import PerProcess
 from rootcellar.stores.passwords import current, source_of
 from rootcellar.stores.pool import ConnectionPool
+from rootcellar.support.forking import PerProcess
+from rootcellar.support.imports import import_failure
 
 try:
     import bson.errors

@@ -14,14 +14,14 @@ from pymongo import WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
 
-from rootcellar import celery_documents as documents
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
+from rootcellar.stores.framing import kept_result
+from rootcellar.stores.layouts import documents
 from rootcellar.stores.mongodb import driver
 from rootcellar.stores.mongodb.chords import NOTED, ChordDocuments, indexes, note
 from rootcellar.stores.mongodb.driver import Document
-from rootcellar.stores.rows import kept_result
-from rootcellar.visible import visible_logs
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 

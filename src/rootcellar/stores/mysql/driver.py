@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rootcellar import errors
-from rootcellar.imports import import_failure
-from rootcellar.interruptions import Moment, raise_interruption
+from rootcellar.support.imports import import_failure
+from rootcellar.support.interruptions import Moment, raise_interruption
 
 try:
     import pymysql

@@ -17,12 +17,12 @@ from pymysql.converters import escape_string
 
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
-from rootcellar.stores.celery_tables import ASIDE
-from rootcellar.stores.grants import Role, on_tables
 from rootcellar.stores.mysql.driver import Connection
 from rootcellar.stores.mysql.failures import code_of
-from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
-from rootcellar.stores.sqlschema import Run, SqlSchema
+from rootcellar.stores.sql.celery_tables import ASIDE
+from rootcellar.stores.sql.grants import Role, on_tables
+from rootcellar.stores.sql.schema import Run, SqlSchema
+from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
 
 PACKAGE = "rootcellar.stores.mysql"
 MIGRATIONS = ("001_results.sql", "002_chords.sql")

@@ -13,19 +13,20 @@ from typing import Any, TypeVar
 import pymysql
 
 from rootcellar.errors import RecordRefused
-from rootcellar.fields import clamped
-from rootcellar.interruptions import Moment, raise_interruption
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
-from rootcellar.stores import rows
+from rootcellar.stores import framing
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
+from rootcellar.stores.fields import clamped
 from rootcellar.stores.mysql import driver, failures
 from rootcellar.stores.mysql.driver import Connection, in_list
 from rootcellar.stores.mysql.schema import PACKAGE, MySQLSchema, table_names
 from rootcellar.stores.mysql.url import connection_settings, describe
 from rootcellar.stores.passwords import source_of
 from rootcellar.stores.pool import ConnectionPool
-from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
-from rootcellar.stores.sqlstore import SqlStore
+from rootcellar.stores.sql import fragments, rows
+from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
+from rootcellar.stores.sql.store import SqlStore
+from rootcellar.support.interruptions import Moment, raise_interruption
 
 T = TypeVar("T")
 
@@ -130,11 +131,11 @@ class MySQLStore(SqlStore[Connection]):
         conditions = ["status IN %(states)s"] if query.states else []
         for column, texts in (("name", query.names), ("queue", query.queues), ("worker", query.workers)):
             if texts:
-                params.update({f"{column}_{number}": rows.like_pattern(text) for number, text in enumerate(texts)})
+                params.update({f"{column}_{number}": fragments.like_pattern(text) for number, text in enumerate(texts)})
                 likes = " OR ".join(f"{column} LIKE %({column}_{number})s" for number in range(len(texts)))
                 conditions.append(f"({likes})")
         if query.id_prefix:
-            params["ids"] = rows.prefix_pattern(query.id_prefix)
+            params["ids"] = fragments.prefix_pattern(query.id_prefix)
             conditions.append("task_id LIKE %(ids)s")
         matches = {"matches": " AND ".join(conditions) or "TRUE"}
         found: list[TaskRecord] = []
@@ -158,7 +159,7 @@ class MySQLStore(SqlStore[Connection]):
         if finished and params["arrived"]:
             connection.execute(self._sql["refuse_part"], params)
         is_complete = size is not None and counted >= size and not finished
-        claimed = is_complete and self._claim(connection, part.group_id, rows.claimant(part), lease)
+        claimed = is_complete and self._claim(connection, part.group_id, framing.claimant(part), lease)
         return ChordProgress(size=size, counted=counted, claimed=claimed, finished=bool(finished))
 
     def _claim(self, connection: Connection, group_id: str, claimant: str, lease: float) -> bool:
@@ -169,13 +170,13 @@ class MySQLStore(SqlStore[Connection]):
         """Find what has expired without a lock, then delete it by its key, if it still has."""
         count = 0
         ids = sorted(row[0] for row in self._all(find, params))
-        for some in rows.chunks(ids, self.MANY):
+        for some in framing.chunks(ids, self.MANY):
             count += self._count(delete, {**params, "ids": in_list(some)})
         return count
 
     def _delete_expired_chords(self, params: dict[str, Any]) -> None:
         ids = sorted(row[0] for row in self._all("expired_chords", params))
-        for some in rows.chunks(ids, self.MANY):
+        for some in framing.chunks(ids, self.MANY):
             self._delete_chords({**params, "ids": in_list(some)})
 
     def _delete_chords(self, params: dict[str, Any]) -> None:
@@ -292,12 +293,12 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     names = {
         **in_parameterized(table_names(options)),
         "task_columns": ", ".join(rows.TASK_COLUMNS),
-        "task_values": rows.named(rows.TASK_COLUMNS, "%({})s"),
+        "task_values": fragments.named(rows.TASK_COLUMNS, "%({})s"),
         "task_update": _update_assignments(),
-        "task_overwritable": rows.overwritable(old="{}", new="VALUES({})"),
+        "task_overwritable": fragments.overwritable(old="{}", new="VALUES({})"),
         "task_select": ", ".join(rows.TASK_COLUMNS),
-        "task_replacement": rows.replacement(lambda name, _: f"%({name})s"),
-        "task_still_the_same": rows.still_the_same("<=>", lambda name, _: f"%({name})s"),
+        "task_replacement": fragments.replacement(lambda name, _: f"%({name})s"),
+        "task_still_the_same": fragments.still_the_same("<=>", lambda name, _: f"%({name})s"),
     }
     return load_statements(PACKAGE, "queries.sql", names)
 
@@ -308,7 +309,7 @@ def _update_assignments() -> str:
     for column in rows.TASK_COLUMNS[1:]:
         condition = "put_id = VALUES(put_id)"
         if column not in rows.STATE_COLUMNS:
-            condition += f" AND NOT ({rows.kept('VALUES({})', column)})"
+            condition += f" AND NOT ({fragments.kept('VALUES({})', column)})"
         assignments.append(f"{column} = IF({condition}, VALUES({column}), {column})")
     return ", ".join(assignments)
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rootcellar.errors import RecordRefused
 from rootcellar.records import Stored, TaskRecord
-from rootcellar.stores import rows
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.pipeline import (
@@ -25,7 +24,8 @@ from rootcellar.stores.postgres.pipeline import (
     rows_of,
     run,
 )
-from rootcellar.visible import visible_logs
+from rootcellar.stores.sql import rows
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -166,7 +166,7 @@ def _first_row(result: psycopg.pq.abc.PGresult) -> tuple[bytes | None, ...]:
 
 
 def _stored(row: tuple[bytes | None, ...]) -> Stored:
-    return Stored(written=bool(row), is_first=bool(row) and read_bool(row[0]))
+    return Stored(written=bool(row), inserted=bool(row) and read_bool(row[0]))
 
 
 def _refusal(exc: Exception) -> RecordRefused:

@@ -8,9 +8,9 @@ from operator import attrgetter
 from typing import Any
 
 from rootcellar.errors import RecordRefused
-from rootcellar.fields import EARLIEST, FAILURES, LATEST
 from rootcellar.records import TaskRecord
-from rootcellar.stores import rows
+from rootcellar.stores.fields import EARLIEST, FAILURES, LATEST
+from rootcellar.stores.sql import rows
 
 #: where PostgreSQL counts microseconds from
 _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rootcellar import errors
-from rootcellar.imports import import_failure
-from rootcellar.interruptions import Moment, raise_interruption
 from rootcellar.stores.passwords import current
-from rootcellar.stores.postgres import secure
+from rootcellar.stores.postgres import tls
+from rootcellar.support.imports import import_failure
+from rootcellar.support.interruptions import Moment, raise_interruption
 
 
 def _prepare_for_eventlet() -> None:
@@ -31,7 +31,7 @@ try:
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
-    from rootcellar.stores.postgres.moments import read_all_moments
+    from rootcellar.stores.postgres.dates import read_all_moments
 except ImportError as exc:
     raise import_failure(
         exc,
@@ -247,7 +247,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     settings["client_encoding"] = "UTF8"
     if "," in str(settings.get("host", "")):
         settings.setdefault("target_session_attrs", "read-write")
-    return secure.with_defaults(settings, psycopg.pq.version())
+    return tls.with_defaults(settings, psycopg.pq.version())
 
 
 def _misplaced_at() -> errors.ConfigurationError:
@@ -280,10 +280,10 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
         connection = Connection.connect(autocommit=True, prepare_threshold=0, **settings)
     except psycopg.Error as exc:
         raise_interruption(exc, moment)
-        raise secure.explain(str(exc), settings, where) or translate(exc, where) from exc
+        raise tls.explain(str(exc), settings, where) or translate(exc, where) from exc
     connection.server = f"{connection.info.host}:{connection.info.port}"
     read_all_moments(connection)
-    secure.warn_if_unverified(settings, connection.pgconn.ssl_in_use, where)
+    tls.warn_if_unverified(settings, connection.pgconn.ssl_in_use, where)
     try:
         refuse_old(connection.info.server_version, where)
     except errors.ServerTooOld:

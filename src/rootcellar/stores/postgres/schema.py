@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from rootcellar.stores.base import StoreOptions
-from rootcellar.stores.celery_tables import ASIDE
-from rootcellar.stores.grants import Role, on_tables
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.sqlfiles import in_parameterized, load_statements, qualified, quote_identifier
-from rootcellar.stores.sqlschema import Run, SqlSchema
+from rootcellar.stores.sql.celery_tables import ASIDE
+from rootcellar.stores.sql.grants import Role, on_tables
+from rootcellar.stores.sql.schema import Run, SqlSchema
+from rootcellar.stores.sql.statements import in_parameterized, load_statements, qualified, quote_identifier
 
 _PACKAGE = "rootcellar.stores.postgres"
 MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql")

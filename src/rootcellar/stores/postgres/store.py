@@ -10,26 +10,27 @@ from typing import Any, TypeVar
 
 from psycopg.rows import dict_row
 
-from rootcellar.fields import EARLIEST, LATEST
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
-from rootcellar.stores import rows
+from rootcellar.stores import framing
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
-from rootcellar.stores.forking import PerProcess
+from rootcellar.stores.fields import EARLIEST, LATEST
 from rootcellar.stores.passwords import source_of
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.batching import Batch, Statements
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.listening import ListeningWatcher
+from rootcellar.stores.postgres.group_commit import Write, Writer
+from rootcellar.stores.postgres.notify import ListeningWatcher
+from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
 from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, rows_of, run
-from rootcellar.stores.postgres.pooling import Pooling
 from rootcellar.stores.postgres.route import Route
 from rootcellar.stores.postgres.schema import PostgresSchema, table_names
-from rootcellar.stores.postgres.writing import Write, Writer
 from rootcellar.stores.replaced import when_replaced
-from rootcellar.stores.sqlfiles import fill_in, in_parameterized, load_statements
-from rootcellar.stores.sqlstore import SqlStore
+from rootcellar.stores.sql import fragments, rows
+from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
+from rootcellar.stores.sql.store import SqlStore
 from rootcellar.stores.watching import Watcher
+from rootcellar.support.forking import PerProcess
 
 T = TypeVar("T")
 
@@ -59,9 +60,9 @@ class PostgresStore(SqlStore[Connection]):
         self._route = self._listen_route = Route(self._settings)
         if self.options.listen_url:
             self._listen_route = Route(driver.connection_settings(self.options.listen_url, connect_args))
-        self._pooling = Pooling(self.options.prepared_statements, self._where)
+        self._pooling = PoolerPolicy(self.options.prepared_statements, self._where)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
-            lambda: self._pooling.look_at(self._route.connect()),
+            lambda: self._pooling.configure(self._route.connect()),
             close=Connection.close,
             alive=_is_alive,
             usable=_is_usable,
@@ -103,12 +104,12 @@ class PostgresStore(SqlStore[Connection]):
             partial(Write, record.task_id, statement, (values, forms), order, is_durable=durable, is_ready=is_ready)
         )
         if part is None:
-            is_first = bool(write.answer) and read_bool(write.answer[0])
-            return Stored(written=write.count == 1, is_first=is_first)
+            inserted = bool(write.answer) and read_bool(write.answer[0])
+            return Stored(written=write.count == 1, inserted=inserted)
         return Stored(written=read_bool(write.answer[-1]), chord=_progress(write.answer))
 
-    def tell_first(self) -> None:
-        """See :class:`~rootcellar.stores.base.TellsFirst`."""
+    def report_inserts(self) -> None:
+        """See :class:`~rootcellar.stores.base.ReportsInserts`."""
         self._put = Statement("put_task_and_tell", self._sql["put_task_and_tell"])
 
     def get(self, task_id: str) -> TaskRecord | None:
@@ -124,7 +125,7 @@ class PostgresStore(SqlStore[Connection]):
 
     def _found(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         found: dict[str, TaskRecord] = {}
-        for some in rows.chunks(ids, self.MANY):
+        for some in framing.chunks(ids, self.MANY):
             values = self._values(self._get_many, {"task_ids": some})
             for row in rows_of(self._run(partial(run, statement=self._get_many, values=values))):
                 record = binary.task_record(row)
@@ -132,7 +133,7 @@ class PostgresStore(SqlStore[Connection]):
         return found
 
     @contextmanager
-    def exclusively(self) -> Iterator[Batch | None]:
+    def exclusive_batch(self) -> Iterator[Batch | None]:
         """See :class:`~rootcellar.stores.journal.TakesBatches`."""
         self._know_schema()
         try:
@@ -192,10 +193,10 @@ class PostgresStore(SqlStore[Connection]):
     def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params = {
             "states": list(query.states) or None,
-            "names": [rows.like_pattern(name) for name in query.names] or None,
-            "queues": [rows.like_pattern(queue) for queue in query.queues] or None,
-            "workers": [rows.like_pattern(worker) for worker in query.workers] or None,
-            "ids": rows.prefix_pattern(query.id_prefix),
+            "names": [fragments.like_pattern(name) for name in query.names] or None,
+            "queues": [fragments.like_pattern(queue) for queue in query.queues] or None,
+            "workers": [fragments.like_pattern(worker) for worker in query.workers] or None,
+            "ids": fragments.prefix_pattern(query.id_prefix),
             "since": query.since,
             "until": query.until,
             "limit": query.limit,
@@ -234,7 +235,7 @@ class PostgresStore(SqlStore[Connection]):
     def _connect_to_listen(self) -> Connection:
         # who waits may come before anybody has made the tables
         self._know_schema()
-        return self._pooling.look_at(self._listen_route.connect())
+        return self._pooling.configure(self._listen_route.connect())
 
     def _leave(self, server: str) -> None:
         """Close the idle connections once a server was replaced."""
@@ -337,12 +338,12 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_columns": ", ".join(rows.TASK_COLUMNS),
         # a waiter that wants only the id is sent nothing else
         "told_columns": ", ".join(f"CASE WHEN w.kind <> 1 THEN {column} END" for column in rows.TASK_COLUMNS),
-        "task_values": rows.named(rows.TASK_COLUMNS, "%({})s"),
-        "task_update": rows.update_assignments(),
-        "task_overwritable": rows.overwritable(),
+        "task_values": fragments.named(rows.TASK_COLUMNS, "%({})s"),
+        "task_update": fragments.update_assignments(),
+        "task_overwritable": fragments.overwritable(),
         "task_select": select,
-        "task_replacement": rows.replacement(_cast),
-        "task_still_the_same": rows.still_the_same("IS NOT DISTINCT FROM", _cast, "{}::text"),
+        "task_replacement": fragments.replacement(_cast),
+        "task_still_the_same": fragments.still_the_same("IS NOT DISTINCT FROM", _cast, "{}::text"),
     }
     found = load_statements(_PACKAGE, "queries.sql", names)
     found.update(load_statements(_PACKAGE, "waiting.sql", names))
@@ -373,7 +374,7 @@ def _cast(name: str, column: str) -> str:
 
 
 def _part_row(part: ChordPart, record: TaskRecord | None, lease: float) -> dict[str, Any]:
-    return {**rows.part_row(part, record), "claimant": rows.claimant(part), "lease": lease}
+    return {**rows.part_row(part, record), "claimant": framing.claimant(part), "lease": lease}
 
 
 def _progress(answer: tuple[bytes | None, ...]) -> ChordProgress:

@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl, unquote
 from rootcellar.errors import ConfigurationError
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.passwords import source_of
+from rootcellar.text.escaping import visible_logs
 from rootcellar.urls import redact
-from rootcellar.visible import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from rootcellar.fields import FAILURES, Reading, damaged
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload, TaskRecord
+from rootcellar.stores.fields import FAILURES, Reading, damaged
+from rootcellar.stores.framing import frame, kept_result, unframe_loosely
 from rootcellar.stores.redis.keys import decoded, encoded
-from rootcellar.stores.rows import frame, kept_result, unframe_loosely
 
 _PART = b"part:"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

@@ -15,12 +15,12 @@ from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.redis import driver, mastership
 from rootcellar.stores.redis.address import Address
+from rootcellar.stores.redis.connection import Call, Reply, RespConnection, ServerError, pack
 from rootcellar.stores.redis.driver import Redirected
 from rootcellar.stores.redis.mastership import Ask, Mastership, Opinion
 from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.servers import OneServer, Servers
-from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
-from rootcellar.visible import visible_logs
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -123,7 +123,7 @@ class Cluster(Servers):
                 yield from node.keys(pattern)
             self._look()
 
-    def listen(self) -> Line:
+    def listen(self) -> RespConnection:
         nodes = list(dict.fromkeys(node for node in self._known_masters() if node is not None))
         random.shuffle(nodes)
         failure: errors.StoreError | None = None

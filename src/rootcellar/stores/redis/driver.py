@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rootcellar import errors
-from rootcellar.imports import import_failure
-from rootcellar.interruptions import Moment, raise_interruption
 from rootcellar.stores import tls
 from rootcellar.stores.passwords import current
 from rootcellar.stores.redis.address import Address
-from rootcellar.stores.redis.wire import Line, ServerError, pack
+from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
+from rootcellar.support.imports import import_failure
+from rootcellar.support.interruptions import Moment, raise_interruption
 
 try:
     import redis
@@ -84,7 +84,7 @@ class Redirected(errors.StoreUnavailable):
         self.port = int(port)
 
 
-def connect(address: Address, host: str = "", port: int = 0) -> Line:
+def connect(address: Address, host: str = "", port: int = 0) -> RespConnection:
     """Open a connection to one server.
 
     Args:
@@ -100,7 +100,7 @@ def connect(address: Address, host: str = "", port: int = 0) -> Line:
 
 def open_line(
     settings: Mapping[str, Any], tls_settings: Mapping[str, Any] | None, host: str, port: int, path: str, where: str
-) -> Line:
+) -> RespConnection:
     """Open a connection with redis-py's arguments; ``settings`` says the rest.
 
     Raises:
@@ -134,7 +134,7 @@ def open_line(
             else:
                 error = _refusal_after_the_handshake(host, port, tls_settings, where) or error
         raise error from exc
-    return Line(connection, path or address_of(host, port))
+    return RespConnection(connection, path or address_of(host, port))
 
 
 def address_of(host: str, port: int) -> str:
@@ -172,7 +172,7 @@ def _refusal_after_the_handshake(
     return None
 
 
-def is_alive(line: Line) -> bool:
+def is_alive(line: RespConnection) -> bool:
     """Ask a connection that lay idle whether it still answers."""
     try:
         return bool(line.call(pack(b"PING")) == b"PONG")

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 
-from rootcellar.stores.redis import scripts
+from rootcellar.stores.redis import commands
+from rootcellar.stores.redis.connection import pack
 from rootcellar.stores.redis.keys import Keys, is_group
 from rootcellar.stores.redis.servers import PIPELINE, Servers
-from rootcellar.stores.redis.wire import pack
 
 #: seconds by which clocks may differ: up to this, "now" is now, and the server has seen to it
 CLOCKS = 60.0
@@ -54,7 +54,7 @@ class Sweep:
             cursor, found = self._servers.call(refused, pack(b"SSCAN", refused, cursor))
             for task_id in found:
                 key = self._keys.task(task_id.decode("utf-8", "surrogatepass"))
-                call = scripts.EXPIRE.call((key, refused), *_moments(before), task_id)
+                call = commands.EXPIRE.call((key, refused), *_moments(before), task_id)
                 count += self._servers.run(key, call)
             if cursor == b"0":
                 return count
@@ -66,7 +66,7 @@ class Sweep:
 
     def _expire(self, keys: list[bytes], before: datetime) -> int:
         moments = _moments(before)
-        return sum(self._servers.run(key, scripts.EXPIRE.call((key,), *moments)) for key in keys)
+        return sum(self._servers.run(key, commands.EXPIRE.call((key,), *moments)) for key in keys)
 
 
 def _moments(before: datetime) -> tuple[int, int]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from rootcellar import celery_meta
 from rootcellar.errors import AppendOnlyMissing, ConfigurationError
-from rootcellar.fields import damaged
 from rootcellar.records import NO_DATE, TaskRecord
+from rootcellar.stores.fields import damaged
+from rootcellar.stores.framing import chunks
 from rootcellar.stores.journal import Lag, Pending, Settlement
-from rootcellar.stores.redis import appendonly, driver, scripts
+from rootcellar.stores.layouts import json_blob
+from rootcellar.stores.redis import commands, driver, persistence
+from rootcellar.stores.redis.connection import Reply, ServerError, pack
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.keys import Keys, decoded, encoded
 from rootcellar.stores.redis.servers import PIPELINE, OneServer, Servers
-from rootcellar.stores.redis.wire import Reply, ServerError, pack
-from rootcellar.stores.rows import chunks
 
 #: bytes of results that are read at a time, but for one that is larger
 LARGEST_BATCH = 32 << 20
@@ -49,8 +49,8 @@ class RedisJournal:
                 where=where,
                 remedy="use one Redis or Sentinels, or mode write-through",
             )
-        self._demands_nothing = servers.demand
-        servers.demand = appendonly.require
+        self._demands_nothing = servers.on_connect
+        servers.on_connect = persistence.require
         self._servers = servers
         self._keys = keys
         self._where = where
@@ -64,19 +64,17 @@ class RedisJournal:
         else:
             blobs = self._servers.get_many([self._keys.task(task_id) for task_id in task_ids])
         there = {task_id: blob for task_id, blob in zip(task_ids, blobs, strict=True) if blob is not None}
-        forgotten = {task_id for task_id, blob in there.items() if celery_meta.is_forgotten(blob)}
+        forgotten = {task_id for task_id, blob in there.items() if json_blob.is_forgotten(blob)}
         return {
-            task_id: celery_meta.decode_task(task_id, blob)
-            for task_id, blob in there.items()
-            if task_id not in forgotten
+            task_id: json_blob.decode_task(task_id, blob) for task_id, blob in there.items() if task_id not in forgotten
         }, forgotten
 
     def forget(self, task_ids: Sequence[str]) -> None:
         """Leave a mark in place of each of these tasks, until the durable store has forgotten it too."""
         for some in chunks(task_ids, _AT_ONCE):
             keys = (self._stream, self._keys.journal_versions, *map(self._keys.task, some))
-            marks = [part for task_id in some for part in (encoded(task_id), celery_meta.encode_forgotten(task_id))]
-            self._servers.run(self._stream, scripts.FORGET_NOTED.call(keys, *marks), durable=True)
+            marks = [part for task_id in some for part in (encoded(task_id), json_blob.encode_forgotten(task_id))]
+            self._servers.run(self._stream, commands.FORGET_JOURNALED.call(keys, *marks), durable=True)
 
     # -- moving
 
@@ -123,13 +121,13 @@ class RedisJournal:
             tasks = [self._keys.task(one.pending.task_id) for one in some]
             keys = (self._stream, self._keys.journal_versions, self._keys.journal_refused, *tasks)
             arguments = [argument for one in some for argument in _settling(one)]
-            self._servers.run(self._stream, scripts.SETTLE.call(keys, *arguments))
+            self._servers.run(self._stream, commands.SETTLE.call(keys, *arguments))
 
     def release(self, task_id: str) -> bool:
         """Take away what was moved of a task; return whether nothing of it is left here that others do not have."""
         key = self._keys.task(task_id)
         keys = (key, self._keys.journal_versions, self._keys.journal_refused)
-        return bool(self._servers.run(key, scripts.RELEASE.call(keys, encoded(task_id)), durable=True))
+        return bool(self._servers.run(key, commands.RELEASE.call(keys, encoded(task_id)), durable=True))
 
     def delete_expired(self, now: datetime) -> int:
         """Delete what expired before ``now`` of that which is nowhere else; return how many tasks."""
@@ -179,11 +177,11 @@ class RedisJournal:
 
     def move_only(self) -> None:
         """From now on, also use a server that would lose the journal in a crash."""
-        self._servers.demand = self._demands_nothing
+        self._servers.on_connect = self._demands_nothing
 
     def window(self) -> str | None:
         """Say what of that which was acknowledged a crash may lose, ``None`` for nothing."""
-        return appendonly.window(self._servers, self._stream)
+        return persistence.window(self._servers, self._stream)
 
 
 def _pending(entry: _Entry, version: bytes, blob: bytes | None, *, is_string: bool) -> Pending:
@@ -193,8 +191,8 @@ def _pending(entry: _Entry, version: bytes, blob: bytes | None, *, is_string: bo
     if not is_string:
         result = damaged(b"a key that is no string")
         record = TaskRecord(task_id=task_id, state="FAILURE", result=result, done_at=NO_DATE, damage=("state",))
-    elif blob is not None and not celery_meta.is_forgotten(blob):
-        record = celery_meta.decode_task(task_id, blob)
+    elif blob is not None and not json_blob.is_forgotten(blob):
+        record = json_blob.decode_task(task_id, blob)
     return Pending(
         task_id=task_id,
         entry=place.decode(),
@@ -213,7 +211,7 @@ def _settling(settlement: Settlement) -> tuple[bytes | int, ...]:
         pending.version.encode("utf-8", "surrogateescape"),
         settlement.outcome.value,
         0 if lasts is None else max(1, int(lasts.total_seconds() * 1000)),
-        b"" if settlement.kept is None else celery_meta.encode_task(settlement.kept),
+        b"" if settlement.kept is None else json_blob.encode_task(settlement.kept),
     )
 
 

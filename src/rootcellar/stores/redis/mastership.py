@@ -10,8 +10,8 @@ from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from functools import partial
 
-from rootcellar.aside import Aside
-from rootcellar.stores.forking import PerProcess
+from rootcellar.support.executor import DeadlineExecutor
+from rootcellar.support.forking import PerProcess
 
 #: seconds that the others have for an answer
 PATIENCE = 2.0
@@ -72,7 +72,7 @@ class Mastership:
 
     def __init__(self, others: Callable[[str], Sequence[Ask]]) -> None:
         self._others = others
-        self._aside = Aside()
+        self._aside = DeadlineExecutor()
         self._questions = PerProcess(_Questions)
 
     def of(self, address: str, since: float) -> bool | None:

@@ -7,9 +7,9 @@ import time
 
 from rootcellar.errors import ConfigurationError, StoreUnavailable
 from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.redis.connection import Reply, RespConnection, ServerError, pack
 from rootcellar.stores.redis.mastership import Mastership
-from rootcellar.stores.redis.wire import Line, Reply, ServerError, pack
-from rootcellar.visible import visible_logs
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -83,7 +83,7 @@ class Replication:
         self._is_told = False
         self._command = pack(b"WAIT", self._replicas, max(1, int(min(timeout, answer_timeout / 2) * 1000)))
 
-    def run(self, line: Line, packed: bytes) -> Reply:
+    def run(self, line: RespConnection, packed: bytes) -> Reply:
         """Send a command that changes something; return its answer once replicas have it, or need not have it.
 
         Raises:
@@ -114,7 +114,7 @@ class Replication:
             return False
         return self._mastership.of(address, time.monotonic() - _ASK_AT_ONCE) is False
 
-    def _is_worthwhile(self, line: Line) -> bool:
+    def _is_worthwhile(self, line: RespConnection) -> bool:
         """Tell whether replicas should be waited for now: enough of them are connected, and none was missing lately."""
         if not self._replicas or time.monotonic() < self._resting_until:
             return False
@@ -128,7 +128,7 @@ class Replication:
         self._is_told = False
         return True
 
-    def _is_there(self, line: Line, answer: Reply) -> bool:
+    def _is_there(self, line: RespConnection, answer: Reply) -> bool:
         """Tell by what WAIT answered whether enough replicas have the result; if not, do without for a while.
 
         Raises:
@@ -149,7 +149,7 @@ class Replication:
         )
         return False
 
-    def _make_sure(self, line: Line, age: float) -> None:
+    def _make_sure(self, line: RespConnection, age: float) -> None:
         """Raise unless the others say that ``line`` leads to the master.
 
         Args:
@@ -171,7 +171,7 @@ class Replication:
                 "see whether the Sentinels, or the other nodes of the Cluster, run and reach the master",
             )
 
-    def _replaced(self, line: Line, what: str, remedy: str) -> MasterReplaced:
+    def _replaced(self, line: RespConnection, what: str, remedy: str) -> MasterReplaced:
         line.close()
         return MasterReplaced(what, where=self._where, remedy=remedy, address=line.address)
 
@@ -189,7 +189,7 @@ class Replication:
         self._is_told = True
 
 
-def _connected(line: Line) -> int | None:
+def _connected(line: RespConnection) -> int | None:
     """Return how many replicas follow the server; ``None`` if it does not tell."""
     try:
         role = line.call(pack(b"ROLE"))

@@ -10,9 +10,9 @@ from typing import Any
 from rootcellar import errors
 from rootcellar.stores.redis import driver, mastership
 from rootcellar.stores.redis.address import Address
+from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
 from rootcellar.stores.redis.mastership import Ask, Opinion
-from rootcellar.stores.redis.wire import Line, ServerError, pack
-from rootcellar.visible import visible_logs
+from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -40,7 +40,7 @@ class Sentinels:
         #: for questions whose answer is not waited for long
         self._quick = {**given, **quick}
 
-    def connect(self) -> Line:
+    def connect(self) -> RespConnection:
         """Open a connection to the master.
 
         Raises:
@@ -64,7 +64,7 @@ class Sentinels:
             )
         return line
 
-    def open(self, host: str, port: int) -> Line:
+    def open(self, host: str, port: int) -> RespConnection:
         """Open a connection to one of the Sentinels.
 
         Raises:

@@ -9,9 +9,9 @@ from rootcellar.errors import StoreError, StoreReadOnly, StoreUnavailable
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.redis import driver
-from rootcellar.stores.redis.first_look import look
+from rootcellar.stores.redis.connection import Call, Reply, RespConnection, ServerError, pack
 from rootcellar.stores.redis.replication import MasterReplaced, Replication
-from rootcellar.stores.redis.wire import Call, Line, Reply, ServerError, pack
+from rootcellar.stores.redis.server_info import look
 from rootcellar.stores.replaced import tell_replaced, when_replaced
 
 #: keys that the server looks at for one answer of SCAN
@@ -70,7 +70,7 @@ class Servers(ABC):
         """Yield all keys that match, some at a time, one perhaps twice; none that was there all the while is missed."""
 
     @abstractmethod
-    def listen(self) -> Line:
+    def listen(self) -> RespConnection:
         """Open a connection on which everything that is published anywhere is heard."""
 
     @abstractmethod
@@ -92,7 +92,7 @@ class OneServer(Servers):
 
     def __init__(
         self,
-        connect: Callable[[], Line],
+        connect: Callable[[], RespConnection],
         options: StoreOptions,
         where: str,
         *,
@@ -108,10 +108,10 @@ class OneServer(Servers):
         self.host, self.port = host, port
         self._replication = replication
         #: looks at each new connection's server, and raises what speaks against it
-        self.demand: Callable[[Line, str], None] = _anything
-        self._pool: ConnectionPool[Line] = ConnectionPool(
+        self.on_connect: Callable[[RespConnection, str], None] = _accept_any
+        self._pool: ConnectionPool[RespConnection] = ConnectionPool(
             self._open,
-            close=Line.close,
+            close=RespConnection.close,
             alive=driver.is_alive,
             usable=_is_clean,
             size=int(options.redis.get("max_connections") or options.pool_size),
@@ -139,11 +139,11 @@ class OneServer(Servers):
         """How its connections name it."""
         return driver.address_of(self.host, self.port)
 
-    def _open(self) -> Line:
+    def _open(self) -> RespConnection:
         line = self._connect()
         try:
             look(line, self._where, may_evict=self._may_evict)
-            self.demand(line, self._where)
+            self.on_connect(line, self._where)
         except BaseException:
             line.close()
             raise
@@ -170,7 +170,7 @@ class OneServer(Servers):
         replication = self._replication if durable else None
         return self._change(lambda line: run_on(line, call, replication))
 
-    def _change(self, work: Callable[[Line], Reply]) -> Reply:
+    def _change(self, work: Callable[[RespConnection], Reply]) -> Reply:
         """Do ``work``, which changes something on the server."""
         try:
             try:
@@ -225,7 +225,7 @@ class OneServer(Servers):
             if cursor == b"0":
                 return
 
-    def listen(self) -> Line:
+    def listen(self) -> RespConnection:
         return self._connect()
 
     def is_replaced(self, address: str) -> bool:
@@ -234,7 +234,7 @@ class OneServer(Servers):
     def close(self) -> None:
         self._pool.drop_idle()
 
-    def _again(self, exc: BaseException, work: Callable[[Line], Reply]) -> Reply:
+    def _again(self, exc: BaseException, work: Callable[[RespConnection], Reply]) -> Reply:
         """Do it once more on a new connection if the old one was lost: the server may have been started anew.
 
         Doing it twice is harmless. Not where no answer came in time.
@@ -258,7 +258,7 @@ class OneServer(Servers):
         return error
 
 
-def run_on(line: Line, call: Call, replication: Replication | None = None) -> Reply:
+def run_on(line: RespConnection, call: Call, replication: Replication | None = None) -> Reply:
     """Run a script by its hash, and by its text where the server does not have it; wait for the replicas."""
     try:
         return _run(line, call.packed, replication)
@@ -268,13 +268,13 @@ def run_on(line: Line, call: Call, replication: Replication | None = None) -> Re
         return _run(line, call.in_full(), replication)
 
 
-def _run(line: Line, packed: bytes, replication: Replication | None) -> Reply:
+def _run(line: RespConnection, packed: bytes, replication: Replication | None) -> Reply:
     return line.call(packed) if replication is None else replication.run(line, packed)
 
 
-def _anything(line: Line, where: str) -> None:
+def _accept_any(line: RespConnection, where: str) -> None:
     """Take a server as it is."""
 
 
-def _is_clean(line: Line) -> bool:
+def _is_clean(line: RespConnection) -> bool:
     return line.is_clean

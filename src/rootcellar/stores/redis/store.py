@@ -7,29 +7,28 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
-from rootcellar import celery_meta
 from rootcellar.errors import StoreUnavailable
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
-from rootcellar.stores.forking import PerProcess
+from rootcellar.stores.framing import claimant
 from rootcellar.stores.journal import Journal
-from rootcellar.stores.redis import chords, driver, scripts
+from rootcellar.stores.layouts import json_blob
+from rootcellar.stores.redis import chords, commands, driver
 from rootcellar.stores.redis.address import Address, read_address
 from rootcellar.stores.redis.cluster import Cluster
+from rootcellar.stores.redis.commands import JournaledTaskCommands, TaskCommands, milliseconds
+from rootcellar.stores.redis.connection import pack
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.journal import RedisJournal
 from rootcellar.stores.redis.keys import Keys, decoded, encoded
-from rootcellar.stores.redis.listening import ListeningWatcher
 from rootcellar.stores.redis.mastership import Mastership
-from rootcellar.stores.redis.putting import NotedPutting, Putting, milliseconds
-from rootcellar.stores.redis.querying import query_all
+from rootcellar.stores.redis.notify import ListeningWatcher
 from rootcellar.stores.redis.replication import Replication
-from rootcellar.stores.redis.scanning import Scanner
+from rootcellar.stores.redis.search import Scanner, query_all
 from rootcellar.stores.redis.sentinel import Sentinels
 from rootcellar.stores.redis.servers import OneServer, Servers
-from rootcellar.stores.redis.wire import pack
-from rootcellar.stores.rows import claimant
 from rootcellar.stores.watching import Fetch, Watcher
+from rootcellar.support.forking import PerProcess
 
 #: how long a finished chord refuses late parts
 REMEMBERED = timedelta(days=1)
@@ -48,7 +47,7 @@ class RedisStore(Store):
         self._servers = _servers(self._address, self.options)
         self._keys = Keys(self._address.prefix, self._servers.chord_tags)
         self._scanner = Scanner(self._servers, self._keys)
-        self._putting = Putting(self._servers.news, self.where)
+        self._putting = TaskCommands(self._servers.news, self.where)
         self._has_journal = False
         self._fetch: Fetch = self.get_many
         self._watchers = PerProcess(self._new_watcher)
@@ -102,15 +101,15 @@ class RedisStore(Store):
     def get(self, task_id: str) -> TaskRecord | None:
         key = self._keys.task(task_id)
         blob = self._servers.call(key, pack(b"GET", key))
-        return None if blob is None or celery_meta.is_forgotten(blob) else celery_meta.decode_task(task_id, blob)
+        return None if blob is None or json_blob.is_forgotten(blob) else json_blob.decode_task(task_id, blob)
 
     def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
         ids = list(dict.fromkeys(task_ids))
         blobs = self._servers.get_many([self._keys.task(task_id) for task_id in ids])
         return {
-            task_id: celery_meta.decode_task(task_id, blob)
+            task_id: json_blob.decode_task(task_id, blob)
             for task_id, blob in zip(ids, blobs, strict=True)
-            if blob is not None and not celery_meta.is_forgotten(blob)
+            if blob is not None and not json_blob.is_forgotten(blob)
         }
 
     def delete(self, task_ids: Iterable[str]) -> int:
@@ -121,9 +120,9 @@ class RedisStore(Store):
         """See :class:`~rootcellar.stores.base.Replaceable`."""
         key = self._keys.task(old.task_id)
         blob = self._servers.call(key, pack(b"GET", key))
-        if blob is None or celery_meta.decode_task(old.task_id, blob) != old:
+        if blob is None or json_blob.decode_task(old.task_id, blob) != old:
             return False
-        return bool(self._servers.run(key, scripts.REPLACE.call((key,), blob, self._putting.blob(new)), durable=True))
+        return bool(self._servers.run(key, commands.REPLACE.call((key,), blob, self._putting.blob(new)), durable=True))
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return self._scanner.page(after, limit, self.get_many)
@@ -136,14 +135,14 @@ class RedisStore(Store):
     def put_group(self, group: GroupRecord) -> None:
         key = self._keys.group(group.group_id)
         lasts = milliseconds(group.expires_at)
-        blob = celery_meta.encode_group(group)
+        blob = json_blob.encode_group(group)
         command = pack(b"SET", key, blob, b"PX", lasts) if lasts else pack(b"SET", key, blob)
         self._servers.call(key, command, durable=True)
 
     def get_group(self, group_id: str) -> GroupRecord | None:
         key = self._keys.group(group_id)
         blob = self._servers.call(key, pack(b"GET", key))
-        return None if blob is None else celery_meta.decode_group(group_id, blob)
+        return None if blob is None else json_blob.decode_group(group_id, blob)
 
     def delete_group(self, group_id: str) -> None:
         key = self._keys.group(group_id)
@@ -153,7 +152,7 @@ class RedisStore(Store):
 
     def begin_chord(self, chord: ChordRecord) -> None:
         key = self._keys.chord(chord.group_id)
-        call = scripts.BEGIN_CHORD.call(
+        call = commands.BEGIN_CHORD.call(
             (key,),
             chords.framed(chord.body),
             chords.framed(chord.header),
@@ -167,7 +166,7 @@ class RedisStore(Store):
         name = self._keys.chord(group_id)
         growth = b"" if key is None else encoded(key)
         what = b"extra" if relative else b"size"
-        call = scripts.SIZE_CHORD.call((name,), size, what, growth, *self._naming(group_id))
+        call = commands.SIZE_CHORD.call((name,), size, what, growth, *self._naming(group_id))
         self._servers.run(name, call, durable=True)
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
@@ -175,7 +174,7 @@ class RedisStore(Store):
 
     def _count(self, part: ChordPart, lease: float, record: TaskRecord | None) -> ChordProgress:
         key = self._keys.chord(part.group_id)
-        call = scripts.COUNT_PART.call((key,), *self._counting(part, lease, record))
+        call = commands.COUNT_PART.call((key,), *self._counting(part, lease, record))
         return chords.progress(self._servers.run(key, call, durable=True))
 
     def _counting(self, part: ChordPart, lease: float, record: TaskRecord | None) -> tuple[bytes | int, ...]:
@@ -201,7 +200,7 @@ class RedisStore(Store):
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         key = self._keys.chord(group_id)
         arguments = (encoded(claimant), int(lease * 1_000_000), *self._naming(group_id))
-        return bool(self._servers.run(key, scripts.CLAIM_CHORD.call((key,), *arguments), durable=True))
+        return bool(self._servers.run(key, commands.CLAIM_CHORD.call((key,), *arguments), durable=True))
 
     def get_chord(self, group_id: str) -> ChordRecord | None:
         key = self._keys.chord(group_id)
@@ -218,7 +217,7 @@ class RedisStore(Store):
     def finish_chord(self, group_id: str) -> None:
         key = self._keys.chord(group_id)
         remembered = int(REMEMBERED.total_seconds() * 1000)
-        call = scripts.FINISH_CHORD.call((key,), remembered, *self._naming(group_id))
+        call = commands.FINISH_CHORD.call((key,), remembered, *self._naming(group_id))
         self._servers.run(key, call, durable=True)
 
     def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
@@ -227,7 +226,7 @@ class RedisStore(Store):
             if len(found) >= limit:
                 break
             key = self._keys.waiting_on(tag) + encoded(owner)
-            call = scripts.ORPHANED_CHORDS.call((key,), limit - len(found), self._keys.chords(tag))
+            call = commands.ORPHANED_CHORDS.call((key,), limit - len(found), self._keys.chords(tag))
             found += [decoded(group) for group in self._servers.run(key, call)]
         return found
 
@@ -259,7 +258,7 @@ class RedisStore(Store):
     def keep_journal(self) -> Journal:
         """See :class:`~rootcellar.stores.journal.KeepsJournal`."""
         journal = RedisJournal(self._servers, self._keys, self.where)
-        self._putting = NotedPutting(self._keys, self._servers.news, self.where)
+        self._putting = JournaledTaskCommands(self._keys, self._servers.news, self.where)
         # a server may evict what expires, and these chords are nowhere else
         self._has_journal = True
         return journal
@@ -289,11 +288,11 @@ def _servers(address: Address, options: StoreOptions) -> Servers:
 
 def _with_earlier(record: TaskRecord, blob: bytes) -> TaskRecord | None:
     """Return ``record`` with what it does not say taken from ``blob``; ``None`` if what is there must stay."""
-    earlier = celery_meta.decode_task(record.task_id, blob)
+    earlier = json_blob.decode_task(record.task_id, blob)
     is_late = record.done_at is None and (earlier.retries or 0) > (record.retries or 0)
     if earlier.state == "SUCCESS" or (earlier.done_at is not None and is_late):
         return None
-    return celery_meta.merged(earlier, record)
+    return json_blob.merged(earlier, record)
 
 
 def _contended(where: str) -> StoreUnavailable:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rootcellar.stores.base import SchemaStatus, StoreOptions
-from rootcellar.stores.celery_tables import ASIDE
-from rootcellar.stores.sqlfiles import load_statements, quote_identifier
-from rootcellar.stores.sqlschema import Run, SqlSchema
+from rootcellar.stores.sql.celery_tables import ASIDE
+from rootcellar.stores.sql.schema import Run, SqlSchema
+from rootcellar.stores.sql.statements import load_statements, quote_identifier
 
 PACKAGE = "rootcellar.stores.sqlite"
 MIGRATIONS = ("001_results.sql", "002_chords.sql")

@@ -11,15 +11,16 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 from rootcellar.errors import RecordRefused
-from rootcellar.fields import clamped
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
-from rootcellar.stores import rows
+from rootcellar.stores import framing
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
+from rootcellar.stores.fields import clamped
 from rootcellar.stores.pool import ConnectionPool
-from rootcellar.stores.sqlfiles import load_statements
+from rootcellar.stores.sql import fragments, rows
+from rootcellar.stores.sql.statements import load_statements
+from rootcellar.stores.sql.store import SqlStore
 from rootcellar.stores.sqlite import driver
 from rootcellar.stores.sqlite.schema import PACKAGE, SQLiteSchema, table_names, transaction
-from rootcellar.stores.sqlstore import SqlStore
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         params = rows.part_row(part, record, _date_text)
         params["arrived"] = connection.execute(self._sql["arrive"], params).rowcount
         connection.execute(self._sql["count_arrived"], params)
-        claim = {"group_id": part.group_id, "claimant": rows.claimant(part), "lease": lease, "now": time.time()}
+        claim = {"group_id": part.group_id, "claimant": framing.claimant(part), "lease": lease, "now": time.time()}
         claimed = connection.execute(self._sql["claim_chord"], claim).rowcount == 1
         size, counted, finished = connection.execute(self._sql["chord_progress"], params).fetchone()
         return ChordProgress(size=size, counted=counted, claimed=claimed, finished=bool(finished))
@@ -187,12 +188,12 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     names = {
         **table_names(options),
         "task_columns": ", ".join(rows.TASK_COLUMNS),
-        "task_values": rows.named(rows.TASK_COLUMNS, ":{}"),
-        "task_update": rows.update_assignments(),
-        "task_overwritable": rows.overwritable(),
+        "task_values": fragments.named(rows.TASK_COLUMNS, ":{}"),
+        "task_update": fragments.update_assignments(),
+        "task_overwritable": fragments.overwritable(),
         "task_select": ", ".join(rows.TASK_COLUMNS),
-        "task_replacement": rows.replacement(lambda name, _: f":{name}"),
-        "task_still_the_same": rows.still_the_same("IS", lambda name, _: f":{name}"),
+        "task_replacement": fragments.replacement(lambda name, _: f":{name}"),
+        "task_still_the_same": fragments.still_the_same("IS", lambda name, _: f":{name}"),
     }
     return load_statements(PACKAGE, "queries.sql", names)
 
@@ -207,4 +208,4 @@ def _now() -> datetime:
 
 
 def _globs(texts: Sequence[str]) -> str | None:
-    return json.dumps([rows.glob_pattern(text) for text in texts]) if texts else None
+    return json.dumps([fragments.glob_pattern(text) for text in texts]) if texts else None

@@ -1,0 +1,588 @@
+"""The result backend that Celery talks to, over any store.
+
+Celery makes one of it for each process (it is thread-safe), calls ``store_result`` in workers and ``get_task_meta``,
+``wait_for_pending`` and ``iter_native`` in clients. It knows nothing of SQL or Redis: a store does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any, TypeVar
+
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import WorkerLostError
+from celery import states
+from celery.exceptions import BackendGetMetaError, BackendStoreError
+from celery.result import result_from_tuple
+from celery.utils.log import get_logger
+from kombu.serialization import registry
+
+from rootcellar.backend import exceptions, lifecycle
+from rootcellar.backend.chords import Chords, ChordSweeper
+from rootcellar.backend.interim import Interim
+from rootcellar.backend.options import store_options, warn_of_unknown
+from rootcellar.backend.outgoing import Outgoing
+from rootcellar.backend.reads import ReadingBackend
+from rootcellar.backend.recorder import Recorder, child_tuples, text_ids
+from rootcellar.backend.retries import FEW, DeferredWrites, allow_blocking, retry
+from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.maintenance.drain import DrainThread
+from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
+from rootcellar.payloads.settings import type_modules_of
+from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
+from rootcellar.retention.policy import Retention, read_optional_seconds, read_seconds
+from rootcellar.stores import Store, open_store
+from rootcellar.stores.base import DELETE_BATCH
+from rootcellar.stores.fields import text_id
+from rootcellar.stores.journal import WritesBehind
+from rootcellar.support.backoff import Backoff
+from rootcellar.support.forking import PerProcess
+from rootcellar.support.hidden_urls import hide_urls
+from rootcellar.support.outages import Outage
+from rootcellar.support.threads import start_thread
+from rootcellar.text.escaping import visible_logs
+from rootcellar.urls import redact
+from rootcellar.waiting.blocking import Waiter
+
+T = TypeVar("T")
+
+logger = visible_logs(get_logger(__name__))
+
+#: a task's attribute, and a header of a call, that says whether its result must be on disk before it counts as stored
+SYNCHRONOUS_COMMIT = "result_synchronous_commit"
+
+#: options of ``result_backend_transport_options`` that are ours, with their defaults
+CHORD_LEASE = 30.0
+CHORD_SWEEP_INTERVAL = 10.0
+
+#: what is noted of a part that the background will count
+_LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
+
+
+class ResultNotStored(RootcellarError, BackendStoreError):  # type: ignore[misc]
+    """A result could not be stored within ``result_backend_max_retries``. Retryable, by running the task again."""
+
+    retryable = True
+
+
+class ResultNotRead(RootcellarError, BackendGetMetaError):  # type: ignore[misc]
+    """A result could not be read: the store is out of reach. Retryable."""
+
+    retryable = True
+
+
+class ResultBackend(ReadingBackend):
+    """Celery's results in a rootcellar store.
+
+    Chosen by ``result_backend = "rootcellar+postgresql://…"``; see :func:`rootcellar.stores.open_store` for the URLs.
+
+    Of Celery's settings it honours ``result_expires``, ``result_failure_expires``, ``result_chord_expires``,
+    ``result_extended``, ``result_serializer``, ``result_accept_content``, ``result_compression``, ``result_cache_max``,
+    ``result_backend_always_retry`` (on by default), ``result_backend_max_retries``,
+    ``result_backend_password`` (a text, or a function that returns the password at each connect),
+    ``result_backend_base_sleep_between_retries_ms``, ``result_backend_max_sleep_between_retries_ms``,
+    ``database_table_names``, ``database_table_schemas``, ``database_create_tables_at_setup``,
+    ``database_engine_options`` (``pool_size``, ``max_overflow``, ``pool_timeout``, ``pool_recycle``, ``pool_pre_ping``,
+    ``connect_args``), ``database_short_lived_sessions`` and ``mongodb_backend_settings``.
+    In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds; ``listen_url``,
+    where to wait for notifications past a pooler; ``prepared_statements`` (``auto``, ``on``, ``off``), whether
+    statements are prepared through a pooler; and ``synchronous_commit``, which a task's attribute or a call's header
+    ``result_synchronous_commit`` overrides.
+    """
+
+    persistent = True
+    supports_native_join = True
+    supports_result_compression = True
+    supports_failure_expires = True
+    always_retry: bool
+    accept: set[str]
+    max_retries: float
+
+    def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
+        conf = app.conf
+        content_type_of(kwargs.get("serializer") or conf.result_serializer)
+        super().__init__(app, url=url, **kwargs)
+        hide_urls(conf)
+        if not url:
+            raise ConfigurationError(
+                "the result backend has no URL",
+                where="result_backend",
+                remedy="write rootcellar+postgresql://user:password@host/database or rootcellar+sqlite:///path",
+            )
+        self.compression = self.prepare_compression(conf.get("result_compression"))
+        if kwargs.get("accept") is None and conf.result_accept_content is None and self.serializer == typed.NAME:
+            # what this app writes by its default, and nothing that executes
+            self.accept = {*self.accept, TYPED_JSON}
+        # one backend a process: Celery keeps one for each thread otherwise
+        self.thread_safe = True
+        self.always_retry = bool(self.always_retry) or not conf.value_set_for("result_backend_always_retry")
+        if self.max_retries is None:
+            self.max_retries = float("inf")
+        self.retention = Retention(
+            read_optional_seconds(self.expires, "result_expires"),
+            read_optional_seconds(conf.get("result_failure_expires"), "result_failure_expires"),
+            read_optional_seconds(conf.get("result_chord_expires"), "result_chord_expires"),
+        )
+        self.store: Store = open_store(url, store_options(conf))
+        self.waiter = Waiter(self.store)
+        self._backoff = Backoff(
+            read_seconds(self.base_sleep_between_retries_ms, "result_backend_base_sleep_between_retries_ms"),
+            read_seconds(self.max_sleep_between_retries_ms, "result_backend_max_sleep_between_retries_ms"),
+        )
+        self._outage = Outage()
+        self._late = DeferredWrites(self._backoff, self._outage)
+        self._interim = Interim(self._backoff, self._outage)
+        #: held while a thread of this process sweeps
+        self._sweeping = PerProcess(threading.Lock)
+        ours = conf.get("result_backend_transport_options") or {}
+        warn_of_unknown(ours)
+        self._synchronous_commit = ours.get("synchronous_commit", True)
+        self._exception_modules = type_modules_of(conf) or ()
+        #: the app's tasks, also those that it gets later, once they are used: the app takes a lock to look them up
+        self._tasks: Any = None
+        self.codec = codec_of(conf, serializer=self.serializer, accept=self.accept)
+        # blobs are deleted by a sweep, wherever the records expire
+        self.supports_autoexpire = self.store.expires_by_itself and self.codec.spilling is None
+        self.recorder = Recorder(
+            self.codec,
+            self.retention,
+            # looked up once: it costs as much as encoding a small result
+            is_extended=bool(conf.find_value_for_key("extended", "result")),
+            task_of=self._task_of,
+        )
+        self.chords = Chords(self, read_seconds(ours.get("chord_lease", CHORD_LEASE), "chord_lease"))
+        self.chord_sweep_interval = read_seconds(
+            ours.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL),
+            "chord_sweep_interval",
+            longest=threading.TIMEOUT_MAX,
+        )
+        lifecycle.register_backend(self)
+
+    # -- storing
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Store a task's state and result. Where the task has ended, count its part of a chord in the same transaction.
+
+        A task that stores a state for itself has not ended, whatever the state is: the ``mark_as_…`` methods say that
+        it has. Of a ``request`` nothing is stored for another task than its own.
+
+        A state that is not final (STARTED, RETRY, an application's own) does not hold up a task: in an outage it is
+        stored later, or not at all if the next state comes first.
+
+        Returns:
+            the result as it was encoded, as Celery's own backends do.
+
+        Raises:
+            NotEncodable: the result cannot be encoded.
+            ResultNotStored: the store did not come back within the limit.
+        """
+        key = text_id(task_id)
+        request = _own_request(key, request)
+        encodable = self._encodable(result, state, request)
+        outgoing = self._outgoing(key, encodable, state, traceback, request)
+        record = outgoing.record
+        part = self.chords.part_of(request, state, encodable, holds_result=False) if self.chords.is_end() else None
+
+        what = f"store {state} of task {task_id}"
+        try:
+            if lifecycle.is_worker_main():
+                progress = self._store_from_main(
+                    outgoing, part, request, what, is_lost=isinstance(result, WorkerLostError)
+                )
+            elif state not in states.READY_STATES and lifecycle.is_in_pool():
+                progress = None
+                self._interim.store(
+                    record.task_id,
+                    lambda: self._put(outgoing, None, request),
+                    lambda: self._is_over(record.task_id),
+                    what,
+                )
+            else:
+                self._interim.settle(record.task_id)
+                progress = self._retried(partial(self._put, outgoing, part, request), what).chord
+        except RootcellarError as exc:
+            raise self._not_stored(exc, task_id, state) from exc
+        if part is not None:
+            self.chords.note_progress(request, progress)
+        self._cache.pop(key, None)
+        return encodable
+
+    def _is_over(self, task_id: str) -> bool:
+        record = self.store.get(task_id)
+        return record is not None and record.done_at is not None
+
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *args: Any, **kwargs: Any) -> None:
+        with self.chords.ending():
+            super().mark_as_done(task_id, result, _own_request(task_id, request), *args, **kwargs)
+
+    def mark_as_failure(
+        self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        with self.chords.ending():
+            super().mark_as_failure(task_id, exc, traceback, _own_request(task_id, request), *args, **kwargs)
+
+    def mark_as_revoked(self, task_id: str, reason: Any = "", request: Any = None, *args: Any, **kwargs: Any) -> None:
+        with self.chords.ending():
+            super().mark_as_revoked(task_id, reason, _own_request(task_id, request), *args, **kwargs)
+
+    def _fail_chain(self, *args: Any, **kwargs: Any) -> None:
+        """Fail what follows a failed task in its chain; Celery has this method since 5.7."""
+        with self.chords.ending():
+            super()._fail_chain(*args, **kwargs)
+
+    def end_unrecorded(self, request: Any, exc: BaseException) -> None:
+        """Count the part of a task that has ended and for which Celery records nothing.
+
+        The part is what the task has stored for itself, if that is a final state, else a failure.
+
+        Args:
+            request: the task's request; also that of a message from which no task could be made.
+            exc: why there is no record: ``Ignore``, ``Reject``, or that the task is not known.
+        """
+        if not request.chord and not request.chain:
+            return
+
+        def count() -> None:
+            if not (request.chord and self.chords.count_by_hand(request)):
+                self.mark_as_failure(request.id, exc, request=request, store_result=False, call_errbacks=False)
+
+        if lifecycle.is_worker_main():
+            self._see_to(count, f"count the end of task {request.id}")
+        else:
+            count()
+
+    def note_end(self, task: Any, exc: BaseException) -> None:
+        """Record that a task ended in an exception that is no ``Exception``: Celery leaves it PENDING in some pools."""
+        request = task.request
+        traceback = ExceptionInfo().traceback
+        if lifecycle.is_child_of_pool():
+            # the main process records it and does the rest, but knows of this one only that the child is lost
+            is_run_again = (task.acks_late and task.reject_on_worker_lost) or getattr(task, "retry_on_worker_lost", 0)
+            if isinstance(exc, KeyboardInterrupt) and not is_run_again and _is_stored(task):
+                encodable = self._encodable(exc, states.FAILURE, request)
+                outgoing = self._outgoing(request.id, encodable, states.FAILURE, traceback, request)
+                self._retried(lambda: self._put(outgoing, None, request), f"store FAILURE of task {request.id}")
+        elif lifecycle.is_end_of_run(task, exc):
+            self.mark_as_failure(request.id, exc, traceback, request=request, store_result=_is_stored(task))
+
+    def _put_lost(self, outgoing: Outgoing, part: ChordPart | None, request: Any) -> Stored:
+        """Store that a worker was lost, unless the task had stored how it failed; count its part in any case."""
+        there = self.store.get(outgoing.record.task_id)
+        if there is None or there.state != states.FAILURE:
+            return self._put(outgoing, part, request)
+        progress = None if part is None else self.store.count_part(part, lease=self.chords.lease)
+        return Stored(written=False, chord=progress)
+
+    def _store_from_main(
+        self, outgoing: Outgoing, part: ChordPart | None, request: Any, what: str, *, is_lost: bool
+    ) -> ChordProgress | None:
+        """Store without keeping the worker's main process waiting."""
+        record = outgoing.record
+        if record.state in states.READY_STATES:
+            put = self._put_lost if is_lost else self._put
+            self._see_to(lambda: self.chords.proceed(request, put(outgoing, part, request).chord), what)
+            return _LATER
+        try:
+            self._late.ask(lambda: self._put(outgoing, part, request), what, self._limit)
+        except RootcellarError as exc:
+            if not exc.retryable:
+                raise
+            # told later, it could hide what has come of the task since
+            logger.error("The state %s of task %s is not recorded: %s", record.state, record.task_id, exc)
+        return None
+
+    def _see_to(self, work: Callable[[], object], what: str) -> None:
+        if not self._late.submit(work, what, self._limit):
+            logger.error("Could not %s at once. The worker's main process goes on, and it is done later.", what)
+
+    def _put(self, outgoing: Outgoing, part: ChordPart | None, request: Any) -> Stored:
+        is_durable = self._is_durable(request)
+        spilling = self.codec.spilling
+
+        def put(record: TaskRecord) -> Stored:
+            return self.store.put(record, part, lease=self.chords.lease, durable=is_durable)
+
+        if spilling is None:
+            return outgoing.put(put)
+        is_repeated = _is_repeated(request)
+        return outgoing.put(
+            lambda record: spilling.put(self.store, record, lambda: put(record), is_repeated=is_repeated)
+        )
+
+    def _is_durable(self, request: Any) -> bool:
+        """Tell whether the result must be on disk before the task counts as done: by call, by task, by setting."""
+        by_call = getattr(request, SYNCHRONOUS_COMMIT, None)
+        if by_call is not None:
+            return _is_on(by_call)
+        return _is_on(getattr(self._task_of(request), SYNCHRONOUS_COMMIT, self._synchronous_commit))
+
+    def _store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Store an encoded result; Celery's base class calls this, ours does not."""
+        self.store.put(self._record(text_id(task_id), result, state, traceback, request))
+        return result
+
+    def _not_stored(self, exc: RootcellarError, task_id: str, state: str) -> RootcellarError:
+        logger.critical("The result of task %s (%s) is NOT stored: %s", task_id, state, exc)
+        if not exc.retryable:
+            return exc
+        error = ResultNotStored(exc.what, where=exc.where, remedy=exc.remedy)
+        error.task_id, error.state = task_id, state
+        return error
+
+    def _record(
+        self, task_id: str, result: Any, state: str, traceback: Any, request: Any, room: int | None = None
+    ) -> TaskRecord:
+        children = self.current_task_children(request)
+        return self.recorder.record(task_id, result, state, traceback, request, children, room)
+
+    def _outgoing(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outgoing:
+        make = partial(self._record, task_id, result, state, traceback, request)
+        return Outgoing(make() if self.codec.spilling is None else self._made_for_sure(make, task_id, state), make)
+
+    def _made_for_sure(self, make: Callable[[], TaskRecord], task_id: str, state: str) -> TaskRecord:
+        """Return the record, also where its result goes to a blob store that is out of reach for a while."""
+        try:
+            return self._retried(make, f"keep the result of task {task_id} in a blob")
+        except RootcellarError as exc:
+            if not exc.retryable:
+                raise
+            raise self._not_stored(exc, task_id, state) from exc
+
+    def _task_of(self, request: Any) -> Any:
+        """Return the task of a request; ``None`` where this process does not know it."""
+        name = getattr(request, "task", None)
+        if not isinstance(name, str):
+            return None
+        tasks = self._tasks
+        if tasks is None:
+            tasks = self._tasks = self.app.tasks
+        return tasks.get(name)
+
+    def prepare_compression(self, compression: str | None) -> str | None:
+        """Return the compression to encode with; Celery knows this method since 5.7, and calls it then."""
+        return known_compression(compression)
+
+    def _encodable(self, result: Any, state: str, request: Any) -> Any:
+        """Return a result as its serializer takes it; Celery's ``encode_result`` knows nothing of the task."""
+        own = serializer_of(self.recorder.call_of(request))
+        if state in self.EXCEPTION_STATES and isinstance(result, BaseException):
+            # Celery before 5.7 takes only an Exception for one
+            is_known = own in registry.name_to_type
+            return self.prepare_exception(exceptions.as_raised(result), own if is_known else None)
+        return self.encode_result(result, state)
+
+    def prepare_exception(self, exc: BaseException, serializer: str | None = None) -> Any:
+        serializer = serializer or self.serializer
+        if serializer == "pickle":
+            return super().prepare_exception(exc, serializer)
+        return exceptions.describe(exc, lambda value: serialise(value, serializer))
+
+    def exception_to_python(self, exc: Any) -> Any:
+        if isinstance(exc, BaseException):
+            return super().exception_to_python(exc)
+        return exceptions.restore(exc, self._exception_modules)
+
+    # -- groups and chords
+
+    def _save_group(self, group_id: str, result: Any) -> Any:
+        now = datetime.now(timezone.utc)
+        self.store.put_group(
+            GroupRecord(
+                group_id=text_id(group_id),
+                result=serialise(text_ids(result.as_tuple()), "json"),
+                done_at=now,
+                expires_at=self.retention.result_expiry(states.SUCCESS, now),
+            )
+        )
+        return result
+
+    def _restore_group(self, group_id: str) -> dict[str, Any] | None:
+        group = self.store.get_group(text_id(group_id))
+        if group is None:
+            return None
+        return {
+            "taskset_id": group_id,
+            "result": result_from_tuple(self._members_of(group), self.app),
+            "date_done": None if group.done_at == NO_DATE else group.done_at,
+        }
+
+    def _members_of(self, group: GroupRecord) -> Any:
+        """Return the tuple of a saved group.
+
+        Raises:
+            PayloadUnreadable: it is damaged.
+        """
+        found = self.codec.decode_open(group.result, task_id=group.group_id, field="group")
+        return child_tuples([found], f"the members of group {group.group_id!a}")[0]
+
+    def _delete_group(self, group_id: str) -> None:
+        self.store.delete_group(text_id(group_id))
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        self.ensure_chords_allowed()
+        group_id, *rest = header_result_args
+        self.ensure(lambda: self.chords.begin((text_id(group_id), *rest), body), f"begin chord {group_id}")
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        self.ensure(lambda: self.store.size_chord(text_id(group_id), chord_size), f"size chord {group_id}")
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        group_id, key = text_id(chord_id), text_id(result.id)
+        self.ensure(lambda: self.store.size_chord(group_id, 1, relative=True, key=key), f"add to chord {chord_id}")
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+        progress = self.chords.take_progress(request)
+        if progress is None:
+            part = self.chords.part_of(request, state, self._encodable(result, state, request), holds_result=True)
+            if part is None:
+                return
+            what = f"count a part of chord {part.group_id}"
+
+            def count() -> ChordProgress:
+                return self.store.count_part(part, lease=self.chords.lease)
+
+            if lifecycle.is_worker_main():
+                self._see_to(lambda: self.chords.proceed(request, count()), what)
+                return
+            progress = self.ensure(count, what)
+        self.chords.proceed(request, progress)
+
+    def give_up(self) -> None:
+        """Say what will not be stored because this process ends."""
+        for what in self._late.pending():
+            logger.critical("Gave up, because the worker ends: could not %s", what)
+
+    def start_background(self) -> None:
+        """Finish orphaned chords from time to time, and move results on, in threads of this process."""
+        ChordSweeper(self.chords.sweep, self.chord_sweep_interval).start()
+        if isinstance(self.store, WritesBehind):
+            DrainThread(self.store).start()
+
+    # -- deleting
+
+    def _forget(self, task_id: str) -> None:
+        spilling = self.codec.spilling
+        record = self.store.get(text_id(task_id)) if spilling else None
+        self.store.delete([text_id(task_id)])
+        if spilling:
+            spilling.delete(record, self.store)
+
+    def cleanup(self) -> None:
+        """Delete what has expired and finish orphaned chords: ``celery.backend_cleanup`` runs this."""
+        now = datetime.now(timezone.utc)
+        total = 0
+        while count := self.ensure(lambda: self.store.delete_expired(now, DELETE_BATCH), "delete expired results"):
+            total += count
+        self.chords.sweep()
+        logger.info("Deleted %d expired results from %s.", total, self.store.where)
+        if (spilling := self.codec.spilling) is not None:
+            swept = self.ensure(lambda: spilling.sweep(self.store, self.retention.blob_grace()), "sweep the blob store")
+            logger.info("Deleted %d blobs without a record from %s.", swept, spilling.blobs.where)
+
+    def sweep_aside(self) -> None:
+        """Sweep in a thread, so that no timeout is overrun because the broker or the store is slow."""
+        if not self._sweeping.get().locked():
+            start_thread(self._sweep_quietly, "rootcellar-sweep")
+
+    def _sweep_quietly(self) -> None:
+        allow_blocking()
+        sweeping = self._sweeping.get()
+        if not sweeping.acquire(blocking=False):
+            return
+        try:
+            self.chords.sweep()
+        except RootcellarError as exc:
+            logger.warning("Could not look for orphaned chords: %s", exc)
+        finally:
+            sweeping.release()
+
+    # -- outages
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        return isinstance(exc, RootcellarError) and exc.retryable
+
+    def ensure(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
+        """Do ``work`` on the store, again in an outage: up to the user's limit in a worker, a few times elsewhere.
+
+        A worker's main process is not kept waiting.
+
+        Raises:
+            RootcellarError: what the last try raised.
+        """
+        if lifecycle.is_worker_main():
+            return self._late.ask(work, what, self._limit_of(limit))
+        return self._retried(work, what, limit)
+
+    def _retried(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
+        return retry(work, what=what, limit=lambda: self._limit_of(limit), backoff=self._backoff, outage=self._outage)
+
+    def _limit_of(self, asked: float | None) -> float:
+        """Return how many new tries there may be, where ``asked`` were asked for."""
+        if asked is None:
+            asked = self._limit if lifecycle.is_in_pool() else FEW
+        return min(asked, self._limit)
+
+    @property
+    def _limit(self) -> float:
+        return self.max_retries if self.always_retry else 0
+
+    def _ensure_retryable(
+        self,
+        func: Callable[..., T],
+        *args: Any,
+        fallback_exc: Any = None,
+        fallback_msg: Any = None,
+        max_retries: float | None = None,
+        **kwargs: Any,
+    ) -> T:
+        try:
+            return self.ensure(lambda: func(*args, **kwargs), getattr(func, "__name__", "") or repr(func), max_retries)
+        except RootcellarError as exc:
+            if not exc.retryable or fallback_exc is None:
+                raise
+            raise ResultNotRead(exc.what, where=exc.where, remedy=exc.remedy) from exc
+
+    # -- Celery's odds and ends
+
+    def as_uri(self, include_password: bool = False) -> str:
+        """Return the URL, without its passwords unless they are asked for."""
+        url = f"rootcellar+{self.url}"
+        return url if include_password else redact(url)
+
+    def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
+        return super().__reduce__(args, {**(kwargs or {}), "url": self.url, "expires": self.expires})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.as_uri()}>"
+
+
+def _own_request(task_id: Any, request: Any) -> Any:
+    """Return a request if it belongs to this task; otherwise ``None``, because nothing of it may be stored here."""
+    # that of a message whose task is not known has no id
+    own = getattr(request, "id", task_id)
+    if type(own) is str and own == task_id:
+        return request
+    return request if own is not None and text_id(own) == text_id(task_id) else None
+
+
+def _is_stored(task: Any) -> bool:
+    """Tell whether the failure of a task's run is stored."""
+    ignores = getattr(task.request, "ignore_result", None)
+    return bool(task.store_errors_even_if_ignored or not (task.ignore_result if ignores is None else ignores))
+
+
+def _is_on(value: Any) -> bool:
+    return str(value).lower() not in ("off", "false", "0", "no")
+
+
+def _is_repeated(request: Any) -> bool:
+    """Tell whether a task was, or may have been, run before."""
+    about = getattr(request, "delivery_info", None)
+    return bool(getattr(request, "retries", 0) or (isinstance(about, Mapping) and about.get("redelivered")))

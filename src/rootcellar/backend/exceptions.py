@@ -1,0 +1,444 @@
+"""A task's exception into plain data, in the form that Celery stores, and back into an exception.
+
+What is stored names a class; reading it must not run what a stored row chooses. So a class is taken from a module that
+is loaded, or that the settings list; it is looked up without running anything; it must extend ``BaseException`` and not
+end a program; and it is made from its arguments only. Otherwise a stand-in of the same name carries the same arguments.
+
+Celery's form holds the class and the arguments. What these do not tell is kept beside them, under ``rootcellar``, which
+Celery's own readers pass over: attributes, the text where the class makes its own, notes, the cause, and the exceptions
+of a group.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from celery.exceptions import Retry
+from celery.utils.log import get_logger
+from celery.utils.serialization import UnpickleableExceptionWrapper
+
+from rootcellar.errors import RootcellarError
+from rootcellar.payloads.redaction.redaction import MORE
+from rootcellar.records import Payload
+from rootcellar.support.interruptions import raise_interruption
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(get_logger(__name__))
+
+#: the most causes of causes, groups in groups, and exceptions in a group, that are kept
+_DEEPEST, _MOST = 8, 100
+#: the most bytes that attributes and arguments of a constructor take; larger ones are left out
+_LARGEST = 64 << 10
+#: raised in a client, they would end its program or its generators
+_REFUSED = (SystemExit, GeneratorExit)
+#: Python 3.10 has none
+_Group: Any = getattr(builtins, "BaseExceptionGroup", ())
+_PYDANTIC = ("pydantic_core._pydantic_core", "ValidationError")
+
+Encode = Callable[[Any], Payload]
+
+
+class TaskFailed(RootcellarError):
+    """Stands for a failure that was stored without an exception, such as by ``update_state``. Not retryable."""
+
+
+# -- into data
+
+
+def describe(exc: BaseException, encode: Encode, depth: int = 0) -> dict[str, Any]:
+    """Return ``exc`` as Celery's plain form; arguments that ``encode`` refuses become their ``repr``."""
+    name, module, args = type(exc).__qualname__, type(exc).__module__, exc.args
+    if isinstance(exc, UnpickleableExceptionWrapper):
+        # what Celery makes of an exception that cannot be pickled, where the exception itself is not to be had
+        name, module, args = exc.exc_cls_name, exc.exc_module, exc.exc_args
+        more: dict[str, Any] = {"is_partial": True}
+    else:
+        more = _more(exc, encode, depth)
+    # a list, as JSON has it: typed JSON would mark a tuple, and a stock reader not know the arguments
+    described = {"exc_type": name, "exc_message": [_encodable(arg, encode) for arg in args], "exc_module": module}
+    return {**described, MORE: more} if more else described
+
+
+def as_raised(exc: BaseException) -> BaseException:
+    """Return the exception that a task raised, where Celery hands over another one because it cannot be pickled."""
+    handled = list(_being_handled())
+    return next((raised for raised in handled if _stands_for(exc, raised)), None) or _by_name(exc, handled) or exc
+
+
+def _being_handled() -> Iterator[BaseException]:
+    """Yield the exception that is being handled, and those that it was raised from or after: a ``Retry`` is."""
+    exc = sys.exc_info()[1]
+    for _ in range(_DEEPEST):
+        if exc is None:
+            return
+        yield exc
+        exc = exc.__cause__ or exc.__context__
+
+
+def _by_name(exc: BaseException, handled: Iterable[BaseException]) -> BaseException | None:
+    """Return a wrapper with the name of what ``retry(exc=…)`` was given: of what cannot be pickled that is all it has.
+
+    Where the exception has a base class that can be pickled, a ``Retry`` holds one of that class in its place.
+    """
+    shown = next((retry.excs for retry in handled if isinstance(retry, Retry) and retry.exc is exc), None)
+    name = str(shown or "").partition("(")[0]
+    if isinstance(exc, UnpickleableExceptionWrapper) or not name.isidentifier() or name == type(exc).__name__:
+        return None
+    wrapper: BaseException = UnpickleableExceptionWrapper(type(exc).__module__, name, exc.args, shown)
+    return wrapper
+
+
+def _stands_for(exc: BaseException, raised: BaseException) -> bool:
+    if exc is raised:
+        return False
+    if isinstance(exc, UnpickleableExceptionWrapper):
+        return (exc.exc_module, exc.exc_cls_name) == (type(raised).__module__, type(raised).__name__)
+    # its nearest base class that can be pickled, with its arguments
+    has_same_args = len(exc.args) == len(raised.args) and all(map(lambda a, b: a is b, exc.args, raised.args))
+    return type(exc) in type(raised).__mro__[1:] and has_same_args
+
+
+def _more(exc: BaseException, encode: Encode, depth: int) -> dict[str, Any]:
+    """Return what class and arguments do not say about an exception; for most exceptions an empty dict."""
+    more: dict[str, Any] = {}
+    texts = {str(place): _text(arg) for place, arg in enumerate(exc.args) if not _is_encodable(arg, encode)}
+    if texts:
+        more["texts"] = texts
+    if _has_own_text(type(exc)) and (text := _text(exc, "")):
+        more["text"] = text
+    if (args := _constructor_args(exc, encode)) is not None:
+        more["args"] = args
+    if state := _state(exc, encode):
+        more["state"] = state
+    notes = getattr(exc, "__notes__", None)
+    if isinstance(notes, list) and notes:
+        more["notes"] = [note for note in notes if isinstance(note, str)]
+    if depth < _DEEPEST:
+        if exc.__cause__ is not None and exc.__cause__ is not exc:
+            more["cause"] = describe(exc.__cause__, encode, depth + 1)
+        if isinstance(exc, _Group):
+            more["exceptions"] = [describe(each, encode, depth + 1) for each in exc.exceptions[:_MOST]]
+    return more
+
+
+def _has_own_text(cls: type[BaseException]) -> bool:
+    """Tell whether the text of an exception is another than that of its arguments, or may be."""
+    shown = cls.__str__ is not BaseException.__str__
+    return shown and not (cls.__module__ == "builtins" and issubclass(cls, (KeyError, UnicodeError)))
+
+
+def _constructor_args(exc: BaseException, encode: Encode) -> list[Any] | None:
+    """Return the arguments for its class, if the exception names them and keeps others; otherwise ``None``."""
+    if (type(exc).__module__, type(exc).__name__) == _PYDANTIC:
+        return _pydantic_args(exc, encode)
+    if type(exc).__reduce__ is BaseException.__reduce__:
+        return None
+    try:
+        reduced = exc.__reduce__()
+    except Exception as failure:  # of the class of the exception
+        raise_interruption(failure)
+        return None
+    match reduced:
+        case (made_by, (*args,), *_) if made_by is type(exc) and tuple(args) != exc.args and _fits(args, encode):
+            return args
+    return None
+
+
+def _pydantic_args(exc: Any, encode: Encode) -> list[Any] | None:
+    """Return the title and the errors from which pydantic makes its error."""
+
+    def read() -> list[Any]:
+        wanted = ("type", "loc", "input", "ctx")
+        return [exc.title, [{key: error[key] for key in wanted if key in error} for error in exc.errors()]]
+
+    # another class may have the same name, and its method may do anything
+    found: list[Any] | None = _tried(read)
+    return found if _fits(found, encode) else None
+
+
+def _state(exc: BaseException, encode: Encode) -> dict[str, Any]:
+    """Return the attributes of an exception that can be encoded."""
+    attributes = exc.__dict__ if isinstance(exc.__dict__, dict) else {}
+    state = {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(name, str) and not name.startswith("__") and _is_encodable(value, encode)
+    }
+    return state if _fits(state, encode) else {}
+
+
+def _fits(value: Any, encode: Encode) -> bool:
+    try:
+        return len(encode(value).body) <= _LARGEST
+    except Exception as exc:  # of a value's own class, which may raise anything
+        raise_interruption(exc)
+        return False
+
+
+def _is_encodable(value: Any, encode: Encode) -> bool:
+    try:
+        encode(value)
+    except Exception as exc:  # of an argument's own class, which may raise anything
+        raise_interruption(exc)
+        return False
+    return True
+
+
+def _encodable(value: Any, encode: Encode) -> Any:
+    return value if _is_encodable(value, encode) else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as exc:  # of its class
+        raise_interruption(exc)
+        return f"<a {type(value).__name__} that cannot be shown>"
+
+
+def _text(value: Any, otherwise: str | None = None) -> str:
+    try:
+        return str(value)
+    except Exception as exc:  # of its class
+        raise_interruption(exc)
+        return _shown(value) if otherwise is None else otherwise
+
+
+# -- and back
+
+
+class _Shown(str):
+    """The ``repr`` of an argument that could not be stored, and in messages what the argument said."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return str.__str__(self)
+
+    def __reduce__(self) -> Any:
+        return _with_text, (str.__str__(self), self.text)
+
+
+def _with_text(shown: str, text: str) -> _Shown:
+    made = _Shown(shown)
+    made.text = text
+    return made
+
+
+def restore(stored: Any, modules: Iterable[str] = (), depth: int = 0) -> Any:
+    """Return the exception that :func:`describe` wrote, its own class where it can be had; ``None`` for nothing.
+
+    Args:
+        stored: what was stored.
+        modules: modules, or packages with all that is in them, that may be imported to find a class; any other must be
+            loaded already.
+        depth: how many exceptions this one is the cause or a member of.
+    """
+    if not stored or isinstance(stored, BaseException):
+        return stored or None
+    if not isinstance(stored, Mapping) or "exc_type" not in stored:
+        return TaskFailed(f"stored without an exception: {stored!r}")
+    name, module = str(stored["exc_type"]), stored.get("exc_module")
+    module = module if isinstance(module, str) and module else "celery.exceptions"
+    message = stored.get("exc_message", ())
+    args = tuple(message) if isinstance(message, (list, tuple)) else (message,)
+    more = stored.get(MORE)
+    more = more if isinstance(more, Mapping) else {}
+    made: Any = _made(_find_class(module, name, modules), name, module, _args(args, more), more, modules, depth)
+    notes, cause = more.get("notes"), more.get("cause")
+    if isinstance(notes, list):
+        made.__notes__ = [note for note in notes if isinstance(note, str)]
+    if isinstance(cause, Mapping) and depth < _DEEPEST:
+        made.__cause__ = restore(cause, modules, depth + 1)
+    return made
+
+
+def _args(args: tuple[Any, ...], more: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the arguments; one that was stored as its ``repr`` has the text that it had."""
+    texts = more.get("texts")
+    if not isinstance(texts, Mapping):
+        return args
+    given = [(arg, texts.get(str(place))) for place, arg in enumerate(args)]
+    both = [_with_text(arg, text) if isinstance(arg, str) and isinstance(text, str) else arg for arg, text in given]
+    return tuple(both)
+
+
+def _made(
+    cls: type[BaseException] | None,
+    name: str,
+    module: str,
+    args: tuple[Any, ...],
+    more: Mapping[str, Any],
+    modules: Iterable[str],
+    depth: int,
+) -> BaseException:
+    text = more.get("text")
+    text = text if isinstance(text, str) else None
+    if cls is None:
+        # nothing else would say what it is called
+        called = f"{name}({', '.join(map(repr, args))})"
+        return stand_in(name, module, Exception, args, called if text is None else f"{called}: {text}")
+    for make in _ways(cls, args, more, modules, depth):
+        made: BaseException | None = _tried(make)
+        if made is not None:
+            _set_state(made, more.get("state"))
+            if _says(made, text):
+                return made
+    # its own class, or else its nearest base that can be made, with a text that does not depend on what is missing
+    shown = f"{name}({', '.join(map(repr, args))})" if text is None else text
+    for base in cls.__mro__:
+        if issubclass(base, BaseException):
+            made = _tried(partial(stand_in, name, module, base, args, shown))
+            if made is not None:
+                _set_state(made, more.get("state"))
+                return made
+    return stand_in(name, module, Exception, args, shown)
+
+
+def _ways(
+    cls: Any, args: tuple[Any, ...], more: Mapping[str, Any], modules: Iterable[str], depth: int
+) -> Iterator[Callable[[], Any]]:
+    """Yield the ways to make an exception of a class, the best first; one that makes something else gives ``None``."""
+    own, parts = more.get("args"), more.get("exceptions")
+    if isinstance(own, list):
+        if (cls.__module__, cls.__name__) == _PYDANTIC:
+            yield lambda: _pydantic(cls, own)
+            return
+        yield lambda: _with_same_args(cls(*own), args)
+    if isinstance(_Group, type) and issubclass(cls, _Group):
+        if isinstance(parts, list) and args and depth < _DEEPEST:
+            yield lambda: cls(args[0], [restore(part, modules, depth + 1) for part in parts])
+        return
+    # what Celery made of it does not tell with what it was made
+    if not more.get("is_partial"):
+        yield lambda: _with_same_args(cls(*args), args)
+    # where its constructor wants other arguments than it keeps, it is given those it kept
+    is_sure = more.get("text") is not None or cls.__str__ is BaseException.__str__
+    if is_sure:
+        yield lambda: _bare(cls, args)
+
+
+def _with_same_args(made: BaseException, args: tuple[Any, ...]) -> BaseException | None:
+    return made if made.args == args else None
+
+
+def _bare(cls: Any, args: tuple[Any, ...]) -> BaseException:
+    bare: BaseException = cls.__new__(cls, *args)
+    bare.args = args
+    return bare
+
+
+def _pydantic(cls: Any, own: list[Any]) -> BaseException:
+    title, errors = own
+    made: BaseException = cls.from_exception_data(title, [{**error, "loc": tuple(error["loc"])} for error in errors])
+    return made
+
+
+def _tried(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except Exception as exc:  # the class's own code, which may raise anything
+        raise_interruption(exc)
+        return None
+
+
+def _says(made: BaseException, text: str | None) -> bool:
+    """Tell whether an exception can be shown, and says what was said."""
+    try:
+        shown = str(made)
+        repr(made)
+    except Exception as exc:  # of its class, without what its constructor would have set
+        raise_interruption(exc)
+        return False
+    return text is None or shown == text
+
+
+def _set_state(made: BaseException, state: Any) -> None:
+    """Give an exception its attributes, without running a property or a ``__setattr__`` of its class."""
+    if not isinstance(state, Mapping):
+        return
+    for name, value in state.items():
+        if not isinstance(name, str) or name.startswith("__"):
+            continue
+        found = next((space[name] for base in _mro(type(made)) if name in (space := _namespace(base))), None)
+        if isinstance(found, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+            continue
+        if not isinstance(found, property):
+            made.__dict__[name] = value
+
+
+def stand_in(name: str, module: str, base: type[BaseException], args: tuple[Any, ...], text: str) -> BaseException:
+    """Return an exception in place of one whose class cannot be had or made.
+
+    Args:
+        name: what its class was called.
+        module: where it was.
+        base: the class that is nearest to it.
+        args: its arguments.
+        text: what ``str`` of it is.
+    """
+    names = {
+        "__module__": module,
+        "__doc__": "Stands for an exception whose class is not here.",
+        "__str__": lambda self: text,
+        "__reduce__": lambda self: (stand_in, (name, module, base, args, text)),
+    }
+    cls = type(_speakable(name), (base,), names)
+    return _bare(cls, args)
+
+
+def _speakable(name: str) -> str:
+    """Return a name that a class may have."""
+    return name.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+# -- classes
+
+
+def _find_class(module: str, name: str, modules: Iterable[str]) -> type[BaseException] | None:
+    """Return a class that may be made and raised, found without running anything; ``None`` if there is none."""
+    found: Any = _find_module(module, modules)
+    for part in name.split("."):
+        found = _namespace(found).get(part)
+    if not issubclass(type(found), type) or BaseException not in _mro(found):
+        return None
+    return None if any(refused in _mro(found) for refused in _REFUSED) else found
+
+
+def _find_module(name: str, modules: Iterable[str]) -> Any:
+    """Return a module that is loaded, or one that may be imported: importing runs a module's code."""
+    if name in sys.modules:
+        return sys.modules[name]
+    if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in modules):
+        return None
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as exc:  # of the module's code
+        raise_interruption(exc) if isinstance(exc, Exception) else None
+        logger.warning("The module %s of result_type_modules cannot be imported: %r", name, exc)
+        return None
+
+
+def _namespace(holder: Any) -> Mapping[str, Any]:
+    """Return what a module or a class holds. Attributes would be looked up by code of theirs."""
+    if issubclass(type(holder), types.ModuleType):
+        found: Mapping[str, Any] = object.__getattribute__(holder, "__dict__")
+        return found
+    if issubclass(type(holder), type):
+        found = type.__dict__["__dict__"].__get__(holder)
+        return found
+    return {}
+
+
+def _mro(cls: type) -> tuple[type, ...]:
+    found: tuple[type, ...] = type.__dict__["__mro__"].__get__(cls)
+    return found

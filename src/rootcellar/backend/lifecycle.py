@@ -1,0 +1,213 @@
+"""The life of a process that has a backend: what it notes of its tasks, what a worker does at its start and end.
+
+The sent time travels in a header that the client adds; stock workers take it along unread. On a retry it stays that of
+the first sending, so that ``started - sent`` is all the time the task has waited. The started time is that of the last
+start.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import weakref
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+import celery
+from billiard import current_process
+from celery import signals, states
+from celery._state import get_current_task
+from celery.app.task import Context, Task
+from celery.exceptions import NotRegistered, WorkerShutdown, WorkerTerminate
+from celery.utils.log import get_logger
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+from rootcellar.backend.retries import blocking_allowed
+from rootcellar.errors import RootcellarError
+from rootcellar.stores.base import Store
+from rootcellar.text.escaping import visible_logs
+from rootcellar.waiting.blocking import Waiter
+
+logger = visible_logs(get_logger(__name__))
+
+#: the message header, and so the attribute of ``task.request``, that says when the task was sent
+SENT_AT = "rootcellar_sent_at"
+#: the attribute of ``task.request`` that says when the task was started
+STARTED_AT = "rootcellar_started_at"
+
+#: since 5.7 the worker's main process records the failure of a task that rejects its message for good
+_IS_REJECTION_RECORDED = celery.VERSION >= (5, 7)
+
+
+def is_in_task() -> bool:
+    """Tell whether this thread or greenlet runs a task."""
+    return get_current_task() is not None
+
+
+def is_in_pool() -> bool:
+    """Tell whether this is a worker's pool, which has nothing better to do than to wait until a result is stored."""
+    return is_in_task() or (_is_worker() and current_process().name != "MainProcess")
+
+
+def is_worker_main() -> bool:
+    """Tell whether this is a worker's main process, outside its tasks: it must not be kept waiting."""
+    return _is_worker() and not is_in_pool() and not blocking_allowed()
+
+
+def _is_worker() -> bool:
+    return "celery.apps.worker" in sys.modules
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _note_sent(headers: Any = None, **_: Any) -> None:
+    if isinstance(headers, dict) and not (headers.get("retries") and headers.get(SENT_AT)):
+        headers[SENT_AT] = _now().isoformat()
+
+
+def _note_started(task: Any = None, **_: Any) -> None:
+    setattr(task.request, STARTED_AT, _now())
+
+
+def _on_task_end(sender: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
+    """Count the part of a task that ended by Ignore or Reject: Celery does not tell its result backend of these."""
+    is_ignored = state == states.IGNORED and not _was_replaced(retval)
+    is_rejected = state == states.REJECTED and not _IS_REJECTION_RECORDED and not retval.requeue
+    if is_ignored or is_rejected:
+        _end_unrecorded(sender.backend, sender.request, retval)
+
+
+def _was_replaced(exc: BaseException | None) -> bool:
+    """Tell whether ``self.replace`` raised this, so that another task takes the place of this one in its chord."""
+    while exc is not None:
+        entry = exc.__traceback__
+        while entry is not None:
+            if entry.tb_frame.f_code is Task.replace.__code__:
+                return True
+            entry = entry.tb_next
+        exc = exc.__context__
+    return False
+
+
+def _on_task_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: Any) -> None:
+    _end_message(sender.app.backend, message, NotRegistered(name))
+
+
+def _on_task_invalid(sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
+    _end_message(sender.app.backend, message, exc)
+
+
+def _end_message(backend: Any, message: Any, exc: BaseException) -> None:
+    """Count the part of a message that no task will be made of."""
+    try:
+        payload = message.payload
+    except (ContentDisallowed, DecodeError) as unreadable:
+        logger.error("A message cannot be read; if it is part of a chord, that does not end: %s", unreadable)
+        return
+    # protocol 2 has the chord and the chain beside the arguments, protocol 1 has all in one mapping
+    fields = {**message.headers, **payload[2]} if isinstance(payload, (list, tuple)) else payload
+    _end_unrecorded(backend, Context(fields), exc)
+
+
+def _end_unrecorded(backend: Any, request: Any, exc: BaseException) -> None:
+    if backend in _alive:
+        backend.end_unrecorded(request, exc)
+
+
+def _note_end(task: Any = None, state: str | None = None, **_: Any) -> None:
+    """Record the end of a task in an exception that is no ``Exception``: Celery leaves that to the pool, if to any."""
+    exc = sys.exc_info()[1]
+    if state is not None or exc is None or isinstance(exc, Exception) or task.request.is_eager:
+        return
+    backend = task.backend
+    if backend in _alive:
+        backend.note_end(task, exc)
+
+
+def is_end_of_run(task: Any, exc: BaseException) -> bool:
+    """Tell whether an exception that is no ``Exception`` is that of a task, and not of the pool that stops its run."""
+    if isinstance(exc, (WorkerShutdown, WorkerTerminate)) or type(exc).__name__ == "GreenletExit":
+        return False
+    # the pools of gevent and eventlet use their own for a time limit too, and report that themselves
+    is_timeout = type(exc).__module__.split(".")[0] in ("gevent", "eventlet") and type(exc).__name__ == "Timeout"
+    limits = (*(task.request.timelimit or ()), task.time_limit, task.app.conf.task_time_limit)
+    return not (is_timeout and any(limits))
+
+
+def is_child_of_pool() -> bool:
+    """Tell whether this is a child of a worker's prefork pool, whose main process hears of its end."""
+    return _is_worker() and current_process().name != "MainProcess"
+
+
+class ManagedBackend(Protocol):
+    """What a backend lets the process's life do with it."""
+
+    app: Any
+    store: Store
+    waiter: Waiter
+
+    def start_background(self) -> None:
+        """Begin, in threads, what a worker's main process does beside its work."""
+
+    def end_unrecorded(self, request: Any, exc: BaseException) -> None:
+        """Count the part of a task that has ended and for which Celery records nothing."""
+
+    def give_up(self) -> None:
+        """Say what will not be stored because this process ends."""
+
+    def note_end(self, task: Any, exc: BaseException) -> None:
+        """Record that a task ended in an exception that is no ``Exception``."""
+
+
+_alive: weakref.WeakSet[ManagedBackend] = weakref.WeakSet()
+
+
+def register_backend(backend: ManagedBackend) -> None:
+    """Check the backend's store when the worker is ready, and close it when the process ends."""
+    _alive.add(backend)
+
+
+def _on_worker_ready(sender: Any = None, **_: Any) -> None:
+    """Refuse to work where no result could ever be stored, and begin what goes on in the background."""
+    # the first look at app.backend makes it, where `worker -q` did not
+    sender.app.backend  # noqa: B018
+    for backend in [backend for backend in _alive if backend.app is sender.app]:
+        try:
+            backend.store.check()
+        except RootcellarError as exc:
+            if not exc.retryable:
+                logger.critical("No result could be stored, so this worker stops: %s", exc)
+                raise WorkerShutdown(1) from None
+            logger.error("The result store is out of reach: %s. Results will be stored when it is back.", exc)
+        backend.start_background()
+
+
+def _on_worker_shutdown(**_: Any) -> None:
+    for backend in list(_alive):
+        backend.give_up()
+
+
+def close_all(**_: Any) -> None:
+    """Close the connections of every backend of this process."""
+    for backend in list(_alive):
+        backend.waiter.close()
+        backend.store.close()
+
+
+def connect_signals() -> None:
+    """Connect what this module does to Celery's signals; to be called any number of times."""
+    signals.before_task_publish.connect(_note_sent, weak=False, dispatch_uid="rootcellar.sent")
+    signals.task_prerun.connect(_note_started, weak=False, dispatch_uid="rootcellar.started")
+    signals.task_postrun.connect(_on_task_end, weak=False, dispatch_uid="rootcellar.unrecorded")
+    signals.task_unknown.connect(_on_task_unknown, weak=False, dispatch_uid="rootcellar.unknown")
+    signals.task_rejected.connect(_on_task_invalid, weak=False, dispatch_uid="rootcellar.invalid")
+    signals.task_postrun.connect(_note_end, weak=False, dispatch_uid="rootcellar.end of task")
+    signals.worker_ready.connect(_on_worker_ready, weak=False, dispatch_uid="rootcellar.ready")
+    signals.worker_shutdown.connect(_on_worker_shutdown, weak=False, dispatch_uid="rootcellar.end")
+    signals.worker_process_shutdown.connect(close_all, weak=False, dispatch_uid="rootcellar.shutdown")
+    atexit.register(close_all)
+
+
+connect_signals()

@@ -1,0 +1,92 @@
+"""What Celery's settings say to a store."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.passwords import SETTING
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(logging.getLogger(__name__))
+
+#: Celery's settings for its Redis backend that a store is told of, without ``redis_``
+REDIS_SETTINGS = (
+    "backend_use_ssl",
+    "backend_health_check_interval",
+    "client_name",
+    "max_connections",
+    "password",
+    "retry_on_timeout",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "socket_timeout",
+    "username",
+)
+
+
+#: what `result_backend_transport_options` may hold besides settings whose names begin with ``result_``
+TRANSPORT_OPTIONS = (
+    "cache_expires",
+    "cache_url",
+    "chord_lease",
+    "chord_sweep_interval",
+    "durable_url",
+    "global_keyprefix",
+    "listen_url",
+    "master_name",
+    "mode",
+    "prepared_statements",
+    "sentinel_kwargs",
+    "synchronous_commit",
+    "wait_replicas",
+    "wait_timeout",
+)
+#: what Celery's own backends read there, and rootcellar does without or does by itself
+_STOCK_OPTIONS = ("polling_interval", "retry_policy", "socket_keepalive", "socket_timeout", "visibility_timeout")
+
+
+def warn_of_unknown(options: Iterable[Any]) -> None:
+    """Log each transport option that nothing reads, with the name that may have been meant."""
+    for name in options:
+        if name in (*TRANSPORT_OPTIONS, *_STOCK_OPTIONS) or str(name).startswith("result_"):
+            continue
+        meant = difflib.get_close_matches(str(name), TRANSPORT_OPTIONS, n=1)
+        hint = f": did you mean {meant[0]}?" if meant else ""
+        logger.warning("result_backend_transport_options has %s, which nothing reads%s", name, hint)
+
+
+def store_options(conf: Any) -> StoreOptions:
+    """Return what Celery's settings say to a store."""
+    tables = conf.get("database_table_names") or {}
+    schemas = conf.get("database_table_schemas") or {}
+    engine = dict(conf.get("database_engine_options") or {})
+    recycle = 0.0 if conf.get("database_short_lived_sessions") else float(engine.get("pool_recycle", 3600))
+    ours = conf.get("result_backend_transport_options") or {}
+    default = StoreOptions()
+    return StoreOptions(
+        task_table=tables.get("task") or default.task_table,
+        group_table=tables.get("group") or default.group_table,
+        task_schema=schemas.get("task"),
+        group_schema=schemas.get("group"),
+        create_tables=conf.get("database_create_tables_at_setup", True) is not False,
+        pool_size=int(engine.get("pool_size", 10)) + max(0, int(engine.get("max_overflow", 10))),
+        pool_timeout=float(engine.get("pool_timeout", default.pool_timeout)),
+        pool_recycle=recycle,
+        pool_pre_ping=bool(engine.get("pool_pre_ping", True)),
+        listen_url=ours.get("listen_url"),
+        prepared_statements=_on_off(ours.get("prepared_statements", default.prepared_statements)),
+        connect_args=engine.get("connect_args") or {},
+        redis={name: conf[f"redis_{name}"] for name in REDIS_SETTINGS if conf.value_set_for(f"redis_{name}")},
+        transport_options=conf.get("result_backend_transport_options") or {},
+        mongodb=conf.get("mongodb_backend_settings") or {},
+        password=conf.get(SETTING),
+    )
+
+
+def _on_off(value: Any) -> str:
+    """Return a choice as its word: ``on`` and ``off`` may be written as booleans, as YAML reads them."""
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -1,0 +1,277 @@
+"""The half of the result backend that reads and waits: what ``get``, ``join`` and ``ready`` of results call."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from celery import states
+from celery.backends.base import Backend
+
+from rootcellar.backend.recorder import Recorder
+from rootcellar.errors import RootcellarError
+from rootcellar.records import TaskRecord
+from rootcellar.stores import Store
+from rootcellar.stores.fields import text_id
+from rootcellar.waiting import callbacks
+from rootcellar.waiting.blocking import Waiter, wait_everywhere
+from rootcellar.waiting.parents import Parents, follows_parents, is_group, leaves_of
+
+#: marks the meta of a record that cannot be read
+_UNREADABLE = "rootcellar_unreadable"
+
+
+class ReadingBackend(Backend):  # type: ignore[misc]
+    """Reads and waits; :class:`rootcellar.backend.backend.ResultBackend` makes what it works with."""
+
+    store: Store
+    waiter: Waiter
+    recorder: Recorder
+    #: seconds between two looks of a waiting client for orphaned chords
+    chord_sweep_interval: float
+    #: results are also deleted when the interpreter ends and the names of this module are gone
+    _drop_callbacks = staticmethod(callbacks.drop)
+
+    @abstractmethod
+    def sweep_aside(self) -> None:
+        """Look for orphaned chords without keeping the caller waiting."""
+
+    # -- reading
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        """Return what is stored of a task as Celery's dict.
+
+        Raises:
+            PayloadError: it cannot be read.
+            ResultNotRead: the store is out of reach.
+        """
+        key = task_id if type(task_id) is str else text_id(task_id)
+        return super().get_task_meta(key, cache)  # type: ignore[no-any-return]
+
+    def reload_task_result(self, task_id: str) -> None:
+        """Read a task again, also where its result is in the cache."""
+        super().reload_task_result(text_id(task_id))
+
+    def forget(self, task_id: str) -> None:
+        """Delete what is stored of a task."""
+        super().forget(text_id(task_id))
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        record = self.store.get(text_id(task_id))
+        return {"status": states.PENDING, "result": None} if record is None else self.meta_of(record)
+
+    def meta_of(self, record: TaskRecord) -> dict[str, Any]:
+        """Return a record as the dict that Celery's results are made of."""
+        return self.meta_from_decoded(self.recorder.meta(record))  # type: ignore[no-any-return]
+
+    def meta_or_failure(self, record: TaskRecord) -> dict[str, Any]:
+        """Return the same; for a record that cannot be read that of a task which failed with the reason.
+
+        A reader of many results so gets the others.
+
+        Raises:
+            StoreError: the store of blobs is out of reach.
+        """
+        try:
+            return self.meta_of(record)
+        except RootcellarError as exc:
+            if exc.retryable:
+                raise
+            return {
+                "task_id": record.task_id,
+                "status": states.FAILURE,
+                "result": exc,
+                "traceback": None,
+                "children": [],
+                "date_done": None,
+                _UNREADABLE: True,
+            }
+
+    def task_result_exists(self, task_id: str) -> bool:
+        """Tell whether the store holds anything of the task."""
+        return self._ensure_retryable(self.store.get, text_id(task_id)) is not None
+
+    def get_many(
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        on_message: Callable[[Any], object] | None = None,
+        on_interval: Callable[[], object] | None = None,
+        max_iterations: int | None = None,
+        **kwargs: Any,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield ``(id, meta)`` of each task as it becomes ready; with ``max_iterations`` only of those ready now.
+
+        A task whose record cannot be read is a FAILURE here, its result the error that says why.
+        """
+        ids = {text_id(task_id) for task_id in task_ids}
+        if max_iterations:
+            found = self._ensure_retryable(self.store.get_many, ids)
+            ready = (record for record in found.values() if record.state in states.READY_STATES)
+            yield from ((record.task_id, self.meta_or_failure(record)) for record in ready)
+            return
+        for _, record in self._wait({self: ids}, timeout, interval, on_message, on_interval):
+            yield record.task_id, self.meta_or_failure(record)
+
+    # -- waiting
+
+    @property
+    def is_async(self) -> bool:
+        """Whether ``then`` of a group is called when its last result was fetched."""
+        return True
+
+    def add_pending_result(self, result: Any, weak: bool = False, **kwargs: Any) -> Any:
+        """Note, in this process only, that ``then`` of a result is called: building a group costs the store nothing."""
+        callbacks.note(result)
+        return result
+
+    def remove_pending_result(self, result: Any) -> Any:
+        """Forget what :meth:`add_pending_result` noted."""
+        self._drop_callbacks(result)
+        return result
+
+    def wait_for_pending(
+        self,
+        result: Any,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        on_interval: Callable[[], object] | None = None,
+        on_message: Callable[[Any], object] | None = None,
+        callback: Callable[[str, Any], object] | None = None,
+        propagate: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Wait for one result and return its value, or raise its exception or that of a parent."""
+        self._ensure_not_eager()
+        for _, record in self._wait({self: [text_id(result.id)]}, timeout, interval, on_message, on_interval):
+            result._maybe_set_cache(self.meta_of(record))
+        if propagate and result.state in states.PROPAGATE_STATES and follows_parents(result, on_interval):
+            Parents(result).raise_failure()
+        return result.maybe_throw(callback=callback, propagate=propagate)
+
+    def wait_for(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,
+        on_interval: Callable[[], object] | None = None,
+    ) -> dict[str, Any]:
+        """Wait for one task and return its meta."""
+        self._ensure_not_eager()
+        ((_, record),) = self._wait({self: [text_id(task_id)]}, timeout, interval, None, on_interval)
+        return self.meta_of(record)
+
+    def iter_native(
+        self,
+        result: Any,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Any], object] | None = None,
+        on_interval: Callable[[], object] | None = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield ``(id, meta)`` of each result as it becomes ready, and ``(id, results)`` of each group in it.
+
+        Each is waited for in its own backend, all at once; ``timeout`` is for all of them together. A task whose record
+        cannot be read is a FAILURE here, its result the error that says why. The ids are those that the results have,
+        of whatever type.
+        """
+        self._ensure_not_eager()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        leaves: dict[ReadingBackend, dict[str, list[Any]]] = {}
+        elsewhere = []
+        for leaf in leaves_of(result.results):
+            if isinstance(leaf.backend, ReadingBackend):
+                leaves.setdefault(leaf.backend, {}).setdefault(text_id(leaf.id), []).append(leaf)
+            else:
+                elsewhere.append(leaf)
+        groups = [node for node in result.results if is_group(node)]
+        direct = {id(node) for node in result.results if not is_group(node)}
+        for backend, record in self._wait(leaves, timeout, interval, on_message, on_interval):
+            told = [(leaf, backend._noted_meta(leaf, record)) for leaf in leaves[backend][record.task_id]]
+            yield from ((leaf.id, meta) for leaf, meta in told if id(leaf) in direct)
+        for leaf in elsewhere:
+            _wait_elsewhere(leaf, deadline, interval, on_interval)
+            if id(leaf) in direct:
+                yield leaf.id, leaf._cache
+        for group in groups:
+            yield group.id, group.results
+
+    def _noted_meta(self, leaf: Any, record: TaskRecord) -> Any:
+        """Give a result what is stored of it; return that, or what stands for it where it cannot be read."""
+        meta = self.meta_or_failure(record)
+        return meta if _UNREADABLE in meta else leaf._maybe_set_cache(meta)
+
+    def _wait(
+        self,
+        task_ids: Mapping[ReadingBackend, Iterable[str]],
+        timeout: float | None,
+        interval: float | None,
+        on_message: Callable[[Any], object] | None,
+        on_interval: Callable[[], object] | None,
+    ) -> Iterator[tuple[ReadingBackend, TaskRecord]]:
+        """Yield the record of each task as it becomes ready, with the backend that has it."""
+        pending = callbacks.besides(callbacks.waiting(), task_ids)
+        backends: dict[Waiter, Any] = {backend.waiter: backend for backend in (*task_ids, *pending)}
+
+        def on_change(waiter: Waiter, record: TaskRecord) -> None:
+            if on_message is not None:
+                on_message(backends[waiter].meta_or_failure(record))
+
+        def sweep() -> None:
+            for backend in task_ids:
+                backend.sweep_aside()
+
+        found = wait_everywhere(
+            {backend.waiter: ids for backend, ids in task_ids.items()},
+            timeout=timeout,
+            interval=0.5 if interval is None else interval,
+            on_interval=_both(on_interval, _every(self.chord_sweep_interval, sweep)),
+            on_change=None if on_message is None else on_change,
+            others={backend.waiter: ids for backend, ids in pending.items()},
+            on_other=lambda waiter, record: callbacks.call(pending, backends[waiter], record),
+        )
+        for waiter, record in found:
+            yield backends[waiter], record
+
+
+def _wait_elsewhere(
+    leaf: Any, deadline: float | None, interval: float | None, on_interval: Callable[[], object] | None
+) -> None:
+    """Wait for a result that another kind of backend has, as that backend waits.
+
+    Those of ours are over by now, so no time is lost by waiting for one after the other.
+    """
+    leaf.get(
+        timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
+        propagate=False,
+        interval=0.5 if interval is None else interval,
+        on_interval=on_interval,
+        disable_sync_subtasks=False,
+    )
+
+
+def _both(first: Callable[[], object] | None, second: Callable[[], object]) -> Callable[[], object]:
+    def call() -> None:
+        if first is not None:
+            first()
+        second()
+
+    return call
+
+
+def _every(seconds: float, work: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that does ``work`` when ``seconds`` have passed since it was made or last did."""
+    last = time.monotonic()
+
+    def call() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            work()
+
+    return call

@@ -1,0 +1,252 @@
+"""A task's request and outcome into a record, and a record into the dict that Celery's results are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+from uuid import UUID
+
+from celery import states
+
+from rootcellar.backend import lifecycle
+from rootcellar.errors import PayloadUnreadable
+from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, serialise
+from rootcellar.records import NO_DATE, Payload, TaskRecord
+from rootcellar.retention.policy import Retention
+from rootcellar.stores.fields import id_of, moment_of, number_of, text_id, text_of, unreadable
+from rootcellar.stores.relations import children_of, other_than
+
+#: states whose result is an exception
+FAILED = states.EXCEPTION_STATES | {states.REJECTED}
+#: how deep results may hold results
+_DEEPEST = 200
+#: the stamp that names the fields which were cut because the store refused the whole record, with their bytes before
+CUT = "rootcellar.cut"
+_CUTTABLE = ("result", "args", "kwargs", "children", "stamps", "traceback")
+
+#: the fields of a record that a request tells, the attributes that hold them, and what reads each
+_TOLD: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("name", "task", text_of),
+    ("worker", "hostname", text_of),
+    ("retries", "retries", number_of),
+    ("group_id", "group", id_of),
+    ("group_index", "group_index", number_of),
+    ("parent_id", "parent_id", id_of),
+    ("root_id", "root_id", id_of),
+    ("sent_at", lifecycle.SENT_AT, moment_of),
+    ("started_at", lifecycle.STARTED_AT, moment_of),
+)
+
+
+class Recorder:
+    """Makes the records of one app's tasks.
+
+    Args:
+        codec: encodes the values.
+        retention: how long results are kept.
+        is_extended: whether arguments are stored.
+        task_of: returns the task of a request, ``None`` where it is not known.
+    """
+
+    def __init__(self, codec: Codec, retention: Retention, *, is_extended: bool, task_of: Callable[[Any], Any]) -> None:
+        self._codec = codec
+        self._retention = retention
+        self._is_extended = is_extended
+        self._task_of = task_of
+
+    def call_of(self, request: Any) -> Call:
+        """Return the task and the arguments of a request."""
+        if request is None:
+            return Call()
+        return Call(self._task_of(request), getattr(request, "args", None), getattr(request, "kwargs", None))
+
+    def record(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any,
+        request: Any,
+        children: Any = None,
+        room: int | None = None,
+    ) -> TaskRecord:
+        """Return the record of a task that has come to ``state``.
+
+        Args:
+            task_id: the task.
+            result: the encodable result.
+            state: the new state.
+            traceback: the text of a failure's, or ``None``.
+            request: the task's request, or ``None``.
+            children: the tuples of the results that the task's own subtasks gave.
+            room: bytes to which each field but a returned value is cut; ``None`` for no limit. What is cut is named
+                in the stamp :data:`CUT`.
+
+        Raises:
+            NotEncodable: the result cannot be encoded.
+        """
+        now = datetime.now(timezone.utc)
+        call = self.call_of(request)
+        fields: dict[str, Any] = {
+            "task_id": task_id,
+            "state": state,
+            "result": self._codec.encode(
+                result, task_id=task_id, field=RESULT, call=call, is_failure=state in FAILED, room=room
+            ),
+            "done_at": now if state in states.READY_STATES else None,
+            "expires_at": self._retention.result_expiry(state, now),
+        }
+        if traceback is not None:
+            fields["traceback"] = self._codec.encode_text(str(traceback), task_id=task_id, call=call, room=room)
+        if children and (others := children_of(task_id, text_ids(children))):
+            fields["children"] = _encoded_children(others, room)
+        if request is not None:
+            fields.update(self._request_fields(request, task_id, call, room))
+        if room is not None:
+            whole = self.record(task_id, result, state, traceback, request, children)
+            fields["stamps"] = self._noted(request, whole, TaskRecord(**fields), call, room)
+        return TaskRecord(**fields)
+
+    def _noted(self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, room: int) -> Payload | None:
+        """Return the stamps, with one that says which fields of a record were cut, and their sizes before."""
+        sizes = {name: (_size(getattr(whole, name)), _size(getattr(cut, name))) for name in _CUTTABLE}
+        note = {name: before for name, (before, after) in sizes.items() if after < before}
+        if not note:
+            return cut.stamps
+        stamped = {} if _size(whole.stamps) > room else _stamped(request)
+        return self._codec.encode_loosely({**stamped, CUT: note}, task_id=cut.task_id, field=STAMPS, call=call)
+
+    def _request_fields(self, request: Any, task_id: str, call: Call, room: int | None) -> dict[str, Any]:
+        """Return what the request tells of the call: its name, times and relations; its arguments if extended."""
+        fields: dict[str, Any] = {}
+        for field, attribute, read in _TOLD:
+            value = getattr(request, attribute, None)
+            if value is not None:
+                fields[field] = read(value)
+        about = getattr(request, "delivery_info", None)
+        if type(about) is dict or isinstance(about, Mapping):
+            fields["queue"] = text_of(about.get("routing_key"))
+        if fields.get("parent_id") == task_id:
+            # Celery's message of a retry names the task as its own parent
+            del fields["parent_id"]
+        if stamped := _stamped(request):
+            fields["stamps"] = self._codec.encode_loosely(stamped, task_id=task_id, field=STAMPS, call=call, room=room)
+        if self._is_extended:
+            # what came with the message is stored as text where the serializer refuses it: no task fails for that
+            for field, value in ((ARGS, call.args), (KWARGS, call.kwargs)):
+                if value is not None:
+                    # positional ones as a list, as queries and stock readers know them
+                    value = list(value) if isinstance(value, tuple) else value
+                    fields[field] = self._codec.encode_loosely(
+                        value, task_id=task_id, field=field, call=call, room=room
+                    )
+        return fields
+
+    def meta(self, record: TaskRecord) -> dict[str, Any]:
+        """Return a record as Celery's dict, its exception still plain data.
+
+        A field that only describes the call and is damaged is ``None``.
+
+        Raises:
+            PayloadError: a value, the state or the traceback cannot be read.
+        """
+        for field in unreadable(record) if record.damage else ():
+            raise PayloadUnreadable(
+                f"the {field} of task {record.task_id!a} is damaged",
+                remedy="restore the record from a backup, or forget the task",
+            )
+
+        def read(stored: Payload | None, field: str) -> Any:
+            return None if stored is None else self._codec.decode(stored, task_id=record.task_id, field=field)
+
+        meta: dict[str, Any] = {
+            "task_id": record.task_id,
+            "status": record.state,
+            "result": read(record.result, RESULT),
+            "traceback": self._codec.decode_text(record.traceback, task_id=record.task_id),
+            "children": [] if record.children is None else self._children(record.children, record.task_id),
+            "date_done": None if record.done_at == NO_DATE else record.done_at,
+            "name": record.name,
+            "args": read(record.args, ARGS),
+            "kwargs": read(record.kwargs, KWARGS),
+            "worker": record.worker,
+            "retries": record.retries,
+            "queue": record.queue,
+            "group_id": record.group_id,
+            "parent_id": other_than(record.task_id, record.parent_id),
+            "root_id": record.root_id,
+            "date_sent": record.sent_at,
+            "date_started": record.started_at,
+        }
+        stamps = read(record.stamps, STAMPS)
+        if stamps is not None and isinstance(stamps, Mapping):
+            # beside the fields, as Celery has them; but a stamp that is called as a field does not hide it
+            meta = {**stamps, **meta, "stamped_headers": list(stamps)}
+        return meta
+
+    def _children(self, stored: Payload, task_id: str) -> list[Any]:
+        found = self._codec.decode_open(stored, task_id=task_id, field="children")
+        return children_of(task_id, child_tuples(found, f"the children of task {task_id!a}"))
+
+
+def child_tuples(found: Any, what: str) -> list[Any]:
+    """Return what is stored of results, where Celery can make results of it.
+
+    Args:
+        found: a list of tuples as ``as_tuple`` of Celery's results gives them: ``((id, parent), members or None)``.
+        what: whose they are, for the error.
+
+    Raises:
+        PayloadUnreadable: it is something else.
+    """
+    if found is None:
+        return []
+    if not isinstance(found, (list, tuple)) or not all(_is_result(one, _DEEPEST) for one in found):
+        raise PayloadUnreadable(
+            f"{what} are damaged: what is stored is no list of results",
+            remedy="restore the record from a backup, or forget it",
+        )
+    return list(found)
+
+
+def _is_result(found: Any, depth: int) -> bool:
+    if not isinstance(found, (list, tuple)) or len(found) != 2 or depth == 0:
+        return False
+    own, members = found
+    task_id, parent = own if isinstance(own, (list, tuple)) and len(own) == 2 else (own, None)
+    return (
+        isinstance(task_id, (str, UUID))
+        and (not parent or _is_result(parent, depth - 1))
+        and (members is None or (isinstance(members, (list, tuple)) and all(_is_result(m, depth - 1) for m in members)))
+    )
+
+
+def text_ids(found: Any) -> Any:
+    """Return a tuple of Celery's results with its ids as text."""
+    if isinstance(found, (list, tuple)):
+        return [text_ids(part) for part in found]
+    return found if found is None else text_id(found)
+
+
+def _stamped(request: Any) -> dict[str, Any]:
+    """Return the stamps of a request, by the names that it gives."""
+    stamps, names = getattr(request, "stamps", None), getattr(request, "stamped_headers", None)
+    if stamps is None or not isinstance(stamps, Mapping) or not isinstance(names, (list, tuple, set, frozenset)):
+        return {}
+    return {name: stamps[name] for name in names if isinstance(name, str) and name in stamps}
+
+
+def _encoded_children(children: Sequence[Any], room: int | None) -> Payload:
+    """Return the tuples of children encoded: as many of the first as there is room for."""
+    payload = serialise(children, "json")
+    kept = len(children)
+    while room is not None and len(payload.body) > room and kept:
+        kept = min(kept - 1, kept * room // len(payload.body))
+        payload = serialise(children[:kept], "json")
+    return payload
+
+
+def _size(value: Payload | str | None) -> int:
+    """Return the bytes of an encoded field."""
+    return 0 if value is None else len(value) if isinstance(value, str) else len(value.body)

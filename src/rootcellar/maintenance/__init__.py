@@ -1,0 +1,1 @@
+"""Work that a process does in the background."""

@@ -1,0 +1,78 @@
+"""The demo's Celery app. The environment says which servers it uses, so that no password is on a command line.
+
+Where it names no backend of the demo's own, results go where ``rootcellar.settings()`` says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Exchange, Queue
+
+import rootcellar
+from rootcellar.onboarding.demo import FROM_SETTINGS
+
+#: the environment variables that this app reads: two URLs, and the name of its queue
+BROKER = "ROOTCELLAR_DEMO_BROKER"
+BACKEND = "ROOTCELLAR_DEMO_BACKEND"
+QUEUE = "ROOTCELLAR_DEMO_QUEUE"
+
+#: Celery takes these over any configuration; where the demo has servers of its own, they name others
+_BROKER_OVERRIDES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+_BACKEND_OVERRIDE = "CELERY_RESULT_BACKEND"
+#: of the settings, the demo takes what is about servers and results; its tasks are run as it needs
+_BROKER_SETTINGS = ("broker_",)
+_BACKEND_SETTINGS = ("result_", "redis_", "database_", "mongodb_")
+
+#: how often the in-process broker looks for messages, in seconds
+_POLLING_INTERVAL = 0.01
+
+app = Celery("rootcellar-demo", include=["rootcellar.onboarding.demo.tasks"])
+
+
+def configure(environ: MutableMapping[str, str]) -> None:
+    """Point the app at the servers that ``environ`` names, and drop from it what would point it elsewhere."""
+    broker, backend = (
+        environ.get(BROKER, "memory://"),
+        environ.get(BACKEND, "rootcellar+sqlite:///rootcellar-demo.sqlite3"),
+    )
+    queue = environ.get(QUEUE, "rootcellar-demo")
+    found = rootcellar.settings(broker=broker == FROM_SETTINGS) if FROM_SETTINGS in (broker, backend) else {}
+    app.conf.update(_servers(environ, broker, backend, found))
+    app.conf.update(
+        broker_connection_retry_on_startup=False,
+        broker_connection_timeout=5,
+        result_extended=True,
+        # a queue and a control channel of its own: no other app's worker takes its tasks, or obeys its commands
+        task_queues=[Queue(queue, Exchange(queue, type="direct", auto_delete=True), routing_key=queue)],
+        task_default_queue=queue,
+        control_exchange=f"{queue}.control",
+        # long tasks must not make short ones wait behind them
+        worker_prefetch_multiplier=1,
+    )
+
+
+def _servers(environ: MutableMapping[str, str], broker: str, backend: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that name broker and backend."""
+    conf: dict[str, Any] = {}
+    if backend == FROM_SETTINGS:
+        conf.update({name: value for name, value in found.items() if name.startswith(_BACKEND_SETTINGS)})
+    else:
+        environ.pop(_BACKEND_OVERRIDE, None)
+        conf["result_backend"] = backend
+    if broker == FROM_SETTINGS:
+        conf.update({name: value for name, value in found.items() if name.startswith(_BROKER_SETTINGS)})
+    else:
+        for name in _BROKER_OVERRIDES:
+            environ.pop(name, None)
+        in_process = {"polling_interval": _POLLING_INTERVAL} if broker.startswith("memory:") else {}
+        conf.update(broker_url=broker, broker_transport_options=in_process)
+    return conf
+
+
+# in the worker's process; in the client's, the demo says so when it knows
+if BACKEND in os.environ:
+    configure(os.environ)

@@ -1,0 +1,23 @@
+"""Which backend and which broker suit a team: rules as data, and figures that were measured.
+
+``recommend(Needs(…))`` is the command ``rootcellar recommend`` in Python.
+"""
+
+from rootcellar.onboarding.recommend.answer import Recommendation, recommend
+from rootcellar.onboarding.recommend.needs import QUESTIONS, Keep, MayLose, Needs, Question, Readers, Runs
+from rootcellar.onboarding.recommend.setup import RedisForm, Setup, Variable
+
+__all__ = [
+    "QUESTIONS",
+    "Keep",
+    "MayLose",
+    "Needs",
+    "Question",
+    "Readers",
+    "Recommendation",
+    "RedisForm",
+    "Runs",
+    "Setup",
+    "Variable",
+    "recommend",
+]

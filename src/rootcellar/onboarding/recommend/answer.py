@@ -1,0 +1,169 @@
+"""From what a team needs to a backend, a broker, the reasons, and the variables to set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rootcellar.onboarding.recommend import figures
+from rootcellar.onboarding.recommend.architectures import Architecture, architecture_of
+from rootcellar.onboarding.recommend.needs import Keep, MayLose, Needs, Readers, Runs
+from rootcellar.onboarding.recommend.rules import BACKEND_RULES, BROKER_RULES, PEAK, Rule, is_heavy
+from rootcellar.onboarding.recommend.setup import RedisForm, Setup, Variable
+
+_EXPIRES = {Keep.ONCE: "1h", Keep.DAYS: "7d", Keep.MONTHS: "90d", Keep.FOREVER: "never"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a backend or a broker was chosen.
+
+    Attributes:
+        text: the reason.
+        evidence: the measured figure that it rests on, or that it is an estimate.
+        is_measured: which of the two.
+    """
+
+    text: str
+    evidence: str
+    is_measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What is recommended.
+
+    Attributes:
+        setup: the broker and the backend.
+        architecture: what such a set-up is called and costs; ``None`` where it has no name.
+        backend_reason, broker_reason: why.
+        load: what the number of tasks comes to; empty where it was not said.
+        cautions: what to know before it is used.
+    """
+
+    setup: Setup
+    architecture: Architecture | None
+    backend_reason: Reason
+    broker_reason: Reason
+    load: str
+    cautions: tuple[str, ...]
+
+    @property
+    def backend(self) -> str:
+        return self.setup.backend
+
+    @property
+    def broker(self) -> str:
+        return self.setup.broker
+
+    @property
+    def variables(self) -> Sequence[Variable]:
+        """The variables to set, passwords as placeholders."""
+        return self.setup.variables()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain JSON, as ``rootcellar recommend --json`` prints it."""
+        named = self.architecture
+        return {
+            "backend": self.backend,
+            "broker": self.broker,
+            "architecture": named and named.as_json(),
+            "reasons": [
+                {"chosen": chosen, "text": reason.text, "evidence": reason.evidence, "measured": reason.is_measured}
+                for chosen, reason in ((self.backend, self.backend_reason), (self.broker, self.broker_reason))
+            ],
+            "load": self.load,
+            "figures": figures.measured(),
+            "variables": {each.name: each.value for each in self.variables},
+            "extras": list(self.setup.extras),
+            "cautions": list(self.cautions),
+        }
+
+
+def recommend(needs: Needs) -> Recommendation:
+    """Return what suits these needs."""
+    backend = _first(BACKEND_RULES, needs)
+    # rpc's messages are RabbitMQ's
+    broker = _first(BROKER_RULES, needs) if backend.choose != "rpc" else _RPC_BROKER
+    setup = _setup(needs, backend.choose, broker.choose)
+    return Recommendation(
+        setup=setup,
+        architecture=architecture_of(setup),
+        backend_reason=_reason(backend),
+        broker_reason=_reason(broker),
+        load=_load(needs),
+        cautions=tuple(_cautions(setup, needs)),
+    )
+
+
+_RPC_BROKER = Rule("rabbitmq", lambda _: True, "The messages that bring results are RabbitMQ's.")
+
+
+def _first(rules: Sequence[Rule], needs: Needs) -> Rule:
+    return next(rule for rule in rules if rule.when(needs))
+
+
+def _setup(needs: Needs, backend: str, broker: str) -> Setup:
+    uses_redis = backend in ("redis", "hybrid")
+    form = RedisForm.SINGLE
+    if Runs.CLUSTER in needs.runs and uses_redis:
+        form = RedisForm.CLUSTER
+    elif Runs.SENTINEL in needs.runs and (uses_redis or broker == "redis"):
+        form = RedisForm.SENTINEL
+    return Setup(
+        broker=broker,
+        backend=backend,
+        redis=form,
+        pgbouncer=Runs.PGBOUNCER in needs.runs and backend in ("postgres", "hybrid"),
+        expires=_EXPIRES.get(needs.keep, "") if needs.keep else "",
+        extended=needs.readers is Readers.PEOPLE,
+        acks_late=needs.may_lose is MayLose.NOTHING,
+    )
+
+
+def _reason(rule: Rule) -> Reason:
+    if not rule.measured:
+        return Reason(rule.why, "An estimate: we have not measured this.", is_measured=False)
+    told = ", ".join(f"{figures.figure(row, column)} {what}" for row, column, what in rule.measured)
+    return Reason(rule.why, f"We measured {told}.", is_measured=True)
+
+
+def _load(needs: Needs) -> str:
+    if not needs.tasks_per_day:
+        return ""
+    average = needs.tasks_per_second
+    stored = figures.figure("store, 4 processes", "rootcellar PostgreSQL")
+    return (
+        f"{needs.tasks_per_day:,} tasks a day are {_rounded(average)} a second on average, "
+        f"perhaps {_rounded(average * PEAK)} in a busy one (an estimate). "
+        f"Four processes stored {stored} on PostgreSQL."
+    )
+
+
+def _rounded(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _cautions(setup: Setup, needs: Needs) -> Iterator[str]:
+    match setup.backend:
+        case "rpc":
+            yield "With rpc there are no chords and no history; only the process that sent a task can read its result."
+        case "redis":
+            yield "Redis needs maxmemory-policy noeviction, and appendonly yes if results shall survive a restart."
+        case "hybrid":
+            yield "Give the copies a Redis of their own, or a database number of one; they need no persistence."
+            if is_heavy(needs):
+                yield "If PostgreSQL cannot keep up: HYBRID_MODE=write-behind (docs/hybrid.md)."
+        case "sqlite":
+            yield "Worker and clients must be on the machine that has the file; no network folders."
+        case "mysql":
+            yield "Waiting for a result looks for it now and then; PostgreSQL and Redis wake whoever waits."
+        case "mongodb":
+            yield "Tested against a server that speaks MongoDB's protocol, not against MongoDB itself."
+    if setup.redis is RedisForm.CLUSTER and setup.broker == "redis":
+        yield "Celery has no broker on a Redis Cluster: the broker needs a Redis of its own."
+    if setup.broker == "redis" and setup.backend != "redis" and needs.may_lose is MayLose.TASKS:
+        yield "Give the broker's Redis appendonly yes, or tasks that wait are gone when it restarts."
+    if setup.backend in ("postgres", "mysql", "sqlite", "hybrid") and needs.keep is not Keep.FOREVER:
+        yield "Run `celery beat`: its celery.backend_cleanup deletes what has expired."

@@ -1,0 +1,96 @@
+"""Figures that were measured: ``figures.json`` holds what benchmarks/RESULTS.md says.
+
+``python -m rootcellar.onboarding.recommend.figures benchmarks/RESULTS.md`` writes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+#: what this module ships
+FILE = Path(__file__).with_name("figures.json")
+#: where the figures are told in full
+SOURCE = "benchmarks/RESULTS.md"
+_TITLE = re.compile(r"(?P<what>.*) \((?P<unit>[^()]+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One cell of the table.
+
+    Attributes:
+        row: the title of its row, without the unit.
+        column: who was measured.
+        value: the median, as the table has it.
+        unit: what it counts, such as ``results/s``.
+    """
+
+    row: str
+    column: str
+    value: str
+    unit: str
+
+    @property
+    def number(self) -> float:
+        """The median as a number."""
+        return float(self.value.replace(",", ""))
+
+    def __str__(self) -> str:
+        return f"{self.value} {self.unit}"
+
+
+def read(results: str) -> dict[str, Any]:
+    """Return what the text of RESULTS.md says: its date, its machine, and the median of every cell."""
+    table = [line for line in results.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    columns = _cells(table[0])[1:]
+    rows: dict[str, dict[str, str]] = {}
+    for line in table[2:]:
+        title, *cells = _cells(line)
+        # the last column compares the others
+        found = {column: cell.split(" ")[0] for column, cell in zip(columns[:-1], cells, strict=False)}
+        rows[title] = {column: value for column, value in found.items() if value != "-"}
+    heading = dict(re.findall(r"^- (Date|Machine): (.*)$", results, re.MULTILINE))
+    return {"date": heading["Date"], "machine": heading["Machine"].partition("; load")[0], "rows": rows}
+
+
+def figure(row: str, column: str) -> Figure:
+    """Return the figure of a row, named without its unit, and a column.
+
+    Raises:
+        KeyError: it was not measured.
+    """
+    for title, cells in _shipped()["rows"].items():
+        match = _TITLE.fullmatch(title)
+        if match and match["what"] == row:
+            return Figure(row, column, cells[column], match["unit"])
+    raise KeyError(row)
+
+
+def measured() -> str:
+    """Return when and on what all figures were measured."""
+    return f"{SOURCE}: {_shipped()['date']}, {_shipped()['machine']}"
+
+
+def written(results: str) -> str:
+    """Return the text of ``figures.json`` for a text of RESULTS.md."""
+    return json.dumps(read(results), indent=1) + "\n"
+
+
+@cache
+def _shipped() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+if __name__ == "__main__":
+    FILE.write_text(written(Path(sys.argv[1]).read_text(encoding="utf-8")), encoding="utf-8")

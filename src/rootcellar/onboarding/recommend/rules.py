@@ -1,0 +1,173 @@
+"""The rules, from which the first that applies decides: one list for the backend, one for the broker.
+
+Each says why, and by which measured figure; a rule without one rests on an estimate, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rootcellar.onboarding.recommend import figures
+from rootcellar.onboarding.recommend.needs import Keep, MayLose, Needs, Readers, Runs
+
+#: tasks a day from which a broker made for messages is the better choice: a rule of thumb
+MANY_TASKS = 100_000
+#: how many times as many tasks as on average a busy second has: an estimate
+PEAK = 10
+
+_ONE = "store, one process"
+_FOUR = "store, 4 processes"
+_READ = "get by id, web process"
+_WAIT = "wait for a task of 100 ms, from the end of its body, p50"
+_TASKS = "tasks through a prefork worker of 2"
+_POSTGRES, _REDIS, _SQLITE = "rootcellar PostgreSQL", "rootcellar Redis", "rootcellar SQLite"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        choose: the backend or the broker that it chooses.
+        when: whether it applies.
+        why: the reason, a sentence.
+        measured: the figures that support it, each what was measured (a row, a column) and what it says of it.
+    """
+
+    choose: str
+    when: Callable[[Needs], bool]
+    why: str
+    measured: tuple[tuple[str, str, str], ...] = ()
+
+
+def is_heavy(needs: Needs) -> bool:
+    """Tell whether a busy second has more results than PostgreSQL stored with four processes."""
+    return needs.tasks_per_second * PEAK > figures.figure(_FOUR, _POSTGRES).number
+
+
+def _only(needs: Needs, *names: Runs) -> bool:
+    """Tell whether of the databases these run, and no other."""
+    return bool(needs.runs & set(names)) and not needs.has_postgres
+
+
+def _is_hybrid(needs: Needs) -> bool:
+    is_free = needs.has_postgres or not needs.runs & {Runs.MYSQL, Runs.MONGODB, Runs.ONE_MACHINE}
+    return needs.must_last and is_free and (needs.readers is Readers.MANY or is_heavy(needs))
+
+
+_ON_DISK = (
+    (_ONE, _POSTGRES, "stored by one process, each on disk before its task counts as done"),
+    (_ONE, "Celery db+postgresql", "by Celery's own database backend in the same run"),
+)
+_STORED_BY_FOUR = (_FOUR, _POSTGRES, "stored on PostgreSQL by four processes")
+_IN_MEMORY = (
+    (_ONE, _REDIS, "stored by one process, in memory"),
+    (_WAIT, _REDIS, "from the end of a task to the return of get()"),
+)
+
+BACKEND_RULES = (
+    Rule(
+        "rpc",
+        lambda it: (
+            it.keep is Keep.ONCE
+            and it.readers in (None, Readers.SENDER)
+            and it.may_lose is not MayLose.NOTHING
+            and not it.runs & {Runs.ONE_MACHINE}
+        ),
+        "Results are read once, by whoever sent the task: messages do, and need no server but the broker.",
+    ),
+    Rule(
+        "hybrid",
+        _is_hybrid,
+        "Results must last, and are read or stored at a rate that is worth a copy in memory: PostgreSQL keeps them, "
+        "Redis hands out copies.",
+        ((_READ, _POSTGRES, "read on PostgreSQL by one web process"), (_READ, _REDIS, "read on Redis in the same run")),
+    ),
+    Rule(
+        "postgres",
+        lambda it: it.must_last and it.has_postgres,
+        "Results must last, and PostgreSQL runs already: it keeps them on disk, and SQL reads them.",
+        _ON_DISK,
+    ),
+    Rule(
+        "mysql",
+        lambda it: it.must_last and _only(it, Runs.MYSQL),
+        "Results must last, and MySQL runs already: it keeps them on disk, and SQL reads them.",
+    ),
+    Rule(
+        "mongodb",
+        lambda it: it.must_last and _only(it, Runs.MONGODB),
+        "Results must last, and MongoDB runs already: it keeps them on disk, and `rootcellar history` reads them.",
+    ),
+    Rule(
+        "sqlite",
+        lambda it: Runs.ONE_MACHINE in it.runs and not it.has_database and not it.has_redis,
+        "Everything runs on one machine, and a file needs no server: it keeps results on disk, and SQL reads them.",
+        ((_ONE, _SQLITE, "stored by one process, each on disk"),),
+    ),
+    Rule(
+        "postgres",
+        lambda it: it.must_last,
+        "Results must last, so they belong on disk, where SQL reads them.",
+        _ON_DISK,
+    ),
+    Rule(
+        "redis",
+        lambda it: it.has_redis,
+        "Results may go in the end, and Redis runs already: it is fast, and deletes what has expired by itself.",
+        _IN_MEMORY,
+    ),
+    Rule(
+        "postgres",
+        lambda it: it.has_postgres,
+        "PostgreSQL runs already: results need no other server, and last.",
+        _ON_DISK,
+    ),
+    Rule("mysql", lambda it: _only(it, Runs.MYSQL), "MySQL runs already: results need no other server, and last."),
+    Rule(
+        "mongodb", lambda it: _only(it, Runs.MONGODB), "MongoDB runs already: results need no other server, and last."
+    ),
+    Rule(
+        "redis",
+        lambda it: it.keep is not None or it.may_lose is MayLose.RESULTS or it.readers is not None,
+        "Results are soon done with and may be lost: Redis is fast, and deletes what has expired by itself.",
+        _IN_MEMORY,
+    ),
+    Rule(
+        "postgres",
+        lambda _: True,
+        "Where nothing speaks against it, results belong on disk, where SQL reads them.",
+        _ON_DISK,
+    ),
+)
+
+_BROKER_FIGURE = (_TASKS, _POSTGRES, "through one worker of two processes, with Redis as the broker")
+
+BROKER_RULES = (
+    Rule(
+        "rabbitmq",
+        lambda it: it.may_lose is MayLose.NOTHING,
+        "No task may be lost: RabbitMQ keeps messages on disk until they are acknowledged.",
+    ),
+    Rule(
+        "rabbitmq",
+        lambda it: (it.tasks_per_day or 0) > MANY_TASKS,
+        f"More than {MANY_TASKS:,} tasks a day: by a rule of thumb, that is for a broker made for messages. It is not "
+        "speed alone that speaks for it.",
+        (_BROKER_FIGURE,),
+    ),
+    Rule("rabbitmq", lambda it: it.routing, "Tasks are routed by patterns, which is what RabbitMQ is made for."),
+    Rule(
+        "rabbitmq",
+        lambda it: Runs.RABBITMQ in it.runs and not it.has_redis,
+        "RabbitMQ runs already, and is a broker.",
+    ),
+    Rule(
+        "redis",
+        lambda it: it.has_redis,
+        "Redis runs already, and is fast enough as a broker for this.",
+        (_BROKER_FIGURE,),
+    ),
+    Rule("redis", lambda _: True, "Redis is enough, and simple to run.", (_BROKER_FIGURE,)),
+)

@@ -1,0 +1,199 @@
+"""Payloads that are kept in a blob, and the references in their place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+from urllib.parse import quote, unquote
+
+from rootcellar.errors import PayloadUnreadable, RecordRefused, StoreError
+from rootcellar.payloads.blobs.storage import Blobs
+from rootcellar.records import Payload, Stored, TaskRecord
+from rootcellar.stores.base import Store
+from rootcellar.stores.framing import frame, unframe
+from rootcellar.stores.journal import WritesBehind
+
+#: content type of a reference
+REFERENCE = "application/vnd.rootcellar.blob"
+_NAME = re.compile(r"[0-9a-f]{2}/[A-Za-z0-9_.~%-]{1,200}\.[0-9a-f]{16}")
+_LONGEST_ID = 190
+_BATCH = 1_000
+_MANY_UNFINISHED = 10_000
+
+
+class Spilling:
+    """Keeps payloads in blobs.
+
+    Args:
+        blobs: where they are kept.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self.blobs = blobs
+        #: tasks of this process that are not over and have a blob
+        self._unfinished: set[str] = set()
+
+    def spill(self, payload: Payload, task_id: str) -> Payload:
+        """Keep a payload in a blob, and return the reference to it.
+
+        Raises:
+            RecordRefused: the task's id is too long for a name.
+            StoreError: the blob cannot be written.
+        """
+        name = _new_name(task_id)
+        body = frame(payload)
+        self.blobs.put(name, body)
+        about = {
+            "blob": name,
+            "size": len(body),
+            "sha256": hashlib.sha256(body).hexdigest(),
+            "key_id": payload.key_id,
+        }
+        return Payload(json.dumps(about).encode(), REFERENCE)
+
+    def fetch(self, reference: Payload, task_id: str) -> Payload:
+        """Return the payload that a reference stands for.
+
+        Raises:
+            PayloadUnreadable: the blob is gone, was altered, or belongs to another task.
+            StoreError: the blob store is out of reach.
+        """
+        about = _about(reference)
+        if _task_of(about["blob"]) != task_id:
+            raise _unreadable(task_id, "the reference is to a blob of another task")
+        body = self.blobs.get(about["blob"])
+        if body is None:
+            raise _unreadable(task_id, f"the blob {about['blob']} is not in {self.blobs.where}")
+        if len(body) != about["size"] or hashlib.sha256(body).hexdigest() != about["sha256"]:
+            raise _unreadable(task_id, f"the blob {about['blob']} is not as it was written")
+        return unframe(body)
+
+    def put(self, store: Store, record: TaskRecord, put: Callable[[], Stored], *, is_repeated: bool) -> Stored:
+        """Store a record, and delete the blob of the one that it replaces; its own, if it must not be stored.
+
+        Args:
+            store: where it is stored.
+            record: the record.
+            put: stores it.
+            is_repeated: whether the task may have been run before.
+        """
+        own = blob_of(record)
+        is_known = record.task_id in self._unfinished
+        earlier = _replaceable_blob(store.get(record.task_id)) if is_repeated or is_known else None
+        stored = put()
+        if stored.written:
+            if record.done_at is None and own is not None and len(self._unfinished) < _MANY_UNFINISHED:
+                self._unfinished.add(record.task_id)
+            elif record.done_at is not None:
+                self._unfinished.discard(record.task_id)
+            self._drop(earlier if earlier != own else None)
+        elif own is not None and stored.chord is None and blob_of(store.get(record.task_id)) != own:
+            # a SUCCESS stays; this is not its own, stored by a try whose answer was lost, and no chord has it
+            self._drop(own)
+        return stored
+
+    def _drop(self, name: str | None) -> None:
+        """Delete a blob if that can be done now; else a sweep will."""
+        if name is not None:
+            with suppress(StoreError):
+                self.blobs.delete(name)
+
+    def delete(self, record: TaskRecord | None, store: Store) -> None:
+        """Delete the blob of a record, if it has one. A sweep deletes that of a part of a chord that is not finished.
+
+        Args:
+            record: the record, which is gone or has another blob by now.
+            store: where the chords are.
+        """
+        name = blob_of(record)
+        if record is None or name is None:
+            return
+        if record.group_id is None or store.get_chord(record.group_id) is None:
+            self.blobs.delete(name)
+
+    def sweep(self, store: Store, grace: float) -> int:
+        """Delete the blobs that no record refers to any more; return how many.
+
+        Args:
+            store: where the records are. All records that refer to these blobs must be there.
+            grace: seconds for which a new blob is left alone: its record may be on its way, or a chord may need it.
+        """
+        if isinstance(store, WritesBehind):
+            # a SUCCESS that stays may be hidden behind a later state until that is moved
+            store.drain_all()
+        count = 0
+        names = self.blobs.names(grace)
+        while some := list(islice(names, _BATCH)):
+            owners = {name: _task_of(name) for name in some if _NAME.fullmatch(name)}
+            records = store.get_many(set(owners.values()))
+            for name, task_id in owners.items():
+                if blob_of(records.get(task_id)) != name:
+                    self.blobs.delete(name)
+                    count += 1
+        return count
+
+
+def blob_of(record: TaskRecord | None) -> str | None:
+    """Return the name of the blob that holds a record's result."""
+    if record is None or record.result is None or record.result.content_type != REFERENCE:
+        return None
+    try:
+        return str(_about(record.result)["blob"])
+    except PayloadUnreadable:
+        return None
+
+
+def _replaceable_blob(record: TaskRecord | None) -> str | None:
+    """Return the blob of a record that another may replace: a SUCCESS stays, though ``put`` may not say so yet."""
+    return None if record is None or record.state == "SUCCESS" else blob_of(record)
+
+
+def key_of(reference: Payload) -> str:
+    """Return the ``key_id`` of the payload that a reference stands for."""
+    return str(_about(reference)["key_id"])
+
+
+def size_of(reference: Payload) -> int:
+    """Return the bytes of a blob; 0 for a damaged reference."""
+    try:
+        return int(_about(reference)["size"])
+    except (PayloadUnreadable, ValueError, TypeError):
+        return 0
+
+
+def _new_name(task_id: str) -> str:
+    quoted = quote(task_id, safe="", errors="surrogatepass")
+    if len(quoted) > _LONGEST_ID:
+        raise RecordRefused(
+            f"the id of task {task_id[:40]!a}… is too long for the name of a blob", remedy="use a UUID, as Celery does"
+        )
+    unique = secrets.token_hex(8)
+    return f"{unique[:2]}/{quoted}.{unique}"
+
+
+def _task_of(name: str) -> str:
+    return unquote(name.partition("/")[2].rpartition(".")[0], errors="surrogatepass")
+
+
+def _about(reference: Payload) -> dict[str, Any]:
+    try:
+        about = json.loads(reference.body)
+        if set(about) == {"blob", "size", "sha256", "key_id"} and _NAME.fullmatch(about["blob"]):
+            return dict(about)
+    except (ValueError, TypeError):
+        pass
+    raise PayloadUnreadable("a stored reference to a blob is damaged", remedy="restore the record from a backup")
+
+
+def _unreadable(task_id: str, why: str) -> PayloadUnreadable:
+    return PayloadUnreadable(
+        f"the result of task {task_id} cannot be read: {why}",
+        where="ROOTCELLAR_BLOB_URL",
+        remedy="see whether all workers and clients name the same blob store",
+    )

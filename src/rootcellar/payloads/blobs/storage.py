@@ -1,0 +1,247 @@
+"""The places that keep blobs: a folder, or a filesystem of fsspec. A blob is written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from rootcellar.errors import ConfigurationError, DiskFull, PermissionDenied, StoreUnavailable
+from rootcellar.support.forking import PerProcess
+from rootcellar.support.imports import import_failure
+from rootcellar.support.interruptions import raise_interruption
+from rootcellar.urls import redact
+
+#: what a blob is called until it is whole
+_UNFINISHED = ".part"
+
+
+class Blobs(ABC):
+    """A place that keeps bytes under names like ``ab/…``. Safe to use from any thread and after a fork.
+
+    Args:
+        where: the place for people, without secrets.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    @abstractmethod
+    def put(self, name: str, body: bytes) -> None:
+        """Keep a blob. Raises errors of a store."""
+
+    @abstractmethod
+    def get(self, name: str) -> bytes | None:
+        """Return a blob, ``None`` if it is not there."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Delete a blob, if it is there."""
+
+    @abstractmethod
+    def names(self, older_than: float) -> Iterator[str]:
+        """Yield the names of the blobs that were written so many seconds ago, or earlier."""
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as exc:
+            raise PermissionDenied(
+                f"the blob store refuses it: {exc.strerror}", where=self.where, remedy="let this user write there"
+            ) from exc
+        except OSError as exc:
+            raise_interruption(exc)
+            kind = DiskFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
+            what = redact(f"the blob store cannot be used: {exc.strerror or exc}")
+            raise kind(what, where=self.where, remedy="see whether it is there and has room") from exc
+
+
+class Folder(Blobs):
+    """Blobs as files in a folder, which all workers and clients share.
+
+    Args:
+        path: the folder; it is made when something is first kept there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def put(self, name: str, body: bytes) -> None:
+        with self._translated():
+            path = self._path / name
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            unfinished = path.with_name(f"{path.name[:100]}.{secrets.token_hex(8)}{_UNFINISHED}")
+            try:
+                with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(body)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(unfinished, path)
+            except BaseException:
+                with suppress(OSError):
+                    unfinished.unlink()
+                raise
+            _sync_folder(path.parent)
+
+    def get(self, name: str) -> bytes | None:
+        with self._translated():
+            try:
+                return (self._path / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def delete(self, name: str) -> None:
+        with self._translated():
+            (self._path / name).unlink(missing_ok=True)
+
+    def names(self, older_than: float) -> Iterator[str]:
+        with self._translated():
+            before = time.time() - older_than
+            for path in self._path.glob("??/*"):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime > before:
+                        continue
+                    if path.name.endswith(_UNFINISHED):
+                        # of a process that died while it wrote
+                        path.unlink()
+                    else:
+                        yield f"{path.parent.name}/{path.name}"
+
+
+class Filesystem(Blobs):
+    """Blobs anywhere that fsspec reaches, such as ``s3://bucket/results``.
+
+    Args:
+        url: what fsspec understands.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(redact(url))
+        # one for each process: few survive a fork
+        self._opened: PerProcess[tuple[Any, str]] = PerProcess(lambda: _open_filesystem(url))
+        # what is wrong with the URL is told at once
+        self._filesystem()
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """Return fsspec's filesystem and the path in it."""
+        return self._opened.get()
+
+    def put(self, name: str, body: bytes) -> None:
+        with self._translated():
+            filesystem, path = self._at(name)
+            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+            # an object store shows an object when it is whole; elsewhere the digest tells
+            filesystem.pipe_file(path, body)
+
+    def get(self, name: str) -> bytes | None:
+        with self._translated():
+            filesystem, path = self._at(name)
+            try:
+                found = filesystem.cat_file(path)
+            except FileNotFoundError:
+                return None
+            return bytes(found)
+
+    def delete(self, name: str) -> None:
+        with self._translated(), suppress(FileNotFoundError):
+            filesystem, path = self._at(name)
+            filesystem.rm_file(path)
+
+    def names(self, older_than: float) -> Iterator[str]:
+        with self._translated():
+            before = time.time() - older_than
+            filesystem, root = self._filesystem()
+            try:
+                filesystem.invalidate_cache()
+                found = filesystem.find(root, detail=True)
+            except FileNotFoundError:
+                return
+            for path, about in found.items():
+                if _modified(about) <= before:
+                    yield "/".join(path.rsplit("/", 2)[-2:])
+
+    def _at(self, name: str) -> tuple[Any, str]:
+        filesystem, root = self._filesystem()
+        return filesystem, f"{root.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with super()._translated():
+                yield
+        except (StoreUnavailable, PermissionDenied, DiskFull):
+            raise
+        except Exception as exc:  # of any library that fsspec calls
+            raise_interruption(exc)
+            raise StoreUnavailable(
+                redact(f"the blob store cannot be used: {type(exc).__name__}: {exc}"),
+                where=self.where,
+                remedy="see whether it is there",
+            ) from exc
+
+
+def open_blobs(url: str) -> Blobs:
+    """Return the blob store of a URL: a path, ``file://`` and a path, or what fsspec understands.
+
+    Raises:
+        ConfigurationError: it is none of these.
+        DriverMissing: fsspec is not installed.
+    """
+    if "://" not in url and "::" not in url:
+        return Folder(Path(url).absolute())
+    if url.startswith("file://"):
+        return Folder(Path(unquote(urlsplit(url).path)))
+    return Filesystem(url)
+
+
+def _open_filesystem(url: str) -> tuple[Any, str]:
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as exc:
+        raise import_failure(
+            exc,
+            ["fsspec"],
+            f"the Python package fsspec, which a blob store at {url.partition(':')[0]}:// needs,",
+            where="ROOTCELLAR_BLOB_URL",
+            install="pip install 'rootcellar[blobs]', and what fsspec needs for that place",
+        ) from exc
+    try:
+        filesystem, root = url_to_fs(url, skip_instance_cache=True)
+    except (ImportError, ValueError) as exc:
+        raise ConfigurationError(
+            redact(f"fsspec cannot open it: {exc}"),
+            where="ROOTCELLAR_BLOB_URL",
+            remedy="see fsspec's documentation",
+        ) from exc
+    return filesystem, str(root)
+
+
+def _modified(about: Any) -> float:
+    """Return when something was written, as the filesystems of fsspec tell it; now where they do not."""
+    for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = about.get(name)
+        if value is None:
+            continue
+        if hasattr(value, "timestamp"):
+            return float(value.timestamp())
+        if isinstance(value, (int, float)):
+            return float(value)
+    return time.time()
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the name of a new file survive a crash of the machine."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

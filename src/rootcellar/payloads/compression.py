@@ -1,0 +1,306 @@
+"""Payloads made smaller, and back.
+
+The methods and their names are kombu's, so that what Celery compresses is read here. A payload says itself how it was
+compressed: settings may change at any time. Decompression stops at a limit, before memory is taken.
+"""
+
+from __future__ import annotations
+
+import bz2
+import importlib
+import lzma
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+from kombu import compression as kombu_compression
+
+from rootcellar.errors import ConfigurationError, PayloadBomb, PayloadError, PayloadUnreadable
+from rootcellar.records import Payload
+from rootcellar.support.imports import import_failure
+from rootcellar.support.interruptions import raise_interruption
+
+#: bytes below which nothing is compressed unless the settings say so: a small result gains little, and is less readable
+THRESHOLD = 1024
+#: bytes that a payload may have once it is decompressed
+LARGEST = 256 << 20
+#: bytes that LZMA's dictionary may take; its highest level needs 64 MiB
+_LZMA_MEMORY = 128 << 20
+_BROTLI_LEVEL = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to compress.
+
+    Attributes:
+        compress: makes bytes smaller, with a level or ``None`` for the method's own.
+        decompress: gives the bytes back, at most so many and one more, or all of them for -1.
+        levels: the levels that it knows.
+        packages: modules of which it needs one; empty for Python's own.
+    """
+
+    compress: Callable[[bytes, int | None], bytes]
+    decompress: Callable[[bytes, int], bytes]
+    levels: range
+    packages: tuple[str, ...] = ()
+
+
+class Compressing:
+    """How payloads are compressed, and decompressed. Safe to use from any thread.
+
+    Args:
+        name: the method, such as ``gzip``, ``bzip2``, ``lzma``, ``zstd`` or ``brotli``; ``None`` for none.
+        level: how hard it tries; ``None`` for the method's own level.
+        threshold: bytes below which a payload is stored as it is.
+        largest: the most bytes that a payload may have once it is decompressed; 0 for no limit.
+
+    Raises:
+        ConfigurationError: there is no such method or level.
+    """
+
+    def __init__(
+        self, name: str | None = None, *, level: int | None = None, threshold: int = THRESHOLD, largest: int = LARGEST
+    ) -> None:
+        known_compression(name)
+        self._type = (kombu_type(name) if name else None) or ""
+        self._method = _METHODS.get(self._type)
+        self._level = level
+        self._threshold = threshold
+        self._largest = largest
+        if level is None or not name:
+            return
+        if self._method is None:
+            raise ConfigurationError(
+                f"{name} has no levels", where="result_compression_level", remedy="leave the level out"
+            )
+        levels = self._method.levels
+        if level not in levels:
+            raise ConfigurationError(
+                f"{name} has no level {level}",
+                where="result_compression_level",
+                remedy=f"use one from {levels[0]} to {levels[-1]}",
+            )
+
+    def compress(self, payload: Payload) -> Payload:
+        """Return ``payload`` compressed; as it is where it is small, or would not shrink."""
+        if not self._type or len(payload.body) < self._threshold:
+            return payload
+        if self._method is None:
+            packed, _ = kombu_compression.compress(payload.body, self._type)
+        else:
+            packed = self._method.compress(payload.body, self._level)
+        if len(packed) >= len(payload.body):
+            return payload
+        return replace(payload, body=packed, compression=self._type)
+
+    def decompress(self, payload: Payload) -> Payload:
+        """Return ``payload`` as it was before it was compressed.
+
+        Raises:
+            PayloadBomb: it is larger than the limit.
+            PayloadUnreadable: it is damaged, or no such compression is installed.
+        """
+        if not payload.compression:
+            return payload
+        try:
+            body = self._decompressed(payload)
+        except PayloadError:
+            raise
+        except Exception as exc:  # of any library that decompresses
+            raise_interruption(exc)
+            raise PayloadUnreadable(
+                f"a stored result of {payload.compression} cannot be decoded: {type(exc).__name__}: {exc}",
+                remedy="see whether it was compressed by a library that is missing here, or damaged",
+            ) from exc
+        return replace(payload, body=body, compression="")
+
+    def _decompressed(self, payload: Payload) -> bytes:
+        method = _METHODS.get(payload.compression)
+        if method is not None:
+            body = method.decompress(payload.body, self._largest + 1 if self._largest else -1)
+        else:
+            # an application's own method: it cannot be stopped on the way
+            body = kombu_compression.decompress(payload.body, payload.compression)
+        if self._largest and len(body) > self._largest:
+            raise PayloadBomb(
+                f"a stored result of {len(payload.body)} bytes is larger than {self._largest} once it is decompressed",
+                where="result_max_decompressed_size",
+                remedy="raise the limit if you trust whoever wrote it",
+            )
+        return body
+
+
+def known_compression(name: str | None) -> str | None:
+    """Return the name of a compression, ``None`` for none.
+
+    Raises:
+        ConfigurationError: there is no such method, or its package is not installed.
+    """
+    if not name:
+        return None
+    method = _METHODS.get(_NAMES.get(name, name))
+    if method is not None and method.packages and (missing := _import_error(method.packages)):
+        raise import_failure(
+            missing,
+            {part for each in method.packages for part in (each, each.partition(".")[0])},
+            name,
+            where="result_compression",
+            install=f"pip install 'rootcellar[{_NAMES_OF_EXTRAS[_NAMES.get(name, name)]}]', or use gzip",
+        ) from missing
+    if method is None and kombu_type(name) is None:
+        raise ConfigurationError(
+            f"unknown compression {name!r}",
+            where="result_compression",
+            remedy=f"use one of {', '.join(sorted(_NAMES))}, or register it with kombu",
+        )
+    return name
+
+
+def kombu_type(name: str) -> str | None:
+    """Return what marks payloads of a method: the content type that kombu knows it by."""
+    if name in _NAMES or name in _METHODS:
+        return _NAMES.get(name, name)
+    try:
+        return str(kombu_compression.get_encoder(name)[1])
+    except KeyError:
+        return None
+
+
+def compressing_of(option: Callable[[str], Any]) -> Compressing:
+    """Return what the settings say.
+
+    Args:
+        option: gives the value of a setting, ``None`` for one that is not there.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
+    """
+    threshold = _number(option, "result_compression_threshold")
+    largest = _number(option, "result_max_decompressed_size")
+    return Compressing(
+        option("result_compression") or None,
+        level=_number(option, "result_compression_level", lowest=-100),
+        threshold=THRESHOLD if threshold is None else threshold,
+        largest=LARGEST if largest is None else largest,
+    )
+
+
+def _number(option: Callable[[str], Any], name: str, lowest: int = 0) -> int | None:
+    value = option(name)
+    if value is None or value == "":
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = lowest - 1
+    if number < lowest or isinstance(value, float):
+        raise ConfigurationError(f"{value!r} is no number of this kind", where=name, remedy="write a whole number")
+    return number
+
+
+def _import_error(packages: tuple[str, ...]) -> ImportError | None:
+    """Return why none of these modules can be imported, ``None`` if one can."""
+    try:
+        _module(packages)
+    except ImportError as exc:
+        return exc
+    return None
+
+
+def _module(packages: tuple[str, ...]) -> ModuleType:
+    """Return the first of these modules that is installed."""
+    for name in packages[:-1]:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return importlib.import_module(packages[-1])
+
+
+def _whole(decompressor: Any, body: bytes, most: int) -> bytes:
+    """Decompress one stream, at most ``most`` bytes of it."""
+    data: bytes = decompressor.decompress(body, most)
+    if not decompressor.eof and (most < 0 or len(data) < most):
+        raise EOFError("it ends too early")
+    if decompressor.eof and decompressor.unused_data:
+        raise ValueError("there is something after its end")
+    return data
+
+
+def _gunzip(body: bytes, most: int) -> bytes:
+    # 32: with zlib's header, which kombu writes, or gzip's; 0 is zlib's word for no limit
+    decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    data = decompressor.decompress(body, max(most, 0))
+    if not decompressor.eof and (most < 0 or len(data) < most):
+        raise EOFError("it ends too early")
+    return data
+
+
+_ZSTD = ("compression.zstd", "backports.zstd", "zstandard")
+_BROTLI = ("brotli", "brotlicffi")
+
+
+def _zstd(body: bytes, level: int | None) -> bytes:
+    module: Any = _module(_ZSTD)
+    if hasattr(module, "compress") and module.__name__ != "zstandard":
+        return bytes(module.compress(body, level))
+    return bytes(module.ZstdCompressor(level=3 if level is None else level).compress(body))
+
+
+def _unzstd(body: bytes, most: int) -> bytes:
+    module: Any = _module(_ZSTD)
+    if module.__name__ != "zstandard":
+        return _whole(module.ZstdDecompressor(), body, most)
+    with module.ZstdDecompressor().stream_reader(body) as stream:
+        return bytes(stream.read(most))
+
+
+def _brotli(body: bytes, level: int | None) -> bytes:
+    module: Any = _module(_BROTLI)
+    return bytes(module.compress(body, quality=_BROTLI_LEVEL if level is None else level))
+
+
+def _unbrotli(body: bytes, most: int) -> bytes:
+    decompressor: Any = _module(_BROTLI).Decompressor()
+    limit = {} if most < 0 else {"output_buffer_limit": most}
+    data = bytes(decompressor.process(body, **limit))
+    while not decompressor.is_finished() and (most < 0 or len(data) < most):
+        more = bytes(decompressor.process(b"", **limit))
+        if not more:
+            raise EOFError("it ends too early")
+        data += more
+    return data
+
+
+_METHODS: Mapping[str, Method] = {
+    "application/x-gzip": Method(
+        lambda body, level: zlib.compress(body, -1 if level is None else level), _gunzip, range(10)
+    ),
+    "application/x-bz2": Method(
+        lambda body, level: bz2.compress(body, level or 9),
+        lambda body, most: _whole(bz2.BZ2Decompressor(), body, most),
+        range(1, 10),
+    ),
+    "application/x-lzma": Method(
+        lambda body, level: lzma.compress(body, preset=level),
+        lambda body, most: _whole(lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), body, most),
+        range(10),
+    ),
+    "application/zstd": Method(_zstd, _unzstd, range(-7, 23), _ZSTD),
+    "application/x-brotli": Method(_brotli, _unbrotli, range(12), _BROTLI),
+}
+_NAMES = {
+    "gzip": "application/x-gzip",
+    "zlib": "application/x-gzip",
+    "bzip2": "application/x-bz2",
+    "bzip": "application/x-bz2",
+    "lzma": "application/x-lzma",
+    "xz": "application/x-lzma",
+    "zstd": "application/zstd",
+    "zstandard": "application/zstd",
+    "brotli": "application/x-brotli",
+}
+_NAMES_OF_EXTRAS = {"application/zstd": "zstd", "application/x-brotli": "brotli"}

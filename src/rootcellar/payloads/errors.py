@@ -1,0 +1,11 @@
+"""Why a value cannot be stored."""
+
+from __future__ import annotations
+
+from kombu.exceptions import EncodeError
+
+from rootcellar.errors import PayloadError
+
+
+class NotEncodable(PayloadError, EncodeError):
+    """A value cannot be encoded by the serializer. Not retryable; Celery records the task as a FAILURE."""

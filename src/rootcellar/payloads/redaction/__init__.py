@@ -1,0 +1,1 @@
+"""Secrets are replaced before a value is stored."""

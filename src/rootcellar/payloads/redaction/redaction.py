@@ -1,0 +1,386 @@
+"""Secrets taken out of values before they are stored, by the names of arguments and the paths of keys.
+
+What is under a name that a pattern matches (see ``patterns.py``) is stored as ``"***"``, whatever it was, unless it is
+empty, ``None`` or a boolean. The number of a payment card is masked wherever it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from rootcellar.payloads.redaction.cards import MASK, is_card, masked_text
+from rootcellar.payloads.redaction.patterns import CARD, KEEP, Needles, like, normal, path_of, text_masker
+from rootcellar.records import Payload
+from rootcellar.urls import redact as redact_urls
+
+#: the key, for what the class and the arguments of an exception do not say (rootcellar.backend.exceptions)
+MORE = "rootcellar"
+#: thirteen digits with a gap at most between them: less is no card
+_DIGITS = re.compile(rb"[2-689](?:[^0-9A-Za-z]{0,3}[0-9]){12}")
+#: larger numbers are no secrets that a text shows
+_LARGEST = 10**40
+#: what warnings call a number of a card
+A_CARD = "the number of a card"
+_ROOT = "$"
+#: the key under which typed JSON has the members of an object
+_MARKED = "__value__"
+#: content types, beside JSON, in whose bytes a name of a key is found as it is
+_READABLE = ("application/x-msgpack", "application/x-yaml", "application/x-python-serialize")
+_PLAIN = (str, int, float, bool, bytes, type(None))
+#: the most names of keys whose verdict is remembered
+_REMEMBERED = 10_000
+#: a secret that is shorter is not looked for in texts
+_SHORTEST = 4
+#: secrets times characters of a text in which they are looked for; beyond that the text is masked whole
+_MOST_WORK = 1_000_000_000
+#: how deep an exception's arguments are looked at; what is deeper is masked
+_DEEPEST = 50
+
+
+_Prefixes = tuple[tuple[str, ...], ...]
+
+
+class Redaction:
+    """Some patterns, compiled.
+
+    Args:
+        patterns: what to redact, and with ``-`` before it what not; none redacts nothing.
+    """
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        given = tuple(dict.fromkeys(patterns))
+        self.patterns = tuple(pattern for pattern in given if not pattern.startswith(KEEP))
+        kept = tuple(pattern.removeprefix(KEEP) for pattern in given if pattern.startswith(KEEP))
+        self._has_cards = CARD in self.patterns
+        paths = [path_of(pattern) for pattern in self.patterns if pattern != CARD]
+        kept_paths = [path_of(pattern) for pattern in kept if pattern != CARD]
+        self._masked, self._kept = _by_last_name(paths), _by_last_name(kept_paths)
+        self._depth = max((len(path) - 1 for path in paths + kept_paths), default=0)
+        self._segments = sorted({name for path in paths for name in path})
+        self._verdicts: dict[Any, tuple[_Prefixes, _Prefixes]] = {}
+        self._needles = Needles(self.patterns)
+        self._in_text = text_masker(self.patterns, kept, MASK)
+
+    def __bool__(self) -> bool:
+        return bool(self.patterns)
+
+    def value(self, value: Any, found: list[str] | None = None) -> Any:
+        """Return ``value`` redacted: the same object where nothing matches, else a copy.
+
+        Args:
+            value: anything that a task returns or takes.
+            found: is given the names that matched.
+        """
+        found = [] if found is None else found
+        if isinstance(value, _PLAIN):
+            return self._plain(value, found)
+        if not self.patterns or not self._matches(value):
+            return value
+        return self._copied(value, (_ROOT,), found)
+
+    def payload(self, payload: Payload, found: list[str]) -> Payload:
+        """Return a payload of JSON redacted: also what only the serializer knows the members of."""
+        if not self.may_match(payload):
+            return payload
+        value = json.loads(payload.body.decode(payload.content_encoding))
+        redacted = self.value(value, found)
+        if redacted is value:
+            return payload
+        try:
+            body = json.dumps(redacted, ensure_ascii=False).encode(payload.content_encoding)
+        except UnicodeEncodeError:
+            body = json.dumps(redacted).encode()
+        return dataclasses.replace(payload, body=body)
+
+    def concerns(self, names: Iterable[str]) -> bool:
+        """Tell whether a pattern may match by one of these names, or below it."""
+        return any(like(normal(name), segment) for name in names for segment in self._segments)
+
+    def may_match(self, payload: Payload) -> bool:
+        """Tell whether there may be something to redact in an encoded value; ``False`` is certain."""
+        is_json = payload.content_type.endswith("json")
+        if self._has_cards and (not is_json or may_hold_card(payload.body)):
+            return True
+        if not is_json and payload.content_type not in _READABLE:
+            return True
+        return self._needles.may_match(payload.body, is_json=is_json)
+
+    def arguments(self, args: Any, names: Sequence[str], found: list[str] | None = None) -> Any:
+        """Return positional arguments redacted, as far as the names of the first of them are known."""
+        if not names or not isinstance(args, (list, tuple)):
+            return self.value(args, found)
+        named = dict(zip(names, args, strict=False))
+        rest = list(args[len(named) :])
+        redacted, redacted_rest = self.value(named, found), self.value(rest, found)
+        if redacted is named and redacted_rest is rest:
+            return args
+        return [*redacted.values(), *redacted_rest]
+
+    def text(self, text: str, secrets: Iterable[str] | None = ()) -> str:
+        """Return a text without these secrets, without passwords in URLs, and without what follows a name and ``=``.
+
+        Args:
+            text: of a traceback, or of an exception.
+            secrets: what :meth:`secrets` found in the arguments; ``None`` where they could not be searched, so that any
+                text may hold one.
+        """
+        if not self.patterns:
+            return text
+        if secrets is None:
+            return MASK
+        looked_for = sorted(secrets, key=len, reverse=True)
+        if len(looked_for) * len(text) > _MOST_WORK:
+            return MASK
+        for secret in looked_for:
+            text = text.replace(secret, MASK)
+        text = self._in_text(text)
+        if self._has_cards:
+            text = masked_text(text)
+        return redact_urls(text)
+
+    def failure(self, failure: Any, secrets: Collection[str] | None = ()) -> Any:
+        """Return an exception redacted, or what :func:`rootcellar.backend.exceptions.describe` made of one."""
+        if isinstance(failure, BaseException):
+            return exception_with(failure, lambda argument: self._argument(argument, secrets))
+        redacted = {
+            name: each if name in ("exc_type", "exc_module", MORE) else self._argument(each, secrets)
+            for name, each in failure.items()
+        }
+        if MORE in failure:
+            redacted[MORE] = self._more(self.value(failure[MORE]), secrets)
+        return redacted
+
+    def _more(self, value: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
+        """Return what else is stored of an exception, redacted: also what it was caused by."""
+        if depth == _DEEPEST:
+            return MASK
+        if isinstance(value, Mapping):
+            named = {"exc_type", "exc_module", "is_partial"}
+            return {key: each if key in named else self._more(each, secrets, depth + 1) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self._more(each, secrets, depth + 1) for each in value]
+        return self._argument(value, secrets, depth)
+
+    def _argument(self, argument: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
+        """Return an exception's argument redacted: its texts as :meth:`text` does, the rest as :meth:`value` does."""
+        if isinstance(argument, str):
+            return self.text(argument, secrets)
+        if isinstance(argument, int) and not isinstance(argument, bool):
+            is_secret = secrets is None or str(argument) in secrets if abs(argument) < _LARGEST else False
+            return MASK if is_secret else self._plain(argument, [])
+        if depth == _DEEPEST:
+            return MASK
+        if isinstance(argument, (list, tuple)) and not hasattr(argument, "_fields"):
+            redacted = [self._argument(each, secrets, depth + 1) for each in argument]
+            # typed JSON keeps the one apart from the other
+            return tuple(redacted) if type(argument) is tuple else redacted
+        value = self.value(argument)
+        if type(value) is dict:
+            return {name: self._argument(each, secrets, depth + 1) for name, each in value.items()}
+        return value
+
+    def secrets(self, args: Any, names: Sequence[str], kwargs: Any) -> set[str]:
+        """Return the texts that are redacted in the arguments of a call, to be looked for elsewhere."""
+        args = args if isinstance(args, (list, tuple)) else ()
+        named = dict(zip(names, args, strict=False))
+        values = [named, list(args[len(named) :]), kwargs if isinstance(kwargs, Mapping) else {}]
+        return {form for value in values for secret in self._matched(value) for form in _forms(secret)}
+
+    # -- looking
+
+    def _matches(self, value: Any) -> bool:
+        return next(self._matched(value, with_cards=self._has_cards), None) is not None
+
+    def _matched(self, value: Any, *, with_cards: bool = False) -> Iterator[Any]:
+        """Yield what is under the names that match; not recursive, for values that are deep or contain themselves.
+
+        Args:
+            value: where to look.
+            with_cards: whether to yield what holds the number of a card, too.
+        """
+        todo: list[tuple[Any, tuple[str, ...]]] = [(value, (_ROOT,))]
+        seen: set[tuple[int, tuple[str, ...]]] = set()
+        while todo:
+            holder, path = todo.pop()
+            if (id(holder), path) in seen:
+                continue
+            seen.add((id(holder), path))
+            if isinstance(holder, (list, tuple)) and not hasattr(holder, "_fields"):
+                todo.extend((each, path) for each in holder if not isinstance(each, _PLAIN))
+                if with_cards:
+                    yield from (each for each in holder if isinstance(each, _PLAIN) and _holds_card(each))
+                continue
+            for name, each in _members(holder):
+                if self._is_secret(name, path, each):
+                    yield each
+                elif not isinstance(each, _PLAIN):
+                    todo.append((each, self._inside(path, name)))
+                elif with_cards and (_holds_card(each) or _holds_card(name)):
+                    yield each
+
+    def _inside(self, path: tuple[str, ...], name: Any) -> tuple[str, ...]:
+        """Return the path of what is under a name: as much of it as a pattern may ask for."""
+        if name == _MARKED or not self._depth:
+            return path
+        return (*path, normal(name))[-self._depth :]
+
+    def _is_secret(self, name: Any, path: tuple[str, ...], value: Any) -> bool:
+        verdict = self._verdicts.get(name)
+        masked, kept = self._judge(name) if verdict is None else verdict
+        if not masked or value is None or isinstance(value, bool):
+            return False
+        if isinstance(value, (str, bytes)) and (not value or value == MASK):
+            return False
+        return any(_ends(path, prefix) for prefix in masked) and not any(_ends(path, prefix) for prefix in kept)
+
+    def _judge(self, name: Any) -> tuple[_Prefixes, _Prefixes]:
+        """Return what must go before a name for it to be masked, and to be kept: ``()`` in it is nothing."""
+        written = normal(name)
+        verdict = _prefixes(self._masked, written), _prefixes(self._kept, written)
+        if len(self._verdicts) >= _REMEMBERED:
+            self._verdicts.clear()
+        if isinstance(name, (str, bytes, int)):
+            self._verdicts[name] = verdict
+        return verdict
+
+    # -- copying
+
+    def _plain(self, value: Any, found: list[str]) -> Any:
+        """Return a text or a number without the numbers of cards in it."""
+        if not self._has_cards or not _holds_card(value):
+            return value
+        found.append(A_CARD)
+        return masked_text(value) if isinstance(value, str) else MASK
+
+    def _copied(self, value: Any, path: tuple[str, ...], found: list[str]) -> Any:
+        if isinstance(value, _PLAIN):
+            return self._plain(value, found)
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            copied = [self._copied(each, path, found) for each in value]
+            return tuple(copied) if isinstance(value, tuple) else copied
+        changes: dict[Any, Any] = {}
+        for name, each in _members(value):
+            if self._is_secret(name, path, each):
+                found.append(str(name))
+                changes[name] = MASK
+            else:
+                changed = self._copied(each, self._inside(path, name), found)
+                if changed is not each:
+                    changes[name] = changed
+        redacted = _with(value, changes) if changes else value
+        if self._has_cards and type(redacted) is dict and any(map(_holds_card, redacted)):
+            return {self._plain(name, found): each for name, each in redacted.items()}
+        return redacted
+
+
+def exception_with(exc: BaseException, change: Callable[[Any], Any]) -> BaseException:
+    """Return a copy of an exception with its arguments and attributes changed; none of its class's code is run."""
+    copied = type(exc).__new__(type(exc), *exc.args)
+    copied.args = tuple(map(change, exc.args))
+    copied.__dict__.update({name: change(each) for name, each in vars(exc).items()})
+    copied.__cause__, copied.__traceback__ = exc.__cause__, exc.__traceback__
+    return copied
+
+
+def may_hold_card(body: bytes) -> bool:
+    """Tell whether the number of a card may be in encoded text; ``False`` is certain."""
+    return _DIGITS.search(body) is not None
+
+
+def _holds_card(value: Any) -> bool:
+    if isinstance(value, str):
+        return masked_text(value) is not value
+    return isinstance(value, int) and not isinstance(value, bool) and is_card(value)
+
+
+def _members(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the names and values of what has such: a mapping, a named tuple, a dataclass, attrs, pydantic."""
+    if isinstance(value, dict):
+        return value.items()
+    kind: Any = type(value)
+    names = _field_names(kind)
+    if not names:
+        return value.items() if isinstance(value, Mapping) else ()
+    return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
+
+
+@lru_cache(maxsize=1_000)
+def _field_names(kind: Any) -> tuple[str, ...]:
+    if dataclasses.is_dataclass(kind):
+        return tuple(each.name for each in dataclasses.fields(kind))
+    if attributes := getattr(kind, "__attrs_attrs__", None):
+        return tuple(each.name for each in attributes)
+    fields = getattr(kind, "model_fields", None) or getattr(kind, "_fields", None)
+    return tuple(fields) if isinstance(fields, (Mapping, tuple)) else ()
+
+
+def _with(value: Any, changes: Mapping[Any, Any]) -> Any:
+    """Return a copy of what has members, some of them others."""
+    if isinstance(value, dict):
+        copied = copy.copy(value)
+        copied.update(changes)
+        return copied
+    if hasattr(value, "_replace"):
+        return value._replace(**changes)
+    if hasattr(value, "model_copy"):
+        return value.model_copy(update=dict(changes))
+    if isinstance(value, Mapping):
+        return {**value, **changes}
+    copied = copy.copy(value)
+    for name, changed in changes.items():
+        # frozen ones too: the copy is nobody's yet
+        object.__setattr__(copied, name, changed)
+    return copied
+
+
+def _leaves(secret: Any) -> Iterator[str]:
+    """Yield the texts and large numbers in a secret."""
+    todo, budget = [secret], 1_000
+    while todo and (budget := budget - 1):
+        each = todo.pop()
+        if isinstance(each, str):
+            if len(each) >= _SHORTEST and each != MASK:
+                yield each
+        elif isinstance(each, int) and not isinstance(each, bool):
+            if len(text := str(abs(each)) if abs(each) < 10**40 else "") > _SHORTEST:
+                yield text
+        elif isinstance(each, (list, tuple)) and not hasattr(each, "_fields"):
+            todo.extend(each)
+        else:
+            todo.extend(value for _, value in _members(each))
+
+
+def _forms(secret: Any) -> Iterator[str]:
+    """Yield the texts in a secret, as they are and as they stand in quotes."""
+    for text in _leaves(secret):
+        yield text
+        yield from {repr(text)[1:-1], json.dumps(text)[1:-1]} - {text}
+
+
+def _by_last_name(paths: Iterable[tuple[str, ...]]) -> dict[str, list[tuple[str, ...]]]:
+    """Return for the last name of each path the names before it."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for path in paths:
+        found.setdefault(path[-1], []).append(path[:-1])
+    return found
+
+
+def _prefixes(by_name: Mapping[str, Sequence[tuple[str, ...]]], written: str) -> _Prefixes:
+    exact = by_name.get(written, ())
+    return (*exact, *(prefix for name in by_name if "*" in name and like(written, name) for prefix in by_name[name]))
+
+
+def _ends(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
+    """Tell whether a path ends in the names that go before a name."""
+    if not prefix:
+        return True
+    tail = path[-len(prefix) :]
+    if len(tail) < len(prefix):
+        return False
+    return all(like(name, wanted) for name, wanted in zip(tail, prefix, strict=True))

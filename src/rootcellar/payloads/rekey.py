@@ -1,0 +1,192 @@
+"""Everything that is stored, encrypted or signed anew under the first of the keys, while workers run.
+
+A record is replaced only where it is still what was read, so nothing newer is overwritten. What is sealed by the first
+key already is passed over: whoever is interrupted begins again and loses nothing but a look at each record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rootcellar.errors import (
+    AbilityMissing,
+    BlobStoreUnknown,
+    ConfigurationError,
+    KeyMissing,
+    PayloadError,
+    PayloadUnreadable,
+    RecordRefused,
+    RootcellarError,
+)
+from rootcellar.payloads import SEALED_FIELDS, TRACEBACK, Codec
+from rootcellar.payloads.blobs import REFERENCE
+from rootcellar.payloads.blobs.references import blob_of, key_of
+from rootcellar.payloads.encryption import sealed_text
+from rootcellar.records import Payload, TaskRecord
+from rootcellar.stores.base import Replaceable, Store
+from rootcellar.stores.fields import damaged_fields
+
+#: how often a record is read anew that others store at the same moment
+_TRIES = 10
+
+
+@dataclass(slots=True)
+class Rekeyed:
+    """How far it is.
+
+    Attributes:
+        looked_at: records that were read.
+        changed: records that were encrypted or signed again, or, with ``dry_run``, that would be.
+        unprotected: records that were left although a part of them is neither encrypted nor signed.
+        left: records that could not be opened, or not wholly.
+        keys_missing: how many records need a key that is not here, by its id.
+        last_id: the id of the last record that was seen to.
+        problems: the first few errors.
+    """
+
+    looked_at: int = 0
+    changed: int = 0
+    unprotected: int = 0
+    left: int = 0
+    keys_missing: Counter[str] = field(default_factory=Counter)
+    last_id: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+class Rekeying:
+    """Seals the records of a store anew.
+
+    Args:
+        store: where they are.
+        codec: has the keys, the newest first.
+        unsealed: whether what is neither encrypted nor signed is sealed too.
+        dry_run: whether to count only.
+        batch: how many records are read at a time.
+
+    Raises:
+        ConfigurationError: there is no key.
+        AbilityMissing: the store cannot replace what it holds.
+    """
+
+    def __init__(
+        self, store: Store, codec: Codec, *, unsealed: bool = False, dry_run: bool = False, batch: int = 500
+    ) -> None:
+        if not codec.sealing.is_on:
+            raise ConfigurationError(
+                "there is no key to encrypt or sign with",
+                where="ROOTCELLAR_ENCRYPTION_KEYS",
+                remedy="set the new key and after it the old ones; `rootcellar key` makes one",
+            )
+        if not isinstance(store, Replaceable):
+            raise AbilityMissing(
+                "this store cannot replace what it holds", where=store.where, remedy="let the old results expire"
+            )
+        self._store = store
+        self._replaceable: Replaceable = store
+        self._codec = codec
+        self._unsealed = unsealed
+        self._dry_run = dry_run
+        self._batch = batch
+        self.done = Rekeyed()
+
+    def run(self, after: str | None = None, on_progress: Callable[[Rekeyed], object] = lambda done: None) -> Rekeyed:
+        """See to every record after the id ``after``; tell ``on_progress`` after each batch."""
+        while records := self._store.scan(after, self._batch):
+            for record in records:
+                self._see_to(record)
+                self.done.looked_at += 1
+                after = self.done.last_id = record.task_id
+            on_progress(self.done)
+        return self.done
+
+    def _see_to(self, record: TaskRecord) -> None:
+        current: TaskRecord | None = record
+        for _ in range(_TRIES):
+            if current is None:
+                return
+            try:
+                changes = self._changes(current)
+                if not changes or self._dry_run or self._replace(current, replace(current, **changes)):
+                    self.done.changed += bool(changes)
+                    self.done.unprotected += self._is_unprotected(current)
+                    return
+            except (PayloadError, BlobStoreUnknown, RecordRefused) as exc:
+                self._leave(exc)
+                return
+            # somebody stored it meanwhile, or the answer was lost
+            current = self._store.get(record.task_id)
+        self._leave(PayloadError(f"task {record.task_id} was stored by others again and again"))
+
+    def _is_unprotected(self, record: TaskRecord) -> bool:
+        """Tell whether something of a record stays neither encrypted nor signed."""
+        if self._unsealed:
+            return False
+        payloads = [payload for name in SEALED_FIELDS if (payload := getattr(record, name)) is not None]
+        ids = [key_of(payload) if payload.content_type == REFERENCE else payload.key_id for payload in payloads]
+        if record.traceback is not None:
+            ids.append(sealed_text(record.traceback, record.task_id, TRACEBACK).key_id)
+        return not all(ids)
+
+    def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """Replace a record; of their blobs the one goes that is no longer referred to."""
+        replaced = self._replaceable.replace(old, new)
+        spilling = self._codec.spilling
+        if spilling is not None and blob_of(old) != blob_of(new):
+            # it is also not replaced where the answer was lost: then both are there for a sweep to look at
+            if replaced:
+                spilling.delete(old, self._store)
+            elif blob_of(self._store.get(old.task_id)) != blob_of(new):
+                spilling.delete(new, self._store)
+        return replaced
+
+    def _changes(self, record: TaskRecord) -> dict[str, Any]:
+        """Return the fields that must be other ones.
+
+        Raises:
+            PayloadError: one of them cannot be opened.
+        """
+        if fields := damaged_fields(record):
+            raise PayloadUnreadable(
+                f"the {', '.join(fields)} of task {record.task_id!a} cannot be read, so the task is left as it is",
+                remedy="restore the record from a backup, or forget the task",
+            )
+        changes: dict[str, Any] = {}
+        sealing, task_id = self._codec.sealing, record.task_id
+        for name in SEALED_FIELDS:
+            payload = getattr(record, name)
+            if payload is not None and payload.content_type == REFERENCE:
+                if self._is_due(key_of(payload)):
+                    changes[name] = payload if self._dry_run else self._respilled(payload, task_id, name)
+                continue
+            if payload is not None and self._is_due(payload.key_id):
+                opened = sealing.open(payload, task_id, name) if payload.key_id else payload
+                changes[name] = sealing.seal(opened, task_id, name)
+        if record.traceback is not None:
+            key_id = sealed_text(record.traceback, task_id, TRACEBACK).key_id
+            if self._is_due(key_id):
+                text = sealing.open_text(record.traceback, task_id, TRACEBACK, accept_unsealed=True)
+                changes["traceback"] = sealing.seal_text(text, task_id, TRACEBACK)
+        return changes
+
+    def _respilled(self, reference: Payload, task_id: str, field: str) -> Payload:
+        """Return the reference to a new blob, sealed by the newest key."""
+        kept, sealing = self._codec.fetch(reference, task_id), self._codec.sealing
+        opened = sealing.open(kept, task_id, field) if kept.key_id else kept
+        assert self._codec.spilling is not None
+        return self._codec.spilling.spill(sealing.seal(opened, task_id, field), task_id)
+
+    def _is_due(self, key_id: str) -> bool:
+        if not key_id:
+            return self._unsealed
+        newest = self._codec.sealing.writes_as
+        return not key_id.startswith(newest) if newest.endswith(":") else key_id != newest
+
+    def _leave(self, exc: RootcellarError) -> None:
+        self.done.left += 1
+        if isinstance(exc, KeyMissing):
+            self.done.keys_missing[exc.key_id] += 1
+        if len(self.done.problems) < 5:
+            self.done.problems.append(str(exc))

@@ -1,0 +1,1 @@
+"""Celery's own layouts of records on Redis and MongoDB."""

@@ -1,0 +1,374 @@
+"""Records as Celery's own one-blob metas, which stock clients and workers read, and back.
+
+A blob of ours is the JSON object that Celery writes, with our fields beside its own, and ``"rootcellar"`` before them
+all: a *mark* of fixed width that a script on the server reads without parsing the rest, and the places of the payloads,
+which are the texts that they were, byte for byte. Celery's readers pass over what they do not know.
+
+A record with a payload that is not plain JSON text is an *opaque* blob: the same, with ``!`` for the first brace and
+framed payloads. A stock reader refuses it rather than to take it for something else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from functools import partial
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
+
+from rootcellar.errors import PayloadUnreadable
+from rootcellar.records import ENDS, FOREIGN, NO_DATE, TYPED_JSON, GroupRecord, Payload, TaskRecord
+from rootcellar.stores.fields import FAILURES, Reading, damaged, number_of, text_of
+from rootcellar.stores.framing import frame, unframe_loosely
+
+#: what follows the first byte of a blob of ours; the mark follows it: kind, retries, fields given, expiry
+SIGN = b'"rootcellar":"1'
+MARK_WIDTH = 1 + 8 + 5 + 15
+_MARK_AT = 1 + len(SIGN)
+_PLACES_AT = _MARK_AT + MARK_WIDTH + 1
+
+#: the kinds of record that a mark tells apart
+SUCCESS, DONE, UNFINISHED, GROUP, FORGOTTEN = "S", "D", "P", "G", "F"
+
+#: our attribute -> its key in the meta
+_TEXTS = {
+    "name": "name",
+    "queue": "queue",
+    "worker": "worker",
+    "group_id": "group_id",
+    "parent_id": "parent_id",
+    "root_id": "root_id",
+}
+_NUMBERS = {"retries": "retries", "group_index": "group_index"}
+_DATES = {"sent_at": "date_sent", "started_at": "date_started"}
+_PAYLOADS = ("result", "args", "kwargs", "children", "stamps")
+#: the bytes that stand for one that is not there
+_LENGTHS_OF_NONE = {"result": len(b',"result":null'), "children": len(b',"children":[]')}
+#: what a later state keeps where it does not say it anew; the place here is the bit in the mark
+KEPT = (*_TEXTS, *_NUMBERS, *_DATES, "args", "kwargs", "children", "stamps")
+_BITS = {name: 1 << place for place, name in enumerate(KEPT)}
+
+_LARGEST_RETRIES = 99_999_999
+#: follows the length of a payload that is typed JSON
+_TYPED = "t"
+_STATUS = re.compile(rb"status.{1,8}?([A-Z][A-Z_]{2,})", re.DOTALL)
+_decoder = json.JSONDecoder()
+_Span = tuple[int, int]
+
+
+def encode_task(record: TaskRecord) -> bytes:
+    """Return the blob of a task."""
+    given = 0
+    fields = [f'"status":{quoted(record.state)},"task_id":{quoted(record.task_id)}']
+    # written out, not looped over: this is the way of every result
+    if (text := record.name) is not None:
+        given |= _BITS["name"]
+        fields.append(f'"name":{quoted(text)}')
+    if (text := record.queue) is not None:
+        given |= _BITS["queue"]
+        fields.append(f'"queue":{quoted(text)}')
+    if (text := record.worker) is not None:
+        given |= _BITS["worker"]
+        fields.append(f'"worker":{quoted(text)}')
+    if (text := record.group_id) is not None:
+        given |= _BITS["group_id"]
+        fields.append(f'"group_id":{quoted(text)}')
+    if (text := record.parent_id) is not None:
+        given |= _BITS["parent_id"]
+        fields.append(f'"parent_id":{quoted(text)}')
+    if (text := record.root_id) is not None:
+        given |= _BITS["root_id"]
+        fields.append(f'"root_id":{quoted(text)}')
+    if (number := record.retries) is not None:
+        given |= _BITS["retries"]
+        fields.append(f'"retries":{number}')
+    if (number := record.group_index) is not None:
+        given |= _BITS["group_index"]
+        fields.append(f'"group_index":{number}')
+    if (date := record.sent_at) is not None:
+        given |= _BITS["sent_at"]
+        fields.append(f'"date_sent":"{date.isoformat()}"')
+    if (date := record.started_at) is not None:
+        given |= _BITS["started_at"]
+        fields.append(f'"date_started":"{date.isoformat()}"')
+    done = "null" if record.done_at is None else f'"{record.done_at.isoformat()}"'
+    traceback = "null" if record.traceback is None else quoted(record.traceback)
+    fields.append(f'"date_done":{done},"traceback":{traceback}')
+    if record.expires_at is not None:
+        fields.append(f'"expires_at":"{record.expires_at.isoformat()}"')
+
+    payloads = (record.result, record.args, record.kwargs, record.children, record.stamps)
+    if record.args is not None:
+        given |= _BITS["args"]
+    if record.kwargs is not None:
+        given |= _BITS["kwargs"]
+    if record.children is not None or record.done_at is not None:
+        given |= _BITS["children"]
+    if record.stamps is not None:
+        given |= _BITS["stamps"]
+        fields.append(_stamps_as_celery_has_them(record.stamps))
+    kind = SUCCESS if record.state == "SUCCESS" else UNFINISHED if record.done_at is None else DONE
+    retries = min(max(record.retries or 0, 0), _LARGEST_RETRIES)
+    mark = f"{kind}{retries:08}{given:05}{_milliseconds(record.expires_at):015}"
+    return _blob(mark, ",".join(part for part in fields if part), _PAYLOADS, payloads)
+
+
+def decode_task(task_id: str, blob: bytes) -> TaskRecord:
+    """Return the record of a blob that we wrote, or that Celery did.
+
+    A blob that is neither becomes a record whose result says so to whoever decodes it.
+    """
+    try:
+        return _own_task(task_id, blob) if blob.startswith(SIGN, 1) else _celery_task(task_id, blob)
+    except FAILURES:
+        return _foreign_task(task_id, blob)
+
+
+def _own_task(task_id: str, blob: bytes) -> TaskRecord:
+    fields, payloads = _read(blob, _PAYLOADS)
+    reading = Reading()
+    given: dict[str, Any] = dict(payloads)
+    date = partial(reading.moment, read=_date)
+    for names, kind, read in ((_TEXTS, str, reading.text), (_NUMBERS, int, reading.number), (_DATES, None, date)):
+        for name, key in names.items():
+            value = fields.get(key)
+            if value is not None:
+                given[name] = value if type(value) is kind else read(name, value)
+    state = reading.state(fields.get("status"))
+    done_at = reading.done_at(fields.get("date_done"), _date)
+    return TaskRecord(
+        task_id=task_id,
+        state=state,
+        traceback=reading.text("traceback", fields.get("traceback")),
+        done_at=done_at,
+        expires_at=reading.moment("expires_at", fields.get("expires_at"), _date),
+        **given,
+        damage=tuple(reading.damage),
+    )
+
+
+def encode_forgotten(task_id: str) -> bytes:
+    """Return the mark of a forgotten task, which Celery's own readers take for one that nothing is known of."""
+    fields = f'"status":"PENDING","task_id":{quoted(task_id)},"date_done":null,"traceback":null'
+    return _blob(f"{FORGOTTEN}{0:08}{0:05}{0:015}", fields, _PAYLOADS, (None,) * len(_PAYLOADS))
+
+
+def is_forgotten(blob: bytes) -> bool:
+    """Tell whether a blob is the mark of a forgotten task."""
+    return blob.startswith(SIGN + FORGOTTEN.encode(), 1)
+
+
+def encode_group(group: GroupRecord) -> bytes:
+    """Return the blob of a saved group."""
+    fields = f'"date_done":"{group.done_at.isoformat()}"'
+    if group.expires_at is not None:
+        fields += f',"expires_at":"{group.expires_at.isoformat()}"'
+    mark = f"{GROUP}{0:08}{0:05}{_milliseconds(group.expires_at):015}"
+    return _blob(mark, fields, ("result",), (group.result,))
+
+
+def decode_group(group_id: str, blob: bytes) -> GroupRecord:
+    """Return the group of a blob that we wrote, or that Celery did.
+
+    Raises:
+        PayloadUnreadable: it is neither.
+    """
+    try:
+        if blob.startswith(SIGN, 1):
+            fields, payloads = _read(blob, ("result",))
+            reading = Reading()
+            return GroupRecord(
+                group_id=group_id,
+                result=payloads["result"] or Payload(b"null"),
+                done_at=reading.moment("done_at", fields.get("date_done"), _date) or NO_DATE,
+                expires_at=reading.moment("expires_at", fields.get("expires_at"), _date),
+            )
+        text = blob.decode()
+        start, end = _members(text)["result"]
+    except FAILURES:
+        raise PayloadUnreadable(
+            f"group {group_id} was saved in a form that is not JSON",
+            remedy="read it with the serializer of whoever saved it",
+        ) from None
+    # Celery does not say when it saved it
+    return GroupRecord(group_id=group_id, result=Payload(text[start:end].encode()), done_at=NO_DATE)
+
+
+def merged(earlier: TaskRecord, later: TaskRecord) -> TaskRecord:
+    """Return ``later`` with what it does not say of the call taken from ``earlier``."""
+    values = {name: getattr(later, name) for name in TaskRecord.__slots__}
+    missing = [name for name in KEPT if values[name] is None]
+    if later.done_at is not None and "children" in missing:
+        # those of an earlier run are not the children of the one that ended
+        missing.remove("children")
+    values.update({name: getattr(earlier, name) for name in missing})
+    return TaskRecord(**values)
+
+
+def _blob(mark: str, fields: str, names: tuple[str, ...], payloads: tuple[Payload | None, ...]) -> bytes:
+    is_plain = all(payload is None or _is_plain(payload) for payload in payloads)
+    body: list[bytes] = []
+    sizes: list[str] = []
+    for name, payload in zip(names, payloads, strict=True):
+        if payload is None:
+            sizes.append("-")
+            # Celery's readers want these, whatever their value
+            if name == "result":
+                body.append(b',"result":null')
+            elif name == "children":
+                body.append(b',"children":[]')
+            continue
+        data = payload.body if is_plain else frame(payload)
+        is_typed = is_plain and payload.content_type == TYPED_JSON
+        sizes.append(f"{len(data)}{_TYPED if is_typed else ''}")
+        body += (b',"', name.encode(), b'":', data)
+    encoded = fields.encode()
+    places = f"{len(encoded)},{','.join(sizes)}"
+    head = b"{" if is_plain else b"!"
+    return b"".join((head, SIGN, mark.encode(), b",", places.encode(), b'",', encoded, *body, b"}"))
+
+
+def _read(blob: bytes, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Payload | None]]:
+    """Return the fields and the payloads of a blob of ours."""
+    places_end = blob.index(b'"', _PLACES_AT)
+    fields_length, *sizes = blob[_PLACES_AT:places_end].decode().split(",")
+    at = places_end + 2
+    end = at + int(fields_length)
+    fields = json.loads(b"{" + blob[at:end] + b"}")
+    is_plain = blob.startswith(b"{")
+    payloads: dict[str, Payload | None] = {}
+    for name, size in zip(names, sizes, strict=True):
+        if size == "-":
+            payloads[name] = None
+            end += _LENGTHS_OF_NONE.get(name, 0)
+            continue
+        start = end + len(name) + 4
+        length = int(size.rstrip(_TYPED))
+        end = start + length
+        data = blob[start:end]
+        if len(data) != length:
+            raise ValueError("the blob ends too early")
+        plain_type = TYPED_JSON if size.endswith(_TYPED) else "application/json"
+        payloads[name] = Payload(data, plain_type) if is_plain else unframe_loosely(data)
+    return fields, payloads
+
+
+def _is_plain(payload: Payload) -> bool:
+    return (
+        payload.content_type in ("application/json", TYPED_JSON)
+        and payload.content_encoding == "utf-8"
+        and not payload.compression
+        and not payload.key_id
+    )
+
+
+def _stamps_as_celery_has_them(payload: Payload) -> str:
+    """Return the stamps as fields of the meta, but for those that would hide one of its own."""
+    try:
+        stamps = json.loads(payload.body) if _is_plain(payload) else None
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(stamps, dict):
+        return ""
+    own = {"status", "task_id", "traceback", "date_done", "expires_at", "rootcellar", "stamped_headers", *_PAYLOADS}
+    own |= {*_TEXTS.values(), *_NUMBERS.values(), *_DATES.values()}
+    shown = {key: value for key, value in stamps.items() if key not in own}
+    return json.dumps({"stamped_headers": list(stamps), **shown})[1:-1]
+
+
+# -- what Celery wrote
+
+
+def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
+    text = blob.decode()
+    spans = _members(text)
+    reading = Reading()
+    state = reading.state(_value(text, spans["status"]))
+    retries, stamped = _value(text, spans.get("retries")), _value(text, spans.get("stamped_headers"))
+    done_at = reading.moment("done_at", _marked_date(_value(text, spans.get("date_done"))), _date)
+    texts: dict[str, Any] = {name: text_of(_value(text, spans.get(key))) for name, key in _TEXTS.items()}
+    traceback = _value(text, spans.get("traceback"))
+    children = _payload(text, spans.get("children"))
+    if children is not None and children.body == b"[]":
+        children = None
+    stamps = None
+    if isinstance(stamped, list):
+        names = [name for name in stamped if isinstance(name, str)]
+        stamps = Payload(json.dumps({name: _value(text, spans.get(name)) for name in names}).encode())
+    return TaskRecord(
+        task_id=task_id,
+        state=state,
+        result=_payload(text, spans.get("result")) or Payload(b"null"),
+        traceback=None if traceback is None else str(traceback),
+        done_at=done_at or (NO_DATE if state in ENDS else None),
+        retries=number_of(retries),
+        args=_payload(text, spans.get("args")),
+        kwargs=_payload(text, spans.get("kwargs")),
+        children=children,
+        stamps=stamps,
+        **texts,
+        damage=tuple(reading.damage),
+    )
+
+
+def _foreign_task(task_id: str, blob: bytes) -> TaskRecord:
+    """Return a record of what cannot be read: ended, so that nobody waits for it, unless it shows another state."""
+    shown = _STATUS.search(blob[:256])
+    state = shown[1].decode() if shown else "FAILURE"
+    is_done = state in ENDS or state in ("REJECTED", "IGNORED")
+    result = damaged(blob) if blob.startswith(SIGN, 1) else Payload(blob, FOREIGN, "binary")
+    return TaskRecord(task_id=task_id, state=state, result=result, done_at=NO_DATE if is_done else None)
+
+
+def _members(text: str) -> dict[str, _Span]:
+    """Return where the values of a JSON object's members lie, so that they can be taken as they were written."""
+    spans: dict[str, _Span] = {}
+    at = _past_space(text, 0)
+    if text[at] != "{":
+        raise ValueError("no object")
+    at = _past_space(text, at + 1)
+    while text[at] != "}":
+        key, at = _decoder.raw_decode(text, at)
+        at = _past_space(text, at)
+        if text[at] != ":":
+            raise ValueError("no colon")
+        start = _past_space(text, at + 1)
+        _, at = _decoder.raw_decode(text, start)
+        spans[key] = (start, at)
+        at = _past_space(text, at)
+        if text[at] == ",":
+            at = _past_space(text, at + 1)
+    return spans
+
+
+def _past_space(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _value(text: str, span: _Span | None) -> Any:
+    return None if span is None else _decoder.raw_decode(text, span[0])[0]
+
+
+def _payload(text: str, span: _Span | None) -> Payload | None:
+    if span is None or text[span[0] : span[1]] == "null":
+        return None
+    return Payload(text[span[0] : span[1]].encode())
+
+
+def _milliseconds(moment: datetime | None) -> int:
+    return 0 if moment is None else max(1, int(moment.timestamp() * 1000))
+
+
+def _date(value: Any) -> datetime:
+    if type(value) is str and value[-1:] != "Z":
+        return datetime.fromisoformat(value)
+    # Python 3.10 does not know the Z
+    return datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+
+
+def _marked_date(value: Any) -> Any:
+    # kombu marks a datetime that was not turned into text before
+    return value.get("__value__") if isinstance(value, dict) else value

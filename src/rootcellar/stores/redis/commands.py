@@ -1,0 +1,127 @@
+"""How a task is stored: the calls of the scripts that do it."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from importlib import resources
+
+from rootcellar.errors import RecordRefused
+from rootcellar.records import TaskRecord
+from rootcellar.stores.layouts import json_blob
+from rootcellar.stores.redis.connection import Call, Script
+from rootcellar.stores.redis.keys import Keys, encoded
+
+#: bytes that a Redis string holds at most, whatever the server's settings allow
+LARGEST = 512 << 20
+#: the arguments of a script that say which part of a chord is counted
+Counting = tuple[bytes | int, ...]
+
+
+class TaskCommands:
+    """Makes the calls that store a task.
+
+    Args:
+        news: what is published when a task is stored; empty for the result itself.
+        where: the server, for people.
+    """
+
+    def __init__(self, news: bytes, where: str) -> None:
+        self._news = news
+        self._where = where
+
+    def task(self, key: bytes, record: TaskRecord, expected: bytes) -> Call:
+        """Return the call that stores a task, over what is ``expected`` to be there if it must be merged."""
+        return PUT.call((key,), self.blob(record), milliseconds(record.expires_at), self._news, expected)
+
+    def task_and_part(self, keys: tuple[bytes, bytes], record: TaskRecord, expected: bytes, counting: Counting) -> Call:
+        """Return the call that stores a task and counts it as a part of a chord; ``keys`` are theirs."""
+        lasts = milliseconds(record.expires_at)
+        return PUT_PART.call(keys, self.blob(record), lasts, self._news, expected, *counting)
+
+    def blob(self, record: TaskRecord) -> bytes:
+        """Return a task as it lies there; raise RecordRefused if it is too large."""
+        blob = json_blob.encode_task(record)
+        if len(blob) > LARGEST:
+            raise RecordRefused(
+                f"a result of {len(blob) >> 20} MB: Redis takes no more than {LARGEST >> 20}",
+                where=self._where,
+                remedy="return less, or where to find it",
+            )
+        return blob
+
+
+class JournaledTaskCommands(TaskCommands):
+    """Makes the calls that store a task for as long as it takes to move it, and note it in the journal."""
+
+    def __init__(self, keys: Keys, news: bytes, where: str) -> None:
+        super().__init__(news, where)
+        self._journal = (keys.journal, keys.journal_versions)
+
+    def task(self, key: bytes, record: TaskRecord, expected: bytes) -> Call:
+        keys = (key, *self._journal)
+        return PUT_JOURNALED.call(keys, self.blob(record), self._news, expected, encoded(record.task_id))
+
+    def task_and_part(self, keys: tuple[bytes, bytes], record: TaskRecord, expected: bytes, counting: Counting) -> Call:
+        all_keys = (*keys, *self._journal)
+        arguments = (self.blob(record), self._news, expected, encoded(record.task_id))
+        return PUT_PART_JOURNALED.call(all_keys, *arguments, *counting)
+
+
+def milliseconds(expires_at: datetime | None) -> int:
+    """Return for how many milliseconds something is kept, at least one; 0 for ever."""
+    return 0 if expires_at is None else max(1, int((expires_at.timestamp() - time.time()) * 1000))
+
+
+_PACKAGE = "rootcellar.stores.redis"
+
+
+def _load(name: str, *shared: str) -> Script:
+    folder = resources.files(_PACKAGE).joinpath("lua")
+    texts = [folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in (*shared, name)]
+    return Script(name, "\n".join(texts))
+
+
+PUT = _load("put", "tasks")
+
+
+PUT_PART = _load("put_part", "tasks", "chords")
+
+
+REPLACE = _load("replace")
+
+
+EXPIRE = _load("expire", "tasks")
+
+
+COUNT_PART = _load("count_part", "chords")
+
+
+BEGIN_CHORD = _load("begin_chord", "chords")
+
+
+SIZE_CHORD = _load("size_chord", "chords")
+
+
+CLAIM_CHORD = _load("claim_chord", "chords")
+
+
+FINISH_CHORD = _load("finish_chord", "chords")
+
+
+ORPHANED_CHORDS = _load("orphaned_chords", "chords")
+
+
+PUT_JOURNALED = _load("put_noted", "tasks", "journal")
+
+
+PUT_PART_JOURNALED = _load("put_part_noted", "tasks", "journal", "chords")
+
+
+FORGET_JOURNALED = _load("forget_noted", "journal")
+
+
+SETTLE = _load("settle", "tasks")
+
+
+RELEASE = _load("release")

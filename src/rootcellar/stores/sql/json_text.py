@@ -1,0 +1,108 @@
+"""Which JSON text a server reads as Python does, and what is shown in place of another payload."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rootcellar.records import (
+    SIGNED,
+    TYPED_JSON,
+    Payload,
+)
+
+#: deeper than this, a server's JSON parser may refuse a text that Python wrote
+_PORTABLE_DEPTH = 512
+
+
+#: beyond this, a number may not fit a server's numeric type
+_LONG_NUMBER = re.compile(r"\d{400}|[eE][+-]?\d{4}")
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+#: also one that does not end: each is looked at once
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+
+
+def is_portable(text: str) -> bool:
+    """Tell whether a JSON text written by Python also casts to ``jsonb`` and reads the same in any language."""
+    if "\x00" in text:
+        return False
+    if "\\u" in text and ("\\u0000" in text or _SURROGATE.search(text)):
+        return False
+    if ("NaN" in text or "Infinity" in text) and not _is_strict(text):
+        return False
+    if max(text.count("["), text.count("{")) > _PORTABLE_DEPTH and _depth(text) > _PORTABLE_DEPTH:
+        return False
+    return not _LONG_NUMBER.search(text) or _is_small_numbered(text)
+
+
+def _json_text(payload: Payload) -> str | None:
+    """Return the text of a payload that is plain, typed or signed JSON, ``None`` for any other."""
+    is_open = not payload.key_id or payload.key_id.startswith(SIGNED)
+    if payload.content_type not in ("application/json", TYPED_JSON) or payload.compression or not is_open:
+        return None
+    try:
+        return payload.body.decode(payload.content_encoding)
+    except (LookupError, UnicodeDecodeError):
+        return None
+
+
+def _is_strict(text: str) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_small_numbered(text: str) -> bool:
+    """Look again at a text in which a long run of digits was seen: inside a string it is harmless."""
+    sizes: list[int] = []
+
+    def note(number: str) -> float:
+        exponent = re.search(r"[eE]([+-]?\d+)$", number)
+        sizes.append(len(number) + abs(int(exponent[1]) if exponent else 0))
+        return 0.0
+
+    try:
+        json.loads(text, parse_int=note, parse_float=note)
+    except (ValueError, RecursionError):
+        return False
+    return max(sizes, default=0) < 10_000
+
+
+def _depth(text: str) -> int:
+    """Return how deep the brackets of a JSON text nest."""
+    depth = deepest = 0
+    for character in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
+        depth += 1 if character in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _rendition(text: str) -> str:
+    """Return portable JSON that shows what ``text`` holds, for people who read the table."""
+    try:
+        value = json.loads(text, parse_constant=str)
+        shown = json.dumps(_presentable(value), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return json.dumps(f"<application/json, {len(text)} characters>")
+    return shown if is_portable(shown) else json.dumps(f"<application/json, {len(text)} characters>")
+
+
+def _presentable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\x00", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {_presentable(key): _presentable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_presentable(item) for item in value]
+    return value

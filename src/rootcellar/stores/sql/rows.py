@@ -1,0 +1,260 @@
+"""Records as rows of SQL tables, and back: the one place that knows the order of the columns.
+
+A payload takes two columns, ``x`` and ``x_exact``. One that is portable JSON is the text in ``x`` and nothing more; of
+typed JSON ``x_exact`` tells that the text is such. Any other lies exactly in ``x_exact``, framed with its content type,
+and ``x`` holds a readable rendition: JSON too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from rootcellar.errors import RecordRefused
+from rootcellar.records import (
+    ENCRYPTED,
+    NO_DATE,
+    TYPED_JSON,
+    ChordPart,
+    ChordRecord,
+    GroupRecord,
+    PartResult,
+    Payload,
+    TaskRecord,
+)
+from rootcellar.stores.fields import Reading, clamped, damaged, text_id
+from rootcellar.stores.framing import frame, kept_result, unframe, unframe_loosely
+from rootcellar.stores.sql.json_text import _json_text, _rendition, is_portable
+
+#: column of the task table -> attribute of TaskRecord
+PLAIN_COLUMNS = {
+    "task_id": "task_id",
+    "status": "state",
+    "traceback": "traceback",
+    "name": "name",
+    "queue": "queue",
+    "worker": "worker",
+    "retries": "retries",
+    "group_id": "group_id",
+    "group_index": "group_index",
+    "parent_id": "parent_id",
+    "root_id": "root_id",
+}
+DATE_COLUMNS = {
+    "date_sent": "sent_at",
+    "date_started": "started_at",
+    "date_done": "done_at",
+    "expires_at": "expires_at",
+}
+_NUMBERS = ("retries", "group_index")
+PAYLOAD_COLUMNS = ("result", "args", "kwargs", "children", "stamps")
+TASK_COLUMNS = (
+    *PLAIN_COLUMNS,
+    *DATE_COLUMNS,
+    *(name for column in PAYLOAD_COLUMNS for name in (column, f"{column}_exact")),
+)
+
+#: stands in ``x_exact`` for typed JSON whose bytes are the text in ``x``
+_TYPED_TEXT = b"rc1 typed text"
+#: the columns that an upsert always sets; the others keep what was stored where nothing new is given
+STATE_COLUMNS = ("status", "result", "result_exact", "traceback", "date_done", "expires_at")
+
+#: the columns that a replacement sets: those of values, and a traceback
+REPLACED_PAYLOADS = ("result", "args", "kwargs", "stamps")
+REPLACED_COLUMNS = ("traceback", *(name for column in REPLACED_PAYLOADS for name in (column, f"{column}_exact")))
+
+DateAdapter = Callable[[datetime], Any]
+
+
+def task_row(record: TaskRecord, date: DateAdapter = lambda value: value) -> dict[str, Any]:
+    """Return a task's columns by name, dates turned by ``date`` into what the driver takes.
+
+    Raises:
+        RecordRefused: the task's id cannot be SQL text.
+    """
+    row = {column: storable(getattr(record, name)) for column, name in PLAIN_COLUMNS.items()}
+    row["task_id"] = checked_id(record.task_id)
+    for column, name in DATE_COLUMNS.items():
+        value = getattr(record, name)
+        row[column] = None if value is None else date(clamped(value))
+    for column in PAYLOAD_COLUMNS:
+        row[column], row[f"{column}_exact"] = payload_columns(getattr(record, column))
+    return row
+
+
+def task_record(row: Sequence[Any], date: Callable[[Any], datetime] = clamped) -> TaskRecord:
+    """Return the record of a row whose columns are those of :data:`TASK_COLUMNS`, in that order, whatever they hold."""
+    values = dict(zip(TASK_COLUMNS, row, strict=True))
+    reading = Reading()
+    fields: dict[str, Any] = {
+        name: (reading.number if name in _NUMBERS else reading.text)(name, values[column])
+        for column, name in PLAIN_COLUMNS.items()
+        if name not in ("task_id", "state")
+    }
+    state = reading.state(values["status"])
+    for column, name in DATE_COLUMNS.items():
+        fields[name] = reading.moment(name, values[column], date) if name != "done_at" else None
+    fields["done_at"] = reading.done_at(values["date_done"], date)
+    for column in PAYLOAD_COLUMNS:
+        fields[column] = read_payload_loosely(values[column], values[f"{column}_exact"])
+    return TaskRecord(task_id=values["task_id"], state=state, damage=tuple(reading.damage), **fields)
+
+
+def group_row(group: GroupRecord, date: DateAdapter = lambda value: value) -> dict[str, Any]:
+    """Return a group's columns by name.
+
+    Raises:
+        RecordRefused: the group's id cannot be SQL text.
+    """
+    text, exact = payload_columns(group.result)
+    return {
+        "taskset_id": checked_id(group.group_id),
+        "result": text,
+        "result_exact": exact,
+        "date_done": date(group.done_at),
+        "expires_at": None if group.expires_at is None else date(group.expires_at),
+    }
+
+
+def group_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> GroupRecord:
+    """Return the record of a row: id, result, exact result, date done, date of expiry."""
+    group_id, text, exact, done, expires = row
+    reading = Reading()
+    return GroupRecord(
+        group_id=group_id,
+        result=read_payload_loosely(text, exact) or damaged(b""),
+        done_at=reading.moment("done_at", done, date) or NO_DATE,
+        expires_at=reading.moment("expires_at", expires, date),
+    )
+
+
+def chord_row(chord: ChordRecord, date: DateAdapter = lambda value: value) -> dict[str, Any]:
+    """Return a chord's columns by name."""
+    return {
+        "group_id": chord.group_id,
+        "body": frame(chord.body) if chord.body else None,
+        "header": frame(chord.header) if chord.header else None,
+        "expires_at": None if chord.expires_at is None else date(chord.expires_at),
+    }
+
+
+def chord_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> ChordRecord:
+    """Return the record of a row: id, body, header, date of expiry."""
+    group_id, body, header, expires = row
+    return ChordRecord(
+        group_id=group_id,
+        body=unframe_loosely(body) if body else None,
+        header=unframe_loosely(header) if header else None,
+        expires_at=Reading().moment("expires_at", expires, date),
+    )
+
+
+def part_row(part: ChordPart, record: TaskRecord | None, date: DateAdapter = lambda value: value) -> dict[str, Any]:
+    """Return a chord part's columns by name; -1 stands for no index, for a primary key takes no NULL.
+
+    Args:
+        part: the part.
+        record: the record that it is stored with, whose result it has where it brings none of its own.
+        date: turns a date into what the driver takes.
+    """
+    result = kept_result(part, record)
+    return {
+        "part_group_id": part.group_id,
+        "part_task_id": part.task_id,
+        "part_index": -1 if part.group_index is None else part.group_index,
+        "part_status": part.state,
+        "part_result": frame(result) if result else None,
+        "part_owner": part.owner,
+        "part_expires_at": None if part.expires_at is None else date(part.expires_at),
+    }
+
+
+def part_result(row: Sequence[Any]) -> PartResult:
+    """Return what a part gave: its own result, or the one that its task's row holds."""
+    task_id, index, state, own, text, exact = row
+    reading = Reading()
+    result = unframe_loosely(own) if own is not None else read_payload_loosely(text, exact)
+    part = PartResult(
+        task_id=text_id(task_id),
+        group_index=reading.number("group_index", index),
+        state=reading.state(state),
+        result=result,
+    )
+    return replace(part, result=damaged(own or exact or text)) if reading.damage else part
+
+
+def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
+    """Return the readable JSON text of a payload, and its exact bytes where the text is not the payload itself."""
+    if payload is None:
+        return None, None
+    text = _json_text(payload)
+    if text is None:
+        sealed = ", encrypted" if payload.key_id.startswith(ENCRYPTED) else ""
+        return json.dumps(f"<{payload.content_type}{sealed}, {len(payload.body)} bytes>"), frame(payload)
+    is_shown_as_it_is = payload.content_encoding == "utf-8" and is_portable(text)
+    if is_shown_as_it_is and not payload.key_id:
+        return text, _TYPED_TEXT if payload.content_type == TYPED_JSON else None
+    return text if is_shown_as_it_is else _rendition(text), frame(payload)
+
+
+def read_payload_bytes(text: bytes, exact: bytes | None) -> Payload:
+    """Return the same as :func:`read_payload` of the text as UTF-8."""
+    if exact is None or exact == _TYPED_TEXT:
+        return Payload(text, "application/json" if exact is None else TYPED_JSON)
+    return unframe(exact)
+
+
+def read_payload(text: str | None, exact: bytes | None) -> Payload | None:
+    """Return the payload of two columns that :func:`payload_columns` made."""
+    if text is None:
+        return None if exact is None else unframe(exact)
+    return read_payload_bytes(text.encode(), exact)
+
+
+def read_payload_loosely(text: Any, exact: Any) -> Payload | None:
+    """Do the same whatever the columns hold; what cannot be read becomes a payload that says so when it is decoded."""
+    if exact is not None and not isinstance(exact, (bytes, bytearray, memoryview)):
+        return damaged(exact)
+    if text is not None and not isinstance(text, str):
+        return damaged(text)
+    framed = None if exact is None else bytes(exact)
+    return Reading().payload(text if framed is None else framed, lambda: read_payload(text, framed))
+
+
+def findable(ids: Iterable[str]) -> list[str]:
+    """Return each of these ids once, but for those that cannot be SQL text: no row has them."""
+    return [text for text in dict.fromkeys(ids) if storable(text) == text]
+
+
+def replace_params(old: TaskRecord, new: TaskRecord) -> dict[str, Any]:
+    """Return what a statement that puts ``new`` in the place of ``old`` needs: ``new_…`` and ``old_…`` columns."""
+    params: dict[str, Any] = {"task_id": checked_id(old.task_id), "old_status": storable(old.state)}
+    for prefix, record in (("old_", old), ("new_", new)):
+        params[f"{prefix}traceback"] = storable(record.traceback)
+        for column in REPLACED_PAYLOADS:
+            text, exact = payload_columns(getattr(record, column))
+            params[prefix + column], params[f"{prefix}{column}_exact"] = text, exact
+            # what is shown beside exact bytes is made of them, by whichever release stored it
+            params[f"{prefix}{column}_is_exact"] = int(exact not in (None, _TYPED_TEXT))
+    return params
+
+
+def storable(value: Any) -> Any:
+    """Return a text as SQL can hold it: NUL and lone surrogates as escapes. Anything else stays as it is."""
+    if not isinstance(value, str) or (value.isascii() and "\x00" not in value):
+        return value
+    return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def checked_id(text: str) -> str:
+    """Return an id that SQL text can hold.
+
+    Raises:
+        RecordRefused: it cannot.
+    """
+    if storable(text) != text:
+        raise RecordRefused(f"an id with NUL or a lone surrogate: {text!a}", remedy="use a UUID, as Celery does")
+    return text

@@ -1,0 +1,316 @@
+"""What the SQL stores have in common: the verbs that are one statement in each, and the tables that Celery made.
+
+A SQL store has its statements in ``queries.sql``, under the same names, and says here how it runs one and how ids and
+dates become parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from rootcellar.errors import RecordRefused
+from rootcellar.records import ChordRecord, GroupRecord, PartResult, TaskRecord
+from rootcellar.stores import framing
+from rootcellar.stores.base import Store, StoreOptions, TaskQuery
+from rootcellar.stores.matching import matcher
+from rootcellar.stores.pool import ConnectionPool
+from rootcellar.stores.sql import rows
+from rootcellar.stores.sql.celery_tables import Adopted
+from rootcellar.stores.sql.celery_tables import group_record as old_group_record
+from rootcellar.stores.sql.celery_tables import task_record as old_task_record
+from rootcellar.stores.sql.schema import SqlSchema
+
+#: of the table that Celery made, a query reads this many rows at a time, and so many times
+ADOPTED_PAGE = 1_000
+ADOPTED_PAGES = 100
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+class SqlStore(Store, Generic[C]):
+    """A store whose records are rows. A subclass makes ``_pool`` and ``schema``.
+
+    Args:
+        url: see :class:`~rootcellar.stores.base.Store`.
+        options: see there.
+        where: the store for people.
+        statements: the statements of ``queries.sql``, by name.
+    """
+
+    #: the most ids in one statement
+    MANY = 1_000
+
+    _pool: ConnectionPool[C]
+    schema: SqlSchema[C]
+
+    def __init__(self, url: str, options: StoreOptions, *, where: str, statements: Mapping[str, str]) -> None:
+        super().__init__(url, options)
+        self._where = where
+        self._sql = dict(statements)
+        self._adopted: Adopted | None = None
+        self._is_schema_known = False
+
+    @property
+    def where(self) -> str:
+        return self._where
+
+    # -- what differs between servers
+
+    @abstractmethod
+    def _raw(self, work: Callable[[C], T]) -> T:
+        """Do ``work`` on a connection, and raise in our words what goes wrong. Every verb may be done twice."""
+
+    @abstractmethod
+    def _rows_of(self, connection: C, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a statement, by name, and return its rows."""
+
+    @abstractmethod
+    def _dicts_of(self, connection: C, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Run a statement, by name, and return its rows by their columns' names."""
+
+    @abstractmethod
+    def _count_of(self, connection: C, statement: str, params: Mapping[str, Any]) -> int:
+        """Run a statement, by name, and return how many rows it touched."""
+
+    @abstractmethod
+    def _transaction(self, connection: C) -> AbstractContextManager[object]:
+        """Begin a transaction, in which all that is done is done wholly or not at all."""
+
+    @abstractmethod
+    def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
+        """Return the statements of ``adopted.sql`` for these quoted tables."""
+
+    @abstractmethod
+    def _table_names(self) -> Mapping[str, str]:
+        """Return the quoted names of our tables."""
+
+    @abstractmethod
+    def _ids(self, ids: Sequence[str]) -> Any:
+        """Return ids as a statement's parameter."""
+
+    @abstractmethod
+    def _date(self, moment: datetime) -> Any:
+        """Return a date as a statement's parameter."""
+
+    @abstractmethod
+    def _read_date(self, value: Any) -> datetime:
+        """Return the date that a column holds, in UTC."""
+
+    def _old_date(self, moment: datetime) -> Any:
+        """Return a date as a parameter that is compared with a column of Celery's."""
+        return self._date(moment)
+
+    def _task_record(self, row: Sequence[Any]) -> TaskRecord:
+        return rows.task_record(row, self._read_date)
+
+    def _findable(self, ids: Iterable[str]) -> list[str]:
+        """Return each of these ids once, but for those that no row can have."""
+        return rows.findable(ids)
+
+    def _check_ids(self, *ids: str) -> None:
+        """Refuse ids that a row cannot have, beyond what ``rows.py`` refuses."""
+
+    # -- tasks
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        if not self._findable([task_id]):
+            return None
+        found = self._all("get_task", {"task_id": task_id})
+        if found:
+            return self._task_record(found[0])
+        return self._adopted_tasks([task_id]).get(task_id) if self._adopted else None
+
+    def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
+        ids = self._findable(task_ids)
+        found = self._found(ids)
+        if self._adopted and len(found) < len(ids):
+            found.update(self._adopted_tasks([task_id for task_id in ids if task_id not in found]))
+        return found
+
+    def _found(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
+        """Read those of our own table."""
+        found: dict[str, TaskRecord] = {}
+        for some in framing.chunks(ids, self.MANY):
+            for row in self._all("get_tasks", {"task_ids": self._ids(some)}):
+                record = self._task_record(row)
+                found[record.task_id] = record
+        return found
+
+    def delete(self, task_ids: Iterable[str]) -> int:
+        count = 0
+        for some in framing.chunks(sorted(self._findable(task_ids)), self.MANY):
+            params = {"task_ids": self._ids(some)}
+            count += self._count("delete_tasks", params)
+            if self._adopted and self._adopted.task_table:
+                count += self._count("delete_adopted_tasks", params)
+        return count
+
+    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
+        return [self._task_record(row) for row in self._all("scan_tasks", {"after": after or "", "limit": limit})]
+
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """See :class:`~rootcellar.stores.base.Replaceable`."""
+        return self._count("replace_task", rows.replace_params(old, new)) == 1
+
+    # -- groups
+
+    def put_group(self, group: GroupRecord) -> None:
+        self._check_ids(group.group_id)
+        self._count("put_group", rows.group_row(group, self._date))
+
+    def get_group(self, group_id: str) -> GroupRecord | None:
+        if not self._findable([group_id]):
+            return None
+        found = self._all("get_group", {"group_id": group_id})
+        if found:
+            return rows.group_record(found[0], self._read_date)
+        if self._adopted and self._adopted.group_table:
+            for old in self._dicts("get_adopted_group", {"group_id": group_id}):
+                # Celery's column may take small letters for capital ones
+                if old["taskset_id"] == group_id:
+                    return old_group_record(old, self._adopted.keep)
+        return None
+
+    def delete_group(self, group_id: str) -> None:
+        if self._findable([group_id]):
+            self._count("delete_group", {"group_id": group_id})
+
+    # -- chords
+
+    def get_chord(self, group_id: str) -> ChordRecord | None:
+        found = self._all("get_chord", {"group_id": group_id})
+        return rows.chord_record(found[0], self._read_date) if found else None
+
+    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
+        return [rows.part_result(row) for row in self._all("chord_parts", {"group_id": group_id})]
+
+    # -- end
+
+    def check(self) -> None:
+        self._is_schema_known = False
+        self._know_schema()
+
+    def close(self) -> None:
+        self._pool.drop_idle()
+
+    # -- queries
+
+    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+        """Return the tasks that match; those of the tables that Celery made come after all others."""
+        found = list(self._query(query))
+        if self._adopted and self._adopted.task_table and len(found) < query.limit:
+            known = {record.task_id for record in found}
+            found += itertools.islice(
+                (record for record in self._newest_adopted(query) if record.task_id not in known),
+                query.limit - len(found),
+            )
+        return found
+
+    @abstractmethod
+    def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+        """Return the tasks of our own table that match: unfinished ones first, then the most recently finished."""
+
+    def _newest_adopted(self, query: TaskQuery) -> Iterator[TaskRecord]:
+        """Yield those that match of the newest tasks in the table that Celery made, which has no index for more."""
+        assert self._adopted is not None
+        matches = matcher(query)
+        before = None
+        for _ in range(ADOPTED_PAGES):
+            page = self._dicts("newest_adopted_tasks", {"before": before, "limit": ADOPTED_PAGE})
+            ids = [r.task_id for r in (old_task_record(row, self._adopted.keep) for row in page) if matches(r)]
+            # a task that ended again since then has a row in our own table, which counts
+            found = self.get_many(ids)
+            yield from (found[task_id] for task_id in ids if task_id in found and matches(found[task_id]))
+            if len(page) < ADOPTED_PAGE:
+                return
+            before = page[-1]["id"]
+
+    # -- the tables that Celery made
+
+    def _adopted_tasks(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
+        assert self._adopted is not None
+        found: dict[str, TaskRecord] = {}
+        if not self._adopted.task_table:
+            return found
+        wanted = set(ids)
+        for some in framing.chunks(ids, self.MANY):
+            for row in self._dicts("get_adopted_tasks", {"task_ids": self._ids(some)}):
+                if row["task_id"] in wanted:
+                    found[row["task_id"]] = old_task_record(row, self._adopted.keep)
+        return found
+
+    def _delete_expired_adopted(self, now: datetime, limit: int) -> int:
+        """Delete up to ``limit`` tasks and as many groups of Celery's whose time is over; return how many."""
+        if self._adopted is None or self._adopted.keep is None:
+            return 0
+        params = {"done_before": self._old_date(now - self._adopted.keep), "limit": limit}
+        count = self._count("delete_expired_adopted_tasks", params) if self._adopted.task_table else 0
+        return count + (self._count("delete_expired_adopted_groups", params) if self._adopted.group_table else 0)
+
+    # -- talking to the server
+
+    def _all(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return self._run(lambda connection: self._rows_of(connection, statement, params))
+
+    def _dicts(self, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return self._run(lambda connection: self._dicts_of(connection, statement, params))
+
+    def _count(self, statement: str, params: Mapping[str, Any]) -> int:
+        return self._run(lambda connection: self._count_of(connection, statement, params))
+
+    def _in_transaction(self, work: Callable[[C], T]) -> T:
+        def whole(connection: C) -> T:
+            with self._transaction(connection):
+                return work(connection)
+
+        return self._run(whole)
+
+    def _both(self, first: str, second: str, params: Mapping[str, Any]) -> None:
+        """Run two statements, by name, in one transaction."""
+
+        def work(connection: C) -> None:
+            self._count_of(connection, first, params)
+            self._count_of(connection, second, params)
+
+        self._in_transaction(work)
+
+    def _refused(self, exc: UnicodeEncodeError) -> RecordRefused:
+        """Return the error for a text that no server stores."""
+        return RecordRefused(
+            f"a text that no server stores: {exc.reason} at {exc.object[exc.start : exc.end]!a}",
+            where=self._where,
+            remedy="see where it comes from, such as the task's id",
+        )
+
+    def _run(self, work: Callable[[C], T]) -> T:
+        """Do ``work`` on a connection whose schema is known."""
+
+        def checked(connection: C) -> T:
+            if not self._is_schema_known:
+                self._learn_schema(connection)
+            return work(connection)
+
+        return self._raw(checked)
+
+    def _know_schema(self) -> None:
+        """Make or check the tables where nobody has done so yet."""
+        if not self._is_schema_known:
+            self._run(lambda connection: None)
+
+    def _learn_schema(self, connection: C) -> None:
+        self._adopted = self.schema.ensure(connection)
+        if self._adopted:
+            names = self._table_names()
+            # a table that was not there stands in for itself: its statements are not run
+            tables = {
+                "old_task": self._adopted.task_table or names["task"],
+                "old_group": self._adopted.group_table or names["group"],
+            }
+            self._sql.update(self._adopted_statements(tables))
+        self._is_schema_known = True

@@ -1,0 +1,41 @@
+"""The tables of docs/configuration.md, made of the variables themselves.
+
+``python -m tools.settings_reference docs/configuration.md`` writes them into the page.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from rootcellar.configuration.reading import allowed, is_secret
+from rootcellar.configuration.variables import GROUPS
+
+_PLACE = re.compile(r"(<!-- variables -->\n).*?(<!-- end of variables -->)", re.DOTALL)
+
+
+def tables() -> str:
+    """Return a table in Markdown for each group of variables."""
+    parts = []
+    for group in GROUPS:
+        lines = [f"### {(group.__doc__ or '').strip()}", "", "| variable | what it is | allowed | default |"]
+        lines.append("|---|---|---|---|")
+        for field, info in group.model_fields.items():
+            name = field.upper()
+            default = (info.json_schema_extra or {}).get("default", "")  # type: ignore[union-attr]
+            shown = f"`{name}`" + (f", `{name}_FILE`" if is_secret(name) else "")
+            kind = allowed(name)
+            lines.append(f"| {shown} | {info.description} | {kind.short or kind.words} | {default} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def fill_in(page: str) -> str:
+    """Return a page with the tables in their place."""
+    return _PLACE.sub(lambda match: f"{match[1]}\n{tables()}\n{match[2]}", page)
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(fill_in(path.read_text(encoding="utf-8")), encoding="utf-8")
