@@ -22,7 +22,9 @@ from kombu.utils import json as kombu_json
 import rootcellar
 from rootcellar.errors import ConfigurationError, ContentRefused, PayloadError, PayloadUnreadable, TypeRefused
 from rootcellar.payloads import ARGS, Codec, NotEncodable
-from rootcellar.payloads.typed import Classes, Reader, readable
+from rootcellar.payloads.typed import Classes, Reader, decoder, readable
+from rootcellar.payloads.typed.builtins import BUILT_IN
+from rootcellar.payloads.typed.classes import KINDS
 from rootcellar.records import TYPED_JSON, Payload
 from tests import typed_values
 from tests.typed_values import Crate, Customer, Model, Money, Order, json_values, same, values
@@ -351,3 +353,7 @@ def test_enums_by_name_survive_another_value() -> None:
     text = stored(typed_values.Size.LARGE).body.decode()
     assert isinstance(typed_values.Size.LARGE, enum.IntEnum)
     assert read(text.replace("2", "7")) is typed_values.Size.LARGE
+
+
+def test_names_of_markers_that_are_read_are_the_reserved_ones() -> None:
+    assert {*decoder._SIMPLE, *decoder._WHOLE, *KINDS} == BUILT_IN

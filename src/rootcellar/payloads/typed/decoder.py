@@ -237,6 +237,3 @@ _KOMBU: dict[Any, Callable[[Any], Any]] = {
     "bytes": lambda value: _text(value).encode(),
     "base64": _base64,
 }
-
-#: the names that no application may give
-BUILT_IN = frozenset({*_SIMPLE, *_WHOLE, *KINDS})

@@ -88,11 +88,6 @@ def write(value: Any, root: str) -> tuple[str, bool]:
     return _encode(tree), walk.has_markers
 
 
-def forget_writers() -> None:
-    """Look anew how each class is written, because one was registered."""
-    _writers.clear()
-
-
 def _is_plain(value: Any) -> bool:
     """Tell whether ``value``, which is finite and holds no circle, consists of nothing but what JSON gives back.
 
@@ -335,6 +330,8 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     list: lambda value: list(list.__iter__(value)),
 }
 _writers: dict[type, Callable[[_Walk, Any], Tree]] = {}
+# a class that is registered is written in another way from then on
+registry.on_change.append(_writers.clear)
 
 
 def _unknown(cls: type) -> Unstorable:

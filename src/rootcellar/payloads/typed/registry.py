@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from rootcellar.errors import ConfigurationError
+from rootcellar.payloads.typed.builtins import BUILT_IN
 
 T = TypeVar("T")
 
@@ -24,6 +25,8 @@ class Registered(NamedTuple):
 
 _by_class: dict[type, Registered] = {}
 _by_name: dict[str, Registered] = {}
+#: called after each registration
+on_change: list[Callable[[], None]] = []
 
 
 def register_type(cls: type[T], name: str, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
@@ -40,8 +43,6 @@ def register_type(cls: type[T], name: str, encode: Callable[[T], Any], decode: C
     Raises:
         ConfigurationError: the name is no name, one of ours, or another type's.
     """
-    from rootcellar.payloads.typed.decoder import BUILT_IN
-
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
             f"{name!r} cannot name a type",
@@ -59,12 +60,11 @@ def register_type(cls: type[T], name: str, encode: Callable[[T], Any], decode: C
             where="rootcellar.register_type",
             remedy="choose another, such as yourapp.name",
         )
-    from rootcellar.payloads.typed.encoder import forget_writers
-
     if known is not None:
         _by_class.pop(known.cls, None)
     _by_class[cls] = _by_name[name] = Registered(cls, name, encode, decode)
-    forget_writers()
+    for listener in on_change:
+        listener()
 
 
 def of_class(cls: type) -> Registered | None:
