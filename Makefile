@@ -33,10 +33,11 @@ endif
 test-matrix: $(STAMPS)/dev servers ## test every supported version of Python, Celery, the drivers and the servers (takes hours; SESSIONS="lowest")
 	@$(BIN)/python -m nox --noxfile noxfile.py $(addprefix -s ,$(SESSIONS))
 
-lint: $(STAMPS)/dev ## check style and types, and docs/troubleshooting.md
+lint: $(STAMPS)/dev ## check style, types, the layers of packages, and docs/troubleshooting.md
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict src tests/servers.py benchmarks
+	$(BIN)/mypy --strict src tests/servers.py benchmarks tools
+	if [ -x $(BIN)/lint-imports ]; then $(BIN)/lint-imports --no-cache --no-logo; else echo "The layers are checked with Python 3.11 and later."; fi
 	$(BIN)/python -m tools.troubleshooting --check docs/troubleshooting.md
 
 bench: $(STAMPS)/dev servers ## run the benchmarks

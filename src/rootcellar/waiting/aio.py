@@ -27,7 +27,6 @@ from celery.exceptions import TimeoutError
 from celery.result import EagerResult, ResultBase, ResultSet
 from celery.states import PENDING, PROPAGATE_STATES
 
-from rootcellar.backend import ResultBackend
 from rootcellar.errors import ConfigurationError, NotAResult, RootcellarError
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.fields import text_id
@@ -265,7 +264,7 @@ async def watch(task: Any, timeout: float | None = None, *, app: Celery | None =
 
 
 async def _is_pending(
-    backend: ResultBackend, task_id: str, news: asyncio.Future[Notification], deadline: float | None
+    backend: Readable, task_id: str, news: asyncio.Future[Notification], deadline: float | None
 ) -> bool:
     """Tell whether nothing is stored of a task; find out no more once there is news of it."""
     while not news.done():
@@ -316,9 +315,9 @@ class as_completed:
     ) -> None:
         #: results that are there without a wait, by their ids
         self._there: dict[str, Any] = {}
-        self._ids: dict[ResultBackend, dict[str, None]] = {}
+        self._ids: dict[Readable, dict[str, None]] = {}
         #: the results that have parents, by backend and id
-        self._with_parents: dict[tuple[ResultBackend, str], Any] = {}
+        self._with_parents: dict[tuple[Readable, str], Any] = {}
         for member in _members(results, app):
             if _is_there(member):
                 self._there[text_id(member.id)] = member
@@ -389,10 +388,10 @@ class as_completed:
     def _is_to_raise(self, record: TaskRecord) -> bool:
         return self._propagate and record.state in PROPAGATE_STATES
 
-    def _parents_of(self, backend: ResultBackend, task_id: str) -> Parents:
+    def _parents_of(self, backend: Readable, task_id: str) -> Parents:
         return Parents(self._with_parents.get((backend, task_id)))
 
-    def _read(self, backend: ResultBackend, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
+    def _read(self, backend: Readable, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
         """Read the records, after an outage if there is one."""
         store, aside = backend.store, backend.waiter.aside
         while True:
@@ -406,7 +405,7 @@ class as_completed:
                 time.sleep(_pause_after(exc, deadline))
 
     async def _read_aside(
-        self, backend: ResultBackend, task_ids: list[str], deadline: float | None
+        self, backend: Readable, task_ids: list[str], deadline: float | None
     ) -> dict[str, TaskRecord]:
         """Do the same in a thread, which outlives the event loop where the server does not answer."""
         store, aside = backend.store, backend.waiter.aside
@@ -447,7 +446,7 @@ class _Coming:
     def __init__(self, left: int, others: ByBackend) -> None:
         self.left = left
         #: ids of results that are ready, each with its backend
-        self.ready: deque[tuple[ResultBackend, deque[str]]] = deque()
+        self.ready: deque[tuple[Readable, deque[str]]] = deque()
         self._others = others
 
     def receive(self, news: _News) -> None:
@@ -458,7 +457,7 @@ class _Coming:
             for record in _records(news.told):
                 callbacks.call(self._others, news.backend, record)
 
-    def next_batch(self) -> tuple[ResultBackend, list[str]]:
+    def next_batch(self) -> tuple[Readable, list[str]]:
         """Return some ids of one backend, as many as may be read at a time."""
         backend, ids = self.ready[0]
         while len(self.ready) > 1 and len(ids) < BATCH and self.ready[1][0] is backend:
@@ -501,9 +500,9 @@ def _value_there(one: Any, *, propagate: bool) -> Any:
     return one.get(propagate=propagate, disable_sync_subtasks=False)
 
 
-def _backend_of(async_result: Any) -> ResultBackend:
+def _backend_of(async_result: Any) -> Readable:
     backend = async_result.backend
-    if not isinstance(backend, ResultBackend):
+    if not isinstance(backend, Readable):
         raise ConfigurationError(
             f"the result backend of {async_result!r} is {type(backend).__name__}",
             where=f"result_backend of app {async_result.app.main!r}",
@@ -546,14 +545,14 @@ def _batch(ready: deque[str]) -> list[str]:
     return [ready.popleft() for _ in range(min(BATCH, len(ready)))]
 
 
-def _value(backend: ResultBackend, record: TaskRecord, *, propagate: bool) -> Any:
+def _value(backend: Readable, record: TaskRecord, *, propagate: bool) -> Any:
     value = backend.meta_of(record)["result"]
     if propagate and record.state in PROPAGATE_STATES:
         raise value
     return value
 
 
-def _value_of_many(backend: ResultBackend, record: TaskRecord, *, propagate: bool) -> Any:
+def _value_of_many(backend: Readable, record: TaskRecord, *, propagate: bool) -> Any:
     """Return the value, of a record that cannot be read the error, so that one does not end the others."""
     meta = backend.meta_or_failure(record)
     if propagate and meta["status"] in PROPAGATE_STATES:

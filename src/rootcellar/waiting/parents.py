@@ -16,6 +16,7 @@ from celery.utils.log import get_logger
 
 from rootcellar.errors import PayloadError
 from rootcellar.records import TaskRecord
+from rootcellar.stores.base import Store
 from rootcellar.stores.fields import text_id
 from rootcellar.text.escaping import visible_logs
 from rootcellar.waiting.blocking import Waiter
@@ -27,10 +28,14 @@ logger = visible_logs(get_logger(__name__))
 class Readable(Protocol):
     """A result backend whose records can be read and waited for: one of rootcellar's."""
 
+    store: Store
     waiter: Waiter
 
     def meta_of(self, record: TaskRecord) -> dict[str, Any]:
         """Return a record as the dict that Celery's results are made of."""
+
+    def meta_or_failure(self, record: TaskRecord) -> dict[str, Any]:
+        """Return the same; for a record that cannot be read, the dict of a task that failed with the reason."""
 
 
 #: a backend, and the ids of tasks whose results it has
