@@ -64,7 +64,7 @@ def _symptom(symptom: Symptom) -> Iterator[str]:
     for cause, remedy in symptom.causes:
         yield f"| {_cell(cause)} | {_cell(remedy)} |"
     links = ", ".join(f"[`{code}`](#{code})" for code in symptom.see)
-    yield f"\nSee also: {links}.\n"
+    yield f"\nSee also: {links}.\n" if links else ""
 
 
 def _errors() -> Iterator[str]:

@@ -237,4 +237,16 @@ SYMPTOMS = (
         ),
         ("expiry-ignored", "redis-eviction", "redis-memory", "mongodb-ttl-monitor"),
     ),
+    Symptom(
+        "symptom-report",
+        "`celery report` ends in a ValueError",
+        ("ValueError: Port could not be cast to integer value as",),
+        (
+            (
+                "Celery before 5.7 cannot print a URL with several hosts and ports: PostgreSQL with several servers, "
+                "Sentinel, Redis Cluster, a MongoDB replica set. Workers and clients are not affected.",
+                "Use `rootcellar settings`, or Celery 5.7.",
+            ),
+        ),
+    ),
 )
