@@ -12,7 +12,7 @@ from tests.waiting.bed import Script
 FORKING = """
 import ctypes, gc, os, signal, sys, threading, time
 from rootcellar.stores import StoreOptions, open_store
-from rootcellar.waiting import Waiter
+from rootcellar.waiting.blocking import Waiter
 from tests.waiting.bed import record, value_of
 
 LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())

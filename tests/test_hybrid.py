@@ -21,8 +21,10 @@ from rootcellar.records import ChordPart, Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.hybrid import HybridStore
 from rootcellar.stores.hybrid import cache as caching
+from rootcellar.stores.hybrid.breaker import Breaker
 from rootcellar.waiting.blocking import Waiter
 from tests.conformance.crew import Crew
+from tests.redis.bed import until
 from tests.servers import PostgresServer, RedisServer
 
 #: seconds that a test waits for what should come at once
@@ -433,3 +435,21 @@ def test_celerys_settings_reach_both(postgres_url: str, redis_url: str) -> None:
     app.AsyncResult("t").forget()
     assert app.AsyncResult("t").state == "PENDING"
     app.backend.store.close()
+
+
+def test_breaker_closes_again_after_a_probe_that_failed_in_an_unknown_way() -> None:
+    probes: list[int] = []
+
+    def probe() -> None:
+        probes.append(1)
+        if len(probes) == 1:
+            raise ZeroDivisionError
+
+    def fail() -> None:
+        raise errors.StoreUnavailable("away")
+
+    breaker = Breaker(probe, "redis")
+    breaker.call(fail, None)
+    assert breaker.is_open
+    until(lambda: not breaker.is_open, "the cache is in use again")
+    assert len(probes) == 2

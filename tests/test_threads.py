@@ -41,7 +41,7 @@ def test_work_is_done_once_where_there_is_room_for_one_more_thread_only(monkeypa
 
 NO_ROOM = """
 import _thread, os
-from rootcellar.stores.threads import start_thread
+from rootcellar.support.threads import start_thread
 
 tries = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 import signal
@@ -191,3 +192,28 @@ def test_state_of_a_silent_store_is_waited_for_only_a_moment() -> None:
     final.join(60)
     until(lambda: not interim.waiting, "nothing left to do")
     assert stored == ["STARTED", "SUCCESS"], "an attempt that has begun is waited for, so that it does not come late"
+
+
+def test_late_state_is_stored_once_there_is_room_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    interim = Interim(Backoff(1, 1), Outage())
+    is_away = threading.Event()
+    stored: list[str] = []
+
+    def refuse(function: object, args: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    def write() -> None:
+        if not is_away.is_set():
+            is_away.set()
+            raise StoreUnavailable("away")
+        stored.append("first")
+
+    # the thread that tries at once is there from now on
+    interim.store("warm", lambda: None, lambda: False, "store nothing")
+    with monkeypatch.context() as patch:
+        patch.setattr(_thread, "start_new_thread", refuse)
+        interim.store("one", write, lambda: False, "store STARTED of one")
+    assert interim.waiting == 1
+    interim.store("two", lambda: stored.append("second"), lambda: False, "store STARTED of two")
+    until(lambda: not interim.waiting, "nothing left to do")
+    assert stored == ["first", "second"]

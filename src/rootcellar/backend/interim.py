@@ -153,9 +153,14 @@ class Interim:
             logger.debug("Could not %s at once: it is done when that is possible.", job.what)
             late.jobs[task_id] = job
             if not late.has_thread:
-                # the caller may be interrupted here by its task's time limit
-                start_thread(partial(self._run, late), "rootcellar-interim")
-                late.has_thread = True
+                try:
+                    # the caller may be interrupted here by its task's time limit
+                    start_thread(partial(self._run, late), "rootcellar-interim")
+                except RuntimeError as exc:
+                    # no task fails for a state that is not final
+                    logger.warning("Could not %s: %s. The next state tries again.", job.what, exc)
+                else:
+                    late.has_thread = True
 
     def _run(self, late: _Late) -> None:
         allow_blocking()

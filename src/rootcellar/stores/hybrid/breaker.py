@@ -78,7 +78,10 @@ class Breaker:
         while not stop.wait(pause):
             try:
                 self._probe()
-            except RootcellarError:
+            except Exception as exc:
+                if not isinstance(exc, RootcellarError):
+                    # this thread must go on: nothing else closes the breaker
+                    logger.exception("The cache %s cannot be tried: it is tried again.", self._where)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 break
