@@ -36,7 +36,8 @@ CELERY_TESTS = (
     "tests/test_payload.py",
     "tests/test_chords.py",
     "tests/payloads",
-    "tests/configuration",
+    "tests/configuration/test_rpc.py",
+    "tests/configuration/test_variables.py",
     "tests/waiting/test_awaiting.py",
     "tests/waiting/test_callbacks.py",
 )
@@ -55,6 +56,13 @@ _DRIVERS = "(sqlite or postgres or mysql or mongodb or redis) and not (redis-tls
 PYTHON_CHOICE = (
     f"not conformance or (test_store_conformance and {_DRIVERS}) "
     "or sqlite-prefork or postgres-prefork or postgres-gevent or postgres-eventlet or postgres-threads"
+)
+#: what the lowest versions are tested with besides
+LOWEST_TESTS = (
+    "tests/test_chords.py",
+    "tests/configuration/test_rpc.py",
+    "tests/configuration/test_servers.py",
+    "tests/configuration/test_variables.py",
 )
 #: in about a minute: the store that needs no server, with workers, and the encoding of payloads
 SHORT_TESTS = (
@@ -116,7 +124,7 @@ print("Python", platform.python_version(), *(f"{name} {m.version(name)}" for nam
 def lowest(session: nox.Session) -> None:
     """Test the oldest Python, Celery 5.4 and the lowest version of every dependency that pyproject.toml allows."""
     _install_lowest(session)
-    run_tests(session, *PYTHON_TESTS, "tests/test_chords.py", "tests/configuration", "-k", PYTHON_CHOICE)
+    run_tests(session, *PYTHON_TESTS, *LOWEST_TESTS, "-k", PYTHON_CHOICE)
 
 
 @nox.session(name="celery-5.4", python=python("3.13"))
