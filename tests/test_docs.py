@@ -396,6 +396,10 @@ def test_readme(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     page = Page("README.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
     page.write_files(tmp_path)
     check_settings(page)
+    with Worker("tasks", cwd=tmp_path):
+        for command, expected in page.commands():
+            if not command.startswith(("make ", "pip ", "celery ")):
+                assert expected in run(command, tmp_path)
 
 
 def test_payloads(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
