@@ -158,6 +158,7 @@ def test_a_project_on_a_stock_database_switches_and_goes_back(
     app.backend.ResultSession().get_bind().dispose()
     with psycopg.connect(postgres_url) as connection:
         connection.execute("UPDATE celery_taskmeta SET result = %s", [pickle.dumps({"total": 12})])
+    Page("docs/from-redis.md", {EXAMPLE_BROKER: redis_url}).write_files(tmp_path)  # the project of both pages
     play(page, tmp_path)
 
 
