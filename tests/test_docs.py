@@ -339,7 +339,8 @@ def test_redis(tmp_path: Path, redis_server: RedisServer) -> None:
     urls = {f"redis://localhost:6379/{n}": redis_server.database_url(9_200 + n) for n in range(2)}
     page = Page("docs/redis.md", urls)
     for command, expected in page.commands():
-        assert expected in run(command, tmp_path)
+        if not command.startswith("pip "):
+            assert expected in run(command, tmp_path)
     for body in page.of("python"):
         found: dict[str, Any] = {}
         exec(compile(body, "settings", "exec"), found)  # noqa: S102 - our own page
