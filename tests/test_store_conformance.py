@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conformance.leaders import TestLeaders  # noqa: F401
 from tests.conformance.registered import STORES
 from tests.conformance.stores import *  # noqa: F403
 from tests.conformance.under_test import StoreUnderTest

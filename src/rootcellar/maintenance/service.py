@@ -1,0 +1,414 @@
+"""The one shape of every service that works in the background.
+
+A service is a class with a name, a frozen configuration and ``run_once``. It gets everything else from here: a thread
+that repeats ``run_once`` with pauses, an end that really ends it, the log of an outage, a leader where only one process
+may work, and signals for tests.
+
+A thread does not survive a fork, so a service is kept by process: a child of a fork has the service, but not running.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from celery.utils.log import get_logger
+
+from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.maintenance.batches import BatchSize
+from rootcellar.maintenance.signals import Signal, Signals
+from rootcellar.support.backoff import Backoff
+from rootcellar.support.blocking import allow_blocking
+from rootcellar.support.forking import PerProcess
+from rootcellar.support.outages import Outage
+from rootcellar.support.threads import start_thread
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(get_logger(__name__))
+
+#: the longest time, in seconds, that a thread can wait
+LONGEST = threading.TIMEOUT_MAX
+#: seconds that a stop waits for a run that has begun
+STOP_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """The pauses after failed runs: twice as long each time.
+
+    Attributes:
+        first: seconds after the first failure, at most.
+        longest: seconds after any failure, at most.
+
+    Raises:
+        ConfigurationError: one of them is no time.
+    """
+
+    first: float = 0.1
+    longest: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_seconds(self.first, "first")
+        check_seconds(self.longest, "longest")
+
+
+def check_seconds(value: float, setting: str, *, least: float = 0.0, longest: float = LONGEST) -> None:
+    """Check a time in a service's configuration.
+
+    Args:
+        value: seconds.
+        setting: its name.
+        least: the shortest time that is possible, in seconds.
+        longest: the longest time that is possible, in seconds.
+
+    Raises:
+        ConfigurationError: it is no number from ``least`` to ``longest``.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= longest:
+        raise ConfigurationError(
+            f"{setting} is {value!r}",
+            where=setting,
+            remedy=f"give a number of seconds from {least:g} to {longest:.0f}",
+        )
+
+
+class Leader(Protocol):
+    """Says which process works, where only one may."""
+
+    #: seconds after which another process takes over from a leader that has died
+    lease: float
+
+    def hold(self) -> bool:
+        """Become or stay the leader; return whether this process is it.
+
+        Raises:
+            StoreUnavailable: nobody can know.
+        """
+
+    def release(self) -> None:
+        """Let another process take over at once, if this one is the leader."""
+
+
+class _Loop:
+    """One thread of a service, from its start to its end."""
+
+    __slots__ = ("_entry", "changed", "ended", "is_stopping", "thread_id")
+
+    def __init__(self) -> None:
+        self.is_stopping = False
+        #: set where a pause must end at once
+        self.changed = threading.Event()
+        self.ended = threading.Event()
+        self.thread_id: int | None = None
+        self._entry = threading.Lock()
+
+    def enter(self) -> bool:
+        """Return whether this thread is the first: one that is interrupted at its start is started again."""
+        return self._entry.acquire(blocking=False)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until ``changed`` is set; return whether it was set."""
+        if not self.changed.wait(min(seconds, LONGEST)):
+            return False
+        self.changed.clear()
+        return True
+
+
+class _Process:
+    """What a service has in one process."""
+
+    def __init__(self) -> None:
+        self.signals = Signals()
+        #: held while the loop is exchanged
+        self.lock = threading.Lock()
+        #: held during a run, by this thread
+        self.running = threading.Lock()
+        self.running_in: int | None = None
+        self.loop: _Loop | None = None
+        self.failures = 0
+
+
+class Service(ABC):
+    """A service that works in the background. Safe to use from any thread, and in a forked child.
+
+    Args:
+        retries: the pauses after failed runs.
+        outage: logs that runs fail, and that they succeed again; ``None`` for a log of this service alone.
+
+    Attributes:
+        leader: says whether this process works, where ``is_single`` is set; a runner sets it before the start.
+    """
+
+    #: the name of the service and of its thread
+    name: ClassVar[str]
+    #: what a run does, after "Could not …" in the log
+    what: ClassVar[str]
+    #: whether only one process at a time may do this
+    is_single: ClassVar[bool] = False
+
+    def __init__(self, *, retries: Retries | None = None, outage: Outage | None = None) -> None:
+        retries = retries or Retries()
+        self._longest_retry = retries.longest
+        self._backoff = Backoff(retries.first * 1000, retries.longest * 1000)
+        self._outage = outage or Outage()
+        self._process = PerProcess(_Process)
+        self.leader: Leader | None = None
+
+    # -- what a service is
+
+    @abstractmethod
+    def run_once(self) -> int:
+        """Do the work once.
+
+        Returns:
+            how much was done: 0 where there was nothing to do.
+
+        Raises:
+            RootcellarError: it could not be done.
+        """
+
+    @abstractmethod
+    def pause_after(self, done: int) -> float:
+        """Return the seconds to wait after a run that did so much; infinity to wait for :meth:`wake`."""
+
+    @property
+    def first_pause(self) -> float:
+        """Seconds between the start and the first run."""
+        return 0.0
+
+    # -- its life
+
+    @property
+    def signals(self) -> Signals:
+        """What the service has done in this process."""
+        return self._process.get().signals
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the service was started in this process and not stopped since."""
+        here = self._process.peek()
+        return here is not None and here.loop is not None and not here.loop.is_stopping
+
+    def start(self) -> None:
+        """Start the thread, unless it is there.
+
+        Raises:
+            RuntimeError: the system has no room for another thread.
+        """
+        here = self._process.get()
+        if self.is_running:
+            return
+        with here.lock:
+            if here.loop is None or here.loop.is_stopping:
+                loop = _Loop()
+                try:
+                    here.loop = loop
+                    start_thread(lambda: self._live(here, loop), f"rootcellar-{self.name.replace(' ', '-')}")
+                except BaseException:
+                    # an interruption: the thread may be there or not, and the next start must make another one
+                    loop.is_stopping = True
+                    raise
+
+    def ask_to_stop(self) -> None:
+        """End the pause, or the thread after the run or batch that has begun. Does not wait."""
+        here = self._process.peek()
+        if here is not None and here.loop is not None:
+            here.loop.is_stopping = True
+            here.loop.changed.set()
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> bool:
+        """End the thread: nothing runs after this has returned ``True``. May be called again, and before a start.
+
+        A pause ends at once. A run that has begun is not interrupted; it is waited for.
+
+        Args:
+            timeout: seconds to wait for it.
+
+        Returns:
+            whether the thread has ended. If not, it ends after the run or batch that has begun.
+        """
+        self.ask_to_stop()
+        here = self._process.peek()
+        if here is None or here.running_in == threading.get_ident():
+            return True
+        deadline = time.monotonic() + timeout
+        if here.loop is not None and not here.loop.ended.wait(timeout):
+            return False
+        # a run outside of the thread may go on
+        if not here.running.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            return False
+        here.running.release()
+        return True
+
+    def wake(self) -> None:
+        """End the pause: there is something to do."""
+        here = self._process.peek()
+        if here is not None and here.loop is not None:
+            here.loop.changed.set()
+
+    def run_aside(self) -> None:
+        """Run once in another thread, unless a run goes on in this process. Does not wait.
+
+        Raises:
+            RuntimeError: the system has no room for another thread.
+        """
+        here = self._process.get()
+        if not here.running.locked():
+            start_thread(lambda: self._run_alone(here), f"rootcellar-{self.name.replace(' ', '-')}-once")
+
+    # -- its log
+
+    def note_failure(self, exc: RootcellarError, *, is_first: bool) -> None:
+        """Log that a run failed.
+
+        Args:
+            exc: why.
+            is_first: whether the run before succeeded.
+        """
+        self._outage.note(self.what, exc, is_first=is_first)
+
+    def note_recovery(self) -> None:
+        """Log that a run succeeded after others failed."""
+        self._outage.end()
+
+    # -- for the work
+
+    def may_go_on(self) -> bool:
+        """Tell, between two parts of a run, whether to go on: not when the service stops, or another process leads."""
+        here = self._process.get()
+        if here.loop is not None and here.loop.is_stopping and here.loop.thread_id == threading.get_ident():
+            return False
+        return self.leader is None or self.leader.hold()
+
+    def run_in_batches(self, size: BatchSize, work: Callable[[int], int], *, pause: float = 0.0) -> int:
+        """Do batches until one does nothing, the service stops, or another process leads.
+
+        Args:
+            size: how many rows a batch has; it shrinks while the server struggles.
+            work: does up to so many rows, and returns how many it did.
+            pause: seconds between two batches, in which replicas and other clients catch up.
+
+        Returns:
+            how many rows were done.
+
+        Raises:
+            RootcellarError: what a batch raised. What earlier batches did is done.
+        """
+        total = 0
+        while self.may_go_on() and (done := size.run(work)):
+            total += done
+            self._rest(pause)
+        return total
+
+    def _rest(self, seconds: float) -> None:
+        """Wait within a run; a stop ends it."""
+        loop = self._process.get().loop
+        if loop is not None and loop.thread_id == threading.get_ident():
+            if not loop.is_stopping:
+                loop.wait(seconds)
+        elif seconds:
+            time.sleep(seconds)
+
+    # -- the thread
+
+    def _live(self, here: _Process, loop: _Loop) -> None:
+        if not loop.enter():
+            return
+        loop.thread_id = threading.get_ident()
+        allow_blocking()
+        here.signals.send(Signal.STARTED)
+        try:
+            pause = self.first_pause
+            while True:
+                self._wait_as_leader(loop, pause)
+                if loop.is_stopping:
+                    return
+                pause = self._turn(here, loop)
+        finally:
+            self._release(loop)
+            here.signals.send(Signal.STOPPED)
+            loop.ended.set()
+
+    def _wait_as_leader(self, loop: _Loop, seconds: float) -> None:
+        """Wait, and stay the leader meanwhile, so that no other process begins the same work again."""
+        longest = LONGEST if self.leader is None else self.leader.lease / 3
+        deadline = time.monotonic() + seconds
+        while not loop.is_stopping and (left := deadline - time.monotonic()) > 0:
+            if loop.wait(min(left, longest)):
+                return
+            # an error here is also one of the next run, which logs it
+            with suppress(RootcellarError):
+                self.may_go_on()
+
+    def _turn(self, here: _Process, loop: _Loop) -> float:
+        """Run once if this process may; return the seconds until the next turn."""
+        with self._run_of(here):
+            if loop.is_stopping:
+                return 0.0
+            try:
+                if self.leader is not None and not self.leader.hold():
+                    here.signals.send(Signal.FOLLOWED)
+                    return self.leader.lease / 3
+                done = self.run_once()
+            except Exception as exc:  # a thread that ends would leave all later work undone
+                return self._failed(here, exc)
+            self._succeeded(here, done)
+            return self.pause_after(done)
+
+    def _run_alone(self, here: _Process) -> None:
+        allow_blocking()
+        with self._run_of(here, blocking=False) as is_free:
+            if not is_free:
+                return
+            try:
+                done = self.run_once()
+            except Exception as exc:  # nobody else would see it
+                self._failed(here, exc)
+            else:
+                self._succeeded(here, done)
+
+    @contextmanager
+    def _run_of(self, here: _Process, *, blocking: bool = True) -> Iterator[bool]:
+        """Hold the lock of a run; give whether it was free."""
+        if not here.running.acquire(blocking):
+            yield False
+            return
+        here.running_in = threading.get_ident()
+        try:
+            yield True
+        finally:
+            here.running_in = None
+            here.running.release()
+
+    def _succeeded(self, here: _Process, done: int) -> None:
+        if here.failures:
+            here.failures = 0
+            self.note_recovery()
+        here.signals.send(Signal.RAN, done)
+
+    def _failed(self, here: _Process, exc: Exception) -> float:
+        """Log an error, once; return the seconds until the next try."""
+        here.failures += 1
+        is_first = here.failures == 1
+        if isinstance(exc, RootcellarError):
+            self.note_failure(exc, is_first=is_first)
+            pause = self._backoff.before(here.failures) if exc.retryable else self._longest_retry
+        else:
+            logger.error("Could not %s", self.what, exc_info=exc if is_first else None)
+            pause = self._longest_retry
+        here.signals.send(Signal.FAILED)
+        return pause
+
+    def _release(self, loop: _Loop) -> None:
+        """Let another process lead."""
+        if self.leader is None:
+            return
+        try:
+            self.leader.release()
+        except RootcellarError as exc:
+            logger.debug("Could not end the lease of %s: %s. It runs out by itself.", self.name, exc)

@@ -1,0 +1,119 @@
+"""The conformance suite of leaders: on every store, one process at a time leads."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from rootcellar.maintenance.leadership import PREFIX, StoreLeader
+from rootcellar.stores.base import Store
+from tests.conformance.crew import Crew
+from tests.conformance.under_test import StoreUnderTest
+
+#: a lease that does not run out within a test
+LONG = 600.0
+#: a lease that runs out soon, by the server's clock
+SHORT = 0.3
+
+
+def new_name() -> str:
+    return f"work {uuid.uuid4().hex}"
+
+
+def hold_lease(open_store: Callable[..., Store], url: str, name: str, lease: float, _: int = 0) -> bool:
+    store = open_store(url, None)
+    try:
+        return StoreLeader(store, name, lease).hold()
+    finally:
+        store.close()
+
+
+class TestLeaders:
+    def test_one_leads_and_others_follow(self, store: Store) -> None:
+        name = new_name()
+        first, second = StoreLeader(store, name, LONG), StoreLeader(store, name, LONG)
+        assert first.hold()
+        assert not second.hold()
+        assert first.hold(), "the leader stays the leader"
+        assert StoreLeader(store, new_name(), LONG).hold(), "another service has another leader"
+
+    def test_leader_that_releases_is_followed_at_once(self, store: Store) -> None:
+        name = new_name()
+        first, second = StoreLeader(store, name, LONG), StoreLeader(store, name, LONG)
+        assert first.hold()
+        second.release()
+        assert not second.hold(), "who does not lead cannot release"
+        first.release()
+        eventually_holds(second)
+        assert not first.hold()
+
+    def test_lease_that_ran_out_is_taken_over(self, store: Store) -> None:
+        name = new_name()
+        first, second = StoreLeader(store, name, SHORT), StoreLeader(store, name, LONG)
+        assert first.hold()
+        eventually_holds(second)
+        assert not first.hold()
+
+    def test_leader_that_renews_is_not_replaced(self, store: Store) -> None:
+        name = new_name()
+        first = StoreLeader(store, name, SHORT)
+        assert first.hold()
+        # each renewal by a longer lease of the same holder
+        first.lease = LONG
+        first._candidate.get().until = 0.0
+        assert first.hold()
+        assert not StoreLeader(store, name, LONG).hold()
+
+    def test_lease_is_no_orphaned_chord(self, store: Store) -> None:
+        name = new_name()
+        leader = StoreLeader(store, name, LONG)
+        assert leader.hold()
+        leader.release()
+        group_id = PREFIX + name.replace(" ", "-")
+        for owner in ("", "owner", "None", "null"):
+            assert group_id not in store.orphaned_chords(owner)
+
+    def test_one_of_many_processes_leads(self, under_test: StoreUnderTest, place: str, crew: Crew) -> None:
+        if not under_test.shared:
+            pytest.skip("this store is used by one process")
+        name = new_name()
+        leads = crew.run_alike(4, hold_lease, under_test.open, place, name, LONG)
+        assert sorted(leads) == [False, False, False, True]
+
+    def test_killed_leader_is_replaced(self, under_test: StoreUnderTest, place: str, store: Store) -> None:
+        if not under_test.shared:
+            pytest.skip("this store is used by one process")
+        name = new_name()
+        code = (
+            "import pickle, sys, time\n"
+            "from rootcellar.maintenance.leadership import StoreLeader\n"
+            "open_store, url, name, lease = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+            "leader = StoreLeader(open_store(url, None), name, lease)\n"
+            "print(leader.hold(), flush=True)\n"
+            "while leader.hold(): time.sleep(lease / 10)\n"
+        )
+        job = pickle.dumps((under_test.open, place, name, 2.0)).hex()
+        with subprocess.Popen([sys.executable, "-c", code, job], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "True\n"
+            mine = StoreLeader(store, name, LONG)
+            assert not mine.hold()
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        eventually_holds(mine)
+
+
+def eventually_holds(leader: StoreLeader, patience: float = 30.0) -> None:
+    """Ask again until a lease by the server's clock has run out."""
+    deadline = time.monotonic() + patience
+    while not leader.hold():
+        assert time.monotonic() < deadline, "nobody took over"
+        time.sleep(0.02)
