@@ -462,12 +462,21 @@ class RedisCluster:
 
         _until(lambda: all(is_healthy(node) for node in self.nodes), "a healthy cluster")
 
+    @property
+    def masters(self) -> list[RedisServer]:
+        """The nodes that are masters now."""
+
+        def is_master(node: RedisServer) -> bool:
+            with node.client() as client:
+                return bool(client.info("replication")["role"] == "master")
+
+        return [node for node in self.nodes if is_master(node)]
+
     def flush(self) -> None:
         """Remove all keys."""
-        for node in self.nodes:
+        for node in self.masters:
             with node.client() as client:
-                if client.info("replication")["role"] == "master":
-                    client.flushall()
+                client.flushall()
 
     def _id(self, node: RedisServer) -> str:
         with node.client() as client:
