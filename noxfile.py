@@ -115,7 +115,7 @@ def run_tests(session: nox.Session, *tests: str, **env: str) -> None:
 
 _VERSIONS = """
 import importlib.metadata as m, platform
-names = "celery kombu billiard psycopg redis PyMySQL pymongo pydantic typer rich cryptography fsspec".split()
+names = "celery kombu billiard psycopg redis hiredis PyMySQL pymongo pydantic typer rich cryptography fsspec".split()
 print("Python", platform.python_version(), *(f"{name} {m.version(name)}" for name in names), sep=", ")
 """
 

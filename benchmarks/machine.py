@@ -35,6 +35,7 @@ def versions(bed: Bed) -> str:
         "SQLAlchemy": version("SQLAlchemy"),
         "psycopg": version("psycopg"),
         "redis-py": version("redis"),
+        "hiredis": version("hiredis"),
         "PostgreSQL": postgres.split()[0],
         "Redis": redis_server,
         "Python": platform.python_version(),

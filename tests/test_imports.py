@@ -16,7 +16,7 @@ STORES = [
 ]
 
 
-@pytest.mark.parametrize(("module", "part", "url"), STORES)
+@pytest.mark.parametrize(("module", "part", "url"), [*STORES, ("hiredis", "", "redis://127.0.0.1/0")])
 @pytest.mark.parametrize("command", ["check", "history"])
 def test_missing_driver_is_named_with_its_extra(module: str, part: str, url: str, command: str) -> None:
     ended = run_after(f"sys.modules[{module!r}] = None", *_arguments(command, url))

@@ -26,6 +26,7 @@ PLACES = {
     "psycopg": {"stores/postgres"},
     "pymysql": {"stores/mysql", "checks/mysql.py"},
     "redis": {"stores/redis"},
+    "hiredis": {"stores/redis"},
     "pymongo": {"stores/mongodb", "checks/mongodb.py"},
 }
 NOT_IN_WORKERS = ("typer", "rich", "jinja2", "pydantic", "pydantic_settings", "dotenv")

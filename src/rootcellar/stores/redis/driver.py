@@ -1,4 +1,4 @@
-"""How we speak to a Redis: the driver connects, and its errors and the server's in our words."""
+"""Connecting to a Redis server with redis-py, and its errors and the server's as errors of rootcellar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from rootcellar import errors
 from rootcellar.stores import tls
 from rootcellar.stores.passwords import current
 from rootcellar.stores.redis.address import Address
-from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
 from rootcellar.support.imports import import_failure
 from rootcellar.support.interruptions import Moment, raise_interruption
 
@@ -17,15 +16,21 @@ try:
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
+
+    from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
 except ImportError as exc:
     raise import_failure(
-        exc, ["redis"], "the Redis driver redis-py", where="result_backend", install="pip install 'rootcellar[redis]'"
+        exc,
+        ["redis", "hiredis"],
+        "the Redis driver (redis-py with hiredis)",
+        where="result_backend",
+        install="pip install 'rootcellar[redis]'",
     ) from exc
 
 #: the driver, half of which has no types
 _driver: Any = redis
-#: seconds to wait for a server to say why it hung up
-_ALERT_PATIENCE = 2.0
+#: seconds to wait for the TLS alert of a server that closed the connection
+_ALERT_TIMEOUT_SECONDS = 2.0
 #: what the driver or a broken connection raises
 FAILURES = (OSError, redis.RedisError, ServerError)
 
@@ -84,6 +89,28 @@ class Redirected(errors.StoreUnavailable):
         self.port = int(port)
 
 
+class _KeepsSocket:
+    """For a connection class of redis-py: keeps the socket that was opened, which redis-py itself keeps private."""
+
+    opened: Any = None
+
+    def _connect(self) -> Any:
+        self.opened = super()._connect()  # type: ignore[misc]
+        return self.opened
+
+
+class _TcpConnection(_KeepsSocket, _driver.Connection):  # type: ignore[misc]
+    pass
+
+
+class _TlsConnection(_KeepsSocket, _driver.SSLConnection):  # type: ignore[misc]
+    pass
+
+
+class _UnixConnection(_KeepsSocket, _driver.UnixDomainSocketConnection):  # type: ignore[misc]
+    pass
+
+
 def connect(address: Address, host: str = "", port: int = 0) -> RespConnection:
     """Open a connection to one server.
 
@@ -106,16 +133,16 @@ def open_line(
     Raises:
         StoreError: in our words, why not.
     """
-    # it fails at once, and is tried again above; RESP2 is what every server speaks, and what wire.py reads
+    # one attempt only: the backend retries; RESP2, which every server speaks
     common = {**settings, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
     common["password"] = current(settings.get("password"))
     try:
         if path:
-            connection = _driver.UnixDomainSocketConnection(path=path, **common)
+            connection = _UnixConnection(path=path, **common)
         elif tls_settings is not None:
-            connection = _driver.SSLConnection(host=host, port=port, **tls_settings, **common)
+            connection = _TlsConnection(host=host, port=port, **tls_settings, **common)
         else:
-            connection = _driver.Connection(host=host, port=port, **common)
+            connection = _TcpConnection(host=host, port=port, **common)
     except TypeError as exc:
         raise errors.ConfigurationError(
             f"redis-py cannot connect so: {exc}",
@@ -134,7 +161,7 @@ def open_line(
             else:
                 error = _refusal_after_the_handshake(host, port, tls_settings, where) or error
         raise error from exc
-    return RespConnection(connection, path or address_of(host, port))
+    return RespConnection(connection, connection.opened, path or address_of(host, port))
 
 
 def address_of(host: str, port: int) -> str:
@@ -151,13 +178,13 @@ def _refusal_after_the_handshake(
     """
 
     def listen(connection: Any) -> None:
-        connection._sock.settimeout(_ALERT_PATIENCE)
-        connection._sock.recv(1)
+        connection.opened.settimeout(_ALERT_TIMEOUT_SECONDS)
+        connection.opened.recv(1)
 
-    connection = _driver.SSLConnection(
+    connection = _TlsConnection(
         host=host,
         port=port,
-        socket_connect_timeout=_ALERT_PATIENCE,
+        socket_connect_timeout=_ALERT_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
         redis_connect_func=listen,
         **tls_settings,
