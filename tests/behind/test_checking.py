@@ -42,7 +42,7 @@ def test_what_is_wrong_is_told(
     found = look(postgres_url, front_url)
     assert "everysec" in found["hybrid-window"]
     assert "1 stay" in found["hybrid-refused"]
-    monkeypatch.setattr(checking, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(checking, "MAX_LAG_SECONDS", 0.1)
     behind.put(record())
     eventually(lambda: behind.lag().oldest > 0.2, "an age")
     assert "1 wait" in look(postgres_url, front_url)["hybrid-lag"]

@@ -115,7 +115,7 @@ class TestRPC:
         before = on_rabbit(rabbit_server)
         seen = check_rpc(rabbit_url)
         assert_healthy(seen)
-        assert "throw-away worker ran a task" in seen.line("worker").seen
+        assert "test worker ran a task" in seen.line("worker").seen
         assert not task_join_will_block()
         # queues go with their connections, which the server may notice a moment later
         for _ in range(20):

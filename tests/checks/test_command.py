@@ -11,7 +11,7 @@ import pytest
 
 import rootcellar.checks
 from rootcellar.checks import GROUPS, Level, all_problems
-from rootcellar.checks.register import problem
+from rootcellar.checks.register import registered_problem
 from tests.commands import environment, execute, run, run_here, run_on_terminal
 from tests.servers import HOST, IN_URL, PASSWORD, PostgresServer, RedisServer
 
@@ -109,7 +109,7 @@ class TestWhatIsPrinted:
         assert last.startswith(
             "Fix this first: the server refused the user or the password: password authentication failed"
         )
-        assert "not looked at" in ended.out
+        assert "skipped" in ended.out
         assert ended.out.count("FAIL") == 1
 
     @pytest.mark.parametrize("columns", [60, 80, 120])
@@ -174,4 +174,4 @@ class TestTheRegister:
 
     def test_a_name_that_is_not_registered_is_an_error(self) -> None:
         with pytest.raises(KeyError):
-            problem("no.such")
+            registered_problem("no.such")

@@ -219,7 +219,7 @@ class TestMongoDB:
         before = on_mongo(mongo_server)
         seen = check(mongo_server.new_database())
         assert_healthy(seen)
-        assert "throw-away" in seen.line("rights").seen
+        assert "test collections" in seen.line("rights").seen
         assert on_mongo(mongo_server) == before
 
     def test_a_closed_port(self) -> None:

@@ -81,7 +81,7 @@ class TestHealthy:
         before = on_postgres(postgres_server, postgres_url)
         seen = check(postgres_url)
         assert_healthy(seen)
-        assert "throw-away" in seen.line("schema").seen
+        assert "test tables" in seen.line("schema").seen
         assert on_postgres(postgres_server, postgres_url) == before
 
     def test_as_a_user_of_least_privilege(self, postgres_server: PostgresServer, ready_url: str) -> None:

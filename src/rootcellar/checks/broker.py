@@ -1,4 +1,4 @@
-"""What ``rootcellar check broker`` looks at: RabbitMQ or Redis, as kombu speaks to it."""
+"""``rootcellar check broker``: checks RabbitMQ or Redis through kombu."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rootcellar import errors
 from rootcellar.checks.broker_round_trip import _AMQP, RoundTrip
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.network import Host, ServerChecks, verify_peer
-from rootcellar.checks.steps import Checks, Step, failed, ok, wrong
+from rootcellar.checks.steps import Checks, Step, failed, passed, problem
 from rootcellar.checks.target import Target
 from rootcellar.urls import redact
 
@@ -90,9 +90,9 @@ class RabbitChecks(ServerChecks):
         ours = self._tls_settings.get("certfile"), self._tls_settings.get("keyfile")
         return (str(ours[0]), str(ours[1])) if all(ours) else None
 
-    def enter(self) -> str:
+    def log_in(self) -> str:
         if self.wants_tls and self.is_verified:
-            # the driver does not say what was wrong with a certificate
+            # the driver does not report what is wrong with a certificate
             authority = self._tls_settings.get("ca_certs")
             verify_peer(*self.hosts[0], self.where, authority=authority, ours=self.client_certificate())
         user = str(self._about["userid"] or "guest")
@@ -113,30 +113,30 @@ class RabbitChecks(ServerChecks):
 
     def _login(self) -> Iterator[Finding]:
         if self._vhost_refusal:
-            yield wrong("broker-vhost-missing", self._vhost_refusal)
+            yield problem("broker-vhost-missing", self._vhost_refusal)
         else:
             yield from super()._login()
 
     def _server(self) -> Iterator[Finding]:
         about = self._connection.connection.server_properties
-        yield ok(
+        yield passed(
             f"{about.get('product', 'AMQP')} {about.get('version', '')}, virtual host {self._about['virtual_host']}"
         )
 
     def _send_and_receive(self) -> Iterator[Finding]:
         try:
-            yield from self._round_trip.look(self._connection)
+            yield from self._round_trip.send_and_receive(self._connection)
         except amqp.AccessRefused as exc:
-            yield wrong("broker-no-rights", redact(str(exc.reply_text)))
+            yield problem("broker-no-rights", redact(str(exc.reply_text)))
         except (TimeoutError, amqp.AMQPError) as exc:
             if self._round_trip.is_blocked:
-                yield wrong("broker-blocked", "it says that senders are blocked")
+                yield problem("broker-blocked", "RabbitMQ reports that senders are blocked")
             else:
                 yield failed(self.understand(exc) or errors.StoreUnavailable(str(exc)))
 
 
 class OtherBrokerChecks(Checks):
-    """A broker of which only kombu knows."""
+    """A broker that only kombu supports."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -147,18 +147,18 @@ class OtherBrokerChecks(Checks):
         return redact(str(self._target.conf["broker_url"]))
 
     def steps(self) -> Sequence[Step]:
-        return [Step("broker", self._look, stops_on_failure=True)]
+        return [Step("broker", self._send_and_receive, stops_on_failure=True)]
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.release()
 
-    def _look(self) -> Iterator[Finding]:
+    def _send_and_receive(self) -> Iterator[Finding]:
         round_trip = RoundTrip(self._target)
         try:
             self._connection = round_trip.connect()
-            yield from round_trip.look(self._connection)
-        except Exception as exc:  # a transport of which we know nothing, which may raise anything
-            yield wrong("broker-round-trip", redact(f"{type(exc).__name__}: {exc}"))
+            yield from round_trip.send_and_receive(self._connection)
+        except Exception as exc:  # an unknown transport may raise any exception
+            yield problem("broker-round-trip", redact(f"{type(exc).__name__}: {exc}"))
             return
-        yield wrong("broker-unknown", f"of {self.where.partition('://')[0]}:// no more is known")
+        yield problem("broker-unknown", f"rootcellar has no further checks for {self.where.partition('://')[0]}://")

@@ -1,4 +1,4 @@
-"""A message that is sent through a broker and received again."""
+"""Sends a message through a broker and receives it again."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from kombu.entity import Exchange, Queue
 
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import milliseconds
-from rootcellar.checks.steps import ok, wrong
+from rootcellar.checks.steps import passed, problem
 from rootcellar.checks.target import Target
 
-#: seconds to connect, and until a message must have come back
-_CONNECT_PATIENCE = 3.0
+#: timeout to connect
+_CONNECT_TIMEOUT_SECONDS = 3.0
 
 
-_PATIENCE = 2.0
+_ANSWER_TIMEOUT_SECONDS = 2.0
 
 
 _AMQP = ("amqp", "amqps", "pyamqp")
 
 
 class RoundTrip:
-    """Sends a message through the broker as a client would, and takes it as a worker would.
+    """Sends a message through the broker as a client does, and receives it as a worker does.
 
     Args:
-        target: which broker.
+        target: the broker.
     """
 
     def __init__(self, target: Target) -> None:
@@ -36,16 +36,20 @@ class RoundTrip:
         self.is_blocked = False
 
     def connect(self) -> Any:
-        """Return a new connection. Raises what kombu's transport raises."""
+        """Return a new connection. Raises the exceptions of kombu's transport."""
         options = {**(self._app.conf.broker_transport_options or {})}
         if str(self._app.conf.broker_url).partition("://")[0].lower() in _AMQP:
-            options |= {"on_blocked": self._note_blocked, "read_timeout": _PATIENCE, "write_timeout": _PATIENCE}
-        connection = self._app.connection_for_write(transport_options=options, connect_timeout=_CONNECT_PATIENCE)
+            options |= {
+                "on_blocked": self._note_blocked,
+                "read_timeout": _ANSWER_TIMEOUT_SECONDS,
+                "write_timeout": _ANSWER_TIMEOUT_SECONDS,
+            }
+        connection = self._app.connection_for_write(transport_options=options, connect_timeout=_CONNECT_TIMEOUT_SECONDS)
         connection.connect()
         return connection
 
-    def look(self, connection: Any) -> Iterator[Finding]:
-        """Say whether a message came back."""
+    def send_and_receive(self, connection: Any) -> Iterator[Finding]:
+        """Send a message, receive it, and yield what was found."""
         name = f"{self._app.conf.task_default_queue}.check-{uuid4().hex[:12]}"
         channel = connection.channel()
         queue = Queue(name, Exchange(""), name, durable=False, exclusive=True, auto_delete=True)(channel)
@@ -54,20 +58,20 @@ class RoundTrip:
             began = time.monotonic()
             connection.Producer(channel).publish({"checked": name}, routing_key=name, exchange="", retry=False)
             message = None
-            while message is None and time.monotonic() - began < _PATIENCE and not self.is_blocked:
+            while message is None and time.monotonic() - began < _ANSWER_TIMEOUT_SECONDS and not self.is_blocked:
                 message = queue.get(no_ack=True)
                 time.sleep(0 if message else 0.005)
             span = time.monotonic() - began
         finally:
-            # who is blocked is not answered any more; the queue goes with the connection
+            # a blocked connection gets no answer; the server deletes the queue when the connection ends
             if not self.is_blocked:
                 queue.delete()
         if self.is_blocked:
-            yield wrong("broker-blocked", "it says that senders are blocked")
+            yield problem("broker-blocked", "RabbitMQ reports that senders are blocked")
         elif message is None or message.payload != {"checked": name}:
-            yield wrong("broker-round-trip", f"nothing came back within {_PATIENCE:g} s")
+            yield problem("broker-round-trip", f"nothing came back within {_ANSWER_TIMEOUT_SECONDS:g} s")
         else:
-            yield ok(f"a message came back in {milliseconds(span)}")
+            yield passed(f"a message came back in {milliseconds(span)}")
 
     def _note_blocked(self, *_: object) -> None:
         self.is_blocked = True

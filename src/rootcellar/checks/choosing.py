@@ -1,4 +1,4 @@
-"""Which checks there are for a target: by the scheme of its URL, imported when asked for."""
+"""Chooses the checks for a target by the scheme of its URL, and imports them when they are needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rootcellar.checks.target import Target
 from rootcellar.errors import RootcellarError
 from rootcellar.urls import redact
 
-_ROOMS = {
+_MODULE_BY_SCHEME = {
     "postgresql": "postgres",
     "postgres": "postgres",
     "redis": "redis",
@@ -31,11 +31,11 @@ _ROOMS = {
     "rpc": "rpc",
 }
 #: systems whose stores need a package that may not be installed
-_WITH_DRIVER = ("postgres", "redis", "mysql", "mongodb")
+_MODULES_WITH_DRIVER = ("postgres", "redis", "mysql", "mongodb")
 
 
-class Notification(Checks):
-    """What is known of a target's settings without a look at its server, such as that they cannot be used."""
+class FixedFindings(Checks):
+    """Findings that need no server, such as settings that cannot be used."""
 
     def __init__(self, problems: Sequence[Finding], where: str) -> None:
         self._problems = problems
@@ -53,8 +53,8 @@ class Notification(Checks):
 
 
 def sections_for(target: Target) -> list[Checks]:
-    """Return the checks of the place where results are kept; of a hybrid, those of both stores before."""
-    kind = room_of(target)
+    """Return the checks of the result store. For a hybrid, the checks of its two stores come first."""
+    kind = module_of(target)
     if kind == "rpc":
         return [*([broker_of(target)] if target.conf.get("broker_url") else []), checks_for(target)]
     if kind != "hybrid":
@@ -67,23 +67,23 @@ def sections_for(target: Target) -> list[Checks]:
         durable, cache = parts_of(target)
         parts = [checks_for(durable)]
         parts.append(
-            RedisChecks(cache, is_cache=holds_copies(target)) if room_of(cache) == "redis" else checks_for(cache)
+            RedisChecks(cache, is_cache=holds_copies(target)) if module_of(cache) == "redis" else checks_for(cache)
         )
     except RootcellarError as exc:
-        return [Notification([failed(exc)], redact(target.url))]
+        return [FixedFindings([failed(exc)], redact(target.url))]
     return [*parts, checks_for(target)]
 
 
 def checks_for(target: Target) -> Checks:
-    """Return the checks of a store, or of the work of those that it is made of."""
-    room = room_of(target)
+    """Return the checks of one store. For a hybrid: of how its two stores work together."""
+    module = module_of(target)
     try:
-        if room in _WITH_DRIVER:
-            # it says in our words which package is missing
-            import_module(f"rootcellar.stores.{room}")
-        return cast(Checks, import_module(f"rootcellar.checks.{room}").checks(target))
+        if module in _MODULES_WITH_DRIVER:
+            # raises our own error, which names the missing package
+            import_module(f"rootcellar.stores.{module}")
+        return cast(Checks, import_module(f"rootcellar.checks.{module}").checks(target))
     except RootcellarError as exc:
-        return Notification([failed(exc)], redact(target.url))
+        return FixedFindings([failed(exc)], redact(target.url))
 
 
 def broker_of(target: Target) -> Checks:
@@ -93,15 +93,15 @@ def broker_of(target: Target) -> Checks:
     try:
         return checks_of_broker(target)
     except RootcellarError as exc:
-        return Notification([failed(exc)], redact(str(target.conf.get("broker_url", ""))))
+        return FixedFindings([failed(exc)], redact(str(target.conf.get("broker_url", ""))))
 
 
 def is_known(scheme: str) -> bool:
     """Tell whether there are checks for the system of a URL's scheme."""
-    return scheme in _ROOMS
+    return scheme in _MODULE_BY_SCHEME
 
 
-def room_of(target: Target) -> str:
-    """Return the name of the module that knows the system."""
+def module_of(target: Target) -> str:
+    """Return the name of the module that checks the target's system."""
     scheme = target.url.partition("://")[0].partition("+")[0].lower()
-    return _ROOMS.get(scheme, "other")
+    return _MODULE_BY_SCHEME.get(scheme, "other")

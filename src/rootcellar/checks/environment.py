@@ -1,4 +1,4 @@
-"""What to check, as the environment, an app or a URL says it."""
+"""Finds what to check: from the environment, an app or a URL."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import rootcellar
-from rootcellar.checks.choosing import Notification, broker_of, is_known, sections_for
+from rootcellar.checks.choosing import FixedFindings, broker_of, is_known, sections_for
 from rootcellar.checks.findings import Finding
-from rootcellar.checks.steps import Checks, found_in, wrong
+from rootcellar.checks.steps import Checks, found_in, problem
 from rootcellar.checks.target import target_of
 from rootcellar.configuration.celery_names import setting_of
 from rootcellar.configuration.choices import BACKENDS, SYNONYMS
@@ -19,115 +19,115 @@ from rootcellar.errors import SettingsWrong
 from rootcellar.stores import schemes
 from rootcellar.urls import redact
 
-#: what may be checked by name, beside a URL and the backends
+#: names that can be checked besides URLs and backends
 BROKER, ALL = "broker", "all"
 _BACKEND_VARIABLE = "CELERY_RESULT_BACKEND"
-#: schemes of URLs that only a broker has
+#: URL schemes that only brokers have
 _BROKER_SCHEMES = ("amqp", "amqps", "pyamqp")
-#: a URL to begin with
+#: an example URL for messages
 _EXAMPLE = "rootcellar+postgresql://user:password@host/database"
-#: what the URL of a result backend of rootcellar begins with
-_OURS = ("rootcellar+", "rootcellar-rpc")
+#: prefixes of the URL of a rootcellar result backend
+_OUR_SCHEMES = ("rootcellar+", "rootcellar-rpc")
 
 
 def name_of(text: str) -> str | None:
-    """Return what a name stands for, ``None`` if it is none that can be checked."""
+    """Return the usual form of a name, or ``None`` if nothing of that name can be checked."""
     name = SYNONYMS.get(text.lower(), text.lower())
     name = BROKER if name == "rabbitmq" else name
     return name if name in (*BACKENDS, BROKER, ALL) else None
 
 
 def from_environment(name: str | None, processes: int | None, env_file: str = DEFAULT_FILE) -> list[Checks]:
-    """Return the checks of what the environment and ``.env`` say.
+    """Return the checks for the settings in the environment and ``.env``.
 
     Args:
-        name: a kind of backend, whose variables are taken whatever ``CELERY_RESULT_BACKEND`` says; ``broker``, ``all``,
-            or ``None`` for the result backend.
-        processes: how many use it.
+        name: a kind of backend, which replaces the value of ``CELERY_RESULT_BACKEND``; or ``broker``, ``all``, or
+            ``None`` for the result backend.
+        processes: how many processes use it.
         env_file: the file of variables.
     """
     if name in BACKENDS:
         os.environ[_BACKEND_VARIABLE] = str(name)
     elif name == BROKER:
-        # results are not looked at, and need not be named
+        # the result backend is not checked, so any value will do
         os.environ[_BACKEND_VARIABLE] = "sqlite"
     try:
         conf = rootcellar.settings(env_file, broker=name in (BROKER, ALL, "rpc"))
     except SettingsWrong as exc:
-        problems = [wrong("settings-wrong", problem) for problem in exc.problems]
-        return [Notification([*problems, *_doubts(exc.warnings)], exc.where)]
-    doubts = _doubts(conf.warnings)
-    return [*([Notification(doubts, "environment")] if doubts else []), *_sections(dict(conf), name, processes)]
+        problems = [problem("settings-wrong", text) for text in exc.problems]
+        return [FixedFindings([*problems, *_warning_findings(exc.warnings)], exc.where)]
+    doubts = _warning_findings(conf.warnings)
+    return [*([FixedFindings(doubts, "environment")] if doubts else []), *_sections(dict(conf), name, processes)]
 
 
-def _doubts(warnings: Sequence[str]) -> list[Finding]:
-    return [wrong("settings-doubtful", text) for text in warnings]
+def _warning_findings(warnings: Sequence[str]) -> list[Finding]:
+    return [problem("settings-doubtful", text) for text in warnings]
 
 
 def from_app(app: Any, name: str | None, processes: int | None) -> list[Checks]:
-    """Return the checks of what an app's settings say; ``name`` is ``broker``, ``all``, or ``None`` for its results."""
+    """Return the checks for an app's settings. ``name`` is ``broker``, ``all``, or ``None`` for its result backend."""
     conf = settings_of(app)
-    problem = None if name == BROKER else not_rootcellar(conf.get("result_backend"))
-    if problem is None:
+    finding = None if name == BROKER else not_rootcellar(conf.get("result_backend"))
+    if finding is None:
         return _sections(conf, name, processes)
-    results = Notification([problem], f"results of {app.main or 'the app'}")
+    results = FixedFindings([finding], f"results of {app.main or 'the app'}")
     return [*(_sections(conf, BROKER, processes) if name == ALL else []), results]
 
 
 def settings_of(app: Any) -> dict[str, Any]:
-    """Return the settings that an app was given, under Celery's lower-case names.
+    """Return the settings of an app under Celery's lower-case names, without Celery's defaults.
 
-    Celery takes them also with a prefix (``namespace="CELERY"``) and under its old upper-case names. Whatever else is
-    in the same place, such as Django's own settings, is left out.
+    Celery also accepts a prefix (``namespace="CELERY"``) and its old upper-case names. Other settings in the same
+    place, such as Django's own, are left out.
     """
     conf = app.conf
-    # finding any value makes Celery read the configuration
+    # reading any value makes Celery load the configuration
     conf.get("result_backend")
     names = {setting_of(str(key), conf.prefix or "") for key in list(conf.without_defaults())}
     found = {name: conf.get(name) for name in names if name and not hasattr(dict, name)}
-    # over any configuration Celery takes these two from the environment
+    # for these two, Celery's environment variables take precedence over the configuration
     given = {"result_backend": conf.result_backend, "broker_url": conf.broker_url}
     return {**found, **{name: value for name, value in given.items() if value}}
 
 
 def not_rootcellar(backend: Any) -> Finding | None:
-    """Return the finding about a result backend that is not one of rootcellar's; ``None`` for one that is.
+    """Return the finding for a result backend that is not rootcellar's, or ``None`` if it is rootcellar's.
 
     Args:
         backend: Celery's setting ``result_backend``: a URL, a name or a class.
     """
     if not backend or backend == "disabled" or str(backend).startswith("disabled://"):
-        return wrong("backend-missing", "the app has no result backend", f"set its result_backend, such as {_EXAMPLE}")
+        return problem(
+            "backend-missing", "the app has no result backend", f"set its result_backend, such as {_EXAMPLE}"
+        )
     scheme, separator, _ = str(backend).partition("://")
-    if separator and scheme.lower().startswith(_OURS):
+    if separator and scheme.lower().startswith(_OUR_SCHEMES):
         return None
-    # what is no URL may be a class, or its name
+    # if it is not a URL, it is a class or the name of a class
     kind = scheme.lower() if separator else str(backend)
     shown = redact(f"{kind}://" if separator else kind)
     seen = f"the app's result_backend is {shown}, which is not rootcellar"
-    return wrong("backend-not-rootcellar", seen, _instead(kind))
+    return problem("backend-not-rootcellar", seen, _instead(kind))
 
 
 def _instead(kind: str) -> str:
-    """Return what to write instead of a backend of Celery's."""
+    """Return what to write instead of one of Celery's backends."""
     system = kind.removeprefix("db+").removeprefix("database+").partition("+")[0]
     if system == "rpc":
         return "write rootcellar-rpc:// to check it, or choose a backend that keeps results: rootcellar+postgresql://…"
     if is_known(system):
-        return (
-            f"write rootcellar+{system}://… instead of {kind}://…; `rootcellar check {system}://…` looks at the server"
-        )
+        return f"write rootcellar+{system}://… instead of {kind}://…; `rootcellar check {system}://…` checks the server"
     return "choose a store of rootcellar, such as rootcellar+postgresql://… or rootcellar+redis://…"
 
 
 def is_known_url(url: str) -> bool:
-    """Tell whether there is a store or a broker that a URL can be one of."""
+    """Return True if the scheme of a URL belongs to a known store or broker."""
     scheme = url.removeprefix("rootcellar+").partition("://")[0].partition("+")[0].lower()
     return scheme in _BROKER_SCHEMES or is_known(scheme) or scheme in schemes()
 
 
 def from_url(url: str, processes: int | None) -> list[Checks]:
-    """Return the checks of a store by its URL; ``amqp://`` is a broker's."""
+    """Return the checks for the store or the broker of a URL."""
     if url.partition("://")[0].lower() in _BROKER_SCHEMES:
         return _sections({"broker_url": url}, BROKER, processes)
     return _sections({"result_backend": f"rootcellar+{url.removeprefix('rootcellar+')}"}, None, processes)
@@ -135,17 +135,17 @@ def from_url(url: str, processes: int | None) -> list[Checks]:
 
 def _sections(conf: dict[str, Any], name: str | None, processes: int | None) -> list[Checks]:
     for name_in_environment in READ_BY_CELERY:
-        # Celery would take these for what is checked
+        # Celery would use these variables instead of the settings to check
         os.environ.pop(name_in_environment, None)
     target = target_of(conf, processes)
     broker = [broker_of(target)] if name in (BROKER, ALL) else []
     results = sections_for(target) if name != BROKER else []
     if name == ALL and len(results) > 1 and results[0].where == broker[0].where:
-        # with rpc the broker is looked at for the results' sake
+        # with rpc, the broker is checked already as part of the result backend
         results = results[1:]
     return [*broker, *results]
 
 
-def broken(exc: Exception) -> list[Checks]:
-    """Return the checks of settings with which something went wrong that nobody thought of."""
-    return [Notification([found_in(exc)], "the settings")]
+def findings_of_unexpected(exc: Exception) -> list[Checks]:
+    """Return a check that reports an unexpected exception."""
+    return [FixedFindings([found_in(exc)], "the settings")]

@@ -1,4 +1,4 @@
-"""What a check finds: a line of the checklist, and for what is wrong a problem that has a name."""
+"""What a check finds: a line of the checklist. If something is wrong, the line has a problem with a name."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from enum import Enum
 
 
 class Level(str, Enum):
-    """How a check ended."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARNING = "warning"
     FAILURE = "failure"
-    #: not looked at, because an earlier check failed
+    #: not checked, because an earlier step failed
     SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something that may be wrong: an entry of the register.
+    """Something that can be wrong: an entry of the register.
 
     Attributes:
         code: its name, which never changes: ``redis-eviction``.
-        level: a failure keeps results from being stored or read, or loses them; a warning will bite one day.
+        level: a failure means that results cannot be stored or read, or get lost; a warning means that this can happen
+            later.
         title: what is wrong, in a few words.
         why: why it matters.
         remedy: what to change.
@@ -40,12 +41,12 @@ class Finding:
     """One line of the checklist.
 
     Attributes:
-        check: what was looked at: ``rights``.
-        level: how it ended.
-        seen: what was seen, without secrets.
-        problem: what is wrong; ``None`` where nothing is.
-        remedy: what to change here and now, where that is more than the problem's own remedy.
-        seconds: how long it took.
+        check: the name of the step, such as ``rights``.
+        level: the outcome.
+        seen: what the check saw, without secrets.
+        problem: what is wrong; ``None`` if nothing is wrong.
+        remedy: what to change in this case, if that is more precise than the problem's own remedy.
+        seconds: how long the check took.
     """
 
     check: str
@@ -57,10 +58,10 @@ class Finding:
 
     @property
     def code(self) -> str:
-        """The problem's name; empty where nothing is wrong."""
+        """The problem's name; empty if nothing is wrong."""
         return self.problem.code if self.problem else ""
 
     @property
     def advice(self) -> str:
-        """What to change; empty where nothing is wrong."""
+        """What to change; empty if nothing is wrong."""
         return self.remedy or (self.problem.remedy if self.problem else "")

@@ -1,4 +1,4 @@
-"""What ``rootcellar check`` looks at in MongoDB."""
+"""Checks MongoDB."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rootcellar.backend import ResultBackend
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import judge_clock
 from rootcellar.checks.network import Host, ServerChecks, verify_peer
-from rootcellar.checks.steps import Step, ok, wrong
+from rootcellar.checks.steps import Step, passed, problem
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import PREFIX, Trial
 from rootcellar.stores.mongodb import driver
 from rootcellar.stores.mongodb.driver import Document
 
-_OLDEST = (4, 2)
-_NOT_ALLOWED = (13, 8000)
-#: what the store adds to the names of the collections of tasks
-_BESIDE_TASKS = ("", "_chords", "_parts")
+_OLDEST_VERSION = (4, 2)
+_CODES_OF_REFUSED_RIGHTS = (13, 8000)
+#: the store has one collection with each of these suffixes
+_COLLECTION_SUFFIXES = ("", "_chords", "_parts")
 
 
 class MongoChecks(ServerChecks):
@@ -38,7 +38,7 @@ class MongoChecks(ServerChecks):
         hosts = self._settings.hosts
         self._uri = hosts if isinstance(hosts, str) else "mongodb://" + ",".join(hosts)
         self._hello: Mapping[str, Any] = {}
-        self._throw_away = ""
+        self._test_collection = ""
         self._trial = Trial(self._backend)
 
     @property
@@ -58,8 +58,10 @@ class MongoChecks(ServerChecks):
 
     def close(self) -> None:
         self._trial.close()
-        if self._throw_away:
-            names = [f"{self._throw_away}{end}" for end in _BESIDE_TASKS] + [f"{self._throw_away}_group"]
+        if self._test_collection:
+            names = [f"{self._test_collection}{end}" for end in _COLLECTION_SUFFIXES] + [
+                f"{self._test_collection}_group"
+            ]
             with suppress(mongo.PyMongoError), self._clients.client() as client:
                 for name in names:
                     client[self._settings.database].drop_collection(name)
@@ -68,7 +70,7 @@ class MongoChecks(ServerChecks):
     def understand(self, exc: Exception) -> errors.RootcellarError | None:
         return driver.translate(exc, self.where) if isinstance(exc, mongo.PyMongoError) else None
 
-    # -- the way in
+    # -- the connection
 
     @property
     def hosts(self) -> Sequence[Host]:
@@ -100,9 +102,9 @@ class MongoChecks(ServerChecks):
         ours = self._option("tlsCertificateKeyFile")
         return (str(ours), str(ours)) if ours else None
 
-    def enter(self) -> str:
+    def log_in(self) -> str:
         if self.wants_tls and self.is_verified:
-            # the driver does not say what was wrong with a certificate
+            # the driver does not report what is wrong with a certificate
             checks_name = not self._option("tlsAllowInvalidHostnames")
             authority, ours = self._option("tlsCAFile"), self.client_certificate()
             host, port = self.hosts[0]
@@ -122,14 +124,14 @@ class MongoChecks(ServerChecks):
     def _server(self) -> Iterator[Finding]:
         with self._clients.client() as client:
             version = str(client.server_info()["version"])
-        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
-            yield wrong("server-too-old", f"MongoDB {version}")
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST_VERSION:
+            yield problem("server-too-old", f"MongoDB {version}")
         elif not (self._hello.get("isWritablePrimary") or self._hello.get("ismaster")):
-            yield wrong("mongodb-no-primary", "the server is no primary, and knows of none")
+            yield problem("mongodb-no-primary", "the server is no primary, and knows of none")
         elif not self._hello.get("setName") and self._hello.get("msg") != "isdbgrid":
-            yield wrong("mongodb-standalone", f"MongoDB {version}, alone")
+            yield problem("mongodb-standalone", f"MongoDB {version}, alone")
         else:
-            yield ok(f"MongoDB {version}, replica set {self._hello.get('setName', '(sharded)')}")
+            yield passed(f"MongoDB {version}, replica set {self._hello.get('setName', '(sharded)')}")
 
     def _clock(self) -> Iterator[Finding]:
         def ask() -> datetime:
@@ -143,42 +145,44 @@ class MongoChecks(ServerChecks):
         with self._clients.client() as client:
             concern = client.write_concern.document
         if concern.get("w", 1) in (0, 1) and self._hello.get("setName"):
-            yield wrong("mongodb-write-concern", f"w is {concern.get('w', 1)}")
+            yield problem("mongodb-write-concern", f"w is {concern.get('w', 1)}")
         else:
-            yield ok(f"w is {concern.get('w', 1)}, journal {'on' if concern.get('j') else 'off'}")
+            yield passed(f"w is {concern.get('w', 1)}, journal {'on' if concern.get('j') else 'off'}")
 
     def _ttl(self) -> Iterator[Finding]:
         try:
             with self._clients.client() as client:
                 answer = client.admin.command("getParameter", 1, ttlMonitorEnabled=1)
         except mongo.OperationFailure:
-            yield ok("may not be asked")
+            yield passed("may not be asked")
             return
         if answer.get("ttlMonitorEnabled", True):
-            yield ok("the monitor runs")
+            yield passed("the monitor runs")
         else:
-            yield wrong("mongodb-ttl-monitor", "ttlMonitorEnabled is false")
+            yield problem("mongodb-ttl-monitor", "ttlMonitorEnabled is false")
 
     def _rights(self) -> Iterator[Finding]:
         with self._clients.client() as client:
             missing = self._missing_rights(client[self._settings.database])
         if missing:
-            yield wrong(
+            yield problem(
                 "permission-denied",
                 f"the user may not {', '.join(missing)} in {self._settings.database}",
                 "grant the user the role readWrite on the database",
             )
         else:
-            yield ok("find, insert, update, remove" + ("; tried on throw-away collections" if self._throw_away else ""))
+            yield passed(
+                "find, insert, update, remove" + ("; tried on test collections" if self._test_collection else "")
+            )
 
     def _missing_rights(self, database: Any) -> list[str]:
-        """Try every right on the collection of tasks, or where that is not as ours are, on a throw-away one."""
+        """Try every right: on the collection of tasks if it has our index, else on a test one."""
         missing: list[str] = []
         name = self._settings.task_collection
         if _is_allowed(lambda: database[name].find_one({"_id": PREFIX}), "find", missing):
             known = database[name].index_information() if name in database.list_collection_names() else {}
             if not any(index["key"] == [("expires_at", 1)] for index in known.values()):
-                self._throw_away = name = f"rootcellar_check_{uuid4().hex[:8]}"
+                self._test_collection = name = f"rootcellar_check_{uuid4().hex[:8]}"
         collection, one = database[name], f"{PREFIX}{uuid4().hex[:12]}"
         document: Document = {"_id": one, "expires_at": datetime.now(timezone.utc)}
         _is_allowed(lambda: collection.insert_one(document), "insert", missing)
@@ -187,10 +191,10 @@ class MongoChecks(ServerChecks):
         return missing
 
     def _backend(self) -> ResultBackend:
-        if not self._throw_away:
+        if not self._test_collection:
             return self._target.backend()
         given = dict(self._target.options.mongodb)
-        names = {"taskmeta_collection": self._throw_away, "groupmeta_collection": f"{self._throw_away}_group"}
+        names = {"taskmeta_collection": self._test_collection, "groupmeta_collection": f"{self._test_collection}_group"}
         return self._target.backend(mongodb_backend_settings={**given, **names})
 
 
@@ -198,7 +202,7 @@ def _is_allowed(work: Any, right: str, missing: list[str]) -> bool:
     try:
         work()
     except mongo.OperationFailure as exc:
-        if exc.code not in _NOT_ALLOWED:
+        if exc.code not in _CODES_OF_REFUSED_RIGHTS:
             raise
         missing.append(right)
         return False

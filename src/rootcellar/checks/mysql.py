@@ -1,4 +1,4 @@
-"""What ``rootcellar check`` looks at in MySQL and MariaDB."""
+"""Checks MySQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rootcellar import errors
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import judge_clock, judge_connections
 from rootcellar.checks.network import Host, ServerChecks
-from rootcellar.checks.steps import Step, failed, ok, wrong
+from rootcellar.checks.steps import Step, failed, passed, problem
 from rootcellar.checks.tables import Tables
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
@@ -24,13 +24,13 @@ from rootcellar.stores.mysql.driver import Connection
 from rootcellar.stores.mysql.failures import translate
 from rootcellar.stores.mysql.url import describe
 
-#: bytes that a result may well have
-_PACKET = 16 << 20
-#: what asks the server for TLS: CLIENT_SSL among what else every client can
-_ASK_FOR_TLS = struct.pack("<IIB23x", 0x000A8A00, 1 << 24, 45)
+#: a smaller max_allowed_packet is a warning
+_MIN_PACKET_BYTES = 16 << 20
+#: the packet that asks the server for TLS: CLIENT_SSL and the usual capabilities of a client
+_TLS_REQUEST = struct.pack("<IIB23x", 0x000A8A00, 1 << 24, 45)
 _CODES_OF_REFUSED_RIGHTS = (1044, 1142, 1143, 1227, 1370)
-#: asks for a right, and touches nothing: the server says what it would do
-_ASKING = {
+#: statements that need a right but change nothing: EXPLAIN
+_RIGHT_PROBES = {
     "SELECT": "EXPLAIN SELECT 1 FROM {table}",
     "INSERT": "EXPLAIN INSERT INTO {table} () VALUES ()",
     "UPDATE": "EXPLAIN UPDATE {table} SET {column} = ''",
@@ -75,7 +75,7 @@ class MySQLChecks(ServerChecks):
     def understand(self, exc: Exception) -> errors.RootcellarError | None:
         return translate(exc, self.where) if isinstance(exc, pymysql.Error) else None
 
-    # -- the way in
+    # -- the connection
 
     @property
     def hosts(self) -> Sequence[Host]:
@@ -102,14 +102,14 @@ class MySQLChecks(ServerChecks):
         return self._connection is not None and isinstance(self._connection.line, ssl.SSLSocket)
 
     def begin_tls(self, line: socket) -> None:
-        # the server speaks first
+        # the server sends the first packet
         header = line.recv(4)
         size = int.from_bytes(header[:3], "little")
         while size > 0:
             size -= len(line.recv(size)) or size
-        line.sendall(len(_ASK_FOR_TLS).to_bytes(3, "little") + b"\x01" + _ASK_FOR_TLS)
+        line.sendall(len(_TLS_REQUEST).to_bytes(3, "little") + b"\x01" + _TLS_REQUEST)
 
-    def enter(self) -> str:
+    def log_in(self) -> str:
         self._connection = driver.connect(self._settings, self.where)
         return str(self._settings["user"])
 
@@ -122,14 +122,14 @@ class MySQLChecks(ServerChecks):
         )
         name = "MariaDB" if "mariadb" in version.lower() else "MySQL"
         if engine not in ("YES", "DEFAULT"):
-            yield wrong("mysql-engine", f"InnoDB is {engine}")
+            yield problem("mysql-engine", f"InnoDB is {engine}")
         elif int(read_only) and not self._may_write_anyway():
-            yield wrong("store-read-only", "read_only is on", "point DB_HOST (the URL) at the primary")
+            yield problem("store-read-only", "read_only is on", "point DB_HOST (the URL) at the primary")
         else:
-            yield ok(f"{name} {version.partition('-')[0]}")
+            yield passed(f"{name} {version.partition('-')[0]}")
 
     def _may_write_anyway(self) -> bool:
-        """Tell whether the user may write on a server that is read-only: a superuser may, where nothing stricter is."""
+        """Return True if the user may write on a read-only server, as a superuser may."""
         grants = " ".join(str(row[0]) for row in self._link.rows("SHOW GRANTS"))
         return any(right in grants for right in ("ALL PRIVILEGES ON *.*", "SUPER", "READ_ONLY ADMIN"))
 
@@ -145,28 +145,28 @@ class MySQLChecks(ServerChecks):
         ((most, for_user),) = self._link.rows("SELECT @@max_connections, @@max_user_connections")
         room = min(int(limit) for limit in (most, for_user) if int(limit) > 0)
         options = self._target.options
-        yield judge_connections("mysql", room, self._target.processes, options.pool_size, self._target.is_pool_told)
+        yield judge_connections("mysql", room, self._target.processes, options.pool_size, self._target.is_pool_size_set)
 
     def _packets(self) -> Iterator[Finding]:
         limit = self._link.packet_limit
         seen = f"max_allowed_packet is {limit / (1 << 20):g} MB"
-        yield ok(seen) if limit >= _PACKET else wrong("mysql-packet", seen)
+        yield passed(seen) if limit >= _MIN_PACKET_BYTES else problem("mysql-packet", seen)
 
     def _isolation(self) -> Iterator[Finding]:
         found = dict(self._link.rows("SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"))
         level = str(next(iter(found.values()), "unknown"))
         ((has_log, log_format),) = self._link.rows("SELECT @@log_bin, @@binlog_format")
         if level != "READ-COMMITTED":
-            yield wrong("mysql-isolation", f"the session has {level}")
+            yield problem("mysql-isolation", f"the session has {level}")
         elif int(has_log) and log_format == "STATEMENT":
-            yield wrong("mysql-binlog-format", "the binary log is on, and binlog_format is STATEMENT")
+            yield problem("mysql-binlog-format", "the binary log is on, and binlog_format is STATEMENT")
         else:
-            yield ok("READ COMMITTED, by the session")
+            yield passed("READ COMMITTED, by the session")
 
     def _durability(self) -> Iterator[Finding]:
         ((flush,),) = self._link.rows("SELECT @@global.innodb_flush_log_at_trx_commit")
         seen = f"innodb_flush_log_at_trx_commit is {flush}"
-        yield ok(seen) if int(flush) == 1 else wrong("mysql-durability", seen)
+        yield passed(seen) if int(flush) == 1 else problem("mysql-durability", seen)
 
     # -- asking
 
@@ -178,10 +178,10 @@ class MySQLChecks(ServerChecks):
     def _may_do(self, table: str, right: str) -> bool:
         column = "taskset_id" if table == self._store.schema.tables["group"] else "group_id"
         column = "task_table" if table == self._store.schema.tables["registry"] else column
-        return self._is_allowed(_ASKING[right].format(table=table, column=column))
+        return self._is_allowed(_RIGHT_PROBES[right].format(table=table, column=column))
 
     def _may_not_drop(self) -> Finding | None:
-        """Say that throw-away tables could not be taken away again."""
+        """Return a finding if test tables could not be dropped afterwards."""
         if self._is_allowed("DROP TABLE IF EXISTS rootcellar_check_none"):
             return None
         return failed(

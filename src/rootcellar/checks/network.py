@@ -1,4 +1,4 @@
-"""The way to a server: its name, its port, its certificate."""
+"""Checks the connection to a server: its name, its port and its certificate."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from rootcellar import errors
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import milliseconds
 from rootcellar.checks.services import service_of
-from rootcellar.checks.steps import Checks, Step, code_of, failed, is_about_tls, ok, wrong
+from rootcellar.checks.steps import Checks, Step, code_of, failed, is_about_tls, passed, problem
 from rootcellar.stores import tls
 
-#: seconds to wait for a machine to answer
-PATIENCE = 2.0
-#: days before a certificate's end from which it is warned of
-SOON = 14
+#: timeout of a connection for a check
+CONNECT_TIMEOUT_SECONDS = 2.0
+#: a certificate that expires in less than this is a warning
+CERTIFICATE_WARNING_DAYS = 14
 
-#: errors that a server of another kind may cause
-_UNCLEAR = (errors.StoreError, errors.StoreUnavailable)
+#: errors that can also mean that another kind of server answers
+_AMBIGUOUS_ERRORS = (errors.StoreError, errors.StoreUnavailable)
 
 Host = tuple[str, int]
-#: brings a connection to where TLS begins
+#: sends and reads on a new connection what the protocol requires before TLS
 Preamble = Callable[[socket.socket], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """What a server showed of itself.
+    """The certificate and the TLS version of a server.
 
     Attributes:
-        version: of TLS.
+        version: the version of TLS.
         subject: the name on its certificate.
-        days: until it expires; ``None`` if that cannot be told.
+        days: the days until it expires; ``None`` if unknown.
     """
 
     version: str
@@ -49,22 +49,22 @@ class Peer:
 
 
 class ServerChecks(Checks):
-    """What is looked at before anything is said to a server, and how it lets us in."""
+    """Checks of a server up to the login: its name, its ports, TLS, and the login."""
 
     @property
     @abstractmethod
     def hosts(self) -> Sequence[Host]:
-        """The name and port of the server, or of several; none for a Unix socket."""
+        """The host names and ports; empty for a Unix socket."""
 
     @property
     def socket_path(self) -> str:
-        """The Unix socket, where there are no hosts."""
+        """The path of the Unix socket if there are no hosts."""
         return ""
 
     @property
     @abstractmethod
     def wants_tls(self) -> bool | None:
-        """Whether TLS is asked for; ``None`` where the server may choose."""
+        """Whether the settings require TLS; ``None`` if it depends on the server."""
 
     @property
     @abstractmethod
@@ -73,31 +73,31 @@ class ServerChecks(Checks):
 
     @property
     def tls_host(self) -> Host:
-        """Who shows the certificate."""
+        """The host whose certificate is read."""
         return self.hosts[0]
 
     @property
     def service(self) -> str:
-        """The protocol that the server should speak, as :mod:`rootcellar.checks.services` calls it; empty: any."""
+        """The service that is expected, by its name in :mod:`rootcellar.checks.services`; empty: any."""
         return ""
 
     @abstractmethod
-    def enter(self) -> str:
-        """Connect and log in; return as whom.
+    def log_in(self) -> str:
+        """Connect and log in. Return the user's name, empty without a login.
 
         Raises:
-            RootcellarError: in our words, why not.
+            RootcellarError: the connection or the login failed.
         """
 
     def is_encrypted(self) -> bool:
-        """Tell whether the connection that :meth:`enter` opened is."""
+        """Return True if the connection that :meth:`log_in` opened is encrypted."""
         return bool(self.wants_tls)
 
     def begin_tls(self, line: socket.socket) -> None:
-        """Bring a plain connection to where TLS begins; most servers begin with it."""
+        """Send and read on a plain connection what the protocol requires before TLS. Most protocols require nothing."""
 
     def client_certificate(self) -> tuple[str, str] | None:
-        """Return the files of our certificate and its key."""
+        """Return the files of the client certificate and its key."""
         return None
 
     def connection_steps(self) -> list[Step]:
@@ -120,14 +120,14 @@ class ServerChecks(Checks):
 
     def _socket(self) -> Iterator[Finding]:
         with socket.socket(socket.AF_UNIX) as line:
-            line.settimeout(PATIENCE)
+            line.settimeout(CONNECT_TIMEOUT_SECONDS)
             try:
                 line.connect(self.socket_path)
             except OSError as exc:
-                yield wrong("tcp-socket", f"{self.socket_path}: {exc.strerror or exc}")
+                yield problem("tcp-socket", f"{self.socket_path}: {exc.strerror or exc}")
                 return
-        yield ok(self.socket_path)
-        self._try_to_enter()
+        yield passed(self.socket_path)
+        self._try_to_log_in()
 
     def _names(self) -> Iterator[Finding]:
         known, unknown = [], []
@@ -139,15 +139,15 @@ class ServerChecks(Checks):
             else:
                 known.append(name if addresses == [name] else f"{name} is {', '.join(addresses[:3])}")
         if unknown and not known:
-            yield wrong("name-unresolved", f"no address for {', '.join(unknown)}")
+            yield problem("name-unresolved", f"no address for {', '.join(unknown)}")
             return
-        yield ok("; ".join([*known, *(f"no address for {name}" for name in unknown)]))
+        yield passed("; ".join([*known, *(f"no address for {name}" for name in unknown)]))
 
     def _ports(self) -> Iterator[Finding]:
         answered, silent = [], []
         for host, port in self.hosts:
             try:
-                seconds = knock(host, port)
+                seconds = tcp_connect_seconds(host, port)
             except OSError as exc:
                 silent.append((f"{host}:{port}", exc))
             else:
@@ -155,86 +155,86 @@ class ServerChecks(Checks):
         if not answered:
             is_timeout = all(isinstance(exc, TimeoutError) for _, exc in silent)
             code = "tcp-timeout" if is_timeout else "tcp-refused"
-            yield wrong(code, "; ".join(f"{place}: {_reason(exc)}" for place, exc in silent))
+            yield problem(code, "; ".join(f"{place}: {_describe_error(exc)}" for place, exc in silent))
             return
-        yield ok("; ".join([*answered, *(f"{place} does not answer" for place, _ in silent)]))
+        yield passed("; ".join([*answered, *(f"{place} does not answer" for place, _ in silent)]))
 
     def _tls(self) -> Iterator[Finding]:
         if self.wants_tls and not any(speaks_tls(*host, self.begin_tls) for host in self.hosts):
-            # drivers may wait for long here
-            yield self._other_service() or wrong("tls-not-offered", "the server does not speak TLS on this port")
+            # some drivers wait very long for a TLS answer, so do not log in
+            yield self._other_service() or problem("tls-not-offered", "the server does not speak TLS on this port")
             return
-        self._try_to_enter()
+        self._try_to_log_in()
         refusal = self._refusal
-        if refusal is not None and (is_about_tls(refusal) or type(refusal) in _UNCLEAR):
+        if refusal is not None and (is_about_tls(refusal) or type(refusal) in _AMBIGUOUS_ERRORS):
             other = self._other_service()
             if other is not None:
                 yield other
                 return
         if refusal is not None and is_about_tls(refusal):
-            yield wrong(code_of(refusal), refusal.what, refusal.remedy)
+            yield problem(code_of(refusal), refusal.what, refusal.remedy)
             return
         is_here = all(is_local(host) for host, _ in self.hosts)
         if not (self.is_encrypted() if refusal is None else self.wants_tls):
-            yield ok("none, on this machine") if is_here else wrong("tls-none", "no TLS")
+            yield passed("none, on this machine") if is_here else problem("tls-none", "no TLS")
             return
         host, port = self.tls_host
-        peer = look_at_peer(host, port, self.begin_tls, self.client_certificate())
+        peer = read_peer(host, port, self.begin_tls, self.client_certificate())
         if peer is None:
-            yield ok("encrypted")
+            yield passed("encrypted")
             return
         yield from self._judge(peer, is_here)
 
     def _other_service(self) -> Finding | None:
-        """Say what answers, if it is a server of another kind."""
+        """Return a finding if another kind of server answers on all ports."""
         found = [(host, port, service_of(host, port)) for host, port in self.hosts] if self.service else []
         others = [(host, port, service) for host, port, service in found if service and service != self.service]
         if not others or len(others) < len(found):
             return None
         places = "; ".join(f"{host}:{port} is a server of {service}" for host, port, service in others)
-        return wrong("wrong-service", f"{places}, not of {self.service}")
+        return problem("wrong-service", f"{places}, not of {self.service}")
 
     def _judge(self, peer: Peer, is_here: bool) -> Iterator[Finding]:
         verified = "verified" if self.is_verified else "not verified"
         seen = f"{peer.version}, {peer.subject}, {verified}"
         if peer.days is not None:
             seen += f", expires in {peer.days:.0f} days"
-        if peer.days is not None and peer.days < SOON:
-            yield wrong("tls-expires-soon", seen)
+        if peer.days is not None and peer.days < CERTIFICATE_WARNING_DAYS:
+            yield problem("tls-expires-soon", seen)
         elif not self.is_verified and not is_here:
-            yield wrong("tls-unverified", seen)
+            yield problem("tls-unverified", seen)
         else:
-            yield ok(seen)
+            yield passed(seen)
 
     def _login(self) -> Iterator[Finding]:
         if self._refusal is not None:
             yield failed(self._refusal)
         else:
-            yield ok(f"as {self._user}" if self._user else "none asked for")
+            yield passed(f"as {self._user}" if self._user else "none asked for")
 
-    def _try_to_enter(self) -> None:
+    def _try_to_log_in(self) -> None:
         try:
-            self._user = self.enter()
+            self._user = self.log_in()
         except errors.RootcellarError as exc:
             self._refusal = exc
 
 
 def addresses_of(host: str) -> list[str]:
-    """Return the addresses of a name. Raises OSError where there are none."""
+    """Return the addresses of a host name. Raises OSError if there are none."""
     host = host.strip("[]")
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(place[4][0]) for place in found))
 
 
-def knock(host: str, port: int) -> float:
-    """Return the seconds that a TCP connection took. Raises OSError."""
+def tcp_connect_seconds(host: str, port: int) -> float:
+    """Return how many seconds it takes to open a TCP connection. Raises OSError."""
     began = time.monotonic()
-    with socket.create_connection((host.strip("[]"), port), PATIENCE):
+    with socket.create_connection((host.strip("[]"), port), CONNECT_TIMEOUT_SECONDS):
         return time.monotonic() - began
 
 
 def is_local(host: str) -> bool:
-    """Tell whether a host is this machine, as far as its name tells."""
+    """Return True if the name of a host means this machine."""
     if not host or host.startswith("/") or host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -243,17 +243,17 @@ def is_local(host: str) -> bool:
         return False
 
 
-def look_at_peer(
+def read_peer(
     host: str, port: int, preamble: Preamble, ours: tuple[str, str] | None, server_name: str | None = None
 ) -> Peer | None:
-    """Return what a server shows of itself, whether or not it is to be trusted; ``None`` if it shows nothing.
+    """Return the certificate of a server, trusted or not; ``None`` if the server has none.
 
-    Its certificate can be read only where it is trusted. So it is fetched first, and then trusted by itself.
+    Python parses only a trusted certificate. So a first connection fetches it, and a second one trusts exactly it.
     """
     anyone = _context(ours)
     anyone.verify_mode = ssl.CERT_NONE
     try:
-        with _line(host, port, preamble, anyone, server_name) as line:
+        with _open_tls(host, port, preamble, anyone, server_name) as line:
             shown, version = line.getpeercert(binary_form=True), line.version() or "TLS"
         if not shown:
             return None
@@ -261,18 +261,18 @@ def look_at_peer(
         itself.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         itself.verify_flags &= ~ssl.VERIFY_X509_STRICT
         itself.load_verify_locations(cadata=shown)
-        with _line(host, port, preamble, itself, server_name) as line:
+        with _open_tls(host, port, preamble, itself, server_name) as line:
             return _peer(line.getpeercert() or {}, version)
     except (OSError, ValueError):
         return None
 
 
 def speaks_tls(host: str, port: int, preamble: Preamble) -> bool:
-    """Tell whether a server answers as one that speaks TLS, even if it is with a refusal."""
+    """Return True if a server answers in TLS, even if it refuses the connection."""
     anyone = _context(None)
     anyone.verify_mode = ssl.CERT_NONE
     try:
-        _line(host, port, preamble, anyone, None).close()
+        _open_tls(host, port, preamble, anyone, None).close()
     except ssl.SSLEOFError:
         return False
     except ssl.SSLError as exc:
@@ -285,10 +285,10 @@ def speaks_tls(host: str, port: int, preamble: Preamble) -> bool:
 def verify_peer(
     host: str, port: int, where: str, *, authority: str | None, ours: tuple[str, str] | None, checks_name: bool = True
 ) -> None:
-    """Verify a server that begins with TLS, for drivers that do not say what was wrong.
+    """Verify the certificate of a server whose protocol begins with TLS, because some drivers do not report the reason.
 
     Raises:
-        StoreError: in our words, why it is refused.
+        StoreError: the certificate is refused; the message says why.
     """
     try:
         context = ssl.create_default_context(cafile=authority)
@@ -301,7 +301,7 @@ def verify_peer(
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = checks_name
     try:
-        with _line(host, port, lambda line: None, context, host):
+        with _open_tls(host, port, lambda line: None, context, host):
             pass
     except OSError as exc:
         if isinstance(exc, ConnectionError):
@@ -320,8 +320,10 @@ def _context(ours: tuple[str, str] | None) -> ssl.SSLContext:
     return context
 
 
-def _line(host: str, port: int, preamble: Preamble, context: ssl.SSLContext, server_name: str | None) -> ssl.SSLSocket:
-    line = socket.create_connection((host.strip("[]"), port), PATIENCE)
+def _open_tls(
+    host: str, port: int, preamble: Preamble, context: ssl.SSLContext, server_name: str | None
+) -> ssl.SSLSocket:
+    line = socket.create_connection((host.strip("[]"), port), CONNECT_TIMEOUT_SECONDS)
     try:
         preamble(line)
         return context.wrap_socket(line, server_hostname=server_name or host.strip("[]"))
@@ -340,5 +342,5 @@ def _peer(certificate: dict[str, Any], version: str) -> Peer:
     return Peer(version, str(names[0]) if names else "no name", days)
 
 
-def _reason(exc: OSError) -> str:
+def _describe_error(exc: OSError) -> str:
     return "no answer" if isinstance(exc, TimeoutError) else (exc.strerror or str(exc))

@@ -1,18 +1,18 @@
-"""What ``rootcellar check`` looks at in a store that another package brings."""
+"""Checks a store that another package provides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from rootcellar.checks.findings import Finding
-from rootcellar.checks.steps import Checks, Step, ok
+from rootcellar.checks.steps import Checks, Step, passed
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
 from rootcellar.stores import open_store
 
 
 class OtherChecks(Checks):
-    """A store of which no more is known than what every store must do."""
+    """A store that is checked only for what every store must do."""
 
     def __init__(self, target: Target) -> None:
         self._store = open_store(target.url, target.options)
@@ -31,7 +31,7 @@ class OtherChecks(Checks):
 
     def _open(self) -> Iterator[Finding]:
         self._store.check()
-        yield ok("it can be opened")
+        yield passed("it can be opened")
 
 
 #: what :mod:`rootcellar.checks.choosing` calls

@@ -1,4 +1,4 @@
-"""What ``rootcellar check`` looks at in PostgreSQL, and in PgBouncer before it."""
+"""Checks PostgreSQL, and PgBouncer in front of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rootcellar import errors
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import judge_clock, judge_connections
 from rootcellar.checks.network import Host, ServerChecks
-from rootcellar.checks.steps import Step, ok, wrong
+from rootcellar.checks.steps import Step, passed, problem
 from rootcellar.checks.tables import Tables
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
@@ -23,10 +23,10 @@ from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.pgbouncer import SESSION, PoolerPolicy, sessions_are_shared
 from rootcellar.stores.postgres.tls import SSL_REQUEST
 
-#: milliseconds below which a statement_timeout is in the way
-_SHORT_TIMEOUT = 5_000
+#: a shorter statement_timeout is a warning
+_MIN_STATEMENT_TIMEOUT_MS = 5_000
 
-_ROOM = """
+_CONNECTION_LIMITS = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
        (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
        (SELECT datconnlimit FROM pg_database WHERE datname = current_database())
@@ -35,15 +35,15 @@ _SETTINGS = """
 SELECT name, setting FROM pg_settings
 WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'statement_timeout', 'server_encoding')
 """
-#: what the role and the database say of settings, the role in this database last
+#: the settings of the database and the role; the most specific one comes last
 _OWN_SETTINGS = """
 SELECT unnest(setconfig) FROM pg_db_role_setting
 WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
   AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user))
 ORDER BY setrole <> 0, setdatabase <> 0
 """
-#: variables of the environment by which libpq makes settings
-_ENVIRONMENT = {"PGCLIENTENCODING": "client_encoding", "PGDATESTYLE": "datestyle", "PGTZ": "timezone"}
+#: environment variables that libpq reads as settings
+_SETTING_BY_VARIABLE = {"PGCLIENTENCODING": "client_encoding", "PGDATESTYLE": "datestyle", "PGTZ": "timezone"}
 
 
 class PostgresChecks(ServerChecks):
@@ -85,7 +85,7 @@ class PostgresChecks(ServerChecks):
     def understand(self, exc: Exception) -> errors.RootcellarError | None:
         return driver.translate(exc, self.where) if isinstance(exc, psycopg.Error) else None
 
-    # -- the way in
+    # -- the connection
 
     @property
     def hosts(self) -> Sequence[Host]:
@@ -125,7 +125,7 @@ class PostgresChecks(ServerChecks):
         ours = self._settings.get("sslcert"), self._settings.get("sslkey")
         return (str(ours[0]), str(ours[1])) if all(ours) else None
 
-    def enter(self) -> str:
+    def log_in(self) -> str:
         self._connection = self._pooling.configure(driver.connect(self._settings, self.where))
         return str(self._connection.info.user)
 
@@ -136,15 +136,15 @@ class PostgresChecks(ServerChecks):
             "SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('transaction_read_only')"
         )
         if in_recovery:
-            yield wrong("store-read-only", "it is a standby", "point DB_HOST (the URL) at the primary")
+            yield problem("store-read-only", "it is a standby", "point DB_HOST (the URL) at the primary")
         elif read_only == "on":
-            yield wrong(
+            yield problem(
                 "store-read-only",
                 "default_transaction_read_only is on for this database or user",
                 "ALTER DATABASE … (or ROLE …) RESET default_transaction_read_only",
             )
         else:
-            yield ok(f"PostgreSQL {str(version).split()[0]}")
+            yield passed(f"PostgreSQL {str(version).split()[0]}")
 
     def _clock(self) -> Iterator[Finding]:
         def ask() -> datetime:
@@ -159,62 +159,66 @@ class PostgresChecks(ServerChecks):
         if listen_url:
             yield from self._listening(listen_url)
         if not self._link.is_pooled:
-            yield ok("none")
+            yield passed("none")
             return
         with self._connect() as another:
             if not sessions_are_shared(self._link, another):
-                yield ok("keeps a session for each connection")
+                yield passed("keeps a session for each connection")
                 return
             if self._options.prepared_statements == "on" and not _keeps_statements(self._link):
-                yield wrong("pooler-prepared", "prepared_statements is on, and they are lost")
+                yield problem("pooler-prepared", "prepared_statements is on, and they are lost")
         if not listen_url:
-            yield wrong("pooler-no-listen-url", "a pooler in transaction mode, and nothing says where to listen")
+            yield problem("pooler-no-listen-url", "a pooler in transaction mode, and no listen_url is set")
         else:
-            yield ok("in transaction mode; statements are sent whole, notifications come past it")
+            yield passed("in transaction mode; statements are not prepared, notifications bypass it")
 
     def _listening(self, url: str) -> Iterator[Finding]:
         settings = driver.connection_settings(url, self._options.connect_args)
         try:
             with self._pooling.configure(driver.connect(settings, driver.describe(settings))) as connection:
                 if connection.is_pooled:
-                    yield wrong("listen-unusable", f"{driver.describe(settings)} is a pooler again")
+                    yield problem("listen-unusable", f"{driver.describe(settings)} is a pooler, too")
         except errors.RootcellarError as exc:
-            yield wrong("listen-unusable", exc.what, exc.remedy)
+            yield problem("listen-unusable", exc.what, exc.remedy)
 
     def _connections(self) -> Iterator[Finding]:
         if self._link.is_pooled:
-            yield ok("the pooler shares them out")
+            yield passed("the pooler shares its connections")
             return
-        limits = [int(limit) for limit in self._row(_ROOM) if limit is not None and int(limit) >= 0]
+        limits = [int(limit) for limit in self._row(_CONNECTION_LIMITS) if limit is not None and int(limit) >= 0]
         yield judge_connections(
-            "postgres", min(limits), self._target.processes, self._options.pool_size, self._target.is_pool_told
+            "postgres", min(limits), self._target.processes, self._options.pool_size, self._target.is_pool_size_set
         )
 
     def _durability(self) -> Iterator[Finding]:
         found: Mapping[str, str] = dict(self._link.execute(_SETTINGS, prepare=False).fetchall())
         problems = []
         if found["fsync"] == "off":
-            problems.append(wrong("postgres-fsync", "fsync is off"))
+            problems.append(problem("postgres-fsync", "fsync is off"))
         if found["full_page_writes"] == "off":
-            problems.append(wrong("postgres-full-page-writes", "full_page_writes is off"))
+            problems.append(problem("postgres-full-page-writes", "full_page_writes is off"))
         if found["synchronous_commit"] == "off":
-            problems.append(wrong("postgres-synchronous-commit", "synchronous_commit is off"))
-        if 0 < int(found["statement_timeout"]) < _SHORT_TIMEOUT:
+            problems.append(problem("postgres-synchronous-commit", "synchronous_commit is off"))
+        if 0 < int(found["statement_timeout"]) < _MIN_STATEMENT_TIMEOUT_MS:
             seen = f"statement_timeout is {found['statement_timeout']} ms"
-            problems.append(wrong("postgres-statement-timeout", seen))
+            problems.append(problem("postgres-statement-timeout", seen))
         if found["server_encoding"] != "UTF8":
-            problems.append(wrong("postgres-encoding", f"server_encoding is {found['server_encoding']}"))
+            problems.append(problem("postgres-encoding", f"server_encoding is {found['server_encoding']}"))
         if others := self._overridden():
-            yield ok(f"each session sets what the role, the database or the environment says otherwise: {others}")
-        yield from problems or [ok(f"fsync on, synchronous_commit {found['synchronous_commit']}")]
+            yield passed(
+                f"rootcellar's sessions override settings of the role, the database or the environment: {others}"
+            )
+        yield from problems or [passed(f"fsync on, synchronous_commit {found['synchronous_commit']}")]
 
     def _overridden(self) -> str:
-        """Return the settings that the role, the database or the environment gives and each session replaces."""
+        """Return the settings of the role, the database or the environment that each session overrides."""
         found = {}
         for (entry,) in self._link.execute(_OWN_SETTINGS, prepare=False).fetchall():
             name, _, value = str(entry).partition("=")
             found[name.lower()] = value
-        found |= {name: os.environ[variable] for variable, name in _ENVIRONMENT.items() if os.environ.get(variable)}
+        found |= {
+            name: os.environ[variable] for variable, name in _SETTING_BY_VARIABLE.items() if os.environ.get(variable)
+        }
         ours = {name.lower(): value for name, value in SESSION.items()}
         return ", ".join(
             f"{name}={found[name]}" for name in sorted(found.keys() & ours.keys()) if found[name] != ours[name]
@@ -239,7 +243,7 @@ class PostgresChecks(ServerChecks):
 
 
 def _keeps_statements(connection: Connection) -> bool:
-    """Tell whether a pooler in transaction mode keeps prepared statements: it then gives them names of its own."""
+    """Return True if a pooler in transaction mode keeps prepared statements. It then gives them names of its own."""
     name = f"rootcellar_check_{uuid4().hex[:8]}"
     with connection.transaction():
         connection.pgconn.prepare(name.encode(), b"SELECT 1")

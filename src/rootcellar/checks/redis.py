@@ -1,4 +1,4 @@
-"""What ``rootcellar check`` looks at in Redis: one server, the master that Sentinels know, or a Cluster."""
+"""Checks Redis: one server, the master that the Sentinels name, or a Cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rootcellar.checks.findings import Finding, Level
 from rootcellar.checks.measures import judge_clock, judge_connections
 from rootcellar.checks.network import Host, ServerChecks
 from rootcellar.checks.redis_server import Info, judge_eviction, judge_memory, judge_persistence
-from rootcellar.checks.steps import Step, failed, ok, wrong
+from rootcellar.checks.steps import Step, failed, passed, problem
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import PREFIX, Trial
 from rootcellar.stores.redis import driver
@@ -24,23 +24,23 @@ from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
 from rootcellar.stores.redis.keys import Keys
 from rootcellar.stores.redis.sentinel import Sentinels
 
-#: seconds in which a server must answer, however patient the workers are
-ANSWER_PATIENCE = 3.0
+#: a check waits no longer for an answer, even if the workers' timeout is longer
+MAX_ANSWER_SECONDS = 3.0
 
 
 class RedisChecks(ServerChecks):
-    """Redis in any of its forms.
+    """Checks Redis as one server, with Sentinel or as a Cluster.
 
     Args:
-        target: where it is.
-        is_cache: whether it holds only copies, which may be evicted and need not last.
+        target: the settings.
+        is_cache: whether it holds only copies, which may be evicted or lost.
     """
 
     def __init__(self, target: Target, *, is_cache: bool = False) -> None:
         self._target = target
         self._options = target.options
         address = read_address(target.url, self._options)
-        patience = min(address.answer_timeout, ANSWER_PATIENCE)
+        patience = min(address.answer_timeout, MAX_ANSWER_SECONDS)
         self._address: Address = replace(address, connect={**address.connect, "socket_timeout": patience})
         self._is_cache = is_cache
         self._trial = Trial(target.backend, is_deleted_by_server=True)
@@ -57,7 +57,7 @@ class RedisChecks(ServerChecks):
         form = self._address.form
         connection_steps = self.connection_steps()
         if form == "sentinel":
-            # after their ports, before the master
+            # after the ports of the Sentinels, before the connection to the master
             connection_steps.insert(2, Step("sentinels", self._sentinels, stops_on_failure=True))
         return [
             *connection_steps,
@@ -82,7 +82,7 @@ class RedisChecks(ServerChecks):
     def understand(self, exc: Exception) -> errors.RootcellarError | None:
         return driver.translate(exc, self.where) if isinstance(exc, driver.FAILURES) else None
 
-    # -- the way in
+    # -- the connection
 
     @property
     def hosts(self) -> Sequence[Host]:
@@ -114,13 +114,13 @@ class RedisChecks(ServerChecks):
         ours = tls.get("ssl_certfile"), tls.get("ssl_keyfile")
         return (str(ours[0]), str(ours[1])) if all(ours) else None
 
-    def enter(self) -> str:
+    def log_in(self) -> str:
         self._line = self._connect()
-        # a server that wants a password lets us in without, and then refuses everything
+        # a server that needs a password accepts a connection without it, and then refuses every command
         try:
             self._line.call(pack(b"PING"))
         except ServerError as exc:
-            # one that cannot save refuses even that; it is told below
+            # a server that cannot save refuses even PING; the step "persistence" reports it
             if not str(exc).startswith("MISCONF"):
                 raise driver.translate(exc, self.where) from exc
         return str(self._address.connect["username"] or "") or (
@@ -158,17 +158,17 @@ class RedisChecks(ServerChecks):
             except errors.StoreError as exc:
                 silent.append((f"{host}:{port}", exc))
         if len(silent) == len(self._address.hosts):
-            yield wrong("sentinel-unreachable", "; ".join(f"{place}: {exc.what}" for place, exc in silent))
+            yield problem("sentinel-unreachable", "; ".join(f"{place}: {exc.what}" for place, exc in silent))
             return
         if not known:
-            yield wrong("sentinel-unknown-master", f"no Sentinel knows of a master called {self._address.master}")
+            yield problem("sentinel-unknown-master", f"no Sentinel knows a master called {self._address.master}")
             return
         if silent:
-            yield wrong("sentinel-some-unreachable", "; ".join(f"{place}: {exc.what}" for place, exc in silent))
+            yield problem("sentinel-some-unreachable", "; ".join(f"{place}: {exc.what}" for place, exc in silent))
         if quorum:
-            yield wrong("sentinel-quorum", quorum.removeprefix("NOQUORUM "))
+            yield problem("sentinel-quorum", quorum.removeprefix("NOQUORUM "))
         if not silent and not quorum:
-            yield ok(f"{len(known)} know {self._address.master} at {', '.join(dict.fromkeys(known))}")
+            yield passed(f"{len(known)} know {self._address.master} at {', '.join(dict.fromkeys(known))}")
 
     def _master(self) -> Host:
         assert self._line is not None
@@ -181,21 +181,21 @@ class RedisChecks(ServerChecks):
         self._info = redis_server.read_info(self._link)
         version = self._info.get("redis_version", "")
         if version and int(version.partition(".")[0]) < redis_server.OLDEST_SERVER:
-            yield wrong("server-too-old", f"Redis {version}")
+            yield problem("server-too-old", f"Redis {version}")
             return
         is_node = self._info.get("cluster_enabled") == "1"
         if is_node and self._address.form != "cluster":
-            yield wrong("cluster-is-one", "cluster_enabled is 1")
+            yield problem("cluster-is-one", "cluster_enabled is 1")
         elif not is_node and self._address.form == "cluster" and self._info:
-            yield wrong("cluster-is-none", "cluster_enabled is 0")
+            yield problem("cluster-is-none", "cluster_enabled is 0")
         elif self._info.get("role") == "slave" and self._address.form == "single":
-            yield wrong(
+            yield problem(
                 "store-read-only", "it is a replica", "point REDIS_HOST (the URL) at the master, or use Sentinel"
             )
         elif self._info.get("loading") == "1":
-            yield wrong("store-unavailable", "it is reading its data from disk", "wait until it has")
+            yield problem("store-unavailable", "it is reading its data from disk", "wait until it has finished")
         else:
-            yield ok(f"Redis {version}" if version else "may not be asked (INFO)")
+            yield passed(f"Redis {version}" if version else "may not be asked (INFO)")
 
     def _cluster(self) -> Iterator[Finding]:
         about = redis_server.parse(self._link.call(pack(b"CLUSTER", b"INFO")))
@@ -203,11 +203,11 @@ class RedisChecks(ServerChecks):
         served = sum(end + 1 - start for start, end, *_ in ranges)
         if about.get("cluster_state") != "ok" or served < SLOTS or int(about.get("cluster_slots_fail", 0)):
             state = about.get("cluster_state")
-            yield wrong("cluster-slots", f"the state is {state}, {served} of {SLOTS} slots have a master")
+            yield problem("cluster-slots", f"the state is {state}, {served} of {SLOTS} slots have a master")
             return
         for host, port in {(master[0].decode(), int(master[1])) for _, _, master, *_ in ranges}:
             self._masters.append(driver.connect(self._address, host or self.hosts[0][0], port))
-        yield ok(f"{len(self._masters)} masters serve all {SLOTS} slots")
+        yield passed(f"{len(self._masters)} masters serve all {SLOTS} slots")
 
     def _clock(self) -> Iterator[Finding]:
         def ask() -> datetime:
@@ -218,7 +218,7 @@ class RedisChecks(ServerChecks):
 
     def _eviction(self) -> Iterator[Finding]:
         if self._is_cache:
-            yield ok(f"{self._info.get('maxmemory_policy', 'unknown')}: a copy may go")
+            yield passed(f"{self._info.get('maxmemory_policy', 'unknown')}: a copy may go")
         else:
             yield self._on_all(lambda line, info: judge_eviction(info, "redis-eviction", "redis-eviction-later"))
 
@@ -228,19 +228,19 @@ class RedisChecks(ServerChecks):
         )
 
     def _persistence(self) -> Iterator[Finding]:
-        yield ok("a cache need not last") if self._is_cache else self._on_all(judge_persistence)
+        yield passed("a cache need not last") if self._is_cache else self._on_all(judge_persistence)
 
     def _replicas(self) -> Iterator[Finding]:
         code = "cluster-no-replica" if self._address.form == "cluster" else "redis-no-replica"
 
         def judge(line: RespConnection, info: Info) -> Finding:
             count = int(info.get("connected_slaves", 0))
-            return ok(f"{count} connected to each master") if count else wrong(code, "no replica is connected")
+            return passed(f"{count} connected to each master") if count else problem(code, "no replica is connected")
 
         yield self._on_all(judge)
 
     def _on_all(self, judge: Callable[[RespConnection, Info], Finding]) -> Finding:
-        """Judge every master, and return the first finding that is not good, or that of the last master."""
+        """Judge every master. Return the first finding that is a problem, else the finding of the last master."""
         finding = judge(self._link, self._info)
         for line in self._masters:
             finding = judge(line, redis_server.read_info(line))
@@ -251,20 +251,20 @@ class RedisChecks(ServerChecks):
     def _connections(self) -> Iterator[Finding]:
         room = int(self._info.get("maxclients", 0)) - int(self._info.get("connected_clients", 1)) + 1
         if "maxclients" not in self._info:
-            yield ok("not told by the server")
+            yield passed("the server does not report it")
             return
         pool = int(self._options.redis.get("max_connections") or self._options.pool_size)
-        yield judge_connections("redis", room, self._target.processes, pool, is_pool_told=False)
+        yield judge_connections("redis", room, self._target.processes, pool, is_pool_size_set=False)
 
     def _rights(self) -> Iterator[Finding]:
-        """Call every command that stores use, on throw-away keys; all that is missing is told at once."""
+        """Call every command that stores use on test keys, and report all missing rights together."""
         keys = Keys(self._address.prefix, 1)
         name = f"{PREFIX}{uuid4().hex[:12]}"
         key, chord, waiting = keys.task(name), keys.chord(name), keys.waiting(name) + name.encode()
         missing: dict[str, str] = {}
         commands = redis_server.commands(key, chord, waiting)
         if self._address.form == "cluster":
-            # each key lies on one node, which the store finds; here only the right is asked for
+            # a key belongs to one node of a Cluster; here only the right matters, not the answer
             commands = [one for one in commands if one[0] not in redis_server.SUBSCRIBING]
         for command in commands:
             try:
@@ -278,13 +278,13 @@ class RedisChecks(ServerChecks):
         with suppress(ServerError):
             self._link.call(pack(b"DEL", key, chord, waiting))
         if missing:
-            # "to run the … command" is what they say of a command
+            # the server's message about a command is "to run the … command"
             what = "keys or channels" if all(" to access " in text for text in missing.values()) else ""
-            yield wrong(
+            yield problem(
                 "permission-denied", f"the user may not: {', '.join(missing)}{f' on our {what}' if what else ''}"
             )
         else:
-            yield ok(f"all {len(commands)} commands that a worker needs")
+            yield passed(f"all {len(commands)} commands that a worker needs")
 
     @property
     def _link(self) -> RespConnection:

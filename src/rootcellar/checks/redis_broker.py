@@ -1,4 +1,4 @@
-"""What ``rootcellar check broker`` looks at in a Redis."""
+"""``rootcellar check broker``: checks a Redis that is the broker."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rootcellar.checks import redis_server
 from rootcellar.checks.broker_round_trip import RoundTrip
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.redis import RedisChecks
-from rootcellar.checks.steps import Step, ok, problem_as, wrong
+from rootcellar.checks.steps import Step, passed, problem, problem_as
 from rootcellar.checks.target import Target
 from rootcellar.stores.redis import driver
 
-#: seconds that kombu's Redis transport waits for a task, where nobody says
+#: kombu's default visibility timeout in seconds
 VISIBILITY_TIMEOUT = 3_600.0
 
 
 class RedisBrokerChecks(RedisChecks):
-    """A Redis that is the broker: the way in is that of any Redis, what it must do is another."""
+    """Checks a Redis that is the broker. The connection is checked as for a result store, the rest is different."""
 
     def __init__(self, target: Target) -> None:
         conf = target.conf
@@ -51,7 +51,7 @@ class RedisBrokerChecks(RedisChecks):
     def understand(self, exc: Exception) -> errors.RootcellarError | None:
         cause = exc.__cause__ if isinstance(exc, OperationalError) and isinstance(exc.__cause__, Exception) else exc
         if "no permissions" in str(cause):
-            # redis-py takes the server's own word for it away
+            # redis-py removes NOPERM, the server's code, from the message
             return errors.PermissionDenied(str(cause), where=self.where)
         return super().understand(cause)
 
@@ -68,12 +68,12 @@ class RedisBrokerChecks(RedisChecks):
     def _send_and_receive(self) -> Iterator[Finding]:
         try:
             self._broker = self._round_trip.connect()
-            yield from self._round_trip.look(self._broker)
+            yield from self._round_trip.send_and_receive(self._broker)
         except (*driver.FAILURES, OperationalError) as exc:
             error = self.understand(exc) or errors.StoreUnavailable(str(exc), where=self.where)
             if not isinstance(error, errors.PermissionDenied):
                 raise error from exc
-            yield wrong("broker-no-rights", error.what)
+            yield problem("broker-no-rights", error.what)
 
     def _visibility(self) -> Iterator[Finding]:
         given = (self._conf.get("broker_transport_options") or {}).get("visibility_timeout")
@@ -82,10 +82,10 @@ class RedisBrokerChecks(RedisChecks):
         if self._conf.get("task_acks_late") and (longest is None or float(longest) >= seconds):
             limit = "no time limit" if longest is None else f"a time limit of {float(longest):g} s"
             seen = f"visibility timeout {seconds:g} s, acks_late, and {limit} for tasks"
-            yield wrong("broker-visibility-timeout", seen)
+            yield problem("broker-visibility-timeout", seen)
         else:
-            yield ok(f"a task that nobody acknowledges is given to another worker after {seconds:g} s")
+            yield passed(f"a task that is not acknowledged goes to another worker after {seconds:g} s")
 
 
-#: steps of a store that a broker has not
+#: steps of a result store that do not apply to a broker
 _OF_RESULTS = ("rights", "clock", "connections", "sticky success", "notification", "expiry", "latency", "round trip")

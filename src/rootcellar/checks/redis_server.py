@@ -1,11 +1,11 @@
-"""What one Redis says of itself, whether it keeps results or is the broker."""
+"""Judges what a Redis server reports about itself, both as a result store and as a broker."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from rootcellar.checks.findings import Finding
-from rootcellar.checks.steps import ok, wrong
+from rootcellar.checks.steps import passed, problem
 from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
 from rootcellar.stores.redis.server_info import OLDEST_SERVER
 
@@ -13,20 +13,20 @@ __all__ = ["OLDEST_SERVER", "Info", "commands", "judge_eviction", "judge_memory"
 
 Info = Mapping[str, str]
 
-#: share of ``maxmemory`` from which on it is warned of
-_NEARLY_FULL, _FULL = 0.8, 1.0
-#: after these a connection takes no other commands
+#: shares of ``maxmemory`` in use: from these on, a warning and a failure
+_MEMORY_WARNING_SHARE, _MEMORY_FULL_SHARE = 0.8, 1.0
+#: commands after which a connection accepts no others
 SUBSCRIBING = (b"SUBSCRIBE", b"UNSUBSCRIBE")
 
 
 def parse(text: bytes) -> dict[str, str]:
-    """Return what INFO and its like say."""
+    """Return the fields of an answer in the format of INFO."""
     pairs = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
     return {key: value.strip() for key, _, value in pairs}
 
 
 def read_info(line: RespConnection) -> dict[str, str]:
-    """Return what INFO says; nothing where we may not ask."""
+    """Return the fields of INFO; empty if the user may not call it."""
     try:
         return parse(line.call(pack(b"INFO")))
     except ServerError as exc:
@@ -36,59 +36,59 @@ def read_info(line: RespConnection) -> dict[str, str]:
 
 
 def judge_eviction(info: Info, code: str, later: str) -> Finding:
-    """Say whether a server may delete what nobody told it to delete.
+    """Judge whether a server may evict keys.
 
     Args:
-        info: what INFO says.
-        code: the problem where it may.
-        later: the problem where it would, had it a limit of memory.
+        info: the fields of INFO.
+        code: the problem if it may.
+        later: the problem if it would evict with a memory limit, but has no limit.
     """
     policy = info.get("maxmemory_policy")
     if policy is None:
-        return ok("not told by the server")
+        return passed("the server does not report it")
     if policy == "noeviction":
-        return ok("noeviction")
+        return passed("noeviction")
     has_limit = info.get("maxmemory", "0") != "0"
     limit = f"maxmemory {info.get('maxmemory_human', '')}" if has_limit else "no maxmemory"
-    return wrong(code if has_limit else later, f"maxmemory-policy is {policy}, {limit}")
+    return problem(code if has_limit else later, f"maxmemory-policy is {policy}, {limit}")
 
 
 def judge_memory(info: Info, code: str, full: str, *, may_evict: bool = False) -> Finding:
-    """Say whether a server has room; ``full`` is the problem where it has none."""
+    """Judge whether a server has free memory. ``code`` is the problem if little is left, ``full`` if none is left."""
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     if not limit:
-        return ok(f"{info.get('used_memory_human', 'unknown')} used, no maxmemory")
+        return passed(f"{info.get('used_memory_human', 'unknown')} used, no maxmemory")
     share = used / limit
     seen = f"{info.get('used_memory_human')} of {info.get('maxmemory_human')} used, {share:.0%}"
-    if may_evict or share < _NEARLY_FULL:
-        return ok(seen)
-    return wrong(full if share >= _FULL else code, seen)
+    if may_evict or share < _MEMORY_WARNING_SHARE:
+        return passed(seen)
+    return problem(full if share >= _MEMORY_FULL_SHARE else code, seen)
 
 
 def judge_persistence(line: RespConnection, info: Info) -> Finding:
-    """Say whether a server keeps on disk what it has."""
+    """Judge whether a server saves its data on disk."""
     if "err" in (info.get("rdb_last_bgsave_status"), info.get("aof_last_write_status")):
-        return wrong("redis-saving-fails", "the last attempt to save failed")
+        return problem("redis-saving-fails", "the last attempt to save failed")
     if info.get("aof_enabled") == "1":
-        return ok("append-only file")
+        return passed("append-only file")
     if "aof_enabled" not in info:
-        return ok("not told by the server")
+        return passed("the server does not report it")
     try:
         answer = line.call(pack(b"CONFIG", b"GET", b"save"))
     except ServerError:
-        return wrong("redis-snapshots-only", "no append-only file; whether there are snapshots may not be asked")
+        return problem("redis-snapshots-only", "no append-only file; the user may not ask about snapshots")
     if len(answer) > 1 and answer[1]:
-        return wrong("redis-snapshots-only", f"snapshots (save {answer[1].decode()}), no append-only file")
-    return wrong("redis-persistence", "no append-only file, no snapshots")
+        return problem("redis-snapshots-only", f"snapshots (save {answer[1].decode()}), no append-only file")
+    return problem("redis-persistence", "no append-only file, no snapshots")
 
 
 def commands(key: bytes, chord: bytes, waiting: bytes) -> list[tuple[bytes, ...]]:
-    """Return harmless calls of every command that stores use, on throw-away keys.
+    """Return harmless calls of every command that stores use, on test keys.
 
     Args:
-        key: named as a task's.
-        chord: named as a chord's.
-        waiting: named as the set that a chord waits in.
+        key: a key named like a task's.
+        chord: a key named like a chord's.
+        waiting: a key named like the set of unfinished chords.
     """
     return [
         (b"SET", key, b"x", b"PX", b"60000"),

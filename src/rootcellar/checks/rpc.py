@@ -1,4 +1,4 @@
-"""What ``rootcellar check rpc`` looks at: a result as a message, from a hand-made worker and from a real one."""
+"""``rootcellar check rpc``: sends results as messages, first directly, then from a test worker."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from kombu.entity import Exchange, Queue
 from rootcellar import errors
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import milliseconds, seconds_of
-from rootcellar.checks.steps import Checks, Step, ok, wrong
+from rootcellar.checks.steps import Checks, Step, passed, problem
 from rootcellar.checks.target import Target
 from rootcellar.rpc import check_round_trip
 from rootcellar.urls import redact
 
-#: seconds for a result to come back, for a worker to start, and for it to stop
-_PATIENCE, _START, _STOP = 3.0, 5.0, 3.0
+#: timeouts for a result, for the start of the worker, and for its stop
+_RESULT_TIMEOUT_SECONDS, _START_TIMEOUT_SECONDS, _STOP_TIMEOUT_SECONDS = 3.0, 5.0, 3.0
 
 
 class RPCChecks(Checks):
-    """Results by RPC. The broker has its own checks, which come first."""
+    """Checks results by RPC. The broker's own checks come first."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -51,40 +51,42 @@ class RPCChecks(Checks):
     def _broker(self) -> Iterator[Finding]:
         scheme = str(self._target.conf.get("broker_url") or "").partition("://")[0].lower()
         if scheme in ("amqp", "amqps", "pyamqp"):
-            yield ok("speaks AMQP")
+            yield passed("speaks AMQP")
         else:
-            yield wrong("rpc-no-amqp", f"the broker is {scheme}://" if scheme else "no broker is named")
+            yield problem("rpc-no-amqp", f"the broker is {scheme}://" if scheme else "no broker is named")
 
     def _round_trip(self) -> Iterator[Finding]:
         app = self._target.app()
         try:
-            yield ok(f"a result came back in {milliseconds(check_round_trip(app, _PATIENCE))}")
+            yield passed(f"a result came back in {milliseconds(check_round_trip(app, _RESULT_TIMEOUT_SECONDS))}")
         except errors.StoreUnavailable as exc:
-            yield wrong("rpc-round-trip", exc.what, exc.remedy)
+            yield problem("rpc-round-trip", exc.what, exc.remedy)
         finally:
             app.close()
 
     def _run_worker(self) -> Iterator[Finding]:
-        app = self._target.app(**_QUIETLY)
+        app = self._target.app(**_WORKER_SETTINGS)
         self._worker = Worker(app)
         if not self._worker.start():
-            yield wrong("rpc-worker", self._worker.failure or f"a worker did not start within {_START:g} s")
+            yield problem(
+                "rpc-worker", self._worker.failure or f"a worker did not start within {_START_TIMEOUT_SECONDS:g} s"
+            )
             return
         try:
             span = seconds_of(self._worker.run_a_task)
         except CelerysTimeout:
-            yield wrong("rpc-worker", f"its task had no result within {_PATIENCE:g} s")
+            yield problem("rpc-worker", f"its task had no result within {_RESULT_TIMEOUT_SECONDS:g} s")
         else:
-            yield ok(f"a throw-away worker ran a task in {milliseconds(span)}")
+            yield passed(f"a test worker ran a task in {milliseconds(span)}")
 
 
-#: a worker that nobody hears of, and that leaves nothing
-_QUIETLY = {
+#: settings for a worker that is invisible to others and leaves nothing behind
+_WORKER_SETTINGS = {
     "worker_hijack_root_logger": False,
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,
     "worker_redirect_stdouts": False,
-    "worker_proc_alive_timeout": _START,
+    "worker_proc_alive_timeout": _START_TIMEOUT_SECONDS,
     "broker_connection_retry_on_startup": False,
     "beat_schedule": {},
     "imports": (),
@@ -96,7 +98,7 @@ class Worker:
     """A worker in a thread of this process, with a queue and a task of its own.
 
     Args:
-        app: what it runs; it is changed for that.
+        app: the app that the worker runs; its settings are changed.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -110,13 +112,13 @@ class Worker:
         self._is_ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._controller: Any = None
-        # a worker says of its whole process that nobody in it may wait for a result
-        self._undone = ExitStack()
+        # a worker forbids its whole process to wait for results; this is undone at the end
+        self._cleanup = ExitStack()
         self.failure = ""
 
     def start(self) -> bool:
-        """Start it; return whether it did within time."""
-        self._undone.enter_context(allow_join_result())
+        """Start the worker. Return whether it was ready within the timeout."""
+        self._cleanup.enter_context(allow_join_result())
         self._app.finalize()
         ready = self._is_ready
 
@@ -135,33 +137,33 @@ class Worker:
         )
         self._thread = threading.Thread(target=self._run, name="rootcellar-check-worker", daemon=True)
         self._thread.start()
-        return ready.wait(_START) and not self.failure
+        return ready.wait(_START_TIMEOUT_SECONDS) and not self.failure
 
     def run_a_task(self) -> None:
         """Send a task and wait for its result. Raises Celery's TimeoutError."""
         with allow_join_result():
             result = self._task.apply_async((21,), queue=self._name)
             try:
-                if result.get(timeout=_PATIENCE) != 42:
+                if result.get(timeout=_RESULT_TIMEOUT_SECONDS) != 42:
                     raise CelerysTimeout("another result came")
             finally:
-                # the queue of results goes with its connection
+                # the server deletes the queue of results when its connection ends
                 self._app.backend.result_consumer.stop()
 
     def stop(self) -> None:
-        """Stop it; what it declared goes with it."""
+        """Stop the worker. The server deletes its queues with the connection."""
         if self._controller is not None and self._thread is not None and self._thread.is_alive():
             self._controller.consumer.call_soon(_shut_down)
-            self._thread.join(_STOP)
-        self._undone.close()
+            self._thread.join(_STOP_TIMEOUT_SECONDS)
+        self._cleanup.close()
         self._app.close()
 
     def _run(self) -> None:
-        # of this thread only: tasks look for their app there
+        # the current app of this thread only: tasks find their app by it
         self._app.set_current()
         try:
             self._controller.start()
-        except Exception as exc:  # whatever it is, the check tells of it
+        except Exception as exc:  # the check reports any exception of the worker
             self.failure = redact(f"{type(exc).__name__}: {exc}")
             self._is_ready.set()
 

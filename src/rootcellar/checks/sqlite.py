@@ -1,4 +1,4 @@
-"""What ``rootcellar check`` looks at in a SQLite file."""
+"""Checks a SQLite file."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from uuid import uuid4
 from rootcellar import errors
 from rootcellar.backend import ResultBackend
 from rootcellar.checks.findings import Finding
-from rootcellar.checks.steps import Checks, Step, ok, wrong
+from rootcellar.checks.steps import Checks, Step, passed, problem
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
 from rootcellar.stores.sqlite import SQLiteStore, driver
 
-#: seconds to wait for others who write
-_LOCK_PATIENCE = 1.0
-#: bytes of room below which it is warned
-_ROOM = 100 << 20
+#: timeout for the lock of the file
+_LOCK_TIMEOUT_SECONDS = 1.0
+#: less free disk space is a warning
+_MIN_FREE_BYTES = 100 << 20
 _NETWORK_DISKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph", "afs"}
 _MAGIC = b"SQLite format 3\0"
-_BESIDE = ("", "-wal", "-shm", "-journal")
+_FILE_SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 
 class SQLiteChecks(Checks):
-    """A SQLite file. Where there is none yet, the rest is tried on a throw-away file beside it."""
+    """Checks a SQLite file. If it does not exist yet, a test file in the same folder is used."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._path = driver.database_path(target.url)
-        self._throw_away: Path | None = None
+        self._test_path: Path | None = None
         self._trial = Trial(self._backend)
 
     @property
@@ -53,10 +53,10 @@ class SQLiteChecks(Checks):
 
     def close(self) -> None:
         self._trial.close()
-        if self._throw_away is not None:
-            for suffix in _BESIDE:
+        if self._test_path is not None:
+            for suffix in _FILE_SUFFIXES:
                 with suppress(OSError):
-                    Path(f"{self._throw_away}{suffix}").unlink(missing_ok=True)
+                    Path(f"{self._test_path}{suffix}").unlink(missing_ok=True)
 
     def understand(self, exc: Exception) -> errors.RootcellarError | None:
         return driver.translate(exc, self._path) if isinstance(exc, sqlite3.Error) else None
@@ -66,73 +66,75 @@ class SQLiteChecks(Checks):
     def _folder(self) -> Iterator[Finding]:
         folder = self._path.absolute().parent
         if not folder.is_dir():
-            yield wrong("sqlite-no-folder", f"there is no folder {folder}", f"make the folder {folder}")
+            yield problem("sqlite-no-folder", f"there is no folder {folder}", f"make the folder {folder}")
             return
         if not _is_writable(folder):
-            yield wrong("sqlite-read-only-folder", f"{folder} cannot be written")
+            yield problem("sqlite-read-only-folder", f"{folder} cannot be written")
             return
         disk = _file_system(folder)
         if disk in _NETWORK_DISKS:
-            yield wrong("sqlite-network-disk", f"{folder} is on {disk}")
+            yield problem("sqlite-network-disk", f"{folder} is on {disk}")
         room = shutil.disk_usage(folder).free
-        if room < _ROOM:
-            yield wrong("sqlite-little-room", f"{room >> 20} MB are left")
+        if room < _MIN_FREE_BYTES:
+            yield problem("sqlite-little-room", f"{room >> 20} MB are left")
         else:
-            yield ok(f"{folder}, {room / (1 << 30):.0f} GB of room")
+            yield passed(f"{folder}, {room / (1 << 30):.0f} GB of room")
 
     def _file(self) -> Iterator[Finding]:
         if not self._path.exists():
-            yield ok("none yet: the first use makes it; tried on a throw-away file beside it")
-            self._throw_away = self._path.with_name(f"{self._path.name}.rootcellar-check-{uuid4().hex[:8]}")
+            yield passed("none yet: the first use creates it; tried on a test file in the same folder")
+            self._test_path = self._path.with_name(f"{self._path.name}.rootcellar-check-{uuid4().hex[:8]}")
             return
         try:
             with self._path.open("rb") as file:
                 begins = file.read(len(_MAGIC))
         except OSError as exc:
-            yield wrong("sqlite-read-only-file", f"{self._path} cannot be read: {exc.strerror}")
+            yield problem("sqlite-read-only-file", f"{self._path} cannot be read: {exc.strerror}")
             return
         if begins and begins != _MAGIC:
-            yield wrong("sqlite-not-a-database", f"{self._path} is something else")
+            yield problem("sqlite-not-a-database", f"{self._path} is something else")
             return
-        closed = [f"{self._path}{end}" for end in _BESIDE if _is_there_and_closed(Path(f"{self._path}{end}"))]
+        closed = [f"{self._path}{end}" for end in _FILE_SUFFIXES if _is_inaccessible(Path(f"{self._path}{end}"))]
         if closed:
-            yield wrong("sqlite-read-only-file", f"{', '.join(closed)} cannot be written")
+            yield problem("sqlite-read-only-file", f"{', '.join(closed)} cannot be written")
         else:
-            yield ok(f"{self._path.stat().st_size / (1 << 20):.1f} MB, SQLite {sqlite3.sqlite_version}")
+            yield passed(f"{self._path.stat().st_size / (1 << 20):.1f} MB, SQLite {sqlite3.sqlite_version}")
 
     def _lock(self) -> Iterator[Finding]:
-        if self._throw_away is not None:
-            yield ok("nobody has the file")
+        if self._test_path is not None:
+            yield passed("the file does not exist yet")
             return
-        with closing(sqlite3.connect(self._path, timeout=_LOCK_PATIENCE, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("ROLLBACK")
             except sqlite3.OperationalError as exc:
                 if "locked" not in str(exc):
                     raise
-                yield wrong("sqlite-locked", f"another program has held the lock for more than {_LOCK_PATIENCE:g} s")
+                yield problem(
+                    "sqlite-locked", f"another program has held the lock for more than {_LOCK_TIMEOUT_SECONDS:g} s"
+                )
                 return
-        yield ok("free")
+        yield passed("free")
 
     def _journal(self) -> Iterator[Finding]:
-        if self._throw_away is None:
-            with closing(sqlite3.connect(self._path, timeout=_LOCK_PATIENCE)) as connection:
+        if self._test_path is None:
+            with closing(sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_SECONDS)) as connection:
                 (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             if mode != "wal" and self._path.stat().st_size:
-                # to change it would leave a trace
-                yield ok(f"{mode}; the first use makes it WAL")
+                # changing the mode would change the user's file
+                yield passed(f"{mode}; the first use changes it to WAL")
                 return
-        with closing(driver.connect(self._throw_away or self._path)) as connection:
+        with closing(driver.connect(self._test_path or self._path)) as connection:
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-        yield ok("WAL") if mode == "wal" else wrong("sqlite-no-wal", f"the journal is {mode}")
+        yield passed("WAL") if mode == "wal" else problem("sqlite-no-wal", f"the journal is {mode}")
 
     def _schema(self) -> Iterator[Finding]:
-        if self._throw_away is not None and not self._target.options.create_tables:
-            yield wrong("schema-missing", "there is no file, and no tables may be made")
+        if self._test_path is not None and not self._target.options.create_tables:
+            yield problem("schema-missing", "there is no file, and no tables may be made")
             return
-        if self._throw_away is not None:
-            yield ok("none yet: the first use makes the tables")
+        if self._test_path is not None:
+            yield passed("none yet: the first use creates the tables")
             return
         store = SQLiteStore(self._target.url, self._target.options)
         with closing(store):
@@ -142,28 +144,28 @@ class SQLiteChecks(Checks):
         status = store.schema.status()
         may_make = store.options.create_tables
         if status.foreign:
-            yield wrong("foreign-tables", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
+            yield problem("foreign-tables", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
         elif status.version > status.wanted:
-            yield wrong("schema-newer", f"version {status.version}, this release knows {status.wanted}")
+            yield problem("schema-newer", f"version {status.version}, this release knows {status.wanted}")
         elif status.damaged:
-            yield wrong("schema-damaged", "; ".join(status.damaged), " ".join(status.repairs))
+            yield problem("schema-damaged", "; ".join(status.damaged), " ".join(status.repairs))
         elif status.version == status.wanted:
-            yield ok(f"version {status.version}, {store.schema.tables['task']}")
+            yield passed(f"version {status.version}, {store.schema.tables['task']}")
         elif not may_make:
             code = "schema-outdated" if status.version else "schema-missing"
-            yield wrong(code, f"version {status.version}, this release wants {status.wanted}")
+            yield problem(code, f"version {status.version}, this release wants {status.wanted}")
         else:
-            self._throw_away = self._path.with_name(f"{self._path.name}.rootcellar-check-{uuid4().hex[:8]}")
-            yield ok("the first use makes or upgrades the tables; tried on a throw-away file beside it")
+            self._test_path = self._path.with_name(f"{self._path.name}.rootcellar-check-{uuid4().hex[:8]}")
+            yield passed("the first use creates or upgrades the tables; tried on a test file in the same folder")
 
     def _backend(self) -> ResultBackend:
-        if self._throw_away is None:
+        if self._test_path is None:
             return self._target.backend()
-        return self._target.elsewhere(f"sqlite:///{quote(str(self._throw_away))}").backend()
+        return self._target.elsewhere(f"sqlite:///{quote(str(self._test_path))}").backend()
 
 
 def _is_writable(folder: Path) -> bool:
-    """Tell whether a file can be made in a folder, by making one: rights alone do not tell of a read-only disk."""
+    """Return True if a file can be created in a folder. Permissions alone do not show a read-only disk."""
     try:
         probe = folder / f".rootcellar-check-{uuid4().hex[:8]}"
         probe.touch()
@@ -173,12 +175,12 @@ def _is_writable(folder: Path) -> bool:
     return True
 
 
-def _is_there_and_closed(path: Path) -> bool:
+def _is_inaccessible(path: Path) -> bool:
     return path.exists() and not os.access(path, os.R_OK | os.W_OK)
 
 
 def _file_system(folder: Path) -> str:
-    """Return the kind of file system that a folder is on, empty where the system does not say."""
+    """Return the type of a folder's file system, empty if unknown."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:

@@ -1,4 +1,7 @@
-"""The shape of all checks: steps in order, each a look at one thing; what rests on a failed one is not looked at."""
+"""The shape of all checks: an ordered list of steps, each of which checks one thing.
+
+After the failure of a step with ``stops_on_failure``, the remaining steps are skipped.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from rootcellar import errors
 from rootcellar.checks.findings import Finding, Level
-from rootcellar.checks.register import problem
+from rootcellar.checks.register import registered_problem
 from rootcellar.urls import redact
 
-#: how our errors are called in the register; the first class that fits
+#: the names of our errors in the register; the first matching class decides
 _CODES: tuple[tuple[type[errors.RootcellarError], str], ...] = (
     (errors.CertificateExpired, "certificate-expired"),
     (errors.DriverMissing, "driver-missing"),
@@ -31,7 +34,7 @@ _CODES: tuple[tuple[type[errors.RootcellarError], str], ...] = (
     (errors.DiskFull, "disk-full"),
     (errors.StoreUnavailable, "store-unavailable"),
 )
-#: words of ``stores/tls.py`` that tell one refusal from another
+#: words in the messages of ``stores/tls.py``, by which its errors are distinguished
 _TLS_WORDS = (
     ("wrong CA", "tls-wrong-ca"),
     ("wrong host name", "tls-wrong-name"),
@@ -41,74 +44,74 @@ _TLS_WORDS = (
     ("TLS connection failed", "tls-failed"),
 )
 
-Look = Callable[[], Iterable[Finding]]
+CheckFunction = Callable[[], Iterable[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to look at.
+    """One thing to check.
 
     Attributes:
-        name: what it is called in the checklist.
-        look: says what it found.
-        is_ground: whether nothing after it can be looked at if it failed.
+        name: its name in the checklist.
+        check: yields the findings.
+        stops_on_failure: whether the following steps are skipped if this one fails.
     """
 
     name: str
-    look: Look
+    check: CheckFunction
     stops_on_failure: bool = False
 
 
 class Checks(ABC):
-    """What is looked at for one system. A subclass lists its steps; what they make is gone after :meth:`close`."""
+    """The checks of one system. A subclass lists its steps. :meth:`close` removes everything that the steps created."""
 
     @property
     @abstractmethod
     def where(self) -> str:
-        """The place for people, without secrets."""
+        """The place in readable form, without secrets."""
 
     @abstractmethod
     def steps(self) -> Sequence[Step]:
-        """Return what to look at, in order."""
+        """Return the steps in order."""
 
     def understand(self, exc: Exception) -> errors.RootcellarError | None:
-        """Return the error of ours that one of the driver's means; ``None`` for what is none of the driver's."""
+        """Translate a driver's exception into one of our errors. Return ``None`` for any other exception."""
         return None
 
     @abstractmethod
     def close(self) -> None:
-        """Take away what was left, and close what was opened. Raises nothing for a server that is gone."""
+        """Remove what the steps created, and close connections. Raises nothing if the server is gone."""
 
 
-def ok(seen: str) -> Finding:
-    """Say that nothing is wrong; the runner adds what was looked at."""
+def passed(seen: str) -> Finding:
+    """Return the finding that nothing is wrong. The runner adds the name of the step."""
     return Finding(check="", level=Level.OK, seen=seen)
 
 
-def wrong(code: str, seen: str, remedy: str = "") -> Finding:
-    """Name a problem of the register.
+def problem(code: str, seen: str, remedy: str = "") -> Finding:
+    """Return a finding with a problem of the register.
 
     Args:
-        code: its name.
-        seen: what was seen.
-        remedy: what to change here and now, where more is known than the register tells.
+        code: the problem's name.
+        seen: what the check saw.
+        remedy: what to change, if that is more precise than the register's remedy.
     """
-    entry = problem(code)
+    entry = registered_problem(code)
     return Finding(check="", level=entry.level, seen=seen, problem=entry, remedy=remedy)
 
 
 def problem_as(code: str, finding: Finding) -> Finding:
-    """Return a finding under another name, which fits better where it was made."""
-    return wrong(code, finding.seen)
+    """Return a finding as another problem, which describes the situation better."""
+    return problem(code, finding.seen)
 
 
 def failed(exc: errors.RootcellarError) -> Finding:
-    """Name the problem that an error of ours means."""
-    return wrong(code_of(exc), exc.what, exc.remedy)
+    """Return the finding for one of our errors."""
+    return problem(code_of(exc), exc.what, exc.remedy)
 
 
 def code_of(exc: errors.RootcellarError) -> str:
-    """Return the name in the register of what an error means."""
+    """Return the name of an error in the register."""
     by_class = next((code for kind, code in _CODES if isinstance(exc, kind)), "store-error")
     if by_class == "certificate-expired":
         return by_class
@@ -119,44 +122,44 @@ def code_of(exc: errors.RootcellarError) -> str:
 
 
 def is_about_tls(exc: errors.RootcellarError) -> bool:
-    """Tell whether an error says that no encrypted connection came about."""
+    """Return True if an error means that TLS failed."""
     return code_of(exc).startswith(("tls-", "certificate-"))
 
 
-def run(checks: Checks, begin: Callable[[str], object] = lambda name: None) -> Generator[Finding, None, None]:
-    """Take the steps in order, and yield what each found as soon as it is known.
+def run(checks: Checks, on_begin: Callable[[str], object] = lambda name: None) -> Generator[Finding, None, None]:
+    """Run the steps in order, and yield each finding at once.
 
     Args:
-        checks: whose steps.
-        begin: told the name of each step as it begins.
+        checks: the checks to run.
+        on_begin: called with the name of each step when it begins.
     """
-    broken = ""
+    failed_step = ""
     is_closed = False
     try:
         for step in _steps_of(checks):
-            if broken:
-                yield Finding(check=step.name, level=Level.SKIPPED, seen=f"not looked at: {broken} failed")
+            if failed_step:
+                yield Finding(check=step.name, level=Level.SKIPPED, seen=f"skipped: {failed_step} failed")
                 continue
-            begin(step.name)
-            for finding in _take(step, checks):
+            on_begin(step.name)
+            for finding in _run_step(step, checks):
                 yield finding
                 if finding.level is Level.FAILURE and step.stops_on_failure:
-                    broken = step.name
+                    failed_step = step.name
         is_closed = True
-        yield from _take(Step("cleaning up", lambda: _close(checks)), checks)
+        yield from _run_step(Step("cleaning up", lambda: _close(checks)), checks)
     finally:
         if not is_closed:
             checks.close()
 
 
 def _close(checks: Checks) -> Iterable[Finding]:
-    """Take away what was left; there is nothing to say where that went well."""
+    """Close the checks as a step without findings."""
     checks.close()
     return ()
 
 
 def _steps_of(checks: Checks) -> Sequence[Step]:
-    """Return the steps; what goes wrong while they are listed is a finding too."""
+    """Return the steps. An exception while they are listed becomes a finding."""
     try:
         return checks.steps()
     except Exception as exc:
@@ -167,34 +170,34 @@ def _steps_of(checks: Checks) -> Sequence[Step]:
 def found_in(
     exc: Exception, understand: Callable[[Exception], errors.RootcellarError | None] = lambda exc: None
 ) -> Finding:
-    """Return the finding that an exception means; ``understand`` knows those of a driver."""
+    """Return the finding for an exception. ``understand`` translates a driver's exceptions."""
     error = exc if isinstance(exc, errors.RootcellarError) else understand(exc)
     if error is not None:
         return failed(error)
-    return wrong("check-failed", redact(f"{type(exc).__name__}: {' '.join(str(exc).split())}"))
+    return problem("check-failed", redact(f"{type(exc).__name__}: {' '.join(str(exc).split())}"))
 
 
-def _take(step: Step, checks: Checks) -> Iterator[Finding]:
+def _run_step(step: Step, checks: Checks) -> Iterator[Finding]:
     began = time.monotonic()
 
-    def told(finding: Finding) -> Finding:
+    def completed(finding: Finding) -> Finding:
         return replace(finding, check=step.name, seconds=time.monotonic() - began)
 
     try:
-        for finding in step.look():
-            yield told(finding)
+        for finding in step.check():
+            yield completed(finding)
     except Exception as exc:
-        yield told(found_in(exc, checks.understand))
+        yield completed(found_in(exc, checks.understand))
 
 
 def worst_of(findings: Iterable[Finding]) -> Level:
-    """Return how it ended as a whole."""
+    """Return the most severe level of the findings."""
     found = {finding.level for finding in findings}
     return next((level for level in (Level.FAILURE, Level.WARNING) if level in found), Level.OK)
 
 
 def first_of(findings: Sequence[Finding]) -> Finding | None:
-    """Return what to fix first: the first failure, for later ones may come of it; else the first warning."""
+    """Return what to fix first: the first failure, which may cause later ones, else the first warning."""
     for level in (Level.FAILURE, Level.WARNING):
         for finding in findings:
             if finding.level is level:

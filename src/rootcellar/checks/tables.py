@@ -1,6 +1,6 @@
-"""The tables of a SQL store: whether they are there, and whether a worker may do with them what it must.
+"""Checks the tables of a SQL store: that they exist, and that a worker has the rights that it needs.
 
-Where there are none yet, nothing is made in their place: the rest is tried on throw-away tables, gone at the end.
+If they do not exist yet, they are not created. The other steps use test tables, which are dropped at the end.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from uuid import uuid4
 from rootcellar import errors
 from rootcellar.backend import ResultBackend
 from rootcellar.checks.findings import Finding
-from rootcellar.checks.steps import Step, failed, ok, wrong
+from rootcellar.checks.steps import Step, failed, passed, problem
 from rootcellar.checks.target import Target
 from rootcellar.stores import open_store
 from rootcellar.stores.sql.grants import rights_of
 from rootcellar.stores.sql.store import SqlStore
 
-#: tells, for a quoted table's name and a right, whether the user has it
+#: returns True if the user has a right on a table (its quoted name)
 MayDo = Callable[[str, str], bool]
 
 
@@ -28,13 +28,13 @@ _GRANT = "GRANT what is named; `rootcellar schema grants USER` prints all that a
 
 
 class Tables:
-    """Steps that look at the tables.
+    """The steps that check the tables.
 
     Args:
-        target: where they are.
-        store: the store that keeps them; it is only looked at.
+        target: the settings.
+        store: the store to which the tables belong; it is only read.
         may_do: asks the server for a right.
-        refusal: says why throw-away tables cannot be made here; ``None`` if they can.
+        refusal: returns a finding if test tables cannot be used here, else ``None``.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Tables:
         self._store = store
         self._may_do = may_do
         self._refusal = refusal
-        self._throw_away: SqlStore[Any] | None = None
+        self._test_store: SqlStore[Any] | None = None
         self._changes: Mapping[str, Any] = {}
 
     def steps(self) -> list[Step]:
@@ -58,15 +58,15 @@ class Tables:
         ]
 
     def backend(self) -> ResultBackend:
-        """Open the backend to try: on the tables, or on throw-away ones."""
+        """Return the backend to try, with the tables or with the test ones."""
         return self._target.backend(**self._changes)
 
     def close(self) -> None:
-        """Drop the throw-away tables; raises nothing for a server that is gone."""
-        if self._throw_away is not None:
+        """Drop the test tables. Raises nothing if the server is gone."""
+        if self._test_store is not None:
             with suppress(errors.RootcellarError):
-                self._throw_away.schema.drop()
-            self._throw_away.close()
+                self._test_store.schema.drop()
+            self._test_store.close()
         self._store.close()
 
     def _schema(self) -> Iterator[Finding]:
@@ -74,33 +74,33 @@ class Tables:
         may_make = self._store.options.create_tables
         where = self._store.schema.tables["task"]
         if status.foreign:
-            yield wrong("foreign-tables", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
+            yield problem("foreign-tables", f"{' and '.join(status.foreign)} exists and is not rootcellar's")
         elif status.version > status.wanted:
-            yield wrong("schema-newer", f"version {status.version}, this release knows {status.wanted}")
+            yield problem("schema-newer", f"version {status.version}, this release knows {status.wanted}")
         elif status.damaged:
-            yield wrong("schema-damaged", "; ".join(status.damaged), " ".join(status.repairs))
+            yield problem("schema-damaged", "; ".join(status.damaged), " ".join(status.repairs))
         elif status.version == status.wanted:
             old = f", and {' and '.join(status.adopted)}, adopted" if status.adopted else ""
-            yield ok(f"version {status.version}, {where}{old}")
+            yield passed(f"version {status.version}, {where}{old}")
         elif may_make:
-            yield from self._make_throw_away(status.version, where)
+            yield from self._use_test_tables(status.version, where)
         elif status.version:
-            yield wrong("schema-outdated", f"version {status.version}, this release wants {status.wanted}")
+            yield problem("schema-outdated", f"version {status.version}, this release wants {status.wanted}")
         else:
-            yield wrong("schema-missing", f"there is no table {where}, and none may be made")
+            yield problem("schema-missing", f"there is no table {where}, and the settings do not allow to create it")
 
-    def _make_throw_away(self, version: int, where: str) -> Iterator[Finding]:
+    def _use_test_tables(self, version: int, where: str) -> Iterator[Finding]:
         if (refused := self._refusal()) is not None:
             yield refused
             return
         name = f"rootcellar_check_{uuid4().hex[:8]}"
         options = replace(self._store.options, task_table=name, group_table=f"{name}_group")
         self._changes = {"database_table_names": {"task": options.task_table, "group": options.group_table}}
-        throw_away = open_store(self._target.url, options)
-        assert isinstance(throw_away, SqlStore)
-        self._throw_away = throw_away
+        test_store = open_store(self._target.url, options)
+        assert isinstance(test_store, SqlStore)
+        self._test_store = test_store
         try:
-            self._throw_away.schema.create()
+            self._test_store.schema.create()
         except errors.PermissionDenied as exc:
             yield failed(
                 errors.PermissionDenied(
@@ -110,12 +110,12 @@ class Tables:
                 )
             )
             return
-        what = f"version {version}, which the first use upgrades" if version else "none yet: the first use makes them"
-        yield ok(f"{what}; tried on throw-away tables")
+        what = f"version {version}, which the first use upgrades" if version else "none yet: the first use creates them"
+        yield passed(f"{what}; tried on test tables")
 
     def _rights(self) -> Iterator[Finding]:
-        if self._throw_away is not None:
-            yield ok("may make tables, and owns what it makes")
+        if self._test_store is not None:
+            yield passed("the user may create tables, and owns them")
             return
         tables = self._store.schema.tables
         missing = []
@@ -124,6 +124,6 @@ class Tables:
             if lacking:
                 missing.append(f"{', '.join(lacking)} on {tables[what]}")
         if missing:
-            yield wrong("permission-denied", f"the user may not {'; '.join(missing)}", _GRANT)
+            yield problem("permission-denied", f"the user may not {'; '.join(missing)}", _GRANT)
         else:
-            yield ok(f"all that a worker needs, on {len(tables)} tables")
+            yield passed(f"all that a worker needs, on {len(tables)} tables")

@@ -1,4 +1,4 @@
-"""What is checked: a place for results or a broker, as Celery's settings say it."""
+"""What is checked: a result store or a broker, as described by Celery's settings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rootcellar.backend.options import store_options
 from rootcellar.errors import ConfigurationError
 from rootcellar.stores.base import StoreOptions
 
-#: what would keep a check waiting in an outage, which it is there to tell
-_AT_ONCE = {"result_backend_always_retry": False, "result_backend_max_retries": 0}
+#: a check must report an outage at once, and not wait for its end
+_NO_RETRIES = {"result_backend_always_retry": False, "result_backend_max_retries": 0}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Celery's settings, and how many will use them.
+    """Celery's settings, and the number of processes that will use them.
 
     Attributes:
         conf: Celery's settings under their own names. Holds passwords.
@@ -37,22 +37,22 @@ class Target:
 
     @property
     def options(self) -> StoreOptions:
-        """What the store is told beside its URL."""
+        """The options of the store besides its URL."""
         return store_options(self.app().conf)
 
     @property
-    def is_pool_told(self) -> bool:
-        """Whether somebody chose the size of the pool."""
+    def is_pool_size_set(self) -> bool:
+        """Whether the settings choose the size of the pool."""
         return "pool_size" in (self.conf.get("database_engine_options") or {})
 
     def app(self, **changes: Any) -> Celery:
-        """Return an app with these settings, which nothing but the check uses."""
+        """Return a new app with these settings, for the check only."""
         app = Celery("rootcellar-check", set_as_current=False, fixups=[])
-        app.conf.update({**self.conf, **_AT_ONCE, **changes})
+        app.conf.update({**self.conf, **_NO_RETRIES, **changes})
         return app
 
     def backend(self, **changes: Any) -> ResultBackend:
-        """Return a result backend of its own, whose store is not opened yet.
+        """Return a new result backend, whose store is not opened yet.
 
         Raises:
             ConfigurationError: the settings cannot be used.
@@ -60,16 +60,16 @@ class Target:
         return ResultBackend(self.app(**changes), url=self.url)
 
     def elsewhere(self, url: str, **changes: Any) -> Target:
-        """Return the same with another place for results."""
+        """Return the same target with another result store."""
         return Target({**self.conf, "result_backend": f"rootcellar+{url}", **changes}, self.processes)
 
 
 def target_of(conf: Mapping[str, Any], processes: int | None = None) -> Target:
-    """Return what Celery's settings say.
+    """Return the target that Celery's settings describe.
 
     Args:
         conf: the settings.
-        processes: how many use them; by default those of one worker, and one more.
+        processes: how many processes use them; by default those of one worker, and one more.
     """
     if processes is None:
         processes = int(conf.get("worker_concurrency") or os.cpu_count() or 1) + 1
@@ -77,10 +77,10 @@ def target_of(conf: Mapping[str, Any], processes: int | None = None) -> Target:
 
 
 def url_target(url: str, processes: int | None = None) -> Target:
-    """Return what a store's URL says.
+    """Return the target that a store's URL describes.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: ``url`` is not a URL.
     """
     url = url.removeprefix("rootcellar+")
     if "://" not in url:

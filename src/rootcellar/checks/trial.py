@@ -1,4 +1,7 @@
-"""What every store must do, tried with throw-away tasks: what is stored comes back, SUCCESS stays, waiters are told."""
+"""Tries with test tasks what every store must do.
+
+A stored value comes back unchanged, a SUCCESS is not overwritten, and waiting clients are notified.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +20,32 @@ from rootcellar import errors
 from rootcellar.backend import ResultBackend
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import milliseconds, seconds_of, spread
-from rootcellar.checks.steps import Step, ok, wrong
+from rootcellar.checks.steps import Step, passed, problem
 from rootcellar.payloads import NotEncodable
 from rootcellar.records import GroupRecord, Payload, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.base import Watchable
 
-#: what the ids of all throw-away tasks begin with
+#: the ids of all test tasks begin with this
 PREFIX = "rootcellar-check-"
-#: how long what a killed check leaves behind stays, where the server deletes it by itself
-LASTS = timedelta(hours=1)
+#: the records of a killed check expire after this time
+TRIAL_LIFETIME = timedelta(hours=1)
 
-#: how often a waiter is told, at most, and for how many seconds
-_RINGS, _RING_PATIENCE = 5, 3.0
-#: seconds from which on news is slow
-_SLOW_NEWS = 0.25
-#: how often is stored and read for the latency, and for how many seconds at most
-_STORES, _STORE_SECONDS = 40, 0.8
-#: seconds from which on storing or reading is slow: the median
-_SLOW = 0.1
-#: a task that expired before anybody else's can have
+#: the maximum of notifications that are measured, and the timeout for each and for all
+_NOTIFICATIONS, _NOTIFICATION_TIMEOUT_SECONDS = 5, 3.0
+#: a longer median time from storing to notification is a warning
+_SLOW_NOTIFICATION_SECONDS = 0.25
+#: how many records are stored and read to measure the latency, and for how long at most
+_LATENCY_SAMPLES, _LATENCY_SECONDS = 40, 0.8
+#: a longer median time to store or to read is a warning
+_SLOW_CALL_SECONDS = 0.1
+#: no other task can have expired before this
 _LONG_AGO = datetime(1970, 1, 2, tzinfo=timezone.utc)
-#: seconds after which a server that deletes by itself is asked, and for how long
-_EXPIRY, _EXPIRY_PATIENCE = 0.1, 2.0
+#: the lifetime of a record on a server that deletes by itself, and how long to wait for its deletion
+_EXPIRY_SECONDS, _EXPIRY_TIMEOUT_SECONDS = 0.1, 2.0
 
 _TEXT = "Zoë 美咲 \U0001f955"
-#: every way in which a value can lie in a store, by what people call it
+#: a value for each form in which a store can keep values, by a readable name
 _KINDS: dict[str, Payload] = {
     "JSON": Payload(json.dumps({"text": _TEXT, "numbers": [0, -1, 2**100, 1.5, 1e-300], "none": None}).encode()),
     "text in UTF-8": Payload(json.dumps(_TEXT, ensure_ascii=False).encode()),
@@ -55,11 +58,11 @@ _KINDS: dict[str, Payload] = {
 
 
 class Trial:
-    """Steps that try a store, and take away what they stored.
+    """The steps that try a store, and delete what they stored.
 
     Args:
-        backend: opens the backend; called when the first step begins.
-        is_deleted_by_server: whether the server deletes at once what has expired.
+        backend: returns the backend; called when the first step begins.
+        is_deleted_by_server: whether the server deletes expired records at once.
         is_cleaned: whether expired results can be deleted by us too.
     """
 
@@ -99,7 +102,7 @@ class Trial:
         return list(self._ids)
 
     def close(self) -> None:
-        """Delete all that was stored, and close the store."""
+        """Delete everything that was stored, and close the store."""
         if self._backend is None:
             return
         with suppress(errors.RootcellarError):
@@ -109,8 +112,8 @@ class Trial:
                 self.store.delete_group(group_id)
         watcher = self.backend.waiter.watcher()
         watcher.close()
-        # it takes away who waited
-        watcher.join(_RING_PATIENCE)
+        # removes the remaining subscriptions
+        watcher.join(_NOTIFICATION_TIMEOUT_SECONDS)
         self.backend.waiter.close()
         self.store.close()
         self.backend.app.close()
@@ -122,9 +125,9 @@ class Trial:
         changed += [] if self._group_comes_back() else ["a group"]
         changed += self._values_changed()
         if changed:
-            yield wrong("round-trip-changed", f"came back changed: {', '.join(changed)}")
+            yield problem("round-trip-changed", f"came back changed: {', '.join(changed)}")
         else:
-            yield ok(f"{', '.join(_KINDS)}, a failure, a group")
+            yield passed(f"{', '.join(_KINDS)}, a failure, a group")
 
     def _sticky(self) -> Iterator[Finding]:
         task_id = self._new_id()
@@ -132,54 +135,54 @@ class Trial:
         later = self.store.put(self._record(task_id, state="FAILURE", result=Payload(b'"second"')))
         found = self.store.get(task_id)
         if later.written or found is None or found.state != "SUCCESS":
-            yield wrong("sticky-overwritten", f"after a FAILURE the task is {found.state if found else 'gone'}")
+            yield problem("sticky-overwritten", f"after a FAILURE the task is {found.state if found else 'gone'}")
         else:
-            yield ok("a later FAILURE is refused")
+            yield passed("a later FAILURE is refused")
 
     def _notification(self) -> Iterator[Finding]:
         spans = []
-        # the first one also begins to listen
-        for _ in range(_RINGS + 1):
-            span = self._ring()
+        # the first one also opens the listening connection
+        for _ in range(_NOTIFICATIONS + 1):
+            span = self._notification_seconds()
             if span is None:
-                yield wrong("notify-lost", f"nothing heard for {_RING_PATIENCE:g} s")
+                yield problem("notify-lost", f"no notification for {_NOTIFICATION_TIMEOUT_SECONDS:g} s")
                 return
             spans.append(span)
-            if sum(spans) > _RING_PATIENCE:
+            if sum(spans) > _NOTIFICATION_TIMEOUT_SECONDS:
                 break
         median = statistics.median(spans[1:] or spans)
-        how = "" if isinstance(self.store, Watchable) else " (by looking)"
+        how = "" if isinstance(self.store, Watchable) else " (by polling)"
         seen = f"{milliseconds(median)} after a result is stored{how}"
-        yield wrong("notify-slow", seen) if median > _SLOW_NEWS else ok(seen)
+        yield problem("notify-slow", seen) if median > _SLOW_NOTIFICATION_SECONDS else passed(seen)
 
     def _expiry(self) -> Iterator[Finding]:
         task_id = self._new_id()
         if self._is_deleted_by_server:
-            soon = datetime.now(timezone.utc) + timedelta(seconds=_EXPIRY)
+            soon = datetime.now(timezone.utc) + timedelta(seconds=_EXPIRY_SECONDS)
             self.store.put(self._record(task_id, expires_at=soon))
             is_gone = self._is_gone_soon(task_id)
             seen = "the server deletes what has expired"
         else:
-            # so long ago that nothing of anybody else's expired before
+            # so long ago that the deletion affects no other records
             self.store.put(self._record(task_id, expires_at=_LONG_AGO))
             self.store.delete_expired(_LONG_AGO + timedelta(days=1))
             is_gone = self.store.get(task_id) is None
             seen = "celery.backend_cleanup deletes what has expired (celery beat calls it)"
             if self.store.expires_by_itself:
                 seen = "the server deletes what has expired within a minute"
-        yield ok(seen) if is_gone else wrong("expiry-ignored", "a task that has expired is still there")
+        yield passed(seen) if is_gone else problem("expiry-ignored", "a task that has expired is still there")
 
     def _latency(self) -> Iterator[Finding]:
         stores: list[float] = []
         reads: list[float] = []
-        until = time.monotonic() + _STORE_SECONDS
-        while len(stores) < _STORES and (time.monotonic() < until or len(stores) < 3):
+        until = time.monotonic() + _LATENCY_SECONDS
+        while len(stores) < _LATENCY_SAMPLES and (time.monotonic() < until or len(stores) < 3):
             task_id = self._new_id()
             stores.append(seconds_of(lambda task_id=task_id: self.store.put(self._record(task_id))))  # type: ignore[misc]
             reads.append(seconds_of(lambda task_id=task_id: self.store.get(task_id)))  # type: ignore[misc]
         seen = f"store {spread(stores)}, get {spread(reads)}, of {len(stores)}"
-        is_slow = max(statistics.median(stores), statistics.median(reads)) > _SLOW
-        yield wrong("latency-high", seen) if is_slow else ok(seen)
+        is_slow = max(statistics.median(stores), statistics.median(reads)) > _SLOW_CALL_SECONDS
+        yield problem("latency-high", seen) if is_slow else passed(seen)
 
     # -- how
 
@@ -190,7 +193,9 @@ class Trial:
     def _record(self, task_id: str, **fields: Any) -> TaskRecord:
         now = datetime.now(timezone.utc)
         given: dict[str, Any] = {"state": "SUCCESS", "result": Payload(b'{"answer": 42}'), "done_at": now}
-        return TaskRecord(task_id=task_id, name="rootcellar.check", **{**given, "expires_at": now + LASTS, **fields})
+        return TaskRecord(
+            task_id=task_id, name="rootcellar.check", **{**given, "expires_at": now + TRIAL_LIFETIME, **fields}
+        )
 
     def _comes_back(self, payload: Payload) -> bool:
         task_id = self._new_id()
@@ -207,12 +212,14 @@ class Trial:
         now = datetime.now(timezone.utc)
         group_id = f"{self._tag}-group"
         self._groups.append(group_id)
-        self.store.put_group(GroupRecord(group_id=group_id, result=_KINDS["JSON"], done_at=now, expires_at=now + LASTS))
+        self.store.put_group(
+            GroupRecord(group_id=group_id, result=_KINDS["JSON"], done_at=now, expires_at=now + TRIAL_LIFETIME)
+        )
         found = self.store.get_group(group_id)
         return found is not None and found.result == _KINDS["JSON"]
 
     def _values_changed(self) -> list[str]:
-        """Store values as a worker does, with the settings' own serializer; return what came back otherwise."""
+        """Store values as a worker does, with the configured serializer. Return the kinds that came back changed."""
         value, failure = {"answer": 42, "text": _TEXT}, ValueError("checked")
         changed = []
         returned, raised = self._new_id(), self._new_id()
@@ -226,28 +233,28 @@ class Trial:
             changed.append("a failure")
         return changed
 
-    def _ring(self) -> float | None:
-        """Return the seconds from the storing of a result until whoever waits for it is told; ``None`` for never."""
-        task_id, is_told, told_at = self._new_id(), threading.Event(), [0.0]
+    def _notification_seconds(self) -> float | None:
+        """Return the seconds from storing a result to the notification of its waiter; ``None`` if there is none."""
+        task_id, is_notified, notified_at = self._new_id(), threading.Event(), [0.0]
 
-        def hear(told: object) -> None:
-            if not isinstance(told, errors.RootcellarError):
-                told_at[0] = time.monotonic()
-                is_told.set()
+        def callback(notification: object) -> None:
+            if not isinstance(notification, errors.RootcellarError):
+                notified_at[0] = time.monotonic()
+                is_notified.set()
 
-        subscription = self.backend.waiter.watcher().subscribe([task_id], hear)
+        subscription = self.backend.waiter.watcher().subscribe([task_id], callback)
         time.sleep(0.02)
         self.store.put(self._record(task_id))
         stored_at = time.monotonic()
-        if not is_told.wait(_RING_PATIENCE):
+        if not is_notified.wait(_NOTIFICATION_TIMEOUT_SECONDS):
             subscription.cancel()
             return None
-        return max(0.0, told_at[0] - stored_at)
+        return max(0.0, notified_at[0] - stored_at)
 
     def _is_gone_soon(self, task_id: str) -> bool:
-        until = time.monotonic() + _EXPIRY + _EXPIRY_PATIENCE
+        until = time.monotonic() + _EXPIRY_SECONDS + _EXPIRY_TIMEOUT_SECONDS
         while time.monotonic() < until:
-            time.sleep(_EXPIRY / 2)
+            time.sleep(_EXPIRY_SECONDS / 2)
             if self.store.get(task_id) is None:
                 return True
         return False

@@ -47,7 +47,7 @@ _NAME_WIDTH = 14
 #: where what was seen begins
 _INDENT = 2 + 4 + 2 + _NAME_WIDTH + 1
 _HINT = "write one such as postgresql://…, redis://… or amqp://…, or `rootcellar check broker` for another broker"
-_SUMMARY = {"failure": "failure", "warning": "warning", "ok": "ok", "skipped": "not looked at"}
+_SUMMARY = {"failure": "failure", "warning": "warning", "ok": "ok", "skipped": "skipped"}
 
 
 def check(
@@ -109,7 +109,7 @@ def _sections(what: str | None, app: str | None, processes: int | None, env_file
     except Exception as exc:
         from rootcellar.checks import environment
 
-        return environment.broken(exc)
+        return environment.findings_of_unexpected(exc)
 
 
 def _chosen(what: str | None, app: str | None, processes: int | None, env_file: str) -> list[Checks]:
@@ -214,7 +214,7 @@ class _Checklist:
     def section_end(self) -> None:
         if self._skipped:
             names = ", ".join(finding.check for finding in self._skipped)
-            self._row(Text("-", style="dim"), "not looked at", Text(names, style="dim"))
+            self._row(Text("-", style="dim"), "skipped", Text(names, style="dim"))
         self._skipped = []
         self._out.print()
 

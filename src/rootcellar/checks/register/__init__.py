@@ -8,7 +8,7 @@ from __future__ import annotations
 from rootcellar.checks.findings import Problem
 from rootcellar.checks.register import broker, common, mongodb, mysql, postgres, redis, sqlite, stores
 
-#: by what they concern, in the order in which people read of them
+#: by subject, in the order of docs/troubleshooting.md
 GROUPS: tuple[tuple[str, tuple[Problem, ...]], ...] = (
     ("Settings and the way to the server", common.PROBLEMS),
     ("What every store must do", stores.PROBLEMS),
@@ -28,10 +28,10 @@ def all_problems() -> tuple[Problem, ...]:
     return tuple(_BY_CODE.values())
 
 
-def problem(code: str) -> Problem:
+def registered_problem(code: str) -> Problem:
     """Return the problem of that name.
 
     Raises:
-        KeyError: there is none: every one that is printed must be registered.
+        KeyError: there is no such problem. Every problem that is printed must be registered.
     """
     return _BY_CODE[code]

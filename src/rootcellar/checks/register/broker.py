@@ -7,27 +7,27 @@ from rootcellar.checks.register.entry import failure, warning
 PROBLEMS = (
     failure(
         "broker-vhost-missing",
-        "RabbitMQ has no such virtual host, or the user may not enter it",
-        why="Tasks can be neither sent nor taken.",
-        remedy="Correct BROKER_VHOST, or make it: `rabbitmqctl add_vhost NAME` and `rabbitmqctl set_permissions`.",
+        "RabbitMQ has no such virtual host, or the user may not use it",
+        why="Tasks can be neither sent nor received.",
+        remedy="Correct BROKER_VHOST, or create it: `rabbitmqctl add_vhost NAME` and `rabbitmqctl set_permissions`.",
     ),
     failure(
         "broker-no-rights",
         "the broker's user may not do all that workers and clients do",
-        why="A worker must make queues, send to them and take from them.",
+        why="A worker must create queues, send to them and receive from them.",
         remedy="`rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'`; on Redis let the ACL allow the commands "
         "and keys of the broker.",
     ),
     failure(
         "broker-round-trip",
         "a message that was sent did not come back",
-        why="A task that is sent would not be run.",
+        why="A task that is sent would not run.",
         remedy="See the broker's log; RabbitMQ blocks senders when memory or disk run low (rabbitmq-diagnostics "
         "alarms).",
     ),
     failure(
         "broker-blocked",
-        "RabbitMQ blocks those who send",
+        "RabbitMQ blocks senders",
         why="Its memory or its disk ran low: tasks cannot be sent until that is over.",
         remedy="See `rabbitmqctl list_alarms` (or rabbitmq-diagnostics alarms), and give it memory or disk.",
     ),
@@ -40,45 +40,45 @@ PROBLEMS = (
     warning(
         "broker-persistence",
         "the Redis that is the broker keeps nothing on disk",
-        why="A restart loses every task that waits.",
+        why="A restart loses every waiting task.",
         remedy="Set `appendonly yes` in redis.conf.",
     ),
     warning(
         "broker-memory",
         "the memory of the Redis that is the broker is nearly full",
-        why="At maxmemory no task can be sent any more.",
+        why="When maxmemory is reached, no more tasks can be sent.",
         remedy="Raise maxmemory, and see whether workers keep up with the queues.",
     ),
     warning(
         "broker-visibility-timeout",
         "tasks may run longer than the broker waits for them",
-        why="With acks_late, a task that is not over within the visibility timeout is given to another worker too: it "
-        "runs twice.",
+        why="With acks_late, a task that has not ended within the visibility timeout is delivered to another worker "
+        "too: it runs twice.",
         remedy="Raise BROKER_VISIBILITY_TIMEOUT above the longest task (and the longest countdown), or set "
         "CELERY_TASK_TIME_LIMIT below it.",
     ),
     warning(
         "broker-unknown",
-        "nothing is known of this kind of broker",
-        why="It can be connected to, not looked into.",
+        "this kind of broker has no checks of its own",
+        why="Only the connection and one message are checked.",
         remedy="Use redis or rabbitmq, or see Celery's documentation of the transport.",
     ),
     failure(
         "rpc-no-amqp",
         "results by RPC need RabbitMQ",
-        why="They travel as messages of AMQP.",
+        why="They are sent as AMQP messages.",
         remedy="Set CELERY_BROKER=rabbitmq, or another CELERY_RESULT_BACKEND.",
     ),
     failure(
         "rpc-round-trip",
         "a result that was sent did not come back",
         why="A client would wait for ever.",
-        remedy="See the broker's log, and what result_exchange and the user's rights are.",
+        remedy="See the broker's log, the setting result_exchange, and the user's rights.",
     ),
     failure(
         "rpc-worker",
-        "a throw-away worker did not run its task",
-        why="A worker of yours would not, either.",
-        remedy="See the lines above, and what the message says.",
+        "a test worker did not run its task",
+        why="Your workers would not run their tasks, either.",
+        remedy="See the lines above and the message.",
     ),
 )

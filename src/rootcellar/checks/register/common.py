@@ -1,4 +1,4 @@
-"""Problems with the settings, and on the way to any server."""
+"""Problems with the settings, and with the connection to any server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROBLEMS = (
     failure(
         "backend-not-rootcellar",
         "the app's results are kept by another backend",
-        why="Nothing of what rootcellar promises holds for them, and its commands do not see them. A URL without "
+        why="rootcellar's promises do not hold for them, and its commands do not see them. A URL without "
         "rootcellar+ before it chooses Celery's own backend of that name.",
         remedy="Put rootcellar+ before the URL: rootcellar+redis://host:6379/0, "
         "rootcellar+postgresql://user:password@host/database for db+postgresql://.",
@@ -57,15 +57,15 @@ PROBLEMS = (
     failure(
         "name-unresolved",
         "the host's name is not known here",
-        why="Without an address there is nobody to connect to. What a name means may differ between machines and "
-        "containers.",
+        why="Without an address no connection can be opened. A name may have different addresses on different machines "
+        "and in different containers.",
         remedy="Correct the host in the settings, or make the name known: DNS, /etc/hosts, or the service's name in "
         "compose.yaml.",
     ),
     failure(
         "tcp-refused",
         "nothing listens on the port",
-        why="The machine answers, and no server does: it is not running, or listens on another port or only on "
+        why="The machine answers, but no server does: it is not running, or it listens on another port or only on "
         "another address.",
         remedy="Start the server, correct the port, and see on which address it listens (listen_addresses, bind).",
     ),
@@ -80,19 +80,19 @@ PROBLEMS = (
     failure(
         "tcp-timeout",
         "the machine does not answer",
-        why="A firewall drops what is sent, or the address is not in use. Workers would wait, not work.",
+        why="A firewall drops the packets, or the address is not in use. Workers would wait and not work.",
         remedy="Correct the host, or let the firewall (security group, network policy) pass this port.",
     ),
     failure(
         "tcp-socket",
         "the Unix socket cannot be used",
-        why="The server makes the file when it starts; without it nobody answers.",
+        why="The server creates this file when it starts. Without it no connection can be opened.",
         remedy="Start the server, correct the path, or give this user the right to the file.",
     ),
     failure(
         "tls-wrong-ca",
         "the server's certificate is of a CA that is not trusted here",
-        why="Somebody else may answer in the server's place and read every result and the password.",
+        why="Another machine could pretend to be the server, and read every result and the password.",
         remedy="Name the certificate of the CA that issued it (DB_SSLROOTCERT, REDIS_SSL_CA_CERTS, "
         "MONGODB_TLS_CA_CERTS, BROKER_SSL_CA_CERTS).",
     ),
@@ -105,26 +105,26 @@ PROBLEMS = (
     failure(
         "tls-wrong-name",
         "the server's certificate is for another name",
-        why="It may be another server that answers.",
+        why="Another server may have answered.",
         remedy="Connect by a name that the certificate has, or issue one with this name.",
     ),
     failure(
         "tls-client-certificate",
-        "the server did not take our certificate",
-        why="It lets in only those who have one of a CA that it trusts.",
+        "the server refused our certificate",
+        why="It accepts only clients with a certificate of a CA that it trusts.",
         remedy="Give a client certificate and its key (DB_SSLCERT, REDIS_SSL_CERTFILE, …) of the CA that the server "
         "trusts.",
     ),
     failure(
         "tls-not-offered",
-        "TLS is asked for, and the server does not speak it there",
-        why="Nothing is sent unencrypted that was to be encrypted, so nothing is sent at all.",
-        remedy="Turn TLS on in the server, use its TLS port, or do not ask for TLS.",
+        "the settings require TLS, but the server does not offer it on this port",
+        why="rootcellar sends nothing unencrypted if TLS is required, so it cannot connect.",
+        remedy="Turn on TLS in the server, use its TLS port, or do not require TLS.",
     ),
     failure(
         "tls-failed",
         "the TLS handshake failed",
-        why="The two sides found no common version or cipher, or one of them hung up.",
+        why="The two sides found no common version or cipher, or one of them closed the connection.",
         remedy="See the server's log; allow TLS 1.2 or 1.3 on it.",
     ),
     warning(
@@ -136,13 +136,13 @@ PROBLEMS = (
     warning(
         "tls-unverified",
         "the connection is encrypted, but nobody verifies the server",
-        why="Whoever is between can answer in its place and read results and the password.",
-        remedy="Ask for verification: DB_SSLMODE=verify-full, REDIS_SSL_CERT_REQS=required, and the CA's certificate.",
+        why="An attacker between the two machines can pretend to be the server, and read results and the password.",
+        remedy="Turn on verification: DB_SSLMODE=verify-full, REDIS_SSL_CERT_REQS=required, and the CA's certificate.",
     ),
     warning(
         "tls-none",
         "the connection to another machine is not encrypted",
-        why="Whoever can listen on the network reads results and the password.",
+        why="Anybody who can listen on the network can read results and the password.",
         remedy="Use TLS (DB_SSLMODE=verify-full, REDIS_SSL=true, MONGODB_TLS=true, BROKER_SSL=true), unless the "
         "network itself is private.",
     ),
@@ -153,7 +153,7 @@ PROBLEMS = (
         "in a URL, an old password in a Docker volume, or a server that lets the user in from other hosts only.",
         remedy="`rootcellar settings` shows where user and password came from. In a URL write special characters as "
         "%XX, or use DB_PASSWORD, REDIS_PASSWORD or MONGODB_PASSWORD, where any character may stand. See pg_hba.conf, "
-        "the host in MySQL's user@host, or Redis's ACL for from where the user may come.",
+        "the host in MySQL's user@host, or Redis's ACL for the hosts from which the user may connect.",
     ),
     failure(
         "database-missing",
@@ -164,51 +164,53 @@ PROBLEMS = (
     ),
     failure(
         "store-unavailable",
-        "the server is there, but does not serve",
-        why="It is starting, stopping, out of connections, or in a failover, or the way to it is cut. Workers hold "
-        "their results and try again; clients try a few times and then raise the error.",
-        remedy="Run `rootcellar check`: it looks at the name, the port, TLS, the login and the limits, in this order. "
-        "If all that is well, see the server's log. Results need no repair afterwards.",
+        "the server cannot be used at the moment",
+        why="It is starting, stopping, out of connections or in a failover, or the network is interrupted. Workers "
+        "keep their results and try again; clients try a few times and then raise the error.",
+        remedy="Run `rootcellar check`: it checks the name, the port, TLS, the login and the limits, in this order. "
+        "If all of them are well, see the server's log. Results need no repair afterwards.",
     ),
     failure(
         "server-too-old",
         "the server is older than what is supported",
-        why="It lacks commands that results are stored with. docs/systems.md lists the oldest release of each server.",
+        why="It lacks commands that rootcellar needs. docs/systems.md lists the oldest supported release of each "
+        "server.",
         remedy="Upgrade the server, or keep results elsewhere.",
     ),
     failure(
         "store-read-only",
-        "the server takes no writes",
-        why="It is a standby or replica, or was set read-only: every result is refused. Workers hold their results "
+        "the server refuses writes",
+        why="It is a standby or replica, or was set read-only: every result is refused. Workers keep their results "
         "and try again, because a failover ends.",
         remedy="Point the settings at the primary: a name that follows it, Sentinels, or several hosts in DB_HOST.",
     ),
     failure(
         "disk-full",
-        "the server has no room left",
-        why="Results are refused until it has. Workers hold their results and try again.",
-        remedy="Give it room. Then let results expire earlier (CELERY_RESULT_EXPIRES), run one `celery beat`, which "
-        "deletes what has expired, or keep large results in a blob store (ROOTCELLAR_RESULT_TOO_LARGE=spill).",
+        "the server's disk is full",
+        why="Results are refused until the disk has free space. Workers keep their results and try again.",
+        remedy="Free space on the disk. Then let results expire earlier (CELERY_RESULT_EXPIRES), run one `celery "
+        "beat`, which deletes expired results, or keep large results in a blob store "
+        "(ROOTCELLAR_RESULT_TOO_LARGE=spill).",
     ),
     failure(
         "store-error",
         "the server refused something that stores need",
-        why="The server answered with an error that rootcellar does not know: it shows the server's own words. The "
-        "call is not tried again: the task ends as a FAILURE, or the client gets the error.",
+        why="The server answered with an error that rootcellar does not know. The message contains the server's own "
+        "words. The call is not tried again: the task ends as a FAILURE, or the client gets the error.",
         remedy="See the server's log at that moment, and run `rootcellar check`, which tries everything that a worker "
         "does.",
     ),
     failure(
         "check-failed",
         "the check itself failed",
-        why="Something came up that nobody thought of; what rests on it was not looked at.",
-        remedy="See the message; if it tells of nothing that you can change, report it.",
+        why="An unexpected exception was raised. Steps that depend on this one were skipped.",
+        remedy="See the message. If it names nothing that you can change, report it.",
     ),
     warning(
         "clock-skew",
         "the server's clock and the one here differ",
-        why="Results expire by one clock and are dated by another: they vanish too early or stay too long, and times "
-        "in the history do not fit together.",
+        why="Results expire by one clock and are dated by another: they are deleted too early or too late, and times "
+        "in the history contradict each other.",
         remedy="Let both machines keep their time by NTP (chrony, systemd-timesyncd).",
     ),
 )

@@ -8,13 +8,13 @@ PROBLEMS = (
     warning(
         "mongodb-standalone",
         "MongoDB runs without a replica set",
-        why="There is one copy of each result, and nobody to fail over to.",
-        remedy="Start it with --replSet, also with one member, and add others.",
+        why="There is only one copy of each result, and no failover.",
+        remedy="Start it with --replSet, even with one member, and add others.",
     ),
     warning(
         "mongodb-ttl-monitor",
-        "MongoDB does not delete what has expired",
-        why="Its TTL monitor is off: results stay until somebody cleans up.",
+        "MongoDB does not delete expired results",
+        why="Its TTL monitor is off: results stay until they are deleted otherwise.",
         remedy="Set the server's parameter ttlMonitorEnabled to true.",
     ),
     failure(

@@ -7,20 +7,20 @@ from rootcellar.checks.register.entry import failure, warning
 PROBLEMS = (
     warning(
         "mysql-packet",
-        "the server takes only small statements",
+        "the server accepts only small statements",
         why="A result longer than max_allowed_packet is refused, and its task fails.",
         remedy="Set `max_allowed_packet = 64M` in the server's [mysqld] section.",
     ),
     failure(
         "mysql-isolation",
-        "the session does not read what others have committed",
+        "the session does not read what other sessions have committed",
         why="With REPEATABLE READ a client that waits in a transaction never sees the result.",
-        remedy="See what sets transaction_isolation after the connection is made (a proxy?): rootcellar asks for "
-        "READ COMMITTED.",
+        remedy="rootcellar asks for READ COMMITTED. Find what changes transaction_isolation after that, such as a "
+        "proxy.",
     ),
     failure(
         "mysql-binlog-format",
-        "the binary log cannot hold what is written with READ COMMITTED",
+        "the binary log does not support READ COMMITTED",
         why="With binlog_format=STATEMENT the server refuses every write of a READ COMMITTED session.",
         remedy="Set `binlog_format = ROW` (or MIXED) in the server's [mysqld] section.",
     ),
@@ -32,20 +32,20 @@ PROBLEMS = (
     ),
     failure(
         "mysql-too-few-connections",
-        "the server does not take as many connections as the workers need",
-        why="A worker that gets none stores nothing and keeps its task waiting.",
+        "the server accepts fewer connections than the workers need",
+        why="A worker without a connection cannot store results, and its tasks wait.",
         remedy="Raise max_connections (and the user's own limit), or run fewer processes.",
     ),
     warning(
         "mysql-connections",
-        "workers x pool may want more connections than the server takes",
-        why="When all threads are busy, those who come last get none: their results wait.",
+        "workers x pool may need more connections than the server accepts",
+        why="When all threads are busy, some get no connection: their results wait.",
         remedy="Lower DB_POOL_SIZE and DB_MAX_OVERFLOW, or raise max_connections.",
     ),
     failure(
         "mysql-engine",
-        "InnoDB is not there",
-        why="Only its tables have transactions.",
-        remedy="Turn InnoDB on in the server.",
+        "InnoDB is not available",
+        why="Only InnoDB tables have transactions.",
+        remedy="Turn on InnoDB in the server.",
     ),
 )

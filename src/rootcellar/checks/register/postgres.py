@@ -1,4 +1,4 @@
-"""Problems with PostgreSQL, and with PgBouncer before it."""
+"""Problems with PostgreSQL, and with PgBouncer in front of it."""
 
 from __future__ import annotations
 
@@ -7,43 +7,46 @@ from rootcellar.checks.register.entry import failure, warning
 PROBLEMS = (
     failure(
         "pooler-unfit",
-        "the connection pooler cannot serve as it is set",
-        why="In statement mode, or with start-up parameters refused, no transaction can be made. A result and the part "
-        "of a chord that it counts are stored in one transaction.",
-        remedy="In pgbouncer.ini set pool_mode to transaction or session, and add what is named to "
+        "the connection pooler cannot be used with its configuration",
+        why="A result and the chord's part that it counts are stored in one transaction. In statement mode, or if "
+        "start-up parameters are refused, no transaction is possible.",
+        remedy="In pgbouncer.ini set pool_mode to transaction or session, and add the named parameters to "
         "ignore_startup_parameters. Then reload PgBouncer (`RELOAD` in its console).",
     ),
     warning(
         "pooler-no-listen-url",
-        "a transaction pooler keeps notifications away",
-        why="A pooler in transaction mode passes on no notifications: whoever waits for a result polls for it, which "
-        "is slower and costs queries.",
-        remedy="Name the server's own address to listen at: DB_LISTEN_HOST and DB_LISTEN_PORT, or listen_url in "
+        "a transaction pooler does not pass on notifications",
+        why="A pooler in transaction mode passes on no notifications: clients that wait for a result poll for it, "
+        "which is slower and costs queries.",
+        remedy="Set the server's own address for listening: DB_LISTEN_HOST and DB_LISTEN_PORT, or listen_url in "
         "result_backend_transport_options.",
     ),
     warning(
         "pooler-prepared",
         "statements are prepared through a pooler that loses them",
-        why="What was prepared in one session is looked for in another; it is noticed and done again, at a cost.",
+        why="A statement is prepared in one session and executed in another, where it is missing. rootcellar notices "
+        "this and prepares it again, which takes time.",
         remedy="Leave DB_PREPARED_STATEMENTS at auto, or use PgBouncer 1.21 or later with max_prepared_statements.",
     ),
     failure(
         "listen-unusable",
-        "the address to listen at cannot be used",
-        why="Whoever waits for a result polls for it.",
+        "the address for listening cannot be used",
+        why="Clients that wait for a result poll for it.",
         remedy="Correct DB_LISTEN_HOST and DB_LISTEN_PORT, or listen_url.",
     ),
     failure(
         "postgres-too-few-connections",
-        "the server does not take as many connections as the workers need",
-        why="A worker that gets none stores nothing and keeps its task waiting.",
-        remedy="Raise max_connections, run fewer processes, or put PgBouncer in transaction mode before the server.",
+        "the server accepts fewer connections than the workers need",
+        why="A worker without a connection cannot store results, and its tasks wait.",
+        remedy="Raise max_connections, run fewer processes, or put PgBouncer in transaction mode in front of the "
+        "server.",
     ),
     warning(
         "postgres-connections",
-        "workers x pool may want more connections than the server takes",
-        why="When all threads are busy, those who come last get none: their results wait.",
-        remedy="Lower DB_POOL_SIZE and DB_MAX_OVERFLOW, raise max_connections, or put PgBouncer before the server.",
+        "workers x pool may need more connections than the server accepts",
+        why="When all threads are busy, some get no connection: their results wait.",
+        remedy="Lower DB_POOL_SIZE and DB_MAX_OVERFLOW, raise max_connections, or put PgBouncer in front of the "
+        "server.",
     ),
     failure(
         "postgres-fsync",
@@ -54,25 +57,26 @@ PROBLEMS = (
     warning(
         "postgres-full-page-writes",
         "full_page_writes is off",
-        why="A power cut amid a write can leave a page half old and half new.",
+        why="A power cut during a write can leave a page half old and half new.",
         remedy="Set full_page_writes = on in postgresql.conf.",
     ),
     warning(
         "postgres-synchronous-commit",
         "the server acknowledges results before they are on disk",
-        why="With synchronous_commit=off a crash loses the last half second of results that workers believe stored.",
+        why="With synchronous_commit=off a crash loses the results of the last half second, which workers count as "
+        "stored.",
         remedy="Set synchronous_commit = on for this database or role, or accept it for results that may be lost.",
     ),
     warning(
         "postgres-statement-timeout",
-        "statements are cut off soon",
-        why="A large result or a clean-up may take longer, and is refused each time.",
+        "statement_timeout is very short",
+        why="A large result or a clean-up may take longer, and then fails each time.",
         remedy="ALTER ROLE … SET statement_timeout = '30s' or more for the user of the workers.",
     ),
     warning(
         "postgres-encoding",
         "the database is not in UTF-8",
         why="Results with characters that its encoding lacks are refused.",
-        remedy="Make a database with ENCODING 'UTF8'.",
+        remedy="Create a database with ENCODING 'UTF8'.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Problems with Redis, alone, with Sentinel and as a Cluster."""
+"""Problems with Redis: one server, Sentinel and Cluster."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ PROBLEMS = (
     failure(
         "redis-eviction",
         "Redis may delete results when its memory is full",
-        why="With any maxmemory-policy but noeviction a result that nobody has fetched is deleted to make room: its "
-        "client waits for ever.",
-        remedy="Set `maxmemory-policy noeviction` in redis.conf, and keep what is only a cache on another Redis.",
+        why="With any maxmemory-policy except noeviction Redis may delete a result that was not read yet: its client "
+        "waits for ever.",
+        remedy="Set `maxmemory-policy noeviction` in redis.conf, and use another Redis for caches.",
     ),
     warning(
         "redis-eviction-later",
-        "Redis would delete results if it had a limit of memory",
-        why="The maxmemory-policy deletes results; no maxmemory is set yet. Managed Redis often sets one later.",
+        "Redis would delete results if it had a memory limit",
+        why="The maxmemory-policy deletes results, but no maxmemory is set yet. Managed Redis often sets one later.",
         remedy="Set `maxmemory-policy noeviction` in redis.conf.",
     ),
     warning(
@@ -34,78 +34,78 @@ PROBLEMS = (
         "redis-saving-fails",
         "Redis could not write to its disk",
         why="It refuses to store anything until it can save again (MISCONF).",
-        remedy="Give its disk room and its user the right to the folder; see Redis's log.",
+        remedy="Free space on its disk, and give its user the right to write in the folder. See Redis's log.",
     ),
     warning(
         "redis-memory",
         "Redis's memory is nearly full",
-        why="At maxmemory every result is refused, or older ones are deleted.",
+        why="When maxmemory is reached, results are refused, or older ones are deleted.",
         remedy="Raise maxmemory, or let results expire earlier.",
     ),
     failure(
         "redis-memory-full",
         "Redis's memory is full",
-        why="It refuses to store anything (OOM); workers go on trying and their results wait.",
+        why="It refuses to store anything (OOM). Workers keep their results and try again.",
         remedy="Raise maxmemory, or let results expire earlier.",
     ),
     failure(
         "redis-too-few-connections",
-        "Redis does not take as many connections as the workers need",
-        why="A worker that gets none stores nothing and keeps its task waiting.",
+        "Redis accepts fewer connections than the workers need",
+        why="A worker without a connection cannot store results, and its tasks wait.",
         remedy="Raise maxclients, or run fewer processes.",
     ),
     warning(
         "redis-no-replica",
         "the master has no replica",
-        why="If it dies there is nobody to fail over to, and what it had is gone.",
-        remedy="Start a replica with `replicaof`, and see that it is connected (INFO replication).",
+        why="If the master dies, no failover is possible, and its results are lost.",
+        remedy="Start a replica with `replicaof`, and check that it is connected (INFO replication).",
     ),
     failure(
         "sentinel-unknown-master",
-        "the Sentinels know of no master of that name",
-        why="Without it nobody knows where to store.",
-        remedy="Set REDIS_SENTINEL_MASTER (master_name) to what `sentinel monitor` in sentinel.conf calls it.",
+        "the Sentinels know no master of that name",
+        why="Workers and clients cannot find the server.",
+        remedy="Set REDIS_SENTINEL_MASTER (master_name) to the name after `sentinel monitor` in sentinel.conf.",
     ),
     failure(
         "sentinel-unreachable",
         "no Sentinel answers",
-        why="Without one nobody knows which server is the master.",
+        why="Only the Sentinels know which server is the master.",
         remedy="Correct REDIS_SENTINELS, and start the Sentinels.",
     ),
     warning(
         "sentinel-some-unreachable",
         "a Sentinel does not answer",
-        why="The fewer are there, the sooner no failover can be agreed on.",
+        why="A failover needs the agreement of a majority of the Sentinels.",
         remedy="Start it, or correct REDIS_SENTINELS.",
     ),
     warning(
         "sentinel-quorum",
-        "too few Sentinels are there to agree on a failover",
-        why="If the master dies now, nothing takes its place.",
-        remedy="Start the other Sentinels; `redis-cli -p 26379 sentinel ckquorum NAME` says what is missing.",
+        "too few Sentinels are running to agree on a failover",
+        why="If the master dies now, no replica replaces it.",
+        remedy="Start the other Sentinels; `redis-cli -p 26379 sentinel ckquorum NAME` prints what is missing.",
     ),
     failure(
         "cluster-slots",
         "the Cluster does not serve all slots",
-        why="Results whose slot nobody serves are refused; with cluster-require-full-coverage all of them are.",
+        why="Results in slots without a node are refused; with cluster-require-full-coverage all results are refused.",
         remedy="Start the missing nodes, or run `redis-cli --cluster fix HOST:PORT`.",
     ),
     failure(
         "cluster-is-none",
-        "the server is no node of a Cluster",
-        why="It knows nothing of slots.",
+        "the server is not a node of a Cluster",
+        why="It has no slots.",
         remedy="Use redis:// for a single server, or start it with cluster-enabled yes.",
     ),
     failure(
         "cluster-is-one",
         "the server is a node of a Cluster",
-        why="It refuses every key that another node has.",
+        why="It refuses every key that belongs to another node.",
         remedy="Use redis-cluster:// (REDIS_CLUSTER_NODES).",
     ),
     warning(
         "cluster-no-replica",
         "masters of the Cluster have no replica",
-        why="If one of them dies, its slots and the results in them are gone.",
+        why="If one of them dies, the results in its slots are lost.",
         remedy="Give each master a replica: `redis-cli --cluster add-node … --cluster-slave`.",
     ),
 )

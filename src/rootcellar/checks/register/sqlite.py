@@ -7,14 +7,14 @@ from rootcellar.checks.register.entry import failure, warning
 PROBLEMS = (
     failure(
         "sqlite-no-folder",
-        "the folder of the file is not there",
-        why="SQLite makes the file, and no folder.",
-        remedy="Make the folder, or correct DB_PATH.",
+        "the folder of the file does not exist",
+        why="SQLite creates the file, but not the folder.",
+        remedy="Create the folder, or correct DB_PATH.",
     ),
     failure(
         "sqlite-read-only-folder",
         "the folder of the file cannot be written",
-        why="SQLite keeps its log beside the file (-wal, -shm): without the right to make it, nothing is stored.",
+        why="SQLite creates its log in the same folder (-wal, -shm). Without the right to do so it stores nothing.",
         remedy="Give the workers' user the right to write in the folder.",
     ),
     failure(
@@ -25,32 +25,32 @@ PROBLEMS = (
     ),
     failure(
         "sqlite-not-a-database",
-        "the file is no SQLite database",
-        why="It is something else, or damaged.",
+        "the file is not a SQLite database",
+        why="It is another kind of file, or damaged.",
         remedy="Correct DB_PATH, or move the file away.",
     ),
     failure(
         "sqlite-locked",
         "another program keeps the file locked",
-        why="Nobody can store while it holds the lock.",
-        remedy="End the program that holds a transaction open (`fuser FILE` names it).",
+        why="No result can be stored while another program holds the lock.",
+        remedy="End the program that keeps a transaction open (`fuser FILE` prints its process).",
     ),
     failure(
         "sqlite-no-wal",
         "the file cannot be in WAL mode",
-        why="Readers and writers would keep each other waiting, or a network file system would damage the file.",
+        why="Readers and writers would wait for each other, or a network file system could damage the file.",
         remedy="Put the file on a local disk.",
     ),
     warning(
         "sqlite-network-disk",
         "the file is on a network file system",
-        why="SQLite's locks are not to be trusted there: two machines can damage the file.",
+        why="SQLite's locks are not reliable there: two machines can damage the file.",
         remedy="Put the file on a local disk, or use PostgreSQL for several machines.",
     ),
     warning(
         "sqlite-little-room",
         "the disk is nearly full",
         why="When it is full, results are refused.",
-        remedy="Give the disk room.",
+        remedy="Free space on the disk.",
     ),
 )
