@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from rootcellar.errors import RootcellarError
-from tests import commands, servers, workers
+from rootcellar.testing import workers
+from tests import commands, servers
 
 _WORDS = re.compile("|".join(servers.PASSWORD_WORDS), re.IGNORECASE)
 _CONTEXT = 100

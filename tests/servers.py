@@ -39,6 +39,8 @@ import pymongo.errors
 import redis
 from psycopg import sql
 
+from rootcellar.testing.child_processes import die_with_parent, wait_gone
+
 if sys.version_info >= (3, 11):
     from typing import Self
 else:
@@ -75,20 +77,7 @@ class BuiltWithoutTls(ServerError):
     """A server that ROOTCELLAR_TEST_PG_BIN or ROOTCELLAR_TEST_REDIS_BIN chose has no TLS; tests/conftest.py skips."""
 
 
-# -- helpers, shared with tests/workers.py -----------------------------------------------------------------------------
-
-
-def die_with_parent(command: Sequence[str], death_signal: str = "KILL", user: str | None = None) -> list[str]:
-    """Wrap `command` so that it gets `death_signal` when its parent dies, and runs as `user` when one is named.
-
-    Without setpriv (not Linux), the command is returned as it is: then only a normal exit of the tests cleans up.
-    """
-    # setpriv rather than preexec_fn: Python code between fork and exec is unsafe once the parent has threads
-    setpriv = _which("setpriv")
-    if setpriv is None:
-        return list(command)
-    identity = [f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups"] if user else []
-    return [setpriv, f"--pdeathsig={death_signal}", *identity, "--", *command]
+# -- helpers -----------------------------------------------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -133,22 +122,6 @@ def tail(log: Path, lines: int = 30) -> str:
     """Return the last `lines` lines of a log file, or a note that it is empty."""
     text = log.read_text(errors="replace") if log.exists() else ""
     return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
-
-
-def wait_gone(processes: Sequence[psutil.Process], timeout: float) -> bool:
-    """Wait until all `processes` have ended; return whether they did within `timeout` seconds."""
-
-    def ended(process: psutil.Process) -> bool:
-        try:
-            if not process.is_running():
-                return True
-            # A zombie has ended too, as in a container process 1 may never collect it; but while it has threads,
-            # only its first thread has ended.
-            return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
-        except psutil.NoSuchProcess:
-            return True
-
-    return _poll(lambda: all(ended(process) for process in processes), timeout)
 
 
 def _poll(condition: Callable[[], bool], timeout: float) -> bool:

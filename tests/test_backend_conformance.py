@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.conformance.backend import *  # noqa: F403
-from tests.conformance.registered import COMBINATIONS
+from rootcellar.testing.suites.backend import *  # noqa: F403
+from tests.conformance.registered import WORKERS
 
-__all__ = ["COMBINATIONS"]
+
+def test_every_shared_store_is_run_through_the_whole_suite() -> None:
+    assert len(set(map(str, WORKERS))) == len(WORKERS)
+    for store in {one.store for one in WORKERS if one.store.shared}:
+        assert [one for one in WORKERS if one.store == store and not one.essentials_only], store

@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.apps.conformance import make_app
-from tests.conformance.benches import APP
+from rootcellar.testing.conformance_app import make_app
+from rootcellar.testing.harness import APP
 from tests.servers import PostgresServer, RedisServer
 from tests.workers import Worker
 

@@ -16,7 +16,7 @@ from celery.exceptions import ChordError
 from rootcellar.backend import ResultBackend
 from rootcellar.errors import KeyMissing
 from rootcellar.records import ChordRecord, Payload
-from tests.conformance.stores import new_id, part
+from rootcellar.testing.helpers import new_id, part
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ TESTS = Path(__file__).parent
 TABLE = TESTS / "FAULTS.md"
 #: a test as pytest names it, without parameters; several modules take their tests from the conformance suites
 TEST_ID = re.compile(r"`?(tests/[\w/]+\.py)((?:::\w+)*)")
-SUITES = {"test_store_conformance.py": "conformance/stores.py", "test_backend_conformance.py": "conformance/backend.py"}
+SUITES = {"test_store_conformance.py": "store", "test_backend_conformance.py": "backend"}
+SUITES_FOLDER = TESTS.parent / "src/rootcellar/testing/suites"
 KINDS = {"A": 8, "B": 7, "C": 4, "D": 10, "E": 4, "F": 6, "G": 21, "H": 6}
 
 
@@ -50,7 +51,7 @@ def test_every_test_of_the_table_exists() -> None:
     for lines in rows().values():
         for file, name in TEST_ID.findall("\n".join(lines)):
             path = TESTS.parent / file
-            sources = [path, TESTS / SUITES[path.name]] if path.name in SUITES else [path]
+            sources = [path, *(SUITES_FOLDER / SUITES[path.name]).glob("*.py")] if path.name in SUITES else [path]
             known = set().union(*(names_in(source) for source in sources if source.exists()))
             if not path.exists() or (name and name.removeprefix("::") not in known):
                 missing.append(file + name)

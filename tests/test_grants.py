@@ -15,9 +15,9 @@ from rootcellar import errors
 from rootcellar.records import GroupRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import Queryable, TaskQuery
+from rootcellar.testing.helpers import NOW, begun, json_payload, part, record
 from rootcellar.waiting.blocking import Waiter
 from tests.commands import assert_one_line, run_here
-from tests.conformance.stores import NOW, begun, json_payload, part, record
 from tests.mariadb_server import MariaDBServer
 from tests.servers import PostgresServer
 

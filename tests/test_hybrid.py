@@ -22,8 +22,8 @@ from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.hybrid import HybridStore
 from rootcellar.stores.hybrid import cache as caching
 from rootcellar.stores.hybrid.breaker import Breaker
+from rootcellar.testing.synced_processes import SyncedProcesses
 from rootcellar.waiting.blocking import Waiter
-from tests.conformance.crew import Crew
 from tests.redis.bed import until
 from tests.servers import PostgresServer, RedisServer
 
@@ -322,8 +322,8 @@ def test_an_account_of_all_that_was_acknowledged(
             fault()
             happened.append(fault.__name__)
 
-    with Crew() as crew, ThreadPoolExecutor(1) as pool:
-        books = pool.submit(crew.run_alike, 3, _keep_account, url, own_redis.url)
+    with SyncedProcesses() as processes, ThreadPoolExecutor(1) as pool:
+        books = pool.submit(processes.run_alike, 3, _keep_account, url, own_redis.url)
         disturb(lambda: not books.done())
         answers = books.result()
 

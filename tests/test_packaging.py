@@ -28,6 +28,8 @@ PLACES = {
     "redis": {"stores/redis"},
     "hiredis": {"stores/redis"},
     "pymongo": {"stores/mongodb", "checks/mongodb.py"},
+    "pytest": {"testing"},
+    "psutil": {"testing"},
 }
 NOT_IN_WORKERS = ("typer", "rich", "jinja2", "pydantic", "pydantic_settings", "dotenv")
 
@@ -90,8 +92,10 @@ def test_every_dependency_and_extra_is_used() -> None:
     assert unused == set()
 
 
-def test_the_extra_all_has_every_extra_but_dev() -> None:
-    missing = {name for name, extras in declared().items() if extras - {"", "all", "dev"} and "all" not in extras}
+def test_the_extra_all_has_every_extra_but_those_for_tests() -> None:
+    missing = {
+        name for name, extras in declared().items() if extras - {"", "all", "dev", "testing"} and "all" not in extras
+    }
     assert missing == set()
 
 

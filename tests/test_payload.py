@@ -16,7 +16,7 @@ from kombu.exceptions import EncodeError
 from rootcellar.errors import ConfigurationError, ContentRefused, PayloadUnreadable
 from rootcellar.payloads import Codec, Compressing, NotEncodable, content_type_of
 from rootcellar.records import Payload
-from tests.apps.conformance import JSON_VALUES, deep
+from rootcellar.testing.conformance_app import JSON_VALUES, deep
 
 PICKLE = "application/x-python-serialize"
 

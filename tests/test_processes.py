@@ -18,10 +18,11 @@ from celery import Celery
 
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.postgres import PostgresStore
-from tests.apps.conformance import make_app
-from tests.conformance.benches import APP
-from tests.conformance.crew import Crew
-from tests.conformance.stores import crew, eventually, in_threads, record  # noqa: F401  crew is a fixture
+from rootcellar.testing.conformance_app import make_app
+from rootcellar.testing.harness import APP
+from rootcellar.testing.helpers import eventually, in_threads, record
+from rootcellar.testing.suites.store.fixtures import processes  # noqa: F401 - a fixture
+from rootcellar.testing.synced_processes import SyncedProcesses
 from tests.servers import die_with_parent
 from tests.workers import ROOT, Worker
 
@@ -43,8 +44,8 @@ def sessions(observer: psycopg.Connection[tuple[Any, ...]]) -> set[int]:
 # -- forks -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_child_leaves_its_parents_connections_alone(postgres_url: str, crew: Crew) -> None:  # noqa: F811
-    ((before, in_child, after),) = crew.run((_fork_once, (postgres_url,)))
+def test_a_child_leaves_its_parents_connections_alone(postgres_url: str, processes: SyncedProcesses) -> None:  # noqa: F811
+    ((before, in_child, after),) = processes.run((_fork_once, (postgres_url,)))
     assert len(before) == 1
     assert len(in_child - before) == 1, "the child has a connection of its own"
     assert before <= in_child, "while its parent's lives on"
@@ -85,7 +86,7 @@ def _fork_once(url: str) -> tuple[set[int], set[int], set[int]]:
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_children_are_forked_while_threads_store(
     kind: str,
-    crew: Crew,  # noqa: F811
+    processes: SyncedProcesses,  # noqa: F811
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -93,7 +94,7 @@ def test_children_are_forked_while_threads_store(
         url = f"sqlite:///{tmp_path_factory.mktemp('forks')}/results.sqlite3"
     else:
         url = request.getfixturevalue("postgres_url")
-    ((statuses, stored),) = crew.run((_fork_among_threads, (url,)))
+    ((statuses, stored),) = processes.run((_fork_among_threads, (url,)))
     assert statuses == [0] * 10
     store = open_store(url)
     ids = {one.task_id for one in store.scan(limit=100_000)}
@@ -281,7 +282,7 @@ GREENLETS = {
 TICKING = """
 import sys
 from rootcellar.stores import open_store
-from tests.conformance.stores import record
+from rootcellar.testing.helpers import record
 
 store = open_store(sys.argv[1])
 store.check()

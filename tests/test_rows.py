@@ -17,7 +17,8 @@ from rootcellar.payloads import serialise
 from rootcellar.records import GroupRecord, Payload
 from rootcellar.stores import framing
 from rootcellar.stores.sql import fragments, json_text, rows
-from tests.conformance.stores import OTHER_PAYLOADS, PAYLOADS, full_record, record
+from rootcellar.testing.helpers import full_record, record
+from rootcellar.testing.suites.store.exactness import OTHER_PAYLOADS, PAYLOADS
 from tests.servers import PostgresServer
 from tests.test_payload import random_json
 

@@ -14,10 +14,11 @@ from celery.result import AsyncResult
 from rootcellar import errors
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
-from tests.conformance.crew import Crew
+from rootcellar.testing.helpers import json_payload, record
+from rootcellar.testing.suites.store.fixtures import processes  # noqa: F401 - a fixture
+from rootcellar.testing.synced_processes import SyncedProcesses
+from rootcellar.testing.under_test import StoreUnderTest
 from tests.conformance.registered import MYSQL, POSTGRES, SQLITE
-from tests.conformance.stores import crew, json_payload, record  # noqa: F401  crew is a fixture
-from tests.conformance.under_test import StoreUnderTest
 
 
 def celery_of(url: str, **conf: Any) -> Celery:
@@ -162,8 +163,8 @@ def test_pickles_are_read_only_by_choice(place: str, store: Store) -> None:
         app.backend.store.close()
 
 
-def test_eight_processes_adopt_at_once(place: str, store: Store, crew: Crew) -> None:  # noqa: F811
-    answers = crew.run_alike(8, _adopt, place)
+def test_eight_processes_adopt_at_once(place: str, store: Store, processes: SyncedProcesses) -> None:  # noqa: F811
+    answers = processes.run_alike(8, _adopt, place)
     assert len({tuple(answer) for answer in answers}) == 1
     assert store.get("good") is not None
 

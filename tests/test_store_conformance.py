@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.leaders import TestLeaders  # noqa: F401
+from rootcellar.testing.suites.store import *  # noqa: F403
+from rootcellar.testing.under_test import StoreUnderTest
 from tests.conformance.registered import STORES
-from tests.conformance.stores import *  # noqa: F403
-from tests.conformance.under_test import StoreUnderTest
 
 
 @pytest.fixture(scope="module", params=STORES, ids=str)

@@ -20,9 +20,10 @@ from rootcellar.records import Payload
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.mysql import MySQLStore, driver
 from rootcellar.stores.mysql.url import connection_settings
+from rootcellar.testing.helpers import NOW, begun, new_id, part, record
+from rootcellar.testing.suites.store.fixtures import processes  # noqa: F401 - a fixture
+from rootcellar.testing.synced_processes import SyncedProcesses
 from tests.certificates import Authority, Issued
-from tests.conformance.crew import Crew
-from tests.conformance.stores import NOW, begun, crew, new_id, part, record  # noqa: F401  crew is a fixture
 from tests.mariadb_server import MariaDBServer
 from tests.servers import PASSWORD, free_port
 
@@ -372,11 +373,15 @@ def test_tables_that_were_half_made_are_finished(mysql_server: MariaDBServer, my
 # -- many at once ------------------------------------------------------------------------------------------------------
 
 
-def test_eight_processes_are_never_told_of_a_deadlock(mysql_server: MariaDBServer, mysql_url: str, crew: Crew) -> None:  # noqa: F811
+def test_eight_processes_are_never_told_of_a_deadlock(
+    mysql_server: MariaDBServer,
+    mysql_url: str,
+    processes: SyncedProcesses,  # noqa: F811
+) -> None:
     with opened(mysql_url) as store:
         groups = [begun(store, 8, expires_at=NOW - timedelta(1)) for _ in range(4)]
     ids = [new_id() for _ in range(30)]
-    counts = crew.run_alike(8, _quarrel, mysql_url, ids, groups)
+    counts = processes.run_alike(8, _quarrel, mysql_url, ids, groups)
     assert counts == [120] * 8
 
 

@@ -13,8 +13,8 @@ from rootcellar.errors import StoreUnavailable
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores import pool as pool_module
 from rootcellar.stores.pool import ConnectionPool
-from tests.background import Background
-from tests.conformance.stores import eventually, in_threads, record
+from rootcellar.testing.background import Background
+from rootcellar.testing.helpers import eventually, in_threads, record
 
 
 class RespConnection:

@@ -13,7 +13,7 @@ from rootcellar.records import ChordRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.postgres import driver, tls
-from tests.conformance.stores import part
+from rootcellar.testing.helpers import part
 from tests.waiting.bed import record
 
 

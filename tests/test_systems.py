@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from tests.conformance import backend, stores
+from rootcellar.testing.suites import backend, store
 from tests.conformance.registered import STORES
 from tests.conformance.systems import FEATURES, PAGE, TITLES, UNLISTED, page, read_claims
 
@@ -58,10 +60,17 @@ def test_a_run_writes_what_it_found_and_another_checks_it(tmp_path: Path) -> Non
     }, "what was not run stays"
 
 
-@pytest.mark.parametrize(("name", "suite"), [("stores", stores), ("backend", backend)])
+@pytest.mark.parametrize(("name", "suite"), [("stores", store), ("backend", backend)])
 def test_every_group_of_tests_is_a_feature(name: str, suite: object) -> None:
     classes = {key for key, _ in inspect.getmembers(suite, inspect.isclass) if key.startswith("Test")}
     assert classes - {"TestEssentials"} == {key for one, key in FEATURES if one == name and key.startswith("Test")}
+
+
+@pytest.mark.parametrize("suite", [store, backend])
+def test_suite_has_every_group_of_tests_of_its_files(suite: ModuleType) -> None:
+    folder = Path(str(suite.__file__)).parent
+    written = {name for file in folder.glob("*.py") for name in re.findall(r"^class (Test\w+)", file.read_text(), re.M)}
+    assert written == {name for name in suite.__all__ if name.startswith("Test")}
 
 
 def test_every_system_is_in_the_table() -> None:

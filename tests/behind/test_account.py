@@ -17,9 +17,9 @@ from urllib.parse import urlencode
 from rootcellar import errors
 from rootcellar.records import Payload
 from rootcellar.stores import Store, open_store
+from rootcellar.testing.synced_processes import SyncedProcesses
 from tests.behind.bed import eventually, open_behind, record
 from tests.commands import command, environment
-from tests.conformance.crew import Crew
 from tests.faults.bed import HEAVY, Audit
 from tests.servers import PostgresServer, RedisServer
 
@@ -92,8 +92,8 @@ def test_an_account_of_all_that_was_acknowledged(
             fault()
             happened.append(fault.__name__)
 
-    with Crew() as crew, ThreadPoolExecutor(1) as pool:
-        books = pool.submit(crew.run_alike, 2, _keep_account, url, own_redis.url)
+    with SyncedProcesses() as processes, ThreadPoolExecutor(1) as pool:
+        books = pool.submit(processes.run_alike, 2, _keep_account, url, own_redis.url)
         disturb(lambda: not books.done())
         answers = books.result()
     assert len(happened) > 4, happened

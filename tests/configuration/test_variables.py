@@ -14,7 +14,7 @@ import pytest
 
 import rootcellar
 from rootcellar.errors import ConfigurationError
-from tests.celery_versions import CELERY
+from rootcellar.testing.celery_versions import CELERY
 from tests.configuration.bed import ODD, app_of, problems, settings
 
 # -- names and URLs

@@ -1,4 +1,4 @@
-"""What the conformance suites run over. To add a store, add an entry to ``STORES`` and some to ``COMBINATIONS``."""
+"""What the conformance suites run over. To add a store, add an entry to ``STORES`` and some to ``WORKERS``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ import pytest
 import redis
 from pymysql.constants import CLIENT
 
-from rootcellar.stores import ENTRY_POINTS
 from rootcellar.stores.mysql.url import connection_settings
 from rootcellar.stores.sqlite.driver import database_path
-from tests.conformance.under_test import Combination, StoreUnderTest
-from tests.memory_store import forget_place
+from rootcellar.testing.memory import forget_place
+from rootcellar.testing.under_test import MEMORY_BROKER, Broker, StoreUnderTest, WorkerUnderTest
 from tests.servers import IN_URL, RedisServer
 
 
@@ -122,15 +121,8 @@ def run_on_mysql(url: str, script: str) -> list[tuple[Any, ...]]:
 
 @contextmanager
 def memory_place(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A place of a store that another package brings: its entry point is found as an installed one's would be."""
-    metadata = request.getfixturevalue("tmp_path_factory").mktemp("site") / "rootcellar_memory-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rootcellar-memory\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nmemory = tests.memory_store:MemoryStore\n")
     url = f"memory://{uuid.uuid4().hex}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(metadata.parent)
-        yield url
+    yield url
     forget_place(url)
 
 
@@ -211,34 +203,50 @@ STORES = [
     MEMORY,
 ]
 
-#: every store, pool and broker meets every other one at least once
-COMBINATIONS = [
-    Combination(SQLITE, "prefork", "redis"),
-    Combination(SQLITE, "threads", "rabbit", essentials_only=True),
-    Combination(POSTGRES, "prefork", "rabbit"),
-    Combination(POSTGRES, "threads", "redis"),
-    Combination(POSTGRES, "gevent", "redis", essentials_only=True),
-    Combination(POSTGRES, "eventlet", "redis", essentials_only=True),
-    Combination(POSTGRES, "solo", "redis", essentials_only=True),
-    Combination(PGBOUNCER, "prefork", "redis"),
-    Combination(PGBOUNCER, "gevent", "redis", essentials_only=True),
-    Combination(MYSQL, "prefork", "redis"),
-    Combination(MYSQL, "threads", "redis", essentials_only=True),
-    Combination(MYSQL, "gevent", "redis", essentials_only=True),
-    Combination(MYSQL, "eventlet", "redis", essentials_only=True),
-    Combination(MYSQL, "inside", "memory", essentials_only=True),
-    Combination(SQLITE, "inside", "memory", essentials_only=True),
-    Combination(MEMORY, "inside", "redis", essentials_only=True),
-    Combination(REDIS, "prefork", "redis"),
-    Combination(REDIS, "threads", "redis", essentials_only=True),
-    Combination(REDIS, "inside", "memory", essentials_only=True),
-    Combination(REDIS, "gevent", "redis", essentials_only=True),
-    Combination(REDIS, "eventlet", "redis", essentials_only=True),
-    Combination(REDIS_SENTINEL, "inside", "redis"),
-    Combination(REDIS_CLUSTER, "threads", "redis"),
-    Combination(REDIS_CLUSTER, "prefork", "redis", essentials_only=True),
-    Combination(MONGO, "prefork", "redis"),
-    Combination(HYBRID, "prefork", "redis"),
-    Combination(HYBRID, "threads", "redis", essentials_only=True),
-    Combination(WRITE_BEHIND, "prefork", "redis"),
+
+@contextmanager
+def new_redis_broker(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A Redis of its own, so that one worker's messages never slow another's."""
+    with RedisServer() as server:
+        yield server.url
+
+
+@contextmanager
+def new_rabbit_host(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.getfixturevalue("rabbit_server").create_vhost()
+
+
+REDIS_BROKER = Broker("redis", new_redis_broker)
+RABBIT_BROKER = Broker("rabbit", new_rabbit_host)
+
+#: every store, pool and broker meets every other one at least once; the small workers use the first broker of a store
+WORKERS = [
+    WorkerUnderTest(SQLITE, "prefork", REDIS_BROKER),
+    WorkerUnderTest(SQLITE, "threads", RABBIT_BROKER, essentials_only=True),
+    WorkerUnderTest(POSTGRES, "threads", REDIS_BROKER),
+    WorkerUnderTest(POSTGRES, "prefork", RABBIT_BROKER),
+    WorkerUnderTest(POSTGRES, "gevent", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(POSTGRES, "eventlet", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(POSTGRES, "solo", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(PGBOUNCER, "prefork", REDIS_BROKER),
+    WorkerUnderTest(PGBOUNCER, "gevent", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(MYSQL, "prefork", REDIS_BROKER),
+    WorkerUnderTest(MYSQL, "threads", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(MYSQL, "gevent", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(MYSQL, "eventlet", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(MYSQL, "inside", MEMORY_BROKER, essentials_only=True),
+    WorkerUnderTest(SQLITE, "inside", MEMORY_BROKER, essentials_only=True),
+    WorkerUnderTest(MEMORY, "inside", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(REDIS, "prefork", REDIS_BROKER),
+    WorkerUnderTest(REDIS, "threads", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(REDIS, "inside", MEMORY_BROKER, essentials_only=True),
+    WorkerUnderTest(REDIS, "gevent", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(REDIS, "eventlet", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(REDIS_SENTINEL, "inside", REDIS_BROKER),
+    WorkerUnderTest(REDIS_CLUSTER, "threads", REDIS_BROKER),
+    WorkerUnderTest(REDIS_CLUSTER, "prefork", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(MONGO, "prefork", REDIS_BROKER),
+    WorkerUnderTest(HYBRID, "prefork", REDIS_BROKER),
+    WorkerUnderTest(HYBRID, "threads", REDIS_BROKER, essentials_only=True),
+    WorkerUnderTest(WRITE_BEHIND, "prefork", REDIS_BROKER),
 ]

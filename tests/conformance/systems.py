@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.under_test import Combination, StoreUnderTest
+from rootcellar.testing.under_test import StoreUnderTest, WorkerUnderTest
 
 PAGE = Path(__file__).parents[2] / "docs" / "systems.md"
 #: what is not for users
@@ -47,6 +47,7 @@ FEATURES = {
     ("stores", "TestWatching"): "being told of results",
     ("stores", "TestGroups"): "saved groups",
     ("stores", "TestChords"): "chord parts counted once, claims with a lease",
+    ("stores", "TestLeaders"): "one leader among processes",
     ("stores", "TestTables"): "tables: names, by hand, plain SQL",
     ("stores", "TestQueries"): "queries: `rootcellar history`",
     ("backend", "TestResults"): "Celery: results, children, revoking",
@@ -62,6 +63,7 @@ FEATURES = {
     ("backend", "TestOneBackend"): "Celery: one backend a process",
     ("backend", "TestClientsOfDifferentSettings"): "Celery: clients of different settings",
     ("backend", "TestSettings"): "Celery's settings",
+    ("backend", "TestWatching"): "`rootcellar.watch`",
     **{
         ("backend", pool): f"workers: {pool}"
         for pool in ("prefork", "threads", "gevent", "eventlet", "solo", "inside the client's process")
@@ -172,17 +174,17 @@ class SystemsTable:
 def cells_of(item: pytest.Item) -> Iterable[tuple[Cell, str]]:
     """Tell which cell a test is for, and its name there, which is the same in every pool."""
     params = getattr(getattr(item, "callspec", None), "params", {})
-    combination = next((value for value in params.values() if isinstance(value, Combination)), None)
-    store = combination.store if combination else params.get("under_test")
+    worker = next((value for value in params.values() if isinstance(value, WorkerUnderTest)), None)
+    store = worker.store if worker else params.get("under_test")
     cls = getattr(item, "cls", None)
     if not isinstance(store, StoreUnderTest) or store.name in UNLISTED or cls is None:
         return
     key = cls.__name__
-    if combination and key == "TestEssentials":
-        key = "inside the client's process" if combination.pool == "inside" else combination.pool
-    feature = FEATURES.get(("backend" if combination else "stores", key))
+    if worker and key == "TestEssentials":
+        key = "inside the client's process" if worker.pool == "inside" else worker.pool
+    feature = FEATURES.get(("backend" if worker else "stores", key))
     if feature:
-        name = item.name.replace(str(combination or store), "*")
+        name = item.name.replace(str(worker or store), "*")
         yield (TITLES.get(store.name, store.name), feature), f"{cls.__name__}::{name}"
 
 

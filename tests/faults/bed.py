@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 
 from rootcellar.stores import open_store
+from rootcellar.testing.background import Background
 from tests.apps.faults import Faults, make_app
-from tests.background import Background
 from tests.workers import Worker
 
 #: the full counts and the full lengths of the outages

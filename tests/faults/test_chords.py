@@ -16,8 +16,8 @@ import psutil
 import pytest
 from celery import chord
 
+from rootcellar.testing.background import Background
 from tests.apps.faults import Point
-from tests.background import Background
 from tests.faults.bed import HEAVY, Audit, Bed
 from tests.servers import RedisServer, wait_gone
 from tests.workers import Worker

@@ -14,8 +14,8 @@ import redis
 
 from rootcellar.errors import RootcellarError
 from rootcellar.stores import Store, StoreOptions, open_store
-from tests.background import Background
-from tests.conformance.stores import in_threads
+from rootcellar.testing.background import Background
+from rootcellar.testing.helpers import in_threads
 from tests.waiting.bed import Database, record, value_of
 
 FATAL = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"

@@ -18,8 +18,8 @@ import rootcellar
 from rootcellar.errors import RootcellarError
 from rootcellar.stores.postgres import driver
 from rootcellar.support import executor
+from rootcellar.testing.helpers import in_threads
 from rootcellar.waiting import blocking
-from tests.conformance.stores import in_threads
 from tests.servers import PostgresServer, RedisServer, Server
 from tests.waiting.bed import make_app, record, until
 

@@ -14,7 +14,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import chord
 from celery.exceptions import ChordError
 
-from tests.background import Background
+from rootcellar.testing.background import Background
 from tests.faults.bed import Bed
 from tests.servers import PostgresServer
 

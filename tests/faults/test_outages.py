@@ -13,7 +13,7 @@ import pytest
 from celery import chord
 from celery.result import GroupResult
 
-from tests.background import Background
+from rootcellar.testing.background import Background
 from tests.faults.bed import HEAVY, Audit, Bed
 from tests.servers import PostgresServer, RedisServer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.background import Background
+from rootcellar.testing.background import Background
 from tests.faults.bed import Bed
 from tests.servers import IN_URL, PostgresServer
 from tests.workers import Worker, WorkerError

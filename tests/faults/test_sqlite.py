@@ -11,7 +11,7 @@ import psutil
 import pytest
 from celery import chord
 
-from tests.background import Background
+from rootcellar.testing.background import Background
 from tests.faults.bed import HEAVY, Bed
 from tests.servers import wait_gone
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from rootcellar.stores import open_store
 from rootcellar.stores.base import TaskQuery
 from rootcellar.stores.sqlite import SQLiteStore
-from tests.conformance.crew import Crew
-from tests.conformance.stores import begun, crew, part, record  # noqa: F401  crew is a fixture
+from rootcellar.testing.helpers import begun, part, record
+from rootcellar.testing.suites.store.fixtures import processes  # noqa: F401 - a fixture
+from rootcellar.testing.synced_processes import SyncedProcesses
 
 PROCESSES = 8
 STORES = 50
@@ -17,11 +18,11 @@ STORES = 50
 WORST = 10.0
 
 
-def test_eight_processes_store_at_once(crew: Crew, tmp_path: Path) -> None:  # noqa: F811
+def test_eight_processes_store_at_once(processes: SyncedProcesses, tmp_path: Path) -> None:  # noqa: F811
     url = f"sqlite:///{tmp_path}/results.sqlite3"
     store = open_store(url)
     group = begun(store, PROCESSES * STORES // 2)
-    answers = crew.run_alike(PROCESSES, _store_all, url, group)
+    answers = processes.run_alike(PROCESSES, _store_all, url, group)
     assert sum(claims for claims, _, _ in answers) == 1, "the chord was claimed once"
     waits = sorted(wait for _, waits, _ in answers for wait in waits)
     print(f"median {waits[len(waits) // 2]:.4f} s, worst {waits[-1]:.3f} s")

@@ -17,9 +17,9 @@ from rootcellar.payloads import ARGS, RESULT, Codec, Compressing, make_key
 from rootcellar.payloads.encryption import Sealing
 from rootcellar.payloads.keys import read_keys
 from rootcellar.records import TYPED_JSON, TaskRecord
+from rootcellar.testing.under_test import StoreUnderTest
 from tests import typed_values
 from tests.conformance.registered import STORES
-from tests.conformance.under_test import StoreUnderTest
 
 SERIALIZERS = {
     "rootcellar-json": (TYPED_JSON, typed_values.values),
@@ -29,13 +29,13 @@ SERIALIZERS = {
 }
 COMPRESSIONS = [None, "gzip", "bzip2", "lzma", "zstd", "brotli"]
 SEALS = ["open", "encrypted", "signed"]
-COMBINATIONS = list(itertools.product(SERIALIZERS, COMPRESSIONS, SEALS))
+WORKERS = list(itertools.product(SERIALIZERS, COMPRESSIONS, SEALS))
 VALUES = 60
 
-Combination = tuple[str, "str | None", str]
+WorkerUnderTest = tuple[str, "str | None", str]
 
 
-def codec_of(combination: Combination, key: str) -> Codec:
+def codec_of(combination: WorkerUnderTest, key: str) -> Codec:
     serializer, compression, seal = combination
     keys = read_keys(key, "test")
     return Codec(
@@ -76,7 +76,7 @@ def differences(store_name: str, url: str, key: str, expected: bytes) -> list[st
     """Read what is stored there; say what is not what it was."""
     under_test = next(store for store in STORES if store.name == store_name)
     store = under_test.open(url, None)
-    values: dict[str, tuple[Combination, Any]] = pickle.loads(expected)  # noqa: S301 - our own, a moment ago
+    values: dict[str, tuple[WorkerUnderTest, Any]] = pickle.loads(expected)  # noqa: S301 - our own, a moment ago
     found = store.get_many(values)
     wrong = [f"{task_id} is missing" for task_id in values.keys() - found.keys()]
     for task_id, record in found.items():
@@ -101,11 +101,11 @@ def test_random_values_come_back(
     other_process: ProcessPoolExecutor,
 ) -> None:
     key = make_key("test")
-    values: dict[str, tuple[Combination, Any]] = {}
+    values: dict[str, tuple[WorkerUnderTest, Any]] = {}
     with under_test.new_place(request) as url:
         store = under_test.open(url, None)
         turns = {name: itertools.cycle(drawn) for name, drawn in drawn_values.items()}
-        for number, combination in enumerate(COMBINATIONS * 2):
+        for number, combination in enumerate(WORKERS * 2):
             task_id, value = f"task-{number}", next(turns[combination[0]])
             codec = codec_of(combination, key)
             result, args = (codec.encode(value, task_id=task_id, field=field) for field in (RESULT, ARGS))

@@ -22,10 +22,10 @@ from rootcellar.payloads.rekey import Rekeying
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.base import Store
-from tests.apps.conformance import make_app
+from rootcellar.testing.conformance_app import make_app
+from rootcellar.testing.harness import APP
+from rootcellar.testing.memory import MemoryStore
 from tests.commands import Ended, command, environment, run
-from tests.conformance.benches import APP
-from tests.memory_store import MemoryStore
 from tests.workers import Worker
 
 OLD, NEW = make_key("old"), make_key("new")

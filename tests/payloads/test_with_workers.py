@@ -11,8 +11,8 @@ import pytest
 from celery import Celery, chord
 
 from rootcellar.payloads import make_key
-from tests.apps.conformance import make_app
-from tests.conformance.benches import APP
+from rootcellar.testing.conformance_app import make_app
+from rootcellar.testing.harness import APP
 from tests.servers import PostgresServer, RedisServer
 from tests.workers import Worker
 

@@ -16,7 +16,7 @@ from rootcellar.errors import StoreError
 from rootcellar.records import TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.redis import RedisStore
-from tests.apps.conformance import make_app
+from rootcellar.testing.conformance_app import make_app
 from tests.redis.bed import opened, record, until
 from tests.redis_servers import RedisCluster, SentinelSet
 from tests.servers import RedisServer
@@ -48,7 +48,7 @@ def test_two_thousand_tasks(servers: SentinelSet | RedisCluster, redis_server: R
     env = {"TEST_BROKER": broker, "TEST_BACKEND": f"rootcellar+{servers.url}", "TEST_CONF": json.dumps(conf)}
     app = app_of(broker, servers)
     add, total = app.tasks["conformance.add"], app.tasks["conformance.total"]
-    with Worker("tests.apps.conformance", env=env, concurrency=2) as worker:
+    with Worker("rootcellar.testing.conformance_app", env=env, concurrency=2) as worker:
         results = [add.delay(number, 0) for number in range(COUNT // 2)]
         chords = [chord((add.s(n, m) for n in range(10)), total.s())() for m in range(10)]
         until(lambda: results[COUNT // 4].ready(), "a quarter of the work")

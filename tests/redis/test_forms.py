@@ -15,7 +15,7 @@ from rootcellar.stores.base import TaskQuery
 from rootcellar.stores.redis import RedisStore, search
 from rootcellar.stores.redis.address import read_address
 from rootcellar.stores.redis.cluster import Cluster, slot_of
-from tests.conformance.stores import begun, part
+from rootcellar.testing.helpers import begun, part
 from tests.redis.bed import Inbox, opened, record, until
 from tests.redis_servers import COMMANDS, KEYS, Certificates, RedisCluster, SentinelSet
 from tests.servers import HOST, RedisServer, free_port

@@ -16,8 +16,9 @@ from rootcellar import errors
 from rootcellar.records import GroupRecord, Payload, TaskRecord
 from rootcellar.stores.layouts import json_blob
 from rootcellar.stores.redis import RedisStore, commands
-from tests.apps.conformance import make_app
-from tests.conformance.stores import JSON_TEXTS, OTHER_PAYLOADS, full_record
+from rootcellar.testing.conformance_app import make_app
+from rootcellar.testing.helpers import full_record
+from rootcellar.testing.suites.store.exactness import JSON_TEXTS, OTHER_PAYLOADS
 from tests.redis.bed import PATIENCE, new_id, opened, our_app, record, stock_app
 from tests.servers import RedisServer
 from tests.workers import Worker
@@ -329,7 +330,7 @@ def test_one_command_stores(store: RedisStore, client: redis.Redis) -> None:
 
 def test_a_stock_worker_and_our_client(redis_server: RedisServer) -> None:
     url, broker = redis_server.database_url(9_001), redis_server.database_url(9_002)
-    with Worker("tests.apps.conformance", env={"TEST_BROKER": broker, "TEST_BACKEND": url}, pool="threads"):
+    with Worker("rootcellar.testing.conformance_app", env={"TEST_BROKER": broker, "TEST_BACKEND": url}, pool="threads"):
         ours = make_app(broker, f"rootcellar+{url}")
         add, fail = ours.tasks["conformance.add"], ours.tasks["conformance.raise_"]
         assert [add.delay(n, n).get(timeout=PATIENCE) for n in range(20)] == [2 * n for n in range(20)]
@@ -341,7 +342,7 @@ def test_a_stock_worker_and_our_client(redis_server: RedisServer) -> None:
 def test_our_worker_and_a_stock_client(redis_server: RedisServer) -> None:
     url, broker = redis_server.database_url(9_003), redis_server.database_url(9_004)
     env = {"TEST_BROKER": broker, "TEST_BACKEND": f"rootcellar+{url}"}
-    with Worker("tests.apps.conformance", env=env, pool="threads"):
+    with Worker("rootcellar.testing.conformance_app", env=env, pool="threads"):
         stock = make_app(broker, url)
         add, fail = stock.tasks["conformance.add"], stock.tasks["conformance.raise_"]
         assert [add.delay(n, n).get(timeout=PATIENCE) for n in range(20)] == [2 * n for n in range(20)]

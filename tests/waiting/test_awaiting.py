@@ -24,7 +24,7 @@ import rootcellar
 from rootcellar import StateChange
 from rootcellar.backend import ResultBackend
 from rootcellar.errors import ConfigurationError, NotAResult
-from tests.background import Background
+from rootcellar.testing.background import Background
 from tests.servers import PostgresServer
 from tests.waiting.bed import (
     PATIENCE,

@@ -18,8 +18,8 @@ from celery.result import GroupResult, ResultSet
 
 import rootcellar
 from rootcellar.records import Payload
+from rootcellar.testing.background import Background
 from rootcellar.waiting import callbacks
-from tests.background import Background
 from tests.waiting.bed import PATIENCE, make_app, no_safety_net, record, until
 
 

@@ -18,9 +18,9 @@ from celery.result import AsyncResult, EagerResult, ResultSet
 
 import rootcellar
 from rootcellar.backend import ResultBackend
-from tests.apps.conformance import make_app as make_conformance_app
-from tests.background import Background
-from tests.conformance.benches import _worker_inside
+from rootcellar.testing.background import Background
+from rootcellar.testing.conformance_app import make_app as make_conformance_app
+from rootcellar.testing.harness import _worker_inside
 from tests.waiting.bed import PATIENCE, make_app, until
 
 

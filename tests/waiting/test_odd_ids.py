@@ -13,9 +13,9 @@ from celery.result import GroupResult
 
 import rootcellar
 from rootcellar.stores.redis.servers import Servers
-from tests.background import Background
+from rootcellar.testing.background import Background
+from rootcellar.testing.under_test import StoreUnderTest
 from tests.conformance.registered import STORES
-from tests.conformance.under_test import StoreUnderTest
 from tests.waiting.bed import make_app, no_safety_net, record, until
 
 #: from a JSON body, from a URL, and longer than what an index takes, also compressed

@@ -21,8 +21,8 @@ from rootcellar.errors import StoreUnavailable
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.postgres import PostgresStore, driver, notify
 from rootcellar.stores.watching import NotifyOn
+from rootcellar.testing.background import Background
 from rootcellar.waiting.blocking import Waiter
-from tests.background import Background
 from tests.servers import PostgresServer, Setting, die_with_parent
 from tests.waiting.bed import (
     PATIENCE,

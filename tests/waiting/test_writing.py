@@ -17,7 +17,7 @@ import pytest
 from rootcellar.errors import RecordRefused, RootcellarError, StoreUnavailable
 from rootcellar.records import ChordPart
 from rootcellar.stores import Store
-from tests.background import Background
+from rootcellar.testing.background import Background
 from tests.servers import PostgresServer
 from tests.waiting.bed import (
     Database,

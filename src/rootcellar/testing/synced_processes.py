@@ -14,11 +14,11 @@ PATIENCE = 60.0
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-class CrewError(AssertionError):
+class ProcessFailed(AssertionError):
     """A job raised in another process; the text holds its traceback."""
 
 
-class Crew:
+class SyncedProcesses:
     """A context manager with processes of its own, started afresh (not forked) when they are first needed."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Crew:
     def run(self, *calls: Call) -> list[Any]:
         """Do each of ``calls``, a function that can be imported and its arguments, in a process, all at once.
 
-        Returns what they returned, in order; raises CrewError when one raised.
+        Returns what they returned, in order; raises ProcessFailed when one raised.
         """
         self._hire(len(calls))
         pipes = [pipe for _, pipe in self._members[: len(calls)]]
@@ -43,7 +43,7 @@ class Crew:
         """Call ``function(*args, number)`` in ``count`` processes at once, ``number`` counting from 0."""
         return self.run(*((function, (*args, number)) for number in range(count)))
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> SyncedProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,11 +66,11 @@ def _gather(pipes: Sequence[Connection]) -> list[Any]:
     answers = []
     for pipe in pipes:
         if not pipe.poll(PATIENCE):
-            raise CrewError(f"a process did not answer within {PATIENCE:g} s")
+            raise ProcessFailed(f"a process did not answer within {PATIENCE:g} s")
         answers.append(pipe.recv())
     for error, _ in answers:
         if error:
-            raise CrewError(error)
+            raise ProcessFailed(error)
     return [value for _, value in answers]
 
 
@@ -82,6 +82,7 @@ def _work(pipe: Connection) -> None:
             return
         pipe.send((None, None))
         pipe.recv()
+        answer: tuple[str | None, Any]
         try:
             answer = (None, function(*args))
         except BaseException:

@@ -1,4 +1,4 @@
-"""The conformance suite of leaders: on every store, one process at a time leads."""
+"""Leaders: on every store, one process at a time leads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 
 from rootcellar.maintenance.leadership import PREFIX, StoreLeader
 from rootcellar.stores.base import Store
-from tests.conformance.crew import Crew
-from tests.conformance.under_test import StoreUnderTest
+from rootcellar.testing.synced_processes import SyncedProcesses
+from rootcellar.testing.under_test import StoreUnderTest
 
 #: a lease that does not run out within a test
 LONG = 600.0
@@ -81,11 +81,13 @@ class TestLeaders:
         for owner in ("", "owner", "None", "null"):
             assert group_id not in store.orphaned_chords(owner)
 
-    def test_one_of_many_processes_leads(self, under_test: StoreUnderTest, place: str, crew: Crew) -> None:
+    def test_one_of_many_processes_leads(
+        self, under_test: StoreUnderTest, place: str, processes: SyncedProcesses
+    ) -> None:
         if not under_test.shared:
             pytest.skip("this store is used by one process")
         name = new_name()
-        leads = crew.run_alike(4, hold_lease, under_test.open, place, name, LONG)
+        leads = processes.run_alike(4, hold_lease, under_test.open, place, name, LONG)
         assert sorted(leads) == [False, False, False, True]
 
     def test_killed_leader_is_replaced(self, under_test: StoreUnderTest, place: str, store: Store) -> None:

@@ -1,10 +1,9 @@
-"""A bench: a running worker and a client's app, on a store and a broker of their own."""
+"""A running worker and a client's app, on a store and a broker of their own."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,12 +17,11 @@ from celery.exceptions import WorkerShutdown
 from celery.result import allow_join_result
 from celery.utils.nodenames import anon_nodename
 
-from tests.apps.conformance import make_app
-from tests.conformance.under_test import Combination
-from tests.servers import RedisServer
-from tests.workers import Worker
+from rootcellar.testing.conformance_app import make_app
+from rootcellar.testing.under_test import WorkerUnderTest
+from rootcellar.testing.workers import Worker
 
-APP = "tests.apps.conformance"
+APP = "rootcellar.testing.conformance_app"
 #: how many tasks each pool runs at a time; with few greenlets and Redis, Celery's event loop sleeps most of the time
 SLOTS = {"prefork": 2, "threads": 2, "gevent": 20, "eventlet": 20, "solo": 1, "inside": 2}
 
@@ -31,11 +29,11 @@ SLOTS = {"prefork": 2, "threads": 2, "gevent": 20, "eventlet": 20, "solo": 1, "i
 STARTUP = SHUTDOWN = 30.0
 
 
-class Bench:
+class Harness:
     """What a test of the backend works with.
 
     Attributes:
-        combination: the store, the pool and the broker.
+        under_test: the store, the pool and the broker.
         place: the URL of the store.
         app: the client's app; the worker has its own, but for the pool ``inside``.
         tasks: the app's tasks by the names of their functions.
@@ -43,12 +41,12 @@ class Bench:
         slots: how many tasks the worker runs at a time.
     """
 
-    def __init__(self, combination: Combination, place: str, app: Celery, worker: Worker | None) -> None:
-        self.combination = combination
+    def __init__(self, worker_under_test: WorkerUnderTest, place: str, app: Celery, worker: Worker | None) -> None:
+        self.under_test = worker_under_test
         self.place = place
         self.app = app
         self.worker = worker
-        self.slots = SLOTS[combination.pool]
+        self.slots = SLOTS[worker_under_test.pool]
         names = [name for name in app.tasks if name.startswith("conformance.")]
         self.tasks: Any = SimpleNamespace(**{name.partition(".")[2]: app.tasks[name] for name in names})
 
@@ -56,15 +54,15 @@ class Bench:
     def backend(self) -> Any:
         return self.app.backend
 
-    def client(self, **conf: Any) -> Bench:
-        """Return a bench with a client's app of its own, with other settings, and the same worker."""
+    def client(self, **conf: Any) -> Harness:
+        """Return a harness with a client's app of its own, with other settings, and the same worker."""
         known = self.app.conf
         app = make_app(
             known.broker_url, known.result_backend, **{"task_default_queue": known.task_default_queue, **conf}
         )
-        return Bench(self.combination, self.place, app, self.worker)
+        return Harness(self.under_test, self.place, app, self.worker)
 
-    def activate(self) -> Bench:
+    def activate(self) -> Harness:
         """Make the app the current one, as it is in a program that has only one."""
         self.app.set_current()
         self.app.set_default()
@@ -72,28 +70,28 @@ class Bench:
 
 
 @contextmanager
-def open_bench(request: pytest.FixtureRequest, combination: Combination, **conf: Any) -> Iterator[Bench]:
+def open_harness(request: pytest.FixtureRequest, worker_under_test: WorkerUnderTest, **conf: Any) -> Iterator[Harness]:
     """Start a worker with the settings ``conf``, which the client has too."""
     with ExitStack() as stack:
-        place = stack.enter_context(combination.store.new_place(request))
-        broker = _broker(request, combination, stack)
+        place = stack.enter_context(worker_under_test.store.new_place(request))
+        broker = stack.enter_context(worker_under_test.broker.new(request))
         backend = f"rootcellar+{place}"
-        if combination.pool == "inside":
+        if worker_under_test.pool == "inside":
             # a worker stops when its last poll is over
             conf = {"broker_transport_options": {"polling_interval": 0.1}, **conf}
         app = make_app(broker, backend, **conf)
-        slots = SLOTS[combination.pool]
+        slots = SLOTS[worker_under_test.pool]
         worker = None
-        if combination.pool == "inside":
+        if worker_under_test.pool == "inside":
             stack.enter_context(_worker_inside(app, slots))
         else:
             env = {"TEST_BROKER": broker, "TEST_BACKEND": backend, "TEST_CONF": json.dumps(conf)}
             # in containers the tests run as root, and some of them accept pickles
             env["C_FORCE_ROOT"] = "yes"
-            worker = stack.enter_context(Worker(APP, env=env, pool=combination.pool, concurrency=slots))
+            worker = stack.enter_context(Worker(APP, env=env, pool=worker_under_test.pool, concurrency=slots))
         stack.callback(app.close)
         stack.callback(app.backend.store.close)
-        yield Bench(combination, place, app, worker).activate()
+        yield Harness(worker_under_test, place, app, worker).activate()
 
 
 @contextmanager
@@ -140,12 +138,3 @@ def _logging_kept() -> Iterator[None]:
 
 def _shut_down() -> None:
     raise WorkerShutdown(0)
-
-
-def _broker(request: pytest.FixtureRequest, combination: Combination, stack: ExitStack) -> str:
-    if combination.broker == "memory":
-        return f"memory://{os.getpid()}"
-    if combination.broker == "redis":
-        return stack.enter_context(RedisServer()).url
-    url: str = request.getfixturevalue("rabbit_server").create_vhost()
-    return url

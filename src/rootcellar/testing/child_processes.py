@@ -1,0 +1,48 @@
+"""Processes that tests start: they die with the tests, also when those are killed."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import time
+from collections.abc import Sequence
+
+import psutil
+
+POLL_SECONDS = 0.02
+
+
+def die_with_parent(command: Sequence[str], death_signal: str = "KILL", user: str | None = None) -> list[str]:
+    """Wrap `command` so that it gets `death_signal` when its parent dies, and runs as `user` when one is named.
+
+    Without setpriv (not Linux), the command is returned as it is: then only a normal exit of the tests cleans up.
+    """
+    # setpriv rather than preexec_fn: Python code between fork and exec is unsafe once the parent has threads
+    # an ordinary user's PATH often lacks the sbin folders
+    setpriv = shutil.which("setpriv", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+    if setpriv is None:
+        return list(command)
+    identity = [f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups"] if user else []
+    return [setpriv, f"--pdeathsig={death_signal}", *identity, "--", *command]
+
+
+def wait_gone(processes: Sequence[psutil.Process], timeout: float) -> bool:
+    """Wait until all `processes` have ended; return whether they did within `timeout` seconds."""
+
+    def ended(process: psutil.Process) -> bool:
+        try:
+            if not process.is_running():
+                return True
+            # A zombie has ended too, as in a container process 1 may never collect it; but while it has threads,
+            # only its first thread has ended.
+            return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        except psutil.NoSuchProcess:
+            return True
+
+    deadline = time.monotonic() + timeout
+    while not all(ended(process) for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True

@@ -1,0 +1,107 @@
+"""What a parent or a header raised is raised, in every way to wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from celery import chord, group
+from celery.exceptions import (
+    ChordError,
+    TaskRevokedError,
+)
+from celery.result import AsyncResult, GroupResult, ResultSet, result_from_tuple
+
+import rootcellar
+from rootcellar.testing.background import Background
+from rootcellar.testing.celery_versions import (
+    FAILURE_OF_A_GROUP_AS_A_BODY,
+    or_revoked,
+)
+from rootcellar.testing.harness import Harness
+from rootcellar.testing.helpers import eventually, new_id
+from rootcellar.testing.suites.backend.essentials import CHORDS, failing_chords
+from rootcellar.testing.suites.backend.looking import WAIT
+
+
+class TestFailedParents:
+    @pytest.mark.parametrize("shape", CHORDS)
+    def test_what_a_header_raised_is_raised_however_one_waits(self, harness: Harness, shape: str) -> None:
+        result = failing_chords(harness.tasks)[shape]()
+        with pytest.raises(ValueError, match=r"^header$"):
+            result.get(timeout=WAIT)
+        again = result_from_tuple(result.as_tuple(), app=harness.app)
+        with pytest.raises(ValueError, match=r"^header$"):
+            asyncio.run(rootcellar.result(again, WAIT))
+        again = result_from_tuple(result.as_tuple(), app=harness.app)
+        with pytest.raises(ValueError, match=r"^header$"):
+            ResultSet([again], app=harness.app).join(timeout=WAIT)
+        again = result_from_tuple(result.as_tuple(), app=harness.app)
+        with pytest.raises(ValueError, match=r"^header$"):
+            list(rootcellar.as_completed([again], WAIT))
+
+    @pytest.mark.parametrize("shape", CHORDS)
+    def test_the_failure_of_a_chord_itself_is_raised_where_parents_are_not_followed(
+        self, harness: Harness, shape: str
+    ) -> None:
+        result = failing_chords(harness.tasks)[shape]()
+        with pytest.raises(ChordError, match="header"):
+            result.get(timeout=WAIT, follow_parents=False)
+        assert isinstance(result.get(timeout=WAIT, propagate=False), ChordError)
+        again = result_from_tuple(result.as_tuple(), app=harness.app)
+        with pytest.raises(ChordError, match="header"):
+            asyncio.run(rootcellar.result(again, WAIT, follow_parents=False))
+        assert isinstance(asyncio.run(rootcellar.result(again, WAIT, propagate=False)), ChordError)
+        ((_, meta),) = ResultSet([again], app=harness.app).iter_native(timeout=WAIT)
+        assert isinstance(meta["result"], ChordError), "the outcome of the chord itself"
+
+    def test_what_a_header_raised_is_raised_for_a_group_as_the_body(self, harness: Harness) -> None:
+        fail, ok, echo = harness.tasks.fail.s(message="header"), harness.tasks.add.s(1, 1), harness.tasks.echo.s()
+        result = chord((fail, ok), group(echo, echo))()
+        for join in (result.get, result.join, result.join_native):
+            with pytest.raises(FAILURE_OF_A_GROUP_AS_A_BODY, match=or_revoked("header")):
+                join(timeout=WAIT)
+        with pytest.raises(ValueError, match=r"^header$"):
+            asyncio.run(rootcellar.result(result, WAIT))
+
+    def test_what_a_body_raised_is_raised(self, harness: Harness) -> None:
+        result = chord((harness.tasks.add.s(1, 1), harness.tasks.add.s(2, 2)), harness.tasks.fail.s(message="body"))()
+        with pytest.raises(ValueError, match=r"^body$"):
+            result.get(timeout=WAIT)
+        assert result.parent.get(timeout=WAIT) == [2, 4]
+
+    def test_the_failure_of_a_parent_comes_first_however_late_it_is_looked_at(self, harness: Harness) -> None:
+        header = GroupResult(new_id(), [harness.app.AsyncResult(new_id()) for _ in range(3)], app=harness.app)
+        result = AsyncResult(new_id(), app=harness.app, parent=header)
+
+        def wait() -> Any:
+            # no look at the parents comes of the interval
+            return result.get(timeout=WAIT, interval=10 * WAIT)
+
+        def fail() -> None:
+            harness.backend.mark_as_failure(header[2].id, ValueError("third"))
+            harness.backend.mark_as_failure(header[1].id, ValueError("second"))
+            harness.backend.mark_as_failure(result.id, ChordError("own"))
+
+        waiting = Background(wait)
+        eventually(lambda: result.id in harness.backend.waiter.watcher()._waited_for(), "somebody who waits")
+        fail()
+        with pytest.raises(ValueError, match=r"^second$"):
+            waiting.result(WAIT)
+
+    @pytest.mark.parametrize("is_group", [False, True])
+    def test_a_parent_that_was_revoked_ends_the_wait_on_asyncio(self, harness: Harness, is_group: bool) -> None:
+        parent = harness.app.AsyncResult(new_id())
+        result: Any = AsyncResult(new_id(), app=harness.app, parent=parent)
+        if is_group:
+            result = GroupResult(new_id(), [harness.app.AsyncResult(new_id())], app=harness.app, parent=parent)
+
+        async def wait() -> None:
+            waiting = asyncio.ensure_future(rootcellar.result(result, WAIT))
+            await asyncio.sleep(0)
+            harness.backend.mark_as_revoked(parent.id, "revoked")
+            await waiting
+
+        with pytest.raises(TaskRevokedError):
+            asyncio.run(wait())

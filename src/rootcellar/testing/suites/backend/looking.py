@@ -1,0 +1,56 @@
+"""What the files of the suite have in common."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from celery.result import AsyncResult
+
+from rootcellar.records import TaskRecord
+from rootcellar.stores import Store
+from rootcellar.testing.gate import Gate
+from rootcellar.testing.harness import Harness
+
+#: seconds that a test waits for a result that should come at once
+WAIT = 30.0
+
+
+def stored(harness: Harness, task_id: str) -> TaskRecord | None:
+    """Look into the store itself."""
+    store: Store = harness.backend.store
+    return store.get(task_id)
+
+
+def alone(harness: Harness, result: AsyncResult) -> AsyncResult:
+    """Return a result without its parents: getting it would raise their error, if that can be seen yet."""
+    found: AsyncResult = harness.app.AsyncResult(result.id)
+    return found
+
+
+def until_idle(harness: Harness) -> None:
+    """Wait until the worker has done with all that it was sent before: by keeping its whole pool busy for a moment."""
+    with Gate() as gate:
+        held = [harness.tasks.hold.delay(gate.port) for _ in range(harness.slots)]
+        for _ in held:
+            gate.await_arrival()
+        gate.let_through()
+        for result in held:
+            result.get(timeout=WAIT)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Compare JSON values, in type, in the order of keys, and also where a value does not equal itself."""
+    assert json.dumps(found) == json.dumps(expected)
+
+
+class Timer:
+    """Measures a ``with`` block, in seconds."""
+
+    def __enter__(self) -> Timer:
+        self._start = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self._start

@@ -1,0 +1,124 @@
+"""Watching tasks: a waiter is notified of a result that is stored."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from celery.exceptions import TimeoutError
+
+from rootcellar.records import (
+    TaskRecord,
+)
+from rootcellar.stores.base import Store
+from rootcellar.stores.watching import NotifyOn
+from rootcellar.testing.helpers import PATIENCE, in_threads, json_payload, new_id, record
+from rootcellar.testing.suites.store.states import _put_all
+from rootcellar.testing.synced_processes import SyncedProcesses
+from rootcellar.testing.under_test import StoreUnderTest
+from rootcellar.waiting.blocking import Waiter
+
+
+class TestWatching:
+    """Who waits is told, by the store itself or by a watcher that looks: see :mod:`rootcellar.waiting.blocking`."""
+
+    def test_told_once_it_is_ready(self, store: Store) -> None:
+        one = record()
+        waiter = Waiter(store)
+        told = Mailbox()
+        waiter.watcher().subscribe([one.task_id], told.put)
+        store.put(replace(one, state="STARTED", done_at=None))
+        store.put(one)
+        assert told.take() == [one]
+        waiter.close()
+
+    def test_told_of_what_is_ready_already(self, store: Store) -> None:
+        one, other = record(), record(state="FAILURE")
+        store.put(one)
+        store.put(other)
+        waiter = Waiter(store)
+        found = list(waiter.wait_for([one.task_id, other.task_id], timeout=PATIENCE))
+        assert sorted(found, key=lambda found: found.task_id) == sorted([one, other], key=lambda one: one.task_id)
+        told = Mailbox()
+        waiter.watcher().subscribe([one.task_id], told.put, NotifyOn.ID)
+        assert told.take() == [one.task_id]
+        waiter.close()
+
+    def test_told_of_every_change(self, store: Store) -> None:
+        one = record()
+        states = [replace(one, state=f"STEP {n}", done_at=None) for n in range(3)]
+        waiter = Waiter(store)
+        told = Mailbox()
+        waiter.watcher().subscribe([one.task_id], told.put, NotifyOn.CHANGES)
+        for state in (*states, one):
+            store.put(state)
+            assert told.take() == [state]
+        waiter.close()
+
+    def test_told_of_what_another_process_stores(
+        self, shared: None, under_test: StoreUnderTest, place: str, store: Store, processes: SyncedProcesses
+    ) -> None:
+        ids = [new_id() for _ in range(50)]
+        waiter = Waiter(store)
+        found: list[TaskRecord] = []
+        waiting = threading.Thread(target=lambda: found.extend(waiter.wait_for(ids, timeout=PATIENCE)))
+        waiting.start()
+        processes.run((_put_all, (under_test.open, place, ids, 7)))
+        waiting.join(PATIENCE)
+        assert {one.task_id: one.result for one in found} == dict.fromkeys(ids, json_payload(7))
+        waiter.close()
+
+    def test_many_wait_for_many(self, store: Store) -> None:
+        waiter = Waiter(store)
+        ids = [[new_id() for _ in range(20)] for _ in range(8)]
+
+        def work(number: int) -> set[str]:
+            if number < 8:
+                return {one.task_id for one in waiter.wait_for(ids[number], timeout=PATIENCE)}
+            for task_id in ids[number - 8]:
+                store.put(record(task_id=task_id))
+            return set(ids[number - 8])
+
+        assert in_threads(16, work) == [set(some) for some in ids] * 2
+        waiter.close()
+
+    def test_who_has_cancelled_is_told_no_more(self, store: Store) -> None:
+        one, other = record(), record()
+        waiter = Waiter(store)
+        cancelled, told = Mailbox(), Mailbox()
+        waiter.watcher().subscribe([one.task_id], cancelled.put).cancel()
+        waiter.watcher().subscribe([one.task_id, other.task_id], told.put)
+        store.put(one)
+        assert told.take() == [one]
+        store.put(other)
+        assert told.take() == [other]
+        assert cancelled.is_empty()
+        waiter.close()
+
+    def test_timeouts(self, store: Store) -> None:
+        waiter = Waiter(store)
+        for timeout in (0, 0.05):
+            started = time.monotonic()
+            with pytest.raises(TimeoutError):
+                list(waiter.wait_for([new_id()], timeout=timeout))
+            assert timeout <= time.monotonic() - started < timeout + 2
+        assert list(waiter.wait_for([], timeout=0)) == []
+        waiter.close()
+
+
+class Mailbox:
+    """Where a watcher delivers what it tells."""
+
+    def __init__(self) -> None:
+        self._told: queue.Queue[Any] = queue.Queue()
+        self.put = self._told.put
+
+    def take(self) -> Any:
+        return self._told.get(timeout=PATIENCE)
+
+    def is_empty(self) -> bool:
+        return self._told.empty()
