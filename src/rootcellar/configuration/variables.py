@@ -88,34 +88,36 @@ class CeleryVariables(_Variables):
         "What may be read as a result.", "as `CELERY_ACCEPT_CONTENT`, and `rootcellar-json`"
     )
     celery_result_type_modules: Modules = _is(
-        "The modules and packages whose classes results may be made of.", "all that are loaded"
+        "The modules and packages whose classes may be in results.", "all that are imported"
     )
     celery_result_compression: Compression = _is("How results are compressed.", "not")
-    celery_result_compression_level: Level = _is("How hard it tries.", "the compression's own")
-    celery_result_compression_threshold: CountOrNone = _is("Bytes below which nothing is compressed.", "`1024`")
+    celery_result_compression_level: Level = _is("The level of the compression.", "the compression's own")
+    celery_result_compression_threshold: CountOrNone = _is("Smaller results are not compressed; bytes.", "`1024`")
     celery_result_max_decompressed_size: CountOrNone = _is(
-        "The most bytes of a result that was compressed; 0: no limit.", "`268435456`"
+        "The maximum size of a decompressed result, in bytes; 0: no limit.", "`268435456`"
     )
     celery_result_cache_max: CountOrNone = _is("Results that a client remembers.", "Celery's")
     celery_result_backend_always_retry: Flag = _is("Whether storing is tried again in an outage.", "`true`")
-    celery_result_backend_max_retries: CountOrNone = _is("How often at most.", "no limit")
+    celery_result_backend_max_retries: CountOrNone = _is("How many times it is tried again.", "no limit")
     celery_result_persistent: Flag = _is("With `rpc`: results survive a restart of the broker.", "`false`")
     celery_result_exchange: Identifier = _is("With `rpc`: the exchange that results go through.", "the broker's own")
     celery_result_exchange_type: ExchangeType = _is("With `rpc`: its type.", "`direct`")
-    celery_accept_content: Contents = _is("What a worker takes as a task.", "`json`")
+    celery_accept_content: Contents = _is("What a worker accepts as a task.", "`json`")
     celery_task_serializer: Serializer = _is("How tasks are written.", "`json`")
     celery_task_ignore_result: Flag = _is("Keep no results, unless a task says otherwise.", "`false`")
     celery_task_store_errors_even_if_ignored: Flag = _is("Keep failures of tasks whose result is ignored.", "`false`")
     celery_task_track_started: Flag = _is("Record that a task was started.", "`false`")
     celery_task_acks_late: Flag = _is("Acknowledge a task when it is done, not when it starts.", "`false`")
-    celery_task_reject_on_worker_lost: Flag = _is("Run a task again whose process was killed.", "`false`")
+    celery_task_reject_on_worker_lost: Flag = _is("Run a task again if its process was killed.", "`false`")
     celery_task_time_limit: Seconds = _is("A task is killed after that.", "no limit")
-    celery_task_soft_time_limit: Seconds = _is("A task is told to end after that.", "no limit")
-    celery_task_default_queue: Text = _is("The queue of tasks that name none.", "`celery`")
+    celery_task_soft_time_limit: Seconds = _is("`SoftTimeLimitExceeded` is raised in a task after that.", "no limit")
+    celery_task_default_queue: Text = _is("The queue of tasks without a queue of their own.", "`celery`")
     celery_timezone: Zone = _is("The time zone of schedules.", "`UTC`")
     celery_enable_utc: Flag = _is("Times in messages are UTC.", "`true`")
     celery_worker_concurrency: Count = _is("Processes or threads of a worker.", "one for each CPU")
-    celery_worker_prefetch_multiplier: CountOrNone = _is("Tasks that each of them takes ahead; 0: no limit.", "4")
+    celery_worker_prefetch_multiplier: CountOrNone = _is(
+        "Tasks that each of them reserves in advance; 0: no limit.", "4"
+    )
     celery_worker_max_tasks_per_child: Count = _is("Tasks after which a process is replaced.", "no limit")
 
 
@@ -134,7 +136,7 @@ class BrokerVariables(_Variables):
     broker_ssl_certfile: File = _is("The client's certificate.")
     broker_ssl_keyfile: File = _is("The client's key.")
     broker_pool_limit: CountOrNone = _is("Connections that a process keeps; 0 keeps none.", "10")
-    broker_heartbeat: Seconds = _is("Between two signs of life, with rabbitmq.", "Celery's")
+    broker_heartbeat: Seconds = _is("With rabbitmq: the time between two heartbeats.", "Celery's")
     broker_connection_timeout: Seconds = _is("How long to try to connect.", "`4`")
     broker_connection_retry_on_startup: Flag = _is("A worker that starts waits for its broker.", "`true`")
     broker_visibility_timeout: Seconds = _is(
@@ -146,9 +148,9 @@ class DatabaseVariables(_Variables):
     """PostgreSQL, MySQL and SQLite."""
 
     db_user: Text = _is("The user.", "`celery`")
-    db_password: Secret = _is("The password.", "none: the server's or the driver's other ways to know you")
+    db_password: Secret = _is("The password.", "none: another login method of the server or the driver")
     db_host: DatabaseHost = _is(
-        "The server; with PostgreSQL it may be several, of which one takes writes.", "`localhost`"
+        "The server; with PostgreSQL also several: the one that accepts writes is used.", "`localhost`"
     )
     db_port: Port = _is("Its port.", "PostgreSQL 5432, MySQL 3306")
     db_name: Text = _is("The database.", "`celery_results`")
@@ -157,16 +159,18 @@ class DatabaseVariables(_Variables):
     db_task_table: Identifier = _is("The table of tasks.", "`celery_taskmeta`")
     db_group_table: Identifier = _is("The table of groups.", "`celery_groupmeta`")
     db_create_tables: Flag = _is("Make missing tables on first use.", "`true`")
-    db_pool_size: Count = _is("Connections that a process may have …", "`10`")
-    db_max_overflow: CountOrNone = _is("… and so many more when all are busy.", "`10`")
+    db_pool_size: Count = _is("Connections that a process may keep.", "`10`")
+    db_max_overflow: CountOrNone = _is("Additional connections while all of these are in use.", "`10`")
     db_pool_timeout: Seconds = _is("How long to wait for a free connection.", "`30s`")
     db_pool_recycle: Recycle = _is("Age at which a connection is replaced.", "`1h`")
-    db_pool_pre_ping: Flag = _is("Test a connection that lay idle before it is used.", "`true`")
+    db_pool_pre_ping: Flag = _is("Test an idle connection before it is used.", "`true`")
     db_short_lived_sessions: Flag = _is("Keep no connection.", "`false`")
     db_connect_timeout: Seconds = _is("How long to try to connect.", "`5s`")
-    db_keepalives_idle: Seconds = _is("With PostgreSQL: silence before the first TCP keepalive.", "`30s`")
-    db_keepalives_interval: Seconds = _is("With PostgreSQL: between two keepalives.", "`10s`")
-    db_keepalives_count: Count = _is("With PostgreSQL: unanswered ones that end a connection.", "`3`")
+    db_keepalives_idle: Seconds = _is("With PostgreSQL: idle time before the first TCP keepalive.", "`30s`")
+    db_keepalives_interval: Seconds = _is("With PostgreSQL: time between two keepalives.", "`10s`")
+    db_keepalives_count: Count = _is(
+        "With PostgreSQL: a connection is closed after so many unanswered keepalives.", "`3`"
+    )
     db_sslmode: Sslmode = _is(
         "TLS, in PostgreSQL's words, also for MySQL; `verify-full` checks everything.", "the driver's"
     )
@@ -178,7 +182,7 @@ class DatabaseVariables(_Variables):
     )
     db_listen_port: Port = _is("The port there.", "`DB_PORT`; `5432` with `DB_LISTEN_HOST`")
     db_prepared_statements: Prepared = _is(
-        "With PostgreSQL: whether statements are prepared; `auto` looks whether a pooler lies between.", "`auto`"
+        "With PostgreSQL: whether statements are prepared; `auto`: not through a pooler.", "`auto`"
     )
     db_synchronous_commit: Flag = _is("With PostgreSQL: a result is on disk before its task is done.", "`true`")
 
@@ -189,7 +193,7 @@ class RedisVariables(_Variables):
     redis_host: Host = _is("The server.", "`localhost`")
     redis_port: Port = _is("Its port.", "`6379`")
     redis_socket: Socket = _is("A Unix socket, instead of host and port.")
-    redis_username: Text = _is("The user, where the server has users (ACL).", "the default user")
+    redis_username: Text = _is("The user, if the server has users (ACL).", "the default user")
     redis_password: Secret = _is("The password.", "none")
     redis_db: CountOrNone = _is("The number of the database.", "`0`")
     redis_ssl: Flag = _is("Speak TLS, and check the server's certificate.", "`false`")
@@ -197,23 +201,23 @@ class RedisVariables(_Variables):
     redis_ssl_certfile: File = _is("The client's certificate.")
     redis_ssl_keyfile: File = _is("The client's key.")
     redis_ssl_cert_reqs: CertReqs = _is("Whether the server's certificate is checked.", "`required`")
-    redis_ssl_check_hostname: Flag = _is("Whether it must be for that host name.", "`true`")
+    redis_ssl_check_hostname: Flag = _is("Whether the certificate must have the host's name.", "`true`")
     redis_max_connections: Count = _is("Connections that a process may have.", "`20`")
     redis_socket_timeout: Seconds = _is("How long to wait for an answer.", "`15s`")
     redis_socket_connect_timeout: Seconds = _is("How long to try to connect.", "`5s`")
     redis_socket_keepalive: Flag = _is("TCP keepalives.", "`true`")
-    redis_retry_on_timeout: Flag = _is("Celery's setting of that name. Storing is tried again in any case.", "`false`")
+    redis_retry_on_timeout: Flag = _is("Celery's setting with this name. Storing is always tried again.", "`false`")
     redis_health_check_interval: Seconds = _is("Idle time after which a connection is tested; 0: never.", "`15s`")
     redis_sentinels: Nodes = _is("The sentinels, each `host` or `host:port` (26379).")
-    redis_sentinel_master: Text = _is("The name of the master that they watch.", "must be given with `REDIS_SENTINELS`")
+    redis_sentinel_master: Text = _is("The name of the master.", "must be given with `REDIS_SENTINELS`")
     redis_sentinel_username: Text = _is("The user at the sentinels.", "none")
     redis_sentinel_password: Secret = _is("The password at the sentinels.", "none")
     redis_sentinel_ssl: Flag = _is("Speak TLS to the sentinels too, with the same certificates.", "`REDIS_SSL`")
     redis_wait_replicas: CountOrNone = _is(
-        "With Sentinel and Cluster: replicas that have a result before its task is done; 0: none.", "`1`"
+        "With Sentinel and Cluster: how many replicas must have a result before its task is done; 0: none.", "`1`"
     )
-    redis_wait_timeout: Seconds = _is("How long to wait for them.", "`1s`")
-    redis_global_keyprefix: Text = _is("What all keys of results begin with.", "nothing")
+    redis_wait_timeout: Seconds = _is("How long to wait for the replicas.", "`1s`")
+    redis_global_keyprefix: Text = _is("The beginning of all keys of results.", "nothing")
     redis_cluster_nodes: Nodes = _is("Some nodes of the cluster, each `host` or `host:port` (6379).")
 
 
@@ -221,12 +225,12 @@ class MongoVariables(_Variables):
     """MongoDB."""
 
     mongodb_host: Nodes = _is("The server, or several of a replica set.", "`localhost`")
-    mongodb_port: Port = _is("The port of those that name none.", "`27017`")
+    mongodb_port: Port = _is("The port of servers without a port of their own.", "`27017`")
     mongodb_user: Text = _is("The user.", "none")
     mongodb_password: Secret = _is("The password.", "none")
     mongodb_db: Text = _is("The database.", "`celery_results`")
     mongodb_replica_set: Text = _is("The name of the replica set.", "none")
-    mongodb_auth_source: Text = _is("The database that knows the user.", "the server's default")
+    mongodb_auth_source: Text = _is("The database in which the user is defined.", "the server's default")
     mongodb_tls: Flag = _is("Speak TLS, and check the server's certificate.", "`false`")
     mongodb_tls_ca_certs: File = _is("The certificates of the authorities that are trusted.", "the system's")
     mongodb_tls_certkey: File = _is("The client's certificate and key, in one file.")
@@ -238,31 +242,33 @@ class MongoVariables(_Variables):
 class HybridVariables(_Variables):
     """Hybrid: Redis (`REDIS_…`) in front of PostgreSQL (`DB_…`)."""
 
-    hybrid_mode: Mode = _is("Which of the two has a result first.", "`write-through`")
-    hybrid_cache_expires: Seconds = _is("How long Redis keeps its copy of a result at most.", "`1h`")
+    hybrid_mode: Mode = _is(
+        "Whether a result is stored in PostgreSQL first (write-through) or in Redis first.", "`write-through`"
+    )
+    hybrid_cache_expires: Seconds = _is("How long Redis keeps a copy of a result at most.", "`1h`")
 
 
 class PayloadVariables(_Variables):
-    """What is stored of values, on every store. These are read with and without `rootcellar.settings()`."""
+    """How values are stored."""
 
     rootcellar_encryption_keys: Secret = _is(
-        "Keys, as `rootcellar key` makes them, several with commas: the first one encrypts, all of them read.",
+        "Keys that `rootcellar key` made, several with commas: the first one encrypts, all decrypt.",
         "no encryption",
     )
-    rootcellar_signing_keys: Secret = _is(
-        "Keys that sign instead, where none encrypts; all of them verify.", "no signatures"
+    rootcellar_signing_keys: Secret = _is("Keys that sign, if no key encrypts; all verify.", "no signatures")
+    rootcellar_accept_unsealed: Flag = _is(
+        "With keys: also read results that are neither encrypted nor signed.", "`false`"
     )
-    rootcellar_accept_unsealed: Flag = _is("With keys: read also what is neither encrypted nor signed.", "`false`")
-    rootcellar_result_max_size: Size = _is("How large a result may be, as it is serialised.", "no limit")
+    rootcellar_result_max_size: Size = _is("The maximum size of a serialized result.", "no limit")
     rootcellar_result_too_large: TooLarge = _is(
-        "What becomes of a larger one: its task fails, it is cut short, or it goes to the blob store.", "`refuse`"
+        "What happens to a larger result: its task fails, it is cut, or it goes to the blob store.", "`refuse`"
     )
     rootcellar_blob_url: BlobUrl = _is(
-        "Where results are kept that are too large: a folder that all workers and clients share, or a URL of fsspec."
+        "The blob store for larger results: a folder that all workers and clients share, or a URL of fsspec."
     )
     rootcellar_redact: Patterns = _is(
-        "What is stored as `***`, in results too. By default passwords, tokens, keys and cards are, in arguments, "
-        "exceptions and tracebacks only; `on` is for these in results too, `-name` takes one away, `off` all.",
+        "Names that are masked, also in results. Defaults (passwords, tokens, keys, cards) are masked in arguments, "
+        "exceptions and tracebacks; `on` masks them in results too, `-name` removes one, `off` removes all.",
         "the defaults, and nothing in results",
     )
 
