@@ -81,7 +81,8 @@ def test_it_needs_nothing_and_its_suggestions_work(tmp_path: Path) -> None:
     elsewhere = {"CELERY_BROKER_URL": "redis://nowhere"}
     began = time.monotonic()
     ended = run("demo", "--once", env={"TMPDIR": str(tmp_path), **elsewhere})
-    assert time.monotonic() - began < 15
+    # a retry of the broker that is not there would have no end
+    assert time.monotonic() - began < 60
     assert_summed_up(ended, rounds=2)
     for shown in ("STATE", "WAIT", "RUN", 'PaymentDeclined("card expired", 200)', 'ValueError("invalid literal'):
         assert shown in ended.out

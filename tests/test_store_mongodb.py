@@ -307,7 +307,8 @@ def test_an_outage_is_told_at_once_and_ends(new_mongo: Callable[..., MongoServer
     started = time.monotonic()
     with pytest.raises(errors.StoreUnavailable) as caught:
         store.put(other)
-    assert time.monotonic() - started < 6
+    # not after the 30 s for which PyMongo looks for a server
+    assert time.monotonic() - started < 20
     assert "Topology" not in str(caught.value), "short, as others are"
     server.start()
     assert store.get(one.task_id) == one

@@ -110,7 +110,8 @@ def test_colliding_members_are_refused_in_little_time(value: Any) -> None:
     started = time.process_time()
     with pytest.raises(PayloadError, match="the same hash"):
         Codec(accept={TYPED_JSON}).decode(payload, task_id="a")
-    assert time.process_time() - started < 2
+    # comparing each with each takes minutes
+    assert time.process_time() - started < 20
 
 
 def test_large_sets_and_dicts_are_read() -> None:

@@ -14,10 +14,9 @@ from rootcellar.payloads.redaction.per_task import Redactor
 from rootcellar.payloads.redaction.redaction import Redaction
 
 SIZE = 10_000_000
-#: seconds of CPU
-MOST = 2.0
-#: how often a text is redacted at most: a busy machine takes more time, also of the CPU, but not each time
-ROUNDS = 4
+#: seconds of CPU; five times what is allowed on a quiet machine (benchmarks/sealing.py measures it), because a machine
+#: may be slow or busy. A time that grows faster than the text is hundreds of times as long.
+MOST = 10.0
 _drawn = random.Random(1)
 
 
@@ -68,27 +67,22 @@ PATTERNS = {"default": DEFAULTS, "some kept": (*DEFAULTS, "a_token", "-a_token",
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Return the least seconds of CPU of some rounds; no more rounds than are needed."""
-    least = float("inf")
-    for _ in range(ROUNDS):
-        started = time.process_time()
-        work()
-        least = min(least, time.process_time() - started)
-        if least < MOST:
-            break
-    return least
+    """Return the seconds of CPU of some work."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
 @pytest.mark.parametrize("patterns", PATTERNS)
 @pytest.mark.parametrize("name", TEXTS)
-def test_ten_megabytes_take_less_than_two_seconds(name: str, patterns: str) -> None:
+def test_redaction_of_ten_megabytes_takes_linear_time(name: str, patterns: str) -> None:
     text = TEXTS[name] * (SIZE // len(TEXTS[name]))
     redaction = Redaction(PATTERNS[patterns])
     assert seconds_of(lambda: redaction.text(text, {"a secret of the call", "another"})) < MOST
 
 
 @pytest.mark.parametrize("name", sorted(set(TEXTS) - {"lone surrogates"}))
-def test_ten_megabytes_in_an_argument_take_less_than_two_seconds_more(name: str) -> None:
+def test_redaction_of_ten_megabytes_in_an_argument_takes_linear_time(name: str) -> None:
     text = TEXTS[name] * (SIZE // len(TEXTS[name]))
     codec, plain = Codec(redactor=Redactor()), Codec()
     started = time.process_time()
