@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from rootcellar.maintenance.drain import keep_draining
+from rootcellar.maintenance.drain import Drain
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.hybrid import WriteBehindStore
 from tests.behind.bed import PATIENCE, eventually, open_behind, record
@@ -160,8 +159,8 @@ def test_an_outage_is_waited_out_and_said_once(
 ) -> None:
     postgres = new_postgres()
     url = postgres.create_database()
-    store, end, moved = open_behind(url, own_redis.url), threading.Event(), []
-    draining = threading.Thread(target=keep_draining, args=(store, end, moved.append))
+    store = open_behind(url, own_redis.url)
+    draining = Drain(store)
     durable: Store = open_store(url)
     durable.check()
     draining.start()
@@ -176,14 +175,17 @@ def test_an_outage_is_waited_out_and_said_once(
         if server is own_redis:
             store.put(one)
         eventually(lambda: durable.get(one.task_id) == one, "the result")  # noqa: B023
-        eventually(lambda: caplog.messages.count("Results are moved again.") == number, "its end")  # noqa: B023
-    end.set()
-    draining.join(PATIENCE)
+        eventually(lambda: len(_ends_of_outages(caplog)) == number, "its end")  # noqa: B023
+    assert draining.stop(PATIENCE)
     assert len(_outages(caplog)) == 2
-    assert sum(moved) == 2
+    assert draining.signals.done == 2
     store.close()
     durable.close()
 
 
 def _outages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [line for line in caplog.messages if line.startswith("Results wait to be moved")]
+    return [line for line in caplog.messages if line.startswith("Could not move results (none of them is lost)")]
+
+
+def _ends_of_outages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line for line in caplog.messages if line.startswith("The result store works again")]

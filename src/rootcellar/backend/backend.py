@@ -21,15 +21,20 @@ from celery.utils.log import get_logger
 from kombu.serialization import registry
 
 from rootcellar.backend import exceptions, lifecycle
-from rootcellar.backend.chords import Chords, ChordSweeper
+from rootcellar.backend.chords import Chords
 from rootcellar.backend.interim import Interim
 from rootcellar.backend.options import store_options, warn_of_unknown
 from rootcellar.backend.outgoing import Outgoing
 from rootcellar.backend.reads import ReadingBackend
 from rootcellar.backend.recorder import Recorder, child_tuples, text_ids
-from rootcellar.backend.retries import FEW, DeferredWrites, allow_blocking, retry
+from rootcellar.backend.retries import FEW, retry
 from rootcellar.errors import ConfigurationError, RootcellarError
-from rootcellar.maintenance.drain import DrainThread
+from rootcellar.maintenance.blob_sweep import BlobSweep
+from rootcellar.maintenance.chord_sweep import ChordSweep, ChordSweepConfig
+from rootcellar.maintenance.deferred_writes import DeferredWrites
+from rootcellar.maintenance.drain import Drain
+from rootcellar.maintenance.runner import Runner
+from rootcellar.maintenance.service import Service
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
 from rootcellar.payloads.settings import type_modules_of
 from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
@@ -39,10 +44,8 @@ from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.fields import text_id
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.support.backoff import Backoff
-from rootcellar.support.forking import PerProcess
 from rootcellar.support.hidden_urls import hide_urls
 from rootcellar.support.outages import Outage
-from rootcellar.support.threads import start_thread
 from rootcellar.text.escaping import visible_logs
 from rootcellar.urls import redact
 from rootcellar.waiting.blocking import Waiter
@@ -57,6 +60,9 @@ SYNCHRONOUS_COMMIT = "result_synchronous_commit"
 #: options of ``result_backend_transport_options`` that are ours, with their defaults
 CHORD_LEASE = 30.0
 CHORD_SWEEP_INTERVAL = 10.0
+
+#: seconds that a worker waits at its end for what its services do at that moment
+STOP_TIMEOUT = 5.0
 
 #: what is noted of a part that the background will count
 _LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
@@ -135,8 +141,6 @@ class ResultBackend(ReadingBackend):
         self._outage = Outage()
         self._late = DeferredWrites(self._backoff, self._outage)
         self._interim = Interim(self._backoff, self._outage)
-        #: held while a thread of this process sweeps
-        self._sweeping = PerProcess(threading.Lock)
         ours = conf.get("result_backend_transport_options") or {}
         warn_of_unknown(ours)
         self._synchronous_commit = ours.get("synchronous_commit", True)
@@ -159,6 +163,10 @@ class ResultBackend(ReadingBackend):
             "chord_sweep_interval",
             longest=threading.TIMEOUT_MAX,
         )
+        self._chord_sweep = ChordSweep(
+            self.chords.sweep, ChordSweepConfig(chord_sweep_interval=self.chord_sweep_interval)
+        )
+        self._services = Runner(self._services_of_a_worker())
         lifecycle.register_backend(self)
 
     # -- storing
@@ -454,16 +462,23 @@ class ResultBackend(ReadingBackend):
             progress = self.ensure(count, what)
         self.chords.proceed(request, progress)
 
-    def give_up(self) -> None:
-        """Say what will not be stored because this process ends."""
+    def _services_of_a_worker(self) -> list[Service]:
+        """Return what a worker's main process does in the background."""
+        # stopped last
+        services: list[Service] = [self._late, self._chord_sweep]
+        if isinstance(self.store, WritesBehind):
+            services.append(Drain(self.store))
+        return services
+
+    def start_services(self) -> None:
+        """Start the services that a worker's main process runs in the background."""
+        self._services.start()
+
+    def stop_services(self) -> None:
+        """Stop these services, and log what will not be stored because the worker ends."""
+        self._services.stop(STOP_TIMEOUT)
         for what in self._late.pending():
             logger.critical("Gave up, because the worker ends: could not %s", what)
-
-    def start_background(self) -> None:
-        """Finish orphaned chords from time to time, and move results on, in threads of this process."""
-        ChordSweeper(self.chords.sweep, self.chord_sweep_interval).start()
-        if isinstance(self.store, WritesBehind):
-            DrainThread(self.store).start()
 
     # -- deleting
 
@@ -483,25 +498,13 @@ class ResultBackend(ReadingBackend):
         self.chords.sweep()
         logger.info("Deleted %d expired results from %s.", total, self.store.where)
         if (spilling := self.codec.spilling) is not None:
-            swept = self.ensure(lambda: spilling.sweep(self.store, self.retention.blob_grace()), "sweep the blob store")
+            blob_sweep = BlobSweep(lambda: spilling.sweep(self.store, self.retention.blob_grace()))
+            swept = self.ensure(blob_sweep.run_once, blob_sweep.what)
             logger.info("Deleted %d blobs without a record from %s.", swept, spilling.blobs.where)
 
     def sweep_aside(self) -> None:
         """Sweep in a thread, so that no timeout is overrun because the broker or the store is slow."""
-        if not self._sweeping.get().locked():
-            start_thread(self._sweep_quietly, "rootcellar-sweep")
-
-    def _sweep_quietly(self) -> None:
-        allow_blocking()
-        sweeping = self._sweeping.get()
-        if not sweeping.acquire(blocking=False):
-            return
-        try:
-            self.chords.sweep()
-        except RootcellarError as exc:
-            logger.warning("Could not look for orphaned chords: %s", exc)
-        finally:
-            sweeping.release()
+        self._chord_sweep.run_aside()
 
     # -- outages
 

@@ -10,7 +10,6 @@ sent twice one result is recorded.
 from __future__ import annotations
 
 import hashlib
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
@@ -28,7 +27,6 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from rootcellar.backend.recorder import FAILED, Recorder, child_tuples
-from rootcellar.backend.retries import allow_blocking
 from rootcellar.errors import KeyMissing, PayloadError, PayloadUnreadable, RootcellarError
 from rootcellar.payloads import CHORD_BODY, Codec, content_type_of, serialise
 from rootcellar.payloads.blobs import REFERENCE
@@ -364,35 +362,6 @@ class Chords:
             return decode()
         # the blob store may be out of reach for a while, as a store may
         return self._backend.ensure(decode, f"read the blob of task {task_id}")
-
-
-class ChordSweeper(threading.Thread):
-    """Sweeps every ``interval`` seconds for as long as the process lives.
-
-    Args:
-        sweep: finishes orphaned chords.
-        interval: seconds between two sweeps.
-    """
-
-    def __init__(self, sweep: Callable[[], object], interval: float) -> None:
-        super().__init__(name="rootcellar-chord-sweeper", daemon=True)
-        self._sweep = sweep
-        self._interval = interval
-        self._end = threading.Event()
-
-    def run(self) -> None:
-        allow_blocking()
-        while not self._end.wait(self._interval):
-            try:
-                self._sweep()
-            except RootcellarError as exc:
-                logger.warning("Could not look for orphaned chords: %s", exc)
-            except Exception:  # a thread that dies would leave orphans unseen
-                logger.exception("Sweeping for orphaned chords failed")
-
-    def stop(self) -> None:
-        """End after the sweep that runs."""
-        self._end.set()
 
 
 def _ends(signature: Any, errbacks: list[Any] | None = None) -> Iterator[tuple[Any, list[Any]]]:

@@ -15,9 +15,10 @@ from functools import partial
 
 from celery.utils.log import get_logger
 
-from rootcellar.backend.retries import PATIENCE, allow_blocking
 from rootcellar.errors import RootcellarError
+from rootcellar.maintenance.deferred_writes import PATIENCE
 from rootcellar.support.backoff import Backoff
+from rootcellar.support.blocking import allow_blocking
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.support.forking import PerProcess
 from rootcellar.support.outages import Outage

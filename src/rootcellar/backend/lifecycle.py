@@ -22,9 +22,9 @@ from celery.exceptions import NotRegistered, WorkerShutdown, WorkerTerminate
 from celery.utils.log import get_logger
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from rootcellar.backend.retries import blocking_allowed
 from rootcellar.errors import RootcellarError
 from rootcellar.stores.base import Store
+from rootcellar.support.blocking import blocking_allowed
 from rootcellar.text.escaping import visible_logs
 from rootcellar.waiting.blocking import Waiter
 
@@ -148,14 +148,14 @@ class ManagedBackend(Protocol):
     store: Store
     waiter: Waiter
 
-    def start_background(self) -> None:
-        """Begin, in threads, what a worker's main process does beside its work."""
+    def start_services(self) -> None:
+        """Start the services that a worker's main process runs in the background."""
 
     def end_unrecorded(self, request: Any, exc: BaseException) -> None:
         """Count the part of a task that has ended and for which Celery records nothing."""
 
-    def give_up(self) -> None:
-        """Say what will not be stored because this process ends."""
+    def stop_services(self) -> None:
+        """Stop these services, and log what will not be stored because the worker ends."""
 
     def note_end(self, task: Any, exc: BaseException) -> None:
         """Record that a task ended in an exception that is no ``Exception``."""
@@ -170,7 +170,7 @@ def register_backend(backend: ManagedBackend) -> None:
 
 
 def _on_worker_ready(sender: Any = None, **_: Any) -> None:
-    """Refuse to work where no result could ever be stored, and begin what goes on in the background."""
+    """Refuse to work where no result could ever be stored, and start the services in the background."""
     # the first look at app.backend makes it, where `worker -q` did not
     sender.app.backend  # noqa: B018
     for backend in [backend for backend in _alive if backend.app is sender.app]:
@@ -181,12 +181,12 @@ def _on_worker_ready(sender: Any = None, **_: Any) -> None:
                 logger.critical("No result could be stored, so this worker stops: %s", exc)
                 raise WorkerShutdown(1) from None
             logger.error("The result store is out of reach: %s. Results will be stored when it is back.", exc)
-        backend.start_background()
+        backend.start_services()
 
 
 def _on_worker_shutdown(**_: Any) -> None:
     for backend in list(_alive):
-        backend.give_up()
+        backend.stop_services()
 
 
 def close_all(**_: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from typing import Annotated
 
@@ -21,7 +20,7 @@ from rootcellar.cli.stores import (
     chosen_store,
 )
 from rootcellar.errors import ConfigurationError, RootcellarError
-from rootcellar.maintenance.drain import keep_draining
+from rootcellar.maintenance.drain import Drain
 from rootcellar.stores.journal import Lag, WritesBehind
 
 EXAMPLES = """\b
@@ -115,7 +114,7 @@ def _move(store: WritesBehind, once: bool, as_json: bool) -> int:
     progress = _Progress(store, as_json)
     if not once:
         store.check()
-        keep_draining(store, threading.Event(), progress.note)
+        Drain(store).run_here(progress.note)
         return 0
     store.drain_all(progress.note)
     return WAITS if progress.end().refused else 0

@@ -1,71 +1,65 @@
-"""Moving results on, for as long as a process lives: from a store that has them first to the durable one behind it."""
+"""Moves results from a store that has them first to the durable one behind it."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from dataclasses import dataclass
 
-from celery.utils.log import get_logger
-
-from rootcellar.errors import RootcellarError
+from rootcellar.maintenance.batches import BatchSize
+from rootcellar.maintenance.service import Retries, Service, check_seconds
 from rootcellar.stores.journal import DRAIN_BATCH, WritesBehind
-from rootcellar.text.escaping import visible_logs
-
-logger = visible_logs(get_logger(__name__))
-
-#: seconds between two batches, where the last one was not full, and while there is nothing to move
-PAUSE, IDLE_PAUSE = 0.1, 0.5
-#: seconds between two tries in an outage, at first and at most
-FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 
 
-def keep_draining(
-    store: WritesBehind, end: threading.Event, note: Callable[[int], object] = lambda moved: None
-) -> None:
-    """Move what waits until ``end`` is set. An outage of either store is waited out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainConfig:
+    """How results are moved.
+
+    Attributes:
+        batch: tasks that are moved in one transaction, at most.
+        least_batch: the same while the servers struggle.
+        pause: seconds after a batch that was not full.
+        idle_pause: seconds while there is nothing to move.
+
+    Raises:
+        ConfigurationError: a pause is no time.
+    """
+
+    batch: int = DRAIN_BATCH
+    least_batch: int = 10
+    pause: float = 0.1
+    idle_pause: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_seconds(self.pause, "pause")
+        check_seconds(self.idle_pause, "idle_pause")
+
+
+class Drain(Service):
+    """Drains a store. Several processes may do so at a time: the store lets one of them move a batch.
 
     Args:
         store: what is drained.
-        end: set from elsewhere.
-        note: called with the number of each batch.
-    """
-    retry = FIRST_RETRY
-    is_out = False
-    while not end.is_set():
-        try:
-            moved = store.drain()
-        except RootcellarError as exc:
-            if not is_out:
-                logger.warning("Results wait to be moved, and nothing of them is lost: %s", exc)
-            is_out = True
-            pause, retry = retry, min(2 * retry, LONGEST_RETRY)
-        except Exception:  # a thread that dies would leave everything where it is
-            logger.exception("Moving results failed")
-            pause = LONGEST_RETRY
-        else:
-            if is_out:
-                logger.warning("Results are moved again.")
-            is_out, retry = False, FIRST_RETRY
-            note(moved)
-            pause = IDLE_PAUSE if not moved else PAUSE if moved < DRAIN_BATCH else 0.0
-        end.wait(pause)
-
-
-class DrainThread(threading.Thread):
-    """Drains a store for as long as the process lives. Several processes may do so at a time.
-
-    Args:
-        store: what is drained.
+        config: in which batches, and with which pauses.
     """
 
-    def __init__(self, store: WritesBehind) -> None:
-        super().__init__(name="rootcellar-drain", daemon=True)
+    name = "drain"
+    what = "move results (none of them is lost)"
+
+    def __init__(self, store: WritesBehind, config: DrainConfig | None = None) -> None:
+        super().__init__(retries=Retries(first=0.1, longest=5.0))
         self._store = store
-        self._end = threading.Event()
+        self._config = config or DrainConfig()
+        self._size = BatchSize(self._config.batch, self._config.least_batch)
+        self._is_full = False
 
-    def run(self) -> None:
-        keep_draining(self._store, self._end)
+    def run_once(self) -> int:
+        return self._size.run(self._move)
 
-    def stop(self) -> None:
-        """End after the batch that is being moved."""
-        self._end.set()
+    def _move(self, limit: int) -> int:
+        moved = self._store.drain(limit)
+        self._is_full = moved >= limit
+        return moved
+
+    def pause_after(self, done: int) -> float:
+        if not done:
+            return self._config.idle_pause
+        return 0.0 if self._is_full else self._config.pause

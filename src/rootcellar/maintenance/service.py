@@ -138,6 +138,7 @@ class Service(ABC):
 
     Args:
         retries: the pauses after failed runs.
+        backoff: the same, where it is shared with others.
         outage: logs that runs fail, and that they succeed again; ``None`` for a log of this service alone.
 
     Attributes:
@@ -151,10 +152,13 @@ class Service(ABC):
     #: whether only one process at a time may do this
     is_single: ClassVar[bool] = False
 
-    def __init__(self, *, retries: Retries | None = None, outage: Outage | None = None) -> None:
+    def __init__(
+        self, *, retries: Retries | None = None, backoff: Backoff | None = None, outage: Outage | None = None
+    ) -> None:
         retries = retries or Retries()
         self._longest_retry = retries.longest
-        self._backoff = Backoff(retries.first * 1000, retries.longest * 1000)
+        # twice the base is the longest first pause
+        self._backoff = backoff or Backoff(retries.first * 500, retries.longest * 1000)
         self._outage = outage or Outage()
         self._process = PerProcess(_Process)
         self.leader: Leader | None = None
@@ -213,6 +217,17 @@ class Service(ABC):
                     # an interruption: the thread may be there or not, and the next start must make another one
                     loop.is_stopping = True
                     raise
+
+    def run_here(self, note: Callable[[int], object]) -> None:
+        """Do in this thread what the service's thread does, until another thread stops it, or an interruption.
+
+        Args:
+            note: called with what each run did. An error that it raises ends this, and is raised.
+        """
+        here = self._process.get()
+        with here.lock:
+            loop = here.loop = _Loop()
+        self._live(here, loop, note)
 
     def ask_to_stop(self) -> None:
         """End the pause, or the thread after the run or batch that has begun. Does not wait."""
@@ -316,7 +331,7 @@ class Service(ABC):
 
     # -- the thread
 
-    def _live(self, here: _Process, loop: _Loop) -> None:
+    def _live(self, here: _Process, loop: _Loop, note: Callable[[int], object] | None = None) -> None:
         if not loop.enter():
             return
         loop.thread_id = threading.get_ident()
@@ -328,9 +343,9 @@ class Service(ABC):
                 self._wait_as_leader(loop, pause)
                 if loop.is_stopping:
                     return
-                pause = self._turn(here, loop)
+                pause = self._turn(here, loop, note)
         finally:
-            self._release(loop)
+            self._release()
             here.signals.send(Signal.STOPPED)
             loop.ended.set()
 
@@ -345,7 +360,7 @@ class Service(ABC):
             with suppress(RootcellarError):
                 self.may_go_on()
 
-    def _turn(self, here: _Process, loop: _Loop) -> float:
+    def _turn(self, here: _Process, loop: _Loop, note: Callable[[int], object] | None) -> float:
         """Run once if this process may; return the seconds until the next turn."""
         with self._run_of(here):
             if loop.is_stopping:
@@ -358,6 +373,8 @@ class Service(ABC):
             except Exception as exc:  # a thread that ends would leave all later work undone
                 return self._failed(here, exc)
             self._succeeded(here, done)
+            if note is not None:
+                note(done)
             return self.pause_after(done)
 
     def _run_alone(self, here: _Process) -> None:
@@ -404,7 +421,7 @@ class Service(ABC):
         here.signals.send(Signal.FAILED)
         return pause
 
-    def _release(self, loop: _Loop) -> None:
+    def _release(self) -> None:
         """Let another process lead."""
         if self.leader is None:
             return

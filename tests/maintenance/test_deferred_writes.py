@@ -1,0 +1,138 @@
+"""Work that a worker's main process does not wait for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from rootcellar.errors import RecordRefused, StoreUnavailable
+from rootcellar.maintenance.deferred_writes import DeferredWrites, DeferredWritesConfig
+from rootcellar.maintenance.signals import Signal
+from rootcellar.support.backoff import Backoff
+from rootcellar.support.outages import Outage
+
+PATIENCE = 30.0
+FOR_EVER = float("inf")
+
+
+class Server:
+    """Work that fails until the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.is_away = threading.Event()
+        self.tried = threading.Semaphore(0)
+        self.done: list[str] = []
+
+    def store(self, name: str) -> str:
+        self.tried.release()
+        if self.is_away.is_set():
+            raise StoreUnavailable("away", where="a server")
+        self.done.append(name)
+        return name
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def new_writes(patience: float) -> DeferredWrites:
+    return DeferredWrites(Backoff(1, 1), Outage(), DeferredWritesConfig(patience=patience))
+
+
+@pytest.fixture
+def writes() -> Iterator[DeferredWrites]:
+    found = new_writes(PATIENCE)
+    yield found
+    assert found.stop(PATIENCE)
+
+
+@pytest.fixture
+def hasty_writes() -> Iterator[DeferredWrites]:
+    """They wait for nothing."""
+    found = new_writes(0.0)
+    yield found
+    assert found.stop(PATIENCE)
+
+
+def test_work_that_comes_soon_is_returned(writes: DeferredWrites, server: Server) -> None:
+    assert writes.ask(lambda: server.store("one"), "store one", FOR_EVER) == "one"
+    assert writes.submit(lambda: server.store("two"), "store two", FOR_EVER)
+    assert writes.pending() == []
+
+
+def test_error_that_comes_soon_is_raised(writes: DeferredWrites) -> None:
+    def refuse() -> None:
+        raise RecordRefused("too large")
+
+    for call in (writes.ask, writes.submit):
+        with pytest.raises(RecordRefused, match="too large"):
+            call(refuse, "store it", FOR_EVER)
+    assert writes.pending() == []
+
+
+def test_limit_of_tries_is_kept(writes: DeferredWrites, server: Server) -> None:
+    server.is_away.set()
+    with pytest.raises(StoreUnavailable, match="away"):
+        writes.ask(lambda: server.store("one"), "store one", 2)
+    assert writes.signals.count(Signal.FAILED) == 2, "and the third failure was raised"
+
+
+def test_submitted_work_is_done_in_order_after_an_outage(
+    hasty_writes: DeferredWrites, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.is_away.set()
+    names = ["one", "two", "three"]
+    for name in names:
+        assert not hasty_writes.submit(lambda name=name: server.store(name), f"store {name}", FOR_EVER)
+    hasty_writes.signals.wait(Signal.FAILED, 3)
+    assert hasty_writes.pending() == ["store one", "store two", "store three"]
+    server.is_away.clear()
+    hasty_writes.signals.wait_for_done(3)
+    assert server.done == names
+    assert hasty_writes.pending() == []
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert warnings[0].startswith("Could not store one: away [a server]")
+    assert "Trying again until it works" in warnings[0]
+    assert warnings[1].startswith("The result store works again")
+
+
+def test_work_that_was_asked_for_is_not_done_after_its_caller_left(
+    hasty_writes: DeferredWrites, server: Server
+) -> None:
+    """It would be too late: the caller was told that it could not be done."""
+    server.is_away.set()
+    assert not hasty_writes.submit(lambda: server.store("first"), "store first", FOR_EVER)
+    with pytest.raises(StoreUnavailable, match="could not store late soon enough"):
+        hasty_writes.ask(lambda: server.store("late"), "store late", FOR_EVER)
+    assert hasty_writes.pending() == ["store first"]
+    server.is_away.clear()
+    assert not hasty_writes.submit(lambda: server.store("last"), "store last", FOR_EVER) or server.done
+    hasty_writes.signals.wait_for_done(2)
+    assert server.done == ["first", "last"]
+
+
+def test_work_that_fails_later_is_logged(hasty_writes: DeferredWrites, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse() -> None:
+        raise RecordRefused("too large")
+
+    may_begin = threading.Event()
+    assert not hasty_writes.submit(lambda: may_begin.wait(PATIENCE), "wait", FOR_EVER)
+    assert not hasty_writes.submit(refuse, "store it", FOR_EVER)
+    may_begin.set()
+    hasty_writes.signals.wait_for_done(2)
+    assert "Gave up: could not store it: too large" in caplog.text
+
+
+def test_stop_ends_the_tries_and_leaves_the_work_unfinished(hasty_writes: DeferredWrites, server: Server) -> None:
+    server.is_away.set()
+    assert not hasty_writes.submit(lambda: server.store("one"), "store one", FOR_EVER)
+    hasty_writes.signals.wait(Signal.FAILED)
+    assert hasty_writes.stop(PATIENCE)
+    server.is_away.clear()
+    assert hasty_writes.pending() == ["store one"]
+    assert server.done == []
