@@ -361,7 +361,7 @@ def test_the_environment_names_the_store_where_no_option_does(sqlite_url: str) -
 def test_command_without_a_store_is_wrong_use(command: str, tmp_path: Path) -> None:
     ended = run(*command.split(), cwd=tmp_path)
     assert (ended.status, ended.out) == (2, "")
-    assert "no result backend was named" in ended.err
+    assert "no result backend is given" in ended.err
     assert all(name in ended.err for name in ("--backend", "--app", "ROOTCELLAR_BACKEND"))
 
 
@@ -393,7 +393,7 @@ def test_tables_may_have_other_names(tmp_path: Path) -> None:
     tables = ["--task-table", "t", "--group-table", "g"]
     assert run_here("schema", "create", "-b", url, *tables).status == 0
     assert run_here("history", "-b", url, *tables).status == 0
-    assert_one_line(run_here("history", "-b", url), "no results are kept here yet")
+    assert_one_line(run_here("history", "-b", url), "there are no results here yet")
 
 
 # -- errors
@@ -537,7 +537,7 @@ def test_a_store_without_tables_is_ready(redis_url: str) -> None:
     for command in ("create", "upgrade", "status"):
         ended = run_here("schema", command, "-b", redis_url)
         assert (ended.status, ended.err) == (0, "")
-        assert "ready as it is" in ended.out
+        assert "needs none: it is ready" in ended.out
     status = run_here("schema", "status", "--json", "-b", redis_url)
     assert json.loads(status.out)["up_to_date"] is True
 

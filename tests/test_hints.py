@@ -25,7 +25,7 @@ def results(tmp_path: Path) -> str:
 
 def test_a_misspelt_state(results: str) -> None:
     ended = run_here("history", "-b", results, "--state", "FAILUR")
-    assert "FAILUR is no state of Celery's: did you mean FAILURE?" in ended.out
+    assert "FAILUR is not a state of Celery: did you mean FAILURE?" in ended.out
     ended = run_here("history", "-b", results, "--state", "failur", "--json")
     assert (ended.out, "did you mean FAILURE?" in ended.err) == ("[]\n", True)
     assert "did you mean" not in run_here("history", "-b", results, "--state", "PROGRESS").out

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = ["StateChange", "__version__", "as_completed", "register_type", "result", "settings", "watch"]
 
-#: imported when they are asked for: kombu imports this package while it is itself half imported, for the serializer
+#: imported when they are first used: kombu imports this package for its serializer while kombu is only half imported
 _LAZY = {name: "rootcellar.waiting.aio" for name in ("StateChange", "as_completed", "result", "watch")}
 _LAZY["register_type"] = "rootcellar.payloads.typed.registry"
 
@@ -33,31 +33,31 @@ def __dir__() -> list[str]:
 
 
 def settings(env_file: str | Path | None = ".env", *, broker: bool = True, prefix: str | None = None) -> Settings:
-    """Return the Celery configuration that the environment describes, for ``app.config_from_object``.
+    """Return the Celery configuration from the environment, for ``app.config_from_object``.
 
-    Reads the environment, then ``env_file`` for what is not there, then files of secrets (``DB_PASSWORD_FILE``).
-    ``CELERY_BROKER`` and ``CELERY_RESULT_BACKEND`` choose by a name or a URL; docs/configuration.md lists every
-    variable. Where Celery reads a variable by itself, over any configuration (``CELERY_RESULT_BACKEND``,
-    ``CELERY_BROKER_URL``), its value in ``os.environ`` is replaced by the URL that it stands for.
+    Reads the environment, then ``env_file`` for missing variables, then files with secrets (``DB_PASSWORD_FILE``).
+    ``CELERY_BROKER`` and ``CELERY_RESULT_BACKEND`` name a kind of server or give a URL; docs/configuration.md lists
+    every variable. Celery itself reads ``CELERY_RESULT_BACKEND`` and ``CELERY_BROKER_URL`` with precedence over any
+    configuration, so their values in ``os.environ`` are replaced by the resulting URLs.
 
     Args:
-        env_file: a file of lines ``NAME=value``; ``None`` for none. The default one is looked for in the working
-            directory, then beside the module that calls this and in the folders of its packages; it may be missing.
-        broker: whether a broker must be given; false where the app names its own.
-        prefix: what the names of the servers' variables begin with, where an application has variables of the same
+        env_file: a file of lines ``NAME=value``; ``None`` for none. The default file is searched in the working
+            directory, then in the folder of the calling module and the folders of its packages; it may be missing.
+        broker: whether a broker must be given; false if the app sets its own.
+        prefix: a prefix for the names of the servers' variables, if an application has variables of the same
             names: with ``RESULTS_``, ``RESULTS_DB_HOST`` is read and ``DB_HOST`` is not. Names that begin with
-            ``CELERY_`` or ``ROOTCELLAR_`` stay as they are. By default what ``ROOTCELLAR_PREFIX`` says.
+            ``CELERY_`` or ``ROOTCELLAR_`` have no prefix. The default is the value of ``ROOTCELLAR_PREFIX``.
 
     Raises:
-        SettingsWrong: something is wrong or missing; its text and its ``problems`` list everything that is.
+        SettingsWrong: something is wrong or missing; its message and its ``problems`` list everything.
     """
-    # imported late: most who import rootcellar do not ask for this
+    # imported late: most programs that import rootcellar do not call this
     from rootcellar.configuration import load
 
     return load(env_file, broker=broker, prefix=prefix, beside=_folder_of(sys._getframe(1).f_globals))
 
 
 def _folder_of(module: Mapping[str, Any]) -> Path | None:
-    """Return the folder of an app's module; ``None`` for our own modules, and where there is no file."""
+    """Return the folder of an app's module; ``None`` for our own modules, and for a module without a file."""
     is_ours = str(module.get("__name__", "")).partition(".")[0] == __name__
     return None if is_ours or not module.get("__file__") else Path(module["__file__"]).absolute().parent

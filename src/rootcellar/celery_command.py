@@ -1,4 +1,4 @@
-"""``celery rootcellar …``: our commands within Celery's; loading it hides passwords from ``celery report``, too."""
+"""``celery rootcellar …``: our commands as a command of Celery. Importing it also hides URLs in ``celery report``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rootcellar(arguments: tuple[str, ...]) -> None:
 
 
 def _hide(sender: Any = None, **_: Any) -> None:
-    """Hide the URLs of an app whose results are ours, before a command of Celery prints its configuration."""
+    """Hide the URLs of an app that uses rootcellar, before a command of Celery prints its configuration."""
     conf = getattr(sender, "conf", None)
     if conf is not None and str(conf.get("result_backend") or "").startswith("rootcellar+"):
         hide_urls(conf)

@@ -1,9 +1,9 @@
 """Every error that rootcellar raises.
 
-An error says in one line what is wrong, where, and what to do about it; never with a password in it.
-``retryable`` tells whether the same call may succeed later with nothing changed in this program
-or its settings: an outage ends, a wrong password stays wrong. A password, a grant or a database that is refused after
-it has worked is an outage, too: then the error itself is retryable, whatever its class says.
+The message of an error is one line: what is wrong, where, and what to do. It never contains a password.
+``retryable`` is true if the same call may succeed later without a change in this program or its settings: an outage
+ends, a wrong password stays wrong. If a password, a right or a database worked before and is then refused, that is an
+outage, too: ``retryable`` is then true for this one error, even if it is false for its class.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 
 from rootcellar.text.escaping import visible
 
-#: names of errors that have no entry, because their messages say all
+#: names of errors that have no entry, because their messages are sufficient
 WITHOUT_ENTRY = frozenset({"rootcellar-error", "demo-failed", "files-in-the-way", "not-a-result"})
 
 
@@ -21,15 +21,15 @@ class RootcellarError(Exception):
 
     Args:
         what: what is wrong.
-        where: the store, file or setting that it concerns (no secrets).
+        where: the store, file or setting (without secrets).
         remedy: what the reader of the message can do.
     """
 
-    #: may be set on one error, whatever its class says
+    #: the default of the class; may be set on a single error
     retryable: bool = False
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        # ids, names and what servers say are in it: wherever it is printed, nothing in it steers a terminal
+        # it may contain ids, names and texts of servers, which must not control a terminal
         self.what = visible(" ".join(what.split()))
         self.where = visible(where)
         self.remedy = visible(remedy)
@@ -37,7 +37,7 @@ class RootcellarError(Exception):
 
     @property
     def code(self) -> str:
-        """Its name, by which ``rootcellar explain`` and docs/troubleshooting.md know it: ``store-unavailable``."""
+        """The error's name in ``rootcellar explain`` and docs/troubleshooting.md, such as ``store-unavailable``."""
         return code_of(type(self))
 
     def __str__(self) -> str:
@@ -53,8 +53,8 @@ class RootcellarError(Exception):
 def code_of(cls: type[RootcellarError]) -> str:
     """Return the name of an error.
 
-    A private class, and one of another package, has none of its own: it has that of the first public one of rootcellar
-    that it extends.
+    A private class, or a class of another package, has the name of the first public class of rootcellar that it
+    extends.
     """
     ours = (each for each in cls.__mro__ if each.__module__.partition(".")[0] == "rootcellar")
     return kebab(next(each.__name__ for each in ours if not each.__name__.startswith("_")))
@@ -109,7 +109,7 @@ class SettingsWrong(ConfigurationError):
 
 
 class AppendOnlyMissing(ConfigurationError):
-    """Redis keeps no append-only file, but results that nobody else has. Retryable: it may be given one."""
+    """Redis has the only copy of results, but keeps no append-only file. Retryable: it may be turned on."""
 
     retryable = True
 
@@ -127,7 +127,7 @@ class DriverBroken(ConfigurationError):
 
 
 class NotAResult(RootcellarError, TypeError):
-    """Something was to be awaited that is no result of Celery and no id of a task. Not retryable."""
+    """A value to wait for is neither a result of Celery nor the id of a task. Not retryable."""
 
 
 class StoreError(RootcellarError):
@@ -141,37 +141,37 @@ class StoreUnavailable(StoreError):
 
 
 class DiskFull(StoreError):
-    """The server has no room left. Retryable: it may be given some."""
+    """The server's disk is full. Retryable: somebody may free space."""
 
     retryable = True
 
 
 class StoreReadOnly(StoreError):
-    """The server or the file takes no writes (a standby, a read-only file system). Retryable: a failover ends."""
+    """The server or the file refuses writes (a standby, a read-only file system). Retryable: a failover ends."""
 
     retryable = True
 
 
 class AuthenticationFailed(StoreError):
-    """The server refused the user or the password. Not retryable where it never worked."""
+    """The server refused the user or the password. Not retryable if it never worked."""
 
 
 class CertificateRefused(StoreError):
-    """One side refused the other's certificate: wrong CA, wrong name or none. Not retryable where it never worked."""
+    """One side refused the other's certificate: wrong CA, wrong name or none. Not retryable if it never worked."""
 
 
 class CertificateExpired(CertificateRefused):
-    """The server's TLS certificate has expired. Retryable: the server is given a new one."""
+    """The server's TLS certificate has expired. Retryable: the server will get a new one."""
 
     retryable = True
 
 
 class DatabaseMissing(StoreError):
-    """The server has no database of that name. Not retryable where it never worked."""
+    """The server has no database of that name. Not retryable if it never worked."""
 
 
 class PermissionDenied(StoreError):
-    """The user may not do this on the server. Not retryable where it never worked."""
+    """The user lacks a right on the server. Not retryable if it never worked."""
 
 
 class ServerTooOld(StoreError):
@@ -179,23 +179,23 @@ class ServerTooOld(StoreError):
 
 
 class PoolerUnfit(StoreError):
-    """A connection pooler before the server is set in a way that cannot serve rootcellar. Not retryable."""
+    """A connection pooler is configured in a way with which rootcellar cannot work. Not retryable."""
 
 
 class SchemaMissing(StoreError):
-    """The tables are not there and may not be made on first use. Not retryable where it never worked."""
+    """The tables do not exist and may not be created at the first use. Not retryable if it never worked."""
 
 
 class SchemaOutdated(StoreError):
-    """The tables are of an older or newer layout than this release can use. Not retryable."""
+    """The tables have an older or newer layout than this release can use. Not retryable."""
 
 
 class ForeignTables(StoreError):
-    """Tables of that name exist and are not rootcellar's. Not retryable."""
+    """Tables of that name exist, but rootcellar did not create them. Not retryable."""
 
 
 class ResultsInTheWay(StoreError):
-    """Tables would be taken away that hold results. Not retryable."""
+    """Tables that contain results would be dropped. Not retryable."""
 
 
 class RecordRefused(StoreError):
@@ -203,11 +203,11 @@ class RecordRefused(StoreError):
 
 
 class PayloadTooLarge(RecordRefused):
-    """A record is larger than the server takes. Not retryable."""
+    """A record is larger than the server accepts. Not retryable."""
 
 
 class AbilityMissing(StoreError):
-    """The store cannot do what was asked of it. Not retryable."""
+    """The store does not support an operation. Not retryable."""
 
 
 class PayloadError(RootcellarError):
@@ -215,11 +215,11 @@ class PayloadError(RootcellarError):
 
 
 class PayloadUnreadable(PayloadError):
-    """A stored payload cannot be decoded: damaged, or of a serializer that is not here. Not retryable."""
+    """A stored payload cannot be decoded: it is damaged, or its serializer is not installed. Not retryable."""
 
 
 class ContentRefused(PayloadError):
-    """A stored payload is of a content type that ``result_accept_content`` does not list. Not retryable."""
+    """A stored payload has a content type that ``result_accept_content`` does not list. Not retryable."""
 
 
 class SealBroken(PayloadUnreadable):
@@ -227,11 +227,11 @@ class SealBroken(PayloadUnreadable):
 
 
 class UnsealedRefused(PayloadError):
-    """A stored payload is neither encrypted nor signed, and there are keys. Not retryable."""
+    """A stored payload is neither encrypted nor signed, but keys are configured. Not retryable."""
 
 
 class KeyMissing(PayloadError):
-    """The key that encrypted or signed a stored payload is not here. Not retryable.
+    """The key that encrypted or signed a stored payload is missing. Not retryable.
 
     Attributes:
         key_id: the id of the key that is needed.
@@ -246,7 +246,7 @@ class KeyMissing(PayloadError):
 
 
 class FilesInTheWay(RootcellarError):
-    """``rootcellar init`` would replace files, and was not told to. Not retryable.
+    """``rootcellar init`` would replace files, but was not asked to. Not retryable.
 
     Attributes:
         files: the names of the files.
@@ -261,16 +261,16 @@ class FilesInTheWay(RootcellarError):
 
 
 class TypeRefused(PayloadError):
-    """A stored payload names a class that is not made of it: none of its kind, or not allowed. Not retryable."""
+    """A stored payload names a class that is of the wrong kind or not allowed. Not retryable."""
 
 
 class PayloadBomb(PayloadError):
-    """A stored payload is larger than ``result_max_decompressed_size`` once it is decompressed. Not retryable."""
+    """A stored payload is larger than ``result_max_decompressed_size`` after decompression. Not retryable."""
 
 
 class BlobStoreUnknown(ConfigurationError):
-    """A result is kept in a blob, and nothing says here where blobs are. Not retryable."""
+    """A result is in a blob, but the settings do not say where blobs are. Not retryable."""
 
 
 class DemoFailed(RootcellarError):
-    """``rootcellar demo`` found a result that is not what it should be. Not retryable."""
+    """``rootcellar demo`` found an unexpected result. Not retryable."""

@@ -1,4 +1,4 @@
-"""What flows through the house: records of tasks, groups and chords. Frozen, no behaviour.
+"""The data that all layers use: records of tasks, groups and chords. Frozen, without behaviour.
 
 All datetimes are aware and in UTC.
 """
@@ -8,27 +8,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-#: what ``Payload.key_id`` begins with
+#: the prefixes of ``Payload.key_id``
 ENCRYPTED, SIGNED = "aes-256-gcm:", "hmac-sha256:"
-#: the content type of typed JSON: text that any JSON reader reads, with markers of ours in it
+#: the content type of typed JSON: JSON text with our markers in it
 TYPED_JSON = "application/x-rootcellar-json"
-#: the content type of what is stored in place of a payload and cannot be read
+#: the content type of a stored payload that cannot be read
 DAMAGED = "application/x-rootcellar-damaged"
 #: the content type of a task's whole record as Celery stored it with another serializer than JSON
 FOREIGN = "application/x-celery-meta"
-#: the states in which a task is over, also where nobody stored when: clients of other languages do not
+#: the states in which a task has ended, also if no date is stored: clients of other languages store none
 ENDS = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
-#: stands for the date of a task that is over where nobody stored when that was
+#: the date of a task that has ended at an unknown time
 NO_DATE = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """An encoded value. ``payloads/`` makes and reads them; stores only carry them.
+    """An encoded value. ``payloads/`` writes and reads payloads; stores only keep them.
 
     Attributes:
         body: the encoded bytes.
-        content_type: what the bytes are, as kombu names it (``application/json``).
+        content_type: the type of the bytes, in kombu's terms (``application/json``).
         content_encoding: ``utf-8`` for text, ``binary`` otherwise.
         compression: name of the compression of ``body``; empty for none.
         key_id: the algorithm and the id of the key that encrypted or signed ``body``, with a signature after them
@@ -44,7 +44,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
-    """One task: who it was, what came of it, when, and until when that is kept.
+    """One task: its call, its state and result, its times, and its expiry.
 
     Attributes:
         task_id: the task's id.
@@ -52,15 +52,15 @@ class TaskRecord:
         result: the return value, the exception or the meta of a custom state.
         traceback: the text of the traceback of a failure.
         name, args, kwargs, queue, worker, retries: the call; ``args`` and ``kwargs`` only with ``result_extended``.
-        children: the tuples of the results that the task's own subtasks gave.
+        children: the results of the task's own subtasks, as Celery's tuples.
         stamps: the stamped headers and their values.
         group_id, group_index: the group that the task belongs to and its place in it.
         parent_id, root_id: the task that sent it, and the first one of the workflow.
-        sent_at, started_at, done_at: when it was first sent, last started, and finished (:data:`NO_DATE` where it is
-            over and nobody stored when).
+        sent_at, started_at, done_at: when it was first sent, last started, and finished (:data:`NO_DATE` if it ended at
+            an unknown time).
         expires_at: when the record may be deleted; ``None`` for never.
-        damage: the names of the fields that are stored and cannot be read; they are ``None`` here. A payload that
-            cannot be read is not named: its content type is :data:`DAMAGED`.
+        damage: the names of stored fields that cannot be read; they are ``None`` here. A payload that cannot be read is
+            not named: its content type is :data:`DAMAGED`.
     """
 
     task_id: str
@@ -92,8 +92,8 @@ class GroupRecord:
 
     Attributes:
         group_id: the group's id.
-        result: the tuple that ``GroupResult.as_tuple`` gives, encoded.
-        done_at: when it was saved (:data:`NO_DATE` where nobody stored when).
+        result: the tuple of ``GroupResult.as_tuple``, encoded.
+        done_at: when it was saved (:data:`NO_DATE` if unknown).
         expires_at: when it may be deleted; ``None`` for never.
     """
 
@@ -110,7 +110,7 @@ class ChordRecord:
     Attributes:
         group_id: id of the header group.
         body: the signature of the body, frozen, encoded.
-        header: the header's tuple where it holds groups; ``None`` for a flat header.
+        header: the header's tuple if it contains groups; ``None`` for a flat header.
         expires_at: when it may be deleted; ``None`` for never.
     """
 
@@ -129,11 +129,11 @@ class ChordPart:
         task_id: the finished task.
         group_index: its place in the header; a signature used twice has one task id and two places.
         state: the state that it finished in.
-        result: what it gave; ``None`` for the result of the record that it is stored with. The chord keeps it.
-        owner: to which broker the body must be sent, as a fingerprint: two apps may share a store.
-        expires_at: until when the chord is kept at least; ``None`` leaves the chord's own date as it is.
-        delivery: which run of the task counts it: the one that claimed the chord may claim it again, for the answer may
-            have been lost; another run of the same task, at the same moment, may not.
+        result: its result, which the chord keeps; ``None`` means the result of the record that is stored with it.
+        owner: a fingerprint of the broker to which the body must be sent, because two apps may share a store.
+        expires_at: the chord is kept at least until then; ``None`` leaves the chord's own date unchanged.
+        delivery: identifies the run of the task that counts this part. The run that claimed the chord may claim it
+            again, because the answer may have been lost; another run of the same task at the same time may not.
     """
 
     group_id: str
@@ -148,7 +148,7 @@ class ChordPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartResult:
-    """What a chord's part gave: ``state`` and ``result`` of the task at ``group_index`` of the header."""
+    """The ``state`` and ``result`` of a chord's part, the task at ``group_index`` of the header."""
 
     task_id: str
     group_index: int | None
@@ -158,12 +158,12 @@ class PartResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChordProgress:
-    """How far a chord is, as seen in the transaction that counted a part.
+    """The progress of a chord, as read in the transaction that counted a part.
 
     Attributes:
         size: the number of parts, once known.
         counted: the number of parts counted so far.
-        claimed: whether the caller is the one who must now call the body.
+        claimed: whether the caller must now call the body.
         finished: whether the body has been called already.
     """
 
@@ -178,9 +178,9 @@ class Stored:
     """The answer of :meth:`Store.put`.
 
     Attributes:
-        written: ``False`` where what was recorded already had to stay, such as a SUCCESS.
-        chord: the chord's progress where a part was counted.
-        is_first: whether nothing of the task was recorded before; ``False`` also where the store does not tell.
+        written: ``False`` if an earlier record had to stay, such as a SUCCESS.
+        chord: the chord's progress if a part was counted.
+        inserted: whether the task had no record before; ``False`` also if the store does not report it.
     """
 
     written: bool

@@ -1,7 +1,8 @@
-"""Celery's RPC backend, configured right: results as messages to the client that sent the task.
+"""Celery's RPC backend, configured correctly: results are messages to the client that sent the task.
 
-``rootcellar.settings()`` chooses :class:`RPCBackend` for ``CELERY_RESULT_BACKEND=rpc``. It is Celery's own, but:
-the exchange of the settings is used, and what cannot work is refused in words, or said when a worker starts.
+``rootcellar.settings()`` chooses :class:`RPCBackend` for ``CELERY_RESULT_BACKEND=rpc``. It differs from Celery's own
+backend: it uses the exchange of the settings, refuses what cannot work with a clear error, and logs the limits of RPC
+when a worker starts.
 """
 
 from __future__ import annotations
@@ -26,27 +27,25 @@ from rootcellar.urls import redact
 
 logger = visible_logs(get_logger(__name__))
 
-#: the exchanges with which a result reaches its client and nobody else
+#: the types of exchanges that deliver a result to its client only
 EXCHANGE_TYPES = ("direct", "topic")
 
 LIMITS = (
-    "results are messages to the process that sent the task: no other process can read them, nobody can read them "
+    "results are messages to the process that sent the task: no other process can read them, they cannot be read "
     "later, there is no history, and chords are refused (also a group with a task after it)"
 )
-_ELSEWHERE = (
-    "choose a backend that keeps results: CELERY_RESULT_BACKEND=postgres, redis, hybrid, mysql, sqlite or mongodb"
-)
+_REMEDY = "choose a backend that keeps results: CELERY_RESULT_BACKEND=postgres, redis, hybrid, mysql, sqlite or mongodb"
 
 
-# also what Celery's own RPC backend raises here, for code that catches that
+# also a NotImplementedError, which Celery's own RPC backend raises here, for code that catches it
 class ChordsRefused(AbilityMissing, NotImplementedError):
     """The result backend cannot count the parts of a chord. Not retryable."""
 
 
 class RPCBackend(CelerysBackend):  # type: ignore[misc]
-    """Celery's RPC backend; results go through ``result_exchange`` where that is set.
+    """Celery's RPC backend. Results go through ``result_exchange`` if it is set.
 
-    Without it they go through the broker's default exchange, straight to the client's queue, as Celery has it.
+    Without it they go through the broker's default exchange, directly to the client's queue, as in Celery.
     ``result_persistent`` makes them survive a restart of the broker.
     """
 
@@ -55,7 +54,7 @@ class RPCBackend(CelerysBackend):  # type: ignore[misc]
             return super()._create_exchange(name, type, delivery_mode)
         if type not in EXCHANGE_TYPES:
             raise ConfigurationError(
-                f"an exchange of the type {type} does not bring a result to its client alone",
+                f"an exchange of the type {type} does not deliver a result to its client only",
                 where="result_exchange_type",
                 remedy=f"use {' or '.join(EXCHANGE_TYPES)}",
             )
@@ -69,14 +68,14 @@ class RPCBackend(CelerysBackend):  # type: ignore[misc]
         return queue
 
     def on_reply_declare(self, task_id: str) -> list[Any] | None:
-        """Have a worker make the exchange, should nobody have done so."""
+        """Return the exchange, so that a worker declares it if it does not exist yet."""
         return [self.exchange] if self.exchange.name else None
 
     def ensure_chords_allowed(self) -> None:
         raise ChordsRefused(
-            "chords do not work with rpc: nobody counts their parts (a group with a task after it is a chord too)",
+            "chords do not work with rpc: their parts are not counted (a group with a task after it is a chord, too)",
             where="rpc://",
-            remedy=_ELSEWHERE,
+            remedy=_REMEDY,
         )
 
     def save_group(self, group_id: str, result: Any) -> NoReturn:
@@ -96,7 +95,7 @@ class RPCBackend(CelerysBackend):  # type: ignore[misc]
 
 
 def check_round_trip(app: Any, timeout: float = 10.0) -> float:
-    """Send a result through the app's broker as a worker would, and receive it as a client would.
+    """Send a result through the app's broker as a worker does, and receive it as a client does.
 
     Needs no worker.
 
@@ -108,18 +107,18 @@ def check_round_trip(app: Any, timeout: float = 10.0) -> float:
         the seconds that it took.
 
     Raises:
-        ConfigurationError: the app has another backend, or the broker has its exchange as one of another type.
-        AuthenticationFailed: the broker refused the user, or may not be used so by it.
+        ConfigurationError: the app has another backend, or the broker's exchange has another type.
+        AuthenticationFailed: the broker refused the user, or the user lacks rights.
         StoreUnavailable: the broker cannot be reached, or the result did not come back.
     """
     if not isinstance(app.backend, CelerysBackend):
         raise ConfigurationError(
-            "the app's results do not travel by rpc", where="result_backend", remedy="set rootcellar-rpc://"
+            "the app's result backend is not rpc", where="result_backend", remedy="set rootcellar-rpc://"
         )
     where = redact(str(app.conf.broker_write_url))
     began = time.monotonic()
     try:
-        # a thread has a queue and a consumer of its own, so nobody's results are taken away
+        # a new thread has its own queue and consumer, so it takes no results from other threads
         with ThreadPoolExecutor(1) as thread:
             is_same = thread.submit(_send_and_receive, app, timeout).result()
     except CelerysTimeout:
@@ -132,11 +131,11 @@ def check_round_trip(app: Any, timeout: float = 10.0) -> float:
         ) from None
     except ChannelError as exc:
         raise ConfigurationError(
-            redact(str(exc)), where="result_exchange", remedy="see of which type the broker's exchange of that name is"
+            redact(str(exc)), where="result_exchange", remedy="check the type of the broker's exchange of that name"
         ) from None
     except (OperationalError, OSError) as exc:
         raise StoreUnavailable(
-            redact(f"the broker cannot be reached: {exc}"), where=where, remedy="see whether it runs"
+            redact(f"the broker cannot be reached: {exc}"), where=where, remedy="check that it runs"
         ) from None
     if not is_same:
         raise StoreUnavailable("a result came back changed", where=where, remedy="check result_serializer")
@@ -144,9 +143,9 @@ def check_round_trip(app: Any, timeout: float = 10.0) -> float:
 
 
 def _send_and_receive(app: Any, timeout: float) -> bool:
-    """Send a result to this thread's queue, and tell whether the same came back."""
+    """Send a result to this thread's queue, and return whether the same result came back."""
     backend, task_id, sent = app.backend, str(uuid4()), f"rootcellar {uuid4()}"
-    # first of all whether the broker is there: publishing would try for long
+    # connect first, because publishing would retry for a long time
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
         backend.binding(connection.default_channel).declare()
@@ -155,19 +154,19 @@ def _send_and_receive(app: Any, timeout: float) -> bool:
     try:
         return bool(AsyncResult(task_id, app=app).get(timeout=timeout) == sent)
     finally:
-        # and with the connection the queue is gone
+        # the server deletes the queue when the connection ends
         backend.result_consumer.stop()
 
 
-def warn_when_a_worker_starts() -> None:
-    """Have a worker say at its start what RPC cannot do; may be called any number of times."""
+def warn_at_worker_start() -> None:
+    """Log the limits of RPC when a worker starts. May be called any number of times."""
     signals.worker_ready.connect(_warn, weak=False, dispatch_uid="rootcellar.rpc")
 
 
 def _warn(sender: Any = None, **_: Any) -> None:
     if isinstance(sender.app.backend, RPCBackend):
-        logger.warning("The result backend is rpc: %s. Otherwise %s.", LIMITS, _ELSEWHERE)
+        logger.warning("The result backend is rpc: %s. Otherwise %s.", LIMITS, _REMEDY)
 
 
 def _cannot(what: str) -> AbilityMissing:
-    return AbilityMissing(f"{what} with rpc", where="rpc://", remedy=_ELSEWHERE)
+    return AbilityMissing(f"{what} with rpc", where="rpc://", remedy=_REMEDY)

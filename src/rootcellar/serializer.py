@@ -1,6 +1,6 @@
 """The serializer ``rootcellar-json`` for kombu's entry point ``kombu.serializers``.
 
-Whoever imports kombu where rootcellar is installed imports this: so it imports nothing until it is used.
+Every program that imports kombu imports this module too, so it imports nothing until it is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ def encode(value: Any) -> str:
     """Return ``value`` as typed JSON.
 
     Raises:
-        Unstorable: there is something in it that cannot be stored.
+        Unstorable: a value in it cannot be stored.
     """
     from rootcellar.payloads.typed import write
 
@@ -20,10 +20,10 @@ def encode(value: Any) -> str:
 
 
 def decode(text: str | bytes) -> Any:
-    """Return the value of typed JSON; of classes, only those in modules that are loaded.
+    """Return the value of typed JSON. Only classes in modules that are loaded already are used.
 
     Raises:
-        TypeRefused: it names a class that may not be made.
+        TypeRefused: it names a class that is not allowed.
         PayloadUnreadable: it is damaged.
     """
     from rootcellar.payloads.typed import Reader

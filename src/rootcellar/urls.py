@@ -1,7 +1,7 @@
-"""URLs without their secrets: the one masker, for settings, messages, logs and the texts of tasks.
+"""Masks the secrets in URLs: the only masker, for settings, messages, logs and the texts of tasks.
 
-A password is masked up to the last ``@`` of its URL, for one that was not written as ``%XX`` may hold ``@``, ``/``,
-``?`` and ``#``: a mask that hides a host too is better than half of a password. The time is linear in the text.
+A password is masked up to the last ``@`` of its URL, because a password without ``%XX`` escapes may contain ``@``,
+``/``, ``?`` and ``#``. Masking a host too is better than showing half of a password. The time is linear in the text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 
 _MASK = "**"
 _BEGINS = re.compile("://")
-#: a text that is a URL as a whole: a raw space in it may be one of its password
+#: the whole text is one URL: a raw space in it may be part of its password
 _IS_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,100}:")
 _SCHEME = re.compile(r"[A-Za-z0-9+.-]{1,100}\Z")
 #: a URL whose slashes are missing: ``redis:pw@host``, ``rootcellar+sentinel::pw@host``
@@ -23,9 +23,9 @@ _WITHOUT_SLASHES = re.compile(
 )
 _SPACE, _HOST_ENDS = re.compile(r"\s"), re.compile(r"[/?#]")
 _PORT = re.compile(r"\d{1,5}")
-#: what stands between two URLs
+#: characters that separate two URLs
 _BETWEEN = frozenset(" \t\n;,|\"'`(<[={")
-#: how far the ``@`` after a raw space in a password is looked for, within a longer text
+#: in a longer text: the distance in which an ``@`` after a raw space in a password is searched
 _SPACED = re.compile(r"[^\n@]{0,100}@\S*")
 _QUERY_NAME = re.compile(r"[?&;]([^=&;?#\s]{1,100})=")
 _VALUE_ENDS = re.compile(r"&|;(?=[^=&;\s]{1,100}=)")
@@ -33,21 +33,21 @@ _SECRET_NAME = re.compile(
     r"passw|passwd|pwd|passphrase|secret|token|credential|signature|(?:api|access|account)[_-]?key|^sig$",
     re.IGNORECASE,
 )
-#: of a text with more URLs than this, all that may be a login or a value is masked, without a closer look
-_MANY = 20_000
+#: in a text with more URLs than this, everything that may be a login or a value is masked, without parsing
+_MAX_URLS = 20_000
 _ANY_LOGIN, _ANY_VALUE = re.compile(r"(?<!\S)\S*@"), re.compile(r"=[^\s&]+")
-#: ``://`` as it stands in the query of another URL
+#: ``://`` in the query of another URL
 _QUOTED_SIGN = "%3a%2f%2f"
 
 
 def redact(text: str) -> str:
-    """Return a URL, or a text with URLs in it, with every password masked, also where several hosts each have one."""
+    """Return a URL, or a text with URLs, with every password masked, also if each of several hosts has one."""
     if "@" not in text and "=" not in text:
         return text
     if whole := _WITHOUT_SLASHES.match(text):
         login, at, place = text[whole.end() :].rpartition("@")
         return f"{whole[0]}{_MASK}{at}{place}" if login else text
-    if text.count("://") > _MANY:
+    if text.count("://") > _MAX_URLS:
         return _ANY_VALUE.sub(f"={_MASK}", _ANY_LOGIN.sub(f"{_MASK}@", text))
     pieces: list[str] = []
     last = 0
@@ -58,7 +58,7 @@ def redact(text: str) -> str:
 
 
 def _urls(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where what follows each URL's ``://`` begins and ends; the end is never within its password."""
+    """Yield the start and end of the part after each URL's ``://``. The end is never inside its password."""
     signs = [match.span() for match in _BEGINS.finditer(text)]
     stops = [_scheme_start(text, sign) for sign, _ in signs[1:]] + [len(text)]
     is_whole = _IS_URL.match(text) is not None
@@ -69,7 +69,7 @@ def _urls(text: str) -> Iterator[tuple[int, int]]:
         end = stop if is_whole else _end_of_word(text, sign, begin, stop)
         opens = _has_open_login(text[begin:end])
         while end == stop and number + 1 < len(signs) and (opens or text[stop - 1] not in _BETWEEN):
-            # no other URL begins here: this is still the one before it
+            # no new URL begins here: this still belongs to the previous one
             number += 1
             start, stop = stop, max(signs[number][1], stops[number])
             end = stop if is_whole else _end_of_word(text, sign, start, stop)
@@ -86,7 +86,7 @@ def _scheme_start(text: str, sign: int) -> int:
 
 
 def _has_open_login(part: str) -> bool:
-    """Tell whether a user and the beginning of a password were read, and no ``@`` yet."""
+    """Return True if a part has a user and the beginning of a password, but no ``@`` yet."""
     if "@" in part:
         return False
     host_end = _HOST_ENDS.search(part)
@@ -95,7 +95,7 @@ def _has_open_login(part: str) -> bool:
 
 
 def _end_of_word(text: str, sign: int, start: int, stop: int) -> int:
-    """Return where a URL within a longer text ends: before a space, or before the quote that closes it."""
+    """Return the end of a URL in a longer text: before a space, or before the closing quote."""
     space = _SPACE.search(text, start, stop)
     end = space.start() if space else stop
     opening = text[_scheme_start(text, sign) - 1 : sign][:1]
@@ -107,7 +107,7 @@ def _end_of_word(text: str, sign: int, start: int, stop: int) -> int:
 
 
 def _masked(rest: str) -> str:
-    """Return what follows ``://`` in one URL without its password, and without the secrets in its query."""
+    """Return the part after ``://`` of one URL, with the password and the secrets in the query masked."""
     login, at, place = rest.rpartition("@")
     user, colon, password = login.partition(":")
     if at and password and not _HOST_ENDS.search(user):
@@ -135,7 +135,7 @@ def _masked_value(name: str, value: str) -> str:
 
 
 def _masked_without_slashes(text: str) -> str:
-    """Return a text between URLs with the passwords of those masked that lack their slashes."""
+    """Return a text between URLs, with the passwords of URLs without slashes masked."""
     if "@" not in text or ":" not in text:
         return text
     pieces: list[str] = []

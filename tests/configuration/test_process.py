@@ -134,8 +134,8 @@ def test_the_command_shows_what_is_in_force(tmp_path: Path) -> None:
     assert rows == {name: row for name, row in every_row.items() if row[0] != "default"}
     assert f"{len(every_row) - len(rows)} more have their default: `rootcellar settings --all`" in ended.out
     assert "result_backend = 'rootcellar+postgresql://celery:**@db.example.com:5432/celery_results'" in ended.out
-    assert "of no use to this broker and backend: MONGODB_HOST" in ended.out
-    assert "left alone: REDIS_URL" in ended.out
+    assert "not used by this broker and backend: MONGODB_HOST" in ended.out
+    assert "ignored: REDIS_URL" in ended.out
     as_json = json.loads(run("settings", "--json", env=env, cwd=tmp_path).out)
     assert as_json["celery"]["result_backend"] == "rootcellar+postgresql://celery:**@db.example.com:5432/celery_results"
     assert {"name": "DB_PASSWORD", "value": "**", "origin": "environment"} in as_json["variables"]

@@ -138,7 +138,7 @@ def test_a_round_trip_that_fails_says_why(variables: dict[str, str]) -> None:
         rpc.check_round_trip(app_of({**variables, "CELERY_RESULT_EXCHANGE": "others"}))
     del os.environ["CELERY_RESULT_BACKEND"]  # which Celery would take
     other = Celery("other", backend="rootcellar+sqlite:///x.sqlite3", set_as_current=False)
-    with pytest.raises(ConfigurationError, match="do not travel by rpc"):
+    with pytest.raises(ConfigurationError, match="result backend is not rpc"):
         rpc.check_round_trip(other)
 
 
@@ -146,7 +146,7 @@ def test_the_demo_runs_without_chords(variables: dict[str, str], tmp_path: Path)
     ended = run("demo", "--once", env=variables, cwd=tmp_path)
     assert (ended.status, ended.err) == (0, ""), ended
     assert "rpc has no chords and no history" in ended.out
-    assert "Nothing keeps them" in ended.out
+    assert "They are not kept" in ended.out
     assert_one_line(run("history", env=variables, cwd=tmp_path), "messages that nobody keeps", "CELERY_RESULT_BACKEND")
 
 

@@ -194,7 +194,7 @@ def test_settings_of_an_app_are_what_is_in_force(tmp_path: Path) -> None:
     assert {"task_track_started", "broker_read_url", "beat_schedule"} <= set(found["differing"])
     assert not {"broker_url", "result_backend"} & set(found["differing"])
     shown = project.run("rootcellar", "settings", "-A", "tasks").out
-    environment = shown.partition("The app goes before the environment, which says:")[2]
+    environment = shown.partition("The app's settings take precedence over the environment, which has:")[2]
     assert "  task_track_started = False\n" in environment
     assert "  broker_read_url = nothing\n" in environment
     assert "zq1x" not in ended.out + shown

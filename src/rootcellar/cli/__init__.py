@@ -1,4 +1,4 @@
-"""The command ``rootcellar``. Exit status: 0 for yes, 1 for no or an error, 2 for wrong use, 130 for Ctrl-C."""
+"""The command ``rootcellar``. Exit status: 0 for success, 1 for an error or "no", 2 for wrong use, 130 for Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rootcellar.errors import RootcellarError
 
 app = typer.Typer(
     name="rootcellar",
-    help="Keep the results of Celery tasks, and look at them.",
+    help="Keep the results of Celery tasks, and show them.",
     no_args_is_help=True,
-    # plain help fits any width, and [brackets] in it mean themselves
+    # plain help fits any width, and shows [brackets] as they are
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=check.EXAMPLES, short_help="Check a server, and say what to change.")(check.check)
+app.command(epilog=check.EXAMPLES, short_help="Check a server, and print what to change.")(check.check)
 app.command(epilog=explain.EXAMPLES, short_help="Explain an error, or a finding of `rootcellar check`.")(
     explain.explain
 )
@@ -56,10 +56,10 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Run the command line and exit. Every error of rootcellar is one line on standard error, without a password."""
+    """Run the command line and exit. An error of rootcellar is one line on standard error, without passwords."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
-    # a result may hold what the terminal's encoding does not
+    # a result may contain characters that the terminal's encoding lacks
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app(prog_name="rootcellar")
@@ -74,7 +74,7 @@ def main() -> NoReturn:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End as a program that the signal killed does, but with everything closed."""
-    # once is enough: a second signal must not interrupt the cleaning up
+    """Exit with the status of a program that the signal killed, after closing everything."""
+    # a second signal must not interrupt the clean-up
     signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)

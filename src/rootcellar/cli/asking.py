@@ -1,4 +1,4 @@
-"""Questions on a terminal: numbered answers, of which a number, a word or Enter chooses."""
+"""Asks questions on a terminal. A number, a word or Enter chooses an answer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _FACTORS = {"k": 1_000, "m": 1_000_000}
 
 
 def ask_needs() -> Needs:
-    """Ask the questions of :mod:`rootcellar.onboarding.recommend`, and return what was answered."""
-    typer.echo("A few questions. Enter takes what stands in [brackets], Ctrl-C leaves.")
+    """Ask the questions of :mod:`rootcellar.onboarding.recommend`, and return the answers."""
+    typer.echo("A few questions. Enter chooses the answer in [brackets], Ctrl-C ends.")
     return Needs(**{question.field: _ask(question) for question in QUESTIONS})
 
 
@@ -33,7 +33,7 @@ def _ask(question: Question) -> Any:
 
 
 def _asked(default: str, read: Callable[[str], Any]) -> Any:
-    """Return what ``read`` makes of the line that was typed, asking until it makes something of it."""
+    """Read lines until ``read`` accepts one, and return what it returned."""
     while True:
         try:
             text = input(f"  [{default or 'none'}] > ").strip()
@@ -49,7 +49,7 @@ def count_of(text: str) -> int:
     """Return ``10000``, ``10,000``, ``10k`` or ``2m`` as a number.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: ``text`` is not a number.
     """
     words = text.lower().replace(",", "").replace("_", "")
     factor = _FACTORS.get(words[-1:], 1)

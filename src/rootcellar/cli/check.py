@@ -1,4 +1,4 @@
-"""``rootcellar check``: would a careful engineer trust this server with results?"""
+"""``rootcellar check``: checks whether a server can be trusted with results."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ Examples:
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("WARN", "bold yellow"), "failure": ("FAIL", "bold red")}
 _NAME_WIDTH = 14
-#: where what was seen begins
-_INDENT = 2 + 4 + 2 + _NAME_WIDTH + 1
+#: the column in which a finding's text begins
+_SEEN_COLUMN = 2 + 4 + 2 + _NAME_WIDTH + 1
 _HINT = "write one such as postgresql://…, redis://… or amqp://…, or `rootcellar check broker` for another broker"
 _SUMMARY = {"failure": "failure", "warning": "warning", "ok": "ok", "skipped": "skipped"}
 
@@ -56,7 +56,7 @@ def check(
         typer.Argument(
             metavar="[NAME or URL]",
             help="postgres, redis, hybrid, mysql, sqlite, mongodb or rpc, with the environment's variables for it; "
-            "broker; all; or a store's URL. By default what CELERY_RESULT_BACKEND says",
+            "broker; all; or a store's URL. By default the value of CELERY_RESULT_BACKEND",
             show_default=False,
         ),
     ] = None,
@@ -73,26 +73,26 @@ def check(
     ] = ".env",
     as_json: JsonOption = False,
 ) -> None:
-    """Check a server: the way to it, its rights, tables, promises, settings and speed.
+    """Check a server: connection, rights, tables, storing and reading, settings and speed.
 
-    Everything is tried with throw-away tasks, and nothing is left behind. Exit status 0 if nothing failed (there may be
-    warnings), 1 if something did, 2 for wrong use.
+    Everything is tried with test tasks, and nothing is left behind. Exit status 0 if nothing failed (there may be
+    warnings), 1 if something failed, 2 for wrong use.
     """
-    # what stores warn of is a line of the checklist
+    # the stores' warnings are lines of the checklist, so they need not be logged
     logging.getLogger().addHandler(logging.NullHandler())
     began = time.monotonic()
     sections = _sections(_named(what, backend), app, processes, env_file)
     report = _Json() if as_json else _Checklist(console())
     found: list[Finding] = []
     for checks in sections:
-        found += _go_through(checks, report)
+        found += _run_checks(checks, report)
     report.end(found, time.monotonic() - began)
     if any(finding.level.value == "failure" for finding in found):
         raise typer.Exit(1)
 
 
 def _named(what: str | None, backend: str | None) -> str | None:
-    """Return what is to be checked: the argument, or the URL of ``--backend``, which is the same."""
+    """Return what to check: the argument or the URL of ``--backend``, which mean the same."""
     if what is not None and backend is not None:
         raise typer.BadParameter("give a NAME or URL, or --backend, not both", param_hint="--backend")
     if backend is not None and "://" not in backend:
@@ -101,7 +101,7 @@ def _named(what: str | None, backend: str | None) -> str | None:
 
 
 def _sections(what: str | None, app: str | None, processes: int | None, env_file: str) -> list[Checks]:
-    """Return the checks; whatever goes wrong with the settings is a finding."""
+    """Return the checks. Any problem with the settings becomes a finding."""
     try:
         return _chosen(what, app, processes, env_file)
     except (typer.BadParameter, RootcellarError):
@@ -125,7 +125,7 @@ def _chosen(what: str | None, app: str | None, processes: int | None, env_file: 
         raise typer.BadParameter(f"is none of {known}, and no URL", param_hint="NAME or URL")
     if app:
         if url or name not in (None, environment.BROKER, environment.ALL):
-            raise typer.BadParameter("the app says where results are; leave the other out", param_hint="--app")
+            raise typer.BadParameter("the app names its result backend; leave the other out", param_hint="--app")
         return environment.from_app(load_app(app), name, processes)
     if url is None and what is None:
         url = store_of_variable()
@@ -144,7 +144,7 @@ def _chosen(what: str | None, app: str | None, processes: int | None, env_file: 
     return environment.from_environment(name, processes, env_file)
 
 
-def _go_through(checks: Checks, report: _Checklist | _Json) -> list[Finding]:
+def _run_checks(checks: Checks, report: _Checklist | _Json) -> list[Finding]:
     from rootcellar.checks.steps import run
 
     found = []
@@ -158,7 +158,7 @@ def _go_through(checks: Checks, report: _Checklist | _Json) -> list[Finding]:
 
 
 class _Checklist:
-    """Prints each line as soon as it is known, and at the end what to fix first."""
+    """Prints each finding at once, and at the end what to fix first."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
@@ -169,7 +169,7 @@ class _Checklist:
         self._out.print(Text(where, style="bold"), soft_wrap=True)
 
     def waiting(self) -> Any:
-        """Return a ``with`` block in which it shows what is looked at, on a terminal."""
+        """Return a ``with`` block in which the current step is shown on a terminal."""
         if not self._out.is_terminal:
             return nullcontext(lambda name: None)
         return _Waiting(self._out)
@@ -200,16 +200,16 @@ class _Checklist:
         self._out.print(Padding(table, (0, 0, 0, 2)))
 
     def _below(self, label: str, text: str) -> None:
-        # our own words, in which an example of a URL is no secret
+        # our own text, in which an example of a URL is not a secret
         said = visible(text)
         if not self._out.is_terminal:
-            self._out.print(f"{' ' * _INDENT}{label}{said}", soft_wrap=True)
+            self._out.print(f"{' ' * _SEEN_COLUMN}{label}{said}", soft_wrap=True)
             return
         table = Table.grid()
         table.add_column(width=len(label), style="dim")
         table.add_column()
         table.add_row(label, said)
-        self._out.print(Padding(table, (0, 0, 0, _INDENT)))
+        self._out.print(Padding(table, (0, 0, 0, _SEEN_COLUMN)))
 
     def section_end(self) -> None:
         if self._skipped:
@@ -229,18 +229,18 @@ class _Checklist:
             self._out.print(Text("All is well.", style="bold green"))
             return
         is_failure = bool(counts["failure"])
-        head = "Fix this first: " if is_failure else "It works. Look at this first: "
+        head = "Fix this first: " if is_failure else "It works. Improve this first: "
         line = Text.assemble(
             (head, "bold red" if is_failure else "bold yellow"),
             (f"{first.problem.title}: {visible(redact(first.seen))} ({first.code}) -> ", "bold"),
-            # as it is written: a command must stay one that can be pasted
+            # unchanged, so that a command can be pasted
             f"{visible(first.advice)} (see `{explain(first.code)}`)",
         )
         self._out.print(line, soft_wrap=not self._out.is_terminal)
 
 
 class _Waiting:
-    """Shows on a terminal what is being looked at."""
+    """Shows the current step on a terminal."""
 
     def __init__(self, out: Console) -> None:
         self._status = out.status("", spinner="dots")
@@ -269,7 +269,7 @@ class _Json:
         self._sections[-1]["findings"].append(_as_json(finding))
 
     def section_end(self) -> None:
-        """Nothing: all is printed at the end."""
+        """Does nothing: everything is printed at the end."""
 
     def end(self, found: Sequence[Finding], seconds: float) -> None:
         from rootcellar.checks.steps import first_of, worst_of

@@ -1,4 +1,4 @@
-"""``rootcellar demo``: see it work, with nothing installed and nothing set up."""
+"""``rootcellar demo``: shows rootcellar at work, without servers and settings."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ Examples:
   CELERY_BROKER=redis CELERY_RESULT_BACKEND=postgres rootcellar demo --once
 """
 
-_AS_EXPECTED = "All are as expected: the tasks that failed or were revoked were meant to."
+_AS_EXPECTED = "All are as expected: some tasks fail or are revoked on purpose."
 #: rows of the history at the end
-_ROWS = 24
-#: seconds that all the pauses of a run for people take together
-_PAUSES = 3.0
+_HISTORY_ROWS = 24
+#: the sum of all pauses in a run on a terminal
+_PAUSE_SECONDS = 3.0
 _LOG = "worker.log"
-#: lines shown of a log
-_TAIL = 20
-#: reasons listed when results are not as expected
-_REASONS = 10
+#: how many lines of a log are shown
+_LOG_LINES = 20
+#: how many unexpected results are listed
+_MAX_REASONS = 10
 
 
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="As fast as it goes, with no pauses and no moving bars")] = False,
+    once: Annotated[bool, typer.Option("--once", help="As fast as possible, without pauses and progress bars")] = False,
     size: Annotated[int, typer.Option("-n", "--tasks", min=1, metavar="N", help="About how many tasks to run")] = 26,
     backend: Annotated[
         str | None, typer.Option("--backend", "-b", metavar="URL", help="Keep results there, not in a SQLite file")
@@ -73,14 +73,14 @@ def demo(
 ) -> None:
     """Run a small shop on a real Celery worker.
 
-    Needs no server: results go to a SQLite file, the broker lives in this process. Where the environment or .env gives
+    Needs no server: results go to a SQLite file, and the broker is in this process. If the environment or .env has
     CELERY_RESULT_BACKEND, results go there instead, and CELERY_BROKER is the broker. Every result is checked, and the
-    history shown; some tasks are meant to fail or to be revoked. Results on a server are deleted at the end. Exit
+    history is shown; some tasks fail or are revoked on purpose. Results on a server are deleted at the end. Exit
     status 0 if all results are as expected, 1 otherwise.
     """
     if backend is not None and file is not None:
         raise typer.BadParameter("give --backend or --file, not both", param_hint="--file")
-    # imported late: it makes a Celery app, which no other command needs
+    # imported late: it creates a Celery app, which no other command needs
     from rootcellar.onboarding.demo.run import Demo
 
     out = console()
@@ -95,22 +95,22 @@ def demo(
                 broker=broker,
                 size=size,
                 log=folder / _LOG,
-                pauses=_PAUSES if is_watched else 0.0,
+                pauses=_PAUSE_SECONDS if is_watched else 0.0,
                 watcher=watcher,
             )
             outcome = run.run()
-        shop = TaskQuery(names=("shop.*",), since=began, limit=_ROWS)
+        shop = TaskQuery(names=("shop.*",), since=began, limit=_HISTORY_ROWS)
         if run.results.where:
             out.print()
             print_tasks(run.results.records(shop, run.task_ids), out)
-        _print_sums(outcome, out)
+        _print_counts(outcome, out)
         failures = run.results.records(replace(shop, states=("FAILURE",), limit=1), run.task_ids)
         is_on_server = backend is not None or url == FROM_SETTINGS
         if is_on_server and not keep:
             run.results.forget(run.task_ids)
         _fail_if_unexpected(outcome)
     if not run.results.where:
-        say(f"{_AS_EXPECTED} Nothing keeps them: with rpc a result is handed over once.", out)
+        say(f"{_AS_EXPECTED} They are not kept: with rpc a result is delivered once.", out)
         return
     if is_on_server and not keep:
         say(f"{_AS_EXPECTED} They were deleted from {run.results.where}; --keep leaves them there.", out)
@@ -122,7 +122,7 @@ def demo(
 
 
 def _servers(backend: str | None, broker: str | None, file: Path | None, folder: Path) -> tuple[str, str | None]:
-    """Return the backend and the broker that the options choose, or else the settings."""
+    """Return the backend and the broker of the options, else those of the settings."""
     if backend is not None:
         return f"rootcellar+{backend.removeprefix('rootcellar+')}", broker
     if file is None:
@@ -132,7 +132,7 @@ def _servers(backend: str | None, broker: str | None, file: Path | None, folder:
             found = rootcellar.settings(broker=False)
             where, origin = found.masked()["result_backend"], found.origin("CELERY_RESULT_BACKEND")
             say(f"As CELERY_RESULT_BACKEND says (from: {origin}): {where}")
-            # the broker in this process does not serve rpc, and the settings say what does
+            # rpc needs a real broker, which the settings name
             has_broker = "broker_url" in found or "rpc" in found["result_backend"].partition("://")[0]
             return FROM_SETTINGS, broker or (FROM_SETTINGS if has_broker else None)
     return f"rootcellar+sqlite:///{quote(str((file or folder / 'demo.sqlite3').absolute()))}", broker
@@ -140,9 +140,9 @@ def _servers(backend: str | None, broker: str | None, file: Path | None, folder:
 
 @contextmanager
 def _tidied(folder: Path) -> Iterator[None]:
-    """Remove the worker's log at the end and the folder if nothing else is in it; show and keep the log of a failure.
+    """Remove the worker's log at the end, and the folder if it is empty. After a failure, show and keep the log.
 
-    A failure of the worker is explained by the log; a wrong URL, say, is not.
+    The log explains a failure of the worker, but not, for example, a wrong URL.
     """
     log = folder / _LOG
     try:
@@ -159,13 +159,13 @@ def _tidied(folder: Path) -> Iterator[None]:
 
 
 def _tail(log: Path) -> str:
-    """Return the end of a log, without passwords."""
+    """Return the last lines of a log, without passwords."""
     with log.open(errors="replace") as lines:
-        return visible_lines(redact("".join(deque(lines, _TAIL)).rstrip()))
+        return visible_lines(redact("".join(deque(lines, _LOG_LINES)).rstrip()))
 
 
 class _Lines:
-    """Tells how the run goes in plain lines, one for each quarter of the tasks."""
+    """Shows the progress in plain lines, one for each quarter of the tasks."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
@@ -181,11 +181,11 @@ class _Lines:
             say(f"{finished} of {total} results", self._out)
 
     def report(self, page: int, pages: int) -> None:
-        """Nothing: a line for each page would be many."""
+        """Does nothing: a line for each page would be too much."""
 
 
 class _Bars:
-    """Tells how the run goes by bars that move."""
+    """Shows the progress in bars."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -216,7 +216,7 @@ def _watcher(out: Console, is_watched: bool) -> Iterator[Watcher]:
         yield _Bars(progress)
 
 
-def _print_sums(outcome: Outcome, out: Console) -> None:
+def _print_counts(outcome: Outcome, out: Console) -> None:
     sums = Text(f"\n{outcome.tasks} tasks in {outcome.seconds:.1f} s: ")
     for state, count in sorted(outcome.states.items(), key=lambda item: -item[1]):
         if state != PENDING:
@@ -229,7 +229,7 @@ def _fail_if_unexpected(outcome: Outcome) -> None:
     """Raise DemoFailed with the first reasons, if there are any."""
     if not outcome.mismatches:
         return
-    for mismatch in outcome.mismatches[:_REASONS]:
+    for mismatch in outcome.mismatches[:_MAX_REASONS]:
         print(visible(mismatch), file=sys.stderr)
     raise DemoFailed(
         f"{len(outcome.mismatches)} of {outcome.tasks} results are not as expected",
@@ -254,26 +254,26 @@ def _print_next_steps(url: str, failed_id: str, is_queryable: bool, out: Console
 
 
 def _given_in_environment() -> tuple[str, list[str]]:
-    """Return what of the backend the environment says, as it is written before a command, and the names of secrets.
+    """Return the environment's variables for the backend as a prefix for a command, and the names of the secret ones.
 
-    It may have been given for the one command that runs now. What ``.env`` says, the next command reads itself.
+    They may be set for the current command only. The next command reads ``.env`` itself.
     """
     # imported late, as all of the configuration is
     from rootcellar.configuration.reading import is_secret
 
-    told, secrets = [], []
+    settings, secrets = [], []
     for each in rootcellar.settings(broker=False).in_force():
         if each.origin != "environment" or each.name.startswith(("BROKER_", "CELERY_BROKER")):
             continue
         if is_secret(each.name) and (each.name != "CELERY_RESULT_BACKEND" or "://" in each.value):
             secrets.append(each.name)
         else:
-            told.append(f"{each.name}={shlex.quote(each.value)} ")
-    return "".join(told), secrets
+            settings.append(f"{each.name}={shlex.quote(each.value)} ")
+    return "".join(settings), secrets
 
 
 def _program() -> str:
-    """Return how to call this program again: by its path where the shell would not find it by its name."""
+    """Return the name of this program, or its path if the shell would not find it by name."""
     called = Path(sys.argv[0])
     found = shutil.which("rootcellar")
     if called.name != "rootcellar" or (found and Path(found).resolve() == called.resolve()):

@@ -1,4 +1,4 @@
-"""``rootcellar drain``: move results from Redis to PostgreSQL, and say how many wait."""
+"""``rootcellar drain``: moves results from Redis to PostgreSQL, and prints how many wait."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ Examples:
   rootcellar drain -A shop.celery --status --max-age 30
 """
 
-#: exit statuses beside 0 and 2
-WAITS, OUT_OF_REACH, UNSAFE = 1, 3, 4
+#: exit statuses besides 0 and 2
+RESULTS_WAIT, OUT_OF_REACH, UNSAFE = 1, 3, 4
 _NOTHING_TO_MOVE = (
-    "this store has results at once where they belong, nothing is to be moved [{where}]: only a hybrid in the mode "
-    "write-behind has something to move"
+    "there is nothing to move, because this store keeps each result in its final place at once [{where}]: only a "
+    "hybrid in the mode write-behind moves results"
 )
-#: seconds between two lines of progress
-PROGRESS = 1.0
+#: the time between two lines of progress
+PROGRESS_INTERVAL_SECONDS = 1.0
 
 
 def drain(
     backend: BackendOption = None,
     app: AppOption = None,
-    once: Annotated[bool, typer.Option("--once", help="End when what waits now is moved")] = False,
+    once: Annotated[bool, typer.Option("--once", help="End when all results that wait now are moved")] = False,
     status: Annotated[
         bool, typer.Option("--status", help="Move nothing: show how many results wait, and for how long")
     ] = False,
@@ -57,20 +57,20 @@ def drain(
 ) -> None:
     """Move results of a hybrid in write-behind mode from Redis to PostgreSQL.
 
-    Workers do so by themselves; this command is for where none runs, and before the mode is changed. It may run beside
-    them, goes on until it is interrupted, and waits while one of the two servers is away. --status and --once also look
-    and move where Redis keeps no append-only file.
+    Workers do this themselves. Use this command if no worker runs, or before you change the mode. It may run at the
+    same time as workers, runs until it is interrupted, and waits while one of the two servers is unavailable. --status
+    and --once also work if Redis keeps no append-only file.
 
     Exit status:
 
     \b
-    0  what was asked was done, and nothing is wrong
-    1  a result has waited for longer than --max-age (--status), or results
+    0  done, and nothing is wrong
+    1  a result has waited longer than --max-age (--status), or results
        stay in Redis because PostgreSQL refuses them (--once)
-    2  wrong use, also a store without write-behind
+    2  wrong use, or a store without write-behind
     3  a server cannot be reached, or refuses
-    4  Redis would lose what waits if it restarted: no append-only file, or it
-       may evict; --status and --once have done their work all the same
+    4  a restart of Redis would lose waiting results: it has no append-only
+       file, or may evict; --status and --once have done their work anyway
     """
     if once and status:
         raise typer.BadParameter("give --once or --status, not both", param_hint="--status")
@@ -87,13 +87,13 @@ def drain(
 
 
 def _run(store: WritesBehind, once: bool, status: bool, max_age: float, as_json: bool) -> int:
-    """Do what was asked; return the exit status."""
-    unsafe = _what_a_restart_loses(store)
+    """Run the command, and return the exit status."""
+    unsafe = _restart_problem(store)
     if unsafe is not None and not (once or status):
         print_error(unsafe)
         return UNSAFE
     if once or status:
-        # what waits there is moved all the more
+        # if Redis is not safe, moving the results is even more urgent
         store.move_only()
     code = _show_status(store, max_age, as_json, unsafe is None) if status else _move(store, once, as_json)
     if unsafe is not None:
@@ -101,8 +101,8 @@ def _run(store: WritesBehind, once: bool, status: bool, max_age: float, as_json:
     return code or (UNSAFE if unsafe is not None else 0)
 
 
-def _what_a_restart_loses(store: WritesBehind) -> RootcellarError | None:
-    """Return why a restart of Redis would lose what waits; ``None`` where it would not."""
+def _restart_problem(store: WritesBehind) -> RootcellarError | None:
+    """Return why a restart of Redis would lose waiting results, or ``None`` if it would not."""
     try:
         store.check_journal()
     except ConfigurationError as exc:
@@ -117,7 +117,7 @@ def _move(store: WritesBehind, once: bool, as_json: bool) -> int:
         Drain(store).run_here(progress.note)
         return 0
     store.drain_all(progress.note)
-    return WAITS if progress.end().refused else 0
+    return RESULTS_WAIT if progress.end().refused else 0
 
 
 def _show_status(store: WritesBehind, max_age: float, as_json: bool, is_safe: bool) -> int:
@@ -127,31 +127,31 @@ def _show_status(store: WritesBehind, max_age: float, as_json: bool, is_safe: bo
         print_json({**_as_json(lag), "max_age_seconds": max_age, "append_only": is_safe, "ok": not is_late and is_safe})
     else:
         say(_sentence(lag))
-    return WAITS if is_late else 0
+    return RESULTS_WAIT if is_late else 0
 
 
 class _Progress:
-    """Tells from time to time how many were moved, and how many wait."""
+    """Prints from time to time how many results were moved, and how many wait."""
 
     def __init__(self, store: WritesBehind, as_json: bool) -> None:
         self._store = store
         self._as_json = as_json
-        self._moved = self._told = 0
-        self._next = time.monotonic() + PROGRESS
+        self._moved = self._printed_moved = 0
+        self._next = time.monotonic() + PROGRESS_INTERVAL_SECONDS
 
     def note(self, moved: int) -> None:
-        """Note a batch; tell if it is time and there is news."""
+        """Count a batch. Print a line if the last one is old enough."""
         self._moved += moved
-        if self._moved > self._told and time.monotonic() >= self._next:
+        if self._moved > self._printed_moved and time.monotonic() >= self._next:
             self.end()
 
     def end(self) -> Lag:
-        """Tell; return how much waits."""
-        self._told = self._moved
-        self._next = time.monotonic() + PROGRESS
+        """Print a line, and return how many results wait."""
+        self._printed_moved = self._moved
+        self._next = time.monotonic() + PROGRESS_INTERVAL_SECONDS
         lag = self._store.lag()
         if self._as_json:
-            # one document a line, for programs that read while it goes on
+            # one JSON document in each line, for programs that read while this runs
             typer.echo(json.dumps({"moved": self._moved, **_as_json(lag)}))
         else:
             say(f"{self._moved:,} moved. {_sentence(lag)}")
@@ -165,5 +165,5 @@ def _as_json(lag: Lag) -> dict[str, object]:
 def _sentence(lag: Lag) -> str:
     waits = f"{lag.waiting:,} wait, the oldest for {lag.oldest:.1f} s." if lag.waiting else "Nothing waits."
     if lag.refused:
-        waits += f" {lag.refused:,} stay in Redis, for PostgreSQL refuses them: see the log of who moved them."
+        waits += f" {lag.refused:,} stay in Redis because PostgreSQL refuses them: see the worker's log."
     return waits

@@ -1,4 +1,4 @@
-"""``rootcellar explain``: what an error or a finding means, and what to do."""
+"""``rootcellar explain``: explains an error or a finding, and what to do."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Examples:
 def explain(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="The name that a message or a finding ends in", show_default=False),
+        typer.Argument(metavar="NAME", help="The name at the end of a message or a finding", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an error or a finding of `rootcellar check` means, and what to do.
+    """Explain an error or a finding of `rootcellar check`, and what to do.
 
     Without a name, list all of them. Exit status 0 if there is an entry, 2 if there is none of that name.
     """
@@ -99,8 +99,8 @@ def _kind(entry: Entry) -> str:
 
 def _retrying(retryable: bool) -> str:
     if retryable:
-        return "It may pass by itself: workers and clients try again."
-    return "It does not pass by itself: nothing is tried again until something was changed."
+        return "The problem may end by itself: workers and clients try again."
+    return "The problem does not end by itself: change something, then try again."
 
 
 def _as_object(entry: Entry) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``rootcellar history`` and ``rootcellar show``: what became of the tasks."""
+"""``rootcellar history`` and ``rootcellar show``: list tasks, and show one of them."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ Examples:
 """
 
 
-#: ids that are listed where several begin with what was given
-_AMBIGUOUS = 5
+#: how many ids are listed if several begin with the given text
+_MAX_LISTED_IDS = 5
 
 
 def history(
@@ -98,7 +98,7 @@ def history(
     with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
         found = [results.codec.opened(record)[0] for record in query_tasks(results.store, query)]
         where = results.store.where
-    _tell_damage(found[:limit])
+    _print_damage(found[:limit])
     if as_json:
         print_json([json_object(record) for record in found[:limit]])
         if not found and (hint := _misspelt(query.states)):
@@ -112,8 +112,8 @@ def history(
             say(f"There are more; --limit {limit * 5} shows up to {limit * 5}.")
 
 
-def _tell_damage(records: Sequence[TaskRecord]) -> None:
-    """Say on standard error which records are damaged, and where."""
+def _print_damage(records: Sequence[TaskRecord]) -> None:
+    """Print on standard error which fields of which records are damaged."""
     for text in filter(None, map(unreadable_fields, records)):
         print(f"rootcellar: {visible(text)}", file=sys.stderr)
 
@@ -126,7 +126,7 @@ def query_tasks(store: Store, query: TaskQuery) -> list[TaskRecord]:
     """
     if not isinstance(store, Queryable):
         raise AbilityMissing(
-            "this store finds results by their ids only",
+            "this store finds results only by their ids",
             where=store.where,
             remedy="use `rootcellar show TASK_ID` with a whole id, or keep results in PostgreSQL or SQLite",
         )
@@ -142,12 +142,12 @@ def show(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Show all that is stored of one task.
+    """Show everything that is stored of one task.
 
-    A store that can be searched finds it by the beginning of its id too, where no other id begins so.
+    A store that can be searched also finds it by the beginning of its id, if no other id begins with it.
     """
     with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
-        found = results.store.get(task_id) or _that_begins_with(task_id, results.store)
+        found = results.store.get(task_id) or _find_by_prefix(task_id, results.store)
         where = results.store.where
         record, refused = results.codec.opened(found) if found else (None, [])
     if record is None:
@@ -159,26 +159,26 @@ def show(
         )
     for exc in refused:
         print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
-    _tell_damage([record])
+    _print_damage([record])
     if as_json:
         print_json(json_object(record))
     else:
         _print_task(record, console())
 
 
-def _that_begins_with(prefix: str, store: Store) -> TaskRecord | None:
-    """Return the only task whose id begins with ``prefix``; ``None`` where there is none.
+def _find_by_prefix(prefix: str, store: Store) -> TaskRecord | None:
+    """Return the only task whose id begins with ``prefix``, or ``None`` if there is none.
 
     Raises:
-        RootcellarError: several ids begin so.
+        RootcellarError: several ids begin with it.
     """
     if not prefix or not isinstance(store, Queryable):
         return None
-    found = store.query(TaskQuery(id_prefix=prefix, limit=_AMBIGUOUS + 1))
+    found = store.query(TaskQuery(id_prefix=prefix, limit=_MAX_LISTED_IDS + 1))
     if len(found) < 2:
         return found[0] if found else None
-    ids = ", ".join(visible(record.task_id) for record in found[:_AMBIGUOUS])
-    more = " and more" if len(found) > _AMBIGUOUS else ""
+    ids = ", ".join(visible(record.task_id) for record in found[:_MAX_LISTED_IDS])
+    more = " and more" if len(found) > _MAX_LISTED_IDS else ""
     raise RootcellarError(
         f"several ids begin with {visible(prefix)}: {ids}{more}",
         where=store.where,
@@ -218,7 +218,7 @@ def _fields(record: TaskRecord) -> Iterator[tuple[str, str | None]]:
 
 
 def _blocks(record: TaskRecord) -> Iterator[tuple[str, str]]:
-    """Yield what takes more than a line, each with its heading."""
+    """Yield each text of more than one line, with its heading."""
     value = json_value(record.result)
     if isinstance(value, dict) and "exc_type" in value:
         yield "Error", outcome(record)
@@ -232,7 +232,7 @@ def _blocks(record: TaskRecord) -> Iterator[tuple[str, str]]:
 
 
 def _child_lines(children: Any, depth: int = 0) -> Iterator[str]:
-    """Yield the ids in the tuples that Celery's results give: ``((id, parent), members or None)``."""
+    """Yield the ids in the tuples of Celery's results: ``((id, parent), members or None)``."""
     for child in children if isinstance(children, list) else []:
         match child:
             case [[str(task_id), *_], members]:
@@ -269,16 +269,16 @@ def _nothing(is_narrowed: bool, where: str) -> str:
 
 
 def _misspelt(states: Sequence[str]) -> str:
-    """Return which of Celery's states was meant by one that is none; an app may have states of its own."""
+    """Return a hint if a state is probably a misspelt state of Celery. An app may have states of its own."""
     for state in states:
         meant = difflib.get_close_matches(state.upper(), ALL_STATES, n=1, cutoff=0.75)
         if state not in ALL_STATES and meant:
-            return f"{state} is no state of Celery's: did you mean {meant[0]}?"
+            return f"{state} is not a state of Celery: did you mean {meant[0]}?"
     return ""
 
 
 def _state_name(name: str) -> str:
-    """Return a state as Celery writes it; those of its users are taken as they are."""
+    """Return a state of Celery in upper case, and any other state unchanged."""
     return name.upper() if name.upper() in ALL_STATES else name
 
 

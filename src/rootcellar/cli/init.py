@@ -1,4 +1,4 @@
-"""``rootcellar init``: a small project that works, for a broker and a result backend."""
+"""``rootcellar init``: writes a small project for a broker and a result backend."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ Backend = Enum("Backend", {name: name for name in BACKENDS}, type=str)  # type: 
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder, which is made if it is not there")],
-    broker: Annotated[Broker | None, typer.Option("--broker", help="What hands out tasks [redis]")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder, which is created if it does not exist")],
+    broker: Annotated[Broker | None, typer.Option("--broker", help="What distributes tasks [redis]")] = None,
     backend: Annotated[Backend | None, typer.Option("--backend", help="Where results are kept [postgres]")] = None,
     redis: Annotated[
-        RedisForm, typer.Option("--redis", help="How your Redis runs; compose.yaml starts none but a single one")
+        RedisForm, typer.Option("--redis", help="How your Redis runs; compose.yaml can start only a single one")
     ] = RedisForm.SINGLE,
-    pgbouncer: Annotated[bool, typer.Option("--pgbouncer", help="Put PgBouncer before PostgreSQL")] = False,
-    tls: Annotated[bool, typer.Option("--tls", help="Your servers speak TLS; there is no compose.yaml then")] = False,
+    pgbouncer: Annotated[bool, typer.Option("--pgbouncer", help="Put PgBouncer in front of PostgreSQL")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Your servers use TLS; then no compose.yaml is written")] = False,
     expires: Annotated[
         str, typer.Option("--expires", metavar="TIME", help="How long results are kept: 12h, 30d, never")
     ] = "",
     extended: Annotated[bool, typer.Option("--extended", help="Keep the arguments of tasks too")] = False,
     acks_late: Annotated[
-        bool, typer.Option("--acks-late", help="Run a task again whose worker was killed; it must bear that")
+        bool, typer.Option("--acks-late", help="Run a task again if its worker was killed; it must allow that")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace files that are in the way; the passwords of .env are kept")
+        bool, typer.Option("--force", help="Replace existing files; the passwords in .env are kept")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a small project that works: settings, tasks, a client, and a compose.yaml of the servers.
 
-    Without options it asks, on a terminal, what `rootcellar recommend` asks; without a terminal it takes Redis and
-    PostgreSQL. Passwords are made at random and are in .env only. Files that are in the way are listed, and nothing is
-    written, unless --force is given.
+    Without options it asks the questions of `rootcellar recommend` on a terminal; without a terminal it chooses Redis
+    and PostgreSQL. Passwords are random and only in .env. If files exist already, it lists them and writes nothing,
+    unless --force is given.
     """
     chosen = _chosen(broker, backend, redis, is_asked=not (pgbouncer or tls or expires or as_json))
     setup = replace(
@@ -89,7 +89,7 @@ def init(
 
 
 def _chosen(broker: Broker | None, backend: Backend | None, redis: RedisForm, *, is_asked: bool) -> Setup:
-    """Return what the options choose, or the answers on a terminal, or else the default."""
+    """Return the set-up of the options, else of the answers on a terminal, else the default."""
     if broker is None and backend is None and redis is RedisForm.SINGLE and is_asked and sys.stdin.isatty():
         # imported late: the other commands ask nothing
         from rootcellar.cli.asking import ask_needs

@@ -1,4 +1,4 @@
-"""``rootcellar key``: a new key."""
+"""``rootcellar key``: creates a key."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Examples:
 
 def key(
     key_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="Its name in what is stored; derived from it otherwise")
+        str | None,
+        typer.Option("--id", metavar="ID", help="The key's id in stored results; by default derived from the key"),
     ] = None,
 ) -> None:
-    """Make a key for ROOTCELLAR_ENCRYPTION_KEYS or ROOTCELLAR_SIGNING_KEYS.
+    """Create a key for ROOTCELLAR_ENCRYPTION_KEYS or ROOTCELLAR_SIGNING_KEYS.
 
-    It prints `id:key`, of 32 random bytes in base64. Put it before the keys that there are, and keep those
-    until `rootcellar rekey` has been run.
+    It prints `id:key`; the key is 32 random bytes in base64. Put it before the existing keys, and keep those until
+    `rootcellar rekey` has been run.
     """
     print(make_key(key_id))

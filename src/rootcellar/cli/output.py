@@ -1,4 +1,4 @@
-"""Printing what others wrote: without colours in a pipe, and without the power to steer the terminal."""
+"""Prints text from outside: without colours in a pipe, and so that it cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLOURS = {
 
 
 def console() -> Console:
-    """Return what prints to standard output; markup in what it is given means nothing to it."""
+    """Return a console for standard output. It prints markup as plain text."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
@@ -39,18 +39,18 @@ def say(text: str, out: Console | None = None) -> None:
 
 def print_error(exc: RootcellarError) -> None:
     """Print an error in one line on standard error, without a password."""
-    # the remedy is our own text; the rest may quote what somebody else wrote
+    # the remedy is our own text; the rest may quote text from outside
     exc.what, exc.where = redact(exc.what), redact(exc.where)
     print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
 
 
 def state_style(state: str) -> str:
-    """Return the colour of a state; those of Celery's users have one of their own."""
+    """Return the colour of a state. All custom states have the same colour."""
     return _COLOURS.get(state, "cyan")
 
 
 def print_json(value: Any) -> None:
-    """Print JSON that is readable in every alphabet; what a terminal would obey or hide stays an escape."""
+    """Print JSON that is readable in every alphabet. Control characters and invisible ones stay escapes."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=not _takes_every_character())
     sys.stdout.write(escaped(text) + "\n")
 

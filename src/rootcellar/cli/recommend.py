@@ -1,4 +1,4 @@
-"""``rootcellar recommend``: which backend and which broker."""
+"""``rootcellar recommend``: recommends a backend and a broker."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _count(text: str) -> int:
 
 TasksOption = Annotated[
     int | None,
-    typer.Option("--tasks-per-day", parser=_count, metavar="N", help="How many tasks are run in a day, such as 10k"),
+    typer.Option("--tasks-per-day", parser=_count, metavar="N", help="How many tasks run in a day, such as 10k"),
 ]
 KeepOption = Annotated[
     Keep | None, typer.Option("--keep", help=f"How long a result matters ({_meanings(Keep)})", case_sensitive=False)
@@ -76,10 +76,10 @@ def recommend_command(
     routing: RoutingOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which result backend and which broker suit you, why, and which variables to set.
+    """Recommend a result backend and a broker, with the reasons and the variables to set.
 
-    Asks a few questions on a terminal. With any of the options, or without a terminal, it asks nothing: what is not
-    said then counts neither way.
+    Asks a few questions on a terminal. With any of the options, or without a terminal, it asks nothing: an option that
+    is not given then has no influence.
     """
     needs = needs_of(tasks_per_day, keep, readers, runs, may_lose, routing)
     if needs == Needs() and not as_json and sys.stdin.isatty():
@@ -100,7 +100,7 @@ def needs_of(
     may_lose: MayLose | None,
     routing: bool = False,
 ) -> Needs:
-    """Return what the options of a command say."""
+    """Return the needs that the options of a command describe."""
     return Needs(tasks_per_day, keep, readers, frozenset(runs or ()), may_lose, routing)
 
 

@@ -1,4 +1,4 @@
-"""``rootcellar rekey``: everything under the newest key."""
+"""``rootcellar rekey``: encrypts or signs all results with the newest key."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ Examples:
   rootcellar rekey -A shop.celery
   rootcellar rekey --unprotected -A shop.celery
 """
-#: seconds between two lines of progress
-_PAUSE = 1.0
+#: the time between two lines of progress
+_PROGRESS_INTERVAL_SECONDS = 1.0
 
 
 def rekey(
     unsealed: Annotated[
         bool,
-        typer.Option("--unprotected", "--unsealed", help="Include what is neither encrypted nor signed so far"),
+        typer.Option(
+            "--unprotected", "--unsealed", help="Include results that are neither encrypted nor signed so far"
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, and change nothing")] = False,
     after: Annotated[
@@ -48,12 +50,12 @@ def rekey(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Encrypt (or sign) every stored result anew under the first key.
+    """Encrypt (or sign) every stored result again, with the first key.
 
-    Give the new key to all workers and clients first, before the old ones; then run this; then take the old ones away.
-    Workers may run meanwhile: what they store is never overwritten. Interrupt it at any time and start it again: what
-    is done is passed over. Results from before there were keys are left as they are, unless --unprotected is given.
-    Exit status 1 if something could not be opened, or if results were left that nobody with the keys can read.
+    First give the new key to all workers and clients, before the old keys; then run this; then remove the old keys.
+    Workers may run meanwhile: their new results are never overwritten. You can interrupt it at any time and start it
+    again: it skips what is done. Results without encryption or signature stay as they are, unless --unprotected is
+    given. Exit status 1 if something could not be opened, or if results were left that cannot be read with the keys.
     """
     with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
         rekeying = Rekeying(results.store, results.codec, unsealed=unsealed, dry_run=dry_run, batch=batch)
@@ -64,7 +66,7 @@ def rekey(
         except SystemExit:
             progress.print(rekeying.done, "Interrupted. ")
             last = rekeying.done.last_id
-            where = f", or with --after {visible(last)} to look at nothing twice" if last else ""
+            where = f", or with --after {visible(last)} to read nothing twice" if last else ""
             print(f"Start it again{where}.", file=sys.stderr)
             raise
     if as_json:
@@ -76,15 +78,15 @@ def rekey(
 
 
 class _Progress:
-    """Tells on standard error how far it is, now and then."""
+    """Prints the progress on standard error from time to time."""
 
     def __init__(self, dry_run: bool) -> None:
         self._verb = "to protect again" if dry_run else "protected again"
-        self._told = time.monotonic() - _PAUSE
+        self._printed_at = time.monotonic() - _PROGRESS_INTERVAL_SECONDS
 
     def tell(self, done: Rekeyed) -> None:
-        if time.monotonic() - self._told >= _PAUSE:
-            self._told = time.monotonic()
+        if time.monotonic() - self._printed_at >= _PROGRESS_INTERVAL_SECONDS:
+            self._printed_at = time.monotonic()
             self.print(done)
 
     def print(self, done: Rekeyed, begins: str = "") -> None:

@@ -1,4 +1,4 @@
-"""``rootcellar schema``: the tables of a store."""
+"""``rootcellar schema``: creates, upgrades and shows the tables of a store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rootcellar.stores.base import HasSchema, Schema, SchemaStatus
 from rootcellar.stores.sql.grants import HasGrants
 
 app = typer.Typer(
-    help="Make, look at and upgrade the tables of a store.",
+    help="Create, show and upgrade the tables of a store.",
     epilog="\b\nExample:\n  rootcellar schema status --backend sqlite:///results.sqlite3\n",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -64,8 +64,8 @@ Examples:
   rootcellar schema unadopt --dry-run -b postgresql://user:password@host/db
   rootcellar schema unadopt --yes --drop-results -A shop.celery
 """
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed without a terminal")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing")]
 
 
 @app.command(epilog=_CREATE_EXAMPLE)
@@ -76,10 +76,10 @@ def create(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Make the tables, or bring them up to date.
+    """Create the tables, or bring them up to date.
 
-    Doing it twice is harmless. A store without tables (Redis, MongoDB) is ready as it is: exit status 0. Exit status 1
-    if tables that were there before are damaged, which is not repaired.
+    Doing it twice is harmless. A store without tables (Redis, MongoDB) needs nothing: exit status 0. Exit status 1 if
+    existing tables are damaged; they are not repaired.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         if not isinstance(store, HasSchema):
@@ -101,18 +101,18 @@ def sql(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Print the statements that make the tables.
+    """Print the statements that create the tables.
 
-    For databases where workers may not make tables; it connects to nothing. Run them, GRANT the workers SELECT,
-    INSERT, UPDATE and DELETE on the tables (`rootcellar schema grants`), and set database_create_tables_at_setup to
-    False.
+    For databases in which workers may not create tables. It opens no connection. Run the statements, GRANT the workers
+    SELECT, INSERT, UPDATE and DELETE on the tables (`rootcellar schema grants`), and set
+    database_create_tables_at_setup to False.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         sys.stdout.write(_schema_of(store).sql())
 
 
 class RoleName(str, Enum):
-    """For whom `schema grants` is."""
+    """The roles of `schema grants`."""
 
     worker = "worker"
     reader = "reader"
@@ -121,10 +121,14 @@ class RoleName(str, Enum):
 
 @app.command(epilog=_GRANTS_EXAMPLE)
 def grants(
-    user: Annotated[str, typer.Argument(metavar="USER", help="The user; on MySQL, with @host if not from anywhere")],
+    user: Annotated[
+        str, typer.Argument(metavar="USER", help="The user; on MySQL with @host, unless any host is allowed")
+    ],
     role: Annotated[
         RoleName,
-        typer.Option("--for", help="A worker or client stores and waits, a reader looks, an admin makes the tables"),
+        typer.Option(
+            "--for", help="A worker or client stores and waits, a reader only reads, an admin creates the tables"
+        ),
     ] = RoleName.worker,
     backend: BackendOption = None,
     app: AppOption = None,
@@ -134,8 +138,8 @@ def grants(
 ) -> None:
     """Print the GRANT statements for a user.
 
-    They give the least that it needs; it connects to nothing. Run what it prints for the admin first, then
-    `schema create` as the admin, then the rest.
+    They give the user the least rights that it needs. The command opens no connection. First run the statements for the
+    admin, then `schema create` as the admin, then the other statements.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         tables = _schema_of(store)
@@ -156,7 +160,7 @@ def upgrade(
 ) -> None:
     """Bring the tables of an older release up to date.
 
-    Work may go on meanwhile.
+    Workers may run meanwhile.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         if not isinstance(store, HasSchema):
@@ -172,7 +176,7 @@ def upgrade(
         say(_describe(after, store.where))
 
 
-@app.command(epilog=_STATUS_EXAMPLE, short_help="Say whether the tables are there and up to date.")
+@app.command(epilog=_STATUS_EXAMPLE, short_help="Print whether the tables exist and are up to date.")
 def status(
     backend: BackendOption = None,
     app: AppOption = None,
@@ -183,7 +187,7 @@ def status(
 ) -> None:
     """Print the version of the tables, and whether tables or columns are missing.
 
-    Changes nothing. Exit status 0 if they are up to date and whole, 1 otherwise.
+    Changes nothing. Exit status 0 if they are up to date and complete, 1 otherwise.
     """
     with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
         if not isinstance(store, HasSchema):
@@ -216,7 +220,7 @@ def adopt(
     app: AppOption = None,
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="SPAN", help="Delete an old result so long after it was done: 12h, 30d"),
+        typer.Option("--keep", metavar="SPAN", help="Delete an old result this long after its task was done: 12h, 30d"),
     ] = None,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
@@ -225,11 +229,11 @@ def adopt(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Set the tables of Celery's own backend aside.
+    """Rename the tables of Celery's own backend, so that rootcellar can use their names.
 
-    They are renamed, in an instant, and their results stay readable through rootcellar.
+    Renaming takes an instant, and their results stay readable through rootcellar.
 
-    Stop workers that still use Celery's own database backend first: they would write to a table that is gone.
+    First stop workers that still use Celery's own database backend: their table would be missing.
     `schema unadopt` undoes it. Exit status 0 if they were (with --dry-run: would be) renamed or were renamed before, 1
     if there is nothing to rename or the answer was no, 2 without --yes where there is no terminal to ask on.
     """
@@ -245,7 +249,7 @@ def adopt(
             _say_planned(planned, store.where, as_json)
             raise typer.Exit(0 if planned or before.adopted else 1)
         if planned:
-            _must_agree(yes, f"Rename {' and '.join(old for old, _ in planned)} aside in {store.where}?")
+            _confirm(yes, f"Rename {' and '.join(old for old, _ in planned)} in {store.where}?")
         names = tables.adopt(span)
         if as_json:
             print_json({"dry_run": False, "renamed": _pairs(planned), "where": store.where})
@@ -258,7 +262,7 @@ def unadopt(
     backend: BackendOption = None,
     app: AppOption = None,
     drop_results: Annotated[
-        bool, typer.Option("--drop-results", help="Also where rootcellar's tables hold results, which are deleted")
+        bool, typer.Option("--drop-results", help="Also if rootcellar's tables contain results, which are deleted")
     ] = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
@@ -267,9 +271,9 @@ def unadopt(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Undo `schema adopt`: give the tables of Celery's own backend their names back.
+    """Undo `schema adopt`: give the tables of Celery's own backend their old names.
 
-    rootcellar's tables are dropped. Results in them are results that were stored since `schema adopt`: with any, it
+    rootcellar's tables are dropped. They contain the results since `schema adopt`: if there are any, the command
     refuses, unless --drop-results is given. Stop the workers first.
 
     Exit status 0 if the tables were (with --dry-run: would be) renamed, 1 if nothing was adopted, there are results, or
@@ -284,7 +288,7 @@ def unadopt(
         if planned and (drop_results or not results):
             lost = f" and delete {results:,} results" if results else ""
             names = " and ".join(new for _, new in planned)
-            _must_agree(yes, f"Drop rootcellar's tables{lost}, and give {names} back to Celery in {store.where}?")
+            _confirm(yes, f"Drop rootcellar's tables{lost}, and give {names} back to Celery in {store.where}?")
         names_back = tables.unadopt(drop_results=drop_results)
         if as_json:
             print_json({"dry_run": False, "renamed": _pairs(planned), "results": results, "where": store.where})
@@ -292,8 +296,8 @@ def unadopt(
             say(f"{store.where}: Celery's own tables are called {' and '.join(names_back)} again.")
 
 
-def _must_agree(yes: bool, question: str) -> None:
-    """Ask, where there is a terminal; without one, ``--yes`` must be given."""
+def _confirm(yes: bool, question: str) -> None:
+    """Ask for a confirmation on a terminal. Without a terminal, ``--yes`` must be given."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -332,14 +336,12 @@ def _say_ready(store: Store, *, as_json: bool = False) -> None:
         }
         print_json({"up_to_date": True, **nothing, "where": store.where})
         return
-    say(f"There are no tables on {store.where}, and none are needed: it is ready as it is.")
+    say(f"{store.where} has no tables and needs none: it is ready.")
 
 
 def _schema_of(store: Store) -> Schema:
     if not isinstance(store, HasSchema):
-        raise AbilityMissing(
-            "this store has no tables", where=store.where, remedy="nothing need be made: it is ready as it is"
-        )
+        raise AbilityMissing("this store has no tables", where=store.where, remedy="no tables are needed: it is ready")
     return store.schema
 
 
@@ -361,12 +363,12 @@ def _refuse_to_upgrade(found: SchemaStatus, where: str) -> None:
 
 
 def _describe(found: SchemaStatus, where: str) -> str:
-    """Return in one line what the tables are like and what to do about it."""
+    """Return one line with the state of the tables and what to do."""
     if found.foreign:
         names = " and ".join(found.foreign)
-        text = f"{names} exists and is not rootcellar's (Celery's own, it seems): run `rootcellar schema adopt`"
+        text = f"{names} exists and is not rootcellar's (probably Celery's own): run `rootcellar schema adopt`"
     elif not found.version:
-        text = "there are no tables yet: run `rootcellar schema create`, or let the first worker make them"
+        text = "there are no tables yet: run `rootcellar schema create`, or let the first worker create them"
     elif found.version < found.wanted:
         text = f"the tables are of version {found.version}, {found.wanted} is wanted: run `rootcellar schema upgrade`"
     elif found.version > found.wanted:
@@ -381,7 +383,7 @@ def _describe(found: SchemaStatus, where: str) -> str:
 
 
 def _repair(found: SchemaStatus) -> str:
-    """Return how what is missing of the tables is put back."""
+    """Return how to restore what is missing of the tables."""
     if not found.repairs:
         return "Restore them from a backup, or create them with what `rootcellar schema sql` prints"
     return f"Restore them from a backup, or run {' '.join(found.repairs)}"

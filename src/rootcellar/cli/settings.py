@@ -1,4 +1,4 @@
-"""``rootcellar settings``: what the environment says."""
+"""``rootcellar settings``: shows the settings from the environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rootcellar.errors import DriverMissing, SettingsWrong, code_of, explain
 if TYPE_CHECKING:
     from rootcellar.configuration.settings import InForce, Settings
 
-#: where a value is from that nobody gave
+#: the origin of a value that was not set
 DEFAULT = "default"
 
 EXAMPLES = """\b
@@ -36,7 +36,7 @@ Examples:
 def settings(
     app: AppOption = None,
     as_json: JsonOption = False,
-    show_all: Annotated[bool, typer.Option("--all", help="List the variables too that were left at a default")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Also list the variables that have their default")] = False,
     env_file: Annotated[
         Path, typer.Option("--env-file", metavar="FILE", help="Read this file of NAME=value instead of .env")
     ] = Path(".env"),
@@ -45,21 +45,21 @@ def settings(
         typer.Option("--prefix", metavar="PREFIX", help="Read RESULTS_DB_HOST and so on, for --prefix RESULTS_"),
     ] = None,
     without_broker: Annotated[
-        bool, typer.Option("--no-broker", help="No broker need be given, as for settings(broker=False)")
+        bool, typer.Option("--no-broker", help="Require no broker, as settings(broker=False) does")
     ] = False,
 ) -> None:
-    """Show what rootcellar.settings() reads, and what Celery gets.
+    """Show what rootcellar.settings() reads, and the settings that Celery gets.
 
     Each variable that was given is listed, with where its value came from. Passwords are masked.
-    With --app, what Celery gets is read from the app, whose own settings may go before the environment.
-    Exit status 1, with everything that is wrong, if something is; also if a Python package is missing.
+    With --app, Celery's settings are read from the app, whose own settings may take precedence over the environment.
+    Exit status 1 if something is wrong, with a list of all problems; also if a Python package is missing.
     """
     # warnings are printed with the rest
     logging.getLogger("rootcellar.configuration").addHandler(logging.NullHandler())
     try:
         found = rootcellar.settings(env_file, broker=not without_broker, prefix=prefix)
     except SettingsWrong as exc:
-        _tell_problems(exc, as_json)
+        _print_problems(exc, as_json)
         raise typer.Exit(1) from None
     problems = list(_missing_drivers(found))
     said = found.masked()
@@ -83,18 +83,18 @@ def settings(
     for name, value in celery.items():
         console().print(f"  {name} = {visible(repr(value))}", soft_wrap=True)
     if differing:
-        say("\nThe app goes before the environment, which says:")
+        say("\nThe app's settings take precedence over the environment, which has:")
         for name in differing:
             value = visible(repr(said[name])) if name in said else "nothing"
             console().print(f"  {name} = {value}", soft_wrap=True)
     if found.unused:
-        say(f"\nGiven, but of no use to this broker and backend: {', '.join(found.unused)}")
+        say(f"\nGiven, but not used by this broker and backend: {', '.join(found.unused)}")
     if found.warnings:
-        say("\nPerhaps wrong, and left alone:")
+        say("\nPerhaps wrong, and not changed:")
         for warning in found.warnings:
             console().print(f"  {visible(warning)}", soft_wrap=True)
     if found.ignored:
-        say(f"\nNot known, and left alone: {', '.join(map(visible, found.ignored))}")
+        say(f"\nUnknown, and ignored: {', '.join(map(visible, found.ignored))}")
     for problem in problems:
         print(f"rootcellar: {visible(problem)}", file=sys.stderr)
     if problems:
@@ -103,7 +103,7 @@ def settings(
 
 
 def _of_app(name: str) -> dict[str, Any]:
-    """Return the settings that an app was given, by whatever, as plain JSON and without passwords."""
+    """Return the settings of an app, from any source, as plain JSON without passwords."""
     from rootcellar.checks.environment import settings_of
     from rootcellar.configuration.settings import masked
 
@@ -117,7 +117,7 @@ def _missing_drivers(found: Settings) -> Iterator[str]:
     return missing_drivers(found)
 
 
-def _tell_problems(exc: SettingsWrong, as_json: bool) -> None:
+def _print_problems(exc: SettingsWrong, as_json: bool) -> None:
     if as_json:
         print_json({"problems": list(exc.problems), "warnings": list(exc.warnings), "see": explain(exc.code)})
         return
@@ -127,7 +127,7 @@ def _tell_problems(exc: SettingsWrong, as_json: bool) -> None:
 
 
 def _print_table(variables: list[InForce], show_all: bool) -> None:
-    """Print a line for each variable; the value comes last, as it may be long."""
+    """Print a line for each variable. The value comes last, because it may be long."""
     shown = [it for it in variables if show_all or it.origin != DEFAULT]
     rows = [("VARIABLE", "FROM", "VALUE"), *((it.name, visible(it.origin), visible(it.value)) for it in shown)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]

@@ -1,4 +1,4 @@
-"""Which store a command talks to: ``--backend``, else ``--app``, else the environment and ``.env``."""
+"""Chooses the store of a command: by ``--backend``, else ``--app``, else the environment and ``.env``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
 from rootcellar.urls import redact
 
-#: the environment variable that names the store of these commands; without it, settings() does
+#: the environment variable for the store of these commands; without it, settings() chooses the store
 VARIABLE = "ROOTCELLAR_BACKEND"
 #: the file of variables that commands read, in the working directory
 ENV_FILE = ".env"
@@ -51,7 +51,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the options of a command say about its store."""
+    """The options of a command that choose its store."""
 
     backend: str | None
     app: str | None
@@ -62,7 +62,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A store, and what reads the values in it."""
+    """A store, and the codec that reads its values."""
 
     store: Store
     codec: Codec
@@ -85,7 +85,7 @@ def chosen_store(choice: Choice) -> Iterator[Store]:
 
 @contextmanager
 def existing_results(choice: Choice) -> Iterator[Results]:
-    """As :func:`existing_store`, with the keys that the app or the environment has."""
+    """Like :func:`existing_store`, but with a codec that has the keys of the app or the environment."""
     store, conf = _store_and_conf(choice)
     try:
         codec = codec_of(conf or _payload_settings())
@@ -97,11 +97,11 @@ def existing_results(choice: Choice) -> Iterator[Results]:
 
 @contextmanager
 def existing_store(choice: Choice) -> Iterator[Store]:
-    """As :func:`chosen_store`, for commands that only read: to look must not make a database or tables.
+    """Like :func:`chosen_store`, for commands that only read, which must not create a database or tables.
 
     Raises:
         SchemaMissing: there are no tables yet.
-        ForeignTables: somebody else's tables have their names.
+        ForeignTables: tables that rootcellar did not create have these names.
     """
     with chosen_store(choice) as store:
         _must_exist(store)
@@ -109,9 +109,9 @@ def existing_store(choice: Choice) -> Iterator[Store]:
 
 
 def _payload_settings() -> Mapping[str, Any]:
-    """Return what ``.env`` says of stored values, such as keys, where the store is named by a URL."""
+    """Return the settings for stored values from ``.env``, such as keys, for a store that is named by a URL."""
     if not Path(ENV_FILE).is_file():
-        # the environment itself is read by the codec
+        # the codec reads the environment itself
         return {}
     from rootcellar.configuration import payload_settings
 
@@ -125,10 +125,10 @@ def _must_exist(store: Store) -> None:
             store.check()
         if not status.version:
             raise SchemaMissing(
-                "no results are kept here yet",
+                "there are no results here yet",
                 where=store.where,
-                remedy="see that database and tables are the right ones; the first worker makes them, "
-                "or `rootcellar schema create`",
+                remedy="check that database and tables are the right ones; the first worker or "
+                "`rootcellar schema create` creates the tables",
             )
 
 
@@ -151,7 +151,7 @@ def _url_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
 
 @contextmanager
 def named_by(source: str) -> Iterator[None]:
-    """Let an error about the URL say where the reader wrote it."""
+    """Name the option or variable that contains the URL in an error about the URL."""
     try:
         yield
     except ConfigurationError as exc:
@@ -161,17 +161,17 @@ def named_by(source: str) -> Iterator[None]:
 
 
 def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, Any]]:
-    """Return where the store was named, its URL, what else is said of it, and the configuration if there is one."""
+    """Return where the store is named, its URL, its options, and the configuration, which may be empty."""
     if choice.backend is not None:
         return "--backend", choice.backend, StoreOptions(), {}
     if (url := store_of_variable()) is not None:
         return VARIABLE, url, StoreOptions(), {}
-    # imported late: it takes a moment, and most name the store otherwise
+    # imported late: importing takes a moment, and this way of naming the store is rare
     from rootcellar.configuration import names_backend
 
     if not names_backend():
         raise typer.BadParameter(
-            f"no result backend was named{no_env_file()}: give --backend URL, or --app MODULE, "
+            f"no result backend is given{no_env_file()}: give --backend URL, or --app MODULE, "
             f"or set {VARIABLE} or CELERY_RESULT_BACKEND",
             param_hint="--backend",
         )
@@ -187,12 +187,12 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, A
 
 
 def no_env_file(path: str = ENV_FILE) -> str:
-    """Return for a message that there is no file of variables, and where; nothing where there is one."""
+    """Return a text for a message that says where the file of variables is missing; empty if it exists."""
     return "" if Path(path).is_file() else f"; there is no {Path(path).name} in {Path(path).absolute().parent}"
 
 
 def store_of_variable() -> str | None:
-    """Return the URL that ``ROOTCELLAR_BACKEND`` names in the environment or in ``.env``; ``None`` for none."""
+    """Return the URL of ``ROOTCELLAR_BACKEND`` in the environment or in ``.env``, or ``None`` if it is not set."""
     if os.environ.get(VARIABLE) or not Path(ENV_FILE).is_file():
         return os.environ.get(VARIABLE) or None
     from rootcellar.configuration import named_store
@@ -207,7 +207,7 @@ def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
         raise typer.BadParameter("the app's settings name the tables; leave the options out", param_hint="--app")
     name = str(choice.app)
     app = load_app(name)
-    # imported late: it takes a moment, and --backend needs none of it
+    # imported late: importing takes a moment, and --backend does not need it
     from rootcellar.checks.environment import not_rootcellar
 
     if (problem := not_rootcellar(app.conf.result_backend)) is not None:
@@ -224,21 +224,21 @@ def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
 
 
 def load_app(name: str) -> Any:
-    """Return the app, with its configuration read, but without its backend.
+    """Return the app after loading its configuration, but not its backend.
 
     Raises:
-        ConfigurationError: it cannot be loaded.
+        ConfigurationError: the app cannot be loaded.
     """
     with _code_of_the_user(name):
         app = find_app(name)
-        # finding any value makes Celery read the configuration
+        # reading any value makes Celery load the configuration
         app.conf.get("result_backend")
     return app
 
 
 @contextmanager
 def _code_of_the_user(name: str) -> Iterator[None]:
-    """Run modules of an app: what they print must not get into our output, and they may raise anything."""
+    """Run modules of an app. Their output goes to standard error, and any exception becomes a ConfigurationError."""
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -248,5 +248,5 @@ def _code_of_the_user(name: str) -> Iterator[None]:
         raise ConfigurationError(
             redact(f"the app cannot be loaded: {type(exc).__name__}: {exc}"),
             where=f"--app {name}",
-            remedy="name it as for `celery -A`, and run this where that works",
+            remedy="name it as for `celery -A`, and run this command in a folder in which `celery -A` works",
         ) from exc

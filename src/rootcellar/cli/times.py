@@ -1,4 +1,4 @@
-"""Spans and moments as people write them, and as they like to read them."""
+"""Reads and formats durations and dates for people."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.IGNORECASE)
 
 
 def parse_span(text: str) -> timedelta:
-    """Return the length of time that ``30m``, ``2h`` or ``3d`` stands for; the units are s, m, h, d and w.
+    """Return the duration that ``30m``, ``2h`` or ``3d`` means. The units are s, m, h, d and w.
 
     Raises:
-        ValueError: it is no such text, or too long a time.
+        ValueError: ``text`` is not a duration, or the duration is too long.
     """
     match = _SPAN.fullmatch(text.strip())
     if match is None:
@@ -25,11 +25,11 @@ def parse_span(text: str) -> timedelta:
 
 
 def parse_moment(text: str, now: datetime | None = None) -> datetime:
-    """Return the moment that ``2h`` (so long ago) or an ISO date stands for, aware.
+    """Return the moment that ``2h`` (two hours ago) or an ISO date means, as an aware datetime.
 
     Args:
-        text: a span, or a date with or without a time; local time where it names no time zone.
-        now: the moment from which a span counts back; the present where it is ``None``.
+        text: a duration, or a date with or without a time; in local time if it has no time zone.
+        now: the moment from which a duration counts back; ``None`` for the present.
 
     Raises:
         ValueError: it is neither.
@@ -48,15 +48,15 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
 
 
 def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
-    """Return the seconds from ``start`` to ``end``; ``None`` where one of them is not known."""
+    """Return the seconds from ``start`` to ``end``, or ``None`` if one of them is unknown."""
     return None if start is None or end is None else (end - start).total_seconds()
 
 
 def show_seconds(seconds: float | None) -> str:
-    """Return a length of time for people: ``<1 ms``, ``12 ms``, ``3.4 s``, ``2 min 5 s``, ``4 h 10 min``."""
+    """Return a duration as readable text: ``<1 ms``, ``12 ms``, ``3.4 s``, ``2 min 5 s``, ``4 h 10 min``."""
     if seconds is None:
         return "-"
-    # clocks of two machines differ: a wait may come out negative, and is shown as it is
+    # clocks of two machines differ, so a wait can be negative; it is shown as it is
     sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
     if seconds < 0.0005:
         return "<1 ms"
@@ -72,7 +72,7 @@ def show_seconds(seconds: float | None) -> str:
 
 
 def local_time(moment: datetime) -> datetime:
-    """Return a moment in local time, or as it is where local time has no such year."""
+    """Return a moment in local time, or unchanged if local time does not have this year."""
     try:
         return moment.astimezone()
     except (OverflowError, ValueError):
@@ -80,7 +80,7 @@ def local_time(moment: datetime) -> datetime:
 
 
 def show_moment(moment: datetime | None, now: datetime | None = None) -> str:
-    """Return a moment for people in local time, as short as is clear: the time of today, the day of this year."""
+    """Return a moment as a short text in local time: the time if it is today, the day and time if it is this year."""
     if moment is None:
         return "-"
     local, today = local_time(moment), (now or datetime.now(timezone.utc)).astimezone()

@@ -1,6 +1,6 @@
-"""Stored payloads for people and for ``--json``. Nothing but JSON is ever decoded: a pickle could run code.
+"""Formats stored payloads as readable text and for ``--json``. Only JSON is decoded: a pickle could run code.
 
-Typed JSON is shown as the JSON that it is, with what its markers hold; no object of an application is made.
+Typed JSON is shown as JSON, with the values in its markers. No object of an application is created.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _FIELDS = (
 
 
 class Summary(str):
-    """Says in a few words what a payload is that is not shown itself."""
+    """A short description of a payload whose value is not shown."""
 
 
 def json_value(stored: Payload | None) -> Any:
-    """Return the value of a payload as plain JSON, or a :class:`Summary` of what cannot or must not be decoded."""
+    """Return the value of a payload as plain JSON, or a :class:`Summary` if it cannot or must not be decoded."""
     if stored is None:
         return None
     if stored.content_type == REFERENCE:
@@ -67,7 +67,7 @@ def pretty(stored: Payload | None) -> str:
 
 
 def outcome(record: TaskRecord) -> str:
-    """Return in one line what came of a task: its result, or its exception as ``Class(arguments)``."""
+    """Return a task's result in one line, or its exception as ``Class(arguments)``."""
     value = json_value(record.result)
     if isinstance(value, Mapping) and "exc_type" in value:
         return _exception(value)
@@ -75,7 +75,7 @@ def outcome(record: TaskRecord) -> str:
 
 
 def json_object(record: TaskRecord) -> dict[str, Any]:
-    """Return a record as an object of plain JSON: times in ISO 8601 and UTC, spans in seconds."""
+    """Return a record as an object of plain JSON: times in ISO 8601 and UTC, durations in seconds."""
     shown = {name: _field(getattr(record, name)) for name in _FIELDS}
     shown["parent_id"] = other_than(record.task_id, record.parent_id)
     if record.children is not None and isinstance(shown["children"], list):
@@ -89,12 +89,12 @@ def json_object(record: TaskRecord) -> dict[str, Any]:
 
 
 def known(moment: datetime | None) -> datetime | None:
-    """Return a moment, ``None`` for the one that stands where nobody stored when."""
+    """Return a moment, or ``None`` for :data:`NO_DATE`, which means unknown."""
     return None if moment == NO_DATE else moment
 
 
 def unreadable_fields(record: TaskRecord) -> str:
-    """Say which fields of a record are stored and cannot be read; empty where there are none."""
+    """Return a message that names the unreadable fields of a record; empty if there are none."""
     damage = damaged_fields(record)
     return f"task {record.task_id} is damaged, this cannot be read: {', '.join(damage)}" if damage else ""
 
@@ -126,7 +126,7 @@ def _sealed_by(key_id: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return ``value`` with nothing in it but what every JSON parser reads."""
+    """Return ``value`` as data that every JSON parser can read."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

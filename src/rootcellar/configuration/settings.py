@@ -180,7 +180,7 @@ def load(
         # imported late: it imports Celery's backend
         from rootcellar import rpc
 
-        rpc.warn_when_a_worker_starts()
+        rpc.warn_at_worker_start()
     return Settings(found, conf, given, used_names(found, backend, broker_choice), tuple(warnings))
 
 
