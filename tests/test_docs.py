@@ -70,7 +70,7 @@ class Page:
                 yield command, expected
 
 
-def run(command: str, folder: Path, status: int = 0) -> str:
+def run(command: str, folder: Path, status: int = 0, timeout: float = 60) -> str:
     """Run a command of the page in ``folder`` with this environment's programs; return what it printed."""
     words = shlex.split(command)
     programs = Path(sys.executable).parent
@@ -83,7 +83,7 @@ def run(command: str, folder: Path, status: int = 0) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
         check=False,
         stdin=subprocess.DEVNULL,
     )
@@ -218,11 +218,29 @@ class Served:
 def test_testing(tmp_path: Path) -> None:
     page = Page("docs/testing.md", {})
     page.write_files(tmp_path)
-    _, (command, expected) = page.commands()
+    _, (command, expected), _ = page.commands()
     (passed,) = re.findall(r"\d+ passed", expected)
-    printed = run(command, tmp_path)
+    printed = run(f"{command} test_shop.py", tmp_path)
     assert passed in printed
     assert not re.search(r"warning", printed), printed
+
+
+def test_own_store_is_tested_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page("docs/testing.md", {})
+    page.write_files(tmp_path)
+    (project,) = page.of("toml")
+    (tmp_path / "pyproject.toml").write_text(project)
+    (tmp_path / "conftest.py").unlink()
+    site = tmp_path / "site"
+    run(f"python -m pip install -q --no-deps --no-build-isolation --target {site} .", tmp_path)
+    (tmp_path / "cellar.py").unlink()
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    run("python -c 'import tests'", tmp_path, status=1)
+    command, _ = list(page.commands())[-1]
+    printed = run(command, tmp_path, timeout=600)
+    assert re.search(r"\d{3} passed", printed), printed
+    assert "failed" not in printed
+    assert "/tests/" not in printed
 
 
 def test_postgresql(tmp_path: Path, postgres_url: str) -> None:

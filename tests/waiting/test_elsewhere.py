@@ -20,7 +20,7 @@ import rootcellar
 from rootcellar.backend import ResultBackend
 from rootcellar.testing.background import Background
 from rootcellar.testing.conformance_app import make_app as make_conformance_app
-from rootcellar.testing.harness import _worker_inside
+from rootcellar.testing.thread_worker import worker_in_thread
 from tests.waiting.bed import PATIENCE, make_app, until
 
 
@@ -180,7 +180,7 @@ def test_a_group_of_tasks_with_backends_of_their_own(tmp_path: Path) -> None:
         return number
 
     app.set_current()
-    with _worker_inside(app, 2):
+    with worker_in_thread(app, 2):
         result = group(app.tasks["conformance.add"].s(1, 1), own.s(3))()
         assert result.get(timeout=PATIENCE) == [2, 3]
         assert [one.backend.store.where for one in result] == [app.backend.store.where, second.store.where]

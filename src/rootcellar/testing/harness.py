@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
@@ -12,21 +10,15 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery.contrib.testing.worker import TestWorkController, setup_app_for_worker
-from celery.exceptions import WorkerShutdown
-from celery.result import allow_join_result
-from celery.utils.nodenames import anon_nodename
 
 from rootcellar.testing.conformance_app import make_app
+from rootcellar.testing.thread_worker import worker_in_thread
 from rootcellar.testing.under_test import WorkerUnderTest
 from rootcellar.testing.workers import Worker
 
 APP = "rootcellar.testing.conformance_app"
 #: how many tasks each pool runs at a time; with few greenlets and Redis, Celery's event loop sleeps most of the time
 SLOTS = {"prefork": 2, "threads": 2, "gevent": 20, "eventlet": 20, "solo": 1, "inside": 2}
-
-#: seconds in which a worker inside the test process starts and stops
-STARTUP = SHUTDOWN = 30.0
 
 
 class Harness:
@@ -83,7 +75,7 @@ def open_harness(request: pytest.FixtureRequest, worker_under_test: WorkerUnderT
         slots = SLOTS[worker_under_test.pool]
         worker = None
         if worker_under_test.pool == "inside":
-            stack.enter_context(_worker_inside(app, slots))
+            stack.enter_context(worker_in_thread(app, slots))
         else:
             env = {"TEST_BROKER": broker, "TEST_BACKEND": backend, "TEST_CONF": json.dumps(conf)}
             # in containers the tests run as root, and some of them accept pickles
@@ -92,49 +84,3 @@ def open_harness(request: pytest.FixtureRequest, worker_under_test: WorkerUnderT
         stack.callback(app.close)
         stack.callback(app.backend.store.close)
         yield Harness(worker_under_test, place, app, worker).activate()
-
-
-@contextmanager
-def _worker_inside(app: Celery, slots: int) -> Iterator[None]:
-    """Run a worker in a thread of this process.
-
-    Celery's ``start_worker`` will not do here, where several run at a time: they would share one event loop, the end
-    of one would end the others, and one that fails to start would be waited for without end.
-    """
-    with _logging_kept(), allow_join_result():
-        setup_app_for_worker(app, "CRITICAL", None)
-        worker = TestWorkController(
-            app=app,
-            hostname=anon_nodename(),
-            pool="threads",
-            concurrency=slots,
-            use_eventloop=False,
-            ready_callback=None,
-            without_heartbeat=True,
-            without_mingle=True,
-            without_gossip=True,
-        )
-        thread = threading.Thread(target=worker.start, name=f"worker {worker.hostname}", daemon=True)
-        thread.start()
-        assert worker._on_started.wait(STARTUP), "the worker inside the test process did not start"
-        with allow_join_result():  # the worker's pool forbids it when it starts
-            yield
-        worker.consumer.call_soon(_shut_down)
-        thread.join(SHUTDOWN)
-        assert not thread.is_alive(), "the worker inside the test process did not stop"
-
-
-@contextmanager
-def _logging_kept() -> Iterator[None]:
-    """Undo what a worker does to the root logger: it takes over the handlers and the level of the whole process."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        yield
-    finally:
-        root.handlers[:], root.level = handlers, level
-        logging.captureWarnings(False)
-
-
-def _shut_down() -> None:
-    raise WorkerShutdown(0)

@@ -1,7 +1,7 @@
-"""A store in the memory of one process: the smallest there is, written from the docstrings of :class:`Store` alone.
+"""A store in the memory of one process, for tests: the smallest store, written from the docstrings of :class:`Store`.
 
-It has no ability beyond the verbs: it cannot be queried, has no tables, and is watched by looking. The conformance
-suites run over it, so that they ask of a store no more than the interface does.
+It has no further ability: it cannot be queried, has no tables, and is polled. The conformance suites run over it, so
+that they ask no more of a store than the interface does.
 """
 
 from __future__ import annotations
@@ -108,6 +108,10 @@ class MemoryStore(Store):
     @property
     def _place(self) -> _Place:
         return _places.setdefault(self.url, _Place())
+
+    def clear(self) -> None:
+        """Remove all records."""
+        forget_place(self.url)
 
     # -- tasks
 
