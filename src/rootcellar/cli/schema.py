@@ -229,9 +229,9 @@ def adopt(
     group_table: GroupTableOption = None,
     schema: SchemaOption = None,
 ) -> None:
-    """Rename the tables of Celery's own backend, so that rootcellar can use their names.
+    """Rename the tables of Celery's own backend.
 
-    Renaming takes an instant, and their results stay readable through rootcellar.
+    rootcellar then uses their names. Renaming takes an instant, and their results stay readable through rootcellar.
 
     First stop workers that still use Celery's own database backend: their table would be missing.
     `schema unadopt` undoes it. Exit status 0 if they were (with --dry-run: would be) renamed or were renamed before, 1

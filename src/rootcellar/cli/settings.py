@@ -48,7 +48,7 @@ def settings(
         bool, typer.Option("--no-broker", help="Require no broker, as settings(broker=False) does")
     ] = False,
 ) -> None:
-    """Show what rootcellar.settings() reads, and the settings that Celery gets.
+    """Show what rootcellar.settings() reads, and what Celery gets.
 
     Each variable that was given is listed, with where its value came from. Passwords are masked.
     With --app, Celery's settings are read from the app, whose own settings may take precedence over the environment.
