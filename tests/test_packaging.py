@@ -31,7 +31,7 @@ PLACES = {
     "pytest": {"testing"},
     "psutil": {"testing"},
 }
-NOT_IN_WORKERS = ("typer", "rich", "jinja2", "pydantic", "pydantic_settings", "dotenv")
+NOT_IN_WORKERS = ("typer", "rich", "jinja2", "pydantic", "dotenv")
 
 
 def declared() -> dict[str, set[str]]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from rootcellar.configuration.values import (
     BackendChoice,
@@ -53,20 +52,8 @@ def _is(description: str, default: str = "") -> Any:
     return Field(default=None, description=description, json_schema_extra={"default": default})
 
 
-class _Variables(BaseSettings):
-    model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # reading.py reads the environment, .env and files, because it must also tell where each value came from
-        return (init_settings,)
+class _Variables(BaseModel):
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid", validate_default=True)
 
 
 class CeleryVariables(_Variables):
