@@ -30,7 +30,7 @@ ifeq ($(strip $(PYTEST_ARGS)),)
 endif
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
-test-matrix: $(STAMPS)/dev servers ## test every supported version of Python, Celery, the drivers and the servers (takes hours; SESSIONS="lowest")
+test-matrix: $(STAMPS)/dev servers ## test every supported version of Python, Celery, the drivers and the servers (about an hour; SESSIONS="lowest")
 	@$(BIN)/python -m nox --noxfile noxfile.py $(addprefix -s ,$(SESSIONS))
 
 lint: $(STAMPS)/dev ## check style, types, the layers of packages, and docs/troubleshooting.md
