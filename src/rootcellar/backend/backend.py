@@ -33,6 +33,7 @@ from rootcellar.maintenance.blob_sweep import BlobSweep
 from rootcellar.maintenance.chord_sweep import ChordSweep, ChordSweepConfig
 from rootcellar.maintenance.deferred_writes import DeferredWrites
 from rootcellar.maintenance.drain import Drain
+from rootcellar.maintenance.leadership import StoreLeader
 from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
@@ -166,7 +167,7 @@ class ResultBackend(ReadingBackend):
         self._chord_sweep = ChordSweep(
             self.chords.sweep, ChordSweepConfig(chord_sweep_interval=self.chord_sweep_interval)
         )
-        self._services = Runner(self._services_of_a_worker())
+        self._services = Runner(self._services_of_a_worker(), partial(StoreLeader, self.store))
         lifecycle.register_backend(self)
 
     # -- storing

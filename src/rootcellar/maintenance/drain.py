@@ -20,7 +20,7 @@ class DrainConfig:
         idle_pause: seconds while there is nothing to move.
 
     Raises:
-        ConfigurationError: a pause is no time.
+        ConfigurationError: a pause is no time, or ``least_batch`` is not from 1 to ``batch``.
     """
 
     batch: int = DRAIN_BATCH
@@ -31,6 +31,11 @@ class DrainConfig:
     def __post_init__(self) -> None:
         check_seconds(self.pause, "pause")
         check_seconds(self.idle_pause, "idle_pause")
+        self.batch_size()
+
+    def batch_size(self) -> BatchSize:
+        """Return the size of a batch, which shrinks and grows."""
+        return BatchSize(self.batch, self.least_batch)
 
 
 class Drain(Service):
@@ -48,7 +53,7 @@ class Drain(Service):
         super().__init__(retries=Retries(first=0.1, longest=5.0))
         self._store = store
         self._config = config or DrainConfig()
-        self._size = BatchSize(self._config.batch, self._config.least_batch)
+        self._size = self._config.batch_size()
         self._is_full = False
 
     def run_once(self) -> int:

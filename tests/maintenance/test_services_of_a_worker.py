@@ -1,0 +1,88 @@
+"""The services that a worker's main process runs, from its start to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+
+from rootcellar.backend import lifecycle
+from rootcellar.maintenance.chord_sweep import ChordSweep
+from rootcellar.maintenance.deferred_writes import DeferredWrites
+from rootcellar.maintenance.drain import Drain
+from rootcellar.maintenance.signals import Signal
+from rootcellar.stores.hybrid import WriteBehindStore
+from rootcellar.stores.journal import WritesBehind
+from tests.servers import RedisServer
+
+PATIENCE = 30.0
+
+
+def new_app(backend: str, **options: Any) -> Celery:
+    return Celery(
+        "services",
+        broker="memory://",
+        backend=f"rootcellar+{backend}",
+        result_backend_transport_options={"chord_sweep_interval": 0.01, **options},
+        set_as_current=False,
+    )
+
+
+def test_services_start_with_the_worker_and_stop_at_its_end(tmp_path: Path) -> None:
+    app = new_app(f"sqlite:///{tmp_path}/results.sqlite3")
+    backend = app.backend
+    services = {type(service): service for service in backend._services.services}
+    assert set(services) == {DeferredWrites, ChordSweep}
+    assert not any(service.is_running for service in services.values())
+    signals.worker_ready.send(sender=_Sender(app))
+    services[ChordSweep].signals.wait(Signal.RAN, 3)
+    assert all(service.is_running for service in services.values())
+    signals.worker_shutdown.send(sender=_Sender(app))
+    assert all(service.signals.count(Signal.STOPPED) == 1 for service in services.values())
+    lifecycle.close_all()
+
+
+def test_worker_of_a_hybrid_drains_it_until_its_end(postgres_url: str, new_redis: Callable[..., RedisServer]) -> None:
+    app = new_app(
+        "hybrid://",
+        durable_url=postgres_url,
+        cache_url=new_redis(appendonly=True).url,
+        mode="write-behind",
+    )
+    backend = app.backend
+    assert isinstance(backend.store, WritesBehind)
+    assert isinstance(backend.store, WriteBehindStore)
+    (drain,) = (service for service in backend._services.services if isinstance(service, Drain))
+    backend.store_result("one", 42, "SUCCESS")
+    backend.start_services()
+    drain.signals.wait_for_done(1)
+    assert backend.store.durable.get("one") is not None
+    backend.stop_services()
+    assert drain.signals.count(Signal.STOPPED) == 1
+    backend.store_result("two", 42, "SUCCESS")
+    assert backend.store.lag().waiting == 1, "nothing is moved after the stop"
+    backend.store.close()
+
+
+def test_work_that_is_unfinished_at_the_end_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = new_app(f"sqlite:///{tmp_path}/results.sqlite3")
+    backend = app.backend
+    backend.start_services()
+    late = backend._late
+    assert late.stop(PATIENCE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(late, "start", lambda: None)
+        assert not late.submit(lambda: None, "store SUCCESS of task one", float("inf"))
+    backend.stop_services()
+    assert "Gave up, because the worker ends: could not store SUCCESS of task one" in caplog.text
+    backend.store.close()
+
+
+class _Sender:
+    """What Celery's signals name as their sender."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
