@@ -454,7 +454,7 @@ def test_who_changes_the_mode_is_told_what_was_left(
     assert not caplog.messages
     behind.put(record())
     through.check()
-    assert "are not moved, and not seen in this one: 1." in caplog.text
+    assert "are not moved and cannot be read in this mode: 1." in caplog.text
     through.close()
 
 

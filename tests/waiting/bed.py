@@ -22,7 +22,7 @@ from celery import Celery
 
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
-from rootcellar.stores.postgres import notify
+from rootcellar.stores.postgres import pacing
 from rootcellar.stores.watching import Notification, Watcher
 from tests.servers import die_with_parent
 
@@ -71,7 +71,7 @@ def opened(url: str, **options: Any) -> Iterator[Store]:
 
 def no_safety_net(monkeypatch: Any) -> None:
     """Let nothing but a notification wake a listening watcher."""
-    monkeypatch.setattr(notify, "SAFETY_LOOK", 3600.0)
+    monkeypatch.setattr(pacing, "SAFETY_READ_SECONDS", 3600.0)
 
 
 def count_threads() -> int:

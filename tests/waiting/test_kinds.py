@@ -103,7 +103,7 @@ class Run:
     def _is_server_told(self) -> bool:
         watcher = self._watcher
         # a wait that was shorter than a turn of the watcher left nothing on the server
-        return not watcher._gone or watcher._thread is None or not getattr(watcher, "_is_listening", True)
+        return not watcher._table.removed or watcher._thread is None or not getattr(watcher, "_is_listening", True)
 
     def end(self) -> None:
         for waiter in list(self._waiters):

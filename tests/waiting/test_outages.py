@@ -200,11 +200,11 @@ def test_waiter_leaves_a_frozen_primary_that_was_replaced(
     primary, standby, url = replicated
     is_alone = who == "the waiter itself"
     if is_alone:
-        monkeypatch.setattr(notify, "SIGN_OF_LIFE", 0.2)
-        monkeypatch.setattr(notify, "ANSWER", 1.0)
+        monkeypatch.setattr(notify, "HEALTH_CHECK_SECONDS", 0.2)
+        monkeypatch.setattr(notify, "ANSWER_SECONDS", 1.0)
     else:
         # the other way to learn of it is switched off
-        monkeypatch.setattr(notify, "SIGN_OF_LIFE", 3600.0)
+        monkeypatch.setattr(notify, "HEALTH_CHECK_SECONDS", 3600.0)
     new = Database(url.replace(f":{primary.port},127.0.0.1:{standby.port}/", f":{standby.port}/").partition("?")[0])
     with closing(open_store(url)) as waiting, closing(open_store(url)) as storing:
         put_all(storing, ["before"])
@@ -237,13 +237,13 @@ def test_waiter_that_cannot_read_says_so_once(
     begun: list[float] = []
     with opened(postgres_url) as storing, closing(open_store(postgres_url)) as waiting:
         watcher = waiting.watcher()
-        begin = watcher._begin
+        begin = watcher._prepare
 
         def count_tries(connection: driver.Connection) -> bool:
             begun.append(time.monotonic())
             return begin(connection)
 
-        monkeypatch.setattr(watcher, "_begin", count_tries)
+        monkeypatch.setattr(watcher, "_prepare", count_tries)
         # what begins a listener works, what registers a task does not
         database.rows(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "

@@ -9,10 +9,10 @@ from tests.waiting.bed import Database, Script, opened, put_all, until
 FORKING = """
 import os, sys
 from rootcellar.stores import open_store
-from rootcellar.stores.postgres import notify
+from rootcellar.stores.postgres import pacing
 from tests.waiting.bed import Database, Inbox, record, subscribe, until
 
-notify.SAFETY_LOOK = 3600.0
+pacing.SAFETY_READ_SECONDS = 3600.0
 url = sys.argv[1]
 store, database = open_store(url), Database(url)
 inbox = subscribe(store.watcher(), ["warm", "parent", "both"])
@@ -49,10 +49,10 @@ else:
 
 from celery.result import GroupResult
 from rootcellar import as_completed
-from rootcellar.stores.postgres import notify
+from rootcellar.stores.postgres import pacing
 from tests.waiting.bed import make_app
 
-notify.SAFETY_LOOK = 3600.0
+pacing.SAFETY_READ_SECONDS = 3600.0
 app = make_app(url)
 ticks = 0
 

@@ -1,13 +1,12 @@
-"""Watching tasks: who subscribed is told when they are ready, by one thread for all that a process waits for.
+"""Waiting for tasks: one thread notifies all waiters of a process.
 
-:class:`PollingWatcher` looks, often at first and then less and less, and serves every store. A store that can be
-notified has a watcher of its own with the same face.
+:class:`PollingWatcher` reads again and again, often at first and then less often, and serves every store. A store whose
+server sends notifications extends :class:`ReconnectingWatcher`, which falls back to polling.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import os
 import selectors
@@ -15,84 +14,65 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
+from typing import ClassVar, Generic, TypeVar
 
-from rootcellar.errors import RootcellarError, StoreUnavailable
+from rootcellar.errors import RootcellarError, StoreError, StoreUnavailable
 from rootcellar.records import TaskRecord
+from rootcellar.stores.subscriptions import Deliver, Notification, NotifyOn, Subscription, SubscriptionTable
+from rootcellar.support.backoff import Backoff
 from rootcellar.support.threads import start_thread
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: seconds between the first two looks at a task, and the most between any
+__all__ = [
+    "Deliver",
+    "Fetch",
+    "Notification",
+    "NotifyOn",
+    "PollingWatcher",
+    "ReconnectingWatcher",
+    "Subscription",
+    "Watcher",
+]
+
+C = TypeVar("C")
+
+#: seconds between the first two polls, and between any two at most
 FIRST_PAUSE = 0.002
 LONGEST_PAUSE = 1.0
-#: the pause is this share of the time since somebody last began to wait
+#: the pause is this share of the time since the last waiter began to wait
 PAUSE_SHARE = 0.25
-#: seconds that the thread outlives the last subscription
+#: seconds for which the thread goes on after the last subscription has ended
 LINGER = 30.0
-#: seconds between two looks where not all could be read
+#: seconds before the next poll if not all could be read
 OUTAGE_PAUSE = 0.1
-#: the most records that one look holds at a time
-LOOK_BATCH = 250
+#: the most records that are read at a time
+MAX_BATCH = 250
+#: milliseconds before the first reconnect, and before any at most
+FIRST_RECONNECT_MS = 50.0
+LONGEST_RECONNECT_MS = 2_000.0
 
-
-class NotifyOn(enum.IntEnum):
-    """What a subscriber is told."""
-
-    RECORD = 0  #: the record, once the task is ready
-    ID = 1  #: the id, once the task is ready
-    CHANGES = 2  #: the record at every change of state, the last one when it is ready
-
-
-#: records (or, for :attr:`NotifyOn.ID`, ids) of tasks, or the error that ends the subscription
-Notification = Sequence[TaskRecord] | Sequence[str] | RootcellarError
-Deliver = Callable[[Notification], None]
 Fetch = Callable[[Iterable[str]], Mapping[str, TaskRecord]]
 
 
-class Subscription:
-    """One waiter's interest in some tasks. ``deliver`` is called from the watcher's thread and must not block."""
-
-    __slots__ = ("_seen", "_watcher", "deliver", "tell", "waiting")
-
-    def __init__(self, watcher: Watcher, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn) -> None:
-        self._watcher = watcher
-        self._seen: dict[str, TaskRecord] = {}
-        self.waiting = dict.fromkeys(task_ids)
-        self.deliver = deliver
-        self.tell = tell
-
-    def is_news(self, record: TaskRecord) -> bool:
-        """Tell whether a record that is not ready differs from the one that was told last."""
-        if self.tell is not NotifyOn.CHANGES or self._seen.get(record.task_id) == record:
-            return False
-        self._seen[record.task_id] = record
-        return True
-
-    def cancel(self) -> None:
-        """Be told nothing more."""
-        self._watcher.unsubscribe(self)
-
-
 class Watcher(ABC):
-    """Knows who waits for what, and runs the thread that finds out. Thread-safe."""
+    """Keeps the subscriptions of a process, and runs the thread that finds their results. Thread-safe."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._subscriptions: defaultdict[str, list[Subscription]] = defaultdict(list)
-        self._fresh: dict[str, NotifyOn] = {}
-        self._gone: dict[str, None] = {}
+        #: changed only with the lock held
+        self._table = SubscriptionTable()
         self._cancelled: deque[Subscription] = deque()
         self._youngest = 0.0
         self._thread: threading.Thread | None = None
-        #: whether it was started
+        #: whether the thread was started
         self._has_thread = False
         self._is_closed = False
-        #: why nothing can be found out at present, while that is so
+        #: why results cannot be read at present; ``None`` if they can
         self.outage: RootcellarError | None = None
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -100,28 +80,28 @@ class Watcher(ABC):
         self._pid = os.getpid()
 
     def is_of_this_process(self) -> bool:
-        """Tell whether it was made here: one that came over a fork has no thread and must be left alone."""
+        """Return whether this process made it: a child after a fork has no thread of it, and must not use it."""
         return self._pid == os.getpid()
 
     def subscribe(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn = NotifyOn.RECORD) -> Subscription:
-        """Begin to wait for tasks: each is told of once it is ready, also if it has been for long.
+        """Subscribe to tasks: each is delivered once when it is ready, including those that are ready already.
 
         Args:
             task_ids: the tasks.
-            deliver: called with what is told, in the watcher's thread; must not block.
-            tell: what to tell.
+            deliver: called with each notification, in the watcher's thread; must not block.
+            tell: what is delivered.
         """
         subscription = self._new_subscription(task_ids, deliver, tell)
-        self._begin_telling(subscription)
+        self._register(subscription)
         return subscription
 
     @contextlib.contextmanager
-    def told(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn = NotifyOn.RECORD) -> Iterator[None]:
-        """Wait for tasks, as :meth:`subscribe` does, in a ``with`` block; nothing is left of it, however it ends."""
+    def subscribed(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn = NotifyOn.RECORD) -> Iterator[None]:
+        """Subscribe to tasks for the length of a ``with`` block; the subscription ends however the block ends."""
         subscription = self._new_subscription(task_ids, deliver, tell)
         try:
             try:
-                self._begin_telling(subscription)
+                self._register(subscription)
                 yield
             finally:
                 subscription.cancel()
@@ -131,10 +111,10 @@ class Watcher(ABC):
             raise
 
     def _new_subscription(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn) -> Subscription:
-        # of the others there is nothing to tell, and one of them must not fail the look at all
-        return Subscription(self, filter(self._can_exist, task_ids), deliver, tell)
+        # an id that cannot exist is never ready, and must not make the read of all others fail
+        return Subscription(filter(self._can_exist, task_ids), deliver, tell, self.unsubscribe)
 
-    def _begin_telling(self, subscription: Subscription) -> None:
+    def _register(self, subscription: Subscription) -> None:
         with self._lock:
             is_closed = self._is_closed
             if not is_closed:
@@ -146,39 +126,33 @@ class Watcher(ABC):
             self._wake()
 
     def _can_exist(self, task_id: str) -> bool:
-        """Tell whether the server can hold a task with this id."""
+        """Return whether the server can store a task with this id."""
         return True
 
     def _add(self, subscription: Subscription) -> None:
-        tell = subscription.tell
         self._youngest = time.monotonic()
-        for task_id in subscription.waiting:
-            self._subscriptions[task_id].append(subscription)
-            self._fresh[task_id] = _for_both(tell, self._fresh.get(task_id, tell))
-            self._gone.pop(task_id, None)
+        self._table.add(subscription)
         if not self._has_thread:
             self._start()
 
     def _start(self) -> None:
-        """Start the thread; interrupted between these two, it is started twice, and the second one ends at once."""
+        """Start the thread. If an interruption comes between the two lines, a second thread starts and ends at once."""
         start_thread(self._run, self._name)
         self._has_thread = True
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """See :meth:`Subscription.cancel`. Takes no lock: the garbage collector may call it anywhere in any thread."""
+        """End a subscription. Takes no lock: the garbage collector may call this at any point of any thread."""
         subscription.deliver = _ignore
         if subscription.waiting:
             self._cancelled.append(subscription)
             self._wake()
 
     def _forget_cancelled(self) -> None:
-        """Do what :meth:`unsubscribe` asked for."""
+        """Remove the subscriptions that :meth:`unsubscribe` ended."""
         while self._cancelled:
             subscription = self._cancelled.popleft()
             with self._lock:
-                waiting, subscription.waiting = subscription.waiting, {}
-                for task_id in waiting:
-                    self._remove(task_id, subscription)
+                self._table.remove(subscription)
 
     def close(self) -> None:
         """End the thread, and every subscription with an error."""
@@ -187,7 +161,7 @@ class Watcher(ABC):
         self._wake()
 
     def join(self, timeout: float) -> None:
-        """Wait, after :meth:`close`, until the thread has ended and nothing of it is left on the server.
+        """Wait, after :meth:`close`, until the thread has ended and removed its registrations from the server.
 
         Args:
             timeout: seconds to wait at most.
@@ -199,7 +173,7 @@ class Watcher(ABC):
 
     @abstractmethod
     def _serve(self) -> None:
-        """Find out and :meth:`_tell`, until :meth:`_is_idle` for long or the watcher is closed."""
+        """Read results and :meth:`_deliver` them, until nobody has waited for a while or the watcher is closed."""
 
     def _run(self) -> None:
         with self._lock:
@@ -222,46 +196,34 @@ class Watcher(ABC):
                 self._thread = None
                 self._has_thread = False
                 if self._subscriptions:
-                    # somebody subscribed while the thread was ending
-                    self._all_are_fresh()
+                    # these subscriptions began while the thread was ending
+                    self._table.add_all_again()
                     self._start()
 
-    def _tell(self, found: Iterable[TaskRecord]) -> None:
-        """Tell the subscribers of records that were read."""
-        told: defaultdict[Subscription, list[TaskRecord]] = defaultdict(list)
+    def _deliver(self, found: Iterable[TaskRecord]) -> None:
+        """Send records that were read to their subscribers."""
         with self._lock:
-            for record in found:
-                for subscription in list(self._subscriptions.get(record.task_id, ())):
-                    if record.done_at is not None:
-                        self._remove(record.task_id, subscription)
-                        subscription.waiting.pop(record.task_id, None)
-                        told[subscription].append(record)
-                    elif subscription.is_news(record):
-                        told[subscription].append(record)
-        for subscription, records in told.items():
+            to_send = self._table.records_to_send(found)
+        for subscription, records in to_send.items():
             subscription.deliver([r.task_id for r in records] if subscription.tell is NotifyOn.ID else records)
 
-    def _tell_ready(self, task_ids: Iterable[str]) -> None:
-        """Tell the subscribers who want only ids."""
-        told: defaultdict[Subscription, list[str]] = defaultdict(list)
+    def _deliver_ids(self, ready_ids: Iterable[str]) -> None:
+        """Send the ids of tasks that are ready to the subscribers who want only ids."""
         with self._lock:
-            for task_id in task_ids:
-                for subscription in list(self._subscriptions.get(task_id, ())):
-                    if subscription.tell is NotifyOn.ID:
-                        self._remove(task_id, subscription)
-                        subscription.waiting.pop(task_id, None)
-                        told[subscription].append(task_id)
-        for subscription, ids in told.items():
+            to_send = self._table.ids_to_send(ready_ids)
+        for subscription, ids in to_send.items():
             subscription.deliver(ids)
 
     def _fail(self, error: RootcellarError) -> None:
         """End every subscription with an error."""
         with self._lock:
-            everyone = {subscription for waiting in self._subscriptions.values() for subscription in waiting}
-            self._subscriptions.clear()
-            self._fresh.clear()
+            everyone = self._table.clear()
         for subscription in everyone:
             subscription.deliver(error)
+
+    @property
+    def _subscriptions(self) -> Mapping[str, Sequence[Subscription]]:
+        return self._table.by_task
 
     def _is_idle(self) -> bool:
         self._forget_cancelled()
@@ -272,35 +234,17 @@ class Watcher(ABC):
         with self._lock:
             return list(self._subscriptions)
 
-    def _take_news(self) -> tuple[dict[str, NotifyOn], list[str]]:
+    def _take_changes(self) -> tuple[dict[str, NotifyOn], list[str]]:
         """Return the tasks for which somebody began to wait, and those for which nobody waits any more.
 
-        No task is in both: taken one after the other they could be, and a task would stay registered for nobody.
+        Both are taken at once, so that no task is in both: it would stay registered although nobody waits for it.
         """
         self._forget_cancelled()
         with self._lock:
-            fresh, self._fresh = self._fresh, {}
-            gone, self._gone = list(self._gone), {}
-            return fresh, gone
-
-    def _all_are_fresh(self) -> None:
-        """Forget what is registered where; to be called with the lock held."""
-        self._gone = {}
-        self._fresh = {}
-        for task_id, waiting in self._subscriptions.items():
-            self._fresh[task_id] = reduce(_for_both, {subscription.tell for subscription in waiting})
-
-    def _remove(self, task_id: str, subscription: Subscription) -> None:
-        waiting = self._subscriptions.get(task_id)
-        if waiting and subscription in waiting:
-            waiting.remove(subscription)
-            if not waiting:
-                del self._subscriptions[task_id]
-                self._gone[task_id] = None
-                self._fresh.pop(task_id, None)
+            return self._table.take_changes()
 
     def _note_outage(self, error: RootcellarError, what: str) -> None:
-        """Keep and log why nothing can be found out; once an outage, for it is tried again every few moments."""
+        """Keep and log why results cannot be read; a warning only the first time, because the next try follows soon."""
         level = logging.WARNING if self.outage is None else logging.DEBUG
         self.outage = error
         logger.log(level, "%s: %s. Trying until it works.", what, error)
@@ -313,13 +257,13 @@ class Watcher(ABC):
     # -- sleeping and waking
 
     def _wait_before_connecting(self, seconds: float) -> None:
-        """Sleep, also while others begin to wait: they must not make a server in trouble answer to each of them."""
+        """Sleep, also if others begin to wait: each of them would otherwise be a new request to a server in trouble."""
         deadline = time.monotonic() + seconds
         while not self._is_closed and (left := deadline - time.monotonic()) > 0:
             self._sleep(left)
 
     def _wake(self) -> None:
-        # a full pipe wakes the thread anyway, and behind a closed one there is nobody to wake
+        # a full socket wakes the thread anyway, and a closed one has no thread
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"x")
 
@@ -345,7 +289,7 @@ class Watcher(ABC):
 
 
 class PollingWatcher(Watcher):
-    """Looks for all that is waited for, in one call of ``fetch`` each time.
+    """Polls: reads all tasks for which somebody waits, in one call of ``fetch`` each time.
 
     Args:
         fetch: reads the records that exist, such as :meth:`Store.get_many`.
@@ -361,20 +305,20 @@ class PollingWatcher(Watcher):
                 self._sleep(LINGER)
                 if self._is_idle():
                     return
-            if self._look():
+            if self._poll():
                 self._note_recovery()
             else:
                 self._wait_before_connecting(OUTAGE_PAUSE)
             if not self._is_idle():
                 self._sleep(self._pause())
 
-    def _look(self) -> bool:
-        """Look at all that is waited for; return whether that was possible."""
-        self._take_news()
+    def _poll(self) -> bool:
+        """Read all tasks for which somebody waits; return whether that was possible."""
+        self._take_changes()
         return not self._read_reachable(self._waited_for())
 
     def _by_server(self, task_ids: Sequence[str]) -> Iterable[tuple[Hashable, Sequence[str]]]:
-        """Yield each server with the tasks whose records it has: one may be out of reach, and the others not."""
+        """Yield each server with the tasks whose records it has: one may be unreachable while the others answer."""
         yield None, task_ids
 
     def _read_reachable(self, task_ids: Sequence[str], skipped: Container[Hashable] = ()) -> dict[str, Hashable]:
@@ -382,20 +326,20 @@ class PollingWatcher(Watcher):
 
         Args:
             task_ids: the tasks.
-            skipped: servers that are known to be out of reach.
+            skipped: servers that are known to be unreachable.
         """
         unread: dict[str, Hashable] = {}
         for server, its_ids in self._by_server(task_ids):
             if server in skipped:
                 unread.update(dict.fromkeys(its_ids, server))
                 continue
-            for place in range(0, len(its_ids), LOOK_BATCH):
+            for place in range(0, len(its_ids), MAX_BATCH):
                 try:
-                    self._tell(self._fetch(its_ids[place : place + LOOK_BATCH]).values())
+                    self._deliver(self._fetch(its_ids[place : place + MAX_BATCH]).values())
                 except RootcellarError as exc:
                     if not exc.retryable:
                         raise
-                    self._note_outage(exc, "Could not look for results")
+                    self._note_outage(exc, "Could not read results")
                     unread.update(dict.fromkeys(its_ids[place:], server))
                     break
         return unread
@@ -405,16 +349,99 @@ class PollingWatcher(Watcher):
         return min(max(age * PAUSE_SHARE, FIRST_PAUSE), LONGEST_PAUSE)
 
 
-def _for_both(one: NotifyOn, other: NotifyOn) -> NotifyOn:
-    """Return what to read for two subscribers."""
-    if one is other:
-        return one
-    return NotifyOn.CHANGES if NotifyOn.CHANGES in (one, other) else NotifyOn.RECORD
+class ReconnectingWatcher(PollingWatcher, Generic[C]):
+    """Holds a connection on which the server sends notifications, reconnects when it is lost, and polls if it must.
+
+    ::
+
+        connect ──> prepare ──> serve ──> nobody has waited for LINGER seconds, or closed: end
+           ^           |          |
+           |  lost     | no       | lost
+           └─ pause ───│──────────┘
+                       └──> poll, for as long as the thread lives
+
+    The pause grows with each try. It is short again after everything was read on a connection.
+
+    Args:
+        fetch: reads the records that exist, such as :meth:`Store.get_many`.
+    """
+
+    #: what a lost connection raises
+    failures: ClassVar[tuple[type[Exception], ...]] = (StoreError,)
+
+    def __init__(self, fetch: Fetch) -> None:
+        super().__init__(fetch)
+        self._name = "rootcellar-listen"
+        #: whether everything was read since the connection was opened
+        self._has_read = False
+        self._last_heard = 0.0
+        self._idle_since: float | None = None
+        self._reconnect = Backoff(FIRST_RECONNECT_MS, LONGEST_RECONNECT_MS)
+
+    @abstractmethod
+    def _connect(self) -> contextlib.AbstractContextManager[C]:
+        """Open a connection, for the length of a ``with`` block."""
+
+    @abstractmethod
+    def _prepare(self, connection: C) -> bool:
+        """Prepare a new connection; return whether notifications arrive on it."""
+
+    @abstractmethod
+    def _serve_on(self, connection: C) -> None:
+        """Deliver what arrives; return once nobody has waited for a while, or the watcher is closed."""
+
+    @abstractmethod
+    def _explain(self, exc: Exception) -> RootcellarError:
+        """Return the error that says why the connection was lost; it is retryable if a new one may work."""
+
+    def _serve(self) -> None:
+        tries = 0
+        while not self._is_closed:
+            try:
+                with self._connect() as connection:
+                    if not self._prepare(connection):
+                        break
+                    self._idle_since = None
+                    self._serve_on(connection)
+                    return
+            except self.failures as exc:
+                error = self._explain(exc)
+                if not self._is_curable(exc, error):
+                    logger.warning("Cannot be notified of results: %s. Polling instead.", error)
+                    break
+                if self._is_idle():
+                    return
+                if self._has_read:
+                    tries = 0
+                    self._has_read = False
+                tries += 1
+                self._note_outage(error, "No connection to wait for results")
+                self._read_without_connection(error)
+                self._wait_before_connecting(self._reconnect.before(tries))
+        if not self._is_closed:
+            super()._serve()
+
+    def _is_curable(self, exc: Exception, error: RootcellarError) -> bool:
+        """Return whether a new connection may work."""
+        return error.retryable
+
+    def _read_without_connection(self, error: RootcellarError) -> None:
+        """Read, between two tries to connect, what can be read in spite of ``error``."""
+
+    def _idle_seconds(self) -> float:
+        """Return for how many seconds nobody has waited; 0 if somebody waits."""
+        now = time.monotonic()
+        if not self._is_idle():
+            self._idle_since = None
+            return 0.0
+        if self._idle_since is None:
+            self._idle_since = now
+        return now - self._idle_since
 
 
-def _ignore(told: Notification) -> None:
-    """Is told in place of a subscriber who left."""
+def _ignore(notification: Notification) -> None:
+    """Replace the ``deliver`` of a subscription that ended."""
 
 
 def _closed() -> RootcellarError:
-    return StoreUnavailable("the store was closed while somebody waited for results", remedy="wait for them anew")
+    return StoreUnavailable("the store was closed while somebody waited for results", remedy="wait for them again")

@@ -373,7 +373,7 @@ class as_completed:
 
         def subscribe(backend: Readable, ids: Iterable[str], tell: NotifyOn, *, is_other: bool = False) -> None:
             watcher = backend.waiter.watcher()
-            stack.enter_context(watcher.told(ids, lambda news: put(_News(backend, news, is_other)), tell))
+            stack.enter_context(watcher.subscribed(ids, lambda news: put(_News(backend, news, is_other)), tell))
 
         with contextlib.ExitStack() as stack:
             for backend, ids in self._ids.items():

@@ -166,10 +166,10 @@ def wait_everywhere(
     with ExitStack() as stack:
         for waiter, ids in waiting.items():
             if ids:
-                stack.enter_context(waiter.watcher().told(ids, partial(_put, told, waiter), tell))
+                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put, told, waiter), tell))
         for waiter, ids in besides.items():
             if ids:
-                stack.enter_context(waiter.watcher().told(ids, partial(_put_records, told, waiter)))
+                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put_records, told, waiter)))
         while any(waiting.values()):
             waiter, news = _next(told, waiting, deadline, interval, on_interval)
             for record in _records(news):

@@ -1,8 +1,8 @@
-"""A quick store before a durable one, which is filled behind: a result is acknowledged when the quick store has it.
+"""Write-behind: a result is acknowledged when the fast store has it, and is moved to the durable store later.
 
-Redis keeps tasks and chords; a task waits in its journal until a drainer has moved it to PostgreSQL, and stays for a
-while after that. Where both have a task, Redis has the newer one, or the same. What Redis does not have, PostgreSQL
-does. Saved groups are in PostgreSQL alone.
+Redis keeps tasks and chords. A task is in its journal until a drainer has moved it to PostgreSQL, and stays in Redis
+for a while after that. If both have a task, the record in Redis is newer or the same. A record that Redis does not
+have is in PostgreSQL. Saved groups are only in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from datetime import datetime
 from typing import cast
 
 from rootcellar.errors import ConfigurationError, RootcellarError
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
+from rootcellar.records import ChordPart, PartResult, Stored, TaskRecord
 from rootcellar.stores import open_store
-from rootcellar.stores.base import DELETE_BATCH, HasSchema, Queryable, Replaceable, Store, StoreOptions, TaskQuery
+from rootcellar.stores.base import DELETE_BATCH, HasSchema, Queryable, Replaceable, StoreOptions, TaskQuery
 from rootcellar.stores.hybrid.drainer import Drainer
+from rootcellar.stores.hybrid.forwarding import ForwardingStore
 from rootcellar.stores.hybrid.settings import WHERE, read_settings
 from rootcellar.stores.journal import DRAIN_BATCH, KeepsJournal, Lag, TakesBatches
 from rootcellar.stores.sql.rows import checked_id, findable
@@ -26,19 +27,19 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: seconds for which a question that only the durable store can answer waits until that has what is asked for
-PATIENCE = 10.0
+#: seconds for which a query waits until the records are moved to the durable store, which alone can answer it
+CATCH_UP_SECONDS = 10.0
 
 
-class WriteBehindStore(Store):
+class WriteBehindStore(ForwardingStore):
     """The store for ``rootcellar+hybrid://`` with ``mode=write-behind``."""
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
         super().__init__(url, options)
         settings = read_settings(url, self.options)
         self.durable = open_store(settings.durable_url, self.options)
-        # what was moved may be evicted, and the journal refuses a server that evicts the rest
-        self.front = open_store(settings.cache_url, replace(self.options, holds_copies=True))
+        # records that were moved may be evicted; the journal refuses a server that evicts others
+        self.front = self.chords = open_store(settings.cache_url, replace(self.options, holds_copies=True))
         if not isinstance(self.durable, TakesBatches):
             raise _unfit("durable_url", "postgresql://")
         if not isinstance(self.front, KeepsJournal):
@@ -65,7 +66,7 @@ class WriteBehindStore(Store):
     def put(
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
-        """Store in Redis. Where that has nothing of the task, PostgreSQL decides when it is moved what stays."""
+        """Store in Redis. If Redis has no record of the task, PostgreSQL decides at the move which record stays."""
         checked_id(record.task_id)
         return self.front.put(record, part, lease=lease, durable=durable)
 
@@ -88,22 +89,22 @@ class WriteBehindStore(Store):
         return found, [task_id for task_id in ids if task_id not in found and task_id not in forgotten]
 
     def delete(self, task_ids: Iterable[str]) -> int:
-        """Leave a mark in Redis for each, which stands until PostgreSQL has forgotten it too.
+        """Leave a tombstone in Redis for each, until PostgreSQL has deleted it too.
 
         Returns:
-            how many records there were; without those that only PostgreSQL had while it is out of reach.
+            how many records there were; without those of PostgreSQL if it cannot be reached.
         """
         ids = findable(task_ids)
         found, missed = self._look(ids)
-        count = len(found) + len(self._durable_if_in_reach(missed))
+        count = len(found) + len(self._durable_if_reachable(missed))
         self._journal.forget(ids)
         return count
 
     def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
-        """See :class:`~rootcellar.stores.base.Replaceable`; what waits is moved, and what was moved leaves Redis."""
+        """See :class:`~rootcellar.stores.base.Replaceable`; the journal is moved first, and the record leaves Redis."""
         assert isinstance(self.durable, Replaceable)
-        self._drainer.drain_all(lambda moved: None, PATIENCE)
-        # before it is replaced: who dies between the two leaves nothing that is no longer true
+        self._drainer.drain_all(lambda moved: None, CATCH_UP_SECONDS)
+        # first: if the process dies between the two, Redis has no outdated record
         return self._journal.release(old.task_id) and self.durable.replace(old, new)
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
@@ -114,48 +115,16 @@ class WriteBehindStore(Store):
         self._catch_up()
         return cast("Queryable", self.durable).query(query)
 
-    # -- groups
-
-    def put_group(self, group: GroupRecord) -> None:
-        self.durable.put_group(group)
-
-    def get_group(self, group_id: str) -> GroupRecord | None:
-        return self.durable.get_group(group_id)
-
-    def delete_group(self, group_id: str) -> None:
-        self.durable.delete_group(group_id)
-
     # -- chords
 
-    def begin_chord(self, chord: ChordRecord) -> None:
-        self.front.begin_chord(chord)
-
-    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
-        self.front.size_chord(group_id, size, relative=relative, key=key)
-
-    def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
-        return self.front.count_part(part, lease=lease)
-
-    def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
-        return self.front.claim_chord(group_id, claimant, lease=lease)
-
-    def get_chord(self, group_id: str) -> ChordRecord | None:
-        return self.front.get_chord(group_id)
-
     def chord_parts(self, group_id: str) -> Sequence[PartResult]:
-        """Return them with the results that Redis has, and those that PostgreSQL has by now."""
+        """Return the parts with their results, from Redis or, if they were moved, from PostgreSQL."""
         parts = self.front.chord_parts(group_id)
         _, missed = self._look(part.task_id for part in parts if part.result is None)
         records = self.durable.get_many(missed) if missed else {}
         return [
             replace(part, result=records[part.task_id].result) if part.task_id in records else part for part in parts
         ]
-
-    def finish_chord(self, group_id: str) -> None:
-        self.front.finish_chord(group_id)
-
-    def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
-        return self.front.orphaned_chords(owner, limit)
 
     # -- moving
 
@@ -168,48 +137,48 @@ class WriteBehindStore(Store):
         return self._drainer.drain_all(note)
 
     def lag(self) -> Lag:
-        """Look how much waits to be moved."""
+        """Return how much is still to be moved."""
         return self._journal.lag()
 
     def _catch_up(self) -> None:
-        """Move what waits, so that an answer of the durable store has it; say so where it has not."""
+        """Move the journal, so that a query of the durable store finds all; log a warning if not all was moved."""
         try:
-            self._drainer.drain_all(lambda moved: None, PATIENCE)
+            self._drainer.drain_all(lambda moved: None, CATCH_UP_SECONDS)
         except RootcellarError as exc:
-            logger.warning("The last results may be missing from the answer, for they are not moved yet: %s", exc)
+            logger.warning("The last results may be missing from the answer, because they are not moved yet: %s", exc)
 
     # -- time and end
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        """Delete in the durable store what was moved, then in Redis what is only there; copies expire by themselves."""
+        """Delete in the durable store, then in Redis what was not moved; copies in Redis expire by themselves."""
         self._catch_up()
         while self.front.delete_expired(now, limit):
             pass
         return self.durable.delete_expired(now, limit) or self._journal.delete_expired(now)
 
     def watcher(self) -> Watcher:
-        """Return one that is told by Redis, the first to know."""
+        """Return a watcher that Redis notifies, because results are there first."""
         return self._watch(self._watched)
 
     def _watched(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
-        """Read what somebody waits for. What only PostgreSQL has is found later while that is out of reach."""
+        """Read records for the watcher. If PostgreSQL cannot be reached, its records are found later."""
         found, missed = self._look(task_ids)
-        return {**found, **self._durable_if_in_reach(missed)}
+        return {**found, **self._durable_if_reachable(missed)}
 
-    def _durable_if_in_reach(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:
+    def _durable_if_reachable(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:
         try:
             return self.durable.get_many(task_ids) if task_ids else {}
         except RootcellarError as exc:
             if not exc.retryable:
                 raise
-            logger.warning("%d results were looked for in Redis alone: %s", len(task_ids), exc)
+            logger.warning("%d results were looked up only in Redis: %s", len(task_ids), exc)
             return {}
 
     def check(self) -> None:
-        """Look at both, and say in the log what a crash may lose; results are stored also without PostgreSQL.
+        """Check both stores, and log what a crash may lose. PostgreSQL need not be reachable: Redis keeps the results.
 
         Raises:
-            ConfigurationError: Redis would not survive a crash with what it has acknowledged.
+            ConfigurationError: Redis would lose acknowledged results in a crash.
         """
         self.check_journal()
         if window := self.window():
@@ -219,7 +188,7 @@ class WriteBehindStore(Store):
         except RootcellarError as exc:
             if not exc.retryable:
                 raise
-            logger.warning("PostgreSQL is out of reach, results wait in Redis meanwhile: %s", exc)
+            logger.warning("PostgreSQL cannot be reached; Redis keeps the results meanwhile: %s", exc)
 
     def close(self) -> None:
         self.front.close()

@@ -1,4 +1,4 @@
-"""A circuit breaker: a cache that is out of reach costs one timeout, not one for each call."""
+"""A circuit breaker: an unreachable cache costs one timeout, not one for each call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from rootcellar.errors import PayloadError, RecordRefused, RootcellarError
+from rootcellar.support.backoff import Backoff
 from rootcellar.support.forking import PerProcess
 from rootcellar.support.threads import start_thread
 from rootcellar.text.escaping import visible_logs
@@ -17,13 +18,13 @@ logger = visible_logs(logging.getLogger(__name__))
 
 T = TypeVar("T")
 
-#: seconds between two looks whether the cache is back, at first and at most
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
+#: milliseconds between two tests whether the cache answers again, at first and at most
+FIRST_PROBE_MS = 100.0
+LONGEST_PROBE_MS = 5_000.0
 
 
 class _Switch:
-    """Whether calls are let through, in one process."""
+    """Whether the breaker is open, in one process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -32,31 +33,32 @@ class _Switch:
 
 
 class Breaker:
-    """Lets calls through until one fails, and again when a thread has found that the cache answers.
+    """Calls the cache until a call fails, and again when a thread has found that the cache answers.
 
     Args:
-        probe: raises while the cache is out of reach.
+        probe: raises if the cache cannot be reached.
         where: the cache, for people.
     """
 
     def __init__(self, probe: Callable[[], object], where: str) -> None:
         self._probe = probe
         self._where = where
+        self._pauses = Backoff(FIRST_PROBE_MS, LONGEST_PROBE_MS)
         self._switches = PerProcess(_Switch)
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are kept from the cache."""
+        """Whether the cache is not called at present."""
         return self._switches.get().is_open
 
     def call(self, work: Callable[[], T], otherwise: T) -> T:
-        """Return what ``work`` returns, or ``otherwise`` while the cache is out of reach or where it fails."""
+        """Return what ``work`` returns, or ``otherwise`` if it fails or the breaker is open."""
         if self.is_open:
             return otherwise
         try:
             return work()
         except (RecordRefused, PayloadError) as exc:
-            # of this one record
+            # the error of one record says nothing about the cache
             logger.debug("Not cached: %s", exc)
         except RootcellarError as exc:
             self._open(exc)
@@ -69,20 +71,20 @@ class Breaker:
                 return
             stop = switch.stop = threading.Event()
             start_thread(partial(self._wait_until_back, switch, stop), "rootcellar-cache")
-            # not before: who is interrupted here must not leave it open with nobody to close it
+            # not before: after an interruption the breaker must not stay open without a thread that closes it
             switch.is_open = True
         logger.warning("The cache is out of use, results come from the durable store meanwhile: %s", exc)
 
     def _wait_until_back(self, switch: _Switch, stop: threading.Event) -> None:
-        pause = FIRST_PAUSE
-        while not stop.wait(pause):
+        tries = 1
+        while not stop.wait(self._pauses.before(tries)):
             try:
                 self._probe()
             except Exception as exc:
                 if not isinstance(exc, RootcellarError):
-                    # this thread must go on: nothing else closes the breaker
-                    logger.exception("The cache %s cannot be tried: it is tried again.", self._where)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                    # this thread must continue: nothing else closes the breaker
+                    logger.exception("The cache %s could not be tested. Trying again.", self._where)
+                tries += 1
             else:
                 break
         with switch.lock:
@@ -92,6 +94,6 @@ class Breaker:
             logger.warning("The cache %s is in use again.", self._where)
 
     def close(self) -> None:
-        """Stop looking; the next call tries the cache again."""
+        """Stop the thread, and let the next call try the cache again."""
         if (switch := self._switches.take()) is not None:
             switch.stop.set()

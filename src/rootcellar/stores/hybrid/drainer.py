@@ -1,8 +1,8 @@
-"""Moves what waits in the journal to the durable store, one batch at a time, whoever else tries to.
+"""Moves records from the journal to the durable store, one batch at a time, also if several processes do so.
 
-What a batch writes was read from the journal after the durable store had begun its transaction, beside which there is
-no other. So a batch can only write what is newer than what earlier ones wrote, whatever stands still, dies or is
-repeated. A task leaves the journal after the commit, and only if it has not changed since it was read.
+A batch reads the journal only after it holds the exclusive transaction in the durable store. Each batch is therefore
+newer than the previous ones, even if a drainer hangs, dies or runs twice. A task leaves the journal after the commit,
+and only if it has not changed since it was read.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: seconds between two looks whether somebody else has moved what waits
-_LOOK_AGAIN = 0.02
+#: seconds between two checks whether another drainer has moved the records
+_CHECK_SECONDS = 0.02
 
 
 class Drainer:
-    """Moves tasks.
+    """Moves records.
 
     Args:
-        journal: where they wait.
+        journal: where they come from.
         durable: where they go.
-        expires: seconds for which the quick store keeps what was moved, at most.
+        expires: seconds for which the fast store keeps a moved record, at most.
     """
 
     def __init__(self, journal: Journal, durable: TakesBatches, expires: float) -> None:
@@ -40,10 +40,10 @@ class Drainer:
         self._expires = timedelta(seconds=expires)
 
     def drain(self, limit: int = DRAIN_BATCH) -> int:
-        """Move up to ``limit`` tasks; return how many, 0 also while somebody else does so.
+        """Move up to ``limit`` records; return how many, 0 also if another drainer holds the transaction.
 
         Raises:
-            StoreError: one of the two stores failed; what was not moved waits on.
+            StoreError: one of the two stores failed; what was not moved stays in the journal.
         """
         if self._journal.last_entry() is None:
             return 0
@@ -56,15 +56,15 @@ class Drainer:
         return len(pending)
 
     def drain_all(self, note: Callable[[int], object], patience: float | None = None) -> int:
-        """Move what waits at this moment, or wait until others have; return how many were moved here.
+        """Move all records that are in the journal now, or wait until others have; return how many were moved here.
 
         Args:
             note: called with the number of each batch.
-            patience: seconds after which it is given up; ``None`` for never.
+            patience: seconds to try at most; ``None`` for no limit.
 
         Raises:
             StoreError: as :meth:`drain`.
-            StoreUnavailable: also where it was given up.
+            StoreUnavailable: also if not all was moved in time.
         """
         total = 0
         last = self._journal.last_entry()
@@ -77,11 +77,11 @@ class Drainer:
                 total += moved
                 note(moved)
             else:
-                time.sleep(_LOOK_AGAIN)
+                time.sleep(_CHECK_SECONDS)
         return total
 
     def _move(self, batch: Batch, pending: Sequence[Pending]) -> list[Settlement]:
-        """Write a batch; return what the journal is to be told of it."""
+        """Write a batch; return what the journal is to do with each record."""
         batch.delete([one.task_id for one in pending if one.was_forgotten])
         records = [one.record for one in pending if one.record is not None and not unreadable(one.record)]
         answers = dict(zip((record.task_id for record in records), batch.put(records), strict=True))
@@ -98,7 +98,9 @@ class Drainer:
             return Settlement(pending=pending, outcome=Outcome.GONE)
         if isinstance(answer, RecordRefused):
             logger.error(
-                "The result of task %s stays in Redis, for the durable store refuses it: %s", pending.task_id, answer
+                "The result of task %s stays in Redis, the durable store refuses it: %s",
+                pending.task_id,
+                answer,
             )
             return Settlement(pending=pending, outcome=Outcome.REFUSED)
         left = _left(kept or pending.record)
@@ -111,20 +113,20 @@ class Drainer:
 
 
 def _is_kept_as_given(record: TaskRecord, answer: Stored | RecordRefused) -> bool:
-    """Tell whether the durable store certainly has what was given, or nothing."""
+    """Return whether the durable store has exactly this record, or refused it."""
     if isinstance(answer, RecordRefused):
         return True
     return answer.written and answer.inserted and survives_round_trip(record)
 
 
 def _refusal(pending: Pending) -> RecordRefused | None:
-    """Return why a record stays where it is: moved without what cannot be read, it would pass for whole."""
+    """Return why a record must stay: without its unreadable fields it would look complete."""
     fields = [] if pending.record is None else unreadable(pending.record)
     return RecordRefused(f"its {', '.join(fields)} cannot be read") if fields else None
 
 
 def _left(record: TaskRecord) -> timedelta | None:
-    """Return how long a record is to be kept, ``None`` for ever."""
+    """Return how long a record is kept from now; ``None`` for ever."""
     if record.expires_at is None:
         return None
     return max(record.expires_at - datetime.now(timezone.utc), timedelta(milliseconds=1))

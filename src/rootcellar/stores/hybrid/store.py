@@ -1,7 +1,8 @@
-"""A cache in front of a durable store, written through: whatever is acknowledged is in the durable store.
+"""Write-through: a cache before a durable store, which has every record that was acknowledged.
 
-The durable store decides everything: what is written, which SUCCESS stays, who counts a chord's part. The cache only
-spares it reads, and may be flushed or gone at any time. Groups and chords are not copied: they change.
+The durable store decides everything: what is written, which SUCCESS stays, and whether a chord's part is counted. The
+cache only reduces its reads, and may be flushed or stopped at any time. Groups and chords are not copied, because they
+change.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailable
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
+from rootcellar.records import ChordPart, Stored, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.base import (
     DELETE_BATCH,
@@ -21,12 +22,12 @@ from rootcellar.stores.base import (
     Queryable,
     Replaceable,
     ReportsInserts,
-    Store,
     StoreOptions,
     Watchable,
 )
 from rootcellar.stores.hybrid.cache import Cache
 from rootcellar.stores.hybrid.exactness import survives_round_trip
+from rootcellar.stores.hybrid.forwarding import ForwardingStore
 from rootcellar.stores.hybrid.settings import read_settings
 from rootcellar.stores.journal import KeepsJournal
 from rootcellar.stores.watching import PollingWatcher, Watcher
@@ -35,17 +36,17 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: the most copies that one call of get_many makes: what is left is read from the durable store again
-COPIES_AT_ONCE = 200
+#: the most copies that one call of get_many makes; the other records are copied by a later read
+MAX_COPIES = 200
 
 
-class HybridStore(Store):
-    """The store for ``rootcellar+hybrid://``; the transport options say which two it is made of."""
+class HybridStore(ForwardingStore):
+    """The store for ``rootcellar+hybrid://``; the transport options name the two stores."""
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
         super().__init__(url, options)
         settings = read_settings(url, self.options)
-        self.durable = open_store(settings.durable_url, self.options)
+        self.durable = self.chords = open_store(settings.durable_url, self.options)
         cache = open_store(settings.cache_url, settings.cache_options)
         self._cache_store = cache
         self.cache = Cache(cache, settings.cache_expires)
@@ -54,7 +55,7 @@ class HybridStore(Store):
         self._polling = PerProcess(lambda: PollingWatcher(self.get_many))
         if isinstance(self.durable, ReportsInserts):
             self.durable.report_inserts()
-        # abilities of the durable store are ours
+        # it has the abilities of the durable store
         if isinstance(self.durable, Queryable):
             self.query = self.durable.query
         if isinstance(self.durable, Replaceable):
@@ -71,7 +72,7 @@ class HybridStore(Store):
     def put(
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
-        """Store in the durable store, then copy a result that is there exactly as it was given."""
+        """Store in the durable store, then copy a result that is there exactly as it was passed."""
         started = time.monotonic()
         stored = self.durable.put(record, part, lease=lease, durable=durable)
         if stored.written and stored.inserted and survives_round_trip(record):
@@ -97,7 +98,7 @@ class HybridStore(Store):
         started = time.monotonic()
         found = self.durable.get_many(missed)
         done = [one for one in found.values() if one.state == "SUCCESS" and one.task_id not in barred]
-        for record in done[:COPIES_AT_ONCE]:
+        for record in done[:MAX_COPIES]:
             self.cache.keep(record, started)
         return {**copies, **found}
 
@@ -105,8 +106,8 @@ class HybridStore(Store):
         """Delete in the durable store, then in the cache.
 
         Raises:
-            StoreUnavailable: also where only the cache is out of reach: a copy may show what was forgotten, until it
-                expires. Repeat it.
+            StoreUnavailable: also if only the cache cannot be reached: until it expires, a copy may show a deleted
+                result. Repeat the call.
         """
         ids = list(dict.fromkeys(task_ids))
         count = self.durable.delete(ids)
@@ -114,59 +115,22 @@ class HybridStore(Store):
             self.cache.forget(ids)
         except RootcellarError as exc:
             raise StoreUnavailable(
-                f"deleted, but the cache could not be told and may still show it: {exc.what}",
+                f"deleted, but the cache cannot be reached and may still show it: {exc.what}",
                 where=exc.where,
                 remedy="delete it again when the cache is back",
             ) from exc
         return count
 
     def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
-        """See :class:`~rootcellar.stores.base.Replaceable`; the cache's copy goes, and none is made for a while."""
+        """See :class:`~rootcellar.stores.base.Replaceable`; for a while the cache has no copy then."""
         assert isinstance(self.durable, Replaceable)
         replaced = self.durable.replace(old, new)
-        # also where it was not, for the last try may have been and died before this
+        # also if it was not replaced: an earlier try may have replaced it and died before this line
         self.cache.forget([old.task_id])
         return replaced
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return self.durable.scan(after, limit)
-
-    # -- groups
-
-    def put_group(self, group: GroupRecord) -> None:
-        self.durable.put_group(group)
-
-    def get_group(self, group_id: str) -> GroupRecord | None:
-        return self.durable.get_group(group_id)
-
-    def delete_group(self, group_id: str) -> None:
-        self.durable.delete_group(group_id)
-
-    # -- chords
-
-    def begin_chord(self, chord: ChordRecord) -> None:
-        self.durable.begin_chord(chord)
-
-    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
-        self.durable.size_chord(group_id, size, relative=relative, key=key)
-
-    def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
-        return self.durable.count_part(part, lease=lease)
-
-    def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
-        return self.durable.claim_chord(group_id, claimant, lease=lease)
-
-    def get_chord(self, group_id: str) -> ChordRecord | None:
-        return self.durable.get_chord(group_id)
-
-    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
-        return self.durable.chord_parts(group_id)
-
-    def finish_chord(self, group_id: str) -> None:
-        self.durable.finish_chord(group_id)
-
-    def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
-        return self.durable.orphaned_chords(owner, limit)
 
     # -- time and end
 
@@ -175,32 +139,32 @@ class HybridStore(Store):
         return self.durable.delete_expired(now, limit)
 
     def watcher(self) -> Watcher:
-        """Return the durable store's: it is the first to know, and loses no wake-up with the cache."""
+        """Return the durable store's watcher: a notification does not depend on the cache."""
         if isinstance(self.durable, Watchable):
             return self.durable.watcher()
         return self._polling.get()
 
     def check(self) -> None:
-        """Look at both; a cache that is only out of reach is no reason not to work."""
+        """Check both stores; a cache that cannot be reached is only logged."""
         self.durable.check()
         try:
             self._cache_store.check()
-            self._warn_of_what_was_left()
+            self._warn_of_unmoved_results()
         except RootcellarError as exc:
             if not exc.retryable:
                 raise
-            logger.warning("The cache is out of reach, results come from the durable store meanwhile: %s", exc)
+            logger.warning("The cache cannot be reached; results come from the durable store meanwhile: %s", exc)
 
-    def _warn_of_what_was_left(self) -> None:
-        """Say so if results are in the cache alone, from the time of another mode."""
+    def _warn_of_unmoved_results(self) -> None:
+        """Log a warning if the cache has results that the mode write-behind has not moved."""
         if not isinstance(self._cache_store, KeepsJournal):
             return
-        # the user of a cache need not have the right to look
+        # the user of a cache does not need the right to read the journal
         with suppress(PermissionDenied):
             if count := self._cache_store.unmoved():
                 logger.warning(
-                    "Results of the mode write-behind are not moved, and not seen in this one: %d. Run "
-                    "`rootcellar drain --once` with the mode that was. [%s]",
+                    "Results of the mode write-behind are not moved and cannot be read in this mode: %d. Run "
+                    "`rootcellar drain --once` with the earlier mode. [%s]",
                     count,
                     self._where,
                 )

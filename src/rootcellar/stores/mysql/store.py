@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,15 +25,17 @@ from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.sql import fragments, rows
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
 from rootcellar.stores.sql.store import SqlStore
+from rootcellar.support.backoff import Backoff
 from rootcellar.support.interruptions import Moment, raise_interruption
 
 T = TypeVar("T")
 
-#: how often a verb is done again after a deadlock, and for how many seconds at most
+#: how often a call is made again after a deadlock, for how many seconds at most, and the pauses before it
 _CONFLICT_TRIES = 8
-_CONFLICT_PATIENCE = 15.0
-#: for how many seconds after its beginning a verb is done again on a new connection
-_RECONNECT_PATIENCE = 2.0
+_CONFLICT_SECONDS = 15.0
+_CONFLICT_PAUSES = Backoff(base_ms=2.5, limit_ms=80.0)
+#: for how many seconds after its beginning a call is made again on a new connection
+_RECONNECT_SECONDS = 2.0
 
 
 class MySQLStore(SqlStore[Connection]):
@@ -204,17 +205,17 @@ class MySQLStore(SqlStore[Connection]):
 
     def _raw(self, work: Callable[[Connection], T]) -> T:
         """Do ``work``, again after a deadlock, and once more where the connection was lost or the tables are others."""
-        again = _Again()
+        retries = _Retries()
         moment = Moment()
         while True:
-            with self._pool.connection(fresh=again.with_new_connection) as connection:
+            with self._pool.connection(fresh=retries.with_new_connection) as connection:
                 try:
                     return work(connection)
                 except pymysql.Error as exc:
                     raise_interruption(exc, moment)
                     code = failures.code_of(exc)
                     self._note_failure(connection, code)
-                    if not again.is_worth_it(code, is_lost=not connection.open):
+                    if not retries.note_failure(code, is_lost=not connection.open):
                         raise failures.translate(exc, self._where) from exc
                 except UnicodeEncodeError as exc:
                     raise self._refused(exc) from exc
@@ -222,11 +223,11 @@ class MySQLStore(SqlStore[Connection]):
                     raise_interruption(exc, moment)
                     if not connection.is_busy:
                         raise
-                    # the driver stumbled over an answer that was cut off
+                    # the driver failed at an answer that was cut off
                     connection.end()
-                    if not again.is_worth_it(0, is_lost=True):
+                    if not retries.note_failure(0, is_lost=True):
                         raise failures.cut_off(exc, self._where) from exc
-            again.pause()
+            retries.pause()
 
     def _note_failure(self, connection: Connection, code: int) -> None:
         if code in failures.STALE:
@@ -262,8 +263,8 @@ class MySQLStore(SqlStore[Connection]):
         _check_ids(*ids)
 
 
-class _Again:
-    """Whether and when a verb is worth doing again; every verb may be done twice."""
+class _Retries:
+    """Decides whether and when a call is made again; every call may be made twice."""
 
     def __init__(self) -> None:
         self.with_new_connection = False
@@ -271,22 +272,22 @@ class _Again:
         self._conflicts = 0
         self._has_reconnected = False
 
-    def is_worth_it(self, code: int, *, is_lost: bool) -> bool:
-        """Tell whether to try once more after the error of this code."""
+    def note_failure(self, code: int, *, is_lost: bool) -> bool:
+        """Note an error by its code; return whether to try again."""
         spent = time.monotonic() - self._began
         self.with_new_connection = False
         if code in failures.CONFLICTS:
             self._conflicts += 1
-            return self._conflicts < _CONFLICT_TRIES and spent < _CONFLICT_PATIENCE
-        if self._has_reconnected or not (code in failures.STALE or (is_lost and spent < _RECONNECT_PATIENCE)):
+            return self._conflicts < _CONFLICT_TRIES and spent < _CONFLICT_SECONDS
+        if self._has_reconnected or not (code in failures.STALE or (is_lost and spent < _RECONNECT_SECONDS)):
             return False
         self._has_reconnected = self.with_new_connection = True
         return True
 
     def pause(self) -> None:
-        """Let the other one of two that were in each other's way go first."""
+        """Sleep after a deadlock, so that the other transaction can end first."""
         if self._conflicts and not self.with_new_connection:
-            time.sleep(random.uniform(0.0, 0.01) * self._conflicts)
+            time.sleep(_CONFLICT_PAUSES.before(self._conflicts))
 
 
 def _statements(options: StoreOptions) -> dict[str, str]:

@@ -46,7 +46,7 @@ class Statements:
         self.begin = Statement("begin_batch", sql["begin_batch"])
         self.put = Statement("put_task_and_tell", sql["put_task_and_tell"])
         self.get_many = Statement("get_tasks", sql["get_tasks"])
-        self.ring = Statement("ring", sql["ring"])
+        self.notify = Statement("notify", sql["notify"])
 
 
 class Batch:
@@ -138,7 +138,7 @@ class Batch:
             self._delete(self._connection, ids)
 
     def commit(self) -> None:
-        """Commit, and wake whoever waits here for what was stored."""
+        """Commit, and notify the waiting clients."""
         pipeline = Pipeline(self._connection)
         pipeline.send(COMMIT)
         if self._put:
@@ -146,12 +146,12 @@ class Batch:
                 "task_ids": [record.task_id for record in self._put],
                 "ready_ids": [record.task_id for record in self._put if record.done_at is not None],
             }
-            pipeline.send(self._statements.ring, self._statements.ring.values(ids))
+            pipeline.send(self._statements.notify, self._statements.notify.values(ids))
         failure, results = pipeline.settle()
         if failure is not None and not results:
             raise failure
         if failure is not None:
-            logger.warning("Waiters could not be woken: %s", failure)
+            logger.warning("Waiting clients could not be notified: %s", failure)
 
 
 def _settle(pipeline: Pipeline) -> Sequence[psycopg.pq.abc.PGresult]:

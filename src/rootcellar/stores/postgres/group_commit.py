@@ -1,14 +1,24 @@
-"""Storing results: prepared statements in one pipeline, which notifies waiting clients in the same round trip.
+"""Group commit: threads and greenlets that store at the same moment share one commit.
 
-Threads and greenlets that store at the same moment share a commit: the first one leads, and the records that
-the others bring while it is busy go together in the next turn. A turn is one pipeline: a transaction of all the
-records, which waits for the disk unless all of them may be lost with the machine, and after its commit a notification
-to those that wait for them.
-Records are sorted by chord and task, so that two processes never lock the same rows in opposite order.
+The first thread is the leader of a turn. The records that other threads bring meanwhile are written in the next turn,
+whose leader is one of them::
 
-Any of them may be interrupted at any moment (a soft time limit, Ctrl-C, a greenlet's timeout). A call that leaves
-tidies up by steps that can be repeated; one that was not answered tries again. Each call holds a lock of its own while
-it lasts, by ``with``, so the others see that a leader is gone, also where it could not tidy up.
+                      nobody leads                    turn begins             committed
+    join(write) ─┬──────────────────> leader ───────────────────────> writing ────────────> done
+                 │                      ^                                                     ^
+                 │ another one leads    │ hand_over                                           │
+                 └──────────────────> queue ───────────────────────> follower ────────────────┘
+                                             the leader takes it         the leader writes it
+
+    interrupted in any state: leave(), and the next one in the queue leads
+
+A turn is one pipeline: a transaction of all its records, and after its commit a notification to the clients that wait
+for them. It waits for the disk unless all of its records may be lost in a crash. Records are sorted by chord and task,
+so that two processes never lock the same rows in opposite order.
+
+An interruption (a soft time limit, Ctrl-C, a greenlet's timeout) may come at any line. So ``leave`` and ``hand_over``
+may be repeated, and a thread whose record was not written tries again. Each thread holds a lock of its own by ``with``
+for as long as its call lasts, so that the others notice that a leader is gone, even if it could not hand over.
 """
 
 from __future__ import annotations
@@ -28,35 +38,35 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: the error of a record of which nothing is known yet
+#: the error of a record that was not written yet
 _UNANSWERED = errors.StoreUnavailable("not written yet")
 
 _RELAX = Statement("relax", "SET LOCAL synchronous_commit = off")
-_BELL_FORMATS = [1, 0]
+_NOTIFY_FORMATS = [1, 0]
 
 #: the types of a record's parameters
 _PARAMETERS = frozenset({bytes, type(None)})
-#: what the driver, or our own code, raises of a record that it cannot send
+#: what the driver or this package raises for a record that cannot be sent
 _UNSENDABLE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 #: the most records in one turn
-MOST = 200
+MAX_BATCH = 200
 
 
 class Write:
-    """One record on its way to the disk.
+    """One record that is to be written.
 
     Args:
         task_id: the task; empty where only a part of a chord is counted.
         statement: what stores it.
         values: the statement's parameters.
-        order: what decides in which order rows are locked.
-        is_durable: whether the call may return only when the disk has it.
-        is_ready: whether the task is over, which is what most waiters want to hear.
+        order: the sort key of the record, so that rows are locked in one order.
+        is_durable: whether the call returns only when the record is on the disk.
+        is_ready: whether the task has ended, which is what most clients wait for.
 
     Raises:
-        RecordRefused: a parameter, or what decides the order, has another type, with which it would fail those of other
-            threads that are written with it.
+        RecordRefused: a parameter or a part of ``order`` has another type; it would make the records of other threads
+            fail that are written in the same turn.
     """
 
     __slots__ = (
@@ -88,7 +98,7 @@ class Write:
         if not is_text or not _PARAMETERS.issuperset(map(type, values[0])):
             raise errors.RecordRefused(
                 f"a field of task {task_id!a} has another type than the store takes",
-                remedy="see what stores it: ids are text",
+                remedy="correct the code that stores it: ids are text",
             )
         self.task_id = task_id
         self.order = order
@@ -101,35 +111,35 @@ class Write:
         self.error: Exception | None = _UNANSWERED
         #: whether it is written without others, because a batch that it was in failed
         self.is_alone = False
-        #: where it waits for a leader, or to become one
+        #: opened when it was written, or when it is to lead
         self.gate = Gate()
-        #: held while somebody waits for this to be written
+        #: held for as long as its thread waits for it
         self.presence = threading.Lock()
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the call that brought it still waits for it."""
+        """Whether its thread still waits for it."""
         return self.presence.locked()
 
-    def settle(self, result: PGresult) -> None:
-        """Take the answer, once it is committed."""
+    def note_answer(self, result: PGresult) -> None:
+        """Note the answer, after the commit."""
         self.error = None
         self.count = result.command_tuples or 0
         self.answer = row_of(result) if result.ntuples else ()
 
 
 class _Turns:
-    """The record that leads a turn, those that are written with it, and those that come next, in one process."""
+    """The leader of a turn, its followers, and the queue of the next turn, in one process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: the record that leads the turn, the others in it, and those that come next
+        #: the record whose thread leads the turn, the other records of the turn, and those of the next one
         self.leader: Write | None = None
         self._followers: list[Write] = []
         self.queue: list[Write] = []
 
     def join(self, write: Write) -> None:
-        """Let ``write`` lead where nobody does; otherwise it comes next."""
+        """Make ``write`` the leader if there is none; otherwise add it to the queue."""
         with self._lock:
             if self.leader is None:
                 self.leader = write
@@ -138,7 +148,7 @@ class _Turns:
                 self.queue.append(write)
 
     def take_followers(self, leader: Write) -> list[Write]:
-        """Return those that go in the turn of ``leader``, which begins."""
+        """Begin the turn of ``leader``; return the other records of the turn."""
         with self._lock:
             if not self.queue:
                 self._followers = []
@@ -150,14 +160,14 @@ class _Turns:
             return self._followers
 
     def leave(self, write: Write) -> None:
-        """Take part no more, and keep nobody waiting, whether one was waiting, leading or to lead next."""
+        """Remove a record, whether it is in the queue, leads or is to lead, so that no other thread waits for it."""
         with self._lock:
             if write in self.queue and self.leader is not write:
                 self.queue.remove(write)
         self.hand_over(write)
 
     def hand_over(self, leader: Write) -> None:
-        """Let those of this turn go, and the next one lead. Interrupted anywhere, it is to be done again."""
+        """End the turn, and let the next record lead. After an interruption at any line it can be repeated."""
         with self._lock:
             if self.leader is leader:
                 for follower in self._followers:
@@ -169,34 +179,34 @@ class _Turns:
                     self.queue.remove(self.leader)
                 self.leader.gate.open()
 
-    def see_to_absent_leader(self) -> None:
-        """Hand the lead over where a leader left without doing so."""
+    def replace_absent_leader(self) -> None:
+        """Hand over if the leader was interrupted before it did so."""
         leader = self.leader
         if leader is not None and not leader.is_wanted:
             self.hand_over(leader)
 
 
-class Writer:
+class GroupCommit:
     """Writes the records of any number of threads in as few commits as it can.
 
     Args:
         pool: lends the connections.
-        ring: the statement that wakes waiting listeners, with the parameters ``task_ids`` and ``ready_ids``.
-        ring_for_one: the same for one task, with the parameters ``task_id`` and ``is_ready``, in this order.
+        notify: the statement that notifies waiting listeners, with the parameters ``task_ids`` and ``ready_ids``.
+        notify_for_one: the same for one task, with the parameters ``task_id`` and ``is_ready``, in this order.
     """
 
-    def __init__(self, pool: ConnectionPool[Connection], ring: Statement, ring_for_one: Statement) -> None:
+    def __init__(self, pool: ConnectionPool[Connection], notify: Statement, notify_for_one: Statement) -> None:
         self._pool = pool
-        self._ring = ring
-        self._ring_for_one = ring_for_one
+        self._notify = notify
+        self._notify_for_one = notify_for_one
         self._turns = PerProcess(_Turns)
 
     def write(self, write: Write) -> None:
-        """Store; return once it is safe, with the statement's ``count`` and ``answer`` in ``write``.
+        """Store a record; return once it is committed, with the statement's ``count`` and ``answer`` in ``write``.
 
         Raises:
             psycopg.Error: the server refused this record, or the connection was lost.
-            StoreError: no connection could be had.
+            StoreError: no connection could be opened.
         """
         turns = self._turns.get()
         with write.presence:
@@ -213,13 +223,13 @@ class Writer:
             raise write.error
 
     def _join(self, turns: _Turns, write: Write) -> None:
-        """Lead a turn, or wait until somebody has written this record too."""
+        """Lead a turn, or wait until another thread has written this record in its turn."""
         turns.join(write)
         while turns.leader is not write:
-            # opened by the leader, when it has written this record or hands the lead over
+            # opened by the leader, when it has written this record or hands over
             if write.gate.wait():
                 break
-            turns.see_to_absent_leader()
+            turns.replace_absent_leader()
         if turns.leader is write:
             self._write_together([write, *turns.take_followers(write)])
             turns.hand_over(write)
@@ -230,7 +240,7 @@ class Writer:
                 self._commit_batch(connection, batch)
                 if len(batch) > 1:
                     failed = [write for write in batch if write.error is not None]
-                    # one of them spoilt the transaction for all: each alone gets its own answer
+                    # one of them made the transaction fail for all: each is now written alone
                     for write in failed:
                         write.error = _UNANSWERED
                     for write in failed:
@@ -240,22 +250,22 @@ class Writer:
                 if write.error is _UNANSWERED:
                     write.error = exc
         except _UNSENDABLE as exc:
-            # of several, each tries again alone, so that only the one which cannot be sent is refused
+            # each is written alone, so that only the one that cannot be sent is refused
             for write in batch:
                 write.is_alone = True
             if len(batch) == 1:
                 batch[0].error = errors.RecordRefused(f"the record cannot be sent: {type(exc).__name__}: {exc}")
 
     def _commit_batch(self, connection: Connection, batch: list[Write]) -> None:
-        """Write a batch in one round trip: one transaction, and after its commit the bell."""
+        """Write a batch in one round trip: one transaction, and after its commit the notification."""
         if len(batch) > 1:
             batch = sorted(batch, key=_order)
-        told: list[Write] = []
+        stored: list[Write] = []
         is_durable = False
         for write in batch:
             is_durable = is_durable or write.is_durable
             if write.task_id:
-                told.append(write)
+                stored.append(write)
         pipeline = Pipeline(connection)
         pipeline.send(BEGIN)
         first = 1
@@ -265,8 +275,8 @@ class Writer:
         for write in batch:
             pipeline.send(write.statement, write.values)
         pipeline.send(COMMIT)
-        if told:
-            pipeline.send(*self._bell(told))
+        if stored:
+            pipeline.send(*self._notification(stored))
         failure, results = pipeline.settle()
         if failure is not None and len(results) < first + len(batch) + 1:
             _roll_back(connection)
@@ -274,19 +284,20 @@ class Writer:
                 write.error = failure
             return
         for write, result in zip(batch, results[first:], strict=False):
-            write.settle(result)
+            write.note_answer(result)
         if failure is not None:
-            logger.warning("Waiters could not be woken: %s", failure)
+            logger.warning("Waiting clients could not be notified: %s", failure)
 
-    def _bell(self, told: list[Write]) -> tuple[Statement, Values]:
-        """Return the statement that wakes the listeners that wait for these records, and its parameters."""
-        if len(told) == 1:
-            return self._ring_for_one, ([told[0].task_id.encode(), b"t" if told[0].is_ready else b"f"], _BELL_FORMATS)
+    def _notification(self, stored: list[Write]) -> tuple[Statement, Values]:
+        """Return the statement that notifies the listeners that wait for these records, and its parameters."""
+        if len(stored) == 1:
+            only = stored[0]
+            return self._notify_for_one, ([only.task_id.encode(), b"t" if only.is_ready else b"f"], _NOTIFY_FORMATS)
         row = {
-            "task_ids": [write.task_id for write in told],
-            "ready_ids": [write.task_id for write in told if write.is_ready],
+            "task_ids": [write.task_id for write in stored],
+            "ready_ids": [write.task_id for write in stored if write.is_ready],
         }
-        return self._ring, self._ring.values(row)
+        return self._notify, self._notify.values(row)
 
 
 def _roll_back(connection: Connection) -> None:
@@ -298,8 +309,8 @@ def _roll_back(connection: Connection) -> None:
 
 
 def _together(queue: list[Write]) -> int:
-    """Return how many of the waiting records may be written in one turn."""
-    some = queue[: MOST - 1]
+    """Return how many of the queued records may be written in one turn."""
+    some = queue[: MAX_BATCH - 1]
     return next((place for place, write in enumerate(some) if write.is_alone), len(some))
 
 

@@ -1,18 +1,24 @@
-"""Waiting by notification: one connection for all that a process waits for.
+"""Notifications by LISTEN and NOTIFY: one connection for all tasks that a process waits for.
 
-A waiting process is a *listener*: a row with a flag ``armed``, and rows that say which tasks it waits for, and what it
-is sent for each. A writer that has stored a result looks, after its commit, for armed listeners that wait for it,
-clears their flag and *rings*: one NOTIFY on the listener's own channel. The listener sets its flag again, commits, and
-then reads all that it waits for. A NOTIFY wakes every listening session of the database, whatever its channel, so there
-is one for a burst of results, not for each.
+A waiting process is a *listener*: a row with a flag (its column is called ``armed``), and rows that say for which tasks
+it waits, and what it is sent of each. The flag says that the listener wants a notification::
 
-No wake-up is lost: a result that is committed before the registration is seen by the read that follows the
-registration; one that is committed later finds the registration. While the flag is down the next read is still to
-come. A writer that finds the listener's row locked by another one rings as well, because the other one may die before
-its commit. After an interruption the listener sets its flag and reads all, because a ring may have come while it
-did not listen. After any loss of the connection everything is registered and read again, by a new listener: the server
-may not have noticed yet that the old one is gone. A writer that dies between its commit and its ring leaves the result
-to the safety look.
+                 writer, after its commit: clears the flag, sends NOTIFY
+      flag set ───────────────────────────────────────────────────────────> flag cleared
+          ^                                                                      |
+          └──────────────────────────────────────────────────────────────────────┘
+                 listener: sets the flag, commits, then reads all of its tasks
+
+PostgreSQL wakes every listening session of the database for each NOTIFY, whatever its channel. With the flag, a burst
+of results costs one NOTIFY for each listener, not one for each result.
+
+No notification is lost. A result that is committed before the registration is found by the read that follows the
+registration; a later one finds the registration. While the flag is cleared, the listener has a read to do. A writer
+that finds the listener's row locked by another writer sends a NOTIFY as well, because the other writer may die before
+its commit. When a listener begins to listen again, it sets its flag and reads all tasks, because a notification may
+have been sent while it did not listen. After the connection was lost, everything is registered and read again by a new
+listener, because the server may not have noticed that the old one is gone. A writer that dies between its commit and
+its NOTIFY leaves the result to the safety read (``pacing.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -32,57 +37,43 @@ from rootcellar import errors
 from rootcellar.records import TaskRecord
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.pgbouncer import sessions_are_shared
+from rootcellar.stores.postgres.pacing import Pacing
 from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, Pipeline, Statement, read_bool, row_of
+from rootcellar.stores.postgres.pooler_probe import PoolerProbe
 from rootcellar.stores.replaced import when_replaced
 from rootcellar.stores.sql import rows
-from rootcellar.stores.watching import LINGER, Fetch, NotifyOn, PollingWatcher
+from rootcellar.stores.watching import LINGER, Fetch, NotifyOn, PollingWatcher, ReconnectingWatcher
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-_PIPELINED = ("register", "unregister", "arm", "read_all", "read_some")
-#: the columns of what they read
+_PIPELINED = ("register", "unregister", "want_notification", "read_all", "read_some")
+#: the columns of what "read_all" and "read_some" return
 _ID, _IS_ID_ONLY, _COLUMNS = range(3)
 
 #: the most bytes of an id that an index of the server takes
-LONGEST_ID = 2_600
-
-#: seconds within which a pooler must show that it keeps a session for us and passes a notification on
-SELF_TEST = 2.0
-#: seconds for which we poll before we try again
-DEAF_FOR = 600.0
-#: seconds of silence after which the server is asked for a sign of life
-SIGN_OF_LIFE = 5.0
+MAX_ID_BYTES = 2_600
+#: seconds of polling before notifications are tried again through a pooler that does not pass them on
+POLLING_SECONDS = 600.0
+#: seconds without a message after which the server is asked whether it is there
+HEALTH_CHECK_SECONDS = 5.0
 #: seconds in which it must answer, and seconds more for each task that is registered or read
-ANSWER = 5.0
-ANSWER_FOR_ONE = 0.001
-#: seconds between two looks at all that is waited for although nobody rang, at least and at most: a writer may die
-#: after its commit and before it rings
-SAFETY_LOOK = 5.0
-LONGEST_SAFETY_LOOK = 60.0
-#: between the two, such looks take one part of so many of the time
-REST_OF_SAFETY_LOOK = 100.0
-#: after a look, a ring waits this many seconds for each task that is waited for, and at most so many, for more results
-PACE_OF_ONE = 0.0001
-SLOWEST_PACE = 0.02
-#: where many are waited for, it waits so many times as long as the look took, so that the server also stores
-REST_OF_LOOK = 4.0
-#: seconds after the last waiter left during which we still listen, to spare a busy client the ceremony
+ANSWER_SECONDS = 5.0
+ANSWER_SECONDS_PER_TASK = 0.001
+#: seconds for which it still listens after the last waiter has left: a busy client waits again soon
 LISTEN_LINGER = 1.0
-#: seconds to wait before connecting anew, at first and at most
-FIRST_RECONNECT = 0.05
-LONGEST_RECONNECT = 2.0
 
 
-class ListeningWatcher(PollingWatcher):
-    """Tells of results as the server rings; falls back to polling where notifications do not arrive.
+class ListeningWatcher(ReconnectingWatcher[Connection]):
+    """Delivers results after a notification; polls if notifications do not arrive.
 
     Args:
-        connect: opens a connection of its own.
-        fetch: reads records, for the fallback.
+        connect: opens a connection for the listener alone.
+        fetch: reads records, for polling.
         statements: the statements of ``waiting.sql``.
     """
+
+    failures = (errors.StoreError, psycopg.Error)
 
     def __init__(
         self,
@@ -91,75 +82,61 @@ class ListeningWatcher(PollingWatcher):
         statements: dict[str, str],
     ) -> None:
         super().__init__(fetch)
-        self._name = "rootcellar-listen"
-        self._connect = connect
+        self._open = connect
         self._sql = statements
         self._statements = {name: Statement(name, statements[name]) for name in _PIPELINED if name in statements}
         self._listener = 0
-        self._is_rung = False
-        self._rung_by: int | None = None
+        #: whether a notification came that was not followed by a read, and the process id of its sender
+        self._is_notified = False
+        self._sender: int | None = None
         self._is_listening = False
-        self._last_look = 0.0
-        self._look_took = 0.0
+        self._pacing = Pacing()
         self._polls_until = 0.0
-        #: what it listens on, when something was last heard there, and whether all was read since it was opened
         self._connection: Connection | None = None
-        self._last_heard = 0.0
-        self._has_read = False
         when_replaced(self._leave)
 
     def _serve(self) -> None:
         if time.monotonic() < self._polls_until:
-            super()._serve()
-            return
-        pause = FIRST_RECONNECT
-        while not self._is_closed:
-            try:
-                # closed without a rollback, for which a silent server would be waited again
-                with contextlib.closing(self._connect()) as connection:
-                    if not self._begin(connection):
-                        logger.warning(
-                            "Notifications do not come through the connection pooler. Polling instead; to be notified, "
-                            "set listen_url in result_backend_transport_options to the server's own address."
-                        )
-                        self._polls_until = time.monotonic() + DEAF_FOR
-                        break
-                    self._serve_on(connection)
-                    return
-            except (errors.StoreError, psycopg.Error) as exc:
-                error = exc if isinstance(exc, errors.StoreError) else driver.translate(exc, "listening")
-                is_stale = isinstance(exc, psycopg.Error) and exc.sqlstate in driver.STALE
-                if not (error.retryable or is_stale):
-                    logger.warning("Cannot be notified of results: %s. Polling instead.", error)
-                    break
-                if self._is_idle():
-                    return
-                if self._has_read:
-                    pause = FIRST_RECONNECT
-                    self._has_read = False
-                self._note_outage(error, "No connection to wait for results")
-                if not isinstance(error, errors.StoreUnavailable):
-                    # the server answers, but it is a standby, or the tables are not there or not as they were, which
-                    # the store puts right when it reads
-                    self._look()
-                self._wait_before_connecting(pause)
-                pause = min(pause * 2, LONGEST_RECONNECT)
-        if not self._is_closed:
+            PollingWatcher._serve(self)
+        else:
             super()._serve()
 
+    def _connect(self) -> contextlib.AbstractContextManager[Connection]:
+        # closed without a rollback, which would wait for a silent server
+        return contextlib.closing(self._open())
+
+    def _explain(self, exc: Exception) -> errors.RootcellarError:
+        if isinstance(exc, errors.RootcellarError):
+            return exc
+        assert isinstance(exc, psycopg.Error)
+        return driver.translate(exc, "listening")
+
+    def _is_curable(self, exc: Exception, error: errors.RootcellarError) -> bool:
+        return error.retryable or (isinstance(exc, psycopg.Error) and exc.sqlstate in driver.STALE)
+
+    def _read_without_connection(self, error: errors.RootcellarError) -> None:
+        if not isinstance(error, errors.StoreUnavailable):
+            # the server answers, but it is a standby, or its tables are missing or changed: a read by the store
+            # corrects that
+            self._poll()
+
     def _can_exist(self, task_id: str) -> bool:
-        return bool(rows.storable(task_id) == task_id) and len(task_id.encode()) <= LONGEST_ID
+        return bool(rows.storable(task_id) == task_id) and len(task_id.encode()) <= MAX_ID_BYTES
 
     # -- the life of the connection
 
-    def _begin(self, connection: Connection) -> bool:
-        """Become a listener; return whether notifications arrive."""
+    def _prepare(self, connection: Connection) -> bool:
         self._listener = random.randrange(1, 2**31)
         self._is_listening = False
         self._connection = connection
         self._has_read = False
-        connection.add_notify_handler(self._note_ring)
-        if connection.is_pooled and not self._comes_through(connection):
+        connection.add_notify_handler(lambda notification: self._note(notification.pid))
+        if connection.is_pooled and not self._passes_notifications(connection):
+            logger.warning(
+                "Notifications do not come through the connection pooler. Polling instead; to be notified, "
+                "set listen_url in result_backend_transport_options to the server's own address."
+            )
+            self._polls_until = time.monotonic() + POLLING_SECONDS
             return False
         self._listen(connection)
         # not earlier: through a transaction pooler it would change a session that others store with
@@ -167,153 +144,117 @@ class ListeningWatcher(PollingWatcher):
         connection.execute(self._sql["drop_dead_listeners"], {"listener": self._listener})
         connection.execute(self._sql["begin_listening"], {"listener": self._listener})
         with self._lock:
-            self._all_are_fresh()
+            self._table.add_all_again()
         self._last_heard = time.monotonic()
         return True
 
+    def _passes_notifications(self, connection: Connection) -> bool:
+        def wait(seconds: float, *descriptors: int) -> None:
+            self._poll()
+            self._sleep(min(seconds, self._pause()), *descriptors)
+
+        def sender() -> int | None:
+            self._take_notifications(connection)
+            return self._sender
+
+        self._sender = None
+        probe = PoolerProbe(self._open, wait, self._wake)
+        return probe.passes_notifications(connection, self._channel, lambda: self._listen(connection), sender)
+
     def _leave(self, server: str) -> None:
-        """Give up the connection to a server that was replaced."""
+        """Give up the connection if its server was replaced as the primary."""
         connection = self._connection
         if connection is not None and connection.server == server and self.is_of_this_process():
             connection.give_up()
             self._wake()
 
-    def _comes_through(self, connection: Connection) -> bool:
-        """Tell whether a pooler passes on a notification that comes while we do nothing, as in session mode it does.
-
-        Not tried where sessions are seen to be shared: the LISTEN would stay behind in one that others use.
-        """
-        if not self._is_seen_soon(lambda: self._keeps_a_session(connection)):
-            return False
-        self._rung_by = None
-        self._listen(connection)
-        threading.Thread(target=self._ring_from_elsewhere, name="rootcellar-ring", daemon=True).start()
-        if self._poll_or_await_notification(connection):
-            return True
-        connection.execute(f'UNLISTEN "{self._channel}"')
-        return False
-
-    def _is_seen_soon(self, look: Callable[[], bool]) -> bool:
-        """Look aside, for a pooler that has no session to spare makes us wait; meanwhile nobody who waits is kept."""
-        seen: list[bool] = []
-
-        def look_aside() -> None:
-            with contextlib.suppress(errors.StoreError, psycopg.Error):
-                seen.append(look())
-            self._wake()
-
-        thread = threading.Thread(target=look_aside, name="rootcellar-look", daemon=True)
-        thread.start()
-        deadline = time.monotonic() + SELF_TEST
-        while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
-            self._look()
-            self._sleep(min(left, self._pause()))
-        return seen == [True]
-
-    def _keeps_a_session(self, connection: Connection) -> bool:
-        with self._connect() as another:
-            return not sessions_are_shared(connection, another)
-
-    def _ring_from_elsewhere(self) -> None:
-        with contextlib.suppress(errors.StoreError, psycopg.Error), self._connect() as another:
-            another.execute("SELECT pg_notify(%s, '')", [self._channel], prepare=False)
-
-    def _poll_or_await_notification(self, connection: Connection) -> bool:
-        deadline = time.monotonic() + SELF_TEST
-        self._take_rings(connection)
-        while self._rung_by is None and (left := deadline - time.monotonic()) > 0:
-            # nobody is kept waiting by a ring that may never come
-            self._look()
-            self._sleep(min(left, self._pause()), connection.fileno())
-            self._take_rings(connection)
-        return self._rung_by is not None
-
     def _serve_on(self, connection: Connection) -> None:
-        """Tell what comes; return once nobody has waited for long, or the watcher is closed."""
-        idle_since: float | None = None
         while not self._is_closed:
             if connection.is_given_up:
                 raise errors.StoreUnavailable(
-                    f"{connection.server} was replaced", where="listening", remedy="wait: it is tried again by itself"
+                    f"{connection.server} was replaced", where="listening", remedy="wait: rootcellar tries again"
                 )
+            idle = self._idle_seconds()
             if self._is_idle():
-                idle_since = idle_since or time.monotonic()
-                if time.monotonic() - idle_since >= LINGER:
+                if idle >= LINGER:
                     break
-                if self._is_listening and time.monotonic() - idle_since >= LISTEN_LINGER:
+                if self._is_listening and idle >= LISTEN_LINGER:
                     self._stop_listening(connection)
-                # a ring is noted and answered with the next exchange: for whoever is gone nothing is read
+                # a notification is noted only: nothing is read before somebody waits again
                 self._sleep(LISTEN_LINGER if self._is_listening else LINGER, connection.fileno())
-                self._take_rings(connection)
+                self._take_notifications(connection)
                 continue
-            idle_since = None
             self._listen(connection)
             self._exchange(connection)
-            # also while others begin to wait all the time, which would put it off
-            self._take_rings(connection)
-            if self._fresh:
+            # before the next exchange, also if others begin to wait all the time
+            self._take_notifications(connection)
+            if self._table.added:
                 continue
-            if self._is_rung:
-                self._sleep(max(0.0, self._until_answer()))
+            if self._is_notified:
+                self._sleep(max(0.0, self._until_read()))
             else:
-                self._await_ring(connection, min(SIGN_OF_LIFE, max(0.0, self._until_safety_look())))
-                self._see_that_it_is_there(connection)
+                self._await_notification(
+                    connection, min(HEALTH_CHECK_SECONDS, max(0.0, self._pacing.until_safety_read()))
+                )
+                self._require_primary(connection)
         connection.execute(self._sql["end_listening"], {"listener": self._listener})
 
     def _listen(self, connection: Connection) -> None:
         if not self._is_listening:
-            with _silent_for(connection, ANSWER):
+            with _silent_for(connection, ANSWER_SECONDS):
                 connection.execute(f'LISTEN "{self._channel}"')
             self._is_listening = True
-            # a ring that came before was not heard
-            self._is_rung = True
+            # an earlier notification did not arrive
+            self._is_notified = True
 
     def _stop_listening(self, connection: Connection) -> None:
         self._exchange(connection)
-        with _silent_for(connection, ANSWER):
+        with _silent_for(connection, ANSWER_SECONDS):
             connection.execute(f'UNLISTEN "{self._channel}"')
         self._is_listening = False
 
-    # -- one turn
+    # -- registering and reading
 
     def _exchange(self, connection: Connection) -> None:
-        """Register what is new, arm, commit; then read and tell."""
-        fresh, gone = self._take_news()
-        reads_all = self._is_answer_due() or self._until_safety_look() <= 0
-        if not (fresh or gone or reads_all):
+        """Register the changes, set the flag, commit; then read and deliver."""
+        added, removed = self._take_changes()
+        is_read_due = self._is_notified and self._until_read() <= 0
+        reads_all = is_read_due or self._pacing.until_safety_read() <= 0
+        if not (added or removed or reads_all):
             return
         by_kind: defaultdict[NotifyOn, list[str]] = defaultdict(list)
-        for task_id, tell in fresh.items():
+        for task_id, tell in added.items():
             by_kind[tell].append(task_id)
         me = {"listener": self._listener}
         pipeline = Pipeline(connection)
         pipeline.send(BEGIN)
-        if gone:
-            self._send(pipeline, "unregister", {**me, "task_ids": gone})
+        if removed:
+            self._send(pipeline, "unregister", {**me, "task_ids": removed})
         for tell, task_ids in by_kind.items():
             self._send(pipeline, "register", {**me, "task_ids": task_ids, "kind": int(tell)})
         if reads_all:
-            self._is_rung = False
-            self._last_look = time.monotonic()
-            self._send(pipeline, "arm", me)
+            self._is_notified = False
+            self._pacing.begin_read()
+            self._send(pipeline, "want_notification", me)
         pipeline.send(COMMIT)
-        if reads_all or fresh:
-            self._send(pipeline, "read_all" if reads_all else "read_some", {**me, "task_ids": list(fresh)})
-        count = len(fresh) + len(gone) + reads_all * len(self._subscriptions)
-        with _silent_for(connection, ANSWER + ANSWER_FOR_ONE * count):
+        if reads_all or added:
+            self._send(pipeline, "read_all" if reads_all else "read_some", {**me, "task_ids": list(added)})
+        count = len(added) + len(removed) + reads_all * len(self._subscriptions)
+        with _silent_for(connection, ANSWER_SECONDS + ANSWER_SECONDS_PER_TASK * count):
             failure, results = pipeline.settle()
         if failure is not None:
             raise failure
         self._last_heard = time.monotonic()
-        if reads_all or fresh:
-            self._tell_read(results[-1])
         if reads_all:
-            self._look_took = self._last_heard - self._last_look
+            self._pacing.end_read()
+        if reads_all or added:
+            self._deliver_rows(results[-1])
+        if reads_all:
             self._has_read = True
             self._note_recovery()
 
-    def _tell_read(self, result: PGresult) -> None:
-        """Tell what was read: of some tasks that they are ready, of the others the record."""
+    def _deliver_rows(self, result: PGresult) -> None:
+        """Deliver what was read: of some tasks the id, of the others the record."""
         ids: list[str] = []
         records: list[TaskRecord] = []
         for row in range(result.ntuples):
@@ -321,54 +262,44 @@ class ListeningWatcher(PollingWatcher):
                 ids.append((result.get_value(row, _ID) or b"").decode())
             else:
                 records.append(binary.task_record(row_of(result, row)[_COLUMNS:]))
-        self._tell_ready(ids)
-        self._tell(records)
+        self._deliver_ids(ids)
+        self._deliver(records)
 
     def _send(self, pipeline: Pipeline, statement: str, row: dict[str, Any]) -> None:
         pipeline.send(self._statements[statement], self._statements[statement].values(row))
 
-    def _is_answer_due(self) -> bool:
-        return self._is_rung and self._until_answer() <= 0
+    def _until_read(self) -> float:
+        return self._pacing.until_read(len(self._subscriptions))
 
-    def _until_answer(self) -> float:
-        """Return the seconds until a ring is answered: in a burst of results, one look finds many."""
-        slowest = max(SLOWEST_PACE, self._look_took * REST_OF_LOOK)
-        pace = min(len(self._subscriptions) * PACE_OF_ONE, slowest)
-        return self._last_look + pace - time.monotonic()
-
-    def _until_safety_look(self) -> float:
-        """Return the seconds until all that is waited for is looked at although nobody rang."""
-        pause = max(SAFETY_LOOK, min(self._look_took * REST_OF_SAFETY_LOOK, LONGEST_SAFETY_LOOK))
-        return self._last_look + pause - time.monotonic()
-
-    def _see_that_it_is_there(self, connection: Connection) -> None:
-        """Ask a server that is silent whether it is there, and whether it is the primary."""
-        if self._is_rung or time.monotonic() - self._last_heard < SIGN_OF_LIFE:
+    def _require_primary(self, connection: Connection) -> None:
+        """If the server is silent, ask whether it is there and the primary; raise if not."""
+        if self._is_notified or time.monotonic() - self._last_heard < HEALTH_CHECK_SECONDS:
             return
-        with _silent_for(connection, ANSWER):
+        with _silent_for(connection, ANSWER_SECONDS):
             answer = connection.execute("SELECT pg_is_in_recovery()").fetchone()
         self._last_heard = time.monotonic()
         if answer == (True,):
             raise errors.StoreReadOnly(
-                f"{connection.server} became a standby", where="listening", remedy="wait: it is tried again by itself"
+                f"{connection.server} became a standby", where="listening", remedy="wait: rootcellar tries again"
             )
 
-    def _await_ring(self, connection: Connection, seconds: float) -> None:
-        """Sleep until rung, woken, or for ``seconds``."""
-        self._take_rings(connection)
-        if not self._is_rung and self._sleep(seconds, connection.fileno()):
-            self._take_rings(connection)
+    # -- notifications
 
-    def _take_rings(self, connection: Connection) -> None:
-        """Take what has arrived; a notification may lie in libpq where no look at the socket would find it."""
+    def _await_notification(self, connection: Connection, seconds: float) -> None:
+        """Sleep until a notification arrives, the thread is woken, or for ``seconds``."""
+        self._take_notifications(connection)
+        if not self._is_notified and self._sleep(seconds, connection.fileno()):
+            self._take_notifications(connection)
+
+    def _take_notifications(self, connection: Connection) -> None:
+        """Take what has arrived; libpq may hold a notification that no longer makes the socket readable."""
         connection.pgconn.consume_input()
-        while ring := connection.pgconn.notifies():
-            self._is_rung = True
-            self._rung_by = ring.be_pid
+        while notification := connection.pgconn.notifies():
+            self._note(notification.be_pid)
 
-    def _note_ring(self, ring: psycopg.Notify) -> None:
-        self._is_rung = True
-        self._rung_by = ring.pid
+    def _note(self, sender: int) -> None:
+        self._is_notified = True
+        self._sender = sender
 
     @property
     def _channel(self) -> str:
@@ -377,7 +308,7 @@ class ListeningWatcher(PollingWatcher):
 
 @contextlib.contextmanager
 def _silent_for(connection: Connection, seconds: float) -> Iterator[None]:
-    """Give the server up earlier than elsewhere: another server serves a waiting client sooner."""
+    """Wait for the server for at most ``seconds``: after that, another server may serve the waiting clients."""
     before = connection.silence
     connection.silence = min(driver.SILENCE, seconds)
     try:

@@ -19,7 +19,7 @@ from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.batching import Batch, Statements
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.group_commit import Write, Writer
+from rootcellar.stores.postgres.group_commit import GroupCommit, Write
 from rootcellar.stores.postgres.notify import ListeningWatcher
 from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
 from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, rows_of, run
@@ -79,8 +79,10 @@ class PostgresStore(SqlStore[Connection]):
         self._put_and_part = Statement("put_task_and_part", self._sql["put_task_and_part"])
         self._count_part = Statement("count_part", self._sql["count_part"])
         assert self._put_and_part.parameters == (*rows.TASK_COLUMNS, *self._count_part.parameters)
-        self._writer = Writer(
-            self._pool, Statement("ring", self._sql["ring"]), Statement("ring_for_one", self._sql["ring_for_one"])
+        self._writer = GroupCommit(
+            self._pool,
+            Statement("notify", self._sql["notify"]),
+            Statement("notify_for_one", self._sql["notify_for_one"]),
         )
         self._batching = Statements(self._sql, table_names(self.options)["task"])
         self._watchers = PerProcess(self._new_watcher)
