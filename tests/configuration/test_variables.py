@@ -322,7 +322,7 @@ def test_every_problem_is_told_at_once() -> None:
         ({"CELERY_RESULT_BACKEND": "postgresql://u:a@b@h/d"}, "cannot be read as a URL: write special characters"),
         ({"CELERY_RESULT_BACKEND": "postgresql://u:a/b@h/d"}, "cannot be read as a URL: write special characters"),
         ({"CELERY_RESULT_BACKEND": "amqp://u:p@h//"}, "for which there is no store"),
-        ({"CELERY_BROKER": "nosuch://h"}, "CELERY_BROKER is nosuch://, of which nothing is known"),
+        ({"CELERY_BROKER": "nosuch://h"}, "CELERY_BROKER is nosuch://, which is unknown"),
         ({"CELERY_BROKER_URL": "redis://other/0"}, "CELERY_BROKER and CELERY_BROKER_URL name different brokers"),
         ({"REDIS_CLUSTER_NODES": "a", "CELERY_RESULT_BACKEND": "redis"}, "needs BROKER_HOST"),
         ({"REDIS_CLUSTER_NODES": "a", "REDIS_SOCKET": "/s", "BROKER_HOST": "h"}, "exclude each other"),

@@ -1,6 +1,6 @@
 """The environment -> a Celery configuration: :func:`rootcellar.settings`.
 
-It imports pydantic, so nothing imports it until it is asked for.
+It imports pydantic, so other modules import it only when they need it.
 """
 
 from rootcellar.configuration.settings import InForce, Settings, load, named_store, names_backend, payload_settings

@@ -1,4 +1,4 @@
-"""The names of all of Celery's settings, as the installed Celery knows them, and their values from texts."""
+"""The names of all settings of the installed Celery, and their values, read from texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celery.app.defaults import NAMESPACES, flatten
 from rootcellar.configuration.urls import SecretText, SecretUrl
 from rootcellar.configuration.values import read_flag, read_seconds
 
-#: what Celery's settings are called in the environment, as with ``namespace="CELERY"``
+#: the prefix of Celery's settings in the environment, as with ``namespace="CELERY"``
 PREFIX = "CELERY_"
 _SECRET = re.compile(r"(?i)pass(word|wd|phrase)?($|_)|secret|token|(^|(?<!routing)_)keys?$")
 
@@ -31,11 +31,11 @@ def old_names() -> Mapping[str, str]:
 
 
 def setting_of(key: str, prefix: str = "") -> str | None:
-    """Return the lower-case name of a setting by a key of a configuration; ``None`` for what is none of Celery's.
+    """Return the lower-case name of the setting that a key of a configuration means, or ``None`` if it is not Celery's.
 
     Args:
         key: the key.
-        prefix: what Celery's keys begin with there (``CELERY_`` with ``namespace="CELERY"``).
+        prefix: the prefix of Celery's keys in this configuration (``CELERY_`` with ``namespace="CELERY"``).
     """
     if prefix and key.lower().startswith(prefix.lower()):
         return key[len(prefix) :].lower()
@@ -45,7 +45,7 @@ def setting_of(key: str, prefix: str = "") -> str | None:
 
 
 def variable_setting(name: str) -> str | None:
-    """Return the setting that a variable of the environment gives; ``None`` for one that gives none.
+    """Return the setting that an environment variable sets, or ``None`` if it sets none.
 
     ``CELERY_TASK_ALWAYS_EAGER`` is ``task_always_eager``, and so is ``CELERY_ALWAYS_EAGER``, its old name.
     """
@@ -54,15 +54,15 @@ def variable_setting(name: str) -> str | None:
 
 
 def is_current(name: str) -> bool:
-    """Tell whether a variable gives a setting by the name that it has today."""
+    """Return True if a variable has the current name of a setting, not an old one."""
     return name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() in options()
 
 
 def value_of(setting: str, text: str) -> Any:
-    """Return the value that a text gives a setting; passwords in it are not in its ``repr``.
+    """Return the value of a setting, read from a text. Its ``repr`` hides passwords.
 
     Raises:
-        ValueError: it is none; the text says what it must be, and does not hold the value.
+        ValueError: the text is not allowed. The message says what is allowed, and does not contain the text.
     """
     words, read = _KINDS.get(options()[setting].type, _KINDS["any"])
     try:
@@ -72,7 +72,7 @@ def value_of(setting: str, text: str) -> Any:
 
 
 def is_secret(setting: str) -> bool:
-    """Tell whether a setting's name says that its value is a secret."""
+    """Return True if the name of a setting means that its value is a secret."""
     return _SECRET.search(setting) is not None
 
 
@@ -93,7 +93,7 @@ def _dict(text: str) -> dict[str, Any]:
 
 
 def _accept_any(text: str) -> Any:
-    """Return JSON where it is some, yes and no as such, and any other text as it is."""
+    """Return a flag, a number or JSON if the text is one, else the text."""
     try:
         return read_flag(text) if not text.isdigit() else int(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The Celery configuration that variables yield."""
+"""Makes the Celery configuration from the variables."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from rootcellar.configuration.choices import Choice, choose_broker
 from rootcellar.configuration.urls import RPC_URL, SecretText, SecretUrl, reveal
 from rootcellar.configuration.variables import CeleryVariables, PayloadVariables, Variables
 
-#: the serializer that gives Python's types back
+#: the serializer that keeps Python's types
 TYPED_JSON = "rootcellar-json"
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 #: variables of Celery's group that do not become a setting of the same name
 _EXPIRIES = ("celery_result_expires", "celery_result_failure_expires", "celery_result_chord_expires")
-_OTHERWISE = ("celery_broker", "celery_broker_url", "celery_result_backend", *_EXPIRIES)
+_NOT_PASSED_ON = ("celery_broker", "celery_broker_url", "celery_result_backend", *_EXPIRIES)
 
 
 def settings_of(
     found: Variables, backend: Choice, broker: Choice | None, passed_on: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return Celery's settings, under Celery's own names; those that no variable gives are left to Celery.
+    """Return Celery's settings, under Celery's own names. A setting without a variable keeps Celery's default.
 
     Args:
         found: the variables.
         backend: the result backend.
-        broker: the broker; ``None`` where the app names its own.
-        passed_on: Celery's settings that have no variable of ours. Where both give one, ours counts; dicts are merged.
+        broker: the broker; ``None`` if the app sets its own.
+        passed_on: Celery's settings that have no variable of ours. If both give a setting, ours counts; dicts are
+        merged.
     """
     conf = _own_settings(found)
     conf.update(_backend_settings(found, backend))
@@ -46,7 +47,7 @@ def settings_of(
 
 
 def _own_settings(found: Variables) -> dict[str, Any]:
-    names = (name for name in CeleryVariables.model_fields if name not in _OTHERWISE)
+    names = (name for name in CeleryVariables.model_fields if name not in _NOT_PASSED_ON)
     conf = _given({name.removeprefix("celery_"): getattr(found, name) for name in names})
     for name in ("broker_read_url", "broker_write_url"):
         if name in conf:
@@ -59,14 +60,14 @@ def _own_settings(found: Variables) -> dict[str, Any]:
 
 
 def _add_typed_json(conf: dict[str, Any]) -> None:
-    """Let results be typed JSON unless they are said to be something else."""
+    """Make typed JSON the serializer of results, unless another one is set."""
     if conf.setdefault("result_serializer", TYPED_JSON) == TYPED_JSON:
         accepted = conf.get("accept_content", ["json"])
         conf.setdefault("result_accept_content", [*accepted, *({TYPED_JSON} - set(accepted))])
 
 
 def payload_settings_of(found: Variables) -> dict[str, Any]:
-    """Return the settings about what is stored of values."""
+    """Return the settings for stored values."""
     conf: dict[str, Any] = {}
     for name in PayloadVariables.model_fields:
         value = getattr(found, name)
@@ -79,7 +80,7 @@ def payload_settings_of(found: Variables) -> dict[str, Any]:
 
 
 def _expiries(found: Variables) -> dict[str, float | None]:
-    """Return how long things are kept: "never" is ``None`` for results, and 0 where ``None`` means "as any result"."""
+    """Return the expiry settings. "Never" is ``None`` for results, and 0 for failures and chords."""
     conf: dict[str, float | None] = {}
     for name in _EXPIRIES:
         if name in found.model_fields_set:
@@ -186,13 +187,13 @@ def _redis_tls(found: Variables) -> dict[str, Any]:
 def _sentinel_options(found: Variables) -> dict[str, Any]:
     password = reveal(found.redis_sentinel_password)
     is_tls = found.redis_ssl if found.redis_sentinel_ssl is None else found.redis_sentinel_ssl
-    known_by = {
+    sentinel_kwargs = {
         **_given(
             {"username": found.redis_sentinel_username, "password": None if password is None else SecretText(password)}
         ),
         **({"ssl": True, **_redis_tls(found)} if is_tls else {}),
     }
-    return _given({"master_name": found.redis_sentinel_master, "sentinel_kwargs": known_by})
+    return _given({"master_name": found.redis_sentinel_master, "sentinel_kwargs": sentinel_kwargs})
 
 
 def _mongodb_settings(found: Variables) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def _broker_settings(found: Variables, broker: Choice) -> dict[str, Any]:
 
 
 def _broker_tls(found: Variables, broker: Choice) -> dict[str, Any] | None:
-    """Return what kombu is told of TLS: nothing where the broker is not spoken to by it."""
+    """Return kombu's settings for TLS, or ``None`` if the broker is used without TLS."""
     if broker.scheme == "rediss" or (broker.scheme == "sentinel" and found.redis_ssl):
         if found.broker_ssl is None:
             return _redis_tls(found)
@@ -236,7 +237,7 @@ def _broker_tls(found: Variables, broker: Choice) -> dict[str, Any] | None:
             **{f"ssl_{name}": value for name, value in _broker_files(found).items()},
         }
     if broker.scheme == "amqps" or (broker.kind == "rabbitmq" and found.broker_ssl):
-        # kombu puts the broker's host in the place of None; without a name, none would be checked
+        # kombu replaces None by the broker's host; without this key the host name would not be checked
         return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, **_broker_files(found)}
     return None
 
@@ -252,5 +253,5 @@ def _broker_files(found: Variables) -> dict[str, Any]:
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what was not given; an empty mapping is nothing that was."""
+    """Return the values that were given: without ``None`` and without empty mappings."""
     return {name: value for name, value in values.items() if value is not None and value != {}}

@@ -1,4 +1,4 @@
-"""What is wrong with variables together, each of which is right by itself."""
+"""Finds variables that contradict each other although each is correct by itself."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
                 yield f"{detail.upper()} is given, but TLS is not: set {switch.upper()}=true, or leave it out"
     for name in _FILES:
         path = getattr(found, name)
-        # pathlib raises where a folder may not be entered
+        # pathlib would raise if the user may not enter a folder
         if path and path != SYSTEM_CERTIFICATES and not os.path.isfile(path):
             yield f"{name.upper()}: there is no file {path}"
     yield from _keys(found)
@@ -94,7 +94,7 @@ def _redis(found: Variables, backend: Choice | None, broker: Choice | None) -> I
 
 def _rpc(found: Variables, broker: Choice | None) -> Iterator[str]:
     if broker is not None and broker.kind != _AMQP:
-        yield "CELERY_RESULT_BACKEND=rpc needs CELERY_BROKER=rabbitmq or an amqp:// URL: results travel as its messages"
+        yield "CELERY_RESULT_BACKEND=rpc needs CELERY_BROKER=rabbitmq or an amqp:// URL: results are its messages"
 
 
 def _unused_exchange(found: Variables) -> Iterator[str]:
@@ -103,12 +103,12 @@ def _unused_exchange(found: Variables) -> Iterator[str]:
 
 
 def _is_sentinel_url(name: str, backend: Choice | None, broker: Choice | None) -> bool:
-    """Tell whether the sentinels are in a URL, so that only the master's name is a variable."""
+    """Return True if the sentinels are in a URL, so that only the master's name is a variable."""
     return name == "redis_sentinels" and any(choice and choice.scheme == "sentinel" for choice in (backend, broker))
 
 
 def _speaks_tls(switch: str, backend: Choice | None, broker: Choice | None) -> bool:
-    """Tell whether a URL says that TLS is spoken, where the variable does not."""
+    """Return True if a URL turns on TLS although the variable does not."""
     if switch == "broker_ssl":
         return broker is not None and broker.scheme in ("rediss", "amqps")
     if switch == "redis_ssl":

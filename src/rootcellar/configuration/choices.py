@@ -1,4 +1,4 @@
-"""Which broker and which backend the variables choose: a name that stands for a URL, or a URL."""
+"""Finds the broker and the backend that the variables choose, by a name or a URL."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ BACKENDS: Mapping[str, Callable[[Variables], SecretUrl]] = {
     "rpc": lambda _: SecretUrl(urls.RPC_URL),
 }
 BROKERS: Mapping[str, Callable[[Variables], SecretUrl]] = {"redis": urls.redis_broker, "rabbitmq": urls.rabbitmq}
-#: what some call them, and is no name here
+#: other names that people write
 _NICKNAMES = {"pg": "postgres", "psql": "postgres", "pgsql": "postgres", "rabbit": "rabbitmq", "amqps": "rabbitmq"}
 SYNONYMS = {"postgresql": "postgres", "mariadb": "mysql", "mongo": "mongodb", "amqp": "rabbitmq"}
 
-#: what kind of store a URL's scheme asks for
+#: the kind of store for the scheme of a URL
 _KINDS = {
     "postgresql": "postgres",
     "postgres": "postgres",
@@ -60,7 +60,7 @@ class Choice:
     """A broker or a backend.
 
     Attributes:
-        kind: what it is: a name that can be chosen, or the scheme of a URL.
+        kind: a name that can be chosen, or the scheme of a URL.
         url: its URL; of a backend without ``rootcellar+``.
         is_named: whether the URL was made of variables.
     """
@@ -76,14 +76,14 @@ class Choice:
 
 
 class NoChoice(ValueError):
-    """A variable names nothing that can be chosen; the text goes on after its name, and does not hold its value."""
+    """The value of a variable is not a valid choice. The message is without the variable's name and value."""
 
 
 def choose_backend(found: Variables) -> Choice | None:
-    """Return the backend, ``None`` if the variables name none.
+    """Return the backend, or ``None`` if the variables choose none.
 
     Raises:
-        NoChoice: what they name is no backend.
+        NoChoice: the variable does not name a backend.
     """
     text = reveal(found.celery_result_backend)
     if text is None:
@@ -104,10 +104,10 @@ def choose_backend(found: Variables) -> Choice | None:
 
 
 def choose_broker(secret: SecretStr, found: Variables) -> Choice:
-    """Return the broker that a variable names.
+    """Return the broker that a variable chooses.
 
     Raises:
-        NoChoice: it is no broker.
+        NoChoice: the variable does not name a broker.
     """
     text = secret.get_secret_value().strip()
     match = _URL.fullmatch(text)
@@ -115,9 +115,7 @@ def choose_broker(secret: SecretStr, found: Variables) -> Choice:
         return _named(text, BROKERS, found, "a URL such as redis://host:6379/0 or amqp://user:password@host//")
     scheme = match[1].lower()
     if scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-        raise NoChoice(
-            f"is {scheme}://, of which nothing is known; it must be redis, rabbitmq, or a URL that Celery knows"
-        )
+        raise NoChoice(f"is {scheme}://, which is unknown; it must be redis, rabbitmq, or a URL that Celery knows")
     _refuse_odd_logins(text, scheme)
     return Choice(_KINDS.get(scheme.partition("+")[0], scheme), SecretUrl(text), is_named=False)
 
@@ -127,14 +125,14 @@ def _named(text: str, known: Mapping[str, Callable[[Variables], SecretUrl]], fou
     name = SYNONYMS.get(name, name)
     if name in known:
         return Choice(name, known[name](found), is_named=True)
-    # the text itself is not told: it may be a part of a URL
+    # the message does not contain the text, which may be a part of a URL
     meant = [_NICKNAMES[name]] if _NICKNAMES.get(name) in known else difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {meant[0]}?" if meant else ""
     raise NoChoice(f"must be one of {', '.join(known)}, or {url}{hint}")
 
 
 def _refuse_odd_logins(url: str, scheme: str) -> None:
-    """Refuse a URL whose login has characters that end it too early."""
+    """Refuse a URL with characters in the login that would end it too early."""
     if scheme.startswith("sqlite"):
         return
     for part in url.split(";"):

@@ -1,4 +1,4 @@
-"""Whether the Python packages are there that talk to the chosen broker and backend."""
+"""Checks that the Python packages for the chosen broker and backend are installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from kombu.transport import get_transport_cls
 
-#: the first part of a URL's scheme -> the module that talks to such a server, and what installs it
+#: the first part of a URL's scheme -> the module of the driver, and the package that installs it
 _DRIVERS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("postgresql", "postgres"), ("psycopg", "rootcellar[postgres]")),
     **dict.fromkeys(("mysql", "mariadb"), ("pymysql", "rootcellar[mysql]")),
@@ -21,7 +21,7 @@ _DRIVERS: Mapping[str, tuple[str, str]] = {
 
 
 def missing_drivers(conf: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem for each package that Celery's configuration needs and that is not installed."""
+    """Yield a problem for each package that Celery's configuration needs but that is not installed."""
     options = conf.get("result_backend_transport_options") or {}
     urls = {
         "CELERY_RESULT_BACKEND": (conf.get("result_backend"), options.get("durable_url"), options.get("cache_url")),
@@ -35,13 +35,13 @@ def missing_drivers(conf: Mapping[str, Any]) -> Iterator[str]:
             if module and module not in told and find_spec(module) is None:
                 told.add(module)
                 yield _missing(variable, module, extra)
-    # without the driver itself, kombu breaks in many ways
+    # without the driver, kombu fails in many ways
     if not told:
         yield from _broker_problem(str(conf.get("broker_url") or ""))
 
 
 def _broker_problem(url: str) -> Iterator[str]:
-    """Yield what kombu misses for a broker, beside the driver itself."""
+    """Yield a problem for a package that kombu needs for a broker, besides the driver itself."""
     scheme = url.partition("://")[0].partition("+")[0]
     try:
         if scheme:

@@ -1,4 +1,4 @@
-"""Reads the environment, ``.env`` and the files of secrets, and remembers where each value came from."""
+"""Reads the environment, ``.env`` and files with secrets, and records where each value came from."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from rootcellar.configuration.values import Allowed
 from rootcellar.configuration.variables import Variables
 from rootcellar.payloads.settings import VARIABLES as PAYLOAD_VARIABLES
 
-#: the file that is read where none is named
+#: the default file of variables
 DEFAULT_FILE = ".env"
 _FILE = "_FILE"
-#: how the origin of a value begins that came from a file of its own
+#: the prefix of the origin of a value that was read from a file of its own
 FROM_FILE = "file "
-#: what the variables of servers begin with, which an application may use for servers of its own
-_SERVERS = ("BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_")
-_OWN = "ROOTCELLAR_"
-_PREFIXES = (celery_names.PREFIX, "CELERYD_", "CELERYBEAT_", _OWN, *_SERVERS)
-#: names the prefix of the variables of servers, where settings() is called without one
+#: the prefixes of variables for servers; an application may use the same names for its own servers
+_SERVER_PREFIXES = ("BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_")
+_OWN_PREFIX = "ROOTCELLAR_"
+_PREFIXES = (celery_names.PREFIX, "CELERYD_", "CELERYBEAT_", _OWN_PREFIX, *_SERVER_PREFIXES)
+#: the variable with the prefix for variables of servers, if settings() is called without one
 PREFIX_VARIABLE = "ROOTCELLAR_PREFIX"
-#: how alike two names are of which one is a slip of the pen
-_ALIKE = 0.75
-_FAR = {
+#: names that are at least this similar are treated as misspelt
+_MIN_SIMILARITY = 0.75
+_MISSPELLINGS = {
     **{f"{celery_names.PREFIX}{setting.upper()}": name for setting, name in PAYLOAD_VARIABLES.items()},
     "CELERY_TASK_RATE_LIMIT": "CELERY_TASK_DEFAULT_RATE_LIMIT",
     "DB_DATABASE": "DB_NAME",
@@ -47,8 +47,8 @@ _FAR = {
     "BROKER_USERNAME": "BROKER_USER",
 }
 _QUOTING = r"write NAME='value', with \' for ' and \\ for \ in it"
-#: names that Celery reads by itself, or that hold a URL for somebody else: never a slip of the pen
-_NOT_OURS = frozenset(
+#: names that Celery itself or other programs read: never treated as misspelt
+_FOREIGN_NAMES = frozenset(
     {
         "CELERY_APP",
         "CELERY_BENCH",
@@ -75,18 +75,18 @@ _NOT_OURS = frozenset(
 
 @dataclass(slots=True)
 class Reading:
-    """What was found.
+    """The variables that were found.
 
     Attributes:
-        prefix: what the names of the servers' variables begin with, beside their own beginning.
-        files: the paths at which a file of variables was looked for; the last one was there, if any was.
-        texts: the text of each variable that was given, by its name without the prefix.
-        origins: where each came from: ``environment``, the name of the file of variables, or ``file PATH``.
-        celery: the text of each variable that gives a setting of Celery's for which there is no variable of ours.
-        problems: what is wrong, each with the name of the variable.
-        guesses: names that look like ours and are not known, and the name that may have been meant.
-        ignored: names that look like ours and are not known.
-        backend: the store that ``ROOTCELLAR_BACKEND`` names for the commands; ``None`` for none.
+        prefix: the prefix before the names of the servers' variables.
+        files: the paths at which a file of variables was searched; if one was found, it is the last.
+        texts: the text of each given variable, by its name without the prefix.
+        origins: the origin of each: ``environment``, the name of the file of variables, or ``file PATH``.
+        celery: the text of each variable for a setting of Celery that has no variable of ours.
+        problems: the problems, each with the name of its variable.
+        guesses: unknown names that look like ours, and the name that was probably meant.
+        ignored: unknown names that look like ours.
+        backend: the value of ``ROOTCELLAR_BACKEND``, the store for commands; ``None`` if not set.
     """
 
     prefix: str = ""
@@ -101,11 +101,11 @@ class Reading:
 
     def shown(self, name: str) -> str:
         """Return a variable's name as it is written in the environment."""
-        return self.prefix + name if name.startswith(_SERVERS) else name
+        return self.prefix + name if name.startswith(_SERVER_PREFIXES) else name
 
     @property
     def where(self) -> str:
-        """The environment and the files, for messages."""
+        """The environment and the files, as text for messages."""
         found = [path for path in self.files if path.is_file()]
         if found:
             return f"environment, {found[-1].absolute()}"
@@ -120,17 +120,17 @@ def names() -> list[str]:
 
 def server_names() -> list[str]:
     """Return the names of the variables of servers, the longest first."""
-    return sorted((name for name in names() if name.startswith(_SERVERS)), key=len, reverse=True)
+    return sorted((name for name in names() if name.startswith(_SERVER_PREFIXES)), key=len, reverse=True)
 
 
 def allowed(name: str) -> Allowed:
-    """Return what a variable may be."""
+    """Return what a variable's value may be."""
     metadata = Variables.model_fields[name.lower()].metadata
     return next(kind for kind in metadata if isinstance(kind, Allowed))
 
 
 def is_secret(name: str) -> bool:
-    """Tell whether a variable's value holds, or may hold, a password."""
+    """Return True if a variable's value is or may contain a password."""
     return SecretStr in getattr(Variables.model_fields[name.lower()].annotation, "__args__", ())
 
 
@@ -141,21 +141,21 @@ def read(
     beside: Path | None = None,
     prefix: str | None = None,
 ) -> Reading:
-    """Read the variables from ``environ``, and from ``env_file`` those that are not in it.
+    """Read the variables from ``environ``, and those that it lacks from ``env_file``.
 
     An empty variable counts as not given.
 
     Args:
         environ: the environment.
         env_file: a file of lines ``NAME=value``; the default one may be missing, ``None`` for none.
-        beside: the folder of the app, where the default file may be too.
-        prefix: what the names of the servers' variables begin with; ``None`` for what ``ROOTCELLAR_PREFIX`` says.
+        beside: the folder of the app, in which the default file may be, too.
+        prefix: the prefix before the names of the servers' variables; ``None`` for the value of ``ROOTCELLAR_PREFIX``.
     """
     reading = Reading(files=_candidates(env_file, beside))
     path = next((path for path in reading.files if path.is_file()), None)
     reading.files = reading.files[: reading.files.index(path) + 1] if path else reading.files
     if path is None and env_file is not None and str(env_file) != DEFAULT_FILE:
-        reading.problems.append(f"the file of variables {env_file} is not there")
+        reading.problems.append(f"the file of variables {env_file} does not exist")
     in_file = _variables_of(path, reading)
     sources = (("environment", environ), (str(path), in_file))
     reading.prefix = _first(PREFIX_VARIABLE, environ, in_file) or "" if prefix is None else prefix
@@ -168,7 +168,7 @@ def read(
                 reading.origins[name] = origin
     known = names()
     _read_files(known, reading)
-    _set_unknown_aside(known, reading)
+    _sort_unknown(known, reading)
     for name in [name for name, text in reading.texts.items() if not _is_utf8(text)]:
         reading.problems.append(f"{name} is not UTF-8")
         del reading.texts[name], reading.origins[name]
@@ -176,9 +176,9 @@ def read(
 
 
 def _candidates(env_file: str | Path | None, beside: Path | None) -> tuple[Path, ...]:
-    """Return where to look for the file of variables: the working directory, then beside the app and above it.
+    """Return the paths at which the file of variables may be: the working directory, the app's folder, and those above.
 
-    Above it is looked at up to the folder that Python imports the app's package from.
+    The folders above are searched up to the one from which Python imports the app's package.
     """
     if env_file is None:
         return ()
@@ -188,7 +188,7 @@ def _candidates(env_file: str | Path | None, beside: Path | None) -> tuple[Path,
     while (folders[-1] / "__init__.py").is_file() and folders[-1].parent != folders[-1]:
         folders.append(folders[-1].parent)
     paths = [Path(DEFAULT_FILE), *(folder / DEFAULT_FILE for folder in folders[1:])]
-    # each once, by what it is and not by how it is written
+    # each path once, even if it is written in two ways
     seen: dict[Path, Path] = {}
     for path in paths:
         seen.setdefault(path.absolute(), path)
@@ -200,17 +200,17 @@ def _first(name: str, *sources: Mapping[str, str | None]) -> str | None:
 
 
 def _without_prefix(written: str, prefix: str) -> str | None:
-    """Return the name of a variable of ours as it is without the prefix; ``None`` for what is not for us."""
+    """Return the name of a variable of ours without the prefix, or ``None`` if the variable is not ours."""
     inner = written.removeprefix(prefix) if prefix and written.startswith(prefix) else ""
-    if inner.startswith(_SERVERS):
+    if inner.startswith(_SERVER_PREFIXES):
         return inner
-    if written.startswith(_SERVERS):
+    if written.startswith(_SERVER_PREFIXES):
         return None if prefix else written
     return written if written.startswith(_PREFIXES) else None
 
 
 def _is_utf8(text: str) -> bool:
-    """Tell whether a text of the environment was UTF-8; what was not has lone surrogates in it."""
+    """Return True if a text of the environment was UTF-8. Otherwise it contains lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -230,12 +230,12 @@ def _variables_of(path: Path | None, reading: Reading) -> Mapping[str, str | Non
     reading.problems.extend(
         f"{path}, line {binding.original.line}, cannot be read: {_QUOTING}" for binding in bindings if binding.error
     )
-    # ${NAME} is not replaced: a password that holds it stays what it is
+    # ${NAME} is not replaced, because a password may contain it
     return {binding.key: binding.value for binding in bindings if binding.key}
 
 
 def _read_files(known: Iterable[str], reading: Reading) -> None:
-    """Replace each NAME_FILE of a secret by NAME with what is in the file."""
+    """Replace each NAME_FILE of a secret by NAME with the content of the file."""
     for name in filter(is_secret, known):
         path = reading.texts.pop(name + _FILE, None)
         reading.origins.pop(name + _FILE, None)
@@ -257,20 +257,20 @@ def _read_files(known: Iterable[str], reading: Reading) -> None:
         reading.origins[name] = f"{FROM_FILE}{path}"
 
 
-def _set_unknown_aside(known: list[str], reading: Reading) -> None:
-    """Keep what we know, pass on what Celery knows, and guess what may have been meant by other names."""
+def _sort_unknown(known: list[str], reading: Reading) -> None:
+    """Keep our variables, pass on Celery's, and guess what other names were meant to be."""
     origins = dict(reading.origins)
     for name in sorted(origins.keys() - known):
         if celery_names.variable_setting(name) is not None:
             reading.celery[name] = reading.texts.pop(name)
             continue
-        # who gave the right name too meant something else by this one, or else to override what the file says
+        # if the correct name is given too, this one is not a misspelling of it, unless it should override the file
         is_override = origins[name] == "environment"
         free = [each for each in known if origins.get(each) is None or (is_override and origins[each] != "environment")]
         meant = _meant(name, [*free, *(candidate + _FILE for candidate in free if is_secret(candidate))])
         del reading.texts[name], reading.origins[name]
-        if meant is not None and name.startswith(_OWN):
-            # nobody else uses these names: a key for encryption by a wrong name would leave results in clear
+        if meant is not None and name.startswith(_OWN_PREFIX):
+            # no other program uses these names; with a misspelt name for a key, results would not be encrypted
             reading.problems.append(f"{name} is not known: did you mean {meant}?")
             continue
         reading.ignored.append(reading.shown(name))
@@ -279,15 +279,15 @@ def _set_unknown_aside(known: list[str], reading: Reading) -> None:
 
 
 def _meant(name: str, candidates: list[str]) -> str | None:
-    """Return the variable that may have been meant by a name, ``None`` if it is like none of ours."""
-    # CELERYD_OPTS and its like are for the scripts that start workers
-    if name in _NOT_OURS or name.startswith(("CELERYD_", "CELERYBEAT_")):
+    """Return the variable that a name was probably meant to be, or ``None`` if no variable is similar."""
+    # variables such as CELERYD_OPTS are for the scripts that start workers
+    if name in _FOREIGN_NAMES or name.startswith(("CELERYD_", "CELERYBEAT_")):
         return None
-    if _FAR.get(name) in (*candidates, *_of_celery()):
-        return _FAR[name]
+    if _MISSPELLINGS.get(name) in (*candidates, *_of_celery()):
+        return _MISSPELLINGS[name]
     prefix = name.partition("_")[0]
     alike = [candidate for candidate in [*candidates, *_of_celery()] if candidate.partition("_")[0] == prefix]
-    return next(iter(difflib.get_close_matches(name, alike, n=1, cutoff=_ALIKE)), None)
+    return next(iter(difflib.get_close_matches(name, alike, n=1, cutoff=_MIN_SIMILARITY)), None)
 
 
 def _of_celery() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The environment, ``.env`` and files of secrets -> one typed object and the Celery configuration that it yields."""
+"""Turns the environment, ``.env`` and files with secrets into a typed object and a Celery configuration."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ logger = visible_logs(logging.getLogger(__name__))
 
 MASK = "**"
 DEFAULT = "default"
-#: the names under which a broker may be given, the first one that is found wins where they agree
+#: the variables that may give the broker; if they agree, the first one is used
 _BROKER_NAMES = ("CELERY_BROKER", "CELERY_BROKER_URL", "BROKER_URL")
-#: what Celery reads from the environment by itself, over any configuration; the command ``celery`` of Celery 5.4 takes
-#: the broker from the first two, after it has imported the app
+#: variables that Celery itself reads, with precedence over any configuration; the command ``celery`` of Celery 5.4
+#: reads the broker from the first two after it has imported the app
 READ_BY_CELERY = {
     "CELERY_BROKER": "broker_url",
     "BROKER_URL": "broker_url",
@@ -41,7 +41,7 @@ READ_BY_CELERY = {
     "CELERY_BROKER_READ_URL": "broker_read_url",
     "CELERY_BROKER_WRITE_URL": "broker_write_url",
 }
-#: kind of backend -> what its store is called in the setting of passwords, and the variable of its password
+#: kind of backend -> the store's name in the setting of passwords, and the variable of its password
 _PASSWORDS = {
     "postgres": ("postgresql", "DB_PASSWORD"),
     "mysql": ("mysql", "DB_PASSWORD"),
@@ -50,7 +50,7 @@ _PASSWORDS = {
 }
 
 _SERVER_NAME = re.compile(rf"(?<![A-Z_])(?:{'|'.join(reading.server_names())})(?:_FILE)?(?![A-Z_])")
-#: what settings() wrote into the environment: name -> (what was there, what is there now)
+#: the variables that settings() changed in the environment: name -> (old value, new value)
 _written: dict[str, tuple[str, str]] = {}
 #: the warnings that this process has logged
 _logged: set[str] = set()
@@ -58,11 +58,11 @@ _logged: set[str] = set()
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """One variable as it is in force.
+    """The effective value of one variable.
 
     Attributes:
         name: its name.
-        value: its value in words, secrets masked.
+        value: its value as text, with secrets masked.
         origin: ``environment``, the name of the file of variables, ``file PATH``, or ``default``.
     """
 
@@ -72,15 +72,15 @@ class InForce:
 
 
 class Settings(Mapping[str, Any]):
-    """Celery's configuration, as the environment says it: for ``app.config_from_object``, and a plain mapping.
+    """Celery's configuration from the environment: for ``app.config_from_object``, and a plain mapping.
 
-    It maps Celery's lower-case names to values. Its ``repr`` shows no password; its values are what Celery needs, and
-    those hold them.
+    It maps Celery's lower-case names to values. Its ``repr`` shows no passwords, but the values contain them, because
+    Celery needs them.
 
     Attributes:
-        variables: every variable with its type; ``None`` is one that was not given.
-        ignored: names that begin like ours and are not known.
-        unused: variables that were given and that the chosen broker and backend do not use.
+        variables: every variable with its type; ``None`` if it was not given.
+        ignored: unknown names that begin like ours.
+        unused: variables that were given, but that the chosen broker and backend do not use.
         warnings: names that may be misspelt, and values of variables that are not used.
     """
 
@@ -117,11 +117,11 @@ class Settings(Mapping[str, Any]):
         return f"<Settings: {', '.join(given)}>"
 
     def origin(self, name: str) -> str:
-        """Return where a variable's value came from: see :class:`InForce`."""
+        """Return the origin of a variable's value: see :class:`InForce`."""
         return self._origins.get(name.upper(), DEFAULT)
 
     def in_force(self) -> list[InForce]:
-        """Return every variable that the chosen broker and backend use and that has a value."""
+        """Return every variable with a value that the chosen broker and backend use."""
         found = []
         for group in GROUPS:
             for field, info in group.model_fields.items():
@@ -153,7 +153,7 @@ def load(
     prefix: str | None = None,
     beside: Path | None = None,
 ) -> Settings:
-    """Read the settings; see :func:`rootcellar.settings`, which is this.
+    """Read the settings. :func:`rootcellar.settings` calls this and describes it.
 
     Raises:
         SettingsWrong: with every problem.
@@ -172,7 +172,7 @@ def load(
     problems, warnings = _judge(given, concerned_names(found, backend, broker_choice))
     _log(warnings)
     if problems or backend is None:
-        raise _wrong(problems, given.where, warnings)
+        raise _settings_wrong(problems, given.where, warnings)
     conf = settings_of(found, backend, broker_choice, passed_on)
     conf.update(_password_files(given, backend))
     _replace_what_celery_reads(os.environ, conf, is_shared=bool(given.prefix))
@@ -185,7 +185,7 @@ def load(
 
 
 def _password_files(given: Reading, backend: Choice) -> dict[str, Any]:
-    """Return the setting by which stores read the files of passwords anew at each connect."""
+    """Return the setting with the files of passwords, which stores read again for each connection."""
     if not backend.is_named:
         return {}
     kinds = ("postgres", "redis") if backend.kind == "hybrid" else (backend.kind,)
@@ -198,20 +198,20 @@ def _password_files(given: Reading, backend: Choice) -> dict[str, Any]:
 
 
 def names_backend(env_file: str | Path | None = reading.DEFAULT_FILE) -> bool:
-    """Tell whether the environment or the file of variables names a result backend."""
+    """Return True if the environment or the file of variables names a result backend."""
     return "CELERY_RESULT_BACKEND" in reading.read(_environment(), env_file).texts
 
 
 def named_store(env_file: str | Path | None = reading.DEFAULT_FILE) -> str | None:
-    """Return the URL that ``ROOTCELLAR_BACKEND`` gives the commands, in the environment or the file of variables."""
+    """Return the value of ``ROOTCELLAR_BACKEND`` from the environment or the file of variables, for commands."""
     return reading.read(_environment(), env_file).backend
 
 
 def payload_settings(env_file: str | Path | None = reading.DEFAULT_FILE) -> dict[str, Any]:
-    """Return Celery's settings about what is stored of values, for commands whose store is named by a URL.
+    """Return Celery's settings for stored values, for commands whose store is given by a URL.
 
     Raises:
-        SettingsWrong: one of these is wrong; what is wrong with others is of no concern.
+        SettingsWrong: one of these settings is wrong. Problems of other settings are ignored.
     """
     given = reading.read(_environment(), env_file)
     given.problems = [problem for problem in given.problems if problem.startswith("ROOTCELLAR_")]
@@ -219,17 +219,17 @@ def payload_settings(env_file: str | Path | None = reading.DEFAULT_FILE) -> dict
     found = _typed(given)
     given.problems += [text for text in contradictions(found, None, None) if text.startswith("ROOTCELLAR_")]
     if given.problems:
-        raise _wrong(given.problems, given.where)
+        raise _settings_wrong(given.problems, given.where)
     return payload_settings_of(found)
 
 
 def _judge(given: Reading, concerned: frozenset[str]) -> tuple[list[str], list[str]]:
-    """Return what is wrong, and what to warn of, with the names as they are written in the environment."""
+    """Return the problems and the warnings, with the names as they are written in the environment."""
     others = set(reading.names()) - concerned
     problems, warnings = [], []
     for problem in given.problems:
         if _variable_of(problem) in others:
-            warnings.append(f"{problem} (not used with this broker and this backend, and left alone)")
+            warnings.append(f"{problem} (ignored, because this broker and this backend do not use it)")
         else:
             problems.append(problem)
     for name, meant in sorted(given.guesses.items()):
@@ -239,7 +239,7 @@ def _judge(given: Reading, concerned: frozenset[str]) -> tuple[list[str], list[s
 
 
 def _variable_of(problem: str) -> str:
-    """Return the name of the variable that a problem begins with."""
+    """Return the name of the variable at the beginning of a problem."""
     match = re.match(r"[A-Z][A-Z_]*", problem)
     return match[0].removesuffix("_FILE") if match else ""
 
@@ -257,7 +257,7 @@ def _missing(name: str, kinds: str, given: Reading) -> str:
 
 
 def _passed_on(given: Reading) -> dict[str, Any]:
-    """Return the settings that Celery knows and for which there is no variable of ours."""
+    """Return the settings of Celery that have no variable of ours."""
     conf = {}
     for name in sorted(given.celery, key=celery_names.is_current):
         setting = celery_names.variable_setting(name)
@@ -270,7 +270,7 @@ def _passed_on(given: Reading) -> dict[str, Any]:
 
 
 def _log(warnings: list[str]) -> None:
-    """Log each warning once in the life of the process."""
+    """Log each warning once per process."""
     for warning in warnings:
         if warning not in _logged:
             _logged.add(warning)
@@ -278,7 +278,7 @@ def _log(warnings: list[str]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment as it was before settings() wrote into it."""
+    """Return the environment without the changes of settings()."""
     return {
         name: _written[name][0] if name in _written and _written[name][1] == text else text
         for name, text in os.environ.items()
@@ -286,12 +286,12 @@ def _environment() -> dict[str, str]:
 
 
 def _replace_what_celery_reads(environ: MutableMapping[str, str], conf: Mapping[str, Any], *, is_shared: bool) -> None:
-    """Put the URL in place of the name that stands for it, for this process and those that it starts.
+    """Replace the values that Celery itself reads by URLs, for this process and those that it starts.
 
     Args:
         environ: the environment.
-        conf: what Celery gets.
-        is_shared: whether the names without a prefix are the application's.
+        conf: Celery's configuration.
+        is_shared: whether names without a prefix belong to the application.
     """
     before = _environment()
     for name, setting in READ_BY_CELERY.items():
@@ -302,7 +302,7 @@ def _replace_what_celery_reads(environ: MutableMapping[str, str], conf: Mapping[
 
 
 def _typed(given: Reading) -> Variables:
-    """Return the variables that are right by themselves, and note what is wrong with the others."""
+    """Return the variables that are valid by themselves, and add the problems of the others to ``given``."""
     texts = {name.lower(): text for name, text in given.texts.items()}
     try:
         return Variables(**texts)  # type: ignore[arg-type]
@@ -316,7 +316,7 @@ def _typed(given: Reading) -> Variables:
 
 
 def _quoted(name: str, text: str) -> str:
-    """Return a wrong value for a message, if nothing in it can be a secret."""
+    """Return a wrong value for a message, if it cannot contain a secret."""
     if reading.is_secret(name) or not text.isprintable() or len(text) > 40 or set("@/") & set(text):
         return ""
     return f"; it is {text!r}"
@@ -324,7 +324,7 @@ def _quoted(name: str, text: str) -> str:
 
 def _advice(name: str, text: str) -> str:
     if name.endswith("_port") and "://" in text:
-        return " (Kubernetes sets it to a URL where a service has that name: enableServiceLinks: false)"
+        return " (Kubernetes sets it to a URL if a service has that name: enableServiceLinks: false)"
     return ""
 
 
@@ -337,7 +337,7 @@ def _backend(found: Variables, given: Reading) -> Choice | None:
 
 
 def _broker(found: Variables, given: Reading) -> Choice | None:
-    """Return the broker, by whichever of its names it is given; the environment goes before ``.env``."""
+    """Return the broker from any of its variables. The environment takes precedence over ``.env``."""
     choices: dict[str, Choice] = {}
     for name in (*_BROKER_NAMES, "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
         secret = getattr(found, name.lower())
@@ -354,7 +354,7 @@ def _broker(found: Variables, given: Reading) -> Choice | None:
     return next(iter(first.values()), None)
 
 
-def _wrong(problems: list[str], where: str, warnings: Sequence[str] = ()) -> SettingsWrong:
+def _settings_wrong(problems: list[str], where: str, warnings: Sequence[str] = ()) -> SettingsWrong:
     count = len(problems)
     what = "a setting is wrong" if count == 1 else f"{count} settings are wrong"
     return SettingsWrong(
@@ -367,7 +367,7 @@ def _wrong(problems: list[str], where: str, warnings: Sequence[str] = ()) -> Set
 
 
 def _shown_text(name: str, text: str) -> str:
-    """Return a value of Celery's as it was given; nothing of one that is or holds a secret, as JSON may."""
+    """Return the text of a setting of Celery, or a mask if it is or may contain a secret, as JSON may."""
     setting = celery_names.variable_setting(name) or name
     is_open = not celery_names.is_secret(setting) and not text.lstrip().startswith(("{", "["))
     return redact(text) if is_open else MASK
@@ -385,13 +385,13 @@ def _masked(name: str, value: Any) -> Any:
     if is_secret or isinstance(value, (SecretStr, SecretText)):
         return MASK
     if isinstance(value, str):
-        # an app may give a URL as a plain text
+        # an app may set a URL as plain text
         return redact(value)
     if isinstance(value, (list, tuple)):
         return [_masked(name, each) for each in value]
-    return value if value is None or type(value) in (str, int, float, bool) else _in_words(value)
+    return value if value is None or type(value) in (str, int, float, bool) else _readable(value)
 
 
-def _in_words(value: Any) -> str:
-    """Return what an enumeration calls itself, and the text of anything else."""
+def _readable(value: Any) -> str:
+    """Return the name of an enumeration's member, and the text of any other value."""
     return getattr(value, "name", None) or redact(str(value))

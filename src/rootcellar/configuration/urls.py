@@ -1,4 +1,4 @@
-"""The URLs of brokers and stores, made of variables. What they are made of may hold any character."""
+"""Makes the URLs of brokers and stores from variables, whose values may contain any character."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pydantic import SecretStr
 from rootcellar.configuration.variables import Variables
 from rootcellar.urls import redact
 
-#: what chooses rootcellar.rpc, by an entry point; plain rpc:// is Celery's own backend
+#: chooses rootcellar.rpc, by an entry point; plain rpc:// is Celery's own backend
 RPC_URL = "rootcellar-rpc://"
 DEFAULT_DATABASE = "celery_results"
-#: what ``DB_SSLROOTCERT`` says for the authorities that the system trusts
+#: the value of ``DB_SSLROOTCERT`` for the authorities that the system trusts
 SYSTEM_CERTIFICATES = "system"
 _SENTINEL_PORT = 26379
 #: PostgreSQL's words for TLS in the options of a MySQL URL
@@ -29,7 +29,7 @@ _MYSQL_TLS: Mapping[str | None, Mapping[str, str]] = {
 
 
 class SecretText(str):
-    """A password whose ``repr`` does not show it, for settings that somebody may print."""
+    """A password that its ``repr`` does not show, because settings may be printed."""
 
     __slots__ = ()
 
@@ -47,19 +47,19 @@ class SecretUrl(str):
 
 
 def reveal(secret: SecretStr | None) -> str | None:
-    """Return what is secret."""
+    """Return the secret as plain text."""
     return None if secret is None else secret.get_secret_value()
 
 
 def login(user: str | None, password: str | None) -> str:
-    """Return the part of a URL before the host: empty, or with its ``@``."""
+    """Return the login part of a URL with its ``@``, or an empty text."""
     if user is None and password is None:
         return ""
     return quote(user or "", safe="") + ("" if password is None else ":" + quote(password, safe="")) + "@"
 
 
 def postgres(found: Variables, host: str | None = None, port: int | None = None) -> SecretUrl:
-    """Return the URL of the PostgreSQL of ``DB_…``, or of another host of it."""
+    """Return the PostgreSQL URL from ``DB_…``, optionally with another host."""
     host = host or found.db_host or "localhost"
     port = port or found.db_port or 5432
     options = {
@@ -74,13 +74,13 @@ def postgres(found: Variables, host: str | None = None, port: int | None = None)
     }
     user = login(found.db_user or "celery", reveal(found.db_password))
     name = quote(found.db_name or DEFAULT_DATABASE, safe="")
-    # the folder of a local socket is a host too; libpq knows it by its %2F
+    # libpq accepts the folder of a local socket as a host, and recognizes it by %2F
     hosts = ",".join(f"{quote(each, safe='[]:')}:{port}" for each in host.split(","))
     return SecretUrl(f"postgresql://{user}{hosts}/{name}{_query(options)}")
 
 
 def mysql(found: Variables) -> SecretUrl:
-    """Return the URL of the MySQL or MariaDB of ``DB_…``."""
+    """Return the MySQL or MariaDB URL from ``DB_…``."""
     user = login(found.db_user or "celery", reveal(found.db_password))
     name = quote(found.db_name or DEFAULT_DATABASE, safe="")
     host = found.db_host or "localhost"
@@ -99,12 +99,12 @@ def mysql(found: Variables) -> SecretUrl:
 
 
 def sqlite(found: Variables) -> SecretUrl:
-    """Return the URL of the file ``DB_PATH``."""
+    """Return the SQLite URL from ``DB_PATH``."""
     return SecretUrl("sqlite:///" + quote(found.db_path or f"{DEFAULT_DATABASE}.sqlite3"))
 
 
 def redis(found: Variables) -> SecretUrl:
-    """Return the URL of the Redis of ``REDIS_…``: a server, sentinels or a cluster."""
+    """Return the Redis URL from ``REDIS_…``: a server, sentinels or a cluster."""
     user = login(found.redis_username, reveal(found.redis_password))
     db = found.redis_db or 0
     if found.redis_socket:
@@ -118,13 +118,13 @@ def redis(found: Variables) -> SecretUrl:
 
 
 def sentinels(nodes: tuple[str, ...], user: str, db: int) -> str:
-    """Return the URL of sentinels, each with the login of the server, as Celery has it."""
+    """Return the URL of sentinels in Celery's form, each with the login of the server."""
     hosts = [f"sentinel://{user}{_with_port((node,), _SENTINEL_PORT)}" for node in nodes]
     return ";".join(hosts) + f"/{db}"
 
 
 def mongodb(found: Variables) -> SecretUrl:
-    """Return the URL of the MongoDB of ``MONGODB_…``."""
+    """Return the MongoDB URL from ``MONGODB_…``."""
     user = login(found.mongodb_user, reveal(found.mongodb_password))
     hosts = _with_port(found.mongodb_host or ("localhost",), found.mongodb_port or 27017)
     options = {
@@ -139,7 +139,7 @@ def mongodb(found: Variables) -> SecretUrl:
 
 
 def redis_broker(found: Variables) -> SecretUrl:
-    """Return the URL of the Redis that is the broker: that of ``BROKER_…`` or else of ``REDIS_…``."""
+    """Return the URL of the Redis that is the broker, from ``BROKER_…``, else from ``REDIS_…``."""
     user = login(
         found.redis_username if found.broker_user is None else found.broker_user,
         reveal(found.redis_password if found.broker_password is None else found.broker_password),
@@ -157,7 +157,7 @@ def redis_broker(found: Variables) -> SecretUrl:
 
 
 def rabbitmq(found: Variables) -> SecretUrl:
-    """Return the URL of the RabbitMQ of ``BROKER_…``."""
+    """Return the RabbitMQ URL from ``BROKER_…``."""
     password = reveal(found.broker_password)
     if found.broker_user is None and password is None:
         password = "guest"

@@ -1,4 +1,4 @@
-"""Which variables the chosen broker and backend read. All others may belong to another program."""
+"""Finds the variables that the chosen broker and backend use. All others may belong to another program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rootcellar.configuration.choices import SYNONYMS, Choice
 from rootcellar.configuration.urls import reveal
 from rootcellar.configuration.variables import GROUPS, Variables
 
-#: groups of variables that a kind of backend uses, beside Celery's
+#: groups of variables that a kind of backend uses, besides Celery's
 _GROUPS = {
     "postgres": ("DatabaseVariables",),
     "mysql": ("DatabaseVariables",),
@@ -15,7 +15,7 @@ _GROUPS = {
     "hybrid": ("HybridVariables", "DatabaseVariables", "RedisVariables"),
     "mongodb": ("MongoVariables",),
 }
-#: all variables that may name a broker
+#: all variables that may give a broker
 _BROKER_NAMES = (
     "celery_broker",
     "celery_broker_url",
@@ -23,7 +23,7 @@ _BROKER_NAMES = (
     "celery_broker_read_url",
     "celery_broker_write_url",
 )
-#: the parts that a URL is made of: a whole URL replaces them
+#: the variables for the parts of a URL; a whole URL replaces them
 _DATABASE_PARTS = frozenset(
     {
         "DB_USER",
@@ -74,7 +74,7 @@ _BROKER_PARTS = frozenset({"BROKER_HOST", "BROKER_PORT", "BROKER_USER", "BROKER_
 
 
 def used_names(found: Variables, backend: Choice | None, broker: Choice | None) -> frozenset[str]:
-    """Return the names of the variables that a backend and a broker read."""
+    """Return the names of the variables that a backend and a broker use."""
     groups = ["CeleryVariables"]
     if backend is not None:
         groups += _GROUPS.get(backend.kind, ())
@@ -87,26 +87,26 @@ def used_names(found: Variables, backend: Choice | None, broker: Choice | None) 
 
 
 def concerned_names(found: Variables, backend: Choice | None, broker: Choice | None) -> frozenset[str]:
-    """Return the names whose problems keep an app from starting.
+    """Return the names of the variables whose problems are errors.
 
-    A wrong value that nothing here uses is no reason: the variable may belong to another program.
+    A wrong value that is not used is only a warning: the variable may belong to another program.
     """
     if backend is None:
         return frozenset(name.upper() for name in Variables.model_fields)
     groups = ["PayloadVariables"]
     if broker is not None and broker.kind == "redis":
-        # a broker by its URL takes its certificates from there
+        # a broker that is given by its URL uses these certificates, too
         groups += ["RedisVariables"]
     return used_names(found, backend, broker) | _names_of(groups) - _replaced(found, backend, broker)
 
 
 def _replaced(found: Variables, backend: Choice | None, broker: Choice | None) -> frozenset[str]:
-    """Return the names that nothing reads, because a whole URL or a file is given in their place."""
+    """Return the names that are not used, because a whole URL or a file replaces them."""
     named_brokers = _named_brokers(found)
-    # hybrid:// itself has no parts: those of its two servers are always variables
+    # hybrid:// itself has no parts: its two servers are always given by variables
     is_made_of_parts = backend is not None and (backend.is_named or backend.kind == "hybrid")
     kind = backend.kind if backend is not None and is_made_of_parts else ""
-    # the URL for notifications past a pooler is made of these parts, too
+    # the URL for notifications that bypass a pooler is made of these parts, too
     listens_elsewhere = backend is not None and backend.kind == "postgres" and bool(_listen_parts(found))
     replaced: frozenset[str] = frozenset()
     if kind not in ("postgres", "mysql", "hybrid") and not listens_elsewhere:
@@ -126,7 +126,7 @@ def _listen_parts(found: Variables) -> set[str]:
 
 
 def _named_brokers(found: Variables) -> set[str]:
-    """Return the names that stand for a broker whose URL is made of variables."""
+    """Return the names of the brokers whose URL is made of variables."""
     texts = (reveal(getattr(found, name)) for name in _BROKER_NAMES)
     names = {text.strip().lower() for text in texts if text and "://" not in text}
     return {SYNONYMS.get(name, name) for name in names}

@@ -1,4 +1,4 @@
-"""How the text of a variable becomes a value, and how it is told what is allowed."""
+"""Reads the values of variables, and describes what is allowed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rootcellar.payloads.size_limits import WAYS, read_size
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _NEVER = frozenset({"", "0", "none", "never"})
-#: a hundred years: what is longer is a mistake, and more than clocks and dates can hold
-_LONGEST = 100 * 366 * 86400
+#: a hundred years: a longer time is a mistake, and too long for clocks and dates
+_MAX_SECONDS = 100 * 366 * 86400
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])?")
 _HOST = r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)"
@@ -32,12 +32,12 @@ _WORD = re.compile(r"[A-Za-z_][\w$-]*")
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Stands in the annotation of a variable.
+    """An annotation of a variable: what its value may be.
 
     Attributes:
-        words: what the variable may be, for messages and the documentation.
-        read: makes a value of the text; raises ValueError (or KeyError) where it cannot.
-        short: the same as ``words`` in a table that explains the rest elsewhere.
+        words: what is allowed, for messages and the documentation.
+        read: returns the value of a text; raises ValueError (or KeyError) if the text is not allowed.
+        short: a shorter form of ``words`` for tables.
     """
 
     words: str
@@ -57,7 +57,7 @@ class Allowed:
 
 
 def read_flag(text: str) -> bool:
-    """Return whether a text says yes. Raises ValueError where it says neither yes nor no."""
+    """Return True or False for a text such as ``yes`` or ``off``. Raises ValueError for any other text."""
     word = text.strip().lower()
     if word in _TRUE | _FALSE:
         return word in _TRUE
@@ -80,7 +80,7 @@ def read_seconds(text: str) -> float:
     if not match:
         raise ValueError(text)
     seconds = float(match[1]) * _UNITS[match[2] or "s"]
-    if seconds > _LONGEST:
+    if seconds > _MAX_SECONDS:
         raise ValueError(text)
     return seconds
 
@@ -112,7 +112,7 @@ def _host(text: str) -> str:
 
 
 def _database_host(text: str) -> str:
-    """One host, several with commas, or the folder of a local socket."""
+    """Read one host, several with commas, or the folder of a local socket."""
     return text.strip() if text.startswith("/") else ",".join(_host(host) for host in text.split(","))
 
 
@@ -143,7 +143,7 @@ def _serializer(text: str) -> str:
 
 
 def _contents(text: str) -> tuple[str, ...]:
-    """Serializers by name, or content types."""
+    """Read the names of serializers, or content types."""
     found = tuple(name if "/" in name else _serializer(name) for name in map(str.strip, text.split(",")) if name)
     if not found:
         raise ValueError(text)
@@ -227,7 +227,7 @@ CertReqs = Annotated[
 ]
 ExchangeType = Annotated[
     str | None,
-    Allowed("`direct` or `topic`: others do not bring a result to its client alone", _one_of("direct", "topic")),
+    Allowed("`direct` or `topic`: others do not deliver a result to its client only", _one_of("direct", "topic")),
 ]
 Mode = Annotated[str | None, Allowed("`write-through` or `write-behind`", _one_of("write-through", "write-behind"))]
 Zone = Annotated[str | None, Allowed("a time zone such as `UTC` or `Europe/Prague`", _zone)]
