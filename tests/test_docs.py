@@ -225,6 +225,7 @@ def test_testing(tmp_path: Path) -> None:
     assert not re.search(r"warning", printed), printed
 
 
+@pytest.mark.timeout(600)  # the whole of both suites
 def test_own_store_is_tested_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Page("docs/testing.md", {})
     page.write_files(tmp_path)

@@ -11,6 +11,7 @@ from celery.exceptions import (
     ChordError,
 )
 from celery.result import GroupResult
+from celery.signals import before_task_publish
 
 from rootcellar.testing.celery_versions import (
     ERRBACKS_WITHOUT_AN_ID,
@@ -271,6 +272,21 @@ class TestChords:
         result = chord([tasks.grow_chord.s(1), tasks.add.s(1, 1)], tasks.echo.s())()
         found = result.get(timeout=WAIT)
         assert sorted(found) == [1, 2, 101]
+
+    def test_chord_sends_no_task_that_polls_for_its_end(self, harness: Harness) -> None:
+        sent: list[str] = []
+
+        def note(sender: str, **_: Any) -> None:
+            sent.append(sender)
+
+        before_task_publish.connect(note, weak=False)
+        try:
+            result = chord([harness.tasks.add.s(n, n) for n in range(3)], harness.tasks.total.s())()
+            assert result.get(timeout=WAIT) == 6
+        finally:
+            before_task_publish.disconnect(note)
+        assert sent.count("conformance.add") == 3
+        assert "celery.chord_unlock" not in sent
 
     def test_nothing_is_left_behind(self, harness: Harness) -> None:
         result = chord([harness.tasks.add.s(n, n) for n in range(3)], harness.tasks.total.s())()
