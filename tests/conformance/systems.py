@@ -38,17 +38,17 @@ TITLES = {
 
 #: the features, in the order of the table: (suite, class) -> name
 FEATURES = {
-    ("stores", "TestTasks"): "SUCCESS stays; whatever threads and processes do",
-    ("stores", "TestReplacing"): "values encrypted anew in place: `rootcellar rekey`",
-    ("stores", "TestPayloads"): "every payload comes back exactly",
+    ("stores", "TestTasks"): "a SUCCESS is never overwritten, by any thread or process",
+    ("stores", "TestReplacing"): "values encrypted with a new key: `rootcellar rekey`",
+    ("stores", "TestPayloads"): "every payload is read back exactly",
     ("stores", "TestScan"): "reading all records, page by page",
     ("stores", "TestExpiry"): "expiry and cleanup",
     ("stores", "TestOpening"): "many processes, threads, forks",
-    ("stores", "TestWatching"): "being told of results",
+    ("stores", "TestWatching"): "notifications of results, and polling",
     ("stores", "TestGroups"): "saved groups",
     ("stores", "TestChords"): "chord parts counted once, claims with a lease",
     ("stores", "TestLeaders"): "one leader among processes",
-    ("stores", "TestTables"): "tables: names, by hand, plain SQL",
+    ("stores", "TestTables"): "tables: names, made by hand, plain SQL",
     ("stores", "TestQueries"): "queries: `rootcellar history`",
     ("backend", "TestResults"): "Celery: results, children, revoking",
     ("backend", "TestStates"): "Celery: states, progress, retries",
@@ -60,8 +60,8 @@ FEATURES = {
     ("backend", "TestChords"): "Celery: chords",
     ("backend", "TestReplace"): "Celery: replaced tasks",
     ("backend", "TestStamps"): "Celery: stamps",
-    ("backend", "TestOneBackend"): "Celery: one backend a process",
-    ("backend", "TestClientsOfDifferentSettings"): "Celery: clients of different settings",
+    ("backend", "TestOneBackend"): "Celery: one backend in each process",
+    ("backend", "TestClientsOfDifferentSettings"): "Celery: clients with different settings",
     ("backend", "TestSettings"): "Celery's settings",
     ("backend", "TestWatching"): "`rootcellar.watch`",
     **{
@@ -216,12 +216,15 @@ def read_claims(text: str) -> dict[Cell, str]:
 
 _INTRODUCTION = """# What works on which system
 
-This table is written by the two suites that every store must pass, `tests/test_store_conformance.py` and
-`tests/test_backend_conformance.py`, from what they ran on the real servers (`make systems`). Each line is a group of
-tests: *yes* means that every one of them passed, *no* that none applies (a file of plain keys has no tables), a number
-how many apply and passed, *-* that they were not run on that system, or not all of them well. A run of the tests in
-which a *yes* does not come true fails.
+This page shows which feature works on which system. The two suites that every store must pass wrote the table
+(`tests/test_store_conformance.py` and `tests/test_backend_conformance.py`, with `make systems`). Each line is a group
+of tests:
 
-MySQL means MariaDB 10.11 here, MongoDB a server that speaks its protocol; see [MySQL](mysql.md) and
-[MongoDB](mongodb.md).
+- *yes*: all tests passed on this system;
+- a number: so many of the tests apply, and passed;
+- *no*: no test applies (for example, Redis has no tables);
+- *-*: not all tests were run, or some failed.
+
+If a cell says *yes* and a test fails, the run of the tests fails. MySQL means MariaDB 10.11 here, and MongoDB a server
+that speaks its protocol: see [MySQL](mysql.md) and [MongoDB](mongodb.md).
 """
