@@ -25,9 +25,9 @@ from rootcellar.backend.chords import Chords
 from rootcellar.backend.interim import Interim
 from rootcellar.backend.options import store_options, warn_of_unknown
 from rootcellar.backend.outgoing import Outgoing
+from rootcellar.backend.policies import MainPolicy, StorePolicies, WaitingPolicy
 from rootcellar.backend.reads import ReadingBackend
 from rootcellar.backend.recorder import Recorder, child_tuples, text_ids
-from rootcellar.backend.retries import FEW, retry
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.maintenance.blob_sweep import BlobSweep
 from rootcellar.maintenance.chord_sweep import ChordSweep, ChordSweepConfig
@@ -38,7 +38,7 @@ from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
 from rootcellar.payloads.settings import type_modules_of
-from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, ChordProgress, GroupRecord, Stored, TaskRecord
+from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, GroupRecord, Stored, TaskRecord
 from rootcellar.retention.policy import Retention, read_optional_seconds, read_seconds
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import DELETE_BATCH
@@ -64,9 +64,6 @@ CHORD_SWEEP_INTERVAL = 10.0
 
 #: seconds that a worker waits at its end for what its services do at that moment
 STOP_TIMEOUT = 5.0
-
-#: what is noted of a part that the background will count
-_LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
 
 
 class ResultNotStored(RootcellarError, BackendStoreError):  # type: ignore[misc]
@@ -141,7 +138,6 @@ class ResultBackend(ReadingBackend):
         )
         self._outage = Outage()
         self._late = DeferredWrites(self._backoff, self._outage)
-        self._interim = Interim(self._backoff, self._outage)
         ours = conf.get("result_backend_transport_options") or {}
         warn_of_unknown(ours)
         self._synchronous_commit = ours.get("synchronous_commit", True)
@@ -164,6 +160,7 @@ class ResultBackend(ReadingBackend):
             "chord_sweep_interval",
             longest=threading.TIMEOUT_MAX,
         )
+        self._policies = self._make_policies()
         self._chord_sweep = ChordSweep(
             self.chords.sweep, ChordSweepConfig(chord_sweep_interval=self.chord_sweep_interval)
         )
@@ -194,32 +191,28 @@ class ResultBackend(ReadingBackend):
         request = _own_request(key, request)
         encodable = self._encodable(result, state, request)
         outgoing = self._outgoing(key, encodable, state, traceback, request)
-        record = outgoing.record
         part = self.chords.part_of(request, state, encodable, holds_result=False) if self.chords.is_end() else None
 
         what = f"store {state} of task {task_id}"
         try:
-            if lifecycle.is_worker_main():
-                progress = self._store_from_main(
-                    outgoing, part, request, what, is_lost=isinstance(result, WorkerLostError)
-                )
-            elif state not in states.READY_STATES and lifecycle.is_in_pool():
-                progress = None
-                self._interim.store(
-                    record.task_id,
-                    lambda: self._put(outgoing, None, request),
-                    lambda: self._is_over(record.task_id),
-                    what,
-                )
-            else:
-                self._interim.settle(record.task_id)
-                progress = self._retried(partial(self._put, outgoing, part, request), what).chord
+            policy = self._policies.current()
+            is_lost = policy.is_main and isinstance(result, WorkerLostError) and state in states.READY_STATES
+            put = partial(self._put_lost if is_lost else self._put, outgoing, part, request)
+            progress = policy.store(outgoing.record, put, request, what)
         except RootcellarError as exc:
             raise self._not_stored(exc, task_id, state) from exc
         if part is not None:
             self.chords.note_progress(request, progress)
         self._cache.pop(key, None)
         return encodable
+
+    def _make_policies(self) -> StorePolicies:
+        proceed, limit = self.chords.proceed, lambda: self._limit
+        interim = Interim(self._backoff, self._outage)
+        return StorePolicies(
+            MainPolicy(self._late, proceed=proceed, limit=limit),
+            WaitingPolicy(interim, self._backoff, self._outage, proceed=proceed, limit=limit, is_over=self._is_over),
+        )
 
     def _is_over(self, task_id: str) -> bool:
         record = self.store.get(task_id)
@@ -260,10 +253,7 @@ class ResultBackend(ReadingBackend):
             if not (request.chord and self.chords.count_by_hand(request)):
                 self.mark_as_failure(request.id, exc, request=request, store_result=False, call_errbacks=False)
 
-        if lifecycle.is_worker_main():
-            self._see_to(count, f"count the end of task {request.id}")
-        else:
-            count()
+        self._policies.current().complete(count, f"count the end of task {request.id}")
 
     def note_end(self, task: Any, exc: BaseException) -> None:
         """Record that a task ended in an exception that is no ``Exception``: Celery leaves it PENDING in some pools."""
@@ -275,7 +265,7 @@ class ResultBackend(ReadingBackend):
             if isinstance(exc, KeyboardInterrupt) and not is_run_again and _is_stored(task):
                 encodable = self._encodable(exc, states.FAILURE, request)
                 outgoing = self._outgoing(request.id, encodable, states.FAILURE, traceback, request)
-                self._retried(lambda: self._put(outgoing, None, request), f"store FAILURE of task {request.id}")
+                self.ensure(lambda: self._put(outgoing, None, request), f"store FAILURE of task {request.id}")
         elif lifecycle.is_end_of_run(task, exc):
             self.mark_as_failure(request.id, exc, traceback, request=request, store_result=_is_stored(task))
 
@@ -286,28 +276,6 @@ class ResultBackend(ReadingBackend):
             return self._put(outgoing, part, request)
         progress = None if part is None else self.store.count_part(part, lease=self.chords.lease)
         return Stored(written=False, chord=progress)
-
-    def _store_from_main(
-        self, outgoing: Outgoing, part: ChordPart | None, request: Any, what: str, *, is_lost: bool
-    ) -> ChordProgress | None:
-        """Store without keeping the worker's main process waiting."""
-        record = outgoing.record
-        if record.state in states.READY_STATES:
-            put = self._put_lost if is_lost else self._put
-            self._see_to(lambda: self.chords.proceed(request, put(outgoing, part, request).chord), what)
-            return _LATER
-        try:
-            self._late.ask(lambda: self._put(outgoing, part, request), what, self._limit)
-        except RootcellarError as exc:
-            if not exc.retryable:
-                raise
-            # told later, it could hide what has come of the task since
-            logger.error("The state %s of task %s is not recorded: %s", record.state, record.task_id, exc)
-        return None
-
-    def _see_to(self, work: Callable[[], object], what: str) -> None:
-        if not self._late.submit(work, what, self._limit):
-            logger.error("Could not %s at once. The worker's main process goes on, and it is done later.", what)
 
     def _put(self, outgoing: Outgoing, part: ChordPart | None, request: Any) -> Stored:
         is_durable = self._is_durable(request)
@@ -358,7 +326,7 @@ class ResultBackend(ReadingBackend):
     def _made_for_sure(self, make: Callable[[], TaskRecord], task_id: str, state: str) -> TaskRecord:
         """Return the record, also where its result goes to a blob store that is out of reach for a while."""
         try:
-            return self._retried(make, f"keep the result of task {task_id} in a blob")
+            return self._policies.waiting.ensure(make, f"keep the result of task {task_id} in a blob")
         except RootcellarError as exc:
             if not exc.retryable:
                 raise
@@ -452,15 +420,12 @@ class ResultBackend(ReadingBackend):
             part = self.chords.part_of(request, state, self._encodable(result, state, request), holds_result=True)
             if part is None:
                 return
-            what = f"count a part of chord {part.group_id}"
-
-            def count() -> ChordProgress:
-                return self.store.count_part(part, lease=self.chords.lease)
-
-            if lifecycle.is_worker_main():
-                self._see_to(lambda: self.chords.proceed(request, count()), what)
-                return
-            progress = self.ensure(count, what)
+            self._policies.current().count(
+                partial(self.store.count_part, part, lease=self.chords.lease),
+                request,
+                f"count a part of chord {part.group_id}",
+            )
+            return
         self.chords.proceed(request, progress)
 
     def _services_of_a_worker(self) -> list[Service]:
@@ -520,18 +485,7 @@ class ResultBackend(ReadingBackend):
         Raises:
             RootcellarError: what the last try raised.
         """
-        if lifecycle.is_worker_main():
-            return self._late.ask(work, what, self._limit_of(limit))
-        return self._retried(work, what, limit)
-
-    def _retried(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
-        return retry(work, what=what, limit=lambda: self._limit_of(limit), backoff=self._backoff, outage=self._outage)
-
-    def _limit_of(self, asked: float | None) -> float:
-        """Return how many new tries there may be, where ``asked`` were asked for."""
-        if asked is None:
-            asked = self._limit if lifecycle.is_in_pool() else FEW
-        return min(asked, self._limit)
+        return self._policies.current().ensure(work, what, limit)
 
     @property
     def _limit(self) -> float:
