@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.rows import joining, listening, many, reading, spending, storing, waiting, working
+from benchmarks.rows import joining, listening, many, reading, spending, storing, waiting, weighing, working
 from benchmarks.rows.experiment import Experiment
 from benchmarks.sizes import Sizes
 
@@ -11,6 +11,6 @@ def all_experiments(sizes: Sizes) -> list[Experiment]:
     """Return the experiments of a run of these sizes."""
     return [
         experiment
-        for module in (storing, reading, spending, waiting, joining, working, many, listening)
+        for module in (storing, reading, spending, weighing, waiting, joining, working, many, listening)
         for experiment in module.experiments(sizes)
     ]
