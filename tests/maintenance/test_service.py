@@ -253,6 +253,39 @@ def test_configuration_names_the_setting_that_is_wrong(value: float) -> None:
         Retries(longest=value)
 
 
+def test_service_starts_again_after_its_thread_was_interrupted() -> None:
+    is_interrupted = iter([True])
+
+    def work() -> int:
+        if next(is_interrupted, False):
+            raise SystemExit
+        return 1
+
+    service = Work(work)
+    service.start()
+    service.signals.wait(Signal.STOPPED)
+    assert not service.is_running
+    service.start()
+    service.signals.wait(Signal.RAN)
+    assert service.stop(PATIENCE)
+
+
+def test_run_here_ends_with_an_error_of_its_reader() -> None:
+    """Its output may be closed, for example."""
+    seen = []
+
+    def read(done: int) -> None:
+        seen.append(done)
+        if len(seen) == 3:
+            raise BrokenPipeError
+
+    service = Work(one, pause=0.0)
+    with pytest.raises(BrokenPipeError):
+        service.run_here(read)
+    assert seen == [1, 1, 1]
+    assert not service.is_running
+
+
 # -- batches
 
 

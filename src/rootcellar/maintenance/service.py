@@ -345,6 +345,8 @@ class Service(ABC):
                     return
                 pause = self._turn(here, loop, note)
         finally:
+            # also where an interruption ended it: the next start makes another thread
+            loop.is_stopping = True
             self._release()
             here.signals.send(Signal.STOPPED)
             loop.ended.set()
