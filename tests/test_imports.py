@@ -32,7 +32,7 @@ def test_broken_driver_is_named_with_its_cause(module: str, part: str, url: str,
     ended = run_after(f"import {module}; sys.modules[{part!r}] = None", *_arguments(command, url))
     assert ended.status
     told = " ".join((ended.out + ended.err).split())
-    assert "is installed, and importing it fails" in told
+    assert "is installed, but importing it fails" in told
     assert part in told
     assert "is not installed" not in told
 
@@ -40,7 +40,7 @@ def test_broken_driver_is_named_with_its_cause(module: str, part: str, url: str,
 def test_driver_without_its_c_library_is_broken() -> None:
     ended = run_after("import os; os.environ['PSYCOPG_IMPL'] = 'none-such'", "history", "-b", STORES[0][2])
     told = " ".join((ended.out + ended.err).split())
-    assert "is installed, and importing it fails: ImportError" in told
+    assert "is installed, but importing it fails: ImportError" in told
     assert "none-such" in told
 
 

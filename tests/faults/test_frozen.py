@@ -168,7 +168,7 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
     freezable: tuple[Server, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads, and coroutines that read what was announced, give up hundreds of times."""
-    monkeypatch.setattr(executor, "LINGER", 0.5)
+    monkeypatch.setattr(executor, "IDLE_SECONDS", 0.5)
     server, url = freezable
     app = make_app(url)
     store, readers = app.backend.store, app.backend.waiter.aside
@@ -198,9 +198,9 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
             errors = list(threads.map(give_up_often, range(40)))
         assert errors == [{TimeoutError}] * 40
         assert {type(error) for error in asyncio.run(give_up_reading())} == {TimeoutError}
-        assert len(begun) == executor.MOST, "the others found no thread that was free"
+        assert len(begun) == executor.MAX_THREADS, "the others found no thread that was free"
         assert readers.waiting == 0, "nothing is kept for a caller who left"
     assert app.AsyncResult("there").get(timeout=20) == "there"
     until(lambda: not [one for one in threading.enumerate() if one.name == "rootcellar-aside"], "no thread reads")
-    assert len(begun) == executor.MOST + 1, "after the freeze only the last one is read"
+    assert len(begun) == executor.MAX_THREADS + 1, "after the freeze only the last one is read"
     store.close()

@@ -76,7 +76,7 @@ def test_outage_whose_end_nobody_saw_is_forgotten(
 ) -> None:
     outage = Outage()
     outage.note("store it", StoreUnavailable("away"))
-    monkeypatch.setattr(outages, "FORGOTTEN", -1.0)
+    monkeypatch.setattr(outages, "FORGET_AFTER_SECONDS", -1.0)
     outage.note("store it", StoreUnavailable("away"))
     assert len(messages(caplog)) == 2
 
@@ -85,7 +85,7 @@ def test_first_outage_is_logged_on_a_machine_that_has_just_started(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the clock counts from the start of the machine
-    monkeypatch.setattr(outages, "FORGOTTEN", float("inf"))
+    monkeypatch.setattr(outages, "FORGET_AFTER_SECONDS", float("inf"))
     Outage().note("store it", StoreUnavailable("away"))
     assert len(messages(caplog)) == 1
 

@@ -20,7 +20,7 @@ from kombu import compression as kombu_compression
 
 from rootcellar.errors import ConfigurationError, PayloadBomb, PayloadUnreadable
 from rootcellar.payloads import Codec, Compressing, codec_of
-from rootcellar.payloads.compression import LARGEST
+from rootcellar.payloads.compression import MAX_DECOMPRESSED_BYTES
 from rootcellar.records import Payload
 from rootcellar.stores.sql.celery_tables import task_record
 
@@ -138,7 +138,7 @@ def test_a_bomb_is_stopped_before_it_fills_the_memory(method: str) -> None:
         tracemalloc.stop()
     assert len(Compressing(largest=32 << 20).decompress(bomb).body) == 32 << 20
     assert len(Compressing(largest=0).decompress(bomb).body) == 32 << 20
-    assert LARGEST == 256 << 20
+    assert MAX_DECOMPRESSED_BYTES == 256 << 20
 
 
 @pytest.mark.parametrize("method", BOMBS)

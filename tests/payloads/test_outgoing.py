@@ -18,7 +18,7 @@ from rootcellar.backend import outgoing
 from rootcellar.backend.outgoing import Outgoing
 from rootcellar.backend.recorder import CUT
 from rootcellar.errors import PayloadTooLarge, RecordRefused, StoreUnavailable
-from rootcellar.retention.policy import LEAST_FOR_BLOBS
+from rootcellar.retention.policy import MIN_BLOB_SECONDS
 from rootcellar.stores.sqlite import driver
 from tests.mariadb_server import MariaDBServer
 
@@ -100,7 +100,7 @@ def test_blob_is_there_when_the_record_is_acknowledged_after_a_long_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "BUSY_TIMEOUT", 0.1)
-    monkeypatch.setattr(outgoing, "RENEW_AFTER", 0.0)
+    monkeypatch.setattr(outgoing, "RENEW_AFTER_SECONDS", 0.0)
     app = app_on(
         f"sqlite:///{tmp_path}/results.db",
         result_blob_url=str(tmp_path / "blobs"),
@@ -119,10 +119,10 @@ def test_blob_is_there_when_the_record_is_acknowledged_after_a_long_outage(
         with pytest.raises(StoreUnavailable):
             backend._put(going, None, None)
         for blob in (tmp_path / "blobs").glob("??/*"):
-            os.utime(blob, (time.time() - 2 * LEAST_FOR_BLOBS,) * 2)
-        assert backend.codec.spilling.sweep(backend.store, LEAST_FOR_BLOBS) > 0
+            os.utime(blob, (time.time() - 2 * MIN_BLOB_SECONDS,) * 2)
+        assert backend.codec.spilling.sweep(backend.store, MIN_BLOB_SECONDS) > 0
         other.execute("ROLLBACK")
     assert backend._put(going, None, None).written
-    backend.codec.spilling.sweep(backend.store, LEAST_FOR_BLOBS)
+    backend.codec.spilling.sweep(backend.store, MIN_BLOB_SECONDS)
     assert app.AsyncResult("a").get() == "x" * 100
     backend.store.close()

@@ -143,7 +143,7 @@ def test_settings_say_what_is_masked_in_calls_and_what_in_results() -> None:
     assert read_patterns(["-pin"], "x", Patterns(("pin", "a"), ("pin",))) == Patterns(("a", "-pin"), ("-pin",))
     assert read_patterns("pin", "x", Patterns(("a", "-PIN"))).calls == ("a", "pin"), "the last word counts"
     for wrong in ("a b$", "a..b", "§", "$.", [3], "@cards"):
-        with pytest.raises(ConfigurationError, match="is no pattern"):
+        with pytest.raises(ConfigurationError, match="is not a pattern"):
             read_patterns(wrong, "somewhere")
 
 

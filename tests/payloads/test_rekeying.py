@@ -283,7 +283,7 @@ def test_the_command_without_keys_and_with_a_missing_one(tmp_path: Any) -> None:
     assert "rootcellar key" in none.err
     wrong = rekey(url, keys=NEW)
     assert wrong.status == 1
-    assert "under the key 'old', and here are new" in wrong.err
+    assert "under the key 'old', and the keys here are new" in wrong.err
     assert "old (1)" in wrong.out
     shown = run("show", "task-00001", env={"ROOTCELLAR_BACKEND": url, "ROOTCELLAR_ENCRYPTION_KEYS": OLD})
     assert '"number": 1' in shown.out

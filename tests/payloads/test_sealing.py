@@ -87,10 +87,10 @@ def test_a_missing_key_is_named(codec_with: Callable[..., Codec]) -> None:
     stored = codec_with(OLD).encode(SECRET, task_id="a")
     with pytest.raises(KeyMissing, match=r"the result of task a is (encrypted|signed) under the key 'old'") as caught:
         codec_with(NEW).decode(stored, task_id="a")
-    assert "here are new" in str(caught.value)
+    assert "the keys here are new" in str(caught.value)
     assert caught.value.key_id == "old"
     assert copy.copy(caught.value).key_id == "old", "which goes the way of a pickle"
-    with pytest.raises(KeyMissing, match="and here is none"):
+    with pytest.raises(KeyMissing, match="and there are no keys here"):
         codec().decode(codec(OLD).encode(1, task_id="a"), task_id="a")
 
 

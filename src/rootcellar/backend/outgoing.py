@@ -11,7 +11,7 @@ from typing import TypeVar
 from rootcellar.errors import RecordRefused
 from rootcellar.payloads.blobs.references import blob_of
 from rootcellar.records import TaskRecord
-from rootcellar.retention.policy import LEAST_FOR_BLOBS
+from rootcellar.retention.policy import MIN_BLOB_SECONDS
 from rootcellar.text.escaping import visible_logs
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ logger = visible_logs(logging.getLogger(__name__))
 #: bytes that a field beside the outcome may have where a store refuses the whole: first this, then this
 ROOMS = (65_536, 2_048)
 #: seconds after which a blob without a record is written anew: a sweep deletes those that are older than its grace
-RENEW_AFTER = LEAST_FOR_BLOBS / 2
+RENEW_AFTER_SECONDS = MIN_BLOB_SECONDS / 2
 _FIELDS = ("result", "args", "kwargs", "children", "stamps", "traceback")
 
 
@@ -62,7 +62,7 @@ class Outgoing:
     def _renew_blob(self, made_at: tuple[float, float]) -> None:
         """Write the blob again, under another name, before a sweep takes it for one that is nobody's."""
         now = _clocks()
-        if max(later - earlier for earlier, later in zip(made_at, now, strict=True)) < RENEW_AFTER:
+        if max(later - earlier for earlier, later in zip(made_at, now, strict=True)) < RENEW_AFTER_SECONDS:
             return
         self.record = dataclasses.replace(self.record, result=self._make(None).result)
         self._made_at = now

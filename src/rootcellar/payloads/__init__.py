@@ -1,4 +1,4 @@
-"""Values into payloads and back: everything that a store keeps of a task's values goes through a :class:`Codec`."""
+"""Turns values into payloads and back. Every value that a store keeps goes through a :class:`Codec`."""
 
 from rootcellar.payloads.codec import (
     ARGS,

@@ -1,4 +1,4 @@
-"""The one way of a value into a payload and back: redact, serialise, limit, compress, seal; each a file beside this."""
+"""Turns a value into a payload and back. The steps: redact, serialize, limit, compress, encrypt or sign."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from rootcellar.payloads.size_limits import SPILL, TRUNCATE, Limit, cut_middle
 from rootcellar.payloads.typed import Reader
 from rootcellar.records import DAMAGED, FOREIGN, Payload, TaskRecord
 
-#: the fields of a record that hold values, and what else is encoded; an encrypted one is bound to its field
+#: the names of the fields that are encoded; an encrypted value is bound to its field
 RESULT, ARGS, KWARGS, STAMPS, TRACEBACK = "result", "args", "kwargs", "stamps", "traceback"
 CHORD_BODY = "chord body"
-#: the fields of a record that are payloads and are sealed; ``children`` holds nothing but ids
+#: the fields of a record that are encrypted or signed payloads; ``children`` has only ids
 SEALED_FIELDS = (RESULT, ARGS, KWARGS, STAMPS)
 
 
-#: how a pickle of protocol 2 and later begins
+#: the first bytes of a pickle of protocol 2 and later
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 NOBODY = Call()
 NO_LIMIT = Limit()
 
 
 class Codec:
-    """Turns values into payloads and back, as the settings want it. Safe to use from any thread.
+    """Turns values into payloads and back, according to the settings. Safe to use from any thread.
 
     Args:
-        serializer: the name of the serializer, where a call names none.
-        compressing: how payloads are compressed, and how large they may be once they are not; ``None`` for not.
+        serializer: the name of the default serializer.
+        compressing: compresses payloads, and limits their decompressed size; ``None`` for no compression.
         accept: the content types that may be read; ``None`` for those that kombu trusts.
         sealing: encrypts or signs; ``None`` for neither.
-        old_pickles: whether pickles of plain data are read, as Celery before 5.7 left them, where pickle itself is not
+        old_pickles: whether pickles of plain data, from Celery before 5.7, are read even if pickle itself is not
             accepted.
-        reader: reads typed JSON; ``None`` for one that makes objects of any class that is loaded.
-        redactor: masks what must not be stored; ``None`` for nothing.
+        reader: reads typed JSON; ``None`` for a reader that accepts any class that is loaded.
+        redactor: masks secrets; ``None`` for no redaction.
         limit: how large a result may be; ``None`` for no limit.
-        spilling: keeps what is too large in blobs; ``None`` where there is no place for them.
+        spilling: keeps large results in blobs; ``None`` without a blob store.
     """
 
     def __init__(
@@ -88,19 +88,19 @@ class Codec:
         """Encode a value of a task.
 
         Args:
-            value: what the task returned, or was called with.
-            task_id: the task (or, of a chord's body, the group) that it belongs to.
-            field: which field of it, such as :data:`RESULT`.
+            value: the task's result or arguments.
+            task_id: the task, or for a chord's body the group, to which the value belongs.
+            field: the field, such as :data:`RESULT`.
             call: the task and its arguments.
-            is_failure: whether the value may be an exception: what a task returned may look like one.
-            is_limited: whether the limits on the size of a result hold.
-            room: bytes to which it is cut, unless it is what a task returned; ``None`` for no other limit.
-            serializer: the name of a serializer; ``None`` for the task's own or, where it has none or the value is
-                not its result, the settings'.
+            is_failure: whether the value may be an exception. A returned value can look like one.
+            is_limited: whether the limit on the size of a result applies.
+            room: the maximum size in bytes to which the value is cut, unless a task returned it; ``None`` for no limit.
+            serializer: the name of a serializer; ``None`` for the task's own if the value is its result, else for that
+                of the settings.
 
         Raises:
-            NotEncodable: the serializer cannot encode it, or it is too large.
-            StoreError: it is too large for a record, and the blob store is out of reach.
+            NotEncodable: the serializer cannot encode the value, or it is too large.
+            StoreError: it is too large for a record, and the blob store cannot be reached.
         """
         serializer = serializer or serializer_of(call, field)
         limit = self.limit.of(call.task) if is_limited else NO_LIMIT
@@ -115,7 +115,7 @@ class Codec:
             return payload
 
         if field == CHORD_BODY:
-            # it is to be called as it is
+            # the body is called later, so it must stay complete
             return self._sealed(serialised(value), task_id, field)
         value = self.redactor.arguments(value, call) if field == ARGS else value
         payload = self.redactor.encoded(value, call, serialised, is_result=field == RESULT, is_failure=failed)
@@ -124,13 +124,16 @@ class Codec:
         return self._shortened(payload, limit, task_id, field, call)
 
     def _shortened(self, payload: Payload, limit: Limit, task_id: str, field: str, call: Call) -> Payload:
-        """Return what is stored of a value that is too large; no task fails for its arguments."""
+        """Return the payload to store instead of an oversized value: refused, truncated or in a blob.
+
+        Oversized arguments are always truncated, never refused.
+        """
         if field == RESULT and limit.too_large != TRUNCATE:
             name = getattr(call.task, "name", None) or task_id
             if limit.too_large != SPILL:
                 raise limit.refusal(payload, name)
             if self.spilling is None:
-                raise limit.refusal(payload, name, ", and no ROOTCELLAR_BLOB_URL says where to keep it")
+                raise limit.refusal(payload, name, ", and ROOTCELLAR_BLOB_URL is not set")
             return self.spilling.spill(self._sealed(payload, task_id, field), task_id)
         return self._sealed(serialise(limit.cut(payload), "json"), task_id, field)
 
@@ -141,7 +144,7 @@ class Codec:
         try:
             return serialise(value, serializer or self.serializer, field)
         except NotEncodable:
-            # a failure must not be lost because the task's own serializer is unknown, or is for other values
+            # a failure must be stored even if the task's own serializer is unknown or cannot encode it
             if serializer is None or not is_failure:
                 raise
             return serialise(value, self.serializer, field)
@@ -149,7 +152,7 @@ class Codec:
     def encode_loosely(
         self, value: Any, *, task_id: str, field: str, call: Call = NOBODY, room: int | None = None
     ) -> Payload:
-        """Encode as :meth:`encode` does, or as the text of its ``repr`` what the serializer refuses."""
+        """Encode like :meth:`encode`, but if the serializer refuses the value, encode the text of its ``repr``."""
         try:
             return self.encode(value, task_id=task_id, field=field, call=call, room=room)
         except NotEncodable:
@@ -159,22 +162,22 @@ class Codec:
     def decode(
         self, payload: Payload, *, task_id: str, field: str = RESULT, accept: Collection[str] | None = None
     ) -> Any:
-        """Return the value of a payload that :meth:`encode` made for the same task and field.
+        """Return the value of a payload that :meth:`encode` returned for the same task and field.
 
         Args:
-            payload: what a store returned.
-            task_id: the task that it was stored for.
-            field: the field that it was stored in.
+            payload: the stored payload.
+            task_id: the task to which it belongs.
+            field: the field in which it was stored.
             accept: the content types that may be read; ``None`` for those of the settings.
 
         Raises:
             ContentRefused: its content type is not accepted.
-            PayloadBomb: it is too large once it is decompressed.
-            TypeRefused: it names a class that may not be made.
+            PayloadBomb: it is too large after decompression.
+            TypeRefused: it names a class that is not allowed.
             PayloadUnreadable: it is damaged, or no decoder is installed.
-            KeyMissing: the key that sealed it is not here.
-            SealBroken: it was sealed for another task or field, or altered.
-            UnsealedRefused: it is not sealed, and there are keys.
+            KeyMissing: the key that encrypted or signed it is missing.
+            SealBroken: it was altered, or encrypted or signed for another task or field.
+            UnsealedRefused: it is neither encrypted nor signed, but there are keys.
         """
         if payload.content_type == REFERENCE:
             payload = self.fetch(payload, task_id)
@@ -190,7 +193,7 @@ class Codec:
             raise of_task(exc, task_id, field) from exc
 
     def decode_open(self, payload: Payload, *, task_id: str, field: str) -> Any:
-        """Return the value of a payload that is never sealed and of a type that anybody may read, such as children.
+        """Return the value of a payload that is never encrypted or signed and always accepted, such as children.
 
         Raises:
             PayloadError: it cannot be read.
@@ -206,18 +209,18 @@ class Codec:
             raise of_task(exc, task_id, field) from exc
 
     def fetch(self, reference: Payload, task_id: str) -> Payload:
-        """Return the payload that is kept in a blob, as it was before it was put there.
+        """Return the payload that is kept in a blob.
 
         Raises:
-            PayloadUnreadable: it is gone or damaged.
-            BlobStoreUnknown: there is no blob store.
-            StoreError: the blob store is out of reach.
+            PayloadUnreadable: the blob is missing or damaged.
+            BlobStoreUnknown: no blob store is configured.
+            StoreError: the blob store cannot be reached.
         """
         if self.spilling is None:
             raise BlobStoreUnknown(
-                f"the result of task {task_id} is kept in a blob, and nothing says where",
+                f"the result of task {task_id} is in a blob, but no blob store is configured",
                 where="ROOTCELLAR_BLOB_URL",
-                remedy="set it as the workers have it",
+                remedy="set it to the same value as on the workers",
             )
         return self.spilling.fetch(reference, task_id)
 
@@ -230,14 +233,14 @@ class Codec:
         call: Call = NOBODY,
         room: int | None = None,
     ) -> str | None:
-        """Return a text as it is to be stored where a store keeps plain text, such as a traceback.
+        """Encode a text for a field of plain text, such as a traceback.
 
         Args:
             text: the text.
             task_id: the task that it belongs to.
             field: the field that it is stored in.
             call: the task and its arguments.
-            room: characters to which it is cut; ``None`` for no limit.
+            room: the maximum of characters to which it is cut; ``None`` for no limit.
         """
         if text is None:
             return None
@@ -245,17 +248,17 @@ class Codec:
         return self.sealing.seal_text(redacted if room is None else cut_middle(redacted, room), task_id, field)
 
     def decode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK) -> str | None:
-        """Return the text that :meth:`encode_text` was given.
+        """Return the text that was passed to :meth:`encode_text`.
 
         Raises:
-            PayloadError: as :meth:`decode` does of a payload.
+            PayloadError: for the same reasons as :meth:`decode`.
         """
         return None if text is None else self.sealing.open_text(text, task_id, field)
 
     def opened(self, record: TaskRecord) -> tuple[TaskRecord, list[PayloadError]]:
-        """Return a record with its values neither encrypted nor signed, for whoever shows it; and what was refused.
+        """Return a record with decrypted and verified values, to be shown, and the errors of values that were refused.
 
-        What cannot be opened is left as it is.
+        A value that cannot be opened stays unchanged.
         """
         opened: dict[str, Any] = {}
         refused: list[PayloadError] = []
@@ -282,7 +285,8 @@ def unreadable_payload(payload: Payload, task_id: str, field: str) -> PayloadUnr
         )
     if payload.body.startswith(_PICKLE_STARTS):
         return PayloadUnreadable(
-            f"the {field} of task {task_id!a} is in a record that Celery stored as a pickle, and rootcellar runs none",
+            f"the {field} of task {task_id!a} is in a record that Celery stored as a pickle, and rootcellar does not "
+            "run pickles",
             remedy="read it with Celery's own backend and result_serializer 'pickle', or let it expire",
         )
     return PayloadUnreadable(
@@ -292,12 +296,12 @@ def unreadable_payload(payload: Payload, task_id: str, field: str) -> PayloadUnr
 
 
 def of_task(exc: PayloadError, task_id: str, field: str) -> PayloadError:
-    """Return the same error, with the task and the field named in it."""
+    """Return the same error with the names of the task and the field."""
     if not task_id or isinstance(exc, KeyMissing) or task_id in exc.what or ascii(task_id) in exc.what:
         return exc
     return type(exc)(f"the {field} of task {task_id!a} cannot be read: {exc.what}", where=exc.where, remedy=exc.remedy)
 
 
 def serializer_of(call: Call, field: str = RESULT) -> str | None:
-    """Return the name of the serializer that a task has of its own for a field; ``None`` for the settings'."""
+    """Return the name of a task's own serializer for a field, or ``None`` for that of the settings."""
     return getattr(call.task, "result_serializer", None) if field == RESULT else None

@@ -1,7 +1,7 @@
-"""Payloads made smaller, and back.
+"""Compresses and decompresses payloads.
 
-The methods and their names are kombu's, so that what Celery compresses is read here. A payload says itself how it was
-compressed: settings may change at any time. Decompression stops at a limit, before memory is taken.
+The methods and their names are kombu's, so that payloads that Celery compressed can be read. Each payload has the name
+of its method, so settings may change at any time. Decompression stops at a limit before it uses too much memory.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from rootcellar.records import Payload
 from rootcellar.support.imports import import_failure
 from rootcellar.support.interruptions import raise_interruption
 
-#: bytes below which nothing is compressed unless the settings say so: a small result gains little, and is less readable
-THRESHOLD = 1024
-#: bytes that a payload may have once it is decompressed
-LARGEST = 256 << 20
-#: bytes that LZMA's dictionary may take; its highest level needs 64 MiB
-_LZMA_MEMORY = 128 << 20
+#: smaller payloads are not compressed by default: they would gain little, and be less readable
+DEFAULT_THRESHOLD_BYTES = 1024
+#: the default limit for a decompressed payload
+MAX_DECOMPRESSED_BYTES = 256 << 20
+#: the memory that LZMA's dictionary may use; its highest level needs 64 MiB
+_LZMA_MEMORY_BYTES = 128 << 20
 _BROTLI_LEVEL = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way to compress.
+    """A method of compression.
 
     Attributes:
-        compress: makes bytes smaller, with a level or ``None`` for the method's own.
-        decompress: gives the bytes back, at most so many and one more, or all of them for -1.
-        levels: the levels that it knows.
-        packages: modules of which it needs one; empty for Python's own.
+        compress: compresses bytes, with a level or ``None`` for the method's own.
+        decompress: decompresses bytes: at most the given number and one more, or all of them for -1.
+        levels: the allowed levels.
+        packages: the modules of which one is needed; empty for the standard library.
     """
 
     compress: Callable[[bytes, int | None], bytes]
@@ -49,20 +49,25 @@ class Method:
 
 
 class Compressing:
-    """How payloads are compressed, and decompressed. Safe to use from any thread.
+    """Compresses and decompresses payloads. Safe to use from any thread.
 
     Args:
         name: the method, such as ``gzip``, ``bzip2``, ``lzma``, ``zstd`` or ``brotli``; ``None`` for none.
-        level: how hard it tries; ``None`` for the method's own level.
-        threshold: bytes below which a payload is stored as it is.
-        largest: the most bytes that a payload may have once it is decompressed; 0 for no limit.
+        level: the level of compression; ``None`` for the method's own.
+        threshold: payloads with fewer bytes are not compressed.
+        largest: the maximum size of a decompressed payload in bytes; 0 for no limit.
 
     Raises:
         ConfigurationError: there is no such method or level.
     """
 
     def __init__(
-        self, name: str | None = None, *, level: int | None = None, threshold: int = THRESHOLD, largest: int = LARGEST
+        self,
+        name: str | None = None,
+        *,
+        level: int | None = None,
+        threshold: int = DEFAULT_THRESHOLD_BYTES,
+        largest: int = MAX_DECOMPRESSED_BYTES,
     ) -> None:
         known_compression(name)
         self._type = (kombu_type(name) if name else None) or ""
@@ -85,7 +90,7 @@ class Compressing:
             )
 
     def compress(self, payload: Payload) -> Payload:
-        """Return ``payload`` compressed; as it is where it is small, or would not shrink."""
+        """Return ``payload`` compressed, or unchanged if it is small or would not shrink."""
         if not self._type or len(payload.body) < self._threshold:
             return payload
         if self._method is None:
@@ -97,7 +102,7 @@ class Compressing:
         return replace(payload, body=packed, compression=self._type)
 
     def decompress(self, payload: Payload) -> Payload:
-        """Return ``payload`` as it was before it was compressed.
+        """Return ``payload`` decompressed.
 
         Raises:
             PayloadBomb: it is larger than the limit.
@@ -113,7 +118,7 @@ class Compressing:
             raise_interruption(exc)
             raise PayloadUnreadable(
                 f"a stored result of {payload.compression} cannot be decoded: {type(exc).__name__}: {exc}",
-                remedy="see whether it was compressed by a library that is missing here, or damaged",
+                remedy="check whether a library for this compression is missing here, or the result is damaged",
             ) from exc
         return replace(payload, body=body, compression="")
 
@@ -122,19 +127,19 @@ class Compressing:
         if method is not None:
             body = method.decompress(payload.body, self._largest + 1 if self._largest else -1)
         else:
-            # an application's own method: it cannot be stopped on the way
+            # an application's own method, which cannot be stopped before its end
             body = kombu_compression.decompress(payload.body, payload.compression)
         if self._largest and len(body) > self._largest:
             raise PayloadBomb(
-                f"a stored result of {len(payload.body)} bytes is larger than {self._largest} once it is decompressed",
+                f"a stored result of {len(payload.body)} bytes is larger than {self._largest} after decompression",
                 where="result_max_decompressed_size",
-                remedy="raise the limit if you trust whoever wrote it",
+                remedy="raise the limit if you trust its origin",
             )
         return body
 
 
 def known_compression(name: str | None) -> str | None:
-    """Return the name of a compression, ``None`` for none.
+    """Return the name of a compression, or ``None`` for none.
 
     Raises:
         ConfigurationError: there is no such method, or its package is not installed.
@@ -160,7 +165,7 @@ def known_compression(name: str | None) -> str | None:
 
 
 def kombu_type(name: str) -> str | None:
-    """Return what marks payloads of a method: the content type that kombu knows it by."""
+    """Return the content type that kombu uses for a method."""
     if name in _NAMES or name in _METHODS:
         return _NAMES.get(name, name)
     try:
@@ -170,10 +175,10 @@ def kombu_type(name: str) -> str | None:
 
 
 def compressing_of(option: Callable[[str], Any]) -> Compressing:
-    """Return what the settings say.
+    """Return the compression of the settings.
 
     Args:
-        option: gives the value of a setting, ``None`` for one that is not there.
+        option: returns the value of a setting, or ``None`` if it is not set.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -183,8 +188,8 @@ def compressing_of(option: Callable[[str], Any]) -> Compressing:
     return Compressing(
         option("result_compression") or None,
         level=_number(option, "result_compression_level", lowest=-100),
-        threshold=THRESHOLD if threshold is None else threshold,
-        largest=LARGEST if largest is None else largest,
+        threshold=DEFAULT_THRESHOLD_BYTES if threshold is None else threshold,
+        largest=MAX_DECOMPRESSED_BYTES if largest is None else largest,
     )
 
 
@@ -197,12 +202,12 @@ def _number(option: Callable[[str], Any], name: str, lowest: int = 0) -> int | N
     except (TypeError, ValueError):
         number = lowest - 1
     if number < lowest or isinstance(value, float):
-        raise ConfigurationError(f"{value!r} is no number of this kind", where=name, remedy="write a whole number")
+        raise ConfigurationError(f"{value!r} is not a valid number", where=name, remedy="write a whole number")
     return number
 
 
 def _import_error(packages: tuple[str, ...]) -> ImportError | None:
-    """Return why none of these modules can be imported, ``None`` if one can."""
+    """Return the error if none of these modules can be imported, or ``None`` if one can."""
     try:
         _module(packages)
     except ImportError as exc:
@@ -231,7 +236,7 @@ def _whole(decompressor: Any, body: bytes, most: int) -> bytes:
 
 
 def _gunzip(body: bytes, most: int) -> bytes:
-    # 32: with zlib's header, which kombu writes, or gzip's; 0 is zlib's word for no limit
+    # 32: accept zlib's header, which kombu writes, and gzip's; 0 means no limit
     decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)
     data = decompressor.decompress(body, max(most, 0))
     if not decompressor.eof and (most < 0 or len(data) < most):
@@ -286,7 +291,7 @@ _METHODS: Mapping[str, Method] = {
     ),
     "application/x-lzma": Method(
         lambda body, level: lzma.compress(body, preset=level),
-        lambda body, most: _whole(lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), body, most),
+        lambda body, most: _whole(lzma.LZMADecompressor(memlimit=_LZMA_MEMORY_BYTES), body, most),
         range(10),
     ),
     "application/zstd": Method(_zstd, _unzstd, range(-7, 23), _ZSTD),

@@ -1,8 +1,8 @@
-"""Payloads encrypted or signed, bound to their task and field.
+"""Encrypts or signs payloads, and binds them to their task and field.
 
-Encrypted: AES-256-GCM with a random nonce of 96 bits before the ciphertext. Signed: HMAC-SHA256, the body as it was.
-What is authenticated beside the body is the task's id, the field, and how the body is to be decoded: a payload
-that is moved to another task or field, or said to be of another type, is refused.
+Encrypted: AES-256-GCM with a random nonce of 96 bits before the ciphertext. Signed: HMAC-SHA256, with an unchanged
+body. The task's id, the field and the types for decoding are authenticated with the body: a payload that was moved to
+another task or field, or got another type, is refused.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from rootcellar.payloads.keys import Keyring
 from rootcellar.records import ENCRYPTED, SIGNED, Payload
 from rootcellar.support.imports import import_failure
 
-_NONCE = 12
-#: what begins a sealed text
-_TEXT = "rootcellar:"
+_NONCE_BYTES = 12
+#: the prefix of an encrypted or signed text
+_TEXT_PREFIX = "rootcellar:"
 _SEALED_TEXT = re.compile(r"rootcellar:(?:(aes-256-gcm:[^:\s]+):([A-Za-z0-9+/=]*)|(hmac-sha256:[^:\s]+:[0-9a-f]+)\n)")
 _UNCHANGED = "rootcellar:unsealed:\n"
 
 
 class Sealing:
-    """Encrypts or signs, opens and verifies. With no key it seals nothing and opens what is not sealed.
+    """Encrypts or signs ("seals"), decrypts and verifies. Without keys it leaves payloads unchanged.
 
     Args:
-        encryption: keys that encrypt; the first one writes.
-        signing: keys that sign, where there is none that encrypts; all of them verify.
-        accept_unsealed: whether what is neither encrypted nor signed may be read though there are keys.
+        encryption: keys for encryption; the first one encrypts, all of them decrypt.
+        signing: keys for signatures, used if there is no key for encryption; all of them verify.
+        accept_unsealed: whether payloads that are neither encrypted nor signed may be read although there are keys.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Sealing:
 
     @property
     def accepts_unsealed(self) -> bool:
-        """Whether what is neither encrypted nor signed may be read."""
+        """Whether payloads that are neither encrypted nor signed may be read."""
         return self._accepts_unsealed
 
     @property
     def writes_as(self) -> str:
-        """What the ``key_id`` of a new payload begins with; empty where nothing is sealed."""
+        """The prefix of the ``key_id`` of new payloads; empty without keys."""
         if self._encryption:
             return ENCRYPTED + self._encryption.first.key_id
         return f"{SIGNED}{self._signing.first.key_id}:" if self._signing else ""
@@ -67,19 +67,19 @@ class Sealing:
             return payload
         if self._encryption:
             key_id = self._encryption.first.key_id
-            nonce = os.urandom(_NONCE)
+            nonce = os.urandom(_NONCE_BYTES)
             sealed = self._ciphers[key_id].encrypt(nonce, payload.body, _bound(payload, task_id, field))
             return _with(payload, nonce + sealed, ENCRYPTED + key_id)
         key = self._signing.first
         return _with(payload, payload.body, f"{SIGNED}{key.key_id}:{_mac(key.secret, payload, task_id, field)}")
 
     def open(self, payload: Payload, task_id: str, field: str) -> Payload:
-        """Return what :meth:`seal` was given for the same field of the same task.
+        """Return the payload that was passed to :meth:`seal` for the same field of the same task.
 
         Raises:
-            KeyMissing: the key that sealed it is not here.
-            SealBroken: it was sealed for another task or field, or altered.
-            UnsealedRefused: it is not sealed.
+            KeyMissing: the key that encrypted or signed it is missing.
+            SealBroken: it was altered, or encrypted or signed for another task or field.
+            UnsealedRefused: it is neither encrypted nor signed.
         """
         if not payload.key_id:
             if self._accepts_unsealed:
@@ -94,25 +94,25 @@ class Sealing:
             return self._decrypted(payload, rest, task_id, field)
         if algorithm + ":" == SIGNED:
             return self._verified(payload, rest, task_id, field)
-        raise _broken(task_id, field, f"it is said to be sealed by {algorithm[:40]!a}")
+        raise _broken(task_id, field, f"its algorithm is {algorithm[:40]!a}, which is unknown")
 
     def seal_text(self, text: str, task_id: str, field: str) -> str:
-        """Return a text as it lies in a column of text: sealed, or as it is."""
+        """Return a text for a column of text: encrypted or signed, or unchanged without keys."""
         if not self.is_on:
-            return _UNCHANGED + text if text.startswith(_TEXT) else text
+            return _UNCHANGED + text if text.startswith(_TEXT_PREFIX) else text
         if not self._encryption:
-            # signed as a server will hand it back
+            # sign the form in which a server will return it
             text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
         sealed = self.seal(_text_payload(_encoded(text)), task_id, field)
         if sealed.key_id.startswith(ENCRYPTED):
-            return f"{_TEXT}{sealed.key_id}:{base64.b64encode(sealed.body).decode()}"
-        return f"{_TEXT}{sealed.key_id}\n{text}"
+            return f"{_TEXT_PREFIX}{sealed.key_id}:{base64.b64encode(sealed.body).decode()}"
+        return f"{_TEXT_PREFIX}{sealed.key_id}\n{text}"
 
     def open_text(self, text: str, task_id: str, field: str, *, accept_unsealed: bool = False) -> str:
-        """Return the text that :meth:`seal_text` was given; with ``accept_unsealed`` also one that is not sealed.
+        """Return the text that was passed to :meth:`seal_text`; with ``accept_unsealed`` also a plain one.
 
         Raises:
-            PayloadError: as :meth:`open` does.
+            PayloadError: for the same reasons as :meth:`open`.
         """
         is_unchanged = text.startswith(_UNCHANGED)
         payload = sealed_text(text, task_id, field)
@@ -125,13 +125,13 @@ class Sealing:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise _missing(f"the {field} of task {task_id} is encrypted", key_id, self._encryption, "ENCRYPTION")
-        nonce, sealed = payload.body[:_NONCE], payload.body[_NONCE:]
-        if len(nonce) < _NONCE:
-            raise _broken(task_id, field, f"it is too short for anything that key {key_id} encrypted")
+        nonce, sealed = payload.body[:_NONCE_BYTES], payload.body[_NONCE_BYTES:]
+        if len(nonce) < _NONCE_BYTES:
+            raise _broken(task_id, field, f"it is too short to be encrypted by key {key_id}")
         try:
             body = cipher.decrypt(nonce, sealed, _bound(payload, task_id, field))
-        except self._refusals:  # the library says no more than that it does not fit
-            raise _broken(task_id, field, f"it does not open under key {key_id}") from None
+        except self._refusals:  # the library gives no reason
+            raise _broken(task_id, field, f"key {key_id} does not decrypt it") from None
         return _with(payload, body, "")
 
     def _verified(self, payload: Payload, rest: str, task_id: str, field: str) -> Payload:
@@ -139,21 +139,21 @@ class Sealing:
         key = self._signing.get(key_id)
         if key is None:
             if self._accepts_unsealed:
-                # whoever has no key to verify with asked for no signatures
+                # without a key to verify, this process requires no signatures
                 return _with(payload, payload.body, "")
             raise _missing(f"the {field} of task {task_id} is signed", key_id, self._signing, "SIGNING")
         if not hmac.compare_digest(_mac(key.secret, payload, task_id, field).encode(), mac.encode()):
-            raise _broken(task_id, field, f"its signature is not of key {key_id}")
+            raise _broken(task_id, field, f"its signature is not from key {key_id}")
         return _with(payload, payload.body, "")
 
 
 def sealed_text(text: str, task_id: str, field: str) -> Payload:
-    """Return a stored text as the payload that it is: sealed, or as it is.
+    """Return a stored text as a payload: encrypted, signed or plain.
 
     Raises:
-        SealBroken: it begins as a sealed one and is none.
+        SealBroken: it has the prefix of an encrypted or signed text, but is not one.
     """
-    if not text.startswith(_TEXT) or text.startswith(_UNCHANGED):
+    if not text.startswith(_TEXT_PREFIX) or text.startswith(_UNCHANGED):
         return _text_payload(_encoded(text))
     found = _SEALED_TEXT.match(text)
     try:
@@ -163,7 +163,7 @@ def sealed_text(text: str, task_id: str, field: str) -> Payload:
             return replace(_text_payload(_encoded(text[found.end() :])), key_id=found[3])
     except binascii.Error:
         pass
-    raise _broken(task_id, field, "it begins as a sealed text and is none")
+    raise _broken(task_id, field, "it has the prefix of an encrypted or signed text, but is not one")
 
 
 def _encoded(text: str) -> bytes:
@@ -175,7 +175,7 @@ def _text_payload(body: bytes) -> Payload:
 
 
 def _bound(payload: Payload, task_id: str, field: str) -> bytes:
-    """Return what is authenticated beside the body, with the length of each part, so that none runs into the next."""
+    """Return what is authenticated with the body, with the length of each part, so that the parts are unambiguous."""
     kind, encoding, packed = payload.content_type, payload.content_encoding, payload.compression
     lengths = f"{len(task_id)} {len(field)} {len(kind)} {len(encoding)} {len(packed)}"
     return f"rootcellar 1 {lengths} {task_id}{field}{kind}{encoding}{packed}".encode("utf-8", "surrogatepass")
@@ -192,7 +192,7 @@ def _mac(secret: bytes, payload: Payload, task_id: str, field: str) -> str:
 
 def _cipher(secret: bytes) -> Any:
     try:
-        # imported late: who does not encrypt need not have it
+        # imported late: only encryption needs this package
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as exc:
         raise import_failure(
@@ -206,18 +206,18 @@ def _cipher(secret: bytes) -> Any:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """Return what a cipher raises of what it did not encrypt."""
+    """Return the exceptions that a cipher raises for data that it did not encrypt."""
     from cryptography.exceptions import InvalidTag
 
     return InvalidTag, ValueError
 
 
 def _missing(what: str, key_id: str, known: Keyring, kind: str) -> KeyMissing:
-    there = f"here are {', '.join(known.ids)}" if known else "here is none"
+    there = f"the keys here are {', '.join(known.ids)}" if known else "there are no keys here"
     return KeyMissing(
         f"{what} under the key {key_id[:64]!a}, and {there}",
         where=f"ROOTCELLAR_{kind}_KEYS",
-        remedy="add that key; all of them read, the first one writes",
+        remedy="add that key; all keys are used for reading, the first one for writing",
         key_id=key_id,
     )
 

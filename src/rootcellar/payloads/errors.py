@@ -1,4 +1,4 @@
-"""Why a value cannot be stored."""
+"""The error for a value that cannot be encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys that encrypt or sign: their text, their ids, and where none may be seen."""
+"""Reads and makes keys for encryption and signatures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from rootcellar.errors import ConfigurationError
 
 #: bytes of a key
-SIZE = 32
+KEY_BYTES = 32
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -22,7 +22,7 @@ class Key:
     """A key. Its ``repr`` shows the id only.
 
     Attributes:
-        key_id: names it, in what is stored and in messages.
+        key_id: its name in stored payloads and in messages.
         secret: its 32 bytes.
     """
 
@@ -31,10 +31,10 @@ class Key:
 
 
 class Keyring:
-    """Some keys, of which the first one writes and all read.
+    """Several keys. The first one encrypts or signs, all of them decrypt or verify.
 
     Args:
-        keys: the keys, the one that writes first.
+        keys: the keys; the first one is used for writing.
     """
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
@@ -48,12 +48,12 @@ class Keyring:
 
     @property
     def first(self) -> Key:
-        """The key that writes."""
+        """The key for writing."""
         return next(iter(self._keys.values()))
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids, the first one first."""
+        """The ids, in the order of the keys."""
         return tuple(self._keys)
 
     def get(self, key_id: str) -> Key | None:
@@ -65,14 +65,14 @@ class Keyring:
 
 
 def read_keys(text: str, where: str) -> Keyring:
-    """Return the keys of a text: each ``id:key`` or ``key``, apart by commas or space; a key is 32 bytes in base64.
+    """Return the keys in a text: ``id:key`` or ``key``, separated by commas or spaces. A key is 32 bytes in base64.
 
     Args:
         text: the keys.
         where: the setting, for messages.
 
     Raises:
-        ConfigurationError: it holds none, or one that is none; the message never quotes it.
+        ConfigurationError: there is no key, or one is not valid. The message never contains a key.
     """
     keys: list[Key] = []
     for number, word in enumerate(re.split(r"[\s,]+", text.strip()), 1):
@@ -82,13 +82,13 @@ def read_keys(text: str, where: str) -> Keyring:
         secret = _secret(encoded)
         if secret is None or (colon and not _ID.fullmatch(key_id)):
             raise ConfigurationError(
-                f"key number {number} is not {SIZE} bytes in base64, with or without an id and a colon before it",
+                f"key number {number} is not {KEY_BYTES} bytes in base64, with or without an id and a colon before it",
                 where=where,
                 remedy="make one with `rootcellar key`",
             )
         keys.append(Key(key_id or _derived_id(secret), secret))
     if not keys:
-        raise ConfigurationError("there is no key in it", where=where, remedy="make one with `rootcellar key`")
+        raise ConfigurationError("it contains no key", where=where, remedy="make one with `rootcellar key`")
     ids = [key.key_id for key in keys]
     twice = sorted({key_id for key_id in ids if ids.count(key_id) > 1})
     if twice:
@@ -111,7 +111,7 @@ def make_key(key_id: str | None = None) -> str:
         raise ConfigurationError(
             "the id of a key is 1 to 64 letters, digits, '_', '.' and '-'", remedy="such as 2031-05"
         )
-    secret = secrets.token_bytes(SIZE)
+    secret = secrets.token_bytes(KEY_BYTES)
     return f"{key_id or _derived_id(secret)}:{base64.urlsafe_b64encode(secret).decode()}"
 
 
@@ -121,7 +121,7 @@ def _secret(encoded: str) -> bytes | None:
         secret = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return secret if len(secret) == SIZE else None
+    return secret if len(secret) == KEY_BYTES else None
 
 
 def _derived_id(secret: bytes) -> str:

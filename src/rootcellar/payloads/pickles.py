@@ -1,8 +1,8 @@
-"""Pickles that Celery before 5.7 left in its tables, read without running what they say.
+"""Reads pickles of Celery before 5.7 in its tables, without running code.
 
-A pickle is a program that calls whatever it names. Here it can name the types of plain data and Python's own and
-Celery's exceptions, and nothing else. It is read by the unpickler in Python, for the one in C reserves as much memory
-as a pickle asks for.
+A pickle is a program that calls the functions that it names. Here only the types of plain data and the exceptions of
+Python and Celery are allowed. The unpickler in Python is used, because the one in C reserves as much memory as a
+pickle asks for.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ def read_old_pickle(payload: Payload) -> Any:
     """Return the value of a pickle of plain data.
 
     Raises:
-        TypeRefused: it names anything else than the types of plain data.
+        TypeRefused: it names something else than the types of plain data.
         PayloadUnreadable: it is damaged.
     """
     try:
         return _PlainUnpickler(io.BytesIO(payload.body)).load()
     except TypeRefused:
         raise
-    except Exception as exc:  # a damaged pickle raises anything
+    except Exception as exc:  # a damaged pickle can raise any exception
         raise_interruption(exc)
         raise PayloadUnreadable(
             f"a stored pickle cannot be decoded: {type(exc).__name__}: {str(exc)[:300]}",
-            remedy="see whether it was damaged",
+            remedy="check whether it is damaged",
         ) from exc
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """What bytes are in old pickles: text that is encoded."""
+    """Encode a text: the form of bytes in old pickles."""
     if encoding != "latin1":
         raise ValueError("no encoding of bytes")
     return text.encode("latin1")
 
 
 def _bytearray(data: Any = b"", encoding: str = "latin1") -> bytearray:
-    """Make one of bytes or text: of a number it would take as much memory as that says."""
+    """Return a bytearray of bytes or text. A number is refused, because it would reserve that much memory."""
     return bytearray(_encode(data, encoding) if isinstance(data, str) else bytes(memoryview(data)))
 
 
@@ -63,7 +63,7 @@ def _bytes(data: Any = ()) -> bytes:
 
 _PLAIN: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _encode,
-    # no range: a list of one may be larger than any memory
+    # range is not allowed: a list of it may be larger than the memory
     **{
         (module, cls.__name__): cls
         for module in _BUILTINS
@@ -100,13 +100,13 @@ class _PlainUnpickler(_PurePython):  # type: ignore[misc]
             return found
         raise TypeRefused(
             f"a pickle names {module[:50]}.{name[:50]}, which is not plain data",
-            remedy="read it where you trust it, with pickle in result_accept_content; it was not run",
+            remedy="it was not run; if you trust it, read it with pickle in result_accept_content",
         )
 
     def load_build(self) -> None:
         """Set the attributes of an object, never those of a class."""
         if isinstance(self.stack[-2], type) or callable(self.stack[-2]):
-            raise TypeRefused("a pickle changes a class", remedy="nothing was changed; somebody tampered with it")
+            raise TypeRefused("a pickle changes a class", remedy="nothing was changed; somebody manipulated the pickle")
         _PurePython.load_build(self)
 
     dispatch[pickle.BUILD[0]] = load_build

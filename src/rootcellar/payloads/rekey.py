@@ -1,7 +1,7 @@
-"""Everything that is stored, encrypted or signed anew under the first of the keys, while workers run.
+"""Encrypts or signs all stored results again with the first key, while workers run.
 
-A record is replaced only where it is still what was read, so nothing newer is overwritten. What is sealed by the first
-key already is passed over: whoever is interrupted begins again and loses nothing but a look at each record.
+A record is replaced only if it has not changed since it was read, so nothing newer is overwritten. Values that have the
+first key already are skipped: after an interruption, a new run only reads each record again.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores.base import Replaceable, Store
 from rootcellar.stores.fields import damaged_fields
 
-#: how often a record is read anew that others store at the same moment
-_TRIES = 10
+#: how often a record is read again if other processes store it at the same time
+_MAX_TRIES = 10
 
 
 @dataclass(slots=True)
 class Rekeyed:
-    """How far it is.
+    """The progress and the result.
 
     Attributes:
         looked_at: records that were read.
         changed: records that were encrypted or signed again, or, with ``dry_run``, that would be.
-        unprotected: records that were left although a part of them is neither encrypted nor signed.
-        left: records that could not be opened, or not wholly.
-        keys_missing: how many records need a key that is not here, by its id.
-        last_id: the id of the last record that was seen to.
+        unprotected: records that were skipped although a part of them is neither encrypted nor signed.
+        left: records that could not be opened completely.
+        keys_missing: how many records need a missing key, by its id.
+        last_id: the id of the last record that was processed.
         problems: the first few errors.
     """
 
@@ -57,18 +57,18 @@ class Rekeyed:
 
 
 class Rekeying:
-    """Seals the records of a store anew.
+    """Encrypts or signs the records of a store again.
 
     Args:
-        store: where they are.
-        codec: has the keys, the newest first.
-        unsealed: whether what is neither encrypted nor signed is sealed too.
+        store: the store.
+        codec: the codec with the keys, the newest first.
+        unsealed: whether to include values that are neither encrypted nor signed.
         dry_run: whether to count only.
         batch: how many records are read at a time.
 
     Raises:
         ConfigurationError: there is no key.
-        AbilityMissing: the store cannot replace what it holds.
+        AbilityMissing: the store cannot replace records.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Rekeying:
             )
         if not isinstance(store, Replaceable):
             raise AbilityMissing(
-                "this store cannot replace what it holds", where=store.where, remedy="let the old results expire"
+                "this store cannot replace records", where=store.where, remedy="let the old results expire"
             )
         self._store = store
         self._replaceable: Replaceable = store
@@ -93,7 +93,7 @@ class Rekeying:
         self.done = Rekeyed()
 
     def run(self, after: str | None = None, on_progress: Callable[[Rekeyed], object] = lambda done: None) -> Rekeyed:
-        """See to every record after the id ``after``; tell ``on_progress`` after each batch."""
+        """Process every record after the id ``after``. Call ``on_progress`` after each batch."""
         while records := self._store.scan(after, self._batch):
             for record in records:
                 self._see_to(record)
@@ -104,7 +104,7 @@ class Rekeying:
 
     def _see_to(self, record: TaskRecord) -> None:
         current: TaskRecord | None = record
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TRIES):
             if current is None:
                 return
             try:
@@ -116,12 +116,12 @@ class Rekeying:
             except (PayloadError, BlobStoreUnknown, RecordRefused) as exc:
                 self._leave(exc)
                 return
-            # somebody stored it meanwhile, or the answer was lost
+            # another process stored it meanwhile, or the answer was lost
             current = self._store.get(record.task_id)
-        self._leave(PayloadError(f"task {record.task_id} was stored by others again and again"))
+        self._leave(PayloadError(f"task {record.task_id} was stored by other processes again and again"))
 
     def _is_unprotected(self, record: TaskRecord) -> bool:
-        """Tell whether something of a record stays neither encrypted nor signed."""
+        """Return True if a part of a record stays neither encrypted nor signed."""
         if self._unsealed:
             return False
         payloads = [payload for name in SEALED_FIELDS if (payload := getattr(record, name)) is not None]
@@ -131,11 +131,11 @@ class Rekeying:
         return not all(ids)
 
     def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
-        """Replace a record; of their blobs the one goes that is no longer referred to."""
+        """Replace a record, and delete whichever of its old and new blob is no longer referenced."""
         replaced = self._replaceable.replace(old, new)
         spilling = self._codec.spilling
         if spilling is not None and blob_of(old) != blob_of(new):
-            # it is also not replaced where the answer was lost: then both are there for a sweep to look at
+            # if the answer was lost, it may be replaced or not: then both blobs stay for the sweep
             if replaced:
                 spilling.delete(old, self._store)
             elif blob_of(self._store.get(old.task_id)) != blob_of(new):
@@ -143,7 +143,7 @@ class Rekeying:
         return replaced
 
     def _changes(self, record: TaskRecord) -> dict[str, Any]:
-        """Return the fields that must be other ones.
+        """Return the fields that must change.
 
         Raises:
             PayloadError: one of them cannot be opened.
@@ -172,7 +172,7 @@ class Rekeying:
         return changes
 
     def _respilled(self, reference: Payload, task_id: str, field: str) -> Payload:
-        """Return the reference to a new blob, sealed by the newest key."""
+        """Return the reference to a new blob that has the newest key."""
         kept, sealing = self._codec.fetch(reference, task_id), self._codec.sealing
         opened = sealing.open(kept, task_id, field) if kept.key_id else kept
         assert self._codec.spilling is not None

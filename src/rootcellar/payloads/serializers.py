@@ -1,4 +1,4 @@
-"""Values into bytes and back, by the serializers that kombu knows.
+"""Turns values into bytes and back, with the serializers that kombu knows.
 
 The serializer ``rootcellar-json`` is our own (:mod:`rootcellar.payloads.typed`). It writes what plain JSON
 holds exactly as plain JSON, with the content type of JSON.
@@ -27,7 +27,7 @@ from rootcellar.support.interruptions import raise_interruption
 
 _JSON = "application/json"
 _READER = typed.Reader()
-#: what needs no decoder: the bytes are the value
+#: content types without a decoder: the bytes are the value
 _RAW = ("application/data", "application/text")
 _MARKER = {"__type__", "__value__"}
 _LITERAL = "rootcellar.dict"
@@ -54,9 +54,9 @@ def serialise(value: Any, serializer: str, field: str = "value") -> Payload:
     """Encode ``value``.
 
     Args:
-        value: what a task returned, or was called with.
+        value: a task's result or arguments.
         serializer: a name that kombu knows.
-        field: what errors call the value.
+        field: the name of the value in errors.
 
     Raises:
         NotEncodable: the serializer cannot encode it.
@@ -68,7 +68,7 @@ def serialise(value: Any, serializer: str, field: str = "value") -> Payload:
             return _typed(value, field)
         content_type, content_encoding, body = kombu_dumps(value, serializer=serializer)
     except typed.Unstorable as exc:
-        # one text: of an exception, no more than its arguments reaches whoever asks for the result
+        # one text, because only the arguments of an exception are stored for the client
         remedy = exc.remedy or "return plain data, or register the type"
         raise NotEncodable(f"{exc}: {remedy}", where="result_serializer") from exc
     except (EncodeError, TypeError, ValueError, OverflowError, RecursionError, SerializerNotInstalled) as exc:
@@ -88,14 +88,14 @@ def deserialise(payload: Payload, accept: Collection[str] | None, reader: typed.
     """Return the value of a payload that is neither compressed nor encrypted.
 
     Args:
-        payload: what :func:`serialise` made.
-        accept: the content types that may be read, typed JSON standing for plain JSON too; ``None`` for those that
+        payload: the result of :func:`serialise`.
+        accept: the content types that may be read (typed JSON includes plain JSON); ``None`` for those that
             kombu trusts.
         reader: reads typed JSON.
 
     Raises:
         ContentRefused: its content type is not among ``accept``.
-        TypeRefused: it names a class that may not be made.
+        TypeRefused: it names a class that is not allowed.
         PayloadUnreadable: it is damaged, or no decoder is installed.
     """
     try:
@@ -108,7 +108,7 @@ def deserialise(payload: Payload, accept: Collection[str] | None, reader: typed.
                 raise ContentDisallowed(_JSON)
             return _json_value(payload.body.decode(payload.content_encoding))
         if payload.content_type not in registry.type_to_name and payload.content_type not in _RAW:
-            # kombu would hand out the bytes as they are
+            # kombu would return the bytes unchanged
             raise LookupError("no decoder is installed")
         body: bytes | str = payload.body
         if payload.content_encoding not in ("binary", "ascii-8bit"):
@@ -118,7 +118,7 @@ def deserialise(payload: Payload, accept: Collection[str] | None, reader: typed.
         raise ContentRefused(
             f"a stored result is {payload.content_type}, which is not accepted",
             where="result_accept_content",
-            remedy=f"add {payload.content_type} to result_accept_content if you trust whoever wrote it",
+            remedy=f"add {payload.content_type} to result_accept_content if you trust its origin",
         ) from None
     except PayloadError:
         raise
@@ -126,7 +126,7 @@ def deserialise(payload: Payload, accept: Collection[str] | None, reader: typed.
         raise_interruption(exc)
         raise PayloadUnreadable(
             f"a stored result of {payload.content_type} cannot be decoded: {type(exc).__name__}: {str(exc)[:300]}",
-            remedy="see whether it was written by another serializer, or damaged",
+            remedy="check whether it was written by another serializer, or is damaged",
         ) from exc
 
 
@@ -159,7 +159,7 @@ def _json_value(text: str) -> Any:
 
 
 def _escape_markers(value: Any) -> Any:
-    """Write a plain dict that looks like a type marker as a marker of its own; not recursive, for deep values."""
+    """Write a plain dict that looks like a type marker as a marker. Not recursive, because values may be deep."""
     whole = [value]
     todo: list[tuple[Any, Any]] = [(whole, 0)]
     while todo:

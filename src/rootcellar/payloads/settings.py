@@ -1,7 +1,7 @@
-"""What the settings say about payloads: Celery's configuration first, then the environment.
+"""Reads the settings for payloads: from Celery's configuration, then from the environment.
 
-The environment is read here too, so that who sets ``ROOTCELLAR_ENCRYPTION_KEYS`` never writes in clear, whether or not
-the app is configured by :func:`rootcellar.settings`.
+The environment is read here too, so that with ``ROOTCELLAR_ENCRYPTION_KEYS`` results are always encrypted, even if the
+app does not use :func:`rootcellar.settings`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
 
     Args:
         conf: Celery's configuration, or an empty mapping for the environment alone.
-        options: what :class:`Codec` is told beside, such as ``serializer``.
+        options: other arguments of :class:`Codec`, such as ``serializer``.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -51,7 +51,7 @@ def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
     ours = conf.get("result_backend_transport_options") or {}
 
     def option(name: str) -> Any:
-        """A setting of Celery's configuration, or one of our transport options."""
+        """Return a setting of Celery's configuration, or one of our transport options."""
         value = conf.get(name)
         return ours.get(name) if value is None else value
 
@@ -86,10 +86,10 @@ def sealing_of(conf: Mapping[str, Any]) -> Sealing:
 
 
 def redactor_of(conf: Mapping[str, Any]) -> Redactor:
-    """Return what is masked before it is stored.
+    """Return the redaction of the settings.
 
     Raises:
-        ConfigurationError: a pattern is none.
+        ConfigurationError: a pattern is not valid.
     """
     return Redactor(read_patterns(*value_of(conf, "result_redact")))
 
@@ -98,7 +98,7 @@ def limit_of(conf: Mapping[str, Any]) -> Limit:
     """Return how large results may be.
 
     Raises:
-        ConfigurationError: a setting is wrong, or there is nowhere to keep what is too large.
+        ConfigurationError: a setting is wrong, or there is no blob store for large results.
     """
     way, where = value_of(conf, "result_too_large")
     limit = Limit(read_size(*value_of(conf, "result_max_size")), REFUSE if way is None else read_way(way, where))
@@ -112,7 +112,7 @@ def limit_of(conf: Mapping[str, Any]) -> Limit:
 
 
 def spilling_of(conf: Mapping[str, Any]) -> Spilling | None:
-    """Return where results are kept that are too large; ``None`` where nothing says so.
+    """Return the blob store for results that are too large, or ``None`` if none is set.
 
     Raises:
         ConfigurationError: fsspec cannot open it.
@@ -123,10 +123,10 @@ def spilling_of(conf: Mapping[str, Any]) -> Spilling | None:
 
 
 def value_of(conf: Mapping[str, Any], setting: str) -> tuple[Any, str]:
-    """Return a setting's value and where it was given; ``None`` for one that was not.
+    """Return a setting's value and its origin; the value is ``None`` if it was not given.
 
     Raises:
-        ConfigurationError: the file that holds it cannot be read.
+        ConfigurationError: the file with its value cannot be read.
     """
     value = conf.get(setting)
     if value is None:
@@ -150,7 +150,7 @@ def value_of(conf: Mapping[str, Any], setting: str) -> tuple[Any, str]:
 
 
 def _transport_option(conf: Mapping[str, Any], setting: str) -> Any:
-    """Return a setting that stands among our transport options, where no secret may be."""
+    """Return a setting from our transport options, which may contain no secrets."""
     value = (conf.get("result_backend_transport_options") or {}).get(setting)
     if value is not None and setting in _SECRET:
         raise ConfigurationError(
@@ -165,7 +165,7 @@ def flag_of(conf: Mapping[str, Any], setting: str, *, default: bool) -> bool:
     """Return a setting that is on or off.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: it is neither on nor off.
     """
     value, where = value_of(conf, setting)
     word = str(value).strip().lower()
@@ -185,13 +185,13 @@ def _keys(conf: Mapping[str, Any], setting: str) -> Keyring | None:
 
 
 def _names(modules: Any) -> list[str]:
-    """Return the names in a list, or in a text with commas."""
+    """Return the names from a list or from a text with commas."""
     names = modules.split(",") if isinstance(modules, str) else modules
     return [str(name).strip() for name in names if str(name).strip()]
 
 
 def type_modules_of(conf: Any) -> tuple[str, ...] | None:
-    """Return the modules whose classes stored values may be made into; ``None`` where nothing is said."""
+    """Return the modules whose classes stored values may contain, or ``None`` if not set."""
     ours = conf.get("result_backend_transport_options") or {}
     modules = conf.get("result_type_modules")
     modules = ours.get("result_type_modules") if modules is None else modules

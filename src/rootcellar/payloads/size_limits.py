@@ -1,4 +1,4 @@
-"""How large a result may be, and what becomes of one that is larger: refused, cut short, or kept in a blob."""
+"""Limits the size of results. A larger one is refused, truncated, or kept in a blob."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ REFUSE, TRUNCATE, SPILL = "refuse", "truncate", "spill"
 WAYS = (REFUSE, TRUNCATE, SPILL)
 #: a task's attributes that override the settings of the same name
 MAX_SIZE, TOO_LARGE = "result_max_size", "result_too_large"
-#: the one key of what is stored in the place of a result that was cut short
+#: the only key of the value that is stored instead of a truncated result
 TRUNCATED = "rootcellar.truncated"
 _SIZE = re.compile(r"(\d+)\s*(|[kKmMgG])(?:i?[bB])?")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-#: the most characters of a value that is cut short, and the fewest of a failure's text
-_BEGINNING, _FEWEST = 10_000, 200
-#: of a failure that is cut short
-_MOST_ARGUMENTS = 20
-#: what names the class of a failure
-_OF_CLASS = ("exc_type", "exc_module")
+#: the maximum of characters of a truncated value, and the minimum of a failure's text
+_MAX_TRUNCATED_CHARACTERS, _MIN_FAILURE_CHARACTERS = 10_000, 200
+#: the maximum of arguments of a truncated failure
+_MAX_ARGUMENTS = 20
+#: the fields with the class of a failure
+_CLASS_FIELDS = ("exc_type", "exc_module")
 
 
 class ResultTooLarge(NotEncodable):
@@ -36,15 +36,15 @@ class Limit:
     """A limit on the size of results.
 
     Attributes:
-        max_size: bytes that a serialised result may have; ``None`` for no limit.
-        too_large: what becomes of a larger one.
+        max_size: the maximum of bytes of a serialized result; ``None`` for no limit.
+        too_large: what happens to a larger one.
     """
 
     max_size: int | None = None
     too_large: str = REFUSE
 
     def of(self, task: Any) -> Limit:
-        """Return the limit that holds for a task."""
+        """Return the limit for a task."""
         size, way = getattr(task, MAX_SIZE, None), getattr(task, TOO_LARGE, None)
         if size is None and way is None:
             return self
@@ -55,29 +55,30 @@ class Limit:
         )
 
     def exceeded_by(self, payload: Payload) -> bool:
-        """Tell whether a serialised value is too large."""
+        """Return True if a serialized value is too large."""
         return self.max_size is not None and len(payload.body) > self.max_size
 
     def refusal(self, payload: Payload, name: str, why: str = "") -> ResultTooLarge:
-        """Return the error that says how large a result is, and how large it may be."""
+        """Return the error with the size of a result and its limit."""
         return ResultTooLarge(
             f"the result of task {name} has {len(payload.body):,} bytes as {payload.content_type}, "
             f"of {self.max_size:,} that it may have{why}",
             where=MAX_SIZE,
-            remedy=f"return less, or where to find it; raise {MAX_SIZE}; or set {TOO_LARGE} to truncate or spill",
+            remedy=f"return less, or only a reference to the data; raise {MAX_SIZE}; or set {TOO_LARGE} to truncate "
+            "or spill",
         )
 
     def cut(self, payload: Payload) -> dict[str, Any]:
-        """Return what is stored in the place of a value that is cut short."""
+        """Return the value that is stored instead of a truncated one."""
         beginning = ""
         if payload.content_type.endswith("json"):
-            room = min(_BEGINNING, self.max_size or 0)
+            room = min(_MAX_TRUNCATED_CHARACTERS, self.max_size or 0)
             beginning = payload.body[:room].decode(payload.content_encoding, "ignore")
         return {TRUNCATED: {"size": len(payload.body), "limit": self.max_size, "beginning": beginning}}
 
     def cut_failure(self, failure: Any) -> Any:
-        """Return an exception with arguments that are no longer than the limit: a failure is always stored."""
-        room = max(_FEWEST, self.max_size or 0)
+        """Return an exception with truncated arguments. A failure is always stored."""
+        room = max(_MIN_FAILURE_CHARACTERS, self.max_size or 0)
 
         def cut(argument: Any) -> Any:
             shown = argument if isinstance(argument, str) else repr(argument)
@@ -85,44 +86,44 @@ class Limit:
 
         if isinstance(failure, BaseException):
             copied = exception_with(failure, cut)
-            copied.args = copied.args[:_MOST_ARGUMENTS]
+            copied.args = copied.args[:_MAX_ARGUMENTS]
             return copied
 
         def cut_all(value: Any) -> Any:
-            return list(map(cut, value[:_MOST_ARGUMENTS])) if isinstance(value, (list, tuple)) else cut(value)
+            return list(map(cut, value[:_MAX_ARGUMENTS])) if isinstance(value, (list, tuple)) else cut(value)
 
-        # the other facts about it may be as long
+        # the other details of the exception may be as long
         kept = {name: each for name, each in failure.items() if name != MORE}
-        return {name: each if name in _OF_CLASS else cut_all(each) for name, each in kept.items()}
+        return {name: each if name in _CLASS_FIELDS else cut_all(each) for name, each in kept.items()}
 
 
 def cut_middle(text: str, room: int) -> str:
-    """Return a text with its middle left out, if it is longer than ``room`` characters: a traceback's end says most."""
+    """Return a text without its middle if it is longer than ``room``: the end of a traceback matters most."""
     if len(text) <= room:
         return text
     return f"{text[: room // 2]}\n… [{len(text):,} characters] …\n{text[-(room - room // 2) :]}"
 
 
 def read_size(given: Any, where: str) -> int | None:
-    """Return the bytes of ``1000000``, ``512KB`` or ``10MB``; ``None`` for 0, none and never.
+    """Return the number of bytes of ``1000000``, ``512KB`` or ``10MB``; ``None`` for 0, none and never.
 
     Raises:
-        ConfigurationError: it is no size.
+        ConfigurationError: it is not a size.
     """
     text = str(given).strip()
     if given is None or text.lower() in ("", "0", "none", "never"):
         return None
     found = _SIZE.fullmatch(text)
     if not found or isinstance(given, bool):
-        raise ConfigurationError(f"{given!r} is no size", where=where, remedy="write bytes, or 512KB, 10MB, 1GB")
+        raise ConfigurationError(f"{given!r} is not a size", where=where, remedy="write bytes, or 512KB, 10MB, 1GB")
     return int(found[1]) * _UNITS[found[2].lower()]
 
 
 def read_way(given: Any, where: str) -> str:
-    """Return what becomes of a result that is too large.
+    """Return what happens to a result that is too large.
 
     Raises:
-        ConfigurationError: it is none of the ways.
+        ConfigurationError: it is none of the allowed values.
     """
     way = str(given).strip().lower()
     if way not in WAYS:

@@ -1,4 +1,4 @@
-"""The pauses between tries."""
+"""The pauses between retries."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import random
 
 
 class Backoff:
-    """How long to wait before each new try: twice as long each time, with jitter, up to a limit.
+    """The pauses before retries: each is twice as long as the last, with jitter, up to a limit.
 
     Args:
-        base_ms: milliseconds before the first new try, at most.
-        limit_ms: the most milliseconds before any.
+        base_ms: the longest pause before the first retry, in milliseconds.
+        limit_ms: the longest pause before any retry, in milliseconds.
     """
 
     def __init__(self, base_ms: float, limit_ms: float) -> None:
@@ -18,6 +18,6 @@ class Backoff:
         self._limit = limit_ms / 1000
 
     def before(self, attempt: int) -> float:
-        """Return the seconds to wait before new try number ``attempt``, counted from 1."""
+        """Return the seconds to wait before retry number ``attempt``, counted from 1."""
         longest = min(self._limit, self._base * 2.0 ** min(attempt, 30))
         return random.uniform(longest / 2, longest)

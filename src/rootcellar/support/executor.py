@@ -1,4 +1,4 @@
-"""Work that may hang, done in threads that nobody has to wait for to the end.
+"""Runs calls that may hang in threads, so that their callers can stop waiting.
 
 A server that is frozen, or that a network swallows, keeps a call until somebody gives up; most drivers have no deadline
 for a single call. A caller that has one asks for the work here and leaves when it has passed. What it asked for is then
@@ -23,14 +23,14 @@ from rootcellar.support.threads import start_thread
 
 T = TypeVar("T")
 
-#: the most threads; while all of them hang, other calls wait until one is free or their caller leaves
-MOST = 32
-#: seconds that a thread waits for more to do
-LINGER = 10.0
+#: if all threads hang, other calls wait until a thread is free or their caller stops waiting
+MAX_THREADS = 32
+#: a thread without work ends after this time
+IDLE_SECONDS = 10.0
 
 
 class DeadlineExecutor:
-    """Threads that do what they are given, as few as are needed. None of them keeps the process from ending."""
+    """Runs calls in as few threads as possible. The threads do not prevent the process from ending."""
 
     def __init__(self) -> None:
         self._crew = PerProcess(_Crew)
@@ -41,7 +41,7 @@ class DeadlineExecutor:
         return len(self._crew.get().jobs)
 
     def call(self, work: Callable[[], T], timeout: float) -> T:
-        """Return what ``work`` returns; after ``timeout`` seconds it is given up, and not begun any more.
+        """Return the result of ``work``. After ``timeout`` seconds stop waiting, and do not begin it any more.
 
         Raises:
             concurrent.futures.TimeoutError: it was not done in time.
@@ -53,7 +53,7 @@ class DeadlineExecutor:
         with presence:
             try:
                 crew.take(job)
-                # by short waits: an exception that another thread throws strikes between two of them
+                # wait in short steps, because an exception from another thread is raised only between two of them
                 while not job.gate.wait(min(LOOK, deadline - time.monotonic())):
                     if time.monotonic() >= deadline:
                         raise NotInTime
@@ -64,22 +64,22 @@ class DeadlineExecutor:
         return job.answer  # type: ignore[no-any-return]
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Have ``work`` done; the future knows what came of it. Cancel the future when nobody needs it any more."""
+        """Run ``work`` in a thread and return a future with its result. Cancel the future if it is no longer needed."""
         crew = self._crew.get()
         future: Future[T] = Future()
         job = _Job(lambda: _fulfil(future, work), is_wanted=lambda: not future.cancelled())
-        # while a server is frozen, what nobody wants any more would become more and more
+        # while a server is frozen, cancelled calls would pile up
         future.add_done_callback(lambda _: crew.jobs.pop(job, None))
         crew.take(job)
         return future
 
 
 class _Job:
-    """What a thread is to do.
+    """A call for a thread.
 
     Attributes:
-        answer, error: what came of it, once ``gate`` was opened.
-        is_wanted: tells whether the caller still waits for it.
+        answer, error: the result or the exception, after ``gate`` was opened.
+        is_wanted: returns True while the caller still waits.
     """
 
     __slots__ = ("answer", "error", "gate", "is_wanted", "work")
@@ -104,40 +104,40 @@ class _Crew:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: what nobody does yet, the oldest first
+        #: calls that have not begun, the oldest first
         self.jobs: dict[_Job, None] = {}
-        #: how many threads there are; each counts itself
+        #: the number of threads; each counts itself
         self._count = 0
-        #: where threads that have nothing to do wait
+        #: the gates of idle threads
         self._idle: list[Gate] = []
 
     def take(self, job: _Job) -> None:
-        """Have a job done: by a thread that is idle, or a new one."""
+        """Give a job to an idle thread or to a new one."""
         self.jobs[job] = None
         with self._lock:
             if self._idle:
                 self._idle.pop().open()
                 return
-            if self._count < MOST:
+            if self._count < MAX_THREADS:
                 start_thread(self._run, "rootcellar-aside")
 
     def _run(self) -> None:
         with self._lock:
-            if self._count >= MOST:
-                # others were started at the same moment
+            if self._count >= MAX_THREADS:
+                # other threads were started at the same moment
                 return
             self._count += 1
         gate = Gate()
         while True:
             if (job := self._next(gate)) is not None:
                 job.do()
-                # a thread that waits for long must not keep alive what was found here
+                # a waiting thread must not keep a reference to the last job
                 del job
-            elif not gate.wait(LINGER) and self._may_end(gate):
+            elif not gate.wait(IDLE_SECONDS) and self._may_end(gate):
                 return
 
     def _next(self, gate: Gate) -> _Job | None:
-        """Return the oldest job that is wanted; where there is none, note that this thread waits at ``gate``."""
+        """Return the oldest job that is still wanted. If there is none, add ``gate`` to the gates of idle threads."""
         with self._lock:
             for job in list(self.jobs):
                 self.jobs.pop(job, None)
@@ -147,7 +147,7 @@ class _Crew:
             return None
 
     def _may_end(self, gate: Gate) -> bool:
-        """Tell whether there has been nothing to do for long."""
+        """Return True if an idle thread may end."""
         with self._lock:
             if gate in self._idle:
                 self._idle.remove(gate)

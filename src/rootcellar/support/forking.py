@@ -1,4 +1,4 @@
-"""What belongs to one process, and how a fork is noticed.
+"""Values that belong to one process, and the detection of forks.
 
 Connections, threads, locks and queues of a process are of no use in a child that was forked from it: the connections
 are still the parent's, the threads are not there, and a lock that another thread held at the moment of the fork is held
@@ -16,16 +16,17 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-#: what came over a fork: never used here, and never closed here, because that would end what the parent uses
+#: values of the parent process: never used or closed here, because closing would affect the parent
 _inherited: list[Any] = []
 
 
 class PerProcess(Generic[T]):
-    """A value that each process has for itself, made at its first use there. Safe to use from any thread.
+    """A value that each process creates for itself at the first use. Safe to use from any thread.
 
     Args:
-        make: makes the value of this process.
-        leave: called once, before that, with a value that came over a fork; the value is kept in memory in any case.
+        make: creates the value of this process.
+        leave: called once before, with the parent's value after a fork; the parent's value is kept in memory in any
+        case.
     """
 
     __slots__ = ("_leave", "_locks", "_make", "_values")
@@ -44,15 +45,15 @@ class PerProcess(Generic[T]):
             return self._made(os.getpid())
 
     def peek(self) -> T | None:
-        """Return the value of this process; ``None`` where nobody has used it yet."""
+        """Return the value of this process, or ``None`` if it has not been used yet."""
         return self._values.get(os.getpid())
 
     def take(self) -> T | None:
-        """Return the value of this process and forget it: the next use makes another one."""
+        """Return the value of this process and remove it: the next use creates a new one."""
         return self._values.pop(os.getpid(), None)
 
     def _made(self, pid: int) -> T:
-        # a lock of this process: another thread of the parent may have held any other one when it forked
+        # a new lock: another thread of the parent may have held the old one during the fork
         with self._locks.setdefault(pid, threading.Lock()):
             if pid not in self._values:
                 self._leave_inherited()

@@ -1,15 +1,15 @@
-"""A place where a thread waits until another one lets it go on, which an interruption of either cannot break."""
+"""A gate at which a thread waits until another thread opens it. It survives interruptions of both threads."""
 
 from __future__ import annotations
 
 import threading
 
-#: seconds after which a waiting thread looks again without being woken: the thread that wakes it may be interrupted
+#: a waiting thread checks again after this many seconds, because the thread that wakes it may be interrupted
 LOOK = 0.5
 
 
 class Gate:
-    """Something to wait at until another thread opens it."""
+    """A thread waits at the gate until another thread opens it."""
 
     __slots__ = ("_lock",)
 
@@ -18,17 +18,17 @@ class Gate:
         self._lock.acquire(blocking=False)
 
     def close(self) -> None:
-        """Close it, open or not."""
+        """Close the gate, whether it is open or not."""
         self._lock.acquire(blocking=False)
 
     def open(self) -> None:
-        """Let one thread through, now or when it comes. Needs no lock, and may be called by the garbage collector."""
+        """Let one thread pass, now or later. Takes no lock, and may be called by the garbage collector."""
         try:
             self._lock.release()
         except RuntimeError:
-            # it is open
+            # the gate is open already
             return
 
     def wait(self, seconds: float = LOOK) -> bool:
-        """Wait until it is open, at most so many seconds, and close it; return whether it was open."""
+        """Wait until the gate is open, at most ``seconds``, and close it. Return whether it was open."""
         return self._lock.acquire(timeout=max(0.0, seconds))

@@ -1,4 +1,4 @@
-"""URLs with passwords in Celery's configuration, hidden from what prints it: reports, ``inspect conf``, Flower."""
+"""Hides URLs with passwords in Celery's configuration from ``celery report``, ``inspect conf`` and Flower."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from rootcellar.urls import redact
 
-#: settings whose URLs Celery itself does not mask, because it knows nothing of them
+#: settings with URLs that Celery itself does not mask, because it does not know them
 OPTIONS, BLOB_URL = ("result_backend_transport_options", "mongodb_backend_settings"), "result_blob_url"
 
 
 class HiddenOptions(dict[str, Any]):
-    """Options that are read as they are by their names, and printed, iterated and written as JSON without passwords."""
+    """Options that are complete when read by name, but printed, iterated and written as JSON without passwords."""
 
     def items(self) -> Any:
         return _shown(self).items()
@@ -24,12 +24,12 @@ class HiddenOptions(dict[str, Any]):
         return repr(_shown(self))
 
     def __reduce__(self) -> Any:
-        # whole: items() would give a copy that cannot connect
+        # complete: a copy made by items() could not connect
         return type(self), (dict(self),)
 
 
 class HiddenUrl:
-    """A URL that ``str()`` returns; it is no ``str`` itself, because ``inspect conf`` of Celery sends every ``str``."""
+    """A URL that ``str()`` returns. It is not a ``str``, because Celery's ``inspect conf`` sends every ``str``."""
 
     __slots__ = ("_url",)
 
@@ -50,10 +50,10 @@ class HiddenUrl:
 
 
 def hide_urls(conf: Any) -> None:
-    """Hide the passwords in the settings of an app's configuration, where they are written by hand.
+    """Hide the passwords in the settings that an app sets itself.
 
     Args:
-        conf: ``app.conf``; the mappings that it is made of are changed, for its ``repr`` shows each.
+        conf: ``app.conf``; its inner mappings are changed, because its ``repr`` shows them.
     """
     names = {*OPTIONS, BLOB_URL}
     prefix = str(getattr(conf, "prefix", None) or "")
@@ -68,11 +68,11 @@ def hide_urls(conf: Any) -> None:
 
 
 def _set(conf: Any, mapping: Any, name: str, value: Any) -> None:
-    """Replace a setting where it stands; where that is read-only, as `rootcellar.settings()` is, put one before it."""
+    """Replace a setting in its mapping. If that is read-only, like `rootcellar.settings()`, add one before it."""
     if isinstance(mapping, MutableMapping):
         mapping[name] = value
     else:
-        # what the application set itself stands there already, and goes before
+        # the application's own settings are there already, and take precedence
         conf.maps[0].setdefault(name, value)
 
 

@@ -1,4 +1,4 @@
-"""A Python package that cannot be imported: it is missing, or it is there and broken."""
+"""The errors for a Python package that cannot be imported: missing or broken."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rootcellar.errors import ConfigurationError, DriverBroken, DriverMissing
 def import_failure(
     exc: ImportError, modules: Collection[str], name: str, *, where: str, install: str
 ) -> ConfigurationError:
-    """Return the error that says why a package cannot be imported.
+    """Return the error for a package that cannot be imported.
 
     Args:
-        exc: what the import raised.
+        exc: the exception of the import.
         modules: the modules whose absence means that the package is missing.
-        name: the package, for people.
+        name: a readable name of the package.
         where: what needs it.
         install: the command that installs it.
     """
     if isinstance(exc, ModuleNotFoundError) and exc.name in modules:
         return DriverMissing(f"{name} is not installed", where=where, remedy=install)
     return DriverBroken(
-        f"{name} is installed, and importing it fails: {type(exc).__name__}: {exc}",
+        f"{name} is installed, but importing it fails: {type(exc).__name__}: {exc}",
         where=where,
-        remedy=f"correct what the error names, or install the package anew: {install}",
+        remedy=f"correct what the error names, or install the package again: {install}",
     )

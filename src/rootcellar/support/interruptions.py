@@ -1,11 +1,11 @@
-"""Exceptions that come from outside the code in which they are raised, and must go through unchanged.
+"""Recognizes exceptions that come from outside the running code, which must pass unchanged.
 
-A soft time limit, a web server that gives a request up, and Ctrl-C raise an exception wherever a thread is: also while
-a value is encoded or a class of the user's is called, where any other exception is taken for an error of the data.
-Most of them do not extend ``Exception`` and pass every handler. Those that extend it are recognised here:
+A soft time limit, a web server that cancels a request, and Ctrl-C raise an exception at any line of the code: also
+while a value is encoded or a user's class is called, where any other exception counts as an error of the data.
+Most of them do not extend ``Exception`` and pass every handler. Those that extend it are recognized here:
 
-- by their class: :data:`CLASSES` names those of the libraries that are known to do so;
-- by their origin: what a handler of a signal raised, of whatever class, has that handler in its traceback.
+- by their class: :data:`CLASSES` has the known classes of libraries;
+- by their origin: the traceback of an exception that a signal handler raised contains the handler.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
-#: module and name of each class; with what extends it
+#: module and name of each class; subclasses are included
 CLASSES = frozenset(
     {
         # Celery's are the same
@@ -31,21 +31,21 @@ CLASSES = frozenset(
 
 
 class Moment:
-    """The beginning of a call of a library that makes errors of its own of any exception, also of one from outside."""
+    """Marks the start of a call of a library that wraps any exception, also one from outside, in its own errors."""
 
     def __init__(self) -> None:
-        #: what the caller is handling: it came from outside before, and has nothing to do with the call
+        #: the exception that the caller handles, which is older than the call
         self.handled = sys.exc_info()[1]
 
 
 def raise_interruption(exc: BaseException, since: Moment | None = None) -> None:
-    """Raise what came from outside, if that is what ``exc`` is or wraps; otherwise do nothing.
+    """Raise the exception from outside that ``exc`` is or wraps. Do nothing if there is none.
 
-    To be called first in a handler that takes any exception for an error of the data.
+    Call this first in a handler that treats any exception as an error of the data.
 
     Args:
-        exc: what was raised.
-        since: when the call began, to find also what was replaced by ``exc`` (its ``__context__``).
+        exc: the exception that was raised.
+        since: the start of the call, to find also an exception that ``exc`` replaced (its ``__context__``).
     """
     found = interruption_in(exc, since)
     if found is not None:
@@ -53,7 +53,7 @@ def raise_interruption(exc: BaseException, since: Moment | None = None) -> None:
 
 
 def interruption_in(exc: BaseException, since: Moment | None = None) -> BaseException | None:
-    """Return what came from outside: ``exc`` itself, or what a library wrapped in it; ``None`` if nothing did.
+    """Return the exception from outside: ``exc`` itself or one that a library wrapped in it; ``None`` if there is none.
 
     See :func:`raise_interruption` for the arguments.
     """
@@ -67,7 +67,7 @@ def _found_in(
     if id(exc) in seen:
         return None
     seen.add(id(exc))
-    # what is wrapped before what wraps it: kombu hands it over as an argument, with its traceback
+    # the wrapped exception first: kombu passes it on as an argument, with its traceback
     wrapped = [arg for arg in exc.args if isinstance(arg, BaseException)]
     for one in (*wrapped, exc.__cause__, exc.__context__ if with_contexts else None):
         if one is not None and (found := _found_in(one, handlers, seen, with_contexts=with_contexts)) is not None:
@@ -81,7 +81,7 @@ def _is_known(cls: type) -> bool:
 
 
 def _is_raised_by(exc: BaseException, handlers: frozenset[CodeType]) -> bool:
-    """Tell whether one of these functions is in the traceback."""
+    """Return True if one of these functions is in the traceback."""
     trace = exc.__traceback__
     while trace is not None:
         frame: FrameType = trace.tb_frame
@@ -92,7 +92,7 @@ def _is_raised_by(exc: BaseException, handlers: frozenset[CodeType]) -> bool:
 
 
 def _handlers() -> Iterator[CodeType]:
-    """Yield the code of the functions that handle signals in this process."""
+    """Yield the code of the signal handlers of this process."""
     for number in signal.valid_signals():
         handler: Any = signal.getsignal(number)
         if isinstance(handler, MethodType):

@@ -1,4 +1,4 @@
-"""An outage of the store in the log: its beginning once, and its end."""
+"""Logs the beginning and the end of an outage of the store once."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(get_logger(__name__))
 
-#: seconds; where nobody has failed for so long, the next failure is another outage
-FORGOTTEN = 60.0
+#: if there was no failure for this time, the next failure is a new outage
+FORGET_AFTER_SECONDS = 60.0
 
 _FORMAT = struct.Struct("dd")
 
 
 class Outage:
-    """What the processes of a worker know of an outage: they share it, so that only one of them logs it."""
+    """The state of an outage, shared by the processes of a worker, so that only one of them logs it."""
 
     def __init__(self) -> None:
-        # when the outage began, and when somebody last failed; memory that forked processes share
+        # the times of the outage's begin and of the last failure, in memory that forked processes share
         self._memory = mmap.mmap(-1, _FORMAT.size)
 
     @property
     def is_on(self) -> bool:
-        """Whether an outage was logged whose end was not."""
+        """Whether the beginning of an outage was logged, but not its end."""
         began, _ = _FORMAT.unpack(self._memory[:])
         return bool(began)
 
     def note(self, what: str, error: RootcellarError, *, most: float = float("inf"), is_first: bool = True) -> None:
-        """Log that something could not be done and is tried again, unless that is known.
+        """Log that an operation failed and is tried again, unless the outage is logged already.
 
         Args:
-            what: what could not be done.
-            error: why not.
+            what: the operation.
+            error: the reason.
             most: how often it is tried again at most.
-            is_first: whether it is the first failure of this piece of work; a later one is no news.
+            is_first: whether it is the first failure of this operation; later ones are not logged.
         """
         began, last = _FORMAT.unpack(self._memory[:])
         now = time.monotonic()
-        # last is 0 where nobody has failed since the last end; the clock itself may be younger than FORGOTTEN
-        is_new = is_first and (not last or now - last > FORGOTTEN)
+        # last is 0 if nothing failed since the last end; the clock itself may be younger than FORGET_AFTER_SECONDS
+        is_new = is_first and (not last or now - last > FORGET_AFTER_SECONDS)
         if is_new or began:
-            # otherwise work that began in an outage fails after its end; the next failure of new work must be logged
+            # otherwise an operation that began in the outage failed after its end; the next failure of a new one must
+            # be logged
             self._memory[:] = _FORMAT.pack(now if is_new else began, now)
         again = "until it works" if most == float("inf") else f"up to {most:g} times"
         logger.log(

@@ -1,4 +1,4 @@
-"""Starting threads so that an interruption of the one that starts them does no harm."""
+"""Starts threads in a way that an interruption of the starting thread cannot break."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from collections.abc import Callable
 
 
 def start_thread(work: Callable[[], object], name: str) -> None:
-    """Have ``work`` done in a daemon thread.
+    """Run ``work`` in a daemon thread.
 
-    ``Thread.start`` waits in Python until the new thread is there: an exception that strikes in it can end the new
-    thread before it begins, or leave the other one waiting for ever. This is one call in C.
+    ``Thread.start`` waits in Python until the new thread runs: an exception raised there can end the new
+    thread before it begins, or let the starting thread wait for ever. This is one call in C.
 
     Raises:
-        RuntimeError: the system has no room for another thread.
+        RuntimeError: the system cannot start another thread.
     """
     beginning = _Beginning(work, name)
     try:
         _thread.start_new_thread(beginning, ())
     except (MemoryError, RuntimeError):
-        # the caller hears of it; a further try would have no end
+        # the caller gets the error; retrying here would never end
         beginning.is_begun = True
         raise
 
 
 class _Beginning:
-    """What a new thread does first.
+    """The first call of a new thread.
 
-    An exception that is thrown into the thread that starts it (``PyThreadState_SetAsyncExc``) can strike the new one,
-    which the interpreter cannot tell from the other at that moment. Then another thread is started.
+    An exception for the starting thread (``PyThreadState_SetAsyncExc``) can be raised in the new thread,
+    because the interpreter cannot distinguish them at that moment. Then another thread is started.
 
     Attributes:
-        is_begun: whether nothing is left to start.
+        is_begun: whether the work has begun.
     """
 
     def __init__(self, work: Callable[[], object], name: str) -> None:
@@ -45,13 +45,13 @@ class _Beginning:
         try:
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
         except RuntimeError:
-            # no room for a second thread; another try would fail as well, and those who started it rely on the work
+            # no second thread is possible, but the work must be done: do it in this thread
             self.is_begun = True
             self._work()
         self.is_begun = True
 
     def __del__(self) -> None:
         if not self.is_begun:
-            # no room for a thread, also at the end of the interpreter
+            # no thread can be started, for example at the end of the interpreter
             with contextlib.suppress(MemoryError, RuntimeError):
                 start_thread(self._work, self._name)

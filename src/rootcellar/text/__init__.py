@@ -1,1 +1,1 @@
-"""Text that others wrote, made safe to print."""
+"""Makes text from outside safe to print."""

@@ -1,4 +1,4 @@
-"""Text that others wrote, made visible: in terminals, logs and errors it can neither steer nor hide anything."""
+"""Makes text from outside visible, so that in terminals, logs and errors it can neither control nor hide anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import traceback
 from typing import Any
 
-#: controls of the terminal and of the direction of text, halves of characters, and what takes no room
+#: control characters, characters that change the direction of text, lone surrogates, and invisible characters
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\u2800\u3164\ud800-\udfff\ufdd0-\ufdef\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U00013430-\U0001345f"
@@ -17,17 +17,17 @@ _UNSAFE = re.compile(
 
 
 def visible(text: str) -> str:
-    """Return ``text`` in one line that cannot steer a terminal: what is not seen is shown as an escape."""
+    """Return ``text`` as one line that cannot control a terminal. Invisible characters become escapes."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def visible_lines(text: str) -> str:
-    """Return ``text`` as :func:`visible` does, but with its lines kept."""
+    """Return ``text`` like :func:`visible`, but keep its lines."""
     return "\n".join(visible(line.expandtabs()) for line in text.split("\n"))
 
 
 def escaped(text: str) -> str:
-    """Return a JSON text in which what is not seen is an escape of JSON; line ends between its values are kept."""
+    """Return a JSON text in which invisible characters are JSON escapes. Line ends between its values are kept."""
     return "\n".join(_UNSAFE.sub(_json_escape, line) for line in text.split("\n"))
 
 
@@ -36,14 +36,14 @@ def _json_escape(match: re.Match[str]) -> str:
 
 
 def visible_logs(logger: logging.Logger) -> logging.Logger:
-    """Return a logger of ours with all that it is given made visible: ids, names, and what servers and errors say."""
+    """Return one of our loggers that makes its arguments visible: ids, names, and messages of servers and errors."""
     if _make_visible not in logger.filters:
         logger.addFilter(_make_visible)
     return logger
 
 
 class _Visible:
-    """An argument of a log message; its text is made when the message is."""
+    """An argument of a log message. Its text is made only when the message is formatted."""
 
     __slots__ = ("_value",)
 

@@ -1,4 +1,4 @@
-"""Where results are kept that are too large for a record: in a folder, or anywhere that fsspec reaches."""
+"""Keeps results that are too large for a record: in a folder, or in any storage that fsspec supports."""
 
 from rootcellar.payloads.blobs.references import REFERENCE, Spilling, size_of
 from rootcellar.payloads.blobs.storage import Blobs, open_blobs

@@ -1,4 +1,4 @@
-"""Payloads that are kept in a blob, and the references in their place."""
+"""Keeps payloads in blobs, and stores references to them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from rootcellar.stores.journal import WritesBehind
 #: content type of a reference
 REFERENCE = "application/vnd.rootcellar.blob"
 _NAME = re.compile(r"[0-9a-f]{2}/[A-Za-z0-9_.~%-]{1,200}\.[0-9a-f]{16}")
-_LONGEST_ID = 190
-_BATCH = 1_000
-_MANY_UNFINISHED = 10_000
+_MAX_ID_LENGTH = 190
+_SWEEP_BATCH = 1_000
+_MAX_UNFINISHED = 10_000
 
 
 class Spilling:
     """Keeps payloads in blobs.
 
     Args:
-        blobs: where they are kept.
+        blobs: the blob store.
     """
 
     def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
-        #: tasks of this process that are not over and have a blob
+        #: unfinished tasks of this process that have a blob
         self._unfinished: set[str] = set()
 
     def spill(self, payload: Payload, task_id: str) -> Payload:
@@ -58,11 +58,11 @@ class Spilling:
         return Payload(json.dumps(about).encode(), REFERENCE)
 
     def fetch(self, reference: Payload, task_id: str) -> Payload:
-        """Return the payload that a reference stands for.
+        """Return the payload to which a reference refers.
 
         Raises:
-            PayloadUnreadable: the blob is gone, was altered, or belongs to another task.
-            StoreError: the blob store is out of reach.
+            PayloadUnreadable: the blob is missing, was altered, or belongs to another task.
+            StoreError: the blob store cannot be reached.
         """
         about = _about(reference)
         if _task_of(about["blob"]) != task_id:
@@ -71,45 +71,46 @@ class Spilling:
         if body is None:
             raise _unreadable(task_id, f"the blob {about['blob']} is not in {self.blobs.where}")
         if len(body) != about["size"] or hashlib.sha256(body).hexdigest() != about["sha256"]:
-            raise _unreadable(task_id, f"the blob {about['blob']} is not as it was written")
+            raise _unreadable(task_id, f"the blob {about['blob']} was altered")
         return unframe(body)
 
     def put(self, store: Store, record: TaskRecord, put: Callable[[], Stored], *, is_repeated: bool) -> Stored:
-        """Store a record, and delete the blob of the one that it replaces; its own, if it must not be stored.
+        """Store a record, and delete the blob of the replaced record, or its own blob if the record was refused.
 
         Args:
-            store: where it is stored.
+            store: the store.
             record: the record.
-            put: stores it.
-            is_repeated: whether the task may have been run before.
+            put: stores the record.
+            is_repeated: whether the task may have run before.
         """
         own = blob_of(record)
         is_known = record.task_id in self._unfinished
         earlier = _replaceable_blob(store.get(record.task_id)) if is_repeated or is_known else None
         stored = put()
         if stored.written:
-            if record.done_at is None and own is not None and len(self._unfinished) < _MANY_UNFINISHED:
+            if record.done_at is None and own is not None and len(self._unfinished) < _MAX_UNFINISHED:
                 self._unfinished.add(record.task_id)
             elif record.done_at is not None:
                 self._unfinished.discard(record.task_id)
             self._drop(earlier if earlier != own else None)
         elif own is not None and stored.chord is None and blob_of(store.get(record.task_id)) != own:
-            # a SUCCESS stays; this is not its own, stored by a try whose answer was lost, and no chord has it
+            # an earlier SUCCESS stays; this blob does not belong to it, nor to a try whose answer was lost, nor to a
+            # chord
             self._drop(own)
         return stored
 
     def _drop(self, name: str | None) -> None:
-        """Delete a blob if that can be done now; else a sweep will."""
+        """Try to delete a blob. If it fails, the sweep will delete it."""
         if name is not None:
             with suppress(StoreError):
                 self.blobs.delete(name)
 
     def delete(self, record: TaskRecord | None, store: Store) -> None:
-        """Delete the blob of a record, if it has one. A sweep deletes that of a part of a chord that is not finished.
+        """Delete the blob of a record, if it has one. The sweep deletes the blobs of parts of unfinished chords.
 
         Args:
-            record: the record, which is gone or has another blob by now.
-            store: where the chords are.
+            record: the old record, which was deleted or replaced.
+            store: the store with the chords.
         """
         name = blob_of(record)
         if record is None or name is None:
@@ -118,18 +119,19 @@ class Spilling:
             self.blobs.delete(name)
 
     def sweep(self, store: Store, grace: float) -> int:
-        """Delete the blobs that no record refers to any more; return how many.
+        """Delete the blobs without a record. Return how many.
 
         Args:
-            store: where the records are. All records that refer to these blobs must be there.
-            grace: seconds for which a new blob is left alone: its record may be on its way, or a chord may need it.
+            store: the store with all records that refer to these blobs.
+            grace: seconds for which a new blob is kept, because its record may not be stored yet, or a chord may need
+            it.
         """
         if isinstance(store, WritesBehind):
-            # a SUCCESS that stays may be hidden behind a later state until that is moved
+            # an earlier SUCCESS may be hidden behind a later state until that one is moved
             store.drain_all()
         count = 0
         names = self.blobs.names(grace)
-        while some := list(islice(names, _BATCH)):
+        while some := list(islice(names, _SWEEP_BATCH)):
             owners = {name: _task_of(name) for name in some if _NAME.fullmatch(name)}
             records = store.get_many(set(owners.values()))
             for name, task_id in owners.items():
@@ -140,7 +142,7 @@ class Spilling:
 
 
 def blob_of(record: TaskRecord | None) -> str | None:
-    """Return the name of the blob that holds a record's result."""
+    """Return the name of the blob with a record's result."""
     if record is None or record.result is None or record.result.content_type != REFERENCE:
         return None
     try:
@@ -150,12 +152,12 @@ def blob_of(record: TaskRecord | None) -> str | None:
 
 
 def _replaceable_blob(record: TaskRecord | None) -> str | None:
-    """Return the blob of a record that another may replace: a SUCCESS stays, though ``put`` may not say so yet."""
+    """Return the blob of a record that may be replaced. A SUCCESS stays, even if ``put`` does not report it yet."""
     return None if record is None or record.state == "SUCCESS" else blob_of(record)
 
 
 def key_of(reference: Payload) -> str:
-    """Return the ``key_id`` of the payload that a reference stands for."""
+    """Return the ``key_id`` of the payload to which a reference refers."""
     return str(_about(reference)["key_id"])
 
 
@@ -169,7 +171,7 @@ def size_of(reference: Payload) -> int:
 
 def _new_name(task_id: str) -> str:
     quoted = quote(task_id, safe="", errors="surrogatepass")
-    if len(quoted) > _LONGEST_ID:
+    if len(quoted) > _MAX_ID_LENGTH:
         raise RecordRefused(
             f"the id of task {task_id[:40]!a}… is too long for the name of a blob", remedy="use a UUID, as Celery does"
         )

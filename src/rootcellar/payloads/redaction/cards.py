@@ -1,4 +1,4 @@
-"""Numbers of payment cards in texts and values: by the issuers' prefixes and lengths, and by the check digit.
+"""Finds the numbers of payment cards by the issuers' prefixes and lengths, and by the check digit.
 
 A number may be written with single spaces or dashes between its groups. The time is linear in the text.
 """
@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import re
 
-#: what is written in the place of a secret
+#: the text that replaces a secret
 MASK = "***"
 _SHORTEST, _LONGEST = 13, 19
 _GAP = "[ \\-\u00a0\u2010-\u2015\u202f]"
-#: what looks like a number of a card, and is no part of a longer number, word or decimal fraction
+#: a candidate for a card's number that is not part of a longer number, word or decimal fraction
 _CANDIDATE = re.compile(
     r"[2-689](?<![0-9A-Za-z].)(?<![0-9]\..)"
     rf"(?:[0-9]{{12,18}}|[0-9]{{3}}{_GAP}[0-9]{{4}}{_GAP}[0-9]{{4}}{_GAP}[0-9]{{1,4}}(?:{_GAP}[0-9]{{1,3}})?"
     rf"|[0-9]{{3}}{_GAP}[0-9]{{6}}{_GAP}[0-9]{{4,5}})(?![0-9A-Za-z])(?!\.[0-9])"
 )
-#: prefix and lengths, as the large issuers have them
+#: the prefixes and lengths of the large issuers
 _ISSUED = re.compile(
     r"4(?:.{12}|.{15}|.{18})|(?:5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720).*(?<=^.{16})|220[0-4].{12,15}"
     r"|3[47].{13}|(?:30|3[689]).{12,17}|35.{14,17}|(?:5[06-9]|6).{11,18}|(?:8[12]|9792).*(?<=^.{16})",
 )
-#: of a text with more candidates than this, all are masked, without a look at the check digit
-_MANY = 50_000
+#: in a text with more candidates than this, all are masked without checking the check digit
+_MAX_CANDIDATES = 50_000
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 
 def masked_text(text: str) -> str:
-    """Return a text with the numbers of cards in it masked."""
+    """Return a text with the numbers of cards masked."""
     if len(text) < _SHORTEST:
         return text
     pieces: list[str] = []
@@ -36,7 +36,7 @@ def masked_text(text: str) -> str:
     found = _CANDIDATE.search(text)
     while found:
         looked_at += 1
-        if looked_at > _MANY:
+        if looked_at > _MAX_CANDIDATES:
             return "".join([*pieces, _CANDIDATE.sub(MASK, text[last:])])
         end = _end_of_card(found)
         if end:
@@ -47,7 +47,7 @@ def masked_text(text: str) -> str:
 
 
 def is_card(number: int | str) -> bool:
-    """Tell whether digits are the number of a card."""
+    """Return True if digits are the number of a card."""
     digits = str(number) if isinstance(number, str) or 0 < number < 10**_LONGEST else ""
     if not _SHORTEST <= len(digits) <= _LONGEST or not _ISSUED.fullmatch(digits):
         return False
@@ -56,11 +56,11 @@ def is_card(number: int | str) -> bool:
 
 
 def _end_of_card(found: re.Match[str]) -> int:
-    """Return where the number of a card ends that begins here; 0 where none does."""
+    """Return the end of the card's number that begins here, or 0 if none begins here."""
     groups = re.split(_GAP, found[0])
     if is_card("".join(groups)):
         return found.end()
-    # what follows may be its date or its code
+    # the following digits may be its date or its code
     if len(groups) == 5 and is_card("".join(groups[:4])):
         return found.end() - len(groups[4]) - 1
     return 0

@@ -1,4 +1,4 @@
-"""Patterns of what is redacted: names of arguments and keys, and paths of them.
+"""The patterns for redaction: names of arguments and keys, and paths of such names.
 
 A pattern is a name (``password``), or a path of names (``card.number``) that matches at any depth; ``$.user.pin``
 begins at the value itself. ``*`` stands for any part of a name. Capitals, ``_`` and ``-`` make no difference, lists add
@@ -16,24 +16,24 @@ from rootcellar.errors import ConfigurationError
 
 #: the pattern of a payment card's number, see ``cards.py``
 CARD = "@card"
-#: what is redacted in calls and failures unless a setting says otherwise
+#: the default patterns for calls and failures
 DEFAULTS = (
     *("*password", "passwd", "pwd", "passphrase", "*secret", "secret_key", "private_key", "access_key", "api_key"),
     *("token", "access_token", "refresh_token", "auth_token", "api_token", "id_token", "session_token"),
     *("bearer_token", "authorization", "credentials", "card_number", "card.number", "cvv", "cvc", "ssn", CARD),
 )
-#: before a pattern of what is kept
+#: the prefix of a pattern for values that are not redacted
 KEEP = "-"
 _PATTERN = re.compile(r"-?(?:@card|(?:\$\.)?[\w*-]+(?:\.[\w*-]+)*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    """What is redacted.
+    """The patterns that apply.
 
     Attributes:
         calls: in arguments, stamped headers, exceptions and tracebacks.
-        results: in results, chord values and the metadata of custom states: only what was asked for.
+        results: in results, chord values and the metadata of custom states: only patterns that were set explicitly.
     """
 
     calls: tuple[str, ...] = DEFAULTS
@@ -44,17 +44,17 @@ STANDARD, NOTHING = Patterns(), Patterns((), ())
 
 
 def read_patterns(given: Any, where: str, known: Patterns = STANDARD) -> Patterns:
-    """Return the patterns that a setting yields.
+    """Return the patterns of a setting.
 
     Args:
-        given: patterns, as a list or a text with commas, added to those that are known, for results too; one with
-            ``-`` before it says what is kept, whatever else matches. ``True`` or ``on`` for all that are known, in
-            results too; ``False`` or ``off`` for none at all.
+        given: patterns, as a list or a text with commas, which are added to ``known``, for results too; a
+            pattern with ``-`` before it is never redacted. ``True`` or ``on`` uses all known patterns for results
+            too; ``False`` or ``off`` turns redaction off.
         where: the setting, for messages.
-        known: what holds without it.
+        known: the patterns that apply without this setting.
 
     Raises:
-        ConfigurationError: one is no pattern.
+        ConfigurationError: one of them is not a pattern.
     """
     if given is None:
         return known
@@ -76,11 +76,11 @@ def read_patterns(given: Any, where: str, known: Patterns = STANDARD) -> Pattern
             continue
         if not isinstance(word, str) or not _PATTERN.fullmatch(word):
             raise ConfigurationError(
-                f"{word!r} is no pattern",
+                f"{word!r} is not a pattern",
                 where=where,
                 remedy="write names, or paths of names with dots, such as pin or card.number; * for any part of a name",
             )
-        # the last word on a name counts
+        # the last pattern for a name decides
         calls, results = [*_without(calls, word), word], [*_without(results, word), word]
     return Patterns(tuple(calls), tuple(results))
 
@@ -91,18 +91,18 @@ def _without(patterns: Iterable[str], word: str) -> list[str]:
 
 
 def path_of(pattern: str) -> tuple[str, ...]:
-    """Return a pattern's names, without what makes no difference."""
+    """Return a pattern's names in normal form."""
     return tuple(map(normal, pattern.split(".")))
 
 
 def normal(name: Any) -> str:
-    """Return a name without what makes no difference."""
+    """Return a name in normal form, without the differences that are ignored."""
     text = name if isinstance(name, str) else name.decode("latin-1") if isinstance(name, bytes) else str(name)
     return text.lower().replace("_", "").replace("-", "")
 
 
 def like(name: str, wanted: str) -> bool:
-    """Tell whether a name, as :func:`normal` returns it, matches a name of a pattern; in linear time."""
+    """Return True if a name in normal form matches a name of a pattern. Takes linear time."""
     beginning, *rest = wanted.split("*")
     if not rest:
         return name == wanted
@@ -119,7 +119,7 @@ def like(name: str, wanted: str) -> bool:
 
 
 class Needles:
-    """What must be in an encoded value if a pattern matches in it: a look that costs little.
+    """A fast test on encoded values: searches for texts that must be there if a pattern matches.
 
     Args:
         patterns: the patterns.
@@ -134,7 +134,7 @@ class Needles:
                 continue
             names = [name for name in path_of(pattern) if name != "$"]
             if not all(name.isascii() and name.strip("*") for name in names):
-                # an encoder may write it in many ways
+                # an encoder may write this name in several ways
                 self._is_vague = True
             cores = [max(name.split("*"), key=len).encode() for name in names]
             # in JSON a quote follows the name of a key
@@ -147,7 +147,7 @@ class Needles:
         self._in_json, self._in_any = _fewest(in_json), _fewest(in_any)
 
     def may_match(self, body: bytes, *, is_json: bool) -> bool:
-        """Tell whether a pattern may match in an encoded value; ``False`` is certain."""
+        """Return False only if certainly no pattern matches in an encoded value."""
         if self._is_vague:
             return True
         body = body.lower().replace(b"_", b"").replace(b"-", b"")
@@ -162,7 +162,7 @@ def _fewest(
 ) -> tuple[re.Pattern[bytes], re.Pattern[bytes], list[tuple[bytes, ...]]]:
     """Return what finds the names and the first names of paths, what finds the names, and the paths.
 
-    What is only there where a shorter name is too is left out.
+    A name that contains a shorter one is left out.
     """
     names = {needle[0] for needle in needles if len(needle) == 1}
     names = {name for name in names if not any(other in name for other in names - {name})}
@@ -174,26 +174,26 @@ def _any_of(names: set[bytes]) -> re.Pattern[bytes]:
     return re.compile(b"|".join(map(re.escape, sorted(names))) or b"(?!)")
 
 
-#: the quotes of a value: what ends it is the same quote, or the end of the line
+#: a value in quotes; it ends at the same quote, or at the end of the line
 _QUOTED = r"""(?:"[^"\\\n]*(?:\\.[^"\\\n]*)*"?|'[^'\\\n]*(?:\\.[^'\\\n]*)*'?)"""
 _VALUE = (
     rf"(?:[bBrRuUfF]{{0,2}}{_QUOTED}"
-    # within a text that is quoted itself, a bracket, and anything else
+    # in a text that is itself quoted, in brackets, and without quotes
     r"""|\\+["'][^"'\n]*["']?|[\[{(][^\]})\n]*[\]})]?"""
     rf"""|[^\s,;&)}}\]"']+(?:(?<=\(){_QUOTED})?)"""
 )
 _ASSIGNED = r"""(?:\\?["'])?\s*(?:=>|:=|=(?!=)|:)\s*"""
 _SCHEME = r"(?:(?:[bB][eE][aA][rR][eE][rR]|[bB][aA][sS][iI][cC]|[dD][iI][gG][eE][sS][tT]|[tT][oO][kK][eE][nN])\s+)?"
-#: the longest part of a name that a ``*`` stands for in a text
-_MOST_LETTERS = 64
-_ANY = rf"\w{{0,{_MOST_LETTERS}}}"
+#: the maximum of letters that a ``*`` matches in a text
+_MAX_WILDCARD_LETTERS = 64
+_ANY = rf"\w{{0,{_MAX_WILDCARD_LETTERS}}}"
 _BACKWARD_WORD = re.compile(r"[\w-]*")
 
 
 def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Callable[[str], str]:
-    """Return what masks the values in ``password=…``, ``"password": …`` and ``Password: …`` of a text.
+    """Return a function that masks the values in ``password=…``, ``"password": …`` and ``Password: …`` of a text.
 
-    What it looks for begins with a letter of a name and is bounded, so that its time is linear in the text.
+    Each match begins with a letter of a name and has a maximum length, so that the time is linear in the text.
     """
     names = _in_text(patterns)
     if not names:
@@ -217,7 +217,7 @@ def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Call
 
         def masked(match: re.Match[str]) -> str:
             start, end = match.span(2)
-            # the name and what is before it, from its end: so its first letters decide of nearly all names
+            # match the name backwards, because its last letters exclude nearly all names
             backward = text[end - 1 : start - 65 : -1] if start > 64 else text[:end][::-1]
             return match[0] if is_near(backward) and is_kept(backward) else f"{match[1]}{mask}"
 
@@ -227,7 +227,7 @@ def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Call
 
 
 def _backward_end(keep: str) -> str:
-    """Return a regular expression for the end of a normal name, read from its end."""
+    """Return a regular expression for the end of a name in normal form, read backwards."""
     return "".join(rf"[_-]*{re.escape(letter)}" for letter in reversed(keep.split("*")[-1]))
 
 
@@ -242,7 +242,7 @@ def _in_text(patterns: Iterable[str]) -> str:
         if not core.strip("*_-"):
             # every name
             return r"\w(?<!\w.)\w{0,64}"
-        # a name that is no more than this, or any name that ends so
+        # exactly this name, or any name that ends with it
         by_letter = anywhere if pattern.startswith("*") else alone
         by_letter.setdefault(_either(core[0]), []).append(_rest_of(core[1:]))
     letters = sorted({*alone, *anywhere})
@@ -267,8 +267,8 @@ def _rest_of(core: str) -> str:
         words = ("".join(map(_either, word)) for word in re.split("[_-]", part))
         parts.append("[_-]?".join(words))
     stars = len(parts) - 1
-    # in a word that is too long for any such name, no end is looked for
-    too_long = rf"(?!\w{{{_MOST_LETTERS * stars + len(core) + 1}}})" if stars else ""
+    # skip words that are too long for any such name
+    too_long = rf"(?!\w{{{_MAX_WILDCARD_LETTERS * stars + len(core) + 1}}})" if stars else ""
     return too_long + _ANY.join(parts)
 
 

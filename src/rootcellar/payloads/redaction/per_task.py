@@ -1,4 +1,4 @@
-"""Which patterns hold for which task, and the warning that a result is stored otherwise than it was returned."""
+"""Chooses the patterns for each task, and warns if a stored result differs from the returned one."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _SCALARS = (float, bool, type(None))
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Whose value is encoded, as far as it is known.
+    """The task and the call to which a value belongs, as far as they are known.
 
     Attributes:
         task: the task, whose attributes may override the settings (``result_serializer``, …).
-        args, kwargs: what it was called with.
+        args, kwargs: its arguments.
     """
 
     task: Any = None
@@ -38,7 +38,7 @@ class Call:
 
 
 class _Redactions:
-    """What is redacted of a task: in its calls and failures, and in its results."""
+    """The redaction for a task: of its calls and failures, and of its results."""
 
     __slots__ = ("calls", "patterns", "results")
 
@@ -48,10 +48,10 @@ class _Redactions:
 
 
 class Redactor:
-    """Redacts what is stored of tasks. Safe to use from any thread.
+    """Redacts the values of tasks. Safe to use from any thread.
 
     Args:
-        patterns: what holds for tasks that do not say otherwise.
+        patterns: the patterns for tasks without patterns of their own.
     """
 
     def __init__(self, patterns: Patterns = STANDARD) -> None:
@@ -63,13 +63,13 @@ class Redactor:
     def encoded(
         self, value: Any, call: Call, serialise: Callable[[Any], Payload], *, is_result: bool, is_failure: bool = False
     ) -> Payload:
-        """Return ``value`` serialised, with what must not be stored masked.
+        """Return ``value`` serialized, with secrets masked.
 
         Args:
             value: a task's result, or its keyword arguments or stamps.
             call: the task.
-            serialise: makes bytes of a value.
-            is_result: whether a task, a client or a chord may go on with the value: it is masked only where asked for.
+            serialise: turns a value into a payload.
+            is_result: whether clients or other tasks use the value: then only patterns that were set explicitly apply.
             is_failure: whether it is an exception.
         """
         redactions = self._of(call)
@@ -90,22 +90,22 @@ class Redactor:
                 payload = redaction.payload(payload, found)
         except NotEncodable:
             raise
-        except Exception as exc:  # of a class of the user's that cannot be copied, say
+        except Exception as exc:  # such as of a user's class that cannot be copied
             raise_interruption(exc)
             raise NotEncodable(
                 f"a value of type {type(value).__name__} cannot be redacted: {type(exc).__name__}",
                 where=ATTRIBUTE,
-                remedy="return plain data, or switch redaction off for this task",
+                remedy="return plain data, or turn off redaction for this task",
             ) from None
         if found and is_result and not is_failure:
             self._warn(call, found)
         return payload
 
     def arguments(self, args: Any, call: Call) -> Any:
-        """Return positional arguments, redacted by the names that the task gives them."""
+        """Return positional arguments, redacted by the names of the task's parameters."""
         redaction = self._of(call).calls
         names = self._names_of(call) if redaction else ()
-        # what is below other names is found as in any value
+        # names inside the other arguments are found as in any value
         return redaction.arguments(args, names) if names and redaction.concerns(names) else args
 
     def shown(self, value: Any, call: Call, *, is_args: bool) -> str:
@@ -133,10 +133,10 @@ class Redactor:
     def _secrets(self, redaction: Redaction, call: Call) -> set[str] | None:
         try:
             return redaction.secrets(call.args, self._names_of(call), call.kwargs)
-        except Exception as exc:  # of a class of the user's; a failure must be stored all the same
+        except Exception as exc:  # of a user's class; a failure must be stored anyway
             raise_interruption(exc)
             name = getattr(call.task, "name", None)
-            logger.warning("The arguments of task %s cannot be searched for secrets: its error is masked whole.", name)
+            logger.warning("The arguments of task %s cannot be searched for secrets: its whole error is masked.", name)
             return None
 
     def _names_of(self, call: Call) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ class Redactor:
         return self._names[name]
 
     def _warn(self, call: Call, found: Sequence[str]) -> None:
-        """Say once for each task what a caller would wonder about."""
+        """Warn once for each task that its stored result differs from the returned one."""
         name = getattr(call.task, "name", None) or "of unknown name"
         if name in self._warned:
             return
@@ -163,7 +163,7 @@ class Redactor:
 
 
 def is_failure(value: Any) -> bool:
-    """Tell whether a value is an exception, or what is stored of one; what a task returned may look the same."""
+    """Return True if a value is an exception or its stored form. A returned value may look the same."""
     return isinstance(value, BaseException) or (isinstance(value, dict) and "exc_type" in value)
 
 

@@ -1,4 +1,4 @@
-"""Secrets taken out of values before they are stored, by the names of arguments and the paths of keys.
+"""Removes secrets from values before they are stored, by the names of arguments and the paths of keys.
 
 What is under a name that a pattern matches (see ``patterns.py``) is stored as ``"***"``, whatever it was, unless it is
 empty, ``None`` or a boolean. The number of a payment card is masked wherever it is.
@@ -19,38 +19,38 @@ from rootcellar.payloads.redaction.patterns import CARD, KEEP, Needles, like, no
 from rootcellar.records import Payload
 from rootcellar.urls import redact as redact_urls
 
-#: the key, for what the class and the arguments of an exception do not say (rootcellar.backend.exceptions)
+#: the key of an exception's details besides its class and arguments (rootcellar.backend.exceptions)
 MORE = "rootcellar"
-#: thirteen digits with a gap at most between them: less is no card
+#: thirteen digits with at most one gap between two of them: the shortest card number
 _DIGITS = re.compile(rb"[2-689](?:[^0-9A-Za-z]{0,3}[0-9]){12}")
-#: larger numbers are no secrets that a text shows
-_LARGEST = 10**40
-#: what warnings call a number of a card
+#: larger numbers are not searched in texts
+_MAX_NUMBER = 10**40
+#: the name of a card's number in warnings
 A_CARD = "the number of a card"
 _ROOT = "$"
-#: the key under which typed JSON has the members of an object
+#: the key of an object's members in typed JSON
 _MARKED = "__value__"
-#: content types, beside JSON, in whose bytes a name of a key is found as it is
+#: content types besides JSON whose bytes contain the names of keys unchanged
 _READABLE = ("application/x-msgpack", "application/x-yaml", "application/x-python-serialize")
 _PLAIN = (str, int, float, bool, bytes, type(None))
-#: the most names of keys whose verdict is remembered
-_REMEMBERED = 10_000
-#: a secret that is shorter is not looked for in texts
-_SHORTEST = 4
-#: secrets times characters of a text in which they are looked for; beyond that the text is masked whole
-_MOST_WORK = 1_000_000_000
-#: how deep an exception's arguments are looked at; what is deeper is masked
-_DEEPEST = 50
+#: for at most this many names of keys, the decision is cached
+_MAX_CACHED_NAMES = 10_000
+#: shorter secrets are not searched in texts
+_MIN_SECRET_LENGTH = 4
+#: number of secrets times characters of the text; if it is larger, the whole text is masked
+_MAX_SEARCH_WORK = 1_000_000_000
+#: the depth to which an exception's arguments are searched; deeper values are masked
+_MAX_DEPTH = 50
 
 
 _Prefixes = tuple[tuple[str, ...], ...]
 
 
 class Redaction:
-    """Some patterns, compiled.
+    """Compiled patterns.
 
     Args:
-        patterns: what to redact, and with ``-`` before it what not; none redacts nothing.
+        patterns: what to redact, and with ``-`` as a prefix what not to redact; without patterns nothing is redacted.
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
@@ -71,11 +71,11 @@ class Redaction:
         return bool(self.patterns)
 
     def value(self, value: Any, found: list[str] | None = None) -> Any:
-        """Return ``value`` redacted: the same object where nothing matches, else a copy.
+        """Return ``value`` redacted: the same object if nothing matches, else a copy.
 
         Args:
-            value: anything that a task returns or takes.
-            found: is given the names that matched.
+            value: any result or argument of a task.
+            found: the names that matched are appended to it.
         """
         found = [] if found is None else found
         if isinstance(value, _PLAIN):
@@ -85,7 +85,7 @@ class Redaction:
         return self._copied(value, (_ROOT,), found)
 
     def payload(self, payload: Payload, found: list[str]) -> Payload:
-        """Return a payload of JSON redacted: also what only the serializer knows the members of."""
+        """Return a payload of JSON redacted, including objects whose members only the serializer knows."""
         if not self.may_match(payload):
             return payload
         value = json.loads(payload.body.decode(payload.content_encoding))
@@ -99,11 +99,11 @@ class Redaction:
         return dataclasses.replace(payload, body=body)
 
     def concerns(self, names: Iterable[str]) -> bool:
-        """Tell whether a pattern may match by one of these names, or below it."""
+        """Return True if a pattern may match one of these names, or something inside its value."""
         return any(like(normal(name), segment) for name in names for segment in self._segments)
 
     def may_match(self, payload: Payload) -> bool:
-        """Tell whether there may be something to redact in an encoded value; ``False`` is certain."""
+        """Return False only if an encoded value certainly contains nothing to redact."""
         is_json = payload.content_type.endswith("json")
         if self._has_cards and (not is_json or may_hold_card(payload.body)):
             return True
@@ -112,7 +112,7 @@ class Redaction:
         return self._needles.may_match(payload.body, is_json=is_json)
 
     def arguments(self, args: Any, names: Sequence[str], found: list[str] | None = None) -> Any:
-        """Return positional arguments redacted, as far as the names of the first of them are known."""
+        """Return positional arguments redacted. ``names`` are the known names of the first of them."""
         if not names or not isinstance(args, (list, tuple)):
             return self.value(args, found)
         named = dict(zip(names, args, strict=False))
@@ -123,19 +123,19 @@ class Redaction:
         return [*redacted.values(), *redacted_rest]
 
     def text(self, text: str, secrets: Iterable[str] | None = ()) -> str:
-        """Return a text without these secrets, without passwords in URLs, and without what follows a name and ``=``.
+        """Return a text without these secrets, without passwords in URLs, and without values after a name and ``=``.
 
         Args:
-            text: of a traceback, or of an exception.
-            secrets: what :meth:`secrets` found in the arguments; ``None`` where they could not be searched, so that any
-                text may hold one.
+            text: the text of a traceback or an exception.
+            secrets: the result of :meth:`secrets` for the arguments; ``None`` if they could not be searched, so that
+                any text may contain one.
         """
         if not self.patterns:
             return text
         if secrets is None:
             return MASK
         looked_for = sorted(secrets, key=len, reverse=True)
-        if len(looked_for) * len(text) > _MOST_WORK:
+        if len(looked_for) * len(text) > _MAX_SEARCH_WORK:
             return MASK
         for secret in looked_for:
             text = text.replace(secret, MASK)
@@ -145,7 +145,7 @@ class Redaction:
         return redact_urls(text)
 
     def failure(self, failure: Any, secrets: Collection[str] | None = ()) -> Any:
-        """Return an exception redacted, or what :func:`rootcellar.backend.exceptions.describe` made of one."""
+        """Return an exception redacted, or its form from :func:`rootcellar.backend.exceptions.describe`."""
         if isinstance(failure, BaseException):
             return exception_with(failure, lambda argument: self._argument(argument, secrets))
         redacted = {
@@ -157,8 +157,8 @@ class Redaction:
         return redacted
 
     def _more(self, value: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
-        """Return what else is stored of an exception, redacted: also what it was caused by."""
-        if depth == _DEEPEST:
+        """Return the other stored details of an exception, redacted, including its cause."""
+        if depth == _MAX_DEPTH:
             return MASK
         if isinstance(value, Mapping):
             named = {"exc_type", "exc_module", "is_partial"}
@@ -168,17 +168,17 @@ class Redaction:
         return self._argument(value, secrets, depth)
 
     def _argument(self, argument: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
-        """Return an exception's argument redacted: its texts as :meth:`text` does, the rest as :meth:`value` does."""
+        """Return an exception's argument redacted: texts by :meth:`text`, the rest by :meth:`value`."""
         if isinstance(argument, str):
             return self.text(argument, secrets)
         if isinstance(argument, int) and not isinstance(argument, bool):
-            is_secret = secrets is None or str(argument) in secrets if abs(argument) < _LARGEST else False
+            is_secret = secrets is None or str(argument) in secrets if abs(argument) < _MAX_NUMBER else False
             return MASK if is_secret else self._plain(argument, [])
-        if depth == _DEEPEST:
+        if depth == _MAX_DEPTH:
             return MASK
         if isinstance(argument, (list, tuple)) and not hasattr(argument, "_fields"):
             redacted = [self._argument(each, secrets, depth + 1) for each in argument]
-            # typed JSON keeps the one apart from the other
+            # typed JSON distinguishes the two
             return tuple(redacted) if type(argument) is tuple else redacted
         value = self.value(argument)
         if type(value) is dict:
@@ -186,22 +186,22 @@ class Redaction:
         return value
 
     def secrets(self, args: Any, names: Sequence[str], kwargs: Any) -> set[str]:
-        """Return the texts that are redacted in the arguments of a call, to be looked for elsewhere."""
+        """Return the texts that are redacted in the arguments of a call, to search for them in other texts."""
         args = args if isinstance(args, (list, tuple)) else ()
         named = dict(zip(names, args, strict=False))
         values = [named, list(args[len(named) :]), kwargs if isinstance(kwargs, Mapping) else {}]
         return {form for value in values for secret in self._matched(value) for form in _forms(secret)}
 
-    # -- looking
+    # -- searching
 
     def _matches(self, value: Any) -> bool:
         return next(self._matched(value, with_cards=self._has_cards), None) is not None
 
     def _matched(self, value: Any, *, with_cards: bool = False) -> Iterator[Any]:
-        """Yield what is under the names that match; not recursive, for values that are deep or contain themselves.
+        """Yield the values under names that match. Not recursive, because values may be deep or contain themselves.
 
         Args:
-            value: where to look.
+            value: the value to search.
             with_cards: whether to yield what holds the number of a card, too.
         """
         todo: list[tuple[Any, tuple[str, ...]]] = [(value, (_ROOT,))]
@@ -225,7 +225,7 @@ class Redaction:
                     yield each
 
     def _inside(self, path: tuple[str, ...], name: Any) -> tuple[str, ...]:
-        """Return the path of what is under a name: as much of it as a pattern may ask for."""
+        """Return the path of the value under a name, as far back as a pattern can need it."""
         if name == _MARKED or not self._depth:
             return path
         return (*path, normal(name))[-self._depth :]
@@ -240,10 +240,10 @@ class Redaction:
         return any(_ends(path, prefix) for prefix in masked) and not any(_ends(path, prefix) for prefix in kept)
 
     def _judge(self, name: Any) -> tuple[_Prefixes, _Prefixes]:
-        """Return what must go before a name for it to be masked, and to be kept: ``()`` in it is nothing."""
+        """Return the paths before a name with which it is masked, and with which it is kept; ``()`` is any path."""
         written = normal(name)
         verdict = _prefixes(self._masked, written), _prefixes(self._kept, written)
-        if len(self._verdicts) >= _REMEMBERED:
+        if len(self._verdicts) >= _MAX_CACHED_NAMES:
             self._verdicts.clear()
         if isinstance(name, (str, bytes, int)):
             self._verdicts[name] = verdict
@@ -252,7 +252,7 @@ class Redaction:
     # -- copying
 
     def _plain(self, value: Any, found: list[str]) -> Any:
-        """Return a text or a number without the numbers of cards in it."""
+        """Return a text or a number with the numbers of cards masked."""
         if not self._has_cards or not _holds_card(value):
             return value
         found.append(A_CARD)
@@ -280,7 +280,7 @@ class Redaction:
 
 
 def exception_with(exc: BaseException, change: Callable[[Any], Any]) -> BaseException:
-    """Return a copy of an exception with its arguments and attributes changed; none of its class's code is run."""
+    """Return a copy of an exception with changed arguments and attributes, without running code of its class."""
     copied = type(exc).__new__(type(exc), *exc.args)
     copied.args = tuple(map(change, exc.args))
     copied.__dict__.update({name: change(each) for name, each in vars(exc).items()})
@@ -289,7 +289,7 @@ def exception_with(exc: BaseException, change: Callable[[Any], Any]) -> BaseExce
 
 
 def may_hold_card(body: bytes) -> bool:
-    """Tell whether the number of a card may be in encoded text; ``False`` is certain."""
+    """Return False only if an encoded text certainly contains no number of a card."""
     return _DIGITS.search(body) is not None
 
 
@@ -300,7 +300,7 @@ def _holds_card(value: Any) -> bool:
 
 
 def _members(value: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the names and values of what has such: a mapping, a named tuple, a dataclass, attrs, pydantic."""
+    """Return the names and values of the members of a mapping, a named tuple, a dataclass, attrs or pydantic object."""
     if isinstance(value, dict):
         return value.items()
     kind: Any = type(value)
@@ -321,7 +321,7 @@ def _field_names(kind: Any) -> tuple[str, ...]:
 
 
 def _with(value: Any, changes: Mapping[Any, Any]) -> Any:
-    """Return a copy of what has members, some of them others."""
+    """Return a copy of an object with some members changed."""
     if isinstance(value, dict):
         copied = copy.copy(value)
         copied.update(changes)
@@ -334,7 +334,7 @@ def _with(value: Any, changes: Mapping[Any, Any]) -> Any:
         return {**value, **changes}
     copied = copy.copy(value)
     for name, changed in changes.items():
-        # frozen ones too: the copy is nobody's yet
+        # also for frozen classes, because nobody uses the copy yet
         object.__setattr__(copied, name, changed)
     return copied
 
@@ -345,10 +345,10 @@ def _leaves(secret: Any) -> Iterator[str]:
     while todo and (budget := budget - 1):
         each = todo.pop()
         if isinstance(each, str):
-            if len(each) >= _SHORTEST and each != MASK:
+            if len(each) >= _MIN_SECRET_LENGTH and each != MASK:
                 yield each
         elif isinstance(each, int) and not isinstance(each, bool):
-            if len(text := str(abs(each)) if abs(each) < 10**40 else "") > _SHORTEST:
+            if len(text := str(abs(each)) if abs(each) < 10**40 else "") > _MIN_SECRET_LENGTH:
                 yield text
         elif isinstance(each, (list, tuple)) and not hasattr(each, "_fields"):
             todo.extend(each)
@@ -357,7 +357,7 @@ def _leaves(secret: Any) -> Iterator[str]:
 
 
 def _forms(secret: Any) -> Iterator[str]:
-    """Yield the texts in a secret, as they are and as they stand in quotes."""
+    """Yield the texts in a secret, both as they are and as they appear in quotes."""
     for text in _leaves(secret):
         yield text
         yield from {repr(text)[1:-1], json.dumps(text)[1:-1]} - {text}
@@ -377,7 +377,7 @@ def _prefixes(by_name: Mapping[str, Sequence[tuple[str, ...]]], written: str) ->
 
 
 def _ends(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
-    """Tell whether a path ends in the names that go before a name."""
+    """Return True if a path ends with the given names."""
     if not prefix:
         return True
     tail = path[-len(prefix) :]

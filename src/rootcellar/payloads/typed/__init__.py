@@ -1,8 +1,8 @@
-"""Typed JSON, the serializer ``rootcellar-json``: JSON that any reader reads, from which Python's types come back.
+"""Typed JSON, the serializer ``rootcellar-json``: JSON that any program can read, and that keeps Python's types.
 
-A value that plain JSON holds exactly is written as plain JSON. Anything else is an object beside it, a *marker*:
-``{"__rootcellar__": "set", "__value__": [1, 2]}``; what kombu's JSON marks, it marks in kombu's way
-(``{"__type__": "decimal", "__value__": "1.10"}``), so that a stock reader of Celery understands it.
+A value that plain JSON represents exactly is written as plain JSON. Any other value becomes an object, a *marker*:
+``{"__rootcellar__": "set", "__value__": [1, 2]}``. For types that kombu's JSON supports, kombu's own markers are used
+(``{"__type__": "decimal", "__value__": "1.10"}``), so that Celery can read them without rootcellar.
 """
 
 from rootcellar.payloads.typed.classes import Classes
@@ -13,5 +13,5 @@ from rootcellar.payloads.typed.unstorable import Unstorable
 
 __all__ = ["NAME", "Classes", "Reader", "Unstorable", "readable", "register_type", "write"]
 
-#: what the serializer is called in ``result_serializer``
+#: the serializer's name in ``result_serializer``
 NAME = "rootcellar-json"

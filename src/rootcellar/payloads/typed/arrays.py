@@ -1,4 +1,4 @@
-"""NumPy's arrays and scalars. NumPy is imported only where it is already, or where a stored value asks for it."""
+"""NumPy's arrays and scalars. NumPy is imported only if a value or a stored marker needs it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rootcellar.payloads.typed.markers import VALUE, marker
 from rootcellar.payloads.typed.unstorable import Unstorable
 
 _DTYPE = re.compile(r"[<>|=]?([biufcmMSU])(\d{1,9})(\[\w{1,8}\])?")
-#: what has no JSON number stands as a text
+#: numbers that JSON cannot represent are written as texts
 _ODD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-#: the widest floats that a JSON number, read as a double, holds exactly
+#: the size in bytes of the largest float that a JSON number represents exactly
 _DOUBLE = 8
 
 
 def is_numpy(cls: type) -> bool:
-    """Tell whether ``cls`` is an array or a scalar of NumPy itself."""
+    """Return True if ``cls`` is NumPy's own array or scalar."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and (cls in (numpy.ndarray, numpy.memmap) or issubclass(cls, numpy.generic))
 
@@ -46,11 +46,11 @@ def read_numpy(found: dict[str, Any]) -> Any:
 
     kind = _DTYPE.fullmatch(found["dtype"])
     if kind is None:
-        raise ValueError("no dtype of numbers, times or texts")
+        raise ValueError("not a dtype of numbers, times or texts")
     dtype = numpy.dtype(found["dtype"])
     shape = tuple(found.get("shape", ()))
     if not all(type(length) is int and length >= 0 for length in shape):
-        raise ValueError("no shape")
+        raise ValueError("not a shape")
     array = _array(found[VALUE], dtype, kind[1]).reshape(shape)
     return array if "shape" in found else array[()]
 
@@ -67,7 +67,7 @@ def _values(array: Any) -> Any:
         return array.astype("i8").tolist()
     if kind == "U" and not array.shape and itemsize == _text_size(str(array)):
         return str(array)
-    # complex numbers, long doubles and rows of texts: as their bytes
+    # complex numbers, long doubles and texts are written as bytes
     return base64.b64encode(array.tobytes()).decode()
 
 
@@ -82,8 +82,8 @@ def _array(values: Any, dtype: Any, kind: str) -> Any:
     if kind == "m":
         return numpy.array(values, dtype="i8").astype(dtype)
     if not isinstance(values, str):
-        raise ValueError("no text")
-    # longer than that, it is base64, which never has that length
+        raise ValueError("not a text")
+    # a longer text is base64, which never has this length
     if kind == "U" and dtype.itemsize == _text_size(values):
         return numpy.array(values, dtype=dtype)
     raw = base64.b64decode(values, validate=True)
@@ -91,17 +91,17 @@ def _array(values: Any, dtype: Any, kind: str) -> Any:
 
 
 def _text_size(text: str) -> int:
-    """Return the bytes that NumPy takes for a text."""
+    """Return the bytes that NumPy uses for a text."""
     return 4 * max(len(text), 1)
 
 
 def _check_numbers(values: Any) -> None:
-    """Refuse what NumPy would take for something else, such as a text of digits."""
+    """Refuse values that NumPy would convert, such as a text of digits."""
     if isinstance(values, list):
         for value in values:
             _check_numbers(value)
     elif not isinstance(values, (bool, int, float)) and values not in _ODD:
-        raise ValueError("no number")
+        raise ValueError("not a number")
 
 
 def _finite(values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The names of the markers that are rootcellar's own: no application may register one of them."""
+"""The names of rootcellar's own markers. An application may not register them."""
 
 BUILT_IN = frozenset(
     {

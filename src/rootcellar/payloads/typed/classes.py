@@ -25,32 +25,32 @@ _REGISTER = "give it to rootcellar.register_type"
 
 
 class Classes:
-    """Finds the classes that stored objects are of.
+    """Finds the classes of stored objects.
 
     Args:
-        modules: the modules, or packages with all that is in them, whose classes may be made, and which are imported
-            where they are not yet; ``None`` for any module that is loaded, and none is imported.
+        modules: the modules and packages whose classes are allowed, and which are imported if needed; ``None``
+            allows every module that is loaded already, and imports none.
     """
 
     def __init__(self, modules: Iterable[str] | None = None) -> None:
         self._modules = None if modules is None else tuple(modules)
 
     def find(self, kind: str, name: Any) -> type:
-        """Return the class called ``name``, such as ``shop.models:Order``.
+        """Return the class of the name ``name``, such as ``shop.models:Order``.
 
         Raises:
-            TypeRefused: it is not there, not of that kind, or not allowed.
+            TypeRefused: it does not exist, is of another kind, or is not allowed.
         """
         module_name, _, qualified = name.partition(":") if isinstance(name, str) else ("", "", "")
         found: Any = self._module(module_name, name)
         for part in qualified.split("."):
-            # neither getattr nor a module's __getattr__: looking must not run code
+            # without getattr and a module's __getattr__, because searching must not run code
             space = found.__dict__ if found is not None and isinstance(found, (type, type(sys))) else {}
             found = space.get(part)
         if not isinstance(found, type) or not KINDS[kind].is_one(found):
             raise TypeRefused(
                 f"a stored result wants to be {_shown(name)}, which is no {KINDS[kind].title} here",
-                remedy="see whether the class was renamed or moved; if it never was one, the row was tampered with",
+                remedy="check whether the class was renamed or moved; if it never existed, the row was manipulated",
             )
         return found
 
@@ -73,7 +73,7 @@ class Classes:
             )
         try:
             return importlib.import_module(module_name)
-        except Exception as exc:  # a module's own code, which may raise anything
+        except Exception as exc:  # a module's own code may raise any exception
             raise_interruption(exc)
             raise TypeRefused(
                 f"a stored result wants to be {_shown(name)}, whose module cannot be imported: {exc!r}",
@@ -88,14 +88,14 @@ class Kind(ABC):
 
     @abstractmethod
     def is_one(self, cls: type) -> bool:
-        """Tell whether ``cls`` itself is of this kind, not only a base of it."""
+        """Return True if ``cls`` itself is of this kind, not only one of its bases."""
 
     def check(self, cls: type) -> None:  # noqa: B027 - most kinds have nothing to refuse
-        """Raise :class:`Unstorable` where objects of ``cls`` could not be made again from what is written."""
+        """Raise :class:`Unstorable` if objects of ``cls`` could not be created again from their stored form."""
 
 
 class FieldsKind(Kind):
-    """A kind of class whose objects become fields and come back."""
+    """A kind of class whose objects are stored as fields."""
 
     @abstractmethod
     def fields(self, value: Any) -> dict[str, Any]:
@@ -175,10 +175,10 @@ KINDS: dict[str, Kind] = {**WITH_FIELDS, "enum": _Enum()}
 
 
 def kind_of(cls: type) -> str | None:
-    """Return the name of the kind that ``cls`` is of, ``None`` for none.
+    """Return the name of the kind of ``cls``, or ``None`` if it is of no kind.
 
     Raises:
-        Unstorable: it is of a kind, but could not be found or made again.
+        Unstorable: it is of a kind, but could not be found or created again.
     """
     name = next((name for name, kind in KINDS.items() if kind.is_one(cls)), None)
     if name is None:
@@ -197,12 +197,12 @@ def kind_of(cls: type) -> str | None:
 
 
 def class_name(cls: type) -> str:
-    """Return what a class is called in what is stored."""
+    """Return the stored name of a class."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _make(cls: Any, fields: Mapping[str, Any], arguments: Mapping[str, str | None]) -> Any:
-    """Call ``cls`` with the fields that its constructor takes, and set those that it makes itself."""
+    """Call ``cls`` with the fields that its constructor accepts, and set the other fields."""
     _refuse_unknown(cls, fields, arguments)
     taken = {argument: fields[name] for name, argument in arguments.items() if argument and name in fields}
     made = cls(**taken)
@@ -217,12 +217,12 @@ def _refuse_unknown(cls: type, fields: Mapping[str, Any], known: Iterable[str]) 
     if unknown:
         raise TypeRefused(
             f"a stored {class_name(cls)} has fields that the class has not: {', '.join(map(repr, unknown[:5]))}",
-            remedy="give the class its field back, or read the row as plain JSON",
+            remedy="add the field to the class again, or read the row as plain JSON",
         )
 
 
 def _check_constructor(cls: type, arguments: set[str]) -> None:
-    """Refuse a class whose constructor wants more than its fields, such as an ``InitVar``, or does not take them."""
+    """Refuse a class whose constructor has other parameters than its fields, such as an ``InitVar``."""
     parameters = inspect.signature(cls).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -239,7 +239,7 @@ def _alias(field: Any) -> str:
 
 
 def _pydantic_alias(cls: Any, name: str) -> str:
-    """Return the key under which a model's constructor takes a field."""
+    """Return the name of a field in a model's constructor."""
     field = cls.model_fields.get(name)
     if field is None or cls.model_config.get("populate_by_name") or cls.model_config.get("validate_by_name"):
         return name

@@ -1,4 +1,4 @@
-"""Dates, times and spans as text, and back, to the last microsecond and with the zone's name."""
+"""Writes dates, times and durations as text and reads them, with microseconds and the zone's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ZONED = re.compile(r"(.+)\[([\w/+-]+)\]")
 
 
 def write_datetime(value: datetime) -> dict[str, Any]:
-    """A zone with a name keeps it, in the way of RFC 9557: ``2031-05-06T07:08:09+02:00[Europe/Berlin]``."""
+    """Write a date and time, with the name of its zone as in RFC 9557: ``2031-05-06T07:08:09+02:00[Europe/Berlin]``."""
     zone = value.tzinfo
     if isinstance(zone, ZoneInfo) and zone.key:
         return marker("datetime", f"{value.isoformat()}[{zone.key}]")
@@ -27,7 +27,7 @@ def read_datetime(text: str) -> datetime:
 
 
 def read_zoned_datetime(text: str) -> datetime:
-    """Read a time and its zone: the same time of day, where the zone still has it, else the same moment."""
+    """Read a date and time with its zone: the same local time if the zone still has it, else the same moment."""
     zoned = _ZONED.fullmatch(text)
     if zoned is None:
         raise ValueError("no zone")
@@ -45,7 +45,7 @@ def read_date(text: str) -> date:
 
 
 def write_time(value: time) -> dict[str, Any]:
-    """A zone with a name keeps it; without a date it has no offset."""
+    """Write a time of day, with the name of its zone; a named zone has no offset without a date."""
     zone = value.tzinfo
     if isinstance(zone, ZoneInfo) and zone.key:
         return marker("time", f"{value.replace(tzinfo=None).isoformat()}[{zone.key}]")
@@ -68,13 +68,13 @@ def read_zoned_time(text: str) -> time:
 
 
 def write_timedelta(value: timedelta) -> dict[str, Any]:
-    """As ISO 8601 has it, in days and seconds: ``P1DT3600S``, ``P-1DT86399.000001S``."""
+    """Write a duration as in ISO 8601, in days and seconds: ``P1DT3600S``, ``P-1DT86399.000001S``."""
     fraction = f".{value.microseconds:06}" if value.microseconds else ""
     return marker("timedelta", f"P{value.days}DT{value.seconds}{fraction}S")
 
 
 def read_timedelta(text: str) -> timedelta:
-    """Read what :func:`write_timedelta` wrote."""
+    """Read the text of :func:`write_timedelta`."""
     found = _SPAN.fullmatch(text)
     if found is None:
         raise ValueError("no span")
@@ -82,7 +82,7 @@ def read_timedelta(text: str) -> timedelta:
 
 
 def write_zone(value: timezone | ZoneInfo) -> dict[str, Any]:
-    """A zone alone."""
+    """Write a zone without a time."""
     key = getattr(value, "key", None)
     if key:
         return marker("zone", key)
@@ -93,10 +93,10 @@ def write_zone(value: timezone | ZoneInfo) -> dict[str, Any]:
 
 
 def read_zone(text: str) -> timezone | ZoneInfo:
-    """Read what :func:`write_zone` wrote."""
+    """Read the text of :func:`write_zone`."""
     return timezone(read_timedelta(text)) if _SPAN.fullmatch(text) else ZoneInfo(text)
 
 
 def _with_offset(text: str) -> str:
-    """Python before 3.11 does not know Z."""
+    """Replace Z, which Python before 3.11 does not know."""
     return f"{text[:-1]}+00:00" if text.endswith("Z") else text

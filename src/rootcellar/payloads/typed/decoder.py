@@ -1,4 +1,4 @@
-"""Typed JSON into values."""
+"""Turns typed JSON into values."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rootcellar.payloads.typed.markers import KOMBU, KOMBU_KEYS, OURS, VALUE, ma
 from rootcellar.support.interruptions import raise_interruption
 
 _HEX = re.compile(r"-?0x[0-9a-f]+")
-#: more members of one hash are no accident
-_MOST_OF_ONE_HASH = 100
+#: more members with the same hash are an attack
+_MAX_HASH_COLLISIONS = 100
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -30,7 +30,7 @@ class Reader:
     """Reads typed JSON.
 
     Args:
-        classes: which classes may be made of what is stored; ``None`` for those in modules that are loaded.
+        classes: the classes that are allowed; ``None`` for those in modules that are loaded.
     """
 
     def __init__(self, classes: Classes | None = None) -> None:
@@ -38,10 +38,10 @@ class Reader:
         self._decode = json.JSONDecoder(object_hook=self._value_of).decode
 
     def read(self, text: str | bytes) -> Any:
-        """Return the value of a text that :func:`rootcellar.payloads.typed.write` made.
+        """Return the value of a text from :func:`rootcellar.payloads.typed.write`.
 
         Raises:
-            TypeRefused: it names a class that may not be made.
+            TypeRefused: it names a class that is not allowed.
             PayloadUnreadable: a marker in it cannot be read.
             ValueError, RecursionError: it is no JSON, or nests too deeply.
         """
@@ -50,7 +50,7 @@ class Reader:
         return self._decode(text) if may_hold_markers(text) else json.loads(text)
 
     def _value_of(self, found: dict[str, Any]) -> Any:
-        """Return the value of a JSON object, in which all others are read already."""
+        """Return the value of a JSON object whose inner objects have been read already."""
         if OURS in found:
             name = found[OURS]
         elif found.keys() == KOMBU_KEYS:
@@ -68,7 +68,7 @@ class Reader:
                 return _WHOLE[name](found)
         except (PayloadError, RecursionError):
             raise
-        except Exception as exc:  # whatever a class's own constructor makes of the values
+        except Exception as exc:  # a class's own constructor may raise any exception
             raise_interruption(exc)
             raise _unreadable(name, f"{type(exc).__name__}: {exc}") from exc
         return _registered(name, found)
@@ -85,7 +85,7 @@ class Reader:
 
 
 def readable(text: str) -> Any:
-    """Return typed JSON for people: plain JSON, with what a marker holds in its place; no object is made.
+    """Return typed JSON as plain JSON, in which each marker is replaced by its value. Creates no objects.
 
     Raises:
         ValueError, RecursionError: it is no JSON, or nests too deeply.
@@ -129,7 +129,7 @@ def _registered(name: Any, found: dict[str, Any]) -> Any:
     if entry is None:
         raise PayloadUnreadable(
             f"a stored value is of the type {str(name)[:100]!r}, which is not registered here",
-            remedy="call rootcellar.register_type here too, as whoever stored it did",
+            remedy="call rootcellar.register_type here too, as the program that stored it did",
         )
     try:
         return entry.decode(_only(found))
@@ -143,7 +143,7 @@ def _registered(name: Any, found: dict[str, Any]) -> Any:
 def _unreadable(name: Any, why: str) -> PayloadUnreadable:
     return PayloadUnreadable(
         f"a stored value of the type {str(name)[:100]!r} cannot be read: {why[:300]}",
-        remedy="see whether it was damaged, or its class changed since it was stored",
+        remedy="check whether it is damaged, or its class has changed since it was stored",
     )
 
 
@@ -154,7 +154,7 @@ def _text(value: Any) -> str:
 
 
 def _pairs(value: Any) -> dict[Any, Any]:
-    # dict() would take a text of two letters for a pair
+    # dict() would accept a text of two letters as a pair
     if not all(isinstance(pair, list) for pair in value):
         raise TypeError("no pairs")
     _refuse_collisions(pair[0] for pair in value if pair)
@@ -162,23 +162,23 @@ def _pairs(value: Any) -> dict[Any, Any]:
 
 
 def _hashed(value: Any) -> list[Any]:
-    """Return what becomes a set."""
+    """Return the members of a set."""
     members = _list(value)
     _refuse_collisions(members)
     return members
 
 
 def _refuse_collisions(members: Iterable[Any]) -> None:
-    """Refuse what would take a quadratic time to become a set: very many members with the same hash.
+    """Refuse very many members with the same hash, because creating a set of them takes quadratic time.
 
     Raises:
         ValueError: there are such.
     """
     hashes = list(map(hash, members))
-    # most sets have no two members of one hash
-    if len(hashes) - len(set(hashes)) < _MOST_OF_ONE_HASH:
+    # most sets have no two members with the same hash
+    if len(hashes) - len(set(hashes)) < _MAX_HASH_COLLISIONS:
         return
-    if max(Counter(hashes).values()) > _MOST_OF_ONE_HASH:
+    if max(Counter(hashes).values()) > _MAX_HASH_COLLISIONS:
         raise ValueError("very many members have the same hash: made to keep a reader busy")
 
 
@@ -207,7 +207,7 @@ def _base64(value: Any) -> bytes:
     return base64.b64decode(_text(value), validate=True)
 
 
-#: name -> what makes the value of what is marked
+#: name -> makes the value from the marked value
 _SIMPLE: dict[str, Callable[[Any], Any]] = {
     "dict": lambda value: _pairs(_list(value)),
     "tuple": lambda value: tuple(_list(value)),
@@ -226,7 +226,7 @@ _SIMPLE: dict[str, Callable[[Any], Any]] = {
     "posix-path": lambda value: PurePosixPath(_text(value)),
     "windows-path": lambda value: PureWindowsPath(_text(value)),
 }
-#: name -> what makes the value of the whole marker
+#: name -> makes the value from the whole marker
 _WHOLE: dict[str, Callable[[dict[str, Any]], Any]] = {"ndarray": read_numpy, "numpy": read_numpy}
 _KOMBU: dict[Any, Callable[[Any], Any]] = {
     "datetime": datetimes.read_datetime,

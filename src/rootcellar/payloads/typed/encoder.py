@@ -1,4 +1,4 @@
-"""Values into typed JSON.
+"""Turns values into typed JSON.
 
 A value that plain JSON holds exactly is written by ``json``'s encoder in C, and then looked over, also in C; only
 what is not so is walked through in Python.
@@ -30,16 +30,16 @@ from rootcellar.support.interruptions import raise_interruption
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _PLAIN = _SCALARS | {list, dict}
 _TEXT_KEYS = frozenset({str})
-#: longer ones cannot become decimal digits in every Python
-_LONG_INT = 14_000
-_SHOWN_KEY = 40
+#: not every Python can write larger integers as decimal digits
+_MAX_DECIMAL_BITS = 14_000
+_MAX_KEY_LENGTH = 40
 
 Tree = Any
 Writer = Callable[[Any], Tree]
 
 
 class _NotPlain(Exception):
-    """There is a value in it that ``json`` does not know."""
+    """The value contains a value that ``json`` does not support."""
 
 
 def _stop(value: Any) -> Any:
@@ -47,7 +47,7 @@ def _stop(value: Any) -> Any:
 
 
 def _make_encode() -> Callable[[Any], str]:
-    """Return the encoder in C where there is one, made once: what holds itself ends as a ``RecursionError``."""
+    """Return the encoder in C if available, created once. A value that contains itself raises ``RecursionError``."""
     try:
         chunks = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
             None, _stop, json.encoder.encode_basestring, None, ": ", ", ", False, False, False
@@ -62,22 +62,22 @@ _encode = _make_encode()
 
 
 def write(value: Any, root: str) -> tuple[str, bool]:
-    """Return ``value`` as JSON, and whether there are markers in it.
+    """Return ``value`` as JSON, and whether it contains markers.
 
     Args:
-        value: what is to be stored.
-        root: what errors call it.
+        value: the value to store.
+        root: its name in errors.
 
     Raises:
-        Unstorable: there is something in it that cannot be stored.
-        RecursionError: it nests too deeply, or holds itself.
+        Unstorable: a value in it cannot be stored.
+        RecursionError: it is nested too deeply, or contains itself.
     """
     try:
         text = _encode(value)
         if _is_plain(value) and not may_hold_markers(text):
             return text, False
     except (_NotPlain, TypeError, ValueError):
-        # which of many reasons it was, the walk tells
+        # the walk below finds which of many reasons it was
         pass
     walk = _Walk()
     try:
@@ -89,9 +89,9 @@ def write(value: Any, root: str) -> tuple[str, bool]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether ``value``, which is finite and holds no circle, consists of nothing but what JSON gives back.
+    """Return True if ``value``, which is finite and has no cycle, contains only values that JSON keeps exactly.
 
-    Goes down level by level, each in C: JSON's encoder lets tuples, subclasses and other keys than texts pass.
+    It checks level by level, each in C. JSON's encoder itself accepts tuples, subclasses and keys that are not texts.
     """
     level: list[Any] = [value]
     kinds = {type(value)}
@@ -133,7 +133,7 @@ class _Walk:
         return self._other(value, cls)
 
     def _int(self, value: int) -> Tree:
-        return value if value.bit_length() < _LONG_INT else self._mark(marker("int", hex(value)))
+        return value if value.bit_length() < _MAX_DECIMAL_BITS else self._mark(marker("int", hex(value)))
 
     def _float(self, value: float) -> Tree:
         return value if math.isfinite(value) else self._mark(marker("float", repr(value)))
@@ -191,7 +191,7 @@ class _Walk:
             return writer(self, value)
         except (Unstorable, RecursionError):
             raise
-        except Exception as exc:  # of an application's class, which may raise anything
+        except Exception as exc:  # an application's class may raise any exception
             raise_interruption(exc)
             raise Unstorable(
                 f"is a {_named(cls)}, which cannot be written: {type(exc).__name__}: {exc}",
@@ -201,11 +201,11 @@ class _Walk:
     # -- the kinds of value
 
     def sequence(self, name: str, items: Iterable[Any]) -> Tree:
-        """Write what is a row of others."""
+        """Write a sequence."""
         return self._mark(marker(name, self._list(items)))
 
     def unordered(self, name: str, items: Iterable[Any]) -> Tree:
-        """Write a set, sorted where that is possible, so that what is equal is stored equal."""
+        """Write a set, sorted if possible, so that equal sets have equal texts."""
         try:
             items = sorted(items)
         except TypeError:
@@ -213,18 +213,18 @@ class _Walk:
         return self._mark(marker(name, self._list(items, "{{…}}")))
 
     def leaf(self, tree: dict[str, Any]) -> Tree:
-        """Write what holds no others."""
+        """Write a value without inner values."""
         return self._mark(tree)
 
     def as_base(self, value: Any) -> Tree:
-        """Write an object of a subclass as what JSON makes of it."""
+        """Write an object of a subclass of a plain type, as JSON does."""
         for base, plain in _BASES.items():
             if isinstance(value, base):
                 return self.tree(plain(value))
         raise TypeError("no subclass of a plain type")
 
     def enum(self, value: enum.Enum) -> Tree:
-        """Write a member by its name and, for people and queries, its value where that is plain."""
+        """Write a member of an enum by its name and, if plain, its value for readers and queries."""
         cls = type(value)
         tree: dict[str, Any] = {OURS: "enum", "class": class_name(cls)}
         if value.name in cls.__members__:
@@ -246,7 +246,7 @@ class _Walk:
         return self._mark(marker(entry.name, self.tree(entry.encode(value))))
 
     def through_kombu(self, value: Any) -> Tree:
-        """Write as kombu's JSON does: an application may have registered the type there."""
+        """Write a value with kombu's JSON, in which an application may have registered the type."""
         from kombu.utils.json import JSONEncoder
 
         try:
@@ -259,10 +259,10 @@ class _Walk:
 
 
 def _writer_of(cls: type) -> Callable[[_Walk, Any], Tree]:
-    """Return how objects of ``cls`` are written.
+    """Return the function that writes objects of ``cls``.
 
     Raises:
-        Unstorable: they cannot be.
+        Unstorable: objects of ``cls`` cannot be stored.
     """
     entry = registry.of_class(cls)
     if entry is not None:
@@ -290,7 +290,7 @@ def _write_bytes(value: bytes) -> dict[str, Any]:
         text = value.decode()
     except UnicodeDecodeError:
         text = "\x00"
-    # a NUL would keep the text out of jsonb
+    # jsonb accepts no NUL
     return kombu_marker("bytes", text) if "\x00" not in text else kombu_marker("base64", _base64(value))
 
 
@@ -321,7 +321,7 @@ _ROWS: dict[type, Callable[[_Walk, Any], Tree]] = {
     set: lambda walk, value: walk.unordered("set", value),
     frozenset: lambda walk, value: walk.unordered("frozenset", value),
 }
-#: a subclass of a plain type comes back as that, as from any JSON
+#: an object of a subclass of a plain type comes back as the plain type, as with any JSON
 _BASES: dict[type, Callable[[Any], Any]] = {
     str: lambda value: str.__str__(value),
     int: int.__int__,
@@ -330,7 +330,7 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     list: lambda value: list(list.__iter__(value)),
 }
 _writers: dict[type, Callable[[_Walk, Any], Tree]] = {}
-# a class that is registered is written in another way from then on
+# after a registration, objects of the class are written in another way
 registry.on_change.append(_writers.clear)
 
 
@@ -346,9 +346,9 @@ def _named(cls: type) -> str:
 
 
 def _shown(key: Any) -> str:
-    """Return a key as it is written in Python, with double quotes, cut short."""
+    """Return a key as in Python code, with double quotes, and truncated."""
     if isinstance(key, str):
         text = json.dumps(key, ensure_ascii=False)
-        return text if len(text) <= _SHOWN_KEY else f'{text[:_SHOWN_KEY]}…"'
+        return text if len(text) <= _MAX_KEY_LENGTH else f'{text[:_MAX_KEY_LENGTH]}…"'
     text = repr(key)
-    return text if len(text) <= _SHOWN_KEY else f"{text[:_SHOWN_KEY]}…"
+    return text if len(text) <= _MAX_KEY_LENGTH else f"{text[:_MAX_KEY_LENGTH]}…"

@@ -15,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z][\w.:/-]*")
 
 
 class Registered(NamedTuple):
-    """A type of an application's own, and how its values become others and come back."""
+    """An application's own type, and the functions that encode and decode its values."""
 
     cls: type
     name: str
@@ -30,18 +30,18 @@ on_change: list[Callable[[], None]] = []
 
 
 def register_type(cls: type[T], name: str, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
-    """Let ``rootcellar-json`` store values of ``cls`` and of its subclasses, and give them back.
+    """Let ``rootcellar-json`` store and restore values of ``cls`` and its subclasses.
 
-    Do it where both workers and clients do, such as in the module of the class.
+    Call it in both workers and clients, for example in the module of the class.
 
     Args:
         cls: the type.
-        name: what marks its values in what is stored; choose it once and keep it.
-        encode: makes of a value something that can be stored.
-        decode: makes a value again of what ``encode`` returned. It is given what a stored row says.
+        name: marks the values in stored results; choose it once and never change it.
+        encode: turns a value into something that can be stored.
+        decode: turns the result of ``encode`` into a value again. It is called with data from stored rows.
 
     Raises:
-        ConfigurationError: the name is no name, one of ours, or another type's.
+        ConfigurationError: the name is not valid, or taken by rootcellar or another type.
     """
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
@@ -68,10 +68,10 @@ def register_type(cls: type[T], name: str, encode: Callable[[T], Any], decode: C
 
 
 def of_class(cls: type) -> Registered | None:
-    """Return how values of ``cls`` are stored: by its own registration, or that of its nearest base."""
+    """Return the registration of ``cls``, or that of its nearest base."""
     return next((_by_class[base] for base in cls.__mro__ if base in _by_class), None)
 
 
 def of_name(name: str) -> Registered | None:
-    """Return what is registered under ``name``."""
+    """Return the registration of ``name``."""
     return _by_name.get(name)

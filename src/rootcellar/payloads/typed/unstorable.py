@@ -1,13 +1,13 @@
-"""The error of a value that typed JSON cannot hold."""
+"""The error for a value that typed JSON cannot represent."""
 
 from __future__ import annotations
 
 
 class Unstorable(TypeError):
-    """A value cannot be stored; knows where in the whole it lies.
+    """A value cannot be stored. The error has the path to it.
 
     Args:
-        what: what is wrong with it, as the end of a sentence that begins with its path.
+        what: what is wrong, as the end of a sentence that begins with the path.
         remedy: what to do.
     """
 
@@ -18,12 +18,12 @@ class Unstorable(TypeError):
         super().__init__(what)
 
     def within(self, step: str) -> None:
-        """Note the step that leads to the value from what holds it, such as ``["orders"]``."""
+        """Add the step from the outer value to this one, such as ``["orders"]``, to the path."""
         self._steps.append(step)
 
     @property
     def path(self) -> str:
-        """The way to the value, such as ``result["orders"][3].customer``."""
+        """The path to the value, such as ``result["orders"][3].customer``."""
         return "".join(reversed(self._steps))
 
     def __str__(self) -> str:
