@@ -104,7 +104,7 @@ ASK: dict[str, Callable[[Any, int], None]] = {
 }
 
 
-class Bed:
+class Target:
     """A store, what was acknowledged of it, and the calls that are made.
 
     Args:
@@ -217,9 +217,9 @@ class User:
 class Victim(User):
     """A thread whose calls are struck."""
 
-    def __init__(self, bed: Bed, name: str, seed: int) -> None:
+    def __init__(self, target: Target, name: str, seed: int) -> None:
         super().__init__(name, seed)
-        self._bed = bed
+        self._bed = target
         self.struck: Counter[str] = Counter()
         self.spared = 0
         #: seconds that each call takes, about
@@ -327,17 +327,17 @@ def throw(thread: int, kind: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
 
 
-def suffer_in_thread(bed: Bed, victim: Victim, rounds: int) -> None:
+def suffer_in_thread(target: Target, victim: Victim, rounds: int) -> None:
     striker = Striker()
     striker.start()
     try:
         victim.prepare()
         for _ in range(rounds):
-            if bed.failures:
+            if target.failures:
                 break
             victim.round(striker.strike)
     except BaseException as exc:
-        bed.failures.append(f"{victim.name}: {type(exc).__name__}: {exc}")
+        target.failures.append(f"{victim.name}: {type(exc).__name__}: {exc}")
         raise
     finally:
         striker.is_over = True
@@ -347,15 +347,15 @@ def suffer_in_thread(bed: Bed, victim: Victim, rounds: int) -> None:
 def suffer(kind: str, url: str, rounds: int, seed: int, say: Callable[[str], object]) -> str:
     """Strike ``rounds`` times, and look that nothing is broken; return the summary."""
     sys.setswitchinterval(0.0002)
-    bed = Bed(kind, url)
+    target = Target(kind, url)
     for number in range(OTHERS):
-        bed.store.put(record(f"other {number}-0"))
+        target.store.put(record(f"other {number}-0"))
     others = [
-        threading.Thread(target=bed.work_in_peace, args=(n,), name=f"other {n}", daemon=True) for n in range(OTHERS)
+        threading.Thread(target=target.work_in_peace, args=(n,), name=f"other {n}", daemon=True) for n in range(OTHERS)
     ]
-    main, beside = Victim(bed, "main", seed), Victim(bed, "thread", seed + 1)
+    main, beside = Victim(target, "main", seed), Victim(target, "thread", seed + 1)
     main.prepare()
-    sufferer = threading.Thread(target=suffer_in_thread, args=(bed, beside, rounds // 4), name="victim", daemon=True)
+    sufferer = threading.Thread(target=suffer_in_thread, args=(target, beside, rounds // 4), name="victim", daemon=True)
     began = time.monotonic()
     for thread in (*others, sufferer):
         thread.start()
@@ -365,7 +365,7 @@ def suffer(kind: str, url: str, rounds: int, seed: int, say: Callable[[str], obj
                 faulthandler.dump_traceback_later(HANGS, exit=True)
             if number % 5_000 == 4_999:
                 say(f"{number + 1:,} rounds in the main thread, {time.monotonic() - began:.0f} s")
-            if bed.failures:
+            if target.failures:
                 break
             main.round(strike)
     while sufferer.is_alive():
@@ -374,47 +374,47 @@ def suffer(kind: str, url: str, rounds: int, seed: int, say: Callable[[str], obj
         sufferer.join(HANGS)
         after = sum(beside.struck.values()) + beside.spared
         assert not sufferer.is_alive() or after > before, "the thread that suffers hangs"
-    bed.over.set()
+    target.over.set()
     faulthandler.dump_traceback_later(HANGS, exit=True)
     for thread in others:
         thread.join()
-    assert not bed.failures, bed.failures
+    assert not target.failures, target.failures
     took = time.monotonic() - began
-    look_that_nothing_is_broken(bed, [main, beside])
+    look_that_nothing_is_broken(target, [main, beside])
     faulthandler.cancel_dump_traceback_later()
     struck = main.struck + beside.struck
     kinds = ", ".join(f"{name} {count:,}" for name, count in sorted(struck.items()))
-    stored = len(main.acknowledged) + len(beside.acknowledged) + sum(bed.stored)
+    stored = len(main.acknowledged) + len(beside.acknowledged) + sum(target.stored)
     return (
         f"{rounds:,} rounds on {kind} in {took:.0f} s ({rounds / took:.0f}/s, seed {seed}): {sum(struck.values()):,} "
         f"calls were struck ({kinds}), {main.spared + beside.spared:,} ended before; {OTHERS} other threads made "
-        f"{sum(bed.calls):,} calls. No thread hung, no call failed, every answer belonged to its question, all "
+        f"{sum(target.calls):,} calls. No thread hung, no call failed, every answer belonged to its question, all "
         f"{stored:,} acknowledged results are there, and the pool lends all {POOL} connections."
     )
 
 
-def look_that_nothing_is_broken(bed: Bed, victims: list[Victim]) -> None:
+def look_that_nothing_is_broken(target: Target, victims: list[Victim]) -> None:
     gc.collect()
     with ExitStack() as loans:
         for number in range(POOL):
             # each would wait for a minute for a place that was lost
             before = time.monotonic()
-            bed._ask(loans.enter_context(bed.pool.connection()), number)
+            target._ask(loans.enter_context(target.pool.connection()), number)
             assert time.monotonic() - before < 30, "the pool has lost a place"
     acknowledged = [task_id for victim in victims for task_id in victim.acknowledged]
-    acknowledged += [f"other {n}-{number}" for n in range(OTHERS) for number in range(bed.stored[n] + 1)]
+    acknowledged += [f"other {n}-{number}" for n in range(OTHERS) for number in range(target.stored[n] + 1)]
     for start in range(0, len(acknowledged), 1_000):
         some = acknowledged[start : start + 1_000]
-        found = bed.store.get_many(some)
+        found = target.store.get_many(some)
         for task_id in some:
             check(found.get(task_id), task_id)
-    watcher = bed.waiter.watcher()
+    watcher = target.waiter.watcher()
     deadline = time.monotonic() + 30
     while watcher._waited_for():
         assert time.monotonic() < deadline, f"nobody waits for {watcher._waited_for()} any more"
         time.sleep(0.01)
-    bed.waiter.close()
-    bed.store.close()
+    target.waiter.close()
+    target.store.close()
 
 
 @contextmanager

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from rootcellar.support.forking import PerProcess
-from tests.waiting.bed import Script
+from tests.waiting.helpers import Script
 
 FORKING = """
 import ctypes, gc, os, signal, sys, threading, time
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.waiting.blocking import Waiter
-from tests.waiting.bed import record, value_of
+from tests.waiting.helpers import record, value_of
 
 LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
 

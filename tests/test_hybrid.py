@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -24,21 +23,8 @@ from rootcellar.stores.hybrid import cache as caching
 from rootcellar.stores.hybrid.breaker import Breaker
 from rootcellar.testing.synced_processes import SyncedProcesses
 from rootcellar.waiting.blocking import Waiter
-from tests.redis.bed import until
+from tests.helpers import PATIENCE, now, record, wait_until
 from tests.servers import PostgresServer, RedisServer
-
-#: seconds that a test waits for what should come at once
-PATIENCE = 20.0
-
-
-def now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def record(task_id: str = "", value: object = 42, state: str = "SUCCESS", **given: Any) -> TaskRecord:
-    done = None if state in ("STARTED", "RETRY") else now()
-    payload = Payload(str(value).encode())
-    return TaskRecord(task_id=task_id or str(uuid.uuid4()), state=state, result=payload, done_at=done, **given)
 
 
 def open_hybrid(durable_url: str, cache_url: str, **options: Any) -> HybridStore:
@@ -48,13 +34,6 @@ def open_hybrid(durable_url: str, cache_url: str, **options: Any) -> HybridStore
     )
     assert isinstance(store, HybridStore)
     return store
-
-
-def eventually(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"never came: {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -217,7 +196,7 @@ def test_forgetting_is_not_acknowledged_while_the_cache_cannot_hear_of_it(
     assert hybrid.get(one.task_id) is None
     own_redis.start()
     assert hybrid.delete([one.task_id]) == 0
-    eventually(lambda: not hybrid.cache.breaker.is_open, "the cache in use")
+    wait_until(lambda: not hybrid.cache.breaker.is_open, "the cache in use")
     assert hybrid.get(one.task_id) is None
 
 
@@ -240,7 +219,7 @@ def test_a_dead_cache_costs_one_timeout(hybrid: HybridStore, own_redis: RedisSer
     # a timeout of the cache in each of 300 calls would take minutes
     assert time.monotonic() - started < 30
     own_redis.resume()
-    eventually(lambda: not hybrid.cache.breaker.is_open, "the cache in use")
+    wait_until(lambda: not hybrid.cache.breaker.is_open, "the cache in use")
     before = copies(own_redis)
     hybrid.put(record())
     assert copies(own_redis) == before + 1
@@ -452,5 +431,5 @@ def test_breaker_closes_again_after_a_probe_that_failed_in_an_unknown_way() -> N
     breaker = Breaker(probe, "redis")
     breaker.call(fail, None)
     assert breaker.is_open
-    until(lambda: not breaker.is_open, "the cache is in use again")
+    wait_until(lambda: not breaker.is_open, "the cache is in use again")
     assert len(probes) == 2

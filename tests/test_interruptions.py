@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import die_with_parent
-from tests.waiting.bed import HEAVY, ROOT
+from tests.waiting.helpers import HEAVY, ROOT
 
 ROUNDS = 15_000 if HEAVY else 1_500
 

@@ -15,9 +15,9 @@ from rootcellar import errors
 from rootcellar.backend.options import store_options
 from rootcellar.records import ChordPart, ChordRecord
 from rootcellar.stores import Store, StoreOptions, open_store
-from tests.faults.bed import Audit, Bed
+from tests.faults.helpers import Audit, Cluster
 from tests.servers import IN_URL, PgBouncerServer, PostgresServer
-from tests.waiting.bed import Database, make_app, opened, record, value_of
+from tests.waiting.helpers import Database, make_app, opened, record, value_of
 
 NewPooler = Callable[..., PgBouncerServer]
 CLIENTS = 8
@@ -117,11 +117,11 @@ def test_killed_and_restarted_amid_tasks(
     new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     pooler = new_pgbouncer(postgres_server, default_pool_size=2)
-    bed = Bed(tmp_path, redis_url, pooler.through(postgres_url), task_acks_late=True)
-    bed.create_tables()
+    cluster = Cluster(tmp_path, redis_url, pooler.through(postgres_url), task_acks_late=True)
+    cluster.create_tables()
     audit = Audit(postgres_url)
-    square = bed.task("square")
-    with bed.workers(bed.worker(concurrency=4)):
+    square = cluster.task("square")
+    with cluster.workers(cluster.worker(concurrency=4)):
         results = [square.delay(number, 0.005) for number in range(400)]
         results[100].get(timeout=30)
         pooler.kill()

@@ -14,7 +14,7 @@ from rootcellar import errors
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import TaskQuery
-from tests.checks.bed import check
+from tests.checks.helpers import check
 from tests.servers import HOST, PostgresServer
 
 TEXT = "café 🍅 \\ ' ключ"

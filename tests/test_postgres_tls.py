@@ -13,7 +13,7 @@ from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.postgres import driver, tls
 from tests.certificates import Authority, Issued
 from tests.servers import HOST, PgBouncerServer, PostgresServer
-from tests.waiting.bed import opened, record
+from tests.waiting.helpers import opened, record
 
 #: a name for the server that its certificates do not have
 ELSEWHERE = "db.example.com"

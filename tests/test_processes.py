@@ -20,7 +20,7 @@ from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.postgres import PostgresStore
 from rootcellar.testing.conformance_app import make_app
 from rootcellar.testing.harness import APP
-from rootcellar.testing.helpers import eventually, in_threads, record
+from rootcellar.testing.helpers import in_threads, record, wait_until
 from rootcellar.testing.suites.store.fixtures import processes  # noqa: F401 - a fixture
 from rootcellar.testing.synced_processes import SyncedProcesses
 from tests.servers import die_with_parent
@@ -78,7 +78,7 @@ def _fork_once(url: str) -> tuple[set[int], set[int], set[int]]:
         os.write(to_child, b"x")
         assert os.waitpid(child, 0)[1] == 0
         assert store.put(record()).written
-        after = eventually(lambda: len(found := sessions(observer)) == 1 and found, "the end of the child's session")
+        after = wait_until(lambda: len(found := sessions(observer)) == 1 and found, "the end of the child's session")
         store.close()
         return before, in_child, after
 
@@ -122,7 +122,7 @@ def _fork_among_threads(url: str) -> tuple[list[int], int]:
     for number in range(10):
         done = sum(counts)
         may_write.set()
-        eventually(lambda done=done: sum(counts) > done, "threads at work")
+        wait_until(lambda done=done: sum(counts) > done, "threads at work")
         child = os.fork()
         may_write.clear()  # lest the child wait long for its turn
         if child == 0:
@@ -166,9 +166,9 @@ def test_connections_end_with_the_pool_s_children(
         assert len(pids) == 6, "each task had a child of its own"
         app.backend.waiter.close()
         app.backend.store.close()
-        eventually(lambda: len(sessions(observer)) <= 3, "the end of the sessions of children that are gone")
+        wait_until(lambda: len(sessions(observer)) <= 3, "the end of the sessions of children that are gone")
         assert worker.stop() == 0
-    eventually(lambda: not sessions(observer), "the end of all sessions of a worker that has stopped")
+    wait_until(lambda: not sessions(observer), "the end of all sessions of a worker that has stopped")
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
@@ -184,7 +184,7 @@ def test_a_stopped_worker_leaves_no_session(
         app.backend.store.close()
         assert 1 <= len(sessions(observer)) <= 6
         assert worker.stop() == 0
-    eventually(lambda: not sessions(observer), "the end of all sessions")
+    wait_until(lambda: not sessions(observer), "the end of all sessions")
 
 
 # -- the settings of the pool ------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_no_more_connections_than_the_pool_may_have(
     assert 2 <= most[0] <= 3
     assert len(store.scan()) == 240
     store.close()
-    eventually(lambda: not sessions(observer), "the end of the sessions of a closed store")
+    wait_until(lambda: not sessions(observer), "the end of the sessions of a closed store")
 
 
 def test_recycling(postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]]) -> None:
@@ -249,13 +249,13 @@ def test_recycling(postgres_url: str, observer: psycopg.Connection[tuple[Any, ..
             if same:
                 assert [used(store) for _ in range(5)] == [first] * 5
             else:
-                eventually(lambda store=store, first=first: not used(store) & first, "another connection")
+                wait_until(lambda store=store, first=first: not used(store) & first, "another connection")
             store.close()
-            eventually(lambda: not sessions(observer), "the end of the session")
+            wait_until(lambda: not sessions(observer), "the end of the session")
         short = PostgresStore(postgres_url, StoreOptions(pool_recycle=0))
         stack.callback(short.close)
         short.put(record())
-        eventually(lambda: not sessions(observer), "the end of a session that is not kept")
+        wait_until(lambda: not sessions(observer), "the end of a session that is not kept")
 
 
 @pytest.mark.parametrize("ping", [True, False])
@@ -268,7 +268,7 @@ def test_a_connection_that_was_lost_while_it_lay_idle(
         store.put(record())
         for pid in sessions(observer):
             observer.execute("SELECT pg_terminate_backend(%s)", [pid])
-        eventually(lambda: not sessions(observer), "the end of the session")
+        wait_until(lambda: not sessions(observer), "the end of the session")
         assert work()
     store.close()
 
@@ -312,7 +312,7 @@ def test_a_greenlet_that_waits_for_the_server_stops_no_other(kind: str, postgres
                 assert [line_of(program) for _ in range(20)] == ["tick"] * 20, "while both wait for the lock"
                 locker.rollback()
                 seen: list[str] = []
-                eventually(lambda: seen.append(line_of(program)) or seen.count("done") == 2, "both are done")
+                wait_until(lambda: seen.append(line_of(program)) or seen.count("done") == 2, "both are done")
             finally:
                 program.kill()
 

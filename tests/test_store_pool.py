@@ -14,7 +14,7 @@ from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores import pool as pool_module
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.testing.background import Background
-from rootcellar.testing.helpers import eventually, in_threads, record
+from rootcellar.testing.helpers import in_threads, record, wait_until
 
 
 class RespConnection:
@@ -180,7 +180,7 @@ def test_recycling(exchange: Exchange) -> None:
             return line
 
     first = used()
-    eventually(lambda: used() is not first, "another connection")
+    wait_until(lambda: used() is not first, "another connection")
     assert not first.is_open
 
 
@@ -249,7 +249,7 @@ def test_threads_are_served_in_the_order_in_which_they_came(exchange: Exchange) 
         threads = []
         for number in range(30):
             threads.append(Background(lambda number=number: use(number)))
-            eventually(lambda number=number: waiting_in(pool) == number + 1, "it waits")
+            wait_until(lambda number=number: waiting_in(pool) == number + 1, "it waits")
     for thread in threads:
         thread.result()
     assert served == list(range(30))
@@ -265,7 +265,7 @@ def test_thread_that_gives_back_comes_after_those_that_wait(exchange: Exchange) 
 
     with pool.connection():
         waiting = Background(use)
-        eventually(lambda: waiting_in(pool) == 1, "it waits")
+        wait_until(lambda: waiting_in(pool) == 1, "it waits")
     with pool.connection():
         served.append("the one that had it before")
     waiting.result()

@@ -14,7 +14,7 @@ from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.postgres import driver, tls
 from rootcellar.testing.helpers import part
-from tests.waiting.bed import record
+from tests.waiting.helpers import record
 
 
 @pytest.fixture

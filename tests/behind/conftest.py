@@ -9,7 +9,7 @@ import redis
 
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.hybrid import WriteBehindStore
-from tests.behind.bed import open_behind
+from tests.behind.helpers import open_behind
 from tests.servers import RedisServer
 
 

@@ -18,9 +18,10 @@ from rootcellar import errors
 from rootcellar.records import Payload
 from rootcellar.stores import Store, open_store
 from rootcellar.testing.synced_processes import SyncedProcesses
-from tests.behind.bed import eventually, open_behind, record
+from tests.behind.helpers import open_behind
 from tests.commands import command, environment
-from tests.faults.bed import HEAVY, Audit
+from tests.faults.helpers import HEAVY, Audit
+from tests.helpers import record, wait_until
 from tests.servers import PostgresServer, RedisServer
 
 SECONDS = 40.0 if HEAVY else 5.0
@@ -103,7 +104,7 @@ def test_an_account_of_all_that_was_acknowledged(
     assert 100 < len(kept) < len(account), "some were forgotten"
 
     behind, durable = open_behind(url, own_redis.url), open_store(url)
-    eventually(lambda: behind.lag().waiting == 0, "the end of the journal")
+    wait_until(lambda: behind.lag().waiting == 0, "the end of the journal")
     for drain in drains:
         drain.kill()
     for store in (behind, durable):

@@ -11,7 +11,7 @@ from rootcellar.checks.steps import run
 from rootcellar.checks.target import target_of
 from rootcellar.stores import Store
 from rootcellar.stores.hybrid import WriteBehindStore
-from tests.behind.bed import eventually, record
+from tests.helpers import record, wait_until
 from tests.servers import RedisServer
 
 
@@ -44,5 +44,5 @@ def test_what_is_wrong_is_told(
     assert "1 stay" in found["hybrid-refused"]
     monkeypatch.setattr(checking, "MAX_LAG_SECONDS", 0.1)
     behind.put(record())
-    eventually(lambda: behind.lag().oldest > 0.2, "an age")
+    wait_until(lambda: behind.lag().oldest > 0.2, "an age")
     assert "1 wait" in look(postgres_url, front_url)["hybrid-lag"]

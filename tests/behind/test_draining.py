@@ -16,8 +16,9 @@ import pytest
 from rootcellar.maintenance.drain import Drain
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.hybrid import WriteBehindStore
-from tests.behind.bed import PATIENCE, eventually, open_behind, record
+from tests.behind.helpers import open_behind
 from tests.commands import command, environment, run_here, run_on_terminal
+from tests.helpers import PATIENCE, record, wait_until
 from tests.servers import PostgresServer, RedisServer
 
 
@@ -66,7 +67,7 @@ def test_once(backend: str, store: WriteBehindStore, new_postgres_url: str) -> N
 def test_status(backend: str, store: WriteBehindStore) -> None:
     assert run_here("drain", "-b", backend, "--status").out == "Nothing waits.\n"
     store.put(record())
-    eventually(lambda: store.lag().oldest > 0.2, "an age")
+    wait_until(lambda: store.lag().oldest > 0.2, "an age")
     ended = run_here("drain", "-b", backend, "--status")
     assert ended.status == 0
     assert ended.out.startswith("1 wait, the oldest for ")
@@ -137,7 +138,7 @@ def test_each_reason_has_an_exit_status_of_its_own(
     backend: str, store: WriteBehindStore, front_url: str, new_postgres_url: str
 ) -> None:
     store.put(record())
-    eventually(lambda: store.lag().oldest > 0.2, "an age")
+    wait_until(lambda: store.lag().oldest > 0.2, "an age")
     assert run_here("drain", "-b", backend, "--status", "--max-age", "0.1").status == 1
     away = run_here("drain", "-b", url_of(new_postgres_url, "redis://127.0.0.1:1/0"), "--status")
     assert (away.status, away.out) == (3, "")
@@ -170,12 +171,12 @@ def test_an_outage_is_waited_out_and_said_once(
         if server is postgres:
             assert store.put(one).written, "storing goes on"
             assert store.get(one.task_id) == one
-        eventually(lambda: len(_outages(caplog)) == number, "a warning")  # noqa: B023
+        wait_until(lambda: len(_outages(caplog)) == number, "a warning")  # noqa: B023
         server.start()
         if server is own_redis:
             store.put(one)
-        eventually(lambda: durable.get(one.task_id) == one, "the result")  # noqa: B023
-        eventually(lambda: len(_ends_of_outages(caplog)) == number, "its end")  # noqa: B023
+        wait_until(lambda: durable.get(one.task_id) == one, "the result")  # noqa: B023
+        wait_until(lambda: len(_ends_of_outages(caplog)) == number, "its end")  # noqa: B023
     assert draining.stop(PATIENCE)
     assert len(_outages(caplog)) == 2
     assert draining.signals.done == 2

@@ -12,7 +12,8 @@ import redis
 from rootcellar.records import ChordPart, ChordRecord, Payload, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.hybrid import WriteBehindStore
-from tests.behind.bed import now, open_behind, record
+from tests.behind.helpers import open_behind
+from tests.helpers import now, record
 from tests.servers import RedisServer
 
 CHORDS = 40

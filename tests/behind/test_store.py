@@ -22,7 +22,8 @@ from rootcellar.stores.base import HasSchema, Queryable, TaskQuery, Watchable
 from rootcellar.stores.hybrid import WriteBehindStore
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.stores.redis import journal
-from tests.behind.bed import eventually, now, open_behind, record
+from tests.behind.helpers import open_behind
+from tests.helpers import now, record, wait_until
 from tests.redis_servers import COMMANDS, KEYS
 from tests.servers import RedisServer
 
@@ -224,9 +225,9 @@ def test_a_waiting_client_is_told_what_stays(behind: WriteBehindStore, client: r
     behind.put(record("a", state="STARTED"))
     told: list[Any] = []
     subscription = behind.watcher().subscribe(["a"], told.append)
-    eventually(lambda: client.pubsub_numsub("celery-task-meta-a")[0][1], "a listener")
+    wait_until(lambda: client.pubsub_numsub("celery-task-meta-a")[0][1], "a listener")
     behind.drain()
-    eventually(lambda: told, "the first result")
+    wait_until(lambda: told, "the first result")
     assert told == [[first]]
     subscription.cancel()
 
@@ -327,7 +328,7 @@ def test_questions_are_answered_with_what_was_just_stored(behind: WriteBehindSto
 
 def test_the_lag_grows_while_nothing_is_moved(behind: WriteBehindStore) -> None:
     behind.put(record("a", state="STARTED"))
-    eventually(lambda: behind.lag().oldest > 0.1, "an age")
+    wait_until(lambda: behind.lag().oldest > 0.1, "an age")
     behind.put(record("a"))
     assert behind.lag().oldest > 0.1, "since it first changed"
     behind.drain()

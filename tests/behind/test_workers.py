@@ -11,16 +11,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.behind.bed import eventually, open_behind
-from tests.faults.bed import Audit, Bed
+from tests.behind.helpers import open_behind
+from tests.faults.helpers import Audit, Cluster
 from tests.faults.test_chords import MOMENTS, body_id, check, part_id, send
 from tests.faults.test_refusals import check_refusal
+from tests.helpers import wait_until
 from tests.servers import PostgresServer, RedisServer
 
 CHORDS, PARTS = 10, 20
 
 
-def bed_on(folder: Path, broker: str, durable_url: str, cache_url: str, **settings: Any) -> Bed:
+def cluster_on(folder: Path, broker: str, durable_url: str, cache_url: str, **settings: Any) -> Cluster:
     options = {
         "durable_url": durable_url,
         "cache_url": cache_url,
@@ -28,20 +29,20 @@ def bed_on(folder: Path, broker: str, durable_url: str, cache_url: str, **settin
         "chord_lease": 3,
         "chord_sweep_interval": 1,
     }
-    return Bed(folder, broker, "hybrid://", result_backend_transport_options=options, **settings)
+    return Cluster(folder, broker, "hybrid://", result_backend_transport_options=options, **settings)
 
 
 def test_a_worker_moves_results_and_says_what_may_be_lost(
     postgres_url: str, front_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    bed = bed_on(tmp_path, redis_url, postgres_url, front_url)
+    cluster = cluster_on(tmp_path, redis_url, postgres_url, front_url)
     store = open_behind(postgres_url, front_url)
-    worker = bed.worker(concurrency=1)
-    with bed.workers(worker):
-        results = [bed.task("square").delay(number) for number in range(10)]
+    worker = cluster.worker(concurrency=1)
+    with cluster.workers(worker):
+        results = [cluster.task("square").delay(number) for number in range(10)]
         assert [result.get(timeout=20)["square"] for result in results] == [number**2 for number in range(10)]
         worker.wait_for_log("may lose the results of about the last second.*appendfsync is everysec")
-        eventually(lambda: store.lag().waiting == 0, "an empty journal")
+        wait_until(lambda: store.lag().waiting == 0, "an empty journal")
         assert worker.log.read_text().count("appendfsync is everysec") == 1
     with psycopg.connect(postgres_url) as connection:
         found = connection.execute("SELECT task_id FROM celery_taskmeta WHERE status = 'SUCCESS'").fetchall()
@@ -52,8 +53,8 @@ def test_a_worker_moves_results_and_says_what_may_be_lost(
 def test_a_worker_refuses_a_redis_without_an_append_only_file(
     postgres_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    bed = bed_on(tmp_path, redis_url, postgres_url, redis_url)
-    check_refusal(bed.worker(), "no append-only file, .* -> set `appendonly yes`")
+    cluster = cluster_on(tmp_path, redis_url, postgres_url, redis_url)
+    check_refusal(cluster.worker(), "no append-only file, .* -> set `appendonly yes`")
 
 
 @pytest.mark.timeout(180)
@@ -62,25 +63,25 @@ def test_chords_end_whoever_is_killed(
 ) -> None:
     postgres = new_postgres(auth="trust")
     url = postgres.create_database()
-    bed = bed_on(tmp_path, redis_url, url, own_redis.url, task_acks_late=True, task_reject_on_worker_lost=True)
+    cluster = cluster_on(tmp_path, redis_url, url, own_redis.url, task_acks_late=True, task_reject_on_worker_lost=True)
     store = open_behind(url, own_redis.url)
     store.check()
     audit = Audit(url)
     moments = dict(enumerate((MOMENTS * CHORDS)[:CHORDS]))
     for number, moment in moments.items():
         is_amid = moment in ("before_store", "after_store")
-        bed.faults.plan(moment, part_id(number, 7) if is_amid else body_id(number))
-    with bed.workers(bed.worker(concurrency=2)):
-        results = {number: send(bed, number, PARTS) for number in moments}
+        cluster.faults.plan(moment, part_id(number, 7) if is_amid else body_id(number))
+    with cluster.workers(cluster.worker(concurrency=2)):
+        results = {number: send(cluster, number, PARTS) for number in moments}
         for kill in (own_redis, postgres, own_redis):
             kill.kill()
             time.sleep(0.2)
             kill.start()
         for number, result in results.items():
             check(result, number, PARTS, timeout=60)
-        eventually(lambda: store.lag().waiting == 0, "an empty journal")
-    assert bed.faults.pending() == []
-    bodies = Counter(bed.faults.notes())
+        wait_until(lambda: store.lag().waiting == 0, "an empty journal")
+    assert cluster.faults.pending() == []
+    bodies = Counter(cluster.faults.notes())
     assert {bodies[f"body {number}"] for number in moments} <= {1, 2}
     again = {moments[number] for number in moments if bodies[f"body {number}"] == 2}
     assert again <= {"after_publish"}

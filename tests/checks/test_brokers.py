@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from celery._state import task_join_will_block
 
-from tests.checks.bed import (
+from tests.checks.helpers import (
     CLOSED,
     assert_broken,
     assert_healthy,

@@ -15,7 +15,7 @@ import pytest
 from rootcellar.records import TaskRecord
 from rootcellar.stores import open_store
 from tests.certificates import Authority
-from tests.checks.bed import CLOSED, assert_broken, assert_healthy, assert_warned, check, on_mongo, on_mysql
+from tests.checks.helpers import CLOSED, assert_broken, assert_healthy, assert_warned, check, on_mongo, on_mysql
 from tests.commands import run
 from tests.mariadb_server import MariaDBServer
 from tests.servers import HOST, IN_URL, PASSWORD, MongoServer

@@ -12,7 +12,7 @@ import pytest
 from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
 from tests.certificates import Authority
-from tests.checks.bed import CLOSED, assert_broken, assert_healthy, assert_warned, check, on_postgres
+from tests.checks.helpers import CLOSED, assert_broken, assert_healthy, assert_warned, check, on_postgres
 from tests.commands import run
 from tests.servers import HOST, IN_URL, MissingServer, PgBouncerServer, PostgresServer
 from tests.waiting.test_outages import StandbyServer

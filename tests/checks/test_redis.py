@@ -13,7 +13,7 @@ import redis
 
 from rootcellar.records import TaskRecord
 from rootcellar.stores import open_store
-from tests.checks.bed import (
+from tests.checks.helpers import (
     CLOSED,
     assert_broken,
     assert_healthy,

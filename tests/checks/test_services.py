@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rootcellar.checks.services import service_of
-from tests.checks.bed import Seen, check, check_broker
+from tests.checks.helpers import Seen, check, check_broker
 from tests.mariadb_server import MariaDBServer
 from tests.servers import HOST, MongoServer, PostgresServer, RabbitServer, RedisServer
 from tools.troubleshooting.messages import all_messages

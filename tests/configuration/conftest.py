@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.configuration.bed import PREFIXES
+from tests.configuration.helpers import PREFIXES
 
 
 @pytest.fixture(autouse=True)

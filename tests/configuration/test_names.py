@@ -17,7 +17,7 @@ import rootcellar
 from rootcellar.configuration import settings as module
 from rootcellar.errors import SettingsWrong
 from tests.commands import environment, run, run_here
-from tests.configuration.bed import app_of, problems, settings
+from tests.configuration.helpers import app_of, problems, settings
 from tests.workers import ROOT
 
 

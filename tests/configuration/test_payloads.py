@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rootcellar.payloads import codec_of, make_key
-from tests.configuration.bed import app_of, problems, settings
+from tests.configuration.helpers import app_of, problems, settings
 
 KEY = make_key("here")
 SECRET = KEY.partition(":")[2]

@@ -17,7 +17,7 @@ from celery import Celery
 import rootcellar
 from rootcellar.errors import SettingsWrong
 from tests.commands import run, run_here
-from tests.configuration.bed import ODD, app_of, problems, settings
+from tests.configuration.helpers import ODD, app_of, problems, settings
 
 # -- the environment that Celery reads itself
 

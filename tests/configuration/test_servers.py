@@ -19,7 +19,7 @@ import rootcellar
 from rootcellar.errors import CertificateRefused
 from tests.certificates import Authority
 from tests.commands import execute, run
-from tests.configuration.bed import ODD, app_of, settings
+from tests.configuration.helpers import ODD, app_of, settings
 from tests.redis_servers import RedisCluster, SecureRedisServer, SentinelSet
 from tests.servers import HOST, PostgresServer, RabbitServer, RedisServer, free_port
 from tests.workers import ROOT, Worker

@@ -15,7 +15,7 @@ import pytest
 import rootcellar
 from rootcellar.errors import ConfigurationError
 from rootcellar.testing.celery_versions import CELERY
-from tests.configuration.bed import ODD, app_of, problems, settings
+from tests.configuration.helpers import ODD, app_of, problems, settings
 
 # -- names and URLs
 

@@ -10,7 +10,7 @@ import pytest
 import redis
 from celery import chord
 
-from tests.faults.bed import Audit, Bed
+from tests.faults.helpers import Audit, Cluster
 
 TWIN, BODY = "the-twin", "the-body"
 
@@ -34,34 +34,34 @@ def test_the_same_on_mysql(last: bool, fails: bool, mysql_url: str, redis_url: s
 def check_twins(store: str, last: bool, fails: bool, redis_url: str, tmp_path: Path) -> Audit | None:
     """Run one part of a chord in two workers; return what PostgreSQL noted of it."""
     # one task at a time for each worker, so that the two runs are in two workers
-    bed = Bed(tmp_path, redis_url, store, task_acks_late=True, worker_prefetch_multiplier=1)
-    bed.create_tables()
-    audit, faults = Audit(store) if store.startswith("postgresql") else None, bed.faults
+    cluster = Cluster(tmp_path, redis_url, store, task_acks_late=True, worker_prefetch_multiplier=1)
+    cluster.create_tables()
+    audit, faults = Audit(store) if store.startswith("postgresql") else None, cluster.faults
     for pipe in ("twin-runs", "twin-runs-again", "twin-ends", f"{TWIN}-ended"):
         faults.pipe(pipe)
     faults.leave("twin-first")
     # the first run stops as soon as it has stored, or when it is about to call the body, until the second has stored
     moment, key = ("before_body", BODY) if last else ("after_store", TWIN)
     faults.plan(moment, key, "wait")
-    header = [bed.task("part").s(1, 0), bed.task("twin").s("twin", fails).set(task_id=TWIN)]
+    header = [cluster.task("part").s(1, 0), cluster.task("twin").s("twin", fails).set(task_id=TWIN)]
     if not last:
-        header.append(bed.task("part").s(1, 2))
-    result = chord(header, bed.task("body").s(1), app=bed.client).apply_async(task_id=BODY)
+        header.append(cluster.task("part").s(1, 2))
+    result = chord(header, cluster.task("body").s(1), app=cluster.client).apply_async(task_id=BODY)
     deliver_twice(redis_url, TWIN)
-    with bed.workers(bed.worker(concurrency=1), bed.worker(concurrency=1)):
+    with cluster.workers(cluster.worker(concurrency=1), cluster.worker(concurrency=1)):
         faults.hear("twin-runs")
         faults.hear("twin-runs-again")
         faults.leave(f"{TWIN}-told")
         faults.tell("twin-ends")
         faults.wait_until_reached(moment, key)
         faults.hear(f"{TWIN}-ended")
-        assert bed.client.AsyncResult(TWIN).get(timeout=5) == "twin first"
+        assert cluster.client.AsyncResult(TWIN).get(timeout=5) == "twin first"
         faults.go_on(moment, key)
         right = [[1, 0], "twin first"] if last else [[1, 0], "twin first", [1, 2]]
         assert result.get(timeout=20) == {"chord": 1, "values": right}
         # whatever else was sent is before this in the queue
-        bed.task("square").delay(1).get(timeout=20)
-    assert bed.client.AsyncResult(TWIN).state == "SUCCESS"
+        cluster.task("square").delay(1).get(timeout=20)
+    assert cluster.client.AsyncResult(TWIN).state == "SUCCESS"
     assert faults.notes() == ["body 1", "square 1"]
     return audit
 

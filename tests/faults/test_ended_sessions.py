@@ -16,7 +16,7 @@ from rootcellar.errors import RootcellarError
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.testing.background import Background
 from rootcellar.testing.helpers import in_threads
-from tests.waiting.bed import Database, record, value_of
+from tests.waiting.helpers import Database, record, value_of
 
 FATAL = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
 

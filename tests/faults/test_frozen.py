@@ -20,8 +20,9 @@ from rootcellar.stores.postgres import driver
 from rootcellar.support import executor
 from rootcellar.testing.helpers import in_threads
 from rootcellar.waiting import blocking
+from tests.helpers import wait_until
 from tests.servers import PostgresServer, RedisServer, Server
-from tests.waiting.bed import make_app, record, until
+from tests.waiting.helpers import make_app, record
 
 TIMEOUT = 1.0
 #: seconds that a busy machine may need on top; less than it takes a driver to give up
@@ -201,6 +202,6 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
         assert len(begun) == executor.MAX_THREADS, "the others found no thread that was free"
         assert readers.waiting == 0, "nothing is kept for a caller who left"
     assert app.AsyncResult("there").get(timeout=20) == "there"
-    until(lambda: not [one for one in threading.enumerate() if one.name == "rootcellar-aside"], "no thread reads")
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name == "rootcellar-aside"], "no thread reads")
     assert len(begun) == executor.MAX_THREADS + 1, "after the freeze only the last one is read"
     store.close()

@@ -18,7 +18,7 @@ from rootcellar.backend.interim import Interim
 from rootcellar.errors import RecordRefused, StoreUnavailable
 from rootcellar.support.backoff import Backoff
 from rootcellar.support.outages import Outage
-from tests.redis.bed import until
+from tests.helpers import wait_until
 from tests.servers import PostgresServer, RedisServer
 from tests.workers import Worker
 
@@ -55,7 +55,7 @@ def test_task_begins_and_goes_on_while_the_store_is_away(
         result = send("second")
         assert [hear("second"), hear("second")] == [b"began", b"went on"]
         server.start()
-        until(lambda: result.state == "WALKING", "the state that was late", LONG)
+        wait_until(lambda: result.state == "WALKING", "the state that was late", LONG)
         assert result.info == {"at": 1}
         steps.rpush("go second", 1)
         assert result.get(timeout=LONG) == "second"
@@ -83,8 +83,8 @@ def test_late_state_is_not_stored_after_a_later_one() -> None:
         assert tried_again.acquire(timeout=20)
     interim.settle("one")
     may_store.set()
-    until(lambda: tries, "the other task's state")
-    until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: tries, "the other task's state")
+    wait_until(lambda: not interim.waiting, "nothing left to do")
     assert tries == ["STARTED two"]
 
 
@@ -100,7 +100,7 @@ def test_late_state_is_not_stored_over_the_end_of_its_task() -> None:
         written.append(2)
 
     interim.store("one", write, lambda: True, "store STARTED")
-    until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: not interim.waiting, "nothing left to do")
     assert written == [1]
 
 
@@ -119,7 +119,7 @@ def test_state_that_fails_in_an_unknown_way_holds_up_no_other_task() -> None:
     for name in ("odd", "sound"):
         interim.store(name, lambda name=name: write(name), lambda: False, f"store STARTED of {name}")  # type: ignore[misc]
     is_back.set()
-    until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: not interim.waiting, "nothing left to do")
     assert stored == ["sound"]
 
 
@@ -147,7 +147,7 @@ def test_child_of_a_fork_stores_its_own_late_states_and_none_of_its_parent(fork:
         store("child")
         other.join()
         is_back.set()
-        until(lambda: not interim.waiting, "nothing left to do")
+        wait_until(lambda: not interim.waiting, "nothing left to do")
         return sorted(stored) == ["child", "other of child"]
 
     store("parent")
@@ -163,7 +163,7 @@ def test_child_of_a_fork_stores_its_own_late_states_and_none_of_its_parent(fork:
     assert os.waitpid(child, 0)[1] == 0
     assert interim.waiting == 1
     is_back.set()
-    until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: not interim.waiting, "nothing left to do")
     assert stored == ["parent"]
 
 
@@ -190,7 +190,7 @@ def test_state_of_a_silent_store_is_waited_for_only_a_moment() -> None:
     final.start()
     thawed.set()
     final.join(60)
-    until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: not interim.waiting, "nothing left to do")
     assert stored == ["STARTED", "SUCCESS"], "an attempt that has begun is waited for, so that it does not come late"
 
 
@@ -215,5 +215,5 @@ def test_late_state_is_stored_once_there_is_room_for_a_thread(monkeypatch: pytes
         interim.store("one", write, lambda: False, "store STARTED of one")
     assert interim.waiting == 1
     interim.store("two", lambda: stored.append("second"), lambda: False, "store STARTED of two")
-    until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: not interim.waiting, "nothing left to do")
     assert stored == ["first", "second"]

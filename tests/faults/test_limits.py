@@ -15,7 +15,7 @@ from celery import chord
 from celery.exceptions import ChordError
 
 from rootcellar.testing.background import Background
-from tests.faults.bed import Bed
+from tests.faults.helpers import Cluster
 from tests.servers import PostgresServer
 
 
@@ -23,10 +23,10 @@ def test_at_the_limit_a_worker_says_so_and_goes_on(
     new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
 ) -> None:
     server = new_postgres()
-    bed = Bed(tmp_path, redis_url, server.create_database(), result_backend_max_retries=3)
-    square = bed.task("square")
-    worker = bed.worker(concurrency=1)
-    with bed.workers(worker):
+    cluster = Cluster(tmp_path, redis_url, server.create_database(), result_backend_max_retries=3)
+    square = cluster.task("square")
+    worker = cluster.worker(concurrency=1)
+    with cluster.workers(worker):
         assert square.delay(1).get(timeout=20) == {"number": 1, "square": 1}
         children = worker.children()
         server.stop()
@@ -36,7 +36,7 @@ def test_at_the_limit_a_worker_says_so_and_goes_on(
         server.start()
         assert square.delay(4).get(timeout=20) == {"number": 4, "square": 16}
         assert worker.children() == children
-    assert bed.faults.notes() == ["square 1", "square 2", "square 4"]
+    assert cluster.faults.notes() == ["square 1", "square 2", "square 4"]
     assert lost.state != "SUCCESS"
 
 
@@ -45,33 +45,33 @@ def test_the_main_process_is_not_kept_waiting(
     outage: str, new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
 ) -> None:
     server = new_postgres()
-    bed = Bed(tmp_path, redis_url, server.create_database(), task_acks_late=False)
-    bed.create_tables()
+    cluster = Cluster(tmp_path, redis_url, server.create_database(), task_acks_late=False)
+    cluster.create_tables()
     for name in ("doomed", "long", "part", "other"):
-        bed.faults.pipe(f"{name}-runs")
-        bed.faults.pipe(f"{name}-ends")
-    wait = bed.task("wait")
-    worker = bed.worker(concurrency=4)
-    with bed.workers(worker):
+        cluster.faults.pipe(f"{name}-runs")
+        cluster.faults.pipe(f"{name}-ends")
+    wait = cluster.task("wait")
+    worker = cluster.worker(concurrency=4)
+    with cluster.workers(worker):
         doomed = wait.delay("doomed")
-        bed.faults.hear("doomed-runs")
+        cluster.faults.hear("doomed-runs")
         long = wait.apply_async(["long"], time_limit=2)
-        bed.faults.hear("long-runs")
-        body = chord([wait.s("part").set(time_limit=2)], bed.task("body").s(1), app=bed.client).delay()
-        bed.faults.hear("part-runs")
+        cluster.faults.hear("long-runs")
+        body = chord([wait.s("part").set(time_limit=2)], cluster.task("body").s(1), app=cluster.client).delay()
+        cluster.faults.hear("part-runs")
         if outage == "down":
             server.kill()
         else:
             server.pause()
         over = threading.Event()
-        answers = Background(lambda: slowest_answer(bed, over))
+        answers = Background(lambda: slowest_answer(cluster, over))
         try:
-            os.kill(int(bed.faults.notes()[0].removeprefix("doomed ")), signal.SIGKILL)
+            os.kill(int(cluster.faults.notes()[0].removeprefix("doomed ")), signal.SIGKILL)
             worker.wait_for_log("WorkerLostError")
             worker.wait_for_log(rf"Hard time limit \(2s\) exceeded for wait\[{long.id}\]")
             other = wait.apply_async(["other"], ignore_result=True)
-            bed.faults.hear("other-runs")
-            bed.faults.tell("other-ends")
+            cluster.faults.hear("other-runs")
+            cluster.faults.tell("other-ends")
             worker.wait_for_log(rf"wait\[{other.id}\] succeeded")
             over.wait(4)
             over.set()
@@ -86,32 +86,32 @@ def test_the_main_process_is_not_kept_waiting(
         with pytest.raises(TimeLimitExceeded):
             long.get(timeout=20)
         with pytest.raises(ChordError, match="TimeLimitExceeded"):
-            bed.client.AsyncResult(body.id).get(timeout=20)
+            cluster.client.AsyncResult(body.id).get(timeout=20)
 
 
 def test_a_worker_that_ends_says_what_it_could_not_store(
     new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
 ) -> None:
     server = new_postgres()
-    bed = Bed(tmp_path, redis_url, server.create_database())
-    bed.create_tables()
-    bed.faults.pipe("doomed-runs")
-    worker = bed.worker()
-    with bed.workers(worker):
-        doomed = bed.task("wait").delay("doomed")
-        bed.faults.hear("doomed-runs")
+    cluster = Cluster(tmp_path, redis_url, server.create_database())
+    cluster.create_tables()
+    cluster.faults.pipe("doomed-runs")
+    worker = cluster.worker()
+    with cluster.workers(worker):
+        doomed = cluster.task("wait").delay("doomed")
+        cluster.faults.hear("doomed-runs")
         server.stop()
-        os.kill(int(bed.faults.notes()[0].removeprefix("doomed ")), signal.SIGKILL)
+        os.kill(int(cluster.faults.notes()[0].removeprefix("doomed ")), signal.SIGKILL)
         worker.wait_for_log("WorkerLostError")
         assert worker.stop() == 0
         worker.wait_for_log(rf"CRITICAL/.* Gave up, .*: could not store FAILURE of task {doomed.id}", timeout=0)
 
 
-def slowest_answer(bed: Bed, over: threading.Event) -> float:
+def slowest_answer(cluster: Cluster, over: threading.Event) -> float:
     """Ask the worker's main process again and again whether it is there; return the most seconds that it took."""
     slowest = 0.0
     while not over.wait(0.1):
         begun = time.monotonic()
-        assert len(bed.client.control.ping(timeout=20, limit=1)) == 1
+        assert len(cluster.client.control.ping(timeout=20, limit=1)) == 1
         slowest = max(slowest, time.monotonic() - begun)
     return slowest

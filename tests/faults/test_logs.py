@@ -16,7 +16,7 @@ from rootcellar.stores.postgres import driver
 from rootcellar.support import outages
 from rootcellar.support.backoff import Backoff
 from rootcellar.support.outages import Outage
-from tests.faults.bed import Bed
+from tests.faults.helpers import Cluster
 from tests.servers import PostgresServer
 
 
@@ -109,11 +109,11 @@ def test_worker_logs_one_outage_of_all_its_processes(
     new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
 ) -> None:
     server = new_postgres()
-    bed = Bed(tmp_path, redis_url, server.create_database())
-    bed.create_tables()
-    square = bed.task("square")
-    worker = bed.worker(concurrency=4)
-    with bed.workers(worker):
+    cluster = Cluster(tmp_path, redis_url, server.create_database())
+    cluster.create_tables()
+    square = cluster.task("square")
+    worker = cluster.worker(concurrency=4)
+    with cluster.workers(worker):
         assert square.delay(3).get(timeout=60)["square"] == 9
         server.stop()
         results = [square.delay(number) for number in range(12)]

@@ -9,7 +9,7 @@ import pytest
 
 from rootcellar.records import ChordPart, ChordRecord
 from rootcellar.stores import Store, open_store
-from tests.waiting.bed import Database, record
+from tests.waiting.helpers import Database, record
 from tests.waiting.proxy import Proxy
 
 GROUP = "group"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.bed import Bed
+from tests.faults.helpers import Cluster
 from tests.faults.test_outages import Crowd
+from tests.helpers import wait_until
 from tests.mariadb_server import MariaDBServer
-from tests.redis.bed import until
 from tests.servers import RedisServer
 
 
@@ -16,20 +16,22 @@ def test_killed_amid_the_tasks_of_eight_processes(
     new_mysql: Callable[..., MariaDBServer], new_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     server = new_mysql()
-    bed = Bed(tmp_path, new_redis().url, server.create_database(), task_acks_late=True, task_track_started=True)
-    bed.create_tables()
-    workers = [bed.worker(concurrency=4), bed.worker(concurrency=4)]
-    with bed.workers(*workers):
+    cluster = Cluster(tmp_path, new_redis().url, server.create_database(), task_acks_late=True, task_track_started=True)
+    cluster.create_tables()
+    workers = [cluster.worker(concurrency=4), cluster.worker(concurrency=4)]
+    with cluster.workers(*workers):
         children = [worker.children() for worker in workers]
-        crowd = Crowd(bed)
+        crowd = Crowd(cluster)
         assert crowd.amid.wait(40), "a third of the tasks is done"
         server.kill()
-        until(lambda: any("Could not store" in worker.log.read_text() for worker in workers), "a failed attempt", 60)
+        wait_until(
+            lambda: any("Could not store" in worker.log.read_text() for worker in workers), "a failed attempt", 60
+        )
         server.start()
-        crowd.check(bed)
+        crowd.check(cluster)
         logs = [worker.log.read_text() for worker in workers]
         for log in logs:
             assert "Deadlock" not in log
             assert "Lock wait" not in log
         assert [worker.children() for worker in workers] == children, "no process had to be replaced"
-        assert bed.task("square").delay(4).get(timeout=20) == {"number": 4, "square": 16}
+        assert cluster.task("square").delay(4).get(timeout=20) == {"number": 4, "square": 16}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.bed import Bed
+from tests.faults.helpers import Cluster
 from tests.servers import PostgresServer
 
 MEGABYTE = 1 << 20
@@ -57,10 +57,10 @@ def check_blob(value: dict[str, Any], size: int) -> None:
     assert value["digest"] == hashlib.sha256(value["text"].encode()).hexdigest()
 
 
-def check_that_it_is_stored_later(bed: Bed, folder: Path, says: str) -> None:
-    blob = bed.task("blob")
-    worker = bed.worker()
-    with bed.workers(worker):
+def check_that_it_is_stored_later(cluster: Cluster, folder: Path, says: str) -> None:
+    blob = cluster.task("blob")
+    worker = cluster.worker()
+    with cluster.workers(worker):
         check_blob(blob.delay(MEGABYTE).get(timeout=20), MEGABYTE)
         ballast = fill(folder)
         results = [blob.delay(MEGABYTE) for _ in range(4)]
@@ -79,24 +79,24 @@ def test_postgres_disk_is_full(
     shutil.chown(space, server.data.owner())
     server.execute(f"CREATE TABLESPACE small LOCATION '{space}'")
     server.execute("CREATE DATABASE small TABLESPACE small")
-    bed = Bed(tmp_path, redis_url, server.database_url("small"))
-    bed.create_tables()
-    check_that_it_is_stored_later(bed, small_disk, r"No space left on device \[.*\] -> give the server's disk room")
+    cluster = Cluster(tmp_path, redis_url, server.database_url("small"))
+    cluster.create_tables()
+    check_that_it_is_stored_later(cluster, small_disk, r"No space left on device \[.*\] -> give the server's disk room")
 
 
 def test_sqlite_disk_is_full(small_disk: Path, redis_url: str, tmp_path: Path) -> None:
-    bed = Bed(tmp_path, redis_url, f"sqlite:///{small_disk}/results.sqlite3")
-    bed.create_tables()
-    check_that_it_is_stored_later(bed, small_disk, r"disk is full \[.*\] -> give the disk room")
+    cluster = Cluster(tmp_path, redis_url, f"sqlite:///{small_disk}/results.sqlite3")
+    cluster.create_tables()
+    check_that_it_is_stored_later(cluster, small_disk, r"disk is full \[.*\] -> give the disk room")
 
 
 def test_postgres_is_read_only_for_a_while(postgres_server: PostgresServer, redis_url: str, tmp_path: Path) -> None:
     url = postgres_server.create_database()
     name = url.rpartition("/")[2]
-    bed = Bed(tmp_path, redis_url, url)
-    square = bed.task("square")
-    worker = bed.worker()
-    with bed.workers(worker):
+    cluster = Cluster(tmp_path, redis_url, url)
+    square = cluster.task("square")
+    worker = cluster.worker()
+    with cluster.workers(worker):
         assert square.delay(3).get(timeout=20)["square"] == 9
         postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         # the sessions end, as in a failover
@@ -110,13 +110,13 @@ def test_postgres_is_read_only_for_a_while(postgres_server: PostgresServer, redi
 
 def test_sqlite_is_read_only_for_a_while(redis_url: str, tmp_path: Path) -> None:
     file = tmp_path / "results.sqlite3"
-    bed = Bed(tmp_path, redis_url, f"sqlite:///{file}")
-    bed.env["TEST_ORDINARY"] = "1"
-    bed.create_tables()
+    cluster = Cluster(tmp_path, redis_url, f"sqlite:///{file}")
+    cluster.env["TEST_ORDINARY"] = "1"
+    cluster.create_tables()
     file.chmod(0o444)
-    worker = bed.worker()
-    with bed.workers(worker):
-        result = bed.task("square").delay(4)
+    worker = cluster.worker()
+    with cluster.workers(worker):
+        result = cluster.task("square").delay(4)
         worker.wait_for_log(
             r"Could not store SUCCESS of task .*: .* readonly database \[.*\] -> make the file, its -wal and -shm"
         )

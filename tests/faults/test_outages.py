@@ -14,7 +14,7 @@ from celery import chord
 from celery.result import GroupResult
 
 from rootcellar.testing.background import Background
-from tests.faults.bed import HEAVY, Audit, Bed
+from tests.faults.helpers import HEAVY, Audit, Cluster
 from tests.servers import PostgresServer, RedisServer
 
 #: 1,000 tasks in all
@@ -52,13 +52,15 @@ def test_outage_amid_tasks(
 ) -> None:
     server = new_postgres()
     store = server.create_database()
-    beds = [Bed(tmp_path, new_redis().url, store, task_track_started=True, **settings) for settings in (LATE, EARLY)]
-    beds[0].create_tables()
+    clusters = [
+        Cluster(tmp_path, new_redis().url, store, task_track_started=True, **settings) for settings in (LATE, EARLY)
+    ]
+    clusters[0].create_tables()
     audit = Audit(store)
-    workers = [bed.worker(concurrency=4) for bed in beds]
-    with beds[0].workers(*workers):
+    workers = [cluster.worker(concurrency=4) for cluster in clusters]
+    with clusters[0].workers(*workers):
         children = [worker.children() for worker in workers]
-        crowds = [Crowd(bed) for bed in beds]
+        crowds = [Crowd(cluster) for cluster in clusters]
         for crowd in crowds:
             assert crowd.amid.wait(30), "a third of the tasks is done"
 
@@ -67,49 +69,49 @@ def test_outage_amid_tasks(
                 worker.wait_for_log(r"Could not store \w+ of task .*Trying again", timeout=60)
 
         outage(server, notice)
-        for bed, crowd in zip(beds, crowds, strict=True):
-            crowd.check(bed)
+        for cluster, crowd in zip(clusters, crowds, strict=True):
+            crowd.check(cluster)
         assert audit.overwritten() == []
         assert set(audit.successes().values()) == {1}, "each result is stored once"
-        assert len(audit.successes()) == len(beds) * (SQUARES + PARTS + 1)
+        assert len(audit.successes()) == len(clusters) * (SQUARES + PARTS + 1)
         assert [worker.children() for worker in workers] == children, "no process had to be replaced"
-        for bed in beds:
-            assert bed.task("square").delay(4).get(timeout=20) == {"number": 4, "square": 16}
+        for cluster in clusters:
+            assert cluster.task("square").delay(4).get(timeout=20) == {"number": 4, "square": 16}
 
 
 class Crowd:
     """1,000 tasks, a chord among them, and those who wait for them."""
 
-    def __init__(self, bed: Bed) -> None:
-        square, part, body = bed.task("square"), bed.task("part"), bed.task("body")
+    def __init__(self, cluster: Cluster) -> None:
+        square, part, body = cluster.task("square"), cluster.task("part"), cluster.task("body")
         self.amid = threading.Event()
         self._results = [square.delay(number, 0.005) for number in range(SQUARES // 2)]
-        self._body = chord([part.s(1, index) for index in range(PARTS)], body.s(1), app=bed.client).delay()
+        self._body = chord([part.s(1, index) for index in range(PARTS)], body.s(1), app=cluster.client).delay()
         self._results += [square.delay(number, 0.005) for number in range(SQUARES // 2, SQUARES)]
-        group = GroupResult(results=self._results, app=bed.client)
-        again = [bed.client.AsyncResult(result.id) for result in self._results]
+        group = GroupResult(results=self._results, app=cluster.client)
+        again = [cluster.client.AsyncResult(result.id) for result in self._results]
         self._joined = Background(lambda: group.join(timeout=100))
         self._last = Background(lambda: again[-1].get(timeout=100))
-        self._seen = Background(lambda: self._look(bed))
+        self._seen = Background(lambda: self._look(cluster))
 
-    def _look(self, bed: Bed) -> dict[str, Any]:
+    def _look(self, cluster: Cluster) -> dict[str, Any]:
         seen = {}
-        for task_id, meta in bed.client.backend.get_many([result.id for result in self._results], timeout=100):
+        for task_id, meta in cluster.client.backend.get_many([result.id for result in self._results], timeout=100):
             seen[task_id] = meta["result"]
             if len(seen) >= SQUARES // 3:
                 self.amid.set()
         return seen
 
-    def check(self, bed: Bed) -> None:
+    def check(self, cluster: Cluster) -> None:
         """Wait for everything and compare it with what is computed here."""
         right = [{"number": number, "square": number * number} for number in range(SQUARES)]
         assert self._joined.result() == right
         assert self._last.result() == right[-1]
         assert self._seen.result() == {result.id: value for result, value in zip(self._results, right, strict=True)}
         assert self._body.get(timeout=60) == {"chord": 1, "values": [[1, index] for index in range(PARTS)]}
-        rows = bed.client.backend.store.get_many([result.id for result in self._results])
+        rows = cluster.client.backend.store.get_many([result.id for result in self._results])
         assert {record.state for record in rows.values()} == {"SUCCESS"}
-        runs = Counter(bed.faults.notes())
+        runs = Counter(cluster.faults.notes())
         # who called the body may have waited for the server for longer than its claim held
         assert 1 <= runs.pop("body 1") <= 2
         assert runs == {f"square {number}": 1 for number in range(SQUARES)}, "nothing was run twice"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rootcellar.testing.background import Background
-from tests.faults.bed import Bed
+from tests.faults.helpers import Cluster
 from tests.servers import IN_URL, PostgresServer
 from tests.workers import Worker, WorkerError
 
@@ -45,7 +45,7 @@ def no_permission(server: PostgresServer) -> str:
 def test_postgres(postgres_server: PostgresServer, redis_url: str, tmp_path: Path) -> None:
     check_refusals(
         {
-            Bed(tmp_path, redis_url, wrong(postgres_server), **settings): says
+            Cluster(tmp_path, redis_url, wrong(postgres_server), **settings): says
             for wrong, settings, says in (
                 (
                     wrong_password,
@@ -72,7 +72,7 @@ def test_sqlite(redis_url: str, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear Sir or Madam, " * 100)
     check_refusals(
         {
-            Bed(tmp_path, redis_url, f"sqlite:///{tmp_path}/{file}"): says
+            Cluster(tmp_path, redis_url, f"sqlite:///{tmp_path}/{file}"): says
             for file, says in (
                 ("celery.sqlite3", r"celery_taskmeta.* is not rootcellar's .* -> run `rootcellar schema adopt`"),
                 ("letter.txt", r"file is not a database \[sqlite .*letter.txt\] -> name another file"),
@@ -82,9 +82,9 @@ def test_sqlite(redis_url: str, tmp_path: Path) -> None:
     )
 
 
-def check_refusals(expected: dict[Bed, str]) -> None:
+def check_refusals(expected: dict[Cluster, str]) -> None:
     """See that each of these beds' workers refuses to start, all of them at the same time."""
-    checks = [Background(partial(check_refusal, bed.worker(), says)) for bed, says in expected.items()]
+    checks = [Background(partial(check_refusal, cluster.worker(), says)) for cluster, says in expected.items()]
     for check in checks:
         check.result()
 

@@ -12,7 +12,7 @@ import pytest
 from celery import chord
 
 from rootcellar.testing.background import Background
-from tests.faults.bed import HEAVY, Bed
+from tests.faults.helpers import HEAVY, Cluster
 from tests.servers import wait_gone
 
 ROUNDS = 30 if HEAVY else 4
@@ -22,20 +22,24 @@ TASKS = 200
 @pytest.mark.timeout(900 if HEAVY else 180)
 def test_all_writers_are_killed(redis_url: str, tmp_path: Path) -> None:
     file = tmp_path / "results.sqlite3"
-    bed = Bed(tmp_path, redis_url, f"sqlite:///{file}")
-    bed.create_tables()
-    square, part = bed.task("square"), bed.task("part")
-    worker = bed.worker(concurrency=4)
+    cluster = Cluster(tmp_path, redis_url, f"sqlite:///{file}")
+    cluster.create_tables()
+    square, part = cluster.task("square"), cluster.task("part")
+    worker = cluster.worker(concurrency=4)
     numbers: dict[str, int] = {}
     acknowledged: set[str] = set()
-    with bed.workers(worker):
+    with cluster.workers(worker):
         for round_ in range(ROUNDS):
             main = psutil.Process(worker.pid)
             doomed = f"part-of-round-{round_}"
-            bed.faults.plan("within_store", doomed, "kill worker")
+            cluster.faults.plan("within_store", doomed, "kill worker")
             sent = {square.delay(number).id: number for number in range(TASKS)}
-            seen = Background(lambda sent=sent: collect(bed, sent))
-            chord([part.s(round_, 0).set(task_id=doomed), part.s(round_, 1)], bed.task("body").s(0), app=bed.client)()
+            seen = Background(lambda sent=sent: collect(cluster, sent))
+            chord(
+                [part.s(round_, 0).set(task_id=doomed), part.s(round_, 1)],
+                cluster.task("body").s(0),
+                app=cluster.client,
+            )()
             more = {square.delay(number).id: number for number in range(TASKS)}
             assert wait_gone([main], 60)
             assert worker.kill() == -9
@@ -43,18 +47,18 @@ def test_all_writers_are_killed(redis_url: str, tmp_path: Path) -> None:
             acknowledged |= set(re.findall(r"Task square\[(.+?)\] succeeded", worker.log.read_text())) | seen.result()
             with closing(sqlite3.connect(file)) as connection:
                 assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            backend = bed.client.backend
+            backend = cluster.client.backend
             found = {key: backend.meta_of(it)["result"] for key, it in backend.store.get_many(acknowledged).items()}
             assert found == {key: {"number": numbers[key], "square": numbers[key] ** 2} for key in acknowledged}
-            assert bed.client.AsyncResult(doomed).state == "PENDING", "half a transaction is none"
+            assert cluster.client.AsyncResult(doomed).state == "PENDING", "half a transaction is none"
             worker.start()
     assert len(acknowledged) > ROUNDS * TASKS // 2
 
 
-def collect(bed: Bed, sent: dict[str, int]) -> set[str]:
+def collect(cluster: Cluster, sent: dict[str, int]) -> set[str]:
     """Return those of the tasks whose results a client has seen when most of them are there."""
     seen = set()
-    for task_id, _ in bed.client.backend.get_many(sent, timeout=30):
+    for task_id, _ in cluster.client.backend.get_many(sent, timeout=30):
         seen.add(task_id)
         if len(seen) > len(sent) // 2:
             break

@@ -19,8 +19,8 @@ from rootcellar import errors
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.passwords import PasswordFile, current, source_of
 from rootcellar.stores.withdrawal import VERBS, Worked
+from tests.helpers import record
 from tests.mariadb_server import MariaDBServer
-from tests.redis.bed import record
 from tests.redis_servers import COMMANDS, KEYS
 from tests.servers import HOST, MongoServer, PostgresServer, RedisServer
 from tests.workers import Worker

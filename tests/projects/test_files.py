@@ -21,7 +21,7 @@ from rootcellar.onboarding.project.writing import app_name
 from rootcellar.onboarding.recommend import RedisForm, Setup
 from rootcellar.onboarding.recommend.setup import BACKENDS, BROKERS, PLACEHOLDER
 from tests.commands import assert_one_line, execute, run_here, run_on_terminal
-from tests.projects.bed import Project
+from tests.projects.helpers import Project
 from tests.workers import ROOT
 
 PAIRS = [(broker, backend) for broker in BROKERS for backend in BACKENDS if (broker, backend) != ("redis", "rpc")]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rootcellar.onboarding.recommend import RedisForm, Setup
-from tests.projects.bed import ComposedMariaDB, ComposedPgBouncer, ComposedRedis, Project
+from tests.projects.helpers import ComposedMariaDB, ComposedPgBouncer, ComposedRedis, Project
 from tests.redis_servers import RedisCluster, SentinelSet
 from tests.servers import HOST, MongoServer, PostgresServer, RabbitServer
 from tests.workers import Worker

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from rootcellar.stores.redis import RedisStore
-from tests.redis.bed import opened
+from tests.redis.helpers import opened
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from rootcellar import errors
 from rootcellar.records import ChordPart
 from rootcellar.stores.redis.cluster import slot_of
-from tests.redis.bed import new_id, opened, record, until
+from tests.helpers import new_id, record, wait_until
+from tests.redis.helpers import opened
 from tests.redis_servers import RedisCluster
 from tests.servers import HOST, RedisServer
 
@@ -48,7 +49,7 @@ def test_a_node_that_left_is_not_believed(cluster: RedisCluster) -> None:
     left = cluster.nodes[5]
     with left.client() as client:
         client.execute_command("CLUSTER", "RESET", "HARD")
-        until(lambda: client.execute_command("CLUSTER", "SLOTS") in ([], {}), "a node alone")
+        wait_until(lambda: client.execute_command("CLUSTER", "SLOTS") in ([], {}), "a node alone")
     url = cluster.url.replace("redis-cluster://", f"redis-cluster://{HOST}:{left.port},")
     # its master has no replica now, which is seen and not waited for
     with opened(url, transport_options={"wait_timeout": 60}) as store:

@@ -18,7 +18,8 @@ from rootcellar.backend.options import store_options
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.redis import replication, server_info
 from rootcellar.stores.redis.address import read_address
-from tests.redis.bed import new_id, opened, our_app, record, until
+from tests.helpers import new_id, record, wait_until
+from tests.redis.helpers import opened, our_app
 from tests.redis_servers import SecureRedisServer
 from tests.servers import HOST, RedisServer, free_port
 
@@ -227,7 +228,7 @@ def test_waiting_for_replicas_is_not_waiting_for_the_server(
     with redis.Redis.from_url(replica.url) as client:
         client.replicaof(HOST, server.port)
     with redis.Redis.from_url(server.url) as client:
-        until(lambda: client.info("replication").get("slave0", {}).get("state") == "online", "a replica")
+        wait_until(lambda: client.info("replication").get("slave0", {}).get("state") == "online", "a replica")
     with opened(f"{server.url}?socket_timeout=0.5", transport_options={"wait_replicas": 1}) as store:
         replica.pause()
         try:

@@ -17,7 +17,8 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.redis import RedisStore
 from rootcellar.testing.conformance_app import make_app
-from tests.redis.bed import opened, record, until
+from tests.helpers import record, wait_until
+from tests.redis.helpers import opened
 from tests.redis_servers import RedisCluster, SentinelSet
 from tests.servers import RedisServer
 from tests.workers import Worker
@@ -51,7 +52,7 @@ def test_two_thousand_tasks(servers: SentinelSet | RedisCluster, redis_server: R
     with Worker("rootcellar.testing.conformance_app", env=env, concurrency=2) as worker:
         results = [add.delay(number, 0) for number in range(COUNT // 2)]
         chords = [chord((add.s(n, m) for n in range(10)), total.s())() for m in range(10)]
-        until(lambda: results[COUNT // 4].ready(), "a quarter of the work")
+        wait_until(lambda: results[COUNT // 4].ready(), "a quarter of the work")
         a_master(servers).kill()
         results += [add.delay(number, 0) for number in range(COUNT // 2, COUNT)]
         assert ResultSet(results, app=app).get(timeout=ALL_OF_IT) == list(range(COUNT))
@@ -87,7 +88,7 @@ def test_what_was_acknowledged_survives(servers: SentinelSet | RedisCluster) -> 
                 return False
 
         assert len(stored) > 1_500
-        until(found, "all of them on what was the replica", 30)
+        wait_until(found, "all of them on what was the replica", 30)
 
 
 def test_a_planned_failover(servers: SentinelSet | RedisCluster) -> None:
@@ -112,10 +113,10 @@ def test_a_planned_failover(servers: SentinelSet | RedisCluster) -> None:
                 stored.append(one)
             return is_replica(old)
 
-        until(is_over, "the old master as a replica")
-        until(lambda: _is_stored(store, last), "a result on the new master")
+        wait_until(is_over, "the old master as a replica")
+        wait_until(lambda: _is_stored(store, last), "a result on the new master")
         stored.append(last)
-        until(lambda: all(_works(store, one) for one in stored), "all results")
+        wait_until(lambda: all(_works(store, one) for one in stored), "all results")
 
 
 def _is_stored(store: RedisStore, one: TaskRecord) -> bool:

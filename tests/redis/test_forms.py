@@ -16,7 +16,8 @@ from rootcellar.stores.redis import RedisStore, search
 from rootcellar.stores.redis.address import read_address
 from rootcellar.stores.redis.cluster import Cluster, slot_of
 from rootcellar.testing.helpers import begun, part
-from tests.redis.bed import Inbox, opened, record, until
+from tests.helpers import record, wait_until
+from tests.redis.helpers import Inbox, opened
 from tests.redis_servers import COMMANDS, KEYS, Certificates, RedisCluster, SentinelSet
 from tests.servers import HOST, RedisServer, free_port
 
@@ -257,7 +258,7 @@ def test_a_slot_that_moves(redis_cluster: RedisCluster, store: RedisStore) -> No
             here.execute_command("MIGRATE", HOST, target.port, f"forms_celery-task-meta-{one.task_id}", 0, 5000)
         for client in (there, here):
             client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
-    until(lambda: _has(target, slot), "the slot on its new node")
+    wait_until(lambda: _has(target, slot), "the slot on its new node")
     for one in old + new:
         assert store.get(one.task_id) == one
     assert store.delete([one.task_id for one in old + new]) == 30

@@ -19,7 +19,8 @@ from rootcellar.stores.redis import RedisStore, commands
 from rootcellar.testing.conformance_app import make_app
 from rootcellar.testing.helpers import full_record
 from rootcellar.testing.suites.store.exactness import JSON_TEXTS, OTHER_PAYLOADS
-from tests.redis.bed import PATIENCE, new_id, opened, our_app, record, stock_app
+from tests.helpers import PATIENCE, new_id, record
+from tests.redis.helpers import opened, our_app, stock_app
 from tests.servers import RedisServer
 from tests.workers import Worker
 

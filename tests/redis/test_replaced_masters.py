@@ -15,7 +15,8 @@ from rootcellar.records import ChordPart, Payload, TaskRecord
 from rootcellar.stores.redis import RedisStore
 from rootcellar.stores.redis.mastership import Opinion, decide
 from rootcellar.stores.redis.replication import ASK_EVERY
-from tests.redis.bed import new_id, opened, record, until
+from tests.helpers import new_id, record, wait_until
+from tests.redis.helpers import opened
 from tests.redis.test_forms import ALSO_CLUSTER, make_user
 from tests.redis_servers import COMMANDS, KEYS, RedisCluster, SeveredSentinelSet
 from tests.servers import HOST, RedisServer
@@ -70,7 +71,7 @@ class Writers:
                 return [self._store.get_many([one.task_id for one in stored])]
             return []
 
-        (there,) = until(found, "servers that answer", 30)
+        (there,) = wait_until(found, "servers that answer", 30)
         return [one for one in stored if there.get(one.task_id) != one]
 
 
@@ -90,7 +91,7 @@ def frozen_until_replaced(cluster: RedisCluster, number: int) -> Iterator[None]:
     try:
         yield
         with cluster.nodes[number + 3].client() as client:
-            until(lambda: client.info("replication")["role"] == "master", "a replica that took over", 60)
+            wait_until(lambda: client.info("replication")["role"] == "master", "a replica that took over", 60)
     finally:
         cluster.nodes[number].resume()
 
@@ -105,11 +106,11 @@ def test_former_master_acknowledges_nothing_after_a_freeze(cluster: RedisCluster
     with opened(f"{url}?socket_timeout=60") as store:
         writers = Writers(store)
         with writers.working():
-            until(lambda: writers.count_since(0) > 100, "a hundred results")
+            wait_until(lambda: writers.count_since(0) > 100, "a hundred results")
             with frozen_until_replaced(cluster, 1):
                 pass
             thawed = time.monotonic()
-            until(lambda: writers.count_since(thawed) > 300, "results on the new master", 60)
+            wait_until(lambda: writers.count_since(thawed) > 300, "results on the new master", 60)
         assert not writers.lost()
 
 
@@ -130,7 +131,7 @@ def test_former_master_counts_no_part_of_a_chord(cluster: RedisCluster) -> None:
             counted = [threads.submit(count, group) for group in groups]
         acknowledged = [group for group, answer in zip(groups, counted, strict=True) if answer.result()]
         assert acknowledged, "those of the other masters"
-        assert all(until(lambda group=group: _parts(store, group), "the parts", 60) == 2 for group in acknowledged)
+        assert all(wait_until(lambda group=group: _parts(store, group), "the parts", 60) == 2 for group in acknowledged)
 
 
 def _part(group: str, index: int) -> ChordPart:
@@ -173,7 +174,7 @@ def test_master_that_nobody_confirms_stores_nothing(cluster: RedisCluster) -> No
                 return True
             return False
 
-        until(works, "a master that is confirmed")
+        wait_until(works, "a master that is confirmed")
 
 
 # -- Sentinel
@@ -185,11 +186,11 @@ def test_cut_off_master_is_left_within_a_second() -> None:
         old, new = servers.servers
         writers = Writers(store)
         with writers.working():
-            until(lambda: writers.count_since(0) > 100, "a hundred results")
+            wait_until(lambda: writers.count_since(0) > 100, "a hundred results")
             servers.cut_off(old)
-            until(lambda: servers.is_master_for_most(new), "a failover", 60)
+            wait_until(lambda: servers.is_master_for_most(new), "a failover", 60)
             known = time.monotonic() + ASK_EVERY
-            until(lambda: writers.count_since(known) > 300, "results after it", 60)
+            wait_until(lambda: writers.count_since(known) > 300, "results after it", 60)
         with new.client() as client:
             keys = {key.decode() for key in client.scan_iter("celery-task-meta-*", count=10_000)}
         late = [one for began, one in writers.acknowledged if began > known]
@@ -210,7 +211,7 @@ def test_master_that_sentinels_do_not_reach_stores_nothing() -> None:
                 return "no majority" in exc.what
             return False
 
-        until(is_refused, "a refusal", 30)
+        wait_until(is_refused, "a refusal", 30)
         servers.reconnect(servers.servers[0])
 
         def works() -> bool:
@@ -218,7 +219,7 @@ def test_master_that_sentinels_do_not_reach_stores_nothing() -> None:
                 return store.put(record()).written
             return False
 
-        until(works, "a master that is confirmed", 30)
+        wait_until(works, "a master that is confirmed", 30)
 
 
 def test_cut_off_master_is_left_where_replicas_are_never_waited_for() -> None:
@@ -228,14 +229,14 @@ def test_cut_off_master_is_left_where_replicas_are_never_waited_for() -> None:
         replaced: list[str] = []
         store._servers.on_replaced = replaced.append
         servers.cut_off(old)
-        until(lambda: servers.is_master_for_most(new), "a failover", 60)
+        wait_until(lambda: servers.is_master_for_most(new), "a failover", 60)
 
         def works() -> bool:
             with suppress(StoreError):
                 return store.put(record()).written and _is_on(new, store)
             return False
 
-        until(works, "results on the new master", 30)
+        wait_until(works, "results on the new master", 30)
         assert replaced == [f"{HOST}:{old.port}"]
 
 

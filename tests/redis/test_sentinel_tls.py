@@ -10,7 +10,8 @@ import pytest
 
 import rootcellar
 from rootcellar import errors
-from tests.redis.bed import opened, our_app, record, until
+from tests.helpers import record, wait_until
+from tests.redis.helpers import opened, our_app
 from tests.redis_servers import TlsSentinelSet
 from tests.servers import HOST
 
@@ -84,5 +85,5 @@ def test_the_master_dies(servers: TlsSentinelSet) -> None:
                 return False
             return store.get_many(one.task_id for one in ones) == {one.task_id: one for one in ones}
 
-        until(is_stored, "all results, and new ones, on what was the replica", 30)
+        wait_until(is_stored, "all results, and new ones, on what was the replica", 30)
         assert servers.master is not old

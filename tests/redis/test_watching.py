@@ -14,7 +14,8 @@ from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores.redis import RedisStore, notify
 from rootcellar.stores.redis.servers import Servers
 from rootcellar.stores.watching import NotifyOn
-from tests.redis.bed import Inbox, new_id, opened, record, stock_app, until
+from tests.helpers import new_id, record, wait_until
+from tests.redis.helpers import Inbox, opened, stock_app
 from tests.servers import RedisServer
 
 
@@ -35,7 +36,7 @@ def listeners(client: redis.Redis) -> list[dict[str, str]]:
 
 
 def await_listening(client: redis.Redis, count: int) -> None:
-    until(lambda: sum(int(one["sub"]) for one in listeners(client)) == count, f"{count} channels listened to")
+    wait_until(lambda: sum(int(one["sub"]) for one in listeners(client)) == count, f"{count} channels listened to")
 
 
 def test_one_connection_for_ten_thousand_waiters(store: RedisStore, client: redis.Redis) -> None:
@@ -123,14 +124,14 @@ def test_a_server_that_falls_silent(new_redis: Callable[..., RedisServer], monke
         await_listening(client, 1)
         watcher = store.watcher()
         assert isinstance(watcher, notify.ListeningWatcher)
-        until(lambda: watcher._has_read, "the first look")
+        wait_until(lambda: watcher._has_read, "the first look")
         (first,) = listeners(client)
         server.pause()
         try:
-            until(lambda: store.watcher().outage, "the silence noticed")
+            wait_until(lambda: store.watcher().outage, "the silence noticed")
         finally:
             server.resume()
-        until(lambda: [one["id"] for one in listeners(client)] not in ([], [first["id"]]), "a new listener")
+        wait_until(lambda: [one["id"] for one in listeners(client)] not in ([], [first["id"]]), "a new listener")
         store.put(record(task_id))
         assert [one.task_id for one in inbox.take()] == [task_id]
 
@@ -180,7 +181,7 @@ def test_who_reads_for_long_does_not_take_the_server_for_dead(
 
     monkeypatch.setattr(watcher, "_fetch", fetch_slowly)
     subscribe(store, new_id())
-    until(lambda: read_at and watcher._last_heard > read_at[0], "a sign of life after the long read")
+    wait_until(lambda: read_at and watcher._last_heard > read_at[0], "a sign of life after the long read")
     assert "No connection" not in caplog.text
 
 

@@ -15,7 +15,8 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.redis import RedisStore, notify
 from rootcellar.stores.redis.cluster import slot_of
 from rootcellar.stores.redis.servers import Servers
-from tests.redis.bed import Inbox, new_id, opened, record, until
+from tests.helpers import new_id, record, wait_until
+from tests.redis.helpers import Inbox, opened
 from tests.redis_servers import RedisCluster, SeveredSentinelSet
 from tests.servers import RedisServer
 
@@ -59,7 +60,7 @@ def test_tasks_of_a_dead_shard_hold_up_no_other_task(cluster: RedisCluster, capl
         alive = [task_id for task_id in ids if task_id not in dead]
         for node in (cluster.nodes[4], cluster.nodes[1]):
             node.kill()
-        until(lambda: stores(storing, record()) and not stores(storing, record(dead[0])), "one shard that is dead")
+        wait_until(lambda: stores(storing, record()) and not stores(storing, record(dead[0])), "one shard that is dead")
         caplog.clear()
         looks: list[float] = []
         watcher = store.watcher()
@@ -75,18 +76,18 @@ def test_tasks_of_a_dead_shard_hold_up_no_other_task(cluster: RedisCluster, capl
         watcher._fetch = count_looks
         inbox = subscribe(store, *ids)
         for task_id in alive:
-            until(lambda task_id=task_id: stores(storing, record(task_id)), "a result of another shard")
+            wait_until(lambda task_id=task_id: stores(storing, record(task_id)), "a result of another shard")
         assert {one.task_id for one in inbox.take(len(alive))} == set(alive)
-        until(lambda: len(looks) >= 7, "some tries to read from the dead shard")
+        wait_until(lambda: len(looks) >= 7, "some tries to read from the dead shard")
         pauses = [after - before for before, after in pairwise(looks[:7])]
         assert sum(pauses) > 0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1.6, f"each waits longer than the one before: {pauses}"
         ours = [one.message for one in caplog.records if one.name == "rootcellar.stores.watching"]
         assert len(ours) == 1, ours
         assert "Trying until it works" in ours[0]
         cluster.nodes[1].start()
-        until(lambda: stores(storing, *map(record, dead)), "the results of the shard that is back", 60)
+        wait_until(lambda: stores(storing, *map(record, dead)), "the results of the shard that is back", 60)
         assert {one.task_id for one in inbox.take(len(dead))} == set(dead)
-        until(lambda: "can be waited for again" in caplog.text, "the recovery")
+        wait_until(lambda: "can be waited for again" in caplog.text, "the recovery")
         assert caplog.text.count("can be waited for again") == 1
 
 
@@ -102,7 +103,7 @@ def sentinels() -> Iterator[SeveredSentinelSet]:
 def await_listener(server: RedisServer) -> None:
     with server.client() as client:
         # Sentinels listen too, as a user of their own
-        until(
+        wait_until(
             lambda: any(int(one["sub"]) > 0 and one["user"] == "default" for one in client.client_list()),
             "a client that listens",
             30,
@@ -124,9 +125,9 @@ def test_waiter_leaves_a_master_that_was_replaced(
         inbox = subscribe(waiting, task_id)
         await_listener(old)
         sentinels.cut_off(old)
-        until(lambda: sentinels.is_master_for_most(new), "a failover", 60)
+        wait_until(lambda: sentinels.is_master_for_most(new), "a failover", 60)
         if not is_alone:
-            until(lambda: stores(storing, record()), "a result on the new master", 60)
+            wait_until(lambda: stores(storing, record()), "a result on the new master", 60)
         await_listener(new)
-        until(lambda: stores(storing, record(task_id)), "the result on the new master", 60)
+        wait_until(lambda: stores(storing, record(task_id)), "the result on the new master", 60)
         assert [one.task_id for one in inbox.take()] == [task_id]

@@ -25,8 +25,9 @@ from rootcellar import StateChange
 from rootcellar.backend import ResultBackend
 from rootcellar.errors import ConfigurationError, NotAResult
 from rootcellar.testing.background import Background
+from tests.helpers import wait_until
 from tests.servers import PostgresServer
-from tests.waiting.bed import (
+from tests.waiting.helpers import (
     PATIENCE,
     Database,
     Other,
@@ -37,7 +38,6 @@ from tests.waiting.bed import (
     opened_there,
     record,
     store_in_threads,
-    until,
 )
 from tests.workers import Worker
 
@@ -65,7 +65,7 @@ class Bench:
     def becomes_quiet(self) -> None:
         """Wait until nobody in this process waits for anything, as far as the watcher knows."""
         watcher = self.backend.waiter.watcher()
-        until(lambda: not watcher._subscriptions, "nobody is left", timeout=5)
+        wait_until(lambda: not watcher._subscriptions, "nobody is left", timeout=5)
 
     def close(self) -> None:
         self.backend.waiter.close()
@@ -163,7 +163,7 @@ def test_who_gives_up_leaves_nothing_behind(on_postgres: Bench) -> None:
     results = bench.results(1_000)
 
     async def give_up(waiting: list[asyncio.Future[Any]]) -> Counter[type]:
-        await asyncio.to_thread(until, lambda: database.waiters() == len(results), "all are registered")
+        await asyncio.to_thread(wait_until, lambda: database.waiters() == len(results), "all are registered")
         for one in waiting[::2]:
             one.cancel()
         return Counter(type(error) for error in await asyncio.gather(*waiting, return_exceptions=True))
@@ -173,7 +173,7 @@ def test_who_gives_up_leaves_nothing_behind(on_postgres: Bench) -> None:
         ended = await give_up(waiting)
         assert ended == {asyncio.CancelledError: 500, celery.exceptions.TimeoutError: 500}
         bench.becomes_quiet()
-        until(lambda: database.waiters() == 0, "nothing is registered", timeout=5)
+        wait_until(lambda: database.waiters() == 0, "nothing is registered", timeout=5)
 
         async def follow(one: AsyncResult) -> None:
             async for _ in rootcellar.watch(one):
@@ -181,12 +181,12 @@ def test_who_gives_up_leaves_nothing_behind(on_postgres: Bench) -> None:
 
         waiting = [asyncio.ensure_future(follow(one)) for one in results[:500]]
         waiting.append(asyncio.ensure_future(collected(rootcellar.as_completed(results[500:]))))
-        await asyncio.to_thread(until, lambda: database.waiters() == len(results), "all are registered")
+        await asyncio.to_thread(wait_until, lambda: database.waiters() == len(results), "all are registered")
         for one in waiting:
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         bench.becomes_quiet()
-        until(lambda: database.waiters() == 0, "nothing is registered", timeout=5)
+        wait_until(lambda: database.waiters() == 0, "nothing is registered", timeout=5)
 
     asyncio.run(scenario())
 
@@ -547,7 +547,7 @@ def test_watching_says_pending_after_an_outage(new_postgres: Callable[..., Postg
             changes = rootcellar.watch(one, timeout=PATIENCE * 2)
             first = asyncio.ensure_future(changes.__anext__())
             watcher = bench.backend.waiter.watcher()
-            await asyncio.to_thread(until, lambda: watcher.outage is not None, "the outage is noticed")
+            await asyncio.to_thread(wait_until, lambda: watcher.outage is not None, "the outage is noticed")
             server.start()
             assert (await first).state == "PENDING"
             await in_background(bench.store, [one])

@@ -20,7 +20,8 @@ import rootcellar
 from rootcellar.records import Payload
 from rootcellar.testing.background import Background
 from rootcellar.waiting import callbacks
-from tests.waiting.bed import PATIENCE, make_app, no_safety_net, record, until
+from tests.helpers import wait_until
+from tests.waiting.helpers import PATIENCE, make_app, no_safety_net, record
 
 
 class Bench:
@@ -84,7 +85,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 
 def waits(bench: Bench, task_id: str) -> None:
     """Wait until somebody waits for a task."""
-    until(lambda: task_id in bench.backend.waiter.watcher()._waited_for(), "somebody who waits")
+    wait_until(lambda: task_id in bench.backend.waiter.watcher()._waited_for(), "somebody who waits")
 
 
 @pytest.mark.parametrize("way", WAYS)

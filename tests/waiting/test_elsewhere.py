@@ -21,7 +21,8 @@ from rootcellar.backend import ResultBackend
 from rootcellar.testing.background import Background
 from rootcellar.testing.conformance_app import make_app as make_conformance_app
 from rootcellar.testing.thread_worker import worker_in_thread
-from tests.waiting.bed import PATIENCE, make_app, until
+from tests.helpers import wait_until
+from tests.waiting.helpers import PATIENCE, make_app
 
 
 class Bench:
@@ -91,7 +92,7 @@ def test_each_result_is_waited_for_in_its_own_backend(bench: Bench, way: str, is
         assert sorted(WAYS[way](results)) == [0, 1]
         return
     waiting = Background(lambda: WAYS[way](results))
-    until(lambda: any(one.waiter.watcher()._waited_for() for one in bench.backends), "somebody who waits")
+    wait_until(lambda: any(one.waiter.watcher()._waited_for() for one in bench.backends), "somebody who waits")
     done(results)
     assert sorted(waiting.result(PATIENCE)) == [0, 1]
 

@@ -19,7 +19,8 @@ from rootcellar.stores import Store
 from rootcellar.stores.postgres import notify
 from rootcellar.stores.redis.servers import Servers
 from rootcellar.stores.watching import NotifyOn, PollingWatcher, Subscription
-from tests.waiting.bed import HEAVY, Inbox, no_safety_net, opened, record, until
+from tests.helpers import wait_until
+from tests.waiting.helpers import HEAVY, Inbox, no_safety_net, opened, record
 
 #: seconds within which everything must be told; the next look without a notification is an hour away
 PROMPTLY = 10.0
@@ -93,12 +94,12 @@ class Run:
         """Wait until the watcher has noticed who left; in a long pause, also until it has told the server so."""
         if how == "no pause" or self._waiters:
             return
-        until(lambda: not self._watcher._subscriptions and not self._watcher._cancelled, "nobody waits")
+        wait_until(lambda: not self._watcher._subscriptions and not self._watcher._cancelled, "nobody waits")
         if how == "a long pause":
             with self._patch.context() as patch:
                 patch.setattr(notify, "LISTEN_LINGER", 0.0)
                 self._watcher._wake()
-                until(self._is_server_told, "the server was told")
+                wait_until(self._is_server_told, "the server was told")
 
     def _is_server_told(self) -> bool:
         watcher = self._watcher

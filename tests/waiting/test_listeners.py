@@ -23,8 +23,9 @@ from rootcellar.stores.postgres.binary import TASK_FORMS, task_values
 from rootcellar.stores.postgres.group_commit import Write
 from rootcellar.stores.watching import NotifyOn
 from rootcellar.waiting.blocking import Waiter
+from tests.helpers import wait_until
 from tests.servers import IN_URL
-from tests.waiting.bed import (
+from tests.waiting.helpers import (
     Database,
     Inbox,
     Other,
@@ -36,7 +37,6 @@ from tests.waiting.bed import (
     record,
     store_in_threads,
     subscribe,
-    until,
 )
 from tests.waiting.proxy import Proxy
 
@@ -141,7 +141,7 @@ def test_a_killed_process_is_rung_once_and_then_forgotten(
     with Other(waiting_there, postgres_url, ids) as other:
         (listener,) = database.listeners()
         other.kill()
-    until(lambda: not database.sessions(), "the server misses the killed process")
+    wait_until(lambda: not database.sessions(), "the server misses the killed process")
     assert database.waiters() >= len(ids), "what it registered is still there"
     before = counter.count()
     with psycopg.connect(postgres_url, autocommit=True) as ears:
@@ -161,9 +161,9 @@ def test_listeners_do_not_accumulate(store: Store, database: Database, postgres_
     for number in range(5):
         with Other(waiting_there, postgres_url, [f"task {number}"]) as other:
             # the dead ones before it are gone, whoever is alive stays
-            until(lambda: len(database.listeners()) == 1, "only the newest is listed")
+            wait_until(lambda: len(database.listeners()) == 1, "only the newest is listed")
             other.kill()
-        until(lambda: not database.sessions(), "the server misses it")
+        wait_until(lambda: not database.sessions(), "the server misses it")
     with Other(waiting_there, postgres_url, ["a"]), Other(waiting_there, postgres_url, ["b"]):
         assert len(database.listeners()) == len(database.sessions()) == 2
         inbox = subscribe(store.watcher(), ["a", "b"])
@@ -174,15 +174,15 @@ def test_listeners_do_not_accumulate(store: Store, database: Database, postgres_
 def test_nothing_stays_behind_a_process_that_ends(database: Database, postgres_url: str) -> None:
     with opened(postgres_url) as store:
         subscribe(store.watcher(), ["never"])
-        until(lambda: database.waiters() == 1, "it is registered")
-    until(lambda: not database.listeners() and not database.waiters(), "it is gone")
+        wait_until(lambda: database.waiters() == 1, "it is registered")
+    wait_until(lambda: not database.listeners() and not database.waiters(), "it is gone")
 
 
 def test_what_nobody_waits_for_any_more_is_not_registered(store: Store, database: Database) -> None:
     subscription = store.watcher().subscribe([f"task {number}" for number in range(100)], Inbox().deliver)
-    until(lambda: database.waiters() == 100, "all are registered")
+    wait_until(lambda: database.waiters() == 100, "all are registered")
     subscription.cancel()
-    until(lambda: database.waiters() == 0, "none is", timeout=5)
+    wait_until(lambda: database.waiters() == 0, "none is", timeout=5)
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_coming_and_going_leaves_no_registration(store: Store, database: Databas
     store.put(record("last"))
     inbox.take(1)
     inbox = subscribe(watcher, ["very last"])
-    until(
+    wait_until(
         lambda: set(database.rows("SELECT task_id FROM celery_taskmeta_waiter")) == {("kept",), ("very last",)},
         "two are waited for",
         timeout=5,
@@ -233,13 +233,13 @@ def test_a_ring_that_comes_too_late_is_not_missed_for_good(store: Store, databas
     store.put(record("first"))
     inbox.take(1)
     (session,) = database.sessions()
-    until(
+    wait_until(
         lambda: database.one("SELECT query FROM pg_stat_activity WHERE pid = %s", session).startswith("UNLISTEN"),
         "it stopped listening",
     )
     database.rows("UPDATE celery_taskmeta_listener SET armed = false")
     inbox = subscribe(store.watcher(), ["second"])
-    until(lambda: database.waiters() == 1, "it is registered")
+    wait_until(lambda: database.waiters() == 1, "it is registered")
     store.put(record("second"))
     assert inbox.take(1, timeout=10) == ["second"]
     assert database.sessions() == [session], "on the same connection"
@@ -250,12 +250,12 @@ def test_a_ring_for_who_gave_up_costs_no_processor_time(
 ) -> None:
     monkeypatch.setattr(notify, "LISTEN_LINGER", 1.5)
     subscription = store.watcher().subscribe(["given up", "given up as well"], Inbox().deliver)
-    until(lambda: database.waiters() == 2, "it is registered")
+    wait_until(lambda: database.waiters() == 2, "it is registered")
     process = psutil.Process()
     subscription.cancel()
     put_all(store, ["given up", "given up as well"])
     spent = sum(process.cpu_times()[:2])
-    until(lambda: not database.waiters(), "it stopped listening", timeout=10)
+    wait_until(lambda: not database.waiters(), "it stopped listening", timeout=10)
     assert sum(process.cpu_times()[:2]) - spent < 0.8
 
 
@@ -269,7 +269,7 @@ def test_it_stops_listening_and_ends_when_nobody_waits(
         inbox = subscribe(store.watcher(), [task_id])
         store.put(record(task_id))
         inbox.take(1)
-        until(lambda: not database.sessions() and count_threads() == before, "thread and session are gone")
+        wait_until(lambda: not database.sessions() and count_threads() == before, "thread and session are gone")
         assert database.listeners() == []
 
 
@@ -283,7 +283,7 @@ def test_waiter_is_told_while_another_writer_has_the_listener_locked(
     """The other writer stands still before its commit, or its session ends: what it was to send is never sent."""
     ids = [f"task {number}" for number in range(count)]
     inbox = subscribe(store.watcher(), [*ids, "later"])
-    until(lambda: database.waiters() == count + 1, "they are registered")
+    wait_until(lambda: database.waiters() == count + 1, "they are registered")
     with closing(psycopg.connect(postgres_url)) as other:
         other.execute("UPDATE celery_taskmeta_listener SET armed = false")
         told = [write_of(store, task_id) for task_id in ids]
@@ -297,7 +297,7 @@ def test_waiter_is_told_while_another_writer_has_the_listener_locked(
 def test_result_whose_writer_died_before_its_notification_is_told_soon(database: Database, postgres_url: str) -> None:
     with opened(postgres_url) as store:
         inbox = subscribe(store.watcher(), ["one"])
-        until(lambda: database.waiters() == 1, "it is registered")
+        wait_until(lambda: database.waiters() == 1, "it is registered")
         database.rows(
             "INSERT INTO celery_taskmeta (task_id, status, result, date_done) VALUES ('one', 'SUCCESS', '1', now())"
         )
@@ -323,7 +323,7 @@ def test_a_session_that_the_server_has_not_missed_holds_nobody_up(
         inbox.take(1)
         old = database.sessions()
         proxy.cut_clients()
-        until(lambda: len(database.sessions()) == 2, "it listens anew")
+        wait_until(lambda: len(database.sessions()) == 2, "it listens anew")
         assert set(old) < set(database.sessions()), "the old session is still there"
         store.put(record("after"))
         assert inbox.take(1) == ["after"]
@@ -334,13 +334,13 @@ def test_one_task_told_in_three_ways_and_again_after_a_loss(store: Store, databa
         subscribe(store.watcher(), ["one", "two"], tell) for tell in (NotifyOn.RECORD, NotifyOn.ID, NotifyOn.CHANGES)
     ]
     records_and_ids = [subscribe(store.watcher(), ["three"], tell) for tell in (NotifyOn.RECORD, NotifyOn.ID)]
-    until(lambda: database.waiters() == 3, "all are registered")
+    wait_until(lambda: database.waiters() == 3, "all are registered")
     store.put(record("one"))
     for inbox in ways:
         assert inbox.take(1) == ["one"]
     (session,) = database.sessions()
     database.rows("SELECT pg_terminate_backend(%s)", session)
-    until(lambda: database.sessions() not in ([], [session]), "it listens anew")
+    wait_until(lambda: database.sessions() not in ([], [session]), "it listens anew")
     put_all(store, ["two", "three"])
     for inbox in ways:
         assert inbox.take(1) == ["two"]
@@ -355,7 +355,7 @@ def test_a_lost_connection_is_not_mended_for_nobody(store: Store, database: Data
     before = count_threads()
     for session in database.sessions():
         database.rows("SELECT pg_terminate_backend(%s)", session)
-    until(lambda: count_threads() == before - 1, "the thread ended")
+    wait_until(lambda: count_threads() == before - 1, "the thread ended")
     assert database.sessions() == []
 
 
@@ -374,7 +374,7 @@ def test_who_waits_is_told_when_the_store_is_closed(store: Store) -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    until(lambda: watcher._subscriptions, "it waits")
+    wait_until(lambda: watcher._subscriptions, "it waits")
     store.close()
     thread.join(10)
     assert "closed" in str(failed.get(timeout=1))
@@ -393,7 +393,7 @@ def test_waiting_is_the_first_thing_that_is_done_with_a_database(
     with ExitStack() as stack:
         waiting = stack.enter_context(closing(open_store(postgres_url)))
         inbox = subscribe(waiting.watcher(), ["first"])
-        until(database.sessions, "it made the tables and listens")
+        wait_until(database.sessions, "it made the tables and listens")
         storing = stack.enter_context(opened(postgres_url))
         storing.put(record("first"))
         assert inbox.take(1) == ["first"]
@@ -411,7 +411,7 @@ def test_a_user_who_may_only_read_polls(
         store.put(record("told"))
         assert inbox.take(1, timeout=10) == ["told"]
     assert "permission denied" in caplog.text
-    until(lambda: not database.rows("SELECT 1 FROM pg_stat_activity WHERE usename = %s", reader), "it left")
+    wait_until(lambda: not database.rows("SELECT 1 FROM pg_stat_activity WHERE usename = %s", reader), "it left")
     database.rows(f"DROP OWNED BY {reader}")
     database.rows(f"DROP ROLE {reader}")
 

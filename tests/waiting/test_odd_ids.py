@@ -16,7 +16,8 @@ from rootcellar.stores.redis.servers import Servers
 from rootcellar.testing.background import Background
 from rootcellar.testing.under_test import StoreUnderTest
 from tests.conformance.registered import STORES
-from tests.waiting.bed import make_app, no_safety_net, record, until
+from tests.helpers import wait_until
+from tests.waiting.helpers import make_app, no_safety_net, record
 
 #: from a JSON body, from a URL, and longer than what an index takes, also compressed
 ODD = ["a lone \ud800 surrogate", "a \x00 NUL", "".join(random.Random(7).choices("0123456789abcdef", k=20_000))]
@@ -89,7 +90,7 @@ def test_wait_for_an_id_that_cannot_exist_times_out_alone(app: Celery, caplog: p
     store.put(record("there"))
     innocent = [Background(lambda: app.AsyncResult("innocent").get(timeout=60))]
     innocent.append(Background(lambda: asyncio.run(rootcellar.result(app.AsyncResult("innocent"), timeout=60))))
-    until(lambda: len(watcher._subscriptions.get("innocent", ())) == 2, "both wait")
+    wait_until(lambda: len(watcher._subscriptions.get("innocent", ())) == 2, "both wait")
     for odd in ODD:
         for wait in WAITS:
             with pytest.raises(TimeoutError) as caught:

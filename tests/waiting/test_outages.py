@@ -23,18 +23,9 @@ from rootcellar.stores.postgres import PostgresStore, driver, notify
 from rootcellar.stores.watching import NotifyOn
 from rootcellar.testing.background import Background
 from rootcellar.waiting.blocking import Waiter
+from tests.helpers import wait_until
 from tests.servers import PostgresServer, Setting, die_with_parent
-from tests.waiting.bed import (
-    PATIENCE,
-    Database,
-    make_app,
-    no_safety_net,
-    opened,
-    put_all,
-    subscribe,
-    until,
-    value_of,
-)
+from tests.waiting.helpers import PATIENCE, Database, make_app, no_safety_net, opened, put_all, subscribe, value_of
 
 MANY = 3_000
 
@@ -103,14 +94,14 @@ def test_kill_and_restart(new_postgres: Callable[..., PostgresServer]) -> None:
     url = server.create_database()
     database = Database(url)
     with opened(url) as storing, closing(Crowd(url)) as crowd:
-        until(lambda: database.waiters() == 2 * MANY, "all are registered")
+        wait_until(lambda: database.waiters() == 2 * MANY, "all are registered")
         put_all(storing, crowd.ids[: MANY // 3])
         server.kill()
         server.start()
         # some are stored before anybody listens again
         put_all(storing, crowd.ids[MANY // 3 : 2 * MANY // 3])
         rest = crowd.ids[2 * MANY // 3 :]
-        until(lambda: database.waiters(rest) == 2 * len(rest), "the rest is registered anew")
+        wait_until(lambda: database.waiters(rest) == 2 * len(rest), "the rest is registered anew")
         assert len(database.listeners()) == 2, "the crash emptied the tables"
         put_all(storing, rest)
         crowd.check()
@@ -119,7 +110,7 @@ def test_kill_and_restart(new_postgres: Callable[..., PostgresServer]) -> None:
 def test_the_listening_session_is_terminated_again_and_again(postgres_url: str) -> None:
     database = Database(postgres_url)
     with opened(postgres_url) as storing, closing(Crowd(postgres_url)) as crowd:
-        until(lambda: database.waiters() == 2 * MANY, "all are registered")
+        wait_until(lambda: database.waiters() == 2 * MANY, "all are registered")
         done = threading.Event()
         killed = Background(lambda: terminate_until(done, database))
         put_all(storing, crowd.ids)
@@ -147,17 +138,17 @@ def test_promotion_of_a_standby(new_postgres: Callable[..., PostgresServer]) -> 
         # the last words of the primary may not reach the standby: here they must, for the test looks for them
         primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         primary.execute("SELECT pg_reload_conf()")
-        until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"), "it follows")
+        wait_until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"), "it follows")
         old, new = Database(url), Database(url.replace(f":{primary.port}/", f":{standby.port}/"))
         with opened(both) as storing, closing(Crowd(both)) as crowd:
-            until(lambda: old.waiters() == 2 * MANY, "all are registered")
+            wait_until(lambda: old.waiters() == 2 * MANY, "all are registered")
             put_all(storing, crowd.ids[: MANY // 3])
             primary.kill()
             late = Background(lambda: put_patiently(storing, crowd.ids[MANY // 3 : 2 * MANY // 3]))
             standby.promote()
             late.result()
             rest = crowd.ids[2 * MANY // 3 :]
-            until(lambda: new.waiters(rest) == 2 * len(rest), "the rest is registered at the new primary")
+            wait_until(lambda: new.waiters(rest) == 2 * len(rest), "the rest is registered at the new primary")
             put_all(storing, rest)
             crowd.check()
 
@@ -165,7 +156,7 @@ def test_promotion_of_a_standby(new_postgres: Callable[..., PostgresServer]) -> 
 def put_patiently(store: Store, ids: list[str]) -> None:
     """Store results as a worker does: again and again."""
     for task_id in ids:
-        until(lambda task_id=task_id: stores(store, task_id), f"{task_id} is stored")
+        wait_until(lambda task_id=task_id: stores(store, task_id), f"{task_id} is stored")
 
 
 def stores(store: Store, task_id: str) -> bool:
@@ -186,7 +177,7 @@ def replicated(new_postgres: Callable[..., PostgresServer]) -> Iterator[tuple[Po
     with opened(url):
         pass
     with StandbyServer(primary) as standby:
-        until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"), "it follows")
+        wait_until(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"), "it follows")
         both = url.replace(f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/")
         yield primary, standby, f"{both}?connect_timeout=2"
         primary.resume()
@@ -209,8 +200,8 @@ def test_waiter_leaves_a_frozen_primary_that_was_replaced(
     with closing(open_store(url)) as waiting, closing(open_store(url)) as storing:
         put_all(storing, ["before"])
         inbox = subscribe(waiting.watcher(), ["one"])
-        until(lambda: primary.execute("SELECT 1 FROM pg_locks WHERE classid = 7247034 AND granted"), "it listens")
-        until(lambda: waiting.watcher()._has_read, "the first look")
+        wait_until(lambda: primary.execute("SELECT 1 FROM pg_locks WHERE classid = 7247034 AND granted"), "it listens")
+        wait_until(lambda: waiting.watcher()._has_read, "the first look")
         primary.pause()
         standby.promote()
         if not is_alone:
@@ -218,7 +209,7 @@ def test_waiter_leaves_a_frozen_primary_that_was_replaced(
             for connection in connections_of(storing):
                 connection.silence = 1.0
             put_patiently(storing, ["another"])
-        until(lambda: new.waiters(["one"]) == 1, "it is registered at the new primary", 20)
+        wait_until(lambda: new.waiters(["one"]) == 1, "it is registered at the new primary", 20)
         put_patiently(storing, ["one"])
         assert inbox.take(1) == ["one"]
 
@@ -253,14 +244,14 @@ def test_waiter_that_cannot_read_says_so_once(
             "CREATE TRIGGER refuse BEFORE INSERT ON celery_taskmeta_waiter FOR EACH ROW EXECUTE FUNCTION refuse()"
         )
         inbox = subscribe(watcher, ["one"])
-        until(lambda: len(begun) >= 6, "some tries")
+        wait_until(lambda: len(begun) >= 6, "some tries")
         assert begun[5] - begun[0] > 0.05 + 0.1 + 0.2 + 0.4 + 0.8, "each waits longer than the one before"
         ours = [one.message for one in caplog.records if one.name == "rootcellar.stores.watching"]
         assert len(ours) == 1, ours
         database.rows("DROP TRIGGER refuse ON celery_taskmeta_waiter")
         put_all(storing, ["one"])
         assert inbox.take(1) == ["one"]
-        until(lambda: "can be waited for again" in caplog.text, "the recovery")
+        wait_until(lambda: "can be waited for again" in caplog.text, "the recovery")
 
 
 def test_the_server_is_down_when_the_wait_begins(new_postgres: Callable[..., PostgresServer]) -> None:
@@ -269,7 +260,7 @@ def test_the_server_is_down_when_the_wait_begins(new_postgres: Callable[..., Pos
     with opened(url) as storing:
         server.kill()
         with closing(Crowd(url, 500)) as crowd:
-            until(lambda: crowd.store.watcher()._subscriptions, "it waits")
+            wait_until(lambda: crowd.store.watcher()._subscriptions, "it waits")
             server.start()
             put_all(storing, crowd.ids)
             crowd.check()
@@ -283,7 +274,7 @@ def test_standby_is_looked_at_where_nobody_can_register(new_postgres: Callable[.
         waiting = open_store(url.replace(f":{primary.port}/", f":{standby.port}/"))
         inbox = subscribe(waiting.watcher(), ["one"])
         # while it starts it may refuse for other reasons
-        until(lambda: "recovery" in str(waiting.watcher().outage), "a refusal to register")
+        wait_until(lambda: "recovery" in str(waiting.watcher().outage), "a refusal to register")
         put_all(storing, ["one"])
         assert inbox.take(1) == ["one"]
         waiting.close()

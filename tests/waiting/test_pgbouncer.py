@@ -12,8 +12,9 @@ from rootcellar.stores.postgres import driver
 from rootcellar.stores.postgres.notify import ListeningWatcher
 from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
 from rootcellar.stores.watching import Watcher
+from tests.helpers import wait_until
 from tests.servers import PgBouncerServer, PostgresServer
-from tests.waiting.bed import Database, no_safety_net, opened, put_all, record, subscribe, until
+from tests.waiting.helpers import Database, no_safety_net, opened, put_all, record, subscribe
 
 NewPooler = Callable[..., PgBouncerServer]
 
@@ -29,7 +30,7 @@ def test_a_session_pooler_passes_notifications_on(
     pooler = new_pgbouncer(postgres_server, pool_mode="session")
     with opened(postgres_url) as storing, opened(pooler.through(postgres_url)) as waiting:
         inbox = subscribe(waiting.watcher(), ["here", "elsewhere"])
-        until(lambda: Database(postgres_url).waiters() == 2, "they are registered")
+        wait_until(lambda: Database(postgres_url).waiters() == 2, "they are registered")
         waiting.put(record("here"))
         put_all(storing, ["elsewhere"])
         assert sorted(inbox.take(2)) == ["elsewhere", "here"]
@@ -43,10 +44,10 @@ def test_a_session_pooler_is_left_as_it_was(
     for number in range(5):
         with opened(pooler.through(postgres_url)) as store:
             inbox = subscribe(store.watcher(), [f"task {number}"])
-            until(lambda: Database(postgres_url).waiters() == 1, "it is registered")
+            wait_until(lambda: Database(postgres_url).waiters() == 1, "it is registered")
             store.put(record(f"task {number}"))
             inbox.take(1)
-        until(lambda: Database(postgres_url).sessions() == [], "no lock is held")
+        wait_until(lambda: Database(postgres_url).sessions() == [], "no lock is held")
     assert Database(postgres_url).listeners() == []
 
 
@@ -68,7 +69,7 @@ def test_a_direct_way_to_listen(
     pooler = new_pgbouncer(postgres_server)
     with opened(pooler.through(postgres_url), listen_url=postgres_url) as store:
         inbox = subscribe(store.watcher(), ["task"])
-        until(lambda: Database(postgres_url).waiters() == 1, "it is registered")
+        wait_until(lambda: Database(postgres_url).waiters() == 1, "it is registered")
         store.put(record("task"))
         assert inbox.take(1) == ["task"]
     assert "Polling" not in caplog.text
@@ -93,7 +94,7 @@ def test_through_a_transaction_pooler_results_are_looked_for(
             inbox = subscribe(waiting.watcher(), [f"task {number}"])
             put_all(storing, [f"task {number}"])
             assert inbox.take(1, timeout=2) == [f"task {number}"]
-        until(lambda: "Polling instead; to be notified, set listen_url" in caplog.text, "it knows")
+        wait_until(lambda: "Polling instead; to be notified, set listen_url" in caplog.text, "it knows")
     with psycopg.connect(url) as one, psycopg.connect(url) as two:
         channels = [s.execute("SELECT count(*) FROM pg_listening_channels()").fetchone() for s in (one, two)]
         assert channels == [(0,), (0,)], "nothing listens in a session that others use"
@@ -127,7 +128,7 @@ def test_a_transaction_pooler_is_seen_through(
         put_all(storing, ["at once"])
         assert inbox.take(1, timeout=2) == ["at once"], "nobody waits for the outcome of the test"
         inbox = subscribe(watcher, ["later"])
-        until(lambda: "Polling instead" in caplog.text, "it knows")
+        wait_until(lambda: "Polling instead" in caplog.text, "it knows")
         put_all(storing, ["later"])
         assert inbox.take(1, timeout=5) == ["later"]
     # what is set in a session that others store with would make their results less durable

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.waiting.bed import Database, Script, opened, put_all, until
+from tests.helpers import wait_until
+from tests.waiting.helpers import Database, Script, opened, put_all
 
 FORKING = """
 import os, sys
 from rootcellar.stores import open_store
 from rootcellar.stores.postgres import pacing
-from tests.waiting.bed import Database, Inbox, record, subscribe, until
+from tests.helpers import wait_until
+from tests.waiting.helpers import Database, Inbox, record, subscribe
 
 pacing.SAFETY_READ_SECONDS = 3600.0
 url = sys.argv[1]
@@ -50,7 +52,7 @@ else:
 from celery.result import GroupResult
 from rootcellar import as_completed
 from rootcellar.stores.postgres import pacing
-from tests.waiting.bed import make_app
+from tests.waiting.helpers import make_app
 
 pacing.SAFETY_READ_SECONDS = 3600.0
 app = make_app(url)
@@ -89,8 +91,8 @@ print("told")
 def test_parent_and_child_are_both_told(postgres_url: str) -> None:
     database = Database(postgres_url)
     with opened(postgres_url) as store, Script(FORKING, postgres_url) as script:
-        until(lambda: len(database.sessions()) == 2, "each has a session of its own")
-        until(lambda: database.waiters(["child", "both", "parent"]) == 4, "all are registered")
+        wait_until(lambda: len(database.sessions()) == 2, "each has a session of its own")
+        wait_until(lambda: database.waiters(["child", "both", "parent"]) == 4, "all are registered")
         assert len(database.listeners()) == 2
         put_all(store, ["parent", "child", "both"])
         script.wait_for("child told")
@@ -103,7 +105,7 @@ def test_parent_and_child_are_both_told(postgres_url: str) -> None:
 def test_waiting_in_greenlets_blocks_nobody(postgres_url: str, kind: str) -> None:
     database = Database(postgres_url)
     with opened(postgres_url) as store, Script(GREENLETS, postgres_url, kind) as script:
-        until(lambda: database.waiters() == 50, "all are registered")
+        wait_until(lambda: database.waiters() == 50, "all are registered")
         assert len(database.sessions()) == 1
         script.wait_for("ticking")
         put_all(store, [f"task {number}" for number in range(50)])

@@ -14,7 +14,7 @@ import pytest
 
 from rootcellar.stores import Store
 from rootcellar.stores.postgres import notify
-from tests.waiting.bed import HEAVY, Inbox, Other, no_safety_net, opened, opened_there, put_at, spin_until
+from tests.waiting.helpers import HEAVY, Inbox, Other, no_safety_net, opened, opened_there, put_at, spin_until
 
 ROUNDS = 40_000 if HEAVY else 4_000
 #: seconds within which both sides come, in any order

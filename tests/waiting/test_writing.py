@@ -18,8 +18,9 @@ from rootcellar.errors import RecordRefused, RootcellarError, StoreUnavailable
 from rootcellar.records import ChordPart
 from rootcellar.stores import Store
 from rootcellar.testing.background import Background
+from tests.helpers import wait_until
 from tests.servers import PostgresServer
-from tests.waiting.bed import (
+from tests.waiting.helpers import (
     Database,
     Other,
     Script,
@@ -28,7 +29,6 @@ from tests.waiting.bed import (
     opened_there,
     record,
     store_in_threads,
-    until,
     value_of,
 )
 
@@ -56,7 +56,7 @@ def busy_leader(store: Store, url: str) -> Iterator[Background]:
     with psycopg.connect(url) as blocker:
         blocker.execute("INSERT INTO celery_taskmeta (task_id, status) VALUES ('held up', 'STARTED')")
         leader = Background(lambda: store.put(record("held up")))
-        until(lambda: is_held_up(Database(url)), "the leader waits for the row")
+        wait_until(lambda: is_held_up(Database(url)), "the leader waits for the row")
         yield leader
         blocker.rollback()
 
@@ -71,13 +71,13 @@ def queue_up(store: Store, *puts: Callable[[], Any]) -> list[Background]:
     before = len(store._writer._turns.get().queue)
     for put in puts:
         begun.append(Background(put))
-        until(lambda: len(store._writer._turns.get().queue) == before + len(begun), "it waits in the queue")
+        wait_until(lambda: len(store._writer._turns.get().queue) == before + len(begun), "it waits in the queue")
     return begun
 
 
 def commits(database: Database) -> int:
     """Return the number of commits, once every other session has ended and so told all of its own."""
-    until(
+    wait_until(
         lambda: database.one("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()") == 1,
         "nobody else is connected",
     )
@@ -232,7 +232,7 @@ def test_children_store_at_once_after_a_fork(postgres_url: str) -> None:
 FORKING = """
 import os, sys, threading
 from rootcellar.stores import open_store
-from tests.waiting.bed import record
+from tests.waiting.helpers import record
 
 store = open_store(sys.argv[1])
 store.put(record("parent"))
@@ -308,7 +308,7 @@ def test_what_was_acknowledged_outlives_the_server(new_postgres: Callable[..., P
                 pass
 
         storing = [Background(lambda thread=thread: put(thread)) for thread in range(THREADS)]
-        until(lambda: len(acknowledged) > 1_000, "they store")
+        wait_until(lambda: len(acknowledged) > 1_000, "they store")
         server.kill()
         for one in storing:
             one.result()
@@ -339,7 +339,7 @@ def test_a_leader_is_interrupted(store: Store, postgres_url: str) -> None:
         interrupt(leader)
         with pytest.raises(Interrupted):
             leader.result(10)
-        until(lambda: is_held_up(Database(postgres_url)), "the next one leads")
+        wait_until(lambda: is_held_up(Database(postgres_url)), "the next one leads")
         interrupt(next_leader)
         with pytest.raises(Interrupted):
             next_leader.result(10)
@@ -362,9 +362,9 @@ def test_who_waits_for_a_leader_is_interrupted(store: Store, postgres_url: str) 
             assert main is not None
 
             def interrupt_main() -> list[Background]:
-                until(lambda: store._writer._turns.get().queue, "it waits in the queue")
+                wait_until(lambda: store._writer._turns.get().queue, "it waits in the queue")
                 signal.pthread_kill(main, signal.SIGUSR1)
-                until(lambda: not store._writer._turns.get().queue, "it left the queue")
+                wait_until(lambda: not store._writer._turns.get().queue, "it left the queue")
                 return queue_up(store, lambda: store.put(record("next")))
 
             interrupter = Background(interrupt_main)
@@ -391,7 +391,7 @@ def test_interrupted_at_any_moment(postgres_url: str) -> None:
 INTERRUPTED = """
 import os, random, signal, sys, threading
 from rootcellar.stores import StoreOptions, open_store
-from tests.waiting.bed import record
+from tests.waiting.helpers import record
 
 class Interrupted(BaseException):
     pass

@@ -92,11 +92,11 @@ def each_in_a_thread(work: Callable[[Any], Any], items: Sequence[Any]) -> list[A
     return in_threads(len(items), lambda number: work(items[number]))
 
 
-def eventually(condition: Callable[[], Any], what: str) -> Any:
-    """Look until ``condition`` holds, for what only the passing of time brings about (a lease that runs out)."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
+    """Ask until ``condition`` holds, for what only time brings, such as the end of a lease; return what it gave."""
+    deadline = time.monotonic() + timeout
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"never came: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
         time.sleep(0.005)
     return found
 

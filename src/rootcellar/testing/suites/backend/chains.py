@@ -7,7 +7,7 @@ from celery import chain, group
 
 from rootcellar.testing.conformance_app import Own
 from rootcellar.testing.harness import Harness
-from rootcellar.testing.helpers import eventually, new_id
+from rootcellar.testing.helpers import new_id, wait_until
 from rootcellar.testing.suites.backend.looking import WAIT, stored, until_idle
 
 
@@ -19,7 +19,7 @@ class TestChains:
             result.get(timeout=WAIT)
         last, third, second, first = result, result.parent, result.parent.parent, result.parent.parent.parent
         assert first.get(timeout=WAIT) == 2
-        eventually(lambda: all(one.state == "FAILURE" for one in (second, third, last)), "FAILURE of all that follow")
+        wait_until(lambda: all(one.state == "FAILURE" for one in (second, third, last)), "FAILURE of all that follow")
         for one in (second, third, last):
             assert isinstance(one.result, Own)
         with pytest.raises(Own):

@@ -23,7 +23,7 @@ from rootcellar.testing.celery_versions import (
 from rootcellar.testing.conformance_app import Own
 from rootcellar.testing.gate import Gate
 from rootcellar.testing.harness import Harness
-from rootcellar.testing.helpers import eventually, new_id
+from rootcellar.testing.helpers import new_id, wait_until
 from rootcellar.testing.suites.backend.failed_chords import CHORDS_WITH_ERRBACKS, FAILING_CHORDS
 from rootcellar.testing.suites.backend.looking import WAIT, alone, until_idle
 
@@ -292,5 +292,5 @@ class TestChords:
         result = chord([harness.tasks.add.s(n, n) for n in range(3)], harness.tasks.total.s())()
         assert result.get(timeout=WAIT) == 6
         store = harness.backend.store
-        eventually(lambda: store.get_chord(result.parent.id) is None, "the end of the chord")
+        wait_until(lambda: store.get_chord(result.parent.id) is None, "the end of the chord")
         assert list(store.chord_parts(result.parent.id)) == []

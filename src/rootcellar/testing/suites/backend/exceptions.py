@@ -20,7 +20,7 @@ from rootcellar.testing.celery_versions import (
 )
 from rootcellar.testing.conformance_app import Attributes, Outer, Own, Picky, Rewriting
 from rootcellar.testing.harness import Harness
-from rootcellar.testing.helpers import eventually, new_id
+from rootcellar.testing.helpers import new_id, wait_until
 from rootcellar.testing.suites.backend.looking import WAIT
 
 
@@ -74,7 +74,7 @@ class TestExceptions:
 
     def test_an_exception_that_cannot_be_pickled_is_itself_while_its_task_is_retried(self, harness: Harness) -> None:
         result = harness.tasks.retry_for_attributes.delay()
-        eventually(lambda: result.state == "RETRY", "the state RETRY")
+        wait_until(lambda: result.state == "RETRY", "the state RETRY")
         found = result.info
         assert (type(found), str(found), found.code) == (Attributes, "code 7", 7)
         result.revoke()

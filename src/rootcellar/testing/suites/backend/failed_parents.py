@@ -20,7 +20,7 @@ from rootcellar.testing.celery_versions import (
     or_revoked,
 )
 from rootcellar.testing.harness import Harness
-from rootcellar.testing.helpers import eventually, new_id
+from rootcellar.testing.helpers import new_id, wait_until
 from rootcellar.testing.suites.backend.essentials import CHORDS, failing_chords
 from rootcellar.testing.suites.backend.looking import WAIT
 
@@ -85,7 +85,7 @@ class TestFailedParents:
             harness.backend.mark_as_failure(result.id, ChordError("own"))
 
         waiting = Background(wait)
-        eventually(lambda: result.id in harness.backend.waiter.watcher()._waited_for(), "somebody who waits")
+        wait_until(lambda: result.id in harness.backend.waiter.watcher()._waited_for(), "somebody who waits")
         fail()
         with pytest.raises(ValueError, match=r"^second$"):
             waiting.result(WAIT)

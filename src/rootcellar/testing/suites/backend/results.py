@@ -27,7 +27,7 @@ from rootcellar.testing.celery_versions import (
 from rootcellar.testing.conformance_app import Own
 from rootcellar.testing.gate import Gate
 from rootcellar.testing.harness import Harness
-from rootcellar.testing.helpers import eventually, new_id
+from rootcellar.testing.helpers import new_id, wait_until
 from rootcellar.testing.suites.backend.looking import WAIT, stored, until_idle
 
 
@@ -302,7 +302,7 @@ class TestResults:
         result.revoke()
         with pytest.raises(TaskRevokedError):
             result.get(timeout=WAIT)
-        eventually(lambda: [one.state for one in result] == ["REVOKED"] * 3, "the state REVOKED of all")
+        wait_until(lambda: [one.state for one in result] == ["REVOKED"] * 3, "the state REVOKED of all")
         assert result.completed_count() == 0
 
     def test_terminated(self, harness: Harness, gate: Gate) -> None:

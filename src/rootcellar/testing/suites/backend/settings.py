@@ -21,7 +21,7 @@ from rootcellar.records import Payload, TaskRecord
 from rootcellar.testing.conformance_app import Outer, Own, Picky
 from rootcellar.testing.gate import Gate
 from rootcellar.testing.harness import Harness
-from rootcellar.testing.helpers import eventually, new_id
+from rootcellar.testing.helpers import new_id, wait_until
 from rootcellar.testing.suites.backend.looking import WAIT, alone, stored
 
 
@@ -173,7 +173,7 @@ class TestSettings:
             harness.app.send_task("celery.backend_cleanup").get(timeout=WAIT)
             return stored(harness, ok.id) is None and harness.backend.store.get_group(saved.id) is None
 
-        eventually(is_gone_after_a_cleanup, "the cleanup of what expired")
+        wait_until(is_gone_after_a_cleanup, "the cleanup of what expired")
         assert stored(harness, failed.id) is not None
         assert stored(harness, kept.task_id) == kept
         record = stored(harness, failed.id)

@@ -21,7 +21,7 @@ from rootcellar.testing.celery_versions import (
 from rootcellar.testing.conformance_app import Own
 from rootcellar.testing.gate import Gate
 from rootcellar.testing.harness import Harness
-from rootcellar.testing.helpers import eventually, new_id
+from rootcellar.testing.helpers import new_id, wait_until
 from rootcellar.testing.suites.backend.looking import WAIT, stored, until_idle
 
 
@@ -82,7 +82,7 @@ class TestStates:
 
     def test_retry_is_seen_with_its_exception(self, harness: Harness) -> None:
         result = harness.tasks.retry_tomorrow.delay()
-        eventually(lambda: result.state == "RETRY", "the state RETRY")
+        wait_until(lambda: result.state == "RETRY", "the state RETRY")
         assert isinstance(result.info, Own)
         assert result.info.args == ("tomorrow", 1)
         assert "Own" in result.traceback
@@ -112,7 +112,7 @@ class TestStates:
 
     def test_a_task_that_waits_for_its_retry_is_not_its_own_child(self, harness: Harness) -> None:
         result = harness.tasks.retry_tomorrow.delay()
-        eventually(lambda: result.state == "RETRY", "the state RETRY")
+        wait_until(lambda: result.state == "RETRY", "the state RETRY")
         assert result.children == []
         result.revoke()
         if CELERY >= (5, 6):
@@ -158,7 +158,7 @@ class TestStates:
         if celery.VERSION < (5, 7):
             assert (result.state, stored(harness, result.id)) == ("PENDING", None)
             return
-        eventually(lambda: result.state == "FAILURE", "the end of a task that will never run again")
+        wait_until(lambda: result.state == "FAILURE", "the end of a task that will never run again")
         with pytest.raises(Reject, match="not for me"):
             result.get(timeout=WAIT)
 

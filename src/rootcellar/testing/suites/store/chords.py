@@ -20,12 +20,12 @@ from rootcellar.testing.helpers import (
     begun,
     completed,
     each_in_a_thread,
-    eventually,
     in_threads,
     json_payload,
     new_id,
     part,
     record,
+    wait_until,
 )
 from rootcellar.testing.synced_processes import SyncedProcesses
 from rootcellar.testing.under_test import Open, StoreUnderTest
@@ -187,7 +187,7 @@ class TestChords:
 
     def test_a_claim_that_ran_out_is_taken_over(self, store: Store) -> None:
         group = completed(store, 2, lease=0.001)
-        eventually(lambda: store.claim_chord(group, "sweep 1"), "the end of the lease")
+        wait_until(lambda: store.claim_chord(group, "sweep 1"), "the end of the lease")
         assert not store.claim_chord(group, "sweep 2")
         assert not store.count_part(part(group, "last", 1)).claimed, "whoever held it first holds it no longer"
 
@@ -195,7 +195,7 @@ class TestChords:
         group = begun(store, 2)
         store.count_part(part(group, "first", 0))
         assert store.count_part(part(group, "last", 1), lease=0.001).claimed
-        eventually(lambda: store.count_part(part(group, "first", 0)).claimed, "the end of the lease")
+        wait_until(lambda: store.count_part(part(group, "first", 0)).claimed, "the end of the lease")
         assert not store.claim_chord(group, "sweep")
 
     def test_what_cannot_be_claimed(self, store: Store) -> None:
@@ -215,10 +215,10 @@ class TestChords:
         orphans = {completed(store, 2, lease=0.001, owner=mine) for _ in range(3)}
         other = completed(store, 1, lease=0.001, owner=yours)
 
-        eventually(lambda: len(store.orphaned_chords(mine)) >= 3, "the end of the leases")
+        wait_until(lambda: len(store.orphaned_chords(mine)) >= 3, "the end of the leases")
         assert set(store.orphaned_chords(mine)) == orphans
         assert len(store.orphaned_chords(mine, limit=2)) == 2
-        eventually(lambda: list(store.orphaned_chords(yours)) == [other], "the end of the lease")
+        wait_until(lambda: list(store.orphaned_chords(yours)) == [other], "the end of the lease")
         assert list(store.orphaned_chords(new_id())) == []
 
         for group in orphans:

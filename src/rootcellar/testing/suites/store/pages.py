@@ -11,7 +11,7 @@ from rootcellar.records import (
     TaskRecord,
 )
 from rootcellar.stores.base import Store
-from rootcellar.testing.helpers import eventually, full_record, record
+from rootcellar.testing.helpers import full_record, record, wait_until
 
 
 class TestScan:
@@ -56,7 +56,7 @@ class TestScan:
         with ThreadPoolExecutor(2) as pool:
             work = [pool.submit(disturb) for _ in range(2)]
             try:
-                eventually(lambda: turns[0] > 5, "writers at work")
+                wait_until(lambda: turns[0] > 5, "writers at work")
                 for limit in (7, 50):
                     found: list[TaskRecord] = []
                     while page := new_store.scan(found[-1].task_id if found else None, limit):

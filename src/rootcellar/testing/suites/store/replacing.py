@@ -13,7 +13,7 @@ from rootcellar.records import (
     Payload,
 )
 from rootcellar.stores.base import Replaceable, Store
-from rootcellar.testing.helpers import NOW, eventually, record
+from rootcellar.testing.helpers import NOW, record, wait_until
 from rootcellar.testing.suites.store.exactness import OTHER_PAYLOADS
 
 REPLACED = ("result", "args", "kwargs", "stamps")
@@ -67,4 +67,4 @@ class TestReplacing:
             store.delete_expired(datetime.now(timezone.utc))
             return store.get(old.task_id) is None
 
-        eventually(is_gone, "the end of what was replaced")
+        wait_until(is_gone, "the end of what was replaced")

@@ -34,7 +34,7 @@ CREATE TRIGGER audit AFTER INSERT OR UPDATE ON celery_taskmeta FOR EACH ROW EXEC
 """
 
 
-class Bed:
+class Cluster:
     """A broker and a store, and workers and a client for them.
 
     Args:
@@ -56,7 +56,7 @@ class Bed:
         self.client = make_app(broker, self.backend, settings)
 
     def worker(self, concurrency: int = 2, args: Sequence[str] = (), **settings: Any) -> Worker:
-        """Return a prefork worker, not started, with these settings over the bed's."""
+        """Return a prefork worker, not started, with these settings over the cluster's."""
         env = {
             "TEST_BROKER": self.broker,
             "TEST_BACKEND": self.backend,

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from collections.abc import Iterator
 from typing import Any
 
 from celery import Celery
 
-from rootcellar.records import Payload, TaskRecord
+from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.redis import RedisStore
-
-#: seconds that a test waits for what should come at once
-PATIENCE = 20.0
-
-
-def new_id() -> str:
-    return str(uuid.uuid4())
-
-
-def record(task_id: str | None = None, value: Any = 42, state: str = "SUCCESS", **fields: Any) -> TaskRecord:
-    """Return a record, of a task that is done unless its state says otherwise."""
-    done_at = datetime.now(timezone.utc) if state in ("SUCCESS", "FAILURE", "REVOKED") else None
-    given = {"result": Payload(json.dumps(value).encode()), "done_at": done_at, **fields}
-    return TaskRecord(task_id=task_id or new_id(), state=state, **given)
+from tests.helpers import PATIENCE
 
 
 @contextlib.contextmanager
@@ -55,15 +39,6 @@ def our_app(url: str, **conf: Any) -> Celery:
     app = Celery("ours", broker="memory://", backend=f"rootcellar+{url}", set_as_current=False)
     app.conf.update(conf)
     return app
-
-
-def until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
-    """Wait for what only the server can tell; return what ``condition`` gave."""
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.01)
-    return found
 
 
 class Inbox:

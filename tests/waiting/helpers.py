@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timezone
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ from typing import Any
 import psycopg
 from celery import Celery
 
-from rootcellar.records import Payload, TaskRecord
+from rootcellar.records import TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.postgres import pacing
 from rootcellar.stores.watching import Notification, Watcher
+from tests import helpers
 from tests.servers import die_with_parent
 
 #: ten times as much of everything that is counted
@@ -36,9 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def record(task_id: str, value: Any = None, state: str = "SUCCESS", **fields: Any) -> TaskRecord:
     """Return a record with the task's id as its value, unless another is given."""
-    done_at = datetime.now(timezone.utc) if state in ("SUCCESS", "FAILURE") else None
-    body = json.dumps(task_id if value is None else value).encode()
-    return TaskRecord(task_id=task_id, state=state, result=Payload(body), done_at=done_at, **fields)
+    return helpers.record(task_id, task_id if value is None else value, state, **fields)
 
 
 def value_of(found: TaskRecord) -> Any:
@@ -77,14 +75,6 @@ def no_safety_net(monkeypatch: Any) -> None:
 def count_threads() -> int:
     """Return how many threads there are, but for those that linger a while for what may be asked next."""
     return sum(thread.name != "rootcellar-aside" for thread in threading.enumerate())
-
-
-def until(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
-    """Wait for what only the server or the kernel can tell."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.01)
 
 
 class Inbox:
