@@ -247,12 +247,26 @@ def test_stop_ends_the_pause_after_a_failure() -> None:
     assert service.stop(PATIENCE)
 
 
+def test_wake_does_not_end_the_pause_after_a_failure() -> None:
+    def work() -> int:
+        raise SchemaMissing("no tables")
+
+    service = Work(work, retries=Retries(first=3600.0, longest=3600.0))
+    service.start()
+    service.signals.wait(Signal.FAILED)
+    service.wake()
+    with pytest.raises(TimeoutError):
+        service.signals.wait(Signal.FAILED, 2, timeout=0.2)
+    assert service.stop(PATIENCE)
+
+
 @pytest.mark.parametrize("value", [-1, float("nan"), "10", True, None])
 def test_configuration_names_the_setting_that_is_wrong(value: float) -> None:
     with pytest.raises(ConfigurationError, match="longest is"):
         Retries(longest=value)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_service_starts_again_after_its_thread_was_interrupted() -> None:
     is_interrupted = iter([True])
 

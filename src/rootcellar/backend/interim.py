@@ -1,28 +1,25 @@
-"""States that are not final (STARTED, RETRY, an application's own): they are stored if that is possible, and hold up
-no work.
+"""States that are not final (STARTED, RETRY, an application's own): stored if that is possible, without delay of their
+tasks.
 
-What such a state tells is of use only until the next one. So in an outage the task goes on at once, and a thread stores
-the state when the store is back, unless a later state of the task has come. A final state never comes this way.
+Such a state is of use only until the next one. So in an outage the task goes on at once, and a service stores the state
+when the store is back, unless a later state of the task has come. A final state is never stored in this way.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as NotInTime
-from functools import partial
 
 from celery.utils.log import get_logger
 
-from rootcellar.errors import RootcellarError
+from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.maintenance.deferred_writes import PATIENCE
+from rootcellar.maintenance.service import Service
 from rootcellar.support.backoff import Backoff
-from rootcellar.support.blocking import allow_blocking
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.support.forking import PerProcess
 from rootcellar.support.outages import Outage
-from rootcellar.support.threads import start_thread
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(get_logger(__name__))
@@ -46,6 +43,8 @@ class _Job:
         self._lock = threading.Lock()
         self._is_done = False
         self._is_first = True
+        #: why the last attempt failed
+        self.failure: RootcellarError = StoreUnavailable(f"could not {what}")
 
     def run(self) -> bool:
         """Store the state, unless that is done or must not be done any more; return whether nothing is left to do.
@@ -62,6 +61,7 @@ class _Job:
                     self._write()
             except RootcellarError as exc:
                 if exc.retryable:
+                    self.failure = exc
                     self._outage.note(self.what, exc, is_first=self._is_first)
                     self._is_first = False
                     return False
@@ -85,8 +85,58 @@ class _Late:
         self.lock = threading.Lock()
         #: the latest state of each task, the oldest first
         self.jobs: dict[str, _Job] = {}
-        #: whether a thread stores them
-        self.has_thread = False
+
+    def oldest(self) -> tuple[str, _Job] | None:
+        """Return the state that has waited longest, with its task."""
+        with self.lock:
+            return next(iter(self.jobs.items()), None)
+
+    def remove(self, task_id: str, job: _Job) -> None:
+        """Take out a state with which nothing is left to do."""
+        with self.lock:
+            if self.jobs.get(task_id) is job:
+                del self.jobs[task_id]
+
+
+class _LateStates(Service):
+    """Stores the states of a process that could not be stored at once.
+
+    Args:
+        late: has them.
+        backoff: how long to wait between two attempts.
+    """
+
+    name = "late states"
+    what = "store late states"
+
+    def __init__(self, late: PerProcess[_Late], backoff: Backoff) -> None:
+        super().__init__(backoff=backoff)
+        self._late = late
+
+    def run_once(self) -> int:
+        late = self._late.get()
+        found = late.oldest()
+        if found is None:
+            return 0
+        task_id, job = found
+        try:
+            if not job.run():
+                raise job.failure
+        except Exception as exc:  # it must not keep the states of other tasks waiting
+            if exc is job.failure:
+                raise
+            logger.error("Gave up: could not %s: %s", job.what, exc, exc_info=not isinstance(exc, RootcellarError))
+        late.remove(task_id, job)
+        return 1
+
+    def pause_after(self, done: int) -> float:
+        return 0.0 if done else float("inf")
+
+    def note_failure(self, exc: RootcellarError, *, is_first: bool) -> None:
+        """Log nothing: the state has logged it, and its end."""
+
+    def note_recovery(self) -> None:
+        """Log nothing: the state has logged it."""
 
 
 class Interim:
@@ -99,11 +149,11 @@ class Interim:
     """
 
     def __init__(self, backoff: Backoff, outage: Outage, patience: float = PATIENCE) -> None:
-        self._backoff = backoff
         self._outage = outage
         self._patience = patience
         self._aside = DeadlineExecutor()
         self._late = PerProcess(_Late)
+        self._service = _LateStates(self._late, backoff)
 
     @property
     def waiting(self) -> int:
@@ -153,51 +203,10 @@ class Interim:
         with late.lock:
             logger.debug("Could not %s at once: it is done when that is possible.", job.what)
             late.jobs[task_id] = job
-            if not late.has_thread:
-                try:
-                    # the caller may be interrupted here by its task's time limit
-                    start_thread(partial(self._run, late), "rootcellar-interim")
-                except RuntimeError as exc:
-                    # no task fails for a state that is not final
-                    logger.warning("Could not %s: %s. The next state tries again.", job.what, exc)
-                else:
-                    late.has_thread = True
-
-    def _run(self, late: _Late) -> None:
-        allow_blocking()
         try:
-            self._store_all(late)
-        except BaseException:
-            # the next state that is late starts another thread
-            late.has_thread = False
-            raise
-
-    def _store_all(self, late: _Late) -> None:
-        """Store what is late, until nothing is."""
-        attempt = 0
-        while True:
-            with late.lock:
-                found = next(iter(late.jobs.items()), None)
-                if found is None:
-                    late.has_thread = False
-                    return
-            if _is_finished(late, *found):
-                attempt = 0
-            else:
-                attempt += 1
-                time.sleep(self._backoff.before(attempt))
-
-
-def _is_finished(late: _Late, task_id: str, job: _Job) -> bool:
-    try:
-        is_finished = job.run()
-    except RootcellarError as exc:
-        logger.error("Gave up: could not %s: %s", job.what, exc)
-        is_finished = True
-    except Exception:  # a thread that ends would leave the states of all other tasks undone
-        logger.exception("Gave up: could not %s", job.what)
-        is_finished = True
-    with late.lock:
-        if is_finished and late.jobs.get(task_id) is job:
-            del late.jobs[task_id]
-    return is_finished
+            # the caller may be interrupted here by its task's time limit
+            self._service.start()
+        except RuntimeError as exc:
+            # no task fails for a state that is not final
+            logger.warning("Could not %s: %s. The next state tries again.", job.what, exc)
+        self._service.wake()

@@ -160,9 +160,7 @@ class DeferredWrites(Service):
         """Give work to the service, and wait for it a little; return whether it is finished."""
         is_behind = self._queue.get().add(write)
         self.start()
-        if not is_behind:
-            # otherwise this would end the pause between two tries of the older work
-            self.wake()
+        self.wake()
         wait([write.answer], 0 if is_behind else self._patience)
         return write.answer.done()
 

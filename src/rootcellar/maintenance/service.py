@@ -261,9 +261,9 @@ class Service(ABC):
         return True
 
     def wake(self) -> None:
-        """End the pause: there is something to do."""
+        """End the pause: there is something to do. A pause after a failure does not end, to spare the server."""
         here = self._process.peek()
-        if here is not None and here.loop is not None:
+        if here is not None and here.loop is not None and not here.failures:
             here.loop.changed.set()
 
     def run_aside(self) -> None:
