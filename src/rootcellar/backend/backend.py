@@ -73,7 +73,7 @@ class ResultNotStored(RootcellarError, BackendStoreError):  # type: ignore[misc]
 
 
 class ResultNotRead(RootcellarError, BackendGetMetaError):  # type: ignore[misc]
-    """A result could not be read: the store is out of reach. Retryable."""
+    """A result could not be read: the store cannot be reached. Retryable."""
 
     retryable = True
 
@@ -177,7 +177,7 @@ class ResultBackend(ReadingBackend):
         A task that stores a state for itself has not ended, whatever the state is: the ``mark_as_…`` methods say that
         it has. Of a ``request`` nothing is stored for another task than its own.
 
-        A state that is not final (STARTED, RETRY, an application's own) does not hold up a task: in an outage it is
+        A state that is not final (STARTED, RETRY, an application's own) does not delay its task: in an outage it is
         stored later, or not at all if the next state comes first.
 
         Returns:
@@ -185,7 +185,7 @@ class ResultBackend(ReadingBackend):
 
         Raises:
             NotEncodable: the result cannot be encoded.
-            ResultNotStored: the store did not come back within the limit.
+            ResultNotStored: the outage did not end within the limit.
         """
         key = text_id(task_id)
         request = _own_request(key, request)
@@ -324,7 +324,7 @@ class ResultBackend(ReadingBackend):
         return Outgoing(make() if self.codec.spilling is None else self._made_for_sure(make, task_id, state), make)
 
     def _made_for_sure(self, make: Callable[[], TaskRecord], task_id: str, state: str) -> TaskRecord:
-        """Return the record, also where its result goes to a blob store that is out of reach for a while."""
+        """Return the record, with new tries if its result goes to a blob store that has an outage."""
         try:
             return self._policies.waiting.ensure(make, f"keep the result of task {task_id} in a blob")
         except RootcellarError as exc:
@@ -469,7 +469,7 @@ class ResultBackend(ReadingBackend):
             logger.info("Deleted %d blobs without a record from %s.", swept, spilling.blobs.where)
 
     def sweep_aside(self) -> None:
-        """Sweep in a thread, so that no timeout is overrun because the broker or the store is slow."""
+        """Sweep in a thread: a slow broker or store must not delay a caller that has a timeout."""
         self._chord_sweep.run_aside()
 
     # -- outages
@@ -480,7 +480,7 @@ class ResultBackend(ReadingBackend):
     def ensure(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
         """Do ``work`` on the store, again in an outage: up to the user's limit in a worker, a few times elsewhere.
 
-        A worker's main process is not kept waiting.
+        A worker's main process does not wait.
 
         Raises:
             RootcellarError: what the last try raised.

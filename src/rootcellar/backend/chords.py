@@ -1,10 +1,10 @@
 """Chords: count the parts, call the body once.
 
-The part is counted in the transaction that stores its result, so no crash comes between the two. Who completes the
-count holds a claim on the chord for the length of a lease, calls the body, and finishes the chord. If it dies before
-that, the claim runs out, and whoever looks next finishes the orphan: the same part delivered again, a waiting client,
-``celery.backend_cleanup``, or the sweeper that every worker runs. The body has one frozen id, so that even if it is
-sent twice one result is recorded.
+The part is counted in the transaction that stores its result, so no crash comes between the two. The process that
+completes the count claims the chord for the length of a lease, calls the body, and finishes the chord. If it dies
+before that, the lease ends, and another one finishes the orphan: the same part when it is delivered again, a waiting
+client, ``celery.backend_cleanup``, or the chord sweep that every worker runs. The id of the body never changes, so one
+result is recorded even if the body is sent twice.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Ending:
 
 
 class ChordBackend(Protocol):
-    """What chords need of the backend that they belong to."""
+    """What chords need from their backend."""
 
     app: Any
     store: Store
@@ -71,10 +71,10 @@ class ChordBackend(Protocol):
     retention: Retention
 
     def ensure(self, work: Callable[[], T], what: str) -> T:
-        """Do ``work`` on the store, again and again in an outage."""
+        """Do ``work`` on the store, with new tries in an outage."""
 
     def exception_to_python(self, exc: Any) -> Any:
-        """Return the exception that a decoded result stands for."""
+        """Return the exception of a decoded result."""
 
     def chord_error_from_stack(self, callback: Any, exc: BaseException) -> Any:
         """Record that a body failed before it could run."""
@@ -83,7 +83,7 @@ class ChordBackend(Protocol):
         """Record that a task failed, and count its part of a chord."""
 
     def store_result(self, task_id: str, result: Any, state: str, *, request: Any) -> Any:
-        """Store what came of a task."""
+        """Store the state and the result of a task."""
 
     def on_chord_part_return(self, request: Any, state: str, result: Any) -> None:
         """Count a part of a chord."""
@@ -94,7 +94,7 @@ class Chords:
 
     Args:
         backend: the backend that stores the results.
-        lease: seconds that whoever completed a chord has for calling its body.
+        lease: seconds that a process has to call the body of a chord that it has completed.
     """
 
     def __init__(self, backend: ChordBackend, lease: float) -> None:
@@ -105,7 +105,7 @@ class Chords:
     # -- the client's side
 
     def begin(self, header_result_args: Sequence[Any], body: Any) -> None:
-        """Keep the body, and the header where it holds groups: an orphan is finished from what is kept here."""
+        """Store the body, and the header if it contains groups: an orphan is finished with them."""
         header = None
         if not isinstance(header_result_args[1], _regen):
             result = self._app.GroupResult(*header_result_args)
@@ -128,13 +128,13 @@ class Chords:
     # -- the worker's side
 
     def part_of(self, request: Any, state: str, result: Any, *, holds_result: bool) -> ChordPart | None:
-        """Return the part that ``request`` is of a chord once it ended in ``state``; ``None`` if it is none.
+        """Return the part of a chord for a task that ended in ``state``; ``None`` if it is in no chord.
 
         Args:
             request: the task's request, or ``None``.
             state: the state to be stored.
             result: the encodable result.
-            holds_result: whether the part must bring the result, because it comes without a record.
+            holds_result: whether the part must contain the result, because it comes without a record.
         """
         if request is None or not getattr(request, "chord", None) or state not in states.READY_STATES:
             return None
@@ -174,7 +174,7 @@ class Chords:
         return True
 
     def ending(self) -> _Ending:
-        """Say, in a ``with`` block, that what is stored within is the end of a task."""
+        """Return a ``with`` block: what is stored in it is the end of a task."""
         return _Ending()
 
     def is_end(self) -> bool:
@@ -183,19 +183,19 @@ class Chords:
 
     def _encoded(self, result: Any, state: str, request: Any) -> Payload:
         call = self._backend.recorder.call_of(request)
-        # what is refused of a record has been refused by now, and a blob would be nobody's
+        # the record was refused before if it is too large, and no record would refer to a blob
         return self._backend.codec.encode(
             result, task_id=text_id(request.id), call=call, is_failure=state in FAILED, is_limited=False
         )
 
     def note_progress(self, request: Any, progress: ChordProgress | None) -> None:
-        """Remember, until Celery says that the part returned, what storing it told. A claim once noted stays."""
+        """Remember the progress until Celery says that the part returned. A claim is not overwritten."""
         noted: ChordProgress | None = getattr(request, _PROGRESS, None)
         if noted is None or not noted.claimed:
             setattr(request, _PROGRESS, progress)
 
     def take_progress(self, request: Any) -> ChordProgress | None:
-        """Return what was noted, once."""
+        """Return the progress that was noted, and forget it."""
         noted: ChordProgress | None = request.__dict__.pop(_PROGRESS, None)
         return noted
 
@@ -213,7 +213,7 @@ class Chords:
     # -- orphans
 
     def sweep(self) -> int:
-        """Finish the chords whose body nobody called; return how many."""
+        """Finish the chords whose body was not called; return how many."""
         count = 0
         for group_id in self._backend.store.orphaned_chords(self.owner):
             claimant = f"sweep/{uuid.uuid4().hex}"
@@ -223,7 +223,7 @@ class Chords:
         return count
 
     def _try_finish_orphan(self, group_id: str) -> bool:
-        """Finish an orphan, and tell whether that was possible: one that is damaged must not keep others waiting."""
+        """Finish an orphan; return whether that was possible. A damaged one must not delay the others."""
         try:
             self._finish_orphan(group_id)
         except RootcellarError as exc:
@@ -263,7 +263,7 @@ class Chords:
         self._backend.ensure(lambda: self._backend.store.finish_chord(group_id), f"finish chord {group_id}")
 
     def _publish(self, group_id: str, callback: Any, values: list[Any]) -> bool:
-        """Send the body; return whether the chord is over. An unreachable broker leaves it to a sweep."""
+        """Send the body; return whether the chord is over. If the broker is unreachable, a sweep sends it."""
         send = getattr(self._app.amqp, "_retry_publish", _call)
         try:
             send(callback.delay, values)
@@ -344,7 +344,7 @@ class Chords:
         try:
             value = self._decoded(part.result, part.task_id)
         except KeyMissing:
-            # another worker may have the key, or this one be given it: the next sweep will see
+            # another worker may have the key, or this one may get it: the next sweep tries again
             raise
         except PayloadError as exc:
             why = f"Dependency {part.task_id} is {part.state}, but its result cannot be read: {exc}"
@@ -360,7 +360,7 @@ class Chords:
 
         if stored.content_type != REFERENCE:
             return decode()
-        # the blob store may be out of reach for a while, as a store may
+        # the blob store may have an outage, like a store
         return self._backend.ensure(decode, f"read the blob of task {task_id}")
 
 

@@ -1,6 +1,6 @@
-"""The life of a process that has a backend: what it notes of its tasks, what a worker does at its start and end.
+"""The life of a process that has a backend: the times of its tasks, and the start and end of a worker.
 
-The sent time travels in a header that the client adds; stock workers take it along unread. On a retry it stays that of
+The sent time is in a header that the client adds; other workers pass it on. On a retry it stays that of
 the first sending, so that ``started - sent`` is all the time the task has waited. The started time is that of the last
 start.
 """
@@ -45,12 +45,12 @@ def is_in_task() -> bool:
 
 
 def is_in_pool() -> bool:
-    """Tell whether this is a worker's pool, which has nothing better to do than to wait until a result is stored."""
+    """Tell whether this is a worker's pool, which waits until a result is stored."""
     return is_in_task() or (_is_worker() and current_process().name != "MainProcess")
 
 
 def is_worker_main() -> bool:
-    """Tell whether this is a worker's main process, outside its tasks: it must not be kept waiting."""
+    """Tell whether this is a worker's main process, outside its tasks: it must not wait."""
     return _is_worker() and not is_in_pool() and not blocking_allowed()
 
 
@@ -72,7 +72,7 @@ def _note_started(task: Any = None, **_: Any) -> None:
 
 
 def _on_task_end(sender: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
-    """Count the part of a task that ended by Ignore or Reject: Celery does not tell its result backend of these."""
+    """Count the part of a task that ended by Ignore or Reject: Celery does not call its result backend for these."""
     is_ignored = state == states.IGNORED and not _was_replaced(retval)
     is_rejected = state == states.REJECTED and not _IS_REJECTION_RECORDED and not retval.requeue
     if is_ignored or is_rejected:
@@ -100,7 +100,7 @@ def _on_task_invalid(sender: Any = None, message: Any = None, exc: Any = None, *
 
 
 def _end_message(backend: Any, message: Any, exc: BaseException) -> None:
-    """Count the part of a message that no task will be made of."""
+    """Count the part of a message from which no task can be made."""
     try:
         payload = message.payload
     except (ContentDisallowed, DecodeError) as unreadable:
@@ -137,12 +137,12 @@ def is_end_of_run(task: Any, exc: BaseException) -> bool:
 
 
 def is_child_of_pool() -> bool:
-    """Tell whether this is a child of a worker's prefork pool, whose main process hears of its end."""
+    """Tell whether this is a child of a worker's prefork pool, whose main process notices its end."""
     return _is_worker() and current_process().name != "MainProcess"
 
 
 class ManagedBackend(Protocol):
-    """What a backend lets the process's life do with it."""
+    """What this module needs from a backend."""
 
     app: Any
     store: Store
