@@ -170,7 +170,7 @@ def test_many_are_moved_in_batches(behind: WriteBehindStore, durable: Store) -> 
 def test_large_results_are_moved_a_few_at_a_time(
     behind: WriteBehindStore, durable: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "LARGEST_BATCH", 1_000_000)
+    monkeypatch.setattr(journal, "MAX_BATCH_BYTES", 1_000_000)
     ones = [record(value='"' + "x" * size + '"') for size in (400_000, 400_000, 400_000, 2_000_000, 1)]
     for one in ones:
         behind.put(one)

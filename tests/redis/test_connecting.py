@@ -63,7 +63,7 @@ def test_urls(url: str, where: str) -> None:
         ("redis://host:²/0", "number from 1 to 65535"),
         ("redis://host/results", "database is not a number"),
         ("redis://me@host", "a user but no password"),
-        ("redis://host?password=secret", "tools that hide passwords do not look"),
+        ("redis://host?password=secret", "tools that hide passwords do not find it"),
         ("redis://host?sockettimeout=1", "sockettimeout=, which is not known"),
         ("redis://host?socket_timeout=soon", "socket_timeout is not a number"),
         ("redis://host?socket_timeout=0", "socket_timeout is 0"),
@@ -241,7 +241,7 @@ def test_waiting_for_replicas_is_not_waiting_for_the_server(
 def test_nobody_waits_for_replicas_that_there_are_not(
     redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replication, "RESPITE", 0.0)
+    monkeypatch.setattr(replication, "RESPITE_SECONDS", 0.0)
     with redis.Redis.from_url(redis_url) as client:
         client.config_resetstat()
         with opened(redis_url, transport_options={"wait_replicas": 1, "wait_timeout": 5}) as store:
@@ -362,7 +362,7 @@ def test_a_user_who_may_not_ask(new_redis: Callable[..., RedisServer]) -> None:
 
 def test_a_server_that_is_too_old(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
     monkeypatch.setattr(server_info, "OLDEST_SERVER", 99)
-    monkeypatch.setattr(server_info, "_seen", set())
+    monkeypatch.setattr(server_info, "_checked", set())
     assert isinstance(refusal(redis_url), errors.ServerTooOld)
 
 

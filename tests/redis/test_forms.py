@@ -183,7 +183,7 @@ def test_every_key_is_found_while_the_nodes_are_looked_up_anew(store: RedisStore
     records = [record() for _ in range(20)]
     for one in records:
         store.put(one)
-    look = cluster._look
+    look = cluster._refresh
 
     def look_and_forget(*args: Any, **kwargs: Any) -> Any:
         found = look(*args, **kwargs)
@@ -191,7 +191,7 @@ def test_every_key_is_found_while_the_nodes_are_looked_up_anew(store: RedisStore
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "_look", look_and_forget)
+        patch.setattr(cluster, "_refresh", look_and_forget)
         cluster._masters = []
         assert {one.task_id for one in store.scan()} == {one.task_id for one in records}
         assert store.get(records[0].task_id) == records[0]
@@ -330,7 +330,7 @@ def test_too_many_to_ask_about(store: RedisStore, monkeypatch: pytest.MonkeyPatc
     for one in records:
         store.put(one)
     assert len(store.query(TaskQuery(names=("shop.*",)))) == 30
-    monkeypatch.setattr(search, "MOST", 20)
+    monkeypatch.setattr(search, "MAX_TASKS", 20)
     with pytest.raises(errors.AbilityMissing, match="more than 20 results") as caught:
         store.query(TaskQuery())
     assert "PostgreSQL" in caught.value.remedy

@@ -310,7 +310,7 @@ def test_time_to_live(store: RedisStore, client: redis.Redis) -> None:
 
 
 def test_what_is_larger_than_redis_holds(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "LARGEST", 1 << 20)
+    monkeypatch.setattr(commands, "MAX_BLOB_BYTES", 1 << 20)
     with pytest.raises(errors.RecordRefused, match="Redis takes no more than 1"):
         store.put(record(value="x" * (1 << 20)))
 

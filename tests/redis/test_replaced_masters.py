@@ -14,7 +14,7 @@ from rootcellar.errors import StoreError, StoreUnavailable
 from rootcellar.records import ChordPart, Payload, TaskRecord
 from rootcellar.stores.redis import RedisStore
 from rootcellar.stores.redis.mastership import Opinion, decide
-from rootcellar.stores.redis.replication import ASK_EVERY
+from rootcellar.stores.redis.replication import ASK_SECONDS
 from tests.helpers import new_id, record, wait_until
 from tests.redis.helpers import opened
 from tests.redis.test_forms import ALSO_CLUSTER, make_user
@@ -189,7 +189,7 @@ def test_cut_off_master_is_left_within_a_second() -> None:
             wait_until(lambda: writers.count_since(0) > 100, "a hundred results")
             servers.cut_off(old)
             wait_until(lambda: servers.is_master_for_most(new), "a failover", 60)
-            known = time.monotonic() + ASK_EVERY
+            known = time.monotonic() + ASK_SECONDS
             wait_until(lambda: writers.count_since(known) > 300, "results after it", 60)
         with new.client() as client:
             keys = {key.decode() for key in client.scan_iter("celery-task-meta-*", count=10_000)}

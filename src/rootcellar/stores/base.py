@@ -1,13 +1,13 @@
-"""The interface of a store: where records live.
+"""The interface of a store, which keeps records.
 
-A store holds :class:`~rootcellar.records.TaskRecord`, :class:`~rootcellar.records.GroupRecord` and chords, and
-knows nothing of Celery. Its verbs are few and each is one step for the server: it happens wholly or not at all.
-Every verb may be called from any thread or greenlet, and from a process forked after the store was opened.
-Errors are those of :mod:`rootcellar.errors`; a store does not retry an outage, it fails fast with
-:class:`~rootcellar.errors.StoreUnavailable`.
+A store keeps :class:`~rootcellar.records.TaskRecord`, :class:`~rootcellar.records.GroupRecord` and chords, and knows
+nothing of Celery. Each of its methods takes effect completely or not at all. Each may be called from any thread or
+greenlet, and from a process that was forked after the store was opened. Its errors are those of
+:mod:`rootcellar.errors`. A store does not retry in an outage: it raises
+:class:`~rootcellar.errors.StoreUnavailable` at once.
 
-What only some stores can do is an *ability*, a protocol of its own (:class:`Queryable`, :class:`HasSchema`);
-ask with ``isinstance``.
+An *ability* that only some stores have is a protocol (:class:`Queryable`, :class:`HasSchema`): test it with
+``isinstance``.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ DELETE_BATCH = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOptions:
-    """What a store may be told beside its URL.
+    """The options of a store, in addition to its URL.
 
     Attributes:
         task_table, group_table: names of the tables.
-        task_schema, group_schema: the schemas they are in; ``None`` for the server's default.
-        create_tables: whether missing tables are made on first use.
+        task_schema, group_schema: the schemas of the tables; ``None`` for the server's default.
+        create_tables: whether missing tables are created at the first use.
         pool_size: the most connections that one process may open.
         pool_timeout: seconds to wait for a free connection.
         pool_recycle: seconds after which a connection is replaced; 0 closes it after each use, -1 never.
-        pool_pre_ping: whether a connection that lay idle is tested before it is used.
-        listen_url: where to wait for notifications, when the store's own URL goes through a transaction pooler.
-        prepared_statements: ``auto`` prepares statements where no connection pooler lies between, ``on`` also there,
-            ``off`` never; for stores that prepare statements.
+        pool_pre_ping: whether a connection that was idle for a while is tested before it is used.
+        listen_url: the URL for notifications, if the store's own URL leads to a transaction pooler.
+        prepared_statements: ``auto`` prepares statements unless there is a connection pooler, ``on`` always, ``off``
+            never; for stores that prepare statements.
         connect_args: driver arguments (``sslmode``, ``connect_timeout``, …).
         redis: Celery's ``redis_…`` settings that were set, without that prefix (``backend_use_ssl``, ``username``, …).
         transport_options: Celery's ``result_backend_transport_options``.
         mongodb: Celery's ``mongodb_backend_settings``.
-        password: what ``result_backend_password`` says: a text, a function that returns it at each connect, or a
-            mapping of those by the kind of store; see :func:`~rootcellar.stores.passwords.source_of`.
-        holds_copies: whether another store has all that is here, so that the server may throw it away.
+        password: the value of ``result_backend_password``: a text, a function that returns it at each connect, or a
+            mapping from the kind of store to one of these; see :func:`~rootcellar.stores.passwords.source_of`.
+        holds_copies: whether another store has every record of this one, so that the server may evict them.
     """
 
     task_table: str = "celery_taskmeta"
@@ -70,17 +70,17 @@ class StoreOptions:
 
 
 class Store(ABC):
-    """Where records live. See the module's text for what every verb promises."""
+    """Keeps records. The module's docstring says what every method guarantees."""
 
-    #: True where the server deletes expired records by itself, so that no cleanup need be scheduled.
+    #: whether the server deletes expired records by itself, so that no cleanup needs to be scheduled
     expires_by_itself: bool = False
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
-        """Open nothing yet: the first verb connects.
+        """Open no connection yet: the first call of a method connects.
 
         Args:
             url: the store's own URL, without ``rootcellar+``.
-            options: what else it is told.
+            options: the options.
 
         Raises:
             ConfigurationError: the URL cannot be used.
@@ -92,11 +92,11 @@ class Store(ABC):
         self.worked = Worked()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let each verb of a store hold what is refused to it only for a while."""
+        """Make a refusal of what worked before retryable, in each method of a store."""
         super().__init_subclass__(**kwargs)
-        for verb in VERBS:
-            if verb in cls.__dict__:
-                setattr(cls, verb, held(verb, cls.__dict__[verb]))
+        for name in VERBS:
+            if name in cls.__dict__:
+                setattr(cls, name, held(name, cls.__dict__[name]))
 
     # -- tasks
 
@@ -104,22 +104,22 @@ class Store(ABC):
     def put(
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
-        """Store a task's state over what is there, unless what is there must stay.
+        """Store a task's record in place of the stored one, unless the stored one must stay.
 
         A SUCCESS (``state == "SUCCESS"``) stays. A record that is done stays if the new one is not done and has fewer
-        ``retries``: that is the RETRY of an earlier run, which came late.
+        ``retries``: the new one is the RETRY of an earlier run, and arrived late.
 
         Fields of ``record`` that are ``None`` keep what an earlier state stored, except ``result``, ``traceback``,
         ``done_at`` and ``expires_at``, which belong to the state, and except ``children`` of a record that is done:
         a finished task has the children of its last run, or none.
 
-        With ``part``, the part is counted in the same transaction, as :meth:`count_part` does, also where the record
-        was not written. A part that brings no result of its own gets ``record.result``: the chord keeps it, whatever
-        becomes of the task's record. Without ``durable``, the server may answer before the disk has it; a store that
-        cannot do so ignores it.
+        With ``part``, the part is counted in the same transaction, as :meth:`count_part` does, also if the record was
+        not written. A part without a result of its own gets ``record.result``: the chord keeps it, also after the
+        task's record was deleted. Without ``durable``, the server may answer before the record is on the disk; some
+        stores ignore this.
 
         Returns:
-            whether it was written, and the chord's progress where a part was counted.
+            whether it was written, and the chord's progress if a part was counted.
         """
 
     @abstractmethod
@@ -138,14 +138,14 @@ class Store(ABC):
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         """Return up to ``limit`` records in the order of their ids, after the id ``after``.
 
-        A scan that begins where the last one ended misses no record that was there all the while.
+        If each call begins after the last id of the previous call, no record is missed that existed during all calls.
         """
 
     # -- groups
 
     @abstractmethod
     def put_group(self, group: GroupRecord) -> None:
-        """Store a group, over the one of the same id."""
+        """Store a group, in place of the one with the same id."""
 
     @abstractmethod
     def get_group(self, group_id: str) -> GroupRecord | None:
@@ -159,37 +159,37 @@ class Store(ABC):
 
     @abstractmethod
     def begin_chord(self, chord: ChordRecord) -> None:
-        """Keep a chord's body and header, and forget what an earlier run under the same group id counted."""
+        """Store a chord's body and header, and delete the parts of an earlier run with the same group id."""
 
     @abstractmethod
     def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
-        """Say how many parts the chord has, or with ``relative`` how many more. Parts may have come before.
+        """Set the number of a chord's parts. Parts may have been counted before.
 
         Args:
             group_id: the chord.
-            size: how many parts, or how many more.
-            relative: whether it is more that is told.
-            key: names this growth: told twice under one key since the chord was begun, it counts once, so that it may
-                be told again where the first answer was lost.
+            size: the number of parts, or how many are added.
+            relative: whether ``size`` is added to the current size instead of replacing it.
+            key: idempotency key. The same key is counted once since the chord was begun, so that the call can be
+                repeated after a lost reply.
         """
 
     @abstractmethod
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
-        """Count a part, once for each (group id, task id, group index) however often it comes.
+        """Count a part, once for each (group id, task id, group index), however often this is called.
 
-        The chord owns what its parts gave until it is finished. A task's record may be deleted, expire, be stored anew,
-        be evicted or be moved elsewhere before that: :meth:`chord_parts` gives the same results.
+        The chord keeps the results of its parts until it is finished. Before that, a task's record may be deleted,
+        expire, be stored again, be evicted or be moved: :meth:`chord_parts` returns the same results.
 
-        A part puts off the chord's expiry to the part's ``expires_at``, where that is later: a chord whose parts still
-        come does not expire. A chord that never expires stays so.
+        If the part's ``expires_at`` is later than the chord's, it becomes the chord's: a chord whose parts still arrive
+        does not expire. A chord without an expiry stays without one.
 
-        Who completes the chord claims it: ``claimed`` is true, and nobody else may claim it for ``lease`` seconds,
-        but for the same part of the same delivery. A part of a finished chord is not counted.
+        The call that completes the chord claims it: ``claimed`` is true, and for ``lease`` seconds only the same part
+        of the same delivery may claim it again. A part of a finished chord is not counted.
         """
 
     @abstractmethod
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
-        """Claim a complete chord that is not finished and that nobody holds; return whether it was claimed."""
+        """Claim a complete chord that is not finished and has no claim; return whether it was claimed."""
 
     @abstractmethod
     def get_chord(self, group_id: str) -> ChordRecord | None:
@@ -199,17 +199,17 @@ class Store(ABC):
     def chord_parts(self, group_id: str) -> Sequence[PartResult]:
         """Return a chord's parts in the order of the header, those without an index last.
 
-        Each has the result that it was counted with. One that was counted without any, as :meth:`count_part` allows,
-        shows that of its task's record; where there is no record, its result is ``None``.
+        Each has the result with which it was counted. A part that was counted without a result, as :meth:`count_part`
+        allows, has that of its task's record, or ``None`` if there is no record.
         """
 
     @abstractmethod
     def finish_chord(self, group_id: str) -> None:
-        """Record that the body was called: drop the body and the parts, refuse parts that come later."""
+        """Record that the body was sent: delete the body and the parts, and refuse later parts."""
 
     @abstractmethod
     def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
-        """Return ids of an owner's chords that are complete, not finished, and whose claim has run out."""
+        """Return ids of an owner's chords that are complete, not finished, and have no valid claim."""
 
     # -- time and end
 
@@ -222,11 +222,11 @@ class Store(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Connect and look at the schema as the first use would; raise what it would raise."""
+        """Connect and check the schema as the first use does; raise what that would raise."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close every connection of this process. The next verb opens new ones."""
+        """Close every connection of this process. The next call of a method opens new ones."""
 
     @property
     @abstractmethod
@@ -236,7 +236,7 @@ class Store(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskQuery:
-    """What :meth:`Queryable.query` looks for; every condition that is given must hold.
+    """The conditions of :meth:`Queryable.query`; all that are given must hold.
 
     Attributes:
         states: any of these states.
@@ -289,23 +289,23 @@ class Schema(Protocol):
     """The tables of a store."""
 
     def status(self) -> SchemaStatus:
-        """Look, and change nothing."""
+        """Return the state of the tables; change nothing."""
 
     def create(self) -> None:
-        """Make the tables, or bring them to this release's version; safe when many do so at once.
+        """Create the tables, or upgrade them to this release's version; safe if several processes do so at once.
 
         Raises:
-            ForeignTables: tables of those names exist and are somebody else's.
+            ForeignTables: tables with these names exist and are not rootcellar's.
         """
 
     def sql(self) -> str:
         """Return the statements that :meth:`create` would run on an empty database."""
 
     def adopt(self, keep: timedelta | None) -> Sequence[str]:
-        """Rename Celery's own tables aside, make ours, and read theirs where ours have no answer.
+        """Rename Celery's own tables, create rootcellar's, and read Celery's for records that these do not have.
 
         Args:
-            keep: how long after they were done the old results are kept; ``None`` for as long as the tables exist.
+            keep: how long the old results are kept after their end; ``None`` for as long as the tables exist.
 
         Returns:
             the new names of the old tables.
@@ -315,20 +315,20 @@ class Schema(Protocol):
         """Return what :meth:`adopt` would rename, each table with its new name; change nothing."""
 
     def to_unadopt(self) -> tuple[Sequence[tuple[str, str]], int]:
-        """Return what :meth:`unadopt` would rename, and how many results of ours it would delete; change nothing."""
+        """Return what :meth:`unadopt` would rename, and how many results it would delete; change nothing."""
 
     def unadopt(self, *, drop_results: bool = False) -> Sequence[str]:
-        """Take our tables away, and give Celery's own their names back.
+        """Delete rootcellar's tables, and give Celery's own their names back.
 
         Args:
-            drop_results: whether to do so where our tables hold results.
+            drop_results: whether to do so if rootcellar's tables have results.
 
         Returns:
             the names of Celery's tables.
 
         Raises:
             SchemaMissing: nothing was adopted.
-            ResultsInTheWay: our tables hold results.
+            ResultsInTheWay: rootcellar's tables have results.
         """
 
 
@@ -343,7 +343,7 @@ class HasSchema(Protocol):
 
 @runtime_checkable
 class Watchable(Protocol):
-    """A store whose server tells when a result is there. Every other store is watched by looking."""
+    """A store whose server sends notifications of results. Every other store is polled."""
 
     def watcher(self) -> Watcher:
         """Return the one watcher of this process and store."""
@@ -351,22 +351,22 @@ class Watchable(Protocol):
 
 @runtime_checkable
 class ReportsInserts(Protocol):
-    """A store that can tell whether a record is the first of its task: what is stored then is what was given."""
+    """A store that can report whether a record was inserted: then it is stored exactly as it was passed."""
 
     def report_inserts(self) -> None:
-        """Say so from now on, by :attr:`~rootcellar.records.Stored.inserted`, where a task is stored without a part."""
+        """From now on, set :attr:`~rootcellar.records.Stored.inserted` if a task is stored without a part."""
 
 
 @runtime_checkable
 class Replaceable(Protocol):
-    """A store that can put other payloads in a record's place, where it is still what it was."""
+    """A store that can replace the payloads of a record, if the record has not changed."""
 
     def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
-        """Store the payloads and the traceback of ``new``, unless those or the state of ``old`` are others by now.
+        """Store the payloads and the traceback of ``new``, unless those or the state of ``old`` have changed.
 
-        Nothing else of the record changes: ``new`` differs from ``old`` in nothing but payloads and traceback, and
-        gives those that ``old`` gives.
+        Nothing else of the record changes: ``new`` differs from ``old`` only in payloads and traceback, and has those
+        that ``old`` has.
 
         Returns:
-            whether it was stored; ``False`` also where it was, but the answer was lost.
+            whether it was stored; ``False`` also if it was stored and the first answer was lost.
         """

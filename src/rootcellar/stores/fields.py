@@ -53,12 +53,12 @@ def id_of(value: Any) -> str | None:
 
 
 def _is_held_everywhere(text: str) -> bool:
-    """Tell whether every server holds a text as an id: without NUL, lone surrogates and a space at its end."""
+    """Return whether every server can store a text as an id: without NUL, lone surrogates and a space at its end."""
     return _UNHELD.search(text) is None
 
 
 def text_of(value: Any) -> str | None:
-    """Return what a header gives for a name as text of at most :data:`LONGEST_TEXT` characters; ``None`` if it is none.
+    """Return the value of a header as text of at most :data:`LONGEST_TEXT` characters; ``None`` if it is no text.
 
     A longer one is cut.
     """
@@ -71,7 +71,7 @@ def text_of(value: Any) -> str | None:
 
 
 def number_of(value: Any) -> int | None:
-    """Return what a header gives for a number, at least 0; ``None`` if it is none that every server holds."""
+    """Return the value of a header as a number, at least 0; ``None`` if not every server can store it."""
     if type(value) is int:
         return value if 0 <= value <= _LARGEST_NUMBER else None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
@@ -83,7 +83,7 @@ def number_of(value: Any) -> int | None:
 
 
 def moment_of(value: Any) -> datetime | None:
-    """Return what a header or an attribute gives for a time, in UTC; ``None`` if it is no time."""
+    """Return the value of a header or an attribute as a time in UTC; ``None`` if it is no time."""
     try:
         return clamped(value if isinstance(value, datetime) else datetime.fromisoformat(value))
     except FAILURES:
@@ -107,7 +107,7 @@ def clamped(moment: datetime) -> datetime:
 
 
 def damaged(raw: Any) -> Payload:
-    """Return the payload that stands for one that cannot be read: decoding it raises an error of ours."""
+    """Return the payload in place of an unreadable one: decoding it raises an error of rootcellar."""
     body = bytes(raw) if isinstance(raw, (bytes, bytearray, memoryview)) else str(raw).encode("utf-8", "replace")
     return Payload(body, DAMAGED, "binary")
 
@@ -147,7 +147,7 @@ class Reading:
         return None
 
     def state(self, value: Any) -> str:
-        """Return a state; for one that cannot be read ``FAILURE``, so that nobody waits for the task."""
+        """Return a state; ``FAILURE`` for one that cannot be read, so that no client waits for the task."""
         if type(value) is str and value:
             return value
         self.damage.append("state")
@@ -173,7 +173,7 @@ class Reading:
             return None
 
     def done_at(self, value: Any, read: Callable[[Any], datetime] = clamped) -> datetime | None:
-        """Return when a task was over, after its :meth:`state` was read: nobody waits for one that cannot be read."""
+        """Return when a task ended; call it after :meth:`state`. A task whose state is unreadable counts as ended."""
         moment = self.moment("done_at", value, read)
         return NO_DATE if moment is None and (value is not None or "state" in self.damage) else moment
 

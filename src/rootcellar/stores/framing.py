@@ -23,7 +23,7 @@ def kept_result(part: ChordPart, record: TaskRecord | None) -> Payload | None:
 
 
 def claimant(part: ChordPart) -> str:
-    """Name whoever stores ``part``: doing so again it is the same one, and may claim the chord again."""
+    """Return the claimant id of a part: the same if a delivery is repeated, so that it may claim the chord again."""
     return f"{part.task_id}/{part.group_index}/{part.delivery}"
 
 

@@ -1,10 +1,9 @@
-"""Writing behind: a quick store notes in a journal what was stored in it, and the notes are moved to a durable store.
+"""Write-behind: the interfaces of the fast store, which has a journal, and of the durable store, which takes batches.
 
-Here is what the two sides are asked for. The quick store *keeps a journal* (:class:`KeepsJournal`): a task is in it
-from the moment in which it was stored or forgotten, in the same step, until the durable store has that. The durable
-store *takes batches* (:class:`TakesBatches`): what is moved is written in one transaction, and no other such
-transaction runs beside it. So whatever is read from the journal inside of it is newer than what any earlier batch has
-written.
+The fast store *keeps a journal* (:class:`KeepsJournal`): the step that stores or deletes a task also adds it to the
+journal, and it stays there until the durable store has the change. The durable store *takes batches*
+(:class:`TakesBatches`): records are moved in a transaction that is exclusive. The journal is read inside of it, so each
+batch is newer than the previous ones.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ DRAIN_BATCH = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """A task that was stored or forgotten and not moved since.
+    """A task that was stored or deleted and not moved since.
 
     Attributes:
         task_id: the task.
         entry: its place in the journal.
-        version: another one after every change of the task.
-        was_forgotten: whether it was forgotten since it was last moved: what the durable store has must go first.
-        record: what is stored of it now; ``None`` where that is forgotten or gone.
+        version: changes with every change of the task.
+        was_forgotten: whether it was deleted since it was last moved: the durable store must delete its record first.
+        record: the record that is stored now; ``None`` if there is none.
     """
 
     task_id: str
@@ -44,22 +43,22 @@ class Pending:
 
 
 class Outcome(Enum):
-    """What became of a pending task in the durable store."""
+    """What happened to a pending task in the durable store."""
 
     MOVED = b"moved"
-    GONE = b"gone"  #: there is nothing of it any more
-    REFUSED = b"refused"  #: the durable store does not take it
+    GONE = b"gone"  #: it has no record any more
+    REFUSED = b"refused"  #: the durable store refuses it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """What the journal is told of a pending task.
+    """The result of moving a pending task, for the journal.
 
     Attributes:
         pending: as it was read.
-        outcome: what became of it.
-        lasts: how long the quick store goes on keeping it; ``None`` for ever, as what was refused is kept in any case.
-        kept: what the durable store has of it, where that is something else.
+        outcome: what happened to it.
+        lasts: how long the fast store keeps it; ``None`` for ever. A record that was refused is kept in any case.
+        kept: the record of the durable store, if it is another one.
     """
 
     pending: Pending
@@ -73,9 +72,9 @@ class Lag:
     """How far the durable store is behind.
 
     Attributes:
-        waiting: tasks that were stored or forgotten and not moved yet.
-        oldest: seconds for which the oldest of them has waited; 0 where there is none.
-        refused: tasks whose results the durable store refused; they stay in the quick store.
+        waiting: tasks that were stored or deleted and not moved yet.
+        oldest: seconds for which the oldest of them has waited; 0 if there is none.
+        refused: tasks whose results the durable store refused; they stay in the fast store.
     """
 
     waiting: int
@@ -84,79 +83,79 @@ class Lag:
 
 
 class Journal(Protocol):
-    """What a store keeps of the tasks that wait to be moved."""
+    """The tasks of a fast store that are still to be moved."""
 
     def look(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
-        """Return the records that there are of these tasks, and the ids of those that are forgotten."""
+        """Return the records of these tasks, and the ids of those that have a tombstone."""
 
     def forget(self, task_ids: Sequence[str]) -> None:
-        """Leave a mark in place of each of these tasks, until the durable store has forgotten it too."""
+        """Replace each of these tasks by a tombstone, until the durable store has deleted it too."""
 
     def oldest(self, limit: int) -> Sequence[Pending]:
-        """Return the tasks that have waited longest; fewer than ``limit`` also where they are large."""
+        """Return the tasks that have waited longest; fewer than ``limit`` if they are large."""
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Take out of the journal what was moved and has not changed since it was read."""
+        """Remove from the journal what was moved and has not changed since it was read."""
 
     def release(self, task_id: str) -> bool:
-        """Take away what was moved of a task; return whether nothing of it is left here that others do not have."""
+        """Delete a task that was moved; return whether nothing is left here that the durable store does not have."""
 
     def delete_expired(self, now: datetime) -> int:
-        """Delete what expired before ``now`` and is in no other store: chords, and tasks that were refused.
+        """Delete what expired before ``now`` and is only in this store: chords, and tasks that were refused.
 
-        Such things do not expire in the server by themselves, for that may evict what does. This looks through all
-        keys, so it is meant for the end of a cleanup.
+        These have no expiry in the server, because it may evict keys that have one. This reads all keys, so it is meant
+        for the end of a cleanup.
 
         Returns:
             how many tasks; chords are not counted.
         """
 
     def lag(self) -> Lag:
-        """Look how much waits to be moved."""
+        """Return how much is still to be moved."""
 
     def last_entry(self) -> str | None:
-        """Return the youngest entry of the journal, ``None`` where it is empty."""
+        """Return the newest entry of the journal; ``None`` if it is empty."""
 
     def is_moved(self, entry: str) -> bool:
-        """Tell whether no entry waits that is as old as ``entry``."""
+        """Return whether every entry up to ``entry`` was moved."""
 
     def check_journal(self) -> None:
-        """Look whether the journal survives a crash.
+        """Check that the journal survives a crash.
 
         Raises:
             ConfigurationError: it does not survive.
         """
 
     def move_only(self) -> None:
-        """From now on, also use a server that would lose the journal in a crash: for who only moves what is there."""
+        """From now on, accept a server that would lose the journal in a crash: this process only moves records."""
 
     def window(self) -> str | None:
-        """Say what of that which was acknowledged a crash may lose, ``None`` for nothing."""
+        """Return which acknowledged results a crash may lose, as a sentence; ``None`` for none."""
 
 
 @runtime_checkable
 class KeepsJournal(Protocol):
-    """A store that can have results before a durable one does."""
+    """A store that can be the fast store of write-behind."""
 
     def keep_journal(self) -> Journal:
-        """From now on, note what is stored, and keep it until it was moved.
+        """From now on, add to the journal what is stored, and keep it until it was moved.
 
         Raises:
             ConfigurationError: this store cannot do so.
         """
 
     def unmoved(self) -> int:
-        """Return how many tasks are in a journal that was kept here before."""
+        """Return how many tasks are in a journal of an earlier time."""
 
     def watcher_over(self, fetch: Fetch) -> Watcher:
-        """Return the one watcher of this process, which reads by ``fetch``."""
+        """Return the one watcher of this process, which reads records by ``fetch``."""
 
 
 class Batch(Protocol):
-    """What is written in one transaction."""
+    """The records that are written in one transaction."""
 
     def put(self, records: Sequence[TaskRecord]) -> Sequence[Stored | RecordRefused]:
-        """Store as :meth:`~rootcellar.stores.base.Store.put` does; tell of each, also whether it was the first."""
+        """Store as :meth:`~rootcellar.stores.base.Store.put` does; return the outcome of each, with ``inserted``."""
 
     def get_many(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
         """Return the records that exist of these tasks, as this transaction leaves them."""
@@ -167,21 +166,21 @@ class Batch(Protocol):
 
 @runtime_checkable
 class TakesBatches(Protocol):
-    """A durable store that another one may be drained into."""
+    """A store that can be the durable store of write-behind."""
 
     def exclusive_batch(self) -> AbstractContextManager[Batch | None]:
-        """Begin a transaction beside which no other one of this kind runs, and commit it at the end of the ``with``.
+        """Begin an exclusive transaction, and commit it at the end of the ``with`` block.
 
-        It is ``None`` where somebody else has one. Whoever stands still in it loses it.
+        Yields ``None`` if another process has it. The server ends the transaction of a process that hangs.
 
         Raises:
-            StoreUnavailable: nothing, or not all, was committed.
+            StoreUnavailable: the transaction was not committed, or that is not known.
         """
 
 
 @runtime_checkable
 class WritesBehind(Protocol):
-    """A store that has results before its durable store does."""
+    """A store that consists of a fast one and a durable one."""
 
     def check(self) -> None:
         """See :meth:`~rootcellar.stores.base.Store.check`."""
@@ -193,14 +192,14 @@ class WritesBehind(Protocol):
         """See :meth:`Journal.move_only`."""
 
     def drain(self, limit: int = DRAIN_BATCH) -> int:
-        """Move some tasks to the durable store; return how many, 0 also while somebody else does so."""
+        """Move some tasks to the durable store; return how many, 0 also if another process does so."""
 
     def drain_all(self, note: Callable[[int], object] = lambda moved: None) -> int:
-        """Move what waits at this moment, or wait until others have; return how many were moved here.
+        """Move all that is in the journal now, or wait until others have; return how many were moved here.
 
         Args:
             note: called with the number of each batch.
         """
 
     def lag(self) -> Lag:
-        """Look how much waits to be moved."""
+        """Return how much is still to be moved."""

@@ -1,4 +1,4 @@
-"""Passwords that change: asked for anew at each connect."""
+"""Passwords that change: read again at each connect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Source = Callable[[], str]
 
 
 class PasswordFile:
-    """A file with a password, read anew each time; one newline at its end is not part of the password.
+    """A file with a password, read each time; one newline at its end is not part of the password.
 
     Args:
         path: the file.

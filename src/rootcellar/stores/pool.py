@@ -1,9 +1,9 @@
-"""A pool of connections: first come, first served; nothing in it crosses a fork, and no interruption breaks it.
+"""A pool of connections: first come, first served, safe for forks and interruptions.
 
-A soft time limit, Ctrl-C or a server's abort may raise an exception in any thread at any moment. So nothing here is
-right only if a second step follows the first one:
+A soft time limit, Ctrl-C or a server's abort may raise an exception in any thread at any moment. So no step relies on
+a second one that follows it:
 
-- A lock is held by ``with`` alone, which takes and releases a plain lock in C.
+- Locks are held only by ``with``, which acquires and releases a plain lock in C.
 - No counter says how many connections are lent. A connection is lent while its :class:`Loan` exists, which the pool
   refers to weakly. A loan that ended without giving its connection back is found, and its connection is closed.
 - A waiting thread holds a lock of its own, by ``with``. Where that lock is free, the thread has left, and its place in
@@ -26,17 +26,17 @@ from rootcellar.support.gates import LOOK, Gate
 
 C = TypeVar("C")
 
-#: a connection that lay idle for longer is tested before it is used, in seconds, where nobody says otherwise
+#: seconds of idleness after which a connection is tested before it is used, by default
 IDLE_BEFORE_PING = 15.0
-#: seconds that a fork waits at most for connections that must not cross it
-FORK_PATIENCE = 5.0
+#: seconds that a fork waits at most until lent connections are returned
+FORK_WAIT_SECONDS = 5.0
 _pools: list[weakref.ref[ConnectionPool[Any]]] = []
 #: held while a process forks by Python
 _forking = PerProcess(threading.Lock)
 
 
 class _Turn:
-    """A thread's place in the queue of those who wait for a connection."""
+    """The place of a waiting thread in the queue."""
 
     __slots__ = ("gate", "presence")
 
@@ -47,19 +47,19 @@ class _Turn:
 
 
 class _Slot(Generic[C]):
-    """A connection that is there, or is being opened.
+    """A connection that is open, or is being opened.
 
     Attributes:
         connection: the connection; ``None`` while it is being opened.
-        born, since: the monotonic times when it was opened and when it was last given back.
-        loan: who has it; ``None`` while it is idle.
+        opened_at, idle_since: the monotonic times when it was opened and when it was last returned.
+        loan: the loan that has it; ``None`` while it is idle.
     """
 
-    __slots__ = ("born", "connection", "loan", "since")
+    __slots__ = ("connection", "idle_since", "loan", "opened_at")
 
     def __init__(self, loan: weakref.ref[Loan[C]]) -> None:
         self.connection: C | None = None
-        self.born = self.since = 0.0
+        self.opened_at = self.idle_since = 0.0
         self.loan: weakref.ref[Loan[C]] | None = loan
 
 
@@ -93,19 +93,19 @@ class ConnectionPool(Generic[C]):
     Args:
         connect: opens a connection.
         close: closes one.
-        alive: tells whether an idle one still answers.
-        usable: tells, without a round trip, whether one may be used again.
+        alive: returns whether an idle one still answers.
+        usable: returns, without a round trip, whether one may be used again.
         size: the most connections at a time.
-        timeout: seconds to wait for one to come free.
+        timeout: seconds to wait for a free one.
         recycle: seconds after which one is replaced; 0 closes it after each use, a negative number never.
-        ping: whether one that lay idle is asked ``alive`` first.
-        idle_before_ping: for how many seconds it must have lain idle for that; ``None`` for :data:`IDLE_BEFORE_PING`.
+        ping: whether ``alive`` is called for one that was idle, before it is lent.
+        idle_before_ping: for how many seconds it must have been idle for that; ``None`` for :data:`IDLE_BEFORE_PING`.
         where: the server, for messages.
-        remedy: what to do when none comes free.
+        remedy: what to do if none becomes free.
         may_cross_forks: whether an open connection may be left behind in a forked child; otherwise every one is closed
             before the fork, or, where the fork runs no hook, in the child.
-        harmless: the errors that may end a loan's ``with`` block and leave the connection fit for use. After any other
-            exception, such as a time limit's, it is closed: the server's answer may still be on its way.
+        harmless: the errors after which a connection may be used again. After any other exception in a loan's ``with``
+            block, such as a time limit's, it is closed: the server's answer may still be on its way.
     """
 
     def __init__(
@@ -178,32 +178,32 @@ class ConnectionPool(Generic[C]):
     # -- lending
 
     def _lend(self, loan: Loan[C]) -> C:
-        """Give a connection to ``loan``. Whatever ends this early leaves the connection to nobody."""
+        """Give a connection to ``loan``; if this fails, close the connection."""
         state = loan._state = self._state.get()
         try:
             slot = self._claim(state, loan) or self._wait_for_one(state, loan)
-            if slot.connection is not None and not self._is_fit(slot, slot.connection):
-                unfit, slot.connection = slot.connection, None
-                self._close(unfit)
+            if slot.connection is not None and not self._test(slot, slot.connection):
+                unusable, slot.connection = slot.connection, None
+                self._close(unusable)
             if slot.connection is None:
                 slot.connection = self._connect()
-                slot.born = time.monotonic()
+                slot.opened_at = time.monotonic()
             return slot.connection
         except BaseException:
             self._drop(loan)
             raise
 
     def _claim(self, state: _State[C], loan: Loan[C], turn: _Turn | None = None) -> _Slot[C] | None:
-        """Take an idle connection, or the place for a new one, for ``loan``; ``None`` if it is not its turn yet.
+        """Take an idle connection, or the place for a new one, for ``loan``; ``None`` if it must wait.
 
         Args:
-            turn: its place in the queue; ``None`` where it has none.
+            turn: its place in the queue; ``None`` if it is not in the queue.
         """
         abandoned = None
         with state.lock:
             queue = state.queue
             while queue and not queue[0].presence.locked():
-                # it was interrupted
+                # its thread was interrupted
                 del queue[0]
             if state.is_forking or (queue and queue[0] is not turn):
                 return None
@@ -230,7 +230,7 @@ class ConnectionPool(Generic[C]):
         return slot
 
     def _wait_for_one(self, state: _State[C], loan: Loan[C]) -> _Slot[C]:
-        """Queue for a connection."""
+        """Wait in the queue for a connection."""
         deadline = time.monotonic() + self._timeout
         turn = _Turn()
         with turn.presence:
@@ -243,7 +243,7 @@ class ConnectionPool(Generic[C]):
                     if left > 0:
                         turn.gate.wait(min(left, LOOK))
                     elif has_collected:
-                        raise self._none_came_free()
+                        raise self._no_connection_error()
                     else:
                         # loans of interrupted threads may exist in reference cycles only
                         gc.collect()
@@ -256,19 +256,20 @@ class ConnectionPool(Generic[C]):
                 state.wake()
                 raise
 
-    def _none_came_free(self) -> StoreUnavailable:
+    def _no_connection_error(self) -> StoreUnavailable:
         return StoreUnavailable(
             f"all {self._size} connections were in use for {self._timeout:g} s", where=self._where, remedy=self._remedy
         )
 
-    def _is_fit(self, slot: _Slot[C], connection: C) -> bool:
+    def _test(self, slot: _Slot[C], connection: C) -> bool:
+        """Return whether a connection may be lent; test it if it was idle, and close all idle ones if it is dead."""
         now = time.monotonic()
-        if 0 <= self._recycle < now - slot.born or not self._usable(connection):
+        if 0 <= self._recycle < now - slot.opened_at or not self._usable(connection):
             return False
         longest = IDLE_BEFORE_PING if self._idle_before_ping is None else self._idle_before_ping
-        if not self._ping or now - slot.since < longest or self._alive(connection):
+        if not self._ping or now - slot.idle_since < longest or self._alive(connection):
             return True
-        # the others have lain idle for longer still, and each might take long to say nothing
+        # the others were idle for even longer, and each test of a dead one may take long
         self.drop_idle()
         return False
 
@@ -277,20 +278,20 @@ class ConnectionPool(Generic[C]):
     def _take_back(self, loan: Loan[C], kind: type[BaseException] | None) -> None:
         state, slot = loan._state, loan._slot
         if slot is None or slot.connection is None or state.pid != os.getpid():
-            # a child that was forked within the block has no part in it
+            # a child that was forked within the block must leave it alone
             return
         is_sound = kind is None or issubclass(kind, self._harmless)
         if not is_sound or self._recycle == 0 or not self._usable(slot.connection):
             self._drop(loan)
             return
-        slot.since = time.monotonic()
+        slot.idle_since = time.monotonic()
         # from here on it is idle
         slot.loan = None
         if state.queue or state.is_forking:
             state.wake()
 
     def _drop(self, loan: Loan[C]) -> None:
-        """Close the connection that ``loan`` has, if it has one, and make room for another one."""
+        """Close the connection of ``loan``, if it has one, and free its place."""
         state, slot = loan._state, loan._slot
         if slot is None or slot.loan is None or slot.loan() is not loan:
             return
@@ -307,11 +308,11 @@ class ConnectionPool(Generic[C]):
     # -- forks
 
     def _before_fork(self) -> None:
-        """Close every connection, and let none be opened until the fork is over."""
+        """Close every connection, and open none until the fork is over."""
         state = self._state.get()
         with state.lock:
             state.is_forking = True
-        deadline = time.monotonic() + FORK_PATIENCE
+        deadline = time.monotonic() + FORK_WAIT_SECONDS
         while _is_any_lent(state) and (left := deadline - time.monotonic()) > 0:
             state.forker.wait(min(left, LOOK))
         self.drop_idle()
@@ -322,7 +323,7 @@ class ConnectionPool(Generic[C]):
         state.wake()
 
     def _close_inherited(self, state: _State[C]) -> None:
-        """Close the idle connections that came over a fork without hooks; one that was in use must be left alone."""
+        """Close the idle connections that a fork without hooks copied; one that was in use must be left alone."""
         for slot in state.slots:
             if slot.loan is None and slot.connection is not None:
                 self._close(slot.connection)
@@ -346,13 +347,13 @@ class Loan(Generic[C]):
 
 
 def _best(slots: list[_Slot[C]]) -> _Slot[C] | None:
-    """Return the idle connection that was used last; where none is idle, one whose loan ended early."""
+    """Return the idle connection that was used last; if none is idle, one whose loan ended without returning it."""
     best: _Slot[C] | None = None
     abandoned: _Slot[C] | None = None
     for slot in slots:
         loan = slot.loan
         if loan is None:
-            if best is None or slot.since >= best.since:
+            if best is None or slot.idle_since >= best.idle_since:
                 best = slot
         elif loan() is None:
             abandoned = slot
@@ -368,17 +369,17 @@ def _is_any_lent(state: _State[C]) -> bool:
 
 def _before_fork() -> None:
     _forking.get().acquire()
-    for pool in _those_there():
+    for pool in _living_pools():
         pool._before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    for pool in _those_there():
+    for pool in _living_pools():
         pool._after_fork_in_parent()
     _forking.get().release()
 
 
-def _those_there() -> list[ConnectionPool[Any]]:
+def _living_pools() -> list[ConnectionPool[Any]]:
     return [pool for reference in _pools.copy() if (pool := reference()) is not None]
 
 

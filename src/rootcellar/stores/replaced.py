@@ -1,7 +1,7 @@
-"""Servers that were replaced: what one store of a process sees, all stores and waiters of the process act on.
+"""Servers that were replaced: what one store of a process notices, all stores and watchers of the process use.
 
-A process may have several stores of the same servers, and each has connections of its own. One that stores all the time
-notices within a second that a server was replaced. One that only waits would notice it much later.
+A process may have several stores of the same servers, each with its own connections. A store that is often used notices
+within a second that a server was replaced. A watcher that only waits would notice it much later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _leaving: dict[int, weakref.WeakMethod[Leave]] = {}
 
 
 def when_replaced(leave: Leave) -> None:
-    """Have a method called with the address of each server that is seen to be replaced, as long as its object lives.
+    """Register a method that is called with the address of each server that was replaced, while its object exists.
 
     Args:
         leave: a bound method; it may be called from any thread, and must not block for long.
@@ -28,7 +28,7 @@ def when_replaced(leave: Leave) -> None:
 
 
 def tell_replaced(address: str) -> None:
-    """Tell all of the process that the server at ``address`` was replaced by another one."""
+    """Call all registered methods: the server at ``address`` was replaced by another one."""
     for reference in _leaving.copy().values():
         leave = reference()
         if leave is not None:

@@ -13,7 +13,7 @@ _WRONG_NAME = (62, 63, 64)
 
 
 def explain(exc: BaseException | None, where: str, host: str = "") -> errors.StoreError | None:
-    """Return the error of ours that says what went wrong with TLS; ``None`` if it was something else.
+    """Return the error of rootcellar for a failure of TLS; ``None`` if it was something else.
 
     Args:
         exc: what the driver raised; the ``ssl.SSLError`` may be its cause.
@@ -80,7 +80,7 @@ def _refused_handshake(exc: ssl.SSLError, where: str) -> errors.StoreError:
 
 
 def our_certificate_refused(reason: str, where: str) -> errors.CertificateRefused:
-    """Return the error for a server that did not take our certificate, or wants one."""
+    """Return the error for a server that refused the client's certificate, or requires one."""
     return errors.CertificateRefused(
         f"the server refused our certificate ({reason})",
         where=where,

@@ -1,8 +1,8 @@
-"""What a store may do no more although it could: held as an outage.
+"""A right that was taken away from a store is treated as an outage.
 
-A password that is rotated, a token that expired, a grant or a database that is missing for a while: where a process (or
-the worker that it was forked from) has stored before, such a refusal ends, and a result that was given up for it would
-be lost. Where nothing ever worked, it is a mistake in the settings, which is refused at once.
+Examples are a password that was changed, a token that expired, and a grant or a database that is missing for a while.
+If this process (or the worker from which it was forked) has stored before, such a refusal is likely to end, and the
+result would be lost if it was not retried. If nothing has ever worked, the settings are wrong, and the call fails.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 
 from rootcellar import errors
 
-#: verbs of a store whose refusal may be held
+#: methods of a store whose refusal may be treated as an outage
 HELD = (
     *("put", "get", "get_many", "delete", "replace", "scan", "query", "put_group", "get_group", "delete_group"),
     *("begin_chord", "size_chord", "count_part", "claim_chord", "get_chord", "chord_parts", "finish_chord"),
     *("orphaned_chords", "delete_expired"),
 )
-#: the same, and a verb that shows that the login works, and whose own refusals are never held
+#: the same, and a method that shows that the login works; its own refusals are never treated as an outage
 VERBS = (*HELD, "check")
 
-#: held where any verb has worked: the way to the server is the same for all
+#: an outage if any method has worked: all use the same login
 _WAYS = (errors.AuthenticationFailed, errors.CertificateRefused, errors.DatabaseMissing, errors.ConfigurationError)
-#: held where the same verb has worked
+#: an outage if the same method has worked
 _RIGHTS = (errors.PermissionDenied, errors.SchemaMissing)
 
 
 class Worked:
-    """Which verbs of a store have worked, in this process or in one that was forked from the same."""
+    """Which methods of a store have worked, in this process or in another one with the same parent."""
 
     def __init__(self) -> None:
         # memory that forked processes share: a new child of a worker knows what its predecessors could do
@@ -39,19 +39,19 @@ class Worked:
         self.noted: set[int] = set()
 
     def note(self, place: int) -> None:
-        """Note that the verb at ``place`` of :data:`VERBS` has worked."""
+        """Note that the method at ``place`` of :data:`VERBS` has worked."""
         self._memory[place] = 1
         self.noted.add(place)
 
     def holds(self, place: int, error: errors.RootcellarError) -> bool:
-        """Tell whether an error of the verb at ``place`` is only a withdrawal of what worked before."""
+        """Return whether an error of the method at ``place`` is a refusal of what worked before."""
         if isinstance(error, _WAYS):
             return any(self._memory[:])
         return bool(self._memory[place])
 
 
 def held(verb: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a store's method that notes when it worked, and says of a withdrawal that it is retryable."""
+    """Return a store's method that notes when it worked, and makes a refusal retryable if it worked before."""
     place = VERBS.index(verb)
     may_hold = verb in HELD
 

@@ -98,7 +98,7 @@ def _query(url: str) -> dict[str, str]:
             )
         if name.endswith("_url") and ":" in value.partition("://")[2].rpartition("@")[0]:
             raise ConfigurationError(
-                f"{name} has a password in the URL's query, where tools that hide passwords do not look",
+                f"{name} has a password in the URL's query, where tools that hide passwords do not find it",
                 where="result_backend",
                 remedy=f"write {name} into {WHERE}",
             )

@@ -18,11 +18,11 @@ from rootcellar.records import ENDS, NO_DATE, TYPED_JSON, GroupRecord, Payload, 
 from rootcellar.stores.fields import EARLIEST, FAILURES, LATEST, Reading, clamped
 from rootcellar.stores.framing import frame, unframe_loosely
 
-#: the subdocument that is ours
+#: the subdocument of rootcellar
 OURS = "rootcellar"
 
 #: the most ids that one command names
-IDS_AT_ONCE = 2_000
+MAX_IDS = 2_000
 
 #: what begins a payload that Celery compressed
 COMPRESSED = b"\x00celery-compressed\x00"
@@ -51,7 +51,7 @@ _DEEPEST = 50
 
 
 def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a state sets, by dotted path, and what a new document has beside it."""
+    """Return what a state sets, by dotted path, and what a new document has in addition."""
     result, described = _result(record.result)
     update: dict[str, Any] = {
         "status": storable(record.state),
@@ -78,12 +78,12 @@ def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         update["children"], update[f"{OURS}.children"] = [], None
     if record.stamps is not None:
         update[f"{OURS}.stamps"] = frame(record.stamps)
-    # a stock reader looks it up without asking whether it is there
+    # Celery reads this field without a check that it exists
     return update, {} if "children" in update else {"children": []}
 
 
 def task_record(document: Mapping[str, Any]) -> TaskRecord:
-    """Return the record of a document of ours, or of Celery's, whatever its fields hold."""
+    """Return the record of a document that rootcellar or Celery wrote; its fields may have any value."""
     ours = document.get(OURS)
     if not isinstance(ours, Mapping):
         return _celerys_task(document)
@@ -107,14 +107,14 @@ def task_record(document: Mapping[str, Any]) -> TaskRecord:
 
 
 def replacement(document: Mapping[str, Any], new: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the filter for a document that is still as it was read, and what puts the values of ``new`` into it."""
+    """Return the filter for a document that has not changed since it was read, and the update to ``new``."""
     update, _ = task_update(new)
     found = document.get(OURS)
     ours: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     names = ("result", "args", "kwargs", "stamps")
     same = {name: document.get(name) for name in ("_id", "status", "result", "traceback")}
     if not ours:
-        # a document of Celery's, or one whose part of ours is damaged, becomes one of ours
+        # a document of Celery, or one whose subdocument is damaged, becomes one of rootcellar
         prefix = f"{OURS}."
         own = {name.removeprefix(prefix): value for name, value in update.items() if name.startswith(prefix)}
         plain = {name: value for name, value in update.items() if not name.startswith(prefix)}
@@ -135,7 +135,7 @@ def group_document(group: GroupRecord) -> dict[str, Any]:
 
 
 def group_record(document: Mapping[str, Any]) -> GroupRecord:
-    """Return the record of a document of ours, or of Celery's.
+    """Return the record of a document that rootcellar or Celery wrote.
 
     Raises:
         PayloadUnreadable: Celery wrote it with a serializer that is not JSON.
@@ -178,8 +178,8 @@ def findable(ids: Iterable[str]) -> list[str]:
 
 def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     """Cut ids into pieces of which each fits into one command."""
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        yield ids[start : start + IDS_AT_ONCE]
+    for start in range(0, len(ids), MAX_IDS):
+        yield ids[start : start + MAX_IDS]
 
 
 def microseconds(when: datetime) -> int:
@@ -197,7 +197,7 @@ def _moment(since_1970: int) -> datetime:
 
 
 def _result(payload: Payload | None) -> tuple[str | bytes | None, dict[str, str] | None]:
-    """Return a result as Celery's field holds it, and what must be told beside; ``None`` where it is plain JSON."""
+    """Return a result for Celery's field, and the description that it needs; ``None`` if it is plain JSON."""
     if payload is None:
         return None, None
     body: str | bytes = payload.body
@@ -258,7 +258,7 @@ def _celerys_task(document: Mapping[str, Any]) -> TaskRecord:
 
 
 def _celerys_traceback(stored: Any, reading: Reading) -> str | None:
-    """Return a traceback: Celery before 4.3 encoded it, as a text in JSON or, where there is none, as a null."""
+    """Return a traceback: Celery before 4.3 encoded it, as a text in JSON or, if there is none, as a null."""
     if isinstance(stored, bytes):
         return None if _is_pickled_none(stored) else reading.text("traceback", stored)
     if isinstance(stored, str) and (stored == "null" or (stored[:1] == stored[-1:] == '"')):
@@ -282,7 +282,7 @@ def _is_pickled_none(stored: bytes) -> bool:
 
 
 def _celerys_result(stored: Any) -> Payload | None:
-    """Tell what a result is by how it begins; Celery did not note its content type."""
+    """Return the content type of a result by its first bytes, because Celery does not store it."""
     if stored is None:
         return None
     if isinstance(stored, str):
@@ -307,7 +307,7 @@ def _loosely(value: Any, read: Callable[[Any], Payload | None] | None = None) ->
 
 
 def _plain(payload: Payload) -> Any:
-    """Return the value of a payload for people and stock readers, or a text where BSON could not hold it."""
+    """Return the value of a payload for people and Celery, or a text if BSON cannot represent it."""
     if payload.content_type not in ("application/json", TYPED_JSON) or payload.compression or payload.key_id:
         return f"<{payload.content_type}, {len(payload.body)} bytes>"
     try:
@@ -334,7 +334,7 @@ def _is_bson(value: Any, depth: int) -> bool:
 
 
 def _member_ids(result: Payload) -> list[Any]:
-    """Return the ids in the tuple of a saved group; none where it is no such tuple."""
+    """Return the ids in the tuple of a saved group; none if it is no such tuple."""
     try:
         _, members = json.loads(result.body)
         return [member[0][0] for member in members]
@@ -343,6 +343,6 @@ def _member_ids(result: Payload) -> list[Any]:
 
 
 def _date(field: str, when: datetime | None) -> dict[str, Any]:
-    """Return a date for Celery and the server, which keep milliseconds, and the exact one for us."""
+    """Return a date for Celery and the server, in milliseconds, and the exact one for rootcellar."""
     held = None if when is None else clamped(when)
     return {field: held, f"{OURS}.{field}": None if held is None else microseconds(held)}

@@ -1,11 +1,21 @@
-"""Records as Celery's own one-blob metas, which stock clients and workers read, and back.
+"""Records in Celery's own layout for key-value stores: one JSON object for each, which Celery can read too.
 
-A blob of ours is the JSON object that Celery writes, with our fields beside its own, and ``"rootcellar"`` before them
-all: a *mark* of fixed width that a script on the server reads without parsing the rest, and the places of the payloads,
-which are the texts that they were, byte for byte. Celery's readers pass over what they do not know.
+A blob is the JSON object that Celery writes, with more fields. Celery ignores fields that it does not know. The first
+one, ``"rootcellar"``, has a *mark* of fixed width, which a script in Redis (``lua/tasks.lua``) reads without parsing
+the rest, and the lengths of all that follows, so that payloads are read back byte for byte::
 
-A record with a payload that is not plain JSON text is an *opaque* blob: the same, with ``!`` for the first brace and
-framed payloads. A stock reader refuses it rather than to take it for something else.
+    byte  0  1               16    17        25     30               45
+          {  "rootcellar":"1  S    00000000  04097  000000000000000  ,103,2,-,-,-,-"  ,"status":…,"result":42,…}
+             SIGN             kind  retries  given  expires_at       lengths          fields, payloads
+
+    kind        S: a SUCCESS; D: done otherwise; P: not done; G: a group; F: a tombstone
+    retries     8 digits
+    given       5 digits: which of the fields in KEPT the record has, one bit each
+    expires_at  15 digits: milliseconds since 1970, 0 for never
+    lengths     bytes of the fields, then of each payload: ``-`` for none, followed by ``t`` for typed JSON
+
+A record with a payload that is not plain JSON is an *opaque* blob: its first byte is ``!`` instead of ``{``, and its
+payloads are framed (``framing.py``). Celery cannot read it, and so does not mistake it for another value.
 """
 
 from __future__ import annotations
@@ -22,16 +32,16 @@ from rootcellar.records import ENDS, FOREIGN, NO_DATE, TYPED_JSON, GroupRecord, 
 from rootcellar.stores.fields import FAILURES, Reading, damaged, number_of, text_of
 from rootcellar.stores.framing import frame, unframe_loosely
 
-#: what follows the first byte of a blob of ours; the mark follows it: kind, retries, fields given, expiry
+#: what follows the first byte of a blob; then the mark follows: kind, retries, given fields, expiry
 SIGN = b'"rootcellar":"1'
 MARK_WIDTH = 1 + 8 + 5 + 15
 _MARK_AT = 1 + len(SIGN)
 _PLACES_AT = _MARK_AT + MARK_WIDTH + 1
 
-#: the kinds of record that a mark tells apart
+#: the kinds of a record
 SUCCESS, DONE, UNFINISHED, GROUP, FORGOTTEN = "S", "D", "P", "G", "F"
 
-#: our attribute -> its key in the meta
+#: attribute of the record -> key in the JSON object
 _TEXTS = {
     "name": "name",
     "queue": "queue",
@@ -43,9 +53,9 @@ _TEXTS = {
 _NUMBERS = {"retries": "retries", "group_index": "group_index"}
 _DATES = {"sent_at": "date_sent", "started_at": "date_started"}
 _PAYLOADS = ("result", "args", "kwargs", "children", "stamps")
-#: the bytes that stand for one that is not there
+#: the bytes that are written for a payload that is missing
 _LENGTHS_OF_NONE = {"result": len(b',"result":null'), "children": len(b',"children":[]')}
-#: what a later state keeps where it does not say it anew; the place here is the bit in the mark
+#: fields that a later state keeps if it does not set them; the position here is the bit in the mark
 KEPT = (*_TEXTS, *_NUMBERS, *_DATES, "args", "kwargs", "children", "stamps")
 _BITS = {name: 1 << place for place, name in enumerate(KEPT)}
 
@@ -61,7 +71,7 @@ def encode_task(record: TaskRecord) -> bytes:
     """Return the blob of a task."""
     given = 0
     fields = [f'"status":{quoted(record.state)},"task_id":{quoted(record.task_id)}']
-    # written out, not looped over: this is the way of every result
+    # written out, not a loop: every result takes this path
     if (text := record.name) is not None:
         given |= _BITS["name"]
         fields.append(f'"name":{quoted(text)}')
@@ -107,7 +117,7 @@ def encode_task(record: TaskRecord) -> bytes:
         given |= _BITS["children"]
     if record.stamps is not None:
         given |= _BITS["stamps"]
-        fields.append(_stamps_as_celery_has_them(record.stamps))
+        fields.append(_stamps_in_celerys_form(record.stamps))
     kind = SUCCESS if record.state == "SUCCESS" else UNFINISHED if record.done_at is None else DONE
     retries = min(max(record.retries or 0, 0), _LARGEST_RETRIES)
     mark = f"{kind}{retries:08}{given:05}{_milliseconds(record.expires_at):015}"
@@ -115,9 +125,9 @@ def encode_task(record: TaskRecord) -> bytes:
 
 
 def decode_task(task_id: str, blob: bytes) -> TaskRecord:
-    """Return the record of a blob that we wrote, or that Celery did.
+    """Return the record of a blob that rootcellar or Celery wrote.
 
-    A blob that is neither becomes a record whose result says so to whoever decodes it.
+    Any other blob becomes a record with the content type FOREIGN; decoding its result raises an error.
     """
     try:
         return _own_task(task_id, blob) if blob.startswith(SIGN, 1) else _celery_task(task_id, blob)
@@ -149,13 +159,13 @@ def _own_task(task_id: str, blob: bytes) -> TaskRecord:
 
 
 def encode_forgotten(task_id: str) -> bytes:
-    """Return the mark of a forgotten task, which Celery's own readers take for one that nothing is known of."""
+    """Return the tombstone of a task; for Celery it is a task that is PENDING."""
     fields = f'"status":"PENDING","task_id":{quoted(task_id)},"date_done":null,"traceback":null'
     return _blob(f"{FORGOTTEN}{0:08}{0:05}{0:015}", fields, _PAYLOADS, (None,) * len(_PAYLOADS))
 
 
 def is_forgotten(blob: bytes) -> bool:
-    """Tell whether a blob is the mark of a forgotten task."""
+    """Return whether a blob is a tombstone."""
     return blob.startswith(SIGN + FORGOTTEN.encode(), 1)
 
 
@@ -169,10 +179,10 @@ def encode_group(group: GroupRecord) -> bytes:
 
 
 def decode_group(group_id: str, blob: bytes) -> GroupRecord:
-    """Return the group of a blob that we wrote, or that Celery did.
+    """Return the group of a blob that rootcellar or Celery wrote.
 
     Raises:
-        PayloadUnreadable: it is neither.
+        PayloadUnreadable: it is another blob.
     """
     try:
         if blob.startswith(SIGN, 1):
@@ -189,18 +199,18 @@ def decode_group(group_id: str, blob: bytes) -> GroupRecord:
     except FAILURES:
         raise PayloadUnreadable(
             f"group {group_id} was saved in a form that is not JSON",
-            remedy="read it with the serializer of whoever saved it",
+            remedy="read it with the serializer that it was saved with",
         ) from None
-    # Celery does not say when it saved it
+    # Celery does not store when it was saved
     return GroupRecord(group_id=group_id, result=Payload(text[start:end].encode()), done_at=NO_DATE)
 
 
 def merged(earlier: TaskRecord, later: TaskRecord) -> TaskRecord:
-    """Return ``later`` with what it does not say of the call taken from ``earlier``."""
+    """Return ``later``, with the fields that it does not set taken from ``earlier``."""
     values = {name: getattr(later, name) for name in TaskRecord.__slots__}
     missing = [name for name in KEPT if values[name] is None]
     if later.done_at is not None and "children" in missing:
-        # those of an earlier run are not the children of the one that ended
+        # the children of an earlier run are not those of the run that ended
         missing.remove("children")
     values.update({name: getattr(earlier, name) for name in missing})
     return TaskRecord(**values)
@@ -213,7 +223,7 @@ def _blob(mark: str, fields: str, names: tuple[str, ...], payloads: tuple[Payloa
     for name, payload in zip(names, payloads, strict=True):
         if payload is None:
             sizes.append("-")
-            # Celery's readers want these, whatever their value
+            # Celery requires these fields
             if name == "result":
                 body.append(b',"result":null')
             elif name == "children":
@@ -230,7 +240,7 @@ def _blob(mark: str, fields: str, names: tuple[str, ...], payloads: tuple[Payloa
 
 
 def _read(blob: bytes, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Payload | None]]:
-    """Return the fields and the payloads of a blob of ours."""
+    """Return the fields and the payloads of a blob of rootcellar."""
     places_end = blob.index(b'"', _PLACES_AT)
     fields_length, *sizes = blob[_PLACES_AT:places_end].decode().split(",")
     at = places_end + 2
@@ -263,8 +273,8 @@ def _is_plain(payload: Payload) -> bool:
     )
 
 
-def _stamps_as_celery_has_them(payload: Payload) -> str:
-    """Return the stamps as fields of the meta, but for those that would hide one of its own."""
+def _stamps_in_celerys_form(payload: Payload) -> str:
+    """Return the stamps as fields of the JSON object, without those that have the name of another field."""
     try:
         stamps = json.loads(payload.body) if _is_plain(payload) else None
     except (ValueError, RecursionError):
@@ -277,7 +287,7 @@ def _stamps_as_celery_has_them(payload: Payload) -> str:
     return json.dumps({"stamped_headers": list(stamps), **shown})[1:-1]
 
 
-# -- what Celery wrote
+# -- blobs that Celery wrote
 
 
 def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
@@ -313,7 +323,7 @@ def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
 
 
 def _foreign_task(task_id: str, blob: bytes) -> TaskRecord:
-    """Return a record of what cannot be read: ended, so that nobody waits for it, unless it shows another state."""
+    """Return the record of an unreadable blob: ended, so that no client waits for it, unless it has another state."""
     shown = _STATUS.search(blob[:256])
     state = shown[1].decode() if shown else "FAILURE"
     is_done = state in ENDS or state in ("REJECTED", "IGNORED")
@@ -322,7 +332,7 @@ def _foreign_task(task_id: str, blob: bytes) -> TaskRecord:
 
 
 def _members(text: str) -> dict[str, _Span]:
-    """Return where the values of a JSON object's members lie, so that they can be taken as they were written."""
+    """Return the positions of the values in a JSON object, so that they can be copied byte for byte."""
     spans: dict[str, _Span] = {}
     at = _past_space(text, 0)
     if text[at] != "{":
@@ -370,5 +380,5 @@ def _date(value: Any) -> datetime:
 
 
 def _marked_date(value: Any) -> Any:
-    # kombu marks a datetime that was not turned into text before
+    # kombu wraps a datetime that was not converted to text before
     return value.get("__value__") if isinstance(value, dict) else value

@@ -1,13 +1,13 @@
 """Chords as documents: one for the chord, one for each part that was counted.
 
 A stand-alone server has no transaction over several documents, so nothing here needs one. The parts themselves are the
-count: their key makes each count once, and a chord that is begun anew gets a new ``run``, which no earlier part has.
-The number in the chord's document only spares counting them: it is never too high. A part that comes again, and whoever
-looks for orphans, count the parts.
+count: their key makes each count once, and a chord that is begun again gets a new ``run``, which no earlier part has.
+The number in the chord's document saves counting them, and is never too high. A part that is delivered again, and the
+search for orphans, count the parts.
 
 A part that comes with a record is noted in the task's own document, in the write that stores the record
 (:data:`NOTED`), then counted here with its result, then struck off there. A process that dies in between leaves a note;
-the same part delivered again, :func:`ChordDocuments.settle` before a deletion, and each look for orphans count it.
+the same part delivered again, :func:`ChordDocuments.settle` before a deletion, and each search for orphans count it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ logger = visible_logs(logging.getLogger(__name__))
 NOTED = f"{documents.OURS}.parts"
 #: seconds that a finished chord is remembered, to refuse late parts
 REMEMBERED = 86_400
-#: notes that one look for orphans settles
-_SETTLED_AT_ONCE = 500
+#: notes that one search for orphans counts
+_MAX_NOTES = 500
 
 #: milliseconds since 1970, by the server's clock
 _NOW = {"$toLong": "$$NOW"}
-_NOBODY_HOLDS_IT = {"$expr": {"$lt": ["$claimed_until", _NOW]}}
+_IS_UNCLAIMED = {"$expr": {"$lt": ["$claimed_until", _NOW]}}
 
 
 class ChordDocuments:
@@ -76,34 +76,34 @@ class ChordDocuments:
             self._touch(group_id, {"size": size})
             return
         self._touch(group_id, {})
-        is_news: Document = {"_id": group_id}
+        is_new: Document = {"_id": group_id}
         growth: Document = {"$inc": {"extra": size}}
         if key is not None:
-            is_news["grown"] = {"$ne": key}
+            is_new["grown"] = {"$ne": key}
             growth["$push"] = {"grown": key}
-        self._chords.update_one(is_news, growth)
+        self._chords.update_one(is_new, growth)
 
     def count(self, part: ChordPart, lease: float) -> ChordProgress:
         """See :meth:`Store.count_part`."""
-        chord, is_news = self._arrive(part)
+        chord, is_new = self._arrive(part)
         if chord["finished_at"] is not None:
             return ChordProgress(size=_size(chord), counted=chord["counted"], claimed=False, finished=True)
-        if is_news:
+        if is_new:
             noted = self._note_arrival(chord)
             if noted is None:
-                # finished or begun anew since
+                # finished or begun again since
                 return self.count(part, lease)
             chord = noted
-        counted = chord["counted"] if is_news else self._counted(chord)
+        counted = chord["counted"] if is_new else self._counted(chord)
         size = _size(chord)
         is_complete = size is not None and counted >= size
         claimed = is_complete and self._claim(chord, claimant(part), lease)
         return ChordProgress(size=size, counted=counted, claimed=claimed, finished=False)
 
-    def claim(self, group_id: str, who: str, lease: float) -> bool:
+    def claim(self, group_id: str, claimant: str, lease: float) -> bool:
         """See :meth:`Store.claim_chord`."""
         chord = self._chords.find_one({"_id": group_id, "finished_at": None})
-        return chord is not None and self._is_complete(chord) and self._claim(chord, who, lease)
+        return chord is not None and self._is_complete(chord) and self._claim(chord, claimant, lease)
 
     def get(self, group_id: str) -> ChordRecord | None:
         """See :meth:`Store.get_chord`."""
@@ -147,12 +147,10 @@ class ChordDocuments:
 
     def orphans(self, owner: str, limit: int) -> Sequence[str]:
         """See :meth:`Store.orphaned_chords`. Parts that were noted and not counted are counted first."""
-        for task in self._tasks.find({f"{NOTED}.owner": owner}).limit(_SETTLED_AT_ONCE):
+        for task in self._tasks.find({f"{NOTED}.owner": owner}).limit(_MAX_NOTES):
             self._settle(task)
         found: list[str] = []
-        for chord in self._chords.find(
-            {"owner": owner, "finished_at": None, "size": {"$ne": None}, **_NOBODY_HOLDS_IT}
-        ):
+        for chord in self._chords.find({"owner": owner, "finished_at": None, "size": {"$ne": None}, **_IS_UNCLAIMED}):
             try:
                 is_complete = self._is_complete(chord)
             except FAILURES as exc:
@@ -165,7 +163,7 @@ class ChordDocuments:
         return found
 
     def settle(self, task_ids: Sequence[str]) -> None:
-        """Count what tasks that will be deleted have noted."""
+        """Count the notes of tasks that will be deleted."""
         for task in self._tasks.find({"_id": {"$in": task_ids}, f"{NOTED}.0": {"$exists": True}}):
             self._settle(task)
 
@@ -183,8 +181,8 @@ class ChordDocuments:
             except FAILURES as exc:
                 logger.error("A part of a chord that task %a notes is damaged and is not counted: %s", task["_id"], exc)
                 continue
-            chord, is_news = self._arrive(part)
-            if is_news:
+            chord, is_new = self._arrive(part)
+            if is_new:
                 self._note_arrival(chord)
             self.strike_off(part)
 
@@ -192,7 +190,7 @@ class ChordDocuments:
         """Keep a part, once; return its chord as it was before, and whether the part is new in it."""
         unknown = {"expires_at": part.expires_at, "expiry": _microseconds(part.expires_at)}
         chord = self._touch(part.group_id, {"owner": part.owner}, unknown)
-        is_news = False
+        is_new = False
         if chord["finished_at"] is None:
             chord = self._put_off(chord, part)
             document = note(part) | {
@@ -203,8 +201,8 @@ class ChordDocuments:
             }
             with contextlib.suppress(DuplicateKeyError):
                 self._parts.insert_one(document)
-                is_news = True
-        return chord, is_news
+                is_new = True
+        return chord, is_new
 
     def _put_off(self, chord: Document, part: ChordPart) -> Document:
         """Let a chord, and the parts that it has, expire as late as a part says; return the chord.
@@ -219,19 +217,19 @@ class ChordDocuments:
         if expires - now > (part.expires_at - now) / 2:
             return chord
         later = {"expires_at": part.expires_at, "expiry": documents.microseconds(part.expires_at)}
-        # first the parts: who dies between the two leaves none that expires before its chord
+        # first the parts: if the process dies between the two, no part expires before its chord
         self._parts.update_many({"run": chord["run"]}, {"$max": {"expires_at": part.expires_at}})
         is_it = {"_id": chord["_id"], "run": chord["run"], "finished_at": None, "expiry": {"$lt": later["expiry"]}}
         self._chords.update_one(is_it, {"$set": later})
         return chord | later
 
     def _note_arrival(self, chord: Mapping[str, Any]) -> Document | None:
-        """Add one to the chord's own count, which is never too high, and too low where somebody died before this."""
+        """Add one to the chord's own count; it is never too high, and too low if a process died before this."""
         is_it = {"_id": chord["_id"], "run": chord["run"], "finished_at": None}
         return self._chords.find_one_and_update(is_it, {"$inc": {"counted": 1}}, return_document=ReturnDocument.AFTER)
 
     def _touch(self, group_id: str, change: Document, unknown: Mapping[str, Any] | None = None) -> Document:
-        """Change a chord, made if nobody spoke of it yet, and return it."""
+        """Change a chord, created if there is none, and return it."""
         fresh = {name: value for name, value in {**_new_chord(), **(unknown or {})}.items() if name not in change}
         update: Document = {"$setOnInsert": fresh} | ({"$set": change} if change else {})
         found: Document = _again(
@@ -248,17 +246,17 @@ class ChordDocuments:
         size = _size(chord)
         return size is not None and self._counted(chord) >= size
 
-    def _claim(self, chord: Mapping[str, Any], who: str, lease: float) -> bool:
+    def _claim(self, chord: Mapping[str, Any], claimant: str, lease: float) -> bool:
         """Take a chord that was seen complete, unless it has grown since or is held, by the server's clock."""
         unchanged = {name: chord[name] for name in ("_id", "run", "size", "extra")}
-        free = {"finished_at": None, "$or": [{"claimant": who}, _NOBODY_HOLDS_IT]}
+        free = {"finished_at": None, "$or": [{"claimant": claimant}, _IS_UNCLAIMED]}
         until = {"$add": [_NOW, max(1, int(lease * 1_000))]}
-        mine = [{"$set": {"claimant": {"$literal": who}, "claimed_until": until}}]
+        mine = [{"$set": {"claimant": {"$literal": claimant}, "claimed_until": until}}]
         return self._chords.update_one({**unchanged, **free}, mine).matched_count == 1
 
 
 def note(part: ChordPart) -> Document:
-    """Return what is noted of a part."""
+    """Return the note of a part."""
     return {
         "group_id": part.group_id,
         "group_index": part.group_index,
@@ -271,7 +269,7 @@ def note(part: ChordPart) -> Document:
 
 
 def _read_note(task: Mapping[str, Any], noted: Mapping[str, Any]) -> ChordPart:
-    """Return the part that a task's document has a note of; its result is the document's where the note has none."""
+    """Return the part that a task's document has a note of; its result is the document's if the note has none."""
     fields = {name: noted[name] for name in ("group_id", "group_index", "state", "owner", "expires_at", "delivery")}
     fields["expires_at"] = Reading().moment("expires_at", fields["expires_at"])
     if not all(isinstance(fields[name], str) for name in ("group_id", "state", "owner", "delivery")):
@@ -281,7 +279,7 @@ def _read_note(task: Mapping[str, Any], noted: Mapping[str, Any]) -> ChordPart:
 
 
 def _end_of_part(chord: Mapping[str, Any], part: ChordPart) -> datetime | None:
-    """Return when a part expires: not before its chord, also where another part puts that off at this moment."""
+    """Return when a part expires: not before its chord, also if another part postpones that at the same moment."""
     expires = documents.moment(chord["expiry"])
     if expires is None or part.expires_at is None:
         return expires
@@ -333,7 +331,7 @@ def _place_in_header(part: PartResult) -> tuple[bool, int, str]:
 
 
 def _again(upsert: Any) -> Any:
-    """Do an upsert by ``_id`` again where another one came between its look and its insertion."""
+    """Repeat an upsert by ``_id`` if another one came between its search and its insertion."""
     while True:
         try:
             return upsert()

@@ -1,4 +1,4 @@
-"""How we speak to MongoDB: the client, what it is told, and its errors in our words."""
+"""Connecting to MongoDB: the client, its settings, and its errors as errors of rootcellar."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Client = pymongo.MongoClient[Document]
 
 #: the database where the URL names none, as in Celery
 DATABASE = "celery"
-#: milliseconds; a server that is out of reach is an outage, which the backend sits out, not the driver
+#: milliseconds; if a server cannot be reached, the backend retries, not the driver
 _TIMEOUTS = {"serverSelectionTimeoutMS": 3_000, "connectTimeoutMS": 3_000, "socketTimeoutMS": 30_000}
 #: milliseconds that a write waits for the majority
 _WRITE_TIMEOUT = 10_000
@@ -84,7 +84,7 @@ class Settings:
 
 
 def read_settings(url: str, options: StoreOptions) -> Settings:
-    """Return what a URL and Celery's ``mongodb_backend_settings`` say.
+    """Return the settings of a URL and of Celery's ``mongodb_backend_settings``.
 
     Raises:
         ConfigurationError: it is no MongoDB URL, or the settings cannot be used.
@@ -114,7 +114,7 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
 
 
 def _with_defaults(client: dict[str, Any], in_url: set[str], options: StoreOptions) -> dict[str, Any]:
-    """Add what neither the URL nor the settings say."""
+    """Add the defaults."""
     defaults: dict[str, Any] = {
         **_TIMEOUTS,
         "maxPoolSize": options.pool_size,
@@ -134,7 +134,7 @@ def _with_defaults(client: dict[str, Any], in_url: set[str], options: StoreOptio
 
 
 def _check_url(url: str) -> dict[str, Any]:
-    """Return the URL's database and the names of its options, without looking any host up."""
+    """Return the URL's database and the names of its options, without a DNS query."""
     scheme, _, rest = url.partition("://")
     if "@" in rest.partition("?")[0].rpartition("@")[2] or rest.partition("?")[0].count("@") > 1:
         raise _not_a_url("it has an @ where none can be")
@@ -142,7 +142,7 @@ def _check_url(url: str) -> dict[str, Any]:
     for secret in ("password", "tlscertificatekeyfilepassword"):
         if secret in query:
             raise errors.ConfigurationError(
-                f"the URL has {secret}= in its query, where tools that hide passwords do not look",
+                f"the URL has {secret}= in its query, where tools that hide passwords do not find it",
                 where=scheme,
                 remedy="write it into mongodb_backend_settings",
             )
@@ -165,7 +165,7 @@ def _not_a_url(reason: str) -> errors.ConfigurationError:
 
 
 def _hosts(url: str, given: dict[str, Any]) -> tuple[str | list[str], str]:
-    """Return where to connect, and that for people; ``mongodb_backend_settings`` goes before the URL, as in Celery."""
+    """Return the URL to connect to, and the place for people; ``mongodb_backend_settings`` takes precedence."""
     host, port, several = (given.pop(name, None) for name in _HOSTS)
     if several:
         return several, ",".join([several] if isinstance(several, str) else several)
@@ -196,13 +196,13 @@ class _Shared:
         self.places = _places(client, where)
 
     def __del__(self) -> None:
-        # in a forked child it would end what the parent uses
+        # in a forked child it would end the sessions of the parent
         if self._pid == os.getpid():
             self.client.close()
 
 
 def _places(client: Client, where: str) -> ConnectionPool[_Place] | None:
-    """Return a queue before PyMongo's own pool, in which those who come wait behind those who come again and again."""
+    """Return a fair queue before PyMongo's own pool, which prefers threads that come again and again."""
     limits = client.options.pool_options
     if not limits.max_pool_size or math.isinf(limits.max_pool_size):
         return None
@@ -225,7 +225,7 @@ def _leave(place: _Place) -> None:
 
 
 class Clients:
-    """The client of this process: made at its first use, never carried over a fork, closed when nobody uses it."""
+    """The client of this process: created at the first use, not used after a fork, closed when it is unused."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -255,7 +255,7 @@ class Clients:
             raise
 
     def close(self) -> None:
-        """Close the client once the last who uses it is done. The next use opens another."""
+        """Close the client after its last use. The next use opens another one."""
         self._shared.take()
 
     def _open(self) -> Client:
@@ -270,7 +270,7 @@ class Clients:
 
 @contextmanager
 def translated(where: str) -> Iterator[None]:
-    """Turn what the driver raises into errors of ours."""
+    """Turn the driver's errors into errors of rootcellar."""
     try:
         yield
     except (mongo.PyMongoError, bson.errors.BSONError, OverflowError, UnicodeEncodeError) as exc:
@@ -278,7 +278,7 @@ def translated(where: str) -> Iterator[None]:
 
 
 def translate(exc: Exception, where: str) -> errors.RootcellarError:
-    """Return the error of ours that says what ``exc`` means."""
+    """Return the error of rootcellar for ``exc``."""
     text = str(exc).partition(", full error:")[0]
     code = getattr(exc, "code", None)
     kind: type[errors.RootcellarError]
@@ -289,7 +289,7 @@ def translate(exc: Exception, where: str) -> errors.RootcellarError:
     elif isinstance(exc, mongo.ServerSelectionTimeoutError):
         return _unreachable(text, where)
     elif isinstance(exc, mongo.ConnectionFailure) and "authentication failed" in text.lower():
-        # said so where the driver connects by itself
+        # raised where the driver connects by itself
         kind, remedy = _BY_CODE[18]
     elif code in _OUTAGES:
         kind, remedy = errors.StoreUnavailable, "wait for the server; if it lasts, see rs.status() and its log"

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 #: of which collection, on what, how
 _INDEXES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    # exactly as Celery makes it, which fails where another index has the name
+    # exactly as Celery creates it, which fails if another index has the name
     ("task", "date_done", {"background": True}),
     ("task", "expires_at", {"expireAfterSeconds": 0}),
     ("group", "expires_at", {"expireAfterSeconds": 0}),
@@ -146,7 +146,7 @@ class MongoStore(Store):
                     at.group.replace_one({"_id": group.group_id}, document, upsert=True)
                     return
                 except DuplicateKeyError:
-                    # somebody else stored it between the look and the insertion
+                    # another process stored it between the search and the insertion
                     continue
 
         self._run(work)
@@ -189,7 +189,7 @@ class MongoStore(Store):
     # -- time and end
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        """Delete what the server has not deleted yet: it looks once a minute."""
+        """Delete what the server has not deleted yet: it does so once a minute."""
         expired = {"expires_at": {"$lt": now}}
 
         def some(collection: Collection[Document]) -> int:
@@ -246,14 +246,14 @@ class MongoStore(Store):
 
 
 def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | None) -> bool:
-    """Store a state over what is there, unless that must stay, with a note of its part; return whether it was."""
-    update, beside = documents.task_update(record)
+    """Store a state, with a note of its part, unless the stored one must stay; return whether it was stored."""
+    update, on_insert = documents.task_update(record)
     overwritable: Document = {"_id": record.task_id, "status": {"$ne": "SUCCESS"}}
     if record.done_at is None:
         # a run's RETRY, which is stored after the next run was sent, may come after that run's end
         is_no_later_end = {"retries": {"$not": {"$gt": record.retries or 0}}}
         overwritable["$or"] = [{"date_done": None}, is_no_later_end]
-    change: Document = {"$set": update, "$setOnInsert": beside}
+    change: Document = {"$set": update, "$setOnInsert": on_insert}
     if part is not None:
         # a SUCCESS stays, so it need not be there twice: a document has no more than 16 MB
         noted = part if record.state == "SUCCESS" else replace(part, result=kept_result(part, record))
@@ -264,7 +264,7 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
             return True
         except WriteError as exc:
             if not isinstance(exc, DuplicateKeyError):
-                # where our own fields should be is something else, in which nothing can be stored
+                # the field of rootcellar has another value, in which nothing can be stored
                 drop = {"$unset": {documents.OURS: ""}}
                 if (
                     exc.code == _NO_DOCUMENT
@@ -272,7 +272,7 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
                 ):
                     continue
                 raise
-            # there is one that must stay, or one that came between the look and the insertion
+            # there is one that must stay, or one that was stored between the search and the insertion
             if tasks.update_one(overwritable, change).matched_count:
                 return True
             if tasks.find_one({"_id": record.task_id}, {"_id": 1}):

@@ -1,4 +1,4 @@
-"""How we speak to MySQL and MariaDB: the driver, the session's settings, and the size of what may be sent."""
+"""Connecting to MySQL and MariaDB: the driver, the settings of a session, and the largest packet."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from rootcellar.stores.mysql.url import as_of_now
 
 T = TypeVar("T")
 
-#: what PyMySQL raises, beside its own errors, where an answer is cut off or its socket was closed
-STUMBLES = (AttributeError, AssertionError, IndexError, OSError, struct.error)
+#: what PyMySQL raises, in addition to its own errors, if an answer is cut off or its socket was closed
+UNEXPECTED_ERRORS = (AttributeError, AssertionError, IndexError, OSError, struct.error)
 
 OLDEST_MARIADB = (10, 5)
 OLDEST_MYSQL = (8, 0)
-#: seconds that a statement waits for a row that somebody else changes
+#: seconds that a statement waits for a row that another transaction has locked
 LOCK_TIMEOUT = 5
-#: seconds that a statement waits for a table that somebody else alters
+#: seconds that a statement waits for a table that another session alters
 TABLE_LOCK_TIMEOUT = 30
 
 #: strict, so that nothing is cut off in silence; without ANSI_QUOTES and NO_BACKSLASH_ESCAPES, as we quote
@@ -47,7 +47,7 @@ _ABOUT = "SELECT VERSION(), @@max_allowed_packet"
 
 
 class Connection(pymysql.connections.Connection):
-    """A connection in autocommit mode, whose session is as our statements need it."""
+    """A connection in autocommit mode, with the settings that the statements need."""
 
     #: the most bytes that the server takes in one statement
     packet_limit = 0
@@ -82,7 +82,7 @@ class Connection(pymysql.connections.Connection):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Do what is in a ``with`` block wholly or not at all."""
+        """Run a ``with`` block in a transaction."""
         self.begin()
         try:
             yield
@@ -94,11 +94,11 @@ class Connection(pymysql.connections.Connection):
 
     @property
     def line(self) -> Any:
-        """The socket; an ``ssl.SSLSocket`` where the connection is encrypted."""
+        """The socket; an ``ssl.SSLSocket`` if the connection is encrypted."""
         return self._sock
 
     def is_usable(self) -> bool:
-        """Tell, without a round trip, whether it is open, in no transaction, and has no answer to come."""
+        """Return, without a round trip, whether it is open, in no transaction, and waits for no answer."""
         is_idle = not self.is_busy and not self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS
         return bool(self.open and is_idle)
 
@@ -159,13 +159,13 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
     """Open a connection.
 
     Raises:
-        StoreError: in our words, why not.
+        StoreError: it is not possible.
     """
-    patience = {"read_timeout": settings["connect_timeout"], "write_timeout": settings["connect_timeout"]}
+    timeouts = {"read_timeout": settings["connect_timeout"], "write_timeout": settings["connect_timeout"]}
     moment = Moment()
     try:
-        told = {"program_name": "rootcellar", **as_of_now(settings), **patience}
-        connection = Connection(**told, charset="utf8mb4", autocommit=True)
+        parameters = {"program_name": "rootcellar", **as_of_now(settings), **timeouts}
+        connection = Connection(**parameters, charset="utf8mb4", autocommit=True)
         version, connection.packet_limit = _set_up(connection)
     except pymysql.Error as exc:
         raise_interruption(exc, moment)
@@ -178,7 +178,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
 
 
 def _set_up(connection: Connection) -> tuple[str, int]:
-    """Make the session ours; return the server's version and the largest packet that it takes."""
+    """Set up the session; return the server's version and its largest packet in bytes."""
     try:
         for statement in SESSION:
             connection.execute(statement)
@@ -203,7 +203,7 @@ def _refuse_old(connection: Connection, version: str, where: str) -> None:
 
 
 def _unusable(exc: Exception, where: str) -> errors.RootcellarError:
-    """Say what the driver itself refuses to do."""
+    """Return the error for what the driver itself refuses."""
     if "cryptography" in str(exc):
         return errors.DriverMissing(
             "the server wants the password encrypted, and the Python package cryptography is not installed",

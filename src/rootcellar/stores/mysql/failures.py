@@ -1,4 +1,4 @@
-"""The server's and the driver's errors in our words."""
+"""The server's and the driver's errors as errors of rootcellar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFLICTS = {DEADLOCK, LOCK_WAIT, RECORD_CHANGED}
 LOST = {1053, 1077, 1079, 1927, 4031}
 #: the table or a column of it is not there: our idea of the tables is stale
 STALE = {1054, 1146}
-#: the server takes no writes; a session that was told so may stay so
+#: the server accepts no writes; a session that got this error may stay read-only
 READ_ONLY = {1290, 1792, 1836}
 
 #: the session has no database any more: it was dropped
@@ -25,7 +25,7 @@ NO_DATABASE = 1046
 _BUSY = "see the server's log: it is short of a resource"
 _GONE = "see whether the server runs and can be reached"
 _LATER = "wait for the server; if it lasts, see its log for shutdowns and limits on statements"
-_LOCKED = "wait for the others; if it lasts, see who holds locks: SHOW ENGINE INNODB STATUS"
+_LOCKED = "wait for the others; if it lasts, see which session holds locks: SHOW ENGINE INNODB STATUS"
 _SMALLER = "store less in one result"
 _GRANT = "GRANT the right (`rootcellar schema grants`), or let a DBA run what `rootcellar schema sql` prints"
 
@@ -45,7 +45,7 @@ _BY_CODE: dict[int, Kind] = {
     **dict.fromkeys((1044, 1142, 1143, 1227, 1370), (errors.PermissionDenied, _GRANT)),
     1054: (errors.SchemaOutdated, "run `rootcellar schema status`: it says how to put the column back"),
     1146: (errors.SchemaMissing, "run `rootcellar schema status`, then `rootcellar schema create`"),
-    # the server may say so, when its limit was lowered since we asked
+    # the server refuses it if its limit was lowered after the connection was opened
     1153: (errors.PayloadTooLarge, "store less in one result, or raise max_allowed_packet in the server's settings"),
     1118: (errors.PayloadTooLarge, "store less in one result, or raise innodb_log_file_size in the server's settings"),
     **dict.fromkeys((1264, 1292, 1300, 1366, 1406, 1265), (errors.RecordRefused, "see which column the server names")),
@@ -57,7 +57,7 @@ _NO_SPACE = ("errno: 28", "Got error 28", "No space left")
 
 
 def code_of(exc: pymysql.Error) -> int:
-    """Return the number of an error, 0 where it has none."""
+    """Return the number of an error; 0 if it has none."""
     code = exc.args[0] if exc.args else 0
     return code if isinstance(code, int) else 0
 
@@ -70,7 +70,7 @@ def cut_off(exc: Exception, where: str) -> errors.StoreUnavailable:
 
 
 def translate(exc: pymysql.Error, where: str) -> errors.StoreError:
-    """Return the error of ours that says what ``exc`` means."""
+    """Return the error of rootcellar for ``exc``."""
     text = str(exc.args[1]) if len(exc.args) > 1 and exc.args[1] else str(exc) or type(exc).__name__
     if refused := tls.explain(exc, where):
         return refused

@@ -26,8 +26,8 @@ from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_sta
 
 PACKAGE = "rootcellar.stores.mysql"
 MIGRATIONS = ("001_results.sql", "002_chords.sql")
-#: seconds to wait for somebody else who makes the tables
-LOCK_PATIENCE = 30
+#: seconds to wait for another process that creates the tables
+LOCK_SECONDS = 30
 #: MySQL takes no longer name, in characters
 LONGEST_NAME = 64
 _WITH_PARAMETERS = ("read_registry", "register", "unregister", "count_registered", "count_task", "count_group")
@@ -46,7 +46,7 @@ def qualified(schema: str | None, name: str) -> str:
 
 
 def table_names(options: StoreOptions) -> dict[str, str]:
-    """Return the quoted names that stand for ``{key}`` in our SQL.
+    """Return the quoted names for each ``{key}`` in the SQL.
 
     Raises:
         ConfigurationError: MySQL takes no such name.
@@ -79,7 +79,7 @@ def _check_name(name: str) -> None:
 
 
 def _derived(name: str, suffix: str) -> str:
-    """Return ``name`` with ``suffix``, shortened to something unique where that is too long."""
+    """Return ``name`` with ``suffix``, shortened to a unique name if that is too long."""
     if len(name + suffix) <= LONGEST_NAME:
         return name + suffix
     ending = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
@@ -130,9 +130,9 @@ class MySQLSchema(SqlSchema[Connection]):
 
     @contextmanager
     def _alone(self, connection: Connection) -> Iterator[None]:
-        if self._all(connection, "lock", {"seconds": LOCK_PATIENCE}) != [(1,)]:
+        if self._all(connection, "lock", {"seconds": LOCK_SECONDS}) != [(1,)]:
             raise errors.StoreUnavailable(
-                f"somebody else has been making the tables for {LOCK_PATIENCE} s",
+                f"another process has been creating the tables for {LOCK_SECONDS} s",
                 where=self._where,
                 remedy="see SHOW PROCESSLIST",
             )

@@ -1,4 +1,4 @@
-"""Records in MySQL or MariaDB: one statement, or one short transaction, for each verb."""
+"""Records in MySQL or MariaDB: one statement, or one short transaction, for each call."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class MySQLStore(SqlStore[Connection]):
     def _count_part(
         self, connection: Connection, part: ChordPart, record: TaskRecord | None, lease: float
     ) -> ChordProgress:
-        """Count a part, and claim the chord where that completes it. Parts are locked before their chord, always."""
+        """Count a part, and claim the chord if that completes it. Parts are always locked before their chord."""
         _check_ids(part.group_id, part.task_id)
         params = rows.part_row(part, record, _date_text)
         params["arrived"] = min(1, connection.execute(self._sql["arrive"], params))
@@ -168,7 +168,7 @@ class MySQLStore(SqlStore[Connection]):
         return connection.execute(self._sql["claim_chord"], params) == 1
 
     def _delete_expired(self, find: str, delete: str, params: dict[str, Any]) -> int:
-        """Find what has expired without a lock, then delete it by its key, if it still has."""
+        """Find expired rows without a lock, then delete each by its key if it is still expired."""
         count = 0
         ids = sorted(row[0] for row in self._all(find, params))
         for some in framing.chunks(ids, self.MANY):
@@ -204,7 +204,7 @@ class MySQLStore(SqlStore[Connection]):
         return connection.execute(self._sql[statement], params)
 
     def _raw(self, work: Callable[[Connection], T]) -> T:
-        """Do ``work``, again after a deadlock, and once more where the connection was lost or the tables are others."""
+        """Call ``work``, again after a deadlock, and once more if the connection was lost or tables changed."""
         retries = _Retries()
         moment = Moment()
         while True:
@@ -219,7 +219,7 @@ class MySQLStore(SqlStore[Connection]):
                         raise failures.translate(exc, self._where) from exc
                 except UnicodeEncodeError as exc:
                     raise self._refused(exc) from exc
-                except driver.STUMBLES as exc:
+                except driver.UNEXPECTED_ERRORS as exc:
                     raise_interruption(exc, moment)
                     if not connection.is_busy:
                         raise
@@ -235,7 +235,7 @@ class MySQLStore(SqlStore[Connection]):
         if code in failures.LOST or code in failures.READ_ONLY or code == failures.NO_DATABASE:
             connection.end()
         if code in failures.READ_ONLY:
-            # other sessions of ours on that server would hear the same, also when another one takes writes
+            # the other sessions on that server would get the same error, also after another server accepts writes
             self._pool.drop_idle()
 
     def _transaction(self, connection: Connection) -> AbstractContextManager[object]:
@@ -305,7 +305,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
 
 
 def _update_assignments() -> str:
-    """Return what an upsert sets where the row is this call's: the state's columns always, others where given."""
+    """Return the assignments of an upsert: the columns of the state always, others only if they are given."""
     assignments = []
     for column in rows.TASK_COLUMNS[1:]:
         condition = "put_id = VALUES(put_id)"

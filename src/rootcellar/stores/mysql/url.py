@@ -1,4 +1,4 @@
-"""What a MySQL URL says: where the server is, as whom, and how to know it by its certificate."""
+"""The URL of a MySQL server: host, user, database and TLS."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXAMPLE = "write rootcellar+mysql://user:password@host:3306/database, with spec
 
 
 def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the driver's parameters for a URL; ``extra`` (``connect_args``) goes over what its query says.
+    """Return the driver's parameters for a URL; ``extra`` (``connect_args``) takes precedence over its query.
 
     Raises:
         ConfigurationError: it is no such URL, an option is unknown or wrong, a file of a certificate cannot be read, or
@@ -71,7 +71,7 @@ def as_of_now(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(url: str, settings: Mapping[str, Any]) -> str:
-    """Return who is asked where for which database, for people."""
+    """Return user, host and database, for people."""
     kind = url.partition("://")[0].partition("+")[0].lower()
     user = f"{settings['user']}@" if settings["user"] else ""
     place = settings.get("unix_socket") or f"{settings['host']}:{settings['port']}"
@@ -83,7 +83,7 @@ def _options(query: str) -> dict[str, Any]:
     for name, text in parse_qsl(query, keep_blank_values=True):
         if "password" in name or "passwd" in name:
             raise _wrong(
-                f"the URL has {name}= in its query, where tools that hide passwords do not look",
+                f"the URL has {name}= in its query, where tools that hide passwords do not find it",
                 "write it as user:password@host, or put it into connect_args",
             )
         if name == "charset":
@@ -115,7 +115,7 @@ def _with_tls(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _context(told: Mapping[str, Any]) -> ssl.SSLContext:
-    """Return a context that verifies the certificate and the host's name, but for what was turned off."""
+    """Return a context that verifies the certificate and the name of the host, unless that was turned off."""
     try:
         context = ssl.create_default_context(cafile=told.get("ssl_ca"))
         if told.get("ssl_cert"):
@@ -125,7 +125,7 @@ def _context(told: Mapping[str, Any]) -> ssl.SSLContext:
         raise _wrong(
             f"cannot use {files}: {exc.strerror or exc}", "see whether the files are there and are PEM"
         ) from exc
-    # what servers make for themselves does not keep to the letter of RFC 5280
+    # certificates that a server makes for itself do not follow RFC 5280 strictly
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
     is_verified = told.get("ssl_verify_cert", True)
     context.check_hostname = is_verified and told.get("ssl_verify_identity", True)

@@ -1,7 +1,7 @@
 """Batches from another store: one transaction under a lock that only one of them has at a time.
 
-The lock is the transaction's own, so whoever loses the connection, or stands still until the server ends it, loses the
-lock and everything that was written under it in one moment. Nothing comes late.
+The lock belongs to the transaction. A process that loses its connection, or hangs until the server ends the
+transaction, loses the lock and all that it wrote under it at the same moment. So no write comes late.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _GO_BACK = Statement("go_back", "ROLLBACK TO SAVEPOINT one_record")
 
 
 class Statements:
-    """What a batch runs.
+    """The statements of a batch.
 
     Args:
         sql: the store's statements by name.
@@ -50,7 +50,7 @@ class Statements:
 
 
 class Batch:
-    """What is written in one transaction; see :class:`~rootcellar.stores.journal.Batch`.
+    """The records that are written in one transaction; see :class:`~rootcellar.stores.journal.Batch`.
 
     Args:
         connection: an idle connection.
@@ -73,7 +73,7 @@ class Batch:
         self._put: list[TaskRecord] = []
 
     def begin(self) -> bool:
-        """Begin; return whether nobody else is at it."""
+        """Begin the transaction; return whether it is exclusive."""
         pipeline = Pipeline(self._connection)
         pipeline.send(BEGIN)
         pipeline.send(self._statements.begin, self._statements.begin.values({"task": self._statements.table}))
@@ -81,7 +81,7 @@ class Batch:
         return read_bool(row_of(found)[0])
 
     def put(self, records: Sequence[TaskRecord]) -> Sequence[Stored | RecordRefused]:
-        """Store; tell of each whether it was written, whether it was the first, or why it was refused."""
+        """Store records; return for each whether it was written and inserted, or why it was refused."""
         answers: dict[str, Stored | RecordRefused] = {}
         values: dict[str, Values] = {}
         # in the order in which everybody locks rows
@@ -96,7 +96,7 @@ class Batch:
         return [answers[record.task_id] for record in records]
 
     def _put_together(self, values: Mapping[str, Values]) -> dict[str, Stored | RecordRefused]:
-        """Store all of them in one round trip; nothing where one of them is refused."""
+        """Store all of them in one round trip, or none if one of them is refused."""
         pipeline = Pipeline(self._connection)
         pipeline.send(_SAVE)
         for one in values.values():

@@ -1,4 +1,4 @@
-"""Task records in PostgreSQL's binary form: what a store and a read cost on our side is mostly this."""
+"""Task records in PostgreSQL's binary format: most of the client's time for storing and reading is spent here."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _damaged_record(values: Sequence[bytes | None]) -> TaskRecord:
 
 
 def _encode_integer(value: int) -> bytes:
-    # as text, so that the server says what is out of range
+    # as text, so that the server reports a value that is out of range
     return str(value).encode()
 
 

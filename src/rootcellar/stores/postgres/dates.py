@@ -12,7 +12,7 @@ from rootcellar.stores.fields import EARLIEST, LATEST
 
 
 def read_all_moments(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Let a connection read such a moment as the first or the last one that we hold, so that no query fails for it."""
+    """Let a connection read a date outside Python's range as its first or last one, so that no query fails."""
     connection.adapters.register_loader("timestamptz", _WithZone)
     connection.adapters.register_loader("timestamp", _WithoutZone)
 

@@ -1,4 +1,4 @@
-"""How we speak to PostgreSQL: the driver, the connection's settings, and its errors in our words."""
+"""Connecting to PostgreSQL: the driver, the settings of a connection, and its errors as errors of rootcellar."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Silent(psycopg.OperationalError):
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that knows what it left in its session.
+    """A connection that remembers what it left in its session.
 
     Attributes:
         prepared: the names of the statements that ``pipeline.py`` prepared on it.
@@ -73,7 +73,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         is_pooled: whether a connection pooler answers in place of the server.
         silence: seconds of silence after which the server is given up; ``None`` for never.
         server: the host and the port that it leads to.
-        is_given_up: whether nobody needs its answers any more.
+        is_given_up: whether its answers are not needed any more.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -115,7 +115,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @contextmanager
     def patiently(self) -> Iterator[None]:
-        """Wait as long as it takes, in a ``with`` block: for what may keep the server busy for long."""
+        """Wait without a limit, in a ``with`` block: for statements that may take long."""
         before, self.silence = self.silence, None
         try:
             yield
@@ -124,7 +124,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
 
 def _unless_silent(work: Generator[Any, Any, T], connection: Connection, seconds: float) -> Generator[Any, Any, T]:
-    """Do ``work`` of psycopg's, which is told every few moments when nothing has come."""
+    """Run a generator of psycopg, and check every few moments whether the server is silent for too long."""
     since: float | None = None
     try:
         wanted = next(work)
@@ -154,7 +154,7 @@ _DEFAULTS: dict[str, Any] = {
     "tcp_user_timeout": 15_000,
 }
 
-_LOCKED = "wait for the others; if it lasts, see who holds locks: pg_stat_activity, pg_locks"
+_LOCKED = "wait for the others; if it lasts, see which session holds locks: pg_stat_activity, pg_locks"
 _INTERRUPTED = "wait for the server; if it lasts, see its log for shutdowns, and its statement_timeout"
 READ_ONLY = "25006"
 #: the server ends the session
@@ -176,7 +176,7 @@ _BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
     "53100": (errors.DiskFull, "give the server's disk room; results are retried meanwhile"),
     "54000": (errors.RecordRefused, "store less in one result"),
     "54001": (errors.RecordRefused, "nest the result less deeply"),
-    # a lock_timeout, and limits on how long a transaction may last or lie idle
+    # a lock_timeout, and limits on how long a transaction may last or be idle
     **dict.fromkeys(("55P03", "25P03", "25P04"), (errors.StoreUnavailable, _LOCKED)),
 }
 _BY_CLASS: dict[str, tuple[type[errors.StoreError], str]] = {
@@ -223,7 +223,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     for secret in ("password", "sslpassword", "passfile"):
         if secret != "passfile" and f"{secret}=" in query:
             raise errors.ConfigurationError(
-                f"the URL has {secret}= in its query, where tools that hide passwords do not look",
+                f"the URL has {secret}= in its query, where tools that hide passwords do not find it",
                 where=scheme,
                 remedy="write it as user:password@host, or name a passfile",
             )
@@ -243,7 +243,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         # libpq ends the password at its first raw @, whatever follows
         raise _misplaced_at()
     settings = {**_DEFAULTS, **found, **extra}
-    # over PGCLIENTENCODING, and what the role or the database says: we send and read UTF-8
+    # overrides PGCLIENTENCODING and the settings of the role and the database: rootcellar uses UTF-8
     settings["client_encoding"] = "UTF8"
     if "," in str(settings.get("host", "")):
         settings.setdefault("target_session_attrs", "read-write")
@@ -259,7 +259,7 @@ def _misplaced_at() -> errors.ConfigurationError:
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """Return who is asked where for which database, for people."""
+    """Return user, host and database, for people."""
     user = f"{settings['user']}@" if settings.get("user") else ""
     hosts = str(settings.get("host") or "local socket").split(",")
     ports = str(settings.get("port") or "5432").split(",")
@@ -271,7 +271,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
     """Open a connection in autocommit mode.
 
     Raises:
-        StoreError: in our words, why not.
+        StoreError: it is not possible.
         ConfigurationError: a file or a mode for TLS cannot be used.
     """
     settings = {**settings, "password": current(settings.get("password"))}
@@ -311,7 +311,7 @@ def refuse_old(version: int, where: str) -> None:
 
 
 def translate(exc: psycopg.Error, where: str) -> errors.RootcellarError:
-    """Return the error of ours that says what ``exc`` means."""
+    """Return the error of rootcellar for ``exc``."""
     text = _reason(exc)
     state = exc.sqlstate or next((state for words, state in _REFUSALS if words in text), "")
     by_words = next((meaning for words, meaning in _BY_WORDS.items() if words in text), None)

@@ -1,9 +1,9 @@
-"""What lies between us and the server: nothing, or a connection pooler such as PgBouncer.
+"""Connection poolers such as PgBouncer: is there one before the server, and what may be left in a session?
 
-A pooler in transaction mode lends us another session of the server for each transaction, so nothing may be left in a
-session and looked for there later: no prepared statement, no LISTEN, no lock, no setting. A pooler in session mode
-keeps one session for us, but nothing tells the two apart for certain. So through any pooler statements are sent whole,
-unless the user says that it keeps prepared ones; and whether notifications come through is tried (``listening.py``).
+A pooler in transaction mode may use another session of the server for each transaction, so nothing may be left in a
+session for later: no prepared statement, no LISTEN, no lock, no setting. A pooler in session mode keeps one session for
+each client, but nothing distinguishes the two modes for certain. So through any pooler statements are sent whole,
+unless the user says that it keeps prepared ones; and a test shows whether notifications arrive (``pooler_probe.py``).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PoolerPolicy:
     """Decides for each new connection of a store what may be left in its session.
 
     Args:
-        prepared_statements: ``auto`` prepares statements where no pooler lies between; ``on`` also through a pooler;
+        prepared_statements: ``auto`` prepares statements if there is no pooler; ``on`` also through a pooler;
             ``off`` never.
         where: the server, for messages.
 
@@ -69,10 +69,10 @@ class PoolerPolicy:
         self._loses_statements = False
 
     def configure(self, connection: Connection) -> Connection:
-        """See what a new connection leads to, and set it up for that; return it.
+        """Find out whether a new connection leads to a pooler, and set it up for that; return it.
 
         Raises:
-            PoolerUnfit: the pooler cannot serve us as it is set.
+            PoolerUnfit: the pooler's settings do not allow it.
             StoreError: the connection was lost.
         """
         try:
@@ -83,12 +83,12 @@ class PoolerPolicy:
         may_prepare = self._choice == "on" or (self._choice == "auto" and not connection.is_pooled)
         connection.may_prepare = may_prepare and not self._loses_statements
         if connection.is_pooled or not connection.may_prepare:
-            # psycopg's names are numbers, under which another client of the pooler may have prepared another statement
+            # psycopg's names are numbers, and another client of the pooler may have used the same
             connection.prepare_threshold = None
         return connection
 
     def learn_from(self, exc: psycopg.Error) -> None:
-        """Prepare nothing any more once a prepared statement was lost: what failed works when it is done again."""
+        """Prepare no statements after one was lost: the call that failed works when it is repeated."""
         if exc.sqlstate in _LOST and not self._loses_statements:
             self._loses_statements = True
             logger.warning(
@@ -99,7 +99,7 @@ class PoolerPolicy:
 
 
 def _is_pooled(connection: Connection) -> bool:
-    """Tell whether a pooler answers: it makes up the process id that a server tells of itself at the beginning."""
+    """Return whether a pooler answers: at the beginning it reports a process id that is not the server's."""
     own = connection.info.backend_pid
     (pid, *_) = connection.execute(_SET_UP.format(pid=own).encode(), prepare=False).fetchone() or (0,)
     if pid == own:
@@ -117,13 +117,13 @@ def session_of(connection: Connection) -> int:
 
 
 def sessions_are_shared(one: Connection, two: Connection) -> bool:
-    """Tell whether two connections through a pooler are seen to share sessions, or one of them to change its own.
+    """Return whether two connections got the same session, or one of them changed its session.
 
-    In session mode that never is; in transaction mode it might go unseen, but for long only by chance.
+    In session mode that never happens. In transaction mode it happens soon, but a few tries may miss it.
     """
     seen: list[set[int]] = [set(), set()]
     for turn in range(TURNS):
-        # twice each, then the other: a pooler that deals its sessions out in turn would show each only its own
+        # twice each, then the other: a pooler that gives out sessions in turn would otherwise give each the same one
         which = turn // 2 % 2
         seen[which].add(session_of((one, two)[which]))
         if len(seen[which]) > 1 or seen[0] & seen[1]:

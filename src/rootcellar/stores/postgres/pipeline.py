@@ -26,7 +26,7 @@ _PARAMETER = re.compile(r"%(?:%|\((\w+)\)s)")
 #: the parameters of a statement, and the form of each: lists, because psycopg 3.2's C code takes nothing else
 Values = tuple[list[bytes | None], list[int]]
 NOTHING: Values = ([], [])
-#: as numbers, which psycopg has them as: an enum costs more to look up than what it is compared with
+#: as numbers, because comparing members of an enum takes longer
 _GOOD = (int(ExecStatus.COMMAND_OK), int(ExecStatus.TUPLES_OK))
 _SYNCHRONISED = int(ExecStatus.PIPELINE_SYNC)
 
@@ -96,7 +96,7 @@ def run(connection: Connection, statement: Statement, values: Values = NOTHING) 
         pgconn = connection.pgconn
         pgconn.send_query_prepared(statement.name, *values, result_format=_BINARY)
         results: list[PGresult] = connection.wait(execute(pgconn))
-        # also a second one: the server may end the session after the answer, and before what it did is committed
+        # also a second one: the server may end the session after the answer and before the commit
         for result in results:
             if result.status not in _GOOD:
                 raise psycopg.errors.error_from_result(result)
@@ -127,7 +127,7 @@ class Pipeline:
         self._sent: list[bytes | None] = []
 
     def send(self, statement: Statement, values: Values = NOTHING) -> None:
-        """Send a statement, prepared first where this connection may and has not done so yet."""
+        """Send a statement; prepare it first if this connection may and has not done so yet."""
         if not self._connection.may_prepare:
             parameters, forms = values
             self._pgconn.send_query_params(statement.text, parameters, param_formats=forms, result_format=_BINARY)
@@ -152,7 +152,7 @@ class Pipeline:
         return self._sort_out(results)
 
     def _sort_out(self, results: list[PGresult]) -> Answers:
-        """Tell what was run from what was prepared, and what was refused from what was left undone for it."""
+        """Return the results of the statements that ran, and the first error."""
         run: list[PGresult] = []
         failure = None
         for name, result in zip(self._sent, results, strict=False):
@@ -164,7 +164,7 @@ class Pipeline:
             if failure is None and name is None:
                 run.append(result)
         for result in results[len(self._sent) :]:
-            # the session was ended after the last answer, and before what that statement did is committed
+            # the session ended after the last answer and before the commit
             failure = failure or psycopg.errors.error_from_result(result)
         if failure is None and len(results) < len(self._sent):
             failure = _incomplete()
@@ -198,7 +198,7 @@ def _incomplete() -> psycopg.OperationalError:
 
 
 class Answers(NamedTuple):
-    """What the statements of a pipeline gave.
+    """The results of a pipeline.
 
     Attributes:
         failure: the error of the first statement that failed.

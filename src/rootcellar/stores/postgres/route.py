@@ -1,4 +1,4 @@
-"""The way to a database: where several servers are named, it may lead to another one than before."""
+"""Connecting to one of several servers: after a failover it is another one than before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rootcellar.stores.replaced import tell_replaced
 
 
 class Route:
-    """Opens connections by the same settings, and tells the process when a server was replaced by another one.
+    """Opens connections with the same settings, and reports when a server was replaced by another one.
 
     Args:
         settings: libpq's parameters.
@@ -23,7 +23,7 @@ class Route:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
         self._where = driver.describe(settings)
-        # where each connection takes any of the servers, another one is no news
+        # if each connection may take any of the servers, another one does not mean a failover
         self._is_balanced = settings.get("load_balance_hosts", "disable") != "disable"
         self.leads_to = ""
 
@@ -31,7 +31,7 @@ class Route:
         """Open a connection.
 
         Raises:
-            StoreError: in our words, why not.
+            StoreError: it is not possible.
             ConfigurationError: a file or a mode for TLS cannot be used.
         """
         connection = driver.connect(self._settings, self._where)

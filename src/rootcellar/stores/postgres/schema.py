@@ -24,7 +24,7 @@ _WITH_PARAMETERS = ("read_registry", "register", "unregister", "count_registered
 
 
 def table_names(options: StoreOptions) -> dict[str, str]:
-    """Return the quoted names that stand for ``{key}`` in our SQL."""
+    """Return the quoted names for each ``{key}`` in the SQL."""
     task, schema = options.task_table, options.task_schema
     names = {
         "task": qualified(schema, task),
@@ -43,7 +43,7 @@ def table_names(options: StoreOptions) -> dict[str, str]:
 
 
 def _derived(name: str, suffix: str) -> str:
-    """Return ``name`` with ``suffix``, shortened to something unique where PostgreSQL would cut off what differs."""
+    """Return ``name`` with ``suffix``, shortened to a unique name if PostgreSQL would cut it off."""
     if len((name + suffix).encode()) <= LONGEST_NAME:
         return name + suffix
     ending = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
@@ -123,7 +123,7 @@ class PostgresSchema(SqlSchema[Connection]):
 
 
 def _literals(options: StoreOptions) -> dict[str, str]:
-    """Return what the script for a DBA holds in place of parameters."""
+    """Return the literal that replaces a parameter in the script for a DBA."""
 
     def literal(text: str) -> str:
         return psycopg.sql.Literal(text).as_string(None)

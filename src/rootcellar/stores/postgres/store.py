@@ -1,4 +1,4 @@
-"""Records in PostgreSQL: one prepared statement for each verb."""
+"""Records in PostgreSQL: one prepared statement for each call."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ class PostgresStore(SqlStore[Connection]):
         raise AssertionError("unreachable")
 
     def _connect_to_listen(self) -> Connection:
-        # who waits may come before anybody has made the tables
+        # a client may wait before the tables exist
         self._know_schema()
         return self._pooling.configure(self._listen_route.connect())
 
@@ -283,7 +283,7 @@ class PostgresStore(SqlStore[Connection]):
                     if is_stale or exc.sqlstate in driver.ENDED:
                         connection.close()
                     if exc.sqlstate == driver.READ_ONLY or isinstance(exc, driver.Silent):
-                        # what is true of this session is true of the others
+                        # the other sessions lead to the same server
                         connection.close()
                         self._pool.drop_idle()
                         raise driver.translate(exc, self._where) from exc

@@ -1,4 +1,4 @@
-"""TLS to PostgreSQL: what is verified when nobody says, and which of the usual mistakes broke a connection.
+"""TLS to PostgreSQL: what is verified by default, and which of the usual mistakes broke a connection.
 
 libpq's own default, ``sslmode=prefer``, takes TLS where it is offered and verifies nothing. It stays the default, for a
 server on the next machine often has no certificate that could be verified; but that is said in the log, and whoever
@@ -23,7 +23,7 @@ from rootcellar.text.escaping import visible_logs
 logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds for finding out what is wrong with a certificate
-PATIENCE = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
 #: libpq knows the system's CAs from this version on
 _KNOWS_SYSTEM = 160_000
 #: asks a server whether it speaks TLS
@@ -51,7 +51,7 @@ _warned: set[str] = set()
 
 
 def with_defaults(settings: Mapping[str, Any], libpq: int) -> dict[str, Any]:
-    """Return libpq's parameters with what is not said about verifying: who names a CA wants it, and needs one.
+    """Return libpq's parameters with the defaults for verification: it needs a CA, and a CA that is named turns it on.
 
     Args:
         settings: the parameters that were given.
@@ -68,7 +68,7 @@ def with_defaults(settings: Mapping[str, Any], libpq: int) -> dict[str, Any]:
 
 
 def warn_if_unverified(settings: Mapping[str, Any], is_encrypted: bool, where: str) -> None:
-    """Say, once in a process for each server, that nobody asked for TLS and so anybody may answer for the server."""
+    """Log, once in a process for each server, that TLS does not verify the server."""
     if _mode(settings) or "service" in settings or "PGSERVICE" in os.environ or where in _warned:
         return
     if all(_is_here(host) for host in str(settings.get("hostaddr") or settings.get("host") or "").split(",")):
@@ -84,7 +84,7 @@ def warn_if_unverified(settings: Mapping[str, Any], is_encrypted: bool, where: s
 
 
 def explain(text: str, settings: Mapping[str, Any], where: str) -> errors.RootcellarError | None:
-    """Return the error of ours that says what went wrong with TLS; ``None`` if it was something else.
+    """Return the error of rootcellar for a failure of TLS; ``None`` if it was something else.
 
     Args:
         text: libpq's message.
@@ -93,7 +93,7 @@ def explain(text: str, settings: Mapping[str, Any], where: str) -> errors.Rootce
     """
     for host, address, port, reason in _SERVER.findall(text):
         if "certificate verify failed" in reason or "does not match host name" in reason:
-            # libpq does not say why, so we look for ourselves
+            # libpq does not say why, so a connection of Python finds out
             name = _ASKED_FOR.search(reason)
             asked_for = name[1] if name else host
             found = _verify(asked_for, (address or host, int(port)), settings)
@@ -124,7 +124,7 @@ def _own_authority() -> str:
 
 
 def _is_here(host: str) -> bool:
-    """Tell whether a host is this machine, as far as its name tells."""
+    """Return whether a host is this machine, judged by its name."""
     if not host or host.startswith(("/", "@")) or host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -141,7 +141,7 @@ def _verify(host: str, address: tuple[str, int], settings: Mapping[str, Any]) ->
         # libpq is not as strict about how a certificate is written
         context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
         context.check_hostname = _mode(settings) == "verify-full"
-        with socket.create_connection(address, PATIENCE) as line:
+        with socket.create_connection(address, CONNECT_TIMEOUT_SECONDS) as line:
             line.sendall(SSL_REQUEST)
             if line.recv(1) == b"S":
                 context.wrap_socket(line, server_hostname=host).close()

@@ -1,4 +1,4 @@
-"""Where a Redis is: what its URLs and Celery's settings say, as one thing."""
+"""The address of a Redis, from its URL and Celery's settings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _TLS_NAMES = (
 _QUERY_TLS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
 _QUERY = (
     *("db", "virtual_host", "socket_timeout", "socket_connect_timeout", "health_check_interval", "client_name"),
-    # transport options of Celery's, for where there are only URLs, such as on the command line
+    # transport options of Celery, for places that have only a URL, such as the command line
     *("master_name", "global_keyprefix"),
 )
 
@@ -63,7 +63,7 @@ class Address:
         master: what the Sentinels call the master.
         sentinel: arguments for the connections to the Sentinels.
         prefix: what all keys begin with.
-        idle_before_ping: seconds; a connection that lay idle for longer is tested before it is used. ``None`` for the
+        idle_before_ping: seconds; a connection that was idle for longer is tested before it is used. ``None`` for the
             pool's default.
         where: for people, without secrets.
     """
@@ -87,7 +87,7 @@ class Address:
 
 
 def read_address(url: str, options: StoreOptions) -> Address:
-    """Return what a URL and Celery's settings say.
+    """Return the address in a URL and in Celery's settings.
 
     Raises:
         ConfigurationError: they cannot be used.
@@ -143,10 +143,10 @@ def read_address(url: str, options: StoreOptions) -> Address:
 
 
 def _key_prefix(prefix: str, form: Form) -> bytes:
-    """Return what all keys begin with, in Celery's way."""
+    """Return the prefix of all keys, as Celery makes it."""
     _, brace, after = prefix.partition("{")
     if form == "cluster" and brace and after.find("}") < 1:
-        # the keys of a chord would lie in different slots
+        # the keys of a chord would be in different slots
         raise ConfigurationError(
             f"global_keyprefix is {prefix!r}, whose braces are no hash tag of a Redis Cluster",
             where="result_backend_transport_options",
@@ -161,11 +161,11 @@ def _query(text: str, url: str, form: Form) -> dict[str, str]:
     found = {key.lower(): value for key, value in parse_qsl(text, keep_blank_values=True)}
     for name in found:
         if "@" in text and name not in (*_QUERY, *_QUERY_TLS):
-            # a raw ? in the password begins no query: what seems to be a name is a part of the password
+            # an unescaped ? in the password begins no query: the apparent name is a part of the password
             raise _wrong("the URL has an @ where none can be", url, form)
         if "password" in name or "secret" in name:
             raise ConfigurationError(
-                f"the URL has {name}= in its query, where tools that hide passwords do not look",
+                f"the URL has {name}= in its query, where tools that hide passwords do not find it",
                 where="result_backend",
                 remedy="write it as user:password@host, or use the setting redis_backend_use_ssl",
             )
@@ -275,27 +275,27 @@ def _seconds(given: Any, name: str) -> float:
 
 
 def _tls(scheme: str, query: Mapping[str, str], options: StoreOptions, url: str) -> dict[str, Any] | None:
-    """Return redis-py's arguments for TLS, which verifies the certificate and the name unless told not to."""
+    """Return redis-py's arguments for TLS, which verifies the certificate and the name unless that is turned off."""
     given = options.redis.get("backend_use_ssl")
-    told: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
-    told.update({name: query[name] for name in _QUERY_TLS if name in query})
+    wanted: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
+    wanted.update({name: query[name] for name in _QUERY_TLS if name in query})
     is_tls = scheme in ("rediss", "rediss-cluster") or (scheme == "sentinel" and bool(given))
     if not is_tls:
-        if told or given:
+        if wanted or given:
             raise ConfigurationError(
                 "settings for TLS are given, but the URL is one without",
                 where=redact(url),
                 remedy=f"write {'rediss-cluster' if 'cluster' in scheme else 'rediss'}://",
             )
         return None
-    if unknown := set(told) - set(_TLS_NAMES):
+    if unknown := set(wanted) - set(_TLS_NAMES):
         raise ConfigurationError(
             f"{', '.join(sorted(unknown))} is no setting for TLS",
             where="redis_backend_use_ssl",
             remedy=f"use {', '.join(_TLS_NAMES)}",
         )
-    reqs = _cert_reqs(told.get("ssl_cert_reqs", ssl.CERT_REQUIRED))
-    check = str(told.get("ssl_check_hostname", True)).lower() not in ("false", "0", "no", "off")
+    reqs = _cert_reqs(wanted.get("ssl_cert_reqs", ssl.CERT_REQUIRED))
+    check = str(wanted.get("ssl_check_hostname", True)).lower() not in ("false", "0", "no", "off")
     if reqs is not ssl.CERT_REQUIRED or not check:
         logger.warning(
             "The TLS certificate of %s is not fully verified (ssl_cert_reqs=%s, ssl_check_hostname=%s): anybody in "
@@ -304,9 +304,9 @@ def _tls(scheme: str, query: Mapping[str, str], options: StoreOptions, url: str)
             reqs.name,
             check,
         )
-    told["ssl_cert_reqs"] = reqs
-    told["ssl_check_hostname"] = check and reqs is not ssl.CERT_NONE
-    return told
+    wanted["ssl_cert_reqs"] = reqs
+    wanted["ssl_check_hostname"] = check and reqs is not ssl.CERT_NONE
+    return wanted
 
 
 def _cert_reqs(value: Any) -> ssl.VerifyMode:

@@ -27,7 +27,7 @@ def part_field(part: ChordPart) -> bytes:
 
 
 def part_value(part: ChordPart, record: TaskRecord | None) -> bytes:
-    """Return what is kept of a part that is stored with ``record``, or alone."""
+    """Return the stored form of a part that comes with ``record``, or alone."""
     kept = kept_result(part, record)
     return json.dumps(part.state).encode() + b"\n" + (frame(kept) if kept is not None else b"")
 
@@ -87,7 +87,7 @@ def microseconds(moment: datetime | None) -> bytes:
 
 
 def progress(answer: Sequence[int]) -> ChordProgress:
-    """Return what a script that counts says: size, counted, claimed, finished."""
+    """Return the reply of a script that counts: size, counted, claimed, finished."""
     size, counted, claimed, finished = answer[:4]
     return ChordProgress(
         size=None if size < 0 else size, counted=counted, claimed=bool(claimed), finished=bool(finished)

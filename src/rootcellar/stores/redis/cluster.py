@@ -1,4 +1,4 @@
-"""A Redis Cluster: which node has which key, as it changes."""
+"""A Redis Cluster: which node has which key, and what to do when that changes."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from rootcellar.text.escaping import visible_logs
 logger = visible_logs(logging.getLogger(__name__))
 
 SLOTS = 16_384
-#: how often a command follows the nodes' directions before it gives up
-_MOVES = 8
-#: seconds between two looks at which node has what, where a node cannot be reached
-_LOOK_AGAIN = 0.1
-#: other masters that are asked whether one is still a master
-_ASKED = 5
+#: how many redirections a command follows before it gives up
+_MAX_REDIRECTIONS = 8
+#: seconds between two refreshes of the slots, if a node cannot be reached
+_REFRESH_SECONDS = 0.1
+#: how many other masters are asked whether one is still a master
+_MAX_ASKED = 5
 _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
 Host = tuple[str, int]
 
 
 class Cluster(Servers):
-    """Sends each command to the node that has its key, and learns from the nodes when that changes.
+    """Sends each command to the node that has its key, and refreshes the slots when that changes.
 
     Args:
         address: some nodes, and how to connect.
-        options: the store's.
+        options: the options of the store.
     """
 
-    #: a chord and the set that finds its orphans share a slot; so many slots are used
+    #: a chord and the set that finds its orphans share a slot; so many slots are used for them
     chord_tags = 32
-    #: a task and its chord do not
+    #: a task and its chord are in different slots
     shares_scripts = False
-    #: a message goes to every node, so it says only that there is news
+    #: a message goes to every node, so it does not contain the result
     news = b"1"
-    #: a message between nodes may be lost while one of them is in trouble
+    #: a message between nodes may be lost if one of them fails
     safety_look = 5.0
     may_be_replaced = True
 
@@ -59,9 +59,9 @@ class Cluster(Servers):
         self._address = address
         self._options = options
         self._nodes: dict[Host, OneServer] = {}
-        #: the master of each slot; empty until somebody needs it
+        #: the master of each slot; empty before the first use
         self._masters: list[OneServer | None] = []
-        self._last_look = float("-inf")
+        self._last_refresh = float("-inf")
         self._mastership = Mastership(self._others)
 
     def call(self, key: bytes, packed: bytes, *, durable: bool = False) -> Reply:
@@ -78,9 +78,9 @@ class Cluster(Servers):
                 answers = node.send_many([commands[place][1] for place in places])
             except errors.StoreUnavailable:
                 answers = [None] * len(places)
-                self._look(last=node)
+                self._refresh(last=node)
             for place, answer in zip(places, answers, strict=True):
-                # who was directed elsewhere, or found nobody, goes alone
+                # a command that was redirected, or whose node did not answer, is sent alone
                 alone = answer is None or isinstance(answer, ServerError)
                 replies[place] = self.call(*commands[place]) if alone else answer
         return [replies[place] for place in range(len(commands))]
@@ -91,7 +91,7 @@ class Cluster(Servers):
             try:
                 answers = node.send_many([pack(b"GET", keys[place]) for place in places])
             except errors.StoreUnavailable:
-                self._look(last=node)
+                self._refresh(last=node)
                 answers = [ServerError("")] * len(places)
             for place, answer in zip(places, answers, strict=True):
                 if isinstance(answer, ServerError):
@@ -112,16 +112,16 @@ class Cluster(Servers):
         return self._mastership.of(address, time.monotonic()) is False
 
     def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
-        # a slot that went over to a node that was asked already would be missed
+        # a slot that moved to a node that was asked before would be missed
         asked: list[OneServer | None] = []
         while asked != (masters := self._known_masters()):
             if None in masters:
                 self._masters = []
-                raise self._unavailable("some slots have no node, so nobody knows all keys")
+                raise self._unavailable("some slots have no node, so not all keys can be read")
             asked = masters
             for node in dict.fromkeys(node for node in asked if node is not None):
                 yield from node.keys(pattern)
-            self._look()
+            self._refresh()
 
     def listen(self) -> RespConnection:
         nodes = list(dict.fromkeys(node for node in self._known_masters() if node is not None))
@@ -133,7 +133,7 @@ class Cluster(Servers):
             except errors.StoreUnavailable as exc:
                 failure = exc
                 with contextlib.suppress(errors.StoreUnavailable):
-                    self._look(last=node)
+                    self._refresh(last=node)
         raise failure or self._unavailable("no node has any slot")
 
     def close(self) -> None:
@@ -143,31 +143,31 @@ class Cluster(Servers):
     # -- which node
 
     def _at(self, key: bytes, work: Callable[[OneServer], Reply], packed: bytes) -> Reply:
-        """Do ``work`` on the node that has ``key``; go where the nodes direct us."""
+        """Call ``work`` with the node that has ``key``; follow redirections."""
         slot = slot_of(key)
         node = self._master_of(slot)
-        for _ in range(_MOVES):
+        for _ in range(_MAX_REDIRECTIONS):
             try:
                 return work(node)
-            except Redirected as told:
-                elsewhere = self._node(told.host or node.host, told.port)
-                if told.is_for_once:
+            except Redirected as redirected:
+                elsewhere = self._node(redirected.host or node.host, redirected.port)
+                if redirected.is_for_once:
                     return elsewhere.send_asking(packed)
-                self._look(elsewhere)
+                self._refresh(elsewhere)
                 node = elsewhere
             except errors.StoreUnavailable:
-                # its replica may have taken over
+                # its replica may be the master now
                 before = node
-                if time.monotonic() - self._last_look < _LOOK_AGAIN:
+                if time.monotonic() - self._last_refresh < _REFRESH_SECONDS:
                     raise
-                self._look(last=before)
+                self._refresh(last=before)
                 node = self._master_of(slot)
                 if node is before:
                     raise
-        raise self._unavailable(f"the nodes direct us in circles for slot {slot}")
+        raise self._unavailable(f"the nodes redirect in a circle for slot {slot}")
 
     def _by_node(self, keys: Sequence[bytes], size: int = 500) -> Iterator[tuple[OneServer, list[int]]]:
-        """Yield nodes, each with the places in ``keys`` of the keys that it has, not too many at a time."""
+        """Yield nodes, each with the indexes in ``keys`` of at most ``size`` keys that it has."""
         places: defaultdict[OneServer, list[int]] = defaultdict(list)
         for place, key in enumerate(keys):
             places[self._master_of(slot_of(key))].append(place)
@@ -183,8 +183,8 @@ class Cluster(Servers):
         return node
 
     def _known_masters(self) -> list[OneServer | None]:
-        """Return the master of each slot, as a list that stays as it is while other threads learn anew."""
-        return self._masters or self._look()
+        """Return the master of each slot; a refresh in another thread makes a new list and does not change this one."""
+        return self._masters or self._refresh()
 
     def _node(self, host: str, port: int) -> OneServer:
         known = self._nodes.get((host, port))
@@ -212,21 +212,21 @@ class Cluster(Servers):
     def _note_replaced(self, address: str) -> None:
         self.on_replaced(address)
 
-    # -- who is a master
+    # -- mastership
 
     def _others(self, address: str) -> Sequence[Ask]:
-        """Return how to ask some other masters whether the node at ``address`` is one."""
+        """Return questions to some other masters: is the node at ``address`` a master?"""
         masters = dict.fromkeys(node for node in self._known_masters() if node is not None)
         others = [node for node in masters if node.address != address]
         if not others:
-            # nobody could elect another
+            # there is no master that could elect another one
             return [lambda: Opinion(True)]
         random.shuffle(others)
-        return [partial(self._opinion, node, address) for node in others[:_ASKED]]
+        return [partial(self._opinion, node, address) for node in others[:_MAX_ASKED]]
 
     def _opinion(self, node: OneServer, address: str) -> Opinion:
-        """Return what one node says; nothing if it does not reach the other node, or does not answer."""
-        quick = {name: min(float(self._address.connect[name]), mastership.PATIENCE) for name in _TIMEOUTS}
+        """Return the opinion of one node; none if it does not answer or does not reach the other node."""
+        quick = {name: min(float(self._address.connect[name]), mastership.ANSWER_SECONDS) for name in _TIMEOUTS}
         settings = {**self._address.connect, **quick}
         try:
             line = driver.open_line(settings, self._address.tls, node.host, node.port, "", node.address)
@@ -245,16 +245,16 @@ class Cluster(Servers):
         ]
         if not ids:
             return Opinion(False)
-        # the user may not ask for more than the slots
+        # the user may not be allowed to read more than the slots
         is_known = isinstance(about, bytes) and isinstance(now, list)
         return Opinion(True if not is_known or _is_reached(about, ids[0], int(now[0])) else None)
 
-    def _look(self, first: OneServer | None = None, last: OneServer | None = None) -> list[OneServer | None]:
-        """Learn which node has which slot, from the first node that knows of all slots, or of any.
+    def _refresh(self, first: OneServer | None = None, last: OneServer | None = None) -> list[OneServer | None]:
+        """Ask which node has which slot: the first node that knows all slots, or else one that knows some.
 
         Args:
-            first: who is asked before all others.
-            last: who is asked after all others, because it did not answer a moment ago.
+            first: the node that is asked before all others.
+            last: the node that is asked after all others, because it did not answer a moment ago.
 
         Raises:
             StoreUnavailable: no node answers.
@@ -270,7 +270,7 @@ class Cluster(Servers):
                 failure = exc
                 continue
             masters = self._masters_in(ranges, node)
-            # one that was removed from the Cluster runs on and knows of no slot
+            # a node that was removed from the Cluster may still run, and knows no slot
             if not found or masters.count(None) < found.count(None):
                 found = masters
             if None not in found:
@@ -279,11 +279,11 @@ class Cluster(Servers):
         if not any(found):
             raise failure or self._unavailable("no node has any slot")
         self._masters = found
-        self._last_look = time.monotonic()
+        self._last_refresh = time.monotonic()
         return found
 
     def _to_ask(self, first: OneServer | None, last: OneServer | None) -> list[OneServer]:
-        """Return all nodes, those first that most likely answer: each that does not costs a timeout."""
+        """Return all nodes, those first that are likely to answer: each that does not costs a timeout."""
         nodes = dict.fromkeys(
             [first, *dict.fromkeys(self._masters), *(self._node(*host) for host in self._address.hosts)]
         )
@@ -292,34 +292,34 @@ class Cluster(Servers):
         return [node for node in (*nodes, last) if node is not None]
 
     def _forget_all_but(self, masters: Collection[OneServer | None]) -> None:
-        """Forget the nodes that have no slot any more: where addresses change, they would become more and more."""
+        """Remove the nodes that have no slot any more: if addresses change, there would be more and more of them."""
         kept = set(masters)
         for host, node in list(self._nodes.items()):
             if node not in kept and host not in self._address.hosts:
                 self._nodes.pop(host, None)
                 node.close()
 
-    def _masters_in(self, ranges: Sequence[Reply], told_by: OneServer) -> list[OneServer | None]:
-        """Return the master of each slot, as a node told it."""
+    def _masters_in(self, ranges: Sequence[Reply], reported_by: OneServer) -> list[OneServer | None]:
+        """Return the master of each slot, from the reply of a node."""
         masters: list[OneServer | None] = [None] * SLOTS
         for start, end, master, *_ in ranges:
-            masters[start : end + 1] = [self._node(*_place_of(master, told_by))] * (end + 1 - start)
+            masters[start : end + 1] = [self._node(*_place_of(master, reported_by))] * (end + 1 - start)
         return masters
 
     def _unavailable(self, what: str) -> errors.StoreUnavailable:
         return errors.StoreUnavailable(what, where=self._address.where, remedy="see `redis-cli cluster info`")
 
 
-def _place_of(master: Sequence[Reply], told_by: OneServer) -> Host:
+def _place_of(master: Sequence[Reply], reported_by: OneServer) -> Host:
     # a node that does not know its own name leaves it out
-    return (master[0].decode() if master[0] else told_by.host), int(master[1])
+    return (master[0].decode() if master[0] else reported_by.host), int(master[1])
 
 
 def _is_reached(about: bytes, node_id: bytes, now: int) -> bool:
-    """Tell whether a node answers another one.
+    """Return whether a node answers another one.
 
     Args:
-        about: what the other one says of all nodes (CLUSTER NODES).
+        about: the other one's reply to CLUSTER NODES.
         node_id: the node.
         now: the other one's time, in seconds since 1970.
     """
@@ -327,7 +327,7 @@ def _is_reached(about: bytes, node_id: bytes, now: int) -> bool:
         found, _, flags, _, pinged_at, *_ = entry.split(b" ")
         if found == node_id:
             # the time of a ping that was not answered yet, in milliseconds; 0 for none
-            is_silent = pinged_at != b"0" and now - int(pinged_at) / 1000 > mastership.OUT_OF_REACH
+            is_silent = pinged_at != b"0" and now - int(pinged_at) / 1000 > mastership.UNREACHABLE_SECONDS
             return not is_silent and b"fail" not in flags
     return False
 

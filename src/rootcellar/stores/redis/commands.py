@@ -1,4 +1,4 @@
-"""How a task is stored: the calls of the scripts that do it."""
+"""The scripts, and their calls that store a task."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rootcellar.stores.layouts import json_blob
 from rootcellar.stores.redis.connection import Call, Script
 from rootcellar.stores.redis.keys import Keys, encoded
 
-#: bytes that a Redis string holds at most, whatever the server's settings allow
-LARGEST = 512 << 20
-#: the arguments of a script that say which part of a chord is counted
+#: the most bytes of a Redis string
+MAX_BLOB_BYTES = 512 << 20
+#: the arguments of a script for the part of a chord that is counted
 Counting = tuple[bytes | int, ...]
 
 
@@ -22,7 +22,7 @@ class TaskCommands:
     """Makes the calls that store a task.
 
     Args:
-        news: what is published when a task is stored; empty for the result itself.
+        news: the message that is published when a task is stored; empty for the result itself.
         where: the server, for people.
     """
 
@@ -31,7 +31,7 @@ class TaskCommands:
         self._where = where
 
     def task(self, key: bytes, record: TaskRecord, expected: bytes) -> Call:
-        """Return the call that stores a task, over what is ``expected`` to be there if it must be merged."""
+        """Return the call that stores a task; if it was merged, only in place of the blob ``expected``."""
         return PUT.call((key,), self.blob(record), milliseconds(record.expires_at), self._news, expected)
 
     def task_and_part(self, keys: tuple[bytes, bytes], record: TaskRecord, expected: bytes, counting: Counting) -> Call:
@@ -40,19 +40,19 @@ class TaskCommands:
         return PUT_PART.call(keys, self.blob(record), lasts, self._news, expected, *counting)
 
     def blob(self, record: TaskRecord) -> bytes:
-        """Return a task as it lies there; raise RecordRefused if it is too large."""
+        """Return the blob of a task; raise RecordRefused if it is too large."""
         blob = json_blob.encode_task(record)
-        if len(blob) > LARGEST:
+        if len(blob) > MAX_BLOB_BYTES:
             raise RecordRefused(
-                f"a result of {len(blob) >> 20} MB: Redis takes no more than {LARGEST >> 20}",
+                f"a result of {len(blob) >> 20} MB: Redis takes no more than {MAX_BLOB_BYTES >> 20}",
                 where=self._where,
-                remedy="return less, or where to find it",
+                remedy="return less, or where the result can be found",
             )
         return blob
 
 
 class JournaledTaskCommands(TaskCommands):
-    """Makes the calls that store a task for as long as it takes to move it, and note it in the journal."""
+    """Makes the calls that store a task without an expiry and add it to the journal."""
 
     def __init__(self, keys: Keys, news: bytes, where: str) -> None:
         super().__init__(news, where)
@@ -69,7 +69,7 @@ class JournaledTaskCommands(TaskCommands):
 
 
 def milliseconds(expires_at: datetime | None) -> int:
-    """Return for how many milliseconds something is kept, at least one; 0 for ever."""
+    """Return for how many milliseconds something is kept, at least 1; 0 for ever."""
     return 0 if expires_at is None else max(1, int((expires_at.timestamp() - time.time()) * 1000))
 
 

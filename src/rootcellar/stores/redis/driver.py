@@ -74,11 +74,11 @@ _MEANINGS: tuple[tuple[str, type[errors.StoreError], str], ...] = (
 
 
 class Redirected(errors.StoreUnavailable):
-    """A node of a Cluster says that another one has the key. Retryable.
+    """Another node of a Cluster has the key. Retryable.
 
     Attributes:
-        host, port: the other node; an empty host is that of the node itself.
-        is_for_once: whether only this command goes there, for the key is on its way.
+        host, port: the other node; an empty host means the host of this node.
+        is_for_once: whether only this command goes there, because the key is being moved.
     """
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
@@ -116,10 +116,10 @@ def connect(address: Address, host: str = "", port: int = 0) -> RespConnection:
 
     Args:
         address: how to connect.
-        host, port: the server, where it is not a Unix socket.
+        host, port: the server, unless it is a Unix socket.
 
     Raises:
-        StoreError: in our words, why not.
+        StoreError: it is not possible.
     """
     settings = {**address.connect, "db": address.db}
     return open_line(settings, address.tls, host, port, address.path, address.where)
@@ -128,10 +128,10 @@ def connect(address: Address, host: str = "", port: int = 0) -> RespConnection:
 def open_line(
     settings: Mapping[str, Any], tls_settings: Mapping[str, Any] | None, host: str, port: int, path: str, where: str
 ) -> RespConnection:
-    """Open a connection with redis-py's arguments; ``settings`` says the rest.
+    """Open a connection with redis-py's arguments in ``settings``.
 
     Raises:
-        StoreError: in our words, why not.
+        StoreError: it is not possible.
     """
     # one attempt only: the backend retries; RESP2, which every server speaks
     common = {**settings, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
@@ -165,16 +165,16 @@ def open_line(
 
 
 def address_of(host: str, port: int) -> str:
-    """Return how a connection names the server that it leads to."""
+    """Return the address of a server, as its connections have it."""
     return f"{host}:{port}"
 
 
 def _refusal_after_the_handshake(
     host: str, port: int, tls_settings: Mapping[str, Any], where: str
 ) -> errors.StoreError | None:
-    """Ask a server that hung up whether it wants another certificate of us; ``None`` if it says nothing.
+    """Return the error if a server closed the connection because of the client's certificate; ``None`` otherwise.
 
-    With TLS 1.3 it tells only after our side of the handshake is over, and what we send meanwhile may hide it.
+    With TLS 1.3 it sends its alert after the client's handshake is over, and data that was sent meanwhile may hide it.
     """
 
     def listen(connection: Any) -> None:
@@ -200,7 +200,7 @@ def _refusal_after_the_handshake(
 
 
 def is_alive(line: RespConnection) -> bool:
-    """Ask a connection that lay idle whether it still answers."""
+    """Return whether an idle connection still answers."""
     try:
         return bool(line.call(pack(b"PING")) == b"PONG")
     except FAILURES as exc:
@@ -209,7 +209,7 @@ def is_alive(line: RespConnection) -> bool:
 
 
 def translate(exc: BaseException, where: str, host: str = "") -> errors.StoreError:
-    """Return the error of ours that says what ``exc`` means; raise it as it is where it came from outside."""
+    """Return the error of rootcellar for ``exc``; if it is an interruption, raise it as it is."""
     raise_interruption(exc)
     if isinstance(exc, errors.StoreError):
         return exc

@@ -1,6 +1,7 @@
-"""What expires: the server deletes it when its time has come. What will have expired at a later moment is looked up.
+"""Deleting what expires. The server does so by itself; a cleanup for a later moment must find the keys.
 
-A server that keeps a journal may evict what expires, so what is nowhere else does not: a cleanup deletes it.
+A server with a journal may evict keys that have an expiry. So keys that are in no other store have none, and a cleanup
+deletes them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from datetime import datetime
 from rootcellar.stores.redis import commands
 from rootcellar.stores.redis.connection import pack
 from rootcellar.stores.redis.keys import Keys, is_group
-from rootcellar.stores.redis.servers import PIPELINE, Servers
+from rootcellar.stores.redis.servers import MAX_PIPELINE, Servers
 
-#: seconds by which clocks may differ: up to this, "now" is now, and the server has seen to it
-CLOCKS = 60.0
+#: by how many seconds clocks may differ: for a moment up to this, the server has already deleted the keys
+CLOCK_TOLERANCE_SECONDS = 60.0
 
 
 class Sweep:
-    """Deletes what expires before a moment to come, for whoever asks for that; a cleanup has nothing to do."""
+    """Deletes what expires before a given moment in the future. An ordinary cleanup has nothing to delete."""
 
     def __init__(self, servers: Servers, keys: Keys) -> None:
         self._servers = servers
@@ -27,7 +28,7 @@ class Sweep:
 
     def delete_expired(self, before: datetime, limit: int) -> int:
         """Delete up to about ``limit`` tasks and groups, and all chords; return how many tasks and groups."""
-        if before.timestamp() <= time.time() + CLOCKS:
+        if before.timestamp() <= time.time() + CLOCK_TOLERANCE_SECONDS:
             return 0
         count = 0
         for keys in self._batches(self._keys.all_tasks, limit):
@@ -42,8 +43,8 @@ class Sweep:
         return count
 
     def delete_expired_chords(self, before: datetime) -> None:
-        """Delete the chords that expire before a moment, also before now: those of write-behind are left to this."""
-        for keys in self._batches(self._keys.all_chords, PIPELINE):
+        """Delete the chords that expire before a moment, which may be past: those of write-behind have no expiry."""
+        for keys in self._batches(self._keys.all_chords, MAX_PIPELINE):
             self._expire(keys, before)
 
     def delete_expired_refused(self, before: datetime) -> int:

@@ -1,8 +1,8 @@
-"""The journal of what was stored in Redis and waits to be moved to a durable store.
+"""The journal in Redis: the tasks that are still to be moved to a durable store.
 
-A stream holds each waiting task once, in the order in which they came; a hash holds the version of each, which another
-one follows whenever the task is stored or forgotten. The scripts that store and forget write both in the same step. A
-task leaves both if its version is still the one with which it was read. Until then it does not expire.
+A stream has each such task once, in the order of arrival. A hash has the version of each, which changes whenever the
+task is stored or deleted. The scripts that store and delete write both in the same step. A task leaves both if its
+version is still the one with which it was read. Until then it does not expire.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rootcellar.stores.redis import commands, driver, persistence
 from rootcellar.stores.redis.connection import Reply, ServerError, pack
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.keys import Keys, decoded, encoded
-from rootcellar.stores.redis.servers import PIPELINE, OneServer, Servers
+from rootcellar.stores.redis.servers import MAX_PIPELINE, OneServer, Servers
 
-#: bytes of results that are read at a time, but for one that is larger
-LARGEST_BATCH = 32 << 20
-#: tasks in one call of a script, so that nobody waits long for it
-_AT_ONCE = 100
+#: bytes of results that are read at a time; a single larger one is read alone
+MAX_BATCH_BYTES = 32 << 20
+#: tasks in one call of a script: while a script runs, the server does nothing else
+_MAX_TASKS_PER_CALL = 100
 
 _Entry = tuple[bytes, bytes]
 
@@ -34,22 +34,22 @@ class RedisJournal:
     """The journal of one Redis.
 
     Args:
-        servers: where it is.
-        keys: what its keys are called.
+        servers: the server.
+        keys: the names of its keys.
         where: the server, for people.
 
     Raises:
-        ConfigurationError: it is a Cluster, where a task and the journal lie on different nodes.
+        ConfigurationError: it is a Cluster, where a task and the journal are on different nodes.
     """
 
     def __init__(self, servers: Servers, keys: Keys, where: str) -> None:
         if not isinstance(servers, OneServer):
             raise ConfigurationError(
-                "write-behind cannot be on a Redis Cluster, where a result and the journal lie on different nodes",
+                "write-behind cannot be on a Redis Cluster, where a result and the journal are on different nodes",
                 where=where,
                 remedy="use one Redis or Sentinels, or mode write-through",
             )
-        self._demands_nothing = servers.on_connect
+        self._accept_any = servers.on_connect
         servers.on_connect = persistence.require
         self._servers = servers
         self._keys = keys
@@ -57,7 +57,7 @@ class RedisJournal:
         self._stream = keys.journal
 
     def look(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
-        """Return the records that there are of these tasks, and the ids of those that are forgotten."""
+        """Return the records of these tasks, and the ids of those that have a tombstone."""
         if len(task_ids) == 1:
             key = self._keys.task(task_ids[0])
             blobs = [self._servers.call(key, pack(b"GET", key))]
@@ -70,8 +70,8 @@ class RedisJournal:
         }, forgotten
 
     def forget(self, task_ids: Sequence[str]) -> None:
-        """Leave a mark in place of each of these tasks, until the durable store has forgotten it too."""
-        for some in chunks(task_ids, _AT_ONCE):
+        """Replace each of these tasks by a tombstone, until the durable store has deleted it too."""
+        for some in chunks(task_ids, _MAX_TASKS_PER_CALL):
             keys = (self._stream, self._keys.journal_versions, *map(self._keys.task, some))
             marks = [part for task_id in some for part in (encoded(task_id), json_blob.encode_forgotten(task_id))]
             self._servers.run(self._stream, commands.FORGET_JOURNALED.call(keys, *marks), durable=True)
@@ -98,8 +98,8 @@ class RedisJournal:
     def _sizes(self, keys: Sequence[bytes]) -> list[int | None]:
         """Return how long each of these is, ``None`` for one that is no string, which must not keep back the others."""
         sizes: list[int | None] = []
-        for start in range(0, len(keys), PIPELINE):
-            commands = [pack(b"STRLEN", key) for key in keys[start : start + PIPELINE]]
+        for start in range(0, len(keys), MAX_PIPELINE):
+            commands = [pack(b"STRLEN", key) for key in keys[start : start + MAX_PIPELINE]]
             sizes += [self._size(reply) for reply in self._servers.send_many(commands)]
         return sizes
 
@@ -116,8 +116,8 @@ class RedisJournal:
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Take out of the journal what was moved and has not changed since it was read."""
-        for start in range(0, len(settlements), _AT_ONCE):
-            some = settlements[start : start + _AT_ONCE]
+        for start in range(0, len(settlements), _MAX_TASKS_PER_CALL):
+            some = settlements[start : start + _MAX_TASKS_PER_CALL]
             tasks = [self._keys.task(one.pending.task_id) for one in some]
             keys = (self._stream, self._keys.journal_versions, self._keys.journal_refused, *tasks)
             arguments = [argument for one in some for argument in _settling(one)]
@@ -138,7 +138,7 @@ class RedisJournal:
     # -- how far it is
 
     def lag(self) -> Lag:
-        """Look how much waits to be moved."""
+        """Return how much is still to be moved."""
         waiting, oldest, time, refused = self._servers.call_many(
             [
                 (self._stream, pack(b"XLEN", self._stream)),
@@ -157,27 +157,27 @@ class RedisJournal:
         return found[0][0].decode() if found else None
 
     def is_moved(self, entry: str) -> bool:
-        """Tell whether no entry waits that is as old as ``entry``."""
+        """Return whether every entry up to ``entry`` was moved."""
         oldest = self._entries(1)
         return not oldest or _moment(oldest[0][0]) > _moment(entry.encode())
 
     def check_journal(self) -> None:
-        """Look whether the journal survives a crash.
+        """Check that the journal survives a crash.
 
         Raises:
             ConfigurationError: it does not survive.
         """
         try:
-            # a new connection, which is looked at
+            # a new connection is checked
             self._servers.close()
             self._servers.call(self._stream, pack(b"PING"))
         except AppendOnlyMissing as exc:
-            # later it is worth trying again, but nobody should begin so
+            # a retry may help, but no process should start with it
             raise ConfigurationError(exc.what, where=exc.where, remedy=exc.remedy) from None
 
     def move_only(self) -> None:
         """From now on, also use a server that would lose the journal in a crash."""
-        self._servers.on_connect = self._demands_nothing
+        self._servers.on_connect = self._accept_any
 
     def window(self) -> str | None:
         """Say what of that which was acknowledged a crash may lose, ``None`` for nothing."""
@@ -220,7 +220,7 @@ def _fitting(sizes: Sequence[int | None]) -> int:
     total = 0
     for count, size in enumerate(sizes):
         total += size or 0
-        if count and total > LARGEST_BATCH:
+        if count and total > MAX_BATCH_BYTES:
             return count
     return len(sizes)
 

@@ -1,4 +1,4 @@
-"""What the keys are called: Celery's names for tasks and groups, and our own for chords."""
+"""The names of keys: Celery's for tasks and groups, and rootcellar's own for chords."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from binascii import crc_hqx
 
 _GLOB = re.compile(rb"([\\*?\[\]^])")
-#: how Celery's own chords name what they keep beside a group
+#: the endings of the keys that Celery's own chords keep in addition to a group
 _CHORD_SUFFIX = re.compile(rb"\.[jtsdc]$")
 
 
@@ -29,11 +29,11 @@ class Keys:
         return self._tasks + encoded(task_id)
 
     def task_id(self, key: bytes) -> str:
-        """Return the id of a task's key; of a key that :meth:`task` never gives, a text that is no task's id."""
+        """Return the id of a task's key; for a key that :meth:`task` never returns, a text that is no task's id."""
         return decoded(key[len(self._tasks) :])
 
     def is_task(self, key: bytes) -> bool:
-        """Tell whether a key is what :meth:`task` gives for some id."""
+        """Return whether a key is the key of some task."""
         return self.task(self.task_id(key)) == key
 
     def group(self, group_id: str) -> bytes:
@@ -44,11 +44,11 @@ class Keys:
         return self.chords(crc_hqx(group, 0) % self._chord_tags) + group
 
     def chords(self, tag: int) -> bytes:
-        """Return what the names of a tag's chords begin with."""
+        """Return the beginning of the names of a tag's chords."""
         return self._ours + b"chord-{%d}-" % tag
 
     def waiting(self, group_id: str) -> bytes:
-        """Return the name of the set that a chord waits in, but for the owner, which follows."""
+        """Return the beginning of the name of the set in which a chord waits; its owner follows."""
         return self.waiting_on(crc_hqx(encoded(group_id), 0) % self._chord_tags)
 
     def waiting_on(self, tag: int) -> bytes:
@@ -56,7 +56,7 @@ class Keys:
 
     @property
     def journal(self) -> bytes:
-        """Return the name of the stream of tasks that wait to be moved to a durable store."""
+        """Return the name of the stream of tasks that are still to be moved to a durable store."""
         return self._ours + b"journal"
 
     @property
@@ -65,7 +65,7 @@ class Keys:
 
     @property
     def journal_refused(self) -> bytes:
-        """Return the name of the set of tasks that the durable store does not take."""
+        """Return the name of the set of tasks that the durable store refuses."""
         return self._ours + b"journal-refused"
 
     @property
@@ -87,12 +87,12 @@ class Keys:
 
 
 def encoded(text: str) -> bytes:
-    """Return a text as a part of a key, whatever characters it has."""
+    """Return a text as a part of a key; it may have any characters."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def decoded(name: bytes) -> str:
-    """Return the text that :func:`encoded` was given, with escapes where the name holds no such text."""
+    """Return the text from which :func:`encoded` made a name; bytes that it never makes become escapes."""
     try:
         return name.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -105,5 +105,5 @@ def literal(text: bytes) -> bytes:
 
 
 def is_group(key: bytes) -> bool:
-    """Tell a saved group's key from what Celery's own chords keep under the group's name."""
+    """Return whether a key is that of a saved group, and not one that Celery's own chords keep for the group."""
     return not _CHORD_SUFFIX.search(key)

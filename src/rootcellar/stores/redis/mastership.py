@@ -1,4 +1,4 @@
-"""Whether a server still is the master: what the others say of it."""
+"""Is a server still the master? The other servers are asked."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from functools import partial
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.support.forking import PerProcess
 
-#: seconds that the others have for an answer
-PATIENCE = 2.0
-#: seconds; a master that has not answered the others for longer is not confirmed: they may be replacing it
-OUT_OF_REACH = 3.0
+#: seconds that the other servers have for an answer
+ANSWER_SECONDS = 2.0
+#: a master that has not answered the others for so many seconds is not confirmed: they may be replacing it
+UNREACHABLE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Opinion:
     """What one other server says.
 
     Attributes:
-        is_master: whether the server is the master; ``None`` if this is not known there.
+        is_master: whether the server is the master; ``None`` if the other server does not know.
         epoch: the number of the configuration that this is about; the highest one is the newest.
     """
 
@@ -40,8 +40,8 @@ def decide(opinions: Iterable[Opinion], asked: int) -> bool | None:
     """Return what the majority says.
 
     Args:
-        opinions: of those who answered.
-        asked: how many were asked. Those who did not answer may have elected another master without the others.
+        opinions: those of the servers that answered.
+        asked: how many were asked. Servers that did not answer may have elected another master.
 
     Returns:
         ``True``: the server is the master. ``False``: another one is. ``None``: that is not sure.
@@ -56,7 +56,7 @@ def decide(opinions: Iterable[Opinion], asked: int) -> bool | None:
 
 
 class _Questions:
-    """What one process has asked: for each address, when the question began, and its answer."""
+    """The questions of one process: for each address, when it was asked, and the answer."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -79,7 +79,7 @@ class Mastership:
         """Return whether the server at ``address`` is the master; see :func:`decide`.
 
         Args:
-            since: the time (monotonic) that the others must have been asked after.
+            since: the monotonic time after which the others must have been asked.
         """
         questions = self._questions.get()
         with questions.lock:
@@ -88,7 +88,7 @@ class Mastership:
                 answer = self._aside.submit(partial(self._ask_all, address))
                 questions.asked[address] = (time.monotonic(), answer)
         try:
-            return answer.result(timeout=PATIENCE * 2)
+            return answer.result(timeout=ANSWER_SECONDS * 2)
         except NotInTime:
             return None
 
@@ -96,7 +96,7 @@ class Mastership:
         asks = self._others(address)
         pending = {self._aside.submit(ask) for ask in asks}
         opinions: list[Opinion] = []
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ANSWER_SECONDS
         sure = decide(opinions, len(asks))
         while sure is None and pending and (left := deadline - time.monotonic()) > 0:
             done, pending = wait(pending, left, return_when="FIRST_COMPLETED")

@@ -1,4 +1,4 @@
-"""Whether what a Redis has acknowledged survives a crash: its append-only file, and what it may delete."""
+"""Does an acknowledged result survive a crash of Redis? Checks the append-only file and the eviction policy."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _DURING_REWRITES = (
 
 
 def require(line: RespConnection, where: str) -> None:
-    """See that a server keeps what it acknowledges.
+    """Raise unless a server keeps what it acknowledges.
 
     Raises:
         AppendOnlyMissing: it keeps no append-only file.
-        ConfigurationError: it may delete what it was told to keep.
-        OSError: the connection is gone.
+        ConfigurationError: it may evict results.
+        OSError: the connection was lost.
     """
     info = info_of(line)
     if info.get("aof_enabled") != "1":
-        is_told = "aof_enabled" in info
+        is_known = "aof_enabled" in info
         raise AppendOnlyMissing(
             "Redis keeps no append-only file, so a restart would lose results"
-            if is_told
+            if is_known
             else "Redis does not tell whether it keeps an append-only file",
             where=where,
             remedy="set `appendonly yes` in redis.conf (and CONFIG SET appendonly yes), or use mode write-through"
-            if is_told
+            if is_known
             else "let the user run INFO, or use mode write-through",
         )
     policy = info.get("maxmemory_policy", "noeviction")
@@ -54,10 +54,10 @@ def require(line: RespConnection, where: str) -> None:
 
 
 def window(servers: Servers, key: bytes) -> str | None:
-    """Return what a crash may lose, ``None`` for nothing."""
+    """Return what a crash may lose, as a sentence; ``None`` for nothing."""
     try:
-        if told := _WINDOWS.get(_setting(servers, key, b"appendfsync")):
-            return told
+        if sentence := _WINDOWS.get(_setting(servers, key, b"appendfsync")):
+            return sentence
         return _DURING_REWRITES if _setting(servers, key, b"no-appendfsync-on-rewrite") == "yes" else None
     except PermissionDenied:
         return _UNKNOWN

@@ -1,4 +1,4 @@
-"""Waiting until replicas have a result, so that a failover does not lose it."""
+"""Waits until replicas have a result, so that a failover does not lose it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: seconds to wait for the replicas, where ``wait_timeout`` does not say
-PATIENCE = 1.0
-#: seconds during which nobody waits for replicas that did not answer
-RESPITE = 10.0
-#: seconds between two questions whether the master is still the master, while replicas are not waited for
-ASK_EVERY = 1.0
-#: the same after replicas that were waited for did not answer: what other threads learned this moment is new enough
-_ASK_AT_ONCE = 0.1
+#: seconds to wait for the replicas, unless ``wait_timeout`` is set
+WAIT_SECONDS = 1.0
+#: seconds without waiting, after replicas did not answer
+RESPITE_SECONDS = 10.0
+#: seconds between two questions whether the server is still the master, if there is no waiting for replicas
+ASK_SECONDS = 1.0
+#: the same after replicas did not answer: an answer that another thread got just now is new enough
+_ASK_NOW_SECONDS = 0.1
 
 
 class MasterReplaced(StoreUnavailable):
-    """A server is not the master any more, or nobody confirms that it is: what it stored may be discarded. Retryable.
+    """A server is not the master any more, or that is not confirmed: what it stored may be discarded. Retryable.
 
     Attributes:
         address: the server.
@@ -36,24 +36,24 @@ class MasterReplaced(StoreUnavailable):
 
 
 class Replication:
-    """Semi-synchronous replication: results wait for replicas as long as these answer.
+    """Semi-synchronous replication: storing waits for replicas as long as they answer.
 
-    Redis replicates behind the answer: a master that dies may take with it what it had just acknowledged. With WAIT, in
-    the same round trip, a store returns when the replicas have the result. When they do not answer in time, results go
-    on without them for a while: a replica that is gone must not stop the work. Then the master is asked whether
-    replicas are connected at all, before anybody waits for them again.
+    Redis replicates after its reply: if the master dies, the last acknowledged results may be lost. With WAIT, in the
+    same round trip, storing returns when the replicas have the result. If they do not answer in time, results are
+    stored without them for a while, because a lost replica must not stop the work. Then the master is asked whether
+    replicas are connected at all, before WAIT is sent again.
 
-    A master that was replaced and does not know it has lost its replicas, too, and will discard what it stores. So as
-    long as replicas do not confirm a result, the others (Sentinels, or nodes of the Cluster) are asked every second
-    whether the master is still the master, and a result counts as stored only if they say so.
+    A master that was replaced and has not noticed it also has no replicas, and will discard what it stores. So while
+    replicas do not confirm results, the other servers (Sentinels, or nodes of the Cluster) are asked every second
+    whether it is still the master. A result counts as stored only if they confirm that.
 
     Args:
         options: the store's; the transport options ``wait_replicas`` (0 for not at all) and ``wait_timeout`` (seconds).
         where: the server, for people.
-        default: how many replicas are waited for, where ``wait_replicas`` does not say.
-        answer_timeout: seconds in which the server must answer; the replicas are waited for at most half as long, or
-            their silence would be taken for the server's.
-        mastership: knows what the others say; ``None`` where there are no others.
+        default: the number of replicas, unless ``wait_replicas`` is set.
+        answer_timeout: seconds in which the server must answer. WAIT lasts at most half as long, so that replicas that
+            do not answer are not taken for a server that does not answer.
+        mastership: asks the other servers; ``None`` if there are none.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Replication:
         given = options.transport_options
         try:
             self._replicas = int(given.get("wait_replicas", default))
-            timeout = float(given.get("wait_timeout", PATIENCE))
+            timeout = float(given.get("wait_timeout", WAIT_SECONDS))
         except (TypeError, ValueError):
             raise ConfigurationError(
                 "wait_replicas or wait_timeout is not a number",
@@ -78,82 +78,82 @@ class Replication:
         self._where = where
         self._mastership = mastership
         self._resting_until = 0.0
-        #: whether the master was seen with enough replicas since one did not answer
+        #: whether the master had enough replicas since the last time that one did not answer
         self._are_connected = False
-        self._is_told = False
+        self._was_logged = False
         self._command = pack(b"WAIT", self._replicas, max(1, int(min(timeout, answer_timeout / 2) * 1000)))
 
     def run(self, line: RespConnection, packed: bytes) -> Reply:
-        """Send a command that changes something; return its answer once replicas have it, or need not have it.
+        """Send a command that changes something; return its reply once enough replicas have the change.
 
         Raises:
             MasterReplaced: what was changed may be discarded.
             ServerError: the server refused the command.
-            OSError: the connection is gone.
+            OSError: the connection was lost.
         """
-        if not self._replicas or not self._is_worthwhile(line):
+        if not self._replicas or not self._should_wait(line):
             reply = line.call(packed)
             if self._mastership is not None:
-                self._make_sure(line, ASK_EVERY)
+                self._require_master(line, ASK_SECONDS)
             return reply
         reply, waited = line.call_all([packed, self._command])
         if type(reply) is ServerError:
             raise reply
-        if not self._is_there(line, waited):
-            self._make_sure(line, _ASK_AT_ONCE)
+        if not self._record_reply(line, waited):
+            self._require_master(line, _ASK_NOW_SECONDS)
         return reply
 
     @property
     def has_others(self) -> bool:
-        """Whether there are others who can be asked."""
+        """Whether there are other servers that can be asked."""
         return self._mastership is not None
 
     def is_replaced(self, address: str) -> bool:
-        """Ask the others whether the server at ``address`` was replaced; not if that is not sure."""
+        """Ask the other servers whether the one at ``address`` was replaced; false if that is not sure."""
         if self._mastership is None:
             return False
-        return self._mastership.of(address, time.monotonic() - _ASK_AT_ONCE) is False
+        return self._mastership.of(address, time.monotonic() - _ASK_NOW_SECONDS) is False
 
-    def _is_worthwhile(self, line: RespConnection) -> bool:
-        """Tell whether replicas should be waited for now: enough of them are connected, and none was missing lately."""
+    def _should_wait(self, line: RespConnection) -> bool:
+        """Return whether to wait for replicas now. Asks the server once after a pause whether enough are connected."""
         if not self._replicas or time.monotonic() < self._resting_until:
             return False
         if self._are_connected:
             return True
         count = _connected(line)
         if count is not None and count < self._replicas:
-            self._rest(f"{count} of {self._replicas} replicas are connected")
+            self._pause(f"{count} of {self._replicas} replicas are connected")
             return False
         self._are_connected = True
-        self._is_told = False
+        self._was_logged = False
         return True
 
-    def _is_there(self, line: RespConnection, answer: Reply) -> bool:
-        """Tell by what WAIT answered whether enough replicas have the result; if not, do without for a while.
+    def _record_reply(self, line: RespConnection, answer: Reply) -> bool:
+        """Return by the reply to WAIT whether enough replicas have the result; if not, stop waiting for a while.
 
         Raises:
-            MasterReplaced: the answer is an error that says or may mean that the result will be discarded.
+            MasterReplaced: the reply is an error after which the result may be discarded.
         """
         if isinstance(answer, int) and answer >= self._replicas:
             return True
         self._are_connected = False
         if isinstance(answer, ServerError) and not str(answer).startswith("NOPERM"):
-            # UNBLOCKED: the master became a replica while we waited
+            # UNBLOCKED: the master became a replica during WAIT
             raise self._replaced(
                 line,
                 f"WAIT was answered with: {answer}",
                 "wait until the failover ends; if it lasts, see the Sentinels, or `redis-cli cluster nodes`",
             )
-        self._rest(
+        self._pause(
             str(answer) if isinstance(answer, ServerError) else f"{answer} of {self._replicas} replicas answered"
         )
         return False
 
-    def _make_sure(self, line: RespConnection, age: float) -> None:
-        """Raise unless the others say that ``line`` leads to the master.
+    def _require_master(self, line: RespConnection, age: float) -> None:
+        """Raise unless the other servers confirm that ``line`` leads to the master.
 
         Args:
-            age: seconds; the others must not have been asked longer ago.
+            age: the most seconds since the others were asked.
         """
         if self._mastership is None:
             return
@@ -175,25 +175,24 @@ class Replication:
         line.close()
         return MasterReplaced(what, where=self._where, remedy=remedy, address=line.address)
 
-    def _rest(self, reason: str) -> None:
-        """Wait for no replica for a while; log it once, as long as that lasts."""
-        self._resting_until = time.monotonic() + RESPITE
+    def _pause(self, reason: str) -> None:
+        """Stop waiting for replicas for RESPITE_SECONDS; log a warning only the first time."""
+        self._resting_until = time.monotonic() + RESPITE_SECONDS
         logger.log(
-            logging.DEBUG if self._is_told else logging.WARNING,
-            "Results are stored on the master alone, and a failover may lose the last ones: %s. Looking again every "
+            logging.DEBUG if self._was_logged else logging.WARNING,
+            "Results are stored on the master alone, and a failover may lose the last ones: %s. Trying again every "
             "%g s. [%s]",
             reason,
-            RESPITE,
+            RESPITE_SECONDS,
             self._where,
         )
-        self._is_told = True
+        self._was_logged = True
 
 
 def _connected(line: RespConnection) -> int | None:
-    """Return how many replicas follow the server; ``None`` if it does not tell."""
+    """Return how many replicas are connected; ``None`` if the user may not ask."""
     try:
         role = line.call(pack(b"ROLE"))
     except ServerError:
-        # the user may not ask
         return None
     return len(role[2]) if role[0] == b"master" else None

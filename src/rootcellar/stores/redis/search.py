@@ -1,4 +1,4 @@
-"""Going through all tasks in the order of their ids, on a server that keeps no order."""
+"""Pages of tasks in the order of their ids, and queries, on a server that has no index."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from rootcellar.stores.matching import matcher
 from rootcellar.stores.redis.keys import Keys
 from rootcellar.stores.redis.servers import Servers
 
-#: ids that one walk over all keys finds; so many are held in memory
-AHEAD = 100_000
+#: the most ids that one walk over all keys finds and keeps in memory
+MAX_IDS_AHEAD = 100_000
 
 Fetch = Callable[[Iterable[str]], Mapping[str, TaskRecord]]
 
 
 class Scanner:
-    """Hands out pages of tasks.
+    """Returns pages of tasks.
 
-    A walk over all keys finds the next :data:`AHEAD` ids; the pages that follow come from these. A task that was there
-    all the while was there during the walk, so none is missed. A process that goes on where another one stopped walks
-    anew.
+    A walk over all keys finds the next :data:`MAX_IDS_AHEAD` ids; the following pages come from these. A task that
+    existed all the time existed during the walk, so none is missed. A process that continues where another one stopped
+    walks again.
     """
 
     def __init__(self, servers: Servers, keys: Keys) -> None:
         self._servers = servers
         self._keys = keys
-        #: where a page ended -> the ids that follow, and whether there are no others
+        #: the last id of a page -> the ids that follow, and whether these are all
         self._ahead: dict[str, tuple[list[str], bool]] = {}
 
     def page(self, after: str | None, limit: int, fetch: Fetch) -> list[TaskRecord]:
@@ -67,14 +67,14 @@ class Scanner:
             if (bound is None or key > bound) and self._keys.is_task(key)
         )
         smallest: list[bytes] = []
-        # in pieces, so that a key that comes twice takes no place
-        while piece := list(islice(matching, AHEAD)):
-            smallest = heapq.nsmallest(AHEAD, {*smallest, *piece})
-        return [self._keys.task_id(key) for key in smallest], len(smallest) < AHEAD
+        # in pieces, so that a key that comes twice is counted once
+        while piece := list(islice(matching, MAX_IDS_AHEAD)):
+            smallest = heapq.nsmallest(MAX_IDS_AHEAD, {*smallest, *piece})
+        return [self._keys.task_id(key) for key in smallest], len(smallest) < MAX_IDS_AHEAD
 
 
-#: with more tasks than this nothing is read: it would take long, and keep others waiting
-MOST = 100_000
+#: the most tasks that a query reads: with more it would take too long, for other clients too
+MAX_TASKS = 100_000
 
 
 #: tasks that are read at a time
@@ -88,14 +88,14 @@ def query_all(servers: Servers, keys: Keys, fetch: Fetch, query: TaskQuery, wher
     """Return the tasks that match: unfinished ones first, then the most recently finished.
 
     Raises:
-        AbilityMissing: there are more than :data:`MOST` tasks.
+        AbilityMissing: there are more than :data:`MAX_TASKS` tasks.
     """
     ids: set[str] = set()
     for some in servers.keys(keys.all_tasks):
         ids.update(map(keys.task_id, some))
-        if len(ids) > MOST:
+        if len(ids) > MAX_TASKS:
             raise AbilityMissing(
-                f"Redis has no index, and more than {MOST:,} results are too many to read for each question",
+                f"Redis has no index, and more than {MAX_TASKS:,} results are too many to read for each question",
                 where=where,
                 remedy="keep results that you want to ask about in PostgreSQL, or in the hybrid of both",
             )

@@ -1,4 +1,4 @@
-"""The master that Sentinels know of."""
+"""Finding the master by Sentinels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
 
 class Sentinels:
-    """Asks the Sentinels for the master, each time anew: what was the master may be a replica now.
+    """Asks the Sentinels for the master, at each connect: the last one may be a replica now.
 
     Args:
         address: the Sentinels, the master's name, and how to connect.
@@ -29,15 +29,15 @@ class Sentinels:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._hosts = list(address.hosts)
-        #: the number of the newest configuration that each one has named
+        #: the newest configuration epoch that each Sentinel has reported
         self._epochs: dict[tuple[str, int], int] = {}
         given = dict(address.sentinel)
         is_tls = bool(given.pop("ssl", any(name.startswith("ssl_") for name in given)))
         tls = {name: given.pop(name) for name in list(given) if name.startswith("ssl_")}
         self._tls: dict[str, Any] | None = {"ssl_check_hostname": True, **tls} if is_tls else None
         self._settings = given
-        quick = {name: min(float(given[name]), mastership.PATIENCE) for name in _TIMEOUTS if given.get(name)}
-        #: for questions whose answer is not waited for long
+        quick = {name: min(float(given[name]), mastership.ANSWER_SECONDS) for name in _TIMEOUTS if given.get(name)}
+        #: for questions that must be answered soon
         self._quick = {**given, **quick}
 
     def connect(self) -> RespConnection:
@@ -52,7 +52,7 @@ class Sentinels:
         try:
             role = line.call(pack(b"ROLE"))[0]
         except ServerError:
-            # the user may not ask; then the server itself refuses what is written to it
+            # the user may not run ROLE; a replica will refuse writes by itself
             return line
         except OSError as exc:
             line.close()
@@ -68,7 +68,7 @@ class Sentinels:
         """Open a connection to one of the Sentinels.
 
         Raises:
-            StoreError: in our words, why not.
+            StoreError: it is not possible.
         """
         return driver.open_line(self._settings, self._tls, host, port, "", f"sentinel {host}:{port}")
 
@@ -77,7 +77,7 @@ class Sentinels:
         return [partial(self._opinion, host, port, address) for host, port in self._hosts]
 
     def _opinion(self, host: str, port: int, address: str) -> Opinion:
-        """Return what one Sentinel says; nothing if it cannot reach the server or we cannot reach it."""
+        """Return the opinion of one Sentinel; none if it cannot be reached or cannot reach the server."""
         try:
             line = driver.open_line(self._quick, self._tls, host, port, "", f"sentinel {host}:{port}")
         except errors.RootcellarError:
@@ -95,7 +95,7 @@ class Sentinels:
             line.close()
         if not isinstance(found, list):
             return Opinion(None)
-        # the user may not ask for more than the address
+        # the user may not be allowed to read more than the address
         facts = dict(zip(about[::2], about[1::2], strict=False)) if isinstance(about, list) else {}
         epoch = int(facts.get(b"config-epoch", 0))
         self._epochs[host, port] = epoch
@@ -105,7 +105,7 @@ class Sentinels:
 
     def _master(self) -> tuple[str, int]:
         failures: list[errors.StoreError] = []
-        # one that was cut off together with an old master knows of no newer one
+        # a Sentinel that was cut off together with an old master does not know the new one
         for host, port in sorted(self._hosts, key=lambda known: -self._epochs.get(known, 0)):
             try:
                 found = self._ask(host, port)
@@ -142,7 +142,7 @@ class Sentinels:
 
 
 def _is_reached(about: Mapping[bytes, bytes]) -> bool:
-    """Tell whether the master answers a Sentinel, by what this one says of it."""
+    """Return whether the master answers a Sentinel, by the facts that this Sentinel reports."""
     if b"_down" in about.get(b"flags", b""):
         return False
-    return int(about.get(b"last-ok-ping-reply", 0)) < mastership.OUT_OF_REACH * 1000
+    return int(about.get(b"last-ok-ping-reply", 0)) < mastership.UNREACHABLE_SECONDS * 1000

@@ -1,4 +1,4 @@
-"""What a process looks at once when it first meets a server: whether it is new enough, and whether it keeps results."""
+"""INFO of a server: is it new enough, and does it keep results? Checked once in each process."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ logger = visible_logs(logging.getLogger(__name__))
 
 OLDEST_SERVER = 6
 
-_seen: set[tuple[int, str]] = set()
+_checked: set[tuple[int, str]] = set()
 
 
-def look(line: RespConnection, where: str, *, may_evict: bool = False) -> None:
-    """Look at a server, unless this process did so before; warn once if it may throw results away and should not.
+def check_server_once(line: RespConnection, where: str, *, may_evict: bool = False) -> None:
+    """Check a server, unless this process did so before; log a warning if it may evict results and must not.
 
     Raises:
         ServerTooOld: it is older than 6.0.
-        OSError: the connection is gone.
+        OSError: the connection was lost.
     """
     me = (os.getpid(), where)
-    if me in _seen:
+    if me in _checked:
         return
     info = info_of(line)
     version = info.get("redis_version", "")
@@ -33,16 +33,16 @@ def look(line: RespConnection, where: str, *, may_evict: bool = False) -> None:
         raise errors.ServerTooOld(
             f"Redis {version} is too old", where=where, remedy=f"upgrade the server to {OLDEST_SERVER}.0 or later"
         )
-    _seen.add(me)
+    _checked.add(me)
     if not may_evict and (warning := eviction_warning(info)):
         logger.warning("%s [%s]", warning, where)
 
 
 def eviction_warning(info: dict[str, str]) -> str | None:
-    """Return what to say of a server's ``maxmemory-policy``, ``None`` for nothing.
+    """Return a warning about a server's ``maxmemory-policy``; ``None`` if there is none.
 
     Args:
-        info: what INFO says; nothing is said of what is not there.
+        info: the reply to INFO; without the settings there is no warning.
     """
     policy = info.get("maxmemory_policy", "noeviction")
     if policy == "noeviction" or info.get("maxmemory", "0") == "0":
@@ -55,7 +55,7 @@ def eviction_warning(info: dict[str, str]) -> str | None:
 
 
 def info_of(line: RespConnection) -> dict[str, str]:
-    """Return what INFO says; nothing where we may not ask."""
+    """Return the reply to INFO; empty if the user may not run it."""
     try:
         text = line.call(pack(b"INFO")).decode("utf-8", "replace")
     except ServerError as exc:

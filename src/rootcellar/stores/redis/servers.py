@@ -1,4 +1,4 @@
-"""The servers that a store talks to: one of them here, found by its address or by Sentinels; a Cluster elsewhere."""
+"""Sending commands to servers: to one server or the master of several here, to a Cluster in ``cluster.py``."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.connection import Call, Reply, RespConnection, ServerError, pack
 from rootcellar.stores.redis.replication import MasterReplaced, Replication
-from rootcellar.stores.redis.server_info import look
+from rootcellar.stores.redis.server_info import check_server_once
 from rootcellar.stores.replaced import tell_replaced, when_replaced
 
-#: keys that the server looks at for one answer of SCAN
+#: keys that the server reads for one reply to SCAN
 SCAN_COUNT = 1_000
-#: commands that are sent together
-PIPELINE = 500
+#: the most commands that are sent together
+MAX_PIPELINE = 500
 
 
 class Servers(ABC):
-    """Sends commands to whichever server has the key, and raises errors of ours.
+    """Sends each command to the server that has its key, and raises errors of rootcellar.
 
     Attributes:
-        chord_tags: how many hash tags the chords are spread over; each lies on one server, with what finds its orphans.
+        chord_tags: over how many hash tags the chords are spread; one server has a tag's chords and finds its orphans.
         shares_scripts: whether one script may touch a task and its chord.
-        news: what is published when a result is stored; empty for the result itself.
-        safety_look: seconds between two looks of a waiting process at all that it waits for, although it heard nothing.
-        may_be_replaced: whether others may replace a server, and know of it.
+        news: the message that is published when a result is stored; empty for the result itself.
+        safety_look: seconds after which a waiting process reads all of its tasks, even without a message.
+        may_be_replaced: whether other servers can replace a server, and can be asked whether they did.
     """
 
     chord_tags: int = 1
@@ -38,40 +38,40 @@ class Servers(ABC):
     may_be_replaced: bool = False
 
     def __init__(self) -> None:
-        #: called with the address of a server that is seen not to be the master any more; empty if it is not known
+        #: called with the address of a server that is not the master any more; empty if the address is not known
         self.on_replaced: Callable[[str], None] = tell_replaced
 
     @abstractmethod
     def call(self, key: bytes, packed: bytes, *, durable: bool = False) -> Reply:
-        """Send a command to the server that has ``key``; with ``durable`` its replicas should have what it did."""
+        """Send a command to the server that has ``key``; with ``durable``, wait until its replicas have the change."""
 
     @abstractmethod
     def run(self, key: bytes, call: Call, *, durable: bool = False) -> Reply:
-        """Run a script on the server that has ``key``; with ``durable`` its replicas should have what it did."""
+        """Run a script on the server that has ``key``; with ``durable``, wait until its replicas have the change."""
 
     @abstractmethod
     def call_many(self, commands: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
-        """Send commands, each with the key that says where to, together; return their answers in order."""
+        """Send commands together, each to the server that has its key; return the replies in order."""
 
     @abstractmethod
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of strings, in as few round trips as can be."""
+        """Return the values of strings, in as few round trips as possible."""
 
     def by_server(self, keys: Sequence[bytes]) -> list[tuple[Hashable, list[int]]]:
-        """Return the servers that have keys, each with the places of its keys in ``keys``."""
+        """Return the servers that have the keys, each with the indexes of its keys in ``keys``."""
         return [(None, list(range(len(keys))))]
 
     def is_replaced(self, address: str) -> bool:
-        """Ask the others whether the server at ``address`` was replaced; takes seconds if they are silent."""
+        """Ask the other servers whether the one at ``address`` was replaced; takes seconds if they do not answer."""
         return False
 
     @abstractmethod
     def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
-        """Yield all keys that match, some at a time, one perhaps twice; none that was there all the while is missed."""
+        """Yield all keys that match, some at a time. A key may come twice; none is missed that existed all the time."""
 
     @abstractmethod
     def listen(self) -> RespConnection:
-        """Open a connection on which everything that is published anywhere is heard."""
+        """Open a connection for subscriptions: a message that is published on any of the servers arrives on it."""
 
     @abstractmethod
     def close(self) -> None:
@@ -79,14 +79,14 @@ class Servers(ABC):
 
 
 class OneServer(Servers):
-    """A server, or the master of several.
+    """One server, or the master of several.
 
     Args:
-        connect: opens a connection to it.
-        options: the store's, for the pool.
+        connect: opens a connection.
+        options: the options of the store, for the pool.
         where: the server, for people.
-        replication: how its replicas are waited for.
-        host, port: its name and port, where it is always the same.
+        replication: waits for the replicas.
+        host, port: its name and port, if it is always the same server.
         idle_before_ping: see :class:`~rootcellar.stores.pool.ConnectionPool`.
     """
 
@@ -107,7 +107,7 @@ class OneServer(Servers):
         self._may_evict = options.holds_copies
         self.host, self.port = host, port
         self._replication = replication
-        #: looks at each new connection's server, and raises what speaks against it
+        #: checks the server of each new connection, and raises if it cannot be used
         self.on_connect: Callable[[RespConnection, str], None] = _accept_any
         self._pool: ConnectionPool[RespConnection] = ConnectionPool(
             self._open,
@@ -123,7 +123,7 @@ class OneServer(Servers):
             remedy="raise redis_max_connections",
             harmless=(ServerError,),
         )
-        #: where the newest connection leads to
+        #: the address of the newest connection
         self._leads_to = ""
         self.may_be_replaced = replication.has_others
         when_replaced(self._leave)
@@ -136,13 +136,13 @@ class OneServer(Servers):
 
     @property
     def address(self) -> str:
-        """How its connections name it."""
+        """The server's address, as its connections have it."""
         return driver.address_of(self.host, self.port)
 
     def _open(self) -> RespConnection:
         line = self._connect()
         try:
-            look(line, self._where, may_evict=self._may_evict)
+            check_server_once(line, self._where, may_evict=self._may_evict)
             self.on_connect(line, self._where)
         except BaseException:
             line.close()
@@ -159,27 +159,27 @@ class OneServer(Servers):
         return self._change(lambda line: self._replication.run(line, packed))
 
     def send(self, packed: bytes) -> Reply:
-        """Send a command; return the answer."""
+        """Send a command; return the reply."""
         try:
             with self._pool.connection() as line:
                 return line.call(packed)
         except driver.FAILURES as exc:
-            return self._again(exc, lambda line: line.call(packed))
+            return self._retry(exc, lambda line: line.call(packed))
 
     def run(self, key: bytes, call: Call, *, durable: bool = False) -> Reply:
         replication = self._replication if durable else None
         return self._change(lambda line: run_on(line, call, replication))
 
     def _change(self, work: Callable[[RespConnection], Reply]) -> Reply:
-        """Do ``work``, which changes something on the server."""
+        """Call ``work``, which changes something on the server."""
         try:
             try:
                 with self._pool.connection() as line:
                     return work(line)
             except driver.FAILURES as exc:
-                return self._again(exc, work)
+                return self._retry(exc, work)
             except StoreUnavailable:
-                # what is true of this connection is true of the others
+                # the other connections lead to the same server
                 self._pool.drop_idle()
                 raise
         except MasterReplaced as exc:
@@ -188,7 +188,7 @@ class OneServer(Servers):
             raise
 
     def send_asking(self, packed: bytes) -> Reply:
-        """Send a command for a key that is on its way to this node of a Cluster."""
+        """Send a command for a key that is being moved to this node of a Cluster."""
         _, reply = self.send_many([pack(b"ASKING"), packed])
         if type(reply) is ServerError:
             raise self._failed(reply) from reply
@@ -196,25 +196,25 @@ class OneServer(Servers):
 
     def call_many(self, commands: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
         replies: list[Reply] = []
-        for start in range(0, len(commands), PIPELINE):
-            replies += self.send_many([packed for _, packed in commands[start : start + PIPELINE]])
+        for start in range(0, len(commands), MAX_PIPELINE):
+            replies += self.send_many([packed for _, packed in commands[start : start + MAX_PIPELINE]])
         for reply in replies:
             if type(reply) is ServerError:
                 raise self._failed(reply) from reply
         return replies
 
     def send_many(self, commands: Sequence[bytes]) -> list[Reply]:
-        """Send commands together; an answer that is an error is returned as such."""
+        """Send commands together; a reply that is an error is returned as such."""
         try:
             with self._pool.connection() as line:
                 return line.call_all(commands)
         except driver.FAILURES as exc:
-            return self._again(exc, lambda line: line.call_all(commands))  # type: ignore[no-any-return]
+            return self._retry(exc, lambda line: line.call_all(commands))  # type: ignore[no-any-return]
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = []
-        for start in range(0, len(keys), PIPELINE):
-            found += self.send(pack(b"MGET", *keys[start : start + PIPELINE]))
+        for start in range(0, len(keys), MAX_PIPELINE):
+            found += self.send(pack(b"MGET", *keys[start : start + MAX_PIPELINE]))
         return found
 
     def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
@@ -234,10 +234,10 @@ class OneServer(Servers):
     def close(self) -> None:
         self._pool.drop_idle()
 
-    def _again(self, exc: BaseException, work: Callable[[RespConnection], Reply]) -> Reply:
-        """Do it once more on a new connection if the old one was lost: the server may have been started anew.
+    def _retry(self, exc: BaseException, work: Callable[[RespConnection], Reply]) -> Reply:
+        """Call ``work`` once more on a new connection if the old one was lost: the server may have been restarted.
 
-        Doing it twice is harmless. Not where no answer came in time.
+        Every command may run twice. After a timeout there is no second try.
         """
         error = self._failed(exc)
         if not isinstance(exc, OSError) or isinstance(exc, TimeoutError):
@@ -251,7 +251,7 @@ class OneServer(Servers):
     def _failed(self, exc: BaseException) -> StoreError:
         error = driver.translate(exc, self._where)
         if isinstance(exc, OSError) or isinstance(error, StoreReadOnly):
-            # what happened to this connection happened to the others, or they lead to what was the master
+            # the other connections are lost too, or lead to a server that is not the master any more
             self._pool.drop_idle()
         if isinstance(error, StoreReadOnly):
             self.on_replaced("")
@@ -259,7 +259,7 @@ class OneServer(Servers):
 
 
 def run_on(line: RespConnection, call: Call, replication: Replication | None = None) -> Reply:
-    """Run a script by its hash, and by its text where the server does not have it; wait for the replicas."""
+    """Run a script by its hash, and by its text if the server does not have it; wait for the replicas."""
     try:
         return _run(line, call.packed, replication)
     except ServerError as exc:
@@ -273,7 +273,7 @@ def _run(line: RespConnection, packed: bytes, replication: Replication | None) -
 
 
 def _accept_any(line: RespConnection, where: str) -> None:
-    """Take a server as it is."""
+    """Accept every server."""
 
 
 def _is_clean(line: RespConnection) -> bool:

@@ -66,8 +66,8 @@ class RedisStore(Store):
             return Stored(written=self._put(key, record, durable))
         if self._servers.shares_scripts:
             return self._put_and_count(key, record, part, lease, durable)
-        # the part first, with its result: if we die between the two, the chord goes on, and the task is run again or
-        # has no record; the other way round nobody would ever count the part
+        # the part first, with its result: if the process dies between the two, the chord goes on, and the task is run
+        # again or has no record; in the other order the part might never be counted
         progress = self._count(part, lease, record)
         return Stored(written=self._put(key, record, durable), chord=progress)
 
@@ -191,7 +191,7 @@ class RedisStore(Store):
         )
 
     def _chord_lasts(self, expires_at: datetime | None) -> int:
-        """Return for how many milliseconds the server keeps a chord; 0 where a cleanup deletes it."""
+        """Return for how many milliseconds the server keeps a chord; 0 if a cleanup deletes it."""
         return 0 if self._has_journal else milliseconds(expires_at)
 
     def _naming(self, group_id: str) -> tuple[bytes, bytes]:
@@ -259,7 +259,7 @@ class RedisStore(Store):
         """See :class:`~rootcellar.stores.journal.KeepsJournal`."""
         journal = RedisJournal(self._servers, self._keys, self.where)
         self._putting = JournaledTaskCommands(self._keys, self._servers.news, self.where)
-        # a server may evict what expires, and these chords are nowhere else
+        # a server may evict keys that expire, and these chords are in no other store
         self._has_journal = True
         return journal
 
@@ -287,7 +287,7 @@ def _servers(address: Address, options: StoreOptions) -> Servers:
 
 
 def _with_earlier(record: TaskRecord, blob: bytes) -> TaskRecord | None:
-    """Return ``record`` with what it does not say taken from ``blob``; ``None`` if what is there must stay."""
+    """Return ``record``, with unset fields taken from ``blob``; ``None`` if the stored record must stay."""
     earlier = json_blob.decode_task(record.task_id, blob)
     is_late = record.done_at is None and (earlier.retries or 0) > (record.retries or 0)
     if earlier.state == "SUCCESS" or (earlier.done_at is not None and is_late):

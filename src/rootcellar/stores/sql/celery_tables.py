@@ -1,4 +1,4 @@
-"""Celery's own tables, as its ``db+`` backends make them: how to tell them, and how to read their rows."""
+"""Celery's own tables, as its ``db+`` backends create them: how to recognize them, and how to read their rows."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _expiry(done: datetime | None, keep: timedelta | None) -> datetime | None:
 
 
 def payload_of(blob: Any) -> Payload | None:
-    """Tell what a blob is by how it begins; Celery did not note it."""
+    """Return the content type of a blob by its first bytes, because Celery does not store it."""
     if blob is None:
         return None
     return Reading().payload(blob, lambda: _payload(blob))

@@ -1,11 +1,11 @@
-"""Who may do what with the tables: the least that each kind of user needs."""
+"""The rights on the tables that each kind of user needs at least."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
-#: a worker (or a client) stores, waits and cleans up; a reader looks; an admin makes and upgrades the tables
+#: a worker (or a client) stores, waits and cleans up; a reader reads; an admin creates and upgrades the tables
 Role = Literal["worker", "reader", "admin"]
 
 _READ = "SELECT"

@@ -24,12 +24,12 @@ _LONG_NUMBER = re.compile(r"\d{400}|[eE][+-]?\d{4}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
-#: also one that does not end: each is looked at once
+#: also one that does not end: each is read once
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
 def is_portable(text: str) -> bool:
-    """Tell whether a JSON text written by Python also casts to ``jsonb`` and reads the same in any language."""
+    """Return whether a JSON text that Python wrote can be cast to ``jsonb`` and means the same in any language."""
     if "\x00" in text:
         return False
     if "\\u" in text and ("\\u0000" in text or _SURROGATE.search(text)):
@@ -64,7 +64,7 @@ def _is_strict(text: str) -> bool:
 
 
 def _is_small_numbered(text: str) -> bool:
-    """Look again at a text in which a long run of digits was seen: inside a string it is harmless."""
+    """Check a text with a long run of digits again: inside a string the digits are harmless."""
     sizes: list[int] = []
 
     def note(number: str) -> float:
@@ -89,7 +89,7 @@ def _depth(text: str) -> int:
 
 
 def _rendition(text: str) -> str:
-    """Return portable JSON that shows what ``text`` holds, for people who read the table."""
+    """Return portable JSON with the contents of ``text``, for people who read the table."""
     try:
         value = json.loads(text, parse_constant=str)
         shown = json.dumps(_presentable(value), ensure_ascii=False)

@@ -1,7 +1,7 @@
 """Records as rows of SQL tables, and back: the one place that knows the order of the columns.
 
 A payload takes two columns, ``x`` and ``x_exact``. One that is portable JSON is the text in ``x`` and nothing more; of
-typed JSON ``x_exact`` tells that the text is such. Any other lies exactly in ``x_exact``, framed with its content type,
+typed JSON ``x_exact`` has a marker. Any other payload is stored exactly in ``x_exact``, framed with its content type,
 and ``x`` holds a readable rendition: JSON too.
 """
 
@@ -153,7 +153,7 @@ def chord_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> ChordRe
 
 
 def part_row(part: ChordPart, record: TaskRecord | None, date: DateAdapter = lambda value: value) -> dict[str, Any]:
-    """Return a chord part's columns by name; -1 stands for no index, for a primary key takes no NULL.
+    """Return a chord part's columns by name; -1 means no index, because a primary key allows no NULL.
 
     Args:
         part: the part.
@@ -237,7 +237,7 @@ def replace_params(old: TaskRecord, new: TaskRecord) -> dict[str, Any]:
         for column in REPLACED_PAYLOADS:
             text, exact = payload_columns(getattr(record, column))
             params[prefix + column], params[f"{prefix}{column}_exact"] = text, exact
-            # what is shown beside exact bytes is made of them, by whichever release stored it
+            # the readable version was made from the exact bytes, perhaps by another release
             params[f"{prefix}{column}_is_exact"] = int(exact not in (None, _TYPED_TEXT))
     return params
 

@@ -60,7 +60,7 @@ class SqlSchema(ABC, Generic[C]):
 
     @abstractmethod
     def _alone(self, connection: C) -> AbstractContextManager[object]:
-        """Begin a transaction in which nobody else creates, upgrades or adopts."""
+        """Begin a transaction that excludes other processes that create, upgrade or adopt."""
 
     @abstractmethod
     def _all(self, connection: C, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -72,7 +72,7 @@ class SqlSchema(ABC, Generic[C]):
 
     @abstractmethod
     def _exists(self, connection: C, table: str) -> bool:
-        """Tell whether there is a table of that quoted name."""
+        """Return whether a table with this quoted name exists."""
 
     @abstractmethod
     def _columns(self, connection: C, table: str) -> set[str]:
@@ -123,7 +123,7 @@ class SqlSchema(ABC, Generic[C]):
         return {what: name for what, name in self._names.items() if not what.endswith("_index")}
 
     def drop(self) -> None:
-        """Take away tables that :meth:`create` made for a moment, with all that is in them."""
+        """Delete tables that :meth:`create` made for a test, with their rows."""
         self._run(self._drop)
 
     def ensure(self, connection: C) -> Adopted | None:
@@ -131,7 +131,7 @@ class SqlSchema(ABC, Generic[C]):
 
         Raises:
             SchemaMissing: they are missing and may not be made.
-            ForeignTables: somebody else's tables have the names.
+            ForeignTables: tables that are not rootcellar's have the names.
             SchemaOutdated: they are of an older release and may not be changed.
         """
         version, adopted = self._registered(connection)
@@ -183,7 +183,7 @@ class SqlSchema(ABC, Generic[C]):
         return version, Adopted(task_table=old_task, group_table=old_group, keep=kept)
 
     def _is_begun(self, connection: C) -> bool:
-        """Tell whether the tables, or those of them that there are, are ours."""
+        """Return whether the tables that exist are rootcellar's."""
         return bool(self._registry_row(connection))
 
     def _registry_row(self, connection: C) -> list[tuple[Any, ...]]:
@@ -218,7 +218,7 @@ class SqlSchema(ABC, Generic[C]):
             self._refuse_foreign(connection)
             self._make_schemas(connection)
             self._script(connection, self._sql["make_registry"])
-        # noted step by step: where no transaction holds them together, who comes next goes on from there
+        # noted after each step: without a transaction around them, the next process continues from there
         self._register(connection, version, adopted)
         for number, step in enumerate(self._steps(version), version + 1):
             self._script(connection, step)
@@ -297,7 +297,7 @@ class SqlSchema(ABC, Generic[C]):
         return renamed, sum(self._all(connection, f"count_{key}", {})[0][0] for key in ours)
 
     def _is_still_ours(self, connection: C, place: tuple[str | None, str] | None, table: str) -> bool:
-        """Tell whether a table is ours: Celery's stands aside, or there was none, so that none was given back."""
+        """Return whether a table is rootcellar's: Celery's was renamed, or there was none."""
         if not self._exists(connection, table):
             return False
         return place is None or self._exists(connection, self._qualified(place[0], place[1] + ASIDE))
@@ -345,7 +345,7 @@ class SqlSchema(ABC, Generic[C]):
                 self._set_aside(connection, schema, name)
                 return aside
             if self._exists(connection, aside):
-                # whoever renamed it did not live to note it
+                # the process that renamed it died before it recorded that
                 return aside
         return None
 

@@ -25,7 +25,7 @@ def load_statements(package: str, name: str, tables: Mapping[str, str]) -> dict[
 
 
 def read_sql(package: str, name: str) -> str:
-    """Return the text of a file that lies in ``package``."""
+    """Return the text of a file in ``package``."""
     return resources.files(package).joinpath(name).read_text(encoding="utf-8")
 
 

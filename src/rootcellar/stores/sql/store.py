@@ -64,7 +64,7 @@ class SqlStore(Store, Generic[C]):
 
     @abstractmethod
     def _raw(self, work: Callable[[C], T]) -> T:
-        """Do ``work`` on a connection, and raise in our words what goes wrong. Every verb may be done twice."""
+        """Call ``work`` with a connection, and raise errors of rootcellar. It may be called twice."""
 
     @abstractmethod
     def _rows_of(self, connection: C, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -281,7 +281,7 @@ class SqlStore(Store, Generic[C]):
         self._in_transaction(work)
 
     def _refused(self, exc: UnicodeEncodeError) -> RecordRefused:
-        """Return the error for a text that no server stores."""
+        """Return the error for a text that no server can store."""
         return RecordRefused(
             f"a text that no server stores: {exc.reason} at {exc.object[exc.start : exc.end]!a}",
             where=self._where,
@@ -299,7 +299,7 @@ class SqlStore(Store, Generic[C]):
         return self._raw(checked)
 
     def _know_schema(self) -> None:
-        """Make or check the tables where nobody has done so yet."""
+        """Create or check the tables, unless this process did so before."""
         if not self._is_schema_known:
             self._run(lambda connection: None)
 

@@ -1,4 +1,4 @@
-"""How we speak to SQLite: the file, the connection's settings, and its errors in our words."""
+"""Opening a SQLite file: the settings of a connection, and its errors as errors of rootcellar."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open the file, made if it is missing, for durable use by many processes.
 
     Raises:
-        StoreError: in our words, why not.
+        StoreError: it is not possible.
     """
     if sqlite3.sqlite_version_info < OLDEST:
         raise errors.ServerTooOld(
@@ -65,7 +65,7 @@ def _make(path: Path) -> None:
     """Make the file if it is missing, for its owner alone; SQLite gives its -wal and -shm the same permissions."""
     if path.exists():
         return
-    # what cannot be made here is explained by SQLite's own failure
+    # if the folder cannot be created, SQLite's own error explains it
     with suppress(OSError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
 
@@ -91,12 +91,12 @@ def _text(stored: bytes) -> str | bytes:
 
 
 def _is_in_wal_mode(connection: sqlite3.Connection) -> bool:
-    """Change the journal mode unless somebody did; return whether that is done with."""
+    """Set the journal mode unless it is set; return whether it is settled."""
     try:
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.OperationalError as exc:
-        # a reader may look at a file that it cannot write
+        # a reader may open a file that it cannot write
         if "readonly" not in str(exc) and "locked" not in str(exc):
             raise
         return "readonly" in str(exc)
@@ -104,7 +104,7 @@ def _is_in_wal_mode(connection: sqlite3.Connection) -> bool:
 
 
 def translate(exc: sqlite3.Error, path: Path) -> errors.StoreError:
-    """Return the error of ours that says what ``exc`` means."""
+    """Return the error of rootcellar for ``exc``."""
     text = str(exc)
     kind: type[errors.StoreError] = errors.StoreError
     remedy = "see SQLite's documentation of the message"

@@ -18,7 +18,7 @@ MIGRATIONS = ("001_results.sql", "002_chords.sql")
 
 
 def table_names(options: StoreOptions) -> dict[str, str]:
-    """Return the quoted names that stand for ``{key}`` in our SQL. SQLite has no schemas to put them in."""
+    """Return the quoted names for each ``{key}`` in the SQL. SQLite has no schemas."""
     task, group = options.task_table, options.group_table
     names = {
         "task": task,
@@ -93,7 +93,7 @@ class SQLiteSchema(SqlSchema[sqlite3.Connection]):
 
 
 class transaction:
-    """A ``with`` block that takes the file's write lock at once, so that what it reads stays true until it ends."""
+    """A ``with`` block that takes the file's write lock at once, so that its reads stay valid."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

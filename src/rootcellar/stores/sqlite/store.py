@@ -1,4 +1,4 @@
-"""Records in a SQLite file: WAL mode, one short transaction for each verb."""
+"""Records in a SQLite file: WAL mode, one short transaction for each call."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
     def _count_part(
         self, connection: sqlite3.Connection, part: ChordPart, record: TaskRecord | None, lease: float
     ) -> ChordProgress:
-        """Count a part inside a transaction, and claim the chord where that completes it."""
+        """Count a part inside a transaction, and claim the chord if that completes it."""
         params = rows.part_row(part, record, _date_text)
         params["arrived"] = connection.execute(self._sql["arrive"], params).rowcount
         connection.execute(self._sql["count_arrived"], params)

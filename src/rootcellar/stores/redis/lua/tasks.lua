@@ -1,5 +1,5 @@
--- What scripts that store a task share. A blob begins with a mark of fixed width (see celery_meta.py), so the state is
--- read from a few bytes, however large the blob is, and whatever a user's data looks like.
+-- Shared by the scripts that store a task. A blob begins with a mark of fixed width (drawn in layouts/json_blob.py), so
+-- the state is read from a few bytes, however large the blob is. Lua counts from 1: byte 16 of the drawing is 17 here.
 local SIGN = '"rootcellar":"1'
 
 local function mark_of(head)
@@ -10,20 +10,20 @@ local function mark_of(head)
     }
 end
 
--- Returns 1 if the blob may be written, 0 if what is there must stay, and what is there if the blob must first be
--- given what it does not say of the call.
+-- Returns 1 if the blob may be written, 0 if the stored one must stay, and the stored one if fields of it must first be
+-- merged into the blob.
 local function may_write(key, blob, expected)
     local head = redis.call('GETRANGE', key, 0, 127)
     if head == '' then
         return 1
     end
-    -- what Celery wrote, whoever asks must read to tell
+    -- a blob that Celery wrote has no mark: the caller must read it
     if string.sub(head, 2, 16) == SIGN then
         local there, new = mark_of(head), mark_of(blob)
         if there.kind == 'S' then
             return 0
         end
-        -- a mark of what is forgotten
+        -- a tombstone
         if there.kind == 'F' then
             return 1
         end
@@ -41,7 +41,7 @@ local function may_write(key, blob, expected)
     return whole
 end
 
--- `lasts` is in milliseconds, 0 for ever; `news` is what waiting clients are told, '' for the blob itself.
+-- `lasts` is in milliseconds, 0 for ever; `news` is the message for waiting clients, '' for the blob itself.
 local function write(key, blob, lasts, news)
     if lasts == '0' then
         redis.call('SET', key, blob)
