@@ -102,7 +102,7 @@ def test_wrong_use(backend: str, redis_url: str, tmp_path: Path) -> None:
     for url in (f"sqlite:///{tmp_path}/x", backend.replace("write-behind", "write-through")):
         ended = run_here("drain", "-b", url, "--once")
         assert (ended.status, ended.out) == (2, "")
-        assert "nothing is to be moved" in ended.err
+        assert "only a hybrid in the mode write-behind moves results" in ended.err
     unsafe = run_here("drain", "-b", url_of("postgresql://localhost/none", redis_url))
     assert (unsafe.status, unsafe.out) == (4, "")
     assert "keeps no append-only file" in unsafe.err
