@@ -89,19 +89,6 @@ class MySQLStore(SqlStore[Connection]):
         _check_ids(chord.group_id)
         self._both("drop_parts", "begin_chord", rows.chord_row(chord, _date_text))
 
-    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
-        _check_ids(group_id, key or "")
-        params = {"group_id": group_id, "size": size, "key": key}
-
-        def grow(connection: Connection) -> None:
-            if key is None or connection.execute(self._sql["note_growth"], params):
-                connection.execute(self._sql["grow_chord"], params)
-
-        if relative:
-            self._in_transaction(grow)
-        else:
-            self._count("size_chord", params)
-
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
         return self._in_transaction(lambda connection: self._count_part(connection, part, None, lease))
 

@@ -183,6 +183,19 @@ class SqlStore(Store, Generic[C]):
 
     # -- chords
 
+    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
+        self._check_ids(group_id, key or "")
+        params = {"group_id": group_id, "size": size, "key": key}
+
+        def grow(connection: C) -> None:
+            if key is None or self._count_of(connection, "note_growth", params):
+                self._count_of(connection, "grow_chord", params)
+
+        if relative:
+            self._in_transaction(grow)
+        else:
+            self._count("size_chord", params)
+
     def get_chord(self, group_id: str) -> ChordRecord | None:
         found = self._all("get_chord", {"group_id": group_id})
         return rows.chord_record(found[0], self._read_date) if found else None

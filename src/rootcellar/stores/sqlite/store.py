@@ -72,18 +72,6 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
     def begin_chord(self, chord: ChordRecord) -> None:
         self._both("drop_parts", "begin_chord", rows.chord_row(chord, _date_text))
 
-    def size_chord(self, group_id: str, size: int, *, relative: bool = False, key: str | None = None) -> None:
-        params = {"group_id": group_id, "size": size, "key": key}
-
-        def grow(connection: sqlite3.Connection) -> None:
-            if key is None or connection.execute(self._sql["note_growth"], params).rowcount:
-                connection.execute(self._sql["grow_chord"], params)
-
-        if relative:
-            self._in_transaction(grow)
-        else:
-            self._count("size_chord", params)
-
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
         return self._in_transaction(lambda connection: self._count_part(connection, part, None, lease))
 
