@@ -83,7 +83,7 @@ def test_nobody_waits_beyond_the_timeout(server: PostgresServer, url: str, has_c
 
 
 def test_one_look_is_not_for_ever(server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocking, "ONE_LOOK", TIMEOUT)
+    monkeypatch.setattr(blocking, "READ_TIMEOUT_SECONDS", TIMEOUT)
     app = make_app(url)
     app.backend.store.put(record("there"))
     with frozen(server), times_out() as caught:

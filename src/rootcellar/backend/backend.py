@@ -1,7 +1,7 @@
-"""The result backend that Celery talks to, over any store.
+"""The result backend that Celery calls, for any store.
 
-Celery makes one of it for each process (it is thread-safe), calls ``store_result`` in workers and ``get_task_meta``,
-``wait_for_pending`` and ``iter_native`` in clients. It knows nothing of SQL or Redis: a store does.
+Celery creates one for each process (it is thread-safe). Workers call ``store_result``; clients call ``get_task_meta``,
+``wait_for_pending`` and ``iter_native``. It contains no SQL and nothing of Redis: the stores do.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ T = TypeVar("T")
 
 logger = visible_logs(get_logger(__name__))
 
-#: a task's attribute, and a header of a call, that says whether its result must be on disk before it counts as stored
+#: an attribute of a task and a header of a call: whether the result must be on disk before it counts as stored
 SYNCHRONOUS_COMMIT = "result_synchronous_commit"
 
-#: options of ``result_backend_transport_options`` that are ours, with their defaults
+#: our options in ``result_backend_transport_options``, with their defaults in seconds
 CHORD_LEASE = 30.0
 CHORD_SWEEP_INTERVAL = 10.0
 
@@ -118,9 +118,9 @@ class ResultBackend(ReadingBackend):
             )
         self.compression = self.prepare_compression(conf.get("result_compression"))
         if kwargs.get("accept") is None and conf.result_accept_content is None and self.serializer == typed.NAME:
-            # what this app writes by its default, and nothing that executes
+            # the content types that this app writes by default, and none that can execute code
             self.accept = {*self.accept, TYPED_JSON}
-        # one backend a process: Celery keeps one for each thread otherwise
+        # one backend for each process; otherwise Celery creates one for each thread
         self.thread_safe = True
         self.always_retry = bool(self.always_retry) or not conf.value_set_for("result_backend_always_retry")
         if self.max_retries is None:
@@ -142,7 +142,7 @@ class ResultBackend(ReadingBackend):
         warn_of_unknown(ours)
         self._synchronous_commit = ours.get("synchronous_commit", True)
         self._exception_modules = type_modules_of(conf) or ()
-        #: the app's tasks, also those that it gets later, once they are used: the app takes a lock to look them up
+        #: the app's tasks, also later ones, after their first use; the app takes a lock for each look-up
         self._tasks: Any = None
         self.codec = codec_of(conf, serializer=self.serializer, accept=self.accept)
         # blobs are deleted by a sweep, wherever the records expire
@@ -150,7 +150,7 @@ class ResultBackend(ReadingBackend):
         self.recorder = Recorder(
             self.codec,
             self.retention,
-            # looked up once: it costs as much as encoding a small result
+            # read once, because reading it takes as long as encoding a small result
             is_extended=bool(conf.find_value_for_key("extended", "result")),
             task_of=self._task_of,
         )
@@ -172,7 +172,7 @@ class ResultBackend(ReadingBackend):
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        """Store a task's state and result. Where the task has ended, count its part of a chord in the same transaction.
+        """Store a task's state and result. If the task has ended, count its part of a chord in the same transaction.
 
         A task that stores a state for itself has not ended, whatever the state is: the ``mark_as_…`` methods say that
         it has. Of a ``request`` nothing is stored for another task than its own.
@@ -181,7 +181,7 @@ class ResultBackend(ReadingBackend):
         stored later, or not at all if the next state comes first.
 
         Returns:
-            the result as it was encoded, as Celery's own backends do.
+            the encoded result, like Celery's own backends.
 
         Raises:
             NotEncodable: the result cannot be encoded.
@@ -233,17 +233,17 @@ class ResultBackend(ReadingBackend):
             super().mark_as_revoked(task_id, reason, _own_request(task_id, request), *args, **kwargs)
 
     def _fail_chain(self, *args: Any, **kwargs: Any) -> None:
-        """Fail what follows a failed task in its chain; Celery has this method since 5.7."""
+        """Mark the tasks after a failed one in its chain as failed. Celery has this method since 5.7."""
         with self.chords.ending():
             super()._fail_chain(*args, **kwargs)
 
     def end_unrecorded(self, request: Any, exc: BaseException) -> None:
-        """Count the part of a task that has ended and for which Celery records nothing.
+        """Count the part of a task that has ended without a record by Celery.
 
-        The part is what the task has stored for itself, if that is a final state, else a failure.
+        The part is the state that the task itself has stored, if it is final, else a failure.
 
         Args:
-            request: the task's request; also that of a message from which no task could be made.
+            request: the task's request, or that of a message for an unknown task.
             exc: why there is no record: ``Ignore``, ``Reject``, or that the task is not known.
         """
         if not request.chord and not request.chain:
@@ -256,11 +256,11 @@ class ResultBackend(ReadingBackend):
         self._policies.current().complete(count, f"count the end of task {request.id}")
 
     def note_end(self, task: Any, exc: BaseException) -> None:
-        """Record that a task ended in an exception that is no ``Exception``: Celery leaves it PENDING in some pools."""
+        """Record a task that ended in an exception that does not extend ``Exception``. Some pools leave it PENDING."""
         request = task.request
         traceback = ExceptionInfo().traceback
         if lifecycle.is_child_of_pool():
-            # the main process records it and does the rest, but knows of this one only that the child is lost
+            # the main process also records a failure, but it knows only that the child process is lost
             is_run_again = (task.acks_late and task.reject_on_worker_lost) or getattr(task, "retry_on_worker_lost", 0)
             if isinstance(exc, KeyboardInterrupt) and not is_run_again and _is_stored(task):
                 encodable = self._encodable(exc, states.FAILURE, request)
@@ -270,7 +270,7 @@ class ResultBackend(ReadingBackend):
             self.mark_as_failure(request.id, exc, traceback, request=request, store_result=_is_stored(task))
 
     def _put_lost(self, outgoing: Outgoing, part: ChordPart | None, request: Any) -> Stored:
-        """Store that a worker was lost, unless the task had stored how it failed; count its part in any case."""
+        """Store that a worker was lost, unless the task has stored its own failure. Count its part in any case."""
         there = self.store.get(outgoing.record.task_id)
         if there is None or there.state != states.FAILURE:
             return self._put(outgoing, part, request)
@@ -292,7 +292,7 @@ class ResultBackend(ReadingBackend):
         )
 
     def _is_durable(self, request: Any) -> bool:
-        """Tell whether the result must be on disk before the task counts as done: by call, by task, by setting."""
+        """Return whether the result must be on disk before it counts as stored: by call, by task, or by setting."""
         by_call = getattr(request, SYNCHRONOUS_COMMIT, None)
         if by_call is not None:
             return _is_on(by_call)
@@ -301,7 +301,7 @@ class ResultBackend(ReadingBackend):
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        """Store an encoded result; Celery's base class calls this, ours does not."""
+        """Store an encoded result. Celery's base class calls this; our code does not."""
         self.store.put(self._record(text_id(task_id), result, state, traceback, request))
         return result
 
@@ -333,7 +333,7 @@ class ResultBackend(ReadingBackend):
             raise self._not_stored(exc, task_id, state) from exc
 
     def _task_of(self, request: Any) -> Any:
-        """Return the task of a request; ``None`` where this process does not know it."""
+        """Return the task of a request, or ``None`` if this process does not know it."""
         name = getattr(request, "task", None)
         if not isinstance(name, str):
             return None
@@ -343,14 +343,14 @@ class ResultBackend(ReadingBackend):
         return tasks.get(name)
 
     def prepare_compression(self, compression: str | None) -> str | None:
-        """Return the compression to encode with; Celery knows this method since 5.7, and calls it then."""
+        """Return the compression to use. Celery has and calls this method since 5.7."""
         return known_compression(compression)
 
     def _encodable(self, result: Any, state: str, request: Any) -> Any:
-        """Return a result as its serializer takes it; Celery's ``encode_result`` knows nothing of the task."""
+        """Return a result in a form for its serializer. Celery's ``encode_result`` does not know the task."""
         own = serializer_of(self.recorder.call_of(request))
         if state in self.EXCEPTION_STATES and isinstance(result, BaseException):
-            # Celery before 5.7 takes only an Exception for one
+            # Celery before 5.7 accepts only subclasses of Exception
             is_known = own in registry.name_to_type
             return self.prepare_exception(exceptions.as_raised(result), own if is_known else None)
         return self.encode_result(result, state)
@@ -429,7 +429,7 @@ class ResultBackend(ReadingBackend):
         self.chords.proceed(request, progress)
 
     def _services_of_a_worker(self) -> list[Service]:
-        """Return what a worker's main process does in the background."""
+        """Return the background services of a worker's main process."""
         # stopped last
         services: list[Service] = [self._late, self._chord_sweep]
         if isinstance(self.store, WritesBehind):
@@ -437,11 +437,11 @@ class ResultBackend(ReadingBackend):
         return services
 
     def start_services(self) -> None:
-        """Start the services that a worker's main process runs in the background."""
+        """Start the background services of a worker's main process."""
         self._services.start()
 
     def stop_services(self) -> None:
-        """Stop these services, and log what will not be stored because the worker ends."""
+        """Stop these services, and log the operations that are lost because the worker ends."""
         self._services.stop(STOP_TIMEOUT)
         for what in self._late.pending():
             logger.critical("Gave up, because the worker ends: could not %s", what)
@@ -456,7 +456,7 @@ class ResultBackend(ReadingBackend):
             spilling.delete(record, self.store)
 
     def cleanup(self) -> None:
-        """Delete what has expired and finish orphaned chords: ``celery.backend_cleanup`` runs this."""
+        """Delete expired records and finish orphaned chords: ``celery.backend_cleanup`` calls this."""
         now = datetime.now(timezone.utc)
         total = 0
         while count := self.ensure(lambda: self.store.delete_expired(now, DELETE_BATCH), "delete expired results"):
@@ -478,12 +478,12 @@ class ResultBackend(ReadingBackend):
         return isinstance(exc, RootcellarError) and exc.retryable
 
     def ensure(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
-        """Do ``work`` on the store, again in an outage: up to the user's limit in a worker, a few times elsewhere.
+        """Run ``work`` on the store, and retry in an outage: up to the user's limit in a worker, a few times elsewhere.
 
         A worker's main process does not wait.
 
         Raises:
-            RootcellarError: what the last try raised.
+            RootcellarError: the error of the last try.
         """
         return self._policies.current().ensure(work, what, limit)
 
@@ -507,10 +507,10 @@ class ResultBackend(ReadingBackend):
                 raise
             raise ResultNotRead(exc.what, where=exc.where, remedy=exc.remedy) from exc
 
-    # -- Celery's odds and ends
+    # -- other methods of Celery's interface
 
     def as_uri(self, include_password: bool = False) -> str:
-        """Return the URL, without its passwords unless they are asked for."""
+        """Return the URL, by default without passwords."""
         url = f"rootcellar+{self.url}"
         return url if include_password else redact(url)
 
@@ -522,8 +522,8 @@ class ResultBackend(ReadingBackend):
 
 
 def _own_request(task_id: Any, request: Any) -> Any:
-    """Return a request if it belongs to this task; otherwise ``None``, because nothing of it may be stored here."""
-    # that of a message whose task is not known has no id
+    """Return a request if it belongs to this task, else ``None``, because its data must not be stored for this task."""
+    # the request of a message for an unknown task has no id
     own = getattr(request, "id", task_id)
     if type(own) is str and own == task_id:
         return request
@@ -531,7 +531,7 @@ def _own_request(task_id: Any, request: Any) -> Any:
 
 
 def _is_stored(task: Any) -> bool:
-    """Tell whether the failure of a task's run is stored."""
+    """Return True if the failure of a task's run is stored."""
     ignores = getattr(task.request, "ignore_result", None)
     return bool(task.store_errors_even_if_ignored or not (task.ignore_result if ignores is None else ignores))
 
@@ -541,6 +541,6 @@ def _is_on(value: Any) -> bool:
 
 
 def _is_repeated(request: Any) -> bool:
-    """Tell whether a task was, or may have been, run before."""
+    """Return True if a task ran before, or may have."""
     about = getattr(request, "delivery_info", None)
     return bool(getattr(request, "retries", 0) or (isinstance(about, Mapping) and about.get("redelivered")))

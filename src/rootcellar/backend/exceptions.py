@@ -1,12 +1,12 @@
-"""A task's exception into plain data, in the form that Celery stores, and back into an exception.
+"""Turns a task's exception into plain data, in Celery's form, and back into an exception.
 
-What is stored names a class; reading it must not run what a stored row chooses. So a class is taken from a module that
-is loaded, or that the settings list; it is looked up without running anything; it must extend ``BaseException`` and not
-end a program; and it is made from its arguments only. Otherwise a stand-in of the same name carries the same arguments.
+The stored data names a class, and reading it must not run code that a stored row chooses. So the class must be in a
+module that is loaded or listed in the settings; it is found without running code; it must extend ``BaseException`` and
+not end a program; and the exception is created only from its arguments. If this is not possible, a substitute class of
+the same name has the same arguments.
 
-Celery's form holds the class and the arguments. What these do not tell is kept beside them, under ``rootcellar``, which
-Celery's own readers pass over: attributes, the text where the class makes its own, notes, the cause, and the exceptions
-of a group.
+Celery's form has the class and the arguments. Other details are stored under ``rootcellar``, which Celery's own readers
+ignore: attributes, a text that the class makes itself, notes, the cause, and the exceptions of a group.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(get_logger(__name__))
 
-#: the most causes of causes, groups in groups, and exceptions in a group, that are kept
-_DEEPEST, _MOST = 8, 100
-#: the most bytes that attributes and arguments of a constructor take; larger ones are left out
-_LARGEST = 64 << 10
+#: limits for causes of causes and groups in groups, and for exceptions in a group
+_MAX_DEPTH, _MAX_EXCEPTIONS = 8, 100
+#: larger attributes and arguments of a constructor are left out
+_MAX_VALUE_BYTES = 64 << 10
 #: raised in a client, they would end its program or its generators
 _REFUSED = (SystemExit, GeneratorExit)
 #: Python 3.10 has none
@@ -45,36 +45,36 @@ Encode = Callable[[Any], Payload]
 
 
 class TaskFailed(RootcellarError):
-    """Stands for a failure that was stored without an exception, such as by ``update_state``. Not retryable."""
+    """A failure that was stored without an exception, for example by ``update_state``. Not retryable."""
 
 
 # -- into data
 
 
 def describe(exc: BaseException, encode: Encode, depth: int = 0) -> dict[str, Any]:
-    """Return ``exc`` as Celery's plain form; arguments that ``encode`` refuses become their ``repr``."""
+    """Return ``exc`` in Celery's plain form. Arguments that ``encode`` refuses become their ``repr``."""
     name, module, args = type(exc).__qualname__, type(exc).__module__, exc.args
     if isinstance(exc, UnpickleableExceptionWrapper):
-        # what Celery makes of an exception that cannot be pickled, where the exception itself is not to be had
+        # Celery's wrapper of an exception that cannot be pickled, if the exception itself is not available
         name, module, args = exc.exc_cls_name, exc.exc_module, exc.exc_args
         more: dict[str, Any] = {"is_partial": True}
     else:
         more = _more(exc, encode, depth)
-    # a list, as JSON has it: typed JSON would mark a tuple, and a stock reader not know the arguments
+    # a list, because typed JSON would mark a tuple, which Celery's own readers do not know
     described = {"exc_type": name, "exc_message": [_encodable(arg, encode) for arg in args], "exc_module": module}
     return {**described, MORE: more} if more else described
 
 
 def as_raised(exc: BaseException) -> BaseException:
-    """Return the exception that a task raised, where Celery hands over another one because it cannot be pickled."""
+    """Return the exception that a task raised, if Celery passes a wrapper because it cannot be pickled."""
     handled = list(_being_handled())
     return next((raised for raised in handled if _stands_for(exc, raised)), None) or _by_name(exc, handled) or exc
 
 
 def _being_handled() -> Iterator[BaseException]:
-    """Yield the exception that is being handled, and those that it was raised from or after: a ``Retry`` is."""
+    """Yield the exception that is being handled, its causes and contexts."""
     exc = sys.exc_info()[1]
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         if exc is None:
             return
         yield exc
@@ -82,9 +82,9 @@ def _being_handled() -> Iterator[BaseException]:
 
 
 def _by_name(exc: BaseException, handled: Iterable[BaseException]) -> BaseException | None:
-    """Return a wrapper with the name of what ``retry(exc=…)`` was given: of what cannot be pickled that is all it has.
+    """Return a wrapper with the name of the exception in ``retry(exc=…)``, which cannot be pickled.
 
-    Where the exception has a base class that can be pickled, a ``Retry`` holds one of that class in its place.
+    If the exception has a base class that can be pickled, the ``Retry`` contains one of that class instead.
     """
     shown = next((retry.excs for retry in handled if isinstance(retry, Retry) and retry.exc is exc), None)
     name = str(shown or "").partition("(")[0]
@@ -105,7 +105,7 @@ def _stands_for(exc: BaseException, raised: BaseException) -> bool:
 
 
 def _more(exc: BaseException, encode: Encode, depth: int) -> dict[str, Any]:
-    """Return what class and arguments do not say about an exception; for most exceptions an empty dict."""
+    """Return the details of an exception besides class and arguments. For most exceptions the dict is empty."""
     more: dict[str, Any] = {}
     texts = {str(place): _text(arg) for place, arg in enumerate(exc.args) if not _is_encodable(arg, encode)}
     if texts:
@@ -119,22 +119,22 @@ def _more(exc: BaseException, encode: Encode, depth: int) -> dict[str, Any]:
     notes = getattr(exc, "__notes__", None)
     if isinstance(notes, list) and notes:
         more["notes"] = [note for note in notes if isinstance(note, str)]
-    if depth < _DEEPEST:
+    if depth < _MAX_DEPTH:
         if exc.__cause__ is not None and exc.__cause__ is not exc:
             more["cause"] = describe(exc.__cause__, encode, depth + 1)
         if isinstance(exc, _Group):
-            more["exceptions"] = [describe(each, encode, depth + 1) for each in exc.exceptions[:_MOST]]
+            more["exceptions"] = [describe(each, encode, depth + 1) for each in exc.exceptions[:_MAX_EXCEPTIONS]]
     return more
 
 
 def _has_own_text(cls: type[BaseException]) -> bool:
-    """Tell whether the text of an exception is another than that of its arguments, or may be."""
+    """Return True if the text of an exception is, or may be, different from that of its arguments."""
     shown = cls.__str__ is not BaseException.__str__
     return shown and not (cls.__module__ == "builtins" and issubclass(cls, (KeyError, UnicodeError)))
 
 
 def _constructor_args(exc: BaseException, encode: Encode) -> list[Any] | None:
-    """Return the arguments for its class, if the exception names them and keeps others; otherwise ``None``."""
+    """Return the constructor's arguments if ``__reduce__`` names other ones than ``args``, else ``None``."""
     if (type(exc).__module__, type(exc).__name__) == _PYDANTIC:
         return _pydantic_args(exc, encode)
     if type(exc).__reduce__ is BaseException.__reduce__:
@@ -151,14 +151,14 @@ def _constructor_args(exc: BaseException, encode: Encode) -> list[Any] | None:
 
 
 def _pydantic_args(exc: Any, encode: Encode) -> list[Any] | None:
-    """Return the title and the errors from which pydantic makes its error."""
+    """Return the title and the errors from which pydantic creates its error."""
 
     def read() -> list[Any]:
         wanted = ("type", "loc", "input", "ctx")
         return [exc.title, [{key: error[key] for key in wanted if key in error} for error in exc.errors()]]
 
-    # another class may have the same name, and its method may do anything
-    found: list[Any] | None = _tried(read)
+    # another class may have the same name, and its method may run any code
+    found: list[Any] | None = _result_or_none(read)
     return found if _fits(found, encode) else None
 
 
@@ -175,8 +175,8 @@ def _state(exc: BaseException, encode: Encode) -> dict[str, Any]:
 
 def _fits(value: Any, encode: Encode) -> bool:
     try:
-        return len(encode(value).body) <= _LARGEST
-    except Exception as exc:  # of a value's own class, which may raise anything
+        return len(encode(value).body) <= _MAX_VALUE_BYTES
+    except Exception as exc:  # a value's own class may raise any exception
         raise_interruption(exc)
         return False
 
@@ -184,7 +184,7 @@ def _fits(value: Any, encode: Encode) -> bool:
 def _is_encodable(value: Any, encode: Encode) -> bool:
     try:
         encode(value)
-    except Exception as exc:  # of an argument's own class, which may raise anything
+    except Exception as exc:  # an argument's own class may raise any exception
         raise_interruption(exc)
         return False
     return True
@@ -214,7 +214,7 @@ def _text(value: Any, otherwise: str | None = None) -> str:
 
 
 class _Shown(str):
-    """The ``repr`` of an argument that could not be stored, and in messages what the argument said."""
+    """The ``repr`` of an argument that could not be stored. In messages it has the argument's text."""
 
     text: str
 
@@ -235,13 +235,12 @@ def _with_text(shown: str, text: str) -> _Shown:
 
 
 def restore(stored: Any, modules: Iterable[str] = (), depth: int = 0) -> Any:
-    """Return the exception that :func:`describe` wrote, its own class where it can be had; ``None`` for nothing.
+    """Return the exception that :func:`describe` wrote, of its own class if possible; ``None`` for no data.
 
     Args:
-        stored: what was stored.
-        modules: modules, or packages with all that is in them, that may be imported to find a class; any other must be
-            loaded already.
-        depth: how many exceptions this one is the cause or a member of.
+        stored: the stored data.
+        modules: modules and packages that may be imported to find a class; any other module must be loaded already.
+        depth: how deep this exception is nested in others, as a cause or a member.
     """
     if not stored or isinstance(stored, BaseException):
         return stored or None
@@ -253,17 +252,17 @@ def restore(stored: Any, modules: Iterable[str] = (), depth: int = 0) -> Any:
     args = tuple(message) if isinstance(message, (list, tuple)) else (message,)
     more = stored.get(MORE)
     more = more if isinstance(more, Mapping) else {}
-    made: Any = _made(_find_class(module, name, modules), name, module, _args(args, more), more, modules, depth)
+    made: Any = _construct(_find_class(module, name, modules), name, module, _args(args, more), more, modules, depth)
     notes, cause = more.get("notes"), more.get("cause")
     if isinstance(notes, list):
         made.__notes__ = [note for note in notes if isinstance(note, str)]
-    if isinstance(cause, Mapping) and depth < _DEEPEST:
+    if isinstance(cause, Mapping) and depth < _MAX_DEPTH:
         made.__cause__ = restore(cause, modules, depth + 1)
     return made
 
 
 def _args(args: tuple[Any, ...], more: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the arguments; one that was stored as its ``repr`` has the text that it had."""
+    """Return the arguments. One that was stored as its ``repr`` keeps its text."""
     texts = more.get("texts")
     if not isinstance(texts, Mapping):
         return args
@@ -272,7 +271,7 @@ def _args(args: tuple[Any, ...], more: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(both)
 
 
-def _made(
+def _construct(
     cls: type[BaseException] | None,
     name: str,
     module: str,
@@ -284,20 +283,20 @@ def _made(
     text = more.get("text")
     text = text if isinstance(text, str) else None
     if cls is None:
-        # nothing else would say what it is called
+        # the name of the class would be lost otherwise
         called = f"{name}({', '.join(map(repr, args))})"
         return stand_in(name, module, Exception, args, called if text is None else f"{called}: {text}")
     for make in _ways(cls, args, more, modules, depth):
-        made: BaseException | None = _tried(make)
+        made: BaseException | None = _result_or_none(make)
         if made is not None:
             _set_state(made, more.get("state"))
             if _says(made, text):
                 return made
-    # its own class, or else its nearest base that can be made, with a text that does not depend on what is missing
+    # its own class, or else its nearest usable base, with a text that does not depend on missing attributes
     shown = f"{name}({', '.join(map(repr, args))})" if text is None else text
     for base in cls.__mro__:
         if issubclass(base, BaseException):
-            made = _tried(partial(stand_in, name, module, base, args, shown))
+            made = _result_or_none(partial(stand_in, name, module, base, args, shown))
             if made is not None:
                 _set_state(made, more.get("state"))
                 return made
@@ -307,7 +306,7 @@ def _made(
 def _ways(
     cls: Any, args: tuple[Any, ...], more: Mapping[str, Any], modules: Iterable[str], depth: int
 ) -> Iterator[Callable[[], Any]]:
-    """Yield the ways to make an exception of a class, the best first; one that makes something else gives ``None``."""
+    """Yield functions that try to create an exception of a class, the best first. A failed one returns ``None``."""
     own, parts = more.get("args"), more.get("exceptions")
     if isinstance(own, list):
         if (cls.__module__, cls.__name__) == _PYDANTIC:
@@ -315,13 +314,13 @@ def _ways(
             return
         yield lambda: _with_same_args(cls(*own), args)
     if isinstance(_Group, type) and issubclass(cls, _Group):
-        if isinstance(parts, list) and args and depth < _DEEPEST:
+        if isinstance(parts, list) and args and depth < _MAX_DEPTH:
             yield lambda: cls(args[0], [restore(part, modules, depth + 1) for part in parts])
         return
-    # what Celery made of it does not tell with what it was made
+    # a partial form does not contain the constructor's arguments
     if not more.get("is_partial"):
         yield lambda: _with_same_args(cls(*args), args)
-    # where its constructor wants other arguments than it keeps, it is given those it kept
+    # if the constructor keeps other arguments than it takes, create the exception without calling it
     is_sure = more.get("text") is not None or cls.__str__ is BaseException.__str__
     if is_sure:
         yield lambda: _bare(cls, args)
@@ -343,27 +342,27 @@ def _pydantic(cls: Any, own: list[Any]) -> BaseException:
     return made
 
 
-def _tried(make: Callable[[], Any]) -> Any:
+def _result_or_none(make: Callable[[], Any]) -> Any:
     try:
         return make()
-    except Exception as exc:  # the class's own code, which may raise anything
+    except Exception as exc:  # the class's own code may raise any exception
         raise_interruption(exc)
         return None
 
 
 def _says(made: BaseException, text: str | None) -> bool:
-    """Tell whether an exception can be shown, and says what was said."""
+    """Return True if an exception can be shown, and has the stored text."""
     try:
         shown = str(made)
         repr(made)
-    except Exception as exc:  # of its class, without what its constructor would have set
+    except Exception as exc:  # of its class, if its constructor did not run
         raise_interruption(exc)
         return False
     return text is None or shown == text
 
 
 def _set_state(made: BaseException, state: Any) -> None:
-    """Give an exception its attributes, without running a property or a ``__setattr__`` of its class."""
+    """Set an exception's attributes without running properties or ``__setattr__`` of its class."""
     if not isinstance(state, Mapping):
         return
     for name, value in state.items():
@@ -377,14 +376,14 @@ def _set_state(made: BaseException, state: Any) -> None:
 
 
 def stand_in(name: str, module: str, base: type[BaseException], args: tuple[Any, ...], text: str) -> BaseException:
-    """Return an exception in place of one whose class cannot be had or made.
+    """Return a substitute for an exception whose class cannot be found or used.
 
     Args:
-        name: what its class was called.
-        module: where it was.
-        base: the class that is nearest to it.
+        name: the name of its class.
+        module: the module of its class.
+        base: the nearest available class.
         args: its arguments.
-        text: what ``str`` of it is.
+        text: its text (``str``).
     """
     names = {
         "__module__": module,
@@ -397,7 +396,7 @@ def stand_in(name: str, module: str, base: type[BaseException], args: tuple[Any,
 
 
 def _speakable(name: str) -> str:
-    """Return a name that a class may have."""
+    """Return a valid name for a class."""
     return name.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
@@ -405,7 +404,7 @@ def _speakable(name: str) -> str:
 
 
 def _find_class(module: str, name: str, modules: Iterable[str]) -> type[BaseException] | None:
-    """Return a class that may be made and raised, found without running anything; ``None`` if there is none."""
+    """Return a class that may be created and raised, found without running code; ``None`` if there is none."""
     found: Any = _find_module(module, modules)
     for part in name.split("."):
         found = _namespace(found).get(part)
@@ -415,7 +414,7 @@ def _find_class(module: str, name: str, modules: Iterable[str]) -> type[BaseExce
 
 
 def _find_module(name: str, modules: Iterable[str]) -> Any:
-    """Return a module that is loaded, or one that may be imported: importing runs a module's code."""
+    """Return a module that is loaded, or import one of the allowed modules. Importing runs a module's code."""
     if name in sys.modules:
         return sys.modules[name]
     if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in modules):
@@ -429,7 +428,7 @@ def _find_module(name: str, modules: Iterable[str]) -> Any:
 
 
 def _namespace(holder: Any) -> Mapping[str, Any]:
-    """Return what a module or a class holds. Attributes would be looked up by code of theirs."""
+    """Return a member of a module or class from its ``__dict__``, because attribute access could run code."""
     if issubclass(type(holder), types.ModuleType):
         found: Mapping[str, Any] = object.__getattribute__(holder, "__dict__")
         return found

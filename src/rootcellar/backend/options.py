@@ -1,4 +1,4 @@
-"""What Celery's settings say to a store."""
+"""Turns Celery's settings into the options of a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: Celery's settings for its Redis backend that a store is told of, without ``redis_``
+#: Celery's settings for its Redis backend that are passed to a store, without ``redis_``
 REDIS_SETTINGS = (
     "backend_use_ssl",
     "backend_health_check_interval",
@@ -28,7 +28,7 @@ REDIS_SETTINGS = (
 )
 
 
-#: what `result_backend_transport_options` may hold besides settings whose names begin with ``result_``
+#: the allowed `result_backend_transport_options` besides settings whose names begin with ``result_``
 TRANSPORT_OPTIONS = (
     "cache_expires",
     "cache_url",
@@ -45,22 +45,22 @@ TRANSPORT_OPTIONS = (
     "wait_replicas",
     "wait_timeout",
 )
-#: what Celery's own backends read there, and rootcellar does without or does by itself
+#: options of Celery's own backends that rootcellar does not need
 _STOCK_OPTIONS = ("polling_interval", "retry_policy", "socket_keepalive", "socket_timeout", "visibility_timeout")
 
 
 def warn_of_unknown(options: Iterable[Any]) -> None:
-    """Log each transport option that nothing reads, with the name that may have been meant."""
+    """Log each unknown transport option, with the name that was probably meant."""
     for name in options:
         if name in (*TRANSPORT_OPTIONS, *_STOCK_OPTIONS) or str(name).startswith("result_"):
             continue
         meant = difflib.get_close_matches(str(name), TRANSPORT_OPTIONS, n=1)
         hint = f": did you mean {meant[0]}?" if meant else ""
-        logger.warning("result_backend_transport_options has %s, which nothing reads%s", name, hint)
+        logger.warning("result_backend_transport_options has the unknown option %s%s", name, hint)
 
 
 def store_options(conf: Any) -> StoreOptions:
-    """Return what Celery's settings say to a store."""
+    """Return the options of a store from Celery's settings."""
     tables = conf.get("database_table_names") or {}
     schemas = conf.get("database_table_schemas") or {}
     engine = dict(conf.get("database_engine_options") or {})
@@ -88,5 +88,5 @@ def store_options(conf: Any) -> StoreOptions:
 
 
 def _on_off(value: Any) -> str:
-    """Return a choice as its word: ``on`` and ``off`` may be written as booleans, as YAML reads them."""
+    """Return a choice as a word. ``on`` and ``off`` may be booleans, because YAML reads them so."""
     return ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""A record on its way into the store: made again where its blob grew old, or where the store refuses its size."""
+"""Stores a record. Makes it again if its blob has become too old, or if the store refuses its size."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ T = TypeVar("T")
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: bytes that a field beside the outcome may have where a store refuses the whole: first this, then this
-ROOMS = (65_536, 2_048)
-#: seconds after which a blob without a record is written anew: a sweep deletes those that are older than its grace
+#: if a store refuses a record, all fields except a returned value are cut: first to this size, then to this
+FIELD_LIMITS_BYTES = (65_536, 2_048)
+#: a blob is written again after this time without a record, because the sweep deletes old blobs without one
 RENEW_AFTER_SECONDS = MIN_BLOB_SECONDS / 2
 _FIELDS = ("result", "args", "kwargs", "children", "stamps", "traceback")
 
 
 class Outgoing:
-    """What is to be stored of a task.
+    """A record of a task that is being stored.
 
     Args:
         record: the task's record, whose blob has just been written.
-        make: makes it anew, with the fields beside the outcome cut to so many bytes; ``None`` for not cut.
+        make: makes it again, with all fields except a returned value cut to this size in bytes; ``None``: not cut.
     """
 
     def __init__(self, record: TaskRecord, make: Callable[[int | None], TaskRecord]) -> None:
         self.record = record
         self._make = make
-        self._rooms: tuple[int, ...] = ROOMS
-        #: when its blob was written; ``None`` where it has none
+        self._rooms: tuple[int, ...] = FIELD_LIMITS_BYTES
+        #: when its blob was written; ``None`` without a blob
         self._made_at = None if blob_of(record) is None else _clocks()
 
     def put(self, put: Callable[[TaskRecord], T]) -> T:
-        """Store it.
+        """Store the record.
 
         Args:
             put: stores a record in one statement.
 
         Raises:
-            RecordRefused: the outcome itself is too large; it names the largest field.
-            RootcellarError: what ``put`` raises.
+            RecordRefused: the result itself is too large; the error names the largest field.
+            RootcellarError: the error of ``put``.
         """
         if self._made_at is not None:
             self._renew_blob(self._made_at)
@@ -60,7 +60,7 @@ class Outgoing:
                     raise self._named(exc) from exc
 
     def _renew_blob(self, made_at: tuple[float, float]) -> None:
-        """Write the blob again, under another name, before a sweep takes it for one that is nobody's."""
+        """Write the blob again under another name, before the sweep deletes it as a blob without a record."""
         now = _clocks()
         if max(later - earlier for earlier, later in zip(made_at, now, strict=True)) < RENEW_AFTER_SECONDS:
             return
@@ -79,7 +79,7 @@ class Outgoing:
             cut = [f"{name} ({size:,} bytes)" for name, size in before.items() if after.get(name, 0) < size]
             if cut:
                 task = self.record.task_id
-                logger.warning("The record of task %s is stored with %s cut short: %s", task, ", ".join(cut), refused)
+                logger.warning("The record of task %s is stored with %s truncated: %s", task, ", ".join(cut), refused)
                 return True
         return False
 
@@ -90,7 +90,7 @@ class Outgoing:
     def _named(self, exc: RecordRefused) -> RecordRefused:
         sizes = _sizes(self.record)
         largest = max(sizes, key=sizes.__getitem__, default="")
-        if not largest or sizes[largest] <= min(ROOMS):
+        if not largest or sizes[largest] <= min(FIELD_LIMITS_BYTES):
             return exc
         what = (
             f"{exc.what} (the largest field of task {self.record.task_id} is its {largest}: {sizes[largest]:,} bytes)"
@@ -99,7 +99,7 @@ class Outgoing:
 
 
 def _sizes(record: TaskRecord) -> dict[str, int]:
-    """Return the bytes of each field that may be large."""
+    """Return the size in bytes of each field that may be large."""
     values = {name: getattr(record, name) for name in _FIELDS}
     return {
         name: len(value) if isinstance(value, str) else len(value.body)
@@ -109,5 +109,5 @@ def _sizes(record: TaskRecord) -> dict[str, int]:
 
 
 def _clocks() -> tuple[float, float]:
-    """Return the seconds of two clocks: one stands still while the machine sleeps, the other may be set."""
+    """Return the times of two clocks: one stops while the machine sleeps, the other may be changed."""
     return time.monotonic(), time.time()

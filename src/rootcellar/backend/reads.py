@@ -1,4 +1,4 @@
-"""The half of the result backend that reads and waits: what ``get``, ``join`` and ``ready`` of results call."""
+"""The part of the result backend that reads and waits, for ``get``, ``join`` and ``ready`` of results."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from rootcellar.waiting import callbacks
 from rootcellar.waiting.blocking import Waiter, wait_everywhere
 from rootcellar.waiting.parents import Parents, follows_parents, is_group, leaves_of
 
-#: marks the meta of a record that cannot be read
+#: a key in the meta of a record that cannot be read
 _UNREADABLE = "rootcellar_unreadable"
 
 
 class ReadingBackend(Backend):  # type: ignore[misc]
-    """Reads and waits; :class:`rootcellar.backend.backend.ResultBackend` makes what it works with."""
+    """Reads and waits. :class:`rootcellar.backend.backend.ResultBackend` sets its attributes."""
 
     store: Store
     waiter: Waiter
     recorder: Recorder
-    #: seconds between two looks of a waiting client for orphaned chords
+    #: seconds between two searches of a waiting client for orphaned chords
     chord_sweep_interval: float
-    #: results are also deleted when the interpreter ends and the names of this module are gone
+    #: bound here, because results are also deleted at the interpreter's end, when this module's names are gone
     _drop_callbacks = staticmethod(callbacks.drop)
 
     @abstractmethod
     def sweep_aside(self) -> None:
-        """Look for orphaned chords without keeping the caller waiting."""
+        """Search for orphaned chords without blocking the caller."""
 
     # -- reading
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
-        """Return what is stored of a task as Celery's dict.
+        """Return the stored state of a task as Celery's dict.
 
         Raises:
-            PayloadError: it cannot be read.
-            ResultNotRead: the store is out of reach.
+            PayloadError: the record cannot be read.
+            ResultNotRead: the store cannot be reached.
         """
         key = task_id if type(task_id) is str else text_id(task_id)
         return super().get_task_meta(key, cache)  # type: ignore[no-any-return]
 
     def reload_task_result(self, task_id: str) -> None:
-        """Read a task again, also where its result is in the cache."""
+        """Read a task again, even if its result is in the cache."""
         super().reload_task_result(text_id(task_id))
 
     def forget(self, task_id: str) -> None:
-        """Delete what is stored of a task."""
+        """Delete the record of a task."""
         super().forget(text_id(task_id))
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
@@ -63,16 +63,16 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         return {"status": states.PENDING, "result": None} if record is None else self.meta_of(record)
 
     def meta_of(self, record: TaskRecord) -> dict[str, Any]:
-        """Return a record as the dict that Celery's results are made of."""
+        """Return a record as Celery's dict for results."""
         return self.meta_from_decoded(self.recorder.meta(record))  # type: ignore[no-any-return]
 
     def meta_or_failure(self, record: TaskRecord) -> dict[str, Any]:
-        """Return the same; for a record that cannot be read that of a task which failed with the reason.
+        """Like :meth:`meta_of`, but an unreadable record becomes a failure with the error as its exception.
 
-        A reader of many results so gets the others.
+        So a client that reads many results gets the others.
 
         Raises:
-            StoreError: the store of blobs is out of reach.
+            StoreError: the blob store cannot be reached.
         """
         try:
             return self.meta_of(record)
@@ -90,7 +90,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
             }
 
     def task_result_exists(self, task_id: str) -> bool:
-        """Tell whether the store holds anything of the task."""
+        """Return True if the store has a record of the task."""
         return self._ensure_retryable(self.store.get, text_id(task_id)) is not None
 
     def get_many(
@@ -103,9 +103,9 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         max_iterations: int | None = None,
         **kwargs: Any,
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield ``(id, meta)`` of each task as it becomes ready; with ``max_iterations`` only of those ready now.
+        """Yield ``(id, meta)`` of each task that becomes ready; with ``max_iterations`` only of those ready now.
 
-        A task whose record cannot be read is a FAILURE here, its result the error that says why.
+        A task with an unreadable record is a FAILURE here, with the error as its result.
         """
         ids = {text_id(task_id) for task_id in task_ids}
         if max_iterations:
@@ -120,7 +120,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
 
     @property
     def is_async(self) -> bool:
-        """Whether ``then`` of a group is called when its last result was fetched."""
+        """Whether the callbacks of a group are called when its last result has been read."""
         return True
 
     def add_pending_result(self, result: Any, weak: bool = False, **kwargs: Any) -> Any:
@@ -129,7 +129,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         return result
 
     def remove_pending_result(self, result: Any) -> Any:
-        """Forget what :meth:`add_pending_result` noted."""
+        """Remove a result that :meth:`add_pending_result` recorded."""
         self._drop_callbacks(result)
         return result
 
@@ -202,7 +202,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
             yield group.id, group.results
 
     def _noted_meta(self, leaf: Any, record: TaskRecord) -> Any:
-        """Give a result what is stored of it; return that, or what stands for it where it cannot be read."""
+        """Set the stored state of a result and return it. An unreadable record becomes a failure."""
         meta = self.meta_or_failure(record)
         return meta if _UNREADABLE in meta else leaf._maybe_set_cache(meta)
 
@@ -214,7 +214,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         on_message: Callable[[Any], object] | None,
         on_interval: Callable[[], object] | None,
     ) -> Iterator[tuple[ReadingBackend, TaskRecord]]:
-        """Yield the record of each task as it becomes ready, with the backend that has it."""
+        """Yield the record of each task as it becomes ready, with its backend."""
         pending = callbacks.besides(callbacks.waiting(), task_ids)
         backends: dict[Waiter, Any] = {backend.waiter: backend for backend in (*task_ids, *pending)}
 
@@ -242,9 +242,9 @@ class ReadingBackend(Backend):  # type: ignore[misc]
 def _wait_elsewhere(
     leaf: Any, deadline: float | None, interval: float | None, on_interval: Callable[[], object] | None
 ) -> None:
-    """Wait for a result that another kind of backend has, as that backend waits.
+    """Wait for a result of another kind of backend, by that backend's own method.
 
-    Those of ours are over by now, so no time is lost by waiting for one after the other.
+    Our own results have ended already, so waiting for one result after another loses no time.
     """
     leaf.get(
         timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
@@ -265,7 +265,7 @@ def _both(first: Callable[[], object] | None, second: Callable[[], object]) -> C
 
 
 def _every(seconds: float, work: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that does ``work`` when ``seconds`` have passed since it was made or last did."""
+    """Return a function that calls ``work`` if ``seconds`` have passed since its creation or the last call."""
     last = time.monotonic()
 
     def call() -> None:

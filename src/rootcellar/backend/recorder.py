@@ -1,4 +1,4 @@
-"""A task's request and outcome into a record, and a record into the dict that Celery's results are made of."""
+"""Makes a record of a task's request and outcome, and turns a record into Celery's dict for results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rootcellar.stores.relations import children_of, other_than
 
 #: states whose result is an exception
 FAILED = states.EXCEPTION_STATES | {states.REJECTED}
-#: how deep results may hold results
-_DEEPEST = 200
-#: the stamp that names the fields which were cut because the store refused the whole record, with their bytes before
+#: how deep results may be nested
+_MAX_DEPTH = 200
+#: the stamp with the names and original sizes of fields that were cut because the store refused the whole record
 CUT = "rootcellar.cut"
 _CUTTABLE = ("result", "args", "kwargs", "children", "stamps", "traceback")
 
-#: the fields of a record that a request tells, the attributes that hold them, and what reads each
-_TOLD: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+#: fields of a record, the request's attribute for each, and the function that reads it
+_REQUEST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("name", "task", text_of),
     ("worker", "hostname", text_of),
     ("retries", "retries", number_of),
@@ -46,7 +46,7 @@ class Recorder:
         codec: encodes the values.
         retention: how long results are kept.
         is_extended: whether arguments are stored.
-        task_of: returns the task of a request, ``None`` where it is not known.
+        task_of: returns the task of a request, or ``None`` if it is unknown.
     """
 
     def __init__(self, codec: Codec, retention: Retention, *, is_extended: bool, task_of: Callable[[Any], Any]) -> None:
@@ -71,7 +71,7 @@ class Recorder:
         children: Any = None,
         room: int | None = None,
     ) -> TaskRecord:
-        """Return the record of a task that has come to ``state``.
+        """Return the record of a task in ``state``.
 
         Args:
             task_id: the task.
@@ -79,9 +79,9 @@ class Recorder:
             state: the new state.
             traceback: the text of a failure's, or ``None``.
             request: the task's request, or ``None``.
-            children: the tuples of the results that the task's own subtasks gave.
-            room: bytes to which each field but a returned value is cut; ``None`` for no limit. What is cut is named
-                in the stamp :data:`CUT`.
+            children: the results of the task's own subtasks, as Celery's tuples.
+            room: the maximum size in bytes to which each field except a returned value is cut; ``None`` for no limit.
+                The stamp :data:`CUT` names the fields that were cut.
 
         Raises:
             NotEncodable: the result cannot be encoded.
@@ -109,7 +109,7 @@ class Recorder:
         return TaskRecord(**fields)
 
     def _noted(self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, room: int) -> Payload | None:
-        """Return the stamps, with one that says which fields of a record were cut, and their sizes before."""
+        """Return the stamps, with one that names the fields that were cut and their original sizes."""
         sizes = {name: (_size(getattr(whole, name)), _size(getattr(cut, name))) for name in _CUTTABLE}
         note = {name: before for name, (before, after) in sizes.items() if after < before}
         if not note:
@@ -118,9 +118,9 @@ class Recorder:
         return self._codec.encode_loosely({**stamped, CUT: note}, task_id=cut.task_id, field=STAMPS, call=call)
 
     def _request_fields(self, request: Any, task_id: str, call: Call, room: int | None) -> dict[str, Any]:
-        """Return what the request tells of the call: its name, times and relations; its arguments if extended."""
+        """Return the fields from the request: name, times and relations, and with ``result_extended`` the arguments."""
         fields: dict[str, Any] = {}
-        for field, attribute, read in _TOLD:
+        for field, attribute, read in _REQUEST_FIELDS:
             value = getattr(request, attribute, None)
             if value is not None:
                 fields[field] = read(value)
@@ -128,15 +128,15 @@ class Recorder:
         if type(about) is dict or isinstance(about, Mapping):
             fields["queue"] = text_of(about.get("routing_key"))
         if fields.get("parent_id") == task_id:
-            # Celery's message of a retry names the task as its own parent
+            # in a retry's message from Celery, the task is its own parent
             del fields["parent_id"]
         if stamped := _stamped(request):
             fields["stamps"] = self._codec.encode_loosely(stamped, task_id=task_id, field=STAMPS, call=call, room=room)
         if self._is_extended:
-            # what came with the message is stored as text where the serializer refuses it: no task fails for that
+            # a value of the message that the serializer refuses is stored as text, so that the task does not fail
             for field, value in ((ARGS, call.args), (KWARGS, call.kwargs)):
                 if value is not None:
-                    # positional ones as a list, as queries and stock readers know them
+                    # positional arguments as a list, which queries and other readers expect
                     value = list(value) if isinstance(value, tuple) else value
                     fields[field] = self._codec.encode_loosely(
                         value, task_id=task_id, field=field, call=call, room=room
@@ -144,9 +144,9 @@ class Recorder:
         return fields
 
     def meta(self, record: TaskRecord) -> dict[str, Any]:
-        """Return a record as Celery's dict, its exception still plain data.
+        """Return a record as Celery's dict, with its exception as plain data.
 
-        A field that only describes the call and is damaged is ``None``.
+        A damaged field that only describes the call is ``None``.
 
         Raises:
             PayloadError: a value, the state or the traceback cannot be read.
@@ -181,7 +181,7 @@ class Recorder:
         }
         stamps = read(record.stamps, STAMPS)
         if stamps is not None and isinstance(stamps, Mapping):
-            # beside the fields, as Celery has them; but a stamp that is called as a field does not hide it
+            # stamps are keys beside the fields, as in Celery; a stamp with the name of a field does not replace it
             meta = {**stamps, **meta, "stamped_headers": list(stamps)}
         return meta
 
@@ -191,18 +191,18 @@ class Recorder:
 
 
 def child_tuples(found: Any, what: str) -> list[Any]:
-    """Return what is stored of results, where Celery can make results of it.
+    """Check stored results: return them if Celery can make results of them.
 
     Args:
-        found: a list of tuples as ``as_tuple`` of Celery's results gives them: ``((id, parent), members or None)``.
-        what: whose they are, for the error.
+        found: a list of tuples of Celery's ``as_tuple``: ``((id, parent), members or None)``.
+        what: a description for the error.
 
     Raises:
-        PayloadUnreadable: it is something else.
+        PayloadUnreadable: it has another form.
     """
     if found is None:
         return []
-    if not isinstance(found, (list, tuple)) or not all(_is_result(one, _DEEPEST) for one in found):
+    if not isinstance(found, (list, tuple)) or not all(_is_result(one, _MAX_DEPTH) for one in found):
         raise PayloadUnreadable(
             f"{what} are damaged: what is stored is no list of results",
             remedy="restore the record from a backup, or forget it",
@@ -223,14 +223,14 @@ def _is_result(found: Any, depth: int) -> bool:
 
 
 def text_ids(found: Any) -> Any:
-    """Return a tuple of Celery's results with its ids as text."""
+    """Return a tuple of Celery's results with its ids as texts."""
     if isinstance(found, (list, tuple)):
         return [text_ids(part) for part in found]
     return found if found is None else text_id(found)
 
 
 def _stamped(request: Any) -> dict[str, Any]:
-    """Return the stamps of a request, by the names that it gives."""
+    """Return the stamps of a request by their names."""
     stamps, names = getattr(request, "stamps", None), getattr(request, "stamped_headers", None)
     if stamps is None or not isinstance(stamps, Mapping) or not isinstance(names, (list, tuple, set, frozenset)):
         return {}
@@ -238,7 +238,7 @@ def _stamped(request: Any) -> dict[str, Any]:
 
 
 def _encoded_children(children: Sequence[Any], room: int | None) -> Payload:
-    """Return the tuples of children encoded: as many of the first as there is room for."""
+    """Return the encoded tuples of children: as many of the first ones as fit."""
     payload = serialise(children, "json")
     kept = len(children)
     while room is not None and len(payload.body) > room and kept:
@@ -248,5 +248,5 @@ def _encoded_children(children: Sequence[Any], room: int | None) -> Payload:
 
 
 def _size(value: Payload | str | None) -> int:
-    """Return the bytes of an encoded field."""
+    """Return the size of an encoded field in bytes."""
     return 0 if value is None else len(value) if isinstance(value, str) else len(value.body)

@@ -1,1 +1,1 @@
-"""Waiting for results: in threads, greenlets and on asyncio."""
+"""Waits for results: in threads, greenlets and on asyncio."""

@@ -1,10 +1,10 @@
-"""Results on asyncio, and results as they come: no thread for each waiter, no cache of what was handed out.
+"""Results on asyncio, and results in the order in which they come, without a thread for each waiter or a cache.
 
-``result`` and ``watch`` are told by the one watcher of the process; ``as_completed`` is told ids only and reads the
-records in batches, so that it holds no more than a batch however many results there are.
+The watcher of the process notifies ``result`` and ``watch``. ``as_completed`` gets only ids and reads the records in
+batches, so that it never holds more than one batch.
 
-All three take what Celery returns for a task that was sent, and plain ids. A result that is there already (of a task
-that was run eagerly, or whose result is ignored) is returned without a look at the store.
+All three accept the objects that Celery returns for a task, and plain ids. A result that needs no store (of a task that
+ran eagerly, or whose result is ignored) is returned at once.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ from rootcellar.waiting.parents import ByBackend, Parents, Readable, leaves_of, 
 
 T = TypeVar("T")
 
-#: the most records that :func:`as_completed` holds at a time
-BATCH = 500
-#: the most parents of a result that are watched while it is awaited; of more it is seen at its end that one failed
-MOST_PARENTS = 1_000
-#: seconds between two tries to read them in an outage
-OUTAGE_PAUSE = 0.5
+#: the maximum of records that :func:`as_completed` reads at a time
+READ_BATCH = 500
+#: if a result has more parents, their failures are noticed only when the result is ready
+MAX_WATCHED_PARENTS = 1_000
+#: the pause between two reads in an outage
+OUTAGE_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """A state of a task, as :func:`watch` yields it.
+    """A state of a task, yielded by :func:`watch`.
 
     Attributes:
         task_id: the id of the task.
-        state: a Celery state or a custom one. PENDING means that nothing is stored of the task: it waits for a worker,
-            or there is no such task.
+        state: a Celery state or a custom one. PENDING means that nothing is stored: the task waits for a worker, or
+            does not exist.
         info: the meta of a custom state, the result of a SUCCESS, the exception of a FAILURE, a RETRY or a REVOKED;
             ``None`` for PENDING.
-        is_ready: whether the task is over: this is its last state.
-        done_at: when the task was over, aware and in UTC; ``None`` before that, for a task that was run eagerly, and
-            where nobody stored when.
+        is_ready: whether the task has ended: this is its last state.
+        done_at: when the task ended, aware and in UTC; ``None`` before that, for a task that ran eagerly, and if the
+            time is unknown.
     """
 
     task_id: str
@@ -75,17 +75,19 @@ async def result(
     follow_parents: bool = True,
     app: Celery | None = None,
 ) -> Any:
-    """Await a task's result, as ``async_result.get()`` would wait for it; of a group, the list of its results.
+    """Await a task's result, like ``async_result.get()``; for a group, the list of its results.
 
     Args:
-        async_result: what ``delay``, ``apply_async``, ``apply`` or ``send_task`` returned for a task, a chain, a group
-            or a chord; or the id of a task. The result of a task that ignores its result is ``None``, at once.
+        async_result: the object that ``delay``, ``apply_async``, ``apply`` or ``send_task`` returned for a task, a
+            chain, a group or a chord; or the id of a task. For a task that ignores its result, ``None`` is returned at
+            once.
         timeout: seconds to wait; ``None`` for ever.
-        propagate: raise a failed task's exception, of a group the first that there is; otherwise return it. In a group,
-            a result that cannot be read is taken as a failure with the error that says why.
-        follow_parents: with ``propagate``, raise what a parent raised, also in place of the result's own failure: of a
-            chord the exception of its header. Otherwise its own failure is raised, of a chord a ``ChordError``.
-        app: the app of the task where its id is given; by default the current app.
+        propagate: raise a failed task's exception, for a group the first one; otherwise return it. In a group, a result
+            that cannot be read counts as a failure with the error as its exception.
+        follow_parents: with ``propagate``, raise the exception of a parent instead of the result's own failure: for a
+            chord the exception of its header. Otherwise the result's own failure is raised, for a chord a
+            ``ChordError``.
+        app: the app of the task if its id is given; by default the current app.
 
     Raises:
         celery.exceptions.TimeoutError: the task was not ready in time.
@@ -112,24 +114,24 @@ async def _result(
         return _value_there(async_result, propagate=propagate)
     backend = _backend_of(async_result)
     loop = asyncio.get_running_loop()
-    told: asyncio.Future[Notification] = loop.create_future()
+    notifications: asyncio.Future[Notification] = loop.create_future()
 
     def settle(news: Notification) -> None:
-        if not told.done():
-            told.set_result(news)
+        if not notifications.done():
+            notifications.set_result(news)
 
     deliver = _on_loop(loop, settle)
     watcher = backend.waiter.watcher()
     subscription = watcher.subscribe([text_id(async_result.id)], deliver)
     try:
-        await asyncio.wait({told, failed}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({notifications, failed}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         subscription.cancel()
-    if not told.done():
+    if not notifications.done():
         if failed.done():
             raise_failure_of(failed.result())
         raise timed_out(watcher.outage) from watcher.outage
-    (record,) = _records(told.result())
+    (record,) = _records(notifications.result())
     if propagate and record.state in PROPAGATE_STATES:
         await _raise_failure(parents)
     return _value(backend, record, propagate=propagate)
@@ -138,7 +140,7 @@ async def _result(
 async def _results(
     group: ResultSet, timeout: float | None, failed: asyncio.Future[Any], *, propagate: bool, follow_parents: bool
 ) -> list[Any]:
-    """Await every member of a group, and no more of them once one, or a parent of the group, has failed."""
+    """Await every member of a group, until one of them or a parent of the group fails."""
     waiting = [
         asyncio.ensure_future(_outcome_of_many(member, timeout, propagate=propagate, follow_parents=follow_parents))
         for member in group.results
@@ -153,12 +155,12 @@ async def _results(
         all_of_them.cancel()
         for one in waiting:
             one.cancel()
-        # what the others raise because they are cancelled is of no interest
+        # ignore the exceptions of the others, which come from their cancellation
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def _outcome_of_many(member: Any, timeout: float | None, *, propagate: bool, follow_parents: bool) -> Any:
-    """Await a member of a group; where no failure is raised, the error of one that cannot be read is its value."""
+    """Await a member of a group. If failures are not raised, the error of an unreadable result is its value."""
     try:
         return await _outcome(member, timeout, propagate=propagate, follow_parents=follow_parents)
     except RootcellarError as exc:
@@ -169,18 +171,18 @@ async def _outcome_of_many(member: Any, timeout: float | None, *, propagate: boo
 
 @contextlib.contextmanager
 def _first_failure(loop: asyncio.AbstractEventLoop, parents: Parents) -> Iterator[asyncio.Future[Any]]:
-    """Give a future of the first parent that is seen to have failed; it is never done if none does."""
+    """Yield a future with the first parent that fails. It is never done if none fails."""
     failed: asyncio.Future[Any] = loop.create_future()
     unknown = parents.unknown()
 
-    def receive(backend: Readable, told: Notification) -> None:
-        if failed.done() or isinstance(told, RootcellarError):
+    def receive(backend: Readable, notification: Notification) -> None:
+        if failed.done() or isinstance(notification, RootcellarError):
             return
-        if (parent := parents.failed_among({backend: _records(told)})) is not None:
+        if (parent := parents.failed_among({backend: _records(notification)})) is not None:
             failed.set_result(parent)
 
     with contextlib.ExitStack() as stack:
-        if sum(map(len, unknown.values())) <= MOST_PARENTS:
+        if sum(map(len, unknown.values())) <= MAX_WATCHED_PARENTS:
             for backend, ids in unknown.items():
                 deliver = _on_loop(loop, partial(receive, backend))
                 stack.callback(backend.waiter.watcher().subscribe(ids, deliver).cancel)
@@ -188,7 +190,7 @@ def _first_failure(loop: asyncio.AbstractEventLoop, parents: Parents) -> Iterato
 
 
 async def _raise_failure(parents: Parents) -> None:
-    """Look at the parents, in threads, and raise what the first of them raised that failed."""
+    """Read the parents in threads, and raise the exception of the first one that failed."""
     asked = {
         backend: asyncio.wrap_future(backend.waiter.aside.submit(partial(backend.waiter.glance, ids)))
         for backend, ids in parents.unknown().items()
@@ -198,12 +200,12 @@ async def _raise_failure(parents: Parents) -> None:
 
 @contextlib.contextmanager
 def _callbacks_called(loop: asyncio.AbstractEventLoop, awaited: Any) -> Iterator[None]:
-    """Call, on the loop, the callbacks of other results that are over meanwhile."""
+    """Call, on the loop, the callbacks of other results that end meanwhile."""
     ids = callbacks.waiting_besides(awaited)
 
-    def receive(backend: Readable, told: Notification) -> None:
-        if not isinstance(told, RootcellarError):
-            for record in _records(told):
+    def receive(backend: Readable, notification: Notification) -> None:
+        if not isinstance(notification, RootcellarError):
+            for record in _records(notification):
                 callbacks.call(ids, backend, record)
 
     with contextlib.ExitStack() as stack:
@@ -214,21 +216,21 @@ def _callbacks_called(loop: asyncio.AbstractEventLoop, awaited: Any) -> Iterator
 
 
 async def watch(task: Any, timeout: float | None = None, *, app: Celery | None = None) -> AsyncIterator[StateChange]:
-    """Follow a task: yield the state that it is in, and every one that it comes into until it is over.
+    """Follow a task: yield its current state, and every later one until it ends.
 
     The first state is PENDING while nothing is stored of the task. A state that lasts for less time than a notification
     takes may be left out; the last one never is.
 
     Args:
-        task: what ``delay``, ``apply_async``, ``apply`` or ``send_task`` returned for a task or a chain; or the id of a
-            task. The SUCCESS of a task that ignores its result is not stored: give a timeout.
-        timeout: seconds until it must be over; ``None`` for ever.
-        app: the app of the task where its id is given; by default the current app.
+        task: the object that ``delay``, ``apply_async``, ``apply`` or ``send_task`` returned for a task or a chain; or
+            the id of a task. The SUCCESS of a task that ignores its result is not stored: give a timeout.
+        timeout: seconds until the task must have ended; ``None`` for ever.
+        app: the app of the task if its id is given; by default the current app.
 
     Raises:
         NotAResult: it is neither a result nor an id, or it is a group: :class:`as_completed` follows one.
         ConfigurationError: the app's result backend is not rootcellar's.
-        celery.exceptions.TimeoutError: it was not over in time.
+        celery.exceptions.TimeoutError: the task did not end in time.
     """
     task = _as_result(task, app)
     if isinstance(task, ResultSet):
@@ -237,13 +239,13 @@ async def watch(task: Any, timeout: float | None = None, *, app: Celery | None =
         yield StateChange(task.id, task.state, task.result, is_ready=True, done_at=None)
         return
     backend = _backend_of(task)
-    told: asyncio.Queue[Notification] = asyncio.Queue()
-    deliver = _on_loop(asyncio.get_running_loop(), told.put_nowait)
+    notifications: asyncio.Queue[Notification] = asyncio.Queue()
+    deliver = _on_loop(asyncio.get_running_loop(), notifications.put_nowait)
     deadline = _deadline(timeout)
     watcher = backend.waiter.watcher()
     subscription = watcher.subscribe([text_id(task.id)], deliver, NotifyOn.CHANGES)
     calls = contextlib.ExitStack()
-    news = asyncio.ensure_future(told.get())
+    news = asyncio.ensure_future(notifications.get())
     try:
         calls.enter_context(_callbacks_called(asyncio.get_running_loop(), task))
         if await _is_pending(backend, text_id(task.id), news, deadline):
@@ -256,7 +258,7 @@ async def watch(task: Any, timeout: float | None = None, *, app: Celery | None =
                 yield StateChange(record.task_id, record.state, info, is_ready, done_at)
                 if is_ready:
                     return
-            news = asyncio.ensure_future(told.get())
+            news = asyncio.ensure_future(notifications.get())
     finally:
         news.cancel()
         calls.close()
@@ -266,7 +268,7 @@ async def watch(task: Any, timeout: float | None = None, *, app: Celery | None =
 async def _is_pending(
     backend: Readable, task_id: str, news: asyncio.Future[Notification], deadline: float | None
 ) -> bool:
-    """Tell whether nothing is stored of a task; find out no more once there is news of it."""
+    """Return True if nothing is stored of a task. Stop reading when there is a notification for it."""
     while not news.done():
         reading = asyncio.wrap_future(backend.waiter.presence.is_stored(task_id))
         both: set[asyncio.Future[Any]] = {reading, news}
@@ -275,16 +277,16 @@ async def _is_pending(
         finally:
             reading.cancel()
         if not reading.done() or reading.cancelled():
-            # there is news, or the time is over
+            # there is a notification, or the time is over
             return False
         error = reading.exception()
         if error is None:
             return not (reading.result() or news.done())
         if not (isinstance(error, RootcellarError) and error.retryable):
-            # the watcher meets the same error, and ends with it the waits that it concerns
+            # the watcher gets the same error, and passes it to the waiters that it concerns
             return False
         left = _left(deadline)
-        await asyncio.wait({news}, timeout=OUTAGE_PAUSE if left is None else min(OUTAGE_PAUSE, left))
+        await asyncio.wait({news}, timeout=OUTAGE_PAUSE_SECONDS if left is None else min(OUTAGE_PAUSE_SECONDS, left))
         if left == 0:
             return False
     return False
@@ -293,7 +295,7 @@ async def _is_pending(
 class as_completed:
     """Yield ``(id, value)`` of each task as it becomes ready, in ``async for`` as in ``for``.
 
-    Unlike ``join`` it keeps nothing of what it has yielded: a batch of records is all that it holds at a time.
+    Unlike ``join`` it does not keep the results that it has yielded: it holds one batch of records at a time.
 
     Args:
         results: a group, or what Celery returned for any number of tasks, chains, groups and chords, also mixed with
@@ -305,7 +307,7 @@ class as_completed:
         app: the app of the tasks whose ids are given; by default the current app.
 
     Raises:
-        celery.exceptions.TimeoutError: they were not all ready in time.
+        celery.exceptions.TimeoutError: not all of them were ready in time.
         ConfigurationError: the result backend of an app is not rootcellar's.
         NotAResult: one of them is neither a result nor an id.
     """
@@ -313,7 +315,7 @@ class as_completed:
     def __init__(
         self, results: Any, timeout: float | None = None, *, propagate: bool = True, app: Celery | None = None
     ) -> None:
-        #: results that are there without a wait, by their ids
+        #: results that need no wait, by their ids
         self._there: dict[str, Any] = {}
         self._ids: dict[Readable, dict[str, None]] = {}
         #: the results that have parents, by backend and id
@@ -332,12 +334,12 @@ class as_completed:
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         yield from self._values_there()
-        told: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        notifications: queue.SimpleQueue[_News] = queue.SimpleQueue()
         deadline = _deadline(self._timeout)
-        with self._subscribed(told.put) as coming:
+        with self._subscribed(notifications.put) as coming:
             while coming.left:
                 while not coming.ready:
-                    coming.receive(_take(told, deadline, self._watchers()))
+                    coming.receive(_take(notifications, deadline, self._watchers()))
                 backend, batch = coming.next_batch()
                 found = self._read(backend, batch, deadline)
                 for task_id, record in _taken(batch, found):
@@ -348,13 +350,13 @@ class as_completed:
     async def __aiter__(self) -> AsyncIterator[tuple[str, Any]]:
         for pair in self._values_there():
             yield pair
-        told: asyncio.Queue[_News] = asyncio.Queue()
-        put = _on_loop(asyncio.get_running_loop(), told.put_nowait)
+        notifications: asyncio.Queue[_News] = asyncio.Queue()
+        put = _on_loop(asyncio.get_running_loop(), notifications.put_nowait)
         deadline = _deadline(self._timeout)
         with self._subscribed(put) as coming:
             while coming.left:
                 while not coming.ready:
-                    coming.receive(await _before(deadline, told.get(), self._watchers()))
+                    coming.receive(await _before(deadline, notifications.get(), self._watchers()))
                 backend, batch = coming.next_batch()
                 found = await self._read_aside(backend, batch, deadline)
                 for task_id, record in _taken(batch, found):
@@ -368,7 +370,7 @@ class as_completed:
 
     @contextlib.contextmanager
     def _subscribed(self, put: Callable[[_News], None]) -> Iterator[_Coming]:
-        """Subscribe to all results, in each backend, and to those with callbacks, and have news ``put``."""
+        """Subscribe to all results in each backend, and to those with callbacks. ``put`` gets the notifications."""
         others = callbacks.besides(callbacks.waiting(), self._ids)
 
         def subscribe(backend: Readable, ids: Iterable[str], tell: NotifyOn, *, is_other: bool = False) -> None:
@@ -392,7 +394,7 @@ class as_completed:
         return Parents(self._with_parents.get((backend, task_id)))
 
     def _read(self, backend: Readable, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
-        """Read the records, after an outage if there is one."""
+        """Read the records. In an outage wait for its end."""
         store, aside = backend.store, backend.waiter.aside
         while True:
             try:
@@ -407,7 +409,7 @@ class as_completed:
     async def _read_aside(
         self, backend: Readable, task_ids: list[str], deadline: float | None
     ) -> dict[str, TaskRecord]:
-        """Do the same in a thread, which outlives the event loop where the server does not answer."""
+        """Read the records in a thread, which may run longer than the event loop if the server does not answer."""
         store, aside = backend.store, backend.waiter.aside
         while True:
             reading = aside.submit(lambda: store.get_many(task_ids))
@@ -422,24 +424,24 @@ class as_completed:
 
 @dataclass(frozen=True, slots=True)
 class _News:
-    """What the watcher of a backend tells.
+    """A notification of the watcher of a backend.
 
     Attributes:
-        backend: whose watcher it is.
-        told: what it tells.
-        is_other: whether it is about results that are not waited for, but have callbacks.
+        backend: the backend.
+        notification: the notification.
+        is_other: whether it is for results that are not waited for, but have callbacks.
     """
 
     backend: Any
-    told: Notification
+    notification: Notification
     is_other: bool
 
 
 class _Coming:
-    """What :class:`as_completed` has still to yield.
+    """The results that :class:`as_completed` has not yielded yet.
 
     Args:
-        left: how many results were not yielded.
+        left: how many results are left.
         others: results that are not waited for, but have callbacks.
     """
 
@@ -450,17 +452,17 @@ class _Coming:
         self._others = others
 
     def receive(self, news: _News) -> None:
-        """Note which results are ready, or call the callbacks of others."""
+        """Add the results that are ready, or call the callbacks of other results."""
         if not news.is_other:
-            self.ready.append((news.backend, deque(_ids(news.told))))
-        elif not isinstance(news.told, RootcellarError):
-            for record in _records(news.told):
+            self.ready.append((news.backend, deque(_ids(news.notification))))
+        elif not isinstance(news.notification, RootcellarError):
+            for record in _records(news.notification):
                 callbacks.call(self._others, news.backend, record)
 
     def next_batch(self) -> tuple[Readable, list[str]]:
-        """Return some ids of one backend, as many as may be read at a time."""
+        """Return the next ids of one backend, at most a batch."""
         backend, ids = self.ready[0]
-        while len(self.ready) > 1 and len(ids) < BATCH and self.ready[1][0] is backend:
+        while len(self.ready) > 1 and len(ids) < READ_BATCH and self.ready[1][0] is backend:
             ids.extend(self.ready[1][1])
             del self.ready[1]
         batch = _batch(ids)
@@ -471,32 +473,32 @@ class _Coming:
 
 
 def _taken(task_ids: list[str], found: dict[str, TaskRecord]) -> Iterator[tuple[str, TaskRecord]]:
-    """Yield the records that there are in the order of the ids, and keep none of them."""
+    """Yield the existing records in the order of the ids, without keeping them."""
     for task_id in task_ids:
         if (record := found.pop(task_id, None)) is not None:
             yield task_id, record
 
 
 def _as_result(task: Any, app: Celery | None) -> Any:
-    """Return a result of Celery as it is, and for an id the ``AsyncResult`` of that task."""
+    """Return a result of Celery unchanged, and for an id the ``AsyncResult`` of its task."""
     if isinstance(task, ResultBase):
         return task
     if isinstance(task, str | UUID):
         return (app or current_app._get_current_object()).AsyncResult(str(task))
-    # its type only: the arguments of a signature may be secret
+    # only its type, because the arguments of a signature may be secret
     what = f"an object of type {type(task).__name__} is neither a result nor the id of a task"
     if isinstance(task, Signature):
-        raise NotAResult(what, remedy="send it first: give what its delay() or apply_async() returns")
-    raise NotAResult(what, remedy="give what delay() or apply_async() returned, or the id of a task")
+        raise NotAResult(what, remedy="send it first: pass the object that its delay() or apply_async() returns")
+    raise NotAResult(what, remedy="pass the object that delay() or apply_async() returned, or the id of a task")
 
 
 def _is_there(one: Any) -> bool:
-    """Tell whether a result is there without a wait, as Celery's ``get`` sees it."""
+    """Return True if a result needs no wait, as in Celery's ``get``."""
     return isinstance(one, EagerResult) or bool(getattr(one, "ignored", False))
 
 
 def _value_there(one: Any, *, propagate: bool) -> Any:
-    # it waits for nothing, so there is nothing for Celery to warn of where a task calls this
+    # this does not wait, so Celery need not warn if a task calls it
     return one.get(propagate=propagate, disable_sync_subtasks=False)
 
 
@@ -512,37 +514,37 @@ def _backend_of(async_result: Any) -> Readable:
 
 
 def _members(results: Any, app: Celery | None) -> Iterator[Any]:
-    """Yield the results of tasks among what was given: results, groups and ids, or one of them."""
+    """Yield the results of tasks in the argument: results, groups and ids, or one of them."""
     if isinstance(results, str | UUID | ResultBase | Signature) or not isinstance(results, Iterable):
         results = [results]
     yield from leaves_of(_as_result(one, app) for one in results)
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, receive: Callable[[T], object]) -> Callable[[T], None]:
-    """Return a function that a watcher may call in its thread to have ``receive`` called on the loop."""
+    """Return a function that calls ``receive`` on the loop, for a watcher that runs in another thread."""
 
-    def deliver(told: T) -> None:
-        # a loop that was closed, which it may be at any moment, has nobody who waits
+    def deliver(notification: T) -> None:
+        # the loop may be closed at any moment; then nothing waits on it
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(receive, told)
+            loop.call_soon_threadsafe(receive, notification)
 
     return deliver
 
 
-def _records(told: Notification) -> list[TaskRecord]:
-    if isinstance(told, RootcellarError):
-        raise told
-    return [record for record in told if isinstance(record, TaskRecord)]
+def _records(notification: Notification) -> list[TaskRecord]:
+    if isinstance(notification, RootcellarError):
+        raise notification
+    return [record for record in notification if isinstance(record, TaskRecord)]
 
 
-def _ids(told: Notification) -> list[str]:
-    if isinstance(told, RootcellarError):
-        raise told
-    return [task_id for task_id in told if isinstance(task_id, str)]
+def _ids(notification: Notification) -> list[str]:
+    if isinstance(notification, RootcellarError):
+        raise notification
+    return [task_id for task_id in notification if isinstance(task_id, str)]
 
 
 def _batch(ready: deque[str]) -> list[str]:
-    return [ready.popleft() for _ in range(min(BATCH, len(ready)))]
+    return [ready.popleft() for _ in range(min(READ_BATCH, len(ready)))]
 
 
 def _value(backend: Readable, record: TaskRecord, *, propagate: bool) -> Any:
@@ -553,7 +555,7 @@ def _value(backend: Readable, record: TaskRecord, *, propagate: bool) -> Any:
 
 
 def _value_of_many(backend: Readable, record: TaskRecord, *, propagate: bool) -> Any:
-    """Return the value, of a record that cannot be read the error, so that one does not end the others."""
+    """Return the value, or for an unreadable record the error, so that it does not end the wait for the others."""
     meta = backend.meta_or_failure(record)
     if propagate and meta["status"] in PROPAGATE_STATES:
         raise meta["result"]
@@ -561,12 +563,12 @@ def _value_of_many(backend: Readable, record: TaskRecord, *, propagate: bool) ->
 
 
 def _pause_after(exc: RootcellarError, deadline: float | None) -> float:
-    """Return the seconds until it is worth looking again; raise what ends the wait."""
+    """Return the seconds until the next try. Raise an error that ends the wait."""
     if not exc.retryable:
         raise exc
-    if deadline is not None and time.monotonic() + OUTAGE_PAUSE > deadline:
+    if deadline is not None and time.monotonic() + OUTAGE_PAUSE_SECONDS > deadline:
         raise TimeoutError("The operation timed out.") from exc
-    return OUTAGE_PAUSE
+    return OUTAGE_PAUSE_SECONDS
 
 
 def _deadline(timeout: float | None) -> float | None:
@@ -577,9 +579,9 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _take(told: queue.SimpleQueue[T], deadline: float | None, watchers: Iterable[Watcher]) -> T:
+def _take(notifications: queue.SimpleQueue[T], deadline: float | None, watchers: Iterable[Watcher]) -> T:
     try:
-        return told.get(timeout=_left(deadline))
+        return notifications.get(timeout=_left(deadline))
     except queue.Empty:
         outage = _outage(watchers)
         raise timed_out(outage) from outage

@@ -1,4 +1,4 @@
-"""Waiting for results, in threads and greenlets: told by the store's watcher, not by looking again and again."""
+"""Waits for results in threads and greenlets, with the notifications of the store's watcher."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from rootcellar.waiting.presence import Presence
 
 logger = visible_logs(get_logger(__name__))
 
-#: seconds in which the one look of a timeout of 0 must be answered
-ONE_LOOK = 5.0
+#: the time limit for the single read of a wait with a timeout of 0
+READ_TIMEOUT_SECONDS = 5.0
 
 
 class Waiter:
     """Waits for results of one store.
 
     Args:
-        store: where the results will be.
+        store: the store of the results.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._polling = PerProcess(lambda: PollingWatcher(store.get_many))
-        #: for what must not be waited for beyond a deadline
+        #: for calls that must not be waited for beyond a deadline
         self.aside = DeadlineExecutor()
-        #: whether anything is stored of a task
+        #: finds out whether anything is stored of a task
         self.presence = Presence(store.get_many, self.aside)
 
     def watcher(self) -> Watcher:
-        """Return the one watcher of this process: the store's own, or one that polls."""
+        """Return the watcher of this process: the store's own, or one that polls."""
         if isinstance(self._store, Watchable):
             return self._store.watcher()
         return self._polling.get()
@@ -71,31 +71,33 @@ class Waiter:
             yield record
 
     def glance(self, task_ids: Iterable[str]) -> Iterable[TaskRecord]:
-        """Read what there is of tasks now; find nothing where the store does not answer within a few seconds."""
+        """Read the existing records of tasks once. Return nothing if the store does not answer within a few seconds."""
         ids = list(task_ids)
         try:
-            return self.aside.call(lambda: self._read(ids), ONE_LOOK)
+            return self.aside.call(lambda: self._read(ids), READ_TIMEOUT_SECONDS)
         except NotInTime:
-            logger.warning("Could not look at %d tasks: no answer within %g s.", len(ids), ONE_LOOK)
+            logger.warning("Could not read %d tasks: no answer within %g s.", len(ids), READ_TIMEOUT_SECONDS)
         except RootcellarError as exc:
-            logger.warning("Could not look at %d tasks: %s", len(ids), exc)
+            logger.warning("Could not read %d tasks: %s", len(ids), exc)
         return ()
 
     def look(self, task_ids: list[str], deadline: float | None, *, is_last: bool) -> Iterable[TaskRecord]:
-        """Read the records; in an outage find nothing, unless there will be no second look."""
+        """Read the records. In an outage return nothing, or raise if this is the last read."""
         try:
             if deadline is None:
                 return self._read(task_ids)
-            # a server that is frozen answers nobody
-            left = ONE_LOOK if is_last else deadline - time.monotonic()
+            # a frozen server does not answer
+            left = READ_TIMEOUT_SECONDS if is_last else deadline - time.monotonic()
             return self.aside.call(lambda: self._read(task_ids), left)
         except NotInTime:
-            silent = StoreUnavailable(f"no answer within {ONE_LOOK:g} s", where=self._store.where) if is_last else None
+            if not is_last:
+                raise timed_out() from None
+            silent = StoreUnavailable(f"no answer within {READ_TIMEOUT_SECONDS:g} s", where=self._store.where)
             raise timed_out(silent) from silent
         except RootcellarError as exc:
             if is_last or not exc.retryable:
                 raise
-            logger.warning("Could not look for %d results: %s. Waiting for the store.", len(task_ids), exc)
+            logger.warning("Could not read %d results: %s. Waiting for the store.", len(task_ids), exc)
             return ()
 
     def _read(self, task_ids: list[str]) -> Iterable[TaskRecord]:
@@ -105,7 +107,7 @@ class Waiter:
         return self._store.get_many(task_ids).values()
 
 
-#: called with the waiter of the store where a record is, and the record
+#: called with a record and the waiter of its store
 Receive = Callable[[Waiter, TaskRecord], object]
 
 
@@ -119,14 +121,14 @@ def wait_everywhere(
     others: Mapping[Waiter, Iterable[str]] | None = None,
     on_other: Receive | None = None,
 ) -> Iterator[tuple[Waiter, TaskRecord]]:
-    """Yield the record of each task as it becomes ready, wherever it is stored. An outage of a store is waited out.
+    """Yield the record of each task as it becomes ready, from any store. During an outage of a store, wait for its end.
 
     Args:
-        awaited: the tasks, by the waiter of the store in which their results will be.
-        timeout: seconds to wait for all of them; 0 looks once; ``None`` for ever.
+        awaited: the tasks, by the waiter of their store.
+        timeout: seconds to wait for all of them; 0 reads once; ``None`` for ever.
         interval: seconds between two calls of ``on_interval``.
-        on_interval: called at first when something is left to wait for, and then at every interval.
-        on_change: called with each record that is new or changed since it was last seen.
+        on_interval: called first when there is something to wait for, and then at every interval.
+        on_change: called with each record that is new or has changed since the last call.
         others: tasks that are not waited for; ``on_other`` is called for each that ends meanwhile.
         on_other: called with the record of such a task.
 
@@ -139,7 +141,7 @@ def wait_everywhere(
     is_last = timeout is not None and timeout <= 0
 
     def take(waiter: Waiter, record: TaskRecord) -> bool:
-        """Pass a record on, and return whether it is the end of a task that is waited for."""
+        """Pass on a record, and return whether it is the end of a task that is waited for."""
         ids = waiting.get(waiter, {})
         if record.task_id in ids:
             if on_change:
@@ -154,24 +156,24 @@ def wait_everywhere(
 
     for waiter, records in _first_look(waiting, besides, deadline, is_last=is_last):
         for record in records:
-            # the watcher delivers changes, also earlier ones
+            # the watcher notifies of changes, also of earlier ones
             if record.done_at is not None and take(waiter, record):
                 yield waiter, record
     if not any(waiting.values()):
         return
     if is_last:
         raise timed_out()
-    told: queue.SimpleQueue[tuple[Waiter, Notification]] = queue.SimpleQueue()
+    notifications: queue.SimpleQueue[tuple[Waiter, Notification]] = queue.SimpleQueue()
     tell = NotifyOn.CHANGES if on_change else NotifyOn.RECORD
     with ExitStack() as stack:
         for waiter, ids in waiting.items():
             if ids:
-                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put, told, waiter), tell))
+                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put, notifications, waiter), tell))
         for waiter, ids in besides.items():
             if ids:
-                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put_records, told, waiter)))
+                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put_records, notifications, waiter)))
         while any(waiting.values()):
-            waiter, news = _next(told, waiting, deadline, interval, on_interval)
+            waiter, news = _next(notifications, waiting, deadline, interval, on_interval)
             for record in _records(news):
                 if take(waiter, record):
                     yield waiter, record
@@ -184,19 +186,19 @@ def _first_look(
     *,
     is_last: bool,
 ) -> Iterator[tuple[Waiter, Iterable[TaskRecord]]]:
-    """Read what there is already. Of several stores none is waited for before the others were asked."""
+    """Read the records that exist already. Several stores are read at the same time."""
     if len(waiting) == 1:
         for waiter, ids in waiting.items():
             yield waiter, waiter.look([*ids, *besides.get(waiter, ())], deadline, is_last=is_last)
         return
     if not is_last:
-        # each watcher reads as soon as it is subscribed to, in its own thread
+        # each watcher reads in its own thread at the subscription
         return
     asked = [
         (waiter, waiter.aside.submit(partial(waiter.look, list(ids), None, is_last=True)))
         for waiter, ids in waiting.items()
     ]
-    until = time.monotonic() + ONE_LOOK
+    until = time.monotonic() + READ_TIMEOUT_SECONDS
     for waiter, answer in asked:
         try:
             yield waiter, answer.result(max(0.0, until - time.monotonic()))
@@ -205,7 +207,7 @@ def _first_look(
 
 
 def _next(
-    told: queue.SimpleQueue[tuple[Waiter, Notification]],
+    notifications: queue.SimpleQueue[tuple[Waiter, Notification]],
     waiting: Mapping[Waiter, Mapping[str, None]],
     deadline: float | None,
     interval: float,
@@ -218,30 +220,32 @@ def _next(
             raise timed_out(next(filter(None, outages), None))
         pause = interval if left is None else min(interval, left)
         try:
-            return told.get_nowait() if not told.empty() else told.get(timeout=pause)
+            return notifications.get_nowait() if not notifications.empty() else notifications.get(timeout=pause)
         except queue.Empty:
             if on_interval:
                 on_interval()
 
 
-def _put(told: queue.SimpleQueue[tuple[Waiter, Notification]], waiter: Waiter, news: Notification) -> None:
-    told.put((waiter, news))
+def _put(notifications: queue.SimpleQueue[tuple[Waiter, Notification]], waiter: Waiter, news: Notification) -> None:
+    notifications.put((waiter, news))
 
 
-def _put_records(told: queue.SimpleQueue[tuple[Waiter, Notification]], waiter: Waiter, news: Notification) -> None:
-    """Pass on records, but no error: it would end the wait for other tasks, and these are not waited for."""
+def _put_records(
+    notifications: queue.SimpleQueue[tuple[Waiter, Notification]], waiter: Waiter, news: Notification
+) -> None:
+    """Pass on records, but not errors, which would end the wait although nothing waits for these tasks."""
     if not isinstance(news, RootcellarError):
-        told.put((waiter, news))
+        notifications.put((waiter, news))
 
 
-def _records(told: Notification) -> Iterable[TaskRecord]:
-    if isinstance(told, RootcellarError):
-        raise told
-    return [record for record in told if isinstance(record, TaskRecord)]
+def _records(notification: Notification) -> Iterable[TaskRecord]:
+    if isinstance(notification, RootcellarError):
+        raise notification
+    return [record for record in notification if isinstance(record, TaskRecord)]
 
 
 def timed_out(outage: RootcellarError | None = None) -> TimeoutError:
-    """Return the error of a wait that was too short, which says so where the store was out of reach."""
+    """Return the error for a timeout. Its message contains the outage of the store, if there was one."""
     if outage is None:
         return TimeoutError("The operation timed out.")
     error = TimeoutError(f"The operation timed out. Meanwhile: {outage}")

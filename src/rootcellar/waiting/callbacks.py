@@ -1,10 +1,10 @@
-"""Results whose ``then`` was called: their callbacks are called while any result is waited for, in the same thread.
+"""Calls the callbacks of ``then`` while the same thread waits for any result.
 
-Celery tells a backend of every result that has a ``then``, and every group has one on each of its members, so that it
-knows when it is complete. Only callbacks of a program are worth a look at the store. So the results are noted here, and
-those with such a callback are found when a thread waits.
+Celery passes every result with a ``then`` to its backend, and every group has one on each of its members to know when
+it is complete. Only for callbacks of a program the store must be read. So this module records the results, and finds
+those with such a callback when a thread waits.
 
-What is noted belongs to the thread (or greenlet) in which ``then`` was called: no other thread calls its callbacks.
+A recorded result belongs to the thread (or greenlet) that called ``then``: no other thread calls its callbacks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = visible_logs(get_logger(__name__))
 
 
 class _Noted(threading.local):
-    """What one thread has noted."""
+    """The recorded results of one thread."""
 
     def __init__(self) -> None:
         self.clear()
@@ -36,20 +36,20 @@ class _Noted(threading.local):
     def clear(self) -> None:
         """Forget everything."""
         self._pid = os.getpid()
-        #: the result that was noted last: its callback is added only after it was noted
+        #: the result that was recorded last: Celery adds its callback only after that
         self.latest: Any = None
-        #: results with a callback of the program, alive as long as nobody knows their end
+        #: results with a callback of the program, kept until their end is known
         self.results: dict[int, Any] = {}
-        #: what makes a group complete, alive as long as the group
+        #: the barriers of groups, kept as long as the group
         self.barriers: weakref.WeakValueDictionary[int, barrier] = weakref.WeakValueDictionary()
 
     def leave_inherited(self) -> None:
-        """Forget what the parent process waits for; looked at here, because a fork in C runs no hooks."""
+        """Forget the results of the parent process. Checked here, because a fork in C runs no hooks."""
         if self._pid != os.getpid():
             self.clear()
 
     def sort_latest(self) -> None:
-        """Find out why the latest result was noted."""
+        """Find out whether the last recorded result has a callback of the program."""
         result, self.latest = self.latest, None
         if result is None or result._cache is not None:
             return
@@ -64,14 +64,14 @@ _noted = _Noted()
 
 
 def note(result: Any) -> None:
-    """Note a result whose ``then`` is about to get a callback."""
+    """Record a result that is about to get a callback by ``then``."""
     _noted.leave_inherited()
     _noted.sort_latest()
     _noted.latest = result
 
 
 def drop(result: Any, noted: _Noted = _noted) -> None:
-    """Forget a result that is over, or that nobody has any more.
+    """Forget a result that has ended, or that is no longer referenced.
 
     Results are also deleted when the interpreter ends and the names of this module are gone; so ``noted`` is bound.
     """
@@ -81,7 +81,7 @@ def drop(result: Any, noted: _Noted = _noted) -> None:
 
 
 def waiting() -> ByBackend:
-    """Return the results that are not over and have callbacks, their own or those of a group they are in."""
+    """Return the unfinished results that have callbacks, their own or those of a group that contains them."""
     noted = _noted
     noted.leave_inherited()
     noted.sort_latest()
@@ -94,7 +94,7 @@ def waiting() -> ByBackend:
 
 
 def call(results: ByBackend, backend: Readable, record: TaskRecord) -> None:
-    """Call the callbacks of the results that a record is the end of."""
+    """Call the callbacks of the results that a record finishes."""
     for result in results.get(backend, {}).get(record.task_id, ()):
         if result._cache is not None:
             continue
@@ -132,7 +132,7 @@ def _groups_with_callbacks() -> Iterator[Any]:
 
 
 def _has_callback(promise: Any) -> bool:
-    """Tell whether a promise has a callback of the program, also by way of groups in groups."""
+    """Return True if a promise has a callback of the program, directly or through groups in groups."""
     for listener in _listeners(promise):
         if not isinstance(listener, barrier):
             return True
@@ -143,7 +143,7 @@ def _has_callback(promise: Any) -> bool:
 
 
 def _groups_of(one: barrier) -> Iterator[Any]:
-    """Yield the groups that are complete when a barrier is."""
+    """Yield the groups that are complete when a barrier is complete."""
     for listener in _listeners(one.p):
         called = getattr(listener, "fun", None)
         called = called() if isinstance(called, weakref.ReferenceType) else called

@@ -1,8 +1,8 @@
-"""The parents of a result: what they raised is raised in place of the result's own failure.
+"""Reads the parents of a result, whose exception is raised instead of the result's own failure.
 
-A chord whose header failed has a failure of its own, a ``ChordError``, and its header has the exception that a program
-asks for by name. ``get(follow_parents=True)``, Celery's default, raises the latter. The result's own failure may be
-there before anybody looked at the parents, so they are looked at once more when it is.
+A chord whose header failed has a failure of its own, a ``ChordError``; its header has the original exception.
+``get(follow_parents=True)``, Celery's default, raises the original one. The result's own failure may be read before its
+parents were, so they are read once more then.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class Readable(Protocol):
     waiter: Waiter
 
     def meta_of(self, record: TaskRecord) -> dict[str, Any]:
-        """Return a record as the dict that Celery's results are made of."""
+        """Return a record as Celery's dict for results."""
 
     def meta_or_failure(self, record: TaskRecord) -> dict[str, Any]:
-        """Return the same; for a record that cannot be read, the dict of a task that failed with the reason."""
+        """Like :meth:`meta_of`, but an unreadable record becomes a failure with the error as its exception."""
 
 
-#: a backend, and the ids of tasks whose results it has
+#: the results of tasks, by their backend and id
 ByBackend = dict[Readable, dict[str, list[Any]]]
 
 
 class Parents:
-    """The parents of one result, as far as rootcellar has their results.
+    """The parents of one result whose results rootcellar has.
 
     Args:
         result: an ``AsyncResult`` or a group.
@@ -53,21 +53,21 @@ class Parents:
         nodes = []
         while (result := getattr(result, "parent", None)) is not None:
             nodes.append(result)
-        # the task that was sent first is the cause of the failures that follow
+        # the failure of the task that was sent first is the cause of the later ones
         self._leaves = list(leaves_of(reversed(nodes)))
 
     def unknown(self) -> ByBackend:
-        """Return the parents that are not known to be over."""
+        """Return the parents whose end is not known."""
         return by_backend(leaf for leaf in self._leaves if leaf._cache is None)
 
     def raise_failure(self) -> None:
-        """Look at the parents, and raise what the first of them raised that failed; do nothing if none did."""
+        """Read the parents, and raise the exception of the first one that failed. Do nothing if none failed."""
         if self._leaves:
             found = {backend: backend.waiter.glance(ids) for backend, ids in self.unknown().items()}
             raise_failure_of(self.failed_among(found))
 
     def failed_among(self, found: Mapping[Readable, Iterable[TaskRecord]]) -> Any:
-        """Return the first parent that failed, by records that were read and by what is known; ``None`` for none."""
+        """Return the first parent that failed according to these records and earlier ones, or ``None``."""
         records = {(backend, record.task_id): record for backend, some in found.items() for record in some}
         for leaf in self._leaves:
             record = records.get((leaf.backend, text_id(leaf.id))) if leaf._cache is None else None
@@ -85,16 +85,16 @@ def raise_failure_of(failed: Any) -> None:
 
 
 def _note(leaf: Any, record: TaskRecord) -> None:
-    """Give a result what is stored of it."""
+    """Set the stored state of a result."""
     try:
         leaf._maybe_set_cache(leaf.backend.meta_of(record))
     except PayloadError as exc:
-        # the failure of the result itself says what else is known
+        # the result's own failure is raised instead
         logger.warning("The failure of task %s, a parent of what is waited for, cannot be read: %s", leaf.id, exc)
 
 
 def follows_parents(result: Any, on_interval: Any) -> bool:
-    """Tell whether Celery's ``get`` was asked to follow parents: it says so only by what it calls at intervals."""
+    """Return True if Celery's ``get`` was asked to follow parents, which only its ``on_interval`` shows."""
     called = getattr(on_interval, "fun", None)
     if isinstance(called, weakref.ReferenceType):
         called = called()
@@ -120,5 +120,5 @@ def leaves_of(nodes: Iterable[Any]) -> Iterator[Any]:
 
 
 def is_group(node: Any) -> bool:
-    """Tell whether a result is that of a group."""
+    """Return True if a result is that of a group."""
     return not hasattr(node, "_cache")

@@ -1,4 +1,4 @@
-"""Finding out whether anything is stored of a task, for many callers at once: one read at a time for all of them."""
+"""Finds out whether anything is stored of a task, with one read at a time for all callers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rootcellar.records import TaskRecord
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.support.forking import PerProcess
 
-#: the most records that one read asks for
+#: the maximum of records in one read
 BATCH = 250
 
 
 class Presence:
-    """Tells whether tasks have a record.
+    """Finds out whether tasks have a record.
 
     Args:
         fetch: reads the records that exist, such as :meth:`Store.get_many`.
-        aside: the threads in which it is called.
+        aside: the executor that calls it.
     """
 
     def __init__(self, fetch: Callable[[Iterable[str]], Mapping[str, TaskRecord]], aside: DeadlineExecutor) -> None:
@@ -30,9 +30,9 @@ class Presence:
         self._questions = PerProcess(_Questions)
 
     def is_stored(self, task_id: str) -> Future[bool]:
-        """Return the answer to come: whether a record exists, read after this call began; or a RootcellarError.
+        """Return a future: whether a record exists, read after this call began, or a RootcellarError.
 
-        Cancel it when it is not needed any more.
+        Cancel the future if it is no longer needed.
         """
         answer: Future[bool] = Future()
         questions = self._questions.get()
@@ -41,7 +41,7 @@ class Presence:
         return answer
 
     def _answer(self, questions: _Questions) -> None:
-        """Answer what was asked, in batches, until there is nothing more."""
+        """Answer the open questions in batches until there are none."""
         while asked := questions.take():
             wanted = [(task_id, answer) for task_id, answer in asked if not answer.cancelled()]
             try:
@@ -52,13 +52,13 @@ class Presence:
                         answer.set_exception(exc)
             else:
                 for task_id, answer in wanted:
-                    # it may have been cancelled meanwhile
+                    # the future may have been cancelled meanwhile
                     with suppress(InvalidStateError):
                         answer.set_result(task_id in found)
 
 
 class _Questions:
-    """The questions of one process that are not answered yet."""
+    """The open questions of one process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,14 +66,14 @@ class _Questions:
         self._is_answered = False
 
     def add(self, task_id: str, answer: Future[bool]) -> bool:
-        """Note a question; return whether no thread answers questions at present."""
+        """Add a question. Return True if no thread is answering questions."""
         with self._lock:
             self._open.append((task_id, answer))
             is_answered, self._is_answered = self._is_answered, True
             return not is_answered
 
     def take(self) -> list[tuple[str, Future[bool]]]:
-        """Return the oldest questions; where there are none, note that no thread answers any more."""
+        """Return the oldest questions. If there are none, record that no thread is answering."""
         with self._lock:
             taken, self._open = self._open[:BATCH], self._open[BATCH:]
             self._is_answered = bool(taken)
