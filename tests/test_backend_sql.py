@@ -123,6 +123,6 @@ def test_failures(place: str) -> None:
         ),
     ],
 )
-def test_what_people_ask(place: str, statement: str, expected: str) -> None:
+def test_questions_of_people_are_answered_by_sql(place: str, statement: str, expected: str) -> None:
     (row,) = psql(place, statement)
     assert next(iter(row.values())) == expected

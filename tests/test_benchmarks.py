@@ -41,7 +41,7 @@ def test_a_row_that_does_not_exist_is_refused(rows: str) -> None:
     assert "no such rows: nothing" in done.stderr
 
 
-def test_what_encryption_costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cost_of_encryption_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sealing, "ROUNDS", 1)
     monkeypatch.setattr(sealing, "LONG", 0.0001)
 
@@ -58,7 +58,7 @@ def test_what_encryption_costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert all(float(cell.strip(" |").replace(",", "")) > 0 for row in rows[2:] for cell in row[1:])
 
 
-def test_what_typed_json_and_compression_cost(
+def test_cost_of_typed_json_and_compression_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(serialising, "ROUNDS", 1)

@@ -515,7 +515,7 @@ def run_sql(database: str) -> Callable[[str], None]:
 
 
 @pytest.mark.parametrize("options", [[], ["--task-table", "odd Name", "--group-table", "groups", "--schema", "Jobs"]])
-def test_what_sql_prints_makes_the_tables(database: str, run_sql: Callable[[str], None], options: list[str]) -> None:
+def test_printed_sql_makes_the_tables(database: str, run_sql: Callable[[str], None], options: list[str]) -> None:
     names = {"task": "odd Name", "group": "groups"} if options else None
     schemas = {"task": "Jobs", "group": "Jobs"} if options else None
     conf = {"database_create_tables_at_setup": False, "database_table_names": names, "database_table_schemas": schemas}
@@ -785,7 +785,7 @@ def test_moments_are_read() -> None:
         (Payload(b"1606938044258990275541962092341162602522202993782792835301376"), 2**200),
     ],
 )
-def test_what_cannot_be_decoded_is_summed_up(stored: Payload, shown: Any) -> None:
+def test_value_that_cannot_be_decoded_is_summed_up(stored: Payload, shown: Any) -> None:
     assert json_value(stored) == shown
 
 

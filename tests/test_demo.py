@@ -76,7 +76,7 @@ def wait_for_children(process: subprocess.Popen[str], count: int) -> list[psutil
 # -- with nothing
 
 
-def test_it_needs_nothing_and_its_suggestions_work(tmp_path: Path) -> None:
+def test_demo_needs_nothing_and_its_suggestions_work(tmp_path: Path) -> None:
     # a real app's broker is not for the demo to touch, unless it is to use the real app's backend
     elsewhere = {"CELERY_BROKER_URL": "redis://nowhere"}
     began = time.monotonic()
@@ -92,7 +92,7 @@ def test_it_needs_nothing_and_its_suggestions_work(tmp_path: Path) -> None:
     assert_commands_work(ended)
 
 
-def test_it_shows_how_far_it_is_on_a_terminal(tmp_path: Path) -> None:
+def test_demo_shows_its_progress_on_a_terminal(tmp_path: Path) -> None:
     ended = run_on_terminal("demo", "-n", "1", "--file", str(tmp_path / "a.sqlite3"))
     assert ended.status == 0
     assert "shop.build_report" in ended.out
@@ -101,7 +101,7 @@ def test_it_shows_how_far_it_is_on_a_terminal(tmp_path: Path) -> None:
     assert max(cell_len(line) for line in table.splitlines()) <= 80
 
 
-def test_it_keeps_what_a_named_file_holds(tmp_path: Path) -> None:
+def test_demo_keeps_the_results_of_a_named_file(tmp_path: Path) -> None:
     path = tmp_path / "my results 100%.sqlite3"
     store = open_store(f"sqlite:///{str(path).replace('%', '%25')}")
     store.put(TaskRecord(task_id="before", state="SUCCESS", name="shop.before", result=Payload(b"1")))
@@ -127,7 +127,7 @@ def test_a_result_that_is_not_as_expected_fails_it(tmp_path: Path) -> None:
 # -- against real servers
 
 
-def test_it_runs_on_postgresql_and_redis(postgres_url: str, redis_url: str) -> None:
+def test_demo_runs_on_postgresql_and_redis(postgres_url: str, redis_url: str) -> None:
     ended = run(
         "demo", "--once", "-n", "100", "--backend", f"rootcellar+{postgres_url}", "--broker", redis_url, "--keep"
     )
@@ -141,7 +141,7 @@ def test_it_runs_on_postgresql_and_redis(postgres_url: str, redis_url: str) -> N
     assert_commands_work(ended, env={"ROOTCELLAR_BACKEND": postgres_url})
 
 
-def test_it_runs_on_postgresql_and_rabbitmq(postgres_url: str, rabbit_url: str) -> None:
+def test_demo_runs_on_postgresql_and_rabbitmq(postgres_url: str, rabbit_url: str) -> None:
     ended = run("demo", "--once", "-n", "100", "--backend", postgres_url, "--broker", rabbit_url)
     assert "some tasks fail or are revoked on purpose" in ended.out
     assert "They were deleted from" in ended.out

@@ -292,7 +292,7 @@ class DocumentedPgBouncer(PgBouncerServer):
         return [program, file]
 
 
-def test_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str) -> None:
+def test_examples_of_the_page_on_check_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str) -> None:
     open_store(postgres_url).check()
     page = Page("docs/check.md", {EXAMPLE_DATABASE: postgres_url})
     for command, expected in page.commands():
@@ -307,7 +307,7 @@ def test_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: st
     exec(compile(body, "check", "exec"), {})  # noqa: S102 - our own page
 
 
-def test_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_of_the_page_on_sqlite_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = Page("docs/sqlite.md", {})
     store = open_store("rootcellar+sqlite:///results.sqlite3")
@@ -369,7 +369,7 @@ def test_redis(tmp_path: Path, redis_server: RedisServer) -> None:
         assert "secret" not in app.backend.store.where
 
 
-def test_what_a_redis_user_needs_is_what_the_tests_give() -> None:
+def test_documented_rights_of_a_redis_user_are_those_of_the_tests() -> None:
     page = (ROOT / "docs/redis.md").read_text(encoding="utf-8")
     (rules,) = re.findall(r"^ACL SETUSER celery on >secret (.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert sorted(rules.split()) == sorted([*KEYS.split(), *COMMANDS.split()])

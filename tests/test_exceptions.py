@@ -232,7 +232,7 @@ def test_a_wrapper_for_what_cannot_be_pickled_is_named_and_shown() -> None:
 
 @pytest.mark.parametrize("kind", [Unpicklable, UnpicklableToo])
 @pytest.mark.parametrize("is_retried", [False, True])
-def test_what_a_task_raised_is_found_behind_what_celery_hands_over(kind: Any, is_retried: bool) -> None:
+def test_exception_of_a_task_is_found_behind_that_of_celery(kind: Any, is_retried: bool) -> None:
     raised = kind(1, 2)
     given = get_pickleable_exception(raised)
     assert given is not raised
@@ -293,7 +293,7 @@ def test_groups_of_exceptions_come_back() -> None:
     assert [type(each) for each in found.exceptions] == [OwnBase, ValueError]
 
 
-def test_what_is_stored_of_a_plain_exception_is_celery_s_own_form() -> None:
+def test_plain_exception_is_stored_in_celerys_form() -> None:
     assert stored(ValueError("oh", 7)) == {
         "exc_type": "ValueError",
         "exc_message": ["oh", 7],
@@ -383,7 +383,7 @@ def test_a_listed_module_that_cannot_be_imported_is_told_of(
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "GeneratorExit"])
-def test_what_would_end_a_program_has_a_stand_in(name: str) -> None:
+def test_exception_that_would_end_a_program_has_a_stand_in(name: str) -> None:
     found = restore(row("builtins", name, 3))
     assert isinstance(found, Exception)
     assert (type(found).__name__, found.args, str(found)) == (name, (3,), f"{name}(3)")

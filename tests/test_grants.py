@@ -136,7 +136,7 @@ def test_each_role_can_do_its_work_and_no_more(place: Place, options: dict[str, 
         assert store.get(kept.task_id) == kept
 
 
-def test_it_connects_to_nothing_and_quotes_names() -> None:
+def test_grants_are_printed_without_a_connection_and_quote_names() -> None:
     printed = run_here(
         "schema", "grants", 'o"dd', "--for", "reader", "-b", "postgresql://nowhere/db", "--schema", "Jobs"
     )

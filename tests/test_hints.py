@@ -50,7 +50,7 @@ def test_a_missing_driver_is_told_by_settings(tmp_path: Path) -> None:
     assert (ended.status, len(json.loads(ended.out)["problems"])) == (1, 2)
 
 
-def test_what_a_broker_needs_beside_its_driver_is_told_by_settings() -> None:
+def test_settings_name_what_a_broker_needs_beside_its_driver() -> None:
     env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "sqlite"}
     ended = run_after("sys.modules['packaging'] = sys.modules['packaging.version'] = None", "settings", env=env)
     if "packaging" in ended.err:  # not every release of kombu needs it

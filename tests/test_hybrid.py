@@ -161,7 +161,7 @@ def test_abilities_are_those_of_the_durable_store(hybrid: HybridStore, own_redis
 # -- forgetting --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_forgotten_stays_so(hybrid: HybridStore, durable: Store) -> None:
+def test_forgotten_record_stays_forgotten(hybrid: HybridStore, durable: Store) -> None:
     one, kept = record(value=1), record()
     hybrid.put(one)
     hybrid.put(kept)

@@ -39,7 +39,7 @@ def test_in_a_command(tmp_path):
 """
 
 
-def test_it_finds_what_leaks(tmp_path: Path) -> None:
+def test_leaked_password_fails_the_test(tmp_path: Path) -> None:
     path = tmp_path / "test_leaking.py"
     path.write_text(LEAKS)
     command = [sys.executable, "-m", "pytest", "-p", "tests.leaks", "-p", "no:cacheprovider", "-rA", "--tb=short"]

@@ -78,7 +78,7 @@ def test_random_json_values_come_back() -> None:
     ],
     ids=repr,
 )
-def test_what_kombu_adds_to_json_comes_back(value: Any) -> None:
+def test_types_that_kombu_adds_to_json_come_back(value: Any) -> None:
     assert decode(encode(value, "json"), None) == value
 
 
@@ -98,7 +98,7 @@ def test_the_value_is_left_as_it_is() -> None:
     assert repr(value) == before
 
 
-def test_what_stock_celery_wrote_is_read() -> None:
+def test_values_of_stock_celery_are_read() -> None:
     stock = b'{"when": {"__type__": "datetime", "__value__": "2031-05-06T07:08:09+00:00"}}'
     assert decode(Payload(stock), None) == {"when": datetime(2031, 5, 6, 7, 8, 9, tzinfo=timezone.utc)}
 
@@ -125,7 +125,7 @@ def circle() -> Any:
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
 )
-def test_what_cannot_be_encoded(serializer: str, value: Any) -> None:
+def test_value_that_cannot_be_encoded_is_an_error(serializer: str, value: Any) -> None:
     with pytest.raises(NotEncodable, match=f"cannot be encoded as {serializer}") as caught:
         encode(value, serializer)
     assert isinstance(caught.value, EncodeError), "so that Celery records a failure of the task"
@@ -197,7 +197,7 @@ def test_compression(compression: str) -> None:
     ],
     ids=lambda stored: f"{stored.body[:12]!r} {stored.compression}",
 )
-def test_what_cannot_be_decoded(damaged: Payload) -> None:
+def test_payload_that_cannot_be_decoded_is_an_error(damaged: Payload) -> None:
     with pytest.raises(PayloadUnreadable, match="cannot be decoded") as caught:
         decode(damaged, {"application/json", PICKLE, "application/x-nonesuch"})
     assert not caught.value.retryable

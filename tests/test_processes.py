@@ -235,7 +235,7 @@ def test_no_more_connections_than_the_pool_may_have(
     wait_until(lambda: not sessions(observer), "the end of the sessions of a closed store")
 
 
-def test_recycling(postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]]) -> None:
+def test_connections_are_recycled(postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]]) -> None:
     def used(store: PostgresStore) -> set[int]:
         assert store.put(record()).written
         return sessions(observer)

@@ -38,7 +38,7 @@ def shown(payload: Payload) -> str:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
-def test_what_is_shown_is_json_that_any_sql_casts(
+def test_shown_value_is_json_that_any_sql_casts(
     connection: psycopg.Connection[tuple[object, ...]], payload: Payload
 ) -> None:
     text = shown(payload)
@@ -69,7 +69,7 @@ def test_random_values_are_shown_as_json_that_casts(connection: psycopg.Connecti
         (b"[" * 700 + b"]" * 700, "<application/json, 1400 characters>"),
     ],
 )
-def test_what_a_reader_sees(stored: bytes, expected: object) -> None:
+def test_row_shows_a_readable_value(stored: bytes, expected: object) -> None:
     text, exact = rows.payload_columns(Payload(stored))
     assert text is not None
     if expected is None:
@@ -79,7 +79,7 @@ def test_what_a_reader_sees(stored: bytes, expected: object) -> None:
         assert exact is not None
 
 
-def test_what_is_not_json_is_named() -> None:
+def test_value_that_is_not_json_is_named() -> None:
     for payload in OTHER_PAYLOADS.values():
         if payload.content_type != "application/json":
             assert json.loads(shown(payload)) == f"<{payload.content_type}, {len(payload.body)} bytes>"

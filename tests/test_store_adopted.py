@@ -124,7 +124,7 @@ def test_deleted(store: Store) -> None:
     assert store.get("bad") is not None
 
 
-def test_expired(store: Store) -> None:
+def test_expired_results_of_adopted_tables_are_deleted(store: Store) -> None:
     adopt(store, keep=timedelta(days=30))
     good = store.get("good")
     assert good is not None
@@ -139,7 +139,7 @@ def test_expired(store: Store) -> None:
     assert store.get_group("old-group") is None
 
 
-def test_never_expired(store: Store) -> None:
+def test_adopted_results_without_expiry_are_kept(store: Store) -> None:
     adopt(store)
     assert store.delete_expired(datetime(9000, 1, 1, tzinfo=timezone.utc)) == 0
     assert store.get("good") is not None

@@ -216,7 +216,7 @@ def test_a_part_whose_worker_died_is_counted_once(url: str, store: Store, step: 
     assert list(store.orphaned_chords(owner)) == []
 
 
-def test_what_a_dead_worker_noted_outlives_its_result(url: str, store: Store) -> None:
+def test_note_of_a_dead_worker_outlives_its_result(url: str, store: Store) -> None:
     owner, group = str(uuid.uuid4()), str(uuid.uuid4())
     store.size_chord(group, 1)
     one = finished()
@@ -233,7 +233,7 @@ def settings(url: str, **mongodb: Any) -> driver.Settings:
     return driver.read_settings(url, StoreOptions(mongodb=mongodb))
 
 
-def test_what_is_set_where() -> None:
+def test_options_are_set_where_mongodb_reads_them() -> None:
     plain = settings("mongodb://h1:27017,h2:27018/results?replicaSet=rs0")
     assert plain.hosts == "mongodb://h1:27017,h2:27018/results?replicaSet=rs0"
     assert (plain.database, plain.task_collection, plain.group_collection) == (

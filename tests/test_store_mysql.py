@@ -193,7 +193,7 @@ def test_a_server_that_takes_no_writes(own_server: MariaDBServer) -> None:
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def test_who_is_refused_hears_why(mysql_server: MariaDBServer, mysql_url: str) -> None:
+def test_refused_user_is_told_the_reason(mysql_server: MariaDBServer, mysql_url: str) -> None:
     name = mysql_url.rpartition("/")[2]
     mysql_server.execute(
         f"CREATE OR REPLACE USER nobody@'%' IDENTIFIED BY 'n'; GRANT SELECT ON `{name}`.* TO nobody@'%'"

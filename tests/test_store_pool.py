@@ -84,7 +84,7 @@ def test_the_most_recently_used_comes_first(exchange: Exchange) -> None:
         assert again is first, "it was given back last"
 
 
-def test_never_more_than_its_size(exchange: Exchange) -> None:
+def test_pool_never_exceeds_its_size(exchange: Exchange) -> None:
     pool = exchange.pool(size=3)
     busy = [0]
     most = [0]
@@ -129,7 +129,7 @@ def test_a_failure_to_connect_takes_no_place(exchange: Exchange) -> None:
         assert line.is_open
 
 
-def test_what_is_not_usable_is_closed_and_makes_room(exchange: Exchange) -> None:
+def test_unusable_connection_is_closed_and_makes_room(exchange: Exchange) -> None:
     pool = exchange.pool(size=1)
     with suppress(ValueError), pool.connection() as line:
         line.is_clean = False
@@ -167,7 +167,7 @@ def test_pings_what_lay_idle(exchange: Exchange, monkeypatch: pytest.MonkeyPatch
             assert line.pings == 0
 
 
-def test_recycling(exchange: Exchange) -> None:
+def test_old_connections_are_recycled(exchange: Exchange) -> None:
     always = exchange.pool(recycle=0.0)
     for _ in range(3):
         with always.connection():
@@ -223,7 +223,7 @@ def test_an_interruption_costs_no_place(exchange: Exchange) -> None:
     assert not exchange.open
 
 
-def test_nor_does_one_that_cannot_be_closed(exchange: Exchange) -> None:
+def test_connection_that_cannot_be_closed_costs_no_place(exchange: Exchange) -> None:
     pool = exchange.pool(size=1, timeout=0.2)
     for _ in range(2):
         with pytest.raises(AssertionError, match="closed once"), pool.connection() as line:

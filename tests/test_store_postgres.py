@@ -33,7 +33,7 @@ def test_a_server_that_is_too_old(version: int, name: str) -> None:
     driver.refuse_old(130_000, "here")
 
 
-def test_it_is_asked_for_its_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postgres_is_asked_for_its_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "OLDEST_SERVER", 99)
     with pytest.raises(errors.ServerTooOld):
         store.check()

@@ -33,7 +33,7 @@ def test_all_is_well_and_nothing_is_left(postgres_url: str, own_redis: RedisServ
         assert client.xlen("rootcellar-journal") == client.hlen("rootcellar-journal-versions") == 0
 
 
-def test_what_is_wrong_is_told(
+def test_check_reports_what_is_wrong(
     postgres_url: str, front_url: str, redis_url: str, behind: WriteBehindStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "append-only" in look(postgres_url, redis_url)["append-only-missing"]

@@ -64,7 +64,7 @@ def test_once(backend: str, store: WriteBehindStore, new_postgres_url: str) -> N
     store.close()
 
 
-def test_status(backend: str, store: WriteBehindStore) -> None:
+def test_drain_status_says_how_many_wait(backend: str, store: WriteBehindStore) -> None:
     assert run_here("drain", "-b", backend, "--status").out == "Nothing waits.\n"
     store.put(record())
     wait_until(lambda: store.lag().oldest > 0.2, "an age")
@@ -97,7 +97,7 @@ def test_until_it_is_interrupted(backend: str, store: WriteBehindStore, tmp_path
     store.close()
 
 
-def test_wrong_use(backend: str, redis_url: str, tmp_path: Path) -> None:
+def test_drain_refuses_other_stores(backend: str, redis_url: str, tmp_path: Path) -> None:
     assert run_here("drain", "--once", "--status").status == 2
     for url in (f"sqlite:///{tmp_path}/x", backend.replace("write-behind", "write-through")):
         ended = run_here("drain", "-b", url, "--once")

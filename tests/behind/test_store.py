@@ -50,7 +50,7 @@ def test_a_result_is_in_redis_first_and_moved_later(
     assert behind.get(one.task_id) == one
 
 
-def test_what_redis_dropped_is_read_from_postgresql(behind: WriteBehindStore, client: redis.Redis) -> None:
+def test_record_that_redis_dropped_is_read_from_postgresql(behind: WriteBehindStore, client: redis.Redis) -> None:
     one, other = record(), record()
     behind.put(one)
     behind.drain()
@@ -74,7 +74,7 @@ def test_a_task_waits_once_however_often_it_is_stored(
     assert client.hlen("rootcellar-journal-versions") == 0
 
 
-def test_what_changes_while_it_is_moved_waits_again(
+def test_record_that_changes_while_it_is_moved_waits_again(
     behind: WriteBehindStore, durable: Store, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started, done = record("a", state="STARTED"), record("a", value=7)
@@ -96,7 +96,7 @@ def test_what_changes_while_it_is_moved_waits_again(
     assert client.ttl("celery-task-meta-a") > 0
 
 
-def test_who_settles_late_settles_nothing_that_came_since(
+def test_late_drainer_removes_no_newer_entry(
     behind: WriteBehindStore, postgres_url: str, front_url: str, client: redis.Redis
 ) -> None:
     """A drainer stands still after its commit, while others move the task, forget it, and store it anew."""
@@ -128,7 +128,7 @@ def test_only_one_moves_at_a_time(behind: WriteBehindStore, durable: Store, post
     other.close()
 
 
-def test_who_stands_still_too_long_writes_nothing(
+def test_drainer_that_hung_too_long_writes_nothing(
     behind: WriteBehindStore, durable: Store, postgres_url: str, front_url: str
 ) -> None:
     started, done = record("a", state="STARTED"), record("a")
@@ -232,7 +232,7 @@ def test_a_waiting_client_is_told_what_stays(behind: WriteBehindStore, client: r
     subscription.cancel()
 
 
-def test_what_an_earlier_state_told_is_merged_where_redis_dropped_it(
+def test_earlier_state_is_merged_where_redis_dropped_it(
     behind: WriteBehindStore, durable: Store, client: redis.Redis
 ) -> None:
     started, done = record("a", state="STARTED", name="shop.pack"), record("a")
@@ -249,7 +249,7 @@ def test_what_an_earlier_state_told_is_merged_where_redis_dropped_it(
 
 @pytest.mark.parametrize("is_moved", [False, True])
 @pytest.mark.parametrize("is_dropped", [False, True])
-def test_what_is_forgotten_stays_so(
+def test_forgotten_record_stays_forgotten(
     behind: WriteBehindStore, durable: Store, client: redis.Redis, is_moved: bool, is_dropped: bool
 ) -> None:
     one, again = record("a", value=1), record("a", value=2)
@@ -424,7 +424,7 @@ def test_the_least_that_a_user_needs(postgres_url: str, own_redis: RedisServer) 
         ("postgresql://h/d", "redis-cluster://h", "Redis Cluster"),
     ],
 )
-def test_what_cannot_be_made_a_write_behind(durable_url: str, cache_url: str, message: str) -> None:
+def test_stores_that_cannot_be_a_write_behind_are_refused(durable_url: str, cache_url: str, message: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=message):
         open_behind(durable_url, cache_url)
 
@@ -446,7 +446,7 @@ def test_celerys_settings_reach_it(postgres_url: str, front_url: str) -> None:
     app.backend.store.close()
 
 
-def test_who_changes_the_mode_is_told_what_was_left(
+def test_change_of_the_mode_names_what_was_left(
     behind: WriteBehindStore, postgres_url: str, front_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     urls = {"durable_url": postgres_url, "cache_url": front_url}

@@ -145,7 +145,7 @@ def test_app_that_cannot_be_imported_ends_in_one_line(tmp_path: Path) -> None:
         assert len(ended.err.splitlines()) == 1
 
 
-def test_what_nobody_thought_of_is_a_finding(tmp_path: Path) -> None:
+def test_unexpected_error_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(
         "from celery import Celery\n"
         "app = Celery('odd', broker='memory://', backend='rootcellar+sqlite:///x.sqlite3')\n"

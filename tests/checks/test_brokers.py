@@ -65,7 +65,7 @@ class TestRabbitMQ:
         rabbit_server.set_rights(vhost.rpartition("/")[2], "checked", "^none$")
         assert_broken(check_broker(guarded), "broker-no-rights", "ACCESS_REFUSED")
 
-    def test_it_blocks_senders(self, rabbit_server: RabbitServer, vhost: str) -> None:
+    def test_broker_that_blocks_senders_is_found(self, rabbit_server: RabbitServer, vhost: str) -> None:
         rabbit_server.call("vm_memory_monitor", "set_vm_memory_high_watermark", "[0.0001]")
         try:
             seen = check_broker(vhost)

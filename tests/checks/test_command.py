@@ -27,7 +27,7 @@ class TestWhatIsChecked:
     @pytest.mark.parametrize(
         "args", [["bogus"], ["redis", "-A", "shop"], ["sqlite:///x", "-A", "shop"], ["--processes", "0"]]
     )
-    def test_wrong_use(self, args: list[str]) -> None:
+    def test_wrong_use_of_check_is_refused(self, args: list[str]) -> None:
         ended = run_here("check", *args)
         assert (ended.status, ended.out) == (2, "")
 
@@ -101,7 +101,7 @@ class TestWhatIsChecked:
 
 
 class TestWhatIsPrinted:
-    def test_what_to_fix_first_is_the_last_line(self, postgres_server: PostgresServer) -> None:
+    def test_last_line_says_what_to_fix_first(self, postgres_server: PostgresServer) -> None:
         ended = run_here("check", postgres_server.url.replace(IN_URL, "wrong"))
         assert ended.status == 1
         assert ended.err == ""
@@ -113,7 +113,7 @@ class TestWhatIsPrinted:
         assert ended.out.count("FAIL") == 1
 
     @pytest.mark.parametrize("columns", [60, 80, 120])
-    def test_it_fits_the_terminal(self, postgres_server: PostgresServer, columns: int) -> None:
+    def test_report_fits_the_terminal(self, postgres_server: PostgresServer, columns: int) -> None:
         ended = run_on_terminal("check", postgres_server.url.replace(IN_URL, "wrong"), columns=columns)
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", ended.out)
         assert max(len(line) for line in re.split(r"[\r\n]", plain)) <= columns

@@ -232,7 +232,7 @@ class TestMongoDB:
         url = f"mongodb://root:wrong@{HOST}:{guarded.port}/results?authSource=admin"
         assert_broken(check(url), "authentication-failed")
 
-    def test_nobody_in_particular(self, guarded: MongoServer) -> None:
+    def test_client_without_a_user_is_refused(self, guarded: MongoServer) -> None:
         seen = check(f"mongodb://{HOST}:{guarded.port}/results")
         assert seen.failures[0] in ("permission-denied", "authentication-failed"), seen
 

@@ -149,7 +149,7 @@ class TestSettings:
             seen = check(url)
         assert seen.first == "redis-memory-full"
 
-    def test_it_cannot_save(self, new_redis: Callable[..., RedisServer]) -> None:
+    def test_redis_that_cannot_save_is_found(self, new_redis: Callable[..., RedisServer]) -> None:
         server = new_redis(save="3600 1", dbfilename="taken.rdb")
         # a folder has the name of the file
         (server.folder / "taken.rdb").mkdir()
@@ -220,7 +220,7 @@ class TestSentinel:
     def test_no_sentinel_answers(self) -> None:
         assert_broken(check(f"sentinel://{HOST}:{CLOSED}/0?master_name=pantry"), "tcp-refused")
 
-    def test_what_answers_is_no_sentinel(self, redis_server: RedisServer) -> None:
+    def test_server_that_is_no_sentinel_is_found(self, redis_server: RedisServer) -> None:
         url = f"sentinel://{HOST}:{redis_server.port}/0?master_name=pantry"
         assert_broken(check(url), "sentinel-unreachable")
 

@@ -156,7 +156,7 @@ def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_not_given_is_left_to_celery() -> None:
+def test_setting_that_is_not_given_is_left_to_celery() -> None:
     assert set(settings()) == {"broker_url", "result_backend", "result_serializer", "result_accept_content"}
 
 
@@ -234,7 +234,7 @@ def test_every_setting_arrives_with_its_type() -> None:
 
 
 @pytest.mark.parametrize("never", ["0", "none", "never", "Never"])
-def test_never_is_never(never: str) -> None:
+def test_results_without_expiry_are_kept_for_ever(never: str) -> None:
     assert app_of(settings(CELERY_RESULT_EXPIRES=never)).conf.result_expires is None
 
 
@@ -341,7 +341,7 @@ def test_every_problem_is_told_at_once() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said(variables: dict[str, str], words: str) -> None:
+def test_wrong_value_is_named(variables: dict[str, str], words: str) -> None:
     wrong = problems(**variables)
     assert any(words in text for text in wrong), wrong
     assert "u:p" not in str(wrong)

@@ -59,7 +59,7 @@ def url(server: PostgresServer) -> str:
 
 
 @pytest.mark.parametrize("has_connections", [True, False])
-def test_nobody_waits_beyond_the_timeout(server: PostgresServer, url: str, has_connections: bool) -> None:
+def test_get_ends_at_its_timeout(server: PostgresServer, url: str, has_connections: bool) -> None:
     app = make_app(url)
     store = app.backend.store
     store.put(record("there"))
@@ -93,7 +93,7 @@ def test_one_look_is_not_for_ever(server: PostgresServer, url: str, monkeypatch:
     app.backend.store.close()
 
 
-def test_nor_is_whatever_else_is_asked(server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_calls_end_at_their_timeout(server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has no timeout of its own has the store's: the look at a chain's parents, and every verb."""
     monkeypatch.setattr(driver, "SILENCE", TIMEOUT)
     app = make_app(url, result_backend_max_retries=0)
@@ -120,7 +120,7 @@ def outcome(work: Callable[[], object]) -> BaseException | None:
     return None
 
 
-def test_nor_does_an_event_loop(server: PostgresServer, url: str) -> None:
+def test_asyncio_result_ends_at_its_timeout(server: PostgresServer, url: str) -> None:
     app = make_app(url)
     app.backend.store.put(record("there"))
 
@@ -138,7 +138,7 @@ def test_nor_does_an_event_loop(server: PostgresServer, url: str) -> None:
     app.backend.store.close()
 
 
-def test_it_freezes_after_it_told(server: PostgresServer, url: str) -> None:
+def test_server_that_freezes_after_a_notification_times_out(server: PostgresServer, url: str) -> None:
     """``as_completed`` is told ids and reads the records afterwards: that is within the timeout too."""
     app = make_app(url)
     store = app.backend.store

@@ -42,7 +42,7 @@ def test_a_growing_chord(store: Store, proxy: Proxy) -> None:
     assert store.count_part(_part(1)).size == 4
 
 
-def test_a_part(store: Store, proxy: Proxy) -> None:
+def test_part_whose_answer_was_lost_is_counted_once(store: Store, proxy: Proxy) -> None:
     proxy.lose_next_answer()
     progress = store.count_part(_part(1))
     assert proxy.has_lost_the_answer

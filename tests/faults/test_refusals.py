@@ -42,7 +42,9 @@ def no_permission(server: PostgresServer) -> str:
     return url.replace("//postgres:", "//reader:")
 
 
-def test_postgres(postgres_server: PostgresServer, redis_url: str, tmp_path: Path) -> None:
+def test_refusals_of_postgres_are_named_with_their_remedy(
+    postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
     check_refusals(
         {
             Cluster(tmp_path, redis_url, wrong(postgres_server), **settings): says
@@ -65,7 +67,7 @@ def test_postgres(postgres_server: PostgresServer, redis_url: str, tmp_path: Pat
     )
 
 
-def test_sqlite(redis_url: str, tmp_path: Path) -> None:
+def test_refusals_of_sqlite_are_named_with_their_remedy(redis_url: str, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "celery.sqlite3") as connection:
         connection.execute(FOREIGN)
     connection.close()

@@ -76,7 +76,7 @@ def test_the_part_of_a_chord_is_as_its_task_wants_it(app: Celery) -> None:
     assert app.backend.codec.decode(part.result, task_id="an-id") == (1, {2})
 
 
-def test_what_this_app_writes_by_default_it_reads(tmp_path: Path) -> None:
+def test_app_reads_what_it_writes_by_default(tmp_path: Path) -> None:
     app = Celery(broker="memory://", backend=f"rootcellar+sqlite:///{tmp_path}/results.sqlite3", set_as_current=False)
     app.conf.result_serializer = "rootcellar-json"
     assert store(app, "any", (1,)).content_type == TYPED_JSON

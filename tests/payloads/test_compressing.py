@@ -55,7 +55,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_compressed_comes_back_whatever_the_settings_are_now(method: str) -> None:
+def test_compressed_value_is_read_under_any_settings(method: str) -> None:
     packed = Compressing(method).compress(TEXT)
     assert len(packed.body) < len(TEXT.body) / 20
     assert packed.compression == METHODS[method]
@@ -183,7 +183,7 @@ def test_a_method_that_an_application_registered_with_kombu() -> None:
 
 
 @pytest.mark.parametrize("method", KOMBUS)
-def test_what_celery_compressed_in_its_own_tables(method: str) -> None:
+def test_values_that_celery_compressed_in_its_tables_are_read(method: str) -> None:
     body, content_type = kombu_compression.compress(TEXT.body, method)
     blob = b"\x00celery-compressed\x00" + content_type.encode() + b"\x00" + body
     record = task_record({"task_id": "a", "status": "SUCCESS", "result": blob}, None)

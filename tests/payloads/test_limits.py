@@ -77,7 +77,7 @@ def test_a_task_has_its_own_limit() -> None:
 
 
 @pytest.mark.parametrize("serializer", ["json", "rootcellar-json", "msgpack"])
-def test_what_is_cut_short(serializer: str) -> None:
+def test_long_texts_are_cut_short(serializer: str) -> None:
     codec = Codec(
         limit=Limit(100, "truncate"), serializer=serializer, accept=["application/json", "application/x-msgpack"]
     )
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_written_is_an_outage(tmp_path: Path) -> None:
     assert caught.value.retryable
 
 
-def test_what_fsspec_does_not_know() -> None:
+def test_unknown_protocol_of_fsspec_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="fsspec"):
         open_blobs("nonesuch://bucket")
 

@@ -107,7 +107,7 @@ def test_a_memo_at_a_high_place_takes_no_memory() -> None:
     assert read(b"\x80\x02]r\xff\xff\xff\x7f.") == []
 
 
-def test_who_names_pickle_gets_pickle() -> None:
+def test_pickle_is_used_where_it_is_named() -> None:
     body = pickle.dumps(Path("x"))
     assert read(body, Codec(accept={PICKLE})) == Path("x")
     assert read(body, codec_of({"result_accept_old_pickles": True}, accept={PICKLE})) == Path("x")

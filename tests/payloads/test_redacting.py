@@ -68,7 +68,7 @@ def test_defaults(value: Any, expected: Any) -> None:
     assert repr(value) == before, "what the task goes on with is as it was"
 
 
-def test_what_holds_nothing_is_not_copied() -> None:
+def test_value_without_secrets_is_not_copied() -> None:
     value = {"a": [{"b": (1, 2)}]}
     assert redacted(value) is value
     circle: list[Any] = [1]
@@ -277,7 +277,7 @@ def test_number_of_a_card_in_a_text_is_masked(number: str) -> None:
     assert Redaction(DEFAULTS).text(text) == "ValueError: *** was refused ('***', *** 12/31)"
 
 
-def test_what_is_kept_whatever_else_matches() -> None:
+def test_excluded_names_are_not_masked() -> None:
     value = {"db_password": "x", "password": "y", "card": {"number": 1}, "house": {"number": 2}}
     redaction = Redaction([*DEFAULTS, "-db_password", "-card.number"])
     assert redaction.value(value) == {**value, "password": MASK}
@@ -303,7 +303,7 @@ def test_odd_classes() -> None:
     assert (found["token"], found["password"]) == (MASK, MASK)
 
 
-def test_what_cannot_be_encoded_is_shown_without_its_secrets() -> None:
+def test_value_that_cannot_be_encoded_is_shown_without_its_secrets() -> None:
     codec = Codec(redactor=Redactor())
     call = Call(task(login).task, ("me", SECRET), {"other": object()})
     for field, value in ((ARGS, ["me", SECRET, object()]), (KWARGS, {"password": SECRET, "x": object()})):

@@ -192,7 +192,7 @@ def test_a_dry_run_changes_nothing(store: Store) -> None:
     assert store.scan() == before
 
 
-def test_what_is_not_sealed_is_sealed_if_asked(store: Store) -> None:
+def test_unsealed_values_are_sealed_on_request(store: Store) -> None:
     plain = record(99, codec())
     store.put(plain)
     assert Rekeying(store, codec(NEW, OLD)).run().changed == 20
@@ -250,7 +250,7 @@ def test_records_that_cannot_be_opened_are_left_and_named(store: Store) -> None:
     assert len(done.problems) == 2
 
 
-def test_what_a_worker_stores_meanwhile_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_that_a_worker_stores_meanwhile_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = replace(record(5, codec(NEW)), state="SUCCESS")
     monkeypatch.setattr(store, "replace", _after(store.replace, lambda: store.put(newer)))
     Rekeying(store, codec(NEW, OLD)).run()

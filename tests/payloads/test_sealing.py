@@ -54,7 +54,7 @@ def test_values_come_back(codec_with: Callable[..., Codec], serializer: str, com
     assert one.decode(stored, task_id="a") == value
 
 
-def test_what_is_encrypted_cannot_be_read_and_is_never_twice_the_same() -> None:
+def test_encrypted_value_cannot_be_read_and_is_never_twice_the_same() -> None:
     one = codec(NEW)
     first, second = (one.encode(SECRET, task_id="a") for _ in range(2))
     assert SECRET.encode() not in first.body
@@ -62,7 +62,7 @@ def test_what_is_encrypted_cannot_be_read_and_is_never_twice_the_same() -> None:
     assert first.key_id == "aes-256-gcm:new"
 
 
-def test_what_is_signed_can_be_read_by_all() -> None:
+def test_signed_value_can_be_read_by_all() -> None:
     stored = codec(signing=NEW).encode({"name": SECRET}, task_id="a")
     assert stored.body == f'{{"name": "{SECRET}"}}'.encode()
     assert stored.key_id.startswith("hmac-sha256:new:")
@@ -133,7 +133,7 @@ def test_another_tasks_and_another_fields_payload_are_refused(codec_with: Callab
             one.decode(stored, task_id=task_id, field=field)
 
 
-def test_what_is_not_sealed_is_refused_unless_it_is_allowed(codec_with: Callable[..., Codec]) -> None:
+def test_unsealed_value_is_refused_unless_it_is_allowed(codec_with: Callable[..., Codec]) -> None:
     plain = codec().encode(SECRET, task_id="a")
     for disguised in (plain, replace(plain, key_id="")):
         with pytest.raises(UnsealedRefused, match="neither encrypted nor signed") as caught:

@@ -61,7 +61,7 @@ def test_every_type_comes_back(value: Any) -> None:
 
 @quick
 @given(json_values)
-def test_what_json_holds_is_stored_as_plain_json(value: Any) -> None:
+def test_json_value_is_stored_as_plain_json(value: Any) -> None:
     payload = stored(value)
     assert same(CODEC.decode(payload, task_id="a task"), value)
     if payload.content_type == "application/json":
@@ -192,7 +192,7 @@ def a_local_class() -> Any:
     ],
     ids=[str(n) for n in range(12)],
 )
-def test_what_cannot_be_stored_is_named_with_its_place(value: Any, said: str) -> None:
+def test_value_that_cannot_be_stored_is_named_with_its_place(value: Any, said: str) -> None:
     with pytest.raises(NotEncodable) as caught:
         stored(value)
     assert said in str(caught.value)

@@ -34,7 +34,7 @@ def test_in_sql_the_text_is_the_payload() -> None:
 
 
 @pytest.mark.parametrize("text", ["\x00", "\ud800", 10**500], ids=["NUL", "surrogate", "long"])
-def test_what_jsonb_refuses_lies_beside_it(text: object) -> None:
+def test_value_that_jsonb_refuses_is_kept_beside_it(text: object) -> None:
     stored = Codec(serializer="rootcellar-json").encode((text,), task_id="a task")
     shown, exact = payload_columns(stored)
     assert shown is not None

@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         (("--backend", "redis", "--pgbouncer"), "PgBouncer stands before PostgreSQL only"),
     ],
 )
-def test_what_does_not_go_together_writes_nothing(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+def test_choices_that_do_not_go_together_write_nothing(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
     assert_one_line(run_here("init", str(tmp_path / "shop"), *options), words)
     assert not (tmp_path / "shop").exists()
 

@@ -131,7 +131,7 @@ def test_the_figures_are_those_of_the_benchmarks() -> None:
     assert figure.value in recommend(needs(Runs.POSTGRES)).backend_reason.evidence
 
 
-def test_what_is_not_measured_is_no_figure() -> None:
+def test_text_gives_no_figure_that_was_not_measured() -> None:
     with pytest.raises(KeyError):
         figures.figure("store, one process", "rootcellar MySQL")
     assert not recommend(needs(Runs.MYSQL)).backend_reason.is_measured
@@ -166,7 +166,7 @@ def test_variables_follow_what_is_needed() -> None:
         ({"backend": "postgres", "redis": RedisForm.CLUSTER}, "no broker on a Redis Cluster"),
     ],
 )
-def test_what_does_not_go_together_is_refused(setup: dict[str, Any], words: str) -> None:
+def test_answers_that_do_not_go_together_are_refused(setup: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as refused:
         Setup(**setup)
     assert refused.value.remedy

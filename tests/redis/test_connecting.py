@@ -159,7 +159,7 @@ def refusal(url: str, **options: Any) -> errors.StoreError:
     return caught.value
 
 
-def test_nobody_there() -> None:
+def test_address_without_a_server_is_an_outage() -> None:
     error = refusal(f"redis://:{QUOTED}@{HOST}:{free_port()}/0")
     assert isinstance(error, errors.StoreUnavailable)
     assert error.retryable
@@ -238,7 +238,7 @@ def test_waiting_for_replicas_is_not_waiting_for_the_server(
     assert "0 of 1 replicas answered" in caplog.text
 
 
-def test_nobody_waits_for_replicas_that_there_are_not(
+def test_write_without_replicas_does_not_wait_for_them(
     redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replication, "RESPITE_SECONDS", 0.0)

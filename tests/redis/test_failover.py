@@ -67,7 +67,7 @@ def test_two_thousand_tasks(servers: SentinelSet | RedisCluster, redis_server: R
     app.backend.store.close()
 
 
-def test_what_was_acknowledged_survives(servers: SentinelSet | RedisCluster) -> None:
+def test_acknowledged_results_survive_a_failover(servers: SentinelSet | RedisCluster) -> None:
     """Results are stored as fast as can be until the master dies: what ``put`` returned from is on the replica."""
     with opened(servers.url) as store:
         stored = []

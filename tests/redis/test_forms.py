@@ -74,7 +74,7 @@ def test_an_unknown_master(sentinel_set: SentinelSet) -> None:
         store.check()
 
 
-def test_what_redis_py_does_not_know(sentinel_set: SentinelSet) -> None:
+def test_option_that_redis_py_does_not_know_is_refused(sentinel_set: SentinelSet) -> None:
     options = StoreOptions(transport_options={"sentinel_kwargs": {"pasword": "hush"}})
     with pytest.raises(errors.ConfigurationError, match="pasword") as caught:
         open_store(sentinel_set.url, options).check()
@@ -282,7 +282,7 @@ def test_a_cluster_over_tls(tmp_path: Path) -> None:
             open_store(f"{url}{certificates.other_ca}").check()
 
 
-def test_what_dies_between_a_part_and_its_result_leaves_the_part(redis_cluster: RedisCluster) -> None:
+def test_worker_that_dies_between_part_and_result_leaves_the_part(redis_cluster: RedisCluster) -> None:
     """They lie in different slots. A user who may store no task stands for a worker that is killed before it could."""
     if redis_cluster.nodes[0].version < (7, 0):
         pytest.skip("Redis before 7.0 has no users who may only read some keys")

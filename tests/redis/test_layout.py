@@ -84,7 +84,7 @@ def test_every_json_value_is_in_the_blob_as_it_was(text: str) -> None:
 
 
 @pytest.mark.parametrize("payload", OTHER_PAYLOADS.values(), ids=OTHER_PAYLOADS.keys())
-def test_what_is_no_json_is_refused_by_stock_not_taken_for_something_else(payload: Payload) -> None:
+def test_value_that_is_no_json_is_refused_by_stock_backends(payload: Payload) -> None:
     blob = json_blob.encode_task(record("t", result=None))
     assert json.loads(blob)["result"] is None
     opaque = json_blob.encode_task(TaskRecord(task_id="t", state="SUCCESS", result=payload, done_at=NOW))
@@ -165,7 +165,7 @@ def test_we_restore_a_stock_group(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("serializer", ["pickle", "msgpack", "yaml"])
-def test_what_only_its_writer_can_read_is_an_error_for_its_own_waiter(redis_url: str, serializer: str) -> None:
+def test_value_that_only_its_writer_can_read_fails_its_own_waiter(redis_url: str, serializer: str) -> None:
     stock = stock_app(redis_url, result_serializer=serializer, accept_content=[serializer])
     task_id, good = new_id(), new_id()
     stock.backend.store_result(task_id, 1, "SUCCESS")
@@ -251,7 +251,7 @@ def test_data_that_looks_like_the_mark_is_data(redis_url: str, store: RedisStore
     assert our_app(redis_url).AsyncResult(task_id).get(timeout=PATIENCE) == "end"
 
 
-def test_what_a_stock_worker_told_of_the_call_is_kept(redis_url: str, store: RedisStore) -> None:
+def test_call_that_a_stock_worker_described_is_kept(redis_url: str, store: RedisStore) -> None:
     stock = stock_app(redis_url, result_extended=True).backend
     task_id = new_id()
     stock.store_result(task_id, None, "STARTED", request=request(task_id))
@@ -309,7 +309,7 @@ def test_time_to_live(store: RedisStore, client: redis.Redis) -> None:
     assert client.pttl(f"celery-task-meta-{again.task_id}") == -1, "the last state says how long"
 
 
-def test_what_is_larger_than_redis_holds(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_that_is_larger_than_redis_holds_is_refused(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "MAX_BLOB_BYTES", 1 << 20)
     with pytest.raises(errors.RecordRefused, match="Redis takes no more than 1"):
         store.put(record(value="x" * (1 << 20)))

@@ -136,7 +136,7 @@ def test_a_server_that_falls_silent(new_redis: Callable[..., RedisServer], monke
         assert [one.task_id for one in inbox.take()] == [task_id]
 
 
-def test_what_the_server_will_not_push_is_read(
+def test_result_is_read_where_the_server_does_not_notify(
     store: RedisStore, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """More than the server holds for a listener makes it drop the listener."""
@@ -164,7 +164,7 @@ def test_more_waiters_than_the_server_holds_answers_for(
     assert "No connection" not in caplog.text
 
 
-def test_who_reads_for_long_does_not_take_the_server_for_dead(
+def test_long_read_is_not_taken_for_a_dead_server(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(notify, "SILENCE", 1.0)
@@ -210,7 +210,9 @@ def test_told_of_every_state_by_a_stock_worker(store: RedisStore, redis_url: str
     assert told.done_at is not None
 
 
-def test_who_may_not_listen_polls(new_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture) -> None:
+def test_user_who_may_not_subscribe_polls(
+    new_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
     server = new_redis()
     with redis.Redis.from_url(server.url) as client:
         client.acl_setuser("deaf", enabled=True, passwords=["+secret"], commands=["+@all", "-subscribe"], keys=["*"])

@@ -129,7 +129,7 @@ def raised() -> Iterator[RootcellarError]:
         yield info.value
 
 
-def test_what_is_printed_is_found_in_the_entry_that_it_names() -> None:
+def test_printed_message_is_found_in_the_entry_that_it_names() -> None:
     for error in raised():
         if error.code in WITHOUT_ENTRY:
             assert "rootcellar explain" not in str(error)

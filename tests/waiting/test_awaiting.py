@@ -158,7 +158,7 @@ def test_a_backend_of_somebody_else(tmp_path: Path) -> None:
         rootcellar.as_completed([other.AsyncResult("x")])
 
 
-def test_who_gives_up_leaves_nothing_behind(on_postgres: Bench) -> None:
+def test_cancelled_wait_leaves_nothing_behind(on_postgres: Bench) -> None:
     bench, database = on_postgres, Database(on_postgres.url)
     results = bench.results(1_000)
 
@@ -343,7 +343,7 @@ def test_a_failure_comes_in_its_turn(on_postgres: Bench, is_async: bool) -> None
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
-def test_who_stops_early_or_runs_out_of_time(bench: Bench, is_async: bool) -> None:
+def test_iteration_that_stops_early_or_times_out_leaves_nothing_behind(bench: Bench, is_async: bool) -> None:
     results = bench.results(3)
     bench.store(results[:1])
 
@@ -667,7 +667,7 @@ def test_ignored_result_is_none_at_once(bench: Bench) -> None:
         assert taken([stored, ignored], is_async=is_async) == [(ignored.id, None), (stored.id, stored.id)]
 
 
-def test_what_is_no_result_is_refused(bench: Bench) -> None:
+def test_object_that_is_no_result_is_refused(bench: Bench) -> None:
     signature = bench.app.signature("add", args=["secret"])
     for wrong in (None, 5, b"id", {"id": 1}, signature):
         calls: list[Callable[[], object]] = [

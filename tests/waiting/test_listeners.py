@@ -95,7 +95,7 @@ def waiting_there(url: str, ids: list[str]) -> Store:
 # -- no more notifications than needed
 
 
-def test_nobody_is_notified_where_nobody_waits(counter: NotifyCounter, postgres_url: str) -> None:
+def test_no_notification_is_sent_where_no_client_waits(counter: NotifyCounter, postgres_url: str) -> None:
     with opened(postgres_url) as store:
         put_all(store, [f"before {number}" for number in range(200)])
         assert counter.count() == 0
@@ -178,7 +178,7 @@ def test_nothing_stays_behind_a_process_that_ends(database: Database, postgres_u
     wait_until(lambda: not database.listeners() and not database.waiters(), "it is gone")
 
 
-def test_what_nobody_waits_for_any_more_is_not_registered(store: Store, database: Database) -> None:
+def test_task_without_waiters_is_not_registered(store: Store, database: Database) -> None:
     subscription = store.watcher().subscribe([f"task {number}" for number in range(100)], Inbox().deliver)
     wait_until(lambda: database.waiters() == 100, "all are registered")
     subscription.cancel()
@@ -259,9 +259,7 @@ def test_a_ring_for_who_gave_up_costs_no_processor_time(
     assert sum(process.cpu_times()[:2]) - spent < 0.8
 
 
-def test_it_stops_listening_and_ends_when_nobody_waits(
-    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_listener_ends_when_no_client_waits(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notify, "LISTEN_LINGER", 0.1)
     monkeypatch.setattr(notify, "LINGER", 0.5)
     before = count_threads()
@@ -362,7 +360,7 @@ def test_a_lost_connection_is_not_mended_for_nobody(store: Store, database: Data
 # -- a store that closes, tables that are not there, users who may not
 
 
-def test_who_waits_is_told_when_the_store_is_closed(store: Store) -> None:
+def test_waiter_gets_an_error_when_the_store_is_closed(store: Store) -> None:
     watcher = store.watcher()
     failed: queue.Queue[BaseException] = queue.Queue()
 

@@ -99,7 +99,7 @@ def test_threads_share_their_commits(store: Store, database: Database) -> None:
     assert 32 < commits(database) - before < 32 * 200 / 4, "one a turn"
 
 
-def test_who_comes_later_goes_in_the_next_turn(store: Store, postgres_url: str) -> None:
+def test_later_caller_is_stored_in_the_next_batch(store: Store, postgres_url: str) -> None:
     with busy_leader(store, postgres_url) as leader:
         late = queue_up(store, *(lambda number=number: store.put(record(f"late {number}")) for number in range(5)))
         assert all(one.is_alive() for one in late)
@@ -292,7 +292,7 @@ def terminate_until(over: threading.Event, database: Database) -> int:
     return count
 
 
-def test_what_was_acknowledged_outlives_the_server(new_postgres: Callable[..., PostgresServer]) -> None:
+def test_acknowledged_results_outlive_a_killed_server(new_postgres: Callable[..., PostgresServer]) -> None:
     server = new_postgres()
     acknowledged: list[str] = []
     with opened(server.create_database()) as store:
@@ -349,7 +349,7 @@ def test_a_leader_is_interrupted(store: Store, postgres_url: str) -> None:
     assert store.put(record("afterwards")).written
 
 
-def test_who_waits_for_a_leader_is_interrupted(store: Store, postgres_url: str) -> None:
+def test_caller_that_waits_for_a_leader_is_interrupted(store: Store, postgres_url: str) -> None:
     """Nobody hands the lead to somebody who is gone."""
 
     def raise_interrupted(*_: Any) -> None:

@@ -12,7 +12,7 @@ from rootcellar.testing.suites.backend.looking import WAIT, stored, until_idle
 
 
 class TestChains:
-    def test_it_fails_in_the_middle(self, harness: Harness) -> None:
+    def test_chain_that_fails_in_the_middle_ends_as_failure(self, harness: Harness) -> None:
         tasks = harness.tasks
         result = chain(tasks.add.s(1, 1), tasks.raise_.si("own"), tasks.add.s(1), tasks.add.s(2))()
         with pytest.raises(Own):
@@ -39,7 +39,7 @@ class TestChains:
         result = chain(harness.tasks.add.s(1, 1), harness.tasks.add.si(5, 5), harness.tasks.echo.s())()
         assert result.get(timeout=WAIT) == 10
 
-    def test_link(self, harness: Harness) -> None:
+    def test_linked_task_gets_the_result(self, harness: Harness) -> None:
         linked = new_id()
         result = harness.tasks.add.apply_async((1, 1), link=harness.tasks.add.s(40).set(task_id=linked))
         assert result.get(timeout=WAIT) == 2

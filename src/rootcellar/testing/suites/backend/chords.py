@@ -41,7 +41,7 @@ class TestChords:
             first.let_through()
             assert result.get(timeout=WAIT) == ["a", "b"]
 
-    def test_parents(self, harness: Harness) -> None:
+    def test_result_of_a_chord_has_its_header_as_parent(self, harness: Harness) -> None:
         result = chord([harness.tasks.add.s(n, n) for n in range(3)], harness.tasks.total.s())()
         assert result.get(timeout=WAIT) == 6
         assert isinstance(result.parent, GroupResult)
@@ -54,7 +54,7 @@ class TestChords:
     def test_one_wide(self, harness: Harness) -> None:
         assert chord([harness.tasks.add.s(1, 1)], harness.tasks.echo.s())().get(timeout=WAIT) == [2]
 
-    def test_empty(self, harness: Harness) -> None:
+    def test_chord_with_an_empty_header_returns_an_empty_list(self, harness: Harness) -> None:
         assert chord([], harness.tasks.echo.s(), app=harness.app)().get(timeout=WAIT) == []
 
     def test_header_as_a_generator(self, harness: Harness) -> None:
@@ -223,7 +223,7 @@ class TestChords:
             alone(harness, chord(header, tasks.echo.s())()).get(timeout=WAIT)
 
     @pytest.mark.parametrize("name", FAILING_CHORDS)
-    def test_who_waits_for_a_failing_chord_hears_of_it(self, harness: Harness, name: str) -> None:
+    def test_waiter_of_a_failing_chord_gets_its_error(self, harness: Harness, name: str) -> None:
         result = FAILING_CHORDS[name](harness.tasks)()
         ends = result.results if isinstance(result, GroupResult) else [result]
         for end in ends:
@@ -235,7 +235,7 @@ class TestChords:
         with pytest.raises(Own):
             result.get(timeout=WAIT)
 
-    def test_errbacks(self, harness: Harness) -> None:
+    def test_errback_is_called_when_header_or_body_fails(self, harness: Harness) -> None:
         tasks = harness.tasks
         for header, body in (
             ([tasks.fail.s(), tasks.add.s(1, 1)], tasks.echo.s()),
@@ -260,14 +260,14 @@ class TestChords:
         if name not in ("a chord in its header, the errback is that one's", *ERRBACKS_WITHOUT_AN_ID):
             assert called == [result.id]
 
-    def test_what_follows_a_failing_chord_fails(self, harness: Harness) -> None:
+    def test_task_after_a_failing_chord_fails(self, harness: Harness) -> None:
         tasks = harness.tasks
         result = chain(chord([tasks.fail.s(), tasks.add.s(1, 1)], tasks.total.s()), tasks.add.s(1), tasks.add.s(2))()
         with pytest.raises(ChordError):
             alone(harness, result).get(timeout=WAIT)
         assert result.state == "FAILURE"
 
-    def test_it_grows_while_it_runs(self, harness: Harness) -> None:
+    def test_chord_grows_while_it_runs(self, harness: Harness) -> None:
         tasks = harness.tasks
         result = chord([tasks.grow_chord.s(1), tasks.add.s(1, 1)], tasks.echo.s())()
         found = result.get(timeout=WAIT)

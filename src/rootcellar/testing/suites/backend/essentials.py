@@ -63,7 +63,7 @@ class TestEssentials:
         assert (result.state, result.result, result.ready(), exists(result)) == ("PENDING", None, False, False)
         assert (result.date_done, result.name, result.traceback) == (None, None, None)
 
-    def test_timeouts(self, harness: Harness) -> None:
+    def test_get_of_an_unknown_task_times_out(self, harness: Harness) -> None:
         result = harness.app.AsyncResult(new_id())
         for timeout in (0, 0.3):
             with Timer() as timer, pytest.raises(TimeoutError):
@@ -91,7 +91,7 @@ class TestEssentials:
         lets.join(WAIT)
         assert seen == [*(("PROGRESS", {"done": n, "of": 3}) for n in range(3)), ("SUCCESS", "done")]
 
-    def test_retries(self, harness: Harness) -> None:
+    def test_retried_task_ends_with_its_last_result(self, harness: Harness) -> None:
         result = harness.tasks.retry_until.delay(3)
         assert result.get(timeout=WAIT) == 3
         assert result.retries == 3
@@ -108,23 +108,23 @@ class TestEssentials:
         assert record is not None
         assert (record.parent_id, record.root_id) == (None, result.id)
 
-    def test_children(self, harness: Harness) -> None:
+    def test_children_of_a_task_can_be_read(self, harness: Harness) -> None:
         result = harness.tasks.parent.delay(1)
         result.get(timeout=WAIT)
         assert [child.get(timeout=WAIT) for child in result.children] == ["leaf", "leaf"]
 
-    def test_group(self, harness: Harness) -> None:
+    def test_group_returns_results_in_order(self, harness: Harness) -> None:
         result = group(harness.tasks.add.s(n, n) for n in range(20))()
         assert result.get(timeout=WAIT) == [2 * n for n in range(20)]
         assert result.successful()
         assert result.completed_count() == 20
 
-    def test_chain(self, harness: Harness) -> None:
+    def test_chain_returns_the_last_result(self, harness: Harness) -> None:
         result = chain(harness.tasks.add.s(1, 1), harness.tasks.add.s(10), harness.tasks.add.s(100))()
         assert result.get(timeout=WAIT) == 112
         assert (result.parent.get(timeout=WAIT), result.parent.parent.get(timeout=WAIT)) == (12, 2)
 
-    def test_chord(self, harness: Harness) -> None:
+    def test_chord_calls_its_body_with_all_results(self, harness: Harness) -> None:
         result = chord((harness.tasks.add.s(n, n) for n in range(20)), harness.tasks.total.s())()
         assert result.get(timeout=WAIT) == sum(2 * n for n in range(20))
 
@@ -211,7 +211,7 @@ class TestEssentials:
             n + m for n in range(3) for m in range(3)
         )
 
-    def test_what_the_header_of_a_chord_raised_is_raised(self, harness: Harness) -> None:
+    def test_error_of_a_chord_header_is_raised(self, harness: Harness) -> None:
         result = chord([harness.tasks.fail.s(message="header"), harness.tasks.add.s(1, 1)], harness.tasks.total.s())()
         with pytest.raises(ValueError, match="header"):
             result.get(timeout=WAIT)
@@ -258,13 +258,13 @@ class TestEssentials:
         header = [harness.tasks.replace_by_group.s(10), harness.tasks.add.s(1, 1), harness.tasks.replace_by_chain.s(20)]
         assert chord(header, harness.tasks.echo.s())().get(timeout=WAIT) == [[10, 11, 12], 2, 23]
 
-    def test_forget(self, harness: Harness) -> None:
+    def test_forgotten_result_is_pending(self, harness: Harness) -> None:
         result = harness.tasks.add.delay(2, 3)
         result.get(timeout=WAIT)
         result.forget()
         assert (result.state, exists(result)) == ("PENDING", False)
 
-    def test_ignored(self, harness: Harness) -> None:
+    def test_ignored_result_is_not_stored(self, harness: Harness) -> None:
         result = harness.tasks.ignored.delay()
         assert result.get(timeout=WAIT) is None
         until_idle(harness)

@@ -41,7 +41,7 @@ class TestExceptions:
             ("unicode", UnicodeDecodeError, ("utf-8", b"\xff", 0, 1, "bad")),
         ],
     )
-    def test_it_comes_back_as_itself(
+    def test_exception_comes_back_with_its_class_and_arguments(
         self, harness: Harness, name: str, kind: type[BaseException], args: tuple[Any, ...]
     ) -> None:
         result = harness.tasks.raise_.delay(name)
@@ -60,7 +60,7 @@ class TestExceptions:
             ("unencodable arguments", "('text', <class 'object'>)"),
         ],
     )
-    def test_it_says_what_it_said(self, harness: Harness, name: str, text: str) -> None:
+    def test_exception_comes_back_with_its_text(self, harness: Harness, name: str, text: str) -> None:
         result = harness.tasks.raise_.delay(name)
         found = result.get(timeout=WAIT, propagate=False)
         assert str(found) == text
@@ -95,7 +95,7 @@ class TestExceptions:
         assert caught.value.args == args
         assert shown in result.traceback
 
-    def test_what_is_stored_cannot_choose_what_is_called(self, harness: Harness, tmp_path: Path) -> None:
+    def test_stored_row_cannot_choose_what_is_called(self, harness: Harness, tmp_path: Path) -> None:
         victim = tmp_path / "victim"
         victim.touch()
         rows: list[tuple[str, str, list[Any]]] = [

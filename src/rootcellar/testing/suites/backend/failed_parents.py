@@ -27,7 +27,7 @@ from rootcellar.testing.suites.backend.looking import WAIT
 
 class TestFailedParents:
     @pytest.mark.parametrize("shape", CHORDS)
-    def test_what_a_header_raised_is_raised_however_one_waits(self, harness: Harness, shape: str) -> None:
+    def test_error_of_a_header_is_raised_in_every_way_to_wait(self, harness: Harness, shape: str) -> None:
         result = failing_chords(harness.tasks)[shape]()
         with pytest.raises(ValueError, match=r"^header$"):
             result.get(timeout=WAIT)
@@ -56,7 +56,7 @@ class TestFailedParents:
         ((_, meta),) = ResultSet([again], app=harness.app).iter_native(timeout=WAIT)
         assert isinstance(meta["result"], ChordError), "the outcome of the chord itself"
 
-    def test_what_a_header_raised_is_raised_for_a_group_as_the_body(self, harness: Harness) -> None:
+    def test_error_of_a_header_is_raised_for_a_group_as_the_body(self, harness: Harness) -> None:
         fail, ok, echo = harness.tasks.fail.s(message="header"), harness.tasks.add.s(1, 1), harness.tasks.echo.s()
         result = chord((fail, ok), group(echo, echo))()
         for join in (result.get, result.join, result.join_native):
@@ -65,7 +65,7 @@ class TestFailedParents:
         with pytest.raises(ValueError, match=r"^header$"):
             asyncio.run(rootcellar.result(result, WAIT))
 
-    def test_what_a_body_raised_is_raised(self, harness: Harness) -> None:
+    def test_error_of_a_body_is_raised(self, harness: Harness) -> None:
         result = chord((harness.tasks.add.s(1, 1), harness.tasks.add.s(2, 2)), harness.tasks.fail.s(message="body"))()
         with pytest.raises(ValueError, match=r"^body$"):
             result.get(timeout=WAIT)

@@ -110,7 +110,7 @@ class TestGroups:
         result.forget()
         assert [exists(one) for one in result] == [False] * 3
 
-    def test_callback(self, harness: Harness) -> None:
+    def test_callback_gets_each_result_of_a_group(self, harness: Harness) -> None:
         result = group(harness.tasks.add.s(n, n) for n in range(3))()
         for join in (result.join, result.join_native):
             called: list[tuple[str, Any]] = []
@@ -125,7 +125,7 @@ class TestGroups:
         with pytest.raises(ImproperlyConfigured):
             result.join(on_message=seen.update)
 
-    def test_empty(self, harness: Harness) -> None:
+    def test_empty_group_is_ready(self, harness: Harness) -> None:
         empty = GroupResult(new_id(), [], app=harness.app)
         assert empty.get(timeout=0) == []
         assert list(empty.join_native(timeout=0)) == []

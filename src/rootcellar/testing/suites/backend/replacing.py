@@ -27,7 +27,7 @@ class TestReplace:
             ("replace_by_chord", 6),
         ],
     )
-    def test_it_keeps_the_id(self, harness: Harness, name: str, expected: Any) -> None:
+    def test_replaced_task_keeps_its_id(self, harness: Harness, name: str, expected: Any) -> None:
         result = getattr(harness.tasks, name).delay(1)
         assert result.get(timeout=WAIT) == expected
         assert harness.app.AsyncResult(result.id).get(timeout=WAIT) == expected

@@ -77,7 +77,7 @@ class TestResults:
         assert child.get(timeout=WAIT) == [0, 2, 4]
         assert [value for _, value in result.collect()][1] == [0, 2, 4]
 
-    def test_exists(self, harness: Harness, gate: Gate) -> None:
+    def test_result_exists_when_something_is_stored(self, harness: Harness, gate: Gate) -> None:
         result = harness.tasks.hold_started.delay(gate.port)
         gate.await_arrival()
         assert exists(result)
@@ -117,7 +117,7 @@ class TestResults:
         harness.backend.mark_as_revoked(task_id)
         assert harness.client().app.AsyncResult(task_id).get(timeout=WAIT) == 2
 
-    def test_then(self, harness: Harness) -> None:
+    def test_then_calls_back_with_the_result(self, harness: Harness) -> None:
         result = harness.tasks.add.delay(2, 3)
         called: list[str] = []
         result.then(lambda ready: called.append(f"{ready.id} {ready.result}"))
@@ -141,7 +141,7 @@ class TestResults:
         result.get(timeout=WAIT)
         assert called == [result.id]
 
-    def test_callback(self, harness: Harness) -> None:
+    def test_callback_of_get_gets_the_result(self, harness: Harness) -> None:
         called: list[Any] = []
         result = harness.tasks.add.delay(2, 3)
         assert result.get(timeout=WAIT, callback=lambda *told: called.append(told)) == 5
@@ -305,7 +305,7 @@ class TestResults:
         wait_until(lambda: [one.state for one in result] == ["REVOKED"] * 3, "the state REVOKED of all")
         assert result.completed_count() == 0
 
-    def test_terminated(self, harness: Harness, gate: Gate) -> None:
+    def test_terminated_task_is_revoked(self, harness: Harness, gate: Gate) -> None:
         if harness.under_test.pool != "prefork":
             pytest.skip(f"the pool {harness.under_test.pool} terminates no tasks")
         result = harness.tasks.hold.delay(gate.port)

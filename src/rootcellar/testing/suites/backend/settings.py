@@ -160,7 +160,7 @@ class TestSettings:
         with pytest.raises(errors.KeyMissing, match="under the key 'first', and here are second"):
             without.app.AsyncResult(result.id).get(timeout=WAIT)
 
-    def test_expiry(self, start_harness: Callable[..., Harness]) -> None:
+    def test_results_expire_as_the_settings_say(self, start_harness: Callable[..., Harness]) -> None:
         harness = start_harness(result_expires=1.5, result_failure_expires=3600)
         ok, failed = harness.tasks.add.delay(1, 1), harness.tasks.raise_.delay("own")
         members = ResultSet([ok, failed], app=harness.app)
@@ -183,7 +183,9 @@ class TestSettings:
         assert record.expires_at - record.done_at == timedelta(hours=1)
 
     @pytest.mark.parametrize("expires", [0, None])
-    def test_never(self, start_harness: Callable[..., Harness], expires: Any) -> None:
+    def test_results_without_expiry_are_kept_for_ever(
+        self, start_harness: Callable[..., Harness], expires: Any
+    ) -> None:
         harness = start_harness(result_expires=expires)
         ok, failed = harness.tasks.add.delay(1, 1), harness.tasks.raise_.delay("own")
         for one in (ok, failed):

@@ -26,7 +26,7 @@ from rootcellar.testing.suites.backend.looking import WAIT, stored, until_idle
 
 
 class TestStates:
-    def test_started(self, harness: Harness, gate: Gate) -> None:
+    def test_started_task_names_its_process_and_times(self, harness: Harness, gate: Gate) -> None:
         result = harness.tasks.hold_started.delay(gate.port, "over")
         gate.await_arrival()
         assert (result.state, result.ready(), result.date_done) == ("STARTED", False, None)
@@ -152,7 +152,7 @@ class TestStates:
     def test_retried_by_itself(self, harness: Harness) -> None:
         assert harness.tasks.retry_by_itself.delay().get(timeout=WAIT) == 2
 
-    def test_rejected(self, harness: Harness) -> None:
+    def test_rejected_task_ends_with_its_rejection(self, harness: Harness) -> None:
         result = harness.tasks.reject.delay()
         until_idle(harness)
         if celery.VERSION < (5, 7):

@@ -110,7 +110,7 @@ class TestChords:
         assert list(store.orphaned_chords(owner)) == [group]
         assert store.claim_chord(group, "sweep")
 
-    def test_it_grows(self, store: Store) -> None:
+    def test_chord_grows(self, store: Store) -> None:
         group = begun(store, 1)
         store.size_chord(group, 1, relative=True)
         assert store.count_part(part(group, index=0)) == ChordProgress(size=2, counted=1, claimed=False, finished=False)
@@ -130,14 +130,14 @@ class TestChords:
         store.size_chord(group, 1, relative=True, key="one")
         assert store.count_part(part(group, index=0)).size == 2, "a chord that is begun anew has forgotten it"
 
-    def test_it_grows_before_its_size_is_known(self, store: Store) -> None:
+    def test_chord_grows_before_its_size_is_known(self, store: Store) -> None:
         group = begun(store)
         store.size_chord(group, 1, relative=True)
         assert store.count_part(part(group, index=0)).size is None
         store.size_chord(group, 1)
         assert store.count_part(part(group, index=1)) == ChordProgress(size=2, counted=2, claimed=True, finished=False)
 
-    def test_it_grows_before_it_is_known_at_all(self, store: Store) -> None:
+    def test_chord_grows_before_it_is_begun(self, store: Store) -> None:
         group = new_id()
         store.size_chord(group, 1, relative=True)
         store.size_chord(group, 1)
@@ -170,7 +170,7 @@ class TestChords:
             size=1, counted=1, claimed=True, finished=False
         )
 
-    def test_who_holds_a_claim_holds_it_alone(self, store: Store) -> None:
+    def test_claim_is_held_by_one_at_a_time(self, store: Store) -> None:
         group = completed(store, 2)
         assert not store.claim_chord(group, "sweep")
         assert not store.count_part(part(group, "another", 7)).claimed
@@ -198,14 +198,14 @@ class TestChords:
         wait_until(lambda: store.count_part(part(group, "first", 0)).claimed, "the end of the lease")
         assert not store.claim_chord(group, "sweep")
 
-    def test_what_cannot_be_claimed(self, store: Store) -> None:
+    def test_chord_that_is_not_complete_cannot_be_claimed(self, store: Store) -> None:
         incomplete, unsized, finished = begun(store, 2), begun(store), completed(store, 1)
         store.count_part(part(incomplete))
         store.count_part(part(unsized))
         store.finish_chord(finished)
         assert [store.claim_chord(group, "sweep") for group in (incomplete, unsized, finished, new_id())] == [False] * 4
 
-    def test_orphans(self, store: Store) -> None:
+    def test_orphaned_chords_are_those_that_are_complete_and_not_claimed(self, store: Store) -> None:
         mine, yours = new_id(), new_id()
         held = completed(store, 2, owner=mine)
         finished = completed(store, 1, lease=0.001, owner=mine)

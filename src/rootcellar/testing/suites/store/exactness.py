@@ -93,7 +93,7 @@ class TestPayloads:
         assert store.get(null.task_id) == null
 
     @pytest.mark.parametrize("megabytes", [5, 50])
-    def test_large_text(self, under_test: StoreUnderTest, store: Store, megabytes: int) -> None:
+    def test_large_text_comes_back_exactly(self, under_test: StoreUnderTest, store: Store, megabytes: int) -> None:
         text = random.Random(megabytes).randbytes(1 << 19).hex()
         stored = record(result=Payload(b'"' + text.encode() * megabytes + b'"'))
         assert stored.result is not None
@@ -107,7 +107,7 @@ class TestPayloads:
         assert store.get(stored.task_id) == stored
         assert store.delete([stored.task_id]) == 1
 
-    def test_large_bytes(self, store: Store) -> None:
+    def test_large_bytes_come_back_exactly(self, store: Store) -> None:
         stored = record(result=Payload(random.Random(1).randbytes(5 << 20), "application/data", "binary"))
         store.put(stored)
         assert store.get(stored.task_id) == stored

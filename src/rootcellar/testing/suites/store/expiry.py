@@ -16,7 +16,7 @@ from rootcellar.testing.helpers import NOW, begun, completed, in_threads, json_p
 
 
 class TestExpiry:
-    def test_what_expired_goes(self, new_store: Store) -> None:
+    def test_expired_records_are_deleted(self, new_store: Store) -> None:
         second = timedelta(seconds=1)
         gone = [record(expires_at=NOW - second), record(state="STARTED", done_at=None, expires_at=NOW - 400 * second)]
         kept = [record(expires_at=NOW + second), record(expires_at=NOW), record(expires_at=None)]
@@ -33,7 +33,7 @@ class TestExpiry:
         assert new_store.get_group(old.group_id) is None
         assert [new_store.get_group(group.group_id) for group in groups] == groups
 
-    def test_never_is_never(self, new_store: Store) -> None:
+    def test_record_without_expiry_is_never_deleted(self, new_store: Store) -> None:
         one, group = record(), GroupRecord(group_id=new_id(), result=json_payload(1), done_at=NOW)
         chord = ChordRecord(group_id=new_id(), body=json_payload(1))
         new_store.put(one)
@@ -57,7 +57,7 @@ class TestExpiry:
         assert new_store.delete_expired(NOW + timedelta(2)) == 1
         assert new_store.get(never.task_id) is not None
 
-    def test_batches(self, new_store: Store) -> None:
+    def test_expired_records_are_deleted_in_batches(self, new_store: Store) -> None:
         def fill(number: int) -> None:
             for _ in range(30):
                 new_store.put(record(expires_at=NOW - timedelta(1)))
@@ -86,7 +86,7 @@ class TestExpiry:
             pass
         assert list(new_store.scan()) == []
 
-    def test_chords(self, new_store: Store) -> None:
+    def test_expired_chords_are_deleted(self, new_store: Store) -> None:
         old, young = NOW - timedelta(1), NOW + timedelta(1)
         gone, kept = begun(new_store, 2, expires_at=old), begun(new_store, 2, expires_at=young)
         for group in (gone, kept):

@@ -48,7 +48,7 @@ class TestOpening:
         in_threads(4, work)
         assert len(new_store.scan()) == 60
 
-    def test_check(self, new_store: Store) -> None:
+    def test_check_passes_where_the_store_works(self, new_store: Store) -> None:
         new_store.check()
         new_store.check()
 
@@ -64,7 +64,7 @@ class TestOpening:
         assert len(narrow.scan()) == 60
 
     @pytest.mark.parametrize("seconds", [0, -1, 0.001])
-    def test_recycling(self, open_new: Callable[..., Store], seconds: float) -> None:
+    def test_store_works_while_connections_are_recycled(self, open_new: Callable[..., Store], seconds: float) -> None:
         recycling = open_new(pool_recycle=seconds)
         for _ in range(10):
             one = record()

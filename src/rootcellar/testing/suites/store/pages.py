@@ -15,10 +15,10 @@ from rootcellar.testing.helpers import full_record, record, wait_until
 
 
 class TestScan:
-    def test_empty(self, new_store: Store) -> None:
+    def test_scan_of_an_empty_store_finds_nothing(self, new_store: Store) -> None:
         assert list(new_store.scan()) == []
 
-    def test_pages(self, new_store: Store) -> None:
+    def test_scan_reads_all_records_page_by_page(self, new_store: Store) -> None:
         stored = {one.task_id: one for one in (full_record() for _ in range(25))}
         for one in stored.values():
             new_store.put(one)

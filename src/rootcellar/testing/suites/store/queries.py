@@ -106,7 +106,7 @@ class TestQueries:
             ({"limit": 0}, ""),
         ],
     )
-    def test_query(self, history: Store, query: dict[str, Any], expected: str) -> None:
+    def test_query_finds_the_records_that_match(self, history: Store, query: dict[str, Any], expected: str) -> None:
         found = self.ids(history, **query)
         pending = {"sent", "started"}
         assert sorted(found) == sorted(expected.split())

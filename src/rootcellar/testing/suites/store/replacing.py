@@ -40,7 +40,7 @@ class TestReplacing:
 
     @pytest.mark.parametrize("content_type", ["application/json", TYPED_JSON])
     @pytest.mark.parametrize("changed", [*REPLACED, "traceback", "state"])
-    def test_what_somebody_else_stored_meanwhile_stays(self, store: Store, changed: str, content_type: str) -> None:
+    def test_record_that_changed_meanwhile_is_not_replaced(self, store: Store, changed: str, content_type: str) -> None:
         assert isinstance(store, Replaceable)
         values = dict.fromkeys(REPLACED, Payload(b"1", content_type))
         old = record(state="FAILURE", traceback="before", done_at=NOW, **values)
@@ -51,13 +51,13 @@ class TestReplacing:
         assert not store.replace(old, replace(old, result=Payload(b"3"), traceback="late"))
         assert store.get(old.task_id) == meanwhile
 
-    def test_what_is_gone_stays_so(self, store: Store) -> None:
+    def test_deleted_record_is_not_replaced(self, store: Store) -> None:
         assert isinstance(store, Replaceable)
         old = record(result=Payload(b"1"))
         assert not store.replace(old, replace(old, result=Payload(b"2")))
         assert store.get(old.task_id) is None
 
-    def test_it_lasts_as_long_as_before(self, store: Store) -> None:
+    def test_replaced_record_keeps_its_expiry(self, store: Store) -> None:
         assert isinstance(store, Replaceable)
         old = record(result=Payload(b"1"), done_at=NOW, expires_at=datetime.now(timezone.utc) + timedelta(seconds=1))
         store.put(old)

@@ -41,7 +41,7 @@ class TestTasks:
         assert store.put(stored) == Stored(written=True, chord=None)
         assert store.get(stored.task_id) == stored
 
-    def test_what_need_not_be_durable_is_stored_all_the_same(self, store: Store) -> None:
+    def test_record_that_need_not_be_durable_is_stored(self, store: Store) -> None:
         group = begun(store, 1)
         stored, alone = full_record(), full_record()
         assert store.put(alone, durable=False) == Stored(written=True, chord=None)
@@ -148,7 +148,7 @@ class TestTasks:
             first, state="RETRY", result=None, traceback=None, done_at=None, expires_at=None
         ), "what belongs to the state goes with it, the rest stays"
 
-    def test_what_is_given_replaces(self, store: Store) -> None:
+    def test_given_fields_replace_the_earlier_ones(self, store: Store) -> None:
         first = full_record()
         store.put(first)
         second = full_record(
@@ -251,7 +251,7 @@ class TestTasks:
             assert found is not None
             assert found.result == json_payload(0 if one else 1)
 
-    def test_get_none(self, store: Store) -> None:
+    def test_get_many_of_no_ids_finds_nothing(self, store: Store) -> None:
         assert store.get_many([]) == {}
 
     def test_get_many_as_an_iterator_with_repeated_ids(self, store: Store) -> None:
@@ -271,7 +271,7 @@ class TestTasks:
         assert new_store.delete(ids) == 300
         assert new_store.get_many(ids) == {}
 
-    def test_delete(self, store: Store) -> None:
+    def test_deleted_tasks_are_gone(self, store: Store) -> None:
         kept, *gone = [record() for _ in range(4)]
         for one in (kept, *gone):
             store.put(one)

@@ -41,7 +41,9 @@ ODD_NAMES = {
 @pytest.mark.usefixtures("tables")
 class TestTables:
     @pytest.mark.parametrize("kind", ODD_NAMES)
-    def test_names(self, under_test: StoreUnderTest, open_new: Callable[..., Store], kind: str) -> None:
+    def test_tables_may_have_any_names(
+        self, under_test: StoreUnderTest, open_new: Callable[..., Store], kind: str
+    ) -> None:
         task, group, task_schema, group_schema = ODD_NAMES[kind]
         options = {
             "task_table": task,

@@ -86,7 +86,7 @@ class TestWatching:
         assert in_threads(16, work) == [set(some) for some in ids] * 2
         waiter.close()
 
-    def test_who_has_cancelled_is_told_no_more(self, store: Store) -> None:
+    def test_cancelled_waiter_is_not_notified(self, store: Store) -> None:
         one, other = record(), record()
         waiter = Waiter(store)
         cancelled, told = Mailbox(), Mailbox()
@@ -99,7 +99,7 @@ class TestWatching:
         assert cancelled.is_empty()
         waiter.close()
 
-    def test_timeouts(self, store: Store) -> None:
+    def test_wait_for_a_task_that_does_not_end_times_out(self, store: Store) -> None:
         waiter = Waiter(store)
         for timeout in (0, 0.05):
             started = time.monotonic()
