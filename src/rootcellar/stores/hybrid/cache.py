@@ -1,11 +1,11 @@
-"""What a cache holds of a durable store: copies of results that can never change, and nothing else.
+"""The cache of a durable store: it has only copies of results that can never change.
 
-Only a SUCCESS is copied, for a SUCCESS stays; no state that another may follow can be stale here. The copy is the
-durable store's record, to the last field. It may vanish at any time: a miss asks the durable store.
+Only a SUCCESS is copied, because a SUCCESS never changes: no copy is stale. A copy has every field of the durable
+store's record. It may be evicted at any time; then the durable store is read.
 
-What can happen to a SUCCESS is that it is forgotten. Then the copy is replaced by a *tombstone*, which like any SUCCESS
-stays, so that a copy which somebody read before and brings late is refused; whoever finds the tombstone asks the
-durable store. Nobody brings a copy that is older than :data:`FRESH`, and a tombstone outlives that by far.
+A SUCCESS can be deleted. Then its copy is replaced by a *tombstone*, which is itself a SUCCESS, so that the cache
+refuses a copy that was read before the deletion and arrives late. A reader that finds a tombstone reads the durable
+store. No copy is made later than :data:`FRESH` seconds after its record was read, and a tombstone is kept far longer.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rootcellar.stores.fields import damaged_fields
 from rootcellar.stores.hybrid.breaker import Breaker
 from rootcellar.stores.layouts import json_blob
 
-#: before the ids in the cache, so that a copy is never taken for a result that lives there
+#: the beginning of ids in the cache, so that a copy is never mistaken for a result that is stored there
 PREFIX = "rootcellar-copy-"
-#: seconds for which a copy lives at most, unless it is said otherwise
+#: seconds for which a copy is kept, by default
 EXPIRES = 3_600.0
 #: seconds after the beginning of the read or the write of a record within which its copy may be made
 FRESH = 30.0
-#: how long a tombstone stands
+#: how long a tombstone is kept
 TOMBSTONE = timedelta(seconds=20 * FRESH)
 
 _COPY = "application/x-rootcellar-copy"
@@ -112,13 +112,13 @@ class Cache:
             for _ in range(_TRIES):
                 if self._store.put(tombstone).written:
                     break
-                # a late copy slipped in, or somebody else forgets the same
+                # a late copy was stored meanwhile, or another process deletes the same task
                 self._store.delete([tombstone.task_id])
             else:
                 raise StoreUnavailable("others copy it again and again", where=self._store.where, remedy="try again")
 
     def drop(self, task_ids: Sequence[str]) -> None:
-        """Take away copies and tombstones of tasks that nobody will bring late, such as throw-away ones."""
+        """Delete copies and tombstones of tasks of which no late copy can come, such as those of a test."""
         self._store.delete([PREFIX + task_id for task_id in task_ids])
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ class Settings:
     Attributes:
         mode: which of the two has a result first.
         durable_url, cache_url: the stores.
-        cache_options: what the cache is told.
+        cache_options: the options of the cache.
         cache_expires: seconds for which a copy lives at most.
     """
 

@@ -70,7 +70,7 @@ ON DUPLICATE KEY UPDATE group_id = VALUES(group_id)
 INSERT INTO {chord} (group_id, extra) VALUES (%(group_id)s, %(size)s)
 ON DUPLICATE KEY UPDATE extra = extra + VALUES(extra)
 
--- claim_chord: take a complete chord that nobody holds
+-- claim_chord: claim a complete chord that has no valid claim
 UPDATE {chord} SET
     claimed_by = %(claimant)s,
     claimed_until = SYSDATE(6) + INTERVAL %(lease)s MICROSECOND
@@ -89,7 +89,7 @@ ORDER BY p.group_index = -1, p.group_index, p.task_id
 -- finish_chord: stay to refuse late parts
 UPDATE {chord} SET date_done = SYSDATE(6), body = NULL, header = NULL WHERE group_id = %(group_id)s
 
--- orphaned_chords: complete, not finished, and whoever held it is gone
+-- orphaned_chords: complete, not finished, and without a valid claim
 SELECT group_id FROM {chord}
 WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL OR claimed_until < SYSDATE(6))
     AND owner = %(owner)s

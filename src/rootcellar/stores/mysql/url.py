@@ -101,34 +101,34 @@ def _options(query: str) -> dict[str, Any]:
 
 def _with_tls(settings: dict[str, Any]) -> dict[str, Any]:
     """Put an SSL context in the place of the options about TLS; without any, the driver's default holds."""
-    told = {name: settings.pop(name) for name in _TLS_OPTIONS if name in settings}
-    if told.pop("ssl_disabled", False):
+    wanted = {name: settings.pop(name) for name in _TLS_OPTIONS if name in settings}
+    if wanted.pop("ssl_disabled", False):
         return {**settings, "ssl_disabled": True}
     context = settings.get("ssl")
     if isinstance(context, (ssl.SSLContext, dict)):
         return settings
-    if settings.pop("ssl", None) is False and not told:
+    if settings.pop("ssl", None) is False and not wanted:
         return {**settings, "ssl_disabled": True}
-    if context is None and not told:
+    if context is None and not wanted:
         return settings
-    return {**settings, "ssl": _context(told), TLS_FILES: told}
+    return {**settings, "ssl": _context(wanted), TLS_FILES: wanted}
 
 
-def _context(told: Mapping[str, Any]) -> ssl.SSLContext:
+def _context(wanted: Mapping[str, Any]) -> ssl.SSLContext:
     """Return a context that verifies the certificate and the name of the host, unless that was turned off."""
     try:
-        context = ssl.create_default_context(cafile=told.get("ssl_ca"))
-        if told.get("ssl_cert"):
-            context.load_cert_chain(told["ssl_cert"], told.get("ssl_key"), told.get("ssl_key_password"))
+        context = ssl.create_default_context(cafile=wanted.get("ssl_ca"))
+        if wanted.get("ssl_cert"):
+            context.load_cert_chain(wanted["ssl_cert"], wanted.get("ssl_key"), wanted.get("ssl_key_password"))
     except OSError as exc:
-        files = " or ".join(str(told[name]) for name in ("ssl_ca", "ssl_cert", "ssl_key") if told.get(name))
+        files = " or ".join(str(wanted[name]) for name in ("ssl_ca", "ssl_cert", "ssl_key") if wanted.get(name))
         raise _wrong(
             f"cannot use {files}: {exc.strerror or exc}", "see whether the files are there and are PEM"
         ) from exc
     # certificates that a server makes for itself do not follow RFC 5280 strictly
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-    is_verified = told.get("ssl_verify_cert", True)
-    context.check_hostname = is_verified and told.get("ssl_verify_identity", True)
+    is_verified = wanted.get("ssl_verify_cert", True)
+    context.check_hostname = is_verified and wanted.get("ssl_verify_identity", True)
     context.verify_mode = ssl.CERT_REQUIRED if is_verified else ssl.CERT_NONE
     return context
 

@@ -50,7 +50,7 @@ RETURNING c.size::bigint + c.extra, c.counted,
     c.date_done IS NOT NULL,
     EXISTS (SELECT FROM stored)
 
--- claimable: the condition under which whoever counts a part may claim the chord; its own earlier claim counts as free
+-- claimable: the condition under which the claimant that counts a part may claim the chord; its own earlier claim does not prevent it
 c.counted + excluded.counted >= c.size::bigint + c.extra AND c.date_done IS NULL
     AND (c.claimed_until IS NULL OR c.claimed_until < clock_timestamp() OR c.claimed_by = %(claimant)s)
 
@@ -105,7 +105,7 @@ INSERT INTO {chord} AS c (group_id, extra)
 SELECT %(group_id)s::text, %(size)s::integer WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM noted)
 ON CONFLICT (group_id) DO UPDATE SET extra = c.extra + excluded.extra
 
--- claim_chord: take a complete chord that nobody holds
+-- claim_chord: claim a complete chord that has no valid claim
 UPDATE {chord} SET claimed_by = %(claimant)s, claimed_until = clock_timestamp() + make_interval(secs => %(lease)s::double precision)
 WHERE group_id = %(group_id)s AND counted >= size::bigint + extra AND date_done IS NULL
     AND (claimed_until IS NULL OR claimed_until < clock_timestamp() OR claimed_by = %(claimant)s)
@@ -123,7 +123,7 @@ ORDER BY p.group_index = -1, p.group_index, p.task_id
 WITH dropped AS (DELETE FROM {part} WHERE group_id = %(group_id)s)
 UPDATE {chord} SET date_done = now(), body = NULL, header = NULL WHERE group_id = %(group_id)s
 
--- orphaned_chords: complete, not finished, and whoever held it is gone
+-- orphaned_chords: complete, not finished, and without a valid claim
 SELECT group_id FROM {chord}
 WHERE date_done IS NULL AND counted >= size::bigint + extra
     AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
@@ -159,7 +159,7 @@ WHERE (%(states)s::text[] IS NULL OR status = ANY(%(states)s))
 ORDER BY date_done DESC NULLS FIRST, date_started DESC NULLS FIRST, date_sent DESC NULLS FIRST
 LIMIT %(limit)s
 
--- begin_batch: try to be the only one who moves tasks here; whoever then stands still loses the transaction
+-- begin_batch: try to get the lock for moving tasks; the server ends the transaction of a process that hangs
 SELECT pg_try_advisory_xact_lock(7247035, hashtext(%(task)s::text::regclass::oid::text)), patience, synced
 FROM (SELECT set_config('idle_in_transaction_session_timeout', '60s', true) AS patience,
     -- what leaves the journal must be on the disk here

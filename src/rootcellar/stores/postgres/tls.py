@@ -1,8 +1,8 @@
 """TLS to PostgreSQL: what is verified by default, and which of the usual mistakes broke a connection.
 
-libpq's own default, ``sslmode=prefer``, takes TLS where it is offered and verifies nothing. It stays the default, for a
-server on the next machine often has no certificate that could be verified; but that is said in the log, and whoever
-names a CA has the server verified in full.
+libpq's own default, ``sslmode=prefer``, uses TLS if the server offers it, and verifies nothing. It stays the default,
+because a server in the same network often has no certificate that could be verified. A warning is logged. If a CA is
+named, the server is verified completely.
 """
 
 from __future__ import annotations

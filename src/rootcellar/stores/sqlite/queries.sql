@@ -68,7 +68,7 @@ INSERT INTO {part} (group_id, task_id, group_index, status) VALUES (:group_id, :
 INSERT INTO {chord} AS c (group_id, extra) VALUES (:group_id, :size)
 ON CONFLICT (group_id) DO UPDATE SET extra = c.extra + excluded.extra
 
--- claim_chord: take a complete chord that nobody holds
+-- claim_chord: claim a complete chord that has no valid claim
 UPDATE {chord} SET claimed_by = :claimant, claimed_until = :now + :lease
 WHERE group_id = :group_id AND counted >= size + extra AND date_done IS NULL
     AND (claimed_until IS NULL OR claimed_until < :now OR claimed_by = :claimant)
@@ -85,7 +85,7 @@ ORDER BY p.group_index = -1, p.group_index, p.task_id
 -- finish_chord: stay to refuse late parts
 UPDATE {chord} SET date_done = :now, body = NULL, header = NULL WHERE group_id = :group_id
 
--- orphaned_chords: complete, not finished, and whoever held it is gone
+-- orphaned_chords: complete, not finished, and without a valid claim
 SELECT group_id FROM {chord}
 WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL OR claimed_until < :now)
     AND owner = :owner

@@ -57,8 +57,8 @@ local function put_off(key, is_new, expires, lasts)
     if expires == '' then
         return
     end
-    local told = redis.call('HGET', key, 'expires_at')
-    if is_new or (told and told ~= '' and tonumber(told) < tonumber(expires)) then
+    local stored = redis.call('HGET', key, 'expires_at')
+    if is_new or (stored and stored ~= '' and tonumber(stored) < tonumber(expires)) then
         redis.call('HSET', key, 'expires_at', expires)
         if lasts ~= '0' then
             redis.call('PEXPIRE', key, lasts)

@@ -4,8 +4,8 @@ local before, moment = tonumber(ARGV[1]), tonumber(ARGV[2])
 local expires
 local left = redis.call('PTTL', KEYS[1])
 if redis.call('TYPE', KEYS[1]).ok == 'hash' then
-    local told = redis.call('HGET', KEYS[1], 'expires_at')
-    expires = told and told ~= '' and tonumber(told) / 1000
+    local stored = redis.call('HGET', KEYS[1], 'expires_at')
+    expires = stored and stored ~= '' and tonumber(stored) / 1000
     if left >= 0 then
         expires = math.min(expires or moment + left, moment + left)
     end
