@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (("--backend", "rpc", "--broker", "redis"), "messages of RabbitMQ"),
-        (("--backend", "redis", "--pgbouncer"), "PgBouncer stands before PostgreSQL only"),
+        (("--backend", "redis", "--pgbouncer"), "PgBouncer works only in front of PostgreSQL"),
     ],
 )
 def test_choices_that_do_not_go_together_write_nothing(options: tuple[str, ...], words: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every entry by its name, as ``rootcellar explain`` and docs/troubleshooting.md show it."""
+"""All entries of ``rootcellar explain`` and docs/troubleshooting.md by their names."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Entry:
 
     Attributes:
         name: its name: ``store-unavailable``.
-        group: the heading that it stands under.
-        title: what it is, in a few words.
-        causes: why it comes about and what to do, each a pair; there are several for what can have several reasons.
-        error: the name of the error's class; empty where it is no error.
-        retryable: whether the error may pass by itself; ``None`` where it is no error.
-        level: ``failure`` or ``warning`` where ``rootcellar check`` finds it; else empty.
+        group: its heading.
+        title: a short description.
+        causes: pairs of a cause and its remedy.
+        error: the name of the error's class; empty if it is not an error.
+        retryable: whether a retry can succeed; ``None`` if it is not an error.
+        level: ``failure`` or ``warning`` if ``rootcellar check`` finds it; else empty.
         see: names of other entries.
     """
 
@@ -44,7 +44,7 @@ class Entry:
 
 @cache
 def entries() -> Mapping[str, Entry]:
-    """Return every entry by its name, in the order in which people read of them."""
+    """Return every entry by its name, in the order of the page."""
     found = [_of_symptom(symptom) for symptom in SYMPTOMS]
     found += sorted(map(_of_error, EXPLANATIONS), key=lambda entry: entry.name)
     found += [_of_problem(problem, group) for group, problems in GROUPS for problem in problems]
@@ -52,13 +52,13 @@ def entries() -> Mapping[str, Entry]:
 
 
 def find(name: str) -> Entry | None:
-    """Return the entry of a name; the name of an error's class, capitals and dots are understood too."""
+    """Return the entry of a name. The name of an error's class, capitals and dots are accepted, too."""
     known = entries()
     return known.get(kebab(name.strip())) or known.get(name.strip().lower().replace(".", "-").replace("_", "-"))
 
 
 def suggestions(name: str) -> list[str]:
-    """Return the names of entries that may have been meant, the likeliest first."""
+    """Return the names of entries that were probably meant, the most likely first."""
     words = name.strip().lower().replace(".", "-").replace("_", "-")
     alike = difflib.get_close_matches(words, entries(), n=3, cutoff=0.6)
     within = [each for each in entries() if len(words) > 2 and words in each]

@@ -1,6 +1,6 @@
-"""What an error means beyond its message, for the errors that ``rootcellar check`` does not find too.
+"""Explains the errors that are not also findings of ``rootcellar check``.
 
-The others have an entry in :mod:`rootcellar.checks.register`, which holds for the error of the same name.
+The others have an entry in :mod:`rootcellar.checks.register`, which also explains the error of the same name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Explanation:
         error: the name of its class.
         retryable: whether the same call may succeed later with nothing changed.
         title: what happened, in a few words.
-        why: how it comes about, and what it does to tasks and clients.
+        why: the cause, and the effect on tasks and clients.
         remedy: what to do, one step after the other.
     """
 
@@ -53,7 +53,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "is missing. Nothing was sent. Where no connection ever worked, it is not tried again.",
         remedy="Run `rootcellar check`: it shows the certificate's names and its last day. Name the CA's certificate "
         "(DB_SSLROOTCERT, REDIS_SSL_CA_CERTS, MONGODB_TLS_CA_CERTS) or connect by a name that the certificate has. Do "
-        "not turn verification off: then anybody on the way can read results and the password.",
+        "not turn verification off: then an attacker in the network can read results and the password.",
     ),
     Explanation(
         error="Redirected",
@@ -66,7 +66,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(
         error="MasterReplaced",
         retryable=True,
-        title="a Redis server is not the master any more, or nobody confirms that it is",
+        title="a Redis server is not the master any more, or cannot confirm that it is",
         why="No replica has what was just stored, and the Sentinels (or the other nodes of the Cluster) name another "
         "master or do not reach this one. A master that was replaced discards what it stored since. So the result does "
         "not count as stored: workers hold it and store it again.",
@@ -76,15 +76,15 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(
         error="RecordRefused",
         title="the server refused the data of one record",
-        why="The server is well, but it does not take this result: a character that its encoding lacks, a number that "
-        "its column cannot hold, or a name that is too long. The task ends as a FAILURE with this error; other "
+        why="The server works, but it refuses this result: a character that its encoding lacks, a number that "
+        "is too large for its column, or a name that is too long. The task ends as a FAILURE with this error; other "
         "tasks are not touched.",
         remedy="See in the message what the server did not take, and return other data. If it is about characters, "
         "use a database in UTF-8: `rootcellar check` names the encoding.",
     ),
     Explanation(
         error="ResultsInTheWay",
-        title="tables would be taken away that hold results",
+        title="tables that contain results would be dropped",
         why="`rootcellar schema unadopt` drops rootcellar's tables so that Celery's own get their names back. Results "
         "that were stored since `schema adopt` are in the tables that it drops.",
         remedy="Stop the workers, and keep what you need: `rootcellar history --limit 1000000 --json > results.json`. "
@@ -92,7 +92,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     ),
     Explanation(
         error="PayloadTooLarge",
-        title="a record is larger than the server takes",
+        title="a record is larger than the server accepts",
         why="MySQL refuses a statement above max_allowed_packet, MongoDB a document above 16 MB, PostgreSQL a value "
         "above 1 GB. The task ends as a FAILURE with this error.",
         remedy="Compress results (CELERY_RESULT_COMPRESSION=zstd), keep large ones in a blob store "
@@ -132,7 +132,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     ),
     Explanation(
         error="ContentRefused",
-        title="a stored value is of a kind that is not accepted here",
+        title="a stored value has a content type that is not accepted here",
         why="`result_accept_content` (or else `accept_content`) lists the serializers whose output is read. It "
         "protects from pickles, which run code when they are read.",
         remedy="Add the serializer to CELERY_RESULT_ACCEPT_CONTENT where results are read, if you trust everybody who "
@@ -157,7 +157,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     ),
     Explanation(
         error="KeyMissing",
-        title="the key that encrypted or signed a stored value is not here",
+        title="the key that encrypted or signed a stored value is missing",
         why="Each value names the id of its key. Here the key with that id is missing, or it stands in the environment "
         "of the workers only.",
         remedy="Add the key after the first one in ROOTCELLAR_ENCRYPTION_KEYS (or ROOTCELLAR_SIGNING_KEYS) where "
@@ -165,15 +165,15 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     ),
     Explanation(
         error="TypeRefused",
-        title="a stored value names a class that may not be made of it",
-        why="Typed JSON makes objects of classes that are known where results are read. What a row names is never "
-        "imported, so that nobody can choose by a row what code runs.",
+        title="a stored value names a class that is not allowed",
+        why="Typed JSON creates objects only of classes in modules that are loaded already. It never imports a module "
+        "that a row names, so that a row cannot choose which code runs.",
         remedy="Import the module of the class before the result is read, list it in `result_type_modules`, or "
         "register the type with `rootcellar.register_type`. `rootcellar show TASK_ID` shows the value as plain JSON.",
     ),
     Explanation(
         error="PayloadBomb",
-        title="a stored value is larger than the limit once it is decompressed",
+        title="a stored value is larger than the limit after decompression",
         why="A few compressed kilobytes can become gigabytes. Decompressing stops at `result_max_decompressed_size`.",
         remedy="Raise `result_max_decompressed_size` if the value is genuine and everybody who can write to the store "
         "is trusted.",
@@ -211,16 +211,16 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(
         error="ResultNotStored",
         retryable=True,
-        title="a result could not be stored within the tries that are allowed",
-        why="The store was out of reach for longer than `result_backend_max_retries` tries. The task has run, but its "
-        "result is lost unless the task runs again.",
+        title="a result could not be stored within the allowed number of retries",
+        why="The store could not be reached for longer than `result_backend_max_retries` tries. The task has run, but "
+        "its result is lost unless the task runs again.",
         remedy="Find the outage in the worker's log above this message. Leave `result_backend_max_retries` out: then "
         "workers try without end and lose nothing. With `acks_late` the task runs again.",
     ),
     Explanation(
         error="ResultNotRead",
         retryable=True,
-        title="a result could not be read, because the store is out of reach",
+        title="a result could not be read, because the store cannot be reached",
         why="The result itself is not affected. Clients try a few times and then raise this error.",
         remedy="Run `rootcellar check` where the client runs: it finds out whether the name, the port, TLS, the login "
         "or a limit is the reason. Then read again.",

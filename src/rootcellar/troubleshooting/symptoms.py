@@ -1,4 +1,4 @@
-"""What people see when something about results is wrong, why, and what to do: the part of the page that is written."""
+"""Symptoms of problems with results: what you see, the causes, and what to do."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """One trouble.
+    """One symptom.
 
     Attributes:
-        anchor: the name of its place in the page.
-        title: what it is.
-        seen: how it shows: messages, rootcellar's and others', in part or in full.
-        causes: why, each with what to do about it.
-        see: codes of the errors and of the problems of `rootcellar check` that tell of it.
+        anchor: the name of its anchor on the page.
+        title: a short description.
+        seen: what you see: messages of rootcellar and other programs, complete or in part.
+        causes: the causes, each with the remedy.
+        see: the names of related errors and findings of `rootcellar check`.
     """
 
     anchor: str
@@ -37,9 +37,9 @@ SYMPTOMS = (
         ),
         (
             (
-                "The user or the password is another one than you think.",
-                "`rootcellar settings` shows what is in force and where each value came from: the environment goes "
-                "before `.env`.",
+                "The user or the password is not the one that you expect.",
+                "`rootcellar settings` shows each value and where it came from: the environment takes precedence over "
+                "`.env`.",
             ),
             (
                 "Special characters in a URL end the password too early.",
@@ -47,11 +47,11 @@ SYMPTOMS = (
                 "`REDIS_PASSWORD`, `BROKER_PASSWORD`), where any character may stand.",
             ),
             (
-                "The server lets this user in from elsewhere only, or by TLS only.",
+                "The server accepts this user only from other hosts, or only with TLS.",
                 "See `pg_hba.conf`, the host in MySQL's `user@host`, or the ACL of Redis.",
             ),
             (
-                "A server in Docker was made with an older password: its volume remembers it.",
+                "A server in Docker was created with an older password, which is still in its volume.",
                 "Change the password in the server, or delete the volume with all that is in it.",
             ),
         ),
@@ -75,7 +75,7 @@ SYMPTOMS = (
                 "prefork child has one, a process with threads up to `DB_POOL_SIZE` + `DB_MAX_OVERFLOW` "
                 "(`REDIS_MAX_CONNECTIONS`), and one more while it waits for results.",
                 "Run `rootcellar check --processes N`, which does this sum. Lower the pool, raise the server's limit "
-                "(`max_connections`, `maxclients`), or put PgBouncer before PostgreSQL.",
+                "(`max_connections`, `maxclients`), or put PgBouncer in front of PostgreSQL.",
             ),
             (
                 "More threads of a process store or read at the same moment than its pool has connections.",
@@ -90,16 +90,16 @@ SYMPTOMS = (
         ("get() takes long although the task is done", "rootcellar history takes long", "high latency"),
         (
             (
-                "The way to the server is long, or the server is busy.",
+                "The network connection to the server is slow, or the server is busy.",
                 "`rootcellar check` measures storing, reading and notification: compare its p50 with a server nearby.",
             ),
             (
-                "A pooler in transaction mode keeps notifications away, so that results are looked for.",
+                "A pooler in transaction mode does not pass on notifications, so that clients poll.",
                 "Set `DB_LISTEN_HOST` and `DB_LISTEN_PORT` to the server itself.",
             ),
             (
-                "MySQL, SQLite and MongoDB do not notify: who waits looks, at last once a second.",
-                "Keep results that are waited for in PostgreSQL or Redis.",
+                "MySQL, SQLite and MongoDB send no notifications: waiting clients poll, in the end once a second.",
+                "Use PostgreSQL or Redis if clients wait for results.",
             ),
             (
                 "Results are large, or there are very many.",
@@ -115,7 +115,7 @@ SYMPTOMS = (
     ),
     Symptom(
         "symptom-stale",
-        "Connections that lay idle are dead: stale connections",
+        "Idle connections are broken: stale connections",
         (
             "server closed the connection unexpectedly",
             "MySQL server has gone away",
@@ -126,15 +126,15 @@ SYMPTOMS = (
         ),
         (
             (
-                "The server, a firewall or a load balancer ends connections that lie idle. rootcellar tests a "
-                "connection that lay idle before it is used, replaces it when it is old, and stores again after an "
-                "error: one such line in the log is no loss.",
+                "The server, a firewall or a load balancer ends idle connections. rootcellar tests an idle "
+                "connection before it is used, replaces it when it is old, and stores again after an "
+                "error: one such line in the log is not a loss.",
                 "If there are many, set `DB_POOL_RECYCLE` below the time after which they are ended (MySQL: "
                 "`wait_timeout`), and leave `DB_POOL_PRE_PING` on. For Redis set `REDIS_HEALTH_CHECK_INTERVAL`.",
             ),
             (
                 "The server was restarted, or failed over.",
-                "Workers hold their results and store them when it is back. `rootcellar check` tells whether it is.",
+                "Workers hold their results and store them when it is back. `rootcellar check` shows whether it is.",
             ),
         ),
         ("store-unavailable", "store-read-only", "result-not-stored"),
@@ -151,7 +151,7 @@ SYMPTOMS = (
         ),
         (
             (
-                "No worker runs the task: it waits in a queue that nobody takes from.",
+                "No worker runs the task: it waits in a queue that no worker reads.",
                 "`rootcellar check broker`, `celery -A tasks inspect active_queues`.",
             ),
             (
@@ -173,8 +173,8 @@ SYMPTOMS = (
                 "Choose a backend that keeps results.",
             ),
             (
-                "Redis threw the result away when its memory was full, or lost it in a restart.",
-                "`rootcellar check` tells its `maxmemory-policy` and whether it keeps data on disk.",
+                "Redis deleted the result when its memory was full, or lost it in a restart.",
+                "`rootcellar check` shows its `maxmemory-policy` and whether it keeps data on disk.",
             ),
             (
                 "The worker was killed while the task ran.",
@@ -195,12 +195,12 @@ SYMPTOMS = (
         ),
         (
             (
-                "The task returns what its serializer does not know.",
+                "The task returns a value that its serializer does not support.",
                 "Return plain data: numbers, text, lists, dicts, dates as ISO text; or choose a serializer that "
                 "knows the type.",
             ),
             (
-                "The reader does not accept what the writer wrote.",
+                "The client does not accept the content type that the worker wrote.",
                 "Add its content type to `CELERY_RESULT_ACCEPT_CONTENT` where results are read, if you trust "
                 "everybody who can write to the store. A pickle runs code when it is read: avoid it.",
             ),
@@ -221,17 +221,17 @@ SYMPTOMS = (
         ),
         (
             (
-                "Results are kept for a day unless `CELERY_RESULT_EXPIRES` says otherwise.",
+                "Results are kept for a day unless `CELERY_RESULT_EXPIRES` is set.",
                 "Set it: `7d`, `90d`, `never`. It holds for results stored from then on; "
                 "`rootcellar show TASK_ID` says until when one is kept.",
             ),
             (
-                "In PostgreSQL, MySQL and SQLite somebody must delete what has expired.",
+                "In PostgreSQL, MySQL and SQLite expired results must be deleted by a periodic task.",
                 "Run one `celery beat`: Celery schedules `celery.backend_cleanup` daily. Redis and MongoDB delete by "
                 "themselves.",
             ),
             (
-                "A stock worker beside rootcellar deletes by age alone.",
+                "A stock worker that uses the same tables deletes results only by their age.",
                 "Do not schedule `celery.backend_cleanup` for it.",
             ),
         ),

@@ -1,4 +1,4 @@
-"""How the demo reads its results: from a store, or as they come with rpc."""
+"""Reads the demo's results: from a store, or as messages with rpc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rootcellar.stores.base import Queryable, TaskQuery
 
 
 class Results(Protocol):
-    """What the demo wants of a result backend."""
+    """The operations of a result backend that the demo needs."""
 
     @property
     def has_chords(self) -> bool:

@@ -32,7 +32,7 @@ _IN_PROCESS_BROKER = "memory://"
 
 
 class Watcher(Protocol):
-    """Is told how the run goes."""
+    """Is called with the progress of the run."""
 
     def say(self, text: str) -> None:
         """Take note of a step."""
@@ -46,7 +46,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
         tasks: the number of tasks.
@@ -62,7 +62,7 @@ class Outcome:
 
 
 class Demo:
-    """One run; its ``results`` tell how they are read.
+    """One run. Its ``results`` are the way to read the results.
 
     Args:
         backend: URL of the result backend, beginning with ``rootcellar+``, or ``FROM_SETTINGS``.

@@ -1,4 +1,4 @@
-"""What the demo sends, and what must come of it."""
+"""The tasks that the demo sends, and their expected results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHORT_REPORT = (3, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What must come of a task.
+    """The expected result of a task.
 
     Attributes:
         task_id, name: which task.

@@ -1,4 +1,4 @@
-"""Which files a project has, and the text of each, from the templates of this package."""
+"""Renders the files of a project from the templates of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The passwords of a new project: made at random, and kept where there are some already."""
+"""Makes random passwords for a new project, and keeps existing ones."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from rootcellar.onboarding.project.contents import contents_of
 from rootcellar.onboarding.project.passwords import passwords_for
 from rootcellar.onboarding.recommend import Setup
 
-#: the file that holds the passwords, and nobody else reads
+#: the file with the passwords, which only its owner may read
 SECRETS = ".env"
 _FOR_OWNER = stat.S_IRUSR | stat.S_IWUSR
 _FOR_ALL = _FOR_OWNER | stat.S_IRGRP | stat.S_IROTH
@@ -41,7 +41,7 @@ def render(setup: Setup, name: str, passwords: Mapping[str, str]) -> dict[str, s
 
 
 def write(folder: str | Path, setup: Setup, *, force: bool = False) -> Written:
-    """Write a project into a folder, which is made if it is not there.
+    """Write a project into a folder, which is created if it does not exist.
 
     Args:
         folder: where; its name is that of the Celery app.

@@ -1,4 +1,4 @@
-"""Which backend and which broker suit a team: rules as data, and figures that were measured.
+"""Recommends a backend and a broker for a team, with rules as data and measured figures.
 
 ``recommend(Needs(…))`` is the command ``rootcellar recommend`` in Python.
 """

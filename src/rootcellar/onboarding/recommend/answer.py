@@ -1,4 +1,4 @@
-"""From what a team needs to a backend, a broker, the reasons, and the variables to set."""
+"""Turns a team's needs into a backend, a broker, the reasons, and the variables to set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What is recommended.
+    """A recommendation.
 
     Attributes:
         setup: the broker and the backend.
@@ -82,7 +82,7 @@ class Recommendation:
 
 
 def recommend(needs: Needs) -> Recommendation:
-    """Return what suits these needs."""
+    """Return the recommendation for these needs."""
     backend = _first(BACKEND_RULES, needs)
     # rpc's messages are RabbitMQ's
     broker = _first(BROKER_RULES, needs) if backend.choose != "rpc" else _RPC_BROKER
@@ -158,7 +158,7 @@ def _cautions(setup: Setup, needs: Needs) -> Iterator[str]:
         case "sqlite":
             yield "Worker and clients must be on the machine that has the file; no network folders."
         case "mysql":
-            yield "Waiting for a result looks for it now and then; PostgreSQL and Redis wake whoever waits."
+            yield "Waiting clients poll for results; PostgreSQL and Redis notify them."
         case "mongodb":
             yield "Tested against a server that speaks MongoDB's protocol, not against MongoDB itself."
     if setup.redis is RedisForm.CLUSTER and setup.broker == "redis":
@@ -166,4 +166,4 @@ def _cautions(setup: Setup, needs: Needs) -> Iterator[str]:
     if setup.broker == "redis" and setup.backend != "redis" and needs.may_lose is MayLose.TASKS:
         yield "Give the broker's Redis appendonly yes, or tasks that wait are gone when it restarts."
     if setup.backend in ("postgres", "mysql", "sqlite", "hybrid") and needs.keep is not Keep.FOREVER:
-        yield "Run `celery beat`: its celery.backend_cleanup deletes what has expired."
+        yield "Run `celery beat`: its celery.backend_cleanup deletes expired results."

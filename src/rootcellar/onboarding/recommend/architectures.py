@@ -1,4 +1,4 @@
-"""What the common set-ups are called, what they are for, and what they cost."""
+"""The names, purposes and costs of common set-ups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a team needs of its results: the questions, and what may be answered."""
+"""A team's needs: the questions, and the possible answers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ MEANINGS: Mapping[Enum, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a team says; ``None`` is what it did not say.
+    """The answers of a team. ``None`` means that a question was not answered.
 
     Attributes:
         tasks_per_day: how many tasks are run in a day.

@@ -1,4 +1,4 @@
-"""The rules, from which the first that applies decides: one list for the backend, one for the broker.
+"""The rules: a list for the backend and one for the broker. The first rule that applies decides.
 
 Each says why, and by which measured figure; a rule without one rests on an estimate, and says so.
 """

@@ -10,7 +10,7 @@ from rootcellar.errors import ConfigurationError
 
 BACKENDS = ("postgres", "redis", "hybrid", "mysql", "sqlite", "mongodb", "rpc")
 BROKERS = ("redis", "rabbitmq")
-#: stands for a password that is somebody else's to choose
+#: a placeholder for a password that the user chooses
 PLACEHOLDER = "change-me"
 #: what the passwords of a setup are for, by their variables
 _SQL = ("postgres", "hybrid", "mysql")
@@ -77,7 +77,7 @@ class Setup:
                 "with rpc, results are messages of RabbitMQ", "choose the broker rabbitmq, or another backend"
             )
         if self.pgbouncer and self.backend not in ("postgres", "hybrid"):
-            raise _misfit("PgBouncer stands before PostgreSQL only", "choose the backend postgres or hybrid")
+            raise _misfit("PgBouncer works only in front of PostgreSQL", "choose the backend postgres or hybrid")
         if self.redis is not RedisForm.SINGLE and not self.keeps_in_redis and self.broker != "redis":
             raise _misfit(f"nothing of this uses Redis, {self.redis.value} or not", "leave that out")
         if self.redis is RedisForm.CLUSTER and not self.keeps_in_redis:
@@ -150,9 +150,7 @@ class Setup:
         yield Variable("DB_USER", "celery")
         yield Variable("DB_PASSWORD", PLACEHOLDER, is_secret=True)
         if self.pgbouncer:
-            yield Variable(
-                "DB_LISTEN_HOST", "localhost", "PostgreSQL itself, past the pooler: who waits is woken there"
-            )
+            yield Variable("DB_LISTEN_HOST", "localhost", "PostgreSQL itself, without the pooler, for notifications")
             yield Variable("DB_LISTEN_PORT", "5432")
         if self.tls:
             yield Variable("DB_SSLMODE", "verify-full", "TLS, and everything is verified")
