@@ -33,7 +33,14 @@ from rootcellar.stores.fields import text_id
 from rootcellar.stores.watching import Notification, NotifyOn, Watcher
 from rootcellar.waiting import callbacks
 from rootcellar.waiting.blocking import timed_out
-from rootcellar.waiting.parents import ByBackend, Parents, Readable, leaves_of, raise_failure_of
+from rootcellar.waiting.parents import (
+    LATE_PAUSE_SECONDS,
+    ByBackend,
+    Parents,
+    Readable,
+    leaves_of,
+    raise_failure_of,
+)
 
 T = TypeVar("T")
 
@@ -191,11 +198,15 @@ def _first_failure(loop: asyncio.AbstractEventLoop, parents: Parents) -> Iterato
 
 async def _raise_failure(parents: Parents) -> None:
     """Read the parents in threads, and raise the exception of the first one that failed."""
-    asked = {
-        backend: asyncio.wrap_future(backend.waiter.aside.submit(partial(backend.waiter.glance, ids)))
-        for backend, ids in parents.unknown().items()
-    }
-    raise_failure_of(parents.failed_among({backend: await answer for backend, answer in asked.items()}))
+    while True:
+        asked = {
+            backend: asyncio.wrap_future(backend.waiter.aside.submit(partial(backend.waiter.glance, ids)))
+            for backend, ids in parents.unknown().items()
+        }
+        raise_failure_of(parents.failed_among({backend: await answer for backend, answer in asked.items()}))
+        if not parents.may_be_late():
+            return
+        await asyncio.sleep(LATE_PAUSE_SECONDS)
 
 
 @contextlib.contextmanager

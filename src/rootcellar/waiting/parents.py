@@ -7,6 +7,7 @@ parents were, so they are read once more then.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +23,11 @@ from rootcellar.text.escaping import visible_logs
 from rootcellar.waiting.blocking import Waiter
 
 logger = visible_logs(get_logger(__name__))
+
+#: seconds for which the record of a failed task in a chord's header may come later than the chord's failure
+LATE_SECONDS = 0.5
+#: seconds between two reads of it
+LATE_PAUSE_SECONDS = 0.02
 
 
 @runtime_checkable
@@ -55,6 +61,8 @@ class Parents:
             nodes.append(result)
         # the failure of the task that was sent first is the cause of the later ones
         self._leaves = list(leaves_of(reversed(nodes)))
+        self._is_header = bool(nodes) and is_group(nodes[0])
+        self._deadline: float | None = None
 
     def unknown(self) -> ByBackend:
         """Return the parents whose end is not known."""
@@ -62,9 +70,23 @@ class Parents:
 
     def raise_failure(self) -> None:
         """Read the parents, and raise the exception of the first one that failed. Do nothing if none failed."""
-        if self._leaves:
+        while self._leaves:
             found = {backend: backend.waiter.glance(ids) for backend, ids in self.unknown().items()}
             raise_failure_of(self.failed_among(found))
+            if not self.may_be_late():
+                return
+            time.sleep(LATE_PAUSE_SECONDS)
+
+    def may_be_late(self) -> bool:
+        """Return True for a short time after the first call, while the end of a task in a chord's header is unknown.
+
+        On a Redis Cluster the chord can fail a moment before the record of the task that failed is stored.
+        """
+        if not self._is_header or not self.unknown():
+            return False
+        if self._deadline is None:
+            self._deadline = time.monotonic() + LATE_SECONDS
+        return time.monotonic() < self._deadline
 
     def failed_among(self, found: Mapping[Readable, Iterable[TaskRecord]]) -> Any:
         """Return the first parent that failed according to these records and earlier ones, or ``None``."""
