@@ -106,7 +106,7 @@ def test_environment_and_url_change_no_result(
 
 def test_check_names_what_sessions_replace(odd_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGTZ", "Europe/Paris")
-    (told,) = [each.seen for each in check(odd_url).findings if "each session sets" in each.seen]
+    (told,) = [each.seen for each in check(odd_url).findings if "sessions override settings" in each.seen]
     for setting in ("client_encoding=LATIN1", "timezone=Europe/Paris", "datestyle=German"):
         assert setting in told
 
