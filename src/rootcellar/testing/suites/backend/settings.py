@@ -157,7 +157,7 @@ class TestSettings:
         with pytest.raises(errors.SealBroken, match="altered, or stored for another task"):
             harness.app.AsyncResult(moved).get(timeout=WAIT)
         without = harness.client(result_encryption_keys=make_key("second"))
-        with pytest.raises(errors.KeyMissing, match="under the key 'first', and here are second"):
+        with pytest.raises(errors.KeyMissing, match="under the key 'first', and the keys here are second"):
             without.app.AsyncResult(result.id).get(timeout=WAIT)
 
     def test_results_expire_as_the_settings_say(self, start_harness: Callable[..., Harness]) -> None:
