@@ -190,6 +190,6 @@ def test_the_wheel_has_the_templates_and_the_figures(tmp_path: Path) -> None:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("projects/templates", "recommending"):
+    for folder in ("onboarding/project/templates", "onboarding/recommend"):
         here = ROOT / "src/rootcellar" / folder
         assert {f"rootcellar/{folder}/{path.name}" for path in here.iterdir() if path.is_file()} <= names
