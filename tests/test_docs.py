@@ -304,7 +304,7 @@ def test_examples_of_the_page_on_check_run(tmp_path: Path, monkeypatch: pytest.M
         assert expected.rpartition("\n\n")[2].rpartition(".\n")[2] in printed
     monkeypatch.chdir(tmp_path)
     (body,) = page.of("python")
-    exec(compile(body, "check", "exec"), {})  # noqa: S102 - our own page
+    exec(compile(body, "check", "exec"), {"__name__": "check"})  # noqa: S102 - our own page
 
 
 def test_examples_of_the_page_on_sqlite_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +336,7 @@ def test_hybrid(tmp_path: Path, new_postgres: Callable[..., PostgresServer], kep
         if not command.startswith("pip "):
             run(command, tmp_path)
     (settings,) = page.of("python")
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"__name__": "settings"}
     exec(compile(settings, "settings", "exec"), found)  # noqa: S102 - our own page
     open_store(found["result_backend"], StoreOptions(transport_options=found["result_backend_transport_options"]))
 
@@ -362,7 +362,7 @@ def test_redis(tmp_path: Path, redis_server: RedisServer) -> None:
         if not command.startswith("pip "):
             assert expected in run(command, tmp_path)
     for body in page.of("python"):
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"__name__": "settings"}
         exec(compile(body, "settings", "exec"), found)  # noqa: S102 - our own page
         app = Celery("page", set_as_current=False)
         app.conf.update({name: value for name, value in found.items() if not name.startswith("_")})
@@ -388,7 +388,7 @@ def test_mongodb(tmp_path: Path, mongo_server: MongoServer) -> None:
 def check_settings(page: Page) -> None:
     """Run a page's settings, and see that each backend URL in them is one that a store takes."""
     for body in page.of("python"):
-        found: dict[str, object] = {}
+        found: dict[str, object] = {"__name__": "settings"}
         exec(compile(body, "settings", "exec"), found)  # noqa: S102 - our own page
         if url := found.get("result_backend"):
             open_store(str(url))
