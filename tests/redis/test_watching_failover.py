@@ -81,9 +81,7 @@ def test_tasks_of_a_dead_shard_hold_up_no_other_task(cluster: RedisCluster, capl
         wait_until(lambda: len(looks) >= 7, "some tries to read from the dead shard")
         pauses = [after - before for before, after in pairwise(looks[:7])]
         # a pause is at least half of the longest one, which doubles
-        assert sum(pauses) > (0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1.6) / 2, (
-            f"each waits longer than the one before: {pauses}"
-        )
+        assert sum(pauses) > (0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1.6) / 2, f"each is longer than the one before: {pauses}"
         ours = [one.message for one in caplog.records if one.name == "rootcellar.stores.watching"]
         assert len(ours) == 1, ours
         assert "Trying until it works" in ours[0]
