@@ -113,7 +113,7 @@ def history(
 
 
 def _print_damage(records: Sequence[TaskRecord]) -> None:
-    """Print on standard error which fields of which records are damaged."""
+    """Print the damaged fields of each record on standard error."""
     for text in filter(None, map(unreadable_fields, records)):
         print(f"rootcellar: {visible(text)}", file=sys.stderr)
 

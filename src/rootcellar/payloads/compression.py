@@ -39,7 +39,7 @@ class Method:
         compress: compresses bytes, with a level or ``None`` for the method's own.
         decompress: decompresses bytes: at most the given number and one more, or all of them for -1.
         levels: the allowed levels.
-        packages: the modules of which one is needed; empty for the standard library.
+        packages: the modules; one of them is needed. Empty for the standard library.
     """
 
     compress: Callable[[bytes, int | None], bytes]

@@ -6,7 +6,7 @@ from rootcellar.checks.findings import Level, Problem
 
 
 def failure(code: str, title: str, *, why: str, remedy: str) -> Problem:
-    """Return a problem because of which results cannot be stored or read, or get lost."""
+    """Return a problem that keeps results from being stored or read, or loses them."""
     return Problem(code=code, level=Level.FAILURE, title=title, why=why, remedy=remedy)
 
 

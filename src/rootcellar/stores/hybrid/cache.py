@@ -118,7 +118,7 @@ class Cache:
                 raise StoreUnavailable("others copy it again and again", where=self._store.where, remedy="try again")
 
     def drop(self, task_ids: Sequence[str]) -> None:
-        """Delete copies and tombstones of tasks of which no late copy can come, such as those of a test."""
+        """Delete copies and tombstones of tasks that can get no late copy, such as those of a test."""
         self._store.delete([PREFIX + task_id for task_id in task_ids])
 
     def close(self) -> None:

@@ -303,7 +303,7 @@ def _microseconds(moment: datetime | None) -> int | None:
 
 
 def _new_chord() -> Document:
-    """Return a chord of which nothing is known."""
+    """Return a chord that nothing is known about."""
     return {
         "run": uuid.uuid4().hex,
         "begun": False,
