@@ -6,6 +6,7 @@ import _thread
 import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -123,9 +124,42 @@ def test_state_that_fails_in_an_unknown_way_holds_up_no_other_task() -> None:
     assert stored == ["sound"]
 
 
+class LongInParent(Backoff):
+    """Pauses that end in a child only.
+
+    A thread of the parent that waits for the interpreter at the moment of a fork in C leaves its condition variable in
+    a state in which no child can run Python.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self._parent = os.getpid()
+        self.begun = threading.Event()
+
+    def before(self, attempt: int) -> float:
+        if os.getpid() != self._parent:
+            return super().before(attempt)
+        self.begun.set()
+        return LONG
+
+
+def wait_until_asleep(thread: threading.Thread) -> None:
+    """Wait until a thread waits in the kernel: it has run no line between two looks in which it could have."""
+    lines: list[tuple[int, int]] = []
+
+    def is_asleep() -> bool:
+        frame = sys._current_frames()[thread.ident or 0]
+        lines.append((id(frame), frame.f_lasti))
+        return frame.f_code.co_name == "wait" and len(lines) > 1 and lines[-1] == lines[-2]
+
+    wait_until(is_asleep, f"{thread.name} asleep")
+
+
 @pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["in Python", "in C"])
 def test_child_of_a_fork_stores_its_own_late_states_and_none_of_its_parent(fork: Callable[[], int]) -> None:
-    interim = Interim(Backoff(1, 1), Outage())
+    before = set(threading.enumerate())
+    pauses = LongInParent()
+    interim = Interim(pauses, Outage())
     is_back = threading.Event()
     stored: list[str] = []
 
@@ -151,6 +185,9 @@ def test_child_of_a_fork_stores_its_own_late_states_and_none_of_its_parent(fork:
         return sorted(stored) == ["child", "other of child"]
 
     store("parent")
+    assert pauses.begun.wait(LONG)
+    (late,) = (thread for thread in set(threading.enumerate()) - before if "late-states" in thread.name)
+    wait_until_asleep(late)
     # as if another thread of the parent stored a state at the moment of the fork
     with interim._late.get().lock:
         child = fork()
@@ -163,7 +200,7 @@ def test_child_of_a_fork_stores_its_own_late_states_and_none_of_its_parent(fork:
     assert os.waitpid(child, 0)[1] == 0
     assert interim.waiting == 1
     is_back.set()
-    wait_until(lambda: not interim.waiting, "nothing left to do")
+    assert interim._service.run_once() == 1
     assert stored == ["parent"]
 
 
