@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Background(threading.Thread):
-    """Does ``work`` in a thread that begins at once, and keeps what came of it."""
+    """Calls ``work`` in a thread that starts at once, and keeps its result or error."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
@@ -24,7 +24,7 @@ class Background(threading.Thread):
             self._error = error
 
     def result(self, timeout: float = 120.0) -> Any:
-        """Wait until it is done; return what it returned, or raise what it raised."""
+        """Wait until ``work`` has ended; return its result, or raise its error."""
         self.join(timeout)
         assert not self.is_alive(), f"not done in {timeout:g} s"
         if self._error is not None:

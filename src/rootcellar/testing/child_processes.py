@@ -1,4 +1,4 @@
-"""Processes that tests start: they die with the tests, also when those are killed."""
+"""Processes that tests start: they end with the tests, also if the tests are killed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ POLL_SECONDS = 0.02
 
 
 def die_with_parent(command: Sequence[str], death_signal: str = "KILL", user: str | None = None) -> list[str]:
-    """Wrap `command` so that it gets `death_signal` when its parent dies, and runs as `user` when one is named.
+    """Wrap `command` so that it gets `death_signal` when its parent dies, and runs as `user` if one is given.
 
-    Without setpriv (not Linux), the command is returned as it is: then only a normal exit of the tests cleans up.
+    Without setpriv (not Linux), the command is returned unchanged: then only a normal exit of the tests ends it.
     """
-    # setpriv rather than preexec_fn: Python code between fork and exec is unsafe once the parent has threads
+    # setpriv and not preexec_fn: Python code between fork and exec is unsafe if the parent has threads
     # an ordinary user's PATH often lacks the sbin folders
     setpriv = shutil.which("setpriv", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
     if setpriv is None:
@@ -34,8 +34,7 @@ def wait_gone(processes: Sequence[psutil.Process], timeout: float) -> bool:
         try:
             if not process.is_running():
                 return True
-            # A zombie has ended too, as in a container process 1 may never collect it; but while it has threads,
-            # only its first thread has ended.
+            # A zombie has ended too (in a container, process 1 may never collect it), unless it still has threads.
             return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
         except psutil.NoSuchProcess:
             return True

@@ -1,7 +1,7 @@
 """The Celery app of the backend conformance suite.
 
 Workers import it and read their settings from the environment: ``TEST_BROKER``, ``TEST_BACKEND``, and ``TEST_CONF``,
-which is JSON. Tests make as many apps of it as they like with :func:`make_app`.
+which is JSON. Tests make apps of it with :func:`make_app`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 class Own(Exception):
-    """An exception of an application, with arguments as they are."""
+    """An application's exception that keeps its arguments."""
 
 
 class Picky(Exception):
-    """Its constructor takes other arguments than it keeps."""
+    """Its constructor's arguments differ from its ``args``."""
 
     def __init__(self, code: int, *, detail: str) -> None:
         super().__init__(f"code {code}", {"detail": detail})
@@ -56,7 +56,7 @@ class Picky(Exception):
 
 
 class Rewriting(Exception):
-    """Its constructor makes something else of what it is given."""
+    """Its constructor changes its argument."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"rewritten: {text}")
@@ -64,7 +64,7 @@ class Rewriting(Exception):
 
 class Outer:
     class Nested(Exception):
-        """Lives in another class."""
+        """Defined in another class."""
 
 
 class Attributes(ValueError):
@@ -79,12 +79,12 @@ class Attributes(ValueError):
 
 
 class OwnBase(BaseException):
-    """Is no ``Exception``."""
+    """Not an ``Exception``."""
 
 
 def _unimportable() -> type[Exception]:
     class Local(Exception):
-        """Lives in a function, so that nobody can import it."""
+        """Defined in a function, so that it cannot be imported."""
 
     return Local
 
@@ -229,7 +229,7 @@ def hold_started(port: int, result: Any = None) -> Any:
 
 @task(bind=True)
 def progress(self: Any, port: int, steps: int) -> str:
-    """Show the state PROGRESS at each step, and wait there to be let on."""
+    """Store the state PROGRESS at each step, and wait there for the test."""
     for step in range(steps):
         self.update_state(state="PROGRESS", meta={"done": step, "of": steps})
         wait_at(port)
@@ -243,7 +243,7 @@ def where(self: Any, *_: Any) -> dict[str, Any]:
 
 @task(bind=True)
 def report(self: Any, port: int, state: str, task_id: str | None = None) -> str:
-    """Store a state for a task, or for itself, wait to be let on, and return."""
+    """Store a state for a task, or for itself, wait for the test, and return."""
     self.update_state(task_id=task_id, state=state, meta={"by": "hand"})
     wait_at(port)
     return "returned"
@@ -251,7 +251,7 @@ def report(self: Any, port: int, state: str, task_id: str | None = None) -> str:
 
 @task(bind=True)
 def report_and_retry(self: Any, state: str) -> str:
-    """Store a state for itself, and run once more."""
+    """Store a state for itself in the first run, and retry."""
     if not self.request.retries:
         self.update_state(state=state, meta=ValueError("by hand") if state == "FAILURE" else {"by": "hand"})
         raise self.retry(countdown=0)
@@ -260,7 +260,7 @@ def report_and_retry(self: Any, state: str) -> str:
 
 @task(bind=True)
 def settle(self: Any, state: str) -> str:
-    """Store a state that means an end, by hand, and then go on."""
+    """Store a state by hand, and then return."""
     self.update_state(state=state, meta={"by": "hand"})
     return "returned"
 
@@ -302,7 +302,7 @@ def retry_by_itself(self: Any) -> int:
 
 @task(bind=True)
 def retry_with_children(self: Any, ends_with_child: bool) -> Any:
-    """Send a task in the first run, and where it is wanted in the second, and return its id."""
+    """Send a task in the first run, and also in the second if ``ends_with_child``; return its id."""
     if self.request.retries == 0 or ends_with_child:
         child = self.app.tasks["conformance.add"].delay(1, 1)
     if self.request.retries == 0:
@@ -348,7 +348,7 @@ def fail_as_expected() -> None:
 
 @task(bind=True)
 def parent(self: Any, depth: int) -> Any:
-    """Call itself twice, down to ``depth`` 0, and return the tuple of the results."""
+    """Call itself twice, down to ``depth`` 0, and return the results as tuples."""
     if depth == 0:
         return "leaf"
     return [self.delay(depth - 1).as_tuple() for _ in range(2)]
@@ -420,13 +420,13 @@ def old_errback(self: Any, task_id: str) -> str:
 
 @task()
 def errback(request: Any, exc: BaseException, traceback: Any) -> None:
-    """Called where the task failed; leaves a result under an id that the test can know."""
+    """Runs where the task failed; stores a result under an id that the test can know."""
     current_app.backend.store_result(f"errback of {request.id}", [request.id, repr(exc)], "SUCCESS")
 
 
 @task()
 def count_errback(request: Any, exc: BaseException, traceback: Any, file: str) -> None:
-    """Add a line to a file that says for which task it was called."""
+    """Add a line to a file: the id of the task for which it was called."""
     with open(file, "a", encoding="utf-8") as calls:
         calls.write(f"{request.id or ''}\n")
 

@@ -10,7 +10,7 @@ In ``conftest.py``::
 
         return app
 
-The fixtures change the settings of this app, and never change them back: use them for tests only.
+The fixtures change the settings of this app and do not restore them: use them for tests only.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from rootcellar.testing.thread_worker import worker_in_thread
 
 @pytest.fixture(scope="session")
 def rootcellar_app() -> Celery:
-    """The app under test. Override this fixture to test your own; without that, it is a new app without tasks."""
+    """The app under test. Override this fixture to test your own; otherwise it is a new app without tasks."""
     return Celery("tests")
 
 
 @pytest.fixture(scope="session")
 def rootcellar_memory(rootcellar_app: Celery) -> Iterator[MemoryStore]:
-    """Keep the app's results and messages in the memory of this process; the store, for the whole test run.
+    """Keep the app's results and messages in the memory of this process; return the store, for the whole run.
 
     Raises:
-        ConfigurationError: the app's backend was in use already, so that it cannot be replaced.
+        ConfigurationError: the app's backend was already in use and cannot be replaced.
     """
     name = uuid.uuid4().hex
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def rootcellar_memory(rootcellar_app: Celery) -> Iterator[MemoryStore]:
         patch.delenv("CELERY_BROKER_URL", raising=False)
         rootcellar_app.conf.update(
             broker_url=f"memory://{name}",
-            # a worker stops when its last poll is over
+            # a worker stops when its last poll has ended
             broker_transport_options={"polling_interval": 0.1},
             result_backend=f"rootcellar+memory://{name}",
         )
@@ -68,7 +68,7 @@ def rootcellar_eager(rootcellar_app: Celery, rootcellar_memory: MemoryStore) -> 
     """Run each task at once, where it is called, and store its result."""
     rootcellar_app.conf.update(task_always_eager=True, task_store_eager_result=True)
     with pytest.MonkeyPatch.context() as patch:
-        # a task took over the app's setting when it was first used
+        # a task copied the app's setting when it was first used
         for task in rootcellar_app.tasks.values():
             patch.setattr(task, "store_eager_result", True)
         yield
@@ -77,7 +77,7 @@ def rootcellar_eager(rootcellar_app: Celery, rootcellar_memory: MemoryStore) -> 
 
 @pytest.fixture(scope="session")
 def rootcellar_worker(rootcellar_app: Celery, rootcellar_memory: MemoryStore) -> Iterator[None]:
-    """Run a worker of two threads in this process, from the first test that asks for it to the end of the run."""
+    """Run a worker of two threads in this process, from the first test that uses it to the end of the run."""
     with worker_in_thread(rootcellar_app):
         yield
 

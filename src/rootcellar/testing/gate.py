@@ -1,4 +1,4 @@
-"""A gate at which tasks wait until a test lets them through: events, not sleeps, in both directions."""
+"""A gate at which tasks wait until a test opens it: both sides wait for events, without sleeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PATIENCE = 30.0
 
 
 class Gate:
-    """The test's side; a context manager. Tasks call :func:`wait_at` with its ``port``."""
+    """The test's side, a context manager. Tasks call :func:`wait_at` with its ``port``."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server((HOST, 0))
@@ -24,9 +24,9 @@ class Gate:
         self._waiting.append(self._listener.accept()[0])
 
     def let_through(self) -> None:
-        """Let go on every task whose arrival was awaited."""
+        """Let every task that has arrived continue."""
         for connection in self._waiting:
-            # a task that was killed meanwhile needs it no more
+            # the task may have been killed
             with contextlib.suppress(OSError):
                 connection.sendall(b"go")
             connection.close()
@@ -42,7 +42,7 @@ class Gate:
 
 
 def wait_at(port: int) -> None:
-    """Wait, in a task, until the test lets it through; raises OSError when the test is over without doing so."""
+    """Wait, in a task, until the test opens the gate; raises OSError if the test ends without opening it."""
     with socket.create_connection((HOST, port), PATIENCE) as connection:
         if connection.recv(2) != b"go":
             raise ConnectionAbortedError("the test ended without opening the gate")

@@ -27,7 +27,7 @@ class Harness:
     Attributes:
         under_test: the store, the pool and the broker.
         place: the URL of the store.
-        app: the client's app; the worker has its own, but for the pool ``inside``.
+        app: the client's app; the worker has its own, except with the pool ``inside``.
         tasks: the app's tasks by the names of their functions.
         worker: the worker's process; ``None`` for the pool ``inside``.
         slots: how many tasks the worker runs at a time.
@@ -47,7 +47,7 @@ class Harness:
         return self.app.backend
 
     def client(self, **conf: Any) -> Harness:
-        """Return a harness with a client's app of its own, with other settings, and the same worker."""
+        """Return a harness with another client's app, with other settings, and the same worker."""
         known = self.app.conf
         app = make_app(
             known.broker_url, known.result_backend, **{"task_default_queue": known.task_default_queue, **conf}
@@ -55,7 +55,7 @@ class Harness:
         return Harness(self.under_test, self.place, app, self.worker)
 
     def activate(self) -> Harness:
-        """Make the app the current one, as it is in a program that has only one."""
+        """Make the app the current one, as in a program that has only one."""
         self.app.set_current()
         self.app.set_default()
         return self
@@ -63,13 +63,13 @@ class Harness:
 
 @contextmanager
 def open_harness(request: pytest.FixtureRequest, worker_under_test: WorkerUnderTest, **conf: Any) -> Iterator[Harness]:
-    """Start a worker with the settings ``conf``, which the client has too."""
+    """Start a worker and a client, both with the settings ``conf``."""
     with ExitStack() as stack:
         place = stack.enter_context(worker_under_test.store.new_place(request))
         broker = stack.enter_context(worker_under_test.broker.new(request))
         backend = f"rootcellar+{place}"
         if worker_under_test.pool == "inside":
-            # a worker stops when its last poll is over
+            # a worker stops when its last poll has ended
             conf = {"broker_transport_options": {"polling_interval": 0.1}, **conf}
         app = make_app(broker, backend, **conf)
         slots = SLOTS[worker_under_test.pool]

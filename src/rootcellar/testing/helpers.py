@@ -1,4 +1,4 @@
-"""Records, threads and waiting: what the suites and the tests have in common."""
+"""Helpers of the suites and the tests: records, threads and waiting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rootcellar.stores.base import Store
 NOW = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=timezone.utc)
 
 
-#: seconds that a test waits for what should come at once
+#: seconds that a test waits for something that should happen at once
 PATIENCE = 20.0
 
 
@@ -66,7 +66,7 @@ def full_record(task_id: str | None = None, **given: Any) -> TaskRecord:
         "done_at": NOW,
         "expires_at": NOW + timedelta(days=1),
     }
-    # what is damaged is found when a record is read, and never stored
+    # damage is found when a record is read; it is never stored
     assert values.keys() == {field.name for field in fields(TaskRecord)} - {"damage"}, "a new field needs a value here"
     return TaskRecord(**{**values, **given})
 
@@ -93,7 +93,7 @@ def each_in_a_thread(work: Callable[[Any], Any], items: Sequence[Any]) -> list[A
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
-    """Ask until ``condition`` holds, for what only time brings, such as the end of a lease; return what it gave."""
+    """Call ``condition`` until it returns a true value, and return that value. For the end of a lease, for example."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
@@ -102,7 +102,7 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
 
 
 def begun(store: Store, size: int | None = None, **given: Any) -> str:
-    """Begin a chord, of ``size`` parts if that is known; return its id."""
+    """Begin a chord, with ``size`` parts if given; return its id."""
     chord = ChordRecord(group_id=new_id(), **{"body": json_payload({"task": "body"}), **given})
     store.begin_chord(chord)
     if size is not None:

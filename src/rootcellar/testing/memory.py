@@ -1,7 +1,7 @@
-"""A store in the memory of one process, for tests: the smallest store, written from the docstrings of :class:`Store`.
+"""A store in the memory of one process, for tests: the smallest implementation of :class:`Store`.
 
-It has no further ability: it cannot be queried, has no tables, and is polled. The conformance suites run over it, so
-that they ask no more of a store than the interface does.
+It has no other ability: it cannot be queried, has no tables, and is polled. The conformance suites run over it, which
+proves that they require only the interface.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rootcellar.errors import ConfigurationError
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions
 
-#: the fields of a task that each state says anew; the others stay until they are given
+#: the fields of a task that each state replaces; the others stay until a later state has them
 BELONG_TO_STATE = ("state", "result", "traceback", "done_at", "expires_at")
 #: how long a finished chord refuses late parts
 REMEMBERED = timedelta(days=1)
@@ -25,7 +25,7 @@ REMEMBERED = timedelta(days=1)
 
 @dataclass
 class _Chord:
-    """A chord: begun, or known by its size or its parts only."""
+    """A chord: begun, or known only by its size or its parts."""
 
     record: ChordRecord
     is_begun: bool = False
@@ -82,7 +82,7 @@ class _Place:
 
 _places: dict[str, _Place] = {}
 _lock = threading.Lock()
-# a child that is forked while another thread holds the lock would wait for ever
+# otherwise a child that is forked while another thread holds the lock waits for ever
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
@@ -229,10 +229,10 @@ class MemoryStore(Store):
             return len(tasks) + len(groups)
 
     def check(self) -> None:
-        """There is nothing to connect to."""
+        """Do nothing: there is nothing to connect to."""
 
     def close(self) -> None:
-        """There is nothing to close; the records stay."""
+        """Do nothing: the records stay."""
 
     # -- with the lock held
 
@@ -269,11 +269,11 @@ def _is_before(moment: datetime | None, now: datetime | None) -> bool:
 
 
 def _with_result(part: ChordPart, record: TaskRecord) -> ChordPart:
-    """Return the part with a result that is the chord's own."""
+    """Return the part with its own result: if it has none, with that of the record."""
     return part if part.result is not None else replace(part, result=record.result)
 
 
 def _stays(earlier: TaskRecord, record: TaskRecord) -> bool:
-    """Tell whether what is there must stay: a SUCCESS, or the end of a later run than the one that `record` is of."""
+    """Return whether the earlier record must stay: it is a SUCCESS, or the end of a later run than that of `record`."""
     is_late = record.done_at is None and (earlier.retries or 0) > (record.retries or 0)
     return earlier.state == "SUCCESS" or (earlier.done_at is not None and is_late)

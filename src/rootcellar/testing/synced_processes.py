@@ -1,4 +1,4 @@
-"""Processes that wait to be told what to do, so that several can do it at the same moment."""
+"""Processes that wait for a function to call, so that several can call it at the same moment."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class ProcessFailed(AssertionError):
-    """A job raised in another process; the text holds its traceback."""
+    """A function failed in another process; the message has its traceback."""
 
 
 class SyncedProcesses:
-    """A context manager with processes of its own, started afresh (not forked) when they are first needed."""
+    """A context manager with its own processes, spawned (not forked) when they are first needed."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._members: list[tuple[Any, Connection]] = []
 
     def run(self, *calls: Call) -> list[Any]:
-        """Do each of ``calls``, a function that can be imported and its arguments, in a process, all at once.
+        """Run each of ``calls``, a function that can be imported and its arguments, in a process, all at once.
 
-        Returns what they returned, in order; raises ProcessFailed when one raised.
+        Returns their results, in order; raises ProcessFailed if one failed.
         """
-        self._hire(len(calls))
+        self._start_processes(len(calls))
         pipes = [pipe for _, pipe in self._members[: len(calls)]]
         for pipe, call in zip(pipes, calls, strict=True):
             pipe.send(call)
-        _gather(pipes)  # each has unpickled its call, and so imported what it needs
+        _gather(pipes)  # each has unpickled its call, and imported the modules for it
         for pipe in pipes:
             pipe.send("go")
         return _gather(pipes)
@@ -53,7 +53,7 @@ class SyncedProcesses:
             process.kill()
         self._members.clear()
 
-    def _hire(self, count: int) -> None:
+    def _start_processes(self, count: int) -> None:
         while len(self._members) < count:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=_work, args=(theirs,), daemon=True)

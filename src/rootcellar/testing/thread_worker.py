@@ -21,8 +21,8 @@ STARTUP = SHUTDOWN = 30.0
 def worker_in_thread(app: Celery, concurrency: int = 2) -> Iterator[None]:
     """Run a worker of ``concurrency`` threads in this process, until the ``with`` block ends.
 
-    Several can run at a time. With Celery's ``start_worker`` they would share one event loop, the end of one would end
-    the others, and a worker that fails to start would be waited for without end.
+    Several can run at a time. (With Celery's ``start_worker``, they share one event loop, the end of one ends the
+    others, and a worker that fails to start is waited for without end.)
     """
     with _logging_kept(), allow_join_result():
         setup_app_for_worker(app, "CRITICAL", None)
@@ -49,7 +49,7 @@ def worker_in_thread(app: Celery, concurrency: int = 2) -> Iterator[None]:
 
 @contextmanager
 def _logging_kept() -> Iterator[None]:
-    """Undo what a worker does to the root logger: it takes over the handlers and the level of the whole process."""
+    """Restore the root logger: a worker replaces the handlers and the level of the whole process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:

@@ -1,4 +1,4 @@
-"""What is tested: a store, and a worker over it, as the conformance suites are given them."""
+"""The conformance suites get what they test as a description: a store, and a worker over it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Open = Callable[[str, StoreOptions | None], Store]
 
 @dataclass(frozen=True, kw_only=True)
 class StoreUnderTest:
-    """A store and what can be done with it.
+    """A description of a store.
 
     Attributes:
-        name: what its tests are called.
+        name: its name in the ids of the tests.
         new_place: makes a new, empty place for results, yields its URL (without ``rootcellar+``) and removes it.
         open: opens a store there. Other processes call it too, so it must be a function that can be imported.
         shared: whether several processes can use one place at the same time.
         largest: the size of the largest record, in bytes; ``None`` for no limit below 50 MB.
-        run_sql: for a store with tables: runs a statement, or a script of several, there, without the store.
-        in_tables_later: whether what is stored is in the tables only after a while.
+        run_sql: for a store with tables: runs one or several SQL statements there, without the store.
+        in_tables_later: whether a stored record is in the tables only after a while.
         text_type: the name of the text type in its SQL, as in ``CAST(x AS text)``.
         odd_names_refused: the names of tables in the suite that its server refuses.
     """
@@ -53,7 +53,7 @@ class Broker:
     """A message broker for the workers under test.
 
     Attributes:
-        name: what its tests are called.
+        name: its name in the ids of the tests.
         new: starts a broker, or makes an empty place on one, yields its URL and removes it.
         in_process: whether only one process can use it. Such a broker needs the pool ``inside``.
     """

@@ -1,7 +1,7 @@
 """Real Celery workers for tests, each a process (with its pool children) of its own.
 
-All times are in seconds.  A worker's whole process group dies with the test run: its main process gets SIGKILL when the
-thread that started it ends, and Celery has its pool children killed when the main process ends.
+All times are in seconds. A worker's whole process group ends with the test run: its main process gets SIGKILL when the
+thread that started it ends, and Celery kills its pool's children when the main process ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Pool = Literal["prefork", "threads", "solo", "gevent", "eventlet"]
 
 
 class WorkerError(AssertionError):
-    """A worker did not do as asked; the text holds the end of its log."""
+    """A worker did not start, stop or log as expected; the message has the end of its log."""
 
 
 _workers: list[Worker] = []
@@ -51,8 +51,8 @@ def _kill_all() -> None:
 class Worker:
     """A worker for the Celery app in module `app`; a context manager that starts it and, at the end, kills it.
 
-    It kills because a warm stop can take 10 s: a test that is about a warm stop calls `stop` itself.  The log goes to
-    the file `log`, which is kept when the `with` block fails.
+    It kills because a warm stop can take 10 s: a test of a warm stop calls `stop` itself. The log is in the file `log`,
+    which is kept if the `with` block fails.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class Worker:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the worker unless it runs, and wait until it consumes tasks.
+        """Start the worker, unless it runs, and wait until it consumes tasks.
 
-        Raises WorkerError when it ends or is not ready within START_SECONDS.
+        Raises WorkerError if it ends, or is not ready within START_SECONDS.
         """
         if self.running:
             return
@@ -120,9 +120,9 @@ class Worker:
             raise
 
     def stop(self, timeout: float = STOP_SECONDS) -> int:
-        """Shut down warmly (SIGTERM): running tasks finish.  After `timeout` seconds, kill.
+        """Shut down warmly (SIGTERM): running tasks finish. After `timeout` seconds, kill.
 
-        Takes about 1 s with prefork and Redis, 5 s with gevent and eventlet, 10 s with threads and RabbitMQ, where
+        It takes about 1 s with prefork and Redis, 5 s with gevent and eventlet, and 10 s with threads and RabbitMQ:
         Celery's event loop notices the signal only when its poll times out.
 
         Returns the exit status of the main process: 0, or -9 when it had to be killed.
@@ -147,7 +147,7 @@ class Worker:
         if self in _workers:
             _workers.remove(self)
         assert self._reader is not None
-        # The log ends when the last process holding the pipe has ended: nobody is left behind.
+        # The log ends when the last process that holds the pipe has ended.
         self._reader.join(STOP_SECONDS)
         if self._reader.is_alive():
             self._fail("has processes that outlived SIGKILL")
@@ -189,7 +189,7 @@ class Worker:
         seen = since
         while True:
             with self._news:
-                # looked at before the lines, so that no line can come after "it has ended"
+                # read before the lines, so that no line can follow the end
                 ended = self._reader is None or not self._reader.is_alive()
                 for line in self._lines[seen:]:
                     if match := re.search(pattern, line):
@@ -197,7 +197,7 @@ class Worker:
                 seen = max(seen, len(self._lines))
                 left = deadline - time.monotonic()
                 if not ended and left > 0:
-                    # woken by each line; the limit is for the end of the reader itself, which nothing announces
+                    # each line notifies; the limit is needed because nothing notifies of the reader's end
                     self._news.wait(min(left, 0.5))
                     continue
             self._fail(f"ended without logging {pattern!r}" if ended else f"did not log {pattern!r} in {timeout:g} s")

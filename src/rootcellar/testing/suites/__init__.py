@@ -1,6 +1,6 @@
 """Two suites that every store must pass: ``store``, and ``backend`` for Celery's results over the store.
 
-A test module of your own imports a suite and says what it runs over::
+Your test module imports a suite and names what it tests::
 
     from rootcellar.testing.suites.store import *
 
@@ -12,8 +12,8 @@ A test module of your own imports a suite and says what it runs over::
 
     WORKERS = [WorkerUnderTest(MINE, "inside")]
 
-``MINE`` is a :class:`~rootcellar.testing.StoreUnderTest`. A test of an ability that the store does not have (it cannot
-be shared, it cannot be queried, it has no tables) is skipped with that reason. Everything else must pass.
+``MINE`` is a :class:`~rootcellar.testing.StoreUnderTest`. If the store lacks an ability (it cannot be shared or
+queried, or has no tables), the tests of this ability are skipped and say so. All other tests must pass.
 """
 
 import pytest

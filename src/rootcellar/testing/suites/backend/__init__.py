@@ -1,7 +1,7 @@
 """The tests of Celery's result API over a store, with real workers and brokers.
 
-A file for each topic. A test gets ``harness``, a running worker and a client's app that the tests of a module share; or
-it starts one with settings of its own: ``start_harness(...)``.
+There is a file for each topic. A test gets ``harness``, a running worker and a client's app, which the tests of a
+module share; or it starts one with other settings: ``start_harness(...)``.
 """
 
 from rootcellar.testing.suites.backend.chains import TestChains

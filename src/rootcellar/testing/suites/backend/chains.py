@@ -25,7 +25,7 @@ class TestChains:
         with pytest.raises(Own):
             harness.client().app.AsyncResult(last.id).get(timeout=WAIT)
 
-    def test_names_and_places(self, harness: Harness) -> None:
+    def test_chain_stores_names_and_relations(self, harness: Harness) -> None:
         result = chain(harness.tasks.add.s(1, 1), harness.tasks.echo.s())()
         assert result.get(timeout=WAIT) == 2
         # a task sends the next one before its own result is stored
@@ -35,7 +35,7 @@ class TestChains:
         assert (meta["parent_id"], meta["root_id"]) == (result.parent.id, result.parent.id)
         assert [child.id for child in harness.app.AsyncResult(result.parent.id).children] == [result.id]
 
-    def test_of_immutable_signatures(self, harness: Harness) -> None:
+    def test_chain_runs_immutable_signatures(self, harness: Harness) -> None:
         result = chain(harness.tasks.add.s(1, 1), harness.tasks.add.si(5, 5), harness.tasks.echo.s())()
         assert result.get(timeout=WAIT) == 10
 
@@ -46,13 +46,13 @@ class TestChains:
         assert harness.app.AsyncResult(linked).get(timeout=WAIT) == 42
         assert [child.id for child in result.children] == [linked]
 
-    def test_several_links(self, harness: Harness) -> None:
+    def test_several_linked_tasks_get_the_result(self, harness: Harness) -> None:
         ids = [new_id(), new_id()]
         links = [harness.tasks.add.s(n).set(task_id=task_id) for n, task_id in enumerate(ids)]
         harness.tasks.add.apply_async((1, 1), link=links)
         assert [harness.app.AsyncResult(task_id).get(timeout=WAIT) for task_id in ids] == [2, 3]
 
-    def test_link_error(self, harness: Harness) -> None:
+    def test_errback_is_called_and_link_is_not(self, harness: Harness) -> None:
         linked, in_time = new_id(), new_id()
         result = harness.tasks.raise_.apply_async(
             ("own",), link=harness.tasks.echo.s().set(task_id=linked), link_error=harness.tasks.errback.s()
@@ -66,14 +66,14 @@ class TestChains:
         until_idle(harness)
         assert stored(harness, linked) is None, "the link of a task that failed is not called"
 
-    def test_link_error_that_is_a_task(self, harness: Harness) -> None:
+    def test_errback_that_takes_an_id_runs_as_a_task(self, harness: Harness) -> None:
         task_id = new_id()
         result = harness.tasks.raise_.apply_async(
             ("own",), link_error=harness.tasks.old_errback.s().set(task_id=task_id)
         )
         assert harness.app.AsyncResult(task_id).get(timeout=WAIT) == f"{result.id} failed"
 
-    def test_link_error_of_a_chain(self, harness: Harness) -> None:
+    def test_errback_of_a_chain_gets_the_failed_task(self, harness: Harness) -> None:
         work = chain(harness.tasks.add.s(1, 1), harness.tasks.raise_.si("own"), harness.tasks.add.s(1))
         result = work.apply_async(link_error=harness.tasks.errback.s())
         with pytest.raises(Own):
@@ -81,13 +81,13 @@ class TestChains:
         task_id, _ = harness.app.AsyncResult(f"errback of {result.parent.id}").get(timeout=WAIT)
         assert task_id == result.parent.id
 
-    def test_group_then_task(self, harness: Harness) -> None:
+    def test_chain_passes_results_of_a_group_to_a_task(self, harness: Harness) -> None:
         work = chain(
             harness.tasks.add.s(1, 1), group(harness.tasks.add.s(n) for n in range(3)), harness.tasks.total.s()
         )
         assert work().get(timeout=WAIT) == 2 + 3 + 4
 
-    def test_group_then_group(self, harness: Harness) -> None:
+    def test_chain_passes_results_of_a_group_to_a_group(self, harness: Harness) -> None:
         echo = harness.tasks.echo
         work = chain(group(harness.tasks.add.s(n, 0) for n in range(3)), group(echo.s(), echo.s()))
         assert work().get(timeout=WAIT) == [[0, 1, 2], [0, 1, 2]]

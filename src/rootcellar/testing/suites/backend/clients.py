@@ -16,7 +16,7 @@ from rootcellar.testing.suites.backend.looking import WAIT, stored
 
 
 class TestClientsOfDifferentSettings:
-    def test_expiry_as_a_timedelta(self, harness: Harness) -> None:
+    def test_result_expires_accepts_a_timedelta(self, harness: Harness) -> None:
         client = harness.client(result_expires=timedelta(days=3), result_failure_expires=timedelta(hours=2))
         for state, given in (("SUCCESS", timedelta(days=3)), ("FAILURE", timedelta(hours=2))):
             task_id = new_id()
@@ -27,7 +27,7 @@ class TestClientsOfDifferentSettings:
             assert record.done_at is not None
             assert record.expires_at - record.done_at == given
 
-    def test_a_day_by_default(self, harness: Harness) -> None:
+    def test_result_expires_after_a_day_by_default(self, harness: Harness) -> None:
         result = harness.tasks.add.delay(1, 1)
         result.get(timeout=WAIT)
         record = stored(harness, result.id)
@@ -36,12 +36,12 @@ class TestClientsOfDifferentSettings:
         assert record.done_at is not None
         assert record.expires_at - record.done_at == timedelta(days=1)
 
-    def test_an_unknown_serializer(self, harness: Harness) -> None:
+    def test_unknown_serializer_is_refused(self, harness: Harness) -> None:
         with pytest.raises(errors.ConfigurationError, match="unknown serializer 'nonesuch'"):
             _ = harness.client(result_serializer="nonesuch").backend
 
-    def test_no_result_goes_unread(self, harness: Harness) -> None:
-        """A result that cannot be decoded is an error for who asks for it, and for nobody else."""
+    def test_unreadable_result_fails_only_its_own_reader(self, harness: Harness) -> None:
+        """A result that cannot be decoded is an error for the client that asks for it, and for no other."""
         good, bad = harness.tasks.add.delay(1, 1), new_id()
         damaged = Payload(b'{"half', compression="application/x-gzip")
         harness.backend.store.put(

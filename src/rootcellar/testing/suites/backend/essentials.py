@@ -1,4 +1,4 @@
-"""What every pool of every worker must do."""
+"""What must work with every pool of every worker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rootcellar.testing.suites.backend.looking import WAIT, Timer, alone, stored
 class TestEssentials:
     for_every_worker = True
 
-    def test_a_value(self, harness: Harness) -> None:
+    def test_result_has_its_value_and_metadata(self, harness: Harness) -> None:
         result = harness.tasks.add.delay(2, 3)
         assert result.get(timeout=WAIT) == 5
         again = harness.app.AsyncResult(result.id)
@@ -44,7 +44,7 @@ class TestEssentials:
             assert exists(one)
             assert abs(one.date_done - datetime.now(timezone.utc)) < timedelta(minutes=1)
 
-    def test_a_failure(self, harness: Harness) -> None:
+    def test_failure_raises_the_tasks_exception(self, harness: Harness) -> None:
         result = harness.tasks.raise_.delay("own")
         with pytest.raises(Own) as caught:
             result.get(timeout=WAIT)
@@ -58,7 +58,7 @@ class TestEssentials:
         with pytest.raises(Own):
             harness.app.AsyncResult(result.id).get(timeout=WAIT)
 
-    def test_a_task_that_is_not_known(self, harness: Harness) -> None:
+    def test_unknown_task_is_pending(self, harness: Harness) -> None:
         result = harness.app.AsyncResult(new_id())
         assert (result.state, result.result, result.ready(), exists(result)) == ("PENDING", None, False, False)
         assert (result.date_done, result.name, result.traceback) == (None, None, None)
@@ -70,7 +70,7 @@ class TestEssentials:
                 result.get(timeout=timeout)
             assert timeout <= timer.seconds < timeout + 2
 
-    def test_states_as_they_come(self, harness: Harness, gate: Gate) -> None:
+    def test_on_message_gets_every_state(self, harness: Harness, gate: Gate) -> None:
         result = harness.tasks.progress.delay(gate.port, 3)
         seen: list[tuple[str, Any]] = []
         news = threading.Semaphore(0)
@@ -97,7 +97,7 @@ class TestEssentials:
         assert result.retries == 3
 
     @pytest.mark.parametrize("task", ["retry_until", "retry_by_itself"])
-    def test_a_retried_task_is_neither_its_own_child_nor_its_own_parent(self, harness: Harness, task: str) -> None:
+    def test_retried_task_is_not_its_own_relation(self, harness: Harness, task: str) -> None:
         result = getattr(harness.tasks, task).delay(*((2,) if task == "retry_until" else ()))
         assert result.get(timeout=WAIT) == 2
         found = harness.app.AsyncResult(result.id)
@@ -108,7 +108,7 @@ class TestEssentials:
         assert record is not None
         assert (record.parent_id, record.root_id) == (None, result.id)
 
-    def test_children_of_a_task_can_be_read(self, harness: Harness) -> None:
+    def test_task_has_its_children(self, harness: Harness) -> None:
         result = harness.tasks.parent.delay(1)
         result.get(timeout=WAIT)
         assert [child.get(timeout=WAIT) for child in result.children] == ["leaf", "leaf"]
@@ -166,7 +166,7 @@ class TestEssentials:
                 alone(harness, sent[way]).get(timeout=WAIT)
 
     @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
-    def test_member_is_counted_when_it_has_returned(self, harness: Harness, gate: Gate, state: str) -> None:
+    def test_chord_counts_a_member_only_when_it_returns(self, harness: Harness, gate: Gate, state: str) -> None:
         result = chord([harness.tasks.add.s(1, 1), harness.tasks.report.s(gate.port, state)], harness.tasks.echo.s())()
         first, member = result.parent.results
         gate.await_arrival()
@@ -176,7 +176,7 @@ class TestEssentials:
         gate.let_through()
         assert alone(harness, result).get(timeout=WAIT) == [2, "returned"]
 
-    def test_member_stores_the_state_of_another_task(self, harness: Harness, gate: Gate) -> None:
+    def test_state_of_another_task_has_no_field_of_its_writer(self, harness: Harness, gate: Gate) -> None:
         other = new_id()
         header = [harness.tasks.add.s(1, 1), harness.tasks.report.s(gate.port, "SUCCESS", other)]
         result = chord(header, harness.tasks.echo.s())()
@@ -184,11 +184,11 @@ class TestEssentials:
         first, _ = result.parent.results
         assert first.get(timeout=WAIT) == 2
         parts = harness.backend.store.chord_parts(result.parent.id)
-        assert {part.task_id for part in parts} <= {first.id}, "neither the reporter nor the other task has ended"
+        assert {part.task_id for part in parts} <= {first.id}, "neither of the two tasks has ended"
         found = stored(harness, other)
         assert found is not None
         given = {name: value for name, value in asdict(found).items() if value not in (None, ())}
-        assert given.keys() <= {"task_id", "state", "result", "done_at", "expires_at"}, "nothing of the reporter"
+        assert given.keys() <= {"task_id", "state", "result", "done_at", "expires_at"}, "no field of its writer"
         gate.let_through()
         assert result.get(timeout=WAIT) == [2, "returned"]
         assert harness.app.AsyncResult(other).get(timeout=WAIT) == {"by": "hand"}
@@ -205,13 +205,13 @@ class TestEssentials:
         gate.let_through()
         assert alone(harness, result).get(timeout=WAIT) == [2, "last"]
 
-    def test_chord_of_chords(self, harness: Harness) -> None:
+    def test_chord_completes_chords_in_its_header(self, harness: Harness) -> None:
         inner = [chord([harness.tasks.add.s(n, m) for m in range(3)], harness.tasks.total.s()) for n in range(3)]
         assert chord(inner, harness.tasks.total.s())().get(timeout=WAIT) == sum(
             n + m for n in range(3) for m in range(3)
         )
 
-    def test_error_of_a_chord_header_is_raised(self, harness: Harness) -> None:
+    def test_chord_raises_the_error_of_its_header(self, harness: Harness) -> None:
         result = chord([harness.tasks.fail.s(message="header"), harness.tasks.add.s(1, 1)], harness.tasks.total.s())()
         with pytest.raises(ValueError, match="header"):
             result.get(timeout=WAIT)
@@ -224,7 +224,7 @@ class TestEssentials:
             ("own base", OwnBase, ("why", 2)),
         ],
     )
-    def test_an_end_in_what_is_no_exception(
+    def test_task_that_raises_a_base_exception_fails(
         self, harness: Harness, name: str, kind: type[BaseException], args: tuple[Any, ...]
     ) -> None:
         if harness.under_test.pool == "solo":
@@ -237,7 +237,7 @@ class TestEssentials:
         assert (result.state, result.name) == ("FAILURE", "conformance.raise_")
         assert harness.tasks.add.delay(1, 1).get(timeout=WAIT) == 2, "the worker goes on"
 
-    def test_a_chord_whose_header_ends_in_what_is_no_exception(self, harness: Harness) -> None:
+    def test_chord_fails_if_a_member_raises_a_base_exception(self, harness: Harness) -> None:
         if harness.under_test.pool == "solo":
             pytest.skip("a worker of the pool solo ends with its task, by Celery's own error")
         header = [harness.tasks.add.s(1, 1), harness.tasks.raise_.s("own base")]
@@ -247,14 +247,14 @@ class TestEssentials:
         with pytest.raises(OwnBase):
             result.get(timeout=WAIT)
 
-    def test_chord_with_a_failing_header(self, harness: Harness) -> None:
+    def test_chord_error_quotes_the_members_error(self, harness: Harness) -> None:
         header = [harness.tasks.add.s(1, 1), harness.tasks.raise_.s("own"), harness.tasks.add.s(2, 2)]
         result = chord(header, harness.tasks.total.s())()
         with pytest.raises(ChordError, match=r"raised Own\('text', 2"):
             alone(harness, result).get(timeout=WAIT)
 
     @needs_order_of_replacements
-    def test_replace_in_a_chord(self, harness: Harness) -> None:
+    def test_chord_completes_replaced_members(self, harness: Harness) -> None:
         header = [harness.tasks.replace_by_group.s(10), harness.tasks.add.s(1, 1), harness.tasks.replace_by_chain.s(20)]
         assert chord(header, harness.tasks.echo.s())().get(timeout=WAIT) == [[10, 11, 12], 2, 23]
 
@@ -270,20 +270,20 @@ class TestEssentials:
         until_idle(harness)
         assert stored(harness, result.id) is None
 
-    def test_two_hundred(self, harness: Harness) -> None:
+    def test_result_set_returns_two_hundred_results(self, harness: Harness) -> None:
         results = [harness.tasks.add.delay(n, 0) for n in range(200)]
         assert ResultSet(results).get(timeout=WAIT) == list(range(200))
 
-    def test_a_large_value(self, harness: Harness) -> None:
+    def test_result_of_five_megabytes_comes_back(self, harness: Harness) -> None:
         assert harness.tasks.large_text.delay(5).get(timeout=WAIT) == large(5)
 
-    def test_sixteen_threads_wait_as_in_a_web_process(self, harness: Harness) -> None:
+    def test_sixteen_threads_wait_for_their_own_results(self, harness: Harness) -> None:
         def request(number: int) -> Any:
             return [harness.tasks.add.delay(number, turn).get(timeout=WAIT) - number for turn in range(5)]
 
         assert in_threads(16, request) == [[0, 1, 2, 3, 4]] * 16
 
-    def test_sixteen_threads_wait_for_the_same(self, harness: Harness, gate: Gate) -> None:
+    def test_sixteen_threads_wait_for_the_same_result(self, harness: Harness, gate: Gate) -> None:
         result = harness.tasks.hold.delay(gate.port, "same")
         gate.await_arrival()
         waiting = threading.Semaphore(0)
@@ -304,7 +304,7 @@ class TestEssentials:
 
 
 def failing_chords(tasks: Any) -> dict[str, Callable[[], Any]]:
-    """Return, by a name, what sends a chord whose header raises ``ValueError("header")``."""
+    """Return functions that send a chord whose header raises ``ValueError("header")``, by name."""
     fail, ok, echo, body = tasks.fail.s(message="header"), tasks.add.s(1, 1), tasks.echo.s(), tasks.total.s()
     return {
         "two tasks": lambda: chord((fail, ok), body)(),

@@ -14,23 +14,23 @@ from rootcellar.testing.suites.backend.looking import WAIT, assert_same
 
 class TestValues:
     @pytest.mark.parametrize("name", JSON_VALUES)
-    def test_every_json_value(self, harness: Harness, name: str) -> None:
+    def test_json_value_comes_back_exactly(self, harness: Harness, name: str) -> None:
         assert_same(harness.tasks.value.delay(name).get(timeout=WAIT), JSON_VALUES[name])
 
-    def test_as_meta_and_in_a_chord(self, harness: Harness) -> None:
+    def test_json_values_come_back_as_meta_and_from_a_chord(self, harness: Harness) -> None:
         names = list(JSON_VALUES)
         task_id = new_id()
         values = list(JSON_VALUES.values())
         harness.backend.store_result(task_id, values, "PROGRESS")
         assert_same(harness.app.AsyncResult(task_id).info, values)
-        # as arguments of the body they go through a message, whose serializer is kombu's, and through the prefork
-        # pool's pickle, which deep lists would end
+        # as arguments of the body, the values go through a message, which kombu serializes, and through the prefork
+        # pool's pickle, which fails for deep lists
         unfit = ("typed", "mark", "surrogates", "deep")
         plain = [name for name in names if not any(word in name for word in unfit)]
         result = chord((harness.tasks.value.s(name) for name in plain), harness.tasks.echo.s())()
         assert_same(result.get(timeout=WAIT), [JSON_VALUES[name] for name in plain])
 
-    def test_fifty_megabytes(self, harness: Harness) -> None:
+    def test_result_of_fifty_megabytes_comes_back(self, harness: Harness) -> None:
         result = harness.tasks.large_text.delay(50)
         if harness.under_test.store.largest is not None and harness.under_test.store.largest < 50 << 20:
             with pytest.raises(errors.RecordRefused):

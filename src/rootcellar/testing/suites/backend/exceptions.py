@@ -1,4 +1,4 @@
-"""Exceptions come back as themselves."""
+"""Exceptions come back with their class, arguments and text."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TestExceptions:
         found = harness.tasks.raise_.delay("caused").get(timeout=WAIT, propagate=False)
         assert (repr(found.__cause__), found.__notes__) == ("ValueError('inner')", ["a note"])
 
-    def test_an_exception_that_cannot_be_pickled_is_itself_while_its_task_is_retried(self, harness: Harness) -> None:
+    def test_retry_keeps_an_exception_that_cannot_be_pickled(self, harness: Harness) -> None:
         result = harness.tasks.retry_for_attributes.delay()
         wait_until(lambda: result.state == "RETRY", "the state RETRY")
         found = result.info
@@ -86,7 +86,9 @@ class TestExceptions:
         ("name", "shown", "args"),
         [("unimportable", "Local", ("somewhere", 3)), ("foreign", "Foreign", ("elsewhere", 4))],
     )
-    def test_a_stand_in(self, harness: Harness, name: str, shown: str, args: tuple[Any, ...]) -> None:
+    def test_exception_of_an_unknown_class_has_a_stand_in(
+        self, harness: Harness, name: str, shown: str, args: tuple[Any, ...]
+    ) -> None:
         result = harness.tasks.raise_.delay(name)
         with pytest.raises(Exception, match=args[0]) as caught:
             result.get(timeout=WAIT)
@@ -95,7 +97,7 @@ class TestExceptions:
         assert caught.value.args == args
         assert shown in result.traceback
 
-    def test_stored_row_cannot_choose_what_is_called(self, harness: Harness, tmp_path: Path) -> None:
+    def test_stored_exception_calls_nothing_that_its_row_names(self, harness: Harness, tmp_path: Path) -> None:
         victim = tmp_path / "victim"
         victim.touch()
         rows: list[tuple[str, str, list[Any]]] = [
@@ -126,7 +128,7 @@ class TestExceptions:
         assert "antigravity" not in sys.modules, "reading a result imports nothing new"
 
     @pytest.mark.parametrize("task", ["unencodable", "too_deep"])
-    def test_a_value_that_cannot_be_encoded(self, harness: Harness, task: str) -> None:
+    def test_value_that_cannot_be_encoded_fails_its_task(self, harness: Harness, task: str) -> None:
         result = getattr(harness.tasks, task).delay()
         with pytest.raises(NotEncodable, match="cannot be encoded as json"):
             result.get(timeout=WAIT)

@@ -1,4 +1,4 @@
-"""Chords that fail, by what is special in each."""
+"""Chords that fail, by the part that fails."""
 
 from __future__ import annotations
 

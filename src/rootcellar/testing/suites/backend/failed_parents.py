@@ -1,4 +1,4 @@
-"""What a parent or a header raised is raised, in every way to wait."""
+"""Every way to wait raises the error of a parent or of a header."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rootcellar.testing.suites.backend.looking import WAIT
 
 class TestFailedParents:
     @pytest.mark.parametrize("shape", CHORDS)
-    def test_error_of_a_header_is_raised_in_every_way_to_wait(self, harness: Harness, shape: str) -> None:
+    def test_waiter_gets_the_error_of_a_header(self, harness: Harness, shape: str) -> None:
         result = failing_chords(harness.tasks)[shape]()
         with pytest.raises(ValueError, match=r"^header$"):
             result.get(timeout=WAIT)
@@ -43,9 +43,7 @@ class TestFailedParents:
             list(rootcellar.as_completed([again], WAIT))
 
     @pytest.mark.parametrize("shape", CHORDS)
-    def test_the_failure_of_a_chord_itself_is_raised_where_parents_are_not_followed(
-        self, harness: Harness, shape: str
-    ) -> None:
+    def test_waiter_gets_chord_error_without_following_parents(self, harness: Harness, shape: str) -> None:
         result = failing_chords(harness.tasks)[shape]()
         with pytest.raises(ChordError, match="header"):
             result.get(timeout=WAIT, follow_parents=False)
@@ -57,7 +55,7 @@ class TestFailedParents:
         ((_, meta),) = ResultSet([again], app=harness.app).iter_native(timeout=WAIT)
         assert isinstance(meta["result"], ChordError), "the outcome of the chord itself"
 
-    def test_error_of_a_header_is_raised_for_a_group_as_the_body(self, harness: Harness) -> None:
+    def test_waiter_of_a_group_as_body_gets_the_headers_error(self, harness: Harness) -> None:
         fail, ok, echo = harness.tasks.fail.s(message="header"), harness.tasks.add.s(1, 1), harness.tasks.echo.s()
         result = chord((fail, ok), group(echo, echo))()
         for join in (result.get, result.join, result.join_native):
@@ -66,18 +64,18 @@ class TestFailedParents:
         with pytest.raises((ValueError, *REVOKED_INSTEAD), match=or_revoked("^header$")):
             asyncio.run(rootcellar.result(result, WAIT))
 
-    def test_error_of_a_body_is_raised(self, harness: Harness) -> None:
+    def test_waiter_gets_the_error_of_a_body(self, harness: Harness) -> None:
         result = chord((harness.tasks.add.s(1, 1), harness.tasks.add.s(2, 2)), harness.tasks.fail.s(message="body"))()
         with pytest.raises(ValueError, match=r"^body$"):
             result.get(timeout=WAIT)
         assert result.parent.get(timeout=WAIT) == [2, 4]
 
-    def test_the_failure_of_a_parent_comes_first_however_late_it_is_looked_at(self, harness: Harness) -> None:
+    def test_parents_failure_is_raised_before_the_results_own(self, harness: Harness) -> None:
         header = GroupResult(new_id(), [harness.app.AsyncResult(new_id()) for _ in range(3)], app=harness.app)
         result = AsyncResult(new_id(), app=harness.app, parent=header)
 
         def wait() -> Any:
-            # no look at the parents comes of the interval
+            # longer than the test, so the parents are not read because of the interval
             return result.get(timeout=WAIT, interval=10 * WAIT)
 
         def fail() -> None:
@@ -86,13 +84,13 @@ class TestFailedParents:
             harness.backend.mark_as_failure(result.id, ChordError("own"))
 
         waiting = Background(wait)
-        wait_until(lambda: result.id in harness.backend.waiter.watcher()._waited_for(), "somebody who waits")
+        wait_until(lambda: result.id in harness.backend.waiter.watcher()._waited_for(), "a waiting client")
         fail()
         with pytest.raises(ValueError, match=r"^second$"):
             waiting.result(WAIT)
 
     @pytest.mark.parametrize("is_group", [False, True])
-    def test_a_parent_that_was_revoked_ends_the_wait_on_asyncio(self, harness: Harness, is_group: bool) -> None:
+    def test_revoked_parent_ends_an_asyncio_wait(self, harness: Harness, is_group: bool) -> None:
         parent = harness.app.AsyncResult(new_id())
         result: Any = AsyncResult(new_id(), app=harness.app, parent=parent)
         if is_group:

@@ -24,7 +24,7 @@ from rootcellar.testing.suites.backend.looking import WAIT, Timer
 
 
 class TestGroups:
-    def test_the_verbs_of_a_group(self, harness: Harness) -> None:
+    def test_group_result_has_its_methods(self, harness: Harness) -> None:
         result = group(harness.tasks.add.s(n, n) for n in range(5))()
         assert result.get(timeout=WAIT) == result.join(timeout=WAIT) == result.join_native(timeout=WAIT)
         assert (result.ready(), result.successful(), result.failed(), result.waiting()) == (True, True, False, False)
@@ -33,7 +33,7 @@ class TestGroups:
         assert result[1].get(timeout=WAIT) == 2
         assert result.supports_native_join
 
-    def test_a_group_that_runs(self, harness: Harness, gate: Gate) -> None:
+    def test_running_group_times_out_and_is_not_ready(self, harness: Harness, gate: Gate) -> None:
         result = group([harness.tasks.hold.s(gate.port, "held"), harness.tasks.add.s(1, 1)])()
         gate.await_arrival()
         assert result[1].get(timeout=WAIT) == 2
@@ -47,7 +47,7 @@ class TestGroups:
         gate.let_through()
         assert result.get(timeout=WAIT) == ["held", 2]
 
-    def test_one_after_the_other_as_they_become_ready(self, harness: Harness) -> None:
+    def test_iter_native_yields_results_as_they_end(self, harness: Harness) -> None:
         with Gate() as first, Gate() as second:
             result = group([harness.tasks.hold.s(gate.port, n) for n, gate in enumerate((first, second))])()
             first.await_arrival()
@@ -59,7 +59,7 @@ class TestGroups:
             first.let_through()
             assert [task_id for task_id, _ in coming] == [result[0].id]
 
-    def test_with_failures(self, harness: Harness) -> None:
+    def test_group_raises_the_failure_of_a_member(self, harness: Harness) -> None:
         result = group([harness.tasks.add.s(1, 1), harness.tasks.raise_.s("own"), harness.tasks.add.s(2, 2)])()
         for join in (result.get, result.join, result.join_native):
             with pytest.raises(Own):
@@ -72,7 +72,7 @@ class TestGroups:
         with pytest.raises(Own):
             result.maybe_throw()
 
-    def test_a_failure_is_raised_before_the_others_are_over(self, harness: Harness, gate: Gate) -> None:
+    def test_group_raises_a_failure_before_others_end(self, harness: Harness, gate: Gate) -> None:
         result = group([harness.tasks.hold.s(gate.port), harness.tasks.raise_.s("own")])()
         gate.await_arrival()
         with pytest.raises(Own):
@@ -81,7 +81,7 @@ class TestGroups:
         gate.let_through()
         result[0].get(timeout=WAIT)
 
-    def test_saved_and_restored(self, harness: Harness) -> None:
+    def test_saved_group_is_restored_and_deleted(self, harness: Harness) -> None:
         result = group(harness.tasks.add.s(n, n) for n in range(3))()
         assert GroupResult.restore(result.id, app=harness.app) is None
         result.save()
@@ -96,7 +96,7 @@ class TestGroups:
         assert GroupResult.restore(result.id, app=harness.client().app) is None
         assert result.get(timeout=WAIT) == [0, 2, 4], "the tasks' results are still there"
 
-    def test_saved_with_its_parent(self, harness: Harness) -> None:
+    def test_saved_group_is_restored_with_its_parent(self, harness: Harness) -> None:
         result = chain(harness.tasks.add.s(1, 1), group(harness.tasks.add.s(n) for n in range(3)))()
         assert result.get(timeout=WAIT) == [2, 3, 4]
         result.save()
@@ -104,7 +104,7 @@ class TestGroups:
         assert restored.parent.id == result.parent.id
         assert restored.parent.get(timeout=WAIT) == 2
 
-    def test_forgotten(self, harness: Harness) -> None:
+    def test_forgotten_group_has_no_results(self, harness: Harness) -> None:
         result = group(harness.tasks.add.s(n, n) for n in range(3))()
         result.get(timeout=WAIT)
         result.forget()
@@ -114,10 +114,10 @@ class TestGroups:
         result = group(harness.tasks.add.s(n, n) for n in range(3))()
         for join in (result.join, result.join_native):
             called: list[tuple[str, Any]] = []
-            assert not join(timeout=WAIT, callback=lambda *told, called=called: called.append(told))
+            assert not join(timeout=WAIT, callback=lambda *args, called=called: called.append(args))
             assert sorted(called) == sorted((one.id, 2 * n) for n, one in enumerate(result))
 
-    def test_on_message(self, harness: Harness) -> None:
+    def test_on_message_gets_each_result_of_a_group(self, harness: Harness) -> None:
         result = group(harness.tasks.add.s(n, n) for n in range(3))()
         seen: dict[str, Any] = {}
         result.get(timeout=WAIT, on_message=lambda meta: seen.update({meta["task_id"]: meta["result"]}))
@@ -133,7 +133,7 @@ class TestGroups:
         assert (empty.ready(), empty.successful(), empty.completed_count()) == (True, True, 0)
         assert group([], app=harness.app)().get(timeout=0) == []
 
-    def test_groups_in_a_group(self, harness: Harness) -> None:
+    def test_group_of_groups_joins_nested_results(self, harness: Harness) -> None:
         inner = [group(harness.tasks.add.s(n, m) for m in range(2)).freeze() for n in range(2)]
         for one in inner:
             for leaf, total in zip(one, (inner.index(one), inner.index(one) + 1), strict=True):
@@ -148,12 +148,12 @@ class TestGroups:
         restored = GroupResult.restore(outer.id, app=harness.client().app)
         assert restored.get(timeout=WAIT) == [[0, 1], 7, [1, 2]]
 
-    def test_nested_signatures(self, harness: Harness) -> None:
+    def test_nested_group_signatures_are_joined(self, harness: Harness) -> None:
         add = harness.tasks.add
         result = group(add.s(1, 1), group(add.s(2, 2), group(add.s(3, 3))))()
         assert result.get(timeout=WAIT) == [2, 4, 6]
 
-    def test_the_verbs_of_a_set(self, harness: Harness) -> None:
+    def test_result_set_has_its_methods(self, harness: Harness) -> None:
         one, two, three = (harness.tasks.add.delay(n, n) for n in range(3))
         results = ResultSet([one], app=harness.app)
         results.add(two)
@@ -170,12 +170,12 @@ class TestGroups:
         results.clear()
         assert results.get(timeout=0) == []
 
-    def test_the_same_result_twice(self, harness: Harness) -> None:
+    def test_result_set_joins_the_same_result_twice(self, harness: Harness) -> None:
         result = harness.tasks.add.delay(1, 1)
         twice = ResultSet([result, harness.app.AsyncResult(result.id)], app=harness.app)
         assert twice.join(timeout=WAIT) == [2, 2]
 
-    def test_many_states_at_a_glance(self, harness: Harness) -> None:
+    def test_get_many_reads_only_ended_tasks(self, harness: Harness) -> None:
         ready, unready = harness.tasks.add.delay(1, 1), harness.app.AsyncResult(new_id())
         ready.get(timeout=WAIT)
         found = dict(harness.backend.get_many([ready.id, unready.id], max_iterations=1))

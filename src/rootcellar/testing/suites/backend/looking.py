@@ -1,4 +1,4 @@
-"""What the files of the suite have in common."""
+"""Helpers of the suite's files."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ WAIT = 30.0
 
 
 def stored(harness: Harness, task_id: str) -> TaskRecord | None:
-    """Look into the store itself."""
+    """Return a task's record, read from the store itself."""
     store: Store = harness.backend.store
     return store.get(task_id)
 
 
 def alone(harness: Harness, result: AsyncResult) -> AsyncResult:
-    """Return a result without its parents: getting it would raise their error, if that can be seen yet."""
+    """Return a result without its parents, so that getting it never raises an error of theirs."""
     found: AsyncResult = harness.app.AsyncResult(result.id)
     return found
 
 
 def until_idle(harness: Harness) -> None:
-    """Wait until the worker has done with all that it was sent before: by keeping its whole pool busy for a moment."""
+    """Wait until the worker has ended all tasks sent before: fill its whole pool with tasks once."""
     with Gate() as gate:
         held = [harness.tasks.hold.delay(gate.port) for _ in range(harness.slots)]
         for _ in held:
@@ -41,7 +41,7 @@ def until_idle(harness: Harness) -> None:
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    """Compare JSON values, in type, in the order of keys, and also where a value does not equal itself."""
+    """Compare JSON values: also their types, the order of keys, and NaN, which does not equal itself."""
     assert json.dumps(found) == json.dumps(expected)
 
 

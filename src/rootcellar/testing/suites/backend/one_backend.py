@@ -1,4 +1,4 @@
-"""One backend for each process, and results that are pickled for another one."""
+"""One backend for each process, and results that are pickled for another process."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from rootcellar.testing.synced_processes import SyncedProcesses
 
 
 class TestOneBackend:
-    def test_one_for_eight_threads(self, harness: Harness) -> None:
+    def test_eight_threads_share_one_backend(self, harness: Harness) -> None:
         client = harness.client()
-        in_threads(8, lambda _: client.backend)  # at first Celery may make several, and keeps one of them
+        in_threads(8, lambda _: client.backend)  # Celery may make several at first, and keeps one of them
         first = client.backend
         assert isinstance(first, ResultBackend)
         for _ in range(5):
             assert all(backend is first for backend in in_threads(8, lambda _: client.backend))
 
-    def test_pickled_results_work_in_another_process(self, harness: Harness, processes: SyncedProcesses) -> None:
+    def test_pickled_result_works_in_another_process(self, harness: Harness, processes: SyncedProcesses) -> None:
         if not harness.under_test.store.shared:
             pytest.skip(f"{harness.under_test.store} is used by one process only")
         ok, failed = harness.tasks.add.delay(2, 3), harness.tasks.raise_.delay("own")
         members = group(harness.tasks.add.s(n, n) for n in range(3))()
         ok.get(timeout=WAIT)
         failed.get(timeout=WAIT, propagate=False)
-        told = processes.run_alike(1, _use_pickled, pickle.dumps([ok, failed, members, harness.backend]), ok.id)
-        assert told == [(5, "Own('text', 2, {'key': [None, 1.5]})", [0, 2, 4], 5, harness.backend.as_uri())]
+        answers = processes.run_alike(1, _use_pickled, pickle.dumps([ok, failed, members, harness.backend]), ok.id)
+        assert answers == [(5, "Own('text', 2, {'key': [None, 1.5]})", [0, 2, 4], 5, harness.backend.as_uri())]
 
-    def test_pickled_here(self, harness: Harness) -> None:
+    def test_pickled_result_works_in_its_own_process(self, harness: Harness) -> None:
         result = harness.tasks.add.delay(2, 3)
         again = pickle.loads(pickle.dumps(result))  # noqa: S301
         assert again == result
@@ -43,7 +43,7 @@ class TestOneBackend:
         assert backend.as_uri(include_password=True) == harness.backend.as_uri(include_password=True)
         assert backend.expires == harness.backend.expires
 
-    def test_the_password_is_hidden(self, harness: Harness) -> None:
+    def test_backend_hides_its_password(self, harness: Harness) -> None:
         backend = harness.backend
         whole = f"rootcellar+{harness.place}"
         assert backend.as_uri(include_password=True) == whole

@@ -36,11 +36,11 @@ class TestReplace:
         ("name", "expected"),
         [("replace_by_task", 12), ("replace_by_chain", 5), ("replace_by_chord", 9)],
     )
-    def test_in_a_chain(self, harness: Harness, name: str, expected: Any) -> None:
+    def test_replaced_task_of_a_chain_passes_its_result(self, harness: Harness, name: str, expected: Any) -> None:
         work = chain(harness.tasks.add.s(1, 1), getattr(harness.tasks, name).s(), harness.tasks.echo.s())
         assert work().get(timeout=WAIT) == expected
 
-    def test_by_a_failure(self, harness: Harness) -> None:
+    def test_failed_replacement_raises_its_error(self, harness: Harness) -> None:
         with pytest.raises(ValueError, match="oops"):
             harness.tasks.replace_by_failure.delay().get(timeout=WAIT)
 
@@ -53,11 +53,11 @@ class TestReplace:
             ("replace_by_chord", 6),
         ],
     )
-    def test_in_a_chord(self, harness: Harness, name: str, expected: Any) -> None:
+    def test_chord_completes_a_replaced_task(self, harness: Harness, name: str, expected: Any) -> None:
         header = [harness.tasks.add.s(0, 0), getattr(harness.tasks, name).s(1)]
         assert chord(header, harness.tasks.echo.s())().get(timeout=WAIT) == [0, expected]
 
-    def test_by_a_failure_in_a_chord(self, harness: Harness) -> None:
+    def test_chord_fails_if_a_replacement_fails(self, harness: Harness) -> None:
         header = [harness.tasks.add.s(0, 0), harness.tasks.replace_by_failure.s()]
         with pytest.raises(ChordError, match="oops"):
             alone(harness, chord(header, harness.tasks.echo.s())()).get(timeout=WAIT)

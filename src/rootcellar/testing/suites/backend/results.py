@@ -32,15 +32,15 @@ from rootcellar.testing.suites.backend.looking import WAIT, stored, until_idle
 
 
 class TestResults:
-    def test_as_tuple_and_back(self, harness: Harness) -> None:
+    def test_result_is_restored_from_its_tuple(self, harness: Harness) -> None:
         result = chain(harness.tasks.add.s(1, 1), harness.tasks.add.s(10))()
         assert result.get(timeout=WAIT) == 12
-        told = json.loads(json.dumps(result.as_tuple()))
-        back = result_from_tuple(told, app=harness.app)
+        values = json.loads(json.dumps(result.as_tuple()))
+        back = result_from_tuple(values, app=harness.app)
         assert (back.get(timeout=WAIT), back.parent.get(timeout=WAIT)) == (12, 2)
         assert result.as_list() == [result.id, result.parent.id]
 
-    def test_the_tree_of_a_task(self, harness: Harness) -> None:
+    def test_result_lists_the_tree_of_a_task(self, harness: Harness) -> None:
         result = harness.tasks.parent.delay(2)
 
         def leaves(node: AsyncResult) -> list[AsyncResult]:
@@ -58,7 +58,7 @@ class TestResults:
         assert sum(len(graph[node]) for node in graph) == 6
         assert {str(node) for node in graph} == {node.id for _, node in deps}
 
-    def test_the_tree_of_a_task_that_runs(self, harness: Harness, gate: Gate) -> None:
+    def test_tree_of_a_running_task_is_incomplete(self, harness: Harness, gate: Gate) -> None:
         result = harness.tasks.hold.delay(gate.port, 1)
         gate.await_arrival()
         with pytest.raises(IncompleteStream):
@@ -69,7 +69,7 @@ class TestResults:
         gate.let_through()
         assert result.get(timeout=WAIT) == 1
 
-    def test_a_group_among_the_children(self, harness: Harness) -> None:
+    def test_result_has_a_group_as_child(self, harness: Harness) -> None:
         result = harness.tasks.parent_of_group.delay()
         result.get(timeout=WAIT)
         (child,) = harness.app.AsyncResult(result.id).children
@@ -87,24 +87,24 @@ class TestResults:
         result.get(timeout=WAIT)
         assert exists(result)
 
-    def test_forget_with_the_parents(self, harness: Harness) -> None:
+    def test_forget_removes_the_parents_too(self, harness: Harness) -> None:
         result = chain(harness.tasks.add.s(1, 1), harness.tasks.add.s(10))()
         assert result.get(timeout=WAIT) == 12
         parent = result.parent
-        assert parent.get(timeout=WAIT) == 2  # which is stored only after the next task was sent
+        assert parent.get(timeout=WAIT) == 2  # the parent's result is stored only after the next task was sent
         result.forget()
         assert not exists(result)
         assert not exists(parent)
         with pytest.raises(TimeoutError):
             result.get(timeout=0)
 
-    def test_a_forgotten_task_may_run_again(self, harness: Harness) -> None:
+    def test_forgotten_task_can_run_again(self, harness: Harness) -> None:
         task_id = new_id()
         assert harness.tasks.add.apply_async((1, 1), task_id=task_id).get(timeout=WAIT) == 2
         harness.app.AsyncResult(task_id).forget()
         assert harness.tasks.add.apply_async((2, 2), task_id=task_id).get(timeout=WAIT) == 4
 
-    def test_a_success_is_not_overwritten(self, harness: Harness) -> None:
+    def test_success_is_not_overwritten(self, harness: Harness) -> None:
         task_id = new_id()
         assert harness.tasks.add.apply_async((1, 1), task_id=task_id).get(timeout=WAIT) == 2
         harness.tasks.add.apply_async((2, 2), task_id=task_id)
@@ -127,14 +127,14 @@ class TestResults:
         result.then(lambda ready: called.append("at once"))
         assert called[1:] == ["at once"]
 
-    def test_then_of_a_failure(self, harness: Harness) -> None:
+    def test_then_calls_back_after_a_failure(self, harness: Harness) -> None:
         result = harness.tasks.raise_.delay("own")
         called: list[str] = []
         result.then(lambda ready: called.append(ready.state))
         result.get(timeout=WAIT, propagate=False)
         assert called == ["FAILURE"]
 
-    def test_then_of_a_group(self, harness: Harness) -> None:
+    def test_then_calls_back_for_a_group(self, harness: Harness) -> None:
         result = group(harness.tasks.add.s(n, n) for n in range(3))()
         called: list[Any] = []
         result.then(lambda ready: called.append(ready.id))
@@ -144,51 +144,51 @@ class TestResults:
     def test_callback_of_get_gets_the_result(self, harness: Harness) -> None:
         called: list[Any] = []
         result = harness.tasks.add.delay(2, 3)
-        assert result.get(timeout=WAIT, callback=lambda *told: called.append(told)) == 5
+        assert result.get(timeout=WAIT, callback=lambda *args: called.append(args)) == 5
         assert called == [(result.id, 5)]
 
-    def test_on_interval(self, harness: Harness, gate: Gate) -> None:
+    def test_get_calls_on_interval(self, harness: Harness, gate: Gate) -> None:
         held = harness.tasks.hold.delay(gate.port, 1)
         gate.await_arrival()
         calls: list[float] = []
 
-        def look() -> None:
+        def note_call() -> None:
             calls.append(time.monotonic())
             if len(calls) == 3:
                 gate.let_through()
 
-        # of a set: Celery itself calls back only once for a single result
-        assert ResultSet([held]).get(timeout=WAIT, interval=0.05, on_interval=look) == [1]
+        # a set, because Celery itself calls back only once for a single result
+        assert ResultSet([held]).get(timeout=WAIT, interval=0.05, on_interval=note_call) == [1]
         assert len(calls) >= 3
         assert calls[2] - calls[0] < 5
         single = harness.tasks.hold.delay(gate.port, 2)
         gate.await_arrival()
         assert single.get(timeout=WAIT, interval=0.05, on_interval=gate.let_through) == 2
 
-    def test_on_interval_may_raise(self, harness: Harness) -> None:
+    def test_get_raises_the_error_of_on_interval(self, harness: Harness) -> None:
         def give_up() -> None:
             raise Own("enough")
 
         with pytest.raises(Own, match="enough"):
             harness.app.AsyncResult(new_id()).get(timeout=WAIT, interval=0.01, on_interval=give_up)
 
-    def test_waiting_is_refused_in_a_task(self, harness: Harness) -> None:
+    def test_get_is_refused_within_a_task(self, harness: Harness) -> None:
         if harness.under_test.pool == "inside":
             pytest.skip("the pool inside lets tasks wait: Celery keeps the refusal for the whole process")
         with pytest.raises(RuntimeError, match=r"Never call result.get\(\) within a task"):
             harness.tasks.blocks.delay().get(timeout=WAIT)
 
-    def test_waiting_in_a_task_where_it_is_allowed(self, harness: Harness) -> None:
+    def test_get_within_a_task_works_if_allowed(self, harness: Harness) -> None:
         assert harness.tasks.waits_for_child.delay(4).get(timeout=WAIT) == 5
 
-    def test_a_result_that_is_known_is_not_read_again(self, harness: Harness) -> None:
+    def test_known_result_is_not_read_again(self, harness: Harness) -> None:
         result = harness.tasks.add.delay(2, 3)
         assert result.get(timeout=WAIT) == 5
         harness.backend.store.delete([result.id])
         assert result.get(timeout=0) == 5
         assert (result.state, result.ready()) == ("SUCCESS", True)
 
-    def test_cache_of_successes(self, harness: Harness) -> None:
+    def test_cache_keeps_as_many_successes_as_configured(self, harness: Harness) -> None:
         for size, is_kept in ((100, True), (1, False), (-1, False)):
             client = harness.client(result_cache_max=size)
             first, second = client.tasks.add.delay(1, 1), client.tasks.add.delay(2, 2)
@@ -200,7 +200,7 @@ class TestResults:
             assert state == ("SUCCESS" if is_kept else "PENDING"), f"with result_cache_max {size}"
             client.backend.store.close()
 
-    def test_the_cache_follows_what_this_process_stores_and_forgets(self, harness: Harness) -> None:
+    def test_cache_follows_changes_of_its_own_process(self, harness: Harness) -> None:
         task_id = new_id()
         harness.backend.store_result(task_id, 1, "SUCCESS")
         assert harness.backend.get_task_meta(task_id)["result"] == 1
@@ -211,7 +211,7 @@ class TestResults:
         harness.backend.reload_task_result(task_id)
         assert harness.backend.get_task_meta(task_id)["status"] == "PENDING"
 
-    def test_backend_verbs(self, harness: Harness) -> None:
+    def test_backend_methods_return_the_fields(self, harness: Harness) -> None:
         result = harness.tasks.raise_.delay("builtin")
         result.get(timeout=WAIT, propagate=False)
         backend = harness.backend
@@ -221,7 +221,7 @@ class TestResults:
         assert backend.get_children(result.id) == []
         assert backend.wait_for(result.id, timeout=WAIT)["status"] == "FAILURE"
 
-    def test_times_and_relations(self, harness: Harness) -> None:
+    def test_result_has_its_times_and_relations(self, harness: Harness) -> None:
         before = datetime.now(timezone.utc)
         results = group(harness.tasks.add.s(n, n) for n in range(3))()
         results.get(timeout=WAIT)
@@ -240,18 +240,18 @@ class TestResults:
         meta = harness.backend.get_task_meta(grandchild.id)
         assert (meta["parent_id"], meta["root_id"]) == (child.id, child.id)
 
-    def test_arguments_are_not_stored_unless_asked_for(self, harness: Harness) -> None:
+    def test_arguments_are_not_stored_by_default(self, harness: Harness) -> None:
         result = harness.tasks.add.delay(2, y=3)
         assert result.get(timeout=WAIT) == 5
         assert (result.args, result.kwargs, result.name) == (None, None, "conformance.add")
 
-    def test_sent_by_a_client_without_rootcellar(self, harness: Harness) -> None:
+    def test_task_from_a_client_without_rootcellar_is_stored(self, harness: Harness) -> None:
         if harness.under_test.broker.in_process:
-            pytest.skip("the broker is in this process, in which rootcellar is")
+            pytest.skip("the broker is in this process, which has imported rootcellar")
         program = (
             "import sys; from celery import Celery; app = Celery(broker=sys.argv[1]);"
             "print(app.send_task('conformance.add', (2, 3), queue=sys.argv[2]).id);"
-            # kombu loads the entry point of the serializer wherever rootcellar is installed
+            # kombu loads the serializer's entry point whenever rootcellar is installed
             "assert {n for n in sys.modules if 'rootcellar' in n} <= {'rootcellar', 'rootcellar.serializer'}"
         )
         conf = harness.app.conf
@@ -264,7 +264,7 @@ class TestResults:
         assert meta["date_started"] <= meta["date_done"]
         assert meta["name"] == "conformance.add"
 
-    def test_eager_results(self, harness: Harness) -> None:
+    def test_eager_result_is_not_stored(self, harness: Harness) -> None:
         result = harness.tasks.add.apply((2, 3))
         assert isinstance(result, EagerResult)
         assert (result.get(), result.state, result.ready(), result.successful()) == (5, "SUCCESS", True, True)
@@ -275,7 +275,7 @@ class TestResults:
             failed.get()
 
     @pytest.mark.parametrize("is_kept", [True, False])
-    def test_eager_tasks(self, harness: Harness, is_kept: bool) -> None:
+    def test_eager_task_is_stored_if_configured(self, harness: Harness, is_kept: bool) -> None:
         eager = harness.client(task_always_eager=True, task_store_eager_result=is_kept)
         ok, failed = eager.tasks.add.delay(2, 3), eager.tasks.raise_.delay("own")
         assert (ok.get(), failed.state) == (5, "FAILURE")
@@ -289,7 +289,7 @@ class TestResults:
             harness.app.AsyncResult(failed.id).get(timeout=0)
 
     @needs_revoke_at_once
-    def test_revoked_before_it_runs(self, harness: Harness) -> None:
+    def test_task_revoked_before_its_start_is_revoked(self, harness: Harness) -> None:
         result = harness.tasks.add.apply_async((1, 1), countdown=86_400)
         result.revoke()
         with pytest.raises(TaskRevokedError):
@@ -297,7 +297,7 @@ class TestResults:
         assert (result.state, result.ready(), result.successful(), result.failed()) == ("REVOKED", True, False, False)
 
     @needs_revoke_at_once
-    def test_a_revoked_group(self, harness: Harness) -> None:
+    def test_revoked_group_has_revoked_tasks(self, harness: Harness) -> None:
         result = group(harness.tasks.add.s(n, n).set(countdown=86_400) for n in range(3))()
         result.revoke()
         with pytest.raises(TaskRevokedError):
@@ -315,12 +315,12 @@ class TestResults:
             result.get(timeout=WAIT)
         assert harness.tasks.add.delay(1, 1).get(timeout=WAIT) == 2
 
-    def test_expired_before_it_runs(self, harness: Harness) -> None:
+    def test_expired_task_is_revoked(self, harness: Harness) -> None:
         result = harness.tasks.add.apply_async((1, 1), expires=-1)
         with pytest.raises(TaskRevokedError, match="expired"):
             result.get(timeout=WAIT)
 
-    def test_beyond_its_time_limit(self, harness: Harness, gate: Gate) -> None:
+    def test_task_fails_at_its_time_limit(self, harness: Harness, gate: Gate) -> None:
         if harness.under_test.pool != "prefork":
             pytest.skip(f"the pool {harness.under_test.pool} has no time limits")
         result = harness.tasks.hold.apply_async((gate.port,), time_limit=1)

@@ -26,7 +26,7 @@ from rootcellar.testing.suites.backend.looking import WAIT, alone, stored
 
 
 class TestSettings:
-    def test_extended(self, start_harness: Callable[..., Harness]) -> None:
+    def test_result_extended_stores_the_arguments(self, start_harness: Callable[..., Harness]) -> None:
         harness = start_harness(result_extended=True)
         result = harness.tasks.add.delay([1], y=[2])
         assert result.get(timeout=WAIT) == [1, 2]
@@ -35,7 +35,7 @@ class TestSettings:
         failed.get(timeout=WAIT, propagate=False)
         assert (failed.args, failed.kwargs) == (["own"], {})
 
-    def test_retries_and_states_keep_the_arguments(self, start_harness: Callable[..., Harness], gate: Gate) -> None:
+    def test_arguments_stay_in_later_states(self, start_harness: Callable[..., Harness], gate: Gate) -> None:
         harness = start_harness(result_extended=True)
         result = harness.tasks.hold_started.delay(gate.port)
         gate.await_arrival()
@@ -46,7 +46,7 @@ class TestSettings:
         result.get(timeout=WAIT)
         assert result.args == [gate.port]
 
-    def test_track_started_everywhere(self, start_harness: Callable[..., Harness], gate: Gate) -> None:
+    def test_task_track_started_stores_started(self, start_harness: Callable[..., Harness], gate: Gate) -> None:
         harness = start_harness(task_track_started=True)
         result = harness.tasks.hold.delay(gate.port)
         gate.await_arrival()
@@ -54,7 +54,7 @@ class TestSettings:
         gate.let_through()
         result.get(timeout=WAIT)
 
-    def test_ignore_everything(self, start_harness: Callable[..., Harness]) -> None:
+    def test_task_ignore_result_stores_only_what_asks_for_it(self, start_harness: Callable[..., Harness]) -> None:
         harness = start_harness(task_ignore_result=True)
         header = [harness.tasks.add.s(n, n) for n in range(3)]
         kept = harness.tasks.total.s().set(ignore_result=False)
@@ -70,7 +70,9 @@ class TestSettings:
             ("json", {"when": datetime(2031, 5, 6, tzinfo=timezone.utc), "id": uuid.UUID(int=7), "bytes": b"\x00\xff"}),
         ],
     )
-    def test_serializers(self, start_harness: Callable[..., Harness], serializer: str, value: Any) -> None:
+    def test_serializer_stores_results_arguments_and_groups(
+        self, start_harness: Callable[..., Harness], serializer: str, value: Any
+    ) -> None:
         accepted = list({"json", serializer, "pickle"})
         harness = start_harness(
             result_serializer=serializer,
@@ -103,7 +105,7 @@ class TestSettings:
         with pytest.raises(errors.ContentRefused):
             _ = stranger.app.AsyncResult(result.id).state
 
-    def test_pickled_exceptions(self, start_harness: Callable[..., Harness]) -> None:
+    def test_exceptions_come_back_with_the_pickle_serializer(self, start_harness: Callable[..., Harness]) -> None:
         harness = start_harness(
             result_serializer="pickle", result_accept_content=["pickle"], accept_content=["json", "pickle"]
         )
@@ -114,7 +116,7 @@ class TestSettings:
         with pytest.raises(ChordError, match="ValueError"):
             alone(harness, result).get(timeout=WAIT)
 
-    def test_compression(self, start_harness: Callable[..., Harness]) -> None:
+    def test_compressed_results_come_back(self, start_harness: Callable[..., Harness]) -> None:
         harness = start_harness(result_compression="gzip", result_extended=True)
         text = "compressible " * 10_000
         result = harness.tasks.echo.delay(text)
@@ -126,17 +128,17 @@ class TestSettings:
         assert "gzip" in record.result.compression
         assert len(record.result.body) < 5_000
         plain = harness.client()
-        assert plain.app.AsyncResult(result.id).get(timeout=0) == text, "who does not compress reads it all the same"
+        assert plain.app.AsyncResult(result.id).get(timeout=0) == text, "a client without compression reads it too"
         assert chord([harness.tasks.echo.s(1), harness.tasks.ignored.s()], harness.tasks.echo.s())().get(timeout=WAIT)
         with pytest.raises(Own):
             harness.tasks.raise_.delay("own").get(timeout=WAIT)
 
-    def test_encryption(self, start_harness: Callable[..., Harness]) -> None:
+    def test_encrypted_results_come_back_only_with_their_key(self, start_harness: Callable[..., Harness]) -> None:
         keys = make_key("first")
         harness = start_harness(result_encryption_keys=keys, result_extended=True, result_compression="gzip")
-        result = harness.tasks.echo.delay("what nobody else may read")
-        assert result.get(timeout=WAIT) == "what nobody else may read"
-        assert result.args == ["what nobody else may read"]
+        result = harness.tasks.echo.delay("a text that only this client can read")
+        assert result.get(timeout=WAIT) == "a text that only this client can read"
+        assert result.args == ["a text that only this client can read"]
         failed = harness.tasks.fail.delay(message="what went wrong")
         with pytest.raises(ValueError, match="what went wrong"):
             failed.get(timeout=WAIT)
@@ -152,7 +154,7 @@ class TestSettings:
             assert payload is not None
             assert payload.key_id == "aes-256-gcm:first"
         assert "went wrong" not in str(kept)
-        assert "nobody" not in str(record)
+        assert "only this client" not in str(record)
         harness.backend.store.put(replace(kept, task_id=(moved := new_id())))
         with pytest.raises(errors.SealBroken, match="altered, or stored for another task"):
             harness.app.AsyncResult(moved).get(timeout=WAIT)
@@ -160,7 +162,7 @@ class TestSettings:
         with pytest.raises(errors.KeyMissing, match="under the key 'first', and the keys here are second"):
             without.app.AsyncResult(result.id).get(timeout=WAIT)
 
-    def test_results_expire_as_the_settings_say(self, start_harness: Callable[..., Harness]) -> None:
+    def test_results_expire_as_configured(self, start_harness: Callable[..., Harness]) -> None:
         harness = start_harness(result_expires=1.5, result_failure_expires=3600)
         ok, failed = harness.tasks.add.delay(1, 1), harness.tasks.raise_.delay("own")
         members = ResultSet([ok, failed], app=harness.app)
@@ -183,9 +185,7 @@ class TestSettings:
         assert record.expires_at - record.done_at == timedelta(hours=1)
 
     @pytest.mark.parametrize("expires", [0, None])
-    def test_results_without_expiry_are_kept_for_ever(
-        self, start_harness: Callable[..., Harness], expires: Any
-    ) -> None:
+    def test_results_without_expiry_never_expire(self, start_harness: Callable[..., Harness], expires: Any) -> None:
         harness = start_harness(result_expires=expires)
         ok, failed = harness.tasks.add.delay(1, 1), harness.tasks.raise_.delay("own")
         for one in (ok, failed):
@@ -212,7 +212,7 @@ class TestSettings:
         gate.let_through()
         assert alone(harness, result).get(timeout=WAIT) == [2, "last"]
 
-    def test_only_failures_expire(self, start_harness: Callable[..., Harness]) -> None:
+    def test_failures_expire_while_successes_do_not(self, start_harness: Callable[..., Harness]) -> None:
         harness = start_harness(result_expires=None, result_failure_expires=60)
         ok, failed = harness.tasks.add.delay(1, 1), harness.tasks.raise_.delay("own")
         revoked = harness.tasks.add.apply_async((1, 1), expires=-1)
@@ -221,7 +221,7 @@ class TestSettings:
         assert harness.backend.store.delete_expired(datetime.now(timezone.utc) + timedelta(minutes=2)) == 2
         assert stored(harness, ok.id) is not None
 
-    def test_failures_never_expire(self, start_harness: Callable[..., Harness]) -> None:
+    def test_successes_expire_while_failures_do_not(self, start_harness: Callable[..., Harness]) -> None:
         harness = start_harness(result_expires=60, result_failure_expires=0)
         ok, failed = harness.tasks.add.delay(1, 1), harness.tasks.raise_.delay("own")
         for one in (ok, failed):

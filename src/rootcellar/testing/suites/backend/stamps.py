@@ -22,7 +22,7 @@ class Stamp(StampingVisitor):  # type: ignore[misc]
 
 
 class TestStamps:
-    def test_stamps_are_stored(self, harness: Harness) -> None:
+    def test_stamps_of_a_task_are_stored(self, harness: Harness) -> None:
         work = harness.tasks.add.s(1, 1)
         work.stamp(Stamp(customer="c-1", numbers=[1, 2]))
         result = work.apply_async()
@@ -32,7 +32,7 @@ class TestStamps:
         assert meta["customer"] in ("c-1", ["c-1"])
         assert sorted(meta["numbers"]) == [1, 2]
 
-    def test_stamps_of_a_workflow(self, harness: Harness) -> None:
+    def test_stamps_of_a_workflow_are_stored(self, harness: Harness) -> None:
         tasks = harness.tasks
         work = chain(tasks.add.s(1, 1), group(tasks.add.s(n) for n in range(2)), tasks.total.s())
         work.stamp(Stamp(order="o-7"))
@@ -42,7 +42,7 @@ class TestStamps:
             one.get(timeout=WAIT)
             assert "o-7" in harness.backend.get_task_meta(one.id)["order"], one
 
-    def test_a_stamp_never_hides_the_result(self, harness: Harness) -> None:
+    def test_stamp_does_not_hide_a_field_of_the_result(self, harness: Harness) -> None:
         work = harness.tasks.add.s(1, 1)
         names = ("status", "result", "traceback", "children", "date_done", "date_sent", "worker")
         work.stamp(Stamp(**dict.fromkeys(names, "a stamp")))
@@ -55,7 +55,7 @@ class TestStamps:
         assert record is not None
         assert record.stamps is not None
 
-    def test_without_stamps(self, harness: Harness) -> None:
+    def test_task_without_stamps_has_no_stamped_headers(self, harness: Harness) -> None:
         result = harness.tasks.add.delay(1, 1)
         result.get(timeout=WAIT)
         assert "stamped_headers" not in harness.backend.get_task_meta(result.id)

@@ -12,7 +12,7 @@ from rootcellar.testing.suites.backend.looking import WAIT
 
 
 class TestWatching:
-    def test_task_of_which_nothing_is_stored_is_pending_first(self, harness: Harness) -> None:
+    def test_watch_begins_with_pending_if_nothing_is_stored(self, harness: Harness) -> None:
         task_id = new_id()
 
         async def watch() -> list[tuple[str, Any]]:

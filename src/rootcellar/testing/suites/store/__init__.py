@@ -1,7 +1,7 @@
 """The tests of a store: every method of :mod:`rootcellar.stores.base`, and every promise in its docstrings.
 
-A file for each topic. A test gets ``store``, in a place that the tests of a module share, or ``new_place`` where it
-needs a place for itself.
+There is a file for each topic. A test gets ``store``, in a place that the tests of a module share, or ``new_place`` if
+it needs a place of its own.
 """
 
 from rootcellar.testing.suites.store.chords import TestChords

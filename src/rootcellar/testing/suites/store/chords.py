@@ -32,7 +32,7 @@ from rootcellar.testing.under_test import Open, StoreUnderTest
 
 
 class TestChords:
-    def test_the_last_part_claims(self, store: Store) -> None:
+    def test_last_part_claims_its_chord(self, store: Store) -> None:
         group = begun(store, 3)
         progress = [store.count_part(part(group, index=index)) for index in range(3)]
         assert progress == [
@@ -41,7 +41,7 @@ class TestChords:
             ChordProgress(size=3, counted=3, claimed=True, finished=False),
         ]
 
-    def test_a_part_counts_with_its_result(self, store: Store) -> None:
+    def test_part_is_counted_together_with_its_result(self, store: Store) -> None:
         group = begun(store, 2)
         one, two = record(result=json_payload(1)), record(state="FAILURE", result=json_payload(2))
         first = store.put(one, part(group, one.task_id, 0))
@@ -50,7 +50,7 @@ class TestChords:
         assert second == Stored(written=True, chord=ChordProgress(size=2, counted=2, claimed=True, finished=False))
         assert store.get_many([one.task_id, two.task_id]) == {one.task_id: one, two.task_id: two}
 
-    def test_a_part_counts_once(self, store: Store) -> None:
+    def test_part_counts_once(self, store: Store) -> None:
         group = begun(store, 3)
         one = record()
         counts = [
@@ -65,19 +65,19 @@ class TestChords:
         assert counts == [1] * 5
         assert [(one.state, one.group_index) for one in store.chord_parts(group)] == [("SUCCESS", 0)]
 
-    def test_one_task_at_two_places_counts_twice(self, store: Store) -> None:
+    def test_task_at_two_places_counts_twice(self, store: Store) -> None:
         group = begun(store, 3)
         task_id = new_id()
         assert store.count_part(part(group, task_id, 0)).counted == 1
         assert store.count_part(part(group, task_id, 1)).counted == 2
         assert store.count_part(part(group, task_id, None)).claimed
 
-    def test_one_task_without_a_place_counts_once(self, store: Store) -> None:
+    def test_task_without_a_place_counts_once(self, store: Store) -> None:
         group = begun(store, 2)
         task_id = new_id()
         assert [store.count_part(part(group, task_id, None)).counted for _ in range(2)] == [1, 1]
 
-    def test_chords_do_not_mix(self, store: Store) -> None:
+    def test_chord_counts_only_its_own_parts(self, store: Store) -> None:
         one, other = begun(store, 1), begun(store, 2)
         assert not store.count_part(part(other, "shared", 0)).claimed
         assert store.count_part(part(one, "shared", 0)).claimed
@@ -86,7 +86,7 @@ class TestChords:
             size=2, counted=2, claimed=True, finished=False
         )
 
-    def test_parts_before_the_size(self, store: Store) -> None:
+    def test_part_is_counted_before_the_size_is_known(self, store: Store) -> None:
         group = begun(store)
         assert [store.count_part(part(group, index=index)) for index in range(2)] == [
             ChordProgress(size=None, counted=1, claimed=False, finished=False),
@@ -95,14 +95,14 @@ class TestChords:
         store.size_chord(group, 3)
         assert store.count_part(part(group, index=2)) == ChordProgress(size=3, counted=3, claimed=True, finished=False)
 
-    def test_parts_before_anything_else(self, store: Store) -> None:
+    def test_part_is_counted_before_its_chord_begins(self, store: Store) -> None:
         group = new_id()
         assert store.count_part(part(group, "early", 0)).counted == 1
         store.size_chord(group, 2)
         assert store.count_part(part(group, "last", 1)).claimed
         assert [one.task_id for one in store.chord_parts(group)] == ["early", "last"]
 
-    def test_a_size_that_comes_last_leaves_an_orphan(self, store: Store) -> None:
+    def test_chord_is_orphaned_if_its_size_comes_last(self, store: Store) -> None:
         owner, group = new_id(), begun(store)
         assert not store.count_part(part(group, owner=owner)).claimed
         assert list(store.orphaned_chords(owner)) == []
@@ -110,7 +110,7 @@ class TestChords:
         assert list(store.orphaned_chords(owner)) == [group]
         assert store.claim_chord(group, "sweep")
 
-    def test_chord_grows(self, store: Store) -> None:
+    def test_chord_grows_by_a_relative_size(self, store: Store) -> None:
         group = begun(store, 1)
         store.size_chord(group, 1, relative=True)
         assert store.count_part(part(group, index=0)) == ChordProgress(size=2, counted=1, claimed=False, finished=False)
@@ -119,7 +119,7 @@ class TestChords:
         assert not store.count_part(part(group, index=2)).claimed
         assert store.count_part(part(group, index=3)).claimed
 
-    def test_one_growth_counts_once_however_often_it_is_told(self, store: Store) -> None:
+    def test_growth_with_the_same_key_counts_once(self, store: Store) -> None:
         group = begun(store, 1)
         for key in ("one", "two", "one", "two"):
             store.size_chord(group, 2, relative=True, key=key)
@@ -128,7 +128,7 @@ class TestChords:
         store.begin_chord(ChordRecord(group_id=group))
         store.size_chord(group, 1)
         store.size_chord(group, 1, relative=True, key="one")
-        assert store.count_part(part(group, index=0)).size == 2, "a chord that is begun anew has forgotten it"
+        assert store.count_part(part(group, index=0)).size == 2, "a chord that begins again has forgotten it"
 
     def test_chord_grows_before_its_size_is_known(self, store: Store) -> None:
         group = begun(store)
@@ -143,12 +143,12 @@ class TestChords:
         store.size_chord(group, 1)
         assert store.count_part(part(group, index=0)) == ChordProgress(size=2, counted=1, claimed=False, finished=False)
 
-    def test_many_grow_it_at_once(self, store: Store) -> None:
+    def test_chord_grows_in_eight_threads_at_once(self, store: Store) -> None:
         group = begun(store, 1)
         in_threads(8, lambda _: store.size_chord(group, 1, relative=True))
         assert store.count_part(part(group)).size == 9
 
-    def test_begun_again_it_starts_afresh(self, store: Store) -> None:
+    def test_chord_that_begins_again_forgets_its_parts(self, store: Store) -> None:
         group = completed(store, 2)
         store.size_chord(group, 5, relative=True)
         again = ChordRecord(group_id=group, body=json_payload("again"), header=json_payload("header"))
@@ -161,7 +161,7 @@ class TestChords:
         )
         assert store.count_part(part(group, "first", 0)).claimed
 
-    def test_begun_again_after_it_was_finished(self, store: Store) -> None:
+    def test_chord_begins_again_after_it_was_finished(self, store: Store) -> None:
         group = completed(store, 1)
         store.finish_chord(group)
         store.begin_chord(ChordRecord(group_id=group))
@@ -170,12 +170,12 @@ class TestChords:
             size=1, counted=1, claimed=True, finished=False
         )
 
-    def test_claim_is_held_by_one_at_a_time(self, store: Store) -> None:
+    def test_chord_has_one_claimant_at_a_time(self, store: Store) -> None:
         group = completed(store, 2)
         assert not store.claim_chord(group, "sweep")
         assert not store.count_part(part(group, "another", 7)).claimed
 
-    def test_the_delivery_that_claimed_may_claim_again(self, store: Store) -> None:
+    def test_same_delivery_claims_its_chord_again(self, store: Store) -> None:
         group = completed(store, 2)
         assert store.count_part(part(group, "last", 1)) == ChordProgress(
             size=2, counted=2, claimed=True, finished=False
@@ -185,27 +185,27 @@ class TestChords:
         stored = store.put(record(task_id="last"), part(group, "last", 1))
         assert stored.chord == ChordProgress(size=2, counted=3, claimed=True, finished=False)
 
-    def test_a_claim_that_ran_out_is_taken_over(self, store: Store) -> None:
+    def test_claim_is_taken_over_after_its_lease(self, store: Store) -> None:
         group = completed(store, 2, lease=0.001)
         wait_until(lambda: store.claim_chord(group, "sweep 1"), "the end of the lease")
         assert not store.claim_chord(group, "sweep 2")
-        assert not store.count_part(part(group, "last", 1)).claimed, "whoever held it first holds it no longer"
+        assert not store.count_part(part(group, "last", 1)).claimed, "the first claimant lost its claim"
 
-    def test_another_part_that_comes_again_finds_the_orphan(self, store: Store) -> None:
+    def test_redelivered_part_claims_an_orphaned_chord(self, store: Store) -> None:
         group = begun(store, 2)
         store.count_part(part(group, "first", 0))
         assert store.count_part(part(group, "last", 1), lease=0.001).claimed
         wait_until(lambda: store.count_part(part(group, "first", 0)).claimed, "the end of the lease")
         assert not store.claim_chord(group, "sweep")
 
-    def test_chord_that_is_not_complete_cannot_be_claimed(self, store: Store) -> None:
+    def test_incomplete_chord_cannot_be_claimed(self, store: Store) -> None:
         incomplete, unsized, finished = begun(store, 2), begun(store), completed(store, 1)
         store.count_part(part(incomplete))
         store.count_part(part(unsized))
         store.finish_chord(finished)
         assert [store.claim_chord(group, "sweep") for group in (incomplete, unsized, finished, new_id())] == [False] * 4
 
-    def test_orphaned_chords_are_those_that_are_complete_and_not_claimed(self, store: Store) -> None:
+    def test_orphaned_chords_are_complete_and_not_claimed(self, store: Store) -> None:
         mine, yours = new_id(), new_id()
         held = completed(store, 2, owner=mine)
         finished = completed(store, 1, lease=0.001, owner=mine)
@@ -226,7 +226,7 @@ class TestChords:
         assert list(store.orphaned_chords(mine)) == []
         assert not store.claim_chord(held, "sweep")
 
-    def test_a_finished_chord_refuses_parts(self, store: Store) -> None:
+    def test_finished_chord_refuses_parts(self, store: Store) -> None:
         group = completed(store, 2)
         store.finish_chord(group)
         for late in (part(group, "last", 1), part(group, "late", 5)):
@@ -237,7 +237,7 @@ class TestChords:
         assert store.get(one.task_id) == one
         assert list(store.chord_parts(group)) == []
 
-    def test_finishing_drops_body_and_parts(self, store: Store) -> None:
+    def test_finished_chord_has_no_body_and_no_parts(self, store: Store) -> None:
         group = completed(store, 2)
         assert store.get_chord(group) is not None
         store.finish_chord(group)
@@ -246,7 +246,7 @@ class TestChords:
         store.finish_chord(group)
         store.finish_chord(new_id())
 
-    def test_body_and_header(self, store: Store) -> None:
+    def test_chord_keeps_its_body_and_header(self, store: Store) -> None:
         chord = ChordRecord(
             group_id=new_id(),
             body=json_payload({"task": "body"}),
@@ -259,7 +259,7 @@ class TestChords:
         store.count_part(part(chord.group_id))
         assert store.get_chord(chord.group_id) == chord
 
-    def test_parts_in_the_order_of_the_header(self, store: Store) -> None:
+    def test_chord_parts_have_the_order_of_the_header(self, store: Store) -> None:
         group = begun(store, 12)
         places: list[int | None] = [10, 2, None, 0, 11, 9, 1]
         for index in places:
@@ -267,7 +267,7 @@ class TestChords:
         assert [one.group_index for one in store.chord_parts(group)] == [0, 1, 2, 9, 10, 11, None]
         assert list(store.chord_parts(new_id())) == []
 
-    def test_parts_show_their_own_result_or_that_of_their_record(self, store: Store) -> None:
+    def test_chord_part_has_its_own_result_or_its_records(self, store: Store) -> None:
         group = begun(store, 5)
         ok, failed = record(result=json_payload("ok")), record(state="FAILURE")
         store.put(ok, part(group, ok.task_id, 0))
@@ -283,7 +283,7 @@ class TestChords:
             PartResult(task_id=alone.task_id, group_index=3, state="SUCCESS", result=json_payload("stored alone")),
         ]
 
-    def test_chord_keeps_what_its_parts_gave_whatever_becomes_of_the_records(self, store: Store) -> None:
+    def test_chord_keeps_results_whose_records_change_or_go(self, store: Store) -> None:
         group = begun(store, 6)
         payloads = [json_payload(None), Payload(b"\x80\x05\x00\xff", "application/x-python-serialize", "binary")]
         records = [
@@ -307,7 +307,7 @@ class TestChords:
         store.put(replace(records[0], result=json_payload("yet another run")))
         assert list(store.chord_parts(group)) == expected
 
-    def test_part_has_the_result_it_came_with_where_an_earlier_success_stays(self, store: Store) -> None:
+    def test_part_keeps_its_result_beside_an_earlier_success(self, store: Store) -> None:
         group = begun(store, 2)
         one = record(result=json_payload("stored by hand"))
         store.put(one)
@@ -318,7 +318,7 @@ class TestChords:
         assert [found.result for found in store.chord_parts(group)] == [json_payload("returned")]
         assert store.get(one.task_id) == one
 
-    def test_sixteen_threads_complete_a_chord(self, store: Store) -> None:
+    def test_sixteen_threads_claim_a_chord_once(self, store: Store) -> None:
         for _ in range(5):
             group = begun(store, 32)
 
@@ -332,7 +332,7 @@ class TestChords:
             assert claims.count(True) == 1
             assert len(store.chord_parts(group)) == 32
 
-    def test_sixteen_threads_claim_an_orphan(self, store: Store) -> None:
+    def test_sixteen_threads_claim_an_orphan_once(self, store: Store) -> None:
         for _ in range(5):
             group = begun(store)
             store.count_part(part(group))
@@ -349,7 +349,7 @@ class TestChords:
                 size=2, counted=2, claimed=True, finished=False
             )
 
-    def test_four_processes_complete_chords(
+    def test_four_processes_claim_each_chord_once(
         self, shared: None, under_test: StoreUnderTest, place: str, store: Store, processes: SyncedProcesses
     ) -> None:
         groups = [begun(store, 16) for _ in range(10)]

@@ -68,7 +68,7 @@ PAYLOADS = {**{name: Payload(text.encode()) for name, text in JSON_TEXTS.items()
 
 class TestPayloads:
     @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
-    def test_every_payload_is_exact(self, store: Store, payload: Payload) -> None:
+    def test_payload_comes_back_byte_for_byte(self, store: Store, payload: Payload) -> None:
         stored = record(result=payload, args=payload, kwargs=payload, children=payload, stamps=payload)
         assert store.put(stored).written
         assert store.get(stored.task_id) == stored
@@ -85,7 +85,7 @@ class TestPayloads:
         store.count_part(part(chord.group_id, "own", 1, result=payload))
         assert [one.result for one in store.chord_parts(chord.group_id)] == [payload, payload]
 
-    def test_no_payload_is_not_null(self, store: Store) -> None:
+    def test_missing_payload_differs_from_null(self, store: Store) -> None:
         nothing, null = record(result=None), record(result=json_payload(None))
         store.put(nothing)
         store.put(null)

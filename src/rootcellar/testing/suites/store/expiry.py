@@ -1,4 +1,4 @@
-"""What expires, and what stays."""
+"""Which records expire, and which stay."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TestExpiry:
         assert new_store.get_chord(chord.group_id) == chord
         assert len(new_store.chord_parts(chord.group_id)) == 1
 
-    def test_the_last_state_says_when(self, new_store: Store) -> None:
+    def test_last_state_decides_the_expiry(self, new_store: Store) -> None:
         longer = record(state="STARTED", expires_at=NOW - timedelta(1))
         never = record(state="STARTED", expires_at=NOW - timedelta(1))
         for one in (longer, never):
@@ -68,11 +68,11 @@ class TestExpiry:
         while count := new_store.delete_expired(NOW, limit=50):
             counts.append(count)
         assert sum(counts) == 120
-        assert len(counts) > 1, "the limit is kept to, about"
+        assert len(counts) > 1, "each call deletes about as many as its limit"
         assert max(counts) <= 60
         assert len(new_store.scan()) == 1
 
-    def test_several_delete_at_once(self, new_store: Store) -> None:
+    def test_four_threads_delete_expired_records_once(self, new_store: Store) -> None:
         in_threads(4, lambda _: [new_store.put(record(expires_at=NOW - timedelta(1))) for _ in range(25)])
 
         def delete(_: int) -> int:
@@ -81,7 +81,7 @@ class TestExpiry:
                 total += count
             return total
 
-        assert sum(in_threads(4, delete)) == 100, "each is counted by the one that deleted it"
+        assert sum(in_threads(4, delete)) == 100, "each record is counted by the thread that deleted it"
         while new_store.delete_expired(NOW):
             pass
         assert list(new_store.scan()) == []
@@ -110,7 +110,7 @@ class TestExpiry:
         assert [found.result for found in new_store.chord_parts(group)] == [short.result]
         assert new_store.count_part(part(group, "last", 1)).claimed
 
-    def test_parts_put_off_the_expiry_of_their_chord(self, new_store: Store) -> None:
+    def test_parts_postpone_the_expiry_of_their_chord(self, new_store: Store) -> None:
         now = datetime.now(timezone.utc)
         soon, later = now + timedelta(hours=1), now + timedelta(hours=10)
         known, stored = (begun(new_store, 4, expires_at=soon) for _ in range(2))
@@ -128,7 +128,7 @@ class TestExpiry:
         assert new_store.get_chord(known) is None
         assert [len(new_store.chord_parts(group)) for group in (known, unbegun, stored)] == [0, 0, 0]
 
-    def test_part_changes_nothing_of_a_chord_that_never_expires(self, new_store: Store) -> None:
+    def test_part_does_not_make_its_chord_expire(self, new_store: Store) -> None:
         never = begun(new_store, 3)
         new_store.count_part(part(never, "first", 0, expires_at=NOW))
         new_store.count_part(part(never, "second", 1))
@@ -138,13 +138,13 @@ class TestExpiry:
         assert chord is not None
         assert chord.expires_at is None
 
-    def test_a_finished_chord_goes_on_refusing_for_a_while(self, new_store: Store) -> None:
+    def test_finished_chord_refuses_parts_after_a_cleanup(self, new_store: Store) -> None:
         group = completed(new_store, 2)
         new_store.finish_chord(group)
         new_store.delete_expired(datetime.now(timezone.utc))
         assert new_store.count_part(part(group, "late", 5)).finished
 
-    def test_cleanup_while_others_store(self, new_store: Store) -> None:
+    def test_cleanup_deletes_nothing_that_others_store(self, new_store: Store) -> None:
         stop = threading.Event()
 
         def clean() -> None:

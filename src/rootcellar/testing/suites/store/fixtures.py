@@ -1,4 +1,4 @@
-"""The fixtures of the store's suite. A test gets a store in a place that a module shares, or a place to itself."""
+"""The fixtures of the store's suite. A test gets a store in a place that its module shares, or its own place."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def place(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> Iterato
 
 @pytest.fixture(scope="module")
 def store(under_test: StoreUnderTest, place: str) -> Iterator[Store]:
-    """A store in the shared place: use new ids, and leave everything else alone."""
+    """A store in the shared place: use new ids, and change nothing else."""
     found = under_test.open(place, None)
     yield found
     found.close()
@@ -36,7 +36,7 @@ def store(under_test: StoreUnderTest, place: str) -> Iterator[Store]:
 
 @pytest.fixture
 def new_place(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a place that the test has to itself."""
+    """The URL of a place that only this test uses."""
     with under_test.new_place(request) as url:
         yield url
 
@@ -56,12 +56,12 @@ def open_new(under_test: StoreUnderTest, new_place: str) -> Iterator[Callable[..
 
 @pytest.fixture
 def new_store(open_new: Callable[..., Store]) -> Store:
-    """A store in a place that the test has to itself."""
+    """A store in a place that only this test uses."""
     return open_new()
 
 
 @pytest.fixture
 def shared(under_test: StoreUnderTest) -> None:
-    """The test is about several processes that use one place."""
+    """The test needs a place that several processes can use."""
     if not under_test.shared:
         pytest.skip(f"{under_test} is used by one process only")

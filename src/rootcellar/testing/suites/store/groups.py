@@ -14,7 +14,7 @@ from rootcellar.testing.helpers import NOW, json_payload, new_id
 
 
 class TestGroups:
-    def test_store_read_delete(self, store: Store) -> None:
+    def test_group_is_stored_read_and_deleted(self, store: Store) -> None:
         group = GroupRecord(group_id=new_id(), result=json_payload([["g", None], []]), done_at=NOW)
         assert store.get_group(group.group_id) is None
         store.delete_group(group.group_id)
@@ -23,7 +23,7 @@ class TestGroups:
         store.delete_group(group.group_id)
         assert store.get_group(group.group_id) is None
 
-    def test_the_last_one_stays(self, store: Store) -> None:
+    def test_group_is_replaced_by_the_last_one(self, store: Store) -> None:
         first = GroupRecord(
             group_id=new_id(), result=Payload(b"\x00", "a/b", "binary"), done_at=NOW, expires_at=NOW + timedelta(1)
         )
@@ -32,7 +32,7 @@ class TestGroups:
         store.put_group(second)
         assert store.get_group(first.group_id) == second
 
-    def test_a_group_is_no_task(self, store: Store) -> None:
+    def test_group_is_not_read_as_a_task(self, store: Store) -> None:
         group = GroupRecord(group_id=new_id(), result=json_payload(1), done_at=NOW)
         store.put_group(group)
         assert store.get(group.group_id) is None

@@ -37,7 +37,7 @@ def hold_lease(open_store: Callable[..., Store], url: str, name: str, lease: flo
 
 
 class TestLeaders:
-    def test_one_leads_and_others_follow(self, store: Store) -> None:
+    def test_leader_keeps_its_lease_and_others_wait(self, store: Store) -> None:
         name = new_name()
         first, second = StoreLeader(store, name, LONG), StoreLeader(store, name, LONG)
         assert first.hold()
@@ -45,34 +45,34 @@ class TestLeaders:
         assert first.hold(), "the leader stays the leader"
         assert StoreLeader(store, new_name(), LONG).hold(), "another service has another leader"
 
-    def test_leader_that_releases_is_followed_at_once(self, store: Store) -> None:
+    def test_released_lease_goes_to_another_leader(self, store: Store) -> None:
         name = new_name()
         first, second = StoreLeader(store, name, LONG), StoreLeader(store, name, LONG)
         assert first.hold()
         second.release()
-        assert not second.hold(), "who does not lead cannot release"
+        assert not second.hold(), "only the leader can release its lease"
         first.release()
         eventually_holds(second)
         assert not first.hold()
 
-    def test_lease_that_ran_out_is_taken_over(self, store: Store) -> None:
+    def test_expired_lease_goes_to_another_leader(self, store: Store) -> None:
         name = new_name()
         first, second = StoreLeader(store, name, SHORT), StoreLeader(store, name, LONG)
         assert first.hold()
         eventually_holds(second)
         assert not first.hold()
 
-    def test_leader_that_renews_is_not_replaced(self, store: Store) -> None:
+    def test_renewed_lease_keeps_its_leader(self, store: Store) -> None:
         name = new_name()
         first = StoreLeader(store, name, SHORT)
         assert first.hold()
-        # each renewal by a longer lease of the same holder
+        # the same process renews its lease, now with a longer one
         first.lease = LONG
         first._candidate.get().until = 0.0
         assert first.hold()
         assert not StoreLeader(store, name, LONG).hold()
 
-    def test_lease_is_no_orphaned_chord(self, store: Store) -> None:
+    def test_lease_is_not_listed_as_an_orphaned_chord(self, store: Store) -> None:
         name = new_name()
         leader = StoreLeader(store, name, LONG)
         assert leader.hold()
@@ -81,7 +81,7 @@ class TestLeaders:
         for owner in ("", "owner", "None", "null"):
             assert group_id not in store.orphaned_chords(owner)
 
-    def test_one_of_many_processes_leads(
+    def test_one_of_four_processes_leads(
         self, under_test: StoreUnderTest, place: str, processes: SyncedProcesses
     ) -> None:
         if not under_test.shared:
@@ -114,8 +114,8 @@ class TestLeaders:
 
 
 def eventually_holds(leader: StoreLeader, patience: float = 30.0) -> None:
-    """Ask again until a lease by the server's clock has run out."""
+    """Try again until another leader's lease has run out, by the server's clock."""
     deadline = time.monotonic() + patience
     while not leader.hold():
-        assert time.monotonic() < deadline, "nobody took over"
+        assert time.monotonic() < deadline, "no process took over"
         time.sleep(0.02)

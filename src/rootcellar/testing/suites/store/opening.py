@@ -14,10 +14,10 @@ from rootcellar.testing.under_test import Open, StoreUnderTest
 
 
 class TestOpening:
-    def test_opening_connects_to_nothing(self, under_test: StoreUnderTest, new_place: str) -> None:
+    def test_opened_store_makes_no_connection(self, under_test: StoreUnderTest, new_place: str) -> None:
         under_test.open(new_place, StoreOptions(create_tables=False)).close()
 
-    def test_a_second_handle_sees_what_the_first_stored(
+    def test_second_store_reads_what_the_first_stored(
         self, under_test: StoreUnderTest, place: str, store: Store
     ) -> None:
         other = under_test.open(place, None)
@@ -28,7 +28,7 @@ class TestOpening:
         assert store.get(one.task_id) is None
         other.close()
 
-    def test_closed_it_opens_again(self, new_store: Store) -> None:
+    def test_closed_store_opens_again(self, new_store: Store) -> None:
         one = record()
         new_store.close()
         new_store.put(one)
@@ -37,7 +37,7 @@ class TestOpening:
         assert new_store.get(one.task_id) == one
         assert not new_store.put(one).written
 
-    def test_closed_while_others_use_it(self, new_store: Store) -> None:
+    def test_store_is_closed_while_threads_use_it(self, new_store: Store) -> None:
         def work(number: int) -> None:
             for _ in range(20):
                 if number == 0:
@@ -52,13 +52,13 @@ class TestOpening:
         new_store.check()
         new_store.check()
 
-    def test_where_names_the_place_without_its_password(self, store: Store, place: str) -> None:
+    def test_where_shows_no_password(self, store: Store, place: str) -> None:
         assert store.where
         user_info = place.partition("://")[2].rpartition("@")[0]
         password = user_info.partition(":")[2]
         assert not password or password not in store.where
 
-    def test_few_connections_for_many_threads(self, open_new: Callable[..., Store]) -> None:
+    def test_twelve_threads_share_two_connections(self, open_new: Callable[..., Store]) -> None:
         narrow = open_new(pool_size=2)
         in_threads(12, lambda _: [narrow.put(record()) for _ in range(5)])
         assert len(narrow.scan()) == 60
@@ -84,7 +84,7 @@ class TestOpening:
         in_threads(8, lambda number: new_store.put(record(task_id=f"thread {number}")))
         assert len(new_store.scan()) == 8
 
-    def test_a_forked_child_uses_the_store_of_its_parent(
+    def test_forked_child_uses_its_parents_store(
         self, shared: None, under_test: StoreUnderTest, new_place: str, processes: SyncedProcesses
     ) -> None:
         (problem,) = processes.run((_fork_and_use, (under_test.open, new_place)))

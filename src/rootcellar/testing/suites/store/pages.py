@@ -30,14 +30,14 @@ class TestScan:
         assert [one.task_id for one in found] == sorted(stored)
         assert {one.task_id: one for one in found} == stored
 
-    def test_after_an_id_that_is_gone(self, new_store: Store) -> None:
+    def test_scan_continues_after_a_deleted_id(self, new_store: Store) -> None:
         for number in range(1, 6):
             new_store.put(record(task_id=f"task-{number}"))
         new_store.delete(["task-3"])
         assert [one.task_id for one in new_store.scan("task-3")] == ["task-4", "task-5"]
         assert [one.task_id for one in new_store.scan("task-9")] == []
 
-    def test_misses_nothing_while_others_write(self, new_store: Store) -> None:
+    def test_scan_misses_nothing_while_others_write(self, new_store: Store) -> None:
         there = [record(task_id=f"{n:03}-there") for n in range(0, 400, 2)]
         for one in there:
             new_store.put(one)

@@ -47,12 +47,12 @@ class TestQueries:
         assert isinstance(store, Queryable)
         return [one.task_id for one in store.query(TaskQuery(**query))]
 
-    def test_all_unfinished_first_then_the_newest(self, history: Store) -> None:
+    def test_query_lists_unfinished_tasks_first_then_the_newest(self, history: Store) -> None:
         found = self.ids(history)
         assert set(found[:2]) == {"sent", "started"}
         assert found[2:] == ["f", "e", "d", "c", "b", "a", "g", "h"]
 
-    def test_whole_records_come(self, history: Store) -> None:
+    def test_query_returns_whole_records(self, history: Store) -> None:
         assert isinstance(history, Queryable)
         (found,) = history.query(TaskQuery(names=("shop.ship",)))
         assert found == history.get("b")

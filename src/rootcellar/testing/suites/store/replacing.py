@@ -20,10 +20,10 @@ REPLACED = ("result", "args", "kwargs", "stamps")
 
 
 class TestReplacing:
-    """Stores that are Replaceable; all of ours are."""
+    """Every store of rootcellar is Replaceable."""
 
     @pytest.mark.parametrize("number", range(3))
-    def test_other_values_in_place_of_the_old(self, store: Store, number: int) -> None:
+    def test_replaced_record_has_the_new_values(self, store: Store, number: int) -> None:
         assert isinstance(store, Replaceable)
         plain = Payload(b'{"a": "\xc3\xbc"}')
         odd = [Payload(b"[NaN]"), OTHER_PAYLOADS["encrypted"], Payload(b'{"t": 1}', TYPED_JSON)][number]
@@ -40,7 +40,7 @@ class TestReplacing:
 
     @pytest.mark.parametrize("content_type", ["application/json", TYPED_JSON])
     @pytest.mark.parametrize("changed", [*REPLACED, "traceback", "state"])
-    def test_record_that_changed_meanwhile_is_not_replaced(self, store: Store, changed: str, content_type: str) -> None:
+    def test_changed_record_is_not_replaced(self, store: Store, changed: str, content_type: str) -> None:
         assert isinstance(store, Replaceable)
         values = dict.fromkeys(REPLACED, Payload(b"1", content_type))
         old = record(state="FAILURE", traceback="before", done_at=NOW, **values)
@@ -67,4 +67,4 @@ class TestReplacing:
             store.delete_expired(datetime.now(timezone.utc))
             return store.get(old.task_id) is None
 
-        wait_until(is_gone, "the end of what was replaced")
+        wait_until(is_gone, "the expiry of the replaced record")

@@ -1,4 +1,4 @@
-"""Storing and reading tasks: which fields are kept, which state stays, whatever threads and processes do."""
+"""Storing and reading tasks, also in threads and processes: which fields are kept, and which state stays."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from rootcellar.testing.under_test import Open, StoreUnderTest
 
 
 class TestTasks:
-    def test_every_field_comes_back(self, store: Store) -> None:
+    def test_record_comes_back_with_every_field(self, store: Store) -> None:
         stored = full_record()
         assert store.put(stored) == Stored(written=True, chord=None)
         assert store.get(stored.task_id) == stored
@@ -49,19 +49,19 @@ class TestTasks:
         assert store.put(stored, part(group, stored.task_id), durable=False) == Stored(written=True, chord=progress)
         assert store.get_many([stored.task_id, alone.task_id]) == {stored.task_id: stored, alone.task_id: alone}
 
-    def test_only_what_is_required(self, store: Store) -> None:
+    def test_record_without_optional_fields_is_stored(self, store: Store) -> None:
         stored = TaskRecord(task_id=new_id(), state="STARTED")
         assert store.put(stored).written
         assert store.get(stored.task_id) == stored
 
-    def test_unknown_task(self, store: Store) -> None:
+    def test_unknown_task_has_no_record(self, store: Store) -> None:
         assert store.get(new_id()) is None
 
     @pytest.mark.parametrize(
         "task_id",
         ["a" * 255, "with space", 'it\'s "quoted" 100%', "_%\\", "snow ☃ 雪 🧊", "A", "a", "{task}", ":id", "$1", "%s"],
     )
-    def test_ids_are_any_text(self, store: Store, task_id: str) -> None:
+    def test_task_id_is_any_text(self, store: Store, task_id: str) -> None:
         stored = record(task_id=task_id, result=json_payload(task_id))
         store.delete([task_id])
         assert store.put(stored).written
@@ -70,7 +70,7 @@ class TestTasks:
         assert store.delete([task_id]) == 1
         assert store.get(task_id) is None
 
-    def test_texts_are_any_text(self, store: Store) -> None:
+    def test_text_field_holds_any_text(self, store: Store) -> None:
         stored = full_record(
             name="tâche «é» 'q' \"d\" 100% _ 🧊", queue="очередь", worker="worker@قبو", traceback="line\r\n\tline\n"
         )
@@ -78,7 +78,7 @@ class TestTasks:
         assert store.get(stored.task_id) == stored
 
     @pytest.mark.parametrize("odd", ["\x00", "\ud800"], ids=["NUL", "lone surrogate"])
-    def test_texts_with_what_is_no_text(self, store: Store, odd: str) -> None:
+    def test_text_field_replaces_what_is_not_text(self, store: Store, odd: str) -> None:
         names = ("name", "queue", "worker", "traceback", "parent_id", "root_id", "group_id")
         stored = full_record(**{name: f"before {odd} after" for name in names})
         assert store.put(stored).written
@@ -91,7 +91,7 @@ class TestTasks:
         assert replace(found, **{name: getattr(stored, name) for name in names}) == stored
 
     @pytest.mark.parametrize("odd", ["\x00", "\ud800"], ids=["NUL", "lone surrogate"])
-    def test_ids_with_what_is_no_text(self, store: Store, odd: str) -> None:
+    def test_task_id_with_invalid_text_is_kept_or_refused(self, store: Store, odd: str) -> None:
         good, bad = record(), record(task_id=f"{new_id()}{odd}")
         store.put(good)
         try:
@@ -109,7 +109,7 @@ class TestTasks:
     @pytest.mark.parametrize(
         "given", [{"task_id": "\x00"}, {"task_id": "\ud800"}, {"result": Payload(b"no JSON")}, {"retries": 2**80}]
     )
-    def test_a_record_that_is_refused_harms_no_other(self, store: Store, given: dict[str, Any]) -> None:
+    def test_refused_record_does_not_affect_others(self, store: Store, given: dict[str, Any]) -> None:
         def work(number: int) -> list[TaskRecord]:
             stored = []
             for turn in range(6):
@@ -124,7 +124,7 @@ class TestTasks:
         assert len(stored) >= 8 * 4
         assert [store.get(one.task_id) for one in stored] == stored
 
-    def test_moments_are_exact_and_in_utc(self, store: Store) -> None:
+    def test_dates_are_exact_and_in_utc(self, store: Store) -> None:
         moments = {
             "sent_at": datetime(1970, 1, 1, tzinfo=timezone.utc),
             "started_at": datetime(2024, 2, 29, 23, 59, 59, 999999, tzinfo=timezone.utc),
@@ -138,17 +138,17 @@ class TestTasks:
         for name in moments:
             assert getattr(found, name).utcoffset() == timedelta(0), name
 
-    def test_state_by_state_what_is_not_given_is_kept(self, store: Store) -> None:
+    def test_next_state_keeps_fields_that_it_lacks(self, store: Store) -> None:
         first = full_record()
         store.put(first)
-        # another state, which tells nothing of the call
+        # another state, without the fields of the call
         bare = TaskRecord(task_id=first.task_id, state="RETRY", retries=first.retries)
         assert store.put(bare).written
         assert store.get(first.task_id) == replace(
             first, state="RETRY", result=None, traceback=None, done_at=None, expires_at=None
-        ), "what belongs to the state goes with it, the rest stays"
+        ), "the fields of the state are replaced, the others stay"
 
-    def test_given_fields_replace_the_earlier_ones(self, store: Store) -> None:
+    def test_next_state_replaces_fields_that_it_has(self, store: Store) -> None:
         first = full_record()
         store.put(first)
         second = full_record(
@@ -160,7 +160,7 @@ class TestTasks:
         assert store.put(second).written
         assert store.get(first.task_id) == second, "0 and empty values are values"
 
-    def test_exact_payloads_are_kept_and_replaced_as_whole(self, store: Store) -> None:
+    def test_next_state_keeps_or_replaces_whole_payloads(self, store: Store) -> None:
         odd, plain = Payload(b"\x80\x04odd", "application/x-python-serialize", "binary"), json_payload([1])
         first = full_record(args=odd, kwargs=plain, result=odd)
         store.put(first)
@@ -175,7 +175,7 @@ class TestTasks:
 
     @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
     @pytest.mark.parametrize("later", [None, json_payload([[["second", None], None]])], ids=["none", "some"])
-    def test_a_finished_task_has_the_children_of_its_last_run(
+    def test_finished_task_has_the_children_of_its_last_run(
         self, store: Store, state: str, later: Payload | None
     ) -> None:
         first = full_record(state="RETRY", done_at=None, children=json_payload([[["first", None], None]]))
@@ -187,7 +187,7 @@ class TestTasks:
         assert store.get(first.task_id) == end
 
     @pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY", "FAILURE", "REVOKED", "PROGRESS"])
-    def test_any_state_but_success_is_overwritten(self, store: Store, state: str) -> None:
+    def test_success_overwrites_other_states(self, store: Store, state: str) -> None:
         first = record(state=state)
         store.put(first)
         second = replace(first, state="SUCCESS", result=json_payload("better"))
@@ -195,14 +195,14 @@ class TestTasks:
         assert store.get(first.task_id) == second
 
     @pytest.mark.parametrize("state", ["SUCCESS", "STARTED", "RETRY", "FAILURE", "REVOKED", "PROGRESS"])
-    def test_success_stays(self, store: Store, state: str) -> None:
+    def test_success_is_not_overwritten(self, store: Store, state: str) -> None:
         first = full_record(state="SUCCESS")
         store.put(first)
         again = full_record(first.task_id, state=state, result=json_payload("worse"), name="other", expires_at=None)
         assert store.put(again) == Stored(written=False, chord=None)
         assert store.get(first.task_id) == first
 
-    def test_the_late_retry_of_an_earlier_run_changes_nothing(self, store: Store) -> None:
+    def test_late_retry_of_an_earlier_run_is_ignored(self, store: Store) -> None:
         end = record(state="FAILURE", retries=2, done_at=NOW)
         store.put(end)
         late = replace(end, state="RETRY", retries=1, done_at=None)
@@ -222,7 +222,7 @@ class TestTasks:
         assert stored.chord == ChordProgress(size=2, counted=1, claimed=False, finished=False)
         assert store.get(first.task_id) == first
 
-    def test_eight_threads_store_one_task(self, store: Store) -> None:
+    def test_eight_threads_store_one_success(self, store: Store) -> None:
         for _ in range(10):
             task_id = new_id()
             records = [record(task_id=task_id, result=json_payload(n), worker=f"w{n}") for n in range(8)]
@@ -254,7 +254,7 @@ class TestTasks:
     def test_get_many_of_no_ids_finds_nothing(self, store: Store) -> None:
         assert store.get_many([]) == {}
 
-    def test_get_many_as_an_iterator_with_repeated_ids(self, store: Store) -> None:
+    def test_get_many_accepts_an_iterator_with_repeated_ids(self, store: Store) -> None:
         stored = [record() for _ in range(3)]
         for one in stored:
             store.put(one)
@@ -262,7 +262,7 @@ class TestTasks:
         found = store.get_many(task_id for task_id in [*ids, *ids, new_id()])
         assert found == {one.task_id: one for one in stored}
 
-    def test_twelve_thousand_at_once(self, new_store: Store) -> None:
+    def test_get_many_reads_twelve_thousand_ids(self, new_store: Store) -> None:
         stored = [record(result=json_payload(n)) for n in range(300)]
         in_threads(4, lambda n: [new_store.put(one) for one in stored[n::4]])
         ids = [one.task_id for one in stored] + [new_id() for _ in range(11_700)]
@@ -282,7 +282,7 @@ class TestTasks:
         assert store.delete(ids) == 0
         assert store.get_many([kept.task_id, *ids]) == {kept.task_id: kept}
 
-    def test_a_deleted_success_is_forgotten(self, store: Store) -> None:
+    def test_deleted_success_can_be_overwritten(self, store: Store) -> None:
         first = full_record(state="SUCCESS")
         store.put(first)
         store.delete([first.task_id])
@@ -290,7 +290,7 @@ class TestTasks:
         assert store.put(second).written
         assert store.get(first.task_id) == second
 
-    def test_many_verbs_from_many_threads(self, store: Store) -> None:
+    def test_store_is_used_by_sixteen_threads(self, store: Store) -> None:
         def work(number: int) -> None:
             for turn in range(10):
                 one = full_record(result=json_payload([number, turn]))

@@ -21,7 +21,7 @@ from rootcellar.testing.under_test import StoreUnderTest
 
 @pytest.fixture
 def tables(under_test: StoreUnderTest, open_new: Callable[..., Store]) -> None:
-    """The test is about a store that keeps tables."""
+    """The test needs a store with tables."""
     if under_test.in_tables_later:
         pytest.skip(f"{under_test} has results in its tables later")
     if not isinstance(open_new(create_tables=False), HasSchema):
@@ -41,7 +41,7 @@ ODD_NAMES = {
 @pytest.mark.usefixtures("tables")
 class TestTables:
     @pytest.mark.parametrize("kind", ODD_NAMES)
-    def test_tables_may_have_any_names(
+    def test_tables_can_have_any_names(
         self, under_test: StoreUnderTest, open_new: Callable[..., Store], kind: str
     ) -> None:
         task, group, task_schema, group_schema = ODD_NAMES[kind]
@@ -77,7 +77,7 @@ class TestTables:
         usual.put(one)
         assert first.get(one.task_id) is None
 
-    def test_tables_may_not_be_made(self, open_new: Callable[..., Store]) -> None:
+    def test_store_without_tables_reports_schema_missing(self, open_new: Callable[..., Store]) -> None:
         store = open_new(create_tables=False)
         assert isinstance(store, HasSchema)
         verbs: list[Callable[[], Any]] = [
@@ -102,10 +102,10 @@ class TestTables:
         status = store.schema.status()
         assert status.version == status.wanted > 0
         one = record()
-        assert store.put(one).written, "the same store works as soon as somebody made the tables"
+        assert store.put(one).written, "the same store works as soon as the tables exist"
         assert store.get(one.task_id) == one
 
-    def test_made_by_name(self, open_new: Callable[..., Store]) -> None:
+    def test_tables_are_created_by_the_schema(self, open_new: Callable[..., Store]) -> None:
         store = open_new(create_tables=False)
         assert isinstance(store, HasSchema)
         store.schema.create()
@@ -114,7 +114,9 @@ class TestTables:
         store.put(one)
         assert open_new().get(one.task_id) == one
 
-    def test_made_by_hand(self, under_test: StoreUnderTest, new_place: str, open_new: Callable[..., Store]) -> None:
+    def test_tables_are_created_by_printed_sql(
+        self, under_test: StoreUnderTest, new_place: str, open_new: Callable[..., Store]
+    ) -> None:
         assert under_test.run_sql is not None, "a store with tables is described with `run_sql`"
         options = {"task_table": "it's mine", "create_tables": False}
         store = open_new(**options)
@@ -126,7 +128,7 @@ class TestTables:
         assert store.put(one).written
         assert store.get(one.task_id) == one
 
-    def test_tables_that_vanish_are_made_again(
+    def test_dropped_tables_are_created_again(
         self, under_test: StoreUnderTest, new_place: str, new_store: Store, open_new: Callable[..., Store]
     ) -> None:
         assert under_test.run_sql is not None

@@ -24,42 +24,42 @@ from rootcellar.waiting.blocking import Waiter
 
 
 class TestWatching:
-    """Who waits is told, by the store itself or by a watcher that looks: see :mod:`rootcellar.waiting.blocking`."""
+    """A waiter is notified by the store, or by a watcher that polls: see :mod:`rootcellar.waiting.blocking`."""
 
-    def test_told_once_it_is_ready(self, store: Store) -> None:
+    def test_watcher_notifies_when_a_task_ends(self, store: Store) -> None:
         one = record()
         waiter = Waiter(store)
-        told = Mailbox()
-        waiter.watcher().subscribe([one.task_id], told.put)
+        notified = Mailbox()
+        waiter.watcher().subscribe([one.task_id], notified.put)
         store.put(replace(one, state="STARTED", done_at=None))
         store.put(one)
-        assert told.take() == [one]
+        assert notified.take() == [one]
         waiter.close()
 
-    def test_told_of_what_is_ready_already(self, store: Store) -> None:
+    def test_watcher_notifies_of_a_task_that_has_ended(self, store: Store) -> None:
         one, other = record(), record(state="FAILURE")
         store.put(one)
         store.put(other)
         waiter = Waiter(store)
         found = list(waiter.wait_for([one.task_id, other.task_id], timeout=PATIENCE))
         assert sorted(found, key=lambda found: found.task_id) == sorted([one, other], key=lambda one: one.task_id)
-        told = Mailbox()
-        waiter.watcher().subscribe([one.task_id], told.put, NotifyOn.ID)
-        assert told.take() == [one.task_id]
+        notified = Mailbox()
+        waiter.watcher().subscribe([one.task_id], notified.put, NotifyOn.ID)
+        assert notified.take() == [one.task_id]
         waiter.close()
 
-    def test_told_of_every_change(self, store: Store) -> None:
+    def test_watcher_notifies_of_every_change(self, store: Store) -> None:
         one = record()
         states = [replace(one, state=f"STEP {n}", done_at=None) for n in range(3)]
         waiter = Waiter(store)
-        told = Mailbox()
-        waiter.watcher().subscribe([one.task_id], told.put, NotifyOn.CHANGES)
+        notified = Mailbox()
+        waiter.watcher().subscribe([one.task_id], notified.put, NotifyOn.CHANGES)
         for state in (*states, one):
             store.put(state)
-            assert told.take() == [state]
+            assert notified.take() == [state]
         waiter.close()
 
-    def test_told_of_what_another_process_stores(
+    def test_waiter_gets_results_from_another_process(
         self, shared: None, under_test: StoreUnderTest, place: str, store: Store, processes: SyncedProcesses
     ) -> None:
         ids = [new_id() for _ in range(50)]
@@ -72,7 +72,7 @@ class TestWatching:
         assert {one.task_id: one.result for one in found} == dict.fromkeys(ids, json_payload(7))
         waiter.close()
 
-    def test_many_wait_for_many(self, store: Store) -> None:
+    def test_eight_waiters_get_their_own_results(self, store: Store) -> None:
         waiter = Waiter(store)
         ids = [[new_id() for _ in range(20)] for _ in range(8)]
 
@@ -89,13 +89,13 @@ class TestWatching:
     def test_cancelled_waiter_is_not_notified(self, store: Store) -> None:
         one, other = record(), record()
         waiter = Waiter(store)
-        cancelled, told = Mailbox(), Mailbox()
+        cancelled, notified = Mailbox(), Mailbox()
         waiter.watcher().subscribe([one.task_id], cancelled.put).cancel()
-        waiter.watcher().subscribe([one.task_id, other.task_id], told.put)
+        waiter.watcher().subscribe([one.task_id, other.task_id], notified.put)
         store.put(one)
-        assert told.take() == [one]
+        assert notified.take() == [one]
         store.put(other)
-        assert told.take() == [other]
+        assert notified.take() == [other]
         assert cancelled.is_empty()
         waiter.close()
 
@@ -111,14 +111,14 @@ class TestWatching:
 
 
 class Mailbox:
-    """Where a watcher delivers what it tells."""
+    """Receives a watcher's notifications."""
 
     def __init__(self) -> None:
-        self._told: queue.Queue[Any] = queue.Queue()
-        self.put = self._told.put
+        self._notifications: queue.Queue[Any] = queue.Queue()
+        self.put = self._notifications.put
 
     def take(self) -> Any:
-        return self._told.get(timeout=PATIENCE)
+        return self._notifications.get(timeout=PATIENCE)
 
     def is_empty(self) -> bool:
-        return self._told.empty()
+        return self._notifications.empty()
