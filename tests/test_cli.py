@@ -16,12 +16,14 @@ from typing import Any
 
 import psycopg
 import pytest
+import typer
 from celery import Celery
 from celery.backends.database.session import ResultModelBase
 from celery.result import AsyncResult
 from rich.cells import cell_len
 
 from rootcellar import __version__
+from rootcellar.cli import app
 from rootcellar.cli.times import parse_moment, parse_span, show_moment, show_seconds
 from rootcellar.cli.values import json_value, outcome
 from rootcellar.errors import SchemaMissing
@@ -32,8 +34,28 @@ from tests.commands import Ended, assert_one_line, execute, run, run_here, run_o
 from tests.servers import IN_URL, PostgresServer, _postgres_bin, free_port
 
 NOW = datetime.now(timezone.utc)
-COMMANDS = ("check", "demo", "history", "show", "schema", *(f"schema {name}" for name in ("create", "sql", "upgrade")))
-COMMANDS += ("drain", "rekey", "explain", "schema status", "schema grants", "schema adopt", "schema unadopt")
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The commands that do something, by their full names."""
+    if not hasattr(command, "commands"):
+        return {" ".join(path): command}
+    found = [leaves(each, (*path, name)) for name, each in command.commands.items()]
+    return {name: each for some in found for name, each in some.items()}
+
+
+LEAVES = leaves(typer.main.get_command(app))
+COMMANDS = (*LEAVES, "schema")
+#: these open no store, or choose what they check or use in another way
+WITHOUT_STORE_OPTIONS = {"check", "demo", "explain", "init", "key", "recommend", "settings"}
+#: the options of a command that opens a store, with their help
+STORE_OPTIONS = {
+    "--backend": "The result backend, such as postgresql://… or sqlite:///results.sqlite3",
+    "--app": "Your Celery app, named as for `celery -A`",
+    "--task-table": "The task table, if not celery_taskmeta",
+    "--group-table": "The group table, if not celery_groupmeta",
+    "--schema": "The database schema that holds the tables",
+}
 HOSTILE = '\x1b[31m[red]\u202e\nnew line\x00"'
 
 
@@ -111,6 +133,26 @@ def test_every_command_has_help_with_an_example_that_fits_80_columns(name: str) 
     assert (ended.status, ended.err) == (0, "")
     assert re.search(rf"Examples?:\n +rootcellar {name}", ended.out)
     assert max(len(line) for line in ended.out.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_option_has_help_and_means_the_same_in_each_command(name: str) -> None:
+    helps = {option.opts[0]: option.help for option in LEAVES[name].params if option.param_type_name == "option"}
+    assert all(helps.values()), helps
+    if name not in WITHOUT_STORE_OPTIONS:
+        assert {option: helps.get(option) for option in STORE_OPTIONS} == STORE_OPTIONS
+    assert helps.get("--json", "Print JSON") == "Print JSON"
+    assert helps.get("--app", STORE_OPTIONS["--app"]) == STORE_OPTIONS["--app"]
+
+
+def test_tables_of_a_command_are_those_of_its_options(tmp_path: Path) -> None:
+    options = ["-b", f"sqlite:///{tmp_path}/one.sqlite3", "--task-table", "my_tasks", "--group-table", "my_groups"]
+    assert run_here("schema", "create", *options).status == 0
+    with sqlite3.connect(tmp_path / "one.sqlite3") as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert {"my_tasks", "my_groups"} <= names
+    assert run_here("history", *options, "--json") == Ended(0, "[]\n", "")
+    assert run_here("history", *options[:2]).status == 1
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,9 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from rootcellar.cli.options import AppOption, BackendOption, EnvFileOption, JsonOption
 from rootcellar.cli.output import console, print_json, visible
-from rootcellar.cli.stores import (
-    VARIABLE,
-    AppOption,
-    BackendOption,
-    JsonOption,
-    load_app,
-    no_env_file,
-    store_of_variable,
-)
+from rootcellar.cli.stores import VARIABLE, load_app, no_env_file, store_of_variable
 from rootcellar.errors import RootcellarError, explain
 from rootcellar.urls import redact
 
@@ -68,9 +61,7 @@ def check(
             "--processes", min=1, metavar="N", help="Processes of workers and others that will use it, for its limits"
         ),
     ] = None,
-    env_file: Annotated[
-        str, typer.Option("--env-file", metavar="FILE", help="Read this file of NAME=value instead of .env")
-    ] = ".env",
+    env_file: EnvFileOption = ".env",
     as_json: JsonOption = False,
 ) -> None:
     """Check a server: connection, rights, tables, storing and reading, settings and speed.

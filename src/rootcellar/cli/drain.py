@@ -8,17 +8,9 @@ from typing import Annotated
 
 import typer
 
+from rootcellar.cli.options import Choice, JsonOption, store_options
 from rootcellar.cli.output import print_error, print_json, say
-from rootcellar.cli.stores import (
-    AppOption,
-    BackendOption,
-    Choice,
-    GroupTableOption,
-    JsonOption,
-    SchemaOption,
-    TaskTableOption,
-    chosen_store,
-)
+from rootcellar.cli.stores import chosen_store
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.maintenance.drain import Drain
 from rootcellar.stores.journal import Lag, WritesBehind
@@ -40,9 +32,9 @@ _NOTHING_TO_MOVE = (
 PROGRESS_INTERVAL_SECONDS = 1.0
 
 
+@store_options
 def drain(
-    backend: BackendOption = None,
-    app: AppOption = None,
+    choice: Choice,
     once: Annotated[bool, typer.Option("--once", help="End when all results that wait now are moved")] = False,
     status: Annotated[
         bool, typer.Option("--status", help="Move nothing: show how many results wait, and for how long")
@@ -51,9 +43,6 @@ def drain(
         float, typer.Option("--max-age", min=0, metavar="SECONDS", help="For --status: how long a result may wait")
     ] = 60.0,
     as_json: JsonOption = False,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
 ) -> None:
     """Move results of a hybrid in write-behind mode from Redis to PostgreSQL.
 
@@ -74,7 +63,7 @@ def drain(
     """
     if once and status:
         raise typer.BadParameter("give --once or --status, not both", param_hint="--status")
-    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+    with chosen_store(choice) as store:
         if not isinstance(store, WritesBehind):
             raise typer.BadParameter(_NOTHING_TO_MOVE.format(where=store.where), param_hint="--backend")
         try:

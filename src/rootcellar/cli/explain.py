@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rootcellar.cli.options import JsonOption
 from rootcellar.cli.output import console, print_json, say, visible
-from rootcellar.cli.stores import JsonOption
 from rootcellar.troubleshooting.catalogue import Entry, entries, find, suggestions
 
 EXAMPLES = """\b

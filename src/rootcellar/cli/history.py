@@ -13,17 +13,9 @@ from celery.states import ALL_STATES
 from rich.console import Console
 from rich.text import Text
 
+from rootcellar.cli.options import Choice, JsonOption, store_options
 from rootcellar.cli.output import console, print_json, say, state_style, visible, visible_lines
-from rootcellar.cli.stores import (
-    AppOption,
-    BackendOption,
-    Choice,
-    GroupTableOption,
-    JsonOption,
-    SchemaOption,
-    TaskTableOption,
-    existing_results,
-)
+from rootcellar.cli.stores import existing_results
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.times import local_time, parse_moment, seconds_between, show_seconds
 from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, unreadable_fields
@@ -50,9 +42,9 @@ Examples:
 _MAX_LISTED_IDS = 5
 
 
+@store_options
 def history(
-    backend: BackendOption = None,
-    app: AppOption = None,
+    choice: Choice,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="The most tasks to list")] = 20,
     state: Annotated[
         list[str] | None, typer.Option("--state", metavar="STATE", help="Only this state; may be repeated")
@@ -76,9 +68,6 @@ def history(
         str | None, typer.Option("--until", metavar="WHEN", help="Only before then, written as for --since")
     ] = None,
     as_json: JsonOption = False,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
 ) -> None:
     """List tasks, the most recent first.
 
@@ -95,7 +84,7 @@ def history(
         until=_moment(until, "--until"),
         limit=limit + 1,
     )
-    with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
+    with existing_results(choice) as results:
         found = [results.codec.opened(record)[0] for record in query_tasks(results.store, query)]
         where = results.store.where
     _print_damage(found[:limit])
@@ -133,20 +122,17 @@ def query_tasks(store: Store, query: TaskQuery) -> list[TaskRecord]:
     return list(store.query(query))
 
 
+@store_options
 def show(
+    choice: Choice,
     task_id: Annotated[str, typer.Argument(metavar="TASK_ID", help="The id of the task, or the beginning of it")],
-    backend: BackendOption = None,
-    app: AppOption = None,
     as_json: JsonOption = False,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
 ) -> None:
     """Show everything that is stored of one task.
 
     A store that can be searched also finds it by the beginning of its id, if no other id begins with it.
     """
-    with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
+    with existing_results(choice) as results:
         found = results.store.get(task_id) or _find_by_prefix(task_id, results.store)
         where = results.store.where
         record, refused = results.codec.opened(found) if found else (None, [])

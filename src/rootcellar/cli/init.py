@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from rootcellar.cli.options import JsonOption
 from rootcellar.cli.output import console, print_json, say, visible
-from rootcellar.cli.stores import JsonOption
 from rootcellar.onboarding.recommend import RedisForm, Setup, recommend
 from rootcellar.onboarding.recommend.setup import BACKENDS, BROKERS
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from rootcellar.cli.asking import ask_needs, count_of
+from rootcellar.cli.options import JsonOption
 from rootcellar.cli.output import console, print_json, say
-from rootcellar.cli.stores import JsonOption
 from rootcellar.onboarding.recommend import (
     Keep,
     MayLose,

@@ -8,17 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from rootcellar.cli.options import Choice, JsonOption, store_options
 from rootcellar.cli.output import print_json, say, visible
-from rootcellar.cli.stores import (
-    AppOption,
-    BackendOption,
-    Choice,
-    GroupTableOption,
-    JsonOption,
-    SchemaOption,
-    TaskTableOption,
-    existing_results,
-)
+from rootcellar.cli.stores import existing_results
 from rootcellar.payloads.rekey import Rekeyed, Rekeying
 
 EXAMPLES = """\b
@@ -31,7 +23,9 @@ Examples:
 _PROGRESS_INTERVAL_SECONDS = 1.0
 
 
+@store_options
 def rekey(
+    choice: Choice,
     unsealed: Annotated[
         bool,
         typer.Option(
@@ -43,12 +37,7 @@ def rekey(
         str | None, typer.Option("--after", metavar="TASK_ID", help="Begin after this id, in the order of the ids")
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Records to read at a time")] = 500,
-    backend: BackendOption = None,
-    app: AppOption = None,
     as_json: JsonOption = False,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
 ) -> None:
     """Encrypt (or sign) every stored result again, with the first key.
 
@@ -57,7 +46,7 @@ def rekey(
     again: it skips what is done. Results without encryption or signature stay as they are, unless --unprotected is
     given. Exit status 1 if something could not be opened, or if results were left that cannot be read with the keys.
     """
-    with existing_results(Choice(backend, app, task_table, group_table, schema)) as results:
+    with existing_results(choice) as results:
         rekeying = Rekeying(results.store, results.codec, unsealed=unsealed, dry_run=dry_run, batch=batch)
         progress = _Progress(dry_run)
         is_refused = not results.codec.sealing.accepts_unsealed

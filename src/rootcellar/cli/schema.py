@@ -10,17 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from rootcellar.cli.options import Choice, DryRunOption, JsonOption, YesOption, store_options
 from rootcellar.cli.output import print_json, say
-from rootcellar.cli.stores import (
-    AppOption,
-    BackendOption,
-    Choice,
-    GroupTableOption,
-    JsonOption,
-    SchemaOption,
-    TaskTableOption,
-    chosen_store,
-)
+from rootcellar.cli.stores import chosen_store
 from rootcellar.cli.times import parse_span
 from rootcellar.errors import AbilityMissing, ForeignTables, SchemaMissing, SchemaOutdated
 from rootcellar.stores import Store
@@ -64,24 +56,17 @@ Examples:
   rootcellar schema unadopt --dry-run -b postgresql://user:password@host/db
   rootcellar schema unadopt --yes --drop-results -A shop.celery
 """
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed without a terminal")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing")]
 
 
 @app.command(epilog=_CREATE_EXAMPLE)
-def create(
-    backend: BackendOption = None,
-    app: AppOption = None,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
-) -> None:
+@store_options
+def create(choice: Choice) -> None:
     """Create the tables, or bring them up to date.
 
     Doing it twice is harmless. A store without tables (Redis, MongoDB) needs nothing: exit status 0. Exit status 1 if
     existing tables are damaged; they are not repaired.
     """
-    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+    with chosen_store(choice) as store:
         if not isinstance(store, HasSchema):
             _say_ready(store)
             return
@@ -94,20 +79,15 @@ def create(
 
 
 @app.command(epilog=_SQL_EXAMPLE)
-def sql(
-    backend: BackendOption = None,
-    app: AppOption = None,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
-) -> None:
+@store_options
+def sql(choice: Choice) -> None:
     """Print the statements that create the tables.
 
     For databases in which workers may not create tables. It opens no connection. Run the statements, GRANT the workers
     SELECT, INSERT, UPDATE and DELETE on the tables (`rootcellar schema grants`), and set
     database_create_tables_at_setup to False.
     """
-    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+    with chosen_store(choice) as store:
         sys.stdout.write(_schema_of(store).sql())
 
 
@@ -120,7 +100,9 @@ class RoleName(str, Enum):
 
 
 @app.command(epilog=_GRANTS_EXAMPLE)
+@store_options
 def grants(
+    choice: Choice,
     user: Annotated[
         str, typer.Argument(metavar="USER", help="The user; on MySQL with @host, unless any host is allowed")
     ],
@@ -130,18 +112,13 @@ def grants(
             "--for", help="A worker or client stores and waits, a reader only reads, an admin creates the tables"
         ),
     ] = RoleName.worker,
-    backend: BackendOption = None,
-    app: AppOption = None,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
 ) -> None:
     """Print the GRANT statements for a user.
 
     They give the user the least rights that it needs. The command opens no connection. First run the statements for the
     admin, then `schema create` as the admin, then the other statements.
     """
-    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+    with chosen_store(choice) as store:
         tables = _schema_of(store)
         if not isinstance(tables, HasGrants):
             raise AbilityMissing(
@@ -151,18 +128,13 @@ def grants(
 
 
 @app.command(epilog=_UPGRADE_EXAMPLE)
-def upgrade(
-    backend: BackendOption = None,
-    app: AppOption = None,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
-) -> None:
+@store_options
+def upgrade(choice: Choice) -> None:
     """Bring the tables of an older release up to date.
 
     Workers may run meanwhile.
     """
-    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+    with chosen_store(choice) as store:
         if not isinstance(store, HasSchema):
             _say_ready(store)
             return
@@ -177,19 +149,16 @@ def upgrade(
 
 
 @app.command(epilog=_STATUS_EXAMPLE, short_help="Print whether the tables exist and are up to date.")
+@store_options
 def status(
-    backend: BackendOption = None,
-    app: AppOption = None,
+    choice: Choice,
     as_json: JsonOption = False,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
 ) -> None:
     """Print the version of the tables, and whether tables or columns are missing.
 
     Changes nothing. Exit status 0 if they are up to date and complete, 1 otherwise.
     """
-    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+    with chosen_store(choice) as store:
         if not isinstance(store, HasSchema):
             _say_ready(store, as_json=as_json)
             return
@@ -215,9 +184,9 @@ def status(
 
 
 @app.command(epilog=_ADOPT_EXAMPLE)
+@store_options
 def adopt(
-    backend: BackendOption = None,
-    app: AppOption = None,
+    choice: Choice,
     keep: Annotated[
         str | None,
         typer.Option("--keep", metavar="SPAN", help="Delete an old result this long after its task was done: 12h, 30d"),
@@ -225,9 +194,6 @@ def adopt(
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
 ) -> None:
     """Rename the tables of Celery's own backend.
 
@@ -238,7 +204,7 @@ def adopt(
     if there is nothing to rename or the answer was no, 2 without --yes where there is no terminal to ask on.
     """
     span = _span(keep, "--keep")
-    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+    with chosen_store(choice) as store:
         tables = _schema_of(store)
         before = tables.status()
         planned = [] if before.version else tables.to_adopt()
@@ -258,18 +224,15 @@ def adopt(
 
 
 @app.command(epilog=_UNADOPT_EXAMPLE, short_help="Undo `schema adopt`.")
+@store_options
 def unadopt(
-    backend: BackendOption = None,
-    app: AppOption = None,
+    choice: Choice,
     drop_results: Annotated[
         bool, typer.Option("--drop-results", help="Also if rootcellar's tables contain results, which are deleted")
     ] = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
-    task_table: TaskTableOption = None,
-    group_table: GroupTableOption = None,
-    schema: SchemaOption = None,
 ) -> None:
     """Undo `schema adopt`: give the tables of Celery's own backend their old names.
 
@@ -279,7 +242,7 @@ def unadopt(
     Exit status 0 if the tables were (with --dry-run: would be) renamed, 1 if nothing was adopted, there are results, or
     the answer was no, 2 without --yes where there is no terminal to ask on.
     """
-    with chosen_store(Choice(backend, app, task_table, group_table, schema)) as store:
+    with chosen_store(choice) as store:
         tables = _schema_of(store)
         planned, results = tables.to_unadopt()
         if dry_run:

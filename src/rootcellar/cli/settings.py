@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 import rootcellar
+from rootcellar.cli.options import AppOption, EnvFileOption, JsonOption
 from rootcellar.cli.output import console, print_json, say, visible
-from rootcellar.cli.stores import AppOption, JsonOption, load_app
+from rootcellar.cli.stores import load_app
 from rootcellar.errors import DriverMissing, SettingsWrong, code_of, explain
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ def settings(
     app: AppOption = None,
     as_json: JsonOption = False,
     show_all: Annotated[bool, typer.Option("--all", help="Also list the variables that have their default")] = False,
-    env_file: Annotated[
-        Path, typer.Option("--env-file", metavar="FILE", help="Read this file of NAME=value instead of .env")
-    ] = Path(".env"),
+    env_file: EnvFileOption = ".env",
     prefix: Annotated[
         str | None,
         typer.Option("--prefix", metavar="PREFIX", help="Read RESULTS_DB_HOST and so on, for --prefix RESULTS_"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from celery import Celery
@@ -17,6 +17,7 @@ from celery.app.utils import find_app
 import rootcellar
 from rootcellar.backend import ResultBackend
 from rootcellar.backend.options import store_options
+from rootcellar.cli.options import Choice
 from rootcellar.errors import AbilityMissing, ConfigurationError, RootcellarError, SchemaMissing
 from rootcellar.payloads import Codec, codec_of
 from rootcellar.stores import Store, StoreOptions, open_store
@@ -27,37 +28,6 @@ from rootcellar.urls import redact
 VARIABLE = "ROOTCELLAR_BACKEND"
 #: the file of variables that commands read, in the working directory
 ENV_FILE = ".env"
-
-BackendOption = Annotated[
-    str | None,
-    typer.Option(
-        "--backend", "-b", metavar="URL", help="The result backend, such as postgresql://… or sqlite:///results.sqlite3"
-    ),
-]
-AppOption = Annotated[
-    str | None, typer.Option("--app", "-A", metavar="MODULE", help="Your Celery app, named as for `celery -A`")
-]
-TaskTableOption = Annotated[
-    str | None, typer.Option("--task-table", metavar="NAME", help="The task table, if not celery_taskmeta")
-]
-GroupTableOption = Annotated[
-    str | None, typer.Option("--group-table", metavar="NAME", help="The group table, if not celery_groupmeta")
-]
-SchemaOption = Annotated[
-    str | None, typer.Option("--schema", metavar="NAME", help="The database schema that holds the tables")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The options of a command that choose its store."""
-
-    backend: str | None
-    app: str | None
-    task_table: str | None
-    group_table: str | None
-    schema: str | None
 
 
 @dataclass(frozen=True, slots=True)
