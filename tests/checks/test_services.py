@@ -14,8 +14,8 @@ import pytest
 from rootcellar.checks.services import service_of
 from tests.checks.helpers import Seen, check, check_broker
 from tests.mariadb_server import MariaDBServer
+from tests.messages import all_messages
 from tests.servers import HOST, MongoServer, PostgresServer, RabbitServer, RedisServer
-from tools.troubleshooting.messages import all_messages
 
 #: a URL of each system, for a port
 URLS = {

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md, written from the code: errors with their messages, problems and symptoms.
+"""docs/troubleshooting.md, written from the code: symptoms, errors and findings.
 
 ``python -m tools.troubleshooting docs/troubleshooting.md`` writes it.
 """

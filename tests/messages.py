@@ -1,4 +1,4 @@
-"""Finds the messages of our errors in the source, so that nobody need write them twice.
+"""Finds the messages of our errors in the source, for the tests that compare them with the entries.
 
 A message is what an error class is called with. Three forms are understood: the call itself; a call of a function of
 the same module that makes the error of its parameters; and tables of ``(…, errors.StoreUnavailable, "what to do")``, by
@@ -69,24 +69,6 @@ def error_docs() -> dict[str, tuple[str, bool]]:
                 text = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
                 docs[node.name] = (text, "Retryable" in text and "Not retryable" not in text)
     return docs
-
-
-def settings_problems() -> list[str]:
-    """Return what ``rootcellar.settings()`` may find wrong, beside values that are none of those allowed."""
-    found = set()
-    for path, tree in _modules().items():
-        if path.parent.name != "configuration":
-            continue
-        texts = _Module(tree)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Yield) and isinstance(node.value, (ast.JoinedStr, ast.Constant)):
-                found.add(_tidy(texts.text_of(node.value)))
-            elif isinstance(node, ast.Call) and _name_of(node.func) == "NoChoice":
-                found.add(f"CELERY_BROKER or CELERY_RESULT_BACKEND {_tidy(texts.text_of(node.args[0]))}")
-            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("problems.append"):
-                found.add(_tidy(texts.text_of(node.args[0])))
-    # what is not known beforehand in any part is no message
-    return sorted(text for text in found if len(text.replace(UNKNOWN, "").split()) > 2)
 
 
 @cache
