@@ -37,14 +37,13 @@ SYMPTOMS = (
         ),
         (
             (
-                "The user or the password is not the one that you expect.",
-                "`rootcellar settings` shows each value and where it came from: the environment takes precedence over "
-                "`.env`.",
+                "The user or the password is another one than you expect.",
+                "`rootcellar settings` shows each value and where it came from. The environment wins over `.env`.",
             ),
             (
                 "Special characters in a URL end the password too early.",
-                "Write them as `%XX`, or give the password in a variable of its own (`DB_PASSWORD`, "
-                "`REDIS_PASSWORD`, `BROKER_PASSWORD`), where any character may stand.",
+                "Write them as `%XX`, or use `DB_PASSWORD`, `REDIS_PASSWORD` or `BROKER_PASSWORD`, which may have any "
+                "character.",
             ),
             (
                 "The server accepts this user only from other hosts, or only with TLS.",
@@ -52,7 +51,7 @@ SYMPTOMS = (
             ),
             (
                 "A server in Docker was created with an older password, which is still in its volume.",
-                "Change the password in the server, or delete the volume with all that is in it.",
+                "Change the password in the server, or delete the volume with all its data.",
             ),
         ),
         ("authentication-failed", "certificate-refused", "permission-denied"),
@@ -71,7 +70,7 @@ SYMPTOMS = (
         ),
         (
             (
-                "The processes of all workers and clients together open more connections than the server takes: a "
+                "All workers and clients together open more connections than the server accepts: a "
                 "prefork child has one, a process with threads up to `DB_POOL_SIZE` + `DB_MAX_OVERFLOW` "
                 "(`REDIS_MAX_CONNECTIONS`), and one more while it waits for results.",
                 "Run `rootcellar check --processes N`, which does this sum. Lower the pool, raise the server's limit "
@@ -94,11 +93,11 @@ SYMPTOMS = (
                 "`rootcellar check` measures storing, reading and notification: compare its p50 with a server nearby.",
             ),
             (
-                "A pooler in transaction mode does not pass on notifications, so that clients poll.",
+                "A pooler in transaction mode passes on no notifications, so clients poll.",
                 "Set `DB_LISTEN_HOST` and `DB_LISTEN_PORT` to the server itself.",
             ),
             (
-                "MySQL, SQLite and MongoDB send no notifications: waiting clients poll, in the end once a second.",
+                "MySQL, SQLite and MongoDB send no notifications: waiting clients poll, at least once a second.",
                 "Use PostgreSQL or Redis if clients wait for results.",
             ),
             (
@@ -126,15 +125,15 @@ SYMPTOMS = (
         ),
         (
             (
-                "The server, a firewall or a load balancer ends idle connections. rootcellar tests an idle "
-                "connection before it is used, replaces it when it is old, and stores again after an "
-                "error: one such line in the log is not a loss.",
-                "If there are many, set `DB_POOL_RECYCLE` below the time after which they are ended (MySQL: "
+                "The server, a firewall or a load balancer closes idle connections. rootcellar tests idle "
+                "connections, replaces old ones, and stores again after an error: one such line in the log is not a "
+                "loss.",
+                "If there are many, set `DB_POOL_RECYCLE` below the time after which they are closed (MySQL: "
                 "`wait_timeout`), and leave `DB_POOL_PRE_PING` on. For Redis set `REDIS_HEALTH_CHECK_INTERVAL`.",
             ),
             (
-                "The server was restarted, or failed over.",
-                "Workers hold their results and store them when it is back. `rootcellar check` shows whether it is.",
+                "The server was restarted, or there was a failover.",
+                "Workers keep their results and store them when it is back. `rootcellar check` shows whether it is.",
             ),
         ),
         ("store-unavailable", "store-read-only", "result-not-stored"),
@@ -155,13 +154,12 @@ SYMPTOMS = (
                 "`rootcellar check broker`, `celery -A tasks inspect active_queues`.",
             ),
             (
-                "Worker and client use different backends: PENDING is also what Celery says of a task that it does "
-                "not know.",
+                "Worker and client use different backends: a task of which nothing is stored is PENDING, too.",
                 "Run `rootcellar settings` where each of them runs. Without `rootcellar.settings()`, "
                 "`CELERY_RESULT_BACKEND=redis` in the environment chooses Celery's own backend.",
             ),
             (
-                "The task keeps no result.",
+                "The result is ignored.",
                 "Look for `ignore_result=True` on the task or the call, and for `CELERY_TASK_IGNORE_RESULT`.",
             ),
             (
@@ -196,13 +194,12 @@ SYMPTOMS = (
         (
             (
                 "The task returns a value that its serializer does not support.",
-                "Return plain data: numbers, text, lists, dicts, dates as ISO text; or choose a serializer that "
-                "knows the type.",
+                "Return plain data, or use `rootcellar-json`, which knows many types.",
             ),
             (
                 "The client does not accept the content type that the worker wrote.",
-                "Add its content type to `CELERY_RESULT_ACCEPT_CONTENT` where results are read, if you trust "
-                "everybody who can write to the store. A pickle runs code when it is read: avoid it.",
+                "If you trust everybody who can write to the store, add it to `CELERY_RESULT_ACCEPT_CONTENT` where "
+                "results are read. A pickle runs code when it is read: avoid it.",
             ),
             (
                 "The payload is damaged, or was written by a library that is missing here.",
@@ -213,7 +210,7 @@ SYMPTOMS = (
     ),
     Symptom(
         "symptom-expired",
-        "Results are gone after a while, or never go: expired results",
+        "Results are gone after a while, or are never deleted: expired results",
         (
             "a result that was there is PENDING again",
             "the table grows without end",
@@ -222,8 +219,8 @@ SYMPTOMS = (
         (
             (
                 "Results are kept for a day unless `CELERY_RESULT_EXPIRES` is set.",
-                "Set it: `7d`, `90d`, `never`. It holds for results stored from then on; "
-                "`rootcellar show TASK_ID` says until when one is kept.",
+                "Set it: `7d`, `90d`, `never`. It applies to results that are stored from then on. "
+                "`rootcellar show TASK_ID` shows when one expires.",
             ),
             (
                 "In PostgreSQL, MySQL and SQLite expired results must be deleted by a periodic task.",

@@ -14,27 +14,27 @@ PROBLEMS = (
     failure(
         "broker-no-rights",
         "the broker's user may not do all that workers and clients do",
-        why="A worker must create queues, send to them and receive from them.",
-        remedy="`rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'`; on Redis let the ACL allow the commands "
-        "and keys of the broker.",
+        why="Workers create queues, send to them and receive from them.",
+        remedy="`rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'`; on Redis, allow the broker's commands and "
+        "keys in the ACL.",
     ),
     failure(
         "broker-round-trip",
         "a message that was sent did not come back",
         why="A task that is sent would not run.",
-        remedy="See the broker's log; RabbitMQ blocks senders when memory or disk run low (rabbitmq-diagnostics "
-        "alarms).",
+        remedy="See the broker's log. RabbitMQ blocks senders when memory or disk run low (`rabbitmq-diagnostics "
+        "alarms`).",
     ),
     failure(
         "broker-blocked",
         "RabbitMQ blocks senders",
-        why="Its memory or its disk ran low: tasks cannot be sent until that is over.",
-        remedy="See `rabbitmqctl list_alarms` (or rabbitmq-diagnostics alarms), and give it memory or disk.",
+        why="Its memory or its disk ran low. No task can be sent until it has more.",
+        remedy="See `rabbitmq-diagnostics alarms`, and give it memory or disk.",
     ),
     failure(
         "broker-eviction",
         "Redis may delete tasks when its memory is full",
-        why="With any maxmemory-policy but noeviction a queue may be deleted to make room: its tasks are never run.",
+        why="With any maxmemory-policy except noeviction Redis may delete a queue with its tasks.",
         remedy="Set `maxmemory-policy noeviction` in redis.conf.",
     ),
     warning(
@@ -46,14 +46,14 @@ PROBLEMS = (
     warning(
         "broker-memory",
         "the memory of the Redis that is the broker is nearly full",
-        why="When maxmemory is reached, no more tasks can be sent.",
-        remedy="Raise maxmemory, and see whether workers keep up with the queues.",
+        why="When maxmemory is reached, no task can be sent.",
+        remedy="Raise maxmemory, and check that workers keep up with the queues.",
     ),
     warning(
         "broker-visibility-timeout",
         "tasks may run longer than the broker waits for them",
-        why="With acks_late, a task that has not ended within the visibility timeout is delivered to another worker "
-        "too: it runs twice.",
+        why="With acks_late, a task that takes longer than the visibility timeout is delivered to another worker too: "
+        "it runs twice.",
         remedy="Raise BROKER_VISIBILITY_TIMEOUT above the longest task (and the longest countdown), or set "
         "CELERY_TASK_TIME_LIMIT below it.",
     ),

@@ -8,85 +8,80 @@ PROBLEMS = (
     failure(
         "settings-wrong",
         "the settings cannot be used",
-        why="No worker and no client with these settings starts. The environment wins over .env, a variable of "
-        "another program may have the name of one of rootcellar's, and NAME_FILE reads a secret from a file.",
-        remedy="Run `rootcellar settings` where the worker runs: it shows each value and where it came from, or "
-        "everything that is wrong. docs/configuration.md lists what each variable may be.",
+        why="A worker or a client with these settings does not start. The environment wins over .env, NAME_FILE reads "
+        "a secret from a file, and a variable of another program may have one of rootcellar's names.",
+        remedy="Run `rootcellar settings` where the worker runs: it lists everything that is wrong, or shows each "
+        "value and where it came from. docs/configuration.md lists the allowed values.",
     ),
     warning(
         "settings-doubtful",
         "a variable may be misspelt, or is not used",
-        why="A name is nearly that of one of rootcellar's variables, or its value cannot be used but nothing needs it. "
-        "It may well belong to another program, so nothing is refused.",
-        remedy="Correct the name if it was meant for rootcellar. If another program owns variables of these names "
-        "(DB_HOST, REDIS_PORT), read yours with a prefix: settings(prefix='RESULTS_'), or "
-        "ROOTCELLAR_PREFIX=RESULTS_.",
+        why="The name is nearly one of rootcellar's, or the value is wrong but not used. It may belong to another "
+        "program, so it is not refused.",
+        remedy="Correct the name if it was meant for rootcellar. If another program uses these names (DB_HOST, "
+        "REDIS_PORT), read yours with a prefix: settings(prefix='RESULTS_'), or ROOTCELLAR_PREFIX=RESULTS_.",
     ),
     failure(
         "backend-missing",
         "the app keeps no results",
-        why="Without a result_backend Celery throws every result away: get() raises, and every state is PENDING. A "
-        "worker may also have another configuration than the one that is loaded here.",
+        why="Without a result_backend Celery discards every result: get() raises, and every state is PENDING. Workers "
+        "may have another configuration than the one that is loaded here.",
         remedy="Set result_backend='rootcellar+postgresql://user:password@host/database' in the app, or let "
         "rootcellar.settings() read it from the environment (CELERY_RESULT_BACKEND).",
     ),
     failure(
         "backend-not-rootcellar",
         "the app's results are kept by another backend",
-        why="rootcellar's promises do not hold for them, and its commands do not see them. A URL without "
-        "rootcellar+ before it chooses Celery's own backend of that name.",
-        remedy="Put rootcellar+ before the URL: rootcellar+redis://host:6379/0, "
-        "rootcellar+postgresql://user:password@host/database for db+postgresql://.",
+        why="rootcellar's promises do not hold for them, and its commands do not see them. A URL without rootcellar+ "
+        "chooses Celery's own backend.",
+        remedy="Write rootcellar+ before the URL: rootcellar+redis://host:6379/0. For db+postgresql://, write "
+        "rootcellar+postgresql://user:password@host/database.",
     ),
     failure(
         "driver-missing",
         "the Python package that talks to the server is not installed",
-        why="Nothing can be stored or read without it. Each kind of server has an extra of its own, so that nobody "
-        "installs drivers that are not used.",
-        remedy="Install the extra, such as `pip install 'rootcellar[postgres]'`, into the environment of the worker "
-        "and into that of every client that reads results. `python -m pip --version` shows which environment that is.",
+        why="Nothing can be stored or read without it. Each kind of server has its own extra.",
+        remedy="Install the extra, such as `pip install 'rootcellar[postgres]'`, where workers run and where clients "
+        "read results. `python -m pip --version` shows which environment that is.",
     ),
     failure(
         "driver-broken",
         "a Python package is installed and cannot be imported",
-        why="Importing it fails, so nothing can be stored or read with it. Often a C library is missing (psycopg "
-        "without libpq), or two versions do not fit together.",
-        remedy="Correct what the error names; for psycopg install libpq (on Debian, apt-get install libpq5) or the "
-        "package that brings it, `pip install 'psycopg[binary]'`.",
+        why="Often a C library is missing (psycopg without libpq), or two versions do not fit together.",
+        remedy="Correct what the error names; for psycopg install libpq (on Debian, apt-get install libpq5) or `pip "
+        "install 'psycopg[binary]'`.",
     ),
     failure(
         "name-unresolved",
         "the host's name is not known here",
-        why="Without an address no connection can be opened. A name may have different addresses on different machines "
-        "and in different containers.",
-        remedy="Correct the host in the settings, or make the name known: DNS, /etc/hosts, or the service's name in "
-        "compose.yaml.",
+        why="A name may have different addresses on different machines and in different containers.",
+        remedy="Correct the host, or make the name known: DNS, /etc/hosts, or the service's name in compose.yaml.",
     ),
     failure(
         "tcp-refused",
         "nothing listens on the port",
-        why="The machine answers, but no server does: it is not running, or it listens on another port or only on "
-        "another address.",
+        why="The machine answers, but the server is not running, or listens on another port or only on another "
+        "address.",
         remedy="Start the server, correct the port, and see on which address it listens (listen_addresses, bind).",
     ),
     failure(
         "wrong-service",
         "another kind of server answers on the port",
-        why="The address and the port lead to a server that speaks another protocol, so nothing can be stored there. "
-        "Usual reasons: a wrong port, the scheme of another store in the URL, or a proxy in between.",
+        why="A server that speaks another protocol answers. Usual reasons: a wrong port, the scheme of another store "
+        "in the URL, or a proxy.",
         remedy="Correct the port or the host. By default PostgreSQL has 5432, PgBouncer 6432, Redis 6379, Sentinel "
         "26379, MySQL 3306, MongoDB 27017, RabbitMQ 5672 (its web page 15672).",
     ),
     failure(
         "tcp-timeout",
         "the machine does not answer",
-        why="A firewall drops the packets, or the address is not in use. Workers would wait and not work.",
-        remedy="Correct the host, or let the firewall (security group, network policy) pass this port.",
+        why="A firewall drops the packets, or no machine has the address.",
+        remedy="Correct the host, or open this port in the firewall (security group, network policy).",
     ),
     failure(
         "tcp-socket",
         "the Unix socket cannot be used",
-        why="The server creates this file when it starts. Without it no connection can be opened.",
+        why="The server creates this file when it starts.",
         remedy="Start the server, correct the path, or give this user the right to the file.",
     ),
     failure(
@@ -112,82 +107,79 @@ PROBLEMS = (
         "tls-client-certificate",
         "the server refused our certificate",
         why="It accepts only clients with a certificate of a CA that it trusts.",
-        remedy="Give a client certificate and its key (DB_SSLCERT, REDIS_SSL_CERTFILE, …) of the CA that the server "
-        "trusts.",
+        remedy="Give such a client certificate and its key (DB_SSLCERT, REDIS_SSL_CERTFILE, …).",
     ),
     failure(
         "tls-not-offered",
         "the settings require TLS, but the server does not offer it on this port",
-        why="rootcellar sends nothing unencrypted if TLS is required, so it cannot connect.",
+        why="If TLS is required, rootcellar sends nothing unencrypted, so it cannot connect.",
         remedy="Turn on TLS in the server, use its TLS port, or do not require TLS.",
     ),
     failure(
         "tls-failed",
         "the TLS handshake failed",
-        why="The two sides found no common version or cipher, or one of them closed the connection.",
+        why="The two sides have no common version or cipher, or one of them closed the connection.",
         remedy="See the server's log; allow TLS 1.2 or 1.3 on it.",
     ),
     warning(
         "tls-expires-soon",
         "the server's certificate expires soon",
-        why="From that day on every connection that verifies it is refused.",
+        why="Then every connection that verifies it is refused.",
         remedy="Renew it, and reload the server.",
     ),
     warning(
         "tls-unverified",
         "the connection is encrypted, but nobody verifies the server",
-        why="An attacker between the two machines can pretend to be the server, and read results and the password.",
-        remedy="Turn on verification: DB_SSLMODE=verify-full, REDIS_SSL_CERT_REQS=required, and the CA's certificate.",
+        why="An attacker in the network can pretend to be the server, and read results and the password.",
+        remedy="Set DB_SSLMODE=verify-full or REDIS_SSL_CERT_REQS=required, and name the CA's certificate.",
     ),
     warning(
         "tls-none",
         "the connection to another machine is not encrypted",
         why="Anybody who can listen on the network can read results and the password.",
         remedy="Use TLS (DB_SSLMODE=verify-full, REDIS_SSL=true, MONGODB_TLS=true, BROKER_SSL=true), unless the "
-        "network itself is private.",
+        "network is private.",
     ),
     failure(
         "authentication-failed",
         "the server refused the user or the password",
-        why="No worker can store and no client can read a result. Usual reasons: a password with special characters "
-        "in a URL, an old password in a Docker volume, or a server that lets the user in from other hosts only.",
+        why="Usual reasons: special characters in a URL, an old password in a Docker volume, or a server that accepts "
+        "the user only from other hosts.",
         remedy="`rootcellar settings` shows where user and password came from. In a URL write special characters as "
-        "%XX, or use DB_PASSWORD, REDIS_PASSWORD or MONGODB_PASSWORD, where any character may stand. See pg_hba.conf, "
-        "the host in MySQL's user@host, or Redis's ACL for the hosts from which the user may connect.",
+        "%XX; DB_PASSWORD, REDIS_PASSWORD and MONGODB_PASSWORD may have any character. pg_hba.conf, MySQL's user@host "
+        "and Redis's ACL say from which hosts the user may connect.",
     ),
     failure(
         "database-missing",
         "the server has no database of that name",
-        why="There is nowhere to keep results. rootcellar makes tables, but never a database.",
-        remedy="Correct the name, or make the database: `createdb NAME`, or CREATE DATABASE as a user who may. Then "
-        "`rootcellar schema create`, or let the first worker make the tables.",
+        why="rootcellar makes tables, but never a database.",
+        remedy="Correct the name, or make the database: `createdb NAME`, or CREATE DATABASE as a user who may. The "
+        "first worker, or `rootcellar schema create`, makes the tables.",
     ),
     failure(
         "store-unavailable",
         "the server cannot be used at the moment",
         why="It is starting, stopping, out of connections or in a failover, or the network is interrupted. Workers "
         "keep their results and try again; clients try a few times and then raise the error.",
-        remedy="Run `rootcellar check`: it checks the name, the port, TLS, the login and the limits, in this order. "
-        "If all of them are well, see the server's log. Results need no repair afterwards.",
+        remedy="Run `rootcellar check`. If it finds nothing, see the server's log. Results need no repair afterwards.",
     ),
     failure(
         "server-too-old",
         "the server is older than what is supported",
-        why="It lacks commands that rootcellar needs. docs/systems.md lists the oldest supported release of each "
-        "server.",
+        why="It lacks commands that rootcellar needs. The README lists the oldest supported releases.",
         remedy="Upgrade the server, or keep results elsewhere.",
     ),
     failure(
         "store-read-only",
         "the server refuses writes",
-        why="It is a standby or replica, or was set read-only: every result is refused. Workers keep their results "
-        "and try again, because a failover ends.",
-        remedy="Point the settings at the primary: a name that follows it, Sentinels, or several hosts in DB_HOST.",
+        why="It is a standby or replica, or was set read-only. Workers keep their results and try again, because a "
+        "failover ends.",
+        remedy="Connect to the primary: by a name that follows it, Sentinels, or several hosts in DB_HOST.",
     ),
     failure(
         "disk-full",
         "the server's disk is full",
-        why="Results are refused until the disk has free space. Workers keep their results and try again.",
+        why="Workers keep their results and try again.",
         remedy="Free space on the disk. Then let results expire earlier (CELERY_RESULT_EXPIRES), run one `celery "
         "beat`, which deletes expired results, or keep large results in a blob store "
         "(ROOTCELLAR_RESULT_TOO_LARGE=spill).",
@@ -195,10 +187,9 @@ PROBLEMS = (
     failure(
         "store-error",
         "the server refused something that stores need",
-        why="The server answered with an error that rootcellar does not know. The message contains the server's own "
-        "words. The call is not tried again: the task ends as a FAILURE, or the client gets the error.",
-        remedy="See the server's log at that moment, and run `rootcellar check`, which tries everything that a worker "
-        "does.",
+        why="rootcellar does not know this error of the server. The message has the server's own words. The call is "
+        "not repeated: the task ends as a FAILURE, or the client gets the error.",
+        remedy="See the server's log at that moment, and run `rootcellar check`.",
     ),
     failure(
         "check-failed",
@@ -209,8 +200,7 @@ PROBLEMS = (
     warning(
         "clock-skew",
         "the server's clock and the one here differ",
-        why="Results expire by one clock and are dated by another: they are deleted too early or too late, and times "
-        "in the history contradict each other.",
-        remedy="Let both machines keep their time by NTP (chrony, systemd-timesyncd).",
+        why="Results expire too early or too late, and times in the history contradict each other.",
+        remedy="Synchronize the clocks of both machines by NTP (chrony, systemd-timesyncd).",
     ),
 )

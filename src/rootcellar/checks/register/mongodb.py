@@ -14,7 +14,7 @@ PROBLEMS = (
     warning(
         "mongodb-ttl-monitor",
         "MongoDB does not delete expired results",
-        why="Its TTL monitor is off: results stay until they are deleted otherwise.",
+        why="Its TTL monitor is off, so expired results stay.",
         remedy="Set the server's parameter ttlMonitorEnabled to true.",
     ),
     failure(
@@ -26,7 +26,7 @@ PROBLEMS = (
     warning(
         "mongodb-write-concern",
         "results are acknowledged before a majority has them",
-        why="With w=0 or w=1 a failover loses results that workers believe stored.",
+        why="With w=0 or w=1 a failover loses results that workers count as stored.",
         remedy="Leave w and journal out of the URL and of mongodb_backend_settings.",
     ),
 )

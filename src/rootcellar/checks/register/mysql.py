@@ -28,7 +28,7 @@ PROBLEMS = (
         "mysql-durability",
         "the server acknowledges results before they are on disk",
         why="With innodb_flush_log_at_trx_commit other than 1 a crash loses the last second of results.",
-        remedy="Set `innodb_flush_log_at_trx_commit = 1`, or accept it for results that may be lost.",
+        remedy="Set `innodb_flush_log_at_trx_commit = 1`, or accept the loss.",
     ),
     failure(
         "mysql-too-few-connections",

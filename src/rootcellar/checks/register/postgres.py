@@ -8,30 +8,29 @@ PROBLEMS = (
     failure(
         "pooler-unfit",
         "the connection pooler cannot be used with its configuration",
-        why="A result and the chord's part that it counts are stored in one transaction. In statement mode, or if "
-        "start-up parameters are refused, no transaction is possible.",
+        why="A result is stored in a transaction. In statement mode, or if start-up parameters are refused, none is "
+        "possible.",
         remedy="In pgbouncer.ini set pool_mode to transaction or session, and add the named parameters to "
         "ignore_startup_parameters. Then reload PgBouncer (`RELOAD` in its console).",
     ),
     warning(
         "pooler-no-listen-url",
         "a transaction pooler does not pass on notifications",
-        why="A pooler in transaction mode passes on no notifications: clients that wait for a result poll for it, "
-        "which is slower and costs queries.",
-        remedy="Set the server's own address for listening: DB_LISTEN_HOST and DB_LISTEN_PORT, or listen_url in "
+        why="Waiting clients poll, which is slower and costs queries.",
+        remedy="Give the server's own address for listening: DB_LISTEN_HOST and DB_LISTEN_PORT, or listen_url in "
         "result_backend_transport_options.",
     ),
     warning(
         "pooler-prepared",
         "statements are prepared through a pooler that loses them",
-        why="A statement is prepared in one session and executed in another, where it is missing. rootcellar notices "
-        "this and prepares it again, which takes time.",
+        why="A statement is prepared in one session and executed in another, where it is missing. rootcellar prepares "
+        "it again, which takes time.",
         remedy="Leave DB_PREPARED_STATEMENTS at auto, or use PgBouncer 1.21 or later with max_prepared_statements.",
     ),
     failure(
         "listen-unusable",
         "the address for listening cannot be used",
-        why="Clients that wait for a result poll for it.",
+        why="Waiting clients poll.",
         remedy="Correct DB_LISTEN_HOST and DB_LISTEN_PORT, or listen_url.",
     ),
     failure(
@@ -51,7 +50,7 @@ PROBLEMS = (
     failure(
         "postgres-fsync",
         "the server does not write to disk what it acknowledges",
-        why="With fsync=off a power cut can destroy the whole database, not only the last results.",
+        why="A power cut can destroy the whole database, not only the last results.",
         remedy="Set fsync = on in postgresql.conf.",
     ),
     warning(
@@ -63,9 +62,8 @@ PROBLEMS = (
     warning(
         "postgres-synchronous-commit",
         "the server acknowledges results before they are on disk",
-        why="With synchronous_commit=off a crash loses the results of the last half second, which workers count as "
-        "stored.",
-        remedy="Set synchronous_commit = on for this database or role, or accept it for results that may be lost.",
+        why="A crash loses the results of the last half second, which workers count as stored.",
+        remedy="Set synchronous_commit = on for this database or role, or accept the loss.",
     ),
     warning(
         "postgres-statement-timeout",

@@ -8,7 +8,7 @@ PROBLEMS = (
     failure(
         "redis-eviction",
         "Redis may delete results when its memory is full",
-        why="With any maxmemory-policy except noeviction Redis may delete a result that was not read yet: its client "
+        why="With any maxmemory-policy except noeviction Redis may delete a result before it is read: its client "
         "waits for ever.",
         remedy="Set `maxmemory-policy noeviction` in redis.conf, and use another Redis for caches.",
     ),
@@ -21,14 +21,14 @@ PROBLEMS = (
     warning(
         "redis-persistence",
         "Redis keeps nothing on disk",
-        why="Neither AOF nor snapshots are on: a restart loses every result.",
-        remedy="Set `appendonly yes` in redis.conf (and a `save` line for snapshots), if results must last.",
+        why="A restart loses every result, because neither AOF nor snapshots are on.",
+        remedy="If results must last, set `appendonly yes` in redis.conf (and a `save` line for snapshots).",
     ),
     warning(
         "redis-snapshots-only",
         "Redis keeps snapshots only",
-        why="A crash loses the results of the minutes since the last snapshot.",
-        remedy="Set `appendonly yes` in redis.conf, if results must last.",
+        why="A crash loses the results since the last snapshot.",
+        remedy="If results must last, set `appendonly yes` in redis.conf.",
     ),
     failure(
         "redis-saving-fails",
@@ -75,7 +75,7 @@ PROBLEMS = (
     warning(
         "sentinel-some-unreachable",
         "a Sentinel does not answer",
-        why="A failover needs the agreement of a majority of the Sentinels.",
+        why="A failover needs a majority of the Sentinels.",
         remedy="Start it, or correct REDIS_SENTINELS.",
     ),
     warning(
@@ -93,13 +93,13 @@ PROBLEMS = (
     failure(
         "cluster-is-none",
         "the server is not a node of a Cluster",
-        why="It has no slots.",
+        why="A URL redis-cluster:// needs a Cluster.",
         remedy="Use redis:// for a single server, or start it with cluster-enabled yes.",
     ),
     failure(
         "cluster-is-one",
         "the server is a node of a Cluster",
-        why="It refuses every key that belongs to another node.",
+        why="It refuses every key of another node.",
         remedy="Use redis-cluster:// (REDIS_CLUSTER_NODES).",
     ),
     warning(

@@ -14,7 +14,7 @@ PROBLEMS = (
     failure(
         "sqlite-read-only-folder",
         "the folder of the file cannot be written",
-        why="SQLite creates its log in the same folder (-wal, -shm). Without the right to do so it stores nothing.",
+        why="SQLite creates the files -wal and -shm there, and stores nothing without them.",
         remedy="Give the workers' user the right to write in the folder.",
     ),
     failure(
@@ -32,7 +32,7 @@ PROBLEMS = (
     failure(
         "sqlite-locked",
         "another program keeps the file locked",
-        why="No result can be stored while another program holds the lock.",
+        why="No result can be stored meanwhile.",
         remedy="End the program that keeps a transaction open (`fuser FILE` prints its process).",
     ),
     failure(

@@ -10,14 +10,14 @@ PROBLEMS = (
         "the user lacks rights that a worker needs",
         why="A worker fails at the first operation that needs a missing right, perhaps only days later: at a chord or "
         "a clean-up.",
-        remedy="Grant the rights that are named: `rootcellar schema grants USER` prints the least that a worker "
-        "needs, for psql or mysql. docs/redis.md has the ACL rules of a Redis user.",
+        remedy="Grant the rights that are named. `rootcellar schema grants USER` prints the least rights of a worker; "
+        "docs/redis.md has those of a Redis user.",
     ),
     failure(
         "schema-missing",
         "the tables do not exist",
-        why="Results cannot be stored. Workers create the tables themselves unless "
-        "database_create_tables_at_setup (DB_CREATE_TABLES) is false. Or the tables are in another database or schema.",
+        why="Workers create the tables unless database_create_tables_at_setup (DB_CREATE_TABLES) is false. Or the "
+        "tables are in another database or schema.",
         remedy="`rootcellar schema status` prints which tables rootcellar expects, and where. If the place is right, "
         "run `rootcellar schema create` as a user who may create tables, or give a DBA the output of `rootcellar "
         "schema sql`.",
@@ -25,69 +25,67 @@ PROBLEMS = (
     failure(
         "schema-outdated",
         "the tables are of an older release",
-        why="This release needs columns or tables that are missing. Workers upgrade the tables unless "
-        "database_create_tables_at_setup (DB_CREATE_TABLES) is false.",
-        remedy="Run `rootcellar schema status`, which also names columns that somebody dropped, then "
-        "`rootcellar schema upgrade` as a user who may change the tables. Workers may keep running, also those of the "
-        "older release.",
+        why="Workers upgrade the tables unless database_create_tables_at_setup (DB_CREATE_TABLES) is false.",
+        remedy="Run `rootcellar schema status`, which also names missing columns, then `rootcellar schema upgrade` as "
+        "a user who may change the tables. Workers may keep running, also those of the older release.",
     ),
     failure(
         "schema-damaged",
         "tables or columns of rootcellar's are missing",
-        why="Somebody dropped or renamed them. Storing or reading fails because of it. rootcellar creates tables "
-        "once and does not repair them, because it cannot know what was in them.",
+        why="Somebody dropped or renamed them. rootcellar does not repair tables, because it cannot know what was in "
+        "them.",
         remedy="`rootcellar schema status` names what is missing, and the statement that adds a column again. Restore "
         "the tables from a backup if you need what was in them.",
     ),
     warning(
         "schema-newer",
         "the tables are of a newer release",
-        why="This release does not know the newer columns, and leaves them empty.",
-        remedy="Upgrade rootcellar here to the release that the other processes have.",
+        why="This release does not fill the newer columns.",
+        remedy="Upgrade rootcellar here to the release of the other processes.",
     ),
     failure(
         "foreign-tables",
         "the tables with these names were not created by rootcellar",
-        why="They are probably Celery's own. rootcellar does not write into tables that it did not create.",
+        why="They are probably Celery's own. rootcellar never writes into them.",
         remedy="Run `rootcellar schema adopt`, which keeps their results readable, or choose other names "
         "(DB_TASK_TABLE, DB_GROUP_TABLE).",
     ),
     failure(
         "round-trip-changed",
         "a stored value comes back changed",
-        why="A client would get a different result than the task returned.",
-        remedy="Check the database's character set, and that no proxy and no other program changes the data.",
+        why="A client would get another result than the task returned.",
+        remedy="Check the database's character set, and whether a proxy or another program changes the data.",
     ),
     failure(
         "sticky-overwritten",
         "a SUCCESS was overwritten",
         why="A task that is delivered twice could turn its own success into a failure.",
-        remedy="Find out whether another program writes to this store. If not, report it: rootcellar must never do so.",
+        remedy="Find out whether another program writes to this store. If none does, report it: rootcellar must never "
+        "do so.",
     ),
     warning(
         "notify-slow",
         "the notification of a result takes long",
         why="Waiting clients get every result later by this time.",
-        remedy="Check the network distance to the server and its load. For PostgreSQL behind a pooler, set "
-        "DB_LISTEN_HOST.",
+        remedy="Check the network and the server's load. For PostgreSQL behind a pooler, set DB_LISTEN_HOST.",
     ),
     failure(
         "notify-lost",
         "the notification of a result did not arrive",
-        why="A waiting client would see the result only when it polls, or not at all.",
+        why="Waiting clients get results only by polling.",
         remedy="See the warnings of `rootcellar check`, and the server's log.",
     ),
     failure(
         "expiry-ignored",
         "an expired result was not deleted",
         why="Results that are never deleted fill the server.",
-        remedy="Check the server's clock, and on MongoDB that its TTL monitor runs.",
+        remedy="Check the server's clock, and on MongoDB its TTL monitor.",
     ),
     warning(
         "latency-high",
         "storing or reading takes long",
-        why="Every task waits until its result is stored, so this time is added to each task.",
-        remedy="Move the workers nearer to the server, give it faster disks, or find out what keeps it busy.",
+        why="Every task waits until its result is stored.",
+        remedy="Run the workers nearer to the server, give it faster disks, or find out what keeps it busy.",
     ),
     warning(
         "hybrid-cache-down",
@@ -98,22 +96,22 @@ PROBLEMS = (
     failure(
         "append-only-missing",
         "results are acknowledged by a Redis that keeps no append-only file",
-        why="With write-behind a result is only in Redis for a while: a restart of Redis would lose acknowledged "
-        "results. Workers keep their results until Redis has an append-only file.",
+        why="With write-behind, only Redis has the newest results: a restart of Redis would lose them. Workers keep "
+        "their results until Redis has an append-only file.",
         remedy="Run `redis-cli CONFIG SET appendonly yes` and set `appendonly yes` in redis.conf, or set "
         "HYBRID_MODE=write-through. `rootcellar drain --once` moves the results that are in Redis now.",
     ),
     warning(
         "hybrid-window",
         "a crash of Redis's machine may lose the last results",
-        why="With write-behind, results are acknowledged when Redis has them in memory. Redis writes them to disk a "
-        "little later.",
+        why="With write-behind, results are acknowledged when Redis has them in memory, a little before they are on "
+        "its disk.",
         remedy="Set `appendfsync always` in redis.conf, or accept the loss.",
     ),
     warning(
         "hybrid-refused",
         "results stay in Redis because the durable store refuses them",
-        why="They are not in the database. They are lost when they expire, or if Redis is lost.",
+        why="They are not in the database. They are lost when they expire, or with Redis.",
         remedy="See the workers' log for the reason, and change what these tasks store.",
     ),
     warning(
