@@ -395,7 +395,7 @@ def _persist(work: Callable[[], Any]) -> Any:
         ("hybrid://", {"durable_url": "sqlite:///x", "cache_url": "redis://h", "mode": "both"}, "no mode 'both'"),
         ("hybrid://", {"durable_url": "sqlite:///x", "cache_url": "redis://h", "cache_expires": "x"}, "cache_expires"),
         ("hybrid://host/db", {}, "names no place"),
-        ("hybrid://?durable_uri=x", {}, "knows no durable_uri"),
+        ("hybrid://?durable_uri=x", {}, "durable_uri=, which is not known"),
         ("hybrid://?durable_url=postgresql://u:hidden@h/d", {}, "has a password"),
     ],
 )

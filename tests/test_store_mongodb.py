@@ -265,7 +265,7 @@ def test_options_are_set_where_mongodb_reads_them() -> None:
         ("mongodb://user:pa@ss@host/db", "@"),
         ("mongodb://user:pass/word@host/db", "@"),
         ("mongodb://user:pass:word@host/db", "cannot read"),
-        ("mongodb://host:port/db", "cannot read"),
+        ("mongodb://host:port/db", "a port that is not a number"),
         ("mongodb://host/db?password=ss@word@", "in its query"),
     ],
 )

@@ -258,10 +258,10 @@ def test_ids_that_the_server_would_mix_up(store: MySQLStore) -> None:
     ("url", "says"),
     [
         ("mysql://u:s3cret@host/", "no database"),
-        ("mysql://u:s3cret@host:port/db", "host or port"),
+        ("mysql://u:s3cret@host:port/db", "a port that is not a number"),
         ("mysql://u:half@s3cret@host/db", "@"),
         ("mysql://u:s3cret@host/db?charset=latin1", "utf8mb4"),
-        ("mysql://u:s3cret@host/db?colour=red", "no option colour="),
+        ("mysql://u:s3cret@host/db?colour=red", "colour=, which is not known"),
         ("mysql://u:s3cret@host/db?read_timeout=soon", "no number of seconds"),
         ("mysql://u@host/db?password=s3cret", "password="),
         ("mysql://u@host/db?ssl_key_password=s3cret", "ssl_key_password="),

@@ -124,8 +124,13 @@ def _masked(rest: str) -> str:
     return "".join([*pieces, rest[last:]])
 
 
+def is_secret_name(name: str) -> bool:
+    """Return True if the value of a query's option is a secret, by the option's name, such as ``sslpassword``."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def _masked_value(name: str, value: str) -> str:
-    if _SECRET_NAME.search(name):
+    if is_secret_name(name):
         return _MASK if value else ""
     if _QUOTED_SIGN not in value.lower():
         return value

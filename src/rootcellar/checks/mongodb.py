@@ -21,6 +21,7 @@ from rootcellar.checks.target import Target
 from rootcellar.checks.trial import PREFIX, Trial
 from rootcellar.stores.mongodb import driver
 from rootcellar.stores.mongodb.driver import Document
+from rootcellar.stores.urls import read_url
 
 _OLDEST_VERSION = (4, 2)
 _CODES_OF_REFUSED_RIGHTS = (13, 8000)
@@ -78,7 +79,7 @@ class MongoChecks(ServerChecks):
             try:
                 return [(str(host), int(port or 27017)) for host, port in parse_uri(self._uri)["nodelist"]]
             except (mongo.PyMongoError, ValueError):
-                return [(self._uri.partition("://")[2].rpartition("@")[2].partition("/")[0], 27017)]
+                return [(host, 27017) for host, _ in read_url(self._uri, driver.URL_FORM).hosts]
         nodes = parse_uri(self._uri)["nodelist"]
         return [(str(host), int(port or 27017)) for host, port in nodes if not str(host).endswith(".sock")]
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.hybrid.cache import EXPIRES
+from rootcellar.stores.urls import SETTING, UrlForm, read_query, split_url
 
 WRITE_THROUGH, WRITE_BEHIND = "write-through", "write-behind"
-_NAMES = ("durable_url", "cache_url", "mode", "cache_expires")
+_URL_FORM = UrlForm(
+    example="rootcellar+hybrid://",
+    secrets="result_backend_transport_options",
+    options=("durable_url", "cache_url", "mode", "cache_expires"),
+)
 #: seconds to wait for the cache: what it cannot say in time, the durable store can
 CACHE_PATIENCE = 1.0
 _CACHE_TIMEOUTS = {"socket_timeout": CACHE_PATIENCE, "socket_connect_timeout": CACHE_PATIENCE}
@@ -80,26 +84,19 @@ def _mode(mode: Any) -> str:
 
 def _query(url: str) -> dict[str, str]:
     """Return what the URL says, for tools that are given nothing else."""
-    rest = url.partition("://")[2]
-    place, _, query = rest.partition("?")
+    _, place, query = split_url(url)
     if place.strip("/"):
         raise ConfigurationError(
             "a hybrid URL names no place itself",
-            where="result_backend",
+            where=SETTING,
             remedy="write rootcellar+hybrid://, and durable_url and cache_url into result_backend_transport_options",
         )
-    said = dict(parse_qsl(query))
+    said = read_query(query, _URL_FORM)
     for name, value in said.items():
-        if name not in _NAMES:
-            # a raw & in a password begins no other setting: what seems to be a name is a part of the password
-            name = "such setting" if "@" in query else name
-            raise ConfigurationError(
-                f"hybrid:// knows no {name}", where="result_backend", remedy=f"use one of {', '.join(_NAMES)}"
-            )
         if name.endswith("_url") and ":" in value.partition("://")[2].rpartition("@")[0]:
             raise ConfigurationError(
                 f"{name} has a password in the URL's query, where tools that hide passwords do not find it",
-                where="result_backend",
+                where=SETTING,
                 remedy=f"write {name} into {WHERE}",
             )
     return said

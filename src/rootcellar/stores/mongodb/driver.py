@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.passwords import current, source_of
 from rootcellar.stores.pool import ConnectionPool
+from rootcellar.stores.urls import SETTING, ServerUrl, UrlForm, read_url
 from rootcellar.support.forking import PerProcess
 from rootcellar.support.imports import import_failure
 
@@ -36,6 +36,8 @@ except ImportError as exc:
 Document = dict[str, Any]
 Client = pymongo.MongoClient[Document]
 
+_EXAMPLE = "rootcellar+mongodb://user:password@host:27017/database"
+URL_FORM = UrlForm(example=_EXAMPLE, secrets="mongodb_backend_settings")
 #: the database where the URL names none, as in Celery
 DATABASE = "celery"
 #: milliseconds; if a server cannot be reached, the backend retries, not the driver
@@ -89,10 +91,11 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
     Raises:
         ConfigurationError: it is no MongoDB URL, or the settings cannot be used.
     """
-    known = _check_url(url)
+    parts = _read_url(url)
     given = dict(options.mongodb)
-    hosts, place = _hosts(url, given)
-    database = given.pop("database", None) or known["database"] or DATABASE
+    hosts, place = _hosts(url, parts, given)
+    # MongoDB's own URLs may name a collection after a dot
+    database = given.pop("database", None) or parts.path.partition(".")[0] or DATABASE
     task_collection = given.pop("taskmeta_collection", None) or options.task_table
     group_collection = given.pop("groupmeta_collection", None) or options.group_table
     client: dict[str, Any] = {}
@@ -108,7 +111,7 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
         database=database,
         task_collection=task_collection,
         group_collection=group_collection,
-        client=_with_defaults(client, known["options"], options),
+        client=_with_defaults(client, set(parts.query), options),
         where=f"mongodb {place}/{database}",
     )
 
@@ -133,51 +136,36 @@ def _with_defaults(client: dict[str, Any], in_url: set[str], options: StoreOptio
     return {**client, "tz_aware": True, "connect": False}
 
 
-def _check_url(url: str) -> dict[str, Any]:
-    """Return the URL's database and the names of its options, without a DNS query."""
+def _read_url(url: str) -> ServerUrl:
+    """Return the parts of a URL that PyMongo can read, without a DNS query."""
+    parts = read_url(url, URL_FORM)
     scheme, _, rest = url.partition("://")
-    if "@" in rest.partition("?")[0].rpartition("@")[2] or rest.partition("?")[0].count("@") > 1:
-        raise _not_a_url("it has an @ where none can be")
-    query = {name.lower(): value for name, value in parse_qsl(rest.partition("?")[2], keep_blank_values=True)}
-    for secret in ("password", "tlscertificatekeyfilepassword"):
-        if secret in query:
-            raise errors.ConfigurationError(
-                f"the URL has {secret}= in its query, where tools that hide passwords do not find it",
-                where=scheme,
-                remedy="write it into mongodb_backend_settings",
-            )
-    database = unquote(rest.partition("?")[0].rpartition("@")[2].partition("/")[2])
     if scheme.partition("+")[2] != "srv":
         try:
             parse_uri(f"mongodb://{rest or 'localhost'}")
         except (mongo.PyMongoError, ValueError, TypeError):
             # its words may quote a part of the password
-            raise _not_a_url("PyMongo cannot read it") from None
-    return {"database": database.partition(".")[0], "options": set(query)}
+            raise errors.ConfigurationError(
+                "not a MongoDB URL: PyMongo cannot read it",
+                where=SETTING,
+                remedy=f"write {_EXAMPLE}, with special characters as %XX",
+            ) from None
+    return parts
 
 
-def _not_a_url(reason: str) -> errors.ConfigurationError:
-    return errors.ConfigurationError(
-        f"not a MongoDB URL: {reason}",
-        where="result_backend",
-        remedy="write rootcellar+mongodb://user:password@host:27017/database, with special characters as %XX",
-    )
-
-
-def _hosts(url: str, given: dict[str, Any]) -> tuple[str | list[str], str]:
+def _hosts(url: str, parts: ServerUrl, given: dict[str, Any]) -> tuple[str | list[str], str]:
     """Return the URL to connect to, and the place for people; ``mongodb_backend_settings`` takes precedence."""
     host, port, several = (given.pop(name, None) for name in _HOSTS)
     if several:
         return several, ",".join([several] if isinstance(several, str) else several)
     if host is None and port is None:
         scheme, _, rest = url.partition("://")
-        place = rest.partition("?")[0].rpartition("@")[2].partition("/")[0] or "localhost"
         scheme = "mongodb+srv" if scheme.endswith("+srv") else "mongodb"
-        return f"{scheme}://{rest or 'localhost'}", place
+        return f"{scheme}://{rest or 'localhost'}", parts.places or "localhost"
     if host is not None and not isinstance(host, str):
         return list(host), ",".join(host)
     if host is not None and "://" in host:
-        return host, host.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[0]
+        return host, read_url(host, URL_FORM).places
     place = f"{host or 'localhost'}:{port or 27017}"
     return f"mongodb://{place}", place
 

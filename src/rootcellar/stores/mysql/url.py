@@ -5,19 +5,19 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from rootcellar import errors
 from rootcellar.stores.passwords import current
+from rootcellar.stores.urls import SETTING, UrlForm, read_url
 
 #: seconds to reach the server and be let in, and to wait for one answer
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 60.0
 
+_EXAMPLE = "rootcellar+mysql://user:password@host:3306/database"
+
 #: the options that an SSL context is made of, kept among the settings: files may change
 TLS_FILES = "rootcellar_tls_files"
-
-_EXAMPLE = "write rootcellar+mysql://user:password@host:3306/database, with special characters as %XX"
 
 
 def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,24 +27,19 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         ConfigurationError: it is no such URL, an option is unknown or wrong, a file of a certificate cannot be read, or
             there is a secret where logs would show it.
     """
-    _, _, rest = url.partition("://")
-    authority, _, path = rest.partition("?")[0].partition("/")
-    if authority.count("@") > 1 or "@" in path:
-        raise _wrong("not a MySQL URL: it has an @ where none can be", _EXAMPLE)
-    try:
-        parts = urlsplit("mysql://" + rest)
-        port = parts.port
-    except ValueError:
-        raise _wrong("not a MySQL URL: its host or port cannot be read", _EXAMPLE) from None
-    if not unquote(path):
-        raise _wrong("the MySQL URL names no database", _EXAMPLE)
+    parts = read_url(url, URL_FORM)
+    if len(parts.hosts) > 1:
+        raise _wrong("the MySQL URL names several hosts", f"write {_EXAMPLE}")
+    if not parts.path:
+        raise _wrong("the MySQL URL names no database", f"write {_EXAMPLE}")
+    host, port = parts.hosts[0] if parts.hosts else ("", None)
     settings: dict[str, Any] = {
-        "host": unquote(parts.hostname or "localhost"),
+        "host": host or "localhost",
         "port": port or 3306,
-        "user": unquote(parts.username or ""),
+        "user": parts.user,
         # as bytes: the driver would take a text for Latin-1
-        "password": unquote(parts.password or "").encode(),
-        "database": unquote(path),
+        "password": parts.password.encode(),
+        "database": parts.path,
         "connect_timeout": CONNECT_TIMEOUT,
         "read_timeout": ANSWER_TIMEOUT,
         "write_timeout": ANSWER_TIMEOUT,
@@ -78,20 +73,13 @@ def describe(url: str, settings: Mapping[str, Any]) -> str:
     return f"{kind} {user}{place}/{settings['database']}"
 
 
-def _options(query: str) -> dict[str, Any]:
+def _options(query: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
-        if "password" in name or "passwd" in name:
-            raise _wrong(
-                f"the URL has {name}= in its query, where tools that hide passwords do not find it",
-                "write it as user:password@host, or put it into connect_args",
-            )
+    for name, text in query.items():
         if name == "charset":
             if text.lower() != "utf8mb4":
                 raise _wrong("charset= must be utf8mb4, which holds every character", "leave it out")
             continue
-        if name not in _READERS:
-            raise _wrong(f"a MySQL URL has no option {name}=", f"use one of {', '.join(sorted(_READERS))}")
         try:
             found[name] = _READERS[name](text)
         except ValueError as exc:
@@ -134,7 +122,7 @@ def _context(wanted: Mapping[str, Any]) -> ssl.SSLContext:
 
 
 def _wrong(what: str, remedy: str) -> errors.ConfigurationError:
-    return errors.ConfigurationError(what, where="result_backend", remedy=remedy)
+    return errors.ConfigurationError(what, where=SETTING, remedy=remedy)
 
 
 def _truth(text: str) -> bool:
@@ -174,3 +162,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "bind_address": str,
     "program_name": str,
 }
+URL_FORM = UrlForm(
+    example=_EXAMPLE,
+    secrets="connect_args",
+    options=("charset", *_READERS),
+)

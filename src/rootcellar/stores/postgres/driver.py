@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from rootcellar import errors
 from rootcellar.stores.passwords import current
 from rootcellar.stores.postgres import tls
+from rootcellar.stores.urls import SETTING, UrlForm, misplaced_at, read_url
 from rootcellar.support.imports import import_failure
 from rootcellar.support.interruptions import Moment, raise_interruption
 
@@ -144,6 +145,9 @@ def _unless_silent(work: Generator[Any, Any, T], connection: Connection, seconds
 
 OLDEST_SERVER = 13
 
+_EXAMPLE = "rootcellar+postgresql://user:password@host:5432/database"
+URL_FORM = UrlForm(example=_EXAMPLE, secrets="connect_args, or name a passfile")
+
 _DEFAULTS: dict[str, Any] = {
     "application_name": "rootcellar",
     "connect_timeout": 5,
@@ -218,44 +222,25 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigurationError: it is no such URL, or it carries a secret where logs would show it.
     """
-    scheme, _, rest = url.partition("://")
-    query = rest.partition("?")[2]
-    for secret in ("password", "sslpassword", "passfile"):
-        if secret != "passfile" and f"{secret}=" in query:
-            raise errors.ConfigurationError(
-                f"the URL has {secret}= in its query, where tools that hide passwords do not find it",
-                where=scheme,
-                remedy="write it as user:password@host, or name a passfile",
-            )
-    authority, _, path = rest.partition("?")[0].partition("/")
-    if authority.count("@") > 1 or "@" in path:
-        raise _misplaced_at()
+    read_url(url, URL_FORM)
     try:
-        found = conninfo_to_dict("postgresql://" + rest)
+        found = conninfo_to_dict("postgresql://" + url.partition("://")[2])
     except psycopg.ProgrammingError as exc:
         reason = str(exc).split(":")[0]
         raise errors.ConfigurationError(
             f"not a PostgreSQL URL: {reason}",
-            where="result_backend",
-            remedy="write rootcellar+postgresql://user:password@host:5432/database, with special characters as %XX",
+            where=SETTING,
+            remedy=f"write {_EXAMPLE}, with special characters as %XX",
         ) from None
     if "@" in str(found.get("host", "")):
         # libpq ends the password at its first raw @, whatever follows
-        raise _misplaced_at()
+        raise misplaced_at(URL_FORM)
     settings = {**_DEFAULTS, **found, **extra}
     # overrides PGCLIENTENCODING and the settings of the role and the database: rootcellar uses UTF-8
     settings["client_encoding"] = "UTF8"
     if "," in str(settings.get("host", "")):
         settings.setdefault("target_session_attrs", "read-write")
     return tls.with_defaults(settings, psycopg.pq.version())
-
-
-def _misplaced_at() -> errors.ConfigurationError:
-    return errors.ConfigurationError(
-        "not a PostgreSQL URL: it has an @ where none can be",
-        where="result_backend",
-        remedy="write special characters in the user, the password and the database's name as %XX",
-    )
 
 
 def describe(settings: Mapping[str, Any]) -> str:

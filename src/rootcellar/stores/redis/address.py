@@ -7,11 +7,21 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.passwords import source_of
+from rootcellar.stores.urls import (
+    SETTING,
+    UrlForm,
+    misplaced_at,
+    place,
+    read_host,
+    read_login,
+    read_query,
+    split_url,
+)
 from rootcellar.text.escaping import visible_logs
 from rootcellar.urls import redact
 
@@ -24,11 +34,6 @@ ANSWER_TIMEOUT = 15.0
 Form = Literal["single", "sentinel", "cluster"]
 _FORMS: dict[str, Form] = {"sentinel": "sentinel", "redis-cluster": "cluster", "rediss-cluster": "cluster"}
 _SOCKETS = ("unix", "socket", "redis+socket")
-_EXAMPLES = {
-    "single": "rootcellar+redis://user:password@host:6379/0",
-    "sentinel": "rootcellar+sentinel://:password@host1:26379;sentinel://host2:26379/0",
-    "cluster": "rootcellar+redis-cluster://user:password@host1:6379,host2:6379",
-}
 _CERT_REQS = {
     "required": ssl.CERT_REQUIRED,
     "optional": ssl.CERT_OPTIONAL,
@@ -47,6 +52,15 @@ _QUERY = (
     # transport options of Celery, for places that have only a URL, such as the command line
     *("master_name", "global_keyprefix"),
 )
+_EXAMPLES: dict[Form, str] = {
+    "single": "rootcellar+redis://user:password@host:6379/0",
+    "sentinel": "rootcellar+sentinel://:password@host1:26379;sentinel://host2:26379/0",
+    "cluster": "rootcellar+redis-cluster://user:password@host1:6379,host2:6379",
+}
+_URL_FORMS = {
+    form: UrlForm(example=example, secrets="redis_backend_use_ssl", options=(*_QUERY, *_QUERY_TLS))
+    for form, example in _EXAMPLES.items()
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,31 +106,30 @@ def read_address(url: str, options: StoreOptions) -> Address:
     Raises:
         ConfigurationError: they cannot be used.
     """
-    scheme, _, rest = url.partition("://")
-    scheme = scheme.lower()
+    scheme, rest, query_text = split_url(url)
     form = _FORMS.get(scheme, "single")
-    rest, _, query_text = rest.partition("?")
-    query = _query(query_text, url, form)
+    path, db = "", 0
+    hosts: tuple[tuple[str, int], ...] = ()
     if scheme in _SOCKETS:
-        user_info, hosts, path, db = *_socket(rest, url), _number(query.get("db") or query.get("virtual_host"), url)
+        user, password, path = _socket(rest)
     else:
-        path = ""
-        user_info, hosts, db = _hosts(rest, form, url)
-        if "db" in query or "virtual_host" in query:
-            db = _number(query.get("db") or query.get("virtual_host"), url)
+        user, password, hosts, db = _hosts(rest, form)
+    query = read_query(query_text, _URL_FORMS[form])
+    if "db" in query or "virtual_host" in query:
+        db = _number(query.get("db") or query.get("virtual_host"))
     if form == "cluster" and db:
-        raise _wrong(f"Redis Cluster has only database 0, not {db}", url, form)
+        raise _wrong(f"Redis Cluster has only database 0, not {db}", form)
     tls = _tls(scheme, query, options, url)
     known = options.redis
     settings: dict[str, Any] = {
-        "username": user_info[0] or known.get("username") or None,
-        "password": source_of(options.password, "redis") or user_info[1] or known.get("password") or None,
+        "username": user or known.get("username") or None,
+        "password": source_of(options.password, "redis") or password or known.get("password") or None,
         "socket_timeout": _timeout(query, known, "socket_timeout", ANSWER_TIMEOUT),
         "socket_connect_timeout": _timeout(query, known, "socket_connect_timeout", CONNECT_TIMEOUT),
         "client_name": query.get("client_name") or known.get("client_name") or None,
     }
     if settings["username"] and not settings["password"]:
-        raise _wrong("the URL names a user but no password", url, form)
+        raise _wrong("the URL names a user but no password", form)
     if not path:
         settings["socket_keepalive"] = bool(known.get("socket_keepalive", True))
     transport = options.transport_options
@@ -157,92 +170,50 @@ def _key_prefix(prefix: str, form: Form) -> bytes:
     return prefix.encode()
 
 
-def _query(text: str, url: str, form: Form) -> dict[str, str]:
-    found = {key.lower(): value for key, value in parse_qsl(text, keep_blank_values=True)}
-    for name in found:
-        if "@" in text and name not in (*_QUERY, *_QUERY_TLS):
-            # an unescaped ? in the password begins no query: the apparent name is a part of the password
-            raise _wrong("the URL has an @ where none can be", url, form)
-        if "password" in name or "secret" in name:
-            raise ConfigurationError(
-                f"the URL has {name}= in its query, where tools that hide passwords do not find it",
-                where="result_backend",
-                remedy="write it as user:password@host, or use the setting redis_backend_use_ssl",
-            )
-        if name not in (*_QUERY, *_QUERY_TLS):
-            raise ConfigurationError(
-                f"the URL has {name}=, which is not known",
-                where="result_backend",
-                remedy=f"use one of {', '.join((*_QUERY, *_QUERY_TLS))}, as in {_EXAMPLES[form]}?socket_timeout=5",
-            )
-    return found
-
-
-UserInfo = tuple[str, str]
-
-
-def _user_info(authority: str, url: str, form: Form) -> tuple[UserInfo, str]:
-    user_info, at, host = authority.rpartition("@")
-    if "@" in user_info:
-        raise _wrong("the URL has an @ where none can be", url, form)
-    user, _, password = user_info.partition(":")
-    return ((unquote(user), unquote(password)) if at else ("", "")), host
-
-
-def _socket(rest: str, url: str) -> tuple[UserInfo, tuple[tuple[str, int], ...], str]:
+def _socket(rest: str) -> tuple[str, str, str]:
+    """Return the user, the password and the path of a socket."""
     authority, slash, path = rest.partition("/")
-    user_info, host = _user_info(authority, url, "single")
+    user, password, host = read_login(authority, _URL_FORMS["single"])
     if host or not path:
         raise ConfigurationError(
             "the URL names no socket",
-            where=redact(url),
+            where=SETTING,
             remedy="write rootcellar+redis+socket:///path/to/redis.sock?db=0",
         )
-    return user_info, (), slash + unquote(path)
+    return user, password, slash + unquote(path)
 
 
-def _hosts(rest: str, form: Form, url: str) -> tuple[UserInfo, tuple[tuple[str, int], ...], int]:
+def _hosts(rest: str, form: Form) -> tuple[str, str, tuple[tuple[str, int], ...], int]:
     """Read ``user:password@host:port`` once or several times, and the database's number at the end."""
     separator = ";" if form == "sentinel" else ","
-    pieces = rest.split(separator) if form != "single" else [rest]
-    port = 26379 if form == "sentinel" else 6379
-    user_info: UserInfo = ("", "")
+    default_port = 26379 if form == "sentinel" else 6379
+    login = ("", "")
     hosts: list[tuple[str, int]] = []
     db = 0
-    for piece in pieces:
+    for piece in rest.split(separator) if form != "single" else [rest]:
         authority, _, database = piece.removeprefix("sentinel://").partition("/")
-        given, host = _user_info(authority, url, form)
-        if any(given) and not any(user_info):
-            user_info = given
+        user, password, place_text = read_login(authority, _URL_FORMS[form])
+        if not any(login):
+            login = (user, password)
         if "@" in database:
-            raise _wrong("the URL has an @ where none can be", url, form)
-        db = _number(database, url) if database else db
-        if host or form == "single":
-            hosts.append(_host_and_port(host, port, url, form))
+            raise misplaced_at(_URL_FORMS[form])
+        db = _number(database) if database else db
+        if place_text or form == "single":
+            host, port = read_host(place_text, _URL_FORMS[form])
+            hosts.append((host or "localhost", port or default_port))
     if not hosts:
-        raise _wrong("the URL names no host", url, form)
-    return user_info, tuple(hosts), db
+        raise _wrong("the URL names no host", form)
+    return *login, tuple(hosts), db
 
 
-def _host_and_port(text: str, port: int, url: str, form: Form) -> tuple[str, int]:
-    if text.startswith("["):
-        host, _, after = text[1:].partition("]")
-        given = after.removeprefix(":")
-    else:
-        host, _, given = text.partition(":")
-    if given and not (given.isdecimal() and 0 < int(given) < 65_536):
-        raise _wrong("the URL has a port that is not a number from 1 to 65535", url, form)
-    return unquote(host) or "localhost", int(given) if given else port
-
-
-def _number(text: str | None, url: str) -> int:
+def _number(text: str | None) -> int:
     if not text:
         return 0
     number = text.removeprefix("/").removeprefix("db")
     if not number.isdecimal():
         raise ConfigurationError(
             "the number of the database is not a number",
-            where=redact(url),
+            where=SETTING,
             remedy="write special characters in the password as %XX, and the number after the last slash: …/0",
         )
     return int(number)
@@ -252,7 +223,7 @@ def _timeout(query: Mapping[str, str], known: Mapping[str, Any], name: str, defa
     given = query[name] if name in query else known.get(name)
     seconds = default if given is None else _seconds(given, name)
     if seconds <= 0:
-        raise ConfigurationError(f"{name} is {given}", where="result_backend", remedy="give more than 0 seconds")
+        raise ConfigurationError(f"{name} is {given}", where=SETTING, remedy="give more than 0 seconds")
     return seconds
 
 
@@ -270,7 +241,7 @@ def _seconds(given: Any, name: str) -> float:
     except (TypeError, ValueError):
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise ConfigurationError(f"{name} is not a number", where="result_backend", remedy="give seconds")
+        raise ConfigurationError(f"{name} is not a number", where=SETTING, remedy="give seconds")
     return seconds
 
 
@@ -340,7 +311,7 @@ def _where(
     who = f"{user}@" if user else ""
     if path:
         return f"redis {who}{path} db {db}"
-    places = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
+    places = ",".join(place(host, port) for host, port in hosts)
     tls = " with TLS" if is_tls else ""
     if form == "cluster":
         return f"redis cluster {who}{places}{tls}"
@@ -349,9 +320,9 @@ def _where(
     return f"redis {who}{places}/{db}{tls}"
 
 
-def _wrong(what: str, url: str, form: Form) -> ConfigurationError:
+def _wrong(what: str, form: Form) -> ConfigurationError:
     return ConfigurationError(
         what,
-        where=redact(url),
-        remedy=f"write {_EXAMPLES[form]}, with special characters of the user and the password as %XX",
+        where=SETTING,
+        remedy=f"write {_URL_FORMS[form].example}, with special characters of the user and the password as %XX",
     )
