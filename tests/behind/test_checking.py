@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rootcellar.checks import behind as checking
+from rootcellar.checks import hybrid as checking
 from rootcellar.checks.choosing import sections_for
 from rootcellar.checks.findings import Level
 from rootcellar.checks.steps import run

@@ -9,18 +9,18 @@ import amqp
 from kombu.exceptions import OperationalError
 
 from rootcellar import errors
-from rootcellar.checks.broker_round_trip import _AMQP, RoundTrip
+from rootcellar.checks.broker_round_trip import RoundTrip
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.network import Host, ServerChecks, verify_peer
 from rootcellar.checks.steps import Checks, Step, failed, passed, problem
-from rootcellar.checks.target import Target
+from rootcellar.checks.target import AMQP_SCHEMES, Target
 from rootcellar.urls import redact
 
 
 def checks_of_broker(target: Target) -> Checks:
     """Return the checks of the broker that the settings name."""
     scheme = str(target.conf["broker_url"]).partition("://")[0].lower()
-    if scheme in _AMQP:
+    if scheme in AMQP_SCHEMES:
         return RabbitChecks(target)
     if scheme.startswith(("redis", "sentinel")):
         # imported late: it needs the driver

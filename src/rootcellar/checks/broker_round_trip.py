@@ -12,16 +12,10 @@ from kombu.entity import Exchange, Queue
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import milliseconds
 from rootcellar.checks.steps import passed, problem
-from rootcellar.checks.target import Target
+from rootcellar.checks.target import AMQP_SCHEMES, Target
 
-#: timeout to connect
-_CONNECT_TIMEOUT_SECONDS = 3.0
-
-
-_ANSWER_TIMEOUT_SECONDS = 2.0
-
-
-_AMQP = ("amqp", "amqps", "pyamqp")
+#: timeouts to connect, and for a message that was sent
+_CONNECT_TIMEOUT_SECONDS, _ANSWER_TIMEOUT_SECONDS = 3.0, 2.0
 
 
 class RoundTrip:
@@ -38,7 +32,7 @@ class RoundTrip:
     def connect(self) -> Any:
         """Return a new connection. Raises the exceptions of kombu's transport."""
         options = {**(self._app.conf.broker_transport_options or {})}
-        if str(self._app.conf.broker_url).partition("://")[0].lower() in _AMQP:
+        if str(self._app.conf.broker_url).partition("://")[0].lower() in AMQP_SCHEMES:
             options |= {
                 "on_blocked": self._note_blocked,
                 "read_timeout": _ANSWER_TIMEOUT_SECONDS,

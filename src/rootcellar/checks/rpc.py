@@ -18,7 +18,7 @@ from rootcellar import errors
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.measures import milliseconds, seconds_of
 from rootcellar.checks.steps import Checks, Step, passed, problem
-from rootcellar.checks.target import Target
+from rootcellar.checks.target import AMQP_SCHEMES, Target
 from rootcellar.rpc import check_round_trip
 from rootcellar.urls import redact
 
@@ -50,7 +50,7 @@ class RPCChecks(Checks):
 
     def _broker(self) -> Iterator[Finding]:
         scheme = str(self._target.conf.get("broker_url") or "").partition("://")[0].lower()
-        if scheme in ("amqp", "amqps", "pyamqp"):
+        if scheme in AMQP_SCHEMES:
             yield passed("speaks AMQP")
         else:
             yield problem("rpc-no-amqp", f"the broker is {scheme}://" if scheme else "no broker is named")

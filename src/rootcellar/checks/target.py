@@ -11,9 +11,10 @@ from celery import Celery
 
 from rootcellar.backend import ResultBackend
 from rootcellar.backend.options import store_options
-from rootcellar.errors import ConfigurationError
 from rootcellar.stores.base import StoreOptions
 
+#: URL schemes of brokers that speak AMQP
+AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
 #: a check must report an outage at once, and not wait for its end
 _NO_RETRIES = {"result_backend_always_retry": False, "result_backend_max_retries": 0}
 
@@ -74,17 +75,3 @@ def target_of(conf: Mapping[str, Any], processes: int | None = None) -> Target:
     if processes is None:
         processes = int(conf.get("worker_concurrency") or os.cpu_count() or 1) + 1
     return Target(conf, processes)
-
-
-def url_target(url: str, processes: int | None = None) -> Target:
-    """Return the target that a store's URL describes.
-
-    Raises:
-        ConfigurationError: ``url`` is not a URL.
-    """
-    url = url.removeprefix("rootcellar+")
-    if "://" not in url:
-        raise ConfigurationError(
-            "not a URL", where="rootcellar check", remedy="write postgresql://user:password@host/db"
-        )
-    return target_of({"result_backend": f"rootcellar+{url}"}, processes)

@@ -63,16 +63,12 @@ class Trial:
     Args:
         backend: returns the backend; called when the first step begins.
         is_deleted_by_server: whether the server deletes expired records at once.
-        is_cleaned: whether expired results can be deleted by us too.
     """
 
-    def __init__(
-        self, backend: Callable[[], ResultBackend], *, is_deleted_by_server: bool = False, is_cleaned: bool = True
-    ) -> None:
+    def __init__(self, backend: Callable[[], ResultBackend], *, is_deleted_by_server: bool = False) -> None:
         self._open = backend
         self._backend: ResultBackend | None = None
         self._is_deleted_by_server = is_deleted_by_server
-        self._is_cleaned = is_cleaned
         self._tag = f"{PREFIX}{uuid4().hex[:12]}"
         self._ids: list[str] = []
         self._groups: list[str] = []

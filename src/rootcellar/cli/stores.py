@@ -55,7 +55,14 @@ def chosen_store(choice: Choice) -> Iterator[Store]:
 
 @contextmanager
 def existing_results(choice: Choice) -> Iterator[Results]:
-    """Like :func:`existing_store`, but with a codec that has the keys of the app or the environment."""
+    """Like :func:`chosen_store`, for commands that must not create a database or tables.
+
+    The codec has the keys of the app or of the environment.
+
+    Raises:
+        SchemaMissing: there are no tables yet.
+        ForeignTables: tables that rootcellar did not create have these names.
+    """
     store, conf = _store_and_conf(choice)
     try:
         codec = codec_of(conf or _payload_settings())
@@ -63,19 +70,6 @@ def existing_results(choice: Choice) -> Iterator[Results]:
         yield Results(store, codec)
     finally:
         store.close()
-
-
-@contextmanager
-def existing_store(choice: Choice) -> Iterator[Store]:
-    """Like :func:`chosen_store`, for commands that only read, which must not create a database or tables.
-
-    Raises:
-        SchemaMissing: there are no tables yet.
-        ForeignTables: tables that rootcellar did not create have these names.
-    """
-    with chosen_store(choice) as store:
-        _must_exist(store)
-        yield store
 
 
 def _payload_settings() -> Mapping[str, Any]:
