@@ -22,7 +22,7 @@ def front_url(kept_redis_server: RedisServer) -> str:
 
 @pytest.fixture
 def own_redis(new_redis: Callable[..., RedisServer]) -> RedisServer:
-    """A Redis that a test may kill; it comes back with what it had."""
+    """A Redis that a test may kill; it keeps its data."""
     return new_redis(appendonly=True, appendfsync="always")
 
 
@@ -34,7 +34,7 @@ def client(front_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def durable(postgres_url: str) -> Iterator[Store]:
-    """What is in PostgreSQL."""
+    """The store in PostgreSQL."""
     store = open_store(postgres_url)
     yield store
     store.close()
@@ -42,7 +42,7 @@ def durable(postgres_url: str) -> Iterator[Store]:
 
 @pytest.fixture
 def behind(postgres_url: str, front_url: str) -> Iterator[WriteBehindStore]:
-    """A store into which nobody moves anything by itself."""
+    """A write-behind store without a drainer: the test moves the results."""
     store = open_behind(postgres_url, front_url)
     yield store
     store.close()

@@ -1,4 +1,4 @@
-"""What the tests of write-behind share."""
+"""Helpers of the tests of write-behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An account of all that was acknowledged, while Redis, PostgreSQL and the drainers are killed and frozen."""
+"""Counts acknowledged results while Redis, PostgreSQL and the drainers are killed and frozen."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.helpers import record, wait_until
 from tests.servers import PostgresServer, RedisServer
 
 SECONDS = 40.0 if HEAVY else 5.0
-#: seconds for which Redis keeps what was moved: so short that much is read from PostgreSQL
+#: seconds for which Redis keeps moved results: so short that many are read from PostgreSQL
 EXPIRES = 1.5
 
 
 class Drain:
-    """A `rootcellar drain` of its own process, which a test may kill and freeze."""
+    """A process of `rootcellar drain` that a test may kill and freeze."""
 
     def __init__(self, backend: str, log: Path) -> None:
         self._line = command("drain", "--backend", backend)
@@ -49,10 +49,10 @@ class Drain:
         os.kill(self.process.pid, number)
 
 
-def test_an_account_of_all_that_was_acknowledged(
+def test_acknowledged_results_survive_kills_of_every_part(
     new_postgres: Callable[..., PostgresServer], own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    """Nothing that was acknowledged is lost, changed or doubled, in Redis or in PostgreSQL."""
+    """No acknowledged result is lost, changed or duplicated, in Redis or in PostgreSQL."""
     postgres = new_postgres(auth="trust")
     url = postgres.create_database()
     open_store(url).check()
@@ -101,7 +101,7 @@ def test_an_account_of_all_that_was_acknowledged(
     account = {task_id: value for book, _ in answers for task_id, value in book.items()}
     kept = {task_id: value for task_id, value in account.items() if value is not None}
     assert [line for _, lines in answers for line in lines] == []
-    assert 100 < len(kept) < len(account), "some were forgotten"
+    assert 100 < len(kept) < len(account), "some results were forgotten"
 
     behind, durable = open_behind(url, own_redis.url), open_store(url)
     wait_until(lambda: behind.lag().waiting == 0, "the end of the journal")
@@ -117,11 +117,11 @@ def test_an_account_of_all_that_was_acknowledged(
 
 
 def _keep_account(url: str, cache_url: str, number: int) -> tuple[dict[str, bytes | None], list[str]]:
-    """Store, overwrite, forget and read for a while; return what must be there, and what was found wrong."""
+    """Store, overwrite, forget and read for a while; return the expected results, and what was wrong."""
     store = open_behind(url, cache_url, cache_expires=EXPIRES)
     chance = random.Random(number)
     account: dict[str, bytes | None] = {}
-    #: stored again after Redis had dropped them: another value may be read until that is moved
+    #: stored again after Redis had dropped them: until they are moved, another value may be read
     unsettled: set[str] = set()
     wrong: list[str] = []
     deadline = time.monotonic() + SECONDS
@@ -158,23 +158,23 @@ def _keep_account(url: str, cache_url: str, number: int) -> tuple[dict[str, byte
                 keep(record(old, "-1", state=chance.choice(["SUCCESS", "FAILURE"])))
                 unsettled.add(old)
         some = {task_id, *chance.choices(list(account), k=chance.choice([1, 1, 5]))} - unsettled
-        found = _persist(lambda: _look(store, some))  # noqa: B023
+        found = _persist(lambda: _read(store, some))  # noqa: B023
         wrong += [
-            f"{looked}: {found.get(looked)!r} in place of {account[looked]!r}"
-            for looked in some
-            if found.get(looked) != account[looked]
+            f"{read_id}: {found.get(read_id)!r} in place of {account[read_id]!r}"
+            for read_id in some
+            if found.get(read_id) != account[read_id]
         ]
     store.close()
     return account, wrong
 
 
-def _look(store: Store, ids: set[str]) -> dict[str, bytes]:
+def _read(store: Store, ids: set[str]) -> dict[str, bytes]:
     found = {task_id: one for task_id in ids if (one := store.get(task_id))} if len(ids) == 1 else store.get_many(ids)
     return {task_id: one.result.body for task_id, one in found.items() if one.result}
 
 
 def _persist(work: Callable[[], Any]) -> Any:
-    """Do it until it is acknowledged, as the backend does."""
+    """Repeat a call until it is acknowledged, as the backend does."""
     while True:
         try:
             return work()

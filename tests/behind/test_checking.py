@@ -15,17 +15,19 @@ from tests.helpers import record, wait_until
 from tests.servers import RedisServer
 
 
-def look(durable_url: str, cache_url: str) -> dict[str, str]:
-    """Return the names of the problems, each with what was seen."""
+def problems_of(durable_url: str, cache_url: str) -> dict[str, str]:
+    """Return the problems by name, each with what was seen."""
     options = {"durable_url": durable_url, "cache_url": cache_url, "mode": "write-behind"}
     target = target_of({"result_backend": "rootcellar+hybrid://", "result_backend_transport_options": options})
     findings = [finding for section in sections_for(target) for finding in run(section)]
     return {one.code: one.seen for one in findings if one.level in (Level.FAILURE, Level.WARNING)}
 
 
-def test_all_is_well_and_nothing_is_left(postgres_url: str, own_redis: RedisServer, durable: Store) -> None:
+def test_healthy_write_behind_passes_and_leaves_nothing(
+    postgres_url: str, own_redis: RedisServer, durable: Store
+) -> None:
     durable.check()
-    found = look(postgres_url, own_redis.url)
+    found = problems_of(postgres_url, own_redis.url)
     assert {code for code in found if code.startswith(("hybrid", "redis", "round"))} == set()
     assert len(durable.scan()) == 0
     with own_redis.client() as client:
@@ -33,16 +35,16 @@ def test_all_is_well_and_nothing_is_left(postgres_url: str, own_redis: RedisServ
         assert client.xlen("rootcellar-journal") == client.hlen("rootcellar-journal-versions") == 0
 
 
-def test_check_reports_what_is_wrong(
+def test_check_reports_problems_of_write_behind(
     postgres_url: str, front_url: str, redis_url: str, behind: WriteBehindStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "append-only" in look(postgres_url, redis_url)["append-only-missing"]
+    assert "append-only" in problems_of(postgres_url, redis_url)["append-only-missing"]
     behind.put(record(retries=2**80))
     behind.drain()
-    found = look(postgres_url, front_url)
+    found = problems_of(postgres_url, front_url)
     assert "everysec" in found["hybrid-window"]
     assert "1 stay" in found["hybrid-refused"]
     monkeypatch.setattr(checking, "MAX_LAG_SECONDS", 0.1)
     behind.put(record())
     wait_until(lambda: behind.lag().oldest > 0.2, "an age")
-    assert "1 wait" in look(postgres_url, front_url)["hybrid-lag"]
+    assert "1 wait" in problems_of(postgres_url, front_url)["hybrid-lag"]

@@ -24,7 +24,7 @@ from tests.servers import PostgresServer, RedisServer
 
 @pytest.fixture
 def backend(new_postgres_url: str, front_url: str) -> str:
-    """A URL for the command line; the PostgreSQL asks for no password, which could not be in a query."""
+    """A URL for the command line; this PostgreSQL needs no password, because a query cannot contain one."""
     return url_of(new_postgres_url, front_url)
 
 
@@ -48,7 +48,7 @@ def url_of(durable: str, cache: str) -> str:
     return f"hybrid://?{urlencode({'durable_url': durable, 'cache_url': cache, 'mode': 'write-behind'})}"
 
 
-def test_once(backend: str, store: WriteBehindStore, new_postgres_url: str) -> None:
+def test_drain_once_moves_all_results(backend: str, store: WriteBehindStore, new_postgres_url: str) -> None:
     ones = [record() for _ in range(600)]
     for one in ones:
         store.put(one)
@@ -64,7 +64,7 @@ def test_once(backend: str, store: WriteBehindStore, new_postgres_url: str) -> N
     store.close()
 
 
-def test_drain_status_says_how_many_wait(backend: str, store: WriteBehindStore) -> None:
+def test_drain_status_counts_waiting_results(backend: str, store: WriteBehindStore) -> None:
     assert run_here("drain", "-b", backend, "--status").out == "Nothing waits.\n"
     store.put(record())
     wait_until(lambda: store.lag().oldest > 0.2, "an age")
@@ -72,25 +72,25 @@ def test_drain_status_says_how_many_wait(backend: str, store: WriteBehindStore) 
     assert ended.status == 0
     assert ended.out.startswith("1 wait, the oldest for ")
     ended = run_here("drain", "-b", backend, "--status", "--max-age", "0.1", "--json")
-    assert ended.status == 1, "it has waited for longer"
-    told = json.loads(ended.out)
-    assert told.pop("oldest_seconds") > 0.2
-    assert told == {"waiting": 1, "refused": 0, "max_age_seconds": 0.1, "append_only": True, "ok": False}
+    assert ended.status == 1, "a result has waited for longer"
+    printed = json.loads(ended.out)
+    assert printed.pop("oldest_seconds") > 0.2
+    assert printed == {"waiting": 1, "refused": 0, "max_age_seconds": 0.1, "append_only": True, "ok": False}
     assert store.lag().waiting == 1, "nothing was moved"
     store.close()
 
 
-def test_until_it_is_interrupted(backend: str, store: WriteBehindStore, tmp_path: Path) -> None:
+def test_drain_moves_results_until_it_is_interrupted(backend: str, store: WriteBehindStore, tmp_path: Path) -> None:
     line = command("drain", "--backend", backend, "--json")
     with subprocess.Popen(
         line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        deadline, told = time.monotonic() + PATIENCE, {"moved": 0}
-        while told["moved"] < 2 and time.monotonic() < deadline:
+        deadline, printed = time.monotonic() + PATIENCE, {"moved": 0}
+        while printed["moved"] < 2 and time.monotonic() < deadline:
             store.put(record())
-            told = json.loads(process.stdout.readline())
+            printed = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
         assert process.stderr.read().endswith("rootcellar: interrupted\n")
@@ -109,10 +109,8 @@ def test_drain_refuses_other_stores(backend: str, redis_url: str, tmp_path: Path
     assert "--once" in run_on_terminal("drain", "--help").out
 
 
-def test_results_are_looked_at_and_moved_also_without_an_append_only_file(
-    new_postgres_url: str, own_redis: RedisServer
-) -> None:
-    """Above all then: a restart of Redis would lose them."""
+def test_drain_moves_results_without_an_append_only_file(new_postgres_url: str, own_redis: RedisServer) -> None:
+    """This is when it matters most: a restart of Redis would lose them."""
     store = open_behind(new_postgres_url, own_redis.url)
     ones = [record() for _ in range(3)]
     for one in ones:
@@ -134,7 +132,7 @@ def test_results_are_looked_at_and_moved_also_without_an_append_only_file(
     durable.close()
 
 
-def test_each_reason_has_an_exit_status_of_its_own(
+def test_drain_has_an_exit_status_for_each_reason(
     backend: str, store: WriteBehindStore, front_url: str, new_postgres_url: str
 ) -> None:
     store.put(record())
@@ -155,7 +153,7 @@ def test_each_reason_has_an_exit_status_of_its_own(
     store.close()
 
 
-def test_an_outage_is_waited_out_and_said_once(
+def test_drain_waits_for_the_end_of_an_outage_and_logs_it_once(
     new_postgres: Callable[..., PostgresServer], own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     postgres = new_postgres()

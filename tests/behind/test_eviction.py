@@ -1,4 +1,4 @@
-"""Write-behind over a Redis that is full: what is only in Redis is not evicted, and a cleanup deletes it in time."""
+"""Write-behind over a full Redis: records that are only there are not evicted; a cleanup deletes them when due."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.helpers import now, record
 from tests.servers import RedisServer
 
 CHORDS = 40
-#: bytes for which Redis has room beside what the test needs, and of one result
+#: bytes: the free memory of Redis beside the test's own records, and the size of one result
 ROOM, LARGE = 3 << 20, 20_000
-#: sooner than what was moved, so that a server that looks at this would evict it first
+#: sooner than moved results expire, so that a server that goes by the expiry would evict these first
 SOON = timedelta(minutes=10)
 
 
@@ -42,7 +42,7 @@ def put_part(store: WriteBehindStore, group: str, index: int) -> TaskRecord:
 
 
 @pytest.mark.parametrize("policy", ["volatile-lru", "volatile-ttl"])
-def test_full_redis_evicts_only_what_was_moved(
+def test_full_redis_evicts_only_moved_results(
     policy: str, postgres_url: str, new_redis: Callable[..., RedisServer]
 ) -> None:
     server = new_redis(appendonly=True, maxmemory_policy=policy)
@@ -72,7 +72,7 @@ def test_full_redis_evicts_only_what_was_moved(
     store.close()
 
 
-def test_cleanup_deletes_what_redis_does_not_let_expire(
+def test_cleanup_deletes_records_that_redis_keeps(
     behind: WriteBehindStore, durable: Store, client: redis.Redis
 ) -> None:
     past, future = now() - timedelta(seconds=1), now() + timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""Write-behind: what is where before and after it was moved, what stays, what is forgotten, and what is refused."""
+"""Write-behind: where a result is before and after it is moved; overwriting, forgetting and refusing it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tests.servers import RedisServer
 # -- storing and moving ------------------------------------------------------------------------------------------------
 
 
-def test_a_result_is_in_redis_first_and_moved_later(
+def test_result_is_in_redis_first_and_moved_later(
     behind: WriteBehindStore, durable: Store, client: redis.Redis
 ) -> None:
     one, other = record(name="shop.pack"), record(state="FAILURE", expires_at=now() + timedelta(seconds=50))
     for stored in (one, other):
         assert behind.put(stored).written
-        assert client.ttl(f"celery-task-meta-{stored.task_id}") == -1, "it waits, however long that takes"
+        assert client.ttl(f"celery-task-meta-{stored.task_id}") == -1, "it does not expire while it waits"
     assert durable.get(one.task_id) is None
     assert behind.get(one.task_id) == one
     assert behind.lag().waiting == 2
@@ -60,9 +60,7 @@ def test_record_that_redis_dropped_is_read_from_postgresql(behind: WriteBehindSt
     assert behind.get_many([one.task_id, other.task_id, "unknown"]) == {one.task_id: one, other.task_id: other}
 
 
-def test_a_task_waits_once_however_often_it_is_stored(
-    behind: WriteBehindStore, durable: Store, client: redis.Redis
-) -> None:
+def test_task_that_is_stored_again_waits_once(behind: WriteBehindStore, durable: Store, client: redis.Redis) -> None:
     one = record(state="STARTED", name="shop.pack")
     behind.put(one)
     behind.put(replace(one, state="RETRY", retries=1))
@@ -96,14 +94,14 @@ def test_record_that_changes_while_it_is_moved_waits_again(
     assert client.ttl("celery-task-meta-a") > 0
 
 
-def test_late_drainer_removes_no_newer_entry(
+def test_late_drainer_keeps_a_newer_entry(
     behind: WriteBehindStore, postgres_url: str, front_url: str, client: redis.Redis
 ) -> None:
-    """A drainer stands still after its commit, while others move the task, forget it, and store it anew."""
+    """A drainer hangs after its commit, while others move the task, forget it, and store it again."""
     other = open_behind(postgres_url, front_url)
-    told: list[Any] = []
+    notified: list[Any] = []
     settle = behind._journal.settle
-    behind._journal.settle = told.extend  # type: ignore[method-assign]
+    behind._journal.settle = notified.extend  # type: ignore[method-assign]
     one = record("a")
     behind.put(one)
     assert behind.drain() == 1
@@ -111,40 +109,42 @@ def test_late_drainer_removes_no_newer_entry(
     other.delete(["a"])
     assert other.drain() == 1
     other.put(one)
-    settle(told)
+    settle(notified)
     assert client.ttl("celery-task-meta-a") == -1
     assert other.lag().waiting == 1
     other.close()
 
 
-def test_only_one_moves_at_a_time(behind: WriteBehindStore, durable: Store, postgres_url: str, front_url: str) -> None:
+def test_one_drainer_at_a_time_moves_results(
+    behind: WriteBehindStore, durable: Store, postgres_url: str, front_url: str
+) -> None:
     other = open_behind(postgres_url, front_url)
     behind.put(record("a"))
     with behind._drainer._durable.exclusive_batch() as batch:
         assert batch is not None
-        assert other.drain() == 0, "somebody else is at it"
+        assert other.drain() == 0, "another drainer holds the batch"
     assert other.drain() == 1
     assert durable.get("a") is not None
     other.close()
 
 
-def test_drainer_that_hung_too_long_writes_nothing(
+def test_drainer_that_hung_writes_nothing(
     behind: WriteBehindStore, durable: Store, postgres_url: str, front_url: str
 ) -> None:
     started, done = record("a", state="STARTED"), record("a")
     behind.put(started)
     other = open_behind(postgres_url, front_url)
 
-    def stand_still(batch: Any) -> None:
+    def hang(batch: Any) -> None:
         assert behind._journal.oldest(10)[0].record == started
         _end_idle_transactions(postgres_url)  # as the server does after a minute
         other.put(done)
         assert other.drain() == 1
         batch.put([started])
 
-    with pytest.raises(errors.StoreUnavailable):  # noqa: SIM117 - what is raised is raised at the end
+    with pytest.raises(errors.StoreUnavailable):  # noqa: SIM117 - the error is raised at the end
         with behind._drainer._durable.exclusive_batch() as batch:
-            stand_still(batch)
+            hang(batch)
     assert durable.get("a") == done
     other.close()
 
@@ -157,7 +157,7 @@ def _end_idle_transactions(url: str) -> None:
         )
 
 
-def test_many_are_moved_in_batches(behind: WriteBehindStore, durable: Store) -> None:
+def test_drain_moves_results_in_batches(behind: WriteBehindStore, durable: Store) -> None:
     ones = [record() for _ in range(1_200)]
     for one in ones:
         behind.put(one)
@@ -167,7 +167,7 @@ def test_many_are_moved_in_batches(behind: WriteBehindStore, durable: Store) -> 
     assert {one.task_id: one for one in ones} == durable.get_many(one.task_id for one in ones)
 
 
-def test_large_results_are_moved_a_few_at_a_time(
+def test_drain_moves_large_results_in_small_batches(
     behind: WriteBehindStore, durable: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "MAX_BATCH_BYTES", 1_000_000)
@@ -178,7 +178,7 @@ def test_large_results_are_moved_a_few_at_a_time(
     assert [durable.get(one.task_id) for one in ones] == ones
 
 
-def test_a_result_that_postgresql_refuses_stays_in_redis_and_harms_no_other(
+def test_refused_result_stays_in_redis_and_blocks_no_other(
     behind: WriteBehindStore, durable: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     good, bad = record(), record(retries=2**80)
@@ -195,10 +195,10 @@ def test_a_result_that_postgresql_refuses_stays_in_redis_and_harms_no_other(
     assert behind.lag().refused == 0
 
 
-# -- what stays --------------------------------------------------------------------------------------------------------
+# -- successes ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_success_stays_in_redis_and_after_it_left_redis(
+def test_success_stays_in_redis_and_after_it_left_redis(
     behind: WriteBehindStore, durable: Store, client: redis.Redis
 ) -> None:
     first, second = record("a", value=1), record("a", value=2)
@@ -209,7 +209,7 @@ def test_a_success_stays_in_redis_and_after_it_left_redis(
     client.delete("celery-task-meta-a")
     for late in (record("a", state="STARTED"), second):
         assert behind.put(late).written, "Redis knows nothing of it"
-        assert behind.get("a") == late, "what a reader may see until it is moved"
+        assert behind.get("a") == late, "what a client can read until it is moved"
         behind.drain()
         assert durable.get("a") == first
         assert behind.get("a") == first
@@ -217,22 +217,22 @@ def test_a_success_stays_in_redis_and_after_it_left_redis(
         client.delete("celery-task-meta-a")
 
 
-def test_a_waiting_client_is_told_what_stays(behind: WriteBehindStore, client: redis.Redis) -> None:
+def test_waiter_gets_the_success_that_stays(behind: WriteBehindStore, client: redis.Redis) -> None:
     first = record("a", value=1)
     behind.put(first)
     behind.drain()
     client.delete("celery-task-meta-a")
     behind.put(record("a", state="STARTED"))
-    told: list[Any] = []
-    subscription = behind.watcher().subscribe(["a"], told.append)
+    notified: list[Any] = []
+    subscription = behind.watcher().subscribe(["a"], notified.append)
     wait_until(lambda: client.pubsub_numsub("celery-task-meta-a")[0][1], "a listener")
     behind.drain()
-    wait_until(lambda: told, "the first result")
-    assert told == [[first]]
+    wait_until(lambda: notified, "the first result")
+    assert notified == [[first]]
     subscription.cancel()
 
 
-def test_earlier_state_is_merged_where_redis_dropped_it(
+def test_earlier_state_is_merged_after_redis_dropped_it(
     behind: WriteBehindStore, durable: Store, client: redis.Redis
 ) -> None:
     started, done = record("a", state="STARTED", name="shop.pack"), record("a")
@@ -264,7 +264,7 @@ def test_forgotten_record_stays_forgotten(
     assert behind.get_many(["a"]) == {}
     assert behind.delete(["a"]) == 0
     assert (durable.get("a") is not None) == is_moved
-    assert b"PENDING" in client.get("celery-task-meta-a"), "a stock reader sees a task of which nothing is known"
+    assert b"PENDING" in client.get("celery-task-meta-a"), "a client of Celery's own backend sees a pending task"
     behind.drain()
     assert durable.get("a") is None
     assert behind.get("a") is None
@@ -274,7 +274,7 @@ def test_forgotten_record_stays_forgotten(
     assert durable.get("a") == behind.get("a") == again
 
 
-def test_stored_anew_before_it_was_moved(behind: WriteBehindStore, durable: Store) -> None:
+def test_forgotten_record_is_stored_again_before_the_move(behind: WriteBehindStore, durable: Store) -> None:
     behind.put(record("a", value=1))
     behind.drain()
     behind.delete(["a"])
@@ -293,14 +293,14 @@ def test_forgetting_is_acknowledged_without_postgresql(postgres_url: str, front_
     assert away.delete([one.task_id]) == 1
     assert away.get(one.task_id) is None
     with pytest.raises(errors.StoreUnavailable):
-        away.get("who knows")
+        away.get("unknown")
     away.close()
 
 
-# -- the rest of a store's verbs ---------------------------------------------------------------------------------------
+# -- other methods of a store ------------------------------------------------------------------------------------------
 
 
-def test_chords_are_in_redis_and_find_results_that_left_it(behind: WriteBehindStore, client: redis.Redis) -> None:
+def test_chord_finds_results_that_left_redis(behind: WriteBehindStore, client: redis.Redis) -> None:
     ones = [record(value=number) for number in range(3)]
     behind.size_chord("g", 3)
     for place, one in enumerate(ones):
@@ -313,7 +313,7 @@ def test_chords_are_in_redis_and_find_results_that_left_it(behind: WriteBehindSt
     assert [part.result for part in behind.chord_parts("g")] == [one.result for one in ones]
 
 
-def test_questions_are_answered_with_what_was_just_stored(behind: WriteBehindStore) -> None:
+def test_query_finds_results_that_were_just_stored(behind: WriteBehindStore) -> None:
     one = record(name="shop.pack")
     behind.put(one)
     assert isinstance(behind, Queryable)
@@ -326,7 +326,7 @@ def test_questions_are_answered_with_what_was_just_stored(behind: WriteBehindSto
     assert len(behind.scan()) == 2
 
 
-def test_the_lag_grows_while_nothing_is_moved(behind: WriteBehindStore) -> None:
+def test_lag_grows_while_nothing_is_moved(behind: WriteBehindStore) -> None:
     behind.put(record("a", state="STARTED"))
     wait_until(lambda: behind.lag().oldest > 0.1, "an age")
     behind.put(record("a"))
@@ -335,10 +335,10 @@ def test_the_lag_grows_while_nothing_is_moved(behind: WriteBehindStore) -> None:
     assert behind.lag().oldest == 0
 
 
-# -- what is refused, and what is said ---------------------------------------------------------------------------------
+# -- errors and warnings -----------------------------------------------------------------------------------------------
 
 
-def test_without_an_append_only_file_nothing_is_stored(postgres_url: str, redis_url: str) -> None:
+def test_redis_without_an_append_only_file_stores_nothing(postgres_url: str, redis_url: str) -> None:
     store = open_behind(postgres_url, redis_url)
     with pytest.raises(errors.ConfigurationError, match="no append-only file") as caught:
         store.check()
@@ -346,7 +346,7 @@ def test_without_an_append_only_file_nothing_is_stored(postgres_url: str, redis_
     assert "appendonly yes" in caught.value.remedy
     with pytest.raises(errors.AppendOnlyMissing) as later:
         store.put(record())
-    assert later.value.retryable, "a worker that runs holds its results until Redis has one again"
+    assert later.value.retryable, "a running worker keeps its results until Redis has a file again"
     store.close()
 
 
@@ -370,7 +370,7 @@ def test_results_wait_for_an_append_only_file(postgres_url: str, new_redis: Call
     store.close()
 
 
-def test_the_window_is_said_at_the_start(
+def test_check_logs_how_much_a_crash_can_lose(
     behind: WriteBehindStore, postgres_url: str, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -394,7 +394,7 @@ def test_the_window_is_said_at_the_start(
         store.close()
 
 
-def test_the_least_that_a_user_needs(postgres_url: str, own_redis: RedisServer) -> None:
+def test_user_with_the_documented_rights_is_enough(postgres_url: str, own_redis: RedisServer) -> None:
     more = (
         "+strlen +hexists +hdel +xadd +xdel +xlen +xrange +xrevrange +sadd +srem +sismember +scard +sscan +config|get"
     )
@@ -424,12 +424,12 @@ def test_the_least_that_a_user_needs(postgres_url: str, own_redis: RedisServer) 
         ("postgresql://h/d", "redis-cluster://h", "Redis Cluster"),
     ],
 )
-def test_stores_that_cannot_be_a_write_behind_are_refused(durable_url: str, cache_url: str, message: str) -> None:
+def test_write_behind_refuses_unfit_stores(durable_url: str, cache_url: str, message: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=message):
         open_behind(durable_url, cache_url)
 
 
-def test_celerys_settings_reach_it(postgres_url: str, front_url: str) -> None:
+def test_celerys_settings_reach_write_behind(postgres_url: str, front_url: str) -> None:
     app = Celery("app", backend="rootcellar+hybrid://", set_as_current=False)
     urls = {"durable_url": f"rootcellar+{postgres_url}", "cache_url": front_url}
     app.conf.result_backend_transport_options = {**urls, "mode": "write-behind", "cache_expires": 60}
@@ -446,7 +446,7 @@ def test_celerys_settings_reach_it(postgres_url: str, front_url: str) -> None:
     app.backend.store.close()
 
 
-def test_change_of_the_mode_names_what_was_left(
+def test_changed_mode_reports_results_that_wait(
     behind: WriteBehindStore, postgres_url: str, front_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     urls = {"durable_url": postgres_url, "cache_url": front_url}
@@ -459,6 +459,6 @@ def test_change_of_the_mode_names_what_was_left(
     through.close()
 
 
-def test_the_mode_may_be_in_the_url(postgres_url: str, front_url: str) -> None:
+def test_mode_can_be_in_the_url(postgres_url: str, front_url: str) -> None:
     query = urlencode({"durable_url": "postgresql://h/d", "cache_url": front_url, "mode": "write-behind"})
     assert isinstance(open_store(f"hybrid://?{query}", StoreOptions()), WriteBehindStore)

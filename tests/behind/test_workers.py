@@ -1,4 +1,4 @@
-"""Real workers over write-behind: they move results by themselves, say what may be lost, and finish their chords."""
+"""Real workers over write-behind: they move results, log what a crash can lose, and finish their chords."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cluster_on(folder: Path, broker: str, durable_url: str, cache_url: str, **se
     return Cluster(folder, broker, "hybrid://", result_backend_transport_options=options, **settings)
 
 
-def test_a_worker_moves_results_and_says_what_may_be_lost(
+def test_worker_moves_results_and_logs_what_a_crash_loses(
     postgres_url: str, front_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     cluster = cluster_on(tmp_path, redis_url, postgres_url, front_url)
@@ -50,15 +50,13 @@ def test_a_worker_moves_results_and_says_what_may_be_lost(
     store.close()
 
 
-def test_a_worker_refuses_a_redis_without_an_append_only_file(
-    postgres_url: str, redis_url: str, tmp_path: Path
-) -> None:
+def test_worker_refuses_redis_without_an_append_only_file(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
     cluster = cluster_on(tmp_path, redis_url, postgres_url, redis_url)
     check_refusal(cluster.worker(), "no append-only file, .* -> set `appendonly yes`")
 
 
 @pytest.mark.timeout(180)
-def test_chords_end_whoever_is_killed(
+def test_chords_end_while_every_part_is_killed(
     new_postgres: Callable[..., PostgresServer], own_redis: RedisServer, redis_url: str, tmp_path: Path
 ) -> None:
     postgres = new_postgres(auth="trust")
@@ -69,8 +67,8 @@ def test_chords_end_whoever_is_killed(
     audit = Audit(url)
     moments = dict(enumerate((MOMENTS * CHORDS)[:CHORDS]))
     for number, moment in moments.items():
-        is_amid = moment in ("before_store", "after_store")
-        cluster.faults.plan(moment, part_id(number, 7) if is_amid else body_id(number))
+        is_of_a_part = moment in ("before_store", "after_store")
+        cluster.faults.plan(moment, part_id(number, 7) if is_of_a_part else body_id(number))
     with cluster.workers(cluster.worker(concurrency=2)):
         results = {number: send(cluster, number, PARTS) for number in moments}
         for kill in (own_redis, postgres, own_redis):

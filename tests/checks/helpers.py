@@ -1,4 +1,4 @@
-"""Where the tests of ``rootcellar check`` look, and how they see that nothing was left behind."""
+"""Helpers of the tests of ``rootcellar check``: running checks, and seeing that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLOSED = 1
 
 @dataclass(frozen=True, repr=False)
 class Seen:
-    """What a check found."""
+    """The findings of a check."""
 
     findings: list[Finding]
 
@@ -49,30 +49,30 @@ class Seen:
         return next(finding for finding in self.findings if finding.code == code)
 
     def __repr__(self) -> str:
-        told = [finding for finding in self.findings if finding.level is not Level.SKIPPED]
-        return "\n".join(["", *(f"{one.level.value} {one.check}: {one.seen} {one.code}" for one in told)])
+        shown = [finding for finding in self.findings if finding.level is not Level.SKIPPED]
+        return "\n".join(["", *(f"{one.level.value} {one.check}: {one.seen} {one.code}" for one in shown)])
 
     def line(self, check: str) -> Finding:
         return next(finding for finding in self.findings if finding.check == check)
 
 
 def check(url: str, processes: int | None = 4, **conf: Any) -> Seen:
-    """Check a place for results, as ``rootcellar check URL`` does."""
-    return _gone_through(sections_for(target_of({"result_backend": f"rootcellar+{url}", **conf}, processes)))
+    """Check a result store, as ``rootcellar check URL`` does."""
+    return _findings_of(sections_for(target_of({"result_backend": f"rootcellar+{url}", **conf}, processes)))
 
 
 def check_broker(url: str, **conf: Any) -> Seen:
     """Check a broker, as ``rootcellar check broker`` does."""
-    return _gone_through([broker_of(target_of({"broker_url": url, **conf}, 4))])
+    return _findings_of([broker_of(target_of({"broker_url": url, **conf}, 4))])
 
 
 def check_rpc(broker: str, **conf: Any) -> Seen:
-    return _gone_through(
+    return _findings_of(
         sections_for(target_of({"result_backend": "rootcellar-rpc://", "broker_url": broker, **conf}, 4))
     )
 
 
-def _gone_through(sections: list[Checks]) -> Seen:
+def _findings_of(sections: list[Checks]) -> Seen:
     found = [finding for checks in sections for finding in run(checks)]
     for finding in found:
         look_for_passwords(f"{finding.seen} {finding.advice}", f"a finding of {finding.check}")
@@ -80,13 +80,13 @@ def _gone_through(sections: list[Checks]) -> Seen:
 
 
 def assert_broken(seen: Seen, code: str, *words: str, also: tuple[str, ...] = ()) -> None:
-    """Assert that one failure was found, by its name, and told first; ``words`` are in what was seen.
+    """Assert that one failure was found and is first; ``words`` are in what was seen.
 
     Args:
         seen: what was found.
-        code: the failure.
-        words: what its line says.
-        also: warnings that there may be beside it.
+        code: the name of the failure.
+        words: texts in its line.
+        also: warnings that are allowed beside it.
     """
     assert seen.failures == [code], seen
     assert seen.first == code
@@ -98,7 +98,7 @@ def assert_broken(seen: Seen, code: str, *words: str, also: tuple[str, ...] = ()
 
 
 def assert_warned(seen: Seen, code: str, *words: str, also: tuple[str, ...] = ()) -> None:
-    """Assert that all works and that there is one warning, by its name."""
+    """Assert that there is one warning, with this name, and no failure."""
     assert seen.failures == [], seen
     assert set(seen.warnings) - {*also} == {code}, seen
     for word in words:
@@ -106,7 +106,7 @@ def assert_warned(seen: Seen, code: str, *words: str, also: tuple[str, ...] = ()
 
 
 def assert_healthy(seen: Seen, *, but_for: tuple[str, ...] = ()) -> None:
-    """Assert that nothing is wrong, but for warnings that the test's server deserves."""
+    """Assert that nothing is wrong, except warnings that are right for the test's server."""
     assert seen.failures == [], seen
     assert set(seen.warnings) <= {*but_for}, seen
     assert seen.skipped == []
@@ -139,7 +139,7 @@ def on_mysql(server: MariaDBServer) -> dict[str, Any]:
 
 
 def on_redis(*servers: RedisServer) -> dict[str, Any]:
-    """Return every key of every database with its value, and the channels that somebody listens to."""
+    """Return every key of every database with its value, and the channels that have subscribers."""
     found: dict[str, Any] = {}
     for server in servers:
         with redis.Redis.from_url(server.url) as client:
@@ -172,7 +172,7 @@ def on_rabbit(server: RabbitServer) -> str:
 
 @contextmanager
 def configured(server: RedisServer, **settings: Any) -> Iterator[None]:
-    """Change a running Redis's settings for the length of a ``with`` block."""
+    """Change the settings of a running Redis during a ``with`` block."""
     with server.client() as client:
         before = {name: client.config_get(name)[name] for name in (name.replace("_", "-") for name in settings)}
         try:

@@ -1,4 +1,4 @@
-"""``rootcellar check -A``: an app's settings however Celery takes them, and apps that do not use rootcellar."""
+"""``rootcellar check -A``: an app's settings in every form that Celery accepts, and apps without rootcellar."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def first_of(ended: Ended) -> dict[str, str]:
-    """Return what is to be fixed first."""
+    """Return the problem to fix first."""
     assert ended.err == ""
     first = json.loads(ended.out)["first"]
     assert first is not None
@@ -54,7 +54,7 @@ def first_of(ended: Ended) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["namespaced", "old", "plain"])
-def test_app_is_checked_however_its_settings_are_named(folder: Path, name: str) -> None:
+def test_app_is_checked_under_any_naming_of_settings(folder: Path, name: str) -> None:
     ended = run("check", "-A", f"apps:{name}", cwd=folder)
     assert (ended.status, ended.err) == (0, "")
     assert ended.out.endswith("All is well.\n")
@@ -68,7 +68,7 @@ def test_settings_of_a_namespace_reach_the_store(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "disabled"])
-def test_app_without_a_backend_is_a_finding(folder: Path, name: str) -> None:
+def test_app_without_a_backend_is_reported(folder: Path, name: str) -> None:
     ended = run("check", "-A", f"apps:{name}", "--json", cwd=folder)
     assert ended.status == 1
     assert first_of(ended)["code"] == "backend-missing"
@@ -92,8 +92,8 @@ def test_app_without_a_backend_is_a_finding(folder: Path, name: str) -> None:
         ("nosuch://me:hunter2@localhost", "choose a store of rootcellar"),
     ],
 )
-def test_app_on_a_stock_backend_is_a_finding(folder: Path, stock: str, instead: str) -> None:
-    """Also where that backend's own package is missing, or its server is away."""
+def test_app_with_a_stock_backend_is_reported(folder: Path, stock: str, instead: str) -> None:
+    """Also if that backend's own package is missing, or its server is down."""
     ended = run("check", "-A", "apps:given", "--json", cwd=folder, env={"STOCK": stock})
     first = first_of(ended)
     assert (ended.status, first["code"]) == (1, "backend-not-rootcellar")
@@ -101,7 +101,7 @@ def test_app_on_a_stock_backend_is_a_finding(folder: Path, stock: str, instead: 
     assert "hunter2" not in ended.out
 
 
-def test_broker_of_an_app_on_a_stock_backend_is_checked(folder: Path) -> None:
+def test_broker_is_checked_beside_a_stock_backend(folder: Path) -> None:
     env = {"STOCK": "redis://localhost:1/0"}
     assert run("check", "broker", "-A", "apps:given", cwd=folder, env=env).status == 0
     ended = run("check", "all", "-A", "apps:given", "--json", cwd=folder, env=env)
@@ -109,7 +109,7 @@ def test_broker_of_an_app_on_a_stock_backend_is_checked(folder: Path) -> None:
     assert first_of(ended)["code"] == "backend-not-rootcellar"
 
 
-def test_other_commands_say_the_same_of_a_stock_backend(folder: Path) -> None:
+def test_history_refuses_a_stock_backend(folder: Path) -> None:
     ended = run("history", "-A", "apps:given", cwd=folder, env={"STOCK": "db+postgresql+psycopg2://me@localhost/db"})
     assert ended.status == 1
     assert "db+postgresql+psycopg2://, which is not rootcellar [--app apps:given]" in ended.err
@@ -120,7 +120,7 @@ def test_other_commands_say_the_same_of_a_stock_backend(folder: Path) -> None:
     ("module", "scheme"),
     [("psycopg", "postgresql"), ("redis", "redis"), ("pymongo", "mongodb"), ("pymysql", "mysql")],
 )
-def test_missing_driver_is_a_finding(module: str, scheme: str, tmp_path: Path) -> None:
+def test_missing_driver_is_reported(module: str, scheme: str, tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(
         f"from celery import Celery\napp = Celery('shop', broker='memory://', backend='rootcellar+{scheme}://h/d')\n"
     )
@@ -132,7 +132,7 @@ def test_missing_driver_is_a_finding(module: str, scheme: str, tmp_path: Path) -
         assert "pip install 'rootcellar[" in ended.out.splitlines()[-1]
 
 
-def test_app_that_cannot_be_imported_ends_in_one_line(tmp_path: Path) -> None:
+def test_app_that_cannot_be_imported_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "leaves.py").write_text("raise SystemExit('no environment')\n")
     (tmp_path / "fails.py").write_text("1 / 0\n")
     (tmp_path / "unread.py").write_text(
@@ -145,7 +145,7 @@ def test_app_that_cannot_be_imported_ends_in_one_line(tmp_path: Path) -> None:
         assert len(ended.err.splitlines()) == 1
 
 
-def test_unexpected_error_is_a_finding(tmp_path: Path) -> None:
+def test_unexpected_error_is_reported(tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(
         "from celery import Celery\n"
         "app = Celery('odd', broker='memory://', backend='rootcellar+sqlite:///x.sqlite3')\n"
@@ -157,7 +157,7 @@ def test_unexpected_error_is_a_finding(tmp_path: Path) -> None:
 
 
 class TestBackendOption:
-    def test_backend_is_the_url_to_check(self, tmp_path: Path) -> None:
+    def test_backend_option_names_the_url_to_check(self, tmp_path: Path) -> None:
         ended = run_here("check", "--backend", f"sqlite:///{tmp_path}/results.sqlite3")
         assert (ended.status, ended.err) == (0, "")
         assert "results.sqlite3" in ended.out
@@ -174,15 +174,15 @@ class TestBackendOption:
             ["--backend", "sqlite:///x", "-A", "shop"],
         ],
     )
-    def test_wrong_use_has_a_status_of_its_own(self, args: list[str]) -> None:
+    def test_wrong_use_ends_with_status_2(self, args: list[str]) -> None:
         ended = run_here("check", *args)
         assert (ended.status, ended.out) == (2, "")
         assert "Traceback" not in ended.err
 
-    def test_celerys_own_url_says_what_to_write(self) -> None:
+    def test_celerys_own_url_is_answered_with_the_right_one(self) -> None:
         assert "write postgresql://…" in run_here("check", "db+postgresql+psycopg2://h/d").err
 
 
-def test_advice_at_the_end_can_be_pasted() -> None:
+def test_last_line_ends_with_a_command() -> None:
     ended = run_after("sys.modules['psycopg'] = None", "check", "postgresql://localhost/d")
     assert " -> pip install 'rootcellar[postgres]'" in ended.out.splitlines()[-1]

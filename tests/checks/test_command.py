@@ -19,7 +19,7 @@ ROOT = Path(rootcellar.checks.__file__).parent
 
 
 class TestWhatIsChecked:
-    def test_nothing_named_is_wrong_use(self, tmp_path: Path) -> None:
+    def test_check_without_a_target_is_wrong_use(self, tmp_path: Path) -> None:
         ended = run("check", cwd=tmp_path)
         assert (ended.status, ended.out) == (2, "")
         assert "CELERY_RESULT_BACKEND" in ended.err
@@ -31,13 +31,13 @@ class TestWhatIsChecked:
         ended = run_here("check", *args)
         assert (ended.status, ended.out) == (2, "")
 
-    def test_by_default_the_environments_result_backend(self, tmp_path: Path) -> None:
+    def test_check_uses_the_environments_backend_by_default(self, tmp_path: Path) -> None:
         ended = run("check", cwd=tmp_path, env={"CELERY_RESULT_BACKEND": "sqlite", "DB_PATH": "here.sqlite3"})
         assert ended.status == 0
         assert "here.sqlite3" in ended.out
         assert ended.out.endswith("All is well.\n")
 
-    def test_a_name_takes_the_environments_variables_for_it(self, tmp_path: Path, redis_server: RedisServer) -> None:
+    def test_name_is_checked_with_the_environments_variables(self, tmp_path: Path, redis_server: RedisServer) -> None:
         (tmp_path / ".env").write_text(
             f"CELERY_BROKER=redis\nCELERY_RESULT_BACKEND=sqlite\nREDIS_PORT={redis_server.port}\nREDIS_DB=7100\n"
         )
@@ -45,7 +45,9 @@ class TestWhatIsChecked:
         assert ended.status == 0
         assert f"redis 127.0.0.1:{redis_server.port}/7100" in ended.out.replace("localhost", HOST)
 
-    def test_all(self, tmp_path: Path, redis_server: RedisServer, postgres_server: PostgresServer) -> None:
+    def test_check_all_checks_the_broker_and_both_stores(
+        self, tmp_path: Path, redis_server: RedisServer, postgres_server: PostgresServer
+    ) -> None:
         """The broker, and both parts of the hybrid."""
         url = postgres_server.create_database()
         env = {
@@ -70,7 +72,7 @@ class TestWhatIsChecked:
         ]
         assert found["first"]["code"] == "broker-persistence"
 
-    def test_settings_that_are_wrong_are_all_told(self, tmp_path: Path) -> None:
+    def test_every_wrong_setting_is_reported(self, tmp_path: Path) -> None:
         ended = run("check", cwd=tmp_path, env={"CELERY_RESULT_BACKEND": "postgres", "DB_PORT": "x", "DB_USR": "y"})
         assert ended.status == 1
         assert ended.out.count("WARN") == 1
@@ -78,7 +80,7 @@ class TestWhatIsChecked:
         assert "DB_PORT" in ended.out
         assert "DB_USER" in ended.out
 
-    def test_an_app(self, tmp_path: Path) -> None:
+    def test_wrong_setting_of_an_app_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "shop.py").write_text(
             "from celery import Celery\n"
             "app = Celery('shop', broker='memory://', backend='rootcellar+sqlite:///shop.sqlite3')\n"
@@ -89,7 +91,7 @@ class TestWhatIsChecked:
         assert "application/x-yaml, which is not accepted (settings-wrong)" in ended.out
         assert run("check", "broker", "-A", "shop", cwd=tmp_path).status == 0
 
-    def test_a_driver_that_is_missing(self) -> None:
+    def test_missing_driver_is_reported(self) -> None:
         program = "import sys; sys.argv[0] = 'rootcellar'; sys.modules['psycopg'] = None; "
         program += "from rootcellar.cli import main; main()"
         import sys
@@ -118,7 +120,7 @@ class TestWhatIsPrinted:
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", ended.out)
         assert max(len(line) for line in re.split(r"[\r\n]", plain)) <= columns
 
-    def test_json(self, postgres_server: PostgresServer) -> None:
+    def test_json_has_every_finding(self, postgres_server: PostgresServer) -> None:
         ended = run_here("check", postgres_server.url.replace(IN_URL, "wrong"), "--json")
         found = json.loads(ended.out)
         assert (ended.status, found["status"], found["first"]["code"]) == (1, "failure", "authentication-failed")
@@ -128,7 +130,7 @@ class TestWhatIsPrinted:
         assert found["first"]["why"]
         assert found["first"]["remedy"]
 
-    def test_interrupted_it_leaves_nothing(self, postgres_server: PostgresServer, postgres_url: str) -> None:
+    def test_interrupted_check_leaves_nothing(self, postgres_server: PostgresServer, postgres_url: str) -> None:
         import signal
         import subprocess
         import time
@@ -148,7 +150,7 @@ class TestWhatIsPrinted:
 
 
 class TestTheRegister:
-    def test_every_problem_is_told_in_full(self) -> None:
+    def test_every_problem_has_a_reason_and_a_remedy(self) -> None:
         for entry in all_problems():
             assert re.fullmatch(r"[a-z]+(-[a-z]+)+", entry.code)
             assert entry.level in (Level.WARNING, Level.FAILURE)
@@ -156,22 +158,22 @@ class TestTheRegister:
             assert entry.remedy.endswith("."), entry.code
             assert not entry.title.endswith("."), entry.code
 
-    def test_no_name_is_used_twice(self) -> None:
+    def test_problem_names_are_unique(self) -> None:
         codes = [entry.code for _, problems in GROUPS for entry in problems]
         assert len(codes) == len(set(codes))
 
-    def test_every_name_in_the_code_is_registered_and_every_registered_one_is_used(self) -> None:
+    def test_every_registered_name_is_used(self) -> None:
         texts = set()
         for path in ROOT.glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     texts.add(node.value)
-        # these are made of the system's name
+        # the code makes these from the system's name
         made = {f"{kind}-{what}" for kind in ("postgres", "mysql", "redis") for what in ("too-few-connections",)}
         made |= {"postgres-connections", "mysql-connections"}
         unused = {entry.code for entry in all_problems()} - texts - made
         assert unused == set()
 
-    def test_a_name_that_is_not_registered_is_an_error(self) -> None:
+    def test_unregistered_name_is_an_error(self) -> None:
         with pytest.raises(KeyError):
             registered_problem("no.such")

@@ -1,4 +1,4 @@
-"""A server of another kind on the port is named, and so is what to do where advice led nowhere."""
+"""A server of another kind on the port is named; every remedy says what to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ URLS = {
 
 class _Quiet(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Do not log."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def web_port() -> Iterator[int]:
 
 @contextmanager
 def greeting(text: bytes) -> Iterator[int]:
-    """Serve on a port as who speaks first does: a text, and then nothing that anybody else understands."""
+    """Serve on a port a protocol in which the server speaks first: send a text, and answer nothing."""
     with socket.create_server((HOST, 0)) as listener:
 
         def serve() -> None:
@@ -84,7 +84,7 @@ def test_ssh_on_the_port_is_named(expected: str) -> None:
         assert_named(check(URLS[expected].format(HOST, port)), "SSH", expected)
 
 
-def test_web_server_where_tls_is_asked_for_is_named(web_port: int) -> None:
+def test_web_server_on_a_tls_port_is_named(web_port: int) -> None:
     assert_named(check(f"rediss://:pw@{HOST}:{web_port}/0"), "HTTP", "Redis")
     assert_named(check(f"postgresql://me:pw@{HOST}:{web_port}/db?sslmode=require"), "HTTP", "PostgreSQL")
 
@@ -130,14 +130,14 @@ def test_another_database_on_the_port_is_named(ports: dict[str, int], expected: 
     assert_named(check(URLS[expected].format(HOST, ports[service])), service, expected)
 
 
-def test_server_that_says_nothing_is_not_guessed() -> None:
+def test_silent_server_is_not_named() -> None:
     with greeting(b"\x00\x01\x02") as port:
         assert service_of(HOST, port) is None
         assert check(URLS["Redis"].format(HOST, port)).failures != ["wrong-service"]
-    assert service_of(HOST, port) is None, "nothing listens there any more"
+    assert service_of(HOST, port) is None, "the server has stopped"
 
 
-def test_no_advice_is_to_do_nothing() -> None:
-    """`Fix this first: … -> nothing` would lead nowhere."""
+def test_every_advice_names_an_action() -> None:
+    """`Fix this first: … -> nothing` would not help."""
     for message in all_messages():
         assert not re.match(r"(?i)nothing\b(?! need be made| was changed)", message.remedy), message

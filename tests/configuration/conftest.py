@@ -1,4 +1,4 @@
-"""An environment without our variables for every test of the configuration."""
+"""For every test of the configuration: an environment without rootcellar's variables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.configuration.helpers import PREFIXES
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """An environment without variables of ours, and a folder without `.env`."""
+    """An environment without rootcellar's variables, and a folder without `.env`."""
     before = dict(os.environ)
     for name in list(os.environ):
         if name.startswith(PREFIXES):

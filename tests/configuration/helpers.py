@@ -1,4 +1,4 @@
-"""What the tests of `rootcellar.settings()` share."""
+"""Helpers of the tests of `rootcellar.settings()`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rootcellar.configuration import Settings
 from rootcellar.errors import SettingsWrong
 from tests.servers import PASSWORD
 
-#: it has every character that a URL, a shell, a configuration file or a template makes something of
+#: it has every character with a meaning in a URL, a shell, a configuration file or a template
 ODD = PASSWORD
 PREFIXES = ("CELERY_", "BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_", "ROOTCELLAR_")
 
 
 def settings(**variables: str) -> Settings:
-    """The settings of an environment that holds these variables."""
+    """Return the settings of an environment with these variables."""
     os.environ.update({"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "postgres", **variables})
     return rootcellar.settings()
 

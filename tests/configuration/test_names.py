@@ -1,4 +1,4 @@
-"""Which names `rootcellar.settings()` takes for its own: all of Celery's, and none of another program's."""
+"""The names that `rootcellar.settings()` reads: all of Celery's, and none of other programs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.workers import ROOT
 
 
 @pytest.fixture(autouse=True)
-def nothing_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each warning is logged once in the life of a process: let each test begin as a process does."""
+def forget_logged_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process logs each warning once: let each test begin like a new process."""
     monkeypatch.setattr(module, "_logged", set(), raising=False)
 
 
@@ -50,7 +50,7 @@ def nothing_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
         ("BROKER_TRANSPORT_OPTIONS", '{"max_retries": 2}', "broker_transport_options", {"max_retries": 2}),
     ],
 )
-def test_celerys_settings_are_passed_on(
+def test_celerys_setting_is_passed_on(
     name: str, text: str, setting: str, value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = settings(**{name: text})
@@ -60,9 +60,9 @@ def test_celerys_settings_are_passed_on(
     assert {each.name: each.origin for each in found.in_force()}[name] == "environment"
 
 
-def test_every_setting_of_celery_is_known() -> None:
+def test_every_setting_of_celery_is_accepted() -> None:
     known = {"bool": "true", "int": "1", "float": "1", "dict": "{}", "list": "json", "tuple": "a", "string": "UTC"}
-    # these are ours, where they have a text of their own kind
+    # names of rootcellar, whose values have another form
     own = {name for name in (f"CELERY_{key.upper()}" for key, _ in flatten(NAMESPACES)) if name in _own_names()}
     given = {f"CELERY_{key.upper()}": known.get(option.type, "1") for key, option in flatten(NAMESPACES)}
     found = settings(**{name: text for name, text in given.items() if name not in own})
@@ -81,7 +81,7 @@ def test_setting_with_two_names_is_taken_from_the_current_one() -> None:
     assert found["task_always_eager"] is True
 
 
-def test_own_variable_counts_before_celerys_name_and_options_are_merged() -> None:
+def test_own_variable_goes_before_celerys_name() -> None:
     found = settings(
         BROKER_POOL_LIMIT="3",
         CELERY_BROKER_POOL_LIMIT="5",
@@ -103,7 +103,7 @@ def test_own_variable_counts_before_celerys_name_and_options_are_merged() -> Non
 )
 def test_wrong_value_of_celerys_setting_is_a_problem(name: str, text: str, words: str) -> None:
     if name == "CELERY_TASK_ROUTES":
-        # a router may be named by a text
+        # a text can name a router
         assert settings(**{name: "shop.router"})["task_routes"] == "shop.router"
         return
     (problem,) = problems(**{name: text})
@@ -142,7 +142,7 @@ def test_secrets_of_celerys_settings_are_not_shown() -> None:
         ("CELERY_RESULT_REDACT", "ROOTCELLAR_REDACT"),
     ],
 )
-def test_name_that_may_be_misspelt_is_a_warning(name: str, meant: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_misspelt_name_is_a_warning(name: str, meant: str, caplog: pytest.LogCaptureFixture) -> None:
     found = settings(**{name: "hunter2"})
     assert found.ignored == (name,)
     (warning,) = found.warnings
@@ -151,7 +151,7 @@ def test_name_that_may_be_misspelt_is_a_warning(name: str, meant: str, caplog: p
     assert caplog.record_tuples == [("rootcellar.configuration.settings", logging.WARNING, warning)]
 
 
-def test_variables_of_other_programs_are_left_alone_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+def test_variables_of_other_programs_are_ignored_silently(caplog: pytest.LogCaptureFixture) -> None:
     others = {
         "REDIS_URL": "x",
         "DB_HOSTS": "mine",
@@ -168,7 +168,7 @@ def test_variables_of_other_programs_are_left_alone_in_silence(caplog: pytest.Lo
     assert (found.warnings, caplog.messages) == ((), [])
 
 
-def test_guess_about_a_server_that_is_not_used_is_no_warning() -> None:
+def test_misspelt_name_for_an_unused_server_is_no_warning() -> None:
     assert settings(CELERY_RESULT_BACKEND="redis", DB_USERNAME="me", MONGODB_DATABASE="x").warnings == ()
 
 
@@ -183,15 +183,15 @@ def test_guess_about_a_server_that_is_not_used_is_no_warning() -> None:
         {"MONGODB_TLS_CERTKEY": "/"},
     ],
 )
-def test_wrong_value_for_a_server_that_is_not_used_refuses_nothing(variables: dict[str, str]) -> None:
-    """They belong to the application, whose database is not where results are kept."""
+def test_wrong_value_for_an_unused_server_is_ignored(variables: dict[str, str]) -> None:
+    """The variables belong to the application's database, which has no results."""
     found = settings(CELERY_RESULT_BACKEND="redis", **variables)
     assert found["result_backend"] == "rootcellar+redis://localhost:6379/0"
     assert all("ignored" in warning for warning in found.warnings)
     assert {warning.partition(" ")[0].strip(":") for warning in found.warnings} >= {*variables} - {"DB_SSLCERT"}
 
 
-def test_wrong_port_of_the_application_refuses_nothing_beside_whole_urls() -> None:
+def test_wrong_port_beside_whole_urls_is_ignored() -> None:
     urls = {
         "CELERY_BROKER": "redis://broker:6379/0",
         "CELERY_RESULT_BACKEND": "postgresql://celery@db/results",
@@ -237,8 +237,8 @@ FOREIGN = {
         "sqlite",
     ],
 )
-def test_variables_of_the_application_have_no_effect_beside_whole_urls(backend: str, broker: str) -> None:
-    """Every part of them is in the URL: nothing reads the variables, whatever their values are."""
+def test_whole_urls_ignore_the_applications_variables(backend: str, broker: str) -> None:
+    """The URL has every part, so the variables are not read."""
     alone = settings(CELERY_RESULT_BACKEND=backend, CELERY_BROKER=broker)
     found = settings(CELERY_RESULT_BACKEND=backend, CELERY_BROKER=broker, **FOREIGN)
     assert dict(found) == dict(alone)
@@ -276,18 +276,18 @@ def test_variables_of_the_application_have_no_effect_beside_whole_urls(backend: 
         ),
     ],
 )
-def test_wrong_value_of_a_variable_that_is_read_is_a_problem(variables: dict[str, str], read: str) -> None:
+def test_wrong_value_of_a_used_variable_is_a_problem(variables: dict[str, str], read: str) -> None:
     assert any(problem.startswith(read) for problem in problems(**variables, **{read: "wrong"}))
 
 
-def test_missing_variable_is_named_with_the_one_that_was_given_instead() -> None:
+def test_missing_variable_is_named_with_its_misspelling() -> None:
     os.environ.update({"CELERY_BROKER": "redis", "CELERY_RESULT_BACKNED": "postgres"})
     with pytest.raises(SettingsWrong, match="did you mean it by CELERY_RESULT_BACKNED"):
         rootcellar.settings()
 
 
-def test_name_of_ours_alone_that_is_misspelt_is_a_problem() -> None:
-    """Or else a key by a wrong name would leave results in clear."""
+def test_misspelt_rootcellar_name_is_a_problem() -> None:
+    """A key under a wrong name would leave results unencrypted."""
     assert problems(ROOTCELLAR_ENCRYPTION_KEY="x") == (
         "ROOTCELLAR_ENCRYPTION_KEY is not known: did you mean ROOTCELLAR_ENCRYPTION_KEYS?",
     )
@@ -304,10 +304,10 @@ def test_commands_show_the_warnings(tmp_path: Path) -> None:
     assert (checked["status"], checked["first"]["code"]) == ("warning", "settings-doubtful")
 
 
-# -- a prefix for who shares the names with an application
+# -- a prefix, for an application that uses the same names
 
 
-def test_prefix_reads_the_servers_of_results_beside_those_of_the_application() -> None:
+def test_prefix_separates_results_from_the_application() -> None:
     os.environ.update(
         {
             "CELERY_BROKER": "rabbitmq",
@@ -330,7 +330,7 @@ def test_prefix_reads_the_servers_of_results_beside_those_of_the_application() -
     assert {"RESULTS_DB_HOST", "RESULTS_DB_NAME", "RESULTS_BROKER_HOST", "CELERY_BROKER"} <= given
 
 
-def test_prefix_is_in_the_names_of_problems_and_of_files(tmp_path: Path) -> None:
+def test_prefix_is_part_of_names_in_problems_and_files(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("p@ss")
     os.environ.update({"CELERY_BROKER": "rabbitmq", "CELERY_RESULT_BACKEND": "postgres"})
     os.environ.update({"RESULTS_DB_PORT": "x", "RESULTS_DB_USERNAME": "me", "RESULTS_DB_SSLCERT": "/nowhere"})
@@ -349,7 +349,7 @@ def test_prefix_is_in_the_names_of_problems_and_of_files(tmp_path: Path) -> None
     )
 
 
-def test_prefix_may_be_a_variable_so_that_commands_read_it_too(tmp_path: Path) -> None:
+def test_prefix_can_be_a_variable_for_commands(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(
         "ROOTCELLAR_PREFIX=RESULTS_\nCELERY_BROKER=redis\nCELERY_RESULT_BACKEND=sqlite\nRESULTS_DB_PATH=mine.sqlite3\n"
     )
@@ -368,7 +368,7 @@ def test_url_of_the_applications_broker_stays_in_the_environment() -> None:
     assert os.environ["BROKER_URL"] == "amqp://app//"
 
 
-# -- where .env is looked for
+# -- the folders in which .env is searched
 
 
 def app_in(folder: Path, body: str = "") -> str:
@@ -396,7 +396,7 @@ def started(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 VARIABLES = "CELERY_BROKER=redis\nCELERY_RESULT_BACKEND=postgres\nDB_HOST={}\n"
 
 
-def test_file_is_found_beside_the_app_and_above_its_package(tmp_path: Path) -> None:
+def test_env_file_is_found_beside_the_app_and_above_its_package(tmp_path: Path) -> None:
     elsewhere, project = tmp_path / "elsewhere", tmp_path / "project"
     elsewhere.mkdir()
     program = app_in(project)
@@ -411,14 +411,14 @@ def test_file_is_found_beside_the_app_and_above_its_package(tmp_path: Path) -> N
     assert started(program, elsewhere).stdout.split()[1] == ".env"
 
 
-def test_file_above_the_folder_that_python_imports_from_is_not_read(tmp_path: Path) -> None:
+def test_env_file_above_the_import_folder_is_not_read(tmp_path: Path) -> None:
     program = app_in(tmp_path / "project")
     (tmp_path / ".env").write_text(VARIABLES.format("of-somebody-else"))
     ended = started(program, tmp_path / "project")
     assert "CELERY_BROKER is missing" in ended.stderr
 
 
-def test_paths_that_were_looked_at_are_in_the_message(tmp_path: Path) -> None:
+def test_error_names_the_folders_searched_for_the_env_file(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     program = app_in(tmp_path / "project")
@@ -429,19 +429,19 @@ def test_paths_that_were_looked_at_are_in_the_message(tmp_path: Path) -> None:
     assert f"[environment, {elsewhere}/.env]" in started(program, elsewhere).stderr
 
 
-def test_command_says_where_it_looked_for_the_file(tmp_path: Path) -> None:
+def test_command_names_the_folders_searched_for_the_env_file(tmp_path: Path) -> None:
     assert f"there is no .env in {tmp_path}" in run("history", cwd=tmp_path).err
     assert f"there is no .env in {tmp_path}" in run("check", cwd=tmp_path, env={"DB_HOST": "h"}).err
 
 
-def test_store_of_the_commands_may_be_named_in_the_file(tmp_path: Path) -> None:
+def test_store_of_the_commands_can_be_in_the_env_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("ROOTCELLAR_BACKEND=sqlite:///named.sqlite3\n")
     assert run("schema", "create", cwd=tmp_path).status == 0
     assert (tmp_path / "named.sqlite3").exists()
     assert "named.sqlite3" in run("check", cwd=tmp_path).out
 
 
-def test_keys_of_the_file_open_results_of_a_store_named_by_its_url(tmp_path: Path) -> None:
+def test_keys_of_the_env_file_decrypt_results_of_a_url(tmp_path: Path) -> None:
     from celery import Celery
 
     from rootcellar.payloads import make_key

@@ -1,4 +1,4 @@
-"""The variables about what is stored of values: read, checked, and never shown where they are secret."""
+"""The variables of payloads are read and checked, and secrets are never shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY = make_key("here")
 SECRET = KEY.partition(":")[2]
 
 
-def test_keys_reach_the_backend_and_are_shown_nowhere() -> None:
+def test_keys_reach_the_backend_and_are_never_shown() -> None:
     found = settings(ROOTCELLAR_ENCRYPTION_KEYS=KEY, ROOTCELLAR_SIGNING_KEYS=make_key("sign"))
     app = app_of(found)
     assert codec_of(app.conf).encode(1, task_id="a").key_id == "aes-256-gcm:here"
@@ -24,14 +24,14 @@ def test_keys_reach_the_backend_and_are_shown_nowhere() -> None:
     assert SECRET not in str(app.conf.table())
 
 
-def test_keys_of_a_file(tmp_path: Path) -> None:
+def test_keys_are_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.txt"
     file.write_text(f"{KEY}\n{make_key('old')}\n")
     found = settings(ROOTCELLAR_ENCRYPTION_KEYS_FILE=str(file))
     assert codec_of(app_of(found).conf).encode(1, task_id="a").key_id == "aes-256-gcm:here"
 
 
-def test_limits_and_redaction(tmp_path: Path) -> None:
+def test_limits_and_redaction_reach_the_codec(tmp_path: Path) -> None:
     found = settings(
         ROOTCELLAR_RESULT_MAX_SIZE="1KB",
         ROOTCELLAR_RESULT_TOO_LARGE="spill",
@@ -46,7 +46,7 @@ def test_limits_and_redaction(tmp_path: Path) -> None:
     assert found["result_accept_unsealed"] is True
 
 
-def test_a_blob_stores_password_is_masked() -> None:
+def test_password_of_a_blob_store_is_masked() -> None:
     found = settings(ROOTCELLAR_BLOB_URL="sftp://me:hunter2@host/results")
     assert "hunter2" not in repr(found) + json.dumps(found.masked()) + repr(found["result_blob_url"])
 
@@ -62,7 +62,7 @@ def test_a_blob_stores_password_is_masked() -> None:
         ({"ROOTCELLAR_ENCRYPTION_KEY": KEY}, "did you mean ROOTCELLAR_ENCRYPTION_KEYS"),
     ],
 )
-def test_problems(variables: dict[str, str], words: str) -> None:
+def test_wrong_variable_of_payloads_is_a_problem(variables: dict[str, str], words: str) -> None:
     (problem,) = problems(**variables)
     assert words in problem
     assert "hunter2" not in problem

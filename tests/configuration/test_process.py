@@ -1,4 +1,4 @@
-"""What `rootcellar.settings()` does in a process, what it shows of secrets, and the command."""
+"""`rootcellar.settings()` in a process, its secrets, and the command."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from tests.configuration.helpers import ODD, app_of, problems, settings
 # -- the environment that Celery reads itself
 
 
-def test_the_environment_is_replaced_and_read_again_the_same() -> None:
+def test_environment_is_replaced_and_read_again() -> None:
     first = settings(CELERY_BROKER_URL="redis", DB_HOST="one")
     assert os.environ["CELERY_BROKER_URL"] == "redis://localhost:6379/0"
-    # the command `celery` of Celery 5.4 takes this one, once settings() has run, for CELERY_BROKER_URL
+    # after settings() has run, the command `celery` of Celery 5.4 reads this as CELERY_BROKER_URL
     assert os.environ["CELERY_BROKER"] == "redis://localhost:6379/0"
     assert dict(rootcellar.settings()) == dict(first)
-    # what the name stands for may change, as in a test or after a fork
+    # the variables behind the name may change, as in a test or after a fork
     os.environ["DB_HOST"] = "two"
     assert urlsplit(rootcellar.settings()["result_backend"]).hostname == "two"
     os.environ["CELERY_RESULT_BACKEND"] = "sqlite"
     assert rootcellar.settings()["result_backend"].startswith("rootcellar+sqlite:")
 
 
-def test_a_failure_leaves_the_environment_as_it_is() -> None:
+def test_failure_leaves_the_environment_unchanged() -> None:
     problems(CELERY_RESULT_BACKEND="redis", REDIS_PORT="x")
     assert os.environ["CELERY_RESULT_BACKEND"] == "redis"
 
 
-def test_without_settings_celery_takes_the_names_for_its_own() -> None:
-    """What docs/configuration.md says of an app that does not call settings()."""
+def test_celery_reads_the_names_itself_without_settings() -> None:
+    """As docs/configuration.md says of an app that does not call settings()."""
 
     def backend(name: str) -> str:
         os.environ["CELERY_RESULT_BACKEND"] = name
@@ -68,7 +68,7 @@ def test_importing_rootcellar_does_not_import_pydantic() -> None:
 # -- secrets
 
 
-def test_no_repr_shows_a_password() -> None:
+def test_repr_of_settings_hides_passwords() -> None:
     variables = {
         "CELERY_RESULT_BACKEND": "hybrid",
         "DB_PASSWORD": "Secret1",
@@ -89,7 +89,7 @@ def test_no_repr_shows_a_password() -> None:
     assert "Secret1" in found["result_backend_transport_options"]["durable_url"]
 
 
-def test_no_error_shows_a_password() -> None:
+def test_error_of_settings_hides_passwords() -> None:
     for variables in (
         {"CELERY_RESULT_BACKEND": "postgresql://u:Secret1@x@h/d"},
         {"CELERY_RESULT_BACKEND": "Secret1"},
@@ -115,12 +115,12 @@ def command_env(**variables: str) -> dict[str, str]:
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
-    """Return the words of each line of the table of variables, its heading too, by the first."""
+    """Return the words of each line of the table of variables, with its heading, by the first word."""
     lines = [line.split() for line in table.splitlines() if re.match(r"[A-Z_]+ ", line)]
     return {name: rest for name, *rest in lines}
 
 
-def test_the_command_shows_what_is_in_force(tmp_path: Path) -> None:
+def test_command_shows_the_settings_in_force(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DB_HOST=db.example.com\nMONGODB_HOST=m\n")
     env = command_env(DB_PASSWORD=ODD, REDIS_URL="x")
     ended = run("settings", env=env, cwd=tmp_path)
@@ -128,7 +128,7 @@ def test_the_command_shows_what_is_in_force(tmp_path: Path) -> None:
     rows = rows_of(ended.out)
     assert rows["DB_HOST"] == [".env", "db.example.com"]
     assert rows["DB_PASSWORD"] == ["environment", "**"]
-    # what is in force but was not given is counted, and listed when it is asked for
+    # defaults are counted, and listed with --all
     every_row = rows_of(run("settings", "--all", env=env, cwd=tmp_path).out)
     assert every_row["DB_USER"] == ["default", "celery"]
     assert rows == {name: row for name, row in every_row.items() if row[0] != "default"}
@@ -143,7 +143,7 @@ def test_the_command_shows_what_is_in_force(tmp_path: Path) -> None:
     assert len(as_json["variables"]) == len(every_row) - 1  # the heading
 
 
-def test_the_command_lists_every_problem(tmp_path: Path) -> None:
+def test_command_lists_every_problem(tmp_path: Path) -> None:
     env = command_env(DB_PORT="x", REDIS_DB="y")
     ended = run("settings", env=env, cwd=tmp_path)
     assert (ended.status, ended.out) == (1, "")

@@ -1,4 +1,4 @@
-"""Results by rpc, on a real RabbitMQ: what works, and that what cannot is said or refused."""
+"""Results over rpc, on a real RabbitMQ: what works, and that the rest is refused with a message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOTAL = "tests.apps.configured.total"
 
 @pytest.fixture
 def variables(rabbit_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The variables of an app whose results travel by rpc, over an empty virtual host."""
+    """The variables of an app with results over rpc, in an empty virtual host."""
     url = urlsplit(rabbit_url)
     before = dict(os.environ)
     monkeypatch.chdir(tmp_path)
@@ -59,7 +59,7 @@ def exchange_of(app: Celery) -> tuple[str, str]:
         {"CELERY_RESULT_EXCHANGE": "by_topic", "CELERY_RESULT_EXCHANGE_TYPE": "topic"},
     ],
 )
-def test_results_come_and_a_worker_says_what_does_not_work(variables: dict[str, str], exchange: dict[str, str]) -> None:
+def test_rpc_returns_results_and_warns_of_its_limits(variables: dict[str, str], exchange: dict[str, str]) -> None:
     variables = {**variables, **exchange, "CELERY_RESULT_PERSISTENT": "true"}
     app = app_of(variables)
     assert isinstance(app.backend, rpc.RPCBackend)
@@ -75,17 +75,17 @@ def test_results_come_and_a_worker_says_what_does_not_work(variables: dict[str, 
         assert "no other process can read them" in warning
         assert "CELERY_RESULT_BACKEND=postgres" in warning
     if exchange:
-        assert exchange_is_there(variables, exchange["CELERY_RESULT_EXCHANGE"])
+        assert exchange_exists(variables, exchange["CELERY_RESULT_EXCHANGE"])
 
 
-def exchange_is_there(variables: dict[str, str], name: str) -> bool:
+def exchange_exists(variables: dict[str, str], name: str) -> bool:
     where = f"{HOST}:{variables['BROKER_PORT']}"
     with amqp.Connection(where, virtual_host=variables["BROKER_VHOST"]) as connection:
-        connection.channel().exchange_declare(name, type="direct", passive=True)  # raises where it is not
+        connection.channel().exchange_declare(name, type="direct", passive=True)  # raises if it does not exist
     return True
 
 
-def test_chords_are_refused_before_anything_is_sent(variables: dict[str, str]) -> None:
+def test_chord_over_rpc_is_refused_before_a_task_is_sent(variables: dict[str, str]) -> None:
     app = app_of(variables)
     header = [app.signature(ADD, (i, i)) for i in range(3)]
     for signature in (
@@ -108,12 +108,14 @@ def test_chords_are_refused_before_anything_is_sent(variables: dict[str, str]) -
         ({"CELERY_BROKER": "redis"}, "CELERY_RESULT_BACKEND=rpc needs CELERY_BROKER=rabbitmq"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(variables: dict[str, str], more: dict[str, str], words: str) -> None:
+def test_settings_that_cannot_work_with_rpc_are_refused(
+    variables: dict[str, str], more: dict[str, str], words: str
+) -> None:
     with pytest.raises(SettingsWrong, match=words):
         app_of({**variables, **more})
 
 
-def test_an_exchange_that_brings_results_to_everybody_is_refused_where_settings_did_not_see_it(
+def test_fanout_exchange_is_refused_by_the_backend(
     variables: dict[str, str],
 ) -> None:
     app = app_of(variables)
@@ -122,12 +124,12 @@ def test_an_exchange_that_brings_results_to_everybody_is_refused_where_settings_
         app.backend  # noqa: B018
 
 
-def test_the_round_trip_is_real(variables: dict[str, str]) -> None:
+def test_round_trip_takes_time(variables: dict[str, str]) -> None:
     assert 0 < rpc.check_round_trip(app_of(variables)) < 10
     assert rpc.check_round_trip(app_of({**variables, "CELERY_RESULT_EXCHANGE": "celery_results"})) < 10
 
 
-def test_a_round_trip_that_fails_says_why(variables: dict[str, str]) -> None:
+def test_failed_round_trip_names_its_reason(variables: dict[str, str]) -> None:
     with pytest.raises(AuthenticationFailed, match="ACCESS_REFUSED"):
         rpc.check_round_trip(app_of({**variables, "BROKER_USER": "guest", "BROKER_PASSWORD": "wr@ng"}))
     with pytest.raises(StoreUnavailable, match="refused"):
@@ -136,13 +138,13 @@ def test_a_round_trip_that_fails_says_why(variables: dict[str, str]) -> None:
         connection.channel().exchange_declare("others", type="topic", durable=True, auto_delete=False)
     with pytest.raises(ConfigurationError, match="inequivalent arg 'type'"):
         rpc.check_round_trip(app_of({**variables, "CELERY_RESULT_EXCHANGE": "others"}))
-    del os.environ["CELERY_RESULT_BACKEND"]  # which Celery would take
+    del os.environ["CELERY_RESULT_BACKEND"]  # otherwise Celery reads it
     other = Celery("other", backend="rootcellar+sqlite:///x.sqlite3", set_as_current=False)
     with pytest.raises(ConfigurationError, match="result backend is not rpc"):
         rpc.check_round_trip(other)
 
 
-def test_the_demo_runs_without_chords(variables: dict[str, str], tmp_path: Path) -> None:
+def test_demo_over_rpc_runs_without_chords(variables: dict[str, str], tmp_path: Path) -> None:
     ended = run("demo", "--once", env=variables, cwd=tmp_path)
     assert (ended.status, ended.err) == (0, ""), ended
     assert "rpc has no chords and no history" in ended.out
@@ -150,7 +152,7 @@ def test_the_demo_runs_without_chords(variables: dict[str, str], tmp_path: Path)
     assert_one_line(run("history", env=variables, cwd=tmp_path), "messages that nobody keeps", "CELERY_RESULT_BACKEND")
 
 
-def test_the_demo_wants_a_broker_for_rpc(tmp_path: Path) -> None:
+def test_demo_over_rpc_needs_a_broker(tmp_path: Path) -> None:
     ended = run("demo", "--once", env={"CELERY_RESULT_BACKEND": "rpc"}, cwd=tmp_path)
     assert ended.status == 1
     assert ended.err.startswith("rootcellar: a setting is wrong: CELERY_BROKER is missing")

@@ -1,4 +1,4 @@
-"""`rootcellar.settings()` on real servers: odd passwords, TLS, and the demo by every name."""
+"""`rootcellar.settings()` on real servers: odd passwords, TLS, and the demo on every backend."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def odd_redis(new_redis: Callable[..., RedisServer]) -> dict[str, str]:
     return {"REDIS_HOST": HOST, "REDIS_PORT": str(server.port), "REDIS_PASSWORD": ODD}
 
 
-def test_odd_passwords_log_in_and_workers_find_the_backend(
+def test_odd_passwords_work_and_workers_find_the_backend(
     odd_postgres: dict[str, str], odd_redis: dict[str, str]
 ) -> None:
     env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "postgres", **odd_postgres, **odd_redis}
@@ -64,7 +64,7 @@ def test_odd_passwords_log_in_and_workers_find_the_backend(
         assert chord(header, app=app)(app.signature("tests.apps.configured.total")).get(timeout=20) == 12
         here = app.send_task("tests.apps.configured.backend_here").get(timeout=60)
         log = worker.tail(1000)
-    # in the worker's child as in the process that it starts
+    # the worker's child, and the process that it starts
     assert here.split()[0] == "rootcellar+postgresql:"
     assert here.split()[1] == app.backend.as_uri()
     assert ODD not in log
@@ -74,7 +74,7 @@ def test_odd_passwords_log_in_and_workers_find_the_backend(
 
 @pytest.fixture
 def server_of(request: pytest.FixtureRequest, odd_redis: dict[str, str]) -> Callable[[str], dict[str, str]]:
-    """Start what a backend needs, and return the variables that lead to it; the broker is Redis."""
+    """Start the servers of a backend, and return the variables for them; the broker is Redis."""
 
     def start(name: str) -> dict[str, str]:
         if name in ("postgres", "hybrid"):
@@ -92,7 +92,7 @@ def server_of(request: pytest.FixtureRequest, odd_redis: dict[str, str]) -> Call
     return start
 
 
-def test_redis_with_tls_by_variables(secure_redis_server: SecureRedisServer) -> None:
+def test_redis_with_tls_is_configured_by_variables(secure_redis_server: SecureRedisServer) -> None:
     server = secure_redis_server
     found = settings(
         CELERY_RESULT_BACKEND="redis",
@@ -108,13 +108,13 @@ def test_redis_with_tls_by_variables(secure_redis_server: SecureRedisServer) -> 
     app = app_of(found)
     app.backend.store_result("by-tls", {"kept": True}, "SUCCESS")
     assert app.AsyncResult("by-tls").get(timeout=10) == {"kept": True}
-    # the broker has the same certificates; that user of least privilege may not be one
+    # the broker has the same certificates, but this user of least privilege may not use it
     with pytest.raises(Exception, match=r"(?i)permission") as refused, app.connection_for_write() as connection:
         connection.default_channel.client.execute_command("CONFIG", "GET", "port")
     assert "certificate" not in str(refused.value)
 
 
-def test_redis_by_a_socket(secure_redis_server: SecureRedisServer) -> None:
+def test_redis_socket_is_configured_by_variables(secure_redis_server: SecureRedisServer) -> None:
     server = secure_redis_server
     found = settings(
         CELERY_RESULT_BACKEND="redis",
@@ -130,10 +130,10 @@ def test_redis_by_a_socket(secure_redis_server: SecureRedisServer) -> None:
         connection.default_channel.client.execute_command("CONFIG", "GET", "port")
 
 
-def test_rabbitmq_with_tls_by_variables(new_rabbit: Callable[..., RabbitServer], tmp_path: Path) -> None:
+def test_rabbitmq_with_tls_is_configured_by_variables(new_rabbit: Callable[..., RabbitServer], tmp_path: Path) -> None:
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other", "Another CA")
     issued = authority.server("rabbit", "127.0.0.1")
-    port, elsewhere = free_port(), "127.0.0.2"  # an address that the certificate is not for
+    port, elsewhere = free_port(), "127.0.0.2"  # the certificate is not valid for this address
     new_rabbit(
         **{
             "listeners.ssl.1": f"{HOST}:{port}",
@@ -157,7 +157,9 @@ def test_rabbitmq_with_tls_by_variables(new_rabbit: Callable[..., RabbitServer],
         connect(BROKER_HOST=elsewhere)
 
 
-def test_postgres_with_tls_by_variables(new_postgres: Callable[..., PostgresServer], tmp_path: Path) -> None:
+def test_postgres_with_tls_is_configured_by_variables(
+    new_postgres: Callable[..., PostgresServer], tmp_path: Path
+) -> None:
     authority = Authority(tmp_path / "ca")
     server = new_postgres()
     issued = authority.server()
@@ -176,7 +178,7 @@ def test_postgres_with_tls_by_variables(new_postgres: Callable[..., PostgresServ
 
 
 @pytest.mark.parametrize("form", ["sentinel", "cluster"])
-def test_the_demo_runs_on_many_servers(form: str, redis_server: RedisServer) -> None:
+def test_demo_runs_on_sentinels_and_a_cluster(form: str, redis_server: RedisServer) -> None:
     if form == "sentinel":
         with SentinelSet() as found:
             nodes = ",".join(f"{HOST}:{sentinel.port}" for sentinel in found.sentinels)
@@ -196,7 +198,7 @@ def run_demo(variables: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis", "hybrid", "mysql", "sqlite", "mongodb"])
-def test_the_demo_runs_by_one_variable(name: str, server_of: Callable[[str], dict[str, str]]) -> None:
+def test_demo_runs_on_each_backend_by_its_name(name: str, server_of: Callable[[str], dict[str, str]]) -> None:
     env = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": name, **server_of(name)}
     ended = run("demo", "--once", "-n", "13", "--keep", env=env, cwd=Path.cwd())
     assert (ended.status, ended.err) == (0, ""), ended
@@ -213,5 +215,5 @@ def test_the_demo_runs_by_one_variable(name: str, server_of: Callable[[str], dic
 
 
 def celery(*args: str) -> list[str]:
-    """A command line of Celery's, for the app that the environment configures."""
+    """Return a command line of Celery's, for the app that the environment configures."""
     return [sys.executable, "-m", "celery", "-A", "tests.apps.configured", *args]

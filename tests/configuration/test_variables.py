@@ -1,4 +1,4 @@
-"""`rootcellar.settings()`: variables and what becomes of them."""
+"""`rootcellar.settings()`: variables and the settings that they make."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ from tests.configuration.helpers import ODD, app_of, problems, settings
         ({"CELERY_RESULT_BACKEND": "rootcellar+postgresql://h/x"}, "rootcellar+postgresql://h/x"),
     ],
 )
-def test_a_backend_is_a_name_or_a_url(variables: dict[str, str], url: str) -> None:
+def test_backend_is_a_name_or_a_url(variables: dict[str, str], url: str) -> None:
     found = settings(**variables)
     assert found["result_backend"] == url
     assert os.environ["CELERY_RESULT_BACKEND"] == url
     conf = app_of(found).conf
     assert conf.result_backend == url
     if CELERY >= (5, 7) or not re.search("[,;]", url):
-        assert conf.humanize(), "what `celery report` prints; Celery before 5.7 refuses a URL with several hosts there"
+        assert conf.humanize(), "`celery report` prints it; Celery before 5.7 refuses a URL with several hosts there"
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_a_backend_is_a_name_or_a_url(variables: dict[str, str], url: str) -> No
         ({"CELERY_BROKER": "", "BROKER_URL": "sqs://k:s@"}, "sqs://k:s@"),
     ],
 )
-def test_a_broker_is_a_name_or_a_url(variables: dict[str, str], url: str) -> None:
+def test_broker_is_a_name_or_a_url(variables: dict[str, str], url: str) -> None:
     found = settings(**variables)
     assert found["broker_url"] == url
     assert app_of(found).conf.broker_url == url
 
 
-def test_the_environment_goes_before_the_file_and_the_file_before_the_defaults(tmp_path: Path) -> None:
+def test_environment_overrides_the_file_and_the_file_the_defaults(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(
         "# comment\nexport DB_HOST=from-file\nDB_USER='file'\nDB_PASSWORD=\"with # and ${HOME}\"\nDB_NAME=\n"
     )
@@ -128,13 +128,13 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_defaults(t
     assert rootcellar.settings(env_file=None).variables.db_host is None
 
 
-def test_a_line_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+def test_unreadable_line_of_the_env_file_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DB_HOST=h\nDB_PASSWORD='it's'\n")
     (wrong,) = problems()
     assert wrong.startswith(".env, line 2, cannot be read")
 
 
-def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
+def test_secret_is_read_from_a_file(tmp_path: Path) -> None:
     for name, text in {"db.txt": ODD + "\n", "broker": "redis://:x@h:1/0", "empty": ""}.items():
         (tmp_path / name).write_text(text)
     found = settings(
@@ -156,11 +156,11 @@ def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     ]
 
 
-def test_setting_that_is_not_given_is_left_to_celery() -> None:
+def test_missing_variable_leaves_celerys_default() -> None:
     assert set(settings()) == {"broker_url", "result_backend", "result_serializer", "result_accept_content"}
 
 
-def test_results_are_typed_json_unless_they_are_said_to_be_something_else() -> None:
+def test_results_are_typed_json_by_default() -> None:
     found = settings()
     assert (found["result_serializer"], found["result_accept_content"]) == (
         "rootcellar-json",
@@ -173,11 +173,11 @@ def test_results_are_typed_json_unless_they_are_said_to_be_something_else() -> N
     assert (other["result_serializer"], other["result_accept_content"]) == ("msgpack", ["msgpack"])
 
 
-def test_stock_json_is_accepted_as_celery_has_it() -> None:
+def test_stock_json_keeps_celerys_accepted_content() -> None:
     assert "result_accept_content" not in settings(CELERY_RESULT_SERIALIZER="json")
 
 
-def test_how_payloads_are_compressed() -> None:
+def test_compression_variables_reach_the_settings() -> None:
     found = settings(
         CELERY_RESULT_COMPRESSION="zstd",
         CELERY_RESULT_COMPRESSION_LEVEL="19",
@@ -234,18 +234,18 @@ def test_every_setting_arrives_with_its_type() -> None:
 
 
 @pytest.mark.parametrize("never", ["0", "none", "never", "Never"])
-def test_results_without_expiry_are_kept_for_ever(never: str) -> None:
+def test_expiry_can_be_never(never: str) -> None:
     assert app_of(settings(CELERY_RESULT_EXPIRES=never)).conf.result_expires is None
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("3600", 3600), ("12h", 43200), ("1.5m", 90), ("2w", 1209600)])
-def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
+def test_duration_has_a_unit(text: str, seconds: float) -> None:
     found = settings(CELERY_RESULT_EXPIRES=text)
     assert found["result_expires"] == seconds
     assert found.variables.celery_result_expires == timedelta(seconds=seconds)
 
 
-def test_redis_and_its_ways() -> None:
+def test_redis_variables_reach_the_settings() -> None:
     found = settings(
         CELERY_RESULT_BACKEND="redis",
         REDIS_SENTINELS="s1,s2",
@@ -267,7 +267,7 @@ def test_redis_and_its_ways() -> None:
     assert "sp" not in json.dumps(found.masked()["broker_transport_options"]["sentinel_kwargs"])
 
 
-def test_hybrid_is_made_of_both() -> None:
+def test_hybrid_has_a_durable_url_and_a_cache_url() -> None:
     found = settings(CELERY_RESULT_BACKEND="hybrid", DB_PASSWORD="d", REDIS_PASSWORD="r", HYBRID_MODE="write-behind")
     assert found["result_backend_transport_options"] == {
         "durable_url": "postgresql://celery:d@localhost:5432/celery_results",
@@ -279,7 +279,7 @@ def test_hybrid_is_made_of_both() -> None:
 # -- problems
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     wrong = problems(
         CELERY_BROKER="redsi",
         CELERY_RESULT_BACKEND="postgress",
@@ -341,24 +341,24 @@ def test_every_problem_is_told_at_once() -> None:
         ),
     ],
 )
-def test_wrong_value_is_named(variables: dict[str, str], words: str) -> None:
+def test_wrong_value_names_its_variable(variables: dict[str, str], words: str) -> None:
     wrong = problems(**variables)
     assert any(words in text for text in wrong), wrong
     assert "u:p" not in str(wrong)
 
 
-def test_an_error_survives_pickling_and_is_a_configuration_error() -> None:
+def test_error_of_settings_can_be_pickled() -> None:
     with pytest.raises(ConfigurationError) as info:
         settings(DB_PORT="x")
     assert pickle.loads(pickle.dumps(info.value)).problems == info.value.problems  # noqa: S301 - our own
 
 
-def test_no_broker_need_be_named_where_the_app_names_it() -> None:
+def test_broker_can_be_left_to_the_app() -> None:
     os.environ["CELERY_RESULT_BACKEND"] = "sqlite"
     assert "broker_url" not in rootcellar.settings(broker=False)
 
 
-def test_password_file_is_read_anew_by_stores(tmp_path: Path) -> None:
+def test_password_file_is_read_again_by_stores(tmp_path: Path) -> None:
     file = tmp_path / "db.txt"
     file.write_text("first\n")
     found = settings(CELERY_RESULT_BACKEND="postgres", DB_PASSWORD_FILE=str(file))
