@@ -110,7 +110,9 @@ async def _outcome(async_result: Any, timeout: float | None, *, propagate: bool,
     parents = Parents(async_result if propagate and follow_parents else None)
     with _first_failure(asyncio.get_running_loop(), parents) as failed:
         if isinstance(async_result, ResultSet):
-            return await _results(async_result, timeout, failed, propagate=propagate, follow_parents=follow_parents)
+            return await _results(
+                async_result, timeout, failed, parents, propagate=propagate, follow_parents=follow_parents
+            )
         return await _result(async_result, timeout, failed, parents, propagate=propagate)
 
 
@@ -145,7 +147,13 @@ async def _result(
 
 
 async def _results(
-    group: ResultSet, timeout: float | None, failed: asyncio.Future[Any], *, propagate: bool, follow_parents: bool
+    group: ResultSet,
+    timeout: float | None,
+    failed: asyncio.Future[Any],
+    parents: Parents,
+    *,
+    propagate: bool,
+    follow_parents: bool,
 ) -> list[Any]:
     """Await every member of a group, until one of them or a parent of the group fails."""
     waiting = [
@@ -157,6 +165,10 @@ async def _results(
         await asyncio.wait({all_of_them, failed}, return_when=asyncio.FIRST_COMPLETED)
         if not all_of_them.done():
             raise_failure_of(failed.result())
+        error = all_of_them.exception()
+        if error is not None and not isinstance(error, (TimeoutError, RootcellarError)):
+            # a member may have failed because of a parent whose record was not delivered yet
+            await _raise_failure(parents)
         return list(await all_of_them)
     finally:
         all_of_them.cancel()

@@ -24,6 +24,7 @@ from rootcellar.testing.harness import Harness
 from rootcellar.testing.helpers import new_id, wait_until
 from rootcellar.testing.suites.backend.essentials import CHORDS, failing_chords
 from rootcellar.testing.suites.backend.looking import WAIT
+from rootcellar.waiting.aio import MAX_WATCHED_PARENTS
 
 
 class TestFailedParents:
@@ -88,6 +89,18 @@ class TestFailedParents:
         fail()
         with pytest.raises(ValueError, match=r"^second$"):
             waiting.result(WAIT)
+
+    def test_error_of_a_large_header_is_raised_for_a_group_as_the_body_on_asyncio(self, harness: Harness) -> None:
+        """So many parents are not waited for: they are read when a member has failed."""
+        header = GroupResult(
+            new_id(), [harness.app.AsyncResult(new_id()) for _ in range(MAX_WATCHED_PARENTS + 1)], app=harness.app
+        )
+        members = [harness.app.AsyncResult(new_id()) for _ in range(2)]
+        harness.backend.mark_as_failure(header[1].id, ValueError("header"))
+        for member in members:
+            harness.backend.mark_as_failure(member.id, ChordError("own"))
+        with pytest.raises(ValueError, match=r"^header$"):
+            asyncio.run(rootcellar.result(GroupResult(new_id(), members, app=harness.app, parent=header), WAIT))
 
     @pytest.mark.parametrize("is_group", [False, True])
     def test_revoked_parent_ends_an_asyncio_wait(self, harness: Harness, is_group: bool) -> None:
