@@ -109,7 +109,7 @@ class CeleryVariables(_Variables):
     celery_enable_utc: Flag = _variable("Times in messages are UTC.", "`true`")
     celery_worker_concurrency: Count = _variable("Processes or threads of a worker.", "one for each CPU")
     celery_worker_prefetch_multiplier: CountOrNone = _variable(
-        "Tasks that each of them reserves in advance; 0: no limit.", "4"
+        "Tasks that each process or thread reserves in advance; 0: no limit.", "4"
     )
     celery_worker_max_tasks_per_child: Count = _variable("Tasks after which a process is replaced.", "no limit")
 
@@ -155,7 +155,7 @@ class DatabaseVariables(_Variables):
     db_group_table: Identifier = _variable("The table of groups.", "`celery_groupmeta`")
     db_create_tables: Flag = _variable("Make missing tables on first use.", "`true`")
     db_pool_size: Count = _variable("Connections that a process may keep.", "`10`")
-    db_max_overflow: CountOrNone = _variable("Additional connections while all of these are in use.", "`10`")
+    db_max_overflow: CountOrNone = _variable("Additional connections while all `DB_POOL_SIZE` are in use.", "`10`")
     db_pool_timeout: Seconds = _variable("How long to wait for a free connection.", "`30s`")
     db_pool_recycle: Recycle = _variable("Age at which a connection is replaced.", "`1h`")
     db_pool_pre_ping: Flag = _variable("Test an idle connection before it is used.", "`true`")
