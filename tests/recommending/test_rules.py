@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rootcellar.configuration import reading
+from rootcellar.descriptions import backend_names
 from rootcellar.errors import ConfigurationError
 from rootcellar.onboarding.recommend import Keep, MayLose, Needs, Readers, RedisForm, Runs, Setup, figures, recommend
 from rootcellar.onboarding.recommend.needs import MEANINGS, QUESTIONS
@@ -180,4 +181,4 @@ def test_fewer_than_no_tasks() -> None:
 def test_backends_and_brokers_are_those_of_the_settings() -> None:
     from rootcellar.configuration import choices
 
-    assert (set(BACKENDS), set(BROKERS)) == (set(choices.BACKENDS), set(choices.BROKERS))
+    assert (set(BACKENDS), set(BROKERS)) == (set(backend_names()), set(choices.BROKERS))

@@ -9,29 +9,12 @@ from typing import cast
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.steps import Checks, Step, failed
 from rootcellar.checks.target import Target
+from rootcellar.descriptions import BackendDescription, backend_of_scheme
 from rootcellar.errors import RootcellarError
 from rootcellar.urls import redact
 
-_MODULE_BY_SCHEME = {
-    "postgresql": "postgres",
-    "postgres": "postgres",
-    "redis": "redis",
-    "rediss": "redis",
-    "unix": "redis",
-    "socket": "redis",
-    "sentinel": "redis",
-    "redis-cluster": "redis",
-    "rediss-cluster": "redis",
-    "mysql": "mysql",
-    "mariadb": "mysql",
-    "sqlite": "sqlite",
-    "mongodb": "mongodb",
-    "hybrid": "hybrid",
-    "rootcellar-rpc": "rpc",
-    "rpc": "rpc",
-}
-#: systems whose stores need a package that may not be installed
-_MODULES_WITH_DRIVER = ("postgres", "redis", "mysql", "mongodb")
+#: the checks of a store without a description
+_OTHER = "rootcellar.checks.other"
 
 
 class FixedFindings(Checks):
@@ -54,10 +37,10 @@ class FixedFindings(Checks):
 
 def sections_for(target: Target) -> list[Checks]:
     """Return the checks of the result store. For a hybrid, the checks of its two stores come first."""
-    kind = module_of(target)
-    if kind == "rpc":
+    backend = _backend_of(target)
+    if backend is not None and backend.broker:
         return [*([broker_of(target)] if target.conf.get("broker_url") else []), checks_for(target)]
-    if kind != "hybrid":
+    if backend is None or not backend.combines:
         return [checks_for(target)]
     # imported late, as every system is
     from rootcellar.checks.hybrid import holds_copies, parts_of
@@ -65,10 +48,10 @@ def sections_for(target: Target) -> list[Checks]:
 
     try:
         durable, cache = parts_of(target)
+        kind = _backend_of(cache)
+        is_redis = kind is not None and kind.name == "redis"
         parts = [checks_for(durable)]
-        parts.append(
-            RedisChecks(cache, is_cache=holds_copies(target)) if module_of(cache) == "redis" else checks_for(cache)
-        )
+        parts.append(RedisChecks(cache, is_cache=holds_copies(target)) if is_redis else checks_for(cache))
     except RootcellarError as exc:
         return [FixedFindings([failed(exc)], redact(target.url))]
     return [*parts, checks_for(target)]
@@ -76,12 +59,12 @@ def sections_for(target: Target) -> list[Checks]:
 
 def checks_for(target: Target) -> Checks:
     """Return the checks of one store. For a hybrid: of how its two stores work together."""
-    module = module_of(target)
+    backend = _backend_of(target)
     try:
-        if module in _MODULES_WITH_DRIVER:
+        if backend is not None and backend.driver:
             # raises our own error, which names the missing package
-            import_module(f"rootcellar.stores.{module}")
-        return cast(Checks, import_module(f"rootcellar.checks.{module}").checks(target))
+            import_module(backend.store)
+        return cast(Checks, import_module(backend.checks if backend is not None else _OTHER).checks(target))
     except RootcellarError as exc:
         return FixedFindings([failed(exc)], redact(target.url))
 
@@ -96,12 +79,6 @@ def broker_of(target: Target) -> Checks:
         return FixedFindings([failed(exc)], redact(str(target.conf.get("broker_url", ""))))
 
 
-def is_known(scheme: str) -> bool:
-    """Tell whether there are checks for the system of a URL's scheme."""
-    return scheme in _MODULE_BY_SCHEME
-
-
-def module_of(target: Target) -> str:
-    """Return the name of the module that checks the target's system."""
-    scheme = target.url.partition("://")[0].partition("+")[0].lower()
-    return _MODULE_BY_SCHEME.get(scheme, "other")
+def _backend_of(target: Target) -> BackendDescription | None:
+    """Return the description of the target's backend."""
+    return backend_of_scheme(target.url.partition("://")[0])

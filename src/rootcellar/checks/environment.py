@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import rootcellar
-from rootcellar.checks.choosing import FixedFindings, broker_of, is_known, sections_for
+from rootcellar.checks.choosing import FixedFindings, broker_of, sections_for
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.steps import Checks, found_in, problem
 from rootcellar.checks.target import target_of
 from rootcellar.configuration.celery_names import setting_of
-from rootcellar.configuration.choices import BACKENDS, SYNONYMS
+from rootcellar.configuration.choices import AMQP_SCHEMES, broker_name
 from rootcellar.configuration.reading import DEFAULT_FILE
 from rootcellar.configuration.settings import READ_BY_CELERY
+from rootcellar.descriptions import backend_names, backend_of_name, backend_of_scheme
 from rootcellar.errors import SettingsWrong
 from rootcellar.stores import schemes
 from rootcellar.urls import redact
@@ -22,8 +23,6 @@ from rootcellar.urls import redact
 #: names that can be checked besides URLs and backends
 BROKER, ALL = "broker", "all"
 _BACKEND_VARIABLE = "CELERY_RESULT_BACKEND"
-#: URL schemes that only brokers have
-_BROKER_SCHEMES = ("amqp", "amqps", "pyamqp")
 #: an example URL for messages
 _EXAMPLE = "rootcellar+postgresql://user:password@host/database"
 #: prefixes of the URL of a rootcellar result backend
@@ -32,9 +31,12 @@ _OUR_SCHEMES = ("rootcellar+", "rootcellar-rpc")
 
 def name_of(text: str) -> str | None:
     """Return the usual form of a name, or ``None`` if nothing of that name can be checked."""
-    name = SYNONYMS.get(text.lower(), text.lower())
-    name = BROKER if name == "rabbitmq" else name
-    return name if name in (*BACKENDS, BROKER, ALL) else None
+    name = text.lower()
+    backend = backend_of_name(name)
+    if backend is not None:
+        return backend.name
+    name = BROKER if broker_name(name) == "rabbitmq" else name
+    return name if name in (BROKER, ALL) else None
 
 
 def from_environment(name: str | None, processes: int | None, env_file: str = DEFAULT_FILE) -> list[Checks]:
@@ -46,18 +48,23 @@ def from_environment(name: str | None, processes: int | None, env_file: str = DE
         processes: how many processes use it.
         env_file: the file of variables.
     """
-    if name in BACKENDS:
+    if name in backend_names():
         os.environ[_BACKEND_VARIABLE] = str(name)
     elif name == BROKER:
         # the result backend is not checked, so any value will do
         os.environ[_BACKEND_VARIABLE] = "sqlite"
     try:
-        conf = rootcellar.settings(env_file, broker=name in (BROKER, ALL, "rpc"))
+        conf = rootcellar.settings(env_file, broker=_needs_broker(name))
     except SettingsWrong as exc:
         problems = [problem("settings-wrong", text) for text in exc.problems]
         return [FixedFindings([*problems, *_warning_findings(exc.warnings)], exc.where)]
     doubts = _warning_findings(conf.warnings)
     return [*([FixedFindings(doubts, "environment")] if doubts else []), *_sections(dict(conf), name, processes)]
+
+
+def _needs_broker(name: str | None) -> bool:
+    backend = backend_of_name(name or "")
+    return name in (BROKER, ALL) or (backend is not None and bool(backend.broker))
 
 
 def _warning_findings(warnings: Sequence[str]) -> list[Finding]:
@@ -113,9 +120,10 @@ def not_rootcellar(backend: Any) -> Finding | None:
 def _instead(kind: str) -> str:
     """Return what to write instead of one of Celery's backends."""
     system = kind.removeprefix("db+").removeprefix("database+").partition("+")[0]
-    if system == "rpc":
+    backend = backend_of_scheme(system)
+    if backend is not None and not backend.keeps_results:
         return "write rootcellar-rpc:// to check it, or choose a backend that keeps results: rootcellar+postgresql://…"
-    if is_known(system):
+    if backend is not None:
         return f"write rootcellar+{system}://… instead of {kind}://…; `rootcellar check {system}://…` checks the server"
     return "choose a store of rootcellar, such as rootcellar+postgresql://… or rootcellar+redis://…"
 
@@ -123,12 +131,12 @@ def _instead(kind: str) -> str:
 def is_known_url(url: str) -> bool:
     """Return True if the scheme of a URL belongs to a known store or broker."""
     scheme = url.removeprefix("rootcellar+").partition("://")[0].partition("+")[0].lower()
-    return scheme in _BROKER_SCHEMES or is_known(scheme) or scheme in schemes()
+    return scheme in AMQP_SCHEMES or backend_of_scheme(scheme) is not None or scheme in schemes()
 
 
 def from_url(url: str, processes: int | None) -> list[Checks]:
     """Return the checks for the store or the broker of a URL."""
-    if url.partition("://")[0].lower() in _BROKER_SCHEMES:
+    if url.partition("://")[0].lower() in AMQP_SCHEMES:
         return _sections({"broker_url": url}, BROKER, processes)
     return _sections({"result_backend": f"rootcellar+{url.removeprefix('rootcellar+')}"}, None, processes)
 

@@ -107,12 +107,12 @@ def _chosen(what: str | None, app: str | None, processes: int | None, env_file: 
     # imported late: it takes a moment, and no other command needs it
     from rootcellar.checks import environment
     from rootcellar.configuration import names_backend
-    from rootcellar.configuration.choices import BACKENDS
+    from rootcellar.descriptions import backend_names
 
     url = what if what and "://" in what else None
     name = environment.name_of(what) if what and not url else None
     if what and not url and name is None:
-        known = ", ".join((*BACKENDS, environment.BROKER, environment.ALL))
+        known = ", ".join((*backend_names(), environment.BROKER, environment.ALL))
         raise typer.BadParameter(f"is none of {known}, and no URL", param_hint="NAME or URL")
     if app:
         if url or name not in (None, environment.BROKER, environment.ALL):

@@ -12,7 +12,10 @@ from rootcellar.configuration import urls
 from rootcellar.configuration.choices import Choice, choose_broker
 from rootcellar.configuration.urls import RPC_URL, SecretText, SecretUrl, reveal
 from rootcellar.configuration.variables import CeleryVariables, PayloadVariables, Variables
+from rootcellar.descriptions import resolve, with_parts
 
+#: Celery's setting for what only a store knows
+OPTIONS = "result_backend_transport_options"
 #: the serializer that keeps Python's types
 TYPED_JSON = "rootcellar-json"
 _CERT_REQS = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
@@ -35,7 +38,7 @@ def settings_of(
     """
     conf = _own_settings(found)
     conf.update(_backend_settings(found, backend))
-    if backend.kind != "rpc":
+    if backend.description is None or backend.description.keeps_results:
         conf.update(payload_settings_of(found))
         _add_typed_json(conf)
     if broker is not None:
@@ -91,30 +94,44 @@ def _expiries(found: Variables) -> dict[str, float | None]:
 
 
 def _backend_settings(found: Variables, backend: Choice) -> dict[str, Any]:
-    if backend.kind == "rpc":
-        return {"result_backend": SecretUrl(RPC_URL)}
     conf: dict[str, Any] = {"result_backend": SecretUrl(f"rootcellar+{backend.url}")}
     options: dict[str, Any] = {}
-    if backend.kind in ("postgres", "mysql", "sqlite", "hybrid"):
-        conf.update(_database_settings(found))
-    if backend.kind in ("postgres", "hybrid"):
-        options.update(_postgres_options(found))
-    if backend.kind in ("redis", "hybrid"):
-        conf.update(_redis_settings(found))
-        options.update(_redis_options(found))
-    if backend.scheme == "sentinel" or (backend.kind == "hybrid" and found.redis_sentinels):
-        options.update(_sentinel_options(found))
-    if backend.kind == "mongodb":
-        conf.update(_mongodb_settings(found))
-    if backend.kind == "hybrid":
-        options.update(durable_url=urls.postgres(found), cache_url=urls.redis(found))
-        options.update(_given({"mode": found.hybrid_mode, "cache_expires": found.hybrid_cache_expires}))
+    for described in with_parts(backend.description) if backend.description else ():
+        if described.settings:
+            settings = resolve(described.settings)(found, backend)
+            options.update(settings.pop(OPTIONS, {}))
+            conf.update(settings)
     if options:
-        conf["result_backend_transport_options"] = options
+        conf[OPTIONS] = options
     return conf
 
 
-def _database_settings(found: Variables) -> dict[str, Any]:
+def rpc_settings(found: Variables, backend: Choice) -> dict[str, Any]:
+    """Return the settings for RPC."""
+    return {"result_backend": SecretUrl(RPC_URL)}
+
+
+def hybrid_settings(found: Variables, backend: Choice) -> dict[str, Any]:
+    """Return the settings for a hybrid, besides those of its two stores."""
+    own = _given({"mode": found.hybrid_mode, "cache_expires": found.hybrid_cache_expires})
+    return {OPTIONS: {"durable_url": urls.postgres(found), "cache_url": urls.redis(found), **own}}
+
+
+def postgres_settings(found: Variables, backend: Choice) -> dict[str, Any]:
+    """Return the settings for PostgreSQL."""
+    return {**database_settings(found, backend), OPTIONS: _postgres_options(found)}
+
+
+def redis_settings(found: Variables, backend: Choice) -> dict[str, Any]:
+    """Return the settings for Redis, of which Sentinel is a form."""
+    options = _redis_options(found)
+    if backend.scheme == "sentinel" or (backend.kind != "redis" and found.redis_sentinels):
+        options.update(_sentinel_options(found))
+    return {**_redis_settings(found), OPTIONS: options}
+
+
+def database_settings(found: Variables, backend: Choice) -> dict[str, Any]:
+    """Return the settings that all SQL databases share."""
     schema = found.db_schema
     return _given(
         {
@@ -196,7 +213,8 @@ def _sentinel_options(found: Variables) -> dict[str, Any]:
     return _given({"master_name": found.redis_sentinel_master, "sentinel_kwargs": sentinel_kwargs})
 
 
-def _mongodb_settings(found: Variables) -> dict[str, Any]:
+def mongodb_settings(found: Variables, backend: Choice) -> dict[str, Any]:
+    """Return the settings for MongoDB."""
     conf = _given(
         {
             "max_pool_size": found.mongodb_max_pool_size,

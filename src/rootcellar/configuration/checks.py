@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rootcellar.configuration.choices import Choice
 from rootcellar.configuration.urls import SYSTEM_CERTIFICATES
 from rootcellar.configuration.variables import Variables
+from rootcellar.descriptions import resolve, with_parts
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.keys import read_keys
 
@@ -62,10 +63,10 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
     if found.rootcellar_result_too_large == "spill" and not found.rootcellar_blob_url:
         yield "ROOTCELLAR_BLOB_URL is missing: ROOTCELLAR_RESULT_TOO_LARGE=spill needs it"
     yield from _redis(found, backend, broker)
-    if backend is not None and backend.kind == "mysql" and "," in (found.db_host or ""):
-        yield "DB_HOST must be one host with mysql"
-    if backend is not None and backend.kind == "rpc":
-        yield from _rpc(found, broker)
+    described = backend.description if backend is not None else None
+    for each in with_parts(described) if described is not None else ():
+        if each.contradictions:
+            yield from resolve(each.contradictions)(found, backend, broker)
     yield from _unused_exchange(found)
 
 
@@ -92,7 +93,14 @@ def _redis(found: Variables, backend: Choice | None, broker: Choice | None) -> I
         yield "CELERY_BROKER=redis needs BROKER_HOST with REDIS_CLUSTER_NODES: Celery has no broker on a cluster"
 
 
-def _rpc(found: Variables, broker: Choice | None) -> Iterator[str]:
+def of_mysql(found: Variables, backend: Choice, broker: Choice | None) -> Iterator[str]:
+    """Yield what contradicts MySQL."""
+    if "," in (found.db_host or ""):
+        yield "DB_HOST must be one host with mysql"
+
+
+def of_rpc(found: Variables, backend: Choice, broker: Choice | None) -> Iterator[str]:
+    """Yield what contradicts RPC."""
     if broker is not None and broker.kind != _AMQP:
         yield "CELERY_RESULT_BACKEND=rpc needs CELERY_BROKER=rabbitmq or an amqp:// URL: results are its messages"
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 from kombu.transport import TRANSPORT_ALIASES
 from pydantic import SecretStr
@@ -14,43 +13,22 @@ from pydantic import SecretStr
 from rootcellar.configuration import urls
 from rootcellar.configuration.urls import SecretUrl, reveal
 from rootcellar.configuration.variables import Variables
-from rootcellar.stores import ENTRY_POINTS
+from rootcellar.descriptions import (
+    BackendDescription,
+    backend_names,
+    backend_of_name,
+    backend_of_scheme,
+    backends,
+    resolve,
+)
+from rootcellar.stores import schemes
 
-BACKENDS: Mapping[str, Callable[[Variables], SecretUrl]] = {
-    "postgres": urls.postgres,
-    "redis": urls.redis,
-    "hybrid": lambda _: SecretUrl("hybrid://"),
-    "mysql": urls.mysql,
-    "sqlite": urls.sqlite,
-    "mongodb": urls.mongodb,
-    "rpc": lambda _: SecretUrl(urls.RPC_URL),
-}
 BROKERS: Mapping[str, Callable[[Variables], SecretUrl]] = {"redis": urls.redis_broker, "rabbitmq": urls.rabbitmq}
-#: other names that people write
-_NICKNAMES = {"pg": "postgres", "psql": "postgres", "pgsql": "postgres", "rabbit": "rabbitmq", "amqps": "rabbitmq"}
-SYNONYMS = {"postgresql": "postgres", "mariadb": "mysql", "mongo": "mongodb", "amqp": "rabbitmq"}
-
-#: the kind of store for the scheme of a URL
-_KINDS = {
-    "postgresql": "postgres",
-    "postgres": "postgres",
-    "mysql": "mysql",
-    "mariadb": "mysql",
-    "sqlite": "sqlite",
-    "redis": "redis",
-    "rediss": "redis",
-    "unix": "redis",
-    "sentinel": "redis",
-    "redis-cluster": "redis",
-    "rediss-cluster": "redis",
-    "mongodb": "mongodb",
-    "hybrid": "hybrid",
-    "rpc": "rpc",
-    "rootcellar-rpc": "rpc",
-    "pyamqp": "rabbitmq",
-    "amqp": "rabbitmq",
-    "amqps": "rabbitmq",
-}
+#: the schemes of RabbitMQ's URLs
+AMQP_SCHEMES = ("pyamqp", "amqp", "amqps")
+#: names that do not choose a broker, and the one that is suggested
+_BROKER_NICKNAMES = {"rabbit": "rabbitmq", "amqps": "rabbitmq"}
+_BROKER_SYNONYMS = {"amqp": "rabbitmq"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _ESCAPE = "write special characters in a user or a password as %XX, or give the parts in variables of their own"
 
@@ -60,7 +38,7 @@ class Choice:
     """A broker or a backend.
 
     Attributes:
-        kind: a name that can be chosen, or the scheme of a URL.
+        kind: a name that can be chosen, or the scheme of a URL for which there is no description.
         url: its URL; of a backend without ``rootcellar+``.
         is_named: whether the URL was made of variables.
     """
@@ -68,6 +46,11 @@ class Choice:
     kind: str
     url: SecretUrl
     is_named: bool
+
+    @property
+    def description(self) -> BackendDescription | None:
+        """The description of a backend; ``None`` for a broker, and for a store without a description."""
+        return backend_of_name(self.kind)
 
     @property
     def scheme(self) -> str:
@@ -90,17 +73,16 @@ def choose_backend(found: Variables) -> Choice | None:
         return None
     match = _URL.fullmatch(text.strip().removeprefix("rootcellar+"))
     if not match:
-        return _named(text, BACKENDS, found, "a URL such as postgresql://user:password@host/database")
+        return _named_backend(text, found)
     scheme = match[1].lower()
     if scheme.partition("+")[0] == "db":
         raise NoChoice(f"is {scheme}://, Celery's own backend; write {scheme[3:].partition('+')[0]}://… for this one")
-    kind = _KINDS.get(scheme.partition("+")[0])
-    if kind in (None, "rabbitmq") and scheme not in {entry.name for entry in entry_points(group=ENTRY_POINTS)}:
-        raise NoChoice(
-            f"is {scheme}://, for which there is no store; it must be one of {', '.join(BACKENDS)}, or a store's URL"
-        )
+    description = backend_of_scheme(scheme)
+    if description is None and scheme not in schemes():
+        known = ", ".join(backend_names())
+        raise NoChoice(f"is {scheme}://, for which there is no store; it must be one of {known}, or a store's URL")
     _refuse_odd_logins(match[0], scheme)
-    return Choice(kind or scheme, SecretUrl(match[0]), is_named=False)
+    return Choice(description.name if description else scheme, SecretUrl(match[0]), is_named=False)
 
 
 def choose_broker(secret: SecretStr, found: Variables) -> Choice:
@@ -112,23 +94,47 @@ def choose_broker(secret: SecretStr, found: Variables) -> Choice:
     text = secret.get_secret_value().strip()
     match = _URL.fullmatch(text)
     if not match:
-        return _named(text, BROKERS, found, "a URL such as redis://host:6379/0 or amqp://user:password@host//")
+        return _named_broker(text, found)
     scheme = match[1].lower()
     if scheme.partition("+")[0] not in TRANSPORT_ALIASES:
         raise NoChoice(f"is {scheme}://, which is unknown; it must be redis, rabbitmq, or a URL that Celery knows")
     _refuse_odd_logins(text, scheme)
-    return Choice(_KINDS.get(scheme.partition("+")[0], scheme), SecretUrl(text), is_named=False)
+    return Choice(_kind_of_broker(scheme), SecretUrl(text), is_named=False)
 
 
-def _named(text: str, known: Mapping[str, Callable[[Variables], SecretUrl]], found: Variables, url: str) -> Choice:
+def broker_name(name: str) -> str:
+    """Return the usual name of a broker."""
+    return _BROKER_SYNONYMS.get(name, name)
+
+
+def _kind_of_broker(scheme: str) -> str:
+    first = scheme.partition("+")[0]
+    description = backend_of_scheme(first)
+    return "rabbitmq" if first in AMQP_SCHEMES else description.name if description else scheme
+
+
+def _named_backend(text: str, found: Variables) -> Choice:
     name = text.strip().lower()
-    name = SYNONYMS.get(name, name)
-    if name in known:
-        return Choice(name, known[name](found), is_named=True)
-    # the message does not contain the text, which may be a part of a URL
-    meant = [_NICKNAMES[name]] if _NICKNAMES.get(name) in known else difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {meant[0]}?" if meant else ""
-    raise NoChoice(f"must be one of {', '.join(known)}, or {url}{hint}")
+    description = backend_of_name(name)
+    if description is not None:
+        return Choice(description.name, resolve(description.url)(found), is_named=True)
+    meant = next((each.name for each in backends() if name in each.nicknames), None)
+    raise _unknown(name, backend_names(), meant, "a URL such as postgresql://user:password@host/database")
+
+
+def _named_broker(text: str, found: Variables) -> Choice:
+    name = broker_name(text.strip().lower())
+    if name in BROKERS:
+        return Choice(name, BROKERS[name](found), is_named=True)
+    url = "a URL such as redis://host:6379/0 or amqp://user:password@host//"
+    raise _unknown(name, tuple(BROKERS), _BROKER_NICKNAMES.get(name), url)
+
+
+def _unknown(name: str, known: Sequence[str], meant: str | None, url: str) -> NoChoice:
+    """Return the error for a name that is not known. It does not contain the name, which may be a part of a URL."""
+    guesses = [meant] if meant else difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {guesses[0]}?" if guesses else ""
+    return NoChoice(f"must be one of {', '.join(known)}, or {url}{hint}")
 
 
 def _refuse_odd_logins(url: str, scheme: str) -> None:

@@ -8,16 +8,7 @@ from typing import Any
 
 from kombu.transport import get_transport_cls
 
-#: the first part of a URL's scheme -> the module of the driver, and the package that installs it
-_DRIVERS: Mapping[str, tuple[str, str]] = {
-    **dict.fromkeys(("postgresql", "postgres"), ("psycopg", "rootcellar[postgres]")),
-    **dict.fromkeys(("mysql", "mariadb"), ("pymysql", "rootcellar[mysql]")),
-    **dict.fromkeys(
-        ("redis", "rediss", "sentinel", "unix", "socket", "redis-cluster", "rediss-cluster"),
-        ("redis", "rootcellar[redis]"),
-    ),
-    "mongodb": ("pymongo", "rootcellar[mongodb]"),
-}
+from rootcellar.descriptions import backend_of_scheme
 
 
 def missing_drivers(conf: Mapping[str, Any]) -> Iterator[str]:
@@ -27,16 +18,16 @@ def missing_drivers(conf: Mapping[str, Any]) -> Iterator[str]:
         "CELERY_RESULT_BACKEND": (conf.get("result_backend"), options.get("durable_url"), options.get("cache_url")),
         "CELERY_BROKER": (conf.get("broker_url"),),
     }
-    told = set()
+    missing = set()
     for variable, named in urls.items():
         for url in filter(None, named):
-            scheme = str(url).removeprefix("rootcellar+").partition("://")[0].partition("+")[0].lower()
-            module, extra = _DRIVERS.get(scheme, ("", ""))
-            if module and module not in told and find_spec(module) is None:
-                told.add(module)
-                yield _missing(variable, module, extra)
+            backend = backend_of_scheme(str(url).removeprefix("rootcellar+").partition("://")[0])
+            module = backend.driver if backend else ""
+            if backend and module and module not in missing and find_spec(module) is None:
+                missing.add(module)
+                yield _missing(variable, module, backend.installed_by)
     # without the driver, kombu fails in many ways
-    if not told:
+    if not missing:
         yield from _broker_problem(str(conf.get("broker_url") or ""))
 
 
@@ -50,5 +41,5 @@ def _broker_problem(url: str) -> Iterator[str]:
         yield _missing("CELERY_BROKER", str(exc.name).partition(".")[0], f"celery[{scheme}]")
 
 
-def _missing(variable: str, module: str, extra: str) -> str:
-    return f"{variable}: the Python package {module} is not installed: pip install '{extra}'"
+def _missing(variable: str, module: str, package: str) -> str:
+    return f"{variable}: the Python package {module} is not installed: pip install '{package}'"

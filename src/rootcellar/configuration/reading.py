@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from rootcellar.configuration import celery_names
 from rootcellar.configuration.values import Allowed
-from rootcellar.configuration.variables import Variables
+from rootcellar.configuration.variables import all_variables
+from rootcellar.descriptions import backends
 from rootcellar.payloads.settings import VARIABLES as PAYLOAD_VARIABLES
 
 #: the default file of variables
@@ -21,7 +22,7 @@ _FILE = "_FILE"
 #: the prefix of the origin of a value that was read from a file of its own
 FROM_FILE = "file "
 #: the prefixes of variables for servers; an application may use the same names for its own servers
-_SERVER_PREFIXES = ("BROKER_", "DB_", "REDIS_", "MONGODB_", "HYBRID_")
+_SERVER_PREFIXES = ("BROKER_", *dict.fromkeys(prefix for backend in backends() for prefix in backend.prefixes))
 _OWN_PREFIX = "ROOTCELLAR_"
 _PREFIXES = (celery_names.PREFIX, "CELERYD_", "CELERYBEAT_", _OWN_PREFIX, *_SERVER_PREFIXES)
 #: the variable with the prefix for variables of servers, if settings() is called without one
@@ -115,7 +116,7 @@ class Reading:
 
 def names() -> list[str]:
     """Return the names of all variables."""
-    return [name.upper() for name in Variables.model_fields]
+    return [name.upper() for name in all_variables().model_fields]
 
 
 def server_names() -> list[str]:
@@ -125,13 +126,13 @@ def server_names() -> list[str]:
 
 def allowed(name: str) -> Allowed:
     """Return what a variable's value may be."""
-    metadata = Variables.model_fields[name.lower()].metadata
+    metadata = all_variables().model_fields[name.lower()].metadata
     return next(kind for kind in metadata if isinstance(kind, Allowed))
 
 
 def is_secret(name: str) -> bool:
     """Return True if a variable's value is or may contain a password."""
-    return SecretStr in getattr(Variables.model_fields[name.lower()].annotation, "__args__", ())
+    return SecretStr in getattr(all_variables().model_fields[name.lower()].annotation, "__args__", ())
 
 
 def read(

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from rootcellar.configuration.choices import Choice, NoChoice, choose_backend, c
 from rootcellar.configuration.reading import Reading
 from rootcellar.configuration.urls import SecretText
 from rootcellar.configuration.uses import concerned_names, used_names
-from rootcellar.configuration.variables import GROUPS, PayloadVariables, Variables
+from rootcellar.configuration.variables import PayloadVariables, Variables, all_groups, all_variables
+from rootcellar.descriptions import backend_names, resolve, with_parts
 from rootcellar.errors import SettingsWrong
 from rootcellar.stores.passwords import SETTING, PasswordFile
 from rootcellar.text.escaping import visible_logs
@@ -41,15 +43,7 @@ READ_BY_CELERY = {
     "CELERY_BROKER_READ_URL": "broker_read_url",
     "CELERY_BROKER_WRITE_URL": "broker_write_url",
 }
-#: kind of backend -> the store's name in the setting of passwords, and the variable of its password
-_PASSWORDS = {
-    "postgres": ("postgresql", "DB_PASSWORD"),
-    "mysql": ("mysql", "DB_PASSWORD"),
-    "redis": ("redis", "REDIS_PASSWORD"),
-    "mongodb": ("mongodb", "MONGODB_PASSWORD"),
-}
 
-_SERVER_NAME = re.compile(rf"(?<![A-Z_])(?:{'|'.join(reading.server_names())})(?:_FILE)?(?![A-Z_])")
 #: the variables that settings() changed in the environment: name -> (old value, new value)
 _written: dict[str, tuple[str, str]] = {}
 #: the warnings that this process has logged
@@ -123,7 +117,7 @@ class Settings(Mapping[str, Any]):
     def in_force(self) -> list[InForce]:
         """Return every variable with a value that the chosen broker and backend use."""
         found = []
-        for group in GROUPS:
+        for group in all_groups():
             for field, info in group.model_fields.items():
                 name = field.upper()
                 if name not in self._used:
@@ -166,8 +160,7 @@ def load(
     if broker and broker_choice is None and not any(name in given.origins for name in _BROKER_NAMES):
         given.problems.append(_missing("CELERY_BROKER", "redis, rabbitmq, or a URL", given))
     if backend is None and "CELERY_RESULT_BACKEND" not in given.origins:
-        kinds = "postgres, redis, hybrid, mysql, sqlite, mongodb, rpc, or a URL"
-        given.problems.append(_missing("CELERY_RESULT_BACKEND", kinds, given))
+        given.problems.append(_missing("CELERY_RESULT_BACKEND", f"{', '.join(backend_names())}, or a URL", given))
     given.problems.extend(contradictions(found, backend, broker_choice))
     problems, warnings = _judge(given, concerned_names(found, backend, broker_choice))
     _log(warnings)
@@ -176,21 +169,17 @@ def load(
     conf = settings_of(found, backend, broker_choice, passed_on)
     conf.update(_password_files(given, backend))
     _replace_what_celery_reads(os.environ, conf, is_shared=bool(given.prefix))
-    if backend.kind == "rpc":
-        # imported late: it imports Celery's backend
-        from rootcellar import rpc
-
-        rpc.warn_at_worker_start()
+    if backend.description is not None and backend.description.when_chosen:
+        resolve(backend.description.when_chosen)()
     return Settings(found, conf, given, used_names(found, backend, broker_choice), tuple(warnings))
 
 
 def _password_files(given: Reading, backend: Choice) -> dict[str, Any]:
     """Return the setting with the files of passwords, which stores read again for each connection."""
-    if not backend.is_named:
+    if not backend.is_named or backend.description is None:
         return {}
-    kinds = ("postgres", "redis") if backend.kind == "hybrid" else (backend.kind,)
     files = {}
-    for store, name in (_PASSWORDS[kind] for kind in kinds if kind in _PASSWORDS):
+    for store, name in (each.password for each in with_parts(backend.description) if each.password):
         origin = given.origins.get(name, "")
         if origin.startswith(reading.FROM_FILE):
             files[store] = PasswordFile(origin.removeprefix(reading.FROM_FILE))
@@ -248,7 +237,13 @@ def _as_written(text: str, given: Reading) -> str:
     """Put the prefix before the names of servers' variables."""
     if not given.prefix:
         return text
-    return _SERVER_NAME.sub(lambda match: given.prefix + match[0], text)
+    return _server_name().sub(lambda match: given.prefix + match[0], text)
+
+
+@cache
+def _server_name() -> re.Pattern[str]:
+    """Return what matches the name of a server's variable."""
+    return re.compile(rf"(?<![A-Z_])(?:{'|'.join(reading.server_names())})(?:_FILE)?(?![A-Z_])")
 
 
 def _missing(name: str, kinds: str, given: Reading) -> str:
@@ -305,14 +300,14 @@ def _typed(given: Reading) -> Variables:
     """Return the variables that are valid by themselves, and add the problems of the others to ``given``."""
     texts = {name.lower(): text for name, text in given.texts.items()}
     try:
-        return Variables(**texts)  # type: ignore[arg-type]
+        return all_variables()(**texts)  # type: ignore[arg-type]
     except ValidationError as exc:
         for error in exc.errors(include_url=False, include_input=False):
             name = str(error["loc"][0])
             text = texts.pop(name)
             words = str(error.get("ctx", {}).get("error", error["msg"])).replace("`", "")
             given.problems.append(f"{name.upper()} {words}{_quoted(name, text)}{_advice(name, text)}")
-    return Variables(**texts)  # type: ignore[arg-type]
+    return all_variables()(**texts)  # type: ignore[arg-type]
 
 
 def _quoted(name: str, text: str) -> str:

@@ -138,6 +138,16 @@ def mongodb(found: Variables) -> SecretUrl:
     return SecretUrl(f"mongodb://{user}{hosts}/{name}{_query(options)}")
 
 
+def hybrid(_: Variables) -> SecretUrl:
+    """Return the URL of a hybrid. Its two stores are options."""
+    return SecretUrl("hybrid://")
+
+
+def rpc(_: Variables) -> SecretUrl:
+    """Return the URL of RPC."""
+    return SecretUrl(RPC_URL)
+
+
 def redis_broker(found: Variables) -> SecretUrl:
     """Return the URL of the Redis that is the broker, from ``BROKER_…``, else from ``REDIS_…``."""
     user = login(

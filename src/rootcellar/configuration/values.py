@@ -13,6 +13,7 @@ from kombu.serialization import registry
 from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
+from rootcellar.descriptions import backend_names
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.compression import known_compression
 from rootcellar.payloads.redaction.patterns import read_patterns
@@ -263,8 +264,7 @@ BrokerChoice = Annotated[SecretStr | None, Allowed("`redis`, `rabbitmq`, or a UR
 BackendChoice = Annotated[
     SecretStr | None,
     Allowed(
-        "`postgres`, `redis`, `hybrid`, `mysql`, `sqlite`, `mongodb`, `rpc`, or a store's URL, with or without "
-        "`rootcellar+`",
+        ", ".join(f"`{name}`" for name in backend_names()) + ", or a store's URL, with or without `rootcellar+`",
         _secret,
     ),
 ]
