@@ -77,13 +77,13 @@ def test_record_that_changes_while_it_is_moved_waits_again(
 ) -> None:
     started, done = record("a", state="STARTED"), record("a", value=7)
     behind.put(started)
-    settle = behind._journal.settle
+    remove_moved = behind._journal.remove_moved
 
-    def late(settlements: Any) -> None:
+    def late(move_results: Any) -> None:
         behind.put(done)
-        settle(settlements)
+        remove_moved(move_results)
 
-    monkeypatch.setattr(behind._journal, "settle", late)
+    monkeypatch.setattr(behind._journal, "remove_moved", late)
     assert behind.drain() == 1
     monkeypatch.undo()
     assert durable.get("a") == started
@@ -100,8 +100,8 @@ def test_late_drainer_keeps_a_newer_entry(
     """A drainer hangs after its commit, while others move the task, forget it, and store it again."""
     other = open_behind(postgres_url, front_url)
     notified: list[Any] = []
-    settle = behind._journal.settle
-    behind._journal.settle = notified.extend  # type: ignore[method-assign]
+    remove_moved = behind._journal.remove_moved
+    behind._journal.remove_moved = notified.extend  # type: ignore[method-assign]
     one = record("a")
     behind.put(one)
     assert behind.drain() == 1
@@ -109,7 +109,7 @@ def test_late_drainer_keeps_a_newer_entry(
     other.delete(["a"])
     assert other.drain() == 1
     other.put(one)
-    settle(notified)
+    remove_moved(notified)
     assert client.ttl("celery-task-meta-a") == -1
     assert other.lag().waiting == 1
     other.close()

@@ -175,9 +175,9 @@ class Trial:
         return [AsyncResult(task_id, app=self.app) for task_id in self._ready]
 
     def _wait(self) -> None:
-        for tell in (NotifyOn.RECORD, NotifyOn.ID, NotifyOn.CHANGES):
+        for notify_on in (NotifyOn.RECORD, NotifyOn.ID, NotifyOn.CHANGES):
             told: queue.Queue[Notification] = queue.Queue()
-            subscription = self.backend.waiter.watcher().subscribe(self._ready, told.put, tell)
+            subscription = self.backend.waiter.watcher().subscribe(self._ready, told.put, notify_on)
             waiting = set(self._ready)
             deadline = time.monotonic() + PATIENCE
             while waiting - self._damaged.keys():

@@ -18,7 +18,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from rootcellar import errors
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.passwords import PasswordFile, current, source_of
-from rootcellar.stores.withdrawal import VERBS, Worked
+from rootcellar.stores.withdrawal import METHODS, WorkedMethods
 from tests.helpers import record
 from tests.mariadb_server import MariaDBServer
 from tests.redis_servers import COMMANDS, KEYS
@@ -284,17 +284,17 @@ def test_worker_holds_results_while_its_login_is_refused(
 
 
 def test_forked_child_knows_what_its_siblings_could_do() -> None:
-    worked = Worked()
-    put, denied = VERBS.index("put"), errors.PermissionDenied("no")
-    assert not worked.holds(put, denied)
+    worked = WorkedMethods()
+    put, denied = METHODS.index("put"), errors.PermissionDenied("no")
+    assert not worked.is_withdrawal(put, denied)
     child = os.fork()
     if not child:
-        worked.note(put)
+        worked.record(put)
         os._exit(0)
     os.waitpid(child, 0)
-    assert worked.holds(put, denied)
-    assert not worked.holds(VERBS.index("get"), denied)
-    assert worked.holds(VERBS.index("get"), errors.AuthenticationFailed("no"))
+    assert worked.is_withdrawal(put, denied)
+    assert not worked.is_withdrawal(METHODS.index("get"), denied)
+    assert worked.is_withdrawal(METHODS.index("get"), errors.AuthenticationFailed("no"))
 
 
 # -- where passwords come from

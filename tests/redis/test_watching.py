@@ -22,12 +22,12 @@ from tests.servers import RedisServer
 @pytest.fixture(autouse=True)
 def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing but a message wake a watcher."""
-    monkeypatch.setattr(Servers, "safety_look", 3600.0)
+    monkeypatch.setattr(Servers, "safety_read_seconds", 3600.0)
 
 
-def subscribe(store: RedisStore, *task_ids: str, tell: NotifyOn = NotifyOn.RECORD) -> Inbox:
+def subscribe(store: RedisStore, *task_ids: str, notify_on: NotifyOn = NotifyOn.RECORD) -> Inbox:
     inbox = Inbox()
-    store.watcher().subscribe(task_ids, inbox.deliver, tell)
+    store.watcher().subscribe(task_ids, inbox.deliver, notify_on)
     return inbox
 
 
@@ -200,7 +200,7 @@ def test_told_of_a_result_that_does_not_say_when(store: RedisStore, client: redi
 def test_told_of_every_state_by_a_stock_worker(store: RedisStore, redis_url: str) -> None:
     stock = stock_app(redis_url).backend
     task_id = new_id()
-    inbox = subscribe(store, task_id, tell=NotifyOn.CHANGES)
+    inbox = subscribe(store, task_id, notify_on=NotifyOn.CHANGES)
     for state in ("STARTED", "PROGRESS", "SUCCESS"):
         stock.store_result(task_id, {"at": state}, state)
         (told,) = inbox.take()

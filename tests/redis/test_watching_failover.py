@@ -24,7 +24,7 @@ from tests.servers import RedisServer
 @pytest.fixture(autouse=True)
 def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing but a message, or a failure that was noticed, make a watcher look."""
-    monkeypatch.setattr(Servers, "safety_look", 3600.0)
+    monkeypatch.setattr(Servers, "safety_read_seconds", 3600.0)
 
 
 def subscribe(store: RedisStore, *task_ids: str) -> Inbox:

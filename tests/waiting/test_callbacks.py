@@ -85,7 +85,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 
 def waits(bench: Bench, task_id: str) -> None:
     """Wait until somebody waits for a task."""
-    wait_until(lambda: task_id in bench.backend.waiter.watcher()._waited_for(), "somebody who waits")
+    wait_until(lambda: task_id in bench.backend.waiter.watcher()._awaited_ids(), "somebody who waits")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -92,7 +92,7 @@ def test_each_result_is_waited_for_in_its_own_backend(bench: Bench, way: str, is
         assert sorted(WAYS[way](results)) == [0, 1]
         return
     waiting = Background(lambda: WAYS[way](results))
-    wait_until(lambda: any(one.waiter.watcher()._waited_for() for one in bench.backends), "somebody who waits")
+    wait_until(lambda: any(one.waiter.watcher()._awaited_ids() for one in bench.backends), "somebody who waits")
     done(results)
     assert sorted(waiting.result(PATIENCE)) == [0, 1]
 

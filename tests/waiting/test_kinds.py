@@ -35,7 +35,7 @@ PAUSES = ["no pause", "a short pause", "a long pause"]
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A store of each kind of watcher: notified by PostgreSQL, notified by Redis, and one that looks."""
     no_safety_net(monkeypatch)
-    monkeypatch.setattr(Servers, "safety_look", 3600.0)
+    monkeypatch.setattr(Servers, "safety_read_seconds", 3600.0)
     # nothing ends by itself, so that a short pause is one
     monkeypatch.setattr(notify, "LISTEN_LINGER", 3600.0)
     if request.param == "sqlite":
@@ -51,7 +51,7 @@ class Waiter:
     """One subscription to one task, and what the model says that it must be told."""
 
     task_id: str
-    tell: NotifyOn
+    notify_on: NotifyOn
     inbox: Inbox = field(default_factory=Inbox)
     subscription: Subscription | None = None
 
@@ -66,10 +66,10 @@ class Run:
         self._states: dict[str, str] = {}
         self._waiters: list[Waiter] = []
 
-    def subscribe(self, task_id: str, tell: NotifyOn) -> None:
-        waiter = Waiter(task_id, tell)
+    def subscribe(self, task_id: str, notify_on: NotifyOn) -> None:
+        waiter = Waiter(task_id, notify_on)
         self._waiters.append(waiter)
-        waiter.subscription = self._watcher.subscribe([task_id], waiter.inbox.deliver, tell)
+        waiter.subscription = self._watcher.subscribe([task_id], waiter.inbox.deliver, notify_on)
         if state := self._states.get(task_id):
             self._must_hear(waiter, state)
 
@@ -115,13 +115,13 @@ class Run:
     def _must_hear(self, waiter: Waiter, state: str) -> None:
         """Wait until a waiter was told of a state, if that is what it wants to hear."""
         is_ready = state == "SUCCESS"
-        if not (is_ready or waiter.tell is NotifyOn.CHANGES):
+        if not (is_ready or waiter.notify_on is NotifyOn.CHANGES):
             return
         told = waiter.inbox.take_one(PROMPTLY)
-        while isinstance(told, TaskRecord) and told.state != state and waiter.tell is NotifyOn.CHANGES:
+        while isinstance(told, TaskRecord) and told.state != state and waiter.notify_on is NotifyOn.CHANGES:
             # the news of an earlier state was still on its way
             told = waiter.inbox.take_one(PROMPTLY)
-        if waiter.tell is NotifyOn.ID:
+        if waiter.notify_on is NotifyOn.ID:
             assert told == waiter.task_id
         else:
             assert isinstance(told, TaskRecord)

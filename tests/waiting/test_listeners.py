@@ -329,9 +329,10 @@ def test_a_session_that_the_server_has_not_missed_holds_nobody_up(
 
 def test_one_task_told_in_three_ways_and_again_after_a_loss(store: Store, database: Database) -> None:
     ways = [
-        subscribe(store.watcher(), ["one", "two"], tell) for tell in (NotifyOn.RECORD, NotifyOn.ID, NotifyOn.CHANGES)
+        subscribe(store.watcher(), ["one", "two"], notify_on)
+        for notify_on in (NotifyOn.RECORD, NotifyOn.ID, NotifyOn.CHANGES)
     ]
-    records_and_ids = [subscribe(store.watcher(), ["three"], tell) for tell in (NotifyOn.RECORD, NotifyOn.ID)]
+    records_and_ids = [subscribe(store.watcher(), ["three"], notify_on) for notify_on in (NotifyOn.RECORD, NotifyOn.ID)]
     wait_until(lambda: database.waiters() == 3, "all are registered")
     store.put(record("one"))
     for inbox in ways:

@@ -29,7 +29,7 @@ TIMEOUT = 0.1
 def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Celery:
     """An app on each store; where there are notifications, nothing else wakes a waiter."""
     no_safety_net(monkeypatch)
-    monkeypatch.setattr(Servers, "safety_look", 3600.0)
+    monkeypatch.setattr(Servers, "safety_read_seconds", 3600.0)
     under_test: StoreUnderTest = request.param
     with under_test.new_place(request) as url:
         app = make_app(url)

@@ -10,8 +10,8 @@ from rootcellar.stores.subscriptions import NotifyOn, Subscription, Subscription
 ENDED_AT = datetime(2030, 1, 1, tzinfo=timezone.utc)
 
 
-def subscribed(table: SubscriptionTable, *task_ids: str, tell: NotifyOn = NotifyOn.RECORD) -> Subscription:
-    subscription = Subscription(task_ids, lambda notification: None, tell, table.remove)
+def subscribed(table: SubscriptionTable, *task_ids: str, notify_on: NotifyOn = NotifyOn.RECORD) -> Subscription:
+    subscription = Subscription(task_ids, lambda notification: None, notify_on, table.remove)
     table.add(subscription)
     return subscription
 
@@ -32,7 +32,7 @@ def test_ready_task_is_sent_once_to_each_subscriber() -> None:
 def test_change_is_sent_only_to_subscribers_of_changes_and_only_if_it_is_one() -> None:
     table = SubscriptionTable()
     subscribed(table, "a")
-    changes = subscribed(table, "a", tell=NotifyOn.CHANGES)
+    changes = subscribed(table, "a", notify_on=NotifyOn.CHANGES)
     assert table.records_to_send([record("a", "STARTED")]) == {changes: [record("a", "STARTED")]}
     assert table.records_to_send([record("a", "STARTED")]) == {}
     assert table.records_to_send([record("a", "RETRY")]) == {changes: [record("a", "RETRY")]}
@@ -40,7 +40,7 @@ def test_change_is_sent_only_to_subscribers_of_changes_and_only_if_it_is_one() -
 
 def test_id_alone_ends_only_subscriptions_to_ids() -> None:
     table = SubscriptionTable()
-    whole, by_id = subscribed(table, "a"), subscribed(table, "a", tell=NotifyOn.ID)
+    whole, by_id = subscribed(table, "a"), subscribed(table, "a", notify_on=NotifyOn.ID)
     assert table.ids_to_send(["a", "unknown"]) == {by_id: ["a"]}
     assert table.by_task["a"] == [whole]
 
@@ -58,9 +58,9 @@ def test_task_is_never_both_added_and_removed() -> None:
 
 def test_task_of_several_subscribers_is_read_for_all_of_them() -> None:
     table = SubscriptionTable()
-    subscribed(table, "a", "b", tell=NotifyOn.ID)
+    subscribed(table, "a", "b", notify_on=NotifyOn.ID)
     subscribed(table, "a")
-    subscribed(table, "b", tell=NotifyOn.CHANGES)
+    subscribed(table, "b", notify_on=NotifyOn.CHANGES)
     wanted = {"a": NotifyOn.RECORD, "b": NotifyOn.CHANGES}
     assert table.take_changes() == (wanted, [])
     table.add_all_again()

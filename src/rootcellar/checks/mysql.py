@@ -99,7 +99,7 @@ class MySQLChecks(ServerChecks):
         return isinstance(context, ssl.SSLContext) and context.verify_mode is ssl.CERT_REQUIRED
 
     def is_encrypted(self) -> bool:
-        return self._connection is not None and isinstance(self._connection.line, ssl.SSLSocket)
+        return self._connection is not None and isinstance(self._connection.connected_socket, ssl.SSLSocket)
 
     def begin_tls(self, line: socket) -> None:
         # the server sends the first packet

@@ -54,7 +54,7 @@ class PostgresChecks(ServerChecks):
         self._options = target.options
         self._settings = driver.connection_settings(target.url, self._options.connect_args)
         self._store = PostgresStore(target.url, self._options)
-        self._pooling = PoolerPolicy(self._options.prepared_statements, self.where)
+        self._pooler_policy = PoolerPolicy(self._options.prepared_statements, self.where)
         self._tables = Tables(target, self._store, self._may_do)
         self._trial = Trial(self._tables.backend)
         self._connection: Connection | None = None
@@ -126,7 +126,7 @@ class PostgresChecks(ServerChecks):
         return (str(ours[0]), str(ours[1])) if all(ours) else None
 
     def log_in(self) -> str:
-        self._connection = self._pooling.configure(driver.connect(self._settings, self.where))
+        self._connection = self._pooler_policy.configure(driver.connect(self._settings, self.where))
         return str(self._connection.info.user)
 
     # -- steps
@@ -175,7 +175,7 @@ class PostgresChecks(ServerChecks):
     def _listening(self, url: str) -> Iterator[Finding]:
         settings = driver.connection_settings(url, self._options.connect_args)
         try:
-            with self._pooling.configure(driver.connect(settings, driver.describe(settings))) as connection:
+            with self._pooler_policy.configure(driver.connect(settings, driver.describe(settings))) as connection:
                 if connection.is_pooled:
                     yield problem("listen-unusable", f"{driver.describe(settings)} is a pooler, too")
         except errors.RootcellarError as exc:
@@ -232,7 +232,7 @@ class PostgresChecks(ServerChecks):
         return self._connection
 
     def _connect(self) -> Connection:
-        return self._pooling.configure(driver.connect(self._settings, self.where))
+        return self._pooler_policy.configure(driver.connect(self._settings, self.where))
 
     def _row(self, statement: str, params: Sequence[Any] = ()) -> tuple[Any, ...]:
         return self._link.execute(statement.encode(), params, prepare=False).fetchone() or ()

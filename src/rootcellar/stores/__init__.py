@@ -1,4 +1,4 @@
-"""The stores, and :func:`open_store`, which finds the one that a URL asks for."""
+"""The stores, and :func:`open_store`, which returns the store of a URL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from rootcellar.errors import ConfigurationError, UnknownScheme
 from rootcellar.stores.base import Store, StoreOptions
 
-#: the group of entry points in which a package registers a store: scheme -> class, or a function of the same arguments
+#: the group of entry points in which a package registers a store: the scheme, and a class or function that opens it
 ENTRY_POINTS = "rootcellar.stores"
 
 __all__ = ["ENTRY_POINTS", "Store", "StoreOptions", "open_store", "schemes"]
@@ -20,7 +20,7 @@ def schemes() -> list[str]:
 
 
 def _remedy(scheme: str) -> str:
-    """Return what to write instead of a scheme for which there is no store."""
+    """Return the remedy for a scheme without a store."""
     meant = scheme.removeprefix("db+").partition("+")[0].lower()
     if scheme.startswith("db+") and meant in schemes():
         return f"write rootcellar+{meant}:// instead: URLs that begin with db+ are for Celery's own backend"
@@ -39,12 +39,12 @@ def open_store(url: str, options: StoreOptions | None = None) -> Store:
     scheme, separator, _ = url.partition("://")
     if not separator or ":" in scheme:
         raise ConfigurationError(
-            # the rest may hold a password
+            # the rest may contain a password
             f"not a URL: {url.partition(':')[0]!r}",
             where="result_backend",
             remedy="write rootcellar+postgresql://user:password@host/database or rootcellar+sqlite:///path",
         )
-    # a driver after the plus, as SQLAlchemy writes it, is allowed: there is one driver for each store
+    # SQLAlchemy writes a driver after the plus; it is ignored, because each store has one driver
     name = scheme.partition("+")[0].lower()
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in found:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.watching import Watcher
-from rootcellar.stores.withdrawal import VERBS, Worked, held
+from rootcellar.stores.withdrawal import METHODS, WorkedMethods, track_withdrawal
 
 #: Rows deleted by one call of :meth:`Store.delete_expired`, so that no transaction grows long.
 DELETE_BATCH = 5_000
@@ -88,15 +88,15 @@ class Store(ABC):
         """
         self.url = url
         self.options = options or StoreOptions()
-        #: what has worked, and so is retried if it is refused later
-        self.worked = Worked()
+        #: which methods have worked; a later refusal of them is retryable
+        self.worked = WorkedMethods()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Make a refusal of what worked before retryable, in each method of a store."""
+        """Wrap each method of a store: if a call is refused that worked before, the error is retryable."""
         super().__init_subclass__(**kwargs)
-        for name in VERBS:
+        for name in METHODS:
             if name in cls.__dict__:
-                setattr(cls, name, held(name, cls.__dict__[name]))
+                setattr(cls, name, track_withdrawal(name, cls.__dict__[name]))
 
     # -- tasks
 
@@ -222,7 +222,7 @@ class Store(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Connect and check the schema as the first use does; raise what that would raise."""
+        """Connect and check the schema as the first use does. Raises the same errors."""
 
     @abstractmethod
     def close(self) -> None:
@@ -231,18 +231,19 @@ class Store(ABC):
     @property
     @abstractmethod
     def where(self) -> str:
-        """The store for people: host and database or file, without secrets."""
+        """The store, for messages: host and database, or file, without secrets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskQuery:
-    """The conditions of :meth:`Queryable.query`; all that are given must hold.
+    """The conditions of :meth:`Queryable.query`; a record must meet all that are given.
 
     Attributes:
         states: any of these states.
         names, queues, workers: any of these task names, queues and workers; ``*`` stands for any text.
-        id_prefix: what the task's id begins with; empty for any id.
-        since, until: finished (or, if unfinished, started or sent) at or after, and before.
+        id_prefix: the beginning of the task's id; empty for any id.
+        since, until: the task finished (or, if unfinished, was started or sent) at or after ``since`` and before
+            ``until``.
         limit: the most records to return.
     """
 
@@ -258,7 +259,7 @@ class TaskQuery:
 
 @runtime_checkable
 class Queryable(Protocol):
-    """A store that can be asked for records by more than their id."""
+    """A store that can search for records by other fields than the id."""
 
     def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         """Return the matching records: unfinished ones first, then the most recently finished."""
@@ -266,13 +267,13 @@ class Queryable(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaStatus:
-    """What a store's schema is like.
+    """The state of a store's tables.
 
     Attributes:
-        version: the version of the tables; 0 where there are none.
-        wanted: the version that this release makes.
-        foreign: tables of those names that are not rootcellar's.
-        adopted: Celery's own tables, renamed aside, whose results are still read.
+        version: the version of the tables; 0 if there are none.
+        wanted: the version that this release creates.
+        foreign: tables that have these names but are not rootcellar's.
+        adopted: Celery's own tables under their new names; their results are still read.
         damaged: tables and columns of this version that are missing, each in a sentence.
         repairs: the statements that put columns back.
     """
@@ -302,7 +303,7 @@ class Schema(Protocol):
         """Return the statements that :meth:`create` would run on an empty database."""
 
     def adopt(self, keep: timedelta | None) -> Sequence[str]:
-        """Rename Celery's own tables, create rootcellar's, and read Celery's for records that these do not have.
+        """Rename Celery's own tables and create rootcellar's. Records that only Celery's tables have are still read.
 
         Args:
             keep: how long the old results are kept after their end; ``None`` for as long as the tables exist.
@@ -312,16 +313,16 @@ class Schema(Protocol):
         """
 
     def to_adopt(self) -> Sequence[tuple[str, str]]:
-        """Return what :meth:`adopt` would rename, each table with its new name; change nothing."""
+        """Return the tables that :meth:`adopt` would rename, each with its new name; change nothing."""
 
     def to_unadopt(self) -> tuple[Sequence[tuple[str, str]], int]:
-        """Return what :meth:`unadopt` would rename, and how many results it would delete; change nothing."""
+        """Return the tables that :meth:`unadopt` would rename, and how many results it would delete; change nothing."""
 
     def unadopt(self, *, drop_results: bool = False) -> Sequence[str]:
-        """Delete rootcellar's tables, and give Celery's own their names back.
+        """Delete rootcellar's tables, and rename Celery's own tables back.
 
         Args:
-            drop_results: whether to do so if rootcellar's tables have results.
+            drop_results: whether to do so even if rootcellar's tables have results.
 
         Returns:
             the names of Celery's tables.
@@ -343,7 +344,7 @@ class HasSchema(Protocol):
 
 @runtime_checkable
 class Watchable(Protocol):
-    """A store whose server sends notifications of results. Every other store is polled."""
+    """A store whose server sends notifications of results. Other stores are polled."""
 
     def watcher(self) -> Watcher:
         """Return the one watcher of this process and store."""
@@ -351,7 +352,7 @@ class Watchable(Protocol):
 
 @runtime_checkable
 class ReportsInserts(Protocol):
-    """A store that can report whether a record was inserted: then it is stored exactly as it was passed."""
+    """A store that can report whether a record was inserted. An inserted record is stored exactly as it was passed."""
 
     def report_inserts(self) -> None:
         """From now on, set :attr:`~rootcellar.records.Stored.inserted` if a task is stored without a part."""
@@ -362,11 +363,10 @@ class Replaceable(Protocol):
     """A store that can replace the payloads of a record, if the record has not changed."""
 
     def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
-        """Store the payloads and the traceback of ``new``, unless those or the state of ``old`` have changed.
+        """Store the payloads and the traceback of ``new``, unless the stored record differs from ``old`` by now.
 
-        Nothing else of the record changes: ``new`` differs from ``old`` only in payloads and traceback, and has those
-        that ``old`` has.
+        ``new`` must have the same fields as ``old``; only the contents of payloads and traceback may differ.
 
         Returns:
-            whether it was stored; ``False`` also if it was stored and the first answer was lost.
+            whether it was stored; ``False`` also if an earlier try stored it and its answer was lost.
         """

@@ -1,8 +1,8 @@
-"""The fields of a record, whatever was found in them.
+"""Checks the fields of records: those that come in a message, and those that were stored.
 
-On the way in, what a message's headers say is made what every store holds, or dropped. On the way out, a field that
-cannot be read spoils neither the record nor the other records: it is noted, and only a reader of that value gets an
-error.
+A header of a message may have any value. It is converted to a value that every store can hold, or dropped. A stored
+field that cannot be read does not make the record unreadable: the record names it in ``damage``, and only a caller that
+decodes this field gets an error.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from rootcellar.records import DAMAGED, FOREIGN, NO_DATE, Payload, TaskRecord
 
 T = TypeVar("T")
 
-#: the first and the last moment that every server holds
+#: the first and the last moment that every server can store
 EARLIEST = datetime(1000, 1, 1, tzinfo=timezone.utc)
 LATEST = datetime.max.replace(tzinfo=timezone.utc)
 #: the most characters of an id and of another text that comes in a header
 LONGEST_ID, LONGEST_TEXT = 255, 500
-_UNHELD = re.compile("[\x00\ud800-\udfff]| $")
-#: what every server's integers hold
+_NOT_STORABLE = re.compile("[\x00\ud800-\udfff]| $")
+#: the largest integer that every server can store
 _LARGEST_NUMBER = 2**31 - 1
 _PAYLOADS = ("result", "args", "kwargs", "children", "stamps")
-#: what reading a damaged value raises
+#: the exceptions that reading a damaged value may raise
 FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, RootcellarError)
 
 
@@ -42,26 +42,23 @@ def text_id(value: Any) -> str:
 
 
 def id_of(value: Any) -> str | None:
-    """Return what a header gives for an id as text; ``None`` if it cannot be an id."""
-    # nearly every id: what is printable holds neither NUL nor a lone surrogate
+    """Return the value of a header as the text of an id; ``None`` if it cannot be an id."""
+    # nearly every id takes this path: a printable text contains neither NUL nor a lone surrogate
     if type(value) is str and value.isprintable() and 0 < len(value) <= LONGEST_ID and value[-1] != " ":
         return value
     if isinstance(value, (str, bytes, UUID, int)) and not isinstance(value, bool):
         text = text_id(value)
-        return text if 0 < len(text) <= LONGEST_ID and _is_held_everywhere(text) else None
+        return text if 0 < len(text) <= LONGEST_ID and _is_storable_everywhere(text) else None
     return None
 
 
-def _is_held_everywhere(text: str) -> bool:
+def _is_storable_everywhere(text: str) -> bool:
     """Return whether every server can store a text as an id: without NUL, lone surrogates and a space at its end."""
-    return _UNHELD.search(text) is None
+    return _NOT_STORABLE.search(text) is None
 
 
 def text_of(value: Any) -> str | None:
-    """Return the value of a header as text of at most :data:`LONGEST_TEXT` characters; ``None`` if it is no text.
-
-    A longer one is cut.
-    """
+    """Return the value of a header as text, cut to :data:`LONGEST_TEXT` characters; ``None`` if it is not a text."""
     if type(value) is str and len(value) <= LONGEST_TEXT:
         return value
     if isinstance(value, (str, bytes, UUID, int, float)) and not isinstance(value, bool):
@@ -83,7 +80,7 @@ def number_of(value: Any) -> int | None:
 
 
 def moment_of(value: Any) -> datetime | None:
-    """Return the value of a header or an attribute as a time in UTC; ``None`` if it is no time."""
+    """Return the value of a header or an attribute as a time in UTC; ``None`` if it is not a time."""
     try:
         return clamped(value if isinstance(value, datetime) else datetime.fromisoformat(value))
     except FAILURES:
@@ -91,7 +88,7 @@ def moment_of(value: Any) -> datetime | None:
 
 
 def clamped(moment: datetime) -> datetime:
-    """Return a moment in UTC, within what every server holds. One without a time zone is taken as UTC."""
+    """Return a moment in UTC, within the range that every server can store. Without a time zone it counts as UTC."""
     if moment.tzinfo is timezone.utc and EARLIEST <= moment <= LATEST:
         return moment
     if moment.tzinfo is None:
@@ -107,13 +104,13 @@ def clamped(moment: datetime) -> datetime:
 
 
 def damaged(raw: Any) -> Payload:
-    """Return the payload in place of an unreadable one: decoding it raises an error of rootcellar."""
+    """Return the payload that replaces an unreadable one: decoding it raises an error of rootcellar."""
     body = bytes(raw) if isinstance(raw, (bytes, bytearray, memoryview)) else str(raw).encode("utf-8", "replace")
     return Payload(body, DAMAGED, "binary")
 
 
 def unreadable(record: TaskRecord) -> list[str]:
-    """Return the names of the damaged fields without which a record says something else than was stored."""
+    """Return the names of the damaged fields without which the record would be misleading: state and traceback."""
     return [name for name in record.damage if name in ("state", "traceback")]
 
 
@@ -127,7 +124,7 @@ def _is_damaged(payload: Payload | None) -> bool:
     return payload is not None and payload.content_type in (DAMAGED, FOREIGN)
 
 
-class Reading:
+class FieldReader:
     """Reads the fields of one record.
 
     Attributes:
@@ -161,12 +158,12 @@ class Reading:
         return None
 
     def moment(self, name: str, value: Any, read: Callable[[Any], datetime] = clamped) -> datetime | None:
-        """Return a moment, which ``read`` makes of the stored value."""
+        """Return a moment; ``read`` converts the stored value."""
         if value is None:
             return None
         try:
             moment = read(value)
-            # as clamped does
+            # the same check as in clamped, without its call
             return moment if moment.tzinfo is timezone.utc and EARLIEST <= moment <= LATEST else clamped(moment)
         except FAILURES:
             self.damage.append(name)
@@ -178,7 +175,7 @@ class Reading:
         return NO_DATE if moment is None and (value is not None or "state" in self.damage) else moment
 
     def payload(self, raw: Any, read: Callable[[], Payload | None]) -> Payload | None:
-        """Return a payload; for one that cannot be read the one that stands for it, made of the ``raw`` value."""
+        """Return a payload; if it cannot be read, :func:`damaged` of the ``raw`` value."""
         try:
             return read()
         except FAILURES:

@@ -1,4 +1,4 @@
-"""A payload as one blob that describes itself, and what every store says of a chord's part."""
+"""A payload with its description as one blob, and two functions for the parts of chords that every store needs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _FRAME = b"rc1\n"
 
 
 def kept_result(part: ChordPart, record: TaskRecord | None) -> Payload | None:
-    """Return what a chord keeps of a part: its own result, or that of the record that it is stored with."""
+    """Return the result that a chord keeps for a part: the part's own, or else that of the record stored with it."""
     return part.result if part.result is not None or record is None else record.result
 
 
 def claimant(part: ChordPart) -> str:
-    """Return the claimant id of a part: the same if a delivery is repeated, so that it may claim the chord again."""
+    """Return the claimant id of a part. A repeated delivery has the same id, so that it may claim the chord again."""
     return f"{part.task_id}/{part.group_index}/{part.delivery}"
 
 
 def unframe_loosely(blob: Any) -> Payload:
-    """Return the payload that :func:`frame` wrote, or one that says when it is decoded that it is damaged."""
+    """Return the payload that :func:`frame` wrote; for any other blob, a payload whose decoding raises an error."""
     try:
         return unframe(bytes(blob) if isinstance(blob, (bytearray, memoryview)) else blob)
     except FAILURES:
@@ -36,7 +36,7 @@ def unframe_loosely(blob: Any) -> Payload:
 
 
 def frame(payload: Payload) -> bytes:
-    """Return the payload as one blob that describes itself."""
+    """Return the payload as one blob: a header with its type, encoding, compression and key, then the body."""
     header = [payload.content_type, payload.content_encoding, payload.compression, payload.key_id]
     return _FRAME + json.dumps(header).encode() + b"\n" + payload.body
 
@@ -53,7 +53,7 @@ def unframe(blob: bytes) -> Payload:
             raise ValueError("no header")
         content_type, content_encoding, compression, key_id = json.loads(head)
         if not all(type(text) is str for text in (content_type, content_encoding, compression, key_id)):
-            raise ValueError("its header is none")
+            raise ValueError("its header is not valid")
     except (ValueError, TypeError, RecursionError) as exc:
         raise PayloadUnreadable(f"a stored payload is damaged: {exc}", remedy="restore it from a backup") from exc
     return Payload(body, content_type, content_encoding, compression, key_id)

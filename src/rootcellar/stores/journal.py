@@ -1,9 +1,9 @@
 """Write-behind: the interfaces of the fast store, which has a journal, and of the durable store, which takes batches.
 
-The fast store *keeps a journal* (:class:`KeepsJournal`): the step that stores or deletes a task also adds it to the
-journal, and it stays there until the durable store has the change. The durable store *takes batches*
-(:class:`TakesBatches`): records are moved in a transaction that is exclusive. The journal is read inside of it, so each
-batch is newer than the previous ones.
+The fast store *keeps a journal* (:class:`KeepsJournal`): the operation that stores or deletes a task also adds it to
+the journal. The task stays there until the durable store has the change. The durable store *takes batches*
+(:class:`TakesBatches`): records are moved in an exclusive transaction. The journal is read inside this transaction, so
+each batch is newer than the previous ones.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from rootcellar.errors import RecordRefused
 from rootcellar.records import Stored, TaskRecord
 from rootcellar.stores.watching import Fetch, Watcher
 
-#: tasks that one call of :meth:`WritesBehind.drain` moves at most
+#: the most tasks that one call of :meth:`WritesBehind.drain` moves
 DRAIN_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """A task that was stored or deleted and not moved since.
+    """A task that was stored or deleted, and was not moved since then.
 
     Attributes:
         task_id: the task.
         entry: its place in the journal.
         version: changes with every change of the task.
-        was_forgotten: whether it was deleted since it was last moved: the durable store must delete its record first.
-        record: the record that is stored now; ``None`` if there is none.
+        was_forgotten: whether it was deleted since it was last moved. Then the durable store must delete its record
+            before it stores the new one.
+        record: the record that the fast store has now; ``None`` if it has none.
     """
 
     task_id: str
@@ -46,24 +47,24 @@ class Outcome(Enum):
     """What happened to a pending task in the durable store."""
 
     MOVED = b"moved"
-    GONE = b"gone"  #: it has no record any more
+    GONE = b"gone"  #: the fast store has no record of it any more
     REFUSED = b"refused"  #: the durable store refuses it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class MoveResult:
     """The result of moving a pending task, for the journal.
 
     Attributes:
-        pending: as it was read.
+        pending: the task, as it was read.
         outcome: what happened to it.
-        lasts: how long the fast store keeps it; ``None`` for ever. A record that was refused is kept in any case.
-        kept: the record of the durable store, if it is another one.
+        ttl: how long the fast store keeps the record from now on; ``None`` for ever. A refused record is always kept.
+        kept: the record of the durable store, if it differs from that of the fast store.
     """
 
     pending: Pending
     outcome: Outcome
-    lasts: timedelta | None = None
+    ttl: timedelta | None = None
     kept: TaskRecord | None = None
 
 
@@ -72,9 +73,9 @@ class Lag:
     """How far the durable store is behind.
 
     Attributes:
-        waiting: tasks that were stored or deleted and not moved yet.
+        waiting: the number of tasks that were stored or deleted and not moved yet.
         oldest: seconds for which the oldest of them has waited; 0 if there is none.
-        refused: tasks whose results the durable store refused; they stay in the fast store.
+        refused: the number of tasks whose results the durable store refused; they stay in the fast store.
     """
 
     waiting: int
@@ -85,26 +86,26 @@ class Lag:
 class Journal(Protocol):
     """The tasks of a fast store that are still to be moved."""
 
-    def look(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
+    def read(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
         """Return the records of these tasks, and the ids of those that have a tombstone."""
 
     def forget(self, task_ids: Sequence[str]) -> None:
         """Replace each of these tasks by a tombstone, until the durable store has deleted it too."""
 
     def oldest(self, limit: int) -> Sequence[Pending]:
-        """Return the tasks that have waited longest; fewer than ``limit`` if they are large."""
+        """Return the tasks that have waited longest: at most ``limit``, and fewer if they are large."""
 
-    def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Remove from the journal what was moved and has not changed since it was read."""
+    def remove_moved(self, move_results: Sequence[MoveResult]) -> None:
+        """Remove from the journal the tasks that were moved and have not changed since they were read."""
 
     def release(self, task_id: str) -> bool:
-        """Delete a task that was moved; return whether nothing is left here that the durable store does not have."""
+        """Delete a task that was moved. Return ``False`` if it was not moved, and so was not deleted."""
 
     def delete_expired(self, now: datetime) -> int:
-        """Delete what expired before ``now`` and is only in this store: chords, and tasks that were refused.
+        """Delete the chords and the refused tasks that expired before ``now``: this store has the only copy of them.
 
-        These have no expiry in the server, because it may evict keys that have one. This reads all keys, so it is meant
-        for the end of a cleanup.
+        They have no expiry in the server, because it may evict keys that have one. The call reads all keys, so call it
+        once, at the end of a cleanup.
 
         Returns:
             how many tasks; chords are not counted.
@@ -123,11 +124,11 @@ class Journal(Protocol):
         """Check that the journal survives a crash.
 
         Raises:
-            ConfigurationError: it does not survive.
+            ConfigurationError: it does not.
         """
 
     def move_only(self) -> None:
-        """From now on, accept a server that would lose the journal in a crash: this process only moves records."""
+        """From now on, accept a server that may lose the journal in a crash: this process only moves records."""
 
     def window(self) -> str | None:
         """Return which acknowledged results a crash may lose, as a sentence; ``None`` for none."""
@@ -138,17 +139,17 @@ class KeepsJournal(Protocol):
     """A store that can be the fast store of write-behind."""
 
     def keep_journal(self) -> Journal:
-        """From now on, add to the journal what is stored, and keep it until it was moved.
+        """From now on, add each stored or deleted task to the journal, and keep it until it was moved.
 
         Raises:
-            ConfigurationError: this store cannot do so.
+            ConfigurationError: this store cannot keep a journal.
         """
 
     def unmoved(self) -> int:
-        """Return how many tasks are in a journal of an earlier time."""
+        """Return how many tasks are in the journal, for a process that does not write to it."""
 
     def watcher_over(self, fetch: Fetch) -> Watcher:
-        """Return the one watcher of this process, which reads records by ``fetch``."""
+        """Return the one watcher of this process, which reads records with ``fetch``."""
 
 
 class Batch(Protocol):
@@ -171,10 +172,11 @@ class TakesBatches(Protocol):
     def exclusive_batch(self) -> AbstractContextManager[Batch | None]:
         """Begin an exclusive transaction, and commit it at the end of the ``with`` block.
 
-        Yields ``None`` if another process has it. The server ends the transaction of a process that hangs.
+        Yields ``None`` if another process has the exclusive transaction. The server ends the transaction of a process
+        that hangs.
 
         Raises:
-            StoreUnavailable: the transaction was not committed, or that is not known.
+            StoreUnavailable: the transaction was not committed, or it is not known whether it was.
         """
 
 
@@ -192,13 +194,16 @@ class WritesBehind(Protocol):
         """See :meth:`Journal.move_only`."""
 
     def drain(self, limit: int = DRAIN_BATCH) -> int:
-        """Move some tasks to the durable store; return how many, 0 also if another process does so."""
+        """Move some tasks to the durable store; return how many, and 0 also if another process moves some."""
 
-    def drain_all(self, note: Callable[[int], object] = lambda moved: None) -> int:
-        """Move all that is in the journal now, or wait until others have; return how many were moved here.
+    def drain_all(self, on_batch: Callable[[int], object] = lambda moved: None) -> int:
+        """Move all tasks that are in the journal now, or wait until other processes have moved them.
 
         Args:
-            note: called with the number of each batch.
+            on_batch: called with the number of tasks of each batch.
+
+        Returns:
+            how many this process has moved.
         """
 
     def lag(self) -> Lag:

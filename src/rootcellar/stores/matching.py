@@ -1,4 +1,4 @@
-"""Whether a record matches a query, for what no server can search: Redis, and the tables that Celery made."""
+"""Whether a record matches a query, for servers without an index: Redis, and the tables that Celery created."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rootcellar.stores.base import TaskQuery
 
 
 def matcher(query: TaskQuery) -> Callable[[TaskRecord], bool]:
-    """Return the function that says whether a record meets every condition of ``query``."""
+    """Return a function that returns whether a record meets every condition of ``query``."""
     wanted = [
         (field, re.compile("|".join(map(_pattern, texts)), re.DOTALL))
         for field, texts in (("name", query.names), ("queue", query.queues), ("worker", query.workers))

@@ -11,12 +11,12 @@ from rootcellar.support.interruptions import raise_interruption
 
 #: the setting
 SETTING = "result_backend_password"
-#: a function without arguments that returns the password of this moment
+#: a function without arguments that returns the current password
 Source = Callable[[], str]
 
 
 class PasswordFile:
-    """A file with a password, read each time; one newline at its end is not part of the password.
+    """A file with a password. It is read at each connect. One newline at its end is not part of the password.
 
     Args:
         path: the file.
@@ -26,7 +26,7 @@ class PasswordFile:
         self._path = path
 
     def __call__(self) -> str:
-        """Return what is in the file.
+        """Return the password in the file.
 
         Raises:
             StoreUnavailable: the file cannot be read now.
@@ -47,8 +47,8 @@ def source_of(given: Any, *kinds: str) -> str | Source | None:
     """Return the password of one store: a text, or a function that returns it.
 
     Args:
-        given: what :data:`SETTING` says: a text, a function, or a mapping of those by the kind of store.
-        kinds: the kinds that the store answers to, such as ``mysql`` and ``mariadb``.
+        given: the value of :data:`SETTING`: a text, a function, or a mapping from the kind of store to one of these.
+        kinds: the names for this kind of store, such as ``mysql`` and ``mariadb``.
 
     Raises:
         ConfigurationError: it is something else.
@@ -65,7 +65,7 @@ def source_of(given: Any, *kinds: str) -> str | Source | None:
 
 
 def current(password: Any) -> Any:
-    """Return a password as it is now: what a function returns, anything else as it is.
+    """Return the current password: the result of a function, or any other value unchanged.
 
     Raises:
         StoreUnavailable: the function failed, or returned no text.
@@ -76,9 +76,9 @@ def current(password: Any) -> Any:
         found = password()
     except StoreUnavailable:
         raise
-    except Exception as exc:  # it is the user's, and a cloud's library has errors of its own
+    except Exception as exc:  # the user's function may raise any error, such as one of a cloud's library
         raise_interruption(exc)
-        # its text may hold a secret
+        # the text of the error may contain a secret
         raise StoreUnavailable(
             f"the function that returns the password failed with {type(exc).__name__}",
             where=SETTING,

@@ -1,13 +1,13 @@
 """A pool of connections: first come, first served, safe for forks and interruptions.
 
-A soft time limit, Ctrl-C or a server's abort may raise an exception in any thread at any moment. So no step relies on
-a second one that follows it:
+A soft time limit, Ctrl-C or a server's abort may raise an exception in any thread at any moment. So no step depends on
+a later step that the exception may skip:
 
 - Locks are held only by ``with``, which acquires and releases a plain lock in C.
-- No counter says how many connections are lent. A connection is lent while its :class:`Loan` exists, which the pool
-  refers to weakly. A loan that ended without giving its connection back is found, and its connection is closed.
-- A waiting thread holds a lock of its own, by ``with``. Where that lock is free, the thread has left, and its place in
-  the queue is skipped.
+- There is no counter of lent connections. A connection is lent while its :class:`Loan` exists; the pool has a weak
+  reference to it. If a loan ended without returning its connection, the pool finds that out and closes the connection.
+- A waiting thread holds a lock of its own, by ``with``. If this lock is free, the thread has left the queue, and its
+  place is skipped.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any, Generic, TypeVar
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.support.forking import PerProcess
-from rootcellar.support.gates import LOOK, Gate
+from rootcellar.support.gates import RECHECK_SECONDS, Gate
 
 C = TypeVar("C")
 
 #: seconds of idleness after which a connection is tested before it is used, by default
 IDLE_BEFORE_PING = 15.0
-#: seconds that a fork waits at most until lent connections are returned
+#: the most seconds that a fork waits until lent connections are returned
 FORK_WAIT_SECONDS = 5.0
 _pools: list[weakref.ref[ConnectionPool[Any]]] = []
-#: held while a process forks by Python
+#: held while Python forks this process
 _forking = PerProcess(threading.Lock)
 
 
@@ -78,7 +78,7 @@ class _State(Generic[C]):
         self.forker = Gate()
 
     def wake(self, _: object = None) -> None:
-        """Wake the first thread in the queue, and a waiting fork. Takes no lock: a dead loan calls it from anywhere."""
+        """Wake the first thread in the queue, and a waiting fork. Takes no lock: a loan's end may call it anywhere."""
         if self.is_forking:
             self.forker.open()
         for turn in self.queue.copy():
@@ -94,7 +94,7 @@ class ConnectionPool(Generic[C]):
         connect: opens a connection.
         close: closes one.
         alive: returns whether an idle one still answers.
-        usable: returns, without a round trip, whether one may be used again.
+        usable: returns, without a round trip, whether a connection may be used again.
         size: the most connections at a time.
         timeout: seconds to wait for a free one.
         recycle: seconds after which one is replaced; 0 closes it after each use, a negative number never.
@@ -102,10 +102,10 @@ class ConnectionPool(Generic[C]):
         idle_before_ping: for how many seconds it must have been idle for that; ``None`` for :data:`IDLE_BEFORE_PING`.
         where: the server, for messages.
         remedy: what to do if none becomes free.
-        may_cross_forks: whether an open connection may be left behind in a forked child; otherwise every one is closed
-            before the fork, or, where the fork runs no hook, in the child.
+        may_cross_forks: whether a forked child may inherit an open connection, which it never uses. Otherwise all are
+            closed before the fork, or in the child if the fork runs no hook.
         harmless: the errors after which a connection may be used again. After any other exception in a loan's ``with``
-            block, such as a time limit's, it is closed: the server's answer may still be on its way.
+            block, such as that of a time limit, it is closed: the server's answer may still arrive.
     """
 
     def __init__(
@@ -152,10 +152,10 @@ class ConnectionPool(Generic[C]):
         """Lend a connection for the length of a ``with`` block.
 
         Args:
-            fresh: drop the idle ones and open a new one: the server may have been restarted.
+            fresh: close the idle connections and open a new one, because the server may have been restarted.
 
         Raises:
-            StoreUnavailable: none came free in time, or what ``connect`` raises.
+            StoreUnavailable: no connection became free in time. Also any error of ``connect``.
         """
         if fresh:
             self.drop_idle()
@@ -194,7 +194,7 @@ class ConnectionPool(Generic[C]):
             raise
 
     def _claim(self, state: _State[C], loan: Loan[C], turn: _Turn | None = None) -> _Slot[C] | None:
-        """Take an idle connection, or the place for a new one, for ``loan``; ``None`` if it must wait.
+        """Assign an idle connection, or a slot for a new one, to ``loan``; return ``None`` if it must wait.
 
         Args:
             turn: its place in the queue; ``None`` if it is not in the queue.
@@ -203,7 +203,7 @@ class ConnectionPool(Generic[C]):
         with state.lock:
             queue = state.queue
             while queue and not queue[0].presence.locked():
-                # its thread was interrupted
+                # the thread of this turn was interrupted
                 del queue[0]
             if state.is_forking or (queue and queue[0] is not turn):
                 return None
@@ -241,7 +241,7 @@ class ConnectionPool(Generic[C]):
                 while (slot := self._claim(state, loan, turn)) is None:
                     left = deadline - time.monotonic()
                     if left > 0:
-                        turn.gate.wait(min(left, LOOK))
+                        turn.gate.wait(min(left, RECHECK_SECONDS))
                     elif has_collected:
                         raise self._no_connection_error()
                     else:
@@ -278,14 +278,14 @@ class ConnectionPool(Generic[C]):
     def _take_back(self, loan: Loan[C], kind: type[BaseException] | None) -> None:
         state, slot = loan._state, loan._slot
         if slot is None or slot.connection is None or state.pid != os.getpid():
-            # a child that was forked within the block must leave it alone
+            # a child that was forked within the block must not touch the connection
             return
         is_sound = kind is None or issubclass(kind, self._harmless)
         if not is_sound or self._recycle == 0 or not self._usable(slot.connection):
             self._drop(loan)
             return
         slot.idle_since = time.monotonic()
-        # from here on it is idle
+        # from this line on, the connection is idle
         slot.loan = None
         if state.queue or state.is_forking:
             state.wake()
@@ -308,13 +308,13 @@ class ConnectionPool(Generic[C]):
     # -- forks
 
     def _before_fork(self) -> None:
-        """Close every connection, and open none until the fork is over."""
+        """Close every connection, and open no new one until the fork is done."""
         state = self._state.get()
         with state.lock:
             state.is_forking = True
         deadline = time.monotonic() + FORK_WAIT_SECONDS
         while _is_any_lent(state) and (left := deadline - time.monotonic()) > 0:
-            state.forker.wait(min(left, LOOK))
+            state.forker.wait(min(left, RECHECK_SECONDS))
         self.drop_idle()
 
     def _after_fork_in_parent(self) -> None:
@@ -323,7 +323,7 @@ class ConnectionPool(Generic[C]):
         state.wake()
 
     def _close_inherited(self, state: _State[C]) -> None:
-        """Close the idle connections that a fork without hooks copied; one that was in use must be left alone."""
+        """Close the idle connections that a fork without hooks copied. Those in use must not be touched."""
         for slot in state.slots:
             if slot.loan is None and slot.connection is not None:
                 self._close(slot.connection)

@@ -1,7 +1,7 @@
 """The relations between tasks, without those of a task to itself.
 
-Celery's message of a retry names the task as its own parent, and the run that is retried counts the next run as a task
-that it sent. A tree of results that is followed through such an entry has no end.
+In Celery's message for a retry, the task is its own parent. The run that is retried also has the next run among its
+children. With such an entry, a walk through the tree of results would never end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def other_than(task_id: str, related: Any) -> Any:
-    """Return the id of a related task, or ``None`` where it is the task itself."""
+    """Return the id of a related task, or ``None`` if it is the task itself."""
     return None if related == task_id else related
 
 
@@ -19,8 +19,9 @@ def children_of(task_id: str, children: Any) -> list[Any]:
 
     Args:
         task_id: the task.
-        children: what ``as_tuple`` of their results gave: ``((id, parent), None)`` for a task, and
-            ``((id, parent), members)`` for a group, whose members have the same form. Also as lists, as JSON has them.
+        children: their results as tuples of ``as_tuple``: ``((id, parent), None)`` for a task, and
+            ``((id, parent), members)`` for a group, whose members have the same form. Lists instead of tuples, as
+            from JSON, are accepted.
     """
     if not isinstance(children, (list, tuple)):
         return []

@@ -1,4 +1,4 @@
-"""Servers that were replaced: what one store of a process notices, all stores and watchers of the process use.
+"""Shares the news of a failover in a process: if one store notices it, all stores and watchers are notified.
 
 A process may have several stores of the same servers, each with its own connections. A store that is often used notices
 within a second that a server was replaced. A watcher that only waits would notice it much later.
@@ -13,12 +13,12 @@ from collections.abc import Callable
 Leave = Callable[[str], object]
 
 _numbers = itertools.count()
-#: without a lock, which a fork might carry over: each step is one operation on a dict
+#: without a lock, because a fork could copy a held lock: each step is one atomic operation on a dict
 _leaving: dict[int, weakref.WeakMethod[Leave]] = {}
 
 
 def when_replaced(leave: Leave) -> None:
-    """Register a method that is called with the address of each server that was replaced, while its object exists.
+    """Register a method to be called with the address of each server that was replaced, as long as its object exists.
 
     Args:
         leave: a bound method; it may be called from any thread, and must not block for long.
@@ -27,7 +27,7 @@ def when_replaced(leave: Leave) -> None:
     _leaving[number] = weakref.WeakMethod(leave, lambda _: _leaving.pop(number, None))
 
 
-def tell_replaced(address: str) -> None:
+def report_replaced(address: str) -> None:
     """Call all registered methods: the server at ``address`` was replaced by another one."""
     for reference in _leaving.copy().values():
         leave = reference()

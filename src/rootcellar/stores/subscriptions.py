@@ -1,6 +1,6 @@
-"""Subscriptions to tasks: which waiter wants to be notified of which task, and of what.
+"""Subscriptions to tasks: which waiter is notified of which task, and what it is sent.
 
-There is no thread, lock or server in this module. :mod:`rootcellar.stores.watching` has them.
+This module has no thread, no lock and no server: these are in :mod:`rootcellar.stores.watching`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rootcellar.records import TaskRecord
 
 
 class NotifyOn(enum.IntEnum):
-    """What a subscriber is sent, and when."""
+    """What a waiter is sent, and when."""
 
     RECORD = 0  #: the record, once the task is ready
     ID = 1  #: the id, once the task is ready
@@ -33,24 +33,24 @@ class Subscription:
     Args:
         task_ids: the tasks.
         deliver: called with each notification, in the watcher's thread; must not block.
-        tell: what the waiter is sent.
+        notify_on: what the waiter is sent, and when.
         on_cancel: called by :meth:`cancel`.
     """
 
-    __slots__ = ("_on_cancel", "_sent", "deliver", "tell", "waiting")
+    __slots__ = ("_on_cancel", "_sent", "deliver", "notify_on", "waiting")
 
     def __init__(
-        self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn, on_cancel: Callable[[Subscription], None]
+        self, task_ids: Iterable[str], deliver: Deliver, notify_on: NotifyOn, on_cancel: Callable[[Subscription], None]
     ) -> None:
         self._on_cancel = on_cancel
         self._sent: dict[str, TaskRecord] = {}
         self.waiting = dict.fromkeys(task_ids)
         self.deliver = deliver
-        self.tell = tell
+        self.notify_on = notify_on
 
     def accepts_change(self, record: TaskRecord) -> bool:
-        """Remember a record that is not ready; return whether it is to be sent, because it differs from the last."""
-        if self.tell is not NotifyOn.CHANGES or self._sent.get(record.task_id) == record:
+        """Store a record that is not ready; return whether to send it, because it differs from the last one."""
+        if self.notify_on is not NotifyOn.CHANGES or self._sent.get(record.task_id) == record:
             return False
         self._sent[record.task_id] = record
         return True
@@ -64,9 +64,9 @@ class SubscriptionTable:
     """Which subscriptions wait for which task, and which tasks were added and removed. Not thread-safe.
 
     Attributes:
-        by_task: the subscriptions of each task for which somebody waits.
-        added: the tasks for which somebody began to wait since :meth:`take_changes`, each with what must be read.
-        removed: the tasks for which nobody waits any more since then. No task is in both.
+        by_task: the subscriptions of each task that has a waiter.
+        added: the tasks that got a waiter since the last :meth:`take_changes`, each with what must be read.
+        removed: the tasks that lost their last waiter since then. No task is in both.
     """
 
     def __init__(self) -> None:
@@ -76,10 +76,10 @@ class SubscriptionTable:
 
     def add(self, subscription: Subscription) -> None:
         """Register a subscription with all of its tasks."""
-        tell = subscription.tell
+        notify_on = subscription.notify_on
         for task_id in subscription.waiting:
             self.by_task[task_id].append(subscription)
-            self.added[task_id] = _for_both(tell, self.added.get(task_id, tell))
+            self.added[task_id] = _for_both(notify_on, self.added.get(task_id, notify_on))
             self.removed.pop(task_id, None)
 
     def remove(self, subscription: Subscription) -> None:
@@ -96,7 +96,7 @@ class SubscriptionTable:
         return everyone
 
     def records_to_send(self, found: Iterable[TaskRecord]) -> dict[Subscription, list[TaskRecord]]:
-        """Return the records that each subscription is sent; a task that is ready leaves the subscription."""
+        """Return the records to send to each subscription; remove the tasks that are ready from it."""
         to_send: defaultdict[Subscription, list[TaskRecord]] = defaultdict(list)
         for record in found:
             for subscription in list(self.by_task.get(record.task_id, ())):
@@ -108,26 +108,26 @@ class SubscriptionTable:
         return to_send
 
     def ids_to_send(self, ready_ids: Iterable[str]) -> dict[Subscription, list[str]]:
-        """Return the ids that each subscription is sent which wants only ids; these tasks leave the subscription."""
+        """Return the ids to send to each subscription that wants only ids; remove these tasks from it."""
         to_send: defaultdict[Subscription, list[str]] = defaultdict(list)
         for task_id in ready_ids:
             for subscription in list(self.by_task.get(task_id, ())):
-                if subscription.tell is NotifyOn.ID:
+                if subscription.notify_on is NotifyOn.ID:
                     self._end(task_id, subscription)
                     to_send[subscription].append(task_id)
         return to_send
 
     def take_changes(self) -> tuple[dict[str, NotifyOn], list[str]]:
-        """Return and forget which tasks were added, and which were removed."""
+        """Return which tasks were added and which were removed, and clear both."""
         added, self.added = self.added, {}
         removed, self.removed = list(self.removed), {}
         return added, removed
 
     def add_all_again(self) -> None:
-        """Count every task as added: a new connection to the server knows none of them."""
+        """Count every task as added: nothing is registered on a new connection."""
         self.removed = {}
         self.added = {
-            task_id: reduce(_for_both, {subscription.tell for subscription in waiting})
+            task_id: reduce(_for_both, {subscription.notify_on for subscription in waiting})
             for task_id, waiting in self.by_task.items()
         }
 
@@ -146,7 +146,7 @@ class SubscriptionTable:
 
 
 def _for_both(one: NotifyOn, other: NotifyOn) -> NotifyOn:
-    """Return what to read for two subscribers."""
+    """Return what to read for two waiters of one task."""
     if one is other:
         return one
     return NotifyOn.CHANGES if NotifyOn.CHANGES in (one, other) else NotifyOn.RECORD

@@ -1,4 +1,4 @@
-"""Why a TLS connection failed: which of the usual mistakes it was, in words that every store can use."""
+"""Explains why a TLS connection failed, with the same errors for every store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ssl
 
 from rootcellar import errors
 
-#: OpenSSL's codes for what its verification found (X509_V_ERR_…)
+#: OpenSSL's codes for the results of a verification (X509_V_ERR_…)
 _NOT_YET_VALID, _EXPIRED, _REVOKED = 9, 10, 23
 _UNKNOWN_CA = (2, 18, 19, 20, 21, 24, 27)
 _WRONG_NAME = (62, 63, 64)
@@ -16,9 +16,9 @@ def explain(exc: BaseException | None, where: str, host: str = "") -> errors.Sto
     """Return the error of rootcellar for a failure of TLS; ``None`` if it was something else.
 
     Args:
-        exc: what the driver raised; the ``ssl.SSLError`` may be its cause.
-        where: the server, for people.
-        host: the name that it was reached by.
+        exc: the driver's error; the ``ssl.SSLError`` may be its cause.
+        where: the server, for messages.
+        host: the host name that was used to connect.
     """
     found = _ssl_error(exc)
     if found is None:
@@ -48,9 +48,9 @@ def _refused_certificate(exc: ssl.SSLCertVerificationError, where: str, host: st
             remedy="connect by a name that the certificate has, or give the server one that has this name",
         )
     if code in (_EXPIRED, _NOT_YET_VALID):
-        what = "has expired" if code == _EXPIRED else "is not valid yet"
+        problem = "has expired" if code == _EXPIRED else "is not valid yet"
         return errors.CertificateExpired(
-            f"expired certificate: the server's certificate {what} ({reason})",
+            f"expired certificate: the server's certificate {problem} ({reason})",
             where=where,
             remedy="renew the server's certificate, and see that the clocks are right",
         )
@@ -60,9 +60,9 @@ def _refused_certificate(exc: ssl.SSLCertVerificationError, where: str, host: st
             where=where,
             remedy="name the CA's certificate, or add it to the system's",
         )
-    what = "was revoked" if code == _REVOKED else "was refused"
+    problem = "was revoked" if code == _REVOKED else "was refused"
     return errors.CertificateRefused(
-        f"the server's certificate {what} ({reason})", where=where, remedy="see the server's certificate"
+        f"the server's certificate {problem} ({reason})", where=where, remedy="see the server's certificate"
     )
 
 

@@ -1,7 +1,17 @@
 """Waiting for tasks: one thread notifies all waiters of a process.
 
-:class:`PollingWatcher` reads again and again, often at first and then less often, and serves every store. A store whose
-server sends notifications extends :class:`ReconnectingWatcher`, which falls back to polling.
+:class:`PollingWatcher` works with every store: it reads often at first, and then less often. A store whose server sends
+notifications extends :class:`ReconnectingWatcher`, which falls back to polling.
+
+The thread starts with the first subscription, and ends when there has been none for a while::
+
+                  subscribe                      no subscription for LINGER seconds
+    no thread ───────────────> thread runs _serve ──────────────────────────────────> thread ends ──> no thread
+                                      ^                                                    |
+                                      └────────────────────────────────────────────────────┘
+                                       a subscription was added while the thread was ending
+
+    close() at any time: the thread ends, and each subscription gets an error
 """
 
 from __future__ import annotations
@@ -45,13 +55,13 @@ FIRST_PAUSE = 0.002
 LONGEST_PAUSE = 1.0
 #: the pause is this share of the time since the last waiter began to wait
 PAUSE_SHARE = 0.25
-#: seconds for which the thread goes on after the last subscription has ended
+#: seconds for which the thread continues after the last subscription has ended
 LINGER = 30.0
-#: seconds before the next poll if not all could be read
+#: seconds before the next poll if some results could not be read
 OUTAGE_PAUSE = 0.1
 #: the most records that are read at a time
 MAX_BATCH = 250
-#: milliseconds before the first reconnect, and before any at most
+#: milliseconds before the first reconnect, and the longest pause before any reconnect
 FIRST_RECONNECT_MS = 50.0
 LONGEST_RECONNECT_MS = 2_000.0
 
@@ -80,25 +90,29 @@ class Watcher(ABC):
         self._pid = os.getpid()
 
     def is_of_this_process(self) -> bool:
-        """Return whether this process made it: a child after a fork has no thread of it, and must not use it."""
+        """Return whether this process created the watcher. A forked child has not its thread, and must not use it."""
         return self._pid == os.getpid()
 
-    def subscribe(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn = NotifyOn.RECORD) -> Subscription:
+    def subscribe(
+        self, task_ids: Iterable[str], deliver: Deliver, notify_on: NotifyOn = NotifyOn.RECORD
+    ) -> Subscription:
         """Subscribe to tasks: each is delivered once when it is ready, including those that are ready already.
 
         Args:
             task_ids: the tasks.
             deliver: called with each notification, in the watcher's thread; must not block.
-            tell: what is delivered.
+            notify_on: which notifications are delivered.
         """
-        subscription = self._new_subscription(task_ids, deliver, tell)
+        subscription = self._new_subscription(task_ids, deliver, notify_on)
         self._register(subscription)
         return subscription
 
     @contextlib.contextmanager
-    def subscribed(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn = NotifyOn.RECORD) -> Iterator[None]:
-        """Subscribe to tasks for the length of a ``with`` block; the subscription ends however the block ends."""
-        subscription = self._new_subscription(task_ids, deliver, tell)
+    def subscribed(
+        self, task_ids: Iterable[str], deliver: Deliver, notify_on: NotifyOn = NotifyOn.RECORD
+    ) -> Iterator[None]:
+        """Subscribe to tasks for the length of a ``with`` block. The subscription also ends if the block raises."""
+        subscription = self._new_subscription(task_ids, deliver, notify_on)
         try:
             try:
                 self._register(subscription)
@@ -106,13 +120,13 @@ class Watcher(ABC):
             finally:
                 subscription.cancel()
         except BaseException:
-            # once more, because an interruption may have struck in the first call
+            # once more, because an interruption may have stopped the first call
             subscription.cancel()
             raise
 
-    def _new_subscription(self, task_ids: Iterable[str], deliver: Deliver, tell: NotifyOn) -> Subscription:
-        # an id that cannot exist is never ready, and must not make the read of all others fail
-        return Subscription(filter(self._can_exist, task_ids), deliver, tell, self.unsubscribe)
+    def _new_subscription(self, task_ids: Iterable[str], deliver: Deliver, notify_on: NotifyOn) -> Subscription:
+        # an id that cannot exist is never ready, and would make the read of all other ids fail
+        return Subscription(filter(self._can_exist, task_ids), deliver, notify_on, self.unsubscribe)
 
     def _register(self, subscription: Subscription) -> None:
         with self._lock:
@@ -173,7 +187,7 @@ class Watcher(ABC):
 
     @abstractmethod
     def _serve(self) -> None:
-        """Read results and :meth:`_deliver` them, until nobody has waited for a while or the watcher is closed."""
+        """Read results and :meth:`_deliver` them, until there was no waiter for a while, or the watcher is closed."""
 
     def _run(self) -> None:
         with self._lock:
@@ -205,7 +219,7 @@ class Watcher(ABC):
         with self._lock:
             to_send = self._table.records_to_send(found)
         for subscription, records in to_send.items():
-            subscription.deliver([r.task_id for r in records] if subscription.tell is NotifyOn.ID else records)
+            subscription.deliver([r.task_id for r in records] if subscription.notify_on is NotifyOn.ID else records)
 
     def _deliver_ids(self, ready_ids: Iterable[str]) -> None:
         """Send the ids of tasks that are ready to the subscribers who want only ids."""
@@ -229,27 +243,27 @@ class Watcher(ABC):
         self._forget_cancelled()
         return not self._subscriptions
 
-    def _waited_for(self) -> list[str]:
+    def _awaited_ids(self) -> list[str]:
         self._forget_cancelled()
         with self._lock:
             return list(self._subscriptions)
 
     def _take_changes(self) -> tuple[dict[str, NotifyOn], list[str]]:
-        """Return the tasks for which somebody began to wait, and those for which nobody waits any more.
+        """Return the tasks that got their first waiter, and those that lost their last waiter, since the last call.
 
-        Both are taken at once, so that no task is in both: it would stay registered although nobody waits for it.
+        Both are returned by one call, so that no task is in both: such a task would stay registered without a waiter.
         """
         self._forget_cancelled()
         with self._lock:
             return self._table.take_changes()
 
-    def _note_outage(self, error: RootcellarError, what: str) -> None:
-        """Keep and log why results cannot be read; a warning only the first time, because the next try follows soon."""
+    def _record_outage(self, error: RootcellarError, message: str) -> None:
+        """Store and log why results cannot be read. Only the first failure is a warning: many tries may follow."""
         level = logging.WARNING if self.outage is None else logging.DEBUG
         self.outage = error
-        logger.log(level, "%s: %s. Trying until it works.", what, error)
+        logger.log(level, "%s: %s. Trying until it works.", message, error)
 
-    def _note_recovery(self) -> None:
+    def _record_recovery(self) -> None:
         if self.outage is not None:
             self.outage = None
             logger.warning("Results can be waited for again.")
@@ -257,13 +271,13 @@ class Watcher(ABC):
     # -- sleeping and waking
 
     def _wait_before_connecting(self, seconds: float) -> None:
-        """Sleep, also if others begin to wait: each of them would otherwise be a new request to a server in trouble."""
+        """Sleep the whole time, even if new waiters subscribe: each of them would add a request to a failing server."""
         deadline = time.monotonic() + seconds
         while not self._is_closed and (left := deadline - time.monotonic()) > 0:
             self._sleep(left)
 
     def _wake(self) -> None:
-        # a full socket wakes the thread anyway, and a closed one has no thread
+        # if the socket is full, the thread wakes anyway; if it is closed, there is no thread
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"x")
 
@@ -289,7 +303,7 @@ class Watcher(ABC):
 
 
 class PollingWatcher(Watcher):
-    """Polls: reads all tasks for which somebody waits, in one call of ``fetch`` each time.
+    """Polls: each time, reads all tasks that have a waiter with one call of ``fetch``.
 
     Args:
         fetch: reads the records that exist, such as :meth:`Store.get_many`.
@@ -306,19 +320,19 @@ class PollingWatcher(Watcher):
                 if self._is_idle():
                     return
             if self._poll():
-                self._note_recovery()
+                self._record_recovery()
             else:
                 self._wait_before_connecting(OUTAGE_PAUSE)
             if not self._is_idle():
                 self._sleep(self._pause())
 
     def _poll(self) -> bool:
-        """Read all tasks for which somebody waits; return whether that was possible."""
+        """Read all tasks that have a waiter; return whether all could be read."""
         self._take_changes()
-        return not self._read_reachable(self._waited_for())
+        return not self._read_reachable(self._awaited_ids())
 
     def _by_server(self, task_ids: Sequence[str]) -> Iterable[tuple[Hashable, Sequence[str]]]:
-        """Yield each server with the tasks whose records it has: one may be unreachable while the others answer."""
+        """Yield each server with the tasks whose records it has, because one server may be down while others answer."""
         yield None, task_ids
 
     def _read_reachable(self, task_ids: Sequence[str], skipped: Container[Hashable] = ()) -> dict[str, Hashable]:
@@ -339,7 +353,7 @@ class PollingWatcher(Watcher):
                 except RootcellarError as exc:
                     if not exc.retryable:
                         raise
-                    self._note_outage(exc, "Could not read results")
+                    self._record_outage(exc, "Could not read results")
                     unread.update(dict.fromkeys(its_ids[place:], server))
                     break
         return unread
@@ -350,15 +364,17 @@ class PollingWatcher(Watcher):
 
 
 class ReconnectingWatcher(PollingWatcher, Generic[C]):
-    """Holds a connection on which the server sends notifications, reconnects when it is lost, and polls if it must.
+    """Holds a connection on which the server sends notifications, and reconnects when it is lost.
 
     ::
 
-        connect ──> prepare ──> serve ──> nobody has waited for LINGER seconds, or closed: end
-           ^           |          |
-           |  lost     | no       | lost
-           └─ pause ───│──────────┘
-                       └──> poll, for as long as the thread lives
+        connect ──> prepare ──> serve ──> end     no waiter for LINGER seconds, or closed
+         ^  |        |   |        |
+         |  |        |   └────────┼─────> poll    notifications do not arrive
+         |  └────────┴────────────┤
+         |                        | lost
+         └─── pause <─────────────┼─────> poll    a new connection cannot help: _is_curable
+                                  └─────> end     there is no waiter
 
     The pause grows with each try. It is short again after everything was read on a connection.
 
@@ -366,7 +382,7 @@ class ReconnectingWatcher(PollingWatcher, Generic[C]):
         fetch: reads the records that exist, such as :meth:`Store.get_many`.
     """
 
-    #: what a lost connection raises
+    #: the exceptions that a lost connection raises
     failures: ClassVar[tuple[type[Exception], ...]] = (StoreError,)
 
     def __init__(self, fetch: Fetch) -> None:
@@ -388,7 +404,7 @@ class ReconnectingWatcher(PollingWatcher, Generic[C]):
 
     @abstractmethod
     def _serve_on(self, connection: C) -> None:
-        """Deliver what arrives; return once nobody has waited for a while, or the watcher is closed."""
+        """Deliver the results; return if there was no waiter for a while, or the watcher is closed."""
 
     @abstractmethod
     def _explain(self, exc: Exception) -> RootcellarError:
@@ -415,7 +431,7 @@ class ReconnectingWatcher(PollingWatcher, Generic[C]):
                     tries = 0
                     self._has_read = False
                 tries += 1
-                self._note_outage(error, "No connection to wait for results")
+                self._record_outage(error, "No connection to wait for results")
                 self._read_without_connection(error)
                 self._wait_before_connecting(self._reconnect.before(tries))
         if not self._is_closed:
@@ -426,10 +442,10 @@ class ReconnectingWatcher(PollingWatcher, Generic[C]):
         return error.retryable
 
     def _read_without_connection(self, error: RootcellarError) -> None:
-        """Read, between two tries to connect, what can be read in spite of ``error``."""
+        """Read, between two tries to connect, the records that can be read despite ``error``."""
 
     def _idle_seconds(self) -> float:
-        """Return for how many seconds nobody has waited; 0 if somebody waits."""
+        """Return for how many seconds there has been no waiter; 0 if there is one."""
         now = time.monotonic()
         if not self._is_idle():
             self._idle_since = None

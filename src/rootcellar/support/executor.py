@@ -18,7 +18,7 @@ from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, TypeVar
 
 from rootcellar.support.forking import PerProcess
-from rootcellar.support.gates import LOOK, Gate
+from rootcellar.support.gates import RECHECK_SECONDS, Gate
 from rootcellar.support.threads import start_thread
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class DeadlineExecutor:
             try:
                 crew.take(job)
                 # wait in short steps, because an exception from another thread is raised only between two of them
-                while not job.gate.wait(min(LOOK, deadline - time.monotonic())):
+                while not job.gate.wait(min(RECHECK_SECONDS, deadline - time.monotonic())):
                     if time.monotonic() >= deadline:
                         raise NotInTime
             finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 #: a waiting thread checks again after this many seconds, because the thread that wakes it may be interrupted
-LOOK = 0.5
+RECHECK_SECONDS = 0.5
 
 
 class Gate:
@@ -29,6 +29,6 @@ class Gate:
             # the gate is open already
             return
 
-    def wait(self, seconds: float = LOOK) -> bool:
+    def wait(self, seconds: float = RECHECK_SECONDS) -> bool:
         """Wait until the gate is open, at most ``seconds``, and close it. Return whether it was open."""
         return self._lock.acquire(timeout=max(0.0, seconds))

@@ -396,9 +396,9 @@ class as_completed:
         """Subscribe to all results in each backend, and to those with callbacks. ``put`` gets the notifications."""
         others = callbacks.besides(callbacks.waiting(), self._ids)
 
-        def subscribe(backend: Readable, ids: Iterable[str], tell: NotifyOn, *, is_other: bool = False) -> None:
+        def subscribe(backend: Readable, ids: Iterable[str], notify_on: NotifyOn, *, is_other: bool = False) -> None:
             watcher = backend.waiter.watcher()
-            stack.enter_context(watcher.subscribed(ids, lambda news: put(_News(backend, news, is_other)), tell))
+            stack.enter_context(watcher.subscribed(ids, lambda news: put(_News(backend, news, is_other)), notify_on))
 
         with contextlib.ExitStack() as stack:
             for backend, ids in self._ids.items():

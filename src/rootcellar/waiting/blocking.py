@@ -164,11 +164,11 @@ def wait_everywhere(
     if is_last:
         raise timed_out()
     notifications: queue.SimpleQueue[tuple[Waiter, Notification]] = queue.SimpleQueue()
-    tell = NotifyOn.CHANGES if on_change else NotifyOn.RECORD
+    notify_on = NotifyOn.CHANGES if on_change else NotifyOn.RECORD
     with ExitStack() as stack:
         for waiter, ids in waiting.items():
             if ids:
-                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put, notifications, waiter), tell))
+                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put, notifications, waiter), notify_on))
         for waiter, ids in besides.items():
             if ids:
                 stack.enter_context(waiter.watcher().subscribed(ids, partial(_put_records, notifications, waiter)))

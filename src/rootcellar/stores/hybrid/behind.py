@@ -71,21 +71,21 @@ class WriteBehindStore(ForwardingStore):
         return self.front.put(record, part, lease=lease, durable=durable)
 
     def get(self, task_id: str) -> TaskRecord | None:
-        found, forgotten = self._journal.look([task_id])
+        found, forgotten = self._journal.read([task_id])
         if task_id in found:
             return found[task_id]
         return None if forgotten else self.durable.get(task_id)
 
     def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
-        found, missed = self._look(task_ids)
+        found, missed = self._read_front(task_ids)
         return {**found, **self.durable.get_many(missed)} if missed else found
 
-    def _look(self, task_ids: Iterable[str]) -> tuple[dict[str, TaskRecord], list[str]]:
+    def _read_front(self, task_ids: Iterable[str]) -> tuple[dict[str, TaskRecord], list[str]]:
         """Return the records that Redis has, and the ids of those that PostgreSQL may have."""
         ids = list(dict.fromkeys(task_ids))
         if not ids:
             return {}, []
-        found, forgotten = self._journal.look(ids)
+        found, forgotten = self._journal.read(ids)
         return found, [task_id for task_id in ids if task_id not in found and task_id not in forgotten]
 
     def delete(self, task_ids: Iterable[str]) -> int:
@@ -95,7 +95,7 @@ class WriteBehindStore(ForwardingStore):
             how many records there were; without those of PostgreSQL if it cannot be reached.
         """
         ids = findable(task_ids)
-        found, missed = self._look(ids)
+        found, missed = self._read_front(ids)
         count = len(found) + len(self._durable_if_reachable(missed))
         self._journal.forget(ids)
         return count
@@ -120,7 +120,7 @@ class WriteBehindStore(ForwardingStore):
     def chord_parts(self, group_id: str) -> Sequence[PartResult]:
         """Return the parts with their results, from Redis or, if they were moved, from PostgreSQL."""
         parts = self.front.chord_parts(group_id)
-        _, missed = self._look(part.task_id for part in parts if part.result is None)
+        _, missed = self._read_front(part.task_id for part in parts if part.result is None)
         records = self.durable.get_many(missed) if missed else {}
         return [
             replace(part, result=records[part.task_id].result) if part.task_id in records else part for part in parts
@@ -132,9 +132,9 @@ class WriteBehindStore(ForwardingStore):
         """See :class:`~rootcellar.stores.journal.WritesBehind`."""
         return self._drainer.drain(limit)
 
-    def drain_all(self, note: Callable[[int], object] = lambda moved: None) -> int:
+    def drain_all(self, on_batch: Callable[[int], object] = lambda moved: None) -> int:
         """See :class:`~rootcellar.stores.journal.WritesBehind`."""
-        return self._drainer.drain_all(note)
+        return self._drainer.drain_all(on_batch)
 
     def lag(self) -> Lag:
         """Return how much is still to be moved."""
@@ -162,7 +162,7 @@ class WriteBehindStore(ForwardingStore):
 
     def _watched(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
         """Read records for the watcher. If PostgreSQL cannot be reached, its records are found later."""
-        found, missed = self._look(task_ids)
+        found, missed = self._read_front(task_ids)
         return {**found, **self._durable_if_reachable(missed)}
 
     def _durable_if_reachable(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:

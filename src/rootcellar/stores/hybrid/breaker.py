@@ -37,7 +37,7 @@ class Breaker:
 
     Args:
         probe: raises if the cache cannot be reached.
-        where: the cache, for people.
+        where: the cache, for messages.
     """
 
     def __init__(self, probe: Callable[[], object], where: str) -> None:

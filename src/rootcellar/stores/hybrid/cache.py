@@ -52,7 +52,7 @@ class Cache:
     def get(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
         """Return the copies of these tasks, and those ids of which no copy may be made now."""
 
-        def look() -> dict[str, TaskRecord]:
+        def read_copies() -> dict[str, TaskRecord]:
             if len(task_ids) == 1:
                 found = self._store.get(PREFIX + task_ids[0])
                 return {} if found is None else {found.task_id: found}
@@ -61,7 +61,7 @@ class Cache:
         nothing: dict[str, TaskRecord] = {}
         copies: dict[str, TaskRecord] = {}
         barred = set()
-        for key, found in self.breaker.call(look, nothing).items():
+        for key, found in self.breaker.call(read_copies, nothing).items():
             task_id = key.removeprefix(PREFIX)
             copy = None
             if found.result is not None and found.result.content_type == _COPY:

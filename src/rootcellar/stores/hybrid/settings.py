@@ -18,8 +18,8 @@ _URL_FORM = UrlForm(
     options=("durable_url", "cache_url", "mode", "cache_expires"),
 )
 #: seconds to wait for the cache: what it cannot say in time, the durable store can
-CACHE_PATIENCE = 1.0
-_CACHE_TIMEOUTS = {"socket_timeout": CACHE_PATIENCE, "socket_connect_timeout": CACHE_PATIENCE}
+CACHE_TIMEOUT_SECONDS = 1.0
+_CACHE_TIMEOUTS = {"socket_timeout": CACHE_TIMEOUT_SECONDS, "socket_connect_timeout": CACHE_TIMEOUT_SECONDS}
 
 WHERE = "result_backend_transport_options"
 
@@ -48,27 +48,27 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
     Raises:
         ConfigurationError: something is missing, or cannot be used.
     """
-    said: Mapping[str, Any] = {**options.transport_options, **_query(url)}
+    given: Mapping[str, Any] = {**options.transport_options, **_query(url)}
     for name in ("durable_url", "cache_url"):
-        if not said.get(name):
+        if not given.get(name):
             raise ConfigurationError(
                 f"hybrid:// needs {name}",
                 where=WHERE,
                 remedy="set durable_url to a postgresql:// URL and cache_url to a redis:// URL there",
             )
-        if str(said[name]).removeprefix("rootcellar+").startswith("hybrid:"):
+        if str(given[name]).removeprefix("rootcellar+").startswith("hybrid:"):
             raise ConfigurationError(f"{name} is hybrid:// again", where=WHERE, remedy="name a store that is one")
     return Settings(
-        mode=_mode(said.get("mode") or WRITE_THROUGH),
-        durable_url=str(said["durable_url"]),
-        cache_url=str(said["cache_url"]),
+        mode=_mode(given.get("mode") or WRITE_THROUGH),
+        durable_url=str(given["durable_url"]),
+        cache_url=str(given["cache_url"]),
         cache_options=replace(
             options,
             redis={**_CACHE_TIMEOUTS, **options.redis},
-            pool_timeout=min(options.pool_timeout, CACHE_PATIENCE),
-            holds_copies=(said.get("mode") or WRITE_THROUGH) == WRITE_THROUGH,
+            pool_timeout=min(options.pool_timeout, CACHE_TIMEOUT_SECONDS),
+            holds_copies=(given.get("mode") or WRITE_THROUGH) == WRITE_THROUGH,
         ),
-        cache_expires=_seconds(said.get("cache_expires", EXPIRES)),
+        cache_expires=_seconds(given.get("cache_expires", EXPIRES)),
     )
 
 
@@ -91,15 +91,15 @@ def _query(url: str) -> dict[str, str]:
             where=SETTING,
             remedy="write rootcellar+hybrid://, and durable_url and cache_url into result_backend_transport_options",
         )
-    said = read_query(query, _URL_FORM)
-    for name, value in said.items():
+    given = read_query(query, _URL_FORM)
+    for name, value in given.items():
         if name.endswith("_url") and ":" in value.partition("://")[2].rpartition("@")[0]:
             raise ConfigurationError(
                 f"{name} has a password in the URL's query, where tools that hide passwords do not find it",
                 where=SETTING,
                 remedy=f"write {name} into {WHERE}",
             )
-    return said
+    return given
 
 
 def _seconds(value: Any) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rootcellar.errors import PayloadUnreadable
 from rootcellar.records import ENDS, NO_DATE, TYPED_JSON, GroupRecord, Payload, TaskRecord
-from rootcellar.stores.fields import EARLIEST, FAILURES, LATEST, Reading, clamped
+from rootcellar.stores.fields import EARLIEST, FAILURES, LATEST, FieldReader, clamped
 from rootcellar.stores.framing import frame, unframe_loosely
 
 #: the subdocument of rootcellar
@@ -87,22 +87,22 @@ def task_record(document: Mapping[str, Any]) -> TaskRecord:
     ours = document.get(OURS)
     if not isinstance(ours, Mapping):
         return _celerys_task(document)
-    reading = Reading()
-    state = reading.state(document.get("status"))
-    fields: dict[str, Any] = {name: reading.text(name, document.get(field)) for field, name in _TEXTS.items()}
-    fields |= {name: reading.number(name, document.get(name)) for name in _NUMBERS}
-    fields |= {name: reading.moment(name, ours.get(field), _moment) for field, name in _DATES.items()}
+    reader = FieldReader()
+    state = reader.state(document.get("status"))
+    fields: dict[str, Any] = {name: reader.text(name, document.get(field)) for field, name in _TEXTS.items()}
+    fields |= {name: reader.number(name, document.get(name)) for name in _NUMBERS}
+    fields |= {name: reader.moment(name, ours.get(field), _moment) for field, name in _DATES.items()}
     fields |= {name: unframe_loosely(ours[name]) if ours.get(name) else None for name in (*_VALUES, "stamps")}
     stored, described = document.get("result"), ours.get("result")
     return TaskRecord(
         task_id=document["_id"],
         state=state,
-        result=reading.payload(stored, lambda: _read_result(stored, described)),
-        traceback=reading.text("traceback", document.get("traceback")),
-        done_at=reading.done_at(ours.get("date_done"), _moment),
-        expires_at=reading.moment("expires_at", ours.get("expires_at"), _moment),
+        result=reader.payload(stored, lambda: _read_result(stored, described)),
+        traceback=reader.text("traceback", document.get("traceback")),
+        done_at=reader.done_at(ours.get("date_done"), _moment),
+        expires_at=reader.moment("expires_at", ours.get("expires_at"), _moment),
         **fields,
-        damage=tuple(reading.damage),
+        damage=tuple(reader.damage),
     )
 
 
@@ -141,13 +141,13 @@ def group_record(document: Mapping[str, Any]) -> GroupRecord:
         PayloadUnreadable: Celery wrote it with a serializer that is not JSON.
     """
     group_id, ours = document["_id"], document.get(OURS)
-    reading = Reading()
+    reader = FieldReader()
     if isinstance(ours, Mapping):
         return GroupRecord(
             group_id=group_id,
             result=unframe_loosely(ours.get("result")),
-            done_at=reading.moment("done_at", ours.get("date_done"), _moment) or NO_DATE,
-            expires_at=reading.moment("expires_at", ours.get("expires_at"), _moment),
+            done_at=reader.moment("done_at", ours.get("date_done"), _moment) or NO_DATE,
+            expires_at=reader.moment("expires_at", ours.get("expires_at"), _moment),
         )
     try:
         ids = [id_text for id_text in json.loads(document["result"]) if isinstance(id_text, str)]
@@ -160,7 +160,7 @@ def group_record(document: Mapping[str, Any]) -> GroupRecord:
     return GroupRecord(
         group_id=group_id,
         result=Payload(json.dumps([[group_id, None], members]).encode()),
-        done_at=reading.moment("done_at", document.get("date_done")) or NO_DATE,
+        done_at=reader.moment("done_at", document.get("date_done")) or NO_DATE,
     )
 
 
@@ -189,7 +189,7 @@ def microseconds(when: datetime) -> int:
 
 def moment(since_1970: Any) -> datetime | None:
     """Return the moment that :func:`microseconds` wrote; ``None`` for anything else."""
-    return Reading().moment("", since_1970, _moment)
+    return FieldReader().moment("", since_1970, _moment)
 
 
 def _moment(since_1970: int) -> datetime:
@@ -235,38 +235,38 @@ def _read_result(stored: Any, described: Mapping[str, str] | None) -> Payload | 
 
 def _celerys_task(document: Mapping[str, Any]) -> TaskRecord:
     """Return the record of a document that Celery's own backend wrote, of any version since 4.0."""
-    reading = Reading()
-    state = reading.state(document.get("status"))
-    done_at = reading.done_at(document.get("date_done")) or (NO_DATE if state in ENDS else None)
+    reader = FieldReader()
+    state = reader.state(document.get("status"))
+    done_at = reader.done_at(document.get("date_done")) or (NO_DATE if state in ENDS else None)
     names = document.get("stamped_headers")
     stamps = {name: document.get(name) for name in names if isinstance(name, str)} if isinstance(names, list) else None
-    texts: dict[str, Any] = {name: reading.text(name, document.get(field)) for field, name in _TEXTS.items()}
+    texts: dict[str, Any] = {name: reader.text(name, document.get(field)) for field, name in _TEXTS.items()}
     return TaskRecord(
         task_id=document["_id"],
         state=state,
         result=_loosely(document.get("result"), _celerys_result),
-        traceback=_celerys_traceback(document.get("traceback"), reading),
+        traceback=_celerys_traceback(document.get("traceback"), reader),
         args=_loosely(document.get("args")),
         kwargs=_loosely(document.get("kwargs")),
         children=_celerys_children(document.get("children")),
         stamps=_loosely(stamps or None),
-        retries=reading.number("retries", document.get("retries")),
+        retries=reader.number("retries", document.get("retries")),
         done_at=done_at,
         **texts,
-        damage=tuple(reading.damage),
+        damage=tuple(reader.damage),
     )
 
 
-def _celerys_traceback(stored: Any, reading: Reading) -> str | None:
+def _celerys_traceback(stored: Any, reader: FieldReader) -> str | None:
     """Return a traceback: Celery before 4.3 encoded it, as a text in JSON or, if there is none, as a null."""
     if isinstance(stored, bytes):
-        return None if _is_pickled_none(stored) else reading.text("traceback", stored)
+        return None if _is_pickled_none(stored) else reader.text("traceback", stored)
     if isinstance(stored, str) and (stored == "null" or (stored[:1] == stored[-1:] == '"')):
         try:
-            return reading.text("traceback", json.loads(stored))
+            return reader.text("traceback", json.loads(stored))
         except ValueError:
             return stored
-    return reading.text("traceback", stored)
+    return reader.text("traceback", stored)
 
 
 def _celerys_children(stored: Any) -> Payload | None:
@@ -303,7 +303,7 @@ def _json_payload(value: Any) -> Payload | None:
 
 
 def _loosely(value: Any, read: Callable[[Any], Payload | None] | None = None) -> Payload | None:
-    return Reading().payload(value, lambda: (read or _json_payload)(value))
+    return FieldReader().payload(value, lambda: (read or _json_payload)(value))
 
 
 def _plain(payload: Payload) -> Any:

@@ -29,7 +29,7 @@ from typing import Any
 
 from rootcellar.errors import PayloadUnreadable
 from rootcellar.records import ENDS, FOREIGN, NO_DATE, TYPED_JSON, GroupRecord, Payload, TaskRecord
-from rootcellar.stores.fields import FAILURES, Reading, damaged, number_of, text_of
+from rootcellar.stores.fields import FAILURES, FieldReader, damaged, number_of, text_of
 from rootcellar.stores.framing import frame, unframe_loosely
 
 #: what follows the first byte of a blob; then the mark follows: kind, retries, given fields, expiry
@@ -137,24 +137,24 @@ def decode_task(task_id: str, blob: bytes) -> TaskRecord:
 
 def _own_task(task_id: str, blob: bytes) -> TaskRecord:
     fields, payloads = _read(blob, _PAYLOADS)
-    reading = Reading()
+    reader = FieldReader()
     given: dict[str, Any] = dict(payloads)
-    date = partial(reading.moment, read=_date)
-    for names, kind, read in ((_TEXTS, str, reading.text), (_NUMBERS, int, reading.number), (_DATES, None, date)):
+    date = partial(reader.moment, read=_date)
+    for names, kind, read in ((_TEXTS, str, reader.text), (_NUMBERS, int, reader.number), (_DATES, None, date)):
         for name, key in names.items():
             value = fields.get(key)
             if value is not None:
                 given[name] = value if type(value) is kind else read(name, value)
-    state = reading.state(fields.get("status"))
-    done_at = reading.done_at(fields.get("date_done"), _date)
+    state = reader.state(fields.get("status"))
+    done_at = reader.done_at(fields.get("date_done"), _date)
     return TaskRecord(
         task_id=task_id,
         state=state,
-        traceback=reading.text("traceback", fields.get("traceback")),
+        traceback=reader.text("traceback", fields.get("traceback")),
         done_at=done_at,
-        expires_at=reading.moment("expires_at", fields.get("expires_at"), _date),
+        expires_at=reader.moment("expires_at", fields.get("expires_at"), _date),
         **given,
-        damage=tuple(reading.damage),
+        damage=tuple(reader.damage),
     )
 
 
@@ -187,12 +187,12 @@ def decode_group(group_id: str, blob: bytes) -> GroupRecord:
     try:
         if blob.startswith(SIGN, 1):
             fields, payloads = _read(blob, ("result",))
-            reading = Reading()
+            reader = FieldReader()
             return GroupRecord(
                 group_id=group_id,
                 result=payloads["result"] or Payload(b"null"),
-                done_at=reading.moment("done_at", fields.get("date_done"), _date) or NO_DATE,
-                expires_at=reading.moment("expires_at", fields.get("expires_at"), _date),
+                done_at=reader.moment("done_at", fields.get("date_done"), _date) or NO_DATE,
+                expires_at=reader.moment("expires_at", fields.get("expires_at"), _date),
             )
         text = blob.decode()
         start, end = _members(text)["result"]
@@ -293,10 +293,10 @@ def _stamps_in_celerys_form(payload: Payload) -> str:
 def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
     text = blob.decode()
     spans = _members(text)
-    reading = Reading()
-    state = reading.state(_value(text, spans["status"]))
+    reader = FieldReader()
+    state = reader.state(_value(text, spans["status"]))
     retries, stamped = _value(text, spans.get("retries")), _value(text, spans.get("stamped_headers"))
-    done_at = reading.moment("done_at", _marked_date(_value(text, spans.get("date_done"))), _date)
+    done_at = reader.moment("done_at", _marked_date(_value(text, spans.get("date_done"))), _date)
     texts: dict[str, Any] = {name: text_of(_value(text, spans.get(key))) for name, key in _TEXTS.items()}
     traceback = _value(text, spans.get("traceback"))
     children = _payload(text, spans.get("children"))
@@ -318,7 +318,7 @@ def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
         children=children,
         stamps=stamps,
         **texts,
-        damage=tuple(reading.damage),
+        damage=tuple(reader.damage),
     )
 
 

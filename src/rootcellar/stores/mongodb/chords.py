@@ -1,13 +1,19 @@
-"""Chords as documents: one for the chord, one for each part that was counted.
+"""Chords as documents: one for the chord, and one for each part that was counted.
 
-A stand-alone server has no transaction over several documents, so nothing here needs one. The parts themselves are the
-count: their key makes each count once, and a chord that is begun again gets a new ``run``, which no earlier part has.
-The number in the chord's document saves counting them, and is never too high. A part that is delivered again, and the
-search for orphans, count the parts.
+A stand-alone server has no transaction over several documents, so nothing here needs one. The documents of the parts
+are the count. The key of a part makes it count once. A chord that is begun again gets a new ``run``, which no earlier
+part has. The chord's document also has the number of its parts, so that they need not be counted each time. This number
+is never too high, and too low only if a process died. So the parts themselves are counted when a part is delivered
+again, and in the search for orphans.
 
-A part that comes with a record is noted in the task's own document, in the write that stores the record
-(:data:`NOTED`), then counted here with its result, then struck off there. A process that dies in between leaves a note;
-the same part delivered again, :func:`ChordDocuments.settle` before a deletion, and each search for orphans count it.
+A part that comes with a record takes three steps::
+
+    the task's document gets the record and a note of the part (NOTED), in one write
+      └──> the part gets a document of its own, with its result
+             └──> the note is removed
+
+If the process dies between two steps, the note stays. Three calls count it: the same part when it is delivered again,
+:func:`ChordDocuments.count_notes` before the task is deleted, and each search for orphans.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ from pymongo.collection import Collection, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult
-from rootcellar.stores.fields import FAILURES, Reading, damaged, text_id
+from rootcellar.stores.fields import FAILURES, FieldReader, damaged, text_id
 from rootcellar.stores.framing import claimant, frame, unframe_loosely
 from rootcellar.stores.layouts import documents
 from rootcellar.stores.mongodb.driver import Document
@@ -67,15 +73,15 @@ class ChordDocuments:
             "expiry": _microseconds(chord.expires_at),
         }
         self._tasks.update_many({f"{NOTED}.group_id": chord.group_id}, {"$pull": {NOTED: {"group_id": chord.group_id}}})
-        _again(lambda: self._chords.replace_one({"_id": chord.group_id}, fresh, upsert=True))
+        _retry_upsert(lambda: self._chords.replace_one({"_id": chord.group_id}, fresh, upsert=True))
         self._parts.delete_many({"group_id": chord.group_id, "run": {"$ne": fresh["run"]}})
 
     def size(self, group_id: str, size: int, relative: bool, key: str | None) -> None:
         """See :meth:`Store.size_chord`."""
         if not relative:
-            self._touch(group_id, {"size": size})
+            self._upsert(group_id, {"size": size})
             return
-        self._touch(group_id, {})
+        self._upsert(group_id, {})
         is_new: Document = {"_id": group_id}
         growth: Document = {"$inc": {"extra": size}}
         if key is not None:
@@ -85,11 +91,11 @@ class ChordDocuments:
 
     def count(self, part: ChordPart, lease: float) -> ChordProgress:
         """See :meth:`Store.count_part`."""
-        chord, is_new = self._arrive(part)
+        chord, is_new = self._add_part(part)
         if chord["finished_at"] is not None:
             return ChordProgress(size=_size(chord), counted=chord["counted"], claimed=False, finished=True)
         if is_new:
-            noted = self._note_arrival(chord)
+            noted = self._increment_count(chord)
             if noted is None:
                 # finished or begun again since
                 return self.count(part, lease)
@@ -148,7 +154,7 @@ class ChordDocuments:
     def orphans(self, owner: str, limit: int) -> Sequence[str]:
         """See :meth:`Store.orphaned_chords`. Parts that were noted and not counted are counted first."""
         for task in self._tasks.find({f"{NOTED}.owner": owner}).limit(_MAX_NOTES):
-            self._settle(task)
+            self._count_notes_of(task)
         found: list[str] = []
         for chord in self._chords.find({"owner": owner, "finished_at": None, "size": {"$ne": None}, **_IS_UNCLAIMED}):
             try:
@@ -162,38 +168,38 @@ class ChordDocuments:
                 break
         return found
 
-    def settle(self, task_ids: Sequence[str]) -> None:
+    def count_notes(self, task_ids: Sequence[str]) -> None:
         """Count the notes of tasks that will be deleted."""
         for task in self._tasks.find({"_id": {"$in": task_ids}, f"{NOTED}.0": {"$exists": True}}):
-            self._settle(task)
+            self._count_notes_of(task)
 
-    def strike_off(self, part: ChordPart) -> None:
+    def remove_note(self, part: ChordPart) -> None:
         """Forget the note of a part that was counted."""
         is_it = {"group_id": part.group_id, "group_index": part.group_index}
         self._tasks.update_one({"_id": part.task_id}, {"$pull": {NOTED: is_it}})
 
     # -- steps
 
-    def _settle(self, task: Mapping[str, Any]) -> None:
+    def _count_notes_of(self, task: Mapping[str, Any]) -> None:
         for noted in task[documents.OURS]["parts"]:
             try:
                 part = _read_note(task, noted)
             except FAILURES as exc:
                 logger.error("A part of a chord that task %a notes is damaged and is not counted: %s", task["_id"], exc)
                 continue
-            chord, is_new = self._arrive(part)
+            chord, is_new = self._add_part(part)
             if is_new:
-                self._note_arrival(chord)
-            self.strike_off(part)
+                self._increment_count(chord)
+            self.remove_note(part)
 
-    def _arrive(self, part: ChordPart) -> tuple[Document, bool]:
+    def _add_part(self, part: ChordPart) -> tuple[Document, bool]:
         """Keep a part, once; return its chord as it was before, and whether the part is new in it."""
         unknown = {"expires_at": part.expires_at, "expiry": _microseconds(part.expires_at)}
-        chord = self._touch(part.group_id, {"owner": part.owner}, unknown)
+        chord = self._upsert(part.group_id, {"owner": part.owner}, unknown)
         is_new = False
         if chord["finished_at"] is None:
-            chord = self._put_off(chord, part)
-            document = note(part) | {
+            chord = self._postpone_expiry(chord, part)
+            document = note_of(part) | {
                 "_id": f"{chord['run']}/{part.group_index}/{part.task_id}",
                 "run": chord["run"],
                 "task_id": part.task_id,
@@ -204,7 +210,7 @@ class ChordDocuments:
                 is_new = True
         return chord, is_new
 
-    def _put_off(self, chord: Document, part: ChordPart) -> Document:
+    def _postpone_expiry(self, chord: Document, part: ChordPart) -> Document:
         """Let a chord, and the parts that it has, expire as late as a part says; return the chord.
 
         Each part of a long chord would change all parts before it. So this is done when less than half of the time is
@@ -223,16 +229,16 @@ class ChordDocuments:
         self._chords.update_one(is_it, {"$set": later})
         return chord | later
 
-    def _note_arrival(self, chord: Mapping[str, Any]) -> Document | None:
+    def _increment_count(self, chord: Mapping[str, Any]) -> Document | None:
         """Add one to the chord's own count; it is never too high, and too low if a process died before this."""
         is_it = {"_id": chord["_id"], "run": chord["run"], "finished_at": None}
         return self._chords.find_one_and_update(is_it, {"$inc": {"counted": 1}}, return_document=ReturnDocument.AFTER)
 
-    def _touch(self, group_id: str, change: Document, unknown: Mapping[str, Any] | None = None) -> Document:
+    def _upsert(self, group_id: str, change: Document, unknown: Mapping[str, Any] | None = None) -> Document:
         """Change a chord, created if there is none, and return it."""
         fresh = {name: value for name, value in {**_new_chord(), **(unknown or {})}.items() if name not in change}
         update: Document = {"$setOnInsert": fresh} | ({"$set": change} if change else {})
-        found: Document = _again(
+        found: Document = _retry_upsert(
             lambda: self._chords.find_one_and_update(
                 {"_id": group_id}, update, upsert=True, return_document=ReturnDocument.AFTER
             )
@@ -255,7 +261,7 @@ class ChordDocuments:
         return self._chords.update_one({**unchanged, **free}, mine).matched_count == 1
 
 
-def note(part: ChordPart) -> Document:
+def note_of(part: ChordPart) -> Document:
     """Return the note of a part."""
     return {
         "group_id": part.group_id,
@@ -271,7 +277,7 @@ def note(part: ChordPart) -> Document:
 def _read_note(task: Mapping[str, Any], noted: Mapping[str, Any]) -> ChordPart:
     """Return the part that a task's document has a note of; its result is the document's if the note has none."""
     fields = {name: noted[name] for name in ("group_id", "group_index", "state", "owner", "expires_at", "delivery")}
-    fields["expires_at"] = Reading().moment("expires_at", fields["expires_at"])
+    fields["expires_at"] = FieldReader().moment("expires_at", fields["expires_at"])
     if not all(isinstance(fields[name], str) for name in ("group_id", "state", "owner", "delivery")):
         raise TypeError("a field of it has another type")
     result = unframe_loosely(noted["result"]) if noted["result"] else documents.task_record(task).result
@@ -287,15 +293,15 @@ def _end_of_part(chord: Mapping[str, Any], part: ChordPart) -> datetime | None:
 
 
 def _read_part(part: Mapping[str, Any]) -> PartResult:
-    reading = Reading()
+    reader = FieldReader()
     result = part.get("result")
     read = PartResult(
         task_id=text_id(part.get("task_id")),
-        group_index=reading.number("group_index", part.get("group_index")),
-        state=reading.state(part.get("state")),
+        group_index=reader.number("group_index", part.get("group_index")),
+        state=reader.state(part.get("state")),
         result=None if result is None else unframe_loosely(result),
     )
-    return replace(read, result=damaged(result)) if reading.damage else read
+    return replace(read, result=damaged(result)) if reader.damage else read
 
 
 def _microseconds(moment: datetime | None) -> int | None:
@@ -330,7 +336,7 @@ def _place_in_header(part: PartResult) -> tuple[bool, int, str]:
     return part.group_index is None, part.group_index or 0, part.task_id
 
 
-def _again(upsert: Any) -> Any:
+def _retry_upsert(upsert: Any) -> Any:
     """Repeat an upsert by ``_id`` if another one came between its search and its insertion."""
     while True:
         try:

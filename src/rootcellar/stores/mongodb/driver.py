@@ -74,7 +74,7 @@ class Settings:
         hosts: the URL, or the hosts that ``mongodb_backend_settings`` names in its place.
         database, task_collection, group_collection: where the documents are.
         client: options of the client, as PyMongo names them.
-        where: the place for people, without secrets.
+        where: the place, for messages, without secrets.
     """
 
     hosts: str | list[str]
@@ -129,10 +129,10 @@ def _with_defaults(client: dict[str, Any], in_url: set[str], options: StoreOptio
     }
     if options.pool_recycle > 0:
         defaults["maxIdleTimeMS"] = max(1, int(options.pool_recycle * 1000))
-    said = {name.lower() for name in client} | in_url
+    set_names = {name.lower() for name in client} | in_url
     # two names of one thing
-    said |= {"wtimeoutms"} if "wtimeout" in said else set()
-    client = {**{name: value for name, value in defaults.items() if name.lower() not in said}, **client}
+    set_names |= {"wtimeoutms"} if "wtimeout" in set_names else set()
+    client = {**{name: value for name, value in defaults.items() if name.lower() not in set_names}, **client}
     return {**client, "tz_aware": True, "connect": False}
 
 
@@ -154,7 +154,7 @@ def _read_url(url: str) -> ServerUrl:
 
 
 def _hosts(url: str, parts: ServerUrl, given: dict[str, Any]) -> tuple[str | list[str], str]:
-    """Return the URL to connect to, and the place for people; ``mongodb_backend_settings`` takes precedence."""
+    """Return the URL to connect to, and the place, for messages; ``mongodb_backend_settings`` takes precedence."""
     host, port, several = (given.pop(name, None) for name in _HOSTS)
     if several:
         return several, ",".join([several] if isinstance(several, str) else several)
@@ -170,18 +170,18 @@ def _hosts(url: str, parts: ServerUrl, given: dict[str, Any]) -> tuple[str | lis
     return f"mongodb://{place}", place
 
 
-class _Place:
+class _Permit:
     """The right to use one of the connections of a client."""
 
 
-class _Shared:
+class _SharedClient:
     """A client that is closed once nothing refers to it any more."""
 
     def __init__(self, client: Client, where: str) -> None:
         self.client = client
         self._pid = os.getpid()
         #: ``None`` where there is no limit
-        self.places = _places(client, where)
+        self.permits = _permit_pool(client, where)
 
     def __del__(self) -> None:
         # in a forked child it would end the sessions of the parent
@@ -189,14 +189,14 @@ class _Shared:
             self.client.close()
 
 
-def _places(client: Client, where: str) -> ConnectionPool[_Place] | None:
+def _permit_pool(client: Client, where: str) -> ConnectionPool[_Permit] | None:
     """Return a fair queue before PyMongo's own pool, which prefers threads that come again and again."""
     limits = client.options.pool_options
     if not limits.max_pool_size or math.isinf(limits.max_pool_size):
         return None
     return ConnectionPool(
-        _Place,
-        close=_leave,
+        _Permit,
+        close=_close_nothing,
         alive=bool,
         usable=bool,
         size=int(limits.max_pool_size),
@@ -208,7 +208,7 @@ def _places(client: Client, where: str) -> ConnectionPool[_Place] | None:
     )
 
 
-def _leave(place: _Place) -> None:
+def _close_nothing(place: _Permit) -> None:
     """Nothing is to be closed."""
 
 
@@ -217,7 +217,7 @@ class Clients:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._shared = PerProcess(lambda: _Shared(self._open(), settings.where))
+        self._shared = PerProcess(lambda: _SharedClient(self._open(), settings.where))
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -228,7 +228,7 @@ class Clients:
         """
         shared = self._shared.get()
         try:
-            with shared.places.connection() if shared.places else nullcontext():
+            with shared.permits.connection() if shared.permits else nullcontext():
                 yield shared.client
         except (errors.RootcellarError, mongo.PyMongoError) as exc:
             is_refused = isinstance(exc, _REFUSALS) or getattr(exc, "code", None) in _REFUSED_LOGINS

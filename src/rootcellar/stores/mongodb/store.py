@@ -19,7 +19,7 @@ from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
 from rootcellar.stores.framing import kept_result
 from rootcellar.stores.layouts import documents
 from rootcellar.stores.mongodb import driver
-from rootcellar.stores.mongodb.chords import NOTED, ChordDocuments, indexes, note
+from rootcellar.stores.mongodb.chords import NOTED, ChordDocuments, indexes, note_of
 from rootcellar.stores.mongodb.driver import Document
 from rootcellar.text.escaping import visible_logs
 
@@ -86,7 +86,7 @@ class MongoStore(Store):
             if part is None:
                 return Stored(written=written)
             progress = at.chords.count(replace(part, result=kept_result(part, record)), lease)
-            at.chords.strike_off(part)
+            at.chords.remove_note(part)
             return Stored(written=written, chord=progress)
 
         return self._run(work)
@@ -111,7 +111,7 @@ class MongoStore(Store):
         def work(at: _Collections) -> int:
             count = 0
             for some in documents.chunks(ids):
-                at.chords.settle(some)
+                at.chords.count_notes(some)
                 count += at.task.delete_many({"_id": {"$in": some}}).deleted_count
             return count
 
@@ -257,7 +257,7 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
     if part is not None:
         # a SUCCESS stays, so it need not be there twice: a document has no more than 16 MB
         noted = part if record.state == "SUCCESS" else replace(part, result=kept_result(part, record))
-        change["$push"] = {NOTED: note(noted)}
+        change["$push"] = {NOTED: note_of(noted)}
     while True:
         try:
             tasks.update_one(overwritable, change, upsert=True)

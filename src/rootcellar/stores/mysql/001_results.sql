@@ -1,4 +1,4 @@
--- Results of tasks and of groups. Dates are UTC. Every text is compared byte for byte: ids and names in capitals are others.
+-- Results of tasks and of groups. Dates are UTC. Texts are compared byte for byte: 'a' and 'A' are different ids.
 CREATE TABLE IF NOT EXISTS {task} (
     task_id         VARCHAR(255) NOT NULL PRIMARY KEY,
     status          VARCHAR(255) NOT NULL,
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS {task} (
     date_sent       DATETIME(6),
     date_started    DATETIME(6),
     expires_at      DATETIME(6),
-    -- the exact bytes of what the readable columns can only show: NaN, NUL, other serializers, compressed, encrypted
+    -- the exact bytes of a value that a text column cannot hold: NaN, NUL, other serializers, compressed, encrypted
     result_exact    LONGBLOB,
     args_exact      LONGBLOB,
     kwargs_exact    LONGBLOB,

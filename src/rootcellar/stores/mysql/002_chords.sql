@@ -1,4 +1,4 @@
--- Chords whose headers are running, and the parts that have come.
+-- Chords that are not finished, and their parts that were counted.
 CREATE TABLE IF NOT EXISTS {chord} (
     group_id       VARCHAR(255) NOT NULL PRIMARY KEY,
     size           INT,
@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS {chord} (
 CREATE TABLE IF NOT EXISTS {part} (
     group_id     VARCHAR(255) NOT NULL,
     task_id      VARCHAR(255) NOT NULL,
-    -- -1 for a part without an index; -2 for the key of a growth, which is no part
+    -- -1 for a part without an index; -2 for the idempotency key of an added part, which is not a part
     group_index  INT NOT NULL,
     status       VARCHAR(255) NOT NULL,
     result       LONGBLOB,

@@ -7,11 +7,11 @@ SELECT * FROM {old_task} WHERE %(before)s IS NULL OR id < %(before)s ORDER BY id
 -- get_adopted_group: read a group from the table that Celery made
 SELECT * FROM {old_group} WHERE taskset_id = %(group_id)s
 
--- delete_adopted_tasks: forget tasks that Celery stored
+-- delete_adopted_tasks: delete tasks that Celery stored
 DELETE FROM {old_task} WHERE task_id IN %(task_ids)s
 
--- delete_expired_adopted_tasks: delete some of Celery's tasks whose time is over
+-- delete_expired_adopted_tasks: delete some of Celery's tasks that have expired
 DELETE FROM {old_task} WHERE date_done < %(done_before)s ORDER BY id LIMIT %(limit)s
 
--- delete_expired_adopted_groups: delete some of Celery's groups whose time is over
+-- delete_expired_adopted_groups: delete some of Celery's groups that have expired
 DELETE FROM {old_group} WHERE date_done < %(done_before)s ORDER BY id LIMIT %(limit)s

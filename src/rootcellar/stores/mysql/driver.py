@@ -23,7 +23,7 @@ except ImportError as exc:
     ) from exc
 
 from rootcellar.stores.mysql.failures import translate
-from rootcellar.stores.mysql.url import as_of_now
+from rootcellar.stores.mysql.url import current_parameters
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class Connection(pymysql.connections.Connection):
         self.commit()
 
     @property
-    def line(self) -> Any:
+    def connected_socket(self) -> Any:
         """The socket; an ``ssl.SSLSocket`` if the connection is encrypted."""
         return self._sock
 
@@ -135,7 +135,7 @@ class Connection(pymysql.connections.Connection):
         self.is_busy = False
         return answer
 
-    def wait_longer(self, *, read_timeout: float, write_timeout: float) -> None:
+    def set_timeouts(self, *, read_timeout: float, write_timeout: float) -> None:
         """Wait so many seconds for the server from now on; the driver has one time for this and for the handshake."""
         self._read_timeout, self._write_timeout = read_timeout, write_timeout
 
@@ -164,7 +164,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
     timeouts = {"read_timeout": settings["connect_timeout"], "write_timeout": settings["connect_timeout"]}
     moment = Moment()
     try:
-        parameters = {"program_name": "rootcellar", **as_of_now(settings), **timeouts}
+        parameters = {"program_name": "rootcellar", **current_parameters(settings), **timeouts}
         connection = Connection(**parameters, charset="utf8mb4", autocommit=True)
         version, connection.packet_limit = _set_up(connection)
     except pymysql.Error as exc:
@@ -172,7 +172,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
         raise translate(exc, where) from exc
     except (RuntimeError, ValueError, NotImplementedError) as exc:
         raise _unusable(exc, where) from exc
-    connection.wait_longer(read_timeout=settings["read_timeout"], write_timeout=settings["write_timeout"])
+    connection.set_timeouts(read_timeout=settings["read_timeout"], write_timeout=settings["write_timeout"])
     _refuse_old(connection, version, where)
     return connection
 

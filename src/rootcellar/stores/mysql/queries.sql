@@ -1,8 +1,8 @@
--- put_task: store a task's state, unless what is there must stay: the first assignment decides, the others see whether the row is this call's now
+-- put_task: store a task's state, unless the stored state must stay: the first assignment decides, and the others check whether the row is now that of this call
 INSERT INTO {task} ({task_columns}, put_id) VALUES ({task_values}, %(put_id)s)
 ON DUPLICATE KEY UPDATE put_id = IF({task_overwritable}, VALUES(put_id), put_id), {task_update}
 
--- arrive: note a chord's part, once
+-- arrive: store a chord's part, once
 INSERT INTO {part} (group_id, task_id, group_index, status, result)
 VALUES (%(part_group_id)s, %(part_task_id)s, %(part_index)s, %(part_status)s, %(part_result)s)
 ON DUPLICATE KEY UPDATE group_id = VALUES(group_id)
@@ -11,13 +11,13 @@ ON DUPLICATE KEY UPDATE group_id = VALUES(group_id)
 INSERT INTO {chord} (group_id, counted, owner, expires_at)
 VALUES (%(part_group_id)s, %(arrived)s, %(part_owner)s, %(part_expires_at)s)
 ON DUPLICATE KEY UPDATE counted = counted + IF(date_done IS NULL, VALUES(counted), 0), owner = VALUES(owner),
-    -- one that never expires stays so, and a part may say nothing
+    -- a chord without an expiry keeps none, and a part without one changes nothing
     expires_at = IF(expires_at < VALUES(expires_at), VALUES(expires_at), expires_at)
 
--- chord_progress: see how far a chord is
+-- chord_progress: read a chord's size, count and end
 SELECT size + extra, counted, date_done IS NOT NULL FROM {chord} WHERE group_id = %(part_group_id)s
 
--- refuse_part: take back a part that came when the chord was finished
+-- refuse_part: delete a part that was stored after the chord was finished
 DELETE FROM {part}
 WHERE group_id = %(part_group_id)s AND task_id = %(part_task_id)s AND group_index = %(part_index)s
 
@@ -27,10 +27,10 @@ SELECT {task_select} FROM {task} WHERE task_id = %(task_id)s
 -- get_tasks: read many tasks
 SELECT {task_select} FROM {task} WHERE task_id IN %(task_ids)s
 
--- delete_tasks: forget tasks. By the primary key, as everybody locks: by another index it could be a deadlock
+-- delete_tasks: delete tasks, by the primary key: all statements lock rows in its order, and another order could cause a deadlock
 DELETE t FROM {task} AS t FORCE INDEX (PRIMARY) WHERE t.task_id IN %(task_ids)s
 
--- replace_task: put other values in a task's place, where it is still what it was
+-- replace_task: replace the values of a task that has not changed
 UPDATE {task} SET {task_replacement}
 WHERE task_id = %(task_id)s AND status = %(old_status)s AND {task_still_the_same}
 
@@ -46,27 +46,27 @@ ON DUPLICATE KEY UPDATE result = VALUES(result), result_exact = VALUES(result_ex
 -- get_group: read a group
 SELECT taskset_id, result, result_exact, date_done, expires_at FROM {group} WHERE taskset_id = %(group_id)s
 
--- delete_group: forget a group
+-- delete_group: delete a group
 DELETE FROM {group} WHERE taskset_id = %(group_id)s
 
--- drop_parts: forget the parts of a chord
+-- drop_parts: delete the parts of a chord
 DELETE p FROM {part} AS p FORCE INDEX (PRIMARY) WHERE p.group_id = %(group_id)s
 
--- begin_chord: keep body and header
+-- begin_chord: store body and header
 INSERT INTO {chord} (group_id, body, header, expires_at)
 VALUES (%(group_id)s, %(body)s, %(header)s, %(expires_at)s)
 ON DUPLICATE KEY UPDATE size = NULL, extra = 0, counted = 0, body = VALUES(body), header = VALUES(header),
     claimed_by = NULL, claimed_until = NULL, date_done = NULL, expires_at = VALUES(expires_at)
 
--- size_chord: say how many parts there are
+-- size_chord: set the number of parts
 INSERT INTO {chord} (group_id, size) VALUES (%(group_id)s, %(size)s)
 ON DUPLICATE KEY UPDATE size = VALUES(size)
 
--- note_growth: note a key among the parts, once
+-- note_growth: store an idempotency key among the parts, once
 INSERT INTO {part} (group_id, task_id, group_index, status) VALUES (%(group_id)s, %(key)s, -2, '')
 ON DUPLICATE KEY UPDATE group_id = VALUES(group_id)
 
--- grow_chord: say that there are more parts than its size tells
+-- grow_chord: add to the number of parts
 INSERT INTO {chord} (group_id, extra) VALUES (%(group_id)s, %(size)s)
 ON DUPLICATE KEY UPDATE extra = extra + VALUES(extra)
 
@@ -80,38 +80,38 @@ WHERE group_id = %(group_id)s AND counted >= size + extra AND date_done IS NULL
 -- get_chord: read an unfinished chord
 SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = %(group_id)s AND date_done IS NULL
 
--- chord_parts: read the parts in the order of the header; one that was counted without a result shows its task's
+-- chord_parts: read the parts in the order of the header; a part that was counted without a result has that of its task
 SELECT p.task_id, NULLIF(p.group_index, -1), p.status, p.result, t.result, t.result_exact
 FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
 WHERE p.group_id = %(group_id)s AND p.group_index <> -2
 ORDER BY p.group_index = -1, p.group_index, p.task_id
 
--- finish_chord: stay to refuse late parts
+-- finish_chord: delete the body; the row stays, so that late parts are refused
 UPDATE {chord} SET date_done = SYSDATE(6), body = NULL, header = NULL WHERE group_id = %(group_id)s
 
--- orphaned_chords: complete, not finished, and without a valid claim
+-- orphaned_chords: find chords that are complete, not finished, and without a valid claim
 SELECT group_id FROM {chord}
 WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL OR claimed_until < SYSDATE(6))
     AND owner = %(owner)s
 LIMIT %(limit)s
 
--- expired_tasks: find some tasks whose time is over
+-- expired_tasks: find some tasks that have expired
 SELECT task_id FROM {task} WHERE expires_at < %(now)s ORDER BY expires_at LIMIT %(limit)s
 
--- delete_expired_tasks: delete those of them whose time is still over
+-- delete_expired_tasks: delete the tasks that were found, if they are still expired
 DELETE t FROM {task} AS t FORCE INDEX (PRIMARY) WHERE t.task_id IN %(ids)s AND t.expires_at < %(now)s
 
--- expired_groups: find some groups whose time is over
+-- expired_groups: find some groups that have expired
 SELECT taskset_id FROM {group} WHERE expires_at < %(now)s ORDER BY expires_at LIMIT %(limit)s
 
--- delete_expired_groups: delete those of them whose time is still over
+-- delete_expired_groups: delete the groups that were found, if they are still expired
 DELETE g FROM {group} AS g FORCE INDEX (PRIMARY) WHERE g.taskset_id IN %(ids)s AND g.expires_at < %(now)s
 
--- expired_chords: find some chords that were finished a day ago, or whose time is over
+-- expired_chords: find some chords that were finished a day ago, or have expired
 (SELECT group_id FROM {chord} WHERE expires_at < %(now)s LIMIT %(limit)s)
 UNION (SELECT group_id FROM {chord} WHERE date_done < %(yesterday)s LIMIT %(limit)s)
 
--- hold_expired_chords: keep hands off those of them that are still to go
+-- hold_expired_chords: lock the chords that were found, if they are still to be deleted
 SELECT group_id FROM {chord} FORCE INDEX (PRIMARY)
 WHERE group_id IN %(ids)s AND (expires_at < %(now)s OR date_done < %(yesterday)s)
 ORDER BY group_id FOR UPDATE

@@ -19,7 +19,7 @@ from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.mysql.driver import Connection
 from rootcellar.stores.mysql.failures import code_of
-from rootcellar.stores.sql.celery_tables import ASIDE
+from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX
 from rootcellar.stores.sql.grants import Role, on_tables
 from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
@@ -129,7 +129,7 @@ class MySQLSchema(SqlSchema[Connection]):
         return "\n".join([*lines, ""])
 
     @contextmanager
-    def _alone(self, connection: Connection) -> Iterator[None]:
+    def _exclusive(self, connection: Connection) -> Iterator[None]:
         if self._all(connection, "lock", {"seconds": LOCK_SECONDS}) != [(1,)]:
             raise errors.StoreUnavailable(
                 f"another process has been creating the tables for {LOCK_SECONDS} s",
@@ -152,21 +152,21 @@ class MySQLSchema(SqlSchema[Connection]):
 
     def _exists(self, connection: Connection, table: str) -> bool:
         try:
-            connection.execute(fill_in(self._sql["look"], {"table": table}))
+            connection.execute(fill_in(self._sql["probe_table"], {"table": table}))
         except pymysql.Error as exc:
             if code_of(exc) in (NO_SUCH_TABLE, NO_SUCH_DATABASE):
                 return False
             raise
         return True
 
-    def _set_aside(self, connection: Connection, schema: str | None, name: str) -> None:
-        connection.execute(f"RENAME TABLE {qualified(schema, name)} TO {qualified(schema, name + ASIDE)}")
+    def _rename_adopted(self, connection: Connection, schema: str | None, name: str) -> None:
+        connection.execute(f"RENAME TABLE {qualified(schema, name)} TO {qualified(schema, name + ADOPTED_SUFFIX)}")
 
     def _columns(self, connection: Connection, table: str) -> set[str]:
         return {str(row[0]) for row in connection.rows(fill_in(self._sql["columns_of"], {"table": table}))}
 
-    def _set_back(self, connection: Connection, schema: str | None, name: str) -> None:
-        connection.execute(f"RENAME TABLE {qualified(schema, name + ASIDE)} TO {qualified(schema, name)}")
+    def _rename_back(self, connection: Connection, schema: str | None, name: str) -> None:
+        connection.execute(f"RENAME TABLE {qualified(schema, name + ADOPTED_SUFFIX)} TO {qualified(schema, name)}")
 
     def _qualified(self, schema: str | None, name: str) -> str:
         return qualified(schema, name)

@@ -201,8 +201,8 @@ class MySQLStore(SqlStore[Connection]):
                 except pymysql.Error as exc:
                     raise_interruption(exc, moment)
                     code = failures.code_of(exc)
-                    self._note_failure(connection, code)
-                    if not retries.note_failure(code, is_lost=not connection.open):
+                    self._handle_failure(connection, code)
+                    if not retries.may_retry(code, is_lost=not connection.open):
                         raise failures.translate(exc, self._where) from exc
                 except UnicodeEncodeError as exc:
                     raise self._refused(exc) from exc
@@ -212,11 +212,11 @@ class MySQLStore(SqlStore[Connection]):
                         raise
                     # the driver failed at an answer that was cut off
                     connection.end()
-                    if not retries.note_failure(0, is_lost=True):
+                    if not retries.may_retry(0, is_lost=True):
                         raise failures.cut_off(exc, self._where) from exc
             retries.pause()
 
-    def _note_failure(self, connection: Connection, code: int) -> None:
+    def _handle_failure(self, connection: Connection, code: int) -> None:
         if code in failures.STALE:
             self._is_schema_known = False
         if code in failures.LOST or code in failures.READ_ONLY or code == failures.NO_DATABASE:
@@ -259,7 +259,7 @@ class _Retries:
         self._conflicts = 0
         self._has_reconnected = False
 
-    def note_failure(self, code: int, *, is_lost: bool) -> bool:
+    def may_retry(self, code: int, *, is_lost: bool) -> bool:
         """Note an error by its code; return whether to try again."""
         spent = time.monotonic() - self._began
         self.with_new_connection = False

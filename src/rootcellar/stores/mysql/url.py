@@ -49,7 +49,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     return _with_tls(settings)
 
 
-def as_of_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+def current_parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the driver's parameters of this moment: the password, and certificates as their files are now.
 
     Raises:
@@ -66,7 +66,7 @@ def as_of_now(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(url: str, settings: Mapping[str, Any]) -> str:
-    """Return user, host and database, for people."""
+    """Return user, host and database, for messages."""
     kind = url.partition("://")[0].partition("+")[0].lower()
     user = f"{settings['user']}@" if settings["user"] else ""
     place = settings.get("unix_socket") or f"{settings['host']}:{settings['port']}"
@@ -125,7 +125,7 @@ def _wrong(what: str, remedy: str) -> errors.ConfigurationError:
     return errors.ConfigurationError(what, where=SETTING, remedy=remedy)
 
 
-def _truth(text: str) -> bool:
+def _boolean(text: str) -> bool:
     if text.lower() in ("true", "1", "yes", "on", ""):
         return True
     if text.lower() in ("false", "0", "no", "off"):
@@ -147,14 +147,14 @@ _TLS_READERS: dict[str, Callable[[str], Any]] = {
     "ssl_ca": str,
     "ssl_cert": str,
     "ssl_key": str,
-    "ssl_verify_cert": _truth,
-    "ssl_verify_identity": _truth,
-    "ssl_disabled": _truth,
+    "ssl_verify_cert": _boolean,
+    "ssl_verify_identity": _boolean,
+    "ssl_disabled": _boolean,
 }
 _TLS_OPTIONS = (*_TLS_READERS, "ssl_key_password")
 _READERS: dict[str, Callable[[str], Any]] = {
     **_TLS_READERS,
-    "ssl": _truth,
+    "ssl": _boolean,
     "connect_timeout": _seconds,
     "read_timeout": _seconds,
     "write_timeout": _seconds,

@@ -20,7 +20,7 @@ CREATE TABLE {task} (
     date_sent       timestamptz,
     date_started    timestamptz,
     expires_at      timestamptz,
-    -- the exact bytes of what the json columns can only show: NaN, NUL, other serializers, compressed, encrypted
+    -- the exact bytes of a value that a json column cannot hold: NaN, NUL, other serializers, compressed, encrypted
     result_exact    bytea,
     args_exact      bytea,
     kwargs_exact    bytea,

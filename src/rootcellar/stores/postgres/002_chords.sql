@@ -1,4 +1,4 @@
--- Chords whose headers are running, and the parts that have come.
+-- Chords that are not finished, and their parts that were counted.
 CREATE TABLE {chord} (
     group_id       text PRIMARY KEY,
     size           integer,
@@ -18,7 +18,7 @@ CREATE INDEX {chord_open_index} ON {chord} (claimed_until) WHERE date_done IS NU
 CREATE TABLE {part} (
     group_id     text NOT NULL,
     task_id      text NOT NULL,
-    -- -1 for a part without an index; -2 for the key of a growth, which is no part
+    -- -1 for a part without an index; -2 for the idempotency key of an added part, which is not a part
     group_index  integer NOT NULL,
     status       text NOT NULL,
     result       bytea,

@@ -44,7 +44,7 @@ class Statements:
     def __init__(self, sql: Mapping[str, str], table: str) -> None:
         self.table = table
         self.begin = Statement("begin_batch", sql["begin_batch"])
-        self.put = Statement("put_task_and_tell", sql["put_task_and_tell"])
+        self.put = Statement("put_task_and_report", sql["put_task_and_report"])
         self.get_many = Statement("get_tasks", sql["get_tasks"])
         self.notify = Statement("notify", sql["notify"])
 
@@ -55,7 +55,7 @@ class Batch:
     Args:
         connection: an idle connection.
         statements: what is run on it.
-        where: the server, for people.
+        where: the server, for messages.
         delete: deletes tasks on a connection.
     """
 
@@ -77,7 +77,7 @@ class Batch:
         pipeline = Pipeline(self._connection)
         pipeline.send(BEGIN)
         pipeline.send(self._statements.begin, self._statements.begin.values({"task": self._statements.table}))
-        _, found = _settle(pipeline)
+        _, found = _receive(pipeline)
         return read_bool(row_of(found)[0])
 
     def put(self, records: Sequence[TaskRecord]) -> Sequence[Stored | RecordRefused]:
@@ -101,7 +101,7 @@ class Batch:
         pipeline.send(_SAVE)
         for one in values.values():
             pipeline.send(self._statements.put, one)
-        failure, results = pipeline.settle()
+        failure, results = pipeline.receive()
         if failure is None:
             return {task_id: _stored(row) for task_id, row in zip(values, map(_first_row, results[1:]), strict=True)}
         if not isinstance(driver.translate(failure, self._where), RecordRefused):
@@ -115,7 +115,7 @@ class Batch:
             pipeline = Pipeline(self._connection)
             pipeline.send(_SAVE)
             pipeline.send(self._statements.put, one)
-            failure, results = pipeline.settle()
+            failure, results = pipeline.receive()
             if failure is None:
                 answers[task_id] = _stored(_first_row(results[1]))
                 continue
@@ -147,15 +147,15 @@ class Batch:
                 "ready_ids": [record.task_id for record in self._put if record.done_at is not None],
             }
             pipeline.send(self._statements.notify, self._statements.notify.values(ids))
-        failure, results = pipeline.settle()
+        failure, results = pipeline.receive()
         if failure is not None and not results:
             raise failure
         if failure is not None:
             logger.warning("Waiting clients could not be notified: %s", failure)
 
 
-def _settle(pipeline: Pipeline) -> Sequence[psycopg.pq.abc.PGresult]:
-    failure, results = pipeline.settle()
+def _receive(pipeline: Pipeline) -> Sequence[psycopg.pq.abc.PGresult]:
+    failure, results = pipeline.receive()
     if failure is not None:
         raise failure
     return results

@@ -115,7 +115,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                 raise
 
     @contextmanager
-    def patiently(self) -> Iterator[None]:
+    def without_timeout(self) -> Iterator[None]:
         """Wait without a limit, in a ``with`` block: for statements that may take long."""
         before, self.silence = self.silence, None
         try:
@@ -244,7 +244,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """Return user, host and database, for people."""
+    """Return user, host and database, for messages."""
     user = f"{settings['user']}@" if settings.get("user") else ""
     hosts = str(settings.get("host") or "local socket").split(",")
     ports = str(settings.get("port") or "5432").split(",")

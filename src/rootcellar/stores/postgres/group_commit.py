@@ -121,7 +121,7 @@ class Write:
         """Whether its thread still waits for it."""
         return self.presence.locked()
 
-    def note_answer(self, result: PGresult) -> None:
+    def record_answer(self, result: PGresult) -> None:
         """Note the answer, after the commit."""
         self.error = None
         self.count = result.command_tuples or 0
@@ -277,14 +277,14 @@ class GroupCommit:
         pipeline.send(COMMIT)
         if stored:
             pipeline.send(*self._notification(stored))
-        failure, results = pipeline.settle()
+        failure, results = pipeline.receive()
         if failure is not None and len(results) < first + len(batch) + 1:
             _roll_back(connection)
             for write in batch:
                 write.error = failure
             return
         for write, result in zip(batch, results[first:], strict=False):
-            write.note_answer(result)
+            write.record_answer(result)
         if failure is not None:
             logger.warning("Waiting clients could not be notified: %s", failure)
 
@@ -305,7 +305,7 @@ def _roll_back(connection: Connection) -> None:
     if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
         pipeline = Pipeline(connection)
         pipeline.send(ROLLBACK)
-        pipeline.settle()
+        pipeline.receive()
 
 
 def _together(queue: list[Write]) -> int:

@@ -223,15 +223,15 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         if not (added or removed or reads_all):
             return
         by_kind: defaultdict[NotifyOn, list[str]] = defaultdict(list)
-        for task_id, tell in added.items():
-            by_kind[tell].append(task_id)
+        for task_id, kind in added.items():
+            by_kind[kind].append(task_id)
         me = {"listener": self._listener}
         pipeline = Pipeline(connection)
         pipeline.send(BEGIN)
         if removed:
             self._send(pipeline, "unregister", {**me, "task_ids": removed})
-        for tell, task_ids in by_kind.items():
-            self._send(pipeline, "register", {**me, "task_ids": task_ids, "kind": int(tell)})
+        for kind, task_ids in by_kind.items():
+            self._send(pipeline, "register", {**me, "task_ids": task_ids, "kind": int(kind)})
         if reads_all:
             self._is_notified = False
             self._pacing.begin_read()
@@ -241,7 +241,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             self._send(pipeline, "read_all" if reads_all else "read_some", {**me, "task_ids": list(added)})
         count = len(added) + len(removed) + reads_all * len(self._subscriptions)
         with _silent_for(connection, ANSWER_SECONDS + ANSWER_SECONDS_PER_TASK * count):
-            failure, results = pipeline.settle()
+            failure, results = pipeline.receive()
         if failure is not None:
             raise failure
         self._last_heard = time.monotonic()
@@ -251,7 +251,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             self._deliver_rows(results[-1])
         if reads_all:
             self._has_read = True
-            self._note_recovery()
+            self._record_recovery()
 
     def _deliver_rows(self, result: PGresult) -> None:
         """Deliver what was read: of some tasks the id, of the others the record."""

@@ -105,7 +105,7 @@ def run(connection: Connection, statement: Statement, values: Values = NOTHING) 
         return results[0]
     pipeline = Pipeline(connection)
     pipeline.send(statement, values)
-    failure, results = pipeline.settle()
+    failure, results = pipeline.receive()
     if failure is not None:
         raise failure
     return results[0]
@@ -140,7 +140,7 @@ class Pipeline:
         self._pgconn.send_query_prepared(statement.name, *values, result_format=_BINARY)
         self._sent.append(None)
 
-    def settle(self) -> Answers:
+    def receive(self) -> Answers:
         """Wait for all answers and return them.
 
         Raises:

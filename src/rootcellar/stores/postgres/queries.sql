@@ -1,9 +1,9 @@
--- put_task: store a task's state, unless what is there must stay
+-- put_task: store a task's state, unless the stored state must stay
 INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
 
--- put_task_and_tell: the same, and tell whether nothing of the task was there before
+-- put_task_and_report: the same, and return whether the row was inserted
 INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
@@ -34,13 +34,13 @@ WITH stored AS (SELECT 1 WHERE false), arrived AS (
 )
 {count_arrived}
 
--- count_arrived: the end of both: add the part to the chord's count, and claim the chord where that completes it
+-- count_arrived: the end of both: add the part to the chord's count, and claim the chord if that completes it
 INSERT INTO {chord} AS c (group_id, counted, owner, expires_at)
 VALUES (%(part_group_id)s, (SELECT count(*) FROM arrived), %(part_owner)s, %(part_expires_at)s::timestamptz)
 ON CONFLICT (group_id) DO UPDATE SET
     counted = c.counted + excluded.counted,
     owner = excluded.owner,
-    -- one that never expires stays so, and a part may say nothing
+    -- a chord without an expiry keeps none, and a part without one changes nothing
     expires_at = CASE WHEN c.expires_at < excluded.expires_at THEN excluded.expires_at ELSE c.expires_at END,
     claimed_by = CASE WHEN {claimable} THEN %(claimant)s::text ELSE c.claimed_by END,
     claimed_until = CASE WHEN {claimable}
@@ -60,10 +60,10 @@ SELECT {task_columns} FROM {task} WHERE task_id = %(task_id)s
 -- get_tasks: read many tasks, as binary.py reads them
 SELECT {task_columns} FROM {task} WHERE task_id = ANY(%(task_ids)s)
 
--- delete_tasks: forget tasks
+-- delete_tasks: delete tasks
 DELETE FROM {task} WHERE task_id = ANY(%(task_ids)s)
 
--- replace_task: put other values in a task's place, where it is still what it was
+-- replace_task: replace the values of a task that has not changed
 UPDATE {task} SET {task_replacement}
 WHERE task_id = %(task_id)s AND status = %(old_status)s AND {task_still_the_same}
 
@@ -79,10 +79,10 @@ ON CONFLICT (taskset_id) DO UPDATE SET result = excluded.result, result_exact = 
 -- get_group: read a group
 SELECT taskset_id, result::text, result_exact, date_done, expires_at FROM {group} WHERE taskset_id = %(group_id)s
 
--- delete_group: forget a group
+-- delete_group: delete a group
 DELETE FROM {group} WHERE taskset_id = %(group_id)s
 
--- begin_chord: keep body and header, and forget what an earlier run counted
+-- begin_chord: store body and header, and delete the parts of an earlier run
 WITH forgotten AS (DELETE FROM {part} WHERE group_id = %(group_id)s)
 INSERT INTO {chord} (group_id, body, header, expires_at)
 VALUES (%(group_id)s, %(body)s, %(header)s, %(expires_at)s)
@@ -90,11 +90,11 @@ ON CONFLICT (group_id) DO UPDATE SET size = NULL, extra = 0, counted = 0, body =
     header = excluded.header, claimed_by = NULL, claimed_until = NULL, date_created = now(), date_done = NULL,
     expires_at = excluded.expires_at
 
--- size_chord: say how many parts there are
+-- size_chord: set the number of parts
 INSERT INTO {chord} (group_id, size) VALUES (%(group_id)s, %(size)s)
 ON CONFLICT (group_id) DO UPDATE SET size = excluded.size
 
--- grow_chord: say that there are more parts than its size tells; a key is noted among the parts, and counts once
+-- grow_chord: add to the number of parts; an idempotency key is stored among the parts, so that it counts once
 WITH noted AS (
     INSERT INTO {part} (group_id, task_id, group_index, status)
     SELECT %(group_id)s::text, %(key)s::text, -2, '' WHERE %(key)s::text IS NOT NULL
@@ -113,34 +113,34 @@ WHERE group_id = %(group_id)s AND counted >= size::bigint + extra AND date_done 
 -- get_chord: read an unfinished chord
 SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = %(group_id)s AND date_done IS NULL
 
--- chord_parts: read the parts in the order of the header; one that was counted without a result shows its task's
+-- chord_parts: read the parts in the order of the header; a part that was counted without a result has that of its task
 SELECT p.task_id, nullif(p.group_index, -1), p.status, p.result, t.result::text, t.result_exact
 FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
 WHERE p.group_id = %(group_id)s AND p.group_index <> -2
 ORDER BY p.group_index = -1, p.group_index, p.task_id
 
--- finish_chord: drop body and parts, and stay to refuse late parts
+-- finish_chord: delete body and parts; the row stays, so that late parts are refused
 WITH dropped AS (DELETE FROM {part} WHERE group_id = %(group_id)s)
 UPDATE {chord} SET date_done = now(), body = NULL, header = NULL WHERE group_id = %(group_id)s
 
--- orphaned_chords: complete, not finished, and without a valid claim
+-- orphaned_chords: find chords that are complete, not finished, and without a valid claim
 SELECT group_id FROM {chord}
 WHERE date_done IS NULL AND counted >= size::bigint + extra
     AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
     AND owner = %(owner)s
 LIMIT %(limit)s
 
--- delete_expired_tasks: delete some tasks whose time is over
+-- delete_expired_tasks: delete some tasks that have expired
 DELETE FROM {task} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {task} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )) AND expires_at < %(now)s
 
--- delete_expired_groups: delete some groups whose time is over
+-- delete_expired_groups: delete some groups that have expired
 DELETE FROM {group} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {group} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )) AND expires_at < %(now)s
 
--- delete_expired_chords: delete chords that were finished a day ago, or whose time is over
+-- delete_expired_chords: delete chords that were finished a day ago, or have expired
 WITH gone AS (
     DELETE FROM {chord} WHERE expires_at < %(now)s OR date_done < %(now)s::timestamptz - interval '1 day'
     RETURNING group_id
@@ -160,8 +160,8 @@ ORDER BY date_done DESC NULLS FIRST, date_started DESC NULLS FIRST, date_sent DE
 LIMIT %(limit)s
 
 -- begin_batch: try to get the lock for moving tasks; the server ends the transaction of a process that hangs
-SELECT pg_try_advisory_xact_lock(7247035, hashtext(%(task)s::text::regclass::oid::text)), patience, synced
-FROM (SELECT set_config('idle_in_transaction_session_timeout', '60s', true) AS patience,
-    -- what leaves the journal must be on the disk here
+SELECT pg_try_advisory_xact_lock(7247035, hashtext(%(task)s::text::regclass::oid::text)), idle_timeout, synced
+FROM (SELECT set_config('idle_in_transaction_session_timeout', '60s', true) AS idle_timeout,
+    -- a record that leaves the journal must be on the disk here
     set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
-        ELSE current_setting('synchronous_commit') END, true) AS synced) AS told
+        ELSE current_setting('synchronous_commit') END, true) AS synced) AS settings

@@ -7,7 +7,7 @@ from typing import Any
 
 from rootcellar.stores.postgres import driver
 from rootcellar.stores.postgres.driver import Connection
-from rootcellar.stores.replaced import tell_replaced
+from rootcellar.stores.replaced import report_replaced
 
 
 class Route:
@@ -37,5 +37,5 @@ class Route:
         connection = driver.connect(self._settings, self._where)
         former, self.leads_to = self.leads_to, connection.server
         if former not in ("", connection.server) and not self._is_balanced:
-            tell_replaced(former)
+            report_replaced(former)
         return connection

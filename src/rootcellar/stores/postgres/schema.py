@@ -9,7 +9,7 @@ from typing import Any
 
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.sql.celery_tables import ASIDE
+from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX
 from rootcellar.stores.sql.grants import Role, on_tables
 from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import in_parameterized, load_statements, qualified, quote_identifier
@@ -69,7 +69,7 @@ class PostgresSchema(SqlSchema[Connection]):
 
     def grants(self, role: Role, user: str) -> str:
         name = quote_identifier(user)
-        schemas = dict.fromkeys(quote_identifier(given or "public") for given in self._schemas_told())
+        schemas = dict.fromkeys(quote_identifier(given or "public") for given in self._schemas_given())
         rights = "USAGE, CREATE" if role == "admin" else "USAGE"
         lines = [
             f"-- CREATE ROLE {name} LOGIN PASSWORD '...';",
@@ -78,12 +78,12 @@ class PostgresSchema(SqlSchema[Connection]):
         lines += [] if role == "admin" else on_tables(role, self._names, name)
         return "\n".join([*lines, ""])
 
-    def _schemas_told(self) -> tuple[str | None, str | None]:
+    def _schemas_given(self) -> tuple[str | None, str | None]:
         return self._options.task_schema, self._options.group_schema
 
     @contextmanager
-    def _alone(self, connection: Connection) -> Iterator[None]:
-        with connection.patiently(), connection.transaction():
+    def _exclusive(self, connection: Connection) -> Iterator[None]:
+        with connection.without_timeout(), connection.transaction():
             connection.execute(self._sql["lock"])
             connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
             yield
@@ -98,22 +98,22 @@ class PostgresSchema(SqlSchema[Connection]):
     def _exists(self, connection: Connection, table: str) -> bool:
         return self._all(connection, "find_table", {"table": table}) != [(None,)]
 
-    def _set_aside(self, connection: Connection, schema: str | None, name: str) -> None:
+    def _rename_adopted(self, connection: Connection, schema: str | None, name: str) -> None:
         table = qualified(schema, name)
         for (index,) in self._all(connection, "indexes_of", {"table": table}):
-            new = quote_identifier(index[: LONGEST_NAME - len(ASIDE)] + ASIDE)
+            new = quote_identifier(index[: LONGEST_NAME - len(ADOPTED_SUFFIX)] + ADOPTED_SUFFIX)
             connection.execute(f"ALTER INDEX {qualified(schema, index)} RENAME TO {new}")
-        connection.execute(f"ALTER TABLE {table} RENAME TO {quote_identifier(name + ASIDE)}")
+        connection.execute(f"ALTER TABLE {table} RENAME TO {quote_identifier(name + ADOPTED_SUFFIX)}")
 
     def _columns(self, connection: Connection, table: str) -> set[str]:
         return {name for (name,) in self._all(connection, "columns_of", {"table": table})}
 
-    def _set_back(self, connection: Connection, schema: str | None, name: str) -> None:
-        table = qualified(schema, name + ASIDE)
+    def _rename_back(self, connection: Connection, schema: str | None, name: str) -> None:
+        table = qualified(schema, name + ADOPTED_SUFFIX)
         connection.execute(f"ALTER TABLE {table} RENAME TO {quote_identifier(name)}")
         for (index,) in self._all(connection, "indexes_of", {"table": qualified(schema, name)}):
-            if index.endswith(ASIDE):
-                new = quote_identifier(index.removesuffix(ASIDE))
+            if index.endswith(ADOPTED_SUFFIX):
+                new = quote_identifier(index.removesuffix(ADOPTED_SUFFIX))
                 connection.execute(f"ALTER INDEX {qualified(schema, index)} RENAME TO {new}")
 
     def _make_schemas(self, connection: Connection) -> None:

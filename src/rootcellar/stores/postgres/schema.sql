@@ -1,17 +1,17 @@
--- lock: let one create, upgrade or adopt at a time
+-- lock: let one process at a time create, upgrade or adopt
 SELECT pg_advisory_xact_lock(7247033)
 
--- find_table: name a table if it exists; reading pg_class makes a session that was waiting for the lock see what others made
+-- find_table: return the name of a table if it exists; only by reading pg_class, a session that waited for the lock sees the tables that others made
 SELECT (SELECT c.oid::regclass::text FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s))
 
--- find_schema: look for a schema
+-- find_schema: return a row if the schema exists
 SELECT 1 FROM pg_namespace WHERE nspname = %(schema)s
 
--- indexes_of: the names of a table's indexes
+-- indexes_of: return the names of a table's indexes
 SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
 WHERE i.indrelid = to_regclass(%(table)s)
 
--- make_registry: make the table that says which tables are rootcellar's, and of which version
+-- make_registry: create the table that lists rootcellar's tables and their versions
 CREATE TABLE IF NOT EXISTS {registry} (
     task_table   text PRIMARY KEY,
     group_table  text NOT NULL,
@@ -22,10 +22,10 @@ CREATE TABLE IF NOT EXISTS {registry} (
     date_made    timestamptz NOT NULL DEFAULT now()
 )
 
--- read_registry: the version of our tables, and Celery's tables if they were adopted
+-- read_registry: return the version of our tables, and Celery's tables if they were adopted
 SELECT version, old_task, old_group, old_keep FROM {registry} WHERE task_table = %(task)s
 
--- register: note the version of our tables
+-- register: store the version of our tables
 INSERT INTO {registry} AS r (task_table, group_table, version, old_task, old_group, old_keep)
 VALUES (%(task)s, %(group)s, %(version)s, %(old_task)s, %(old_group)s, %(keep)s)
 ON CONFLICT (task_table) DO UPDATE SET version = excluded.version
@@ -34,17 +34,17 @@ ON CONFLICT (task_table) DO UPDATE SET version = excluded.version
 INSERT INTO {registry} (task_table, group_table, version)
 VALUES ({task_literal}, {group_literal}, {version_literal})
 
--- unregister: forget tables that were dropped
+-- unregister: delete the entry of tables that were dropped
 DELETE FROM {registry} WHERE task_table = %(task)s
 
--- count_registered: how many tables are registered
+-- count_registered: count the registered tables
 SELECT count(*) FROM {registry}
 
--- columns_of: the names of a table's columns
+-- columns_of: return the names of a table's columns
 SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped
 
--- count_task: how many results of tasks there are
+-- count_task: count the results of tasks
 SELECT count(*) FROM {task}
 
--- count_group: how many groups were saved
+-- count_group: count the saved groups
 SELECT count(*) FROM {group}

@@ -60,9 +60,9 @@ class PostgresStore(SqlStore[Connection]):
         self._route = self._listen_route = Route(self._settings)
         if self.options.listen_url:
             self._listen_route = Route(driver.connection_settings(self.options.listen_url, connect_args))
-        self._pooling = PoolerPolicy(self.options.prepared_statements, self._where)
+        self._pooler_policy = PoolerPolicy(self.options.prepared_statements, self._where)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
-            lambda: self._pooling.configure(self._route.connect()),
+            lambda: self._pooler_policy.configure(self._route.connect()),
             close=Connection.close,
             alive=_is_alive,
             usable=_is_usable,
@@ -112,7 +112,7 @@ class PostgresStore(SqlStore[Connection]):
 
     def report_inserts(self) -> None:
         """See :class:`~rootcellar.stores.base.ReportsInserts`."""
-        self._put = Statement("put_task_and_tell", self._sql["put_task_and_tell"])
+        self._put = Statement("put_task_and_report", self._sql["put_task_and_report"])
 
     def get(self, task_id: str) -> TaskRecord | None:
         if not rows.findable([task_id]):
@@ -150,7 +150,7 @@ class PostgresStore(SqlStore[Connection]):
                     connection.close()
                     raise
         except psycopg.Error as exc:
-            self._pooling.learn_from(exc)
+            self._pooler_policy.learn_from(exc)
             self._pool.drop_idle()
             if exc.sqlstate in driver.STALE:
                 self._is_schema_known = False
@@ -222,7 +222,7 @@ class PostgresStore(SqlStore[Connection]):
             except UnicodeEncodeError as exc:
                 raise self._refused(exc) from exc
             except psycopg.Error as exc:
-                self._pooling.learn_from(exc)
+                self._pooler_policy.learn_from(exc)
                 is_stale = exc.sqlstate in driver.STALE
                 if exc.sqlstate == driver.READ_ONLY:
                     # the session stays so, also when the database may be written to again
@@ -237,7 +237,7 @@ class PostgresStore(SqlStore[Connection]):
     def _connect_to_listen(self) -> Connection:
         # a client may wait before the tables exist
         self._know_schema()
-        return self._pooling.configure(self._listen_route.connect())
+        return self._pooler_policy.configure(self._listen_route.connect())
 
     def _leave(self, server: str) -> None:
         """Close the idle connections once a server was replaced."""
@@ -267,7 +267,7 @@ class PostgresStore(SqlStore[Connection]):
         return self._execute(connection, statement, params).rowcount
 
     def _execute(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> psycopg.Cursor[Any]:
-        with connection.patiently() if statement in _LONG else nullcontext():
+        with connection.without_timeout() if statement in _LONG else nullcontext():
             return connection.execute(self._sql[statement], params, prepare=True)
 
     def _raw(self, work: Callable[[Connection], T]) -> T:
@@ -276,7 +276,7 @@ class PostgresStore(SqlStore[Connection]):
                 try:
                     return work(connection)
                 except psycopg.Error as exc:
-                    self._pooling.learn_from(exc)
+                    self._pooler_policy.learn_from(exc)
                     is_stale = exc.sqlstate in driver.STALE
                     if is_stale:
                         self._is_schema_known = False
@@ -339,7 +339,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         **in_parameterized(table_names(options)),
         "task_columns": ", ".join(rows.TASK_COLUMNS),
         # a waiter that wants only the id is sent nothing else
-        "told_columns": ", ".join(f"CASE WHEN w.kind <> 1 THEN {column} END" for column in rows.TASK_COLUMNS),
+        "sent_columns": ", ".join(f"CASE WHEN w.kind <> 1 THEN {column} END" for column in rows.TASK_COLUMNS),
         "task_values": fragments.named(rows.TASK_COLUMNS, "%({})s"),
         "task_update": fragments.update_assignments(),
         "task_overwritable": fragments.overwritable(),

@@ -89,7 +89,7 @@ def explain(text: str, settings: Mapping[str, Any], where: str) -> errors.Rootce
     Args:
         text: libpq's message.
         settings: the parameters of the connection.
-        where: the server, for people.
+        where: the server, for messages.
     """
     for host, address, port, reason in _SERVER.findall(text):
         if "certificate verify failed" in reason or "does not match host name" in reason:
@@ -141,10 +141,10 @@ def _verify(host: str, address: tuple[str, int], settings: Mapping[str, Any]) ->
         # libpq is not as strict about how a certificate is written
         context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
         context.check_hostname = _mode(settings) == "verify-full"
-        with socket.create_connection(address, CONNECT_TIMEOUT_SECONDS) as line:
-            line.sendall(SSL_REQUEST)
-            if line.recv(1) == b"S":
-                context.wrap_socket(line, server_hostname=host).close()
+        with socket.create_connection(address, CONNECT_TIMEOUT_SECONDS) as sock:
+            sock.sendall(SSL_REQUEST)
+            if sock.recv(1) == b"S":
+                context.wrap_socket(sock, server_hostname=host).close()
     except ssl.SSLError as exc:
         return exc
     except OSError:

@@ -35,7 +35,7 @@ DELETE FROM {listener} WHERE id = %(listener)s
 -- want_notification: set the flag, without waiting for a writer that has locked the row to clear it
 UPDATE {listener} SET armed = true WHERE id = %(listener)s AND NOT armed
 
--- register: wait for these tasks; if the listener waits for a task already, in a way that serves both waiters
+-- register: wait for these tasks; if the listener waits for a task already, choose the kind that serves both waiters
 INSERT INTO {waiter} AS w (task_id, listener, kind)
 SELECT task_id, %(listener)s::integer, %(kind)s::smallint FROM unnest(%(task_ids)s::text[]) AS u (task_id)
 ORDER BY task_id
@@ -46,11 +46,11 @@ SET kind = CASE WHEN w.kind = excluded.kind THEN w.kind WHEN 2 IN (w.kind, exclu
 DELETE FROM {waiter} WHERE listener = %(listener)s AND task_id = ANY(%(task_ids)s)
 
 -- read_all: read what a listener is sent of all tasks for which it waits; the kind in the table decides what that is
-SELECT task_id AS id, w.kind = 1 AS is_id_only, {told_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
+SELECT task_id AS id, w.kind = 1 AS is_id_only, {sent_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
 WHERE w.listener = %(listener)s AND (w.kind = 2 OR date_done IS NOT NULL)
 
 -- read_some: the same, of these tasks only
-SELECT task_id AS id, w.kind = 1 AS is_id_only, {told_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
+SELECT task_id AS id, w.kind = 1 AS is_id_only, {sent_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
 WHERE w.listener = %(listener)s AND (w.kind = 2 OR date_done IS NOT NULL) AND task_id = ANY(%(task_ids)s::text[])
 
 -- drop_dead_listeners: delete the listeners whose session has ended, and their registrations

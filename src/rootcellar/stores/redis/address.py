@@ -79,7 +79,7 @@ class Address:
         prefix: what all keys begin with.
         idle_before_ping: seconds; a connection that was idle for longer is tested before it is used. ``None`` for the
             pool's default.
-        where: for people, without secrets.
+        where: the server, for messages, without secrets.
     """
 
     form: Form

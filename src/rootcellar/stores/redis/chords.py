@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Payload, TaskRecord
-from rootcellar.stores.fields import FAILURES, Reading, damaged
+from rootcellar.stores.fields import FAILURES, FieldReader, damaged
 from rootcellar.stores.framing import frame, kept_result, unframe_loosely
 from rootcellar.stores.redis.keys import decoded, encoded
 
@@ -36,14 +36,14 @@ def read_part(field: bytes, value: bytes) -> PartResult:
     """Return a part as it was counted; one that is damaged has a result that says so when it is decoded."""
     index, _, task_id = field[len(_PART) :].partition(b":")
     state, _, framed = value.partition(b"\n")
-    reading = Reading()
+    reader = FieldReader()
     part = PartResult(
         task_id=decoded(task_id),
         group_index=int(index) if index.removeprefix(b"-").isdigit() else None,
-        state=reading.state(_json_of(state)),
+        state=reader.state(_json_of(state)),
         result=unframe_loosely(framed) if framed else None,
     )
-    return replace(part, result=damaged(value)) if reading.damage else part
+    return replace(part, result=damaged(value)) if reader.damage else part
 
 
 def _json_of(text: bytes) -> Any:
@@ -69,7 +69,7 @@ def read_record(group_id: str, values: Sequence[bytes | None]) -> ChordRecord | 
         group_id=group_id,
         body=unframe_loosely(body) if body else None,
         header=unframe_loosely(header) if header else None,
-        expires_at=Reading().moment("expires_at", expires, _moment) if expires else None,
+        expires_at=FieldReader().moment("expires_at", expires, _moment) if expires else None,
     )
 
 

@@ -49,9 +49,9 @@ class Cluster(Servers):
     #: a task and its chord are in different slots
     shares_scripts = False
     #: a message goes to every node, so it does not contain the result
-    news = b"1"
+    message = b"1"
     #: a message between nodes may be lost if one of them fails
-    safety_look = 5.0
+    safety_read_seconds = 5.0
     may_be_replaced = True
 
     def __init__(self, address: Address, options: StoreOptions) -> None:
@@ -229,15 +229,17 @@ class Cluster(Servers):
         quick = {name: min(float(self._address.connect[name]), mastership.ANSWER_SECONDS) for name in _TIMEOUTS}
         settings = {**self._address.connect, **quick}
         try:
-            line = driver.open_line(settings, self._address.tls, node.host, node.port, "", node.address)
+            connection = driver.open_connection(settings, self._address.tls, node.host, node.port, "", node.address)
         except errors.RootcellarError:
             return Opinion(None)
         try:
-            ranges, about, now = line.call_all([pack(b"CLUSTER", b"SLOTS"), pack(b"CLUSTER", b"NODES"), pack(b"TIME")])
+            ranges, about, now = connection.call_all(
+                [pack(b"CLUSTER", b"SLOTS"), pack(b"CLUSTER", b"NODES"), pack(b"TIME")]
+            )
         except OSError:
             return Opinion(None)
         finally:
-            line.close()
+            connection.close()
         if not isinstance(ranges, list) or not ranges:
             return Opinion(None)
         ids = [

@@ -15,29 +15,31 @@ from rootcellar.stores.redis.keys import Keys, encoded
 #: the most bytes of a Redis string
 MAX_BLOB_BYTES = 512 << 20
 #: the arguments of a script for the part of a chord that is counted
-Counting = tuple[bytes | int, ...]
+CountArguments = tuple[bytes | int, ...]
 
 
 class TaskCommands:
     """Makes the calls that store a task.
 
     Args:
-        news: the message that is published when a task is stored; empty for the result itself.
-        where: the server, for people.
+        message: what is published when a task is stored; empty for the result itself.
+        where: the server, for messages.
     """
 
-    def __init__(self, news: bytes, where: str) -> None:
-        self._news = news
+    def __init__(self, message: bytes, where: str) -> None:
+        self._message = message
         self._where = where
 
     def task(self, key: bytes, record: TaskRecord, expected: bytes) -> Call:
         """Return the call that stores a task; if it was merged, only in place of the blob ``expected``."""
-        return PUT.call((key,), self.blob(record), milliseconds(record.expires_at), self._news, expected)
+        return PUT.call((key,), self.blob(record), ttl_milliseconds(record.expires_at), self._message, expected)
 
-    def task_and_part(self, keys: tuple[bytes, bytes], record: TaskRecord, expected: bytes, counting: Counting) -> Call:
+    def task_and_part(
+        self, keys: tuple[bytes, bytes], record: TaskRecord, expected: bytes, count_arguments: CountArguments
+    ) -> Call:
         """Return the call that stores a task and counts it as a part of a chord; ``keys`` are theirs."""
-        lasts = milliseconds(record.expires_at)
-        return PUT_PART.call(keys, self.blob(record), lasts, self._news, expected, *counting)
+        ttl = ttl_milliseconds(record.expires_at)
+        return PUT_PART.call(keys, self.blob(record), ttl, self._message, expected, *count_arguments)
 
     def blob(self, record: TaskRecord) -> bytes:
         """Return the blob of a task; raise RecordRefused if it is too large."""
@@ -54,21 +56,23 @@ class TaskCommands:
 class JournaledTaskCommands(TaskCommands):
     """Makes the calls that store a task without an expiry and add it to the journal."""
 
-    def __init__(self, keys: Keys, news: bytes, where: str) -> None:
-        super().__init__(news, where)
+    def __init__(self, keys: Keys, message: bytes, where: str) -> None:
+        super().__init__(message, where)
         self._journal = (keys.journal, keys.journal_versions)
 
     def task(self, key: bytes, record: TaskRecord, expected: bytes) -> Call:
         keys = (key, *self._journal)
-        return PUT_JOURNALED.call(keys, self.blob(record), self._news, expected, encoded(record.task_id))
+        return PUT_JOURNALED.call(keys, self.blob(record), self._message, expected, encoded(record.task_id))
 
-    def task_and_part(self, keys: tuple[bytes, bytes], record: TaskRecord, expected: bytes, counting: Counting) -> Call:
+    def task_and_part(
+        self, keys: tuple[bytes, bytes], record: TaskRecord, expected: bytes, count_arguments: CountArguments
+    ) -> Call:
         all_keys = (*keys, *self._journal)
-        arguments = (self.blob(record), self._news, expected, encoded(record.task_id))
-        return PUT_PART_JOURNALED.call(all_keys, *arguments, *counting)
+        arguments = (self.blob(record), self._message, expected, encoded(record.task_id))
+        return PUT_PART_JOURNALED.call(all_keys, *arguments, *count_arguments)
 
 
-def milliseconds(expires_at: datetime | None) -> int:
+def ttl_milliseconds(expires_at: datetime | None) -> int:
     """Return for how many milliseconds something is kept, at least 1; 0 for ever."""
     return 0 if expires_at is None else max(1, int((expires_at.timestamp() - time.time()) * 1000))
 
@@ -112,16 +116,16 @@ FINISH_CHORD = _load("finish_chord", "chords")
 ORPHANED_CHORDS = _load("orphaned_chords", "chords")
 
 
-PUT_JOURNALED = _load("put_noted", "tasks", "journal")
+PUT_JOURNALED = _load("put_journaled", "tasks", "journal")
 
 
-PUT_PART_JOURNALED = _load("put_part_noted", "tasks", "journal", "chords")
+PUT_PART_JOURNALED = _load("put_part_journaled", "tasks", "journal", "chords")
 
 
-FORGET_JOURNALED = _load("forget_noted", "journal")
+FORGET_JOURNALED = _load("forget_journaled", "journal")
 
 
-SETTLE = _load("settle", "tasks")
+REMOVE_MOVED = _load("remove_moved", "tasks")
 
 
 RELEASE = _load("release")

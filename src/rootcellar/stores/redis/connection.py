@@ -77,7 +77,7 @@ class RespConnection:
     Args:
         connection: redis-py's, connected and logged in.
         opened: the socket that it opened.
-        address: the server, for people.
+        address: the server, for messages.
     """
 
     __slots__ = ("_connection", "_due", "_is_open", "_reader", "_socket", "address")

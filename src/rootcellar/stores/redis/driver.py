@@ -122,10 +122,10 @@ def connect(address: Address, host: str = "", port: int = 0) -> RespConnection:
         StoreError: it is not possible.
     """
     settings = {**address.connect, "db": address.db}
-    return open_line(settings, address.tls, host, port, address.path, address.where)
+    return open_connection(settings, address.tls, host, port, address.path, address.where)
 
 
-def open_line(
+def open_connection(
     settings: Mapping[str, Any], tls_settings: Mapping[str, Any] | None, host: str, port: int, path: str, where: str
 ) -> RespConnection:
     """Open a connection with redis-py's arguments in ``settings``.
@@ -199,10 +199,10 @@ def _refusal_after_the_handshake(
     return None
 
 
-def is_alive(line: RespConnection) -> bool:
+def is_alive(connection: RespConnection) -> bool:
     """Return whether an idle connection still answers."""
     try:
-        return bool(line.call(pack(b"PING")) == b"PONG")
+        return bool(connection.call(pack(b"PING")) == b"PONG")
     except FAILURES as exc:
         raise_interruption(exc)
         return False

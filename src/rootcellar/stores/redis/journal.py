@@ -14,7 +14,7 @@ from rootcellar.errors import AppendOnlyMissing, ConfigurationError
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.fields import damaged
 from rootcellar.stores.framing import chunks
-from rootcellar.stores.journal import Lag, Pending, Settlement
+from rootcellar.stores.journal import Lag, MoveResult, Pending
 from rootcellar.stores.layouts import json_blob
 from rootcellar.stores.redis import commands, driver, persistence
 from rootcellar.stores.redis.connection import Reply, ServerError, pack
@@ -36,7 +36,7 @@ class RedisJournal:
     Args:
         servers: the server.
         keys: the names of its keys.
-        where: the server, for people.
+        where: the server, for messages.
 
     Raises:
         ConfigurationError: it is a Cluster, where a task and the journal are on different nodes.
@@ -56,7 +56,7 @@ class RedisJournal:
         self._where = where
         self._stream = keys.journal
 
-    def look(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
+    def read(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
         """Return the records of these tasks, and the ids of those that have a tombstone."""
         if len(task_ids) == 1:
             key = self._keys.task(task_ids[0])
@@ -88,7 +88,7 @@ class RedisJournal:
         versions = self._servers.call(self._stream, pack(b"HMGET", self._keys.journal_versions, *ids))
         keys = [self._keys.task(decoded(task_id)) for task_id in ids]
         sizes = self._sizes(keys)
-        count = _fitting(sizes)
+        count = _count_within_limit(sizes)
         blobs = self._servers.get_many(keys[:count])
         return [
             _pending(entry, version or b"p", blob, is_string=size is not None)
@@ -114,14 +114,14 @@ class RedisJournal:
         found = self._servers.call(self._stream, pack(b"XRANGE", self._stream, b"-", b"+", b"COUNT", limit))
         return [(entry, fields[1]) for entry, fields in found]
 
-    def settle(self, settlements: Sequence[Settlement]) -> None:
+    def remove_moved(self, move_results: Sequence[MoveResult]) -> None:
         """Take out of the journal what was moved and has not changed since it was read."""
-        for start in range(0, len(settlements), _MAX_TASKS_PER_CALL):
-            some = settlements[start : start + _MAX_TASKS_PER_CALL]
+        for start in range(0, len(move_results), _MAX_TASKS_PER_CALL):
+            some = move_results[start : start + _MAX_TASKS_PER_CALL]
             tasks = [self._keys.task(one.pending.task_id) for one in some]
             keys = (self._stream, self._keys.journal_versions, self._keys.journal_refused, *tasks)
-            arguments = [argument for one in some for argument in _settling(one)]
-            self._servers.run(self._stream, commands.SETTLE.call(keys, *arguments))
+            arguments = [argument for one in some for argument in _remove_arguments(one)]
+            self._servers.run(self._stream, commands.REMOVE_MOVED.call(keys, *arguments))
 
     def release(self, task_id: str) -> bool:
         """Take away what was moved of a task; return whether nothing of it is left here that others do not have."""
@@ -202,20 +202,20 @@ def _pending(entry: _Entry, version: bytes, blob: bytes | None, *, is_string: bo
     )
 
 
-def _settling(settlement: Settlement) -> tuple[bytes | int, ...]:
+def _remove_arguments(move_result: MoveResult) -> tuple[bytes | int, ...]:
     """Return the arguments that the script takes for one task."""
-    pending, lasts = settlement.pending, settlement.lasts
+    pending, ttl = move_result.pending, move_result.ttl
     return (
         encoded(pending.task_id),
         pending.entry.encode(),
         pending.version.encode("utf-8", "surrogateescape"),
-        settlement.outcome.value,
-        0 if lasts is None else max(1, int(lasts.total_seconds() * 1000)),
-        b"" if settlement.kept is None else json_blob.encode_task(settlement.kept),
+        move_result.outcome.value,
+        0 if ttl is None else max(1, int(ttl.total_seconds() * 1000)),
+        b"" if move_result.kept is None else json_blob.encode_task(move_result.kept),
     )
 
 
-def _fitting(sizes: Sequence[int | None]) -> int:
+def _count_within_limit(sizes: Sequence[int | None]) -> int:
     """Return how many of these fit into one batch, at least one."""
     total = 0
     for count, size in enumerate(sizes):

@@ -72,7 +72,7 @@ class Mastership:
 
     def __init__(self, others: Callable[[str], Sequence[Ask]]) -> None:
         self._others = others
-        self._aside = DeadlineExecutor()
+        self._executor = DeadlineExecutor()
         self._questions = PerProcess(_Questions)
 
     def of(self, address: str, since: float) -> bool | None:
@@ -85,7 +85,7 @@ class Mastership:
         with questions.lock:
             begun, answer = questions.asked.get(address, (float("-inf"), None))
             if answer is None or begun < since:
-                answer = self._aside.submit(partial(self._ask_all, address))
+                answer = self._executor.submit(partial(self._ask_all, address))
                 questions.asked[address] = (time.monotonic(), answer)
         try:
             return answer.result(timeout=ANSWER_SECONDS * 2)
@@ -94,7 +94,7 @@ class Mastership:
 
     def _ask_all(self, address: str) -> bool | None:
         asks = self._others(address)
-        pending = {self._aside.submit(ask) for ask in asks}
+        pending = {self._executor.submit(ask) for ask in asks}
         opinions: list[Opinion] = []
         deadline = time.monotonic() + ANSWER_SECONDS
         sure = decide(opinions, len(asks))

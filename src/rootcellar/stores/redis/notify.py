@@ -22,7 +22,7 @@ from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.connection import ConnectionLost, Reply, RespConnection, ServerError, pack
 from rootcellar.stores.redis.keys import Keys
 from rootcellar.stores.redis.servers import Servers
-from rootcellar.stores.replaced import tell_replaced, when_replaced
+from rootcellar.stores.replaced import report_replaced, when_replaced
 from rootcellar.stores.watching import LINGER, Fetch, ReconnectingWatcher
 from rootcellar.support.backoff import Backoff
 from rootcellar.text.escaping import visible_logs
@@ -49,7 +49,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
         servers: where to subscribe.
         fetch: reads records.
         keys: the names of the channels.
-        where: the server, for people.
+        where: the server, for messages.
     """
 
     failures = (errors.StoreError, *driver.FAILURES)
@@ -81,8 +81,8 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
     def _explain(self, exc: Exception) -> errors.RootcellarError:
         return driver.translate(exc, self._where)
 
-    def _prepare(self, line: RespConnection) -> bool:
-        self._leads_to, self._is_replaced = line.address, False
+    def _prepare(self, connection: RespConnection) -> bool:
+        self._leads_to, self._is_replaced = connection.address, False
         self._unread = {}
         self._rereads = 0
         self._has_read = False
@@ -94,17 +94,17 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
             self._table.add_all_again()
         return True
 
-    def _serve_on(self, line: RespConnection) -> None:
+    def _serve_on(self, connection: RespConnection) -> None:
         while not self._is_closed:
-            self._subscribe_changes(line)
+            self._subscribe_changes(connection)
             if self._idle_seconds() >= LINGER:
                 return
             if not self._table.added:
-                self._receive(line, self._seconds_until_next())
-                self._require_answers(line)
+                self._receive(connection, self._seconds_until_next())
+                self._require_answers(connection)
             self._reread_if_due()
-            if time.monotonic() - self._last_read >= self._servers.safety_look:
-                self._read(self._waited_for())
+            if time.monotonic() - self._last_read >= self._servers.safety_read_seconds:
+                self._read(self._awaited_ids())
 
     def _seconds_until_next(self) -> float:
         """Return the seconds after which there is something to do even if no message arrives."""
@@ -114,31 +114,31 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
 
     # -- subscribing
 
-    def _subscribe_changes(self, line: RespConnection) -> None:
+    def _subscribe_changes(self, connection: RespConnection) -> None:
         """Subscribe to the tasks that were added, and read them once the server has confirmed; leave the others."""
         added, removed = self._take_changes()
         leaving = [task_id for task_id in removed if task_id in self._subscribed]
         joining = [task_id for task_id in added if task_id not in self._subscribed]
         for some in chunks(leaving, _MAX_CHANNELS):
-            self._send(line, b"UNSUBSCRIBE", some)
+            self._send(connection, b"UNSUBSCRIBE", some)
         self._subscribed.difference_update(leaving)
         for some in chunks(joining, _MAX_CHANNELS):
-            self._send(line, b"SUBSCRIBE", some)
+            self._send(connection, b"SUBSCRIBE", some)
         self._subscribed.update(joining)
-        self._receive_replies(line)
+        self._receive_replies(connection)
         if added:
             self._read(list(added))
 
-    def _send(self, line: RespConnection, command: bytes, task_ids: Sequence[str]) -> None:
-        line.send(pack(command, *map(self._keys.task, task_ids)))
+    def _send(self, connection: RespConnection, command: bytes, task_ids: Sequence[str]) -> None:
+        connection.send(pack(command, *map(self._keys.task, task_ids)))
         self._replies_due += len(task_ids)
         if self._replies_due >= _MAX_REPLIES_DUE:
-            self._receive_replies(line)
+            self._receive_replies(connection)
 
-    def _receive_replies(self, line: RespConnection) -> None:
+    def _receive_replies(self, connection: RespConnection) -> None:
         while self._replies_due and not self._is_closed:
-            self._receive(line, SILENCE)
-            self._require_answers(line)
+            self._receive(connection, SILENCE)
+            self._require_answers(connection)
 
     # -- reading
 
@@ -161,7 +161,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
             self._rereads = 0
             self._reread_at = 0.0
             self._has_read = True
-            self._note_recovery()
+            self._record_recovery()
         elif unread and not skipped:
             self._rereads += 1
             # a server that is slow to fail must not take most of the time
@@ -176,11 +176,11 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
 
     # -- receiving
 
-    def _receive(self, line: RespConnection, seconds: float) -> None:
+    def _receive(self, connection: RespConnection, seconds: float) -> None:
         """Sleep until a message arrives, the thread is woken, or for ``seconds``; deliver what arrived."""
-        if not self._sleep(seconds, line.fileno()):
+        if not self._sleep(seconds, connection.fileno()):
             return
-        replies = line.receive()
+        replies = connection.receive()
         if replies:
             self._last_heard, self._pinged_at = time.monotonic(), None
         published, changed_ids = self._parse(replies)
@@ -201,15 +201,15 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
             if reply[0] in (b"subscribe", b"unsubscribe"):
                 self._replies_due -= 1
             elif reply[0] == b"message":
-                _, channel, news = reply
+                _, channel, message = reply
                 task_id = self._keys.task_id(channel)
-                if len(news) > 1:
-                    published.append(json_blob.decode_task(task_id, news))
+                if len(message) > 1:
+                    published.append(json_blob.decode_task(task_id, message))
                 else:
                     changed_ids[task_id] = None
         return published, list(changed_ids)
 
-    def _require_answers(self, line: RespConnection) -> None:
+    def _require_answers(self, connection: RespConnection) -> None:
         """Raise if the server is silent or is not the master any more.
 
         A connection may be lost without a message of it, and a server that was replaced as the master may still answer.
@@ -228,7 +228,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
         # the time since the PING counts: before it, this thread may have been busy
         if self._pinged_at is None:
             if now - self._last_heard >= SILENCE:
-                line.send(pack(b"PING"))
+                connection.send(pack(b"PING"))
                 self._pinged_at = now
         elif now - self._pinged_at >= SILENCE:
             raise ConnectionLost(f"the server has been silent for {now - self._last_heard:.0f} s")
@@ -238,7 +238,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
         address = self._leads_to
         try:
             if self._servers.is_replaced(address):
-                tell_replaced(address)
+                report_replaced(address)
         except errors.RootcellarError as exc:
             logger.debug("No server says whether %s is the master: %s", address, exc)
         finally:

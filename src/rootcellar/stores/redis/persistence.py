@@ -24,7 +24,7 @@ _DURING_REWRITES = (
 )
 
 
-def require(line: RespConnection, where: str) -> None:
+def require(connection: RespConnection, where: str) -> None:
     """Raise unless a server keeps what it acknowledges.
 
     Raises:
@@ -32,7 +32,7 @@ def require(line: RespConnection, where: str) -> None:
         ConfigurationError: it may evict results.
         OSError: the connection was lost.
     """
-    info = info_of(line)
+    info = info_of(connection)
     if info.get("aof_enabled") != "1":
         is_known = "aof_enabled" in info
         raise AppendOnlyMissing(

@@ -49,7 +49,7 @@ class Replication:
 
     Args:
         options: the store's; the transport options ``wait_replicas`` (0 for not at all) and ``wait_timeout`` (seconds).
-        where: the server, for people.
+        where: the server, for messages.
         default: the number of replicas, unless ``wait_replicas`` is set.
         answer_timeout: seconds in which the server must answer. WAIT lasts at most half as long, so that replicas that
             do not answer are not taken for a server that does not answer.
@@ -83,7 +83,7 @@ class Replication:
         self._was_logged = False
         self._command = pack(b"WAIT", self._replicas, max(1, int(min(timeout, answer_timeout / 2) * 1000)))
 
-    def run(self, line: RespConnection, packed: bytes) -> Reply:
+    def run(self, connection: RespConnection, packed: bytes) -> Reply:
         """Send a command that changes something; return its reply once enough replicas have the change.
 
         Raises:
@@ -91,16 +91,16 @@ class Replication:
             ServerError: the server refused the command.
             OSError: the connection was lost.
         """
-        if not self._replicas or not self._should_wait(line):
-            reply = line.call(packed)
+        if not self._replicas or not self._should_wait(connection):
+            reply = connection.call(packed)
             if self._mastership is not None:
-                self._require_master(line, ASK_SECONDS)
+                self._require_master(connection, ASK_SECONDS)
             return reply
-        reply, waited = line.call_all([packed, self._command])
+        reply, waited = connection.call_all([packed, self._command])
         if type(reply) is ServerError:
             raise reply
-        if not self._record_reply(line, waited):
-            self._require_master(line, _ASK_NOW_SECONDS)
+        if not self._record_reply(connection, waited):
+            self._require_master(connection, _ASK_NOW_SECONDS)
         return reply
 
     @property
@@ -114,13 +114,13 @@ class Replication:
             return False
         return self._mastership.of(address, time.monotonic() - _ASK_NOW_SECONDS) is False
 
-    def _should_wait(self, line: RespConnection) -> bool:
+    def _should_wait(self, connection: RespConnection) -> bool:
         """Return whether to wait for replicas now. Asks the server once after a pause whether enough are connected."""
         if not self._replicas or time.monotonic() < self._resting_until:
             return False
         if self._are_connected:
             return True
-        count = _connected(line)
+        count = _connected(connection)
         if count is not None and count < self._replicas:
             self._pause(f"{count} of {self._replicas} replicas are connected")
             return False
@@ -128,7 +128,7 @@ class Replication:
         self._was_logged = False
         return True
 
-    def _record_reply(self, line: RespConnection, answer: Reply) -> bool:
+    def _record_reply(self, connection: RespConnection, answer: Reply) -> bool:
         """Return by the reply to WAIT whether enough replicas have the result; if not, stop waiting for a while.
 
         Raises:
@@ -140,7 +140,7 @@ class Replication:
         if isinstance(answer, ServerError) and not str(answer).startswith("NOPERM"):
             # UNBLOCKED: the master became a replica during WAIT
             raise self._replaced(
-                line,
+                connection,
                 f"WAIT was answered with: {answer}",
                 "wait until the failover ends; if it lasts, see the Sentinels, or `redis-cli cluster nodes`",
             )
@@ -149,31 +149,32 @@ class Replication:
         )
         return False
 
-    def _require_master(self, line: RespConnection, age: float) -> None:
-        """Raise unless the other servers confirm that ``line`` leads to the master.
+    def _require_master(self, connection: RespConnection, age: float) -> None:
+        """Raise unless the other servers confirm that ``connection`` leads to the master.
 
         Args:
             age: the most seconds since the others were asked.
         """
         if self._mastership is None:
             return
-        is_master = self._mastership.of(line.address, time.monotonic() - age)
+        is_master = self._mastership.of(connection.address, time.monotonic() - age)
         if is_master is False:
             raise self._replaced(
-                line,
-                f"{line.address} was replaced as the master",
+                connection,
+                f"{connection.address} was replaced as the master",
                 "wait until the failover ends; if it lasts, see the Sentinels, or `redis-cli cluster nodes`",
             )
         if is_master is None and self._replicas:
             raise self._replaced(
-                line,
-                f"no replica has the result, and no majority of the others confirms that {line.address} is the master",
+                connection,
+                "no replica has the result, and no majority of the others confirms that "
+                f"{connection.address} is the master",
                 "see whether the Sentinels, or the other nodes of the Cluster, run and reach the master",
             )
 
-    def _replaced(self, line: RespConnection, what: str, remedy: str) -> MasterReplaced:
-        line.close()
-        return MasterReplaced(what, where=self._where, remedy=remedy, address=line.address)
+    def _replaced(self, connection: RespConnection, what: str, remedy: str) -> MasterReplaced:
+        connection.close()
+        return MasterReplaced(what, where=self._where, remedy=remedy, address=connection.address)
 
     def _pause(self, reason: str) -> None:
         """Stop waiting for replicas for RESPITE_SECONDS; log a warning only the first time."""
@@ -189,10 +190,10 @@ class Replication:
         self._was_logged = True
 
 
-def _connected(line: RespConnection) -> int | None:
+def _connected(connection: RespConnection) -> int | None:
     """Return how many replicas are connected; ``None`` if the user may not ask."""
     try:
-        role = line.call(pack(b"ROLE"))
+        role = connection.call(pack(b"ROLE"))
     except ServerError:
         return None
     return len(role[2]) if role[0] == b"master" else None

@@ -48,21 +48,21 @@ class Sentinels:
             DatabaseMissing: the Sentinels know of no such master.
         """
         host, port = self._master()
-        line = driver.connect(self._address, host, port)
+        connection = driver.connect(self._address, host, port)
         try:
-            role = line.call(pack(b"ROLE"))[0]
+            role = connection.call(pack(b"ROLE"))[0]
         except ServerError:
             # the user may not run ROLE; a replica will refuse writes by itself
-            return line
+            return connection
         except OSError as exc:
-            line.close()
+            connection.close()
             raise driver.translate(exc, self._address.where) from exc
         if role != b"master":
-            line.close()
+            connection.close()
             raise errors.StoreUnavailable(
                 f"{host}:{port} is no master any more", where=self._address.where, remedy="wait until the failover ends"
             )
-        return line
+        return connection
 
     def open(self, host: str, port: int) -> RespConnection:
         """Open a connection to one of the Sentinels.
@@ -70,7 +70,7 @@ class Sentinels:
         Raises:
             StoreError: it is not possible.
         """
-        return driver.open_line(self._settings, self._tls, host, port, "", f"sentinel {host}:{port}")
+        return driver.open_connection(self._settings, self._tls, host, port, "", f"sentinel {host}:{port}")
 
     def others(self, address: str) -> Sequence[Ask]:
         """Return how to ask each Sentinel whether the server at ``address`` is the master."""
@@ -79,11 +79,11 @@ class Sentinels:
     def _opinion(self, host: str, port: int, address: str) -> Opinion:
         """Return the opinion of one Sentinel; none if it cannot be reached or cannot reach the server."""
         try:
-            line = driver.open_line(self._quick, self._tls, host, port, "", f"sentinel {host}:{port}")
+            connection = driver.open_connection(self._quick, self._tls, host, port, "", f"sentinel {host}:{port}")
         except errors.RootcellarError:
             return Opinion(None)
         try:
-            found, about = line.call_all(
+            found, about = connection.call_all(
                 [
                     pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._address.master),
                     pack(b"SENTINEL", b"MASTER", self._address.master),
@@ -92,7 +92,7 @@ class Sentinels:
         except OSError:
             return Opinion(None)
         finally:
-            line.close()
+            connection.close()
         if not isinstance(found, list):
             return Opinion(None)
         # the user may not be allowed to read more than the address
@@ -131,13 +131,13 @@ class Sentinels:
 
     def _ask(self, host: str, port: int) -> tuple[str, int] | None:
         where = f"sentinel {host}:{port}"
-        line = self.open(host, port)
+        connection = self.open(host, port)
         try:
-            found = line.call(pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._address.master))
+            found = connection.call(pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._address.master))
         except driver.FAILURES as exc:
             raise driver.translate(exc, where) from exc
         finally:
-            line.close()
+            connection.close()
         return (found[0].decode(), int(found[1])) if found else None
 
 

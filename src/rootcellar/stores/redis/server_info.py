@@ -17,7 +17,7 @@ OLDEST_SERVER = 6
 _checked: set[tuple[int, str]] = set()
 
 
-def check_server_once(line: RespConnection, where: str, *, may_evict: bool = False) -> None:
+def check_server_once(connection: RespConnection, where: str, *, may_evict: bool = False) -> None:
     """Check a server, unless this process did so before; log a warning if it may evict results and must not.
 
     Raises:
@@ -27,7 +27,7 @@ def check_server_once(line: RespConnection, where: str, *, may_evict: bool = Fal
     me = (os.getpid(), where)
     if me in _checked:
         return
-    info = info_of(line)
+    info = info_of(connection)
     version = info.get("redis_version", "")
     if version and int(version.partition(".")[0]) < OLDEST_SERVER:
         raise errors.ServerTooOld(
@@ -54,10 +54,10 @@ def eviction_warning(info: dict[str, str]) -> str | None:
     )
 
 
-def info_of(line: RespConnection) -> dict[str, str]:
+def info_of(connection: RespConnection) -> dict[str, str]:
     """Return the reply to INFO; empty if the user may not run it."""
     try:
-        text = line.call(pack(b"INFO")).decode("utf-8", "replace")
+        text = connection.call(pack(b"INFO")).decode("utf-8", "replace")
     except ServerError as exc:
         if isinstance(driver.translate(exc, ""), (errors.StoreUnavailable, errors.AuthenticationFailed)):
             raise

@@ -12,7 +12,7 @@ from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.connection import Call, Reply, RespConnection, ServerError, pack
 from rootcellar.stores.redis.replication import MasterReplaced, Replication
 from rootcellar.stores.redis.server_info import check_server_once
-from rootcellar.stores.replaced import tell_replaced, when_replaced
+from rootcellar.stores.replaced import report_replaced, when_replaced
 
 #: keys that the server reads for one reply to SCAN
 SCAN_COUNT = 1_000
@@ -26,20 +26,20 @@ class Servers(ABC):
     Attributes:
         chord_tags: over how many hash tags the chords are spread; one server has a tag's chords and finds its orphans.
         shares_scripts: whether one script may touch a task and its chord.
-        news: the message that is published when a result is stored; empty for the result itself.
-        safety_look: seconds after which a waiting process reads all of its tasks, even without a message.
+        message: what is published when a result is stored; empty for the result itself.
+        safety_read_seconds: seconds after which a waiting process reads all of its tasks, even without a message.
         may_be_replaced: whether other servers can replace a server, and can be asked whether they did.
     """
 
     chord_tags: int = 1
     shares_scripts: bool = True
-    news: bytes = b""
-    safety_look: float = 60.0
+    message: bytes = b""
+    safety_read_seconds: float = 60.0
     may_be_replaced: bool = False
 
     def __init__(self) -> None:
         #: called with the address of a server that is not the master any more; empty if the address is not known
-        self.on_replaced: Callable[[str], None] = tell_replaced
+        self.on_replaced: Callable[[str], None] = report_replaced
 
     @abstractmethod
     def call(self, key: bytes, packed: bytes, *, durable: bool = False) -> Reply:
@@ -84,7 +84,7 @@ class OneServer(Servers):
     Args:
         connect: opens a connection.
         options: the options of the store, for the pool.
-        where: the server, for people.
+        where: the server, for messages.
         replication: waits for the replicas.
         host, port: its name and port, if it is always the same server.
         idle_before_ping: see :class:`~rootcellar.stores.pool.ConnectionPool`.
@@ -140,42 +140,42 @@ class OneServer(Servers):
         return driver.address_of(self.host, self.port)
 
     def _open(self) -> RespConnection:
-        line = self._connect()
+        connection = self._connect()
         try:
-            check_server_once(line, self._where, may_evict=self._may_evict)
-            self.on_connect(line, self._where)
+            check_server_once(connection, self._where, may_evict=self._may_evict)
+            self.on_connect(connection, self._where)
         except BaseException:
-            line.close()
+            connection.close()
             raise
-        former, self._leads_to = self._leads_to, line.address
-        if former not in ("", line.address):
+        former, self._leads_to = self._leads_to, connection.address
+        if former not in ("", connection.address):
             self._pool.drop_idle()
             self.on_replaced(former)
-        return line
+        return connection
 
     def call(self, key: bytes, packed: bytes, *, durable: bool = False) -> Reply:
         if not durable:
             return self.send(packed)
-        return self._change(lambda line: self._replication.run(line, packed))
+        return self._change(lambda connection: self._replication.run(connection, packed))
 
     def send(self, packed: bytes) -> Reply:
         """Send a command; return the reply."""
         try:
-            with self._pool.connection() as line:
-                return line.call(packed)
+            with self._pool.connection() as connection:
+                return connection.call(packed)
         except driver.FAILURES as exc:
-            return self._retry(exc, lambda line: line.call(packed))
+            return self._retry(exc, lambda connection: connection.call(packed))
 
     def run(self, key: bytes, call: Call, *, durable: bool = False) -> Reply:
         replication = self._replication if durable else None
-        return self._change(lambda line: run_on(line, call, replication))
+        return self._change(lambda connection: run_on(connection, call, replication))
 
     def _change(self, work: Callable[[RespConnection], Reply]) -> Reply:
         """Call ``work``, which changes something on the server."""
         try:
             try:
-                with self._pool.connection() as line:
-                    return work(line)
+                with self._pool.connection() as connection:
+                    return work(connection)
             except driver.FAILURES as exc:
                 return self._retry(exc, work)
             except StoreUnavailable:
@@ -206,10 +206,10 @@ class OneServer(Servers):
     def send_many(self, commands: Sequence[bytes]) -> list[Reply]:
         """Send commands together; a reply that is an error is returned as such."""
         try:
-            with self._pool.connection() as line:
-                return line.call_all(commands)
+            with self._pool.connection() as connection:
+                return connection.call_all(commands)
         except driver.FAILURES as exc:
-            return self._retry(exc, lambda line: line.call_all(commands))  # type: ignore[no-any-return]
+            return self._retry(exc, lambda connection: connection.call_all(commands))  # type: ignore[no-any-return]
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = []
@@ -243,8 +243,8 @@ class OneServer(Servers):
         if not isinstance(exc, OSError) or isinstance(exc, TimeoutError):
             raise error from exc
         try:
-            with self._pool.connection(fresh=True) as line:
-                return work(line)
+            with self._pool.connection(fresh=True) as connection:
+                return work(connection)
         except driver.FAILURES as again:
             raise self._failed(again) from again
 
@@ -258,23 +258,23 @@ class OneServer(Servers):
         return error
 
 
-def run_on(line: RespConnection, call: Call, replication: Replication | None = None) -> Reply:
+def run_on(connection: RespConnection, call: Call, replication: Replication | None = None) -> Reply:
     """Run a script by its hash, and by its text if the server does not have it; wait for the replicas."""
     try:
-        return _run(line, call.packed, replication)
+        return _run(connection, call.packed, replication)
     except ServerError as exc:
         if not str(exc).startswith("NOSCRIPT"):
             raise
-        return _run(line, call.in_full(), replication)
+        return _run(connection, call.in_full(), replication)
 
 
-def _run(line: RespConnection, packed: bytes, replication: Replication | None) -> Reply:
-    return line.call(packed) if replication is None else replication.run(line, packed)
+def _run(connection: RespConnection, packed: bytes, replication: Replication | None) -> Reply:
+    return connection.call(packed) if replication is None else replication.run(connection, packed)
 
 
-def _accept_any(line: RespConnection, where: str) -> None:
+def _accept_any(connection: RespConnection, where: str) -> None:
     """Accept every server."""
 
 
-def _is_clean(line: RespConnection) -> bool:
-    return line.is_clean
+def _is_clean(connection: RespConnection) -> bool:
+    return connection.is_clean

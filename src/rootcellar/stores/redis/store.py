@@ -16,7 +16,7 @@ from rootcellar.stores.layouts import json_blob
 from rootcellar.stores.redis import chords, commands, driver
 from rootcellar.stores.redis.address import Address, read_address
 from rootcellar.stores.redis.cluster import Cluster
-from rootcellar.stores.redis.commands import JournaledTaskCommands, TaskCommands, milliseconds
+from rootcellar.stores.redis.commands import JournaledTaskCommands, TaskCommands, ttl_milliseconds
 from rootcellar.stores.redis.connection import pack
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.journal import RedisJournal
@@ -47,7 +47,7 @@ class RedisStore(Store):
         self._servers = _servers(self._address, self.options)
         self._keys = Keys(self._address.prefix, self._servers.chord_tags)
         self._scanner = Scanner(self._servers, self._keys)
-        self._putting = TaskCommands(self._servers.news, self.where)
+        self._task_commands = TaskCommands(self._servers.message, self.where)
         self._has_journal = False
         self._fetch: Fetch = self.get_many
         self._watchers = PerProcess(self._new_watcher)
@@ -74,29 +74,29 @@ class RedisStore(Store):
     def _put(self, key: bytes, record: TaskRecord, durable: bool) -> bool:
         expected = b""
         for _ in range(_MERGES):
-            answer = self._servers.run(key, self._putting.task(key, record, expected), durable=durable)
+            answer = self._servers.run(key, self._task_commands.task(key, record, expected), durable=durable)
             if type(answer) is int:
                 return answer == 1
             expected = answer
-            if (whole := _with_earlier(record, expected)) is None:
+            if (whole := _merged_with(record, expected)) is None:
                 return False
             record = whole
-        raise _contended(self.where)
+        raise _contention_error(self.where)
 
     def _put_and_count(self, key: bytes, record: TaskRecord, part: ChordPart, lease: float, durable: bool) -> Stored:
         keys = (key, self._keys.chord(part.group_id))
-        counting = self._counting(part, lease, record)
+        count_arguments = self._count_arguments(part, lease, record)
         expected = b""
         for _ in range(_MERGES):
-            call = self._putting.task_and_part(keys, record, expected, counting)
+            call = self._task_commands.task_and_part(keys, record, expected, count_arguments)
             answer = self._servers.run(key, call, durable=durable)
             if type(answer) is list:
                 return Stored(written=answer[4] == 1, chord=chords.progress(answer))
             expected = answer
-            if (whole := _with_earlier(record, expected)) is None:
+            if (whole := _merged_with(record, expected)) is None:
                 return Stored(written=False, chord=self._count(part, lease, record))
             record = whole
-        raise _contended(self.where)
+        raise _contention_error(self.where)
 
     def get(self, task_id: str) -> TaskRecord | None:
         key = self._keys.task(task_id)
@@ -122,7 +122,9 @@ class RedisStore(Store):
         blob = self._servers.call(key, pack(b"GET", key))
         if blob is None or json_blob.decode_task(old.task_id, blob) != old:
             return False
-        return bool(self._servers.run(key, commands.REPLACE.call((key,), blob, self._putting.blob(new)), durable=True))
+        return bool(
+            self._servers.run(key, commands.REPLACE.call((key,), blob, self._task_commands.blob(new)), durable=True)
+        )
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return self._scanner.page(after, limit, self.get_many)
@@ -134,9 +136,9 @@ class RedisStore(Store):
 
     def put_group(self, group: GroupRecord) -> None:
         key = self._keys.group(group.group_id)
-        lasts = milliseconds(group.expires_at)
+        ttl = ttl_milliseconds(group.expires_at)
         blob = json_blob.encode_group(group)
-        command = pack(b"SET", key, blob, b"PX", lasts) if lasts else pack(b"SET", key, blob)
+        command = pack(b"SET", key, blob, b"PX", ttl) if ttl else pack(b"SET", key, blob)
         self._servers.call(key, command, durable=True)
 
     def get_group(self, group_id: str) -> GroupRecord | None:
@@ -157,8 +159,8 @@ class RedisStore(Store):
             chords.framed(chord.body),
             chords.framed(chord.header),
             chords.microseconds(chord.expires_at),
-            self._chord_lasts(chord.expires_at),
-            *self._naming(chord.group_id),
+            self._chord_ttl(chord.expires_at),
+            *self._waiting_set(chord.group_id),
         )
         self._servers.run(key, call, durable=True)
 
@@ -166,7 +168,7 @@ class RedisStore(Store):
         name = self._keys.chord(group_id)
         growth = b"" if key is None else encoded(key)
         what = b"extra" if relative else b"size"
-        call = commands.SIZE_CHORD.call((name,), size, what, growth, *self._naming(group_id))
+        call = commands.SIZE_CHORD.call((name,), size, what, growth, *self._waiting_set(group_id))
         self._servers.run(name, call, durable=True)
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
@@ -174,10 +176,10 @@ class RedisStore(Store):
 
     def _count(self, part: ChordPart, lease: float, record: TaskRecord | None) -> ChordProgress:
         key = self._keys.chord(part.group_id)
-        call = commands.COUNT_PART.call((key,), *self._counting(part, lease, record))
+        call = commands.COUNT_PART.call((key,), *self._count_arguments(part, lease, record))
         return chords.progress(self._servers.run(key, call, durable=True))
 
-    def _counting(self, part: ChordPart, lease: float, record: TaskRecord | None) -> tuple[bytes | int, ...]:
+    def _count_arguments(self, part: ChordPart, lease: float, record: TaskRecord | None) -> tuple[bytes | int, ...]:
         """Return the arguments of a script that counts."""
         return (
             chords.part_field(part),
@@ -186,20 +188,20 @@ class RedisStore(Store):
             encoded(claimant(part)),
             int(lease * 1_000_000),
             chords.microseconds(part.expires_at),
-            self._chord_lasts(part.expires_at),
-            *self._naming(part.group_id),
+            self._chord_ttl(part.expires_at),
+            *self._waiting_set(part.group_id),
         )
 
-    def _chord_lasts(self, expires_at: datetime | None) -> int:
+    def _chord_ttl(self, expires_at: datetime | None) -> int:
         """Return for how many milliseconds the server keeps a chord; 0 if a cleanup deletes it."""
-        return 0 if self._has_journal else milliseconds(expires_at)
+        return 0 if self._has_journal else ttl_milliseconds(expires_at)
 
-    def _naming(self, group_id: str) -> tuple[bytes, bytes]:
+    def _waiting_set(self, group_id: str) -> tuple[bytes, bytes]:
         return self._keys.waiting(group_id), encoded(group_id)
 
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         key = self._keys.chord(group_id)
-        arguments = (encoded(claimant), int(lease * 1_000_000), *self._naming(group_id))
+        arguments = (encoded(claimant), int(lease * 1_000_000), *self._waiting_set(group_id))
         return bool(self._servers.run(key, commands.CLAIM_CHORD.call((key,), *arguments), durable=True))
 
     def get_chord(self, group_id: str) -> ChordRecord | None:
@@ -217,7 +219,7 @@ class RedisStore(Store):
     def finish_chord(self, group_id: str) -> None:
         key = self._keys.chord(group_id)
         remembered = int(REMEMBERED.total_seconds() * 1000)
-        call = commands.FINISH_CHORD.call((key,), remembered, *self._naming(group_id))
+        call = commands.FINISH_CHORD.call((key,), remembered, *self._waiting_set(group_id))
         self._servers.run(key, call, durable=True)
 
     def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
@@ -258,7 +260,7 @@ class RedisStore(Store):
     def keep_journal(self) -> Journal:
         """See :class:`~rootcellar.stores.journal.KeepsJournal`."""
         journal = RedisJournal(self._servers, self._keys, self.where)
-        self._putting = JournaledTaskCommands(self._keys, self._servers.news, self.where)
+        self._task_commands = JournaledTaskCommands(self._keys, self._servers.message, self.where)
         # a server may evict keys that expire, and these chords are in no other store
         self._has_journal = True
         return journal
@@ -270,23 +272,23 @@ class RedisStore(Store):
 
 
 def _servers(address: Address, options: StoreOptions) -> Servers:
-    where, patience = address.where, address.answer_timeout
+    where, answer_timeout = address.where, address.answer_timeout
     if address.form == "cluster":
         return Cluster(address, options)
     if address.form == "sentinel":
         sentinels = Sentinels(address)
         connect = sentinels.connect
         replication = Replication(
-            options, where, default=1, answer_timeout=patience, mastership=Mastership(sentinels.others)
+            options, where, default=1, answer_timeout=answer_timeout, mastership=Mastership(sentinels.others)
         )
     else:
         host, port = address.hosts[0] if address.hosts else ("", 0)
         connect = partial(driver.connect, address, host, port)
-        replication = Replication(options, where, default=0, answer_timeout=patience)
+        replication = Replication(options, where, default=0, answer_timeout=answer_timeout)
     return OneServer(connect, options, where, replication=replication, idle_before_ping=address.idle_before_ping)
 
 
-def _with_earlier(record: TaskRecord, blob: bytes) -> TaskRecord | None:
+def _merged_with(record: TaskRecord, blob: bytes) -> TaskRecord | None:
     """Return ``record``, with unset fields taken from ``blob``; ``None`` if the stored record must stay."""
     earlier = json_blob.decode_task(record.task_id, blob)
     is_late = record.done_at is None and (earlier.retries or 0) > (record.retries or 0)
@@ -295,7 +297,7 @@ def _with_earlier(record: TaskRecord, blob: bytes) -> TaskRecord | None:
     return json_blob.merged(earlier, record)
 
 
-def _contended(where: str) -> StoreUnavailable:
+def _contention_error(where: str) -> StoreUnavailable:
     return StoreUnavailable(
         "the task was stored by others again and again",
         where=where,

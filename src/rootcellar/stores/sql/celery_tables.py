@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rootcellar.records import ENDS, NO_DATE, GroupRecord, Payload, TaskRecord
-from rootcellar.stores.fields import LATEST, Reading, clamped
+from rootcellar.stores.fields import LATEST, FieldReader, clamped
 
 #: appended to the name of an adopted table
-ASIDE = "_before_rootcellar"
+ADOPTED_SUFFIX = "_before_rootcellar"
 #: the names that Celery gives its group table: its default, and what the guides set
 GROUP_TABLES = ("celery_tasksetmeta", "celery_groupmeta")
 
@@ -36,31 +36,31 @@ class Adopted:
 
 def task_record(row: Mapping[str, Any], keep: timedelta | None) -> TaskRecord:
     """Return the record of a row of Celery's task table, whichever of its columns it has."""
-    reading = Reading()
-    state = reading.state(row.get("status") or "PENDING")
-    done = reading.moment("done_at", row.get("date_done"), _aware) or (NO_DATE if state in ENDS else None)
+    reader = FieldReader()
+    state = reader.state(row.get("status") or "PENDING")
+    done = reader.moment("done_at", row.get("date_done"), _aware) or (NO_DATE if state in ENDS else None)
     return TaskRecord(
         task_id=row["task_id"],
         state=state,
         result=payload_of(row.get("result")) or Payload(b"null"),
-        traceback=reading.text("traceback", row.get("traceback")),
-        name=reading.text("name", row.get("name")),
+        traceback=reader.text("traceback", row.get("traceback")),
+        name=reader.text("name", row.get("name")),
         args=payload_of(row.get("args")),
         kwargs=payload_of(row.get("kwargs")),
-        queue=reading.text("queue", row.get("queue")),
-        worker=reading.text("worker", row.get("worker")),
-        retries=reading.number("retries", row.get("retries")),
+        queue=reader.text("queue", row.get("queue")),
+        worker=reader.text("worker", row.get("worker")),
+        retries=reader.number("retries", row.get("retries")),
         children=payload_of(row.get("children")),
         stamps=_stamps(payload_of(row.get("stamps"))),
         done_at=done,
         expires_at=_expiry(done, keep),
-        damage=tuple(reading.damage),
+        damage=tuple(reader.damage),
     )
 
 
 def group_record(row: Mapping[str, Any], keep: timedelta | None) -> GroupRecord:
     """Return the record of a row of Celery's group table."""
-    done = Reading().moment("done_at", row.get("date_done"), _aware) or NO_DATE
+    done = FieldReader().moment("done_at", row.get("date_done"), _aware) or NO_DATE
     return GroupRecord(
         group_id=row["taskset_id"],
         result=payload_of(row.get("result")) or Payload(b"null"),
@@ -82,7 +82,7 @@ def payload_of(blob: Any) -> Payload | None:
     """Return the content type of a blob by its first bytes, because Celery does not store it."""
     if blob is None:
         return None
-    return Reading().payload(blob, lambda: _payload(blob))
+    return FieldReader().payload(blob, lambda: _payload(blob))
 
 
 def _payload(blob: Any) -> Payload:
@@ -99,7 +99,7 @@ def _stamps(payload: Payload | None) -> Payload | None:
     """Celery wraps the stamps with the list of their names, which says nothing that the stamps do not."""
     if payload is None or payload.content_type != "application/json" or payload.compression:
         return None
-    return Reading().payload(payload.body, lambda: _unwrapped(payload))
+    return FieldReader().payload(payload.body, lambda: _unwrapped(payload))
 
 
 def _unwrapped(payload: Payload) -> Payload:

@@ -89,7 +89,7 @@ def _depth(text: str) -> int:
 
 
 def _rendition(text: str) -> str:
-    """Return portable JSON with the contents of ``text``, for people who read the table."""
+    """Return portable JSON with the contents of ``text``, for messages who read the table."""
     try:
         value = json.loads(text, parse_constant=str)
         shown = json.dumps(_presentable(value), ensure_ascii=False)

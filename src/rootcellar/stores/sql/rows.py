@@ -25,7 +25,7 @@ from rootcellar.records import (
     Payload,
     TaskRecord,
 )
-from rootcellar.stores.fields import Reading, clamped, damaged, text_id
+from rootcellar.stores.fields import FieldReader, clamped, damaged, text_id
 from rootcellar.stores.framing import frame, kept_result, unframe, unframe_loosely
 from rootcellar.stores.sql.json_text import _json_text, _rendition, is_portable
 
@@ -88,19 +88,19 @@ def task_row(record: TaskRecord, date: DateAdapter = lambda value: value) -> dic
 def task_record(row: Sequence[Any], date: Callable[[Any], datetime] = clamped) -> TaskRecord:
     """Return the record of a row whose columns are those of :data:`TASK_COLUMNS`, in that order, whatever they hold."""
     values = dict(zip(TASK_COLUMNS, row, strict=True))
-    reading = Reading()
+    reader = FieldReader()
     fields: dict[str, Any] = {
-        name: (reading.number if name in _NUMBERS else reading.text)(name, values[column])
+        name: (reader.number if name in _NUMBERS else reader.text)(name, values[column])
         for column, name in PLAIN_COLUMNS.items()
         if name not in ("task_id", "state")
     }
-    state = reading.state(values["status"])
+    state = reader.state(values["status"])
     for column, name in DATE_COLUMNS.items():
-        fields[name] = reading.moment(name, values[column], date) if name != "done_at" else None
-    fields["done_at"] = reading.done_at(values["date_done"], date)
+        fields[name] = reader.moment(name, values[column], date) if name != "done_at" else None
+    fields["done_at"] = reader.done_at(values["date_done"], date)
     for column in PAYLOAD_COLUMNS:
         fields[column] = read_payload_loosely(values[column], values[f"{column}_exact"])
-    return TaskRecord(task_id=values["task_id"], state=state, damage=tuple(reading.damage), **fields)
+    return TaskRecord(task_id=values["task_id"], state=state, damage=tuple(reader.damage), **fields)
 
 
 def group_row(group: GroupRecord, date: DateAdapter = lambda value: value) -> dict[str, Any]:
@@ -122,12 +122,12 @@ def group_row(group: GroupRecord, date: DateAdapter = lambda value: value) -> di
 def group_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> GroupRecord:
     """Return the record of a row: id, result, exact result, date done, date of expiry."""
     group_id, text, exact, done, expires = row
-    reading = Reading()
+    reader = FieldReader()
     return GroupRecord(
         group_id=group_id,
         result=read_payload_loosely(text, exact) or damaged(b""),
-        done_at=reading.moment("done_at", done, date) or NO_DATE,
-        expires_at=reading.moment("expires_at", expires, date),
+        done_at=reader.moment("done_at", done, date) or NO_DATE,
+        expires_at=reader.moment("expires_at", expires, date),
     )
 
 
@@ -148,7 +148,7 @@ def chord_record(row: Sequence[Any], date: Callable[[Any], datetime]) -> ChordRe
         group_id=group_id,
         body=unframe_loosely(body) if body else None,
         header=unframe_loosely(header) if header else None,
-        expires_at=Reading().moment("expires_at", expires, date),
+        expires_at=FieldReader().moment("expires_at", expires, date),
     )
 
 
@@ -175,15 +175,15 @@ def part_row(part: ChordPart, record: TaskRecord | None, date: DateAdapter = lam
 def part_result(row: Sequence[Any]) -> PartResult:
     """Return what a part gave: its own result, or the one that its task's row holds."""
     task_id, index, state, own, text, exact = row
-    reading = Reading()
+    reader = FieldReader()
     result = unframe_loosely(own) if own is not None else read_payload_loosely(text, exact)
     part = PartResult(
         task_id=text_id(task_id),
-        group_index=reading.number("group_index", index),
-        state=reading.state(state),
+        group_index=reader.number("group_index", index),
+        state=reader.state(state),
         result=result,
     )
-    return replace(part, result=damaged(own or exact or text)) if reading.damage else part
+    return replace(part, result=damaged(own or exact or text)) if reader.damage else part
 
 
 def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
@@ -221,7 +221,7 @@ def read_payload_loosely(text: Any, exact: Any) -> Payload | None:
     if text is not None and not isinstance(text, str):
         return damaged(text)
     framed = None if exact is None else bytes(exact)
-    return Reading().payload(text if framed is None else framed, lambda: read_payload(text, framed))
+    return FieldReader().payload(text if framed is None else framed, lambda: read_payload(text, framed))
 
 
 def findable(ids: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from rootcellar import errors
 from rootcellar.stores.base import SchemaStatus, StoreOptions
-from rootcellar.stores.sql.celery_tables import ASIDE, GROUP_TABLES, Adopted
+from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX, GROUP_TABLES, Adopted
 from rootcellar.stores.sql.statements import columns_made_by, fill_in, qualified, read_sql
 
 C = TypeVar("C")
@@ -59,7 +59,7 @@ class SqlSchema(ABC, Generic[C]):
     # -- what differs between servers
 
     @abstractmethod
-    def _alone(self, connection: C) -> AbstractContextManager[object]:
+    def _exclusive(self, connection: C) -> AbstractContextManager[object]:
         """Begin a transaction that excludes other processes that create, upgrade or adopt."""
 
     @abstractmethod
@@ -79,12 +79,12 @@ class SqlSchema(ABC, Generic[C]):
         """Return the names of the columns of a table of that quoted name, which exists."""
 
     @abstractmethod
-    def _set_aside(self, connection: C, schema: str | None, name: str) -> None:
+    def _rename_adopted(self, connection: C, schema: str | None, name: str) -> None:
         """Rename a table, and what would be in the way of another one of its name."""
 
     @abstractmethod
-    def _set_back(self, connection: C, schema: str | None, name: str) -> None:
-        """Undo :meth:`_set_aside`; there is no table of that name any more."""
+    def _rename_back(self, connection: C, schema: str | None, name: str) -> None:
+        """Undo :meth:`_rename_adopted`; there is no table of that name any more."""
 
     def _qualified(self, schema: str | None, name: str) -> str:
         """Quote a table's name with its schema, if it has one."""
@@ -192,12 +192,12 @@ class SqlSchema(ABC, Generic[C]):
         return self._all(connection, "read_registry", {"task": self._options.task_table})
 
     def _create(self, connection: C) -> None:
-        with self._alone(connection):
+        with self._exclusive(connection):
             version, _ = self._registered(connection)
             self._migrate(connection, version, None)
 
     def _drop(self, connection: C) -> None:
-        with self._alone(connection):
+        with self._exclusive(connection):
             self._drop_tables(connection)
             self._unregister(connection)
 
@@ -239,13 +239,13 @@ class SqlSchema(ABC, Generic[C]):
         return [fill_in(read_sql(self._package, name), self._names) for name in self._migrations[version:]]
 
     def _adopt(self, connection: C, keep: timedelta | None) -> list[str]:
-        with self._alone(connection):
+        with self._exclusive(connection):
             version, adopted = self._registered(connection)
             if version:
                 return _tables(adopted)
             adopted = adopted or Adopted(
-                task_table=self._aside(connection, self._options.task_schema, [self._options.task_table]),
-                group_table=self._aside(connection, self._options.group_schema, self._group_tables()),
+                task_table=self._adopt_table(connection, self._options.task_schema, [self._options.task_table]),
+                group_table=self._adopt_table(connection, self._options.group_schema, self._group_tables()),
                 keep=keep,
             )
             if not _tables(adopted):
@@ -273,25 +273,26 @@ class SqlSchema(ABC, Generic[C]):
         ):
             for name in names:
                 if self._exists(connection, self._qualified(schema, name)):
-                    found.append((self._qualified(schema, name), self._qualified(schema, name + ASIDE)))
+                    found.append((self._qualified(schema, name), self._qualified(schema, name + ADOPTED_SUFFIX)))
                     break
         return found
 
-    def _set_asides(self, adopted: Adopted) -> Iterator[tuple[str, str | None, str]]:
+    def _adopted_places(self, adopted: Adopted) -> Iterator[tuple[str, str | None, str]]:
         """Yield what each of our tables stands in the place of: its key, and the schema and name of Celery's."""
         if adopted.task_table:
             yield "task", self._options.task_schema, self._options.task_table
         for name in self._group_tables():
-            if adopted.group_table == self._qualified(self._options.group_schema, name + ASIDE):
+            if adopted.group_table == self._qualified(self._options.group_schema, name + ADOPTED_SUFFIX):
                 yield "group", self._options.group_schema, name
 
     def _to_unadopt(self, connection: C) -> tuple[list[tuple[str, str]], int]:
         _, adopted = self._registered(connection)
         if not adopted:
             return [], 0
-        places = {key: (schema, name) for key, schema, name in self._set_asides(adopted)}
+        places = {key: (schema, name) for key, schema, name in self._adopted_places(adopted)}
         renamed = [
-            (self._qualified(schema, name + ASIDE), self._qualified(schema, name)) for schema, name in places.values()
+            (self._qualified(schema, name + ADOPTED_SUFFIX), self._qualified(schema, name))
+            for schema, name in places.values()
         ]
         ours = [key for key in ("task", "group") if self._is_still_ours(connection, places.get(key), self._names[key])]
         return renamed, sum(self._all(connection, f"count_{key}", {})[0][0] for key in ours)
@@ -300,10 +301,10 @@ class SqlSchema(ABC, Generic[C]):
         """Return whether a table is rootcellar's: Celery's was renamed, or there was none."""
         if not self._exists(connection, table):
             return False
-        return place is None or self._exists(connection, self._qualified(place[0], place[1] + ASIDE))
+        return place is None or self._exists(connection, self._qualified(place[0], place[1] + ADOPTED_SUFFIX))
 
     def _unadopt(self, connection: C, drop_results: bool) -> list[str]:
-        with self._alone(connection):
+        with self._exclusive(connection):
             _, adopted = self._registered(connection)
             if not adopted:
                 raise errors.SchemaMissing(
@@ -329,20 +330,20 @@ class SqlSchema(ABC, Generic[C]):
         Where no transaction holds the steps together it may be done again: a table whose place was already given back
         is Celery's, and not dropped.
         """
-        places = {key: (schema, name) for key, schema, name in self._set_asides(adopted)}
+        places = {key: (schema, name) for key, schema, name in self._adopted_places(adopted)}
         for key in ("task", "group"):
             if self._is_still_ours(connection, places.get(key), self._names[key]):
                 self._script(connection, f"DROP TABLE {self._names[key]}")
         for schema, name in places.values():
-            if self._exists(connection, self._qualified(schema, name + ASIDE)):
-                self._set_back(connection, schema, name)
+            if self._exists(connection, self._qualified(schema, name + ADOPTED_SUFFIX)):
+                self._rename_back(connection, schema, name)
 
-    def _aside(self, connection: C, schema: str | None, names: Iterable[str]) -> str | None:
+    def _adopt_table(self, connection: C, schema: str | None, names: Iterable[str]) -> str | None:
         """Set the first of these tables aside that there is; return its new name, quoted."""
         for name in names:
-            aside = self._qualified(schema, name + ASIDE)
+            aside = self._qualified(schema, name + ADOPTED_SUFFIX)
             if self._exists(connection, self._qualified(schema, name)):
-                self._set_aside(connection, schema, name)
+                self._rename_adopted(connection, schema, name)
                 return aside
             if self._exists(connection, aside):
                 # the process that renamed it died before it recorded that

@@ -39,7 +39,7 @@ class SqlStore(Store, Generic[C]):
     Args:
         url: see :class:`~rootcellar.stores.base.Store`.
         options: see there.
-        where: the store for people.
+        where: the store, for messages.
         statements: the statements of ``queries.sql``, by name.
     """
 

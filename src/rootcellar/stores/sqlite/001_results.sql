@@ -21,7 +21,7 @@ CREATE TABLE {task} (
     date_sent       TEXT,
     date_started    TEXT,
     expires_at      TEXT,
-    -- the exact bytes of what the readable columns can only show: NaN, NUL, other serializers, compressed, encrypted
+    -- the exact bytes of a value that a text column cannot hold: NaN, NUL, other serializers, compressed, encrypted
     result_exact    BLOB,
     args_exact      BLOB,
     kwargs_exact    BLOB,

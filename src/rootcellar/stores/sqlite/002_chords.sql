@@ -1,4 +1,4 @@
--- Chords whose headers are running, and the parts that have come.
+-- Chords that are not finished, and their parts that were counted.
 CREATE TABLE {chord} (
     group_id       TEXT PRIMARY KEY,
     size           INTEGER,
@@ -17,7 +17,7 @@ CREATE INDEX {chord_open_index} ON {chord} (claimed_until) WHERE date_done IS NU
 CREATE TABLE {part} (
     group_id     TEXT NOT NULL,
     task_id      TEXT NOT NULL,
-    -- -1 for a part without an index; -2 for the key of a growth, which is no part
+    -- -1 for a part without an index; -2 for the idempotency key of an added part, which is not a part
     group_index  INTEGER NOT NULL,
     status       TEXT NOT NULL,
     result       BLOB,

@@ -7,11 +7,11 @@ SELECT * FROM {old_task} WHERE :before IS NULL OR id < :before ORDER BY id DESC 
 -- get_adopted_group: read a group from the table that Celery made
 SELECT * FROM {old_group} WHERE taskset_id = :group_id
 
--- delete_adopted_tasks: forget tasks that Celery stored
+-- delete_adopted_tasks: delete tasks that Celery stored
 DELETE FROM {old_task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))
 
--- delete_expired_adopted_tasks: delete some of Celery's tasks whose time is over
+-- delete_expired_adopted_tasks: delete some of Celery's tasks that have expired
 DELETE FROM {old_task} WHERE id IN (SELECT id FROM {old_task} WHERE date_done < :done_before LIMIT :limit)
 
--- delete_expired_adopted_groups: delete some of Celery's groups whose time is over
+-- delete_expired_adopted_groups: delete some of Celery's groups that have expired
 DELETE FROM {old_group} WHERE id IN (SELECT id FROM {old_group} WHERE date_done < :done_before LIMIT :limit)

@@ -1,9 +1,9 @@
--- put_task: store a task's state, unless what is there must stay
+-- put_task: store a task's state, unless the stored state must stay
 INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
 
--- arrive: note a chord's part, once
+-- arrive: store a chord's part, once
 INSERT INTO {part} (group_id, task_id, group_index, status, result)
 SELECT :part_group_id, :part_task_id, :part_index, :part_status, :part_result
 WHERE NOT EXISTS (SELECT 1 FROM {chord} WHERE group_id = :part_group_id AND date_done IS NOT NULL)
@@ -13,10 +13,10 @@ ON CONFLICT DO NOTHING
 INSERT INTO {chord} AS c (group_id, counted, owner, expires_at)
 VALUES (:part_group_id, :arrived, :part_owner, :part_expires_at)
 ON CONFLICT (group_id) DO UPDATE SET counted = c.counted + excluded.counted, owner = excluded.owner,
-    -- one that never expires stays so, and a part may say nothing
+    -- a chord without an expiry keeps none, and a part without one changes nothing
     expires_at = CASE WHEN c.expires_at < excluded.expires_at THEN excluded.expires_at ELSE c.expires_at END
 
--- chord_progress: see how far a chord is
+-- chord_progress: read a chord's size, count and end
 SELECT size + extra, counted, date_done IS NOT NULL FROM {chord} WHERE group_id = :part_group_id
 
 -- get_task: read one task
@@ -25,14 +25,14 @@ SELECT {task_select} FROM {task} WHERE task_id = :task_id
 -- get_tasks: read many tasks
 SELECT {task_select} FROM {task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))
 
--- delete_tasks: forget tasks
+-- delete_tasks: delete tasks
 DELETE FROM {task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))
 
--- replace_task: put other values in a task's place, where it is still what it was
+-- replace_task: replace the values of a task that has not changed
 UPDATE {task} SET {task_replacement}
 WHERE task_id = :task_id AND status = :old_status AND {task_still_the_same}
 
--- scan_tasks: read the next tasks in the order of their ids; an id that is no text belongs to no task, and comes after all texts
+-- scan_tasks: read the next tasks in the order of their ids; an id that is not a text belongs to no task, and sorts after all texts
 SELECT {task_select} FROM {task} WHERE task_id > :after AND task_id < x'' ORDER BY task_id LIMIT :limit
 
 -- put_group: store a group
@@ -44,27 +44,27 @@ ON CONFLICT (taskset_id) DO UPDATE SET result = excluded.result, result_exact = 
 -- get_group: read a group
 SELECT taskset_id, result, result_exact, date_done, expires_at FROM {group} WHERE taskset_id = :group_id
 
--- delete_group: forget a group
+-- delete_group: delete a group
 DELETE FROM {group} WHERE taskset_id = :group_id
 
--- drop_parts: forget the parts of a chord
+-- drop_parts: delete the parts of a chord
 DELETE FROM {part} WHERE group_id = :group_id
 
--- begin_chord: keep body and header
+-- begin_chord: store body and header
 INSERT INTO {chord} (group_id, body, header, expires_at)
 VALUES (:group_id, :body, :header, :expires_at)
 ON CONFLICT (group_id) DO UPDATE SET size = NULL, extra = 0, counted = 0,
     body = excluded.body, header = excluded.header, claimed_by = NULL, claimed_until = NULL, date_done = NULL,
     expires_at = excluded.expires_at
 
--- size_chord: say how many parts there are
+-- size_chord: set the number of parts
 INSERT INTO {chord} (group_id, size) VALUES (:group_id, :size)
 ON CONFLICT (group_id) DO UPDATE SET size = excluded.size
 
--- note_growth: note a key among the parts, once
+-- note_growth: store an idempotency key among the parts, once
 INSERT INTO {part} (group_id, task_id, group_index, status) VALUES (:group_id, :key, -2, '') ON CONFLICT DO NOTHING
 
--- grow_chord: say that there are more parts than its size tells
+-- grow_chord: add to the number of parts
 INSERT INTO {chord} AS c (group_id, extra) VALUES (:group_id, :size)
 ON CONFLICT (group_id) DO UPDATE SET extra = c.extra + excluded.extra
 
@@ -76,31 +76,31 @@ WHERE group_id = :group_id AND counted >= size + extra AND date_done IS NULL
 -- get_chord: read an unfinished chord
 SELECT group_id, body, header, expires_at FROM {chord} WHERE group_id = :group_id AND date_done IS NULL
 
--- chord_parts: read the parts in the order of the header; one that was counted without a result shows its task's
+-- chord_parts: read the parts in the order of the header; a part that was counted without a result has that of its task
 SELECT p.task_id, nullif(p.group_index, -1), p.status, p.result, t.result, t.result_exact
 FROM {part} AS p LEFT JOIN {task} AS t ON t.task_id = p.task_id AND p.result IS NULL
 WHERE p.group_id = :group_id AND p.group_index <> -2
 ORDER BY p.group_index = -1, p.group_index, p.task_id
 
--- finish_chord: stay to refuse late parts
+-- finish_chord: delete the body; the row stays, so that late parts are refused
 UPDATE {chord} SET date_done = :now, body = NULL, header = NULL WHERE group_id = :group_id
 
--- orphaned_chords: complete, not finished, and without a valid claim
+-- orphaned_chords: find chords that are complete, not finished, and without a valid claim
 SELECT group_id FROM {chord}
 WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL OR claimed_until < :now)
     AND owner = :owner
 LIMIT :limit
 
--- delete_expired_tasks: delete some tasks whose time is over
+-- delete_expired_tasks: delete some tasks that have expired
 DELETE FROM {task} WHERE rowid IN (SELECT rowid FROM {task} WHERE expires_at < :now LIMIT :limit)
 
--- delete_expired_groups: delete some groups whose time is over
+-- delete_expired_groups: delete some groups that have expired
 DELETE FROM {group} WHERE rowid IN (SELECT rowid FROM {group} WHERE expires_at < :now LIMIT :limit)
 
--- delete_expired_parts: delete the parts of chords that go next
+-- delete_expired_parts: delete the parts of the chords that the next statement deletes
 DELETE FROM {part} WHERE group_id IN (SELECT group_id FROM {chord} WHERE expires_at < :now OR date_done < :yesterday)
 
--- delete_expired_chords: delete chords that were finished a day ago, or whose time is over
+-- delete_expired_chords: delete chords that were finished a day ago, or have expired
 DELETE FROM {chord} WHERE expires_at < :now OR date_done < :yesterday
 
 -- query_tasks: the newest tasks that match, unfinished ones first

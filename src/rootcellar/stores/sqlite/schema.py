@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rootcellar.stores.base import SchemaStatus, StoreOptions
-from rootcellar.stores.sql.celery_tables import ASIDE
+from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX
 from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import load_statements, quote_identifier
 
@@ -67,7 +67,7 @@ class SQLiteSchema(SqlSchema[sqlite3.Connection]):
             return SchemaStatus(version=0, wanted=len(MIGRATIONS))
         return super().status()
 
-    def _alone(self, connection: sqlite3.Connection) -> transaction:
+    def _exclusive(self, connection: sqlite3.Connection) -> transaction:
         return transaction(connection)
 
     def _all(self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -85,11 +85,11 @@ class SQLiteSchema(SqlSchema[sqlite3.Connection]):
         plain = table[1:-1].replace('""', '"')
         return {name for (name,) in self._all(connection, "columns_of", {"table": plain})}
 
-    def _set_back(self, connection: sqlite3.Connection, schema: str | None, name: str) -> None:
-        connection.execute(f"ALTER TABLE {quote_identifier(name + ASIDE)} RENAME TO {quote_identifier(name)}")
+    def _rename_back(self, connection: sqlite3.Connection, schema: str | None, name: str) -> None:
+        connection.execute(f"ALTER TABLE {quote_identifier(name + ADOPTED_SUFFIX)} RENAME TO {quote_identifier(name)}")
 
-    def _set_aside(self, connection: sqlite3.Connection, schema: str | None, name: str) -> None:
-        connection.execute(f"ALTER TABLE {quote_identifier(name)} RENAME TO {quote_identifier(name + ASIDE)}")
+    def _rename_adopted(self, connection: sqlite3.Connection, schema: str | None, name: str) -> None:
+        connection.execute(f"ALTER TABLE {quote_identifier(name)} RENAME TO {quote_identifier(name + ADOPTED_SUFFIX)}")
 
 
 class transaction:

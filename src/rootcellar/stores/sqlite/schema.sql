@@ -1,7 +1,7 @@
--- tables: name every table
+-- tables: return the names of all tables
 SELECT name FROM sqlite_master WHERE type = 'table'
 
--- make_registry: make the table that says which tables are rootcellar's, and of which version
+-- make_registry: create the table that lists rootcellar's tables and their versions
 CREATE TABLE IF NOT EXISTS {registry} (
     task_table   TEXT PRIMARY KEY,
     group_table  TEXT NOT NULL,
@@ -11,10 +11,10 @@ CREATE TABLE IF NOT EXISTS {registry} (
     old_keep     REAL
 )
 
--- read_registry: the version of our tables, and Celery's tables if they were adopted
+-- read_registry: return the version of our tables, and Celery's tables if they were adopted
 SELECT version, old_task, old_group, old_keep FROM {registry} WHERE task_table = :task
 
--- register: note the version of our tables
+-- register: store the version of our tables
 INSERT INTO {registry} (task_table, group_table, version, old_task, old_group, old_keep)
 VALUES (:task, :group, :version, :old_task, :old_group, :keep)
 ON CONFLICT (task_table) DO UPDATE SET version = excluded.version
@@ -23,17 +23,17 @@ ON CONFLICT (task_table) DO UPDATE SET version = excluded.version
 INSERT INTO {registry} (task_table, group_table, version)
 VALUES ({task_literal}, {group_literal}, {version_literal})
 
--- unregister: forget tables that were dropped
+-- unregister: delete the entry of tables that were dropped
 DELETE FROM {registry} WHERE task_table = :task
 
--- count_registered: how many tables are registered
+-- count_registered: count the registered tables
 SELECT count(*) FROM {registry}
 
--- columns_of: the names of a table's columns
+-- columns_of: return the names of a table's columns
 SELECT name FROM pragma_table_info(:table)
 
--- count_task: how many results of tasks there are
+-- count_task: count the results of tasks
 SELECT count(*) FROM {task}
 
--- count_group: how many groups were saved
+-- count_group: count the saved groups
 SELECT count(*) FROM {group}

@@ -1,17 +1,17 @@
--- What scripts about chords share. A chord is one hash: its size, what was counted, who claimed it, its body and header,
--- and a field for each part. The chords that are complete and wait for their body are in a sorted set for each owner, by
--- the moment until which they are claimed.
+-- Shared by the scripts for chords. A chord is one hash: its size, the number of counted parts, the claimant, the body,
+-- the header, and a field for each part. A chord that is complete and whose body was not sent is in a sorted set of its
+-- owner. Its score is the moment at which its claim ends.
 local function now()
     local time = redis.call('TIME')
     return time[1] * 1000000 + time[2]
 end
 
--- A field that is no number is taken as one that is not there: a damaged chord must not stop a look at many.
+-- A field that is not a number counts as missing: one damaged chord must not stop the search for orphans.
 local function number(value)
     return value and tonumber(value) or nil
 end
 
-local function see(key)
+local function read_chord(key)
     local v = redis.call('HMGET', key, 'size', 'extra', 'counted', 'owner', 'claimant', 'claimed_until', 'done')
     local size = number(v[1])
     size = size and size + (number(v[2]) or 0)
@@ -27,8 +27,9 @@ local function see(key)
     }
 end
 
--- `waiting` is the name of the sorted sets, without the owner.
-local function note_waiting(chord, waiting, group)
+-- Adds the chord to the sorted set of its owner if it is complete, and removes it otherwise. `waiting` is the name of
+-- the set without the owner.
+local function update_waiting_set(chord, waiting, group)
     if not chord.owner then
         return
     end
@@ -47,31 +48,32 @@ local function claim(key, chord, claimant, lease, waiting, group)
     chord.claimed_until = moment + lease
     -- not as a number, which would lose digits
     redis.call('HSET', key, 'claimant', claimant, 'claimed_until', string.format('%.0f', chord.claimed_until))
-    note_waiting(chord, waiting, group)
+    update_waiting_set(chord, waiting, group)
     return 1
 end
 
--- A part puts off the chord's expiry, unless that never comes or the part says nothing. A chord without `expires_at`
--- never expires.
-local function put_off(key, is_new, expires, lasts)
+-- Sets the chord's expiry to that of the part if that is later. A chord without `expires_at` never expires, and a part
+-- without an expiry changes nothing.
+local function postpone_expiry(key, is_new, expires, ttl)
     if expires == '' then
         return
     end
     local stored = redis.call('HGET', key, 'expires_at')
     if is_new or (stored and stored ~= '' and tonumber(stored) < tonumber(expires)) then
         redis.call('HSET', key, 'expires_at', expires)
-        if lasts ~= '0' then
-            redis.call('PEXPIRE', key, lasts)
+        if ttl ~= '0' then
+            redis.call('PEXPIRE', key, ttl)
         end
     end
 end
 
--- part: field, value, owner, claimant, lease in microseconds, until when the chord is kept at least, in microseconds ('' if
--- that is not said), how long that is in milliseconds (0 to leave it to a cleanup), the name of the sorted sets, the
--- group's id.
-local function count(key, field, value, owner, claimant, lease, expires, lasts, waiting, group)
+-- Counts a part, and claims the chord if that completes it. Arguments: the part's field and value; the owner; the
+-- claimant; the lease in microseconds; until when the chord is kept at least, in microseconds since 1970 ('' if the
+-- part does not say); the TTL in milliseconds until then (0 if a cleanup deletes the chord); the prefix of the sorted
+-- sets; the group's id.
+local function count(key, field, value, owner, claimant, lease, expires, ttl, waiting, group)
     local is_new = redis.call('EXISTS', key) == 0
-    local before = see(key)
+    local before = read_chord(key)
     if before.owner and before.owner ~= owner then
         redis.call('ZREM', waiting .. before.owner, group)
     end
@@ -80,11 +82,11 @@ local function count(key, field, value, owner, claimant, lease, expires, lasts, 
         redis.call('HINCRBY', key, 'counted', 1)
     end
     if not before.done then
-        put_off(key, is_new, expires, lasts)
+        postpone_expiry(key, is_new, expires, ttl)
     end
-    local chord = see(key)
+    local chord = read_chord(key)
     if before.owner ~= owner and chord.waits then
-        note_waiting(chord, waiting, group)
+        update_waiting_set(chord, waiting, group)
     end
     local claimed = claim(key, chord, claimant, tonumber(lease), waiting, group)
     return {chord.size or -1, chord.counted, claimed, chord.done and 1 or 0}

@@ -1,5 +1,5 @@
--- Delete a key that expires before a moment. KEYS: the key; for a task that the durable store refused, the set of those
--- too. ARGV: that moment and now, in milliseconds; the refused task's id.
+-- Delete a key that expires before a given moment. KEYS: the key; for a task that the durable store refused, also the
+-- set of refused tasks. ARGV: the moment and now, in milliseconds since 1970; for a refused task, its id.
 local before, moment = tonumber(ARGV[1]), tonumber(ARGV[2])
 local expires
 local left = redis.call('PTTL', KEYS[1])

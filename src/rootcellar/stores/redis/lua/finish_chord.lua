@@ -1,11 +1,11 @@
--- Drop a chord's body and parts; what stays refuses late parts for a while. KEYS: the chord. ARGV: for how many
--- milliseconds, the name of the sorted sets, the group's id.
+-- Delete a chord's body and parts. The rest of the hash is kept for a while, to refuse late parts. KEYS: the chord.
+-- ARGV: for how many milliseconds it is kept; the prefix of the sorted sets; the group's id.
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return 0
 end
-local chord = see(KEYS[1])
+local chord = read_chord(KEYS[1])
 chord.waits = false
-note_waiting(chord, ARGV[2], ARGV[3])
+update_waiting_set(chord, ARGV[2], ARGV[3])
 local left = redis.call('PTTL', KEYS[1])
 local kept = redis.call('HMGET', KEYS[1], 'size', 'extra', 'expires_at')
 redis.call('DEL', KEYS[1])

@@ -1,7 +1,7 @@
--- What scripts that keep the journal share. The journal is a stream of the tasks that wait to be moved, each in it once,
--- and a hash of their versions: a flag ('f' if the task was forgotten since it was last moved, else 'p'), its entry in the
--- stream, and how often it changed since. No version ever comes again.
-local function note(stream, versions, task, is_forgotten)
+-- Shared by the scripts that write the journal. The journal is a stream, which has each task that is to be moved once,
+-- and a hash of their versions. A version has a flag ('f' if the task was deleted since it was last moved, else 'p'),
+-- the entry in the stream, and the number of changes since that entry. No version is used twice.
+local function add_to_journal(stream, versions, task, is_forgotten)
     local before = redis.call('HGET', versions, task)
     local flag, entry, number = 'p', nil, 0
     if before then

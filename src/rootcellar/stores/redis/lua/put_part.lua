@@ -1,4 +1,5 @@
--- Store a task and count it as a part of a chord. KEYS: the task, the chord. ARGV: as in put, then as in count.
+-- Store a task and count it as a part of a chord. KEYS: the task, the chord. ARGV: as in put.lua, then
+-- the arguments of count().
 local answer = may_write(KEYS[1], ARGV[1], ARGV[4])
 if type(answer) == 'string' then
     return answer

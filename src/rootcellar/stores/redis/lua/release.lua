@@ -1,4 +1,5 @@
--- Take away a task that was moved. KEYS: the task, the versions, the set of what was refused. ARGV: the task's id.
+-- Delete a task that was moved; return 0 if it was not moved. KEYS: the task, the versions, the set of refused tasks.
+-- ARGV: the task's id.
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 or redis.call('SISMEMBER', KEYS[3], ARGV[1]) == 1 then
     return 0
 end

@@ -1,10 +1,10 @@
--- Put another blob in a task's place, where it is still what it was; it lasts as long. KEYS: the task. ARGV: old, new.
+-- Replace a task's blob if it has not changed, and keep its TTL. KEYS: the task. ARGV: the old blob, the new one.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return 0
 end
-local lasts = redis.call('PTTL', KEYS[1])
+local ttl = redis.call('PTTL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[2])
-if lasts > 0 then
-    redis.call('PEXPIRE', KEYS[1], lasts)
+if ttl > 0 then
+    redis.call('PEXPIRE', KEYS[1], ttl)
 end
 return 1

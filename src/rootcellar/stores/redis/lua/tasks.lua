@@ -10,8 +10,8 @@ local function mark_of(head)
     }
 end
 
--- Returns 1 if the blob may be written, 0 if the stored one must stay, and the stored one if fields of it must first be
--- merged into the blob.
+-- Returns 1 if the blob may be written, 0 if the stored one must stay, or the stored one if its fields must first be
+-- merged into the new one.
 local function may_write(key, blob, expected)
     local head = redis.call('GETRANGE', key, 0, 127)
     if head == '' then
@@ -41,15 +41,16 @@ local function may_write(key, blob, expected)
     return whole
 end
 
--- `lasts` is in milliseconds, 0 for ever; `news` is the message for waiting clients, '' for the blob itself.
-local function write(key, blob, lasts, news)
-    if lasts == '0' then
+-- Writes a blob and publishes a message. `ttl` is in milliseconds, 0 for no expiry. `message` is what waiting clients
+-- get, '' for the blob itself.
+local function write(key, blob, ttl, message)
+    if ttl == '0' then
         redis.call('SET', key, blob)
     else
-        redis.call('SET', key, blob, 'PX', lasts)
+        redis.call('SET', key, blob, 'PX', ttl)
     end
-    if news == '' then
-        news = blob
+    if message == '' then
+        message = blob
     end
-    redis.call('PUBLISH', key, news)
+    redis.call('PUBLISH', key, message)
 end
