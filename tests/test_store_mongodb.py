@@ -190,7 +190,7 @@ def crash_at(url: str, step: str, work: Callable[[Store], object]) -> None:
     assert os.waitstatus_to_exitcode(status) == 9, "it came to the step"
 
 
-@pytest.mark.parametrize("step", ["count", "_add_part", "_increment_count", "_claim", "strike_off"])
+@pytest.mark.parametrize("step", ["count", "_add_part", "_increment_count", "_claim", "remove_note"])
 @pytest.mark.parametrize("finder", ["sweep", "redelivery"])
 def test_a_part_whose_worker_died_is_counted_once(url: str, store: Store, step: str, finder: str) -> None:
     owner, group = str(uuid.uuid4()), str(uuid.uuid4())

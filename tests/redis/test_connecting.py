@@ -68,7 +68,7 @@ def test_urls(url: str, where: str) -> None:
         ("redis://host?socket_timeout=soon", "socket_timeout is not a number"),
         ("redis://host?socket_timeout=0", "socket_timeout is 0"),
         ("redis://host?health_check_interval=often", "health_check_interval is not a number"),
-        ("redis://host?ssl_ca_certs=x", "the URL is one without"),
+        ("redis://host?ssl_ca_certs=x", "the URL is one without TLS"),
         ("rediss://host?ssl_cert_reqs=maybe", "ssl_cert_reqs is 'maybe'"),
         ("redis+socket://host/run/redis.sock", "names no socket"),
     ],

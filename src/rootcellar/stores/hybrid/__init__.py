@@ -1,4 +1,4 @@
-"""A store made of two: a quick store in front of a durable one, written through it or filled behind it."""
+"""A store that consists of a fast store and a durable one, in the mode write-through or write-behind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["HybridStore", "WriteBehindStore", "open_hybrid"]
 
 
 def open_hybrid(url: str, options: StoreOptions | None = None) -> Store:
-    """Return the store for ``rootcellar+hybrid://``, of the mode that its options or its URL name.
+    """Return the store for ``rootcellar+hybrid://``, in the mode that its options or its URL name.
 
     Raises:
-        ConfigurationError: something is missing, or cannot be used.
+        ConfigurationError: a setting is missing, or cannot be used.
     """
     settings = read_settings(url, options or StoreOptions())
     return (WriteBehindStore if settings.mode == WRITE_BEHIND else HybridStore)(url, options)

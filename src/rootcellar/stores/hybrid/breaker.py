@@ -1,4 +1,12 @@
-"""A circuit breaker: an unreachable cache costs one timeout, not one for each call."""
+"""A circuit breaker: an unreachable cache costs one timeout, not one for each call.
+
+::
+
+              a call failed                                  a probe succeeded, or close()
+    closed ───────────────────> open, a thread probes ───────────────────────────────────> closed
+                                  |    ^
+                                  └────┘ a probe failed: the pause grows
+"""
 
 from __future__ import annotations
 
@@ -18,7 +26,7 @@ logger = visible_logs(logging.getLogger(__name__))
 
 T = TypeVar("T")
 
-#: milliseconds between two tests whether the cache answers again, at first and at most
+#: milliseconds between two tests whether the cache answers again: the first pause, and the longest one
 FIRST_PROBE_MS = 100.0
 LONGEST_PROBE_MS = 5_000.0
 
@@ -33,7 +41,7 @@ class _Switch:
 
 
 class Breaker:
-    """Calls the cache until a call fails, and again when a thread has found that the cache answers.
+    """Calls the cache until a call fails, and again after a thread has found that the cache answers.
 
     Args:
         probe: raises if the cache cannot be reached.

@@ -21,18 +21,18 @@ from rootcellar.stores.fields import damaged_fields
 from rootcellar.stores.hybrid.breaker import Breaker
 from rootcellar.stores.layouts import json_blob
 
-#: the beginning of ids in the cache, so that a copy is never mistaken for a result that is stored there
+#: the prefix of ids in the cache, so that a copy is never mistaken for a result that is stored there
 PREFIX = "rootcellar-copy-"
 #: seconds for which a copy is kept, by default
 EXPIRES = 3_600.0
-#: seconds after the beginning of the read or the write of a record within which its copy may be made
+#: a copy may be made only within this many seconds after the read or write of its record began
 FRESH = 30.0
 #: how long a tombstone is kept
 TOMBSTONE = timedelta(seconds=20 * FRESH)
 
 _COPY = "application/x-rootcellar-copy"
 _FORGOTTEN = Payload(b"", "application/x-rootcellar-forgotten", "binary")
-#: how often a tombstone is set where late copies slip in
+#: the most tries to store a tombstone while late copies arrive
 _TRIES = 100
 
 
@@ -40,8 +40,8 @@ class Cache:
     """Copies of a durable store's results in another store.
 
     Args:
-        store: where the copies are.
-        expires: seconds for which a copy lives at most.
+        store: the store of the copies.
+        expires: the most seconds for which a copy is kept.
     """
 
     def __init__(self, store: Store, expires: float) -> None:
@@ -50,7 +50,7 @@ class Cache:
         self.breaker = Breaker(store.check, store.where)
 
     def get(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
-        """Return the copies of these tasks, and those ids of which no copy may be made now."""
+        """Return the copies of these tasks, and the ids of which no copy may be made now."""
 
         def read_copies() -> dict[str, TaskRecord]:
             if len(task_ids) == 1:
@@ -76,8 +76,8 @@ class Cache:
         """Copy a record of the durable store, if it can never change.
 
         Args:
-            record: as the durable store has it.
-            known_since: the monotonic time before which it was not yet asked for, or to be stored.
+            record: the record of the durable store.
+            known_since: the monotonic time when its read or its write began.
         """
         now = datetime.now(timezone.utc)
         if record.state != "SUCCESS" or record.damage or time.monotonic() - known_since > FRESH:
@@ -98,10 +98,10 @@ class Cache:
         self.breaker.call(lambda: self._store.put(copy), None)
 
     def forget(self, task_ids: Sequence[str]) -> None:
-        """Put tombstones in place of copies, also while others are kept from the cache.
+        """Replace copies by tombstones. Also done while the breaker is open.
 
         Raises:
-            StoreUnavailable: the cache did not hear of it.
+            StoreUnavailable: the cache cannot be reached, so a copy may still be there.
         """
         self._store.delete([PREFIX + task_id for task_id in task_ids])
         for task_id in task_ids:
@@ -115,7 +115,9 @@ class Cache:
                 # a late copy was stored meanwhile, or another process deletes the same task
                 self._store.delete([tombstone.task_id])
             else:
-                raise StoreUnavailable("others copy it again and again", where=self._store.where, remedy="try again")
+                raise StoreUnavailable(
+                    "other processes copy it again and again", where=self._store.where, remedy="try again"
+                )
 
     def drop(self, task_ids: Sequence[str]) -> None:
         """Delete copies and tombstones of tasks that can get no late copy, such as those of a test."""

@@ -1,4 +1,4 @@
-"""Whether what is stored in SQL is read as it was given."""
+"""Checks whether a record that is stored in SQL is read back unchanged."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _ODD = re.compile("[\x00\ud800-\udfff]")
 
 
 def survives_round_trip(record: TaskRecord) -> bool:
-    """Tell whether the durable store has the texts of a record as they were given: it may write NUL as an escape."""
+    """Return whether the durable store keeps the texts of a record unchanged. It may store NUL as an escape."""
     texts = [text for field in fields(record) if isinstance(text := getattr(record, field.name), str)]
     return not any(_ODD.search(text) for text in texts)

@@ -1,4 +1,4 @@
-"""What both hybrid stores only forward: groups and chords."""
+"""Forwards the methods for groups and chords, for both hybrid stores."""
 
 from __future__ import annotations
 

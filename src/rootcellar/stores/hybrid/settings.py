@@ -1,4 +1,4 @@
-"""Which two stores a hybrid is made of."""
+"""The settings of a hybrid store: its mode, and the two stores of which it consists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _URL_FORM = UrlForm(
     secrets="result_backend_transport_options",
     options=("durable_url", "cache_url", "mode", "cache_expires"),
 )
-#: seconds to wait for the cache: what it cannot say in time, the durable store can
+#: seconds to wait for the cache; after that, the durable store is asked
 CACHE_TIMEOUT_SECONDS = 1.0
 _CACHE_TIMEOUTS = {"socket_timeout": CACHE_TIMEOUT_SECONDS, "socket_connect_timeout": CACHE_TIMEOUT_SECONDS}
 
@@ -26,13 +26,13 @@ WHERE = "result_backend_transport_options"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of what a hybrid is made.
+    """The settings of a hybrid store.
 
     Attributes:
-        mode: which of the two has a result first.
-        durable_url, cache_url: the stores.
+        mode: which of the two stores has a result first.
+        durable_url, cache_url: the two stores.
         cache_options: the options of the cache.
-        cache_expires: seconds for which a copy lives at most.
+        cache_expires: the most seconds for which a copy is kept.
     """
 
     mode: str
@@ -43,10 +43,10 @@ class Settings:
 
 
 def read_settings(url: str, options: StoreOptions) -> Settings:
-    """Return what the transport options say, or the URL's query before them.
+    """Return the settings in the transport options and in the URL's query, which takes precedence.
 
     Raises:
-        ConfigurationError: something is missing, or cannot be used.
+        ConfigurationError: a setting is missing, or cannot be used.
     """
     given: Mapping[str, Any] = {**options.transport_options, **_query(url)}
     for name in ("durable_url", "cache_url"):
@@ -83,7 +83,7 @@ def _mode(mode: Any) -> str:
 
 
 def _query(url: str) -> dict[str, str]:
-    """Return what the URL says, for tools that are given nothing else."""
+    """Return the settings in the URL's query, for tools that have only a URL."""
     _, place, query = split_url(url)
     if place.strip("/"):
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Write-through: a cache before a durable store, which has every record that was acknowledged.
+"""Write-through: a cache before a durable store. The durable store has every acknowledged record.
 
 The durable store decides everything: what is written, which SUCCESS stays, and whether a chord's part is counted. The
 cache only reduces its reads, and may be flushed or stopped at any time. Groups and chords are not copied, because they
@@ -122,7 +122,7 @@ class HybridStore(ForwardingStore):
         return count
 
     def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
-        """See :class:`~rootcellar.stores.base.Replaceable`; for a while the cache has no copy then."""
+        """See :class:`~rootcellar.stores.base.Replaceable`. After that, the cache has no copy for a while."""
         assert isinstance(self.durable, Replaceable)
         replaced = self.durable.replace(old, new)
         # also if it was not replaced: an earlier try may have replaced it and died before this line

@@ -1,9 +1,9 @@
-"""Records as documents of MongoDB in Celery's own layout, and back: plain dicts, no driver.
+"""Converts records to MongoDB documents in Celery's own layout, and back. Uses plain dicts and no driver.
 
-Celery's fields hold what its own backend writes, so that a stock reader reads our results: ``result`` is the encoded
-text (bytes for a binary serializer), ``children``, ``args`` and ``kwargs`` are plain values. BSON keeps milliseconds
-and knows neither large integers nor JSON's spelling, so the subdocument ``rootcellar`` holds exactly what the plain
-fields do not. A document without it is Celery's own.
+Celery's fields have the values that its own backend writes, so that Celery can read our results: ``result`` is the
+encoded text (bytes for a binary serializer); ``children``, ``args`` and ``kwargs`` are plain values. BSON stores
+milliseconds only, and neither large integers nor the exact text of JSON. So the subdocument ``rootcellar`` has the
+exact form of these values. A document without this subdocument is Celery's own.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rootcellar.stores.framing import frame, unframe_loosely
 #: the subdocument of rootcellar
 OURS = "rootcellar"
 
-#: the most ids that one command names
+#: the most ids in one command
 MAX_IDS = 2_000
 
-#: what begins a payload that Celery compressed
+#: the prefix of a payload that Celery compressed
 COMPRESSED = b"\x00celery-compressed\x00"
 PICKLE = "application/x-python-serialize"
-#: no children, pickled by any protocol
+#: an empty list of children, pickled with any protocol
 _PICKLED_EMPTY = (
     b"\x80\x02]q\x00.",
     b"\x80\x03]q\x00.",
@@ -46,12 +46,12 @@ _DATES = {"date_sent": "sent_at", "date_started": "started_at"}
 _DESCRIBED = ("content_type", "content_encoding", "compression", "key_id")
 _STATE_DATES = {"date_done": "done_at", "expires_at": "expires_at"}
 _VALUES = ("args", "kwargs", "children")
-#: servers refuse documents that nest deeper than 100
+#: values that nest deeper are shown as text, because servers refuse documents that nest deeper than 100
 _DEEPEST = 50
 
 
 def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a state sets, by dotted path, and what a new document has in addition."""
+    """Return the fields that a state sets, by dotted path, and the additional fields of a new document."""
     result, described = _result(record.result)
     update: dict[str, Any] = {
         "status": storable(record.state),
@@ -74,7 +74,7 @@ def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         if (payload := getattr(record, name)) is not None:
             update[name], update[f"{OURS}.{name}"] = _plain(payload), frame(payload)
     if record.children is None and record.done_at is not None:
-        # those of an earlier run are not the children of the one that ended
+        # the children of an earlier run are not those of the run that ended
         update["children"], update[f"{OURS}.children"] = [], None
     if record.stamps is not None:
         update[f"{OURS}.stamps"] = frame(record.stamps)
@@ -83,7 +83,7 @@ def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def task_record(document: Mapping[str, Any]) -> TaskRecord:
-    """Return the record of a document that rootcellar or Celery wrote; its fields may have any value."""
+    """Return the record of a document that rootcellar or Celery wrote. Its fields may be damaged."""
     ours = document.get(OURS)
     if not isinstance(ours, Mapping):
         return _celerys_task(document)
@@ -125,7 +125,7 @@ def replacement(document: Mapping[str, Any], new: TaskRecord) -> tuple[dict[str,
 
 
 def group_document(group: GroupRecord) -> dict[str, Any]:
-    """Return a group's document, in which a stock reader finds the ids of its members."""
+    """Return a group's document, in which Celery finds the ids of the members."""
     ours: dict[str, Any] = {"result": frame(group.result)}
     document: dict[str, Any] = {"_id": group.group_id, "result": json.dumps(_member_ids(group.result))}
     for field, name in _STATE_DATES.items():
@@ -165,19 +165,19 @@ def group_record(document: Mapping[str, Any]) -> GroupRecord:
 
 
 def storable(text: str | None) -> str | None:
-    """Return a text as BSON can hold it: lone surrogates as escapes."""
+    """Return a text with lone surrogates as escapes, so that BSON can store it."""
     if text is None or text.isascii():
         return text
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def findable(ids: Iterable[str]) -> list[str]:
-    """Return each of these ids once, but for those that BSON cannot hold: no document has them."""
+    """Return each of these ids once, without those that BSON cannot store, which no document has."""
     return [text for text in dict.fromkeys(ids) if storable(text) == text]
 
 
 def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Cut ids into pieces of which each fits into one command."""
+    """Cut ids into pieces that each fit into one command."""
     for start in range(0, len(ids), MAX_IDS):
         yield ids[start : start + MAX_IDS]
 
@@ -197,7 +197,7 @@ def _moment(since_1970: int) -> datetime:
 
 
 def _result(payload: Payload | None) -> tuple[str | bytes | None, dict[str, str] | None]:
-    """Return a result for Celery's field, and the description that it needs; ``None`` if it is plain JSON."""
+    """Return a result for Celery's field, and its description: ``None`` if it is plain JSON."""
     if payload is None:
         return None, None
     body: str | bytes = payload.body
@@ -282,7 +282,7 @@ def _is_pickled_none(stored: bytes) -> bool:
 
 
 def _celerys_result(stored: Any) -> Payload | None:
-    """Return the content type of a result by its first bytes, because Celery does not store it."""
+    """Return the payload of a result. Its first bytes show the content type, because Celery does not store it."""
     if stored is None:
         return None
     if isinstance(stored, str):
@@ -334,7 +334,7 @@ def _is_bson(value: Any, depth: int) -> bool:
 
 
 def _member_ids(result: Payload) -> list[Any]:
-    """Return the ids in the tuple of a saved group; none if it is no such tuple."""
+    """Return the ids in the tuple of a saved group; an empty list if it is not such a tuple."""
     try:
         _, members = json.loads(result.body)
         return [member[0][0] for member in members]

@@ -1,4 +1,4 @@
-"""Records in Celery's own layout for key-value stores: one JSON object for each, which Celery can read too.
+"""Converts records to Celery's layout for key-value stores, and back: one JSON object for each, also for Celery.
 
 A blob is the JSON object that Celery writes, with more fields. Celery ignores fields that it does not know. The first
 one, ``"rootcellar"``, has a *mark* of fixed width, which a script in Redis (``lua/tasks.lua``) reads without parsing
@@ -32,7 +32,7 @@ from rootcellar.records import ENDS, FOREIGN, NO_DATE, TYPED_JSON, GroupRecord, 
 from rootcellar.stores.fields import FAILURES, FieldReader, damaged, number_of, text_of
 from rootcellar.stores.framing import frame, unframe_loosely
 
-#: what follows the first byte of a blob; then the mark follows: kind, retries, given fields, expiry
+#: the bytes after the first one of a blob; the mark follows them: kind, retries, given fields, expiry
 SIGN = b'"rootcellar":"1'
 MARK_WIDTH = 1 + 8 + 5 + 15
 _MARK_AT = 1 + len(SIGN)
@@ -53,7 +53,7 @@ _TEXTS = {
 _NUMBERS = {"retries": "retries", "group_index": "group_index"}
 _DATES = {"sent_at": "date_sent", "started_at": "date_started"}
 _PAYLOADS = ("result", "args", "kwargs", "children", "stamps")
-#: the bytes that are written for a payload that is missing
+#: the number of bytes that are written for a missing payload
 _LENGTHS_OF_NONE = {"result": len(b',"result":null'), "children": len(b',"children":[]')}
 #: fields that a later state keeps if it does not set them; the position here is the bit in the mark
 KEPT = (*_TEXTS, *_NUMBERS, *_DATES, "args", "kwargs", "children", "stamps")
@@ -159,7 +159,7 @@ def _own_task(task_id: str, blob: bytes) -> TaskRecord:
 
 
 def encode_forgotten(task_id: str) -> bytes:
-    """Return the tombstone of a task; for Celery it is a task that is PENDING."""
+    """Return the tombstone of a task; Celery reads it as a task that is PENDING."""
     fields = f'"status":"PENDING","task_id":{quoted(task_id)},"date_done":null,"traceback":null'
     return _blob(f"{FORGOTTEN}{0:08}{0:05}{0:015}", fields, _PAYLOADS, (None,) * len(_PAYLOADS))
 
@@ -201,7 +201,7 @@ def decode_group(group_id: str, blob: bytes) -> GroupRecord:
             f"group {group_id} was saved in a form that is not JSON",
             remedy="read it with the serializer that it was saved with",
         ) from None
-    # Celery does not store when it was saved
+    # Celery does not store when the group was saved
     return GroupRecord(group_id=group_id, result=Payload(text[start:end].encode()), done_at=NO_DATE)
 
 
@@ -323,7 +323,7 @@ def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
 
 
 def _foreign_task(task_id: str, blob: bytes) -> TaskRecord:
-    """Return the record of an unreadable blob: ended, so that no client waits for it, unless it has another state."""
+    """Return the record of an unreadable blob. It counts as ended, so that no client waits, unless it shows a state."""
     shown = _STATUS.search(blob[:256])
     state = shown[1].decode() if shown else "FAILURE"
     is_done = state in ENDS or state in ("REJECTED", "IGNORED")

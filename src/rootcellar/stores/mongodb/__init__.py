@@ -1,6 +1,6 @@
 """The store on MongoDB, by PyMongo."""
 
-# the driver first: it says what to install where PyMongo is missing
+# the driver first: if PyMongo is missing, its error names the package to install
 from rootcellar.stores.mongodb import driver
 from rootcellar.stores.mongodb.store import MongoStore
 

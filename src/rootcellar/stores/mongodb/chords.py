@@ -38,11 +38,11 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: where a task's document notes parts that are not counted yet
+#: the field of a task's document with the notes of parts that are not counted yet
 NOTED = f"{documents.OURS}.parts"
-#: seconds that a finished chord is remembered, to refuse late parts
+#: seconds for which a finished chord is kept, to refuse late parts
 REMEMBERED = 86_400
-#: notes that one search for orphans counts
+#: the most tasks whose notes one search for orphans counts
 _MAX_NOTES = 500
 
 #: milliseconds since 1970, by the server's clock
@@ -54,8 +54,8 @@ class ChordDocuments:
     """The chords of a store.
 
     Args:
-        chords, parts: where they are.
-        tasks: the tasks' documents, for notes and results.
+        chords, parts: the collections of chords and parts.
+        tasks: the collection of tasks, which has notes and results.
     """
 
     def __init__(self, chords: Collection[Document], parts: Collection[Document], tasks: Collection[Document]) -> None:
@@ -97,7 +97,7 @@ class ChordDocuments:
         if is_new:
             noted = self._increment_count(chord)
             if noted is None:
-                # finished or begun again since
+                # the chord was finished or begun again since
                 return self.count(part, lease)
             chord = noted
         counted = chord["counted"] if is_new else self._counted(chord)
@@ -152,7 +152,7 @@ class ChordDocuments:
         self._parts.delete_many({"run": chord["run"]})
 
     def orphans(self, owner: str, limit: int) -> Sequence[str]:
-        """See :meth:`Store.orphaned_chords`. Parts that were noted and not counted are counted first."""
+        """See :meth:`Store.orphaned_chords`. The parts that have a note and were not counted are counted first."""
         for task in self._tasks.find({f"{NOTED}.owner": owner}).limit(_MAX_NOTES):
             self._count_notes_of(task)
         found: list[str] = []
@@ -169,12 +169,12 @@ class ChordDocuments:
         return found
 
     def count_notes(self, task_ids: Sequence[str]) -> None:
-        """Count the notes of tasks that will be deleted."""
+        """Count the parts in the notes of tasks that will be deleted."""
         for task in self._tasks.find({"_id": {"$in": task_ids}, f"{NOTED}.0": {"$exists": True}}):
             self._count_notes_of(task)
 
     def remove_note(self, part: ChordPart) -> None:
-        """Forget the note of a part that was counted."""
+        """Remove the note of a part that was counted."""
         is_it = {"group_id": part.group_id, "group_index": part.group_index}
         self._tasks.update_one({"_id": part.task_id}, {"$pull": {NOTED: is_it}})
 
@@ -185,7 +185,7 @@ class ChordDocuments:
             try:
                 part = _read_note(task, noted)
             except FAILURES as exc:
-                logger.error("A part of a chord that task %a notes is damaged and is not counted: %s", task["_id"], exc)
+                logger.error("The note of a chord's part in task %a is damaged and not counted: %s", task["_id"], exc)
                 continue
             chord, is_new = self._add_part(part)
             if is_new:
@@ -193,7 +193,7 @@ class ChordDocuments:
             self.remove_note(part)
 
     def _add_part(self, part: ChordPart) -> tuple[Document, bool]:
-        """Keep a part, once; return its chord as it was before, and whether the part is new in it."""
+        """Store a part, once; return its chord as it was before, and whether the part is new."""
         unknown = {"expires_at": part.expires_at, "expiry": _microseconds(part.expires_at)}
         chord = self._upsert(part.group_id, {"owner": part.owner}, unknown)
         is_new = False
@@ -211,10 +211,10 @@ class ChordDocuments:
         return chord, is_new
 
     def _postpone_expiry(self, chord: Document, part: ChordPart) -> Document:
-        """Let a chord, and the parts that it has, expire as late as a part says; return the chord.
+        """Set the expiry of a chord and its parts to that of a part, if that is later; return the chord.
 
-        Each part of a long chord would change all parts before it. So this is done when less than half of the time is
-        left that the part asks for.
+        Otherwise each part of a long chord would change all earlier parts. So this is done only if less than half of
+        the time is left that the part asks for.
         """
         expires = documents.moment(chord["expiry"])
         if expires is None or part.expires_at is None or expires >= part.expires_at:
@@ -223,19 +223,19 @@ class ChordDocuments:
         if expires - now > (part.expires_at - now) / 2:
             return chord
         later = {"expires_at": part.expires_at, "expiry": documents.microseconds(part.expires_at)}
-        # first the parts: if the process dies between the two, no part expires before its chord
+        # the parts first: if the process dies between the two steps, no part expires before its chord
         self._parts.update_many({"run": chord["run"]}, {"$max": {"expires_at": part.expires_at}})
         is_it = {"_id": chord["_id"], "run": chord["run"], "finished_at": None, "expiry": {"$lt": later["expiry"]}}
         self._chords.update_one(is_it, {"$set": later})
         return chord | later
 
     def _increment_count(self, chord: Mapping[str, Any]) -> Document | None:
-        """Add one to the chord's own count; it is never too high, and too low if a process died before this."""
+        """Add one to the number in the chord's document; it is too low if a process died before this step."""
         is_it = {"_id": chord["_id"], "run": chord["run"], "finished_at": None}
         return self._chords.find_one_and_update(is_it, {"$inc": {"counted": 1}}, return_document=ReturnDocument.AFTER)
 
     def _upsert(self, group_id: str, change: Document, unknown: Mapping[str, Any] | None = None) -> Document:
-        """Change a chord, created if there is none, and return it."""
+        """Change a chord, or create it, and return it."""
         fresh = {name: value for name, value in {**_new_chord(), **(unknown or {})}.items() if name not in change}
         update: Document = {"$setOnInsert": fresh} | ({"$set": change} if change else {})
         found: Document = _retry_upsert(
@@ -253,7 +253,7 @@ class ChordDocuments:
         return size is not None and self._counted(chord) >= size
 
     def _claim(self, chord: Mapping[str, Any], claimant: str, lease: float) -> bool:
-        """Take a chord that was seen complete, unless it has grown since or is held, by the server's clock."""
+        """Claim a chord that was found complete, unless parts were added since, or it has a valid claim."""
         unchanged = {name: chord[name] for name in ("_id", "run", "size", "extra")}
         free = {"finished_at": None, "$or": [{"claimant": claimant}, _IS_UNCLAIMED]}
         until = {"$add": [_NOW, max(1, int(lease * 1_000))]}
@@ -275,7 +275,7 @@ def note_of(part: ChordPart) -> Document:
 
 
 def _read_note(task: Mapping[str, Any], noted: Mapping[str, Any]) -> ChordPart:
-    """Return the part that a task's document has a note of; its result is the document's if the note has none."""
+    """Return the part in a note. If the note has no result, the part has that of the task's document."""
     fields = {name: noted[name] for name in ("group_id", "group_index", "state", "owner", "expires_at", "delivery")}
     fields["expires_at"] = FieldReader().moment("expires_at", fields["expires_at"])
     if not all(isinstance(fields[name], str) for name in ("group_id", "state", "owner", "delivery")):
@@ -309,7 +309,7 @@ def _microseconds(moment: datetime | None) -> int | None:
 
 
 def _new_chord() -> Document:
-    """Return a chord that nothing is known about."""
+    """Return the document of a new chord, without size and parts."""
     return {
         "run": uuid.uuid4().hex,
         "begun": False,
@@ -337,7 +337,7 @@ def _place_in_header(part: PartResult) -> tuple[bool, int, str]:
 
 
 def _retry_upsert(upsert: Any) -> Any:
-    """Repeat an upsert by ``_id`` if another one came between its search and its insertion."""
+    """Repeat an upsert by ``_id`` if another process inserted the document between its search and its insertion."""
     while True:
         try:
             return upsert()
@@ -346,7 +346,7 @@ def _retry_upsert(upsert: Any) -> Any:
 
 
 def indexes() -> Iterable[tuple[str, str, dict[str, Any]]]:
-    """Return (of which collection, on what, how) of the indexes that chords need."""
+    """Yield the indexes that chords need: collection, field, options."""
     yield "task", f"{NOTED}.owner", {"sparse": True}
     yield "task", f"{NOTED}.group_id", {"sparse": True}
     yield "chord", "owner", {}

@@ -1,4 +1,4 @@
-"""Connecting to MongoDB: the client, its settings, and its errors as errors of rootcellar."""
+"""Connects to MongoDB: the client and its settings. Converts its errors to errors of rootcellar."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ Client = pymongo.MongoClient[Document]
 
 _EXAMPLE = "rootcellar+mongodb://user:password@host:27017/database"
 URL_FORM = UrlForm(example=_EXAMPLE, secrets="mongodb_backend_settings")
-#: the database where the URL names none, as in Celery
+#: the database if the URL names none, as in Celery
 DATABASE = "celery"
 #: milliseconds; if a server cannot be reached, the backend retries, not the driver
 _TIMEOUTS = {"serverSelectionTimeoutMS": 3_000, "connectTimeoutMS": 3_000, "socketTimeoutMS": 30_000}
-#: milliseconds that a write waits for the majority
+#: milliseconds that a write waits for the majority of the servers of the servers
 _WRITE_TIMEOUT = 10_000
-#: seconds to wait for a connection where the settings set no limit
+#: seconds to wait for a connection if the settings have no limit
 _NO_LIMIT = 86_400.0
 _HOSTS = ("host", "port", "mongo_host")
-#: how the driver says that a server cannot be reached
+#: words of the driver's errors for a server that cannot be reached
 _OUT_OF_REACH = re.compile(r"refused|timed out|unreachable|reset by peer|closed|Errno", re.IGNORECASE)
 
-#: codes of the server
+#: the server's error codes
 _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
     13: (errors.PermissionDenied, "grant the user the role readWrite on the database"),
     18: (errors.AuthenticationFailed, "check the user, the password and authSource"),
@@ -68,11 +68,11 @@ _OUTAGES = {6, 7, 24, 50, 89, 91, 112, 134, 189, 202, 262, 317, 9001, 10058, 101
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where to connect and how.
+    """How to connect, and which collections to use.
 
     Attributes:
-        hosts: the URL, or the hosts that ``mongodb_backend_settings`` names in its place.
-        database, task_collection, group_collection: where the documents are.
+        hosts: the URL, or the hosts in ``mongodb_backend_settings``, which take precedence.
+        database, task_collection, group_collection: the database and the collections.
         client: options of the client, as PyMongo names them.
         where: the place, for messages, without secrets.
     """
@@ -89,7 +89,7 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
     """Return the settings of a URL and of Celery's ``mongodb_backend_settings``.
 
     Raises:
-        ConfigurationError: it is no MongoDB URL, or the settings cannot be used.
+        ConfigurationError: it is not a MongoDB URL, or the settings cannot be used.
     """
     parts = _read_url(url)
     given = dict(options.mongodb)
@@ -130,7 +130,7 @@ def _with_defaults(client: dict[str, Any], in_url: set[str], options: StoreOptio
     if options.pool_recycle > 0:
         defaults["maxIdleTimeMS"] = max(1, int(options.pool_recycle * 1000))
     set_names = {name.lower() for name in client} | in_url
-    # two names of one thing
+    # two names of one option
     set_names |= {"wtimeoutms"} if "wtimeout" in set_names else set()
     client = {**{name: value for name, value in defaults.items() if name.lower() not in set_names}, **client}
     return {**client, "tz_aware": True, "connect": False}
@@ -175,12 +175,12 @@ class _Permit:
 
 
 class _SharedClient:
-    """A client that is closed once nothing refers to it any more."""
+    """A client that is closed when nothing refers to it any more."""
 
     def __init__(self, client: Client, where: str) -> None:
         self.client = client
         self._pid = os.getpid()
-        #: ``None`` where there is no limit
+        #: ``None`` if there is no limit
         self.permits = _permit_pool(client, where)
 
     def __del__(self) -> None:
@@ -190,7 +190,7 @@ class _SharedClient:
 
 
 def _permit_pool(client: Client, where: str) -> ConnectionPool[_Permit] | None:
-    """Return a fair queue before PyMongo's own pool, which prefers threads that come again and again."""
+    """Return a fair queue before PyMongo's own pool, which prefers threads that ask again and again."""
     limits = client.options.pool_options
     if not limits.max_pool_size or math.isinf(limits.max_pool_size):
         return None
@@ -209,11 +209,11 @@ def _permit_pool(client: Client, where: str) -> ConnectionPool[_Permit] | None:
 
 
 def _close_nothing(place: _Permit) -> None:
-    """Nothing is to be closed."""
+    """Do nothing: a permit has no connection of its own."""
 
 
 class Clients:
-    """The client of this process: created at the first use, not used after a fork, closed when it is unused."""
+    """The client of this process: created at the first use, not used after a fork, closed after its last use."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -221,7 +221,7 @@ class Clients:
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """Lend the client; it is not closed meanwhile.
+        """Return the client for the length of a ``with`` block; it is not closed before the end of the block.
 
         Raises:
             ConfigurationError: PyMongo refuses an option.
@@ -233,17 +233,17 @@ class Clients:
         except (errors.RootcellarError, mongo.PyMongoError) as exc:
             is_refused = isinstance(exc, _REFUSALS) or getattr(exc, "code", None) in _REFUSED_LOGINS
             if is_refused and self._shared.peek() is shared:
-                # the client keeps the password and the certificates that it was made with
+                # a client never changes its password and certificates, so the next call needs a new client
                 self._shared.take()
             raise
         except BaseException:
-            # an interruption may have struck in PyMongo's own pool, which does not bear that: others get a new client
+            # the interruption may have damaged the state of PyMongo's own pool: other callers get a new client
             if self._shared.peek() is shared:
                 self._shared.take()
             raise
 
     def close(self) -> None:
-        """Close the client after its last use. The next use opens another one."""
+        """Close the client after its last use. The next call opens another one."""
         self._shared.take()
 
     def _open(self) -> Client:
@@ -258,7 +258,7 @@ class Clients:
 
 @contextmanager
 def translated(where: str) -> Iterator[None]:
-    """Turn the driver's errors into errors of rootcellar."""
+    """Convert the driver's errors to errors of rootcellar."""
     try:
         yield
     except (mongo.PyMongoError, bson.errors.BSONError, OverflowError, UnicodeEncodeError) as exc:
@@ -277,7 +277,7 @@ def translate(exc: Exception, where: str) -> errors.RootcellarError:
     elif isinstance(exc, mongo.ServerSelectionTimeoutError):
         return _unreachable(text, where)
     elif isinstance(exc, mongo.ConnectionFailure) and "authentication failed" in text.lower():
-        # raised where the driver connects by itself
+        # raised when the driver connects in the background
         kind, remedy = _BY_CODE[18]
     elif code in _OUTAGES:
         kind, remedy = errors.StoreUnavailable, "wait for the server; if it lasts, see rs.status() and its log"
@@ -299,9 +299,9 @@ def translate(exc: Exception, where: str) -> errors.RootcellarError:
 
 
 def _unreachable(text: str, where: str) -> errors.StoreError:
-    # what follows is the whole topology
+    # the rest of the text is the whole topology
     reason = text.partition(", Timeout:")[0].partition(" (configured timeouts:")[0]
-    # with several servers it may be an outage of some and a certificate of others
+    # with several servers, some may have an outage, and others a bad certificate
     if "certificate" in reason.lower() and not _OUT_OF_REACH.search(reason):
         is_expired = "has expired" in reason or "not yet valid" in reason
         kind = errors.CertificateExpired if is_expired else errors.CertificateRefused

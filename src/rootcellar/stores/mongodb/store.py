@@ -1,4 +1,4 @@
-"""Records in MongoDB, in Celery's own document layout. Every promise is kept by single documents: no transactions."""
+"""Records in MongoDB, in Celery's own document layout. Each guarantee needs only single documents, no transactions."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ logger = visible_logs(logging.getLogger(__name__))
 
 T = TypeVar("T")
 
-#: of which collection, on what, how
+#: indexes: collection, field, options
 _INDEXES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     # exactly as Celery creates it, which fails if another index has the name
     ("task", "date_done", {"background": True}),
     ("task", "expires_at", {"expireAfterSeconds": 0}),
     ("group", "expires_at", {"expireAfterSeconds": 0}),
 )
-#: a field is to be set in something that is no document
+#: the error code for setting a field in a value that is not a document
 _NO_DOCUMENT = 28
 _DAMAGED: Document = {documents.OURS: {"$exists": True, "$not": {"$type": "object"}}}
-#: an index of that name or on that key exists and is another one
+#: the error codes for another index of the same name or on the same field
 _INDEX_CONFLICTS = (85, 86)
 
 
 def _options(client: driver.Client) -> CodecOptions[Document]:
-    """Return how documents are read: a date or a text that Python does not hold must not fail those read with it."""
+    """Return how documents are read: a date or a text that Python cannot store must not make a whole read fail."""
     return client.codec_options.with_options(
         datetime_conversion=DatetimeConversion.DATETIME_CLAMP, unicode_decode_error_handler="surrogateescape"
     )
@@ -189,7 +189,7 @@ class MongoStore(Store):
     # -- time and end
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        """Delete what the server has not deleted yet: it does so once a minute."""
+        """Delete the expired documents that the server has not deleted yet. It deletes them once a minute."""
         expired = {"expires_at": {"$lt": now}}
 
         def some(collection: Collection[Document]) -> int:
@@ -246,16 +246,16 @@ class MongoStore(Store):
 
 
 def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | None) -> bool:
-    """Store a state, with a note of its part, unless the stored one must stay; return whether it was stored."""
+    """Store a state, with a note of its part, unless the stored state must stay; return whether it was stored."""
     update, on_insert = documents.task_update(record)
     overwritable: Document = {"_id": record.task_id, "status": {"$ne": "SUCCESS"}}
     if record.done_at is None:
-        # a run's RETRY, which is stored after the next run was sent, may come after that run's end
+        # the RETRY of a run is stored after the next run was sent, and may arrive after the end of that run
         is_no_later_end = {"retries": {"$not": {"$gt": record.retries or 0}}}
         overwritable["$or"] = [{"date_done": None}, is_no_later_end]
     change: Document = {"$set": update, "$setOnInsert": on_insert}
     if part is not None:
-        # a SUCCESS stays, so it need not be there twice: a document has no more than 16 MB
+        # a SUCCESS stays, so the note needs no copy of its result: a document has at most 16 MB
         noted = part if record.state == "SUCCESS" else replace(part, result=kept_result(part, record))
         change["$push"] = {NOTED: note_of(noted)}
     while True:
@@ -264,7 +264,7 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
             return True
         except WriteError as exc:
             if not isinstance(exc, DuplicateKeyError):
-                # the field of rootcellar has another value, in which nothing can be stored
+                # the subdocument of rootcellar was replaced by another value, in which no field can be set
                 drop = {"$unset": {documents.OURS: ""}}
                 if (
                     exc.code == _NO_DOCUMENT
@@ -272,7 +272,7 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
                 ):
                     continue
                 raise
-            # there is one that must stay, or one that was stored between the search and the insertion
+            # a stored state must stay, or another process stored one between the search and the insertion
             if tasks.update_one(overwritable, change).matched_count:
                 return True
             if tasks.find_one({"_id": record.task_id}, {"_id": 1}):
@@ -281,7 +281,7 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
 
 def _conditions(query: TaskQuery) -> tuple[Document, Document]:
     """Return the filters for unfinished and for finished tasks."""
-    # an id that is no text belongs to no task
+    # an id that is not a text belongs to no task
     common: Document = {"_id": {"$gte": ""}}
     if query.states:
         common["status"] = {"$in": list(query.states)}

@@ -1,6 +1,6 @@
 """The store in MySQL or MariaDB, by PyMySQL."""
 
-# the driver first: it says what to install where PyMySQL is missing
+# the driver first: if PyMySQL is missing, its error names the package to install
 from rootcellar.stores.mysql import driver
 from rootcellar.stores.mysql.store import MySQLStore
 

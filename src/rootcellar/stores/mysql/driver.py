@@ -1,4 +1,4 @@
-"""Connecting to MySQL and MariaDB: the driver, the settings of a session, and the largest packet."""
+"""Connects to MySQL and MariaDB: the driver, the settings of a session, and the limit for statements."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rootcellar.stores.mysql.url import current_parameters
 
 T = TypeVar("T")
 
-#: what PyMySQL raises, in addition to its own errors, if an answer is cut off or its socket was closed
+#: the errors of PyMySQL, in addition to its own, for an answer that is cut off or a socket that was closed
 UNEXPECTED_ERRORS = (AttributeError, AssertionError, IndexError, OSError, struct.error)
 
 OLDEST_MARIADB = (10, 5)
@@ -37,7 +37,8 @@ LOCK_TIMEOUT = 5
 #: seconds that a statement waits for a table that another session alters
 TABLE_LOCK_TIMEOUT = 30
 
-#: strict, so that nothing is cut off in silence; without ANSI_QUOTES and NO_BACKSLASH_ESCAPES, as we quote
+#: strict, so that the server refuses a value that it would cut; without ANSI_QUOTES and NO_BACKSLASH_ESCAPES, because
+#: the statements are quoted for that
 SESSION = (
     f"SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', "
     f"innodb_lock_wait_timeout = {LOCK_TIMEOUT}, lock_wait_timeout = {TABLE_LOCK_TIMEOUT}",
@@ -49,11 +50,11 @@ _ABOUT = "SELECT VERSION(), @@max_allowed_packet"
 class Connection(pymysql.connections.Connection):
     """A connection in autocommit mode, with the settings that the statements need."""
 
-    #: the most bytes that the server takes in one statement
+    #: the most bytes that the server accepts in one statement
     packet_limit = 0
-    #: what the driver noted of the server's last answer
+    #: the status flags in the server's last answer; the driver sets them
     server_status: int
-    #: whether a command was begun whose answer has not been read to its end
+    #: whether a command was begun whose answer was not read to its end
     is_busy = False
     _write_timeout: float | None
     _sock: Any
@@ -62,8 +63,8 @@ class Connection(pymysql.connections.Connection):
         """Run a statement and return how many rows it changed; an upsert counts 1 for a new row, 2 for a changed one.
 
         Raises:
-            PayloadTooLarge: the server would not take so long a statement.
-            pymysql.Error: what the server says.
+            PayloadTooLarge: the statement is longer than the server accepts.
+            pymysql.Error: the server refused it, or the connection was lost.
         """
         with self.cursor() as cursor:
             return int(cursor.execute(self._filled_in(cursor, statement, params)))
@@ -75,7 +76,7 @@ class Connection(pymysql.connections.Connection):
             return list(cursor.fetchall())
 
     def dicts(self, statement: str, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Run a query and return its rows by the names of their columns. Raises as :meth:`execute` does."""
+        """Run a query and return its rows as dicts. Raises as :meth:`execute` does."""
         with self.cursor(DictCursor) as cursor:
             cursor.execute(self._filled_in(cursor, statement, params))
             return list(cursor.fetchall())
@@ -98,7 +99,7 @@ class Connection(pymysql.connections.Connection):
         return self._sock
 
     def is_usable(self) -> bool:
-        """Return, without a round trip, whether it is open, in no transaction, and waits for no answer."""
+        """Return, without a round trip, whether it is open, not in a transaction, and not waiting for an answer."""
         is_idle = not self.is_busy and not self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS
         return bool(self.open and is_idle)
 
@@ -110,7 +111,7 @@ class Connection(pymysql.connections.Connection):
         return True
 
     def end(self) -> None:
-        """Close it, whatever state it is in."""
+        """Close it, in any state, without an error."""
         with suppress(pymysql.Error):
             self.close()
 
@@ -126,7 +127,7 @@ class Connection(pymysql.connections.Connection):
         return self._answer(super()._read_ok_packet)  # type: ignore[misc]
 
     def _answer(self, read: Callable[[], T]) -> T:
-        """Read an answer, and note that it was read to its end: a refusal by the server is a whole answer, too."""
+        """Read an answer, and clear :attr:`is_busy` if it was complete. An error of the server is a complete answer."""
         try:
             answer = read()
         except pymysql.Error:
@@ -136,7 +137,7 @@ class Connection(pymysql.connections.Connection):
         return answer
 
     def set_timeouts(self, *, read_timeout: float, write_timeout: float) -> None:
-        """Wait so many seconds for the server from now on; the driver has one time for this and for the handshake."""
+        """Set the timeouts for answers, in seconds. The driver's own parameters also apply to the handshake."""
         self._read_timeout, self._write_timeout = read_timeout, write_timeout
 
     def _filled_in(self, cursor: Any, statement: str, params: Mapping[str, Any] | None) -> str:
@@ -159,7 +160,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
     """Open a connection.
 
     Raises:
-        StoreError: it is not possible.
+        StoreError: no connection is possible.
     """
     timeouts = {"read_timeout": settings["connect_timeout"], "write_timeout": settings["connect_timeout"]}
     moment = Moment()
@@ -203,7 +204,7 @@ def _refuse_old(connection: Connection, version: str, where: str) -> None:
 
 
 def _unusable(exc: Exception, where: str) -> errors.RootcellarError:
-    """Return the error for what the driver itself refuses."""
+    """Return the error for settings that the driver refuses."""
     if "cryptography" in str(exc):
         return errors.DriverMissing(
             "the server wants the password encrypted, and the Python package cryptography is not installed",
@@ -214,5 +215,5 @@ def _unusable(exc: Exception, where: str) -> errors.RootcellarError:
 
 
 def in_list(ids: Sequence[str]) -> tuple[str, ...]:
-    """Return ids as a parameter after ``IN``: in order, so that everybody locks rows alike."""
+    """Return ids as a parameter after ``IN``, sorted, so that all transactions lock rows in the same order."""
     return tuple(sorted(ids))

@@ -1,4 +1,4 @@
-"""The server's and the driver's errors as errors of rootcellar."""
+"""Converts the errors of the server and the driver to errors of rootcellar."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from rootcellar.stores import tls
 
 Kind = tuple[type[errors.StoreError], str]
 
-#: two transactions wait for each other, or one waited too long for a row: done again, it goes well
+#: a deadlock, a wait for a row that took too long, a row that was changed meanwhile: the same call works if repeated
 DEADLOCK, LOCK_WAIT, RECORD_CHANGED = 1213, 1205, 1020
 CONFLICTS = {DEADLOCK, LOCK_WAIT, RECORD_CHANGED}
 #: the server ends the session
 LOST = {1053, 1077, 1079, 1927, 4031}
-#: the table or a column of it is not there: our idea of the tables is stale
+#: a table or a column is missing: what we know of the tables is outdated
 STALE = {1054, 1146}
 #: the server accepts no writes; a session that got this error may stay read-only
 READ_ONLY = {1290, 1792, 1836}
 
-#: the session has no database any more: it was dropped
+#: the session has no database, because it was dropped
 NO_DATABASE = 1046
 
 _BUSY = "see the server's log: it is short of a resource"
@@ -63,7 +63,7 @@ def code_of(exc: pymysql.Error) -> int:
 
 
 def cut_off(exc: Exception, where: str) -> errors.StoreUnavailable:
-    """Return the error of an answer that the driver could not read to its end."""
+    """Return the error for an answer that the driver could not read to its end."""
     return errors.StoreUnavailable(
         f"the server's answer was cut off: {type(exc).__name__}: {exc}", where=where, remedy=_GONE
     )

@@ -1,6 +1,6 @@
-"""The tables in MySQL: made on first use or by hand, versioned, and safe when many do it at once.
+"""The tables in MySQL: created at the first use or by hand, with versions, also by several processes at once.
 
-MySQL commits at every CREATE. So each step may be done again, and each is noted as soon as it is done.
+MySQL commits at every CREATE. So each step may be repeated, and each is recorded as soon as it is done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PACKAGE = "rootcellar.stores.mysql"
 MIGRATIONS = ("001_results.sql", "002_chords.sql")
 #: seconds to wait for another process that creates the tables
 LOCK_SECONDS = 30
-#: MySQL takes no longer name, in characters
+#: the most characters of a name
 LONGEST_NAME = 64
 _WITH_PARAMETERS = ("read_registry", "register", "unregister", "count_registered", "count_task", "count_group")
 _ADMIN_RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX"
@@ -49,7 +49,7 @@ def table_names(options: StoreOptions) -> dict[str, str]:
     """Return the quoted names for each ``{key}`` in the SQL.
 
     Raises:
-        ConfigurationError: MySQL takes no such name.
+        ConfigurationError: MySQL does not accept one of the names.
     """
     task, group, schema = options.task_table, options.group_table, options.task_schema
     for name in (task, group, schema, options.group_schema):
@@ -116,7 +116,7 @@ class MySQLSchema(SqlSchema[Connection]):
         options = self._options
         databases = dict.fromkeys(given or self._database for given in (options.task_schema, options.group_schema))
         if role == "admin":
-            # in this place, and in no other, _ and % stand for any character
+            # only in a GRANT on a database, _ and % are wildcards
             patterns = [re.sub(r"([_%\\])", r"\\\1", database) for database in databases]
             lines += [f"GRANT {_ADMIN_RIGHTS} ON {quote(pattern)}.* TO {account};" for pattern in patterns]
         else:
@@ -177,5 +177,5 @@ class MySQLSchema(SqlSchema[Connection]):
 
 
 def _literal(text: str) -> str:
-    """Quote a text for the script that a DBA runs."""
+    """Return a text as an SQL literal, for the script that a DBA runs."""
     return f"'{escape_string(text)}'"

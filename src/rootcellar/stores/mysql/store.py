@@ -30,11 +30,11 @@ from rootcellar.support.interruptions import Moment, raise_interruption
 
 T = TypeVar("T")
 
-#: how often a call is made again after a deadlock, for how many seconds at most, and the pauses before it
+#: after a deadlock: the most tries of a call, the most seconds for them, and the pauses between them
 _CONFLICT_TRIES = 8
 _CONFLICT_SECONDS = 15.0
 _CONFLICT_PAUSES = Backoff(base_ms=2.5, limit_ms=80.0)
-#: for how many seconds after its beginning a call is made again on a new connection
+#: after a connection was lost, a call is repeated only within this many seconds after its beginning
 _RECONNECT_SECONDS = 2.0
 
 
@@ -72,7 +72,7 @@ class MySQLStore(SqlStore[Connection]):
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
         _check_ids(record.task_id)
-        # a number that no other call has, by which the statement knows whether the row is this call's
+        # a unique number: with it, the statement finds out whether the row is that of this call
         row = {**rows.task_row(record, _date_text), "put_id": secrets.randbits(63)}
         if part is None:
             return Stored(written=self._count("put_task", row) > 0)
@@ -127,7 +127,7 @@ class MySQLStore(SqlStore[Connection]):
             conditions.append("task_id LIKE %(ids)s")
         matches = {"matches": " AND ".join(conditions) or "TRUE"}
         found: list[TaskRecord] = []
-        # two queries, for an index gives the newest at once but not the unfinished ones before them
+        # two queries, because the index that finds the newest finished tasks does not have the unfinished ones first
         for statement in ("query_unfinished", "query_finished"):
             text = fill_in(self._sql[statement], matches)
             found += map(self._task_record, self._rows(text, {**params, "limit": query.limit - len(found)}))
@@ -191,7 +191,7 @@ class MySQLStore(SqlStore[Connection]):
         return connection.execute(self._sql[statement], params)
 
     def _raw(self, work: Callable[[Connection], T]) -> T:
-        """Call ``work``, again after a deadlock, and once more if the connection was lost or tables changed."""
+        """Call ``work``; repeat it after a deadlock, and once if the connection was lost or the tables changed."""
         retries = _Retries()
         moment = Moment()
         while True:
@@ -210,7 +210,7 @@ class MySQLStore(SqlStore[Connection]):
                     raise_interruption(exc, moment)
                     if not connection.is_busy:
                         raise
-                    # the driver failed at an answer that was cut off
+                    # the driver failed to read an answer that was cut off
                     connection.end()
                     if not retries.may_retry(0, is_lost=True):
                         raise failures.cut_off(exc, self._where) from exc
@@ -251,7 +251,7 @@ class MySQLStore(SqlStore[Connection]):
 
 
 class _Retries:
-    """Decides whether and when a call is made again; every call may be made twice."""
+    """Decides whether and when a call is repeated. Every call may be repeated."""
 
     def __init__(self) -> None:
         self.with_new_connection = False
@@ -260,7 +260,7 @@ class _Retries:
         self._has_reconnected = False
 
     def may_retry(self, code: int, *, is_lost: bool) -> bool:
-        """Note an error by its code; return whether to try again."""
+        """Record a failure with this error code; return whether to try again."""
         spent = time.monotonic() - self._began
         self.with_new_connection = False
         if code in failures.CONFLICTS:
@@ -292,7 +292,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
 
 
 def _update_assignments() -> str:
-    """Return the assignments of an upsert: the columns of the state always, others only if they are given."""
+    """Return the assignments of an upsert: always the columns of the state, the others only if they have a value."""
     assignments = []
     for column in rows.TASK_COLUMNS[1:]:
         condition = "put_id = VALUES(put_id)"
@@ -303,10 +303,10 @@ def _update_assignments() -> str:
 
 
 def _check_ids(*ids: str) -> None:
-    """Refuse an id that the server would take for another one: to its texts, spaces at the end are nothing.
+    """Refuse an id with a space at its end: the server ignores such spaces when it compares texts.
 
     Raises:
-        RecordRefused: it ends in a space.
+        RecordRefused: an id ends in a space.
     """
     for text in ids:
         if text.endswith(" "):
@@ -314,5 +314,5 @@ def _check_ids(*ids: str) -> None:
 
 
 def _date_text(moment: datetime) -> str:
-    # not by strftime, which writes the year 1 with one digit
+    # not with strftime, which writes the year 1 with one digit
     return clamped(moment).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")

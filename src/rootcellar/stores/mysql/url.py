@@ -10,13 +10,13 @@ from rootcellar import errors
 from rootcellar.stores.passwords import current
 from rootcellar.stores.urls import SETTING, UrlForm, read_url
 
-#: seconds to reach the server and be let in, and to wait for one answer
+#: seconds to connect and log in, and to wait for one answer
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 60.0
 
 _EXAMPLE = "rootcellar+mysql://user:password@host:3306/database"
 
-#: the options that an SSL context is made of, kept among the settings: files may change
+#: the setting with the options of the SSL context, which is made again at each connect, because files may change
 TLS_FILES = "rootcellar_tls_files"
 
 
@@ -24,8 +24,8 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return the driver's parameters for a URL; ``extra`` (``connect_args``) takes precedence over its query.
 
     Raises:
-        ConfigurationError: it is no such URL, an option is unknown or wrong, a file of a certificate cannot be read, or
-            there is a secret where logs would show it.
+        ConfigurationError: it is not such a URL, an option is unknown or wrong, a file of a certificate cannot be read,
+            or a part that logs would show contains a secret.
     """
     parts = read_url(url, URL_FORM)
     if len(parts.hosts) > 1:
@@ -50,11 +50,11 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the driver's parameters of this moment: the password, and certificates as their files are now.
+    """Return the driver's parameters with the current password, and with the certificates in the current files.
 
     Raises:
         ConfigurationError: a file of a certificate cannot be read.
-        StoreUnavailable: the password cannot be had.
+        StoreUnavailable: the password is not available.
     """
     found = dict(settings)
     files = found.pop(TLS_FILES, None)
@@ -88,7 +88,7 @@ def _options(query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _with_tls(settings: dict[str, Any]) -> dict[str, Any]:
-    """Put an SSL context in the place of the options about TLS; without any, the driver's default holds."""
+    """Replace the options for TLS by an SSL context. Without such options, the driver's default applies."""
     wanted = {name: settings.pop(name) for name in _TLS_OPTIONS if name in settings}
     if wanted.pop("ssl_disabled", False):
         return {**settings, "ssl_disabled": True}
@@ -103,7 +103,7 @@ def _with_tls(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _context(wanted: Mapping[str, Any]) -> ssl.SSLContext:
-    """Return a context that verifies the certificate and the name of the host, unless that was turned off."""
+    """Return a context that verifies the certificate and the host name, unless that was turned off."""
     try:
         context = ssl.create_default_context(cafile=wanted.get("ssl_ca"))
         if wanted.get("ssl_cert"):
@@ -113,7 +113,7 @@ def _context(wanted: Mapping[str, Any]) -> ssl.SSLContext:
         raise _wrong(
             f"cannot use {files}: {exc.strerror or exc}", "see whether the files are there and are PEM"
         ) from exc
-    # certificates that a server makes for itself do not follow RFC 5280 strictly
+    # the certificates that a MySQL server creates by itself do not follow RFC 5280 strictly
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
     is_verified = wanted.get("ssl_verify_cert", True)
     context.check_hostname = is_verified and wanted.get("ssl_verify_identity", True)

@@ -1,6 +1,6 @@
 """The store on PostgreSQL, by psycopg 3."""
 
-# the driver first: it says what to install where psycopg is missing
+# the driver first: if psycopg is missing, its error names the package to install
 from rootcellar.stores.postgres import driver
 from rootcellar.stores.postgres.store import PostgresStore
 

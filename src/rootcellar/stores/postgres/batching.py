@@ -1,7 +1,7 @@
-"""Batches from another store: one transaction under a lock that only one of them has at a time.
+"""Batches from another store: each is one transaction, which holds a lock that only one process can have.
 
-The lock belongs to the transaction. A process that loses its connection, or hangs until the server ends the
-transaction, loses the lock and all that it wrote under it at the same moment. So no write comes late.
+The lock belongs to the transaction. If a process loses its connection, or hangs until the server ends the transaction,
+it loses the lock and everything that it wrote at the same moment. So no write can arrive later.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Batch:
 
     Args:
         connection: an idle connection.
-        statements: what is run on it.
+        statements: the statements that are run on it.
         where: the server, for messages.
         delete: deletes tasks on a connection.
     """
@@ -81,10 +81,10 @@ class Batch:
         return read_bool(row_of(found)[0])
 
     def put(self, records: Sequence[TaskRecord]) -> Sequence[Stored | RecordRefused]:
-        """Store records; return for each whether it was written and inserted, or why it was refused."""
+        """Store records; for each, return whether it was written and inserted, or why it was refused."""
         answers: dict[str, Stored | RecordRefused] = {}
         values: dict[str, Values] = {}
-        # in the order in which everybody locks rows
+        # sorted, because all transactions lock rows in this order
         for record in sorted(records, key=_task_id):
             try:
                 values[record.task_id] = (binary.task_values(record), binary.TASK_FORMS)
@@ -96,7 +96,7 @@ class Batch:
         return [answers[record.task_id] for record in records]
 
     def _put_together(self, values: Mapping[str, Values]) -> dict[str, Stored | RecordRefused]:
-        """Store all of them in one round trip, or none if one of them is refused."""
+        """Store all records in one round trip. If one is refused, store none, and return an empty dict."""
         pipeline = Pipeline(self._connection)
         pipeline.send(_SAVE)
         for one in values.values():

@@ -1,4 +1,4 @@
-"""Task records in PostgreSQL's binary format: most of the client's time for storing and reading is spent here."""
+"""Task records in PostgreSQL's binary format. Storing and reading spend most of the client's time here."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.fields import EARLIEST, FAILURES, LATEST
 from rootcellar.stores.sql import rows
 
-#: where PostgreSQL counts microseconds from
+#: PostgreSQL counts microseconds from this date
 _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _DAY = 86_400_000_000
 _SECOND = 1_000_000
 
-#: the same of the first and the last moment that we hold
+#: the first and the last moment that rootcellar stores, in these microseconds
 _EARLIEST, _LATEST = ((moment - _EPOCH) // timedelta(microseconds=1) for moment in (EARLIEST, LATEST))
 
 _TEXT_FORM = 0
@@ -26,7 +26,7 @@ _BINARY_FORM = 1
 _plain = attrgetter(*rows.PLAIN_COLUMNS.values())
 _dates = attrgetter(*rows.DATE_COLUMNS.values())
 _payloads = attrgetter(*rows.PAYLOAD_COLUMNS)
-#: the two columns of a payload that is not there
+#: the two columns of a missing payload
 _NOTHING = (None, None)
 
 _INTEGERS = ("retries", "group_index")
@@ -45,7 +45,7 @@ def task_values(record: TaskRecord) -> list[bytes | None]:
         ]
         values += [None if date is None else encode_date(date) for date in _dates(record)]
     except (AttributeError, TypeError) as exc:
-        # one with a field of another type must not come among the others
+        # such a record would make the records of other threads fail that are written with it
         raise RecordRefused(f"a field of task {record.task_id!a} has the wrong type: {exc}") from exc
     for payload in _payloads(record):
         if payload is None:
@@ -62,13 +62,13 @@ def encode_text(text: str) -> bytes:
 
 
 def encode_date(moment: datetime) -> bytes:
-    """Return an aware date as PostgreSQL counts it: microseconds since 2000."""
+    """Return an aware date in PostgreSQL's form: microseconds since 2000."""
     since = moment - _EPOCH
     return (since.days * _DAY + since.seconds * _SECOND + since.microseconds).to_bytes(8, "big", signed=True)
 
 
 def task_record(values: Sequence[bytes | None]) -> TaskRecord:
-    """Return the record of a row whose columns are :data:`rows.TASK_COLUMNS`, in that order, whatever they hold."""
+    """Return the record of a row with the columns :data:`rows.TASK_COLUMNS`, in this order. It may be damaged."""
     try:
         fields: dict[str, Any] = {
             name: None if value is None else read(value)
@@ -108,7 +108,7 @@ def _read_integer(value: bytes) -> int:
 
 def _read_date(value: bytes) -> datetime:
     microseconds = int.from_bytes(value, "big", signed=True)
-    # servers hold more than Python does: other centuries, and the moments before and after all others
+    # servers can store dates that Python cannot: other centuries, and -infinity and infinity
     if not _EARLIEST <= microseconds <= _LATEST:
         microseconds = min(max(microseconds, _EARLIEST), _LATEST)
     return _EPOCH + timedelta(microseconds=microseconds)
@@ -117,7 +117,7 @@ def _read_date(value: bytes) -> datetime:
 _ENCODERS: list[Callable[[Any], bytes]] = [
     _encode_integer if column in _INTEGERS else encode_text for column in rows.PLAIN_COLUMNS
 ]
-#: the form of each of :func:`task_values`
+#: the form (text or binary) of each value of :func:`task_values`
 TASK_FORMS = [
     *(_TEXT_FORM if column in _INTEGERS else _BINARY_FORM for column in rows.PLAIN_COLUMNS),
     *[_BINARY_FORM] * (len(rows.DATE_COLUMNS) + 2 * len(rows.PAYLOAD_COLUMNS)),

@@ -1,4 +1,4 @@
-"""Moments that the server holds and Python does not: those before and after all others, and other centuries."""
+"""Reads dates that the server can store and Python cannot: -infinity, infinity, and other centuries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rootcellar.stores.fields import EARLIEST, LATEST
 
 
 def read_all_moments(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Let a connection read a date outside Python's range as its first or last one, so that no query fails."""
+    """Make a connection read a date outside Python's range as the first or last date, so that no query fails."""
     connection.adapters.register_loader("timestamptz", _WithZone)
     connection.adapters.register_loader("timestamp", _WithoutZone)
 

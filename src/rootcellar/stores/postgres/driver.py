@@ -18,7 +18,7 @@ from rootcellar.support.interruptions import Moment, raise_interruption
 
 
 def _prepare_for_eventlet() -> None:
-    """psycopg notices gevent but not eventlet, whose hub its own C wait would block."""
+    """Make psycopg wait in a way that eventlet supports. It detects gevent, but would block eventlet's hub."""
     if "eventlet" not in sys.modules or "psycopg" in sys.modules:
         return
     from eventlet import patcher
@@ -57,12 +57,12 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: seconds of silence after which a server that was asked something is given up: a frozen one keeps the connection open
+#: seconds to wait for an answer of the server: a frozen server keeps the connection open
 SILENCE = 30.0
 
 
 class Silent(psycopg.OperationalError):
-    """The server has not answered for long."""
+    """The server has not answered in time."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -70,11 +70,11 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     Attributes:
         prepared: the names of the statements that ``pipeline.py`` prepared on it.
-        may_prepare: whether it may do so, see ``pooling.py``.
-        is_pooled: whether a connection pooler answers in place of the server.
-        silence: seconds of silence after which the server is given up; ``None`` for never.
-        server: the host and the port that it leads to.
-        is_given_up: whether its answers are not needed any more.
+        may_prepare: whether statements may be prepared on it, see ``pgbouncer.py``.
+        is_pooled: whether a connection pooler is between this process and the server.
+        silence: seconds to wait for an answer; ``None`` for no limit.
+        server: the host and the port of the server.
+        is_given_up: whether a thread that waits for an answer must stop waiting.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -87,36 +87,36 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.is_given_up = False
 
     def give_up(self) -> None:
-        """End a wait for an answer, of another thread too: the server was replaced."""
+        """Make a thread that waits for an answer stop waiting, because the server was replaced."""
         self.is_given_up = True
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """Wait for an answer.
 
         Raises:
-            Silent: nothing has come for :attr:`silence` seconds, or it was given up.
+            Silent: nothing arrived for :attr:`silence` seconds, or the connection was given up.
         """
         return super().wait(gen if self.silence is None else _unless_silent(gen, self, self.silence), *args, **kwargs)
 
     def __exit__(self, *_: object) -> None:
-        # psycopg would roll back first, also on a connection that was given up in the middle of something
+        # psycopg would roll back first, and wait for a server that may not answer
         self.close()
 
     @contextmanager
     def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:
-        """Begin a transaction; a connection that is given up in the middle of a statement is closed."""
+        """Begin a transaction. If a statement is interrupted while it runs, the connection is closed."""
         with super().transaction(*args, **kwargs) as transaction:
             try:
                 yield transaction
             except BaseException:
                 if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
-                    # its session ends, and with that its transaction
+                    # this ends the session and its transaction
                     self.close()
                 raise
 
     @contextmanager
     def without_timeout(self) -> Iterator[None]:
-        """Wait without a limit, in a ``with`` block: for statements that may take long."""
+        """Wait without a limit within a ``with`` block, for statements that may take long."""
         before, self.silence = self.silence, None
         try:
             yield
@@ -125,7 +125,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
 
 def _unless_silent(work: Generator[Any, Any, T], connection: Connection, seconds: float) -> Generator[Any, Any, T]:
-    """Run a generator of psycopg, and check every few moments whether the server is silent for too long."""
+    """Run a generator of psycopg; each time that it waits, check whether the server has been silent for too long."""
     since: float | None = None
     try:
         wanted = next(work)
@@ -154,7 +154,7 @@ _DEFAULTS: dict[str, Any] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
-    # a server that vanished without a word is noticed in seconds, not in a quarter of an hour
+    # a server that disappeared without closing the connection is noticed in seconds, not in a quarter of an hour
     "tcp_user_timeout": 15_000,
 }
 
@@ -163,7 +163,7 @@ _INTERRUPTED = "wait for the server; if it lasts, see its log for shutdowns, and
 READ_ONLY = "25006"
 #: the server ends the session
 ENDED = {"57P01", "57P02", "57P05", "25P03", "25P04"}
-#: after these the connection's prepared statements or our idea of the tables are stale; a new one puts it right
+#: the prepared statements of the connection, or what we know of the tables, are outdated; a new connection corrects it
 STALE = {"0A000", "26000", "42P01", "42P05", "42P10"}
 
 _BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
@@ -191,7 +191,7 @@ _BY_CLASS: dict[str, tuple[type[errors.StoreError], str]] = {
     "57": (errors.StoreUnavailable, _INTERRUPTED),
     "58": (errors.StoreUnavailable, "see the server's log: its system failed it"),
 }
-#: what a connection pooler answers in place of the server
+#: words in the errors of a connection pooler
 _BY_WORDS: dict[str, tuple[type[errors.StoreError], str]] = {
     "statement pooling mode": (errors.PoolerUnfit, "set pool_mode to transaction or session in pgbouncer.ini"),
     "unsupported startup parameter": (
@@ -220,7 +220,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return libpq's parameters for a URL.
 
     Raises:
-        ConfigurationError: it is no such URL, or it carries a secret where logs would show it.
+        ConfigurationError: it is not such a URL, or it has a secret in a part that logs would show.
     """
     read_url(url, URL_FORM)
     try:
@@ -233,7 +233,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
             remedy=f"write {_EXAMPLE}, with special characters as %XX",
         ) from None
     if "@" in str(found.get("host", "")):
-        # libpq ends the password at its first raw @, whatever follows
+        # for libpq, the password ends at the first raw @
         raise misplaced_at(URL_FORM)
     settings = {**_DEFAULTS, **found, **extra}
     # overrides PGCLIENTENCODING and the settings of the role and the database: rootcellar uses UTF-8
@@ -256,7 +256,7 @@ def connect(settings: Mapping[str, Any], where: str) -> Connection:
     """Open a connection in autocommit mode.
 
     Raises:
-        StoreError: it is not possible.
+        StoreError: no connection is possible.
         ConfigurationError: a file or a mode for TLS cannot be used.
     """
     settings = {**settings, "password": current(settings.get("password"))}
@@ -281,7 +281,7 @@ def refuse_old(version: int, where: str) -> None:
     """Refuse a server that rootcellar does not support.
 
     Args:
-        version: what the server says of itself, such as 130021.
+        version: the server's version, such as 130021.
         where: the server, for messages.
 
     Raises:

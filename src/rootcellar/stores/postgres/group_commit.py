@@ -1,7 +1,7 @@
 """Group commit: threads and greenlets that store at the same moment share one commit.
 
-The first thread is the leader of a turn. The records that other threads bring meanwhile are written in the next turn,
-whose leader is one of them::
+A *turn* writes and commits some records. The first thread leads a turn. While it runs, the records of other threads
+wait in a queue. One of these threads leads the next turn, which writes them::
 
                       nobody leads                    turn begins             committed
     join(write) ─┬──────────────────> leader ───────────────────────> writing ────────────> done
@@ -10,15 +10,16 @@ whose leader is one of them::
                  └──────────────────> queue ───────────────────────> follower ────────────────┘
                                              the leader takes it         the leader writes it
 
-    interrupted in any state: leave(), and the next one in the queue leads
+    interrupted in any state: leave(), and the next thread in the queue leads
 
-A turn is one pipeline: a transaction of all its records, and after its commit a notification to the clients that wait
-for them. It waits for the disk unless all of its records may be lost in a crash. Records are sorted by chord and task,
-so that two processes never lock the same rows in opposite order.
+A turn is one pipeline: one transaction with all of its records, and after the commit a notification to the clients that
+wait for them. The server writes to its disk before it answers, unless no record of the turn needs that. Records are
+sorted by chord and task, so that two processes never lock the same rows in opposite order.
 
 An interruption (a soft time limit, Ctrl-C, a greenlet's timeout) may come at any line. So ``leave`` and ``hand_over``
-may be repeated, and a thread whose record was not written tries again. Each thread holds a lock of its own by ``with``
-for as long as its call lasts, so that the others notice that a leader is gone, even if it could not hand over.
+are idempotent, and a thread whose record was not written tries again. During its call, each thread holds a lock of its
+own by ``with``. If the lock of the leader is free, the leader was interrupted before it could hand over, and another
+thread hands over for it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _NOTIFY_FORMATS = [1, 0]
 
 #: the types of a record's parameters
 _PARAMETERS = frozenset({bytes, type(None)})
-#: what the driver or this package raises for a record that cannot be sent
+#: the exceptions of the driver and of this package for a record that cannot be sent
 _UNSENDABLE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 #: the most records in one turn
@@ -57,15 +58,15 @@ class Write:
     """One record that is to be written.
 
     Args:
-        task_id: the task; empty where only a part of a chord is counted.
-        statement: what stores it.
+        task_id: the task; empty if only a part of a chord is counted.
+        statement: the statement that stores the record.
         values: the statement's parameters.
-        order: the sort key of the record, so that rows are locked in one order.
-        is_durable: whether the call returns only when the record is on the disk.
-        is_ready: whether the task has ended, which is what most clients wait for.
+        order: the sort key of the record. All processes lock rows in this order.
+        is_durable: whether the record must be on the disk when the call returns.
+        is_ready: whether the task has ended. Most clients wait for that.
 
     Raises:
-        RecordRefused: a parameter or a part of ``order`` has another type; it would make the records of other threads
+        RecordRefused: a parameter or a part of ``order`` has another type. It would make the records of other threads
             fail that are written in the same turn.
     """
 
@@ -122,7 +123,7 @@ class Write:
         return self.presence.locked()
 
     def record_answer(self, result: PGresult) -> None:
-        """Note the answer, after the commit."""
+        """Store the answer, after the commit."""
         self.error = None
         self.count = result.command_tuples or 0
         self.answer = row_of(result) if result.ntuples else ()
@@ -160,14 +161,14 @@ class _Turns:
             return self._followers
 
     def leave(self, write: Write) -> None:
-        """Remove a record, whether it is in the queue, leads or is to lead, so that no other thread waits for it."""
+        """Remove a record from the queue, or hand over if it leads, so that no other thread waits for it."""
         with self._lock:
             if write in self.queue and self.leader is not write:
                 self.queue.remove(write)
         self.hand_over(write)
 
     def hand_over(self, leader: Write) -> None:
-        """End the turn, and let the next record lead. After an interruption at any line it can be repeated."""
+        """End the turn, and let the next record lead. Idempotent, also after an interruption at any line."""
         with self._lock:
             if self.leader is leader:
                 for follower in self._followers:
@@ -187,7 +188,7 @@ class _Turns:
 
 
 class GroupCommit:
-    """Writes the records of any number of threads in as few commits as it can.
+    """Writes the records of any number of threads in as few commits as possible.
 
     Args:
         pool: lends the connections.
@@ -240,7 +241,7 @@ class GroupCommit:
                 self._commit_batch(connection, batch)
                 if len(batch) > 1:
                     failed = [write for write in batch if write.error is not None]
-                    # one of them made the transaction fail for all: each is now written alone
+                    # one record made the transaction fail for all: each is now written alone
                     for write in failed:
                         write.error = _UNANSWERED
                     for write in failed:
@@ -250,7 +251,7 @@ class GroupCommit:
                 if write.error is _UNANSWERED:
                     write.error = exc
         except _UNSENDABLE as exc:
-            # each is written alone, so that only the one that cannot be sent is refused
+            # each is written alone, so that only the record that cannot be sent is refused
             for write in batch:
                 write.is_alone = True
             if len(batch) == 1:

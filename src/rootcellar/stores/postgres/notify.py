@@ -1,7 +1,7 @@
 """Notifications by LISTEN and NOTIFY: one connection for all tasks that a process waits for.
 
-A waiting process is a *listener*: a row with a flag (its column is called ``armed``), and rows that say for which tasks
-it waits, and what it is sent of each. The flag says that the listener wants a notification::
+A waiting process is a *listener*: a row with a flag (the column ``armed``), and a row for each task that it waits for,
+with the kind of notification. While the flag is set, the listener wants a notification::
 
                  writer, after its commit: clears the flag, sends NOTIFY
       flag set ───────────────────────────────────────────────────────────> flag cleared
@@ -9,16 +9,31 @@ it waits, and what it is sent of each. The flag says that the listener wants a n
           └──────────────────────────────────────────────────────────────────────┘
                  listener: sets the flag, commits, then reads all of its tasks
 
-PostgreSQL wakes every listening session of the database for each NOTIFY, whatever its channel. With the flag, a burst
-of results costs one NOTIFY for each listener, not one for each result.
+PostgreSQL wakes every listening session of the database for each NOTIFY, whatever its channel. With the flag, many
+results at the same moment cost one NOTIFY for each listener, not one for each result.
 
-No notification is lost. A result that is committed before the registration is found by the read that follows the
-registration; a later one finds the registration. While the flag is cleared, the listener has a read to do. A writer
-that finds the listener's row locked by another writer sends a NOTIFY as well, because the other writer may die before
-its commit. When a listener begins to listen again, it sets its flag and reads all tasks, because a notification may
-have been sent while it did not listen. After the connection was lost, everything is registered and read again by a new
-listener, because the server may not have noticed that the old one is gone. A writer that dies between its commit and
-its NOTIFY leaves the result to the safety read (``pacing.py``).
+No notification is lost:
+
+- A result that is committed before the registration is found by the read that follows the registration. The writer of
+  a later result finds the registration.
+- While the flag is cleared, the listener still has to read.
+- If another writer has locked the listener's row, a writer sends a NOTIFY too, because the other one may die before its
+  commit.
+- When a listener begins to listen again, it sets its flag and reads all tasks, because a notification may have been
+  sent while it did not listen.
+- After the connection was lost, a new listener registers and reads everything again, because the server may not have
+  noticed that the old one is gone.
+- If a writer dies between its commit and its NOTIFY, the safety read (``pacing.py``) finds the result.
+
+The thread and its connection pass through these states (:class:`ReconnectingWatcher` has the states of reconnecting)::
+
+    prepared ──> listening ──────────────────────────────> quiet: UNLISTEN ──────────────────────> end
+                 ^     |      no waiter for LISTEN_LINGER     |            no waiter for LINGER
+                 |     v                                      |
+                 |  exchange: register, set the flag, read    | a new waiter: LISTEN, read all
+                 |     |                                      |
+                 └─────┴──────────────────────────────────────┘
+                  wait for a notification, a waiter, or the time of the safety read
 """
 
 from __future__ import annotations
@@ -48,19 +63,19 @@ from rootcellar.text.escaping import visible_logs
 logger = visible_logs(logging.getLogger(__name__))
 
 _PIPELINED = ("register", "unregister", "want_notification", "read_all", "read_some")
-#: the columns of what "read_all" and "read_some" return
+#: the columns that "read_all" and "read_some" return
 _ID, _IS_ID_ONLY, _COLUMNS = range(3)
 
-#: the most bytes of an id that an index of the server takes
+#: the most bytes of an id that an index of the server can store
 MAX_ID_BYTES = 2_600
 #: seconds of polling before notifications are tried again through a pooler that does not pass them on
 POLLING_SECONDS = 600.0
-#: seconds without a message after which the server is asked whether it is there
+#: seconds without a message after which the connection is tested
 HEALTH_CHECK_SECONDS = 5.0
-#: seconds in which it must answer, and seconds more for each task that is registered or read
+#: seconds in which the server must answer, and additional seconds for each task that is registered or read
 ANSWER_SECONDS = 5.0
 ANSWER_SECONDS_PER_TASK = 0.001
-#: seconds for which it still listens after the last waiter has left: a busy client waits again soon
+#: seconds for which the listener listens after the last waiter has left, because a busy client soon waits again
 LISTEN_LINGER = 1.0
 
 
@@ -86,7 +101,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         self._sql = statements
         self._statements = {name: Statement(name, statements[name]) for name in _PIPELINED if name in statements}
         self._listener = 0
-        #: whether a notification came that was not followed by a read, and the process id of its sender
+        #: whether a notification arrived that no read has followed yet, and the process id of its sender
         self._is_notified = False
         self._sender: int | None = None
         self._is_listening = False
@@ -117,7 +132,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
     def _read_without_connection(self, error: errors.RootcellarError) -> None:
         if not isinstance(error, errors.StoreUnavailable):
             # the server answers, but it is a standby, or its tables are missing or changed: a read by the store
-            # corrects that
+            # connects elsewhere, or creates the tables
             self._poll()
 
     def _can_exist(self, task_id: str) -> bool:
@@ -139,7 +154,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             self._polls_until = time.monotonic() + POLLING_SECONDS
             return False
         self._listen(connection)
-        # not earlier: through a transaction pooler it would change a session that others store with
+        # not earlier: through a transaction pooler, this would change a session in which other clients store
         connection.execute("SET synchronous_commit = off")
         connection.execute(self._sql["drop_dead_listeners"], {"listener": self._listener})
         connection.execute(self._sql["begin_listening"], {"listener": self._listener})
@@ -180,13 +195,13 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
                     break
                 if self._is_listening and idle >= LISTEN_LINGER:
                     self._stop_listening(connection)
-                # a notification is noted only: nothing is read before somebody waits again
+                # a notification is only remembered: nothing is read before there is a waiter again
                 self._sleep(LISTEN_LINGER if self._is_listening else LINGER, connection.fileno())
                 self._take_notifications(connection)
                 continue
             self._listen(connection)
             self._exchange(connection)
-            # before the next exchange, also if others begin to wait all the time
+            # before the next exchange, so that notifications are also taken while new waiters arrive all the time
             self._take_notifications(connection)
             if self._table.added:
                 continue
@@ -204,7 +219,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             with _silent_for(connection, ANSWER_SECONDS):
                 connection.execute(f'LISTEN "{self._channel}"')
             self._is_listening = True
-            # an earlier notification did not arrive
+            # a notification may have been sent before, and did not arrive
             self._is_notified = True
 
     def _stop_listening(self, connection: Connection) -> None:
@@ -216,7 +231,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
     # -- registering and reading
 
     def _exchange(self, connection: Connection) -> None:
-        """Register the changes, set the flag, commit; then read and deliver."""
+        """Register the changes, set the flag and commit; then read and deliver, all in one round trip."""
         added, removed = self._take_changes()
         is_read_due = self._is_notified and self._until_read() <= 0
         reads_all = is_read_due or self._pacing.until_safety_read() <= 0
@@ -254,7 +269,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             self._record_recovery()
 
     def _deliver_rows(self, result: PGresult) -> None:
-        """Deliver what was read: of some tasks the id, of the others the record."""
+        """Deliver the rows that were read: of some tasks the id, of the others the record."""
         ids: list[str] = []
         records: list[TaskRecord] = []
         for row in range(result.ntuples):
@@ -272,7 +287,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         return self._pacing.until_read(len(self._subscriptions))
 
     def _require_primary(self, connection: Connection) -> None:
-        """If the server is silent, ask whether it is there and the primary; raise if not."""
+        """If the server was silent for a while, test whether it answers and is the primary; raise if not."""
         if self._is_notified or time.monotonic() - self._last_heard < HEALTH_CHECK_SECONDS:
             return
         with _silent_for(connection, ANSWER_SECONDS):
@@ -292,7 +307,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             self._take_notifications(connection)
 
     def _take_notifications(self, connection: Connection) -> None:
-        """Take what has arrived; libpq may hold a notification that no longer makes the socket readable."""
+        """Take the notifications that arrived. libpq may have one in memory, for which the socket is not readable."""
         connection.pgconn.consume_input()
         while notification := connection.pgconn.notifies():
             self._note(notification.be_pid)
@@ -308,7 +323,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
 
 @contextlib.contextmanager
 def _silent_for(connection: Connection, seconds: float) -> Iterator[None]:
-    """Wait for the server for at most ``seconds``: after that, another server may serve the waiting clients."""
+    """Wait for the server for at most ``seconds``; then another server may serve the waiting clients."""
     before = connection.silence
     connection.silence = min(driver.SILENCE, seconds)
     try:

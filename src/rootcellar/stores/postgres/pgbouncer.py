@@ -1,9 +1,10 @@
-"""Connection poolers such as PgBouncer: is there one before the server, and what may be left in a session?
+"""Connection poolers such as PgBouncer: is there one, and what may be left in a session of the server?
 
-A pooler in transaction mode may use another session of the server for each transaction, so nothing may be left in a
+A pooler in transaction mode may use another session of the server for each transaction. So nothing may be left in a
 session for later: no prepared statement, no LISTEN, no lock, no setting. A pooler in session mode keeps one session for
-each client, but nothing distinguishes the two modes for certain. So through any pooler statements are sent whole,
-unless the user says that it keeps prepared ones; and a test shows whether notifications arrive (``pooler_probe.py``).
+each client, but no test distinguishes the two modes with certainty. So through any pooler, statements are sent as text,
+unless the user has set that the pooler supports prepared ones. A test finds out whether notifications arrive
+(``pooler_probe.py``).
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: what ``prepared_statements`` may be
+#: the values of ``prepared_statements``
 CHOICES = ("auto", "on", "off")
 
-#: settings that change what values mean, whatever the role, the database or the environment says of them
+#: settings that change how values are read and written; they override those of the role, database and environment
 SESSION = {
     "client_encoding": "UTF8",
     "standard_conforming_strings": "on",
@@ -32,16 +33,16 @@ SESSION = {
     "array_nulls": "on",
     "transform_null_equals": "off",
 }
-#: asks for the session's process id, and makes the settings in the same round trip; a pooler's session, which others
-#: use after us, keeps them only for this statement
+#: asks for the session's process id, and makes the settings in the same round trip; in a session of a pooler, which
+#: other clients use too, the settings hold only for this statement
 _SET_UP = "SELECT pg_backend_pid(), " + ", ".join(
     f"set_config('{name}', '{value}', pg_backend_pid() <> {{pid}})" for name, value in SESSION.items()
 )
 
-#: how often two connections are asked for the session that serves them
+#: how often two connections are asked for their session
 TURNS = 12
 
-#: the statement is not there, or another client of the pooler has prepared one of that name in the same session
+#: the statement is missing, or another client of the pooler has prepared one of the same name in the same session
 _LOST = {"26000", "42P05"}
 
 
@@ -69,7 +70,7 @@ class PoolerPolicy:
         self._loses_statements = False
 
     def configure(self, connection: Connection) -> Connection:
-        """Find out whether a new connection leads to a pooler, and set it up for that; return it.
+        """Find out whether a new connection leads to a pooler, and set it up accordingly; return it.
 
         Raises:
             PoolerUnfit: the pooler's settings do not allow it.
@@ -88,30 +89,30 @@ class PoolerPolicy:
         return connection
 
     def learn_from(self, exc: psycopg.Error) -> None:
-        """Prepare no statements after one was lost: the call that failed works when it is repeated."""
+        """Stop preparing statements if this error says that one was lost. The failed call works when it is repeated."""
         if exc.sqlstate in _LOST and not self._loses_statements:
             self._loses_statements = True
             logger.warning(
-                "A connection pooler before %s loses prepared statements. Going on without them; to be spared this, "
+                "A connection pooler before %s loses prepared statements. Going on without them; to avoid this, "
                 "set prepared_statements to 'off' in result_backend_transport_options.",
                 self._where,
             )
 
 
 def _is_pooled(connection: Connection) -> bool:
-    """Return whether a pooler answers: at the beginning it reports a process id that is not the server's."""
+    """Return whether there is a pooler: at the login it reports a process id that is not the server's."""
     own = connection.info.backend_pid
     (pid, *_) = connection.execute(_SET_UP.format(pid=own).encode(), prepare=False).fetchone() or (0,)
     if pid == own:
         return False
-    # refused by a pooler in statement mode
+    # a pooler in statement mode refuses this
     with connection.transaction():
         connection.execute("SELECT 1", prepare=False)
     return True
 
 
 def session_of(connection: Connection) -> int:
-    """Return the process id of the server's session that serves this transaction."""
+    """Return the process id of the server's session in which this transaction runs."""
     (pid,) = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone() or (0,)
     return int(pid)
 
@@ -123,7 +124,7 @@ def sessions_are_shared(one: Connection, two: Connection) -> bool:
     """
     seen: list[set[int]] = [set(), set()]
     for turn in range(TURNS):
-        # twice each, then the other: a pooler that gives out sessions in turn would otherwise give each the same one
+        # twice each: a pooler that assigns sessions in turn would otherwise always give each connection the same one
         which = turn // 2 % 2
         seen[which].add(session_of((one, two)[which]))
         if len(seen[which]) > 1 or seen[0] & seen[1]:

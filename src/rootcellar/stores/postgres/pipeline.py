@@ -1,7 +1,7 @@
-"""Prepared statements in libpq's own form, sent without waiting for each other's answers.
+"""Prepared statements in libpq's own form, sent together without waiting for the answers in between.
 
-It is what psycopg's ``execute`` does, without the general machinery: a result is stored or read in one round trip, and
-the client's part of that is most of its time.
+It does the same as psycopg's ``execute``, with less work: a result is stored or read in one round trip, and the client
+needs most of the time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BINARY = 1
 _TEXT = 0
 _PARAMETER = re.compile(r"%(?:%|\((\w+)\)s)")
 
-#: the parameters of a statement, and the form of each: lists, because psycopg 3.2's C code takes nothing else
+#: the parameters of a statement, and the form of each: lists, because the C code of psycopg 3.2 accepts nothing else
 Values = tuple[list[bytes | None], list[int]]
 NOTHING: Values = ([], [])
 #: as numbers, because comparing members of an enum takes longer
@@ -35,8 +35,8 @@ class Statement:
     """A prepared statement in libpq's own form.
 
     Args:
-        name: what it does. Its name on the server also depends on its text: through a connection pooler, what another
-            client has prepared under the same name is the same statement.
+        name: a short name. The name on the server also contains a hash of the text, so that a statement of the same
+            name that another client of a connection pooler has prepared is the same statement.
         text: SQL as psycopg takes it: with ``%(name)s`` parameters, and ``%%`` for a percent sign.
     """
 
@@ -50,7 +50,7 @@ class Statement:
         """Return the parameters as bytes, and whether each is text (0) or binary (1).
 
         Raises:
-            UnicodeEncodeError: a text holds a lone surrogate, which no server stores.
+            UnicodeEncodeError: a text contains a lone surrogate, which no server can store.
         """
         values: list[bytes | None] = []
         formats: list[int] = []
@@ -96,7 +96,7 @@ def run(connection: Connection, statement: Statement, values: Values = NOTHING) 
         pgconn = connection.pgconn
         pgconn.send_query_prepared(statement.name, *values, result_format=_BINARY)
         results: list[PGresult] = connection.wait(execute(pgconn))
-        # also a second one: the server may end the session after the answer and before the commit
+        # there may be a second result, an error: the server may end the session after the answer and before the commit
         for result in results:
             if result.status not in _GOOD:
                 raise psycopg.errors.error_from_result(result)
@@ -112,7 +112,7 @@ def run(connection: Connection, statement: Statement, values: Values = NOTHING) 
 
 
 class Pipeline:
-    """Statements on their way, in one round trip. One that fails takes those behind it with it.
+    """Statements that are sent together, in one round trip. If one fails, the later ones are not run.
 
     Args:
         connection: an idle connection.
@@ -123,11 +123,11 @@ class Pipeline:
         self._pgconn = connection.pgconn
         self._prepared = connection.prepared
         self._pgconn.enter_pipeline_mode()
-        #: what was sent: the name of a statement to prepare, ``None`` for one to run
+        #: what was sent: the name of a statement that is prepared, or ``None`` for one that is run
         self._sent: list[bytes | None] = []
 
     def send(self, statement: Statement, values: Values = NOTHING) -> None:
-        """Send a statement; prepare it first if this connection may and has not done so yet."""
+        """Send a statement. Prepare it first if that is allowed on this connection and not done yet."""
         if not self._connection.may_prepare:
             parameters, forms = values
             self._pgconn.send_query_params(statement.text, parameters, param_formats=forms, result_format=_BINARY)
@@ -171,7 +171,7 @@ class Pipeline:
         return Answers(failure, run)
 
     def _communicate(self) -> Generator[Any, Any, list[PGresult]]:
-        """Send all and return the result of each statement."""
+        """Send all statements, and return the result of each."""
         pgconn = self._pgconn
         while pgconn.flush():
             ready = yield Wait.RW
@@ -194,7 +194,7 @@ class Pipeline:
 
 
 def _incomplete() -> psycopg.OperationalError:
-    return psycopg.OperationalError("the connection was lost before the answer was whole")
+    return psycopg.OperationalError("the connection was lost before the answer was complete")
 
 
 class Answers(NamedTuple):
@@ -212,7 +212,7 @@ class Answers(NamedTuple):
 def row_of(result: PGresult, row: int = 0) -> tuple[bytes | None, ...]:
     """Return a row of a result, its values in PostgreSQL's binary form."""
     get = result.get_value
-    # a list first: a generator costs a call for each column
+    # a list first, because a generator costs a call for each column
     return tuple([get(row, column) for column in range(result.nfields)])
 
 

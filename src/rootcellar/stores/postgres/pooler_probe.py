@@ -1,4 +1,4 @@
-"""Does a connection pooler pass notifications on? Only in session mode, and only a test shows it."""
+"""Tests whether a connection pooler passes notifications on. It does so only in session mode."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class PoolerProbe:
 
     Args:
         connect: opens another connection.
-        wait: sleeps for at most so many seconds, until woken, or until one of the file descriptors can be read; polls
-            before it sleeps, because results must not wait for a test that may fail.
+        wait: sleeps for at most the given seconds, until woken, or until one of the file descriptors can be read. It
+            polls before it sleeps, because results must not wait for a test that may fail.
         wake: ends the sleep of ``wait``.
     """
 
@@ -37,14 +37,14 @@ class PoolerProbe:
     ) -> bool:
         """Return whether a notification arrives that is sent while the connection is idle.
 
-        If sessions are shared, that is not tested: the LISTEN would stay in a session that others use.
+        If sessions are shared, this is not tested, because the LISTEN would stay in a session of other clients.
 
         Args:
             connection: the connection.
             channel: its channel.
-            listen: makes it listen on the channel.
-            sender: takes what has arrived; returns the process id of the last notification's sender, ``None`` if there
-                was no notification.
+            listen: makes the connection listen on the channel.
+            sender: takes the notifications that arrived, and returns the process id of the last one's sender; ``None``
+                if there was no notification.
         """
         if not self._keeps_session(connection):
             return False
@@ -58,7 +58,7 @@ class PoolerProbe:
         return found is not None
 
     def _keeps_session(self, connection: Connection) -> bool:
-        """Return whether the connection keeps one session. A thread asks: a pooler without a free session blocks."""
+        """Return whether the connection keeps one session. A thread asks: a pooler without a free session blocks it."""
         answers: list[bool] = []
 
         def ask() -> None:

@@ -1,4 +1,4 @@
-"""Connecting to one of several servers: after a failover it is another one than before."""
+"""Connects to one of several servers, and notices a failover."""
 
 from __future__ import annotations
 

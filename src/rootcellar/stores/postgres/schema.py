@@ -1,4 +1,4 @@
-"""The tables in PostgreSQL: made on first use or by hand, versioned, and safe when many do it at once."""
+"""The tables in PostgreSQL: created at the first use or by hand, with versions, also by several processes at once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rootcellar.stores.sql.statements import in_parameterized, load_statements, 
 
 _PACKAGE = "rootcellar.stores.postgres"
 MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql")
-#: seconds to wait for a lock before giving up, so that a slow reader does not make every store wait behind us
+#: seconds to wait for a lock: behind this wait, every process that stores would also wait for a slow reader
 LOCK_TIMEOUT = 5
-#: PostgreSQL cuts longer names off, in bytes
+#: the most bytes of a name; PostgreSQL cuts longer ones
 LONGEST_NAME = 63
 _WITH_PARAMETERS = ("read_registry", "register", "unregister", "count_registered", "count_task", "count_group")
 

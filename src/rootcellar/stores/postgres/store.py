@@ -35,7 +35,7 @@ from rootcellar.support.forking import PerProcess
 T = TypeVar("T")
 
 _PACKAGE = "rootcellar.stores.postgres"
-#: statements that may keep the server busy for long before it says a word
+#: statements for which the server may need long before it answers
 _LONG = {
     *("query_tasks", "scan_tasks", "delete_tasks", "delete_adopted_tasks", "delete_expired_tasks"),
     *("delete_expired_groups", "delete_expired_chords"),
@@ -146,7 +146,7 @@ class PostgresStore(SqlStore[Connection]):
                     yield batch if is_alone else None
                     batch.commit()
                 except BaseException:
-                    # with its session ends its transaction
+                    # this ends the session and its transaction
                     connection.close()
                     raise
         except psycopg.Error as exc:
@@ -213,7 +213,7 @@ class PostgresStore(SqlStore[Connection]):
     # -- talking to the server
 
     def _write(self, new_write: Callable[[], Write]) -> Write:
-        """Store a record, twice if the connection turns out to be lost or stale: storing twice is harmless."""
+        """Store a record. If the connection was lost or outdated, store it again: storing it twice is harmless."""
         self._know_schema()
         for is_last in (False, True):
             try:
@@ -225,7 +225,7 @@ class PostgresStore(SqlStore[Connection]):
                 self._pooler_policy.learn_from(exc)
                 is_stale = exc.sqlstate in driver.STALE
                 if exc.sqlstate == driver.READ_ONLY:
-                    # the session stays so, also when the database may be written to again
+                    # the session stays read-only, also when the database accepts writes again
                     self._pool.drop_idle()
                 if is_last or not (is_stale or isinstance(exc, psycopg.OperationalError)):
                     raise driver.translate(exc, self._where) from exc
@@ -240,7 +240,7 @@ class PostgresStore(SqlStore[Connection]):
         return self._pooler_policy.configure(self._listen_route.connect())
 
     def _leave(self, server: str) -> None:
-        """Close the idle connections once a server was replaced."""
+        """Close the idle connections, because a server was replaced."""
         if "," in str(self._settings.get("host", "")):
             self._pool.drop_idle()
 
@@ -328,7 +328,7 @@ def _is_alive(connection: Connection) -> bool:
 
 
 def _is_usable(connection: Connection) -> bool:
-    # a lost connection is in no such state either; one whose user was interrupted may wait for a pipeline's end
+    # a lost connection is not idle either; after an interruption, a connection may still be in a pipeline
     pgconn = connection.pgconn
     return pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _NO_PIPELINE
 
@@ -338,7 +338,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     names = {
         **in_parameterized(table_names(options)),
         "task_columns": ", ".join(rows.TASK_COLUMNS),
-        # a waiter that wants only the id is sent nothing else
+        # a waiter of this kind gets only the id
         "sent_columns": ", ".join(f"CASE WHEN w.kind <> 1 THEN {column} END" for column in rows.TASK_COLUMNS),
         "task_values": fragments.named(rows.TASK_COLUMNS, "%({})s"),
         "task_update": fragments.update_assignments(),
@@ -356,18 +356,18 @@ def _statements(options: StoreOptions) -> dict[str, str]:
 
 
 def _selected(column: str) -> str:
-    """Say how a column is read: JSON as the text that was stored, a date as microseconds since 1970."""
+    """Return the SQL that reads a column: JSON as the stored text, a date as microseconds since 1970."""
     if column in rows.PAYLOAD_COLUMNS:
         return f"{column}::text"
     if column in rows.DATE_COLUMNS:
-        # the server holds more moments than Python: those before and after all others, and other centuries
+        # the server can store dates that Python cannot: -infinity, infinity, and other centuries
         held = f"greatest(least({column}, '{LATEST}'::timestamptz), '{EARLIEST}'::timestamptz)"
         return f"CASE WHEN {column} IS NOT NULL THEN (extract(epoch FROM {held}) * 1000000)::bigint END"
     return column
 
 
 def _cast(name: str, column: str) -> str:
-    """Write a parameter for a column of values, with its type."""
+    """Return the SQL of a parameter for a column of values, with its type."""
     if column in rows.PAYLOAD_COLUMNS:
         return f"%({name})s::json"
     if column.endswith("_is_exact"):

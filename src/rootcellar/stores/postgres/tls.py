@@ -1,8 +1,8 @@
-"""TLS to PostgreSQL: what is verified by default, and which of the usual mistakes broke a connection.
+"""TLS to PostgreSQL: the default verification, and errors that explain why a connection failed.
 
 libpq's own default, ``sslmode=prefer``, uses TLS if the server offers it, and verifies nothing. It stays the default,
-because a server in the same network often has no certificate that could be verified. A warning is logged. If a CA is
-named, the server is verified completely.
+because a server in the same network often has no certificate that could be verified. A warning is logged. If the
+settings name a CA, the server is verified completely.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: seconds for finding out what is wrong with a certificate
+#: seconds to find out why a certificate was refused
 CONNECT_TIMEOUT_SECONDS = 5.0
-#: libpq knows the system's CAs from this version on
+#: libpq supports the system's CAs since this version
 _KNOWS_SYSTEM = 160_000
-#: asks a server whether it speaks TLS
+#: the message that asks a server for TLS
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 _SERVER = re.compile(r'server at "([^"]*)"(?: \(([^)]*)\))?, port (\d+) failed: ([^\n]*)')
 _ASKED_FOR = re.compile(r'does not match host name "([^"]*)"')
 
-#: what libpq says of the client's own files and settings
+#: words in libpq's errors about the client's own files and settings, the problem, and the remedy
 _OUR_FILES = (
     ("has group or world access", "the private key can be read by others", "chmod 600 the file that sslkey names"),
     ("root certificate file", "", "name the CA's file with sslrootcert, or write sslrootcert=system for public CAs"),
@@ -51,7 +51,7 @@ _warned: set[str] = set()
 
 
 def with_defaults(settings: Mapping[str, Any], libpq: int) -> dict[str, Any]:
-    """Return libpq's parameters with the defaults for verification: it needs a CA, and a CA that is named turns it on.
+    """Return libpq's parameters with our defaults: a named CA turns verification on, and verification gets a CA.
 
     Args:
         settings: the parameters that were given.
@@ -124,7 +124,7 @@ def _own_authority() -> str:
 
 
 def _is_here(host: str) -> bool:
-    """Return whether a host is this machine, judged by its name."""
+    """Return whether a host name means this machine."""
     if not host or host.startswith(("/", "@")) or host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -134,11 +134,11 @@ def _is_here(host: str) -> bool:
 
 
 def _verify(host: str, address: tuple[str, int], settings: Mapping[str, Any]) -> ssl.SSLError | None:
-    """Verify the server's certificate as libpq did, with a library that says what is wrong with it."""
+    """Verify the server's certificate like libpq, with a library whose error has the reason."""
     authority = settings.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or _own_authority()
     try:
         context = ssl.create_default_context(cafile=None if authority == "system" else authority)
-        # libpq is not as strict about how a certificate is written
+        # libpq does not apply these strict rules for the form of a certificate
         context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
         context.check_hostname = _mode(settings) == "verify-full"
         with socket.create_connection(address, CONNECT_TIMEOUT_SECONDS) as sock:
@@ -153,7 +153,7 @@ def _verify(host: str, address: tuple[str, int], settings: Mapping[str, Any]) ->
 
 
 def _last_clause(text: str) -> str:
-    """Return a message's reason, without the server's address before it and the advice behind it."""
+    """Return the reason in a message, without the server's address before it and the advice after it."""
     found = _SERVER.search(text)
     return (
         (found[4] if found else text.splitlines()[0].partition("connection is bad: ")[2] or text)

@@ -27,7 +27,7 @@ from rootcellar.urls import redact
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: what is waited for at most, in seconds, where Celery's settings say nothing
+#: the default timeouts in seconds: to connect, and for an answer
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 15.0
 
@@ -49,7 +49,7 @@ _TLS_NAMES = (
 _QUERY_TLS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
 _QUERY = (
     *("db", "virtual_host", "socket_timeout", "socket_connect_timeout", "health_check_interval", "client_name"),
-    # transport options of Celery, for places that have only a URL, such as the command line
+    # transport options of Celery, for callers that have only a URL, such as the command line
     *("master_name", "global_keyprefix"),
 )
 _EXAMPLES: dict[Form, str] = {
@@ -68,15 +68,15 @@ class Address:
     """A Redis, and how to connect to it.
 
     Attributes:
-        form: what it consists of.
-        hosts: name and port of the server, of the Sentinels, or of some nodes of the Cluster; none for a socket.
+        form: a single server, Sentinels, or a Cluster.
+        hosts: name and port of the server, of the Sentinels, or of some nodes of the Cluster; empty for a socket.
         path: the Unix socket; empty for hosts.
         db: the number of the database.
-        connect: redis-py's arguments for a connection, but for the host or the path. Holds the password.
-        tls: its arguments for TLS; ``None`` for none.
-        master: what the Sentinels call the master.
+        connect: redis-py's arguments for a connection, without the host or the path. Contains the password.
+        tls: its arguments for TLS; ``None`` for no TLS.
+        master: the name of the master in the Sentinels' configuration.
         sentinel: arguments for the connections to the Sentinels.
-        prefix: what all keys begin with.
+        prefix: the prefix of all keys.
         idle_before_ping: seconds; a connection that was idle for longer is tested before it is used. ``None`` for the
             pool's default.
         where: the server, for messages, without secrets.
@@ -159,7 +159,7 @@ def _key_prefix(prefix: str, form: Form) -> bytes:
     """Return the prefix of all keys, as Celery makes it."""
     _, brace, after = prefix.partition("{")
     if form == "cluster" and brace and after.find("}") < 1:
-        # the keys of a chord would be in different slots
+        # with such a prefix, the keys of a chord would be in different slots
         raise ConfigurationError(
             f"global_keyprefix is {prefix!r}, whose braces are no hash tag of a Redis Cluster",
             where="result_backend_transport_options",
@@ -184,7 +184,7 @@ def _socket(rest: str) -> tuple[str, str, str]:
 
 
 def _hosts(rest: str, form: Form) -> tuple[str, str, tuple[tuple[str, int], ...], int]:
-    """Read ``user:password@host:port`` once or several times, and the database's number at the end."""
+    """Read one or several ``user:password@host:port``, and the database's number at the end."""
     separator = ";" if form == "sentinel" else ","
     default_port = 26379 if form == "sentinel" else 6379
     login = ("", "")
@@ -228,7 +228,7 @@ def _timeout(query: Mapping[str, str], known: Mapping[str, Any], name: str, defa
 
 
 def _idle_before_ping(query: Mapping[str, str], known: Mapping[str, Any]) -> float | None:
-    """Return the seconds of ``health_check_interval``; 0 is for never, as with redis-py."""
+    """Return the seconds of ``health_check_interval``; 0 means never, as in redis-py."""
     given = query.get("health_check_interval") or known.get("backend_health_check_interval")
     if given is None:
         return None
@@ -246,7 +246,7 @@ def _seconds(given: Any, name: str) -> float:
 
 
 def _tls(scheme: str, query: Mapping[str, str], options: StoreOptions, url: str) -> dict[str, Any] | None:
-    """Return redis-py's arguments for TLS, which verifies the certificate and the name unless that is turned off."""
+    """Return redis-py's arguments for TLS. The certificate and the host name are verified unless that is turned off."""
     given = options.redis.get("backend_use_ssl")
     wanted: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
     wanted.update({name: query[name] for name in _QUERY_TLS if name in query})
@@ -254,7 +254,7 @@ def _tls(scheme: str, query: Mapping[str, str], options: StoreOptions, url: str)
     if not is_tls:
         if wanted or given:
             raise ConfigurationError(
-                "settings for TLS are given, but the URL is one without",
+                "settings for TLS are given, but the URL is one without TLS",
                 where=redact(url),
                 remedy=f"write {'rediss-cluster' if 'cluster' in scheme else 'rediss'}://",
             )
@@ -294,7 +294,7 @@ def _cert_reqs(value: Any) -> ssl.VerifyMode:
 
 
 def _sentinel(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for connections to Sentinels: timeouts as to the master, users and TLS of their own."""
+    """Return the arguments for connections to Sentinels: the timeouts of the master, with its own user and TLS."""
     timeouts = {name: settings[name] for name in ("socket_timeout", "socket_connect_timeout")}
     return {**timeouts, **given}
 
@@ -308,16 +308,16 @@ def _where(
     user: str | None,
     is_tls: bool,
 ) -> str:
-    who = f"{user}@" if user else ""
+    login = f"{user}@" if user else ""
     if path:
-        return f"redis {who}{path} db {db}"
+        return f"redis {login}{path} db {db}"
     places = ",".join(place(host, port) for host, port in hosts)
     tls = " with TLS" if is_tls else ""
     if form == "cluster":
-        return f"redis cluster {who}{places}{tls}"
+        return f"redis cluster {login}{places}{tls}"
     if form == "sentinel":
-        return f"redis {who}{master} at sentinels {places} db {db}{tls}"
-    return f"redis {who}{places}/{db}{tls}"
+        return f"redis {login}{master} at sentinels {places} db {db}{tls}"
+    return f"redis {login}{places}/{db}{tls}"
 
 
 def _wrong(what: str, form: Form) -> ConfigurationError:

@@ -1,4 +1,4 @@
-"""Chords as fields of a hash, and back."""
+"""Converts chords to the fields of a hash, and back."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from rootcellar.stores.redis.keys import decoded, encoded
 _PART = b"part:"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
-#: fields of a chord's hash that make its record
+#: the fields of a chord's hash from which its record is made
 RECORD_FIELDS = ("begun", "body", "header", "expires_at", "done")
 
 
 def part_field(part: ChordPart) -> bytes:
-    """Return the field of a part: one for each task and place in the header."""
+    """Return the name of a part's field: one for each task and index in the header."""
     index = b"" if part.group_index is None else b"%d" % part.group_index
     return _PART + index + b":" + encoded(part.task_id)
 
 
 def part_value(part: ChordPart, record: TaskRecord | None) -> bytes:
-    """Return the stored form of a part that comes with ``record``, or alone."""
+    """Return the stored form of a part; ``record`` is the record that is stored with it, or ``None``."""
     kept = kept_result(part, record)
     return json.dumps(part.state).encode() + b"\n" + (frame(kept) if kept is not None else b"")
 
 
 def read_part(field: bytes, value: bytes) -> PartResult:
-    """Return a part as it was counted; one that is damaged has a result that says so when it is decoded."""
+    """Return a part as it was counted. Decoding the result of a damaged part raises an error."""
     index, _, task_id = field[len(_PART) :].partition(b":")
     state, _, framed = value.partition(b"\n")
     reader = FieldReader()
@@ -61,7 +61,7 @@ def read_parts(fields: Sequence[bytes]) -> list[PartResult]:
 
 
 def read_record(group_id: str, values: Sequence[bytes | None]) -> ChordRecord | None:
-    """Return the chord whose :data:`RECORD_FIELDS` these are, ``None`` if it was not begun or is finished."""
+    """Return the chord with these values of :data:`RECORD_FIELDS`; ``None`` if it was not begun or is finished."""
     begun, body, header, expires, done = values
     if not begun or done:
         return None
@@ -87,7 +87,7 @@ def microseconds(moment: datetime | None) -> bytes:
 
 
 def progress(answer: Sequence[int]) -> ChordProgress:
-    """Return the reply of a script that counts: size, counted, claimed, finished."""
+    """Return the progress in the reply of a script that counts a part: size, counted, claimed, finished."""
     size, counted, claimed, finished = answer[:4]
     return ChordProgress(
         size=None if size < 0 else size, counted=counted, claimed=bool(claimed), finished=bool(finished)

@@ -44,7 +44,7 @@ class Cluster(Servers):
         options: the options of the store.
     """
 
-    #: a chord and the set that finds its orphans share a slot; so many slots are used for them
+    #: a chord and the set that finds it as an orphan share a slot; this is the number of slots for all chords
     chord_tags = 32
     #: a task and its chord are in different slots
     shares_scripts = False
@@ -112,7 +112,7 @@ class Cluster(Servers):
         return self._mastership.of(address, time.monotonic()) is False
 
     def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
-        # a slot that moved to a node that was asked before would be missed
+        # the keys of a slot that moves to a node which was already read would be missed, so the masters are read again
         asked: list[OneServer | None] = []
         while asked != (masters := self._known_masters()):
             if None in masters:
@@ -143,7 +143,7 @@ class Cluster(Servers):
     # -- which node
 
     def _at(self, key: bytes, work: Callable[[OneServer], Reply], packed: bytes) -> Reply:
-        """Call ``work`` with the node that has ``key``; follow redirections."""
+        """Call ``work`` with the node that has ``key``, and follow redirections."""
         slot = slot_of(key)
         node = self._master_of(slot)
         for _ in range(_MAX_REDIRECTIONS):
@@ -225,7 +225,7 @@ class Cluster(Servers):
         return [partial(self._opinion, node, address) for node in others[:_MAX_ASKED]]
 
     def _opinion(self, node: OneServer, address: str) -> Opinion:
-        """Return the opinion of one node; none if it does not answer or does not reach the other node."""
+        """Ask a node whether the node at ``address`` is a master. It has no opinion if it does not reach that node."""
         quick = {name: min(float(self._address.connect[name]), mastership.ANSWER_SECONDS) for name in _TIMEOUTS}
         settings = {**self._address.connect, **quick}
         try:
@@ -252,11 +252,11 @@ class Cluster(Servers):
         return Opinion(True if not is_known or _is_reached(about, ids[0], int(now[0])) else None)
 
     def _refresh(self, first: OneServer | None = None, last: OneServer | None = None) -> list[OneServer | None]:
-        """Ask which node has which slot: the first node that knows all slots, or else one that knows some.
+        """Ask nodes which node has which slot, until one knows the masters of all slots.
 
         Args:
-            first: the node that is asked before all others.
-            last: the node that is asked after all others, because it did not answer a moment ago.
+            first: the node to ask before all others.
+            last: the node to ask after all others, because it did not answer a moment ago.
 
         Raises:
             StoreUnavailable: no node answers.
@@ -285,7 +285,7 @@ class Cluster(Servers):
         return found
 
     def _to_ask(self, first: OneServer | None, last: OneServer | None) -> list[OneServer]:
-        """Return all nodes, those first that are likely to answer: each that does not costs a timeout."""
+        """Return all nodes. Those that will probably answer come first, because each other one costs a timeout."""
         nodes = dict.fromkeys(
             [first, *dict.fromkeys(self._masters), *(self._node(*host) for host in self._address.hosts)]
         )
@@ -313,17 +313,17 @@ class Cluster(Servers):
 
 
 def _place_of(master: Sequence[Reply], reported_by: OneServer) -> Host:
-    # a node that does not know its own name leaves it out
+    # a node that does not know its own host name sends an empty one
     return (master[0].decode() if master[0] else reported_by.host), int(master[1])
 
 
 def _is_reached(about: bytes, node_id: bytes, now: int) -> bool:
-    """Return whether a node answers another one.
+    """Return whether a node answers another node, according to that node.
 
     Args:
-        about: the other one's reply to CLUSTER NODES.
+        about: the other node's reply to CLUSTER NODES.
         node_id: the node.
-        now: the other one's time, in seconds since 1970.
+        now: the other node's time, in seconds since 1970.
     """
     for entry in about.splitlines():
         found, _, flags, _, pinged_at, *_ = entry.split(b" ")

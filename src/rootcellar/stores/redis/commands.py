@@ -14,7 +14,7 @@ from rootcellar.stores.redis.keys import Keys, encoded
 
 #: the most bytes of a Redis string
 MAX_BLOB_BYTES = 512 << 20
-#: the arguments of a script for the part of a chord that is counted
+#: the arguments of a script that counts a part of a chord
 CountArguments = tuple[bytes | int, ...]
 
 
@@ -31,13 +31,13 @@ class TaskCommands:
         self._where = where
 
     def task(self, key: bytes, record: TaskRecord, expected: bytes) -> Call:
-        """Return the call that stores a task; if it was merged, only in place of the blob ``expected``."""
+        """Return the call that stores a task. After a merge, only if the stored blob is still ``expected``."""
         return PUT.call((key,), self.blob(record), ttl_milliseconds(record.expires_at), self._message, expected)
 
     def task_and_part(
         self, keys: tuple[bytes, bytes], record: TaskRecord, expected: bytes, count_arguments: CountArguments
     ) -> Call:
-        """Return the call that stores a task and counts it as a part of a chord; ``keys`` are theirs."""
+        """Return the call that stores a task and counts it as a part. ``keys`` are those of the task and the chord."""
         ttl = ttl_milliseconds(record.expires_at)
         return PUT_PART.call(keys, self.blob(record), ttl, self._message, expected, *count_arguments)
 
@@ -73,7 +73,7 @@ class JournaledTaskCommands(TaskCommands):
 
 
 def ttl_milliseconds(expires_at: datetime | None) -> int:
-    """Return for how many milliseconds something is kept, at least 1; 0 for ever."""
+    """Return the TTL in milliseconds, at least 1; 0 for no expiry."""
     return 0 if expires_at is None else max(1, int((expires_at.timestamp() - time.time()) * 1000))
 
 

@@ -1,11 +1,11 @@
 """Redis' protocol over a socket that redis-py opened: commands are packed here, and hiredis reads the replies.
 
-redis-py connects and logs in (TLS, users, databases). What its client does around each command takes longer than the
-server's reply, and its parser removes the code from an error.
+redis-py connects and logs in (TLS, users, databases). Its client is not used for commands: its own work for each takes
+longer than the server's reply, and its parser removes the code from an error.
 
-Commands are not packed by hiredis, for two reasons: it copies each value three times, so that a large one takes many
-times as long; and it calls ``repr`` of numbers without a check, so that an exception of a signal's handler at this
-moment, such as a soft time limit, crashes the process.
+hiredis does not pack the commands, for two reasons. It copies each value three times, which is slow for large values.
+And it calls ``repr`` of numbers without checking for an error: an exception of a signal handler at this moment, such as
+a soft time limit, crashes the process.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 import hiredis
 
-#: a server's reply; an error is a value of it, so that the replies after it can be read
+#: a server's reply; an error is returned as a value, so that the replies after it can be read
 Reply = Any
 
-#: bytes to receive at a time, and once a reply has turned out to be a large one
+#: bytes to receive at a time, and the same for the rest of a large reply
 _CHUNK = 65_536
 _LARGE_CHUNK = 262_144
 #: what hiredis returns while a reply is incomplete
@@ -32,7 +32,7 @@ class ServerError(Exception):
 
 
 class ConnectionLost(OSError):
-    """The server closed the connection, or its reply is not Redis' protocol."""
+    """The server closed the connection, or its reply does not follow Redis' protocol."""
 
 
 def pack(*args: bytes | str | int) -> bytes:
@@ -72,11 +72,11 @@ class Call:
 
 
 class RespConnection:
-    """A connection to a server. Not for two threads at a time.
+    """A connection to a server. Only one thread may use it at a time.
 
     Args:
-        connection: redis-py's, connected and logged in.
-        opened: the socket that it opened.
+        connection: redis-py's connection, connected and logged in.
+        opened: the socket that redis-py opened.
         address: the server, for messages.
     """
 
@@ -114,7 +114,7 @@ class RespConnection:
         return reply
 
     def call_all(self, commands: Sequence[bytes]) -> list[Reply]:
-        """Send commands together and return the replies; a reply that is an error is returned as such."""
+        """Send commands together and return the replies. An error among them is returned, not raised."""
         self._due += len(commands)
         self._socket.sendall(b"".join(commands))
         replies = []
@@ -128,7 +128,7 @@ class RespConnection:
         self._is_open = False
         self._connection.disconnect()
 
-    # -- for a subscriber, to which the server sends messages that are no replies
+    # -- for a subscriber: the server also sends it messages that are not replies
 
     def send(self, packed: bytes) -> None:
         """Send without waiting for a reply."""

@@ -1,4 +1,4 @@
-"""Connecting to a Redis server with redis-py, and its errors and the server's as errors of rootcellar."""
+"""Connects to a Redis server with redis-py, and converts the errors of both to errors of rootcellar."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ except ImportError as exc:
         install="pip install 'rootcellar[redis]'",
     ) from exc
 
-#: the driver, half of which has no types
+#: the driver; declared as Any, because only a part of it has types
 _driver: Any = redis
 #: seconds to wait for the TLS alert of a server that closed the connection
 _ALERT_TIMEOUT_SECONDS = 2.0
-#: what the driver or a broken connection raises
+#: the exceptions of the driver and of a broken connection
 FAILURES = (OSError, redis.RedisError, ServerError)
 
 _GIVE_PASSWORD = "give the password: in the URL, redis://user:password@host, or as REDIS_PASSWORD"
-#: a word of the server's error, the first one that is found -> what it means and what to do
+#: words of the server's error -> the error of rootcellar, and the remedy; the first words that are found count
 _MEANINGS: tuple[tuple[str, type[errors.StoreError], str], ...] = (
     ("WRONGPASS", errors.AuthenticationFailed, "check the user and the password"),
     ("NOAUTH", errors.AuthenticationFailed, _GIVE_PASSWORD),
@@ -55,7 +55,7 @@ _MEANINGS: tuple[tuple[str, type[errors.StoreError], str], ...] = (
         errors.StoreUnavailable,
         "wait until the slot has moved; `redis-cli --cluster check` shows whether it does",
     ),
-    # a chord and the set that finds it, one of which has gone ahead while their slot moves to another node
+    # while a slot moves to another node, only one of two keys that a script uses has moved
     (
         "access a non local key",
         errors.StoreUnavailable,
@@ -90,7 +90,7 @@ class Redirected(errors.StoreUnavailable):
 
 
 class _KeepsSocket:
-    """For a connection class of redis-py: keeps the socket that was opened, which redis-py itself keeps private."""
+    """Makes the socket of a connection of redis-py available, which is a private attribute there."""
 
     opened: Any = None
 
@@ -119,7 +119,7 @@ def connect(address: Address, host: str = "", port: int = 0) -> RespConnection:
         host, port: the server, unless it is a Unix socket.
 
     Raises:
-        StoreError: it is not possible.
+        StoreError: no connection is possible.
     """
     settings = {**address.connect, "db": address.db}
     return open_connection(settings, address.tls, host, port, address.path, address.where)
@@ -131,9 +131,9 @@ def open_connection(
     """Open a connection with redis-py's arguments in ``settings``.
 
     Raises:
-        StoreError: it is not possible.
+        StoreError: no connection is possible.
     """
-    # one attempt only: the backend retries; RESP2, which every server speaks
+    # one attempt only, because the backend retries; protocol 2, because every server supports it
     common = {**settings, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
     common["password"] = current(settings.get("password"))
     try:
@@ -165,7 +165,7 @@ def open_connection(
 
 
 def address_of(host: str, port: int) -> str:
-    """Return the address of a server, as its connections have it."""
+    """Return the address of a server in the form of :attr:`RespConnection.address`."""
     return f"{host}:{port}"
 
 
@@ -174,7 +174,8 @@ def _refusal_after_the_handshake(
 ) -> errors.StoreError | None:
     """Return the error if a server closed the connection because of the client's certificate; ``None`` otherwise.
 
-    With TLS 1.3 it sends its alert after the client's handshake is over, and data that was sent meanwhile may hide it.
+    With TLS 1.3 the server sends its alert after the client's handshake. Data that the client has sent before may hide
+    the alert, so this function connects again and sends nothing.
     """
 
     def listen(connection: Any) -> None:
@@ -209,7 +210,7 @@ def is_alive(connection: RespConnection) -> bool:
 
 
 def translate(exc: BaseException, where: str, host: str = "") -> errors.StoreError:
-    """Return the error of rootcellar for ``exc``; if it is an interruption, raise it as it is."""
+    """Return the error of rootcellar for ``exc``; raise an interruption unchanged."""
     raise_interruption(exc)
     if isinstance(exc, errors.StoreError):
         return exc

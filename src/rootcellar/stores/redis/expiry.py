@@ -1,7 +1,7 @@
-"""Deleting what expires. The server does so by itself; a cleanup for a later moment must find the keys.
+"""Deletes expired keys. The server does so by itself, except in two cases.
 
-A server with a journal may evict keys that have an expiry. So keys that are in no other store have none, and a cleanup
-deletes them.
+- A cleanup may be asked to delete the keys that expire before a later moment.
+- A server with a journal may evict keys that have an expiry. So keys that are in no other store have no expiry.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from rootcellar.stores.redis.connection import pack
 from rootcellar.stores.redis.keys import Keys, is_group
 from rootcellar.stores.redis.servers import MAX_PIPELINE, Servers
 
-#: by how many seconds clocks may differ: for a moment up to this, the server has already deleted the keys
+#: clock tolerance in seconds: the server itself deletes the keys that expire before such a moment
 CLOCK_TOLERANCE_SECONDS = 60.0
 
 
 class Sweep:
-    """Deletes what expires before a given moment in the future. An ordinary cleanup has nothing to delete."""
+    """Deletes the keys that expire before a given moment. If the moment is now, there is nothing to delete."""
 
     def __init__(self, servers: Servers, keys: Keys) -> None:
         self._servers = servers
         self._keys = keys
 
     def delete_expired(self, before: datetime, limit: int) -> int:
-        """Delete up to about ``limit`` tasks and groups, and all chords; return how many tasks and groups."""
+        """Delete up to ``limit`` tasks and groups, and then all chords; return how many tasks and groups."""
         if before.timestamp() <= time.time() + CLOCK_TOLERANCE_SECONDS:
             return 0
         count = 0
@@ -43,12 +43,12 @@ class Sweep:
         return count
 
     def delete_expired_chords(self, before: datetime) -> None:
-        """Delete the chords that expire before a moment, which may be past: those of write-behind have no expiry."""
+        """Delete the chords that expire before a moment. Those of write-behind have no expiry in the server."""
         for keys in self._batches(self._keys.all_chords, MAX_PIPELINE):
             self._expire(keys, before)
 
     def delete_expired_refused(self, before: datetime) -> int:
-        """Delete the tasks that the durable store refused and that expire before a moment; return how many."""
+        """Delete the tasks that the durable store refused and that expire before a moment; return their number."""
         count, cursor = 0, b"0"
         refused = self._keys.journal_refused
         while True:

@@ -1,8 +1,8 @@
 """The journal in Redis: the tasks that are still to be moved to a durable store.
 
-A stream has each such task once, in the order of arrival. A hash has the version of each, which changes whenever the
-task is stored or deleted. The scripts that store and delete write both in the same step. A task leaves both if its
-version is still the one with which it was read. Until then it does not expire.
+A stream has each such task once, in the order of arrival. A hash has a version of each task, which changes whenever the
+task is stored or deleted. The scripts that store and delete tasks also write the stream and the hash. A task that was
+moved is removed from both, unless its version has changed since it was read. Until then it has no expiry.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.keys import Keys, decoded, encoded
 from rootcellar.stores.redis.servers import MAX_PIPELINE, OneServer, Servers
 
-#: bytes of results that are read at a time; a single larger one is read alone
+#: the most bytes of results that are read at a time; a larger result is read alone
 MAX_BATCH_BYTES = 32 << 20
-#: tasks in one call of a script: while a script runs, the server does nothing else
+#: the most tasks in one call of a script, because the server does nothing else while a script runs
 _MAX_TASKS_PER_CALL = 100
 
 _Entry = tuple[bytes, bytes]
@@ -35,7 +35,7 @@ class RedisJournal:
 
     Args:
         servers: the server.
-        keys: the names of its keys.
+        keys: the names of the keys.
         where: the server, for messages.
 
     Raises:
@@ -79,11 +79,11 @@ class RedisJournal:
     # -- moving
 
     def oldest(self, limit: int) -> Sequence[Pending]:
-        """Return the tasks that have waited longest; fewer than ``limit`` also where they are large."""
+        """Return the tasks that have waited longest: at most ``limit``, and fewer if they are large."""
         entries = self._entries(limit)
         if not entries:
             return []
-        # the versions first: what changes after them is seen to have changed
+        # the versions before the records: if a task is stored between the two reads, its version will differ
         ids = [task_id for _, task_id in entries]
         versions = self._servers.call(self._stream, pack(b"HMGET", self._keys.journal_versions, *ids))
         keys = [self._keys.task(decoded(task_id)) for task_id in ids]
@@ -96,7 +96,7 @@ class RedisJournal:
         ]
 
     def _sizes(self, keys: Sequence[bytes]) -> list[int | None]:
-        """Return how long each of these is, ``None`` for one that is no string, which must not keep back the others."""
+        """Return the length of each key; ``None`` for one that is not a string, which must not stop the others."""
         sizes: list[int | None] = []
         for start in range(0, len(keys), MAX_PIPELINE):
             commands = [pack(b"STRLEN", key) for key in keys[start : start + MAX_PIPELINE]]
@@ -115,7 +115,7 @@ class RedisJournal:
         return [(entry, fields[1]) for entry, fields in found]
 
     def remove_moved(self, move_results: Sequence[MoveResult]) -> None:
-        """Take out of the journal what was moved and has not changed since it was read."""
+        """Remove from the journal the tasks that were moved and have not changed since they were read."""
         for start in range(0, len(move_results), _MAX_TASKS_PER_CALL):
             some = move_results[start : start + _MAX_TASKS_PER_CALL]
             tasks = [self._keys.task(one.pending.task_id) for one in some]
@@ -124,18 +124,18 @@ class RedisJournal:
             self._servers.run(self._stream, commands.REMOVE_MOVED.call(keys, *arguments))
 
     def release(self, task_id: str) -> bool:
-        """Take away what was moved of a task; return whether nothing of it is left here that others do not have."""
+        """Delete a task that was moved. Return ``False`` if it was not moved, and so was not deleted."""
         key = self._keys.task(task_id)
         keys = (key, self._keys.journal_versions, self._keys.journal_refused)
         return bool(self._servers.run(key, commands.RELEASE.call(keys, encoded(task_id)), durable=True))
 
     def delete_expired(self, now: datetime) -> int:
-        """Delete what expired before ``now`` of that which is nowhere else; return how many tasks."""
+        """Delete the chords and the refused tasks that expired before ``now``; return how many tasks."""
         sweep = Sweep(self._servers, self._keys)
         sweep.delete_expired_chords(now)
         return sweep.delete_expired_refused(now)
 
-    # -- how far it is
+    # -- progress and safety
 
     def lag(self) -> Lag:
         """Return how much is still to be moved."""
@@ -152,7 +152,7 @@ class RedisJournal:
         return Lag(waiting=waiting, oldest=max(0.0, age), refused=refused)
 
     def last_entry(self) -> str | None:
-        """Return the youngest entry of the journal, ``None`` where it is empty."""
+        """Return the newest entry of the journal; ``None`` if it is empty."""
         found = self._servers.call(self._stream, pack(b"XREVRANGE", self._stream, b"+", b"-", b"COUNT", 1))
         return found[0][0].decode() if found else None
 
@@ -168,7 +168,7 @@ class RedisJournal:
             ConfigurationError: it does not survive.
         """
         try:
-            # a new connection is checked
+            # only a new connection is checked
             self._servers.close()
             self._servers.call(self._stream, pack(b"PING"))
         except AppendOnlyMissing as exc:
@@ -176,11 +176,11 @@ class RedisJournal:
             raise ConfigurationError(exc.what, where=exc.where, remedy=exc.remedy) from None
 
     def move_only(self) -> None:
-        """From now on, also use a server that would lose the journal in a crash."""
+        """From now on, accept a server that may lose the journal in a crash."""
         self._servers.on_connect = self._accept_any
 
     def window(self) -> str | None:
-        """Say what of that which was acknowledged a crash may lose, ``None`` for nothing."""
+        """Return which acknowledged results a crash may lose, as a sentence; ``None`` for none."""
         return persistence.window(self._servers, self._stream)
 
 
@@ -203,7 +203,7 @@ def _pending(entry: _Entry, version: bytes, blob: bytes | None, *, is_string: bo
 
 
 def _remove_arguments(move_result: MoveResult) -> tuple[bytes | int, ...]:
-    """Return the arguments that the script takes for one task."""
+    """Return the arguments of the script for one task."""
     pending, ttl = move_result.pending, move_result.ttl
     return (
         encoded(pending.task_id),
@@ -216,7 +216,7 @@ def _remove_arguments(move_result: MoveResult) -> tuple[bytes | int, ...]:
 
 
 def _count_within_limit(sizes: Sequence[int | None]) -> int:
-    """Return how many of these fit into one batch, at least one."""
+    """Return how many records of these sizes fit into one batch, at least one."""
     total = 0
     for count, size in enumerate(sizes):
         total += size or 0
@@ -226,6 +226,6 @@ def _count_within_limit(sizes: Sequence[int | None]) -> int:
 
 
 def _moment(entry: bytes) -> tuple[int, int]:
-    """Return an entry's time in milliseconds, and its number in it."""
+    """Return an entry's time in milliseconds, and its number among the entries of that millisecond."""
     time, _, number = entry.partition(b"-")
     return int(time), int(number)

@@ -14,9 +14,9 @@ class Keys:
     """Names keys.
 
     Args:
-        prefix: what all of them begin with.
-        chord_tags: over how many hash tags the chords are spread. A chord and the set of the chords that wait on its
-            tag are in one slot of a Cluster.
+        prefix: the prefix of all keys.
+        chord_tags: the number of hash tags for chords. A chord and the set of waiting chords with the same tag are in
+            one slot of a Cluster.
     """
 
     def __init__(self, prefix: bytes, chord_tags: int) -> None:
@@ -29,7 +29,7 @@ class Keys:
         return self._tasks + encoded(task_id)
 
     def task_id(self, key: bytes) -> str:
-        """Return the id of a task's key; for a key that :meth:`task` never returns, a text that is no task's id."""
+        """Return the id in a task's key. For a key that :meth:`task` never returns, it is not the id of a task."""
         return decoded(key[len(self._tasks) :])
 
     def is_task(self, key: bytes) -> bool:
@@ -44,11 +44,11 @@ class Keys:
         return self.chords(crc_hqx(group, 0) % self._chord_tags) + group
 
     def chords(self, tag: int) -> bytes:
-        """Return the beginning of the names of a tag's chords."""
+        """Return the prefix of the keys of a tag's chords."""
         return self._ours + b"chord-{%d}-" % tag
 
     def waiting(self, group_id: str) -> bytes:
-        """Return the beginning of the name of the set in which a chord waits; its owner follows."""
+        """Return the key, without the owner at its end, of the set in which a chord waits for its body."""
         return self.waiting_on(crc_hqx(encoded(group_id), 0) % self._chord_tags)
 
     def waiting_on(self, tag: int) -> bytes:
@@ -87,12 +87,12 @@ class Keys:
 
 
 def encoded(text: str) -> bytes:
-    """Return a text as a part of a key; it may have any characters."""
+    """Return a text, which may have any characters, as a part of a key."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def decoded(name: bytes) -> str:
-    """Return the text from which :func:`encoded` made a name; bytes that it never makes become escapes."""
+    """Return the text that :func:`encoded` converted; other bytes become escapes."""
     try:
         return name.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -105,5 +105,5 @@ def literal(text: bytes) -> bytes:
 
 
 def is_group(key: bytes) -> bool:
-    """Return whether a key is that of a saved group, and not one that Celery's own chords keep for the group."""
+    """Return whether a key is that of a saved group, and not a key of Celery's own chords."""
     return not _CHORD_SUFFIX.search(key)

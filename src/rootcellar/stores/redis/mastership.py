@@ -1,4 +1,4 @@
-"""Is a server still the master? The other servers are asked."""
+"""Finds out whether a server is still the master, by asking the other servers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rootcellar.support.forking import PerProcess
 
 #: seconds that the other servers have for an answer
 ANSWER_SECONDS = 2.0
-#: a master that has not answered the others for so many seconds is not confirmed: they may be replacing it
+#: a master that has not answered another server for this many seconds is not confirmed: it may be replaced now
 UNREACHABLE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What one other server says.
+    """The opinion of one other server.
 
     Attributes:
         is_master: whether the server is the master; ``None`` if the other server does not know.
-        epoch: the number of the configuration that this is about; the highest one is the newest.
+        epoch: the number of the configuration that the other server has; the highest one is the newest.
     """
 
     is_master: bool | None
@@ -37,14 +37,14 @@ Ask = Callable[[], Opinion]
 
 
 def decide(opinions: Iterable[Opinion], asked: int) -> bool | None:
-    """Return what the majority says.
+    """Return the decision of the majority.
 
     Args:
-        opinions: those of the servers that answered.
-        asked: how many were asked. Servers that did not answer may have elected another master.
+        opinions: the opinions of the servers that answered.
+        asked: how many servers were asked. Those that did not answer may have elected another master.
 
     Returns:
-        ``True``: the server is the master. ``False``: another one is. ``None``: that is not sure.
+        ``True``: the server is the master. ``False``: another server is. ``None``: it is not known.
     """
     known = [each for each in opinions if each.is_master is not None]
     newest = max((each.epoch for each in known if each.is_master), default=0)
@@ -64,10 +64,10 @@ class _Questions:
 
 
 class Mastership:
-    """Asks the others aside, for all threads together, and remembers the answer for a moment.
+    """Asks the other servers in threads of its own, once for all callers, and keeps the answer for a moment.
 
     Args:
-        others: returns, for the address of a server, how to ask each of the others about it.
+        others: returns, for the address of a server, a function for each other server that asks it.
     """
 
     def __init__(self, others: Callable[[str], Sequence[Ask]]) -> None:
@@ -79,7 +79,7 @@ class Mastership:
         """Return whether the server at ``address`` is the master; see :func:`decide`.
 
         Args:
-            since: the monotonic time after which the others must have been asked.
+            since: the others must have been asked after this monotonic time.
         """
         questions = self._questions.get()
         with questions.lock:
@@ -103,6 +103,6 @@ class Mastership:
             opinions += [each.result() for each in done]
             sure = decide(opinions, len(asks))
         for ask in pending:
-            # one that has not begun would keep a thread from the next question
+            # a question that has not begun would occupy a thread that the next question needs
             ask.cancel()
         return sure

@@ -1,9 +1,10 @@
 """Notifications by pub/sub: one connection for all tasks that a process waits for.
 
 A result is published on a channel with the name of its key, as Celery does, so that clients of Celery and of rootcellar
-notify each other. A waiting process subscribes to the channels of its tasks and, after the server has confirmed that,
-reads the tasks: an earlier result is read, a later one is published. After the connection was lost, everything is
-subscribed and read again. The server also closes the connection of a client that is too slow for large results.
+notify each other. A waiting process subscribes to the channels of its tasks, waits until the server has confirmed that,
+and then reads the tasks. So it reads an earlier result, and gets a message of a later one. After the connection was
+lost, it subscribes and reads everything again. The server also closes the connection of a client that is too slow for
+large results.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: seconds without a message after which the server is sent a PING, and in which it must answer
+#: seconds without a message after which a PING is sent, and seconds in which the server must answer it
 SILENCE = 5.0
-#: milliseconds before tasks that could not be read are read again, at first and at most
+#: milliseconds before tasks that could not be read are read again: the first pause, and the longest one
 FIRST_REREAD_MS = 50.0
 LONGEST_REREAD_MS = 2_000.0
-#: if a read failed, the next one follows after this many times the time that it took: the other tasks come first
+#: after a read that failed, the pause is this many times its duration, so that there is time for the other tasks
 REREAD_SHARE = 4.0
-#: channels in one command
+#: the most channels in one command
 _MAX_CHANNELS = 1_000
 #: replies to read before more channels are sent: Redis disconnects a client with more than 32 MB of unread output
 _MAX_REPLIES_DUE = 10_000
@@ -46,7 +47,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
     """Delivers results as they are published; polls if the server refuses SUBSCRIBE.
 
     Args:
-        servers: where to subscribe.
+        servers: the servers on which results are published.
         fetch: reads records.
         keys: the names of the channels.
         where: the server, for messages.
@@ -68,8 +69,10 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
         self._is_replaced = False
         self._checking: threading.Thread | None = None
         self._last_check = 0.0
-        #: tasks that cannot be read at present, each with its server; when they are read again, and how often they were
+        #: tasks that cannot be read at present, each with its server
         self._unread: dict[str, Hashable] = {}
+        #: the monotonic time when they are read again, and how many times they were
+        #: the monotonic time when they are read again, and how many times they were
         self._reread_at = 0.0
         self._rereads = 0
         self._reread = Backoff(FIRST_REREAD_MS, LONGEST_REREAD_MS)
@@ -115,7 +118,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
     # -- subscribing
 
     def _subscribe_changes(self, connection: RespConnection) -> None:
-        """Subscribe to the tasks that were added, and read them once the server has confirmed; leave the others."""
+        """Subscribe to the tasks that were added, and read them after the server has confirmed; leave those removed."""
         added, removed = self._take_changes()
         leaving = [task_id for task_id in removed if task_id in self._subscribed]
         joining = [task_id for task_id in added if task_id not in self._subscribed]
@@ -147,7 +150,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
             yield server, [task_ids[place] for place in places]
 
     def _read(self, task_ids: Sequence[str]) -> None:
-        """Read records and deliver them; what cannot be read is read later, and delays no other task."""
+        """Read records and deliver them. Tasks that cannot be read now are read later, and do not delay other tasks."""
         if len(task_ids) >= len(self._subscribed):
             self._last_read = time.monotonic()
         began = time.monotonic()
@@ -164,12 +167,12 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
             self._record_recovery()
         elif unread and not skipped:
             self._rereads += 1
-            # a server that is slow to fail must not take most of the time
+            # a server that fails only after a long time must not take most of the time
             took = time.monotonic() - began
             self._reread_at = time.monotonic() + max(self._reread.before(self._rereads), took * REREAD_SHARE)
 
     def _reread_if_due(self) -> None:
-        """Read again, if it is time, what could not be read."""
+        """Read the tasks again that could not be read, if the pause is over."""
         if self._unread and time.monotonic() >= self._reread_at:
             left, self._unread = self._unread, {}
             self._read([task_id for task_id in left if task_id in self._subscriptions])
@@ -190,7 +193,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
             self._read(changed_ids)
 
     def _parse(self, replies: Iterable[Reply]) -> tuple[list[TaskRecord], list[str]]:
-        """Return the records that were published, and the ids of tasks of which the message has no record."""
+        """Return the records that were published, and the ids of the tasks whose message contains no record."""
         published: list[TaskRecord] = []
         changed_ids: dict[str, None] = {}
         for reply in replies:
@@ -212,7 +215,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
     def _require_answers(self, connection: RespConnection) -> None:
         """Raise if the server is silent or is not the master any more.
 
-        A connection may be lost without a message of it, and a server that was replaced as the master may still answer.
+        A connection may be lost without an error, and a server that was replaced as the master may still answer.
         """
         if self._is_replaced:
             raise errors.StoreUnavailable(
@@ -225,7 +228,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
             self._last_check = now
             self._checking = threading.Thread(target=self._check_master, name="rootcellar-master", daemon=True)
             self._checking.start()
-        # the time since the PING counts: before it, this thread may have been busy
+        # only the time since the PING counts, because this thread may have been busy before it
         if self._pinged_at is None:
             if now - self._last_heard >= SILENCE:
                 connection.send(pack(b"PING"))

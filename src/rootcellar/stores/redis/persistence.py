@@ -1,4 +1,4 @@
-"""Does an acknowledged result survive a crash of Redis? Checks the append-only file and the eviction policy."""
+"""Checks whether acknowledged results survive a crash of Redis: the append-only file, and the eviction policy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rootcellar.stores.redis.connection import RespConnection, pack
 from rootcellar.stores.redis.server_info import info_of
 from rootcellar.stores.redis.servers import Servers
 
-#: what each value of ``appendfsync`` may lose
+#: the value of ``appendfsync`` -> what a crash may lose
 _WINDOWS = {
     "everysec": "A crash of Redis's machine (or of Redis alone, while its disk is slow) may lose the results of about "
     "the last second, two at most: appendfsync is everysec. With `appendfsync always` it loses none.",
@@ -25,10 +25,10 @@ _DURING_REWRITES = (
 
 
 def require(connection: RespConnection, where: str) -> None:
-    """Raise unless a server keeps what it acknowledges.
+    """Raise an error if a server may lose acknowledged results.
 
     Raises:
-        AppendOnlyMissing: it keeps no append-only file.
+        AppendOnlyMissing: it has no append-only file.
         ConfigurationError: it may evict results.
         OSError: the connection was lost.
     """
@@ -54,7 +54,7 @@ def require(connection: RespConnection, where: str) -> None:
 
 
 def window(servers: Servers, key: bytes) -> str | None:
-    """Return what a crash may lose, as a sentence; ``None`` for nothing."""
+    """Return which results a crash may lose, as a sentence; ``None`` for none."""
     try:
         if sentence := _WINDOWS.get(_setting(servers, key, b"appendfsync")):
             return sentence

@@ -15,16 +15,16 @@ logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds to wait for the replicas, unless ``wait_timeout`` is set
 WAIT_SECONDS = 1.0
-#: seconds without waiting, after replicas did not answer
+#: seconds without waiting, after replicas have not answered
 RESPITE_SECONDS = 10.0
-#: seconds between two questions whether the server is still the master, if there is no waiting for replicas
+#: seconds between two checks whether the server is still the master, while there is no waiting for replicas
 ASK_SECONDS = 1.0
-#: the same after replicas did not answer: an answer that another thread got just now is new enough
+#: the same after replicas did not answer: a check that another thread has just made is new enough
 _ASK_NOW_SECONDS = 0.1
 
 
 class MasterReplaced(StoreUnavailable):
-    """A server is not the master any more, or that is not confirmed: what it stored may be discarded. Retryable.
+    """A server is not the master any more, or nobody confirms that it is: it may discard what it stored. Retryable.
 
     Attributes:
         address: the server.
@@ -40,15 +40,22 @@ class Replication:
 
     Redis replicates after its reply: if the master dies, the last acknowledged results may be lost. With WAIT, in the
     same round trip, storing returns when the replicas have the result. If they do not answer in time, results are
-    stored without them for a while, because a lost replica must not stop the work. Then the master is asked whether
-    replicas are connected at all, before WAIT is sent again.
+    stored without waiting for a while, because a lost replica must not stop the work. Before WAIT is sent again, the
+    master is asked whether enough replicas are connected::
 
-    A master that was replaced and has not noticed it also has no replicas, and will discard what it stores. So while
+        waiting (WAIT with each result) ──────────────────────> resting for RESPITE_SECONDS (no WAIT)
+           ^           too few replicas answered in time           |                        ^
+           |                                                       v                        |
+           └───────────────────────────────── ask the master (ROLE) ────────────────────────┘
+                   enough replicas are connected                       too few are connected
+
+    A master that was replaced without noticing it also has no replicas, and will discard what it stores. So while
     replicas do not confirm results, the other servers (Sentinels, or nodes of the Cluster) are asked every second
     whether it is still the master. A result counts as stored only if they confirm that.
 
     Args:
-        options: the store's; the transport options ``wait_replicas`` (0 for not at all) and ``wait_timeout`` (seconds).
+        options: the options of the store; used are the transport options ``wait_replicas`` (0 for no waiting) and
+            ``wait_timeout`` (seconds).
         where: the server, for messages.
         default: the number of replicas, unless ``wait_replicas`` is set.
         answer_timeout: seconds in which the server must answer. WAIT lasts at most half as long, so that replicas that
@@ -84,10 +91,10 @@ class Replication:
         self._command = pack(b"WAIT", self._replicas, max(1, int(min(timeout, answer_timeout / 2) * 1000)))
 
     def run(self, connection: RespConnection, packed: bytes) -> Reply:
-        """Send a command that changes something; return its reply once enough replicas have the change.
+        """Send a command that changes something; return its reply when enough replicas have the change.
 
         Raises:
-            MasterReplaced: what was changed may be discarded.
+            MasterReplaced: the change may be discarded.
             ServerError: the server refused the command.
             OSError: the connection was lost.
         """
@@ -109,13 +116,13 @@ class Replication:
         return self._mastership is not None
 
     def is_replaced(self, address: str) -> bool:
-        """Ask the other servers whether the one at ``address`` was replaced; false if that is not sure."""
+        """Ask the other servers whether the one at ``address`` was replaced; return ``False`` if it is not known."""
         if self._mastership is None:
             return False
         return self._mastership.of(address, time.monotonic() - _ASK_NOW_SECONDS) is False
 
     def _should_wait(self, connection: RespConnection) -> bool:
-        """Return whether to wait for replicas now. Asks the server once after a pause whether enough are connected."""
+        """Return whether to wait for replicas now. After a pause, ask the server once whether enough are connected."""
         if not self._replicas or time.monotonic() < self._resting_until:
             return False
         if self._are_connected:
@@ -129,7 +136,7 @@ class Replication:
         return True
 
     def _record_reply(self, connection: RespConnection, answer: Reply) -> bool:
-        """Return by the reply to WAIT whether enough replicas have the result; if not, stop waiting for a while.
+        """Return, by the reply to WAIT, whether enough replicas have the result. If not, stop waiting for a while.
 
         Raises:
             MasterReplaced: the reply is an error after which the result may be discarded.
@@ -150,7 +157,7 @@ class Replication:
         return False
 
     def _require_master(self, connection: RespConnection, age: float) -> None:
-        """Raise unless the other servers confirm that ``connection`` leads to the master.
+        """Raise an error if the other servers do not confirm that ``connection`` leads to the master.
 
         Args:
             age: the most seconds since the others were asked.
@@ -172,9 +179,9 @@ class Replication:
                 "see whether the Sentinels, or the other nodes of the Cluster, run and reach the master",
             )
 
-    def _replaced(self, connection: RespConnection, what: str, remedy: str) -> MasterReplaced:
+    def _replaced(self, connection: RespConnection, problem: str, remedy: str) -> MasterReplaced:
         connection.close()
-        return MasterReplaced(what, where=self._where, remedy=remedy, address=connection.address)
+        return MasterReplaced(problem, where=self._where, remedy=remedy, address=connection.address)
 
     def _pause(self, reason: str) -> None:
         """Stop waiting for replicas for RESPITE_SECONDS; log a warning only the first time."""

@@ -1,4 +1,4 @@
-"""Pages of tasks in the order of their ids, and queries, on a server that has no index."""
+"""Reads pages of tasks in the order of their ids, and runs queries, on a server that has no index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rootcellar.stores.matching import matcher
 from rootcellar.stores.redis.keys import Keys
 from rootcellar.stores.redis.servers import Servers
 
-#: the most ids that one walk over all keys finds and keeps in memory
+#: the most ids that one scan of all keys returns and keeps in memory
 MAX_IDS_AHEAD = 100_000
 
 Fetch = Callable[[Iterable[str]], Mapping[str, TaskRecord]]
@@ -24,15 +24,15 @@ Fetch = Callable[[Iterable[str]], Mapping[str, TaskRecord]]
 class Scanner:
     """Returns pages of tasks.
 
-    A walk over all keys finds the next :data:`MAX_IDS_AHEAD` ids; the following pages come from these. A task that
-    existed all the time existed during the walk, so none is missed. A process that continues where another one stopped
-    walks again.
+    A scan of all keys finds the next :data:`MAX_IDS_AHEAD` ids; the following pages are taken from these. A task that
+    existed all the time also existed during the scan, so none is missed. A process that continues after another one
+    scans again.
     """
 
     def __init__(self, servers: Servers, keys: Keys) -> None:
         self._servers = servers
         self._keys = keys
-        #: the last id of a page -> the ids that follow, and whether these are all
+        #: the last id of a page -> the ids that follow, and whether there are no others
         self._ahead: dict[str, tuple[list[str], bool]] = {}
 
     def page(self, after: str | None, limit: int, fetch: Fetch) -> list[TaskRecord]:
@@ -58,7 +58,7 @@ class Scanner:
         return self._walk(after)
 
     def _walk(self, after: str | None) -> tuple[list[str], bool]:
-        """Return the first ids after ``after``, sorted, and whether these are all."""
+        """Return the first ids after ``after``, sorted, and whether there are no others."""
         bound = None if after is None else self._keys.task(after)
         matching = (
             key
@@ -67,17 +67,17 @@ class Scanner:
             if (bound is None or key > bound) and self._keys.is_task(key)
         )
         smallest: list[bytes] = []
-        # in pieces, so that a key that comes twice is counted once
+        # in pieces, and as a set, because SCAN may return a key twice
         while piece := list(islice(matching, MAX_IDS_AHEAD)):
             smallest = heapq.nsmallest(MAX_IDS_AHEAD, {*smallest, *piece})
         return [self._keys.task_id(key) for key in smallest], len(smallest) < MAX_IDS_AHEAD
 
 
-#: the most tasks that a query reads: with more it would take too long, for other clients too
+#: the most tasks that a query reads: more would take too long, also for other clients
 MAX_TASKS = 100_000
 
 
-#: tasks that are read at a time
+#: the most tasks that are read at a time
 _BATCH = 250
 
 

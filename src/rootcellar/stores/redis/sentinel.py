@@ -1,4 +1,4 @@
-"""Finding the master by Sentinels."""
+"""Finds the master by asking Sentinels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
 
 class Sentinels:
-    """Asks the Sentinels for the master, at each connect: the last one may be a replica now.
+    """Asks the Sentinels for the master at each connect, because the last one may be a replica now.
 
     Args:
         address: the Sentinels, the master's name, and how to connect.
@@ -37,7 +37,7 @@ class Sentinels:
         self._tls: dict[str, Any] | None = {"ssl_check_hostname": True, **tls} if is_tls else None
         self._settings = given
         quick = {name: min(float(given[name]), mastership.ANSWER_SECONDS) for name in _TIMEOUTS if given.get(name)}
-        #: for questions that must be answered soon
+        #: the same with short timeouts, for questions that must be answered soon
         self._quick = {**given, **quick}
 
     def connect(self) -> RespConnection:
@@ -73,11 +73,11 @@ class Sentinels:
         return driver.open_connection(self._settings, self._tls, host, port, "", f"sentinel {host}:{port}")
 
     def others(self, address: str) -> Sequence[Ask]:
-        """Return how to ask each Sentinel whether the server at ``address`` is the master."""
+        """Return a function for each Sentinel that asks it whether the server at ``address`` is the master."""
         return [partial(self._opinion, host, port, address) for host, port in self._hosts]
 
     def _opinion(self, host: str, port: int, address: str) -> Opinion:
-        """Return the opinion of one Sentinel; none if it cannot be reached or cannot reach the server."""
+        """Ask a Sentinel whether ``address`` is the master. It has no opinion if it does not reach the server."""
         try:
             connection = driver.open_connection(self._quick, self._tls, host, port, "", f"sentinel {host}:{port}")
         except errors.RootcellarError:
@@ -105,7 +105,7 @@ class Sentinels:
 
     def _master(self) -> tuple[str, int]:
         failures: list[errors.StoreError] = []
-        # a Sentinel that was cut off together with an old master does not know the new one
+        # in a network partition, a Sentinel on the side of the old master does not know the new one
         for host, port in sorted(self._hosts, key=lambda known: -self._epochs.get(known, 0)):
             try:
                 found = self._ask(host, port)
@@ -113,7 +113,7 @@ class Sentinels:
                 failures.append(exc)
                 continue
             if found is not None:
-                # the one that answered is asked first the next time
+                # the next time, the Sentinel that answered is asked first
                 self._hosts = sorted(self._hosts, key=lambda known: known != (host, port))
                 return found
         if failures:
@@ -142,7 +142,7 @@ class Sentinels:
 
 
 def _is_reached(about: Mapping[bytes, bytes]) -> bool:
-    """Return whether the master answers a Sentinel, by the facts that this Sentinel reports."""
+    """Return whether the master answers a Sentinel, according to the Sentinel's reply about it."""
     if b"_down" in about.get(b"flags", b""):
         return False
     return int(about.get(b"last-ok-ping-reply", 0)) < mastership.UNREACHABLE_SECONDS * 1000

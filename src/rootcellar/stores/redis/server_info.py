@@ -1,4 +1,4 @@
-"""INFO of a server: is it new enough, and does it keep results? Checked once in each process."""
+"""Checks a server by its reply to INFO, once in each process: its version, and whether it may evict results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sending commands to servers: to one server or the master of several here, to a Cluster in ``cluster.py``."""
+"""Sends commands: to one server, or the master of several, in this module; to a Cluster in ``cluster.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rootcellar.stores.redis.replication import MasterReplaced, Replication
 from rootcellar.stores.redis.server_info import check_server_once
 from rootcellar.stores.replaced import report_replaced, when_replaced
 
-#: keys that the server reads for one reply to SCAN
+#: about how many keys the server reads for one reply to SCAN
 SCAN_COUNT = 1_000
 #: the most commands that are sent together
 MAX_PIPELINE = 500
@@ -24,11 +24,11 @@ class Servers(ABC):
     """Sends each command to the server that has its key, and raises errors of rootcellar.
 
     Attributes:
-        chord_tags: over how many hash tags the chords are spread; one server has a tag's chords and finds its orphans.
-        shares_scripts: whether one script may touch a task and its chord.
+        chord_tags: the number of hash tags for chords; one server has all chords of a tag, and finds the orphans.
+        shares_scripts: whether one script may use the keys of a task and of its chord.
         message: what is published when a result is stored; empty for the result itself.
         safety_read_seconds: seconds after which a waiting process reads all of its tasks, even without a message.
-        may_be_replaced: whether other servers can replace a server, and can be asked whether they did.
+        may_be_replaced: whether there can be a failover, and other servers can be asked about it.
     """
 
     chord_tags: int = 1
@@ -67,11 +67,11 @@ class Servers(ABC):
 
     @abstractmethod
     def keys(self, pattern: bytes) -> Iterator[list[bytes]]:
-        """Yield all keys that match, some at a time. A key may come twice; none is missed that existed all the time."""
+        """Yield all keys that match, some at a time. Keys that exist all the time are never missed; some come twice."""
 
     @abstractmethod
     def listen(self) -> RespConnection:
-        """Open a connection for subscriptions: a message that is published on any of the servers arrives on it."""
+        """Open a connection for subscriptions. Messages that are published on any of the servers arrive on it."""
 
     @abstractmethod
     def close(self) -> None:
@@ -86,7 +86,7 @@ class OneServer(Servers):
         options: the options of the store, for the pool.
         where: the server, for messages.
         replication: waits for the replicas.
-        host, port: its name and port, if it is always the same server.
+        host, port: the server's name and port, if it is always the same one.
         idle_before_ping: see :class:`~rootcellar.stores.pool.ConnectionPool`.
     """
 
@@ -136,7 +136,7 @@ class OneServer(Servers):
 
     @property
     def address(self) -> str:
-        """The server's address, as its connections have it."""
+        """The server's address, as in :attr:`RespConnection.address`."""
         return driver.address_of(self.host, self.port)
 
     def _open(self) -> RespConnection:
@@ -204,7 +204,7 @@ class OneServer(Servers):
         return replies
 
     def send_many(self, commands: Sequence[bytes]) -> list[Reply]:
-        """Send commands together; a reply that is an error is returned as such."""
+        """Send commands together; an error among the replies is returned, not raised."""
         try:
             with self._pool.connection() as connection:
                 return connection.call_all(commands)
@@ -235,9 +235,9 @@ class OneServer(Servers):
         self._pool.drop_idle()
 
     def _retry(self, exc: BaseException, work: Callable[[RespConnection], Reply]) -> Reply:
-        """Call ``work`` once more on a new connection if the old one was lost: the server may have been restarted.
+        """Call ``work`` once more, on a new connection, if the old one was lost: the server may have been restarted.
 
-        Every command may run twice. After a timeout there is no second try.
+        So every command may run twice. After a timeout there is no second try.
         """
         error = self._failed(exc)
         if not isinstance(exc, OSError) or isinstance(exc, TimeoutError):
@@ -251,7 +251,7 @@ class OneServer(Servers):
     def _failed(self, exc: BaseException) -> StoreError:
         error = driver.translate(exc, self._where)
         if isinstance(exc, OSError) or isinstance(error, StoreReadOnly):
-            # the other connections are lost too, or lead to a server that is not the master any more
+            # the other connections are probably lost too, or lead to a server that is not the master any more
             self._pool.drop_idle()
         if isinstance(error, StoreReadOnly):
             self.on_replaced("")
@@ -259,7 +259,7 @@ class OneServer(Servers):
 
 
 def run_on(connection: RespConnection, call: Call, replication: Replication | None = None) -> Reply:
-    """Run a script by its hash, and by its text if the server does not have it; wait for the replicas."""
+    """Run a script by its hash, or by its text if the server does not have it; then wait for the replicas."""
     try:
         return _run(connection, call.packed, replication)
     except ServerError as exc:

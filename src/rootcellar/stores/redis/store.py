@@ -32,7 +32,7 @@ from rootcellar.support.forking import PerProcess
 
 #: how long a finished chord refuses late parts
 REMEMBERED = timedelta(days=1)
-#: how often a merge is tried where others store the same task at the same moment
+#: how many times a merge is tried if other processes store the same task at the same moment
 _MERGES = 100
 
 
@@ -66,8 +66,8 @@ class RedisStore(Store):
             return Stored(written=self._put(key, record, durable))
         if self._servers.shares_scripts:
             return self._put_and_count(key, record, part, lease, durable)
-        # the part first, with its result: if the process dies between the two, the chord goes on, and the task is run
-        # again or has no record; in the other order the part might never be counted
+        # the part first, with its result: if the process dies between the two steps, the chord can still be completed,
+        # and the task is run again or has no record; in the other order the part might never be counted
         progress = self._count(part, lease, record)
         return Stored(written=self._put(key, record, durable), chord=progress)
 
@@ -180,7 +180,7 @@ class RedisStore(Store):
         return chords.progress(self._servers.run(key, call, durable=True))
 
     def _count_arguments(self, part: ChordPart, lease: float, record: TaskRecord | None) -> tuple[bytes | int, ...]:
-        """Return the arguments of a script that counts."""
+        """Return the arguments of a script that counts a part."""
         return (
             chords.part_field(part),
             chords.part_value(part, record),
@@ -246,7 +246,7 @@ class RedisStore(Store):
         return self._watchers.get()
 
     def watcher_over(self, fetch: Fetch) -> Watcher:
-        """Return the one watcher of this process, which reads by ``fetch``."""
+        """Return the one watcher of this process, which reads records with ``fetch``."""
         self._fetch = fetch
         return self._watchers.get()
 
@@ -261,7 +261,7 @@ class RedisStore(Store):
         """See :class:`~rootcellar.stores.journal.KeepsJournal`."""
         journal = RedisJournal(self._servers, self._keys, self.where)
         self._task_commands = JournaledTaskCommands(self._keys, self._servers.message, self.where)
-        # a server may evict keys that expire, and these chords are in no other store
+        # a server may evict keys that have an expiry, and no other store has these chords
         self._has_journal = True
         return journal
 
@@ -289,7 +289,7 @@ def _servers(address: Address, options: StoreOptions) -> Servers:
 
 
 def _merged_with(record: TaskRecord, blob: bytes) -> TaskRecord | None:
-    """Return ``record``, with unset fields taken from ``blob``; ``None`` if the stored record must stay."""
+    """Return ``record`` with its unset fields filled from ``blob``; ``None`` if the stored record must stay."""
     earlier = json_blob.decode_task(record.task_id, blob)
     is_late = record.done_at is None and (earlier.retries or 0) > (record.retries or 0)
     if earlier.state == "SUCCESS" or (earlier.done_at is not None and is_late):
@@ -299,7 +299,7 @@ def _merged_with(record: TaskRecord, blob: bytes) -> TaskRecord | None:
 
 def _contention_error(where: str) -> StoreUnavailable:
     return StoreUnavailable(
-        "the task was stored by others again and again",
+        "other processes stored the task again and again",
         where=where,
         remedy="try again; see what stores the same task so often",
     )

@@ -13,7 +13,7 @@ from rootcellar.stores.fields import LATEST, FieldReader, clamped
 
 #: appended to the name of an adopted table
 ADOPTED_SUFFIX = "_before_rootcellar"
-#: the names that Celery gives its group table: its default, and what the guides set
+#: the names of Celery's group table: its default, and the name in common guides
 GROUP_TABLES = ("celery_tasksetmeta", "celery_groupmeta")
 
 _COMPRESSED = b"\x00celery-compressed\x00"
@@ -25,7 +25,7 @@ class Adopted:
     """Celery's tables after :meth:`Schema.adopt`.
 
     Attributes:
-        task_table, group_table: their new names (``None`` where there was none).
+        task_table, group_table: their new names; ``None`` if there was no such table.
         keep: how long after ``date_done`` a row is kept; ``None`` for ever.
     """
 
@@ -35,7 +35,7 @@ class Adopted:
 
 
 def task_record(row: Mapping[str, Any], keep: timedelta | None) -> TaskRecord:
-    """Return the record of a row of Celery's task table, whichever of its columns it has."""
+    """Return the record of a row of Celery's task table. Columns that only some versions have may be missing."""
     reader = FieldReader()
     state = reader.state(row.get("status") or "PENDING")
     done = reader.moment("done_at", row.get("date_done"), _aware) or (NO_DATE if state in ENDS else None)
@@ -79,7 +79,7 @@ def _expiry(done: datetime | None, keep: timedelta | None) -> datetime | None:
 
 
 def payload_of(blob: Any) -> Payload | None:
-    """Return the content type of a blob by its first bytes, because Celery does not store it."""
+    """Return the payload of a blob. Its first bytes show the content type, because Celery does not store it."""
     if blob is None:
         return None
     return FieldReader().payload(blob, lambda: _payload(blob))
@@ -96,7 +96,7 @@ def _payload(blob: Any) -> Payload:
 
 
 def _stamps(payload: Payload | None) -> Payload | None:
-    """Celery wraps the stamps with the list of their names, which says nothing that the stamps do not."""
+    """Return the stamps without the list of their names, with which Celery stores them."""
     if payload is None or payload.content_type != "application/json" or payload.compression:
         return None
     return FieldReader().payload(payload.body, lambda: _unwrapped(payload))

@@ -1,4 +1,4 @@
-"""Fragments of SQL text that the SQL stores share, and the patterns of LIKE and GLOB."""
+"""Fragments of SQL that the SQL stores share, and the patterns of LIKE and GLOB."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from rootcellar.stores.sql.rows import REPLACED_COLUMNS, REPLACED_PAYLOADS, STAT
 
 
 def like_pattern(name: str) -> str:
-    """Turn a name with ``*`` into a LIKE pattern with the backslash as its escape."""
+    """Convert a name with ``*`` to a LIKE pattern, with the backslash as its escape."""
     escaped = re.sub(r"([\\%_])", r"\\\1", name)
     return escaped.replace("*", "%")
 
 
 def prefix_pattern(prefix: str) -> str | None:
-    """Turn the beginning of an id into a LIKE pattern, in which every character means itself; empty into ``None``."""
+    """Convert the beginning of an id to a LIKE pattern without wildcards but the last; ``None`` for an empty one."""
     return re.sub(r"([\\%_])", r"\\\1", prefix) + "%" if prefix else None
 
 
 def glob_pattern(name: str) -> str:
-    """Turn a name with ``*`` into a pattern for SQLite's GLOB; its LIKE takes small letters for capital ones."""
+    """Convert a name with ``*`` to a GLOB pattern. SQLite's LIKE would ignore the case of letters."""
     return re.sub(r"([\[?])", r"[\1]", name)
 
 
 def overwritable(old: str = "t.{}", new: str = "excluded.{}") -> str:
-    """Return the condition on which an upsert may overwrite: never a SUCCESS, nor what is done with a late RETRY.
+    """Return the condition under which an upsert may overwrite a row.
 
-    A run's RETRY is stored after the next run was sent, and may come after that run's end.
+    A SUCCESS is never overwritten. A record that is done is not overwritten by a late RETRY: the RETRY of a run is
+    stored after the next run was sent, and may arrive after the end of that run.
 
     Args:
-        old, new: how the upsert writes a column of the row that is there, and of the one that comes.
+        old, new: the SQL of a column of the stored row, and of the new one.
     """
     is_late = (
         f"{old.format('date_done')} IS NOT NULL AND {new.format('date_done')} IS NULL"
@@ -40,10 +41,10 @@ def overwritable(old: str = "t.{}", new: str = "excluded.{}") -> str:
 
 
 def replacement(param: Callable[[str, str], str]) -> str:
-    """Return what a replacement sets.
+    """Return the assignments of a replacement.
 
     Args:
-        param: writes the parameter of a name, such as ``new_result``, for a column.
+        param: returns the SQL of a parameter, such as ``new_result``, for a column.
     """
     return ", ".join(f"{column} = {param('new_' + column, column)}" for column in REPLACED_COLUMNS)
 
@@ -52,9 +53,9 @@ def still_the_same(same: str, param: Callable[[str, str], str], text: str = "{}"
     """Return the condition that a row's values are still the old ones.
 
     Args:
-        same: how the server says that two values are equal, or both NULL.
-        param: writes the parameter of a name, such as ``old_result``, for a column.
-        text: how a column of JSON is read as text.
+        same: the server's operator that is true for equal values, and for two NULLs.
+        param: returns the SQL of a parameter, such as ``old_result``, for a column.
+        text: the SQL that reads a JSON column as text.
     """
     conditions = [f"traceback {same} {param('old_traceback', 'traceback')}"]
     for column in REPLACED_PAYLOADS:
@@ -66,7 +67,7 @@ def still_the_same(same: str, param: Callable[[str, str], str], text: str = "{}"
 
 
 def update_assignments() -> str:
-    """Return what an upsert of table ``t`` sets: what belongs to the state always, the rest where it is given."""
+    """Return the assignments of an upsert of table ``t``: the columns of the state, and others that have a value."""
     assignments = [f"{column} = excluded.{column}" for column in STATE_COLUMNS]
     for column in TASK_COLUMNS:
         if column in STATE_COLUMNS or column == "task_id":
@@ -77,15 +78,15 @@ def update_assignments() -> str:
 
 
 def kept(new: str, column: str) -> str:
-    """Return the condition on which a row keeps a column that does not belong to the state.
+    """Return the condition under which a row keeps its value of a column that does not belong to the state.
 
     Args:
-        new: how the upsert writes a column of the row that comes.
+        new: the SQL of a column of the new row.
         column: the column.
     """
     given = column.removesuffix("_exact")
     condition = f"{new.format(given)} IS NULL"
-    # the children of the last run are all that a finished task has
+    # a finished task has only the children of its last run
     return f"{condition} AND {new.format('date_done')} IS NULL" if given == "children" else condition
 
 

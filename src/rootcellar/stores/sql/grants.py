@@ -1,4 +1,4 @@
-"""The rights on the tables that each kind of user needs at least."""
+"""The minimal rights on the tables for each kind of user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Role = Literal["worker", "reader", "admin"]
 
 _READ = "SELECT"
 _WRITE = "SELECT, INSERT, UPDATE, DELETE"
-#: where only some servers have a table, the others' names lack it
+#: role -> table -> rights; some servers do not have all of these tables
 _RIGHTS: dict[str, dict[str, str]] = {
     "worker": {**dict.fromkeys(("task", "group", "chord", "part", "listener", "waiter"), _WRITE), "registry": _READ},
     "reader": dict.fromkeys(("task", "group", "chord", "part", "registry"), _READ),
@@ -22,11 +22,11 @@ class HasGrants(Protocol):
     """The schema of a store whose server has users."""
 
     def grants(self, role: Role, user: str) -> str:
-        """Return the statements that give a user what the role needs and nothing else. It connects to nothing."""
+        """Return the statements that give a user only the rights that the role needs. Opens no connection."""
 
 
 def rights_of(role: Role) -> dict[str, tuple[str, ...]]:
-    """Return what a worker or a reader must be allowed on each table, by what the table is."""
+    """Return the rights of a worker or a reader on each table, by the table's key, such as ``task``."""
     return {table: tuple(rights.split(", ")) for table, rights in _RIGHTS[role].items()}
 
 
@@ -35,7 +35,7 @@ def on_tables(role: Role, names: Mapping[str, str], user: str) -> list[str]:
 
     Args:
         role: a worker or a reader.
-        names: the quoted names of the tables, by what they are.
+        names: the quoted names of the tables, by their keys.
         user: the user, quoted.
     """
     return [f"GRANT {rights} ON {names[table]} TO {user};" for table, rights in _RIGHTS[role].items() if table in names]

@@ -1,4 +1,4 @@
-"""Which JSON text a server reads as Python does, and what is shown in place of another payload."""
+"""Checks whether a server reads a JSON text like Python, and makes a readable version of any other payload."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rootcellar.records import (
     Payload,
 )
 
-#: deeper than this, a server's JSON parser may refuse a text that Python wrote
+#: a server's JSON parser may refuse a text that nests deeper
 _PORTABLE_DEPTH = 512
 
 
-#: beyond this, a number may not fit a server's numeric type
+#: such a number may be too long for a server's numeric type
 _LONG_NUMBER = re.compile(r"\d{400}|[eE][+-]?\d{4}")
 
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
-#: also one that does not end: each is read once
+#: a string, also one without an end, so that the search takes linear time
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
@@ -42,7 +42,7 @@ def is_portable(text: str) -> bool:
 
 
 def _json_text(payload: Payload) -> str | None:
-    """Return the text of a payload that is plain, typed or signed JSON, ``None`` for any other."""
+    """Return the text of a payload that is plain, typed or signed JSON; ``None`` for any other."""
     is_open = not payload.key_id or payload.key_id.startswith(SIGNED)
     if payload.content_type not in ("application/json", TYPED_JSON) or payload.compression or not is_open:
         return None
@@ -64,7 +64,7 @@ def _is_strict(text: str) -> bool:
 
 
 def _is_small_numbered(text: str) -> bool:
-    """Check a text with a long run of digits again: inside a string the digits are harmless."""
+    """Return whether no number of a text is too long. Many digits inside a string are harmless."""
     sizes: list[int] = []
 
     def note(number: str) -> float:
@@ -80,7 +80,7 @@ def _is_small_numbered(text: str) -> bool:
 
 
 def _depth(text: str) -> int:
-    """Return how deep the brackets of a JSON text nest."""
+    """Return how deeply a JSON text is nested."""
     depth = deepest = 0
     for character in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
         depth += 1 if character in "[{" else -1

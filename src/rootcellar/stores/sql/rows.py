@@ -1,8 +1,8 @@
-"""Records as rows of SQL tables, and back: the one place that knows the order of the columns.
+"""Converts records to rows of SQL tables, and back. Only this module knows the order of the columns.
 
-A payload takes two columns, ``x`` and ``x_exact``. One that is portable JSON is the text in ``x`` and nothing more; of
-typed JSON ``x_exact`` has a marker. Any other payload is stored exactly in ``x_exact``, framed with its content type,
-and ``x`` holds a readable rendition: JSON too.
+A payload has two columns, ``x`` and ``x_exact``. Portable JSON is stored as the text in ``x`` only. For typed JSON,
+``x_exact`` has a marker. Any other payload is stored byte for byte in ``x_exact``, framed with its content type, and
+``x`` has a readable version of it, which is JSON too.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ TASK_COLUMNS = (
     *(name for column in PAYLOAD_COLUMNS for name in (column, f"{column}_exact")),
 )
 
-#: stands in ``x_exact`` for typed JSON whose bytes are the text in ``x``
+#: the marker in ``x_exact`` of typed JSON, whose bytes are the text in ``x``
 _TYPED_TEXT = b"rc1 typed text"
-#: the columns that an upsert always sets; the others keep what was stored where nothing new is given
+#: the columns that an upsert always sets; the others keep the stored value if the new record has none
 STATE_COLUMNS = ("status", "result", "result_exact", "traceback", "date_done", "expires_at")
 
-#: the columns that a replacement sets: those of values, and a traceback
+#: the payloads that a replacement sets, and all columns that it sets
 REPLACED_PAYLOADS = ("result", "args", "kwargs", "stamps")
 REPLACED_COLUMNS = ("traceback", *(name for column in REPLACED_PAYLOADS for name in (column, f"{column}_exact")))
 
@@ -70,7 +70,7 @@ DateAdapter = Callable[[datetime], Any]
 
 
 def task_row(record: TaskRecord, date: DateAdapter = lambda value: value) -> dict[str, Any]:
-    """Return a task's columns by name, dates turned by ``date`` into what the driver takes.
+    """Return a task's columns by name; ``date`` converts dates for the driver.
 
     Raises:
         RecordRefused: the task's id cannot be SQL text.
@@ -86,7 +86,7 @@ def task_row(record: TaskRecord, date: DateAdapter = lambda value: value) -> dic
 
 
 def task_record(row: Sequence[Any], date: Callable[[Any], datetime] = clamped) -> TaskRecord:
-    """Return the record of a row whose columns are those of :data:`TASK_COLUMNS`, in that order, whatever they hold."""
+    """Return the record of a row with the columns :data:`TASK_COLUMNS`, in this order. It may be damaged."""
     values = dict(zip(TASK_COLUMNS, row, strict=True))
     reader = FieldReader()
     fields: dict[str, Any] = {
@@ -157,8 +157,8 @@ def part_row(part: ChordPart, record: TaskRecord | None, date: DateAdapter = lam
 
     Args:
         part: the part.
-        record: the record that it is stored with, whose result it has where it brings none of its own.
-        date: turns a date into what the driver takes.
+        record: the record that is stored with it; if the part has no result of its own, it gets that of the record.
+        date: converts a date for the driver.
     """
     result = kept_result(part, record)
     return {
@@ -173,7 +173,7 @@ def part_row(part: ChordPart, record: TaskRecord | None, date: DateAdapter = lam
 
 
 def part_result(row: Sequence[Any]) -> PartResult:
-    """Return what a part gave: its own result, or the one that its task's row holds."""
+    """Return a part with its result: its own, or that of its task's row."""
     task_id, index, state, own, text, exact = row
     reader = FieldReader()
     result = unframe_loosely(own) if own is not None else read_payload_loosely(text, exact)
@@ -187,7 +187,7 @@ def part_result(row: Sequence[Any]) -> PartResult:
 
 
 def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
-    """Return the readable JSON text of a payload, and its exact bytes where the text is not the payload itself."""
+    """Return the readable JSON text of a payload, and its exact bytes if the text is not the payload itself."""
     if payload is None:
         return None, None
     text = _json_text(payload)
@@ -201,21 +201,21 @@ def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
 
 
 def read_payload_bytes(text: bytes, exact: bytes | None) -> Payload:
-    """Return the same as :func:`read_payload` of the text as UTF-8."""
+    """Do the same as :func:`read_payload`, for a text as UTF-8 bytes."""
     if exact is None or exact == _TYPED_TEXT:
         return Payload(text, "application/json" if exact is None else TYPED_JSON)
     return unframe(exact)
 
 
 def read_payload(text: str | None, exact: bytes | None) -> Payload | None:
-    """Return the payload of two columns that :func:`payload_columns` made."""
+    """Return the payload in two columns from :func:`payload_columns`."""
     if text is None:
         return None if exact is None else unframe(exact)
     return read_payload_bytes(text.encode(), exact)
 
 
 def read_payload_loosely(text: Any, exact: Any) -> Payload | None:
-    """Do the same whatever the columns hold; what cannot be read becomes a payload that says so when it is decoded."""
+    """Do the same for columns that may be damaged. Then return a payload whose decoding raises an error."""
     if exact is not None and not isinstance(exact, (bytes, bytearray, memoryview)):
         return damaged(exact)
     if text is not None and not isinstance(text, str):
@@ -225,32 +225,32 @@ def read_payload_loosely(text: Any, exact: Any) -> Payload | None:
 
 
 def findable(ids: Iterable[str]) -> list[str]:
-    """Return each of these ids once, but for those that cannot be SQL text: no row has them."""
+    """Return each of these ids once, without those that cannot be SQL text, which no row has."""
     return [text for text in dict.fromkeys(ids) if storable(text) == text]
 
 
 def replace_params(old: TaskRecord, new: TaskRecord) -> dict[str, Any]:
-    """Return what a statement that puts ``new`` in the place of ``old`` needs: ``new_…`` and ``old_…`` columns."""
+    """Return the parameters of the statement that replaces ``old`` by ``new``: ``new_…`` and ``old_…`` columns."""
     params: dict[str, Any] = {"task_id": checked_id(old.task_id), "old_status": storable(old.state)}
     for prefix, record in (("old_", old), ("new_", new)):
         params[f"{prefix}traceback"] = storable(record.traceback)
         for column in REPLACED_PAYLOADS:
             text, exact = payload_columns(getattr(record, column))
             params[prefix + column], params[f"{prefix}{column}_exact"] = text, exact
-            # the readable version was made from the exact bytes, perhaps by another release
+            # do not compare the readable version of exact bytes, because another release may have made it
             params[f"{prefix}{column}_is_exact"] = int(exact not in (None, _TYPED_TEXT))
     return params
 
 
 def storable(value: Any) -> Any:
-    """Return a text as SQL can hold it: NUL and lone surrogates as escapes. Anything else stays as it is."""
+    """Return a text with NUL and lone surrogates as escapes, so that SQL can store it; other values unchanged."""
     if not isinstance(value, str) or (value.isascii() and "\x00" not in value):
         return value
     return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def checked_id(text: str) -> str:
-    """Return an id that SQL text can hold.
+    """Return an id, if SQL text can store it.
 
     Raises:
         RecordRefused: it cannot.

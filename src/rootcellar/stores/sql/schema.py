@@ -1,4 +1,4 @@
-"""What the schemas of all SQL stores have in common: versions, first use, refusals, and Celery's own tables."""
+"""The common part of the schemas of all SQL stores: versions, first use, refusals, and Celery's own tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Run(Protocol[C_co]):
-    """Lends a connection."""
+    """Calls ``work`` with a connection."""
 
     def __call__(self, work: Callable[[C_co], T], /) -> T: ...
 
@@ -28,12 +28,12 @@ class SqlSchema(ABC, Generic[C]):
     """See :class:`rootcellar.stores.base.Schema`.
 
     Args:
-        options: the tables' names, and whether they may be made.
-        run: lends a connection.
+        options: the tables' names, and whether the tables may be created.
+        run: calls a function with a connection.
         where: the store, for messages.
-        package: where the ``.sql`` files lie.
-        migrations: the steps from an empty database to this release; one that was released never changes.
-        names: the quoted names that stand for ``{key}`` in them.
+        package: the package with the ``.sql`` files.
+        migrations: the files of the steps from an empty database to this release; a released step never changes.
+        names: the quoted names that replace ``{key}`` in these files.
         statements: the statements of ``schema.sql``.
     """
 
@@ -56,7 +56,7 @@ class SqlSchema(ABC, Generic[C]):
         self._names = names
         self._sql = dict(statements)
 
-    # -- what differs between servers
+    # -- different for each server
 
     @abstractmethod
     def _exclusive(self, connection: C) -> AbstractContextManager[object]:
@@ -76,22 +76,22 @@ class SqlSchema(ABC, Generic[C]):
 
     @abstractmethod
     def _columns(self, connection: C, table: str) -> set[str]:
-        """Return the names of the columns of a table of that quoted name, which exists."""
+        """Return the names of the columns of an existing table with this quoted name."""
 
     @abstractmethod
     def _rename_adopted(self, connection: C, schema: str | None, name: str) -> None:
-        """Rename a table, and what would be in the way of another one of its name."""
+        """Rename a table of Celery, and its indexes if another table of its name could not be created with them."""
 
     @abstractmethod
     def _rename_back(self, connection: C, schema: str | None, name: str) -> None:
-        """Undo :meth:`_rename_adopted`; there is no table of that name any more."""
+        """Undo :meth:`_rename_adopted`. No table has the original name."""
 
     def _qualified(self, schema: str | None, name: str) -> str:
         """Quote a table's name with its schema, if it has one."""
         return qualified(schema, name)
 
     def _make_schemas(self, connection: C) -> None:
-        """Make the schemas that the tables shall be in, where the server has such a thing."""
+        """Create the schemas of the tables, if the server has schemas."""
 
     # -- the interface
 
@@ -119,18 +119,18 @@ class SqlSchema(ABC, Generic[C]):
 
     @property
     def tables(self) -> Mapping[str, str]:
-        """The quoted names of the tables, by what they are."""
-        return {what: name for what, name in self._names.items() if not what.endswith("_index")}
+        """The quoted names of the tables, by their keys, such as ``task``."""
+        return {key: name for key, name in self._names.items() if not key.endswith("_index")}
 
     def drop(self) -> None:
-        """Delete tables that :meth:`create` made for a test, with their rows."""
+        """Delete the tables that :meth:`create` created for a test, with their rows."""
         self._run(self._drop)
 
     def ensure(self, connection: C) -> Adopted | None:
-        """Make the tables if they are missing and may be made; return Celery's tables if they were adopted.
+        """Create the tables if they are missing and may be created; return Celery's tables if they were adopted.
 
         Raises:
-            SchemaMissing: they are missing and may not be made.
+            SchemaMissing: they are missing and may not be created.
             ForeignTables: tables that are not rootcellar's have the names.
             SchemaOutdated: they are of an older release and may not be changed.
         """
@@ -142,7 +142,7 @@ class SqlSchema(ABC, Generic[C]):
             version, adopted = self._registered(connection)
         return adopted
 
-    # -- how
+    # -- the steps, with a connection
 
     def _status(self, connection: C) -> SchemaStatus:
         version, adopted = self._registered(connection)
@@ -172,7 +172,7 @@ class SqlSchema(ABC, Generic[C]):
         return tuple(damaged), tuple(repairs)
 
     def _registered(self, connection: C) -> tuple[int, Adopted | None]:
-        """Return the version of the tables, 0 for none, and what was adopted."""
+        """Return the version of the tables (0 if there are none), and the tables of Celery that were adopted."""
         found = self._registry_row(connection)
         if not found:
             return 0, None
@@ -202,8 +202,8 @@ class SqlSchema(ABC, Generic[C]):
             self._unregister(connection)
 
     def _drop_tables(self, connection: C, but: Collection[str] = ()) -> None:
-        for what, name in self.tables.items():
-            if what != "registry" and what not in but:
+        for key, name in self.tables.items():
+            if key != "registry" and key not in but:
                 self._script(connection, f"DROP TABLE IF EXISTS {name}")
 
     def _unregister(self, connection: C) -> None:
@@ -218,7 +218,7 @@ class SqlSchema(ABC, Generic[C]):
             self._refuse_foreign(connection)
             self._make_schemas(connection)
             self._script(connection, self._sql["make_registry"])
-        # noted after each step: without a transaction around them, the next process continues from there
+        # recorded after each step: if there is no transaction around all of them, the next process continues there
         self._register(connection, version, adopted)
         for number, step in enumerate(self._steps(version), version + 1):
             self._script(connection, step)
@@ -278,7 +278,7 @@ class SqlSchema(ABC, Generic[C]):
         return found
 
     def _adopted_places(self, adopted: Adopted) -> Iterator[tuple[str, str | None, str]]:
-        """Yield what each of our tables stands in the place of: its key, and the schema and name of Celery's."""
+        """Yield the key of each table that replaces an adopted one, and the schema and original name of that one."""
         if adopted.task_table:
             yield "task", self._options.task_schema, self._options.task_table
         for name in self._group_tables():
@@ -298,7 +298,7 @@ class SqlSchema(ABC, Generic[C]):
         return renamed, sum(self._all(connection, f"count_{key}", {})[0][0] for key in ours)
 
     def _is_still_ours(self, connection: C, place: tuple[str | None, str] | None, table: str) -> bool:
-        """Return whether a table is rootcellar's: Celery's was renamed, or there was none."""
+        """Return whether a table is rootcellar's: Celery's table was renamed, or there was none."""
         if not self._exists(connection, table):
             return False
         return place is None or self._exists(connection, self._qualified(place[0], place[1] + ADOPTED_SUFFIX))
@@ -325,10 +325,10 @@ class SqlSchema(ABC, Generic[C]):
         return [name for _, name in renamed]
 
     def _give_back(self, connection: C, adopted: Adopted) -> None:
-        """Drop our tables of tasks and groups, and rename Celery's.
+        """Drop our tables of tasks and groups, and rename Celery's back.
 
-        Where no transaction holds the steps together it may be done again: a table whose place was already given back
-        is Celery's, and not dropped.
+        Without a transaction around the steps, it may be repeated. A table that was already renamed back is Celery's,
+        and is not dropped.
         """
         places = {key: (schema, name) for key, schema, name in self._adopted_places(adopted)}
         for key in ("task", "group"):
@@ -339,7 +339,7 @@ class SqlSchema(ABC, Generic[C]):
                 self._rename_back(connection, schema, name)
 
     def _adopt_table(self, connection: C, schema: str | None, names: Iterable[str]) -> str | None:
-        """Set the first of these tables aside that there is; return its new name, quoted."""
+        """Rename the first of these tables that exists; return its new name, quoted, or ``None`` if none exists."""
         for name in names:
             aside = self._qualified(schema, name + ADOPTED_SUFFIX)
             if self._exists(connection, self._qualified(schema, name)):

@@ -1,4 +1,4 @@
-"""SQL that lives in ``.sql`` files, each statement named and described.
+"""Loads SQL from ``.sql`` files, in which each statement has a name and a description.
 
 A statement begins at a line ``-- name: what it does`` and ends at the next such line or the end of the file.
 ``{task}``, ``{group}`` and the like stand for quoted table names.
@@ -30,12 +30,12 @@ def read_sql(package: str, name: str) -> str:
 
 
 def fill_in(text: str, tables: Mapping[str, str]) -> str:
-    """Put names into ``text`` where it says ``{key}``; a key that is not given stays, to be filled in later."""
+    """Replace each ``{key}`` in ``text`` by its name. A key without a name stays, to be filled in later."""
     return re.sub(r"\{(\w+)\}", lambda match: tables.get(match[1], match[0]), text)
 
 
 def columns_made_by(steps: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return the columns that the steps of a schema make, each with its definition, by the key of their table.
+    """Return the columns that the steps of a schema create, each with its definition, by the key of the table.
 
     Args:
         steps: the texts of the steps, with ``{key}`` for the tables' names.
@@ -52,7 +52,7 @@ def columns_made_by(steps: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def in_parameterized(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the names as a statement with parameters must write them, where the driver reads % as a parameter."""
+    """Return the names for a statement with parameters, in which the driver reads a single % as a parameter."""
     return {key: name.replace("%", "%%") for key, name in names.items()}
 
 

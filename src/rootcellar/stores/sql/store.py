@@ -1,7 +1,7 @@
-"""What the SQL stores have in common: the verbs that are one statement in each, and the tables that Celery made.
+"""The common part of the SQL stores: the methods that run one statement, and the tables that Celery created.
 
-A SQL store has its statements in ``queries.sql``, under the same names, and says here how it runs one and how ids and
-dates become parameters.
+A SQL store has its statements in ``queries.sql``, under the same names as the others. It implements how a statement is
+run, and how ids and dates become parameters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rootcellar.stores.sql.celery_tables import group_record as old_group_record
 from rootcellar.stores.sql.celery_tables import task_record as old_task_record
 from rootcellar.stores.sql.schema import SqlSchema
 
-#: of the table that Celery made, a query reads this many rows at a time, and so many times
+#: a query of the table that Celery created reads this many rows at a time, and this many times
 ADOPTED_PAGE = 1_000
 ADOPTED_PAGES = 100
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class SqlStore(Store, Generic[C]):
-    """A store whose records are rows. A subclass makes ``_pool`` and ``schema``.
+    """A store whose records are rows. A subclass creates ``_pool`` and ``schema``.
 
     Args:
         url: see :class:`~rootcellar.stores.base.Store`.
@@ -60,7 +60,7 @@ class SqlStore(Store, Generic[C]):
     def where(self) -> str:
         return self._where
 
-    # -- what differs between servers
+    # -- different for each server
 
     @abstractmethod
     def _raw(self, work: Callable[[C], T]) -> T:
@@ -72,15 +72,15 @@ class SqlStore(Store, Generic[C]):
 
     @abstractmethod
     def _dicts_of(self, connection: C, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Run a statement, by name, and return its rows by their columns' names."""
+        """Run a statement, by name, and return its rows as dicts."""
 
     @abstractmethod
     def _count_of(self, connection: C, statement: str, params: Mapping[str, Any]) -> int:
-        """Run a statement, by name, and return how many rows it touched."""
+        """Run a statement, by name, and return how many rows it changed."""
 
     @abstractmethod
     def _transaction(self, connection: C) -> AbstractContextManager[object]:
-        """Begin a transaction, in which all that is done is done wholly or not at all."""
+        """Begin a transaction: all of its statements take effect, or none."""
 
     @abstractmethod
     def _adopted_statements(self, tables: Mapping[str, str]) -> dict[str, str]:
@@ -110,11 +110,11 @@ class SqlStore(Store, Generic[C]):
         return rows.task_record(row, self._read_date)
 
     def _findable(self, ids: Iterable[str]) -> list[str]:
-        """Return each of these ids once, but for those that no row can have."""
+        """Return each of these ids once, without those that no row can have."""
         return rows.findable(ids)
 
     def _check_ids(self, *ids: str) -> None:
-        """Refuse ids that a row cannot have, beyond what ``rows.py`` refuses."""
+        """Refuse ids that a row cannot have, in addition to those that ``rows.py`` refuses."""
 
     # -- tasks
 
@@ -134,7 +134,7 @@ class SqlStore(Store, Generic[C]):
         return found
 
     def _found(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
-        """Read those of our own table."""
+        """Read the records in our own table."""
         found: dict[str, TaskRecord] = {}
         for some in framing.chunks(ids, self.MANY):
             for row in self._all("get_tasks", {"task_ids": self._ids(some)}):
@@ -172,7 +172,7 @@ class SqlStore(Store, Generic[C]):
             return rows.group_record(found[0], self._read_date)
         if self._adopted and self._adopted.group_table:
             for old in self._dicts("get_adopted_group", {"group_id": group_id}):
-                # Celery's column may take small letters for capital ones
+                # Celery's column may ignore the case of letters
                 if old["taskset_id"] == group_id:
                     return old_group_record(old, self._adopted.keep)
         return None
@@ -215,7 +215,7 @@ class SqlStore(Store, Generic[C]):
     # -- queries
 
     def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
-        """Return the tasks that match; those of the tables that Celery made come after all others."""
+        """Return the tasks that match; those in the tables that Celery created come last."""
         found = list(self._query(query))
         if self._adopted and self._adopted.task_table and len(found) < query.limit:
             known = {record.task_id for record in found}
@@ -227,24 +227,24 @@ class SqlStore(Store, Generic[C]):
 
     @abstractmethod
     def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
-        """Return the tasks of our own table that match: unfinished ones first, then the most recently finished."""
+        """Return the matching tasks of our own table: unfinished ones first, then the most recently finished."""
 
     def _newest_adopted(self, query: TaskQuery) -> Iterator[TaskRecord]:
-        """Yield those that match of the newest tasks in the table that Celery made, which has no index for more."""
+        """Yield the matching tasks among the newest ones in the table that Celery created, which lacks an index."""
         assert self._adopted is not None
         matches = matcher(query)
         before = None
         for _ in range(ADOPTED_PAGES):
             page = self._dicts("newest_adopted_tasks", {"before": before, "limit": ADOPTED_PAGE})
             ids = [r.task_id for r in (old_task_record(row, self._adopted.keep) for row in page) if matches(r)]
-            # a task that ended again since then has a row in our own table, which counts
+            # if a task ended again since then, its row in our own table counts
             found = self.get_many(ids)
             yield from (found[task_id] for task_id in ids if task_id in found and matches(found[task_id]))
             if len(page) < ADOPTED_PAGE:
                 return
             before = page[-1]["id"]
 
-    # -- the tables that Celery made
+    # -- the tables that Celery created
 
     def _adopted_tasks(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         assert self._adopted is not None
@@ -259,7 +259,7 @@ class SqlStore(Store, Generic[C]):
         return found
 
     def _delete_expired_adopted(self, now: datetime, limit: int) -> int:
-        """Delete up to ``limit`` tasks and as many groups of Celery's whose time is over; return how many."""
+        """Delete up to ``limit`` expired tasks, and as many expired groups, of Celery's tables; return how many."""
         if self._adopted is None or self._adopted.keep is None:
             return 0
         params = {"done_before": self._old_date(now - self._adopted.keep), "limit": limit}
@@ -302,7 +302,7 @@ class SqlStore(Store, Generic[C]):
         )
 
     def _run(self, work: Callable[[C], T]) -> T:
-        """Do ``work`` on a connection whose schema is known."""
+        """Call ``work`` with a connection; before the first call, create or check the tables."""
 
         def checked(connection: C) -> T:
             if not self._is_schema_known:
@@ -320,7 +320,7 @@ class SqlStore(Store, Generic[C]):
         self._adopted = self.schema.ensure(connection)
         if self._adopted:
             names = self._table_names()
-            # a table that was not there stands in for itself: its statements are not run
+            # if there was no such table, any name serves, because these statements are not run
             tables = {
                 "old_task": self._adopted.task_table or names["task"],
                 "old_group": self._adopted.group_table or names["group"],

@@ -1,4 +1,4 @@
-"""Opening a SQLite file: the settings of a connection, and its errors as errors of rootcellar."""
+"""Opens a SQLite file, with the settings of a connection, and converts its errors to errors of rootcellar."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rootcellar import errors
 from rootcellar.urls import redact
 
 OLDEST = (3, 35, 0)
-#: seconds that a writer waits for the others
+#: seconds that a writer waits for other writers
 BUSY_TIMEOUT = 30.0
-#: the permissions of a new file: results may hold what others must not read
+#: the permissions of a new file: results may contain data that other users must not read
 OWNER_ONLY = 0o600
 
 
@@ -24,7 +24,7 @@ def database_path(url: str) -> Path:
     """Return the file of ``sqlite:///relative`` or ``sqlite:////absolute``.
 
     Raises:
-        ConfigurationError: it names no file.
+        ConfigurationError: the URL names no file.
     """
     path = unquote(url.partition("://")[2].partition("?")[0])
     if not path.startswith("/") or path in ("/", "/:memory:"):
@@ -37,10 +37,10 @@ def database_path(url: str) -> Path:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file, made if it is missing, for durable use by many processes.
+    """Open the file for durable use by many processes. Create it if it is missing.
 
     Raises:
-        StoreError: it is not possible.
+        StoreError: it cannot be opened.
     """
     if sqlite3.sqlite_version_info < OLDEST:
         raise errors.ServerTooOld(
@@ -48,7 +48,7 @@ def connect(path: Path) -> sqlite3.Connection:
             where=str(path),
             remedy="use a Python built with SQLite 3.35 or later",
         )
-    _make(path)
+    _create_file(path)
     try:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
@@ -61,8 +61,8 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _make(path: Path) -> None:
-    """Make the file if it is missing, for its owner alone; SQLite gives its -wal and -shm the same permissions."""
+def _create_file(path: Path) -> None:
+    """Create the file if it is missing, for its owner alone. SQLite gives -wal and -shm the same permissions."""
     if path.exists():
         return
     # if the folder cannot be created, SQLite's own error explains it
@@ -74,16 +74,16 @@ def _set_up(connection: sqlite3.Connection) -> None:
     connection.text_factory = _text
     deadline = time.monotonic() + BUSY_TIMEOUT
     while not _is_in_wal_mode(connection):
-        # SQLite itself does not wait for others that change the mode at the same moment
+        # SQLite itself does not wait for other processes that change the mode at the same moment
         if time.monotonic() > deadline:
             raise sqlite3.OperationalError("database is locked")
         time.sleep(random.uniform(0.001, 0.02))
-    # in WAL mode NORMAL may lose the last commits with the machine; FULL loses none
+    # in WAL mode, a crash of the machine may lose the last commits with NORMAL, and none with FULL
     connection.execute("PRAGMA synchronous=FULL")
 
 
 def _text(stored: bytes) -> str | bytes:
-    """Read a text; one that is none stays as it is, for sqlite3 would fail the whole query for it."""
+    """Read a text. Bytes that are not UTF-8 stay bytes, because sqlite3 would fail the whole query."""
     try:
         return stored.decode()
     except UnicodeDecodeError:
@@ -91,12 +91,12 @@ def _text(stored: bytes) -> str | bytes:
 
 
 def _is_in_wal_mode(connection: sqlite3.Connection) -> bool:
-    """Set the journal mode unless it is set; return whether it is settled."""
+    """Set the journal mode if it is not set; return whether it is set, or cannot be set by a reader."""
     try:
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.OperationalError as exc:
-        # a reader may open a file that it cannot write
+        # a reader may open a file that it cannot write to to
         if "readonly" not in str(exc) and "locked" not in str(exc):
             raise
         return "readonly" in str(exc)

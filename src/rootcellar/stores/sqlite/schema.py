@@ -1,4 +1,4 @@
-"""The tables in SQLite: made on first use or by hand, and versioned."""
+"""The tables in SQLite: created at the first use or by hand, with versions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def table_names(options: StoreOptions) -> dict[str, str]:
 
 
 def literal(text: str) -> str:
-    """Quote a text for SQL."""
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -50,7 +50,7 @@ class SQLiteSchema(SqlSchema[sqlite3.Connection]):
             "version_literal": str(len(MIGRATIONS)),
         }
         super().__init__(
-            # SQLite has no schemas to put tables in
+            # SQLite has no schemas
             replace(options, task_schema=None, group_schema=None),
             run,
             where=f"sqlite {path}",
@@ -62,7 +62,7 @@ class SQLiteSchema(SqlSchema[sqlite3.Connection]):
         self._path = path
 
     def status(self) -> SchemaStatus:
-        # to connect would make the file
+        # connecting would create the file
         if not self._path.exists():
             return SchemaStatus(version=0, wanted=len(MIGRATIONS))
         return super().status()
@@ -74,7 +74,7 @@ class SQLiteSchema(SqlSchema[sqlite3.Connection]):
         return connection.execute(self._sql[statement], params).fetchall()
 
     def _script(self, connection: sqlite3.Connection, text: str) -> None:
-        # executescript would commit
+        # not with executescript, which would commit
         for statement in text.split(";\n"):
             connection.execute(statement)
 
@@ -93,7 +93,7 @@ class SQLiteSchema(SqlSchema[sqlite3.Connection]):
 
 
 class transaction:
-    """A ``with`` block that takes the file's write lock at once, so that its reads stay valid."""
+    """A transaction as a ``with`` block. It takes the file's write lock at once, so that its reads stay valid."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

@@ -28,7 +28,7 @@ T = TypeVar("T")
 class SQLiteStore(SqlStore[sqlite3.Connection]):
     """The store for ``rootcellar+sqlite:///path``."""
 
-    # one JSON text holds them all
+    # all ids of a statement are one parameter, a JSON text
     MANY = 100_000
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
@@ -45,8 +45,8 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
             recycle=self.options.pool_recycle,
             ping=False,
             where=self._where,
-            # SQLite keeps the file's locks by process: with a connection of the parent's open, a child's would lock
-            # nothing, and the parent could remove the log that the child writes to
+            # SQLite keeps the locks of a file by process: if a forked child inherits an open connection, its own
+            # connection locks nothing, and the parent could remove the log to which the child writes
             may_cross_forks=False,
             harmless=(sqlite3.Error, UnicodeEncodeError, OverflowError),
         )
@@ -149,7 +149,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
             self._is_schema_known = self._is_schema_known and "no such table" not in str(exc)
             error = driver.translate(exc, self._path)
             if error.retryable:
-                # one that was opened while the file could not be written will never write to it
+                # a connection that was opened while the file was read-only can never write to it
                 self._pool.drop_idle()
             raise error from exc
 
@@ -187,7 +187,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
 
 
 def _date_text(moment: datetime) -> str:
-    # not by strftime, which writes the year 1 with one digit
+    # not with strftime, which writes the year 1 with one digit
     return clamped(moment).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
