@@ -85,7 +85,7 @@ class TestFailedParents:
             harness.backend.mark_as_failure(result.id, ChordError("own"))
 
         waiting = Background(wait)
-        wait_until(lambda: result.id in harness.backend.waiter.watcher()._waited_for(), "a waiting client")
+        wait_until(lambda: result.id in harness.backend.waiter.watcher()._awaited_ids(), "a waiting client")
         fail()
         with pytest.raises(ValueError, match=r"^second$"):
             waiting.result(WAIT)
