@@ -111,7 +111,8 @@ def test_random_values_come_back(
             result, args = (codec.encode(value, task_id=task_id, field=field) for field in (RESULT, ARGS))
             store.put(TaskRecord(task_id=task_id, state="FAILURE", result=result, args=args))
             values[task_id] = combination, value
-        told = (under_test.name, url, key, pickle.dumps(values))
+        # an older protocol loses the byte order of NumPy arrays
+        told = (under_test.name, url, key, pickle.dumps(values, protocol=5))
         wrong = other_process.submit(differences, *told).result(60) if under_test.shared else differences(*told)
         store.close()
     assert wrong == []
