@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rootcellar.configuration import Settings
     from rootcellar.payloads.typed.registry import register_type
-    from rootcellar.waiting.aio import StateChange, as_completed, result, watch
+    from rootcellar.waiting.completed import as_completed
+    from rootcellar.waiting.result import result
+    from rootcellar.waiting.watch import StateChange, watch
 
 __version__ = "0.1.0"
 
 __all__ = ["StateChange", "__version__", "as_completed", "register_type", "result", "settings", "watch"]
 
 #: imported when they are first used: kombu imports this package for its serializer while kombu is only half imported
-_LAZY = {name: "rootcellar.waiting.aio" for name in ("StateChange", "as_completed", "result", "watch")}
-_LAZY["register_type"] = "rootcellar.payloads.typed.registry"
+_LAZY = {
+    "StateChange": "rootcellar.waiting.watch",
+    "as_completed": "rootcellar.waiting.completed",
+    "register_type": "rootcellar.payloads.typed.registry",
+    "result": "rootcellar.waiting.result",
+    "watch": "rootcellar.waiting.watch",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,6 @@ from concurrent.futures import TimeoutError as NotInTime
 from contextlib import ExitStack
 from functools import partial
 
-from celery.exceptions import TimeoutError
 from celery.utils.log import get_logger
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
@@ -19,6 +18,8 @@ from rootcellar.stores.watching import Notification, NotifyOn, PollingWatcher, W
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.support.forking import PerProcess
 from rootcellar.text.escaping import visible_logs
+from rootcellar.waiting.deadlines import deadline_after, timed_out
+from rootcellar.waiting.notifications import records_of
 from rootcellar.waiting.presence import Presence
 
 logger = visible_logs(get_logger(__name__))
@@ -137,7 +138,7 @@ def wait_everywhere(
     """
     waiting = {waiter: dict.fromkeys(task_ids) for waiter, task_ids in awaited.items()}
     besides = {waiter: dict.fromkeys(task_ids) for waiter, task_ids in (others or {}).items()}
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = deadline_after(timeout)
     is_last = timeout is not None and timeout <= 0
 
     def take(waiter: Waiter, record: TaskRecord) -> bool:
@@ -174,7 +175,7 @@ def wait_everywhere(
                 stack.enter_context(waiter.watcher().subscribed(ids, partial(_put_records, notifications, waiter)))
         while any(waiting.values()):
             waiter, news = _next(notifications, waiting, deadline, interval, on_interval)
-            for record in _records(news):
+            for record in records_of(news):
                 if take(waiter, record):
                     yield waiter, record
 
@@ -236,18 +237,3 @@ def _put_records(
     """Pass on records, but not errors, which would end the wait although nothing waits for these tasks."""
     if not isinstance(news, RootcellarError):
         notifications.put((waiter, news))
-
-
-def _records(notification: Notification) -> Iterable[TaskRecord]:
-    if isinstance(notification, RootcellarError):
-        raise notification
-    return [record for record in notification if isinstance(record, TaskRecord)]
-
-
-def timed_out(outage: RootcellarError | None = None) -> TimeoutError:
-    """Return the error for a timeout. Its message contains the outage of the store, if there was one."""
-    if outage is None:
-        return TimeoutError("The operation timed out.")
-    error = TimeoutError(f"The operation timed out. Meanwhile: {outage}")
-    error.__cause__ = outage
-    return error

@@ -9,19 +9,24 @@ A recorded result belongs to the thread (or greenlet) that called ``then``: no o
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from celery.result import ResultSet
 from celery.utils.log import get_logger
 from vine import barrier
 
-from rootcellar.errors import PayloadError
+from rootcellar.errors import PayloadError, RootcellarError
 from rootcellar.records import TaskRecord
+from rootcellar.stores.watching import Notification
 from rootcellar.text.escaping import visible_logs
+from rootcellar.waiting.notifications import on_loop, records_of
 from rootcellar.waiting.parents import ByBackend, Readable, by_backend, leaves_of
 
 logger = visible_logs(get_logger(__name__))
@@ -154,3 +159,20 @@ def _groups_of(one: barrier) -> Iterator[Any]:
 
 def _listeners(promise: Any) -> list[Any]:
     return [listener for listener in promise.listeners if listener is not None]
+
+
+@contextlib.contextmanager
+def callbacks_called(loop: asyncio.AbstractEventLoop, awaited: Any) -> Iterator[None]:
+    """Call, on the loop, the callbacks of other results that end meanwhile."""
+    ids = waiting_besides(awaited)
+
+    def receive(backend: Readable, notification: Notification) -> None:
+        if not isinstance(notification, RootcellarError):
+            for record in records_of(notification):
+                call(ids, backend, record)
+
+    with contextlib.ExitStack() as stack:
+        for backend, by_id in ids.items():
+            deliver = on_loop(loop, partial(receive, backend))
+            stack.callback(backend.waiter.watcher().subscribe(by_id, deliver).cancel)
+        yield

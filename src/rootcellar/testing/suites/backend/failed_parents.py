@@ -24,7 +24,7 @@ from rootcellar.testing.harness import Harness
 from rootcellar.testing.helpers import new_id, wait_until
 from rootcellar.testing.suites.backend.essentials import CHORDS, failing_chords
 from rootcellar.testing.suites.backend.looking import WAIT
-from rootcellar.waiting.aio import MAX_WATCHED_PARENTS
+from rootcellar.waiting.result import MAX_WATCHED_PARENTS
 
 
 class TestFailedParents:

@@ -1,0 +1,123 @@
+"""``rootcellar.watch``: follows the states of a task on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from celery import Celery
+from celery.result import EagerResult, ResultSet
+from celery.states import PENDING
+
+from rootcellar.errors import NotAResult, RootcellarError
+from rootcellar.records import NO_DATE
+from rootcellar.stores.fields import text_id
+from rootcellar.stores.watching import Notification, NotifyOn
+from rootcellar.waiting.arguments import as_result, backend_of
+from rootcellar.waiting.callbacks import callbacks_called
+from rootcellar.waiting.deadlines import OUTAGE_PAUSE_SECONDS, await_before, deadline_after, seconds_left
+from rootcellar.waiting.notifications import on_loop, records_of
+from rootcellar.waiting.parents import Readable
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """A state of a task, yielded by :func:`watch`.
+
+    Attributes:
+        task_id: the id of the task.
+        state: a Celery state or a custom one. PENDING means that nothing is stored: the task waits for a worker, or
+            does not exist.
+        info: the meta of a custom state, the result of a SUCCESS, the exception of a FAILURE, a RETRY or a REVOKED;
+            ``None`` for PENDING.
+        is_ready: whether the task has ended: this is its last state.
+        done_at: when the task ended, aware and in UTC; ``None`` before that, for a task that ran eagerly, and if the
+            time is unknown.
+    """
+
+    task_id: str
+    state: str
+    info: Any
+    is_ready: bool
+    done_at: datetime | None
+
+
+async def watch(task: Any, timeout: float | None = None, *, app: Celery | None = None) -> AsyncIterator[StateChange]:
+    """Follow a task: yield its current state, and every later one until it ends.
+
+    The first state is PENDING while nothing is stored of the task. A state that lasts for less time than a notification
+    takes may be left out; the last one never is.
+
+    Args:
+        task: the object that ``delay``, ``apply_async``, ``apply`` or ``send_task`` returned for a task or a chain; or
+            the id of a task. The SUCCESS of a task that ignores its result is not stored: give a timeout.
+        timeout: seconds until the task must have ended; ``None`` for ever.
+        app: the app of the task if its id is given; by default the current app.
+
+    Raises:
+        NotAResult: it is neither a result nor an id, or it is a group: :class:`as_completed` follows one.
+        ConfigurationError: the app's result backend is not rootcellar's.
+        celery.exceptions.TimeoutError: the task did not end in time.
+    """
+    task = as_result(task, app)
+    if isinstance(task, ResultSet):
+        raise NotAResult("a group is not a task", remedy="use as_completed(group), or watch each member of the group")
+    if isinstance(task, EagerResult):
+        yield StateChange(task.id, task.state, task.result, is_ready=True, done_at=None)
+        return
+    backend = backend_of(task)
+    notifications: asyncio.Queue[Notification] = asyncio.Queue()
+    deliver = on_loop(asyncio.get_running_loop(), notifications.put_nowait)
+    deadline = deadline_after(timeout)
+    watcher = backend.waiter.watcher()
+    subscription = watcher.subscribe([text_id(task.id)], deliver, NotifyOn.CHANGES)
+    calls = contextlib.ExitStack()
+    news = asyncio.ensure_future(notifications.get())
+    try:
+        calls.enter_context(callbacks_called(asyncio.get_running_loop(), task))
+        if await _is_pending(backend, text_id(task.id), news, deadline):
+            yield StateChange(text_id(task.id), PENDING, None, is_ready=False, done_at=None)
+        while True:
+            for record in records_of(await await_before(deadline, news, [watcher])):
+                info = backend.meta_of(record)["result"]
+                is_ready = record.done_at is not None
+                done_at = None if record.done_at == NO_DATE else record.done_at
+                yield StateChange(record.task_id, record.state, info, is_ready, done_at)
+                if is_ready:
+                    return
+            news = asyncio.ensure_future(notifications.get())
+    finally:
+        news.cancel()
+        calls.close()
+        subscription.cancel()
+
+
+async def _is_pending(
+    backend: Readable, task_id: str, news: asyncio.Future[Notification], deadline: float | None
+) -> bool:
+    """Return True if nothing is stored of a task. Stop reading when there is a notification for it."""
+    while not news.done():
+        reading = asyncio.wrap_future(backend.waiter.presence.is_stored(task_id))
+        both: set[asyncio.Future[Any]] = {reading, news}
+        try:
+            await asyncio.wait(both, timeout=seconds_left(deadline), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reading.cancel()
+        if not reading.done() or reading.cancelled():
+            # there is a notification, or the time is over
+            return False
+        error = reading.exception()
+        if error is None:
+            return not (reading.result() or news.done())
+        if not (isinstance(error, RootcellarError) and error.retryable):
+            # the watcher gets the same error, and passes it to the waiters that it concerns
+            return False
+        left = seconds_left(deadline)
+        await asyncio.wait({news}, timeout=OUTAGE_PAUSE_SECONDS if left is None else min(OUTAGE_PAUSE_SECONDS, left))
+        if left == 0:
+            return False
+    return False
