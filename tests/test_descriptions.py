@@ -10,12 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from rootcellar.configuration import choices
+from rootcellar.checks import GROUPS
+from rootcellar.configuration import choices, reading
 from rootcellar.configuration.variables import groups_of
-from rootcellar.descriptions import OWN, BackendDescription, backend_names, backend_of_scheme, backends, resolve
+from rootcellar.descriptions import (
+    OWN,
+    PLACEHOLDER,
+    BackendDescription,
+    backend_names,
+    backend_of_scheme,
+    backends,
+    resolve,
+)
+from rootcellar.onboarding.recommend import Runs
+from rootcellar.onboarding.recommend.rules import BACKEND_RULES
 from rootcellar.stores import ENTRY_POINTS
 
 ROOT = Path(__file__).parent.parent
+TEMPLATES = ROOT / "src/rootcellar/onboarding/project/templates"
+#: servers of `compose.yaml` that belong to no single backend
+OTHER_SERVERS = {"redis", "cache", "rabbitmq", "pgbouncer"}
 #: schemes with a store that users cannot choose by a name
 NOT_CHOOSABLE = {"memory"}
 
@@ -79,6 +93,48 @@ def test_url_of_a_description_has_one_of_its_schemes(backend: BackendDescription
 def test_page_of_a_description_exists_and_the_readme_has_a_link_to_it(backend: BackendDescription) -> None:
     assert (ROOT / backend.page).is_file()
     assert f"({backend.page})" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@each_backend
+def test_problems_of_a_description_are_in_the_register(backend: BackendDescription) -> None:
+    if backend.findings:
+        module = resolve(backend.findings)
+        assert (module.TITLE, module.PROBLEMS) in GROUPS
+
+
+@each_backend
+def test_server_of_a_description_has_its_templates(backend: BackendDescription) -> None:
+    service = backend.project.service
+    if service is None:
+        assert not backend.project.templates
+        return
+    files = [f"compose/{service.name}.yaml.j2", *(f"{file}.j2" for file in service.files)]
+    assert [file for file in files if not (TEMPLATES / file).is_file()] == []
+
+
+def test_every_template_of_a_server_is_used() -> None:
+    described = {each.project.service.name for each in OWN if each.project.service}
+    assert {path.name.partition(".")[0] for path in (TEMPLATES / "compose").iterdir()} == described | OTHER_SERVERS
+
+
+@each_backend
+def test_variables_that_a_project_sets_are_known(backend: BackendDescription) -> None:
+    for variable in (*backend.project.variables, *backend.project.tls):
+        assert variable.name in reading.names()
+        assert variable.is_secret == (variable.value == PLACEHOLDER)
+
+
+def test_every_system_that_may_run_already_is_in_a_description_or_a_broker() -> None:
+    described = {word for each in OWN for word in each.advice.runs}
+    assert {each.value for each in Runs} == described | {"rabbitmq"}
+
+
+@each_backend
+def test_backend_is_recommended_to_a_team_whose_needs_it_meets(backend: BackendDescription) -> None:
+    # by a rule that compares backends, or by the reasons in its description
+    assert backend.name in {rule.choose for rule in BACKEND_RULES}
+    assert bool(backend.advice.lasting) == bool(backend.advice.running)
+    assert set(backend.advice.architectures) <= set(choices.BROKERS)
 
 
 @each_backend

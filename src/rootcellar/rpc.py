@@ -21,6 +21,7 @@ from celery.result import AsyncResult
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
+from rootcellar.descriptions import names_that_keep_results, one_of
 from rootcellar.errors import AbilityMissing, AuthenticationFailed, ConfigurationError, StoreUnavailable
 from rootcellar.text.escaping import visible_logs
 from rootcellar.urls import redact
@@ -34,7 +35,7 @@ LIMITS = (
     "results are messages to the process that sent the task: no other process can read them, they cannot be read "
     "later, there is no history, and chords are refused (also a group with a task after it)"
 )
-_REMEDY = "choose a backend that keeps results: CELERY_RESULT_BACKEND=postgres, redis, hybrid, mysql, sqlite or mongodb"
+_REMEDY = f"choose a backend that keeps results: CELERY_RESULT_BACKEND={one_of(names_that_keep_results())}"
 
 
 # also a NotImplementedError, which Celery's own RPC backend raises here, for code that catches it

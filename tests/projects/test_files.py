@@ -15,16 +15,19 @@ import pytest
 from dotenv import dotenv_values
 
 from rootcellar.configuration import reading
+from rootcellar.descriptions import PLACEHOLDER, backend_names
 from rootcellar.errors import ConfigurationError, FilesInTheWay
 from rootcellar.onboarding.project import write
 from rootcellar.onboarding.project.writing import app_name
 from rootcellar.onboarding.recommend import RedisForm, Setup
-from rootcellar.onboarding.recommend.setup import BACKENDS, BROKERS, PLACEHOLDER
+from rootcellar.onboarding.recommend.setup import BROKERS
 from tests.commands import assert_one_line, execute, run_here, run_on_terminal
 from tests.projects.helpers import Project
 from tests.workers import ROOT
 
-PAIRS = [(broker, backend) for broker in BROKERS for backend in BACKENDS if (broker, backend) != ("redis", "rpc")]
+PAIRS = [
+    (broker, backend) for broker in BROKERS for backend in backend_names() if (broker, backend) != ("redis", "rpc")
+]
 SETUPS = [
     *(Setup(broker, backend) for broker, backend in PAIRS),
     *(Setup(broker, backend, pgbouncer=True) for broker in BROKERS for backend in ("postgres", "hybrid")),

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from rootcellar.configuration import reading
-from rootcellar.descriptions import backend_names
 from rootcellar.errors import ConfigurationError
 from rootcellar.onboarding.recommend import Keep, MayLose, Needs, Readers, RedisForm, Runs, Setup, figures, recommend
 from rootcellar.onboarding.recommend.needs import MEANINGS, QUESTIONS
-from rootcellar.onboarding.recommend.setup import BACKENDS, BROKERS
+from rootcellar.onboarding.recommend.setup import BROKERS
 from tests.workers import ROOT
 
 
@@ -178,7 +177,7 @@ def test_fewer_than_no_tasks() -> None:
         Needs(tasks_per_day=-1)
 
 
-def test_backends_and_brokers_are_those_of_the_settings() -> None:
+def test_brokers_are_those_of_the_settings() -> None:
     from rootcellar.configuration import choices
 
-    assert (set(BACKENDS), set(BROKERS)) == (set(backend_names()), set(choices.BROKERS))
+    assert set(BROKERS) == set(choices.BROKERS)

@@ -24,7 +24,7 @@ def _ask(question: Question) -> Any:
     typer.echo(f"\n{question.text}")
     answers: list[Enum] = list(question.answers or ())
     for number, answer in enumerate(answers, 1):
-        typer.echo(f"  {number}  {answer.value:12} {MEANINGS[answer]}")
+        typer.echo(f"  {number}  {answer.value:12} {MEANINGS[answer.value]}")
     if not answers:
         return _asked(question.default, count_of)
     if question.is_several:

@@ -18,6 +18,7 @@ from rich.text import Text
 from rootcellar.cli.options import AppOption, BackendOption, EnvFileOption, JsonOption
 from rootcellar.cli.output import console, print_json, visible
 from rootcellar.cli.stores import VARIABLE, load_app, no_env_file, store_of_variable
+from rootcellar.descriptions import backend_names, one_of
 from rootcellar.errors import RootcellarError, explain
 from rootcellar.urls import redact
 
@@ -48,7 +49,7 @@ def check(
         str | None,
         typer.Argument(
             metavar="[NAME or URL]",
-            help="postgres, redis, hybrid, mysql, sqlite, mongodb or rpc, with the environment's variables for it; "
+            help=f"{one_of(backend_names())}, with the environment's variables for it; "
             "broker; all; or a store's URL. By default the value of CELERY_RESULT_BACKEND",
             show_default=False,
         ),
@@ -107,7 +108,6 @@ def _chosen(what: str | None, app: str | None, processes: int | None, env_file: 
     # imported late: it takes a moment, and no other command needs it
     from rootcellar.checks import environment
     from rootcellar.configuration import names_backend
-    from rootcellar.descriptions import backend_names
 
     url = what if what and "://" in what else None
     name = environment.name_of(what) if what and not url else None

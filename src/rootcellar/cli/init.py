@@ -13,8 +13,9 @@ import typer
 
 from rootcellar.cli.options import JsonOption
 from rootcellar.cli.output import console, print_json, say, visible
+from rootcellar.descriptions import backend_names, backend_of_name
 from rootcellar.onboarding.recommend import RedisForm, Setup, recommend
-from rootcellar.onboarding.recommend.setup import BACKENDS, BROKERS
+from rootcellar.onboarding.recommend.setup import BROKERS
 
 EXAMPLES = """\b
 Examples:
@@ -24,7 +25,7 @@ Examples:
 """
 
 Broker = Enum("Broker", {name: name for name in BROKERS}, type=str)  # type: ignore[misc]
-Backend = Enum("Backend", {name: name for name in BACKENDS}, type=str)  # type: ignore[misc]
+Backend = Enum("Backend", {name: name for name in backend_names()}, type=str)  # type: ignore[misc]
 
 
 def init(
@@ -99,8 +100,9 @@ def _chosen(broker: Broker | None, backend: Backend | None, redis: RedisForm, *,
         say(f"{found.broker}: {found.broker_reason.text}\n")
         return found.setup
     name = backend.value if backend else "redis" if redis is not RedisForm.SINGLE else "postgres"
-    # results by rpc are messages of RabbitMQ
-    return Setup(broker=broker.value if broker else "rabbitmq" if name == "rpc" else "redis", backend=name)
+    described = backend_of_name(name)
+    usual = (described.broker if described else "") or "redis"
+    return Setup(broker=broker.value if broker else usual, backend=name)
 
 
 def _duration(text: str) -> str:

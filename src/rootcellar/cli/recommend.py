@@ -18,12 +18,11 @@ from rootcellar.onboarding.recommend import (
     Readers,
     Recommendation,
     RedisForm,
-    Runs,
     Setup,
     recommend,
 )
 from rootcellar.onboarding.recommend import figures as measured_figures
-from rootcellar.onboarding.recommend.needs import MEANINGS
+from rootcellar.onboarding.recommend.needs import MEANINGS, Systems
 
 EXAMPLES = """\b
 Examples:
@@ -34,7 +33,7 @@ Examples:
 
 
 def _meanings(answers: type[Enum]) -> str:
-    return "; ".join(f"{answer.value}: {MEANINGS[answer]}" for answer in answers)
+    return "; ".join(f"{answer.value}: {MEANINGS[answer.value]}" for answer in answers)
 
 
 def _count(text: str) -> int:
@@ -55,9 +54,12 @@ ReadersOption = Annotated[
     Readers | None, typer.Option("--readers", help=f"Who reads results ({_meanings(Readers)})", case_sensitive=False)
 ]
 RunsOption = Annotated[
-    list[Runs] | None,
+    list[Systems] | None,
     typer.Option(
-        "--runs", metavar="SYSTEM", help=f"What runs already; may be repeated ({_meanings(Runs)})", case_sensitive=False
+        "--runs",
+        metavar="SYSTEM",
+        help=f"What runs already; may be repeated ({_meanings(Systems)})",
+        case_sensitive=False,
     ),
 ]
 MayLoseOption = Annotated[
@@ -96,12 +98,12 @@ def needs_of(
     tasks_per_day: int | None,
     keep: Keep | None,
     readers: Readers | None,
-    runs: list[Runs] | None,
+    runs: list[Systems] | None,
     may_lose: MayLose | None,
     routing: bool = False,
 ) -> Needs:
     """Return the needs that the options of a command describe."""
-    return Needs(tasks_per_day, keep, readers, frozenset(runs or ()), may_lose, routing)
+    return Needs(tasks_per_day, keep, readers, frozenset(each.value for each in runs or ()), may_lose, routing)
 
 
 def _print(found: Recommendation) -> None:
@@ -122,7 +124,8 @@ def _print(found: Recommendation) -> None:
     for each in found.variables:
         out.print(f"  {each.name}={each.value}", soft_wrap=True)
     extras = ",".join(found.setup.extras)
-    say(f"\nInstall: pip install 'rootcellar[{extras}]'" if extras else "\nInstall: pip install rootcellar")
+    packages = [f"'rootcellar[{extras}]'" if extras else "rootcellar", *found.setup.packages]
+    say(f"\nInstall: pip install {' '.join(packages)}")
     if found.cautions:
         say("\nMind:")
         for caution in found.cautions:

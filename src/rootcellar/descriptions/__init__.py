@@ -6,6 +6,7 @@ this package, because it is imported by every command.
 """
 
 from rootcellar.descriptions.description import (
+    PLACEHOLDER,
     Advice,
     Architecture,
     BackendDescription,
@@ -14,6 +15,8 @@ from rootcellar.descriptions.description import (
     Variable,
     resolve,
 )
+from rootcellar.descriptions.postgres import POSTGRES
+from rootcellar.descriptions.redis import REDIS
 from rootcellar.descriptions.registry import (
     ENTRY_POINTS,
     OWN,
@@ -21,6 +24,8 @@ from rootcellar.descriptions.registry import (
     backend_of_name,
     backend_of_scheme,
     backends,
+    names_that_keep_results,
+    one_of,
     parts_of,
     with_parts,
 )
@@ -28,6 +33,9 @@ from rootcellar.descriptions.registry import (
 __all__ = [
     "ENTRY_POINTS",
     "OWN",
+    "PLACEHOLDER",
+    "POSTGRES",
+    "REDIS",
     "Advice",
     "Architecture",
     "BackendDescription",
@@ -38,6 +46,8 @@ __all__ = [
     "backend_of_name",
     "backend_of_scheme",
     "backends",
+    "names_that_keep_results",
+    "one_of",
     "parts_of",
     "resolve",
     "with_parts",

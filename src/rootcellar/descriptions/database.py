@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from rootcellar.descriptions.description import Variable
-
-#: the value of a variable whose password the user chooses
-PLACEHOLDER = "change-me"
+from rootcellar.descriptions.description import PLACEHOLDER, Variable
 
 GROUP = "rootcellar.configuration.variables:DatabaseVariables"
 PREFIX = "DB_"

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+#: the value of a variable whose password the user chooses
+PLACEHOLDER = "change-me"
+
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -132,6 +135,7 @@ class BackendDescription:
         keeps_results: whether results can be read later, by any process.
         needs_cleaning: whether ``celery.backend_cleanup`` must delete what has expired.
         broker: the only broker with which it works; empty for any.
+        broker_reason: why, after "with NAME,".
         variables: the classes of its variables, each a ``pydantic.BaseModel`` of fields made by
             ``rootcellar.configuration.variables.variable``.
         prefixes: the prefixes of their names; an application may use such names for its own servers.
@@ -165,6 +169,7 @@ class BackendDescription:
     keeps_results: bool = True
     needs_cleaning: bool = False
     broker: str = ""
+    broker_reason: str = ""
     variables: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     url_variables: frozenset[str] = frozenset()

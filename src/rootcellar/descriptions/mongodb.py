@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rootcellar.descriptions.database import PLACEHOLDER
-from rootcellar.descriptions.description import Advice, BackendDescription, Project, Service, Variable
+from rootcellar.descriptions.description import PLACEHOLDER, Advice, BackendDescription, Project, Service, Variable
 
 MONGODB = BackendDescription(
     name="mongodb",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -64,6 +64,17 @@ def _loaded(entry: EntryPoint, others: list[BackendDescription]) -> BackendDescr
 def backend_names() -> tuple[str, ...]:
     """Return the name of each backend that can be chosen."""
     return tuple(each.name for each in backends())
+
+
+def names_that_keep_results() -> tuple[str, ...]:
+    """Return the name of each backend whose results can be read later."""
+    return tuple(each.name for each in backends() if each.keeps_results)
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Return names for a message: ``postgres, redis or rpc``."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def backend_of_name(name: str) -> BackendDescription | None:

@@ -10,6 +10,7 @@ RPC = BackendDescription(
     schemes=("rpc", "rootcellar-rpc"),
     keeps_results=False,
     broker="rabbitmq",
+    broker_reason="results are messages of RabbitMQ",
     url="rootcellar.configuration.urls:rpc",
     settings="rootcellar.configuration.celery_settings:rpc_settings",
     contradictions="rootcellar.configuration.checks:of_rpc",

@@ -6,19 +6,12 @@
 from __future__ import annotations
 
 from rootcellar.checks.findings import Problem
-from rootcellar.checks.register import broker, common, mongodb, mysql, postgres, redis, sqlite, stores
+from rootcellar.checks.register import common, stores
+from rootcellar.descriptions import backends, resolve
 
-#: by subject, in the order of docs/troubleshooting.md
-GROUPS: tuple[tuple[str, tuple[Problem, ...]], ...] = (
-    ("Settings and the way to the server", common.PROBLEMS),
-    ("What every store must do", stores.PROBLEMS),
-    ("PostgreSQL and PgBouncer", postgres.PROBLEMS),
-    ("Redis, Sentinel and Cluster", redis.PROBLEMS),
-    ("MySQL and MariaDB", mysql.PROBLEMS),
-    ("SQLite", sqlite.PROBLEMS),
-    ("MongoDB", mongodb.PROBLEMS),
-    ("Brokers and RPC", broker.PROBLEMS),
-)
+_MODULES = (common, stores, *(resolve(backend.findings) for backend in backends() if backend.findings))
+#: by subject, in the order of docs/troubleshooting.md; each backend's problems are named in its description
+GROUPS: tuple[tuple[str, tuple[Problem, ...]], ...] = tuple((module.TITLE, module.PROBLEMS) for module in _MODULES)
 
 _BY_CODE = {problem.code: problem for _, problems in GROUPS for problem in problems}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rootcellar.checks.register.entry import failure, warning
 
+#: the title of these problems in docs/troubleshooting.md
+TITLE = "Settings and the way to the server"
 PROBLEMS = (
     failure(
         "settings-wrong",

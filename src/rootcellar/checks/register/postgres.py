@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rootcellar.checks.register.entry import failure, warning
 
+#: the title of these problems in docs/troubleshooting.md
+TITLE = "PostgreSQL and PgBouncer"
 PROBLEMS = (
     failure(
         "pooler-unfit",

@@ -13,6 +13,7 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 import rootcellar
+from rootcellar.descriptions import backends
 from rootcellar.onboarding.demo import FROM_SETTINGS
 
 #: the environment variables that this app reads: two URLs, and the name of its queue
@@ -25,7 +26,7 @@ _BROKER_OVERRIDES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROK
 _BACKEND_OVERRIDE = "CELERY_RESULT_BACKEND"
 #: of the settings, the demo takes what is about servers and results; its tasks are run as it needs
 _BROKER_SETTINGS = ("broker_",)
-_BACKEND_SETTINGS = ("result_", "redis_", "database_", "mongodb_")
+_BACKEND_SETTINGS = ("result_", *(prefix for backend in backends() for prefix in backend.setting_prefixes))
 
 #: how often the in-process broker looks for messages, in seconds
 _POLLING_INTERVAL = 0.01

@@ -6,33 +6,17 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from rootcellar.onboarding.recommend import RedisForm, Setup, Variable
-from rootcellar.onboarding.recommend.setup import PLACEHOLDER
+from rootcellar.descriptions import PLACEHOLDER, Service, Variable, backends, with_parts
+from rootcellar.onboarding.recommend import RedisForm, Setup
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-#: the docs page of each backend
-_PAGES = {
-    "postgres": "postgresql",
-    "redis": "redis",
-    "hybrid": "hybrid",
-    "mysql": "mysql",
-    "sqlite": "sqlite",
-    "mongodb": "mongodb",
-    "rpc": "rpc",
-}
-
-
-_NAMES = {
-    "redis": "Redis",
-    "cache": "Redis",
-    "rabbitmq": "RabbitMQ",
-    "postgres": "PostgreSQL",
-    "pgbouncer": "PgBouncer",
-    "mariadb": "MariaDB",
-    "mongodb": "MongoDB",
-}
+_OWN_TEMPLATES = "rootcellar.onboarding.project"
+#: servers that belong to no single backend, and their names for people
+_OTHER_NAMES = {"redis": "Redis", "cache": "Redis", "rabbitmq": "RabbitMQ", "pgbouncer": "PgBouncer"}
+#: the files that they need
+_OTHER_FILES = {"redis": "redis.conf", "cache": "cache.conf", "pgbouncer": "pgbouncer.ini"}
 
 
 def services(setup: Setup) -> tuple[str, ...]:
@@ -46,33 +30,38 @@ def services(setup: Setup) -> tuple[str, ...]:
     found = ["rabbitmq"] if setup.broker == "rabbitmq" else []
     if setup.has_own_broker_redis or (is_single and (setup.broker == "redis" or setup.backend == "redis")):
         found.append("redis")
-    if setup.backend in ("postgres", "hybrid"):
-        found.append("postgres")
+    found += [service.name for service in _described_services(setup)]
     if setup.pgbouncer:
         found.append("pgbouncer")
     if setup.backend == "hybrid" and is_single:
         found.append("cache")
-    if setup.backend == "mysql":
-        found.append("mariadb")
-    if setup.backend == "mongodb":
-        found.append("mongodb")
     return tuple(found)
+
+
+def _described_services(setup: Setup) -> list[Service]:
+    """Return the servers of the backend that are in its description."""
+    found = (each.project.service for each in with_parts(setup.described))
+    return [service for service in found if service is not None]
 
 
 def contents_of(setup: Setup, name: str, passwords: Mapping[str, str]) -> dict[str, str]:
     """Return the text of each file, by its name."""
     started = services(setup)
-    known = {
+    described = [service for service in _described_services(setup) if service.name in started]
+    known: dict[str, Any] = {
         "setup": setup,
         "name": name,
         "services": started,
-        "page": _PAGES[setup.backend],
-        "has_chords": setup.backend != "rpc",
-        "has_history": setup.backend != "rpc",
-        "cleans_up": setup.backend in ("postgres", "mysql", "sqlite", "hybrid"),
+        "described": described,
+        "kept": setup.described.project.kept,
+        "note": setup.described.project.note,
+        "has_chords": setup.described.keeps_results,
+        "has_history": setup.described.keeps_results,
+        "cleans_up": setup.described.needs_cleaning,
         "extras": ",".join(setup.extras),
+        "packages": setup.packages,
         "yours": _yours(setup),
-        "names": list(dict.fromkeys(_NAMES[service] for service in started)),
+        "names": list(dict.fromkeys(_names(setup)[service] for service in started)),
     }
     files = {
         "README.md": "README.md",
@@ -84,18 +73,20 @@ def contents_of(setup: Setup, name: str, passwords: Mapping[str, str]) -> dict[s
     }
     if started:
         files["compose.yaml"] = "compose.yaml"
-    if "redis" in started:
-        files["redis.conf"] = "redis.conf"
-    if "cache" in started:
-        files["cache.conf"] = "cache.conf"
-    if "pgbouncer" in started:
-        files["pgbouncer.ini"] = "pgbouncer.ini"
-    if "mariadb" in started:
-        files["my.cnf"] = "my.cnf"
+    for service, file in _OTHER_FILES.items():
+        if service in started:
+            files[file] = file
+    for each in described:
+        files.update({file: file for file in each.files})
     texts = {file: _text(template, known) for file, template in files.items()}
     texts[".env.example"] = _text("env", {**known, "variables": setup.variables(), "is_example": True})
     texts[".env"] = _text("env", {**known, "variables": _filled(setup, passwords), "is_example": False})
     return texts
+
+
+def _names(setup: Setup) -> dict[str, str]:
+    """Return the names of servers for people."""
+    return {**_OTHER_NAMES, **{service.name: service.title for service in _described_services(setup)}}
 
 
 def generated(setup: Setup) -> list[str]:
@@ -129,10 +120,11 @@ def _text(template: str, known: Mapping[str, Any]) -> str:
 @cache
 def _environment() -> Environment:
     # imported late: nothing else needs it
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+    packages = [_OWN_TEMPLATES, *(each.project.templates for each in backends() if each.project.templates)]
     return Environment(
-        loader=PackageLoader("rootcellar.onboarding.project"),
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from rootcellar.descriptions import PLACEHOLDER
 from rootcellar.onboarding.project.contents import generated
 from rootcellar.onboarding.recommend import Setup
-from rootcellar.onboarding.recommend.setup import PLACEHOLDER
 
 #: bytes of randomness; the text is of letters, digits, - and _, which no file and no shell makes anything of
 _BYTES = 24

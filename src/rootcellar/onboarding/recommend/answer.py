@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rootcellar.descriptions import Architecture, Variable, backend_of_name
 from rootcellar.onboarding.recommend import figures
-from rootcellar.onboarding.recommend.architectures import Architecture, architecture_of
 from rootcellar.onboarding.recommend.needs import Keep, MayLose, Needs, Readers, Runs
 from rootcellar.onboarding.recommend.rules import BACKEND_RULES, BROKER_RULES, PEAK, Rule, is_heavy
-from rootcellar.onboarding.recommend.setup import RedisForm, Setup, Variable
+from rootcellar.onboarding.recommend.setup import RedisForm, Setup
 
 _EXPIRES = {Keep.ONCE: "1h", Keep.DAYS: "7d", Keep.MONTHS: "90d", Keep.FOREVER: "never"}
 
@@ -77,6 +77,7 @@ class Recommendation:
             "figures": figures.measured(),
             "variables": {each.name: each.value for each in self.variables},
             "extras": list(self.setup.extras),
+            "packages": list(self.setup.packages),
             "cautions": list(self.cautions),
         }
 
@@ -84,12 +85,11 @@ class Recommendation:
 def recommend(needs: Needs) -> Recommendation:
     """Return the recommendation for these needs."""
     backend = _first(BACKEND_RULES, needs)
-    # rpc's messages are RabbitMQ's
-    broker = _first(BROKER_RULES, needs) if backend.choose != "rpc" else _RPC_BROKER
+    broker = _only_broker(backend.choose) or _first(BROKER_RULES, needs)
     setup = _setup(needs, backend.choose, broker.choose)
     return Recommendation(
         setup=setup,
-        architecture=architecture_of(setup),
+        architecture=setup.described.advice.architectures.get(setup.broker),
         backend_reason=_reason(backend),
         broker_reason=_reason(broker),
         load=_load(needs),
@@ -97,7 +97,12 @@ def recommend(needs: Needs) -> Recommendation:
     )
 
 
-_RPC_BROKER = Rule("rabbitmq", lambda _: True, "The messages that bring results are RabbitMQ's.")
+def _only_broker(backend: str) -> Rule | None:
+    """Return the rule for a backend that works with one broker only, or ``None``."""
+    described = backend_of_name(backend)
+    if described is None or not described.broker:
+        return None
+    return Rule(described.broker, lambda _: True, f"With {backend}, {described.broker_reason}.")
 
 
 def _first(rules: Sequence[Rule], needs: Needs) -> Rule:
@@ -146,24 +151,12 @@ def _rounded(rate: float) -> str:
 
 
 def _cautions(setup: Setup, needs: Needs) -> Iterator[str]:
-    match setup.backend:
-        case "rpc":
-            yield "With rpc there are no chords and no history; only the process that sent a task can read its result."
-        case "redis":
-            yield "Redis needs maxmemory-policy noeviction, and appendonly yes if results shall survive a restart."
-        case "hybrid":
-            yield "Give the copies a Redis of their own, or a database number of one; they need no persistence."
-            if is_heavy(needs):
-                yield "If PostgreSQL cannot keep up: HYBRID_MODE=write-behind (docs/hybrid.md)."
-        case "sqlite":
-            yield "Worker and clients must be on the machine that has the file; no network folders."
-        case "mysql":
-            yield "Waiting clients poll for results; PostgreSQL and Redis notify them."
-        case "mongodb":
-            yield "Tested against a server that speaks MongoDB's protocol, not against MongoDB itself."
+    yield from setup.described.advice.cautions
+    if setup.backend == "hybrid" and is_heavy(needs):
+        yield "If PostgreSQL cannot keep up: HYBRID_MODE=write-behind (docs/hybrid.md)."
     if setup.redis is RedisForm.CLUSTER and setup.broker == "redis":
         yield "Celery has no broker on a Redis Cluster: the broker needs a Redis of its own."
     if setup.broker == "redis" and setup.backend != "redis" and needs.may_lose is MayLose.TASKS:
         yield "Give the broker's Redis appendonly yes, or tasks that wait are gone when it restarts."
-    if setup.backend in ("postgres", "mysql", "sqlite", "hybrid") and needs.keep is not Keep.FOREVER:
+    if setup.described.needs_cleaning and needs.keep is not Keep.FOREVER:
         yield "Run `celery beat`: its celery.backend_cleanup deletes expired results."

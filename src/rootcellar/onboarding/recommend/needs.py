@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from rootcellar.descriptions import POSTGRES, REDIS, backends
+
 SECONDS_A_DAY = 86_400
 
 
@@ -28,7 +30,7 @@ class Readers(str, Enum):
 
 
 class Runs(str, Enum):
-    """What runs already."""
+    """What runs already: a system of ours."""
 
     REDIS = "redis"
     SENTINEL = "sentinel"
@@ -41,6 +43,17 @@ class Runs(str, Enum):
     ONE_MACHINE = "one-machine"
 
 
+def _meanings_of_systems() -> dict[str, str]:
+    """Return what each word for a system means."""
+    found = {word: text for backend in backends() for word, text in backend.advice.runs.items()}
+    return {Runs.RABBITMQ.value: "RabbitMQ", **found}
+
+
+_WORDS = dict.fromkeys([*(each.value for each in Runs), *_meanings_of_systems()])
+#: what runs already: also a system of another package's backend
+Systems = Enum("Systems", {word: word for word in _WORDS}, type=str)  # type: ignore[misc]
+
+
 class MayLose(str, Enum):
     """What may be lost when a server or a machine dies."""
 
@@ -50,7 +63,8 @@ class MayLose(str, Enum):
 
 
 #: what an answer of each question means, in the words of the terminal and of ``--help``
-MEANINGS: Mapping[Enum, str] = {
+MEANINGS: Mapping[str, str] = {
+    **_meanings_of_systems(),
     Keep.ONCE: "until whoever sent the task has read it, at once",
     Keep.DAYS: "minutes to days",
     Keep.MONTHS: "weeks to months",
@@ -59,15 +73,6 @@ MEANINGS: Mapping[Enum, str] = {
     Readers.APPS: "other processes too, by the task's id",
     Readers.MANY: "web pages and the like, the same results again and again",
     Readers.PEOPLE: "for a history, by SQL, in reports, in an audit",
-    Runs.REDIS: "a Redis server",
-    Runs.SENTINEL: "Redis with Sentinel",
-    Runs.CLUSTER: "a Redis Cluster",
-    Runs.RABBITMQ: "RabbitMQ",
-    Runs.POSTGRES: "PostgreSQL",
-    Runs.PGBOUNCER: "PostgreSQL behind PgBouncer",
-    Runs.MYSQL: "MySQL or MariaDB",
-    Runs.MONGODB: "MongoDB",
-    Runs.ONE_MACHINE: "one machine, on which no database server is wanted",
     MayLose.RESULTS: "tasks and results: the work can be done again",
     MayLose.TASKS: "a task that waits to be run, but no result",
     MayLose.NOTHING: "neither a task nor a result, as with payments",
@@ -82,7 +87,7 @@ class Needs:
         tasks_per_day: how many tasks are run in a day.
         keep: how long a result matters.
         readers: who reads results.
-        runs: what runs already.
+        runs: the words of :class:`Runs` for what runs already, or those of other backends.
         may_lose: what may be lost when a server or a machine dies.
         routing: whether tasks are routed by patterns (topic exchanges).
 
@@ -93,7 +98,7 @@ class Needs:
     tasks_per_day: int | None = None
     keep: Keep | None = None
     readers: Readers | None = None
-    runs: frozenset[Runs] = frozenset()
+    runs: frozenset[str] = frozenset()
     may_lose: MayLose | None = None
     routing: bool = False
 
@@ -108,15 +113,20 @@ class Needs:
 
     @property
     def has_redis(self) -> bool:
-        return bool(self.runs & {Runs.REDIS, Runs.SENTINEL, Runs.CLUSTER})
+        return bool(self.runs & REDIS.advice.runs.keys())
 
     @property
     def has_postgres(self) -> bool:
-        return bool(self.runs & {Runs.POSTGRES, Runs.PGBOUNCER})
+        return bool(self.runs & POSTGRES.advice.runs.keys())
 
     @property
     def has_database(self) -> bool:
-        return self.has_postgres or bool(self.runs & {Runs.MYSQL, Runs.MONGODB})
+        return self.has_postgres or self.has_other_database
+
+    @property
+    def has_other_database(self) -> bool:
+        """Whether a database runs for whose backend there is no rule, except that it runs already."""
+        return any(self.runs & backend.advice.runs.keys() for backend in backends() if backend.advice.running)
 
     @property
     def must_last(self) -> bool:
@@ -142,7 +152,7 @@ class Question:
 
     field: str
     text: str
-    answers: type[Keep] | type[Readers] | type[Runs] | type[MayLose] | None
+    answers: type[Enum] | None
     default: str
     is_several: bool = False
 
@@ -151,6 +161,6 @@ QUESTIONS = (
     Question("tasks_per_day", "How many tasks are run in a day?", None, "10000"),
     Question("keep", "How long does a result matter?", Keep, Keep.MONTHS.value),
     Question("readers", "Who reads results?", Readers, Readers.APPS.value),
-    Question("runs", "What runs already? Several with commas.", Runs, "", is_several=True),
+    Question("runs", "What runs already? Several with commas.", Systems, "", is_several=True),
     Question("may_lose", "What may be lost when a machine dies?", MayLose, MayLose.TASKS.value),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rootcellar.descriptions import BackendDescription, backends
 from rootcellar.onboarding.recommend import figures
 from rootcellar.onboarding.recommend.needs import Keep, MayLose, Needs, Readers, Runs
 
@@ -46,16 +47,29 @@ def is_heavy(needs: Needs) -> bool:
     return needs.tasks_per_second * PEAK > figures.figure(_FOUR, _POSTGRES).number
 
 
-def _only(needs: Needs, *names: Runs) -> bool:
-    """Tell whether of the databases these run, and no other."""
-    return bool(needs.runs & set(names)) and not needs.has_postgres
+def _if_it_runs(backend: BackendDescription, why: str, *, lasts: bool) -> Rule:
+    """Return the rule for a team that runs a backend's system already, and no PostgreSQL.
+
+    Args:
+        backend: the backend.
+        why: the reason.
+        lasts: whether the rule applies only if results must last.
+    """
+    systems = backend.advice.runs.keys()
+    return Rule(
+        backend.name,
+        lambda it: bool(it.runs & systems) and not it.has_postgres and (it.must_last or not lasts),
+        why,
+    )
 
 
 def _is_hybrid(needs: Needs) -> bool:
-    is_free = needs.has_postgres or not needs.runs & {Runs.MYSQL, Runs.MONGODB, Runs.ONE_MACHINE}
+    is_free = needs.has_postgres or not (needs.has_other_database or Runs.ONE_MACHINE in needs.runs)
     return needs.must_last and is_free and (needs.readers is Readers.MANY or is_heavy(needs))
 
 
+#: the backends without a rule of their own
+_WITHOUT_RULES = tuple(backend for backend in backends() if backend.advice.running)
 _ON_DISK = (
     (_ONE, _POSTGRES, "stored by one process, each on disk before its task counts as done"),
     (_ONE, "Celery db+postgresql", "by Celery's own database backend in the same run"),
@@ -90,16 +104,7 @@ BACKEND_RULES = (
         "Results must last, and PostgreSQL runs already: it keeps them on disk, and SQL reads them.",
         _ON_DISK,
     ),
-    Rule(
-        "mysql",
-        lambda it: it.must_last and _only(it, Runs.MYSQL),
-        "Results must last, and MySQL runs already: it keeps them on disk, and SQL reads them.",
-    ),
-    Rule(
-        "mongodb",
-        lambda it: it.must_last and _only(it, Runs.MONGODB),
-        "Results must last, and MongoDB runs already: it keeps them on disk, and `rootcellar history` reads them.",
-    ),
+    *(_if_it_runs(backend, backend.advice.lasting, lasts=True) for backend in _WITHOUT_RULES),
     Rule(
         "sqlite",
         lambda it: Runs.ONE_MACHINE in it.runs and not it.has_database and not it.has_redis,
@@ -124,10 +129,7 @@ BACKEND_RULES = (
         "PostgreSQL runs already: results need no other server, and last.",
         _ON_DISK,
     ),
-    Rule("mysql", lambda it: _only(it, Runs.MYSQL), "MySQL runs already: results need no other server, and last."),
-    Rule(
-        "mongodb", lambda it: _only(it, Runs.MONGODB), "MongoDB runs already: results need no other server, and last."
-    ),
+    *(_if_it_runs(backend, backend.advice.running, lasts=False) for backend in _WITHOUT_RULES),
     Rule(
         "redis",
         lambda it: it.keep is not None or it.may_lose is MayLose.RESULTS or it.readers is not None,

@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from rootcellar.descriptions import PLACEHOLDER, BackendDescription, Variable, backend_names, backends, with_parts
 from rootcellar.errors import ConfigurationError
 
-BACKENDS = ("postgres", "redis", "hybrid", "mysql", "sqlite", "mongodb", "rpc")
 BROKERS = ("redis", "rabbitmq")
-#: a placeholder for a password that the user chooses
-PLACEHOLDER = "change-me"
-#: what the passwords of a setup are for, by their variables
-_SQL = ("postgres", "hybrid", "mysql")
+#: the prefix of Celery's own variables
+_CELERY = "CELERY_"
+#: what PgBouncer changes in the variables of PostgreSQL, and what it adds to them
+_POOLED = {"DB_HOST": Variable("DB_HOST", "localhost", "PgBouncer"), "DB_PORT": Variable("DB_PORT", "6432")}
+_PAST_THE_POOLER = (
+    Variable("DB_LISTEN_HOST", "localhost", "PostgreSQL itself, without the pooler, for notifications"),
+    Variable("DB_LISTEN_PORT", "5432"),
+)
 
 
 class RedisForm(str, Enum):
@@ -22,22 +26,6 @@ class RedisForm(str, Enum):
     SINGLE = "single"
     SENTINEL = "sentinel"
     CLUSTER = "cluster"
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One variable to set.
-
-    Attributes:
-        name, value: what ``.env`` says.
-        about: what it is, in a few words.
-        is_secret: whether the value is a placeholder for a password.
-    """
-
-    name: str
-    value: str
-    about: str = ""
-    is_secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +58,13 @@ class Setup:
     def __post_init__(self) -> None:
         if self.broker not in BROKERS:
             raise _misfit(f"there is no broker {self.broker}", f"choose {' or '.join(BROKERS)}")
-        if self.backend not in BACKENDS:
-            raise _misfit(f"there is no backend {self.backend}", f"choose one of {', '.join(BACKENDS)}")
-        if self.backend == "rpc" and self.broker != "rabbitmq":
-            raise _misfit(
-                "with rpc, results are messages of RabbitMQ", "choose the broker rabbitmq, or another backend"
-            )
-        if self.pgbouncer and self.backend not in ("postgres", "hybrid"):
+        if self.backend not in backend_names():
+            raise _misfit(f"there is no backend {self.backend}", f"choose one of {', '.join(backend_names())}")
+        needed = self.described.broker
+        if needed and self.broker != needed:
+            reason = f"with {self.backend}, {self.described.broker_reason}"
+            raise _misfit(reason, f"choose the broker {needed}, or another backend")
+        if self.pgbouncer and not self._uses("postgres"):
             raise _misfit("PgBouncer works only in front of PostgreSQL", "choose the backend postgres or hybrid")
         if self.redis is not RedisForm.SINGLE and not self.keeps_in_redis and self.broker != "redis":
             raise _misfit(f"nothing of this uses Redis, {self.redis.value} or not", "leave that out")
@@ -84,18 +72,29 @@ class Setup:
             raise _misfit("Celery has no broker on a Redis Cluster", "choose the backend redis or hybrid for it")
 
     @property
+    def described(self) -> BackendDescription:
+        """The description of the backend."""
+        return next(each for each in backends() if each.name == self.backend)
+
+    def _uses(self, name: str) -> bool:
+        """Return True if the backend is or combines another one."""
+        return name in (self.backend, *self.described.combines)
+
+    @property
     def keeps_in_redis(self) -> bool:
         """Whether the backend uses Redis."""
-        return self.backend in ("redis", "hybrid")
+        return self._uses("redis")
 
     @property
     def extras(self) -> tuple[str, ...]:
         """The extras of the package that it needs."""
-        drivers = {"postgres": "postgres", "hybrid": "postgres", "mysql": "mysql", "mongodb": "mongodb"}
-        found = [drivers[self.backend]] if self.backend in drivers else []
-        if self.keeps_in_redis or self.broker == "redis":
-            found.append("redis")
-        return tuple(found)
+        found = [each.extra for each in with_parts(self.described) if each.extra]
+        return tuple(dict.fromkeys([*found, *(["redis"] if self.broker == "redis" else [])]))
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The Python packages that it needs besides rootcellar."""
+        return tuple(each.package for each in with_parts(self.described) if each.package)
 
     @property
     def has_own_broker_redis(self) -> bool:
@@ -104,7 +103,7 @@ class Setup:
 
     def variables(self) -> list[Variable]:
         """Return the variables to set, each password a placeholder."""
-        return [*self._celery(), *self._broker(), *self._database(), *self._redis(), *self._mongodb()]
+        return [*self._celery(), *self._broker(), *self._backend(), *self._redis()]
 
     def _celery(self) -> Iterator[Variable]:
         yield Variable("CELERY_BROKER", self.broker, "the broker, which hands out tasks")
@@ -113,8 +112,7 @@ class Setup:
             yield Variable("CELERY_RESULT_EXPIRES", self.expires, "how long a result is kept: 1d, 4w, never")
         if self.extended:
             yield Variable("CELERY_RESULT_EXTENDED", "true", "keep the arguments of tasks too")
-        if self.backend == "rpc":
-            yield Variable("CELERY_RESULT_PERSISTENT", "true", "results survive a restart of the broker")
+        yield from (each for each in self.described.project.variables if each.name.startswith(_CELERY))
         if self.acks_late:
             yield Variable("CELERY_TASK_ACKS_LATE", "true", "a task that was cut off is run again, ...")
             yield Variable("CELERY_TASK_REJECT_ON_WORKER_LOST", "true", "... also when its process was killed")
@@ -137,24 +135,15 @@ class Setup:
         elif self.keeps_in_redis:
             yield Variable("BROKER_DB", "1", "the broker's database on the Redis of the results")
 
-    def _database(self) -> Iterator[Variable]:
-        if self.backend == "sqlite":
-            yield Variable("DB_PATH", "results.sqlite3", "the file of the results")
-        if self.backend not in _SQL:
-            return
-        port = "3306" if self.backend == "mysql" else "6432" if self.pgbouncer else "5432"
-        name = "MySQL or MariaDB" if self.backend == "mysql" else "PgBouncer" if self.pgbouncer else "PostgreSQL"
-        yield Variable("DB_HOST", "localhost", name)
-        yield Variable("DB_PORT", port)
-        yield Variable("DB_NAME", "celery_results")
-        yield Variable("DB_USER", "celery")
-        yield Variable("DB_PASSWORD", PLACEHOLDER, is_secret=True)
-        if self.pgbouncer:
-            yield Variable("DB_LISTEN_HOST", "localhost", "PostgreSQL itself, without the pooler, for notifications")
-            yield Variable("DB_LISTEN_PORT", "5432")
-        if self.tls:
-            yield Variable("DB_SSLMODE", "verify-full", "TLS, and everything is verified")
-            yield Variable("DB_SSLROOTCERT", "system", "the authorities that are trusted, or the file of your own")
+    def _backend(self) -> Iterator[Variable]:
+        """Yield the variables of the backend, except those of Redis, which may be the broker, too."""
+        for each in with_parts(self.described):
+            is_pooled = self.pgbouncer and each.name == "postgres"
+            for variable in each.project.variables:
+                if not variable.name.startswith(_CELERY):
+                    yield _POOLED.get(variable.name, variable) if is_pooled else variable
+            yield from _PAST_THE_POOLER if is_pooled else ()
+            yield from each.project.tls if self.tls else ()
 
     def _redis(self) -> Iterator[Variable]:
         if not self.keeps_in_redis and self.broker != "redis":
@@ -172,17 +161,6 @@ class Setup:
         if self.redis is not RedisForm.CLUSTER:
             yield Variable("REDIS_DB", "0")
         yield from self._tls("REDIS_SSL", "REDIS_SSL_CA_CERTS")
-
-    def _mongodb(self) -> Iterator[Variable]:
-        if self.backend != "mongodb":
-            return
-        yield Variable("MONGODB_HOST", "localhost", "MongoDB")
-        yield Variable("MONGODB_PORT", "27017")
-        yield Variable("MONGODB_DB", "celery_results")
-        yield Variable("MONGODB_USER", "celery")
-        yield Variable("MONGODB_PASSWORD", PLACEHOLDER, is_secret=True)
-        yield Variable("MONGODB_AUTH_SOURCE", "admin", "the database that knows the user")
-        yield from self._tls("MONGODB_TLS", "MONGODB_TLS_CA_CERTS")
 
     def _tls(self, switch: str, authorities: str) -> Iterator[Variable]:
         if self.tls:
