@@ -1,9 +1,13 @@
-"""Fixtures that hand out real servers (see tests/servers.py), each started when a test first asks for it."""
+"""Fixtures of real servers (see tests/servers.py), each started when a test first asks for it.
+
+There are two kinds: a server that all tests share, and a function that starts servers for one test.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -22,10 +26,9 @@ from tests.servers import (
     PostgresServer,
     RabbitServer,
     RedisServer,
-    Server,
 )
 
-S = TypeVar("S", bound=Server)
+S = TypeVar("S", bound=AbstractContextManager[Any])
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,105 +58,70 @@ def pytest_runtest_call() -> Iterator[None]:
         return (yield)
 
 
-def _make(kind: Callable[..., S], *args: Any, **settings: Any) -> S:
+def _start(stack: ExitStack, kind: Callable[..., S], *args: Any, **settings: Any) -> S:
     try:
-        return kind(*args, **settings)
+        server = kind(*args, **settings)
     except MissingServer as missing:
         problem = str(missing)
+    else:
+        stack.enter_context(server)
+        return server
     pytest.fail(problem, pytrace=False)  # fails, never skips: a test that did not run proves nothing
 
 
-@contextmanager
-def _started(kind: Callable[[], Any]) -> Iterator[Any]:
-    """Start several servers that belong together."""
-    try:
-        servers = kind()
-    except MissingServer as missing:
-        pytest.fail(str(missing), pytrace=False)
-    with servers:
-        yield servers
+def shared(kind: Callable[..., S], about: str, *needs: str, **settings: Any) -> Any:
+    """Return a fixture: a server that all tests share, so that none may stop or configure it.
+
+    Args:
+        kind: its class.
+        about: what is said of the fixture.
+        needs: the names of the fixtures that the class is called with.
+        settings: the settings of the server.
+    """
+
+    def fixture(request: pytest.FixtureRequest) -> Iterator[S]:
+        with ExitStack() as stack:
+            yield _start(stack, kind, *map(request.getfixturevalue, needs), **settings)
+
+    fixture.__doc__ = f"{about}, which all tests share: do not stop or configure it."
+    return pytest.fixture(scope="session")(fixture)
 
 
-@contextmanager
-def _factory(kind: Callable[..., S]) -> Iterator[Callable[..., S]]:
-    with ExitStack() as stack:
+def private(kind: Callable[..., S], about: str) -> Any:
+    """Return a fixture: a function that starts servers for one test; it takes what the class ``kind`` takes."""
 
-        def new(*args: Any, **settings: Any) -> S:
-            server = _make(kind, *args, **settings)
-            stack.enter_context(server)
-            return server
+    def fixture() -> Iterator[Callable[..., S]]:
+        with ExitStack() as stack:
+            yield partial(_start, stack, kind)
 
-        yield new
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """The PostgreSQL server all tests share: do not stop or configure it, ask for `new_postgres` instead."""
-    with _make(PostgresServer) as server:
-        yield server
+    fixture.__doc__ = f"Start {about}; closed after the test."
+    return pytest.fixture(fixture)
 
 
-@pytest.fixture(scope="session")
-def pgbouncer_server(postgres_server: PostgresServer) -> Iterator[PgBouncerServer]:
-    """A PgBouncer in transaction mode before the shared PostgreSQL, with fewer sessions than there are clients."""
-    with _make(PgBouncerServer, postgres_server, default_pool_size=4) as server:
-        yield server
+postgres_server = shared(PostgresServer, "The PostgreSQL server")
+pgbouncer_server = shared(
+    PgBouncerServer,
+    "A PgBouncer in transaction mode before the shared PostgreSQL, with fewer sessions than there are clients",
+    "postgres_server",
+    default_pool_size=4,
+)
+mysql_server = shared(MariaDBServer, "The MariaDB server")
+redis_server = shared(RedisServer, "The Redis server")
+kept_redis_server = shared(
+    RedisServer, "The Redis server with an append-only file", appendonly=True, appendfsync="everysec"
+)
+secure_redis_server = shared(SecureRedisServer, "The Redis with TLS, a Unix socket and a user of least privilege")
+sentinel_set = shared(SentinelSet, "The master, replica and Sentinels")
+redis_cluster = shared(RedisCluster, "The Redis Cluster")
+mongo_server = shared(MongoServer, "The MongoDB server")
+rabbit_server = shared(RabbitServer, "The RabbitMQ server")
 
-
-@pytest.fixture(scope="session")
-def mysql_server() -> Iterator[MariaDBServer]:
-    """The MariaDB server all tests share: do not stop or configure it, ask for `new_mysql` instead."""
-    with _make(MariaDBServer) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    """The Redis server all tests share: do not stop or configure it, ask for `new_redis` instead."""
-    with _make(RedisServer) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def kept_redis_server() -> Iterator[RedisServer]:
-    """The Redis with an append-only file that all tests share: do not stop or configure it."""
-    with _make(RedisServer, appendonly=True, appendfsync="everysec") as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def mongo_server() -> Iterator[MongoServer]:
-    """The MongoDB server all tests share: do not stop or configure it, ask for `new_mongo` instead."""
-    with _make(MongoServer) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def secure_redis_server() -> Iterator[SecureRedisServer]:
-    """The Redis with TLS, a Unix socket and a user of least privilege that all tests share."""
-    with _make(SecureRedisServer) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def sentinel_set() -> Iterator[SentinelSet]:
-    """The master, replica and Sentinels that all tests share: do not stop any of them."""
-    with _started(SentinelSet) as servers:
-        yield servers
-
-
-@pytest.fixture(scope="session")
-def redis_cluster() -> Iterator[RedisCluster]:
-    """The Redis Cluster that all tests share: do not stop any of its nodes."""
-    with _started(RedisCluster) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="session")
-def rabbit_server() -> Iterator[RabbitServer]:
-    """The RabbitMQ server all tests share: do not stop or configure it, ask for `new_rabbit` instead."""
-    with _make(RabbitServer) as server:
-        yield server
+new_postgres = private(PostgresServer, 'a PostgreSQL, `new_postgres(auth="trust", max_connections=20)`')
+new_pgbouncer = private(PgBouncerServer, 'a PgBouncer, `new_pgbouncer(postgres_server, pool_mode="session")`')
+new_mysql = private(MariaDBServer, 'a MariaDB (about 2 s), `new_mysql(max_allowed_packet="1M")`')
+new_redis = private(RedisServer, "a Redis, `new_redis(appendonly=True)`")
+new_mongo = private(MongoServer, "a MongoDB, `new_mongo(auth=True)`")
+new_rabbit = private(RabbitServer, "a RabbitMQ (about 5 s), `new_rabbit()`")
 
 
 @pytest.fixture
@@ -183,45 +151,3 @@ def redis_url(redis_server: RedisServer) -> str:
 def rabbit_url(rabbit_server: RabbitServer) -> str:
     """URL of an empty virtual host of the shared RabbitMQ: amqp://guest:guest@127.0.0.1:port/name."""
     return rabbit_server.create_vhost()
-
-
-@pytest.fixture
-def new_postgres() -> Iterator[Callable[..., PostgresServer]]:
-    """Start a private PostgreSQL, `new_postgres(auth="trust", max_connections=20)`; closed after the test."""
-    with _factory(PostgresServer) as factory:
-        yield factory
-
-
-@pytest.fixture
-def new_mysql() -> Iterator[Callable[..., MariaDBServer]]:
-    """Start a private MariaDB (about 2 s), `new_mysql(max_allowed_packet="1M")`; closed after the test."""
-    with _factory(MariaDBServer) as factory:
-        yield factory
-
-
-@pytest.fixture
-def new_pgbouncer() -> Iterator[Callable[..., PgBouncerServer]]:
-    """Start a PgBouncer before a PostgreSQL, `new_pgbouncer(server, pool_mode="session")`; closed after the test."""
-    with _factory(PgBouncerServer) as factory:
-        yield factory
-
-
-@pytest.fixture
-def new_redis() -> Iterator[Callable[..., RedisServer]]:
-    """Start a private Redis, `new_redis(appendonly=True)`; closed after the test."""
-    with _factory(RedisServer) as factory:
-        yield factory
-
-
-@pytest.fixture
-def new_rabbit() -> Iterator[Callable[..., RabbitServer]]:
-    """Start a private RabbitMQ (about 5 s), `new_rabbit()`; closed after the test."""
-    with _factory(RabbitServer) as factory:
-        yield factory
-
-
-@pytest.fixture
-def new_mongo() -> Iterator[Callable[..., MongoServer]]:
-    """Start a private MongoDB server, `new_mongo(auth=True)`; closed after the test."""
-    with _factory(MongoServer) as factory:
-        yield factory

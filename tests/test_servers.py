@@ -129,6 +129,49 @@ def test_postgres_url_is_a_fresh_database(postgres_url: str, turn: int) -> None:
         connection.execute("CREATE TABLE only_here (n int)")
 
 
+def test_postgres_emptied_database_is_like_a_new_one(postgres_server: PostgresServer) -> None:
+    """A database that a test has used is emptied for the next one."""
+
+    def all_of(name: str) -> list[Any]:
+        schemas = postgres_server.execute("SELECT nspname, nspowner, nspacl::text FROM pg_namespace ORDER BY 1", name)
+        kinds = ("pg_class", "pg_proc", "pg_type", "pg_rewrite", "pg_constraint", "pg_depend")
+        counts = [postgres_server.execute(f"SELECT count(*) FROM {kind}", name) for kind in kinds]  # noqa: S608
+        return [schemas, counts]
+
+    used = postgres_server.create_database()
+    with psycopg.connect(used, autocommit=True) as connection:
+        connection.execute(
+            'CREATE TABLE cellar (n serial PRIMARY KEY); CREATE SCHEMA "o\'d"; CREATE TYPE "o\'d".t AS ()'
+        )
+        postgres_server.drop_database(used)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        psycopg.connect(used)
+    emptied = postgres_server.create_database()
+    new = postgres_server.create_database("never_used")
+    assert all_of(emptied.rpartition("/")[2]) == all_of("never_used")
+    for url in (emptied, new):
+        postgres_server.drop_database(url)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["ALTER DATABASE {} SET work_mem = '1MB'", "REVOKE CONNECT ON DATABASE {} FROM public", "SELECT lo_create(0)"],
+)
+def test_postgres_changed_database_is_removed(postgres_server: PostgresServer, statement: str) -> None:
+    url = postgres_server.create_database()
+    before = databases(postgres_server)
+    name = url.rpartition("/")[2]
+    postgres_server.execute(statement.format(name), name)
+    postgres_server.drop_database(url)
+    assert databases(postgres_server) == before - {name}
+
+
+def databases(server: PostgresServer) -> set[str]:
+    return {name for (name,) in server.execute("SELECT datname FROM pg_database")}
+
+
 def test_postgres_killed_server_leaves_no_shared_memory() -> None:
     with PostgresServer() as server:
         segment = (server.data / "postmaster.pid").read_text().splitlines()[6].split()[1]
