@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-DAY = timedelta(days=1)
-
 
 @dataclass(frozen=True)
 class Issued:
@@ -36,7 +34,7 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True)
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
-        builder = self._builder(self._name, self._key, lasts=DAY)
+        builder = self._builder(self._name, self._key, days=60)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         builder = builder.add_extension(
             x509.KeyUsage(
@@ -56,25 +54,30 @@ class Authority:
         self.certificate = folder / "ca.crt"
         self.certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
-    def server(self, file: str = "server", *hosts: str, expired: bool = False) -> Issued:
-        """Issue a server's certificate for ``hosts``, names or addresses; for 127.0.0.1 and localhost by default."""
-        names = [_general_name(host) for host in hosts or ("127.0.0.1", "localhost")]
-        return self._issue(
-            file, file, ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names), expired=expired
-        )
+    def server(self, file: str = "server", *hosts: str, days: int = 1) -> Issued:
+        """Issue a server's certificate, which also proves who it is to other servers.
 
-    def client(self, user: str, *, expired: bool = False) -> Issued:
+        Args:
+            file: the name of its files.
+            hosts: names or addresses; 127.0.0.1 and localhost by default.
+            days: how long it is valid from now; negative: since when no more.
+        """
+        names = [_general_name(host) for host in hosts or ("127.0.0.1", "localhost")]
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        return self._issue(file, file, usages, x509.SubjectAlternativeName(names), days=days)
+
+    def client(self, user: str, *, days: int = 1) -> Issued:
         """Issue a client's certificate with a user's name."""
-        return self._issue(f"client-{user}", user, ExtendedKeyUsageOID.CLIENT_AUTH, expired=expired)
+        return self._issue(f"client-{user}", user, [ExtendedKeyUsageOID.CLIENT_AUTH], days=days)
 
     def _issue(
-        self, file: str, name: str, usage: x509.ObjectIdentifier, *extensions: x509.ExtensionType, expired: bool
+        self, file: str, name: str, usages: list[x509.ObjectIdentifier], *extensions: x509.ExtensionType, days: int
     ) -> Issued:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = self._builder(subject, key, lasts=-DAY if expired else DAY)
+        builder = self._builder(subject, key, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         for extension in extensions:
             builder = builder.add_extension(extension, critical=False)
         issued = Issued(self._folder / f"{file}.crt", self._folder / f"{file}.key")
@@ -87,9 +90,7 @@ class Authority:
         issued.key.chmod(0o600)
         return issued
 
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, lasts: timedelta
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
         now = datetime.now(timezone.utc)
         return (
             x509.CertificateBuilder()
@@ -97,8 +98,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - 2 * DAY)
-            .not_valid_after(now + lasts)
+            .not_valid_before(now - timedelta(days=60))
+            .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )

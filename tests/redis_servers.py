@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.certificates import Authority
 from tests.servers import HOST, PASSWORD, RedisServer, ServerError, Setting, free_port, take_port
 
 #: what an ACL user needs, and no more; docs/redis.md says the same
@@ -29,96 +24,15 @@ COMMANDS = (
 )
 KEYS = "~celery-task-meta-* ~celery-taskset-meta-* ~rootcellar-* resetchannels &celery-task-meta-*"
 
-#: what an authority's key is for; Python 3.13 and later ask for it
-_KEY_USAGE = x509.KeyUsage(
-    digital_signature=True,
-    key_cert_sign=True,
-    crl_sign=True,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    encipher_only=False,
-    decipher_only=False,
-)
-
-
-class Certificates:
-    """A CA, and certificates that it (or another one) issued, as files in a folder.
-
-    Attributes:
-        ca, other_ca: the CA that is right, and one that is not.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self.ca = self._save_ca("ca", self._key)
-        self.other_ca = self._save_ca("other-ca", ec.generate_private_key(ec.SECP256R1()))
-
-    def issue(self, name: str, *hosts: str, days: int = 30) -> tuple[Path, Path]:
-        """Issue a certificate for hosts, valid for ``days`` from now (negative: no longer); return it and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.now(timezone.utc)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(_named(name))
-            .issuer_name(_named("ca"))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=60))
-            .not_valid_after(now + timedelta(days=days))
-            # Python 3.13 and later refuse a certificate that does not name the key of its issuer
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
-        )
-        if hosts:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), False)
-        certificate = builder.sign(self._key, hashes.SHA256())
-        return self._save(name, certificate, key)
-
-    def _save_ca(self, name: str, key: ec.EllipticCurvePrivateKey) -> Path:
-        now = datetime.now(timezone.utc)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(_named(name))
-            .issuer_name(_named(name))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=60))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-            .add_extension(_KEY_USAGE, True)
-            .sign(key, hashes.SHA256())
-        )
-        return self._save(name, certificate, key)[0]
-
-    def _save(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> tuple[Path, Path]:
-        paths = self._folder / f"{name}.crt", self._folder / f"{name}.key"
-        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        paths[1].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return paths
-
-
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _alternative(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
-
 
 class SecureRedisServer(RedisServer):
     """A Redis with a port for TLS, which asks clients for certificates, a Unix socket and a user of least privilege.
 
     The plain port is for the tests themselves. A Redis that is built without TLS has the rest.
+
+    Attributes:
+        authority: the authority that issued all certificates.
+        certificate: a client's.
     """
 
     user = "cellar"
@@ -127,18 +41,18 @@ class SecureRedisServer(RedisServer):
     def __init__(self, *, hosts: tuple[str, ...] = (HOST,), days: int = 30, **settings: Setting) -> None:
         """Prepare the server with a certificate for ``hosts`` that is valid for ``days``."""
         super().__init__(**settings)
-        self.certificates = Certificates(self.folder)
+        self.authority = Authority(self.folder)
         self._tls_port = free_port()
         self.socket = self.folder / "redis.sock"
-        certificate, key = self.certificates.issue("server", *hosts, days=days)
-        self.client = self.certificates.issue("client")
+        own = self.authority.server("server", *hosts, days=days)
+        self.certificate = self.authority.client(self.user)
         self.configure(unixsocket=str(self.socket))
         if self.has_tls:
             self.configure(
                 tls_port=self._tls_port,
-                tls_cert_file=str(certificate),
-                tls_key_file=str(key),
-                tls_ca_cert_file=str(self.certificates.ca),
+                tls_cert_file=str(own.certificate),
+                tls_key_file=str(own.key),
+                tls_ca_cert_file=str(self.authority.certificate),
             )
 
     def start(self) -> None:
@@ -155,8 +69,9 @@ class SecureRedisServer(RedisServer):
 
     def tls_url(self, number: int = 0, **query: Any) -> str:
         """Return the URL over TLS; ``query`` replaces or (``None``) removes what it says of certificates."""
-        given = {"ssl_ca_certs": self.certificates.ca, "ssl_certfile": self.client[0], "ssl_keyfile": self.client[1]}
-        given = {key: value for key, value in {**given, **query}.items() if value is not None}
+        own = {"ssl_certfile": self.certificate.certificate, "ssl_keyfile": self.certificate.key}
+        given = {"ssl_ca_certs": self.authority.certificate, **own, **query}
+        given = {key: value for key, value in given.items() if value is not None}
         text = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in given.items())
         return f"rediss://{self.user}:{quote(self.password, safe='')}@{HOST}:{self.tls_port}/{number}?{text}"
 
@@ -269,19 +184,19 @@ class TlsSentinelSet(SentinelSet):
     """The same, but everybody speaks TLS to everybody, and asks for certificates; plain ports are for the tests.
 
     Attributes:
-        certificates: the CA and what it issued.
-        client: the files of a client's certificate and its key.
+        authority: the authority that issued all certificates.
+        certificate: a client's.
     """
 
     def __init__(self, **settings: Setting) -> None:
         self._tls_ports: dict[RedisServer, int] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="rootcellar-tls-")
-        self.certificates = Certificates(Path(self._folder.name))
+        self.authority = Authority(Path(self._folder.name))
         Path(self._folder.name).chmod(0o755)
-        self._own = self.certificates.issue("server", HOST)
+        self._own = self.authority.server("server", HOST)
         for path in Path(self._folder.name).iterdir():
             path.chmod(0o644)
-        self.client = self.certificates.issue("client")
+        self.certificate = self.authority.client("anybody")
         super().__init__(**settings)
 
     def _new_server(self, settings: dict[str, Setting]) -> RedisServer:
@@ -299,9 +214,8 @@ class TlsSentinelSet(SentinelSet):
         return sentinel
 
     def _files(self) -> dict[str, Setting]:
-        certificate, key = self._own
-        ca = self.certificates.ca
-        return {"tls_cert_file": str(certificate), "tls_key_file": str(key), "tls_ca_cert_file": str(ca)}
+        own, ca = self._own, self.authority.certificate
+        return {"tls_cert_file": str(own.certificate), "tls_key_file": str(own.key), "tls_ca_cert_file": str(ca)}
 
     def port_of(self, server: RedisServer) -> int:
         return self._tls_ports[server]

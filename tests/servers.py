@@ -47,7 +47,7 @@ else:
     from typing_extensions import Self
 
 HOST = "127.0.0.1"
-START_SECONDS = 60.0  # a start is normally 0.1 s (Redis), 0.5 s (PostgreSQL), 5 s (RabbitMQ)
+START_SECONDS = 120.0  # a start is normally 0.1 s (Redis), 0.5 s (PostgreSQL), 5 s (RabbitMQ)
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.02
 

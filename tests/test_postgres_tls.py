@@ -76,7 +76,7 @@ def test_a_wrong_host_name(server: PostgresServer, authority: Authority) -> None
 
 
 def test_an_expired_certificate(server: PostgresServer, authority: Authority) -> None:
-    serve(server, authority.server("late", expired=True))
+    serve(server, authority.server("late", days=-1))
     try:
         with pytest.raises(errors.CertificateExpired, match=r"expired certificate: .* has expired .* -> renew the"):
             check(server, sslmode="verify-full", sslrootcert=authority.certificate)
@@ -158,7 +158,7 @@ class TestClientCertificates:
             check(strict, sslrootcert=authority.certificate, sslcert=theirs.certificate, sslkey=theirs.key)
 
     def test_an_expired_one(self, strict: PostgresServer, authority: Authority) -> None:
-        late = authority.client("late", expired=True)
+        late = authority.client("late", days=-1)
         with pytest.raises(errors.CertificateRefused, match=r"server refused our certificate \(.*expired\)"):
             check(strict, sslrootcert=authority.certificate, sslcert=late.certificate, sslkey=late.key)
 

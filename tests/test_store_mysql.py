@@ -291,7 +291,7 @@ def test_passwords_of_any_kind(mysql_server: MariaDBServer, mysql_url: str) -> N
 
 def test_tls(new_mysql: Callable[..., MariaDBServer], tmp_path: Path) -> None:
     right, wrong = Authority(tmp_path / "right"), Authority(tmp_path / "wrong", "Another CA")
-    good, expired = right.server(), right.server("expired", expired=True)
+    good, expired = right.server(), right.server("expired", days=-1)
     elsewhere = right.server("elsewhere", "db.example.com")
     certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
 

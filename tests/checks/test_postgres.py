@@ -138,7 +138,7 @@ class TestConnecting:
     def test_expired_certificate_is_reported(self, secure: tuple[PostgresServer, Authority]) -> None:
         server, authority = secure
         for late in (True, False):
-            issued = authority.server("late" if late else "server", expired=late)
+            issued = authority.server("late" if late else "server", days=-1 if late else 1)
             server.serve_tls(issued.certificate, issued.key)
             server.execute("SELECT pg_reload_conf()")
             if late:

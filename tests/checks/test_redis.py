@@ -13,6 +13,7 @@ import redis
 
 from rootcellar.records import TaskRecord
 from rootcellar.stores import open_store
+from tests.certificates import Authority
 from tests.checks.helpers import (
     CLOSED,
     assert_broken,
@@ -93,8 +94,8 @@ class TestOneServer:
     def test_missing_database_is_reported(self, redis_server: RedisServer) -> None:
         assert_broken(check(redis_server.database_url(10_001)), "database-missing")
 
-    def test_wrong_ca_is_reported(self, secure_redis_server: SecureRedisServer) -> None:
-        url = secure_redis_server.tls_url(ssl_ca_certs=secure_redis_server.certificates.other_ca)
+    def test_wrong_ca_is_reported(self, secure_redis_server: SecureRedisServer, tmp_path: Path) -> None:
+        url = secure_redis_server.tls_url(ssl_ca_certs=Authority(tmp_path, "Another CA").certificate)
         assert_broken(check(url), "tls-wrong-ca")
 
     def test_wrong_host_name_is_reported(self, secure_redis_server: SecureRedisServer) -> None:

@@ -101,9 +101,9 @@ def test_redis_with_tls_is_configured_by_variables(secure_redis_server: SecureRe
         REDIS_USERNAME=server.user,
         REDIS_PASSWORD=server.password,
         REDIS_SSL="true",
-        REDIS_SSL_CA_CERTS=str(server.certificates.ca),
-        REDIS_SSL_CERTFILE=str(server.client[0]),
-        REDIS_SSL_KEYFILE=str(server.client[1]),
+        REDIS_SSL_CA_CERTS=str(server.authority.certificate),
+        REDIS_SSL_CERTFILE=str(server.certificate.certificate),
+        REDIS_SSL_KEYFILE=str(server.certificate.key),
     )
     app = app_of(found)
     app.backend.store_result("by-tls", {"kept": True}, "SUCCESS")

@@ -18,6 +18,7 @@ from rootcellar.backend.options import store_options
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.redis import replication, server_info
 from rootcellar.stores.redis.address import read_address
+from tests.certificates import Authority
 from tests.helpers import new_id, record, wait_until
 from tests.redis.helpers import opened, our_app
 from tests.redis_servers import SecureRedisServer
@@ -260,8 +261,11 @@ def test_tls_with_a_client_certificate_and_a_user(secure_redis_server: SecureRed
         store.put(one)
         assert store.get(one.task_id) == one
     settings = {
-        **{"ssl_ca_certs": str(secure_redis_server.certificates.ca), "ssl_cert_reqs": "required"},
-        **{"ssl_certfile": str(secure_redis_server.client[0]), "ssl_keyfile": str(secure_redis_server.client[1])},
+        **{"ssl_ca_certs": str(secure_redis_server.authority.certificate), "ssl_cert_reqs": "required"},
+        **{
+            "ssl_certfile": str(secure_redis_server.certificate.certificate),
+            "ssl_keyfile": str(secure_redis_server.certificate.key),
+        },
     }
     url = secure_redis_server.tls_url(ssl_ca_certs=None, ssl_certfile=None, ssl_keyfile=None)
     with opened(url, redis={"backend_use_ssl": settings}) as store:
@@ -274,8 +278,8 @@ def secure(*hosts: str, days: int = 30) -> Iterator[SecureRedisServer]:
         yield server
 
 
-def test_a_wrong_ca(secure_redis_server: SecureRedisServer) -> None:
-    for ca in (secure_redis_server.certificates.other_ca, None):  # without one it is the system's
+def test_a_wrong_ca(secure_redis_server: SecureRedisServer, tmp_path: Path) -> None:
+    for ca in (Authority(tmp_path, "Another CA").certificate, None):  # without one it is the system's
         error = refusal(secure_redis_server.tls_url(ssl_ca_certs=ca))
         assert type(error) is errors.CertificateRefused
         assert error.what.startswith("wrong CA")

@@ -16,9 +16,10 @@ from rootcellar.stores.redis import RedisStore, search
 from rootcellar.stores.redis.address import read_address
 from rootcellar.stores.redis.cluster import Cluster, slot_of
 from rootcellar.testing.helpers import begun, part
+from tests.certificates import Authority
 from tests.helpers import record, wait_until
 from tests.redis.helpers import Inbox, opened
-from tests.redis_servers import COMMANDS, KEYS, Certificates, RedisCluster, SentinelSet
+from tests.redis_servers import COMMANDS, KEYS, RedisCluster, SentinelSet
 from tests.servers import HOST, RedisServer, free_port
 
 #: what docs/redis.md adds for each form
@@ -265,21 +266,21 @@ def test_a_slot_that_moves(redis_cluster: RedisCluster, store: RedisStore) -> No
 
 
 def test_a_cluster_over_tls(tmp_path: Path) -> None:
-    certificates = Certificates(tmp_path)
-    (certificate, key), client = certificates.issue("server", HOST), certificates.issue("client")
-    tls = {"tls_cert_file": certificate, "tls_key_file": key, "tls_ca_cert_file": certificates.ca}
+    right, other = Authority(tmp_path / "right"), Authority(tmp_path / "other", "Another CA")
+    own, client = right.server("server", HOST), right.client("anybody")
+    tls = {"tls_cert_file": own.certificate, "tls_key_file": own.key, "tls_ca_cert_file": right.certificate}
     cluster = RedisCluster(**{name: str(path) for name, path in tls.items()})
     ports = [free_port() for _ in cluster.nodes]
     for node, port in zip(cluster.nodes, ports, strict=True):
         node.configure(tls_port=port, tls_cluster=True, tls_replication=True)
-    query = f"ssl_certfile={client[0]}&ssl_keyfile={client[1]}&ssl_ca_certs="
+    query = f"ssl_certfile={client.certificate}&ssl_keyfile={client.key}&ssl_ca_certs="
     url = f"rediss-cluster://{','.join(f'{HOST}:{port}' for port in ports[:2])}?{query}"
     with cluster:
-        with opened(f"{url}{certificates.ca}") as store:
+        with opened(f"{url}{right.certificate}") as store:
             for _ in range(20):
                 use(store)
         with pytest.raises(errors.CertificateRefused, match="wrong CA"):
-            open_store(f"{url}{certificates.other_ca}").check()
+            open_store(f"{url}{other.certificate}").check()
 
 
 def test_worker_that_dies_between_part_and_result_leaves_the_part(redis_cluster: RedisCluster) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import rootcellar
 from rootcellar import errors
+from tests.certificates import Authority
 from tests.helpers import record, wait_until
 from tests.redis.helpers import opened, our_app
 from tests.redis_servers import TlsSentinelSet
@@ -24,9 +25,9 @@ def servers() -> Iterator[TlsSentinelSet]:
 
 def files(servers: TlsSentinelSet, ca: Path | None = None) -> dict[str, Any]:
     return {
-        "ssl_ca_certs": str(ca or servers.certificates.ca),
-        "ssl_certfile": str(servers.client[0]),
-        "ssl_keyfile": str(servers.client[1]),
+        "ssl_ca_certs": str(ca or servers.authority.certificate),
+        "ssl_certfile": str(servers.certificate.certificate),
+        "ssl_keyfile": str(servers.certificate.key),
     }
 
 
@@ -36,8 +37,8 @@ def settings(servers: TlsSentinelSet, ca: Path | None = None, sentinel_ca: Path 
     return {"redis": {"backend_use_ssl": files(servers, ca)}, "transport_options": {"sentinel_kwargs": theirs}}
 
 
-def test_a_wrong_ca_is_refused_on_either_side(servers: TlsSentinelSet) -> None:
-    other = servers.certificates.other_ca
+def test_a_wrong_ca_is_refused_on_either_side(servers: TlsSentinelSet, tmp_path: Path) -> None:
+    other = Authority(tmp_path, "Another CA").certificate
     for told in (settings(servers, ca=other), settings(servers, sentinel_ca=other)):
         with opened(servers.url, **told) as store, pytest.raises(errors.CertificateRefused, match="wrong CA"):
             store.check()
