@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from rootcellar.payloads import Codec, make_key
-from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import read_keys
 from rootcellar.payloads.redaction.patterns import DEFAULTS, Patterns
 from rootcellar.payloads.redaction.per_task import Redactor
@@ -45,8 +45,8 @@ def main() -> None:
     codecs = {
         "plain": Codec(),
         "redacted (nothing found)": Codec(redactor=Redactor(Patterns(DEFAULTS, DEFAULTS))),
-        "signed": Codec(sealing=Sealing(None, keys)),
-        "encrypted": Codec(sealing=Sealing(keys)),
+        "signed": Codec(sealer=Sealer(None, keys)),
+        "encrypted": Codec(sealer=Sealer(keys)),
     }
     sizes = {"small": SMALL, "1 MB": LARGE}
     print("| | " + " | ".join(f"{size}: encode, µs | decode, µs | bytes" for size in sizes) + " |")

@@ -12,7 +12,7 @@ from typing import Any
 from kombu.serialization import dumps, loads
 
 from benchmarks.sealing import LARGE, ROUNDS, SMALL, microseconds_of
-from rootcellar.payloads import Codec, Compressing
+from rootcellar.payloads import Codec, Compressor
 from rootcellar.records import TYPED_JSON
 
 Work = tuple[Callable[[], object], Callable[[], object], int]
@@ -66,7 +66,7 @@ def main() -> None:
 
 def compressed(name: str, **options: int) -> Codec:
     """Return a codec that compresses, from 1,024 bytes on unless the options say otherwise."""
-    return Codec(serializer="rootcellar-json", compressing=Compressing(name, **options))
+    return Codec(serializer="rootcellar-json", compressor=Compressor(name, **options))
 
 
 def ours(value: Any, serializers: tuple[str, ...]) -> dict[str, Work]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy
 
 from rootcellar.errors import PayloadError, RootcellarError
-from rootcellar.payloads import Codec, Compressing
+from rootcellar.payloads import Codec, Compressor
 from rootcellar.records import TYPED_JSON, Payload
 from rootcellar.stores.framing import unframe
 from rootcellar.stores.layouts.json_blob import decode_task
@@ -58,7 +58,7 @@ TYPES += [
 METHODS = {"gzip": "application/x-gzip", "bzip2": "application/x-bz2", "lzma": "application/x-lzma"}
 METHODS |= {"zstd": "application/zstd", "brotli": "application/x-brotli"}
 CODEC = Codec(
-    compressing=Compressing(largest=LARGEST),
+    compressor=Compressor(largest=LARGEST),
     accept={TYPED_JSON, "application/json", "application/x-msgpack", "application/x-yaml"},
     old_pickles=True,
 )
@@ -93,7 +93,7 @@ def inputs(source: random.Random) -> Iterator[tuple[Callable[[Any], bool], Any]]
     ]
     seeds += [pickle.dumps(value, protocol) for value in ({1: (2, {3})}, [Decimal(1), b"x"]) for protocol in range(5)]
     packed = {
-        method: Compressing(name, threshold=0).compress(Payload(seeds[4] * 20)).body for name, method in METHODS.items()
+        method: Compressor(name, threshold=0).compress(Payload(seeds[4] * 20)).body for name, method in METHODS.items()
     }
     while True:
         kind = source.random()

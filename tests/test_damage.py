@@ -26,9 +26,9 @@ import rootcellar
 from rootcellar import errors
 from rootcellar.cli.values import json_object
 from rootcellar.payloads import Codec, make_key
-from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.rekey import Rekeying
+from rootcellar.payloads.rekey import Rekeyer
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.base import TaskQuery
 from rootcellar.stores.fields import EARLIEST, LATEST
@@ -230,8 +230,8 @@ def test_rekey_passes_over_a_damaged_row_and_names_it(place: Place) -> None:
     bad, *good = values
     place.keep()
     damage_result(place, bad)
-    codec = Codec(sealing=Sealing(read_keys(make_key("k"), "a test")))
-    done = Rekeying(place.store, codec, unsealed=True).run()
+    codec = Codec(sealer=Sealer(read_keys(make_key("k"), "a test")))
+    done = Rekeyer(place.store, codec, unsealed=True).run()
     assert (done.changed, done.left) == (len(good), 1)
     assert bad in done.problems[0]
     for task_id in good:
@@ -525,8 +525,8 @@ def test_mongodb_document_whose_own_part_is_damaged_takes_the_next_state(
     assert AsyncResult(late, app=place.app).get(timeout=PATIENCE) == "late"
 
     mongo_tasks(place).update_one({"_id": sealed}, {"$set": {"rootcellar": odd}})
-    codec = Codec(sealing=Sealing(read_keys(make_key("k"), "a test")))
-    assert Rekeying(place.store, codec, unsealed=True).run().changed == 2
+    codec = Codec(sealer=Sealer(read_keys(make_key("k"), "a test")))
+    assert Rekeyer(place.store, codec, unsealed=True).run().changed == 2
     record = place.store.get(sealed)
     assert record is not None
     assert record.result is not None

@@ -14,7 +14,7 @@ import pytest
 from kombu.exceptions import EncodeError
 
 from rootcellar.errors import ConfigurationError, ContentRefused, PayloadUnreadable
-from rootcellar.payloads import Codec, Compressing, NotEncodable, content_type_of
+from rootcellar.payloads import Codec, Compressor, NotEncodable, content_type_of
 from rootcellar.records import Payload
 from rootcellar.testing.conformance_app import JSON_VALUES, deep
 
@@ -22,9 +22,7 @@ PICKLE = "application/x-python-serialize"
 
 
 def encode(value: Any, serializer: str = "json", compression: str | None = None) -> Payload:
-    return Codec(serializer=serializer, compressing=Compressing(compression, threshold=0)).encode(
-        value, task_id="a task"
-    )
+    return Codec(serializer=serializer, compressor=Compressor(compression, threshold=0)).encode(value, task_id="a task")
 
 
 def decode(stored: Payload, accept: Collection[str] | None) -> Any:

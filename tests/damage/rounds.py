@@ -25,9 +25,9 @@ from rootcellar.cli.table import print_tasks
 from rootcellar.cli.values import json_object
 from rootcellar.errors import PayloadError, RootcellarError
 from rootcellar.payloads import Codec, make_key
-from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.rekey import Rekeying
+from rootcellar.payloads.rekey import Rekeyer
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import TaskQuery
 from rootcellar.stores.journal import WritesBehind
@@ -225,19 +225,19 @@ class Trial:
         self._check(dict(_scanned(self.store)))
 
     def _rekey_dry(self) -> None:
-        done = Rekeying(self.store, _codec(), unsealed=True, dry_run=True, batch=97).run()
+        done = Rekeyer(self.store, _codec(), unsealed=True, dry_run=True, batch=97).run()
         assert done.changed >= len(self._good) - len(self._damaged), done
 
     def _rekey(self) -> None:
         codec = _codec()
 
         def rekey() -> None:
-            Rekeying(self.store, codec, unsealed=True, batch=97).run()
+            Rekeyer(self.store, codec, unsealed=True, batch=97).run()
             found = self.store.get_many(self._good)
             for task_id, record in self._good.items():
                 if task_id not in self._damaged and record.result is not None:
                     assert codec.decode(found[task_id].result, task_id=task_id) is not codec  # type: ignore[arg-type]
-                    opened = codec.sealing.open(found[task_id].result, task_id, "result")  # type: ignore[arg-type]
+                    opened = codec.sealer.open(found[task_id].result, task_id, "result")  # type: ignore[arg-type]
                     assert opened == record.result
 
         self._read("rekey for good", rekey)
@@ -421,4 +421,4 @@ def _scanned(store: Any) -> Iterator[tuple[str, TaskRecord]]:
 
 
 def _codec() -> Codec:
-    return Codec(sealing=Sealing(read_keys(make_key("k"), "a test")))
+    return Codec(sealer=Sealer(read_keys(make_key("k"), "a test")))

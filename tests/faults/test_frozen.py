@@ -172,7 +172,7 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
     monkeypatch.setattr(executor, "IDLE_SECONDS", 0.5)
     server, url = freezable
     app = make_app(url)
-    store, readers = app.backend.store, app.backend.waiter.aside
+    store, readers = app.backend.store, app.backend.waiter.executor
     store.put(record("there"))
     begun: list[Any] = []
     read, read_many = store.get, store.get_many
@@ -190,7 +190,7 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
     async def give_up_reading() -> list[BaseException | None]:
         ready = rootcellar.as_completed([app.AsyncResult("there")])
         return await asyncio.gather(
-            *(ready._read_aside(app.backend, ["there"], time.monotonic() + SHORT) for _ in range(40)),
+            *(ready._read_in_thread(app.backend, ["there"], time.monotonic() + SHORT) for _ in range(40)),
             return_exceptions=True,
         )
 
@@ -202,6 +202,6 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
         assert len(begun) == executor.MAX_THREADS, "the others found no thread that was free"
         assert readers.waiting == 0, "nothing is kept for a caller who left"
     assert app.AsyncResult("there").get(timeout=20) == "there"
-    wait_until(lambda: not [one for one in threading.enumerate() if one.name == "rootcellar-aside"], "no thread reads")
+    wait_until(lambda: "rootcellar-executor" not in [one.name for one in threading.enumerate()], "no thread reads")
     assert len(begun) == executor.MAX_THREADS + 1, "after the freeze only the last one is read"
     store.close()

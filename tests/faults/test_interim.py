@@ -82,7 +82,7 @@ def test_late_state_is_not_stored_after_a_later_one() -> None:
     interim.store("one", lambda: write("PROGRESS"), lambda: False, "store PROGRESS")
     for _ in range(3):
         assert tried_again.acquire(timeout=20)
-    interim.settle("one")
+    interim.drop_earlier("one")
     may_store.set()
     wait_until(lambda: tries, "the other task's state")
     wait_until(lambda: not interim.waiting, "nothing left to do")
@@ -213,7 +213,7 @@ def test_state_that_no_server_takes_is_refused_at_once() -> None:
 
 
 def test_state_of_a_silent_store_is_waited_for_only_a_moment() -> None:
-    interim = Interim(Backoff(1, 1), Outage(), patience=0.01)
+    interim = Interim(Backoff(1, 1), Outage(), max_wait=0.01)
     thawed = threading.Event()
     stored: list[str] = []
 
@@ -223,7 +223,7 @@ def test_state_of_a_silent_store_is_waited_for_only_a_moment() -> None:
 
     interim.store("one", write, lambda: False, "store STARTED")
     assert not stored
-    final = threading.Thread(target=lambda: (interim.settle("one"), stored.append("SUCCESS")))
+    final = threading.Thread(target=lambda: (interim.drop_earlier("one"), stored.append("SUCCESS")))
     final.start()
     thawed.set()
     final.join(60)

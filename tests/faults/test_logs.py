@@ -34,7 +34,7 @@ def fails(times: int) -> Callable[[], str]:
 
 
 def try_hard(work: Callable[[], str], outage: Outage) -> str:
-    return retry(work, what="store it", limit=lambda: float("inf"), backoff=Backoff(0.1, 0.1), outage=outage)
+    return retry(work, action="store it", limit=lambda: float("inf"), backoff=Backoff(0.1, 0.1), outage=outage)
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -44,10 +44,10 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_outage_is_logged_once_however_often_it_is_tried(caplog: pytest.LogCaptureFixture) -> None:
     outage = Outage()
     assert try_hard(fails(20), outage) == "done"
-    begin, end = messages(caplog)
+    begin, log_end = messages(caplog)
     assert begin.startswith("Could not store it: away [the server]")
     assert "Trying again until it works" in begin
-    assert end.startswith("The result store works again, after ")
+    assert log_end.startswith("The result store works again, after ")
     assert not outage.is_on
     caplog.clear()
     assert try_hard(fails(0), outage) == "done"
@@ -60,14 +60,14 @@ def test_forked_children_log_one_outage_together(caplog: pytest.LogCaptureFixtur
     outage = Outage()
     child = os.fork()
     if not child:
-        outage.note("store it", StoreUnavailable("away"))
+        outage.log_failure("store it", StoreUnavailable("away"))
         os._exit(0)
     os.waitpid(child, 0)
     assert outage.is_on
-    outage.note("store another one", StoreUnavailable("away"))
+    outage.log_failure("store another one", StoreUnavailable("away"))
     assert messages(caplog) == [], "the child has logged it"
-    outage.end()
-    outage.end()
+    outage.log_end()
+    outage.log_end()
     assert len(messages(caplog)) == 1
 
 
@@ -75,9 +75,9 @@ def test_outage_whose_end_nobody_saw_is_forgotten(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage()
-    outage.note("store it", StoreUnavailable("away"))
+    outage.log_failure("store it", StoreUnavailable("away"))
     monkeypatch.setattr(outages, "FORGET_AFTER_SECONDS", -1.0)
-    outage.note("store it", StoreUnavailable("away"))
+    outage.log_failure("store it", StoreUnavailable("away"))
     assert len(messages(caplog)) == 2
 
 
@@ -86,17 +86,17 @@ def test_first_outage_is_logged_on_a_machine_that_has_just_started(
 ) -> None:
     # the clock counts from the start of the machine
     monkeypatch.setattr(outages, "FORGET_AFTER_SECONDS", float("inf"))
-    Outage().note("store it", StoreUnavailable("away"))
+    Outage().log_failure("store it", StoreUnavailable("away"))
     assert len(messages(caplog)) == 1
 
 
 def test_second_outage_is_logged_although_older_work_still_fails(caplog: pytest.LogCaptureFixture) -> None:
     outage = Outage()
-    outage.note("store one", StoreUnavailable("away"))
-    outage.end()
-    outage.note("store one", StoreUnavailable("away"), is_first=False)
+    outage.log_failure("store one", StoreUnavailable("away"))
+    outage.log_end()
+    outage.log_failure("store one", StoreUnavailable("away"), is_first=False)
     assert not outage.is_on, "that work failed before the end, or will fail again"
-    outage.note("store another one", StoreUnavailable("away"))
+    outage.log_failure("store another one", StoreUnavailable("away"))
     assert outage.is_on
     assert [each.split(":")[0] for each in messages(caplog)] == [
         "Could not store one",

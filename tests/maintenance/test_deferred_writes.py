@@ -39,8 +39,8 @@ def server() -> Server:
     return Server()
 
 
-def new_writes(patience: float) -> DeferredWrites:
-    return DeferredWrites(Backoff(1, 1), Outage(), DeferredWritesConfig(patience=patience))
+def new_writes(max_wait: float) -> DeferredWrites:
+    return DeferredWrites(Backoff(1, 1), Outage(), DeferredWritesConfig(max_wait=max_wait))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def hasty_writes() -> Iterator[DeferredWrites]:
 
 
 def test_work_that_comes_soon_is_returned(writes: DeferredWrites, server: Server) -> None:
-    assert writes.ask(lambda: server.store("one"), "store one", FOR_EVER) == "one"
+    assert writes.run(lambda: server.store("one"), "store one", FOR_EVER) == "one"
     assert writes.submit(lambda: server.store("two"), "store two", FOR_EVER)
     assert writes.pending() == []
 
@@ -68,7 +68,7 @@ def test_error_that_comes_soon_is_raised(writes: DeferredWrites) -> None:
     def refuse() -> None:
         raise RecordRefused("too large")
 
-    for call in (writes.ask, writes.submit):
+    for call in (writes.run, writes.submit):
         with pytest.raises(RecordRefused, match="too large"):
             call(refuse, "store it", FOR_EVER)
     assert writes.pending() == []
@@ -77,7 +77,7 @@ def test_error_that_comes_soon_is_raised(writes: DeferredWrites) -> None:
 def test_limit_of_tries_is_kept(writes: DeferredWrites, server: Server) -> None:
     server.is_away.set()
     with pytest.raises(StoreUnavailable, match="away"):
-        writes.ask(lambda: server.store("one"), "store one", 2)
+        writes.run(lambda: server.store("one"), "store one", 2)
     assert writes.signals.count(Signal.FAILED) == 2, "and the third failure was raised"
 
 
@@ -108,7 +108,7 @@ def test_work_that_was_asked_for_is_not_done_after_its_caller_left(
     server.is_away.set()
     assert not hasty_writes.submit(lambda: server.store("first"), "store first", FOR_EVER)
     with pytest.raises(StoreUnavailable, match="could not store late soon enough"):
-        hasty_writes.ask(lambda: server.store("late"), "store late", FOR_EVER)
+        hasty_writes.run(lambda: server.store("late"), "store late", FOR_EVER)
     assert hasty_writes.pending() == ["store first"]
     server.is_away.clear()
     assert not hasty_writes.submit(lambda: server.store("last"), "store last", FOR_EVER) or server.done

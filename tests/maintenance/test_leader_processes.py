@@ -24,7 +24,7 @@ class Alone(Service):
     """It says when it runs."""
 
     name = "work for one"
-    what = "work"
+    action = "work"
     is_single = True
 
     def run_once(self) -> int:

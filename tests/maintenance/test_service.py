@@ -23,7 +23,7 @@ class Work(Service):
     """A service whose work a test gives."""
 
     name = "test work"
-    what = "do the test's work"
+    action = "do the test's work"
 
     def __init__(self, work: Callable[[], int], pause: float = FOR_EVER, retries: Retries | None = None) -> None:
         super().__init__(retries=retries or Retries(first=0.001, longest=0.001))
@@ -120,9 +120,9 @@ def test_stop_waits_for_a_run_in_another_thread() -> None:
         return 1
 
     service = Work(work)
-    service.run_aside()
+    service.run_in_thread()
     assert began.wait(PATIENCE)
-    service.run_aside()
+    service.run_in_thread()
     assert not service.stop(0.01)
     may_end.set()
     assert service.stop(PATIENCE)
@@ -335,7 +335,7 @@ def test_size_of_a_batch_is_checked(most: int, least: int) -> None:
 
 class Batched(Service):
     name = "test batches"
-    what = "do batches"
+    action = "do batches"
 
     def __init__(self, rows: int, pause: float = 0.0, after: Callable[[], object] = lambda: None) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from celery import Celery
 from kombu import compression as kombu_compression
 
 from rootcellar.errors import ConfigurationError, PayloadBomb, PayloadUnreadable
-from rootcellar.payloads import Codec, Compressing, codec_of
+from rootcellar.payloads import Codec, Compressor, codec_of
 from rootcellar.payloads.compression import MAX_DECOMPRESSED_BYTES
 from rootcellar.records import Payload
 from rootcellar.stores.sql.celery_tables import task_record
@@ -56,16 +56,16 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_compressed_value_is_read_under_any_settings(method: str) -> None:
-    packed = Compressing(method).compress(TEXT)
+    packed = Compressor(method).compress(TEXT)
     assert len(packed.body) < len(TEXT.body) / 20
     assert packed.compression == METHODS[method]
-    for now in (Compressing(), Compressing("gzip"), Compressing(method, level=1)):
+    for now in (Compressor(), Compressor("gzip"), Compressor(method, level=1)):
         assert now.decompress(packed) == TEXT
 
 
 @pytest.mark.parametrize("method", KOMBUS)
 def test_celery_reads_what_is_compressed(method: str) -> None:
-    packed = Compressing(method).compress(TEXT)
+    packed = Compressor(method).compress(TEXT)
     assert packed.compression == kombu_compression.get_encoder(method)[1]
     assert kombu_compression.decompress(packed.body, METHODS[method]) == TEXT.body
 
@@ -75,17 +75,17 @@ def test_levels(method: str) -> None:
     source = random.Random(20310506)
     words = [source.randbytes(source.randrange(2, 9)).hex() for _ in range(500)]
     text = Payload(" ".join(source.choices(words, k=40_000)).encode())
-    quick, hard = (Compressing(method, level=level).compress(text) for level in (1, 9))
+    quick, hard = (Compressor(method, level=level).compress(text) for level in (1, 9))
     assert len(hard.body) != len(quick.body), "and not always smaller, as zstd shows"
-    assert Compressing().decompress(hard) == Compressing().decompress(quick) == text
+    assert Compressor().decompress(hard) == Compressor().decompress(quick) == text
 
 
 def test_small_and_incompressible_payloads_are_stored_as_they_are() -> None:
     small = Payload(b"x" * 999)
-    assert Compressing("gzip", threshold=1_000).compress(small) is small
-    assert Compressing("gzip", threshold=999).compress(small).compression
+    assert Compressor("gzip", threshold=1_000).compress(small) is small
+    assert Compressor("gzip", threshold=999).compress(small).compression
     noise = Payload(random.Random(1).randbytes(2_000))
-    assert Compressing("gzip").compress(noise) is noise
+    assert Compressor("gzip").compress(noise) is noise
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_small_and_incompressible_payloads_are_stored_as_they_are() -> None:
 )
 def test_wrong_settings(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        Compressing(options.pop("name"), **options)
+        Compressor(options.pop("name"), **options)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_settings_and_transport_options() -> None:
     assert codec.encode(value, task_id="a").compression
     codec = codec_of({"result_compression": "gzip", "result_max_decompressed_size": "100"})
     with pytest.raises(PayloadBomb, match="larger than 100"):
-        codec.decode(Codec(compressing=Compressing("zstd", threshold=0)).encode(value, task_id="a"), task_id="a")
+        codec.decode(Codec(compressor=Compressor("zstd", threshold=0)).encode(value, task_id="a"), task_id="a")
     app = Celery(set_as_current=False)
     app.conf.update(result_compression="bzip2", result_compression_level=1, result_compression_threshold=10)
     assert codec_of(app.conf).encode(value, task_id="a").compression == "application/x-bz2"
@@ -132,22 +132,22 @@ def test_a_bomb_is_stopped_before_it_fills_the_memory(method: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(PayloadBomb, match="result_max_decompressed_size"):
-            Compressing(largest=1 << 20).decompress(bomb)
+            Compressor(largest=1 << 20).decompress(bomb)
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
-    assert len(Compressing(largest=32 << 20).decompress(bomb).body) == 32 << 20
-    assert len(Compressing(largest=0).decompress(bomb).body) == 32 << 20
+    assert len(Compressor(largest=32 << 20).decompress(bomb).body) == 32 << 20
+    assert len(Compressor(largest=0).decompress(bomb).body) == 32 << 20
     assert MAX_DECOMPRESSED_BYTES == 256 << 20
 
 
 @pytest.mark.parametrize("method", BOMBS)
 def test_damaged_streams(method: str) -> None:
     name = {"application/x-gzip": "gzip", "application/x-bz2": "bzip2", "application/x-lzma": "lzma"}
-    whole = Compressing(name.get(method, method)).compress(TEXT)
+    whole = Compressor(name.get(method, method)).compress(TEXT)
     for body in (whole.body[:-1], whole.body[: len(whole.body) // 2], b"", b"no such thing", b"\x00" * 100):
         with pytest.raises(PayloadUnreadable):
-            Compressing().decompress(Payload(body, compression=whole.compression))
+            Compressor().decompress(Payload(body, compression=whole.compression))
 
 
 def test_lzma_may_not_ask_for_gigabytes() -> None:
@@ -157,12 +157,12 @@ def test_lzma_may_not_ask_for_gigabytes() -> None:
         "0000000004595a"
     )
     with pytest.raises(PayloadUnreadable, match="emory"):
-        Compressing().decompress(Payload(greedy, compression="application/x-lzma"))
+        Compressor().decompress(Payload(greedy, compression="application/x-lzma"))
 
 
 def test_real_gzip_is_read_too() -> None:
     packed = Payload(gzip.compress(TEXT.body), compression="application/x-gzip")
-    assert Compressing().decompress(packed).body == TEXT.body
+    assert Compressor().decompress(packed).body == TEXT.body
 
 
 def test_a_method_that_an_application_registered_with_kombu() -> None:
@@ -170,12 +170,12 @@ def test_a_method_that_an_application_registered_with_kombu() -> None:
         lambda body: b"!" + body[2:], lambda body: b'["' + body[1:], "application/x-odd", ["odd"]
     )
     try:
-        packed = Compressing("odd").compress(TEXT)
-        assert (packed.compression, Compressing().decompress(packed)) == ("application/x-odd", TEXT)
+        packed = Compressor("odd").compress(TEXT)
+        assert (packed.compression, Compressor().decompress(packed)) == ("application/x-odd", TEXT)
         with pytest.raises(PayloadBomb):
-            Compressing(largest=10).decompress(packed)
+            Compressor(largest=10).decompress(packed)
         with pytest.raises(ConfigurationError, match="has no levels"):
-            Compressing("odd", level=1)
+            Compressor("odd", level=1)
     finally:
         for table in (kombu_compression._encoders, kombu_compression._decoders):
             del table["application/x-odd"]

@@ -21,7 +21,7 @@ from kombu import compression
 import rootcellar
 from rootcellar.backend import exceptions
 from rootcellar.errors import PayloadUnreadable, StoreUnavailable
-from rootcellar.payloads import Codec, Compressing, NotEncodable, serialise
+from rootcellar.payloads import Codec, Compressor, NotEncodable, serialise
 from rootcellar.payloads.blobs import open_blobs
 from rootcellar.payloads.pickles import read_old_pickle
 from rootcellar.payloads.redaction.patterns import Patterns
@@ -165,9 +165,9 @@ def test_interruption_goes_through_compressing_and_decompressing(kind: type[Base
     strike = INTERRUPTIONS[kind]
     compression.register(lambda body: strike(), lambda body: strike(), f"application/x-{kind.__name__}", aliases=[])
     with goes_through(kind):
-        Compressing(f"application/x-{kind.__name__}", threshold=0).compress(Payload(b"x" * 100))
+        Compressor(f"application/x-{kind.__name__}", threshold=0).compress(Payload(b"x" * 100))
     with goes_through(kind):
-        Compressing().decompress(Payload(b"x", compression=f"application/x-{kind.__name__}"))
+        Compressor().decompress(Payload(b"x", compression=f"application/x-{kind.__name__}"))
 
 
 class Copied(dict[str, Any]):

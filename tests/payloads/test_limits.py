@@ -25,10 +25,10 @@ from rootcellar.errors import (
     StoreUnavailable,
 )
 from rootcellar.payloads import Call, Codec, NotEncodable, codec_of, make_key
-from rootcellar.payloads.blobs import REFERENCE, Blobs, Spilling, open_blobs
-from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads.blobs import REFERENCE, Blobs, BlobSpiller, open_blobs
+from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.rekey import Rekeying
+from rootcellar.payloads.rekey import Rekeyer
 from rootcellar.payloads.size_limits import TRUNCATED, Limit, read_size
 from rootcellar.records import ChordRecord, Payload
 
@@ -113,8 +113,8 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
 
 
 def spilling_codec(blobs: Blobs, *keys: str, **options: Any) -> Codec:
-    sealing = Sealing(read_keys(",".join(keys), "test")) if keys else None
-    return Codec(limit=Limit(1_000, "spill"), spilling=Spilling(blobs), sealing=sealing, **options)
+    sealer = Sealer(read_keys(",".join(keys), "test")) if keys else None
+    return Codec(limit=Limit(1_000, "spill"), spiller=BlobSpiller(blobs), sealer=sealer, **options)
 
 
 def names(blobs: Blobs) -> list[str]:
@@ -224,7 +224,7 @@ def app(tmp_path: Path) -> Iterator[Callable[..., Celery]]:
 
 
 def blobs_of(app: Celery) -> list[str]:
-    return names(app.backend.codec.spilling.blobs)
+    return names(app.backend.codec.spiller.blobs)
 
 
 def request(task_id: str = "a", retries: int = 0, **about: Any) -> Context:
@@ -321,13 +321,13 @@ def test_an_outage_of_the_blob_store_is_waited_out(app: Callable[..., Celery], t
 def test_rekeying_blobs(app: Callable[..., Celery]) -> None:
     app(result_encryption_keys=OLD).backend.store_result("a", LARGE, "SUCCESS")
     both = app(result_encryption_keys=f"{NEW},{OLD}").backend
-    without = Rekeying(both.store, codec_of({"result_encryption_keys": f"{NEW},{OLD}"})).run()
+    without = Rekeyer(both.store, codec_of({"result_encryption_keys": f"{NEW},{OLD}"})).run()
     assert (without.changed, without.left) == (0, 1)
     before = blobs_of(both.app)
-    dry = Rekeying(both.store, both.codec, dry_run=True).run()
+    dry = Rekeyer(both.store, both.codec, dry_run=True).run()
     assert (dry.changed, blobs_of(both.app)) == (1, before)
-    assert Rekeying(both.store, both.codec).run().changed == 1
+    assert Rekeyer(both.store, both.codec).run().changed == 1
     assert len(blobs_of(both.app)) == 1
     assert blobs_of(both.app) != before
-    assert Rekeying(both.store, both.codec).run().changed == 0
+    assert Rekeyer(both.store, both.codec).run().changed == 0
     assert app(result_encryption_keys=NEW).AsyncResult("a").get(timeout=0) == LARGE

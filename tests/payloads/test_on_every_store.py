@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rootcellar.payloads import ARGS, RESULT, Codec, Compressing, make_key
-from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads import ARGS, RESULT, Codec, Compressor, make_key
+from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import read_keys
 from rootcellar.records import TYPED_JSON, TaskRecord
 from rootcellar.testing.under_test import StoreUnderTest
@@ -40,9 +40,9 @@ def codec_of(combination: WorkerUnderTest, key: str) -> Codec:
     keys = read_keys(key, "test")
     return Codec(
         serializer=serializer,
-        compressing=Compressing(compression, threshold=0),
+        compressor=Compressor(compression, threshold=0),
         accept={SERIALIZERS[serializer][0]},
-        sealing=Sealing(keys if seal == "encrypted" else None, keys if seal == "signed" else None),
+        sealer=Sealer(keys if seal == "encrypted" else None, keys if seal == "signed" else None),
     )
 
 

@@ -120,9 +120,9 @@ def test_blob_is_there_when_the_record_is_acknowledged_after_a_long_outage(
             backend._put(going, None, None)
         for blob in (tmp_path / "blobs").glob("??/*"):
             os.utime(blob, (time.time() - 2 * MIN_BLOB_SECONDS,) * 2)
-        assert backend.codec.spilling.sweep(backend.store, MIN_BLOB_SECONDS) > 0
+        assert backend.codec.spiller.sweep(backend.store, MIN_BLOB_SECONDS) > 0
         other.execute("ROLLBACK")
     assert backend._put(going, None, None).written
-    backend.codec.spilling.sweep(backend.store, MIN_BLOB_SECONDS)
+    backend.codec.spiller.sweep(backend.store, MIN_BLOB_SECONDS)
     assert app.AsyncResult("a").get() == "x" * 100
     backend.store.close()

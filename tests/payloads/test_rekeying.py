@@ -16,9 +16,9 @@ import pytest
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads import ARGS, Codec, make_key
-from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import read_keys
-from rootcellar.payloads.rekey import Rekeying
+from rootcellar.payloads.rekey import Rekeyer
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.base import Store
@@ -34,7 +34,7 @@ DONE = datetime(2031, 5, 6, tzinfo=timezone.utc)
 
 
 def codec(*keys: str, accept_unsealed: bool = False) -> Codec:
-    return Codec(sealing=Sealing(read_keys(",".join(keys), "test") if keys else None, accept_unsealed=accept_unsealed))
+    return Codec(sealer=Sealer(read_keys(",".join(keys), "test") if keys else None, accept_unsealed=accept_unsealed))
 
 
 def record(number: int, one: Codec) -> TaskRecord:
@@ -187,17 +187,17 @@ def store() -> MemoryStore:
 
 def test_a_dry_run_changes_nothing(store: Store) -> None:
     before = store.scan()
-    done = Rekeying(store, codec(NEW, OLD), dry_run=True, batch=7).run()
-    assert (done.looked_at, done.changed, done.left) == (20, 20, 0)
+    done = Rekeyer(store, codec(NEW, OLD), dry_run=True, batch=7).run()
+    assert (done.records_read, done.changed, done.left) == (20, 20, 0)
     assert store.scan() == before
 
 
 def test_unsealed_values_are_sealed_on_request(store: Store) -> None:
     plain = record(99, codec())
     store.put(plain)
-    assert Rekeying(store, codec(NEW, OLD)).run().changed == 20
+    assert Rekeyer(store, codec(NEW, OLD)).run().changed == 20
     assert store.get(plain.task_id) == plain
-    assert Rekeying(store, codec(NEW), unsealed=True).run().changed == 1
+    assert Rekeyer(store, codec(NEW), unsealed=True).run().changed == 1
     assert key_ids(store) == {"aes-256-gcm:new"}
     assert codec(NEW).opened(store.scan()[-1])[0] == plain
 
@@ -229,11 +229,11 @@ def test_results_from_before_the_keys_are_counted_and_named(tmp_path: Any) -> No
 def test_signatures_become_encryption_and_the_other_way_round(store: Store) -> None:
     old, new = read_keys(OLD, "test"), read_keys(NEW, "test")
     before = readable(store, codec(OLD))
-    Rekeying(store, signing := Codec(sealing=Sealing(None, new)), unsealed=True).run()
+    Rekeyer(store, signing := Codec(sealer=Sealer(None, new)), unsealed=True).run()
     assert key_ids(store) == {"aes-256-gcm:old"}, "without the key nothing is touched"
-    encrypting = Codec(sealing=Sealing(old, new))
+    encrypting = Codec(sealer=Sealer(old, new))
     store.put(signed := record(50, signing))
-    assert Rekeying(store, encrypting).run().changed == 1
+    assert Rekeyer(store, encrypting).run().changed == 1
     assert store.get(signed.task_id) != signed
     assert {task_id: it for task_id, it in readable(store, encrypting).items() if task_id in before} == before
 
@@ -243,8 +243,8 @@ def test_records_that_cannot_be_opened_are_left_and_named(store: Store) -> None:
     foreign = record(51, codec(make_key("third")))
     store.put(damaged)
     store.put(foreign)
-    done = Rekeying(store, codec(NEW, OLD)).run()
-    assert (done.looked_at, done.changed, done.left) == (22, 20, 2)
+    done = Rekeyer(store, codec(NEW, OLD)).run()
+    assert (done.records_read, done.changed, done.left) == (22, 20, 2)
     assert dict(done.keys_missing) == {"third": 1}
     assert [store.get(damaged.task_id), store.get(foreign.task_id)] == [damaged, foreign]
     assert len(done.problems) == 2
@@ -253,7 +253,7 @@ def test_records_that_cannot_be_opened_are_left_and_named(store: Store) -> None:
 def test_result_that_a_worker_stores_meanwhile_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = replace(record(5, codec(NEW)), state="SUCCESS")
     monkeypatch.setattr(store, "replace", _after(store.replace, lambda: store.put(newer)))
-    Rekeying(store, codec(NEW, OLD)).run()
+    Rekeyer(store, codec(NEW, OLD)).run()
     assert store.get(newer.task_id) == newer
     assert key_ids(store) == {"aes-256-gcm:new"}
 
@@ -271,7 +271,7 @@ def _after(replace_it: Any, first: Any) -> Any:
 
 def test_without_a_key(store: Store) -> None:
     with pytest.raises(ConfigurationError, match="no key"):
-        Rekeying(store, codec())
+        Rekeyer(store, codec())
 
 
 def test_the_command_without_keys_and_with_a_missing_one(tmp_path: Any) -> None:

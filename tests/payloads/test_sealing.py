@@ -15,8 +15,8 @@ from celery import Celery
 from celery.app.task import Context
 
 from rootcellar.errors import ConfigurationError, KeyMissing, RootcellarError, SealBroken, UnsealedRefused
-from rootcellar.payloads import ARGS, RESULT, TRACEBACK, Codec, Compressing, codec_of, make_key
-from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads import ARGS, RESULT, TRACEBACK, Codec, Compressor, codec_of, make_key
+from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import Keyring, read_keys
 from rootcellar.records import Payload
 
@@ -24,8 +24,8 @@ OLD, NEW, OTHER = make_key("old"), make_key("new"), make_key("other")
 SECRET = "the patient's name"
 
 
-def sealing(encryption: str = "", signing: str = "", *, accept_unsealed: bool = False) -> Sealing:
-    return Sealing(
+def sealer(encryption: str = "", signing: str = "", *, accept_unsealed: bool = False) -> Sealer:
+    return Sealer(
         read_keys(encryption, "test") if encryption else None,
         read_keys(signing, "test") if signing else None,
         accept_unsealed=accept_unsealed,
@@ -33,7 +33,7 @@ def sealing(encryption: str = "", signing: str = "", *, accept_unsealed: bool = 
 
 
 def codec(encryption: str = "", signing: str = "", *, accept_unsealed: bool = False, **options: Any) -> Codec:
-    return Codec(sealing=sealing(encryption, signing, accept_unsealed=accept_unsealed), **options)
+    return Codec(sealer=sealer(encryption, signing, accept_unsealed=accept_unsealed), **options)
 
 
 @pytest.fixture(params=["encrypted", "signed"])
@@ -47,7 +47,7 @@ def codec_with(request: pytest.FixtureRequest) -> Callable[..., Codec]:
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_values_come_back(codec_with: Callable[..., Codec], serializer: str, compression: str | None) -> None:
     content = {"json": "application/json", "msgpack": "application/x-msgpack", "yaml": "application/x-yaml"}
-    one = codec_with(NEW, serializer=serializer, compressing=Compressing(compression), accept={content[serializer]})
+    one = codec_with(NEW, serializer=serializer, compressor=Compressor(compression), accept={content[serializer]})
     value = {"name": SECRET, "many": [1, None, "🧊"] * 50}
     stored = one.encode(value, task_id="a")
     assert stored.key_id
@@ -240,7 +240,7 @@ def test_wrong_keys_are_told_without_quoting_them(text: str) -> None:
 def test_no_key_is_shown() -> None:
     keys = read_keys(f"{NEW},{OLD}", "test")
     secrets = [text.partition(":")[2] for text in (NEW, OLD)]
-    shown = f"{keys!r} {keys} {list(keys)!r} {sealing(NEW)!r} {codec(NEW).sealing}"
+    shown = f"{keys!r} {keys} {list(keys)!r} {sealer(NEW)!r} {codec(NEW).sealer}"
     assert "new" in shown
     for secret, key in zip(secrets, keys, strict=True):
         assert secret not in shown

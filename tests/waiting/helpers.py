@@ -74,7 +74,7 @@ def no_safety_net(monkeypatch: Any) -> None:
 
 def count_threads() -> int:
     """Return how many threads there are, but for those that linger a while for what may be asked next."""
-    return sum(thread.name != "rootcellar-aside" for thread in threading.enumerate())
+    return sum(thread.name != "rootcellar-executor" for thread in threading.enumerate())
 
 
 class Inbox:

@@ -58,7 +58,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 def nothing_noted() -> Iterator[None]:
     """Leave no callback to the next test, which is in the same thread."""
     yield
-    callbacks._noted.clear()
+    callbacks._thread_results.clear()
 
 
 async def _watched(result: Any) -> None:

@@ -28,15 +28,15 @@ def test_failure_in_a_header_is_raised_though_it_is_stored_after_that_of_the_cho
     reads: list[int] = []
 
     def read(ids: Iterable[str]) -> Any:
-        found = glance(ids)
+        found = try_read(ids)
         reads.append(1)
         if len(reads) == 1:
             backend.store_result("failed", ValueError("header"), "FAILURE")
         return found
 
     with closing(backend.waiter), closing(backend.store):
-        glance = backend.waiter.glance
-        backend.waiter.glance = read
+        try_read = backend.waiter.try_read
+        backend.waiter.try_read = read
         result = app.AsyncResult("body", parent=GroupResult("header", [app.AsyncResult("failed")]))
         backend.store_result("body", ChordError("Dependency failed raised ValueError('header')"), "FAILURE")
         with pytest.raises(ValueError, match=r"^header$"):

@@ -55,14 +55,14 @@ T = TypeVar("T")
 
 logger = visible_logs(get_logger(__name__))
 
-#: an attribute of a task and a header of a call: whether the result must be on disk before it counts as stored
+#: the attribute of a task and the header of a call: whether a result must be on the disk before it counts as stored
 SYNCHRONOUS_COMMIT = "result_synchronous_commit"
 
 #: our options in ``result_backend_transport_options``, with their defaults in seconds
 CHORD_LEASE = 30.0
 CHORD_SWEEP_INTERVAL = 10.0
 
-#: seconds that a worker waits at its end for what its services do at that moment
+#: seconds that a worker waits at its end for the current work of its services
 STOP_TIMEOUT = 5.0
 
 
@@ -83,7 +83,7 @@ class ResultBackend(ReadingBackend):
 
     Chosen by ``result_backend = "rootcellar+postgresql://…"``; see :func:`rootcellar.stores.open_store` for the URLs.
 
-    Of Celery's settings it honours ``result_expires``, ``result_failure_expires``, ``result_chord_expires``,
+    It uses these settings of Celery: ``result_expires``, ``result_failure_expires``, ``result_chord_expires``,
     ``result_extended``, ``result_serializer``, ``result_accept_content``, ``result_compression``, ``result_cache_max``,
     ``result_backend_always_retry`` (on by default), ``result_backend_max_retries``,
     ``result_backend_password`` (a text, or a function that returns the password at each connect),
@@ -92,9 +92,9 @@ class ResultBackend(ReadingBackend):
     ``database_engine_options`` (``pool_size``, ``max_overflow``, ``pool_timeout``, ``pool_recycle``, ``pool_pre_ping``,
     ``connect_args``), ``database_short_lived_sessions`` and ``mongodb_backend_settings``.
     In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds; ``listen_url``,
-    where to wait for notifications past a pooler; ``prepared_statements`` (``auto``, ``on``, ``off``), whether
-    statements are prepared through a pooler; and ``synchronous_commit``, which a task's attribute or a call's header
-    ``result_synchronous_commit`` overrides.
+    the server for notifications if the store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``,
+    ``off``), whether statements are prepared through a pooler; and ``synchronous_commit``, which a task's attribute or
+    a call's header ``result_synchronous_commit`` overrides.
     """
 
     persistent = True
@@ -118,7 +118,7 @@ class ResultBackend(ReadingBackend):
             )
         self.compression = self.prepare_compression(conf.get("result_compression"))
         if kwargs.get("accept") is None and conf.result_accept_content is None and self.serializer == typed.NAME:
-            # the content types that this app writes by default, and none that can execute code
+            # the content types that this app writes by default; none of them can execute code
             self.accept = {*self.accept, TYPED_JSON}
         # one backend for each process; otherwise Celery creates one for each thread
         self.thread_safe = True
@@ -142,11 +142,11 @@ class ResultBackend(ReadingBackend):
         warn_of_unknown(ours)
         self._synchronous_commit = ours.get("synchronous_commit", True)
         self._exception_modules = type_modules_of(conf) or ()
-        #: the app's tasks, also later ones, after their first use; the app takes a lock for each look-up
+        #: the app's registry of tasks, set at its first use, because ``app.tasks`` takes a lock at each access
         self._tasks: Any = None
         self.codec = codec_of(conf, serializer=self.serializer, accept=self.accept)
-        # blobs are deleted by a sweep, wherever the records expire
-        self.supports_autoexpire = self.store.expires_by_itself and self.codec.spilling is None
+        # only the cleanup deletes blobs, even if the store deletes expired records by itself
+        self.supports_autoexpire = self.store.expires_by_itself and self.codec.spiller is None
         self.recorder = Recorder(
             self.codec,
             self.retention,
@@ -174,8 +174,8 @@ class ResultBackend(ReadingBackend):
     ) -> Any:
         """Store a task's state and result. If the task has ended, count its part of a chord in the same transaction.
 
-        A task that stores a state for itself has not ended, whatever the state is: the ``mark_as_…`` methods say that
-        it has. Of a ``request`` nothing is stored for another task than its own.
+        Only the ``mark_as_…`` methods mean that a task has ended. A task that stores any state by itself goes on. The
+        data of a ``request`` are only stored for the task of this request.
 
         A state that is not final (STARTED, RETRY, an application's own) does not delay its task: in an outage it is
         stored later, or not at all if the next state comes first.
@@ -193,16 +193,16 @@ class ResultBackend(ReadingBackend):
         outgoing = self._outgoing(key, encodable, state, traceback, request)
         part = self.chords.part_of(request, state, encodable, holds_result=False) if self.chords.is_end() else None
 
-        what = f"store {state} of task {task_id}"
+        action = f"store {state} of task {task_id}"
         try:
             policy = self._policies.current()
             is_lost = policy.is_main and isinstance(result, WorkerLostError) and state in states.READY_STATES
             put = partial(self._put_lost if is_lost else self._put, outgoing, part, request)
-            progress = policy.store(outgoing.record, put, request, what)
+            progress = policy.store(outgoing.record, put, request, action)
         except RootcellarError as exc:
             raise self._not_stored(exc, task_id, state) from exc
         if part is not None:
-            self.chords.note_progress(request, progress)
+            self.chords.set_progress(request, progress)
         self._cache.pop(key, None)
         return encodable
 
@@ -238,13 +238,13 @@ class ResultBackend(ReadingBackend):
             super()._fail_chain(*args, **kwargs)
 
     def end_unrecorded(self, request: Any, exc: BaseException) -> None:
-        """Count the part of a task that has ended without a record by Celery.
+        """Count the part of a task that has ended, and for which Celery stores no end.
 
-        The part is the state that the task itself has stored, if it is final, else a failure.
+        If the task itself has stored a final state, the part has this state. Otherwise it is a failure.
 
         Args:
             request: the task's request, or that of a message for an unknown task.
-            exc: why there is no record: ``Ignore``, ``Reject``, or that the task is not known.
+            exc: the reason: ``Ignore``, ``Reject``, or that the task is not known.
         """
         if not request.chord and not request.chain:
             return
@@ -255,12 +255,12 @@ class ResultBackend(ReadingBackend):
 
         self._policies.current().complete(count, f"count the end of task {request.id}")
 
-    def note_end(self, task: Any, exc: BaseException) -> None:
+    def record_end(self, task: Any, exc: BaseException) -> None:
         """Record a task that ended in an exception that does not extend ``Exception``. Some pools leave it PENDING."""
         request = task.request
         traceback = ExceptionInfo().traceback
         if lifecycle.is_child_of_pool():
-            # the main process also records a failure, but it knows only that the child process is lost
+            # the main process also stores a failure, but it knows only that the child process is lost
             is_run_again = (task.acks_late and task.reject_on_worker_lost) or getattr(task, "retry_on_worker_lost", 0)
             if isinstance(exc, KeyboardInterrupt) and not is_run_again and _is_stored(task):
                 encodable = self._encodable(exc, states.FAILURE, request)
@@ -270,7 +270,7 @@ class ResultBackend(ReadingBackend):
             self.mark_as_failure(request.id, exc, traceback, request=request, store_result=_is_stored(task))
 
     def _put_lost(self, outgoing: Outgoing, part: ChordPart | None, request: Any) -> Stored:
-        """Store that a worker was lost, unless the task has stored its own failure. Count its part in any case."""
+        """Store that a worker was lost, unless the task has stored its own failure. Always count its part."""
         there = self.store.get(outgoing.record.task_id)
         if there is None or there.state != states.FAILURE:
             return self._put(outgoing, part, request)
@@ -279,20 +279,20 @@ class ResultBackend(ReadingBackend):
 
     def _put(self, outgoing: Outgoing, part: ChordPart | None, request: Any) -> Stored:
         is_durable = self._is_durable(request)
-        spilling = self.codec.spilling
+        spiller = self.codec.spiller
 
         def put(record: TaskRecord) -> Stored:
             return self.store.put(record, part, lease=self.chords.lease, durable=is_durable)
 
-        if spilling is None:
+        if spiller is None:
             return outgoing.put(put)
         is_repeated = _is_repeated(request)
         return outgoing.put(
-            lambda record: spilling.put(self.store, record, lambda: put(record), is_repeated=is_repeated)
+            lambda record: spiller.put(self.store, record, lambda: put(record), is_repeated=is_repeated)
         )
 
     def _is_durable(self, request: Any) -> bool:
-        """Return whether the result must be on disk before it counts as stored: by call, by task, or by setting."""
+        """Return whether the result must be on the disk before it counts as stored: by call, by task, or by setting."""
         by_call = getattr(request, SYNCHRONOUS_COMMIT, None)
         if by_call is not None:
             return _is_on(by_call)
@@ -321,10 +321,10 @@ class ResultBackend(ReadingBackend):
 
     def _outgoing(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outgoing:
         make = partial(self._record, task_id, result, state, traceback, request)
-        return Outgoing(make() if self.codec.spilling is None else self._made_for_sure(make, task_id, state), make)
+        return Outgoing(make() if self.codec.spiller is None else self._record_with_retries(make, task_id, state), make)
 
-    def _made_for_sure(self, make: Callable[[], TaskRecord], task_id: str, state: str) -> TaskRecord:
-        """Return the record, with new tries if its result goes to a blob store that has an outage."""
+    def _record_with_retries(self, make: Callable[[], TaskRecord], task_id: str, state: str) -> TaskRecord:
+        """Return the record. If its result goes to a blob store that has an outage, retry."""
         try:
             return self._policies.waiting.ensure(make, f"keep the result of task {task_id} in a blob")
         except RootcellarError as exc:
@@ -443,17 +443,17 @@ class ResultBackend(ReadingBackend):
     def stop_services(self) -> None:
         """Stop these services, and log the operations that are lost because the worker ends."""
         self._services.stop(STOP_TIMEOUT)
-        for what in self._late.pending():
-            logger.critical("Gave up, because the worker ends: could not %s", what)
+        for action in self._late.pending():
+            logger.critical("Gave up, because the worker ends: could not %s", action)
 
     # -- deleting
 
     def _forget(self, task_id: str) -> None:
-        spilling = self.codec.spilling
-        record = self.store.get(text_id(task_id)) if spilling else None
+        spiller = self.codec.spiller
+        record = self.store.get(text_id(task_id)) if spiller else None
         self.store.delete([text_id(task_id)])
-        if spilling:
-            spilling.delete(record, self.store)
+        if spiller:
+            spiller.delete(record, self.store)
 
     def cleanup(self) -> None:
         """Delete expired records and finish orphaned chords: ``celery.backend_cleanup`` calls this."""
@@ -463,29 +463,30 @@ class ResultBackend(ReadingBackend):
             total += count
         self.chords.sweep()
         logger.info("Deleted %d expired results from %s.", total, self.store.where)
-        if (spilling := self.codec.spilling) is not None:
-            blob_sweep = BlobSweep(lambda: spilling.sweep(self.store, self.retention.blob_grace()))
-            swept = self.ensure(blob_sweep.run_once, blob_sweep.what)
-            logger.info("Deleted %d blobs without a record from %s.", swept, spilling.blobs.where)
+        if (spiller := self.codec.spiller) is not None:
+            blob_sweep = BlobSweep(lambda: spiller.sweep(self.store, self.retention.blob_grace()))
+            swept = self.ensure(blob_sweep.run_once, blob_sweep.action)
+            logger.info("Deleted %d blobs without a record from %s.", swept, spiller.blobs.where)
 
-    def sweep_aside(self) -> None:
-        """Sweep in a thread: a slow broker or store must not delay a caller that has a timeout."""
-        self._chord_sweep.run_aside()
+    def sweep_in_thread(self) -> None:
+        """Sweep in a thread, because a slow broker or store must not delay a caller that has a timeout."""
+        self._chord_sweep.run_in_thread()
 
     # -- outages
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         return isinstance(exc, RootcellarError) and exc.retryable
 
-    def ensure(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
-        """Run ``work`` on the store, and retry in an outage: up to the user's limit in a worker, a few times elsewhere.
+    def ensure(self, work: Callable[[], T], action: str, limit: float | None = None) -> T:
+        """Call ``work``, which uses the store, and retry in an outage.
 
-        A worker's main process does not wait.
+        In a worker there are as many retries as the user's settings allow, elsewhere a few. A worker's main process
+        does not wait for them.
 
         Raises:
             RootcellarError: the error of the last try.
         """
-        return self._policies.current().ensure(work, what, limit)
+        return self._policies.current().ensure(work, action, limit)
 
     @property
     def _limit(self) -> float:
@@ -523,7 +524,7 @@ class ResultBackend(ReadingBackend):
 
 def _own_request(task_id: Any, request: Any) -> Any:
     """Return a request if it belongs to this task, else ``None``, because its data must not be stored for this task."""
-    # the request of a message for an unknown task has no id
+    # the request in a message for an unknown task has no id
     own = getattr(request, "id", task_id)
     if type(own) is str and own == task_id:
         return request

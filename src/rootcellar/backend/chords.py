@@ -42,15 +42,15 @@ T = TypeVar("T")
 
 logger = visible_logs(get_logger(__name__))
 
-#: whether what is stored at this moment is the end of a task
+#: whether the state that is stored now is the end of a task
 _is_end: ContextVar[bool] = ContextVar("rootcellar_is_end", default=False)
 
-#: the attribute of a request under which the progress waits between storing the result and calling the body
+#: the attribute of a request that keeps the progress between storing the result and calling the body
 _PROGRESS = "_rootcellar_chord_progress"
 
 
 class _Ending:
-    """A ``with`` block within which the end of a task is stored."""
+    """A ``with`` block in which the end of a task is stored."""
 
     __slots__ = ("_token",)
 
@@ -70,8 +70,8 @@ class ChordBackend(Protocol):
     recorder: Recorder
     retention: Retention
 
-    def ensure(self, work: Callable[[], T], what: str) -> T:
-        """Do ``work`` on the store, with new tries in an outage."""
+    def ensure(self, work: Callable[[], T], action: str) -> T:
+        """Call ``work``, which uses the store, and retry it in an outage."""
 
     def exception_to_python(self, exc: Any) -> Any:
         """Return the exception of a decoded result."""
@@ -105,7 +105,7 @@ class Chords:
     # -- the client's side
 
     def begin(self, header_result_args: Sequence[Any], body: Any) -> None:
-        """Store the body, and the header if it contains groups: an orphan is finished with them."""
+        """Store the body, and the header if it contains groups. A sweep needs both to finish an orphan."""
         header = None
         if not isinstance(header_result_args[1], _regen):
             result = self._app.GroupResult(*header_result_args)
@@ -155,7 +155,7 @@ class Chords:
         )
 
     def count_by_hand(self, request: Any) -> bool:
-        """Count a part whose task has stored a final state for itself, and ended without another one.
+        """Count the part of a task that has stored a final state by itself, and ended without another state.
 
         Returns:
             whether there was such a state.
@@ -174,30 +174,30 @@ class Chords:
         return True
 
     def ending(self) -> _Ending:
-        """Return a ``with`` block: what is stored in it is the end of a task."""
+        """Return a ``with`` block; a state that is stored in it is the end of a task."""
         return _Ending()
 
     def is_end(self) -> bool:
-        """Tell whether what is stored now is the end of a task, and so a part of its chord."""
+        """Return whether the state that is stored now is the end of a task, and so counts as a part of its chord."""
         return _is_end.get()
 
     def _encoded(self, result: Any, state: str, request: Any) -> Payload:
         call = self._backend.recorder.call_of(request)
-        # the record was refused before if it is too large, and no record would refer to a blob
+        # no limit: a result that is too large was refused before, and a blob would have no record
         return self._backend.codec.encode(
             result, task_id=text_id(request.id), call=call, is_failure=state in FAILED, is_limited=False
         )
 
-    def note_progress(self, request: Any, progress: ChordProgress | None) -> None:
-        """Remember the progress until Celery says that the part returned. A claim is not overwritten."""
-        noted: ChordProgress | None = getattr(request, _PROGRESS, None)
-        if noted is None or not noted.claimed:
+    def set_progress(self, request: Any, progress: ChordProgress | None) -> None:
+        """Keep the progress until Celery calls ``on_chord_part_return``. A claim is not overwritten."""
+        earlier: ChordProgress | None = getattr(request, _PROGRESS, None)
+        if earlier is None or not earlier.claimed:
             setattr(request, _PROGRESS, progress)
 
     def take_progress(self, request: Any) -> ChordProgress | None:
-        """Return the progress that was noted, and forget it."""
-        noted: ChordProgress | None = request.__dict__.pop(_PROGRESS, None)
-        return noted
+        """Return the progress that :meth:`set_progress` kept, and remove it."""
+        progress: ChordProgress | None = request.__dict__.pop(_PROGRESS, None)
+        return progress
 
     def proceed(self, request: Any, progress: ChordProgress | None) -> None:
         """Call the body if the part of ``request`` completed the chord."""
@@ -263,7 +263,7 @@ class Chords:
         self._backend.ensure(lambda: self._backend.store.finish_chord(group_id), f"finish chord {group_id}")
 
     def _publish(self, group_id: str, callback: Any, values: list[Any]) -> bool:
-        """Send the body; return whether the chord is over. If the broker is unreachable, a sweep sends it."""
+        """Send the body; return whether the chord is done. If the broker cannot be reached, a sweep sends it later."""
         send = getattr(self._app.amqp, "_retry_publish", _call)
         try:
             send(callback.delay, values)
@@ -272,17 +272,17 @@ class Chords:
                 "The body of chord %s could not be sent: %s. A sweep will send it in %g s.", group_id, exc, self.lease
             )
             return False
-        except Exception as exc:  # whatever is wrong with the body ends the chord, as in Celery
+        except Exception as exc:  # any error of the body ends the chord, as in Celery
             raise_interruption(exc)
             logger.exception("The body of chord %s could not be sent", group_id)
             self._fail(callback, _with_cause(f"Callback error: {exc!r}", exc))
         return True
 
     def _fail(self, callback: Any, exc: ChordError) -> None:
-        """Let the body fail, and what waits for its end: Celery forgets a body that is a chord, or a part of one.
+        """Mark the body as failed, and every task that would have completed it.
 
-        Each errback is called once. Celery links one of a chord to the chords in its header too. These fail the outer
-        chord, whose body calls it.
+        Celery itself does not do this for a body that is a chord or a part of one. Each errback is called once: Celery
+        also links the errback of a chord to the chords in its header; those fail the outer chord, whose body calls it.
         """
         for end, _ in _ends(callback):
             if end.options.get("chord"):
@@ -308,7 +308,7 @@ class Chords:
                 self._backend.on_chord_part_return(request, states.FAILURE, exc)
 
     def _store_body_failure(self, callback: Any, exc: ChordError) -> None:
-        """Record the failure with the body's name first: Celery fails a body that never ran without a request."""
+        """Store the failure with the body's name. Celery would store it without, because the body never ran."""
         if isinstance(callback, (group, chord, _chain)) or not callback.id:
             return
         relations = {name: callback.options.get(name) for name in ("root_id", "parent_id", "group_id", "group_index")}
@@ -319,7 +319,7 @@ class Chords:
         """Return the values of the header's tasks in its order and shape.
 
         Raises:
-            ChordError: one of them failed, or its result is gone or cannot be read.
+            ChordError: a task failed, or its result was deleted or cannot be read.
         """
         store = self._backend.store
         parts = self._backend.ensure(lambda: store.chord_parts(group_id), f"read the parts of chord {group_id}")
@@ -365,13 +365,13 @@ class Chords:
 
 
 def _ends(signature: Any, errbacks: list[Any] | None = None) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield the tasks whose end is that of ``signature``, each with the errbacks that Celery would not call.
+    """Yield the tasks whose end is the end of ``signature``, each with the errbacks that Celery does not call.
 
-    Celery calls those of a chord's body, but not those of the body of a chord that is a body.
+    Celery calls the errbacks of a chord's body. If this body is itself a chord, it does not call those of its body.
 
     Args:
         signature: a task, a chord, a group or a chain.
-        errbacks: those of what ``signature`` is in; ``None`` where Celery calls the errbacks of ``signature``.
+        errbacks: the errbacks of the signatures that contain this one; ``None`` if Celery calls its errbacks.
     """
     if isinstance(signature, chord):
         yield from _ends(signature.body, errbacks or [])
@@ -390,7 +390,7 @@ def _ends(signature: Any, errbacks: list[Any] | None = None) -> Iterator[tuple[A
 
 
 def _inner(signature: Any) -> list[Any]:
-    """Return the signatures whose errbacks are called where ``signature`` fails, beside its own."""
+    """Return the inner signatures whose errbacks are also called if ``signature`` fails."""
     if isinstance(signature, chord):
         return [signature.body]
     return list(signature.tasks) if isinstance(signature, group) else []
@@ -402,12 +402,12 @@ def _linked(signature: Any) -> list[Any]:
 
 
 def _errbacks(signature: Any) -> list[Any]:
-    """Return the errbacks that are called where ``signature`` fails."""
+    """Return all errbacks that are called if ``signature`` fails."""
     return [*_linked(signature), *(errback for inner in _inner(signature) for errback in _errbacks(inner))]
 
 
 def _unlink(signature: Any, errbacks: list[Any]) -> None:
-    """Take ``errbacks`` from those that are called where ``signature`` fails."""
+    """Remove ``errbacks`` from those that are called if ``signature`` fails."""
     if linked := _linked(signature):
         signature.options["link_error"] = [errback for errback in linked if errback not in errbacks]
     for inner in _inner(signature):
@@ -415,7 +415,7 @@ def _unlink(signature: Any, errbacks: list[Any]) -> None:
 
 
 def _shaped(member: Any, values: dict[str, Any]) -> Any:
-    """Return the value of a member of a header: of a task, or, for a group, the list of its members' values."""
+    """Return the value of a member of a header: a task's value, or, for a group, the list of its members' values."""
     (task_id, _), nodes = member
     if nodes is not None:
         return [_shaped(node, values) for node in nodes]
@@ -428,7 +428,7 @@ def _signature_of(body: Any, group_id: str, app: Any) -> Any:
     """Return the signature of a stored body.
 
     Raises:
-        PayloadUnreadable: it is none.
+        PayloadUnreadable: it is not a signature.
     """
     parts: dict[str, Any] = {"task": str, "args": (list, tuple), "kwargs": dict, "options": dict}
     try:

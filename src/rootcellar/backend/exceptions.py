@@ -1,9 +1,9 @@
 """Turns a task's exception into plain data, in Celery's form, and back into an exception.
 
-The stored data names a class, and reading it must not run code that a stored row chooses. So the class must be in a
-module that is loaded or listed in the settings; it is found without running code; it must extend ``BaseException`` and
-not end a program; and the exception is created only from its arguments. If this is not possible, a substitute class of
-the same name has the same arguments.
+The stored data name a class, and reading them must not run code that somebody chose who can write to the store. So the
+class must be in a module that is loaded or listed in the settings; finding it runs no code; it must extend
+``BaseException``, and raising it must not end a program; and the exception is created only from its arguments. If this
+is not possible, a substitute class of the same name is created, with the same arguments.
 
 Celery's form has the class and the arguments. Other details are stored under ``rootcellar``, which Celery's own readers
 ignore: attributes, a text that the class makes itself, notes, the cause, and the exceptions of a group.
@@ -35,9 +35,9 @@ logger = visible_logs(get_logger(__name__))
 _MAX_DEPTH, _MAX_EXCEPTIONS = 8, 100
 #: larger attributes and arguments of a constructor are left out
 _MAX_VALUE_BYTES = 64 << 10
-#: raised in a client, they would end its program or its generators
+#: never created, because they would end the client's program or its generators
 _REFUSED = (SystemExit, GeneratorExit)
-#: Python 3.10 has none
+#: Python 3.10 does not have it
 _Group: Any = getattr(builtins, "BaseExceptionGroup", ())
 _PYDANTIC = ("pydantic_core._pydantic_core", "ValidationError")
 
@@ -141,7 +141,7 @@ def _constructor_args(exc: BaseException, encode: Encode) -> list[Any] | None:
         return None
     try:
         reduced = exc.__reduce__()
-    except Exception as failure:  # of the class of the exception
+    except Exception as failure:  # the exception's class may raise any exception
         raise_interruption(failure)
         return None
     match reduced:
@@ -197,7 +197,7 @@ def _encodable(value: Any, encode: Encode) -> Any:
 def _shown(value: Any) -> str:
     try:
         return repr(value)
-    except Exception as exc:  # of its class
+    except Exception as exc:  # the value's class may raise any exception
         raise_interruption(exc)
         return f"<a {type(value).__name__} that cannot be shown>"
 
@@ -205,12 +205,12 @@ def _shown(value: Any) -> str:
 def _text(value: Any, otherwise: str | None = None) -> str:
     try:
         return str(value)
-    except Exception as exc:  # of its class
+    except Exception as exc:  # the value's class may raise any exception
         raise_interruption(exc)
         return _shown(value) if otherwise is None else otherwise
 
 
-# -- and back
+# -- back into exceptions
 
 
 class _Shown(str):
@@ -286,11 +286,11 @@ def _construct(
         # the name of the class would be lost otherwise
         called = f"{name}({', '.join(map(repr, args))})"
         return stand_in(name, module, Exception, args, called if text is None else f"{called}: {text}")
-    for make in _ways(cls, args, more, modules, depth):
+    for make in _constructors(cls, args, more, modules, depth):
         made: BaseException | None = _result_or_none(make)
         if made is not None:
             _set_state(made, more.get("state"))
-            if _says(made, text):
+            if _has_text(made, text):
                 return made
     # its own class, or else its nearest usable base, with a text that does not depend on missing attributes
     shown = f"{name}({', '.join(map(repr, args))})" if text is None else text
@@ -303,7 +303,7 @@ def _construct(
     return stand_in(name, module, Exception, args, shown)
 
 
-def _ways(
+def _constructors(
     cls: Any, args: tuple[Any, ...], more: Mapping[str, Any], modules: Iterable[str], depth: int
 ) -> Iterator[Callable[[], Any]]:
     """Yield functions that try to create an exception of a class, the best first. A failed one returns ``None``."""
@@ -350,12 +350,12 @@ def _result_or_none(make: Callable[[], Any]) -> Any:
         return None
 
 
-def _says(made: BaseException, text: str | None) -> bool:
+def _has_text(made: BaseException, text: str | None) -> bool:
     """Return True if an exception can be shown, and has the stored text."""
     try:
         shown = str(made)
         repr(made)
-    except Exception as exc:  # of its class, if its constructor did not run
+    except Exception as exc:  # the value's class may raise any exception, if its constructor did not run
         raise_interruption(exc)
         return False
     return text is None or shown == text
@@ -391,11 +391,11 @@ def stand_in(name: str, module: str, base: type[BaseException], args: tuple[Any,
         "__str__": lambda self: text,
         "__reduce__": lambda self: (stand_in, (name, module, base, args, text)),
     }
-    cls = type(_speakable(name), (base,), names)
+    cls = type(_valid_class_name(name), (base,), names)
     return _bare(cls, args)
 
 
-def _speakable(name: str) -> str:
+def _valid_class_name(name: str) -> str:
     """Return a valid name for a class."""
     return name.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
@@ -421,14 +421,14 @@ def _find_module(name: str, modules: Iterable[str]) -> Any:
         return None
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as exc:  # of the module's code
+    except (Exception, SystemExit) as exc:  # the module's code may raise any exception
         raise_interruption(exc) if isinstance(exc, Exception) else None
         logger.warning("The module %s of result_type_modules cannot be imported: %r", name, exc)
         return None
 
 
 def _namespace(holder: Any) -> Mapping[str, Any]:
-    """Return a member of a module or class from its ``__dict__``, because attribute access could run code."""
+    """Return the ``__dict__`` of a module or class, because access to its attributes could run code."""
     if issubclass(type(holder), types.ModuleType):
         found: Mapping[str, Any] = object.__getattribute__(holder, "__dict__")
         return found

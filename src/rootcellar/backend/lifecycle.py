@@ -1,8 +1,7 @@
-"""The life of a process that has a backend: the times of its tasks, and the start and end of a worker.
+"""Connects a backend to Celery's signals: the times of tasks, and the start and end of a worker.
 
-The sent time is in a header that the client adds; other workers pass it on. On a retry it stays that of
-the first sending, so that ``started - sent`` is all the time the task has waited. The started time is that of the last
-start.
+The client adds the sent time as a header, which workers pass on. A retry keeps the time of the first sending, so that
+``started - sent`` is the whole time for which the task has waited. The started time is that of the last start.
 """
 
 from __future__ import annotations
@@ -30,27 +29,27 @@ from rootcellar.waiting.blocking import Waiter
 
 logger = visible_logs(get_logger(__name__))
 
-#: the message header, and so the attribute of ``task.request``, that says when the task was sent
+#: the message header, and so the attribute of ``task.request``, with the time when the task was sent
 SENT_AT = "rootcellar_sent_at"
-#: the attribute of ``task.request`` that says when the task was started
+#: the attribute of ``task.request`` with the time when the task was started
 STARTED_AT = "rootcellar_started_at"
 
-#: since 5.7 the worker's main process records the failure of a task that rejects its message for good
+#: since Celery 5.7 the worker's main process stores the failure of a task that rejects its message without requeueing
 _IS_REJECTION_RECORDED = celery.VERSION >= (5, 7)
 
 
 def is_in_task() -> bool:
-    """Tell whether this thread or greenlet runs a task."""
+    """Return whether this thread or greenlet runs a task."""
     return get_current_task() is not None
 
 
 def is_in_pool() -> bool:
-    """Tell whether this is a worker's pool, which waits until a result is stored."""
+    """Return whether this is a worker's pool, which waits until a result is stored."""
     return is_in_task() or (_is_worker() and current_process().name != "MainProcess")
 
 
 def is_worker_main() -> bool:
-    """Tell whether this is a worker's main process, outside its tasks: it must not wait."""
+    """Return whether this is a worker's main process outside of a task. It must not wait."""
     return _is_worker() and not is_in_pool() and not blocking_allowed()
 
 
@@ -62,17 +61,17 @@ def _now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def _note_sent(headers: Any = None, **_: Any) -> None:
+def _add_sent_time(headers: Any = None, **_: Any) -> None:
     if isinstance(headers, dict) and not (headers.get("retries") and headers.get(SENT_AT)):
         headers[SENT_AT] = _now().isoformat()
 
 
-def _note_started(task: Any = None, **_: Any) -> None:
+def _add_start_time(task: Any = None, **_: Any) -> None:
     setattr(task.request, STARTED_AT, _now())
 
 
 def _on_task_end(sender: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
-    """Count the part of a task that ended by Ignore or Reject: Celery does not call its result backend for these."""
+    """Count the part of a task that ended by Ignore or Reject, because Celery does not call the backend for these."""
     is_ignored = state == states.IGNORED and not _was_replaced(retval)
     is_rejected = state == states.REJECTED and not _IS_REJECTION_RECORDED and not retval.requeue
     if is_ignored or is_rejected:
@@ -80,7 +79,7 @@ def _on_task_end(sender: Any = None, state: Any = None, retval: Any = None, **_:
 
 
 def _was_replaced(exc: BaseException | None) -> bool:
-    """Tell whether ``self.replace`` raised this, so that another task takes the place of this one in its chord."""
+    """Return whether ``self.replace`` raised this: then another task replaces this one in its chord."""
     while exc is not None:
         entry = exc.__traceback__
         while entry is not None:
@@ -100,13 +99,13 @@ def _on_task_invalid(sender: Any = None, message: Any = None, exc: Any = None, *
 
 
 def _end_message(backend: Any, message: Any, exc: BaseException) -> None:
-    """Count the part of a message from which no task can be made."""
+    """Count the part of a message that cannot be run as a task."""
     try:
         payload = message.payload
     except (ContentDisallowed, DecodeError) as unreadable:
-        logger.error("A message cannot be read; if it is part of a chord, that does not end: %s", unreadable)
+        logger.error("A message cannot be read; if it is part of a chord, the chord does not end: %s", unreadable)
         return
-    # protocol 2 has the chord and the chain beside the arguments, protocol 1 has all in one mapping
+    # protocol 2 has the chord and the chain next to the arguments, protocol 1 has everything in one mapping
     fields = {**message.headers, **payload[2]} if isinstance(payload, (list, tuple)) else payload
     _end_unrecorded(backend, Context(fields), exc)
 
@@ -116,33 +115,33 @@ def _end_unrecorded(backend: Any, request: Any, exc: BaseException) -> None:
         backend.end_unrecorded(request, exc)
 
 
-def _note_end(task: Any = None, state: str | None = None, **_: Any) -> None:
-    """Record the end of a task in an exception that is no ``Exception``: Celery leaves that to the pool, if to any."""
+def _record_end(task: Any = None, state: str | None = None, **_: Any) -> None:
+    """Store the end of a task in an exception that is not an ``Exception``. Celery does not, and few pools do."""
     exc = sys.exc_info()[1]
     if state is not None or exc is None or isinstance(exc, Exception) or task.request.is_eager:
         return
     backend = task.backend
     if backend in _alive:
-        backend.note_end(task, exc)
+        backend.record_end(task, exc)
 
 
 def is_end_of_run(task: Any, exc: BaseException) -> bool:
-    """Tell whether an exception that is no ``Exception`` is that of a task, and not of the pool that stops its run."""
+    """Return whether such an exception came from the task itself, and not from the pool that stops it."""
     if isinstance(exc, (WorkerShutdown, WorkerTerminate)) or type(exc).__name__ == "GreenletExit":
         return False
-    # the pools of gevent and eventlet use their own for a time limit too, and report that themselves
+    # the pools of gevent and eventlet use their own exception for a time limit, and report the limit themselves
     is_timeout = type(exc).__module__.split(".")[0] in ("gevent", "eventlet") and type(exc).__name__ == "Timeout"
     limits = (*(task.request.timelimit or ()), task.time_limit, task.app.conf.task_time_limit)
     return not (is_timeout and any(limits))
 
 
 def is_child_of_pool() -> bool:
-    """Tell whether this is a child of a worker's prefork pool, whose main process notices its end."""
+    """Return whether this is a child of a worker's prefork pool, whose main process notices its end."""
     return _is_worker() and current_process().name != "MainProcess"
 
 
 class ManagedBackend(Protocol):
-    """What this module needs from a backend."""
+    """The methods and attributes of a backend that this module needs."""
 
     app: Any
     store: Store
@@ -155,10 +154,10 @@ class ManagedBackend(Protocol):
         """Count the part of a task that has ended and for which Celery records nothing."""
 
     def stop_services(self) -> None:
-        """Stop these services, and log what will not be stored because the worker ends."""
+        """Stop these services, and log the operations that are lost because the worker ends."""
 
-    def note_end(self, task: Any, exc: BaseException) -> None:
-        """Record that a task ended in an exception that is no ``Exception``."""
+    def record_end(self, task: Any, exc: BaseException) -> None:
+        """Store that a task ended in an exception that is not an ``Exception``."""
 
 
 _alive: weakref.WeakSet[ManagedBackend] = weakref.WeakSet()
@@ -170,8 +169,8 @@ def register_backend(backend: ManagedBackend) -> None:
 
 
 def _on_worker_ready(sender: Any = None, **_: Any) -> None:
-    """Refuse to work where no result could ever be stored, and start the services in the background."""
-    # the first look at app.backend makes it, where `worker -q` did not
+    """Stop the worker if no result can ever be stored; otherwise start the services in the background."""
+    # access to app.backend creates the backend, which `worker -q` has not done
     sender.app.backend  # noqa: B018
     for backend in [backend for backend in _alive if backend.app is sender.app]:
         try:
@@ -180,7 +179,7 @@ def _on_worker_ready(sender: Any = None, **_: Any) -> None:
             if not exc.retryable:
                 logger.critical("No result could be stored, so this worker stops: %s", exc)
                 raise WorkerShutdown(1) from None
-            logger.error("The result store is out of reach: %s. Results will be stored when it is back.", exc)
+            logger.error("The result store cannot be reached: %s. Results will be stored when it is back.", exc)
         backend.start_services()
 
 
@@ -197,13 +196,13 @@ def close_all(**_: Any) -> None:
 
 
 def connect_signals() -> None:
-    """Connect what this module does to Celery's signals; to be called any number of times."""
-    signals.before_task_publish.connect(_note_sent, weak=False, dispatch_uid="rootcellar.sent")
-    signals.task_prerun.connect(_note_started, weak=False, dispatch_uid="rootcellar.started")
+    """Connect the functions of this module to Celery's signals. May be called any number of times."""
+    signals.before_task_publish.connect(_add_sent_time, weak=False, dispatch_uid="rootcellar.sent")
+    signals.task_prerun.connect(_add_start_time, weak=False, dispatch_uid="rootcellar.started")
     signals.task_postrun.connect(_on_task_end, weak=False, dispatch_uid="rootcellar.unrecorded")
     signals.task_unknown.connect(_on_task_unknown, weak=False, dispatch_uid="rootcellar.unknown")
     signals.task_rejected.connect(_on_task_invalid, weak=False, dispatch_uid="rootcellar.invalid")
-    signals.task_postrun.connect(_note_end, weak=False, dispatch_uid="rootcellar.end of task")
+    signals.task_postrun.connect(_record_end, weak=False, dispatch_uid="rootcellar.end of task")
     signals.worker_ready.connect(_on_worker_ready, weak=False, dispatch_uid="rootcellar.ready")
     signals.worker_shutdown.connect(_on_worker_shutdown, weak=False, dispatch_uid="rootcellar.end")
     signals.worker_process_shutdown.connect(close_all, weak=False, dispatch_uid="rootcellar.shutdown")

@@ -1,8 +1,8 @@
-"""How something is stored: by a client or a worker's pool, which wait, or by a worker's main process, which does not.
+"""How a caller stores: a client or a worker's pool waits until it is done, and a worker's main process does not wait.
 
 A task waits until its result is stored, because its worker has nothing else to do. A client waits for a few tries. A
-worker's main process must not wait: the service of deferred writes stores for it. The choice is made once for each
-call, here: the same thread of a solo worker is the main process, and within a task it is the pool.
+worker's main process must not wait: the service of deferred writes stores for it. The choice is made here, for each
+call: the only thread of a solo worker is the main process, and during a task it is the pool.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 
 from rootcellar.backend import lifecycle
 from rootcellar.backend.interim import Interim
-from rootcellar.backend.retries import FEW, retry
+from rootcellar.backend.retries import FEW_RETRIES, retry
 from rootcellar.errors import RootcellarError
 from rootcellar.maintenance.deferred_writes import DeferredWrites
 from rootcellar.records import ChordProgress, Stored, TaskRecord
@@ -30,76 +30,76 @@ T = TypeVar("T")
 logger = visible_logs(get_logger(__name__))
 
 #: the progress of a chord whose part is counted later
-LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
+COUNTED_LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
 
 #: calls a chord's body if the part of a request completed the chord
 Proceed = Callable[[Any, ChordProgress | None], object]
 
 
 class StorePolicy(ABC):
-    """How something is stored."""
+    """How a caller stores."""
 
-    #: whether the caller is a worker's main process, which learns of lost workers
+    #: whether the caller is a worker's main process, which notices lost workers
     is_main: bool = False
 
     @abstractmethod
-    def store(self, record: TaskRecord, put: Callable[[], Stored], request: Any, what: str) -> ChordProgress | None:
+    def store(self, record: TaskRecord, put: Callable[[], Stored], request: Any, action: str) -> ChordProgress | None:
         """Store a record.
 
         Args:
-            record: what is stored.
+            record: the record.
             put: stores it, and counts its part of a chord; doing it twice must be harmless.
             request: the request of the part.
-            what: its name for the log.
+            action: what ``put`` does, for the log: "store SUCCESS of task …".
 
         Returns:
-            the chord's progress, with which the caller proceeds; :data:`LATER` where the part may not be counted yet;
-            ``None`` where there is no part.
+            the chord's progress, with which the caller proceeds; :data:`COUNTED_LATER` if the part may not be counted
+            yet; ``None`` if there is no part.
 
         Raises:
-            RootcellarError: it was not stored, and is not tried again.
+            RootcellarError: it was not stored, and will not be retried.
         """
 
     @abstractmethod
-    def ensure(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
-        """Return what ``work`` returns, after new tries in an outage.
+    def ensure(self, work: Callable[[], T], action: str, limit: float | None = None) -> T:
+        """Return the result of ``work``, with retries in an outage.
 
         Args:
-            work: what to do; doing it twice must be harmless.
-            what: its name for the log.
-            limit: the most new tries; ``None`` for as many as usual.
+            work: the operation; doing it twice must be harmless.
+            action: what it does, for the log.
+            limit: the most retries; ``None`` for the default.
 
         Raises:
-            RootcellarError: what the last try raised.
+            RootcellarError: the error of the last try.
         """
 
     @abstractmethod
-    def count(self, count: Callable[[], ChordProgress], request: Any, what: str) -> None:
+    def count(self, count: Callable[[], ChordProgress], request: Any, action: str) -> None:
         """Count a part of a chord, and call the chord's body if the part completed it.
 
         Raises:
-            RootcellarError: what the last try raised.
+            RootcellarError: the error of the last try.
         """
 
     @abstractmethod
-    def complete(self, work: Callable[[], object], what: str) -> None:
-        """Do ``work`` now, or later where the caller must not wait. It makes its own new tries of what it stores.
+    def complete(self, work: Callable[[], object], action: str) -> None:
+        """Call ``work`` now, or later if the caller must not wait. ``work`` itself retries what it stores.
 
         Raises:
-            RootcellarError: what the last try raised.
+            RootcellarError: the error of the last try.
         """
 
 
 class WaitingPolicy(StorePolicy):
-    """A worker's pool waits until a final state is stored, and any other state does not delay it. A client waits too.
+    """Waits until a final state is stored, for a worker's pool or a client. Other states do not delay a pool.
 
     Args:
-        interim: has the states that are stored later.
-        backoff: how long to wait between two tries.
-        outage: logs that something fails, and that it works again.
+        interim: stores the states that are not final.
+        backoff: the pauses between two tries.
+        outage: logs that an operation fails, and that it works again.
         proceed: calls a chord's body, for the request of a part and its progress.
-        limit: returns the most new tries that the user allows.
-        is_over: tells whether a task has ended.
+        limit: returns the most retries that the user allows.
+        is_over: returns whether a task has ended.
     """
 
     def __init__(
@@ -119,36 +119,36 @@ class WaitingPolicy(StorePolicy):
         self._limit = limit
         self._is_over = is_over
 
-    def store(self, record: TaskRecord, put: Callable[[], Stored], request: Any, what: str) -> ChordProgress | None:
+    def store(self, record: TaskRecord, put: Callable[[], Stored], request: Any, action: str) -> ChordProgress | None:
         if record.state not in states.READY_STATES and lifecycle.is_in_pool():
-            self._interim.store(record.task_id, put, partial(self._is_over, record.task_id), what)
+            self._interim.store(record.task_id, put, partial(self._is_over, record.task_id), action)
             return None
-        self._interim.settle(record.task_id)
-        return self.ensure(put, what).chord
+        self._interim.drop_earlier(record.task_id)
+        return self.ensure(put, action).chord
 
-    def ensure(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
-        return retry(work, what=what, limit=lambda: self._most(limit), backoff=self._backoff, outage=self._outage)
+    def ensure(self, work: Callable[[], T], action: str, limit: float | None = None) -> T:
+        return retry(work, action=action, limit=lambda: self._most(limit), backoff=self._backoff, outage=self._outage)
 
-    def count(self, count: Callable[[], ChordProgress], request: Any, what: str) -> None:
-        self._proceed(request, self.ensure(count, what))
+    def count(self, count: Callable[[], ChordProgress], request: Any, action: str) -> None:
+        self._proceed(request, self.ensure(count, action))
 
-    def complete(self, work: Callable[[], object], what: str) -> None:
+    def complete(self, work: Callable[[], object], action: str) -> None:
         work()
 
     def _most(self, asked: float | None) -> float:
-        """Return how many new tries there may be, where ``asked`` were asked for."""
+        """Return the most retries, where the caller asks for ``asked``, or for the default with ``None``."""
         if asked is None:
-            asked = self._limit() if lifecycle.is_in_pool() else FEW
+            asked = self._limit() if lifecycle.is_in_pool() else FEW_RETRIES
         return min(asked, self._limit())
 
 
 class MainPolicy(StorePolicy):
-    """A worker's main process does not wait: what is not done soon is done later.
+    """Does not wait, for a worker's main process: an operation that is not done soon is done later.
 
     Args:
-        late: does it.
+        late: the service that does it.
         proceed: calls a chord's body, for the request of a part and its progress.
-        limit: returns the most new tries that the user allows.
+        limit: returns the most retries that the user allows.
     """
 
     is_main = True
@@ -158,41 +158,41 @@ class MainPolicy(StorePolicy):
         self._proceed = proceed
         self._limit = limit
 
-    def store(self, record: TaskRecord, put: Callable[[], Stored], request: Any, what: str) -> ChordProgress | None:
+    def store(self, record: TaskRecord, put: Callable[[], Stored], request: Any, action: str) -> ChordProgress | None:
         if record.state in states.READY_STATES:
-            self.complete(lambda: self._proceed(request, put().chord), what)
-            return LATER
+            self.complete(lambda: self._proceed(request, put().chord), action)
+            return COUNTED_LATER
         try:
-            self._late.ask(put, what, self._limit())
+            self._late.run(put, action, self._limit())
         except RootcellarError as exc:
             if not exc.retryable:
                 raise
-            # stored later, it could hide a newer state of the task
+            # if it was stored later, it could replace a newer state of the task
             logger.error("The state %s of task %s is not recorded: %s", record.state, record.task_id, exc)
         return None
 
-    def ensure(self, work: Callable[[], T], what: str, limit: float | None = None) -> T:
-        return self._late.ask(work, what, min(FEW if limit is None else limit, self._limit()))
+    def ensure(self, work: Callable[[], T], action: str, limit: float | None = None) -> T:
+        return self._late.run(work, action, min(FEW_RETRIES if limit is None else limit, self._limit()))
 
-    def count(self, count: Callable[[], ChordProgress], request: Any, what: str) -> None:
-        self.complete(lambda: self._proceed(request, count()), what)
+    def count(self, count: Callable[[], ChordProgress], request: Any, action: str) -> None:
+        self.complete(lambda: self._proceed(request, count()), action)
 
-    def complete(self, work: Callable[[], object], what: str) -> None:
-        if not self._late.submit(work, what, self._limit()):
-            logger.error("Could not %s at once. The worker's main process goes on, and it is done later.", what)
+    def complete(self, work: Callable[[], object], action: str) -> None:
+        if not self._late.submit(work, action, self._limit()):
+            logger.error("Could not %s at once. The worker's main process goes on, and it is done later.", action)
 
 
 class StorePolicies:
-    """The policies of a backend, and the choice.
+    """The policies of a backend, and the choice between them.
 
     Args:
-        main: that of a worker's main process.
-        waiting: that of everything else.
+        main: the policy of a worker's main process.
+        waiting: the policy of all other callers.
     """
 
     def __init__(self, main: MainPolicy, waiting: WaitingPolicy) -> None:
         self._main = main
-        #: the policy where the caller must wait, whatever it is
+        #: the policy for operations for which every caller must wait
         self.waiting = waiting
 
     def current(self) -> StorePolicy:

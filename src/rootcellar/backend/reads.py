@@ -35,7 +35,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     _drop_callbacks = staticmethod(callbacks.drop)
 
     @abstractmethod
-    def sweep_aside(self) -> None:
+    def sweep_in_thread(self) -> None:
         """Search for orphaned chords without blocking the caller."""
 
     # -- reading
@@ -124,8 +124,8 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         return True
 
     def add_pending_result(self, result: Any, weak: bool = False, **kwargs: Any) -> Any:
-        """Note, in this process only, that ``then`` of a result is called: building a group costs the store nothing."""
-        callbacks.note(result)
+        """Record, only in this process, that a result gets a callback. Building a group sends nothing to the store."""
+        callbacks.remember(result)
         return result
 
     def remove_pending_result(self, result: Any) -> Any:
@@ -176,9 +176,9 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     ) -> Iterator[tuple[str, Any]]:
         """Yield ``(id, meta)`` of each result as it becomes ready, and ``(id, results)`` of each group in it.
 
-        Each is waited for in its own backend, all at once; ``timeout`` is for all of them together. A task whose record
-        cannot be read is a FAILURE here, its result the error that says why. The ids are those that the results have,
-        of whatever type.
+        It waits for all results at once, for each in its own backend; ``timeout`` is for all of them together. A task
+        with an unreadable record is a FAILURE here, with the error as its result. The ids are those of the results,
+        and have the same type.
         """
         self._ensure_not_eager()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -192,8 +192,8 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         groups = [node for node in result.results if is_group(node)]
         direct = {id(node) for node in result.results if not is_group(node)}
         for backend, record in self._wait(leaves, timeout, interval, on_message, on_interval):
-            told = [(leaf, backend._noted_meta(leaf, record)) for leaf in leaves[backend][record.task_id]]
-            yield from ((leaf.id, meta) for leaf, meta in told if id(leaf) in direct)
+            metas = [(leaf, backend._cached_meta(leaf, record)) for leaf in leaves[backend][record.task_id]]
+            yield from ((leaf.id, meta) for leaf, meta in metas if id(leaf) in direct)
         for leaf in elsewhere:
             _wait_elsewhere(leaf, deadline, interval, on_interval)
             if id(leaf) in direct:
@@ -201,7 +201,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         for group in groups:
             yield group.id, group.results
 
-    def _noted_meta(self, leaf: Any, record: TaskRecord) -> Any:
+    def _cached_meta(self, leaf: Any, record: TaskRecord) -> Any:
         """Set the stored state of a result and return it. An unreadable record becomes a failure."""
         meta = self.meta_or_failure(record)
         return meta if _UNREADABLE in meta else leaf._maybe_set_cache(meta)
@@ -215,7 +215,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         on_interval: Callable[[], object] | None,
     ) -> Iterator[tuple[ReadingBackend, TaskRecord]]:
         """Yield the record of each task as it becomes ready, with its backend."""
-        pending = callbacks.besides(callbacks.waiting(), task_ids)
+        pending = callbacks.without(callbacks.waiting(), task_ids)
         backends: dict[Waiter, Any] = {backend.waiter: backend for backend in (*task_ids, *pending)}
 
         def on_change(waiter: Waiter, record: TaskRecord) -> None:
@@ -224,7 +224,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
 
         def sweep() -> None:
             for backend in task_ids:
-                backend.sweep_aside()
+                backend.sweep_in_thread()
 
         found = wait_everywhere(
             {backend.waiter: ids for backend, ids in task_ids.items()},

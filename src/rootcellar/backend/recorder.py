@@ -1,4 +1,4 @@
-"""Makes a record of a task's request and outcome, and turns a record into Celery's dict for results."""
+"""Makes a record from a task's request and outcome, and converts a record to Celery's dict for results."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Recorder:
             task_id: the task.
             result: the encodable result.
             state: the new state.
-            traceback: the text of a failure's, or ``None``.
+            traceback: the text of a failure's traceback, or ``None``.
             request: the task's request, or ``None``.
             children: the results of the task's own subtasks, as Celery's tuples.
             room: the maximum size in bytes to which each field except a returned value is cut; ``None`` for no limit.
@@ -105,17 +105,19 @@ class Recorder:
             fields.update(self._request_fields(request, task_id, call, room))
         if room is not None:
             whole = self.record(task_id, result, state, traceback, request, children)
-            fields["stamps"] = self._noted(request, whole, TaskRecord(**fields), call, room)
+            fields["stamps"] = self._stamps_with_cut(request, whole, TaskRecord(**fields), call, room)
         return TaskRecord(**fields)
 
-    def _noted(self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, room: int) -> Payload | None:
+    def _stamps_with_cut(
+        self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, room: int
+    ) -> Payload | None:
         """Return the stamps, with one that names the fields that were cut and their original sizes."""
         sizes = {name: (_size(getattr(whole, name)), _size(getattr(cut, name))) for name in _CUTTABLE}
-        note = {name: before for name, (before, after) in sizes.items() if after < before}
-        if not note:
+        cut_sizes = {name: before for name, (before, after) in sizes.items() if after < before}
+        if not cut_sizes:
             return cut.stamps
         stamped = {} if _size(whole.stamps) > room else _stamped(request)
-        return self._codec.encode_loosely({**stamped, CUT: note}, task_id=cut.task_id, field=STAMPS, call=call)
+        return self._codec.encode_loosely({**stamped, CUT: cut_sizes}, task_id=cut.task_id, field=STAMPS, call=call)
 
     def _request_fields(self, request: Any, task_id: str, call: Call, room: int | None) -> dict[str, Any]:
         """Return the fields from the request: name, times and relations, and with ``result_extended`` the arguments."""
@@ -181,7 +183,7 @@ class Recorder:
         }
         stamps = read(record.stamps, STAMPS)
         if stamps is not None and isinstance(stamps, Mapping):
-            # stamps are keys beside the fields, as in Celery; a stamp with the name of a field does not replace it
+            # stamps are keys next to the fields, as in Celery; a stamp with the name of a field does not replace it
             meta = {**stamps, **meta, "stamped_headers": list(stamps)}
         return meta
 
@@ -190,12 +192,12 @@ class Recorder:
         return children_of(task_id, child_tuples(found, f"the children of task {task_id!a}"))
 
 
-def child_tuples(found: Any, what: str) -> list[Any]:
+def child_tuples(found: Any, description: str) -> list[Any]:
     """Check stored results: return them if Celery can make results of them.
 
     Args:
         found: a list of tuples of Celery's ``as_tuple``: ``((id, parent), members or None)``.
-        what: a description for the error.
+        description: a noun phrase for the error.
 
     Raises:
         PayloadUnreadable: it has another form.
@@ -204,7 +206,7 @@ def child_tuples(found: Any, what: str) -> list[Any]:
         return []
     if not isinstance(found, (list, tuple)) or not all(_is_result(one, _MAX_DEPTH) for one in found):
         raise PayloadUnreadable(
-            f"{what} are damaged: what is stored is no list of results",
+            f"{description} are damaged: the stored value is not a list of results",
             remedy="restore the record from a backup, or forget it",
         )
     return list(found)

@@ -1,7 +1,8 @@
-"""Storing again in an outage.
+"""Retries an operation in an outage.
 
-A task waits until its result is stored: its worker has nothing else to do. A worker's main process stores too (lost
-workers, hard time limits), and must not wait: see :mod:`rootcellar.maintenance.deferred_writes`.
+A task waits until its result is stored, because its worker has nothing else to do. A worker's main process also stores
+results (of lost workers, and of tasks that reached a hard time limit), but must not wait: see
+:mod:`rootcellar.maintenance.deferred_writes`.
 """
 
 from __future__ import annotations
@@ -16,34 +17,34 @@ from rootcellar.support.outages import Outage
 
 T = TypeVar("T")
 
-#: tries after the first where a caller must not wait for long
-FEW = 3
+#: the number of retries for a caller that must not wait for long
+FEW_RETRIES = 3
 
 
-def retry(work: Callable[[], T], *, what: str, limit: Callable[[], float], backoff: Backoff, outage: Outage) -> T:
-    """Do ``work`` until it succeeds, or ``limit`` new tries have failed.
+def retry(work: Callable[[], T], *, action: str, limit: Callable[[], float], backoff: Backoff, outage: Outage) -> T:
+    """Call ``work`` until it succeeds, or ``limit`` retries have failed; return its result.
 
     Args:
-        work: what to do; doing it twice must be harmless.
-        what: its name for the log.
-        limit: returns the most new tries, infinity for no limit; asked when a try failed.
-        backoff: how long to wait between them.
+        work: the operation; doing it twice must be harmless.
+        action: what it does, for the log.
+        limit: returns the most retries, infinity for no limit. It is called after each failure.
+        backoff: the pauses between two tries.
         outage: logs that it fails, and that it works again.
 
     Raises:
-        RootcellarError: the last one, if it is not retryable or the limit was reached.
+        RootcellarError: the error of the last try, if it is not retryable or the limit was reached.
     """
     attempt = 0
     while True:
         try:
             done = work()
             if attempt:
-                outage.end()
+                outage.log_end()
             return done
         except RootcellarError as exc:
             most = limit()
             if not exc.retryable or attempt >= most:
                 raise
-            outage.note(what, exc, most=most, is_first=not attempt)
+            outage.log_failure(action, exc, most=most, is_first=not attempt)
             attempt += 1
             time.sleep(backoff.before(attempt))

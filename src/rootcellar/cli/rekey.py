@@ -11,7 +11,7 @@ import typer
 from rootcellar.cli.options import Choice, JsonOption, store_options
 from rootcellar.cli.output import print_json, say, visible
 from rootcellar.cli.stores import existing_results
-from rootcellar.payloads.rekey import Rekeyed, Rekeying
+from rootcellar.payloads.rekey import Rekeyer, RekeyProgress
 
 EXAMPLES = """\b
 Examples:
@@ -47,14 +47,14 @@ def rekey(
     given. Exit status 1 if something could not be opened, or if results were left that cannot be read with the keys.
     """
     with existing_results(choice) as results:
-        rekeying = Rekeying(results.store, results.codec, unsealed=unsealed, dry_run=dry_run, batch=batch)
+        rekeyer = Rekeyer(results.store, results.codec, unsealed=unsealed, dry_run=dry_run, batch=batch)
         progress = _Progress(dry_run)
-        is_refused = not results.codec.sealing.accepts_unsealed
+        is_refused = not results.codec.sealer.accepts_unsealed
         try:
-            done = rekeying.run(after, progress.tell)
+            done = rekeyer.run(after, progress.tell)
         except SystemExit:
-            progress.print(rekeying.done, "Interrupted. ")
-            last = rekeying.done.last_id
+            progress.print(rekeyer.done, "Interrupted. ")
+            last = rekeyer.done.last_id
             where = f", or with --after {visible(last)} to read nothing twice" if last else ""
             print(f"Start it again{where}.", file=sys.stderr)
             raise
@@ -73,19 +73,19 @@ class _Progress:
         self._verb = "to protect again" if dry_run else "protected again"
         self._printed_at = time.monotonic() - _PROGRESS_INTERVAL_SECONDS
 
-    def tell(self, done: Rekeyed) -> None:
+    def tell(self, done: RekeyProgress) -> None:
         if time.monotonic() - self._printed_at >= _PROGRESS_INTERVAL_SECONDS:
             self._printed_at = time.monotonic()
             self.print(done)
 
-    def print(self, done: Rekeyed, begins: str = "") -> None:
-        print(f"{begins}{done.looked_at:,} records, {done.changed:,} {self._verb}", file=sys.stderr, flush=True)
+    def print(self, done: RekeyProgress, begins: str = "") -> None:
+        print(f"{begins}{done.records_read:,} records, {done.changed:,} {self._verb}", file=sys.stderr, flush=True)
 
 
-def _as_object(done: Rekeyed, dry_run: bool) -> dict[str, Any]:
+def _as_object(done: RekeyProgress, dry_run: bool) -> dict[str, Any]:
     return {
         "dry_run": dry_run,
-        "records": done.looked_at,
+        "records": done.records_read,
         "changed": done.changed,
         "unprotected": done.unprotected,
         "left": done.left,
@@ -94,9 +94,9 @@ def _as_object(done: Rekeyed, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _say(done: Rekeyed, dry_run: bool, is_refused: bool) -> None:
+def _say(done: RekeyProgress, dry_run: bool, is_refused: bool) -> None:
     verb = "would be" if dry_run else "were"
-    say(f"Of {done.looked_at:,} records {done.changed:,} {verb} encrypted (or signed) again under the first key.")
+    say(f"Of {done.records_read:,} records {done.changed:,} {verb} encrypted (or signed) again under the first key.")
     if done.unprotected:
         reading = (
             "With these keys they cannot be read" if is_refused else "They can be read as long as that is accepted"

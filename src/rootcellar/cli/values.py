@@ -47,7 +47,7 @@ def json_value(stored: Payload | None) -> Any:
         return _summary(stored)
     try:
         if stored.content_type == TYPED_JSON:
-            return _plain(readable(_CODEC.compressing.decompress(stored).body.decode()))
+            return _plain(readable(_CODEC.compressor.decompress(stored).body.decode()))
         return _plain(_CODEC.decode(stored, task_id=""))
     except (PayloadError, ValueError):
         return _summary(stored, "unreadable")

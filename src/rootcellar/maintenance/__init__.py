@@ -1,1 +1,1 @@
-"""Work that a process does in the background."""
+"""The services that a process runs in the background."""

@@ -34,7 +34,7 @@ class BlobSweep(Service):
     """
 
     name = "blob sweep"
-    what = "sweep the blob store"
+    action = "sweep the blob store"
     is_single = True
 
     def __init__(self, sweep: Callable[[], int], config: BlobSweepConfig | None = None) -> None:

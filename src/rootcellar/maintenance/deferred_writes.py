@@ -23,7 +23,7 @@ T = TypeVar("T")
 logger = visible_logs(get_logger(__name__))
 
 #: seconds that a caller waits for the store
-PATIENCE = 0.5
+MAX_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +31,16 @@ class DeferredWritesConfig:
     """How long the main process waits.
 
     Attributes:
-        patience: seconds that a caller waits for its work; not at all while earlier work is unfinished.
+        max_wait: seconds that a caller waits for its work; not at all while earlier work is unfinished.
 
     Raises:
         ConfigurationError: it is no time.
     """
 
-    patience: float = PATIENCE
+    max_wait: float = MAX_WAIT_SECONDS
 
     def __post_init__(self) -> None:
-        check_seconds(self.patience, "patience")
+        check_seconds(self.max_wait, "max_wait")
 
 
 class _Write:
@@ -48,15 +48,15 @@ class _Write:
 
     Args:
         work: what to do; doing it twice must be harmless.
-        what: its name for the log.
+        action: its name for the log.
         most: how often it is tried again.
     """
 
-    __slots__ = ("answer", "is_wanted", "most", "tries", "what", "work")
+    __slots__ = ("action", "answer", "is_wanted", "most", "tries", "work")
 
-    def __init__(self, work: Callable[[], Any], what: str, most: float) -> None:
+    def __init__(self, work: Callable[[], Any], action: str, most: float) -> None:
         self.work = work
-        self.what = what
+        self.action = action
         self.most = most
         self.tries = 0
         self.is_wanted = True
@@ -96,7 +96,7 @@ class _Queue:
     def unfinished(self) -> list[str]:
         """Return the names of all work that is still wanted."""
         with self._lock:
-            return [write.what for write in self._writes if write.is_wanted]
+            return [write.action for write in self._writes if write.is_wanted]
 
 
 class DeferredWrites(Service):
@@ -109,47 +109,47 @@ class DeferredWrites(Service):
     """
 
     name = "deferred writes"
-    what = "do deferred work"
+    action = "do deferred work"
 
     def __init__(self, backoff: Backoff, outage: Outage, config: DeferredWritesConfig | None = None) -> None:
         super().__init__(backoff=backoff, outage=outage)
-        self._patience = (config or DeferredWritesConfig()).patience
+        self._max_wait = (config or DeferredWritesConfig()).max_wait
         self._queue = PerProcess(_Queue)
 
     # -- for the main process
 
-    def ask(self, work: Callable[[], T], what: str, limit: float) -> T:
+    def run(self, work: Callable[[], T], action: str, limit: float) -> T:
         """Return what ``work`` returns, if that comes soon. Starts the service if it does not run.
 
         Args:
             work: what to do; doing it twice must be harmless.
-            what: its name for the log.
+            action: its name for the log.
             limit: how often it is tried again, infinity for no limit.
 
         Raises:
             StoreUnavailable: it does not come soon. The work is not tried again.
             RootcellarError: what the last try raised.
         """
-        write = _Write(work, what, limit)
+        write = _Write(work, action, limit)
         if self._do_soon(write):
             value: T = write.answer.result()
             return value
         write.is_wanted = False
-        raise StoreUnavailable(f"could not {what} soon enough", remedy="see whether the server answers")
+        raise StoreUnavailable(f"could not {action} soon enough", remedy="see whether the server answers")
 
-    def submit(self, work: Callable[[], object], what: str, limit: float) -> bool:
+    def submit(self, work: Callable[[], object], action: str, limit: float) -> bool:
         """Do ``work`` now or later; return whether it is done. Starts the service if it does not run.
 
-        See :meth:`ask` for the arguments.
+        See :meth:`run` for the arguments.
 
         Raises:
             RootcellarError: what the last try raised, if that came soon; later it is logged.
         """
-        write = _Write(work, what, limit)
+        write = _Write(work, action, limit)
         if self._do_soon(write):
             write.answer.result()
             return True
-        write.answer.add_done_callback(partial(_log_failure, what))
+        write.answer.add_done_callback(partial(_log_failure, action))
         return False
 
     def pending(self) -> list[str]:
@@ -161,7 +161,7 @@ class DeferredWrites(Service):
         is_behind = self._queue.get().add(write)
         self.start()
         self.wake()
-        wait([write.answer], 0 if is_behind else self._patience)
+        wait([write.answer], 0 if is_behind else self._max_wait)
         return write.answer.done()
 
     # -- the service
@@ -188,18 +188,18 @@ class DeferredWrites(Service):
     def pause_after(self, done: int) -> float:
         return 0.0 if done else float("inf")
 
-    def note_failure(self, exc: RootcellarError, *, is_first: bool) -> None:
+    def log_failure(self, exc: RootcellarError, *, is_first: bool) -> None:
         write = self._queue.get().last
         if write is not None:
-            self._outage.note(write.what, exc, most=write.most, is_first=write.tries == 1)
+            self._outage.log_failure(write.action, exc, most=write.most, is_first=write.tries == 1)
 
-    def note_recovery(self) -> None:
+    def log_recovery(self) -> None:
         write = self._queue.get().last
         if write is not None and write.answer.done() and write.answer.exception() is None:
-            self._outage.end()
+            self._outage.log_end()
 
 
-def _log_failure(what: str, answer: Future[Any]) -> None:
+def _log_failure(action: str, answer: Future[Any]) -> None:
     exc = answer.exception()
     if exc is not None:
-        logger.critical("Gave up: could not %s: %s", what, exc)
+        logger.critical("Gave up: could not %s: %s", action, exc)

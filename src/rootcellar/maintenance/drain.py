@@ -47,7 +47,7 @@ class Drain(Service):
     """
 
     name = "drain"
-    what = "move results (none of them is lost)"
+    action = "move results (none of them is lost)"
 
     def __init__(self, store: WritesBehind, config: DrainConfig | None = None) -> None:
         super().__init__(retries=Retries(first=0.1, longest=5.0))

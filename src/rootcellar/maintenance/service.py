@@ -148,7 +148,7 @@ class Service(ABC):
     #: the name of the service and of its thread
     name: ClassVar[str]
     #: what a run does, after "Could not …" in the log
-    what: ClassVar[str]
+    action: ClassVar[str]
     #: whether only one process at a time may do this
     is_single: ClassVar[bool] = False
 
@@ -212,22 +212,22 @@ class Service(ABC):
                 loop = _Loop()
                 try:
                     here.loop = loop
-                    start_thread(lambda: self._live(here, loop), f"rootcellar-{self.name.replace(' ', '-')}")
+                    start_thread(lambda: self._run_loop(here, loop), f"rootcellar-{self.name.replace(' ', '-')}")
                 except BaseException:
                     # an interruption: the thread may be there or not, and the next start must make another one
                     loop.is_stopping = True
                     raise
 
-    def run_here(self, note: Callable[[int], object]) -> None:
+    def run_here(self, on_run: Callable[[int], object]) -> None:
         """Do in this thread what the service's thread does, until another thread stops it, or an interruption.
 
         Args:
-            note: called with what each run did. An error that it raises ends this, and is raised.
+            on_run: called with what each run did. An error that it raises ends this, and is raised.
         """
         here = self._process.get()
         with here.lock:
             loop = here.loop = _Loop()
-        self._live(here, loop, note)
+        self._run_loop(here, loop, on_run)
 
     def ask_to_stop(self) -> None:
         """End the pause, or the thread after the run or batch that has begun. Does not wait."""
@@ -266,7 +266,7 @@ class Service(ABC):
         if here is not None and here.loop is not None and not here.failures:
             here.loop.changed.set()
 
-    def run_aside(self) -> None:
+    def run_in_thread(self) -> None:
         """Run once in another thread, unless a run goes on in this process. Does not wait.
 
         Raises:
@@ -274,26 +274,26 @@ class Service(ABC):
         """
         here = self._process.get()
         if not here.running.locked():
-            start_thread(lambda: self._run_alone(here), f"rootcellar-{self.name.replace(' ', '-')}-once")
+            start_thread(lambda: self._run_single(here), f"rootcellar-{self.name.replace(' ', '-')}-once")
 
     # -- its log
 
-    def note_failure(self, exc: RootcellarError, *, is_first: bool) -> None:
+    def log_failure(self, exc: RootcellarError, *, is_first: bool) -> None:
         """Log that a run failed.
 
         Args:
             exc: why.
             is_first: whether the run before succeeded.
         """
-        self._outage.note(self.what, exc, is_first=is_first)
+        self._outage.log_failure(self.action, exc, is_first=is_first)
 
-    def note_recovery(self) -> None:
+    def log_recovery(self) -> None:
         """Log that a run succeeded after others failed."""
-        self._outage.end()
+        self._outage.log_end()
 
     # -- for the work
 
-    def may_go_on(self) -> bool:
+    def may_continue(self) -> bool:
         """Tell, between two parts of a run, whether to go on: not when the service stops, or another process leads."""
         here = self._process.get()
         if here.loop is not None and here.loop.is_stopping and here.loop.thread_id == threading.get_ident():
@@ -315,12 +315,12 @@ class Service(ABC):
             RootcellarError: what a batch raised. What earlier batches did is done.
         """
         total = 0
-        while self.may_go_on() and (done := size.run(work)):
+        while self.may_continue() and (done := size.run(work)):
             total += done
-            self._rest(pause)
+            self._pause(pause)
         return total
 
-    def _rest(self, seconds: float) -> None:
+    def _pause(self, seconds: float) -> None:
         """Wait within a run; a stop ends it."""
         loop = self._process.get().loop
         if loop is not None and loop.thread_id == threading.get_ident():
@@ -331,7 +331,7 @@ class Service(ABC):
 
     # -- the thread
 
-    def _live(self, here: _Process, loop: _Loop, note: Callable[[int], object] | None = None) -> None:
+    def _run_loop(self, here: _Process, loop: _Loop, on_run: Callable[[int], object] | None = None) -> None:
         if not loop.enter():
             return
         loop.thread_id = threading.get_ident()
@@ -343,7 +343,7 @@ class Service(ABC):
                 self._wait_as_leader(loop, pause)
                 if loop.is_stopping:
                     return
-                pause = self._turn(here, loop, note)
+                pause = self._run_if_leader(here, loop, on_run)
         finally:
             # also where an interruption ended it: the next start makes another thread
             loop.is_stopping = True
@@ -360,11 +360,11 @@ class Service(ABC):
                 return
             # an error here is also one of the next run, which logs it
             with suppress(RootcellarError):
-                self.may_go_on()
+                self.may_continue()
 
-    def _turn(self, here: _Process, loop: _Loop, note: Callable[[int], object] | None) -> float:
+    def _run_if_leader(self, here: _Process, loop: _Loop, on_run: Callable[[int], object] | None) -> float:
         """Run once if this process may; return the seconds until the next turn."""
-        with self._run_of(here):
+        with self._running(here):
             if loop.is_stopping:
                 return 0.0
             try:
@@ -375,13 +375,13 @@ class Service(ABC):
             except Exception as exc:  # a thread that ends would leave all later work undone
                 return self._failed(here, exc)
             self._succeeded(here, done)
-            if note is not None:
-                note(done)
+            if on_run is not None:
+                on_run(done)
             return self.pause_after(done)
 
-    def _run_alone(self, here: _Process) -> None:
+    def _run_single(self, here: _Process) -> None:
         allow_blocking()
-        with self._run_of(here, blocking=False) as is_free:
+        with self._running(here, blocking=False) as is_free:
             if not is_free:
                 return
             try:
@@ -392,7 +392,7 @@ class Service(ABC):
                 self._succeeded(here, done)
 
     @contextmanager
-    def _run_of(self, here: _Process, *, blocking: bool = True) -> Iterator[bool]:
+    def _running(self, here: _Process, *, blocking: bool = True) -> Iterator[bool]:
         """Hold the lock of a run; give whether it was free."""
         if not here.running.acquire(blocking):
             yield False
@@ -407,7 +407,7 @@ class Service(ABC):
     def _succeeded(self, here: _Process, done: int) -> None:
         if here.failures:
             here.failures = 0
-            self.note_recovery()
+            self.log_recovery()
         here.signals.send(Signal.RAN, done)
 
     def _failed(self, here: _Process, exc: Exception) -> float:
@@ -415,10 +415,10 @@ class Service(ABC):
         here.failures += 1
         is_first = here.failures == 1
         if isinstance(exc, RootcellarError):
-            self.note_failure(exc, is_first=is_first)
+            self.log_failure(exc, is_first=is_first)
             pause = self._backoff.before(here.failures) if exc.retryable else self._longest_retry
         else:
-            logger.error("Could not %s", self.what, exc_info=exc if is_first else None)
+            logger.error("Could not %s", self.action, exc_info=exc if is_first else None)
             pause = self._longest_retry
         here.signals.send(Signal.FAILED)
         return pause

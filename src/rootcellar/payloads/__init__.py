@@ -11,7 +11,7 @@ from rootcellar.payloads.codec import (
     Codec,
     serializer_of,
 )
-from rootcellar.payloads.compression import Compressing, known_compression
+from rootcellar.payloads.compression import Compressor, known_compression
 from rootcellar.payloads.errors import NotEncodable
 from rootcellar.payloads.keys import make_key
 from rootcellar.payloads.redaction.per_task import Call
@@ -28,7 +28,7 @@ __all__ = [
     "TRACEBACK",
     "Call",
     "Codec",
-    "Compressing",
+    "Compressor",
     "NotEncodable",
     "codec_of",
     "content_type_of",

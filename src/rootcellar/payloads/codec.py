@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from rootcellar.errors import BlobStoreUnknown, KeyMissing, PayloadError, PayloadUnreadable
-from rootcellar.payloads.blobs import REFERENCE, Spilling
-from rootcellar.payloads.compression import Compressing
-from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads.blobs import REFERENCE, BlobSpiller
+from rootcellar.payloads.compression import Compressor
+from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.errors import NotEncodable
 from rootcellar.payloads.pickles import PICKLE, read_old_pickle
 from rootcellar.payloads.redaction.patterns import NOTHING
@@ -29,7 +29,7 @@ SEALED_FIELDS = (RESULT, ARGS, KWARGS, STAMPS)
 
 #: the first bytes of a pickle of protocol 2 and later
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-NOBODY = Call()
+NO_CALL = Call()
 NO_LIMIT = Limit()
 
 
@@ -38,39 +38,39 @@ class Codec:
 
     Args:
         serializer: the name of the default serializer.
-        compressing: compresses payloads, and limits their decompressed size; ``None`` for no compression.
+        compressor: compresses payloads, and limits their decompressed size; ``None`` for no compression.
         accept: the content types that may be read; ``None`` for those that kombu trusts.
-        sealing: encrypts or signs; ``None`` for neither.
+        sealer: encrypts or signs; ``None`` for neither.
         old_pickles: whether pickles of plain data, from Celery before 5.7, are read even if pickle itself is not
             accepted.
         reader: reads typed JSON; ``None`` for a reader that accepts any class that is loaded.
         redactor: masks secrets; ``None`` for no redaction.
         limit: how large a result may be; ``None`` for no limit.
-        spilling: keeps large results in blobs; ``None`` without a blob store.
+        spiller: keeps large results in blobs; ``None`` without a blob store.
     """
 
     def __init__(
         self,
         *,
         serializer: str = "json",
-        compressing: Compressing | None = None,
+        compressor: Compressor | None = None,
         accept: Collection[str] | None = None,
-        sealing: Sealing | None = None,
+        sealer: Sealer | None = None,
         old_pickles: bool = False,
         reader: Reader | None = None,
         redactor: Redactor | None = None,
         limit: Limit | None = None,
-        spilling: Spilling | None = None,
+        spiller: BlobSpiller | None = None,
     ) -> None:
         content_type_of(serializer)
         self.serializer = serializer
-        self.compressing = compressing or Compressing()
+        self.compressor = compressor or Compressor()
         self.accept = accept
-        self.sealing = sealing or Sealing()
+        self.sealer = sealer or Sealer()
         self.reader = reader or Reader()
         self.redactor = redactor or Redactor(NOTHING)
         self.limit = limit or Limit()
-        self.spilling = spilling
+        self.spiller = spiller
         self.old_pickles = old_pickles
 
     def encode(
@@ -79,7 +79,7 @@ class Codec:
         *,
         task_id: str,
         field: str = RESULT,
-        call: Call = NOBODY,
+        call: Call = NO_CALL,
         serializer: str | None = None,
         is_failure: bool = False,
         is_limited: bool = True,
@@ -132,13 +132,13 @@ class Codec:
             name = getattr(call.task, "name", None) or task_id
             if limit.too_large != SPILL:
                 raise limit.refusal(payload, name)
-            if self.spilling is None:
+            if self.spiller is None:
                 raise limit.refusal(payload, name, ", and ROOTCELLAR_BLOB_URL is not set")
-            return self.spilling.spill(self._sealed(payload, task_id, field), task_id)
+            return self.spiller.spill(self._sealed(payload, task_id, field), task_id)
         return self._sealed(serialise(limit.cut(payload), "json"), task_id, field)
 
     def _sealed(self, payload: Payload, task_id: str, field: str) -> Payload:
-        return self.sealing.seal(self.compressing.compress(payload), task_id, field)
+        return self.sealer.seal(self.compressor.compress(payload), task_id, field)
 
     def _serialised(self, value: Any, field: str, serializer: str | None, is_failure: bool) -> Payload:
         try:
@@ -150,7 +150,7 @@ class Codec:
             return serialise(value, self.serializer, field)
 
     def encode_loosely(
-        self, value: Any, *, task_id: str, field: str, call: Call = NOBODY, room: int | None = None
+        self, value: Any, *, task_id: str, field: str, call: Call = NO_CALL, room: int | None = None
     ) -> Payload:
         """Encode like :meth:`encode`, but if the serializer refuses the value, encode the text of its ``repr``."""
         try:
@@ -184,7 +184,7 @@ class Codec:
         if payload.content_type in (DAMAGED, FOREIGN):
             raise unreadable_payload(payload, task_id, field)
         try:
-            plain = self.compressing.decompress(self.sealing.open(payload, task_id, field))
+            plain = self.compressor.decompress(self.sealer.open(payload, task_id, field))
             accepted = self.accept if accept is None else accept
             if self.old_pickles and plain.content_type == PICKLE and PICKLE not in (accepted or ()):
                 return read_old_pickle(plain)
@@ -201,7 +201,7 @@ class Codec:
         if payload.content_type in (DAMAGED, FOREIGN):
             raise unreadable_payload(payload, task_id, field)
         try:
-            plain = self.compressing.decompress(payload)
+            plain = self.compressor.decompress(payload)
             if self.old_pickles and plain.content_type == PICKLE:
                 return read_old_pickle(plain)
             return deserialise(plain, None)
@@ -216,13 +216,13 @@ class Codec:
             BlobStoreUnknown: no blob store is configured.
             StoreError: the blob store cannot be reached.
         """
-        if self.spilling is None:
+        if self.spiller is None:
             raise BlobStoreUnknown(
                 f"the result of task {task_id} is in a blob, but no blob store is configured",
                 where="ROOTCELLAR_BLOB_URL",
                 remedy="set it to the same value as on the workers",
             )
-        return self.spilling.fetch(reference, task_id)
+        return self.spiller.fetch(reference, task_id)
 
     def encode_text(
         self,
@@ -230,7 +230,7 @@ class Codec:
         *,
         task_id: str,
         field: str = TRACEBACK,
-        call: Call = NOBODY,
+        call: Call = NO_CALL,
         room: int | None = None,
     ) -> str | None:
         """Encode a text for a field of plain text, such as a traceback.
@@ -245,7 +245,7 @@ class Codec:
         if text is None:
             return None
         redacted = self.redactor.text(text, call)
-        return self.sealing.seal_text(redacted if room is None else cut_middle(redacted, room), task_id, field)
+        return self.sealer.seal_text(redacted if room is None else cut_middle(redacted, room), task_id, field)
 
     def decode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK) -> str | None:
         """Return the text that was passed to :meth:`encode_text`.
@@ -253,7 +253,7 @@ class Codec:
         Raises:
             PayloadError: for the same reasons as :meth:`decode`.
         """
-        return None if text is None else self.sealing.open_text(text, task_id, field)
+        return None if text is None else self.sealer.open_text(text, task_id, field)
 
     def opened(self, record: TaskRecord) -> tuple[TaskRecord, list[PayloadError]]:
         """Return a record with decrypted and verified values, to be shown, and the errors of values that were refused.
@@ -266,7 +266,7 @@ class Codec:
             payload = getattr(record, field)
             try:
                 if payload is not None and payload.content_type != REFERENCE:
-                    opened[field] = self.sealing.open(payload, record.task_id, field)
+                    opened[field] = self.sealer.open(payload, record.task_id, field)
             except PayloadError as exc:
                 refused.append(exc)
         try:

@@ -48,7 +48,7 @@ class Method:
     packages: tuple[str, ...] = ()
 
 
-class Compressing:
+class Compressor:
     """Compresses and decompresses payloads. Safe to use from any thread.
 
     Args:
@@ -174,7 +174,7 @@ def kombu_type(name: str) -> str | None:
         return None
 
 
-def compressing_of(option: Callable[[str], Any]) -> Compressing:
+def compressor_of(option: Callable[[str], Any]) -> Compressor:
     """Return the compression of the settings.
 
     Args:
@@ -185,7 +185,7 @@ def compressing_of(option: Callable[[str], Any]) -> Compressing:
     """
     threshold = _number(option, "result_compression_threshold")
     largest = _number(option, "result_max_decompressed_size")
-    return Compressing(
+    return Compressor(
         option("result_compression") or None,
         level=_number(option, "result_compression_level", lowest=-100),
         threshold=DEFAULT_THRESHOLD_BYTES if threshold is None else threshold,

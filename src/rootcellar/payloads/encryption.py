@@ -27,7 +27,7 @@ _SEALED_TEXT = re.compile(r"rootcellar:(?:(aes-256-gcm:[^:\s]+):([A-Za-z0-9+/=]*
 _UNCHANGED = "rootcellar:unsealed:\n"
 
 
-class Sealing:
+class Sealer:
     """Encrypts or signs ("seals"), decrypts and verifies. Without keys it leaves payloads unchanged.
 
     Args:
@@ -47,7 +47,7 @@ class Sealing:
         self._accepts_unsealed = accept_unsealed or not self.is_on
 
     def __repr__(self) -> str:
-        return f"<Sealing: encryption {self._encryption!r}, signing {self._signing!r}>"
+        return f"<Sealer: encryption {self._encryption!r}, signing {self._signing!r}>"
 
     @property
     def accepts_unsealed(self) -> bool:

@@ -34,7 +34,7 @@ _MAX_TRIES = 10
 
 
 @dataclass(slots=True)
-class Rekeyed:
+class RekeyProgress:
     """The progress and the result.
 
     Attributes:
@@ -47,7 +47,7 @@ class Rekeyed:
         problems: the first few errors.
     """
 
-    looked_at: int = 0
+    records_read: int = 0
     changed: int = 0
     unprotected: int = 0
     left: int = 0
@@ -56,7 +56,7 @@ class Rekeyed:
     problems: list[str] = field(default_factory=list)
 
 
-class Rekeying:
+class Rekeyer:
     """Encrypts or signs the records of a store again.
 
     Args:
@@ -74,7 +74,7 @@ class Rekeying:
     def __init__(
         self, store: Store, codec: Codec, *, unsealed: bool = False, dry_run: bool = False, batch: int = 500
     ) -> None:
-        if not codec.sealing.is_on:
+        if not codec.sealer.is_on:
             raise ConfigurationError(
                 "there is no key to encrypt or sign with",
                 where="ROOTCELLAR_ENCRYPTION_KEYS",
@@ -90,19 +90,21 @@ class Rekeying:
         self._unsealed = unsealed
         self._dry_run = dry_run
         self._batch = batch
-        self.done = Rekeyed()
+        self.done = RekeyProgress()
 
-    def run(self, after: str | None = None, on_progress: Callable[[Rekeyed], object] = lambda done: None) -> Rekeyed:
+    def run(
+        self, after: str | None = None, on_progress: Callable[[RekeyProgress], object] = lambda done: None
+    ) -> RekeyProgress:
         """Process every record after the id ``after``. Call ``on_progress`` after each batch."""
         while records := self._store.scan(after, self._batch):
             for record in records:
-                self._see_to(record)
-                self.done.looked_at += 1
+                self._rekey_record(record)
+                self.done.records_read += 1
                 after = self.done.last_id = record.task_id
             on_progress(self.done)
         return self.done
 
-    def _see_to(self, record: TaskRecord) -> None:
+    def _rekey_record(self, record: TaskRecord) -> None:
         current: TaskRecord | None = record
         for _ in range(_MAX_TRIES):
             if current is None:
@@ -114,11 +116,11 @@ class Rekeying:
                     self.done.unprotected += self._is_unprotected(current)
                     return
             except (PayloadError, BlobStoreUnknown, RecordRefused) as exc:
-                self._leave(exc)
+                self._record_failure(exc)
                 return
             # another process stored it meanwhile, or the answer was lost
             current = self._store.get(record.task_id)
-        self._leave(PayloadError(f"task {record.task_id} was stored by other processes again and again"))
+        self._record_failure(PayloadError(f"task {record.task_id} was stored by other processes again and again"))
 
     def _is_unprotected(self, record: TaskRecord) -> bool:
         """Return True if a part of a record stays neither encrypted nor signed."""
@@ -133,13 +135,13 @@ class Rekeying:
     def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """Replace a record, and delete whichever of its old and new blob is no longer referenced."""
         replaced = self._replaceable.replace(old, new)
-        spilling = self._codec.spilling
-        if spilling is not None and blob_of(old) != blob_of(new):
+        spiller = self._codec.spiller
+        if spiller is not None and blob_of(old) != blob_of(new):
             # if the answer was lost, it may be replaced or not: then both blobs stay for the sweep
             if replaced:
-                spilling.delete(old, self._store)
+                spiller.delete(old, self._store)
             elif blob_of(self._store.get(old.task_id)) != blob_of(new):
-                spilling.delete(new, self._store)
+                spiller.delete(new, self._store)
         return replaced
 
     def _changes(self, record: TaskRecord) -> dict[str, Any]:
@@ -154,37 +156,37 @@ class Rekeying:
                 remedy="restore the record from a backup, or forget the task",
             )
         changes: dict[str, Any] = {}
-        sealing, task_id = self._codec.sealing, record.task_id
+        sealer, task_id = self._codec.sealer, record.task_id
         for name in SEALED_FIELDS:
             payload = getattr(record, name)
             if payload is not None and payload.content_type == REFERENCE:
                 if self._is_due(key_of(payload)):
-                    changes[name] = payload if self._dry_run else self._respilled(payload, task_id, name)
+                    changes[name] = payload if self._dry_run else self._spill_again(payload, task_id, name)
                 continue
             if payload is not None and self._is_due(payload.key_id):
-                opened = sealing.open(payload, task_id, name) if payload.key_id else payload
-                changes[name] = sealing.seal(opened, task_id, name)
+                opened = sealer.open(payload, task_id, name) if payload.key_id else payload
+                changes[name] = sealer.seal(opened, task_id, name)
         if record.traceback is not None:
             key_id = sealed_text(record.traceback, task_id, TRACEBACK).key_id
             if self._is_due(key_id):
-                text = sealing.open_text(record.traceback, task_id, TRACEBACK, accept_unsealed=True)
-                changes["traceback"] = sealing.seal_text(text, task_id, TRACEBACK)
+                text = sealer.open_text(record.traceback, task_id, TRACEBACK, accept_unsealed=True)
+                changes["traceback"] = sealer.seal_text(text, task_id, TRACEBACK)
         return changes
 
-    def _respilled(self, reference: Payload, task_id: str, field: str) -> Payload:
+    def _spill_again(self, reference: Payload, task_id: str, field: str) -> Payload:
         """Return the reference to a new blob that has the newest key."""
-        kept, sealing = self._codec.fetch(reference, task_id), self._codec.sealing
-        opened = sealing.open(kept, task_id, field) if kept.key_id else kept
-        assert self._codec.spilling is not None
-        return self._codec.spilling.spill(sealing.seal(opened, task_id, field), task_id)
+        kept, sealer = self._codec.fetch(reference, task_id), self._codec.sealer
+        opened = sealer.open(kept, task_id, field) if kept.key_id else kept
+        assert self._codec.spiller is not None
+        return self._codec.spiller.spill(sealer.seal(opened, task_id, field), task_id)
 
     def _is_due(self, key_id: str) -> bool:
         if not key_id:
             return self._unsealed
-        newest = self._codec.sealing.writes_as
+        newest = self._codec.sealer.writes_as
         return not key_id.startswith(newest) if newest.endswith(":") else key_id != newest
 
-    def _leave(self, exc: RootcellarError) -> None:
+    def _record_failure(self, exc: RootcellarError) -> None:
         self.done.left += 1
         if isinstance(exc, KeyMissing):
             self.done.keys_missing[exc.key_id] += 1

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rootcellar.errors import ConfigurationError
-from rootcellar.payloads.blobs import Spilling, open_blobs
+from rootcellar.payloads.blobs import BlobSpiller, open_blobs
 from rootcellar.payloads.codec import Codec
-from rootcellar.payloads.compression import compressing_of
-from rootcellar.payloads.encryption import Sealing
+from rootcellar.payloads.compression import compressor_of
+from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import Keyring, read_keys
 from rootcellar.payloads.redaction.patterns import read_patterns
 from rootcellar.payloads.redaction.per_task import Redactor
@@ -57,18 +57,18 @@ def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
 
     modules = type_modules_of(conf)
     return Codec(
-        compressing=compressing_of(option),
+        compressor=compressor_of(option),
         reader=Reader(Classes(modules)),
-        sealing=sealing_of(conf),
+        sealer=sealer_of(conf),
         redactor=redactor_of(conf),
         limit=limit_of(conf),
-        spilling=spilling_of(conf),
+        spiller=spiller_of(conf),
         old_pickles=bool(option("result_accept_old_pickles")),
         **options,
     )
 
 
-def sealing_of(conf: Mapping[str, Any]) -> Sealing:
+def sealer_of(conf: Mapping[str, Any]) -> Sealer:
     """Return how payloads are encrypted and signed.
 
     Args:
@@ -78,7 +78,7 @@ def sealing_of(conf: Mapping[str, Any]) -> Sealing:
         ConfigurationError: a key is wrong.
         DriverMissing: encryption needs a package that is not installed.
     """
-    return Sealing(
+    return Sealer(
         _keys(conf, "result_encryption_keys"),
         _keys(conf, "result_signing_keys"),
         accept_unsealed=flag_of(conf, "result_accept_unsealed", default=False),
@@ -111,7 +111,7 @@ def limit_of(conf: Mapping[str, Any]) -> Limit:
     return limit
 
 
-def spilling_of(conf: Mapping[str, Any]) -> Spilling | None:
+def spiller_of(conf: Mapping[str, Any]) -> BlobSpiller | None:
     """Return the blob store for results that are too large, or ``None`` if none is set.
 
     Raises:
@@ -119,7 +119,7 @@ def spilling_of(conf: Mapping[str, Any]) -> Spilling | None:
         DriverMissing: fsspec is not installed.
     """
     url, _ = value_of(conf, "result_blob_url")
-    return None if url is None else Spilling(open_blobs(str(url)))
+    return None if url is None else BlobSpiller(open_blobs(str(url)))
 
 
 def value_of(conf: Mapping[str, Any], setting: str) -> tuple[Any, str]:

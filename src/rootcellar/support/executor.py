@@ -33,12 +33,12 @@ class DeadlineExecutor:
     """Runs calls in as few threads as possible. The threads do not prevent the process from ending."""
 
     def __init__(self) -> None:
-        self._crew = PerProcess(_Crew)
+        self._threads = PerProcess(_Threads)
 
     @property
     def waiting(self) -> int:
         """How many calls wait for a thread."""
-        return len(self._crew.get().jobs)
+        return len(self._threads.get().jobs)
 
     def call(self, work: Callable[[], T], timeout: float) -> T:
         """Return the result of ``work``. After ``timeout`` seconds stop waiting, and do not begin it any more.
@@ -46,31 +46,31 @@ class DeadlineExecutor:
         Raises:
             concurrent.futures.TimeoutError: it was not done in time.
         """
-        crew = self._crew.get()
+        threads = self._threads.get()
         deadline = time.monotonic() + timeout
         presence = threading.Lock()
         job = _Job(work, is_wanted=presence.locked)
         with presence:
             try:
-                crew.take(job)
+                threads.assign(job)
                 # wait in short steps, because an exception from another thread is raised only between two of them
                 while not job.gate.wait(min(RECHECK_SECONDS, deadline - time.monotonic())):
                     if time.monotonic() >= deadline:
                         raise NotInTime
             finally:
-                crew.jobs.pop(job, None)
+                threads.jobs.pop(job, None)
         if job.error is not None:
             raise job.error
         return job.answer  # type: ignore[no-any-return]
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Run ``work`` in a thread and return a future with its result. Cancel the future if it is no longer needed."""
-        crew = self._crew.get()
+        threads = self._threads.get()
         future: Future[T] = Future()
         job = _Job(lambda: _fulfil(future, work), is_wanted=lambda: not future.cancelled())
         # while a server is frozen, cancelled calls would pile up
-        future.add_done_callback(lambda _: crew.jobs.pop(job, None))
-        crew.take(job)
+        future.add_done_callback(lambda _: threads.jobs.pop(job, None))
+        threads.assign(job)
         return future
 
 
@@ -91,7 +91,7 @@ class _Job:
         self.error: BaseException | None = None
         self.gate = Gate()
 
-    def do(self) -> None:
+    def run(self) -> None:
         try:
             self.answer = self.work()
         except BaseException as exc:
@@ -99,7 +99,7 @@ class _Job:
         self.gate.open()
 
 
-class _Crew:
+class _Threads:
     """The threads of one process."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class _Crew:
         #: the gates of idle threads
         self._idle: list[Gate] = []
 
-    def take(self, job: _Job) -> None:
+    def assign(self, job: _Job) -> None:
         """Give a job to an idle thread or to a new one."""
         self.jobs[job] = None
         with self._lock:
@@ -119,7 +119,7 @@ class _Crew:
                 self._idle.pop().open()
                 return
             if self._count < MAX_THREADS:
-                start_thread(self._run, "rootcellar-aside")
+                start_thread(self._run, "rootcellar-executor")
 
     def _run(self) -> None:
         with self._lock:
@@ -130,7 +130,7 @@ class _Crew:
         gate = Gate()
         while True:
             if (job := self._next(gate)) is not None:
-                job.do()
+                job.run()
                 # a waiting thread must not keep a reference to the last job
                 del job
             elif not gate.wait(IDLE_SECONDS) and self._may_end(gate):

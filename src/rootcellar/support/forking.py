@@ -25,15 +25,15 @@ class PerProcess(Generic[T]):
 
     Args:
         make: creates the value of this process.
-        leave: called once before, with the parent's value after a fork; the parent's value is kept in memory in any
+        discard: called once before, with the parent's value after a fork; the parent's value is kept in memory in any
         case.
     """
 
-    __slots__ = ("_leave", "_locks", "_make", "_values")
+    __slots__ = ("_discard", "_locks", "_make", "_values")
 
-    def __init__(self, make: Callable[[], T], leave: Callable[[T], object] | None = None) -> None:
+    def __init__(self, make: Callable[[], T], discard: Callable[[T], object] | None = None) -> None:
         self._make = make
-        self._leave = leave
+        self._discard = discard
         self._values: dict[int, T] = {}
         self._locks: dict[int, threading.Lock] = {}
 
@@ -56,14 +56,14 @@ class PerProcess(Generic[T]):
         # a new lock: another thread of the parent may have held the old one during the fork
         with self._locks.setdefault(pid, threading.Lock()):
             if pid not in self._values:
-                self._leave_inherited()
+                self._discard_inherited()
                 self._values[pid] = self._make()
             return self._values[pid]
 
-    def _leave_inherited(self) -> None:
+    def _discard_inherited(self) -> None:
         for other in list(self._values):
             value = self._values.pop(other)
             _inherited.append(value)
             self._locks.pop(other, None)
-            if self._leave is not None:
-                self._leave(value)
+            if self._discard is not None:
+                self._discard(value)

@@ -33,11 +33,13 @@ class Outage:
         began, _ = _FORMAT.unpack(self._memory[:])
         return bool(began)
 
-    def note(self, what: str, error: RootcellarError, *, most: float = float("inf"), is_first: bool = True) -> None:
+    def log_failure(
+        self, action: str, error: RootcellarError, *, most: float = float("inf"), is_first: bool = True
+    ) -> None:
         """Log that an operation failed and is tried again, unless the outage is logged already.
 
         Args:
-            what: the operation.
+            action: the operation.
             error: the reason.
             most: how often it is tried again at most.
             is_first: whether it is the first failure of this operation; later ones are not logged.
@@ -52,10 +54,10 @@ class Outage:
             self._memory[:] = _FORMAT.pack(now if is_new else began, now)
         again = "until it works" if most == float("inf") else f"up to {most:g} times"
         logger.log(
-            logging.WARNING if is_new else logging.DEBUG, "Could not %s: %s. Trying again %s.", what, error, again
+            logging.WARNING if is_new else logging.DEBUG, "Could not %s: %s. Trying again %s.", action, error, again
         )
 
-    def end(self) -> None:
+    def log_end(self) -> None:
         """Log that the store works again, unless somebody else has done so."""
         began, _ = _FORMAT.unpack(self._memory[:])
         if began:

@@ -39,9 +39,9 @@ class Waiter:
         self._store = store
         self._polling = PerProcess(lambda: PollingWatcher(store.get_many))
         #: for calls that must not be waited for beyond a deadline
-        self.aside = DeadlineExecutor()
+        self.executor = DeadlineExecutor()
         #: finds out whether anything is stored of a task
-        self.presence = Presence(store.get_many, self.aside)
+        self.presence = Presence(store.get_many, self.executor)
 
     def watcher(self) -> Watcher:
         """Return the watcher of this process: the store's own, or one that polls."""
@@ -71,25 +71,25 @@ class Waiter:
         for _, record in found:
             yield record
 
-    def glance(self, task_ids: Iterable[str]) -> Iterable[TaskRecord]:
+    def try_read(self, task_ids: Iterable[str]) -> Iterable[TaskRecord]:
         """Read the existing records of tasks once. Return nothing if the store does not answer within a few seconds."""
         ids = list(task_ids)
         try:
-            return self.aside.call(lambda: self._read(ids), READ_TIMEOUT_SECONDS)
+            return self.executor.call(lambda: self._read(ids), READ_TIMEOUT_SECONDS)
         except NotInTime:
             logger.warning("Could not read %d tasks: no answer within %g s.", len(ids), READ_TIMEOUT_SECONDS)
         except RootcellarError as exc:
             logger.warning("Could not read %d tasks: %s", len(ids), exc)
         return ()
 
-    def look(self, task_ids: list[str], deadline: float | None, *, is_last: bool) -> Iterable[TaskRecord]:
+    def read(self, task_ids: list[str], deadline: float | None, *, is_last: bool) -> Iterable[TaskRecord]:
         """Read the records. In an outage return nothing, or raise if this is the last read."""
         try:
             if deadline is None:
                 return self._read(task_ids)
             # a frozen server does not answer
             left = READ_TIMEOUT_SECONDS if is_last else deadline - time.monotonic()
-            return self.aside.call(lambda: self._read(task_ids), left)
+            return self.executor.call(lambda: self._read(task_ids), left)
         except NotInTime:
             if not is_last:
                 raise timed_out() from None
@@ -137,7 +137,7 @@ def wait_everywhere(
         celery.exceptions.TimeoutError: they were not all ready in time.
     """
     waiting = {waiter: dict.fromkeys(task_ids) for waiter, task_ids in awaited.items()}
-    besides = {waiter: dict.fromkeys(task_ids) for waiter, task_ids in (others or {}).items()}
+    other_ids = {waiter: dict.fromkeys(task_ids) for waiter, task_ids in (others or {}).items()}
     deadline = deadline_after(timeout)
     is_last = timeout is not None and timeout <= 0
 
@@ -150,12 +150,12 @@ def wait_everywhere(
             if record.done_at is not None:
                 del ids[record.task_id]
                 return True
-        elif record.done_at is not None and on_other and record.task_id in besides.get(waiter, {}):
-            del besides[waiter][record.task_id]
+        elif record.done_at is not None and on_other and record.task_id in other_ids.get(waiter, {}):
+            del other_ids[waiter][record.task_id]
             on_other(waiter, record)
         return False
 
-    for waiter, records in _first_look(waiting, besides, deadline, is_last=is_last):
+    for waiter, records in _first_read(waiting, other_ids, deadline, is_last=is_last):
         for record in records:
             # the watcher notifies of changes, also of earlier ones
             if record.done_at is not None and take(waiter, record):
@@ -170,19 +170,19 @@ def wait_everywhere(
         for waiter, ids in waiting.items():
             if ids:
                 stack.enter_context(waiter.watcher().subscribed(ids, partial(_put, notifications, waiter), notify_on))
-        for waiter, ids in besides.items():
+        for waiter, ids in other_ids.items():
             if ids:
                 stack.enter_context(waiter.watcher().subscribed(ids, partial(_put_records, notifications, waiter)))
         while any(waiting.values()):
-            waiter, news = _next(notifications, waiting, deadline, interval, on_interval)
-            for record in records_of(news):
+            waiter, notification = _next(notifications, waiting, deadline, interval, on_interval)
+            for record in records_of(notification):
                 if take(waiter, record):
                     yield waiter, record
 
 
-def _first_look(
+def _first_read(
     waiting: Mapping[Waiter, Iterable[str]],
-    besides: Mapping[Waiter, Iterable[str]],
+    other_ids: Mapping[Waiter, Iterable[str]],
     deadline: float | None,
     *,
     is_last: bool,
@@ -190,13 +190,13 @@ def _first_look(
     """Read the records that exist already. Several stores are read at the same time."""
     if len(waiting) == 1:
         for waiter, ids in waiting.items():
-            yield waiter, waiter.look([*ids, *besides.get(waiter, ())], deadline, is_last=is_last)
+            yield waiter, waiter.read([*ids, *other_ids.get(waiter, ())], deadline, is_last=is_last)
         return
     if not is_last:
         # each watcher reads in its own thread at the subscription
         return
     asked = [
-        (waiter, waiter.aside.submit(partial(waiter.look, list(ids), None, is_last=True)))
+        (waiter, waiter.executor.submit(partial(waiter.read, list(ids), None, is_last=True)))
         for waiter, ids in waiting.items()
     ]
     until = time.monotonic() + READ_TIMEOUT_SECONDS
@@ -227,13 +227,15 @@ def _next(
                 on_interval()
 
 
-def _put(notifications: queue.SimpleQueue[tuple[Waiter, Notification]], waiter: Waiter, news: Notification) -> None:
-    notifications.put((waiter, news))
+def _put(
+    notifications: queue.SimpleQueue[tuple[Waiter, Notification]], waiter: Waiter, notification: Notification
+) -> None:
+    notifications.put((waiter, notification))
 
 
 def _put_records(
-    notifications: queue.SimpleQueue[tuple[Waiter, Notification]], waiter: Waiter, news: Notification
+    notifications: queue.SimpleQueue[tuple[Waiter, Notification]], waiter: Waiter, notification: Notification
 ) -> None:
     """Pass on records, but not errors, which would end the wait although nothing waits for these tasks."""
-    if not isinstance(news, RootcellarError):
-        notifications.put((waiter, news))
+    if not isinstance(notification, RootcellarError):
+        notifications.put((waiter, notification))

@@ -32,7 +32,7 @@ from rootcellar.waiting.parents import ByBackend, Readable, by_backend, leaves_o
 logger = visible_logs(get_logger(__name__))
 
 
-class _Noted(threading.local):
+class _ThreadResults(threading.local):
     """The recorded results of one thread."""
 
     def __init__(self) -> None:
@@ -65,34 +65,34 @@ class _Noted(threading.local):
                 self.results[id(result)] = result
 
 
-_noted = _Noted()
+_thread_results = _ThreadResults()
 
 
-def note(result: Any) -> None:
+def remember(result: Any) -> None:
     """Record a result that is about to get a callback by ``then``."""
-    _noted.leave_inherited()
-    _noted.sort_latest()
-    _noted.latest = result
+    _thread_results.leave_inherited()
+    _thread_results.sort_latest()
+    _thread_results.latest = result
 
 
-def drop(result: Any, noted: _Noted = _noted) -> None:
+def drop(result: Any, results: _ThreadResults = _thread_results) -> None:
     """Forget a result that has ended, or that is no longer referenced.
 
-    Results are also deleted when the interpreter ends and the names of this module are gone; so ``noted`` is bound.
+    Results are also deleted when the interpreter ends and the names of this module are gone; so ``results`` is bound.
     """
-    if noted.latest is result:
-        noted.latest = None
-    noted.results.pop(id(result), None)
+    if results.latest is result:
+        results.latest = None
+    results.results.pop(id(result), None)
 
 
 def waiting() -> ByBackend:
     """Return the unfinished results that have callbacks, their own or those of a group that contains them."""
-    noted = _noted
-    noted.leave_inherited()
-    noted.sort_latest()
-    if not noted.results and not noted.barriers:
+    results = _thread_results
+    results.leave_inherited()
+    results.sort_latest()
+    if not results.results and not results.barriers:
         return {}
-    single = [result for result in noted.results.values() if result._cache is None]
+    single = [result for result in results.results.values() if result._cache is None]
     members = [leaf for group in _groups_with_callbacks() for leaf in leaves_of([group]) if leaf._cache is None]
     unique = {id(result): result for result in (*single, *members)}
     return by_backend(unique.values())
@@ -110,7 +110,7 @@ def call(results: ByBackend, backend: Readable, record: TaskRecord) -> None:
             logger.error("The callbacks of task %s are not called, because its result cannot be read: %s", result, exc)
 
 
-def besides(results: ByBackend, awaited: Mapping[Any, Any]) -> ByBackend:
+def without(results: ByBackend, awaited: Mapping[Any, Any]) -> ByBackend:
     """Return ``results`` without those that are waited for anyway."""
     kept: ByBackend = {}
     for backend, by_id in results.items():
@@ -120,16 +120,16 @@ def besides(results: ByBackend, awaited: Mapping[Any, Any]) -> ByBackend:
     return kept
 
 
-def waiting_besides(awaited: Any) -> ByBackend:
+def waiting_without(awaited: Any) -> ByBackend:
     """Return the results of :func:`waiting` without those in ``awaited``, a result or a group."""
     found = waiting()
-    return besides(found, by_backend(leaves_of([awaited]))) if found else found
+    return without(found, by_backend(leaves_of([awaited]))) if found else found
 
 
 def _groups_with_callbacks() -> Iterator[Any]:
-    for one in list(_noted.barriers.values()):
+    for one in list(_thread_results.barriers.values()):
         if one.ready:
-            _noted.barriers.pop(id(one), None)
+            _thread_results.barriers.pop(id(one), None)
             continue
         for group in _groups_of(one):
             if _has_callback(group.on_ready):
@@ -164,7 +164,7 @@ def _listeners(promise: Any) -> list[Any]:
 @contextlib.contextmanager
 def callbacks_called(loop: asyncio.AbstractEventLoop, awaited: Any) -> Iterator[None]:
     """Call, on the loop, the callbacks of other results that end meanwhile."""
-    ids = waiting_besides(awaited)
+    ids = waiting_without(awaited)
 
     def receive(backend: Readable, notification: Notification) -> None:
         if not isinstance(notification, RootcellarError):

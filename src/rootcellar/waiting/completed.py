@@ -100,7 +100,7 @@ class as_completed:
                 while not coming.ready:
                     coming.receive(await await_before(deadline, notifications.get(), self._watchers()))
                 backend, batch = coming.next_batch()
-                found = await self._read_aside(backend, batch, deadline)
+                found = await self._read_in_thread(backend, batch, deadline)
                 for task_id, record in _taken(batch, found):
                     if self._is_to_raise(record):
                         await raise_parents_failure(self._parents_of(backend, task_id))
@@ -113,7 +113,7 @@ class as_completed:
     @contextlib.contextmanager
     def _subscribed(self, put: Callable[[_News], None]) -> Iterator[_Coming]:
         """Subscribe to all results in each backend, and to those with callbacks. ``put`` gets the notifications."""
-        others = callbacks.besides(callbacks.waiting(), self._ids)
+        others = callbacks.without(callbacks.waiting(), self._ids)
 
         def subscribe(backend: Readable, ids: Iterable[str], notify_on: NotifyOn, *, is_other: bool = False) -> None:
             watcher = backend.waiter.watcher()
@@ -137,24 +137,24 @@ class as_completed:
 
     def _read(self, backend: Readable, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
         """Read the records. In an outage wait for its end."""
-        store, aside = backend.store, backend.waiter.aside
+        store, executor = backend.store, backend.waiter.executor
         while True:
             try:
                 if deadline is None:
                     return store.get_many(task_ids)
-                return aside.call(lambda: store.get_many(task_ids), max(0.0, deadline - time.monotonic()))
+                return executor.call(lambda: store.get_many(task_ids), max(0.0, deadline - time.monotonic()))
             except NotInTime:
                 raise timed_out() from None
             except RootcellarError as exc:
                 time.sleep(pause_after(exc, deadline))
 
-    async def _read_aside(
+    async def _read_in_thread(
         self, backend: Readable, task_ids: list[str], deadline: float | None
     ) -> dict[str, TaskRecord]:
         """Read the records in a thread, which may run longer than the event loop if the server does not answer."""
-        store, aside = backend.store, backend.waiter.aside
+        store, executor = backend.store, backend.waiter.executor
         while True:
-            reading = aside.submit(lambda: store.get_many(task_ids))
+            reading = executor.submit(lambda: store.get_many(task_ids))
             try:
                 found: dict[str, TaskRecord] = await await_before(deadline, asyncio.wrap_future(reading))
                 return found

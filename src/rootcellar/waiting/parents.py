@@ -71,7 +71,7 @@ class Parents:
     def raise_failure(self) -> None:
         """Read the parents, and raise the exception of the first one that failed. Do nothing if none failed."""
         while self._leaves:
-            found = {backend: backend.waiter.glance(ids) for backend, ids in self.unknown().items()}
+            found = {backend: backend.waiter.try_read(ids) for backend, ids in self.unknown().items()}
             raise_failure_of(self.failed_among(found))
             if not self.may_be_late():
                 return
@@ -94,7 +94,7 @@ class Parents:
         for leaf in self._leaves:
             record = records.get((leaf.backend, text_id(leaf.id))) if leaf._cache is None else None
             if record is not None and record.state in PROPAGATE_STATES:
-                _note(leaf, record)
+                _set_state(leaf, record)
             if leaf._cache is not None and leaf._cache["status"] in PROPAGATE_STATES:
                 return leaf
         return None
@@ -106,7 +106,7 @@ def raise_failure_of(failed: Any) -> None:
         failed.maybe_throw()
 
 
-def _note(leaf: Any, record: TaskRecord) -> None:
+def _set_state(leaf: Any, record: TaskRecord) -> None:
     """Set the stored state of a result."""
     try:
         leaf._maybe_set_cache(leaf.backend.meta_of(record))

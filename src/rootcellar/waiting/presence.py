@@ -21,12 +21,12 @@ class Presence:
 
     Args:
         fetch: reads the records that exist, such as :meth:`Store.get_many`.
-        aside: the executor that calls it.
+        executor: the executor that calls it.
     """
 
-    def __init__(self, fetch: Callable[[Iterable[str]], Mapping[str, TaskRecord]], aside: DeadlineExecutor) -> None:
+    def __init__(self, fetch: Callable[[Iterable[str]], Mapping[str, TaskRecord]], executor: DeadlineExecutor) -> None:
         self._fetch = fetch
-        self._aside = aside
+        self._executor = executor
         self._questions = PerProcess(_Questions)
 
     def is_stored(self, task_id: str) -> Future[bool]:
@@ -37,7 +37,7 @@ class Presence:
         answer: Future[bool] = Future()
         questions = self._questions.get()
         if questions.add(task_id, answer):
-            self._aside.submit(lambda: self._answer(questions))
+            self._executor.submit(lambda: self._answer(questions))
         return answer
 
     def _answer(self, questions: _Questions) -> None:

@@ -165,7 +165,7 @@ async def raise_parents_failure(parents: Parents) -> None:
     """Read the parents in threads, and raise the exception of the first one that failed."""
     while True:
         asked = {
-            backend: asyncio.wrap_future(backend.waiter.aside.submit(partial(backend.waiter.glance, ids)))
+            backend: asyncio.wrap_future(backend.waiter.executor.submit(partial(backend.waiter.try_read, ids)))
             for backend, ids in parents.unknown().items()
         }
         raise_failure_of(parents.failed_among({backend: await answer for backend, answer in asked.items()}))

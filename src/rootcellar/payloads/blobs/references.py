@@ -27,7 +27,7 @@ _SWEEP_BATCH = 1_000
 _MAX_UNFINISHED = 10_000
 
 
-class Spilling:
+class BlobSpiller:
     """Keeps payloads in blobs.
 
     Args:

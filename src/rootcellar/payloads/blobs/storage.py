@@ -20,7 +20,7 @@ from rootcellar.support.interruptions import raise_interruption
 from rootcellar.urls import redact
 
 #: what a blob is called until it is whole
-_UNFINISHED = ".part"
+_PARTIAL_SUFFIX = ".part"
 
 
 class Blobs(ABC):
@@ -79,16 +79,16 @@ class Folder(Blobs):
         with self._translated():
             path = self._path / name
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            unfinished = path.with_name(f"{path.name[:100]}.{secrets.token_hex(8)}{_UNFINISHED}")
+            partial = path.with_name(f"{path.name[:100]}.{secrets.token_hex(8)}{_PARTIAL_SUFFIX}")
             try:
-                with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     file.write(body)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(unfinished, path)
+                os.replace(partial, path)
             except BaseException:
                 with suppress(OSError):
-                    unfinished.unlink()
+                    partial.unlink()
                 raise
             _sync_folder(path.parent)
 
@@ -110,7 +110,7 @@ class Folder(Blobs):
                 with suppress(FileNotFoundError):
                     if path.stat().st_mtime > before:
                         continue
-                    if path.name.endswith(_UNFINISHED):
+                    if path.name.endswith(_PARTIAL_SUFFIX):
                         # of a process that died while it wrote
                         path.unlink()
                     else:

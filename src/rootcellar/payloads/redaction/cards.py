@@ -32,11 +32,11 @@ def masked_text(text: str) -> str:
     if len(text) < _SHORTEST:
         return text
     pieces: list[str] = []
-    last = looked_at = 0
+    last = candidates = 0
     found = _CANDIDATE.search(text)
     while found:
-        looked_at += 1
-        if looked_at > _MAX_CANDIDATES:
+        candidates += 1
+        if candidates > _MAX_CANDIDATES:
             return "".join([*pieces, _CANDIDATE.sub(MASK, text[last:])])
         end = _end_of_card(found)
         if end:

@@ -101,7 +101,7 @@ def normal(name: Any) -> str:
     return text.lower().replace("_", "").replace("-", "")
 
 
-def like(name: str, wanted: str) -> bool:
+def matches_name(name: str, wanted: str) -> bool:
     """Return True if a name in normal form matches a name of a pattern. Takes linear time."""
     beginning, *rest = wanted.split("*")
     if not rest:
@@ -118,7 +118,7 @@ def like(name: str, wanted: str) -> bool:
     return True
 
 
-class Needles:
+class Prefilter:
     """A fast test on encoded values: searches for texts that must be there if a pattern matches.
 
     Args:
@@ -128,14 +128,14 @@ class Needles:
     def __init__(self, patterns: Iterable[str]) -> None:
         in_json: set[tuple[bytes, ...]] = set()
         in_any: set[tuple[bytes, ...]] = set()
-        self._is_vague = False
+        self._matches_anything = False
         for pattern in patterns:
             if pattern == CARD:
                 continue
             names = [name for name in path_of(pattern) if name != "$"]
             if not all(name.isascii() and name.strip("*") for name in names):
                 # an encoder may write this name in several ways
-                self._is_vague = True
+                self._matches_anything = True
             cores = [max(name.split("*"), key=len).encode() for name in names]
             # in JSON a quote follows the name of a key
             ends = [
@@ -144,11 +144,11 @@ class Needles:
             ]
             in_json.add(tuple(ends))
             in_any.add(tuple(cores))
-        self._in_json, self._in_any = _fewest(in_json), _fewest(in_any)
+        self._in_json, self._in_any = _search_terms(in_json), _search_terms(in_any)
 
     def may_match(self, body: bytes, *, is_json: bool) -> bool:
         """Return False only if certainly no pattern matches in an encoded value."""
-        if self._is_vague:
+        if self._matches_anything:
             return True
         body = body.lower().replace(b"_", b"").replace(b"-", b"")
         quick, names, paths = self._in_json if is_json else self._in_any
@@ -157,7 +157,7 @@ class Needles:
         return bool(names.search(body)) or any(all(name in body for name in path) for path in paths)
 
 
-def _fewest(
+def _search_terms(
     needles: set[tuple[bytes, ...]],
 ) -> tuple[re.Pattern[bytes], re.Pattern[bytes], list[tuple[bytes, ...]]]:
     """Return what finds the names and the first names of paths, what finds the names, and the paths.
@@ -212,7 +212,7 @@ def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Call
             word = _BACKWARD_WORD.match(backward)[0]  # type: ignore[index]
             if word not in verdicts:
                 name = normal(word[::-1])
-                verdicts[word] = any(like(name, keep) for keep in keeps)
+                verdicts[word] = any(matches_name(name, keep) for keep in keeps)
             return verdicts[word]
 
         def masked(match: re.Match[str]) -> str:
@@ -244,7 +244,7 @@ def _in_text(patterns: Iterable[str]) -> str:
             return r"\w(?<!\w.)\w{0,64}"
         # exactly this name, or any name that ends with it
         by_letter = anywhere if pattern.startswith("*") else alone
-        by_letter.setdefault(_either(core[0]), []).append(_rest_of(core[1:]))
+        by_letter.setdefault(_any_case(core[0]), []).append(_rest_of(core[1:]))
     letters = sorted({*alone, *anywhere})
     if not letters:
         return ""
@@ -264,7 +264,7 @@ def _longest_first(names: Iterable[str]) -> str:
 def _rest_of(core: str) -> str:
     parts = []
     for part in core.split("*"):
-        words = ("".join(map(_either, word)) for word in re.split("[_-]", part))
+        words = ("".join(map(_any_case, word)) for word in re.split("[_-]", part))
         parts.append("[_-]?".join(words))
     stars = len(parts) - 1
     # skip words that are too long for any such name
@@ -272,7 +272,7 @@ def _rest_of(core: str) -> str:
     return too_long + _ANY.join(parts)
 
 
-def _either(letter: str) -> str:
+def _any_case(letter: str) -> str:
     """Return a class of a letter, small and capital."""
     return (
         "["

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from rootcellar.payloads.redaction.cards import MASK, is_card, masked_text
-from rootcellar.payloads.redaction.patterns import CARD, KEEP, Needles, like, normal, path_of, text_masker
+from rootcellar.payloads.redaction.patterns import CARD, KEEP, Prefilter, matches_name, normal, path_of, text_masker
 from rootcellar.records import Payload
 from rootcellar.urls import redact as redact_urls
 
@@ -64,7 +64,7 @@ class Redaction:
         self._depth = max((len(path) - 1 for path in paths + kept_paths), default=0)
         self._segments = sorted({name for path in paths for name in path})
         self._verdicts: dict[Any, tuple[_Prefixes, _Prefixes]] = {}
-        self._needles = Needles(self.patterns)
+        self._prefilter = Prefilter(self.patterns)
         self._in_text = text_masker(self.patterns, kept, MASK)
 
     def __bool__(self) -> bool:
@@ -100,7 +100,7 @@ class Redaction:
 
     def concerns(self, names: Iterable[str]) -> bool:
         """Return True if a pattern may match one of these names, or something inside its value."""
-        return any(like(normal(name), segment) for name in names for segment in self._segments)
+        return any(matches_name(normal(name), segment) for name in names for segment in self._segments)
 
     def may_match(self, payload: Payload) -> bool:
         """Return False only if an encoded value certainly contains nothing to redact."""
@@ -109,7 +109,7 @@ class Redaction:
             return True
         if not is_json and payload.content_type not in _READABLE:
             return True
-        return self._needles.may_match(payload.body, is_json=is_json)
+        return self._prefilter.may_match(payload.body, is_json=is_json)
 
     def arguments(self, args: Any, names: Sequence[str], found: list[str] | None = None) -> Any:
         """Return positional arguments redacted. ``names`` are the known names of the first of them."""
@@ -373,7 +373,10 @@ def _by_last_name(paths: Iterable[tuple[str, ...]]) -> dict[str, list[tuple[str,
 
 def _prefixes(by_name: Mapping[str, Sequence[tuple[str, ...]]], written: str) -> _Prefixes:
     exact = by_name.get(written, ())
-    return (*exact, *(prefix for name in by_name if "*" in name and like(written, name) for prefix in by_name[name]))
+    return (
+        *exact,
+        *(prefix for name in by_name if "*" in name and matches_name(written, name) for prefix in by_name[name]),
+    )
 
 
 def _ends(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
@@ -383,4 +386,4 @@ def _ends(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
     tail = path[-len(prefix) :]
     if len(tail) < len(prefix):
         return False
-    return all(like(name, wanted) for name, wanted in zip(tail, prefix, strict=True))
+    return all(matches_name(name, wanted) for name, wanted in zip(tail, prefix, strict=True))

@@ -90,10 +90,10 @@ def readable(text: str) -> Any:
     Raises:
         ValueError, RecursionError: it is no JSON, or nests too deeply.
     """
-    return json.loads(text, object_hook=_held)
+    return json.loads(text, object_hook=_plain_value)
 
 
-def _held(found: dict[str, Any]) -> Any:
+def _plain_value(found: dict[str, Any]) -> Any:
     if OURS in found:
         value = found.get(VALUE, found.get("name"))
         if (
@@ -161,7 +161,7 @@ def _pairs(value: Any) -> dict[Any, Any]:
     return dict(value)
 
 
-def _hashed(value: Any) -> list[Any]:
+def _set_members(value: Any) -> list[Any]:
     """Return the members of a set."""
     members = _list(value)
     _refuse_collisions(members)
@@ -211,8 +211,8 @@ def _base64(value: Any) -> bytes:
 _SIMPLE: dict[str, Callable[[Any], Any]] = {
     "dict": lambda value: _pairs(_list(value)),
     "tuple": lambda value: tuple(_list(value)),
-    "set": lambda value: set(_hashed(value)),
-    "frozenset": lambda value: frozenset(_hashed(value)),
+    "set": lambda value: set(_set_members(value)),
+    "frozenset": lambda value: frozenset(_set_members(value)),
     "int": _int,
     "float": lambda value: _FLOATS[value],
     "complex": lambda value: complex(_text(value)),
