@@ -31,6 +31,9 @@ class TestFailedParents:
     @pytest.mark.parametrize("shape", CHORDS)
     def test_waiter_gets_the_error_of_a_header(self, harness: Harness, shape: str) -> None:
         result = failing_chords(harness.tasks)[shape]()
+        if not isinstance(result.parent, GroupResult):
+            # Celery's get() reads the header before later parents; if both fail in between, it raises the ChordError
+            result.parent.get(timeout=WAIT, propagate=False)
         with pytest.raises(ValueError, match=r"^header$"):
             result.get(timeout=WAIT)
         again = result_from_tuple(result.as_tuple(), app=harness.app)
