@@ -1,4 +1,4 @@
-"""The size of a batch: smaller while the server struggles, and slowly back."""
+"""The size of a batch: it shrinks while the server is slow or fails, and grows again slowly."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from rootcellar.errors import ConfigurationError, RootcellarError
 
-#: batches that must succeed in a row before the size grows
+#: this many batches in a row must succeed before the size grows
 BEFORE_GROWTH = 3
 
 
 class BatchSize:
-    """How many rows one batch has. It is halved after a retryable error, and grows by a quarter after three successes.
+    """The number of rows in one batch. It is halved after a retryable error, and grows by a quarter after 3 successes.
 
     Args:
-        most: rows in a batch while all is well.
-        least: rows below which the size never falls.
+        most: the size without errors.
+        least: the smallest size.
 
     Raises:
         ConfigurationError: not ``1 <= least <= most``.
@@ -35,17 +35,17 @@ class BatchSize:
 
     @property
     def size(self) -> int:
-        """Rows in the next batch."""
+        """The number of rows in the next batch."""
         return self._size
 
     def run(self, work: Callable[[int], int]) -> int:
         """Do one batch.
 
         Args:
-            work: does up to so many rows, and returns how many it did.
+            work: called with the size; processes up to this many rows, and returns how many.
 
         Raises:
-            RootcellarError: what ``work`` raised. If it is retryable, the next batch is half as large.
+            RootcellarError: the error of ``work``. If it is retryable, the next batch is half as large.
         """
         try:
             done = work(self._size)

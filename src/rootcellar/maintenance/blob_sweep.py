@@ -1,4 +1,4 @@
-"""Deletes the blobs to which no record refers any more."""
+"""Deletes the blobs that have no record any more."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class BlobSweepConfig:
     """How often blobs are swept.
 
     Attributes:
-        interval: seconds between two sweeps, where the service is started; a sweep reads the names of all blobs.
+        interval: seconds between two sweeps, if the service is started. A sweep reads the names of all blobs.
 
     Raises:
-        ConfigurationError: it is no time.
+        ConfigurationError: the interval is not a number of seconds.
     """
 
     interval: float = 86_400.0
@@ -26,11 +26,11 @@ class BlobSweepConfig:
 
 
 class BlobSweep(Service):
-    """Sweeps the blob store: one process, for a second one would read the same names.
+    """Sweeps the blob store. One process does so, because a second one would read the same names.
 
     Args:
-        sweep: deletes blobs without a record, and returns how many.
-        config: how often.
+        sweep: deletes the blobs without a record, and returns how many.
+        config: how often it sweeps.
     """
 
     name = "blob sweep"

@@ -16,7 +16,7 @@ class ChordSweepConfig:
         chord_sweep_interval: seconds between two sweeps.
 
     Raises:
-        ConfigurationError: it is no time.
+        ConfigurationError: the interval is not a number of seconds.
     """
 
     chord_sweep_interval: float = 10.0
@@ -30,7 +30,7 @@ class ChordSweep(Service):
 
     Args:
         sweep: finishes orphaned chords, and returns how many.
-        config: how often.
+        config: how often it sweeps.
     """
 
     name = "chord sweep"

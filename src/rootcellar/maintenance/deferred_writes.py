@@ -1,4 +1,13 @@
-"""Does in the background what a worker's main process must not wait for."""
+"""Runs the operations in the background for which a worker's main process must not wait.
+
+An operation passes through these states::
+
+    run(), submit() ──> in the queue ──> running ──> done: the caller has the result, or it is logged
+                          ^   |            |
+                          |   |            | retryable error: pause
+                          └───│────────────┘
+                              └──> dropped: the caller of run() has stopped waiting
+"""
 
 from __future__ import annotations
 
@@ -22,7 +31,7 @@ T = TypeVar("T")
 
 logger = visible_logs(get_logger(__name__))
 
-#: seconds that a caller waits for the store
+#: the most seconds that a caller waits for the store
 MAX_WAIT_SECONDS = 0.5
 
 
@@ -31,10 +40,10 @@ class DeferredWritesConfig:
     """How long the main process waits.
 
     Attributes:
-        max_wait: seconds that a caller waits for its work; not at all while earlier work is unfinished.
+        max_wait: the most seconds that a caller waits for its operation; 0 while earlier operations are unfinished.
 
     Raises:
-        ConfigurationError: it is no time.
+        ConfigurationError: it is not a number of seconds.
     """
 
     max_wait: float = MAX_WAIT_SECONDS
@@ -44,12 +53,12 @@ class DeferredWritesConfig:
 
 
 class _Write:
-    """One piece of work.
+    """One operation.
 
     Args:
-        work: what to do; doing it twice must be harmless.
-        action: its name for the log.
-        most: how often it is tried again.
+        work: the operation; doing it twice must be harmless.
+        action: what it does, for the log.
+        most: the most retries.
     """
 
     __slots__ = ("action", "answer", "is_wanted", "most", "tries", "work")
@@ -64,23 +73,23 @@ class _Write:
 
 
 class _Queue:
-    """The unfinished work of one process, the oldest first."""
+    """The unfinished operations of one process, the oldest first."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._writes: dict[_Write, None] = {}
-        #: what was tried last
+        #: the operation that was tried last
         self.last: _Write | None = None
 
     def add(self, write: _Write) -> bool:
-        """Add a piece of work; return whether there was unfinished work before it."""
+        """Add an operation; return whether there were unfinished ones before it."""
         with self._lock:
             is_behind = bool(self._writes)
             self._writes[write] = None
             return is_behind
 
     def oldest(self) -> _Write | None:
-        """Return the oldest piece of work that is still wanted."""
+        """Return the oldest operation that is still wanted."""
         with self._lock:
             for write in list(self._writes):
                 if write.is_wanted:
@@ -89,22 +98,22 @@ class _Queue:
             return None
 
     def remove(self, write: _Write) -> None:
-        """Take a piece of work out: it is finished."""
+        """Remove an operation that is finished."""
         with self._lock:
             self._writes.pop(write, None)
 
     def unfinished(self) -> list[str]:
-        """Return the names of all work that is still wanted."""
+        """Return what all operations do that are still wanted."""
         with self._lock:
             return [write.action for write in self._writes if write.is_wanted]
 
 
 class DeferredWrites(Service):
-    """Does one piece of work after the other, each until it succeeds or has been tried often enough.
+    """Runs one operation after the other, each until it succeeds or has been retried often enough.
 
     Args:
-        backoff: the pauses between two tries of one piece of work.
-        outage: logs that work fails, and that it works again.
+        backoff: the pauses between two tries of one operation.
+        outage: logs that operations fail, and that they work again.
         config: how long a caller waits.
     """
 
@@ -119,16 +128,16 @@ class DeferredWrites(Service):
     # -- for the main process
 
     def run(self, work: Callable[[], T], action: str, limit: float) -> T:
-        """Return what ``work`` returns, if that comes soon. Starts the service if it does not run.
+        """Return the result of ``work``, if it is there soon. Starts the service if it does not run.
 
         Args:
-            work: what to do; doing it twice must be harmless.
-            action: its name for the log.
-            limit: how often it is tried again, infinity for no limit.
+            work: the operation; doing it twice must be harmless.
+            action: what it does, for the log.
+            limit: the most retries, infinity for no limit.
 
         Raises:
-            StoreUnavailable: it does not come soon. The work is not tried again.
-            RootcellarError: what the last try raised.
+            StoreUnavailable: the result is not there soon. The operation is not tried again.
+            RootcellarError: the error of the last try.
         """
         write = _Write(work, action, limit)
         if self._do_soon(write):
@@ -138,12 +147,12 @@ class DeferredWrites(Service):
         raise StoreUnavailable(f"could not {action} soon enough", remedy="see whether the server answers")
 
     def submit(self, work: Callable[[], object], action: str, limit: float) -> bool:
-        """Do ``work`` now or later; return whether it is done. Starts the service if it does not run.
+        """Run ``work`` now or later; return whether it is done already. Starts the service if it does not run.
 
         See :meth:`run` for the arguments.
 
         Raises:
-            RootcellarError: what the last try raised, if that came soon; later it is logged.
+            RootcellarError: the error of the last try, if it is there soon; a later error is logged.
         """
         write = _Write(work, action, limit)
         if self._do_soon(write):
@@ -153,11 +162,11 @@ class DeferredWrites(Service):
         return False
 
     def pending(self) -> list[str]:
-        """Return the names of all work that is not done yet."""
+        """Return what all operations do that are not done yet."""
         return self._queue.get().unfinished()
 
     def _do_soon(self, write: _Write) -> bool:
-        """Give work to the service, and wait for it a little; return whether it is finished."""
+        """Give an operation to the service, and wait a little for it; return whether it is finished."""
         is_behind = self._queue.get().add(write)
         self.start()
         self.wake()
@@ -173,7 +182,7 @@ class DeferredWrites(Service):
             return 0
         try:
             value = write.work()
-        except Exception as exc:  # the caller gets it, or the log
+        except Exception as exc:  # any error: the caller gets it, or it is logged
             may_retry = isinstance(exc, RootcellarError) and exc.retryable and write.tries < write.most
             if may_retry and write.is_wanted:
                 write.tries += 1

@@ -1,4 +1,4 @@
-"""Moves results from a store that has them first to the durable one behind it."""
+"""Moves results from a fast store to the durable store behind it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class DrainConfig:
     """How results are moved.
 
     Attributes:
-        batch: tasks that are moved in one transaction, at most.
-        least_batch: the same while the servers struggle.
+        batch: the most tasks that are moved in one transaction.
+        least_batch: the smallest size to which a batch shrinks after errors.
         pause: seconds after a batch that was not full.
-        idle_pause: seconds while there is nothing to move.
+        idle_pause: seconds between two checks while there is nothing to move.
 
     Raises:
-        ConfigurationError: a pause is no time, or ``least_batch`` is not from 1 to ``batch``.
+        ConfigurationError: a pause is not a number of seconds, or ``least_batch`` is not from 1 to ``batch``.
     """
 
     batch: int = DRAIN_BATCH
@@ -39,11 +39,11 @@ class DrainConfig:
 
 
 class Drain(Service):
-    """Drains a store. Several processes may do so at a time: the store lets one of them move a batch.
+    """Drains a store. Several processes may do so at a time: only one of them moves a batch at any moment.
 
     Args:
-        store: what is drained.
-        config: in which batches, and with which pauses.
+        store: the store to drain.
+        config: the sizes of batches, and the pauses.
     """
 
     name = "drain"

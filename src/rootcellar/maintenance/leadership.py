@@ -1,12 +1,19 @@
 """One leader among all processes that use a store.
 
-A leader holds a lease, which it renews. If it dies, the lease runs out, and another process takes over. The lease is
-kept as a chord without parts: :meth:`~rootcellar.stores.base.Store.claim_chord` gives a chord to one claimant for a
-time, by the server's clock, on every store, through every connection pooler and with the rights that a worker has. A
-chord without parts belongs to no broker, so no sweep finishes it.
+A leader has a lease, which it renews. If it dies, the lease ends, and another process takes over::
 
-A process that is suspended for longer than the lease goes on when it is woken, beside the new leader. So a run must be
-harmless when it is done twice; the lease saves work, and is no lock.
+                hold(): the lease is free, or its own                hold(), after a third of the lease: renewed
+    candidate ────────────────────────────────────────> leader ──────────────────────────────────────────────> leader
+        ^                                                 |
+        └─────────────────────────────────────────────────┘
+          release(), or hold(): another process has the lease
+
+The lease is stored as a chord without parts: :meth:`~rootcellar.stores.base.Store.claim_chord` gives a chord to one
+claimant for a time, by the server's clock. This works on every store, through every connection pooler, and with the
+rights of a worker. A chord without parts belongs to no broker, so no sweep finishes it.
+
+If a process is suspended for longer than the lease, it continues afterwards while there is a new leader. So doing a run
+twice must be harmless: the lease saves work, but it is not a lock.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ from rootcellar.maintenance.service import check_seconds
 from rootcellar.stores.base import Store
 from rootcellar.support.forking import PerProcess
 
-#: the begin of the group id under which a lease is kept
+#: the prefix of the group id of a lease
 PREFIX = "rootcellar-lease-"
 #: seconds after which a dead leader is replaced
 LEASE = 60.0
@@ -30,20 +37,20 @@ class _Candidate:
 
     def __init__(self) -> None:
         self.name = f"{socket.gethostname()}/{uuid.uuid4().hex}"
-        #: the monotonic time until which the lease is surely held
+        #: the monotonic time until which this process certainly has the lease; 0 if it is not the leader
         self.until = 0.0
 
 
 class StoreLeader:
-    """The leader of one service, by a lease in a store.
+    """Decides which process leads one service, with a lease in a store.
 
     Args:
-        store: where the lease is.
+        store: the store of the lease.
         name: the service.
         lease: seconds after which another process takes over from a leader that has died.
 
     Raises:
-        ConfigurationError: ``lease`` is no time.
+        ConfigurationError: ``lease`` is not a number of seconds.
     """
 
     def __init__(self, store: Store, name: str, lease: float = LEASE) -> None:
@@ -54,9 +61,9 @@ class StoreLeader:
         self._candidate = PerProcess(_Candidate)
 
     def hold(self) -> bool:
-        """Become or stay the leader; return whether this process is it.
+        """Become or stay the leader; return whether this process is the leader.
 
-        The store is asked only where a third of the lease has passed since it was last renewed.
+        The store is asked only after a third of the lease has passed since it was renewed.
 
         Raises:
             RootcellarError: the store cannot be asked.
@@ -75,7 +82,7 @@ class StoreLeader:
         """Let another process take over at once, if this one is the leader.
 
         Raises:
-            RootcellarError: the store cannot be asked; the lease runs out by itself.
+            RootcellarError: the store cannot be asked; the lease will end by itself.
         """
         candidate = self._candidate.peek()
         if candidate is None or not candidate.until:
@@ -87,8 +94,8 @@ class StoreLeader:
         if self._store.claim_chord(self._group_id, candidate.name, lease=lease):
             return True
         if candidate.until:
-            # it is another process's now
+            # another process has the lease now
             return False
-        # nobody may have led before; saying so again changes nothing
+        # perhaps there is no lease yet: create it; this changes nothing if there is one
         self._store.size_chord(self._group_id, 0)
         return self._store.claim_chord(self._group_id, candidate.name, lease=lease)

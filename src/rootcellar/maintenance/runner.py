@@ -1,4 +1,4 @@
-"""Starts and stops all services of a process."""
+"""Starts and stops all background services of a process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Runner:
     """The services of one process.
 
     Args:
-        services: in the order in which they are started; they are stopped in the opposite order.
-        leader_of: returns the leader of a service by the service's name; needed where only one process may do
-            something.
+        services: the services, in the order of their start; they are stopped in the opposite order.
+        leader_of: returns the leader of a service, by the name of the service. Needed if a service may run in only one
+            process.
 
     Raises:
-        ConfigurationError: a service may run in one process only, and ``leader_of`` is missing.
+        ConfigurationError: a service may run in only one process, and ``leader_of`` is missing.
     """
 
     def __init__(self, services: Sequence[Service], leader_of: Callable[[str], Leader] | None = None) -> None:
@@ -40,18 +40,18 @@ class Runner:
             service.leader = leader_of(service.name)
 
     def start(self) -> None:
-        """Start all services that do not run."""
+        """Start all services that are not running."""
         for service in self.services:
             service.start()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> bool:
-        """Stop all services: nothing of them runs after this has returned ``True``. May be called again.
+        """Stop all services. After this has returned ``True``, none of them runs. May be called again.
 
         Args:
-            timeout: seconds to wait for all runs that have begun, together.
+            timeout: the most seconds to wait for all runs that have begun.
 
         Returns:
-            whether all threads have ended; a warning names the others.
+            whether all threads have ended. A warning names the services whose threads have not.
         """
         deadline = time.monotonic() + timeout
         last_first = self.services[::-1]
@@ -59,5 +59,5 @@ class Runner:
             service.ask_to_stop()
         late = [service.name for service in last_first if not service.stop(max(0.0, deadline - time.monotonic()))]
         if late:
-            logger.warning("Not ended within %g s: %s. They end after what they do now.", timeout, ", ".join(late))
+            logger.warning("Not ended within %g s: %s. They end after their current run.", timeout, ", ".join(late))
         return not late

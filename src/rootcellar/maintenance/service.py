@@ -1,10 +1,18 @@
-"""The one shape of every service that works in the background.
+"""The base class of every background service.
 
-A service is a class with a name, a frozen configuration and ``run_once``. It gets everything else from here: a thread
-that repeats ``run_once`` with pauses, an end that really ends it, the log of an outage, a leader where only one process
-may work, and signals for tests.
+A service is a class with a name, a frozen configuration and ``run_once``. The base class has the rest: a thread that
+repeats ``run_once`` with pauses, a stop after which nothing runs, the log of an outage, a leader if only one process
+may run the service, and signals for tests::
 
-A thread does not survive a fork, so a service is kept by process: a child of a fork has the service, but not running.
+               start()              first_pause
+    stopped ───────────> started ──────────────────> running ──> pause_after() ──┐
+       ^                                               ^                         |
+       |                                               └─────────────────────────┘
+       |                                                 the pause is over, or wake()
+       └── stop(): a pause ends at once; a run that has begun is finished
+
+A thread does not survive a fork. So each process has its own state: in a forked child the service exists, but is
+stopped.
 """
 
 from __future__ import annotations
@@ -31,22 +39,22 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(get_logger(__name__))
 
-#: the longest time, in seconds, that a thread can wait
+#: the most seconds that a thread can wait
 LONGEST = threading.TIMEOUT_MAX
-#: seconds that a stop waits for a run that has begun
+#: the most seconds that a stop waits for a run that has begun
 STOP_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """The pauses after failed runs: twice as long each time.
+    """The pauses after failed runs. Each is twice as long as the one before.
 
     Attributes:
-        first: seconds after the first failure, at most.
-        longest: seconds after any failure, at most.
+        first: the most seconds after the first failure.
+        longest: the most seconds after any failure.
 
     Raises:
-        ConfigurationError: one of them is no time.
+        ConfigurationError: one of them is not a number of seconds.
     """
 
     first: float = 0.1
@@ -61,13 +69,13 @@ def check_seconds(value: float, setting: str, *, least: float = 0.0, longest: fl
     """Check a time in a service's configuration.
 
     Args:
-        value: seconds.
-        setting: its name.
-        least: the shortest time that is possible, in seconds.
-        longest: the longest time that is possible, in seconds.
+        value: the time in seconds.
+        setting: the name of the setting.
+        least: the shortest allowed time, in seconds.
+        longest: the longest allowed time, in seconds.
 
     Raises:
-        ConfigurationError: it is no number from ``least`` to ``longest``.
+        ConfigurationError: the value is not a number from ``least`` to ``longest``.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= longest:
         raise ConfigurationError(
@@ -78,16 +86,16 @@ def check_seconds(value: float, setting: str, *, least: float = 0.0, longest: fl
 
 
 class Leader(Protocol):
-    """Says which process works, where only one may."""
+    """Decides which process runs a service, if only one may."""
 
     #: seconds after which another process takes over from a leader that has died
     lease: float
 
     def hold(self) -> bool:
-        """Become or stay the leader; return whether this process is it.
+        """Become or stay the leader; return whether this process is the leader.
 
         Raises:
-            StoreUnavailable: nobody can know.
+            StoreUnavailable: it cannot be found out.
         """
 
     def release(self) -> None:
@@ -101,18 +109,18 @@ class _Loop:
 
     def __init__(self) -> None:
         self.is_stopping = False
-        #: set where a pause must end at once
+        #: set when a pause must end at once
         self.changed = threading.Event()
         self.ended = threading.Event()
         self.thread_id: int | None = None
         self._entry = threading.Lock()
 
     def enter(self) -> bool:
-        """Return whether this thread is the first: one that is interrupted at its start is started again."""
+        """Return whether this thread is the first one: after an interruption at its start, there may be a second."""
         return self._entry.acquire(blocking=False)
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, or until ``changed`` is set; return whether it was set."""
+        """Wait for ``seconds``, or until ``changed`` is set; return whether it was set."""
         if not self.changed.wait(min(seconds, LONGEST)):
             return False
         self.changed.clear()
@@ -120,13 +128,13 @@ class _Loop:
 
 
 class _Process:
-    """What a service has in one process."""
+    """The state of a service in one process."""
 
     def __init__(self) -> None:
         self.signals = Signals()
-        #: held while the loop is exchanged
+        #: held while the loop is replaced
         self.lock = threading.Lock()
-        #: held during a run, by this thread
+        #: held during a run, by the thread with the id ``running_in``
         self.running = threading.Lock()
         self.running_in: int | None = None
         self.loop: _Loop | None = None
@@ -134,22 +142,23 @@ class _Process:
 
 
 class Service(ABC):
-    """A service that works in the background. Safe to use from any thread, and in a forked child.
+    """A background service. Safe to use from any thread, and in a forked child.
 
     Args:
         retries: the pauses after failed runs.
-        backoff: the same, where it is shared with others.
-        outage: logs that runs fail, and that they succeed again; ``None`` for a log of this service alone.
+        backoff: the same, if it is shared with other services.
+        outage: logs that runs fail, and that they succeed again; ``None`` for an outage of this service alone.
 
     Attributes:
-        leader: says whether this process works, where ``is_single`` is set; a runner sets it before the start.
+        leader: decides whether this process runs the service, if ``is_single`` is set. A runner sets it before the
+            start.
     """
 
     #: the name of the service and of its thread
     name: ClassVar[str]
-    #: what a run does, after "Could not …" in the log
+    #: what a run does, for the log: the words after "Could not …"
     action: ClassVar[str]
-    #: whether only one process at a time may do this
+    #: whether only one process at a time may run the service
     is_single: ClassVar[bool] = False
 
     def __init__(
@@ -157,20 +166,20 @@ class Service(ABC):
     ) -> None:
         retries = retries or Retries()
         self._longest_retry = retries.longest
-        # twice the base is the longest first pause
+        # the longest first pause of a Backoff is twice its base
         self._backoff = backoff or Backoff(retries.first * 500, retries.longest * 1000)
         self._outage = outage or Outage()
         self._process = PerProcess(_Process)
         self.leader: Leader | None = None
 
-    # -- what a service is
+    # -- for subclasses
 
     @abstractmethod
     def run_once(self) -> int:
         """Do the work once.
 
         Returns:
-            how much was done: 0 where there was nothing to do.
+            how much was done; 0 if there was nothing to do.
 
         Raises:
             RootcellarError: it could not be done.
@@ -178,14 +187,14 @@ class Service(ABC):
 
     @abstractmethod
     def pause_after(self, done: int) -> float:
-        """Return the seconds to wait after a run that did so much; infinity to wait for :meth:`wake`."""
+        """Return the seconds to wait after a run that has returned ``done``; infinity to wait for :meth:`wake`."""
 
     @property
     def first_pause(self) -> float:
-        """Seconds between the start and the first run."""
+        """The seconds between the start and the first run."""
         return 0.0
 
-    # -- its life
+    # -- start and stop
 
     @property
     def signals(self) -> Signals:
@@ -199,10 +208,10 @@ class Service(ABC):
         return here is not None and here.loop is not None and not here.loop.is_stopping
 
     def start(self) -> None:
-        """Start the thread, unless it is there.
+        """Start the thread, unless it runs already.
 
         Raises:
-            RuntimeError: the system has no room for another thread.
+            RuntimeError: the system cannot start another thread.
         """
         here = self._process.get()
         if self.is_running:
@@ -214,15 +223,15 @@ class Service(ABC):
                     here.loop = loop
                     start_thread(lambda: self._run_loop(here, loop), f"rootcellar-{self.name.replace(' ', '-')}")
                 except BaseException:
-                    # an interruption: the thread may be there or not, and the next start must make another one
+                    # after an interruption, the thread may exist or not: the next start must start another one
                     loop.is_stopping = True
                     raise
 
     def run_here(self, on_run: Callable[[int], object]) -> None:
-        """Do in this thread what the service's thread does, until another thread stops it, or an interruption.
+        """Run the service in this thread, until another thread stops it, or an interruption.
 
         Args:
-            on_run: called with what each run did. An error that it raises ends this, and is raised.
+            on_run: called with the result of each run. An error that it raises ends the service, and is raised here.
         """
         here = self._process.get()
         with here.lock:
@@ -230,19 +239,19 @@ class Service(ABC):
         self._run_loop(here, loop, on_run)
 
     def ask_to_stop(self) -> None:
-        """End the pause, or the thread after the run or batch that has begun. Does not wait."""
+        """Tell the thread to end, at once or after the run or batch that has begun. Does not wait."""
         here = self._process.peek()
         if here is not None and here.loop is not None:
             here.loop.is_stopping = True
             here.loop.changed.set()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> bool:
-        """End the thread: nothing runs after this has returned ``True``. May be called again, and before a start.
+        """End the thread. After this has returned ``True``, nothing runs. May be called again, and before a start.
 
-        A pause ends at once. A run that has begun is not interrupted; it is waited for.
+        A pause ends at once. A run that has begun is not interrupted.
 
         Args:
-            timeout: seconds to wait for it.
+            timeout: the most seconds to wait for the end of a run.
 
         Returns:
             whether the thread has ended. If not, it ends after the run or batch that has begun.
@@ -254,23 +263,23 @@ class Service(ABC):
         deadline = time.monotonic() + timeout
         if here.loop is not None and not here.loop.ended.wait(timeout):
             return False
-        # a run outside of the thread may go on
+        # there may also be a run outside of the thread
         if not here.running.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return False
         here.running.release()
         return True
 
     def wake(self) -> None:
-        """End the pause: there is something to do. A pause after a failure does not end, to spare the server."""
+        """End the pause, because there is something to do. A pause after a failure goes on, to spare the server."""
         here = self._process.peek()
         if here is not None and here.loop is not None and not here.failures:
             here.loop.changed.set()
 
     def run_in_thread(self) -> None:
-        """Run once in another thread, unless a run goes on in this process. Does not wait.
+        """Run once in another thread, unless this process runs the service at this moment. Does not wait.
 
         Raises:
-            RuntimeError: the system has no room for another thread.
+            RuntimeError: the system cannot start another thread.
         """
         here = self._process.get()
         if not here.running.locked():
@@ -282,37 +291,37 @@ class Service(ABC):
         """Log that a run failed.
 
         Args:
-            exc: why.
-            is_first: whether the run before succeeded.
+            exc: the error.
+            is_first: whether the previous run succeeded.
         """
         self._outage.log_failure(self.action, exc, is_first=is_first)
 
     def log_recovery(self) -> None:
-        """Log that a run succeeded after others failed."""
+        """Log that a run succeeded after failed ones."""
         self._outage.log_end()
 
     # -- for the work
 
     def may_continue(self) -> bool:
-        """Tell, between two parts of a run, whether to go on: not when the service stops, or another process leads."""
+        """Return whether to continue a run, between two parts of it: not if the service stops or is not the leader."""
         here = self._process.get()
         if here.loop is not None and here.loop.is_stopping and here.loop.thread_id == threading.get_ident():
             return False
         return self.leader is None or self.leader.hold()
 
     def run_in_batches(self, size: BatchSize, work: Callable[[int], int], *, pause: float = 0.0) -> int:
-        """Do batches until one does nothing, the service stops, or another process leads.
+        """Do batches until one has nothing to do, the service stops, or another process leads.
 
         Args:
-            size: how many rows a batch has; it shrinks while the server struggles.
-            work: does up to so many rows, and returns how many it did.
+            size: the number of rows in a batch; it shrinks after errors.
+            work: called with the size; processes up to this many rows, and returns how many.
             pause: seconds between two batches, in which replicas and other clients catch up.
 
         Returns:
-            how many rows were done.
+            how many rows were processed.
 
         Raises:
-            RootcellarError: what a batch raised. What earlier batches did is done.
+            RootcellarError: the error of a batch. The work of earlier batches is done.
         """
         total = 0
         while self.may_continue() and (done := size.run(work)):
@@ -321,7 +330,7 @@ class Service(ABC):
         return total
 
     def _pause(self, seconds: float) -> None:
-        """Wait within a run; a stop ends it."""
+        """Wait within a run. A stop ends the wait."""
         loop = self._process.get().loop
         if loop is not None and loop.thread_id == threading.get_ident():
             if not loop.is_stopping:
@@ -345,25 +354,25 @@ class Service(ABC):
                     return
                 pause = self._run_if_leader(here, loop, on_run)
         finally:
-            # also where an interruption ended it: the next start makes another thread
+            # also after an interruption, so that the next start starts another thread
             loop.is_stopping = True
             self._release()
             here.signals.send(Signal.STOPPED)
             loop.ended.set()
 
     def _wait_as_leader(self, loop: _Loop, seconds: float) -> None:
-        """Wait, and stay the leader meanwhile, so that no other process begins the same work again."""
+        """Wait, and stay the leader meanwhile, so that no other process does the same work again."""
         longest = LONGEST if self.leader is None else self.leader.lease / 3
         deadline = time.monotonic() + seconds
         while not loop.is_stopping and (left := deadline - time.monotonic()) > 0:
             if loop.wait(min(left, longest)):
                 return
-            # an error here is also one of the next run, which logs it
+            # the next run will have the same error, and logs it
             with suppress(RootcellarError):
                 self.may_continue()
 
     def _run_if_leader(self, here: _Process, loop: _Loop, on_run: Callable[[int], object] | None) -> float:
-        """Run once if this process may; return the seconds until the next turn."""
+        """Run once if this process may; return the seconds until the next time."""
         with self._running(here):
             if loop.is_stopping:
                 return 0.0
@@ -372,7 +381,7 @@ class Service(ABC):
                     here.signals.send(Signal.FOLLOWED)
                     return self.leader.lease / 3
                 done = self.run_once()
-            except Exception as exc:  # a thread that ends would leave all later work undone
+            except Exception as exc:  # any error: if the thread ended, no later work would be done
                 return self._failed(here, exc)
             self._succeeded(here, done)
             if on_run is not None:
@@ -386,14 +395,14 @@ class Service(ABC):
                 return
             try:
                 done = self.run_once()
-            except Exception as exc:  # nobody else would see it
+            except Exception as exc:  # any error: no caller would get it
                 self._failed(here, exc)
             else:
                 self._succeeded(here, done)
 
     @contextmanager
     def _running(self, here: _Process, *, blocking: bool = True) -> Iterator[bool]:
-        """Hold the lock of a run; give whether it was free."""
+        """Hold the lock of a run for the ``with`` block; yield whether it was free."""
         if not here.running.acquire(blocking):
             yield False
             return
@@ -411,7 +420,7 @@ class Service(ABC):
         here.signals.send(Signal.RAN, done)
 
     def _failed(self, here: _Process, exc: Exception) -> float:
-        """Log an error, once; return the seconds until the next try."""
+        """Log the first error of several; return the seconds until the next try."""
         here.failures += 1
         is_first = here.failures == 1
         if isinstance(exc, RootcellarError):
@@ -424,10 +433,10 @@ class Service(ABC):
         return pause
 
     def _release(self) -> None:
-        """Let another process lead."""
+        """Give up the lease, so that another process can lead at once."""
         if self.leader is None:
             return
         try:
             self.leader.release()
         except RootcellarError as exc:
-            logger.debug("Could not end the lease of %s: %s. It runs out by itself.", self.name, exc)
+            logger.debug("Could not end the lease of %s: %s. It will end by itself.", self.name, exc)

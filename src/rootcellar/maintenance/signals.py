@@ -1,4 +1,4 @@
-"""What a service has done, counted, so that a test can wait for it instead of sleeping."""
+"""Counts what a service has done, so that a test can wait for it instead of sleeping."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from enum import Enum
 
 
 class Signal(Enum):
-    """Something that happens in the life of a service."""
+    """An event of a service."""
 
     STARTED = "started"
     RAN = "ran"  #: a run succeeded
     FAILED = "failed"  #: a run raised an error
-    FOLLOWED = "followed"  #: a run was left out, because another process is the leader
+    FOLLOWED = "followed"  #: a run was skipped, because another process is the leader
     STOPPED = "stopped"  #: the thread ended
 
 
@@ -23,20 +23,20 @@ class Signals:
     def __init__(self) -> None:
         self._counts: Counter[Signal] = Counter()
         self._changed = threading.Condition()
-        #: what all runs together have done
+        #: the sum of what all runs have returned
         self.done = 0
 
     def count(self, signal: Signal) -> int:
-        """Return how often this has happened."""
+        """Return how many times this event has happened."""
         with self._changed:
             return self._counts[signal]
 
     def send(self, signal: Signal, done: int = 0) -> None:
-        """Count a signal, and wake all threads that wait for it.
+        """Count an event, and wake all threads that wait for it.
 
         Args:
-            signal: what happened.
-            done: for ``RAN``: what the run did.
+            signal: the event.
+            done: for ``RAN``: what the run has returned.
         """
         with self._changed:
             self._counts[signal] += 1
@@ -44,15 +44,15 @@ class Signals:
             self._changed.notify_all()
 
     def wait(self, signal: Signal, count: int = 1, timeout: float = 30.0) -> None:
-        """Wait until this has happened ``count`` times since the service was made.
+        """Wait until an event has happened ``count`` times since the service was created.
 
         Args:
-            signal: what to wait for.
-            count: how often.
+            signal: the event.
+            count: how many times.
             timeout: seconds.
 
         Raises:
-            TimeoutError: it has not happened so often in time.
+            TimeoutError: it has not happened this many times in time.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._counts[signal] >= count, timeout):
@@ -61,10 +61,10 @@ class Signals:
                 )
 
     def wait_for_done(self, count: int, timeout: float = 30.0) -> None:
-        """Wait until all runs together have done ``count``.
+        """Wait until the sum of what all runs have returned is at least ``count``.
 
         Raises:
-            TimeoutError: they have not, in time.
+            TimeoutError: the sum is lower when the time has passed.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self.done >= count, timeout):

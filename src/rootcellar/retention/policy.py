@@ -12,18 +12,18 @@ from rootcellar.errors import ConfigurationError
 #: the states to which ``result_failure_expires`` applies
 FAILED = frozenset({"FAILURE", "REVOKED"})
 
-#: a thousand years, the longest time: every server can store such a date
+#: the longest time, a thousand years: every server can store such a date
 MAX_SECONDS = 1_000 * 365.25 * 86_400
 #: an unfinished chord is kept at least this long if there is no setting for chords
 MIN_CHORD_SECONDS = 86_400.0
 
-#: a blob without a record is kept this long: at least, and if unfinished chords are kept for ever
+#: how long a blob without a record is kept: at least, and if unfinished chords are kept for ever
 MIN_BLOB_SECONDS, MAX_BLOB_SECONDS = 3_600.0, 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """The rules of the settings. ``None`` or 0 means for ever.
+    """The retention rules of the settings. ``None`` or 0 means for ever.
 
     Attributes:
         results: how long a result is kept, in seconds (``result_expires``).
@@ -43,7 +43,7 @@ class Retention:
         return _after(now, seconds)
 
     def chord_expiry(self, now: datetime) -> datetime | None:
-        """Return when a chord may be deleted that began or got its last part ``now``, or ``None`` for never."""
+        """Return when a chord may be deleted whose start or last part is ``now``; ``None`` for never."""
         return _after(now, self._chord_seconds())
 
     def blob_grace(self) -> float:

@@ -1,1 +1,1 @@
-"""Small parts that every layer uses: threads, forks, interruptions, outages."""
+"""Small modules that all upper layers use: for threads, forks, interruptions and outages."""

@@ -1,4 +1,4 @@
-"""The pauses between retries."""
+"""The pauses before retries."""
 
 from __future__ import annotations
 

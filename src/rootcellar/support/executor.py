@@ -1,11 +1,16 @@
-"""Runs calls that may hang in threads, so that their callers can stop waiting.
+"""Runs calls in threads, so that a caller can stop waiting for a call that hangs.
 
-A server that is frozen, or that a network swallows, keeps a call until somebody gives up; most drivers have no deadline
-for a single call. A caller that has one asks for the work here and leaves when it has passed. What it asked for is then
-not begun any more.
+If a server is frozen, or the network loses its packets, a call does not return, and most drivers have no deadline for a
+single call. A caller with a deadline submits the call here, and stops waiting when the deadline passes. If the call has
+not begun by then, it is never begun::
 
-A caller may be interrupted at any moment, so it shares no lock with the thread that does its work, but one that is held
-by ``with`` alone.
+                       a thread is free
+    submitted ──> queued ────────────────> running ──> done: the caller gets the result
+                    |                         |
+                    |  the caller has left    |  the caller has left
+                    └──> dropped              └──> done: the result is dropped
+
+A caller may be interrupted at any moment. So the only lock that it shares with the thread is held by ``with``.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from rootcellar.support.threads import start_thread
 
 T = TypeVar("T")
 
-#: if all threads hang, other calls wait until a thread is free or their caller stops waiting
+#: the most threads; if all of them hang, other calls wait until a thread is free or their caller stops waiting
 MAX_THREADS = 32
 #: a thread without work ends after this time
 IDLE_SECONDS = 10.0
@@ -41,7 +46,7 @@ class DeadlineExecutor:
         return len(self._threads.get().jobs)
 
     def call(self, work: Callable[[], T], timeout: float) -> T:
-        """Return the result of ``work``. After ``timeout`` seconds stop waiting, and do not begin it any more.
+        """Return the result of ``work``. After ``timeout`` seconds stop waiting; if it has not begun, drop it.
 
         Raises:
             concurrent.futures.TimeoutError: it was not done in time.
@@ -68,7 +73,7 @@ class DeadlineExecutor:
         threads = self._threads.get()
         future: Future[T] = Future()
         job = _Job(lambda: _fulfil(future, work), is_wanted=lambda: not future.cancelled())
-        # while a server is frozen, cancelled calls would pile up
+        # otherwise cancelled calls would accumulate while a server is frozen
         future.add_done_callback(lambda _: threads.jobs.pop(job, None))
         threads.assign(job)
         return future
@@ -79,7 +84,7 @@ class _Job:
 
     Attributes:
         answer, error: the result or the exception, after ``gate`` was opened.
-        is_wanted: returns True while the caller still waits.
+        is_wanted: returns whether the caller still waits.
     """
 
     __slots__ = ("answer", "error", "gate", "is_wanted", "work")
@@ -106,7 +111,7 @@ class _Threads:
         self._lock = threading.Lock()
         #: calls that have not begun, the oldest first
         self.jobs: dict[_Job, None] = {}
-        #: the number of threads; each counts itself
+        #: the number of threads; each adds itself
         self._count = 0
         #: the gates of idle threads
         self._idle: list[Gate] = []

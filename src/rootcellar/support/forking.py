@@ -1,10 +1,10 @@
 """Values that belong to one process, and the detection of forks.
 
-Connections, threads, locks and queues of a process are of no use in a child that was forked from it: the connections
-are still the parent's, the threads are not there, and a lock that another thread held at the moment of the fork is held
-for ever. Not every fork runs Python's hooks (``os.register_at_fork``): a server that forks in C, such as uWSGI, runs
-none of them. So nothing here relies on a hook. What belongs to a process is kept by the process's id, and is looked up
-by that id at every use.
+A forked child cannot use the connections, threads, locks and queues of its parent: the connections still belong to the
+parent, the threads do not exist in the child, and a lock that another thread held at the moment of the fork is never
+released. Not every fork runs Python's hooks (``os.register_at_fork``): a server that forks in C, such as uWSGI, runs
+none of them. So this module does not depend on hooks. It stores each value under the id of its process, and looks it up
+by this id at every use.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class PerProcess(Generic[T]):
 
     Args:
         make: creates the value of this process.
-        discard: called once before, with the parent's value after a fork; the parent's value is kept in memory in any
-        case.
+        discard: called once in a forked child, with the parent's value, before ``make``. The parent's value is never
+            deleted.
     """
 
     __slots__ = ("_discard", "_locks", "_make", "_values")

@@ -1,4 +1,4 @@
-"""A gate at which a thread waits until another thread opens it. It survives interruptions of both threads."""
+"""A gate at which one thread waits until another thread opens it. Interruptions of both threads are harmless."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Gate:
         self._lock.acquire(blocking=False)
 
     def open(self) -> None:
-        """Let one thread pass, now or later. Takes no lock, and may be called by the garbage collector."""
+        """Let one thread pass, now or later. Waits for no lock, so the garbage collector may call it."""
         try:
             self._lock.release()
         except RuntimeError:

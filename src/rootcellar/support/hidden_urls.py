@@ -7,7 +7,7 @@ from typing import Any
 
 from rootcellar.urls import redact
 
-#: settings with URLs that Celery itself does not mask, because it does not know them
+#: settings with URLs that Celery does not mask
 OPTIONS, BLOB_URL = ("result_backend_transport_options", "mongodb_backend_settings"), "result_blob_url"
 
 

@@ -1,8 +1,9 @@
 """Recognizes exceptions that come from outside the running code, which must pass unchanged.
 
 A soft time limit, a web server that cancels a request, and Ctrl-C raise an exception at any line of the code: also
-while a value is encoded or a user's class is called, where any other exception counts as an error of the data.
-Most of them do not extend ``Exception`` and pass every handler. Those that extend it are recognized here:
+while a value is encoded or a user's class is called, where every other exception counts as an error of the data.
+Most of these exceptions do not extend ``Exception``, and so no handler catches them. Those that extend it are
+recognized here:
 
 - by their class: :data:`CLASSES` has the known classes of libraries;
 - by their origin: the traceback of an exception that a signal handler raised contains the handler.
@@ -19,7 +20,7 @@ from typing import Any
 #: module and name of each class; subclasses are included
 CLASSES = frozenset(
     {
-        # Celery's are the same
+        # these are also Celery's
         ("billiard.exceptions", "SoftTimeLimitExceeded"),
         ("billiard.exceptions", "TimeLimitExceeded"),
         ("stopit.utils", "TimeoutException"),
@@ -31,7 +32,7 @@ CLASSES = frozenset(
 
 
 class Moment:
-    """Marks the start of a call of a library that wraps any exception, also one from outside, in its own errors."""
+    """Marks the start of a call to a library that wraps every exception, also one from outside, in its own errors."""
 
     def __init__(self) -> None:
         #: the exception that the caller handles, which is older than the call

@@ -1,4 +1,4 @@
-"""Logs the beginning and the end of an outage of the store once."""
+"""Logs the beginning and the end of an outage of the store, each only once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(get_logger(__name__))
 
-#: if there was no failure for this time, the next failure is a new outage
+#: after this time without a failure, the next failure is a new outage
 FORGET_AFTER_SECONDS = 60.0
 
 _FORMAT = struct.Struct("dd")
@@ -24,7 +24,7 @@ class Outage:
     """The state of an outage, shared by the processes of a worker, so that only one of them logs it."""
 
     def __init__(self) -> None:
-        # the times of the outage's begin and of the last failure, in memory that forked processes share
+        # the times of the outage's beginning and of the last failure, in memory that forked processes share
         self._memory = mmap.mmap(-1, _FORMAT.size)
 
     @property
@@ -36,21 +36,21 @@ class Outage:
     def log_failure(
         self, action: str, error: RootcellarError, *, most: float = float("inf"), is_first: bool = True
     ) -> None:
-        """Log that an operation failed and is tried again, unless the outage is logged already.
+        """Log that an operation failed and will be retried, unless the outage is logged already.
 
         Args:
-            action: the operation.
+            action: what the operation does, such as "store SUCCESS of task …".
             error: the reason.
-            most: how often it is tried again at most.
-            is_first: whether it is the first failure of this operation; later ones are not logged.
+            most: the most retries.
+            is_first: whether it is the first failure of this operation; later ones are logged as debug messages.
         """
         began, last = _FORMAT.unpack(self._memory[:])
         now = time.monotonic()
         # last is 0 if nothing failed since the last end; the clock itself may be younger than FORGET_AFTER_SECONDS
         is_new = is_first and (not last or now - last > FORGET_AFTER_SECONDS)
         if is_new or began:
-            # otherwise an operation that began in the outage failed after its end; the next failure of a new one must
-            # be logged
+            # if neither holds, an operation that began in the outage failed after its end: the first failure of a later
+            # operation must still be logged
             self._memory[:] = _FORMAT.pack(now if is_new else began, now)
         again = "until it works" if most == float("inf") else f"up to {most:g} times"
         logger.log(
@@ -58,7 +58,7 @@ class Outage:
         )
 
     def log_end(self) -> None:
-        """Log that the store works again, unless somebody else has done so."""
+        """Log that the store works again, unless another process has logged it."""
         began, _ = _FORMAT.unpack(self._memory[:])
         if began:
             self._memory[:] = _FORMAT.pack(0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Starts threads in a way that an interruption of the starting thread cannot break."""
+"""Starts threads, safely also if the starting thread is interrupted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable
 def start_thread(work: Callable[[], object], name: str) -> None:
     """Run ``work`` in a daemon thread.
 
-    ``Thread.start`` waits in Python until the new thread runs: an exception raised there can end the new
-    thread before it begins, or let the starting thread wait for ever. This is one call in C.
+    ``Thread.start`` waits in Python until the new thread runs: an exception that is raised there can end the new
+    thread before it begins, or let the starting thread wait for ever. This function makes one call in C instead.
 
     Raises:
         RuntimeError: the system cannot start another thread.
@@ -21,7 +21,7 @@ def start_thread(work: Callable[[], object], name: str) -> None:
     try:
         _thread.start_new_thread(beginning, ())
     except (MemoryError, RuntimeError):
-        # the caller gets the error; retrying here would never end
+        # the caller gets the error; without this line, __del__ would try again, without an end
         beginning.is_begun = True
         raise
 
@@ -45,7 +45,7 @@ class _Beginning:
         try:
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
         except RuntimeError:
-            # no second thread is possible, but the work must be done: do it in this thread
+            # the system cannot start a second thread: do the work in this one
             self.is_begun = True
             self._work()
         self.is_begun = True

@@ -1,4 +1,4 @@
-"""Makes text from outside visible, so that in terminals, logs and errors it can neither control nor hide anything."""
+"""Escapes text from outside, so that in terminals, logs and errors it can neither control nor hide anything."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _json_escape(match: re.Match[str]) -> str:
 
 
 def visible_logs(logger: logging.Logger) -> logging.Logger:
-    """Return one of our loggers that makes its arguments visible: ids, names, and messages of servers and errors."""
+    """Make one of our loggers escape its arguments (ids, names, messages of servers and errors); return it."""
     if _make_visible not in logger.filters:
         logger.addFilter(_make_visible)
     return logger

@@ -38,7 +38,7 @@ class Waiter:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._polling = PerProcess(lambda: PollingWatcher(store.get_many))
-        #: for calls that must not be waited for beyond a deadline
+        #: for calls with a deadline
         self.executor = DeadlineExecutor()
         #: finds out whether anything is stored of a task
         self.presence = Presence(store.get_many, self.executor)
@@ -72,7 +72,7 @@ class Waiter:
             yield record
 
     def try_read(self, task_ids: Iterable[str]) -> Iterable[TaskRecord]:
-        """Read the existing records of tasks once. Return nothing if the store does not answer within a few seconds."""
+        """Read the existing records once. In an outage, or after a few seconds without an answer, return none."""
         ids = list(task_ids)
         try:
             return self.executor.call(lambda: self._read(ids), READ_TIMEOUT_SECONDS)
@@ -83,7 +83,7 @@ class Waiter:
         return ()
 
     def read(self, task_ids: list[str], deadline: float | None, *, is_last: bool) -> Iterable[TaskRecord]:
-        """Read the records. In an outage return nothing, or raise if this is the last read."""
+        """Read the records. In an outage return none, or raise an error if this is the last read."""
         try:
             if deadline is None:
                 return self._read(task_ids)
@@ -122,15 +122,15 @@ def wait_everywhere(
     others: Mapping[Waiter, Iterable[str]] | None = None,
     on_other: Receive | None = None,
 ) -> Iterator[tuple[Waiter, TaskRecord]]:
-    """Yield the record of each task as it becomes ready, from any store. During an outage of a store, wait for its end.
+    """Yield the record of each task as it becomes ready, from several stores. In an outage, wait for its end.
 
     Args:
         awaited: the tasks, by the waiter of their store.
         timeout: seconds to wait for all of them; 0 reads once; ``None`` for ever.
         interval: seconds between two calls of ``on_interval``.
-        on_interval: called first when there is something to wait for, and then at every interval.
+        on_interval: called at every interval.
         on_change: called with each record that is new or has changed since the last call.
-        others: tasks that are not waited for; ``on_other`` is called for each that ends meanwhile.
+        others: other tasks; ``on_other`` is called for each of them that ends meanwhile.
         on_other: called with the record of such a task.
 
     Raises:
@@ -142,7 +142,7 @@ def wait_everywhere(
     is_last = timeout is not None and timeout <= 0
 
     def take(waiter: Waiter, record: TaskRecord) -> bool:
-        """Pass on a record, and return whether it is the end of a task that is waited for."""
+        """Call the callbacks for a record; return whether it is the end of one of the awaited tasks."""
         ids = waiting.get(waiter, {})
         if record.task_id in ids:
             if on_change:
@@ -157,7 +157,7 @@ def wait_everywhere(
 
     for waiter, records in _first_read(waiting, other_ids, deadline, is_last=is_last):
         for record in records:
-            # the watcher notifies of changes, also of earlier ones
+            # the watcher sends the other changes, also earlier ones
             if record.done_at is not None and take(waiter, record):
                 yield waiter, record
     if not any(waiting.values()):
@@ -236,6 +236,6 @@ def _put(
 def _put_records(
     notifications: queue.SimpleQueue[tuple[Waiter, Notification]], waiter: Waiter, notification: Notification
 ) -> None:
-    """Pass on records, but not errors, which would end the wait although nothing waits for these tasks."""
+    """Put records, but no errors: an error would end the wait, although these tasks are not awaited."""
     if not isinstance(notification, RootcellarError):
         notifications.put((waiter, notification))

@@ -1,8 +1,8 @@
 """Calls the callbacks of ``then`` while the same thread waits for any result.
 
-Celery passes every result with a ``then`` to its backend, and every group has one on each of its members to know when
-it is complete. Only for callbacks of a program the store must be read. So this module records the results, and finds
-those with such a callback when a thread waits.
+Celery passes every result with a ``then`` to its backend. Every group has one on each of its members, to find out when
+it is complete. The store must be read only for callbacks of the program itself. So this module records all results,
+and finds those with such a callback when a thread waits.
 
 A recorded result belongs to the thread (or greenlet) that called ``then``: no other thread calls its callbacks.
 """
@@ -39,9 +39,9 @@ class _ThreadResults(threading.local):
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self._pid = os.getpid()
-        #: the result that was recorded last: Celery adds its callback only after that
+        #: the result that was recorded last; Celery adds its callback only afterwards
         self.latest: Any = None
         #: results with a callback of the program, kept until their end is known
         self.results: dict[int, Any] = {}
@@ -49,7 +49,7 @@ class _ThreadResults(threading.local):
         self.barriers: weakref.WeakValueDictionary[int, barrier] = weakref.WeakValueDictionary()
 
     def leave_inherited(self) -> None:
-        """Forget the results of the parent process. Checked here, because a fork in C runs no hooks."""
+        """Remove the results of the parent process. A fork in C runs no hooks, so the process id is checked here."""
         if self._pid != os.getpid():
             self.clear()
 
@@ -76,7 +76,7 @@ def remember(result: Any) -> None:
 
 
 def drop(result: Any, results: _ThreadResults = _thread_results) -> None:
-    """Forget a result that has ended, or that is no longer referenced.
+    """Remove a result that has ended, or that is no longer referenced.
 
     Results are also deleted when the interpreter ends and the names of this module are gone; so ``results`` is bound.
     """
@@ -99,7 +99,7 @@ def waiting() -> ByBackend:
 
 
 def call(results: ByBackend, backend: Readable, record: TaskRecord) -> None:
-    """Call the callbacks of the results that a record finishes."""
+    """Call the callbacks of the results that end with a record."""
     for result in results.get(backend, {}).get(record.task_id, ()):
         if result._cache is not None:
             continue
@@ -111,7 +111,7 @@ def call(results: ByBackend, backend: Readable, record: TaskRecord) -> None:
 
 
 def without(results: ByBackend, awaited: Mapping[Any, Any]) -> ByBackend:
-    """Return ``results`` without those that are waited for anyway."""
+    """Return ``results`` without those that are awaited anyway."""
     kept: ByBackend = {}
     for backend, by_id in results.items():
         ids = awaited.get(backend, ())

@@ -1,8 +1,8 @@
-"""Reads the parents of a result, whose exception is raised instead of the result's own failure.
+"""Reads the parents of a result: the exception of a failed parent is raised instead of the result's own failure.
 
-A chord whose header failed has a failure of its own, a ``ChordError``; its header has the original exception.
-``get(follow_parents=True)``, Celery's default, raises the original one. The result's own failure may be read before its
-parents were, so they are read once more then.
+If the header of a chord failed, the chord's own failure is a ``ChordError``, and the header has the original exception.
+``get(follow_parents=True)``, Celery's default, raises the original one. The result's own failure may arrive before the
+records of its parents, so these are then read once more.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from rootcellar.waiting.blocking import Waiter
 
 logger = visible_logs(get_logger(__name__))
 
-#: seconds for which the record of a failed task in a chord's header may come later than the chord's failure
+#: the record of a failed task in a chord's header may be stored this many seconds after the chord's failure
 LATE_SECONDS = 0.5
-#: seconds between two reads of it
+#: seconds between two reads of such a record
 LATE_PAUSE_SECONDS = 0.02
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """A result backend whose records can be read and waited for: one of rootcellar's."""
+    """A result backend of rootcellar: its records can be read and awaited."""
 
     store: Store
     waiter: Waiter
@@ -59,13 +59,13 @@ class Parents:
         nodes = []
         while (result := getattr(result, "parent", None)) is not None:
             nodes.append(result)
-        # the failure of the task that was sent first is the cause of the later ones
+        # the failure of the task that was sent first is the cause of later failures
         self._leaves = list(leaves_of(reversed(nodes)))
         self._is_header = bool(nodes) and is_group(nodes[0])
         self._deadline: float | None = None
 
     def unknown(self) -> ByBackend:
-        """Return the parents whose end is not known."""
+        """Return the parents whose end is not known yet."""
         return by_backend(leaf for leaf in self._leaves if leaf._cache is None)
 
     def raise_failure(self) -> None:
@@ -112,11 +112,11 @@ def _set_state(leaf: Any, record: TaskRecord) -> None:
         leaf._maybe_set_cache(leaf.backend.meta_of(record))
     except PayloadError as exc:
         # the result's own failure is raised instead
-        logger.warning("The failure of task %s, a parent of what is waited for, cannot be read: %s", leaf.id, exc)
+        logger.warning("The failure of task %s, a parent of the awaited result, cannot be read: %s", leaf.id, exc)
 
 
 def follows_parents(result: Any, on_interval: Any) -> bool:
-    """Return True if Celery's ``get`` was asked to follow parents, which only its ``on_interval`` shows."""
+    """Return True if Celery's ``get`` was asked to follow parents. Only its ``on_interval`` shows this."""
     called = getattr(on_interval, "fun", None)
     if isinstance(called, weakref.ReferenceType):
         called = called()

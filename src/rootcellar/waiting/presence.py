@@ -1,4 +1,4 @@
-"""Finds out whether anything is stored of a task, with one read at a time for all callers."""
+"""Finds out whether a task has a record, with one read at a time for all callers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.support.forking import PerProcess
 
-#: the maximum of records in one read
+#: the most records in one read
 BATCH = 250
 
 
@@ -30,9 +30,9 @@ class Presence:
         self._questions = PerProcess(_Questions)
 
     def is_stored(self, task_id: str) -> Future[bool]:
-        """Return a future: whether a record exists, read after this call began, or a RootcellarError.
+        """Return a future with the answer whether a record exists, or with a RootcellarError.
 
-        Cancel the future if it is no longer needed.
+        The record is read after this call began. Cancel the future if it is no longer needed.
         """
         answer: Future[bool] = Future()
         questions = self._questions.get()
