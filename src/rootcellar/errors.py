@@ -2,8 +2,8 @@
 
 The message of an error is one line: what is wrong, where, and what to do. It never contains a password.
 ``retryable`` is true if the same call may succeed later without a change in this program or its settings: an outage
-ends, a wrong password stays wrong. If a password, a right or a database worked before and is then refused, that is an
-outage, too: ``retryable`` is then true for this one error, even if it is false for its class.
+ends, but a wrong password stays wrong. If a password, a right or a database worked before and is then refused, this is
+also an outage: ``retryable`` is then true for this one error, even if it is false for its class.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class RootcellarError(Exception):
         remedy: what the reader of the message can do.
     """
 
-    #: the default of the class; may be set on a single error
+    #: the default of the class; a single error may have another value
     retryable: bool = False
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        # it may contain ids, names and texts of servers, which must not control a terminal
+        # a message may contain ids, names and texts of servers, which must not control a terminal
         self.what = visible(" ".join(what.split()))
         self.where = visible(where)
         self.remedy = visible(remedy)

@@ -16,7 +16,7 @@ TYPED_JSON = "application/x-rootcellar-json"
 DAMAGED = "application/x-rootcellar-damaged"
 #: the content type of a task's whole record as Celery stored it with another serializer than JSON
 FOREIGN = "application/x-celery-meta"
-#: the states in which a task has ended, also if no date is stored: clients of other languages store none
+#: the states in which a task has ended, even if no date is stored: clients in other languages store none
 ENDS = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 #: the date of a task that has ended at an unknown time
 NO_DATE = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -131,7 +131,7 @@ class ChordPart:
         state: the state that it finished in.
         result: its result, which the chord keeps; ``None`` means the result of the record that is stored with it.
         owner: a fingerprint of the broker to which the body must be sent, because two apps may share a store.
-        expires_at: the chord is kept at least until then; ``None`` leaves the chord's own date unchanged.
+        expires_at: the chord is kept at least until this date; ``None`` leaves the chord's own date unchanged.
         delivery: identifies the run of the task that counts this part. The run that claimed the chord may claim it
             again, because the answer may have been lost; another run of the same task at the same time may not.
     """

@@ -63,7 +63,7 @@ class RPCBackend(CelerysBackend):  # type: ignore[misc]
 
     @property
     def binding(self) -> Any:
-        """The client's own queue, which survives a restart of the broker, as its messages may; in Celery since 5.7."""
+        """The client's own queue. It survives a restart of the broker, as in Celery since 5.7."""
         queue = super().binding
         queue.durable = True
         return queue
@@ -96,9 +96,7 @@ class RPCBackend(CelerysBackend):  # type: ignore[misc]
 
 
 def check_round_trip(app: Any, timeout: float = 10.0) -> float:
-    """Send a result through the app's broker as a worker does, and receive it as a client does.
-
-    Needs no worker.
+    """Send a result through the app's broker as a worker does, and receive it as a client does. Needs no worker.
 
     Args:
         app: an app whose backend is RPC.
@@ -119,7 +117,7 @@ def check_round_trip(app: Any, timeout: float = 10.0) -> float:
     where = redact(str(app.conf.broker_write_url))
     began = time.monotonic()
     try:
-        # a new thread has its own queue and consumer, so it takes no results from other threads
+        # a new thread has its own queue and consumer, so it does not take the results of other threads
         with ThreadPoolExecutor(1) as thread:
             is_same = thread.submit(_send_and_receive, app, timeout).result()
     except CelerysTimeout:
@@ -169,5 +167,5 @@ def _warn(sender: Any = None, **_: Any) -> None:
         logger.warning("The result backend is rpc: %s. Otherwise %s.", LIMITS, _REMEDY)
 
 
-def _cannot(what: str) -> AbilityMissing:
-    return AbilityMissing(f"{what} with rpc", where="rpc://", remedy=_REMEDY)
+def _cannot(problem: str) -> AbilityMissing:
+    return AbilityMissing(f"{problem} with rpc", where="rpc://", remedy=_REMEDY)

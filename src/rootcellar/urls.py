@@ -1,7 +1,8 @@
-"""Masks the secrets in URLs: the only masker, for settings, messages, logs and the texts of tasks.
+"""Masks the secrets in URLs, in settings, messages, logs and the texts of tasks. There is no other masker.
 
 A password is masked up to the last ``@`` of its URL, because a password without ``%XX`` escapes may contain ``@``,
-``/``, ``?`` and ``#``. Masking a host too is better than showing half of a password. The time is linear in the text.
+``/``, ``?`` and ``#``. It is better to mask a host too than to show half of a password. The time is linear in the
+length of the text.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _urls(text: str) -> Iterator[tuple[int, int]]:
         end = stop if is_whole else _end_of_word(text, sign, begin, stop)
         opens = _has_open_login(text[begin:end])
         while end == stop and number + 1 < len(signs) and (opens or text[stop - 1] not in _BETWEEN):
-            # no new URL begins here: this still belongs to the previous one
+            # no new URL begins here: this text still belongs to the previous one
             number += 1
             start, stop = stop, max(signs[number][1], stops[number])
             end = stop if is_whole else _end_of_word(text, sign, start, stop)

@@ -327,7 +327,7 @@ def test_a_warning_once_for_each_task(caplog: pytest.LogCaptureFixture) -> None:
         codec.encode({"token": SECRET}, task_id="a", field=KWARGS, call=task(print))
     assert len(caplog.records) == 1
     said = caplog.records[0].getMessage()
-    assert "The result of task login holds token, which is stored as '***'" in said
+    assert "The result of task login contains token, which is stored as '***'" in said
     assert '@app.task(result_redact=["-token"])' in said
     assert SECRET not in said
 

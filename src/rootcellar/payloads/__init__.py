@@ -1,4 +1,4 @@
-"""Turns values into payloads and back. Every value that a store keeps goes through a :class:`Codec`."""
+"""Converts values to payloads and back. Every value that a store keeps goes through a :class:`Codec`."""
 
 from rootcellar.payloads.codec import (
     ARGS,

@@ -1,4 +1,4 @@
-"""Turns a value into a payload and back. The steps: redact, serialize, limit, compress, encrypt or sign."""
+"""Converts a value to a payload and back. The steps: redact, serialize, limit, compress, encrypt or sign."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rootcellar.records import DAMAGED, FOREIGN, Payload, TaskRecord
 #: the names of the fields that are encoded; an encrypted value is bound to its field
 RESULT, ARGS, KWARGS, STAMPS, TRACEBACK = "result", "args", "kwargs", "stamps", "traceback"
 CHORD_BODY = "chord body"
-#: the fields of a record that are encrypted or signed payloads; ``children`` has only ids
+#: the fields of a record that are encrypted or signed payloads; ``children`` is not, because it has only ids
 SEALED_FIELDS = (RESULT, ARGS, KWARGS, STAMPS)
 
 
@@ -34,7 +34,7 @@ NO_LIMIT = Limit()
 
 
 class Codec:
-    """Turns values into payloads and back, according to the settings. Safe to use from any thread.
+    """Converts values to payloads and back, according to the settings. Safe to use from any thread.
 
     Args:
         serializer: the name of the default serializer.
@@ -46,7 +46,7 @@ class Codec:
         reader: reads typed JSON; ``None`` for a reader that accepts any class that is loaded.
         redactor: masks secrets; ``None`` for no redaction.
         limit: how large a result may be; ``None`` for no limit.
-        spiller: keeps large results in blobs; ``None`` without a blob store.
+        spiller: stores large results in blobs; ``None`` without a blob store.
     """
 
     def __init__(

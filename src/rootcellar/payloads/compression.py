@@ -52,7 +52,7 @@ class Compressor:
     """Compresses and decompresses payloads. Safe to use from any thread.
 
     Args:
-        name: the method, such as ``gzip``, ``bzip2``, ``lzma``, ``zstd`` or ``brotli``; ``None`` for none.
+        name: the method, such as ``gzip``, ``bzip2``, ``lzma``, ``zstd`` or ``brotli``; ``None`` for no compression.
         level: the level of compression; ``None`` for the method's own.
         threshold: payloads with fewer bytes are not compressed.
         largest: the maximum size of a decompressed payload in bytes; 0 for no limit.
@@ -114,7 +114,7 @@ class Compressor:
             body = self._decompressed(payload)
         except PayloadError:
             raise
-        except Exception as exc:  # of any library that decompresses
+        except Exception as exc:  # the libraries that decompress may raise any exception
             raise_interruption(exc)
             raise PayloadUnreadable(
                 f"a stored result of {payload.compression} cannot be decoded: {type(exc).__name__}: {exc}",
@@ -226,12 +226,12 @@ def _module(packages: tuple[str, ...]) -> ModuleType:
 
 
 def _whole(decompressor: Any, body: bytes, most: int) -> bytes:
-    """Decompress one stream, at most ``most`` bytes of it."""
+    """Decompress one stream, to at most ``most`` bytes."""
     data: bytes = decompressor.decompress(body, most)
     if not decompressor.eof and (most < 0 or len(data) < most):
         raise EOFError("it ends too early")
     if decompressor.eof and decompressor.unused_data:
-        raise ValueError("there is something after its end")
+        raise ValueError("there are more bytes after its end")
     return data
 
 

@@ -1,8 +1,8 @@
 """Encrypts or signs payloads, and binds them to their task and field.
 
-Encrypted: AES-256-GCM with a random nonce of 96 bits before the ciphertext. Signed: HMAC-SHA256, with an unchanged
-body. The task's id, the field and the types for decoding are authenticated with the body: a payload that was moved to
-another task or field, or got another type, is refused.
+An encrypted body is a random nonce of 96 bits and the ciphertext of AES-256-GCM. A signed body is unchanged; its
+signature is HMAC-SHA256. The task's id, the field and the content type are authenticated together with the body: a
+payload that was moved to another task or field, or got another type, is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNCHANGED = "rootcellar:unsealed:\n"
 
 
 class Sealer:
-    """Encrypts or signs ("seals"), decrypts and verifies. Without keys it leaves payloads unchanged.
+    """Encrypts or signs ("seals") payloads, and decrypts or verifies ("opens") them. Without keys it changes nothing.
 
     Args:
         encryption: keys for encryption; the first one encrypts, all of them decrypt.
@@ -101,7 +101,7 @@ class Sealer:
         if not self.is_on:
             return _UNCHANGED + text if text.startswith(_TEXT_PREFIX) else text
         if not self._encryption:
-            # sign the form in which a server will return it
+            # sign the text in the form in which a server returns it
             text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
         sealed = self.seal(_text_payload(_encoded(text)), task_id, field)
         if sealed.key_id.startswith(ENCRYPTED):
@@ -175,7 +175,7 @@ def _text_payload(body: bytes) -> Payload:
 
 
 def _bound(payload: Payload, task_id: str, field: str) -> bytes:
-    """Return what is authenticated with the body, with the length of each part, so that the parts are unambiguous."""
+    """Return the bytes that are authenticated with the body. The length of each part makes them unambiguous."""
     kind, encoding, packed = payload.content_type, payload.content_encoding, payload.compression
     lengths = f"{len(task_id)} {len(field)} {len(kind)} {len(encoding)} {len(packed)}"
     return f"rootcellar 1 {lengths} {task_id}{field}{kind}{encoding}{packed}".encode("utf-8", "surrogatepass")
@@ -192,7 +192,7 @@ def _mac(secret: bytes, payload: Payload, task_id: str, field: str) -> str:
 
 def _cipher(secret: bytes) -> Any:
     try:
-        # imported late: only encryption needs this package
+        # not imported at the top, because only encryption needs this package
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as exc:
         raise import_failure(
@@ -212,10 +212,10 @@ def _refusals() -> tuple[type[Exception], ...]:
     return InvalidTag, ValueError
 
 
-def _missing(what: str, key_id: str, known: Keyring, kind: str) -> KeyMissing:
+def _missing(problem: str, key_id: str, known: Keyring, kind: str) -> KeyMissing:
     there = f"the keys here are {', '.join(known.ids)}" if known else "there are no keys here"
     return KeyMissing(
-        f"{what} under the key {key_id[:64]!a}, and {there}",
+        f"{problem} under the key {key_id[:64]!a}, and {there}",
         where=f"ROOTCELLAR_{kind}_KEYS",
         remedy="add that key; all keys are used for reading, the first one for writing",
         key_id=key_id,

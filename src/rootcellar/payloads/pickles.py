@@ -1,8 +1,8 @@
-"""Reads pickles of Celery before 5.7 in its tables, without running code.
+"""Reads the pickles that Celery before 5.7 stored in its tables, without running code.
 
-A pickle is a program that calls the functions that it names. Here only the types of plain data and the exceptions of
-Python and Celery are allowed. The unpickler in Python is used, because the one in C reserves as much memory as a
-pickle asks for.
+A pickle is a program that calls functions by their names. This unpickler allows only the types of plain data, and the
+exceptions of Python and Celery. It extends the one in Python, because the one in C reserves as much memory as a pickle
+asks for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_old_pickle(payload: Payload) -> Any:
     """Return the value of a pickle of plain data.
 
     Raises:
-        TypeRefused: it names something else than the types of plain data.
+        TypeRefused: it names a class or function that is not plain data.
         PayloadUnreadable: it is damaged.
     """
     try:
@@ -63,7 +63,7 @@ def _bytes(data: Any = ()) -> bytes:
 
 _PLAIN: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _encode,
-    # range is not allowed: a list of it may be larger than the memory
+    # range is not allowed, because list(range(…)) could need more memory than there is
     **{
         (module, cls.__name__): cls
         for module in _BUILTINS

@@ -1,7 +1,8 @@
 """Encrypts or signs all stored results again with the first key, while workers run.
 
-A record is replaced only if it has not changed since it was read, so nothing newer is overwritten. Values that have the
-first key already are skipped: after an interruption, a new run only reads each record again.
+A record is replaced only if it has not changed since it was read, so no newer record is overwritten. Values that are
+encrypted or signed with the first key already are skipped. So after an interruption, a new run must only read the
+records that are done.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores.base import Replaceable, Store
 from rootcellar.stores.fields import damaged_fields
 
-#: how often a record is read again if other processes store it at the same time
+#: how many times a record is read again if other processes store it at the same time
 _MAX_TRIES = 10
 
 
@@ -137,7 +138,7 @@ class Rekeyer:
         replaced = self._replaceable.replace(old, new)
         spiller = self._codec.spiller
         if spiller is not None and blob_of(old) != blob_of(new):
-            # if the answer was lost, it may be replaced or not: then both blobs stay for the sweep
+            # if the answer was lost, the record may be replaced or not: then both blobs are left to the sweep
             if replaced:
                 spiller.delete(old, self._store)
             elif blob_of(self._store.get(old.task_id)) != blob_of(new):

@@ -1,10 +1,11 @@
-"""Turns values into bytes and back, with the serializers that kombu knows.
+"""Converts values to bytes and back, with the serializers that kombu knows.
 
-The serializer ``rootcellar-json`` is our own (:mod:`rootcellar.payloads.typed`). It writes what plain JSON
-holds exactly as plain JSON, with the content type of JSON.
+The serializer ``rootcellar-json`` is our own (:mod:`rootcellar.payloads.typed`). A value that plain JSON represents
+exactly is written as plain JSON, with the content type of JSON.
 
-The ``json`` serializer writes what kombu's does (datetimes, decimals, UUIDs and bytes among plain JSON), but as
-readable text, not as escapes, and a plain dict that looks like kombu's type marker comes back as that dict.
+The ``json`` serializer supports the same types as kombu's (plain JSON, and datetimes, decimals, UUIDs and bytes). There
+are two differences: it writes readable text instead of escapes, and a plain dict that looks like kombu's type marker is
+read back as this dict.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def _typed(value: Any, field: str) -> Payload:
     try:
         return Payload(text.encode(), content_type)
     except UnicodeEncodeError:
-        # a lone surrogate has no UTF-8 form; as an escape it comes back
+        # a lone surrogate has no UTF-8 form, but an escape can represent it
         return Payload(json.dumps(json.loads(text)).encode(), content_type)
 
 
@@ -147,7 +148,7 @@ def _json_bytes(value: Any) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        # a lone surrogate has no UTF-8 form; as an escape it comes back
+        # a lone surrogate has no UTF-8 form, but an escape can represent it
         text = kombu_json.dumps(_escape_markers(value), ensure_ascii=True)
         return text.encode()
 

@@ -1,7 +1,7 @@
 """Reads the settings for payloads: from Celery's configuration, then from the environment.
 
-The environment is read here too, so that with ``ROOTCELLAR_ENCRYPTION_KEYS`` results are always encrypted, even if the
-app does not use :func:`rootcellar.settings`.
+This module also reads the environment: if ``ROOTCELLAR_ENCRYPTION_KEYS`` is set, results are always encrypted, even if
+the app does not use :func:`rootcellar.settings`.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _transport_option(conf: Mapping[str, Any], setting: str) -> Any:
         raise ConfigurationError(
             f"{setting} must not be among the transport options: `celery report` prints those",
             where="result_backend_transport_options",
-            remedy=f"set {setting} beside them, or {VARIABLES[setting]} in the environment",
+            remedy=f"set {setting} as a setting of its own, or {VARIABLES[setting]} in the environment",
         )
     return value
 

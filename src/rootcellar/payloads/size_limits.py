@@ -1,4 +1,4 @@
-"""Limits the size of results. A larger one is refused, truncated, or kept in a blob."""
+"""Limits the size of results. A larger result is refused, truncated, or stored in a blob."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MAX_SIZE, TOO_LARGE = "result_max_size", "result_too_large"
 TRUNCATED = "rootcellar.truncated"
 _SIZE = re.compile(r"(\d+)\s*(|[kKmMgG])(?:i?[bB])?")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-#: the maximum of characters of a truncated value, and the minimum of a failure's text
+#: the most characters of a truncated value, and the least to which a failure's text is truncated
 _MAX_TRUNCATED_CHARACTERS, _MIN_FAILURE_CHARACTERS = 10_000, 200
-#: the maximum of arguments of a truncated failure
+#: the most arguments of a truncated failure
 _MAX_ARGUMENTS = 20
 #: the fields with the class of a failure
 _CLASS_FIELDS = ("exc_type", "exc_module")
@@ -36,7 +36,7 @@ class Limit:
     """A limit on the size of results.
 
     Attributes:
-        max_size: the maximum of bytes of a serialized result; ``None`` for no limit.
+        max_size: the most bytes of a serialized result; ``None`` for no limit.
         too_large: what happens to a larger one.
     """
 
@@ -92,13 +92,13 @@ class Limit:
         def cut_all(value: Any) -> Any:
             return list(map(cut, value[:_MAX_ARGUMENTS])) if isinstance(value, (list, tuple)) else cut(value)
 
-        # the other details of the exception may be as long
+        # the other details of the exception are left out, because they may be as long
         kept = {name: each for name, each in failure.items() if name != MORE}
         return {name: each if name in _CLASS_FIELDS else cut_all(each) for name, each in kept.items()}
 
 
 def cut_middle(text: str, room: int) -> str:
-    """Return a text without its middle if it is longer than ``room``: the end of a traceback matters most."""
+    """Return a text without its middle if it is longer than ``room``: the end of a traceback is most important."""
     if len(text) <= room:
         return text
     return f"{text[: room // 2]}\n… [{len(text):,} characters] …\n{text[-(room - room // 2) :]}"

@@ -1,4 +1,4 @@
-"""Keeps results that are too large for a record: in a folder, or in any storage that fsspec supports."""
+"""Stores results that are too large for a record: in a folder, or in any storage that fsspec supports."""
 
 from rootcellar.payloads.blobs.references import REFERENCE, BlobSpiller, size_of
 from rootcellar.payloads.blobs.storage import Blobs, open_blobs

@@ -1,4 +1,12 @@
-"""Keeps payloads in blobs, and stores references to them."""
+"""Stores large payloads in blobs, and references to them in records.
+
+A blob is written before its record, and deleted after it. So a record never refers to a missing blob, but a process
+that dies may leave a blob without a record. The sweep deletes such blobs::
+
+    written ──> has a record ──> the record was deleted or replaced ──> deleted by the caller
+       |                                      |
+       └── the record was not stored ─────────┴── the caller died ───> deleted by the sweep, after the grace time
+"""
 
 from __future__ import annotations
 
@@ -28,7 +36,7 @@ _MAX_UNFINISHED = 10_000
 
 
 class BlobSpiller:
-    """Keeps payloads in blobs.
+    """Moves ("spills") payloads to blobs, and reads them back.
 
     Args:
         blobs: the blob store.
@@ -40,10 +48,10 @@ class BlobSpiller:
         self._unfinished: set[str] = set()
 
     def spill(self, payload: Payload, task_id: str) -> Payload:
-        """Keep a payload in a blob, and return the reference to it.
+        """Write a payload to a blob, and return the reference to it.
 
         Raises:
-            RecordRefused: the task's id is too long for a name.
+            RecordRefused: the task's id is too long for the name of a blob.
             StoreError: the blob cannot be written.
         """
         name = _new_name(task_id)
@@ -94,8 +102,7 @@ class BlobSpiller:
                 self._unfinished.discard(record.task_id)
             self._drop(earlier if earlier != own else None)
         elif own is not None and stored.chord is None and blob_of(store.get(record.task_id)) != own:
-            # an earlier SUCCESS stays; this blob does not belong to it, nor to a try whose answer was lost, nor to a
-            # chord
+            # an earlier SUCCESS stays, and no record has this blob: no earlier try stored it, and no chord keeps it
             self._drop(own)
         return stored
 
@@ -123,11 +130,11 @@ class BlobSpiller:
 
         Args:
             store: the store with all records that refer to these blobs.
-            grace: seconds for which a new blob is kept, because its record may not be stored yet, or a chord may need
-            it.
+            grace: seconds for which a blob without a record is kept, because its record may not be stored yet, or a
+                chord may need it.
         """
         if isinstance(store, WritesBehind):
-            # an earlier SUCCESS may be hidden behind a later state until that one is moved
+            # until all is moved, a state in the fast store may hide an earlier SUCCESS in the durable one
             store.drain_all()
         count = 0
         names = self.blobs.names(grace)
@@ -162,7 +169,7 @@ def key_of(reference: Payload) -> str:
 
 
 def size_of(reference: Payload) -> int:
-    """Return the bytes of a blob; 0 for a damaged reference."""
+    """Return the size of a blob in bytes; 0 for a damaged reference."""
     try:
         return int(_about(reference)["size"])
     except (PayloadUnreadable, ValueError, TypeError):

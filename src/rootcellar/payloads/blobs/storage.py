@@ -1,4 +1,4 @@
-"""The places that keep blobs: a folder, or a filesystem of fsspec. A blob is written whole or not at all."""
+"""The stores for blobs: a folder, or a filesystem of fsspec. A blob is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rootcellar.support.imports import import_failure
 from rootcellar.support.interruptions import raise_interruption
 from rootcellar.urls import redact
 
-#: what a blob is called until it is whole
+#: the ending of a file's name until the blob is completely written
 _PARTIAL_SUFFIX = ".part"
 
 
 class Blobs(ABC):
-    """A place that keeps bytes under names like ``ab/…``. Safe to use from any thread and after a fork.
+    """Stores bytes under names like ``ab/…``. Safe to use from any thread and after a fork.
 
     Args:
-        where: the place for people, without secrets.
+        where: the place, for messages, without secrets.
     """
 
     def __init__(self, where: str) -> None:
@@ -35,19 +35,19 @@ class Blobs(ABC):
 
     @abstractmethod
     def put(self, name: str, body: bytes) -> None:
-        """Keep a blob. Raises errors of a store."""
+        """Write a blob. Raises the same errors as a store."""
 
     @abstractmethod
     def get(self, name: str) -> bytes | None:
-        """Return a blob, ``None`` if it is not there."""
+        """Return a blob, or ``None`` if it does not exist."""
 
     @abstractmethod
     def delete(self, name: str) -> None:
-        """Delete a blob, if it is there."""
+        """Delete a blob, if it exists."""
 
     @abstractmethod
     def names(self, older_than: float) -> Iterator[str]:
-        """Yield the names of the blobs that were written so many seconds ago, or earlier."""
+        """Yield the names of the blobs that were written at least ``older_than`` seconds ago."""
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -60,15 +60,15 @@ class Blobs(ABC):
         except OSError as exc:
             raise_interruption(exc)
             kind = DiskFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
-            what = redact(f"the blob store cannot be used: {exc.strerror or exc}")
-            raise kind(what, where=self.where, remedy="see whether it is there and has room") from exc
+            problem = redact(f"the blob store cannot be used: {exc.strerror or exc}")
+            raise kind(problem, where=self.where, remedy="see whether it is there and has room") from exc
 
 
 class Folder(Blobs):
     """Blobs as files in a folder, which all workers and clients share.
 
     Args:
-        path: the folder; it is made when something is first kept there.
+        path: the folder; it is created when the first blob is written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -111,24 +111,24 @@ class Folder(Blobs):
                     if path.stat().st_mtime > before:
                         continue
                     if path.name.endswith(_PARTIAL_SUFFIX):
-                        # of a process that died while it wrote
+                        # a process died while it wrote this file
                         path.unlink()
                     else:
                         yield f"{path.parent.name}/{path.name}"
 
 
 class Filesystem(Blobs):
-    """Blobs anywhere that fsspec reaches, such as ``s3://bucket/results``.
+    """Blobs in any filesystem that fsspec supports, such as ``s3://bucket/results``.
 
     Args:
-        url: what fsspec understands.
+        url: a URL of fsspec.
     """
 
     def __init__(self, url: str) -> None:
         super().__init__(redact(url))
-        # one for each process: few survive a fork
+        # one for each process, because few filesystems can be used after a fork
         self._opened: PerProcess[tuple[Any, str]] = PerProcess(lambda: _open_filesystem(url))
-        # what is wrong with the URL is told at once
+        # raises the error for a wrong URL at once
         self._filesystem()
 
     def _filesystem(self) -> tuple[Any, str]:
@@ -139,7 +139,7 @@ class Filesystem(Blobs):
         with self._translated():
             filesystem, path = self._at(name)
             filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-            # an object store shows an object when it is whole; elsewhere the digest tells
+            # an object store shows only complete objects; in other filesystems, the digest detects an incomplete one
             filesystem.pipe_file(path, body)
 
     def get(self, name: str) -> bytes | None:
@@ -180,7 +180,7 @@ class Filesystem(Blobs):
                 yield
         except (StoreUnavailable, PermissionDenied, DiskFull):
             raise
-        except Exception as exc:  # of any library that fsspec calls
+        except Exception as exc:  # the libraries that fsspec calls may raise any exception
             raise_interruption(exc)
             raise StoreUnavailable(
                 redact(f"the blob store cannot be used: {type(exc).__name__}: {exc}"),
@@ -190,7 +190,7 @@ class Filesystem(Blobs):
 
 
 def open_blobs(url: str) -> Blobs:
-    """Return the blob store of a URL: a path, ``file://`` and a path, or what fsspec understands.
+    """Return the blob store of a URL: a path, ``file://`` and a path, or a URL of fsspec.
 
     Raises:
         ConfigurationError: it is none of these.
@@ -226,7 +226,7 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def _modified(about: Any) -> float:
-    """Return when something was written, as the filesystems of fsspec tell it; now where they do not."""
+    """Return when a file was written, by one of the names that filesystems of fsspec use; now if there is none."""
     for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
         value = about.get(name)
         if value is None:
@@ -239,7 +239,7 @@ def _modified(about: Any) -> float:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make the name of a new file survive a crash of the machine."""
+    """Write a folder to the disk, so that the name of a new file survives a crash of the machine."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

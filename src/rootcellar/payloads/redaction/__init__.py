@@ -1,1 +1,1 @@
-"""Secrets are replaced before a value is stored."""
+"""Replaces secrets before a value is stored."""

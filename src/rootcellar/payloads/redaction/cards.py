@@ -1,6 +1,6 @@
 """Finds the numbers of payment cards by the issuers' prefixes and lengths, and by the check digit.
 
-A number may be written with single spaces or dashes between its groups. The time is linear in the text.
+Single spaces or dashes may separate the groups of a number. The time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def is_card(number: int | str) -> bool:
 
 
 def _end_of_card(found: re.Match[str]) -> int:
-    """Return the end of the card's number that begins here, or 0 if none begins here."""
+    """Return the end of the card's number at this match, or 0 if it is not a card's number."""
     groups = re.split(_GAP, found[0])
     if is_card("".join(groups)):
         return found.end()

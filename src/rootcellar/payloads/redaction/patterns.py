@@ -1,8 +1,8 @@
 """The patterns for redaction: names of arguments and keys, and paths of such names.
 
 A pattern is a name (``password``), or a path of names (``card.number``) that matches at any depth; ``$.user.pin``
-begins at the value itself. ``*`` stands for any part of a name. Capitals, ``_`` and ``-`` make no difference, lists add
-nothing to a path. ``@card`` is the number of a payment card, whatever it is called.
+begins at the value itself. ``*`` matches any part of a name. Capitals, ``_`` and ``-`` are ignored, and lists add
+nothing to a path. ``@card`` matches the number of a payment card under any name.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def matches_name(name: str, wanted: str) -> bool:
 
 
 class Prefilter:
-    """A fast test on encoded values: searches for texts that must be there if a pattern matches.
+    """A fast test on encoded values: searches for texts that a value must contain if a pattern matches.
 
     Args:
         patterns: the patterns.
@@ -134,10 +134,10 @@ class Prefilter:
                 continue
             names = [name for name in path_of(pattern) if name != "$"]
             if not all(name.isascii() and name.strip("*") for name in names):
-                # an encoder may write this name in several ways
+                # an encoder may write this name in several forms, so no search is possible
                 self._matches_anything = True
             cores = [max(name.split("*"), key=len).encode() for name in names]
-            # in JSON a quote follows the name of a key
+            # in JSON, a quote follows the name of a key
             ends = [
                 core if name.endswith("*") or core.decode() != name.split("*")[-1] else core + b'"'
                 for name, core in zip(names, cores, strict=True)
@@ -160,7 +160,7 @@ class Prefilter:
 def _search_terms(
     needles: set[tuple[bytes, ...]],
 ) -> tuple[re.Pattern[bytes], re.Pattern[bytes], list[tuple[bytes, ...]]]:
-    """Return what finds the names and the first names of paths, what finds the names, and the paths.
+    """Return three search terms: for names and the first names of paths, for names only, and all paths.
 
     A name that contains a shorter one is left out.
     """

@@ -90,7 +90,7 @@ class Redactor:
                 payload = redaction.payload(payload, found)
         except NotEncodable:
             raise
-        except Exception as exc:  # such as of a user's class that cannot be copied
+        except Exception as exc:  # a user's class may raise any exception, such as one that cannot be copied
             raise_interruption(exc)
             raise NotEncodable(
                 f"a value of type {type(value).__name__} cannot be redacted: {type(exc).__name__}",
@@ -105,7 +105,7 @@ class Redactor:
         """Return positional arguments, redacted by the names of the task's parameters."""
         redaction = self._of(call).calls
         names = self._names_of(call) if redaction else ()
-        # names inside the other arguments are found as in any value
+        # names inside the arguments are found when their values are encoded
         return redaction.arguments(args, names) if names and redaction.concerns(names) else args
 
     def shown(self, value: Any, call: Call, *, is_args: bool) -> str:
@@ -133,7 +133,7 @@ class Redactor:
     def _secrets(self, redaction: Redaction, call: Call) -> set[str] | None:
         try:
             return redaction.secrets(call.args, self._names_of(call), call.kwargs)
-        except Exception as exc:  # of a user's class; a failure must be stored anyway
+        except Exception as exc:  # a user's class may raise any exception, and the failure must still be stored
             raise_interruption(exc)
             name = getattr(call.task, "name", None)
             logger.warning("The arguments of task %s cannot be searched for secrets: its whole error is masked.", name)
@@ -156,8 +156,8 @@ class Redactor:
         self._warned.add(name)
         names = ", ".join(dict.fromkeys(found))
         logger.warning(
-            "The result of task %s holds %s, which is stored as %r: whoever waits for it gets no more. "
-            'Keep it by @app.task(%s=["-%s"]), or all by %s=False. (Said once for each task.)',
+            "The result of task %s contains %s, which is stored as %r: clients that wait for it get only that. "
+            'Keep it by @app.task(%s=["-%s"]), or everything by %s=False. (Logged once for each task.)',
             *(name, names, MASK, ATTRIBUTE, found[0], ATTRIBUTE),
         )
 

@@ -1,7 +1,7 @@
 """Removes secrets from values before they are stored, by the names of arguments and the paths of keys.
 
-What is under a name that a pattern matches (see ``patterns.py``) is stored as ``"***"``, whatever it was, unless it is
-empty, ``None`` or a boolean. The number of a payment card is masked wherever it is.
+A value under a name that matches a pattern (see ``patterns.py``) is stored as ``"***"``, of any type, unless it is
+empty, ``None`` or a boolean. The number of a payment card is masked everywhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PLAIN = (str, int, float, bool, bytes, type(None))
 _MAX_CACHED_NAMES = 10_000
 #: shorter secrets are not searched in texts
 _MIN_SECRET_LENGTH = 4
-#: number of secrets times characters of the text; if it is larger, the whole text is masked
+#: if the number of secrets times the characters of the text is larger, the whole text is masked
 _MAX_SEARCH_WORK = 1_000_000_000
 #: the depth to which an exception's arguments are searched; deeper values are masked
 _MAX_DEPTH = 50
@@ -202,7 +202,7 @@ class Redaction:
 
         Args:
             value: the value to search.
-            with_cards: whether to yield what holds the number of a card, too.
+            with_cards: whether to also yield the values that contain the number of a card.
         """
         todo: list[tuple[Any, tuple[str, ...]]] = [(value, (_ROOT,))]
         seen: set[tuple[int, tuple[str, ...]]] = set()
@@ -225,7 +225,7 @@ class Redaction:
                     yield each
 
     def _inside(self, path: tuple[str, ...], name: Any) -> tuple[str, ...]:
-        """Return the path of the value under a name, as far back as a pattern can need it."""
+        """Return the path of the value under a name: the last names, as many as the longest pattern needs."""
         if name == _MARKED or not self._depth:
             return path
         return (*path, normal(name))[-self._depth :]
@@ -240,7 +240,7 @@ class Redaction:
         return any(_ends(path, prefix) for prefix in masked) and not any(_ends(path, prefix) for prefix in kept)
 
     def _judge(self, name: Any) -> tuple[_Prefixes, _Prefixes]:
-        """Return the paths before a name with which it is masked, and with which it is kept; ``()`` is any path."""
+        """Return the paths under which a name is masked, and those under which it is kept; ``()`` is any path."""
         written = normal(name)
         verdict = _prefixes(self._masked, written), _prefixes(self._kept, written)
         if len(self._verdicts) >= _MAX_CACHED_NAMES:

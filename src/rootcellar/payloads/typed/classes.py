@@ -1,9 +1,9 @@
 """Objects of an application's own classes: dataclasses, attrs, pydantic models and enums.
 
-What is stored names a class, and whoever can write to the store chooses the name. So nothing that is named is ever
-called unless it is a class, of exactly that kind, in a module that is loaded already or that the settings allow; it is
-found by looking into namespaces, which runs no code; and it is given values for its declared fields and nothing else,
-through the constructor of its kind.
+A stored object contains the name of its class, and anybody who can write to the store can choose this name. So there
+are these rules. Only a class of exactly the stored kind is called. It must be in a module that is loaded already, or
+that the settings allow. It is searched in the modules' ``__dict__``, which runs no code. And its constructor gets
+values for the declared fields only.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Classes:
         module_name, _, qualified = name.partition(":") if isinstance(name, str) else ("", "", "")
         found: Any = self._module(module_name, name)
         for part in qualified.split("."):
-            # without getattr and a module's __getattr__, because searching must not run code
+            # not with getattr, because the search must not run code
             space = found.__dict__ if found is not None and isinstance(found, (type, type(sys))) else {}
             found = space.get(part)
         if not isinstance(found, type) or not KINDS[kind].is_one(found):
             raise TypeRefused(
-                f"a stored result wants to be {_shown(name)}, which is no {KINDS[kind].title} here",
+                f"a stored result names {_shown(name)}, which is no {KINDS[kind].title} here",
                 remedy="check whether the class was renamed or moved; if it never existed, the row was manipulated",
             )
         return found
@@ -59,7 +59,7 @@ class Classes:
             module_name == allowed or module_name.startswith(f"{allowed}.") for allowed in self._modules
         ):
             raise TypeRefused(
-                f"a stored result wants to be {_shown(name)}, whose module is not allowed",
+                f"a stored result names {_shown(name)}, whose module is not allowed",
                 where="result_type_modules",
                 remedy="add its module there if you trust it",
             )
@@ -67,7 +67,7 @@ class Classes:
             return sys.modules[module_name]
         if self._modules is None:
             raise TypeRefused(
-                f"a stored result wants to be {_shown(name)}, whose module is not loaded",
+                f"a stored result names {_shown(name)}, whose module is not loaded",
                 where="result_type_modules",
                 remedy="import its module before you read the result, or name it in result_type_modules",
             )
@@ -76,7 +76,7 @@ class Classes:
         except Exception as exc:  # a module's own code may raise any exception
             raise_interruption(exc)
             raise TypeRefused(
-                f"a stored result wants to be {_shown(name)}, whose module cannot be imported: {exc!r}",
+                f"a stored result names {_shown(name)}, whose module cannot be imported: {exc!r}",
                 remedy="install or repair the module",
             ) from exc
 
@@ -216,7 +216,7 @@ def _refuse_unknown(cls: type, fields: Mapping[str, Any], known: Iterable[str]) 
     unknown = sorted(set(fields).difference(known))
     if unknown:
         raise TypeRefused(
-            f"a stored {class_name(cls)} has fields that the class has not: {', '.join(map(repr, unknown[:5]))}",
+            f"a stored {class_name(cls)} has fields that the class does not have: {', '.join(map(repr, unknown[:5]))}",
             remedy="add the field to the class again, or read the row as plain JSON",
         )
 

@@ -1,4 +1,4 @@
-"""Writes dates, times and durations as text and reads them, with microseconds and the zone's name."""
+"""Writes and reads dates, times and durations as text, with microseconds and the zone's name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_datetime(value: datetime) -> dict[str, Any]:
 
 
 def read_datetime(text: str) -> datetime:
-    """Read what kombu or we wrote."""
+    """Read a text that kombu or rootcellar wrote."""
     return datetime.fromisoformat(_with_offset(text))
 
 
@@ -40,7 +40,7 @@ def read_zoned_datetime(text: str) -> datetime:
 
 
 def read_date(text: str) -> date:
-    """Read what kombu or we wrote."""
+    """Read a text that kombu or rootcellar wrote."""
     return date.fromisoformat(text[:10]) if len(text) > 10 else date.fromisoformat(text)
 
 
@@ -55,7 +55,7 @@ def write_time(value: time) -> dict[str, Any]:
 
 
 def read_time(text: str) -> time:
-    """Read what kombu or we wrote."""
+    """Read a text that kombu or rootcellar wrote."""
     return time.fromisoformat(_with_offset(text))
 
 

@@ -1,4 +1,4 @@
-"""Turns typed JSON into values."""
+"""Converts typed JSON to values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Reader:
         Raises:
             TypeRefused: it names a class that is not allowed.
             PayloadUnreadable: a marker in it cannot be read.
-            ValueError, RecursionError: it is no JSON, or nests too deeply.
+            ValueError, RecursionError: it is not JSON, or nests too deeply.
         """
         if isinstance(text, bytes):
             text = text.decode()
@@ -88,7 +88,7 @@ def readable(text: str) -> Any:
     """Return typed JSON as plain JSON, in which each marker is replaced by its value. Creates no objects.
 
     Raises:
-        ValueError, RecursionError: it is no JSON, or nests too deeply.
+        ValueError, RecursionError: it is not JSON, or nests too deeply.
     """
     return json.loads(text, object_hook=_plain_value)
 
@@ -111,7 +111,7 @@ def _plain_value(found: dict[str, Any]) -> Any:
 
 def _only(found: dict[str, Any]) -> Any:
     if len(found) != 2:
-        raise ValueError("more in it than a value")
+        raise ValueError("it has more than a value")
     return found[VALUE]
 
 
@@ -135,7 +135,7 @@ def _registered(name: Any, found: dict[str, Any]) -> Any:
         return entry.decode(_only(found))
     except RecursionError:
         raise
-    except Exception as exc:  # of an application's function
+    except Exception as exc:  # an application's function may raise any exception
         raise_interruption(exc)
         raise _unreadable(name, f"{type(exc).__name__}: {exc}") from exc
 
@@ -172,14 +172,14 @@ def _refuse_collisions(members: Iterable[Any]) -> None:
     """Refuse very many members with the same hash, because creating a set of them takes quadratic time.
 
     Raises:
-        ValueError: there are such.
+        ValueError: there are very many members with the same hash.
     """
     hashes = list(map(hash, members))
     # most sets have no two members with the same hash
     if len(hashes) - len(set(hashes)) < _MAX_HASH_COLLISIONS:
         return
     if max(Counter(hashes).values()) > _MAX_HASH_COLLISIONS:
-        raise ValueError("very many members have the same hash: made to keep a reader busy")
+        raise ValueError("very many members have the same hash, as in an attack that keeps a reader busy")
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,7 +1,7 @@
-"""Turns values into typed JSON.
+"""Converts values to typed JSON.
 
-A value that plain JSON holds exactly is written by ``json``'s encoder in C, and then looked over, also in C; only
-what is not so is walked through in Python.
+First, ``json``'s encoder in C writes the value, and a check in C finds out whether plain JSON represents it exactly.
+Only if it does not, the value is walked in Python.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def write(value: Any, root: str) -> tuple[str, bool]:
         if _is_plain(value) and not may_hold_markers(text):
             return text, False
     except (_NotPlain, TypeError, ValueError):
-        # the walk below finds which of many reasons it was
+        # the walk below finds out which of many reasons it is
         pass
     walk = _Walk()
     try:
@@ -321,7 +321,7 @@ _ROWS: dict[type, Callable[[_Walk, Any], Tree]] = {
     set: lambda walk, value: walk.unordered("set", value),
     frozenset: lambda walk, value: walk.unordered("frozenset", value),
 }
-#: an object of a subclass of a plain type comes back as the plain type, as with any JSON
+#: an object of a subclass of a plain type is read back as the plain type, as with any JSON
 _BASES: dict[type, Callable[[Any], Any]] = {
     str: lambda value: str.__str__(value),
     int: int.__int__,

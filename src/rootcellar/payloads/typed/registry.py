@@ -1,4 +1,4 @@
-"""The register of an application's own types."""
+"""The registered types of an application."""
 
 from __future__ import annotations
 
