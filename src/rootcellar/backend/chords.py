@@ -433,7 +433,7 @@ def _signature_of(body: Any, group_id: str, app: Any) -> Any:
     parts: dict[str, Any] = {"task": str, "args": (list, tuple), "kwargs": dict, "options": dict}
     try:
         if not all(isinstance(body[name], kind) for name, kind in parts.items()):
-            raise TypeError("it is no signature")
+            raise TypeError("it is not a signature")
         return maybe_signature(body, app=app)
     except FAILURES as exc:
         raise PayloadUnreadable(

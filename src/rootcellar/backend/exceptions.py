@@ -1,9 +1,9 @@
 """Turns a task's exception into plain data, in Celery's form, and back into an exception.
 
-The stored data name a class, and reading them must not run code that somebody chose who can write to the store. So the
-class must be in a module that is loaded or listed in the settings; finding it runs no code; it must extend
-``BaseException``, and raising it must not end a program; and the exception is created only from its arguments. If this
-is not possible, a substitute class of the same name is created, with the same arguments.
+The stored data contain the name of a class, which anybody who can write to the store can choose. So reading them must
+run no other code: the class must be in a module that is loaded or listed in the settings; finding it runs no code; it
+must extend ``BaseException``, and raising it must not end a program; and the exception is created only from its
+arguments. If this is not possible, a substitute class of the same name is created, with the same arguments.
 
 Celery's form has the class and the arguments. Other details are stored under ``rootcellar``, which Celery's own readers
 ignore: attributes, a text that the class makes itself, notes, the cause, and the exceptions of a group.
@@ -105,7 +105,7 @@ def _stands_for(exc: BaseException, raised: BaseException) -> bool:
 
 
 def _more(exc: BaseException, encode: Encode, depth: int) -> dict[str, Any]:
-    """Return the details of an exception besides class and arguments. For most exceptions the dict is empty."""
+    """Return the details of an exception in addition to its class and arguments. For most exceptions there are none."""
     more: dict[str, Any] = {}
     texts = {str(place): _text(arg) for place, arg in enumerate(exc.args) if not _is_encodable(arg, encode)}
     if texts:

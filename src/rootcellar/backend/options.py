@@ -28,7 +28,7 @@ REDIS_SETTINGS = (
 )
 
 
-#: the allowed `result_backend_transport_options` besides settings whose names begin with ``result_``
+#: the allowed `result_backend_transport_options`, in addition to settings whose names begin with ``result_``
 TRANSPORT_OPTIONS = (
     "cache_expires",
     "cache_url",

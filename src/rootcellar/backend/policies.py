@@ -136,7 +136,7 @@ class WaitingPolicy(StorePolicy):
         work()
 
     def _most(self, asked: float | None) -> float:
-        """Return the most retries, where the caller asks for ``asked``, or for the default with ``None``."""
+        """Return the most retries for a caller that asks for ``asked``; ``None`` asks for the default."""
         if asked is None:
             asked = self._limit() if lifecycle.is_in_pool() else FEW_RETRIES
         return min(asked, self._limit())

@@ -31,7 +31,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     recorder: Recorder
     #: seconds between two searches of a waiting client for orphaned chords
     chord_sweep_interval: float
-    #: bound here, because results are also deleted at the interpreter's end, when this module's names are gone
+    #: bound here, because results are also deleted at the interpreter's end, when this module has no names any more
     _drop_callbacks = staticmethod(callbacks.drop)
 
     @abstractmethod

@@ -34,7 +34,7 @@ class ChordSweep(Service):
     """
 
     name = "chord sweep"
-    action = "look for orphaned chords"
+    action = "search for orphaned chords"
 
     def __init__(self, sweep: Callable[[], int], config: ChordSweepConfig | None = None) -> None:
         self._config = config or ChordSweepConfig()

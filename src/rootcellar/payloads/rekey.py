@@ -39,7 +39,7 @@ class RekeyProgress:
     """The progress and the result.
 
     Attributes:
-        looked_at: records that were read.
+        records_read: records that were read.
         changed: records that were encrypted or signed again, or, with ``dry_run``, that would be.
         unprotected: records that were skipped although a part of them is neither encrypted nor signed.
         left: records that could not be opened completely.
@@ -134,7 +134,7 @@ class Rekeyer:
         return not all(ids)
 
     def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
-        """Replace a record, and delete whichever of its old and new blob is no longer referenced."""
+        """Replace a record, and delete its old or its new blob, whichever has no record now."""
         replaced = self._replaceable.replace(old, new)
         spiller = self._codec.spiller
         if spiller is not None and blob_of(old) != blob_of(new):

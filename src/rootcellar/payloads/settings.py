@@ -104,7 +104,7 @@ def limit_of(conf: Mapping[str, Any]) -> Limit:
     limit = Limit(read_size(*value_of(conf, "result_max_size")), REFUSE if way is None else read_way(way, where))
     if limit.too_large == SPILL and value_of(conf, "result_blob_url")[0] is None:
         raise ConfigurationError(
-            "nothing says where to keep results that are too large",
+            "no blob store is set for results that are too large",
             where=where,
             remedy="set ROOTCELLAR_BLOB_URL (result_blob_url) to a folder that all workers and clients share, or a URL",
         )

@@ -70,7 +70,7 @@ class StoreOptions:
 
 
 class Store(ABC):
-    """Keeps records. The module's docstring says what every method guarantees."""
+    """Keeps records. See the module's docstring for the guarantees of every method."""
 
     #: whether the server deletes expired records by itself, so that no cleanup needs to be scheduled
     expires_by_itself: bool = False
@@ -104,7 +104,7 @@ class Store(ABC):
     def put(
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
-        """Store a task's record in place of the stored one, unless the stored one must stay.
+        """Store a task's record. It replaces the stored one, unless that must stay.
 
         A SUCCESS (``state == "SUCCESS"``) stays. A record that is done stays if the new one is not done and has fewer
         ``retries``: the new one is the RETRY of an earlier run, and arrived late.
@@ -145,7 +145,7 @@ class Store(ABC):
 
     @abstractmethod
     def put_group(self, group: GroupRecord) -> None:
-        """Store a group, in place of the one with the same id."""
+        """Store a group. It replaces a group with the same id."""
 
     @abstractmethod
     def get_group(self, group_id: str) -> GroupRecord | None:
@@ -240,7 +240,7 @@ class TaskQuery:
 
     Attributes:
         states: any of these states.
-        names, queues, workers: any of these task names, queues and workers; ``*`` stands for any text.
+        names, queues, workers: any of these task names, queues and workers; ``*`` matches any text.
         id_prefix: the beginning of the task's id; empty for any id.
         since, until: the task finished (or, if unfinished, was started or sent) at or after ``since`` and before
             ``until``.

@@ -31,7 +31,7 @@ _PAYLOADS = ("result", "args", "kwargs", "children", "stamps")
 FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, RootcellarError)
 
 
-# -- what is stored
+# -- values that come in a message
 
 
 def text_id(value: Any) -> str:
@@ -100,7 +100,7 @@ def clamped(moment: datetime) -> datetime:
     return min(max(moment, EARLIEST), LATEST)
 
 
-# -- what is read
+# -- values that were stored
 
 
 def damaged(raw: Any) -> Payload:

@@ -35,5 +35,5 @@ def matcher(query: TaskQuery) -> Callable[[TaskRecord], bool]:
 
 
 def _pattern(name: str) -> str:
-    """Return the regular expression of a text in which ``*`` stands for any text."""
+    """Return the regular expression for a text in which ``*`` matches any text."""
     return ".*".join(map(re.escape, name.split("*")))

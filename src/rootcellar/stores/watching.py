@@ -460,4 +460,4 @@ def _ignore(notification: Notification) -> None:
 
 
 def _closed() -> RootcellarError:
-    return StoreUnavailable("the store was closed while somebody waited for results", remedy="wait for them again")
+    return StoreUnavailable("the store was closed while a client waited for results", remedy="wait for them again")

@@ -78,7 +78,7 @@ def remember(result: Any) -> None:
 def drop(result: Any, results: _ThreadResults = _thread_results) -> None:
     """Remove a result that has ended, or that is no longer referenced.
 
-    Results are also deleted when the interpreter ends and the names of this module are gone; so ``results`` is bound.
+    ``results`` is bound here, because results are also deleted at the interpreter's end, when this module has no names.
     """
     if results.latest is result:
         results.latest = None

@@ -19,7 +19,7 @@ from rootcellar.payloads.redaction.patterns import CARD, KEEP, Prefilter, matche
 from rootcellar.records import Payload
 from rootcellar.urls import redact as redact_urls
 
-#: the key of an exception's details besides its class and arguments (rootcellar.backend.exceptions)
+#: the key of an exception's details in addition to its class and arguments (rootcellar.backend.exceptions)
 MORE = "rootcellar"
 #: thirteen digits with at most one gap between two of them: the shortest card number
 _DIGITS = re.compile(rb"[2-689](?:[^0-9A-Za-z]{0,3}[0-9]){12}")
@@ -30,7 +30,7 @@ A_CARD = "the number of a card"
 _ROOT = "$"
 #: the key of an object's members in typed JSON
 _MARKED = "__value__"
-#: content types besides JSON whose bytes contain the names of keys unchanged
+#: other content types than JSON whose bytes contain the names of keys unchanged
 _READABLE = ("application/x-msgpack", "application/x-yaml", "application/x-python-serialize")
 _PLAIN = (str, int, float, bool, bytes, type(None))
 #: for at most this many names of keys, the decision is cached
@@ -334,7 +334,7 @@ def _with(value: Any, changes: Mapping[Any, Any]) -> Any:
         return {**value, **changes}
     copied = copy.copy(value)
     for name, changed in changes.items():
-        # also for frozen classes, because nobody uses the copy yet
+        # also for frozen classes, because the copy is not in use yet
         object.__setattr__(copied, name, changed)
     return copied
 

@@ -150,7 +150,7 @@ class WriteBehindStore(ForwardingStore):
     # -- time and end
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        """Delete in the durable store, then in Redis what was not moved; copies in Redis expire by themselves."""
+        """Delete in the durable store, and in Redis the records that were not moved. Redis deletes expired copies."""
         self._catch_up()
         while self.front.delete_expired(now, limit):
             pass

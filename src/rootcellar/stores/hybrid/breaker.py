@@ -66,7 +66,7 @@ class Breaker:
         try:
             return work()
         except (RecordRefused, PayloadError) as exc:
-            # the error of one record says nothing about the cache
+            # the error of one record does not mean that the cache is unreachable
             logger.debug("Not cached: %s", exc)
         except RootcellarError as exc:
             self._open(exc)

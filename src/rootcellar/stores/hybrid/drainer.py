@@ -1,6 +1,6 @@
 """Moves records from the journal to the durable store, one batch at a time, also if several processes do so.
 
-A batch reads the journal only after it holds the exclusive transaction in the durable store. Each batch is therefore
+A batch reads the journal only after it has the exclusive transaction in the durable store. Each batch is therefore
 newer than the previous ones, even if a drainer hangs, dies or runs twice. A task leaves the journal after the commit,
 and only if it has not changed since it was read.
 """

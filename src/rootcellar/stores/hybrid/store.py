@@ -1,6 +1,6 @@
 """Write-through: a cache before a durable store. The durable store has every acknowledged record.
 
-The durable store decides everything: what is written, which SUCCESS stays, and whether a chord's part is counted. The
+The durable store makes every decision: whether a record is written, whether a SUCCESS stays, whether a part counts. The
 cache only reduces its reads, and may be flushed or stopped at any time. Groups and chords are not copied, because they
 change.
 """

@@ -55,7 +55,7 @@ _BY_CODE: dict[int, tuple[type[errors.StoreError], str]] = {
     13: (errors.PermissionDenied, "grant the user the role readWrite on the database"),
     18: (errors.AuthenticationFailed, "check the user, the password and authSource"),
     8000: (errors.AuthenticationFailed, "check the user, the password and authSource"),
-    10334: (errors.RecordRefused, "store less in one result: a document of MongoDB holds 16 MB"),
+    10334: (errors.RecordRefused, "store less in one result: a document of MongoDB has at most 16 MB"),
     14031: (errors.DiskFull, "give the server's disk room; results are retried meanwhile"),
     20: (errors.StoreError, "see the server's log"),
     64: (errors.StoreUnavailable, "see whether a majority of the replica set runs"),
@@ -271,7 +271,7 @@ def translate(exc: Exception, where: str) -> errors.RootcellarError:
     code = getattr(exc, "code", None)
     kind: type[errors.RootcellarError]
     if isinstance(exc, (bson.errors.BSONError, OverflowError, UnicodeEncodeError, mongo.DocumentTooLarge)):
-        kind, remedy = errors.RecordRefused, "store less in one result: a document of MongoDB holds 16 MB"
+        kind, remedy = errors.RecordRefused, "store less in one result: a document of MongoDB has at most 16 MB"
         if not isinstance(exc, mongo.DocumentTooLarge):
             remedy = "see which field it is"
     elif isinstance(exc, mongo.ServerSelectionTimeoutError):

@@ -63,7 +63,7 @@ class MySQLStore(SqlStore[Connection]):
 
     @property
     def connection_settings(self) -> Mapping[str, Any]:
-        """The driver's parameters. They hold the password."""
+        """The driver's parameters. They contain the password."""
         return self._settings
 
     # -- tasks

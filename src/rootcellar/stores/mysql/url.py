@@ -78,7 +78,7 @@ def _options(query: Mapping[str, str]) -> dict[str, Any]:
     for name, text in query.items():
         if name == "charset":
             if text.lower() != "utf8mb4":
-                raise _wrong("charset= must be utf8mb4, which holds every character", "leave it out")
+                raise _wrong("charset= must be utf8mb4, which can represent every character", "leave it out")
             continue
         try:
             found[name] = _READERS[name](text)

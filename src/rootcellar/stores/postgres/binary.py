@@ -57,7 +57,7 @@ def task_values(record: TaskRecord) -> list[bytes | None]:
 
 
 def encode_text(text: str) -> bytes:
-    """Return a text as SQL can hold it."""
+    """Return a text as bytes, with NUL and lone surrogates as escapes, so that SQL can store it."""
     return text.encode() if text.isascii() and "\x00" not in text else rows.storable(text).encode()
 
 

@@ -3,7 +3,7 @@
 A *turn* writes and commits some records. The first thread leads a turn. While it runs, the records of other threads
 wait in a queue. One of these threads leads the next turn, which writes them::
 
-                      nobody leads                    turn begins             committed
+                      no leader                       turn begins             committed
     join(write) ─┬──────────────────> leader ───────────────────────> writing ────────────> done
                  │                      ^                                                     ^
                  │ another one leads    │ hand_over                                           │
@@ -203,7 +203,7 @@ class GroupCommit:
         self._turns = PerProcess(_Turns)
 
     def write(self, write: Write) -> None:
-        """Store a record; return once it is committed, with the statement's ``count`` and ``answer`` in ``write``.
+        """Store a record; return when it is committed, with the statement's ``count`` and ``answer`` in ``write``.
 
         Raises:
             psycopg.Error: the server refused this record, or the connection was lost.

@@ -22,7 +22,7 @@ No notification is lost:
 - When a listener begins to listen again, it sets its flag and reads all tasks, because a notification may have been
   sent while it did not listen.
 - After the connection was lost, a new listener registers and reads everything again, because the server may not have
-  noticed that the old one is gone.
+  noticed that the old one has ended.
 - If a writer dies between its commit and its NOTIFY, the safety read (``pacing.py``) finds the result.
 
 The thread and its connection pass through these states (:class:`ReconnectingWatcher` has the states of reconnecting)::

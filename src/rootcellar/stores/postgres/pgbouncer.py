@@ -34,7 +34,7 @@ SESSION = {
     "transform_null_equals": "off",
 }
 #: asks for the session's process id, and makes the settings in the same round trip; in a session of a pooler, which
-#: other clients use too, the settings hold only for this statement
+#: other clients use too, the settings apply only to this statement
 _SET_UP = "SELECT pg_backend_pid(), " + ", ".join(
     f"set_config('{name}', '{value}', pg_backend_pid() <> {{pid}})" for name, value in SESSION.items()
 )

@@ -17,7 +17,7 @@ class Route:
         settings: libpq's parameters.
 
     Attributes:
-        leads_to: the server that the newest connection leads to; empty where there is none yet.
+        leads_to: the server that the newest connection leads to; empty if there is none yet.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:

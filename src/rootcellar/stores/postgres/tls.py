@@ -93,7 +93,7 @@ def explain(text: str, settings: Mapping[str, Any], where: str) -> errors.Rootce
     """
     for host, address, port, reason in _SERVER.findall(text):
         if "certificate verify failed" in reason or "does not match host name" in reason:
-            # libpq does not say why, so a connection of Python finds out
+            # libpq's error has no reason, so a connection of Python finds it out
             name = _ASKED_FOR.search(reason)
             asked_for = name[1] if name else host
             found = _verify(asked_for, (address or host, int(port)), settings)
@@ -119,7 +119,7 @@ def _mode(settings: Mapping[str, Any]) -> str:
 
 
 def _own_authority() -> str:
-    # a user without a home is no error here
+    # expanduser does not fail for a user without a home directory
     return os.path.expanduser("~/.postgresql/root.crt")
 
 

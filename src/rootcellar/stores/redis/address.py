@@ -161,7 +161,7 @@ def _key_prefix(prefix: str, form: Form) -> bytes:
     if form == "cluster" and brace and after.find("}") < 1:
         # with such a prefix, the keys of a chord would be in different slots
         raise ConfigurationError(
-            f"global_keyprefix is {prefix!r}, whose braces are no hash tag of a Redis Cluster",
+            f"global_keyprefix is {prefix!r}, whose braces are not a hash tag of a Redis Cluster",
             where="result_backend_transport_options",
             remedy="leave out the braces, or write a whole tag: {name}",
         )
@@ -261,7 +261,7 @@ def _tls(scheme: str, query: Mapping[str, str], options: StoreOptions, url: str)
         return None
     if unknown := set(wanted) - set(_TLS_NAMES):
         raise ConfigurationError(
-            f"{', '.join(sorted(unknown))} is no setting for TLS",
+            f"{', '.join(sorted(unknown))} is not a setting for TLS",
             where="redis_backend_use_ssl",
             remedy=f"use {', '.join(_TLS_NAMES)}",
         )

@@ -189,7 +189,7 @@ def _pending(entry: _Entry, version: bytes, blob: bytes | None, *, is_string: bo
     task_id = decoded(encoded_id)
     record = None
     if not is_string:
-        result = damaged(b"a key that is no string")
+        result = damaged(b"a key that is not a string")
         record = TaskRecord(task_id=task_id, state="FAILURE", result=result, done_at=NO_DATE, damage=("state",))
     elif blob is not None and not json_blob.is_forgotten(blob):
         record = json_blob.decode_task(task_id, blob)

@@ -243,7 +243,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
             if self._servers.is_replaced(address):
                 report_replaced(address)
         except errors.RootcellarError as exc:
-            logger.debug("No server says whether %s is the master: %s", address, exc)
+            logger.debug("No server answered whether %s is the master: %s", address, exc)
         finally:
             self._checking = None
 

@@ -38,7 +38,7 @@ def require(connection: RespConnection, where: str) -> None:
         raise AppendOnlyMissing(
             "Redis keeps no append-only file, so a restart would lose results"
             if is_known
-            else "Redis does not tell whether it keeps an append-only file",
+            else "this user may not find out whether Redis keeps an append-only file",
             where=where,
             remedy="set `appendonly yes` in redis.conf (and CONFIG SET appendonly yes), or use mode write-through"
             if is_known

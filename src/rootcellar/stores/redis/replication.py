@@ -24,7 +24,7 @@ _ASK_NOW_SECONDS = 0.1
 
 
 class MasterReplaced(StoreUnavailable):
-    """A server is not the master any more, or nobody confirms that it is: it may discard what it stored. Retryable.
+    """A server is not the master any more, or this is not known: it may discard what it stored. Retryable.
 
     Attributes:
         address: the server.

@@ -60,7 +60,9 @@ class Sentinels:
         if role != b"master":
             connection.close()
             raise errors.StoreUnavailable(
-                f"{host}:{port} is no master any more", where=self._address.where, remedy="wait until the failover ends"
+                f"{host}:{port} is not the master any more",
+                where=self._address.where,
+                remedy="wait until the failover ends",
             )
         return connection
 

@@ -310,12 +310,12 @@ class SqlSchema(ABC, Generic[C]):
                 raise errors.SchemaMissing(
                     "nothing was adopted here",
                     where=self._where,
-                    remedy="`rootcellar schema status` says what there is",
+                    remedy="see `rootcellar schema status`",
                 )
             renamed, results = self._to_unadopt(connection)
             if results and not drop_results:
                 raise errors.ResultsInTheWay(
-                    f"the tables that would be dropped hold {results:,} results that were stored since",
+                    f"the tables that would be dropped have {results:,} results that were stored since",
                     where=self._where,
                     remedy="give --drop-results if they are not needed",
                 )

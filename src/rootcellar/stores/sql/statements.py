@@ -1,7 +1,7 @@
 """Loads SQL from ``.sql`` files, in which each statement has a name and a description.
 
 A statement begins at a line ``-- name: what it does`` and ends at the next such line or the end of the file.
-``{task}``, ``{group}`` and the like stand for quoted table names.
+``{task}``, ``{group}`` and similar keys are replaced by quoted table names.
 """
 
 from __future__ import annotations

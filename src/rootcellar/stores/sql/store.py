@@ -100,7 +100,7 @@ class SqlStore(Store, Generic[C]):
 
     @abstractmethod
     def _read_date(self, value: Any) -> datetime:
-        """Return the date that a column holds, in UTC."""
+        """Return the date in a column, in UTC."""
 
     def _old_date(self, moment: datetime) -> Any:
         """Return a date as a parameter that is compared with a column of Celery's."""
