@@ -114,7 +114,7 @@ class Target:
 
     def __init__(self, kind: str, url: str) -> None:
         self.store: Store = open_store(
-            url, StoreOptions(pool_size=POOL, pool_timeout=60.0, redis={"max_connections": POOL})
+            url, StoreOptions(pool_size=POOL, pool_timeout=60.0, sections={"redis": {"max_connections": POOL}})
         )
         self.store.check()
         self.waiter = Waiter(self.store)

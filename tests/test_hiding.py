@@ -60,7 +60,7 @@ def test_urls_in_the_configuration_are_hidden(configure: Any, monkeypatch: pytes
     for copied in (copy.deepcopy(options), pickle.loads(pickle.dumps(options))):  # noqa: S301 - our own
         assert copied["durable_url"] == options["durable_url"]
     assert str(app.conf.result_blob_url) == f"memory://user:{SECRET}@bucket/x"
-    assert backend.store.options.listen_url == f"postgresql://me:{SECRET}@host/db"
+    assert backend.store.options.transport_options["listen_url"] == f"postgresql://me:{SECRET}@host/db"
 
 
 def test_urls_that_the_environment_gives_are_hidden_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_urls_that_the_environment_gives_are_hidden_and_used(monkeypatch: pytest
         monkeypatch.setenv(name, value)
     app = Celery(set_as_current=False)
     app.config_from_object(rootcellar.settings(env_file=None))
-    assert app.backend.store.options.listen_url == f"postgresql://me:{SECRET}@host:5432/db"
+    assert app.backend.store.options.transport_options["listen_url"] == f"postgresql://me:{SECRET}@host:5432/db"
     inspected = jsonify(app.conf.table(with_defaults=True), unknown_type_filter=repr)
     assert SECRET not in app.bugreport() + repr(app.conf) + app.conf.humanize(with_defaults=True) + repr(inspected)
 
@@ -82,7 +82,7 @@ def test_options_that_the_application_sets_go_before_those_of_the_environment(mo
     app = Celery(set_as_current=False)
     app.config_from_object(rootcellar.settings(env_file=None))
     app.conf.result_backend_transport_options = {"listen_url": "postgresql://own/db"}
-    assert app.backend.store.options.listen_url == "postgresql://own/db"
+    assert app.backend.store.options.transport_options["listen_url"] == "postgresql://own/db"
 
 
 def test_celery_report_hides_them_before_there_is_a_backend(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rootcellar import errors
 from rootcellar.backend.options import store_options
 from rootcellar.records import ChordPart, ChordRecord
 from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.postgres.options import read_options
 from tests.faults.helpers import Audit, Cluster
 from tests.servers import IN_URL, PgBouncerServer, PostgresServer
 from tests.waiting.helpers import Database, make_app, opened, record, value_of
@@ -56,7 +57,8 @@ def test_nothing_is_lost_or_counted_twice(
 ) -> None:
     """With ``on``, what this PgBouncer cannot keep is lost again and again until it is noticed, and nobody sees it."""
     url = new_pgbouncer(postgres_server, default_pool_size=sessions).through(postgres_url)
-    with opened(url, prepared_statements=prepared) as one, opened(url, prepared_statements=prepared) as two:
+    options = {"prepared_statements": prepared}
+    with opened(url, transport_options=options) as one, opened(url, transport_options=options) as two:
         assert store_a_chord(one, two) == 1
         assert len(one.scan(limit=2 * PARTS)) == PARTS
         assert len(one.chord_parts("group")) == PARTS
@@ -167,7 +169,7 @@ def test_no_session_comes_free(new_pgbouncer: NewPooler, postgres_server: Postgr
 
 def test_the_choice_is_one_of_three() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"prepared_statements is 'maybe' .*write one of auto, on, off"):
-        open_store("postgresql://localhost/x", StoreOptions(prepared_statements="maybe"))
+        open_store("postgresql://localhost/x", StoreOptions(transport_options={"prepared_statements": "maybe"}))
 
 
 @pytest.mark.parametrize(("written", "meant"), [("on", "on"), (True, "on"), (False, "off"), (None, "auto")])
@@ -175,4 +177,4 @@ def test_the_setting(written: object, meant: str, caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.ERROR)
     options = {} if written is None else {"prepared_statements": written}
     app = make_app("postgresql://localhost/x", result_backend_transport_options=options)
-    assert store_options(app.conf).prepared_statements == meant
+    assert read_options(store_options(app.conf)).prepared_statements == meant

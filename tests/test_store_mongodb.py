@@ -230,7 +230,7 @@ def test_note_of_a_dead_worker_outlives_its_result(url: str, store: Store) -> No
 
 
 def settings(url: str, **mongodb: Any) -> driver.Settings:
-    return driver.read_settings(url, StoreOptions(mongodb=mongodb))
+    return driver.read_settings(url, StoreOptions(sections={"mongodb": mongodb}))
 
 
 def test_options_are_set_where_mongodb_reads_them() -> None:
@@ -278,7 +278,7 @@ def test_wrong_urls(wrong: str, message: str) -> None:
 
 def test_an_option_that_pymongo_does_not_know(url: str) -> None:
     with pytest.raises(errors.ConfigurationError, match="nonesuch"):
-        open_store(url, StoreOptions(mongodb={"nonesuch": 1})).check()
+        open_store(url, StoreOptions(sections={"mongodb": {"nonesuch": 1}})).check()
 
 
 def test_celerys_settings_reach_the_store(url: str, mongo_server: MongoServer) -> None:
@@ -337,7 +337,7 @@ def test_users_and_passwords(new_mongo: Callable[..., MongoServer]) -> None:
     one = finished()
     for store in (
         open_store(f"mongodb://root:{quote(PASSWORD, safe='')}@{place}"),
-        open_store(f"mongodb://{place}", StoreOptions(mongodb={"user": "root", "password": PASSWORD})),
+        open_store(f"mongodb://{place}", StoreOptions(sections={"mongodb": {"user": "root", "password": PASSWORD}})),
     ):
         store.put(one)
         assert store.get(one.task_id) == one

@@ -284,7 +284,7 @@ def test_sixty_busy_threads_on_two_connections_all_get_on(
             url = request.getfixturevalue("mongo_server").new_database()
         else:
             url = request.getfixturevalue(f"{kind}_url")
-        options = StoreOptions(pool_size=2, pool_timeout=10.0, redis={"max_connections": 2})
+        options = StoreOptions(pool_size=2, pool_timeout=10.0, sections={"redis": {"max_connections": 2}})
         store = open_store(url, options)
         stack.callback(store.close)
         store.put(record(task_id="a task"))

@@ -137,7 +137,7 @@ def test_only_retryable_errors_of_ours_leave_a_store_whose_sessions_end(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     url = request.getfixturevalue(f"{kind}_url")
-    store = open_store(url, StoreOptions(pool_size=4, redis={"max_connections": 4}))
+    store = open_store(url, StoreOptions(pool_size=4, sections={"redis": {"max_connections": 4}}))
     ids = [f"task {number}" for number in range(50)]
     for task_id in ids:
         store.put(record(task_id))

@@ -236,7 +236,7 @@ def test_password_of_mongodb_that_is_wrong_for_a_while_is_held(
     url = f"mongodb://{HOST}:{server.port}/results?authSource=admin"
 
     def options(password: Callable[[], str]) -> StoreOptions:
-        return StoreOptions(mongodb={"user": "root"}, password=password)
+        return StoreOptions(sections={"mongodb": {"user": "root"}}, password=password)
 
     store = open_store(url, options(PasswordFile(str(passwords))))
     one = record()

@@ -96,7 +96,7 @@ def test_celery_settings() -> None:
         result_backend_transport_options={"global_keyprefix": "shop"},
     )
     options = store_options(app.conf)
-    assert (options.redis["max_connections"], options.transport_options) == (3, {"global_keyprefix": "shop"})
+    assert (options.section("redis")["max_connections"], options.transport_options) == (3, {"global_keyprefix": "shop"})
     address = read_address("rediss://host", options)
     assert address.connect == {
         **{"username": "me", "password": "secret", "socket_timeout": 7.0, "socket_connect_timeout": 2.5},
@@ -113,14 +113,14 @@ def test_celery_settings() -> None:
 
 
 def test_the_url_goes_before_the_settings() -> None:
-    options = StoreOptions(redis={"username": "other", "password": "other", "socket_timeout": 7})
+    options = StoreOptions(sections={"redis": {"username": "other", "password": "other", "socket_timeout": 7}})
     connect = read_address("redis://me:mine@host?socket_timeout=3", options).connect
     assert (connect["username"], connect["password"], connect["socket_timeout"]) == ("me", "mine", 3.0)
 
 
 def test_few_connections(redis_url: str) -> None:
     with (
-        opened(redis_url, redis={"max_connections": 2}, pool_timeout=20) as store,
+        opened(redis_url, sections={"redis": {"max_connections": 2}}, pool_timeout=20) as store,
         redis.Redis.from_url(redis_url) as c,
     ):
         before = len(c.client_list())
@@ -136,7 +136,10 @@ def test_few_connections(redis_url: str) -> None:
 @pytest.mark.parametrize(("interval", "pings"), [(0.000001, 3), (0, 0), (None, 0)])
 def test_idle_connections_are_tested(new_redis: Callable[..., RedisServer], interval: float | None, pings: int) -> None:
     server = new_redis()
-    with opened(server.url, redis={"backend_health_check_interval": interval}) as store, server.client() as admin:
+    with (
+        opened(server.url, sections={"redis": {"backend_health_check_interval": interval}}) as store,
+        server.client() as admin,
+    ):
         admin.config_resetstat()
         for _ in range(4):
             store.get("x")
@@ -268,7 +271,7 @@ def test_tls_with_a_client_certificate_and_a_user(secure_redis_server: SecureRed
         },
     }
     url = secure_redis_server.tls_url(ssl_ca_certs=None, ssl_certfile=None, ssl_keyfile=None)
-    with opened(url, redis={"backend_use_ssl": settings}) as store:
+    with opened(url, sections={"redis": {"backend_use_ssl": settings}}) as store:
         assert store.get(one.task_id) == one
 
 

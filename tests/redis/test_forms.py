@@ -122,7 +122,7 @@ def test_replicas_may_be_done_without(sentinel_set: SentinelSet, caplog: pytest.
 
 @pytest.mark.parametrize("options", [{"wait_replicas": "two"}, {"wait_timeout": "soon"}])
 def test_numbers_that_are_none(sentinel_set: SentinelSet, options: dict[str, str]) -> None:
-    with pytest.raises(errors.ConfigurationError, match="wait_replicas or wait_timeout"):
+    with pytest.raises(errors.ConfigurationError, match="is not a number"):
         open_store(sentinel_set.url, StoreOptions(transport_options=options))
 
 

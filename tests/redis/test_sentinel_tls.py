@@ -34,7 +34,10 @@ def files(servers: TlsSentinelSet, ca: Path | None = None) -> dict[str, Any]:
 def settings(servers: TlsSentinelSet, ca: Path | None = None, sentinel_ca: Path | None = None) -> dict[str, Any]:
     """Return what a store is told of the master's TLS and of the Sentinels'."""
     theirs = {"ssl": True, **files(servers, sentinel_ca)}
-    return {"redis": {"backend_use_ssl": files(servers, ca)}, "transport_options": {"sentinel_kwargs": theirs}}
+    return {
+        "sections": {"redis": {"backend_use_ssl": files(servers, ca)}},
+        "transport_options": {"sentinel_kwargs": theirs},
+    }
 
 
 def test_a_wrong_ca_is_refused_on_either_side(servers: TlsSentinelSet, tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ def test_a_wrong_ca_is_refused_on_either_side(servers: TlsSentinelSet, tmp_path:
 
 
 def test_without_tls_no_sentinel_answers(servers: TlsSentinelSet) -> None:
-    told = {"redis": {"backend_use_ssl": files(servers), "socket_timeout": 1.0}}
+    told = {"sections": {"redis": {"backend_use_ssl": files(servers), "socket_timeout": 1.0}}}
     with opened(servers.url, **told) as store, pytest.raises(errors.StoreUnavailable, match="no Sentinel knows"):
         store.check()
 

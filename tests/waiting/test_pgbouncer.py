@@ -67,7 +67,7 @@ def test_a_direct_way_to_listen(
     new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pooler = new_pgbouncer(postgres_server)
-    with opened(pooler.through(postgres_url), listen_url=postgres_url) as store:
+    with opened(pooler.through(postgres_url), transport_options={"listen_url": postgres_url}) as store:
         inbox = subscribe(store.watcher(), ["task"])
         wait_until(lambda: Database(postgres_url).waiters() == 1, "it is registered")
         store.put(record("task"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rootcellar.stores.base import StoreOptions
+from rootcellar.stores import StoreOptions, schemes
 from rootcellar.stores.passwords import SETTING
 from rootcellar.text.escaping import visible_logs
 
@@ -20,7 +20,6 @@ REDIS_SETTINGS = (
     "client_name",
     "max_connections",
     "password",
-    "retry_on_timeout",
     "socket_connect_timeout",
     "socket_keepalive",
     "socket_timeout",
@@ -54,6 +53,9 @@ def warn_of_unknown(options: Iterable[Any]) -> None:
     for name in options:
         if name in (*TRANSPORT_OPTIONS, *_STOCK_OPTIONS) or str(name).startswith("result_"):
             continue
+        if name in schemes():
+            # the options of one kind of store, which checks them
+            continue
         meant = difflib.get_close_matches(str(name), TRANSPORT_OPTIONS, n=1)
         hint = f": did you mean {meant[0]}?" if meant else ""
         logger.warning("result_backend_transport_options has the unknown option %s%s", name, hint)
@@ -77,16 +79,20 @@ def store_options(conf: Any) -> StoreOptions:
         pool_timeout=float(engine.get("pool_timeout", default.pool_timeout)),
         pool_recycle=recycle,
         pool_pre_ping=bool(engine.get("pool_pre_ping", True)),
-        listen_url=ours.get("listen_url"),
-        prepared_statements=_on_off(ours.get("prepared_statements", default.prepared_statements)),
         connect_args=engine.get("connect_args") or {},
-        redis={name: conf[f"redis_{name}"] for name in REDIS_SETTINGS if conf.value_set_for(f"redis_{name}")},
-        transport_options=conf.get("result_backend_transport_options") or {},
-        mongodb=conf.get("mongodb_backend_settings") or {},
+        transport_options=ours,
+        sections=_sections(conf, ours),
         password=conf.get(SETTING),
     )
 
 
-def _on_off(value: Any) -> str:
-    """Return a choice as a word. ``on`` and ``off`` may be booleans, because YAML reads them so."""
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+def _sections(conf: Any, transport_options: Mapping[Any, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the options of single kinds of stores: Celery's own settings, then mappings in the transport options."""
+    found: dict[str, Mapping[str, Any]] = {
+        "redis": {name: conf[f"redis_{name}"] for name in REDIS_SETTINGS if conf.value_set_for(f"redis_{name}")},
+        "mongodb": conf.get("mongodb_backend_settings") or {},
+    }
+    for kind, given in dict(transport_options).items():
+        if isinstance(given, Mapping) and kind in schemes():
+            found[kind] = {**found.get(kind, {}), **given}
+    return found

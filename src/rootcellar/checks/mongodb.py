@@ -194,7 +194,7 @@ class MongoChecks(ServerChecks):
     def _backend(self) -> ResultBackend:
         if not self._test_collection:
             return self._target.backend()
-        given = dict(self._target.options.mongodb)
+        given = dict(self._target.options.section("mongodb"))
         names = {"taskmeta_collection": self._test_collection, "groupmeta_collection": f"{self._test_collection}_group"}
         return self._target.backend(mongodb_backend_settings={**given, **names})
 

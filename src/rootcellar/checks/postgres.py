@@ -20,6 +20,7 @@ from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
 from rootcellar.stores.postgres import PostgresStore, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.postgres.options import read_options
 from rootcellar.stores.postgres.pgbouncer import SESSION, PoolerPolicy, sessions_are_shared
 from rootcellar.stores.postgres.tls import SSL_REQUEST
 
@@ -52,9 +53,10 @@ class PostgresChecks(ServerChecks):
     def __init__(self, target: Target) -> None:
         self._target = target
         self._options = target.options
-        self._settings = driver.connection_settings(target.url, self._options.connect_args)
+        self._own = read_options(self._options)
+        self._settings = driver.connection_settings(target.url, self._own.connect_args)
         self._store = PostgresStore(target.url, self._options)
-        self._pooler_policy = PoolerPolicy(self._options.prepared_statements, self.where)
+        self._pooler_policy = PoolerPolicy(self._own.prepared_statements, self.where)
         self._tables = Tables(target, self._store, self._may_do)
         self._trial = Trial(self._tables.backend)
         self._connection: Connection | None = None
@@ -155,7 +157,7 @@ class PostgresChecks(ServerChecks):
         yield judge_clock(ask)
 
     def _pooler(self) -> Iterator[Finding]:
-        listen_url = self._options.listen_url
+        listen_url = self._own.listen_url
         if listen_url:
             yield from self._listening(listen_url)
         if not self._link.is_pooled:
@@ -165,7 +167,7 @@ class PostgresChecks(ServerChecks):
             if not sessions_are_shared(self._link, another):
                 yield passed("keeps a session for each connection")
                 return
-            if self._options.prepared_statements == "on" and not _keeps_statements(self._link):
+            if self._own.prepared_statements == "on" and not _keeps_statements(self._link):
                 yield problem("pooler-prepared", "prepared_statements is on, and they are lost")
         if not listen_url:
             yield problem("pooler-no-listen-url", "a pooler in transaction mode, and no listen_url is set")
@@ -173,7 +175,7 @@ class PostgresChecks(ServerChecks):
             yield passed("in transaction mode; statements are not prepared, notifications bypass it")
 
     def _listening(self, url: str) -> Iterator[Finding]:
-        settings = driver.connection_settings(url, self._options.connect_args)
+        settings = driver.connection_settings(url, self._own.connect_args)
         try:
             with self._pooler_policy.configure(driver.connect(settings, driver.describe(settings))) as connection:
                 if connection.is_pooled:

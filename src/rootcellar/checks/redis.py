@@ -22,6 +22,7 @@ from rootcellar.stores.redis.address import Address, read_address
 from rootcellar.stores.redis.cluster import SLOTS
 from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
 from rootcellar.stores.redis.keys import Keys
+from rootcellar.stores.redis.options import pool_size
 from rootcellar.stores.redis.sentinel import Sentinels
 
 #: a check waits no longer for an answer, even if the workers' timeout is longer
@@ -253,7 +254,7 @@ class RedisChecks(ServerChecks):
         if "maxclients" not in self._info:
             yield passed("the server does not report it")
             return
-        pool = int(self._options.redis.get("max_connections") or self._options.pool_size)
+        pool = pool_size(self._options)
         yield judge_connections("redis", room, self._target.processes, pool, is_pool_size_set=False)
 
     def _rights(self) -> Iterator[Finding]:

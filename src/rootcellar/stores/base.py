@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
+from rootcellar.errors import ConfigurationError
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.watching import Watcher
 from rootcellar.stores.withdrawal import METHODS, WorkedMethods, track_withdrawal
 
+#: Celery's setting with options that all stores share
+TRANSPORT_SETTING = "result_backend_transport_options"
 #: Rows deleted by one call of :meth:`Store.delete_expired`, so that no transaction grows long.
 DELETE_BATCH = 5_000
 
@@ -38,13 +41,12 @@ class StoreOptions:
         pool_timeout: seconds to wait for a free connection.
         pool_recycle: seconds after which a connection is replaced; 0 closes it after each use, -1 never.
         pool_pre_ping: whether a connection that was idle for a while is tested before it is used.
-        listen_url: the URL for notifications, if the store's own URL leads to a transaction pooler.
-        prepared_statements: ``auto`` prepares statements unless there is a connection pooler, ``on`` always, ``off``
-            never; for stores that prepare statements.
+        answer_timeout: seconds to connect and to wait for a reply, unless the store's own settings give a time;
+            ``None`` for the store's default. Only stores that can be a cache need it.
         connect_args: driver arguments (``sslmode``, ``connect_timeout``, …).
-        redis: Celery's ``redis_…`` settings that were set, without that prefix (``backend_use_ssl``, ``username``, …).
-        transport_options: Celery's ``result_backend_transport_options``.
-        mongodb: Celery's ``mongodb_backend_settings``.
+        transport_options: Celery's ``result_backend_transport_options``, which all stores share.
+        sections: options that only one kind of store has, by its kind, which is the scheme of its URLs. The store reads
+            and checks its own; see :meth:`section`.
         password: the value of ``result_backend_password``: a text, a function that returns it at each connect, or a
             mapping from the kind of store to one of these; see :func:`~rootcellar.stores.passwords.source_of`.
         holds_copies: whether another store has every record of this one, so that the server may evict them.
@@ -59,14 +61,27 @@ class StoreOptions:
     pool_timeout: float = 30.0
     pool_recycle: float = 3600.0
     pool_pre_ping: bool = True
-    listen_url: str | None = None
-    prepared_statements: str = "auto"
+    answer_timeout: float | None = None
     connect_args: Mapping[str, Any] = field(default_factory=dict)
-    redis: Mapping[str, Any] = field(default_factory=dict)
     transport_options: Mapping[str, Any] = field(default_factory=dict)
-    mongodb: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     password: Any = field(default=None, repr=False)
     holds_copies: bool = False
+
+    def section(self, kind: str) -> Mapping[str, Any]:
+        """Return the options of one kind of store; empty if there are none.
+
+        Raises:
+            ConfigurationError: it is not a mapping.
+        """
+        found = self.sections.get(kind) or {}
+        if not isinstance(found, Mapping):
+            raise ConfigurationError(
+                f"the options of {kind} are a {type(found).__name__}",
+                where=TRANSPORT_SETTING,
+                remedy="give a mapping of names to values",
+            )
+        return found
 
 
 class Store(ABC):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rootcellar.errors import ConfigurationError
-from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.base import TRANSPORT_SETTING, StoreOptions
 from rootcellar.stores.hybrid.cache import EXPIRES
 from rootcellar.stores.urls import SETTING, UrlForm, read_query, split_url
 
@@ -19,9 +19,8 @@ _URL_FORM = UrlForm(
 )
 #: seconds to wait for the cache; after that, the durable store is asked
 CACHE_TIMEOUT_SECONDS = 1.0
-_CACHE_TIMEOUTS = {"socket_timeout": CACHE_TIMEOUT_SECONDS, "socket_connect_timeout": CACHE_TIMEOUT_SECONDS}
 
-WHERE = "result_backend_transport_options"
+WHERE = TRANSPORT_SETTING
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
         cache_url=str(given["cache_url"]),
         cache_options=replace(
             options,
-            redis={**_CACHE_TIMEOUTS, **options.redis},
+            answer_timeout=CACHE_TIMEOUT_SECONDS,
             pool_timeout=min(options.pool_timeout, CACHE_TIMEOUT_SECONDS),
             holds_copies=(given.get("mode") or WRITE_THROUGH) == WRITE_THROUGH,
         ),

@@ -92,7 +92,7 @@ def read_settings(url: str, options: StoreOptions) -> Settings:
         ConfigurationError: it is not a MongoDB URL, or the settings cannot be used.
     """
     parts = _read_url(url)
-    given = dict(options.mongodb)
+    given = dict(options.section("mongodb"))
     hosts, place = _hosts(url, parts, given)
     # MongoDB's own URLs may name a collection after a dot
     database = given.pop("database", None) or parts.path.partition(".")[0] or DATABASE

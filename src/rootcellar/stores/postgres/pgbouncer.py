@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import logging
 
-from rootcellar import errors
 from rootcellar.stores.postgres import driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-#: the values of ``prepared_statements``
-CHOICES = ("auto", "on", "off")
 
 #: settings that change how values are read and written; they override those of the role, database and environment
 SESSION = {
@@ -53,18 +50,9 @@ class PoolerPolicy:
         prepared_statements: ``auto`` prepares statements if there is no pooler; ``on`` also through a pooler;
             ``off`` never.
         where: the server, for messages.
-
-    Raises:
-        ConfigurationError: ``prepared_statements`` is something else.
     """
 
     def __init__(self, prepared_statements: str, where: str) -> None:
-        if prepared_statements not in CHOICES:
-            raise errors.ConfigurationError(
-                f"prepared_statements is {prepared_statements!r}",
-                where="result_backend_transport_options",
-                remedy=f"write one of {', '.join(CHOICES)}",
-            )
         self._choice = prepared_statements
         self._where = where
         self._loses_statements = False

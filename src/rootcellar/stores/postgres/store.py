@@ -14,13 +14,13 @@ from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, Ta
 from rootcellar.stores import framing
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.fields import EARLIEST, LATEST
-from rootcellar.stores.passwords import source_of
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.batching import Batch, Statements
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.group_commit import GroupCommit, Write
 from rootcellar.stores.postgres.notify import ListeningWatcher
+from rootcellar.stores.postgres.options import read_options
 from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
 from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, rows_of, run
 from rootcellar.stores.postgres.route import Route
@@ -53,14 +53,13 @@ class PostgresStore(SqlStore[Connection]):
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
         options = options or StoreOptions()
-        password = source_of(options.password, "postgresql", "postgres")
-        connect_args = {**options.connect_args, **({} if password is None else {"password": password})}
-        self._settings = driver.connection_settings(url, connect_args)
+        own = read_options(options)
+        self._settings = driver.connection_settings(url, own.connect_args)
         super().__init__(url, options, where=driver.describe(self._settings), statements=_statements(options))
         self._route = self._listen_route = Route(self._settings)
-        if self.options.listen_url:
-            self._listen_route = Route(driver.connection_settings(self.options.listen_url, connect_args))
-        self._pooler_policy = PoolerPolicy(self.options.prepared_statements, self._where)
+        if own.listen_url:
+            self._listen_route = Route(driver.connection_settings(own.listen_url, own.connect_args))
+        self._pooler_policy = PoolerPolicy(own.prepared_statements, self._where)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             lambda: self._pooler_policy.configure(self._route.connect()),
             close=Connection.close,

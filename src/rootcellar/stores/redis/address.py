@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from rootcellar.errors import ConfigurationError
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.passwords import source_of
+from rootcellar.stores.redis.options import RedisOptions, read_options
 from rootcellar.stores.urls import (
     SETTING,
     UrlForm,
@@ -119,21 +120,26 @@ def read_address(url: str, options: StoreOptions) -> Address:
         db = _number(query.get("db") or query.get("virtual_host"))
     if form == "cluster" and db:
         raise _wrong(f"Redis Cluster has only database 0, not {db}", form)
-    tls = _tls(scheme, query, options, url)
-    known = options.redis
+    own = read_options(options)
+    tls = _tls(scheme, query, own, url)
+    answer_timeout, connect_timeout = (
+        options.answer_timeout or ANSWER_TIMEOUT,
+        options.answer_timeout or CONNECT_TIMEOUT,
+    )
     settings: dict[str, Any] = {
-        "username": user or known.get("username") or None,
-        "password": source_of(options.password, "redis") or password or known.get("password") or None,
-        "socket_timeout": _timeout(query, known, "socket_timeout", ANSWER_TIMEOUT),
-        "socket_connect_timeout": _timeout(query, known, "socket_connect_timeout", CONNECT_TIMEOUT),
-        "client_name": query.get("client_name") or known.get("client_name") or None,
+        "username": user or own.username or None,
+        "password": source_of(options.password, "redis") or password or own.password or None,
+        "socket_timeout": _timeout(query, own.socket_timeout, "socket_timeout", answer_timeout),
+        "socket_connect_timeout": _timeout(
+            query, own.socket_connect_timeout, "socket_connect_timeout", connect_timeout
+        ),
+        "client_name": query.get("client_name") or own.client_name or None,
     }
     if settings["username"] and not settings["password"]:
         raise _wrong("the URL names a user but no password", form)
     if not path:
-        settings["socket_keepalive"] = bool(known.get("socket_keepalive", True))
-    transport = options.transport_options
-    master = query.get("master_name") or str(transport.get("master_name") or "")
+        settings["socket_keepalive"] = bool(own.socket_keepalive)
+    master = query.get("master_name") or str(own.master_name)
     if form == "sentinel" and not master:
         raise ConfigurationError(
             "the Sentinels do not know which master is meant",
@@ -148,9 +154,9 @@ def read_address(url: str, options: StoreOptions) -> Address:
         connect=settings,
         tls=tls,
         master=master,
-        sentinel=_sentinel(transport.get("sentinel_kwargs") or {}, settings),
-        prefix=_key_prefix(query.get("global_keyprefix") or str(transport.get("global_keyprefix") or ""), form),
-        idle_before_ping=_idle_before_ping(query, known),
+        sentinel=_sentinel(own.sentinel_kwargs, settings),
+        prefix=_key_prefix(query.get("global_keyprefix") or str(own.global_keyprefix), form),
+        idle_before_ping=_idle_before_ping(query, own),
         where=_where(form, hosts, path, db, master, settings["username"], tls is not None),
     )
 
@@ -219,17 +225,17 @@ def _number(text: str | None) -> int:
     return int(number)
 
 
-def _timeout(query: Mapping[str, str], known: Mapping[str, Any], name: str, default: float) -> float:
-    given = query[name] if name in query else known.get(name)
+def _timeout(query: Mapping[str, str], own: Any, name: str, default: float) -> float:
+    given = query.get(name, own)
     seconds = default if given is None else _seconds(given, name)
     if seconds <= 0:
         raise ConfigurationError(f"{name} is {given}", where=SETTING, remedy="give more than 0 seconds")
     return seconds
 
 
-def _idle_before_ping(query: Mapping[str, str], known: Mapping[str, Any]) -> float | None:
+def _idle_before_ping(query: Mapping[str, str], own: RedisOptions) -> float | None:
     """Return the seconds of ``health_check_interval``; 0 means never, as in redis-py."""
-    given = query.get("health_check_interval") or known.get("backend_health_check_interval")
+    given = query.get("health_check_interval") or own.backend_health_check_interval
     if given is None:
         return None
     return _seconds(given, "health_check_interval") or float("inf")
@@ -245,9 +251,9 @@ def _seconds(given: Any, name: str) -> float:
     return seconds
 
 
-def _tls(scheme: str, query: Mapping[str, str], options: StoreOptions, url: str) -> dict[str, Any] | None:
+def _tls(scheme: str, query: Mapping[str, str], own: RedisOptions, url: str) -> dict[str, Any] | None:
     """Return redis-py's arguments for TLS. The certificate and the host name are verified unless that is turned off."""
-    given = options.redis.get("backend_use_ssl")
+    given = own.backend_use_ssl
     wanted: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
     wanted.update({name: query[name] for name in _QUERY_TLS if name in query})
     is_tls = scheme in ("rediss", "rediss-cluster") or (scheme == "sentinel" and bool(given))
@@ -255,7 +261,7 @@ def _tls(scheme: str, query: Mapping[str, str], options: StoreOptions, url: str)
         if wanted or given:
             raise ConfigurationError(
                 "settings for TLS are given, but the URL is one without TLS",
-                where=redact(url),
+                where=SETTING,
                 remedy=f"write {'rediss-cluster' if 'cluster' in scheme else 'rediss'}://",
             )
         return None

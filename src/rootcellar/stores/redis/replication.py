@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 
-from rootcellar.errors import ConfigurationError, StoreUnavailable
+from rootcellar.errors import StoreUnavailable
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.redis.connection import Reply, RespConnection, ServerError, pack
 from rootcellar.stores.redis.mastership import Mastership
+from rootcellar.stores.redis.options import read_options
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
@@ -72,16 +73,9 @@ class Replication:
         answer_timeout: float,
         mastership: Mastership | None = None,
     ) -> None:
-        given = options.transport_options
-        try:
-            self._replicas = int(given.get("wait_replicas", default))
-            timeout = float(given.get("wait_timeout", WAIT_SECONDS))
-        except (TypeError, ValueError):
-            raise ConfigurationError(
-                "wait_replicas or wait_timeout is not a number",
-                where="result_backend_transport_options",
-                remedy="give how many replicas, and seconds",
-            ) from None
+        own = read_options(options)
+        self._replicas = default if own.wait_replicas is None else own.wait_replicas
+        timeout = WAIT_SECONDS if own.wait_timeout is None else own.wait_timeout
         self._where = where
         self._mastership = mastership
         self._resting_until = 0.0

@@ -10,6 +10,7 @@ from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.connection import Call, Reply, RespConnection, ServerError, pack
+from rootcellar.stores.redis.options import pool_size
 from rootcellar.stores.redis.replication import MasterReplaced, Replication
 from rootcellar.stores.redis.server_info import check_server_once
 from rootcellar.stores.replaced import report_replaced, when_replaced
@@ -114,7 +115,7 @@ class OneServer(Servers):
             close=RespConnection.close,
             alive=driver.is_alive,
             usable=_is_clean,
-            size=int(options.redis.get("max_connections") or options.pool_size),
+            size=pool_size(options),
             timeout=options.pool_timeout,
             recycle=options.pool_recycle,
             ping=options.pool_pre_ping,
