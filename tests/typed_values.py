@@ -1,4 +1,4 @@
-"""Values of every type that typed JSON knows: classes of an application, and Hypothesis' strategies for them."""
+"""Values of every type that typed JSON supports: classes of an application, and Hypothesis' strategies for them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Model(pydantic.BaseModel):
     inner: Any = pydantic.Field(default=None, alias="in")
 
     class Nested(pydantic.BaseModel):
-        """Lives in another class."""
+        """Defined in another class."""
 
         model_config = pydantic.ConfigDict(extra="allow")
         when: Any
@@ -118,7 +118,7 @@ _moments = (
     | st.timedeltas()
 )
 _enums = st.sampled_from([*Colour, *Size, *Rights, Rights.READ | Rights.WRITE, Rights(0)])
-#: those that can be keys and members of sets
+#: values that can be keys and members of sets
 hashable = (
     plain
     | _moments
@@ -175,17 +175,17 @@ def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-#: what typed JSON gives back
+#: values that typed JSON returns unchanged
 values = st.recursive(
     hashable | _scalars | st.sampled_from(_ARRAYS) | st.binary(max_size=8).map(bytearray), _containers, max_leaves=8
 )
-#: what any JSON gives back
+#: values that every JSON returns unchanged
 json_values = st.recursive(
     plain,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_texts, inner, max_size=4),
     max_leaves=10,
 )
-#: what MessagePack and YAML give back
+#: values that MessagePack and YAML return unchanged
 common_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text("abcé 🧊", max_size=6) | st.binary(max_size=6),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=4),
@@ -194,7 +194,7 @@ common_values = st.recursive(
 
 
 def same(found: Any, value: Any) -> bool:
-    """Tell whether two values are equal and of the same types, all the way down."""
+    """Return whether two values are equal and of the same types, at every level."""
     if type(found) is not type(value):
         return False
     if isinstance(value, numpy.ndarray):
@@ -217,7 +217,7 @@ def same(found: Any, value: Any) -> bool:
 
 def _typed(value: Any) -> str:
     if isinstance(value, (datetime, time)):
-        # all but the fold, which says nothing where no clock is turned back
+        # without the fold, which has no meaning unless a clock is turned back
         return f"{type(value)} {value.isoformat()} {value.tzinfo}"
     return f"{type(value)} {value!r}"
 

@@ -1,4 +1,4 @@
-"""An app that the environment configures, whose tasks tell what the environment of a worker's child is like."""
+"""An app that the environment configures; a task reports the environment of a worker's child."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def total(numbers: list[int]) -> int:
 
 @app.task
 def backend_here() -> str:
-    """The URL in this process's environment, and the one that a process started from here finds for the same app."""
+    """Return the scheme in this process's environment, and the app's URL in a process that is started from here."""
     program = "import tests.apps.configured as me; print(me.app.backend.as_uri())"
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     return f"{os.environ['CELERY_RESULT_BACKEND'].partition('//')[0]} {there.stdout.strip()}"

@@ -1,6 +1,6 @@
-"""The app of the fault tests: its tasks note what they did, and its workers die or wait where a test says so.
+"""The app of the fault tests: its tasks record what they did, and its workers die or pause at planned points.
 
-What a test wants is a file in the folder TEST_FAULTS: see `Faults`. Without that variable nothing is ever hurt.
+A test plans a fault as a file in the folder TEST_FAULTS: see `Faults`. Without that variable there are no faults.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rootcellar.stores.sqlite import SQLiteStore
 Point = Literal["before_store", "within_store", "after_store", "before_body", "before_publish", "after_publish"]
 Action = Literal["kill child", "kill worker", "wait"]
 
-#: for every app here; a test's own settings go over them
+#: defaults of every app here; a test's settings override them
 SETTINGS: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
     "worker_prefetch_multiplier": 4,
@@ -40,9 +40,9 @@ SETTINGS: dict[str, Any] = {
 
 
 class Faults:
-    """Points in the work of a worker at which it is hurt, once for each file `point@key` in a folder.
+    """Points at which a worker dies or pauses, once for each file `point@key` in a folder.
 
-    The key is the id of the task that is stored, or of the body that is called.
+    The key is the id of the task whose result is stored, or of the body that is called.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,56 +51,56 @@ class Faults:
     # -- in the test
 
     def plan(self, point: Point, key: str, action: Action = "kill child") -> None:
-        """Let the first worker process that reaches the point for this key suffer the action."""
+        """Plan an action for the first worker process that reaches the point with this key."""
         if action == "wait":
             self.pipe(f"reached-{point}-{key}")
             self.pipe(f"go-on-{point}-{key}")
         (self._folder / f"{point}@{key}").write_text(action)
 
     def pending(self) -> list[str]:
-        """Return the points that nobody has reached."""
+        """Return the planned points that no process has reached."""
         return sorted(path.name for path in self._folder.iterdir() if "@" in path.name)
 
     def wait_until_reached(self, point: Point, key: str) -> None:
         """Wait until a worker process waits at the point."""
-        self.hear(f"reached-{point}-{key}")
+        self.wait_for(f"reached-{point}-{key}")
 
-    def go_on(self, point: Point, key: str) -> None:
-        """Let the process that waits at the point go on."""
-        self.tell(f"go-on-{point}-{key}")
+    def resume(self, point: Point, key: str) -> None:
+        """Let the process that waits at the point continue."""
+        self.send(f"go-on-{point}-{key}")
 
     def notes(self) -> list[str]:
-        """Return what the tasks noted."""
+        """Return the lines that the tasks recorded."""
         journal = self._folder / "journal"
         return journal.read_text().splitlines() if journal.exists() else []
 
-    # -- in both: a pipe in which whoever tells waits for whoever hears, and the other way round
+    # -- in both: a pipe; sender and receiver wait for each other
 
     def pipe(self, name: str) -> None:
-        """Make the pipe, before anybody uses it."""
+        """Create the pipe, before it is used."""
         os.mkfifo(self._folder / name)
 
-    def tell(self, name: str) -> None:
-        """Wait until somebody hears."""
+    def send(self, name: str) -> None:
+        """Wait until the other side receives."""
         (self._folder / name).write_text("")
 
-    def hear(self, name: str) -> None:
-        """Wait until somebody tells."""
+    def wait_for(self, name: str) -> None:
+        """Wait until the other side sends."""
         (self._folder / name).read_text()
 
     def leave(self, name: str) -> None:
-        """Leave a file for one process to take."""
+        """Create a file that one process can take."""
         (self._folder / name).write_text("")
 
     # -- in the worker
 
     def note(self, text: str) -> None:
-        """Note a line; it stays when the process is killed right after."""
+        """Record a line; it stays even if the process is killed at once."""
         with (self._folder / "journal").open("ab", buffering=0) as journal:
             journal.write(f"{text}\n".encode())
 
     def take(self, name: str) -> str | None:
-        """Return the text of a file of this name and remove it; `None` if there is none or another was quicker."""
+        """Remove a file and return its text; `None` if it does not exist or another process took it."""
         path = self._folder / name
         try:
             text = path.read_text()
@@ -110,22 +110,22 @@ class Faults:
         return text
 
     def reach(self, point: Point, key: str) -> None:
-        """Die or wait if that was planned for this point."""
+        """Die or wait, if this is planned for this point."""
         action = self.take(f"{point}@{key}")
         if action == "kill child":
             os.kill(os.getpid(), signal.SIGKILL)
         elif action == "kill worker":
             os.killpg(os.getpgrp(), signal.SIGKILL)
         elif action == "wait":
-            self.tell(f"reached-{point}-{key}")
-            self.hear(f"go-on-{point}-{key}")
+            self.send(f"reached-{point}-{key}")
+            self.wait_for(f"go-on-{point}-{key}")
 
     def install(self) -> None:
-        """Let this process reach the points."""
+        """Make this process check the points."""
         for store in (PostgresStore, SQLiteStore, MySQLStore, WriteBehindStore):
             self._before(store, "put", "before_store", lambda record, *_: record.task_id)
             self._after(store, "put", "after_store", lambda record, *_: record.task_id)
-        # between the two halves of one transaction; PostgreSQL does both in one statement
+        # between the two parts of one transaction; PostgreSQL does both in one statement
         for store in (SQLiteStore, MySQLStore):
             self._before(store, "_count_part", "within_store", lambda _, part, *__: part.task_id)
         self._before(Chords, "_call_body", "before_body", lambda _, body: body.id)
@@ -163,7 +163,7 @@ def faults_here() -> Faults:
 
 
 def square(self: Any, number: int, seconds: float = 0.0) -> dict[str, int]:
-    """Square a number; every third tells its progress."""
+    """Square a number; every third task stores its progress."""
     faults_here().note(f"square {number}")
     if number % 3 == 0:
         self.update_state(state="PROGRESS", meta={"number": number, "done": 0})
@@ -174,31 +174,31 @@ def square(self: Any, number: int, seconds: float = 0.0) -> dict[str, int]:
 
 
 def blob(self: Any, size: int) -> dict[str, str]:
-    """Return a long text that cannot be compressed much, and its fingerprint."""
+    """Return a long text that can hardly be compressed, and its digest."""
     text = os.urandom(size // 2).hex()
     return {"text": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def part(self: Any, chord: int, index: int) -> list[int]:
-    """Be a part of a chord."""
+    """A part of a chord."""
     return [chord, index]
 
 
 def body(self: Any, values: list[Any], chord: int) -> dict[str, Any]:
-    """Be the body of a chord."""
+    """The body of a chord."""
     faults_here().note(f"body {chord}")
     return {"chord": chord, "values": values}
 
 
 def twin(self: Any, name: str, fails: bool) -> str:
-    """Run twice at the same moment: the first succeeds when it may, then the other fails, or succeeds too."""
+    """Run twice at once: the first run succeeds when the test allows it; then the other fails or succeeds."""
     faults = faults_here()
-    # each in a pipe of its own: of two that tell at the same moment in one, only one might be heard
+    # each run has its own pipe: if two sent at the same moment in one pipe, one message could be lost
     if faults.take(f"{name}-first") is not None:
-        faults.tell(f"{name}-runs")
-        faults.hear(f"{name}-ends")
+        faults.send(f"{name}-runs")
+        faults.wait_for(f"{name}-ends")
         return f"{name} first"
-    faults.tell(f"{name}-runs-again")
+    faults.send(f"{name}-runs-again")
     with allow_join_result():
         self.AsyncResult(self.request.id).get(timeout=30, interval=0.001)
     if fails:
@@ -207,11 +207,11 @@ def twin(self: Any, name: str, fails: bool) -> str:
 
 
 def wait(self: Any, name: str) -> str:
-    """Tell the test that it runs, and run until the test tells it to end."""
+    """Send to the test that the task runs, and run until the test sends that it may end."""
     faults = faults_here()
     faults.note(f"{name} {os.getpid()}")
-    faults.tell(f"{name}-runs")
-    faults.hear(f"{name}-ends")
+    faults.send(f"{name}-runs")
+    faults.wait_for(f"{name}-ends")
     return name
 
 
@@ -235,14 +235,14 @@ app = make_app(
 
 
 @task_postrun.connect  # type: ignore[untyped-decorator, unused-ignore]
-def _tell_end(task_id: str, **_: Any) -> None:
-    """Tell a test that waits for it that a run of a task has ended, and all that comes of it is stored."""
-    if "TEST_FAULTS" in os.environ and faults_here().take(f"{task_id}-told") is not None:
-        faults_here().tell(f"{task_id}-ended")
+def _send_end(task_id: str, **_: Any) -> None:
+    """Send to a waiting test that a run of a task has ended and is stored."""
+    if "TEST_FAULTS" in os.environ and faults_here().take(f"{task_id}-awaited") is not None:
+        faults_here().send(f"{task_id}-ended")
 
 
-def be_an_ordinary_user() -> None:
-    """Give up root's privilege to write to files that are read-only."""
+def drop_root_privilege() -> None:
+    """Drop root's privilege to write to read-only files."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the call, this process
     nothing = (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
@@ -250,11 +250,11 @@ def be_an_ordinary_user() -> None:
 
 
 if "TEST_ORDINARY" in os.environ:
-    be_an_ordinary_user()
+    drop_root_privilege()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator, unused-ignore]
 def _install_faults(**_: Any) -> None:
-    """Only children of a pool are hurt, for it is they who are planned to be."""
+    """Faults are planned only for children of a pool."""
     if "TEST_FAULTS" in os.environ:
         faults_here().install()

@@ -21,7 +21,7 @@ app.conf.update(
 
 
 class Endless:
-    """A value that is never done with being encoded, or decoded.
+    """A value whose encoding, or decoding, never ends.
 
     Args:
         step: ``encode`` or ``decode``.
@@ -32,14 +32,14 @@ class Endless:
 
 
 def _encode(value: Endless) -> str:
-    return _linger(value.step, "encode")
+    return _block(value.step, "encode")
 
 
 def _decode(step: str) -> Endless:
-    return Endless(_linger(step, "decode"))
+    return Endless(_block(step, "decode"))
 
 
-def _linger(step: str, here: str) -> str:
+def _block(step: str, here: str) -> str:
     if step == here:
         threading.Event().wait()
     return step
@@ -49,7 +49,7 @@ rootcellar.register_type(Endless, "tests.endless", _encode, _decode)
 
 
 @app.task(bind=True, soft_time_limit=1)
-def tell_progress(self: Any) -> str:
+def store_progress(self: Any) -> str:
     try:
         self.update_state(state="PROGRESS", meta={"value": Endless("encode")})
     except SoftTimeLimitExceeded:

@@ -1,4 +1,4 @@
-"""The smallest Celery app: one task, no dependence on rootcellar."""
+"""The smallest Celery app: one task, and no use of rootcellar."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""An app whose task says in Redis how far it is, and goes on when a signal comes."""
+"""An app whose task records its steps in Redis, and waits there for a signal."""
 
 import os
 from typing import Any
@@ -20,7 +20,7 @@ app.conf.update(
 
 @app.task(bind=True)  # type: ignore[untyped-decorator, unused-ignore]
 def walk(self: Any, name: str) -> str:
-    """Note that it began, and again after a state of its own; end when there is something in the list ``go NAME``."""
+    """Record the begin, store a state, record that, and end when the list ``go NAME`` has an item."""
     with redis.Redis.from_url(BROKER) as steps:
         steps.rpush(name, "began")
         self.update_state(state="WALKING", meta={"at": 1})

@@ -1,4 +1,4 @@
-"""What the fault tests share: a broker, a store, workers and a client of the same app, and an audit of the store."""
+"""Helpers of the fault tests: a broker, a store, workers and a client of the same app, and an audit of the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rootcellar.testing.background import Background
 from tests.apps.faults import Faults, make_app
 from tests.workers import Worker
 
-#: the full counts and the full lengths of the outages
+#: run the full counts, with long outages
 HEAVY = bool(os.environ.get("ROOTCELLAR_TEST_HEAVY"))
 
 AUDIT = """
@@ -38,10 +38,10 @@ class Cluster:
     """A broker and a store, and workers and a client for them.
 
     Args:
-        folder: where the faults are planned.
+        folder: the folder for planned faults.
         broker: the broker's URL.
         store: the store's own URL.
-        settings: Celery's settings for workers and client.
+        settings: Celery's settings for the workers and the client.
     """
 
     def __init__(self, folder: Path, broker: str, store: str, **settings: Any) -> None:
@@ -56,7 +56,7 @@ class Cluster:
         self.client = make_app(broker, self.backend, settings)
 
     def worker(self, concurrency: int = 2, args: Sequence[str] = (), **settings: Any) -> Worker:
-        """Return a prefork worker, not started, with these settings over the cluster's."""
+        """Return a prefork worker, not started, with these settings added to the cluster's."""
         env = {
             "TEST_BROKER": self.broker,
             "TEST_BACKEND": self.backend,
@@ -99,21 +99,21 @@ class Cluster:
         return self.client.tasks[name]
 
     def create_tables(self) -> None:
-        """Make the tables before any worker does."""
+        """Create the tables before a worker does."""
         store = open_store(self.store)
         store.check()
         store.close()
 
 
 class Audit:
-    """Every change of a state in a PostgreSQL store, noted by the server itself."""
+    """Every change of a state in a PostgreSQL store, recorded by a trigger in the server."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.execute(AUDIT)
 
     def execute(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run SQL in the store's database; return the rows, if there are any."""
+        """Run SQL in the store's database; return the rows, if any."""
         with psycopg.connect(self._url, autocommit=True, connect_timeout=10) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []

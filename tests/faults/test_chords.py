@@ -1,4 +1,4 @@
-"""Whoever is killed, and whenever: the body of a chord gets every result once, and one result of it is recorded."""
+"""Processes are killed at every moment of a chord: its body still gets each result once, and is recorded once."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.workers import Worker
 PARTS = 200
 LATE = {"task_acks_late": True, "task_reject_on_worker_lost": True}
 MOMENTS: list[Point] = ["before_store", "after_store", "before_body", "before_publish", "after_publish"]
-#: chords for each of these moments, and twice as many more whose workers are killed at random
+#: chords for each of these moments, and twice as many whose workers are killed at random
 CHORDS = 50 if HEAVY else 10
 
 
 def send(cluster: Cluster, number: int, parts: int = PARTS) -> Any:
-    """Send a chord whose ids are known; return its body's result."""
+    """Send a chord with known ids; return its body's result."""
     header = [cluster.task("part").s(number, index).set(task_id=part_id(number, index)) for index in range(parts)]
     return chord(header, cluster.task("body").s(number), app=cluster.client).apply_async(task_id=body_id(number))
 
@@ -44,12 +44,12 @@ def body_id(number: int) -> str:
 
 
 def check(result: Any, number: int, parts: int = PARTS, timeout: float = 1200.0 if HEAVY else 120.0) -> None:
-    """Wait for a body; see that it got the result of each part once."""
+    """Wait for a body; check that it got the result of each part once."""
     assert result.get(timeout=timeout) == {"chord": number, "values": [[number, index] for index in range(parts)]}
 
 
 def never_sweeping(lease: float = 3.0) -> dict[str, Any]:
-    """Return settings of a worker or a client that leaves orphaned chords to others."""
+    """Return settings for a worker or a client that never finishes orphaned chords."""
     return {"result_backend_transport_options": {"chord_lease": lease, "chord_sweep_interval": 3600}}
 
 
@@ -71,28 +71,28 @@ def cluster(postgres_url: str, redis_url: str, tmp_path: Path) -> Cluster:
 
 
 @pytest.mark.timeout(1800 if HEAVY else 180)
-def test_children_are_killed_at_exact_moments(cluster: Cluster, postgres_url: str) -> None:
+def test_chord_ends_while_children_are_killed_at_exact_moments(cluster: Cluster, postgres_url: str) -> None:
     audit = Audit(postgres_url)
     moments = dict(enumerate(MOMENTS * CHORDS))
     for number, moment in moments.items():
-        is_amid = moment in ("before_store", "after_store")
-        cluster.faults.plan(moment, part_id(number, DICE.randrange(PARTS)) if is_amid else body_id(number))
+        is_of_a_part = moment in ("before_store", "after_store")
+        cluster.faults.plan(moment, part_id(number, DICE.randrange(PARTS)) if is_of_a_part else body_id(number))
     with cluster.workers(cluster.worker(concurrency=3), cluster.worker(concurrency=3)):
         results = {number: send(cluster, number) for number in moments}
         for number, result in results.items():
             check(result, number)
-    assert cluster.faults.pending() == [], "every moment came"
+    assert cluster.faults.pending() == [], "every planned moment was reached"
     check_audit(audit, len(moments))
     bodies = Counter(cluster.faults.notes())
     called = {number: bodies[f"body {number}"] for number in moments}
-    # nobody can know that the body was sent, when who sent it is dead: then it may be sent again
+    # a worker that dies after sending the body cannot record that, so the body may be sent again
     again = {number for number, count in called.items() if count > 1}
     assert {moments[number] for number in again} <= {"after_publish"}
     assert set(called.values()) <= {1, 2}
 
 
 @pytest.mark.timeout(1800 if HEAVY else 180)
-def test_children_are_killed_at_random_moments(cluster: Cluster, postgres_url: str) -> None:
+def test_chord_ends_while_children_are_killed_at_random(cluster: Cluster, postgres_url: str) -> None:
     audit = Audit(postgres_url)
     workers = [cluster.worker(concurrency=3), cluster.worker(concurrency=3)]
     ended = threading.Event()
@@ -107,7 +107,7 @@ def test_children_are_killed_at_random_moments(cluster: Cluster, postgres_url: s
 
 
 def check_audit(audit: Audit, chords: int, parts: int = PARTS) -> None:
-    """See that each part and each body recorded one result."""
+    """Check that each part and each body has one recorded result."""
     assert audit.overwritten() == []
     successes = {task_id: count for task_id, count in audit.successes().items() if task_id.startswith("chord-")}
     assert set(successes.values()) == {1}
@@ -115,12 +115,12 @@ def check_audit(audit: Audit, chords: int, parts: int = PARTS) -> None:
 
 
 def kill_children(workers: Sequence[Worker], ended: threading.Event) -> int:
-    """Kill a child now and then until the end; return how many."""
+    """Kill a child at random intervals until the end; return how many were killed."""
     count = 0
     while not ended.wait(DICE.uniform(0.1, 0.7)):
         worker = DICE.choice(workers)
         children = worker.children()
-        # one that has just ended by itself will do no harm
+        # a child may just have ended by itself
         with suppress(IndexError, ProcessLookupError):
             os.kill(DICE.choice(children), signal.SIGKILL)
             count += 1
@@ -128,7 +128,7 @@ def kill_children(workers: Sequence[Worker], ended: threading.Event) -> int:
 
 
 @pytest.mark.parametrize("finisher", ["a worker", "a client", "backend_cleanup"])
-def test_a_whole_worker_is_killed_as_it_calls_the_body(finisher: str, cluster: Cluster, postgres_url: str) -> None:
+def test_chord_ends_after_the_worker_dies_calling_the_body(finisher: str, cluster: Cluster, postgres_url: str) -> None:
     audit = Audit(postgres_url)
     cluster.client.conf.task_routes = {"part": {"queue": "parts"}}
     if finisher != "a client":
@@ -141,7 +141,7 @@ def test_a_whole_worker_is_killed_as_it_calls_the_body(finisher: str, cluster: C
         result = send(cluster, 1)
         assert wait_gone([main], 30)
         if finisher == "backend_cleanup":
-            # not before the claim of the dead has run out, and nothing tells when that is
+            # the dead worker's claim must run out first, and nothing notifies of that
             while not result.ready():
                 cluster.client.tasks["celery.backend_cleanup"].delay().get(timeout=20)
         check(result, 1, timeout=20)
@@ -150,7 +150,7 @@ def test_a_whole_worker_is_killed_as_it_calls_the_body(finisher: str, cluster: C
     assert cluster.faults.notes() == ["body 1"]
 
 
-def test_a_whole_worker_is_killed_amid_a_chord(postgres_url: str, rabbit_url: str, tmp_path: Path) -> None:
+def test_chord_ends_after_a_worker_dies(postgres_url: str, rabbit_url: str, tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, rabbit_url, postgres_url, **LATE)
     cluster.create_tables()
     audit = Audit(postgres_url)
@@ -165,8 +165,8 @@ def test_a_whole_worker_is_killed_amid_a_chord(postgres_url: str, rabbit_url: st
     check_audit(audit, 1)
 
 
-def test_children_are_killed_within_a_transaction(redis_url: str, tmp_path: Path) -> None:
-    """SQLite's store of a result with its part takes several statements: half of it must not stay."""
+def test_chord_ends_after_children_die_within_a_transaction(redis_url: str, tmp_path: Path) -> None:
+    """SQLite stores a result and its part by several statements: no half of them may remain."""
     cluster = Cluster(tmp_path, redis_url, f"sqlite:///{tmp_path}/results.sqlite3", **LATE)
     cluster.create_tables()
     parts = 20
@@ -180,11 +180,11 @@ def test_children_are_killed_within_a_transaction(redis_url: str, tmp_path: Path
     assert Counter(cluster.faults.notes()) == {f"body {number}": 1 for number in range(CHORDS)}
 
 
-def test_the_broker_is_away_when_the_body_is_to_be_sent(
+def test_chord_ends_after_an_outage_of_the_broker(
     new_redis: Callable[..., RedisServer], postgres_url: str, tmp_path: Path
 ) -> None:
     broker = new_redis(appendonly=True)
-    # early, for kombu cannot restore what is not acknowledged when Redis is away, and the worker ends
+    # acknowledge early: kombu cannot restore unacknowledged messages while Redis is down, and the worker ends
     cluster = Cluster(tmp_path, broker.url, postgres_url, task_acks_late=False, task_publish_retry=False)
     cluster.create_tables()
     cluster.client.conf.update(never_sweeping())
@@ -196,7 +196,7 @@ def test_the_broker_is_away_when_the_body_is_to_be_sent(
         result = send(cluster, 1)
         cluster.faults.wait_until_reached("before_publish", body_id(1))
         broker.kill()
-        cluster.faults.go_on("before_publish", body_id(1))
+        cluster.faults.resume("before_publish", body_id(1))
         worker.wait_for_log("The body of chord .* could not be sent: .* A sweep will send it")
         broker.start()
         check(result, 1, timeout=60)

@@ -1,4 +1,4 @@
-"""A task is delivered to two workers at once: the first SUCCESS stays; a chord counts one part, calls its body once."""
+"""Two workers get the same task: the first SUCCESS stays; a chord counts one part and calls its body once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TWIN, BODY = "the-twin", "the-body"
 
 
 @pytest.mark.parametrize("fails", [True, False], ids=["fails", "succeeds"])
-@pytest.mark.parametrize("last", [True, False], ids=["last", "amid"])
-def test_two_workers_run_the_same_part(
+@pytest.mark.parametrize("last", [True, False], ids=["last", "not last"])
+def test_part_run_by_two_workers_counts_once(
     last: bool, fails: bool, postgres_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     audit = check_twins(postgres_url, last, fails, redis_url, tmp_path)
@@ -26,13 +26,15 @@ def test_two_workers_run_the_same_part(
     assert set(audit.successes().values()) == {1}
 
 
-@pytest.mark.parametrize(("last", "fails"), [(True, False), (False, True)], ids=["last succeeds", "amid fails"])
-def test_the_same_on_mysql(last: bool, fails: bool, mysql_url: str, redis_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("last", "fails"), [(True, False), (False, True)], ids=["last succeeds", "not last fails"])
+def test_part_run_by_two_workers_counts_once_on_mysql(
+    last: bool, fails: bool, mysql_url: str, redis_url: str, tmp_path: Path
+) -> None:
     check_twins(mysql_url, last, fails, redis_url, tmp_path)
 
 
 def check_twins(store: str, last: bool, fails: bool, redis_url: str, tmp_path: Path) -> Audit | None:
-    """Run one part of a chord in two workers; return what PostgreSQL noted of it."""
+    """Run one part of a chord in two workers; return the audit of PostgreSQL."""
     # one task at a time for each worker, so that the two runs are in two workers
     cluster = Cluster(tmp_path, redis_url, store, task_acks_late=True, worker_prefetch_multiplier=1)
     cluster.create_tables()
@@ -40,7 +42,7 @@ def check_twins(store: str, last: bool, fails: bool, redis_url: str, tmp_path: P
     for pipe in ("twin-runs", "twin-runs-again", "twin-ends", f"{TWIN}-ended"):
         faults.pipe(pipe)
     faults.leave("twin-first")
-    # the first run stops as soon as it has stored, or when it is about to call the body, until the second has stored
+    # the first run pauses after it has stored, or before it calls the body, until the second run has stored
     moment, key = ("before_body", BODY) if last else ("after_store", TWIN)
     faults.plan(moment, key, "wait")
     header = [cluster.task("part").s(1, 0), cluster.task("twin").s("twin", fails).set(task_id=TWIN)]
@@ -49,17 +51,17 @@ def check_twins(store: str, last: bool, fails: bool, redis_url: str, tmp_path: P
     result = chord(header, cluster.task("body").s(1), app=cluster.client).apply_async(task_id=BODY)
     deliver_twice(redis_url, TWIN)
     with cluster.workers(cluster.worker(concurrency=1), cluster.worker(concurrency=1)):
-        faults.hear("twin-runs")
-        faults.hear("twin-runs-again")
-        faults.leave(f"{TWIN}-told")
-        faults.tell("twin-ends")
+        faults.wait_for("twin-runs")
+        faults.wait_for("twin-runs-again")
+        faults.leave(f"{TWIN}-awaited")
+        faults.send("twin-ends")
         faults.wait_until_reached(moment, key)
-        faults.hear(f"{TWIN}-ended")
+        faults.wait_for(f"{TWIN}-ended")
         assert cluster.client.AsyncResult(TWIN).get(timeout=5) == "twin first"
-        faults.go_on(moment, key)
+        faults.resume(moment, key)
         right = [[1, 0], "twin first"] if last else [[1, 0], "twin first", [1, 2]]
         assert result.get(timeout=20) == {"chord": 1, "values": right}
-        # whatever else was sent is before this in the queue
+        # all other messages are before this one in the queue
         cluster.task("square").delay(1).get(timeout=20)
     assert cluster.client.AsyncResult(TWIN).state == "SUCCESS"
     assert faults.notes() == ["body 1", "square 1"]
@@ -67,7 +69,7 @@ def check_twins(store: str, last: bool, fails: bool, redis_url: str, tmp_path: P
 
 
 def deliver_twice(broker: str, task_id: str) -> None:
-    """Put a second copy of a task's message right behind it, as a broker does that takes a slow worker for dead."""
+    """Add a second copy of a task's message behind it, like a broker that considers a slow worker dead."""
     with redis.Redis.from_url(broker) as client:
         for message in client.lrange("celery", 0, -1):
             copy = json.loads(message)

@@ -1,4 +1,4 @@
-"""Sessions that the server ends in the middle of a call: nothing but errors of ours leaves a store, all retryable."""
+"""The server ends sessions in the middle of a call: a store raises only rootcellar's errors, all retryable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FATAL = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator c
 
 
 class CuttingRelay:
-    """Stands between a client and PostgreSQL, and ends a session as the server does: after an answer, uncommitted."""
+    """A relay before PostgreSQL that ends a session like the server: after a reply, before the commit."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -30,7 +30,7 @@ class CuttingRelay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         place = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.url = url.replace(f"{parts.hostname}:{parts.port}", place) + "?sslmode=disable&gssencmode=disable"
-        #: whether the next answer is the last one of its session
+        #: whether the relay ends the session after the next reply
         self.cuts = threading.Event()
         self.count = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -76,8 +76,8 @@ def relay(postgres_url: str) -> Iterator[CuttingRelay]:
     relay.close()
 
 
-def test_session_that_ends_after_its_answer_is_no_answer(relay: CuttingRelay) -> None:
-    """What was answered is not committed yet: it is asked again on another connection."""
+def test_call_is_repeated_if_its_session_ends_after_the_reply(relay: CuttingRelay) -> None:
+    """A reply may come before the commit, so the call is repeated on another connection."""
     store = open_store(relay.url)
     ids = [f"task {number}" for number in range(5)]
     calls: list[Callable[[], object]] = [
@@ -85,7 +85,7 @@ def test_session_that_ends_after_its_answer_is_no_answer(relay: CuttingRelay) ->
         lambda: value_of(store.get("task 1")),  # type: ignore[arg-type]
         lambda: len(store.get_many(ids)),
         lambda: len(store.scan()),
-        lambda: store.delete(["nobody"]),
+        lambda: store.delete(["unknown"]),
     ]
     for call in calls:
         call()
@@ -126,16 +126,14 @@ def ended_sessions(kind: str, url: str) -> Callable[[], int]:
                 try:
                     cursor.execute(f"KILL CONNECTION {int(number)}")
                 except pymysql.err.OperationalError:
-                    continue  # it is gone
+                    continue  # it has ended
             return len(ids)
 
     return end
 
 
 @pytest.mark.parametrize("kind", ["postgres", "mysql", "redis"])
-def test_only_retryable_errors_of_ours_leave_a_store_whose_sessions_end(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_store_raises_only_retryable_errors_while_sessions_end(kind: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(f"{kind}_url")
     store = open_store(url, StoreOptions(pool_size=4, sections={"redis": {"max_connections": 4}}))
     ids = [f"task {number}" for number in range(50)]
@@ -161,7 +159,7 @@ def test_only_retryable_errors_of_ours_leave_a_store_whose_sessions_end(
 
 
 def _use(store: Store, ids: list[str], number: int, problems: list[str]) -> None:
-    """Call a store, and note each error that is not to be."""
+    """Call a store, and collect each unexpected error."""
     for turn in range(150):
         task_id = ids[(number * 7 + turn) % len(ids)]
         for call in (

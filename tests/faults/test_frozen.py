@@ -1,4 +1,4 @@
-"""The server is frozen: it is there, and answers nobody. Whoever waits with a timeout gets away in time."""
+"""The server is frozen: it runs and does not reply. A call with a timeout ends in time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.servers import PostgresServer, RedisServer, Server
 from tests.waiting.helpers import make_app, record
 
 TIMEOUT = 1.0
-#: seconds that a busy machine may need on top; less than it takes a driver to give up
+#: extra seconds for a busy machine; less than the time after which a driver gives up
 SLACK = 20.0
 
 
@@ -48,7 +48,7 @@ def times_out(since: float | None = None) -> Iterator[pytest.ExceptionInfo[Timeo
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    """A server that the tests may freeze."""
+    """A server that these tests may freeze."""
     with PostgresServer() as server:
         yield server
 
@@ -59,7 +59,7 @@ def url(server: PostgresServer) -> str:
 
 
 @pytest.mark.parametrize("has_connections", [True, False])
-def test_get_ends_at_its_timeout(server: PostgresServer, url: str, has_connections: bool) -> None:
+def test_get_times_out_while_the_server_is_frozen(server: PostgresServer, url: str, has_connections: bool) -> None:
     app = make_app(url)
     store = app.backend.store
     store.put(record("there"))
@@ -82,7 +82,9 @@ def test_get_ends_at_its_timeout(server: PostgresServer, url: str, has_connectio
     assert results[0].get(timeout=20) == "task 0"
 
 
-def test_one_look_is_not_for_ever(server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_get_with_timeout_0_times_out_while_frozen(
+    server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(blocking, "READ_TIMEOUT_SECONDS", TIMEOUT)
     app = make_app(url)
     app.backend.store.put(record("there"))
@@ -93,8 +95,10 @@ def test_one_look_is_not_for_ever(server: PostgresServer, url: str, monkeypatch:
     app.backend.store.close()
 
 
-def test_other_calls_end_at_their_timeout(server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has no timeout of its own has the store's: the look at a chain's parents, and every verb."""
+def test_other_calls_time_out_while_the_server_is_frozen(
+    server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls without a timeout have the store's: reading a chain's parents, and every method of a store."""
     monkeypatch.setattr(driver, "SILENCE", TIMEOUT)
     app = make_app(url, result_backend_max_retries=0)
     store = app.backend.store
@@ -106,7 +110,7 @@ def test_other_calls_end_at_their_timeout(server: PostgresServer, url: str, monk
             chain.get(timeout=TIMEOUT)
         assert caught.value.retryable
         assert time.monotonic() - began < TIMEOUT + SLACK
-        assert not store._pool.idle, "the others are not asked one after the other"
+        assert not store._pool.idle, "the other connections are not tried one by one"
     assert store.put(record("later")).written
     assert store.get("there 3") is not None
     store.close()
@@ -120,7 +124,7 @@ def outcome(work: Callable[[], object]) -> BaseException | None:
     return None
 
 
-def test_asyncio_result_ends_at_its_timeout(server: PostgresServer, url: str) -> None:
+def test_asyncio_result_times_out_while_the_server_is_frozen(server: PostgresServer, url: str) -> None:
     app = make_app(url)
     app.backend.store.put(record("there"))
 
@@ -134,12 +138,12 @@ def test_asyncio_result_ends_at_its_timeout(server: PostgresServer, url: str) ->
     with frozen(server):
         began = time.monotonic()
         asyncio.run(wait())
-        assert time.monotonic() - began < 2 * (TIMEOUT + SLACK), "the loop ends although a look goes on"
+        assert time.monotonic() - began < 2 * (TIMEOUT + SLACK), "the loop ends although a read is still running"
     app.backend.store.close()
 
 
-def test_server_that_freezes_after_a_notification_times_out(server: PostgresServer, url: str) -> None:
-    """``as_completed`` is told ids and reads the records afterwards: that is within the timeout too."""
+def test_as_completed_times_out_if_the_server_freezes_later(server: PostgresServer, url: str) -> None:
+    """``as_completed`` gets ids and reads the records afterwards: the timeout includes this."""
     app = make_app(url)
     store = app.backend.store
     store.put(record("first"))
@@ -151,7 +155,7 @@ def test_server_that_freezes_after_a_notification_times_out(server: PostgresServ
         next(completed)
 
 
-#: seconds of a timeout that passes often while the server is frozen
+#: a timeout in seconds that passes many times while the server is frozen
 SHORT = 0.05
 
 
@@ -161,14 +165,14 @@ def freezable(request: pytest.FixtureRequest, server: PostgresServer) -> tuple[S
     if request.param == "postgres":
         return server, server.create_database()
     redis: RedisServer = request.getfixturevalue("new_redis")()
-    # slower to give up than a busy machine makes the test
+    # longer than the test takes on a busy machine
     return redis, f"{redis.url}?socket_timeout=60"
 
 
-def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
+def test_abandoned_reads_are_not_done_after_a_freeze(
     freezable: tuple[Server, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads, and coroutines that read what was announced, give up hundreds of times."""
+    """Threads, and coroutines that read after a notification, time out hundreds of times."""
     monkeypatch.setattr(executor, "IDLE_SECONDS", 0.5)
     server, url = freezable
     app = make_app(url)
@@ -199,9 +203,9 @@ def test_reads_whose_caller_timed_out_are_not_done_after_a_freeze(
             errors = list(threads.map(give_up_often, range(40)))
         assert errors == [{TimeoutError}] * 40
         assert {type(error) for error in asyncio.run(give_up_reading())} == {TimeoutError}
-        assert len(begun) == executor.MAX_THREADS, "the others found no thread that was free"
-        assert readers.waiting == 0, "nothing is kept for a caller who left"
+        assert len(begun) == executor.MAX_THREADS, "the others found no free thread"
+        assert readers.waiting == 0, "no read is kept for a caller that timed out"
     assert app.AsyncResult("there").get(timeout=20) == "there"
     wait_until(lambda: "rootcellar-executor" not in [one.name for one in threading.enumerate()], "no thread reads")
-    assert len(begun) == executor.MAX_THREADS + 1, "after the freeze only the last one is read"
+    assert len(begun) == executor.MAX_THREADS + 1, "after the freeze only the last caller reads"
     store.close()

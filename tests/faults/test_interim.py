@@ -1,4 +1,4 @@
-"""States that are not final hold up no work: tasks begin and go on while the store is away."""
+"""States that are not final delay no task: tasks begin and continue during an outage of the store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONG = 60.0
 @pytest.mark.parametrize(
     ("store", "pool"), [("postgres", "prefork"), ("postgres", "threads"), ("postgres", "solo"), ("redis", "prefork")]
 )
-def test_task_begins_and_goes_on_while_the_store_is_away(
+def test_task_runs_during_an_outage_of_the_store(
     store: str,
     pool: Any,
     new_postgres: Callable[..., PostgresServer],
@@ -45,18 +45,18 @@ def test_task_begins_and_goes_on_while_the_store_is_away(
         def send(name: str) -> Any:
             return app.send_task("tests.apps.steps.walk", (name,))
 
-        def hear(name: str) -> bytes:
+        def next_step(name: str) -> bytes:
             found = steps.blpop([name], LONG)
-            assert found, f"{name} does not go on"
+            assert found, f"{name} does not continue"
             return found[1]
 
         steps.rpush("go first", 1)
         assert send("first").get(timeout=LONG) == "first"
         server.stop()
         result = send("second")
-        assert [hear("second"), hear("second")] == [b"began", b"went on"]
+        assert [next_step("second"), next_step("second")] == [b"began", b"went on"]
         server.start()
-        wait_until(lambda: result.state == "WALKING", "the state that was late", LONG)
+        wait_until(lambda: result.state == "WALKING", "the late state", LONG)
         assert result.info == {"at": 1}
         steps.rpush("go second", 1)
         assert result.get(timeout=LONG) == "second"
@@ -85,12 +85,12 @@ def test_late_state_is_not_stored_after_a_later_one() -> None:
     interim.drop_earlier("one")
     may_store.set()
     wait_until(lambda: tries, "the other task's state")
-    wait_until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: not interim.waiting, "an empty queue")
     assert tries == ["STARTED two"]
 
 
 def test_late_state_is_not_stored_over_the_end_of_its_task() -> None:
-    """Another process has stored the end meanwhile."""
+    """Another process has stored the final state."""
     interim = Interim(Backoff(1, 1), Outage())
     written: list[int] = []
 
@@ -101,11 +101,11 @@ def test_late_state_is_not_stored_over_the_end_of_its_task() -> None:
         written.append(2)
 
     interim.store("one", write, lambda: True, "store STARTED")
-    wait_until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: not interim.waiting, "an empty queue")
     assert written == [1]
 
 
-def test_state_that_fails_in_an_unknown_way_holds_up_no_other_task() -> None:
+def test_unknown_error_of_a_state_does_not_block_others() -> None:
     interim = Interim(Backoff(1, 1), Outage())
     is_back = threading.Event()
     stored: list[str] = []
@@ -120,12 +120,12 @@ def test_state_that_fails_in_an_unknown_way_holds_up_no_other_task() -> None:
     for name in ("odd", "sound"):
         interim.store(name, lambda name=name: write(name), lambda: False, f"store STARTED of {name}")  # type: ignore[misc]
     is_back.set()
-    wait_until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: not interim.waiting, "an empty queue")
     assert stored == ["sound"]
 
 
 class LongInParent(Backoff):
-    """Pauses that end in a child only.
+    """Pauses that end only in a child.
 
     A thread of the parent that waits for the interpreter at the moment of a fork in C leaves its condition variable in
     a state in which no child can run Python.
@@ -144,7 +144,7 @@ class LongInParent(Backoff):
 
 
 def wait_until_asleep(thread: threading.Thread) -> None:
-    """Wait until a thread waits in the kernel: it has run no line between two looks in which it could have."""
+    """Wait until a thread waits in the kernel: between two looks it has run no line."""
     lines: list[tuple[int, int]] = []
 
     def is_asleep() -> bool:
@@ -156,7 +156,7 @@ def wait_until_asleep(thread: threading.Thread) -> None:
 
 
 @pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["in Python", "in C"])
-def test_child_of_a_fork_stores_its_own_late_states_and_none_of_its_parent(fork: Callable[[], int]) -> None:
+def test_forked_child_stores_only_its_own_late_states(fork: Callable[[], int]) -> None:
     before = set(threading.enumerate())
     pauses = LongInParent()
     interim = Interim(pauses, Outage())
@@ -175,20 +175,20 @@ def test_child_of_a_fork_stores_its_own_late_states_and_none_of_its_parent(fork:
         signal.alarm(60)
         if interim.waiting:
             return False
-        # the first of these is late, and a second thread of the child comes at the same time
+        # the first of these states is late, and a second thread of the child stores at the same time
         other = threading.Thread(target=store, args=["other of child"])
         other.start()
         store("child")
         other.join()
         is_back.set()
-        wait_until(lambda: not interim.waiting, "nothing left to do")
+        wait_until(lambda: not interim.waiting, "an empty queue")
         return sorted(stored) == ["child", "other of child"]
 
     store("parent")
     assert pauses.begun.wait(LONG)
     (late,) = (thread for thread in set(threading.enumerate()) - before if "late-states" in thread.name)
     wait_until_asleep(late)
-    # as if another thread of the parent stored a state at the moment of the fork
+    # as if another thread of the parent were storing a state at the moment of the fork
     with interim._late.get().lock:
         child = fork()
         if not child:
@@ -204,7 +204,7 @@ def test_child_of_a_fork_stores_its_own_late_states_and_none_of_its_parent(fork:
     assert stored == ["parent"]
 
 
-def test_state_that_no_server_takes_is_refused_at_once() -> None:
+def test_refused_state_raises_at_once() -> None:
     def refuse() -> None:
         raise RecordRefused("no")
 
@@ -212,7 +212,7 @@ def test_state_that_no_server_takes_is_refused_at_once() -> None:
         Interim(Backoff(1, 1), Outage()).store("one", refuse, lambda: False, "store PROGRESS")
 
 
-def test_state_of_a_silent_store_is_waited_for_only_a_moment() -> None:
+def test_state_is_stored_later_if_the_store_is_silent() -> None:
     interim = Interim(Backoff(1, 1), Outage(), max_wait=0.01)
     thawed = threading.Event()
     stored: list[str] = []
@@ -227,11 +227,13 @@ def test_state_of_a_silent_store_is_waited_for_only_a_moment() -> None:
     final.start()
     thawed.set()
     final.join(60)
-    wait_until(lambda: not interim.waiting, "nothing left to do")
-    assert stored == ["STARTED", "SUCCESS"], "an attempt that has begun is waited for, so that it does not come late"
+    wait_until(lambda: not interim.waiting, "an empty queue")
+    assert stored == ["STARTED", "SUCCESS"], (
+        "a running attempt is waited for, so that it cannot overwrite the final state"
+    )
 
 
-def test_late_state_is_stored_once_there_is_room_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_state_is_stored_when_a_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     interim = Interim(Backoff(1, 1), Outage())
     is_away = threading.Event()
     stored: list[str] = []
@@ -245,12 +247,12 @@ def test_late_state_is_stored_once_there_is_room_for_a_thread(monkeypatch: pytes
             raise StoreUnavailable("away")
         stored.append("first")
 
-    # the thread that tries at once is there from now on
+    # this starts the thread that tries at once
     interim.store("warm", lambda: None, lambda: False, "store nothing")
     with monkeypatch.context() as patch:
         patch.setattr(_thread, "start_new_thread", refuse)
         interim.store("one", write, lambda: False, "store STARTED of one")
     assert interim.waiting == 1
     interim.store("two", lambda: stored.append("second"), lambda: False, "store STARTED of two")
-    wait_until(lambda: not interim.waiting, "nothing left to do")
+    wait_until(lambda: not interim.waiting, "an empty queue")
     assert stored == ["first", "second"]

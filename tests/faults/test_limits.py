@@ -1,4 +1,4 @@
-"""What happens at the user's limit of retries, and in the worker's main process, which must never be kept waiting."""
+"""The configured limit of retries, and the worker's main process, which must never wait for the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.faults.helpers import Cluster
 from tests.servers import PostgresServer
 
 
-def test_at_the_limit_a_worker_says_so_and_goes_on(
+def test_worker_logs_a_lost_result_at_the_limit_and_continues(
     new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
 ) -> None:
     server = new_postgres()
@@ -41,7 +41,7 @@ def test_at_the_limit_a_worker_says_so_and_goes_on(
 
 
 @pytest.mark.parametrize("outage", ["down", "frozen"])
-def test_the_main_process_is_not_kept_waiting(
+def test_main_process_does_not_wait_during_an_outage(
     outage: str, new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
 ) -> None:
     server = new_postgres()
@@ -54,11 +54,11 @@ def test_the_main_process_is_not_kept_waiting(
     worker = cluster.worker(concurrency=4)
     with cluster.workers(worker):
         doomed = wait.delay("doomed")
-        cluster.faults.hear("doomed-runs")
+        cluster.faults.wait_for("doomed-runs")
         long = wait.apply_async(["long"], time_limit=2)
-        cluster.faults.hear("long-runs")
+        cluster.faults.wait_for("long-runs")
         body = chord([wait.s("part").set(time_limit=2)], cluster.task("body").s(1), app=cluster.client).delay()
-        cluster.faults.hear("part-runs")
+        cluster.faults.wait_for("part-runs")
         if outage == "down":
             server.kill()
         else:
@@ -70,8 +70,8 @@ def test_the_main_process_is_not_kept_waiting(
             worker.wait_for_log("WorkerLostError")
             worker.wait_for_log(rf"Hard time limit \(2s\) exceeded for wait\[{long.id}\]")
             other = wait.apply_async(["other"], ignore_result=True)
-            cluster.faults.hear("other-runs")
-            cluster.faults.tell("other-ends")
+            cluster.faults.wait_for("other-runs")
+            cluster.faults.send("other-ends")
             worker.wait_for_log(rf"wait\[{other.id}\] succeeded")
             over.wait(4)
             over.set()
@@ -89,7 +89,7 @@ def test_the_main_process_is_not_kept_waiting(
             cluster.client.AsyncResult(body.id).get(timeout=20)
 
 
-def test_a_worker_that_ends_says_what_it_could_not_store(
+def test_stopped_worker_logs_results_that_it_could_not_store(
     new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
 ) -> None:
     server = new_postgres()
@@ -99,7 +99,7 @@ def test_a_worker_that_ends_says_what_it_could_not_store(
     worker = cluster.worker()
     with cluster.workers(worker):
         doomed = cluster.task("wait").delay("doomed")
-        cluster.faults.hear("doomed-runs")
+        cluster.faults.wait_for("doomed-runs")
         server.stop()
         os.kill(int(cluster.faults.notes()[0].removeprefix("doomed ")), signal.SIGKILL)
         worker.wait_for_log("WorkerLostError")
@@ -108,7 +108,7 @@ def test_a_worker_that_ends_says_what_it_could_not_store(
 
 
 def slowest_answer(cluster: Cluster, over: threading.Event) -> float:
-    """Ask the worker's main process again and again whether it is there; return the most seconds that it took."""
+    """Ping the worker's main process repeatedly; return the longest time of a reply, in seconds."""
     slowest = 0.0
     while not over.wait(0.1):
         begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""An outage is logged once, then its end."""
+"""An outage is logged once at its begin, and once at its end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.servers import PostgresServer
 
 
 def fails(times: int) -> Callable[[], str]:
-    """Return work that fails so many times."""
+    """Return a function that fails ``times`` times."""
     left = [times]
 
     def work() -> str:
@@ -41,7 +41,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
 
 
-def test_outage_is_logged_once_however_often_it_is_tried(caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_with_many_retries_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     outage = Outage()
     assert try_hard(fails(20), outage) == "done"
     begin, log_end = messages(caplog)
@@ -53,7 +53,7 @@ def test_outage_is_logged_once_however_often_it_is_tried(caplog: pytest.LogCaptu
     assert try_hard(fails(0), outage) == "done"
     assert messages(caplog) == []
     assert try_hard(fails(2), outage) == "done"
-    assert len(messages(caplog)) == 2, "the next outage is news again"
+    assert len(messages(caplog)) == 2, "the next outage is logged again"
 
 
 def test_forked_children_log_one_outage_together(caplog: pytest.LogCaptureFixture) -> None:
@@ -71,9 +71,7 @@ def test_forked_children_log_one_outage_together(caplog: pytest.LogCaptureFixtur
     assert len(messages(caplog)) == 1
 
 
-def test_outage_whose_end_nobody_saw_is_forgotten(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outage_without_an_end_is_forgotten(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     outage = Outage()
     outage.log_failure("store it", StoreUnavailable("away"))
     monkeypatch.setattr(outages, "FORGET_AFTER_SECONDS", -1.0)
@@ -81,7 +79,7 @@ def test_outage_whose_end_nobody_saw_is_forgotten(
     assert len(messages(caplog)) == 2
 
 
-def test_first_outage_is_logged_on_a_machine_that_has_just_started(
+def test_outage_right_after_the_machines_start_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the clock counts from the start of the machine
@@ -90,12 +88,12 @@ def test_first_outage_is_logged_on_a_machine_that_has_just_started(
     assert len(messages(caplog)) == 1
 
 
-def test_second_outage_is_logged_although_older_work_still_fails(caplog: pytest.LogCaptureFixture) -> None:
+def test_second_outage_is_logged_while_older_work_still_fails(caplog: pytest.LogCaptureFixture) -> None:
     outage = Outage()
     outage.log_failure("store one", StoreUnavailable("away"))
     outage.log_end()
     outage.log_failure("store one", StoreUnavailable("away"), is_first=False)
-    assert not outage.is_on, "that work failed before the end, or will fail again"
+    assert not outage.is_on, "that call failed before the end, or will fail again"
     outage.log_failure("store another one", StoreUnavailable("away"))
     assert outage.is_on
     assert [each.split(":")[0] for each in messages(caplog)] == [
@@ -128,7 +126,7 @@ def test_worker_logs_one_outage_of_all_its_processes(
     assert "error ignored" not in log
 
 
-# -- a connection that is given up
+# -- an abandoned connection
 
 
 def sleep(connection: driver.Connection) -> None:
@@ -144,7 +142,7 @@ def sleep_in_a_pipeline(connection: driver.Connection) -> None:
 
 
 @pytest.mark.parametrize("give_up", [sleep, sleep_in_a_pipeline])
-def test_given_up_connection_is_closed_without_a_rollback(
+def test_abandoned_connection_is_closed_without_a_rollback(
     give_up: Callable[[driver.Connection], None], postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = driver.connect(driver.connection_settings(postgres_url, {}), "here")
@@ -161,7 +159,7 @@ def fail(connection: driver.Connection) -> None:
         connection.execute("SELECT 1 / 0")
 
 
-def test_transaction_that_is_refused_is_rolled_back(postgres_url: str) -> None:
+def test_failed_transaction_is_rolled_back(postgres_url: str) -> None:
     connection = driver.connect(driver.connection_settings(postgres_url, {}), "here")
     with pytest.raises(psycopg.errors.DivisionByZero):
         fail(connection)

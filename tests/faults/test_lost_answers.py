@@ -1,4 +1,4 @@
-"""The connection ends after the server did what it was asked and before it could say so: nothing counts twice."""
+"""The connection ends after a statement was executed and before its reply: nothing is counted twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(proxy: Proxy) -> Iterator[Store]:
     with closing(open_store(proxy.url)) as store:
         store.begin_chord(ChordRecord(group_id=GROUP))
         store.size_chord(GROUP, 3)
-        # the server has made everything that it makes on first use
+        # the first call creates the tables
         store.count_part(_part(0))
         yield store
 
@@ -35,25 +35,25 @@ def _part(index: int) -> ChordPart:
     return ChordPart(group_id=GROUP, task_id=f"task {index}", group_index=index, state="SUCCESS", owner="us")
 
 
-def test_a_growing_chord(store: Store, proxy: Proxy) -> None:
+def test_chord_grows_once_after_a_lost_reply(store: Store, proxy: Proxy) -> None:
     proxy.lose_next_answer()
     store.size_chord(GROUP, 1, relative=True, key="added")
     assert proxy.has_lost_the_answer
     assert store.count_part(_part(1)).size == 4
 
 
-def test_part_whose_answer_was_lost_is_counted_once(store: Store, proxy: Proxy) -> None:
+def test_part_is_counted_once_after_a_lost_reply(store: Store, proxy: Proxy) -> None:
     proxy.lose_next_answer()
     progress = store.count_part(_part(1))
     assert proxy.has_lost_the_answer
     assert (progress.size, progress.counted) == (3, 2)
 
 
-def test_a_result_with_the_last_part(store: Store, proxy: Proxy, postgres_url: str) -> None:
+def test_last_part_claims_its_chord_after_a_lost_reply(store: Store, proxy: Proxy, postgres_url: str) -> None:
     store.count_part(_part(1))
     proxy.lose_next_answer()
     stored = store.put(record("task 2"), _part(2))
     assert proxy.has_lost_the_answer
     assert stored.chord is not None
-    assert (stored.chord.counted, stored.chord.claimed) == (3, True), "the claim was lost with the answer"
+    assert (stored.chord.counted, stored.chord.claimed) == (3, True), "the claim was lost with the reply"
     assert Database(postgres_url).one("SELECT count(*) FROM celery_taskmeta") == 1

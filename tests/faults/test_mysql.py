@@ -1,4 +1,4 @@
-"""MariaDB goes away amid the tasks of eight worker processes and comes back: every result is there and is right."""
+"""MariaDB is killed and restarted while eight worker processes run tasks: every result is stored and correct."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.mariadb_server import MariaDBServer
 from tests.servers import RedisServer
 
 
-def test_killed_amid_the_tasks_of_eight_processes(
+def test_results_survive_a_kill_during_tasks_of_eight_processes(
     new_mysql: Callable[..., MariaDBServer], new_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     server = new_mysql()
@@ -22,7 +22,7 @@ def test_killed_amid_the_tasks_of_eight_processes(
     with cluster.workers(*workers):
         children = [worker.children() for worker in workers]
         crowd = Crowd(cluster)
-        assert crowd.amid.wait(40), "a third of the tasks is done"
+        assert crowd.a_third_is_done.wait(40), "a third of the tasks is done"
         server.kill()
         wait_until(
             lambda: any("Could not store" in worker.log.read_text() for worker in workers), "a failed attempt", 60
@@ -33,5 +33,5 @@ def test_killed_amid_the_tasks_of_eight_processes(
         for log in logs:
             assert "Deadlock" not in log
             assert "Lock wait" not in log
-        assert [worker.children() for worker in workers] == children, "no process had to be replaced"
+        assert [worker.children() for worker in workers] == children, "no process was replaced"
         assert cluster.task("square").delay(4).get(timeout=20) == {"number": 4, "square": 16}

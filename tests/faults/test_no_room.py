@@ -1,4 +1,4 @@
-"""The disk is full, or nothing may be written: the worker says so, and stores when that is over."""
+"""The disk is full, or the store is read-only: the worker logs it, and stores the results afterwards."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def small_disk() -> Iterator[Path]:
         folder.rmdir()
         pytest.skip(f"a small file system cannot be mounted here: {mount.stderr.strip()}")
     yield folder
-    # a process that still ends may have files there
+    # a process that is ending may have files there
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
     folder.rmdir()
 
 
 def fill(folder: Path) -> Path:
-    """Fill a file system to the last byte; return the file to remove."""
+    """Fill a file system to the last byte; return the file that fills it."""
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file:
         size = MEGABYTE
@@ -70,7 +70,7 @@ def check_that_it_is_stored_later(cluster: Cluster, folder: Path, says: str) -> 
             check_blob(result.get(timeout=30), MEGABYTE)
 
 
-def test_postgres_disk_is_full(
+def test_results_are_stored_after_postgres_had_a_full_disk(
     small_disk: Path, new_postgres: Callable[..., PostgresServer], redis_url: str, tmp_path: Path
 ) -> None:
     server = new_postgres()
@@ -84,13 +84,15 @@ def test_postgres_disk_is_full(
     check_that_it_is_stored_later(cluster, small_disk, r"No space left on device \[.*\] -> give the server's disk room")
 
 
-def test_sqlite_disk_is_full(small_disk: Path, redis_url: str, tmp_path: Path) -> None:
+def test_results_are_stored_after_sqlite_had_a_full_disk(small_disk: Path, redis_url: str, tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, redis_url, f"sqlite:///{small_disk}/results.sqlite3")
     cluster.create_tables()
     check_that_it_is_stored_later(cluster, small_disk, r"disk is full \[.*\] -> give the disk room")
 
 
-def test_postgres_is_read_only_for_a_while(postgres_server: PostgresServer, redis_url: str, tmp_path: Path) -> None:
+def test_results_are_stored_after_postgres_was_read_only(
+    postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
     url = postgres_server.create_database()
     name = url.rpartition("/")[2]
     cluster = Cluster(tmp_path, redis_url, url)
@@ -108,7 +110,7 @@ def test_postgres_is_read_only_for_a_while(postgres_server: PostgresServer, redi
     postgres_server.drop_database(url)
 
 
-def test_sqlite_is_read_only_for_a_while(redis_url: str, tmp_path: Path) -> None:
+def test_results_are_stored_after_sqlite_was_read_only(redis_url: str, tmp_path: Path) -> None:
     file = tmp_path / "results.sqlite3"
     cluster = Cluster(tmp_path, redis_url, f"sqlite:///{file}")
     cluster.env["TEST_ORDINARY"] = "1"
@@ -120,7 +122,7 @@ def test_sqlite_is_read_only_for_a_while(redis_url: str, tmp_path: Path) -> None
         worker.wait_for_log(
             r"Could not store SUCCESS of task .*: .* readonly database \[.*\] -> make the file, its -wal and -shm"
         )
-        # what SQLite keeps beside the file has its mode
+        # SQLite's other files have the same mode
         for path in tmp_path.glob("results.sqlite3*"):
             path.chmod(0o644)
         assert result.get(timeout=20)["square"] == 16

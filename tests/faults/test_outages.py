@@ -1,4 +1,4 @@
-"""PostgreSQL goes away amid 1,000 running tasks and comes back: every result is stored once and is right."""
+"""An outage of PostgreSQL during 1,000 tasks: every result is stored once and is correct."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ LATE = {"task_acks_late": True, "task_reject_on_worker_lost": True}
 EARLY = {"task_acks_late": False}
 
 
-def killed(server: PostgresServer, notice: Callable[[], None]) -> None:
+def killed(server: PostgresServer, await_failure: Callable[[], None]) -> None:
     server.kill()
-    notice()
+    await_failure()
     server.start()
 
 
-def shut_down(server: PostgresServer, notice: Callable[[], None]) -> None:
+def shut_down(server: PostgresServer, await_failure: Callable[[], None]) -> None:
     server.stop()
-    notice()
+    await_failure()
     server.start()
 
 
-def frozen(server: PostgresServer, notice: Callable[[], None]) -> None:
+def frozen(server: PostgresServer, await_failure: Callable[[], None]) -> None:
     server.pause()
-    # nobody notices so short a silence
+    # so short a silence is not logged
     time.sleep(30 if HEAVY else 4)
     server.resume()
 
 
 @pytest.mark.parametrize("outage", [killed, shut_down, frozen])
-def test_outage_amid_tasks(
+def test_results_survive_an_outage_during_tasks(
     outage: Callable[[PostgresServer, Callable[[], None]], None],
     new_postgres: Callable[..., PostgresServer],
     new_redis: Callable[..., RedisServer],
@@ -62,29 +62,29 @@ def test_outage_amid_tasks(
         children = [worker.children() for worker in workers]
         crowds = [Crowd(cluster) for cluster in clusters]
         for crowd in crowds:
-            assert crowd.amid.wait(30), "a third of the tasks is done"
+            assert crowd.a_third_is_done.wait(30), "a third of the tasks is done"
 
-        def notice() -> None:
+        def await_failure() -> None:
             for worker in workers:
                 worker.wait_for_log(r"Could not store \w+ of task .*Trying again", timeout=60)
 
-        outage(server, notice)
+        outage(server, await_failure)
         for cluster, crowd in zip(clusters, crowds, strict=True):
             crowd.check(cluster)
         assert audit.overwritten() == []
         assert set(audit.successes().values()) == {1}, "each result is stored once"
         assert len(audit.successes()) == len(clusters) * (SQUARES + PARTS + 1)
-        assert [worker.children() for worker in workers] == children, "no process had to be replaced"
+        assert [worker.children() for worker in workers] == children, "no process was replaced"
         for cluster in clusters:
             assert cluster.task("square").delay(4).get(timeout=20) == {"number": 4, "square": 16}
 
 
 class Crowd:
-    """1,000 tasks, a chord among them, and those who wait for them."""
+    """1,000 tasks, one of them a chord, and clients that wait for them."""
 
     def __init__(self, cluster: Cluster) -> None:
         square, part, body = cluster.task("square"), cluster.task("part"), cluster.task("body")
-        self.amid = threading.Event()
+        self.a_third_is_done = threading.Event()
         self._results = [square.delay(number, 0.005) for number in range(SQUARES // 2)]
         self._body = chord([part.s(1, index) for index in range(PARTS)], body.s(1), app=cluster.client).delay()
         self._results += [square.delay(number, 0.005) for number in range(SQUARES // 2, SQUARES)]
@@ -92,18 +92,18 @@ class Crowd:
         again = [cluster.client.AsyncResult(result.id) for result in self._results]
         self._joined = Background(lambda: group.join(timeout=100))
         self._last = Background(lambda: again[-1].get(timeout=100))
-        self._seen = Background(lambda: self._look(cluster))
+        self._seen = Background(lambda: self._read(cluster))
 
-    def _look(self, cluster: Cluster) -> dict[str, Any]:
+    def _read(self, cluster: Cluster) -> dict[str, Any]:
         seen = {}
         for task_id, meta in cluster.client.backend.get_many([result.id for result in self._results], timeout=100):
             seen[task_id] = meta["result"]
             if len(seen) >= SQUARES // 3:
-                self.amid.set()
+                self.a_third_is_done.set()
         return seen
 
     def check(self, cluster: Cluster) -> None:
-        """Wait for everything and compare it with what is computed here."""
+        """Wait for all results and compare them with the expected ones."""
         right = [{"number": number, "square": number * number} for number in range(SQUARES)]
         assert self._joined.result() == right
         assert self._last.result() == right[-1]
@@ -112,6 +112,6 @@ class Crowd:
         rows = cluster.client.backend.store.get_many([result.id for result in self._results])
         assert {record.state for record in rows.values()} == {"SUCCESS"}
         runs = Counter(cluster.faults.notes())
-        # who called the body may have waited for the server for longer than its claim held
+        # a worker that called the body may have waited for the server for longer than its claim held
         assert 1 <= runs.pop("body 1") <= 2
-        assert runs == {f"square {number}": 1 for number in range(SQUARES)}, "nothing was run twice"
+        assert runs == {f"square {number}": 1 for number in range(SQUARES)}, "no task ran twice"

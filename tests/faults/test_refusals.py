@@ -1,4 +1,4 @@
-"""A worker whose results could never be stored does not start, and says in one line what is wrong and what to do."""
+"""A worker whose store cannot work does not start, and logs the reason and the remedy in one line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def no_permission(server: PostgresServer) -> str:
     return url.replace("//postgres:", "//reader:")
 
 
-def test_refusals_of_postgres_are_named_with_their_remedy(
+def test_worker_names_the_reason_of_a_postgres_refusal(
     postgres_server: PostgresServer, redis_url: str, tmp_path: Path
 ) -> None:
     check_refusals(
@@ -67,7 +67,7 @@ def test_refusals_of_postgres_are_named_with_their_remedy(
     )
 
 
-def test_refusals_of_sqlite_are_named_with_their_remedy(redis_url: str, tmp_path: Path) -> None:
+def test_worker_names_the_reason_of_a_sqlite_refusal(redis_url: str, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "celery.sqlite3") as connection:
         connection.execute(FOREIGN)
     connection.close()
@@ -85,17 +85,17 @@ def test_refusals_of_sqlite_are_named_with_their_remedy(redis_url: str, tmp_path
 
 
 def check_refusals(expected: dict[Cluster, str]) -> None:
-    """See that each of these beds' workers refuses to start, all of them at the same time."""
+    """Check that a worker of each cluster refuses to start, all at the same time."""
     checks = [Background(partial(check_refusal, cluster.worker(), says)) for cluster, says in expected.items()]
     for check in checks:
         check.result()
 
 
 def check_refusal(worker: Worker, says: str) -> None:
-    """See that a worker refuses to start, in one line and without a password."""
+    """Check that a worker refuses to start, in one line and without a password."""
     with pytest.raises(WorkerError, match="ended without logging"):
         worker.start()
-    assert worker.kill() == 1, "the exit status of one that has ended by itself"
+    assert worker.kill() == 1, "the worker has ended by itself"
     log = worker.log.read_text()
     assert re.search(rf"CRITICAL/MainProcess\] No result could be stored, so this worker stops: .*{says}", log), log
     assert log.count("CRITICAL") == 1

@@ -1,4 +1,4 @@
-"""All processes of a worker are killed amid writing to one SQLite file: it stays whole, and keeps what was told."""
+"""All processes of a worker are killed while they write to a SQLite file: it keeps every acknowledged result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASKS = 200
 
 
 @pytest.mark.timeout(900 if HEAVY else 180)
-def test_all_writers_are_killed(redis_url: str, tmp_path: Path) -> None:
+def test_sqlite_keeps_results_when_all_writers_are_killed(redis_url: str, tmp_path: Path) -> None:
     file = tmp_path / "results.sqlite3"
     cluster = Cluster(tmp_path, redis_url, f"sqlite:///{file}")
     cluster.create_tables()
@@ -50,13 +50,13 @@ def test_all_writers_are_killed(redis_url: str, tmp_path: Path) -> None:
             backend = cluster.client.backend
             found = {key: backend.meta_of(it)["result"] for key, it in backend.store.get_many(acknowledged).items()}
             assert found == {key: {"number": numbers[key], "square": numbers[key] ** 2} for key in acknowledged}
-            assert cluster.client.AsyncResult(doomed).state == "PENDING", "half a transaction is none"
+            assert cluster.client.AsyncResult(doomed).state == "PENDING", "the transaction was rolled back"
             worker.start()
     assert len(acknowledged) > ROUNDS * TASKS // 2
 
 
 def collect(cluster: Cluster, sent: dict[str, int]) -> set[str]:
-    """Return those of the tasks whose results a client has seen when most of them are there."""
+    """Return the ids of the results that a client has received, when more than half of them have come."""
     seen = set()
     for task_id, _ in cluster.client.backend.get_many(sent, timeout=30):
         seen.add(task_id)

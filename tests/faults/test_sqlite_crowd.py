@@ -1,4 +1,4 @@
-"""Eight processes store in one SQLite file at once: no store fails, and none waits for long."""
+"""Eight processes store in one SQLite file at once: no call fails, and no call waits for long."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rootcellar.testing.synced_processes import SyncedProcesses
 
 PROCESSES = 8
 STORES = 50
-#: seconds; the file's lock is handed to whoever asks next, so somebody may have bad luck, but not for so long
+#: seconds; SQLite's lock has no queue, so one call may be unlucky, but not for so long
 WORST = 10.0
 
 
-def test_eight_processes_store_at_once(processes: SyncedProcesses, tmp_path: Path) -> None:  # noqa: F811
+def test_eight_processes_store_at_once_without_errors(processes: SyncedProcesses, tmp_path: Path) -> None:  # noqa: F811
     url = f"sqlite:///{tmp_path}/results.sqlite3"
     store = open_store(url)
     group = begun(store, PROCESSES * STORES // 2)
@@ -33,7 +33,7 @@ def test_eight_processes_store_at_once(processes: SyncedProcesses, tmp_path: Pat
 
 
 def _store_all(url: str, group: str, number: int) -> tuple[int, list[float], list[str]]:
-    """Store results, every second one a part of a chord, and read among them; return claims, times and ids."""
+    """Store and read results, every second one a part of a chord; return claims, times and ids."""
     store = SQLiteStore(url)
     claims, waits, ids = 0, [], []
     for turn in range(STORES):

@@ -1,4 +1,4 @@
-"""What worked is refused for a while: a rotated password, a grant or a database that is missing. It is an outage."""
+"""A login, a grant or a database that worked before and is refused now is an outage."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Guarded(ABC):
 
     @abstractmethod
     def forbid(self) -> None:
-        """Take the right to store."""
+        """Revoke the right to store."""
 
     @abstractmethod
     def allow(self) -> None:
-        """Give it back."""
+        """Grant the right to store again."""
 
 
 class GuardedPostgres(Guarded):
@@ -97,7 +97,7 @@ class GuardedMariaDB(Guarded):
         self.server.execute(f"KILL USER {self.user}@'%'")
 
     def forbid(self) -> None:
-        # a session knows its rights on a database from its beginning
+        # a session keeps the rights on a database that it had at its begin
         self.server.execute(f"REVOKE INSERT ON `{self.database}`.* FROM {self.user}@'%'; KILL USER {self.user}@'%'")
 
     def allow(self) -> None:
@@ -163,7 +163,7 @@ def opened(guarded: Guarded, password: Callable[[], str]) -> Iterator[Store]:
         store.close()
 
 
-def test_rotated_password_is_held_where_results_were_stored(guarded: Guarded, passwords: Path) -> None:
+def test_refused_password_is_an_outage_after_a_store(guarded: Guarded, passwords: Path) -> None:
     with opened(guarded, PasswordFile(str(passwords))) as store:
         store.put(record())
         guarded.set_password(NEW)
@@ -172,15 +172,15 @@ def test_rotated_password_is_held_where_results_were_stored(guarded: Guarded, pa
                 store.put(record())
             assert caught.value.retryable
         with pytest.raises(errors.AuthenticationFailed) as caught:
-            store.get("never asked for before")
-        assert caught.value.retryable, "the way to the server is the same for all that is asked"
+            store.get("unknown")
+        assert caught.value.retryable, "the login is the same for all calls"
         passwords.write_text(NEW)
         one = record()
         assert store.put(one).written
         assert store.get(one.task_id) == one
 
 
-def test_wrong_password_is_refused_at_once_where_nothing_was_stored(guarded: Guarded) -> None:
+def test_wrong_password_is_a_lasting_error_before_a_store(guarded: Guarded) -> None:
     with opened(guarded, lambda: "wrong") as store:
         for work in (lambda: store.put(record()), lambda: store.get("x"), store.check):
             with pytest.raises(errors.AuthenticationFailed) as caught:
@@ -188,7 +188,7 @@ def test_wrong_password_is_refused_at_once_where_nothing_was_stored(guarded: Gua
             assert not caught.value.retryable
 
 
-def test_withdrawn_grant_is_held_where_it_was_used(guarded: Guarded) -> None:
+def test_withdrawn_grant_is_an_outage_after_a_store(guarded: Guarded) -> None:
     with opened(guarded, lambda: OLD) as store:
         store.put(record())
         guarded.forbid()
@@ -206,7 +206,7 @@ def test_withdrawn_grant_is_held_where_it_was_used(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mysql"])
-def test_missing_database_is_held_where_results_were_stored(kind: str, request: pytest.FixtureRequest) -> None:
+def test_missing_database_is_an_outage_after_a_store(kind: str, request: pytest.FixtureRequest) -> None:
     guarded: GuardedPostgres | GuardedMariaDB = (
         GuardedPostgres(request.getfixturevalue("postgres_server"))
         if kind == "postgresql"
@@ -225,7 +225,7 @@ def test_missing_database_is_held_where_results_were_stored(kind: str, request: 
         assert store.get(one.task_id) == one
 
 
-def test_password_of_mongodb_that_is_wrong_for_a_while_is_held(
+def test_refused_mongodb_password_is_an_outage_after_a_store(
     new_mongo: Callable[..., MongoServer], passwords: Path
 ) -> None:
     server = new_mongo()
@@ -256,10 +256,10 @@ def test_password_of_mongodb_that_is_wrong_for_a_while_is_held(
     store.close()
 
 
-def test_worker_holds_results_while_its_login_is_refused(
+def test_worker_keeps_results_while_its_login_is_refused(
     postgres_server: PostgresServer, redis_url: str, tmp_path: Path
 ) -> None:
-    """Each task runs in a process of its own, which never stored anything before."""
+    """Each task runs in a new process, which has stored nothing before."""
     guarded = GuardedPostgres(postgres_server)
     passfile = tmp_path / "pgpass"
 
@@ -283,7 +283,7 @@ def test_worker_holds_results_while_its_login_is_refused(
     app.backend.store.close()
 
 
-def test_forked_child_knows_what_its_siblings_could_do() -> None:
+def test_forked_child_knows_which_calls_of_others_worked() -> None:
     worked = WorkedMethods()
     put, denied = METHODS.index("put"), errors.PermissionDenied("no")
     assert not worked.is_withdrawal(put, denied)
@@ -297,7 +297,7 @@ def test_forked_child_knows_what_its_siblings_could_do() -> None:
     assert worked.is_withdrawal(METHODS.index("get"), errors.AuthenticationFailed("no"))
 
 
-# -- where passwords come from
+# -- sources of passwords
 
 
 def test_password_source_is_chosen_by_the_kind_of_store() -> None:
@@ -311,10 +311,10 @@ def test_password_source_is_chosen_by_the_kind_of_store() -> None:
 
 
 class CloudError(Exception):
-    """What a cloud's library raises."""
+    """An error of a cloud provider's library."""
 
 
-def test_function_that_fails_is_an_outage_and_shows_no_secret() -> None:
+def test_failed_password_function_is_an_outage() -> None:
     def fail() -> str:
         raise CloudError("hush-hush")
 

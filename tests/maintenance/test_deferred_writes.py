@@ -1,4 +1,4 @@
-"""Work that a worker's main process does not wait for."""
+"""Writes for which a worker's main process does not wait."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOR_EVER = float("inf")
 
 
 class Server:
-    """Work that fails until the test says otherwise."""
+    """A function that fails while the test wants it."""
 
     def __init__(self) -> None:
         self.is_away = threading.Event()
@@ -52,19 +52,19 @@ def writes() -> Iterator[DeferredWrites]:
 
 @pytest.fixture
 def hasty_writes() -> Iterator[DeferredWrites]:
-    """They wait for nothing."""
+    """Writes whose callers do not wait."""
     found = new_writes(0.0)
     yield found
     assert found.stop(PATIENCE)
 
 
-def test_work_that_comes_soon_is_returned(writes: DeferredWrites, server: Server) -> None:
+def test_quick_write_is_returned(writes: DeferredWrites, server: Server) -> None:
     assert writes.run(lambda: server.store("one"), "store one", FOR_EVER) == "one"
     assert writes.submit(lambda: server.store("two"), "store two", FOR_EVER)
     assert writes.pending() == []
 
 
-def test_error_that_comes_soon_is_raised(writes: DeferredWrites) -> None:
+def test_quick_error_is_raised(writes: DeferredWrites) -> None:
     def refuse() -> None:
         raise RecordRefused("too large")
 
@@ -74,14 +74,14 @@ def test_error_that_comes_soon_is_raised(writes: DeferredWrites) -> None:
     assert writes.pending() == []
 
 
-def test_limit_of_tries_is_kept(writes: DeferredWrites, server: Server) -> None:
+def test_write_ends_at_its_limit_of_retries(writes: DeferredWrites, server: Server) -> None:
     server.is_away.set()
     with pytest.raises(StoreUnavailable, match="away"):
         writes.run(lambda: server.store("one"), "store one", 2)
     assert writes.signals.count(Signal.FAILED) == 2, "and the third failure was raised"
 
 
-def test_submitted_work_is_done_in_order_after_an_outage(
+def test_submitted_writes_are_done_in_order_after_an_outage(
     hasty_writes: DeferredWrites, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.is_away.set()
@@ -101,10 +101,8 @@ def test_submitted_work_is_done_in_order_after_an_outage(
     assert warnings[1].startswith("The result store works again")
 
 
-def test_work_that_was_asked_for_is_not_done_after_its_caller_left(
-    hasty_writes: DeferredWrites, server: Server
-) -> None:
-    """It would be too late: the caller was told that it could not be done."""
+def test_abandoned_write_is_not_done_later(hasty_writes: DeferredWrites, server: Server) -> None:
+    """It would be too late: the caller already got an error."""
     server.is_away.set()
     assert not hasty_writes.submit(lambda: server.store("first"), "store first", FOR_EVER)
     with pytest.raises(StoreUnavailable, match="could not store late soon enough"):
@@ -116,7 +114,7 @@ def test_work_that_was_asked_for_is_not_done_after_its_caller_left(
     assert server.done == ["first", "last"]
 
 
-def test_work_that_fails_later_is_logged(hasty_writes: DeferredWrites, caplog: pytest.LogCaptureFixture) -> None:
+def test_later_error_of_a_write_is_logged(hasty_writes: DeferredWrites, caplog: pytest.LogCaptureFixture) -> None:
     def refuse() -> None:
         raise RecordRefused("too large")
 
@@ -128,7 +126,7 @@ def test_work_that_fails_later_is_logged(hasty_writes: DeferredWrites, caplog: p
     assert "Gave up: could not store it: too large" in caplog.text
 
 
-def test_stop_ends_the_tries_and_leaves_the_work_unfinished(hasty_writes: DeferredWrites, server: Server) -> None:
+def test_stop_ends_the_retries_of_a_write(hasty_writes: DeferredWrites, server: Server) -> None:
     server.is_away.set()
     assert not hasty_writes.submit(lambda: server.store("one"), "store one", FOR_EVER)
     hasty_writes.signals.wait(Signal.FAILED)

@@ -1,4 +1,4 @@
-"""A service that only one process may run, in two processes."""
+"""Two processes with a service that only one of them may run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = 30.0
 
 
 class Alone(Service):
-    """It says when it runs."""
+    """A service that prints when it runs."""
 
     name = "work for one"
     action = "work"
@@ -47,7 +47,7 @@ def new_runner(url: str) -> Runner:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_other_process_takes_over_from_a_leader_that_ends(
+def test_other_process_takes_over_from_a_killed_leader(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/x.sqlite3" if kind == "sqlite" else request.getfixturevalue("postgres_url")
@@ -64,5 +64,5 @@ def test_other_process_takes_over_from_a_leader_that_ends(
     service.signals.wait(Signal.RAN)
     assert follower.stop(PATIENCE)
     other = open_store(url)
-    assert StoreLeader(other, service.name, lease=3600.0).hold(), "a leader that stops gives its lease back"
+    assert StoreLeader(other, service.name, lease=3600.0).hold(), "a leader that stops releases its lease"
     other.close()

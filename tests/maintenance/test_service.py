@@ -1,4 +1,4 @@
-"""What every service in the background gets from its base class."""
+"""The base class of all services in the background."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOR_EVER = float("inf")
 
 
 class Work(Service):
-    """A service whose work a test gives."""
+    """A service that calls a test's function."""
 
     name = "test work"
     action = "do the test's work"
@@ -41,8 +41,8 @@ class SingleWork(Work):
     is_single = True
 
 
-class Doubt:
-    """A leader that a test chooses."""
+class ChosenLeader:
+    """A leader that leads if the test says so."""
 
     lease = 0.01
 
@@ -73,7 +73,7 @@ def test_service_runs_again_after_each_pause() -> None:
     assert service.signals.done == service.signals.count(Signal.RAN)
 
 
-def test_stop_ends_a_pause_that_would_never_end() -> None:
+def test_stop_ends_an_endless_pause() -> None:
     service = Work(one)
     service.start()
     service.signals.wait(Signal.RAN)
@@ -82,7 +82,7 @@ def test_stop_ends_a_pause_that_would_never_end() -> None:
     assert service.signals.count(Signal.STOPPED) == 1
 
 
-def test_nothing_runs_after_stop() -> None:
+def test_service_does_not_run_after_stop() -> None:
     service = Work(one, pause=0.0)
     service.start()
     service.signals.wait(Signal.RAN)
@@ -105,7 +105,7 @@ def test_stop_waits_for_the_run_that_has_begun() -> None:
     service = Work(work)
     service.start()
     assert began.wait(PATIENCE)
-    assert not service.stop(0.01), "the run is not over"
+    assert not service.stop(0.01), "the run has not ended"
     may_end.set()
     assert service.stop(PATIENCE)
     assert is_over.is_set()
@@ -126,7 +126,7 @@ def test_stop_waits_for_a_run_in_another_thread() -> None:
     assert not service.stop(0.01)
     may_end.set()
     assert service.stop(PATIENCE)
-    assert service.signals.count(Signal.RAN) == 1, "it was running when it was asked for again"
+    assert service.signals.count(Signal.RAN) == 1, "the second call came during the first run"
 
 
 def test_stop_before_start_and_twice_does_nothing() -> None:
@@ -194,7 +194,7 @@ def test_child_of_a_fork_does_not_run_its_parents_service(tmp_path: Path) -> Non
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert service.is_running, "the parent's goes on"
+    assert service.is_running, "the parent's service continues"
     assert service.stop(PATIENCE)
 
 
@@ -202,7 +202,7 @@ def test_child_of_a_fork_does_not_run_its_parents_service(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), SchemaMissing("no tables"), ValueError("a mistake")])
-def test_error_ends_no_thread(error: Exception) -> None:
+def test_service_continues_after_an_error(error: Exception) -> None:
     fails = iter([True, True, False])
 
     def work() -> int:
@@ -261,7 +261,7 @@ def test_wake_does_not_end_the_pause_after_a_failure() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), "10", True, None])
-def test_configuration_names_the_setting_that_is_wrong(value: float) -> None:
+def test_configuration_names_the_wrong_setting(value: float) -> None:
     with pytest.raises(ConfigurationError, match="longest is"):
         Retries(longest=value)
 
@@ -285,7 +285,7 @@ def test_service_starts_again_after_its_thread_was_interrupted() -> None:
 
 
 def test_run_here_ends_with_an_error_of_its_reader() -> None:
-    """Its output may be closed, for example."""
+    """For example, the output may be closed."""
     seen = []
 
     def read(done: int) -> None:
@@ -356,7 +356,7 @@ class Batched(Service):
         return FOR_EVER
 
 
-def test_batches_go_on_until_nothing_is_left() -> None:
+def test_batches_run_until_nothing_is_left() -> None:
     service = Batched(25)
     assert service.run_once() == 25
     service.left = 25
@@ -420,7 +420,7 @@ def test_single_service_needs_a_leader() -> None:
 
 
 def test_follower_does_nothing_until_it_leads() -> None:
-    leader = Doubt(leads=False)
+    leader = ChosenLeader(leads=False)
     service = SingleWork(one)
     runner = Runner([service], lambda name: leader)
     runner.start()
@@ -433,7 +433,7 @@ def test_follower_does_nothing_until_it_leads() -> None:
 
 
 def test_run_ends_between_two_batches_when_another_process_leads() -> None:
-    leader = Doubt(leads=True)
+    leader = ChosenLeader(leads=True)
 
     def lose() -> None:
         leader.leads = False

@@ -63,11 +63,11 @@ def test_worker_of_a_hybrid_drains_it_until_its_end(postgres_url: str, new_redis
     backend.stop_services()
     assert drain.signals.count(Signal.STOPPED) == 1
     backend.store_result("two", 42, "SUCCESS")
-    assert backend.store.lag().waiting == 1, "nothing is moved after the stop"
+    assert backend.store.lag().waiting == 1, "a stopped service moves no results"
     backend.store.close()
 
 
-def test_work_that_is_unfinished_at_the_end_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unfinished_write_is_logged_at_the_workers_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     app = new_app(f"sqlite:///{tmp_path}/results.sqlite3")
     backend = app.backend
     backend.start_services()
@@ -82,7 +82,7 @@ def test_work_that_is_unfinished_at_the_end_is_logged(tmp_path: Path, caplog: py
 
 
 class _Sender:
-    """What Celery's signals name as their sender."""
+    """The sender of Celery's signals."""
 
     def __init__(self, app: Celery) -> None:
         self.app = app

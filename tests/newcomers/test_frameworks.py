@@ -1,4 +1,4 @@
-"""A first project with FastAPI or Django, beside the variables of another program, started as its author would."""
+"""A newcomer's project with FastAPI or Django, in an environment with the variables of other programs."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def write(files: Mapping[str, str], folder: Path, replace: Mapping[str, str]) ->
 
 @pytest.fixture(params=["sqlite", "postgresql", "redis", "mongodb"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The whole URL of an empty store."""
+    """The URL of an empty store."""
     if request.param == "sqlite":
         yield f"rootcellar+sqlite:///{tmp_path}/results.sqlite3"
     elif request.param == "mongodb":
@@ -147,7 +147,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def served(command: Callable[[int], list[str]], folder: Path, env: Mapping[str, str]) -> Iterator[httpx.Client]:
-    """Serve a web application, and give a client of it that is answered."""
+    """Serve a web application, and yield a client when it answers."""
     port = free_port()
     log = folder / "web.log"
     with log.open("w") as output:
@@ -181,14 +181,14 @@ def _wait_until_answered(client: httpx.Client, process: subprocess.Popen[bytes],
 
 
 def ended_well(ended: Ended) -> str:
-    """Return what a command printed that did what it was asked to do."""
+    """Return the output of a command that succeeded."""
     assert ended.status == 0, ended
     assert "Traceback" not in ended.out + ended.err, ended
     assert "foreign-secret" not in ended.out + ended.err
     return ended.out
 
 
-def test_first_project_with_fastapi_works(tmp_path: Path, redis_url: str, backend: str) -> None:
+def test_newcomers_fastapi_project_works(tmp_path: Path, redis_url: str, backend: str) -> None:
     write(FASTAPI, tmp_path, {})
     env = {"CELERY_BROKER": redis_url, "CELERY_RESULT_BACKEND": backend, **FOREIGN}
     with Worker("shop", env=env, cwd=tmp_path) as worker:
@@ -204,7 +204,7 @@ def test_first_project_with_fastapi_works(tmp_path: Path, redis_url: str, backen
         assert "Traceback" not in worker.log.read_text()
 
 
-def test_first_project_with_django_works(tmp_path: Path, redis_url: str, backend: str) -> None:
+def test_newcomers_django_project_works(tmp_path: Path, redis_url: str, backend: str) -> None:
     write(DJANGO, tmp_path, {"BROKER": redis_url, "BACKEND": backend})
     with Worker("shop", env=FOREIGN, cwd=tmp_path) as worker:
         server = ["manage.py", "runserver", "--noreload", "--skip-checks"]
@@ -212,17 +212,15 @@ def test_first_project_with_django_works(tmp_path: Path, redis_url: str, backend
             assert client.get("/sum", params={"x": 2, "y": 3}).json() == {"sum": 5}
         assert "ok    round trip" in ended_well(run("check", "-A", "shop", env=FOREIGN, cwd=tmp_path))
         assert "orders.tasks.add" in ended_well(run("history", "-A", "shop", env=FOREIGN, cwd=tmp_path))
-        # its settings are Django's, not those of rootcellar.settings(): the command says what it misses
+        # the project uses Django's settings, not rootcellar.settings(): the command names the missing variable
         missing = run("settings", env=FOREIGN, cwd=tmp_path)
         assert (missing.status, "CELERY_RESULT_BACKEND is missing" in missing.err) == (1, True), missing
         assert "Traceback" not in missing.err
         assert "Traceback" not in worker.log.read_text()
 
 
-def test_project_with_django_and_settings_of_the_environment_works(
-    tmp_path: Path, redis_url: str, backend: str
-) -> None:
-    """The way of a container: whole URLs in the variables that Celery itself reads."""
+def test_newcomers_django_project_with_variables_works(tmp_path: Path, redis_url: str, backend: str) -> None:
+    """As in a container: whole URLs in the variables that Celery itself reads."""
     write(DJANGO, tmp_path, {"BROKER": "", "BACKEND": ""})
     env = {"CELERY_BROKER_URL": redis_url, "CELERY_RESULT_BACKEND": backend, **FOREIGN}
     with Worker("shop", env=env, cwd=tmp_path) as worker:

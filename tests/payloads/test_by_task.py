@@ -1,4 +1,4 @@
-"""A serializer by task, which Celery does not have."""
+"""A serializer for each task, which Celery itself does not have."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def store(app: Celery, task: str, result: Any, state: str = "SUCCESS", **more: A
         ("a task that this process does not know", [1], "application/json"),
     ],
 )
-def test_each_result_is_as_its_task_wants_it(app: Celery, task: str, value: Any, content_type: str) -> None:
+def test_result_has_the_serializer_of_its_task(app: Celery, task: str, value: Any, content_type: str) -> None:
     assert store(app, task, value).content_type == content_type
     assert app.AsyncResult("an-id").get() == value
 
 
 @pytest.mark.parametrize("task", ["rootcellar-json", "msgpack", "pickle", "nonesuch", "settings"])
-def test_failures_are_stored_whatever_the_serializer(app: Celery, task: str) -> None:
+def test_failure_is_stored_with_any_serializer(app: Celery, task: str) -> None:
     store(app, task, ValueError("oh", 7), "FAILURE")
     found = app.AsyncResult("an-id")
     with pytest.raises(ValueError, match="oh") as caught:
@@ -61,12 +61,12 @@ def test_failures_are_stored_whatever_the_serializer(app: Celery, task: str) -> 
     assert caught.value.args == ("oh", 7)
 
 
-def test_a_serializer_that_nobody_knows_fails_the_task(app: Celery) -> None:
+def test_unknown_serializer_fails_the_task(app: Celery) -> None:
     with pytest.raises(NotEncodable, match="nonesuch"):
         store(app, "nonesuch", [1])
 
 
-def test_the_part_of_a_chord_is_as_its_task_wants_it(app: Celery) -> None:
+def test_chord_part_has_the_serializer_of_its_task(app: Celery) -> None:
     request = Context(
         id="an-id", task="rootcellar-json", group="a-group", group_index=0, chord={"task": "x"}, ignore_result=True
     )
@@ -84,12 +84,12 @@ def test_app_reads_what_it_writes_by_default(tmp_path: Path) -> None:
     app.backend.store.close()
 
 
-def test_no_pickle_unless_it_is_named(app: Celery) -> None:
+def test_pickle_is_used_only_if_it_is_named(app: Celery) -> None:
     assert store(app, "settings", ValueError("x"), "FAILURE").body[:1] == b"{"
     assert pickle.loads(store(app, "pickle", (1,)).body) == (1,)  # noqa: S301 - our own
 
 
-def test_arguments_and_exceptions_stay_as_sql_and_stock_readers_know_them(app: Celery) -> None:
+def test_arguments_and_exceptions_stay_plain_json(app: Celery) -> None:
     app.conf.update(result_serializer="rootcellar-json", result_extended=True)
     assert store(app, "rootcellar-json", ValueError("x", (1,)), "FAILURE").body.startswith(
         b'{"exc_type": "ValueError", '

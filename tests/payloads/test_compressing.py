@@ -1,4 +1,4 @@
-"""Compression: with a level and a threshold, told apart by what is stored, and stopped before it fills the memory."""
+"""Compression: levels, a threshold, the stored method, and a limit for what a payload expands to."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ METHODS = {
     "zstd": "application/zstd",
     "brotli": "application/x-brotli",
 }
-#: those that the installed kombu knows
+#: the methods that the installed kombu supports
 KOMBUS = [
     pytest.param(
         method,
@@ -64,23 +64,23 @@ def test_compressed_value_is_read_under_any_settings(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", KOMBUS)
-def test_celery_reads_what_is_compressed(method: str) -> None:
+def test_compressed_value_is_read_by_celery(method: str) -> None:
     packed = Compressor(method).compress(TEXT)
     assert packed.compression == kombu_compression.get_encoder(method)[1]
     assert kombu_compression.decompress(packed.body, METHODS[method]) == TEXT.body
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_levels(method: str) -> None:
+def test_compression_level_changes_the_size(method: str) -> None:
     source = random.Random(20310506)
     words = [source.randbytes(source.randrange(2, 9)).hex() for _ in range(500)]
     text = Payload(" ".join(source.choices(words, k=40_000)).encode())
     quick, hard = (Compressor(method, level=level).compress(text) for level in (1, 9))
-    assert len(hard.body) != len(quick.body), "and not always smaller, as zstd shows"
+    assert len(hard.body) != len(quick.body), "a higher level is not always smaller, for example with zstd"
     assert Compressor().decompress(hard) == Compressor().decompress(quick) == text
 
 
-def test_small_and_incompressible_payloads_are_stored_as_they_are() -> None:
+def test_small_or_incompressible_payload_is_not_compressed() -> None:
     small = Payload(b"x" * 999)
     assert Compressor("gzip", threshold=1_000).compress(small) is small
     assert Compressor("gzip", threshold=999).compress(small).compression
@@ -89,7 +89,7 @@ def test_small_and_incompressible_payloads_are_stored_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"name": "zip"}, "unknown compression 'zip'"),
         ({"name": "gzip", "level": 10}, "gzip has no level 10 .* from 0 to 9"),
@@ -97,8 +97,8 @@ def test_small_and_incompressible_payloads_are_stored_as_they_are() -> None:
         ({"name": "zstd", "level": 23}, "from -7 to 22"),
     ],
 )
-def test_wrong_settings(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_wrong_compression_setting_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         Compressor(options.pop("name"), **options)
 
 
@@ -106,12 +106,12 @@ def test_wrong_settings(options: dict[str, Any], said: str) -> None:
     "name", ["result_compression_threshold", "result_max_decompressed_size", "result_compression_level"]
 )
 @pytest.mark.parametrize("value", ["much", -200, 1.5])
-def test_wrong_numbers(name: str, value: Any) -> None:
+def test_wrong_number_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=name):
         codec_of({"result_compression": "gzip", name: value})
 
 
-def test_settings_and_transport_options() -> None:
+def test_compression_is_configured_by_settings_or_options() -> None:
     value = "x" * 500
     codec = codec_of(
         {"result_backend_transport_options": {"result_compression": "gzip", "result_compression_threshold": 100}}
@@ -126,7 +126,7 @@ def test_settings_and_transport_options() -> None:
 
 
 @pytest.mark.parametrize("method", BOMBS)
-def test_a_bomb_is_stopped_before_it_fills_the_memory(method: str) -> None:
+def test_payload_bomb_is_stopped_early(method: str) -> None:
     bomb = Payload(BOMBS[method](), compression=method)
     assert len(bomb.body) < 80_000
     tracemalloc.start()
@@ -142,7 +142,7 @@ def test_a_bomb_is_stopped_before_it_fills_the_memory(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", BOMBS)
-def test_damaged_streams(method: str) -> None:
+def test_damaged_stream_is_unreadable(method: str) -> None:
     name = {"application/x-gzip": "gzip", "application/x-bz2": "bzip2", "application/x-lzma": "lzma"}
     whole = Compressor(name.get(method, method)).compress(TEXT)
     for body in (whole.body[:-1], whole.body[: len(whole.body) // 2], b"", b"no such thing", b"\x00" * 100):
@@ -150,7 +150,7 @@ def test_damaged_streams(method: str) -> None:
             Compressor().decompress(Payload(body, compression=whole.compression))
 
 
-def test_lzma_may_not_ask_for_gigabytes() -> None:
+def test_lzma_payload_cannot_allocate_gigabytes() -> None:
     # lzma.compress(b"x", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}])
     greedy = bytes.fromhex(
         "fd377a585a000004e6d6b44602002101240000005e1fc7f9010000780000000045aeef83f8ee160a00011901a52c81cc1fb6f37d01"
@@ -160,12 +160,12 @@ def test_lzma_may_not_ask_for_gigabytes() -> None:
         Compressor().decompress(Payload(greedy, compression="application/x-lzma"))
 
 
-def test_real_gzip_is_read_too() -> None:
+def test_gzip_file_format_is_read() -> None:
     packed = Payload(gzip.compress(TEXT.body), compression="application/x-gzip")
     assert Compressor().decompress(packed).body == TEXT.body
 
 
-def test_a_method_that_an_application_registered_with_kombu() -> None:
+def test_method_registered_with_kombu_is_used() -> None:
     kombu_compression.register(
         lambda body: b"!" + body[2:], lambda body: b'["' + body[1:], "application/x-odd", ["odd"]
     )
@@ -183,7 +183,7 @@ def test_a_method_that_an_application_registered_with_kombu() -> None:
 
 
 @pytest.mark.parametrize("method", KOMBUS)
-def test_values_that_celery_compressed_in_its_tables_are_read(method: str) -> None:
+def test_value_that_celery_compressed_is_read(method: str) -> None:
     body, content_type = kombu_compression.compress(TEXT.body, method)
     blob = b"\x00celery-compressed\x00" + content_type.encode() + b"\x00" + body
     record = task_record({"task_id": "a", "status": "SUCCESS", "result": blob}, None)

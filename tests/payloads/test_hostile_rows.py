@@ -1,4 +1,4 @@
-"""Rows that somebody else wrote, as an application reads them: refused with our error, and nothing has happened."""
+"""Rows of an attacker, read by an application: they are refused with rootcellar's error, and have no effect."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def rows(trace: Path) -> dict[str, Payload]:
 
 @pytest.mark.parametrize("name", rows(Path()))
 @pytest.mark.parametrize("old_pickles", [False, True])
-def test_hostile_rows_are_refused(name: str, old_pickles: bool, tmp_path: Path) -> None:
+def test_hostile_row_is_refused(name: str, old_pickles: bool, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     app = Celery(broker="memory://", backend=f"rootcellar+sqlite:///{tmp_path}/results.sqlite3", set_as_current=False)
     app.conf.update(result_serializer="rootcellar-json", result_accept_old_pickles=old_pickles)
@@ -66,19 +66,19 @@ def test_hostile_rows_are_refused(name: str, old_pickles: bool, tmp_path: Path) 
 
 @settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), max_examples=100)
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_any_bytes(body: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
     decode(Payload(body, TYPED_JSON))
     decode(Payload(body, "application/x-msgpack", "binary"))
     decode_stored(body)
 
 
-def test_random_inputs() -> None:
-    """A million of them: ``python -m tests.fuzz``."""
+def test_random_inputs_are_decoded_or_refused() -> None:
+    """``python -m tests.fuzz`` tries a million inputs."""
     good, _ = fuzz(5_000, seed=int.from_bytes(os.urandom(4), "big"))
-    assert good > 50, "some of the inputs must be values, or nothing is tried"
+    assert good > 50, "some of the inputs must be valid, or the test proves nothing"
 
 
-def test_the_fuzzer_finds_what_it_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fuzzer_finds_a_foreign_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Codec, *args: Any, **options: Any) -> None:
         raise KeyError("not ours")
 
@@ -105,12 +105,12 @@ _COLLIDING = [number * (2**61 - 1) for number in range(1, 30_001)]
     ],
     ids=["set", "frozenset", "dict", "decimals", "tuples"],
 )
-def test_colliding_members_are_refused_in_little_time(value: Any) -> None:
+def test_colliding_members_are_refused_quickly(value: Any) -> None:
     payload = Payload(json.dumps([value]).encode(), TYPED_JSON)
     started = time.process_time()
     with pytest.raises(PayloadError, match="the same hash"):
         Codec(accept={TYPED_JSON}).decode(payload, task_id="a")
-    # comparing each with each takes minutes
+    # comparing every pair takes minutes
     assert time.process_time() - started < 20
 
 

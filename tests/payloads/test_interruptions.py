@@ -1,4 +1,4 @@
-"""Time limits, aborts and signals' exceptions go through what encodes and decodes, unchanged, of whatever class."""
+"""Interruptions (time limits, exits, exceptions of signal handlers) pass through encoding and decoding unchanged."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from tests.workers import Worker
 
 
 class OwnLimit(Exception):
-    """What an application's own handler of a signal raises."""
+    """An exception that an application's signal handler raises."""
 
 
 class OwnTimeout(TimeoutError):
-    """The same, of a kind that is also an error of the network."""
+    """The same, of a class that is also an error of the network."""
 
 
 def raise_soft_time_limit() -> None:
@@ -50,7 +50,7 @@ def raise_keyboard_interrupt() -> None:
 
 
 def raise_exit() -> None:
-    # a web server's abort
+    # as a web server aborts a request
     raise SystemExit(1)
 
 
@@ -68,7 +68,7 @@ def in_a_handler(kind: type[Exception]) -> Callable[[], None]:
     return raise_in_handler
 
 
-#: the handlers that were there before
+#: the earlier handlers
 handlers: list[Any] = []
 
 INTERRUPTIONS: dict[type[BaseException], Callable[[], None]] = {
@@ -88,29 +88,29 @@ def kind(request: pytest.FixtureRequest) -> Iterator[type[BaseException]]:
 
 
 class Interrupted:
-    """A value; whatever is done with it, an interruption strikes."""
+    """A value that raises an interruption in every step of encoding."""
 
     def __init__(self, kind: type[BaseException]) -> None:
         self.kind = kind
 
-    def _strike(self, *_: Any) -> Any:
+    def _interrupt(self, *_: Any) -> Any:
         INTERRUPTIONS[self.kind]()
 
-    __reduce__ = __repr__ = __deepcopy__ = _strike
+    __reduce__ = __repr__ = __deepcopy__ = _interrupt
 
     def __setstate__(self, state: Any) -> None:
-        self._strike()
+        self._interrupt()
 
 
-rootcellar.register_type(Interrupted, "tests.interrupted", Interrupted._strike, lambda name: strike_by_name(name))
+rootcellar.register_type(Interrupted, "tests.interrupted", Interrupted._interrupt, lambda name: interrupt_by_name(name))
 
 
-def strike_by_name(name: str) -> Any:
-    next(strike for kind, strike in INTERRUPTIONS.items() if kind.__name__ == name)()
+def interrupt_by_name(name: str) -> Any:
+    next(interrupt for kind, interrupt in INTERRUPTIONS.items() if kind.__name__ == name)()
 
 
 @contextmanager
-def goes_through(kind: type[BaseException]) -> Iterator[None]:
+def passes_through(kind: type[BaseException]) -> Iterator[None]:
     with pytest.raises(kind) as caught:
         yield
     assert type(caught.value) is kind
@@ -124,54 +124,56 @@ def decode(body: bytes, content_type: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("serializer", ["rootcellar-json", "pickle"])
-def test_interruption_goes_through_encoding(kind: type[BaseException], serializer: str) -> None:
-    with goes_through(kind):
+def test_interruption_passes_through_encoding(kind: type[BaseException], serializer: str) -> None:
+    with passes_through(kind):
         CODEC.encode([Interrupted(kind)], task_id="a task", serializer=serializer)
 
 
-def test_interruption_goes_through_decoding_of_typed_json(kind: type[BaseException]) -> None:
+def test_interruption_passes_through_decoding_typed_json(kind: type[BaseException]) -> None:
     text = json.dumps([{"__rootcellar__": "tests.interrupted", "__value__": kind.__name__}])
-    with goes_through(kind):
+    with passes_through(kind):
         decode(text.encode(), TYPED_JSON)
 
 
 class Pickled:
-    """A value whose pickle is read by a function that an interruption strikes."""
+    """A value whose unpickling raises an interruption."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __reduce__(self) -> Any:
-        return strike_by_name, (self.name,)
+        return interrupt_by_name, (self.name,)
 
 
-def test_interruption_goes_through_decoding_of_pickles(kind: type[BaseException]) -> None:
-    with goes_through(kind):
+def test_interruption_passes_through_decoding_pickles(kind: type[BaseException]) -> None:
+    with passes_through(kind):
         decode(pickle.dumps(Pickled(kind.__name__)), "application/x-python-serialize", content_encoding="binary")
 
 
-def test_interruption_goes_through_decoding_of_old_pickles(
+def test_interruption_passes_through_decoding_old_pickles(
     kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rootcellar.payloads.pickles._bytes", None)
     monkeypatch.setitem(
         read_old_pickle.__globals__["_PLAIN"], ("builtins", "complex"), lambda *_: INTERRUPTIONS[kind]()
     )
-    with goes_through(kind):
+    with passes_through(kind):
         read_old_pickle(Payload(pickle.dumps(1 + 2j), "application/x-python-serialize", "binary"))
 
 
-def test_interruption_goes_through_compressing_and_decompressing(kind: type[BaseException]) -> None:
-    strike = INTERRUPTIONS[kind]
-    compression.register(lambda body: strike(), lambda body: strike(), f"application/x-{kind.__name__}", aliases=[])
-    with goes_through(kind):
+def test_interruption_passes_through_compression(kind: type[BaseException]) -> None:
+    interrupt = INTERRUPTIONS[kind]
+    compression.register(
+        lambda body: interrupt(), lambda body: interrupt(), f"application/x-{kind.__name__}", aliases=[]
+    )
+    with passes_through(kind):
         Compressor(f"application/x-{kind.__name__}", threshold=0).compress(Payload(b"x" * 100))
-    with goes_through(kind):
+    with passes_through(kind):
         Compressor().decompress(Payload(b"x", compression=f"application/x-{kind.__name__}"))
 
 
 class Copied(dict[str, Any]):
-    """A dict that an interruption strikes while it is looked through."""
+    """A dict that raises an interruption when it is iterated."""
 
     kind: type[BaseException]
 
@@ -179,84 +181,84 @@ class Copied(dict[str, Any]):
         INTERRUPTIONS[self.kind]()
 
 
-def test_interruption_goes_through_redaction(kind: type[BaseException]) -> None:
+def test_interruption_passes_through_redaction(kind: type[BaseException]) -> None:
     value = Copied(token="a secret")
     value.kind = kind
     redactor = Redactor(Patterns(("token",), ("token",)))
-    with goes_through(kind):
+    with passes_through(kind):
         redactor.encoded(value, Call(), lambda value: Payload(b'{"token": "a secret"}'), is_result=True)
-    with goes_through(kind):
+    with passes_through(kind):
         redactor.text("an error", Call(SimpleNamespace(name="a task", run=print), (), value))
 
 
-def test_interruption_goes_through_what_describes_an_exception(kind: type[BaseException]) -> None:
-    with goes_through(kind):
+def test_interruption_passes_through_describing_an_exception(kind: type[BaseException]) -> None:
+    with passes_through(kind):
         exceptions.describe(ValueError(Interrupted(kind)), lambda value: serialise(value, "rootcellar-json"))
 
     def refuse(value: Any) -> None:
         raise NotEncodable("no")
 
-    with goes_through(kind):
+    with passes_through(kind):
         exceptions.describe(ValueError(Interrupted(kind)), refuse)
 
 
 class Failing(Exception):
-    """An exception whose constructor an interruption strikes."""
+    """An exception whose constructor raises an interruption."""
 
     def __init__(self, name: str) -> None:
-        strike_by_name(name)
+        interrupt_by_name(name)
 
 
-def test_interruption_goes_through_what_makes_an_exception_again(kind: type[BaseException]) -> None:
+def test_interruption_passes_through_restoring_an_exception(kind: type[BaseException]) -> None:
     stored = {"exc_type": "Failing", "exc_module": __name__, "exc_message": [kind.__name__]}
-    with goes_through(kind):
+    with passes_through(kind):
         exceptions.restore(stored)
 
 
-def test_interruption_goes_through_a_blob_store(kind: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    def strike(*_: Any, **__: Any) -> None:
+def test_interruption_passes_through_a_blob_store(kind: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         INTERRUPTIONS[kind]()
 
     blobs = open_blobs("memory://blobs")
     for method in ("pipe_file", "cat_file"):
-        monkeypatch.setattr(MemoryFileSystem, method, strike)
-    with goes_through(kind):
+        monkeypatch.setattr(MemoryFileSystem, method, interrupt)
+    with passes_through(kind):
         blobs.put("aa/name", b"body")
-    with goes_through(kind):
+    with passes_through(kind):
         blobs.get("aa/name")
 
 
-def test_interruption_goes_through_a_folder_of_blobs(
+def test_interruption_passes_through_a_folder_of_blobs(
     kind: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     blobs = open_blobs(str(tmp_path))
     monkeypatch.setattr("os.fsync", lambda file: INTERRUPTIONS[kind]())
-    with goes_through(kind):
+    with passes_through(kind):
         blobs.put("aa/name", b"body")
-    assert not list(tmp_path.glob("??/*")), "nothing half is left"
+    assert not list(tmp_path.glob("??/*")), "no partial file is left"
 
 
-def test_interruption_goes_through_the_call_of_a_chord_body(kind: type[BaseException], tmp_path: Path) -> None:
-    """The chord is not failed for it: it stays to be finished by the next sweep."""
+def test_interruption_passes_through_calling_a_chord_body(kind: type[BaseException], tmp_path: Path) -> None:
+    """The chord does not fail: the next sweep finishes it."""
     app = Celery(broker="memory://", backend=f"rootcellar+sqlite:///{tmp_path}/results.sqlite3", set_as_current=False)
     body = SimpleNamespace(delay=lambda values: INTERRUPTIONS[kind]())
-    with goes_through(kind):
+    with passes_through(kind):
         app.backend.chords._publish("a chord", body, [])
     app.backend.store.close()
 
 
-# -- what is no interruption
+# -- other errors
 
 
-def test_errors_of_the_data_are_told_as_such() -> None:
+def test_data_error_is_not_an_interruption() -> None:
     with pytest.raises(PayloadUnreadable):
         decode(b'{"__rootcellar__": "tests.interrupted", "__value__": "nobody"}', TYPED_JSON)
     with pytest.raises(NotEncodable):
         CODEC.encode(object(), task_id="a task")
 
 
-def test_error_within_the_handling_of_an_interruption_is_told_as_what_it_is() -> None:
-    """A task that handles its time limit, and reads a damaged result there, hears of the damage."""
+def test_data_error_is_raised_while_a_limit_is_handled() -> None:
+    """A task that reads a damaged result while it handles its time limit gets the error of the damage."""
     try:
         raise_soft_time_limit()
     except SoftTimeLimitExceeded:
@@ -264,18 +266,18 @@ def test_error_within_the_handling_of_an_interruption_is_told_as_what_it_is() ->
             decode(b"{", TYPED_JSON)
 
 
-def raise_what_replaces_any() -> None:
-    """Do as psycopg does while it reads the settings of a connection."""
+def replace_an_interruption() -> None:
+    """Replace the exception like psycopg when it reads the settings of a connection."""
     try:
         raise_soft_time_limit()
     except Exception:
         raise ValueError("a bad value") from None
 
 
-def test_interruption_that_a_library_replaced_is_found_where_asked_for() -> None:
+def test_replaced_interruption_is_found() -> None:
     moment = Moment()
     with pytest.raises(ValueError, match="a bad value") as caught:
-        raise_what_replaces_any()
+        replace_an_interruption()
     assert isinstance(interruption_in(caught.value, moment), SoftTimeLimitExceeded)
     assert interruption_in(caught.value) is None
     try:
@@ -283,11 +285,11 @@ def test_interruption_that_a_library_replaced_is_found_where_asked_for() -> None
     except SoftTimeLimitExceeded:
         moment = Moment()
         with pytest.raises(ValueError, match="another") as caught:
-            raise ValueError("another")  # noqa: B904 - as a library would, in whose caller a limit is being handled
+            raise ValueError("another")  # noqa: B904 - like a library whose caller handles a limit
         assert interruption_in(caught.value, moment) is None
 
 
-def test_ordinary_exception_is_no_interruption() -> None:
+def test_ordinary_exception_is_not_an_interruption() -> None:
     for exc in (ValueError("x"), TimeoutError(), OSError(1, "x"), copy.Error(), StoreUnavailable("x")):
         with pytest.raises(type(exc)) as caught:
             raise exc
@@ -312,12 +314,12 @@ def app(postgres_server: Any, redis_server: Any) -> Iterator[Celery]:
     worker_app.close()
 
 
-def test_task_notices_its_soft_time_limit_while_its_progress_is_encoded(app: Celery) -> None:
-    result = app.tasks["tests.apps.interrupted.tell_progress"].delay()
+def test_soft_time_limit_ends_encoding_in_a_task(app: Celery) -> None:
+    result = app.tasks["tests.apps.interrupted.store_progress"].delay()
     assert result.get(timeout=60) == "the task noticed"
 
 
-def test_task_notices_its_soft_time_limit_while_it_decodes_a_result(app: Celery) -> None:
+def test_soft_time_limit_ends_decoding_in_a_task(app: Celery) -> None:
     app.backend.store_result("another", Endless("decode"), "SUCCESS")
     result = app.tasks["tests.apps.interrupted.read_another"].delay("another")
     assert result.get(timeout=60) == "the task noticed"

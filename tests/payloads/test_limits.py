@@ -1,4 +1,4 @@
-"""Results that are too large are refused, cut short, or kept in a blob that goes with its record."""
+"""Results that are too large are refused, truncated, or stored in a blob that is deleted with its record."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def task(**attributes: Any) -> Call:
     return Call(SimpleNamespace(name="report", run=lambda: None, **attributes))
 
 
-# -- refused and cut short
+# -- refused and truncated
 
 
-def test_sizes() -> None:
+def test_size_is_read_with_its_unit() -> None:
     given = ("1000", 1000, "1kb", "10MB", "2 GiB", "0", "never", None)
     assert [read_size(each, "x") for each in given] == [1000, 1000, 1024, 10 << 20, 2 << 30, None, None, None]
     for wrong in ("ten", "-1", "1.5MB", "5TB", True):
@@ -55,18 +55,18 @@ def test_sizes() -> None:
         codec_of({"result_too_large": "drop"})
 
 
-def test_a_large_result_is_refused_by_name_size_and_limit() -> None:
+def test_large_result_is_refused_with_its_size_and_limit() -> None:
     codec = Codec(limit=Limit(1_000))
     with pytest.raises(NotEncodable) as caught:
         codec.encode(LARGE, task_id="a", call=task())
     for word in ("the result of task report", "5,012 bytes", "1,000", "result_max_size", "spill"):
         assert word in str(caught.value)
-    assert codec.decode(codec.encode("x" * 998, task_id="a"), task_id="a") == "x" * 998, "quotes and all it is 1,000"
+    assert codec.decode(codec.encode("x" * 998, task_id="a"), task_id="a") == "x" * 998, "1,000 bytes with its quotes"
     with pytest.raises(NotEncodable):
         codec.encode("x" * 999, task_id="a")
 
 
-def test_a_task_has_its_own_limit() -> None:
+def test_task_has_its_own_limit() -> None:
     codec = Codec(limit=Limit(1_000))
     for call in (task(result_max_size="10KB"), task(result_max_size=0)):
         assert codec.decode(codec.encode(LARGE, task_id="a", call=call), task_id="a") == LARGE
@@ -77,7 +77,7 @@ def test_a_task_has_its_own_limit() -> None:
 
 
 @pytest.mark.parametrize("serializer", ["json", "rootcellar-json", "msgpack"])
-def test_long_texts_are_cut_short(serializer: str) -> None:
+def test_long_text_is_truncated(serializer: str) -> None:
     codec = Codec(
         limit=Limit(100, "truncate"), serializer=serializer, accept=["application/json", "application/x-msgpack"]
     )
@@ -88,7 +88,7 @@ def test_long_texts_are_cut_short(serializer: str) -> None:
     assert beginning == ("" if serializer == "msgpack" else '"' + "ü" * 49)
 
 
-def test_no_task_fails_for_its_arguments_or_its_failure() -> None:
+def test_large_arguments_and_failures_are_truncated() -> None:
     codec = Codec(limit=Limit(1_000))
     args = codec.decode(codec.encode([LARGE], task_id="a", field="args"), task_id="a", field="args")
     assert args[TRUNCATED]["limit"] == 1_000
@@ -124,7 +124,7 @@ def names(blobs: Blobs) -> list[str]:
 @pytest.mark.parametrize(
     "task_id", ["a", "9f1c3a2e-0000-4000-8000-000000000001", "../../etc/passwd", ".", "a/b %:ü\x00"]
 )
-def test_a_blob_reads_back(blobs: Blobs, task_id: str) -> None:
+def test_blob_comes_back(blobs: Blobs, task_id: str) -> None:
     codec = spilling_codec(blobs)
     stored = codec.encode(LARGE, task_id=task_id)
     assert stored.content_type == REFERENCE
@@ -135,12 +135,12 @@ def test_a_blob_reads_back(blobs: Blobs, task_id: str) -> None:
     assert len(names(blobs)) == 1
 
 
-def test_an_id_that_is_too_long_for_a_name(blobs: Blobs) -> None:
+def test_id_that_is_too_long_for_a_blob_is_refused(blobs: Blobs) -> None:
     with pytest.raises(RecordRefused, match="too long"):
         spilling_codec(blobs).encode(LARGE, task_id="x" * 500)
 
 
-def test_a_blob_is_encrypted_and_bound_to_its_task(blobs: Blobs) -> None:
+def test_blob_is_encrypted_and_bound_to_its_task(blobs: Blobs) -> None:
     codec = spilling_codec(blobs, NEW)
     stored, other = (codec.encode(LARGE, task_id=task_id) for task_id in ("a", "b"))
     body = blobs.get(json.loads(stored.body)["blob"])
@@ -149,7 +149,7 @@ def test_a_blob_is_encrypted_and_bound_to_its_task(blobs: Blobs) -> None:
     assert codec.decode(stored, task_id="a") == LARGE
     with pytest.raises(PayloadUnreadable, match="a blob of another task"):
         codec.decode(stored, task_id="b")
-    # the bytes of one under the name of the other, with a reference that fits
+    # the bytes of one blob under the name of the other, with a matching reference
     name = json.loads(other.body)["blob"]
     blobs.put(name, body)
     forged = replace(other, body=json.dumps({**json.loads(stored.body), "blob": name}).encode())
@@ -157,7 +157,7 @@ def test_a_blob_is_encrypted_and_bound_to_its_task(blobs: Blobs) -> None:
         codec.decode(forged, task_id="b")
 
 
-def test_damaged_blobs_and_references_are_refused(blobs: Blobs) -> None:
+def test_damaged_blob_or_reference_is_refused(blobs: Blobs) -> None:
     codec = spilling_codec(blobs)
     stored = codec.encode(LARGE, task_id="a")
     about = json.loads(stored.body)
@@ -188,7 +188,7 @@ def test_damaged_blobs_and_references_are_refused(blobs: Blobs) -> None:
         Codec().decode(stored, task_id="a")
 
 
-def test_a_folder_that_cannot_be_written_is_an_outage(tmp_path: Path) -> None:
+def test_unwritable_blob_folder_is_an_outage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     codec = spilling_codec(open_blobs(str(tmp_path / "file" / "blobs")))
     with pytest.raises(StoreUnavailable, match="blob store") as caught:
@@ -231,7 +231,7 @@ def request(task_id: str = "a", retries: int = 0, **about: Any) -> Context:
     return Context(id=task_id, task="report", retries=retries, delivery_info=about)
 
 
-def test_a_blob_goes_when_its_result_is_forgotten(app: Callable[..., Celery]) -> None:
+def test_blob_is_deleted_with_a_forgotten_result(app: Callable[..., Celery]) -> None:
     one = app()
     one.backend.store_result("a", LARGE, "SUCCESS")
     one.backend.store_result("b", LARGE, "SUCCESS")
@@ -241,7 +241,7 @@ def test_a_blob_goes_when_its_result_is_forgotten(app: Callable[..., Celery]) ->
     assert one.AsyncResult("b").get(timeout=0) == LARGE
 
 
-def test_a_blob_goes_when_a_retry_or_the_next_state_takes_its_place(app: Callable[..., Celery]) -> None:
+def test_blob_is_deleted_when_the_next_state_replaces_it(app: Callable[..., Celery]) -> None:
     one = app()
     for state in ("PROGRESS", "PROGRESS", "SUCCESS"):
         one.backend.store_result("a", LARGE, state, request=request())
@@ -254,7 +254,7 @@ def test_a_blob_goes_when_a_retry_or_the_next_state_takes_its_place(app: Callabl
     assert other.AsyncResult("b").get(timeout=0) == "small"
 
 
-def test_the_blob_of_a_run_that_comes_second_goes_and_the_first_stays(app: Callable[..., Celery]) -> None:
+def test_blob_of_a_second_run_is_deleted(app: Callable[..., Celery]) -> None:
     one = app()
     one.backend.store_result("a", LARGE, "SUCCESS", request=request())
     for about in ({"redelivered": True}, {}):
@@ -263,7 +263,7 @@ def test_the_blob_of_a_run_that_comes_second_goes_and_the_first_stays(app: Calla
     assert one.AsyncResult("a").get(timeout=0) == LARGE
 
 
-def test_a_cleanup_takes_blobs_of_expired_results_and_orphans(app: Callable[..., Celery], tmp_path: Path) -> None:
+def test_cleanup_deletes_expired_and_orphaned_blobs(app: Callable[..., Celery], tmp_path: Path) -> None:
     one = app(result_expires=timedelta(days=1))
     backend = one.backend
     for task_id in ("kept", "expired", "lost"):
@@ -275,7 +275,7 @@ def test_a_cleanup_takes_blobs_of_expired_results_and_orphans(app: Callable[...,
     (tmp_path / "blobs" / "ab" / "x.part").write_text("of a worker that died")
     (tmp_path / "blobs" / "readme").write_text("not ours")
     backend.cleanup()
-    assert len(blobs_of(one)) == 3, "none is older than an hour"
+    assert len(blobs_of(one)) == 3, "no blob is older than an hour"
     for path in tmp_path.glob("blobs/*/*"):
         os.utime(path, (1, 1))
     backend.cleanup()
@@ -286,7 +286,7 @@ def test_a_cleanup_takes_blobs_of_expired_results_and_orphans(app: Callable[...,
 
 
 @pytest.mark.parametrize("first", [None, "small", LARGE])
-def test_blob_of_a_part_stays_until_its_chord_is_finished(
+def test_blob_of_a_chord_part_stays_until_the_chord_finishes(
     app: Callable[..., Celery], tmp_path: Path, first: Any
 ) -> None:
     one = app()
@@ -295,7 +295,7 @@ def test_blob_of_a_part_stays_until_its_chord_is_finished(
     backend.store.size_chord("g", 2)
     part = Context(id="a", task="report", group="g", group_index=0, chord={"task": "body"}, delivery_info={})
     if first is not None:
-        # stored by the task for itself: this stays, and the chord gets what the task returns
+        # the task stores a result for itself: this stays, and the chord gets the returned value
         backend.store_result("a", first, "SUCCESS", request=part)
     returned = {"text": "r" * 5_000}
     backend.mark_as_done("a", returned, request=part)
@@ -310,7 +310,7 @@ def test_blob_of_a_part_stays_until_its_chord_is_finished(
     assert blobs_of(one) == []
 
 
-def test_an_outage_of_the_blob_store_is_waited_out(app: Callable[..., Celery], tmp_path: Path) -> None:
+def test_result_is_stored_after_an_outage_of_the_blob_store(app: Callable[..., Celery], tmp_path: Path) -> None:
     (tmp_path / "blobs").write_text("in the way")
     one = app(result_backend_base_sleep_between_retries_ms=300)
     threading.Timer(0.05, (tmp_path / "blobs").unlink).start()
@@ -318,7 +318,7 @@ def test_an_outage_of_the_blob_store_is_waited_out(app: Callable[..., Celery], t
     assert one.AsyncResult("a").get(timeout=0) == LARGE
 
 
-def test_rekeying_blobs(app: Callable[..., Celery]) -> None:
+def test_rekey_encrypts_blobs_again(app: Callable[..., Celery]) -> None:
     app(result_encryption_keys=OLD).backend.store_result("a", LARGE, "SUCCESS")
     both = app(result_encryption_keys=f"{NEW},{OLD}").backend
     without = Rekeyer(both.store, codec_of({"result_encryption_keys": f"{NEW},{OLD}"})).run()

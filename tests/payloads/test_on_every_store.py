@@ -48,12 +48,12 @@ def codec_of(combination: WorkerUnderTest, key: str) -> Codec:
 
 @pytest.fixture(scope="session")
 def drawn_values() -> dict[str, list[Any]]:
-    """Values that Hypothesis drew for each serializer, once for all stores."""
+    """Values from Hypothesis for each serializer, drawn once for all stores."""
     return {name: drawn_from(strategy) for name, (_, strategy) in SERIALIZERS.items()}
 
 
 def drawn_from(strategy: st.SearchStrategy[Any]) -> list[Any]:
-    """Return some values that Hypothesis finds worth a try."""
+    """Return some values that Hypothesis draws."""
     drawn: list[Any] = []
 
     @settings(max_examples=VALUES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -67,13 +67,13 @@ def drawn_from(strategy: st.SearchStrategy[Any]) -> list[Any]:
 
 @pytest.fixture(scope="session")
 def other_process() -> Iterator[ProcessPoolExecutor]:
-    """A process that shares nothing with this one but what is stored."""
+    """A process that shares only the stored records with this one."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield pool
 
 
 def differences(store_name: str, url: str, key: str, expected: bytes) -> list[str]:
-    """Read what is stored there; say what is not what it was."""
+    """Read the stored values; return a line for each difference."""
     under_test = next(store for store in STORES if store.name == store_name)
     store = under_test.open(url, None)
     values: dict[str, tuple[WorkerUnderTest, Any]] = pickle.loads(expected)  # noqa: S301 - our own, a moment ago
@@ -94,7 +94,7 @@ def differences(store_name: str, url: str, key: str, expected: bytes) -> list[st
 
 
 @pytest.mark.parametrize("under_test", STORES, ids=str)
-def test_random_values_come_back(
+def test_random_values_come_back_from_every_store(
     under_test: StoreUnderTest,
     request: pytest.FixtureRequest,
     drawn_values: dict[str, list[Any]],
@@ -112,7 +112,9 @@ def test_random_values_come_back(
             store.put(TaskRecord(task_id=task_id, state="FAILURE", result=result, args=args))
             values[task_id] = combination, value
         # an older protocol loses the byte order of NumPy arrays
-        told = (under_test.name, url, key, pickle.dumps(values, protocol=5))
-        wrong = other_process.submit(differences, *told).result(60) if under_test.shared else differences(*told)
+        arguments = (under_test.name, url, key, pickle.dumps(values, protocol=5))
+        wrong = (
+            other_process.submit(differences, *arguments).result(60) if under_test.shared else differences(*arguments)
+        )
         store.close()
     assert wrong == []

@@ -1,4 +1,4 @@
-"""What a task came to is kept, also where the store refuses the whole record, and where the store was away for long."""
+"""A task's outcome is stored even if the store refuses the whole record, or after a long outage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def raised(text: str) -> ValueError:
     return ValueError(text, "and more")
 
 
-def test_failure_with_much_text_is_kept(small_mariadb: Celery) -> None:
+def test_large_failure_is_stored_truncated(small_mariadb: Celery) -> None:
     request = Context(id="a", task="t", args=["x" * 2 * MEGABYTE], kwargs={"y": 1}, stamps={"s": [1]})
     request.stamped_headers = ["s"]
     small_mariadb.backend.store_result("a", raised("e" * 9_000_000), "FAILURE", "t" * 3_000_000, request=request)
@@ -68,7 +68,7 @@ def test_failure_with_much_text_is_kept(small_mariadb: Celery) -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("small_mariadb", 40_000), ("mongodb", 400_000)])
-def test_result_of_a_task_with_very_many_children_is_kept(
+def test_result_with_very_many_children_is_stored(
     name: str, count: int, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = request.getfixturevalue(name)
@@ -85,20 +85,18 @@ def test_result_of_a_task_with_very_many_children_is_kept(
     assert any("of task a is stored with children" in record.getMessage() for record in caplog.records)
 
 
-def test_returned_value_that_is_too_large_is_refused_and_named(small_mariadb: Celery) -> None:
+def test_too_large_value_is_refused_by_name(small_mariadb: Celery) -> None:
     with pytest.raises(PayloadTooLarge, match=r"the largest field of task a is its result: 2,097,154 bytes"):
         small_mariadb.backend.store_result("a", "x" * 2 * MEGABYTE, "SUCCESS")
     assert small_mariadb.AsyncResult("a").state == "PENDING"
 
 
-def test_document_that_is_too_large_is_refused_and_named(mongodb: Celery) -> None:
+def test_too_large_document_is_refused_by_name(mongodb: Celery) -> None:
     with pytest.raises(RecordRefused, match=r"the largest field of task a is its result"):
         mongodb.backend.store_result("a", "x" * 17 * MEGABYTE, "SUCCESS")
 
 
-def test_blob_is_there_when_the_record_is_acknowledged_after_a_long_outage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blob_is_renewed_after_a_long_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "BUSY_TIMEOUT", 0.1)
     monkeypatch.setattr(outgoing, "RENEW_AFTER_SECONDS", 0.0)
     app = app_on(

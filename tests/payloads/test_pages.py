@@ -1,4 +1,4 @@
-"""The pages about encryption, redaction and large results: their examples run, and they list what there is."""
+"""The pages about encryption, redaction and large results: their examples run, and their lists are complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.test_docs import FILE_NAME, ROOT, Page, run
 
 
 @pytest.mark.parametrize("page", ["encryption", "redaction", "large-results"])
-def test_examples(page: str, tmp_path: Path) -> None:
+def test_examples_of_the_page_run(page: str, tmp_path: Path) -> None:
     found = Page(f"docs/{page}.md", {})
     found.write_files(tmp_path)
     files = [match[1] for body in found.of("python") if (match := FILE_NAME.match(body))]
@@ -21,14 +21,14 @@ def test_examples(page: str, tmp_path: Path) -> None:
         run(f"python {name}", tmp_path)
 
 
-def test_the_defaults_of_redaction_are_listed() -> None:
+def test_page_lists_the_defaults_of_redaction() -> None:
     text = (ROOT / "docs/redaction.md").read_text(encoding="utf-8")
     listed = re.search(r"The defaults are (.*?)\.\n\n", text, re.DOTALL)
     assert listed
     assert re.findall(r"`([^`]+)`", listed[1]) == list(DEFAULTS)
 
 
-def test_every_variable_of_the_pages_is_there() -> None:
+def test_every_variable_of_the_pages_exists() -> None:
     reference = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     for page in ("encryption", "redaction", "large-results"):
         text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")

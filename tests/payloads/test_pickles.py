@@ -1,4 +1,4 @@
-"""Pickles: refused unless named; those of old Celery tables are read as plain data, and run nothing."""
+"""Pickles are refused unless configured; those of old Celery tables are read as plain data, and call nothing."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ PLAIN = [
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("value", PLAIN, ids=range(len(PLAIN)))
-def test_plain_data_of_every_protocol(value: Any, protocol: int) -> None:
+def test_old_pickle_of_plain_data_is_read(value: Any, protocol: int) -> None:
     if protocol < 2 and isinstance(value, list):
         value = [part for part in value if not isinstance(part, uuid.UUID)]
     try:
         body = pickle.dumps(value, protocol)
     except TypeError:
-        pytest.skip("this Python cannot write it so")
+        pytest.skip("this Python cannot pickle it with this protocol")
     if protocol < 2 and b"copy" in body:
         with pytest.raises(TypeRefused):
             read(body)
@@ -57,12 +57,12 @@ def test_plain_data_of_every_protocol(value: Any, protocol: int) -> None:
         assert repr(read(body)) == repr(value)
 
 
-def test_exceptions() -> None:
+def test_old_pickle_of_an_exception_is_read() -> None:
     assert repr(read(pickle.dumps(ValueError("x", 7)))) == "ValueError('x', 7)"
 
 
 @pytest.mark.parametrize("accepted", [None, {"application/json"}])
-def test_a_pickle_that_would_write_a_file(tmp_path: Path, accepted: Any) -> None:
+def test_pickle_that_calls_a_function_is_refused(tmp_path: Path, accepted: Any) -> None:
     trace = tmp_path / "trace"
     body = pickle.dumps([1, WritesFile(trace)])
     with pytest.raises(ContentRefused):
@@ -70,7 +70,7 @@ def test_a_pickle_that_would_write_a_file(tmp_path: Path, accepted: Any) -> None
     with pytest.raises(TypeRefused, match=r"names .*system, which is not plain data"):
         read(body)
     assert not trace.exists()
-    pickle.loads(body)  # noqa: S301 - to see that it is one
+    pickle.loads(body)  # noqa: S301 - to prove that the pickle works
     assert trace.exists()
 
 
@@ -96,18 +96,18 @@ def test_a_pickle_that_would_write_a_file(tmp_path: Path, accepted: Any) -> None
         b"\x82\x01.",
     ],
 )
-def test_hostile_and_damaged_pickles(body: bytes) -> None:
+def test_hostile_or_damaged_pickle_is_refused(body: bytes) -> None:
     with pytest.raises(PayloadError) as caught:
         read(body)
     assert len(str(caught.value)) < 700
     assert uuid.UUID(int=1).hex == "0" * 31 + "1", "no class was changed"
 
 
-def test_a_memo_at_a_high_place_takes_no_memory() -> None:
+def test_pickle_with_a_high_memo_index_takes_no_memory() -> None:
     assert read(b"\x80\x02]r\xff\xff\xff\x7f.") == []
 
 
-def test_pickle_is_used_where_it_is_named() -> None:
+def test_pickle_is_read_if_it_is_accepted() -> None:
     body = pickle.dumps(Path("x"))
     assert read(body, Codec(accept={PICKLE})) == Path("x")
     assert read(body, codec_of({"result_accept_old_pickles": True}, accept={PICKLE})) == Path("x")

@@ -60,12 +60,12 @@ Pair = namedtuple("Pair", "name token")
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip
-def test_defaults(value: Any, expected: Any) -> None:
+def test_defaults_mask_secrets_by_name(value: Any, expected: Any) -> None:
     before = repr(value)
     found = redacted(value)
     assert found == expected
     assert type(found) is type(expected)
-    assert repr(value) == before, "what the task goes on with is as it was"
+    assert repr(value) == before, "the task's own value is unchanged"
 
 
 def test_value_without_secrets_is_not_copied() -> None:
@@ -93,11 +93,11 @@ def test_value_without_secrets_is_not_copied() -> None:
         ("größe", {"Größe": 1}, {"Größe": MASK}),
     ],
 )  # fmt: skip
-def test_patterns(pattern: str, value: Any, expected: Any) -> None:
+def test_pattern_masks_matching_paths(pattern: str, value: Any, expected: Any) -> None:
     assert redacted(value, pattern) == expected
 
 
-def test_a_shared_part_is_redacted_where_a_path_says_so() -> None:
+def test_shared_value_is_masked_only_at_matching_paths() -> None:
     shared = {"number": 1}
     assert redacted({"house": shared, "card": shared}) == {"house": {"number": 1}, "card": {"number": MASK}}
 
@@ -125,11 +125,11 @@ def test_a_shared_part_is_redacted_where_a_path_says_so() -> None:
         ("if password == other:", "if password == other:"),
     ],
 )
-def test_texts(text: str, expected: str) -> None:
+def test_text_is_masked_after_secret_names(text: str, expected: str) -> None:
     assert Redaction(DEFAULTS).text(text) == expected
 
 
-def test_settings_say_what_is_masked_in_calls_and_what_in_results() -> None:
+def test_settings_choose_patterns_for_calls_and_results() -> None:
     assert read_patterns(None, "x") == STANDARD == Patterns(DEFAULTS, ())
     assert read_patterns("pin, card.cvc", "x") == Patterns((*DEFAULTS, "pin", "card.cvc"), ("pin", "card.cvc"))
     assert read_patterns("-Token", "x").results == ("-Token",)
@@ -141,7 +141,7 @@ def test_settings_say_what_is_masked_in_calls_and_what_in_results() -> None:
         assert read_patterns(off, "x") == NOTHING
     assert read_patterns(True, "x", NOTHING) == Patterns(DEFAULTS, DEFAULTS)
     assert read_patterns(["-pin"], "x", Patterns(("pin", "a"), ("pin",))) == Patterns(("a", "-pin"), ("-pin",))
-    assert read_patterns("pin", "x", Patterns(("a", "-PIN"))).calls == ("a", "pin"), "the last word counts"
+    assert read_patterns("pin", "x", Patterns(("a", "-PIN"))).calls == ("a", "pin"), "the last pattern wins"
     for wrong in ("a b$", "a..b", "§", "$.", [3], "@cards"):
         with pytest.raises(ConfigurationError, match="is not a pattern"):
             read_patterns(wrong, "somewhere")
@@ -162,12 +162,12 @@ def stored(value: Any, field: str = KWARGS, call: Call | None = None, serializer
 
 
 @pytest.mark.parametrize("serializer", ["json", "msgpack", "yaml", "pickle"])
-def test_every_serializer(serializer: str) -> None:
+def test_secrets_are_masked_with_every_serializer(serializer: str) -> None:
     assert stored({"a": [{"access_token": SECRET}]}, serializer=serializer) == {"a": [{"access_token": MASK}]}
     assert stored({"card": {"number": 1}}, serializer=serializer) == {"card": {"number": MASK}}
 
 
-def test_the_quick_look_misses_nothing_that_the_walk_finds() -> None:
+def test_quick_search_finds_every_secret() -> None:
     redaction = Redaction(DEFAULTS)
     for pattern in set(DEFAULTS) - {"@card"}:
         for name in (pattern.replace("*", ""), pattern.replace("*", "x").upper(), pattern.replace("_", "-")):
@@ -182,25 +182,25 @@ def test_the_quick_look_misses_nothing_that_the_walk_finds() -> None:
 def login(user: str, password: str, /, *more: Any, pin: int = 0) -> None: ...
 
 
-def test_arguments_are_known_by_their_names() -> None:
+def test_positional_arguments_are_masked_by_name() -> None:
     assert stored(["me", SECRET, {"token": SECRET}, 1], ARGS, task(login)) == ["me", MASK, {"token": MASK}, 1]
     assert stored(("me",), ARGS, task(login)) == ["me"]
     assert stored({"pin": 1234, "password": SECRET}, KWARGS, task(login, result_redact=["pin"])) == {
         "pin": MASK,
         "password": MASK,
     }
-    assert stored([SECRET], ARGS, task(print)) == [SECRET], "of a task that does not tell its names"
+    assert stored([SECRET], ARGS, task(print)) == [SECRET], "the names of these arguments are unknown"
 
 
-def test_a_chords_body_keeps_what_it_needs() -> None:
+def test_body_of_a_chord_is_not_masked() -> None:
     assert stored({"kwargs": {"password": SECRET}}, CHORD_BODY) == {"kwargs": {"password": SECRET}}
 
 
-def test_task_says_what_is_masked_of_it() -> None:
+def test_task_has_its_own_patterns() -> None:
     value = {"token": "t", "password": "p", "pin": 1}
     own = task(login, result_redact=["-token", "pin"])
     assert stored(value, KWARGS, own) == {**value, "password": MASK, "pin": MASK}
-    assert stored(value, RESULT, own) == {**value, "pin": MASK}, "of a result no more than was asked for"
+    assert stored(value, RESULT, own) == {**value, "pin": MASK}, "a result is masked only as configured"
     assert stored(value, RESULT, task(login, result_redact=True)) == {**value, "token": MASK, "password": MASK}
     for field in (KWARGS, RESULT):
         assert stored(value, field, task(login, result_redact=False)) == value
@@ -267,7 +267,7 @@ def test_number_of_a_card_in_arguments_is_masked_under_any_key(number: str, seri
 
 
 @pytest.mark.parametrize("number", NO_CARDS)
-def test_other_numbers_in_arguments_stay(number: str) -> None:
+def test_numbers_that_are_no_cards_stay(number: str) -> None:
     assert stored({"order": number, "all": [number]}) == {"order": number, "all": [number]}
 
 
@@ -295,7 +295,7 @@ class Uncopied(dict):  # type: ignore[type-arg]
         raise RuntimeError("there is one of me")
 
 
-def test_odd_classes() -> None:
+def test_unusual_classes_are_masked_or_refused() -> None:
     assert redacted([Odd(1, 2), {"token": 1}]) == [[1, 2], {"token": MASK}]
     with pytest.raises(NotEncodable, match="cannot be redacted"):
         stored(Uncopied(token=SECRET))
@@ -303,7 +303,7 @@ def test_odd_classes() -> None:
     assert (found["token"], found["password"]) == (MASK, MASK)
 
 
-def test_value_that_cannot_be_encoded_is_shown_without_its_secrets() -> None:
+def test_unencodable_value_is_shown_without_secrets() -> None:
     codec = Codec(redactor=Redactor())
     call = Call(task(login).task, ("me", SECRET), {"other": object()})
     for field, value in ((ARGS, ["me", SECRET, object()]), (KWARGS, {"password": SECRET, "x": object()})):
@@ -312,24 +312,24 @@ def test_value_that_cannot_be_encoded_is_shown_without_its_secrets() -> None:
         assert b"object object" in payload.body
 
 
-def test_a_secret_in_what_contains_itself() -> None:
+def test_secret_in_a_circular_value_is_refused() -> None:
     value: dict[str, Any] = {"token": SECRET}
     value["me"] = value
     with pytest.raises(NotEncodable):
         stored(value)
 
 
-def test_a_warning_once_for_each_task(caplog: pytest.LogCaptureFixture) -> None:
+def test_masked_result_is_logged_once_for_each_task(caplog: pytest.LogCaptureFixture) -> None:
     codec = Codec(redactor=Redactor())
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             codec.encode({"token": SECRET}, task_id="a", call=task(login, result_redact=["token"]))
         codec.encode({"token": SECRET}, task_id="a", field=KWARGS, call=task(print))
     assert len(caplog.records) == 1
-    said = caplog.records[0].getMessage()
-    assert "The result of task login contains token, which is stored as '***'" in said
-    assert '@app.task(result_redact=["-token"])' in said
-    assert SECRET not in said
+    message = caplog.records[0].getMessage()
+    assert "The result of task login contains token, which is stored as '***'" in message
+    assert '@app.task(result_redact=["-token"])' in message
+    assert SECRET not in message
 
 
 # -- through an app
@@ -350,7 +350,7 @@ def app(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     app.backend.store.close()
 
 
-def test_a_failure(app: Celery, tmp_path: Any) -> None:
+def test_failure_has_no_secret_of_its_call(app: Celery, tmp_path: Any) -> None:
     request = Context(id="a", task="login", args=["me", SECRET], kwargs={"api_key": SECRET + "2", "pin": 55_555})
     try:
         raise ValueError(f"no such user: {SECRET}, {SECRET}2 or 55555", {"token": "other-token"}, 7, 55_555)
@@ -362,20 +362,20 @@ def test_a_failure(app: Celery, tmp_path: Any) -> None:
     assert found.result.args == ("no such user: ***, *** or ***", {"token": MASK}, 7, MASK)
     assert found.traceback == '  login(x)\nValueError: *** "***"'
     assert (found.args, found.kwargs) == (["me", MASK], {"api_key": MASK, "pin": MASK})
-    assert request.args == ["me", SECRET], "the task has what it was called with"
+    assert request.args == ["me", SECRET], "the task's own arguments are unchanged"
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert not re.search(rb"s3cr3t|other-token|55555", kept)
 
 
-def test_a_result_and_a_state(app: Celery) -> None:
+def test_result_is_masked_only_as_configured(app: Celery) -> None:
     app.backend.store_result("a", {"iban": "x", "more": {"iban": "y"}}, "SUCCESS")
     app.backend.store_result("b", {"password": SECRET, "pin": 4}, "PROGRESS")
     app.backend.store_result("c", {"pin": 4, "password": SECRET}, "FAILURE")
-    assert app.AsyncResult("a").result == {"iban": MASK, "more": {"iban": "y"}}, "the setting asks for it"
-    assert app.AsyncResult("b").info == {"password": SECRET, "pin": MASK}, "and for nothing else"
+    assert app.AsyncResult("a").result == {"iban": MASK, "more": {"iban": "y"}}, "masked as configured"
+    assert app.AsyncResult("b").info == {"password": SECRET, "pin": MASK}, "and nothing else is masked"
 
 
-def test_off() -> None:
+def test_redaction_can_be_switched_off() -> None:
     codec = codec_of({"result_redact": False})
     value = {"password": SECRET, "card": CARDS[0]}
     for field in (RESULT, KWARGS):
@@ -383,7 +383,7 @@ def test_off() -> None:
     assert codec.encode_text(f"password={SECRET}", task_id="a") == f"password={SECRET}"
 
 
-def test_an_error_is_masked_whole_where_the_arguments_cannot_be_searched() -> None:
+def test_error_is_masked_whole_if_arguments_are_unsearchable() -> None:
     class Unsearchable(dict):  # type: ignore[type-arg]
         def items(self) -> Any:
             raise RuntimeError("not today")
@@ -396,7 +396,7 @@ def test_an_error_is_masked_whole_where_the_arguments_cannot_be_searched() -> No
 
 @pytest.mark.parametrize("serializer", ["json", "rootcellar-json", "pickle"])
 @pytest.mark.parametrize("state", ["RETRY", "FAILURE", "REVOKED"])
-def test_exceptions_of_every_state_are_masked(app: Celery, state: str, serializer: str) -> None:
+def test_exception_of_every_state_is_masked(app: Celery, state: str, serializer: str) -> None:
     app.tasks["login"].result_serializer = serializer
     app.backend.accept.update({"application/x-python-serialize", "application/json", "application/x-rootcellar-json"})
     exc = ValueError(f"for {SECRET}", {"detail": [f"token={SECRET}"]}, {"card": CARDS[0]}, CARDS[1])
@@ -407,7 +407,7 @@ def test_exceptions_of_every_state_are_masked(app: Celery, state: str, serialize
     assert meta["result"].args[:2] == ("for ***", {"detail": ["token=***"]})
     assert meta["result"].args[2:] == ({"card": MASK}, MASK)
     assert meta["traceback"] == "  login('***')"
-    assert (exc.args[0], exc.note) == (f"for {SECRET}", CARDS[0]), "what the task raised is as it was"  # type: ignore[attr-defined]
+    assert (exc.args[0], exc.note) == (f"for {SECRET}", CARDS[0]), "the raised exception is unchanged"  # type: ignore[attr-defined]
 
 
 def test_chord_and_client_get_what_the_tasks_returned(app: Celery) -> None:
@@ -420,7 +420,7 @@ def test_chord_and_client_get_what_the_tasks_returned(app: Celery) -> None:
     assert app.AsyncResult("b").get() == value
 
 
-def test_secret_with_quotes_is_found_where_it_is_quoted() -> None:
+def test_secret_with_quotes_is_found_in_its_repr() -> None:
     redaction = Redaction(DEFAULTS)
     secret = "a'b\"c\\d\ne"
     secrets = redaction.secrets((), (), {"password": secret})
@@ -441,6 +441,6 @@ def test_exception_that_cannot_be_copied_is_masked() -> None:
     ("a_token", True), ("A-TOKEN", True), ("atoken", True), ("x_keep_token", True), ("ж_keep_token", True),
     ("x_a_token", False), ("жa_token", False), ("token", False), ("a_tokens_token", False), ("keep_x_token", False),
 ])  # fmt: skip
-def test_name_that_is_kept_is_told_from_one_that_ends_like_it(beginning: str, name: str, is_kept: bool) -> None:
+def test_excluded_name_differs_from_a_name_that_ends_alike(beginning: str, name: str, is_kept: bool) -> None:
     masked = Redaction(["*token", "-a_token", "-*keep_token"]).text(f"{beginning}{name}=secret")
     assert masked.endswith(f"{name}={'secret' if is_kept else MASK}")

@@ -1,4 +1,4 @@
-"""`rootcellar rekey`: everything under the newest key, while workers run, through a kill, and nothing changed."""
+"""`rootcellar rekey` encrypts everything with the newest key, while workers run and after a kill, without a loss."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def record(number: int, one: Codec) -> TaskRecord:
 
 
 def readable(store: Store, one: Codec) -> dict[str, Any]:
-    """Return all that a store holds, with its values."""
+    """Return all records of a store, decrypted."""
     found = {}
     after = None
     while page := store.scan(after):
@@ -85,7 +85,7 @@ def rekey(place: str, *options: str, keys: str = f"{NEW},{OLD}") -> Ended:
     return run("rekey", *options, env=env)
 
 
-def test_a_kill_and_workers_that_go_on(place: str, redis_url: str) -> None:
+def test_rekey_finishes_after_a_kill_while_workers_run(place: str, redis_url: str) -> None:
     old, both = codec(OLD), codec(NEW, OLD)
     conf = {"result_encryption_keys": f"{NEW},{OLD}", "result_extended": True}
     app = make_app(redis_url, place, **conf)
@@ -101,7 +101,7 @@ def test_a_kill_and_workers_that_go_on(place: str, redis_url: str) -> None:
         sent: dict[str, int] = {}
 
         def send() -> None:
-            # tasks that are new, and some that are run again over a record that is being rekeyed
+            # new tasks, and tasks that run again while their record is being rekeyed
             for number in range(100_000):
                 task_id = f"task-{(number * 35) % COUNT:05}" if number % 2 else f"new-{number}"
                 app.send_task("conformance.echo", (number,), task_id=task_id).get(timeout=30, propagate=False)
@@ -113,17 +113,17 @@ def test_a_kill_and_workers_that_go_on(place: str, redis_url: str) -> None:
         sender = threading.Thread(target=send)
         sender.start()
         try:
-            _kill_amid(place, {"ROOTCELLAR_ENCRYPTION_KEYS": f"{NEW},{OLD}"})
+            _start_and_kill(place, {"ROOTCELLAR_ENCRYPTION_KEYS": f"{NEW},{OLD}"})
             halfway = {each.result.key_id for each in store.scan(None, COUNT) if each.result}
             ended = rekey(place, "--json")
         finally:
             over.set()
             sender.join()
     assert ended.status == 0, ended
-    told = json.loads(ended.out)
-    assert halfway == {"aes-256-gcm:old", "aes-256-gcm:new"}, "it was killed amid its work"
-    assert 0 < told["changed"] < COUNT
-    assert (told["left"], told["dry_run"]) == (0, False)
+    printed = json.loads(ended.out)
+    assert halfway == {"aes-256-gcm:old", "aes-256-gcm:new"}, "it was killed during its work"
+    assert 0 < printed["changed"] < COUNT
+    assert (printed["left"], printed["dry_run"]) == (0, False)
 
     assert key_ids(store) == {"aes-256-gcm:new"}
     new = codec(NEW)
@@ -139,7 +139,7 @@ def test_a_kill_and_workers_that_go_on(place: str, redis_url: str) -> None:
     store.close()
 
 
-def _kill_amid(place: str, keys: Mapping[str, str]) -> None:
+def _start_and_kill(place: str, keys: Mapping[str, str]) -> None:
     env = environment({"ROOTCELLAR_BACKEND": place.removeprefix("rootcellar+"), **keys})
     process = subprocess.Popen(
         command("rekey", "--batch", "20"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -151,7 +151,7 @@ def _kill_amid(place: str, keys: Mapping[str, str]) -> None:
     process.stderr.close()
 
 
-def test_an_interruption_tells_where_to_go_on(place: str) -> None:
+def test_interrupted_rekey_prints_how_to_continue(place: str) -> None:
     store = open_store(place)
     for number in range(COUNT):
         store.put(record(number, codec(OLD)), durable=False)
@@ -162,10 +162,10 @@ def test_an_interruption_tells_where_to_go_on(place: str) -> None:
         assert process.stderr is not None
         process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
+        printed = process.stderr.read()
     assert process.returncode == 130
-    assert "Interrupted" in said
-    last = said.partition("--after ")[2].partition(" ")[0]
+    assert "Interrupted" in printed
+    last = printed.partition("--after ")[2].partition(" ")[0]
     ended = rekey(place, "--after", last)
     assert ended.status == 0
     assert key_ids(store) == {"aes-256-gcm:new"}
@@ -185,14 +185,14 @@ def store() -> MemoryStore:
     return store
 
 
-def test_a_dry_run_changes_nothing(store: Store) -> None:
+def test_dry_run_changes_nothing(store: Store) -> None:
     before = store.scan()
     done = Rekeyer(store, codec(NEW, OLD), dry_run=True, batch=7).run()
     assert (done.records_read, done.changed, done.left) == (20, 20, 0)
     assert store.scan() == before
 
 
-def test_unsealed_values_are_sealed_on_request(store: Store) -> None:
+def test_unsealed_values_are_encrypted_on_request(store: Store) -> None:
     plain = record(99, codec())
     store.put(plain)
     assert Rekeyer(store, codec(NEW, OLD)).run().changed == 20
@@ -202,18 +202,18 @@ def test_unsealed_values_are_sealed_on_request(store: Store) -> None:
     assert codec(NEW).opened(store.scan()[-1])[0] == plain
 
 
-def test_results_from_before_the_keys_are_counted_and_named(tmp_path: Any) -> None:
+def test_results_without_encryption_are_counted(tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path}/results.sqlite3"
     store = open_store(url)
     for number in range(7):
         store.put(record(number, codec(OLD) if number < 3 else codec()))
     for option in ((), ("--dry-run",)):
         ended = rekey(url, *option)
-        assert ended.status == 1, "a reader with the keys cannot read them"
+        assert ended.status == 1, "a client with the keys cannot read them"
         assert "4 are neither encrypted nor signed" in ended.out
         assert "`rootcellar rekey --unprotected`" in ended.out
-    told = json.loads(rekey(url, "--json").out)
-    assert (told["records"], told["changed"], told["unprotected"], told["left"]) == (7, 0, 4, 0)
+    printed = json.loads(rekey(url, "--json").out)
+    assert (printed["records"], printed["changed"], printed["unprotected"], printed["left"]) == (7, 0, 4, 0)
     env = {"ROOTCELLAR_BACKEND": url, "ROOTCELLAR_ENCRYPTION_KEYS": NEW, "ROOTCELLAR_ACCEPT_UNSEALED": "true"}
     accepted = run("rekey", env=env)
     assert accepted.status == 0
@@ -222,15 +222,15 @@ def test_results_from_before_the_keys_are_counted_and_named(tmp_path: Any) -> No
     ended = rekey(url, "--unprotected")
     assert (ended.status, "neither" in ended.out) == (0, False)
     assert len(readable(store, codec(NEW))) == 7
-    assert json.loads(rekey(url, "--unsealed", "--json").out)["changed"] == 0, "the other name of the option"
+    assert json.loads(rekey(url, "--unsealed", "--json").out)["changed"] == 0, "another name of the option"
     store.close()
 
 
-def test_signatures_become_encryption_and_the_other_way_round(store: Store) -> None:
+def test_signed_values_become_encrypted_and_back(store: Store) -> None:
     old, new = read_keys(OLD, "test"), read_keys(NEW, "test")
     before = readable(store, codec(OLD))
     Rekeyer(store, signing := Codec(sealer=Sealer(None, new)), unsealed=True).run()
-    assert key_ids(store) == {"aes-256-gcm:old"}, "without the key nothing is touched"
+    assert key_ids(store) == {"aes-256-gcm:old"}, "records of an unknown key are not changed"
     encrypting = Codec(sealer=Sealer(old, new))
     store.put(signed := record(50, signing))
     assert Rekeyer(store, encrypting).run().changed == 1
@@ -238,7 +238,7 @@ def test_signatures_become_encryption_and_the_other_way_round(store: Store) -> N
     assert {task_id: it for task_id, it in readable(store, encrypting).items() if task_id in before} == before
 
 
-def test_records_that_cannot_be_opened_are_left_and_named(store: Store) -> None:
+def test_unreadable_records_are_left_and_reported(store: Store) -> None:
     damaged = replace(record(50, codec(OLD)), result=Payload(b"x" * 50, key_id="aes-256-gcm:old"))
     foreign = record(51, codec(make_key("third")))
     store.put(damaged)
@@ -250,7 +250,7 @@ def test_records_that_cannot_be_opened_are_left_and_named(store: Store) -> None:
     assert len(done.problems) == 2
 
 
-def test_result_that_a_worker_stores_meanwhile_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_stored_during_a_rekey_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = replace(record(5, codec(NEW)), state="SUCCESS")
     monkeypatch.setattr(store, "replace", _after(store.replace, lambda: store.put(newer)))
     Rekeyer(store, codec(NEW, OLD)).run()
@@ -259,7 +259,7 @@ def test_result_that_a_worker_stores_meanwhile_stays(store: Store, monkeypatch: 
 
 
 def _after(replace_it: Any, first: Any) -> Any:
-    """Let something happen between the look at a record and its replacement."""
+    """Call ``first`` between reading a record and replacing it."""
 
     def late(old: TaskRecord, new: TaskRecord) -> bool:
         if old.task_id == "task-00005":
@@ -269,12 +269,12 @@ def _after(replace_it: Any, first: Any) -> Any:
     return late
 
 
-def test_without_a_key(store: Store) -> None:
+def test_rekey_without_a_key_is_refused(store: Store) -> None:
     with pytest.raises(ConfigurationError, match="no key"):
         Rekeyer(store, codec())
 
 
-def test_the_command_without_keys_and_with_a_missing_one(tmp_path: Any) -> None:
+def test_command_names_missing_keys(tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path}/results.sqlite3"
     store = open_store(url)
     store.put(record(1, codec(OLD)))

@@ -1,4 +1,4 @@
-"""What is encrypted or signed opens for its own task and field only, and errors tell what is needed."""
+"""An encrypted or signed payload can be read only for its own task and field; errors name the missing key."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def codec(encryption: str = "", signing: str = "", *, accept_unsealed: bool = Fa
 
 @pytest.fixture(params=["encrypted", "signed"])
 def codec_with(request: pytest.FixtureRequest) -> Callable[..., Codec]:
-    """Make a codec that encrypts, or one that signs, under these keys."""
+    """Return a function that makes a codec which encrypts, or one which signs, with these keys."""
     kind = "encryption" if request.param == "encrypted" else "signing"
     return lambda keys, **options: codec(**{kind: keys}, **options)
 
 
 @pytest.mark.parametrize("serializer", ["json", "msgpack", "yaml"])
 @pytest.mark.parametrize("compression", [None, "gzip"])
-def test_values_come_back(codec_with: Callable[..., Codec], serializer: str, compression: str | None) -> None:
+def test_sealed_value_comes_back(codec_with: Callable[..., Codec], serializer: str, compression: str | None) -> None:
     content = {"json": "application/json", "msgpack": "application/x-msgpack", "yaml": "application/x-yaml"}
     one = codec_with(NEW, serializer=serializer, compressor=Compressor(compression), accept={content[serializer]})
     value = {"name": SECRET, "many": [1, None, "🧊"] * 50}
@@ -54,7 +54,7 @@ def test_values_come_back(codec_with: Callable[..., Codec], serializer: str, com
     assert one.decode(stored, task_id="a") == value
 
 
-def test_encrypted_value_cannot_be_read_and_is_never_twice_the_same() -> None:
+def test_encrypted_value_is_unreadable_and_differs_each_time() -> None:
     one = codec(NEW)
     first, second = (one.encode(SECRET, task_id="a") for _ in range(2))
     assert SECRET.encode() not in first.body
@@ -62,14 +62,14 @@ def test_encrypted_value_cannot_be_read_and_is_never_twice_the_same() -> None:
     assert first.key_id == "aes-256-gcm:new"
 
 
-def test_signed_value_can_be_read_by_all() -> None:
+def test_signed_value_can_be_read_without_keys() -> None:
     stored = codec(signing=NEW).encode({"name": SECRET}, task_id="a")
     assert stored.body == f'{{"name": "{SECRET}"}}'.encode()
     assert stored.key_id.startswith("hmac-sha256:new:")
-    assert codec().decode(stored, task_id="a") == {"name": SECRET}, "who has no keys verifies nothing"
+    assert codec().decode(stored, task_id="a") == {"name": SECRET}, "without keys, nothing is verified"
 
 
-def test_the_first_key_writes_and_all_read(codec_with: Callable[..., Codec]) -> None:
+def test_first_key_encrypts_and_all_keys_decrypt(codec_with: Callable[..., Codec]) -> None:
     stored = codec_with(OLD).encode(SECRET, task_id="a")
     both = codec_with(f"{NEW},{OLD}")
     assert both.decode(stored, task_id="a") == SECRET
@@ -83,18 +83,18 @@ def test_encryption_goes_before_signing() -> None:
     assert both.decode(signed, task_id="a") == 1
 
 
-def test_a_missing_key_is_named(codec_with: Callable[..., Codec]) -> None:
+def test_missing_key_is_named(codec_with: Callable[..., Codec]) -> None:
     stored = codec_with(OLD).encode(SECRET, task_id="a")
     with pytest.raises(KeyMissing, match=r"the result of task a is (encrypted|signed) under the key 'old'") as caught:
         codec_with(NEW).decode(stored, task_id="a")
     assert "the keys here are new" in str(caught.value)
     assert caught.value.key_id == "old"
-    assert copy.copy(caught.value).key_id == "old", "which goes the way of a pickle"
+    assert copy.copy(caught.value).key_id == "old", "a copy is made like a pickle"
     with pytest.raises(KeyMissing, match="and there are no keys here"):
         codec().decode(codec(OLD).encode(1, task_id="a"), task_id="a")
 
 
-def test_another_key_of_the_same_id_opens_nothing(codec_with: Callable[..., Codec]) -> None:
+def test_other_key_with_the_same_id_is_refused(codec_with: Callable[..., Codec]) -> None:
     stored = codec_with(OLD).encode(SECRET, task_id="a")
     with pytest.raises(SealBroken):
         codec_with(make_key("old")).decode(stored, task_id="a")
@@ -116,7 +116,7 @@ HOSTILE: dict[str, Callable[[Payload], Payload]] = {
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_hostile_payloads_are_refused(codec_with: Callable[..., Codec], hostile: str) -> None:
+def test_altered_payload_is_refused(codec_with: Callable[..., Codec], hostile: str) -> None:
     one = codec_with(NEW)
     stored = one.encode({"name": SECRET}, task_id="a")
     with pytest.raises(SealBroken, match="the result of task a was altered") as caught:
@@ -125,7 +125,7 @@ def test_hostile_payloads_are_refused(codec_with: Callable[..., Codec], hostile:
     assert not caught.value.retryable
 
 
-def test_another_tasks_and_another_fields_payload_are_refused(codec_with: Callable[..., Codec]) -> None:
+def test_payload_of_another_task_or_field_is_refused(codec_with: Callable[..., Codec]) -> None:
     one = codec_with(NEW)
     stored = one.encode(SECRET, task_id="a", field=RESULT)
     for task_id, field in (("b", RESULT), ("a", ARGS), ("", RESULT), ("aresult", "")):
@@ -142,13 +142,13 @@ def test_unsealed_value_is_refused_unless_it_is_allowed(codec_with: Callable[...
     assert codec_with(NEW, accept_unsealed=True).decode(plain, task_id="a") == SECRET
 
 
-def test_a_signature_cannot_be_stripped() -> None:
+def test_payload_without_its_signature_is_refused() -> None:
     one = codec(signing=NEW)
     with pytest.raises(UnsealedRefused):
         one.decode(replace(one.encode(SECRET, task_id="a"), key_id=""), task_id="a")
 
 
-def test_random_damage_is_our_error(codec_with: Callable[..., Codec]) -> None:
+def test_randomly_damaged_payload_is_refused(codec_with: Callable[..., Codec]) -> None:
     source = random.Random(7)
     one = codec_with(NEW)
     stored = one.encode({"name": SECRET}, task_id="a")
@@ -171,26 +171,26 @@ TRACEBACKS = [
 
 
 @pytest.mark.parametrize("text", TRACEBACKS, ids=lambda text: repr(text[:20]))
-def test_texts(text: str) -> None:
+def test_sealed_text_comes_back(text: str) -> None:
     for one in (codec(), codec(NEW)):
         stored = one.encode_text(text, task_id="a")
         assert one.decode_text(stored, task_id="a") == text
     signing = codec(signing=NEW)
     stored = signing.encode_text(text, task_id="a")
     assert stored is not None
-    assert stored.encode().decode() == stored, "a database takes it as it is"
+    assert stored.encode().decode() == stored, "a database accepts the text"
     found = signing.decode_text(stored, task_id="a")
     assert found == text.replace("\x00", "\\x00").replace("\ud800", "\\ud800")
 
 
-def test_a_sealed_text_says_what_it_is() -> None:
+def test_sealed_text_names_its_algorithm_and_key() -> None:
     encrypted = codec(NEW).encode_text(SECRET, task_id="a")
     assert re.fullmatch(r"rootcellar:aes-256-gcm:new:[\w+/]+=*", str(encrypted))
     signed = codec(signing=NEW).encode_text(SECRET, task_id="a")
     assert re.fullmatch(rf"rootcellar:hmac-sha256:new:[0-9a-f]{{64}}\n{SECRET}", str(signed))
 
 
-def test_hostile_texts_are_refused(codec_with: Callable[..., Codec]) -> None:
+def test_altered_text_is_refused(codec_with: Callable[..., Codec]) -> None:
     one = codec_with(NEW)
     stored = str(one.encode_text(SECRET, task_id="a"))
     for text in (
@@ -214,13 +214,13 @@ def test_hostile_texts_are_refused(codec_with: Callable[..., Codec]) -> None:
 # -- keys
 
 
-def test_forms_of_keys() -> None:
+def test_key_is_read_in_every_form() -> None:
     raw = bytes(range(32))
     standard, urlsafe = base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()
     for text in (standard, urlsafe, standard.rstrip("="), f" {standard}\n"):
         (key,) = read_keys(text, "test")
         assert key.secret == raw
-        assert re.fullmatch("[0-9a-f]{8}", key.key_id), "derived, and always the same"
+        assert re.fullmatch("[0-9a-f]{8}", key.key_id), "derived from the key"
     assert read_keys(f"b:{standard},\n a.1:{urlsafe}", "test").ids == ("b", "a.1")
     assert make_key() != make_key()
 
@@ -229,7 +229,7 @@ WRONG_KEYS = ["", " , ", "short", "id:short", f"bad id!:{'A' * 43}=", "A" * 42, 
 
 
 @pytest.mark.parametrize("text", [*WRONG_KEYS, f"{NEW} hunter2"], ids=lambda text: f"{len(text)} characters")
-def test_wrong_keys_are_told_without_quoting_them(text: str) -> None:
+def test_wrong_key_is_refused_without_quoting_it(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_keys(text, "SOMEWHERE")
     assert "SOMEWHERE" in str(caught.value)
@@ -237,7 +237,7 @@ def test_wrong_keys_are_told_without_quoting_them(text: str) -> None:
         assert secret not in str(caught.value)
 
 
-def test_no_key_is_shown() -> None:
+def test_repr_of_keys_hides_them() -> None:
     keys = read_keys(f"{NEW},{OLD}", "test")
     secrets = [text.partition(":")[2] for text in (NEW, OLD)]
     shown = f"{keys!r} {keys} {list(keys)!r} {sealer(NEW)!r} {codec(NEW).sealer}"
@@ -247,10 +247,10 @@ def test_no_key_is_shown() -> None:
         assert repr(key.secret) not in shown
 
 
-# -- where keys are given
+# -- sources of keys
 
 
-def test_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_keys_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("ROOTCELLAR_ENCRYPTION_KEYS", NEW)
     assert codec_of({}).encode(1, task_id="a").key_id == "aes-256-gcm:new"
     assert codec_of({"result_encryption_keys": OLD}).encode(1, task_id="a").key_id == "aes-256-gcm:old"
@@ -267,11 +267,11 @@ def test_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any)
 
 
 @pytest.mark.parametrize("given", [NEW, [NEW, OLD], Keyring(read_keys(NEW, "test"))], ids=["text", "list", "keyring"])
-def test_keys_of_the_configuration(given: Any) -> None:
+def test_keys_are_read_from_the_configuration(given: Any) -> None:
     assert codec_of({"result_encryption_keys": given}).encode(1, task_id="a").key_id == "aes-256-gcm:new"
 
 
-def test_keys_do_not_belong_among_the_transport_options() -> None:
+def test_keys_in_the_transport_options_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="must not be among the transport options") as caught:
         codec_of({"result_backend_transport_options": {"result_encryption_keys": NEW}})
     assert NEW not in str(caught.value)
@@ -280,7 +280,7 @@ def test_keys_do_not_belong_among_the_transport_options() -> None:
     assert codec.decode(Codec().encode({"pin": 1}, task_id="a"), task_id="a") == {"pin": 1}
 
 
-def test_an_app_that_encrypts(tmp_path: Any) -> None:
+def test_app_with_keys_stores_nothing_readable(tmp_path: Any) -> None:
     app = Celery(
         "test", set_as_current=False, broker="memory://", backend=f"rootcellar+sqlite:///{tmp_path}/results.db"
     )
@@ -301,7 +301,7 @@ def test_an_app_that_encrypts(tmp_path: Any) -> None:
     assert app.AsyncResult("b").get(timeout=0) == {"name": SECRET}
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert SECRET.encode() not in kept
-    assert b"ValueError" not in kept, "nor what was raised"
+    assert b"ValueError" not in kept, "the exception is encrypted too"
     assert b"bill" in kept, "the name can be searched"
     for text in (repr(app.conf.humanize(with_defaults=False)), repr(app.backend)):
         assert NEW.partition(":")[2] not in text

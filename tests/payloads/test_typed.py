@@ -1,4 +1,4 @@
-"""Typed JSON: Python's types come back; what cannot is refused with its place; nothing that is named is called."""
+"""Typed JSON: Python's types come back; other values are refused with their place; a stored name calls nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def come_back(value: Any) -> Any:
 
 @quick
 @given(values)
-def test_every_type_comes_back(value: Any) -> None:
+def test_value_of_every_type_comes_back(value: Any) -> None:
     payload = stored(value)
     assert same(CODEC.decode(payload, task_id="a task"), value)
 
@@ -65,17 +65,17 @@ def test_json_value_is_stored_as_plain_json(value: Any) -> None:
     payload = stored(value)
     assert same(CODEC.decode(payload, task_id="a task"), value)
     if payload.content_type == "application/json":
-        assert same(kombu_json.loads(payload.body), value), "a stock reader reads it"
+        assert same(kombu_json.loads(payload.body), value), "Celery's own JSON can read it"
     else:
         assert b"__" in payload.body or b'"inf"' in payload.body or b'"-inf"' in payload.body
 
 
-def test_plain_values_are_the_bytes_of_stock_json() -> None:
+def test_plain_value_is_stored_as_stock_json() -> None:
     value = {"b": "🧊 é", "a": [1, 2.5, None, True, {}]}
     assert stored(value) == Codec(serializer="json").encode(value, task_id="a task")
 
 
-def test_the_stored_form_is_for_people_and_for_stock_readers() -> None:
+def test_typed_json_is_readable_by_people_and_stock_clients() -> None:
     payload = stored({"total": Decimal("1.10"), "tags": {"b", "a"}, "customer": Customer("Ann")})
     assert json.loads(payload.body) == {
         "total": {"__type__": "decimal", "__value__": "1.10"},
@@ -123,27 +123,27 @@ def test_kombu_knows_the_serializer() -> None:
     ],
     ids=repr,
 )
-def test_a_plain_dict_that_looks_like_a_marker_comes_back_as_it_is(value: Any) -> None:
+def test_dict_that_looks_like_a_marker_comes_back(value: Any) -> None:
     assert same(come_back(value), value)
 
 
-def test_subclasses_of_plain_types_come_back_as_those() -> None:
+def test_subclass_of_a_plain_type_comes_back_as_that_type() -> None:
     pair = namedtuple("pair", "a b")
     text = type("Text", (str,), {})
     assert same(come_back(OrderedDict(b=1, a=2)), {"b": 1, "a": 2})
     assert same(come_back([pair(1, text("x"))]), [(1, "x")])
 
 
-def test_numbers_of_any_length() -> None:
+def test_number_of_any_length_comes_back() -> None:
     assert come_back({"n": 10**6_000, "m": -(7**9_000)}) == {"n": 10**6_000, "m": -(7**9_000)}
 
 
-def test_equal_sets_are_stored_equal() -> None:
+def test_equal_sets_have_equal_payloads() -> None:
     assert stored({"c", "a", "b"}).body == stored({"b", "c", "a"}).body
 
 
 class Customerless:
-    """Something that nobody said how to store."""
+    """A class that rootcellar-json cannot store."""
 
 
 @attrs.define
@@ -172,7 +172,7 @@ def a_local_class() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [
         (
             {"orders": [0, 1, 2, Order(number=1, customer=Customerless())]},
@@ -192,14 +192,14 @@ def a_local_class() -> Any:
     ],
     ids=[str(n) for n in range(12)],
 )
-def test_value_that_cannot_be_stored_is_named_with_its_place(value: Any, said: str) -> None:
+def test_unencodable_value_is_named_with_its_place(value: Any, expected: str) -> None:
     with pytest.raises(NotEncodable) as caught:
         stored(value)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "return " in caught.value.args[0] or "register_type" in caught.value.args[0] or caught.value.remedy
 
 
-def test_the_place_begins_with_the_field() -> None:
+def test_place_of_a_value_begins_with_its_field() -> None:
     with pytest.raises(NotEncodable, match=r"args\[0\] is a object"):
         stored([object()], field=ARGS)
 
@@ -207,7 +207,7 @@ def test_the_place_begins_with_the_field() -> None:
 # -- an application's own types ----------------------------------------------------------------------------------------
 
 
-def test_registered_types_and_their_subclasses() -> None:
+def test_registered_type_and_its_subclass_come_back() -> None:
     class Cash(Money):
         pass
 
@@ -215,24 +215,24 @@ def test_registered_types_and_their_subclasses() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "set", "enum", "1x", "a b", "tests.money"])
-def test_names_that_cannot_be_given(name: str) -> None:
+def test_invalid_name_of_a_type_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"rootcellar\.register_type"):
         rootcellar.register_type(Customerless, name, str, lambda text: Customerless())
 
 
-def test_a_type_that_is_not_registered_here() -> None:
+def test_unregistered_type_is_named() -> None:
     with pytest.raises(PayloadUnreadable, match=r"of the type 'shop\.money', which is not registered here"):
         read('{"__rootcellar__": "shop.money", "__value__": 1}')
 
 
-def test_a_type_registered_with_kombu_comes_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_type_registered_with_kombu_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_encoders", "_decoders"):
         monkeypatch.setattr(kombu_json, name, dict(getattr(kombu_json, name)))
     kombu_json.register_type(slice, "tests.slice", lambda it: [it.start, it.stop], lambda parts: slice(*parts))
     assert come_back({"part": slice(1, 2)}) == {"part": slice(1, 2)}
 
 
-# -- rows that somebody else wrote -------------------------------------------------------------------------------------
+# -- rows of an attacker -----------------------------------------------------------------------------------------------
 
 
 def of(kind: str, name: str, value: Any = None) -> str:
@@ -259,14 +259,14 @@ def of(kind: str, name: str, value: Any = None) -> str:
         of("pydantic", "tests.typed_values:Model", {"amount": 1, "__init__": 2}),
     ],
 )
-def test_a_name_that_is_no_such_class_is_not_called(text: str, tmp_path: Path) -> None:
+def test_stored_name_of_another_class_is_not_called(text: str, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     with pytest.raises(TypeRefused):
         read(text.replace("{}", str(trace)) if "touch" in text else text)
     assert not trace.exists()
 
 
-def test_a_module_is_not_imported_because_a_row_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_name_imports_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = tmp_path / "trace"
     source = f"import dataclasses\nopen({str(trace)!r}, 'w')\n@dataclasses.dataclass\nclass Trap:\n    x: int = 1\n"
     (tmp_path / "trapped_module.py").write_text(source)
@@ -284,7 +284,7 @@ def test_a_module_is_not_imported_because_a_row_names_it(tmp_path: Path, monkeyp
     del sys.modules["trapped_module"]
 
 
-def test_only_allowed_modules_where_they_are_named() -> None:
+def test_only_allowed_modules_are_used() -> None:
     text = stored(Customer("Ann")).body
     assert read(text, Codec(reader=Reader(Classes(["tests"])), accept={TYPED_JSON})) == Customer("Ann")
     for modules in (["test"], ["tests.typed"], []):
@@ -328,7 +328,7 @@ def test_only_allowed_modules_where_they_are_named() -> None:
     ],
     ids=lambda text: text[:70].encode("ascii", "backslashreplace").decode(),
 )
-def test_a_damaged_marker_is_our_error(text: str) -> None:
+def test_damaged_marker_is_refused(text: str) -> None:
     with pytest.raises(PayloadError) as caught:
         read(text)
     assert len(str(caught.value)) < 1_000
@@ -340,20 +340,20 @@ def test_typed_json_must_be_accepted() -> None:
         with pytest.raises(ContentRefused, match="result_accept_content"):
             Codec(accept=accepted).decode(payload, task_id="a task")
     plain = stored([1, 2])
-    assert CODEC.decode(plain, task_id="a task") == [1, 2], "who accepts typed JSON accepts plain JSON"
+    assert CODEC.decode(plain, task_id="a task") == [1, 2], "a client that accepts typed JSON also accepts plain JSON"
 
 
-def test_frozen_slotted_and_private_fields() -> None:
+def test_frozen_slotted_and_private_fields_come_back() -> None:
     order = Order(number=1, customer=Customer("é"), lines=(Crate({1}, secret=2),))
     assert same(come_back(order), order)
     assert come_back(order).lines[0]._secret == 2
 
 
-def test_enums_by_name_survive_another_value() -> None:
+def test_enum_is_read_by_name_after_its_value_changed() -> None:
     text = stored(typed_values.Size.LARGE).body.decode()
     assert isinstance(typed_values.Size.LARGE, enum.IntEnum)
     assert read(text.replace("2", "7")) is typed_values.Size.LARGE
 
 
-def test_names_of_markers_that_are_read_are_the_reserved_ones() -> None:
+def test_every_marker_that_is_read_is_reserved() -> None:
     assert {*decoder._SIMPLE, *decoder._WHOLE, *KINDS} == BUILT_IN

@@ -1,4 +1,4 @@
-"""Where typed JSON lies: readable in SQL, on Redis and in MongoDB, and known for what it is."""
+"""Typed JSON is readable in SQL, on Redis and in MongoDB, and is recognised as typed JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = {
 }
 
 
-def test_in_sql_the_text_is_the_payload() -> None:
+def test_sql_text_is_the_payload() -> None:
     text, exact = payload_columns(STORED)
     assert text is not None
     assert exact is not None
@@ -34,7 +34,7 @@ def test_in_sql_the_text_is_the_payload() -> None:
 
 
 @pytest.mark.parametrize("text", ["\x00", "\ud800", 10**500], ids=["NUL", "surrogate", "long"])
-def test_value_that_jsonb_refuses_is_kept_beside_it(text: object) -> None:
+def test_value_that_jsonb_refuses_is_stored_as_bytes(text: object) -> None:
     stored = Codec(serializer="rootcellar-json").encode((text,), task_id="a task")
     shown, exact = payload_columns(stored)
     assert shown is not None
@@ -42,17 +42,17 @@ def test_value_that_jsonb_refuses_is_kept_beside_it(text: object) -> None:
     assert read_payload(shown, exact) == stored
 
 
-def test_a_stock_client_on_redis_reads_what_its_json_knows() -> None:
+def test_stock_client_on_redis_reads_known_types() -> None:
     record = TaskRecord(task_id="a task", state="SUCCESS", result=STORED, args=Payload(b"[1]"), kwargs=STORED)
     blob = encode_task(record)
     meta = kombu_json.loads(blob)
     assert meta["result"] == {"total": Decimal("1.10"), "size": SHOWN["size"]}
     assert decode_task("a task", blob) == record
-    # the same by a stock client that has rootcellar's serializer
+    # the same with a stock client that has rootcellar's serializer
     assert Codec(accept={TYPED_JSON}).decode(Payload(blob, TYPED_JSON), task_id="a task")["result"] == VALUE
 
 
-def test_a_stock_client_of_mongodb_reads_the_text() -> None:
+def test_stock_client_of_mongodb_reads_the_text() -> None:
     update, _ = task_update(TaskRecord(task_id="a task", state="SUCCESS", result=STORED, args=STORED))
     assert (json.loads(update["result"]), update["args"]) == (SHOWN, SHOWN)
     document = {"_id": "a task", "rootcellar": {}, **{name: value for name, value in update.items() if "." not in name}}
@@ -60,7 +60,7 @@ def test_a_stock_client_of_mongodb_reads_the_text() -> None:
     assert task_record(document).result == STORED
 
 
-def test_people_see_what_the_markers_hold() -> None:
+def test_shown_value_has_no_markers() -> None:
     assert json_value(STORED) == {"total": "1.10", "size": [2, 3]}
     assert one_line(replace(STORED, body=b'{"__rootcellar__": ')) == f"<{TYPED_JSON}, 19 bytes, unreadable>"
     hostile = b'{"__rootcellar__": "dataclass", "class": "os:system", "__value__": {"command": "true"}}'

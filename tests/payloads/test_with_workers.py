@@ -1,4 +1,4 @@
-"""Redaction, limits and the blob store as a user meets them: with a real worker, over PostgreSQL, encrypted."""
+"""Redaction, size limits and the blob store with a real worker, over PostgreSQL, encrypted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAIT = 30.0
 LARGE = "x" * 30_000
 
 
-class Kitchen(NamedTuple):
+class Setup(NamedTuple):
     app: Celery
     worker: Worker
     blobs: Path
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kitchen(postgres_server: PostgresServer, redis_server: RedisServer, folder: Path) -> Iterator[Kitchen]:
+def setup(postgres_server: PostgresServer, redis_server: RedisServer, folder: Path) -> Iterator[Setup]:
     url = postgres_server.create_database()
     redis_server.flush()
     conf = {
@@ -55,46 +55,46 @@ def kitchen(postgres_server: PostgresServer, redis_server: RedisServer, folder: 
     env = {"TEST_BROKER": redis_server.url, "TEST_BACKEND": f"rootcellar+{url}", "TEST_CONF": json.dumps(conf)}
     app = make_app(redis_server.url, f"rootcellar+{url}", **conf)
     with Worker(APP, env=env, concurrency=2) as worker:
-        yield Kitchen(app, worker, folder)
+        yield Setup(app, worker, folder)
     app.backend.store.close()
     app.close()
     postgres_server.drop_database(url)
 
 
-def test_a_large_result_and_a_chord_of_large_results(kitchen: Kitchen) -> None:
-    before = kitchen.count
-    result = kitchen.call("echo", LARGE)
+def test_large_results_and_their_chord_come_back(setup: Setup) -> None:
+    before = setup.count
+    result = setup.call("echo", LARGE)
     assert result.get(timeout=WAIT) == LARGE
     assert "rootcellar.truncated" in result.args
-    assert kitchen.count == before + 1
+    assert setup.count == before + 1
     result.forget()
-    assert kitchen.count == before
-    whole = chord([kitchen.sign("echo", LARGE), kitchen.sign("echo", "small")], kitchen.sign("echo"))()
+    assert setup.count == before
+    whole = chord([setup.sign("echo", LARGE), setup.sign("echo", "small")], setup.sign("echo"))()
     assert whole.get(timeout=WAIT) == [LARGE, "small"]
 
 
-def test_client_and_chord_get_the_tokens_that_tasks_return(kitchen: Kitchen) -> None:
+def test_client_and_chord_get_unmasked_results(setup: Setup) -> None:
     value = {"user": "me", "token": "t0p-s3cr3t", "card": "4111 1111 1111 1111"}
-    assert kitchen.call("echo", value).get(timeout=WAIT) == value
-    echo = kitchen.app.signature("conformance.echo")
+    assert setup.call("echo", value).get(timeout=WAIT) == value
+    echo = setup.app.signature("conformance.echo")
     header = [echo.clone((value,)), echo.clone((value,))]
     assert chord(header)(echo.clone()).get(timeout=WAIT) == [value, value]
 
 
-def test_a_secret_that_was_raised(kitchen: Kitchen) -> None:
-    failed = kitchen.call("fail", message="no entry: password=hidden-word")
+def test_raised_secret_is_masked(setup: Setup) -> None:
+    failed = setup.call("fail", message="no entry: password=hidden-word")
     with pytest.raises(ValueError, match=r"no entry: password=\*\*\*"):
         failed.get(timeout=WAIT)
     assert "hidden-word" not in failed.traceback
 
 
-def test_a_result_that_is_refused_ends_as_a_failure(kitchen: Kitchen) -> None:
-    """With a limit of its own, by a worker that is told to refuse."""
+def test_refused_result_is_stored_as_a_failure(setup: Setup) -> None:
+    """A worker with a lower limit refuses large results."""
     conf = {"result_max_size": 1_000, "task_default_queue": "strict"}
-    app = make_app(kitchen.app.conf.broker_url, kitchen.app.conf.result_backend, **conf)
+    app = make_app(setup.app.conf.broker_url, setup.app.conf.result_backend, **conf)
     env = {
-        "TEST_BROKER": kitchen.app.conf.broker_url,
-        "TEST_BACKEND": kitchen.app.conf.result_backend,
+        "TEST_BROKER": setup.app.conf.broker_url,
+        "TEST_BACKEND": setup.app.conf.result_backend,
         "TEST_CONF": json.dumps(conf),
     }
     with Worker(APP, env=env, concurrency=1, pool="threads"):
