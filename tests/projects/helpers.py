@@ -1,4 +1,4 @@
-"""What the tests of `rootcellar init` share: a project, and the servers that its own files describe."""
+"""Helpers of the tests of `rootcellar init`: a project, and the servers that its files describe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECONDS = 60
 
 
 class Project:
-    """A project that was written, to be run as its README says."""
+    """A written project, which runs as its README says."""
 
     def __init__(self, folder: Path, setup: Setup) -> None:
         self.folder = folder
@@ -33,12 +33,12 @@ class Project:
 
     @property
     def env(self) -> dict[str, str]:
-        """What its `.env` says."""
+        """The variables of its `.env`."""
         return {name: value or "" for name, value in dotenv_values(self.folder / ".env", interpolate=False).items()}
 
     @property
     def services(self) -> dict[str, Any]:
-        """The services of its `compose.yaml`, with the variables of `.env` in place."""
+        """The services of its `compose.yaml`, with the variables of `.env`."""
         path = self.folder / "compose.yaml"
         if not path.exists():
             return {}
@@ -46,7 +46,7 @@ class Project:
         return found
 
     def set(self, **variables: str | int) -> None:
-        """Change lines of `.env`, as its owner would; a line that is not there yet is added."""
+        """Change lines of `.env`, as its owner would; missing lines are added."""
         path = self.folder / ".env"
         text = path.read_text(encoding="utf-8")
         for name, value in variables.items():
@@ -80,7 +80,7 @@ def _interpolated(text: str, env: Mapping[str, str]) -> str:
 
 
 class ComposedRedis(Server):
-    """A real redis-server, started by the very command of the project's compose.yaml, with its configuration."""
+    """A real redis-server, started by the command of the project's compose.yaml, with its configuration."""
 
     name = "redis"
 
@@ -139,7 +139,7 @@ class ComposedPgBouncer(PgBouncerServer):
         return [program, file]
 
     def _write_users(self) -> None:
-        """Make the file of users as the service's entrypoint does."""
+        """Write the file of users like the service's entrypoint."""
         shell, option, script = self._project.services["pgbouncer"]["entrypoint"]
         script = script.replace("/tmp/userlist.txt", f"{self.folder}/userlist.txt").partition("exec pgbouncer")[0]
         subprocess.run([shell, option, script], env=environment(self._login), check=True)
@@ -157,7 +157,7 @@ class ComposedMariaDB(MariaDBServer):
     def __init__(self, project: Project) -> None:
         super().__init__()
         self._project = project
-        # the project's file says these
+        # the project's file has these settings
         for setting in ("innodb_log_file_size", "max_allowed_packet", "innodb_flush_log_at_trx_commit"):
             self._settings.pop(setting)
 

@@ -1,4 +1,4 @@
-"""The files of `rootcellar init`: valid, safe, and never written over what is there."""
+"""The files of `rootcellar init` are valid and safe, and never overwrite existing files."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_project_is_consistent(tmp_path: Path) -> None:
             compile((project.folder / name).read_text(encoding="utf-8"), name, "exec")
 
 
-def test_passwords_are_in_env_alone(tmp_path: Path) -> None:
+def test_passwords_are_only_in_env(tmp_path: Path) -> None:
     project = Project(tmp_path / "shop", Setup("rabbitmq", "hybrid", pgbouncer=True))
     assert stat.S_IMODE((project.folder / ".env").stat().st_mode) == 0o600
     assert ".env" in (project.folder / ".gitignore").read_text(encoding="utf-8").splitlines()
@@ -91,7 +91,7 @@ def test_passwords_are_in_env_alone(tmp_path: Path) -> None:
     assert not passwords & set(other.env.values())
 
 
-def test_env_is_never_readable_by_others_not_even_for_a_moment(tmp_path: Path) -> None:
+def test_env_is_never_readable_by_others(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         write(tmp_path / "shop", Setup())
@@ -100,7 +100,7 @@ def test_env_is_never_readable_by_others_not_even_for_a_moment(tmp_path: Path) -
     assert stat.S_IMODE((tmp_path / "shop" / ".env").stat().st_mode) == 0o600
 
 
-def test_nothing_is_overwritten_unless_told(tmp_path: Path) -> None:
+def test_existing_files_are_kept_without_force(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
     (folder / "tasks.py").write_text("mine")
@@ -124,7 +124,7 @@ def test_force_keeps_the_passwords(tmp_path: Path) -> None:
     assert second["DB_PASSWORD"]
 
 
-def test_a_link_in_the_way_is_replaced_not_followed(tmp_path: Path) -> None:
+def test_existing_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("mine")
     folder = tmp_path / "shop"
@@ -138,14 +138,14 @@ def test_a_link_in_the_way_is_replaced_not_followed(tmp_path: Path) -> None:
     assert not (folder / ".env").is_symlink()
 
 
-def test_a_folder_in_the_way_is_not_removed(tmp_path: Path) -> None:
+def test_existing_folder_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "shop" / "compose.yaml").mkdir(parents=True)
     with pytest.raises(FilesInTheWay, match=r"compose\.yaml is in the way"):
         write(tmp_path / "shop", Setup(), force=True)
     assert [path.name for path in (tmp_path / "shop").iterdir()] == ["compose.yaml"]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot be written"):
         write(tmp_path / "file" / "shop", Setup())
@@ -158,24 +158,24 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         (("--backend", "redis", "--pgbouncer"), "PgBouncer works only in front of PostgreSQL"),
     ],
 )
-def test_choices_that_do_not_go_together_write_nothing(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+def test_incompatible_choices_write_nothing(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
     assert_one_line(run_here("init", str(tmp_path / "shop"), *options), words)
     assert not (tmp_path / "shop").exists()
 
 
-def test_a_duration_that_is_none(tmp_path: Path) -> None:
+def test_invalid_duration_is_wrong_use(tmp_path: Path) -> None:
     ended = run_here("init", str(tmp_path / "shop"), "--backend", "postgres", "--expires", "soon")
     assert ended.status == 2
     assert "`" not in ended.err
 
 
-def test_without_options_a_terminal_is_asked(tmp_path: Path) -> None:
+def test_init_asks_on_a_terminal(tmp_path: Path) -> None:
     ended = run_on_terminal("init", str(tmp_path / "shop"), typed="100\nonce\nsender\n\nresults\n")
     assert ended.status == 0, ended.out
     assert "Broker rabbitmq, result backend rpc" in ended.out
 
 
-def test_without_a_terminal_the_default_is_taken(tmp_path: Path) -> None:
+def test_init_uses_the_default_without_a_terminal(tmp_path: Path) -> None:
     ended = run_here("init", str(tmp_path / "shop"))
     assert "Broker redis, result backend postgres" in ended.out
 
@@ -183,12 +183,12 @@ def test_without_a_terminal_the_default_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "name"), [("shop", "shop"), ("My-Shop 2", "my_shop_2"), ("2nd", "app_2nd"), ("---", "app"), ("é", "app")]
 )
-def test_the_name_of_the_app(folder: str, name: str) -> None:
+def test_app_name_is_made_from_the_folder(folder: str, name: str) -> None:
     assert app_name(Path(folder)) == name
     assert name.isidentifier()
 
 
-def test_the_wheel_has_the_templates_and_the_figures(tmp_path: Path) -> None:
+def test_wheel_has_the_templates_and_the_figures(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

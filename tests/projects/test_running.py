@@ -1,4 +1,4 @@
-"""What `rootcellar init` writes for each broker and each backend runs as it is, on the servers that it describes."""
+"""The project of `rootcellar init` runs unchanged, for each broker and backend, on the servers that it describes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.redis_servers import RedisCluster, SentinelSet
 from tests.servers import HOST, MongoServer, PostgresServer, RabbitServer
 from tests.workers import Worker
 
-#: what `use.py` prints, wherever results are kept
+#: `use.py` prints these with every backend
 PRINTED = ("2 + 3 = 5", "a group: [0, 2, 4, 6, 8]", "ends in SUCCESS", "the task's own exception: division by zero")
 
 
 @pytest.fixture
 def serve(request: pytest.FixtureRequest) -> Iterator[Callable[[Project], None]]:
-    """Start what a project's `compose.yaml` would, with the passwords of its `.env`, and set the ports in it."""
+    """Start the services of a project's `compose.yaml`, with the passwords of its `.env`, and set their ports in it."""
     with ExitStack() as stack:
 
         def start(project: Project) -> None:
@@ -110,7 +110,7 @@ _STARTS = {
         pytest.param(Setup("rabbitmq", "rpc"), id="rabbitmq-rpc"),
     ],
 )
-def test_a_project_runs_as_it_was_written(setup: Setup, tmp_path: Path, serve: Callable[[Project], None]) -> None:
+def test_project_runs_unchanged(setup: Setup, tmp_path: Path, serve: Callable[[Project], None]) -> None:
     project = Project(tmp_path / "shop", setup)
     serve(project)
     with Worker("tasks", cwd=project.folder) as worker:
@@ -120,7 +120,7 @@ def test_a_project_runs_as_it_was_written(setup: Setup, tmp_path: Path, serve: C
             assert words in used.out
         checked = project.run("rootcellar", "check", "all")
         assert (checked.status, checked.err, "WARN" in checked.out) == (0, "", False), checked.out
-        if setup.backend == "sqlite":  # of the others the check has seen that results are kept
+        if setup.backend == "sqlite":  # for the other backends, the check proves that results are stored
             history = json.loads(project.run("rootcellar", "history", "--json").out)
             assert {record["name"] for record in history} >= {"tasks.add", "tasks.divide", "tasks.count"}
         log = worker.tail(1000)
@@ -130,9 +130,11 @@ def test_a_project_runs_as_it_was_written(setup: Setup, tmp_path: Path, serve: C
 
 
 @pytest.mark.parametrize("form", [RedisForm.SENTINEL, RedisForm.CLUSTER])
-def test_a_project_for_a_redis_of_many_servers(form: RedisForm, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_project_runs_on_sentinels_and_a_cluster(
+    form: RedisForm, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     project = Project(tmp_path / "shop", Setup("redis", "redis", redis=form))
-    # the owner's own servers: here without a password
+    # the owner's servers, here without a password
     project.set(REDIS_PASSWORD="")
     if form is RedisForm.SENTINEL:
         servers: SentinelSet = request.getfixturevalue("sentinel_set")
@@ -147,7 +149,7 @@ def test_a_project_for_a_redis_of_many_servers(form: RedisForm, tmp_path: Path, 
     assert project.python(store + "print(app.AsyncResult('one').get(timeout=10))") == "1\n"
 
 
-def test_a_project_by_tls_verifies_its_servers(tmp_path: Path) -> None:
+def test_project_with_tls_verifies_its_servers(tmp_path: Path) -> None:
     project = Project(tmp_path / "shop", Setup("rabbitmq", "hybrid", tls=True))
     assert not project.services
     program = "import celeryconfig as c; print(c.result_backend_transport_options['durable_url'].partition('?')[2])"
@@ -158,7 +160,7 @@ def test_a_project_by_tls_verifies_its_servers(tmp_path: Path) -> None:
     assert conf["redis_backend_use_ssl"]["ssl_cert_reqs"] == "CERT_REQUIRED"
 
 
-def test_redis_keeps_tasks_and_results_but_not_copies(tmp_path: Path, serve: Callable[[Project], None]) -> None:
+def test_project_configures_redis_for_tasks_and_for_copies(tmp_path: Path, serve: Callable[[Project], None]) -> None:
     project = Project(tmp_path / "shop", Setup("redis", "hybrid"))
     with ComposedRedis(project, "redis") as broker, ComposedRedis(project, "cache") as cache:
         for server, appendonly, policy in ((broker, "yes", "noeviction"), (cache, "no", "allkeys-lru")):
@@ -167,13 +169,13 @@ def test_redis_keeps_tasks_and_results_but_not_copies(tmp_path: Path, serve: Cal
             assert found == {"appendonly": appendonly, "maxmemory-policy": policy, "maxmemory": str(256 << 20)}
 
 
-def test_the_beat_of_a_project_cleans_up(tmp_path: Path) -> None:
+def test_project_schedules_the_cleanup(tmp_path: Path) -> None:
     project = Project(tmp_path / "shop", Setup("redis", "sqlite"))
     program = "import tasks; print(tasks.app.conf.beat_schedule['cleanup-results']['task'] in tasks.app.tasks)"
     assert project.python(program) == "True\n"
 
 
-def test_environment_goes_before_the_settings_of_a_project_and_settings_shows_it(tmp_path: Path) -> None:
+def test_environment_overrides_the_settings_of_a_project(tmp_path: Path) -> None:
     project = Project(tmp_path / "shop", Setup("redis", "sqlite"))
     program = "import tasks; print(tasks.app.conf.task_track_started)"
     assert project.python(program) == "True\n"
@@ -182,7 +184,7 @@ def test_environment_goes_before_the_settings_of_a_project_and_settings_shows_it
     assert json.loads(project.run("rootcellar", "settings", "--json").out)["celery"]["task_track_started"] is False
 
 
-def test_settings_of_an_app_are_what_is_in_force(tmp_path: Path) -> None:
+def test_settings_command_shows_what_the_app_overrides(tmp_path: Path) -> None:
     project = Project(tmp_path / "shop", Setup("redis", "sqlite"))
     project.set(CELERY_TASK_TRACK_STARTED="false", REDIS_PASSWORD="of-env")
     with (project.folder / "tasks.py").open("a", encoding="utf-8") as file:

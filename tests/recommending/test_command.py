@@ -8,7 +8,7 @@ from rootcellar.onboarding.recommend import Keep, Needs, Readers, Runs, recommen
 from tests.commands import run_here, run_on_terminal
 
 
-def test_flags_answer_without_questions() -> None:
+def test_recommend_answers_flags_without_questions() -> None:
     ended = run_here("recommend", "--keep", "months", "--readers", "people", "--runs", "postgres", "--runs", "redis")
     assert (ended.status, ended.err) == (0, "")
     assert "Result backend: postgres" in ended.out
@@ -17,17 +17,17 @@ def test_flags_answer_without_questions() -> None:
     assert "rootcellar init DIR --broker redis --backend postgres --extended --expires 90d" in ended.out
 
 
-def test_json_is_what_the_library_says() -> None:
+def test_json_is_the_librarys_answer() -> None:
     ended = run_here("recommend", "--keep", "days", "--runs", "redis", "--readers", "apps", "--json")
-    said = Needs(keep=Keep.DAYS, readers=Readers.APPS, runs=frozenset({Runs.REDIS}))
-    assert json.loads(ended.out) == recommend(said).as_json()
+    needs = Needs(keep=Keep.DAYS, readers=Readers.APPS, runs=frozenset({Runs.REDIS}))
+    assert json.loads(ended.out) == recommend(needs).as_json()
 
 
-def test_without_a_terminal_nothing_is_asked() -> None:
+def test_recommend_does_not_ask_without_a_terminal() -> None:
     assert "Result backend: postgres" in run_here("recommend").out
 
 
-def test_a_terminal_is_asked() -> None:
+def test_recommend_asks_on_a_terminal() -> None:
     ended = run_on_terminal("recommend", typed="20k\n3\nsometimes\npeople\npostgres, 1\n3\n")
     assert ended.status == 0, ended.out
     assert "It must be a number from 1 to 4" in ended.out
@@ -36,13 +36,13 @@ def test_a_terminal_is_asked() -> None:
     assert "20,000 tasks a day" in ended.out
 
 
-def test_enter_takes_the_defaults_on_a_terminal() -> None:
+def test_enter_chooses_the_defaults_on_a_terminal() -> None:
     ended = run_on_terminal("recommend", typed="\n" * 5)
     assert ended.status == 0, ended.out
     assert "Redis + PostgreSQL: production" in ended.out
 
 
-def test_wrong_flags_are_wrong_use() -> None:
+def test_wrong_flag_is_wrong_use() -> None:
     ended = run_here("recommend", "--keep", "a while")
     assert (ended.status, ended.out) == (2, "")
     assert "months" in ended.err

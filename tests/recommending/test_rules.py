@@ -47,7 +47,7 @@ def needs(*runs: Runs, **said: Any) -> Needs:
         (needs(), {"postgres"}),
     ],
 )
-def test_the_decision_matrix(said: Needs, backends: set[str]) -> None:
+def test_recommendation_follows_the_decision_matrix(said: Needs, backends: set[str]) -> None:
     assert {recommend(said).backend} == backends
 
 
@@ -76,7 +76,7 @@ def test_the_decision_matrix(said: Needs, backends: set[str]) -> None:
         ),
     ],
 )
-def test_the_architectures(
+def test_recommendation_names_an_architecture(
     said: Needs, backend: str, broker: str, name: str, cost: tuple[int, int], persistence: str
 ) -> None:
     found = recommend(said)
@@ -99,11 +99,11 @@ def test_the_architectures(
         (needs(), "redis"),
     ],
 )
-def test_when_to_use_rabbitmq(said: Needs, broker: str) -> None:
+def test_rabbitmq_is_recommended_for_many_tasks_or_routing(said: Needs, broker: str) -> None:
     assert recommend(said).broker == broker
 
 
-def test_every_answer_has_a_reason_that_is_measured_or_an_estimate() -> None:
+def test_every_recommendation_has_a_measured_or_estimated_reason() -> None:
     choices = itertools.product(
         (None, 1_000, 10**8), (None, *Keep), (None, *Readers), (None, *Runs), (None, *MayLose), (False, True)
     )
@@ -116,11 +116,11 @@ def test_every_answer_has_a_reason_that_is_measured_or_an_estimate() -> None:
         assert {each.name for each in found.variables} <= set(reading.names())
 
 
-def test_a_million_tasks_a_day_do_not_change_where_results_are_kept() -> None:
+def test_million_tasks_a_day_do_not_change_the_backend() -> None:
     assert recommend(needs(tasks_per_day=1_000_000, keep=Keep.MONTHS)).backend == "postgres"
 
 
-def test_the_figures_are_those_of_the_benchmarks() -> None:
+def test_figures_are_those_of_the_benchmarks() -> None:
     results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     shipped = figures.FILE.read_text(encoding="utf-8")
     assert shipped == figures.written(results), (
@@ -131,7 +131,7 @@ def test_the_figures_are_those_of_the_benchmarks() -> None:
     assert figure.value in recommend(needs(Runs.POSTGRES)).backend_reason.evidence
 
 
-def test_text_gives_no_figure_that_was_not_measured() -> None:
+def test_text_has_only_measured_figures() -> None:
     with pytest.raises(KeyError):
         figures.figure("store, one process", "rootcellar MySQL")
     assert not recommend(needs(Runs.MYSQL)).backend_reason.is_measured
@@ -143,7 +143,7 @@ def test_every_answer_is_explained_once() -> None:
     assert len(set(MEANINGS.values())) == len(MEANINGS)
 
 
-def test_variables_follow_what_is_needed() -> None:
+def test_variables_follow_the_needs() -> None:
     found = recommend(
         needs(Runs.PGBOUNCER, keep=Keep.FOREVER, readers=Readers.PEOPLE, may_lose=MayLose.NOTHING)
     ).as_json()["variables"]
@@ -166,13 +166,13 @@ def test_variables_follow_what_is_needed() -> None:
         ({"backend": "postgres", "redis": RedisForm.CLUSTER}, "no broker on a Redis Cluster"),
     ],
 )
-def test_answers_that_do_not_go_together_are_refused(setup: dict[str, Any], words: str) -> None:
+def test_contradictory_needs_are_refused(setup: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as refused:
         Setup(**setup)
     assert refused.value.remedy
 
 
-def test_fewer_than_no_tasks() -> None:
+def test_negative_number_of_tasks_is_refused() -> None:
     with pytest.raises(ValueError, match="0 or more"):
         Needs(tasks_per_day=-1)
 

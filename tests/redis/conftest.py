@@ -1,4 +1,4 @@
-"""Fixtures that the tests of the Redis store share."""
+"""Fixtures of the tests of the Redis store."""
 
 from __future__ import annotations
 

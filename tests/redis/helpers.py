@@ -1,4 +1,4 @@
-"""What the tests of the Redis store share."""
+"""Helpers of the tests of the Redis store."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ def stock_app(url: str, **conf: Any) -> Celery:
 
 
 def our_app(url: str, **conf: Any) -> Celery:
-    """Return an app whose results are in our store."""
+    """Return an app whose results are in rootcellar's store."""
     app = Celery("ours", broker="memory://", backend=f"rootcellar+{url}", set_as_current=False)
     app.conf.update(conf)
     return app
 
 
 class Inbox:
-    """Where a watcher delivers."""
+    """Receives a watcher's notifications."""
 
     def __init__(self) -> None:
-        self._told: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.deliver = self._told.put
+        self._notifications: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.deliver = self._notifications.put
 
     def take(self, count: int = 1, timeout: float = PATIENCE) -> list[TaskRecord]:
-        """Wait until ``count`` records were told; return them in the order in which they came."""
+        """Wait for ``count`` records; return them in the order in which they came."""
         deadline = time.monotonic() + timeout
         found: list[TaskRecord] = []
         while len(found) < count:
             try:
-                told = self._told.get(timeout=max(0.0, deadline - time.monotonic()))
+                notification = self._notifications.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"{count - len(found)} of {count} were not told within {timeout:g} s") from None
-            if isinstance(told, Exception):
-                raise told
-            found.extend(told)
+                raise AssertionError(f"{count - len(found)} of {count} did not come within {timeout:g} s") from None
+            if isinstance(notification, Exception):
+                raise notification
+            found.extend(notification)
         return found
 
     def is_empty(self) -> bool:
-        return self._told.empty()
+        return self._notifications.empty()

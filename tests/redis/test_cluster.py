@@ -1,4 +1,4 @@
-"""A Cluster that changes: nodes leave it, slots move from one to another."""
+"""A Cluster changes: nodes leave it, and slots move between nodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.servers import HOST, RedisServer
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
-    """A Cluster that the tests may change."""
+    """A Cluster that these tests may change."""
     with RedisCluster() as found:
         yield found
 
 
-def test_a_chord_is_completed_while_its_slot_moves(cluster: RedisCluster) -> None:
+def test_chord_completes_while_its_slot_moves(cluster: RedisCluster) -> None:
     group_id = new_id()
     part = ChordPart(group_id=group_id, task_id=new_id(), group_index=0, state="SUCCESS", owner="me", delivery="1")
     with opened(cluster.url) as store:
@@ -44,14 +44,14 @@ def test_a_chord_is_completed_while_its_slot_moves(cluster: RedisCluster) -> Non
         assert (progress.counted, progress.claimed) == (1, True)
 
 
-def test_a_node_that_left_is_not_believed(cluster: RedisCluster) -> None:
-    """What was removed from a Cluster, as ``redis-cli --cluster del-node`` does it, runs on and knows of no slots."""
+def test_removed_node_is_ignored(cluster: RedisCluster) -> None:
+    """A node that ``redis-cli --cluster del-node`` removed still runs, and has no slots."""
     left = cluster.nodes[5]
     with left.client() as client:
         client.execute_command("CLUSTER", "RESET", "HARD")
         wait_until(lambda: client.execute_command("CLUSTER", "SLOTS") in ([], {}), "a node alone")
     url = cluster.url.replace("redis-cluster://", f"redis-cluster://{HOST}:{left.port},")
-    # its master has no replica now, which is seen and not waited for
+    # its master has no replica now; the store notices that and does not wait for one
     with opened(url, transport_options={"wait_timeout": 60}) as store:
         one = record()
         store.put(one)

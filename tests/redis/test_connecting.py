@@ -1,4 +1,4 @@
-"""Connecting to one server: URLs, users, TLS and what goes wrong with them, said in words and without passwords."""
+"""Connecting to one server: URLs, users, TLS, and clear errors without passwords."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ QUOTED = "p%40ss%3Aw%2Frd%25%23%3F%20100"
         ("socket:///run/re%20dis.sock?virtual_host=/6", "redis /run/re dis.sock db 6"),
     ],
 )
-def test_urls(url: str, where: str) -> None:
+def test_url_names_its_server(url: str, where: str) -> None:
     address = read_address(url, StoreOptions())
     assert address.where == where
     assert address.connect["password"] == (PASSWORD if QUOTED in url else None)
@@ -74,7 +74,7 @@ def test_urls(url: str, where: str) -> None:
         ("redis+socket://host/run/redis.sock", "names no socket"),
     ],
 )
-def test_urls_that_cannot_be_used(url: str, match: str) -> None:
+def test_unusable_url_is_refused(url: str, match: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=match) as caught:
         open_store(url)
     assert caught.value.remedy
@@ -82,7 +82,7 @@ def test_urls_that_cannot_be_used(url: str, match: str) -> None:
         assert secret not in str(caught.value)
 
 
-def test_celery_settings() -> None:
+def test_celerys_settings_reach_the_address() -> None:
     app = our_app(
         "rediss://host",
         redis_backend_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca.pem"},
@@ -112,13 +112,13 @@ def test_celery_settings() -> None:
     }
 
 
-def test_the_url_goes_before_the_settings() -> None:
+def test_url_overrides_the_settings() -> None:
     options = StoreOptions(sections={"redis": {"username": "other", "password": "other", "socket_timeout": 7}})
     connect = read_address("redis://me:mine@host?socket_timeout=3", options).connect
     assert (connect["username"], connect["password"], connect["socket_timeout"]) == ("me", "mine", 3.0)
 
 
-def test_few_connections(redis_url: str) -> None:
+def test_eight_threads_share_two_connections(redis_url: str) -> None:
     with (
         opened(redis_url, sections={"redis": {"max_connections": 2}}, pool_timeout=20) as store,
         redis.Redis.from_url(redis_url) as c,
@@ -134,7 +134,7 @@ def test_few_connections(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize(("interval", "pings"), [(0.000001, 3), (0, 0), (None, 0)])
-def test_idle_connections_are_tested(new_redis: Callable[..., RedisServer], interval: float | None, pings: int) -> None:
+def test_idle_connection_is_tested(new_redis: Callable[..., RedisServer], interval: float | None, pings: int) -> None:
     server = new_redis()
     with (
         opened(server.url, sections={"redis": {"backend_health_check_interval": interval}}) as store,
@@ -170,7 +170,7 @@ def test_address_without_a_server_is_an_outage() -> None:
     assert isinstance(refusal("redis+socket:///nonexistent/redis.sock"), errors.StoreUnavailable)
 
 
-def test_passwords(new_redis: Callable[..., RedisServer]) -> None:
+def test_password_with_special_characters_is_accepted(new_redis: Callable[..., RedisServer]) -> None:
     server = new_redis()
     with redis.Redis.from_url(server.url) as admin:
         admin.config_set("requirepass", PASSWORD)
@@ -184,7 +184,7 @@ def test_passwords(new_redis: Callable[..., RedisServer]) -> None:
         admin.config_set("requirepass", "")
 
 
-def test_a_user_who_may_not(secure_redis_server: SecureRedisServer) -> None:
+def test_user_without_a_right_gets_permission_denied(secure_redis_server: SecureRedisServer) -> None:
     with redis.Redis.from_url(secure_redis_server.url) as admin:
         admin.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~celery-task-meta-*", "+get", "+exists")
     with opened(f"redis://reader:secret@{HOST}:{secure_redis_server.port}") as store:
@@ -194,13 +194,13 @@ def test_a_user_who_may_not(secure_redis_server: SecureRedisServer) -> None:
     assert not caught.value.retryable
 
 
-def test_a_database_that_is_not_there(new_redis: Callable[..., RedisServer]) -> None:
+def test_missing_database_is_refused(new_redis: Callable[..., RedisServer]) -> None:
     server = new_redis(databases=4)
     open_store(server.database_url(3)).check()
     assert isinstance(refusal(server.database_url(4)), errors.DatabaseMissing)
 
 
-def test_a_server_without_memory(new_redis: Callable[..., RedisServer]) -> None:
+def test_server_without_memory_is_an_outage(new_redis: Callable[..., RedisServer]) -> None:
     server = new_redis(maxmemory="3mb")
     with opened(server.url) as store:
 
@@ -214,7 +214,7 @@ def test_a_server_without_memory(new_redis: Callable[..., RedisServer]) -> None:
         assert "maxmemory" in caught.value.remedy
 
 
-def test_a_replica(new_redis: Callable[..., RedisServer]) -> None:
+def test_replica_is_refused_as_read_only(new_redis: Callable[..., RedisServer]) -> None:
     server = new_redis()
     replica = new_redis()
     with redis.Redis.from_url(replica.url) as client:
@@ -224,10 +224,10 @@ def test_a_replica(new_redis: Callable[..., RedisServer]) -> None:
     assert caught.value.retryable
 
 
-def test_waiting_for_replicas_is_not_waiting_for_the_server(
+def test_silent_replica_does_not_fail_a_write(
     new_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Replicas that do not answer within ``socket_timeout`` are missing; it is no reason to store again and again."""
+    """Replicas that do not reply within ``socket_timeout`` are missing; the write is not repeated."""
     server, replica = new_redis(repl_diskless_sync_delay=0), new_redis()
     with redis.Redis.from_url(replica.url) as client:
         client.replicaof(HOST, server.port)
@@ -242,7 +242,7 @@ def test_waiting_for_replicas_is_not_waiting_for_the_server(
     assert "0 of 1 replicas answered" in caplog.text
 
 
-def test_write_without_replicas_does_not_wait_for_them(
+def test_write_does_not_wait_for_missing_replicas(
     redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replication, "RESPITE_SECONDS", 0.0)
@@ -251,14 +251,14 @@ def test_write_without_replicas_does_not_wait_for_them(
         with opened(redis_url, transport_options={"wait_replicas": 1, "wait_timeout": 5}) as store:
             for _ in range(20):
                 assert store.put(record()).written
-        assert "cmdstat_wait" not in client.info("commandstats"), "not once"
-    assert caplog.text.count("0 of 1 replicas are connected") == 1, "it is said once, however often it is looked at"
+        assert "cmdstat_wait" not in client.info("commandstats"), "no WAIT command"
+    assert caplog.text.count("0 of 1 replicas are connected") == 1, "it is logged once"
 
 
 # -- TLS
 
 
-def test_tls_with_a_client_certificate_and_a_user(secure_redis_server: SecureRedisServer) -> None:
+def test_tls_works_with_a_client_certificate_and_a_user(secure_redis_server: SecureRedisServer) -> None:
     with opened(secure_redis_server.tls_url()) as store:
         one = record()
         store.put(one)
@@ -281,24 +281,24 @@ def secure(*hosts: str, days: int = 30) -> Iterator[SecureRedisServer]:
         yield server
 
 
-def test_a_wrong_ca(secure_redis_server: SecureRedisServer, tmp_path: Path) -> None:
-    for ca in (Authority(tmp_path, "Another CA").certificate, None):  # without one it is the system's
+def test_wrong_ca_is_refused(secure_redis_server: SecureRedisServer, tmp_path: Path) -> None:
+    for ca in (Authority(tmp_path, "Another CA").certificate, None):  # without one, the system's CAs are used
         error = refusal(secure_redis_server.tls_url(ssl_ca_certs=ca))
         assert type(error) is errors.CertificateRefused
         assert error.what.startswith("wrong CA")
         assert not error.retryable
 
 
-def test_an_expired_certificate() -> None:
+def test_expired_certificate_is_refused() -> None:
     with secure(days=-1) as server:
         error = refusal(server.tls_url())
     assert isinstance(error, errors.CertificateExpired)
     assert error.what.startswith("expired certificate")
-    assert error.retryable, "the server may be given a new one while the worker goes on trying"
+    assert error.retryable, "the certificate may be renewed while the worker retries"
 
 
 @pytest.mark.parametrize("hosts", [("example.com",), ("127.0.0.2",)])
-def test_a_wrong_host_name(hosts: tuple[str, ...]) -> None:
+def test_wrong_host_name_is_refused(hosts: tuple[str, ...]) -> None:
     with secure(*hosts) as server:
         error = refusal(server.tls_url())
         assert type(error) is errors.CertificateRefused
@@ -307,29 +307,27 @@ def test_a_wrong_host_name(hosts: tuple[str, ...]) -> None:
         open_store(server.tls_url(ssl_check_hostname="false")).check()
 
 
-def test_no_client_certificate(secure_redis_server: SecureRedisServer) -> None:
+def test_missing_client_certificate_is_refused(secure_redis_server: SecureRedisServer) -> None:
     error = refusal(secure_redis_server.tls_url(ssl_certfile=None, ssl_keyfile=None))
     assert type(error) is errors.CertificateRefused
     assert "our certificate" in error.what
 
 
-def test_no_tls_there(secure_redis_server: SecureRedisServer) -> None:
+def test_server_without_tls_is_an_outage(secure_redis_server: SecureRedisServer) -> None:
     url = secure_redis_server.tls_url(socket_timeout=0.5)
     error = refusal(url.replace(f":{secure_redis_server.tls_port}/", f":{secure_redis_server.port}/"))
     assert isinstance(error, errors.StoreUnavailable)
     assert "speaks TLS" in error.remedy
 
 
-def test_tls_that_does_not_verify_says_so(
-    secure_redis_server: SecureRedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unverified_tls_is_logged(secure_redis_server: SecureRedisServer, caplog: pytest.LogCaptureFixture) -> None:
     open_store(secure_redis_server.tls_url(ssl_ca_certs=None, ssl_cert_reqs="none")).check()
     assert "not fully verified" in caplog.text
     assert PASSWORD not in caplog.text
     assert QUOTED not in caplog.text
 
 
-# -- what the server is like
+# -- properties of the server
 
 
 @pytest.mark.parametrize(
@@ -341,7 +339,7 @@ def test_tls_that_does_not_verify_says_so(
         ("volatile-ttl", "100mb", "results that expire later"),
     ],
 )
-def test_eviction(
+def test_eviction_policy_is_logged_once(
     new_redis: Callable[..., RedisServer],
     caplog: pytest.LogCaptureFixture,
     policy: str,
@@ -352,14 +350,14 @@ def test_eviction(
     for _ in range(2):
         with opened(server.url) as store:
             store.put(record())
-    told = [one.getMessage() for one in caplog.records if "maxmemory-policy" in one.getMessage()]
-    assert len(told) == (1 if expected else 0), "once a process"
+    messages = [one.getMessage() for one in caplog.records if "maxmemory-policy" in one.getMessage()]
+    assert len(messages) == (1 if expected else 0), "once in a process"
     if expected:
-        assert expected in told[0]
-        assert policy in told[0]
+        assert expected in messages[0]
+        assert policy in messages[0]
 
 
-def test_a_user_who_may_not_ask(new_redis: Callable[..., RedisServer]) -> None:
+def test_user_without_info_can_store(new_redis: Callable[..., RedisServer]) -> None:
     server = new_redis(maxmemory="100mb", maxmemory_policy="allkeys-lru")
     with redis.Redis.from_url(server.url) as admin:
         admin.execute_command("ACL", "SETUSER", "shy", "on", ">x", "~*", "&*", "+@all", "-info", "-config")
@@ -367,13 +365,13 @@ def test_a_user_who_may_not_ask(new_redis: Callable[..., RedisServer]) -> None:
         assert store.put(record()).written
 
 
-def test_a_server_that_is_too_old(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+def test_server_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
     monkeypatch.setattr(server_info, "OLDEST_SERVER", 99)
     monkeypatch.setattr(server_info, "_checked", set())
     assert isinstance(refusal(redis_url), errors.ServerTooOld)
 
 
-def test_something_else_answers(tmp_path: Path) -> None:
+def test_server_of_another_kind_is_an_error(tmp_path: Path) -> None:
     with socket.create_server((HOST, 0)) as listener:
 
         def answer() -> None:

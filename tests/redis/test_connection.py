@@ -1,4 +1,4 @@
-"""Replies that arrive in parts, errors among other replies, and what is not Redis' protocol."""
+"""Replies that arrive in parts, errors among other replies, and replies of other protocols."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGE = bytes(range(256)) * 20_000
 
 
 class Opened:
-    """In the place of redis-py's connection, which is needed only for its timeout and to disconnect."""
+    """Stands for redis-py's connection, of which only the timeout and ``disconnect`` are used."""
 
     socket_timeout = 5.0
 

@@ -1,4 +1,4 @@
-"""A master is killed in the middle of the work: every result is there afterwards, and nobody was restarted."""
+"""A master is killed while results are stored: every result is stored, and no worker restarts."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tests.servers import RedisServer
 from tests.workers import Worker
 
 COUNT = 2_000
-#: seconds for all of it; a failover takes about three
+#: seconds for the whole test; a failover takes about three
 ALL_OF_IT = 90.0
 
 
 @pytest.fixture(params=["sentinel", "cluster"])
 def servers(request: pytest.FixtureRequest) -> Iterator[SentinelSet | RedisCluster]:
-    """Servers that the test may kill."""
+    """Servers that these tests may kill."""
     with SentinelSet() if request.param == "sentinel" else RedisCluster() as found:
         yield found
 
 
-def a_master(servers: SentinelSet | RedisCluster) -> RedisServer:
+def master_of(servers: SentinelSet | RedisCluster) -> RedisServer:
     return servers.master if isinstance(servers, SentinelSet) else servers.nodes[1]
 
 
@@ -43,7 +43,7 @@ def app_of(broker: str, servers: SentinelSet | RedisCluster) -> Celery:
     return make_app(broker, f"rootcellar+{servers.url}")
 
 
-def test_two_thousand_tasks(servers: SentinelSet | RedisCluster, redis_server: RedisServer) -> None:
+def test_two_thousand_tasks_survive_a_failover(servers: SentinelSet | RedisCluster, redis_server: RedisServer) -> None:
     broker = redis_server.database_url(9_100 + os.getpid() % 100)
     conf = {"result_backend_max_sleep_between_retries_ms": 500}
     env = {"TEST_BROKER": broker, "TEST_BACKEND": f"rootcellar+{servers.url}", "TEST_CONF": json.dumps(conf)}
@@ -53,12 +53,12 @@ def test_two_thousand_tasks(servers: SentinelSet | RedisCluster, redis_server: R
         results = [add.delay(number, 0) for number in range(COUNT // 2)]
         chords = [chord((add.s(n, m) for n in range(10)), total.s())() for m in range(10)]
         wait_until(lambda: results[COUNT // 4].ready(), "a quarter of the work")
-        a_master(servers).kill()
+        master_of(servers).kill()
         results += [add.delay(number, 0) for number in range(COUNT // 2, COUNT)]
         assert ResultSet(results, app=app).get(timeout=ALL_OF_IT) == list(range(COUNT))
         assert [one.get(timeout=ALL_OF_IT) for one in chords] == [45 + 10 * m for m in range(10)]
         assert worker.running
-    # and not only told: stored
+    # the results were returned; they are also stored
     store = open_store(servers.url)
     found = store.get_many([one.id for one in results])
     assert len(found) == COUNT
@@ -68,7 +68,7 @@ def test_two_thousand_tasks(servers: SentinelSet | RedisCluster, redis_server: R
 
 
 def test_acknowledged_results_survive_a_failover(servers: SentinelSet | RedisCluster) -> None:
-    """Results are stored as fast as can be until the master dies: what ``put`` returned from is on the replica."""
+    """Results are stored as fast as possible until the master dies: each acknowledged one is on the replica."""
     with opened(servers.url) as store:
         stored = []
         for number in range(3_000):
@@ -79,7 +79,7 @@ def test_acknowledged_results_survive_a_failover(servers: SentinelSet | RedisClu
                 break
             stored.append(one)
             if number == 1_500:
-                a_master(servers).kill()
+                master_of(servers).kill()
 
         def found() -> bool:
             try:
@@ -88,12 +88,12 @@ def test_acknowledged_results_survive_a_failover(servers: SentinelSet | RedisClu
                 return False
 
         assert len(stored) > 1_500
-        wait_until(found, "all of them on what was the replica", 30)
+        wait_until(found, "all results on the former replica", 30)
 
 
-def test_a_planned_failover(servers: SentinelSet | RedisCluster) -> None:
-    """The master becomes a replica while results are stored: it refuses them, and they go to the new one."""
-    old = a_master(servers)
+def test_planned_failover_loses_no_result(servers: SentinelSet | RedisCluster) -> None:
+    """The master becomes a replica while results are stored: it refuses them, and the new master gets them."""
+    old = master_of(servers)
     with opened(servers.url) as store:
         stored = [record() for _ in range(50)]
         last = record()
@@ -138,4 +138,4 @@ def is_replica(server: RedisServer) -> bool:
         try:
             return bool(client.info("replication")["role"] == "slave")
         except redis.ConnectionError:
-            return False  # a Sentinel that makes it a replica ends the sessions of its clients
+            return False  # a Sentinel that demotes a master ends its clients' sessions

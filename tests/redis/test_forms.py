@@ -1,4 +1,4 @@
-"""Sentinel and Cluster: what can be wrong with them, users of least privilege, and slots that move."""
+"""Sentinel and Cluster: errors, users of least privilege, and slots that move."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.redis.helpers import Inbox, opened
 from tests.redis_servers import COMMANDS, KEYS, RedisCluster, SentinelSet
 from tests.servers import HOST, RedisServer, free_port
 
-#: what docs/redis.md adds for each form
+#: rights that docs/redis.md adds for each form
 ALSO_SENTINEL = "+role +wait"
 ALSO_CLUSTER = "+cluster|slots +cluster|nodes +asking +role +wait"
 
 
 def use(store: RedisStore) -> None:
-    """Use each kind of key, and wait for one."""
+    """Use every kind of key, and wait for a result."""
     one = record()
     inbox = Inbox()
     store.watcher().subscribe([one.task_id], inbox.deliver)
@@ -56,20 +56,20 @@ def make_user(server: RedisServer, rules: str) -> None:
         ("sentinel://a:1;b:2;c/0", (("a", 1), ("b", 2), ("c", 26379)), 0),
     ],
 )
-def test_sentinel_urls(url: str, hosts: tuple[tuple[str, int], ...], db: int) -> None:
+def test_sentinel_url_names_sentinels_and_database(url: str, hosts: tuple[tuple[str, int], ...], db: int) -> None:
     address = read_address(url, StoreOptions(transport_options={"master_name": "m"}))
     assert (address.hosts, address.db, address.master) == (hosts, db, "m")
     assert address.connect["password"] == ("pw" if "pw" in url else None)
     assert "pw" not in address.where
 
 
-def test_sentinels_without_a_name() -> None:
+def test_sentinel_url_without_a_master_name_is_refused() -> None:
     with pytest.raises(errors.ConfigurationError, match="which master is meant") as caught:
         open_store("sentinel://a;sentinel://b/0")
     assert "master_name" in caught.value.remedy
 
 
-def test_an_unknown_master(sentinel_set: SentinelSet) -> None:
+def test_unknown_master_is_refused(sentinel_set: SentinelSet) -> None:
     store = open_store(sentinel_set.url.replace(sentinel_set.master_name, "nobody"))
     with pytest.raises(errors.DatabaseMissing, match="no master called nobody"):
         store.check()
@@ -82,15 +82,15 @@ def test_option_that_redis_py_does_not_know_is_refused(sentinel_set: SentinelSet
     assert "hush" not in str(caught.value)
 
 
-def test_no_sentinel_there(sentinel_set: SentinelSet) -> None:
+def test_unreachable_sentinels_are_an_outage(sentinel_set: SentinelSet) -> None:
     store = open_store(f"sentinel://{HOST}:{free_port()}/0?master_name=pantry")
     with pytest.raises(errors.StoreUnavailable, match="no Sentinel knows the master pantry"):
         store.check()
-    # one that answers is enough
+    # one Sentinel that answers is enough
     open_store(f"sentinel://{HOST}:{free_port()};" + sentinel_set.url).check()
 
 
-def test_sentinels_with_a_password(sentinel_set: SentinelSet) -> None:
+def test_sentinel_password_is_used(sentinel_set: SentinelSet) -> None:
     sentinel = sentinel_set.sentinels[2]
     with sentinel.client() as admin:
         admin.execute_command("ACL", "SETUSER", "asker", "on", ">theirs", "allkeys", "allchannels", "+@all")
@@ -103,25 +103,27 @@ def test_sentinels_with_a_password(sentinel_set: SentinelSet) -> None:
     assert "wrong" not in str(caught.value).replace("wrong CA", "")
 
 
-def test_a_user_of_least_privilege_with_sentinel(sentinel_set: SentinelSet, caplog: pytest.LogCaptureFixture) -> None:
+def test_user_of_least_privilege_works_with_sentinel(
+    sentinel_set: SentinelSet, caplog: pytest.LogCaptureFixture
+) -> None:
     make_user(sentinel_set.master, f"{COMMANDS} {KEYS} {ALSO_SENTINEL}")
     with opened(sentinel_set.url.replace("sentinel://", "sentinel://cellar:secret@", 1)) as store:
         use(store)
     assert not caplog.records
 
 
-def test_replicas_may_be_done_without(sentinel_set: SentinelSet, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_replica_is_logged_once(sentinel_set: SentinelSet, caplog: pytest.LogCaptureFixture) -> None:
     with opened(sentinel_set.url, transport_options={"wait_replicas": 2, "wait_timeout": 0.1}) as store:
         for _ in range(20):
             assert store.put(record()).written
-    told = [one.getMessage() for one in caplog.records if "1 of 2 replicas" in one.getMessage()]
-    assert len(told) == 1, "it is not waited for again and again"
+    messages = [one.getMessage() for one in caplog.records if "1 of 2 replicas" in one.getMessage()]
+    assert len(messages) == 1, "the store does not wait for the missing replica each time"
     with opened(sentinel_set.url, transport_options={"wait_replicas": 9, "wait_timeout": 20}) as store:
-        assert store.put(record(), durable=False).written, "who need not be safe does not wait"
+        assert store.put(record(), durable=False).written, "a write that need not be durable does not wait"
 
 
 @pytest.mark.parametrize("options", [{"wait_replicas": "two"}, {"wait_timeout": "soon"}])
-def test_numbers_that_are_none(sentinel_set: SentinelSet, options: dict[str, str]) -> None:
+def test_invalid_number_of_replicas_is_refused(sentinel_set: SentinelSet, options: dict[str, str]) -> None:
     with pytest.raises(errors.ConfigurationError, match="is not a number"):
         open_store(sentinel_set.url, StoreOptions(transport_options=options))
 
@@ -135,7 +137,7 @@ def store(redis_cluster: RedisCluster) -> Iterator[RedisStore]:
         yield found
 
 
-def test_cluster_urls() -> None:
+def test_cluster_url_names_nodes_and_login() -> None:
     address = read_address("redis-cluster://me:p%40ss@a:7000,b,[::1]:7001", StoreOptions())
     assert address.hosts == (("a", 7000), ("b", 6379), ("::1", 7001))
     assert (address.connect["username"], address.connect["password"], address.tls) == ("me", "p@ss", None)
@@ -145,8 +147,8 @@ def test_cluster_urls() -> None:
 
 
 @pytest.mark.parametrize(("prefix", "fits"), [("{app}", True), ("a}", True), ("a{b", False), ("{}", False)])
-def test_a_prefix_with_braces(prefix: str, fits: bool) -> None:
-    """The first whole pair of braces in a key says in which slot it is."""
+def test_prefix_with_incomplete_braces_is_refused(prefix: str, fits: bool) -> None:
+    """The first complete pair of braces in a key decides its slot."""
     options = StoreOptions(transport_options={"global_keyprefix": prefix})
     if fits:
         read_address("redis-cluster://host", options)
@@ -156,13 +158,13 @@ def test_a_prefix_with_braces(prefix: str, fits: bool) -> None:
     assert read_address("redis://host", options).prefix.startswith(prefix.encode())
 
 
-def test_slots() -> None:
+def test_slot_follows_the_hash_tag() -> None:
     assert slot_of(b"123456789") == 12739, "the example of the Cluster's specification"
     assert slot_of(b"{user1000}.following") == slot_of(b"user1000") == slot_of(b"foo{user1000}{bar}")
     assert slot_of(b"foo{}{bar}") != slot_of(b"bar")
 
 
-def test_results_are_spread_over_the_nodes(redis_cluster: RedisCluster, store: RedisStore) -> None:
+def test_results_are_distributed_over_the_nodes(redis_cluster: RedisCluster, store: RedisStore) -> None:
     for _ in range(300):
         store.put(record())
     for node in redis_cluster.nodes[:3]:
@@ -172,34 +174,34 @@ def test_results_are_spread_over_the_nodes(redis_cluster: RedisCluster, store: R
     store.delete([one.task_id for one in store.scan()])
 
 
-def test_one_node_is_enough_to_find_the_others(redis_cluster: RedisCluster) -> None:
+def test_one_reachable_node_is_enough(redis_cluster: RedisCluster) -> None:
     dead = free_port()
     with opened(f"redis-cluster://{HOST}:{dead},{HOST}:{redis_cluster.nodes[4].port}") as store:
         use(store)
 
 
-def test_every_key_is_found_while_the_nodes_are_looked_up_anew(store: RedisStore) -> None:
+def test_keys_are_found_while_slots_are_refreshed(store: RedisStore) -> None:
     cluster = store._servers
     assert isinstance(cluster, Cluster)
     records = [record() for _ in range(20)]
     for one in records:
         store.put(one)
-    look = cluster._refresh
+    refresh = cluster._refresh
 
-    def look_and_forget(*args: Any, **kwargs: Any) -> Any:
-        found = look(*args, **kwargs)
-        cluster._masters = []  # as another thread does that finds a slot without a node
+    def refresh_and_forget(*args: Any, **kwargs: Any) -> Any:
+        found = refresh(*args, **kwargs)
+        cluster._masters = []  # like another thread that finds a slot without a node
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "_refresh", look_and_forget)
+        patch.setattr(cluster, "_refresh", refresh_and_forget)
         cluster._masters = []
         assert {one.task_id for one in store.scan()} == {one.task_id for one in records}
         assert store.get(records[0].task_id) == records[0]
     store.delete([one.task_id for one in records])
 
 
-def test_a_node_that_does_not_answer_is_asked_last_and_one_without_slots_forgotten(redis_cluster: RedisCluster) -> None:
+def test_silent_node_is_asked_last_and_then_forgotten(redis_cluster: RedisCluster) -> None:
     with socket.create_server((HOST, 0)) as silent, opened(redis_cluster.url) as store:
         silent.setblocking(False)
         cluster = store._servers
@@ -211,7 +213,7 @@ def test_a_node_that_does_not_answer_is_asked_last_and_one_without_slots_forgott
         assert {port for _, port in cluster._nodes} == {node.port for node in redis_cluster.nodes[:3]}
 
 
-def test_a_node_as_if_it_were_one_server(redis_cluster: RedisCluster) -> None:
+def test_node_used_as_single_server_names_the_right_url(redis_cluster: RedisCluster) -> None:
     with opened(redis_cluster.nodes[0].url) as store:
         found: errors.StoreError | None = None
         for _ in range(50):
@@ -223,7 +225,9 @@ def test_a_node_as_if_it_were_one_server(redis_cluster: RedisCluster) -> None:
     assert "redis-cluster://" in found.remedy
 
 
-def test_a_user_of_least_privilege_in_a_cluster(redis_cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_user_of_least_privilege_works_in_a_cluster(
+    redis_cluster: RedisCluster, caplog: pytest.LogCaptureFixture
+) -> None:
     for node in redis_cluster.nodes:
         make_user(node, f"{COMMANDS} {KEYS} {ALSO_CLUSTER}")
     with opened(redis_cluster.url.replace("://", "://cellar:secret@")) as store:
@@ -233,8 +237,8 @@ def test_a_user_of_least_privilege_in_a_cluster(redis_cluster: RedisCluster, cap
     assert not caplog.records
 
 
-def test_a_slot_that_moves(redis_cluster: RedisCluster, store: RedisStore) -> None:
-    """Keys are read and stored before, while and after their slot goes from one node to another."""
+def test_keys_are_used_while_their_slot_moves(redis_cluster: RedisCluster, store: RedisStore) -> None:
+    """Keys are read and stored before, while and after their slot moves to another node."""
     tag = "{moving}"
     old = [record(f"{tag}{number}") for number in range(20)]
     for one in old:
@@ -249,7 +253,7 @@ def test_a_slot_that_moves(redis_cluster: RedisCluster, store: RedisStore) -> No
         for one in old[:10]:
             key = f"forms_celery-task-meta-{one.task_id}"
             here.execute_command("MIGRATE", HOST, target.port, key, 0, 5000)
-        # half of them are there: the nodes direct us, for once
+        # half of the keys have moved: the nodes redirect the client with ASK
         new = [record(f"{tag}new{number}") for number in range(10)]
         for one in new:
             assert store.put(one).written
@@ -265,7 +269,7 @@ def test_a_slot_that_moves(redis_cluster: RedisCluster, store: RedisStore) -> No
     assert store.delete([one.task_id for one in old + new]) == 30
 
 
-def test_a_cluster_over_tls(tmp_path: Path) -> None:
+def test_cluster_works_over_tls(tmp_path: Path) -> None:
     right, other = Authority(tmp_path / "right"), Authority(tmp_path / "other", "Another CA")
     own, client = right.server("server", HOST), right.client("anybody")
     tls = {"tls_cert_file": own.certificate, "tls_key_file": own.key, "tls_ca_cert_file": right.certificate}
@@ -283,8 +287,8 @@ def test_a_cluster_over_tls(tmp_path: Path) -> None:
             open_store(f"{url}{other.certificate}").check()
 
 
-def test_worker_that_dies_between_part_and_result_leaves_the_part(redis_cluster: RedisCluster) -> None:
-    """They lie in different slots. A user who may store no task stands for a worker that is killed before it could."""
+def test_part_stays_if_its_worker_dies_before_the_result(redis_cluster: RedisCluster) -> None:
+    """They are in different slots. A user without the right to store a task acts like a worker killed in between."""
     if redis_cluster.nodes[0].version < (7, 0):
         pytest.skip("Redis before 7.0 has no users who may only read some keys")
     for node in redis_cluster.nodes:
@@ -299,8 +303,8 @@ def test_worker_that_dies_between_part_and_result_leaves_the_part(redis_cluster:
         with pytest.raises(errors.PermissionDenied):
             dying.put(one, counted)
         assert store.get(one.task_id) is None
-        assert [found.result for found in store.chord_parts(group)] == [one.result], "the chord goes on"
-        # and the task that is run again counts nothing twice, and has its record
+        assert [found.result for found in store.chord_parts(group)] == [one.result], "the chord has its part"
+        # the task runs again: it counts nothing twice, and its record is stored
         again = store.put(one, counted)
         assert again.written
         assert again.chord is not None
@@ -323,10 +327,10 @@ def _id(node: RedisServer) -> str:
     return found.decode() if isinstance(found, bytes) else str(found)
 
 
-# -- questions
+# -- queries
 
 
-def test_too_many_to_ask_about(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_over_too_many_results_is_refused(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [record(name="shop.pack") for _ in range(30)]
     for one in records:
         store.put(one)

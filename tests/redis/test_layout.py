@@ -1,4 +1,4 @@
-"""Celery's own layout: stock clients and workers read what we write, and we what they do."""
+"""Celery's own layout: stock clients and workers read rootcellar's records, and rootcellar reads theirs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def request(task_id: str, **given: Any) -> Context:
     return Context(**{**fields, "delivery_info": {"routing_key": "parcels"}, **given})
 
 
-# -- a stock client reads what we wrote
+# -- a stock client reads rootcellar's records
 
 
-def test_stock_reads_a_success(redis_url: str) -> None:
+def test_stock_client_reads_a_success(redis_url: str) -> None:
     ours, stock = our_app(redis_url, result_extended=True), stock_app(redis_url)
     task_id = new_id()
     ours.backend.store_result(task_id, {"b": [1, "ü"], "a": None}, "SUCCESS", request=request(task_id))
@@ -47,7 +47,7 @@ def test_stock_reads_a_success(redis_url: str) -> None:
     assert abs(found.date_done - datetime.now(timezone.utc)) < timedelta(minutes=1)
 
 
-def test_stock_reads_a_failure(redis_url: str) -> None:
+def test_stock_client_reads_a_failure(redis_url: str) -> None:
     ours, stock = our_app(redis_url), stock_app(redis_url)
     task_id = new_id()
     ours.backend.store_result(task_id, KeyError("gone"), "FAILURE", traceback="Traceback …")
@@ -57,7 +57,7 @@ def test_stock_reads_a_failure(redis_url: str) -> None:
     assert (found.state, found.traceback) == ("FAILURE", "Traceback …")
 
 
-def test_stock_reads_stamps(redis_url: str) -> None:
+def test_stock_client_reads_stamps(redis_url: str) -> None:
     ours, stock = our_app(redis_url), stock_app(redis_url)
     task_id = new_id()
     stamps = {"customer": ["c-1"], "status": ["no state"], "other": ["x"]}
@@ -70,7 +70,7 @@ def test_stock_reads_stamps(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("text", JSON_TEXTS.values(), ids=JSON_TEXTS.keys())
-def test_every_json_value_is_in_the_blob_as_it_was(text: str) -> None:
+def test_json_value_is_in_the_blob_unchanged(text: str) -> None:
     payload = Payload(text.encode())
     blob = json_blob.encode_task(full_record("t", result=payload, args=payload, stamps=None))
     assert b'"result":' + payload.body + b"," in blob
@@ -84,18 +84,18 @@ def test_every_json_value_is_in_the_blob_as_it_was(text: str) -> None:
 
 
 @pytest.mark.parametrize("payload", OTHER_PAYLOADS.values(), ids=OTHER_PAYLOADS.keys())
-def test_value_that_is_no_json_is_refused_by_stock_backends(payload: Payload) -> None:
+def test_value_of_another_format_is_refused_by_stock_clients(payload: Payload) -> None:
     blob = json_blob.encode_task(record("t", result=None))
     assert json.loads(blob)["result"] is None
     opaque = json_blob.encode_task(TaskRecord(task_id="t", state="SUCCESS", result=payload, done_at=NOW))
     if payload == Payload(payload.body):
-        return  # it says that it is JSON
+        return  # its content type is JSON
     with pytest.raises(ValueError, match=r"Expecting value|codec can't decode|decode byte"):
         json.loads(opaque)
     assert json_blob.decode_task("t", opaque).result == payload
 
 
-def test_stock_restores_a_group(redis_url: str) -> None:
+def test_stock_client_restores_a_group(redis_url: str) -> None:
     ours, stock = our_app(redis_url), stock_app(redis_url)
     ids = [new_id() for _ in range(3)]
     for number, task_id in enumerate(ids):
@@ -107,24 +107,24 @@ def test_stock_restores_a_group(redis_url: str) -> None:
     assert restored.get(timeout=PATIENCE) == [0, 1, 2]
 
 
-def test_a_stock_client_that_waits_is_woken(redis_url: str) -> None:
+def test_waiting_stock_client_is_notified(redis_url: str) -> None:
     ours, stock = our_app(redis_url), stock_app(redis_url)
     task_id = new_id()
-    told: list[Any] = []
-    waiting = threading.Thread(target=lambda: told.append(stock.AsyncResult(task_id).get(timeout=PATIENCE)))
+    values: list[Any] = []
+    waiting = threading.Thread(target=lambda: values.append(stock.AsyncResult(task_id).get(timeout=PATIENCE)))
     waiting.start()
     with redis.Redis.from_url(redis_url) as client:
         while not client.pubsub_numsub(f"celery-task-meta-{task_id}")[0][1]:
             pass
     ours.backend.store_result(task_id, "there", "SUCCESS")
     waiting.join(PATIENCE)
-    assert told == ["there"]
+    assert values == ["there"]
 
 
-# -- we read what a stock worker wrote
+# -- rootcellar reads the records of a stock worker
 
 
-def test_we_read_stock(redis_url: str, store: RedisStore) -> None:
+def test_stock_record_is_read(redis_url: str, store: RedisStore) -> None:
     stock = stock_app(redis_url, result_extended=True).backend
     ok, failed, retried = new_id(), new_id(), new_id()
     children = Context(**request(ok).__dict__, stamped_headers=["customer"], stamps={"customer": ["c"]})
@@ -154,7 +154,7 @@ def test_we_read_stock(redis_url: str, store: RedisStore) -> None:
     assert {one.task_id for one in store.scan()} == {ok, failed, retried}
 
 
-def test_we_restore_a_stock_group(redis_url: str) -> None:
+def test_stock_group_is_restored(redis_url: str) -> None:
     ours, stock = our_app(redis_url), stock_app(redis_url)
     members = [stock.AsyncResult(new_id()) for _ in range(2)]
     for one in members:
@@ -165,7 +165,7 @@ def test_we_restore_a_stock_group(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("serializer", ["pickle", "msgpack", "yaml"])
-def test_value_that_only_its_writer_can_read_fails_its_own_waiter(redis_url: str, serializer: str) -> None:
+def test_unreadable_stock_value_fails_only_its_own_waiter(redis_url: str, serializer: str) -> None:
     stock = stock_app(redis_url, result_serializer=serializer, accept_content=[serializer])
     task_id, good = new_id(), new_id()
     stock.backend.store_result(task_id, 1, "SUCCESS")
@@ -176,9 +176,7 @@ def test_value_that_only_its_writer_can_read_fails_its_own_waiter(redis_url: str
     assert dict(ours.backend.get_many([good], timeout=PATIENCE))[good]["result"] == 1
 
 
-def test_a_damaged_record_is_an_error_for_its_own_waiter(
-    redis_url: str, store: RedisStore, client: redis.Redis
-) -> None:
+def test_damaged_record_fails_only_its_own_waiter(redis_url: str, store: RedisStore, client: redis.Redis) -> None:
     good, damaged = record(), record(result=Payload(b"\x80", "application/x-python-serialize", "binary"))
     store.put(good)
     store.put(damaged)
@@ -191,11 +189,11 @@ def test_a_damaged_record_is_an_error_for_its_own_waiter(
         our_app(redis_url).AsyncResult(damaged.task_id).get(timeout=PATIENCE)
 
 
-# -- who may write over whom
+# -- which record stays
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle", "msgpack"])
-def test_a_success_of_a_stock_worker_stays(redis_url: str, store: RedisStore, serializer: str) -> None:
+def test_stock_success_is_not_overwritten(redis_url: str, store: RedisStore, serializer: str) -> None:
     stock = stock_app(redis_url, result_serializer=serializer, accept_content=[serializer])
     task_id = new_id()
     stock.backend.store_result(task_id, "first", "SUCCESS")
@@ -205,7 +203,7 @@ def test_a_success_of_a_stock_worker_stays(redis_url: str, store: RedisStore, se
 
 @pytest.mark.parametrize("serializer", ["json", "pickle", "msgpack"])
 @pytest.mark.parametrize("state", ["SUCCESS_SO_FAR", "NOSUCCESS"])
-def test_a_state_that_is_called_nearly_so_is_no_success(
+def test_state_with_a_similar_name_is_no_success(
     redis_url: str, store: RedisStore, serializer: str, state: str
 ) -> None:
     stock = stock_app(redis_url, result_serializer=serializer, accept_content=[serializer])
@@ -215,13 +213,13 @@ def test_a_state_that_is_called_nearly_so_is_no_success(
     assert our_app(redis_url).AsyncResult(task_id).get(timeout=PATIENCE) == "end"
 
 
-def test_a_result_that_comes_before_the_state_is_data(store: RedisStore, client: redis.Redis) -> None:
+def test_result_before_the_state_is_read_as_data(store: RedisStore, client: redis.Redis) -> None:
     task_id = new_id()
     client.set(f"celery-task-meta-{task_id}", '{"result": {"status": "SUCCESS"}, "status": "PROGRESS"}')
     assert store.put(record(task_id, "end")).written
 
 
-def test_our_success_stays_before_a_stock_worker(redis_url: str, store: RedisStore) -> None:
+def test_success_is_not_overwritten_by_a_stock_worker(redis_url: str, store: RedisStore) -> None:
     first = record(value="first")
     store.put(first)
     stock_app(redis_url).backend.store_result(first.task_id, "second", "FAILURE")
@@ -239,7 +237,9 @@ def test_our_success_stays_before_a_stock_worker(redis_url: str, store: RedisSto
     ],
 )
 @pytest.mark.parametrize("writer", ["stock", "ours"])
-def test_data_that_looks_like_the_mark_is_data(redis_url: str, store: RedisStore, writer: str, value: Any) -> None:
+def test_data_that_looks_like_the_marker_is_read_as_data(
+    redis_url: str, store: RedisStore, writer: str, value: Any
+) -> None:
     app = stock_app(redis_url) if writer == "stock" else our_app(redis_url)
     task_id = new_id()
     for state in ("STARTED", "FAILURE", "PROGRESS"):
@@ -247,11 +247,11 @@ def test_data_that_looks_like_the_mark_is_data(redis_url: str, store: RedisStore
         found = store.get(task_id)
         assert found is not None
         assert found.state == state
-    assert store.put(record(task_id, "end")).written, "none of it was a SUCCESS"
+    assert store.put(record(task_id, "end")).written, "no state was a SUCCESS"
     assert our_app(redis_url).AsyncResult(task_id).get(timeout=PATIENCE) == "end"
 
 
-def test_call_that_a_stock_worker_described_is_kept(redis_url: str, store: RedisStore) -> None:
+def test_fields_of_a_stock_record_are_kept(redis_url: str, store: RedisStore) -> None:
     stock = stock_app(redis_url, result_extended=True).backend
     task_id = new_id()
     stock.store_result(task_id, None, "STARTED", request=request(task_id))
@@ -261,7 +261,7 @@ def test_call_that_a_stock_worker_described_is_kept(redis_url: str, store: Redis
     assert (found.state, found.name, found.args) == ("SUCCESS", "shop.pack", Payload(b"[1]"))
 
 
-def test_a_late_retry_does_not_undo_the_failure_of_a_stock_worker(redis_url: str, store: RedisStore) -> None:
+def test_late_retry_does_not_overwrite_a_stock_failure(redis_url: str, store: RedisStore) -> None:
     stock = stock_app(redis_url, result_extended=True).backend
     task_id = new_id()
     stock.store_result(task_id, ValueError("x"), "FAILURE", request=request(task_id, retries=2))
@@ -272,7 +272,7 @@ def test_a_late_retry_does_not_undo_the_failure_of_a_stock_worker(redis_url: str
 # -- keys and times
 
 
-def test_keys_and_prefix(redis_url: str, client: redis.Redis) -> None:
+def test_keys_have_the_configured_prefix(redis_url: str, client: redis.Redis) -> None:
     prefix = {"global_keyprefix": "shop"}
     with opened(redis_url, transport_options=prefix) as store, opened(redis_url) as plain:
         one = record()
@@ -288,7 +288,7 @@ def test_keys_and_prefix(redis_url: str, client: redis.Redis) -> None:
         assert plain.get(one.task_id) is None
 
 
-def test_prefixes_are_literal(redis_url: str, client: redis.Redis) -> None:
+def test_prefix_is_not_a_pattern(redis_url: str, client: redis.Redis) -> None:
     with opened(redis_url, transport_options={"global_keyprefix": "a*[b]?\\"}) as store:
         one = record()
         store.put(one)
@@ -296,7 +296,7 @@ def test_prefixes_are_literal(redis_url: str, client: redis.Redis) -> None:
         assert list(store.scan()) == [one]
 
 
-def test_time_to_live(store: RedisStore, client: redis.Redis) -> None:
+def test_key_expires_with_its_record(store: RedisStore, client: redis.Redis) -> None:
     now = datetime.now(timezone.utc)
     hour, never = record(expires_at=now + timedelta(hours=1)), record()
     for one in (hour, never):
@@ -306,16 +306,16 @@ def test_time_to_live(store: RedisStore, client: redis.Redis) -> None:
     again = record(state="STARTED", expires_at=now + timedelta(hours=1))
     store.put(again)
     store.put(record(again.task_id))
-    assert client.pttl(f"celery-task-meta-{again.task_id}") == -1, "the last state says how long"
+    assert client.pttl(f"celery-task-meta-{again.task_id}") == -1, "the last state decides the expiry"
 
 
-def test_value_that_is_larger_than_redis_holds_is_refused(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_beyond_the_limit_of_redis_is_refused(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "MAX_BLOB_BYTES", 1 << 20)
     with pytest.raises(errors.RecordRefused, match="Redis takes no more than 1"):
         store.put(record(value="x" * (1 << 20)))
 
 
-def test_one_command_stores(store: RedisStore, client: redis.Redis) -> None:
+def test_store_takes_one_command(store: RedisStore, client: redis.Redis) -> None:
     store.put(record())
     before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     packets = client.info("stats")["total_commands_processed"]
@@ -329,7 +329,7 @@ def test_one_command_stores(store: RedisStore, client: redis.Redis) -> None:
 # -- with real workers
 
 
-def test_a_stock_worker_and_our_client(redis_server: RedisServer) -> None:
+def test_client_reads_results_of_a_stock_worker(redis_server: RedisServer) -> None:
     url, broker = redis_server.database_url(9_001), redis_server.database_url(9_002)
     with Worker("rootcellar.testing.conformance_app", env={"TEST_BROKER": broker, "TEST_BACKEND": url}, pool="threads"):
         ours = make_app(broker, f"rootcellar+{url}")
@@ -340,7 +340,7 @@ def test_a_stock_worker_and_our_client(redis_server: RedisServer) -> None:
         ours.backend.store.close()
 
 
-def test_our_worker_and_a_stock_client(redis_server: RedisServer) -> None:
+def test_stock_client_reads_results_of_a_worker(redis_server: RedisServer) -> None:
     url, broker = redis_server.database_url(9_003), redis_server.database_url(9_004)
     env = {"TEST_BROKER": broker, "TEST_BACKEND": f"rootcellar+{url}"}
     with Worker("rootcellar.testing.conformance_app", env=env, pool="threads"):

@@ -1,4 +1,4 @@
-"""A master was replaced and does not know it: what it stores will be discarded, so it must not be acknowledged."""
+"""A replaced master that does not know it: its writes will be discarded, so they must not be acknowledged."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ WRITERS = 4
 
 
 class Writers:
-    """Threads that store results all the time, and note what was acknowledged."""
+    """Threads that store results continuously, and record the acknowledged ones."""
 
     def __init__(self, store: RedisStore) -> None:
         self._store = store
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        #: when each began, and what was stored
+        #: the time at which each call began, and its record
         self.acknowledged: list[tuple[float, TaskRecord]] = []
 
     def _write(self) -> None:
@@ -40,14 +40,14 @@ class Writers:
             try:
                 self._store.put(one)
             except StoreError:
-                # an outage; a worker would try again
+                # an outage; a worker would retry
                 self._stop.wait(0.01)
                 continue
             with self._lock:
                 self.acknowledged.append((began, one))
 
     def count_since(self, moment: float) -> int:
-        """Return how many results that were begun after ``moment`` are stored."""
+        """Return how many calls that began after ``moment`` were acknowledged."""
         with self._lock:
             return sum(began > moment for began, _ in self.acknowledged)
 
@@ -63,7 +63,7 @@ class Writers:
             future.result()
 
     def lost(self, since: float = 0.0) -> list[TaskRecord]:
-        """Return what was begun after ``since`` and acknowledged, and is not there."""
+        """Return the acknowledged records whose calls began after ``since`` and that are not stored."""
         stored = [one for began, one in self.acknowledged if began > since]
 
         def found() -> list[dict[str, TaskRecord]]:
@@ -86,7 +86,7 @@ def cluster() -> Iterator[RedisCluster]:
 
 @contextmanager
 def frozen_until_replaced(cluster: RedisCluster, number: int) -> Iterator[None]:
-    """Freeze a master, thaw it as soon as its replica has taken over."""
+    """Freeze a master, and resume it when its replica has taken over."""
     cluster.nodes[number].pause()
     try:
         yield
@@ -98,7 +98,7 @@ def frozen_until_replaced(cluster: RedisCluster, number: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("may_wait", [True, False], ids=["waits", "may-not-wait"])
 def test_former_master_acknowledges_nothing_after_a_freeze(cluster: RedisCluster, may_wait: bool) -> None:
-    """What was sent to the frozen master is executed by it when it goes on, and then thrown away."""
+    """The frozen master executes its commands when it resumes, and then discards them."""
     rights = ALSO_CLUSTER if may_wait else ALSO_CLUSTER.replace("+wait", "")
     for node in cluster.nodes:
         make_user(node, f"{COMMANDS} {KEYS} {rights}")
@@ -130,7 +130,7 @@ def test_former_master_counts_no_part_of_a_chord(cluster: RedisCluster) -> None:
         with frozen_until_replaced(cluster, 1):
             counted = [threads.submit(count, group) for group in groups]
         acknowledged = [group for group, answer in zip(groups, counted, strict=True) if answer.result()]
-        assert acknowledged, "those of the other masters"
+        assert acknowledged, "the parts on the other masters"
         assert all(wait_until(lambda group=group: _parts(store, group), "the parts", 60) == 2 for group in acknowledged)
 
 
@@ -145,12 +145,12 @@ def _parts(store: RedisStore, group: str) -> int:
     return 0
 
 
-def test_master_that_nobody_confirms_stores_nothing(cluster: RedisCluster) -> None:
-    """All others are out of reach: they may have replaced it."""
+def test_master_without_a_majority_stores_nothing(cluster: RedisCluster) -> None:
+    """The master reaches no other node: they may have replaced it."""
     alone, others = cluster.nodes[1], [node for node in cluster.nodes if node is not cluster.nodes[1]]
     for node in cluster.nodes:
         with node.client() as client:
-            client.config_set("cluster-node-timeout", 600_000)  # it would stop by itself before
+            client.config_set("cluster-node-timeout", 600_000)  # otherwise it would stop by itself first
     with opened(f"{cluster.url}?socket_timeout=2", transport_options={"wait_timeout": 0.1}) as store:
         ids = [new_id() for _ in range(50)]
         for task_id in ids:
@@ -180,8 +180,8 @@ def test_master_that_nobody_confirms_stores_nothing(cluster: RedisCluster) -> No
 # -- Sentinel
 
 
-def test_cut_off_master_is_left_within_a_second() -> None:
-    """Clients reach the old master, Sentinels and replicas do not: it is left as soon as most Sentinels say so."""
+def test_clients_leave_a_cut_off_master_within_a_second() -> None:
+    """Clients reach the old master, Sentinels and replicas do not: clients leave it when most Sentinels report it."""
     with SeveredSentinelSet() as servers, opened(servers.url, transport_options={"wait_timeout": 0.1}) as store:
         old, new = servers.servers
         writers = Writers(store)
@@ -197,10 +197,10 @@ def test_cut_off_master_is_left_within_a_second() -> None:
         assert all(f"celery-task-meta-{one.task_id}" in keys for one in late)
 
 
-def test_master_that_sentinels_do_not_reach_stores_nothing() -> None:
-    """Nobody was elected yet, and will be: what is stored meanwhile would be lost."""
-    hasty = {"wait_timeout": 0.1}
-    with SeveredSentinelSet(down_after=600_000) as servers, opened(servers.url, transport_options=hasty) as store:
+def test_master_out_of_the_sentinels_reach_stores_nothing() -> None:
+    """No other master is elected yet: results that are stored until then would be lost."""
+    options = {"wait_timeout": 0.1}
+    with SeveredSentinelSet(down_after=600_000) as servers, opened(servers.url, transport_options=options) as store:
         assert store.put(record()).written
         servers.cut_off(servers.servers[0])
 
@@ -222,7 +222,7 @@ def test_master_that_sentinels_do_not_reach_stores_nothing() -> None:
         wait_until(works, "a master that is confirmed", 30)
 
 
-def test_cut_off_master_is_left_where_replicas_are_never_waited_for() -> None:
+def test_clients_leave_a_cut_off_master_without_wait_replicas() -> None:
     with SeveredSentinelSet() as servers, opened(servers.url, transport_options={"wait_replicas": 0}) as store:
         old, new = servers.servers
         assert store.put(record()).written
@@ -247,7 +247,7 @@ def _is_on(server: RedisServer, store: RedisStore) -> bool:
         return bool(client.exists(f"celery-task-meta-{one.task_id}"))
 
 
-# -- who decides
+# -- the majority
 
 
 @pytest.mark.parametrize(
@@ -261,9 +261,9 @@ def _is_on(server: RedisServer, store: RedisStore) -> bool:
         ([Opinion(None), Opinion(None), Opinion(True)], 3, None),
         ([Opinion(False), Opinion(False), Opinion(True)], 3, False),
         ([Opinion(True), Opinion(True), Opinion(False)], 3, None),
-        # the first one that knows of an election
+        # the first node that knows of an election
         ([Opinion(True, 4), Opinion(True, 4), Opinion(False, 5)], 3, False),
-        # one that was cut off before the last election
+        # a node that was cut off before the last election
         ([Opinion(True, 5), Opinion(True, 5), Opinion(False, 4)], 3, True),
         ([Opinion(True, 5), Opinion(False, 4)], 3, None),
     ],

@@ -1,4 +1,4 @@
-"""Sentinels, master and replica that speak nothing but TLS, and ask for certificates."""
+"""Sentinels, master and replica that use only TLS, with client certificates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def files(servers: TlsSentinelSet, ca: Path | None = None) -> dict[str, Any]:
 
 
 def settings(servers: TlsSentinelSet, ca: Path | None = None, sentinel_ca: Path | None = None) -> dict[str, Any]:
-    """Return what a store is told of the master's TLS and of the Sentinels'."""
+    """Return a store's options for the master's TLS and the Sentinels' TLS."""
     theirs = {"ssl": True, **files(servers, sentinel_ca)}
     return {
         "sections": {"redis": {"backend_use_ssl": files(servers, ca)}},
@@ -40,20 +40,22 @@ def settings(servers: TlsSentinelSet, ca: Path | None = None, sentinel_ca: Path 
     }
 
 
-def test_a_wrong_ca_is_refused_on_either_side(servers: TlsSentinelSet, tmp_path: Path) -> None:
+def test_wrong_ca_is_refused_for_master_and_sentinels(servers: TlsSentinelSet, tmp_path: Path) -> None:
     other = Authority(tmp_path, "Another CA").certificate
-    for told in (settings(servers, ca=other), settings(servers, sentinel_ca=other)):
-        with opened(servers.url, **told) as store, pytest.raises(errors.CertificateRefused, match="wrong CA"):
+    for options in (settings(servers, ca=other), settings(servers, sentinel_ca=other)):
+        with opened(servers.url, **options) as store, pytest.raises(errors.CertificateRefused, match="wrong CA"):
             store.check()
 
 
-def test_without_tls_no_sentinel_answers(servers: TlsSentinelSet) -> None:
-    told = {"sections": {"redis": {"backend_use_ssl": files(servers), "socket_timeout": 1.0}}}
-    with opened(servers.url, **told) as store, pytest.raises(errors.StoreUnavailable, match="no Sentinel knows"):
+def test_sentinel_with_tls_refuses_plain_connections(servers: TlsSentinelSet) -> None:
+    options = {"sections": {"redis": {"backend_use_ssl": files(servers), "socket_timeout": 1.0}}}
+    with opened(servers.url, **options) as store, pytest.raises(errors.StoreUnavailable, match="no Sentinel knows"):
         store.check()
 
 
-def test_by_variables(servers: TlsSentinelSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sentinel_tls_is_configured_by_variables(
+    servers: TlsSentinelSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     hosts = ",".join(f"{HOST}:{servers.port_of(sentinel)}" for sentinel in servers.sentinels)
     given = {
@@ -73,8 +75,8 @@ def test_by_variables(servers: TlsSentinelSet, monkeypatch: pytest.MonkeyPatch, 
     app.backend.store.close()
 
 
-def test_the_master_dies(servers: TlsSentinelSet) -> None:
-    """Last, for it is not the same after it."""
+def test_failover_over_tls_keeps_results(servers: TlsSentinelSet) -> None:
+    """This test is the last one, because it kills the master."""
     with opened(servers.url, **settings(servers)) as store:
         ones = [record(value=number) for number in range(50)]
         for one in ones:
@@ -89,5 +91,5 @@ def test_the_master_dies(servers: TlsSentinelSet) -> None:
                 return False
             return store.get_many(one.task_id for one in ones) == {one.task_id: one for one in ones}
 
-        wait_until(is_stored, "all results, and new ones, on what was the replica", 30)
+        wait_until(is_stored, "all results, and new ones, on the former replica", 30)
         assert servers.master is not old

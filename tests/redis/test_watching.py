@@ -1,4 +1,4 @@
-"""Waiting on Redis: told by what is published, whoever publishes it, and nothing is missed when the connection is."""
+"""Waiting on Redis: published messages notify waiters, also those of stock workers, and a lost connection is safe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.servers import RedisServer
 
 @pytest.fixture(autouse=True)
 def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing but a message wake a watcher."""
+    """Only a message wakes the watcher."""
     monkeypatch.setattr(Servers, "safety_read_seconds", 3600.0)
 
 
@@ -36,7 +36,7 @@ def listeners(client: redis.Redis) -> list[dict[str, str]]:
 
 
 def await_listening(client: redis.Redis, count: int) -> None:
-    wait_until(lambda: sum(int(one["sub"]) for one in listeners(client)) == count, f"{count} channels listened to")
+    wait_until(lambda: sum(int(one["sub"]) for one in listeners(client)) == count, f"{count} subscribed channels")
 
 
 def test_one_connection_for_ten_thousand_waiters(store: RedisStore, client: redis.Redis) -> None:
@@ -51,8 +51,8 @@ def test_one_connection_for_ten_thousand_waiters(store: RedisStore, client: redi
     await_listening(client, 0)
 
 
-def test_no_wake_up_is_lost_in_races(store: RedisStore) -> None:
-    """Each result is stored at about the moment at which somebody begins to wait for it."""
+def test_no_notification_is_lost_in_races(store: RedisStore) -> None:
+    """Each result is stored at about the moment at which a waiter subscribes."""
     ids = [new_id() for _ in range(1_500)]
     gate = threading.Barrier(2)
     inboxes: list[Inbox] = []
@@ -74,7 +74,7 @@ def test_no_wake_up_is_lost_in_races(store: RedisStore) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pubsub", "all"])
-def test_a_lost_connection_loses_nothing(
+def test_lost_connection_loses_no_notification(
     store: RedisStore, redis_url: str, client: redis.Redis, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = [new_id() for _ in range(200)]
@@ -82,7 +82,7 @@ def test_a_lost_connection_loses_nothing(
     await_listening(client, 200)
     for task_id in ids[:100]:
         store.put(record(task_id))
-    # stored and published while nobody listens: by a process that stores on
+    # another process stores and publishes while the watcher does not listen
     (listener,) = listeners(client)
     with client.pipeline(transaction=True) as pipe:
         pipe.client_kill_filter(_id=listener["id"])
@@ -100,7 +100,7 @@ def test_a_lost_connection_loses_nothing(
     assert caplog.text.count("No connection to wait for results") == 1
 
 
-def test_a_restart_of_the_server(new_redis: Callable[..., RedisServer]) -> None:
+def test_waiters_get_results_after_a_restart(new_redis: Callable[..., RedisServer]) -> None:
     server = new_redis(appendonly=True)
     with opened(server.url) as store:
         ids = [new_id() for _ in range(100)]
@@ -114,8 +114,10 @@ def test_a_restart_of_the_server(new_redis: Callable[..., RedisServer]) -> None:
         assert {one.task_id for one in inbox.take(99)} == set(ids[1:])
 
 
-def test_a_server_that_falls_silent(new_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection may be dead without a word, as behind a firewall: it is noticed, and made anew."""
+def test_watcher_reconnects_to_a_silent_server(
+    new_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection may die silently, as behind a firewall: the watcher notices it and reconnects."""
     monkeypatch.setattr(notify, "SILENCE", 0.2)
     server = new_redis()
     with opened(server.url) as store, redis.Redis.from_url(server.url) as client:
@@ -124,11 +126,11 @@ def test_a_server_that_falls_silent(new_redis: Callable[..., RedisServer], monke
         await_listening(client, 1)
         watcher = store.watcher()
         assert isinstance(watcher, notify.ListeningWatcher)
-        wait_until(lambda: watcher._has_read, "the first look")
+        wait_until(lambda: watcher._has_read, "the first read")
         (first,) = listeners(client)
         server.pause()
         try:
-            wait_until(lambda: store.watcher().outage, "the silence noticed")
+            wait_until(lambda: store.watcher().outage, "the outage")
         finally:
             server.resume()
         wait_until(lambda: [one["id"] for one in listeners(client)] not in ([], [first["id"]]), "a new listener")
@@ -136,10 +138,10 @@ def test_a_server_that_falls_silent(new_redis: Callable[..., RedisServer], monke
         assert [one.task_id for one in inbox.take()] == [task_id]
 
 
-def test_result_is_read_where_the_server_does_not_notify(
+def test_result_is_read_after_the_server_drops_the_listener(
     store: RedisStore, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """More than the server holds for a listener makes it drop the listener."""
+    """The server drops a listener whose output buffer is full."""
     ids = [new_id() for _ in range(3)]
     inbox = subscribe(store, *ids)
     await_listening(client, 3)
@@ -149,10 +151,10 @@ def test_result_is_read_where_the_server_does_not_notify(
     assert {one.task_id for one in inbox.take(3)} == set(ids)
 
 
-def test_more_waiters_than_the_server_holds_answers_for(
+def test_watcher_reads_replies_while_it_subscribes(
     new_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A listener that does not read while it subscribes is dropped, and would be for ever."""
+    """The server drops a listener that does not read while it subscribes, and would drop it each time."""
     server = new_redis()
     with redis.Redis.from_url(server.url) as client:
         client.config_set("client-output-buffer-limit", "pubsub 1mb 0 0")
@@ -181,33 +183,33 @@ def test_long_read_is_not_taken_for_a_dead_server(
 
     monkeypatch.setattr(watcher, "_fetch", fetch_slowly)
     subscribe(store, new_id())
-    wait_until(lambda: read_at and watcher._last_heard > read_at[0], "a sign of life after the long read")
+    wait_until(lambda: read_at and watcher._last_heard > read_at[0], "a reply after the long read")
     assert "No connection" not in caplog.text
 
 
-def test_told_of_a_result_that_does_not_say_when(store: RedisStore, client: redis.Redis) -> None:
-    """Workers in other languages write no ``date_done``."""
+def test_watcher_notifies_of_a_result_without_a_date(store: RedisStore, client: redis.Redis) -> None:
+    """Workers in other languages store no ``date_done``."""
     task_id = new_id()
     inbox = subscribe(store, task_id)
     await_listening(client, 1)
     blob = f'{{"task_id":"{task_id}","status":"SUCCESS","traceback":null,"result":3,"children":null}}'
     client.set(f"celery-task-meta-{task_id}", blob)
     client.publish(f"celery-task-meta-{task_id}", blob)
-    (told,) = inbox.take(timeout=5)
-    assert (told.state, told.result) == ("SUCCESS", Payload(b"3"))
+    (notified,) = inbox.take(timeout=5)
+    assert (notified.state, notified.result) == ("SUCCESS", Payload(b"3"))
 
 
-def test_told_of_every_state_by_a_stock_worker(store: RedisStore, redis_url: str) -> None:
+def test_watcher_notifies_of_every_state_of_a_stock_worker(store: RedisStore, redis_url: str) -> None:
     stock = stock_app(redis_url).backend
     task_id = new_id()
     inbox = subscribe(store, task_id, notify_on=NotifyOn.CHANGES)
     for state in ("STARTED", "PROGRESS", "SUCCESS"):
         stock.store_result(task_id, {"at": state}, state)
-        (told,) = inbox.take()
-        assert told.state == state
-        assert told.result is not None
-        assert told.result.body == b'{"at": "%s"}' % state.encode()
-    assert told.done_at is not None
+        (notified,) = inbox.take()
+        assert notified.state == state
+        assert notified.result is not None
+        assert notified.result.body == b'{"at": "%s"}' % state.encode()
+    assert notified.done_at is not None
 
 
 def test_user_who_may_not_subscribe_polls(

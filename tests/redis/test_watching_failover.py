@@ -1,4 +1,4 @@
-"""Waiting while a part of the servers is dead, or while the one that is listened to was replaced."""
+"""Waiting while some servers are dead, or while the watcher's master was replaced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.servers import RedisServer
 
 @pytest.fixture(autouse=True)
 def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing but a message, or a failure that was noticed, make a watcher look."""
+    """Only a message, or a detected failure, makes the watcher read."""
     monkeypatch.setattr(Servers, "safety_read_seconds", 3600.0)
 
 
@@ -46,12 +46,12 @@ def stores(store: RedisStore, *records: TaskRecord) -> bool:
 
 @pytest.fixture
 def cluster() -> Iterator[RedisCluster]:
-    """A Cluster that serves what it can when a part of it is dead."""
+    """A Cluster that serves the slots of its living masters."""
     with RedisCluster(cluster_require_full_coverage=False) as found:
         yield found
 
 
-def test_tasks_of_a_dead_shard_hold_up_no_other_task(cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_dead_shard_delays_only_its_own_tasks(cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     options = {"transport_options": {"wait_replicas": 0}}
     with opened(cluster.url, **options) as store, opened(cluster.url, **options) as storing:
@@ -60,39 +60,41 @@ def test_tasks_of_a_dead_shard_hold_up_no_other_task(cluster: RedisCluster, capl
         alive = [task_id for task_id in ids if task_id not in dead]
         for node in (cluster.nodes[4], cluster.nodes[1]):
             node.kill()
-        wait_until(lambda: stores(storing, record()) and not stores(storing, record(dead[0])), "one shard that is dead")
+        wait_until(lambda: stores(storing, record()) and not stores(storing, record(dead[0])), "a dead shard")
         caplog.clear()
-        looks: list[float] = []
+        reads: list[float] = []
         watcher = store.watcher()
         assert isinstance(watcher, notify.ListeningWatcher)
         fetch = watcher._fetch
 
-        def count_looks(task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
+        def count_reads(task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
             known = list(task_ids)
             if not set(known).isdisjoint(dead):
-                looks.append(time.monotonic())
+                reads.append(time.monotonic())
             return fetch(known)
 
-        watcher._fetch = count_looks
+        watcher._fetch = count_reads
         inbox = subscribe(store, *ids)
         for task_id in alive:
             wait_until(lambda task_id=task_id: stores(storing, record(task_id)), "a result of another shard")
         assert {one.task_id for one in inbox.take(len(alive))} == set(alive)
-        wait_until(lambda: len(looks) >= 7, "some tries to read from the dead shard")
-        pauses = [after - before for before, after in pairwise(looks[:7])]
-        # a pause is at least half of the longest one, which doubles
-        assert sum(pauses) > (0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1.6) / 2, f"each is longer than the one before: {pauses}"
+        wait_until(lambda: len(reads) >= 7, "some tries to read from the dead shard")
+        pauses = [after - before for before, after in pairwise(reads[:7])]
+        # each pause is at least half of its limit, which doubles
+        assert sum(pauses) > (0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1.6) / 2, (
+            f"each pause is longer than the one before: {pauses}"
+        )
         ours = [one.message for one in caplog.records if one.name == "rootcellar.stores.watching"]
         assert len(ours) == 1, ours
         assert "Trying until it works" in ours[0]
         cluster.nodes[1].start()
-        wait_until(lambda: stores(storing, *map(record, dead)), "the results of the shard that is back", 60)
+        wait_until(lambda: stores(storing, *map(record, dead)), "the results of the restarted shard", 60)
         assert {one.task_id for one in inbox.take(len(dead))} == set(dead)
         wait_until(lambda: "can be waited for again" in caplog.text, "the recovery")
         assert caplog.text.count("can be waited for again") == 1
 
 
-# -- a master that was replaced and answers all the same
+# -- a replaced master that still answers
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def sentinels() -> Iterator[SeveredSentinelSet]:
 
 def await_listener(server: RedisServer) -> None:
     with server.client() as client:
-        # Sentinels listen too, as a user of their own
+        # Sentinels subscribe too, as another user
         wait_until(
             lambda: any(int(one["sub"]) > 0 and one["user"] == "default" for one in client.client_list()),
             "a client that listens",
@@ -111,13 +113,13 @@ def await_listener(server: RedisServer) -> None:
         )
 
 
-@pytest.mark.parametrize("who", ["the waiter itself", "another store of the process"])
-def test_waiter_leaves_a_master_that_was_replaced(
-    sentinels: SeveredSentinelSet, monkeypatch: pytest.MonkeyPatch, who: str
+@pytest.mark.parametrize("observer", ["the waiter itself", "another store of the process"])
+def test_waiter_leaves_a_replaced_master(
+    sentinels: SeveredSentinelSet, monkeypatch: pytest.MonkeyPatch, observer: str
 ) -> None:
-    """Sentinels and replicas do not reach the old master, clients do: nothing tells a client that listens there."""
-    is_alone = who == "the waiter itself"
-    # the other way to learn of it is switched off
+    """Clients reach the old master, Sentinels and replicas do not: nothing notifies a client that listens there."""
+    is_alone = observer == "the waiter itself"
+    # the other way to notice it is switched off
     monkeypatch.setattr(notify, "SILENCE", 0.3 if is_alone else 3600.0)
     old, new = sentinels.servers
     with opened(sentinels.url) as waiting, opened(sentinels.url) as storing:
