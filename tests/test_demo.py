@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import psycopg
+import pytest
 import redis
 from rich.cells import cell_len
 
@@ -188,6 +189,13 @@ def test_a_worker_that_dies_is_told_with_its_log(postgres_url: str, redis_url: s
 # -- errors
 
 
+@pytest.mark.parametrize("backend", ["postgres", "nosuch://host", "db+sqlite:///x"])
+def test_backend_that_is_unknown_is_one_line(backend: str, tmp_path: Path) -> None:
+    ended = run("demo", "--once", "--backend", backend, env={"TMPDIR": str(tmp_path)})
+    assert_one_line(ended, "--backend")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_broker_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     port = free_port()
     for broker, words in {
@@ -195,7 +203,7 @@ def test_a_broker_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         f"amqp://u:s3cret@127.0.0.1:{port}//": ["refused", "see whether it runs"],
         "bogus://u:s3cret@host": ["bogus://", "amqp://"],
         "redis://:s3cret/more@host": ["cannot be read", "%XX"],
-        "u:s3cret@host": ["no URL", "--broker"],
+        "u:s3cret@host": ["not a URL", "--broker"],
     }.items():
         ended = run("demo", "--once", "--file", str(tmp_path / "a.sqlite3"), "--broker", broker)
         assert_one_line(ended, *words, secret="s3cret")

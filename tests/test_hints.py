@@ -71,7 +71,7 @@ def test_the_demo_suggests_commands_that_work(tmp_path: Path) -> None:
 
 def test_the_demo_tells_of_the_folder_that_it_leaves(tmp_path: Path) -> None:
     ended = run("demo", "--once", "-n", "13", env={"TMPDIR": str(tmp_path)}, cwd=tmp_path)
-    (folder,) = re.findall(r"The folder (\S+) is yours to delete", ended.out)
+    (folder,) = re.findall(r"Delete the folder (\S+) when", ended.out)
     assert [str(path) for path in tmp_path.iterdir()] == [folder]
 
 

@@ -21,6 +21,7 @@ class Namespaced:
     CELERY_DATABASE_TABLE_NAMES = {"task": "my_tasks"}
     SECRET_KEY = "of Django"
     DATABASES = {"default": {}}
+    is_overridden = "an attribute that Django's settings have"
 
 namespaced = Celery("namespaced")
 namespaced.config_from_object(Namespaced, namespace="CELERY")
@@ -65,6 +66,55 @@ def test_settings_of_a_namespace_reach_the_store(folder: Path) -> None:
     run("schema", "create", "-A", "apps:namespaced", cwd=folder)
     ended = run("check", "-A", "apps:namespaced", cwd=folder)
     assert '"my_tasks"' in ended.out
+
+
+def test_settings_show_an_app_that_reads_nothing_from_the_environment(folder: Path) -> None:
+    ended = run("settings", "-A", "apps:namespaced", "--json", cwd=folder)
+    assert (ended.status, ended.err) == (0, "")
+    shown = json.loads(ended.out)
+    assert (shown["problems"], shown["variables"], shown["differing"]) == ([], [], [])
+    names = {"broker_url", "result_backend", "task_serializer", "database_table_names"}
+    assert set(shown["celery"]) == names
+    text = run("settings", "-A", "apps:namespaced", cwd=folder)
+    assert (text.status, "`rootcellar check --app apps:namespaced`" in text.out) == (0, True)
+
+
+def test_settings_need_no_broker_in_the_environment_of_an_app(folder: Path) -> None:
+    env = {"CELERY_RESULT_BACKEND": "rootcellar+sqlite:///of_environment.sqlite3"}
+    ended = run("settings", "-A", "apps:namespaced", cwd=folder, env=env)
+    assert (ended.status, ended.err) == (0, "")
+    assert "broker_url = 'memory://" in ended.out
+    assert run("settings", cwd=folder, env=env).status == 1
+
+
+def test_settings_point_to_the_app_if_the_environment_names_no_backend(tmp_path: Path) -> None:
+    ended = run("settings", cwd=tmp_path)
+    assert (ended.status, "add --app MODULE" in ended.err) == (1, True)
+    ended = run("settings", "--json", cwd=tmp_path)
+    assert (ended.status, "add --app MODULE" in json.loads(ended.out)["hint"]) == (1, True)
+    ended = run("settings", cwd=tmp_path, env={"CELERY_RESULT_BACKEND": "sqlite"})
+    assert (ended.status, "--app" in ended.err) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("files", "app"),
+    [
+        ({"manage.py": 'set("DJANGO_SETTINGS_MODULE", "shop.settings")', "shop/celery.py": ""}, "shop"),
+        (
+            {"manage.py": "set('DJANGO_SETTINGS_MODULE', 'config.settings.local')", "config/celery_app.py": ""},
+            "config.celery_app",
+        ),
+        ({"manage.py": 'set("DJANGO_SETTINGS_MODULE", "shop.settings")'}, "MODULE"),
+        ({"manage.py": ""}, "MODULE"),
+    ],
+)
+def test_app_of_a_django_project_is_named(files: dict[str, str], app: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for command in ("check", "history"):
+        ended = run(command, cwd=tmp_path)
+        assert (ended.status, f"--app {app}, or set CELERY_RESULT_BACKEND" in ended.err) == (2, True), ended
 
 
 @pytest.mark.parametrize("name", ["none", "disabled"])

@@ -212,10 +212,13 @@ def test_newcomers_django_project_works(tmp_path: Path, redis_url: str, backend:
             assert client.get("/sum", params={"x": 2, "y": 3}).json() == {"sum": 5}
         assert "ok    round trip" in ended_well(run("check", "-A", "shop", env=FOREIGN, cwd=tmp_path))
         assert "orders.tasks.add" in ended_well(run("history", "-A", "shop", env=FOREIGN, cwd=tmp_path))
-        # the project uses Django's settings, not rootcellar.settings(): the command names the missing variable
+        # the project uses Django's settings, not rootcellar.settings(): the command says how they are shown
         missing = run("settings", env=FOREIGN, cwd=tmp_path)
         assert (missing.status, "CELERY_RESULT_BACKEND is missing" in missing.err) == (1, True), missing
+        assert "`rootcellar settings --app shop`; `rootcellar check --app shop`" in missing.err
         assert "Traceback" not in missing.err
+        assert "task_track_started" in ended_well(run("settings", "--app", "shop", env=FOREIGN, cwd=tmp_path))
+        assert "give --backend URL, or --app shop, or" in run("history", env=FOREIGN, cwd=tmp_path).err
         assert "Traceback" not in worker.log.read_text()
 
 

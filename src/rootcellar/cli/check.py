@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rootcellar.cli.options import AppOption, BackendOption, EnvFileOption, JsonOption
-from rootcellar.cli.output import console, print_json, visible
-from rootcellar.cli.stores import VARIABLE, load_app, no_env_file, store_of_variable
+from rootcellar.cli.output import WrongUse, console, print_json, visible
+from rootcellar.cli.stores import load_app, no_env_file, or_app, store_of_variable
 from rootcellar.descriptions import backend_names, one_of
 from rootcellar.errors import RootcellarError, explain
 from rootcellar.urls import redact
@@ -48,7 +48,7 @@ def check(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME or URL]",
+            metavar="NAME or URL",
             help=f"{one_of(backend_names())}, with the environment's variables for it; "
             "broker; all; or a store's URL. By default the value of CELERY_RESULT_BACKEND",
             show_default=False,
@@ -86,9 +86,9 @@ def check(
 def _named(what: str | None, backend: str | None) -> str | None:
     """Return what to check: the argument or the URL of ``--backend``, which mean the same."""
     if what is not None and backend is not None:
-        raise typer.BadParameter("give a NAME or URL, or --backend, not both", param_hint="--backend")
+        raise WrongUse("give --backend or a NAME or URL, not both")
     if backend is not None and "://" not in backend:
-        raise typer.BadParameter("is no URL, such as postgresql://user:password@host/database", param_hint="--backend")
+        raise typer.BadParameter("it must be a URL: postgresql://user:password@host/database", param_hint="--backend")
     return what if backend is None else backend
 
 
@@ -113,10 +113,10 @@ def _chosen(what: str | None, app: str | None, processes: int | None, env_file: 
     name = environment.name_of(what) if what and not url else None
     if what and not url and name is None:
         known = ", ".join((*backend_names(), environment.BROKER, environment.ALL))
-        raise typer.BadParameter(f"is none of {known}, and no URL", param_hint="NAME or URL")
+        raise typer.BadParameter(f"must be one of {known}, or a URL", param_hint="NAME or URL")
     if app:
         if url or name not in (None, environment.BROKER, environment.ALL):
-            raise typer.BadParameter("the app names its result backend; leave the other out", param_hint="--app")
+            raise WrongUse("give --app or another result backend, not both: the app names its own")
         return environment.from_app(load_app(app), name, processes)
     if url is None and what is None:
         url = store_of_variable()
@@ -127,11 +127,7 @@ def _chosen(what: str | None, app: str | None, processes: int | None, env_file: 
             raise typer.BadParameter(f"there is no store for {scheme}://; {hint}", param_hint="NAME or URL")
         return environment.from_url(url, processes)
     if what is None and not names_backend(env_file):
-        raise typer.BadParameter(
-            f"nothing is named{no_env_file(env_file)}: give one, or --app MODULE, "
-            f"or set CELERY_RESULT_BACKEND or {VARIABLE}",
-            param_hint="NAME or URL",
-        )
+        raise WrongUse(f"it is not known what to check{no_env_file(env_file)}: give a NAME or URL{or_app()}")
     return environment.from_environment(name, processes, env_file)
 
 

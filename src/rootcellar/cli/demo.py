@@ -23,11 +23,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 import rootcellar
-from rootcellar.cli.output import console, say, state_style, visible, visible_lines
+from rootcellar.cli.output import WrongUse, console, say, state_style, visible, visible_lines
 from rootcellar.cli.stores import named_by
 from rootcellar.cli.table import print_tasks
 from rootcellar.errors import DemoFailed
 from rootcellar.onboarding.demo import FROM_SETTINGS
+from rootcellar.stores import open_store
 from rootcellar.stores.base import TaskQuery
 from rootcellar.urls import redact
 
@@ -79,7 +80,7 @@ def demo(
     status 0 if all results are as expected, 1 otherwise.
     """
     if backend is not None and file is not None:
-        raise typer.BadParameter("give --backend or --file, not both", param_hint="--file")
+        raise WrongUse("give --backend or --file, not both")
     # imported late: it creates a Celery app, which no other command needs
     from rootcellar.onboarding.demo.run import Demo
 
@@ -116,7 +117,7 @@ def demo(
         say(f"{_AS_EXPECTED} They were deleted from {run.results.where}; --keep leaves them there.", out)
         return
     is_ours = url.startswith("rootcellar+sqlite:") and file is None and backend is None
-    advice = f" The folder {folder} is yours to delete." if is_ours else ""
+    advice = f" Delete the folder {folder} when you do not need them any more." if is_ours else ""
     say(f"{_AS_EXPECTED} They stay in {run.results.where}.{advice}", out)
     _print_next_steps(url, failures[0].task_id, run.results.is_queryable, out)
 
@@ -124,6 +125,8 @@ def demo(
 def _servers(backend: str | None, broker: str | None, file: Path | None, folder: Path) -> tuple[str, str | None]:
     """Return the backend and the broker of the options, else those of the settings."""
     if backend is not None:
+        # raises our own error if there is no such store
+        open_store(backend).close()
         return f"rootcellar+{backend.removeprefix('rootcellar+')}", broker
     if file is None:
         from rootcellar.configuration import names_backend

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rootcellar.cli.options import Choice, JsonOption, store_options
-from rootcellar.cli.output import print_error, print_json, say
+from rootcellar.cli.output import WrongUse, print_error, print_json, say
 from rootcellar.cli.stores import chosen_store
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.maintenance.drain import Drain
@@ -25,8 +25,8 @@ Examples:
 #: exit statuses besides 0 and 2
 RESULTS_WAIT, OUT_OF_REACH, UNSAFE = 1, 3, 4
 _NOTHING_TO_MOVE = (
-    "there is nothing to move, because this store keeps each result in its final place at once [{where}]: only a "
-    "hybrid in the mode write-behind moves results"
+    "there is nothing to move [{where}]: this store keeps each result in its final place at once; only a hybrid in the "
+    "mode write-behind moves results"
 )
 #: the time between two lines of progress
 PROGRESS_INTERVAL_SECONDS = 1.0
@@ -62,10 +62,10 @@ def drain(
        file, or may evict; --status and --once have done their work anyway
     """
     if once and status:
-        raise typer.BadParameter("give --once or --status, not both", param_hint="--status")
+        raise WrongUse("give --once or --status, not both")
     with chosen_store(choice) as store:
         if not isinstance(store, WritesBehind):
-            raise typer.BadParameter(_NOTHING_TO_MOVE.format(where=store.where), param_hint="--backend")
+            raise WrongUse(_NOTHING_TO_MOVE.format(where=store.where))
         try:
             code = _run(store, once, status, max_age, as_json)
         except RootcellarError as exc:

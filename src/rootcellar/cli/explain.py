@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rootcellar.cli.options import JsonOption
-from rootcellar.cli.output import console, print_json, say, visible
+from rootcellar.cli.output import WrongUse, console, print_json, say, visible
 from rootcellar.troubleshooting.catalogue import Entry, entries, find, suggestions
 
 EXAMPLES = """\b
@@ -39,7 +39,7 @@ def explain(
         return
     entry = find(name)
     if entry is None:
-        raise typer.BadParameter(f"there is no entry {visible(name)!r}{_hint(name)}", param_hint="NAME")
+        raise WrongUse(f"there is no entry {visible(name)!r}{_hint(name)}")
     if as_json:
         print_json(_as_object(entry))
     else:

@@ -6,13 +6,14 @@ import json
 import sys
 from typing import Any
 
+import typer
 from rich.console import Console
 
 from rootcellar.errors import RootcellarError
 from rootcellar.text.escaping import escaped, visible, visible_lines
 from rootcellar.urls import redact
 
-__all__ = ["console", "print_error", "print_json", "say", "state_style", "visible", "visible_lines"]
+__all__ = ["WrongUse", "console", "print_error", "print_json", "say", "state_style", "visible", "visible_lines"]
 
 _COLOURS = {
     "SUCCESS": "green",
@@ -24,6 +25,13 @@ _COLOURS = {
     "RECEIVED": "blue",
     "STARTED": "cyan",
 }
+
+
+class WrongUse(typer.BadParameter):
+    """A command was used wrongly: exit status 2. The message is complete, so nothing is put before it."""
+
+    def format_message(self) -> str:
+        return self.message
 
 
 def console() -> Console:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rootcellar.cli.options import Choice, DryRunOption, JsonOption, YesOption, store_options
-from rootcellar.cli.output import print_json, say
+from rootcellar.cli.output import WrongUse, print_json, say
 from rootcellar.cli.stores import chosen_store
 from rootcellar.cli.times import parse_span
 from rootcellar.errors import AbilityMissing, ForeignTables, SchemaMissing, SchemaOutdated
@@ -264,7 +264,7 @@ def _confirm(yes: bool, question: str) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise typer.BadParameter(f"there is no terminal to ask on. {question} Give --yes", param_hint="--yes")
+        raise WrongUse(f"there is no terminal to ask on. {question} Give --yes")
     if not typer.confirm(question):
         say("Nothing was changed.")
         raise typer.Exit(1)

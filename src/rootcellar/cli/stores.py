@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -10,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import typer
 from celery import Celery
 from celery.app.utils import find_app
 
@@ -18,6 +18,7 @@ import rootcellar
 from rootcellar.backend import ResultBackend
 from rootcellar.backend.options import store_options
 from rootcellar.cli.options import Choice
+from rootcellar.cli.output import WrongUse
 from rootcellar.errors import AbilityMissing, ConfigurationError, RootcellarError, SchemaMissing
 from rootcellar.payloads import Codec, codec_of
 from rootcellar.stores import Store, StoreOptions, open_store
@@ -43,8 +44,8 @@ def chosen_store(choice: Choice) -> Iterator[Store]:
     """Open the store that was chosen, and close it at the end of the ``with`` block.
 
     Raises:
-        ConfigurationError: none was chosen, or the app cannot be loaded or has another kind of backend.
-        typer.BadParameter: the options contradict each other.
+        ConfigurationError: the app cannot be loaded, or has another kind of backend.
+        WrongUse: no store is given, or the options contradict each other.
     """
     store, _ = _store_and_conf(choice)
     try:
@@ -134,11 +135,7 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, A
     from rootcellar.configuration import names_backend
 
     if not names_backend():
-        raise typer.BadParameter(
-            f"no result backend is given{no_env_file()}: give --backend URL, or --app MODULE, "
-            f"or set {VARIABLE} or CELERY_RESULT_BACKEND",
-            param_hint="--backend",
-        )
+        raise WrongUse(f"no result backend is given{no_env_file()}: give --backend URL{or_app()}")
     app = Celery("rootcellar", set_as_current=False)
     app.config_from_object(rootcellar.settings(broker=False))
     if not isinstance(app.backend, ResultBackend):
@@ -148,6 +145,25 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, A
             remedy="choose a backend that keeps them, or give --backend",
         )
     return "CELERY_RESULT_BACKEND", str(app.conf.result_backend), store_options(app.conf), app.conf
+
+
+def or_app() -> str:
+    """Return a text for a message: the other ways to name the store of a command."""
+    return f", or --app {app_of_folder() or 'MODULE'}, or set CELERY_RESULT_BACKEND or {VARIABLE}"
+
+
+def app_of_folder() -> str | None:
+    """Return the name of the Celery app of a Django project in the working directory, as for ``celery -A``.
+
+    ``None`` if there is no such project, or if its app is not in a usual place.
+    """
+    manage = Path("manage.py")
+    text = manage.read_text(encoding="utf-8", errors="replace") if manage.is_file() else ""
+    match = re.search(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["'](\w+)""", text)
+    if match is None:
+        return None
+    places = ((match[1], "celery.py"), (f"{match[1]}.celery_app", "celery_app.py"))
+    return next((name for name, file in places if (Path(match[1]) / file).is_file()), None)
 
 
 def no_env_file(path: str = ENV_FILE) -> str:
@@ -166,9 +182,9 @@ def store_of_variable() -> str | None:
 
 def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
     if choice.backend is not None:
-        raise typer.BadParameter("give --backend or --app, not both", param_hint="--app")
+        raise WrongUse("give --backend or --app, not both")
     if choice.task_table or choice.group_table or choice.schema:
-        raise typer.BadParameter("the app's settings name the tables; leave the options out", param_hint="--app")
+        raise WrongUse("give --app or the names of tables, not both: the settings of the app name its tables")
     name = str(choice.app)
     app = load_app(name)
     # imported late: importing takes a moment, and --backend does not need it

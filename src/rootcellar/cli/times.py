@@ -17,11 +17,11 @@ def parse_span(text: str) -> timedelta:
     """
     match = _SPAN.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is no length of time: write 30m, 2h, 3d or 1w")
+        raise ValueError(f"{text!r} is not a duration: write 30m, 2h, 3d or 1w")
     try:
         return timedelta(**{_UNITS[match[2].lower()]: float(match[1])})
     except OverflowError:
-        raise ValueError(f"{text!r} is too long a time") from None
+        raise ValueError(f"{text!r} is too long") from None
 
 
 def parse_moment(text: str, now: datetime | None = None) -> datetime:
@@ -44,7 +44,7 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
         # Python 3.10 does not know that Z means UTC
         return datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip())).astimezone()
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is no time: write 30m, 2h, 3d, or a date such as 2026-01-31T14:00") from None
+        raise ValueError(f"{text!r} is not a time: write 30m, 2h, 3d, or a date such as 2026-01-31T14:00") from None
 
 
 def seconds_between(start: datetime | None, end: datetime | None) -> float | None:

@@ -41,7 +41,13 @@ def setting_of(key: str, prefix: str = "") -> str | None:
         return key[len(prefix) :].lower()
     if key in old_names():
         return old_names()[key]
-    return key if key == key.lower() and not key.startswith("_") else None
+    # a module of settings, and Django's settings, also have other names
+    return key if _is_of_celery(key) else None
+
+
+def _is_of_celery(name: str) -> bool:
+    """Return True for a setting of Celery, and for any other name in a group of Celery's, such as ``result_…``."""
+    return name in options() or isinstance(NAMESPACES.get(name.partition("_")[0]), dict)
 
 
 def variable_setting(name: str) -> str | None:

@@ -79,7 +79,7 @@ class Demo:
 
     def __init__(self, *, backend: str, broker: str | None, size: int, log: Path, pauses: float, watcher: Watcher):
         if broker is not None and broker != FROM_SETTINGS and "://" not in broker:
-            raise _no_broker("it is no URL", "--broker")
+            raise _no_broker("it is not a URL", "--broker")
         queue = f"rootcellar-demo-{secrets.token_hex(4)}"
         os.environ.update({BACKEND: backend, BROKER: broker or _IN_PROCESS_BROKER, QUEUE: queue})
         configure(os.environ)
@@ -224,7 +224,7 @@ def _broker_error(exc: Exception, where: str) -> RootcellarError:
             f"the broker's driver is not installed: {what}", where=where, remedy=f"pip install 'celery[{scheme}]'"
         )
     if isinstance(exc, KeyError):
-        return _no_broker(f"nothing is known of {scheme}://", where)
+        return _no_broker(f"Celery knows no {scheme}://", where)
     if isinstance(exc, ValueError):
         # its text may quote a part of the password
         return _no_broker("its URL cannot be read", where)
