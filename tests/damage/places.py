@@ -266,9 +266,9 @@ def odd_blob(blob: bytes, column: str, source: random.Random) -> bytes:
         return changed(blob, source) if source.random() < 0.9 else source.randbytes(source.randrange(60))
     if column == "stock":
         return source.choice(odd.STOCK)
-    places_end = blob.index(b'"', json_blob._PLACES_AT)
-    length, *sizes = blob[json_blob._PLACES_AT : places_end].decode().split(",")
-    start = places_end + 2
+    lengths_end = blob.index(b'"', json_blob._LENGTHS_AT)
+    length, *sizes = blob[json_blob._LENGTHS_AT : lengths_end].decode().split(",")
+    start = lengths_end + 2
     fields, rest = blob[start : start + int(length)], blob[start + int(length) :]
     if column == "sizes":
         place = source.randrange(len(sizes))
@@ -283,7 +283,7 @@ def odd_blob(blob: bytes, column: str, source: random.Random) -> bytes:
         if source.random() < 0.1:
             del found[column]
         fields = json.dumps(found)[1:-1].encode()
-    head = blob[: json_blob._PLACES_AT]
+    head = blob[: json_blob._LENGTHS_AT]
     return head + f"{len(fields)},{','.join(sizes)}".encode() + b'",' + fields + rest
 
 

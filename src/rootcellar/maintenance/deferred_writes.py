@@ -61,14 +61,14 @@ class _Write:
         most: the most retries.
     """
 
-    __slots__ = ("action", "answer", "is_wanted", "most", "tries", "work")
+    __slots__ = ("action", "answer", "is_awaited", "most", "tries", "work")
 
     def __init__(self, work: Callable[[], Any], action: str, most: float) -> None:
         self.work = work
         self.action = action
         self.most = most
         self.tries = 0
-        self.is_wanted = True
+        self.is_awaited = True
         self.answer: Future[Any] = Future()
 
 
@@ -92,7 +92,7 @@ class _Queue:
         """Return the oldest operation that is still wanted."""
         with self._lock:
             for write in list(self._writes):
-                if write.is_wanted:
+                if write.is_awaited:
                     return write
                 del self._writes[write]
             return None
@@ -105,7 +105,7 @@ class _Queue:
     def unfinished(self) -> list[str]:
         """Return what all operations do that are still wanted."""
         with self._lock:
-            return [write.action for write in self._writes if write.is_wanted]
+            return [write.action for write in self._writes if write.is_awaited]
 
 
 class DeferredWrites(Service):
@@ -143,7 +143,7 @@ class DeferredWrites(Service):
         if self._do_soon(write):
             value: T = write.answer.result()
             return value
-        write.is_wanted = False
+        write.is_awaited = False
         raise StoreUnavailable(f"could not {action} soon enough", remedy="see whether the server answers")
 
     def submit(self, work: Callable[[], object], action: str, limit: float) -> bool:
@@ -184,7 +184,7 @@ class DeferredWrites(Service):
             value = write.work()
         except Exception as exc:  # any error: the caller gets it, or it is logged
             may_retry = isinstance(exc, RootcellarError) and exc.retryable and write.tries < write.most
-            if may_retry and write.is_wanted:
+            if may_retry and write.is_awaited:
                 write.tries += 1
                 raise
             queue.remove(write)

@@ -35,15 +35,15 @@ _pools: list[weakref.ref[ConnectionPool[Any]]] = []
 _forking = PerProcess(threading.Lock)
 
 
-class _Turn:
+class _QueuePlace:
     """The place of a waiting thread in the queue."""
 
-    __slots__ = ("gate", "presence")
+    __slots__ = ("gate", "waiting_lock")
 
     def __init__(self) -> None:
         self.gate = Gate()
         #: held for as long as the thread waits
-        self.presence = threading.Lock()
+        self.waiting_lock = threading.Lock()
 
 
 class _Slot(Generic[C]):
@@ -73,7 +73,7 @@ class _State(Generic[C]):
         #: held while a connection is chosen, and while the lists are changed
         self.lock = threading.Lock()
         self.slots: list[_Slot[C]] = []
-        self.queue: list[_Turn] = []
+        self.queue: list[_QueuePlace] = []
         self.is_forking = False
         self.forker = Gate()
 
@@ -81,9 +81,9 @@ class _State(Generic[C]):
         """Wake the first thread in the queue, and a waiting fork. Takes no lock: a loan's end may call it anywhere."""
         if self.is_forking:
             self.forker.open()
-        for turn in self.queue.copy():
-            if turn.presence.locked():
-                turn.gate.open()
+        for queue_place in self.queue.copy():
+            if queue_place.waiting_lock.locked():
+                queue_place.gate.open()
                 return
 
 
@@ -182,7 +182,7 @@ class ConnectionPool(Generic[C]):
         state = loan._state = self._state.get()
         try:
             slot = self._claim(state, loan) or self._wait_for_one(state, loan)
-            if slot.connection is not None and not self._test(slot, slot.connection):
+            if slot.connection is not None and not self._is_usable_now(slot, slot.connection):
                 unusable, slot.connection = slot.connection, None
                 self._close(unusable)
             if slot.connection is None:
@@ -193,21 +193,21 @@ class ConnectionPool(Generic[C]):
             self._drop(loan)
             raise
 
-    def _claim(self, state: _State[C], loan: Loan[C], turn: _Turn | None = None) -> _Slot[C] | None:
+    def _claim(self, state: _State[C], loan: Loan[C], queue_place: _QueuePlace | None = None) -> _Slot[C] | None:
         """Assign an idle connection, or a slot for a new one, to ``loan``; return ``None`` if it must wait.
 
         Args:
-            turn: its place in the queue; ``None`` if it is not in the queue.
+            queue_place: its place in the queue; ``None`` if it is not in the queue.
         """
         abandoned = None
         with state.lock:
             queue = state.queue
-            while queue and not queue[0].presence.locked():
-                # the thread of this turn was interrupted
+            while queue and not queue[0].waiting_lock.locked():
+                # the thread of this place was interrupted
                 del queue[0]
-            if state.is_forking or (queue and queue[0] is not turn):
+            if state.is_forking or (queue and queue[0] is not queue_place):
                 return None
-            slot = _best(state.slots)
+            slot = _best_slot(state.slots)
             if slot is None and len(state.slots) >= self._size:
                 return None
             reference = weakref.ref(loan, state.wake)
@@ -222,7 +222,7 @@ class ConnectionPool(Generic[C]):
                 slot.loan = reference
             if queue:
                 del queue[0]
-            is_more = bool(queue) and (len(state.slots) < self._size or _best(state.slots) is not None)
+            is_more = bool(queue) and (len(state.slots) < self._size or _best_slot(state.slots) is not None)
         if is_more:
             state.wake()
         if abandoned is not None:
@@ -232,16 +232,16 @@ class ConnectionPool(Generic[C]):
     def _wait_for_one(self, state: _State[C], loan: Loan[C]) -> _Slot[C]:
         """Wait in the queue for a connection."""
         deadline = time.monotonic() + self._timeout
-        turn = _Turn()
-        with turn.presence:
+        queue_place = _QueuePlace()
+        with queue_place.waiting_lock:
             try:
                 with state.lock:
-                    state.queue.append(turn)
+                    state.queue.append(queue_place)
                 has_collected = False
-                while (slot := self._claim(state, loan, turn)) is None:
+                while (slot := self._claim(state, loan, queue_place)) is None:
                     left = deadline - time.monotonic()
                     if left > 0:
-                        turn.gate.wait(min(left, RECHECK_SECONDS))
+                        queue_place.gate.wait(min(left, RECHECK_SECONDS))
                     elif has_collected:
                         raise self._no_connection_error()
                     else:
@@ -251,8 +251,8 @@ class ConnectionPool(Generic[C]):
                 return slot
             except BaseException:
                 with state.lock:
-                    if turn in state.queue:
-                        state.queue.remove(turn)
+                    if queue_place in state.queue:
+                        state.queue.remove(queue_place)
                 state.wake()
                 raise
 
@@ -261,7 +261,7 @@ class ConnectionPool(Generic[C]):
             f"all {self._size} connections were in use for {self._timeout:g} s", where=self._where, remedy=self._remedy
         )
 
-    def _test(self, slot: _Slot[C], connection: C) -> bool:
+    def _is_usable_now(self, slot: _Slot[C], connection: C) -> bool:
         """Return whether a connection may be lent; test it if it was idle, and close all idle ones if it is dead."""
         now = time.monotonic()
         if 0 <= self._recycle < now - slot.opened_at or not self._usable(connection):
@@ -346,7 +346,7 @@ class Loan(Generic[C]):
         self._pool._take_back(self, kind)
 
 
-def _best(slots: list[_Slot[C]]) -> _Slot[C] | None:
+def _best_slot(slots: list[_Slot[C]]) -> _Slot[C] | None:
     """Return the idle connection that was used last; if none is idle, one whose loan ended without returning it."""
     best: _Slot[C] | None = None
     abandoned: _Slot[C] | None = None

@@ -53,9 +53,9 @@ class DeadlineExecutor:
         """
         threads = self._threads.get()
         deadline = time.monotonic() + timeout
-        presence = threading.Lock()
-        job = _Job(work, is_wanted=presence.locked)
-        with presence:
+        waiting_lock = threading.Lock()
+        job = _Job(work, is_awaited=waiting_lock.locked)
+        with waiting_lock:
             try:
                 threads.assign(job)
                 # wait in short steps, because an exception from another thread is raised only between two of them
@@ -72,7 +72,7 @@ class DeadlineExecutor:
         """Run ``work`` in a thread and return a future with its result. Cancel the future if it is no longer needed."""
         threads = self._threads.get()
         future: Future[T] = Future()
-        job = _Job(lambda: _fulfil(future, work), is_wanted=lambda: not future.cancelled())
+        job = _Job(lambda: _fulfil(future, work), is_awaited=lambda: not future.cancelled())
         # otherwise cancelled calls would accumulate while a server is frozen
         future.add_done_callback(lambda _: threads.jobs.pop(job, None))
         threads.assign(job)
@@ -87,11 +87,11 @@ class _Job:
         is_wanted: returns whether the caller still waits.
     """
 
-    __slots__ = ("answer", "error", "gate", "is_wanted", "work")
+    __slots__ = ("answer", "error", "gate", "is_awaited", "work")
 
-    def __init__(self, work: Callable[[], Any], is_wanted: Callable[[], bool]) -> None:
+    def __init__(self, work: Callable[[], Any], is_awaited: Callable[[], bool]) -> None:
         self.work = work
-        self.is_wanted = is_wanted
+        self.is_awaited = is_awaited
         self.answer: Any = None
         self.error: BaseException | None = None
         self.gate = Gate()
@@ -146,7 +146,7 @@ class _Threads:
         with self._lock:
             for job in list(self.jobs):
                 self.jobs.pop(job, None)
-                if job.is_wanted():
+                if job.is_awaited():
                     return job
             self._idle.append(gate)
             return None

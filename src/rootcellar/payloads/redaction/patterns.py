@@ -206,14 +206,14 @@ def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Call
     is_near = re.compile("|".join(map(_backward_end, keeps)), re.IGNORECASE).match
 
     def masked_in(text: str) -> str:
-        verdicts: dict[str, bool] = {}
+        decisions: dict[str, bool] = {}
 
         def is_kept(backward: str) -> bool:
             word = _BACKWARD_WORD.match(backward)[0]  # type: ignore[index]
-            if word not in verdicts:
+            if word not in decisions:
                 name = normal(word[::-1])
-                verdicts[word] = any(matches_name(name, keep) for keep in keeps)
-            return verdicts[word]
+                decisions[word] = any(matches_name(name, keep) for keep in keeps)
+            return decisions[word]
 
         def masked(match: re.Match[str]) -> str:
             start, end = match.span(2)

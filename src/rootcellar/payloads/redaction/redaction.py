@@ -63,7 +63,7 @@ class Redaction:
         self._masked, self._kept = _by_last_name(paths), _by_last_name(kept_paths)
         self._depth = max((len(path) - 1 for path in paths + kept_paths), default=0)
         self._segments = sorted({name for path in paths for name in path})
-        self._verdicts: dict[Any, tuple[_Prefixes, _Prefixes]] = {}
+        self._decisions: dict[Any, tuple[_Prefixes, _Prefixes]] = {}
         self._prefilter = Prefilter(self.patterns)
         self._in_text = text_masker(self.patterns, kept, MASK)
 
@@ -79,10 +79,10 @@ class Redaction:
         """
         found = [] if found is None else found
         if isinstance(value, _PLAIN):
-            return self._plain(value, found)
-        if not self.patterns or not self._matches(value):
+            return self._mask_cards(value, found)
+        if not self.patterns or not self._has_secret(value):
             return value
-        return self._copied(value, (_ROOT,), found)
+        return self._redacted_copy(value, (_ROOT,), found)
 
     def payload(self, payload: Payload, found: list[str]) -> Payload:
         """Return a payload of JSON redacted, including objects whose members only the serializer knows."""
@@ -153,18 +153,20 @@ class Redaction:
             for name, each in failure.items()
         }
         if MORE in failure:
-            redacted[MORE] = self._more(self.value(failure[MORE]), secrets)
+            redacted[MORE] = self._details(self.value(failure[MORE]), secrets)
         return redacted
 
-    def _more(self, value: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
+    def _details(self, value: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
         """Return the other stored details of an exception, redacted, including its cause."""
         if depth == _MAX_DEPTH:
             return MASK
         if isinstance(value, Mapping):
             named = {"exc_type", "exc_module", "is_partial"}
-            return {key: each if key in named else self._more(each, secrets, depth + 1) for key, each in value.items()}
+            return {
+                key: each if key in named else self._details(each, secrets, depth + 1) for key, each in value.items()
+            }
         if isinstance(value, list):
-            return [self._more(each, secrets, depth + 1) for each in value]
+            return [self._details(each, secrets, depth + 1) for each in value]
         return self._argument(value, secrets, depth)
 
     def _argument(self, argument: Any, secrets: Collection[str] | None, depth: int = 0) -> Any:
@@ -173,7 +175,7 @@ class Redaction:
             return self.text(argument, secrets)
         if isinstance(argument, int) and not isinstance(argument, bool):
             is_secret = secrets is None or str(argument) in secrets if abs(argument) < _MAX_NUMBER else False
-            return MASK if is_secret else self._plain(argument, [])
+            return MASK if is_secret else self._mask_cards(argument, [])
         if depth == _MAX_DEPTH:
             return MASK
         if isinstance(argument, (list, tuple)) and not hasattr(argument, "_fields"):
@@ -190,14 +192,14 @@ class Redaction:
         args = args if isinstance(args, (list, tuple)) else ()
         named = dict(zip(names, args, strict=False))
         values = [named, list(args[len(named) :]), kwargs if isinstance(kwargs, Mapping) else {}]
-        return {form for value in values for secret in self._matched(value) for form in _forms(secret)}
+        return {form for value in values for secret in self._secrets_in(value) for form in _written_forms(secret)}
 
     # -- searching
 
-    def _matches(self, value: Any) -> bool:
-        return next(self._matched(value, with_cards=self._has_cards), None) is not None
+    def _has_secret(self, value: Any) -> bool:
+        return next(self._secrets_in(value, with_cards=self._has_cards), None) is not None
 
-    def _matched(self, value: Any, *, with_cards: bool = False) -> Iterator[Any]:
+    def _secrets_in(self, value: Any, *, with_cards: bool = False) -> Iterator[Any]:
         """Yield the values under names that match. Not recursive, because values may be deep or contain themselves.
 
         Args:
@@ -220,49 +222,51 @@ class Redaction:
                 if self._is_secret(name, path, each):
                     yield each
                 elif not isinstance(each, _PLAIN):
-                    todo.append((each, self._inside(path, name)))
+                    todo.append((each, self._path_inside(path, name)))
                 elif with_cards and (_holds_card(each) or _holds_card(name)):
                     yield each
 
-    def _inside(self, path: tuple[str, ...], name: Any) -> tuple[str, ...]:
+    def _path_inside(self, path: tuple[str, ...], name: Any) -> tuple[str, ...]:
         """Return the path of the value under a name: the last names, as many as the longest pattern needs."""
         if name == _MARKED or not self._depth:
             return path
         return (*path, normal(name))[-self._depth :]
 
     def _is_secret(self, name: Any, path: tuple[str, ...], value: Any) -> bool:
-        verdict = self._verdicts.get(name)
-        masked, kept = self._judge(name) if verdict is None else verdict
+        decision = self._decisions.get(name)
+        masked, kept = self._decide(name) if decision is None else decision
         if not masked or value is None or isinstance(value, bool):
             return False
         if isinstance(value, (str, bytes)) and (not value or value == MASK):
             return False
-        return any(_ends(path, prefix) for prefix in masked) and not any(_ends(path, prefix) for prefix in kept)
+        return any(_path_ends_with(path, prefix) for prefix in masked) and not any(
+            _path_ends_with(path, prefix) for prefix in kept
+        )
 
-    def _judge(self, name: Any) -> tuple[_Prefixes, _Prefixes]:
+    def _decide(self, name: Any) -> tuple[_Prefixes, _Prefixes]:
         """Return the paths under which a name is masked, and those under which it is kept; ``()`` is any path."""
         written = normal(name)
-        verdict = _prefixes(self._masked, written), _prefixes(self._kept, written)
-        if len(self._verdicts) >= _MAX_CACHED_NAMES:
-            self._verdicts.clear()
+        decision = _prefixes(self._masked, written), _prefixes(self._kept, written)
+        if len(self._decisions) >= _MAX_CACHED_NAMES:
+            self._decisions.clear()
         if isinstance(name, (str, bytes, int)):
-            self._verdicts[name] = verdict
-        return verdict
+            self._decisions[name] = decision
+        return decision
 
     # -- copying
 
-    def _plain(self, value: Any, found: list[str]) -> Any:
+    def _mask_cards(self, value: Any, found: list[str]) -> Any:
         """Return a text or a number with the numbers of cards masked."""
         if not self._has_cards or not _holds_card(value):
             return value
         found.append(A_CARD)
         return masked_text(value) if isinstance(value, str) else MASK
 
-    def _copied(self, value: Any, path: tuple[str, ...], found: list[str]) -> Any:
+    def _redacted_copy(self, value: Any, path: tuple[str, ...], found: list[str]) -> Any:
         if isinstance(value, _PLAIN):
-            return self._plain(value, found)
+            return self._mask_cards(value, found)
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-            copied = [self._copied(each, path, found) for each in value]
+            copied = [self._redacted_copy(each, path, found) for each in value]
             return tuple(copied) if isinstance(value, tuple) else copied
         changes: dict[Any, Any] = {}
         for name, each in _members(value):
@@ -270,12 +274,12 @@ class Redaction:
                 found.append(str(name))
                 changes[name] = MASK
             else:
-                changed = self._copied(each, self._inside(path, name), found)
+                changed = self._redacted_copy(each, self._path_inside(path, name), found)
                 if changed is not each:
                     changes[name] = changed
-        redacted = _with(value, changes) if changes else value
+        redacted = _copy_with(value, changes) if changes else value
         if self._has_cards and type(redacted) is dict and any(map(_holds_card, redacted)):
-            return {self._plain(name, found): each for name, each in redacted.items()}
+            return {self._mask_cards(name, found): each for name, each in redacted.items()}
         return redacted
 
 
@@ -320,7 +324,7 @@ def _field_names(kind: Any) -> tuple[str, ...]:
     return tuple(fields) if isinstance(fields, (Mapping, tuple)) else ()
 
 
-def _with(value: Any, changes: Mapping[Any, Any]) -> Any:
+def _copy_with(value: Any, changes: Mapping[Any, Any]) -> Any:
     """Return a copy of an object with some members changed."""
     if isinstance(value, dict):
         copied = copy.copy(value)
@@ -339,7 +343,7 @@ def _with(value: Any, changes: Mapping[Any, Any]) -> Any:
     return copied
 
 
-def _leaves(secret: Any) -> Iterator[str]:
+def _texts_in(secret: Any) -> Iterator[str]:
     """Yield the texts and large numbers in a secret."""
     todo, budget = [secret], 1_000
     while todo and (budget := budget - 1):
@@ -356,9 +360,9 @@ def _leaves(secret: Any) -> Iterator[str]:
             todo.extend(value for _, value in _members(each))
 
 
-def _forms(secret: Any) -> Iterator[str]:
+def _written_forms(secret: Any) -> Iterator[str]:
     """Yield the texts in a secret, both as they are and as they appear in quotes."""
-    for text in _leaves(secret):
+    for text in _texts_in(secret):
         yield text
         yield from {repr(text)[1:-1], json.dumps(text)[1:-1]} - {text}
 
@@ -379,7 +383,7 @@ def _prefixes(by_name: Mapping[str, Sequence[tuple[str, ...]]], written: str) ->
     )
 
 
-def _ends(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
+def _path_ends_with(path: tuple[str, ...], prefix: tuple[str, ...]) -> bool:
     """Return True if a path ends with the given names."""
     if not prefix:
         return True

@@ -36,7 +36,7 @@ from rootcellar.stores.framing import frame, unframe_loosely
 SIGN = b'"rootcellar":"1'
 MARK_WIDTH = 1 + 8 + 5 + 15
 _MARK_AT = 1 + len(SIGN)
-_PLACES_AT = _MARK_AT + MARK_WIDTH + 1
+_LENGTHS_AT = _MARK_AT + MARK_WIDTH + 1
 
 #: the kinds of a record
 SUCCESS, DONE, UNFINISHED, GROUP, FORGOTTEN = "S", "D", "P", "G", "F"
@@ -195,7 +195,7 @@ def decode_group(group_id: str, blob: bytes) -> GroupRecord:
                 expires_at=reader.moment("expires_at", fields.get("expires_at"), _date),
             )
         text = blob.decode()
-        start, end = _members(text)["result"]
+        start, end = _value_spans(text)["result"]
     except FAILURES:
         raise PayloadUnreadable(
             f"group {group_id} was saved in a form that is not JSON",
@@ -234,16 +234,16 @@ def _blob(mark: str, fields: str, names: tuple[str, ...], payloads: tuple[Payloa
         sizes.append(f"{len(data)}{_TYPED if is_typed else ''}")
         body += (b',"', name.encode(), b'":', data)
     encoded = fields.encode()
-    places = f"{len(encoded)},{','.join(sizes)}"
+    lengths = f"{len(encoded)},{','.join(sizes)}"
     head = b"{" if is_plain else b"!"
-    return b"".join((head, SIGN, mark.encode(), b",", places.encode(), b'",', encoded, *body, b"}"))
+    return b"".join((head, SIGN, mark.encode(), b",", lengths.encode(), b'",', encoded, *body, b"}"))
 
 
 def _read(blob: bytes, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Payload | None]]:
     """Return the fields and the payloads of a blob of rootcellar."""
-    places_end = blob.index(b'"', _PLACES_AT)
-    fields_length, *sizes = blob[_PLACES_AT:places_end].decode().split(",")
-    at = places_end + 2
+    lengths_end = blob.index(b'"', _LENGTHS_AT)
+    fields_length, *sizes = blob[_LENGTHS_AT:lengths_end].decode().split(",")
+    at = lengths_end + 2
     end = at + int(fields_length)
     fields = json.loads(b"{" + blob[at:end] + b"}")
     is_plain = blob.startswith(b"{")
@@ -292,7 +292,7 @@ def _stamps_in_celerys_form(payload: Payload) -> str:
 
 def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
     text = blob.decode()
-    spans = _members(text)
+    spans = _value_spans(text)
     reader = FieldReader()
     state = reader.state(_value(text, spans["status"]))
     retries, stamped = _value(text, spans.get("retries")), _value(text, spans.get("stamped_headers"))
@@ -331,28 +331,28 @@ def _foreign_task(task_id: str, blob: bytes) -> TaskRecord:
     return TaskRecord(task_id=task_id, state=state, result=result, done_at=NO_DATE if is_done else None)
 
 
-def _members(text: str) -> dict[str, _Span]:
+def _value_spans(text: str) -> dict[str, _Span]:
     """Return the positions of the values in a JSON object, so that they can be copied byte for byte."""
     spans: dict[str, _Span] = {}
-    at = _past_space(text, 0)
+    at = _skip_spaces(text, 0)
     if text[at] != "{":
         raise ValueError("no object")
-    at = _past_space(text, at + 1)
+    at = _skip_spaces(text, at + 1)
     while text[at] != "}":
         key, at = _decoder.raw_decode(text, at)
-        at = _past_space(text, at)
+        at = _skip_spaces(text, at)
         if text[at] != ":":
             raise ValueError("no colon")
-        start = _past_space(text, at + 1)
+        start = _skip_spaces(text, at + 1)
         _, at = _decoder.raw_decode(text, start)
         spans[key] = (start, at)
-        at = _past_space(text, at)
+        at = _skip_spaces(text, at)
         if text[at] == ",":
-            at = _past_space(text, at + 1)
+            at = _skip_spaces(text, at + 1)
     return spans
 
 
-def _past_space(text: str, at: int) -> int:
+def _skip_spaces(text: str, at: int) -> int:
     while text[at] in " \t\r\n":
         at += 1
     return at

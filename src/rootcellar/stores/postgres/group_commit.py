@@ -61,12 +61,12 @@ class Write:
         task_id: the task; empty if only a part of a chord is counted.
         statement: the statement that stores the record.
         values: the statement's parameters.
-        order: the sort key of the record. All processes lock rows in this order.
+        sort_key: the key by which the records of a turn are sorted. All processes lock rows in this order.
         is_durable: whether the record must be on the disk when the call returns.
         is_ready: whether the task has ended. Most clients wait for that.
 
     Raises:
-        RecordRefused: a parameter or a part of ``order`` has another type. It would make the records of other threads
+        RecordRefused: a parameter or a part of ``sort_key`` has another type. It would make records of other threads
             fail that are written in the same turn.
     """
 
@@ -78,11 +78,11 @@ class Write:
         "is_alone",
         "is_durable",
         "is_ready",
-        "order",
-        "presence",
+        "sort_key",
         "statement",
         "task_id",
         "values",
+        "waiting_lock",
     )
 
     def __init__(
@@ -90,19 +90,19 @@ class Write:
         task_id: str,
         statement: Statement,
         values: Values,
-        order: tuple[str, str],
+        sort_key: tuple[str, str],
         *,
         is_durable: bool,
         is_ready: bool,
     ) -> None:
-        is_text = type(task_id) is str and type(order[0]) is str and type(order[1]) is str
+        is_text = type(task_id) is str and type(sort_key[0]) is str and type(sort_key[1]) is str
         if not is_text or not _PARAMETERS.issuperset(map(type, values[0])):
             raise errors.RecordRefused(
                 f"a field of task {task_id!a} has another type than the store takes",
                 remedy="correct the code that stores it: ids are text",
             )
         self.task_id = task_id
-        self.order = order
+        self.sort_key = sort_key
         self.statement = statement
         self.values = values
         self.is_durable = is_durable
@@ -115,12 +115,12 @@ class Write:
         #: opened when it was written, or when it is to lead
         self.gate = Gate()
         #: held for as long as its thread waits for it
-        self.presence = threading.Lock()
+        self.waiting_lock = threading.Lock()
 
     @property
-    def is_wanted(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether its thread still waits for it."""
-        return self.presence.locked()
+        return self.waiting_lock.locked()
 
     def record_answer(self, result: PGresult) -> None:
         """Store the answer, after the commit."""
@@ -154,8 +154,8 @@ class _Turns:
             if not self.queue:
                 self._followers = []
                 return self._followers
-            next_ones = [write for write in self.queue if write.is_wanted and write is not leader]
-            count = 0 if leader.is_alone else _together(next_ones)
+            next_ones = [write for write in self.queue if write.is_awaited and write is not leader]
+            count = 0 if leader.is_alone else _turn_size(next_ones)
             self._followers = next_ones[:count]
             self.queue = next_ones[count:]
             return self._followers
@@ -174,7 +174,7 @@ class _Turns:
                 for follower in self._followers:
                     follower.gate.open()
                 self._followers = []
-                self.leader = next((write for write in self.queue if write.is_wanted), None) if self.queue else None
+                self.leader = next((write for write in self.queue if write.is_awaited), None) if self.queue else None
             if self.leader is not None:
                 if self.leader in self.queue:
                     self.queue.remove(self.leader)
@@ -183,7 +183,7 @@ class _Turns:
     def replace_absent_leader(self) -> None:
         """Hand over if the leader was interrupted before it did so."""
         leader = self.leader
-        if leader is not None and not leader.is_wanted:
+        if leader is not None and not leader.is_awaited:
             self.hand_over(leader)
 
 
@@ -210,7 +210,7 @@ class GroupCommit:
             StoreError: no connection could be opened.
         """
         turns = self._turns.get()
-        with write.presence:
+        with write.waiting_lock:
             while write.error is _UNANSWERED:
                 try:
                     self._join(turns, write)
@@ -260,7 +260,7 @@ class GroupCommit:
     def _commit_batch(self, connection: Connection, batch: list[Write]) -> None:
         """Write a batch in one round trip: one transaction, and after its commit the notification."""
         if len(batch) > 1:
-            batch = sorted(batch, key=_order)
+            batch = sorted(batch, key=_sort_key)
         stored: list[Write] = []
         is_durable = False
         for write in batch:
@@ -309,11 +309,11 @@ def _roll_back(connection: Connection) -> None:
         pipeline.receive()
 
 
-def _together(queue: list[Write]) -> int:
+def _turn_size(queue: list[Write]) -> int:
     """Return how many of the queued records may be written in one turn."""
     some = queue[: MAX_BATCH - 1]
     return next((place for place, write in enumerate(some) if write.is_alone), len(some))
 
 
-def _order(write: Write) -> tuple[str, str]:
-    return write.order
+def _sort_key(write: Write) -> tuple[str, str]:
+    return write.sort_key

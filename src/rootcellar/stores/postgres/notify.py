@@ -108,7 +108,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         self._pacing = Pacing()
         self._polls_until = 0.0
         self._connection: Connection | None = None
-        when_replaced(self._leave)
+        when_replaced(self._give_up_replaced)
 
     def _serve(self) -> None:
         if time.monotonic() < self._polls_until:
@@ -145,7 +145,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         self._is_listening = False
         self._connection = connection
         self._has_read = False
-        connection.add_notify_handler(lambda notification: self._note(notification.pid))
+        connection.add_notify_handler(lambda notification: self._record_notification(notification.pid))
         if connection.is_pooled and not self._passes_notifications(connection):
             logger.warning(
                 "Notifications do not come through the connection pooler. Polling instead; to be notified, "
@@ -176,7 +176,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         probe = PoolerProbe(self._open, wait, self._wake)
         return probe.passes_notifications(connection, self._channel, lambda: self._listen(connection), sender)
 
-    def _leave(self, server: str) -> None:
+    def _give_up_replaced(self, server: str) -> None:
         """Give up the connection if its server was replaced as the primary."""
         connection = self._connection
         if connection is not None and connection.server == server and self.is_of_this_process():
@@ -216,7 +216,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
 
     def _listen(self, connection: Connection) -> None:
         if not self._is_listening:
-            with _silent_for(connection, ANSWER_SECONDS):
+            with _answer_within(connection, ANSWER_SECONDS):
                 connection.execute(f'LISTEN "{self._channel}"')
             self._is_listening = True
             # a notification may have been sent before, and did not arrive
@@ -224,7 +224,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
 
     def _stop_listening(self, connection: Connection) -> None:
         self._exchange(connection)
-        with _silent_for(connection, ANSWER_SECONDS):
+        with _answer_within(connection, ANSWER_SECONDS):
             connection.execute(f'UNLISTEN "{self._channel}"')
         self._is_listening = False
 
@@ -255,7 +255,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         if reads_all or added:
             self._send(pipeline, "read_all" if reads_all else "read_some", {**me, "task_ids": list(added)})
         count = len(added) + len(removed) + reads_all * len(self._subscriptions)
-        with _silent_for(connection, ANSWER_SECONDS + ANSWER_SECONDS_PER_TASK * count):
+        with _answer_within(connection, ANSWER_SECONDS + ANSWER_SECONDS_PER_TASK * count):
             failure, results = pipeline.receive()
         if failure is not None:
             raise failure
@@ -290,7 +290,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         """If the server was silent for a while, test whether it answers and is the primary; raise if not."""
         if self._is_notified or time.monotonic() - self._last_heard < HEALTH_CHECK_SECONDS:
             return
-        with _silent_for(connection, ANSWER_SECONDS):
+        with _answer_within(connection, ANSWER_SECONDS):
             answer = connection.execute("SELECT pg_is_in_recovery()").fetchone()
         self._last_heard = time.monotonic()
         if answer == (True,):
@@ -310,9 +310,9 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         """Take the notifications that arrived. libpq may have one in memory, for which the socket is not readable."""
         connection.pgconn.consume_input()
         while notification := connection.pgconn.notifies():
-            self._note(notification.be_pid)
+            self._record_notification(notification.be_pid)
 
-    def _note(self, sender: int) -> None:
+    def _record_notification(self, sender: int) -> None:
         self._is_notified = True
         self._sender = sender
 
@@ -322,7 +322,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
 
 
 @contextlib.contextmanager
-def _silent_for(connection: Connection, seconds: float) -> Iterator[None]:
+def _answer_within(connection: Connection, seconds: float) -> Iterator[None]:
     """Wait for the server for at most ``seconds``; then another server may serve the waiting clients."""
     before = connection.silence
     connection.silence = min(driver.SILENCE, seconds)

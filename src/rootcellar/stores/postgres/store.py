@@ -85,7 +85,7 @@ class PostgresStore(SqlStore[Connection]):
         )
         self._batching = Statements(self._sql, table_names(self.options)["task"])
         self._watchers = PerProcess(self._new_watcher)
-        when_replaced(self._leave)
+        when_replaced(self._drop_replaced)
 
     # -- tasks
 
@@ -93,16 +93,16 @@ class PostgresStore(SqlStore[Connection]):
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
         values, forms = binary.task_values(record), binary.TASK_FORMS
-        order = (record.group_id or "", record.task_id)
+        sort_key = (record.group_id or "", record.task_id)
         statement = self._put
         if part is not None:
             statement = self._put_and_part
-            order = (part.group_id, record.task_id)
+            sort_key = (part.group_id, record.task_id)
             more, more_forms = self._values(self._count_part, _part_row(part, record, lease))
             values, forms = [*values, *more], [*forms, *more_forms]
         is_ready = record.done_at is not None
         write = self._write(
-            partial(Write, record.task_id, statement, (values, forms), order, is_durable=durable, is_ready=is_ready)
+            partial(Write, record.task_id, statement, (values, forms), sort_key, is_durable=durable, is_ready=is_ready)
         )
         if part is None:
             inserted = bool(write.answer) and read_bool(write.answer[0])
@@ -170,8 +170,8 @@ class PostgresStore(SqlStore[Connection]):
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
         values = self._values(self._count_part, _part_row(part, None, lease))
-        order = (part.group_id, "")
-        write = self._write(lambda: Write("", self._count_part, values, order, is_durable=True, is_ready=False))
+        sort_key = (part.group_id, "")
+        write = self._write(lambda: Write("", self._count_part, values, sort_key, is_durable=True, is_ready=False))
         return _progress(write.answer)
 
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
@@ -238,7 +238,7 @@ class PostgresStore(SqlStore[Connection]):
         self._know_schema()
         return self._pooler_policy.configure(self._listen_route.connect())
 
-    def _leave(self, server: str) -> None:
+    def _drop_replaced(self, server: str) -> None:
         """Close the idle connections, because a server was replaced."""
         if "," in str(self._settings.get("host", "")):
             self._pool.drop_idle()

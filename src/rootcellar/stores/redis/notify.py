@@ -76,7 +76,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
         self._reread_at = 0.0
         self._rereads = 0
         self._reread = Backoff(FIRST_REREAD_MS, LONGEST_REREAD_MS)
-        when_replaced(self._leave)
+        when_replaced(self._give_up_replaced)
 
     def _connect(self) -> contextlib.AbstractContextManager[RespConnection]:
         return contextlib.closing(self._servers.listen())
@@ -247,7 +247,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
         finally:
             self._checking = None
 
-    def _leave(self, address: str) -> None:
+    def _give_up_replaced(self, address: str) -> None:
         """Give up the connection if its server was replaced as the master."""
         if address == self._leads_to and self.is_of_this_process():
             self._is_replaced = True

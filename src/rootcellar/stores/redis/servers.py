@@ -127,9 +127,9 @@ class OneServer(Servers):
         #: the address of the newest connection
         self._leads_to = ""
         self.may_be_replaced = replication.has_others
-        when_replaced(self._leave)
+        when_replaced(self._drop_replaced)
 
-    def _leave(self, address: str) -> None:
+    def _drop_replaced(self, address: str) -> None:
         """Close the idle connections to a server that was replaced."""
         if address == self._leads_to:
             self._leads_to = ""
@@ -184,7 +184,7 @@ class OneServer(Servers):
                 self._pool.drop_idle()
                 raise
         except MasterReplaced as exc:
-            self._leave(exc.address)
+            self._drop_replaced(exc.address)
             self.on_replaced(exc.address)
             raise
 
