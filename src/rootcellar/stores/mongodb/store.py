@@ -262,21 +262,21 @@ def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | No
         try:
             tasks.update_one(overwritable, change, upsert=True)
             return True
-        except WriteError as exc:
-            if not isinstance(exc, DuplicateKeyError):
-                # the subdocument of rootcellar was replaced by another value, in which no field can be set
-                drop = {"$unset": {documents.OURS: ""}}
-                if (
-                    exc.code == _NO_DOCUMENT
-                    and tasks.update_one({"_id": record.task_id, **_DAMAGED}, drop).matched_count
-                ):
-                    continue
-                raise
+        except DuplicateKeyError:
             # a stored state must stay, or another process stored one between the search and the insertion
             if tasks.update_one(overwritable, change).matched_count:
                 return True
             if tasks.find_one({"_id": record.task_id}, {"_id": 1}):
                 return False
+        except WriteError as exc:
+            if exc.code != _NO_DOCUMENT or not _drop_damaged_subdocument(tasks, record.task_id):
+                raise
+
+
+def _drop_damaged_subdocument(tasks: Collection[Document], task_id: str) -> bool:
+    """Remove the subdocument of rootcellar if it was replaced by another value, in which no field can be set."""
+    drop = {"$unset": {documents.OURS: ""}}
+    return tasks.update_one({"_id": task_id, **_DAMAGED}, drop).matched_count == 1
 
 
 def _conditions(query: TaskQuery) -> tuple[Document, Document]:

@@ -190,29 +190,36 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
                     f"{connection.server} was replaced", where="listening", remedy="wait: rootcellar tries again"
                 )
             idle = self._idle_seconds()
-            if self._is_idle():
-                if idle >= LINGER:
-                    break
-                if self._is_listening and idle >= LISTEN_LINGER:
-                    self._stop_listening(connection)
-                # a notification is only remembered: nothing is read before there is a waiter again
-                self._sleep(LISTEN_LINGER if self._is_listening else LINGER, connection.fileno())
-                self._take_notifications(connection)
-                continue
-            self._listen(connection)
-            self._exchange(connection)
-            # before the next exchange, so that notifications are also taken while new waiters arrive all the time
-            self._take_notifications(connection)
-            if self._table.added:
-                continue
-            if self._is_notified:
-                self._sleep(max(0.0, self._until_read()))
+            if not self._is_idle():
+                self._serve_waiters(connection)
+            elif idle < LINGER:
+                self._wait_for_waiters(connection, idle)
             else:
-                self._await_notification(
-                    connection, min(HEALTH_CHECK_SECONDS, max(0.0, self._pacing.until_safety_read()))
-                )
-                self._require_primary(connection)
+                break
         connection.execute(self._sql["end_listening"], {"listener": self._listener})
+
+    def _serve_waiters(self, connection: Connection) -> None:
+        """Register and read what is due, and then wait until there is something to do."""
+        self._listen(connection)
+        self._exchange(connection)
+        # before the next exchange, so that notifications are also taken while new waiters arrive all the time
+        self._take_notifications(connection)
+        if self._table.added:
+            return
+        if self._is_notified:
+            self._sleep(max(0.0, self._until_read()))
+        else:
+            seconds = max(0.0, self._pacing.until_safety_read())
+            self._await_notification(connection, min(HEALTH_CHECK_SECONDS, seconds))
+            self._require_primary(connection)
+
+    def _wait_for_waiters(self, connection: Connection, idle: float) -> None:
+        """Wait for a new waiter. Stop listening if there was none for a while (``idle`` seconds)."""
+        if self._is_listening and idle >= LISTEN_LINGER:
+            self._stop_listening(connection)
+        # a notification is only remembered: nothing is read before there is a waiter again
+        self._sleep(LISTEN_LINGER if self._is_listening else LINGER, connection.fileno())
+        self._take_notifications(connection)
 
     def _listen(self, connection: Connection) -> None:
         if not self._is_listening:
