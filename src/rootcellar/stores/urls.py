@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 from rootcellar.errors import ConfigurationError
 from rootcellar.urls import is_secret_name
 
-#: where an error about a URL says that the URL is; the commands put the option that contains it in its place
+#: the ``where`` of an error about a URL; a command replaces it by the option that contains the URL
 SETTING = "result_backend"
 
 
@@ -22,7 +22,7 @@ class UrlForm:
 
     Attributes:
         example: a correct URL, for messages.
-        secrets: where a secret belongs that is not the user's password, for messages.
+        secrets: the setting for secrets that are not the user's password, for messages.
         options: the names that the query may have, in lower case; ``None`` if the driver checks them.
     """
 
@@ -37,8 +37,8 @@ class ServerUrl:
 
     Attributes:
         user, password: the login; empty if there is none.
-        hosts: names and ports of the servers; the port is ``None`` where the URL gives none.
-        path: what follows the first slash, such as the name of a database; may be empty.
+        hosts: names and ports of the servers; the port is ``None`` if the URL has none.
+        path: the text after the first slash, such as the name of a database; may be empty.
         query: the options of the query, by their names in lower case.
     """
 
@@ -77,7 +77,7 @@ def read_url(url: str, form: UrlForm) -> ServerUrl:
 
 
 def split_url(url: str) -> tuple[str, str, str]:
-    """Return the scheme in lower case, what follows ``://``, and the query without its ``?``."""
+    """Return the scheme in lower case, the text between ``://`` and the query, and the query without its ``?``."""
     scheme, _, rest = url.partition("://")
     rest, _, query = rest.partition("?")
     return scheme.lower(), rest, query
@@ -109,7 +109,7 @@ def read_host(text: str, form: UrlForm) -> tuple[str, int | None]:
     else:
         host, _, port = text.partition(":")
         is_wrong = False
-    # isdecimal() accepts the digits of other scripts, which a server's driver may not
+    # isdecimal() also accepts the digits of other scripts, which a server's driver may refuse
     if is_wrong or (port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65_536)):
         raise ConfigurationError(
             "the URL has a port that is not a number from 1 to 65535",
@@ -129,7 +129,7 @@ def read_query(text: str, form: UrlForm) -> dict[str, str]:
     for name in found:
         is_known = form.options is None or name in form.options
         if "@" in name or ("@" in text and not is_known):
-            # a raw ? in the password begins no query: the apparent name is a part of the password
+            # after a raw ? in the password there is no query: the apparent name is a part of the password
             raise misplaced_at(form)
         if is_secret_name(name):
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What a caller waits for: results of Celery and ids of tasks."""
+"""Reads the arguments of a wait: results of Celery and ids of tasks."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def as_result(task: Any, app: Celery | None) -> Any:
     if isinstance(task, str | UUID):
         return (app or current_app._get_current_object()).AsyncResult(str(task))
     # only its type, because the arguments of a signature may be secret
-    what = f"an object of type {type(task).__name__} is neither a result nor the id of a task"
+    problem = f"an object of type {type(task).__name__} is neither a result nor the id of a task"
     if isinstance(task, Signature):
-        raise NotAResult(what, remedy="send it first: pass the object that its delay() or apply_async() returns")
-    raise NotAResult(what, remedy="pass the object that delay() or apply_async() returned, or the id of a task")
+        raise NotAResult(problem, remedy="send it first: pass the object that its delay() or apply_async() returns")
+    raise NotAResult(problem, remedy="pass the object that delay() or apply_async() returned, or the id of a task")
 
 
 def members_of(results: Any, app: Celery | None) -> Iterator[Any]:
     """Yield the results of tasks in the argument: results, groups and ids, or one of them.
 
     Raises:
-        NotAResult: there is something else among them.
+        NotAResult: one of them is neither.
     """
     if isinstance(results, str | UUID | ResultBase | Signature) or not isinstance(results, Iterable):
         results = [results]
@@ -48,7 +48,7 @@ def needs_no_wait(one: Any) -> bool:
 
 def value_without_wait(one: Any, *, propagate: bool) -> Any:
     """Return the value of a result that needs no wait, or raise its exception."""
-    # this does not wait, so Celery need not warn if a task calls it
+    # without Celery's warning for tasks that wait, because this does not wait
     return one.get(propagate=propagate, disable_sync_subtasks=False)
 
 

@@ -1,6 +1,6 @@
 """``rootcellar.as_completed``: results in the order in which they come, without a cache.
 
-It gets only ids from the watcher and reads the records in batches, so that it never holds more than one batch.
+It gets only ids from the watcher, and reads the records in batches, so that it never has more than one batch in memory.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from rootcellar.waiting.parents import ByBackend, Parents, Readable
 from rootcellar.waiting.result import raise_parents_failure
 from rootcellar.waiting.values import value_or_failure
 
-#: the maximum of records that :func:`as_completed` reads at a time
+#: the most records that :func:`as_completed` reads at a time
 READ_BATCH = 500
 
 
 class as_completed:
     """Yield ``(id, value)`` of each task as it becomes ready, in ``async for`` as in ``for``.
 
-    Unlike ``join`` it does not keep the results that it has yielded: it holds one batch of records at a time.
+    Unlike ``join``, it does not keep the results that it has yielded: it has one batch of records in memory.
 
     Args:
-        results: a group, or what Celery returned for any number of tasks, chains, groups and chords, also mixed with
-            ids of tasks; their number is bounded only by the memory for their ids. Each is waited for in its own
-            backend. What needs no wait comes first: tasks that were run eagerly, and those that ignore their result.
+        results: a group, or any number of results of tasks, chains, groups and chords, also mixed with ids of tasks.
+            Only the memory for their ids limits their number. Each is awaited in its own backend. Results that need no
+            wait come first: those of tasks that ran eagerly, and of tasks that ignore their result.
         timeout: seconds until all must be ready; ``None`` for ever.
         propagate: raise the first failed task's exception, or that of a parent which failed before it; otherwise its
             exception is the value.
@@ -58,13 +58,13 @@ class as_completed:
         self, results: Any, timeout: float | None = None, *, propagate: bool = True, app: Celery | None = None
     ) -> None:
         #: results that need no wait, by their ids
-        self._there: dict[str, Any] = {}
+        self._without_wait: dict[str, Any] = {}
         self._ids: dict[Readable, dict[str, None]] = {}
         #: the results that have parents, by backend and id
         self._with_parents: dict[tuple[Readable, str], Any] = {}
         for member in members_of(results, app):
             if needs_no_wait(member):
-                self._there[text_id(member.id)] = member
+                self._without_wait[text_id(member.id)] = member
                 continue
             backend = backend_of(member)
             task_id = text_id(member.id)
@@ -75,61 +75,63 @@ class as_completed:
         self._propagate = propagate
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        yield from self._values_there()
-        notifications: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        yield from self._values_without_wait()
+        notifications: queue.SimpleQueue[_Delivery] = queue.SimpleQueue()
         deadline = deadline_after(self._timeout)
-        with self._subscribed(notifications.put) as coming:
-            while coming.left:
-                while not coming.ready:
-                    coming.receive(next_before(notifications, deadline, self._watchers()))
-                backend, batch = coming.next_batch()
+        with self._subscribed(notifications.put) as remaining:
+            while remaining.left:
+                while not remaining.ready:
+                    remaining.receive(next_before(notifications, deadline, self._watchers()))
+                backend, batch = remaining.next_batch()
                 found = self._read(backend, batch, deadline)
-                for task_id, record in _taken(batch, found):
-                    if self._is_to_raise(record):
+                for task_id, record in _take_records(batch, found):
+                    if self._must_raise(record):
                         self._parents_of(backend, task_id).raise_failure()
                     yield task_id, value_or_failure(backend, record, propagate=self._propagate)
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, Any]]:
-        for pair in self._values_there():
+        for pair in self._values_without_wait():
             yield pair
-        notifications: asyncio.Queue[_News] = asyncio.Queue()
+        notifications: asyncio.Queue[_Delivery] = asyncio.Queue()
         put = on_loop(asyncio.get_running_loop(), notifications.put_nowait)
         deadline = deadline_after(self._timeout)
-        with self._subscribed(put) as coming:
-            while coming.left:
-                while not coming.ready:
-                    coming.receive(await await_before(deadline, notifications.get(), self._watchers()))
-                backend, batch = coming.next_batch()
+        with self._subscribed(put) as remaining:
+            while remaining.left:
+                while not remaining.ready:
+                    remaining.receive(await await_before(deadline, notifications.get(), self._watchers()))
+                backend, batch = remaining.next_batch()
                 found = await self._read_in_thread(backend, batch, deadline)
-                for task_id, record in _taken(batch, found):
-                    if self._is_to_raise(record):
+                for task_id, record in _take_records(batch, found):
+                    if self._must_raise(record):
                         await raise_parents_failure(self._parents_of(backend, task_id))
                     yield task_id, value_or_failure(backend, record, propagate=self._propagate)
 
-    def _values_there(self) -> Iterator[tuple[str, Any]]:
-        for task_id, one in self._there.items():
+    def _values_without_wait(self) -> Iterator[tuple[str, Any]]:
+        for task_id, one in self._without_wait.items():
             yield task_id, value_without_wait(one, propagate=self._propagate)
 
     @contextlib.contextmanager
-    def _subscribed(self, put: Callable[[_News], None]) -> Iterator[_Coming]:
+    def _subscribed(self, put: Callable[[_Delivery], None]) -> Iterator[_Remaining]:
         """Subscribe to all results in each backend, and to those with callbacks. ``put`` gets the notifications."""
         others = callbacks.without(callbacks.waiting(), self._ids)
 
         def subscribe(backend: Readable, ids: Iterable[str], notify_on: NotifyOn, *, is_other: bool = False) -> None:
             watcher = backend.waiter.watcher()
-            stack.enter_context(watcher.subscribed(ids, lambda news: put(_News(backend, news, is_other)), notify_on))
+            stack.enter_context(
+                watcher.subscribed(ids, lambda delivery: put(_Delivery(backend, delivery, is_other)), notify_on)
+            )
 
         with contextlib.ExitStack() as stack:
             for backend, ids in self._ids.items():
                 subscribe(backend, ids, NotifyOn.ID)
             for readable, by_id in others.items():
                 subscribe(readable, by_id, NotifyOn.RECORD, is_other=True)
-            yield _Coming(sum(map(len, self._ids.values())), others)
+            yield _Remaining(sum(map(len, self._ids.values())), others)
 
     def _watchers(self) -> list[Watcher]:
         return [backend.waiter.watcher() for backend in self._ids]
 
-    def _is_to_raise(self, record: TaskRecord) -> bool:
+    def _must_raise(self, record: TaskRecord) -> bool:
         return self._propagate and record.state in PROPAGATE_STATES
 
     def _parents_of(self, backend: Readable, task_id: str) -> Parents:
@@ -165,13 +167,13 @@ class as_completed:
 
 
 @dataclass(frozen=True, slots=True)
-class _News:
+class _Delivery:
     """A notification of the watcher of a backend.
 
     Attributes:
         backend: the backend.
         notification: the notification.
-        is_other: whether it is for results that are not waited for, but have callbacks.
+        is_other: whether it is for results that are not awaited, but have callbacks.
     """
 
     backend: Any
@@ -179,12 +181,12 @@ class _News:
     is_other: bool
 
 
-class _Coming:
+class _Remaining:
     """The results that :class:`as_completed` has not yielded yet.
 
     Args:
         left: how many results are left.
-        others: results that are not waited for, but have callbacks.
+        others: results that are not awaited, but have callbacks.
     """
 
     def __init__(self, left: int, others: ByBackend) -> None:
@@ -193,16 +195,16 @@ class _Coming:
         self.ready: deque[tuple[Readable, deque[str]]] = deque()
         self._others = others
 
-    def receive(self, news: _News) -> None:
+    def receive(self, delivery: _Delivery) -> None:
         """Add the results that are ready, or call the callbacks of other results."""
-        if not news.is_other:
-            self.ready.append((news.backend, deque(ids_of(news.notification))))
-        elif not isinstance(news.notification, RootcellarError):
-            for record in records_of(news.notification):
-                callbacks.call(self._others, news.backend, record)
+        if not delivery.is_other:
+            self.ready.append((delivery.backend, deque(ids_of(delivery.notification))))
+        elif not isinstance(delivery.notification, RootcellarError):
+            for record in records_of(delivery.notification):
+                callbacks.call(self._others, delivery.backend, record)
 
     def next_batch(self) -> tuple[Readable, list[str]]:
-        """Return the next ids of one backend, at most a batch."""
+        """Return the next ids of one backend, at most :data:`READ_BATCH`."""
         backend, ids = self.ready[0]
         while len(self.ready) > 1 and len(ids) < READ_BATCH and self.ready[1][0] is backend:
             ids.extend(self.ready[1][1])
@@ -214,7 +216,7 @@ class _Coming:
         return backend, batch
 
 
-def _taken(task_ids: list[str], found: dict[str, TaskRecord]) -> Iterator[tuple[str, TaskRecord]]:
+def _take_records(task_ids: list[str], found: dict[str, TaskRecord]) -> Iterator[tuple[str, TaskRecord]]:
     """Yield the existing records in the order of the ids, without keeping them."""
     for task_id in task_ids:
         if (record := found.pop(task_id, None)) is not None:

@@ -1,4 +1,4 @@
-"""Deadlines of waits, as the time of ``time.monotonic()``; ``None`` is for ever."""
+"""Deadlines of waits, as times of ``time.monotonic()``; ``None`` means for ever."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rootcellar.stores.watching import Watcher
 
 T = TypeVar("T")
 
-#: the pause between two reads in an outage
+#: seconds between two reads in an outage
 OUTAGE_PAUSE_SECONDS = 0.5
 
 
@@ -33,8 +33,8 @@ def next_before(notifications: queue.SimpleQueue[T], deadline: float | None, wat
     """Return the next notification of a queue, for a thread.
 
     Raises:
-        celery.exceptions.TimeoutError: none came before the deadline; its cause is the outage of a watcher, if there is
-            one.
+        celery.exceptions.TimeoutError: there was none before the deadline. If a watcher has an outage, that is the
+            cause of the error.
     """
     try:
         return notifications.get(timeout=seconds_left(deadline))
@@ -47,8 +47,8 @@ async def await_before(deadline: float | None, waiting: Any, watchers: Iterable[
     """Return the result of an awaitable.
 
     Raises:
-        celery.exceptions.TimeoutError: it was not there before the deadline; its cause is the outage of a watcher, if
-            there is one.
+        celery.exceptions.TimeoutError: there was no result before the deadline. If a watcher has an outage, that is the
+            cause of the error.
     """
     try:
         return await asyncio.wait_for(waiting, seconds_left(deadline))
@@ -58,7 +58,7 @@ async def await_before(deadline: float | None, waiting: Any, watchers: Iterable[
 
 
 def pause_after(exc: RootcellarError, deadline: float | None) -> float:
-    """Return the seconds until the next try. Raise an error that ends the wait.
+    """Return the seconds until the next try, or raise the error that ends the wait.
 
     Raises:
         RootcellarError: ``exc``, if a retry cannot help.

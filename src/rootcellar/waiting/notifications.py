@@ -1,4 +1,4 @@
-"""The watcher's notifications: what is in them, and how they reach an event loop."""
+"""Reads the watcher's notifications, and passes them to an event loop."""
 
 from __future__ import annotations
 

@@ -78,11 +78,11 @@ async def _result(
     loop = asyncio.get_running_loop()
     notifications: asyncio.Future[Notification] = loop.create_future()
 
-    def settle(news: Notification) -> None:
+    def set_first(notification: Notification) -> None:
         if not notifications.done():
-            notifications.set_result(news)
+            notifications.set_result(notification)
 
-    deliver = on_loop(loop, settle)
+    deliver = on_loop(loop, set_first)
     watcher = backend.waiter.watcher()
     subscription = watcher.subscribe([text_id(async_result.id)], deliver)
     try:
@@ -113,18 +113,18 @@ async def _results(
         asyncio.ensure_future(_outcome_of_many(member, timeout, propagate=propagate, follow_parents=follow_parents))
         for member in group.results
     ]
-    all_of_them = asyncio.gather(*waiting)
+    all_values = asyncio.gather(*waiting)
     try:
-        await asyncio.wait({all_of_them, failed}, return_when=asyncio.FIRST_COMPLETED)
-        if not all_of_them.done():
+        await asyncio.wait({all_values, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if not all_values.done():
             raise_failure_of(failed.result())
-        error = all_of_them.exception()
+        error = all_values.exception()
         if error is not None and not isinstance(error, (TimeoutError, RootcellarError)):
             # a member may have failed because of a parent whose record was not delivered yet
             await raise_parents_failure(parents)
-        return list(await all_of_them)
+        return list(await all_values)
     finally:
-        all_of_them.cancel()
+        all_values.cancel()
         for one in waiting:
             one.cancel()
         # ignore the exceptions of the others, which come from their cancellation

@@ -49,8 +49,8 @@ class StateChange:
 async def watch(task: Any, timeout: float | None = None, *, app: Celery | None = None) -> AsyncIterator[StateChange]:
     """Follow a task: yield its current state, and every later one until it ends.
 
-    The first state is PENDING while nothing is stored of the task. A state that lasts for less time than a notification
-    takes may be left out; the last one never is.
+    The first state is PENDING if the task has no record. A state that is replaced before its notification arrives may
+    be left out; the last state never is.
 
     Args:
         task: the object that ``delay``, ``apply_async``, ``apply`` or ``send_task`` returned for a task or a chain; or
@@ -76,48 +76,50 @@ async def watch(task: Any, timeout: float | None = None, *, app: Celery | None =
     watcher = backend.waiter.watcher()
     subscription = watcher.subscribe([text_id(task.id)], deliver, NotifyOn.CHANGES)
     calls = contextlib.ExitStack()
-    news = asyncio.ensure_future(notifications.get())
+    next_one = asyncio.ensure_future(notifications.get())
     try:
         calls.enter_context(callbacks_called(asyncio.get_running_loop(), task))
-        if await _is_pending(backend, text_id(task.id), news, deadline):
+        if await _is_pending(backend, text_id(task.id), next_one, deadline):
             yield StateChange(text_id(task.id), PENDING, None, is_ready=False, done_at=None)
         while True:
-            for record in records_of(await await_before(deadline, news, [watcher])):
+            for record in records_of(await await_before(deadline, next_one, [watcher])):
                 info = backend.meta_of(record)["result"]
                 is_ready = record.done_at is not None
                 done_at = None if record.done_at == NO_DATE else record.done_at
                 yield StateChange(record.task_id, record.state, info, is_ready, done_at)
                 if is_ready:
                     return
-            news = asyncio.ensure_future(notifications.get())
+            next_one = asyncio.ensure_future(notifications.get())
     finally:
-        news.cancel()
+        next_one.cancel()
         calls.close()
         subscription.cancel()
 
 
 async def _is_pending(
-    backend: Readable, task_id: str, news: asyncio.Future[Notification], deadline: float | None
+    backend: Readable, task_id: str, next_one: asyncio.Future[Notification], deadline: float | None
 ) -> bool:
-    """Return True if nothing is stored of a task. Stop reading when there is a notification for it."""
-    while not news.done():
+    """Return True if a task has no record. Stop reading when there is a notification for it."""
+    while not next_one.done():
         reading = asyncio.wrap_future(backend.waiter.presence.is_stored(task_id))
-        both: set[asyncio.Future[Any]] = {reading, news}
+        both: set[asyncio.Future[Any]] = {reading, next_one}
         try:
             await asyncio.wait(both, timeout=seconds_left(deadline), return_when=asyncio.FIRST_COMPLETED)
         finally:
             reading.cancel()
         if not reading.done() or reading.cancelled():
-            # there is a notification, or the time is over
+            # there is a notification, or the deadline has passed
             return False
         error = reading.exception()
         if error is None:
-            return not (reading.result() or news.done())
+            return not (reading.result() or next_one.done())
         if not (isinstance(error, RootcellarError) and error.retryable):
-            # the watcher gets the same error, and passes it to the waiters that it concerns
+            # the watcher gets the same error, and sends it to the waiters
             return False
         left = seconds_left(deadline)
-        await asyncio.wait({news}, timeout=OUTAGE_PAUSE_SECONDS if left is None else min(OUTAGE_PAUSE_SECONDS, left))
+        await asyncio.wait(
+            {next_one}, timeout=OUTAGE_PAUSE_SECONDS if left is None else min(OUTAGE_PAUSE_SECONDS, left)
+        )
         if left == 0:
             return False
     return False
