@@ -108,8 +108,8 @@ def test_blob_is_renewed_after_a_long_outage(tmp_path: Path, monkeypatch: pytest
     backend = app.backend
     backend.store_result("before", 1, "SUCCESS")
 
-    def make(room: int | None) -> Any:
-        return backend._record("a", "x" * 100, "SUCCESS", None, None, room=room)
+    def make(cut_to: int | None) -> Any:
+        return backend._record("a", "x" * 100, "SUCCESS", None, None, cut_to=cut_to)
 
     going = Outgoing(make(None), make)
     with closing(sqlite3.connect(tmp_path / "results.db", isolation_level=None)) as other:

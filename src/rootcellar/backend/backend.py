@@ -138,9 +138,9 @@ class ResultBackend(ReadingBackend):
         )
         self._outage = Outage()
         self._late = DeferredWrites(self._backoff, self._outage)
-        ours = conf.get("result_backend_transport_options") or {}
-        warn_of_unknown(ours)
-        self._synchronous_commit = ours.get("synchronous_commit", True)
+        transport_options = conf.get("result_backend_transport_options") or {}
+        warn_of_unknown(transport_options)
+        self._synchronous_commit = transport_options.get("synchronous_commit", True)
         self._exception_modules = type_modules_of(conf) or ()
         #: the app's registry of tasks, set at its first use, because ``app.tasks`` takes a lock at each access
         self._tasks: Any = None
@@ -154,9 +154,9 @@ class ResultBackend(ReadingBackend):
             is_extended=bool(conf.find_value_for_key("extended", "result")),
             task_of=self._task_of,
         )
-        self.chords = Chords(self, read_seconds(ours.get("chord_lease", CHORD_LEASE), "chord_lease"))
+        self.chords = Chords(self, read_seconds(transport_options.get("chord_lease", CHORD_LEASE), "chord_lease"))
         self.chord_sweep_interval = read_seconds(
-            ours.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL),
+            transport_options.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL),
             "chord_sweep_interval",
             longest=threading.TIMEOUT_MAX,
         )
@@ -314,10 +314,10 @@ class ResultBackend(ReadingBackend):
         return error
 
     def _record(
-        self, task_id: str, result: Any, state: str, traceback: Any, request: Any, room: int | None = None
+        self, task_id: str, result: Any, state: str, traceback: Any, request: Any, cut_to: int | None = None
     ) -> TaskRecord:
         children = self.current_task_children(request)
-        return self.recorder.record(task_id, result, state, traceback, request, children, room)
+        return self.recorder.record(task_id, result, state, traceback, request, children, cut_to)
 
     def _outgoing(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outgoing:
         make = partial(self._record, task_id, result, state, traceback, request)
@@ -543,5 +543,7 @@ def _is_on(value: Any) -> bool:
 
 def _is_repeated(request: Any) -> bool:
     """Return True if a task ran before, or may have."""
-    about = getattr(request, "delivery_info", None)
-    return bool(getattr(request, "retries", 0) or (isinstance(about, Mapping) and about.get("redelivered")))
+    delivery_info = getattr(request, "delivery_info", None)
+    return bool(
+        getattr(request, "retries", 0) or (isinstance(delivery_info, Mapping) and delivery_info.get("redelivered"))
+    )

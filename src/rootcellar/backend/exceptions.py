@@ -229,9 +229,9 @@ class _Shown(str):
 
 
 def _with_text(shown: str, text: str) -> _Shown:
-    made = _Shown(shown)
-    made.text = text
-    return made
+    created = _Shown(shown)
+    created.text = text
+    return created
 
 
 def restore(stored: Any, modules: Iterable[str] = (), depth: int = 0) -> Any:
@@ -252,13 +252,13 @@ def restore(stored: Any, modules: Iterable[str] = (), depth: int = 0) -> Any:
     args = tuple(message) if isinstance(message, (list, tuple)) else (message,)
     more = stored.get(MORE)
     more = more if isinstance(more, Mapping) else {}
-    made: Any = _construct(_find_class(module, name, modules), name, module, _args(args, more), more, modules, depth)
+    created: Any = _construct(_find_class(module, name, modules), name, module, _args(args, more), more, modules, depth)
     notes, cause = more.get("notes"), more.get("cause")
     if isinstance(notes, list):
-        made.__notes__ = [note for note in notes if isinstance(note, str)]
+        created.__notes__ = [note for note in notes if isinstance(note, str)]
     if isinstance(cause, Mapping) and depth < _MAX_DEPTH:
-        made.__cause__ = restore(cause, modules, depth + 1)
-    return made
+        created.__cause__ = restore(cause, modules, depth + 1)
+    return created
 
 
 def _args(args: tuple[Any, ...], more: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -287,19 +287,19 @@ def _construct(
         called = f"{name}({', '.join(map(repr, args))})"
         return stand_in(name, module, Exception, args, called if text is None else f"{called}: {text}")
     for make in _constructors(cls, args, more, modules, depth):
-        made: BaseException | None = _result_or_none(make)
-        if made is not None:
-            _set_state(made, more.get("state"))
-            if _has_text(made, text):
-                return made
+        created: BaseException | None = _result_or_none(make)
+        if created is not None:
+            _set_state(created, more.get("state"))
+            if _has_text(created, text):
+                return created
     # its own class, or else its nearest usable base, with a text that does not depend on missing attributes
     shown = f"{name}({', '.join(map(repr, args))})" if text is None else text
     for base in cls.__mro__:
         if issubclass(base, BaseException):
-            made = _result_or_none(partial(stand_in, name, module, base, args, shown))
-            if made is not None:
-                _set_state(made, more.get("state"))
-                return made
+            created = _result_or_none(partial(stand_in, name, module, base, args, shown))
+            if created is not None:
+                _set_state(created, more.get("state"))
+                return created
     return stand_in(name, module, Exception, args, shown)
 
 
@@ -323,23 +323,23 @@ def _constructors(
     # if the constructor keeps other arguments than it takes, create the exception without calling it
     is_sure = more.get("text") is not None or cls.__str__ is BaseException.__str__
     if is_sure:
-        yield lambda: _bare(cls, args)
+        yield lambda: _create_without_init(cls, args)
 
 
-def _with_same_args(made: BaseException, args: tuple[Any, ...]) -> BaseException | None:
-    return made if made.args == args else None
+def _with_same_args(created: BaseException, args: tuple[Any, ...]) -> BaseException | None:
+    return created if created.args == args else None
 
 
-def _bare(cls: Any, args: tuple[Any, ...]) -> BaseException:
-    bare: BaseException = cls.__new__(cls, *args)
-    bare.args = args
-    return bare
+def _create_without_init(cls: Any, args: tuple[Any, ...]) -> BaseException:
+    created: BaseException = cls.__new__(cls, *args)
+    created.args = args
+    return created
 
 
 def _pydantic(cls: Any, own: list[Any]) -> BaseException:
     title, errors = own
-    made: BaseException = cls.from_exception_data(title, [{**error, "loc": tuple(error["loc"])} for error in errors])
-    return made
+    created: BaseException = cls.from_exception_data(title, [{**error, "loc": tuple(error["loc"])} for error in errors])
+    return created
 
 
 def _result_or_none(make: Callable[[], Any]) -> Any:
@@ -350,29 +350,29 @@ def _result_or_none(make: Callable[[], Any]) -> Any:
         return None
 
 
-def _has_text(made: BaseException, text: str | None) -> bool:
+def _has_text(created: BaseException, text: str | None) -> bool:
     """Return True if an exception can be shown, and has the stored text."""
     try:
-        shown = str(made)
-        repr(made)
+        shown = str(created)
+        repr(created)
     except Exception as exc:  # the value's class may raise any exception, if its constructor did not run
         raise_interruption(exc)
         return False
     return text is None or shown == text
 
 
-def _set_state(made: BaseException, state: Any) -> None:
+def _set_state(created: BaseException, state: Any) -> None:
     """Set an exception's attributes without running properties or ``__setattr__`` of its class."""
     if not isinstance(state, Mapping):
         return
     for name, value in state.items():
         if not isinstance(name, str) or name.startswith("__"):
             continue
-        found = next((space[name] for base in _mro(type(made)) if name in (space := _namespace(base))), None)
+        found = next((space[name] for base in _mro(type(created)) if name in (space := _namespace(base))), None)
         if isinstance(found, (types.MemberDescriptorType, types.GetSetDescriptorType)):
             continue
         if not isinstance(found, property):
-            made.__dict__[name] = value
+            created.__dict__[name] = value
 
 
 def stand_in(name: str, module: str, base: type[BaseException], args: tuple[Any, ...], text: str) -> BaseException:
@@ -392,7 +392,7 @@ def stand_in(name: str, module: str, base: type[BaseException], args: tuple[Any,
         "__reduce__": lambda self: (stand_in, (name, module, base, args, text)),
     }
     cls = type(_valid_class_name(name), (base,), names)
-    return _bare(cls, args)
+    return _create_without_init(cls, args)
 
 
 def _valid_class_name(name: str) -> str:

@@ -67,7 +67,7 @@ def store_options(conf: Any) -> StoreOptions:
     schemas = conf.get("database_table_schemas") or {}
     engine = dict(conf.get("database_engine_options") or {})
     recycle = 0.0 if conf.get("database_short_lived_sessions") else float(engine.get("pool_recycle", 3600))
-    ours = conf.get("result_backend_transport_options") or {}
+    transport_options = conf.get("result_backend_transport_options") or {}
     default = StoreOptions()
     return StoreOptions(
         task_table=tables.get("task") or default.task_table,
@@ -80,8 +80,8 @@ def store_options(conf: Any) -> StoreOptions:
         pool_recycle=recycle,
         pool_pre_ping=bool(engine.get("pool_pre_ping", True)),
         connect_args=engine.get("connect_args") or {},
-        transport_options=ours,
-        sections=_sections(conf, ours),
+        transport_options=transport_options,
+        sections=_sections(conf, transport_options),
         password=conf.get(SETTING),
     )
 

@@ -36,7 +36,7 @@ class Outgoing:
     def __init__(self, record: TaskRecord, make: Callable[[int | None], TaskRecord]) -> None:
         self.record = record
         self._make = make
-        self._rooms: tuple[int, ...] = FIELD_LIMITS_BYTES
+        self._cut_sizes: tuple[int, ...] = FIELD_LIMITS_BYTES
         #: when its blob was written; ``None`` without a blob
         self._made_at = None if blob_of(record) is None else _clocks()
 
@@ -68,12 +68,14 @@ class Outgoing:
         self._made_at = now
 
     def _shorten(self, refused: RecordRefused) -> bool:
-        while self._rooms:
-            room, self._rooms = self._rooms[0], self._rooms[1:]
-            if all(size <= room for name, size in _sizes(self.record).items() if name != "result" or self._has_failed):
+        while self._cut_sizes:
+            cut_to, self._cut_sizes = self._cut_sizes[0], self._cut_sizes[1:]
+            if all(
+                size <= cut_to for name, size in _sizes(self.record).items() if name != "result" or self._has_failed
+            ):
                 continue
             before = _sizes(self.record)
-            record = self._make(room)
+            record = self._make(cut_to)
             self.record = dataclasses.replace(record, done_at=self.record.done_at, expires_at=self.record.expires_at)
             after = _sizes(self.record)
             cut = [f"{name} ({size:,} bytes)" for name, size in before.items() if after.get(name, 0) < size]

@@ -127,7 +127,9 @@ class WaitingPolicy(StorePolicy):
         return self.ensure(put, action).chord
 
     def ensure(self, work: Callable[[], T], action: str, limit: float | None = None) -> T:
-        return retry(work, action=action, limit=lambda: self._most(limit), backoff=self._backoff, outage=self._outage)
+        return retry(
+            work, action=action, limit=lambda: self._max_retries(limit), backoff=self._backoff, outage=self._outage
+        )
 
     def count(self, count: Callable[[], ChordProgress], request: Any, action: str) -> None:
         self._proceed(request, self.ensure(count, action))
@@ -135,7 +137,7 @@ class WaitingPolicy(StorePolicy):
     def complete(self, work: Callable[[], object], action: str) -> None:
         work()
 
-    def _most(self, asked: float | None) -> float:
+    def _max_retries(self, asked: float | None) -> float:
         """Return the most retries for a caller that asks for ``asked``; ``None`` asks for the default."""
         if asked is None:
             asked = self._limit() if lifecycle.is_in_pool() else FEW_RETRIES

@@ -69,7 +69,7 @@ class Recorder:
         traceback: Any,
         request: Any,
         children: Any = None,
-        room: int | None = None,
+        cut_to: int | None = None,
     ) -> TaskRecord:
         """Return the record of a task in ``state``.
 
@@ -80,7 +80,7 @@ class Recorder:
             traceback: the text of a failure's traceback, or ``None``.
             request: the task's request, or ``None``.
             children: the results of the task's own subtasks, as Celery's tuples.
-            room: the maximum size in bytes to which each field except a returned value is cut; ``None`` for no limit.
+            cut_to: the size in bytes to which each field except a returned value is cut; ``None`` for no limit.
                 The stamp :data:`CUT` names the fields that were cut.
 
         Raises:
@@ -92,48 +92,50 @@ class Recorder:
             "task_id": task_id,
             "state": state,
             "result": self._codec.encode(
-                result, task_id=task_id, field=RESULT, call=call, is_failure=state in FAILED, room=room
+                result, task_id=task_id, field=RESULT, call=call, is_failure=state in FAILED, cut_to=cut_to
             ),
             "done_at": now if state in states.READY_STATES else None,
             "expires_at": self._retention.result_expiry(state, now),
         }
         if traceback is not None:
-            fields["traceback"] = self._codec.encode_text(str(traceback), task_id=task_id, call=call, room=room)
+            fields["traceback"] = self._codec.encode_text(str(traceback), task_id=task_id, call=call, cut_to=cut_to)
         if children and (others := children_of(task_id, text_ids(children))):
-            fields["children"] = _encoded_children(others, room)
+            fields["children"] = _encoded_children(others, cut_to)
         if request is not None:
-            fields.update(self._request_fields(request, task_id, call, room))
-        if room is not None:
+            fields.update(self._request_fields(request, task_id, call, cut_to))
+        if cut_to is not None:
             whole = self.record(task_id, result, state, traceback, request, children)
-            fields["stamps"] = self._stamps_with_cut(request, whole, TaskRecord(**fields), call, room)
+            fields["stamps"] = self._stamps_with_cut(request, whole, TaskRecord(**fields), call, cut_to)
         return TaskRecord(**fields)
 
     def _stamps_with_cut(
-        self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, room: int
+        self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, cut_to: int
     ) -> Payload | None:
         """Return the stamps, with one that names the fields that were cut and their original sizes."""
         sizes = {name: (_size(getattr(whole, name)), _size(getattr(cut, name))) for name in _CUTTABLE}
         cut_sizes = {name: before for name, (before, after) in sizes.items() if after < before}
         if not cut_sizes:
             return cut.stamps
-        stamped = {} if _size(whole.stamps) > room else _stamped(request)
+        stamped = {} if _size(whole.stamps) > cut_to else _stamped(request)
         return self._codec.encode_loosely({**stamped, CUT: cut_sizes}, task_id=cut.task_id, field=STAMPS, call=call)
 
-    def _request_fields(self, request: Any, task_id: str, call: Call, room: int | None) -> dict[str, Any]:
+    def _request_fields(self, request: Any, task_id: str, call: Call, cut_to: int | None) -> dict[str, Any]:
         """Return the fields from the request: name, times and relations, and with ``result_extended`` the arguments."""
         fields: dict[str, Any] = {}
         for field, attribute, read in _REQUEST_FIELDS:
             value = getattr(request, attribute, None)
             if value is not None:
                 fields[field] = read(value)
-        about = getattr(request, "delivery_info", None)
-        if type(about) is dict or isinstance(about, Mapping):
-            fields["queue"] = text_of(about.get("routing_key"))
+        delivery_info = getattr(request, "delivery_info", None)
+        if type(delivery_info) is dict or isinstance(delivery_info, Mapping):
+            fields["queue"] = text_of(delivery_info.get("routing_key"))
         if fields.get("parent_id") == task_id:
             # in a retry's message from Celery, the task is its own parent
             del fields["parent_id"]
         if stamped := _stamped(request):
-            fields["stamps"] = self._codec.encode_loosely(stamped, task_id=task_id, field=STAMPS, call=call, room=room)
+            fields["stamps"] = self._codec.encode_loosely(
+                stamped, task_id=task_id, field=STAMPS, call=call, cut_to=cut_to
+            )
         if self._is_extended:
             # a value of the message that the serializer refuses is stored as text, so that the task does not fail
             for field, value in ((ARGS, call.args), (KWARGS, call.kwargs)):
@@ -141,7 +143,7 @@ class Recorder:
                     # positional arguments as a list, which queries and other readers expect
                     value = list(value) if isinstance(value, tuple) else value
                     fields[field] = self._codec.encode_loosely(
-                        value, task_id=task_id, field=field, call=call, room=room
+                        value, task_id=task_id, field=field, call=call, cut_to=cut_to
                     )
         return fields
 
@@ -239,12 +241,12 @@ def _stamped(request: Any) -> dict[str, Any]:
     return {name: stamps[name] for name in names if isinstance(name, str) and name in stamps}
 
 
-def _encoded_children(children: Sequence[Any], room: int | None) -> Payload:
+def _encoded_children(children: Sequence[Any], cut_to: int | None) -> Payload:
     """Return the encoded tuples of children: as many of the first ones as fit."""
     payload = serialise(children, "json")
     kept = len(children)
-    while room is not None and len(payload.body) > room and kept:
-        kept = min(kept - 1, kept * room // len(payload.body))
+    while cut_to is not None and len(payload.body) > cut_to and kept:
+        kept = min(kept - 1, kept * cut_to // len(payload.body))
         payload = serialise(children[:kept], "json")
     return payload
 

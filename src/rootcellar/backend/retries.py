@@ -42,9 +42,9 @@ def retry(work: Callable[[], T], *, action: str, limit: Callable[[], float], bac
                 outage.log_end()
             return done
         except RootcellarError as exc:
-            most = limit()
-            if not exc.retryable or attempt >= most:
+            max_retries = limit()
+            if not exc.retryable or attempt >= max_retries:
                 raise
-            outage.log_failure(action, exc, most=most, is_first=not attempt)
+            outage.log_failure(action, exc, max_retries=max_retries, is_first=not attempt)
             attempt += 1
             time.sleep(backoff.before(attempt))

@@ -58,15 +58,15 @@ class _Write:
     Args:
         work: the operation; doing it twice must be harmless.
         action: what it does, for the log.
-        most: the most retries.
+        max_retries: the most retries.
     """
 
-    __slots__ = ("action", "answer", "is_awaited", "most", "tries", "work")
+    __slots__ = ("action", "answer", "is_awaited", "max_retries", "tries", "work")
 
-    def __init__(self, work: Callable[[], Any], action: str, most: float) -> None:
+    def __init__(self, work: Callable[[], Any], action: str, max_retries: float) -> None:
         self.work = work
         self.action = action
-        self.most = most
+        self.max_retries = max_retries
         self.tries = 0
         self.is_awaited = True
         self.answer: Future[Any] = Future()
@@ -183,7 +183,7 @@ class DeferredWrites(Service):
         try:
             value = write.work()
         except Exception as exc:  # any error: the caller gets it, or it is logged
-            may_retry = isinstance(exc, RootcellarError) and exc.retryable and write.tries < write.most
+            may_retry = isinstance(exc, RootcellarError) and exc.retryable and write.tries < write.max_retries
             if may_retry and write.is_awaited:
                 write.tries += 1
                 raise
@@ -200,7 +200,7 @@ class DeferredWrites(Service):
     def log_failure(self, exc: RootcellarError, *, is_first: bool) -> None:
         write = self._queue.get().last
         if write is not None:
-            self._outage.log_failure(write.action, exc, most=write.most, is_first=write.tries == 1)
+            self._outage.log_failure(write.action, exc, max_retries=write.max_retries, is_first=write.tries == 1)
 
     def log_recovery(self) -> None:
         write = self._queue.get().last

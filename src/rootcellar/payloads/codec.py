@@ -83,7 +83,7 @@ class Codec:
         serializer: str | None = None,
         is_failure: bool = False,
         is_limited: bool = True,
-        room: int | None = None,
+        cut_to: int | None = None,
     ) -> Payload:
         """Encode a value of a task.
 
@@ -94,7 +94,7 @@ class Codec:
             call: the task and its arguments.
             is_failure: whether the value may be an exception. A returned value can look like one.
             is_limited: whether the limit on the size of a result applies.
-            room: the maximum size in bytes to which the value is cut, unless a task returned it; ``None`` for no limit.
+            cut_to: the size in bytes to which the value is cut, unless a task returned it; ``None`` for no limit.
             serializer: the name of a serializer; ``None`` for the task's own if the value is its result, else for that
                 of the settings.
 
@@ -105,8 +105,8 @@ class Codec:
         serializer = serializer or serializer_of(call, field)
         limit = self.limit.of(call.task) if is_limited else NO_LIMIT
         failed = is_failure and looks_like_failure(value)
-        if room is not None and (field != RESULT or failed):
-            limit = Limit(min(room, limit.max_size or room), TRUNCATE)
+        if cut_to is not None and (field != RESULT or failed):
+            limit = Limit(min(cut_to, limit.max_size or cut_to), TRUNCATE)
 
         def serialised(value: Any) -> Payload:
             payload = self._serialised(value, field, serializer, failed)
@@ -150,14 +150,14 @@ class Codec:
             return serialise(value, self.serializer, field)
 
     def encode_loosely(
-        self, value: Any, *, task_id: str, field: str, call: Call = NO_CALL, room: int | None = None
+        self, value: Any, *, task_id: str, field: str, call: Call = NO_CALL, cut_to: int | None = None
     ) -> Payload:
         """Encode like :meth:`encode`, but if the serializer refuses the value, encode the text of its ``repr``."""
         try:
-            return self.encode(value, task_id=task_id, field=field, call=call, room=room)
+            return self.encode(value, task_id=task_id, field=field, call=call, cut_to=cut_to)
         except NotEncodable:
             shown = self.redactor.shown(value, call, is_args=field == ARGS)
-            return self.encode(shown, task_id=task_id, field=field, call=call, serializer="json", room=room)
+            return self.encode(shown, task_id=task_id, field=field, call=call, serializer="json", cut_to=cut_to)
 
     def decode(
         self, payload: Payload, *, task_id: str, field: str = RESULT, accept: Collection[str] | None = None
@@ -231,7 +231,7 @@ class Codec:
         task_id: str,
         field: str = TRACEBACK,
         call: Call = NO_CALL,
-        room: int | None = None,
+        cut_to: int | None = None,
     ) -> str | None:
         """Encode a text for a field of plain text, such as a traceback.
 
@@ -240,12 +240,12 @@ class Codec:
             task_id: the task that it belongs to.
             field: the field that it is stored in.
             call: the task and its arguments.
-            room: the maximum of characters to which it is cut; ``None`` for no limit.
+            cut_to: the most characters to which it is cut; ``None`` for no limit.
         """
         if text is None:
             return None
         redacted = self.redactor.text(text, call)
-        return self.sealer.seal_text(redacted if room is None else cut_middle(redacted, room), task_id, field)
+        return self.sealer.seal_text(redacted if cut_to is None else cut_middle(redacted, cut_to), task_id, field)
 
     def decode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK) -> str | None:
         """Return the text that was passed to :meth:`encode_text`.

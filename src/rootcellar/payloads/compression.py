@@ -225,21 +225,21 @@ def _module(packages: tuple[str, ...]) -> ModuleType:
     return importlib.import_module(packages[-1])
 
 
-def _whole(decompressor: Any, body: bytes, most: int) -> bytes:
-    """Decompress one stream, to at most ``most`` bytes."""
-    data: bytes = decompressor.decompress(body, most)
-    if not decompressor.eof and (most < 0 or len(data) < most):
+def _decompress_stream(decompressor: Any, body: bytes, max_bytes: int) -> bytes:
+    """Decompress one stream, to at most ``max_bytes`` bytes."""
+    data: bytes = decompressor.decompress(body, max_bytes)
+    if not decompressor.eof and (max_bytes < 0 or len(data) < max_bytes):
         raise EOFError("it ends too early")
     if decompressor.eof and decompressor.unused_data:
         raise ValueError("there are more bytes after its end")
     return data
 
 
-def _gunzip(body: bytes, most: int) -> bytes:
+def _gunzip(body: bytes, max_bytes: int) -> bytes:
     # 32: accept zlib's header, which kombu writes, and gzip's; 0 means no limit
     decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    data = decompressor.decompress(body, max(most, 0))
-    if not decompressor.eof and (most < 0 or len(data) < most):
+    data = decompressor.decompress(body, max(max_bytes, 0))
+    if not decompressor.eof and (max_bytes < 0 or len(data) < max_bytes):
         raise EOFError("it ends too early")
     return data
 
@@ -255,12 +255,12 @@ def _zstd(body: bytes, level: int | None) -> bytes:
     return bytes(module.ZstdCompressor(level=3 if level is None else level).compress(body))
 
 
-def _unzstd(body: bytes, most: int) -> bytes:
+def _unzstd(body: bytes, max_bytes: int) -> bytes:
     module: Any = _module(_ZSTD)
     if module.__name__ != "zstandard":
-        return _whole(module.ZstdDecompressor(), body, most)
+        return _decompress_stream(module.ZstdDecompressor(), body, max_bytes)
     with module.ZstdDecompressor().stream_reader(body) as stream:
-        return bytes(stream.read(most))
+        return bytes(stream.read(max_bytes))
 
 
 def _brotli(body: bytes, level: int | None) -> bytes:
@@ -268,11 +268,11 @@ def _brotli(body: bytes, level: int | None) -> bytes:
     return bytes(module.compress(body, quality=_BROTLI_LEVEL if level is None else level))
 
 
-def _unbrotli(body: bytes, most: int) -> bytes:
+def _unbrotli(body: bytes, max_bytes: int) -> bytes:
     decompressor: Any = _module(_BROTLI).Decompressor()
-    limit = {} if most < 0 else {"output_buffer_limit": most}
+    limit = {} if max_bytes < 0 else {"output_buffer_limit": max_bytes}
     data = bytes(decompressor.process(body, **limit))
-    while not decompressor.is_finished() and (most < 0 or len(data) < most):
+    while not decompressor.is_finished() and (max_bytes < 0 or len(data) < max_bytes):
         more = bytes(decompressor.process(b"", **limit))
         if not more:
             raise EOFError("it ends too early")
@@ -286,12 +286,12 @@ _METHODS: Mapping[str, Method] = {
     ),
     "application/x-bz2": Method(
         lambda body, level: bz2.compress(body, level or 9),
-        lambda body, most: _whole(bz2.BZ2Decompressor(), body, most),
+        lambda body, max_bytes: _decompress_stream(bz2.BZ2Decompressor(), body, max_bytes),
         range(1, 10),
     ),
     "application/x-lzma": Method(
         lambda body, level: lzma.compress(body, preset=level),
-        lambda body, most: _whole(lzma.LZMADecompressor(memlimit=_LZMA_MEMORY_BYTES), body, most),
+        lambda body, max_bytes: _decompress_stream(lzma.LZMADecompressor(memlimit=_LZMA_MEMORY_BYTES), body, max_bytes),
         range(10),
     ),
     "application/zstd": Method(_zstd, _unzstd, range(-7, 23), _ZSTD),

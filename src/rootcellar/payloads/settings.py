@@ -19,7 +19,7 @@ from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import Keyring, read_keys
 from rootcellar.payloads.redaction.patterns import read_patterns
 from rootcellar.payloads.redaction.per_task import Redactor
-from rootcellar.payloads.size_limits import REFUSE, SPILL, Limit, read_size, read_way
+from rootcellar.payloads.size_limits import REFUSE, SPILL, Limit, read_choice, read_size
 from rootcellar.payloads.typed import Classes, Reader
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -48,12 +48,12 @@ def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:
         ConfigurationError: a setting is wrong.
         DriverMissing: a setting needs a package that is not installed.
     """
-    ours = conf.get("result_backend_transport_options") or {}
+    transport_options = conf.get("result_backend_transport_options") or {}
 
     def option(name: str) -> Any:
         """Return a setting of Celery's configuration, or one of our transport options."""
         value = conf.get(name)
-        return ours.get(name) if value is None else value
+        return transport_options.get(name) if value is None else value
 
     modules = type_modules_of(conf)
     return Codec(
@@ -100,8 +100,10 @@ def limit_of(conf: Mapping[str, Any]) -> Limit:
     Raises:
         ConfigurationError: a setting is wrong, or there is no blob store for large results.
     """
-    way, where = value_of(conf, "result_too_large")
-    limit = Limit(read_size(*value_of(conf, "result_max_size")), REFUSE if way is None else read_way(way, where))
+    choice, where = value_of(conf, "result_too_large")
+    limit = Limit(
+        read_size(*value_of(conf, "result_max_size")), REFUSE if choice is None else read_choice(choice, where)
+    )
     if limit.too_large == SPILL and value_of(conf, "result_blob_url")[0] is None:
         raise ConfigurationError(
             "no blob store is set for results that are too large",
@@ -192,7 +194,7 @@ def _names(modules: Any) -> list[str]:
 
 def type_modules_of(conf: Any) -> tuple[str, ...] | None:
     """Return the modules whose classes stored values may contain, or ``None`` if not set."""
-    ours = conf.get("result_backend_transport_options") or {}
+    transport_options = conf.get("result_backend_transport_options") or {}
     modules = conf.get("result_type_modules")
-    modules = ours.get("result_type_modules") if modules is None else modules
+    modules = transport_options.get("result_type_modules") if modules is None else modules
     return None if modules is None else tuple(_names(modules))

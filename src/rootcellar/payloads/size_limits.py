@@ -12,7 +12,7 @@ from rootcellar.payloads.redaction.redaction import MORE, exception_with
 from rootcellar.records import Payload
 
 REFUSE, TRUNCATE, SPILL = "refuse", "truncate", "spill"
-WAYS = (REFUSE, TRUNCATE, SPILL)
+TOO_LARGE_CHOICES = (REFUSE, TRUNCATE, SPILL)
 #: a task's attributes that override the settings of the same name
 MAX_SIZE, TOO_LARGE = "result_max_size", "result_too_large"
 #: the only key of the value that is stored instead of a truncated result
@@ -45,13 +45,13 @@ class Limit:
 
     def of(self, task: Any) -> Limit:
         """Return the limit for a task."""
-        size, way = getattr(task, MAX_SIZE, None), getattr(task, TOO_LARGE, None)
-        if size is None and way is None:
+        size, choice = getattr(task, MAX_SIZE, None), getattr(task, TOO_LARGE, None)
+        if size is None and choice is None:
             return self
         where = f"task {getattr(task, 'name', '')}"
         return Limit(
             self.max_size if size is None else read_size(size, f"{MAX_SIZE} of {where}"),
-            self.too_large if way is None else read_way(way, f"{TOO_LARGE} of {where}"),
+            self.too_large if choice is None else read_choice(choice, f"{TOO_LARGE} of {where}"),
         )
 
     def exceeded_by(self, payload: Payload) -> bool:
@@ -72,17 +72,17 @@ class Limit:
         """Return the value that is stored instead of a truncated one."""
         beginning = ""
         if payload.content_type.endswith("json"):
-            room = min(_MAX_TRUNCATED_CHARACTERS, self.max_size or 0)
-            beginning = payload.body[:room].decode(payload.content_encoding, "ignore")
+            cut_to = min(_MAX_TRUNCATED_CHARACTERS, self.max_size or 0)
+            beginning = payload.body[:cut_to].decode(payload.content_encoding, "ignore")
         return {TRUNCATED: {"size": len(payload.body), "limit": self.max_size, "beginning": beginning}}
 
     def cut_failure(self, failure: Any) -> Any:
         """Return an exception with truncated arguments. A failure is always stored."""
-        room = max(_MIN_FAILURE_CHARACTERS, self.max_size or 0)
+        cut_to = max(_MIN_FAILURE_CHARACTERS, self.max_size or 0)
 
         def cut(argument: Any) -> Any:
             shown = argument if isinstance(argument, str) else repr(argument)
-            return shown if len(shown) <= room else f"{shown[:room]}… [{len(shown):,} characters]"
+            return shown if len(shown) <= cut_to else f"{shown[:cut_to]}… [{len(shown):,} characters]"
 
         if isinstance(failure, BaseException):
             copied = exception_with(failure, cut)
@@ -97,11 +97,11 @@ class Limit:
         return {name: each if name in _CLASS_FIELDS else cut_all(each) for name, each in kept.items()}
 
 
-def cut_middle(text: str, room: int) -> str:
-    """Return a text without its middle if it is longer than ``room``: the end of a traceback is most important."""
-    if len(text) <= room:
+def cut_middle(text: str, cut_to: int) -> str:
+    """Return a text without its middle if it is longer than ``cut_to``: the end of a traceback is most important."""
+    if len(text) <= cut_to:
         return text
-    return f"{text[: room // 2]}\n… [{len(text):,} characters] …\n{text[-(room - room // 2) :]}"
+    return f"{text[: cut_to // 2]}\n… [{len(text):,} characters] …\n{text[-(cut_to - cut_to // 2) :]}"
 
 
 def read_size(given: Any, where: str) -> int | None:
@@ -119,13 +119,15 @@ def read_size(given: Any, where: str) -> int | None:
     return int(found[1]) * _UNITS[found[2].lower()]
 
 
-def read_way(given: Any, where: str) -> str:
+def read_choice(given: Any, where: str) -> str:
     """Return what happens to a result that is too large.
 
     Raises:
         ConfigurationError: it is none of the allowed values.
     """
-    way = str(given).strip().lower()
-    if way not in WAYS:
-        raise ConfigurationError(f"{given!r} is not known", where=where, remedy=f"use one of {', '.join(WAYS)}")
-    return way
+    choice = str(given).strip().lower()
+    if choice not in TOO_LARGE_CHOICES:
+        raise ConfigurationError(
+            f"{given!r} is not known", where=where, remedy=f"use one of {', '.join(TOO_LARGE_CHOICES)}"
+        )
+    return choice

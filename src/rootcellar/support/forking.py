@@ -42,7 +42,7 @@ class PerProcess(Generic[T]):
         try:
             return self._values[os.getpid()]
         except KeyError:
-            return self._made(os.getpid())
+            return self._create(os.getpid())
 
     def peek(self) -> T | None:
         """Return the value of this process, or ``None`` if it has not been used yet."""
@@ -52,7 +52,7 @@ class PerProcess(Generic[T]):
         """Return the value of this process and remove it: the next use creates a new one."""
         return self._values.pop(os.getpid(), None)
 
-    def _made(self, pid: int) -> T:
+    def _create(self, pid: int) -> T:
         # a new lock: another thread of the parent may have held the old one during the fork
         with self._locks.setdefault(pid, threading.Lock()):
             if pid not in self._values:

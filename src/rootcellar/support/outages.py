@@ -34,14 +34,14 @@ class Outage:
         return bool(began)
 
     def log_failure(
-        self, action: str, error: RootcellarError, *, most: float = float("inf"), is_first: bool = True
+        self, action: str, error: RootcellarError, *, max_retries: float = float("inf"), is_first: bool = True
     ) -> None:
         """Log that an operation failed and will be retried, unless the outage is logged already.
 
         Args:
             action: what the operation does, such as "store SUCCESS of task …".
             error: the reason.
-            most: the most retries.
+            max_retries: the most retries.
             is_first: whether it is the first failure of this operation; later ones are logged as debug messages.
         """
         began, last = _FORMAT.unpack(self._memory[:])
@@ -52,7 +52,7 @@ class Outage:
             # if neither holds, an operation that began in the outage failed after its end: the first failure of a later
             # operation must still be logged
             self._memory[:] = _FORMAT.pack(now if is_new else began, now)
-        again = "until it works" if most == float("inf") else f"up to {most:g} times"
+        again = "until it works" if max_retries == float("inf") else f"up to {max_retries:g} times"
         logger.log(
             logging.WARNING if is_new else logging.DEBUG, "Could not %s: %s. Trying again %s.", action, error, again
         )

@@ -57,13 +57,13 @@ class BlobSpiller:
         name = _new_name(task_id)
         body = frame(payload)
         self.blobs.put(name, body)
-        about = {
+        description = {
             "blob": name,
             "size": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
             "key_id": payload.key_id,
         }
-        return Payload(json.dumps(about).encode(), REFERENCE)
+        return Payload(json.dumps(description).encode(), REFERENCE)
 
     def fetch(self, reference: Payload, task_id: str) -> Payload:
         """Return the payload to which a reference refers.
@@ -72,14 +72,14 @@ class BlobSpiller:
             PayloadUnreadable: the blob is missing, was altered, or belongs to another task.
             StoreError: the blob store cannot be reached.
         """
-        about = _about(reference)
-        if _task_of(about["blob"]) != task_id:
+        description = _read_reference(reference)
+        if _task_of(description["blob"]) != task_id:
             raise _unreadable(task_id, "the reference is to a blob of another task")
-        body = self.blobs.get(about["blob"])
+        body = self.blobs.get(description["blob"])
         if body is None:
-            raise _unreadable(task_id, f"the blob {about['blob']} is not in {self.blobs.where}")
-        if len(body) != about["size"] or hashlib.sha256(body).hexdigest() != about["sha256"]:
-            raise _unreadable(task_id, f"the blob {about['blob']} was altered")
+            raise _unreadable(task_id, f"the blob {description['blob']} is not in {self.blobs.where}")
+        if len(body) != description["size"] or hashlib.sha256(body).hexdigest() != description["sha256"]:
+            raise _unreadable(task_id, f"the blob {description['blob']} was altered")
         return unframe(body)
 
     def put(self, store: Store, record: TaskRecord, put: Callable[[], Stored], *, is_repeated: bool) -> Stored:
@@ -153,7 +153,7 @@ def blob_of(record: TaskRecord | None) -> str | None:
     if record is None or record.result is None or record.result.content_type != REFERENCE:
         return None
     try:
-        return str(_about(record.result)["blob"])
+        return str(_read_reference(record.result)["blob"])
     except PayloadUnreadable:
         return None
 
@@ -165,13 +165,13 @@ def _replaceable_blob(record: TaskRecord | None) -> str | None:
 
 def key_of(reference: Payload) -> str:
     """Return the ``key_id`` of the payload to which a reference refers."""
-    return str(_about(reference)["key_id"])
+    return str(_read_reference(reference)["key_id"])
 
 
 def size_of(reference: Payload) -> int:
     """Return the size of a blob in bytes; 0 for a damaged reference."""
     try:
-        return int(_about(reference)["size"])
+        return int(_read_reference(reference)["size"])
     except (PayloadUnreadable, ValueError, TypeError):
         return 0
 
@@ -190,11 +190,11 @@ def _task_of(name: str) -> str:
     return unquote(name.partition("/")[2].rpartition(".")[0], errors="surrogatepass")
 
 
-def _about(reference: Payload) -> dict[str, Any]:
+def _read_reference(reference: Payload) -> dict[str, Any]:
     try:
-        about = json.loads(reference.body)
-        if set(about) == {"blob", "size", "sha256", "key_id"} and _NAME.fullmatch(about["blob"]):
-            return dict(about)
+        description = json.loads(reference.body)
+        if set(description) == {"blob", "size", "sha256", "key_id"} and _NAME.fullmatch(description["blob"]):
+            return dict(description)
     except (ValueError, TypeError):
         pass
     raise PayloadUnreadable("a stored reference to a blob is damaged", remedy="restore the record from a backup")

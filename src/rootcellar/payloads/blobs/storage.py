@@ -165,8 +165,8 @@ class Filesystem(Blobs):
                 found = filesystem.find(root, detail=True)
             except FileNotFoundError:
                 return
-            for path, about in found.items():
-                if _modified(about) <= before:
+            for path, info in found.items():
+                if _modified(info) <= before:
                     yield "/".join(path.rsplit("/", 2)[-2:])
 
     def _at(self, name: str) -> tuple[Any, str]:
@@ -225,10 +225,10 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
     return filesystem, str(root)
 
 
-def _modified(about: Any) -> float:
+def _modified(info: Any) -> float:
     """Return when a file was written, by one of the names that filesystems of fsspec use; now if there is none."""
     for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
-        value = about.get(name)
+        value = info.get(name)
         if value is None:
             continue
         if hasattr(value, "timestamp"):

@@ -344,5 +344,5 @@ def _member_ids(result: Payload) -> list[Any]:
 
 def _date(field: str, when: datetime | None) -> dict[str, Any]:
     """Return a date for Celery and the server, in milliseconds, and the exact one for rootcellar."""
-    held = None if when is None else clamped(when)
-    return {field: held, f"{OURS}.{field}": None if held is None else microseconds(held)}
+    clamped_date = None if when is None else clamped(when)
+    return {field: clamped_date, f"{OURS}.{field}": None if clamped_date is None else microseconds(clamped_date)}

@@ -129,9 +129,9 @@ class ChordDocuments:
         if chord is None:
             return []
         found = sorted(map(_read_part, self._parts.find({"run": chord["run"]})), key=_place_in_header)
-        bare = [part.task_id for part in found if part.result is None]
+        without_result = [part.task_id for part in found if part.result is None]
         results = {}
-        for ids in documents.chunks(documents.findable(bare)):
+        for ids in documents.chunks(documents.findable(without_result)):
             for task in self._tasks.find({"_id": {"$in": ids}}):
                 results[task["_id"]] = documents.task_record(task).result
         return [part if part.result is not None else replace(part, result=results.get(part.task_id)) for part in found]
@@ -257,8 +257,8 @@ class ChordDocuments:
         unchanged = {name: chord[name] for name in ("_id", "run", "size", "extra")}
         free = {"finished_at": None, "$or": [{"claimant": claimant}, _IS_UNCLAIMED]}
         until = {"$add": [_NOW, max(1, int(lease * 1_000))]}
-        mine = [{"$set": {"claimant": {"$literal": claimant}, "claimed_until": until}}]
-        return self._chords.update_one({**unchanged, **free}, mine).matched_count == 1
+        claim = [{"$set": {"claimant": {"$literal": claimant}, "claimed_until": until}}]
+        return self._chords.update_one({**unchanged, **free}, claim).matched_count == 1
 
 
 def note_of(part: ChordPart) -> Document:

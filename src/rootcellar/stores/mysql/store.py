@@ -169,10 +169,10 @@ class MySQLStore(SqlStore[Connection]):
 
     def _delete_chords(self, params: dict[str, Any]) -> None:
         def delete(connection: Connection) -> None:
-            held = in_list([row[0] for row in connection.rows(self._sql["hold_expired_chords"], params)])
-            if held:
-                connection.execute(self._sql["delete_parts"], {"ids": held})
-                connection.execute(self._sql["delete_chords"], {"ids": held})
+            locked_ids = in_list([row[0] for row in connection.rows(self._sql["hold_expired_chords"], params)])
+            if locked_ids:
+                connection.execute(self._sql["delete_parts"], {"ids": locked_ids})
+                connection.execute(self._sql["delete_chords"], {"ids": locked_ids})
 
         self._in_transaction(delete)
 

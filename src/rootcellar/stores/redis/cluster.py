@@ -205,11 +205,11 @@ class Cluster(Servers):
                     mastership=self._mastership,
                 ),
             )
-            made.on_replaced = self._note_replaced
+            made.on_replaced = self._forward_replaced
             known = self._nodes.setdefault((host, port), made)
         return known
 
-    def _note_replaced(self, address: str) -> None:
+    def _forward_replaced(self, address: str) -> None:
         self.on_replaced(address)
 
     # -- mastership
@@ -233,7 +233,7 @@ class Cluster(Servers):
         except errors.RootcellarError:
             return Opinion(None)
         try:
-            ranges, about, now = connection.call_all(
+            ranges, nodes_reply, now = connection.call_all(
                 [pack(b"CLUSTER", b"SLOTS"), pack(b"CLUSTER", b"NODES"), pack(b"TIME")]
             )
         except OSError:
@@ -248,8 +248,8 @@ class Cluster(Servers):
         if not ids:
             return Opinion(False)
         # the user may not be allowed to read more than the slots
-        is_known = isinstance(about, bytes) and isinstance(now, list)
-        return Opinion(True if not is_known or _is_reached(about, ids[0], int(now[0])) else None)
+        is_known = isinstance(nodes_reply, bytes) and isinstance(now, list)
+        return Opinion(True if not is_known or _is_reached(nodes_reply, ids[0], int(now[0])) else None)
 
     def _refresh(self, first: OneServer | None = None, last: OneServer | None = None) -> list[OneServer | None]:
         """Ask nodes which node has which slot, until one knows the masters of all slots.
@@ -317,15 +317,15 @@ def _place_of(master: Sequence[Reply], reported_by: OneServer) -> Host:
     return (master[0].decode() if master[0] else reported_by.host), int(master[1])
 
 
-def _is_reached(about: bytes, node_id: bytes, now: int) -> bool:
+def _is_reached(nodes_reply: bytes, node_id: bytes, now: int) -> bool:
     """Return whether a node answers another node, according to that node.
 
     Args:
-        about: the other node's reply to CLUSTER NODES.
+        nodes_reply: the other node's reply to CLUSTER NODES.
         node_id: the node.
         now: the other node's time, in seconds since 1970.
     """
-    for entry in about.splitlines():
+    for entry in nodes_reply.splitlines():
         found, _, flags, _, pinged_at, *_ = entry.split(b" ")
         if found == node_id:
             # the time of a ping that was not answered yet, in milliseconds; 0 for none

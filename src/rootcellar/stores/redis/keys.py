@@ -22,7 +22,7 @@ class Keys:
     def __init__(self, prefix: bytes, chord_tags: int) -> None:
         self._tasks = prefix + b"celery-task-meta-"
         self._groups = prefix + b"celery-taskset-meta-"
-        self._ours = prefix + b"rootcellar-"
+        self._prefix = prefix + b"rootcellar-"
         self._chord_tags = chord_tags
 
     def task(self, task_id: str) -> bytes:
@@ -45,28 +45,28 @@ class Keys:
 
     def chords(self, tag: int) -> bytes:
         """Return the prefix of the keys of a tag's chords."""
-        return self._ours + b"chord-{%d}-" % tag
+        return self._prefix + b"chord-{%d}-" % tag
 
     def waiting(self, group_id: str) -> bytes:
         """Return the key, without the owner at its end, of the set in which a chord waits for its body."""
         return self.waiting_on(crc_hqx(encoded(group_id), 0) % self._chord_tags)
 
     def waiting_on(self, tag: int) -> bytes:
-        return self._ours + b"waiting-{%d}-" % tag
+        return self._prefix + b"waiting-{%d}-" % tag
 
     @property
     def journal(self) -> bytes:
         """Return the name of the stream of tasks that are still to be moved to a durable store."""
-        return self._ours + b"journal"
+        return self._prefix + b"journal"
 
     @property
     def journal_versions(self) -> bytes:
-        return self._ours + b"journal-versions"
+        return self._prefix + b"journal-versions"
 
     @property
     def journal_refused(self) -> bytes:
         """Return the name of the set of tasks that the durable store refuses."""
-        return self._ours + b"journal-refused"
+        return self._prefix + b"journal-refused"
 
     @property
     def tags(self) -> range:
@@ -83,7 +83,7 @@ class Keys:
 
     @property
     def all_chords(self) -> bytes:
-        return literal(self._ours + b"chord-") + b"*"
+        return literal(self._prefix + b"chord-") + b"*"
 
 
 def encoded(text: str) -> bytes:

@@ -85,7 +85,7 @@ class Sentinels:
         except errors.RootcellarError:
             return Opinion(None)
         try:
-            found, about = connection.call_all(
+            found, master_reply = connection.call_all(
                 [
                     pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._address.master),
                     pack(b"SENTINEL", b"MASTER", self._address.master),
@@ -98,7 +98,7 @@ class Sentinels:
         if not isinstance(found, list):
             return Opinion(None)
         # the user may not be allowed to read more than the address
-        facts = dict(zip(about[::2], about[1::2], strict=False)) if isinstance(about, list) else {}
+        facts = dict(zip(master_reply[::2], master_reply[1::2], strict=False)) if isinstance(master_reply, list) else {}
         epoch = int(facts.get(b"config-epoch", 0))
         self._epochs[host, port] = epoch
         if driver.address_of(found[0].decode(), int(found[1])) != address:
@@ -143,8 +143,8 @@ class Sentinels:
         return (found[0].decode(), int(found[1])) if found else None
 
 
-def _is_reached(about: Mapping[bytes, bytes]) -> bool:
+def _is_reached(master_reply: Mapping[bytes, bytes]) -> bool:
     """Return whether the master answers a Sentinel, according to the Sentinel's reply about it."""
-    if b"_down" in about.get(b"flags", b""):
+    if b"_down" in master_reply.get(b"flags", b""):
         return False
-    return int(about.get(b"last-ok-ping-reply", 0)) < mastership.UNREACHABLE_SECONDS * 1000
+    return int(master_reply.get(b"last-ok-ping-reply", 0)) < mastership.UNREACHABLE_SECONDS * 1000

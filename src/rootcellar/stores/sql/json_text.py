@@ -67,13 +67,13 @@ def _is_small_numbered(text: str) -> bool:
     """Return whether no number of a text is too long. Many digits inside a string are harmless."""
     sizes: list[int] = []
 
-    def note(number: str) -> float:
+    def record_size(number: str) -> float:
         exponent = re.search(r"[eE]([+-]?\d+)$", number)
         sizes.append(len(number) + abs(int(exponent[1]) if exponent else 0))
         return 0.0
 
     try:
-        json.loads(text, parse_int=note, parse_float=note)
+        json.loads(text, parse_int=record_size, parse_float=record_size)
     except (ValueError, RecursionError):
         return False
     return max(sizes, default=0) < 10_000

@@ -341,13 +341,13 @@ class SqlSchema(ABC, Generic[C]):
     def _adopt_table(self, connection: C, schema: str | None, names: Iterable[str]) -> str | None:
         """Rename the first of these tables that exists; return its new name, quoted, or ``None`` if none exists."""
         for name in names:
-            aside = self._qualified(schema, name + ADOPTED_SUFFIX)
+            new_name = self._qualified(schema, name + ADOPTED_SUFFIX)
             if self._exists(connection, self._qualified(schema, name)):
                 self._rename_adopted(connection, schema, name)
-                return aside
-            if self._exists(connection, aside):
+                return new_name
+            if self._exists(connection, new_name):
                 # the process that renamed it died before it recorded that
-                return aside
+                return new_name
         return None
 
     # -- refusals
