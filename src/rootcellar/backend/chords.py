@@ -183,7 +183,7 @@ class Chords:
 
     def _encoded(self, result: Any, state: str, request: Any) -> Payload:
         call = self._backend.recorder.call_of(request)
-        # no limit: a result that is too large was refused before, and a blob would have no record
+        # the limit does not apply: a result that is too large was refused before, and a blob would have no record
         return self._backend.codec.encode(
             result, task_id=text_id(request.id), call=call, is_failure=state in FAILED, is_limited=False
         )

@@ -192,7 +192,7 @@ def _mac(secret: bytes, payload: Payload, task_id: str, field: str) -> str:
 
 def _cipher(secret: bytes) -> Any:
     try:
-        # not imported at the top, because only encryption needs this package
+        # the import is here, because only encryption needs this package
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as exc:
         raise import_failure(

@@ -51,7 +51,7 @@ class _Slot(Generic[C]):
 
     Attributes:
         connection: the connection; ``None`` while it is being opened.
-        opened_at, idle_since: the monotonic times when it was opened and when it was last returned.
+        opened_at, idle_since: the monotonic times when it was opened and last returned.
         loan: the loan that has it; ``None`` while it is idle.
     """
 

@@ -20,7 +20,7 @@ from typing import Any
 #: module and name of each class; subclasses are included
 CLASSES = frozenset(
     {
-        # these are also Celery's
+        # Celery raises these, too
         ("billiard.exceptions", "SoftTimeLimitExceeded"),
         ("billiard.exceptions", "TimeLimitExceeded"),
         ("stopit.utils", "TimeoutException"),

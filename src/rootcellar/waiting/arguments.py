@@ -23,7 +23,7 @@ def as_result(task: Any, app: Celery | None) -> Any:
         return task
     if isinstance(task, str | UUID):
         return (app or current_app._get_current_object()).AsyncResult(str(task))
-    # only its type, because the arguments of a signature may be secret
+    # the message has only the type, because the arguments of a signature may be secret
     problem = f"an object of type {type(task).__name__} is neither a result nor the id of a task"
     if isinstance(task, Signature):
         raise NotAResult(problem, remedy="send it first: pass the object that its delay() or apply_async() returns")

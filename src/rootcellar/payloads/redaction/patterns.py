@@ -178,7 +178,7 @@ def _any_of(names: set[bytes]) -> re.Pattern[bytes]:
 _QUOTED = r"""(?:"[^"\\\n]*(?:\\.[^"\\\n]*)*"?|'[^'\\\n]*(?:\\.[^'\\\n]*)*'?)"""
 _VALUE = (
     rf"(?:[bBrRuUfF]{{0,2}}{_QUOTED}"
-    # in a text that is itself quoted, in brackets, and without quotes
+    # the value may also have escaped quotes, be in brackets, or have no quotes
     r"""|\\+["'][^"'\n]*["']?|[\[{(][^\]})\n]*[\]})]?"""
     rf"""|[^\s,;&)}}\]"']+(?:(?<=\(){_QUOTED})?)"""
 )

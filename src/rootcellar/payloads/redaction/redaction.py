@@ -338,7 +338,7 @@ def _copy_with(value: Any, changes: Mapping[Any, Any]) -> Any:
         return {**value, **changes}
     copied = copy.copy(value)
     for name, changed in changes.items():
-        # also for frozen classes, because the copy is not in use yet
+        # this also changes an object of a frozen class, because the copy is not in use yet
         object.__setattr__(copied, name, changed)
     return copied
 

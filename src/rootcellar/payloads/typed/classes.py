@@ -44,7 +44,7 @@ class Classes:
         module_name, _, qualified = name.partition(":") if isinstance(name, str) else ("", "", "")
         found: Any = self._module(module_name, name)
         for part in qualified.split("."):
-            # not with getattr, because the search must not run code
+            # getattr is not used, because the search must not run code
             space = found.__dict__ if found is not None and isinstance(found, (type, type(sys))) else {}
             found = space.get(part)
         if not isinstance(found, type) or not KINDS[kind].is_one(found):

@@ -79,7 +79,7 @@ class Breaker:
                 return
             stop = switch.stop = threading.Event()
             start_thread(partial(self._wait_until_back, switch, stop), "rootcellar-cache")
-            # not before: after an interruption the breaker must not stay open without a thread that closes it
+            # set last: after an interruption, the breaker must not stay open without a thread that closes it
             switch.is_open = True
         logger.warning("The cache is out of use, results come from the durable store meanwhile: %s", exc)
 

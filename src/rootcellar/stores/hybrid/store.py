@@ -125,7 +125,7 @@ class HybridStore(ForwardingStore):
         """See :class:`~rootcellar.stores.base.Replaceable`. After that, the cache has no copy for a while."""
         assert isinstance(self.durable, Replaceable)
         replaced = self.durable.replace(old, new)
-        # also if it was not replaced: an earlier try may have replaced it and died before this line
+        # even if nothing was replaced: an earlier try may have replaced the record, and died before this line
         self.cache.forget([old.task_id])
         return replaced
 

@@ -314,5 +314,5 @@ def _check_ids(*ids: str) -> None:
 
 
 def _date_text(moment: datetime) -> str:
-    # not with strftime, which writes the year 1 with one digit
+    # strftime is not used, because it writes the year 1 with one digit
     return clamped(moment).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")

@@ -37,7 +37,7 @@ def connection_settings(url: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         "host": host or "localhost",
         "port": port or 3306,
         "user": parts.user,
-        # as bytes: the driver would take a text for Latin-1
+        # the password is bytes, because the driver would encode a text as Latin-1
         "password": parts.password.encode(),
         "database": parts.path,
         "connect_timeout": CONNECT_TIMEOUT,

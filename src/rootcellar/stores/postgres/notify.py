@@ -154,7 +154,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             self._polls_until = time.monotonic() + POLLING_SECONDS
             return False
         self._listen(connection)
-        # not earlier: through a transaction pooler, this would change a session in which other clients store
+        # only after the test of a pooler: in transaction mode, this would change a session in which other clients store
         connection.execute("SET synchronous_commit = off")
         connection.execute(self._sql["drop_dead_listeners"], {"listener": self._listener})
         connection.execute(self._sql["begin_listening"], {"listener": self._listener})

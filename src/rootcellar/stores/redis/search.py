@@ -67,7 +67,7 @@ class Scanner:
             if (bound is None or key > bound) and self._keys.is_task(key)
         )
         smallest: list[bytes] = []
-        # in pieces, and as a set, because SCAN may return a key twice
+        # each piece is added to a set, because SCAN may return a key twice
         while piece := list(islice(matching, MAX_IDS_AHEAD)):
             smallest = heapq.nsmallest(MAX_IDS_AHEAD, {*smallest, *piece})
         return [self._keys.task_id(key) for key in smallest], len(smallest) < MAX_IDS_AHEAD

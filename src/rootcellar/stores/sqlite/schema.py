@@ -74,7 +74,7 @@ class SQLiteSchema(SqlSchema[sqlite3.Connection]):
         return connection.execute(self._sql[statement], params).fetchall()
 
     def _script(self, connection: sqlite3.Connection, text: str) -> None:
-        # not with executescript, which would commit
+        # executescript is not used, because it would commit
         for statement in text.split(";\n"):
             connection.execute(statement)
 

@@ -187,7 +187,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
 
 
 def _date_text(moment: datetime) -> str:
-    # not with strftime, which writes the year 1 with one digit
+    # strftime is not used, because it writes the year 1 with one digit
     return clamped(moment).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
