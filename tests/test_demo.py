@@ -80,10 +80,8 @@ def wait_for_children(process: subprocess.Popen[str], count: int) -> list[psutil
 def test_demo_needs_nothing_and_its_suggestions_work(tmp_path: Path) -> None:
     # a real app's broker is not for the demo to touch, unless it is to use the real app's backend
     elsewhere = {"CELERY_BROKER_URL": "redis://nowhere"}
-    began = time.monotonic()
+    # a retry of the missing broker would have no end, and `run` has one
     ended = run("demo", "--once", env={"TMPDIR": str(tmp_path), **elsewhere})
-    # a retry of the broker that is not there would have no end
-    assert time.monotonic() - began < 60
     assert_summed_up(ended, rounds=2)
     for shown in ("STATE", "WAIT", "RUN", 'PaymentDeclined("card expired", 200)', 'ValueError("invalid literal'):
         assert shown in ended.out

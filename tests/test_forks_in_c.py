@@ -10,9 +10,10 @@ from rootcellar.support.forking import PerProcess
 from tests.waiting.helpers import Script
 
 FORKING = """
-import ctypes, gc, os, signal, sys, threading, time
+import gc, os, signal, sys, threading
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.waiting.blocking import Waiter
+from tests.helpers import fork_in_c
 from tests.waiting.helpers import record, value_of
 
 LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
@@ -84,8 +85,6 @@ def hold(locks, are_held, let_go):
     let_go.wait()
     [lock.release() for lock in held]
 
-# the interpreter is kept: a child of another thread's moment could not run Python at all
-fork = ctypes.PyDLL(None).fork
 children = []
 for number in range(3):
     locks = locks_of(store) + locks_of(waiter)
@@ -93,8 +92,7 @@ for number in range(3):
     holder = threading.Thread(target=hold, args=(locks, are_held, let_go))
     holder.start()
     are_held.wait()
-    time.sleep(0)
-    pid = fork()
+    pid = fork_in_c()
     if pid == 0:
         in_child(number)
     children.append(pid)

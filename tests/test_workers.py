@@ -83,7 +83,7 @@ def test_wait_for_log_gives_up(redis_url: str) -> None:
         started = time.monotonic()
         with pytest.raises(WorkerError, match=r"did not log 'never said' in 0.2 s"):
             worker.wait_for_log("never said", timeout=0.2)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20, "not the timeout that it has by default"
         with pytest.raises(WorkerError, match="did not log"):
             worker.wait_for_log("ready", timeout=0, since=worker.mark())
 

@@ -22,11 +22,13 @@ from tests.faults.helpers import HEAVY, Audit, Cluster
 from tests.servers import RedisServer, wait_gone
 from tests.workers import Worker
 
-PARTS = 200
+PARTS = 200 if HEAVY else 100
 LATE = {"task_acks_late": True, "task_reject_on_worker_lost": True}
 MOMENTS: list[Point] = ["before_store", "after_store", "before_body", "before_publish", "after_publish"]
-#: chords for each of these moments, and twice as many whose workers are killed at random
-CHORDS = 50 if HEAVY else 10
+#: chords for each of these moments
+CHORDS = 50 if HEAVY else 5
+#: chords whose workers are killed at random
+RANDOM_CHORDS = 100 if HEAVY else 20
 
 
 def send(cluster: Cluster, number: int, parts: int = PARTS) -> Any:
@@ -98,11 +100,11 @@ def test_chord_ends_while_children_are_killed_at_random(cluster: Cluster, postgr
     ended = threading.Event()
     with cluster.workers(*workers):
         killer = Background(lambda: kill_children(workers, ended))
-        results = {number: send(cluster, number) for number in range(2 * CHORDS)}
+        results = {number: send(cluster, number) for number in range(RANDOM_CHORDS)}
         for number, result in results.items():
             check(result, number)
         ended.set()
-        assert killer.result() >= CHORDS // 2
+        assert killer.result() >= RANDOM_CHORDS // 4
     check_audit(audit, len(results))
 
 
@@ -117,7 +119,7 @@ def check_audit(audit: Audit, chords: int, parts: int = PARTS) -> None:
 def kill_children(workers: Sequence[Worker], ended: threading.Event) -> int:
     """Kill a child at random intervals until the end; return how many were killed."""
     count = 0
-    while not ended.wait(DICE.uniform(0.1, 0.7)):
+    while not ended.wait(DICE.uniform(0.05, 0.4)):
         worker = DICE.choice(workers)
         children = worker.children()
         # a child may just have ended by itself

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import _thread
-import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +17,7 @@ from rootcellar.backend.interim import Interim
 from rootcellar.errors import RecordRefused, StoreUnavailable
 from rootcellar.support.backoff import Backoff
 from rootcellar.support.outages import Outage
-from tests.helpers import wait_until
+from tests.helpers import fork_in_c, wait_until
 from tests.servers import PostgresServer, RedisServer
 from tests.workers import Worker
 
@@ -125,11 +123,7 @@ def test_unknown_error_of_a_state_does_not_block_others() -> None:
 
 
 class LongInParent(Backoff):
-    """Pauses that end only in a child.
-
-    A thread of the parent that waits for the interpreter at the moment of a fork in C leaves its condition variable in
-    a state in which no child can run Python.
-    """
+    """Pauses that end only in a child."""
 
     def __init__(self) -> None:
         super().__init__(1, 1)
@@ -143,21 +137,8 @@ class LongInParent(Backoff):
         return LONG
 
 
-def wait_until_asleep(thread: threading.Thread) -> None:
-    """Wait until a thread waits in the kernel: between two looks it has run no line."""
-    lines: list[tuple[int, int]] = []
-
-    def is_asleep() -> bool:
-        frame = sys._current_frames()[thread.ident or 0]
-        lines.append((id(frame), frame.f_lasti))
-        return frame.f_code.co_name == "wait" and len(lines) > 1 and lines[-1] == lines[-2]
-
-    wait_until(is_asleep, f"{thread.name} asleep")
-
-
-@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["in Python", "in C"])
+@pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["in Python", "in C"])
 def test_forked_child_stores_only_its_own_late_states(fork: Callable[[], int]) -> None:
-    before = set(threading.enumerate())
     pauses = LongInParent()
     interim = Interim(pauses, Outage())
     is_back = threading.Event()
@@ -186,8 +167,6 @@ def test_forked_child_stores_only_its_own_late_states(fork: Callable[[], int]) -
 
     store("parent")
     assert pauses.begun.wait(LONG)
-    (late,) = (thread for thread in set(threading.enumerate()) - before if "late-states" in thread.name)
-    wait_until_asleep(late)
     # as if another thread of the parent were storing a state at the moment of the fork
     with interim._late.get().lock:
         child = fork()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import os
 import threading
@@ -20,7 +19,7 @@ import rootcellar
 from rootcellar.records import Payload
 from rootcellar.testing.background import Background
 from rootcellar.waiting import callbacks
-from tests.helpers import wait_until
+from tests.helpers import fork_in_c, wait_until
 from tests.waiting.helpers import PATIENCE, make_app, no_safety_net, record
 
 
@@ -200,7 +199,7 @@ def test_a_record_that_cannot_be_read_does_not_end_the_wait_of_others(
     assert callbacks.waiting() == {}
 
 
-@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["in Python", "in C"])
+@pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["in Python", "in C"])
 def test_child_of_a_fork_calls_no_callbacks_of_its_parent(bench: Bench, fork: Callable[[], int]) -> None:
     result = bench.result()
     result.then(lambda _: None)

@@ -126,8 +126,8 @@ def test_one_timeout_is_for_all_backends(bench: Bench, timeout: float) -> None:
     begun = time.monotonic()
     with pytest.raises(celery.exceptions.TimeoutError):
         result_set(results).get(timeout=timeout)
-    # twice the timeout would be one for each; the rest is for a machine that is busy
-    assert time.monotonic() - begun < timeout + 5
+    # the rest is for a busy machine
+    assert timeout <= time.monotonic() - begun < timeout + PATIENCE
     done(results)
     assert result_set(results).get(timeout=timeout + PATIENCE if timeout else 0) == [0, 1]
 

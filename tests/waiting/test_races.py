@@ -16,7 +16,7 @@ from rootcellar.stores import Store
 from rootcellar.stores.postgres import notify
 from tests.waiting.helpers import HEAVY, Inbox, Other, no_safety_net, opened, opened_there, put_at, spin_until
 
-ROUNDS = 40_000 if HEAVY else 4_000
+ROUNDS = 40_000 if HEAVY else 2_000
 #: seconds within which both sides come, in any order
 SPREAD = 0.002
 #: seconds that the other processes need to hear of it

@@ -43,7 +43,7 @@ class TestGroups:
             for timeout in SHORT_TIMEOUTS:
                 with Timer() as timer, pytest.raises(TimeoutError):
                     join(timeout=timeout)
-                assert timeout <= timer.seconds < timeout + 2
+                assert timeout <= timer.seconds < timeout + WAIT
         gate.let_through()
         assert result.get(timeout=WAIT) == ["held", 2]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from datetime import datetime, timezone
 from typing import Any
 
@@ -150,17 +149,16 @@ class TestResults:
     def test_get_calls_on_interval(self, harness: Harness, gate: Gate) -> None:
         held = harness.tasks.hold.delay(gate.port, 1)
         gate.await_arrival()
-        calls: list[float] = []
+        calls: list[None] = []
 
         def note_call() -> None:
-            calls.append(time.monotonic())
+            calls.append(None)
             if len(calls) == 3:
                 gate.let_through()
 
         # a set, because Celery itself calls back only once for a single result
         assert ResultSet([held]).get(timeout=WAIT, interval=0.05, on_interval=note_call) == [1]
         assert len(calls) >= 3
-        assert calls[2] - calls[0] < 5
         single = harness.tasks.hold.delay(gate.port, 2)
         gate.await_arrival()
         assert single.get(timeout=WAIT, interval=0.05, on_interval=gate.let_through) == 2

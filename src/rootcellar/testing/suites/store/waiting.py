@@ -105,7 +105,7 @@ class TestWatching:
             started = time.monotonic()
             with pytest.raises(TimeoutError):
                 list(waiter.wait_for([new_id()], timeout=timeout))
-            assert timeout <= time.monotonic() - started < timeout + 2
+            assert timeout <= time.monotonic() - started < timeout + PATIENCE
         assert list(waiter.wait_for([], timeout=0)) == []
         waiter.close()
 
