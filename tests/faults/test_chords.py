@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import psutil
 import pytest
 from celery import chord
 
-from rootcellar.testing.background import Background
 from tests.apps.faults import Point
 from tests.faults.helpers import HEAVY, Audit, Cluster
 from tests.servers import RedisServer, wait_gone
@@ -97,15 +95,14 @@ def test_chord_ends_while_children_are_killed_at_exact_moments(cluster: Cluster,
 def test_chord_ends_while_children_are_killed_at_random(cluster: Cluster, postgres_url: str) -> None:
     audit = Audit(postgres_url)
     workers = [cluster.worker(concurrency=3), cluster.worker(concurrency=3)]
-    ended = threading.Event()
+    parts = PARTS // 2
+    ids = [part_id(number, index) for number in range(RANDOM_CHORDS) for index in range(parts)]
     with cluster.workers(*workers):
-        killer = Background(lambda: kill_children(workers, ended))
-        results = {number: send(cluster, number) for number in range(RANDOM_CHORDS)}
+        results = {number: send(cluster, number, parts) for number in range(RANDOM_CHORDS)}
+        kill_children(workers, cluster.client.backend.get_many(ids, timeout=1200.0 if HEAVY else 120.0))
         for number, result in results.items():
-            check(result, number)
-        ended.set()
-        assert killer.result() >= RANDOM_CHORDS // 4
-    check_audit(audit, len(results))
+            check(result, number, parts)
+    check_audit(audit, len(results), parts)
 
 
 def check_audit(audit: Audit, chords: int, parts: int = PARTS) -> None:
@@ -116,17 +113,17 @@ def check_audit(audit: Audit, chords: int, parts: int = PARTS) -> None:
     assert len(successes) == chords * (parts + 1)
 
 
-def kill_children(workers: Sequence[Worker], ended: threading.Event) -> int:
-    """Kill a child at random intervals until the end; return how many were killed."""
-    count = 0
-    while not ended.wait(DICE.uniform(0.05, 0.4)):
-        worker = DICE.choice(workers)
-        children = worker.children()
-        # a child may just have ended by itself
-        with suppress(IndexError, ProcessLookupError):
-            os.kill(DICE.choice(children), signal.SIGKILL)
-            count += 1
-    return count
+def kill_children(workers: Sequence[Worker], parts: Iterable[object]) -> None:
+    """Kill a child each time that some more parts have ended."""
+    left = 0
+    for _ in parts:
+        left -= 1
+        if left < 0:
+            left = DICE.randrange(20, 120)
+            children = DICE.choice(workers).children()
+            # a child may just have ended by itself
+            with suppress(IndexError, ProcessLookupError):
+                os.kill(DICE.choice(children), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("finisher", ["a worker", "a client", "backend_cleanup"])
