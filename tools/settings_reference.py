@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from rootcellar.configuration.reading import allowed, is_secret
-from rootcellar.configuration.variables import GROUPS
+from rootcellar.configuration.variables import GROUPS, fact
 
 _PLACE = re.compile(r"(<!-- variables -->\n).*?(<!-- end of variables -->)", re.DOTALL)
 
@@ -23,10 +23,9 @@ def tables() -> str:
         lines.append("|---|---|---|---|")
         for field, info in group.model_fields.items():
             name = field.upper()
-            default = (info.json_schema_extra or {}).get("default", "")  # type: ignore[union-attr]
             shown = f"`{name}`" + (f", `{name}_FILE`" if is_secret(name) else "")
             kind = allowed(name)
-            lines.append(f"| {shown} | {info.description} | {kind.short or kind.words} | {default} |")
+            lines.append(f"| {shown} | {info.description} | {kind.short or kind.words} | {fact(info, 'default')} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 

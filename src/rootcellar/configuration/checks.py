@@ -3,61 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from pydantic.fields import FieldInfo
 
 from rootcellar.configuration.choices import Choice
 from rootcellar.configuration.urls import SYSTEM_CERTIFICATES
-from rootcellar.configuration.variables import Variables
+from rootcellar.configuration.values import Allowed
+from rootcellar.configuration.variables import Variables, all_groups, fact, groups_of
 from rootcellar.descriptions import resolve, with_parts
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.keys import read_keys
 
-_FILES = (
-    "db_sslrootcert",
-    "db_sslcert",
-    "db_sslkey",
-    "redis_ssl_ca_certs",
-    "redis_ssl_certfile",
-    "redis_ssl_keyfile",
-    "broker_ssl_ca_certs",
-    "broker_ssl_certfile",
-    "broker_ssl_keyfile",
-    "mongodb_tls_ca_certs",
-    "mongodb_tls_certkey",
-)
-_TLS_DETAILS = {
-    "redis_ssl": ("redis_ssl_ca_certs", "redis_ssl_certfile", "redis_ssl_keyfile", "redis_ssl_cert_reqs"),
-    "broker_ssl": ("broker_ssl_ca_certs", "broker_ssl_certfile", "broker_ssl_keyfile"),
-    "mongodb_tls": ("mongodb_tls_ca_certs", "mongodb_tls_certkey"),
-}
-_PAIRS = (
-    ("db_sslcert", "db_sslkey"),
-    ("redis_ssl_certfile", "redis_ssl_keyfile"),
-    ("broker_ssl_certfile", "broker_ssl_keyfile"),
-    ("redis_sentinels", "redis_sentinel_master"),
-)
-_NEEDS = (("redis_username", "redis_password"), ("mongodb_user", "mongodb_password"))
 _AMQP = "rabbitmq"
 
 
 def contradictions(found: Variables, backend: Choice | None, broker: Choice | None) -> Iterator[str]:
     """Yield every problem, with the names of its variables."""
-    given = found.model_fields_set
-    for one, other in _PAIRS:
-        if (one in given) != (other in given) and not _is_sentinel_url(one, backend, broker):
-            missing, there = (other, one) if one in given else (one, other)
-            yield f"{missing.upper()} is missing: {there.upper()} needs it"
-    for one, other in _NEEDS:
-        if one in given and other not in given:
-            yield f"{other.upper()} is missing: {one.upper()} needs it"
-    for switch, details in _TLS_DETAILS.items():
-        for detail in details:
-            if detail in given and switch not in given and not _speaks_tls(switch, backend, broker):
-                yield f"{detail.upper()} is given, but TLS is not: set {switch.upper()}=true, or leave it out"
-    for name in _FILES:
+    fields = {name: info for group in all_groups() for name, info in group.model_fields.items()}
+    given = {name: info for name, info in fields.items() if name in found.model_fields_set}
+    yield from _missing(given, backend, broker)
+    for name, info in given.items():
+        switch = fact(info, "tls")
+        if switch and switch not in given and not _speaks_tls(switch, backend, broker):
+            yield f"{name.upper()} is given, but TLS is not: set {switch.upper()}=true, or leave it out"
+    for name, info in given.items():
         path = getattr(found, name)
+        is_file = any(isinstance(each, Allowed) and each.must_exist for each in info.metadata)
         # pathlib would raise if the user may not enter a folder
-        if path and path != SYSTEM_CERTIFICATES and not os.path.isfile(path):
+        if is_file and path and path != SYSTEM_CERTIFICATES and not os.path.isfile(path):
             yield f"{name.upper()}: there is no file {path}"
     yield from _keys(found)
     if found.rootcellar_result_too_large == "spill" and not found.rootcellar_blob_url:
@@ -68,6 +42,14 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
         if each.contradictions:
             yield from resolve(each.contradictions)(found, backend, broker)
     yield from _unused_exchange(found)
+
+
+def _missing(given: Mapping[str, FieldInfo], backend: Choice | None, broker: Choice | None) -> Iterator[str]:
+    """Yield the variables that others need and that were not given."""
+    for name, info in given.items():
+        needed = fact(info, "needs")
+        if needed and needed not in given and not _is_sentinel_url({name, needed}, backend, broker):
+            yield f"{needed.upper()} is missing: {name.upper()} needs it"
 
 
 def _keys(found: Variables) -> Iterator[str]:
@@ -110,9 +92,9 @@ def _unused_exchange(found: Variables) -> Iterator[str]:
         yield "CELERY_RESULT_EXCHANGE is missing: CELERY_RESULT_EXCHANGE_TYPE needs it"
 
 
-def _is_sentinel_url(name: str, backend: Choice | None, broker: Choice | None) -> bool:
+def _is_sentinel_url(names: set[str], backend: Choice | None, broker: Choice | None) -> bool:
     """Return True if the sentinels are in a URL, so that only the master's name is a variable."""
-    return name == "redis_sentinels" and any(choice and choice.scheme == "sentinel" for choice in (backend, broker))
+    return "redis_sentinels" in names and any(choice and choice.scheme == "sentinel" for choice in (backend, broker))
 
 
 def _speaks_tls(switch: str, backend: Choice | None, broker: Choice | None) -> bool:
@@ -121,4 +103,6 @@ def _speaks_tls(switch: str, backend: Choice | None, broker: Choice | None) -> b
         return broker is not None and broker.scheme in ("rediss", "amqps")
     if switch == "redis_ssl":
         return backend is not None and backend.scheme.startswith("rediss")
-    return backend is not None and backend.kind == "mongodb" and not backend.is_named
+    if backend is None or backend.is_named or backend.description is None:
+        return False
+    return any(switch in group.model_fields for group in groups_of(backend.description))

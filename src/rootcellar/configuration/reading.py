@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from dotenv.parser import parse_stream
@@ -12,7 +13,7 @@ from pydantic import SecretStr
 
 from rootcellar.configuration import celery_names
 from rootcellar.configuration.values import Allowed
-from rootcellar.configuration.variables import all_variables
+from rootcellar.configuration.variables import all_variables, fact
 from rootcellar.descriptions import backends
 from rootcellar.payloads.settings import VARIABLES as PAYLOAD_VARIABLES
 
@@ -29,23 +30,10 @@ _PREFIXES = (celery_names.PREFIX, "CELERYD_", "CELERYBEAT_", _OWN_PREFIX, *_SERV
 PREFIX_VARIABLE = "ROOTCELLAR_PREFIX"
 #: names that are at least this similar are treated as misspelt
 _MIN_SIMILARITY = 0.75
+#: wrong names of settings of Celery; those of our variables are beside each variable
 _MISSPELLINGS = {
     **{f"{celery_names.PREFIX}{setting.upper()}": name for setting, name in PAYLOAD_VARIABLES.items()},
     "CELERY_TASK_RATE_LIMIT": "CELERY_TASK_DEFAULT_RATE_LIMIT",
-    "DB_DATABASE": "DB_NAME",
-    "DB_HOSTNAME": "DB_HOST",
-    "DB_TIMEOUT": "DB_CONNECT_TIMEOUT",
-    "DB_PASS": "DB_PASSWORD",
-    "DB_SCHEMA_NAME": "DB_SCHEMA",
-    "DB_USERNAME": "DB_USER",
-    "REDIS_DATABASE": "REDIS_DB",
-    "REDIS_PASS": "REDIS_PASSWORD",
-    "REDIS_TLS": "REDIS_SSL",
-    "REDIS_USER": "REDIS_USERNAME",
-    "MONGODB_DATABASE": "MONGODB_DB",
-    "MONGODB_SSL": "MONGODB_TLS",
-    "MONGODB_USERNAME": "MONGODB_USER",
-    "BROKER_USERNAME": "BROKER_USER",
 }
 _QUOTING = r"write NAME='value', with \' for ' and \\ for \ in it"
 #: names that Celery itself or other programs read: never treated as misspelt
@@ -279,13 +267,20 @@ def _sort_unknown(known: list[str], reading: Reading) -> None:
             reading.guesses[name] = meant
 
 
+@cache
+def _misspellings() -> Mapping[str, str]:
+    """Return wrong names that users write, and the correct ones."""
+    fields = all_variables().model_fields.items()
+    return {**_MISSPELLINGS, **{wrong: name.upper() for name, info in fields for wrong in fact(info, "wrong_names")}}
+
+
 def _meant(name: str, candidates: list[str]) -> str | None:
     """Return the variable that a name was probably meant to be, or ``None`` if no variable is similar."""
     # variables such as CELERYD_OPTS are for the scripts that start workers
     if name in _FOREIGN_NAMES or name.startswith(("CELERYD_", "CELERYBEAT_")):
         return None
-    if _MISSPELLINGS.get(name) in (*candidates, *_of_celery()):
-        return _MISSPELLINGS[name]
+    if (meant := _misspellings().get(name)) in (*candidates, *_of_celery()):
+        return meant
     prefix = name.partition("_")[0]
     alike = [candidate for candidate in [*candidates, *_of_celery()] if candidate.partition("_")[0] == prefix]
     return next(iter(difflib.get_close_matches(name, alike, n=1, cutoff=_MIN_SIMILARITY)), None)

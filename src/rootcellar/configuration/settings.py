@@ -20,7 +20,7 @@ from rootcellar.configuration.choices import Choice, NoChoice, choose_backend, c
 from rootcellar.configuration.reading import Reading
 from rootcellar.configuration.urls import SecretText
 from rootcellar.configuration.uses import concerned_names, used_names
-from rootcellar.configuration.variables import PayloadVariables, Variables, all_groups, all_variables
+from rootcellar.configuration.variables import PayloadVariables, Variables, all_groups, all_variables, fact
 from rootcellar.descriptions import backend_names, resolve, with_parts
 from rootcellar.errors import SettingsWrong
 from rootcellar.stores.passwords import SETTING, PasswordFile
@@ -122,8 +122,7 @@ class Settings(Mapping[str, Any]):
                 name = field.upper()
                 if name not in self._used:
                     continue
-                default = (info.json_schema_extra or {}).get("default", "")  # type: ignore[union-attr]
-                value = self._shown(name) if name in self._origins else str(default).replace("`", "")
+                value = self._shown(name) if name in self._origins else fact(info, "default").replace("`", "")
                 if value and not value.startswith("must be given"):
                     found.append(InForce(self._given.shown(name), value, self.origin(name)))
         found += [

@@ -39,11 +39,13 @@ class Allowed:
         words: what is allowed, for messages and the documentation.
         read: returns the value of a text; raises ValueError (or KeyError) if the text is not allowed.
         short: a shorter form of ``words`` for tables.
+        must_exist: whether the value is the path of a file that must exist.
     """
 
     words: str
     read: Callable[[str], Any]
     short: str = ""
+    must_exist: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self._validate, handler(source))
@@ -257,7 +259,8 @@ Patterns = Annotated[
     Allowed("names such as `pin`, paths such as `card.number`, several with commas; or `on`, or `off`", _patterns),
 ]
 Text = Annotated[str | None, Allowed("any text", _text)]
-File = Annotated[str | None, Allowed("the path of a file", _text)]
+File = Annotated[str | None, Allowed("the path of a file", _text, must_exist=True)]
+NewFile = Annotated[str | None, Allowed("the path of a file", _text)]
 Socket = Annotated[str | None, Allowed("the absolute path of a socket", _path)]
 Secret = Annotated[SecretStr | None, Allowed("any text, with any characters", _secret)]
 BrokerChoice = Annotated[SecretStr | None, Allowed("`redis`, `rabbitmq`, or a URL that Celery knows", _secret)]

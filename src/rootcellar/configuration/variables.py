@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
 
 from rootcellar.configuration.values import (
     BackendChoice,
@@ -31,6 +32,7 @@ from rootcellar.configuration.values import (
     Level,
     Mode,
     Modules,
+    NewFile,
     Nodes,
     Patterns,
     Port,
@@ -49,9 +51,26 @@ from rootcellar.configuration.values import (
 from rootcellar.descriptions import BackendDescription, backends, parts_of, resolve
 
 
-def variable(description: str, default: str = "") -> Any:
-    """Describe a variable; ``default`` says what holds when it is not given."""
-    return Field(default=None, description=description, json_schema_extra={"default": default})
+def variable(
+    description: str, default: str = "", *, needs: str = "", tls: str = "", wrong_names: tuple[str, ...] = ()
+) -> Any:
+    """Describe a variable of a group.
+
+    Args:
+        description: what it is.
+        default: what holds when it is not given.
+        needs: the variable that must be given, too, if this one is given.
+        tls: the variable that turns on TLS, if this one is a detail of TLS.
+        wrong_names: wrong names that users write for it.
+    """
+    extra: dict[str, Any] = {"default": default, "needs": needs, "tls": tls, "wrong_names": list(wrong_names)}
+    return Field(default=None, description=description, json_schema_extra=extra)
+
+
+def fact(info: FieldInfo, name: str) -> Any:
+    """Return what :func:`variable` was given as ``default``, ``needs``, ``tls`` or ``wrong_names`` of a field."""
+    extra = info.json_schema_extra
+    return extra.get(name, "") if isinstance(extra, dict) else ""
 
 
 class Group(BaseModel):
@@ -124,16 +143,18 @@ class BrokerVariables(Group):
     broker_url: BrokerChoice = variable("The same as `CELERY_BROKER`, under the name that the command `celery` reads.")
     broker_host: Host = variable("The broker's host.", "`REDIS_HOST` with redis, else `localhost`")
     broker_port: Port = variable("Its port.", "redis 6379, rabbitmq 5672 (TLS: 5671)")
-    broker_user: Text = variable("The user.", "`guest` with rabbitmq")
+    broker_user: Text = variable("The user.", "`guest` with rabbitmq", wrong_names=("BROKER_USERNAME",))
     broker_password: Secret = variable("The password.", "`guest` with rabbitmq and no user")
     broker_vhost: Text = variable("With rabbitmq: the virtual host.", "`/`")
     broker_db: CountOrNone = variable("With redis: the number of the database.", "`REDIS_DB`")
     broker_ssl: Flag = variable(
         "Speak TLS, and check the server's certificate.", "`REDIS_SSL` with redis, else `false`"
     )
-    broker_ssl_ca_certs: File = variable("The certificates of the authorities that are trusted.", "the system's")
-    broker_ssl_certfile: File = variable("The client's certificate.")
-    broker_ssl_keyfile: File = variable("The client's key.")
+    broker_ssl_ca_certs: File = variable(
+        "The certificates of the authorities that are trusted.", "the system's", tls="broker_ssl"
+    )
+    broker_ssl_certfile: File = variable("The client's certificate.", needs="broker_ssl_keyfile", tls="broker_ssl")
+    broker_ssl_keyfile: File = variable("The client's key.", needs="broker_ssl_certfile", tls="broker_ssl")
     broker_pool_limit: CountOrNone = variable("Connections that a process keeps; 0 keeps none.", "10")
     broker_heartbeat: Seconds = variable("With rabbitmq: the time between two heartbeats.", "Celery's")
     broker_connection_timeout: Seconds = variable("How long to try to connect.", "`4`")
@@ -146,15 +167,21 @@ class BrokerVariables(Group):
 class DatabaseVariables(Group):
     """PostgreSQL, MySQL and SQLite."""
 
-    db_user: Text = variable("The user.", "`celery`")
-    db_password: Secret = variable("The password.", "none: another login method of the server or the driver")
+    db_user: Text = variable("The user.", "`celery`", wrong_names=("DB_USERNAME",))
+    db_password: Secret = variable(
+        "The password.", "none: another login method of the server or the driver", wrong_names=("DB_PASS",)
+    )
     db_host: DatabaseHost = variable(
-        "The server; with PostgreSQL also several: the one that accepts writes is used.", "`localhost`"
+        "The server; with PostgreSQL also several: the one that accepts writes is used.",
+        "`localhost`",
+        wrong_names=("DB_HOSTNAME",),
     )
     db_port: Port = variable("Its port.", "PostgreSQL 5432, MySQL 3306")
-    db_name: Text = variable("The database.", "`celery_results`")
-    db_path: File = variable("With `sqlite`: the file.", "`celery_results.sqlite3`")
-    db_schema: Identifier = variable("With PostgreSQL: the schema of the tables.", "the server's default")
+    db_name: Text = variable("The database.", "`celery_results`", wrong_names=("DB_DATABASE",))
+    db_path: NewFile = variable("With `sqlite`: the file.", "`celery_results.sqlite3`")
+    db_schema: Identifier = variable(
+        "With PostgreSQL: the schema of the tables.", "the server's default", wrong_names=("DB_SCHEMA_NAME",)
+    )
     db_task_table: Identifier = variable("The table of tasks.", "`celery_taskmeta`")
     db_group_table: Identifier = variable("The table of groups.", "`celery_groupmeta`")
     db_create_tables: Flag = variable("Make missing tables on first use.", "`true`")
@@ -164,7 +191,7 @@ class DatabaseVariables(Group):
     db_pool_recycle: Recycle = variable("Age at which a connection is replaced.", "`1h`")
     db_pool_pre_ping: Flag = variable("Test an idle connection before it is used.", "`true`")
     db_short_lived_sessions: Flag = variable("Keep no connection.", "`false`")
-    db_connect_timeout: Seconds = variable("How long to try to connect.", "`5s`")
+    db_connect_timeout: Seconds = variable("How long to try to connect.", "`5s`", wrong_names=("DB_TIMEOUT",))
     db_keepalives_idle: Seconds = variable("With PostgreSQL: idle time before the first TCP keepalive.", "`30s`")
     db_keepalives_interval: Seconds = variable("With PostgreSQL: time between two keepalives.", "`10s`")
     db_keepalives_count: Count = variable(
@@ -174,8 +201,8 @@ class DatabaseVariables(Group):
         "TLS, in PostgreSQL's words, also for MySQL; `verify-full` checks everything.", "the driver's"
     )
     db_sslrootcert: File = variable("The certificates of the authorities that are trusted.", "the driver's")
-    db_sslcert: File = variable("The client's certificate.")
-    db_sslkey: File = variable("The client's key.")
+    db_sslcert: File = variable("The client's certificate.", needs="db_sslkey")
+    db_sslkey: File = variable("The client's key.", needs="db_sslcert")
     db_listen_host: DatabaseHost = variable(
         "With PostgreSQL behind a transaction pooler: where to wait for results, past the pooler.", "`DB_HOST`"
     )
@@ -192,14 +219,23 @@ class RedisVariables(Group):
     redis_host: Host = variable("The server.", "`localhost`")
     redis_port: Port = variable("Its port.", "`6379`")
     redis_socket: Socket = variable("A Unix socket, instead of host and port.")
-    redis_username: Text = variable("The user, if the server has users (ACL).", "the default user")
-    redis_password: Secret = variable("The password.", "none")
-    redis_db: CountOrNone = variable("The number of the database.", "`0`")
-    redis_ssl: Flag = variable("Speak TLS, and check the server's certificate.", "`false`")
-    redis_ssl_ca_certs: File = variable("The certificates of the authorities that are trusted.", "the system's")
-    redis_ssl_certfile: File = variable("The client's certificate.")
-    redis_ssl_keyfile: File = variable("The client's key.")
-    redis_ssl_cert_reqs: CertReqs = variable("Whether the server's certificate is checked.", "`required`")
+    redis_username: Text = variable(
+        "The user, if the server has users (ACL).",
+        "the default user",
+        needs="redis_password",
+        wrong_names=("REDIS_USER",),
+    )
+    redis_password: Secret = variable("The password.", "none", wrong_names=("REDIS_PASS",))
+    redis_db: CountOrNone = variable("The number of the database.", "`0`", wrong_names=("REDIS_DATABASE",))
+    redis_ssl: Flag = variable("Speak TLS, and check the server's certificate.", "`false`", wrong_names=("REDIS_TLS",))
+    redis_ssl_ca_certs: File = variable(
+        "The certificates of the authorities that are trusted.", "the system's", tls="redis_ssl"
+    )
+    redis_ssl_certfile: File = variable("The client's certificate.", needs="redis_ssl_keyfile", tls="redis_ssl")
+    redis_ssl_keyfile: File = variable("The client's key.", needs="redis_ssl_certfile", tls="redis_ssl")
+    redis_ssl_cert_reqs: CertReqs = variable(
+        "Whether the server's certificate is checked.", "`required`", tls="redis_ssl"
+    )
     redis_ssl_check_hostname: Flag = variable("Whether the certificate must have the host's name.", "`true`")
     redis_max_connections: Count = variable("Connections that a process may have.", "`20`")
     redis_socket_timeout: Seconds = variable("How long to wait for an answer.", "`15s`")
@@ -209,8 +245,12 @@ class RedisVariables(Group):
         "Celery's setting with this name. Storing is always tried again.", "`false`"
     )
     redis_health_check_interval: Seconds = variable("Idle time after which a connection is tested; 0: never.", "`15s`")
-    redis_sentinels: Nodes = variable("The sentinels, each `host` or `host:port` (26379).")
-    redis_sentinel_master: Text = variable("The name of the master.", "must be given with `REDIS_SENTINELS`")
+    redis_sentinels: Nodes = variable(
+        "The sentinels, each `host` or `host:port` (26379).", needs="redis_sentinel_master"
+    )
+    redis_sentinel_master: Text = variable(
+        "The name of the master.", "must be given with `REDIS_SENTINELS`", needs="redis_sentinels"
+    )
     redis_sentinel_username: Text = variable("The user at the sentinels.", "none")
     redis_sentinel_password: Secret = variable("The password at the sentinels.", "none")
     redis_sentinel_ssl: Flag = variable("Speak TLS to the sentinels too, with the same certificates.", "`REDIS_SSL`")
@@ -227,14 +267,18 @@ class MongoVariables(Group):
 
     mongodb_host: Nodes = variable("The server, or several of a replica set.", "`localhost`")
     mongodb_port: Port = variable("The port of servers without a port of their own.", "`27017`")
-    mongodb_user: Text = variable("The user.", "none")
+    mongodb_user: Text = variable("The user.", "none", needs="mongodb_password", wrong_names=("MONGODB_USERNAME",))
     mongodb_password: Secret = variable("The password.", "none")
-    mongodb_db: Text = variable("The database.", "`celery_results`")
+    mongodb_db: Text = variable("The database.", "`celery_results`", wrong_names=("MONGODB_DATABASE",))
     mongodb_replica_set: Text = variable("The name of the replica set.", "none")
     mongodb_auth_source: Text = variable("The database in which the user is defined.", "the server's default")
-    mongodb_tls: Flag = variable("Speak TLS, and check the server's certificate.", "`false`")
-    mongodb_tls_ca_certs: File = variable("The certificates of the authorities that are trusted.", "the system's")
-    mongodb_tls_certkey: File = variable("The client's certificate and key, in one file.")
+    mongodb_tls: Flag = variable(
+        "Speak TLS, and check the server's certificate.", "`false`", wrong_names=("MONGODB_SSL",)
+    )
+    mongodb_tls_ca_certs: File = variable(
+        "The certificates of the authorities that are trusted.", "the system's", tls="mongodb_tls"
+    )
+    mongodb_tls_certkey: File = variable("The client's certificate and key, in one file.", tls="mongodb_tls")
     mongodb_max_pool_size: Count = variable("Connections that a process may have.", "`20`")
     mongodb_taskmeta_collection: Identifier = variable("The collection of tasks.", "`celery_taskmeta`")
     mongodb_groupmeta_collection: Identifier = variable("The collection of groups.", "`celery_groupmeta`")
