@@ -72,7 +72,7 @@ def test_every_project_is_consistent(tmp_path: Path) -> None:
         listed = set(re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE))
         assert listed == {*project.written.files} - {"README.md", ".gitignore"}
         assert "\n\n\n" not in readme
-        assert ("First say in `.env`" in readme) == (PLACEHOLDER in project.env.values())
+        assert ("First write the addresses" in readme) == (PLACEHOLDER in project.env.values())
         for name in ("celeryconfig.py", "tasks.py", "use.py"):
             compile((project.folder / name).read_text(encoding="utf-8"), name, "exec")
 

@@ -39,8 +39,8 @@ MYSQL = BackendDescription(
             "mariadb",
             "MariaDB",
             files={"my.cnf": "MariaDB: the size of results, isolation, durability"},
-            note="The user of `.env` may do all in the database. `rootcellar schema grants` prints the least that a "
-            "worker needs.",
+            note="The user of `.env` has all rights on the database. `rootcellar schema grants` prints the least "
+            "rights of a worker.",
         ),
     ),
 )

@@ -39,8 +39,8 @@ POSTGRES = BackendDescription(
         service=Service(
             "postgres",
             "PostgreSQL",
-            note="The user of `.env` owns the database. `rootcellar schema grants` prints the least that a worker "
-            "needs.",
+            note="The user of `.env` owns the database. `rootcellar schema grants` prints the least rights of "
+            "a worker.",
         ),
     ),
 )

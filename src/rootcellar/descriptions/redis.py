@@ -44,7 +44,6 @@ REDIS = BackendDescription(
     # Redis may be the broker, too: its variables and its server are in onboarding/
     project=Project(
         kept="in Redis",
-        note="A crash of Redis's machine may lose the last second. Results that must not be lost belong into "
-        "PostgreSQL.",
+        note="A crash of Redis's machine may lose the last second. If results must not be lost, use PostgreSQL.",
     ),
 )

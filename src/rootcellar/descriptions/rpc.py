@@ -24,7 +24,7 @@ RPC = BackendDescription(
         ),
     ),
     project=Project(
-        kept="by nobody: they come back as messages, once, to the process that sent the task",
+        kept="nowhere: they come back as messages, once, to the process that sent the task",
         variables=(Variable("CELERY_RESULT_PERSISTENT", "true", "results survive a restart of the broker"),),
         note="Only the process that sent a task can read its result, once. There are no chords and no history.",
     ),
