@@ -1,4 +1,4 @@
-"""What the tests of waiting share: records, other processes, and boxes into which a watcher puts what it tells."""
+"""Helpers of the tests of waiting: records, other processes, and an inbox for a watcher's notifications."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from rootcellar.stores.watching import Notification, Watcher
 from tests import helpers
 from tests.servers import die_with_parent
 
-#: ten times as much of everything that is counted
+#: run ten times as many rounds
 HEAVY = bool(os.environ.get("ROOTCELLAR_TEST_HEAVY"))
-#: seconds after which a wake-up counts as lost
+#: seconds after which a notification counts as lost
 PATIENCE = 30.0
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -52,13 +52,13 @@ def make_app(store_url: str, **conf: Any) -> Celery:
 
 
 def named(url: str, application_name: str) -> str:
-    """Return a PostgreSQL URL that tells the server who connects."""
+    """Return a PostgreSQL URL that names the client to the server."""
     return f"{url}?application_name={application_name}"
 
 
 @contextlib.contextmanager
 def opened(url: str, **options: Any) -> Iterator[Store]:
-    """Open a store, make its tables, and close it at the end."""
+    """Open a store, create its tables, and close it at the end."""
     store = open_store(url, StoreOptions(**options))
     try:
         store.check()
@@ -68,49 +68,49 @@ def opened(url: str, **options: Any) -> Iterator[Store]:
 
 
 def no_safety_net(monkeypatch: Any) -> None:
-    """Let nothing but a notification wake a listening watcher."""
+    """Only a notification wakes a listening watcher."""
     monkeypatch.setattr(pacing, "SAFETY_READ_SECONDS", 3600.0)
 
 
 def count_threads() -> int:
-    """Return how many threads there are, but for those that linger a while for what may be asked next."""
+    """Return the number of threads, without idle threads that wait for more work."""
     return sum(thread.name != "rootcellar-executor" for thread in threading.enumerate())
 
 
 class Inbox:
-    """Where a watcher delivers. Keeps the ids of what has come."""
+    """Receives a watcher's notifications."""
 
     def __init__(self) -> None:
-        self._told: queue.SimpleQueue[Notification] = queue.SimpleQueue()
-        self.deliver = self._told.put
+        self._notifications: queue.SimpleQueue[Notification] = queue.SimpleQueue()
+        self.deliver = self._notifications.put
 
     def take(self, count: int, timeout: float = PATIENCE) -> list[str]:
-        """Wait until ``count`` records or ids were told; return the ids in the order in which they came."""
+        """Wait for ``count`` records or ids; return the ids in the order in which they came."""
         deadline = time.monotonic() + timeout
         ids: list[str] = []
         while len(ids) < count:
             try:
-                told = self._told.get(timeout=max(0.0, deadline - time.monotonic()))
+                notification = self._notifications.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"{count - len(ids)} of {count} were not told within {timeout:g} s") from None
-            if isinstance(told, Exception):
-                raise told
-            ids.extend(one.task_id if isinstance(one, TaskRecord) else one for one in told)
+                raise AssertionError(f"{count - len(ids)} of {count} did not come within {timeout:g} s") from None
+            if isinstance(notification, Exception):
+                raise notification
+            ids.extend(one.task_id if isinstance(one, TaskRecord) else one for one in notification)
         return ids
 
     def take_one(self, timeout: float = PATIENCE) -> TaskRecord | str:
-        """Wait until one record or id was told; return it."""
+        """Wait for one record or id, and return it."""
         try:
-            told = self._told.get(timeout=timeout)
+            notification = self._notifications.get(timeout=timeout)
         except queue.Empty:
-            raise AssertionError(f"nothing was told within {timeout:g} s") from None
-        if isinstance(told, Exception):
-            raise told
-        (one,) = told
+            raise AssertionError(f"no notification within {timeout:g} s") from None
+        if isinstance(notification, Exception):
+            raise notification
+        (one,) = notification
         return one
 
     def is_empty(self) -> bool:
-        return self._told.empty()
+        return self._notifications.empty()
 
 
 def subscribe(watcher: Watcher, ids: Iterable[str], *args: Any) -> Inbox:
@@ -120,10 +120,10 @@ def subscribe(watcher: Watcher, ids: Iterable[str], *args: Any) -> Inbox:
 
 
 class Other:
-    """Another process, started afresh, that does what it is told; a context manager.
+    """Another process, spawned, that runs functions; a context manager.
 
     Args:
-        setup: a function that can be imported, called there with ``args``; gives what every job gets first.
+        setup: a function that can be imported, called there with ``args``; its result is each job's first argument.
     """
 
     def __init__(self, setup: Callable[..., Any], *args: Any) -> None:
@@ -140,15 +140,15 @@ class Other:
         return self._process.pid
 
     def begin(self, job: Callable[..., Any], *args: Any) -> None:
-        """Let it call ``job``, a function that can be imported."""
+        """Start ``job``, a function that can be imported."""
         self._pipe.send((job, args))
 
     def end(self) -> Any:
-        """Wait for the job that was begun; return what it returned."""
+        """Wait for the job that began; return its result."""
         return self._receive()
 
     def do(self, job: Callable[..., Any], *args: Any) -> Any:
-        """Let it call ``job`` and wait."""
+        """Run ``job`` and wait for its result."""
         self.begin(job, *args)
         return self.end()
 
@@ -199,7 +199,7 @@ def put_all(store: Store, ids: Sequence[str]) -> None:
 
 
 def put_at(store: Store, task_id: str, moment: float) -> tuple[float, float]:
-    """A job: store a result at a moment of the clock that all processes share; return when it began and ended."""
+    """A job: store a result at a moment of the machine's monotonic clock; return when the call began and ended."""
     spin_until(moment)
     began = time.monotonic()
     store.put(record(task_id))
@@ -207,20 +207,20 @@ def put_at(store: Store, task_id: str, moment: float) -> tuple[float, float]:
 
 
 def opened_there(url: str) -> Store:
-    """A setup: open a store that lives as long as the process."""
+    """A setup: open a store for the life of the process."""
     store = open_store(url)
     store.check()
     return store
 
 
 def spin_until(moment: float) -> None:
-    """Be awake at a moment exactly, as no sleep is."""
+    """Wait for an exact moment; a sleep is not exact enough."""
     while time.monotonic() < moment:
         pass
 
 
 def store_in_threads(store: Store, ids: Sequence[str], threads: int) -> None:
-    """A job: store results as a threaded worker does."""
+    """A job: store results in threads, like a threaded worker."""
     workers = [threading.Thread(target=put_all, args=(store, ids[number::threads])) for number in range(threads)]
     for worker in workers:
         worker.start()
@@ -229,7 +229,7 @@ def store_in_threads(store: Store, ids: Sequence[str], threads: int) -> None:
 
 
 class Script:
-    """Python in a process of its own, which tells how far it is by what it prints; a context manager."""
+    """Python in another process, which prints its progress; a context manager."""
 
     def __init__(self, text: str, *args: str) -> None:
         self._process = subprocess.Popen(
@@ -241,7 +241,7 @@ class Script:
             text=True,
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._said: list[str] = []
+        self._printed: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
 
     def wait_for(self, word: str, timeout: float = PATIENCE) -> str:
@@ -252,20 +252,20 @@ class Script:
                 line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 line = None
-            assert line is not None, f"no line {word!r}, but: {''.join(self._said)}"
+            assert line is not None, f"no line {word!r}, but: {''.join(self._printed)}"
             if line.startswith(word):
                 return line.removeprefix(word).strip()
 
     def end(self, timeout: float = PATIENCE) -> None:
-        """Wait until it ends by itself and without an error."""
+        """Wait until it ends, without an error."""
         status = self._process.wait(timeout)
-        assert status == 0, f"status {status}: {''.join(self._said)}"
+        assert status == 0, f"status {status}: {''.join(self._printed)}"
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                self._said.append(line)
+                self._printed.append(line)
                 self._lines.put(line)
         self._lines.put(None)
 
@@ -278,7 +278,7 @@ class Script:
 
 
 class Database:
-    """What a test asks the server itself, past rootcellar."""
+    """Queries to the server itself, without rootcellar."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -292,7 +292,7 @@ class Database:
         return self.rows(statement, *params)[0][0]
 
     def waiters(self, ids: Sequence[str] | None = None) -> int:
-        """Return the number of registrations, for any task or for one of these."""
+        """Return the number of registrations, of all tasks or of these."""
         if ids is None:
             return int(self.one("SELECT count(*) FROM celery_taskmeta_waiter"))
         return int(self.one("SELECT count(*) FROM celery_taskmeta_waiter WHERE task_id = ANY(%s)", list(ids)))

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, with which a test can lose a connection in ways that a server cannot be told to."""
+"""A TCP proxy in front of a server: a test can break connections in ways that a server cannot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.servers import HOST
 
 
 class Proxy:
-    """Passes connections on to the server of a URL; a context manager."""
+    """Forwards connections to the server of a URL; a context manager."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -25,19 +25,19 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_clients(self) -> None:
-        """End every connection for the client, and leave the server in the belief that it goes on."""
+        """Close every connection for the client; the server does not notice it."""
         with self._lock:
             for client, _ in self._pairs:
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
 
     def lose_next_answer(self) -> None:
-        """End the connection on which the server answers next, in place of its answer: what was asked is done."""
+        """Close the connection of the server's next reply, without sending the reply: its statement was executed."""
         self._loses_answer.set()
 
     @property
     def has_lost_the_answer(self) -> bool:
-        """Whether what :meth:`lose_next_answer` asked for has happened."""
+        """Whether the reply of :meth:`lose_next_answer` was lost."""
         return not self._loses_answer.is_set()
 
     def _accept(self) -> None:
@@ -47,7 +47,7 @@ class Proxy:
                 server = socket.create_connection(self._server)
                 with self._lock:
                     self._pairs.append((client, server))
-                # whichever side of the client ends, the server hears nothing of it
+                # the server does not notice that a client closes its side
                 for source, sink in ((client, server), (server, client)):
                     is_answer = source is server
                     threading.Thread(target=self._pump, args=(source, sink, is_answer), daemon=True).start()

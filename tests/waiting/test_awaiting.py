@@ -1,4 +1,4 @@
-"""Results on asyncio: told, timed out, cancelled, by the thousand; and as they come, held a batch at a time."""
+"""Results on asyncio: awaited, timed out, cancelled, by the thousand; and iterated in batches as they end."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from tests.workers import Worker
 AT_ONCE = 10_000
 
 
-class Bench:
-    """An app over a store, results of it that nobody stored yet, and who stores them."""
+class Setup:
+    """An app over a store, with results that are not stored yet, and a method to store them."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -62,10 +62,10 @@ class Bench:
         for result in results:
             self.backend.store.put(record(result.id, value))
 
-    def becomes_quiet(self) -> None:
-        """Wait until nobody in this process waits for anything, as far as the watcher knows."""
+    def wait_until_idle(self) -> None:
+        """Wait until the watcher of this process has no subscription."""
         watcher = self.backend.waiter.watcher()
-        wait_until(lambda: not watcher._subscriptions, "nobody is left", timeout=5)
+        wait_until(lambda: not watcher._subscriptions, "no subscription", timeout=5)
 
     def close(self) -> None:
         self.backend.waiter.close()
@@ -73,22 +73,22 @@ class Bench:
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """The same over a store that notifies, and over one that is polled."""
+def setup(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
+    """A setup over a store that notifies, and over a store that is polled."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path}/results.sqlite3"
     else:
         url = request.getfixturevalue("postgres_url")
         no_safety_net(monkeypatch)
-    with closing(Bench(url)) as bench:
-        yield bench
+    with closing(Setup(url)) as setup:
+        yield setup
 
 
 @pytest.fixture
-def on_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def on_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
     no_safety_net(monkeypatch)
-    with closing(Bench(postgres_url)) as bench:
-        yield bench
+    with closing(Setup(postgres_url)) as setup:
+        yield setup
 
 
 def in_background(work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
@@ -102,16 +102,16 @@ async def collected(pairs: Any) -> list[tuple[str, Any]]:
 # -- one result
 
 
-def test_values_and_exceptions(bench: Bench) -> None:
-    ready, later, failed, wrong = bench.results(4)
-    bench.store([ready], {"answer": 42})
+def test_result_returns_values_and_raises_exceptions(setup: Setup) -> None:
+    ready, later, failed, wrong = setup.results(4)
+    setup.store([ready], {"answer": 42})
 
     async def scenario() -> None:
         assert await rootcellar.result(ready) == {"answer": 42}
         waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=PATIENCE)) for one in (later, failed)]
         await asyncio.sleep(0)
-        await in_background(bench.backend.store_result, later.id, [1, "two", None], "SUCCESS")
-        await in_background(bench.backend.store_result, failed.id, ValueError("no", 1), "FAILURE")
+        await in_background(setup.backend.store_result, later.id, [1, "two", None], "SUCCESS")
+        await in_background(setup.backend.store_result, failed.id, ValueError("no", 1), "FAILURE")
         assert await waiting[0] == [1, "two", None]
         with pytest.raises(ValueError, match="no") as caught:
             await waiting[1]
@@ -122,23 +122,23 @@ def test_values_and_exceptions(bench: Bench) -> None:
             await rootcellar.result(wrong, timeout=0.1)
 
     asyncio.run(scenario())
-    bench.becomes_quiet()
+    setup.wait_until_idle()
 
 
-def test_a_group_is_the_list_of_its_results(bench: Bench) -> None:
-    results = bench.results(5)
+def test_result_of_a_group_is_a_list(setup: Setup) -> None:
+    results = setup.results(5)
     group = GroupResult("g", [results[0], GroupResult("inner", results[1:3]), results[3]])
-    failing = GroupResult("failing", [results[0], results[4], AsyncResult("never", app=bench.app)])
+    failing = GroupResult("failing", [results[0], results[4], AsyncResult("never", app=setup.app)])
 
     async def scenario() -> None:
         waiting = asyncio.ensure_future(rootcellar.result(group, timeout=PATIENCE))
         await asyncio.sleep(0)
-        await in_background(bench.store, results[:4])
+        await in_background(setup.store, results[:4])
         first, second, third, fourth = (one.id for one in results[:4])
         assert await waiting == [first, [second, third], fourth]
-        # a failure ends the wait, also for what never comes
+        # a failure ends the wait, also for results that never come
         waiting = asyncio.ensure_future(rootcellar.result(failing, timeout=PATIENCE))
-        await in_background(bench.backend.store_result, results[4].id, ValueError("no", 1), "FAILURE")
+        await in_background(setup.backend.store_result, results[4].id, ValueError("no", 1), "FAILURE")
         with pytest.raises(ValueError, match="no"):
             await waiting
         with pytest.raises(celery.exceptions.TimeoutError):
@@ -147,10 +147,10 @@ def test_a_group_is_the_list_of_its_results(bench: Bench) -> None:
             await collected(rootcellar.watch(group))
 
     asyncio.run(scenario())
-    bench.becomes_quiet()
+    setup.wait_until_idle()
 
 
-def test_a_backend_of_somebody_else(tmp_path: Path) -> None:
+def test_other_backend_is_refused(tmp_path: Path) -> None:
     other = Celery("other", backend="cache+memory://", set_as_current=False)
     with pytest.raises(ConfigurationError, match="result_backend"):
         asyncio.run(rootcellar.result(other.AsyncResult("x")))
@@ -158,12 +158,12 @@ def test_a_backend_of_somebody_else(tmp_path: Path) -> None:
         rootcellar.as_completed([other.AsyncResult("x")])
 
 
-def test_cancelled_wait_leaves_nothing_behind(on_postgres: Bench) -> None:
-    bench, database = on_postgres, Database(on_postgres.url)
-    results = bench.results(1_000)
+def test_cancelled_wait_leaves_nothing_behind(on_postgres: Setup) -> None:
+    setup, database = on_postgres, Database(on_postgres.url)
+    results = setup.results(1_000)
 
     async def give_up(waiting: list[asyncio.Future[Any]]) -> Counter[type]:
-        await asyncio.to_thread(wait_until, lambda: database.waiters() == len(results), "all are registered")
+        await asyncio.to_thread(wait_until, lambda: database.waiters() == len(results), "all registrations")
         for one in waiting[::2]:
             one.cancel()
         return Counter(type(error) for error in await asyncio.gather(*waiting, return_exceptions=True))
@@ -172,8 +172,8 @@ def test_cancelled_wait_leaves_nothing_behind(on_postgres: Bench) -> None:
         waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=2.0)) for one in results]
         ended = await give_up(waiting)
         assert ended == {asyncio.CancelledError: 500, celery.exceptions.TimeoutError: 500}
-        bench.becomes_quiet()
-        wait_until(lambda: database.waiters() == 0, "nothing is registered", timeout=5)
+        setup.wait_until_idle()
+        wait_until(lambda: database.waiters() == 0, "no registration", timeout=5)
 
         async def follow(one: AsyncResult) -> None:
             async for _ in rootcellar.watch(one):
@@ -181,23 +181,23 @@ def test_cancelled_wait_leaves_nothing_behind(on_postgres: Bench) -> None:
 
         waiting = [asyncio.ensure_future(follow(one)) for one in results[:500]]
         waiting.append(asyncio.ensure_future(collected(rootcellar.as_completed(results[500:]))))
-        await asyncio.to_thread(wait_until, lambda: database.waiters() == len(results), "all are registered")
+        await asyncio.to_thread(wait_until, lambda: database.waiters() == len(results), "all registrations")
         for one in waiting:
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        bench.becomes_quiet()
-        wait_until(lambda: database.waiters() == 0, "nothing is registered", timeout=5)
+        setup.wait_until_idle()
+        wait_until(lambda: database.waiters() == 0, "no registration", timeout=5)
 
     asyncio.run(scenario())
 
 
-def test_ten_thousand_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They cost one thread and one connection."""
+def test_ten_thousand_waits_take_one_connection(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need one thread and one connection."""
     no_safety_net(monkeypatch)
     database = Database(postgres_url)
     threads = count_threads()
-    with closing(Bench(named(postgres_url, "waiting"))) as bench, Other(opened_there, postgres_url) as other:
-        results = bench.results(AT_ONCE)
+    with closing(Setup(named(postgres_url, "waiting"))) as setup, Other(opened_there, postgres_url) as other:
+        results = setup.results(AT_ONCE)
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'waiting'"
         before = database.one(sessions)
 
@@ -217,34 +217,34 @@ def test_ten_thousand_at_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch
         assert asyncio.run(scenario()) == [one.id for one in results]
 
 
-def test_many_wait_for_the_same_result(bench: Bench) -> None:
-    (one,) = bench.results(1)
+def test_two_thousand_waits_for_one_result_end(setup: Setup) -> None:
+    (one,) = setup.results(1)
 
     async def scenario() -> set[str]:
         waiting = asyncio.gather(*(rootcellar.result(one, timeout=PATIENCE) for _ in range(2_000)))
-        await in_background(bench.store, [one])
+        await in_background(setup.store, [one])
         return set(await waiting)
 
     assert asyncio.run(scenario()) == {one.id}
 
 
-def test_several_loops_in_several_threads(bench: Bench) -> None:
-    results = [bench.results(200) for _ in range(5)]
+def test_five_loops_in_five_threads_get_their_results(setup: Setup) -> None:
+    results = [setup.results(200) for _ in range(5)]
 
     async def wait_for(some: list[AsyncResult]) -> list[Any]:
         return list(await asyncio.gather(*(rootcellar.result(one, timeout=PATIENCE) for one in some)))
 
     loops = [Background(lambda some=some: asyncio.run(wait_for(some))) for some in results]
     for some in zip(*results, strict=True):
-        bench.store(list(some))
+        setup.store(list(some))
     for some, loop in zip(results, loops, strict=True):
         assert loop.result() == [one.id for one in some]
-    bench.becomes_quiet()
+    setup.wait_until_idle()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_loop_that_is_closed_hurts_nobody_else(on_postgres: Bench) -> None:
-    """Loops end, without a word, all the time in which results for them arrive."""
+def test_closed_loop_does_not_affect_other_waits(on_postgres: Setup) -> None:
+    """Event loops are closed while their results arrive."""
     results = on_postgres.results(400)
     steady = Background(lambda: sorted(task_id for task_id, _ in rootcellar.as_completed(results, timeout=PATIENCE)))
     over = threading.Event()
@@ -259,15 +259,15 @@ def test_a_loop_that_is_closed_hurts_nobody_else(on_postgres: Bench) -> None:
             count += 1
         return count
 
-    rude = Background(run_loops)
+    closing_loops = Background(run_loops)
     on_postgres.store(results)
     assert steady.result() == sorted(one.id for one in results)
     over.set()
-    assert rude.result() > 3
+    assert closing_loops.result() > 3
 
 
-def test_a_handler_just_awaits(postgres_url: str, redis_url: str) -> None:
-    """As in a web application: one loop, a task for each request, and a worker elsewhere."""
+def test_web_handler_awaits_a_result(postgres_url: str, redis_url: str) -> None:
+    """As in a web application: one event loop, a task for each request, and a worker in another process."""
     app = make_app(postgres_url, broker_url=redis_url)
 
     async def handle(word: str) -> dict[str, Any]:
@@ -283,35 +283,35 @@ def test_a_handler_just_awaits(postgres_url: str, redis_url: str) -> None:
     app.backend.store.close()
 
 
-# -- as they come
+# -- as results end
 
 
-def test_results_come_as_they_are_ready(bench: Bench) -> None:
-    results = bench.results(30)
+def test_as_completed_yields_results_as_they_end(setup: Setup) -> None:
+    results = setup.results(30)
     group = GroupResult("g", [results[0], GroupResult("inner", results[1:3]), *results[3:]])
 
     async def scenario() -> None:
-        bench.store(results[:10])
+        setup.store(results[:10])
         seen = []
         async for task_id, value in rootcellar.as_completed(group, timeout=PATIENCE):
             assert value == task_id
             seen.append(task_id)
             if len(seen) % 10 == 0:
-                # only what was stored can come: the next ones are stored when these were seen
+                # the next results are stored when these were seen, so no other can come
                 assert set(seen) == {one.id for one in results[: len(seen)]}
-                await in_background(bench.store, results[len(seen) : len(seen) + 10])
+                await in_background(setup.store, results[len(seen) : len(seen) + 10])
         assert len(seen) == len(results)
 
     asyncio.run(scenario())
     assert dict(rootcellar.as_completed(results)) == {one.id: one.id for one in results}
     assert list(rootcellar.as_completed([])) == []
     assert asyncio.run(collected(rootcellar.as_completed([]))) == []
-    bench.becomes_quiet()
+    setup.wait_until_idle()
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
-def test_a_failure_comes_in_its_turn(on_postgres: Bench, is_async: bool) -> None:
-    """What is ready before it in the same batch is not lost with it."""
+def test_as_completed_raises_a_failure_in_order(on_postgres: Setup, is_async: bool) -> None:
+    """Results before it in the same batch are returned."""
     results = on_postgres.results(3)
     on_postgres.store(results[:1])
     on_postgres.backend.store_result(results[1].id, KeyError("lost"), "FAILURE")
@@ -338,14 +338,14 @@ def test_a_failure_comes_in_its_turn(on_postgres: Bench, is_async: bool) -> None
     assert error.args == ("lost",)
     all_seen, error = take(propagate=False)
     assert (sorted(all_seen), error) == ([one.id for one in results], None)
-    assert len(seen) == all_seen.index(results[1].id), "all those before it"
-    on_postgres.becomes_quiet()
+    assert len(seen) == all_seen.index(results[1].id), "all results before it"
+    on_postgres.wait_until_idle()
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
-def test_iteration_that_stops_early_or_times_out_leaves_nothing_behind(bench: Bench, is_async: bool) -> None:
-    results = bench.results(3)
-    bench.store(results[:1])
+def test_stopped_iteration_leaves_no_subscription(setup: Setup, is_async: bool) -> None:
+    results = setup.results(3)
+    setup.store(results[:1])
 
     def first() -> str:
         async def first_async() -> str:
@@ -366,18 +366,18 @@ def test_iteration_that_stops_early_or_times_out_leaves_nothing_behind(bench: Be
 
     assert first() == results[0].id
     gc.collect()
-    bench.becomes_quiet()
+    setup.wait_until_idle()
     with pytest.raises(celery.exceptions.TimeoutError):
         all_of_them()
-    bench.becomes_quiet()
+    setup.wait_until_idle()
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
-def test_memory_is_bounded_by_a_batch(bench: Bench, is_async: bool) -> None:
-    """All of them are ready at once, and yet few are held at a time."""
-    results = bench.results(3_000)
+def test_as_completed_keeps_one_batch_in_memory(setup: Setup, is_async: bool) -> None:
+    """All results are ready at once, but few are in memory at a time."""
+    results = setup.results(3_000)
     body = "x" * 20_000
-    bench.store(results, body)
+    setup.store(results, body)
 
     async def count_async() -> int:
         count = 0
@@ -395,16 +395,16 @@ def test_memory_is_bounded_by_a_batch(bench: Bench, is_async: bool) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
-def test_results_come_over_an_outage(new_postgres: Callable[..., PostgresServer], is_async: bool) -> None:
-    """The server goes between telling that they are ready and handing them out, and stays away for a while."""
+def test_as_completed_survives_an_outage(new_postgres: Callable[..., PostgresServer], is_async: bool) -> None:
+    """The server is killed between the notification and the reading of the records, and restarts later."""
     server, over = new_postgres(), threading.Event()
-    with closing(Bench(server.create_database())) as bench:
-        results = bench.results(1_200)
-        bench.store(results)
+    with closing(Setup(server.create_database())) as setup:
+        results = setup.results(1_200)
+        setup.store(results)
 
         def interrupt(taken: list[str]) -> list[Background]:
             server.kill()
-            # longer than a few quick tries; and the server lives as long as the thread that starts it
+            # longer than a few retries; the server runs as long as the thread that starts it
             return [Background(lambda: (time.sleep(1.0), server.start(), over.wait()))]
 
         async def take_async() -> list[str]:
@@ -433,9 +433,9 @@ def test_results_come_over_an_outage(new_postgres: Callable[..., PostgresServer]
 # -- state by state
 
 
-def test_a_task_is_watched_from_state_to_state(bench: Bench) -> None:
-    (one,) = bench.results(1)
-    put = bench.backend.store_result
+def test_watch_yields_every_state(setup: Setup) -> None:
+    (one,) = setup.results(1)
+    put = setup.backend.store_result
     states = [("STARTED", {"pid": 1}), *(("PROGRESS", {"done": percent}) for percent in range(0, 100, 10))]
 
     async def scenario() -> None:
@@ -448,19 +448,19 @@ def test_a_task_is_watched_from_state_to_state(bench: Bench) -> None:
             if change.is_ready:
                 assert change.done_at is not None
                 continue
-            # the next one comes when this one was seen, so none may be missing
+            # the next state is stored when this one was seen, so no state may be missing
             state, info = next(ahead, ("SUCCESS", "done"))
             await in_background(put, one.id, info, state)
         assert seen == [*states, ("SUCCESS", "done")]
         again = [change.state async for change in rootcellar.watch(one)]
-        assert again == ["SUCCESS"], "of a task that is over, the last state"
+        assert again == ["SUCCESS"], "of an ended task, only the last state"
 
     asyncio.run(scenario())
-    bench.becomes_quiet()
+    setup.wait_until_idle()
 
 
-def test_the_last_state_is_never_passed_over(bench: Bench) -> None:
-    results = bench.results(50)
+def test_watch_always_yields_the_last_state(setup: Setup) -> None:
+    results = setup.results(50)
 
     async def follow(one: AsyncResult) -> list[str]:
         return [change.state async for change in rootcellar.watch(one, timeout=PATIENCE)]
@@ -468,20 +468,20 @@ def test_the_last_state_is_never_passed_over(bench: Bench) -> None:
     def hurry() -> None:
         for one in results:
             for state in ("STARTED", "RETRY", "PROGRESS"):
-                bench.backend.store.put(record(one.id, state=state))
-            bench.backend.store_result(one.id, OSError("end"), "FAILURE")
+                setup.backend.store.put(record(one.id, state=state))
+            setup.backend.store_result(one.id, OSError("end"), "FAILURE")
 
     async def scenario() -> None:
         following = asyncio.gather(*(follow(one) for one in results))
         await in_background(hurry)
         for seen in await following:
             assert seen[-1] == "FAILURE"
-            assert len(seen) == len(set(seen)), "none twice"
+            assert len(seen) == len(set(seen)), "no state comes twice"
 
     asyncio.run(scenario())
 
 
-def test_watching_takes_an_id_too(on_postgres: Bench) -> None:
+def test_watch_accepts_an_id(on_postgres: Setup) -> None:
     on_postgres.app.set_current()
     (one,) = on_postgres.results(1)
     on_postgres.backend.store_result(one.id, {"done": 1}, "PROGRESS")
@@ -494,33 +494,31 @@ def test_watching_takes_an_id_too(on_postgres: Bench) -> None:
         return first.info
 
     assert asyncio.run(scenario()) == {"done": 1}
-    on_postgres.becomes_quiet()
+    on_postgres.wait_until_idle()
 
 
-def test_watching_begins_with_pending_while_nothing_is_stored(bench: Bench) -> None:
-    (one,) = bench.results(1)
+def test_watch_begins_with_pending_if_nothing_is_stored(setup: Setup) -> None:
+    (one,) = setup.results(1)
 
     async def scenario() -> None:
         changes = rootcellar.watch(one, timeout=PATIENCE)
         assert await changes.__anext__() == StateChange(one.id, "PENDING", None, False, None)
-        await in_background(bench.backend.store_result, one.id, {"done": 1}, "PROGRESS")
+        await in_background(setup.backend.store_result, one.id, {"done": 1}, "PROGRESS")
         progress = await changes.__anext__()
         assert (progress.state, progress.info, progress.is_ready) == ("PROGRESS", {"done": 1}, False)
-        await in_background(bench.store, [one])
+        await in_background(setup.store, [one])
         assert [change.state async for change in changes] == ["SUCCESS"], "PENDING comes once"
 
     asyncio.run(scenario())
-    bench.becomes_quiet()
+    setup.wait_until_idle()
 
 
-def test_watching_thousands_of_pending_tasks_takes_one_connection_more(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One to be notified, and one to look whether anything is stored."""
+def test_watching_thousands_takes_two_connections(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One connection to be notified, and one to read whether anything is stored."""
     no_safety_net(monkeypatch)
     database = Database(postgres_url)
-    with closing(Bench(named(postgres_url, "watching"))) as bench:
-        results = bench.results(2_000)
+    with closing(Setup(named(postgres_url, "watching"))) as setup:
+        results = setup.results(2_000)
 
         async def first(one: AsyncResult) -> str:
             changes = rootcellar.watch(one, timeout=PATIENCE)
@@ -534,34 +532,34 @@ def test_watching_thousands_of_pending_tasks_takes_one_connection_more(
         assert asyncio.run(scenario()) == {"PENDING"}
         sessions = database.one("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'watching'")
         assert sessions <= 2
-        bench.becomes_quiet()
+        setup.wait_until_idle()
 
 
-def test_watching_says_pending_after_an_outage(new_postgres: Callable[..., PostgresServer]) -> None:
+def test_watch_yields_pending_after_an_outage(new_postgres: Callable[..., PostgresServer]) -> None:
     server = new_postgres()
-    with closing(Bench(server.create_database())) as bench:
-        (one,) = bench.results(1)
+    with closing(Setup(server.create_database())) as setup:
+        (one,) = setup.results(1)
         server.kill()
 
         async def scenario() -> list[str]:
             changes = rootcellar.watch(one, timeout=PATIENCE * 2)
             first = asyncio.ensure_future(changes.__anext__())
-            watcher = bench.backend.waiter.watcher()
-            await asyncio.to_thread(wait_until, lambda: watcher.outage is not None, "the outage is noticed")
+            watcher = setup.backend.waiter.watcher()
+            await asyncio.to_thread(wait_until, lambda: watcher.outage is not None, "the outage")
             server.start()
             assert (await first).state == "PENDING"
-            await in_background(bench.store, [one])
+            await in_background(setup.store, [one])
             return [change.state async for change in changes]
 
         assert asyncio.run(scenario()) == ["SUCCESS"]
 
 
-# -- all that Celery returns for tasks that were sent, and ids
+# -- eager results, groups, sets and ids
 
 
 @pytest.fixture
 def eager_app(tmp_path: Path) -> Iterator[Celery]:
-    """An app that runs tasks where they are called; its results would be in a store."""
+    """An app that runs tasks eagerly."""
     app = make_app(f"sqlite:///{tmp_path}/results.sqlite3", task_always_eager=True)
 
     @app.task(name="double", shared=False)
@@ -585,7 +583,7 @@ def taken(results: Any, *, is_async: bool, **options: Any) -> list[tuple[str, An
     return asyncio.run(collected(pairs)) if is_async else list(pairs)
 
 
-def test_eager_results_are_awaited(eager_app: Celery) -> None:
+def test_eager_result_is_awaited(eager_app: Celery) -> None:
     double, fail, ignore = (eager_app.tasks[name] for name in ("double", "fail", "ignore"))
     sums = celery.group(double.s(number) for number in range(3))
     cases = [
@@ -603,7 +601,7 @@ def test_eager_results_are_awaited(eager_app: Celery) -> None:
     assert isinstance(returned, KeyError)
 
 
-def test_watching_an_eager_result_yields_its_last_state(eager_app: Celery) -> None:
+def test_watch_of_an_eager_result_yields_its_last_state(eager_app: Celery) -> None:
     one, failed = eager_app.tasks["double"].delay(21), eager_app.tasks["fail"].delay()
     assert asyncio.run(collected(rootcellar.watch(one))) == [StateChange(one.id, "SUCCESS", 42, True, None)]
     (change,) = asyncio.run(collected(rootcellar.watch(failed)))
@@ -612,7 +610,7 @@ def test_watching_an_eager_result_yields_its_last_state(eager_app: Celery) -> No
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
-def test_eager_results_come_as_completed(eager_app: Celery, is_async: bool) -> None:
+def test_as_completed_yields_eager_results(eager_app: Celery, is_async: bool) -> None:
     double, fail = eager_app.tasks["double"], eager_app.tasks["fail"]
     group = celery.group(double.s(number) for number in range(3)).delay()
     assert taken(group, is_async=is_async) == [(one.id, 2 * number) for number, one in enumerate(group.results)]
@@ -624,42 +622,42 @@ def test_eager_results_come_as_completed(eager_app: Celery, is_async: bool) -> N
     assert isinstance(value, KeyError)
 
 
-def test_ids_are_taken_for_results(bench: Bench) -> None:
-    """Of the app that is given, and without one of the current app."""
-    one, two, three = bench.results(3)
+def test_ids_are_accepted_as_results(setup: Setup) -> None:
+    """The results belong to the given app, or to the current app."""
+    one, two, three = setup.results(3)
     number = uuid.uuid4()
-    four = bench.app.AsyncResult(str(number))
-    bench.store([one, two, three, four])
+    four = setup.app.AsyncResult(str(number))
+    setup.store([one, two, three, four])
 
     async def scenario(**app: Celery) -> None:
         assert await rootcellar.result(one.id, PATIENCE, **app) == one.id
         assert await rootcellar.result(number, PATIENCE, **app) == str(number)
         assert [change.info async for change in rootcellar.watch(one.id, PATIENCE, **app)] == [one.id]
 
-    asyncio.run(scenario(app=bench.app))
+    asyncio.run(scenario(app=setup.app))
     mixed = [one.id, number, GroupResult("g", [two, three])]
     for is_async in (False, True):
-        found = dict(taken((each for each in mixed), is_async=is_async, app=bench.app))
+        found = dict(taken((each for each in mixed), is_async=is_async, app=setup.app))
         assert found == {each.id: each.id for each in (one, two, three, four)}
         for single in (one, one.id, ResultSet([one])):
-            assert taken(single, is_async=is_async, app=bench.app) == [(one.id, one.id)]
-    bench.app.set_current()
+            assert taken(single, is_async=is_async, app=setup.app) == [(one.id, one.id)]
+    setup.app.set_current()
     asyncio.run(scenario())
     assert taken([one.id], is_async=True) == [(one.id, one.id)]
-    bench.becomes_quiet()
+    setup.wait_until_idle()
 
 
-def test_result_sets_are_awaited(bench: Bench) -> None:
-    results = bench.results(3)
-    bench.store(results)
+def test_result_set_is_awaited(setup: Setup) -> None:
+    results = setup.results(3)
+    setup.store(results)
     assert asyncio.run(rootcellar.result(ResultSet(results), PATIENCE)) == [one.id for one in results]
 
 
-def test_ignored_result_is_none_at_once(bench: Bench) -> None:
-    """As with Celery's ``get``: a task that ignores its result would be waited for without an end."""
-    ignored, stored = bench.results(2)
+def test_ignored_result_is_none_at_once(setup: Setup) -> None:
+    """As with Celery's ``get``: waiting for an ignored result would never end."""
+    ignored, stored = setup.results(2)
     ignored.ignored = True
-    bench.store([stored])
+    setup.store([stored])
     assert ignored.get() is None
     assert asyncio.run(rootcellar.result(ignored, PATIENCE)) is None
     assert asyncio.run(rootcellar.result(GroupResult("g", [stored, ignored]), PATIENCE)) == [stored.id, None]
@@ -667,8 +665,8 @@ def test_ignored_result_is_none_at_once(bench: Bench) -> None:
         assert taken([stored, ignored], is_async=is_async) == [(ignored.id, None), (stored.id, stored.id)]
 
 
-def test_object_that_is_no_result_is_refused(bench: Bench) -> None:
-    signature = bench.app.signature("add", args=["secret"])
+def test_other_object_is_refused(setup: Setup) -> None:
+    signature = setup.app.signature("add", args=["secret"])
     for wrong in (None, 5, b"id", {"id": 1}, signature):
         calls: list[Callable[[], object]] = [
             lambda wrong=wrong: asyncio.run(rootcellar.result(wrong)),
@@ -686,13 +684,13 @@ def test_object_that_is_no_result_is_refused(bench: Bench) -> None:
             rootcellar.as_completed(wrong)
 
 
-def test_id_of_an_app_without_rootcellar_is_refused_with_advice() -> None:
+def test_id_of_an_app_without_rootcellar_is_refused() -> None:
     other = Celery("other", backend="cache+memory://", set_as_current=False)
     with pytest.raises(ConfigurationError, match=r"'other'.*app="):
         asyncio.run(rootcellar.result("some id", app=other))
 
 
-def test_package_lists_what_it_offers() -> None:
+def test_package_lists_its_public_names() -> None:
     assert {"result", "watch", "as_completed", "StateChange", "settings", "register_type"} <= set(dir(rootcellar))
     for name in rootcellar.__all__:
         assert getattr(rootcellar, name) is not None
@@ -701,16 +699,16 @@ def test_package_lists_what_it_offers() -> None:
 # -- without notifications
 
 
-def test_one_poll_for_all(tmp_path: Path) -> None:
+def test_five_thousand_waits_share_one_poll(tmp_path: Path) -> None:
     threads = count_threads()
-    with closing(Bench(f"sqlite:///{tmp_path}/results.sqlite3")) as bench:
-        results = bench.results(5_000)
+    with closing(Setup(f"sqlite:///{tmp_path}/results.sqlite3")) as setup:
+        results = setup.results(5_000)
 
         async def scenario() -> list[Any]:
             waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=PATIENCE * 2)) for one in results]
             await asyncio.sleep(0.05)
             assert count_threads() == threads + 1
-            stored = Background(lambda: bench.store(results))
+            stored = Background(lambda: setup.store(results))
             values = await asyncio.gather(*waiting)
             stored.result()
             return list(values)

@@ -1,4 +1,4 @@
-"""Callbacks that ``then`` was given: called while another result is waited for, in the thread that waits."""
+"""Callbacks of ``then`` are called during a wait for another result, in the waiting thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers import fork_in_c, wait_until
 from tests.waiting.helpers import PATIENCE, make_app, no_safety_net, record
 
 
-class Bench:
+class Setup:
     def __init__(self, url: str) -> None:
         self.app = make_app(url)
         self.backend: Any = self.app.backend
@@ -43,19 +43,19 @@ class Bench:
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def setup(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
     if request.param == "postgresql":
         no_safety_net(monkeypatch)
         url = request.getfixturevalue("postgres_url")
     else:
         url = f"sqlite:///{tmp_path}/results.sqlite3"
-    with closing(Bench(url)) as bench:
-        yield bench
+    with closing(Setup(url)) as setup:
+        yield setup
 
 
 @pytest.fixture(autouse=True)
-def nothing_noted() -> Iterator[None]:
-    """Leave no callback to the next test, which is in the same thread."""
+def forget_callbacks() -> Iterator[None]:
+    """Remove callbacks before the next test, which runs in the same thread."""
     yield
     callbacks._thread_results.clear()
 
@@ -82,14 +82,14 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def waits(bench: Bench, task_id: str) -> None:
-    """Wait until somebody waits for a task."""
-    wait_until(lambda: task_id in bench.backend.waiter.watcher()._awaited_ids(), "somebody who waits")
+def wait_until_waited_for(setup: Setup, task_id: str) -> None:
+    """Wait until a client wait_until_waited_for for a task."""
+    wait_until(lambda: task_id in setup.backend.waiter.watcher()._awaited_ids(), "a waiting client")
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_callback_is_called_while_another_result_is_waited_for(bench: Bench, way: str) -> None:
-    one, other = bench.result(), bench.result()
+def test_callback_is_called_during_another_wait(setup: Setup, way: str) -> None:
+    one, other = setup.result(), setup.result()
     called: list[Any] = []
     is_called = threading.Event()
 
@@ -102,18 +102,18 @@ def test_a_callback_is_called_while_another_result_is_waited_for(bench: Bench, w
         WAYS[way](other)
 
     waiting = Background(wait)
-    waits(bench, other.id)
-    bench.store(one.id)
-    assert is_called.wait(PATIENCE), "while the other one is still waited for"
+    wait_until_waited_for(setup, other.id)
+    setup.store(one.id)
+    assert is_called.wait(PATIENCE), "during the wait for the other result"
     assert waiting.is_alive()
-    bench.store(other.id)
+    setup.store(other.id)
     waiting.result(PATIENCE)
-    assert called == [(one.id, one.id, waiting)], "once, in the thread that waits"
+    assert called == [(one.id, one.id, waiting)], "once, in the waiting thread"
 
 
 @pytest.mark.parametrize("is_nested", [False, True])
-def test_a_group_s_callback_is_called_while_another_result_is_waited_for(bench: Bench, is_nested: bool) -> None:
-    members, other = [bench.result(), bench.result()], bench.result()
+def test_callback_of_a_group_is_called_during_another_wait(setup: Setup, is_nested: bool) -> None:
+    members, other = [setup.result(), setup.result()], setup.result()
     called: list[Any] = []
     is_called = threading.Event()
 
@@ -122,48 +122,48 @@ def test_a_group_s_callback_is_called_while_another_result_is_waited_for(bench: 
         is_called.set()
 
     def wait() -> None:
-        group: Any = GroupResult("the group", members, app=bench.app)
+        group: Any = GroupResult("the group", members, app=setup.app)
         if is_nested:
-            group = ResultSet([group], app=bench.app)
+            group = ResultSet([group], app=setup.app)
         group.then(note)
         other.get(timeout=PATIENCE)
 
     waiting = Background(wait)
-    waits(bench, other.id)
+    wait_until_waited_for(setup, other.id)
     for member in members:
-        bench.store(member.id)
+        setup.store(member.id)
     assert is_called.wait(PATIENCE)
-    bench.store(other.id)
+    setup.store(other.id)
     waiting.result(PATIENCE)
     assert called == [[one.id for one in members]]
 
 
-def test_a_callback_is_called_for_a_result_that_nobody_keeps(bench: Bench) -> None:
+def test_callback_is_called_for_a_result_without_references(setup: Setup) -> None:
     called: list[Any] = []
-    kept = bench.result()
-    task_id = bench.app.AsyncResult("nobody's").then(lambda result: called.append(result.id)) and "nobody's"
-    bench.result().then(called.append)
+    kept = setup.result()
+    task_id = setup.app.AsyncResult("unkept").then(lambda result: called.append(result.id)) and "unkept"
+    setup.result().then(called.append)
     gc.collect()
-    bench.store(task_id)
-    bench.store(kept.id)
+    setup.store(task_id)
+    setup.store(kept.id)
     assert kept.get(timeout=PATIENCE) == kept.id
-    assert called == [task_id], "it was over when somebody began to wait"
+    assert called == [task_id], "the task had ended before the wait"
 
 
-def test_a_callback_is_not_called_in_another_thread(bench: Bench) -> None:
-    one, other = bench.result(), bench.result()
+def test_callback_is_not_called_in_another_thread(setup: Setup) -> None:
+    one, other = setup.result(), setup.result()
     called: list[Any] = []
     one.then(lambda result: called.append(threading.current_thread()))
-    bench.store(one.id)
-    bench.store(other.id)
+    setup.store(one.id)
+    setup.store(other.id)
     Background(lambda: other.get(timeout=PATIENCE)).result(PATIENCE)
     assert called == []
     assert one.get(timeout=PATIENCE) == one.id
     assert called == [threading.current_thread()]
 
 
-def test_groups_without_callbacks_cost_the_store_nothing(bench: Bench) -> None:
-    groups = [GroupResult(f"group {n}", [bench.result() for _ in range(50)], app=bench.app) for n in range(20)]
+def test_group_without_callbacks_is_not_read(setup: Setup) -> None:
+    groups = [GroupResult(f"group {n}", [setup.result() for _ in range(50)], app=setup.app) for n in range(20)]
     assert callbacks.waiting() == {}
     groups[3].then(lambda _: None)
     assert {len(by_id) for by_id in callbacks.waiting().values()} == {50}
@@ -172,8 +172,8 @@ def test_groups_without_callbacks_cost_the_store_nothing(bench: Bench) -> None:
     assert callbacks.waiting() == {}
 
 
-def test_a_callback_that_waits_itself_is_called_once(bench: Bench) -> None:
-    one, two, three = bench.result(), bench.result(), bench.result()
+def test_callback_that_waits_is_called_once(setup: Setup) -> None:
+    one, two, three = setup.result(), setup.result(), setup.result()
     called: list[Any] = []
 
     def wait_on(result: Any) -> None:
@@ -182,30 +182,28 @@ def test_a_callback_that_waits_itself_is_called_once(bench: Bench) -> None:
 
     one.then(wait_on)
     for result in (one, two, three):
-        bench.store(result.id)
+        setup.store(result.id)
     assert three.get(timeout=PATIENCE) == three.id
     assert called == [one.id, two.id]
 
 
-def test_a_record_that_cannot_be_read_does_not_end_the_wait_of_others(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    one, other = bench.result(), bench.result()
+def test_unreadable_record_does_not_end_other_waits(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    one, other = setup.result(), setup.result()
     one.then(lambda _: None)
-    bench.backend.store.put(replace(record(one.id), result=Payload(b"\x00", "application/x-unknown", "binary")))
-    bench.store(other.id)
+    setup.backend.store.put(replace(record(one.id), result=Payload(b"\x00", "application/x-unknown", "binary")))
+    setup.store(other.id)
     assert other.get(timeout=PATIENCE) == other.id
     assert f"The callbacks of task {one.id} are not called" in caplog.text
     assert callbacks.waiting() == {}
 
 
 @pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["in Python", "in C"])
-def test_child_of_a_fork_calls_no_callbacks_of_its_parent(bench: Bench, fork: Callable[[], int]) -> None:
-    result = bench.result()
+def test_forked_child_has_no_callbacks_of_its_parent(setup: Setup, fork: Callable[[], int]) -> None:
+    result = setup.result()
     result.then(lambda _: None)
-    assert list(callbacks.waiting()[bench.backend]) == [result.id]
+    assert list(callbacks.waiting()[setup.backend]) == [result.id]
     child = fork()
     if not child:
         os._exit(len(callbacks.waiting()))
     assert os.waitpid(child, 0)[1] == 0
-    assert list(callbacks.waiting()[bench.backend]) == [result.id]
+    assert list(callbacks.waiting()[setup.backend]) == [result.id]

@@ -1,4 +1,4 @@
-"""Results of several backends in one set: each is waited for where it is stored, with one timeout for all."""
+"""Results of several backends in one set: each backend is waited for, with one timeout for all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers import wait_until
 from tests.waiting.helpers import PATIENCE, make_app
 
 
-class Bench:
+class Setup:
     """An app with a backend, and another backend."""
 
     def __init__(self, first: str, second: str) -> None:
@@ -72,35 +72,35 @@ WAYS: dict[str, Callable[[list[AsyncResult]], list[Any]]] = {
 
 
 @pytest.fixture(params=["postgresql and sqlite", "sqlite and postgresql", "two of sqlite"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
     def url(name: str, number: int) -> str:
         if name == "postgresql":
             return str(request.getfixturevalue("postgres_url"))
         return f"sqlite:///{tmp_path}/{number}.sqlite3"
 
     names = request.param.split(" and ") if " and " in request.param else ["sqlite", "sqlite"]
-    with closing(Bench(*(url(name, number) for number, name in enumerate(names)))) as bench:
-        yield bench
+    with closing(Setup(*(url(name, number) for number, name in enumerate(names)))) as setup:
+        yield setup
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("is_over_before", [True, False])
-def test_each_result_is_waited_for_in_its_own_backend(bench: Bench, way: str, is_over_before: bool) -> None:
-    results = bench.pair()
+def test_result_is_waited_for_in_its_own_backend(setup: Setup, way: str, is_over_before: bool) -> None:
+    results = setup.pair()
     if is_over_before:
         done(results)
         assert sorted(WAYS[way](results)) == [0, 1]
         return
     waiting = Background(lambda: WAYS[way](results))
-    wait_until(lambda: any(one.waiter.watcher()._awaited_ids() for one in bench.backends), "somebody who waits")
+    wait_until(lambda: any(one.waiter.watcher()._awaited_ids() for one in setup.backends), "a waiting client")
     done(results)
     assert sorted(waiting.result(PATIENCE)) == [0, 1]
 
 
 @pytest.mark.parametrize("way", ["iter_native", "as_completed"])
 @pytest.mark.parametrize("late", [0, 1])
-def test_no_backend_is_waited_for_before_another(bench: Bench, way: str, late: int) -> None:
-    results = bench.pair()
+def test_two_backends_are_waited_for_at_once(setup: Setup, way: str, late: int) -> None:
+    results = setup.pair()
     early = results[1 - late]
     early.backend.store_result(early.id, "early", "SUCCESS")
     coming = (
@@ -113,16 +113,16 @@ def test_no_backend_is_waited_for_before_another(bench: Bench, way: str, late: i
     assert [task_id for task_id, _ in coming] == [results[late].id]
 
 
-def test_a_failure_in_one_backend_is_raised_while_another_is_waited_for(bench: Bench) -> None:
-    results = bench.pair()
-    bench.second.mark_as_failure(results[1].id, ValueError("second"))
+def test_failure_in_one_backend_ends_the_wait_for_another(setup: Setup) -> None:
+    results = setup.pair()
+    setup.second.mark_as_failure(results[1].id, ValueError("second"))
     with pytest.raises(ValueError, match="second"):
         result_set(results).get(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.5])
-def test_one_timeout_is_for_all_backends(bench: Bench, timeout: float) -> None:
-    results = bench.pair()
+def test_one_timeout_holds_for_all_backends(setup: Setup, timeout: float) -> None:
+    results = setup.pair()
     begun = time.monotonic()
     with pytest.raises(celery.exceptions.TimeoutError):
         result_set(results).get(timeout=timeout)
@@ -132,46 +132,46 @@ def test_one_timeout_is_for_all_backends(bench: Bench, timeout: float) -> None:
     assert result_set(results).get(timeout=timeout + PATIENCE if timeout else 0) == [0, 1]
 
 
-def test_one_id_in_two_backends_is_two_results(bench: Bench) -> None:
-    results = [AsyncResult("the same", backend=one, app=bench.app) for one in bench.backends]
-    bench.first.store_result("the same", "one", "SUCCESS")
+def test_one_id_in_two_backends_is_two_results(setup: Setup) -> None:
+    results = [AsyncResult("the same", backend=one, app=setup.app) for one in setup.backends]
+    setup.first.store_result("the same", "one", "SUCCESS")
     coming = result_set(results).iter_native(timeout=PATIENCE)
     assert next(coming)[1]["result"] == "one"
-    bench.second.store_result("the same", "two", "SUCCESS")
+    setup.second.store_result("the same", "two", "SUCCESS")
     assert next(coming)[1]["result"] == "two"
     assert [result.result for result in results] == ["one", "two"]
 
 
-def test_groups_of_results_of_two_backends(bench: Bench) -> None:
-    results = bench.pair()
-    outer = ResultSet([bench.app.GroupResult("inner", results), *bench.pair()], app=bench.app)
+def test_nested_set_of_two_backends_is_joined(setup: Setup) -> None:
+    results = setup.pair()
+    outer = ResultSet([setup.app.GroupResult("inner", results), *setup.pair()], app=setup.app)
     done(results)
     done(outer.results[1:])
     assert outer.get(timeout=PATIENCE) == [[0, 1], 0, 1]
     assert asyncio.run(rootcellar.result(outer, PATIENCE)) == [[0, 1], 0, 1]
 
 
-def test_a_result_of_another_kind_of_backend_is_waited_for_there(tmp_path: Path) -> None:
-    with closing(Bench(f"sqlite:///{tmp_path}/1.sqlite3", f"sqlite:///{tmp_path}/2.sqlite3")) as bench:
-        kind, url = by_url(f"db+sqlite:///{tmp_path}/stock.sqlite3", bench.app.loader)
-        stock = kind(app=bench.app, url=url)
-        results = [*bench.pair(), AsyncResult("stock", backend=stock, app=bench.app)]
+def test_result_of_a_stock_backend_is_waited_for(tmp_path: Path) -> None:
+    with closing(Setup(f"sqlite:///{tmp_path}/1.sqlite3", f"sqlite:///{tmp_path}/2.sqlite3")) as setup:
+        kind, url = by_url(f"db+sqlite:///{tmp_path}/stock.sqlite3", setup.app.loader)
+        stock = kind(app=setup.app, url=url)
+        results = [*setup.pair(), AsyncResult("stock", backend=stock, app=setup.app)]
         done(results)
         assert result_set(results).get(timeout=PATIENCE) == [0, 1, 2]
         assert not isinstance(stock, (ResultBackend, CacheBackend))
-        late = AsyncResult("never", backend=stock, app=bench.app)
+        late = AsyncResult("never", backend=stock, app=setup.app)
         with pytest.raises(celery.exceptions.TimeoutError):
-            result_set([*bench.pair(), late]).get(timeout=0.3)
+            result_set([*setup.pair(), late]).get(timeout=0.3)
 
 
-def test_an_eager_result_in_a_set_is_over(bench: Bench) -> None:
-    results = bench.pair()
+def test_eager_result_in_a_set_has_ended(setup: Setup) -> None:
+    results = setup.pair()
     done(results)
     eager = EagerResult("eager", "value", "SUCCESS")
     assert result_set([*results, eager]).get(timeout=PATIENCE) == [0, 1, "value"]
 
 
-def test_a_group_of_tasks_with_backends_of_their_own(tmp_path: Path) -> None:
+def test_group_of_tasks_with_own_backends_is_joined(tmp_path: Path) -> None:
     app = make_conformance_app("memory://own-backends", f"rootcellar+sqlite:///{tmp_path}/1.sqlite3")
     app.conf.broker_transport_options = {"polling_interval": 0.1}
     second = ResultBackend(app, url=f"sqlite:///{tmp_path}/2.sqlite3")

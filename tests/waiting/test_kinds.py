@@ -1,7 +1,7 @@
-"""What a watcher delivers about a task, compared with a model: in any order of waiting, giving up and pausing.
+"""A watcher's notifications, compared with a model, in any order of subscribing, cancelling and pausing.
 
-Tasks are waited for in three ways, one after the other and together. Nothing but a notification may wake the watcher:
-what does not come promptly does not come at all.
+Clients wait for tasks in three ways, one after the other and together. Only a notification wakes the watcher: a result
+that does not come promptly never comes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rootcellar.stores.watching import NotifyOn, PollingWatcher, Subscription
 from tests.helpers import wait_until
 from tests.waiting.helpers import HEAVY, Inbox, no_safety_net, opened, record
 
-#: seconds within which everything must be told; the next look without a notification is an hour away
+#: seconds within which every notification must come; the next read without a notification is an hour away
 PROMPTLY = 10.0
 SEQUENCES = 3_000 if HEAVY else 150
 STEPS = 12
@@ -33,10 +33,10 @@ PAUSES = ["no pause", "a short pause", "a long pause"]
 
 @pytest.fixture(params=["postgres", "redis", "sqlite"])
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A store of each kind of watcher: notified by PostgreSQL, notified by Redis, and one that looks."""
+    """A store of each kind of watcher: notified by PostgreSQL, notified by Redis, and polling."""
     no_safety_net(monkeypatch)
     monkeypatch.setattr(Servers, "safety_read_seconds", 3600.0)
-    # nothing ends by itself, so that a short pause is one
+    # the watcher does not stop listening during a short pause
     monkeypatch.setattr(notify, "LISTEN_LINGER", 3600.0)
     if request.param == "sqlite":
         url = f"sqlite:///{request.getfixturevalue('tmp_path')}/results.sqlite3"
@@ -48,7 +48,7 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 @dataclass
 class Waiter:
-    """One subscription to one task, and what the model says that it must be told."""
+    """One subscription to one task."""
 
     task_id: str
     notify_on: NotifyOn
@@ -57,7 +57,7 @@ class Waiter:
 
 
 class Run:
-    """Does the steps of a sequence on a store, and checks after each what the waiters were told."""
+    """Runs the steps of a sequence on a store, and checks the notifications after each step."""
 
     def __init__(self, store: Store, patch: pytest.MonkeyPatch) -> None:
         self._store = store
@@ -71,10 +71,10 @@ class Run:
         self._waiters.append(waiter)
         waiter.subscription = self._watcher.subscribe([task_id], waiter.inbox.deliver, notify_on)
         if state := self._states.get(task_id):
-            self._must_hear(waiter, state)
+            self._expect(waiter, state)
 
     def cancel(self, task_id: str) -> None:
-        """Give up the oldest wait for the task, if there is one."""
+        """Cancel the oldest wait for the task, if any."""
         for waiter in [one for one in self._waiters if one.task_id == task_id][:1]:
             assert waiter.subscription is not None
             waiter.subscription.cancel()
@@ -83,49 +83,53 @@ class Run:
     def put(self, task_id: str, state: str) -> None:
         if self._states.get(task_id) == "SUCCESS":
             return
-        is_news = self._states.get(task_id) != state
+        is_new = self._states.get(task_id) != state
         self._states[task_id] = state
         self._store.put(record(task_id, state=state))
         for waiter in [one for one in self._waiters if one.task_id == task_id]:
-            if is_news:
-                self._must_hear(waiter, state)
+            if is_new:
+                self._expect(waiter, state)
 
     def pause(self, how: str) -> None:
-        """Wait until the watcher has noticed who left; in a long pause, also until it has told the server so."""
+        """Wait until the watcher has removed cancelled waiters; in a long pause, also from the server."""
         if how == "no pause" or self._waiters:
             return
-        wait_until(lambda: not self._watcher._subscriptions and not self._watcher._cancelled, "nobody waits")
+        wait_until(lambda: not self._watcher._subscriptions and not self._watcher._cancelled, "no subscription")
         if how == "a long pause":
             with self._patch.context() as patch:
                 patch.setattr(notify, "LISTEN_LINGER", 0.0)
                 self._watcher._wake()
-                wait_until(self._is_server_told, "the server was told")
+                wait_until(self._is_server_updated, "an updated server")
 
-    def _is_server_told(self) -> bool:
+    def _is_server_updated(self) -> bool:
         watcher = self._watcher
-        # a wait that was shorter than a turn of the watcher left nothing on the server
+        # a wait that is shorter than the watcher's loop leaves nothing on the server
         return not watcher._table.removed or watcher._thread is None or not getattr(watcher, "_is_listening", True)
 
     def end(self) -> None:
         for waiter in list(self._waiters):
-            assert waiter.inbox.is_empty(), f"{waiter} was told too much"
+            assert waiter.inbox.is_empty(), f"{waiter} got too many notifications"
             self.cancel(waiter.task_id)
         self.pause("a short pause")
 
-    def _must_hear(self, waiter: Waiter, state: str) -> None:
-        """Wait until a waiter was told of a state, if that is what it wants to hear."""
+    def _expect(self, waiter: Waiter, state: str) -> None:
+        """Wait until a waiter gets a state, if it subscribed to it."""
         is_ready = state == "SUCCESS"
         if not (is_ready or waiter.notify_on is NotifyOn.CHANGES):
             return
-        told = waiter.inbox.take_one(PROMPTLY)
-        while isinstance(told, TaskRecord) and told.state != state and waiter.notify_on is NotifyOn.CHANGES:
-            # the news of an earlier state was still on its way
-            told = waiter.inbox.take_one(PROMPTLY)
+        notification = waiter.inbox.take_one(PROMPTLY)
+        while (
+            isinstance(notification, TaskRecord)
+            and notification.state != state
+            and waiter.notify_on is NotifyOn.CHANGES
+        ):
+            # the notification of an earlier state came late
+            notification = waiter.inbox.take_one(PROMPTLY)
         if waiter.notify_on is NotifyOn.ID:
-            assert told == waiter.task_id
+            assert notification == waiter.task_id
         else:
-            assert isinstance(told, TaskRecord)
-            assert (told.task_id, told.state) == (waiter.task_id, state)
+            assert isinstance(notification, TaskRecord)
+            assert (notification.task_id, notification.state) == (waiter.task_id, state)
         if is_ready:
             self._waiters.remove(waiter)
 
@@ -134,20 +138,18 @@ def polling_watcher(store: Store) -> Any:
     return PollingWatcher(store.get_many)
 
 
-ENDS = ["given up", "told"]
+ENDS = ["cancelled", "notified"]
 ORDERS = ["ready before the second wait", "ready after it"]
 
 
 @pytest.mark.parametrize("pause", PAUSES)
-def test_second_wait_is_told_whatever_the_first_one_was(
-    store: Store, monkeypatch: pytest.MonkeyPatch, pause: str
-) -> None:
-    """One wait for a task ends, nobody waits for a moment, and another begins: in every combination."""
+def test_second_wait_is_notified_after_any_first_one(store: Store, monkeypatch: pytest.MonkeyPatch, pause: str) -> None:
+    """One wait for a task ends, then nothing waits for a moment, and another wait begins: every combination."""
     run = Run(store, monkeypatch)
     for number, (first, second, end, order) in enumerate(itertools.product(WAYS, WAYS, ENDS, ORDERS)):
         task_id = f"task {number} of {pause}: {first.name}, {second.name}, {end}, {order}"
         run.subscribe(task_id, first)
-        if end == "told":
+        if end == "notified":
             run.put(task_id, "SUCCESS")
         else:
             run.cancel(task_id)
@@ -159,7 +161,7 @@ def test_second_wait_is_told_whatever_the_first_one_was(
         run.end()
 
 
-def test_any_sequence_of_waits_is_told_what_the_model_says(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_sequence_of_waits_gets_what_the_model_says(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sequences over two tasks and three ways of waiting, with pauses between."""
     seed = random.randrange(10**9)
     dice = random.Random(seed)
@@ -176,7 +178,7 @@ def test_any_sequence_of_waits_is_told_what_the_model_says(store: Store, monkeyp
 
 def random_step(dice: random.Random, tasks: list[str]) -> tuple[Any, ...]:
     task_id = dice.choice(tasks)
-    # most of the time somebody begins to wait or gives up
+    # most steps begin or cancel a wait
     verb = dice.choices(["subscribe", "cancel", "start", "succeed", "pause"], [5, 4, 2, 1, 3])[0]
     if verb == "subscribe":
         return "subscribe", task_id, dice.choice(WAYS)

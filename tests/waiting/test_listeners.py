@@ -1,4 +1,4 @@
-"""Who is rung, how often, and what stays behind: nobody for nothing, one bell for many results, no dead listeners."""
+"""Notifications are few, reach only waiting clients, and leave no dead listeners behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.waiting.helpers import (
 )
 from tests.waiting.proxy import Proxy
 
-#: counts every NOTIFY of a database, on whatever channel, and lets it pass
+#: counts every NOTIFY of a database, on every channel, and sends it
 COUNTING = """
 CREATE SEQUENCE notified;
 CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
@@ -51,7 +51,7 @@ END $$;
 
 
 class NotifyCounter:
-    """Counts the notifications in a database; to be made before anybody connects to it."""
+    """Counts the notifications in a database; create it before any client connects."""
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
@@ -71,7 +71,7 @@ def counter(postgres_url: str) -> NotifyCounter:
 
 @pytest.fixture
 def store(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A store whose waiters only a notification wakes."""
+    """A store with waiters that only a notification wakes."""
     no_safety_net(monkeypatch)
     with opened(postgres_url) as store:
         yield store
@@ -99,19 +99,19 @@ def test_no_notification_is_sent_where_no_client_waits(counter: NotifyCounter, p
     with opened(postgres_url) as store:
         put_all(store, [f"before {number}" for number in range(200)])
         assert counter.count() == 0
-        inbox = subscribe(store.watcher(), ["awaited", "told"])
-        store.put(record("told"))
-        assert inbox.take(1) == ["told"]
+        inbox = subscribe(store.watcher(), ["awaited", "ended"])
+        store.put(record("ended"))
+        assert inbox.take(1) == ["ended"]
         before = counter.count()
         put_all(store, [f"after {number}" for number in range(200)])
         store.put(record("awaited", state="STARTED"))
-        assert counter.count() == before, "there is a listener, but it waits for another task, and for its end"
+        assert counter.count() == before, "the listener waits for the end of another task"
         store.put(record("awaited"))
         assert inbox.take(1) == ["awaited"]
         assert counter.count() == before + 1
 
 
-def test_a_burst_takes_few_notifications_and_wakes_no_stranger(
+def test_burst_takes_few_notifications_and_wakes_no_other_client(
     counter: NotifyCounter, store: Store, postgres_url: str
 ) -> None:
     ids = [f"task {number}" for number in range(2_000)]
@@ -131,25 +131,25 @@ def test_a_burst_takes_few_notifications_and_wakes_no_stranger(
         assert session.num_ctx_switches().voluntary - woken < len(ids) / 3
 
 
-# -- what stays behind
+# -- dead listeners
 
 
-def test_a_killed_process_is_rung_once_and_then_forgotten(
+def test_killed_process_is_notified_once_and_then_forgotten(
     counter: NotifyCounter, store: Store, database: Database, postgres_url: str
 ) -> None:
     ids = [f"task {number}" for number in range(50)]
     with Other(waiting_there, postgres_url, ids) as other:
         (listener,) = database.listeners()
         other.kill()
-    wait_until(lambda: not database.sessions(), "the server misses the killed process")
-    assert database.waiters() >= len(ids), "what it registered is still there"
+    wait_until(lambda: not database.sessions(), "the end of the killed process's session")
+    assert database.waiters() >= len(ids), "its registrations are still there"
     before = counter.count()
-    with psycopg.connect(postgres_url, autocommit=True) as ears:
-        ears.execute(f"LISTEN rootcellar_{listener}")
+    with psycopg.connect(postgres_url, autocommit=True) as listening:
+        listening.execute(f"LISTEN rootcellar_{listener}")
         for task_id in ids:
             store.put(record(task_id))
-        heard = list(ears.notifies(timeout=0.5, stop_after=2))
-    assert (len(heard), counter.count() - before) == (1, 1)
+        notifications = list(listening.notifies(timeout=0.5, stop_after=2))
+    assert (len(notifications), counter.count() - before) == (1, 1)
     inbox = subscribe(store.watcher(), ["mine"])
     store.put(record("mine"))
     inbox.take(1)
@@ -157,13 +157,13 @@ def test_a_killed_process_is_rung_once_and_then_forgotten(
     assert database.one("SELECT count(*) FROM celery_taskmeta_waiter WHERE listener = %s", listener) == 0
 
 
-def test_listeners_do_not_accumulate(store: Store, database: Database, postgres_url: str) -> None:
+def test_killed_listeners_do_not_accumulate(store: Store, database: Database, postgres_url: str) -> None:
     for number in range(5):
         with Other(waiting_there, postgres_url, [f"task {number}"]) as other:
-            # the dead ones before it are gone, whoever is alive stays
-            wait_until(lambda: len(database.listeners()) == 1, "only the newest is listed")
+            # dead listeners are removed, living ones stay
+            wait_until(lambda: len(database.listeners()) == 1, "only the newest listener")
             other.kill()
-        wait_until(lambda: not database.sessions(), "the server misses it")
+        wait_until(lambda: not database.sessions(), "the end of its session")
     with Other(waiting_there, postgres_url, ["a"]), Other(waiting_there, postgres_url, ["b"]):
         assert len(database.listeners()) == len(database.sessions()) == 2
         inbox = subscribe(store.watcher(), ["a", "b"])
@@ -171,23 +171,23 @@ def test_listeners_do_not_accumulate(store: Store, database: Database, postgres_
         assert sorted(inbox.take(2)) == ["a", "b"]
 
 
-def test_nothing_stays_behind_a_process_that_ends(database: Database, postgres_url: str) -> None:
+def test_closed_store_leaves_no_registration(database: Database, postgres_url: str) -> None:
     with opened(postgres_url) as store:
         subscribe(store.watcher(), ["never"])
-        wait_until(lambda: database.waiters() == 1, "it is registered")
-    wait_until(lambda: not database.listeners() and not database.waiters(), "it is gone")
+        wait_until(lambda: database.waiters() == 1, "its registration")
+    wait_until(lambda: not database.listeners() and not database.waiters(), "no registration")
 
 
 def test_task_without_waiters_is_not_registered(store: Store, database: Database) -> None:
     subscription = store.watcher().subscribe([f"task {number}" for number in range(100)], Inbox().deliver)
-    wait_until(lambda: database.waiters() == 100, "all are registered")
+    wait_until(lambda: database.waiters() == 100, "all registrations")
     subscription.cancel()
-    wait_until(lambda: database.waiters() == 0, "none is", timeout=5)
+    wait_until(lambda: database.waiters() == 0, "no registration", timeout=5)
 
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Let Python change between threads as often as it can."""
+    """Let Python switch between threads as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -195,8 +195,8 @@ def hasty_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hasty_threads")
-def test_coming_and_going_leaves_no_registration(store: Store, database: Database) -> None:
-    """Threads subscribe and cancel while the watcher registers: whatever is left must be waited for."""
+def test_cancelled_waits_leave_no_registration(store: Store, database: Database) -> None:
+    """Threads subscribe and cancel while the watcher registers: only the tasks that are waited for stay registered."""
     watcher = store.watcher()
     keep = watcher.subscribe(["kept"], Inbox().deliver)
 
@@ -218,44 +218,44 @@ def test_coming_and_going_leaves_no_registration(store: Store, database: Databas
     inbox = subscribe(watcher, ["very last"])
     wait_until(
         lambda: set(database.rows("SELECT task_id FROM celery_taskmeta_waiter")) == {("kept",), ("very last",)},
-        "two are waited for",
+        "two registrations",
         timeout=5,
     )
     keep.cancel()
 
 
-# -- listening, and not listening
+# -- the begin and the end of listening
 
 
-def test_a_ring_that_comes_too_late_is_not_missed_for_good(store: Store, database: Database) -> None:
-    """A ring for what was given up may come after the last look, when nobody listens any more."""
+def test_late_notification_does_not_block_the_next_one(store: Store, database: Database) -> None:
+    """A notification for a cancelled wait may come after the last read, when the watcher no longer listens."""
     inbox = subscribe(store.watcher(), ["first"])
     store.put(record("first"))
     inbox.take(1)
     (session,) = database.sessions()
     wait_until(
         lambda: database.one("SELECT query FROM pg_stat_activity WHERE pid = %s", session).startswith("UNLISTEN"),
-        "it stopped listening",
+        "the end of listening",
     )
     database.rows("UPDATE celery_taskmeta_listener SET armed = false")
     inbox = subscribe(store.watcher(), ["second"])
-    wait_until(lambda: database.waiters() == 1, "it is registered")
+    wait_until(lambda: database.waiters() == 1, "its registration")
     store.put(record("second"))
     assert inbox.take(1, timeout=10) == ["second"]
     assert database.sessions() == [session], "on the same connection"
 
 
-def test_a_ring_for_who_gave_up_costs_no_processor_time(
+def test_notification_of_a_cancelled_wait_takes_no_cpu_time(
     store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "LISTEN_LINGER", 1.5)
-    subscription = store.watcher().subscribe(["given up", "given up as well"], Inbox().deliver)
-    wait_until(lambda: database.waiters() == 2, "it is registered")
+    subscription = store.watcher().subscribe(["cancelled", "cancelled too"], Inbox().deliver)
+    wait_until(lambda: database.waiters() == 2, "its registration")
     process = psutil.Process()
     subscription.cancel()
-    put_all(store, ["given up", "given up as well"])
+    put_all(store, ["cancelled", "cancelled too"])
     spent = sum(process.cpu_times()[:2])
-    wait_until(lambda: not database.waiters(), "it stopped listening", timeout=10)
+    wait_until(lambda: not database.waiters(), "the end of listening", timeout=10)
     assert sum(process.cpu_times()[:2]) - spent < 0.8
 
 
@@ -267,7 +267,7 @@ def test_listener_ends_when_no_client_waits(store: Store, database: Database, mo
         inbox = subscribe(store.watcher(), [task_id])
         store.put(record(task_id))
         inbox.take(1)
-        wait_until(lambda: not database.sessions() and count_threads() == before, "thread and session are gone")
+        wait_until(lambda: not database.sessions() and count_threads() == before, "the end of thread and session")
         assert database.listeners() == []
 
 
@@ -275,27 +275,27 @@ def test_listener_ends_when_no_client_waits(store: Store, database: Database, mo
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["one result", "two results in one commit"])
-def test_waiter_is_told_while_another_writer_has_the_listener_locked(
+def test_waiter_is_notified_while_its_listener_is_locked(
     store: Store, database: Database, postgres_url: str, count: int
 ) -> None:
-    """The other writer stands still before its commit, or its session ends: what it was to send is never sent."""
+    """The other writer hangs before its commit, or its session ends: its notification is never sent."""
     ids = [f"task {number}" for number in range(count)]
     inbox = subscribe(store.watcher(), [*ids, "later"])
-    wait_until(lambda: database.waiters() == count + 1, "they are registered")
+    wait_until(lambda: database.waiters() == count + 1, "their registrations")
     with closing(psycopg.connect(postgres_url)) as other:
         other.execute("UPDATE celery_taskmeta_listener SET armed = false")
-        told = [write_of(store, task_id) for task_id in ids]
-        store._writer._write_together(told)
-        assert sorted(inbox.take(count, timeout=10)) == ids, "told while the row is locked"
+        writes = [write_of(store, task_id) for task_id in ids]
+        store._writer._write_together(writes)
+        assert sorted(inbox.take(count, timeout=10)) == ids, "notified while the row is locked"
         database.rows("SELECT pg_terminate_backend(%s)", other.info.backend_pid)
     store.put(record("later"))
-    assert inbox.take(1, timeout=10) == ["later"], "and told again after the other's session has ended"
+    assert inbox.take(1, timeout=10) == ["later"], "and notified after the other session has ended"
 
 
-def test_result_whose_writer_died_before_its_notification_is_told_soon(database: Database, postgres_url: str) -> None:
+def test_result_of_a_dead_writer_is_read_soon(database: Database, postgres_url: str) -> None:
     with opened(postgres_url) as store:
         inbox = subscribe(store.watcher(), ["one"])
-        wait_until(lambda: database.waiters() == 1, "it is registered")
+        wait_until(lambda: database.waiters() == 1, "its registration")
         database.rows(
             "INSERT INTO celery_taskmeta (task_id, status, result, date_done) VALUES ('one', 'SUCCESS', '1', now())"
         )
@@ -303,43 +303,41 @@ def test_result_whose_writer_died_before_its_notification_is_told_soon(database:
 
 
 def write_of(store: Store, task_id: str) -> Write:
-    """Return what ``put`` hands to the writer, for records that are to share a commit."""
+    """Return the write that ``put`` passes to the group commit, for records that share a commit."""
     one = record(task_id)
     return Write(task_id, store._put, (task_values(one), TASK_FORMS), (task_id, ""), is_durable=True, is_ready=True)
 
 
-# -- on the way to the server
+# -- lost connections
 
 
-def test_a_session_that_the_server_has_not_missed_holds_nobody_up(
-    store: Store, database: Database, postgres_url: str
-) -> None:
-    """A firewall that forgets a connection tells only one end: the old session holds its lock for hours."""
+def test_old_session_does_not_delay_waiters(store: Store, database: Database, postgres_url: str) -> None:
+    """When a firewall drops a connection, only one end notices: the old session keeps its lock for hours."""
     with Proxy(postgres_url) as proxy, opened(proxy.url) as behind:
         inbox = subscribe(behind.watcher(), ["before", "after"])
         store.put(record("before"))
         inbox.take(1)
         old = database.sessions()
         proxy.cut_clients()
-        wait_until(lambda: len(database.sessions()) == 2, "it listens anew")
+        wait_until(lambda: len(database.sessions()) == 2, "a new session that listens")
         assert set(old) < set(database.sessions()), "the old session is still there"
         store.put(record("after"))
         assert inbox.take(1) == ["after"]
 
 
-def test_one_task_told_in_three_ways_and_again_after_a_loss(store: Store, database: Database) -> None:
+def test_three_kinds_of_waiters_are_notified_after_a_lost_session(store: Store, database: Database) -> None:
     ways = [
         subscribe(store.watcher(), ["one", "two"], notify_on)
         for notify_on in (NotifyOn.RECORD, NotifyOn.ID, NotifyOn.CHANGES)
     ]
     records_and_ids = [subscribe(store.watcher(), ["three"], notify_on) for notify_on in (NotifyOn.RECORD, NotifyOn.ID)]
-    wait_until(lambda: database.waiters() == 3, "all are registered")
+    wait_until(lambda: database.waiters() == 3, "all registrations")
     store.put(record("one"))
     for inbox in ways:
         assert inbox.take(1) == ["one"]
     (session,) = database.sessions()
     database.rows("SELECT pg_terminate_backend(%s)", session)
-    wait_until(lambda: database.sessions() not in ([], [session]), "it listens anew")
+    wait_until(lambda: database.sessions() not in ([], [session]), "a new session that listens")
     put_all(store, ["two", "three"])
     for inbox in ways:
         assert inbox.take(1) == ["two"]
@@ -347,7 +345,7 @@ def test_one_task_told_in_three_ways_and_again_after_a_loss(store: Store, databa
         assert inbox.take(1) == ["three"]
 
 
-def test_a_lost_connection_is_not_mended_for_nobody(store: Store, database: Database, postgres_url: str) -> None:
+def test_lost_connection_is_not_restored_without_waiters(store: Store, database: Database, postgres_url: str) -> None:
     inbox = subscribe(store.watcher(), ["one"])
     store.put(record("one"))
     inbox.take(1)
@@ -358,7 +356,7 @@ def test_a_lost_connection_is_not_mended_for_nobody(store: Store, database: Data
     assert database.sessions() == []
 
 
-# -- a store that closes, tables that are not there, users who may not
+# -- closed stores, missing tables, users without rights
 
 
 def test_waiter_gets_an_error_when_the_store_is_closed(store: Store) -> None:
@@ -373,35 +371,35 @@ def test_waiter_gets_an_error_when_the_store_is_closed(store: Store) -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until(lambda: watcher._subscriptions, "it waits")
+    wait_until(lambda: watcher._subscriptions, "a waiting client")
     store.close()
     thread.join(10)
     assert "closed" in str(failed.get(timeout=1))
     late: queue.Queue[Any] = queue.Queue()
     watcher.subscribe(["never"], late.put)
-    assert isinstance(late.get(timeout=5), StoreUnavailable), "also who comes a moment later"
+    assert isinstance(late.get(timeout=5), StoreUnavailable), "a later waiter gets the error too"
     inbox = subscribe(store.watcher(), ["again"])
     store.put(record("again"))
-    assert inbox.take(1) == ["again"], "the next who waits opens it anew"
+    assert inbox.take(1) == ["again"], "the next waiter opens it again"
 
 
-def test_waiting_is_the_first_thing_that_is_done_with_a_database(
+def test_waiter_creates_the_tables_of_a_new_database(
     postgres_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_safety_net(monkeypatch)
     with ExitStack() as stack:
         waiting = stack.enter_context(closing(open_store(postgres_url)))
         inbox = subscribe(waiting.watcher(), ["first"])
-        wait_until(database.sessions, "it made the tables and listens")
+        wait_until(database.sessions, "tables and a listening session")
         storing = stack.enter_context(opened(postgres_url))
         storing.put(record("first"))
         assert inbox.take(1) == ["first"]
 
 
-def test_a_user_who_may_only_read_polls(
+def test_user_without_write_rights_polls(
     store: Store, database: Database, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.put(record("made the tables"))
+    store.put(record("first"))
     reader = f"reader_{postgres_url.rpartition('_')[2]}"
     database.rows(f"CREATE ROLE {reader} LOGIN PASSWORD 'reader'")
     database.rows(f"GRANT SELECT ON celery_taskmeta, rootcellar_schema TO {reader}")
@@ -410,12 +408,14 @@ def test_a_user_who_may_only_read_polls(
         store.put(record("told"))
         assert inbox.take(1, timeout=10) == ["told"]
     assert "permission denied" in caplog.text
-    wait_until(lambda: not database.rows("SELECT 1 FROM pg_stat_activity WHERE usename = %s", reader), "it left")
+    wait_until(
+        lambda: not database.rows("SELECT 1 FROM pg_stat_activity WHERE usename = %s", reader), "no session of the user"
+    )
     database.rows(f"DROP OWNED BY {reader}")
     database.rows(f"DROP ROLE {reader}")
 
 
-def test_a_waiter_that_looks_once_opens_no_connection_to_listen(store: Store, database: Database) -> None:
+def test_wait_with_timeout_0_does_not_listen(store: Store, database: Database) -> None:
     before = set(threading.enumerate())
     store.put(record("there"))
     found = list(Waiter(store).wait_for(["there"], timeout=0))
@@ -423,5 +423,5 @@ def test_a_waiter_that_looks_once_opens_no_connection_to_listen(store: Store, da
     with pytest.raises(celery.exceptions.TimeoutError):
         list(Waiter(store).wait_for(["not there"], timeout=0))
     assert database.sessions() == []
-    # an earlier test's may still be ending
+    # a thread of an earlier test may still be ending
     assert {thread for thread in threading.enumerate() if thread.name == "rootcellar-listen"} <= before

@@ -1,10 +1,10 @@
 """The protocol of waiting.sql as a model, in which every interleaving of two writers and a waiter is tried.
 
-The model's steps are what PostgreSQL does at once: a commit, the look of a statement at what is committed, taking the
-lock of the listener's row or passing it by, the end of a writer's session. A wake-up is lost in a world in which
-nothing can happen any more, while the waiter sleeps and a task that it waits for is stored by a writer that lives. The
-order of the steps is that of ``writing.py``, of the statement ``ring`` and of ``listening.py``; test_races.py shows
-that they are what really happens, and test_kinds.py what subscribers get in any sequence of waits.
+The model's steps are atomic in PostgreSQL: a commit, a statement's read of committed rows, locking the listener's row
+or skipping it, the end of a writer's session. A notification is lost in a world in which no step is left, while the
+waiter sleeps and a living writer has stored a task that it waits for. The steps have the order of ``group_commit.py``,
+``waiting.sql`` and ``notify.py``. test_races.py shows that the real steps are the same, and test_kinds.py what
+subscribers get in any sequence of waits.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import pytest
 
 WAITER = 2
 
-#: what who waits for the tasks 0 and 1 does. A ring takes it from ``sleep`` to ``woken``.
+#: the steps of a waiter for the tasks 0 and 1. A notification moves it from ``sleep`` to ``woken``.
 WAITS = (
     *("listen", "arm", "register 0", "register 1", "commit", "read", "sleep"),
     *("woken", "arm", "commit", "read", "sleep"),
 )
-#: listening already, and armed, it begins to wait for task 1 while it waits for task 0
+#: it listens and is armed for task 0, and then begins to wait for task 1
 BEGINS_AGAIN = (
     *("listen", "arm", "register 0", "commit", "read", "register 1", "commit", "read", "sleep"),
     *("woken", "arm", "commit", "read", "sleep"),
 )
-#: it gives up task 0, stops listening, and then waits for task 1
-LISTENS_ANEW = (
+#: it cancels task 0, stops listening, and then waits for task 1
+LISTENS_AGAIN = (
     *("listen", "arm", "register 0", "commit", "read", "forget 0", "commit", "unlisten"),
     *("listen", "arm", "register 1", "commit", "read", "sleep"),
     *("woken", "arm", "commit", "read", "sleep"),
@@ -36,39 +36,39 @@ LISTENS_ANEW = (
 READS_FIRST = ("listen", "read", "arm", "register 0", "register 1", "commit", "sleep", *WAITS[WAITS.index("woken") :])
 ARMS_LAST = (*WAITS[: WAITS.index("woken")], "woken", "read", "arm", "commit", "sleep")
 LISTENS_LATE = ("arm", "register 0", "register 1", "commit", "read", "listen", *WAITS[WAITS.index("sleep") :])
-ANEW_UNARMED = (*LISTENS_ANEW[:8], "listen", "register 1", *LISTENS_ANEW[11:])
+AGAIN_UNARMED = (*LISTENS_AGAIN[:8], "listen", "register 1", *LISTENS_AGAIN[11:])
 
-#: what who stores the task of its own number does
-STORES_THEN_LOOKS = ("store", "look", "lock", "ring")
-LOOKS_INSIDE = ("look", "lock", "ring", "store")
+#: the steps of a writer, which stores the task of its own number
+STORES_THEN_READS = ("store", "find", "lock", "notify")
+READS_INSIDE = ("find", "lock", "notify", "store")
 #: it leaves the notification to the writer that has the row locked
-LEAVES_IT_TO_OTHERS = ("store", "look", "lock or leave", "ring")
+LEAVES_IT_TO_OTHERS = ("store", "find", "lock or leave", "notify")
 
 
 class World(NamedTuple):
-    """What is committed on the server, and how far each of the three is."""
+    """The committed rows of the server, and the next step of each of the three."""
 
     stored: frozenset[int] = frozenset()
     registered: frozenset[int] = frozenset()
     is_armed: bool = False
     locked_by: int | None = None
     is_listening: bool = False
-    is_rung: bool = False
-    #: what the waiter's transaction will do when it commits
+    is_notified: bool = False
+    #: the changes that the waiter's transaction commits
     pending: tuple[str, ...] = ()
-    told: frozenset[int] = frozenset()
-    #: writers whose session ended before they notified anybody
+    read: frozenset[int] = frozenset()
+    #: writers whose session ended before their notification
     dead: frozenset[int] = frozenset()
-    #: what each does next: the two writers and the waiter
+    #: the next step of each: the two writers and the waiter
     at: tuple[int, int, int] = (0, 0, 0)
 
-    def moved(self, who: int, to: int, **changes: object) -> World:
-        at = tuple(to if number == who else place for number, place in enumerate(self.at))
+    def moved(self, actor: int, to: int, **changes: object) -> World:
+        at = tuple(to if number == actor else place for number, place in enumerate(self.at))
         return self._replace(at=at, **changes)
 
 
 class Model:
-    """All that can happen with writers and a waiter that follow these programs."""
+    """All worlds that writers and a waiter with these programs can reach."""
 
     def __init__(self, writer: tuple[str, ...], waiter: tuple[str, ...]) -> None:
         self.writer = writer
@@ -77,7 +77,7 @@ class Model:
         self.lost: list[World] = []
 
     def explore(self, start: World) -> None:
-        """Visit every world that can come of ``start``."""
+        """Visit every world that can follow ``start``."""
         ahead = [start]
         while ahead:
             world = ahead.pop()
@@ -86,40 +86,40 @@ class Model:
             self.worlds.add(world)
             following = list(self.next(world))
             ahead += following
-            if not following and world.registered & world.stored - world.told - world.dead:
+            if not following and world.registered & world.stored - world.read - world.dead:
                 self.lost.append(world)
 
     def next(self, world: World) -> Iterator[World]:
-        """Yield the worlds that may be next: one for each of the three that can go on."""
-        for who in (0, 1):
-            if world.at[who] < len(self.writer):
-                yield self.write(world, who)
-                # one of them may die at any moment; what it had not committed is undone
+        """Yield the next worlds: one for each of the three that has a step."""
+        for actor in (0, 1):
+            if world.at[actor] < len(self.writer):
+                yield self.write(world, actor)
+                # a writer may die at any moment; its uncommitted changes are undone
                 if not world.dead:
-                    locked_by = None if world.locked_by == who else world.locked_by
-                    yield world.moved(who, len(self.writer), dead=frozenset({who}), locked_by=locked_by)
+                    locked_by = None if world.locked_by == actor else world.locked_by
+                    yield world.moved(actor, len(self.writer), dead=frozenset({actor}), locked_by=locked_by)
         yield from self.wait(world)
 
-    def write(self, world: World, who: int) -> World:
-        step, after = self.writer[world.at[who]], world.at[who] + 1
+    def write(self, world: World, actor: int) -> World:
+        step, after = self.writer[world.at[actor]], world.at[actor] + 1
         end = len(self.writer)
-        # where it goes on when there is nobody to ring: to what it has still to commit, or to the end
+        # its next step if there is no waiter to notify: its own commit, or the end
         without = end - 1 if self.writer[-1] == "store" else end
         if step == "store":
-            return world.moved(who, after, stored=world.stored | {who})
-        if step == "look":
-            is_found = world.is_armed and who in world.registered
-            return world.moved(who, after if is_found else without)
+            return world.moved(actor, after, stored=world.stored | {actor})
+        if step == "find":
+            is_found = world.is_armed and actor in world.registered
+            return world.moved(actor, after if is_found else without)
         if step == "lock or leave" and (world.locked_by is not None or not world.is_armed):
-            return world.moved(who, without)
+            return world.moved(actor, without)
         if step.startswith("lock"):
-            # SKIP LOCKED passes by a row that is locked; one that was disarmed since the look is left out
+            # SKIP LOCKED skips a locked row; a row that was disarmed since the read is skipped too
             is_free = world.locked_by is None and world.is_armed
-            return world.moved(who, after, locked_by=who if is_free else world.locked_by)
-        # to ring is to commit, and with it whatever the same transaction stores
-        changes = {"is_armed": False, "locked_by": None} if world.locked_by == who else {}
-        is_rung = world.is_rung or world.is_listening
-        return world.moved(who, end, stored=world.stored | {who}, is_rung=is_rung, **changes)
+            return world.moved(actor, after, locked_by=actor if is_free else world.locked_by)
+        # a notification is sent by a commit, together with the records of the same transaction
+        changes = {"is_armed": False, "locked_by": None} if world.locked_by == actor else {}
+        is_notified = world.is_notified or world.is_listening
+        return world.moved(actor, end, stored=world.stored | {actor}, is_notified=is_notified, **changes)
 
     def wait(self, world: World) -> Iterator[World]:
         place = world.at[WAITER]
@@ -130,7 +130,7 @@ class Model:
         if verb == "listen":
             yield world.moved(WAITER, after, is_listening=True)
         elif verb == "unlisten":
-            yield world.moved(WAITER, after, is_listening=False, is_rung=False)
+            yield world.moved(WAITER, after, is_listening=False, is_notified=False)
         elif verb in ("register", "forget"):
             yield world.moved(WAITER, after, pending=(*world.pending, step))
         elif verb == "arm":
@@ -141,10 +141,10 @@ class Model:
         elif verb == "commit":
             yield self.commit(world, after)
         elif verb == "read":
-            yield world.moved(WAITER, after, told=world.told | (world.stored & world.registered))
+            yield world.moved(WAITER, after, read=world.read | (world.stored & world.registered))
         elif verb == "sleep":
-            if world.is_rung:
-                yield world.moved(WAITER, self.waiter.index("woken"), is_rung=False)
+            if world.is_notified:
+                yield world.moved(WAITER, self.waiter.index("woken"), is_notified=False)
         elif verb == "woken":
             yield world.moved(WAITER, after)
 
@@ -174,26 +174,30 @@ def explored(writer: tuple[str, ...], waiter: tuple[str, ...]) -> Model:
     return model
 
 
-@pytest.mark.parametrize("waiter", [WAITS, BEGINS_AGAIN, LISTENS_ANEW], ids=["waits", "begins again", "listens anew"])
-def test_no_interleaving_loses_a_wake_up(waiter: tuple[str, ...]) -> None:
-    model = explored(STORES_THEN_LOOKS, waiter)
+@pytest.mark.parametrize("waiter", [WAITS, BEGINS_AGAIN, LISTENS_AGAIN], ids=["waits", "begins again", "listens again"])
+def test_no_interleaving_loses_a_notification(waiter: tuple[str, ...]) -> None:
+    model = explored(STORES_THEN_READS, waiter)
     assert model.lost == []
     assert len(model.worlds) > 200
     asleep = len(waiter) - 1
-    assert any(world.at[WAITER] == asleep and world.told for world in model.worlds), "some are told after a ring"
-    assert any(world.at[WAITER] == waiter.index("sleep") and world.told for world in model.worlds), "others at once"
+    assert any(world.at[WAITER] == asleep and world.read for world in model.worlds), (
+        "some results are read after a notification"
+    )
+    assert any(world.at[WAITER] == waiter.index("sleep") and world.read for world in model.worlds), (
+        "others are read at once"
+    )
 
 
 @pytest.mark.parametrize(
     ("writer", "waiter"),
     [
         pytest.param(LEAVES_IT_TO_OTHERS, WAITS, id="leaves the notification to another writer"),
-        pytest.param(LOOKS_INSIDE, WAITS, id="rings inside the transaction that stores"),
-        pytest.param(STORES_THEN_LOOKS, READS_FIRST, id="reads before it registers"),
-        pytest.param(STORES_THEN_LOOKS, ARMS_LAST, id="arms after it has read"),
-        pytest.param(STORES_THEN_LOOKS, LISTENS_LATE, id="listens after it has registered"),
-        pytest.param(STORES_THEN_LOOKS, ANEW_UNARMED, id="does not arm when it listens anew"),
+        pytest.param(READS_INSIDE, WAITS, id="notifies in the transaction that stores"),
+        pytest.param(STORES_THEN_READS, READS_FIRST, id="reads before it registers"),
+        pytest.param(STORES_THEN_READS, ARMS_LAST, id="arms after it has read"),
+        pytest.param(STORES_THEN_READS, LISTENS_LATE, id="listens after it has registered"),
+        pytest.param(STORES_THEN_READS, AGAIN_UNARMED, id="does not arm when it listens again"),
     ],
 )
-def test_any_other_order_loses_some(writer: tuple[str, ...], waiter: tuple[str, ...]) -> None:
+def test_other_order_loses_a_notification(writer: tuple[str, ...], waiter: tuple[str, ...]) -> None:
     assert explored(writer, waiter).lost

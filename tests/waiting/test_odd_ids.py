@@ -1,4 +1,4 @@
-"""A wait for an id that no server can hold times out, and nobody else notices."""
+"""A wait for an id that no server can store times out, and affects no other wait."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.conformance.registered import STORES
 from tests.helpers import wait_until
 from tests.waiting.helpers import make_app, no_safety_net, record
 
-#: from a JSON body, from a URL, and longer than what an index takes, also compressed
+#: ids from a JSON body or a URL, and one that is too long for an index, even compressed
 ODD = ["a lone \ud800 surrogate", "a \x00 NUL", "".join(random.Random(7).choices("0123456789abcdef", k=20_000))]
-#: seconds after which a wait for one of them is given up
+#: the timeout of a wait for one of them, in seconds
 TIMEOUT = 0.1
 
 
 @pytest.fixture(params=STORES, ids=lambda store: store.name)
 def app(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Celery:
-    """An app on each store; where there are notifications, nothing else wakes a waiter."""
+    """An app on each store; if the store notifies, only a notification wakes a waiter."""
     no_safety_net(monkeypatch)
     monkeypatch.setattr(Servers, "safety_read_seconds", 3600.0)
     under_test: StoreUnderTest = request.param
@@ -85,12 +85,12 @@ WAITS: list[Callable[[Celery, str], object]] = [
 ]
 
 
-def test_wait_for_an_id_that_cannot_exist_times_out_alone(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+def test_wait_for_an_impossible_id_times_out_alone(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     store, watcher = app.backend.store, app.backend.waiter.watcher()
     store.put(record("there"))
     innocent = [Background(lambda: app.AsyncResult("innocent").get(timeout=60))]
     innocent.append(Background(lambda: asyncio.run(rootcellar.result(app.AsyncResult("innocent"), timeout=60))))
-    wait_until(lambda: len(watcher._subscriptions.get("innocent", ())) == 2, "both wait")
+    wait_until(lambda: len(watcher._subscriptions.get("innocent", ())) == 2, "two waiting clients")
     for odd in ODD:
         for wait in WAITS:
             with pytest.raises(TimeoutError) as caught:
@@ -99,5 +99,5 @@ def test_wait_for_an_id_that_cannot_exist_times_out_alone(app: Celery, caplog: p
         assert app.AsyncResult(odd).ready() is False
     store.put(record("innocent"))
     assert [one.result(10) for one in innocent] == ["innocent"] * 2
-    # that of a pooler in transaction mode is none of this
+    # the warning about a pooler in transaction mode has another reason
     assert [line for line in caplog.messages if "through the connection pooler" not in line] == []

@@ -1,4 +1,4 @@
-"""The exception of a failed parent is raised in place of the result's own failure."""
+"""The exception of a failed parent is raised instead of the result's own failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_failure_in_a_header_is_raised_though_it_is_stored_after_that_of_the_chord(tmp_path: Path, way: str) -> None:
+def test_header_failure_stored_after_the_chords_is_raised(tmp_path: Path, way: str) -> None:
     app = make_app(f"sqlite:///{tmp_path}/results.sqlite3")
     backend: Any = app.backend
     reads: list[int] = []
@@ -44,7 +44,7 @@ def test_failure_in_a_header_is_raised_though_it_is_stored_after_that_of_the_cho
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_failure_of_a_chord_is_raised_where_nothing_is_stored_of_its_header(tmp_path: Path, way: str) -> None:
+def test_chord_failure_is_raised_without_a_stored_header(tmp_path: Path, way: str) -> None:
     app = make_app(f"sqlite:///{tmp_path}/results.sqlite3")
     backend: Any = app.backend
     with closing(backend.waiter), closing(backend.store):

@@ -1,4 +1,4 @@
-"""Waiting over a fork, and in greenlets, where nothing may block the hub."""
+"""Waiting after a fork, and in greenlets, where nothing may block the hub."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if child == 0:
     store.put(record("stored by the child"))
     inbox = subscribe(store.watcher(), ["child", "both"])
     assert sorted(inbox.take(2)) == ["both", "child"]
-    print("child told", flush=True)
+    print("child notified", flush=True)
     os._exit(0)
 assert sorted(inbox.take(2)) == ["both", "parent"]
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 again = subscribe(store.watcher(), ["again"])
 store.put(record("again"))
 again.take(1)
-print("parent told")
+print("parent notified")
 """
 
 GREENLETS = """
@@ -84,30 +84,30 @@ assert wait(coming) == sorted(ids)
 assert app.backend.store.get_many([f"stored {number}" for number in range(50)]).keys() == {
     f"stored {number}" for number in range(50)
 }
-print("told")
+print("all notified")
 """
 
 
-def test_parent_and_child_are_both_told(postgres_url: str) -> None:
+def test_parent_and_forked_child_are_notified(postgres_url: str) -> None:
     database = Database(postgres_url)
     with opened(postgres_url) as store, Script(FORKING, postgres_url) as script:
-        wait_until(lambda: len(database.sessions()) == 2, "each has a session of its own")
-        wait_until(lambda: database.waiters(["child", "both", "parent"]) == 4, "all are registered")
+        wait_until(lambda: len(database.sessions()) == 2, "two sessions")
+        wait_until(lambda: database.waiters(["child", "both", "parent"]) == 4, "all registrations")
         assert len(database.listeners()) == 2
         put_all(store, ["parent", "child", "both"])
-        script.wait_for("child told")
-        script.wait_for("parent told")
+        script.wait_for("child notified")
+        script.wait_for("parent notified")
         script.end()
         assert store.get("stored by the child")
 
 
 @pytest.mark.parametrize("kind", ["gevent", "eventlet"])
-def test_waiting_in_greenlets_blocks_nobody(postgres_url: str, kind: str) -> None:
+def test_waiting_greenlet_does_not_block_others(postgres_url: str, kind: str) -> None:
     database = Database(postgres_url)
     with opened(postgres_url) as store, Script(GREENLETS, postgres_url, kind) as script:
-        wait_until(lambda: database.waiters() == 50, "all are registered")
+        wait_until(lambda: database.waiters() == 50, "all registrations")
         assert len(database.sessions()) == 1
         script.wait_for("ticking")
         put_all(store, [f"task {number}" for number in range(50)])
-        script.wait_for("told")
+        script.wait_for("all notified")
         script.end()

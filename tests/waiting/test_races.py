@@ -1,6 +1,6 @@
-"""No wake-up is lost, whichever comes first: who waits, or the result. Driven both ways thousands of times.
+"""No notification is lost, whether the waiter or the result comes first, in thousands of rounds.
 
-Each round has one waiter and nobody else who could wake it; nothing looks again, so a wake-up that is lost stays lost.
+Each round has one waiter, which only its own notification wakes, so a lost notification stays lost.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from tests.waiting.helpers import HEAVY, Inbox, Other, no_safety_net, opened, op
 ROUNDS = 40_000 if HEAVY else 2_000
 #: seconds within which both sides come, in any order
 SPREAD = 0.002
-#: seconds that the other processes need to hear of it
+#: seconds that the other processes need to get their job
 AHEAD = 0.0005
 
 
-@pytest.mark.parametrize("listens_anew", [False, True])
+@pytest.mark.parametrize("listens_again", [False, True])
 @pytest.mark.timeout(900 if HEAVY else 180)
-def test_no_wake_up_is_lost(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, listens_anew: bool
+def test_no_notification_is_lost(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, listens_again: bool
 ) -> None:
     no_safety_net(monkeypatch)
     rounds = ROUNDS // 2
-    if listens_anew:
-        # it stops listening, and listens anew, between most rounds
+    if listens_again:
+        # the watcher stops listening, and listens again, between most rounds
         monkeypatch.setattr(notify, "LISTEN_LINGER", SPREAD)
     seed = random.randrange(10**9)
     with ExitStack() as stack:
         race = Race(stack, postgres_url, random.Random(seed))
-        run = race.run_giving_up if listens_anew else race.run
+        run = race.run_giving_up if listens_again else race.run
         for number in range(rounds):
             try:
                 run(str(number))
             except AssertionError as lost:
                 pytest.fail(f"round {number} of seed {seed}: {lost}")
-    assert "Polling" not in caplog.text, "it was told, it did not look"
-    assert min(race.came_first.values()) > rounds / 100, f"both ways: {race.came_first}"
+    assert "Polling" not in caplog.text, "it was notified and did not poll"
+    assert min(race.came_first.values()) > rounds / 100, f"each came first sometimes: {race.came_first}"
 
 
 class Race:
-    """A store that waits, two processes that store, and who was faster."""
+    """A store that waits, two processes that store, and counts of which came first."""
 
     def __init__(self, stack: ExitStack, url: str, dice: random.Random) -> None:
         self._store: Store = stack.enter_context(opened(url))
@@ -65,7 +65,7 @@ class Race:
         self._note(began, *(other.end() for other in self._others))
 
     def run_giving_up(self, name: str) -> None:
-        """Wait for two tasks, give up one, and let it be stored about when the watcher stops listening."""
+        """Wait for two tasks, cancel one, and let it be stored when the watcher is about to stop listening."""
         ids = [f"{name}-kept", f"{name}-given-up"]
         self._start(ids, [self._some_time(), SPREAD + self._some_time() + self._some_time()])
         inbox, began = Inbox(), time.monotonic()
@@ -88,6 +88,6 @@ class Race:
         if stored[1] < began:
             self.came_first["the result"] += 1
         elif stored[0] > began + SPREAD / 4:
-            self.came_first["who waits"] += 1
+            self.came_first["the waiter"] += 1
         else:
             self.came_first["neither"] += 1

@@ -29,7 +29,7 @@ def test_ready_task_is_sent_once_to_each_subscriber() -> None:
     assert list(one.waiting) == ["b"]
 
 
-def test_change_is_sent_only_to_subscribers_of_changes_and_only_if_it_is_one() -> None:
+def test_change_is_sent_once_to_subscribers_of_changes() -> None:
     table = SubscriptionTable()
     subscribed(table, "a")
     changes = subscribed(table, "a", notify_on=NotifyOn.CHANGES)
@@ -38,7 +38,7 @@ def test_change_is_sent_only_to_subscribers_of_changes_and_only_if_it_is_one() -
     assert table.records_to_send([record("a", "RETRY")]) == {changes: [record("a", "RETRY")]}
 
 
-def test_id_alone_ends_only_subscriptions_to_ids() -> None:
+def test_id_ends_only_subscriptions_to_ids() -> None:
     table = SubscriptionTable()
     whole, by_id = subscribed(table, "a"), subscribed(table, "a", notify_on=NotifyOn.ID)
     assert table.ids_to_send(["a", "unknown"]) == {by_id: ["a"]}

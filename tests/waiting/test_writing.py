@@ -1,4 +1,4 @@
-"""Threads that share commits: all is stored, an error reaches only its own call, and nobody waits for a dead leader."""
+"""Threads share commits: all records are stored, an error fails only its own call, and no thread waits for ever."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ THREADS = 16
 
 
 class Interrupted(BaseException):
-    """What a soft time limit raises, wherever a thread is."""
+    """An exception like a soft time limit's, at any line."""
 
 
 @pytest.fixture
@@ -52,39 +52,39 @@ def database(postgres_url: str) -> Database:
 
 @contextmanager
 def busy_leader(store: Store, url: str) -> Iterator[Background]:
-    """Have a thread lead a turn that takes until the end of the block: what it stores, somebody else is storing."""
+    """Let a thread lead a batch until the end of the block: another session holds the row that it stores."""
     with psycopg.connect(url) as blocker:
-        blocker.execute("INSERT INTO celery_taskmeta (task_id, status) VALUES ('held up', 'STARTED')")
-        leader = Background(lambda: store.put(record("held up")))
-        wait_until(lambda: is_held_up(Database(url)), "the leader waits for the row")
+        blocker.execute("INSERT INTO celery_taskmeta (task_id, status) VALUES ('blocked', 'STARTED')")
+        leader = Background(lambda: store.put(record("blocked")))
+        wait_until(lambda: waits_for_a_lock(Database(url)), "a leader that waits for the row")
         yield leader
         blocker.rollback()
 
 
-def is_held_up(database: Database) -> bool:
+def waits_for_a_lock(database: Database) -> bool:
     return bool(database.rows("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
 
 
 def queue_up(store: Store, *puts: Callable[[], Any]) -> list[Background]:
-    """Begin calls one after the other; each is in the queue before the next begins."""
+    """Begin calls one by one; each is in the queue before the next begins."""
     begun: list[Background] = []
     before = len(store._writer._turns.get().queue)
     for put in puts:
         begun.append(Background(put))
-        wait_until(lambda: len(store._writer._turns.get().queue) == before + len(begun), "it waits in the queue")
+        wait_until(lambda: len(store._writer._turns.get().queue) == before + len(begun), "a call in the queue")
     return begun
 
 
 def commits(database: Database) -> int:
-    """Return the number of commits, once every other session has ended and so told all of its own."""
+    """Return the number of commits, after every other session has ended and reported its own."""
     wait_until(
         lambda: database.one("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()") == 1,
-        "nobody else is connected",
+        "no other session",
     )
     return int(database.one("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"))
 
 
-# -- all together
+# -- shared commits
 
 
 def test_threads_share_their_commits(store: Store, database: Database) -> None:
@@ -96,7 +96,7 @@ def test_threads_share_their_commits(store: Store, database: Database) -> None:
         found = store.get_many(some)
         assert {task_id: value_of(one) for task_id, one in found.items()} == {task_id: task_id for task_id in some}
     store.close()
-    assert 32 < commits(database) - before < 32 * 200 / 4, "one a turn"
+    assert 32 < commits(database) - before < 32 * 200 / 4, "each commit has several records"
 
 
 def test_later_caller_is_stored_in_the_next_batch(store: Store, postgres_url: str) -> None:
@@ -107,7 +107,7 @@ def test_later_caller_is_stored_in_the_next_batch(store: Store, postgres_url: st
         assert one.result().written
 
 
-def test_an_error_reaches_only_its_own_call(store: Store, postgres_url: str) -> None:
+def test_error_fails_only_its_own_call(store: Store, postgres_url: str) -> None:
     with busy_leader(store, postgres_url) as leader:
         good = queue_up(store, *(lambda number=number: store.put(record(f"good {number}")) for number in range(10)))
         bad = queue_up(
@@ -126,10 +126,10 @@ def test_an_error_reaches_only_its_own_call(store: Store, postgres_url: str) -> 
     assert len(store.get_many([f"good {number}" for number in range(10)])) == 10
 
 
-def test_a_connection_lost_while_the_good_are_told_from_the_bad(
+def test_good_records_are_stored_after_a_connection_is_lost(
     store: Store, database: Database, postgres_url: str
 ) -> None:
-    """The error of the bad record must not reach those for whom there was no time to try again."""
+    """The error of the bad record must not fail the calls that were not retried yet."""
     database.rows("CREATE SEQUENCE shots")
     database.rows("""
         CREATE FUNCTION shoot() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -152,12 +152,12 @@ def test_a_connection_lost_while_the_good_are_told_from_the_bad(
     assert len(store.get_many(names)) == len(names)
 
 
-def test_notification_that_fails_is_logged_and_the_record_is_stored(
+def test_failed_notification_is_logged_and_the_record_stored(
     store: Store, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.rows("ALTER TABLE celery_taskmeta_waiter RENAME TO gone")
     with caplog.at_level(logging.WARNING):
-        assert store.put(record("stored all the same")).written
+        assert store.put(record("stored")).written
     assert "could not be notified" in caplog.text
 
 
@@ -165,7 +165,7 @@ def test_notification_that_fails_is_logged_and_the_record_is_stored(
 
 
 def put_in_order(store: Store, ids: list[str], turns: int) -> list[str]:
-    """A job: store the same tasks again and again from many threads, each in this order; return the errors."""
+    """A job: store the same tasks repeatedly in many threads, each in this order; return the errors."""
     problems: list[str] = []
 
     def put(start: int) -> None:
@@ -180,7 +180,7 @@ def put_in_order(store: Store, ids: list[str], turns: int) -> list[str]:
 
 
 def put_parts(store: Store, name: str, chords: list[str], count: int) -> list[str]:
-    """A job: store parts of some chords from many threads, each part for the next chord; return the errors."""
+    """A job: store parts of some chords in many threads, each part for the next chord; return the errors."""
     problems: list[str] = []
 
     def put(thread: int) -> None:
@@ -206,7 +206,7 @@ def run_threads(work: list[Callable[[], object]]) -> None:
         thread.join()
 
 
-def test_processes_never_deadlock(database: Database, postgres_url: str) -> None:
+def test_two_processes_never_deadlock(database: Database, postgres_url: str) -> None:
     ids = [f"task {number:02}" for number in range(48)]
     chords = [f"chord {number}" for number in range(7)]
     with opened(postgres_url), Other(opened_there, postgres_url) as one, Other(opened_there, postgres_url) as two:
@@ -222,7 +222,7 @@ def test_processes_never_deadlock(database: Database, postgres_url: str) -> None
     assert database.one("SELECT sum(counted) FROM celery_taskmeta_chord") == 2 * THREADS * 40
 
 
-def test_children_store_at_once_after_a_fork(postgres_url: str) -> None:
+def test_forked_children_store_at_once(postgres_url: str) -> None:
     with opened(postgres_url) as store, Script(FORKING, postgres_url) as script:
         script.wait_for("all stored")
         script.end()
@@ -252,11 +252,11 @@ print("all stored")
 """
 
 
-# -- when the server or its connections go
+# -- a killed server and lost connections
 
 
 def put_patiently(store: Store, task_id: str) -> None:
-    """Store as the backend does: again after an outage."""
+    """Store like the backend: with retries after an outage."""
     for _ in range(1_000):
         try:
             store.put(record(task_id))
@@ -267,7 +267,7 @@ def put_patiently(store: Store, task_id: str) -> None:
     raise AssertionError(f"{task_id} was not stored")
 
 
-def test_connections_are_lost_midway(database: Database, postgres_url: str) -> None:
+def test_threads_store_while_connections_are_lost(database: Database, postgres_url: str) -> None:
     with opened(named(postgres_url, "unlucky")) as store:
         over = threading.Event()
         killer = Background(lambda: terminate_until(over, database))
@@ -292,7 +292,7 @@ def terminate_until(over: threading.Event, database: Database) -> int:
     return count
 
 
-def test_acknowledged_results_outlive_a_killed_server(new_postgres: Callable[..., PostgresServer]) -> None:
+def test_acknowledged_results_survive_a_killed_server(new_postgres: Callable[..., PostgresServer]) -> None:
     server = new_postgres()
     acknowledged: list[str] = []
     with opened(server.create_database()) as store:
@@ -308,7 +308,7 @@ def test_acknowledged_results_outlive_a_killed_server(new_postgres: Callable[...
                 pass
 
         storing = [Background(lambda thread=thread: put(thread)) for thread in range(THREADS)]
-        wait_until(lambda: len(acknowledged) > 1_000, "they store")
+        wait_until(lambda: len(acknowledged) > 1_000, "a thousand results")
         server.kill()
         for one in storing:
             one.result()
@@ -321,25 +321,25 @@ def test_acknowledged_results_outlive_a_killed_server(new_postgres: Callable[...
 
 
 def interrupt(thread: threading.Thread) -> None:
-    """Raise in another thread, as soon as it runs Python again."""
+    """Raise an exception in another thread, when it next runs Python."""
     assert (
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupted))
         == 1
     )
 
 
-def test_a_leader_is_interrupted(store: Store, postgres_url: str) -> None:
+def test_interrupted_leader_hands_over(store: Store, postgres_url: str) -> None:
     with busy_leader(store, postgres_url) as leader:
-        # this one leads next, and with it go the others
+        # this one leads next, and the others are in its batch
         next_leader, *others = queue_up(
             store,
-            lambda: store.put(record("held up", state="STARTED")),
+            lambda: store.put(record("blocked", state="STARTED")),
             *(lambda number=number: store.put(record(f"task {number}")) for number in range(5)),
         )
         interrupt(leader)
         with pytest.raises(Interrupted):
             leader.result(10)
-        wait_until(lambda: is_held_up(Database(postgres_url)), "the next one leads")
+        wait_until(lambda: waits_for_a_lock(Database(postgres_url)), "the next leader")
         interrupt(next_leader)
         with pytest.raises(Interrupted):
             next_leader.result(10)
@@ -349,8 +349,8 @@ def test_a_leader_is_interrupted(store: Store, postgres_url: str) -> None:
     assert store.put(record("afterwards")).written
 
 
-def test_caller_that_waits_for_a_leader_is_interrupted(store: Store, postgres_url: str) -> None:
-    """Nobody hands the lead to somebody who is gone."""
+def test_interrupted_follower_leaves_the_queue(store: Store, postgres_url: str) -> None:
+    """A leader never hands over to a thread that has left."""
 
     def raise_interrupted(*_: Any) -> None:
         raise Interrupted
@@ -362,9 +362,9 @@ def test_caller_that_waits_for_a_leader_is_interrupted(store: Store, postgres_ur
             assert main is not None
 
             def interrupt_main() -> list[Background]:
-                wait_until(lambda: store._writer._turns.get().queue, "it waits in the queue")
+                wait_until(lambda: store._writer._turns.get().queue, "a call in the queue")
                 signal.pthread_kill(main, signal.SIGUSR1)
-                wait_until(lambda: not store._writer._turns.get().queue, "it left the queue")
+                wait_until(lambda: not store._writer._turns.get().queue, "an empty queue")
                 return queue_up(store, lambda: store.put(record("next")))
 
             interrupter = Background(interrupt_main)
@@ -377,7 +377,7 @@ def test_caller_that_waits_for_a_leader_is_interrupted(store: Store, postgres_ur
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_interrupted_at_any_moment(postgres_url: str) -> None:
+def test_writer_survives_interruptions_at_any_moment(postgres_url: str) -> None:
     """Hundreds of times, at random; with others who store all the while, and never may be kept waiting."""
     seed = random.randrange(10**9)
     print(f"seed {seed}")
@@ -399,7 +399,7 @@ class Interrupted(BaseException):
 def interrupt(_, frame):
     while frame:
         if os.path.basename(frame.f_code.co_filename) in ("pool.py", "contextlib.py"):
-            # the pool's own locks and counts do not bear an interruption: a moment later, then
+            # the pool's own locks and counts cannot be interrupted: try a moment later
             signal.setitimer(signal.ITIMER_REAL, 0.0005)
             return
         frame = frame.f_back
@@ -424,7 +424,7 @@ signal.signal(signal.SIGALRM, interrupt)
 acknowledged = 0
 for turn in range(600):
     if turn == 300:
-        # the first half alone, where it always leads
+        # in the first half it stores alone, and always leads
         [other.start() for other in others]
     try:
         signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.0001, dice.choice((0.004, 0.02))))
@@ -438,7 +438,7 @@ for turn in range(600):
         pass
 over.set()
 [other.join(20) for other in others]
-assert not any(other.is_alive() for other in others), "nobody waits for ever"
+assert not any(other.is_alive() for other in others), "no thread waits for ever"
 store.put(record("afterwards"))
 print("stored", acknowledged, len(stored), flush=True)
 """
