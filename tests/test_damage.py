@@ -1,4 +1,4 @@
-"""One record's or one caller's trouble never reaches another, whatever a row or a header holds."""
+"""A damaged row or header affects only its own record and its own readers."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ def stored(place: Place, count: int = 9) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_damaged_rows_and_headers_harm_nobody_else(name: str, open_place: Callable[[str], Place]) -> None:
+def test_damaged_rows_and_headers_affect_only_their_own_tasks(name: str, open_place: Callable[[str], Place]) -> None:
     counts = run({name: lambda: open_place(name)}, 600, seed=20261128)
-    looks: Counter[str] = Counter()
+    reads: Counter[str] = Counter()
     for (_, _, reader), count in counts.items():
-        looks[reader] += count
+        reads[reader] += count
     readers = {"get", "get_many", "waiting", "join", "as_completed", "history", "scan", "rekey", "store", "chord"}
-    assert readers <= looks.keys()
-    assert ("drain" in looks) == (name == "write-behind")
+    assert readers <= reads.keys()
+    assert ("drain" in reads) == (name == "write-behind")
 
 
 DAMAGE: dict[str, list[tuple[str, Any]]] = {
@@ -158,18 +158,18 @@ def test_damaged_row_fails_only_its_own_reader(
         assert AsyncResult(bad, app=place.app).get(timeout=PATIENCE) == found[0] == values[bad]
 
 
-def test_damaged_row_does_not_end_the_wait_of_others(place: Place) -> None:
+def test_damaged_row_does_not_end_other_waits(place: Place) -> None:
     """A process waits for a task whose row is damaged, and for one that ends later."""
     bad, late = new_id(), new_id()
     stored(place, 1)
     waiting = {task_id: threading.Event() for task_id in (bad, late)}
-    told: dict[str, Any] = {}
+    outcomes: dict[str, Any] = {}
 
     def wait(task_id: str) -> None:
         try:
-            told[task_id] = AsyncResult(task_id, app=place.app).get(timeout=PATIENCE)
+            outcomes[task_id] = AsyncResult(task_id, app=place.app).get(timeout=PATIENCE)
         except Exception as exc:
-            told[task_id] = exc
+            outcomes[task_id] = exc
         waiting[task_id].set()
 
     for task_id in waiting:
@@ -179,15 +179,13 @@ def test_damaged_row_does_not_end_the_wait_of_others(place: Place) -> None:
     assert waiting[bad].wait(PATIENCE)
     place.backend.store_result(late, "late", "SUCCESS")
     assert waiting[late].wait(PATIENCE)
-    assert told == {bad: "bad", late: "late"}
+    assert outcomes == {bad: "bad", late: "late"}
 
 
 @pytest.mark.parametrize(
     ("header", "moment"), [("0001-01-01T00:00:00+14:00", EARLIEST), ("9999-12-31T23:59:59.999999-14:00", LATEST)]
 )
-def test_sent_header_beyond_all_calendars_is_stored_as_the_nearest_moment(
-    header: str, moment: datetime, place: Place
-) -> None:
+def test_sent_header_beyond_all_dates_becomes_the_nearest_date(header: str, moment: datetime, place: Place) -> None:
     task_id = new_id()
     place.backend.store_result(task_id, 1, "SUCCESS", request=Context(id=task_id, task="t", rootcellar_sent_at=header))
     assert AsyncResult(task_id, app=place.app).get(timeout=PATIENCE) == 1
@@ -223,10 +221,10 @@ def test_damaged_row_is_named_in_the_history(open_place: Callable[[str], Place])
     assert f"task {bad} is damaged, this cannot be read: retries, result" in shown.err
 
 
-def test_rekey_passes_over_a_damaged_row_and_names_it(place: Place) -> None:
+def test_rekey_skips_a_damaged_row_and_names_it(place: Place) -> None:
     values = stored(place)
     if isinstance(place.store, WritesBehind):
-        pytest.skip("what is moved is rekeyed where it was moved to")
+        pytest.skip("moved results are rekeyed in the durable store")
     bad, *good = values
     place.keep()
     damage_result(place, bad)
@@ -265,7 +263,7 @@ def test_damaged_record_does_not_stop_the_journal(open_place: Callable[[str], Pl
     place.store.drain_all()
     assert place.store.lag().waiting == 0
     moved = place.store.durable.get_many(values)
-    # what only describes the call and cannot be read is left out, what changes the meaning stays where it is
+    # an unreadable field of the call is left out; a record whose result is unreadable stays in Redis
     assert moved.keys() == {third, *good}
     assert place.store.lag().refused == 2
     for task_id in (third, *good):
@@ -274,7 +272,7 @@ def test_damaged_record_does_not_stop_the_journal(open_place: Callable[[str], Pl
         AsyncResult(second, app=place.app).get(timeout=PATIENCE)
 
 
-def test_damaged_copy_in_the_cache_is_not_taken_for_the_record(open_place: Callable[[str], Place]) -> None:
+def test_damaged_copy_in_the_cache_is_ignored(open_place: Callable[[str], Place]) -> None:
     place: Any = open_place("write-through")
     (task_id,) = stored(place, 1)
     key = f"celery-task-meta-rootcellar-copy-{task_id}"
@@ -286,7 +284,7 @@ def test_damaged_copy_in_the_cache_is_not_taken_for_the_record(open_place: Calla
     assert AsyncResult(task_id, app=place.app).get(timeout=PATIENCE) == ["value", 0]
 
 
-def test_damaged_member_fails_only_its_own_place_of_a_group(open_place: Callable[[str], Place]) -> None:
+def test_damaged_member_fails_only_its_own_place_in_a_group(open_place: Callable[[str], Place]) -> None:
     place: Any = open_place("sqlite")
     values = stored(place)
     bad, *good = values
@@ -310,7 +308,7 @@ def test_damaged_member_fails_only_its_own_place_of_a_group(open_place: Callable
     assert metas[bad]["status"] == "FAILURE"
 
 
-def test_damaged_chord_does_not_stop_the_look_for_orphans(open_place: Callable[[str], Place]) -> None:
+def test_damaged_chord_does_not_stop_the_sweep(open_place: Callable[[str], Place]) -> None:
     place: Any = open_place("postgres")
     store = place.store
     for number in range(3):
@@ -325,7 +323,7 @@ def test_damaged_chord_does_not_stop_the_look_for_orphans(open_place: Callable[[
 # -- ids
 
 
-def test_uuid_is_an_id_on_every_way_in_and_out(place: Place) -> None:
+def test_uuid_is_accepted_as_an_id_everywhere(place: Place) -> None:
     task_id, other, group_id = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
     app, backend = place.app, place.backend
     with pytest.raises(TimeoutError):
@@ -343,7 +341,7 @@ def test_uuid_is_an_id_on_every_way_in_and_out(place: Place) -> None:
     results = [AsyncResult(task_id, app=app), AsyncResult(other, app=app)]
     both = ResultSet(results, app=app)
     assert both.join_native(timeout=PATIENCE, disable_sync_subtasks=False) == [1, 2]
-    # the keys are the ids that the results have
+    # the keys are the ids of the results
     assert {key: meta["result"] for key, meta in both.iter_native(timeout=PATIENCE)} == {task_id: 1, other: 2}
     assert dict(rootcellar.as_completed(results, timeout=PATIENCE)) == {str(task_id): 1, str(other): 2}
     assert {key: meta["result"] for key, meta in backend.get_many([task_id, other], timeout=PATIENCE)} == {
@@ -385,7 +383,7 @@ async def last_state(task: Any) -> str:
         {"group": "x" * 5_000, "group_index": [], "chord": {"task": "t"}},
     ],
 )
-def test_odd_header_never_costs_the_task_its_result(given: dict[str, Any], place: Place) -> None:
+def test_odd_header_does_not_lose_the_tasks_result(given: dict[str, Any], place: Place) -> None:
     task_id = new_id()
     place.backend.store_result(task_id, ["mine"], "SUCCESS", request=Context(**{"id": task_id, "task": "t", **given}))
     assert AsyncResult(task_id, app=place.app).get(timeout=PATIENCE) == ["mine"]
@@ -395,7 +393,7 @@ def test_odd_header_never_costs_the_task_its_result(given: dict[str, Any], place
         assert durable.durable.get(task_id) is not None
 
 
-def test_header_of_another_type_is_coerced_where_it_means_one_thing(place: Place) -> None:
+def test_header_of_another_type_is_converted_if_unambiguous(place: Place) -> None:
     task_id = new_id()
     given = {"parent_id": 5, "root_id": uuid.UUID(int=5), "retries": "3", "group": 12, "group_index": 2.0}
     place.backend.store_result(task_id, 1, "SUCCESS", request=Context(id=task_id, task="t", hostname=b"host", **given))
@@ -408,7 +406,7 @@ def test_header_of_another_type_is_coerced_where_it_means_one_thing(place: Place
 # -- shared commits
 
 
-def test_chord_part_of_an_odd_group_fails_no_task_that_shares_its_commit(open_place: Callable[[str], Place]) -> None:
+def test_chord_part_of_an_odd_group_does_not_fail_its_batch(open_place: Callable[[str], Place]) -> None:
     place = open_place("postgres")
     ids = [new_id() for _ in range(300)]
 
@@ -433,7 +431,7 @@ def test_write_of_another_type_is_refused_before_it_is_queued(order: Any) -> Non
 
 
 def test_record_that_cannot_be_sent_is_refused_alone(open_place: Callable[[str], Place]) -> None:
-    """One of several that share a commit is such that the driver itself fails at it."""
+    """The driver itself fails for one record of a batch."""
     place: Any = open_place("postgres")
     place.store.check()
     ids = [new_id() for _ in range(60)]
@@ -464,7 +462,7 @@ def test_record_that_cannot_be_sent_is_refused_alone(open_place: Callable[[str],
     assert place.store.get_many(ids).keys() == set(ids) - set(ids[::10])
 
 
-# -- what older and other programs left
+# -- records of older versions and other programs
 
 
 def mongo_tasks(place: Any) -> Any:
@@ -487,7 +485,7 @@ def mongo_tasks(place: Any) -> Any:
         ({"status": "SUCCESS", "result": "5", "traceback": None, "children": []}, ("SUCCESS", 5, None, [])),
     ],
 )
-def test_mongodb_document_of_an_old_celery_is_read_by_what_it_is(
+def test_mongodb_document_of_an_old_celery_is_read(
     given: dict[str, Any], expected: tuple[Any, ...], open_place: Callable[[str], Place]
 ) -> None:
     place = open_place("mongodb")
@@ -501,7 +499,7 @@ def test_mongodb_document_of_an_old_celery_is_read_by_what_it_is(
         assert result.get(timeout=PATIENCE) == value
 
 
-def test_mongodb_document_of_pickles_is_our_error_or_its_value(open_place: Callable[[str], Place]) -> None:
+def test_mongodb_document_of_pickles_is_refused_or_read(open_place: Callable[[str], Place]) -> None:
     place = open_place("mongodb")
     task_id = new_id()
     pickled = {name: pickle.dumps(value, 2) for name, value in (("result", 5), ("traceback", None), ("children", []))}
@@ -514,9 +512,7 @@ def test_mongodb_document_of_pickles_is_our_error_or_its_value(open_place: Calla
 
 
 @pytest.mark.parametrize("odd", [None, 5, "x", [1], datetime(2018, 1, 1)])
-def test_mongodb_document_whose_own_part_is_damaged_takes_the_next_state(
-    odd: Any, open_place: Callable[[str], Place]
-) -> None:
+def test_damaged_mongodb_document_takes_the_next_state(odd: Any, open_place: Callable[[str], Place]) -> None:
     place = open_place("mongodb")
     values = stored(place, 2)
     late, sealed = values
@@ -534,7 +530,7 @@ def test_mongodb_document_whose_own_part_is_damaged_takes_the_next_state(
 
 
 @pytest.mark.parametrize("odd", [5, bson.ObjectId(), [1], {"a": 1}, None])
-def test_mongodb_document_of_odd_types_fails_only_its_own_reader(odd: Any, open_place: Callable[[str], Place]) -> None:
+def test_mongodb_document_of_odd_types_fails_only_its_reader(odd: Any, open_place: Callable[[str], Place]) -> None:
     place = open_place("mongodb")
     values = stored(place, 3)
     bad = new_id()
@@ -566,7 +562,7 @@ def test_stock_result_without_a_date_has_none(open_place: Callable[[str], Place]
     assert other.date_done is None
 
 
-def test_pickled_stock_result_is_an_error_that_says_pickle(open_place: Callable[[str], Place]) -> None:
+def test_pickled_stock_result_is_an_error_that_names_pickle(open_place: Callable[[str], Place]) -> None:
     place: Any = open_place("redis")
     task_id = new_id()
     place.redis.set(f"celery-task-meta-{task_id}", PICKLED)
@@ -576,7 +572,7 @@ def test_pickled_stock_result_is_an_error_that_says_pickle(open_place: Callable[
     assert {record.task_id for record in place.store.query(TaskQuery())} == {task_id, *values}
 
 
-def test_date_that_nobody_stored_is_shown_as_none(open_place: Callable[[str], Place]) -> None:
+def test_missing_date_is_shown_as_none(open_place: Callable[[str], Place]) -> None:
     place: Any = open_place("redis")
     (task_id,) = stored(place, 1)
     record = place.store.get(task_id)

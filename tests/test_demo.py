@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it: with nothing, and against real servers."""
+"""The demo, as a user runs it: without servers, and on real servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROUND = 13
 
 
 def suggested(ended: Ended) -> list[list[str]]:
-    """The commands that a demo suggests at its end, without `rootcellar`."""
+    """Return the commands that a demo suggests at its end, without `rootcellar`."""
     lines = ended.out.partition("Commands to try next:\n")[2].splitlines()
     return [shlex.split(line)[1:] for line in lines if re.match(r"  (\S*/)?rootcellar ", line)]
 
@@ -44,7 +44,7 @@ def assert_commands_work(ended: Ended, env: dict[str, str] | None = None) -> Non
 
 
 def assert_summed_up(ended: Ended, rounds: int) -> None:
-    """Assert that a demo ended well, and that it counted the tasks of every kind."""
+    """Assert that a demo succeeded, and counted the tasks of every kind."""
     assert (ended.status, ended.err) == (0, ""), ended
     sums = f"{9 * rounds} SUCCESS, {2 * rounds} FAILURE, {rounds} REVOKED, {rounds} whose result is ignored"
     assert re.search(rf"\n{ROUND * rounds} tasks in [\d.]+ s: {sums}\.\n", ended.out)
@@ -53,7 +53,7 @@ def assert_summed_up(ended: Ended, rounds: int) -> None:
 
 @contextmanager
 def started(*args: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Start a demo, and have it killed at the end of the block if it still runs."""
+    """Start a demo, and kill it at the end of the block if it still runs."""
     line = command("demo", "--once", *args)
     pipe = subprocess.PIPE
     with subprocess.Popen(line, env=environment(env), stdout=pipe, stderr=pipe, text=True) as process:
@@ -64,7 +64,7 @@ def started(*args: str, env: dict[str, str] | None = None) -> Iterator[subproces
 
 
 def wait_for_children(process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
-    """Wait until a process has so many descendants, and return them."""
+    """Wait until a process has ``count`` descendants, and return them."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -74,11 +74,11 @@ def wait_for_children(process: subprocess.Popen[str], count: int) -> list[psutil
     raise AssertionError("the demo did not start its worker")
 
 
-# -- with nothing
+# -- without servers
 
 
 def test_demo_needs_nothing_and_its_suggestions_work(tmp_path: Path) -> None:
-    # a real app's broker is not for the demo to touch, unless it is to use the real app's backend
+    # the demo must not use a real app's broker, unless it uses the real app's backend
     elsewhere = {"CELERY_BROKER_URL": "redis://nowhere"}
     # a retry of the missing broker would have no end, and `run` has one
     ended = run("demo", "--once", env={"TMPDIR": str(tmp_path), **elsewhere})
@@ -113,7 +113,7 @@ def test_demo_keeps_the_results_of_a_named_file(tmp_path: Path) -> None:
     assert run(*suggested(ended)[0]).out.count("shop.") == 13
 
 
-def test_a_result_that_is_not_as_expected_fails_it(tmp_path: Path) -> None:
+def test_unexpected_result_fails_the_demo(tmp_path: Path) -> None:
     wrong = "import rootcellar.onboarding.demo.tasks as tasks; tasks.write_invoice.run = lambda payment: 'free'"
     ended = run_after(wrong, "demo", "--once", "-n", "26", env={"TMPDIR": str(tmp_path)})
     assert ended.status == 1
@@ -150,12 +150,12 @@ def test_demo_runs_on_postgresql_and_rabbitmq(postgres_url: str, rabbit_url: str
     assert ":guest@" not in ended.out
 
 
-def test_a_real_broker_goes_with_a_file(tmp_path: Path, redis_url: str) -> None:
+def test_demo_runs_on_a_broker_and_a_file(tmp_path: Path, redis_url: str) -> None:
     path = tmp_path / "a.sqlite3"
     assert_summed_up(run("demo", "--once", "-n", "13", "--file", str(path), "--broker", redis_url), rounds=1)
 
 
-def test_ctrl_c_stops_the_worker_too(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_demos_worker(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
     env = {"TMPDIR": str(tmp_path)}
     with started("-n", "2000", "--backend", postgres_url, "--broker", redis_url, env=env) as demo:
         family = wait_for_children(demo, 3)
@@ -169,7 +169,7 @@ def test_ctrl_c_stops_the_worker_too(postgres_url: str, redis_url: str, tmp_path
     assert all(IN_URL not in line and redis_url not in line for line in lines[1:])
 
 
-def test_a_worker_that_dies_is_told_with_its_log(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_dead_worker_is_reported_with_its_log(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
     env = {"TMPDIR": str(tmp_path)}
     with started("-n", "2000", "--backend", postgres_url, "--broker", redis_url, env=env) as demo:
         worker = wait_for_children(demo, 3)[0]
@@ -194,7 +194,7 @@ def test_backend_that_is_unknown_is_one_line(backend: str, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broker_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+def test_unusable_broker_is_a_one_line_error(tmp_path: Path) -> None:
     port = free_port()
     for broker, words in {
         f"redis://:s3cret@127.0.0.1:{port}": ["refused", f"redis://:**@127.0.0.1:{port}"],
@@ -207,11 +207,11 @@ def test_a_broker_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         assert_one_line(ended, *words, secret="s3cret")
 
 
-def test_a_wrong_broker_password_is_one_line(rabbit_url: str) -> None:
+def test_wrong_broker_password_is_a_one_line_error(rabbit_url: str) -> None:
     ended = run("demo", "--once", "--broker", rabbit_url.replace("guest:guest", "guest:s3cret"))
     assert_one_line(ended, "ACCESS_REFUSED", "check user and password", secret="s3cret")
 
 
-def test_a_missing_broker_driver_is_one_line() -> None:
+def test_missing_broker_driver_is_a_one_line_error() -> None:
     ended = run_without("redis", "demo", "--once", "--broker", "redis://host")
     assert_one_line(ended, "not installed", "pip install 'celery[redis]'")

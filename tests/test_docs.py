@@ -1,4 +1,4 @@
-"""The examples of the documentation, run as they are printed, against real servers in place of the example's hosts."""
+"""The examples of the documentation run as printed, on real servers instead of the example's hosts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EXAMPLE_BROKER = "redis://localhost:6379/0"
 
 
 class Page:
-    """A page of the documentation, its examples' hosts replaced by the test's servers."""
+    """A page of the documentation, with the test's servers instead of the example's hosts."""
 
     def __init__(self, name: str, replace: dict[str, str]) -> None:
         text = (ROOT / name).read_text(encoding="utf-8")
@@ -49,21 +49,21 @@ class Page:
         self.blocks = BLOCK.findall(text)
 
     def replace(self, example: str, real: str) -> None:
-        """Replace what an example says by what the test has."""
+        """Replace the example's values by the test's."""
         self.blocks = [(language, body.replace(example, real)) for language, body in self.blocks]
 
     def of(self, language: str) -> list[str]:
-        """The blocks in one language."""
+        """Return the blocks in one language."""
         return [body for found, body in self.blocks if found == language]
 
     def write_files(self, folder: Path) -> None:
-        """Write the Python blocks that begin with a file's name."""
+        """Write the Python blocks that begin with a file name."""
         for body in self.of("python"):
             if name := FILE_NAME.match(body):
                 (folder / name[1]).write_text(body, encoding="utf-8")
 
     def commands(self) -> Iterator[tuple[str, str]]:
-        """The commands, each with what the page says that it prints (empty where it says nothing)."""
+        """Return the commands, each with the output that the page shows, which may be empty."""
         for body in self.of("console"):
             for piece in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
                 command, _, expected = piece.partition("\n")
@@ -71,7 +71,7 @@ class Page:
 
 
 def run(command: str, folder: Path, status: int = 0, timeout: float = 60) -> str:
-    """Run a command of the page in ``folder`` with this environment's programs; return what it printed."""
+    """Run a command of the page in ``folder`` with this environment's programs; return its output."""
     words = shlex.split(command)
     programs = Path(sys.executable).parent
     program = (
@@ -92,7 +92,7 @@ def run(command: str, folder: Path, status: int = 0, timeout: float = 60) -> str
 
 
 def play(page: Page, folder: Path) -> None:
-    """Do what the page says from its top to its end: write its files, start its workers, run its commands.
+    """Follow the page from top to end: write its files, start its workers, run its commands.
 
     A worker runs until the page starts another one or changes the configuration. ``…`` stands for any output.
     """
@@ -116,7 +116,7 @@ def play(page: Page, folder: Path) -> None:
                 assert re.search(wanted, printed, re.DOTALL), f"{command}\n{expected}\n{printed}"
 
 
-def test_getting_started(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+def test_page_getting_started_works(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     page = Page("docs/getting-started.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
     page.write_files(tmp_path)
     with Worker("tasks", cwd=tmp_path):
@@ -131,16 +131,12 @@ def test_getting_started(tmp_path: Path, postgres_url: str, redis_url: str) -> N
             assert connection.execute(statement.encode()).fetchall(), statement
 
 
-def test_a_project_on_stock_redis_switches_and_goes_back(
-    tmp_path: Path, postgres_url: str, redis_server: RedisServer
-) -> None:
+def test_project_on_stock_redis_switches_and_back(tmp_path: Path, postgres_url: str, redis_server: RedisServer) -> None:
     urls = {f"redis://localhost:6379/{n}": redis_server.database_url(9_210 + n) for n in range(2)}
     play(Page("docs/from-redis.md", {EXAMPLE_DATABASE: postgres_url, **urls}), tmp_path)
 
 
-def test_a_project_on_a_stock_database_switches_and_goes_back(
-    tmp_path: Path, postgres_url: str, redis_url: str
-) -> None:
+def test_project_on_a_stock_database_switches_and_back(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     old_row = postgres_url.partition("//")[2]
     replace = {EXAMPLE_DATABASE.partition("//")[2]: old_row, EXAMPLE_BROKER: redis_url}
     page = Page("docs/from-database.md", replace)
@@ -153,7 +149,7 @@ def test_a_project_on_a_stock_database_switches_and_goes_back(
     play(page, tmp_path)
 
 
-def test_asyncio(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+def test_page_asyncio_works(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     page = Page("docs/asyncio.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
     with Served(page, tmp_path), Worker("tasks", concurrency=2, cwd=tmp_path):
         for command, expected in page.commands():
@@ -161,7 +157,7 @@ def test_asyncio(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
                 assert run(command, tmp_path) == expected
 
 
-def test_waits_of_a_page_end_when_its_client_disconnects(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+def test_wait_ends_when_its_http_client_disconnects(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     page = Page("docs/asyncio.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
     with Served(page, tmp_path) as url, httpx.Client(base_url=url, timeout=30) as http:
         with http.stream("GET", "/counts/waits-for-a-worker/states") as events:
@@ -169,11 +165,11 @@ def test_waits_of_a_page_end_when_its_client_disconnects(tmp_path: Path, postgre
             assert http.get("/waits").json() == ["waits-for-a-worker"]
         deadline = time.monotonic() + 60
         while http.get("/waits").json():
-            assert time.monotonic() < deadline, "the wait goes on although its client left"
+            assert time.monotonic() < deadline, "the wait continues after its client has disconnected"
 
 
 class Served:
-    """The FastAPI application of a page, served by the page's own command; a context manager that returns its URL.
+    """Serve the FastAPI application of a page by the page's own command; a context manager that returns its URL.
 
     It has one more path, ``/waits``: the ids of the tasks that the process waits for.
     """
@@ -215,7 +211,7 @@ class Served:
         assert "Traceback" not in (self._folder / "uvicorn.log").read_text()
 
 
-def test_testing(tmp_path: Path) -> None:
+def test_page_testing_works(tmp_path: Path) -> None:
     page = Page("docs/testing.md", {})
     page.write_files(tmp_path)
     _, (command, expected), _ = page.commands()
@@ -226,7 +222,7 @@ def test_testing(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)  # the whole of both suites
-def test_own_store_is_tested_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_of_your_own_is_tested_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Page("docs/testing.md", {})
     page.write_files(tmp_path)
     (project,) = page.of("toml")
@@ -244,7 +240,7 @@ def test_own_store_is_tested_as_documented(tmp_path: Path, monkeypatch: pytest.M
     assert "/tests/" not in printed
 
 
-def test_postgresql(tmp_path: Path, postgres_url: str) -> None:
+def test_page_postgresql_works(tmp_path: Path, postgres_url: str) -> None:
     page = Page("docs/postgresql.md", {EXAMPLE_DATABASE: postgres_url})
     for command, expected in page.commands():
         if not command.startswith("pip "):
@@ -257,7 +253,7 @@ def test_postgresql(tmp_path: Path, postgres_url: str) -> None:
     check_settings(page)
 
 
-def test_pgbouncer(postgres_server: PostgresServer, postgres_url: str) -> None:
+def test_page_pgbouncer_works(postgres_server: PostgresServer, postgres_url: str) -> None:
     (config,) = Page("docs/postgresql.md", {}).of("ini")
     with DocumentedPgBouncer(postgres_server, config, urlsplit(postgres_url).path[1:]) as pooler:
         store = open_store(pooler.through(postgres_url))
@@ -267,7 +263,7 @@ def test_pgbouncer(postgres_server: PostgresServer, postgres_url: str) -> None:
 
 
 class DocumentedPgBouncer(PgBouncerServer):
-    """One that runs a printed configuration, its addresses and files replaced by the test's."""
+    """A PgBouncer with a printed configuration, with the test's addresses and files."""
 
     def __init__(self, postgres: PostgresServer, config: str, database: str) -> None:
         super().__init__(postgres)
@@ -292,12 +288,12 @@ class DocumentedPgBouncer(PgBouncerServer):
         return [program, file]
 
 
-def test_examples_of_the_page_on_check_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str) -> None:
+def test_page_check_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str) -> None:
     open_store(postgres_url).check()
     page = Page("docs/check.md", {EXAMPLE_DATABASE: postgres_url})
     for command, expected in page.commands():
         printed = run(command, tmp_path)
-        # what is looked at is as the page shows it; what was measured is another
+        # the page shows the same steps with other measured times
         assert re.findall(r"^  ok    [a-z]+(?: success| trip)?", printed, re.MULTILINE) == re.findall(
             r"^  ok    [a-z]+(?: success| trip)?", expected, re.MULTILINE
         )
@@ -307,7 +303,7 @@ def test_examples_of_the_page_on_check_run(tmp_path: Path, monkeypatch: pytest.M
     exec(compile(body, "check", "exec"), {"__name__": "check"})  # noqa: S102 - our own page
 
 
-def test_examples_of_the_page_on_sqlite_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_sqlite_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = Page("docs/sqlite.md", {})
     store = open_store("rootcellar+sqlite:///results.sqlite3")
@@ -315,7 +311,7 @@ def test_examples_of_the_page_on_sqlite_run(tmp_path: Path, monkeypatch: pytest.
     for command, _ in page.commands():
         program, file, *rest = shlex.split(command)
         if program == "touch":
-            # it gives the file to a group that need not exist here
+            # it gives the file to a group that may not exist here
             assert rest == ["&&", "chgrp", "celery", file, "&&", "chmod", "660", file]
             continue
         assert program == "sqlite3"
@@ -325,7 +321,9 @@ def test_examples_of_the_page_on_sqlite_run(tmp_path: Path, monkeypatch: pytest.
     check_settings(page)
 
 
-def test_hybrid(tmp_path: Path, new_postgres: Callable[..., PostgresServer], kept_redis_server: RedisServer) -> None:
+def test_page_hybrid_works(
+    tmp_path: Path, new_postgres: Callable[..., PostgresServer], kept_redis_server: RedisServer
+) -> None:
     redis_url = kept_redis_server.database_url(77)
     server = new_postgres(auth="trust")  # the page's command has no password
     url = server.create_database()
@@ -341,7 +339,7 @@ def test_hybrid(tmp_path: Path, new_postgres: Callable[..., PostgresServer], kep
     open_store(found["result_backend"], StoreOptions(transport_options=found["result_backend_transport_options"]))
 
 
-def test_mysql(tmp_path: Path, mysql_server: MariaDBServer) -> None:
+def test_page_mysql_works(tmp_path: Path, mysql_server: MariaDBServer) -> None:
     url = mysql_server.create_database()
     page = Page(
         "docs/mysql.md", {"mysql://celery:secret@localhost:3306/results": url, "?ssl_ca=/etc/ssl/db-ca.pem": ""}
@@ -355,7 +353,7 @@ def test_mysql(tmp_path: Path, mysql_server: MariaDBServer) -> None:
     mysql_server.drop_databases([url.rpartition("/")[2]])
 
 
-def test_redis(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_page_redis_works(tmp_path: Path, redis_server: RedisServer) -> None:
     urls = {f"redis://localhost:6379/{n}": redis_server.database_url(9_200 + n) for n in range(2)}
     page = Page("docs/redis.md", urls)
     for command, expected in page.commands():
@@ -375,7 +373,7 @@ def test_documented_rights_of_a_redis_user_are_those_of_the_tests() -> None:
     assert sorted(rules.split()) == sorted([*KEYS.split(), *COMMANDS.split()])
 
 
-def test_mongodb(tmp_path: Path, mongo_server: MongoServer) -> None:
+def test_page_mongodb_works(tmp_path: Path, mongo_server: MongoServer) -> None:
     url = mongo_server.new_database()
     page = Page("docs/mongodb.md", {"mongodb://celery:secret@localhost:27017/results": url})
     for command, _ in page.commands():
@@ -386,7 +384,7 @@ def test_mongodb(tmp_path: Path, mongo_server: MongoServer) -> None:
 
 
 def check_settings(page: Page) -> None:
-    """Run a page's settings, and see that each backend URL in them is one that a store takes."""
+    """Run a page's settings, and check that a store accepts each backend URL in them."""
     for body in page.of("python"):
         found: dict[str, object] = {"__name__": "settings"}
         exec(compile(body, "settings", "exec"), found)  # noqa: S102 - our own page
@@ -394,7 +392,7 @@ def check_settings(page: Page) -> None:
             open_store(str(url))
 
 
-def test_recommend_and_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_recommend_and_init_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("recommend", "init"):
         page = Page(f"docs/{name}.md", {})
@@ -405,7 +403,7 @@ def test_recommend_and_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / "shop" / "compose.yaml").exists()
 
 
-def test_readme(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+def test_readme_works(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     page = Page("README.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
     page.write_files(tmp_path)
     check_settings(page)
@@ -415,7 +413,7 @@ def test_readme(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
                 assert expected in run(command, tmp_path)
 
 
-def test_payloads(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+def test_page_payloads_works(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     page = Page("docs/payloads.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url})
     page.write_files(tmp_path)
     with Worker("shop", cwd=tmp_path):
@@ -426,7 +424,7 @@ def test_payloads(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
         assert connection.execute(query.encode()).fetchall() == [("19.90",)]
 
 
-def test_configuration(tmp_path: Path, postgres_server: PostgresServer, redis_server: RedisServer) -> None:
+def test_page_configuration_works(tmp_path: Path, postgres_server: PostgresServer, redis_server: RedisServer) -> None:
     url = urlsplit(postgres_server.create_database())
     password = unquote(url.password or "").replace("\\", "\\\\").replace("'", "\\'")
     page = Page("docs/configuration.md", {})
@@ -448,7 +446,7 @@ def test_configuration(tmp_path: Path, postgres_server: PostgresServer, redis_se
         assert f"/{url.path[1:]}" in run("rootcellar history", tmp_path)
 
 
-def test_rpc(tmp_path: Path, rabbit_url: str) -> None:
+def test_page_rpc_works(tmp_path: Path, rabbit_url: str) -> None:
     url = urlsplit(rabbit_url)
     page = Page("docs/rpc.md", {"BROKER_HOST=localhost": f"BROKER_PORT={url.port}\nBROKER_VHOST={url.path[1:]}"})
     page.write_files(tmp_path)
@@ -461,7 +459,7 @@ def test_rpc(tmp_path: Path, rabbit_url: str) -> None:
         assert run(f"python -c '{client}print(shop.add.delay(2, 3).get(timeout=20))'", tmp_path) == "5\n"
 
 
-def test_the_variables_are_documented() -> None:
+def test_page_configuration_lists_every_variable() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     assert fill_in(page) == page, "run: python -m tools.settings_reference docs/configuration.md"
 

@@ -1,4 +1,4 @@
-"""A task's exception into JSON and back: what it says, what it is, what it knows; and nothing is run by reading it."""
+"""A task's exception becomes JSON and comes back: text, class, attributes; reading it calls nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class KeywordsOnly(Exception):
 
 
 class Opaque(Exception):
-    """Shows what cannot be stored."""
+    """Its text needs a value that cannot be stored."""
 
     def __init__(self, connection: Any) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class UnpicklableToo(Exception):
 
 
 class Silent(Exception):
-    """Its text cannot be made."""
+    """Its ``__str__`` fails."""
 
     def __str__(self) -> str:
         raise AttributeError("nothing")
@@ -155,7 +155,7 @@ def encode(value: Any) -> Any:
 
 
 def stored(exc: BaseException) -> Any:
-    """Return what is stored of an exception, as it is read."""
+    """Return the exception that comes back from the stored form."""
     return loads(dumps(describe(exc, encode)))
 
 
@@ -164,7 +164,7 @@ def back(exc: BaseException) -> Any:
 
 
 @pytest.mark.parametrize("name", EXCEPTIONS)
-def test_an_exception_comes_back_as_its_class_and_says_what_it_said(name: str) -> None:
+def test_exception_comes_back_with_its_class_and_text(name: str) -> None:
     exc = EXCEPTIONS[name]()
     found = back(exc)
     assert type(found) is type(exc)
@@ -173,7 +173,7 @@ def test_an_exception_comes_back_as_its_class_and_says_what_it_said(name: str) -
         assert repr(found) == repr(exc)
 
 
-def test_attributes_come_back() -> None:
+def test_attributes_of_an_exception_come_back() -> None:
     found = back(Attributes("oh", code=7, detail={"a": [1]}))
     assert (found.code, found.detail, found.args) == (7, {"a": [1]}, ("oh",))
     assert back(KeywordsOnly(code=4)).code == 4
@@ -184,14 +184,14 @@ def test_attributes_come_back() -> None:
     assert [error["loc"] for error in back(pydantic_error()).errors()] == [("number",), ("names", 0), ("names", 2)]
 
 
-def test_an_exception_that_needs_what_cannot_be_stored_says_what_it_said() -> None:
+def test_exception_with_an_unstorable_value_keeps_its_text() -> None:
     found = back(Opaque(types.SimpleNamespace(name="the connection")))
     assert isinstance(found, Opaque)
     assert (type(found).__name__, str(found)) == ("Opaque", "lost the connection")
     assert str(pickle.loads(pickle.dumps(found))) == "lost the connection"  # noqa: S301
 
 
-def test_an_exception_that_cannot_be_shown_comes_back() -> None:
+def test_exception_without_a_text_comes_back() -> None:
     found = back(Silent("one"))
     assert isinstance(found, Silent)
     assert found.args == ("one",)
@@ -199,7 +199,7 @@ def test_an_exception_that_cannot_be_shown_comes_back() -> None:
 
 
 @pytest.mark.parametrize("errors", [None, lambda: 1 / 0, lambda: 7, lambda: ["x"], lambda: [{"loc": Said("place")}]])
-def test_error_that_only_looks_like_one_of_pydantic_comes_back(errors: Any) -> None:
+def test_exception_that_looks_like_pydantics_comes_back(errors: Any) -> None:
     cls = type("ValidationError", (Exception,), {"__module__": type(pydantic_error()).__module__})
     exc: Any = cls("oh", 7)
     exc.errors, exc.title = errors, "Model"
@@ -208,7 +208,7 @@ def test_error_that_only_looks_like_one_of_pydantic_comes_back(errors: Any) -> N
     assert type(restore(loads(dumps(described)))).__name__ == "ValidationError"
 
 
-def test_a_stand_in_names_the_class_and_its_arguments() -> None:
+def test_stand_in_names_the_class_and_its_arguments() -> None:
     for module, text in (("no.such.module", None), ("no.such.module", "code 4")):
         row: dict[str, Any] = {"exc_type": "Shop.Broken", "exc_message": ["a", 4], "exc_module": module}
         found = restore({**row, "rootcellar": {"text": text}} if text else row)
@@ -218,13 +218,13 @@ def test_a_stand_in_names_the_class_and_its_arguments() -> None:
         assert str(found) == "Shop.Broken('a', 4)" + (f": {text}" if text else "")
 
 
-def test_a_wrapper_for_what_cannot_be_pickled_is_named_and_shown() -> None:
+def test_wrapper_of_an_unpicklable_exception_is_shown() -> None:
     wrapper = get_pickleable_exception(UnpicklableToo(1, 2))
     assert isinstance(wrapper, UnpickleableExceptionWrapper)
     found = back(wrapper)
     assert isinstance(found, UnpicklableToo)
     assert found.args == ("foo",)
-    # a class with a text of its own: the wrapper does not know what that text needs
+    # a class with its own text, which the wrapper cannot make
     found = back(get_pickleable_exception(KeywordsOnly(code=4)))
     assert isinstance(found, KeywordsOnly)
     assert str(found) == "KeywordsOnly()"
@@ -232,7 +232,7 @@ def test_a_wrapper_for_what_cannot_be_pickled_is_named_and_shown() -> None:
 
 @pytest.mark.parametrize("kind", [Unpicklable, UnpicklableToo])
 @pytest.mark.parametrize("is_retried", [False, True])
-def test_exception_of_a_task_is_found_behind_that_of_celery(kind: Any, is_retried: bool) -> None:
+def test_exception_of_a_task_is_found_behind_celerys(kind: Any, is_retried: bool) -> None:
     raised = kind(1, 2)
     given = get_pickleable_exception(raised)
     assert given is not raised
@@ -245,14 +245,14 @@ def test_exception_of_a_task_is_found_behind_that_of_celery(kind: Any, is_retrie
             raise
     except Exception:
         assert as_raised(given) is raised
-    assert as_raised(given) is given, "nothing is being handled"
+    assert as_raised(given) is given, "no exception is being handled"
     try:
         raise ValueError("another")
     except ValueError:
         assert as_raised(given) is given
 
 
-def test_a_retry_for_what_cannot_be_pickled_and_was_not_raised_names_its_class() -> None:
+def test_retry_of_an_unraised_exception_names_its_class() -> None:
     retry = Retry(exc=Unpicklable(1, 2))
     assert type(retry.exc) is ValueError
     try:
@@ -267,7 +267,7 @@ def test_a_retry_for_what_cannot_be_pickled_and_was_not_raised_names_its_class()
         assert as_raised(plain.exc) is plain.exc
 
 
-def test_causes_and_notes_come_back() -> None:
+def test_causes_and_notes_of_an_exception_come_back() -> None:
     exc = Attributes("outer", code=1)
     exc.__cause__ = ValueError("middle")
     exc.__cause__.__cause__ = KeyError("inner")
@@ -277,11 +277,11 @@ def test_causes_and_notes_come_back() -> None:
     assert repr(found.__cause__) == "ValueError('middle')"
     assert repr(found.__cause__.__cause__) == "KeyError('inner')"
     exc.__cause__.__cause__.__cause__ = exc
-    assert back(exc).__cause__.args == ("middle",), "a circle has an end"
+    assert back(exc).__cause__.args == ("middle",), "a circle of causes ends"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no groups of exceptions")
-def test_groups_of_exceptions_come_back() -> None:
+def test_group_of_exceptions_comes_back() -> None:
     group = ExceptionGroup("both", [ValueError("one"), ExceptionGroup("inner", [Attributes("two", code=2)])])  # noqa: F821
     found = back(group)
     assert type(found) is type(group)
@@ -313,7 +313,7 @@ def test_large_attributes_are_left_out() -> None:
     assert str(back(exc)) == "oh (7)"
 
 
-def test_secrets_are_redacted_in_all_that_is_stored_of_an_exception() -> None:
+def test_secrets_of_an_exception_are_redacted() -> None:
     exc = Attributes("the key is hunter22hunter", code=7, detail={"password": "open-sesame"})
     exc.__cause__ = ValueError("hunter22hunter")
     exc.__dict__["__notes__"] = ["hunter22hunter"]
@@ -327,7 +327,7 @@ def test_secrets_are_redacted_in_all_that_is_stored_of_an_exception() -> None:
     assert isinstance(found, Attributes)
 
 
-# -- reading runs nothing ----------------------------------------------------------------------------------------------
+# -- reading calls nothing--------------------------------------------------------------------------------------------
 
 
 def row(module: Any, name: Any, *args: Any) -> dict[str, Any]:
@@ -336,7 +336,7 @@ def row(module: Any, name: Any, *args: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the path with a package that is loaded, and modules that are not and must not be."""
+    """A folder on the path with a loaded package, and with modules that must not be imported."""
     package = tmp_path / "cellar_loaded"
     package.mkdir()
     (package / "__init__.py").write_text("class Here(Exception): pass\n")
@@ -358,22 +358,22 @@ MODULES = ["cellar_loaded.errors", "cellar_loaded.exits", "cellar_loaded.raises"
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_that_is_not_loaded_is_not_imported(modules: Path, module: str) -> None:
+def test_unloaded_module_is_not_imported(modules: Path, module: str) -> None:
     found = restore(row(module, "There", "x"))
     assert (type(found).__name__, found.args) == ("There", ("x",))
     assert module not in sys.modules
     assert list(modules.rglob("*.ran")) == []
 
 
-def test_a_module_that_the_settings_list_is_imported(modules: Path) -> None:
+def test_listed_module_is_imported(modules: Path) -> None:
     found = restore(row("cellar_loaded.errors", "There", "x"), ["cellar_loaded"])
     assert type(found) is sys.modules["cellar_loaded.errors"].There
     assert type(restore(row("cellar_script", "There", "x"), ["cellar"])).__module__ == "cellar_script"
-    assert "cellar_script" not in sys.modules, "no part of a name is a package"
+    assert "cellar_script" not in sys.modules, "a part of a name is not a package"
 
 
 @pytest.mark.parametrize("module", ["cellar_loaded.exits", "cellar_loaded.raises", "cellar_loaded.missing"])
-def test_a_listed_module_that_cannot_be_imported_is_told_of(
+def test_listed_module_that_cannot_be_imported_is_logged(
     modules: Path, module: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -390,7 +390,7 @@ def test_exception_that_would_end_a_program_has_a_stand_in(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["A\x00b", "\ud800", "", "a.b", "__class__", "1"])
-def test_any_name_of_a_class_can_be_read(name: str) -> None:
+def test_any_class_name_can_be_read(name: str) -> None:
     for module in ("builtins", "no.such", "", None, 5, "a\x00b", "\ud800"):
         found = restore(row(module, name, "x"))
         assert isinstance(found, Exception)
@@ -398,7 +398,7 @@ def test_any_name_of_a_class_can_be_read(name: str) -> None:
         str(found), repr(found)
 
 
-def test_looking_for_a_class_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_for_a_class_calls_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
     class Lazy(types.ModuleType):
@@ -432,7 +432,7 @@ def test_looking_for_a_class_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert ran == []
 
 
-def test_attributes_of_a_row_run_no_property() -> None:
+def test_stored_attributes_call_no_property() -> None:
     ran: list[Any] = []
 
     class Guarded(Exception):
@@ -459,13 +459,13 @@ def test_attributes_of_a_row_run_no_property() -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["ValueError", "OSError", "ExceptionGroup", "Missing"])
-def test_a_damaged_row_is_an_exception_all_the_same(name: str, more: Any) -> None:
+def test_damaged_row_is_read_as_an_exception(name: str, more: Any) -> None:
     found = restore({**row("builtins", name, "x"), "rootcellar": more})
     assert isinstance(found, Exception)
     assert type(found).__name__ == name
 
 
-def test_causes_without_end_are_cut() -> None:
+def test_endless_causes_are_cut() -> None:
     deep: Any = row("builtins", "ValueError", "x")
     for _ in range(300):
         deep = {**row("builtins", "ValueError", "x"), "rootcellar": {"cause": deep, "exceptions": [deep]}}

@@ -1,4 +1,4 @@
-"""Connections and processes: nothing crosses a fork, a child's connections end with it, and a pool keeps its limits."""
+"""Connections and processes: no connection crosses a fork or outlives its child, and a pool keeps its limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rootcellar.testing.synced_processes import SyncedProcesses
 from tests.servers import die_with_parent
 from tests.workers import ROOT, Worker
 
-#: who is connected to the database that this connection is in, but for itself
+#: the other clients of this connection's database
 SESSIONS = """SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
               AND backend_type = 'client backend'"""
 
@@ -44,16 +44,16 @@ def sessions(observer: psycopg.Connection[tuple[Any, ...]]) -> set[int]:
 # -- forks -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_child_leaves_its_parents_connections_alone(postgres_url: str, processes: SyncedProcesses) -> None:  # noqa: F811
+def test_forked_child_does_not_use_its_parents_connections(postgres_url: str, processes: SyncedProcesses) -> None:  # noqa: F811
     ((before, in_child, after),) = processes.run((_fork_once, (postgres_url,)))
     assert len(before) == 1
-    assert len(in_child - before) == 1, "the child has a connection of its own"
-    assert before <= in_child, "while its parent's lives on"
-    assert after == before, "the parent goes on with the connection that it had, and the child's ended with it"
+    assert len(in_child - before) == 1, "the child has its own connection"
+    assert before <= in_child, "the parent's connection stays"
+    assert after == before, "the parent keeps its connection, and the child's has ended"
 
 
 def _fork_once(url: str) -> tuple[set[int], set[int], set[int]]:
-    """Use a store in a parent and in a child that ends as Python programs do; return who was connected when."""
+    """Use a store in a parent and in a child that ends normally; return the sessions before, during and after."""
     with psycopg.connect(url, autocommit=True) as observer:
         store = open_store(url)
         store.put(record())
@@ -84,7 +84,7 @@ def _fork_once(url: str) -> tuple[set[int], set[int], set[int]]:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_children_are_forked_while_threads_store(
+def test_forked_children_and_storing_threads_work_together(
     kind: str,
     processes: SyncedProcesses,  # noqa: F811
     request: pytest.FixtureRequest,
@@ -100,11 +100,11 @@ def test_children_are_forked_while_threads_store(
     ids = {one.task_id for one in store.scan(limit=100_000)}
     store.close()
     assert {f"child {number}" for number in range(10)} <= ids
-    assert len(ids) == 10 + stored, "and the parent's threads lost nothing"
+    assert len(ids) == 10 + stored, "the parent's threads lost nothing"
 
 
 def _fork_among_threads(url: str) -> tuple[list[int], int]:
-    """Fork ten children while four threads of the parent store; return how they ended, and how much was stored."""
+    """Fork ten children while four threads of the parent store; return their exit statuses, and the stored count."""
     store = open_store(url)
     store.check()
     stop, may_write = threading.Event(), threading.Event()
@@ -124,7 +124,7 @@ def _fork_among_threads(url: str) -> tuple[list[int], int]:
         may_write.set()
         wait_until(lambda done=done: sum(counts) > done, "threads at work")
         child = os.fork()
-        may_write.clear()  # lest the child wait long for its turn
+        may_write.clear()  # otherwise the child waits long for its turn
         if child == 0:
             status = 1
             try:
@@ -151,7 +151,7 @@ def client(broker: str, backend: str) -> Celery:
     return app
 
 
-def test_connections_end_with_the_pool_s_children(
+def test_connections_end_with_the_pools_children(
     redis_url: str, postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]]
 ) -> None:
     env = {"TEST_BROKER": redis_url, "TEST_BACKEND": f"rootcellar+{postgres_url}"}
@@ -160,10 +160,10 @@ def test_connections_end_with_the_pool_s_children(
     with Worker(APP, env=env, concurrency=2, args=["--max-tasks-per-child=1"]) as worker:
         for _ in range(6):
             pids.add(app.tasks["conformance.where"].delay().get(timeout=30)["pid"])
-            # two children, each with one; one that is ending and one in its place; the worker's main process; the
-            # client with one to read and one to listen
+            # two children; one that is ending and its successor; the worker's main process; the
+            # client, with one connection to read and one to listen
             assert len(sessions(observer)) <= 8
-        assert len(pids) == 6, "each task had a child of its own"
+        assert len(pids) == 6, "each task ran in another child"
         app.backend.waiter.close()
         app.backend.store.close()
         wait_until(lambda: len(sessions(observer)) <= 3, "the end of the sessions of children that are gone")
@@ -172,7 +172,7 @@ def test_connections_end_with_the_pool_s_children(
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
-def test_a_stopped_worker_leaves_no_session(
+def test_stopped_worker_leaves_no_session(
     redis_url: str, postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]], pool: Any
 ) -> None:
     env = {"TEST_BROKER": redis_url, "TEST_BACKEND": f"rootcellar+{postgres_url}"}
@@ -190,7 +190,7 @@ def test_a_stopped_worker_leaves_no_session(
 # -- the settings of the pool ------------------------------------------------------------------------------------------
 
 
-def test_settings_reach_the_store(postgres_url: str) -> None:
+def test_pool_settings_reach_the_store(postgres_url: str) -> None:
     def options(**conf: Any) -> StoreOptions:
         found: StoreOptions = make_app("memory://", f"rootcellar+{postgres_url}", **conf).backend.store.options
         return found
@@ -211,9 +211,7 @@ def test_settings_reach_the_store(postgres_url: str) -> None:
     assert options(database_create_tables_at_setup=False).create_tables is False
 
 
-def test_no_more_connections_than_the_pool_may_have(
-    postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]]
-) -> None:
+def test_pool_never_exceeds_its_limit(postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]]) -> None:
     store = open_store(postgres_url, StoreOptions(pool_size=3))
     stop = threading.Event()
     most = [0]
@@ -235,7 +233,7 @@ def test_no_more_connections_than_the_pool_may_have(
     wait_until(lambda: not sessions(observer), "the end of the sessions of a closed store")
 
 
-def test_connections_are_recycled(postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]]) -> None:
+def test_pool_recycles_connections(postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]]) -> None:
     def used(store: PostgresStore) -> set[int]:
         assert store.put(record()).written
         return sessions(observer)
@@ -259,7 +257,7 @@ def test_connections_are_recycled(postgres_url: str, observer: psycopg.Connectio
 
 
 @pytest.mark.parametrize("ping", [True, False])
-def test_a_connection_that_was_lost_while_it_lay_idle(
+def test_pool_replaces_a_lost_idle_connection(
     postgres_url: str, observer: psycopg.Connection[tuple[Any, ...]], ping: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rootcellar.stores.pool.IDLE_BEFORE_PING", 0.0)
@@ -300,7 +298,7 @@ while True:
 
 
 @pytest.mark.parametrize("kind", GREENLETS)
-def test_a_greenlet_that_waits_for_the_server_stops_no_other(kind: str, postgres_url: str) -> None:
+def test_waiting_greenlet_does_not_block_others(kind: str, postgres_url: str) -> None:
     store = open_store(postgres_url)
     store.put(record(task_id="locked", state="FAILURE"))
     store.close()
@@ -321,5 +319,5 @@ def line_of(program: subprocess.Popen[str]) -> str:
     assert program.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(program.stdout, selectors.EVENT_READ)
-        assert selector.select(20), "the program says nothing: it is blocked"
+        assert selector.select(20), "the program is blocked"
     return program.stdout.readline().strip()

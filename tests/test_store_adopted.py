@@ -1,4 +1,4 @@
-"""Celery's own tables, renamed aside, go on answering through the store until their time is over."""
+"""Celery's own tables, renamed, are read through the store until their results expire."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.conformance.registered import MYSQL, POSTGRES, SQLITE
 
 
 def celery_of(url: str, **conf: Any) -> Celery:
-    """Return an app whose backend is Celery's own, in the same database."""
-    # SQLAlchemy's default drivers for PostgreSQL and MySQL are others
+    """Return an app with Celery's own backend, in the same database."""
+    # SQLAlchemy has other default drivers for PostgreSQL and MySQL
     backend = "db+" + url.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
     app = Celery("old", broker="memory://", backend=backend, set_as_current=False)
     app.conf.update(result_extended=True, **conf)
@@ -32,7 +32,7 @@ def celery_of(url: str, **conf: Any) -> Celery:
 
 @pytest.fixture(params=[SQLITE, POSTGRES, MYSQL], ids=str)
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a database in which Celery's own backend stored a success, a failure and a group."""
+    """URL of a database in which Celery's own backend stored a success, a failure and a group."""
     under_test: StoreUnderTest = request.param
     with under_test.new_place(request) as url:
         app = celery_of(url)
@@ -58,7 +58,7 @@ def adopt(store: Store, keep: timedelta | None = None) -> list[str]:
     return list(store.schema.adopt(keep))
 
 
-def test_without_being_asked_nothing_is_touched(place: str, store: Store) -> None:
+def test_celerys_tables_are_not_changed_without_adopt(place: str, store: Store) -> None:
     for options in (StoreOptions(), StoreOptions(create_tables=False)):
         strict = open_store(place, options)
         with pytest.raises(errors.ForeignTables, match="celery_taskmeta") as caught:
@@ -77,10 +77,10 @@ def test_without_being_asked_nothing_is_touched(place: str, store: Store) -> Non
     app.backend.ResultSession().get_bind().dispose()
 
 
-def test_old_records_are_read(store: Store) -> None:
+def test_adopted_records_are_read(store: Store) -> None:
     names = adopt(store)
     assert len(names) == 2
-    assert adopt(store) == names, "to adopt again changes nothing"
+    assert adopt(store) == names, "a second adopt changes nothing"
     good, bad = store.get("good"), store.get("bad")
     assert good is not None
     assert bad is not None
@@ -99,7 +99,7 @@ def test_old_records_are_read(store: Store) -> None:
     assert store.get("none") is None
 
 
-def test_handles_that_are_open_learn_of_it(place: str, store: Store) -> None:
+def test_open_store_reads_tables_adopted_by_another(place: str, store: Store) -> None:
     other = open_store(place)
     with pytest.raises(errors.ForeignTables):
         other.check()
@@ -108,7 +108,7 @@ def test_handles_that_are_open_learn_of_it(place: str, store: Store) -> None:
     other.close()
 
 
-def test_ours_go_before_theirs(store: Store) -> None:
+def test_new_record_goes_before_an_adopted_one(store: Store) -> None:
     adopt(store)
     ours = record(task_id="bad", result=json_payload("better"))
     assert store.put(ours).written
@@ -116,7 +116,7 @@ def test_ours_go_before_theirs(store: Store) -> None:
     assert store.get_many(["bad"]) == {"bad": ours}
 
 
-def test_deleted(store: Store) -> None:
+def test_adopted_record_can_be_deleted(store: Store) -> None:
     adopt(store)
     store.put(record(task_id="new"))
     assert store.delete(["good", "new", "none"]) == 2
@@ -145,9 +145,9 @@ def test_adopted_results_without_expiry_are_kept(store: Store) -> None:
     assert store.get("good") is not None
 
 
-def test_pickles_are_read_only_by_choice(place: str, store: Store) -> None:
+def test_adopted_pickle_is_read_only_if_accepted(place: str, store: Store) -> None:
     old = celery_of(place, result_serializer="pickle", result_accept_content=["pickle"], accept_content=["pickle"])
-    # as Celery before 5.7 wrote them whatever the serializer was
+    # Celery before 5.7 stored pickles with every serializer
     old.backend.store_result("pickled", {"a": (1, 2)}, "SUCCESS")
     old.backend.ResultSession().get_bind().dispose()
     adopt(store)
@@ -163,7 +163,7 @@ def test_pickles_are_read_only_by_choice(place: str, store: Store) -> None:
         app.backend.store.close()
 
 
-def test_eight_processes_adopt_at_once(place: str, store: Store, processes: SyncedProcesses) -> None:  # noqa: F811
+def test_eight_processes_can_adopt_at_once(place: str, store: Store, processes: SyncedProcesses) -> None:  # noqa: F811
     answers = processes.run_alike(8, _adopt, place)
     assert len({tuple(answer) for answer in answers}) == 1
     assert store.get("good") is not None
@@ -177,10 +177,10 @@ def _adopt(url: str, _: int) -> list[str]:
     return names
 
 
-def test_adopting_is_undone_and_done_again(place: str, store: Store) -> None:
+def test_adopt_can_be_undone_and_repeated(place: str, store: Store) -> None:
     assert isinstance(store, HasSchema)
     planned = store.schema.to_adopt()
-    assert store.schema.status().foreign, "to look changes nothing"
+    assert store.schema.status().foreign, "reading the status changes nothing"
     assert [new for _, new in planned] == adopt(store)
     assert store.schema.to_adopt() == []
     renamed, results = store.schema.to_unadopt()
@@ -198,7 +198,7 @@ def test_adopting_is_undone_and_done_again(place: str, store: Store) -> None:
     assert store.get("good") is not None
 
 
-def test_results_that_were_stored_since_are_not_dropped_unasked(store: Store) -> None:
+def test_unadopt_keeps_results_that_were_stored_since(store: Store) -> None:
     assert isinstance(store, HasSchema)
     adopt(store)
     store.put(record(task_id="new"))
@@ -210,8 +210,8 @@ def test_results_that_were_stored_since_are_not_dropped_unasked(store: Store) ->
     assert store.schema.status().foreign
 
 
-def test_undoing_that_was_killed_halfway_is_finished(place: str, store: Store) -> None:
-    """Where no transaction holds the steps together (MySQL), Celery's table may have its name back already."""
+def test_unadopt_finishes_after_a_kill(place: str, store: Store) -> None:
+    """Without a transaction for all steps (MySQL), Celery's table may already have its name again."""
     assert isinstance(store, HasSchema)
     adopt(store)
     run_sql = next(each for each in (SQLITE, POSTGRES, MYSQL) if place.startswith(each.name[:5])).run_sql
@@ -226,8 +226,8 @@ def test_undoing_that_was_killed_halfway_is_finished(place: str, store: Store) -
     app.backend.ResultSession().get_bind().dispose()
 
 
-def test_tables_that_are_whole_are_not_called_damaged(store: Store) -> None:
-    """Every column that the steps make is looked for, and is there."""
+def test_complete_tables_are_not_reported_damaged(store: Store) -> None:
+    """The check searches every column of the schema."""
     assert isinstance(store, HasSchema)
     adopt(store)
     status = store.schema.status()

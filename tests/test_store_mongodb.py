@@ -1,4 +1,4 @@
-"""What is MongoDB's own: Celery's layout, crashes between two documents, settings, outages, users and TLS.
+"""MongoDB: Celery's layout, crashes between two documents, settings, outages, users and TLS.
 
 The server is SecantusDB (see ``MongoServer``), a single node: elections and lagging members are not tested here.
 """
@@ -45,7 +45,7 @@ def store(url: str) -> Iterator[Store]:
 
 
 def apps(url: str, **conf: Any) -> tuple[Celery, Celery]:
-    """Return an app with our backend and one with Celery's, over the same database."""
+    """Return an app with rootcellar's backend and one with Celery's, over the same database."""
     made = []
     for backend in (f"rootcellar+{url}", url):
         app = Celery("app", set_as_current=False)
@@ -72,7 +72,7 @@ VALUES: dict[str, Any] = {
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
 @pytest.mark.parametrize("compression", [None, "gzip"])
-def test_each_reads_what_the_other_stored(url: str, value: Any, compression: str | None) -> None:
+def test_rootcellar_and_celery_read_each_others_results(url: str, value: Any, compression: str | None) -> None:
     pair = apps(url, result_compression=compression)
     for writer, reader in (pair, pair[::-1]):
         task_id = str(uuid.uuid4())
@@ -84,7 +84,7 @@ def test_each_reads_what_the_other_stored(url: str, value: Any, compression: str
         assert abs(datetime.now(timezone.utc) - done) < timedelta(seconds=30)
 
 
-def test_each_reads_the_failures_of_the_other(url: str) -> None:
+def test_rootcellar_and_celery_read_each_others_failures(url: str) -> None:
     pair = apps(url)
     for writer, reader in (pair, pair[::-1]):
         task_id = str(uuid.uuid4())
@@ -95,7 +95,7 @@ def test_each_reads_the_failures_of_the_other(url: str) -> None:
         assert (found.state, found.traceback) == ("FAILURE", "Traceback: here")
 
 
-def test_a_stock_reader_sees_the_call_and_the_children(url: str, store: Store) -> None:
+def test_stock_client_reads_the_call_and_the_children(url: str, store: Store) -> None:
     _, stock = apps(url)
     children = Payload(b'[[["child", null], null]]')
     told = {"name": "shop.pack", "worker": "w@h", "retries": 1, "queue": "q", "children": children}
@@ -107,7 +107,7 @@ def test_a_stock_reader_sees_the_call_and_the_children(url: str, store: Store) -
     assert [child.id for child in found.children] == ["child"]
 
 
-def test_neither_overwrites_the_success_of_the_other(url: str) -> None:
+def test_rootcellar_and_celery_keep_each_others_success(url: str) -> None:
     pair = apps(url)
     for first, second in (pair, pair[::-1]):
         task_id = str(uuid.uuid4())
@@ -116,7 +116,7 @@ def test_neither_overwrites_the_success_of_the_other(url: str) -> None:
         assert second.AsyncResult(task_id).get(timeout=5) == first.AsyncResult(task_id).get(timeout=5) == "first"
 
 
-def test_groups_are_read_both_ways(url: str) -> None:
+def test_rootcellar_and_celery_read_each_others_groups(url: str) -> None:
     pair = apps(url)
     for writer, reader in (pair, pair[::-1]):
         ids = [str(uuid.uuid4()) for _ in range(3)]
@@ -131,7 +131,7 @@ def test_groups_are_read_both_ways(url: str) -> None:
 
 
 @pytest.mark.parametrize("serializer", ["pickle", "msgpack", "yaml"])
-def test_other_serializers_of_celery(url: str, serializer: str) -> None:
+def test_result_of_another_serializer_is_read(url: str, serializer: str) -> None:
     accept = [serializer, "json"]
     ours, stock = apps(url, result_serializer=serializer, accept_content=accept, result_accept_content=accept)
     task_id = str(uuid.uuid4())
@@ -139,14 +139,14 @@ def test_other_serializers_of_celery(url: str, serializer: str) -> None:
     found = ours.backend.store.get(task_id)
     assert found is not None
     assert found.result is not None
-    if serializer != "yaml":  # text does not tell what it is
+    if serializer != "yaml":  # a text has no serializer
         assert ours.AsyncResult(task_id).get(timeout=5) == {"a": [1, 2]}
     other = str(uuid.uuid4())
     ours.backend.store_result(other, {"b": 3}, "SUCCESS")
     assert stock.AsyncResult(other).get(timeout=5) == {"b": 3}
 
 
-def test_a_group_that_cannot_be_read_says_so(url: str, store: Store, mongo_server: MongoServer) -> None:
+def test_unreadable_group_is_an_error(url: str, store: Store, mongo_server: MongoServer) -> None:
     with mongo_server.client() as client:
         client[url.rpartition("/")[2]].celery_groupmeta.insert_one({"_id": "g", "result": b"\x80\x04]."})
     with pytest.raises(errors.PayloadUnreadable, match="another serializer"):
@@ -156,7 +156,7 @@ def test_a_group_that_cannot_be_read_says_so(url: str, store: Store, mongo_serve
 # -- expiry ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_server_is_told_when_to_delete(url: str, store: Store, mongo_server: MongoServer) -> None:
+def test_documents_have_an_expiry_for_the_server(url: str, store: Store, mongo_server: MongoServer) -> None:
     store.put(finished(expires_at=NOW))
     store.put_group(GroupRecord(group_id="g", result=Payload(b"[]"), done_at=NOW, expires_at=NOW))
     group = str(uuid.uuid4())
@@ -178,7 +178,7 @@ def test_the_server_is_told_when_to_delete(url: str, store: Store, mongo_server:
 
 
 def crash_at(url: str, step: str, work: Callable[[Store], object]) -> None:
-    """Do ``work`` in a process that dies when it comes to a step of ChordDocuments."""
+    """Call ``work`` in a process that dies at a step of ChordDocuments."""
     child = os.fork()
     if child == 0:
         try:
@@ -187,12 +187,12 @@ def crash_at(url: str, step: str, work: Callable[[Store], object]) -> None:
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 9, "it came to the step"
+    assert os.waitstatus_to_exitcode(status) == 9, "it reached the step"
 
 
 @pytest.mark.parametrize("step", ["count", "_add_part", "_increment_count", "_claim", "remove_note"])
 @pytest.mark.parametrize("finder", ["sweep", "redelivery"])
-def test_a_part_whose_worker_died_is_counted_once(url: str, store: Store, step: str, finder: str) -> None:
+def test_part_of_a_dead_worker_is_counted_once(url: str, store: Store, step: str, finder: str) -> None:
     owner, group = str(uuid.uuid4()), str(uuid.uuid4())
     store.begin_chord(ChordRecord(group_id=group, body=Payload(b"{}")))
     store.size_chord(group, 2)
@@ -216,7 +216,7 @@ def test_a_part_whose_worker_died_is_counted_once(url: str, store: Store, step: 
     assert list(store.orphaned_chords(owner)) == []
 
 
-def test_note_of_a_dead_worker_outlives_its_result(url: str, store: Store) -> None:
+def test_note_of_a_part_stays_after_its_result_is_deleted(url: str, store: Store) -> None:
     owner, group = str(uuid.uuid4()), str(uuid.uuid4())
     store.size_chord(group, 1)
     one = finished()
@@ -233,7 +233,7 @@ def settings(url: str, **mongodb: Any) -> driver.Settings:
     return driver.read_settings(url, StoreOptions(sections={"mongodb": mongodb}))
 
 
-def test_options_are_set_where_mongodb_reads_them() -> None:
+def test_options_reach_the_client() -> None:
     plain = settings("mongodb://h1:27017,h2:27018/results?replicaSet=rs0")
     assert plain.hosts == "mongodb://h1:27017,h2:27018/results?replicaSet=rs0"
     assert (plain.database, plain.task_collection, plain.group_collection) == (
@@ -269,14 +269,14 @@ def test_options_are_set_where_mongodb_reads_them() -> None:
         ("mongodb://host/db?password=ss@word@", "in its query"),
     ],
 )
-def test_wrong_urls(wrong: str, message: str) -> None:
+def test_wrong_url_is_refused(wrong: str, message: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=message) as caught:
         open_store(wrong)
     for secret in ("ss@", "word@host", "pass/", "pass:"):
         assert secret not in str(caught.value).replace("user:password@host", "")
 
 
-def test_an_option_that_pymongo_does_not_know(url: str) -> None:
+def test_unknown_option_of_pymongo_is_refused(url: str) -> None:
     with pytest.raises(errors.ConfigurationError, match="nonesuch"):
         open_store(url, StoreOptions(sections={"mongodb": {"nonesuch": 1}})).check()
 
@@ -298,7 +298,7 @@ def test_celerys_settings_reach_the_store(url: str, mongo_server: MongoServer) -
 # -- the server --------------------------------------------------------------------------------------------------------
 
 
-def test_an_outage_is_told_at_once_and_ends(new_mongo: Callable[..., MongoServer]) -> None:
+def test_outage_is_reported_at_once_and_ends(new_mongo: Callable[..., MongoServer]) -> None:
     server = new_mongo()
     store = open_store(server.new_database())
     one, other = finished(), finished()
@@ -307,16 +307,16 @@ def test_an_outage_is_told_at_once_and_ends(new_mongo: Callable[..., MongoServer
     started = time.monotonic()
     with pytest.raises(errors.StoreUnavailable) as caught:
         store.put(other)
-    # not after the 30 s for which PyMongo looks for a server
+    # not after the 30 s for which PyMongo searches a server
     assert time.monotonic() - started < 20
-    assert "Topology" not in str(caught.value), "short, as others are"
+    assert "Topology" not in str(caught.value), "a short message, like others"
     server.start()
     assert store.get(one.task_id) == one
     assert store.put(other).written
     store.close()
 
 
-def test_a_member_that_is_down_is_passed_over(mongo_server: MongoServer, url: str) -> None:
+def test_member_that_is_down_is_skipped(mongo_server: MongoServer, url: str) -> None:
     down = "127.0.0.1:9"
     database = url.rpartition("/")[2]
     store = open_store(f"mongodb://{down},127.0.0.1:{mongo_server.port}/{database}?replicaSet=secantus")
@@ -326,7 +326,7 @@ def test_a_member_that_is_down_is_passed_over(mongo_server: MongoServer, url: st
     store.close()
 
 
-def test_users_and_passwords(new_mongo: Callable[..., MongoServer]) -> None:
+def test_user_and_password_log_in(new_mongo: Callable[..., MongoServer]) -> None:
     server = new_mongo()
     with server.client() as client:
         client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
@@ -358,14 +358,14 @@ def test_users_and_passwords(new_mongo: Callable[..., MongoServer]) -> None:
 
 
 def certificate(folder: Path, name: str, host: str) -> tuple[Path, Path]:
-    """Make a certificate for a host, signed by itself; return its file and its key's."""
+    """Create a self-signed certificate for a host; return its file and its key's."""
     made, key = folder / f"{name}.crt", folder / f"{name}.key"
     command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={host} -addext subjectAltName={host}"
     subprocess.run([*command.split(), "-out", made, "-keyout", key], check=True, capture_output=True)
     return made, key
 
 
-def test_tls_is_verified(new_mongo: Callable[..., MongoServer], tmp_path: Path) -> None:
+def test_tls_certificate_is_verified(new_mongo: Callable[..., MongoServer], tmp_path: Path) -> None:
     right, key = certificate(tmp_path, "right", "IP:127.0.0.1")
     other, _ = certificate(tmp_path, "other", "IP:127.0.0.1")
     server = new_mongo(tls_cert_file=str(right), tls_key_file=str(key))
@@ -379,5 +379,5 @@ def test_tls_is_verified(new_mongo: Callable[..., MongoServer], tmp_path: Path) 
         store = open_store(wrong)
         with pytest.raises(errors.CertificateRefused, match=r"(?i)certificate") as caught:
             store.put(one)
-        assert not caught.value.retryable, "no worker waits for a certificate that will not change"
+        assert not caught.value.retryable, "the certificate will not change, so a worker must not wait"
         store.close()

@@ -1,4 +1,4 @@
-"""What MySQL and MariaDB do that other servers do not: packets, locks, commits at every CREATE, sessions that end."""
+"""MySQL and MariaDB: packets, locks, commits at every CREATE, sessions that end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[MariaDBServer]:
-    """A server that the tests of this module may stop and configure, if they put it right again."""
+    """A server that the tests of this module may stop and configure, if they restore it."""
     with MariaDBServer() as server:
         yield server
 
@@ -60,7 +60,7 @@ def text_payload(size: int) -> Payload:
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_session_is_ours_whatever_the_server_s_settings_are(new_mysql: Callable[..., MariaDBServer]) -> None:
+def test_session_settings_override_the_servers(new_mysql: Callable[..., MariaDBServer]) -> None:
     server = new_mysql(
         transaction_isolation="REPEATABLE-READ",
         sql_mode="ANSI_QUOTES,NO_BACKSLASH_ESCAPES",
@@ -78,7 +78,7 @@ def test_the_session_is_ours_whatever_the_server_s_settings_are(new_mysql: Calla
             assert other.get(odd.task_id) == odd
         group = begun(store, 1)
         assert store.count_part(part(group), lease=30).claimed
-        assert not store.claim_chord(group, "another"), "the lease is told in the time in which it is read"
+        assert not store.claim_chord(group, "another"), "the lease is stored and read in the same time zone"
     settings = connection_settings(url, {})
     with closing(driver.connect(settings, "there")) as connection:
         assert connection.rows("SELECT @@session.tx_isolation, @@session.innodb_lock_wait_timeout, @@autocommit") == [
@@ -93,7 +93,7 @@ def test_dates_are_utc_in_every_session(mysql_server: MariaDBServer, store: MySQ
     assert row == ("2031-05-06 07:08:09.123456",)
 
 
-def test_a_session_that_was_killed_is_replaced(mysql_server: MariaDBServer, store: MySQLStore, mysql_url: str) -> None:
+def test_killed_session_is_replaced(mysql_server: MariaDBServer, store: MySQLStore, mysql_url: str) -> None:
     name = mysql_url.rpartition("/")[2]
     for _ in range(3):
         one = record()
@@ -104,13 +104,13 @@ def test_a_session_that_was_killed_is_replaced(mysql_server: MariaDBServer, stor
         assert store.get(one.task_id) == one
 
 
-def test_an_answer_is_never_taken_for_the_next_one_s(store: MySQLStore) -> None:
+def test_interrupted_call_never_reads_an_old_reply(store: MySQLStore) -> None:
     one, other = record(), record()
     store.put(one)
     store.put(other)
 
     class TimeLimit(Exception):
-        """As Celery raises it in the middle of anything."""
+        """An exception like Celery's, at any line."""
 
     def interrupted(connection: Any) -> None:
         connection._execute_command(3, "SELECT 'late'")
@@ -122,9 +122,9 @@ def test_an_answer_is_never_taken_for_the_next_one_s(store: MySQLStore) -> None:
     assert store.get(other.task_id) == other
 
 
-def test_a_transaction_that_a_time_limit_ends_leaves_nothing(store: MySQLStore, monkeypatch: Any) -> None:
+def test_interrupted_transaction_leaves_nothing(store: MySQLStore, monkeypatch: Any) -> None:
     class TimeLimit(Exception):
-        """As Celery raises it in the middle of anything."""
+        """An exception like Celery's, at any line."""
 
     one, group = record(), begun(store, 2)
 
@@ -140,21 +140,21 @@ def test_a_transaction_that_a_time_limit_ends_leaves_nothing(store: MySQLStore, 
     assert store.put(one, part(group, one.task_id)).written
 
 
-def test_a_server_that_is_down_is_told_at_once() -> None:
+def test_server_that_is_down_is_reported_at_once() -> None:
     with opened(f"mysql://u:s3cret@127.0.0.1:{free_port()}/db") as store:
-        # so it is not the timeout of the driver
+        # not the timeout of the driver
         with pytest.raises(errors.StoreUnavailable, match="refused") as caught:
             store.get("x")
         assert caught.value.retryable
         assert "s3cret" not in str(caught.value)
 
 
-def test_a_server_that_does_not_answer_keeps_nobody_waiting(own_server: MariaDBServer) -> None:
+def test_silent_server_times_out(own_server: MariaDBServer) -> None:
     with opened(f"{own_server.create_database()}?connect_timeout=0.5&read_timeout=0.7") as store:
         one = record()
         store.put(one)
         own_server.pause()
-        for _ in range(2):  # on a connection that is open, and on a new one
+        for _ in range(2):  # on an open connection, and on a new one
             began = time.monotonic()
             with pytest.raises(errors.StoreUnavailable):
                 store.get("x")
@@ -163,7 +163,7 @@ def test_a_server_that_does_not_answer_keeps_nobody_waiting(own_server: MariaDBS
         assert store.get(one.task_id) == one
 
 
-def test_a_server_that_was_killed_comes_back(own_server: MariaDBServer) -> None:
+def test_store_works_again_after_a_kill(own_server: MariaDBServer) -> None:
     with opened(own_server.create_database()) as store:
         stored = [record() for _ in range(20)]
         for one in stored:
@@ -175,7 +175,7 @@ def test_a_server_that_was_killed_comes_back(own_server: MariaDBServer) -> None:
         assert store.get_many([one.task_id for one in stored]) == {one.task_id: one for one in stored}
 
 
-def test_a_server_that_takes_no_writes(own_server: MariaDBServer) -> None:
+def test_read_only_server_is_an_outage(own_server: MariaDBServer) -> None:
     url = own_server.create_database()
     own_server.execute("CREATE USER w@'%' IDENTIFIED BY 'w'; GRANT ALL ON `test\\_%`.* TO w@'%'")
     with opened(as_user(url, "w:w")) as store:
@@ -191,7 +191,7 @@ def test_a_server_that_takes_no_writes(own_server: MariaDBServer) -> None:
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def test_refused_user_is_told_the_reason(mysql_server: MariaDBServer, mysql_url: str) -> None:
+def test_refused_login_names_its_reason(mysql_server: MariaDBServer, mysql_url: str) -> None:
     name = mysql_url.rpartition("/")[2]
     mysql_server.execute(
         f"CREATE OR REPLACE USER nobody@'%' IDENTIFIED BY 'n'; GRANT SELECT ON `{name}`.* TO nobody@'%'"
@@ -211,14 +211,14 @@ def test_refused_user_is_told_the_reason(mysql_server: MariaDBServer, mysql_url:
 
 
 @pytest.mark.parametrize("size", [70_000, 20 * MEGABYTE])
-def test_payloads_of_any_size_that_the_server_takes(store: MySQLStore, size: int) -> None:
+def test_payload_of_any_accepted_size_is_stored(store: MySQLStore, size: int) -> None:
     text, data = record(result=text_payload(size)), record(result=Payload(bytes(size), "a/b", "binary"))
     for one in (text, data):
         store.put(one)
         assert store.get(one.task_id) == one
 
 
-def test_a_payload_that_is_too_large_is_told_so(own_server: MariaDBServer) -> None:
+def test_too_large_payload_is_refused(own_server: MariaDBServer) -> None:
     own_server.execute(f"SET GLOBAL max_allowed_packet = {MEGABYTE}")
     with opened(own_server.create_database()) as store:
         fits, huge = record(result=text_payload(MEGABYTE - 10_000)), record(result=text_payload(MEGABYTE + 10_000))
@@ -232,7 +232,7 @@ def test_a_payload_that_is_too_large_is_told_so(own_server: MariaDBServer) -> No
     own_server.execute("SET GLOBAL max_allowed_packet = 268435456")
 
 
-def test_a_payload_that_is_too_large_for_the_log(new_mysql: Callable[..., MariaDBServer]) -> None:
+def test_payload_too_large_for_the_log_is_refused(new_mysql: Callable[..., MariaDBServer]) -> None:
     server = new_mysql(innodb_log_file_size="8M")
     with opened(server.create_database()) as store:
         try:
@@ -241,7 +241,7 @@ def test_a_payload_that_is_too_large_for_the_log(new_mysql: Callable[..., MariaD
             assert "innodb_log_file_size" in exc.remedy  # noqa: PT017  newer servers take it
 
 
-def test_ids_that_the_server_would_mix_up(store: MySQLStore) -> None:
+def test_similar_ids_are_different_tasks(store: MySQLStore) -> None:
     one = record(task_id="a")
     store.put(one)
     with pytest.raises(errors.RecordRefused, match="space"):
@@ -267,14 +267,14 @@ def test_ids_that_the_server_would_mix_up(store: MySQLStore) -> None:
         ("mysql://u:s3cret@host/db?ssl_verify_cert=perhaps", "neither true nor false"),
     ],
 )
-def test_urls_that_cannot_be_used(url: str, says: str) -> None:
+def test_unusable_url_is_refused(url: str, says: str) -> None:
     with pytest.raises(errors.ConfigurationError) as caught:
         MySQLStore(url)
     assert says in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
 
-def test_passwords_of_any_kind(mysql_server: MariaDBServer, mysql_url: str) -> None:
+def test_password_with_special_characters_is_accepted(mysql_server: MariaDBServer, mysql_url: str) -> None:
     mysql_server.execute(
         "CREATE OR REPLACE USER 'o:d@d'@'%' IDENTIFIED BY 'p@:/%#? ключ'; GRANT ALL ON *.* TO 'o:d@d'@'%'"
     )
@@ -287,7 +287,7 @@ def test_passwords_of_any_kind(mysql_server: MariaDBServer, mysql_url: str) -> N
 # -- TLS ---------------------------------------------------------------------------------------------------------------
 
 
-def test_tls(new_mysql: Callable[..., MariaDBServer], tmp_path: Path) -> None:
+def test_tls_certificates_are_verified(new_mysql: Callable[..., MariaDBServer], tmp_path: Path) -> None:
     right, wrong = Authority(tmp_path / "right"), Authority(tmp_path / "wrong", "Another CA")
     good, expired = right.server(), right.server("expired", days=-1)
     elsewhere = right.server("elsewhere", "db.example.com")
@@ -317,7 +317,7 @@ def test_tls(new_mysql: Callable[..., MariaDBServer], tmp_path: Path) -> None:
     assert answer(ca)
     assert answer("?ssl_disabled=true") == ""
     assert "wrong CA" in str(refusal(f"?ssl_ca={wrong.certificate}"))
-    assert "wrong CA" in str(refusal("?ssl=true")), "the system's authorities do not know it"
+    assert "wrong CA" in str(refusal("?ssl=true")), "the system's CAs have not signed it"
     assert answer("?ssl_verify_cert=false")
 
     show(expired)
@@ -339,7 +339,7 @@ def test_tls(new_mysql: Callable[..., MariaDBServer], tmp_path: Path) -> None:
         store.put(record())
 
 
-def test_tls_where_the_server_has_none(mysql_url: str, tmp_path: Path) -> None:
+def test_server_without_tls_is_refused(mysql_url: str, tmp_path: Path) -> None:
     with opened(f"{mysql_url}?ssl_ca={Authority(tmp_path).certificate}") as store:
         with pytest.raises(errors.StoreError, match="SSL") as caught:
             store.put(record())
@@ -350,8 +350,9 @@ def test_tls_where_the_server_has_none(mysql_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", [0, 1, 2, 3, 4])
-def test_tables_that_were_half_made_are_finished(mysql_server: MariaDBServer, mysql_url: str, made: int) -> None:
-    """Whoever made them died after so many statements."""
+def test_unfinished_tables_are_completed(mysql_server: MariaDBServer, mysql_url: str, made: int) -> None:
+    """The process that created them died after ``made`` statements."""
+    # -- many clients at once
     with opened(mysql_url) as store:
         script = store.schema.sql()  # type: ignore[attr-defined]
         name = mysql_url.rpartition("/")[2]
@@ -372,7 +373,7 @@ def test_tables_that_were_half_made_are_finished(mysql_server: MariaDBServer, my
 # -- many at once ------------------------------------------------------------------------------------------------------
 
 
-def test_eight_processes_are_never_told_of_a_deadlock(
+def test_eight_processes_never_get_a_deadlock_error(
     mysql_server: MariaDBServer,
     mysql_url: str,
     processes: SyncedProcesses,  # noqa: F811
@@ -385,7 +386,7 @@ def test_eight_processes_are_never_told_of_a_deadlock(
 
 
 def _quarrel(url: str, ids: list[str], groups: list[str], number: int) -> int:
-    """Store, delete and clean up the same tasks and chords as everybody else, in an order of our own."""
+    """Store, delete and clean up the same tasks and chords as the other processes, in another order."""
     store = open_store(url)
     done = 0
     for turn in range(4):
@@ -407,7 +408,7 @@ def _quarrel(url: str, ids: list[str], groups: list[str], number: int) -> int:
     return done
 
 
-def test_two_who_are_in_each_other_s_way_both_get_through(store: MySQLStore, mysql_url: str) -> None:
+def test_deadlocked_transaction_is_retried(store: MySQLStore, mysql_url: str) -> None:
     """A real deadlock, made by transactions that lock two rows in opposite orders."""
     one, other = record(state="STARTED"), record(state="STARTED")
     store.put(one)
@@ -430,10 +431,10 @@ def test_two_who_are_in_each_other_s_way_both_get_through(store: MySQLStore, mys
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(lock, ids), pool.submit(lock, ids[::-1])]:
             done.result()
-    assert len(runs) > 2, "one of them was the victim, and did it again"
+    assert len(runs) > 2, "one of them was rolled back, and retried"
 
 
-def test_a_row_that_is_held_for_long_is_an_outage(
+def test_row_that_is_locked_for_long_is_an_outage(
     store: MySQLStore, mysql_server: MariaDBServer, mysql_url: str, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(driver, "SESSION", (*driver.SESSION, "SET SESSION innodb_lock_wait_timeout = 1"))

@@ -1,4 +1,4 @@
-"""The pool of connections keeps to its limits and hands out only what is fit for use."""
+"""The connection pool keeps its limits and hands out only usable connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rootcellar.testing.helpers import in_threads, record, wait_until
 
 
 class RespConnection:
-    """Something to connect to, and what became of it."""
+    """A fake connection that records what happened to it."""
 
     def __init__(self) -> None:
         self.is_open = True
@@ -32,7 +32,7 @@ class RespConnection:
 
 
 class Exchange:
-    """Makes lines, and knows them all."""
+    """Makes connections, and keeps a list of them."""
 
     def __init__(self) -> None:
         self.lines: list[RespConnection] = []
@@ -68,7 +68,7 @@ def exchange() -> Exchange:
     return Exchange()
 
 
-def test_one_is_used_again(exchange: Exchange) -> None:
+def test_pool_reuses_a_connection(exchange: Exchange) -> None:
     pool = exchange.pool()
     for _ in range(5):
         with pool.connection() as line:
@@ -76,12 +76,12 @@ def test_one_is_used_again(exchange: Exchange) -> None:
     assert len(exchange.lines) == 1
 
 
-def test_the_most_recently_used_comes_first(exchange: Exchange) -> None:
+def test_pool_hands_out_the_most_recently_used_first(exchange: Exchange) -> None:
     pool = exchange.pool()
     with pool.connection() as first, pool.connection() as second:
         assert first is not second
     with pool.connection() as again:
-        assert again is first, "it was given back last"
+        assert again is first, "it was returned last"
 
 
 def test_pool_never_exceeds_its_size(exchange: Exchange) -> None:
@@ -102,10 +102,10 @@ def test_pool_never_exceeds_its_size(exchange: Exchange) -> None:
     in_threads(12, work)
     assert most[0] <= 3
     assert len(exchange.lines) <= 3
-    assert exchange.pool(size=0).connection().__enter__().is_open, "there is always one"
+    assert exchange.pool(size=0).connection().__enter__().is_open, "there is always one connection"
 
 
-def test_none_comes_free(exchange: Exchange) -> None:
+def test_pool_times_out_if_no_connection_is_free(exchange: Exchange) -> None:
     pool = exchange.pool(size=1, timeout=0.01)
     with pool.connection():
         with pytest.raises(
@@ -118,7 +118,7 @@ def test_none_comes_free(exchange: Exchange) -> None:
         assert line.is_open
 
 
-def test_a_failure_to_connect_takes_no_place(exchange: Exchange) -> None:
+def test_failed_connect_takes_no_slot(exchange: Exchange) -> None:
     pool = exchange.pool(size=1, timeout=0.01)
     exchange.error = StoreUnavailable("gone")
     for _ in range(3):
@@ -129,7 +129,7 @@ def test_a_failure_to_connect_takes_no_place(exchange: Exchange) -> None:
         assert line.is_open
 
 
-def test_unusable_connection_is_closed_and_makes_room(exchange: Exchange) -> None:
+def test_unusable_connection_is_replaced(exchange: Exchange) -> None:
     pool = exchange.pool(size=1)
     with suppress(ValueError), pool.connection() as line:
         line.is_clean = False
@@ -137,17 +137,17 @@ def test_unusable_connection_is_closed_and_makes_room(exchange: Exchange) -> Non
     assert exchange.open == []
     with pool.connection() as line:
         assert line.is_clean
-    line.is_clean = False  # while it lies idle
+    line.is_clean = False  # while it is idle
     with pool.connection() as another:
         assert another is not line
 
 
-def test_pings_what_lay_idle(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pool_pings_idle_connections(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = exchange.pool(ping=True)
     for _ in range(3):
         with pool.connection() as line:
             pass
-    assert line.pings == 0, "it was used a moment ago"
+    assert line.pings == 0, "it was used just now"
     monkeypatch.setattr(pool_module, "IDLE_BEFORE_PING", 0.0)
     with pool.connection() as same:
         assert same is line
@@ -160,14 +160,14 @@ def test_pings_what_lay_idle(exchange: Exchange, monkeypatch: pytest.MonkeyPatch
         one.answers = False
     with pool.connection():
         pass
-    assert not two.is_open, "it lay idle for longer than the one that did not answer"
+    assert not two.is_open, "it was idle for longer than the one that did not answer"
     silent = exchange.pool(ping=False)
     for _ in range(2):
         with silent.connection() as line:
             assert line.pings == 0
 
 
-def test_old_connections_are_recycled(exchange: Exchange) -> None:
+def test_pool_recycles_old_connections(exchange: Exchange) -> None:
     always = exchange.pool(recycle=0.0)
     for _ in range(3):
         with always.connection():
@@ -184,7 +184,7 @@ def test_old_connections_are_recycled(exchange: Exchange) -> None:
     assert not first.is_open
 
 
-def test_fresh_ones(exchange: Exchange) -> None:
+def test_pool_opens_a_fresh_connection_on_request(exchange: Exchange) -> None:
     pool = exchange.pool()
     with pool.connection(), pool.connection():
         pass
@@ -193,7 +193,7 @@ def test_fresh_ones(exchange: Exchange) -> None:
         assert exchange.open == [line]
 
 
-def test_closing_what_is_idle(exchange: Exchange) -> None:
+def test_pool_closes_idle_connections(exchange: Exchange) -> None:
     pool = exchange.pool()
     with pool.connection() as line:
         with pool.connection():
@@ -207,7 +207,7 @@ def test_closing_what_is_idle(exchange: Exchange) -> None:
         assert line.is_open
 
 
-def test_an_interruption_costs_no_place(exchange: Exchange) -> None:
+def test_interruption_loses_no_slot(exchange: Exchange) -> None:
     """A time limit may come while an idle connection is tested, or is closed."""
 
     def interrupted(line: RespConnection) -> bool:
@@ -223,7 +223,7 @@ def test_an_interruption_costs_no_place(exchange: Exchange) -> None:
     assert not exchange.open
 
 
-def test_connection_that_cannot_be_closed_costs_no_place(exchange: Exchange) -> None:
+def test_connection_that_cannot_be_closed_loses_no_slot(exchange: Exchange) -> None:
     pool = exchange.pool(size=1, timeout=0.2)
     for _ in range(2):
         with pytest.raises(AssertionError, match="closed once"), pool.connection() as line:
@@ -237,7 +237,7 @@ def waiting_in(pool: ConnectionPool[RespConnection]) -> int:
     return len(pool._state.get().queue)
 
 
-def test_threads_are_served_in_the_order_in_which_they_came(exchange: Exchange) -> None:
+def test_threads_are_served_in_order_of_arrival(exchange: Exchange) -> None:
     pool = exchange.pool(size=1)
     served: list[int] = []
 
@@ -255,7 +255,7 @@ def test_threads_are_served_in_the_order_in_which_they_came(exchange: Exchange) 
     assert served == list(range(30))
 
 
-def test_thread_that_gives_back_comes_after_those_that_wait(exchange: Exchange) -> None:
+def test_returning_thread_is_served_after_waiting_threads(exchange: Exchange) -> None:
     pool = exchange.pool(size=1)
     served: list[str] = []
 
@@ -272,11 +272,9 @@ def test_thread_that_gives_back_comes_after_those_that_wait(exchange: Exchange) 
     assert served == ["the one that waited", "the one that had it before"]
 
 
-# the shared commits of PostgreSQL, and PyMongo's own pool, are behind the same promise
+# the group commit of PostgreSQL and PyMongo's own pool keep the same promise
 @pytest.mark.parametrize("kind", ["postgres", "mysql", "redis", "sqlite", "mongodb"])
-def test_sixty_busy_threads_on_two_connections_all_get_on(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_sixty_busy_threads_share_two_connections(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     with ExitStack() as stack:
         if kind == "sqlite":
             url = f"sqlite:///{tmp_path}/results.sqlite3"
@@ -305,5 +303,5 @@ def test_sixty_busy_threads_on_two_connections_all_get_on(
 
         in_threads(60, work)
     assert min(counts) >= 20
-    # not exactly alike, because some also store something once
+    # not exactly equal, because some also store something once
     assert max(counts) < 20 * 5, f"some were served much more often than others: {sorted(counts)}"

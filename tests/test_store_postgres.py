@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own: its refusals in our words, and which of them are worth a new try."""
+"""PostgreSQL: its errors as rootcellar's, and which of them are retryable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def store(postgres_url: str) -> Iterator[Store]:
 
 
 @pytest.mark.parametrize(("version", "name"), [(90_624, "9"), (120_022, "12")])
-def test_a_server_that_is_too_old(version: int, name: str) -> None:
+def test_server_that_is_too_old_is_refused(version: int, name: str) -> None:
     with pytest.raises(errors.ServerTooOld, match=f"PostgreSQL {name} is too old") as caught:
         driver.refuse_old(version, "here")
     assert "13 or later" in caught.value.remedy
@@ -33,13 +33,13 @@ def test_a_server_that_is_too_old(version: int, name: str) -> None:
     driver.refuse_old(130_000, "here")
 
 
-def test_postgres_is_asked_for_its_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_of_the_server_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "OLDEST_SERVER", 99)
     with pytest.raises(errors.ServerTooOld):
         store.check()
 
 
-def test_a_lock_that_is_held_too_long_is_worth_a_new_try(postgres_url: str) -> None:
+def test_lock_timeout_is_retryable(postgres_url: str) -> None:
     store = open_store(f"{postgres_url}?options=-c%20lock_timeout%3D50")
     store.check()
     with psycopg.connect(postgres_url) as other:
@@ -51,7 +51,7 @@ def test_a_lock_that_is_held_too_long_is_worth_a_new_try(postgres_url: str) -> N
 
 
 @pytest.mark.parametrize("odd", ["\x00", "\ud800"], ids=["NUL", "lone surrogate"])
-def test_ids_that_no_chord_can_have(store: Store, odd: str) -> None:
+def test_impossible_id_has_no_chord(store: Store, odd: str) -> None:
     group = f"group {odd}"
     for verb in (
         lambda: store.begin_chord(ChordRecord(group_id=group)),
@@ -68,14 +68,14 @@ def test_ids_that_no_chord_can_have(store: Store, odd: str) -> None:
         assert caught.value.where
 
 
-def test_an_option_that_the_driver_does_not_know(postgres_url: str) -> None:
+def test_unknown_option_of_the_driver_is_refused(postgres_url: str) -> None:
     store = open_store(postgres_url, StoreOptions(connect_args={"sslmod": "require"}))
     with pytest.raises(errors.ConfigurationError, match="sslmod") as caught:
         store.check()
     assert "connect_args" in caught.value.remedy
 
 
-def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_home_can_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless(self: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 

@@ -1,4 +1,4 @@
-"""What is SQLite's own."""
+"""SQLite's files and permissions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import open_store
 
 
-def test_a_file_that_is_refused_is_closed_again(tmp_path: Path) -> None:
+def test_refused_file_is_closed(tmp_path: Path) -> None:
     file = tmp_path / "letter.txt"
     file.write_text("Dear Sir or Madam, " * 100)
     with pytest.raises(errors.StoreError, match="not a database") as caught:
         open_store(f"sqlite:///{file}").check()
-    # whoever keeps the error keeps no file open with it
+    # a kept error keeps no file open
     assert caught.value.__traceback__ is not None
     assert str(file) not in open_files()
 
@@ -53,7 +53,7 @@ def test_file_in_utf16_changes_no_result(tmp_path: Path) -> None:
     store.close()
 
 
-def test_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_new_file_is_readable_only_by_its_owner(tmp_path: Path) -> None:
     umask = os.umask(0o022)
     try:
         store = open_store(f"sqlite:///{tmp_path}/results.sqlite3")
@@ -66,7 +66,7 @@ def test_new_file_is_its_owners_alone(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
-def test_permissions_of_a_file_that_exists_stay(tmp_path: Path) -> None:
+def test_existing_file_keeps_its_permissions(tmp_path: Path) -> None:
     path = tmp_path / "results.sqlite3"
     path.touch()
     path.chmod(0o640)

@@ -153,7 +153,7 @@ def test_prefix_with_incomplete_braces_is_refused(prefix: str, fits: bool) -> No
     if fits:
         read_address("redis-cluster://host", options)
     else:
-        with pytest.raises(errors.ConfigurationError, match="no hash tag"):
+        with pytest.raises(errors.ConfigurationError, match="not a hash tag"):
             read_address("redis-cluster://host", options)
     assert read_address("redis://host", options).prefix.startswith(prefix.encode())
 
