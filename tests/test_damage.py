@@ -30,11 +30,12 @@ from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import read_keys
 from rootcellar.payloads.rekey import Rekeyer
 from rootcellar.records import NO_DATE, TaskRecord
-from rootcellar.stores.base import TaskQuery
+from rootcellar.stores.base import Queryable, TaskQuery
 from rootcellar.stores.fields import EARLIEST, LATEST
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.stores.postgres.group_commit import Write
 from rootcellar.stores.postgres.pipeline import Statement
+from rootcellar.testing.helpers import able
 from tests.commands import run as run_cli
 from tests.damage.places import (
     BehindPlace,
@@ -146,7 +147,7 @@ def test_damaged_row_fails_only_its_own_reader(
     assert ResultSet(results, app=place.app).get(timeout=PATIENCE) == [values[task_id] for task_id in good]
     assert set(place.store.get_many(values)) == set(values)
     assert {record.task_id for record in place.store.scan()} == set(values)
-    assert {record.task_id for record in place.store.query(TaskQuery())} == set(values)
+    assert {record.task_id for record in able(place.store, Queryable).query(TaskQuery())} == set(values)
     both = ResultSet([AsyncResult(bad, app=place.app), *results], app=place.app)
     found = both.join_native(timeout=PATIENCE, propagate=False, disable_sync_subtasks=False)
     assert found[1:] == [values[task_id] for task_id in good]
@@ -569,7 +570,7 @@ def test_pickled_stock_result_is_an_error_that_names_pickle(open_place: Callable
     values = stored(place, 3)
     with pytest.raises(errors.PayloadUnreadable, match=rf"{task_id}.* pickle"):
         AsyncResult(task_id, app=place.app).get(timeout=PATIENCE)
-    assert {record.task_id for record in place.store.query(TaskQuery())} == {task_id, *values}
+    assert {record.task_id for record in able(place.store, Queryable).query(TaskQuery())} == {task_id, *values}
 
 
 def test_missing_date_is_shown_as_none(open_place: Callable[[str], Place]) -> None:

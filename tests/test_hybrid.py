@@ -18,9 +18,11 @@ from celery import Celery
 from rootcellar import errors
 from rootcellar.records import ChordPart, Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.base import HasSchema, Queryable, Replaceable, Watchable
 from rootcellar.stores.hybrid import HybridStore
 from rootcellar.stores.hybrid import cache as caching
 from rootcellar.stores.hybrid.breaker import Breaker
+from rootcellar.stores.journal import WritesBehind
 from rootcellar.testing.synced_processes import SyncedProcesses
 from rootcellar.waiting.blocking import Waiter
 from tests.helpers import PATIENCE, now, record, wait_until
@@ -142,13 +144,13 @@ def test_a_copy_goes_before_its_result(postgres_url: str, own_redis: RedisServer
 
 
 def test_abilities_are_those_of_the_durable_store(hybrid: HybridStore, own_redis: RedisServer, tmp_path: Any) -> None:
-    from rootcellar.stores.base import HasSchema, Queryable, Watchable
-
-    assert isinstance(hybrid, Queryable)
-    assert isinstance(hybrid, HasSchema)
-    assert isinstance(hybrid, Watchable)
+    for ability in (Queryable, HasSchema):
+        assert hybrid.ability(ability) is hybrid.durable, "the cache need not know of their use"
+    for ability in (Watchable, Replaceable):
+        assert hybrid.ability(ability) is hybrid
+    assert hybrid.ability(WritesBehind) is None
     behind_redis = open_hybrid(own_redis.url, own_redis.url)
-    assert not isinstance(behind_redis, HasSchema), "Redis has no tables"
+    assert behind_redis.ability(HasSchema) is None, "Redis has no tables"
     on_sqlite = open_hybrid(f"sqlite:///{tmp_path}/results.sqlite3", own_redis.url)
     one = record()
     on_sqlite.put(one)

@@ -18,7 +18,7 @@ from celery import Celery
 from rootcellar import errors
 from rootcellar.records import ChordPart, Payload
 from rootcellar.stores import Store, StoreOptions, open_store
-from rootcellar.stores.base import HasSchema, Queryable, TaskQuery, Watchable
+from rootcellar.stores.base import HasSchema, Queryable, Replaceable, TaskQuery, Watchable
 from rootcellar.stores.hybrid import WriteBehindStore
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.stores.redis import journal
@@ -316,10 +316,9 @@ def test_chord_finds_results_that_left_redis(behind: WriteBehindStore, client: r
 def test_query_finds_results_that_were_just_stored(behind: WriteBehindStore) -> None:
     one = record(name="shop.pack")
     behind.put(one)
-    assert isinstance(behind, Queryable)
-    assert isinstance(behind, HasSchema)
-    assert isinstance(behind, Watchable)
-    assert isinstance(behind, WritesBehind)
+    assert behind.ability(HasSchema) is behind.durable
+    for ability in (Queryable, Watchable, WritesBehind, Replaceable):
+        assert behind.ability(ability) is behind
     assert list(behind.query(TaskQuery(names=("shop.*",)))) == [one]
     other = record()
     behind.put(other)

@@ -432,8 +432,8 @@ class ResultBackend(ReadingBackend):
         """Return the background services of a worker's main process."""
         # stopped last
         services: list[Service] = [self._late, self._chord_sweep]
-        if isinstance(self.store, WritesBehind):
-            services.append(Drain(self.store))
+        if (moving := self.store.ability(WritesBehind)) is not None:
+            services.append(Drain(moving))
         return services
 
     def start_services(self) -> None:

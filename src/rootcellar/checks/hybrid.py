@@ -55,7 +55,8 @@ class _HybridChecks(Checks, Generic[_Hybrid]):
     def _try_both(self) -> Iterator[Finding]:
         """Store a test result, if the durable store has tables, and yield what :meth:`_judge` finds."""
         durable = self._store.durable
-        if isinstance(durable, HasSchema) and durable.schema.status().version == 0:
+        tables = durable.ability(HasSchema)
+        if tables is not None and tables.schema.status().version == 0:
             yield passed("not tried, before there are tables")
             return
         now = datetime.now(timezone.utc)

@@ -147,7 +147,7 @@ class Trial:
             if sum(spans) > _NOTIFICATION_TIMEOUT_SECONDS:
                 break
         median = statistics.median(spans[1:] or spans)
-        how = "" if isinstance(self.store, Watchable) else " (by polling)"
+        how = "" if self.store.ability(Watchable) else " (by polling)"
         seen = f"{milliseconds(median)} after a result is stored{how}"
         yield problem("notify-slow", seen) if median > _SLOW_NOTIFICATION_SECONDS else passed(seen)
 

@@ -64,10 +64,11 @@ def drain(
     if once and status:
         raise WrongUse("give --once or --status, not both")
     with chosen_store(choice) as store:
-        if not isinstance(store, WritesBehind):
+        moving = store.ability(WritesBehind)
+        if moving is None:
             raise WrongUse(_NOTHING_TO_MOVE.format(where=store.where))
         try:
-            code = _run(store, once, status, max_age, as_json)
+            code = _run(moving, once, status, max_age, as_json)
         except RootcellarError as exc:
             print_error(exc)
             code = OUT_OF_REACH

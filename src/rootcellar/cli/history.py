@@ -113,13 +113,14 @@ def query_tasks(store: Store, query: TaskQuery) -> list[TaskRecord]:
     Raises:
         AbilityMissing: the store cannot be searched.
     """
-    if not isinstance(store, Queryable):
+    queryable = store.ability(Queryable)
+    if queryable is None:
         raise AbilityMissing(
             "this store finds results only by their ids",
             where=store.where,
             remedy="use `rootcellar show TASK_ID` with a whole id, or keep results in PostgreSQL or SQLite",
         )
-    return list(store.query(query))
+    return list(queryable.query(query))
 
 
 @store_options
@@ -158,9 +159,10 @@ def _find_by_prefix(prefix: str, store: Store) -> TaskRecord | None:
     Raises:
         RootcellarError: several ids begin with it.
     """
-    if not prefix or not isinstance(store, Queryable):
+    queryable = store.ability(Queryable)
+    if not prefix or queryable is None:
         return None
-    found = store.query(TaskQuery(id_prefix=prefix, limit=_MAX_LISTED_IDS + 1))
+    found = queryable.query(TaskQuery(id_prefix=prefix, limit=_MAX_LISTED_IDS + 1))
     if len(found) < 2:
         return found[0] if found else None
     ids = ", ".join(visible(record.task_id) for record in found[:_MAX_LISTED_IDS])

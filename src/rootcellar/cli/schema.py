@@ -67,7 +67,7 @@ def create(choice: Choice) -> None:
     existing tables are damaged; they are not repaired.
     """
     with chosen_store(choice) as store:
-        if not isinstance(store, HasSchema):
+        if store.ability(HasSchema) is None:
             _say_ready(store)
             return
         tables = _schema_of(store)
@@ -135,7 +135,7 @@ def upgrade(choice: Choice) -> None:
     Workers may run meanwhile.
     """
     with chosen_store(choice) as store:
-        if not isinstance(store, HasSchema):
+        if store.ability(HasSchema) is None:
             _say_ready(store)
             return
         tables = _schema_of(store)
@@ -159,7 +159,7 @@ def status(
     Changes nothing. Exit status 0 if they are up to date and complete, 1 otherwise.
     """
     with chosen_store(choice) as store:
-        if not isinstance(store, HasSchema):
+        if store.ability(HasSchema) is None:
             _say_ready(store, as_json=as_json)
             return
         found = _schema_of(store).status()
@@ -303,9 +303,10 @@ def _say_ready(store: Store, *, as_json: bool = False) -> None:
 
 
 def _schema_of(store: Store) -> Schema:
-    if not isinstance(store, HasSchema):
+    found = store.ability(HasSchema)
+    if found is None:
         raise AbilityMissing("this store has no tables", where=store.where, remedy="no tables are needed: it is ready")
-    return store.schema
+    return found.schema
 
 
 def _refuse_to_upgrade(found: SchemaStatus, where: str) -> None:

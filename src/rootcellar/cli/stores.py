@@ -84,8 +84,8 @@ def _payload_settings() -> Mapping[str, Any]:
 
 
 def _must_exist(store: Store) -> None:
-    if isinstance(store, HasSchema):
-        status = store.schema.status()
+    if (tables := store.ability(HasSchema)) is not None:
+        status = tables.schema.status()
         if status.foreign:
             store.check()
         if not status.version:

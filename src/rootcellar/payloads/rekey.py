@@ -81,12 +81,13 @@ class Rekeyer:
                 where="ROOTCELLAR_ENCRYPTION_KEYS",
                 remedy="set the new key and after it the old ones; `rootcellar key` makes one",
             )
-        if not isinstance(store, Replaceable):
+        replaceable = store.ability(Replaceable)
+        if replaceable is None:
             raise AbilityMissing(
                 "this store cannot replace records", where=store.where, remedy="let the old results expire"
             )
         self._store = store
-        self._replaceable: Replaceable = store
+        self._replaceable: Replaceable = replaceable
         self._codec = codec
         self._unsealed = unsealed
         self._dry_run = dry_run

@@ -6,8 +6,8 @@ greenlet, and from a process that was forked after the store was opened. Its err
 :mod:`rootcellar.errors`. A store does not retry in an outage: it raises
 :class:`~rootcellar.errors.StoreUnavailable` at once.
 
-An *ability* that only some stores have is a protocol (:class:`Queryable`, :class:`HasSchema`): test it with
-``isinstance``.
+An *ability* that only some stores have is a protocol (:class:`Queryable`, :class:`HasSchema`): ask for it with
+:meth:`Store.ability`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.watching import Watcher
 from rootcellar.stores.withdrawal import METHODS, WorkedMethods, track_withdrawal
+
+A = TypeVar("A")
 
 #: Celery's setting with options that all stores share
 TRANSPORT_SETTING = "result_backend_transport_options"
@@ -112,6 +114,13 @@ class Store(ABC):
         for name in METHODS:
             if name in cls.__dict__:
                 setattr(cls, name, track_withdrawal(name, cls.__dict__[name]))
+
+    def ability(self, protocol: type[A]) -> A | None:
+        """Return an object that has an ability, such as :class:`Queryable`; ``None`` if this store lacks it.
+
+        A store has the abilities whose methods it has. A store that consists of other stores answers for them.
+        """
+        return self if isinstance(self, protocol) else None
 
     # -- tasks
 

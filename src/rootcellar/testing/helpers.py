@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from rootcellar.records import (
     ChordPart,
@@ -23,8 +23,17 @@ from rootcellar.stores.base import Store
 NOW = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=timezone.utc)
 
 
+A = TypeVar("A")
+
 #: seconds that a test waits for something that should happen at once
 PATIENCE = 20.0
+
+
+def able(store: Store, protocol: type[A]) -> A:
+    """Return an ability that a store must have."""
+    found = store.ability(protocol)
+    assert found is not None, f"{store.where} is not {protocol.__name__}"
+    return found
 
 
 def new_id() -> str:

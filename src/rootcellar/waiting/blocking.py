@@ -37,6 +37,7 @@ class Waiter:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._watchable = store.ability(Watchable)
         self._polling = PerProcess(lambda: PollingWatcher(store.get_many))
         #: for calls with a deadline
         self.executor = DeadlineExecutor()
@@ -45,8 +46,8 @@ class Waiter:
 
     def watcher(self) -> Watcher:
         """Return the watcher of this process: the store's own, or one that polls."""
-        if isinstance(self._store, Watchable):
-            return self._store.watcher()
+        if self._watchable is not None:
+            return self._watchable.watcher()
         return self._polling.get()
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ class StoredResults:
 
     @property
     def is_queryable(self) -> bool:
-        return isinstance(self._store, Queryable)
+        return self._store.ability(Queryable) is not None
 
     def check(self) -> None:
         self._store.check()
@@ -82,8 +82,8 @@ class StoredResults:
 
     def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """As the store finds them; one that cannot be searched is asked for each task."""
-        if isinstance(self._store, Queryable):
-            return self._store.query(query)
+        if (queryable := self._store.ability(Queryable)) is not None:
+            return queryable.query(query)
         newest = sorted(self._store.get_many(task_ids).values(), key=lambda record: str(record.done_at), reverse=True)
         return [record for record in newest if not query.states or record.state in query.states][: query.limit]
 

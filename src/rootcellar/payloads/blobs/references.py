@@ -133,9 +133,9 @@ class BlobSpiller:
             grace: seconds for which a blob without a record is kept, because its record may not be stored yet, or a
                 chord may need it.
         """
-        if isinstance(store, WritesBehind):
+        if (moving := store.ability(WritesBehind)) is not None:
             # until all is moved, a state in the fast store may hide an earlier SUCCESS in the durable one
-            store.drain_all()
+            moving.drain_all()
         count = 0
         names = self.blobs.names(grace)
         while some := list(islice(names, _SWEEP_BATCH)):

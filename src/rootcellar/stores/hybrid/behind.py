@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import cast
+from typing import TypeVar
 
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.records import ChordPart, PartResult, Stored, TaskRecord
@@ -24,6 +24,8 @@ from rootcellar.stores.journal import DRAIN_BATCH, KeepsJournal, Lag, TakesBatch
 from rootcellar.stores.sql.rows import checked_id, findable
 from rootcellar.stores.watching import Watcher
 from rootcellar.text.escaping import visible_logs
+
+A = TypeVar("A")
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -40,22 +42,26 @@ class WriteBehindStore(ForwardingStore):
         self.durable = open_store(settings.durable_url, self.options)
         # records that were moved may be evicted; the journal refuses a server that evicts others
         self.front = self.chords = open_store(settings.cache_url, replace(self.options, holds_copies=True))
-        if not isinstance(self.durable, TakesBatches):
+        batches, front = self.durable.ability(TakesBatches), self.front.ability(KeepsJournal)
+        if batches is None:
             raise _unfit("durable_url", "postgresql://")
-        if not isinstance(self.front, KeepsJournal):
+        if front is None:
             raise _unfit("cache_url", "redis://")
-        self._journal = self.front.keep_journal()
-        self._watch = self.front.watcher_over
-        self.check_journal, self.window = self._journal.check_journal, self._journal.window
-        self.move_only = self._journal.move_only
-        self._drainer = Drainer(self._journal, self.durable, settings.cache_expires)
+        self._journal = front.keep_journal()
+        self._watcher_over = front.watcher_over
+        self._drainer = Drainer(self._journal, batches, settings.cache_expires)
         self.expires_by_itself = self.durable.expires_by_itself
-        if isinstance(self.durable, Queryable):
-            self.query = self._query
-        if isinstance(self.durable, Replaceable):
-            self.replace = self._replace
-        if isinstance(self.durable, HasSchema):
-            self.schema = self.durable.schema
+        self._queryable = self.durable.ability(Queryable)
+        self._replaceable = self.durable.ability(Replaceable)
+
+    def ability(self, protocol: type[A]) -> A | None:
+        """Return an ability. Those that need the durable store's depend on it."""
+        if protocol is HasSchema:
+            return self.durable.ability(protocol)
+        is_missing = (protocol is Queryable and self._queryable is None) or (
+            protocol is Replaceable and self._replaceable is None
+        )
+        return None if is_missing else super().ability(protocol)
 
     @property
     def where(self) -> str:
@@ -100,20 +106,22 @@ class WriteBehindStore(ForwardingStore):
         self._journal.forget(ids)
         return count
 
-    def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """See :class:`~rootcellar.stores.base.Replaceable`; the journal is moved first, and the record leaves Redis."""
-        assert isinstance(self.durable, Replaceable)
+        assert self._replaceable is not None, "ability() says so"
         self._drainer.drain_all(lambda moved: None, CATCH_UP_SECONDS)
         # first: if the process dies between the two, Redis has no outdated record
-        return self._journal.release(old.task_id) and self.durable.replace(old, new)
+        return self._journal.release(old.task_id) and self._replaceable.replace(old, new)
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         self._catch_up()
         return self.durable.scan(after, limit)
 
-    def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+        """See :class:`~rootcellar.stores.base.Queryable`; the journal is moved first."""
+        assert self._queryable is not None, "ability() says so"
         self._catch_up()
-        return cast("Queryable", self.durable).query(query)
+        return self._queryable.query(query)
 
     # -- chords
 
@@ -127,6 +135,18 @@ class WriteBehindStore(ForwardingStore):
         ]
 
     # -- moving
+
+    def check_journal(self) -> None:
+        """See :meth:`~rootcellar.stores.journal.Journal.check_journal`."""
+        self._journal.check_journal()
+
+    def move_only(self) -> None:
+        """See :meth:`~rootcellar.stores.journal.Journal.move_only`."""
+        self._journal.move_only()
+
+    def window(self) -> str | None:
+        """See :meth:`~rootcellar.stores.journal.Journal.window`."""
+        return self._journal.window()
 
     def drain(self, limit: int = DRAIN_BATCH) -> int:
         """See :class:`~rootcellar.stores.journal.WritesBehind`."""
@@ -158,7 +178,7 @@ class WriteBehindStore(ForwardingStore):
 
     def watcher(self) -> Watcher:
         """Return a watcher that Redis notifies, because results are there first."""
-        return self._watch(self._watched)
+        return self._watcher_over(self._watched)
 
     def _watched(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
         """Read records for the watcher. If PostgreSQL cannot be reached, its records are found later."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import TypeVar
 
 from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailable
 from rootcellar.records import ChordPart, Stored, TaskRecord
@@ -34,6 +35,8 @@ from rootcellar.stores.watching import PollingWatcher, Watcher
 from rootcellar.support.forking import PerProcess
 from rootcellar.text.escaping import visible_logs
 
+A = TypeVar("A")
+
 logger = visible_logs(logging.getLogger(__name__))
 
 #: the most copies that one call of get_many makes; the other records are copied by a later read
@@ -53,15 +56,17 @@ class HybridStore(ForwardingStore):
         self._where = f"{self.durable.where}, cache {cache.where}"
         self.expires_by_itself = self.durable.expires_by_itself
         self._polling = PerProcess(lambda: PollingWatcher(self.get_many))
-        if isinstance(self.durable, ReportsInserts):
-            self.durable.report_inserts()
-        # it has the abilities of the durable store
-        if isinstance(self.durable, Queryable):
-            self.query = self.durable.query
-        if isinstance(self.durable, Replaceable):
-            self.replace = self._replace
-        if isinstance(self.durable, HasSchema):
-            self.schema = self.durable.schema
+        self._replaceable = self.durable.ability(Replaceable)
+        if (durable := self.durable.ability(ReportsInserts)) is not None:
+            durable.report_inserts()
+
+    def ability(self, protocol: type[A]) -> A | None:
+        """Return an ability: the durable store's own, if the cache need not know of its use."""
+        if protocol in (Queryable, HasSchema):
+            return self.durable.ability(protocol)
+        if protocol is Replaceable and self._replaceable is None:
+            return None
+        return super().ability(protocol)
 
     @property
     def where(self) -> str:
@@ -121,10 +126,10 @@ class HybridStore(ForwardingStore):
             ) from exc
         return count
 
-    def _replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """See :class:`~rootcellar.stores.base.Replaceable`. After that, the cache has no copy for a while."""
-        assert isinstance(self.durable, Replaceable)
-        replaced = self.durable.replace(old, new)
+        assert self._replaceable is not None, "ability() says so"
+        replaced = self._replaceable.replace(old, new)
         # even if nothing was replaced: an earlier try may have replaced the record, and died before this line
         self.cache.forget([old.task_id])
         return replaced
@@ -140,8 +145,8 @@ class HybridStore(ForwardingStore):
 
     def watcher(self) -> Watcher:
         """Return the durable store's watcher: a notification does not depend on the cache."""
-        if isinstance(self.durable, Watchable):
-            return self.durable.watcher()
+        if (durable := self.durable.ability(Watchable)) is not None:
+            return durable.watcher()
         return self._polling.get()
 
     def check(self) -> None:
@@ -157,11 +162,12 @@ class HybridStore(ForwardingStore):
 
     def _warn_of_unmoved_results(self) -> None:
         """Log a warning if the cache has results that the mode write-behind has not moved."""
-        if not isinstance(self._cache_store, KeepsJournal):
+        cache = self._cache_store.ability(KeepsJournal)
+        if cache is None:
             return
         # the user of a cache does not need the right to read the journal
         with suppress(PermissionDenied):
-            if count := self._cache_store.unmoved():
+            if count := cache.unmoved():
                 logger.warning(
                     "Results of the mode write-behind are not moved and cannot be read in this mode: %d. Run "
                     "`rootcellar drain --once` with the earlier mode. [%s]",

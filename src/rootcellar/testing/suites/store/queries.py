@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rootcellar.stores.base import Queryable, Store, TaskQuery
-from rootcellar.testing.helpers import NOW, record
+from rootcellar.testing.helpers import NOW, able, record
 from rootcellar.testing.under_test import StoreUnderTest
 
 
@@ -22,7 +22,7 @@ def history(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> Itera
     """A store, in a place of its own, with some records that no test changes."""
     with under_test.new_place(request) as url:
         store = under_test.open(url, None)
-        if not isinstance(store, Queryable):
+        if store.ability(Queryable) is None:
             pytest.skip(f"{under_test} cannot be queried")
         for one in (
             record(task_id="sent", state="PENDING", name="shop.pack", done_at=None, sent_at=_hour(7)),
@@ -44,8 +44,7 @@ def history(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> Itera
 class TestQueries:
     @staticmethod
     def ids(store: Store, **query: Any) -> list[str]:
-        assert isinstance(store, Queryable)
-        return [one.task_id for one in store.query(TaskQuery(**query))]
+        return [one.task_id for one in able(store, Queryable).query(TaskQuery(**query))]
 
     def test_query_lists_unfinished_tasks_first_then_the_newest(self, history: Store) -> None:
         found = self.ids(history)
@@ -53,8 +52,7 @@ class TestQueries:
         assert found[2:] == ["f", "e", "d", "c", "b", "a", "g", "h"]
 
     def test_query_returns_whole_records(self, history: Store) -> None:
-        assert isinstance(history, Queryable)
-        (found,) = history.query(TaskQuery(names=("shop.ship",)))
+        (found,) = able(history, Queryable).query(TaskQuery(names=("shop.ship",)))
         assert found == history.get("b")
 
     @pytest.mark.parametrize(

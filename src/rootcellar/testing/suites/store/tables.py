@@ -15,7 +15,7 @@ from rootcellar.records import (
     Payload,
 )
 from rootcellar.stores.base import HasSchema, Queryable, Store, TaskQuery
-from rootcellar.testing.helpers import NOW, completed, full_record, json_payload, new_id, part, record
+from rootcellar.testing.helpers import NOW, able, completed, full_record, json_payload, new_id, part, record
 from rootcellar.testing.under_test import StoreUnderTest
 
 
@@ -24,7 +24,7 @@ def tables(under_test: StoreUnderTest, open_new: Callable[..., Store]) -> None:
     """The test needs a store with tables."""
     if under_test.in_tables_later:
         pytest.skip(f"{under_test} has results in its tables later")
-    if not isinstance(open_new(create_tables=False), HasSchema):
+    if open_new(create_tables=False).ability(HasSchema) is None:
         pytest.skip(f"{under_test} has no tables")
 
 
@@ -69,8 +69,8 @@ class TestTables:
             assert store.get_chord(chord) is not None
             store.finish_chord(chord)
             assert store.delete_expired(NOW) == 0
-            if isinstance(store, Queryable):
-                assert list(store.query(TaskQuery(names=("shop.*",)))) == [one]
+            if (queryable := store.ability(Queryable)) is not None:
+                assert list(queryable.query(TaskQuery(names=("shop.*",)))) == [one]
             assert store.delete([one.task_id]) == 1
             store.delete_group(saved.group_id)
         assert usual.get(one.task_id) is None, "tables of other names are other tables"
@@ -79,7 +79,6 @@ class TestTables:
 
     def test_store_without_tables_reports_schema_missing(self, open_new: Callable[..., Store]) -> None:
         store = open_new(create_tables=False)
-        assert isinstance(store, HasSchema)
         verbs: list[Callable[[], Any]] = [
             store.check,
             lambda: store.put(record()),
@@ -96,10 +95,10 @@ class TestTables:
                 verb()
             assert not caught.value.retryable
             assert caught.value.remedy
-        assert store.schema.status().version == 0
+        assert able(store, HasSchema).schema.status().version == 0
 
         open_new().check()
-        status = store.schema.status()
+        status = able(store, HasSchema).schema.status()
         assert status.version == status.wanted > 0
         one = record()
         assert store.put(one).written, "the same store works as soon as the tables exist"
@@ -107,9 +106,8 @@ class TestTables:
 
     def test_tables_are_created_by_the_schema(self, open_new: Callable[..., Store]) -> None:
         store = open_new(create_tables=False)
-        assert isinstance(store, HasSchema)
-        store.schema.create()
-        store.schema.create()
+        able(store, HasSchema).schema.create()
+        able(store, HasSchema).schema.create()
         one = record()
         store.put(one)
         assert open_new().get(one.task_id) == one
@@ -120,9 +118,8 @@ class TestTables:
         assert under_test.run_sql is not None, "a store with tables is described with `run_sql`"
         options = {"task_table": "it's mine", "create_tables": False}
         store = open_new(**options)
-        assert isinstance(store, HasSchema)
-        under_test.run_sql(new_place, store.schema.sql())
-        status = store.schema.status()
+        under_test.run_sql(new_place, able(store, HasSchema).schema.sql())
+        status = able(store, HasSchema).schema.status()
         assert (status.version, status.foreign, status.adopted) == (status.wanted, (), ())
         one = record()
         assert store.put(one).written
@@ -133,8 +130,8 @@ class TestTables:
     ) -> None:
         assert under_test.run_sql is not None
         new_store.put(record())
-        assert isinstance(new_store, HasSchema)
-        tables = re.findall(r"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\S+)", new_store.schema.sql())
+        sql = able(new_store, HasSchema).schema.sql()
+        tables = re.findall(r"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\S+)", sql)
         assert len(tables) > 4
         for table in tables:
             under_test.run_sql(new_place, f"DROP TABLE {table}")
