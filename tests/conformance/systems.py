@@ -216,9 +216,8 @@ def read_claims(text: str) -> dict[Cell, str]:
 
 _INTRODUCTION = """# What works on which system
 
-This page shows which feature works on which system. The two suites that every store must pass wrote the table
-(`tests/test_store_conformance.py` and `tests/test_backend_conformance.py`, with `make systems`). Each line is a group
-of tests:
+This page shows which feature works on which system. `make systems` wrote the table from the two suites that every store
+must pass (`tests/test_store_conformance.py` and `tests/test_backend_conformance.py`). Each line is a group of tests:
 
 - *yes*: all tests passed on this system;
 - a number: so many of the tests apply, and passed;
