@@ -15,7 +15,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && { echo "$$python"; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint bench docs troubleshooting systems venv servers clean
+.PHONY: help demo test test-long test-matrix lint bench docs troubleshooting systems venv servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ ifeq ($(strip $(PYTEST_ARGS)),)
 	@$(BIN)/python -m nox --noxfile noxfile.py -s short
 endif
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+
+test-long: $(STAMPS)/dev servers ## run the tests that have a long form in it: many more rounds, chords and tasks
+	@ROOTCELLAR_TEST_HEAVY=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal $(or $(PYTEST_ARGS),$(shell grep -lw HEAVY -r tests --include='test_*.py'))
 
 test-matrix: $(STAMPS)/dev servers ## test every supported version of Python, Celery, the drivers and the servers (about an hour; SESSIONS="lowest")
 	@$(BIN)/python -m nox --noxfile noxfile.py $(addprefix -s ,$(SESSIONS))

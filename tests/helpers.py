@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 import threading
 import time
@@ -15,8 +16,10 @@ from typing import Any
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.testing.helpers import new_id, wait_until
 
-__all__ = ["PATIENCE", "fork_in_c", "new_id", "now", "record", "wait_until"]
+__all__ = ["HEAVY", "PATIENCE", "fork_in_c", "new_id", "now", "record", "wait_until"]
 
+#: whether the long forms of tests run: many more rounds, chords and tasks
+HEAVY = bool(os.environ.get("ROOTCELLAR_TEST_HEAVY"))
 #: seconds that a test waits for what should come at once
 PATIENCE = 20.0
 ENDS = ("SUCCESS", "FAILURE", "REVOKED")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import HEAVY
 from tests.servers import die_with_parent
-from tests.waiting.helpers import HEAVY, ROOT
+from tests.waiting.helpers import ROOT
 
 ROUNDS = 15_000 if HEAVY else 1_500
 

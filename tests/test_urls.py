@@ -85,12 +85,12 @@ def test_urls_and_texts_with_urls_are_masked(text: str, expected: str) -> None:
     "unit", ["://", "a://", ";a://", ";a:b://", '"x://', "x://a:b;", "x://u:p@h ", "?a", ";", "?a=", "a@", "redis:a@"]
 )
 @pytest.mark.parametrize("beginning", ["", "x://u:p", "- ", "x://?"])
-def test_masking_ten_megabytes_of_urls_takes_linear_time(beginning: str, unit: str) -> None:
-    text = beginning + unit * (10_000_000 // len(unit))
+def test_masking_megabytes_of_urls_takes_linear_time(beginning: str, unit: str) -> None:
+    text = beginning + unit * (2_000_000 // len(unit))
     started = time.process_time()
     redact(text)
     # five times what is allowed on a quiet machine; a time that grows faster than the text is hundreds of times as long
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("password", RAW)

@@ -20,8 +20,8 @@ from rootcellar.stores import Store, open_store
 from rootcellar.testing.synced_processes import SyncedProcesses
 from tests.behind.helpers import open_behind
 from tests.commands import command, environment
-from tests.faults.helpers import HEAVY, Audit
-from tests.helpers import record, wait_until
+from tests.faults.helpers import Audit
+from tests.helpers import HEAVY, record, wait_until
 from tests.servers import PostgresServer, RedisServer
 
 SECONDS = 40.0 if HEAVY else 5.0

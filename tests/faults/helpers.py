@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import threading
 from collections import Counter
@@ -19,9 +18,6 @@ from rootcellar.stores import open_store
 from rootcellar.testing.background import Background
 from tests.apps.faults import Faults, make_app
 from tests.workers import Worker
-
-#: run the full counts, with long outages
-HEAVY = bool(os.environ.get("ROOTCELLAR_TEST_HEAVY"))
 
 AUDIT = """
 CREATE TABLE audit (number bigserial, task_id text, was text, became text);

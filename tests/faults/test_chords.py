@@ -16,7 +16,8 @@ import pytest
 from celery import chord
 
 from tests.apps.faults import Point
-from tests.faults.helpers import HEAVY, Audit, Cluster
+from tests.faults.helpers import Audit, Cluster
+from tests.helpers import HEAVY
 from tests.servers import RedisServer, wait_gone
 from tests.workers import Worker
 

@@ -14,7 +14,8 @@ from celery import chord
 from celery.result import GroupResult
 
 from rootcellar.testing.background import Background
-from tests.faults.helpers import HEAVY, Audit, Cluster
+from tests.faults.helpers import Audit, Cluster
+from tests.helpers import HEAVY
 from tests.servers import PostgresServer, RedisServer
 
 #: tasks for each of two crowds, 1,000 in all (heavy: 2,000)

@@ -12,7 +12,8 @@ import pytest
 from celery import chord
 
 from rootcellar.testing.background import Background
-from tests.faults.helpers import HEAVY, Cluster
+from tests.faults.helpers import Cluster
+from tests.helpers import HEAVY
 from tests.servers import wait_gone
 
 ROUNDS = 30 if HEAVY else 4

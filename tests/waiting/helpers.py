@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
 import queue
 import subprocess
 import sys
@@ -26,8 +25,6 @@ from rootcellar.stores.watching import Notification, Watcher
 from tests import helpers
 from tests.servers import die_with_parent
 
-#: run ten times as many rounds
-HEAVY = bool(os.environ.get("ROOTCELLAR_TEST_HEAVY"))
 #: seconds after which a notification counts as lost
 PATIENCE = 30.0
 

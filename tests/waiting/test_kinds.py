@@ -19,8 +19,8 @@ from rootcellar.stores import Store
 from rootcellar.stores.postgres import notify
 from rootcellar.stores.redis.servers import Servers
 from rootcellar.stores.watching import NotifyOn, PollingWatcher, Subscription
-from tests.helpers import wait_until
-from tests.waiting.helpers import HEAVY, Inbox, no_safety_net, opened, record
+from tests.helpers import HEAVY, wait_until
+from tests.waiting.helpers import Inbox, no_safety_net, opened, record
 
 #: seconds within which every notification must come; the next read without a notification is an hour away
 PROMPTLY = 10.0

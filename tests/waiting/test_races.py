@@ -14,7 +14,8 @@ import pytest
 
 from rootcellar.stores import Store
 from rootcellar.stores.postgres import notify
-from tests.waiting.helpers import HEAVY, Inbox, Other, no_safety_net, opened, opened_there, put_at, spin_until
+from tests.helpers import HEAVY
+from tests.waiting.helpers import Inbox, Other, no_safety_net, opened, opened_there, put_at, spin_until
 
 ROUNDS = 40_000 if HEAVY else 2_000
 #: seconds within which both sides come, in any order
