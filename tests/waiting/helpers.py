@@ -69,9 +69,9 @@ def no_safety_net(monkeypatch: Any) -> None:
     monkeypatch.setattr(pacing, "SAFETY_READ_SECONDS", 3600.0)
 
 
-def count_threads() -> int:
-    """Return the number of threads, without idle threads that wait for more work."""
-    return sum(thread.name != "rootcellar-executor" for thread in threading.enumerate())
+def threads_now() -> set[threading.Thread]:
+    """Return the threads of this process, without idle threads that wait for more work and end by themselves."""
+    return {thread for thread in threading.enumerate() if thread.name != "rootcellar-executor"}
 
 
 class Inbox:

@@ -31,13 +31,13 @@ from tests.waiting.helpers import (
     PATIENCE,
     Database,
     Other,
-    count_threads,
     make_app,
     named,
     no_safety_net,
     opened_there,
     record,
     store_in_threads,
+    threads_now,
 )
 from tests.workers import Worker
 
@@ -195,7 +195,7 @@ def test_ten_thousand_waits_take_one_connection(postgres_url: str, monkeypatch: 
     """They need one thread and one connection."""
     no_safety_net(monkeypatch)
     database = Database(postgres_url)
-    threads = count_threads()
+    threads = threads_now()
     with closing(Setup(named(postgres_url, "waiting"))) as setup, Other(opened_there, postgres_url) as other:
         results = setup.results(AT_ONCE)
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'waiting'"
@@ -205,13 +205,13 @@ def test_ten_thousand_waits_take_one_connection(postgres_url: str, monkeypatch: 
             waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=PATIENCE * 2)) for one in results]
             while database.waiters() < AT_ONCE:
                 await asyncio.sleep(0.05)
-            assert count_threads() == threads + 1
+            assert len(threads_now() - threads) == 1
             assert database.one(sessions) == before + 1
             other.begin(store_in_threads, [one.id for one in results], 16)
             values = await asyncio.gather(*waiting)
             assert database.one(sessions) == before + 1
             other.end()
-            assert count_threads() == threads + 1
+            assert len(threads_now() - threads) == 1
             return list(values)
 
         assert asyncio.run(scenario()) == [one.id for one in results]
@@ -700,14 +700,14 @@ def test_package_lists_its_public_names() -> None:
 
 
 def test_five_thousand_waits_share_one_poll(tmp_path: Path) -> None:
-    threads = count_threads()
+    threads = threads_now()
     with closing(Setup(f"sqlite:///{tmp_path}/results.sqlite3")) as setup:
         results = setup.results(5_000)
 
         async def scenario() -> list[Any]:
             waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=PATIENCE * 2)) for one in results]
             await asyncio.sleep(0.05)
-            assert count_threads() == threads + 1
+            assert len(threads_now() - threads) == 1
             stored = Background(lambda: setup.store(results))
             values = await asyncio.gather(*waiting)
             stored.result()

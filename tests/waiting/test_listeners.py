@@ -29,7 +29,6 @@ from tests.waiting.helpers import (
     Database,
     Inbox,
     Other,
-    count_threads,
     no_safety_net,
     opened,
     opened_there,
@@ -37,6 +36,7 @@ from tests.waiting.helpers import (
     record,
     store_in_threads,
     subscribe,
+    threads_now,
 )
 from tests.waiting.proxy import Proxy
 
@@ -262,12 +262,12 @@ def test_notification_of_a_cancelled_wait_takes_no_cpu_time(
 def test_listener_ends_when_no_client_waits(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notify, "LISTEN_LINGER", 0.1)
     monkeypatch.setattr(notify, "LINGER", 0.5)
-    before = count_threads()
+    before = threads_now()
     for task_id in ("one", "two"):
         inbox = subscribe(store.watcher(), [task_id])
         store.put(record(task_id))
         inbox.take(1)
-        wait_until(lambda: not database.sessions() and count_threads() == before, "the end of thread and session")
+        wait_until(lambda: not database.sessions() and threads_now() <= before, "the end of thread and session")
         assert database.listeners() == []
 
 
@@ -346,13 +346,14 @@ def test_three_kinds_of_waiters_are_notified_after_a_lost_session(store: Store, 
 
 
 def test_lost_connection_is_not_restored_without_waiters(store: Store, database: Database, postgres_url: str) -> None:
+    before = threads_now()
     inbox = subscribe(store.watcher(), ["one"])
     store.put(record("one"))
     inbox.take(1)
-    before = count_threads()
+    (listener,) = threads_now() - before
     for session in database.sessions():
         database.rows("SELECT pg_terminate_backend(%s)", session)
-    wait_until(lambda: count_threads() == before - 1, "the thread ended")
+    wait_until(lambda: not listener.is_alive(), "the thread ended")
     assert database.sessions() == []
 
 
