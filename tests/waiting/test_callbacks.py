@@ -57,7 +57,7 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 def forget_callbacks() -> Iterator[None]:
     """Remove callbacks before the next test, which runs in the same thread."""
     yield
-    callbacks._thread_results.clear()
+    callbacks._local.renew()
 
 
 async def _watched(result: Any) -> None:

@@ -31,8 +31,6 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     recorder: Recorder
     #: seconds between two searches of a waiting client for orphaned chords
     chord_sweep_interval: float
-    #: bound here, because results are also deleted at the interpreter's end, when this module has no names any more
-    _drop_callbacks = staticmethod(callbacks.drop)
 
     @abstractmethod
     def sweep_in_thread(self) -> None:
@@ -128,10 +126,9 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         callbacks.remember(result)
         return result
 
-    def remove_pending_result(self, result: Any) -> Any:
-        """Remove a result that :meth:`add_pending_result` recorded."""
-        self._drop_callbacks(result)
-        return result
+    #: removes a result that :meth:`add_pending_result` recorded, and returns it. Bound here, because results are also
+    #: deleted at the interpreter's end, when this module has no names any more
+    remove_pending_result = staticmethod(callbacks.drop)
 
     def wait_for_pending(
         self,
@@ -182,29 +179,33 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         """
         self._ensure_not_eager()
         deadline = None if timeout is None else time.monotonic() + timeout
-        leaves: dict[ReadingBackend, dict[str, list[Any]]] = {}
-        elsewhere = []
-        for leaf in leaves_of(result.results):
-            if isinstance(leaf.backend, ReadingBackend):
-                leaves.setdefault(leaf.backend, {}).setdefault(text_id(leaf.id), []).append(leaf)
-            else:
-                elsewhere.append(leaf)
-        groups = [node for node in result.results if is_group(node)]
-        direct = {id(node) for node in result.results if not is_group(node)}
+        leaves: dict[ReadingBackend, dict[str, list[tuple[Any, bool]]]] = {}
+        elsewhere, groups = [], []
+        for node in result.results:
+            # of the results within a group, only the group is yielded
+            is_direct = not is_group(node)
+            if not is_direct:
+                groups.append(node)
+            for leaf in (node,) if is_direct else leaves_of(node.results):
+                if isinstance(leaf.backend, ReadingBackend):
+                    leaves.setdefault(leaf.backend, {}).setdefault(text_id(leaf.id), []).append((leaf, is_direct))
+                else:
+                    elsewhere.append((leaf, is_direct))
         for backend, record in self._wait(leaves, timeout, interval, on_message, on_interval):
-            metas = [(leaf, backend._cached_meta(leaf, record)) for leaf in leaves[backend][record.task_id]]
-            yield from ((leaf.id, meta) for leaf, meta in metas if id(leaf) in direct)
-        for leaf in elsewhere:
+            metas = []
+            for leaf, is_direct in leaves[backend][record.task_id]:
+                meta = backend.meta_or_failure(record)
+                if _UNREADABLE not in meta:
+                    meta = leaf._maybe_set_cache(meta)
+                if is_direct:
+                    metas.append((leaf.id, meta))
+            yield from metas
+        for leaf, is_direct in elsewhere:
             _wait_elsewhere(leaf, deadline, interval, on_interval)
-            if id(leaf) in direct:
+            if is_direct:
                 yield leaf.id, leaf._cache
         for group in groups:
             yield group.id, group.results
-
-    def _cached_meta(self, leaf: Any, record: TaskRecord) -> Any:
-        """Set the stored state of a result and return it. An unreadable record becomes a failure."""
-        meta = self.meta_or_failure(record)
-        return meta if _UNREADABLE in meta else leaf._maybe_set_cache(meta)
 
     def _wait(
         self,

@@ -15,7 +15,7 @@ from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, seria
 from rootcellar.records import NO_DATE, Payload, TaskRecord
 from rootcellar.retention.policy import Retention
 from rootcellar.stores.fields import id_of, moment_of, number_of, text_id, text_of, unreadable
-from rootcellar.stores.relations import children_of, other_than
+from rootcellar.stores.relations import children_of
 
 #: states whose result is an exception
 FAILED = states.EXCEPTION_STATES | {states.REJECTED}
@@ -160,31 +160,32 @@ class Recorder:
                 f"the {field} of task {record.task_id!a} is damaged",
                 remedy="restore the record from a backup, or forget the task",
             )
-
-        def read(stored: Payload | None, field: str) -> Any:
-            return None if stored is None else self._codec.decode(stored, task_id=record.task_id, field=field)
-
+        # each field is tested here, because most records have few: every result that is read takes this path
+        task_id, decode = record.task_id, self._codec.decode
+        result, args, kwargs, traceback = record.result, record.args, record.kwargs, record.traceback
         meta: dict[str, Any] = {
-            "task_id": record.task_id,
+            "task_id": task_id,
             "status": record.state,
-            "result": read(record.result, RESULT),
-            "traceback": self._codec.decode_text(record.traceback, task_id=record.task_id),
-            "children": [] if record.children is None else self._children(record.children, record.task_id),
+            "result": None if result is None else decode(result, task_id=task_id, field=RESULT),
+            "traceback": None if traceback is None else self._codec.decode_text(traceback, task_id=task_id),
+            "children": [] if record.children is None else self._children(record.children, task_id),
             "date_done": None if record.done_at == NO_DATE else record.done_at,
             "name": record.name,
-            "args": read(record.args, ARGS),
-            "kwargs": read(record.kwargs, KWARGS),
+            "args": None if args is None else decode(args, task_id=task_id, field=ARGS),
+            "kwargs": None if kwargs is None else decode(kwargs, task_id=task_id, field=KWARGS),
             "worker": record.worker,
             "retries": record.retries,
             "queue": record.queue,
             "group_id": record.group_id,
-            "parent_id": other_than(record.task_id, record.parent_id),
+            "parent_id": None if record.parent_id == task_id else record.parent_id,
             "root_id": record.root_id,
             "date_sent": record.sent_at,
             "date_started": record.started_at,
         }
-        stamps = read(record.stamps, STAMPS)
-        if stamps is not None and isinstance(stamps, Mapping):
+        if record.stamps is None:
+            return meta
+        stamps = decode(record.stamps, task_id=task_id, field=STAMPS)
+        if isinstance(stamps, Mapping):
             # stamps are keys next to the fields, as in Celery; a stamp with the name of a field does not replace it
             meta = {**stamps, **meta, "stamped_headers": list(stamps)}
         return meta

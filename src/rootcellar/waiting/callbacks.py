@@ -14,7 +14,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -32,67 +32,88 @@ from rootcellar.waiting.parents import ByBackend, Readable, by_backend, leaves_o
 logger = visible_logs(get_logger(__name__))
 
 
-class _ThreadResults(threading.local):
-    """The recorded results of one thread."""
+class _Recorded:
+    """The recorded results of one thread of one process."""
+
+    __slots__ = ("_newest_barrier", "barriers", "latest", "pid", "results")
 
     def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Remove everything."""
-        self._pid = os.getpid()
-        #: the result that was recorded last; Celery adds its callback only afterwards
+        self.pid = os.getpid()
+        #: the result that was recorded last: Celery adds its callback only afterwards
         self.latest: Any = None
         #: results with a callback of the program, kept until their end is known
         self.results: dict[int, Any] = {}
         #: the barriers of groups, kept as long as the group
         self.barriers: weakref.WeakValueDictionary[int, barrier] = weakref.WeakValueDictionary()
-
-    def leave_inherited(self) -> None:
-        """Remove the results of the parent process. A fork in C runs no hooks, so the process id is checked here."""
-        if self._pid != os.getpid():
-            self.clear()
+        #: the one that was added last: all results of a group have the same
+        self._newest_barrier: Callable[[], barrier | None] = _nothing
 
     def sort_latest(self) -> None:
         """Find out whether the last recorded result has a callback of the program."""
         result, self.latest = self.latest, None
         if result is None or result._cache is not None:
             return
-        for listener in _listeners(result.on_ready):
+        for listener in result.on_ready.listeners:
+            if listener is None or listener is self._newest_barrier():
+                continue
             if isinstance(listener, barrier):
                 self.barriers[id(listener)] = listener
+                self._newest_barrier = weakref.ref(listener)
             else:
                 self.results[id(result)] = result
 
 
-_thread_results = _ThreadResults()
+class _Local(threading.local):
+    """Has the recorded results of each thread."""
+
+    def __init__(self) -> None:
+        self.recorded = _Recorded()
+
+    def renew(self) -> _Recorded:
+        """Leave those of the parent process, and return new ones. Not done by a hook, because a fork in C runs none."""
+        self.recorded = _Recorded()
+        return self.recorded
+
+
+def _nothing() -> None:
+    """Stand for a weak reference to nothing."""
+
+
+_local = _Local()
 
 
 def remember(result: Any) -> None:
     """Record a result that is about to get a callback by ``then``."""
-    _thread_results.leave_inherited()
-    _thread_results.sort_latest()
-    _thread_results.latest = result
+    recorded = _local.recorded
+    if recorded.pid != os.getpid():
+        recorded = _local.renew()
+    if recorded.latest is not None:
+        recorded.sort_latest()
+    recorded.latest = result
 
 
-def drop(result: Any, results: _ThreadResults = _thread_results) -> None:
-    """Remove a result that has ended, or that is no longer referenced.
+def drop(result: Any, local: _Local = _local) -> Any:
+    """Remove a result that has ended, or that is no longer referenced, and return it.
 
-    ``results`` is bound here, because results are also deleted at the interpreter's end, when this module has no names.
+    ``local`` is bound here, because results are also deleted at the interpreter's end, when this module has no names.
     """
-    if results.latest is result:
-        results.latest = None
-    results.results.pop(id(result), None)
+    recorded = local.recorded
+    if recorded.latest is result:
+        recorded.latest = None
+    if recorded.results:
+        recorded.results.pop(id(result), None)
+    return result
 
 
 def waiting() -> ByBackend:
     """Return the unfinished results that have callbacks, their own or those of a group that contains them."""
-    results = _thread_results
-    results.leave_inherited()
-    results.sort_latest()
-    if not results.results and not results.barriers:
+    recorded = _local.recorded
+    if recorded.pid != os.getpid():
+        recorded = _local.renew()
+    recorded.sort_latest()
+    if not recorded.results and not recorded.barriers:
         return {}
-    single = [result for result in results.results.values() if result._cache is None]
+    single = [result for result in recorded.results.values() if result._cache is None]
     members = [leaf for group in _groups_with_callbacks() for leaf in leaves_of([group]) if leaf._cache is None]
     unique = {id(result): result for result in (*single, *members)}
     return by_backend(unique.values())
@@ -127,9 +148,10 @@ def waiting_without(awaited: Any) -> ByBackend:
 
 
 def _groups_with_callbacks() -> Iterator[Any]:
-    for one in list(_thread_results.barriers.values()):
+    barriers = _local.recorded.barriers
+    for one in list(barriers.values()):
         if one.ready:
-            _thread_results.barriers.pop(id(one), None)
+            barriers.pop(id(one), None)
             continue
         for group in _groups_of(one):
             if _has_callback(group.on_ready):
