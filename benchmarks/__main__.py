@@ -1,4 +1,7 @@
-"""``python -m benchmarks``: measure all, print the table, and write ``benchmarks/RESULTS.md``."""
+"""``python -m benchmarks``: measure all, print the table, and write ``benchmarks/RESULTS.md``.
+
+With ``--against PATH`` it compares the CPU time with that of another checkout, see :mod:`benchmarks.against`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from benchmarks import against
 from benchmarks.bed import Bed
 from benchmarks.layers import measure as measure_layers
 from benchmarks.layers import table
@@ -36,8 +40,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes and one round: only to see that it works")
     parser.add_argument("--rows", metavar="NAME,...", help=f"only these: {', '.join(names)}")
     parser.add_argument("--rounds", type=int, help=f"how often all is measured (default {FULL.rounds}, quick 1)")
+    parser.add_argument("--against", type=Path, metavar="PATH", help="compare with the code of another checkout")
     options = parser.parse_args(arguments)
 
+    if options.against:
+        return _compare(parser, options)
     sizes = QUICK if options.quick else FULL
     chosen = options.rows.split(",") if options.rows else names
     if unknown := set(chosen) - set(names):
@@ -65,6 +72,24 @@ def main(arguments: Sequence[str]) -> int:
             figures.FILE.write_text(figures.written(results))
     if len(chosen) == len(names) and not options.quick:
         print(f"\nWritten to {RESULTS}")
+    return 0
+
+
+def _compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Compare with another checkout; return the exit status."""
+    rows = options.rows.split(",") if options.rows else list(against.ROWS)
+    if unknown := set(rows) - set(against.ROWS):
+        parser.error(f"no such rows: {', '.join(sorted(unknown))}; with --against: {', '.join(against.ROWS)}")
+    if not (options.against / "src" / "rootcellar").is_dir():
+        parser.error(f"{options.against} is no checkout of rootcellar: it has no src/rootcellar")
+    pairs, turns = (1, 2) if options.quick else (options.rounds or against.PAIRS, against.TURNS)
+    print(f"Machine: {machine()}\n{against.HEADING}")
+    try:
+        for line in against.compare(options.against, against.BACKENDS, rows, pairs=pairs, turns=turns):
+            print(line, flush=True)
+    except MissingServer as exc:
+        print(exc, file=sys.stderr)
+        return 1
     return 0
 
 

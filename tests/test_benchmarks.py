@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,28 @@ def test_a_row_that_does_not_exist_is_refused(rows: str) -> None:
 
     assert done.returncode == 2
     assert "no such rows: nothing" in done.stderr
+
+
+def test_comparison_with_the_same_checkout_prints_a_ratio_for_each_row() -> None:
+    done = run("--quick", "--against", str(ROOT), "--rows", "get,chord_part")
+
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("postgres", "redis", "hybrid"))]
+    assert [(line[:12].strip(), line[12:46].strip()) for line in lines] == [
+        (backend, title)
+        for backend in ("postgres", "redis", "hybrid")
+        for title in ("get a result", "store a part of a chord")
+    ]
+    for line in lines:
+        before, now, ratio = map(float, line[46:76].split())
+        assert min(before, now, ratio) > 0
+
+
+def test_comparison_with_a_folder_without_the_code_is_refused(tmp_path: Path) -> None:
+    done = run("--against", str(tmp_path))
+
+    assert done.returncode == 2
+    assert "is no checkout of rootcellar" in done.stderr
 
 
 def test_cost_of_encryption_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
