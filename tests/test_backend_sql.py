@@ -1,4 +1,4 @@
-"""What is stored can be read in psql by the plain statements that people know, and shows what they expect."""
+"""Plain SQL in psql reads stored results, and shows what people expect."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def place(postgres_server: PostgresServer, redis_server: RedisServer) -> Iterato
 
 
 def psql(url: str, statement: str) -> list[dict[str, str]]:
-    """Run a statement as it is written in psql itself; return the rows as it prints them."""
+    """Run a statement in psql; return the rows as it prints them."""
     program = shutil.which("psql")
     assert program, "psql is installed with the server: on Debian, apt-get install postgresql"
     parts = urlsplit(url)
@@ -73,7 +73,7 @@ def psql(url: str, statement: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(done.stdout)))
 
 
-def test_the_last_day(place: str) -> None:
+def test_sql_lists_results_of_the_last_day(place: str) -> None:
     rows = psql(place, LAST_DAY)
     assert list(rows[0]) == ["task_id", "name", "status", "date_done", "result"]
     moments = [datetime.fromisoformat(row["date_done"]) for row in rows]
@@ -89,7 +89,7 @@ def test_the_last_day(place: str) -> None:
     assert (shown["exc_type"], shown["exc_message"]) == ("Own", ["text", 2, {"key": [None, 1.5]}])
 
 
-def test_failures(place: str) -> None:
+def test_sql_lists_failures_with_tracebacks(place: str) -> None:
     rows = psql(place, FAILURES)
     assert {row["task_id"] for row in rows} == {"failed", "failed too"}
     for row in rows:
@@ -123,6 +123,6 @@ def test_failures(place: str) -> None:
         ),
     ],
 )
-def test_questions_of_people_are_answered_by_sql(place: str, statement: str, expected: str) -> None:
+def test_sql_answers_usual_questions(place: str, statement: str, expected: str) -> None:
     (row,) = psql(place, statement)
     assert next(iter(row.values())) == expected

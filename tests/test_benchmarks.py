@@ -1,4 +1,4 @@
-"""The benchmarks run. What they find is not judged here: a machine that runs tests is no place to measure."""
+"""The benchmarks run. Their figures are not judged: a machine that runs tests cannot measure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_quick_run_prints_a_row_for_each_measurement_and_compares() -> None:
+def test_quick_run_prints_each_row_and_compares() -> None:
     written = RESULTS.stat().st_mtime_ns if RESULTS.exists() else None
 
     done = run("--quick", "--rows", "store_one,get")
@@ -31,11 +31,13 @@ def test_a_quick_run_prints_a_row_for_each_measurement_and_compares() -> None:
     for contender in ("rootcellar PostgreSQL", "rootcellar SQLite", "Celery redis", "Celery db+postgresql"):
         assert done.stdout.count(f"  {contender} ") == 2
     assert "x Celery redis; at least 1.00x: " in done.stdout
-    assert (RESULTS.stat().st_mtime_ns if RESULTS.exists() else None) == written, "a quick run is no claim"
+    assert (RESULTS.stat().st_mtime_ns if RESULTS.exists() else None) == written, (
+        "a quick run does not write RESULTS.md"
+    )
 
 
 @pytest.mark.parametrize("rows", ["nothing", "store_one,nothing"])
-def test_a_row_that_does_not_exist_is_refused(rows: str) -> None:
+def test_unknown_row_is_refused(rows: str) -> None:
     done = run("--rows", rows)
 
     assert done.returncode == 2
@@ -64,7 +66,7 @@ def test_comparison_with_a_folder_without_the_code_is_refused(tmp_path: Path) ->
     assert "is no checkout of rootcellar" in done.stderr
 
 
-def test_cost_of_encryption_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_measures_encryption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sealing, "ROUNDS", 1)
     monkeypatch.setattr(sealing, "LONG", 0.0001)
 
@@ -81,7 +83,7 @@ def test_cost_of_encryption_is_measured(monkeypatch: pytest.MonkeyPatch, capsys:
     assert all(float(cell.strip(" |").replace(",", "")) > 0 for row in rows[2:] for cell in row[1:])
 
 
-def test_cost_of_typed_json_and_compression_is_measured(
+def test_benchmark_measures_typed_json_and_compression(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(serialising, "ROUNDS", 1)

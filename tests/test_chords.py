@@ -48,8 +48,8 @@ DAMAGED = Payload(b"{", "application/json")
 GOOD = Payload(b"1", "application/json")
 
 
-def test_a_part_that_cannot_be_read_fails_the_chord(app: Celery) -> None:
-    """Nobody could ever read it: the chord would wait for ever."""
+def test_unreadable_part_fails_its_chord(app: Celery) -> None:
+    """No process can ever read the part: the chord would wait for ever."""
     body_id = make_orphan(app, DAMAGED)
     assert app.backend.chords.sweep() == 1
     with pytest.raises(ChordError, match="cannot be read"):
@@ -57,7 +57,7 @@ def test_a_part_that_cannot_be_read_fails_the_chord(app: Celery) -> None:
     assert app.backend.chords.sweep() == 0
 
 
-def test_one_that_cannot_be_finished_keeps_no_other_waiting(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_chord_does_not_block_the_sweep(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         make_orphan(app, GOOD, body=DAMAGED)
         make_orphan(app, GOOD)
@@ -66,7 +66,7 @@ def test_one_that_cannot_be_finished_keeps_no_other_waiting(app: Celery, caplog:
     assert sum("cannot be finished" in one.getMessage() for one in caplog.records) == 3
 
 
-def test_a_key_that_is_missing_may_come(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chord_waits_for_a_missing_key(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     make_orphan(app, GOOD)
     backend: Any = app.backend
     backend.chords.lease = 0.001
@@ -80,12 +80,12 @@ def test_a_key_that_is_missing_may_come(app: Celery, monkeypatch: pytest.MonkeyP
         decode = backend.codec.decode
         patch.setattr(backend.codec, "decode", refuse)
         assert backend.chords.sweep() == 0
-    # as soon as the lease of the first try is over
+    # after the lease of the first try
     assert any(backend.chords.sweep() == 1 for _ in range(1000))
 
 
 @pytest.mark.parametrize("end", ["update_state", "mark_as_done", "mark_as_failure", "mark_as_revoked"])
-def test_nothing_of_a_request_goes_to_another_task(app: Celery, end: str) -> None:
+def test_state_of_another_task_has_no_field_of_the_request(app: Celery, end: str) -> None:
     backend: Any = app.backend
     app.conf.result_extended = True
     body = app.tasks["total"].s()
@@ -117,6 +117,6 @@ def test_nothing_of_a_request_goes_to_another_task(app: Celery, end: str) -> Non
     }
     given[end]()
     record = backend.store.get(other)
-    told = {name for name, value in asdict(record).items() if value not in (None, ())}
-    assert told <= {"task_id", "state", "result", "traceback", "done_at", "expires_at"}
+    fields = {name for name, value in asdict(record).items() if value not in (None, ())}
+    assert fields <= {"task_id", "state", "result", "traceback", "done_at", "expires_at"}
     assert list(backend.store.chord_parts(group)) == []

@@ -1,4 +1,4 @@
-"""The command line: every command is run as a user runs it."""
+"""The command line: every command, as a user runs it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOW = datetime.now(timezone.utc)
 
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The commands that do something, by their full names."""
+    """Return the full names of all commands, without groups."""
     if not hasattr(command, "commands"):
         return {" ".join(path): command}
     found = [leaves(each, (*path, name)) for name, each in command.commands.items()]
@@ -46,7 +46,7 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
 
 LEAVES = leaves(typer.main.get_command(app))
 COMMANDS = (*LEAVES, "schema")
-#: these open no store, or choose what they check or use in another way
+#: these open no store, or choose it in another way
 WITHOUT_STORE_OPTIONS = {"check", "demo", "explain", "init", "key", "recommend", "settings"}
 #: the options of a command that opens a store, with their help
 STORE_OPTIONS = {
@@ -60,7 +60,7 @@ HOSTILE = '\x1b[31m[red]\u202e\nnew line\x00"'
 
 
 class Trap:
-    """A pickle of it makes a file when it is read."""
+    """A class whose pickle creates a file when it is read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,7 +74,7 @@ def payload(value: Any) -> Payload:
 
 
 def record(task_id: str, state: str, name: str, minutes_ago: int, **fields: Any) -> TaskRecord:
-    """A record of a task that waited for 2 s and ran for 3 s, and was done so long ago."""
+    """Return a record of a task that waited for 2 s, ran for 3 s, and ended some time ago."""
     done = NOW - timedelta(minutes=minutes_ago)
     times = {"sent_at": done - timedelta(seconds=5), "started_at": done - timedelta(seconds=3), "done_at": done}
     return TaskRecord(task_id=task_id, state=state, name=name, **{**times, **fields})
@@ -109,21 +109,21 @@ def keep(url: str, *records: TaskRecord) -> Store:
 
 @pytest.fixture(scope="module")
 def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """URL of a SQLite file that holds RECORDS; only to be read."""
+    """URL of a SQLite file with RECORDS; do not change it."""
     url = f"sqlite:///{tmp_path_factory.mktemp('kept')}/kept.sqlite3"
     keep(url, *RECORDS).close()
     return url
 
 
 def ids(text: str) -> list[str]:
-    """The ids in a JSON history, as the numbers that they were made of."""
+    """Return the ids in a JSON history, as the numbers from which they were made."""
     return [str(int(one["task_id"][-12:])) for one in json.loads(text)]
 
 
 # -- the command itself
 
 
-def test_version() -> None:
+def test_version_is_printed() -> None:
     assert run("--version") == Ended(0, f"rootcellar {__version__}\n", "")
 
 
@@ -170,7 +170,7 @@ def test_tables_of_a_command_are_those_of_its_options(tmp_path: Path) -> None:
         ["demo", "--file", "x", "--backend", "sqlite:///y"],
     ],
 )
-def test_wrong_use_ends_with_2_and_says_why(args: list[str]) -> None:
+def test_wrong_use_ends_with_status_2_and_the_reason(args: list[str]) -> None:
     ended = run_here(*args)
     assert (ended.status, ended.out) == (2, "")
     assert "Error: " in ended.err
@@ -179,7 +179,7 @@ def test_wrong_use_ends_with_2_and_says_why(args: list[str]) -> None:
 # -- history
 
 
-def test_history_is_one_plain_line_for_each_task_in_a_pipe(sqlite_url: str) -> None:
+def test_history_in_a_pipe_is_one_plain_line_for_each_task(sqlite_url: str) -> None:
     ended = run("history", "-b", sqlite_url)
     heading, *lines = ended.out.splitlines()
     assert ended.status == 0
@@ -232,18 +232,18 @@ def test_ids_are_shortened_only_as_far_as_they_differ(sqlite_url: str) -> None:
         (["--state", "REVOKED"], ""),
     ],
 )
-def test_history_filters(sqlite_url: str, options: list[str], expected: str) -> None:
+def test_history_is_filtered_by_its_options(sqlite_url: str, options: list[str], expected: str) -> None:
     ended = run_here("history", "-b", sqlite_url, "--json", *options)
     assert (ended.status, ended.err) == (0, "")
     assert ids(ended.out) == expected.split()
 
 
-def test_history_says_when_there_is_more(sqlite_url: str) -> None:
+def test_history_says_that_there_is_more(sqlite_url: str) -> None:
     assert "There are more" in run_here("history", "-b", sqlite_url, "--limit", "2").out
     assert "There are more" not in run_here("history", "-b", sqlite_url, "--limit", "5").out
 
 
-def test_json_is_strict_json_with_times_and_spans(sqlite_url: str) -> None:
+def test_json_is_strict_and_has_times_and_durations(sqlite_url: str) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
@@ -260,14 +260,14 @@ def test_json_is_strict_json_with_times_and_spans(sqlite_url: str) -> None:
     assert found[uuid_like(4)]["result"] == HOSTILE
 
 
-def test_results_cannot_steer_the_terminal_or_be_markup(sqlite_url: str) -> None:
+def test_results_cannot_control_the_terminal(sqlite_url: str) -> None:
     for ended in (run_here("history", "-b", sqlite_url), run_here("show", uuid_like(4), "-b", sqlite_url)):
         assert ended.status == 0
         assert "[red]" in ended.out
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", ended.out)
 
 
-def test_a_pickle_is_never_read(tmp_path: Path) -> None:
+def test_pickle_is_never_read(tmp_path: Path) -> None:
     url, trap = f"sqlite:///{tmp_path}/trap.sqlite3", tmp_path / "sprung"
     body = pickle.dumps(Trap(trap))
     stored = Payload(body, "application/x-python-serialize", "binary")
@@ -279,7 +279,7 @@ def test_a_pickle_is_never_read(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
-def test_an_empty_history_says_so_kindly(tmp_path: Path, sqlite_url: str) -> None:
+def test_empty_history_says_so(tmp_path: Path, sqlite_url: str) -> None:
     url = f"sqlite:///{tmp_path}/empty.sqlite3"
     assert run_here("schema", "create", "-b", url).status == 0
     assert run_here("history", "-b", url).out.startswith("No results yet in sqlite ")
@@ -287,7 +287,7 @@ def test_an_empty_history_says_so_kindly(tmp_path: Path, sqlite_url: str) -> Non
     assert run_here("history", "-b", sqlite_url, "--state", "REVOKED").out.startswith("No task matches in sqlite ")
 
 
-def test_json_is_readable_in_every_alphabet_and_safe_on_a_terminal(tmp_path: Path) -> None:
+def test_json_keeps_every_alphabet_and_is_safe_on_a_terminal(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/alphabets.sqlite3"
     text = "€ 美咲 \x1b[31m \x7f \u202e \u200b \U000e0041"
     keep(url, record("a", "SUCCESS", "t", 1, result=Payload(json.dumps(text).encode()))).close()
@@ -317,7 +317,7 @@ def test_history_lists_the_tasks_of_a_queue_and_of_a_worker(tmp_path: Path) -> N
 # -- show
 
 
-def test_show_takes_the_beginning_of_an_id_where_it_is_the_only_one(tmp_path: Path) -> None:
+def test_show_accepts_a_unique_beginning_of_an_id(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ids.sqlite3"
     names = ["abc1", "abc2", "abd", "xyz", "x%"]
     keep(url, *(record(name, "SUCCESS", "t", 1) for name in names)).close()
@@ -334,13 +334,13 @@ def test_python_m_rootcellar_is_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("args", [[], ["schema"]])
-def test_help_cuts_no_summary_off(args: list[str]) -> None:
+def test_help_shows_whole_summaries(args: list[str]) -> None:
     summaries = run_here(*args, "--help").out.partition("Commands:\n")[2]
     assert summaries
     assert "..." not in summaries
 
 
-def test_show_tells_everything_of_a_task(tmp_path: Path) -> None:
+def test_show_prints_every_field_of_a_task(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/one.sqlite3"
     full = record(
         "the-id",
@@ -377,14 +377,14 @@ def test_show_leaves_out_a_relation_of_a_task_to_itself(tmp_path: Path) -> None:
     assert (shown["parent_id"], shown["children"]) == (None, [[["child-id", None], None]])
 
 
-def test_show_gives_a_failure_with_its_traceback(sqlite_url: str) -> None:
+def test_show_prints_a_failure_with_its_traceback(sqlite_url: str) -> None:
     text = run_here("show", uuid_like(2), "-b", sqlite_url).out
     assert text.startswith("FAILURE  shop.pay\n")
     assert 'Error\n  Declined("no money", 7)\n' in text
     assert "Traceback\n  Traceback (most recent call last):\n    line\\x1b[2J\n  Declined: no money\n" in text
 
 
-def test_show_of_an_unknown_id_is_one_line(sqlite_url: str) -> None:
+def test_show_of_an_unknown_id_is_a_one_line_error(sqlite_url: str) -> None:
     for options in ([], ["--json"]):
         assert_one_line(run_here("show", "nobody\x1b[2J", "-b", sqlite_url, *options), "nobody\\x1b[2J", "kept.sqlite3")
 
@@ -392,7 +392,7 @@ def test_show_of_an_unknown_id_is_one_line(sqlite_url: str) -> None:
 # -- which store
 
 
-def test_the_environment_names_the_store_where_no_option_does(sqlite_url: str) -> None:
+def test_environment_names_the_store_without_an_option(sqlite_url: str) -> None:
     for name in ("ROOTCELLAR_BACKEND", "CELERY_RESULT_BACKEND"):
         assert len(ids(run("history", "--json", env={name: f"rootcellar+{sqlite_url}"}).out)) == len(RECORDS)
     other = {"ROOTCELLAR_BACKEND": sqlite_url, "CELERY_RESULT_BACKEND": "redis://nowhere"}
@@ -407,7 +407,7 @@ def test_command_without_a_store_is_wrong_use(command: str, tmp_path: Path) -> N
     assert all(name in ended.err for name in ("--backend", "--app", "ROOTCELLAR_BACKEND"))
 
 
-def test_an_app_names_the_store_and_its_tables(tmp_path: Path) -> None:
+def test_app_names_the_store_and_its_tables(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(
         "import celery\n"
         f"app = celery.Celery('shop', backend='rootcellar+sqlite:///{tmp_path}/app.sqlite3')\n"
@@ -430,7 +430,7 @@ def test_an_app_names_the_store_and_its_tables(tmp_path: Path) -> None:
     assert_one_line(run("history", "-A", "broken", cwd=tmp_path), "ZeroDivisionError")
 
 
-def test_tables_may_have_other_names(tmp_path: Path) -> None:
+def test_tables_can_have_other_names(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/named.sqlite3"
     tables = ["--task-table", "t", "--group-table", "g"]
     assert run_here("schema", "create", "-b", url, *tables).status == 0
@@ -441,7 +441,7 @@ def test_tables_may_have_other_names(tmp_path: Path) -> None:
 # -- errors
 
 
-def test_looking_makes_neither_file_nor_tables(tmp_path: Path, postgres_url: str) -> None:
+def test_reading_creates_no_file_and_no_tables(tmp_path: Path, postgres_url: str) -> None:
     for args in (["history"], ["show", "x"], ["schema", "status"]):
         for url in (f"sqlite:///{tmp_path}/none.sqlite3", postgres_url):
             assert run_here(*args, "-b", url).status == 1
@@ -451,19 +451,19 @@ def test_looking_makes_neither_file_nor_tables(tmp_path: Path, postgres_url: str
         assert connection.execute("SELECT to_regclass('celery_taskmeta')").fetchone() == (None,)
 
 
-def test_a_wrong_password_is_one_line(postgres_url: str) -> None:
+def test_wrong_password_is_a_one_line_error(postgres_url: str) -> None:
     wrong = re.sub(r":[^:@]+@", ":s3cret-guess@", postgres_url)
     for args in (["history"], ["schema", "create"], ["demo", "--once"]):
         ended = (run if args[0] in ("history", "demo") else run_here)(*args, "-b", wrong)
         assert_one_line(ended, "password authentication failed", "127.0.0.1", "check", secret="s3cret-guess")
 
 
-def test_a_missing_database_is_one_line(postgres_server: PostgresServer) -> None:
+def test_missing_database_is_a_one_line_error(postgres_server: PostgresServer) -> None:
     url = postgres_server.database_url("not_there")
     assert_one_line(run("history", "-b", url), "not_there", "CREATE DATABASE", secret=IN_URL)
 
 
-def test_a_server_that_is_down_is_one_line() -> None:
+def test_server_that_is_down_is_a_one_line_error() -> None:
     port = free_port()
     ended = run("history", "-b", f"postgresql://u:s3cret@127.0.0.1:{port}/db")
     assert_one_line(ended, "refused", f"127.0.0.1:{port}", "see whether the server runs", secret="s3cret")
@@ -481,7 +481,7 @@ def test_a_server_that_is_down_is_one_line() -> None:
         ("sqlite://u:s3cret@host/file", ["names no file"]),
     ],
 )
-def test_a_url_that_cannot_be_used_is_one_line(url: str, words: list[str]) -> None:
+def test_unusable_url_is_a_one_line_error(url: str, words: list[str]) -> None:
     assert_one_line(run_here("history", "-b", url), *words, secret="s3cret")
 
 
@@ -494,23 +494,23 @@ def test_a_url_that_cannot_be_used_is_one_line(url: str, words: list[str]) -> No
         ("pymongo", "mongodb://u:s3cret@host/db", "mongodb"),
     ],
 )
-def test_a_missing_driver_is_one_line(module: str, url: str, extra: str) -> None:
+def test_missing_driver_is_a_one_line_error(module: str, url: str, extra: str) -> None:
     ended = run_without(module, "show", "some-task", "-b", url)
     assert module in ended.err.lower()
     assert_one_line(ended, f"pip install 'rootcellar[{extra}]'", secret="s3cret")
 
 
-def test_a_read_only_file_is_one_line_where_it_must_be_written(tmp_path: Path) -> None:
+def test_read_only_file_is_a_one_line_error_for_a_write(tmp_path: Path) -> None:
     path = tmp_path / "sealed.sqlite3"
     path.touch()
     path.chmod(0o444)
-    # root may write any file, unless it gives up that capability
+    # root can write every file, unless it drops that capability
     prefix = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
     ended = run("schema", "create", "-b", f"sqlite:///{path}", prefix=prefix)
     assert_one_line(ended, "readonly", str(path), "make the file, its -wal and -shm and their folder writable")
 
 
-def test_a_read_only_file_can_be_looked_at(tmp_path: Path) -> None:
+def test_read_only_file_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "sealed.sqlite3"
     keep(f"sqlite:///{path}", RECORDS[0]).close()
     path.chmod(0o444)
@@ -522,7 +522,7 @@ def test_a_read_only_file_can_be_looked_at(tmp_path: Path) -> None:
 
 
 def backend_of(url: str, **conf: Any) -> tuple[Celery, Any]:
-    """An app with its results there, and its backend."""
+    """Return an app with its results there, and its backend."""
     made = Celery("test", backend=f"rootcellar+{url}", broker="memory://", set_as_current=False)
     made.conf.update(conf)
     return made, made.backend
@@ -539,7 +539,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def run_sql(database: str) -> Callable[[str], None]:
-    """Runs a script in the database as a DBA does: in psql, in MySQL's client, or in SQLite's shell."""
+    """Runs a script in the database like a DBA: in psql, in MySQL's client, or in SQLite's shell."""
 
     def in_psql(script: str) -> None:
         psql = [str(_postgres_bin() / "psql"), "-v", "ON_ERROR_STOP=1", "-q", "-c", script, database]
@@ -557,7 +557,7 @@ def run_sql(database: str) -> Callable[[str], None]:
 
 
 @pytest.mark.parametrize("options", [[], ["--task-table", "odd Name", "--group-table", "groups", "--schema", "Jobs"]])
-def test_printed_sql_makes_the_tables(database: str, run_sql: Callable[[str], None], options: list[str]) -> None:
+def test_printed_sql_creates_the_tables(database: str, run_sql: Callable[[str], None], options: list[str]) -> None:
     names = {"task": "odd Name", "group": "groups"} if options else None
     schemas = {"task": "Jobs", "group": "Jobs"} if options else None
     conf = {"database_create_tables_at_setup": False, "database_table_names": names, "database_table_schemas": schemas}
@@ -574,8 +574,8 @@ def test_printed_sql_makes_the_tables(database: str, run_sql: Callable[[str], No
     backend.store.close()
 
 
-def test_a_store_without_tables_is_ready(redis_url: str) -> None:
-    """A deployment that makes the tables goes on working when its results move to Redis."""
+def test_schema_create_does_nothing_without_tables(redis_url: str) -> None:
+    """A deployment that creates tables still works when its results move to Redis."""
     for command in ("create", "upgrade", "status"):
         ended = run_here("schema", command, "-b", redis_url)
         assert (ended.status, ended.err) == (0, "")
@@ -584,11 +584,11 @@ def test_a_store_without_tables_is_ready(redis_url: str) -> None:
     assert json.loads(status.out)["up_to_date"] is True
 
 
-def test_sql_connects_to_nothing() -> None:
+def test_schema_sql_makes_no_connection() -> None:
     assert "CREATE TABLE" in run_here("schema", "sql", "-b", "postgresql://").out
 
 
-def test_status_create_and_upgrade_tell_how_the_tables_are(database: str) -> None:
+def test_schema_commands_report_the_state_of_the_tables(database: str) -> None:
     before = run_here("schema", "status", "-b", database)
     assert (before.status, before.err) == (1, "")
     assert "there are no tables yet" in before.out
@@ -605,11 +605,11 @@ def test_status_create_and_upgrade_tell_how_the_tables_are(database: str) -> Non
 
 @pytest.fixture
 def celerys_tables(database: str) -> str:
-    """URL of a database to which Celery's own backend has written: a success, a failure and a group."""
-    # SQLAlchemy's default drivers for PostgreSQL and MySQL are others
+    """URL of a database in which Celery's own backend stored a success, a failure and a group."""
+    # SQLAlchemy has other default drivers for PostgreSQL and MySQL
     url = database.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
     old = Celery("old", backend=f"db+{url}", broker="memory://", set_as_current=False)
-    # Celery 5.4 makes its tables once for a process, not once for a database
+    # Celery 5.4 creates its tables once in a process, not once for each database
     ResultModelBase.metadata.create_all(old.backend.ResultSession().get_bind())
     old.backend.mark_as_done("good", {"kept": [1, "é"]})
     old.backend.mark_as_failure("bad", ValueError("no", 3), traceback="the traceback")
@@ -618,7 +618,7 @@ def celerys_tables(database: str) -> str:
     return database
 
 
-def test_celerys_own_tables_in_the_way_are_one_line(celerys_tables: str) -> None:
+def test_celerys_own_tables_are_a_one_line_error(celerys_tables: str) -> None:
     for args in (["history"], ["schema", "create"], ["schema", "upgrade"], ["demo", "--once"]):
         ended = (run if args[0] in ("history", "demo") else run_here)(*args, "-b", celerys_tables)
         assert_one_line(ended, "celery_taskmeta", "not rootcellar's", "schema adopt", secret=IN_URL)
@@ -646,7 +646,7 @@ def test_adopt_keeps_old_results_readable(celerys_tables: str) -> None:
     assert "good" in listed
     assert "bad" in listed
     backend.mark_as_done("new", 1)
-    backend.mark_as_done("bad", 2)  # from now on in our own table too
+    backend.mark_as_done("bad", 2)  # now it is in rootcellar's own table too
 
     def ids_of(*options: str) -> list[str]:
         return [one["task_id"] for one in json.loads(run_here("history", "-b", celerys_tables, "--json", *options).out)]
@@ -683,7 +683,7 @@ def test_adopt_without_a_terminal_needs_yes(celerys_tables: str) -> None:
     assert json.loads(run_here("schema", "status", "-b", celerys_tables, "--json").out)["foreign"] != []
 
 
-def test_adopt_and_unadopt_say_beforehand_what_they_would_do(celerys_tables: str) -> None:
+def test_adopt_and_unadopt_print_their_plan(celerys_tables: str) -> None:
     planned = run_here("schema", "adopt", "--dry-run", "-b", celerys_tables)
     assert planned.status == 0
     assert "celery_taskmeta_before_rootcellar" in planned.out
@@ -702,7 +702,7 @@ def test_adopt_and_unadopt_say_beforehand_what_they_would_do(celerys_tables: str
     assert run_here("schema", "status", "-b", celerys_tables).status == 0
 
 
-def test_unadopt_gives_celery_its_tables_back(celerys_tables: str) -> None:
+def test_unadopt_restores_celerys_tables(celerys_tables: str) -> None:
     run_here("schema", "adopt", "--yes", "-b", celerys_tables)
     _, backend = backend_of(celerys_tables)
     backend.mark_as_done("new", 1)
@@ -737,7 +737,7 @@ def test_unadopt_asks_on_a_terminal(celerys_tables: str) -> None:
     assert run_here("schema", "status", "-b", celerys_tables).status == 1
 
 
-def test_missing_column_is_found_named_and_put_back(database: str, run_sql: Callable[[str], None]) -> None:
+def test_missing_column_is_reported_and_added(database: str, run_sql: Callable[[str], None]) -> None:
     assert run_here("schema", "create", "-b", database).status == 0
     run_sql("ALTER TABLE celery_taskmeta DROP COLUMN result_exact")
     assert "schema status" in run_here("history", "-b", database).err
@@ -757,7 +757,7 @@ def test_missing_column_is_found_named_and_put_back(database: str, run_sql: Call
     assert run_here("history", "-b", database).status == 0
 
 
-def test_missing_table_is_found_and_named(database: str, run_sql: Callable[[str], None]) -> None:
+def test_missing_table_is_reported(database: str, run_sql: Callable[[str], None]) -> None:
     run_here("schema", "create", "-b", database)
     run_sql("DROP TABLE celery_taskmeta_chord_part")
     status = run_here("schema", "status", "-b", database)
@@ -767,11 +767,11 @@ def test_missing_table_is_found_and_named(database: str, run_sql: Callable[[str]
     assert "schema sql" in status.out
 
 
-def test_adopt_without_anything_to_adopt_is_one_line(database: str) -> None:
+def test_adopt_without_celerys_tables_is_a_one_line_error(database: str) -> None:
     assert_one_line(run_here("schema", "adopt", "-b", database), "no table of Celery's own", "schema create")
 
 
-# -- how things are written
+# -- forms of times and values
 
 
 @pytest.mark.parametrize(
@@ -790,11 +790,11 @@ def test_adopt_without_anything_to_adopt_is_one_line(database: str) -> None:
         (-2, "-2.0 s"),
     ],
 )
-def test_spans_are_short(seconds: float | None, shown: str) -> None:
+def test_duration_is_short(seconds: float | None, shown: str) -> None:
     assert show_seconds(seconds) == shown
 
 
-def test_moments_are_as_short_as_is_clear() -> None:
+def test_time_is_as_short_as_is_clear() -> None:
     now = datetime(2026, 3, 5, 12, 30).astimezone()
     assert show_moment(None, now) == "-"
     assert show_moment(now.replace(hour=7), now) == "07:30:00"
@@ -802,7 +802,7 @@ def test_moments_are_as_short_as_is_clear() -> None:
     assert show_moment(now.replace(year=2025), now) == "2025-03-05"
 
 
-def test_moments_are_read() -> None:
+def test_time_is_read_in_every_form() -> None:
     assert parse_moment("90m", NOW) == NOW - timedelta(minutes=90)
     assert parse_moment("1.5H", NOW) == NOW - timedelta(minutes=90)
     assert parse_moment("2026-01-31T14:00:00Z") == datetime(2026, 1, 31, 14, tzinfo=timezone.utc)
@@ -827,11 +827,11 @@ def test_moments_are_read() -> None:
         (Payload(b"1606938044258990275541962092341162602522202993782792835301376"), 2**200),
     ],
 )
-def test_value_that_cannot_be_decoded_is_summed_up(stored: Payload, shown: Any) -> None:
+def test_undecodable_value_is_described(stored: Payload, shown: Any) -> None:
     assert json_value(stored) == shown
 
 
-def test_outcomes_are_one_line() -> None:
+def test_outcome_is_one_line() -> None:
     def of(value: Any) -> str:
         return outcome(TaskRecord(task_id="x", state="S", result=payload(value)))
 

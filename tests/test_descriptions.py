@@ -39,12 +39,12 @@ STORES = {entry.name: entry.module for entry in distribution("rootcellar").entry
 each_backend = pytest.mark.parametrize("backend", OWN, ids=lambda backend: backend.name)
 
 
-def test_descriptions_without_another_package_are_our_own() -> None:
+def test_descriptions_are_complete_without_other_packages() -> None:
     assert backends() == OWN
     assert len(set(backend_names())) == len(OWN)
 
 
-def test_every_scheme_of_a_store_has_a_description_or_is_not_choosable() -> None:
+def test_scheme_of_every_choosable_store_has_a_description() -> None:
     assert {scheme for scheme in STORES if backend_of_scheme(scheme) is None} == NOT_CHOOSABLE
 
 
@@ -90,7 +90,7 @@ def test_url_of_a_description_has_one_of_its_schemes(backend: BackendDescription
 
 
 @each_backend
-def test_page_of_a_description_exists_and_the_readme_has_a_link_to_it(backend: BackendDescription) -> None:
+def test_page_of_a_description_exists_and_is_linked(backend: BackendDescription) -> None:
     assert (ROOT / backend.page).is_file()
     assert f"({backend.page})" in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -124,7 +124,7 @@ def test_variables_that_a_project_sets_are_known(backend: BackendDescription) ->
         assert variable.is_secret == (variable.value == PLACEHOLDER)
 
 
-def test_every_system_that_may_run_already_is_in_a_description_or_a_broker() -> None:
+def test_every_existing_system_is_in_a_description() -> None:
     described = {word for each in OWN for word in each.advice.runs}
     assert {each.value for each in Runs} == described | {"rabbitmq"}
 
@@ -145,7 +145,7 @@ def test_hybrid_needs_the_variables_of_what_it_combines(backend: BackendDescript
     assert not backend.broker or backend.broker in choices.BROKERS
 
 
-def test_reading_the_descriptions_imports_no_system() -> None:
+def test_descriptions_import_no_driver() -> None:
     program = "import sys, rootcellar.descriptions as it; it.backends(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())

@@ -1,4 +1,4 @@
-"""The table of faults has a row for each, and names tests that exist."""
+"""The table of faults has a row for each fault, and names existing tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forks in C, which run no hooks of Python (uWSGI): nothing of the parent is used, and no lock is waited for."""
+"""Forks in C run no hooks of Python (uWSGI): the child uses nothing of its parent and waits for no lock."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ print("stored", flush=True)
 
 
 @pytest.mark.parametrize("kind", ["postgres", "redis", "mysql", "sqlite", "mongodb"])
-def test_children_of_a_fork_in_c_share_nothing_with_their_parent(
+def test_child_of_a_fork_in_c_shares_nothing_with_its_parent(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if kind == "mongodb":
@@ -124,7 +124,7 @@ def test_children_of_a_fork_in_c_share_nothing_with_their_parent(
         script.end()
 
 
-def test_value_of_a_process_is_made_once_and_left_by_a_child() -> None:
+def test_process_value_is_made_once_and_again_in_a_child() -> None:
     made: list[object] = []
     left: list[object] = []
 

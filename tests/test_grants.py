@@ -1,4 +1,4 @@
-"""``rootcellar schema grants``: with what it prints a user can do its work, and nothing more."""
+"""``rootcellar schema grants``: its rights let a user do its work, and nothing more."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLES = ("admin", "worker", "reader")
 
 @dataclass(frozen=True)
 class Place:
-    """A database without tables, and users who may do nothing there yet."""
+    """A database without tables, and users without rights."""
 
     url: str
     run: Callable[[str], Any]
@@ -93,10 +93,10 @@ def work_as_a_worker(store: Store) -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"task_table": "jobs of the_day", "group_table": "groups"}], ids=["usual", "odd"]
 )
-def test_each_role_can_do_its_work_and_no_more(place: Place, options: dict[str, str]) -> None:
+def test_role_can_do_its_work_and_no_more(place: Place, options: dict[str, str]) -> None:
     told = [word for key, value in options.items() for word in ("--" + key.replace("_", "-"), value)]
     with place.as_user("worker", **options) as store, pytest.raises(errors.StoreError):
-        store.put(record())  # nothing was granted, and no tables are there
+        store.put(record())  # no rights, and no tables
 
     place.granted("admin", *told)
     with place.as_user("admin", **options) as store:
@@ -113,7 +113,7 @@ def test_each_role_can_do_its_work_and_no_more(place: Place, options: dict[str, 
         assert store.schema.status() == status  # type: ignore[attr-defined]
     with place.as_user("worker", task_table="others", group_table="others_groups") as store:
         with pytest.raises(errors.PermissionDenied) as caught:
-            store.put(record())  # to make tables
+            store.put(record())  # creates tables
         assert caught.value.remedy
 
     with place.as_user("reader", **options) as store:
@@ -145,5 +145,5 @@ def test_grants_are_printed_without_a_connection_and_quote_names() -> None:
     assert "ON `my\\_db`.* TO 'o\\'dd'@'10.%';" in printed.out
 
 
-def test_a_file_has_no_users() -> None:
+def test_sqlite_file_has_no_grants() -> None:
     assert_one_line(run_here("schema", "grants", "me", "-b", "sqlite:///x.sqlite3"), "no users")

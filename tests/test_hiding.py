@@ -1,4 +1,4 @@
-"""URLs with passwords that are written into Celery's configuration by hand are shown by nothing that prints it."""
+"""URLs with passwords in Celery's configuration are hidden wherever it is printed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_urls_in_the_configuration_are_hidden(configure: Any, monkeypatch: pytes
     assert backend.store.options.transport_options["listen_url"] == f"postgresql://me:{SECRET}@host/db"
 
 
-def test_urls_that_the_environment_gives_are_hidden_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls_of_the_environment_are_hidden_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "postgres", "DB_NAME": "db", "DB_USER": "me"}
     variables |= {"DB_PASSWORD": SECRET, "DB_LISTEN_HOST": "host"}
     for name, value in variables.items():
@@ -75,7 +75,7 @@ def test_urls_that_the_environment_gives_are_hidden_and_used(monkeypatch: pytest
     assert SECRET not in app.bugreport() + repr(app.conf) + app.conf.humanize(with_defaults=True) + repr(inspected)
 
 
-def test_options_that_the_application_sets_go_before_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_the_app_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"CELERY_BROKER": "redis", "CELERY_RESULT_BACKEND": "postgres", "DB_USER": "me", "DB_NAME": "db"}
     for name, value in {**given, "DB_LISTEN_HOST": "host"}.items():
         monkeypatch.setenv(name, value)
@@ -85,14 +85,14 @@ def test_options_that_the_application_sets_go_before_those_of_the_environment(mo
     assert app.backend.store.options.transport_options["listen_url"] == "postgresql://own/db"
 
 
-def test_celery_report_hides_them_before_there_is_a_backend(tmp_path: Path) -> None:
+def test_celery_report_hides_urls_without_a_backend(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(
         "from celery import Celery\n"
         "app = Celery(broker='memory://', backend='rootcellar+sqlite:///results.db')\n"
         f"app.conf.result_backend_transport_options = {Conf.result_backend_transport_options!r}\n"
         f"app.conf.result_blob_url = {Conf.result_blob_url!r}\n"
     )
-    # the entry point is loaded by Celery's command; here as an installed one is
+    # Celery's command loads the entry point of an installed package; here the test imports it
     program = "import rootcellar.celery_command, celery.__main__; celery.__main__.main()"
     ended = execute([sys.executable, "-c", program, "-A", "shop", "report"], cwd=tmp_path)
     assert "listen_url" in ended.out

@@ -1,4 +1,4 @@
-"""Redis in front of PostgreSQL: what is read where, and that Redis may be flushed, frozen or gone at any time."""
+"""Redis in front of PostgreSQL: where results are read, while Redis may be flushed, frozen or down at any time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_hybrid(durable_url: str, cache_url: str, **options: Any) -> HybridStore
 
 @pytest.fixture
 def durable(postgres_url: str) -> Iterator[Store]:
-    """What is in PostgreSQL, without the cache."""
+    """The store in PostgreSQL, without the cache."""
     store = open_store(postgres_url)
     yield store
     store.close()
@@ -48,7 +48,7 @@ def durable(postgres_url: str) -> Iterator[Store]:
 
 @pytest.fixture
 def own_redis(new_redis: Callable[..., RedisServer]) -> RedisServer:
-    """A Redis that a test may kill; it comes back with what it had."""
+    """A Redis that a test may kill; it keeps its data."""
     return new_redis(appendonly=True, appendfsync="always")
 
 
@@ -64,7 +64,7 @@ def copies(server: RedisServer) -> int:
         return int(client.dbsize())
 
 
-# -- what is read where ------------------------------------------------------------------------------------------------
+# -- where results are read --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def two(new_postgres: Callable[..., PostgresServer], own_redis: RedisServer) -> 
     store.close()
 
 
-def test_a_stored_result_is_read_from_the_cache(two: tuple[PostgresServer, Store], own_redis: RedisServer) -> None:
+def test_stored_result_is_read_from_the_cache(two: tuple[PostgresServer, Store], own_redis: RedisServer) -> None:
     postgres, store = two
     one, other, failed = record(), record(name="shop.pack"), record(state="FAILURE")
     for stored in (one, other, failed):
@@ -85,10 +85,10 @@ def test_a_stored_result_is_read_from_the_cache(two: tuple[PostgresServer, Store
     assert store.get(one.task_id) == one
     assert store.get_many([one.task_id, other.task_id]) == {one.task_id: one, other.task_id: other}
     with pytest.raises(errors.StoreUnavailable):
-        store.get(failed.task_id)  # a failure may still be followed by another state, so it is not copied
+        store.get(failed.task_id)  # a failure is not copied, because another state may follow it
     postgres.start()
     own_redis.flush()
-    # a miss fills
+    # a miss stores a copy
     assert store.get(one.task_id) == one
     assert store.get_many([other.task_id, failed.task_id]) == {other.task_id: other, failed.task_id: failed}
     postgres.kill()
@@ -96,7 +96,9 @@ def test_a_stored_result_is_read_from_the_cache(two: tuple[PostgresServer, Store
     assert store.get(other.task_id) == other
 
 
-def test_a_copy_is_what_the_durable_store_has(hybrid: HybridStore, durable: Store, own_redis: RedisServer) -> None:
+def test_copy_equals_the_record_of_the_durable_store(
+    hybrid: HybridStore, durable: Store, own_redis: RedisServer
+) -> None:
     first = record(state="STARTED", name="shop.pack", args=Payload(b"[1]"), started_at=now())
     hybrid.put(first)
     hybrid.put(record(first.task_id, state="SUCCESS"))
@@ -111,7 +113,7 @@ def test_a_copy_is_what_the_durable_store_has(hybrid: HybridStore, durable: Stor
         assert hybrid.get(odd.task_id) == durable.get(odd.task_id)
 
 
-def test_the_first_success_stays_in_both(hybrid: HybridStore, durable: Store, own_redis: RedisServer) -> None:
+def test_first_success_stays_in_both_stores(hybrid: HybridStore, durable: Store, own_redis: RedisServer) -> None:
     one = record(value=1)
     assert hybrid.put(one).written
     for flush in (False, True):
@@ -121,7 +123,7 @@ def test_the_first_success_stays_in_both(hybrid: HybridStore, durable: Store, ow
         assert hybrid.get(one.task_id) == durable.get(one.task_id) == one
 
 
-def test_a_result_that_counts_a_part_is_copied_when_it_is_read(hybrid: HybridStore, own_redis: RedisServer) -> None:
+def test_result_of_a_chord_part_is_copied_when_read(hybrid: HybridStore, own_redis: RedisServer) -> None:
     one = record()
     part = ChordPart(group_id="g", task_id=one.task_id, group_index=0, state="SUCCESS")
     assert hybrid.put(one, part).written
@@ -130,7 +132,7 @@ def test_a_result_that_counts_a_part_is_copied_when_it_is_read(hybrid: HybridSto
     assert copies(own_redis) == 1
 
 
-def test_a_copy_goes_before_its_result(postgres_url: str, own_redis: RedisServer) -> None:
+def test_copy_expires_before_its_result(postgres_url: str, own_redis: RedisServer) -> None:
     store = open_hybrid(postgres_url, own_redis.url, cache_expires=100)
     soon, late, gone = (record(expires_at=now() + timedelta(seconds=left)) for left in (50, 5_000, -1))
     for one in (soon, late, gone):
@@ -143,7 +145,9 @@ def test_a_copy_goes_before_its_result(postgres_url: str, own_redis: RedisServer
     store.close()
 
 
-def test_abilities_are_those_of_the_durable_store(hybrid: HybridStore, own_redis: RedisServer, tmp_path: Any) -> None:
+def test_hybrid_has_the_abilities_of_its_durable_store(
+    hybrid: HybridStore, own_redis: RedisServer, tmp_path: Any
+) -> None:
     for ability in (Queryable, HasSchema):
         assert hybrid.ability(ability) is hybrid.durable, "the cache need not know of their use"
     for ability in (Watchable, Replaceable):
@@ -170,7 +174,7 @@ def test_forgotten_record_stays_forgotten(hybrid: HybridStore, durable: Store) -
     assert hybrid.delete([one.task_id, one.task_id, "unknown"]) == 1
     assert hybrid.get(one.task_id) is None
     assert durable.get(one.task_id) is None
-    # somebody read it before and brings the copy now
+    # another client read the record before and stores its copy now
     hybrid.cache.keep(one, time.monotonic())
     assert hybrid.get_many([one.task_id, kept.task_id]) == {kept.task_id: kept}
     assert hybrid.delete([one.task_id]) == 0
@@ -180,15 +184,13 @@ def test_forgotten_record_stays_forgotten(hybrid: HybridStore, durable: Store) -
         assert hybrid.get(one.task_id) == again
 
 
-def test_a_copy_that_comes_very_late_is_not_made(hybrid: HybridStore, own_redis: RedisServer) -> None:
+def test_late_copy_is_not_stored(hybrid: HybridStore, own_redis: RedisServer) -> None:
     hybrid.cache.keep(record(), time.monotonic() - caching.FRESH - 1)
     assert copies(own_redis) == 0
     assert timedelta(seconds=10 * caching.FRESH) < caching.TOMBSTONE
 
 
-def test_forgetting_is_not_acknowledged_while_the_cache_cannot_hear_of_it(
-    hybrid: HybridStore, durable: Store, own_redis: RedisServer
-) -> None:
+def test_forget_fails_while_the_cache_is_down(hybrid: HybridStore, durable: Store, own_redis: RedisServer) -> None:
     one = record()
     hybrid.put(one)
     own_redis.kill()
@@ -202,13 +204,13 @@ def test_forgetting_is_not_acknowledged_while_the_cache_cannot_hear_of_it(
     assert hybrid.get(one.task_id) is None
 
 
-# -- Redis is gone -----------------------------------------------------------------------------------------------------
+# -- Redis is down -----------------------------------------------------------------------------------------------------
 
 
-def test_a_dead_cache_costs_one_timeout(hybrid: HybridStore, own_redis: RedisServer) -> None:
+def test_dead_cache_costs_one_timeout(hybrid: HybridStore, own_redis: RedisServer) -> None:
     known = record()
     hybrid.put(known)
-    own_redis.pause()  # connections are accepted and nobody answers
+    own_redis.pause()  # connections are accepted and get no reply
     started = time.monotonic()
     assert hybrid.get(known.task_id) == known
     assert 0.5 < time.monotonic() - started < 20
@@ -218,7 +220,7 @@ def test_a_dead_cache_costs_one_timeout(hybrid: HybridStore, own_redis: RedisSer
         assert hybrid.put(one).written
         assert hybrid.get(one.task_id) == one
         assert hybrid.get_many([one.task_id, known.task_id]) == {one.task_id: one, known.task_id: known}
-    # a timeout of the cache in each of 90 calls would take longer
+    # a timeout of the cache in each of 90 calls would take longer than this
     assert time.monotonic() - started < 40
     own_redis.resume()
     wait_until(lambda: not hybrid.cache.breaker.is_open, "the cache in use")
@@ -227,7 +229,9 @@ def test_a_dead_cache_costs_one_timeout(hybrid: HybridStore, own_redis: RedisSer
     assert copies(own_redis) == before + 1
 
 
-def test_no_wake_up_is_lost_with_the_cache(hybrid: HybridStore, postgres_url: str, own_redis: RedisServer) -> None:
+def test_no_notification_is_lost_while_the_cache_dies(
+    hybrid: HybridStore, postgres_url: str, own_redis: RedisServer
+) -> None:
     waiter = Waiter(hybrid)
     other = open_hybrid(postgres_url, own_redis.url)
     ones = [record() for _ in range(20)]
@@ -247,9 +251,7 @@ def test_no_wake_up_is_lost_with_the_cache(hybrid: HybridStore, postgres_url: st
     other.close()
 
 
-def test_a_worker_starts_without_its_cache_but_not_with_a_wrong_password(
-    postgres_url: str, own_redis: RedisServer
-) -> None:
+def test_check_passes_without_a_cache_and_fails_for_its_password(postgres_url: str, own_redis: RedisServer) -> None:
     own_redis.stop()
     without = open_hybrid(postgres_url, own_redis.url)
     without.check()
@@ -272,10 +274,10 @@ def test_a_worker_starts_without_its_cache_but_not_with_a_wrong_password(
 SECONDS = 8.0
 
 
-def test_an_account_of_all_that_was_acknowledged(
+def test_acknowledged_results_survive_kills_of_both_servers(
     new_postgres: Callable[..., PostgresServer], own_redis: RedisServer
 ) -> None:
-    """Redis is killed, restarted, flushed and frozen, PostgreSQL killed once: nothing is lost, changed or doubled."""
+    """Redis is killed, restarted, flushed and frozen, PostgreSQL killed: nothing is lost, changed or duplicated."""
     postgres = new_postgres()
     url = postgres.create_database()
     open_hybrid(url, own_redis.url).check()
@@ -326,7 +328,7 @@ def test_an_account_of_all_that_was_acknowledged(
 
 
 def _keep_account(url: str, cache_url: str, number: int) -> tuple[dict[str, bytes | None], list[str]]:
-    """Store, overwrite, forget and read for a while; return what must be there, and what was found wrong."""
+    """Store, overwrite, forget and read for a while; return the expected results, and what was wrong."""
     store = open_hybrid(url, cache_url)
     chance = random.Random(number)
     account: dict[str, bytes | None] = {}
@@ -356,15 +358,15 @@ def _keep_account(url: str, cache_url: str, number: int) -> tuple[dict[str, byte
                 _persist(lambda: store.put(other))  # noqa: B023
                 account[task_id] = other.result.body
         some = {task_id, *chance.choices(list(account), k=chance.choice([1, 1, 5]))}
-        found = _persist(lambda: _look(store, some))  # noqa: B023
-        for looked in some:
-            if found.get(looked) != account[looked]:
-                wrong.append(f"{looked}: {found.get(looked)!r} in place of {account[looked]!r}")
+        found = _persist(lambda: _read(store, some))  # noqa: B023
+        for read_id in some:
+            if found.get(read_id) != account[read_id]:
+                wrong.append(f"{read_id}: {found.get(read_id)!r} in place of {account[read_id]!r}")
     store.close()
     return account, wrong
 
 
-def _look(store: Store, ids: set[str]) -> dict[str, bytes]:
+def _read(store: Store, ids: set[str]) -> dict[str, bytes]:
     if len(ids) == 1:
         (task_id,) = ids
         one = store.get(task_id)
@@ -375,7 +377,7 @@ def _look(store: Store, ids: set[str]) -> dict[str, bytes]:
 
 
 def _persist(work: Callable[[], Any]) -> Any:
-    """Do it until it is acknowledged, as the backend does."""
+    """Repeat a call until it is acknowledged, as the backend does."""
     while True:
         try:
             return work()
@@ -401,13 +403,13 @@ def _persist(work: Callable[[], Any]) -> Any:
         ("hybrid://?durable_url=postgresql://u:hidden@h/d", {}, "has a password"),
     ],
 )
-def test_wrong_settings(url: str, options: dict[str, Any], message: str) -> None:
+def test_wrong_setting_is_refused(url: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=message) as caught:
         open_store(url, StoreOptions(transport_options=options))
     assert "hidden" not in str(caught.value)
 
 
-def test_celerys_settings_reach_both(postgres_url: str, redis_url: str) -> None:
+def test_celerys_settings_reach_both_stores(postgres_url: str, redis_url: str) -> None:
     app = Celery("app", backend="rootcellar+hybrid://", set_as_current=False)
     app.conf.result_backend_transport_options = {"durable_url": f"rootcellar+{postgres_url}", "cache_url": redis_url}
     app.backend.store_result("t", {"a": 1}, "SUCCESS")
@@ -419,7 +421,7 @@ def test_celerys_settings_reach_both(postgres_url: str, redis_url: str) -> None:
     app.backend.store.close()
 
 
-def test_breaker_closes_again_after_a_probe_that_failed_in_an_unknown_way() -> None:
+def test_breaker_closes_after_an_unknown_error_of_a_probe() -> None:
     probes: list[int] = []
 
     def probe() -> None:

@@ -1,4 +1,4 @@
-"""A Python package that cannot be imported: missing and broken are different, and the cause is named."""
+"""A Python package that cannot be imported is missing or broken; the error names the cause."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_driver_without_its_c_library_is_broken() -> None:
     assert "none-such" in told
 
 
-def test_package_of_a_driver_that_is_missing_breaks_it() -> None:
+def test_missing_package_of_a_driver_breaks_it() -> None:
     missing = import_failure(
         ModuleNotFoundError("No module named 'one'", name="one"), ["one"], "one", where="", install="pip"
     )

@@ -1,4 +1,4 @@
-"""What was stored stays: after the worker, the broker and the server have gone and come back."""
+"""Stored results stay after the worker, the broker and the server were stopped and restarted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import PostgresServer, RedisServer
 TASKS = 2_000
 
 
-def test_two_thousand_results_outlive_everything(
+def test_two_thousand_results_survive_restarts(
     new_postgres: Callable[..., PostgresServer], new_redis: Callable[..., RedisServer]
 ) -> None:
     postgres, broker = new_postgres(), new_redis()
@@ -30,7 +30,7 @@ def test_two_thousand_results_outlive_everything(
     assert sent >= TASKS
     assert "All are as expected" in ended.out
 
-    # the demo stopped its worker; now the others go
+    # the demo stopped its worker; now broker and server are stopped
     redis.Redis.from_url(broker.url).flushall()
     broker.kill()
     postgres.restart()

@@ -1,4 +1,4 @@
-"""The rules of ARCHITECTURE.md: they hold, and each is broken by an import that breaks it."""
+"""The rules of ARCHITECTURE.md hold, and each contract fails for a forbidden import."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def test_every_contract_is_tried() -> None:
     assert sorted(names) == sorted(FORBIDDEN)
 
 
-def test_root_holds_only_what_every_layer_uses_and_the_entry_points() -> None:
+def test_root_has_only_shared_modules_and_entry_points() -> None:
     modules = {path.stem for path in (ROOT / "src/rootcellar").glob("*.py")}
     assert modules == {"__init__", "__main__", "records", "errors", "urls", "rpc", "serializer", "celery_command"}

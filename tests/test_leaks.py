@@ -1,4 +1,4 @@
-"""The watch over the test servers' passwords finds them, however they got out."""
+"""`tests/leaks.py` finds the test servers' passwords wherever they appear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The moments that travel in headers, which anybody may have written, and those that rows hold."""
+"""Dates in headers, which may be invalid, and dates in rows."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
         ("noon", None),
         ([NOON.isoformat()], None),
         ({"__type__": "datetime"}, None),
-        # no server and no Python holds these in UTC
+        # neither a server nor Python can represent these in UTC
         ("0001-01-01T00:00:00+14:00", EARLIEST),
         ("9999-12-31T23:59:59.999999-14:00", LATEST),
-        # Python does, servers do not
+        # Python can, servers cannot
         ("0001-01-01T00:00:00", EARLIEST),
         ("0999-12-31T23:59:59+00:00", EARLIEST),
         ("9999-12-31T23:59:59.999999", LATEST),
     ],
 )
-def test_header_gives_a_moment_that_every_store_holds_or_none(value: object, moment: datetime | None) -> None:
+def test_header_date_is_storable_or_none(value: object, moment: datetime | None) -> None:
     found = moment_of(value)
     assert found == moment
     assert found is None or found.tzinfo is timezone.utc
 
 
 @pytest.mark.parametrize("hours", [-14, 0, 14])
-def test_clamped_moment_is_the_same_moment_where_every_store_holds_it(hours: int) -> None:
+def test_clamped_date_is_unchanged_if_every_store_holds_it(hours: int) -> None:
     zone = timezone(timedelta(hours=hours))
     for year in (1001, 1970, 2026, 9998):
         moment = datetime(year, 6, 1, 12, 30, 1, 5, tzinfo=zone)

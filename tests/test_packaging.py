@@ -1,4 +1,4 @@
-"""What is declared in pyproject.toml is what the code imports, and a worker loads no more than it needs."""
+"""pyproject.toml declares what the code imports, and a worker loads no more than it needs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from packaging.utils import canonicalize_name
 import rootcellar
 
 SOURCE = Path(rootcellar.__file__).parent
-#: what an app brings itself; imported only where the app has it loaded
+#: packages of the app; imported only if the app has loaded them
 OF_THE_APP = {"numpy", "eventlet", "gevent"}
-#: installed with the first, and of a version that only that one may choose
+#: installed with the first, which decides the version
 PARTS = {"pydantic-core": "pydantic"}
-#: the extra of a distribution -> where in the source it may be imported at the top of a module
+#: extra -> the modules that may import its distributions at their top
 PLACES = {
     "psycopg": {"stores/postgres"},
     "pymysql": {"stores/mysql", "checks/mysql.py"},
@@ -35,7 +35,7 @@ NOT_IN_WORKERS = ("typer", "rich", "jinja2", "pydantic", "dotenv")
 
 
 def declared() -> dict[str, set[str]]:
-    """Return for each distribution that is declared the extras that bring it; ``""`` is no extra."""
+    """Return the extras of each declared distribution; ``""`` is no extra."""
     found: dict[str, set[str]] = {}
     for line in requires("rootcellar") or []:
         requirement = Requirement(line)
@@ -45,7 +45,7 @@ def declared() -> dict[str, set[str]]:
 
 
 def imported() -> Iterator[tuple[str, str, bool]]:
-    """Yield each import of another distribution: that, the file, and whether it is at the top of the module."""
+    """Yield each import of a distribution: its name, the file, and whether it is at the top of the module."""
     distributions = packages_distributions()
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def test_every_import_is_declared() -> None:
     assert {(name, where) for name, where, _ in found if name not in users | OF_THE_APP} == set()
 
 
-def test_import_at_the_top_needs_no_extra_outside_the_modules_of_that_extra() -> None:
+def test_extra_is_imported_at_the_top_only_by_its_modules() -> None:
     known = declared()
     wrong = {
         (name, where)
@@ -85,14 +85,14 @@ def test_import_at_the_top_needs_no_extra_outside_the_modules_of_that_extra() ->
 def test_every_dependency_and_extra_is_used() -> None:
     used = {name for name, _, _ in imported()}
     text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
-    # the modules that compress are imported by their names
+    # compression modules are imported by name
     by_name = {"backports-zstd": '"backports.zstd"', "brotli": '"brotli"'}
     used |= {name for name, quoted in by_name.items() if quoted in text}
     unused = {name for name, extras in declared().items() if extras - {"dev"} and name not in used | {"rootcellar"}}
     assert unused == set()
 
 
-def test_the_extra_all_has_every_extra_but_those_for_tests() -> None:
+def test_extra_all_has_every_extra_except_those_for_tests() -> None:
     missing = {
         name for name, extras in declared().items() if extras - {"", "all", "dev", "testing"} and "all" not in extras
     }
@@ -100,7 +100,7 @@ def test_the_extra_all_has_every_extra_but_those_for_tests() -> None:
 
 
 @pytest.mark.parametrize("system", ["postgres", "redis", "sqlite"])
-def test_a_worker_loads_no_package_of_the_command(request: pytest.FixtureRequest, tmp_path: Path, system: str) -> None:
+def test_worker_loads_no_package_of_the_command(request: pytest.FixtureRequest, tmp_path: Path, system: str) -> None:
     url = f"sqlite:///{tmp_path}/x.sqlite3" if system == "sqlite" else request.getfixturevalue(f"{system}_url")
     program = f"""
 import sys

@@ -1,4 +1,4 @@
-"""Values become payloads and come back equal; what cannot be is refused in words."""
+"""Values become payloads and come back equal; other values are refused with a clear error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def decode(stored: Payload, accept: Collection[str] | None) -> Any:
 
 
 def random_json(source: random.Random, depth: int = 4) -> Any:
-    """Return some JSON value, with a liking for what is hard."""
+    """Return a random JSON value, with many difficult ones."""
     texts = ["", "__type__", "__value__", "rootcellar.dict", "\x00", "\ud800", "\\u0000", "NaN", "é", "🧊", '"']
     numbers = [0, -1, 2**63, 2**200, 1e308, -0.0, float("nan"), float("inf"), 0.1, True, False, None]
     kind = source.randrange(4 if depth else 2)
@@ -46,7 +46,7 @@ def random_json(source: random.Random, depth: int = 4) -> Any:
 
 
 @pytest.mark.parametrize("name", JSON_VALUES)
-def test_json_values_come_back(name: str) -> None:
+def test_json_value_comes_back(name: str) -> None:
     value = JSON_VALUES[name]
     found = decode(encode(value, "json"), {"application/json"})
     assert json.dumps(found) == json.dumps(value)
@@ -76,7 +76,7 @@ def test_random_json_values_come_back() -> None:
     ],
     ids=repr,
 )
-def test_types_that_kombu_adds_to_json_come_back(value: Any) -> None:
+def test_type_that_kombu_adds_to_json_comes_back(value: Any) -> None:
     assert decode(encode(value, "json"), None) == value
 
 
@@ -85,18 +85,18 @@ def test_json_is_readable() -> None:
     assert encode("x", "json") == Payload(b'"x"', "application/json", "utf-8", "", "")
 
 
-def test_json_makes_of_other_values_what_json_makes_of_them() -> None:
+def test_json_converts_other_values_like_pythons_json() -> None:
     assert decode(encode({1: (2, 3), None: True}, "json"), None) == {"1": [2, 3], "null": True}
 
 
-def test_the_value_is_left_as_it_is() -> None:
+def test_encoding_does_not_change_the_value() -> None:
     value = {"__type__": "a", "__value__": [{"__type__": "b", "__value__": ("c",)}]}
     before = repr(value)
     encode(value, "json")
     assert repr(value) == before
 
 
-def test_values_of_stock_celery_are_read() -> None:
+def test_value_of_stock_celery_is_read() -> None:
     stock = b'{"when": {"__type__": "datetime", "__value__": "2031-05-06T07:08:09+00:00"}}'
     assert decode(Payload(stock), None) == {"when": datetime(2031, 5, 6, 7, 8, 9, tzinfo=timezone.utc)}
 
@@ -140,7 +140,7 @@ def test_value_that_cannot_be_encoded_is_an_error(serializer: str, value: Any) -
     ],
 )
 @pytest.mark.parametrize("compression", [None, "gzip", "bzip2"])
-def test_other_serializers(serializer: str, content_type: str, value: Any, compression: str | None) -> None:
+def test_other_serializer_is_used(serializer: str, content_type: str, value: Any, compression: str | None) -> None:
     value = [value] * 50
     stored = encode(value, serializer, compression)
     assert stored.content_type == content_type
@@ -152,24 +152,24 @@ def test_other_serializers(serializer: str, content_type: str, value: Any, compr
         assert "result_accept_content" in str(caught.value)
 
 
-def test_json_may_be_refused_too() -> None:
+def test_json_can_be_refused() -> None:
     with pytest.raises(ContentRefused):
         decode(encode(1, "json"), {PICKLE})
 
 
-def test_a_pickle_is_not_opened_before_it_is_accepted() -> None:
+def test_pickle_is_not_read_unless_accepted() -> None:
     for accepted in (None, {"application/json"}):
         with pytest.raises(ContentRefused):
             decode(Payload(b"cos\nsystem\n(S'exit 1'\ntR.", PICKLE, "binary"), accepted)
 
 
-def test_raw_bytes() -> None:
+def test_raw_bytes_come_back() -> None:
     for accepted in ({"application/data"}, {"application/json"}, None):  # harmless, so always accepted
         assert decode(Payload(b"\x00\xff", "application/data", "binary"), accepted) == b"\x00\xff"
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bzip2", "lzma"])
-def test_compression(compression: str) -> None:
+def test_compressed_payload_comes_back(compression: str) -> None:
     value = ["compressible"] * 1_000
     stored = encode(value, "json", compression)
     assert (stored.content_type, stored.content_encoding) == ("application/json", "utf-8")
@@ -202,7 +202,7 @@ def test_payload_that_cannot_be_decoded_is_an_error(damaged: Payload) -> None:
     assert len(str(caught.value)) < 1_000
 
 
-def test_unknown_names() -> None:
+def test_unknown_serializer_or_compression_is_refused() -> None:
     assert content_type_of("json") == "application/json"
     with pytest.raises(ConfigurationError, match="unknown serializer 'jsn'") as caught:
         content_type_of("jsn")

@@ -1,4 +1,4 @@
-"""PostgreSQL behind PgBouncer: nothing lost, nothing left behind, and plain words where it is set up wrongly."""
+"""PostgreSQL behind PgBouncer: no result is lost, no state is left in sessions, and wrong set-ups are explained."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def store_a_chord(*stores: Store) -> int:
 
 @pytest.mark.parametrize("prepared", ["auto", "on", "off"])
 @pytest.mark.parametrize("sessions", [1, 3])
-def test_nothing_is_lost_or_counted_twice(
+def test_chord_through_a_pooler_counts_each_part_once(
     sessions: int,
     prepared: str,
     new_pgbouncer: NewPooler,
@@ -55,7 +55,7 @@ def test_nothing_is_lost_or_counted_twice(
     postgres_url: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With ``on``, what this PgBouncer cannot keep is lost again and again until it is noticed, and nobody sees it."""
+    """With ``on``, prepared statements are lost until the store notices it, and no caller gets an error."""
     url = new_pgbouncer(postgres_server, default_pool_size=sessions).through(postgres_url)
     options = {"prepared_statements": prepared}
     with opened(url, transport_options=options) as one, opened(url, transport_options=options) as two:
@@ -66,10 +66,10 @@ def test_nothing_is_lost_or_counted_twice(
     assert ("loses prepared statements" in caplog.text) is (prepared == "on")
 
 
-def test_the_same_name_is_the_same_statement(
+def test_statement_name_differs_for_other_tables(
     new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
-    """Two applications with tables of their own share the pooler's sessions: neither stores in the other's table."""
+    """Two applications with their own tables share the pooler's sessions: neither stores in the other's table."""
     url = new_pgbouncer(postgres_server, default_pool_size=2).through(postgres_url)
     options = {"prepared_statements": "on"}
     with (
@@ -88,7 +88,7 @@ def test_the_same_name_is_the_same_statement(
     assert database.rows("SELECT task_id FROM theirs ORDER BY task_id") == [("theirs",), ("theirs too",)]
 
 
-def test_nothing_is_left_in_the_sessions(
+def test_pooler_sessions_keep_no_setting(
     new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
     url = new_pgbouncer(postgres_server, default_pool_size=3).through(postgres_url)
@@ -97,7 +97,7 @@ def test_nothing_is_left_in_the_sessions(
             store_a_chord(one, two)
             one.put(record("not durable"), durable=False)
     with ExitStack() as stack:
-        # transactions at the same time have a session each
+        # simultaneous transactions have different sessions
         sessions = [stack.enter_context(psycopg.connect(url, prepare_threshold=None)) for _ in range(3)]
         for session in sessions:
             assert session.execute("SELECT name FROM pg_prepared_statements").fetchall() == []
@@ -108,14 +108,14 @@ def test_nothing_is_left_in_the_sessions(
         assert session.execute("SELECT * FROM pg_locks WHERE locktype = 'advisory'").fetchall() == []
 
 
-def test_directly_statements_are_prepared(postgres_url: str) -> None:
+def test_direct_connection_prepares_statements(postgres_url: str) -> None:
     with opened(postgres_url) as store:
         store.put(record("task"))
         prepared = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'rc_put_task%'"
         assert store._run(lambda connection: connection.execute(prepared).fetchone()) == (1,)  # type: ignore[attr-defined]
 
 
-def test_killed_and_restarted_amid_tasks(
+def test_results_survive_a_restart_of_the_pooler(
     new_pgbouncer: NewPooler, postgres_server: PostgresServer, postgres_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     pooler = new_pgbouncer(postgres_server, default_pool_size=2)
@@ -143,7 +143,7 @@ def test_statement_mode_is_refused(new_pgbouncer: NewPooler, postgres_server: Po
             call()
 
 
-def test_a_startup_parameter_that_it_refuses(pgbouncer_server: PgBouncerServer) -> None:
+def test_refused_startup_parameter_is_named(pgbouncer_server: PgBouncerServer) -> None:
     store = open_store(f"{pgbouncer_server.url}?options=-c%20statement_timeout%3D5s")
     with pytest.raises(
         errors.PoolerUnfit, match=r"unsupported startup parameter: options \[.*\] -> take it out of the"
@@ -151,14 +151,14 @@ def test_a_startup_parameter_that_it_refuses(pgbouncer_server: PgBouncerServer) 
         store.check()
 
 
-def test_a_wrong_password(pgbouncer_server: PgBouncerServer) -> None:
+def test_wrong_password_is_refused(pgbouncer_server: PgBouncerServer) -> None:
     store = open_store(pgbouncer_server.url.replace(f":{IN_URL}@", ":wrong@"))
     with pytest.raises(errors.AuthenticationFailed, match="-> check the user and the password") as caught:
         store.check()
     assert "wrong" not in str(caught.value)
 
 
-def test_no_session_comes_free(new_pgbouncer: NewPooler, postgres_server: PostgresServer) -> None:
+def test_full_pooler_is_an_outage(new_pgbouncer: NewPooler, postgres_server: PostgresServer) -> None:
     url = new_pgbouncer(postgres_server, default_pool_size=1, query_wait_timeout=1).url
     store = open_store(url)
     with psycopg.connect(url) as held:
@@ -167,13 +167,15 @@ def test_no_session_comes_free(new_pgbouncer: NewPooler, postgres_server: Postgr
             store.check()
 
 
-def test_the_choice_is_one_of_three() -> None:
+def test_prepared_statements_is_one_of_three_values() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"prepared_statements is 'maybe' .*write one of auto, on, off"):
         open_store("postgresql://localhost/x", StoreOptions(transport_options={"prepared_statements": "maybe"}))
 
 
 @pytest.mark.parametrize(("written", "meant"), [("on", "on"), (True, "on"), (False, "off"), (None, "auto")])
-def test_the_setting(written: object, meant: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_prepared_statements_setting_reaches_the_store(
+    written: object, meant: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.ERROR)
     options = {} if written is None else {"prepared_statements": written}
     app = make_app("postgresql://localhost/x", result_backend_transport_options=options)

@@ -1,4 +1,4 @@
-"""PostgreSQL: what the role, the database or the environment says of encodings and formats changes no result."""
+"""PostgreSQL: settings of the role, the database or the environment for encodings and formats change no result."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def opened(url: str) -> Iterator[Store]:
 
 
 def is_kept(url: str) -> None:
-    """Fail unless every way to read gives what was stored, and SQL reads it as it is."""
+    """Fail unless every way to read, also SQL, returns the stored values."""
     with opened(url) as store:
         one = record()
         store.put(one)
@@ -76,7 +76,7 @@ def seen_by_sql(server: PostgresServer, url: str) -> tuple[str, str]:
 
 @pytest.fixture
 def odd_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database in which a role has every setting set to something else."""
+    """A database with a role for which every setting differs."""
     database = postgres_server.create_database().rpartition("/")[2]
     with suppress(psycopg.errors.DuplicateObject):
         postgres_server.execute("CREATE ROLE odd LOGIN PASSWORD 'odd'")
@@ -87,7 +87,7 @@ def odd_url(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.execute("ALTER ROLE odd RESET ALL")
 
 
-def test_settings_of_the_role_change_no_result(postgres_server: PostgresServer, odd_url: str) -> None:
+def test_role_settings_change_no_result(postgres_server: PostgresServer, odd_url: str) -> None:
     is_kept(odd_url)
     assert seen_by_sql(postgres_server, odd_url) == (f"shop.{TEXT}", "täsk")
 
@@ -104,14 +104,14 @@ def test_environment_and_url_change_no_result(
     assert seen_by_sql(postgres_server, postgres_url) == (f"shop.{TEXT}", "täsk")
 
 
-def test_check_names_what_sessions_replace(odd_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_names_settings_that_sessions_override(odd_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGTZ", "Europe/Paris")
     (told,) = [each.seen for each in check(odd_url).findings if "sessions override settings" in each.seen]
     for setting in ("client_encoding=LATIN1", "timezone=Europe/Paris", "datestyle=German"):
         assert setting in told
 
 
-def test_database_in_latin1_refuses_what_it_cannot_hold(postgres_server: PostgresServer) -> None:
+def test_database_in_latin1_refuses_other_characters(postgres_server: PostgresServer) -> None:
     name = "latin1_results"
     with suppress(psycopg.errors.InvalidCatalogName):
         postgres_server.execute(f"DROP DATABASE {name}")

@@ -10,12 +10,12 @@ PAGE = ROOT / "docs/promises.md"
 
 
 def sections() -> dict[str, str]:
-    """Return what the page says of each promise."""
+    """Return the page's text of each promise."""
     parts = re.split(r"^## (.*)\n", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def test_every_promise_of_the_readme_has_its_tests() -> None:
+def test_every_promise_of_the_readme_has_tests() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     promises = readme.partition("## What it promises\n")[2].partition("\n## ")[0]
     found = [promise.rstrip(".") for promise in re.findall(r"^- \*\*(.*?)\*\*", promises, re.MULTILINE)]
@@ -28,7 +28,7 @@ def test_every_test_that_proves_a_promise_exists() -> None:
     assert missing_tests(PAGE.read_text(encoding="utf-8")) == []
 
 
-def test_test_that_does_not_exist_is_missing() -> None:
+def test_unknown_test_is_reported_missing() -> None:
     assert missing_tests("tests/test_promises.py::test_none `tests/none.py` tests/test_promises.py::sections") == [
         "tests/test_promises.py::test_none",
         "tests/none.py",

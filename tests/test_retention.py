@@ -1,4 +1,4 @@
-"""How long results are kept: settings that cannot be are refused when the app starts."""
+"""How long results are kept: impossible settings are refused when the app starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in the tables can be read by people and by SQL, and is exact."""
+"""Rows are readable by people and by SQL, and exact."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def connection(postgres_server: PostgresServer) -> Iterator[psycopg.Connection[t
 
 
 def shown(payload: Payload) -> str:
-    """Return what a reader of the table sees, after checking that the payload itself comes back."""
+    """Return the readable value of a row, after checking that the payload itself comes back."""
     text, exact = rows.payload_columns(payload)
     assert text is not None
     assert rows.read_payload(text, exact) == payload
@@ -38,7 +38,7 @@ def shown(payload: Payload) -> str:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
-def test_shown_value_is_json_that_any_sql_casts(
+def test_readable_value_is_json_that_sql_can_cast(
     connection: psycopg.Connection[tuple[object, ...]], payload: Payload
 ) -> None:
     text = shown(payload)
@@ -48,7 +48,7 @@ def test_shown_value_is_json_that_any_sql_casts(
         assert sqlite.execute("SELECT json_valid(?)", (text,)).fetchone() == (1,)
 
 
-def test_random_values_are_shown_as_json_that_casts(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+def test_readable_random_value_is_json_that_sql_can_cast(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     source = random.Random(7)
     texts = [shown(serialise(random_json(source), "json")) for _ in range(500)]
     connection.execute("SELECT t::json, t::jsonb FROM unnest(%s::text[]) AS t", (texts,))
@@ -69,29 +69,29 @@ def test_random_values_are_shown_as_json_that_casts(connection: psycopg.Connecti
         (b"[" * 700 + b"]" * 700, "<application/json, 1400 characters>"),
     ],
 )
-def test_row_shows_a_readable_value(stored: bytes, expected: object) -> None:
+def test_row_has_a_readable_value(stored: bytes, expected: object) -> None:
     text, exact = rows.payload_columns(Payload(stored))
     assert text is not None
     if expected is None:
-        assert (text, exact) == (stored.decode(), None), "as it is, and nothing more"
+        assert (text, exact) == (stored.decode(), None), "only the text"
     else:
         assert json.loads(text) == expected
         assert exact is not None
 
 
-def test_value_that_is_not_json_is_named() -> None:
+def test_value_of_another_format_is_described() -> None:
     for payload in OTHER_PAYLOADS.values():
         if payload.content_type != "application/json":
             assert json.loads(shown(payload)) == f"<{payload.content_type}, {len(payload.body)} bytes>"
 
 
-def test_nothing_is_nothing() -> None:
+def test_missing_payload_has_no_columns() -> None:
     assert rows.payload_columns(None) == (None, None)
     assert rows.read_payload(None, None) is None
 
 
 @pytest.mark.parametrize("text", ["[" * 512 + "]" * 512, json.dumps("[{" * 9_000), json.dumps("9" * 500), "[1e308]"])
-def test_portable(text: str) -> None:
+def test_json_for_every_server_is_portable(text: str) -> None:
     assert json_text.is_portable(text)
 
 
@@ -99,19 +99,19 @@ def test_portable(text: str) -> None:
     "text",
     ["[" * 513 + "]" * 513, "NaN", '"\\u0000"', '"\\uDEAD"', "9" * 20_000, "1e99999", '"\x00"', '{"a": -Infinity}'],
 )
-def test_not_portable(text: str) -> None:
+def test_json_that_a_server_refuses_is_not_portable(text: str) -> None:
     assert not json_text.is_portable(text)
 
 
 @pytest.mark.parametrize(
     "blob", [b"", b"rc1\n", b"rc2\n[]\n", b"rc1\nnot json\nx", b'rc1\n["a"]\nx', b'rc1\n["a", "b", "", ""]']
 )
-def test_damaged_frames(blob: bytes) -> None:
+def test_damaged_frame_is_refused(blob: bytes) -> None:
     with pytest.raises(PayloadUnreadable, match="damaged"):
         framing.unframe(blob)
 
 
-def test_rows_and_records() -> None:
+def test_record_becomes_a_row_and_comes_back() -> None:
     for one in (full_record(), record(result=None), record(result=OTHER_PAYLOADS["every byte"])):
         row = rows.task_row(one)
         assert tuple(row) != ()
@@ -119,7 +119,7 @@ def test_rows_and_records() -> None:
         assert rows.task_record([row[column] for column in rows.TASK_COLUMNS]) == one
 
 
-def test_ids_that_no_table_holds() -> None:
+def test_id_that_no_table_holds_is_not_searched() -> None:
     now = datetime.now(timezone.utc)
     for odd in ("a\x00", "\ud800"):
         with pytest.raises(RecordRefused):
@@ -129,18 +129,20 @@ def test_ids_that_no_table_holds() -> None:
     assert rows.findable(["b", "a", "\x00", "b", "🧊", "\udfff", ""]) == ["b", "a", "🧊", ""]
 
 
-def test_an_update_names_every_column_but_the_id() -> None:
+def test_update_names_every_column_except_the_id() -> None:
     assignments = fragments.update_assignments()
     named = [part.split(" = ")[0] for part in assignments.split(", ")]
     assert sorted(named) == sorted(set(rows.TASK_COLUMNS) - {"task_id"})
-    assert "args_exact = CASE WHEN excluded.args IS NULL" in assignments, "both columns of a payload go together"
+    assert "args_exact = CASE WHEN excluded.args IS NULL" in assignments, (
+        "both columns of a payload are updated together"
+    )
 
 
-def test_patterns() -> None:
+def test_pattern_is_escaped_for_sql() -> None:
     assert fragments.like_pattern("shop.*_100%\\") == "shop.%\\_100\\%\\\\"
     assert fragments.glob_pattern("shop.*[a]?") == "shop.*[[]a][?]"
 
 
-def test_chunks() -> None:
+def test_chunks_split_a_sequence() -> None:
     assert [list(chunk) for chunk in framing.chunks("abcde", 2)] == [["a", "b"], ["c", "d"], ["e"]]
     assert list(framing.chunks([], 2)) == []

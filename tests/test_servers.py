@@ -1,4 +1,4 @@
-"""The test bed tests itself: what the other tests rely on the servers to do."""
+"""The servers of the tests do what the other tests need."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_postgres_keeps_committed_rows_over_kill(new_postgres: Callable[..., Pos
         server.kill()
         assert wait_gone(processes, 0)
         assert not server.running
-        assert (server.data / "postmaster.pid").exists(), "nobody cleaned up, as after a power cut"
+        assert (server.data / "postmaster.pid").exists(), "no clean-up, as after a power cut"
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
     server.start()
@@ -76,19 +76,19 @@ def test_postgres_is_durable_and_takes_settings(new_postgres: Callable[..., Post
     assert server.execute("SHOW fsync") == [("off",)]
 
 
-def test_postgres_wants_the_password(postgres_server: PostgresServer) -> None:
+def test_postgres_requires_the_password(postgres_server: PostgresServer) -> None:
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(postgres_server.url.replace(f":{IN_URL}@", ":wrong@"))
     assert postgres_server.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == [(True,)]
 
 
-def test_postgres_trust(new_postgres: Callable[..., PostgresServer]) -> None:
+def test_postgres_with_trust_needs_no_password(new_postgres: Callable[..., PostgresServer]) -> None:
     server = new_postgres(auth="trust")
     assert IN_URL not in server.url
     assert server.execute("SELECT 1") == [(1,)]
 
 
-def test_postgres_pause(new_postgres: Callable[..., PostgresServer]) -> None:
+def test_paused_postgres_does_not_reply(new_postgres: Callable[..., PostgresServer]) -> None:
     server = new_postgres()
     with psycopg.connect(server.url) as connection:
         server.pause()
@@ -124,7 +124,7 @@ def test_pgbouncer_shares_sessions(
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_postgres_url_is_a_fresh_database(postgres_url: str, turn: int) -> None:
+def test_postgres_url_is_an_empty_database(postgres_url: str, turn: int) -> None:
     with psycopg.connect(postgres_url) as connection:
         connection.execute("CREATE TABLE only_here (n int)")
 
@@ -210,7 +210,7 @@ def test_redis_appendonly_keeps_keys_over_kill(new_redis: Callable[..., RedisSer
         assert client.get("key") is None
 
 
-def test_redis_pause(new_redis: Callable[..., RedisServer]) -> None:
+def test_paused_redis_does_not_reply(new_redis: Callable[..., RedisServer]) -> None:
     server = new_redis()
     with redis.Redis.from_url(server.url, socket_timeout=0.2, retry=None) as client:
         server.pause()
@@ -223,12 +223,12 @@ def test_redis_pause(new_redis: Callable[..., RedisServer]) -> None:
     assert not server.running
 
 
-def test_redis_that_cannot_start_says_why(new_redis: Callable[..., RedisServer]) -> None:
+def test_redis_that_cannot_start_is_an_error_with_its_log(new_redis: Callable[..., RedisServer]) -> None:
     with pytest.raises(ServerError, match=r"(?s)ended with status 1 .*no-such-setting"):
         new_redis(no_such_setting=1)
 
 
-def test_rabbit_comes_back_after_a_kill_and_keeps_durable_messages_over_a_stop(
+def test_rabbit_restarts_and_keeps_durable_messages(
     new_rabbit: Callable[..., RabbitServer],
 ) -> None:
     server = new_rabbit(heartbeat=77)
@@ -249,7 +249,7 @@ def test_rabbit_comes_back_after_a_kill_and_keeps_durable_messages_over_a_stop(
     server.start()
     with Connection(f"127.0.0.1:{server.port}") as connection:
         assert connection.channel().basic_get("kept").body == "hello"
-    # what a kill leaves of a queue that was just declared is up to the node: it writes its tables a little later
+    # a queue that was just declared may be lost by a kill: the node writes its tables a little later
     processes = family(server.pid)
     server.kill()
     assert wait_gone(processes, 0)
@@ -259,10 +259,10 @@ def test_rabbit_comes_back_after_a_kill_and_keeps_durable_messages_over_a_stop(
     epmd = server._epmd_process
     assert epmd is not None
     server.stop()
-    assert epmd.poll() is not None, "the name server goes with the node"
+    assert epmd.poll() is not None, "the name server ends with the node"
 
 
-def test_rabbit_url_is_a_fresh_virtual_host(rabbit_url: str, rabbit_server: RabbitServer) -> None:
+def test_rabbit_url_is_an_empty_virtual_host(rabbit_url: str, rabbit_server: RabbitServer) -> None:
     other = rabbit_server.create_vhost()
     assert other != rabbit_url
     for url, found in ((rabbit_url, 1), (other, 0)):
@@ -277,7 +277,7 @@ def test_rabbit_url_is_a_fresh_virtual_host(rabbit_url: str, rabbit_server: Rabb
         rabbit_server.create_vhost('"')
 
 
-def test_servers_die_with_a_killed_test_run() -> None:
+def test_servers_end_with_a_killed_test_run() -> None:
     program = (
         "import time; from tests.servers import *; servers = [RedisServer(), PostgresServer()];"
         "[server.start() for server in servers];"
@@ -318,7 +318,7 @@ def test_missing_pgbouncer_names_the_package(postgres_server: PostgresServer, mo
 
 @pytest.fixture
 def redis_without_tls(tmp_path: Path) -> Path:
-    """A folder with a Redis that answers as one without TLS does."""
+    """A folder with a Redis that behaves like one without TLS."""
     program = tmp_path / "redis-server"
     refusal = 'echo "Bad directive or wrong number of arguments"; exit 1'
     real = shutil.which("redis-server")
@@ -327,7 +327,7 @@ def redis_without_tls(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_chosen_redis_without_tls_serves_its_socket_and_names_what_it_lacks(
+def test_chosen_redis_without_tls_names_the_missing_tls(
     redis_without_tls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(servers, "CHOSEN_REDIS", str(redis_without_tls))
@@ -340,7 +340,7 @@ def test_chosen_redis_without_tls_serves_its_socket_and_names_what_it_lacks(
         TlsSentinelSet()
 
 
-def test_installed_redis_without_tls_is_never_excused(redis_without_tls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_redis_without_tls_fails(redis_without_tls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "CHOSEN_REDIS", None)
     monkeypatch.setenv("PATH", str(redis_without_tls), prepend=os.pathsep)
     with pytest.raises(MissingServer, match=r"built without TLS: on Debian, apt-get install redis-server$"):
@@ -358,7 +358,7 @@ def test_installed_postgres_has_tls(new_postgres: Callable[..., PostgresServer],
     new_postgres().serve_tls(issued.certificate, issued.key)
 
 
-def test_a_crash_is_not_hidden(new_redis: Callable[..., RedisServer]) -> None:
+def test_crash_of_a_server_is_not_hidden(new_redis: Callable[..., RedisServer]) -> None:
     server = new_redis()
     os.kill(server.pid, signal.SIGKILL)
     assert wait_gone([psutil.Process(server.pid)], 5)

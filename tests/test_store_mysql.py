@@ -352,7 +352,6 @@ def test_server_without_tls_is_refused(mysql_url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("made", [0, 1, 2, 3, 4])
 def test_unfinished_tables_are_completed(mysql_server: MariaDBServer, mysql_url: str, made: int) -> None:
     """The process that created them died after ``made`` statements."""
-    # -- many clients at once
     with opened(mysql_url) as store:
         script = store.schema.sql()  # type: ignore[attr-defined]
         name = mysql_url.rpartition("/")[2]

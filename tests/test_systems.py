@@ -1,4 +1,4 @@
-"""The table of systems is kept by the tests themselves: a claim that does not come true fails the run."""
+"""The tests write the table of systems: a claim that is not true fails the run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(folder: Path, *options: str, suite: str = SUITE) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_run_writes_what_it_found_and_another_checks_it(tmp_path: Path) -> None:
+def test_table_is_written_by_one_run_and_checked_by_another(tmp_path: Path) -> None:
     written = tmp_path / "page.md"
     status, said = run(tmp_path, "--write-systems")
     assert status == 0, said
@@ -48,16 +48,16 @@ def test_a_run_writes_what_it_found_and_another_checks_it(tmp_path: Path) -> Non
 
     written.write_text(page({("SQLite", FEATURE): "yes", ("Redis", FEATURE): "yes"}))
     status, said = run(tmp_path)
-    assert status == 1, "SQLite's yes does not come true"
+    assert status == 1, "SQLite's yes is not true"
     assert "SQLite" in said.partition("page.md is not true")[2]
     assert "it cannot" in said
-    assert run(tmp_path, "-k", "one")[0] == 0, "what was not run wholly is not judged"
+    assert run(tmp_path, "-k", "one")[0] == 0, "an incomplete group is not judged"
     assert run(tmp_path, "--write-systems", "-k", "postgres")[0] == 0
     assert read_claims(written.read_text()) == {
         ("SQLite", FEATURE): "yes",
         ("PostgreSQL", FEATURE): "yes",
         ("Redis", FEATURE): "yes",
-    }, "what was not run stays"
+    }, "other cells stay"
 
 
 @pytest.mark.parametrize("reason", ["Celery before 5.7 cannot", "this Redis is built without TLS"])

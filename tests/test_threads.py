@@ -1,4 +1,4 @@
-"""Threads that the package starts: the work is done also where the system has room for one more thread only."""
+"""Threads of the package: work is done even if the system allows only one more thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rootcellar.support.threads import start_thread
 FOR_ALL_ELSE = 20.0
 
 
-def test_work_is_done_once_where_there_is_room_for_one_more_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_done_once_if_only_one_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     works: list[int] = []
     is_done = threading.Event()
@@ -57,11 +57,11 @@ try:
     start_thread(lambda: None, "name")
 except RuntimeError as exc:
     said = str(exc)
-# what could not be started is gone now
+# now a thread can start
 print(said, len(tries))
 """
 
 
-def test_caller_gets_the_error_after_one_try_where_there_is_no_room_at_all() -> None:
+def test_caller_gets_an_error_if_no_thread_can_start() -> None:
     script = [sys.executable, "-c", NO_ROOM]
     assert subprocess.run(script, capture_output=True, text=True).stdout == "can't start new thread 1\n"

@@ -1,4 +1,4 @@
-"""No part of a password in a URL is shown, however the URL was written."""
+"""No part of a password in a URL is shown, in any form of URL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rootcellar.urls import redact
 from tests.commands import run
 from tests.servers import PASSWORD, PASSWORD_WORDS
 
-#: passwords that should have been written as %XX; every part of them is one of these words
+#: passwords that should have been quoted as %XX; each part of them is one of these words
 WORDS = ("zq1x", "zq2x", "zq3x")
 RAW = [
     "zq1x@zq2x:zq3x/zq1x#zq2x",
@@ -43,7 +43,7 @@ SCHEMES = ["redis", "rediss", "sentinel", "redis-cluster", "postgresql", "mysql"
         "{s}://one:1;{s}://:{p}@other:2/0",
     ],
 )
-def test_no_part_of_a_password_is_left_in_a_url(form: str, password: str) -> None:
+def test_masked_url_has_no_part_of_the_password(form: str, password: str) -> None:
     for scheme in SCHEMES:
         shown = redact(form.format(s=scheme, p=password))
         assert not [word for word in (*WORDS, *PASSWORD_WORDS) if word in shown], shown
@@ -78,7 +78,7 @@ def test_no_part_of_a_password_is_left_in_a_url(form: str, password: str) -> Non
 )
 def test_urls_and_texts_with_urls_are_masked(text: str, expected: str) -> None:
     assert redact(text) == expected
-    assert redact(expected) == expected, "what is masked stays as it is"
+    assert redact(expected) == expected, "a masked text stays unchanged"
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_masking_megabytes_of_urls_takes_linear_time(beginning: str, unit: str) 
     text = beginning + unit * (2_000_000 // len(unit))
     started = time.process_time()
     redact(text)
-    # five times what is allowed on a quiet machine; a time that grows faster than the text is hundreds of times as long
+    # five times the limit of a quiet machine; a time that grows faster than the text is hundreds of times as long
     assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("password", RAW)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_store_that_refuses_a_raw_password_shows_no_part_of_it(scheme: str, password: str) -> None:
+def test_refused_raw_password_is_not_shown(scheme: str, password: str) -> None:
     for url in (
         f"{scheme}://celery:{password}@127.0.0.1:1/0",
         f"{scheme}::{password}@127.0.0.1",
@@ -114,7 +114,7 @@ def test_store_that_refuses_a_raw_password_shows_no_part_of_it(scheme: str, pass
 @pytest.mark.parametrize(
     "url", ["redis://celery:{p}@127.0.0.1:1/0", "rootcellar+sentinel::{p}@127.0.0.1", "amqp://celery:{p}@127.0.0.1:1//"]
 )
-def test_check_shows_no_part_of_a_raw_password(url: str) -> None:
+def test_check_does_not_show_a_raw_password(url: str) -> None:
     given = url.format(p=RAW[0])
     ended = run("check", env={"CELERY_BROKER": given, "CELERY_RESULT_BACKEND": given})
     assert not [word for word in WORDS if word in ended.out + ended.err], ended.out + ended.err

@@ -1,4 +1,4 @@
-"""Ids, names and texts that others wrote steer no terminal and forge no line, wherever they are printed."""
+"""Ids, names and texts of others cannot control a terminal or forge a line, wherever they are printed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ HOSTILE = (
 
 
 def is_plain(text: str) -> bool:
-    """Tell whether nothing in a text is a control, changes the direction, or takes no room."""
+    """Return whether a text has no control character, no change of direction, and no invisible character."""
     return not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in text)
 
 
-def test_text_in_one_line_holds_nothing_that_is_not_seen() -> None:
+def test_one_line_text_has_only_visible_characters() -> None:
     assert is_plain(visible(HOSTILE))
     assert visible(HOSTILE).startswith(r"id\x1b[2J\r\n2026-01-01 ERROR forged\x07\u202eback")
     assert visible(visible(HOSTILE)) == visible(HOSTILE)
@@ -36,16 +36,16 @@ def test_text_in_one_line_holds_nothing_that_is_not_seen() -> None:
 
 
 @pytest.mark.parametrize("number", [0x34F, 0x115F, 0x3164, 0x2800, 0xFE0F, 0xFFA0, 0x180E, 0xE0100, 0xD800])
-def test_letter_that_takes_no_room_is_shown_as_an_escape(number: int) -> None:
+def test_invisible_letter_is_escaped(number: int) -> None:
     assert visible(chr(number)).startswith("\\")
 
 
-def test_error_holds_nothing_that_is_not_seen() -> None:
+def test_error_has_only_visible_characters() -> None:
     error = StoreUnavailable(f"no {HOSTILE}", where=HOSTILE, remedy=HOSTILE)
     assert is_plain(str(error) + repr(error) + error.what)
 
 
-def test_log_line_holds_nothing_that_is_not_seen() -> None:
+def test_log_line_has_only_visible_characters() -> None:
     out = io.StringIO()
     logger = visible_logs(logging.Logger("test"))
     logger.addHandler(handler := logging.StreamHandler(out))
@@ -63,17 +63,15 @@ def test_log_line_holds_nothing_that_is_not_seen() -> None:
     assert lines[3] == "Traceback (most recent call last):"
 
 
-def test_every_logger_of_the_package_makes_visible_what_it_is_given() -> None:
-    """No module takes a logger from elsewhere."""
+def test_every_logger_of_the_package_escapes_its_arguments() -> None:
+    """No module gets a logger in another way."""
     for path in Path(rootcellar.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             is_logger = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "logger"
             assert not is_logger or ast.unparse(node.value).startswith("visible_logs("), path
 
 
-def test_result_that_cannot_be_stored_is_logged_in_one_plain_line(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
+def test_lost_result_is_logged_in_one_plain_line(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     app = Celery(broker="memory://", backend="rootcellar+redis://127.0.0.1:1/0", set_as_current=False)
     app.conf.result_backend_max_retries = 1
     app.conf.result_backend_base_sleep_between_retries_ms = 1
@@ -84,6 +82,6 @@ def test_result_that_cannot_be_stored_is_logged_in_one_plain_line(
     assert all(map(is_plain, said))
 
 
-def test_sentence_of_a_command_holds_nothing_that_is_not_seen(capsys: pytest.CaptureFixture[str]) -> None:
+def test_message_of_a_command_has_only_visible_characters(capsys: pytest.CaptureFixture[str]) -> None:
     say(f"no {HOSTILE}")
     assert all(map(is_plain, capsys.readouterr().out.split("\n")))

@@ -1,4 +1,4 @@
-"""The test bed tests itself: real workers start, answer, lose children and die as the other tests need."""
+"""The workers of the tests start, answer, lose children and end as the other tests need."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TASK = "tests.apps.ping.ping"
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent", "eventlet"])
-def test_redis_broker(pool: Pool, redis_url: str) -> None:
+def test_worker_runs_a_task_over_redis(pool: Pool, redis_url: str) -> None:
     with Worker(APP, env={"TEST_BROKER": redis_url, "TEST_BACKEND": redis_url}, pool=pool, concurrency=2) as worker:
         app = Celery(broker=redis_url, backend=redis_url)
         assert app.send_task(TASK, ["hello"]).get(timeout=20) == "hello"
         assert len(worker.children()) == (2 if pool == "prefork" else 0)
-        if pool in ("prefork", "threads"):  # with the others, Celery takes 5 s
+        if pool in ("prefork", "threads"):  # with the other pools, Celery takes 5 s
             assert worker.stop() == 0
             worker.wait_for_log("Warm shutdown", timeout=0)
     assert not worker.running
@@ -32,13 +32,13 @@ def test_redis_broker(pool: Pool, redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_rabbit_broker(pool: Pool, rabbit_url: str) -> None:
+def test_worker_runs_a_task_over_rabbitmq(pool: Pool, rabbit_url: str) -> None:
     with Worker(APP, env={"TEST_BROKER": rabbit_url}, pool=pool, args=["-Q", "special"]) as worker:
         sent = Celery(broker=rabbit_url).send_task(TASK, ["hello"], queue="special")
         assert worker.wait_for_log(rf"{TASK}\[{sent.id}\] succeeded in .*: '(\w+)'")[1] == "hello"
 
 
-def test_kill_child(redis_url: str) -> None:
+def test_kill_child_ends_one_child(redis_url: str) -> None:
     with Worker(APP, env={"TEST_BROKER": redis_url, "TEST_BACKEND": redis_url}, concurrency=2) as worker:
         first, second = worker.children()
         assert worker.kill_child(second) == second
@@ -51,7 +51,7 @@ def test_kill_child(redis_url: str) -> None:
         assert worker.kill_child() == first
 
 
-def test_kill_and_start_again(redis_url: str) -> None:
+def test_killed_worker_starts_again(redis_url: str) -> None:
     with Worker(APP, env={"TEST_BROKER": redis_url}, concurrency=2) as worker:
         main = psutil.Process(worker.pid)
         everyone = [main, *main.children(recursive=True)]
@@ -64,13 +64,13 @@ def test_kill_and_start_again(redis_url: str) -> None:
         assert len(worker.children()) == 2
 
 
-def test_stop_falls_back_to_kill(redis_url: str) -> None:
+def test_stop_kills_a_worker_that_does_not_end(redis_url: str) -> None:
     with Worker(APP, env={"TEST_BROKER": redis_url}) as worker:
         psutil.Process(worker.pid).suspend()
         assert worker.stop(timeout=0.1) == -9
 
 
-def test_worker_that_cannot_start_says_why() -> None:
+def test_worker_that_cannot_start_is_an_error_with_its_log() -> None:
     worker = Worker("tests.apps.no_such_app")
     with pytest.raises(WorkerError, match=r"(?s)ended without logging .*no_such_app"):
         worker.start()
@@ -78,17 +78,17 @@ def test_worker_that_cannot_start_says_why() -> None:
     shutil.rmtree(worker.folder)
 
 
-def test_wait_for_log_gives_up(redis_url: str) -> None:
+def test_wait_for_log_times_out(redis_url: str) -> None:
     with Worker(APP, env={"TEST_BROKER": redis_url}, pool="solo") as worker:
         started = time.monotonic()
         with pytest.raises(WorkerError, match=r"did not log 'never said' in 0.2 s"):
             worker.wait_for_log("never said", timeout=0.2)
-        assert time.monotonic() - started < 20, "not the timeout that it has by default"
+        assert time.monotonic() - started < 20, "not the default timeout"
         with pytest.raises(WorkerError, match="did not log"):
             worker.wait_for_log("ready", timeout=0, since=worker.mark())
 
 
-def test_workers_die_with_a_killed_test_run(redis_url: str) -> None:
+def test_workers_end_with_a_killed_test_run(redis_url: str) -> None:
     program = (
         "import time; from tests.workers import Worker;"
         f"worker = Worker({APP!r}, env={{'TEST_BROKER': {redis_url!r}}});"

@@ -1,4 +1,4 @@
-"""``rootcellar explain``: every name that is printed leads to an entry, at run time and without the repository."""
+"""``rootcellar explain``: every printed name has an entry, also without the repository."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.commands import run, run_here, run_on_terminal
 
 
 def printed_command(text: str) -> list[str]:
-    """Return the words of the command that a message ends in, after `rootcellar`."""
+    """Return the words of the command at the end of a message, after `rootcellar`."""
     match = re.search(r"\(see `rootcellar ([^`]+)`\)$", text.strip())
     assert match, text
     return match[1].split()
 
 
-def test_command_that_a_message_ends_in_prints_its_entry() -> None:
+def test_command_at_the_end_of_an_error_prints_its_entry() -> None:
     failed = run_here("history", "-b", "nosuch://here")
     ended = run_here(*printed_command(failed.err))
     assert ended.status == 0
@@ -31,21 +31,21 @@ def test_command_that_a_message_ends_in_prints_its_entry() -> None:
     assert "db+postgresql:// is rootcellar+postgresql:// here" in ended.out
 
 
-def test_command_that_check_ends_in_prints_its_entry() -> None:
+def test_command_at_the_end_of_check_prints_its_entry() -> None:
     ended = run_here("check", "redis://127.0.0.1:1/0")
     found = run_here(*printed_command(ended.out))
     assert found.status == 0
     assert found.out.startswith("tcp-refused (failure of `rootcellar check`)\n")
 
 
-def test_entry_says_why_what_to_do_and_whether_it_passes() -> None:
+def test_entry_has_reason_remedy_and_whether_it_is_retryable() -> None:
     out = run_here("explain", "store-unavailable").out
     assert re.search(r"^why: +\S", out, re.MULTILINE)
     assert re.search(r"^do: +\S", out, re.MULTILINE)
     assert "The problem may end by itself" in out
 
 
-def test_entry_as_json() -> None:
+def test_entry_is_printed_as_json() -> None:
     found = json.loads(run_here("explain", "key-missing", "--json").out)
     assert (found["name"], found["error"], found["level"], found["retryable"]) == (
         "key-missing",
@@ -58,7 +58,7 @@ def test_entry_as_json() -> None:
 
 
 @pytest.mark.parametrize("name", ["KeyMissing", "key_missing", "KEY-MISSING", "key.missing", " key-missing "])
-def test_name_is_understood_however_it_is_written(name: str) -> None:
+def test_name_is_accepted_in_every_form(name: str) -> None:
     assert run_here("explain", name).out.startswith("key-missing ")
 
 
@@ -70,7 +70,7 @@ def test_every_name_has_an_entry_that_prints() -> None:
         assert run_here("explain", name).status == 0
 
 
-def test_without_a_name_all_names_are_listed() -> None:
+def test_explain_without_a_name_lists_all_names() -> None:
     ended = run_here("explain")
     assert ended.status == 0
     for name, entry in entries().items():
@@ -82,13 +82,13 @@ def test_without_a_name_all_names_are_listed() -> None:
     ("name", "meant"),
     [("store-unavailble", "store-unavailable"), ("eviction", "redis-eviction"), ("tls", "tls-wrong-ca")],
 )
-def test_unknown_name_is_wrong_use_with_a_suggestion(name: str, meant: str) -> None:
+def test_unknown_name_gets_a_suggestion(name: str, meant: str) -> None:
     ended = run_here("explain", name)
     assert (ended.status, ended.out) == (2, "")
     assert meant in ended.err
 
 
-def test_unknown_name_without_a_likeness_is_wrong_use_that_says_where_names_are() -> None:
+def test_unknown_name_without_a_match_lists_where_names_are() -> None:
     ended = run_here("explain", "zzz\x1b[31m")
     assert (ended.status, ended.out) == (2, "")
     assert "`rootcellar explain` lists all names" in ended.err
@@ -101,7 +101,7 @@ def test_entry_fits_the_terminal() -> None:
     assert max(map(len, plain.splitlines())) <= 60
 
 
-def test_explaining_needs_no_settings_and_no_server() -> None:
+def test_explain_needs_no_settings_and_no_server() -> None:
     ended = run("explain", "settings-wrong", env={"CELERY_RESULT_BACKEND": "nonsense", "DB_PORT": "x"})
     assert (ended.status, ended.err) == (0, "")
 
@@ -117,9 +117,9 @@ def test_worker_does_not_load_the_entries() -> None:
 
 
 class ErrorOfAnotherPackage(StoreError):
-    """What a store of another package may raise."""
+    """An error of a store of another package."""
 
 
-def test_error_of_another_package_has_the_name_of_the_one_that_it_extends() -> None:
+def test_error_of_another_package_has_its_base_class_name() -> None:
     assert ErrorOfAnotherPackage("odd").code == "store-error"
     assert "rootcellar explain store-error" in str(ErrorOfAnotherPackage("odd"))

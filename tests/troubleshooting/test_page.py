@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md is what the code says, and has an entry for everything that is printed."""
+"""docs/troubleshooting.md is generated from the code, and has an entry for every printed name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANCHORS = set(re.findall(r'<a id="([^"]+)"></a>', PAGE))
 
 @pytest.fixture(autouse=True, scope="module")
 def all_is_imported() -> None:
-    """Errors are also made in modules that are imported when they are needed."""
+    """Import all modules, because errors are also defined in modules that are imported late."""
     for module in pkgutil.walk_packages(rootcellar.__path__, "rootcellar."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
@@ -46,7 +46,7 @@ def every_error() -> Iterator[type[RootcellarError]]:
     yield from below(RootcellarError)
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def test_page_is_up_to_date() -> None:
     assert page() == PAGE, "run: make troubleshooting"
 
 
@@ -56,7 +56,7 @@ def test_every_error_and_every_finding_has_an_entry() -> None:
     assert len(ANCHORS) == len(re.findall("<a id=", PAGE)), "two entries have one name"
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_has_a_target() -> None:
     assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= {*ANCHORS, "by-symptom"}
     for name in re.findall(r"\]\(([\w-]+\.md)", PAGE):
         assert (ROOT / "docs" / name).exists()
@@ -73,7 +73,7 @@ def test_entries_and_error_classes_agree() -> None:
             assert entries()[code_of(cls)].retryable is cls.retryable, cls
 
 
-def test_errors_and_findings_are_named_alike() -> None:
+def test_errors_and_findings_have_names_of_one_form() -> None:
     for name in entries():
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name), name
 
@@ -102,7 +102,7 @@ def test_entries_say_more_than_the_messages() -> None:
         ("the table grows without end", "expired results"),
     ],
 )
-def test_the_usual_troubles_are_found_by_what_is_seen(words: str, title: str) -> None:
+def test_usual_problem_is_found_by_its_symptom(words: str, title: str) -> None:
     symptoms = PAGE.partition("## Errors")[0]
     (section,) = [part for part in symptoms.split("\n### ")[1:] if words in part]
     assert section.partition("\n")[0].endswith(title)
@@ -111,7 +111,7 @@ def test_the_usual_troubles_are_found_by_what_is_seen(words: str, title: str) ->
 
 
 def raised() -> Iterator[RootcellarError]:
-    """Errors as they happen, each made in another way."""
+    """Real errors, of different kinds."""
     for act in (
         lambda: open_store("nosuch://here"),
         lambda: open_store("sqlite://"),
@@ -135,7 +135,7 @@ def test_printed_message_ends_in_the_name_of_its_entry() -> None:
             assert "rootcellar explain" not in str(error)
         else:
             assert str(error).endswith(f" (see `rootcellar explain {error.code}`)")
-        # the messages that the tests compare with the entries are those that are printed
+        # the compared messages are the printed ones
         mine = [message for message in all_messages() if message.error == type(error).__name__]
         fitting = [message for message in mine if fits(error.what, message.what) and fits(error.remedy, message.remedy)]
         assert fitting, f"{type(error).__name__}: {error}"
@@ -147,7 +147,7 @@ def fits(text: str, pattern: str) -> bool:
     return not pattern or re.search(alternatives, text) is not None
 
 
-def test_commands_name_the_entry() -> None:
+def test_command_names_the_entry() -> None:
     assert "(see `rootcellar explain unknown-scheme`)" in run_here("history", "-b", "nosuch://here").err
     ended = run_here("settings", "--env-file", "/nosuch", "--json")
     assert json.loads(ended.out)["see"] == "rootcellar explain settings-wrong"
@@ -155,6 +155,6 @@ def test_commands_name_the_entry() -> None:
     assert json.loads(ended.out)["first"]["see"] == "rootcellar explain tcp-refused"
 
 
-def test_the_names_of_entries() -> None:
+def test_entry_name_is_made_from_the_class() -> None:
     names = {"StoreUnavailable": "store-unavailable", "RPCError": "rpc-error", "DiskFull": "disk-full"}
     assert {name: errors.kebab(name) for name in names} == names
