@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rootcellar.checks.register import GROUPS
 from rootcellar.troubleshooting.catalogue import ERRORS, Entry, entries
@@ -37,12 +37,16 @@ def _lines() -> Iterator[str]:
     )
     for entry in entries().values():
         if entry.group == ERRORS:
-            yield from _entry(entry)
+            yield from _entry(entry, "###")
     yield "## What `rootcellar check` finds\n"
+    yield "`rootcellar check` and `rootcellar explain NAME` also print the reason for each.\n"
     for title, problems in GROUPS:
         yield f"### {title}\n"
-        for problem in problems:
-            yield from _entry(entries()[problem.code])
+        found = [entries()[problem.code] for problem in problems]
+        for entry in found:
+            if entry.error:
+                yield from _entry(entry, "####")
+        yield from _table([entry for entry in found if not entry.error])
 
 
 def _symptom(symptom: Symptom) -> Iterator[str]:
@@ -58,13 +62,23 @@ def _symptom(symptom: Symptom) -> Iterator[str]:
     yield f"\nSee also: {links}.\n" if links else ""
 
 
-def _entry(entry: Entry) -> Iterator[str]:
+def _entry(entry: Entry, heading: str) -> Iterator[str]:
     kinds = ", ".join(filter(None, [f"`{entry.error}`" if entry.error else "", entry.level]))
     yield f'<a id="{entry.name}"></a>\n'
-    yield f"#### `{entry.name}` ({kinds}): {entry.title}\n"
+    yield f"{heading} `{entry.name}` ({kinds}): {entry.title}\n"
     for why, remedy in entry.causes:
         yield f"{why}\n"
         yield f"**Do:** {remedy}\n"
+
+
+def _table(findings: Sequence[Entry]) -> Iterator[str]:
+    """Yield a row for each finding that is no error: what was found, and what to do."""
+    yield "| name | what was found | what to do |\n|---|---|---|"
+    for entry in findings:
+        name = f'<a id="{entry.name}"></a>`{entry.name}` ({entry.level})'
+        remedies = " ".join(remedy for _, remedy in entry.causes)
+        yield f"| {name} | {_cell(entry.title)} | {_cell(remedies)} |"
+    yield ""
 
 
 def _cell(text: str) -> str:
