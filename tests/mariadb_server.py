@@ -12,7 +12,8 @@ from typing import Any
 import pymysql
 from pymysql.constants import CLIENT
 
-from tests.servers import HOST, IN_URL, PASSWORD, MissingServer, Server, Setting, _which, die_with_parent
+from rootcellar.testing.child_processes import die_with_parent, find_program
+from tests.servers import HOST, IN_URL, PASSWORD, MissingServer, Server, Setting
 
 
 class MariaDBServer(Server):
@@ -27,8 +28,8 @@ class MariaDBServer(Server):
 
         Raises MissingServer when MariaDB is not installed, ServerError when its files cannot be made.
         """
-        self._program = _which("mariadbd")
-        if self._program is None or _which("mariadb-install-db") is None:
+        self._program = find_program("mariadbd")
+        if self._program is None or find_program("mariadb-install-db") is None:
             raise MissingServer("MariaDB is not installed: on Debian, apt-get install mariadb-server")
         super().__init__(
             **{
@@ -45,7 +46,7 @@ class MariaDBServer(Server):
         self._make_files()
 
     def _make_files(self) -> None:
-        command = [str(_which("mariadb-install-db")), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"]
+        command = [str(find_program("mariadb-install-db")), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"]
         command += ["--auth-root-authentication-method=normal", "--skip-name-resolve", "--innodb-log-file-size=4M"]
         # these first files need not survive a power cut; and MariaDB refuses to run as root unless told to
         command += ["--innodb-flush-method=nosync", *(["--user=root"] if os.geteuid() == 0 else [])]

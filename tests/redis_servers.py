@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +12,9 @@ from urllib.parse import quote
 
 import redis
 
+from rootcellar.testing.child_processes import poll
 from tests.certificates import Authority
-from tests.servers import HOST, PASSWORD, RedisServer, ServerError, Setting, free_port, take_port
+from tests.servers import HOST, PASSWORD, START_SECONDS, RedisServer, ServerError, Setting, free_port, take_port
 
 #: what an ACL user needs, and no more; docs/redis.md says the same
 COMMANDS = (
@@ -405,12 +405,11 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
+def _until(condition: Callable[[], Any], what: str, timeout: float = START_SECONDS) -> None:
+    def is_true() -> bool:
         with contextlib.suppress(redis.RedisError, KeyError):
-            if condition():
-                return
-        if time.monotonic() > deadline:
-            raise ServerError(f"not within {timeout:g} s: {what}")
-        time.sleep(0.02)
+            return bool(condition())
+        return False
+
+    if not poll(is_true, timeout):
+        raise ServerError(f"not within {timeout:g} s: {what}")

@@ -9,7 +9,6 @@ signal when the *thread* that started the process ends.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import itertools
@@ -24,8 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -39,7 +37,7 @@ import pymongo.errors
 import redis
 from psycopg import sql
 
-from rootcellar.testing.child_processes import die_with_parent, wait_gone
+from rootcellar.testing.child_processes import call_at_exit, die_with_parent, find_program, poll, wait_gone
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -49,7 +47,6 @@ else:
 HOST = "127.0.0.1"
 START_SECONDS = 120.0  # a start is normally 0.1 s (Redis), 0.5 s (PostgreSQL), 5 s (RabbitMQ)
 STOP_SECONDS = 30.0
-POLL_SECONDS = 0.02
 
 #: two words that are found however the rest is encoded, and between them all that is special somewhere
 PASSWORD_WORDS = ("Zq7Kv", "Jx4Wm")
@@ -124,20 +121,6 @@ def tail(log: Path, lines: int = 30) -> str:
     return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
 
 
-def _poll(condition: Callable[[], bool], timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
-
-
-def _which(program: str) -> str | None:
-    # an ordinary user's PATH often lacks the sbin folders
-    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
-
-
 def _temporary_folder(name: str) -> Path:
     # Unix socket paths are limited to about 100 characters and another user may have to walk down to the folder,
     # so a long or private TMPDIR will not do.
@@ -155,14 +138,14 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 # -- the servers -------------------------------------------------------------------------------------------------------
 
 _servers: list[Server] = []
-_main_pid = os.getpid()
 
 
-@atexit.register
 def _close_all() -> None:
-    if os.getpid() == _main_pid:  # not in a forked child: the servers are not its own
-        for server in list(_servers):
-            server.close()
+    for server in list(_servers):
+        server.close()
+
+
+call_at_exit(_close_all)
 
 
 class Server:
@@ -240,7 +223,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal is for pytest, which then stops the server
             )
-        answered = _poll(lambda: not self.running or self._answers(), START_SECONDS)
+        answered = poll(lambda: not self.running or self._answers(), START_SECONDS)
         if not self.running:
             self._fail(f"ended with status {self._process.returncode} while starting")
         if not answered:
@@ -339,7 +322,7 @@ class Server:
 
         for process in processes:
             _signal(process, signal.SIGSTOP)
-        if not _poll(lambda: all(still(process) for process in processes), STOP_SECONDS):  # stopping takes a moment
+        if not poll(lambda: all(still(process) for process in processes), STOP_SECONDS):  # stopping takes a moment
             self._fail("has processes that SIGSTOP does not stop")
 
     def _fail(self, problem: str) -> None:
@@ -540,7 +523,7 @@ class PostgresServer(Server):
         # the pid file is still there after a kill; its line 7 holds the key and the id of the shared memory
         left = self.data / "postmaster.pid"
         lines = left.read_text().splitlines() if left.exists() and not self.running else []
-        if len(lines) > 6 and (ipcrm := _which("ipcrm")):
+        if len(lines) > 6 and (ipcrm := find_program("ipcrm")):
             subprocess.run([ipcrm, "-m", lines[6].split()[1]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         super().close()
 
@@ -564,7 +547,7 @@ class PgBouncerServer(Server):
 
         Raises MissingServer when PgBouncer is not installed.
         """
-        self._program = _which("pgbouncer")
+        self._program = find_program("pgbouncer")
         if self._program is None:
             raise MissingServer("PgBouncer is not installed: on Debian, apt-get install pgbouncer")
         super().__init__(**{"pool_mode": "transaction", "max_client_conn": 1000, **settings})
@@ -629,7 +612,7 @@ class RedisServer(Server):
 
     def __init__(self, **settings: Setting) -> None:
         """Prepare the server; raises MissingServer when Redis is not installed."""
-        self._program = _which(f"{CHOSEN_REDIS}/redis-server" if CHOSEN_REDIS else "redis-server")
+        self._program = find_program(f"{CHOSEN_REDIS}/redis-server" if CHOSEN_REDIS else "redis-server")
         if self._program is None:
             where = f" in ROOTCELLAR_TEST_REDIS_BIN={CHOSEN_REDIS}" if CHOSEN_REDIS else ""
             raise MissingServer(f"Redis is not installed{where}: on Debian, apt-get install redis-server")
@@ -750,8 +733,8 @@ class RabbitServer(Server):
     def __init__(self, **settings: Setting) -> None:
         """Prepare the node; raises MissingServer when RabbitMQ is not installed."""
         # not /usr/sbin/rabbitmq-server where it can be avoided: Debian's wrapper runs only as root or rabbitmq
-        self._program = _which("/usr/lib/rabbitmq/bin/rabbitmq-server") or _which("rabbitmq-server")
-        self._epmd, self._erl = _which("epmd"), _which("erl")
+        self._program = find_program("/usr/lib/rabbitmq/bin/rabbitmq-server") or find_program("rabbitmq-server")
+        self._epmd, self._erl = find_program("epmd"), find_program("erl")
         if self._program is None or self._epmd is None or self._erl is None:
             raise MissingServer("RabbitMQ is not installed: on Debian, apt-get install rabbitmq-server")
         super().__init__(**settings)
@@ -876,7 +859,7 @@ class RabbitServer(Server):
                 return False
             return True
 
-        if not _poll(listens, START_SECONDS):
+        if not poll(listens, START_SECONDS):
             self._fail(f"has no name server: epmd did not answer on port {self._epmd_port}")
         super().start()
 
@@ -955,7 +938,7 @@ def _postgres_bin() -> Path:
     else:
         debian = Path("/usr/lib/postgresql").glob("*/bin")
         candidates = sorted(debian, key=lambda folder: [int(n) for n in re.findall(r"\d+", str(folder))], reverse=True)
-        if found := _which("initdb"):
+        if found := find_program("initdb"):
             candidates.append(Path(found).resolve().parent)
     for folder in candidates:
         if (folder / "initdb").exists() and (folder / "postgres").exists():

@@ -305,13 +305,13 @@ def test_missing_server_names_the_package(
     kind: type[PostgresServer | RedisServer | RabbitServer], package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(servers, "CHOSEN_POSTGRES", "/nowhere")
-    monkeypatch.setattr("tests.servers._which", lambda program: None)
+    monkeypatch.setattr("tests.servers.find_program", lambda program: None)
     with pytest.raises(MissingServer, match=rf"^[^\n]*apt-get install {package}$"):
         kind()
 
 
 def test_missing_pgbouncer_names_the_package(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.servers._which", lambda program: None)
+    monkeypatch.setattr("tests.servers.find_program", lambda program: None)
     with pytest.raises(MissingServer, match=r"^[^\n]*apt-get install pgbouncer$"):
         PgBouncerServer(postgres_server)
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pwd
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psutil
 
 POLL_SECONDS = 0.02
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program, or None if it is not installed."""
+    # an ordinary user's PATH often lacks the sbin folders
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+
+
+def call_at_exit(work: Callable[[], object]) -> None:
+    """Call `work` when this process ends, but not when a child ends that was forked from it."""
+    pid = os.getpid()
+    atexit.register(lambda: work() if os.getpid() == pid else None)
 
 
 def die_with_parent(command: Sequence[str], death_signal: str = "KILL", user: str | None = None) -> list[str]:
@@ -19,8 +32,7 @@ def die_with_parent(command: Sequence[str], death_signal: str = "KILL", user: st
     Without setpriv (not Linux), the command is returned unchanged: then only a normal exit of the tests ends it.
     """
     # setpriv and not preexec_fn: Python code between fork and exec is unsafe if the parent has threads
-    # an ordinary user's PATH often lacks the sbin folders
-    setpriv = shutil.which("setpriv", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+    setpriv = find_program("setpriv")
     if setpriv is None:
         return list(command)
     identity = [f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--init-groups"] if user else []
@@ -39,8 +51,13 @@ def wait_gone(processes: Sequence[psutil.Process], timeout: float) -> bool:
         except psutil.NoSuchProcess:
             return True
 
+    return poll(lambda: all(ended(process) for process in processes), timeout)
+
+
+def poll(condition: Callable[[], bool], timeout: float) -> bool:
+    """Call `condition` until it is true; return whether it was within `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while not all(ended(process) for process in processes):
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)

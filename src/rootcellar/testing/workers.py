@@ -6,7 +6,6 @@ thread that started it ends, and Celery kills its pool's children when the main 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import re
@@ -25,9 +24,9 @@ from typing import Literal
 
 import psutil
 
-from rootcellar.testing.child_processes import die_with_parent, wait_gone
+from rootcellar.testing.child_processes import call_at_exit, die_with_parent, wait_gone
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 
 Pool = Literal["prefork", "threads", "solo", "gevent", "eventlet"]
@@ -38,14 +37,14 @@ class WorkerError(AssertionError):
 
 
 _workers: list[Worker] = []
-_main_pid = os.getpid()
 
 
-@atexit.register
 def _kill_all() -> None:
-    if os.getpid() == _main_pid:  # not in a forked child: the workers are not its own
-        for worker in list(_workers):
-            worker.kill()
+    for worker in list(_workers):
+        worker.kill()
+
+
+call_at_exit(_kill_all)
 
 
 class Worker:
