@@ -18,6 +18,7 @@ from rootcellar.backend.options import store_options
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.redis import replication, server_info
 from rootcellar.stores.redis.address import read_address
+from rootcellar.support.forking import PerProcess
 from tests.certificates import Authority
 from tests.helpers import new_id, record, wait_until
 from tests.redis.helpers import opened, our_app
@@ -367,7 +368,7 @@ def test_user_without_info_can_store(new_redis: Callable[..., RedisServer]) -> N
 
 def test_server_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
     monkeypatch.setattr(server_info, "OLDEST_SERVER", 99)
-    monkeypatch.setattr(server_info, "_checked", set())
+    monkeypatch.setattr(server_info, "_checked", PerProcess(set))
     assert isinstance(refusal(redis_url), errors.ServerTooOld)
 
 

@@ -302,11 +302,18 @@ class Service(ABC):
 
     # -- for the work
 
-    def may_continue(self) -> bool:
-        """Return whether to continue a run, between two parts of it: not if the service stops or is not the leader."""
+    def continue_run(self) -> bool:
+        """Stay the leader, between two parts of a run; return whether to continue.
+
+        A run ends early if the service stops, or another process has become the leader.
+        """
         here = self._process.get()
         if here.loop is not None and here.loop.is_stopping and here.loop.thread_id == threading.get_ident():
             return False
+        return self._hold_lead()
+
+    def _hold_lead(self) -> bool:
+        """Stay the leader, if only one process may do this work; return whether this process may do it."""
         return self.leader is None or self.leader.hold()
 
     def run_in_batches(self, size: BatchSize, work: Callable[[int], int], *, pause: float = 0.0) -> int:
@@ -324,7 +331,7 @@ class Service(ABC):
             RootcellarError: the error of a batch. The work of earlier batches is done.
         """
         total = 0
-        while self.may_continue() and (done := size.run(work)):
+        while self.continue_run() and (done := size.run(work)):
             total += done
             self._pause(pause)
         return total
@@ -369,7 +376,7 @@ class Service(ABC):
                 return
             # the next run will have the same error, and logs it
             with suppress(RootcellarError):
-                self.may_continue()
+                self._hold_lead()
 
     def _run_if_leader(self, here: _Process, loop: _Loop, on_run: Callable[[int], object] | None) -> float:
         """Run once if this process may; return the seconds until the next time."""

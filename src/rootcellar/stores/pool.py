@@ -182,7 +182,7 @@ class ConnectionPool(Generic[C]):
         state = loan._state = self._state.get()
         try:
             slot = self._claim(state, loan) or self._wait_for_one(state, loan)
-            if slot.connection is not None and not self._is_usable_now(slot, slot.connection):
+            if slot.connection is not None and not self._test_before_loan(slot, slot.connection):
                 unusable, slot.connection = slot.connection, None
                 self._close(unusable)
             if slot.connection is None:
@@ -261,7 +261,7 @@ class ConnectionPool(Generic[C]):
             f"all {self._size} connections were in use for {self._timeout:g} s", where=self._where, remedy=self._remedy
         )
 
-    def _is_usable_now(self, slot: _Slot[C], connection: C) -> bool:
+    def _test_before_loan(self, slot: _Slot[C], connection: C) -> bool:
         """Return whether a connection may be lent; test it if it was idle, and close all idle ones if it is dead."""
         now = time.monotonic()
         if 0 <= self._recycle < now - slot.opened_at or not self._usable(connection):

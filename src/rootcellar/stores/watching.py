@@ -239,7 +239,8 @@ class Watcher(ABC):
     def _subscriptions(self) -> Mapping[str, Sequence[Subscription]]:
         return self._table.by_task
 
-    def _is_idle(self) -> bool:
+    def _check_idle(self) -> bool:
+        """Forget what was cancelled; return whether there is no waiter."""
         self._forget_cancelled()
         return not self._subscriptions
 
@@ -315,15 +316,15 @@ class PollingWatcher(Watcher):
 
     def _serve(self) -> None:
         while not self._is_closed:
-            if self._is_idle():
+            if self._check_idle():
                 self._sleep(LINGER)
-                if self._is_idle():
+                if self._check_idle():
                     return
             if self._poll():
                 self._record_recovery()
             else:
                 self._wait_before_connecting(OUTAGE_PAUSE)
-            if not self._is_idle():
+            if not self._check_idle():
                 self._sleep(self._pause())
 
     def _poll(self) -> bool:
@@ -425,7 +426,7 @@ class ReconnectingWatcher(PollingWatcher, Generic[C]):
                 if not self._is_curable(exc, error):
                     logger.warning("Cannot be notified of results: %s. Polling instead.", error)
                     break
-                if self._is_idle():
+                if self._check_idle():
                     return
                 if self._has_read:
                     tries = 0
@@ -444,10 +445,10 @@ class ReconnectingWatcher(PollingWatcher, Generic[C]):
     def _read_without_connection(self, error: RootcellarError) -> None:
         """Read, between two tries to connect, the records that can be read despite ``error``."""
 
-    def _idle_seconds(self) -> float:
-        """Return for how many seconds there has been no waiter; 0 if there is one."""
+    def _measure_idle(self) -> float:
+        """Record whether there is a waiter; return for how many seconds there has been no waiter; 0 if there is one."""
         now = time.monotonic()
-        if not self._is_idle():
+        if not self._check_idle():
             self._idle_since = None
             return 0.0
         if self._idle_since is None:

@@ -138,7 +138,7 @@ class _Threads:
                 job.run()
                 # a waiting thread must not keep a reference to the last job
                 del job
-            elif not gate.wait(IDLE_SECONDS) and self._may_end(gate):
+            elif not gate.wait(IDLE_SECONDS) and self._try_to_end(gate):
                 return
 
     def _next(self, gate: Gate) -> _Job | None:
@@ -151,8 +151,8 @@ class _Threads:
             self._idle.append(gate)
             return None
 
-    def _may_end(self, gate: Gate) -> bool:
-        """Return True if an idle thread may end."""
+    def _try_to_end(self, gate: Gate) -> bool:
+        """Remove an idle thread, unless there are jobs; return whether it was removed and must end."""
         with self._lock:
             if gate in self._idle:
                 self._idle.remove(gate)

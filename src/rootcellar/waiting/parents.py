@@ -73,12 +73,12 @@ class Parents:
         while self._leaves:
             found = {backend: backend.waiter.try_read(ids) for backend, ids in self.unknown().items()}
             raise_failure_of(self.failed_among(found))
-            if not self.may_be_late():
+            if not self.wait_for_late_record():
                 return
             time.sleep(LATE_PAUSE_SECONDS)
 
-    def may_be_late(self) -> bool:
-        """Return True for a short time after the first call, while the end of a task in a chord's header is unknown.
+    def wait_for_late_record(self) -> bool:
+        """Begin a short wait for the end of a task in a chord's header; return whether it goes on.
 
         On a Redis Cluster the chord can fail a moment before the record of the task that failed is stored.
         """

@@ -29,7 +29,7 @@ class Presence:
         self._executor = executor
         self._questions = PerProcess(_Questions)
 
-    def is_stored(self, task_id: str) -> Future[bool]:
+    def check(self, task_id: str) -> Future[bool]:
         """Return a future with the answer whether a record exists, or with a RootcellarError.
 
         The record is read after this call began. Cancel the future if it is no longer needed.

@@ -169,6 +169,6 @@ async def raise_parents_failure(parents: Parents) -> None:
             for backend, ids in parents.unknown().items()
         }
         raise_failure_of(parents.failed_among({backend: await answer for backend, answer in asked.items()}))
-        if not parents.may_be_late():
+        if not parents.wait_for_late_record():
             return
         await asyncio.sleep(LATE_PAUSE_SECONDS)

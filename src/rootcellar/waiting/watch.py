@@ -101,7 +101,7 @@ async def _is_pending(
 ) -> bool:
     """Return True if a task has no record. Stop reading when there is a notification for it."""
     while not next_one.done():
-        reading = asyncio.wrap_future(backend.waiter.presence.is_stored(task_id))
+        reading = asyncio.wrap_future(backend.waiter.presence.check(task_id))
         both: set[asyncio.Future[Any]] = {reading, next_one}
         try:
             await asyncio.wait(both, timeout=seconds_left(deadline), return_when=asyncio.FIRST_COMPLETED)

@@ -202,7 +202,7 @@ class MySQLStore(SqlStore[Connection]):
                     raise_interruption(exc, moment)
                     code = failures.code_of(exc)
                     self._handle_failure(connection, code)
-                    if not retries.may_retry(code, is_lost=not connection.open):
+                    if not retries.record_failure(code, is_lost=not connection.open):
                         raise failures.translate(exc, self._where) from exc
                 except UnicodeEncodeError as exc:
                     raise self._refused(exc) from exc
@@ -212,7 +212,7 @@ class MySQLStore(SqlStore[Connection]):
                         raise
                     # the driver failed to read an answer that was cut off
                     connection.end()
-                    if not retries.may_retry(0, is_lost=True):
+                    if not retries.record_failure(0, is_lost=True):
                         raise failures.cut_off(exc, self._where) from exc
             retries.pause()
 
@@ -259,7 +259,7 @@ class _Retries:
         self._conflicts = 0
         self._has_reconnected = False
 
-    def may_retry(self, code: int, *, is_lost: bool) -> bool:
+    def record_failure(self, code: int, *, is_lost: bool) -> bool:
         """Record a failure with this error code; return whether to try again."""
         spent = time.monotonic() - self._began
         self.with_new_connection = False

@@ -189,8 +189,8 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
                 raise errors.StoreUnavailable(
                     f"{connection.server} was replaced", where="listening", remedy="wait: rootcellar tries again"
                 )
-            idle = self._idle_seconds()
-            if not self._is_idle():
+            idle = self._measure_idle()
+            if not self._check_idle():
                 self._serve_waiters(connection)
             elif idle < LINGER:
                 self._wait_for_waiters(connection, idle)

@@ -65,7 +65,7 @@ class PoolerPolicy:
             StoreError: the connection was lost.
         """
         try:
-            connection.is_pooled = _is_pooled(connection)
+            connection.is_pooled = _set_up_session(connection)
         except psycopg.Error as exc:
             connection.close()
             raise driver.translate(exc, self._where) from exc
@@ -87,8 +87,11 @@ class PoolerPolicy:
             )
 
 
-def _is_pooled(connection: Connection) -> bool:
-    """Return whether there is a pooler: at the login it reports a process id that is not the server's."""
+def _set_up_session(connection: Connection) -> bool:
+    """Make the settings of a new session, and return whether there is a pooler.
+
+    A pooler reports a process id at the login that is not the server's.
+    """
     own = connection.info.backend_pid
     (pid, *_) = connection.execute(_SET_UP.format(pid=own).encode(), prepare=False).fetchone() or (0,)
     if pid == own:

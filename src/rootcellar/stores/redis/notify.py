@@ -100,7 +100,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
     def _serve_on(self, connection: RespConnection) -> None:
         while not self._is_closed:
             self._subscribe_changes(connection)
-            if self._idle_seconds() >= LINGER:
+            if self._measure_idle() >= LINGER:
                 return
             if not self._table.added:
                 self._receive(connection, self._seconds_until_next())

@@ -92,7 +92,7 @@ class Replication:
             ServerError: the server refused the command.
             OSError: the connection was lost.
         """
-        if not self._replicas or not self._should_wait(connection):
+        if not self._replicas or not self._check_replicas(connection):
             reply = connection.call(packed)
             if self._mastership is not None:
                 self._require_master(connection, ASK_SECONDS)
@@ -115,7 +115,7 @@ class Replication:
             return False
         return self._mastership.of(address, time.monotonic() - _ASK_NOW_SECONDS) is False
 
-    def _should_wait(self, connection: RespConnection) -> bool:
+    def _check_replicas(self, connection: RespConnection) -> bool:
         """Return whether to wait for replicas now. After a pause, ask the server once whether enough are connected."""
         if not self._replicas or time.monotonic() < self._resting_until:
             return False

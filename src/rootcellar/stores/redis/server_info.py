@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 
 from rootcellar import errors
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
+from rootcellar.support.forking import PerProcess
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
 OLDEST_SERVER = 6
 
-_checked: set[tuple[int, str]] = set()
+#: the servers that this process has checked
+_checked: PerProcess[set[str]] = PerProcess(set)
 
 
 def check_server_once(connection: RespConnection, where: str, *, may_evict: bool = False) -> None:
@@ -24,8 +25,8 @@ def check_server_once(connection: RespConnection, where: str, *, may_evict: bool
         ServerTooOld: it is older than 6.0.
         OSError: the connection was lost.
     """
-    me = (os.getpid(), where)
-    if me in _checked:
+    checked = _checked.get()
+    if where in checked:
         return
     info = info_of(connection)
     version = info.get("redis_version", "")
@@ -33,7 +34,7 @@ def check_server_once(connection: RespConnection, where: str, *, may_evict: bool
         raise errors.ServerTooOld(
             f"Redis {version} is too old", where=where, remedy=f"upgrade the server to {OLDEST_SERVER}.0 or later"
         )
-    _checked.add(me)
+    checked.add(where)
     if not may_evict and (warning := eviction_warning(info)):
         logger.warning("%s [%s]", warning, where)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import time
 from contextlib import suppress
@@ -11,11 +10,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from rootcellar import errors
+from rootcellar.support.backoff import Backoff
 from rootcellar.urls import redact
 
 OLDEST = (3, 35, 0)
 #: seconds that a writer waits for other writers
 BUSY_TIMEOUT = 30.0
+_MODE_PAUSES = Backoff(base_ms=2.5, limit_ms=20.0)
 #: the permissions of a new file: results may contain data that other users must not read
 OWNER_ONLY = 0o600
 
@@ -73,11 +74,13 @@ def _create_file(path: Path) -> None:
 def _set_up(connection: sqlite3.Connection) -> None:
     connection.text_factory = _text
     deadline = time.monotonic() + BUSY_TIMEOUT
-    while not _is_in_wal_mode(connection):
+    tries = 0
+    while not _set_wal_mode(connection):
         # SQLite itself does not wait for other processes that change the mode at the same moment
         if time.monotonic() > deadline:
             raise sqlite3.OperationalError("database is locked")
-        time.sleep(random.uniform(0.001, 0.02))
+        tries += 1
+        time.sleep(_MODE_PAUSES.before(tries))
     # in WAL mode, a crash of the machine may lose the last commits with NORMAL, and none with FULL
     connection.execute("PRAGMA synchronous=FULL")
 
@@ -90,13 +93,13 @@ def _text(stored: bytes) -> str | bytes:
         return stored
 
 
-def _is_in_wal_mode(connection: sqlite3.Connection) -> bool:
+def _set_wal_mode(connection: sqlite3.Connection) -> bool:
     """Set the journal mode if it is not set; return whether it is set, or cannot be set by a reader."""
     try:
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.OperationalError as exc:
-        # a reader may open a file that it cannot write to to
+        # a reader may open a file that it cannot write to
         if "readonly" not in str(exc) and "locked" not in str(exc):
             raise
         return "readonly" in str(exc)
