@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests import reports
+from tests import reports, seeds
 from tests.conformance import systems
 from tests.conformance.systems import pytest_addoption  # noqa: F401 - hook
 from tests.leaks import pytest_runtest_makereport, pytest_sessionfinish, pytest_testnodedown  # noqa: F401 - hooks
@@ -31,9 +31,11 @@ from tests.servers import (
 S = TypeVar("S", bound=AbstractContextManager[Any])
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     systems.pytest_configure(config)
     config.pluginmanager.register(reports, "plain-reports")
+    config.pluginmanager.register(seeds, "seeds")
 
 
 @contextmanager

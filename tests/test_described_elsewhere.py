@@ -131,7 +131,7 @@ def test_init_writes_a_project_for_it(settings: dict[str, str], tmp_path: Path) 
     assert read["celery"]["result_backend"].startswith("rootcellar+foo://")
 
 
-def test_it_is_gone_from_every_command_when_its_package_is(settings: dict[str, str], installed: Path) -> None:
+def test_uninstalled_backend_is_in_no_command(settings: dict[str, str], installed: Path) -> None:
     shutil.rmtree(installed)
     for args, words in (
         (["settings"], "mongodb, rpc, or a URL"),

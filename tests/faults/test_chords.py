@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +17,7 @@ from celery import chord
 from tests.apps.faults import Point
 from tests.faults.helpers import Audit, Cluster
 from tests.helpers import HEAVY
+from tests.seeds import new_random
 from tests.servers import RedisServer, wait_gone
 from tests.workers import Worker
 
@@ -54,14 +54,7 @@ def never_sweeping(lease: float = 3.0) -> dict[str, Any]:
     return {"result_backend_transport_options": {"chord_lease": lease, "chord_sweep_interval": 3600}}
 
 
-#: what is left to chance; a failed test prints the seed
-SEED = int(os.environ.get("ROOTCELLAR_TEST_SEED") or random.randrange(10**9))
-DICE = random.Random(SEED)
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    print(f"ROOTCELLAR_TEST_SEED={SEED}")
+DICE = new_random("chords")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from rootcellar.stores.postgres import notify
 from rootcellar.stores.redis.servers import Servers
 from rootcellar.stores.watching import NotifyOn, PollingWatcher, Subscription
 from tests.helpers import HEAVY, wait_until
+from tests.seeds import new_random
 from tests.waiting.helpers import Inbox, no_safety_net, opened, record
 
 #: seconds within which every notification must come; the next read without a notification is an hour away
@@ -163,8 +164,7 @@ def test_second_wait_is_notified_after_any_first_one(store: Store, monkeypatch: 
 
 def test_any_sequence_of_waits_gets_what_the_model_says(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sequences over two tasks and three ways of waiting, with pauses between."""
-    seed = random.randrange(10**9)
-    dice = random.Random(seed)
+    dice = new_random("kinds")
     run = Run(store, monkeypatch)
     for number in range(SEQUENCES):
         steps = [random_step(dice, [f"{number} a", f"{number} b"]) for _ in range(STEPS)]
@@ -173,7 +173,7 @@ def test_any_sequence_of_waits_gets_what_the_model_says(store: Store, monkeypatc
                 getattr(run, verb)(*args)
             run.end()
         except AssertionError as failed:
-            pytest.fail(f"sequence {number} of seed {seed}: {failed}\n{steps}")
+            pytest.fail(f"sequence {number}: {failed}\n{steps}")
 
 
 def random_step(dice: random.Random, tasks: list[str]) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ import pytest
 from rootcellar.stores import Store
 from rootcellar.stores.postgres import notify
 from tests.helpers import HEAVY
+from tests.seeds import new_random
 from tests.waiting.helpers import Inbox, Other, no_safety_net, opened, opened_there, put_at, spin_until
 
 ROUNDS = 40_000 if HEAVY else 2_000
@@ -34,15 +35,14 @@ def test_no_notification_is_lost(
     if listens_again:
         # the watcher stops listening, and listens again, between most rounds
         monkeypatch.setattr(notify, "LISTEN_LINGER", SPREAD)
-    seed = random.randrange(10**9)
     with ExitStack() as stack:
-        race = Race(stack, postgres_url, random.Random(seed))
+        race = Race(stack, postgres_url, new_random("races"))
         run = race.run_giving_up if listens_again else race.run
         for number in range(rounds):
             try:
                 run(str(number))
             except AssertionError as lost:
-                pytest.fail(f"round {number} of seed {seed}: {lost}")
+                pytest.fail(f"round {number}: {lost}")
     assert "Polling" not in caplog.text, "it was notified and did not poll"
     assert min(race.came_first.values()) > rounds / 100, f"each came first sometimes: {race.came_first}"
 

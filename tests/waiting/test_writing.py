@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from rootcellar.records import ChordPart
 from rootcellar.stores import Store
 from rootcellar.testing.background import Background
 from tests.helpers import wait_until
+from tests.seeds import SEED
 from tests.servers import PostgresServer
 from tests.waiting.helpers import (
     Database,
@@ -379,9 +379,7 @@ def test_interrupted_follower_leaves_the_queue(store: Store, postgres_url: str) 
 
 def test_writer_survives_interruptions_at_any_moment(postgres_url: str) -> None:
     """Hundreds of times, at random; with others who store all the while, and never may be kept waiting."""
-    seed = random.randrange(10**9)
-    print(f"seed {seed}")
-    with opened(postgres_url) as store, Script(INTERRUPTED, postgres_url, str(seed)) as script:
+    with opened(postgres_url) as store, Script(INTERRUPTED, postgres_url, str(SEED)) as script:
         acknowledged, others = map(int, script.wait_for("stored", timeout=60).split())
         script.end()
         assert store.get("afterwards")
