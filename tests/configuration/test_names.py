@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ def forget_logged_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CELERY_WORKER_LOST_WAIT", "2.5", "worker_lost_wait", 2.5),
         ("CELERY_IMPORTS", "shop.tasks, shop.more", "imports", ("shop.tasks", "shop.more")),
         ("CELERY_TASK_ROUTES", '{"shop.*": {"queue": "shop"}}', "task_routes", {"shop.*": {"queue": "shop"}}),
+        ("CELERY_BROKER_USE_SSL", '{"ssl_ca_certs": "/ca.pem"}', "broker_use_ssl", {"ssl_ca_certs": "/ca.pem"}),
         ("CELERY_BROKER_CONNECTION_MAX_RETRIES", "7", "broker_connection_max_retries", 7),
         # their old upper-case names
         ("CELERY_ALWAYS_EAGER", "yes", "task_always_eager", True),
@@ -216,16 +218,32 @@ FOREIGN = {
     "REDIS_DB": "cache",
     "REDIS_SOCKET": "/nowhere/redis.sock",
     "REDIS_SENTINELS": "10.0.0.2",
+    "REDIS_SENTINEL_MASTER": "cache",
+    "REDIS_SENTINEL_SSL": "true",
+    "REDIS_PASSWORD": "foreign",
+    "REDIS_SSL": "true",
+    "REDIS_SSL_CA_CERTS": "/nowhere/ca.pem",
+    "REDIS_SSL_CERTFILE": "/nowhere/cert.pem",
+    "REDIS_SSL_CERT_REQS": "CERT_NONE",
+    "REDIS_SSL_CHECK_HOSTNAME": "false",
     "MONGODB_HOST": "10.0.0.3",
     "MONGODB_PORT": "tcp://10.0.0.3:27017",
     "MONGODB_USER": "application",
+    "MONGODB_TLS": "true",
     "BROKER_HOST": "10.0.0.4",
     "BROKER_PORT": "tcp://10.0.0.4:5672",
     "BROKER_DB": "none",
+    "BROKER_USER": "application",
+    "BROKER_PASSWORD": "foreign",
+    "BROKER_VHOST": "application",
+    "BROKER_SSL": "true",
+    "BROKER_SSL_CA_CERTS": "/nowhere/ca.pem",
 }
 
 
-@pytest.mark.parametrize("broker", ["redis://broker:6379/0", "amqp://broker//", "sqs://"])
+@pytest.mark.parametrize(
+    "broker", ["redis://broker:6379/0", "rediss://broker/0", "amqp://broker//", "amqps://broker//", "sqs://"]
+)
 @pytest.mark.parametrize(
     "backend",
     [
@@ -233,6 +251,8 @@ FOREIGN = {
         "mysql://celery@db/results",
         "sqlite:////var/lib/results.sqlite3",
         "redis://results:6379/1",
+        "rediss://results:6379/1",
+        "redis-cluster://results:6379",
         "mongodb://results/results",
         "sqlite",
     ],
@@ -246,6 +266,49 @@ def test_whole_urls_ignore_the_applications_variables(backend: str, broker: str)
     assert {each.name for each in found.in_force()} & {*FOREIGN} == set()
     assert set(found.unused) == {*FOREIGN}
     assert all("ignored" in warning for warning in found.warnings)
+
+
+def test_switch_of_tls_beside_a_whole_url_without_tls_is_a_warning() -> None:
+    found = settings(CELERY_RESULT_BACKEND="redis://results/0", CELERY_BROKER="amqp://broker//", REDIS_SSL="true")
+    assert "redis_backend_use_ssl" not in found
+    assert "REDIS_SSL is true, but the URL is one without TLS: write rediss:// for TLS (ignored" in found.warnings[0]
+    found = settings(CELERY_RESULT_BACKEND="sqlite", CELERY_BROKER="amqp://broker//", BROKER_SSL="true")
+    assert "broker_use_ssl" not in found
+    assert "BROKER_SSL is true, but the URL is one without TLS: write amqps:// for TLS (ignored" in found.warnings[0]
+    found = settings(CELERY_RESULT_BACKEND="postgresql://db/results", CELERY_BROKER="sqs://", REDIS_SSL="true")
+    assert found.warnings == ()
+
+
+def test_variables_of_tls_complete_a_url_of_sentinels() -> None:
+    """The URL cannot say that it speaks TLS."""
+    urls = {"CELERY_RESULT_BACKEND": "sentinel://one:26379/0", "CELERY_BROKER": "sentinel://one:26379/1"}
+    found = settings(**urls, REDIS_SENTINEL_MASTER="mymaster", REDIS_SSL="true", REDIS_SSL_CERT_REQS="none")
+    assert found["redis_backend_use_ssl"]["ssl_cert_reqs"] is ssl.CERT_NONE
+    assert found["broker_use_ssl"]["ssl_cert_reqs"] is ssl.CERT_NONE
+    assert found.unused == ()
+    found = settings(CELERY_RESULT_BACKEND="sqlite", CELERY_BROKER=urls["CELERY_BROKER"], REDIS_SENTINEL_MASTER="m")
+    assert (found["broker_transport_options"]["master_name"], found.unused) == ("m", ())
+
+
+def test_certificates_of_a_broker_complete_its_whole_url() -> None:
+    found = settings(CELERY_BROKER="amqps://broker//", CELERY_BROKER_USE_SSL='{"ca_certs": "/ca.pem"}')
+    expected = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, "ca_certs": "/ca.pem"}
+    assert found["broker_use_ssl"] == expected
+    found = settings(CELERY_BROKER="rediss://broker/0", CELERY_BROKER_USE_SSL='{"ssl_ca_certs": "/ca.pem"}')
+    assert found["broker_use_ssl"]["ssl_ca_certs"] == "/ca.pem"
+    assert found["broker_use_ssl"]["ssl_check_hostname"] is True
+    assert problems(CELERY_BROKER_USE_SSL="perhaps") == ("CELERY_BROKER_USE_SSL must be true, false, or a JSON object",)
+
+
+def test_certificates_of_redis_are_those_of_a_broker_with_a_url_too(tmp_path: Path) -> None:
+    """The backend is made of the variables, so they are rootcellar's own."""
+    (tmp_path / "ca.pem").touch()
+    variables = {"REDIS_SSL": "true", "REDIS_SSL_CA_CERTS": f"{tmp_path}/ca.pem"}
+    found = settings(CELERY_RESULT_BACKEND="redis", CELERY_BROKER="rediss://redis/1", **variables)
+    assert found["broker_use_ssl"]["ssl_ca_certs"] == found["redis_backend_use_ssl"]["ssl_ca_certs"]
+    found = settings(CELERY_RESULT_BACKEND="redis", CELERY_BROKER="redis://redis/1", **variables)
+    assert "broker_use_ssl" not in found
+    assert found["redis_backend_use_ssl"]["ssl_ca_certs"] == f"{tmp_path}/ca.pem"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ FOREIGN = {
     "DB_SSLMODE": "require",
     "REDIS_HOST": "10.0.0.1",
     "REDIS_PORT": "tcp://10.0.0.1:6379",
+    "REDIS_PASSWORD": "foreign-secret",
+    "REDIS_SSL": "true",
+    "BROKER_SSL": "true",
     "DATABASE_URL": "postgres://application:foreign-secret@10.0.0.9/application",
 }
 FASTAPI = {

@@ -70,7 +70,7 @@ def value_of(setting: str, text: str) -> Any:
     Raises:
         ValueError: the text is not allowed. The message says what is allowed, and does not contain the text.
     """
-    words, read = _KINDS.get(options()[setting].type, _KINDS["any"])
+    words, read = _KINDS.get(_TYPES.get(setting, options()[setting].type), _KINDS["any"])
     try:
         return _hidden(setting, read(text.strip()))
     except (ValueError, RecursionError):
@@ -119,7 +119,12 @@ _KINDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "tuple": ("a list with commas, or a JSON array", lambda text: tuple(_list(text))),
     "dict": ("a JSON object", _dict),
     "any": ("a text or JSON", _accept_any),
+    "switch": ("true, false, or a JSON object", lambda text: _dict(text) if text.startswith("{") else read_flag(text)),
 }
+
+
+#: settings that may have more types than Celery's description says
+_TYPES = {"broker_use_ssl": "switch"}
 
 
 def _hidden(name: str, value: Any) -> Any:

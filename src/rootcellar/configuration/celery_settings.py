@@ -127,7 +127,7 @@ def redis_settings(found: Variables, backend: Choice) -> dict[str, Any]:
     options = _redis_options(found)
     if backend.scheme == "sentinel" or (backend.kind != "redis" and found.redis_sentinels):
         options.update(_sentinel_options(found))
-    return {**_redis_settings(found), OPTIONS: options}
+    return {**_redis_settings(found, backend), OPTIONS: options}
 
 
 def database_settings(found: Variables, backend: Choice) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _postgres_options(found: Variables) -> dict[str, Any]:
     return options
 
 
-def _redis_settings(found: Variables) -> dict[str, Any]:
+def _redis_settings(found: Variables, backend: Choice) -> dict[str, Any]:
     conf: dict[str, Any] = {
         "redis_max_connections": found.redis_max_connections,
         "redis_socket_timeout": found.redis_socket_timeout,
@@ -171,7 +171,9 @@ def _redis_settings(found: Variables) -> dict[str, Any]:
         "redis_retry_on_timeout": found.redis_retry_on_timeout,
         "redis_backend_health_check_interval": found.redis_health_check_interval,
     }
-    if found.redis_ssl:
+    # a whole URL says by its scheme whether it speaks TLS; only that of sentinels cannot
+    is_by_url = backend.kind == "redis" and not backend.is_named and backend.scheme != "sentinel"
+    if backend.scheme.startswith("rediss") if is_by_url else found.redis_ssl:
         conf["redis_backend_use_ssl"] = _redis_tls(found)
     return _given(conf)
 
@@ -254,7 +256,7 @@ def _broker_tls(found: Variables, broker: Choice) -> dict[str, Any] | None:
             "ssl_check_hostname": True,
             **{f"ssl_{name}": value for name, value in _broker_files(found).items()},
         }
-    if broker.scheme == "amqps" or (broker.kind == "rabbitmq" and found.broker_ssl):
+    if broker.scheme == "amqps":
         # kombu replaces None by the broker's host; without this key the host name would not be checked
         return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, **_broker_files(found)}
     return None

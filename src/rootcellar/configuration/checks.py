@@ -9,12 +9,16 @@ from pydantic.fields import FieldInfo
 
 from rootcellar.configuration.choices import Choice
 from rootcellar.configuration.urls import SYSTEM_CERTIFICATES
+from rootcellar.configuration.uses import replaced_names
 from rootcellar.configuration.values import Allowed
 from rootcellar.configuration.variables import Variables, all_groups, fact, groups_of
 from rootcellar.descriptions import resolve, with_parts
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.keys import read_keys
 
+#: the schemes of URLs without TLS, and what to write for TLS
+_REDIS_WITH_TLS = {"redis": "rediss", "redis-cluster": "rediss-cluster"}
+_BROKER_WITH_TLS = {"redis": "rediss", "amqp": "amqps", "pyamqp": "amqps"}
 _AMQP = "rabbitmq"
 
 
@@ -27,6 +31,7 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
         switch = fact(info, "tls")
         if switch and switch not in given and not _speaks_tls(switch, backend, broker):
             yield f"{name.upper()} is given, but TLS is not: set {switch.upper()}=true, or leave it out"
+    yield from _tls_of_url(found, backend, broker)
     for name, info in given.items():
         path = getattr(found, name)
         is_file = any(isinstance(each, Allowed) and each.must_exist for each in info.metadata)
@@ -50,6 +55,19 @@ def _missing(given: Mapping[str, FieldInfo], backend: Choice | None, broker: Cho
         needed = fact(info, "needs")
         if needed and needed not in given and not _is_sentinel_url({name, needed}, backend, broker):
             yield f"{needed.upper()} is missing: {name.upper()} needs it"
+
+
+def _tls_of_url(found: Variables, backend: Choice | None, broker: Choice | None) -> Iterator[str]:
+    """Yield a problem for each switch of TLS beside a whole URL without TLS, which wins."""
+    replaced = replaced_names(found, backend, broker)
+    for switch, with_tls, choices in (
+        ("redis_ssl", _REDIS_WITH_TLS, (backend, broker)),
+        ("broker_ssl", _BROKER_WITH_TLS, (broker,)),
+    ):
+        instead = {with_tls[choice.scheme] for choice in choices if choice is not None and choice.scheme in with_tls}
+        if getattr(found, switch) and switch.upper() in replaced and instead:
+            written = " or ".join(f"{scheme}://" for scheme in sorted(instead))
+            yield f"{switch.upper()} is true, but the URL is one without TLS: write {written} for TLS"
 
 
 def _keys(found: Variables) -> Iterator[str]:

@@ -19,7 +19,7 @@ from rootcellar.configuration.checks import contradictions
 from rootcellar.configuration.choices import Choice, NoChoice, choose_backend, choose_broker
 from rootcellar.configuration.reading import Reading
 from rootcellar.configuration.urls import SecretText
-from rootcellar.configuration.uses import concerned_names, used_names
+from rootcellar.configuration.uses import concerned_names, used_names, without_replaced
 from rootcellar.configuration.variables import PayloadVariables, Variables, all_groups, all_variables, fact
 from rootcellar.descriptions import backend_names, resolve, with_parts
 from rootcellar.errors import SettingsWrong
@@ -165,7 +165,7 @@ def load(
     _log(warnings)
     if problems or backend is None:
         raise _settings_wrong(problems, given.where, warnings)
-    conf = settings_of(found, backend, broker_choice, passed_on)
+    conf = settings_of(without_replaced(found, backend, broker_choice), backend, broker_choice, passed_on)
     conf.update(_password_files(given, backend))
     _replace_what_celery_reads(os.environ, conf, is_shared=bool(given.prefix))
     if backend.description is not None and backend.description.when_chosen:

@@ -25,12 +25,22 @@ _BROKER_NAMES = (
     "celery_broker_write_url",
 )
 #: the variables for the parts of a broker's URL; a whole URL replaces them
-_BROKER_PARTS = frozenset({"BROKER_HOST", "BROKER_PORT", "BROKER_USER", "BROKER_PASSWORD", "BROKER_VHOST", "BROKER_DB"})
-
-
-_SENTINEL_OPTIONS = frozenset(
-    {"REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_USERNAME", "REDIS_SENTINEL_PASSWORD", "REDIS_SENTINEL_SSL"}
+_BROKER_PARTS = frozenset(
+    {
+        "BROKER_HOST",
+        "BROKER_PORT",
+        "BROKER_USER",
+        "BROKER_PASSWORD",
+        "BROKER_VHOST",
+        "BROKER_DB",
+        "BROKER_SSL",
+        "BROKER_SSL_CA_CERTS",
+        "BROKER_SSL_CERTFILE",
+        "BROKER_SSL_KEYFILE",
+    }
 )
+#: the beginnings of what a whole URL of sentinels cannot contain
+_NOT_IN_SENTINEL_URL = ("REDIS_SENTINEL_", "REDIS_SSL")
 
 
 def used_names(found: Variables, backend: Choice | None, broker: Choice | None) -> frozenset[str]:
@@ -44,7 +54,8 @@ def used_names(found: Variables, backend: Choice | None, broker: Choice | None) 
         groups += [BrokerVariables]
     if "redis" in _named_brokers(found):
         groups += [RedisVariables]
-    return _names_of(groups) - _replaced(found, backend, broker)
+    used = _names_of(groups) - replaced_names(found, backend, broker)
+    return used | _sentinel_names() if broker is not None and broker.scheme == "sentinel" else used
 
 
 def concerned_names(found: Variables, backend: Choice | None, broker: Choice | None) -> frozenset[str]:
@@ -54,14 +65,16 @@ def concerned_names(found: Variables, backend: Choice | None, broker: Choice | N
     """
     if backend is None:
         return frozenset(name.upper() for name in all_variables().model_fields)
-    groups: list[type[Group]] = [PayloadVariables]
-    if broker is not None and broker.kind == "redis":
-        # a broker that is given by its URL uses these certificates, too
-        groups += [RedisVariables]
-    return used_names(found, backend, broker) | _names_of(groups) - _replaced(found, backend, broker)
+    return used_names(found, backend, broker) | _names_of([PayloadVariables])
 
 
-def _replaced(found: Variables, backend: Choice | None, broker: Choice | None) -> frozenset[str]:
+def without_replaced(found: Variables, backend: Choice | None, broker: Choice | None) -> Variables:
+    """Return the variables without those that a whole URL or a file replaces."""
+    names = {name.lower() for name in replaced_names(found, backend, broker)} & found.model_fields_set
+    return found.model_copy(update=dict.fromkeys(names))
+
+
+def replaced_names(found: Variables, backend: Choice | None, broker: Choice | None) -> frozenset[str]:
     """Return the names that are not used, because a whole URL or a file replaces them."""
     named_brokers = _named_brokers(found)
     needed: frozenset[str] = frozenset()
@@ -76,7 +89,7 @@ def _replaced(found: Variables, backend: Choice | None, broker: Choice | None) -
     if "redis" in named_brokers:
         needed |= _url_variables("redis")
     if any(choice is not None and choice.scheme == "sentinel" for choice in (backend, broker)):
-        needed |= _SENTINEL_OPTIONS
+        needed |= _sentinel_names()
     replaced = _url_variables(*backend_names()) - needed
     return replaced if named_brokers else replaced | _BROKER_PARTS
 
@@ -84,6 +97,11 @@ def _replaced(found: Variables, backend: Choice | None, broker: Choice | None) -
 def _url_variables(*names: str) -> frozenset[str]:
     """Return the variables that the URLs of some backends are made of."""
     return frozenset().union(*(each.url_variables for each in backends() if each.name in names))
+
+
+def _sentinel_names() -> frozenset[str]:
+    """Return the variables that complete a whole URL of sentinels."""
+    return frozenset(name for name in _url_variables("redis") if name.startswith(_NOT_IN_SENTINEL_URL))
 
 
 def _listen_parts(found: Variables) -> set[str]:
