@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PYTEST_ARGS ?=
-# how many test processes run at a time, each with servers of its own; 0 for none but pytest's
-JOBS ?= auto
+# how many test processes run at a time, each with servers of its own; 0 for none but pytest's. One more than there are
+# cores, up to 4: a test waits for its servers and workers much of the time.
+JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)))
 # which sessions of noxfile.py make test-matrix runs; all where it is empty
 SESSIONS ?=
 
