@@ -154,7 +154,7 @@ SYMPTOMS = (
                 "`rootcellar check broker`, `celery -A tasks inspect active_queues`.",
             ),
             (
-                "Worker and client use different backends: a task of which nothing is stored is PENDING, too.",
+                "Worker and client use different backends: a task without a stored result is PENDING, too.",
                 "Run `rootcellar settings` where each of them runs. Without `rootcellar.settings()`, "
                 "`CELERY_RESULT_BACKEND=redis` in the environment chooses Celery's own backend.",
             ),
