@@ -1,4 +1,4 @@
-"""One seed for everything that the tests leave to chance: a failed test prints it, and ROOTCELLAR_TEST_SEED sets it."""
+"""One seed for everything that the tests leave to chance: a failed test prints it, and TESTS_SEED sets it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-VARIABLE = "ROOTCELLAR_TEST_SEED"
-#: the seed of this run; the processes that the run starts inherit it
+VARIABLE = "TESTS_SEED"
+#: the seed of this run; the processes that the run starts inherit it, so the name must not be like one of ours
 SEED = int(os.environ.setdefault(VARIABLE, str(secrets.randbits(32))))
 
 
