@@ -116,26 +116,19 @@ class ResultBackend(ReadingBackend):
                 where="result_backend",
                 remedy="write rootcellar+postgresql://user:password@host/database or rootcellar+sqlite:///path",
             )
+        # one backend for each process; otherwise Celery creates one for each thread
+        self.thread_safe = True
         self.compression = self.prepare_compression(conf.get("result_compression"))
         if kwargs.get("accept") is None and conf.result_accept_content is None and self.serializer == typed.NAME:
             # the content types that this app writes by default; none of them can execute code
             self.accept = {*self.accept, TYPED_JSON}
-        # one backend for each process; otherwise Celery creates one for each thread
-        self.thread_safe = True
         self.always_retry = bool(self.always_retry) or not conf.value_set_for("result_backend_always_retry")
         if self.max_retries is None:
             self.max_retries = float("inf")
-        self.retention = Retention(
-            read_optional_seconds(self.expires, "result_expires"),
-            read_optional_seconds(conf.get("result_failure_expires"), "result_failure_expires"),
-            read_optional_seconds(conf.get("result_chord_expires"), "result_chord_expires"),
-        )
+        self.retention = self._read_retention()
         self.store: Store = open_store(url, store_options(conf))
         self.waiter = Waiter(self.store)
-        self._backoff = Backoff(
-            read_seconds(self.base_sleep_between_retries_ms, "result_backend_base_sleep_between_retries_ms"),
-            read_seconds(self.max_sleep_between_retries_ms, "result_backend_max_sleep_between_retries_ms"),
-        )
+        self._backoff = self._read_backoff()
         self._outage = Outage()
         self._late = DeferredWrites(self._backoff, self._outage)
         transport_options = conf.get("result_backend_transport_options") or {}
@@ -166,6 +159,22 @@ class ResultBackend(ReadingBackend):
         )
         self._services = Runner(self._services_of_a_worker(), partial(StoreLeader, self.store))
         lifecycle.register_backend(self)
+
+    def _read_retention(self) -> Retention:
+        """Return how long results are kept, from the settings."""
+        conf = self.app.conf
+        return Retention(
+            read_optional_seconds(self.expires, "result_expires"),
+            read_optional_seconds(conf.get("result_failure_expires"), "result_failure_expires"),
+            read_optional_seconds(conf.get("result_chord_expires"), "result_chord_expires"),
+        )
+
+    def _read_backoff(self) -> Backoff:
+        """Return the pauses between retries, from the settings."""
+        return Backoff(
+            read_seconds(self.base_sleep_between_retries_ms, "result_backend_base_sleep_between_retries_ms"),
+            read_seconds(self.max_sleep_between_retries_ms, "result_backend_max_sleep_between_retries_ms"),
+        )
 
     # -- storing
 
