@@ -231,7 +231,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
             {backend.waiter: ids for backend, ids in task_ids.items()},
             timeout=timeout,
             interval=0.5 if interval is None else interval,
-            on_interval=_both(on_interval, _every(self.chord_sweep_interval, sweep)),
+            on_interval=_call_both(on_interval, _every(self.chord_sweep_interval, sweep)),
             on_change=None if on_message is None else on_change,
             others={backend.waiter: ids for backend, ids in pending.items()},
             on_other=lambda waiter, record: callbacks.call(pending, backends[waiter], record),
@@ -256,7 +256,7 @@ def _wait_elsewhere(
     )
 
 
-def _both(first: Callable[[], object] | None, second: Callable[[], object]) -> Callable[[], object]:
+def _call_both(first: Callable[[], object] | None, second: Callable[[], object]) -> Callable[[], object]:
     def call() -> None:
         if first is not None:
             first()

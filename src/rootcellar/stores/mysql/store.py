@@ -59,7 +59,7 @@ class MySQLStore(SqlStore[Connection]):
             ping=self.options.pool_pre_ping,
             where=self._where,
         )
-        self.schema = MySQLSchema(self.options, self._raw, self._where, self._settings["database"])
+        self.schema = MySQLSchema(self.options, self._with_connection, self._where, self._settings["database"])
 
     @property
     def connection_settings(self) -> Mapping[str, Any]:
@@ -87,7 +87,7 @@ class MySQLStore(SqlStore[Connection]):
 
     def begin_chord(self, chord: ChordRecord) -> None:
         _check_ids(chord.group_id)
-        self._both("drop_parts", "begin_chord", rows.chord_row(chord, _date_text))
+        self._run_both("drop_parts", "begin_chord", rows.chord_row(chord, _date_text))
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
         return self._in_transaction(lambda connection: self._count_part(connection, part, None, lease))
@@ -96,7 +96,7 @@ class MySQLStore(SqlStore[Connection]):
         return self._run(lambda connection: self._claim(connection, group_id, claimant, lease))
 
     def finish_chord(self, group_id: str) -> None:
-        self._both("drop_parts", "finish_chord", {"group_id": group_id})
+        self._run_both("drop_parts", "finish_chord", {"group_id": group_id})
 
     def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
         return [row[0] for row in self._all("orphaned_chords", {"limit": limit, "owner": owner})]
@@ -190,7 +190,7 @@ class MySQLStore(SqlStore[Connection]):
     def _count_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> int:
         return connection.execute(self._sql[statement], params)
 
-    def _raw(self, work: Callable[[Connection], T]) -> T:
+    def _with_connection(self, work: Callable[[Connection], T]) -> T:
         """Call ``work``; repeat it after a deadlock, and once if the connection was lost or the tables changed."""
         retries = _Retries()
         moment = Moment()

@@ -71,7 +71,7 @@ class PostgresStore(SqlStore[Connection]):
             ping=self.options.pool_pre_ping,
             where=self._where,
         )
-        self.schema = PostgresSchema(self.options, self._raw, self._where)
+        self.schema = PostgresSchema(self.options, self._with_connection, self._where)
         self._get = Statement("get_task", self._sql["get_task"])
         self._get_many = Statement("get_tasks", self._sql["get_tasks"])
         self._put = Statement("put_task", self._sql["put_task"])
@@ -124,7 +124,7 @@ class PostgresStore(SqlStore[Connection]):
             return self._adopted_tasks([task_id]).get(task_id)
         return record
 
-    def _found(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
+    def _read_own_table(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         found: dict[str, TaskRecord] = {}
         for some in framing.chunks(ids, self.MANY):
             values = self._values(self._get_many, {"task_ids": some})
@@ -136,7 +136,7 @@ class PostgresStore(SqlStore[Connection]):
     @contextmanager
     def exclusive_batch(self) -> Iterator[Batch | None]:
         """See :class:`~rootcellar.stores.journal.TakesBatches`."""
-        self._know_schema()
+        self._ensure_schema()
         try:
             with self._pool.connection() as connection:
                 try:
@@ -213,7 +213,7 @@ class PostgresStore(SqlStore[Connection]):
 
     def _write(self, new_write: Callable[[], Write]) -> Write:
         """Store a record. If the connection was lost or outdated, store it again: storing it twice is harmless."""
-        self._know_schema()
+        self._ensure_schema()
         for is_last in (False, True):
             try:
                 self._writer.write(write := new_write())
@@ -235,7 +235,7 @@ class PostgresStore(SqlStore[Connection]):
 
     def _connect_to_listen(self) -> Connection:
         # a client may wait before the tables exist
-        self._know_schema()
+        self._ensure_schema()
         return self._pooler_policy.configure(self._listen_route.connect())
 
     def _drop_replaced(self, server: str) -> None:
@@ -269,7 +269,7 @@ class PostgresStore(SqlStore[Connection]):
         with connection.without_timeout() if statement in _LONG else nullcontext():
             return connection.execute(self._sql[statement], params, prepare=True)
 
-    def _raw(self, work: Callable[[Connection], T]) -> T:
+    def _with_connection(self, work: Callable[[Connection], T]) -> T:
         for is_last in (False, True):
             with self._pool.connection(fresh=is_last) as connection:
                 try:
@@ -307,7 +307,7 @@ class PostgresStore(SqlStore[Connection]):
     def _date(self, moment: datetime) -> datetime:
         return moment
 
-    def _old_date(self, moment: datetime) -> datetime:
+    def _celery_date(self, moment: datetime) -> datetime:
         # Celery's columns have no time zone
         return moment.astimezone(timezone.utc).replace(tzinfo=None)
 

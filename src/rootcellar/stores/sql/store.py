@@ -63,7 +63,7 @@ class SqlStore(Store, Generic[C]):
     # -- different for each server
 
     @abstractmethod
-    def _raw(self, work: Callable[[C], T]) -> T:
+    def _with_connection(self, work: Callable[[C], T]) -> T:
         """Call ``work`` with a connection, and raise errors of rootcellar. It may be called twice."""
 
     @abstractmethod
@@ -102,7 +102,7 @@ class SqlStore(Store, Generic[C]):
     def _read_date(self, value: Any) -> datetime:
         """Return the date in a column, in UTC."""
 
-    def _old_date(self, moment: datetime) -> Any:
+    def _celery_date(self, moment: datetime) -> Any:
         """Return a date as a parameter that is compared with a column of Celery's."""
         return self._date(moment)
 
@@ -128,12 +128,12 @@ class SqlStore(Store, Generic[C]):
 
     def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
         ids = self._findable(task_ids)
-        found = self._found(ids)
+        found = self._read_own_table(ids)
         if self._adopted and len(found) < len(ids):
             found.update(self._adopted_tasks([task_id for task_id in ids if task_id not in found]))
         return found
 
-    def _found(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
+    def _read_own_table(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         """Read the records in our own table."""
         found: dict[str, TaskRecord] = {}
         for some in framing.chunks(ids, self.MANY):
@@ -207,7 +207,7 @@ class SqlStore(Store, Generic[C]):
 
     def check(self) -> None:
         self._is_schema_known = False
-        self._know_schema()
+        self._ensure_schema()
 
     def close(self) -> None:
         self._pool.drop_idle()
@@ -262,7 +262,7 @@ class SqlStore(Store, Generic[C]):
         """Delete up to ``limit`` expired tasks, and as many expired groups, of Celery's tables; return how many."""
         if self._adopted is None or self._adopted.keep is None:
             return 0
-        params = {"done_before": self._old_date(now - self._adopted.keep), "limit": limit}
+        params = {"done_before": self._celery_date(now - self._adopted.keep), "limit": limit}
         count = self._count("delete_expired_adopted_tasks", params) if self._adopted.task_table else 0
         return count + (self._count("delete_expired_adopted_groups", params) if self._adopted.group_table else 0)
 
@@ -284,7 +284,7 @@ class SqlStore(Store, Generic[C]):
 
         return self._run(whole)
 
-    def _both(self, first: str, second: str, params: Mapping[str, Any]) -> None:
+    def _run_both(self, first: str, second: str, params: Mapping[str, Any]) -> None:
         """Run two statements, by name, in one transaction."""
 
         def work(connection: C) -> None:
@@ -306,17 +306,17 @@ class SqlStore(Store, Generic[C]):
 
         def checked(connection: C) -> T:
             if not self._is_schema_known:
-                self._learn_schema(connection)
+                self._load_schema(connection)
             return work(connection)
 
-        return self._raw(checked)
+        return self._with_connection(checked)
 
-    def _know_schema(self) -> None:
+    def _ensure_schema(self) -> None:
         """Create or check the tables, unless this process did so before."""
         if not self._is_schema_known:
             self._run(lambda connection: None)
 
-    def _learn_schema(self, connection: C) -> None:
+    def _load_schema(self, connection: C) -> None:
         self._adopted = self.schema.ensure(connection)
         if self._adopted:
             names = self._table_names()

@@ -50,7 +50,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
             may_cross_forks=False,
             harmless=(sqlite3.Error, UnicodeEncodeError, OverflowError),
         )
-        self.schema = SQLiteSchema(self.options, self._raw, self._path)
+        self.schema = SQLiteSchema(self.options, self._with_connection, self._path)
 
     # -- tasks
 
@@ -70,7 +70,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
     # -- chords
 
     def begin_chord(self, chord: ChordRecord) -> None:
-        self._both("drop_parts", "begin_chord", rows.chord_row(chord, _date_text))
+        self._run_both("drop_parts", "begin_chord", rows.chord_row(chord, _date_text))
 
     def count_part(self, part: ChordPart, *, lease: float = 30.0) -> ChordProgress:
         return self._in_transaction(lambda connection: self._count_part(connection, part, None, lease))
@@ -80,7 +80,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         return self._count("claim_chord", params) == 1
 
     def finish_chord(self, group_id: str) -> None:
-        self._both("drop_parts", "finish_chord", {"group_id": group_id, "now": _date_text(_now())})
+        self._run_both("drop_parts", "finish_chord", {"group_id": group_id, "now": _date_text(_now())})
 
     def orphaned_chords(self, owner: str, limit: int = 100) -> Sequence[str]:
         params = {"limit": limit, "owner": owner, "now": time.time()}
@@ -92,7 +92,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         params: dict[str, Any] = {"now": _date_text(now), "limit": limit}
         count = self._count("delete_expired_tasks", params) + self._count("delete_expired_groups", params)
         params["yesterday"] = _date_text(now - timedelta(days=1))
-        self._both("delete_expired_parts", "delete_expired_chords", params)
+        self._run_both("delete_expired_parts", "delete_expired_chords", params)
         return count + self._delete_expired_adopted(now, limit)
 
     def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
@@ -137,7 +137,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
     def _count_of(self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any]) -> int:
         return connection.execute(self._sql[statement], params).rowcount
 
-    def _raw(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _with_connection(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             with self._pool.connection() as connection:
                 return work(connection)
