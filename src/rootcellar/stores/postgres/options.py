@@ -16,10 +16,10 @@ CHOICES = ("auto", "on", "off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresOptions:
-    """The options of a PostgreSQL store, besides those of every store.
+    """The options of a PostgreSQL store, in addition to those of every store.
 
     Attributes:
-        connect_args: libpq's parameters that take precedence over the URL. They may hold the password.
+        connect_args: libpq's parameters that take precedence over the URL. They may contain the password.
         listen_url: the URL for notifications, if the store's own URL leads to a transaction pooler.
         prepared_statements: ``auto`` prepares statements unless there is a connection pooler, ``on`` always, ``off``
             never.

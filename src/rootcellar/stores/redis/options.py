@@ -9,13 +9,13 @@ from typing import Any
 from rootcellar.errors import ConfigurationError
 from rootcellar.stores.base import TRANSPORT_SETTING, StoreOptions
 
-#: the options that Celery keeps among the transport options
+#: the options that are among the transport options in Celery
 _TRANSPORT_NAMES = ("global_keyprefix", "master_name", "sentinel_kwargs", "wait_replicas", "wait_timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisOptions:
-    """The options of a Redis store, besides those of every store.
+    """The options of a Redis store, in addition to those of every store.
 
     Attributes:
         backend_use_ssl: redis-py's arguments for TLS, or whether to use TLS.
@@ -29,7 +29,7 @@ class RedisOptions:
         master_name: the name of the master in the Sentinels' configuration.
         sentinel_kwargs: redis-py's arguments for connections to Sentinels.
         wait_replicas: how many replicas must have a change before it is acknowledged.
-        wait_timeout: seconds to wait for them.
+        wait_timeout: seconds to wait for the replicas.
     """
 
     backend_use_ssl: Any = field(default=None, repr=False)
