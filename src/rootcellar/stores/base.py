@@ -133,14 +133,14 @@ class Store(ABC):
         A SUCCESS (``state == "SUCCESS"``) stays. A record that is done stays if the new one is not done and has fewer
         ``retries``: the new one is the RETRY of an earlier run, and arrived late.
 
-        Fields of ``record`` that are ``None`` keep what an earlier state stored, except ``result``, ``traceback``,
-        ``done_at`` and ``expires_at``, which belong to the state, and except ``children`` of a record that is done:
-        a finished task has the children of its last run, or none.
+        A field of ``record`` that is ``None`` keeps the stored value. This does not apply to ``result``, ``traceback``,
+        ``done_at`` and ``expires_at``, which belong to the state; nor to ``children`` if the record is done, because a
+        finished task has only the children of its last run.
 
-        With ``part``, the part is counted in the same transaction, as :meth:`count_part` does, also if the record was
-        not written. A part without a result of its own gets ``record.result``: the chord keeps it, also after the
-        task's record was deleted. Without ``durable``, the server may answer before the record is on the disk; some
-        stores ignore this.
+        With ``part``, the part is counted in the same transaction, as :meth:`count_part` does, even if the record was
+        not written. A part without a result of its own gets ``record.result``. The chord keeps it, even if the task's
+        record is deleted. Without ``durable``, the server may answer before the record is on the disk; some stores
+        ignore this.
 
         Returns:
             whether it was written, and the chord's progress if a part was counted.

@@ -3,9 +3,10 @@
 Only a SUCCESS is copied, because a SUCCESS never changes: no copy is stale. A copy has every field of the durable
 store's record. It may be evicted at any time; then the durable store is read.
 
-A SUCCESS can be deleted. Then its copy is replaced by a *tombstone*, which is itself a SUCCESS, so that the cache
-refuses a copy that was read before the deletion and arrives late. A reader that finds a tombstone reads the durable
-store. No copy is made later than :data:`FRESH` seconds after its record was read, and a tombstone is kept far longer.
+A SUCCESS can be deleted. Then its copy is replaced by a *tombstone*. A copy that was read before the deletion may still
+arrive later. A tombstone is itself a SUCCESS, so the cache refuses such a copy. A reader that finds a tombstone reads
+the durable store. No copy is made later than :data:`FRESH` seconds after its record was read, and a tombstone is kept
+far longer.
 """
 
 from __future__ import annotations

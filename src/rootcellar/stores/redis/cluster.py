@@ -1,4 +1,4 @@
-"""A Redis Cluster: which node has which key, and what to do when that changes."""
+"""Sends commands to the nodes of a Redis Cluster, and follows the changes of its slots."""
 
 from __future__ import annotations
 
