@@ -45,7 +45,7 @@ class _Recorded:
         self.results: dict[int, Any] = {}
         #: the barriers of groups, kept as long as the group
         self.barriers: weakref.WeakValueDictionary[int, barrier] = weakref.WeakValueDictionary()
-        #: the one that was added last: all results of a group have the same
+        #: the barrier that was added last; all members of a group have the same one
         self._newest_barrier: Callable[[], barrier | None] = _nothing
 
     def sort_latest(self) -> None:
@@ -64,19 +64,19 @@ class _Recorded:
 
 
 class _Local(threading.local):
-    """Has the recorded results of each thread."""
+    """Keeps the recorded results of each thread."""
 
     def __init__(self) -> None:
         self.recorded = _Recorded()
 
     def renew(self) -> _Recorded:
-        """Leave those of the parent process, and return new ones. Not done by a hook, because a fork in C runs none."""
+        """Replace the results of the parent process, and return the new ones. A fork in C runs no hook for this."""
         self.recorded = _Recorded()
         return self.recorded
 
 
 def _nothing() -> None:
-    """Stand for a weak reference to nothing."""
+    """Return ``None``, like a weak reference whose object was deleted."""
 
 
 _local = _Local()
