@@ -21,6 +21,7 @@ FORBIDDEN = {
     "A store knows nothing of Celery": ("stores/sqlite/store.py", "import kombu"),
     "The backend and its waiters know no server": ("waiting/blocking.py", "import psycopg"),
     "No store imports another one": ("stores/mysql/store.py", "from rootcellar.stores.sqlite import SQLiteStore"),
+    "A hybrid knows no particular store": ("stores/hybrid/behind.py", "from rootcellar.stores.sql import rows"),
     "No circle of packages or of files": ("stores/sql/json_text.py", "from rootcellar.stores.sql import rows"),
 }
 

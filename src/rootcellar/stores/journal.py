@@ -169,6 +169,16 @@ class Batch(Protocol):
 class TakesBatches(Protocol):
     """A store that can be the durable store of write-behind."""
 
+    def checked_id(self, task_id: str) -> str:
+        """Return the id of a task, if this store can store it.
+
+        Raises:
+            RecordRefused: it cannot.
+        """
+
+    def findable(self, task_ids: Iterable[str]) -> list[str]:
+        """Return each of these ids once, without those that no record of this store can have."""
+
     def exclusive_batch(self) -> AbstractContextManager[Batch | None]:
         """Begin an exclusive transaction, and commit it at the end of the ``with`` block.
 

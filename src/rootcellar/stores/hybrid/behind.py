@@ -11,21 +11,17 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TypeVar
 
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.records import ChordPart, PartResult, Stored, TaskRecord
 from rootcellar.stores import open_store
-from rootcellar.stores.base import DELETE_BATCH, HasSchema, Queryable, Replaceable, StoreOptions, TaskQuery
+from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.hybrid.drainer import Drainer
 from rootcellar.stores.hybrid.forwarding import ForwardingStore
 from rootcellar.stores.hybrid.settings import WHERE, read_settings
 from rootcellar.stores.journal import DRAIN_BATCH, KeepsJournal, Lag, TakesBatches
-from rootcellar.stores.sql.rows import checked_id, findable
 from rootcellar.stores.watching import Watcher
 from rootcellar.text.escaping import visible_logs
-
-A = TypeVar("A")
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -37,31 +33,20 @@ class WriteBehindStore(ForwardingStore):
     """The store for ``rootcellar+hybrid://`` with ``mode=write-behind``."""
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
-        super().__init__(url, options)
-        settings = read_settings(url, self.options)
-        self.durable = open_store(settings.durable_url, self.options)
+        options = options or StoreOptions()
+        settings = read_settings(url, options)
         # records that were moved may be evicted; the journal refuses a server that evicts others
-        self.front = self.chords = open_store(settings.cache_url, replace(self.options, holds_copies=True))
+        self.front = open_store(settings.cache_url, replace(options, holds_copies=True))
+        super().__init__(url, options, durable=open_store(settings.durable_url, options), chords=self.front)
         batches, front = self.durable.ability(TakesBatches), self.front.ability(KeepsJournal)
         if batches is None:
             raise _unfit("durable_url", "postgresql://")
         if front is None:
             raise _unfit("cache_url", "redis://")
+        self._checked_id, self._findable = batches.checked_id, batches.findable
         self._journal = front.keep_journal()
         self._watcher_over = front.watcher_over
         self._drainer = Drainer(self._journal, batches, settings.cache_expires)
-        self.expires_by_itself = self.durable.expires_by_itself
-        self._queryable = self.durable.ability(Queryable)
-        self._replaceable = self.durable.ability(Replaceable)
-
-    def ability(self, protocol: type[A]) -> A | None:
-        """Return an ability. Those that need the durable store's depend on it."""
-        if protocol is HasSchema:
-            return self.durable.ability(protocol)
-        is_missing = (protocol is Queryable and self._queryable is None) or (
-            protocol is Replaceable and self._replaceable is None
-        )
-        return None if is_missing else super().ability(protocol)
 
     @property
     def where(self) -> str:
@@ -73,7 +58,7 @@ class WriteBehindStore(ForwardingStore):
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
         """Store in Redis. If Redis has no record of the task, PostgreSQL decides at the move which record stays."""
-        checked_id(record.task_id)
+        self._checked_id(record.task_id)
         return self.front.put(record, part, lease=lease, durable=durable)
 
     def get(self, task_id: str) -> TaskRecord | None:
@@ -100,7 +85,7 @@ class WriteBehindStore(ForwardingStore):
         Returns:
             how many records there were; without those of PostgreSQL if it cannot be reached.
         """
-        ids = findable(task_ids)
+        ids = self._findable(task_ids)
         found, missed = self._read_front(ids)
         count = len(found) + len(self._durable_if_reachable(missed))
         self._journal.forget(ids)
@@ -108,20 +93,18 @@ class WriteBehindStore(ForwardingStore):
 
     def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """See :class:`~rootcellar.stores.base.Replaceable`; the journal is moved first, and the record leaves Redis."""
-        assert self._replaceable is not None, "ability() says so"
         self._drainer.drain_all(lambda moved: None, CATCH_UP_SECONDS)
         # first: if the process dies between the two, Redis has no outdated record
-        return self._journal.release(old.task_id) and self._replaceable.replace(old, new)
+        return self._journal.release(old.task_id) and super().replace(old, new)
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         self._catch_up()
-        return self.durable.scan(after, limit)
+        return super().scan(after, limit)
 
     def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         """See :class:`~rootcellar.stores.base.Queryable`; the journal is moved first."""
-        assert self._queryable is not None, "ability() says so"
         self._catch_up()
-        return self._queryable.query(query)
+        return super().query(query)
 
     # -- chords
 

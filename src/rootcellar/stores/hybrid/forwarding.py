@@ -1,23 +1,59 @@
-"""Forwards the methods for groups and chords, for both hybrid stores."""
+"""What both hybrid stores forward: groups, chords, searches, and the abilities of the durable store."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult
-from rootcellar.stores.base import Store
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, TaskRecord
+from rootcellar.stores.base import HasSchema, Queryable, Replaceable, Store, StoreOptions, TaskQuery
+
+A = TypeVar("A")
 
 
 class ForwardingStore(Store):
-    """Forwards groups to one store, and chords to one.
+    """Forwards groups and searches to one store, and chords to one.
+
+    Args:
+        url: the URL of the hybrid.
+        options: its options.
+        durable: the store that has every record in the end, and keeps groups.
+        chords: the store that keeps chords; by default the durable one.
 
     Attributes:
-        durable: the store that keeps groups.
-        chords: the store that keeps chords.
+        durable, chords: these stores.
     """
 
-    durable: Store
-    chords: Store
+    def __init__(self, url: str, options: StoreOptions, *, durable: Store, chords: Store | None = None) -> None:
+        super().__init__(url, options)
+        self.durable = durable
+        self.chords = chords or durable
+        self.expires_by_itself = durable.expires_by_itself
+        self._queryable = durable.ability(Queryable)
+        self._replaceable = durable.ability(Replaceable)
+
+    def ability(self, protocol: type[A]) -> A | None:
+        """Return an ability. The tables are the durable store's; searching and replacing need its ability."""
+        if protocol is HasSchema:
+            return self.durable.ability(protocol)
+        if protocol is Queryable and self._queryable is None:
+            return None
+        if protocol is Replaceable and self._replaceable is None:
+            return None
+        return super().ability(protocol)
+
+    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
+        return self.durable.scan(after, limit)
+
+    def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
+        """See :class:`~rootcellar.stores.base.Queryable`."""
+        assert self._queryable is not None, "ability() says so"
+        return self._queryable.query(query)
+
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """See :class:`~rootcellar.stores.base.Replaceable`."""
+        assert self._replaceable is not None, "ability() says so"
+        return self._replaceable.replace(old, new)
 
     def put_group(self, group: GroupRecord) -> None:
         self.durable.put_group(group)

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
-from typing import TypeVar
 
 from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailable
 from rootcellar.records import ChordPart, Stored, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.base import (
     DELETE_BATCH,
-    HasSchema,
-    Queryable,
-    Replaceable,
     ReportsInserts,
     StoreOptions,
     Watchable,
@@ -35,8 +31,6 @@ from rootcellar.stores.watching import PollingWatcher, Watcher
 from rootcellar.support.forking import PerProcess
 from rootcellar.text.escaping import visible_logs
 
-A = TypeVar("A")
-
 logger = visible_logs(logging.getLogger(__name__))
 
 #: the most copies that one call of get_many makes; the other records are copied by a later read
@@ -47,26 +41,16 @@ class HybridStore(ForwardingStore):
     """The store for ``rootcellar+hybrid://``; the transport options name the two stores."""
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
-        super().__init__(url, options)
-        settings = read_settings(url, self.options)
-        self.durable = self.chords = open_store(settings.durable_url, self.options)
+        options = options or StoreOptions()
+        settings = read_settings(url, options)
+        super().__init__(url, options, durable=open_store(settings.durable_url, options))
         cache = open_store(settings.cache_url, settings.cache_options)
         self._cache_store = cache
         self.cache = Cache(cache, settings.cache_expires)
         self._where = f"{self.durable.where}, cache {cache.where}"
-        self.expires_by_itself = self.durable.expires_by_itself
         self._polling = PerProcess(lambda: PollingWatcher(self.get_many))
-        self._replaceable = self.durable.ability(Replaceable)
         if (durable := self.durable.ability(ReportsInserts)) is not None:
             durable.report_inserts()
-
-    def ability(self, protocol: type[A]) -> A | None:
-        """Return an ability: the durable store's own, if the cache need not know of its use."""
-        if protocol in (Queryable, HasSchema):
-            return self.durable.ability(protocol)
-        if protocol is Replaceable and self._replaceable is None:
-            return None
-        return super().ability(protocol)
 
     @property
     def where(self) -> str:
@@ -128,14 +112,10 @@ class HybridStore(ForwardingStore):
 
     def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """See :class:`~rootcellar.stores.base.Replaceable`. After that, the cache has no copy for a while."""
-        assert self._replaceable is not None, "ability() says so"
-        replaced = self._replaceable.replace(old, new)
+        replaced = super().replace(old, new)
         # even if nothing was replaced: an earlier try may have replaced the record, and died before this line
         self.cache.forget([old.task_id])
         return replaced
-
-    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
-        return self.durable.scan(after, limit)
 
     # -- time and end
 
