@@ -1,4 +1,4 @@
-"""What both hybrid stores forward: groups, chords, searches, and the abilities of the durable store."""
+"""Forwards groups, chords and searches to one of two stores, for both hybrid stores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ForwardingStore(Store):
     Args:
         url: the URL of the hybrid.
         options: its options.
-        durable: the store that has every record in the end, and keeps groups.
+        durable: the store that gets every record, at once or later, and keeps groups.
         chords: the store that keeps chords; by default the durable one.
 
     Attributes:
@@ -33,7 +33,7 @@ class ForwardingStore(Store):
         self._replaceable = durable.ability(Replaceable)
 
     def ability(self, protocol: type[A]) -> A | None:
-        """Return an ability. The tables are the durable store's; searching and replacing need its ability."""
+        """Return an ability, or ``None``. It needs the same ability of the durable store, whose tables it returns."""
         if protocol is HasSchema:
             return self.durable.ability(protocol)
         if protocol is Queryable and self._queryable is None:
@@ -47,12 +47,12 @@ class ForwardingStore(Store):
 
     def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         """See :class:`~rootcellar.stores.base.Queryable`."""
-        assert self._queryable is not None, "ability() says so"
+        assert self._queryable is not None, "ability() returns None"
         return self._queryable.query(query)
 
     def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """See :class:`~rootcellar.stores.base.Replaceable`."""
-        assert self._replaceable is not None, "ability() says so"
+        assert self._replaceable is not None, "ability() returns None"
         return self._replaceable.replace(old, new)
 
     def put_group(self, group: GroupRecord) -> None:
