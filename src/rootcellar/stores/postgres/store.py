@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -133,13 +133,8 @@ class PostgresStore(SqlStore[Connection]):
                 found[record.task_id] = record
         return found
 
-    def checked_id(self, task_id: str) -> str:
-        """See :class:`~rootcellar.stores.journal.TakesBatches`."""
-        return rows.checked_id(task_id)
-
-    def findable(self, task_ids: Iterable[str]) -> list[str]:
-        """See :class:`~rootcellar.stores.journal.TakesBatches`."""
-        return rows.findable(task_ids)
+    #: see :class:`~rootcellar.stores.journal.TakesBatches`
+    checked_id, findable = staticmethod(rows.checked_id), staticmethod(rows.findable)
 
     @contextmanager
     def exclusive_batch(self) -> Iterator[Batch | None]:
