@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 PYTEST_ARGS ?=
-# how many test processes run at a time, each with servers of its own; 0 for none but pytest's. One more than there are
+# the number of parallel test processes, each with its own servers; 0 runs the tests in pytest's own process. One more than there are
 # cores, up to 4: a test waits for its servers and workers much of the time.
 JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)))
-# which sessions of noxfile.py make test-matrix runs; all where it is empty
+# the sessions of noxfile.py for make test-matrix; empty for all
 SESSIONS ?=
 
-# The first Python that is 3.10 or newer and really runs: a pyenv shim may exist for a version that is not there.
+# The first Python that is 3.10 or newer and runs: a pyenv shim may exist for a version that is not installed.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && { echo "$$python"; break; }; done)
 
@@ -50,18 +50,18 @@ bench: $(STAMPS)/dev servers ## run the benchmarks
 docs: $(STAMPS)/dev servers ## run the examples in the documentation
 	@$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
 
-troubleshooting: $(STAMPS)/dev ## write docs/troubleshooting.md from the messages in the code
+troubleshooting: $(STAMPS)/dev ## write docs/troubleshooting.md from the code
 	@$(BIN)/python -m tools.troubleshooting docs/troubleshooting.md
 
-systems: $(STAMPS)/dev servers ## run the conformance suites and write docs/systems.md from what passed
+systems: $(STAMPS)/dev servers ## run the conformance suites and write docs/systems.md
 	@$(BIN)/python -m pytest tests/test_store_conformance.py tests/test_backend_conformance.py --write-systems
 
-venv: $(STAMPS)/dev ## make .venv with all that development needs
+venv: $(STAMPS)/dev ## create .venv with all development tools
 
-servers: # install PostgreSQL, Redis and RabbitMQ where they are missing
+servers: # install missing servers
 	@scripts/install-servers
 
-clean: ## remove .venv and all that the tools left behind
+clean: ## remove .venv and the files of the tools
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -69,7 +69,7 @@ $(STAMPS)/venv:
 	@scripts/make-venv "$(PYTHON)" $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
-# An editable install: only a change of pyproject.toml asks for a new one.
+# An editable install: only a change of pyproject.toml needs a new one.
 $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml
 	@echo "Installing rootcellar with its PostgreSQL and Redis parts into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[postgres,redis]'

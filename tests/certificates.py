@@ -1,4 +1,4 @@
-"""Certificates for the tests of TLS: an authority, and what it issues for servers and for clients."""
+"""Certificates for the tests of TLS: an authority, and the certificates that it issues."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Issued:
 
 
 class Authority:
-    """A certificate authority of its own.
+    """A certificate authority.
 
     Args:
-        folder: where its files go.
-        name: what it is called.
+        folder: the folder for its files.
+        name: its common name.
     """
 
     def __init__(self, folder: Path, name: str = "Test CA") -> None:
@@ -50,17 +50,17 @@ class Authority:
             ),
             critical=True,
         )
-        #: the file that whoever trusts it needs
+        #: the file of its certificate, for those that trust it
         self.certificate = folder / "ca.crt"
         self.certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
     def server(self, file: str = "server", *hosts: str, days: int = 1) -> Issued:
-        """Issue a server's certificate, which also proves who it is to other servers.
+        """Issue a server's certificate, which is also valid as a client certificate.
 
         Args:
             file: the name of its files.
             hosts: names or addresses; 127.0.0.1 and localhost by default.
-            days: how long it is valid from now; negative: since when no more.
+            days: how long it is valid from now; negative if it has expired.
         """
         names = [_general_name(host) for host in hosts or ("127.0.0.1", "localhost")]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]

@@ -1,4 +1,4 @@
-"""Runs the command `rootcellar` as a user does: in a process of its own, in a pipe or on a terminal."""
+"""Runs the command `rootcellar` like a user: in another process, in a pipe or on a terminal."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from unittest import mock
 from rootcellar.cli import main
 
 SECONDS = 120.0
-#: what the environment of whoever runs the tests must not change
+#: variables of the developer's environment that must not affect the tests
 _IGNORED = re.compile("CELERY_.*|ROOTCELLAR_.*|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|TTY_.*")
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended: its exit status and what it printed; on a terminal `out` holds both streams."""
+    """A command that has ended: its exit status and output; on a terminal `out` has both streams."""
 
     status: int
     out: str
@@ -40,7 +40,7 @@ def command(*args: str) -> list[str]:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return an environment without anything that changes what the command does, and with `extra`."""
+    """Return an environment without variables that affect the command, and with `extra`."""
     kept = {name: value for name, value in os.environ.items() if not _IGNORED.fullmatch(name)}
     return {**kept, **(extra or {})}
 
@@ -51,7 +51,7 @@ def run(*args: str, env: Mapping[str, str] | None = None, cwd: Path | None = Non
 
 
 def run_here(*args: str) -> Ended:
-    """Run `rootcellar` in this process, which is quicker, with its output in pipes."""
+    """Run `rootcellar` in this process, which is faster, with its output in pipes."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with (
@@ -72,7 +72,7 @@ def run_here(*args: str) -> Ended:
 
 
 def run_without(module: str, *args: str) -> Ended:
-    """Run `rootcellar` where the Python module is not installed."""
+    """Run `rootcellar` as if the Python module were not installed."""
     return run_after(f"sys.modules[{module!r}] = None", *args)
 
 
@@ -91,7 +91,7 @@ def execute(line: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: P
 
 
 def run_on_terminal(*args: str, columns: int = 80, typed: str = "") -> Ended:
-    """Run `rootcellar` on a terminal so many columns wide, with `typed` waiting to be read."""
+    """Run `rootcellar` on a terminal with this number of columns, with `typed` as its input."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = subprocess.Popen(
@@ -100,7 +100,7 @@ def run_on_terminal(*args: str, columns: int = 80, typed: str = "") -> Ended:
     os.close(theirs)
     os.write(ours, typed.encode())
     shown = b""
-    with contextlib.suppress(OSError):  # the terminal is gone when the command has ended
+    with contextlib.suppress(OSError):  # the terminal is closed when the command has ended
         while piece := os.read(ours, 65536):
             shown += piece
     os.close(ours)
@@ -112,7 +112,7 @@ def assert_one_line(ended: Ended, *words: str, secret: str = "") -> None:
     assert ended.status == 1, ended
     assert ended.out == "", ended
     assert re.fullmatch(r"rootcellar: [^\n]+\n", ended.err), ended
-    assert " -> " in ended.err, "says nothing of what to do"
+    assert " -> " in ended.err, "no remedy"
     for word in words:
         assert word in ended.err, ended
     if secret:

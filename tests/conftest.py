@@ -48,14 +48,14 @@ def _skipping_what_has_no_tls() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Iterator[None]:
-    """Skip a test whose fixture needs TLS of a chosen server that has none."""
+    """Skip a test whose fixture needs TLS, if the chosen server has none."""
     with _skipping_what_has_no_tls():
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
-    """Skip a test that itself needs TLS of a chosen server that has none."""
+    """Skip a test that itself needs TLS, if the chosen server has none."""
     with _skipping_what_has_no_tls():
         return (yield)
 
@@ -68,15 +68,15 @@ def _start(stack: ExitStack, kind: Callable[..., S], *args: Any, **settings: Any
     else:
         stack.enter_context(server)
         return server
-    pytest.fail(problem, pytrace=False)  # fails, never skips: a test that did not run proves nothing
+    pytest.fail(problem, pytrace=False)  # fail, not skip: a test that did not run proves nothing
 
 
 def shared(kind: Callable[..., S], about: str, *needs: str, **settings: Any) -> Any:
-    """Return a fixture: a server that all tests share, so that none may stop or configure it.
+    """Return a fixture: a server that all tests share; no test may stop or configure it.
 
     Args:
         kind: its class.
-        about: what is said of the fixture.
+        about: the description of the fixture.
         needs: the names of the fixtures that the class is called with.
         settings: the settings of the server.
     """

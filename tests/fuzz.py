@@ -1,8 +1,8 @@
-"""Throws random bytes at what decodes stored results: ``python -m tests.fuzz [inputs]``.
+"""Decodes random bytes as stored results: ``python -m tests.fuzz [inputs]``.
 
-Half of the inputs are made of pieces that the formats know, half are stored values with bytes changed. Every input is
-decoded as every content type and compression that needs no extra trust. What must not happen: another exception than
-ours, more than a second of work for one input, or more memory than the limit. Ends with how many there were.
+Half of the inputs are made of pieces of the formats, half are stored values with changed bytes. Every input is decoded
+with every content type and compression that needs no extra trust. It fails for an exception that is not rootcellar's,
+for more than a second of work for one input, and for more memory than the limit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rootcellar.stores.layouts.json_blob import decode_task
 from rootcellar.stores.sql.rows import read_payload
 from tests.typed_values import Colour, Crate, Customer, Model, Money, Order
 
-#: bytes that a payload may have once it is decompressed, and that the process may grow by
+#: the maximum size of a decompressed payload, and of the growth of the process, in bytes
 LARGEST = 1 << 20
 MEMORY = 256 << 20
 SECONDS = 1
@@ -65,7 +65,7 @@ CODEC = Codec(
 
 
 def decode(payload: Payload) -> bool:
-    """Decode; tell whether that gave a value. Any other exception than ours is what is looked for."""
+    """Decode; return whether that gave a value. Every exception that is not rootcellar's is an error."""
     try:
         CODEC.decode(payload, task_id="a task")
     except PayloadError:
@@ -74,7 +74,7 @@ def decode(payload: Payload) -> bool:
 
 
 def decode_stored(blob: bytes) -> bool:
-    """Decode as what lies in SQL and on Redis."""
+    """Decode as stored values of SQL and Redis."""
     try:
         payload = read_payload("1", blob)
         record = decode_task("a task", blob)
@@ -85,7 +85,7 @@ def decode_stored(blob: bytes) -> bool:
 
 
 def inputs(source: random.Random) -> Iterator[tuple[Callable[[Any], bool], Any]]:
-    """Yield functions and what to call them with, for ever."""
+    """Yield functions and their arguments, for ever."""
     seeds = [
         Codec(serializer=serializer).encode(value, task_id="a task").body
         for serializer, values in {"rootcellar-json": VALUES, "msgpack": VALUES[4:], "yaml": VALUES[4:]}.items()
@@ -113,7 +113,7 @@ def inputs(source: random.Random) -> Iterator[tuple[Callable[[Any], bool], Any]]
 
 
 def changed(body: bytes, source: random.Random) -> bytes:
-    """Return ``body`` with some bytes changed, cut out or put in."""
+    """Return ``body`` with some bytes changed, removed or inserted."""
     for _ in range(source.randrange(4)):
         at = source.randrange(len(body) + 1)
         kind = source.randrange(4)
@@ -129,12 +129,12 @@ def changed(body: bytes, source: random.Random) -> bytes:
 
 
 class TookTooLong(BaseException):
-    """No ``Exception``: the decoder must not take it for one of its own."""
+    """Not an ``Exception``, so that the decoder does not catch it."""
 
 
 @contextmanager
 def alarm(seconds: int) -> Iterator[None]:
-    """Raise in what takes longer."""
+    """Raise an exception in a block that takes longer."""
 
     def ring(*_: Any) -> None:
         raise TookTooLong(f"it took more than {seconds} s")
@@ -148,10 +148,10 @@ def alarm(seconds: int) -> Iterator[None]:
 
 
 def fuzz(count: int, seed: int = 20310506, say: Callable[[str], object] = lambda text: None) -> tuple[int, int]:
-    """Try ``count`` inputs; return how many were a value, and by how many bytes the process grew.
+    """Decode ``count`` inputs; return how many were valid, and by how many bytes the process grew.
 
     Raises:
-        Exception: what the decoder should not have raised; its note tells the input.
+        Exception: an exception that the decoder must not raise; its note has the input.
     """
     source = random.Random(seed)
     tries = inputs(source)

@@ -1,4 +1,4 @@
-"""What the tests of several folders have in common, beside :mod:`rootcellar.testing.helpers`."""
+"""Helpers of the tests of several folders, besides :mod:`rootcellar.testing.helpers`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["HEAVY", "PATIENCE", "fork_in_c", "new_id", "now", "record", "wait_un
 
 #: whether the long forms of tests run: many more rounds, chords and tasks
 HEAVY = bool(os.environ.get("ROOTCELLAR_TEST_HEAVY"))
-#: seconds that a test waits for what should come at once
+#: seconds that a test waits for something that should happen at once
 PATIENCE = 20.0
 ENDS = ("SUCCESS", "FAILURE", "REVOKED")
 
@@ -30,14 +30,14 @@ def now() -> datetime:
 
 
 def record(task_id: str = "", value: Any = 42, state: str = "SUCCESS", **given: Any) -> TaskRecord:
-    """Return a record, with a new id unless one is given, of a task that ended now unless its state says otherwise."""
+    """Return a record, by default with a new id, of a task that ended just now if its state is final."""
     done_at = now() if state in ENDS else None
     values = {"result": Payload(json.dumps(value).encode()), "done_at": done_at, **given}
     return TaskRecord(task_id=task_id or new_id(), state=state, **values)
 
 
 def fork_in_c() -> int:
-    """Fork as a program in C does, without Python's hooks; return the child's process id, in the child 0.
+    """Fork like a program in C, without Python's hooks; return the child's process id, or 0 in the child.
 
     A thread that waits for the interpreter at the moment of the fork leaves its condition variable in a state in which
     the child can hang. So this waits until no other thread does.
@@ -54,7 +54,7 @@ def _others_sleep() -> bool:
 
 
 def _other_threads() -> list[tuple[str, int, int]]:
-    """Return of each other thread whether it sleeps (``S``), and where in its program it is."""
+    """Return for each other thread whether it sleeps (``S``), and its position in the program."""
     frames = sys._current_frames()
     found = []
     for thread in threading.enumerate():

@@ -1,10 +1,10 @@
 """Raises exceptions at random moments of a store's calls: ``python -m tests.interruptions --store postgres``.
 
-Two threads suffer: the main thread, in which a signal's handler raises as a soft time limit does, and another one, into
-which a third thread throws an exception. In every round one call of one of them (``put``, ``get``, waiting, the pool)
-is struck at a random moment of it. Eight threads beside them use the same store in peace. What must not happen: a
-thread hangs, an exception is swallowed, the pool loses a connection, a call gets another call's answer, or what was
-acknowledged is not there. Ends with a summary of what was done.
+Two threads are interrupted: the main thread, by a signal handler, like a soft time limit; and another one, in which a
+third thread raises an exception. In every round one call of one of them (``put``, ``get``, waiting, the pool) is
+interrupted at a random moment. Eight other threads use the same store and are not interrupted. It fails if a thread
+hangs, an exception is swallowed, the pool loses a connection, a call gets another call's reply, or an acknowledged
+result is missing. It prints a summary.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from tests.servers import PostgresServer, RedisServer
 
 #: connections of the pool, fewer than there are threads
 POOL = 4
-#: threads that are left in peace
+#: threads that are not interrupted
 OTHERS = 8
-#: seconds between two calls of one of them, at most
+#: the longest pause between two calls of one of them, in seconds
 PAUSE = 0.04
-#: seconds without a round after which the process says where its threads are, and ends
+#: seconds without a round after which the process prints the stacks of its threads, and ends
 HANGS = 120.0
 
 
 class Struck(BaseException):
-    """What Ctrl-C or a greenlet's timeout raises: no ``Exception``."""
+    """An exception like that of Ctrl-C or of a greenlet's timeout: not an ``Exception``."""
 
 
 KINDS: tuple[type[BaseException], ...] = (Struck, SoftTimeLimitExceeded)
@@ -65,13 +65,13 @@ def record(task_id: str) -> TaskRecord:
 
 
 def check(found: TaskRecord | None, task_id: str) -> None:
-    """Fail where an answer is another question's."""
-    assert found is not None, f"{task_id} was acknowledged and is not there"
+    """Fail if a reply belongs to another call."""
+    assert found is not None, f"{task_id} was acknowledged and is missing"
     assert found.result is not None
     assert (found.task_id, json.loads(found.result.body)) == (task_id, task_id), f"asked for {task_id}, got {found}"
 
 
-# -- asking a connection of the pool something that has one answer
+# -- a query on a connection of the pool, with one right reply
 
 
 def ask_postgres(connection: Any, number: int) -> None:
@@ -105,7 +105,7 @@ ASK: dict[str, Callable[[Any, int], None]] = {
 
 
 class Target:
-    """A store, what was acknowledged of it, and the calls that are made.
+    """A store, its acknowledged results, and the calls.
 
     Args:
         kind: the store's name.
@@ -122,7 +122,7 @@ class Target:
         self._ask = ASK[kind]
         self.over = threading.Event()
         self.failures: list[str] = []
-        #: of each of the others, how many results it has stored: ``other 3-0`` to ``other 3-…``
+        #: for each other thread, the number of results that it has stored: ``other 3-0`` to ``other 3-…``
         self.stored = [0] * OTHERS
         self.calls = [0] * OTHERS
 
@@ -150,7 +150,7 @@ class Target:
         check(found, task_id)
 
     def wait_for_new(self, user: User) -> None:
-        """Wait for what one of the others stores next."""
+        """Wait for the next result of one of the other threads."""
         other = user.dice.randrange(OTHERS)
         task_id = f"other {other}-{self.stored[other] + 1}"
         for found in self.waiter.wait_for([task_id], timeout=30.0):
@@ -177,7 +177,7 @@ class Target:
         waiting = (self.wait_for_old, self.wait_for_new, self.wait_in_vain)
         return (*common, *common, *waiting, self.ask_anew)
 
-    # -- those who are left in peace
+    # -- threads that are not interrupted
 
     def work_in_peace(self, number: int) -> None:
         user = User(f"other {number}", number, acknowledged=[f"other {number}-0"])
@@ -215,14 +215,14 @@ class User:
 
 
 class Victim(User):
-    """A thread whose calls are struck."""
+    """A thread whose calls are interrupted."""
 
     def __init__(self, target: Target, name: str, seed: int) -> None:
         super().__init__(name, seed)
         self._bed = target
         self.struck: Counter[str] = Counter()
         self.spared = 0
-        #: seconds that each call takes, about
+        #: the usual duration of each call, in seconds
         self._durations: dict[str, float] = {}
 
     def prepare(self) -> None:
@@ -230,7 +230,7 @@ class Victim(User):
             self._bed.put(self)
 
     def round(self, strike: Callable[[type[BaseException], float], Any]) -> None:
-        """Make one call, which ``strike``, a context manager, has raise an exception of this kind after so long."""
+        """Make one call, in which ``strike``, a context manager, raises an exception after a random time."""
         call = self.dice.choice(self._bed.all_calls)
         kind = self.dice.choice(KINDS)
         usual = self._durations.get(call.__name__, 0.002)
@@ -247,7 +247,7 @@ class Victim(User):
 
 @contextmanager
 def signals() -> Iterator[Callable[[type[BaseException], float], Any]]:
-    """Strike in the main thread, by a timer's signal."""
+    """Interrupt the main thread, by a timer's signal."""
     wanted: list[type[BaseException]] = []
 
     def handle(*_: Any) -> None:
@@ -276,7 +276,7 @@ def signals() -> Iterator[Callable[[type[BaseException], float], Any]]:
 
 
 class Striker(threading.Thread):
-    """Throws exceptions into another thread."""
+    """Raises exceptions in another thread."""
 
     def __init__(self) -> None:
         super().__init__(name="striker", daemon=True)
@@ -284,7 +284,7 @@ class Striker(threading.Thread):
         self._work = threading.Semaphore(0)
         self._next: tuple[type[BaseException], float, int] | None = None
         self._victim = 0
-        #: the number of the round in which an exception may be thrown, 0 between two rounds
+        #: the number of the round in which an exception may be raised; 0 between two rounds
         self._round = 0
         self._rounds = 0
         self.is_over = False
@@ -315,7 +315,7 @@ class Striker(threading.Thread):
             self.spare()
 
     def spare(self) -> None:
-        """Let no exception be thrown any more; one that was thrown is raised before this returns."""
+        """Stop raising exceptions; a pending one is raised before this returns."""
         with self._lock:
             self._round = 0
         for _ in range(3):
@@ -323,7 +323,7 @@ class Striker(threading.Thread):
 
 
 def throw(thread: int, kind: type[BaseException]) -> None:
-    """Raise in another thread, as soon as it runs Python again."""
+    """Raise an exception in another thread, when it next runs Python."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
 
 
@@ -345,7 +345,7 @@ def suffer_in_thread(target: Target, victim: Victim, rounds: int) -> None:
 
 
 def suffer(kind: str, url: str, rounds: int, seed: int, say: Callable[[str], object]) -> str:
-    """Strike ``rounds`` times, and look that nothing is broken; return the summary."""
+    """Interrupt ``rounds`` calls, and check that nothing is broken; return the summary."""
     sys.setswitchinterval(0.0002)
     target = Target(kind, url)
     for number in range(OTHERS):
@@ -373,7 +373,7 @@ def suffer(kind: str, url: str, rounds: int, seed: int, say: Callable[[str], obj
         faulthandler.dump_traceback_later(3 * HANGS, exit=True)
         sufferer.join(HANGS)
         after = sum(beside.struck.values()) + beside.spared
-        assert not sufferer.is_alive() or after > before, "the thread that suffers hangs"
+        assert not sufferer.is_alive() or after > before, "the interrupted thread hangs"
     target.over.set()
     faulthandler.dump_traceback_later(HANGS, exit=True)
     for thread in others:
@@ -387,9 +387,9 @@ def suffer(kind: str, url: str, rounds: int, seed: int, say: Callable[[str], obj
     stored = len(main.acknowledged) + len(beside.acknowledged) + sum(target.stored)
     return (
         f"{rounds:,} rounds on {kind} in {took:.0f} s ({rounds / took:.0f}/s, seed {seed}): {sum(struck.values()):,} "
-        f"calls were struck ({kinds}), {main.spared + beside.spared:,} ended before; {OTHERS} other threads made "
-        f"{sum(target.calls):,} calls. No thread hung, no call failed, every answer belonged to its question, all "
-        f"{stored:,} acknowledged results are there, and the pool lends all {POOL} connections."
+        f"calls were interrupted ({kinds}), {main.spared + beside.spared:,} ended before; {OTHERS} other threads made "
+        f"{sum(target.calls):,} calls. No thread hung, no call failed, every reply belonged to its call, all "
+        f"{stored:,} acknowledged results are stored, and the pool hands out all {POOL} connections."
     )
 
 
@@ -397,10 +397,10 @@ def look_that_nothing_is_broken(target: Target, victims: list[Victim]) -> None:
     gc.collect()
     with ExitStack() as loans:
         for number in range(POOL):
-            # each would wait for a minute for a place that was lost
+            # each thread would wait for a minute for a lost connection
             before = time.monotonic()
             target._ask(loans.enter_context(target.pool.connection()), number)
-            assert time.monotonic() - before < 30, "the pool has lost a place"
+            assert time.monotonic() - before < 30, "the pool has lost a connection"
     acknowledged = [task_id for victim in victims for task_id in victim.acknowledged]
     acknowledged += [f"other {n}-{number}" for n in range(OTHERS) for number in range(target.stored[n] + 1)]
     for start in range(0, len(acknowledged), 1_000):
@@ -434,7 +434,7 @@ def server_of(kind: str) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--store", choices=sorted(ASK), default="postgres")
-    parser.add_argument("--url", help="a store that is there; otherwise a server is started")
+    parser.add_argument("--url", help="the URL of a store; otherwise a server is started")
     parser.add_argument("--rounds", type=lambda text: int(text.replace("_", "").replace(",", "")), default=100_000)
     parser.add_argument("--seed", type=int, default=None)
     given = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Watches that the passwords of the test servers appear nowhere: in no log, error, output or file of the whole run.
+"""Checks that the test servers' passwords appear in no log, error, output or file of the whole run.
 
-The servers' password has every character that is special somewhere. However it is encoded, escaped or cut, one of its
-two words survives, so these are what is looked for. What a test itself writes (its apps, its `.env`) is not looked at.
+The servers' password has every special character. However it is encoded, escaped or cut, one of its
+two words survives, so the check searches these. It skips files that a test itself writes (its apps, its `.env`).
 
-A test in which a word turns up fails; what turns up outside a test fails the run.
+A test fails if a word appears in it; the run fails if a word appears outside of a test.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests import commands, servers
 
 _WORDS = re.compile("|".join(servers.PASSWORD_WORDS), re.IGNORECASE)
 _CONTEXT = 100
-#: what tests write themselves, with URLs in it
+#: files that tests write themselves, with URLs in them
 _OWN_FILES = {".py", ".pyc", ".env", ".ini", ".conf", ".txt", ".toml"}
 _LARGEST_FILE = 50_000_000
 
@@ -29,14 +29,14 @@ _found: list[str] = []
 
 
 def look(text: str, where: str) -> None:
-    """Note it if a password is in a text that a test gets to see."""
+    """Record if a password is in a text."""
     if match := _WORDS.search(text):
         around = text[max(0, match.start() - _CONTEXT) : match.end() + _CONTEXT]
         _found.append(f"{where}: …{_WORDS.sub('<<PASSWORD>>', around)}…")
 
 
 def look_into_files(folder: Path) -> None:
-    """Look at every file below a folder, but for those that tests write themselves."""
+    """Check every file below a folder, except those that tests write themselves."""
     for path in folder.rglob("*"):
         if path.suffix in _OWN_FILES or path.name.startswith(".env") or path.is_symlink() or not path.is_file():
             continue
@@ -45,13 +45,13 @@ def look_into_files(folder: Path) -> None:
 
 
 def take() -> list[str]:
-    """Return what was found since the last call."""
+    """Return the findings since the last call."""
     found, _found[:] = list(_found), []
     return found
 
 
 def _watch_errors() -> None:
-    """Look at every error of ours when it is made, whoever catches it."""
+    """Check every error of rootcellar when it is created."""
     make = RootcellarError.__init__
 
     def watched(self: RootcellarError, what: str, *args: Any, **kwargs: Any) -> None:
@@ -62,7 +62,7 @@ def _watch_errors() -> None:
 
 
 def _watch_servers() -> None:
-    """Look at a server's log when it is closed: nothing of ours may tell it the password but to log in."""
+    """Check a server's log when it is closed: rootcellar may send the password only to log in."""
     close = servers.Server.close
 
     def watched(self: servers.Server) -> None:
@@ -74,7 +74,7 @@ def _watch_servers() -> None:
 
 
 def _watch_workers() -> None:
-    """Look at a worker's log when it has ended."""
+    """Check a worker's log when it has ended."""
     kill = workers.Worker.kill
 
     def watched(self: workers.Worker) -> int:
@@ -86,7 +86,7 @@ def _watch_workers() -> None:
 
 
 def _watch_commands() -> None:
-    """Look at what a command prints: the run is over when it is an :class:`Ended`."""
+    """Check the output of a command when it has ended."""
     make = commands.Ended.__init__
 
     def watched(self: commands.Ended, status: int, out: str, err: str) -> None:
@@ -106,7 +106,7 @@ _watch_commands()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
-    """Fail the test in whose output, logs, errors or files a password is."""
+    """Fail a test if a password is in its output, logs, errors or files."""
     report = yield
     for title, text in report.sections:
         look(text, title)
@@ -125,7 +125,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run if a password turned up outside the tests, such as in a server's log."""
+    """Fail the run if a password appeared outside of the tests, such as in a server's log."""
     found = take()
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["leaks"] = found  # pytest-xdist: the controller fails the run
@@ -135,7 +135,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over what a worker of pytest-xdist found."""
+    """Collect the findings of a worker of pytest-xdist."""
     _found.extend(getattr(node, "workeroutput", {}).get("leaks", ()))
 
 

@@ -1,4 +1,4 @@
-"""A real MariaDB server for the tests, as tests/servers.py has the others."""
+"""A real MariaDB server for the tests; the others are in tests/servers.py."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.servers import HOST, IN_URL, PASSWORD, MissingServer, Server, Setting
 
 
 class MariaDBServer(Server):
-    """A MariaDB server with the superuser `root`, durable unless configured otherwise; it speaks no TLS unless told."""
+    """A MariaDB server with the superuser `root`; durable and without TLS unless configured otherwise."""
 
     name = "mariadb"
     user = "root"
     password = PASSWORD
 
     def __init__(self, **settings: Setting) -> None:
-        """Make the server's files (about 1 s).
+        """Create the server's files (about 1 s).
 
         Raises MissingServer when MariaDB is not installed, ServerError when its files cannot be made.
         """
@@ -33,7 +33,7 @@ class MariaDBServer(Server):
             raise MissingServer("MariaDB is not installed: on Debian, apt-get install mariadb-server")
         super().__init__(
             **{
-                "innodb_log_file_size": "640M",  # one value may take a tenth of it
+                "innodb_log_file_size": "640M",  # one value may use a tenth of it
                 "innodb_buffer_pool_size": "64M",
                 "max_allowed_packet": "256M",
                 "max_connections": 200,
@@ -48,7 +48,7 @@ class MariaDBServer(Server):
     def _make_files(self) -> None:
         command = [str(find_program("mariadb-install-db")), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"]
         command += ["--auth-root-authentication-method=normal", "--skip-name-resolve", "--innodb-log-file-size=4M"]
-        # these first files need not survive a power cut; and MariaDB refuses to run as root unless told to
+        # these first files need not survive a power cut; and MariaDB runs as root only if told to
         command += ["--innodb-flush-method=nosync", *(["--user=root"] if os.geteuid() == 0 else [])]
         with self.log.open("ab") as log:
             done = subprocess.run(
@@ -70,7 +70,7 @@ class MariaDBServer(Server):
             **self._settings,
         }
         (self.folder / "init.sql").write_text(
-            "SET sql_mode = '';\n"  # backslashes are escapes, whatever a test configures
+            "SET sql_mode = '';\n"  # backslashes are always escapes, also if a test sets another sql_mode
             f"CREATE OR REPLACE USER root@'{HOST}' IDENTIFIED BY '{pymysql.converters.escape_string(self.password)}';\n"
             f"GRANT ALL ON *.* TO root@'{HOST}' WITH GRANT OPTION;\n"
         )
@@ -111,7 +111,7 @@ class MariaDBServer(Server):
             return rows
 
     def create_database(self, name: str | None = None) -> str:
-        """Make an empty database, named uniquely when no `name` is given; return its URL."""
+        """Create an empty database, with a unique name unless `name` is given; return its URL."""
         name = name or f"test_{next(self._numbers)}_{secrets.token_hex(4)}"
         self.execute(f"CREATE DATABASE {quote(name)}")
         return self.database_url(name)
@@ -121,7 +121,7 @@ class MariaDBServer(Server):
         return {name for (name,) in self.execute("SHOW DATABASES")}
 
     def drop_databases(self, names: Sequence[str]) -> None:
-        """Remove these databases; no error for one that there is not."""
+        """Remove these databases; no error if one does not exist."""
         for name in names:
             self.execute(f"DROP DATABASE IF EXISTS {quote(name)}")
 

@@ -1,4 +1,4 @@
-"""Tests that pages name: which are there, and which are not."""
+"""Finds the tests that a page names, and those that do not exist."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-#: a test as pytest names it, without parameters
+#: pytest's id of a test, without parameters
 TEST_ID = re.compile(r"(tests/[\w/]+\.py)((?:::\w+)*)")
-#: modules that take their tests from the suites of rootcellar.testing -> the suite
+#: modules with the tests of a suite of rootcellar.testing -> the suite
 SUITES = {"test_store_conformance.py": "store", "test_backend_conformance.py": "backend"}
 SUITES_FOLDER = ROOT / "src/rootcellar/testing/suites"
 
 
 def missing_tests(text: str) -> list[str]:
-    """Return the ids in a text of tests that do not exist."""
+    """Return the ids of tests in a text that do not exist."""
     return [file + name for file, name in TEST_ID.findall(text) if not _exists(ROOT / file, name.removeprefix("::"))]
 
 

@@ -1,4 +1,4 @@
-"""Redis in its other forms, for the tests: with TLS, users and a Unix socket; watched by Sentinels; as a Cluster."""
+"""Other forms of Redis for the tests: with TLS, users and a Unix socket; with Sentinels; as a Cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rootcellar.testing.child_processes import poll
 from tests.certificates import Authority
 from tests.servers import HOST, PASSWORD, START_SECONDS, RedisServer, ServerError, Setting, free_port, take_port
 
-#: what an ACL user needs, and no more; docs/redis.md says the same
+#: the minimal rights of an ACL user, as in docs/redis.md
 COMMANDS = (
     "+evalsha +eval +get +set +mget +getrange +unlink +del +exists +type +pttl +pexpire +scan "
     "+hget +hset +hsetnx +hmget +hgetall +hincrby +zadd +zrem +zrangebyscore +time "
@@ -26,9 +26,9 @@ KEYS = "~celery-task-meta-* ~celery-taskset-meta-* ~rootcellar-* resetchannels &
 
 
 class SecureRedisServer(RedisServer):
-    """A Redis with a port for TLS, which asks clients for certificates, a Unix socket and a user of least privilege.
+    """A Redis with a TLS port that requires client certificates, a Unix socket and a user of least privilege.
 
-    The plain port is for the tests themselves. A Redis that is built without TLS has the rest.
+    The plain port is for the tests themselves. A Redis that is built without TLS lacks only the TLS port.
 
     Attributes:
         authority: the authority that issued all certificates.
@@ -63,12 +63,12 @@ class SecureRedisServer(RedisServer):
 
     @property
     def tls_port(self) -> int:
-        """The port for TLS; raises BuiltWithoutTls or MissingServer where this Redis has no TLS."""
+        """The port for TLS; raises BuiltWithoutTls or MissingServer if this Redis has no TLS."""
         self.require_tls()
         return self._tls_port
 
     def tls_url(self, number: int = 0, **query: Any) -> str:
-        """Return the URL over TLS; ``query`` replaces or (``None``) removes what it says of certificates."""
+        """Return the URL over TLS; ``query`` replaces or (``None``) removes its options for certificates."""
         own = {"ssl_certfile": self.certificate.certificate, "ssl_keyfile": self.certificate.key}
         given = {"ssl_ca_certs": self.authority.certificate, **own, **query}
         given = {key: value for key, value in given.items() if value is not None}
@@ -106,7 +106,7 @@ class SentinelServer(RedisServer):
             f"sentinel failover-timeout {name} 2000",
             *after,
         ]
-        # the Sentinel writes what it learns into this file
+        # the Sentinel changes this file
         (self.folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
 
     def _command(self) -> list[str]:
@@ -130,7 +130,7 @@ class SentinelSet:
         return SentinelServer(self.port_of(self.servers[0]), self.master_name, 2)
 
     def port_of(self, server: RedisServer) -> int:
-        """Return the port by which the others, and the clients, know a server."""
+        """Return the port that the other servers and the clients use."""
         return server.port
 
     def __enter__(self) -> SentinelSet:
@@ -153,13 +153,13 @@ class SentinelSet:
         return self.database_url(0)
 
     def database_url(self, number: int) -> str:
-        """Return the URL of a database of the master, whichever that is."""
+        """Return the URL of a database of the current master."""
         hosts = ";".join(f"sentinel://{HOST}:{sentinel.port}" for sentinel in self.sentinels)
         return f"{hosts}/{number}?master_name={self.master_name}"
 
     @property
     def master(self) -> RedisServer:
-        """The server that the first Sentinel calls the master."""
+        """The master according to the first Sentinel."""
         with self.sentinels[0].client() as sentinel:
             _, port = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.master_name)
         return next(server for server in self.servers if self.port_of(server) == int(port))
@@ -181,7 +181,7 @@ class SentinelSet:
 
 
 class TlsSentinelSet(SentinelSet):
-    """The same, but everybody speaks TLS to everybody, and asks for certificates; plain ports are for the tests.
+    """The same, with TLS and client certificates everywhere; the plain ports are for the tests.
 
     Attributes:
         authority: the authority that issued all certificates.
@@ -230,7 +230,7 @@ class TlsSentinelSet(SentinelSet):
 
 
 class GuardedRedisServer(RedisServer):
-    """A Redis that lets nobody in without a password: clients with :data:`PASSWORD`, other users with one of their own.
+    """A Redis that requires a password: clients use :data:`PASSWORD`, other users have their own.
 
     Args:
         users: the others, each with its password.
@@ -252,13 +252,13 @@ class GuardedRedisServer(RedisServer):
 
 
 class SeveredSentinelSet(SentinelSet):
-    """The same, but Sentinels and replicas have users of their own, so that a master can be cut off from them.
+    """The same, but Sentinels and replicas have their own users, so that a test can cut a master off from them.
 
     Args:
-        down_after: milliseconds after which a Sentinel takes a silent master for dead.
+        down_after: milliseconds after which a Sentinel considers a silent master dead.
     """
 
-    #: the users, and the password of both
+    #: the users, and their common password
     watcher, follower, secret = "watcher", "follower", "among-servers"
 
     def __init__(self, down_after: int = 1000, **settings: Setting) -> None:
@@ -277,7 +277,7 @@ class SeveredSentinelSet(SentinelSet):
         return super().database_url(number).replace("sentinel://", f"sentinel://:{quote(PASSWORD, safe='')}@", 1)
 
     def cut_off(self, server: RedisServer) -> None:
-        """Let neither Sentinels nor replicas reach a server; clients do."""
+        """Cut a server off from Sentinels and replicas; clients still reach it."""
         with server.client() as admin:
             for user in (self.watcher, self.follower):
                 admin.execute_command("ACL", "SETUSER", user, "off")
@@ -290,7 +290,7 @@ class SeveredSentinelSet(SentinelSet):
                 admin.execute_command("ACL", "SETUSER", user, "on")
 
     def is_master_for_most(self, server: RedisServer) -> bool:
-        """Tell whether most Sentinels call a server the master."""
+        """Return whether most Sentinels report a server as the master."""
         votes = 0
         for sentinel in self.sentinels:
             with sentinel.client() as client:
@@ -316,13 +316,13 @@ class ClusterNode(RedisServer):
         )
 
     def _choose_bus_port(self) -> int:
-        """Return the port for what nodes say to each other; Redis before 7.0 takes the one 10,000 above its own."""
+        """Return the port of the cluster bus; Redis before 7.0 uses its own port plus 10,000."""
         if self.version >= (7, 0):
             port = free_port()
             self.configure(cluster_port=port)
             return port
         for _ in range(1000):
-            # below Linux's range for outgoing connections, as free_port() is
+            # below Linux's range for outgoing connections, like free_port()
             if self.port + 10_000 < 32_768 and take_port(self.port + 10_000):
                 return self.port + 10_000
             self.port = free_port()
@@ -378,7 +378,7 @@ class RedisCluster:
 
     @property
     def masters(self) -> list[RedisServer]:
-        """The nodes that are masters now."""
+        """The current masters."""
 
         def is_master(node: RedisServer) -> bool:
             with node.client() as client:

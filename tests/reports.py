@@ -1,4 +1,4 @@
-"""Lets every report travel between the processes of a test run, which takes only text that has a UTF-8 form."""
+"""Makes every report valid UTF-8, because only such text can be sent between the processes of a test run."""
 
 from __future__ import annotations
 

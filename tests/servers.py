@@ -1,9 +1,9 @@
 """Real servers for the tests: PostgreSQL, PgBouncer, Redis, MongoDB and RabbitMQ, started from installed packages.
 
-Each server lives in a temporary folder of its own, listens on 127.0.0.1 only, on a free port that it keeps over
-restarts, and dies with the process that started it, even when that process is killed with SIGKILL.
+Each server has its own temporary folder, listens only on 127.0.0.1, on a free port that it keeps over restarts, and
+ends with the process that started it, even if that process is killed with SIGKILL.
 
-All times are in seconds.  Start servers from a thread that lives as long as they should: Linux sends the parent-death
+All times are in seconds. Start servers from a thread that lives as long as they should: Linux sends the parent-death
 signal when the *thread* that started the process ends.
 """
 
@@ -48,14 +48,14 @@ HOST = "127.0.0.1"
 START_SECONDS = 120.0  # a start is normally 0.1 s (Redis), 0.5 s (PostgreSQL), 5 s (RabbitMQ)
 STOP_SECONDS = 30.0
 
-#: two words that are found however the rest is encoded, and between them all that is special somewhere
+#: two words that survive every encoding, and between them every special character
 PASSWORD_WORDS = ("Zq7Kv", "Jx4Wm")
-#: the password of every server that has one; tests/leaks.py watches that it appears nowhere
+#: the password of every server with a password; tests/leaks.py fails a test if it appears in an output
 PASSWORD = f"{PASSWORD_WORDS[0]}@:/%#?&=;+ '\"\\${{X}}{PASSWORD_WORDS[1]}"
-#: the same as it stands in a URL
+#: the same, quoted for a URL
 IN_URL = quote(PASSWORD, safe="")
 
-#: the folders of a PostgreSQL's and a Redis's programs that are tested instead of the installed ones
+#: the folders of PostgreSQL's and Redis' programs that are tested instead of the installed ones
 CHOSEN_POSTGRES = os.environ.get("ROOTCELLAR_TEST_PG_BIN")
 CHOSEN_REDIS = os.environ.get("ROOTCELLAR_TEST_REDIS_BIN")
 
@@ -63,11 +63,11 @@ Setting = str | int | float | bool
 
 
 class ServerError(RuntimeError):
-    """A server did not start or stop as asked; the text holds the end of its log."""
+    """A server did not start or stop; the message has the end of its log."""
 
 
 class MissingServer(ServerError):
-    """A server's program is not installed; the text is one line naming the Debian package to install."""
+    """A server's program is not installed; the message names the Debian package in one line."""
 
 
 class BuiltWithoutTls(ServerError):
@@ -79,9 +79,9 @@ class BuiltWithoutTls(ServerError):
 
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that nothing listens on; raises ServerError when none is found."""
-    # Below Linux's range for outgoing connections (32768-60999): while a server is down, a client that keeps
-    # reconnecting could otherwise be given the server's own port, or even connect to itself.
-    # SystemRandom: plugins that fix the random seed must not make parallel test processes choose alike.
+    # Below Linux's range for outgoing connections (32768-60999): otherwise a client that reconnects while its server
+    # is down could get the server's own port, or connect to itself.
+    # SystemRandom: with a fixed random seed, parallel test processes would choose the same ports.
     for port in random.SystemRandom().sample(range(15_000, 32_000), 100):
         if take_port(port):
             return port
@@ -89,7 +89,7 @@ def free_port() -> int:
 
 
 def take_port(port: int) -> bool:
-    """Reserve a TCP port of 127.0.0.1 where nothing listens on it; return whether it is ours now."""
+    """Reserve a TCP port of 127.0.0.1 if nothing listens on it; return whether it is reserved."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -99,12 +99,12 @@ def take_port(port: int) -> bool:
     return _reserve(port)
 
 
-#: one for each port given out, kept until this process ends: nobody else is given a port whose server is yet to start
+#: one for each reserved port, kept until this process ends: no other process gets a port whose server will start later
 _reservations: list[socket.socket] = []
 
 
 def _reserve(port: int) -> bool:
-    """Take a port among all test processes of this machine: a name that only one socket may have, and never a file."""
+    """Reserve a port among all test processes of this machine, by a name that only one socket can have."""
     reservation = socket.socket(socket.AF_UNIX)
     try:
         reservation.bind(f"\0rootcellar-test-port-{port}")
@@ -122,8 +122,8 @@ def tail(log: Path, lines: int = 30) -> str:
 
 
 def _temporary_folder(name: str) -> Path:
-    # Unix socket paths are limited to about 100 characters and another user may have to walk down to the folder,
-    # so a long or private TMPDIR will not do.
+    # Unix socket paths are limited to about 100 characters, and another user must reach the folder, so a long or
+    # private TMPDIR does not work.
     base = Path(tempfile.gettempdir()).resolve()
     if len(str(base)) > 50 or any(not folder.stat().st_mode & 0o001 for folder in (base, *base.parents)):
         base = Path("/tmp")
@@ -169,7 +169,7 @@ class Server:
         _servers.append(self)
         self.configure(**settings)
 
-    # what each kind of server says for itself
+    # what each kind of server defines
 
     @property
     def url(self) -> str:
@@ -183,10 +183,10 @@ class Server:
         return os.environ
 
     def _answers(self) -> bool:
-        """Say whether the server answers its protocol now; returns within a few seconds."""
+        """Return whether the server answers its protocol now, within a few seconds."""
         raise NotImplementedError
 
-    # what all of them do
+    # common to all servers
 
     @property
     def running(self) -> bool:
@@ -195,19 +195,19 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The main process's id; raises ServerError when the server was not started."""
+        """The main process's id; raises ServerError if the server was not started."""
         if self._process is None:
             raise ServerError(f"{self.name} was not started")
         return self._process.pid
 
     def configure(self, **settings: Setting) -> None:
-        """Change settings, named as the server names them (Redis: `_` for `-`); they hold from the next start."""
+        """Change settings by the server's names (Redis: `_` for `-`); they apply from the next start on."""
         yes, no = self.on_off
         for key, value in settings.items():
             self._settings[key] = (yes if value else no) if isinstance(value, bool) else str(value)
 
     def start(self) -> None:
-        """Start the server unless it runs, and wait until it answers.
+        """Start the server, unless it runs, and wait until it answers.
 
         Raises ServerError when it ends or does not answer within START_SECONDS.
         """
@@ -221,7 +221,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in the terminal is for pytest, which then stops the server
+                start_new_session=True,  # Ctrl-C in the terminal is for pytest, which stops the server
             )
         answered = poll(lambda: not self.running or self._answers(), START_SECONDS)
         if not self.running:
@@ -231,13 +231,13 @@ class Server:
             self._fail(f"did not answer within {START_SECONDS:g} s")
 
     def stop(self) -> None:
-        """Shut the server down cleanly; data on disk stays.  Does nothing when it does not run.
+        """Shut the server down cleanly; data on disk stays. Do nothing if it does not run.
 
         Raises ServerError, after killing it, when it takes more than STOP_SECONDS.
         """
         if self._process is None or not self.running:
             return
-        self.resume()  # a paused server would not act on the signal
+        self.resume()  # a paused server would ignore the signal
         children = self._family()[1:]
         if not any(self._stops(self.stop_signal_every) for _ in range(int(STOP_SECONDS / self.stop_signal_every))):
             self.kill()
@@ -255,7 +255,7 @@ class Server:
         return True
 
     def kill(self) -> None:
-        """Kill (SIGKILL) the main process and its children together, giving none a chance to clean up."""
+        """Kill (SIGKILL) the main process and its children together, without a clean-up."""
         if self._process is None or not self.running:
             return
         self.pause()  # stopped first, the main process cannot react to its children's deaths or fork new ones
@@ -273,23 +273,23 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """Freeze all of the server's processes (SIGSTOP): the kernel still accepts connections, nobody answers.
+        """Freeze all of the server's processes (SIGSTOP): the kernel still accepts connections, which get no reply.
 
         Raises ServerError when that takes more than STOP_SECONDS.
         """
         self._paused = True
-        self._freeze(self._family()[:1])  # it cannot have more children once it stands still
+        self._freeze(self._family()[:1])  # a frozen process cannot fork more children
         self._freeze(self._family()[1:])
 
     def resume(self) -> None:
-        """Let a paused server go on; does nothing when it is not paused."""
+        """Let a paused server continue; do nothing if it is not paused."""
         if self._paused:
             for process in reversed(self._family()):
                 _signal(process, signal.SIGCONT)
             self._paused = False
 
     def close(self) -> None:
-        """Stop the server, by force when it will not stop, and remove its folder."""
+        """Stop the server, by force if necessary, and remove its folder."""
         try:
             self.stop()
         finally:
@@ -334,8 +334,8 @@ _RENAME = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{old}';
 ALTER DATABASE {old} RENAME TO {new}
 """
-#: removes all schemas of a database, makes the schema public as it is in a new one, and selects whether there is
-#: nothing else that a new one has not: rights, settings, another owner, objects outside of schemas
+#: removes all schemas of a database, creates the schema public like in a new one, and selects whether the database
+#: now equals a new one: without rights, settings, another owner or objects outside of schemas
 _EMPTY = """
 DO $$
 DECLARE
@@ -365,13 +365,13 @@ class PostgresServer(Server):
     """A PostgreSQL cluster with the superuser `postgres`, durable (fsync on) unless configured otherwise."""
 
     name = "postgresql"
-    stop_signal = signal.SIGINT  # "fast": ends the sessions, unlike SIGTERM, which waits for the clients to leave
-    death_signal = "QUIT"  # "immediate": the postmaster takes its children with it
+    stop_signal = signal.SIGINT  # "fast": ends the sessions, unlike SIGTERM, which waits until the clients disconnect
+    death_signal = "QUIT"  # "immediate": the postmaster ends its children too
     user = "postgres"
     password = PASSWORD
 
     def __init__(self, auth: Literal["scram-sha-256", "trust"] = "scram-sha-256", **settings: Setting) -> None:
-        """Make the cluster's files (about 0.5 s); `auth` is how clients over TCP prove who they are.
+        """Create the cluster's files (about 0.5 s); `auth` is the login method of clients over TCP.
 
         Raises MissingServer when PostgreSQL is not installed, ServerError when initdb fails.
         """
@@ -387,14 +387,14 @@ class PostgresServer(Server):
             shutil.chown(self.folder, self._user)
         self._initdb()
         self._numbers = itertools.count(1)
-        #: the databases whose names were chosen here, and those of them that are empty and free
+        #: the databases that were created here, and those of them that are empty and free
         self._ours: set[str] = set()
         self._emptied: list[str] = []
 
     def _initdb(self) -> None:
         password = self.folder / "password"
         password.write_text(self.password)
-        password.chmod(0o644)  # the folder itself is closed to others
+        password.chmod(0o644)  # other users cannot enter the folder itself
         command = [str(self._bin / "initdb"), "--pgdata", str(self.data), "--username", self.user, "--encoding=UTF8"]
         command += ["--locale=C", "--auth-local=trust", f"--auth-host={self.auth}", f"--pwfile={password}"]
         command += ["--no-sync"]  # these first files need not survive a power cut
@@ -409,7 +409,7 @@ class PostgresServer(Server):
         if done.returncode:
             self._fail("could not be set up by initdb")
         with (self.data / "postgresql.conf").open("a") as main_file:
-            # a file, not command line options, which ALTER SYSTEM could not override
+            # in a file, because ALTER SYSTEM cannot override command line options
             main_file.write("include 'test.conf'\n")
         (self.data / "test.conf").touch()
 
@@ -427,8 +427,8 @@ class PostgresServer(Server):
     def serve_tls(self, certificate: Path, key: Path, *, client_authority: Path | None = None) -> None:
         """Offer TLS with this certificate and key, from the next start on.
 
-        With `client_authority`, the certificate of a CA, clients over TCP must prove with a certificate of it who they
-        are; until then TLS is offered and not asked for. Raises BuiltWithoutTls or MissingServer where this PostgreSQL
+        With `client_authority`, the certificate of a CA, clients over TCP need a certificate of it; without, TLS is
+        offered and not required. Raises BuiltWithoutTls or MissingServer if this PostgreSQL
         has no TLS.
         """
         if not self._has_tls():
@@ -456,7 +456,7 @@ class PostgresServer(Server):
         return bool(shown.stdout.strip())
 
     def connect_with(self, **arguments: Setting | Path) -> None:
-        """Connect with these libpq parameters beside the URL, where the tests ask the server themselves."""
+        """Use these libpq parameters besides the URL for the tests' own connections."""
         self._arguments.update({key: str(value) for key, value in arguments.items()})
 
     @property
@@ -482,13 +482,13 @@ class PostgresServer(Server):
             return cursor.fetchall() if cursor.description else []
 
     def create_database(self, name: str | None = None) -> str:
-        """Make an empty database, named uniquely when no `name` is given; return its URL."""
+        """Create an empty database, with a unique name unless `name` is given; return its URL."""
         if name is None:
             return self.database_url(self._emptied.pop() if self._emptied else self._create(self._new_name()))
         return self.database_url(self._create(name))
 
     def drop_database(self, url: str) -> None:
-        """Remove the database with this URL, or of this name, ending its sessions; no error when there is none."""
+        """Remove the database with this URL or name, and end its sessions; no error if it does not exist."""
         name = url.rpartition("/")[2]
         if name not in self._ours or not self._empty(name):
             self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)).as_string())
@@ -504,13 +504,13 @@ class PostgresServer(Server):
         return name
 
     def _empty(self, name: str) -> bool:
-        """Empty a database and keep it under a new name, a tenth of the work of making one; return whether it is so."""
+        """Empty a database for reuse under a new name, ten times faster than creating one; return whether it worked."""
         new = self._new_name()
         try:
-            # a client that connects again to the old name finds nothing
+            # a client that reconnects to the old name gets an error
             self.execute(_RENAME.format(old=name, new=new))
             is_empty = self.execute(_EMPTY, new) == [(True,)]
-        except psycopg.Error:  # it is gone already, refuses us, or somebody has connected again
+        except psycopg.Error:  # it does not exist, refuses the connection, or has a new client
             is_empty = False
         if is_empty:
             self._emptied.append(new)
@@ -520,7 +520,7 @@ class PostgresServer(Server):
 
     def close(self) -> None:
         """Stop the server and remove its folder, and the shared memory that a killed server left behind."""
-        # the pid file is still there after a kill; its line 7 holds the key and the id of the shared memory
+        # the pid file is still there after a kill; its line 7 has the key and the id of the shared memory
         left = self.data / "postmaster.pid"
         lines = left.read_text().splitlines() if left.exists() and not self.running else []
         if len(lines) > 6 and (ipcrm := find_program("ipcrm")):
@@ -537,7 +537,7 @@ class PostgresServer(Server):
 
 
 class PgBouncerServer(Server):
-    """A PgBouncer in front of a PostgreSQL server: every database of it, under its own name, user and password."""
+    """A PgBouncer in front of a PostgreSQL server, with the same databases, users and passwords."""
 
     name = "pgbouncer"
     on_off = ("1", "0")
@@ -591,7 +591,7 @@ class PgBouncerServer(Server):
         return self.through(self._postgres.url)
 
     def through(self, url: str) -> str:
-        """Return the URL that leads through the pooler to the database that `url` leads to directly."""
+        """Return the URL through the pooler for the database of `url`."""
         return url.replace(f"{HOST}:{self._postgres.port}", f"{HOST}:{self.port}")
 
     def _answers(self) -> bool:
@@ -604,10 +604,10 @@ class PgBouncerServer(Server):
 
 
 class RedisServer(Server):
-    """A Redis server that keeps nothing on disk unless configured to (`appendonly=True`)."""
+    """A Redis server that keeps nothing on disk unless configured (`appendonly=True`)."""
 
     name = "redis"
-    stop_signal_every = 1.0  # it refuses to stop while it writes its first append-only file
+    stop_signal_every = 1.0  # Redis refuses to stop while it writes its first append-only file
     on_off = ("yes", "no")
 
     def __init__(self, **settings: Setting) -> None:
@@ -634,7 +634,7 @@ class RedisServer(Server):
         return _redis_has_tls(str(self._program))
 
     def require_tls(self) -> None:
-        """Raise BuiltWithoutTls or MissingServer where this Redis has no TLS."""
+        """Raise BuiltWithoutTls or MissingServer if this Redis has no TLS."""
         if not self.has_tls:
             raise _without_tls("Redis", CHOSEN_REDIS, "redis-server")
 
@@ -672,8 +672,8 @@ class RedisServer(Server):
 class MongoServer(Server):
     """A SecantusDB server: it speaks MongoDB's protocol and keeps documents in MongoDB's storage engine, WiredTiger.
 
-    No package that can be installed here has MongoDB itself. This server is a single node, which calls itself a replica
-    set unless configured not to (`standalone=True`).
+    No installable package has MongoDB itself. This server is a single node, which reports that it is a replica set,
+    unless configured otherwise (`standalone=True`).
     """
 
     name = "mongodb"
@@ -701,7 +701,7 @@ class MongoServer(Server):
         return f"mongodb://{HOST}:{self.port}"
 
     def new_database(self) -> str:
-        """Return the URL of a database that nobody uses yet; it is made by its first use."""
+        """Return the URL of a new database; its first use creates it."""
         return f"{self.url}/test_{next(self._numbers)}_{secrets.token_hex(4)}"
 
     def drop_database(self, url: str) -> None:
@@ -711,7 +711,7 @@ class MongoServer(Server):
 
     def client(self) -> pymongo.MongoClient[dict[str, Any]]:
         """Return a client of the server; the caller closes it."""
-        # whether its certificate is good is for the tests to find out
+        # the tests check its certificate
         tls: dict[str, Any] = {"tls": True, "tlsInsecure": True} if "tls_cert_file" in self._settings else {}
         return pymongo.MongoClient(self.url, serverSelectionTimeoutMS=2_000, tz_aware=True, **tls)
 
@@ -732,7 +732,7 @@ class RabbitServer(Server):
 
     def __init__(self, **settings: Setting) -> None:
         """Prepare the node; raises MissingServer when RabbitMQ is not installed."""
-        # not /usr/sbin/rabbitmq-server where it can be avoided: Debian's wrapper runs only as root or rabbitmq
+        # not /usr/sbin/rabbitmq-server if possible: Debian's wrapper runs only as root or rabbitmq
         self._program = find_program("/usr/lib/rabbitmq/bin/rabbitmq-server") or find_program("rabbitmq-server")
         self._epmd, self._erl = find_program("epmd"), find_program("erl")
         if self._program is None or self._epmd is None or self._erl is None:
@@ -758,7 +758,7 @@ class RabbitServer(Server):
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))}
         return {
             **inherited,
-            "HOME": str(self.folder),  # where Erlang looks for its cookie
+            "HOME": str(self.folder),  # Erlang reads its cookie there
             "ERL_EPMD_ADDRESS": HOST,
             "ERL_EPMD_PORT": str(self._epmd_port),
             "RABBITMQ_NODENAME": self.node,
@@ -773,7 +773,7 @@ class RabbitServer(Server):
             "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_LOGS": "-",  # standard output
-            "detached": "1",  # makes the start script become the Erlang machine, instead of minding it
+            "detached": "1",  # the start script becomes the Erlang machine, instead of supervising it
         }
 
     @property
@@ -782,7 +782,7 @@ class RabbitServer(Server):
         return f"amqp://guest:guest@{HOST}:{self.port}//"
 
     def create_vhost(self, name: str | None = None) -> str:
-        """Make an empty virtual host (about 0.2 s), named uniquely when no `name` is given; return its URL.
+        """Create an empty virtual host (about 0.2 s), with a unique name unless `name` is given; return its URL.
 
         Raises ValueError for a name with other characters than letters, digits, `_` and `-`; ServerError when the
         node refuses.
@@ -792,7 +792,7 @@ class RabbitServer(Server):
         return f"amqp://guest:guest@{HOST}:{self.port}/{name}"
 
     def add_user(self, name: str, password: str, vhost: str) -> None:
-        """Make a user who may do all in a virtual host.
+        """Create a user with all rights in a virtual host.
 
         Raises ValueError for anything but letters, digits, `_` and `-`; ServerError when the node refuses.
         """
@@ -800,12 +800,12 @@ class RabbitServer(Server):
         self._call(("rabbit_auth_backend_internal", "add_user", arguments), _permissions(name, vhost))
 
     def _call(self, *calls: tuple[str, str, str]) -> None:
-        """Call functions of the node, each given as its module, its name and its arguments."""
+        """Call functions of the node, each given by its module, name and arguments."""
         steps = "".join(f"ok = rpc:call('{self.node}', {module}, {call}, {args}), " for module, call, args in calls)
         self._evaluate(steps, ", ".join(call for _, call, _ in calls))
 
     def call(self, module: str, function: str, arguments: str) -> str:
-        """Call a function of the node, its arguments written as an Erlang list; return what it returned, as Erlang.
+        """Call a function of the node, with its arguments as an Erlang list; return its result, as Erlang.
 
         Raises ServerError when it fails.
         """
@@ -816,14 +816,14 @@ class RabbitServer(Server):
         return answer
 
     def set_rights(self, vhost: str, user: str, names: str) -> None:
-        """Say on which names a user may configure, write and read in a virtual host; raises ServerError."""
-        told = f'<<"{names}">>, <<"{names}">>, <<"{names}">>'
+        """Set the names that a user may configure, write and read in a virtual host; raises ServerError."""
+        rights = f'<<"{names}">>, <<"{names}">>, <<"{names}">>'
         self.call(
-            "rabbit_auth_backend_internal", "set_permissions", f'[<<"{user}">>, <<"{vhost}">>, {told}, <<"test">>]'
+            "rabbit_auth_backend_internal", "set_permissions", f'[<<"{user}">>, <<"{vhost}">>, {rights}, <<"test">>]'
         )
 
     def _evaluate(self, steps: str, what: str) -> str:
-        """Run Erlang beside the node; return what it printed."""
+        """Run Erlang in another process; return its output."""
         # a bare Erlang node: rabbitmqctl takes seconds to do the same
         command = [str(self._erl), "-boot", "no_dot_erlang", "-noinput", "-hidden"]
         command += ["-sname", f"caller-{secrets.token_hex(4)}@localhost"]
@@ -842,7 +842,7 @@ class RabbitServer(Server):
         """
         if self.running:
             return
-        # A node that finds no name server starts one as a daemon, which would stay behind for good.
+        # A node that finds no name server starts one as a daemon, which would never end.
         self._stop_epmd()
         self._epmd_process = subprocess.Popen(
             die_with_parent([str(self._epmd), "-address", HOST, "-port", str(self._epmd_port)]),
@@ -864,7 +864,7 @@ class RabbitServer(Server):
         super().start()
 
     def stop(self) -> None:
-        """Stop the node cleanly, then its name server; queues and messages that are durable stay."""
+        """Stop the node cleanly, then its name server; durable queues and messages stay."""
         try:
             super().stop()
         finally:
@@ -913,14 +913,14 @@ def _redis_version(program: str) -> tuple[int, int]:
 
 @functools.cache
 def _redis_has_tls(program: str) -> bool:
-    """Start a Redis with a TLS port and no certificate: it ends, and names the certificate where it has TLS."""
+    """Start a Redis with a TLS port and no certificate: it ends, and if it has TLS, it names the certificate."""
     command = [program, "--port", "0", "--tls-port", "1", "--save", ""]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_SECONDS)
     return "tls-cert-file" in ended.stdout + ended.stderr
 
 
 def _without_tls(server: str, chosen: str | None, package: str) -> ServerError:
-    """Return what to raise: a chosen server may be without TLS, and the tests skip it; an installed one may not."""
+    """Return the error: for a chosen server without TLS the tests are skipped; an installed server must have TLS."""
     problem = f"this {server} is built without TLS"
     if chosen:
         return BuiltWithoutTls(problem)
@@ -932,7 +932,7 @@ def _ordinary_user() -> str:
 
 
 def _postgres_bin() -> Path:
-    """Return the folder of PostgreSQL's programs: ROOTCELLAR_TEST_PG_BIN, the newest of Debian's, or from PATH."""
+    """Return the folder of PostgreSQL's programs: ROOTCELLAR_TEST_PG_BIN, Debian's newest, or from PATH."""
     if CHOSEN_POSTGRES:
         candidates = [Path(CHOSEN_POSTGRES)]
     else:

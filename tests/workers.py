@@ -14,7 +14,7 @@ __all__ = ["ROOT", "Pool", "Worker", "WorkerError"]
 
 
 class Worker(workers.Worker):
-    """A worker that starts in the repository's root unless it is given another folder."""
+    """A worker that starts in the repository's root, or in the given folder."""
 
     def __init__(self, app: str, *, cwd: Path = ROOT, **settings: Any) -> None:
         super().__init__(app, cwd=cwd, **settings)

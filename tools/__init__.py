@@ -1,1 +1,1 @@
-"""What writes parts of the documentation from the code. None of it is in the wheel."""
+"""Writes parts of the documentation from the code. Not part of the wheel."""

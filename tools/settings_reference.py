@@ -1,4 +1,4 @@
-"""The tables of docs/configuration.md, made of the variables themselves.
+"""Writes the tables of docs/configuration.md from the variables.
 
 ``python -m tools.settings_reference docs/configuration.md`` writes them into the page.
 """
@@ -31,7 +31,7 @@ def tables() -> str:
 
 
 def fill_in(page: str) -> str:
-    """Return a page with the tables in their place."""
+    """Return a page with the current tables."""
     return _PLACE.sub(lambda match: f"{match[1]}\n{tables()}\n{match[2]}", page)
 
 

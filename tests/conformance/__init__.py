@@ -1,4 +1,4 @@
-"""What the suites of :mod:`rootcellar.testing.suites` run over in this repository, and the page that they write.
+"""The stores and workers of this repository for :mod:`rootcellar.testing.suites`, and the page that the suites write.
 
 To add a store of this repository, add an entry to ``STORES`` and some to ``WORKERS`` in ``registered.py``, and its
 title to ``systems.py``. Then::

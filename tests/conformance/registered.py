@@ -1,4 +1,4 @@
-"""What the conformance suites run over. To add a store, add an entry to ``STORES`` and some to ``WORKERS``."""
+"""The stores and workers of the conformance suites. To add a store, add entries to ``STORES`` and ``WORKERS``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def redis_database(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @contextmanager
 def redis_over_tls(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database that is reached with a client certificate, as a user who may do no more than is needed."""
+    """A database with a client certificate, and a user of least privilege."""
     server = request.getfixturevalue("secure_redis_server")
     yield from _database_of(server, server.tls_url)
 
@@ -84,13 +84,13 @@ def redis_sentinel(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @contextmanager
 def redis_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A part of the one database that a Cluster has, apart by the prefix of its keys."""
+    """A part of a Cluster's only database, with its own prefix of keys."""
     cluster = request.getfixturevalue("redis_cluster")
     yield f"{cluster.url}?global_keyprefix=place{next(_database_numbers)}"
 
 
 def _database_of(server: RedisServer, url_of: Callable[[int], str] | None = None) -> Iterator[str]:
-    """Give one of a server's many databases, and empty it at the end."""
+    """Yield one of a server's many databases, and empty it at the end."""
     number = next(_database_numbers)
     yield (url_of or server.database_url)(number)
     with redis.Redis.from_url(server.database_url(number)) as client:
@@ -105,7 +105,7 @@ def mysql_database(request: pytest.FixtureRequest) -> Iterator[str]:
     server = request.getfixturevalue("mysql_server")
     before = server.databases()
     yield server.create_database()
-    # a test may have put tables into others, which are as schemas are elsewhere
+    # a test may have created tables in other databases, which MySQL uses like schemas
     server.drop_databases(server.databases() - before)
 
 
@@ -136,14 +136,14 @@ def mongo_database(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @contextmanager
 def hybrid_of_postgres_and_redis(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A PostgreSQL database and a Redis database in front; the password is in a file, for a query may not have it."""
+    """A PostgreSQL database with a Redis database in front; the password is in a file, as a query has none."""
     with _postgres_and_redis(request, "redis_server") as settings:
         yield f"hybrid://?{urlencode(settings)}"
 
 
 @contextmanager
 def write_behind(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The same, but Redis has a result first; it keeps what it acknowledges."""
+    """The same in the mode write-behind; Redis has an append-only file."""
     with _postgres_and_redis(request, "kept_redis_server") as settings:
         yield f"hybrid://?{urlencode({**settings, 'mode': 'write-behind'})}"
 
@@ -206,7 +206,7 @@ STORES = [
 
 @contextmanager
 def new_redis_broker(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A Redis of its own, so that one worker's messages never slow another's."""
+    """A new Redis, so that one worker's messages do not slow another's."""
     with RedisServer() as server:
         yield server.url
 
@@ -219,7 +219,7 @@ def new_rabbit_host(request: pytest.FixtureRequest) -> Iterator[str]:
 REDIS_BROKER = Broker("redis", new_redis_broker)
 RABBIT_BROKER = Broker("rabbit", new_rabbit_host)
 
-#: every store, pool and broker meets every other one at least once; the small workers use the first broker of a store
+#: every store, pool and broker is combined with every other at least once; small workers use a store's first broker
 WORKERS = [
     WorkerUnderTest(SQLITE, "prefork", REDIS_BROKER),
     WorkerUnderTest(SQLITE, "threads", RABBIT_BROKER, essentials_only=True),

@@ -1,8 +1,8 @@
-"""The table system x feature in docs/systems.md: what the conformance suites ran, and a check that it still holds.
+"""The table of systems and features in docs/systems.md: the conformance suites write it, and check that it is true.
 
-A feature is a group of tests. It is there if every one of its tests passed, in one at least of the pools that the store
-is tested with. A run that finds a "yes" untrue fails; ``--write-systems`` writes what the run found, and leaves alone
-what it did not run wholly.
+A feature is a group of tests. A store has it if every test of the group passed in at least one pool. A run fails if a
+"yes" is not true; ``--write-systems`` writes what the run found, and keeps the cells of groups that it did not run
+completely.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pytest
 
 from rootcellar.testing.under_test import StoreUnderTest, WorkerUnderTest
 
-#: the reasons to skip that say nothing against the table: it is about the newest Celery, and about servers with TLS
+#: reasons to skip that do not contradict the table: it is about the newest Celery, and about servers with TLS
 _OF_ANOTHER_VERSION = re.compile(r"Celery before |this \w+ is built without TLS")
 PAGE = Path(__file__).parents[2] / "docs" / "systems.md"
-#: what is not for users
+#: not for users
 UNLISTED = {"memory"}
 TITLES = {
     "sqlite": "SQLite",
@@ -77,7 +77,7 @@ Cell = tuple[str, str]
 
 @dataclass
 class Found:
-    """What a run found of a cell: how each of its tests ended, in whatever pool it did best, and how many there are."""
+    """A run's outcomes for a cell: the best outcome of each of its tests in any pool, and the number of its tests."""
 
     total: int = 0
     ends: dict[str, str] = field(default_factory=dict)
@@ -112,7 +112,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class SystemsTable:
-    """A pytest plugin that keeps account of what each test said of which system."""
+    """A pytest plugin that collects the outcome of each test by system."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._page = Path(config.getoption("--systems-page"))
@@ -123,7 +123,7 @@ class SystemsTable:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Note on each test what it is about, before any is deselected."""
+        """Add the system and the feature to each test, before any is deselected."""
         tests: dict[Cell, set[str]] = defaultdict(set)
         about: list[tuple[pytest.Item, Cell, str]] = []
         for item in items:
@@ -162,7 +162,7 @@ class SystemsTable:
         for (system, feature), found in whole.items():
             if self._claims.get((system, feature)) == "yes" and found.text() != "yes":
                 why = f" ({'; '.join(sorted(found.reasons))})" if found.reasons else ""
-                self._untrue.append(f"{system}, {feature}: yes there, {found.text()} now{why}")
+                self._untrue.append(f"{system}, {feature}: the page says yes, this run {found.text()}{why}")
         if self._untrue and session.exitstatus == 0:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -174,7 +174,7 @@ class SystemsTable:
 
 
 def cells_of(item: pytest.Item) -> Iterable[tuple[Cell, str]]:
-    """Tell which cell a test is for, and its name there, which is the same in every pool."""
+    """Yield the cells of a test, and its name there, which is the same in every pool."""
     params = getattr(getattr(item, "callspec", None), "params", {})
     worker = next((value for value in params.values() if isinstance(value, WorkerUnderTest)), None)
     store = worker.store if worker else params.get("under_test")

@@ -1,7 +1,7 @@
-"""Damages one row or header in ten, and looks whether the other nine are unharmed: ``python -m tests.damage``.
+"""Damages one row or header in ten, and checks that the other nine are unaffected: ``python -m tests.damage``.
 
-A *round* is one damaged row or header among nine good ones. Many rounds are looked at together: some hundred tasks are
-stored once, one in ten of their rows is damaged past rootcellar, every reader reads all of them, and the rows are put
-back. What must not happen: a reader that gets a good task as something else, or does not get it; an error that is none
-of rootcellar's, or that does not name its task.
+A *round* is one damaged row or header among nine good ones. Many rounds run together: some hundred tasks are stored
+once, one in ten of their rows is damaged in the server itself, every reader reads all of them, and the rows are
+restored. It fails if a reader gets a wrong record, or none, for a good task; or an error that is not rootcellar's, or
+that does not name its task.
 """

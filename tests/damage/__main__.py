@@ -18,7 +18,7 @@ from tests.servers import MongoServer, PostgresServer, RedisServer
 
 
 def opened(stack: ExitStack) -> dict[str, Callable[[], places.Place]]:
-    """Return what opens each place, on servers that start when they are first needed and end with the stack."""
+    """Return functions that open each place, on servers that start when first needed and end with the stack."""
 
     def postgres() -> str:
         return stack.enter_context(PostgresServer()).create_database()

@@ -1,4 +1,4 @@
-"""What is put in the place of good values."""
+"""The values that replace good ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import bson
 
 
 class Text(bytes):
-    """Bytes that SQLite is made to take for text."""
+    """Bytes that SQLite stores as text."""
 
 
 DEEP = "[" * 3_000 + "]" * 3_000

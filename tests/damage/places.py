@@ -1,4 +1,4 @@
-"""The stores, and how each one's rows are damaged past rootcellar and put back."""
+"""The stores, and how their rows are damaged in the server itself and restored."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Place(ABC):
     """A store.
 
     Attributes:
-        name: what it is called in the counts.
+        name: its name in the counts.
         app: an app whose results are there.
-        columns: what of a task's row can be damaged.
-        chord_columns: what of a chord and its parts can be damaged.
+        columns: the columns of a task's row that can be damaged.
+        chord_columns: the columns of a chord and its parts that can be damaged.
     """
 
     name: str
@@ -53,19 +53,19 @@ class Place(ABC):
 
     @abstractmethod
     def keep(self) -> None:
-        """Remember the tasks as they are now."""
+        """Save the tasks."""
 
     @abstractmethod
     def put_back(self) -> None:
-        """Make the tasks what they were when they were kept."""
+        """Restore the saved tasks."""
 
     @abstractmethod
     def damage(self, task_id: str, column: str, source: random.Random) -> Any:
-        """Damage a task's row; return what was put into it."""
+        """Damage a task's row; return the new value."""
 
     @abstractmethod
     def damage_chord(self, group_id: str, column: str, source: random.Random) -> Any:
-        """Damage a chord or one of its parts; return what was put into it."""
+        """Damage a chord or one of its parts; return the new value."""
 
     @abstractmethod
     def forget_chords(self) -> None:
@@ -214,7 +214,7 @@ class MySQLPlace(SqlPlace):
     def connect(self) -> Any:
         connection = pymysql.connect(**connection_settings(self._url, {}), autocommit=True)
         with connection.cursor() as cursor:
-            # as lax as a server may be
+            # the least strict mode of a server
             cursor.execute("SET SESSION sql_mode = 'ALLOW_INVALID_DATES'")
         return connection
 
@@ -261,7 +261,7 @@ _FIELDS = [
 
 
 def odd_blob(blob: bytes, column: str, source: random.Random) -> bytes:
-    """Return the blob of a task with one thing in it damaged."""
+    """Return the blob of a task with one damaged field."""
     if column == "bytes":
         return changed(blob, source) if source.random() < 0.9 else source.randbytes(source.randrange(60))
     if column == "stock":
@@ -459,7 +459,7 @@ class MongoPlace(Place):
 
 
 class HybridPlace(PostgresPlace):
-    """PostgreSQL behind a cache: every other batch the copies are damaged instead of the rows."""
+    """PostgreSQL behind a cache: in every other batch the copies are damaged instead of the rows."""
 
     name = "write-through"
     columns = (*PostgresPlace.columns, "copy")
@@ -488,7 +488,7 @@ class HybridPlace(PostgresPlace):
 
 
 class BehindPlace(RedisPlace):
-    """Redis before PostgreSQL: what is damaged waits to be moved."""
+    """Redis before PostgreSQL: the damaged records wait to be moved."""
 
     name = "write-behind"
     is_rekeyed = False

@@ -1,4 +1,4 @@
-"""What is stored, what reads it, and how the rounds find out whether any other reader was harmed."""
+"""The stored records, their readers, and the check that damage affects no other reader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from rootcellar.stores.watching import Notification, NotifyOn
 from tests.damage import odd
 from tests.damage.places import Place
 
-#: tasks that are stored in a place, and one in so many is damaged
+#: the number of tasks in a place, of which one in ten is damaged
 TASKS, ONE_IN = 300, 10
 #: requests of one batch of headers, and chords of one batch of chords
 REQUESTS, CHORDS = 50, 10
@@ -59,7 +59,7 @@ VALUES: list[Any] = [
 
 
 class Harmed(AssertionError):
-    """Somebody was harmed by the damage of another's record, or by an error that is none of rootcellar's."""
+    """A damaged record affected another one, or raised an error that is not rootcellar's."""
 
 
 class Trial:
@@ -67,8 +67,8 @@ class Trial:
 
     Args:
         place: the store.
-        source: what is random.
-        counts: how many rounds there were, by (store, what was damaged, reader).
+        source: the random numbers.
+        counts: the number of rounds by (store, damaged field, reader).
     """
 
     def __init__(self, place: Place, source: random.Random, counts: Counter[tuple[str, str, str]]) -> None:
@@ -87,7 +87,7 @@ class Trial:
     # -- rows
 
     def begin(self) -> None:
-        """Store the tasks, and remember how each of them reads."""
+        """Store the tasks, and keep what each of them reads as."""
         for number in range(TASKS):
             task_id = str(uuid.UUID(int=self._source.getrandbits(128)))
             value = self._source.choice(VALUES)
@@ -103,7 +103,7 @@ class Trial:
         self._metas = {task_id: _shown(self.backend.meta_of(record)) for task_id, record in self._good.items()}
 
     def rows(self) -> int:
-        """Damage some rows, let everybody read, and put them back; return how many were damaged."""
+        """Damage some rows, read with every reader, and restore them; return how many were damaged."""
         self.place.put_back()
         self._batch += 1
         chosen = self._source.sample(sorted(self._good), TASKS // ONE_IN)
@@ -159,7 +159,7 @@ class Trial:
                 if isinstance(exc, PayloadError) and task_id not in str(exc):
                     raise Harmed(f"{column} = {value!a}: no id in {exc}") from exc
             except Exception as exc:
-                raise Harmed(f"{column} = {value!a}: {exc!r} is none of rootcellar's") from exc
+                raise Harmed(f"{column} = {value!a}: {exc!r} is not rootcellar's") from exc
 
     def _check(self, found: dict[str, TaskRecord]) -> None:
         for task_id, record in self._good.items():
@@ -248,7 +248,7 @@ class Trial:
         def drain() -> None:
             deadline = time.monotonic() + PATIENCE
             while store.lag().waiting:
-                assert time.monotonic() < deadline, "not all is moved"
+                assert time.monotonic() < deadline, "not all records were moved"
                 store.drain_all()
             self._check(dict(store.durable.get_many(self._good)))
 
@@ -286,7 +286,7 @@ class Trial:
                 list(threads.map(store, ids))
             found = self.store.get_many(ids)
             for task_id in ids:
-                # also that of the odd header: a task's own result is never lost
+                # also the task with the odd header: its own result is never lost
                 assert self.backend.meta_of(found[task_id])["result"] == ["value", task_id], task_id
             if isinstance(self.store, WritesBehind):
                 self.store.drain_all()

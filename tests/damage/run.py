@@ -1,4 +1,4 @@
-"""How many rounds of each kind each place gets, and what is printed about them."""
+"""The number of rounds of each kind for each place, and the printed summary."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.damage.places import Place
 from tests.damage.rounds import Trial
 
 Counts = Counter[tuple[str, str, str]]
-#: the share of the rounds that are of headers and of chords; the others are of rows
+#: the shares of rounds for headers and for chords; the others are for rows
 HEADERS, CHORDS = 0.08, 0.01
-#: the shares of the stores; the server that stands for MongoDB is slow
+#: the shares of the stores; the MongoDB server of the tests is slow
 SHARES = dict.fromkeys(("postgres", "mysql", "sqlite", "redis", "write-through", "write-behind"), 0.16) | {
     "mongodb": 0.04
 }
@@ -22,13 +22,13 @@ SHARES = dict.fromkeys(("postgres", "mysql", "sqlite", "redis", "write-through",
 def run(
     places: Mapping[str, Callable[[], Place]], rounds: int, seed: int, say: Callable[[str], object] = lambda text: None
 ) -> Counts:
-    """Try those of ``rounds`` rounds that are of these places.
+    """Run the share of ``rounds`` for these places.
 
     Returns:
-        how many looks there were by (store, what was damaged, reader).
+        the number of reads by (store, damaged field, reader).
 
     Raises:
-        Harmed: somebody was harmed.
+        Harmed: another record was affected.
     """
     counts: Counts = Counter()
     total = 0
@@ -49,15 +49,15 @@ def run(
             place.close()
         total += done
         say(f"{name}: {done:,} rounds in {time.monotonic() - started:.0f} s")
-    say(f"{total:,} rounds with seed {seed}: nobody was harmed")
+    say(f"{total:,} rounds with seed {seed}: no other record was affected")
     return counts
 
 
 def report(counts: Counts) -> str:
-    """Return the counts for people: by store, by what was damaged, by header and by reader."""
+    """Return the counts as a text: by store, by damaged field, by header and by reader."""
     lines = []
-    for title, place in (("by reader", 2), ("by what was damaged", 1)):
-        lines.append(f"\n{title}, looks at a damaged row or header beside nine good ones")
+    for title, place in (("by reader", 2), ("by damaged field", 1)):
+        lines.append(f"\n{title}, reads of a damaged row or header among nine good ones")
         for store in dict.fromkeys(key[0] for key in counts):
             sums: Counter[str] = Counter()
             for key, count in counts.items():

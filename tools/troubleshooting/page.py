@@ -72,7 +72,7 @@ def _entry(entry: Entry, heading: str) -> Iterator[str]:
 
 
 def _table(findings: Sequence[Entry]) -> Iterator[str]:
-    """Yield a row for each finding that is no error: what was found, and what to do."""
+    """Yield a row for each finding that is not an error: its title, and what to do."""
     yield "| name | what was found | what to do |\n|---|---|---|"
     for entry in findings:
         name = f'<a id="{entry.name}"></a>`{entry.name}` ({entry.level})'
@@ -82,5 +82,5 @@ def _table(findings: Sequence[Entry]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Return a text as a cell of a table, whose columns a pipe would end."""
+    """Return a text as a cell of a table, with escaped pipes."""
     return text.replace("|", "\\|")
