@@ -35,7 +35,7 @@ test-long: $(STAMPS)/dev servers ## run the tests that have a long form in it: m
 	@ROOTCELLAR_TEST_HEAVY=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal $(or $(PYTEST_ARGS),$(shell grep -lw HEAVY -r tests --include='test_*.py'))
 
 test-matrix: $(STAMPS)/dev servers ## test every supported version of Python, Celery, the drivers and the servers (about an hour; SESSIONS="lowest")
-	@$(BIN)/python -m nox --noxfile noxfile.py $(addprefix -s ,$(SESSIONS))
+	@$(BIN)/python -m nox --noxfile noxfile.py $(if $(SESSIONS),-s $(SESSIONS))
 
 lint: $(STAMPS)/dev ## check style, types, the layers of packages, and docs/troubleshooting.md
 	$(BIN)/ruff check .
