@@ -25,8 +25,11 @@ from rich.cells import cell_len
 from rootcellar import __version__
 from rootcellar.cli import app
 from rootcellar.cli.times import parse_moment, parse_span, show_moment, show_seconds
-from rootcellar.cli.values import json_value, outcome
+from rootcellar.cli.values import json_value, outcome, traceback_text
 from rootcellar.errors import SchemaMissing
+from rootcellar.payloads import make_key
+from rootcellar.payloads.encryption import Sealer
+from rootcellar.payloads.keys import read_keys
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.mysql.url import connection_settings
@@ -829,6 +832,19 @@ def test_time_is_read_in_every_form() -> None:
 )
 def test_undecodable_value_is_described(stored: Payload, shown: Any) -> None:
     assert json_value(stored) == shown
+
+
+def test_encrypted_traceback_is_described_and_a_plain_one_is_shown() -> None:
+    def of(text: str) -> str:
+        return traceback_text(TaskRecord(task_id="x", state="FAILURE", traceback=text))
+
+    key = read_keys(make_key("k1"), "KEYS")
+    sealed = Sealer(encryption=key).seal_text("secret", "x", "traceback")
+    assert of(sealed) == "<text/plain, encrypted by key k1, 34 bytes>"
+    signed = Sealer(signing=key).seal_text("Traceback: open", "x", "traceback")
+    assert of(signed) == "Traceback: open"
+    assert of("Traceback: open") == "Traceback: open"
+    assert of("rootcellar:of an application") == "rootcellar:of an application"
 
 
 def test_outcome_is_one_line() -> None:

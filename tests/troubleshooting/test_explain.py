@@ -101,6 +101,14 @@ def test_entry_fits_the_terminal() -> None:
     assert max(map(len, plain.splitlines())) <= 60
 
 
+def test_titles_of_the_list_are_wrapped_in_their_own_column() -> None:
+    shown = run_on_terminal("explain", columns=60).out
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    entries = plain[plain.index("Errors\n") : plain.rindex("\n\n")].splitlines()
+    assert max(map(len, plain.splitlines())) <= 60
+    assert all(re.match(r"  [a-z-]+ +\S| {20,}\S|[A-Z]|$", line) for line in entries), entries
+
+
 def test_explain_needs_no_settings_and_no_server() -> None:
     ended = run("explain", "settings-wrong", env={"CELERY_RESULT_BACKEND": "nonsense", "DB_PORT": "x"})
     assert (ended.status, ended.err) == (0, "")

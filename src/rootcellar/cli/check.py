@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rootcellar.cli.options import AppOption, BackendOption, EnvFileOption, JsonOption
-from rootcellar.cli.output import WrongUse, console, print_json, visible
+from rootcellar.cli.output import WrongUse, console, print_beside, print_json, visible
 from rootcellar.cli.stores import load_app, no_env_file, or_app, store_of_variable
 from rootcellar.descriptions import backend_names, one_of
 from rootcellar.errors import RootcellarError, explain
@@ -171,8 +171,9 @@ class _Checklist:
             seen.append(f" ({finding.code})", style=style)
         self._row(Text(mark, style=style), finding.check, seen)
         if finding.problem is not None:
-            self._below("why: ", finding.problem.why)
-            self._below("do:  ", finding.advice)
+            # our own texts, in which an example of a URL is not a secret
+            print_beside("why: ", visible(finding.problem.why), self._out, indent=_SEEN_COLUMN)
+            print_beside("do:  ", visible(finding.advice), self._out, indent=_SEEN_COLUMN)
 
     def _row(self, mark: Text, name: str, seen: Text) -> None:
         if not self._out.is_terminal:
@@ -185,18 +186,6 @@ class _Checklist:
         table.add_column()
         table.add_row(mark, name, seen)
         self._out.print(Padding(table, (0, 0, 0, 2)))
-
-    def _below(self, label: str, text: str) -> None:
-        # our own text, in which an example of a URL is not a secret
-        said = visible(text)
-        if not self._out.is_terminal:
-            self._out.print(f"{' ' * _SEEN_COLUMN}{label}{said}", soft_wrap=True)
-            return
-        table = Table.grid()
-        table.add_column(width=len(label), style="dim")
-        table.add_column()
-        table.add_row(label, said)
-        self._out.print(Padding(table, (0, 0, 0, _SEEN_COLUMN)))
 
     def section_end(self) -> None:
         if self._skipped:

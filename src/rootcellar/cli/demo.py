@@ -225,7 +225,7 @@ def _print_counts(outcome: Outcome, out: Console) -> None:
         if state != PENDING:
             sums.append(f"{count} ").append(state, style=state_style(state)).append(", ")
     sums.append(f"{outcome.states[PENDING]} whose result is ignored.")
-    out.print(sums, soft_wrap=True)
+    out.print(sums, soft_wrap=not out.is_terminal)
 
 
 def _fail_if_unexpected(outcome: Outcome) -> None:

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rootcellar.cli.options import JsonOption
-from rootcellar.cli.output import WrongUse, console, print_json, say, visible
+from rootcellar.cli.output import WrongUse, console, print_beside, print_json, say, visible
 from rootcellar.troubleshooting.catalogue import Entry, entries, find, suggestions
 
 EXAMPLES = """\b
@@ -60,7 +59,7 @@ def _print_names(as_json: bool) -> None:
     for group, members in groupby(entries().values(), key=lambda entry: entry.group):
         out.print(Text(group, style="bold"))
         for entry in members:
-            out.print(Text(f"  {entry.name:{width}}{entry.title}"), soft_wrap=not out.is_terminal)
+            print_beside(f"  {entry.name:{width}}", entry.title, out, style="")
         out.print()
     say("`rootcellar explain NAME` prints one of them.", out)
 
@@ -70,25 +69,14 @@ def _print_entry(entry: Entry, out: Console) -> None:
     say(f"{entry.title[:1].upper()}{entry.title[1:]}.", out)
     for why, remedy in entry.causes:
         out.print()
-        _print_part("why", why, out)
-        _print_part("do", remedy, out)
+        print_beside("why:   ", why, out)
+        print_beside("do:    ", remedy, out)
     if entry.retryable is not None:
         out.print()
-        _print_part("retry", _retrying(entry.retryable), out)
+        print_beside("retry: ", _retrying(entry.retryable), out)
     if entry.see:
         out.print()
         say(f"See also: {', '.join(entry.see)}", out)
-
-
-def _print_part(label: str, text: str, out: Console) -> None:
-    if not out.is_terminal:
-        out.print(f"{label + ':':7}{text}", soft_wrap=True)
-        return
-    table = Table.grid()
-    table.add_column(width=7, style="dim")
-    table.add_column()
-    table.add_row(f"{label}:", text)
-    out.print(table)
 
 
 def _kind(entry: Entry) -> str:

@@ -18,7 +18,16 @@ from rootcellar.cli.output import console, print_json, say, state_style, visible
 from rootcellar.cli.stores import existing_results
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.times import local_time, parse_moment, seconds_between, show_seconds
-from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, unreadable_fields
+from rootcellar.cli.values import (
+    json_object,
+    json_value,
+    known,
+    one_line,
+    outcome,
+    pretty,
+    traceback_text,
+    unreadable_fields,
+)
 from rootcellar.errors import AbilityMissing, RootcellarError
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
@@ -170,7 +179,7 @@ def _find_by_prefix(prefix: str, store: Store) -> TaskRecord | None:
     raise RootcellarError(
         f"several ids begin with {visible(prefix)}: {ids}{more}",
         where=store.where,
-        remedy="write more of the id",
+        remedy="give more of the id",
     )
 
 
@@ -213,7 +222,7 @@ def _blocks(record: TaskRecord) -> Iterator[tuple[str, str]]:
     elif record.result is not None:
         yield "Result", pretty(record.result)
     if record.traceback:
-        yield "Traceback", record.traceback.rstrip("\n")
+        yield "Traceback", traceback_text(record).rstrip("\n")
     children = children_of(record.task_id, json_value(record.children))
     if children:
         yield "Children", "\n".join(_child_lines(children))

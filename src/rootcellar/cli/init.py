@@ -24,6 +24,8 @@ Examples:
   rootcellar init shop --backend postgres --pgbouncer --expires never --force
 """
 
+#: what is printed beside a file
+_NOTES = {".env": " (has the passwords, readable only by you)"}
 Broker = Enum("Broker", {name: name for name in BROKERS}, type=str)  # type: ignore[misc]
 Backend = Enum("Backend", {name: name for name in backend_names()}, type=str)  # type: ignore[misc]
 
@@ -82,7 +84,7 @@ def init(
         return
     say(f"Broker {setup.broker}, result backend {setup.backend}. Written to {visible(str(folder))}:")
     for name in written.files:
-        note = " (replaced)" if name in written.replaced else " (passwords: for you alone)" if name == ".env" else ""
+        note = " (replaced)" if name in written.replaced else _NOTES.get(name, "")
         console().print(f"  {name}{note}", soft_wrap=True)
     say("\nWhat to do next is in its README.md:")
     console().print(f"  cd {visible(shlex.quote(str(folder)))}", soft_wrap=True)

@@ -8,12 +8,24 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
 
 from rootcellar.errors import RootcellarError
 from rootcellar.text.escaping import escaped, visible, visible_lines
 from rootcellar.urls import redact
 
-__all__ = ["WrongUse", "console", "print_error", "print_json", "say", "state_style", "visible", "visible_lines"]
+__all__ = [
+    "WrongUse",
+    "console",
+    "print_beside",
+    "print_error",
+    "print_json",
+    "say",
+    "state_style",
+    "visible",
+    "visible_lines",
+]
 
 _COLOURS = {
     "SUCCESS": "green",
@@ -43,6 +55,18 @@ def say(text: str, out: Console | None = None) -> None:
     """Print a sentence: wrapped between words on a terminal, in one line elsewhere."""
     out = out or console()
     out.print(visible_lines(text), soft_wrap=not out.is_terminal)
+
+
+def print_beside(label: str, text: str, out: Console, *, indent: int = 0, style: str = "dim") -> None:
+    """Print a label and a text beside it. On a terminal, the text is wrapped in a column of its own."""
+    if not out.is_terminal:
+        out.print(f"{' ' * indent}{label}{text}", soft_wrap=True)
+        return
+    table = Table.grid()
+    table.add_column(width=len(label), style=style)
+    table.add_column()
+    table.add_row(label, text)
+    out.print(Padding(table, (0, 0, 0, indent)))
 
 
 def print_error(exc: RootcellarError) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from rootcellar.cli.asking import ask_needs, count_of
 from rootcellar.cli.options import JsonOption
-from rootcellar.cli.output import console, print_json, say
+from rootcellar.cli.output import console, print_beside, print_json, say
 from rootcellar.onboarding.recommend import (
     Keep,
     MayLose,
@@ -116,10 +116,10 @@ def _print(found: Recommendation) -> None:
         say(f"{named.name}: {named.use}; persistence: {named.persistence}; about ${low}-{high} a month (an estimate).")
     say("\nWhy:")
     for chosen, reason in ((found.backend, found.backend_reason), (found.broker, found.broker_reason)):
-        say(f"- {chosen}: {reason.text} {reason.evidence}")
+        print_beside("- ", f"{chosen}: {reason.text} {reason.evidence}".rstrip(), out)
     if found.load:
-        say(f"- {found.load}")
-    say(f"  ({measured_figures.measured()})")
+        print_beside("- ", found.load, out)
+    print_beside("  ", f"({measured_figures.measured()})", out)
     say("\nSet, in the environment or in .env:")
     for each in found.variables:
         out.print(f"  {each.name}={each.value}", soft_wrap=True)
@@ -127,10 +127,10 @@ def _print(found: Recommendation) -> None:
     packages = [f"'rootcellar[{extras}]'" if extras else "rootcellar", *found.setup.packages]
     say(f"\nInstall: pip install {' '.join(packages)}")
     if found.cautions:
-        say("\nMind:")
+        say("\nNote:")
         for caution in found.cautions:
-            say(f"- {caution}")
-    say("\nA project that is set up so:")
+            print_beside("- ", caution, out)
+    say("\nTo write a project with this set-up:")
     out.print(f"  rootcellar init DIR {options_of(found.setup)}", soft_wrap=True)
 
 

@@ -12,9 +12,10 @@ from datetime import date, datetime
 from typing import Any
 
 from rootcellar.cli.times import seconds_between
-from rootcellar.errors import PayloadError
-from rootcellar.payloads import Codec
+from rootcellar.errors import PayloadError, SealBroken
+from rootcellar.payloads import TRACEBACK, Codec
 from rootcellar.payloads.blobs import REFERENCE, size_of
+from rootcellar.payloads.encryption import sealed_text
 from rootcellar.payloads.typed import readable
 from rootcellar.records import DAMAGED, ENCRYPTED, FOREIGN, NO_DATE, TYPED_JSON, Payload, TaskRecord
 from rootcellar.stores.fields import damaged_fields
@@ -66,6 +67,16 @@ def pretty(stored: Payload | None) -> str:
     return value if isinstance(value, Summary) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def traceback_text(record: TaskRecord) -> str:
+    """Return a task's traceback, or a :class:`Summary` if it is encrypted."""
+    text = record.traceback or ""
+    try:
+        stored = sealed_text(text, record.task_id, TRACEBACK)
+    except SealBroken:
+        return text
+    return _summary(stored) if stored.key_id.startswith(ENCRYPTED) else stored.body.decode("utf-8", "surrogatepass")
+
+
 def outcome(record: TaskRecord) -> str:
     """Return a task's result in one line, or its exception as ``Class(arguments)``."""
     value = json_value(record.result)
@@ -81,6 +92,7 @@ def json_object(record: TaskRecord) -> dict[str, Any]:
     if record.children is not None and isinstance(shown["children"], list):
         shown["children"] = children_of(record.task_id, shown["children"])
     shown["done_at"] = _plain(known(record.done_at))
+    shown["traceback"] = None if record.traceback is None else traceback_text(record)
     shown["queue_wait_seconds"] = seconds_between(record.sent_at, record.started_at)
     shown["run_seconds"] = seconds_between(record.started_at, known(record.done_at))
     if damage := damaged_fields(record):
