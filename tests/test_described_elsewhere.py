@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.commands import Ended, run
+from tests.commands import Ended, execute, run
 
 FOO = Path(__file__).parent / "foo"
 
@@ -43,7 +44,7 @@ def test_settings_show_its_variables_and_its_url(settings: dict[str, str]) -> No
     shown = json.loads(run_ok("settings", "--json", env={**settings, "FOO_IS_SLOW": "yes"}).out)
     assert {each["name"] for each in shown["variables"]} >= {"FOO_PATH", "FOO_PASSWORD", "FOO_IS_SLOW"}
     assert shown["celery"]["result_backend"].startswith("rootcellar+foo://:**@/")
-    assert shown["celery"]["database_short_lived_sessions"] is True
+    assert shown["celery"]["result_backend_transport_options"] == {"foo": {"is_slow": True}}
     assert shown["unused"] == shown["warnings"] == []
 
 
@@ -68,6 +69,18 @@ def test_settings_name_its_package_if_its_driver_is_missing(settings: dict[str, 
     ended = run("settings", env=settings)
     assert ended.status == 1
     assert "the Python package foo_driver is not installed: pip install 'foo-backend'" in ended.err
+
+
+def test_app_stores_in_it_with_its_own_options(settings: dict[str, str]) -> None:
+    program = """
+import celery, rootcellar
+app = celery.Celery(set_as_current=False)
+app.config_from_object(rootcellar.settings())
+app.backend.store_result("one", 1, "SUCCESS")
+print(type(app.backend.store).__name__, app.backend.store.is_slow, app.AsyncResult("one").get(timeout=60))
+"""
+    ended = execute([sys.executable, "-c", program], env={**settings, "FOO_IS_SLOW": "yes"})
+    assert (ended.out, ended.err) == ("FooStore True 1\n", "")
 
 
 @pytest.mark.parametrize("what", ["foo", "foodb", None])

@@ -162,7 +162,7 @@ def test_variables_follow_the_needs() -> None:
         ({"backend": "pg"}, "no backend pg"),
         ({"broker": "sqs"}, "no broker sqs"),
         ({"backend": "redis", "pgbouncer": True}, "PgBouncer"),
-        ({"broker": "rabbitmq", "redis": RedisForm.SENTINEL}, "nothing of this uses Redis"),
+        ({"broker": "rabbitmq", "redis": RedisForm.SENTINEL}, "nor the backend uses Redis"),
         ({"backend": "postgres", "redis": RedisForm.CLUSTER}, "no broker on a Redis Cluster"),
     ],
 )

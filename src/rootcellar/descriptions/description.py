@@ -78,8 +78,8 @@ class Architecture:
 class Advice:
     """What ``rootcellar recommend`` knows of a backend.
 
-    Rules that compare backends are in ``onboarding/recommend/rules.py``. A backend with ``runs_already`` and without
-    rules there is recommended to a team that runs its system already, and no PostgreSQL.
+    Rules that compare backends are in ``onboarding/recommend/rules.py``. A backend with ``lasting`` and ``running``
+    needs no rule there: it is recommended to a team that runs its system already, and no PostgreSQL.
 
     Attributes:
         runs: what a team may run already (a word of ``--runs``), and what the word means.

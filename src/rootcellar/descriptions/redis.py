@@ -44,7 +44,7 @@ REDIS = BackendDescription(
     page="docs/redis.md",
     advice=Advice(
         runs={"redis": "a Redis server", "sentinel": "Redis with Sentinel", "cluster": "a Redis Cluster"},
-        cautions=("Redis needs maxmemory-policy noeviction, and appendonly yes if results shall survive a restart.",),
+        cautions=("Redis needs maxmemory-policy noeviction, and appendonly yes if results must survive a restart.",),
         architectures={"redis": Architecture("Redis only", "development", (10, 30), "volatile")},
     ),
     # Redis may be the broker, too: its variables and its server are in onboarding/

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rootcellar.configuration.celery_settings import OPTIONS
 from rootcellar.configuration.choices import Choice
 from rootcellar.configuration.urls import SecretUrl
 from rootcellar.configuration.values import Flag, Secret, Text
@@ -27,7 +28,7 @@ def url(found: Any) -> SecretUrl:
 
 def settings(found: Any, backend: Choice) -> dict[str, Any]:
     """Return Celery's settings for Foo."""
-    return {"database_short_lived_sessions": True} if found.foo_is_slow else {}
+    return {OPTIONS: {"foo": {"is_slow": True}}} if found.foo_is_slow else {}
 
 
 def contradictions(found: Any, backend: Choice, broker: Choice | None) -> Iterator[str]:

@@ -130,8 +130,8 @@ def _setup(needs: Needs, backend: str, broker: str) -> Setup:
 def _reason(rule: Rule) -> Reason:
     if not rule.measured:
         return Reason(rule.why, "An estimate: we have not measured this.", is_measured=False)
-    told = ", ".join(f"{figures.figure(row, column)} {what}" for row, column, what in rule.measured)
-    return Reason(rule.why, f"We measured {told}.", is_measured=True)
+    measured = ", ".join(f"{figures.figure(row, column)} {what}" for row, column, what in rule.measured)
+    return Reason(rule.why, f"We measured {measured}.", is_measured=True)
 
 
 def _load(needs: Needs) -> str:

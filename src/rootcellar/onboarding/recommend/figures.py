@@ -15,7 +15,7 @@ from typing import Any
 
 #: what this module ships
 FILE = Path(__file__).with_name("figures.json")
-#: where the figures are told in full
+#: the page with all figures
 SOURCE = "benchmarks/RESULTS.md"
 _TITLE = re.compile(r"(?P<what>.*) \((?P<unit>[^()]+)\)")
 

@@ -65,7 +65,7 @@ class MayLose(str, Enum):
 #: what an answer of each question means, in the words of the terminal and of ``--help``
 MEANINGS: Mapping[str, str] = {
     **_meanings_of_systems(),
-    Keep.ONCE: "until whoever sent the task has read it, at once",
+    Keep.ONCE: "until the process that sent the task has read it",
     Keep.DAYS: "minutes to days",
     Keep.MONTHS: "weeks to months",
     Keep.FOREVER: "always",
@@ -146,7 +146,7 @@ class Question:
         field: the field of :class:`Needs` that it fills.
         text: the question.
         answers: what may be answered, ``None`` for a number.
-        default: the answer of who just presses Enter.
+        default: the answer of a user who only presses Enter.
         is_several: whether several answers may be given.
     """
 

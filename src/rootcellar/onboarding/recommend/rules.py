@@ -43,7 +43,7 @@ class Rule:
 
 
 def is_heavy(needs: Needs) -> bool:
-    """Tell whether a busy second has more results than PostgreSQL stored with four processes."""
+    """Return True if a busy second has more results than PostgreSQL stored with four processes."""
     return needs.tasks_per_second * PEAK > figures.figure(_FOUR, _POSTGRES).number
 
 
@@ -74,7 +74,6 @@ _ON_DISK = (
     (_ONE, _POSTGRES, "stored by one process, each on disk before its task counts as done"),
     (_ONE, "Celery db+postgresql", "by Celery's own database backend in the same run"),
 )
-_STORED_BY_FOUR = (_FOUR, _POSTGRES, "stored on PostgreSQL by four processes")
 _IN_MEMORY = (
     (_ONE, _REDIS, "stored by one process, in memory"),
     (_WAIT, _REDIS, "from the end of a task to the return of get()"),
@@ -89,13 +88,13 @@ BACKEND_RULES = (
             and it.may_lose is not MayLose.NOTHING
             and not it.runs & {Runs.ONE_MACHINE}
         ),
-        "Results are read once, by whoever sent the task: messages do, and need no server but the broker.",
+        "Results are read once, by the process that sent the task: messages do that, and need only the broker.",
     ),
     Rule(
         "hybrid",
         _is_hybrid,
         "Results must last, and are read or stored at a rate that is worth a copy in memory: PostgreSQL keeps them, "
-        "Redis hands out copies.",
+        "Redis serves copies.",
         ((_READ, _POSTGRES, "read on PostgreSQL by one web process"), (_READ, _REDIS, "read on Redis in the same run")),
     ),
     Rule(
@@ -120,7 +119,7 @@ BACKEND_RULES = (
     Rule(
         "redis",
         lambda it: it.has_redis,
-        "Results may go in the end, and Redis runs already: it is fast, and deletes what has expired by itself.",
+        "Results may be lost in the end, and Redis runs already: it is fast, and deletes expired results itself.",
         _IN_MEMORY,
     ),
     Rule(
@@ -133,13 +132,13 @@ BACKEND_RULES = (
     Rule(
         "redis",
         lambda it: it.keep is not None or it.may_lose is MayLose.RESULTS or it.readers is not None,
-        "Results are soon done with and may be lost: Redis is fast, and deletes what has expired by itself.",
+        "Results matter for a short time and may be lost: Redis is fast, and deletes expired results itself.",
         _IN_MEMORY,
     ),
     Rule(
         "postgres",
         lambda _: True,
-        "Where nothing speaks against it, results belong on disk, where SQL reads them.",
+        "Without a reason for another place, results belong on disk, where SQL reads them.",
         _ON_DISK,
     ),
 )
@@ -155,8 +154,8 @@ BROKER_RULES = (
     Rule(
         "rabbitmq",
         lambda it: (it.tasks_per_day or 0) > MANY_TASKS,
-        f"More than {MANY_TASKS:,} tasks a day: by a rule of thumb, that is for a broker made for messages. It is not "
-        "speed alone that speaks for it.",
+        f"More than {MANY_TASKS:,} tasks a day: a rule of thumb says to use a broker that is made for messages. Speed "
+        "is not the only reason.",
         (_BROKER_FIGURE,),
     ),
     Rule("rabbitmq", lambda it: it.routing, "Tasks are routed by patterns, which is what RabbitMQ is made for."),

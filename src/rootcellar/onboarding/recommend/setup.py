@@ -36,8 +36,8 @@ class Setup:
         broker: ``redis`` or ``rabbitmq``.
         backend: the name of a result backend.
         redis: how the Redis that keeps results (or that is the only one) runs.
-        pgbouncer: whether PgBouncer stands before PostgreSQL.
-        tls: whether servers are spoken to by TLS.
+        pgbouncer: whether PgBouncer is in front of PostgreSQL.
+        tls: whether the servers use TLS.
         expires: ``CELERY_RESULT_EXPIRES``; empty for the default.
         extended: whether arguments are kept too, for people.
         acks_late: whether a task whose worker died runs again.
@@ -67,7 +67,7 @@ class Setup:
         if self.pgbouncer and not self._uses("postgres"):
             raise _misfit("PgBouncer works only in front of PostgreSQL", "choose the backend postgres or hybrid")
         if self.redis is not RedisForm.SINGLE and not self.keeps_in_redis and self.broker != "redis":
-            raise _misfit(f"nothing of this uses Redis, {self.redis.value} or not", "leave that out")
+            raise _misfit(f"neither the broker nor the backend uses Redis, also not {self.redis.value}", "leave it out")
         if self.redis is RedisForm.CLUSTER and not self.keeps_in_redis:
             raise _misfit("Celery has no broker on a Redis Cluster", "choose the backend redis or hybrid for it")
 
