@@ -138,7 +138,7 @@ def test_init_writes_a_project_for_it(settings: dict[str, str], tmp_path: Path) 
     assert "FOO_PASSWORD=change-me" in (project / ".env.example").read_text(encoding="utf-8")
     assert "change-me" not in (project / ".env").read_text(encoding="utf-8")
     readme = (project / "README.md").read_text(encoding="utf-8")
-    for words in ("results are kept in Foo.", "| `foo.conf` | Foo: how much it keeps |", "Foo has no backup"):
+    for words in ("Results are kept in Foo.", "| `foo.conf` | Foo: how much it keeps |", "Foo has no backup"):
         assert words in readme
     read = json.loads(run_ok("settings", "--json", "--env-file", str(project / ".env"), env=_without(settings)).out)
     assert read["celery"]["result_backend"].startswith("rootcellar+foo://")

@@ -101,7 +101,7 @@ class Project:
     """What ``rootcellar init`` writes for a backend.
 
     Attributes:
-        kept: where results are kept, after "results are kept".
+        kept: where results are kept, after "Results are kept".
         variables: what ``.env`` sets. A password is a placeholder.
         tls: what it sets in addition if the servers use TLS.
         service: the server that ``compose.yaml`` starts; ``None`` if it needs none.
