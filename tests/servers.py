@@ -289,9 +289,9 @@ class Server:
             self._paused = False
 
     def close(self) -> None:
-        """Stop the server, by force if necessary, and remove its folder."""
+        """Kill the server and remove its folder; nobody needs its data, so there is no clean stop to wait for."""
         try:
-            self.stop()
+            self.kill()
         finally:
             if self in _servers:
                 _servers.remove(self)
@@ -519,10 +519,11 @@ class PostgresServer(Server):
         return is_empty
 
     def close(self) -> None:
-        """Stop the server and remove its folder, and the shared memory that a killed server left behind."""
-        # the pid file is still there after a kill; its line 7 has the key and the id of the shared memory
+        """Kill the server, and remove its folder and the shared memory that it leaves behind."""
+        self.kill()
+        # line 7 of the pid file has the key and the id of the shared memory; a clean stop removes both
         left = self.data / "postmaster.pid"
-        lines = left.read_text().splitlines() if left.exists() and not self.running else []
+        lines = left.read_text().splitlines() if left.exists() else []
         if len(lines) > 6 and (ipcrm := find_program("ipcrm")):
             subprocess.run([ipcrm, "-m", lines[6].split()[1]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         super().close()
