@@ -121,11 +121,12 @@ def encode_task(record: TaskRecord) -> bytes:
         given |= _BITS["children"]
     if record.stamps is not None:
         given |= _BITS["stamps"]
-        fields.append(_stamps_in_celerys_form(record.stamps))
+        if shown := _stamps_in_celerys_form(record.stamps):
+            fields.append(shown)
     kind = SUCCESS if record.state == "SUCCESS" else UNFINISHED if record.done_at is None else DONE
     retries = min(max(record.retries or 0, 0), _LARGEST_RETRIES)
     mark = f"{kind}{retries:08}{given:05}{_milliseconds(record.expires_at):015}"
-    return _blob(mark, ",".join(part for part in fields if part), _PAYLOADS, payloads)
+    return _blob(mark, ",".join(fields), _PAYLOADS, payloads)
 
 
 def decode_task(task_id: str, blob: bytes) -> TaskRecord:
@@ -233,7 +234,10 @@ def merged(earlier: TaskRecord, later: TaskRecord) -> TaskRecord:
 
 
 def _blob(mark: str, fields: str, names: tuple[str, ...], payloads: tuple[Payload | None, ...]) -> bytes:
-    is_plain = all(payload is None or _is_plain(payload) for payload in payloads)
+    is_plain = True
+    for payload in payloads:
+        if payload is not None and not _is_plain(payload):
+            is_plain = False
     body: list[bytes] = []
     sizes: list[str] = []
     for name, payload in zip(names, payloads, strict=True):

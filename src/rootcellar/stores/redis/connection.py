@@ -44,6 +44,11 @@ def pack(*args: bytes | str | int) -> bytes:
     return b"".join(parts)
 
 
+def pack_get(key: bytes) -> bytes:
+    """Return the command GET. Every read of a result sends it, so it is packed faster than others."""
+    return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key)
+
+
 class Script:
     """A Lua script: called by its hash, and by its text if the server does not have it."""
 
@@ -107,7 +112,11 @@ class RespConnection:
         """
         self._due += 1
         self._socket.sendall(packed)
-        reply = self._read()
+        # nothing can have arrived earlier, and most replies arrive whole
+        size = self._receive(_CHUNK)
+        reply = self._reader.gets()
+        if reply is _INCOMPLETE:
+            reply = self._read(_LARGE_CHUNK if size == _CHUNK else _CHUNK)
         self._due -= 1
         if type(reply) is ServerError:
             raise reply
@@ -154,8 +163,8 @@ class RespConnection:
 
     # -- reading
 
-    def _read(self) -> Reply:
-        size = _CHUNK
+    def _read(self, size: int = _CHUNK) -> Reply:
+        """Return the next reply; receive ``size`` bytes at a time if it is incomplete."""
         while (reply := self._reader.gets()) is _INCOMPLETE:
             if self._receive(size) == size:
                 size = _LARGE_CHUNK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from operator import attrgetter
 
 from rootcellar.errors import StoreError, StoreReadOnly, StoreUnavailable
 from rootcellar.stores.base import StoreOptions
@@ -114,7 +115,7 @@ class OneServer(Servers):
             self._open,
             close=RespConnection.close,
             alive=driver.is_alive,
-            usable=_is_clean,
+            usable=attrgetter("is_clean"),
             size=pool_size(options),
             timeout=options.pool_timeout,
             recycle=options.pool_recycle,
@@ -275,7 +276,3 @@ def _run(connection: RespConnection, packed: bytes, replication: Replication | N
 
 def _accept_any(connection: RespConnection, where: str) -> None:
     """Accept every server."""
-
-
-def _is_clean(connection: RespConnection) -> bool:
-    return connection.is_clean

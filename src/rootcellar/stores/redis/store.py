@@ -17,7 +17,7 @@ from rootcellar.stores.redis import chords, commands, driver
 from rootcellar.stores.redis.address import Address, read_address
 from rootcellar.stores.redis.cluster import Cluster
 from rootcellar.stores.redis.commands import JournaledTaskCommands, TaskCommands, ttl_milliseconds
-from rootcellar.stores.redis.connection import pack
+from rootcellar.stores.redis.connection import pack, pack_get
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.journal import RedisJournal
 from rootcellar.stores.redis.keys import Keys, decoded, encoded
@@ -100,7 +100,7 @@ class RedisStore(Store):
 
     def get(self, task_id: str) -> TaskRecord | None:
         key = self._keys.task(task_id)
-        blob = self._servers.call(key, pack(b"GET", key))
+        blob = self._servers.call(key, pack_get(key))
         return None if blob is None or json_blob.is_forgotten(blob) else json_blob.decode_task(task_id, blob)
 
     def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
@@ -119,7 +119,7 @@ class RedisStore(Store):
     def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """See :class:`~rootcellar.stores.base.Replaceable`."""
         key = self._keys.task(old.task_id)
-        blob = self._servers.call(key, pack(b"GET", key))
+        blob = self._servers.call(key, pack_get(key))
         if blob is None or json_blob.decode_task(old.task_id, blob) != old:
             return False
         return bool(
@@ -143,7 +143,7 @@ class RedisStore(Store):
 
     def get_group(self, group_id: str) -> GroupRecord | None:
         key = self._keys.group(group_id)
-        blob = self._servers.call(key, pack(b"GET", key))
+        blob = self._servers.call(key, pack_get(key))
         return None if blob is None else json_blob.decode_group(group_id, blob)
 
     def delete_group(self, group_id: str) -> None:
