@@ -65,7 +65,7 @@ class Setup:
     def wait_until_idle(self) -> None:
         """Wait until the watcher of this process has no subscription."""
         watcher = self.backend.waiter.watcher()
-        wait_until(lambda: not watcher._subscriptions, "no subscription", timeout=5)
+        wait_until(lambda: not watcher._subscriptions, "no subscription")
 
     def close(self) -> None:
         self.backend.waiter.close()
@@ -162,18 +162,25 @@ def test_cancelled_wait_leaves_nothing_behind(on_postgres: Setup) -> None:
     setup, database = on_postgres, Database(on_postgres.url)
     results = setup.results(1_000)
 
+    endless = [one.id for one in results[::2]]
+
     async def give_up(waiting: list[asyncio.Future[Any]]) -> Counter[type]:
-        await asyncio.to_thread(wait_until, lambda: database.waiters() == len(results), "all registrations")
+        await asyncio.to_thread(wait_until, lambda: database.waiters(endless) == len(endless), "half of the waits")
         for one in waiting[::2]:
             one.cancel()
         return Counter(type(error) for error in await asyncio.gather(*waiting, return_exceptions=True))
 
     async def scenario() -> None:
-        waiting = [asyncio.ensure_future(rootcellar.result(one, timeout=2.0)) for one in results]
+        # on a busy machine a timeout may pass before all are registered
+        timeouts = [None, 2.0] * (len(results) // 2)
+        waiting = [
+            asyncio.ensure_future(rootcellar.result(one, timeout=timeout))
+            for one, timeout in zip(results, timeouts, strict=True)
+        ]
         ended = await give_up(waiting)
         assert ended == {asyncio.CancelledError: 500, celery.exceptions.TimeoutError: 500}
         setup.wait_until_idle()
-        wait_until(lambda: database.waiters() == 0, "no registration", timeout=5)
+        wait_until(lambda: database.waiters() == 0, "no registration")
 
         async def follow(one: AsyncResult) -> None:
             async for _ in rootcellar.watch(one):
@@ -186,7 +193,7 @@ def test_cancelled_wait_leaves_nothing_behind(on_postgres: Setup) -> None:
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         setup.wait_until_idle()
-        wait_until(lambda: database.waiters() == 0, "no registration", timeout=5)
+        wait_until(lambda: database.waiters() == 0, "no registration")
 
     asyncio.run(scenario())
 
