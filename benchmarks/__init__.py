@@ -1,1 +1,1 @@
-"""What a result costs: rootcellar beside Celery's own backends and the driver alone. ``python -m benchmarks``."""
+"""What a result costs: rootcellar, Celery's own backends, and the driver alone. ``python -m benchmarks``."""

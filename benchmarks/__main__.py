@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the benchmarks; return the exit status."""
     names = [experiment.name for experiment in all_experiments(FULL)]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what a result costs.")
-    parser.add_argument("--quick", action="store_true", help="small sizes and one round: only to see that it works")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round: only to check that it works")
     parser.add_argument("--rows", metavar="NAME,...", help=f"only these: {', '.join(names)}")
     parser.add_argument("--rounds", type=int, help=f"how often all is measured (default {FULL.rounds}, quick 1)")
     parser.add_argument("--against", type=Path, metavar="PATH", help="compare with the code of another checkout")
@@ -94,7 +94,7 @@ def _compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
 
 
 def run(bed: Bed, experiments: Sequence[Experiment], sizes: Sizes, rounds: int, heading: dict[str, str]) -> Report:
-    """Measure, and print each row when it is there."""
+    """Measure, and print each row when it is complete."""
     found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     rows = {row: title for experiment in experiments for row, title in experiment.rows.items()}
     report = Report(rows, found, heading, sizes)
@@ -114,7 +114,7 @@ def measure(
     rounds: int,
     found: defaultdict[str, defaultdict[str, list[float]]],
 ) -> None:
-    """Measure every contender once in each round, one after the other, each round beginning with another one."""
+    """Measure every contender once in each round; each round begins with another contender."""
     find_place = bed.place_with_worker if experiment.has_worker else bed.empty_place
     places = {contender.column: find_place(contender) for contender in experiment.contenders}
     for number in range(rounds):

@@ -25,9 +25,9 @@ from benchmarks.contenders import POSTGRES, REDIS
 from tests.servers import PostgresServer, RedisServer
 from tests.workers import ROOT
 
-#: where results are kept
+#: the backends
 BACKENDS = ("postgres", "redis", "hybrid")
-#: what is measured, by the name of its row
+#: the measured calls, by the name of the row
 ROWS = {
     "store": "store a result",
     "get": "get a result",
@@ -36,7 +36,7 @@ ROWS = {
     "join": "get of a group of 10",
     "wait": "wait for a result, and store it",
 }
-#: calls of a row between two turns; those that take longer are fewer
+#: calls of a row between two turns; slow calls are fewer
 _CALLS = {"join": 10, "wait": 10}
 _CALLS_OF_OTHERS = 50
 #: turns that are not counted: imports, connections, prepared statements
@@ -53,10 +53,10 @@ HEADING = f"""\
 
 @dataclass(frozen=True)
 class Line:
-    """What was found of one row.
+    """The figures of one row.
 
     Attributes:
-        backend, row: what was measured.
+        backend, row: the backend and the measured call.
         before, after: microseconds of CPU of one call, medians.
         ratios: of each pair of processes, after divided by before.
     """
@@ -124,7 +124,7 @@ def compare(checkout: Path, backends: Sequence[str], rows: Sequence[str], *, pai
         backends: of :data:`BACKENDS`.
         rows: names in :data:`ROWS`.
         pairs: pairs of processes, one after the other.
-        turns: how often each process of a pair measures each row.
+        turns: the number of turns of each process of a pair for each row.
 
     Yields:
         a line for each backend and row.

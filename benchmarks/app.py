@@ -1,6 +1,6 @@
 """The Celery app that workers and clients share.
 
-``BENCH_BROKER`` and ``BENCH_BACKEND`` tell a worker where its broker and its results are.
+``BENCH_BROKER`` and ``BENCH_BACKEND`` are the URLs of a worker's broker and backend.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import redis
 from celery import Celery
 from celery.signals import after_setup_logger
 
-#: seconds that a task waits at a gate that nobody opens
+#: seconds that a task waits at a closed gate
 PATIENCE = 120
 
 
@@ -26,12 +26,12 @@ def nap(seconds: float) -> float:
 
 
 def echo(value: Any) -> Any:
-    """Do nothing: what is left is what a result costs."""
+    """Do nothing: the rest is the cost of a result."""
     return value
 
 
 def total(values: list[int]) -> int:
-    """Be the body of a chord."""
+    """The body of a chord."""
     return sum(values)
 
 
@@ -42,7 +42,7 @@ def wait_at_gate(broker: str, gate: str) -> None:
 
 
 def mark(broker: str, name: str) -> None:
-    """Tell the client, on the list ``name``, when this task was reached."""
+    """Send the client, on the list ``name``, the moment at which this task ran."""
     with redis.Redis.from_url(broker) as client:
         client.rpush(name, time.time())
 
@@ -61,7 +61,7 @@ def make_app(broker: str, backend: str, settings: Mapping[str, Any] | None = Non
 
 @after_setup_logger.connect  # type: ignore[untyped-decorator, unused-ignore]
 def _log_no_tasks(**_: Any) -> None:
-    """Two log lines a task would cost every contender the same, and more than some of what is measured."""
+    """Log less: two log lines for a task cost more than some of the measured calls."""
     for name in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -1,4 +1,4 @@
-"""What rootcellar has to reach, each as a ratio of two figures of the same run."""
+"""The goals of rootcellar, each as a ratio of two figures of the same run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Found = Mapping[str, Mapping[str, Sequence[float]]]
 
 @dataclass(frozen=True)
 class Bar:
-    """How rootcellar has to compare in one row.
+    """A goal of rootcellar in one row.
 
     Attributes:
         row: the row.
         than: the other contender.
-        least: the ratio that is at least reached.
-        most: the ratio that is not exceeded. With neither, the ratio is told and not judged.
-        other_row: the row of the other figure, where it is not the same.
-        other_name: what that row is called.
-        ours: who is compared.
+        least: the minimum ratio.
+        most: the maximum ratio. Without minimum and maximum, the ratio is only printed.
+        other_row: the row of the other figure, if it is another row.
+        other_name: the name of that row.
+        ours: the compared contender.
     """
 
     row: str
@@ -113,7 +113,7 @@ BARS = (
 
 
 def verdicts(found: Found, row: str) -> Iterator[Verdict]:
-    """Yield what the bars say of a row."""
+    """Yield the goals of a row and whether they are met."""
     for bar in BARS:
         if bar.row == row and (verdict := bar.verdict(found)):
             yield verdict

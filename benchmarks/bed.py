@@ -1,4 +1,4 @@
-"""The servers and workers that everything runs on, started here and gone at the end."""
+"""The servers and workers of the benchmarks, which end with them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databas
 
 @dataclass(frozen=True)
 class Place:
-    """Where a contender keeps results, and, where a worker runs, the broker that leads to it.
+    """The place of a contender's results, and the broker of its worker, if any.
 
     Attributes:
         url: the database, the Redis or the file.
@@ -38,7 +38,7 @@ class Place:
 
     @contextmanager
     def connections(self) -> Iterator[Callable[[], int]]:
-        """Lend a function that tells how many connections others have to the database, or to the Redis."""
+        """Yield a function that returns the number of other connections to the database, or to the Redis."""
         if self.url.startswith("postgresql"):
             with psycopg.connect(self.url, autocommit=True) as connection:
                 yield lambda: connection.execute(_OTHERS).fetchall()[0][0]
@@ -50,7 +50,7 @@ class Place:
 
 
 class Bed:
-    """PostgreSQL and two Redis servers, one as the broker and one for results; a context manager that ends them all."""
+    """PostgreSQL and two Redis servers, one as the broker and one for results; a context manager that ends them."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -73,7 +73,7 @@ class Bed:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def empty_place(self, contender: Contender) -> Place:
-        """Return a place that holds nothing yet."""
+        """Return an empty place."""
         if contender.storage == "postgres":
             return Place(self.postgres.create_database())
         if contender.storage == "sqlite":
@@ -83,7 +83,7 @@ class Bed:
         return Place(self.redis.url)
 
     def place_with_worker(self, contender: Contender) -> Place:
-        """Return the contender's place with a worker, which is started when it is first asked for."""
+        """Return the contender's place with a worker, which starts when it is first needed."""
         if contender.column not in self._with_worker:
             self._with_worker[contender.column] = self._start_worker(contender)
         return self._with_worker[contender.column]

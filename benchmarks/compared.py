@@ -1,4 +1,4 @@
-"""One side of a comparison, run by ``benchmarks.against``: does what it is asked for, and prints the CPU time of it.
+"""One side of a comparison, run by ``benchmarks.against``: makes the requested calls, and prints their CPU time.
 
 Only Celery's own interface is used, so that it also runs with an older rootcellar.
 """
@@ -23,14 +23,14 @@ from benchmarks.app import make_app
 VALUE = {"order": 7, "total": 129.9, "lines": ["apples", "walnuts", "quince"], "is_paid": True, "note": None}
 #: tasks of a group, and parts of a chord that are stored in one measurement
 GROUP = 10
-#: parts of a chord's header: so many that none completes it
+#: parts of a chord's header: so many that it never completes
 HEADER = 100_000
 #: seconds that a waiting thread gets to subscribe
 _SUBSCRIBE = 0.002
 #: seconds after which a result must be there
 _LIMIT = 60
 
-#: what is measured once
+#: the measured calls
 Work = Callable[[], object]
 
 
@@ -56,7 +56,7 @@ class Side:
         self._next = 0
 
     def prepared(self, row: str) -> Work:
-        """Return what is measured for a row of the table."""
+        """Return the calls for a row of the table."""
         work: dict[str, Work] = {
             "store": self._store,
             "get": self._read,
@@ -132,7 +132,7 @@ def _microseconds(work: Work, count: int) -> float:
 
 @contextmanager
 def _only_answers() -> Iterator[Callable[[object], None]]:
-    """Keep everything else off the standard output."""
+    """Keep all other output off the standard output."""
     out, sys.stdout = sys.stdout, sys.stderr
     yield lambda what: print(json.dumps(what), file=out, flush=True)
 

@@ -1,4 +1,4 @@
-"""Who is compared, and how one stores and reads a result with each."""
+"""The contenders, and how each stores and reads a result."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from benchmarks.raw import RawDriver
 
 
 class Results(Protocol):
-    """How a contender keeps results."""
+    """How a contender stores results."""
 
     def store(self, task_id: str, value: Any) -> None:
-        """Keep the result of a task that succeeded; return once it is as safe as the contender makes it."""
+        """Store the result of a successful task; return when it is as durable as the contender makes it."""
 
     def read(self, task_id: str) -> Any:
         """Return it."""
@@ -41,7 +41,7 @@ class CeleryResults:
         }
 
     def store(self, task_id: str, value: Any) -> None:
-        # of another task's request rootcellar stores nothing
+        # rootcellar stores no field of another task's request
         self._backend.store_result(task_id, value, "SUCCESS", request=Context(self._about, id=task_id))
 
     def read(self, task_id: str) -> Any:
@@ -50,13 +50,13 @@ class CeleryResults:
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to keep results.
+    """A way to store results.
 
     Attributes:
         column: its column in the table.
         storage: the server, or file, that holds the results.
-        scheme: what ``result_backend`` begins with.
-        is_forked: whether it is measured in a process that Celery forked, as the children of a prefork worker are.
+        scheme: the beginning of ``result_backend``.
+        is_forked: whether it is measured in a process that Celery forked, like a child of a prefork worker.
         is_relaxed: whether a result is stored with ``synchronous_commit=off``, and may be lost with the machine.
     """
 

@@ -1,4 +1,4 @@
-"""What the figures were measured on and with."""
+"""The machine and the versions of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def machine() -> str:
 
 
 def versions(bed: Bed) -> str:
-    """Return the versions of all that takes part."""
+    """Return the versions of everything that takes part."""
     postgres = bed.postgres.execute("SHOW server_version")[0][0]
     with redis.Redis.from_url(bed.redis.url) as client:
         redis_server = client.info("server")["redis_version"]

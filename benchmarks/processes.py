@@ -16,10 +16,10 @@ import billiard
 
 T = TypeVar("T")
 
-#: seconds after which a process that does not answer is given up
+#: seconds to wait for the answer of a process
 PATIENCE = 300
 
-# each is forked from a process that has imported all, holds no connection and runs no thread
+# each is forked from a process that has imported everything, and has no connection and no other thread
 _fresh = multiprocessing.get_context("forkserver")
 _fresh.set_forkserver_preload(
     [
@@ -61,7 +61,7 @@ class Child(Other):
 
     Args:
         context: how it is started.
-        function: called with the other end of the pipe and ``args``; what it returns is told last.
+        function: called with the other end of the pipe and ``args``; its return value is the last message.
     """
 
     def __init__(self, context: Any, function: Callable[..., Any], *args: Any) -> None:
@@ -95,14 +95,14 @@ def call(function: Callable[..., T], *args: Any) -> T:
 
 
 def in_forked_children(count: int, work: Callable[[Other], T]) -> list[T]:
-    """Fork children as Celery's prefork pool does, and let them begin together.
+    """Fork children like Celery's prefork pool, and let them begin together.
 
     Args:
-        count: how many.
-        work: called with the parent; tells it once it is ready, hears that all are, and then begins.
+        count: the number of children.
+        work: called with the parent; it sends a message when it is ready, waits until all are ready, and then begins.
 
     Returns:
-        what ``work`` returned in each.
+        the return values of ``work``.
     """
     with ExitStack() as stack:
         children = [stack.enter_context(Child(_forked, work)) for _ in range(count)]
@@ -121,5 +121,5 @@ def _run(pipe: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None
     parent = Other(pipe)
     try:
         parent.tell(function(parent, *args))
-    except Exception:  # whatever it is, the parent must hear of it
+    except Exception:  # the parent must get every error
         pipe.send((traceback.format_exc(), None))

@@ -1,4 +1,4 @@
-"""The limit: psycopg running the one statement that rootcellar stores a result with, and nothing around it."""
+"""The limit: psycopg alone runs the one statement with which rootcellar stores a result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rootcellar.stores.sql import rows
 
 
 class RawDriver:
-    """Prepared statements on one connection a thread, in autocommit mode.
+    """Prepared statements on one connection for each thread, in autocommit mode.
 
     Args:
         url: the database.

@@ -32,13 +32,13 @@ were counted while it waited for {waiting_slowly:,} results.
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found.
+    """The figures of a run.
 
     Attributes:
         rows: the titles of the rows, by their keys.
         found: the figures of each round, by row and column.
-        heading: what is said of the run, by name.
-        sizes: how much was measured.
+        heading: lines about the run, by name.
+        sizes: the sizes of the run.
     """
 
     rows: Mapping[str, str]
@@ -59,7 +59,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def lines(self, row: str) -> Iterator[str]:
-        """Yield what a terminal shows of a row."""
+        """Yield the lines of a row for a terminal."""
         yield f"\n{self.rows[row]}"
         for column in self._columns():
             if figures := self.found[row].get(column):

@@ -17,7 +17,7 @@ from rootcellar.payloads.redaction.redaction import Redaction
 from rootcellar.records import Payload
 
 ROUNDS = 9
-#: about how long each is timed in a round, in seconds
+#: the approximate time of each measurement in a round, in seconds
 LONG = 0.05
 
 #: characters of a failure's text

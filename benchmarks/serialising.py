@@ -17,7 +17,7 @@ from rootcellar.records import TYPED_JSON
 
 Work = tuple[Callable[[], object], Callable[[], object], int]
 ACCEPT = {TYPED_JSON, "application/json", "application/x-msgpack"}
-#: the row that all others are compared with
+#: all other rows are compared with this one
 STOCK = "Celery's `json`"
 
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def compressed(name: str, **options: int) -> Codec:
-    """Return a codec that compresses, from 1,024 bytes on unless the options say otherwise."""
+    """Return a codec that compresses payloads from 1,024 bytes on, unless the options say otherwise."""
     return Codec(serializer="rootcellar-json", compressor=Compressor(name, **options))
 
 
@@ -85,7 +85,7 @@ def stock(value: Any) -> Work:
 
 
 def work_of(codec: Codec, value: Any) -> Work:
-    """Return how a codec encodes and decodes a value, and the bytes of it."""
+    """Return functions that encode and decode a value with a codec, and the size of the payload."""
     stored = codec.encode(value, task_id="a task")
     return (
         lambda: codec.encode(value, task_id="a task"),
@@ -104,7 +104,7 @@ def measure(work: Mapping[str, Work], most: int = 100) -> dict[str, tuple[float,
 
 
 def print_table(title: str, found: Mapping[str, tuple[float, float, int]]) -> None:
-    """Print one table: of the first row, all others are told as so many times."""
+    """Print one table; the other rows are also given as a multiple of the first row."""
     first = next(iter(found.values()))
     print(f"\n| {title} | encode, µs | decode, µs | both, of the first row | bytes |\n|---|---|---|---|---|")
     for name, (encode, decode, size) in found.items():

@@ -1,4 +1,4 @@
-"""How much of everything a run measures."""
+"""The sizes of a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class Sizes:
     """Sizes of one round.
 
     Attributes:
-        seconds: how long results are stored or read.
-        processes, threads: how many store at the same moment.
+        seconds: the time for which results are stored or read.
+        processes, threads: the number that store at the same moment.
         naps: tasks of 100 ms that are waited for.
         group, large_group: tasks of a group.
         chord, large_chord: parts of a chord.
@@ -19,8 +19,8 @@ class Sizes:
         waiting: results that one process waits for.
         waiting_slowly: the same for a contender that reads them one by one.
         awaited: results that are stored while they are awaited.
-        listeners: other processes that wait meanwhile.
-        rounds: how often all of it is done.
+        listeners: other processes that wait at the same time.
+        rounds: the number of repetitions.
     """
 
     seconds: float = 1.5

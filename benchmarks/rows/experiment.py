@@ -1,4 +1,4 @@
-"""What a row of the table is, and the experiment that fills it."""
+"""The rows of the table, and the experiments that fill them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Measure = Callable[[Place, Contender, Sizes], Figures]
 
 
 class WrongResult(Exception):
-    """What was read is not what was stored: then no figure counts."""
+    """A read result differs from the stored one, so the figures are wrong."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Experiment:
     Attributes:
         name: for ``--rows``.
         rows: their titles, with the unit, by their keys.
-        contenders: who takes part.
+        contenders: the contenders that take part.
         measure: measures one of them once.
-        has_worker: whether a worker runs meanwhile.
-        most_rounds: more than these would take too long.
+        has_worker: whether a worker runs at the same time.
+        most_rounds: the maximum number of rounds, because more would take too long.
         rounds_of: the same for a contender, by its column.
     """
 
@@ -43,25 +43,25 @@ class Experiment:
     rounds_of: Mapping[str, int] = field(default_factory=dict)
 
     def takes_part(self, contender: Contender, round_number: int) -> bool:
-        """Tell whether a contender is measured in a round; the first is 0."""
+        """Return whether a contender is measured in a round; the first round is 0."""
         return round_number < min(self.most_rounds, self.rounds_of.get(contender.column, self.most_rounds))
 
 
 def new_id() -> str:
-    """Return a task id as Celery makes them."""
+    """Return a task id like Celery's."""
     return str(uuid.uuid4())
 
 
 def value_of(number: int) -> dict[str, Any]:
-    """Return a result like many a task's: some 100 bytes of JSON."""
+    """Return a typical result: about 100 bytes of JSON."""
     return {"order": number, "total": 129.9, "lines": ["apples", "walnuts", "quince"], "is_paid": True, "note": None}
 
 
 def check(found: Any, expected: Any, what: str) -> None:
-    """See that a contender gave back what it was given.
+    """Check that a contender returned the stored result.
 
     Raises:
-        WrongResult: it did not.
+        WrongResult: it returned another one.
     """
     if found != expected:
         raise WrongResult(f"{what}: {found!r:.200} instead of {expected!r:.200}")

@@ -1,4 +1,4 @@
-"""Join groups and run chords, from sending them to having all that came of them."""
+"""Join groups and run chords: the time from sending them to their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Store while every result is awaited and many other processes wait for theirs."""
+"""Store while a client waits for every result, and many other processes wait for theirs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.processes import PATIENCE, Other
 from benchmarks.rows.experiment import Experiment, Figures, check, new_id, value_of
 from benchmarks.sizes import Sizes
 
-#: seconds after which a waiter has surely registered
+#: seconds after which a waiter has certainly registered
 REGISTERS = 0.5
 
 
@@ -63,7 +63,7 @@ def _rate_while_awaited(place: Place, contender: Contender, ids: list[str]) -> f
 
 
 def _rate(contender: Contender, url: str, ids: list[str]) -> float:
-    """Return the results that a child of a worker stored in a second."""
+    """Return the number of results that a child of a worker stored per second."""
     results = contender.open(url)
 
     def store(parent: Other) -> float:

@@ -1,4 +1,4 @@
-"""What it takes to wait for very many results in one process: connections and memory."""
+"""The connections and the memory of a process that waits for very many results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.sizes import Sizes
 
 #: characters of each result
 SIZE = 1_000
-#: seconds in which a waiter gets all its connections, and between two looks at them
+#: seconds in which a waiter gets all its connections, and between two counts of them
 SETTLES = 1.0
 LOOK = 0.005
 MEGABYTE = 1e6
@@ -65,7 +65,7 @@ def _many(place: Place, contender: Contender, sizes: Sizes) -> Figures:
 def _wait_while_stored(
     place: Place, contender: Contender, ids: list[str], wait: Callable[[Any, list[str]], Iterator[tuple[str, Any]]]
 ) -> tuple[int, float]:
-    """Return the most connections that the waiter held, and by how much its memory grew at most, in MB."""
+    """Return the maximum of the waiter's connections, and the maximum growth of its memory, in MB."""
     with ExitStack() as stack:
         connections = stack.enter_context(place.connections())
         most = before = connections()
@@ -88,7 +88,7 @@ def _wait(
     wait: Callable[[Any, list[str]], Iterator[tuple[str, Any]]],
 ) -> float:
     app = make_app("memory://", contender.backend_url(url))
-    # the backend and its imports are no part of what waiting costs
+    # the backend and its imports are not part of the cost of waiting
     app.AsyncResult(new_id()).state  # noqa: B018
     before = psutil.Process().memory_info().rss
     parent.tell()

@@ -1,4 +1,4 @@
-"""Read results by their ids, as a web process does."""
+"""Read results by their ids, like a web process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.processes import Other
 from benchmarks.rows.experiment import Experiment, Figures, check, new_id, value_of
 from benchmarks.sizes import Sizes
 
-#: results that are there to be read; more than Celery caches
+#: the number of stored results; more than Celery caches
 STORED = 200
 
 
@@ -44,7 +44,7 @@ def _get(place: Place, contender: Contender, sizes: Sizes) -> Figures:
 
 
 def _rate(contender: Contender, url: str, seconds: float) -> float:
-    """Return the results that were read in a second."""
+    """Return the number of results that were read per second."""
     results = contender.open(url)
     work = partial(_read_for, results=results, seconds=seconds)
     return processes.in_forked_children(1, work)[0] if contender.is_forked else work(None)

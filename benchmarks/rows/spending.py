@@ -15,7 +15,7 @@ from benchmarks.processes import Other
 from benchmarks.rows.experiment import Experiment, Figures, check, new_id, value_of
 from benchmarks.sizes import Sizes
 
-#: results that are stored before anything is measured, and read in turn; more than Celery caches
+#: results that are stored before the measurement, and read in turn; more than Celery caches
 STORED = 200
 
 
@@ -38,7 +38,7 @@ def _cpu(place: Place, contender: Contender, sizes: Sizes) -> Figures:
 
 
 def _spent(contender: Contender, url: str, seconds: float) -> Figures:
-    """Return what a child of a worker spends."""
+    """Return the CPU times of a child of a worker."""
     work = partial(_spend, results=contender.open(url), seconds=seconds)
     return processes.in_forked_children(1, work)[0]
 
@@ -58,7 +58,7 @@ def _spend(parent: Other, results: Results, seconds: float) -> Figures:
 
 
 def _microseconds(work: Callable[[], object], seconds: float) -> float:
-    """Return the CPU time of one ``work``, which is repeated for so many seconds of the clock."""
+    """Return the CPU time of one call of ``work``, which is repeated for ``seconds`` of wall-clock time."""
     count, end, before = 0, time.perf_counter() + seconds, os.times()
     while time.perf_counter() < end:
         work()

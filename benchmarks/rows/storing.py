@@ -76,7 +76,7 @@ def _relaxed(place: Place, contender: Contender, sizes: Sizes) -> Figures:
 
 
 def _rate(contender: Contender, url: str, seconds: float, count: int, threads: int) -> float:
-    """Return the results that all processes and threads stored in a second."""
+    """Return the number of results that all processes and threads stored per second."""
     results = contender.open(url)
     work = partial(_store_for, results=results, seconds=seconds, threads=threads)
     if contender.is_forked:
@@ -107,7 +107,7 @@ def _store_for(parent: Other | None, results: Results, seconds: float, threads: 
 
 
 def _store(results: Results, gate: threading.Barrier, seconds: float) -> list[str]:
-    """Store when the gate opens for the second time, for so long; return the ids, in order."""
+    """Store results for some seconds after the gate opens for the second time; return the ids, in order."""
     try:
         for number in range(WARM_UP):
             results.store(new_id(), value_of(number))

@@ -40,7 +40,7 @@ def _latency(place: Place, contender: Contender, sizes: Sizes) -> Figures:
 
 
 def _waits(contender: Contender, place: Place, naps: int) -> list[float]:
-    """Return the seconds that each wait lasted longer than the task's body."""
+    """Return the seconds from the end of each task's body to the end of the wait."""
     app = make_app(place.broker, contender.backend_url(place.url))
     nap = app.tasks["nap"]
     nap.delay(0).get(timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""What a result costs beside time: WAL on the server, memory and start-up in a child of a worker."""
+"""The costs of a result besides time: WAL on the server, memory and start-up in a child of a worker."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from benchmarks.sizes import Sizes
 
 #: results that are stored before the WAL is measured: the first ones write whole pages
 WARM_UP = 200
-#: results over which the WAL is measured
+#: the number of results for the measurement of WAL
 MEASURED = 1_000
 _MIB = 1 << 20
 
-#: run in a new interpreter: what an application needs before its first result
+#: run in a new interpreter: the start of an application before its first result
 _START = "from benchmarks.app import make_app; make_app('memory://', {url!r}).backend"
 
 
@@ -78,7 +78,7 @@ def _child(place: Place, contender: Contender, sizes: Sizes) -> Figures:
 
 
 def _forked(contender: Contender, url: str) -> Figures:
-    # the parent of a worker has opened its backend, and has stored nothing
+    # the parent of a worker has opened its backend, and stored nothing
     work = partial(_first, results=contender.open(url), forked_at=time.monotonic())
     return processes.in_forked_children(1, work)[0]
 
@@ -96,7 +96,7 @@ def _first(parent: Other, results: Results, forked_at: float) -> Figures:
 
 
 def _cpu_of_start(url: str) -> float:
-    """Return the seconds of CPU, user and system, that a new interpreter spends until the app has its backend."""
+    """Return the seconds of CPU, user and system, that a new interpreter needs until the app has its backend."""
     process = os.posix_spawn(sys.executable, [sys.executable, "-c", _START.format(url=url)], dict(os.environ))
     _, status, usage = os.wait4(process, 0)
     if status:

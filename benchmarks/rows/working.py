@@ -1,4 +1,4 @@
-"""Tasks end to end: what a worker gets done in a second, with results and without."""
+"""Tasks from end to end: the number that a worker runs per second, with results and without."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.processes import PATIENCE
 from benchmarks.rows.experiment import Experiment, Figures, WrongResult, check, new_id
 from benchmarks.sizes import Sizes
 
-#: every so many results one is read back
+#: the number of results of which one is read back
 READ_BACK = 100
 
 
@@ -42,7 +42,7 @@ def _throughput(place: Place, contender: Contender, sizes: Sizes) -> Figures:
 
 
 def _work(contender: Contender, place: Place, count: int, ignore_result: bool) -> float:
-    """Return the tasks a second that the worker does when all of them lie in the queue."""
+    """Return the number of tasks per second that the worker runs when all of them are in the queue."""
     app = make_app(place.broker, contender.backend_url(place.url))
     gate, end = new_id(), new_id()
     for _ in range(WORKER_PROCESSES):

@@ -1,4 +1,4 @@
-"""Every variable that :func:`rootcellar.settings` reads: its name, its type, and what it is for.
+"""Every variable that :func:`rootcellar.settings` reads: its name, its type, and its purpose.
 
 The name of a field in capitals is the name of the variable. ``None`` is a variable that was not given.
 A value that holds or may hold a password is a ``SecretStr``; such a variable may also be given as a file, by its
@@ -68,7 +68,7 @@ def variable(
 
 
 def fact(info: FieldInfo, name: str) -> Any:
-    """Return what :func:`variable` was given as ``default``, ``needs``, ``tls`` or ``wrong_names`` of a field."""
+    """Return the argument ``default``, ``needs``, ``tls`` or ``wrong_names`` of :func:`variable` for a field."""
     extra = info.json_schema_extra
     return extra.get(name, "") if isinstance(extra, dict) else ""
 

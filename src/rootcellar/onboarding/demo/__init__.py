@@ -1,4 +1,4 @@
-"""What ``rootcellar demo`` runs: a small shop that takes orders, on a real Celery worker."""
+"""``rootcellar demo``: a small shop that takes orders, on a real Celery worker."""
 
-#: in place of the URL of a broker or a backend: the one that ``rootcellar.settings()`` finds
+#: instead of the URL of a broker or a backend: the URL that ``rootcellar.settings()`` finds
 FROM_SETTINGS = "settings"

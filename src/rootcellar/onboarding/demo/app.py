@@ -1,6 +1,6 @@
-"""The demo's Celery app. The environment says which servers it uses, so that no password is on a command line.
+"""The demo's Celery app. The environment names its servers, so that no password is on a command line.
 
-Where it names no backend of the demo's own, results go where ``rootcellar.settings()`` says.
+If it names no backend for the demo, the demo uses the one of ``rootcellar.settings()``.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ BROKER = "ROOTCELLAR_DEMO_BROKER"
 BACKEND = "ROOTCELLAR_DEMO_BACKEND"
 QUEUE = "ROOTCELLAR_DEMO_QUEUE"
 
-#: Celery takes these over any configuration; where the demo has servers of its own, they name others
+#: Celery prefers these to any configuration; if the demo has its own servers, they name others
 _BROKER_OVERRIDES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 _BACKEND_OVERRIDE = "CELERY_RESULT_BACKEND"
-#: of the settings, the demo takes what is about servers and results; its tasks are run as it needs
+#: the demo uses only the settings for servers and results; it runs its tasks with its own settings
 _BROKER_SETTINGS = ("broker_",)
 _BACKEND_SETTINGS = ("result_", *(prefix for backend in backends() for prefix in backend.setting_prefixes))
 
-#: how often the in-process broker looks for messages, in seconds
+#: seconds between two polls of the in-process broker
 _POLLING_INTERVAL = 0.01
 
 app = Celery("rootcellar-demo", include=["rootcellar.onboarding.demo.tasks"])
 
 
 def configure(environ: MutableMapping[str, str]) -> None:
-    """Point the app at the servers that ``environ`` names, and drop from it what would point it elsewhere."""
+    """Set the app's servers from ``environ``, and remove variables from it that name other servers."""
     broker, backend = (
         environ.get(BROKER, "memory://"),
         environ.get(BACKEND, "rootcellar+sqlite:///rootcellar-demo.sqlite3"),
@@ -47,17 +47,17 @@ def configure(environ: MutableMapping[str, str]) -> None:
         broker_connection_retry_on_startup=False,
         broker_connection_timeout=5,
         result_extended=True,
-        # a queue and a control channel of its own: no other app's worker takes its tasks, or obeys its commands
+        # its own queue and control channel, so that no other app's worker gets its tasks or commands
         task_queues=[Queue(queue, Exchange(queue, type="direct", auto_delete=True), routing_key=queue)],
         task_default_queue=queue,
         control_exchange=f"{queue}.control",
-        # long tasks must not make short ones wait behind them
+        # a short task must not wait behind a long one
         worker_prefetch_multiplier=1,
     )
 
 
 def _servers(environ: MutableMapping[str, str], broker: str, backend: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that name broker and backend."""
+    """Return the settings of broker and backend."""
     conf: dict[str, Any] = {}
     if backend == FROM_SETTINGS:
         conf.update({name: value for name, value in found.items() if name.startswith(_BACKEND_SETTINGS)})
@@ -74,6 +74,6 @@ def _servers(environ: MutableMapping[str, str], broker: str, backend: str, found
     return conf
 
 
-# in the worker's process; in the client's, the demo says so when it knows
+# the message is for the worker's process; in the client, the demo prints it later
 if BACKEND in os.environ:
     configure(os.environ)

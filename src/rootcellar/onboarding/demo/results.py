@@ -22,38 +22,38 @@ class Results(Protocol):
 
     @property
     def has_retries(self) -> bool:
-        """Whether a result says how often its task was retried."""
+        """Whether a result has the number of retries."""
 
     @property
     def where(self) -> str:
-        """Where results are kept, for people; empty where they are not."""
+        """The place of the results, for people; empty if results are not kept."""
 
     @property
     def is_queryable(self) -> bool:
-        """Whether results can be found by more than their ids."""
+        """Whether results can be searched, not only read by id."""
 
     def check(self) -> None:
-        """See whether results can be stored and read.
+        """Check that results can be stored and read.
 
         Raises:
-            StoreError: why they cannot.
+            StoreError: they cannot; the error says why.
         """
 
     def finished(self, task_ids: Collection[str]) -> set[str]:
-        """Return which of these tasks are over."""
+        """Return those of these tasks that have ended."""
 
     def result(self, task_id: str) -> AsyncResult:
         """Return the result of one task."""
 
     def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return what is kept of these tasks, the most recent first."""
+        """Return the stored results of these tasks, the most recent first."""
 
     def forget(self, task_ids: Collection[str]) -> None:
-        """Delete what is kept of these tasks and of the groups that they were parts of."""
+        """Delete the stored results of these tasks, and their groups."""
 
 
 class StoredResults:
-    """Results in a store of ours."""
+    """Results in a store of rootcellar."""
 
     has_chords = True
     has_retries = True
@@ -77,11 +77,11 @@ class StoredResults:
         return {task_id for task_id, _ in self._backend.get_many(task_ids, max_iterations=1)}
 
     def result(self, task_id: str) -> AsyncResult:
-        """A new one, which reads the store."""
+        """Return a new result, which reads the store."""
         return AsyncResult(task_id, app=self._backend.app)
 
     def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """As the store finds them; one that cannot be searched is asked for each task."""
+        """Search the store; if it cannot be searched, read each task."""
         if (queryable := self._store.ability(Queryable)) is not None:
             return queryable.query(query)
         newest = sorted(self._store.get_many(task_ids).values(), key=lambda record: str(record.done_at), reverse=True)
@@ -95,7 +95,7 @@ class StoredResults:
 
 
 class MessagedResults:
-    """Results that come as messages, each once."""
+    """Results that are messages; each comes once."""
 
     has_chords = False
     #: Celery before 5.7 does not send them
@@ -114,17 +114,17 @@ class MessagedResults:
         return {task_id for task_id in task_ids if self.result(task_id).ready()}
 
     def result(self, task_id: str) -> AsyncResult:
-        """The same one each time: what it has received comes only once."""
+        """Return the same object each time, because its message comes only once."""
         return self._received.setdefault(task_id, AsyncResult(task_id, app=self._app))
 
     def records(self, query: TaskQuery, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         return []
 
     def forget(self, task_ids: Collection[str]) -> None:
-        """Do nothing: a result is handed over once, and nothing keeps it."""
+        """Do nothing: results are not kept."""
 
 
 def results_of(app: Any) -> Results:
-    """Return how the app's results are read."""
+    """Return the way to read the app's results."""
     backend = app.backend
     return StoredResults(backend) if isinstance(backend, ResultBackend) else MessagedResults(app)

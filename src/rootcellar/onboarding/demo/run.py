@@ -22,26 +22,26 @@ from rootcellar.onboarding.demo.workload import Expected, Workload
 from rootcellar.urls import redact
 
 _START_SECONDS = 30.0
-#: with nothing finished for so long, the demo gives up
+#: seconds without a finished task after which the demo gives up
 _STALL_SECONDS = 60.0
-#: between two looks for finished tasks
+#: seconds between two reads of finished tasks
 _LOOK_SECONDS = 0.1
-#: between two rounds of tasks
+#: seconds between two rounds of tasks
 _LONGEST_PAUSE = 0.5
 _IN_PROCESS_BROKER = "memory://"
 
 
 class Watcher(Protocol):
-    """Is called with the progress of the run."""
+    """Gets the progress of the run."""
 
     def say(self, text: str) -> None:
-        """Take note of a step."""
+        """Show a step."""
 
     def count(self, finished: int, total: int) -> None:
-        """Take note of how many tasks are finished."""
+        """Show the number of finished tasks."""
 
     def report(self, page: int, pages: int) -> None:
-        """Take note of how far the long report is."""
+        """Show the progress of the long report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class Outcome:
 
     Attributes:
         tasks: the number of tasks.
-        states: how many of them ended in each state; ``PENDING`` are those that leave no result.
-        seconds: from the first task sent to the last one finished.
-        mismatches: what was not as expected, each in one line.
+        states: the number of tasks by their last state; ``PENDING`` are tasks without a result.
+        seconds: the time from the first sent task to the last finished one.
+        mismatches: unexpected results, one line each.
     """
 
     tasks: int
@@ -62,15 +62,15 @@ class Outcome:
 
 
 class Demo:
-    """One run. Its ``results`` are the way to read the results.
+    """One run. ``results`` reads the results.
 
     Args:
         backend: URL of the result backend, beginning with ``rootcellar+``, or ``FROM_SETTINGS``.
         broker: URL of the broker, or ``FROM_SETTINGS``; ``None`` for one in this process, with the worker in a thread.
         size: about how many tasks to run.
-        log: the file for what the worker logs.
-        pauses: seconds that all the pauses between rounds of tasks take together, for people who watch.
-        watcher: is told how it goes.
+        log: the file for the worker's log.
+        pauses: the sum of the pauses between rounds of tasks in seconds, for people who watch.
+        watcher: gets the progress.
 
     Raises:
         ConfigurationError: a URL cannot be used.
@@ -95,7 +95,7 @@ class Demo:
 
     @property
     def task_ids(self) -> set[str]:
-        """The ids of the tasks that must have left a result."""
+        """The ids of the tasks that must have a result."""
         return self._workload.stored
 
     def run(self) -> Outcome:
@@ -105,7 +105,7 @@ class Demo:
             StoreError: the result store cannot be used.
             DriverMissing: the broker's Python package is not installed.
             ConfigurationError: no transport has the name in the broker's URL.
-            DemoFailed: the broker cannot be reached, or the worker did not do its work.
+            DemoFailed: the broker cannot be reached, or the worker did not run all tasks.
         """
         self.results.check()
         self._check_broker()
@@ -125,11 +125,11 @@ class Demo:
         try:
             with app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-        except Exception as exc:  # every transport has errors of its own
+        except Exception as exc:  # each transport raises its own errors
             raise _broker_error(exc, self._where_broker) from exc
 
     def _revoke_vouchers(self, worker: DemoWorker) -> None:
-        """Revoke the tasks that are to be revoked before they are sent; the answer shows that the worker is ready."""
+        """Revoke some tasks before they are sent; the answer shows that the worker is ready."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             worker.check()
@@ -141,7 +141,7 @@ class Demo:
         )
 
     def _work(self, worker: DemoWorker) -> float:
-        """Send everything and wait until it is finished; return the seconds that took."""
+        """Send all tasks and wait until they have finished; return the time in seconds."""
         visits = "visits, " if self.results.has_chords else ""
         self._watcher.say(f"Sending {self._workload.size} tasks: orders, payments, imports, reports, {visits}vouchers.")
         start = self._last_news = last_look = time.monotonic()
@@ -157,7 +157,7 @@ class Demo:
         return time.monotonic() - start
 
     def _look(self) -> int:
-        """See which tasks have finished since the last look; return how many of those sent have not."""
+        """Read which tasks have finished since the last read; return the number of unfinished tasks."""
         waiting = self._workload.stored - self._finished
         news = self.results.finished(waiting)
         if news:
@@ -172,7 +172,7 @@ class Demo:
             return
         result = self.results.result(self._workload.report_id)
         state, progress = result.state, result.result
-        # it may have ended between the two
+        # the task may have ended between the two reads
         if state == PROGRESS and isinstance(progress, dict) and "total" in progress:
             self._watcher.report(progress["current"], progress["total"])
 
@@ -198,26 +198,26 @@ class Demo:
         return task.mismatch(self.results.result(task.task_id), has_retries=self.results.has_retries)
 
     def _delete_queues(self) -> None:
-        """Leave nothing in the broker; should it be gone by now, there is nothing to do."""
+        """Delete the demo's queues in the broker, if the broker still runs."""
         with suppress(Exception), app.connection_for_write() as connection:
             for queue in app.amqp.queues.values():
                 bound = queue.bind(connection.default_channel)
-                # on Redis only who declared a queue knows its bindings, to delete them too
+                # on Redis, only a client that declared a queue knows its bindings, which must be deleted too
                 bound.declare()
                 bound.delete()
                 bound.exchange.delete()
 
 
 def _broker_error(exc: Exception, where: str) -> RootcellarError:
-    """Return what a broker's error means."""
+    """Return rootcellar's error for a broker's error."""
     scheme = where.partition("://")[0]
     what = redact(f"{type(exc).__name__}: {exc}")
-    # kombu's module for Redis trips over what is not there
+    # kombu's module for Redis fails if redis-py is missing
     if isinstance(exc, ImportError) and not isinstance(exc, ModuleNotFoundError):
         return DriverBroken(
             f"the broker's driver is installed, and importing it fails: {what}",
             where=where,
-            remedy=f"correct what the error names, or install it anew: pip install 'celery[{scheme}]'",
+            remedy=f"correct what the error names, or install it again: pip install 'celery[{scheme}]'",
         )
     if isinstance(exc, (ImportError, AttributeError)):
         return DriverMissing(
@@ -226,10 +226,10 @@ def _broker_error(exc: Exception, where: str) -> RootcellarError:
     if isinstance(exc, KeyError):
         return _no_broker(f"Celery knows no {scheme}://", where)
     if isinstance(exc, ValueError):
-        # its text may quote a part of the password
+        # its text may contain a part of the password
         return _no_broker("its URL cannot be read", where)
     return DemoFailed(
-        f"the broker cannot be used: {what}", where=where, remedy="see whether it runs, and check user and password"
+        f"the broker cannot be used: {what}", where=where, remedy="check that it runs, and check user and password"
     )
 
 

@@ -8,18 +8,18 @@ from typing import Any
 
 from rootcellar.onboarding.demo.app import app
 
-#: the custom state in which :func:`build_report` tells how far it is
+#: the custom state for the progress of :func:`build_report`
 PROGRESS = "PROGRESS"
-#: how often the bank's gateway does not answer before it does
+#: the number of calls that the bank's gateway does not answer at first
 TIMEOUTS = 2
 
 
 class PaymentDeclined(Exception):
-    """The bank refuses a payment for good.
+    """The bank refuses a payment finally.
 
     Args:
-        reason: the bank's words.
-        amount: what was to be paid.
+        reason: the bank's message.
+        amount: the amount of the payment.
     """
 
     def __init__(self, reason: str, amount: int) -> None:
@@ -27,11 +27,11 @@ class PaymentDeclined(Exception):
 
 
 class GatewayTimeout(Exception):
-    """The bank's gateway did not answer; trying again may help."""
+    """The bank's gateway did not answer; a retry may help."""
 
 
 def _task(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make a task of the demo's app, named ``shop.`` and the function's name."""
+    """Register a task of the demo's app, with the name ``shop.`` and the function's name."""
 
     def register(function: Callable[..., Any]) -> Any:
         return app.task(name=f"shop.{function.__name__}", **options)(function)
@@ -49,20 +49,20 @@ def validate_order(order: dict[str, Any]) -> dict[str, Any]:
 
 @_task()
 def reserve_item(order: dict[str, Any], place: int) -> dict[str, Any]:
-    """Set aside one item of an order and return what it costs."""
+    """Reserve one item of an order and return its price."""
     item = order["items"][place]
     return {"order": order["number"], "product": item["product"], "amount": item["price"] * item["quantity"]}
 
 
 @_task()
 def add_up(reserved: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the reserved items of an order cost together."""
+    """Return the total of the reserved items of an order."""
     return {"order": reserved[0]["order"], "amount": sum(item["amount"] for item in reserved)}
 
 
 @_task(bind=True, max_retries=TIMEOUTS)
 def charge_card(self: Any, bill: dict[str, Any]) -> dict[str, Any]:
-    """Charge a card through a gateway that answers only at the third try."""
+    """Charge a card through a gateway that answers only the third call."""
     if self.request.retries < TIMEOUTS:
         raise self.retry(exc=GatewayTimeout(f"no answer to request {self.request.retries + 1}"), countdown=0)
     return {**bill, "paid": True, "tries": self.request.retries + 1}
@@ -89,14 +89,14 @@ def import_prices(lines: list[str]) -> int:
     """Return the sum of a list of prices.
 
     Raises:
-        ValueError: a line is no price.
+        ValueError: a line is not a price.
     """
     return sum(int(line) for line in lines)
 
 
 @_task(bind=True)
 def build_report(self: Any, pages: int, pause: float) -> dict[str, int]:
-    """Write a report page by page, telling how far it is; ``pause`` is the seconds that a page takes."""
+    """Write a report page by page, and store its progress; ``pause``: seconds for each page."""
     for page in range(1, pages + 1):
         self.update_state(state=PROGRESS, meta={"current": page, "total": pages})
         time.sleep(pause)
@@ -105,13 +105,13 @@ def build_report(self: Any, pages: int, pause: float) -> dict[str, int]:
 
 @_task(ignore_result=True)
 def count_visit(page: str) -> str:
-    """Count a visit of a page; nobody wants to know the result, so it is not stored."""
+    """Count a visit of a page; its result is ignored."""
     return page
 
 
 @_task()
 def note_visit(page: str) -> str:
-    """Note what :func:`count_visit` gave."""
+    """Record the result of :func:`count_visit`."""
     return f"someone looked at {page}"
 
 

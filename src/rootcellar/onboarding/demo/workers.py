@@ -1,4 +1,4 @@
-"""The demo's worker: in this process where the broker is too, else in processes of its own. Times are in seconds."""
+"""The demo's worker: in this process with the in-process broker, else in other processes. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class DemoWorker(Protocol):
 
 
 class ThreadWorker:
-    """A worker in a thread of this process, with a pool of threads: for the broker that lives in this process.
+    """A worker in a thread of this process, with a pool of threads, for the in-process broker.
 
     Args:
-        log: the file for what it logs.
+        log: the file for its log.
     """
 
     def __init__(self, log: Path) -> None:
@@ -85,7 +85,7 @@ class ThreadWorker:
             raise _ended(self.log)
 
     def _run(self) -> None:
-        # Celery's command line does this: the pool's threads learn the app and the name of the worker
+        # like Celery's command line: it sets the app and the worker's name for the pool's threads
         setup_worker_optimizations(app, _THREAD_WORKER)
         worker = WorkController(
             app=app,
@@ -101,20 +101,20 @@ class ThreadWorker:
             worker.start()
         finally:
             reset_worker_optimizations(app)
-            # whoever waits for the start must look whether it came
+            # ends the wait for the start; the waiting thread checks whether the worker has started
             self._ready.set()
 
     def _on_ready(self, consumer: object) -> None:
-        # Celery's command line sends this; the backend does its part of a worker's life on it
+        # like Celery's command line: the backend starts its services on this signal
         signals.worker_ready.send(sender=consumer)
         self._ready.set()
 
 
 class ProcessWorker:
-    """A worker as ``celery worker`` starts it, with a pool of processes. Its URLs are in its environment only.
+    """A worker of ``celery worker``, with a pool of processes. Its URLs are only in its environment.
 
     Args:
-        log: the file for what it logs.
+        log: the file for its log.
     """
 
     def __init__(self, log: Path) -> None:
@@ -132,7 +132,7 @@ class ProcessWorker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C is for us: we stop the worker, in our time
+                # Ctrl-C is for the demo, which then stops the worker
                 start_new_session=True,
             )
         return self
@@ -144,11 +144,11 @@ class ProcessWorker:
         if kind is None:
             _send_shutdown()
         else:
-            # the broker itself may be what is broken
+            # the broker itself may be down
             self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)
-        # its children too, should it not have got them to end
+        # also its children, if they still run
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -160,8 +160,8 @@ class ProcessWorker:
 
 
 def _send_shutdown() -> None:
-    """Ask the worker by message to stop: it notices a message at once, but a signal only seconds later."""
-    # should it not be asked, it is stopped by other means
+    """Send the worker a message to stop: it reads a message at once, but notices a signal only seconds later."""
+    # if the message fails, the worker is stopped in another way
     with contextlib.suppress(Exception):
         app.control.shutdown()
 

@@ -19,7 +19,7 @@ _ITEMS = 3
 #: tasks in one round, and in one without groups and callbacks
 _ROUND = _ITEMS + 10
 _PLAIN_ROUND = 8
-#: pages of the one long report, and the seconds that each takes; the others are short and quick
+#: pages of the one long report, and the seconds for each; the other reports are short
 _LONG_REPORT = (20, 0.06)
 _SHORT_REPORT = (3, 0.0)
 
@@ -29,10 +29,10 @@ class Expected:
     """The expected result of a task.
 
     Attributes:
-        task_id, name: which task.
-        state: the state it must end in; ``PENDING`` for one that leaves no result.
-        value: what it must return, or the exception it must raise.
-        retries: how often it must have been retried.
+        task_id, name: the task.
+        state: its last state; ``PENDING`` for a task without a result.
+        value: its return value, or its exception.
+        retries: the number of its retries.
     """
 
     task_id: str
@@ -42,11 +42,11 @@ class Expected:
     retries: int = 0
 
     def mismatch(self, result: AsyncResult, *, has_retries: bool) -> str | None:
-        """Read the result, as any program would, and say what is not as expected; ``None`` if all is.
+        """Read the result like any program; return what is unexpected, or ``None``.
 
         Args:
             result: the task's.
-            has_retries: whether it says how often the task was retried.
+            has_retries: whether the result has the number of retries.
         """
         state, value = result.state, result.result
         if state != self.state or not _same(value, self.value):
@@ -64,7 +64,7 @@ def _same(value: Any, expected: Any) -> bool:
 
 
 class Workload:
-    """Rounds of the shop's work, each of every kind of task.
+    """Rounds of the shop's work, each with every kind of task.
 
     Args:
         size: about how many tasks to send.
@@ -86,16 +86,16 @@ class Workload:
 
     @property
     def results(self) -> int:
-        """The number of tasks that leave a result: of those of a visit, one ignores it."""
+        """The number of tasks with a result: one of the two tasks of a visit ignores its result."""
         return self.size - (self.rounds if self._with_chords else 0)
 
     @property
     def stored(self) -> set[str]:
-        """The ids of the tasks sent so far that must leave a result."""
+        """The ids of the sent tasks that must have a result."""
         return {task.task_id for task in self.expected.values() if task.state != states.PENDING}
 
     def send(self) -> Iterator[int]:
-        """Send round after round, and yield the number of each once it is sent."""
+        """Send round after round, and yield the number of each sent round."""
         for number in range(self.rounds):
             self._send_report(number)
             (self._send_order if self._with_chords else self._send_plain_order)(number + 1)
@@ -106,7 +106,7 @@ class Workload:
             yield number
 
     def _send_order(self, number: int) -> None:
-        """An order: checked, its items reserved side by side, added up, paid at the third try, invoiced."""
+        """An order: it is checked, its items are reserved in parallel, added up, paid, and invoiced."""
         order = _order(number)
         lines = _lines(order)
         chain(
@@ -116,7 +116,7 @@ class Workload:
         ).apply_async()
 
     def _send_plain_order(self, number: int) -> None:
-        """An order without a group: checked, and beside that added up, paid at the third try, invoiced."""
+        """An order without a group: one task checks it; others add it up, pay it, and invoice it."""
         order = _order(number)
         self._expect(tasks.validate_order.s(order), order).apply_async()
         lines = _lines(order)
@@ -133,7 +133,7 @@ class Workload:
         )
 
     def _send_failures(self, number: int) -> None:
-        """A payment that fails for good, with an exception of the shop's own, and an import that just breaks."""
+        """A payment that fails with the shop's own exception, and an import that fails with a ValueError."""
         declined = tasks.PaymentDeclined("card expired", number * 100)
         self._expect(tasks.pay_in_advance.s(number * 100), declined, states.FAILURE).apply_async()
         broken = ValueError("invalid literal for int() with base 10: 'a lot'")
@@ -145,7 +145,7 @@ class Workload:
         self._expect(tasks.build_report.s(pages, pause), {"pages": pages}, task_id=task_id).apply_async()
 
     def _send_visit(self, page: str) -> None:
-        """A task whose result is ignored, and one that shows that it ran."""
+        """A task with an ignored result, and a task that proves that it ran."""
         noted = self._expect(tasks.note_visit.s(), f"someone looked at {page}")
         self._expect(tasks.count_visit.s(page), None, states.PENDING).apply_async(link=noted)
 
@@ -158,7 +158,7 @@ class Workload:
     def _expect(
         self, signature: Any, value: Any, state: str = states.SUCCESS, *, retries: int = 0, task_id: str | None = None
     ) -> Any:
-        """Give a signature an id, and note what must come of it."""
+        """Give a signature an id, and record its expected result."""
         task_id = task_id or _new_id()
         self.expected[task_id] = Expected(task_id, signature.task, state, value, retries)
         return signature.set(task_id=task_id)

@@ -22,7 +22,7 @@ _OTHER_FILES = {"redis": "redis.conf", "cache": "cache.conf", "pgbouncer": "pgbo
 def services(setup: Setup) -> tuple[str, ...]:
     """Return the servers that ``compose.yaml`` starts.
 
-    It starts none that speak TLS, and no Sentinel and no Cluster: those are many machines, and yours.
+    It starts no server with TLS, no Sentinel and no Cluster, because these are servers of the user.
     """
     if setup.tls:
         return ()
@@ -85,19 +85,19 @@ def contents_of(setup: Setup, name: str, passwords: Mapping[str, str]) -> dict[s
 
 
 def _names(setup: Setup) -> dict[str, str]:
-    """Return the names of servers for people."""
+    """Return the readable names of servers."""
     return {**_OTHER_NAMES, **{service.name: service.title for service in _described_services(setup)}}
 
 
 def generated(setup: Setup) -> list[str]:
-    """Return the variables whose passwords are made here: those of servers that ``compose.yaml`` starts."""
+    """Return the variables with passwords that are generated: those of servers that ``compose.yaml`` starts."""
     secrets = [each.name for each in setup.variables() if each.is_secret]
     theirs = [] if setup.redis is RedisForm.SINGLE else ["REDIS_PASSWORD"]
     return [] if setup.tls else [name for name in secrets if name not in theirs]
 
 
 def _filled(setup: Setup, passwords: Mapping[str, str]) -> list[Variable]:
-    """Return the variables with their passwords; who has servers already fills in theirs."""
+    """Return the variables with their passwords, or placeholders for the passwords of existing servers."""
     return [
         Variable(each.name, passwords.get(each.name, PLACEHOLDER), each.about, is_secret=True)
         if each.is_secret
@@ -107,7 +107,7 @@ def _filled(setup: Setup, passwords: Mapping[str, str]) -> list[Variable]:
 
 
 def _yours(setup: Setup) -> str:
-    """Return the servers that the project uses and does not start, for people; empty where there are none."""
+    """Return the readable names of servers that the project uses and does not start; empty if there are none."""
     if setup.tls:
         return "servers"
     return {RedisForm.SENTINEL: "Redis with Sentinel", RedisForm.CLUSTER: "Redis Cluster"}.get(setup.redis, "")

@@ -12,14 +12,14 @@ from rootcellar.descriptions import PLACEHOLDER
 from rootcellar.onboarding.project.contents import generated
 from rootcellar.onboarding.recommend import Setup
 
-#: bytes of randomness; the text is of letters, digits, - and _, which no file and no shell makes anything of
+#: random bytes; the text has only letters, digits, - and _, which have no meaning in files and shells
 _BYTES = 24
 
 
 def passwords_for(setup: Setup, existing: Path) -> Mapping[str, str]:
-    """Return a password for each variable that needs one; what the file ``existing`` has is kept.
+    """Return a password for each variable that needs one; passwords in the file ``existing`` are kept.
 
-    A server that was started with the old passwords would refuse new ones.
+    A server that was started with the old passwords refuses new ones.
     """
     kept = dotenv_values(existing, interpolate=False) if existing.is_file() else {}
     ours = generated(setup)

@@ -22,12 +22,12 @@ _FOR_ALL = _FOR_OWNER | stat.S_IRGRP | stat.S_IROTH
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written.
+    """The written project.
 
     Attributes:
-        folder: where.
-        files: the names of the files, in the order in which people read of them.
-        replaced: those of them that were there before.
+        folder: its folder.
+        files: the names of its files, in the order of its README.
+        replaced: the files that existed before.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class Written:
 
 
 def render(setup: Setup, name: str, passwords: Mapping[str, str]) -> dict[str, str]:
-    """Return the text of each file of a project, by its name; ``.env`` alone holds the passwords."""
+    """Return the text of each file of a project, by its name; only ``.env`` has passwords."""
     return contents_of(setup, name, passwords)
 
 
@@ -44,12 +44,12 @@ def write(folder: str | Path, setup: Setup, *, force: bool = False) -> Written:
     """Write a project into a folder, which is created if it does not exist.
 
     Args:
-        folder: where; its name is that of the Celery app.
+        folder: the folder; the Celery app gets its name.
         setup: the broker and the backend.
-        force: replace the files that are in the way. The passwords of an ``.env`` are kept.
+        force: replace existing files. The passwords of an ``.env`` are kept.
 
     Raises:
-        FilesInTheWay: some of the files are there already; nothing was written.
+        FilesInTheWay: some of the files exist; nothing was written.
         ConfigurationError: the folder cannot be written.
     """
     folder = Path(folder)
@@ -78,13 +78,13 @@ def write(folder: str | Path, setup: Setup, *, force: bool = False) -> Written:
 
 
 def app_name(folder: Path) -> str:
-    """Return the name of a folder as one that Python takes for a module."""
+    """Return the name of a folder as a valid name of a Python module."""
     name = re.sub(r"\W+", "_", folder.resolve().name, flags=re.ASCII).strip("_").lower()
     return name if name and not name[0].isdigit() else f"app_{name}".rstrip("_")
 
 
 def _write_all(folder: Path, files: Mapping[str, str]) -> None:
-    """Write each file aside, then move all into place: a full disk leaves what was there."""
+    """Write each file under another name, then rename all: if the disk is full, the old files stay."""
     folder.mkdir(parents=True, exist_ok=True)
     aside = {name: folder / f".{name.lstrip('.')}.new-{os.getpid()}" for name in files}
     try:
@@ -98,6 +98,6 @@ def _write_all(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
-    """Write a file that must not be there yet: its mode holds from its first moment."""
+    """Write a file that must not exist; it has its mode from the beginning."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         file.write(text)

@@ -21,8 +21,8 @@ class Reason:
 
     Attributes:
         text: the reason.
-        evidence: the measured figure that it rests on, or that it is an estimate.
-        is_measured: which of the two.
+        evidence: the measured figure, or the statement that it is an estimate.
+        is_measured: whether it was measured.
     """
 
     text: str
@@ -36,10 +36,10 @@ class Recommendation:
 
     Attributes:
         setup: the broker and the backend.
-        architecture: what such a set-up is called and costs; ``None`` where it has no name.
-        backend_reason, broker_reason: why.
-        load: what the number of tasks comes to; empty where it was not said.
-        cautions: what to know before it is used.
+        architecture: the name and the cost of such a set-up; ``None`` if it has no name.
+        backend_reason, broker_reason: the reasons.
+        load: the load that the number of tasks causes; empty if the number is unknown.
+        cautions: warnings about its use.
     """
 
     setup: Setup

@@ -1,6 +1,6 @@
-"""Figures that were measured: ``figures.json`` holds what benchmarks/RESULTS.md says.
+"""Measured figures: ``figures.json`` has those of benchmarks/RESULTS.md.
 
-``python -m rootcellar.onboarding.recommend.figures benchmarks/RESULTS.md`` writes it anew.
+``python -m rootcellar.onboarding.recommend.figures benchmarks/RESULTS.md`` writes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-#: what this module ships
+#: the file in the package
 FILE = Path(__file__).with_name("figures.json")
 #: the page with all figures
 SOURCE = "benchmarks/RESULTS.md"
@@ -26,9 +26,9 @@ class Figure:
 
     Attributes:
         row: the title of its row, without the unit.
-        column: who was measured.
-        value: the median, as the table has it.
-        unit: what it counts, such as ``results/s``.
+        column: the measured contender.
+        value: the median, as in the table.
+        unit: its unit, such as ``results/s``.
     """
 
     row: str
@@ -46,13 +46,13 @@ class Figure:
 
 
 def read(results: str) -> dict[str, Any]:
-    """Return what the text of RESULTS.md says: its date, its machine, and the median of every cell."""
+    """Return the date, the machine, and the median of every cell in a text of RESULTS.md."""
     table = [line for line in results.partition("\n## ")[0].splitlines() if line.startswith("|")]
     columns = _cells(table[0])[1:]
     rows: dict[str, dict[str, str]] = {}
     for line in table[2:]:
         title, *cells = _cells(line)
-        # the last column compares the others
+        # the last column has only ratios
         found = {column: cell.split(" ")[0] for column, cell in zip(columns[:-1], cells, strict=False)}
         rows[title] = {column: value for column, value in found.items() if value != "-"}
     heading = dict(re.findall(r"^- (Date|Machine): (.*)$", results, re.MULTILINE))
@@ -60,7 +60,7 @@ def read(results: str) -> dict[str, Any]:
 
 
 def figure(row: str, column: str) -> Figure:
-    """Return the figure of a row, named without its unit, and a column.
+    """Return the figure of a row (its title without the unit) and a column.
 
     Raises:
         KeyError: it was not measured.
@@ -73,7 +73,7 @@ def figure(row: str, column: str) -> Figure:
 
 
 def measured() -> str:
-    """Return when and on what all figures were measured."""
+    """Return the date and the machine of all figures."""
     return f"{SOURCE}: {_shipped()['date']}, {_shipped()['machine']}"
 
 

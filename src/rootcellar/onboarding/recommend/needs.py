@@ -30,7 +30,7 @@ class Readers(str, Enum):
 
 
 class Runs(str, Enum):
-    """What runs already: a system of ours."""
+    """Systems that run already."""
 
     REDIS = "redis"
     SENTINEL = "sentinel"
@@ -44,13 +44,13 @@ class Runs(str, Enum):
 
 
 def _meanings_of_systems() -> dict[str, str]:
-    """Return what each word for a system means."""
+    """Return the meaning of each word for a system."""
     found = {word: text for backend in backends() for word, text in backend.advice.runs.items()}
     return {Runs.RABBITMQ.value: "RabbitMQ", **found}
 
 
 _WORDS = dict.fromkeys([*(each.value for each in Runs), *_meanings_of_systems()])
-#: what runs already: also a system of another package's backend
+#: systems that run already, also those of other packages' backends
 Systems = Enum("Systems", {word: word for word in _WORDS}, type=str)  # type: ignore[misc]
 
 
@@ -62,7 +62,7 @@ class MayLose(str, Enum):
     NOTHING = "nothing"
 
 
-#: what an answer of each question means, in the words of the terminal and of ``--help``
+#: the meaning of each answer, for the terminal and ``--help``
 MEANINGS: Mapping[str, str] = {
     **_meanings_of_systems(),
     Keep.ONCE: "until the process that sent the task has read it",
@@ -71,11 +71,11 @@ MEANINGS: Mapping[str, str] = {
     Keep.FOREVER: "always",
     Readers.SENDER: "the process that sent the task",
     Readers.APPS: "other processes too, by the task's id",
-    Readers.MANY: "web pages and the like, the same results again and again",
-    Readers.PEOPLE: "for a history, by SQL, in reports, in an audit",
+    Readers.MANY: "web pages, for example, which read the same results repeatedly",
+    Readers.PEOPLE: "people, in a history, by SQL, in reports, in an audit",
     MayLose.RESULTS: "tasks and results: the work can be done again",
     MayLose.TASKS: "a task that waits to be run, but no result",
-    MayLose.NOTHING: "neither a task nor a result, as with payments",
+    MayLose.NOTHING: "neither a task nor a result, for example with payments",
 }
 
 
@@ -84,15 +84,15 @@ class Needs:
     """The answers of a team. ``None`` means that a question was not answered.
 
     Attributes:
-        tasks_per_day: how many tasks are run in a day.
+        tasks_per_day: the number of tasks in a day.
         keep: how long a result matters.
         readers: who reads results.
-        runs: the words of :class:`Runs` for what runs already, or those of other backends.
+        runs: the systems that run already: words of :class:`Runs`, or of other backends.
         may_lose: what may be lost when a server or a machine dies.
         routing: whether tasks are routed by patterns (topic exchanges).
 
     Raises:
-        ValueError: there are fewer than no tasks a day.
+        ValueError: the number of tasks is negative.
     """
 
     tasks_per_day: int | None = None
@@ -108,7 +108,7 @@ class Needs:
 
     @property
     def tasks_per_second(self) -> float:
-        """The tasks of a day, spread evenly over it."""
+        """The average number of tasks per second."""
         return (self.tasks_per_day or 0) / SECONDS_A_DAY
 
     @property
@@ -125,7 +125,7 @@ class Needs:
 
     @property
     def has_other_database(self) -> bool:
-        """Whether a database runs for whose backend there is no rule, except that it runs already."""
+        """Whether a database runs already whose backend has no other rule."""
         return any(self.runs & backend.advice.runs.keys() for backend in backends() if backend.advice.running)
 
     @property
@@ -145,9 +145,9 @@ class Question:
     Attributes:
         field: the field of :class:`Needs` that it fills.
         text: the question.
-        answers: what may be answered, ``None`` for a number.
+        answers: the possible answers; ``None`` for a number.
         default: the answer of a user who only presses Enter.
-        is_several: whether several answers may be given.
+        is_several: whether several answers are possible.
     """
 
     field: str

@@ -1,6 +1,6 @@
 """The rules: a list for the backend and one for the broker. The first rule that applies decides.
 
-Each says why, and by which measured figure; a rule without one rests on an estimate, and says so.
+Each rule has a reason and the measured figure for it; without a figure, it is an estimate, and says so.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from rootcellar.descriptions import BackendDescription, backends
 from rootcellar.onboarding.recommend import figures
 from rootcellar.onboarding.recommend.needs import Keep, MayLose, Needs, Readers, Runs
 
-#: tasks a day from which a broker made for messages is the better choice: a rule of thumb
+#: tasks a day from which a message broker is the better choice: a rule of thumb
 MANY_TASKS = 100_000
-#: how many times as many tasks as on average a busy second has: an estimate
+#: the load of a busy second, divided by the average: an estimate
 PEAK = 10
 
 _ONE = "store, one process"
@@ -33,7 +33,7 @@ class Rule:
         choose: the backend or the broker that it chooses.
         when: whether it applies.
         why: the reason, a sentence.
-        measured: the figures that support it, each what was measured (a row, a column) and what it says of it.
+        measured: the figures for it, each with its row, its column, and its description.
     """
 
     choose: str
@@ -125,7 +125,7 @@ BACKEND_RULES = (
     Rule(
         "postgres",
         lambda it: it.has_postgres,
-        "PostgreSQL runs already: results need no other server, and last.",
+        "PostgreSQL runs already: results last, and need no other server.",
         _ON_DISK,
     ),
     *(_if_it_runs(backend, backend.advice.running, lasts=False) for backend in _WITHOUT_RULES),
@@ -158,7 +158,7 @@ BROKER_RULES = (
         "is not the only reason.",
         (_BROKER_FIGURE,),
     ),
-    Rule("rabbitmq", lambda it: it.routing, "Tasks are routed by patterns, which is what RabbitMQ is made for."),
+    Rule("rabbitmq", lambda it: it.routing, "Tasks are routed by patterns, and RabbitMQ is made for that."),
     Rule(
         "rabbitmq",
         lambda it: Runs.RABBITMQ in it.runs and not it.has_redis,

@@ -12,7 +12,7 @@ from rootcellar.errors import ConfigurationError
 BROKERS = ("redis", "rabbitmq")
 #: the prefix of Celery's own variables
 _CELERY = "CELERY_"
-#: what PgBouncer changes in the variables of PostgreSQL, and what it adds to them
+#: the variables of PostgreSQL that PgBouncer changes, and those that it adds
 _POOLED = {"DB_HOST": Variable("DB_HOST", "localhost", "PgBouncer"), "DB_PORT": Variable("DB_PORT", "6432")}
 _PAST_THE_POOLER = (
     Variable("DB_LISTEN_HOST", "localhost", "PostgreSQL itself, without the pooler, for notifications"),
@@ -35,11 +35,11 @@ class Setup:
     Attributes:
         broker: ``redis`` or ``rabbitmq``.
         backend: the name of a result backend.
-        redis: how the Redis that keeps results (or that is the only one) runs.
+        redis: the form of the Redis for results, or of the only Redis.
         pgbouncer: whether PgBouncer is in front of PostgreSQL.
         tls: whether the servers use TLS.
         expires: ``CELERY_RESULT_EXPIRES``; empty for the default.
-        extended: whether arguments are kept too, for people.
+        extended: whether arguments are stored, too, for people.
         acks_late: whether a task whose worker died runs again.
 
     Raises:
@@ -98,11 +98,11 @@ class Setup:
 
     @property
     def has_own_broker_redis(self) -> bool:
-        """Whether the broker's Redis is another server than that of the results."""
+        """Whether the broker's Redis differs from the Redis for results."""
         return self.broker == "redis" and (self.backend == "hybrid" or self.redis is RedisForm.CLUSTER)
 
     def variables(self) -> list[Variable]:
-        """Return the variables to set, each password a placeholder."""
+        """Return the variables to set, with placeholders for passwords."""
         return [*self._celery(), *self._broker(), *self._backend(), *self._redis()]
 
     def _celery(self) -> Iterator[Variable]:
@@ -117,7 +117,7 @@ class Setup:
             yield Variable("CELERY_TASK_ACKS_LATE", "true", "a task that was cut off is run again, ...")
             yield Variable("CELERY_TASK_REJECT_ON_WORKER_LOST", "true", "... also when its process was killed")
             if self.broker == "redis":
-                # or Redis's transport gives a long task to a second worker too
+                # otherwise Redis' transport also gives a long task to a second worker
                 yield Variable("CELERY_TASK_TIME_LIMIT", "50m", "shorter than BROKER_VISIBILITY_TIMEOUT, which is 1h")
 
     def _broker(self) -> Iterator[Variable]:
