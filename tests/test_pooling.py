@@ -71,7 +71,7 @@ def test_statement_name_differs_for_other_tables(
 ) -> None:
     """Two applications with their own tables share the pooler's sessions: neither stores in the other's table."""
     url = new_pgbouncer(postgres_server, default_pool_size=2).through(postgres_url)
-    options = {"prepared_statements": "on"}
+    options = {"transport_options": {"prepared_statements": "on"}}
     with (
         opened(url, task_table="ours", group_table="our_groups", **options) as ours,
         opened(url, task_table="theirs", group_table="their_groups", **options) as theirs,
