@@ -199,7 +199,7 @@ class TestRightsAndTables:
     ) -> None:
         with role(postgres_server, postgres_url, granted="") as url:
             seen = check(url)
-            assert_broken(seen, "permission-denied", "may not make it")
+            assert_broken(seen, "permission-denied", "may not create it")
             assert "schema sql" in seen.of("permission-denied").advice
 
     def test_missing_tables_are_reported(self, postgres_url: str) -> None:

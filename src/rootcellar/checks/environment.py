@@ -51,7 +51,7 @@ def from_environment(name: str | None, processes: int | None, env_file: str = DE
     if name in backend_names():
         os.environ[_BACKEND_VARIABLE] = str(name)
     elif name == BROKER:
-        # the result backend is not checked, so any value will do
+        # the result backend is not checked, so any value is correct
         os.environ[_BACKEND_VARIABLE] = "sqlite"
     try:
         conf = rootcellar.settings(env_file, broker=_needs_broker(name))

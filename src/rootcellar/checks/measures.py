@@ -42,7 +42,7 @@ def judge_clock(ask: Callable[[], datetime]) -> Finding:
     skew = (theirs - before - (after - before) / 2).total_seconds()
     doubt = (after - before).total_seconds() / 2
     if abs(skew) - doubt <= MAX_CLOCK_SKEW_SECONDS:
-        return passed("the same time as here" if abs(skew) < 1 else f"{abs(skew):.1f} s off")
+        return passed("the same time as here" if abs(skew) < 1 else f"{abs(skew):.1f} s of difference")
     return problem("clock-skew", f"the server's clock is {_span(abs(skew))} {'ahead' if skew > 0 else 'behind'}")
 
 

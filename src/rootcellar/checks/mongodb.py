@@ -128,9 +128,9 @@ class MongoChecks(ServerChecks):
         if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST_VERSION:
             yield problem("server-too-old", f"MongoDB {version}")
         elif not (self._hello.get("isWritablePrimary") or self._hello.get("ismaster")):
-            yield problem("mongodb-no-primary", "the server is no primary, and knows of none")
+            yield problem("mongodb-no-primary", "the server is not the primary, and knows no primary")
         elif not self._hello.get("setName") and self._hello.get("msg") != "isdbgrid":
-            yield problem("mongodb-standalone", f"MongoDB {version}, alone")
+            yield problem("mongodb-standalone", f"MongoDB {version}, without a replica set")
         else:
             yield passed(f"MongoDB {version}, replica set {self._hello.get('setName', '(sharded)')}")
 
@@ -155,7 +155,7 @@ class MongoChecks(ServerChecks):
             with self._clients.client() as client:
                 answer = client.admin.command("getParameter", 1, ttlMonitorEnabled=1)
         except mongo.OperationFailure:
-            yield passed("may not be asked")
+            yield passed("the user may not read the parameter")
             return
         if answer.get("ttlMonitorEnabled", True):
             yield passed("the monitor runs")

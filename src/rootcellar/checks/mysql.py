@@ -124,7 +124,7 @@ class MySQLChecks(ServerChecks):
         if engine not in ("YES", "DEFAULT"):
             yield problem("mysql-engine", f"InnoDB is {engine}")
         elif int(read_only) and not self._may_write_anyway():
-            yield problem("store-read-only", "read_only is on", "point DB_HOST (the URL) at the primary")
+            yield problem("store-read-only", "read_only is on", "set DB_HOST (or the URL) to the primary")
         else:
             yield passed(f"{name} {version.partition('-')[0]}")
 
@@ -186,9 +186,9 @@ class MySQLChecks(ServerChecks):
             return None
         return failed(
             errors.PermissionDenied(
-                "there are no tables yet, and the user may not make and drop any",
-                remedy="run `rootcellar schema create` as a user who may, or let a DBA run what "
-                "`rootcellar schema sql` prints",
+                "there are no tables yet, and the user may not create and drop tables",
+                remedy="run `rootcellar schema create` as a user who may create tables, or give a DBA the output of "
+                "`rootcellar schema sql`",
             )
         )
 

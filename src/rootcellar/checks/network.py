@@ -210,7 +210,7 @@ class ServerChecks(Checks):
         if self._refusal is not None:
             yield failed(self._refusal)
         else:
-            yield passed(f"as {self._user}" if self._user else "none asked for")
+            yield passed(f"as {self._user}" if self._user else "the server asks for none")
 
     def _try_to_log_in(self) -> None:
         try:

@@ -138,7 +138,7 @@ class PostgresChecks(ServerChecks):
             "SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('transaction_read_only')"
         )
         if in_recovery:
-            yield problem("store-read-only", "it is a standby", "point DB_HOST (the URL) at the primary")
+            yield problem("store-read-only", "it is a standby", "set DB_HOST (or the URL) to the primary")
         elif read_only == "on":
             yield problem(
                 "store-read-only",

@@ -41,8 +41,8 @@ class RedisChecks(ServerChecks):
         self._target = target
         self._options = target.options
         address = read_address(target.url, self._options)
-        patience = min(address.answer_timeout, MAX_ANSWER_SECONDS)
-        self._address: Address = replace(address, connect={**address.connect, "socket_timeout": patience})
+        answer_timeout = min(address.answer_timeout, MAX_ANSWER_SECONDS)
+        self._address: Address = replace(address, connect={**address.connect, "socket_timeout": answer_timeout})
         self._is_cache = is_cache
         self._trial = Trial(target.backend, is_deleted_by_server=True)
         self._line: RespConnection | None = None
@@ -191,12 +191,12 @@ class RedisChecks(ServerChecks):
             yield problem("cluster-is-none", "cluster_enabled is 0")
         elif self._info.get("role") == "slave" and self._address.form == "single":
             yield problem(
-                "store-read-only", "it is a replica", "point REDIS_HOST (the URL) at the master, or use Sentinel"
+                "store-read-only", "it is a replica", "set REDIS_HOST (or the URL) to the master, or use Sentinel"
             )
         elif self._info.get("loading") == "1":
             yield problem("store-unavailable", "it is reading its data from disk", "wait until it has finished")
         else:
-            yield passed(f"Redis {version}" if version else "may not be asked (INFO)")
+            yield passed(f"Redis {version}" if version else "the user may not call INFO")
 
     def _cluster(self) -> Iterator[Finding]:
         about = redis_server.parse(self._link.call(pack(b"CLUSTER", b"INFO")))
@@ -219,7 +219,7 @@ class RedisChecks(ServerChecks):
 
     def _eviction(self) -> Iterator[Finding]:
         if self._is_cache:
-            yield passed(f"{self._info.get('maxmemory_policy', 'unknown')}: a copy may go")
+            yield passed(f"{self._info.get('maxmemory_policy', 'unknown')}: copies may be evicted")
         else:
             yield self._on_all(lambda line, info: judge_eviction(info, "redis-eviction", "redis-eviction-later"))
 
@@ -229,7 +229,7 @@ class RedisChecks(ServerChecks):
         )
 
     def _persistence(self) -> Iterator[Finding]:
-        yield passed("a cache need not last") if self._is_cache else self._on_all(judge_persistence)
+        yield passed("a cache needs none") if self._is_cache else self._on_all(judge_persistence)
 
     def _replicas(self) -> Iterator[Finding]:
         code = "cluster-no-replica" if self._address.form == "cluster" else "redis-no-replica"

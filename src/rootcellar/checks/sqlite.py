@@ -66,7 +66,7 @@ class SQLiteChecks(Checks):
     def _folder(self) -> Iterator[Finding]:
         folder = self._path.absolute().parent
         if not folder.is_dir():
-            yield problem("sqlite-no-folder", f"there is no folder {folder}", f"make the folder {folder}")
+            yield problem("sqlite-no-folder", f"there is no folder {folder}", f"create the folder {folder}")
             return
         if not _is_writable(folder):
             yield problem("sqlite-read-only-folder", f"{folder} cannot be written")
@@ -76,9 +76,9 @@ class SQLiteChecks(Checks):
             yield problem("sqlite-network-disk", f"{folder} is on {disk}")
         room = shutil.disk_usage(folder).free
         if room < _MIN_FREE_BYTES:
-            yield problem("sqlite-little-room", f"{room >> 20} MB are left")
+            yield problem("sqlite-little-room", f"{room >> 20} MB are free")
         else:
-            yield passed(f"{folder}, {room / (1 << 30):.0f} GB of room")
+            yield passed(f"{folder}, {room / (1 << 30):.0f} GB free")
 
     def _file(self) -> Iterator[Finding]:
         if not self._path.exists():
@@ -92,7 +92,7 @@ class SQLiteChecks(Checks):
             yield problem("sqlite-read-only-file", f"{self._path} cannot be read: {exc.strerror}")
             return
         if begins and begins != _MAGIC:
-            yield problem("sqlite-not-a-database", f"{self._path} is something else")
+            yield problem("sqlite-not-a-database", f"{self._path} has other content")
             return
         closed = [f"{self._path}{end}" for end in _FILE_SUFFIXES if _is_inaccessible(Path(f"{self._path}{end}"))]
         if closed:
@@ -131,7 +131,7 @@ class SQLiteChecks(Checks):
 
     def _schema(self) -> Iterator[Finding]:
         if self._test_path is not None and not self._target.options.create_tables:
-            yield problem("schema-missing", "there is no file, and no tables may be made")
+            yield problem("schema-missing", "there is no file, and the settings forbid to create tables")
             return
         if self._test_path is not None:
             yield passed("none yet: the first use creates the tables")

@@ -24,7 +24,7 @@ from rootcellar.stores.sql.store import SqlStore
 MayDo = Callable[[str, str], bool]
 
 
-_GRANT = "GRANT what is named; `rootcellar schema grants USER` prints all that a worker needs"
+_GRANT = "grant the rights that are named; `rootcellar schema grants USER` prints all that a worker needs"
 
 
 class Tables:
@@ -87,7 +87,9 @@ class Tables:
         elif status.version:
             yield problem("schema-outdated", f"version {status.version}, this release wants {status.wanted}")
         else:
-            yield problem("schema-missing", f"there is no table {where}, and the settings do not allow to create it")
+            yield problem(
+                "schema-missing", f"there is no table {where}, and the settings do not allow workers to create it"
+            )
 
     def _use_test_tables(self, version: int, where: str) -> Iterator[Finding]:
         if (refused := self._refusal()) is not None:
@@ -104,9 +106,9 @@ class Tables:
         except errors.PermissionDenied as exc:
             yield failed(
                 errors.PermissionDenied(
-                    f"there is no table {where}, and the user may not make it: {exc.what}",
-                    remedy="run `rootcellar schema create` as a user who may, or let a DBA run what "
-                    "`rootcellar schema sql` prints",
+                    f"there is no table {where}, and the user may not create it: {exc.what}",
+                    remedy="run `rootcellar schema create` as a user who may create tables, or give a DBA the output "
+                    "of `rootcellar schema sql`",
                 )
             )
             return

@@ -23,7 +23,7 @@ PROBLEMS = (
     failure(
         "broker-round-trip",
         "a message that was sent did not come back",
-        why="A task that is sent would not run.",
+        why="Tasks that are sent may not run.",
         remedy="See the broker's log. RabbitMQ blocks senders when memory or disk run low (`rabbitmq-diagnostics "
         "alarms`).",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rootcellar.checks.register.entry import failure, warning
 
 #: the title of these problems in docs/troubleshooting.md
-TITLE = "Settings and the way to the server"
+TITLE = "Settings and the connection to the server"
 PROBLEMS = (
     failure(
         "settings-wrong",
@@ -49,7 +49,7 @@ PROBLEMS = (
     failure(
         "driver-broken",
         "a Python package is installed and cannot be imported",
-        why="Often a C library is missing (psycopg without libpq), or two versions do not fit together.",
+        why="Often a C library is missing (psycopg without libpq), or two versions are not compatible.",
         remedy="Correct what the error names; for psycopg install libpq (on Debian, apt-get install libpq5) or `pip "
         "install 'psycopg[binary]'`.",
     ),
@@ -64,7 +64,7 @@ PROBLEMS = (
         "nothing listens on the port",
         why="The machine answers, but the server is not running, or listens on another port or only on another "
         "address.",
-        remedy="Start the server, correct the port, and see on which address it listens (listen_addresses, bind).",
+        remedy="Start the server, correct the port, or check on which address it listens (listen_addresses, bind).",
     ),
     failure(
         "wrong-service",
@@ -97,7 +97,7 @@ PROBLEMS = (
         "certificate-expired",
         "the server's certificate has expired",
         why="Every connection that verifies it is refused.",
-        remedy="Renew the server's certificate and reload the server; see that the clocks are right.",
+        remedy="Renew the server's certificate and reload the server; check that the clocks are right.",
     ),
     failure(
         "tls-wrong-name",
@@ -131,7 +131,7 @@ PROBLEMS = (
     ),
     warning(
         "tls-unverified",
-        "the connection is encrypted, but nobody verifies the server",
+        "the connection is encrypted, but the server is not verified",
         why="An attacker in the network can pretend to be the server, and read results and the password.",
         remedy="Set DB_SSLMODE=verify-full or REDIS_SSL_CERT_REQS=required, and name the CA's certificate.",
     ),
@@ -139,8 +139,8 @@ PROBLEMS = (
         "tls-none",
         "the connection to another machine is not encrypted",
         why="Anybody who can listen on the network can read results and the password.",
-        remedy="Use TLS (DB_SSLMODE=verify-full, REDIS_SSL=true, MONGODB_TLS=true, BROKER_SSL=true), unless the "
-        "network is private.",
+        remedy="Use TLS (DB_SSLMODE=verify-full, REDIS_SSL=true, MONGODB_TLS=true, BROKER_SSL=true, or rediss:// and "
+        "amqps:// in a whole URL), unless the network is private.",
     ),
     failure(
         "authentication-failed",
@@ -154,9 +154,9 @@ PROBLEMS = (
     failure(
         "database-missing",
         "the server has no database of that name",
-        why="rootcellar makes tables, but never a database.",
-        remedy="Correct the name, or make the database: `createdb NAME`, or CREATE DATABASE as a user who may. The "
-        "first worker, or `rootcellar schema create`, makes the tables.",
+        why="rootcellar creates tables, but never a database.",
+        remedy="Correct the name, or create the database: `createdb NAME`, or CREATE DATABASE as a user who may do so. "
+        "The first worker, or `rootcellar schema create`, creates the tables.",
     ),
     failure(
         "store-unavailable",
@@ -188,7 +188,7 @@ PROBLEMS = (
     ),
     failure(
         "store-error",
-        "the server refused something that stores need",
+        "the server refused a command of the store",
         why="rootcellar does not know this error of the server. The message has the server's own words. The call is "
         "not repeated: the task ends as a FAILURE, or the client gets the error.",
         remedy="See the server's log at that moment, and run `rootcellar check`.",
@@ -197,7 +197,7 @@ PROBLEMS = (
         "check-failed",
         "the check itself failed",
         why="An unexpected exception was raised. Steps that depend on this one were skipped.",
-        remedy="See the message. If it names nothing that you can change, report it.",
+        remedy="See the message. If you can change nothing that it names, report it.",
     ),
     warning(
         "clock-skew",

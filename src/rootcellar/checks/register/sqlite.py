@@ -34,7 +34,7 @@ PROBLEMS = (
     failure(
         "sqlite-locked",
         "another program keeps the file locked",
-        why="No result can be stored meanwhile.",
+        why="No result can be stored while the lock is held.",
         remedy="End the program that keeps a transaction open (`fuser FILE` prints its process).",
     ),
     failure(

@@ -68,7 +68,7 @@ PROBLEMS = (
     warning(
         "notify-slow",
         "the notification of a result takes long",
-        why="Waiting clients get every result later by this time.",
+        why="Waiting clients get every result so much later.",
         remedy="Check the network and the server's load. For PostgreSQL behind a pooler, set DB_LISTEN_HOST.",
     ),
     failure(
@@ -118,7 +118,7 @@ PROBLEMS = (
     ),
     warning(
         "hybrid-lag",
-        "results wait long in Redis for the durable store",
+        "results wait too long in Redis before they are moved",
         why="They are not in the database yet. If Redis is lost, they are lost.",
         remedy="Check that `rootcellar drain` or a worker runs, and check the database's load.",
     ),
