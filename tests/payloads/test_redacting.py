@@ -436,6 +436,23 @@ def test_exception_that_cannot_be_copied_is_masked() -> None:
     assert (type(copied), copied.args) == (Fussy, (f"password={MASK}", 4))
 
 
+@pytest.mark.parametrize(("pattern", "text", "masked"), [
+    ("*a*b", "xayb=1 ba=2", "xayb=*** ba=2"),
+    ("a*b", "a1b=1 za1b=2 --A-B=3", "a1b=*** za1b=2 --A-B=***"),
+    ("*pin*", "my_pin_code=1, spine: 2", "my_pin_code=***, spine: ***"),
+    ("api*", "api_x='1' xapi=2", "api_x=*** xapi=2"),
+    ("*a*b*c", "aXbYc=1 acb=2 abcc: 3", "aXbYc=*** acb=2 abcc: ***"),
+    ("*a*a", "a=1 aa=2", "a=1 aa=***"),
+    ("a**b", "a-b=1", "a-b=***"),
+    ("db_*_key", "DB-main-KEY=1", "DB-main-KEY=***"),
+    ("*é*ñ", "xÉaÑ=1", "xÉaÑ=***"),
+    ("x*y", """{"x1y": 5, 'xy': 6}""", """{"x1y": ***, 'xy': ***}"""),
+    ("*a*b", "a" * 500 + "b=1", "a" * 500 + "b=***"),
+])  # fmt: skip
+def test_name_with_wildcards_is_found_in_a_text(pattern: str, text: str, masked: str) -> None:
+    assert Redaction([pattern]).text(text) == masked
+
+
 @pytest.mark.parametrize("beginning", ["", "x" * 64 + " ", "x" * 63 + " ", "жж: ", "token=y;", "_", "-"])
 @pytest.mark.parametrize(("name", "is_kept"), [
     ("a_token", True), ("A-TOKEN", True), ("atoken", True), ("x_keep_token", True), ("ж_keep_token", True),

@@ -93,6 +93,15 @@ def test_redaction_of_megabytes_in_an_argument_takes_linear_time(name: str) -> N
     assert time.process_time() - between < MAX_SECONDS + (between - started)
 
 
+@pytest.mark.parametrize("patterns", [["*a*b"], ["*a*a*a*b"], ["a*b*", "*x*y*z"], ["*é*ñ"], ["*я*ж", "*token"]])
+@pytest.mark.parametrize("text", ["a", "ab", "a_", "a-", "a" * 66 + " ", "ab=1,", "x", "é", "я", "яж: ", "-", "_"])
+@pytest.mark.parametrize("end", ["", "=1"])
+def test_names_with_wildcards_in_megabytes_of_text_take_linear_time(text: str, patterns: list[str], end: str) -> None:
+    whole = text * (SIZE // len(text)) + end
+    redaction = Redaction(patterns)
+    assert seconds_of(lambda: redaction.text(whole)) < MAX_SECONDS
+
+
 def test_text_is_masked_whole_with_very_many_secrets() -> None:
     secrets = {f"secret number {number}" for number in range(50_000)}
     started = time.process_time()

@@ -184,25 +184,38 @@ _VALUE = (
 )
 _ASSIGNED = r"""(?:\\?["'])?\s*(?:=>|:=|=(?!=)|:)\s*"""
 _SCHEME = r"(?:(?:[bB][eE][aA][rR][eE][rR]|[bB][aA][sS][iI][cC]|[dD][iI][gG][eE][sS][tT]|[tT][oO][kK][eE][nN])\s+)?"
-#: the maximum of letters that a ``*`` matches in a text
-_MAX_WILDCARD_LETTERS = 64
-_ANY = rf"\w{{0,{_MAX_WILDCARD_LETTERS}}}"
+#: a letter of a name
+_LETTER = r"[\w-]"
 _BACKWARD_WORD = re.compile(r"[\w-]*")
 
 
 def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Callable[[str], str]:
     """Return a function that masks the values in ``password=…``, ``"password": …`` and ``Password: …`` of a text.
 
-    Each match begins with a letter of a name and has a maximum length, so that the time is linear in the text.
+    The time is linear in the text: a name without ``*`` in it has a maximum length, and one with ``*`` is searched for
+    only at the beginning of a word that a value is assigned to.
     """
-    names = _in_text(patterns)
-    if not names:
+    patterns = [pattern for pattern in patterns if "." not in pattern and pattern != CARD]
+    names, wildcards = _in_text(patterns), _with_wildcards(patterns)
+    expressions = []
+    if names:
+        expressions.append(re.compile(rf"((?P<name>{names}){_ASSIGNED}{_SCHEME}){_VALUE}"))
+    if wildcards:
+        # the first two groups skip words that no value is assigned to
+        word = rf"(?<!{_LETTER})(?=(?P<word>{_LETTER}+))(?=(?P=word){_ASSIGNED})"
+        expressions.append(re.compile(rf"({word}(?P<name>{wildcards}){_ASSIGNED}{_SCHEME}){_VALUE}"))
+    if not expressions:
         return lambda text: text
-    found = re.compile(rf"(({names}){_ASSIGNED}{_SCHEME}){_VALUE}")
+
+    def replaced(text: str, replace: Callable[[re.Match[str]], str]) -> str:
+        for expression in expressions:
+            text = expression.sub(replace, text)
+        return text
+
     keeps = [normal(pattern) for pattern in kept if "." not in pattern and pattern != CARD]
     if not keeps:
         # a function: before Python 3.12 a template takes twice as long
-        return lambda text: found.sub(lambda match: f"{match[1]}{mask}", text)
+        return lambda text: replaced(text, lambda match: f"{match[1]}{mask}")
     is_near = re.compile("|".join(map(_backward_end, keeps)), re.IGNORECASE).match
 
     def masked_in(text: str) -> str:
@@ -216,12 +229,12 @@ def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Call
             return decisions[word]
 
         def masked(match: re.Match[str]) -> str:
-            start, end = match.span(2)
+            start, end = match.span("name")
             # match the name backwards, because its last letters exclude nearly all names
             backward = text[end - 1 : start - 65 : -1] if start > 64 else text[:end][::-1]
             return match[0] if is_near(backward) and is_kept(backward) else f"{match[1]}{mask}"
 
-        return found.sub(masked, text)
+        return replaced(text, masked)
 
     return masked_in
 
@@ -232,16 +245,19 @@ def _backward_end(keep: str) -> str:
 
 
 def _in_text(patterns: Iterable[str]) -> str:
-    """Return a regular expression for the names; each begins with a class of letters, which is found quickly."""
+    """Return a regular expression for the names without ``*`` in them.
+
+    Each begins with a class of letters, which is found quickly.
+    """
     alone: dict[str, list[str]] = {}
     anywhere: dict[str, list[str]] = {}
     for pattern in patterns:
-        if "." in pattern or pattern == CARD:
-            continue
-        core = pattern.strip("_-").lstrip("*")
+        core = _core(pattern)
         if not core.strip("*_-"):
             # every name
             return r"\w(?<!\w.)\w{0,64}"
+        if "*" in core:
+            continue
         # exactly this name, or any name that ends with it
         by_letter = anywhere if pattern.startswith("*") else alone
         by_letter.setdefault(_any_case(core[0]), []).append(_rest_of(core[1:]))
@@ -261,15 +277,34 @@ def _longest_first(names: Iterable[str]) -> str:
     return "|".join(sorted(names, key=len, reverse=True))
 
 
-def _rest_of(core: str) -> str:
-    parts = []
-    for part in core.split("*"):
-        words = ("".join(map(_any_case, word)) for word in re.split("[_-]", part))
-        parts.append("[_-]?".join(words))
-    stars = len(parts) - 1
-    # skip words that are too long for any such name
-    too_long = rf"(?!\w{{{_MAX_WILDCARD_LETTERS * stars + len(core) + 1}}})" if stars else ""
-    return too_long + _ANY.join(parts)
+def _with_wildcards(patterns: Iterable[str]) -> str:
+    """Return a regular expression for the names with ``*`` in them, each from the beginning to the end of a word.
+
+    Each part of a pattern is searched for once, at its first place: a group in a lookahead that is then matched by its
+    text is never matched again in another way.
+    """
+    names = []
+    for number, pattern in enumerate(patterns):
+        core = _core(pattern)
+        if "*" not in core.strip("_-") or not core.strip("*_-"):
+            continue
+        first, *middle, last = core.split("*")
+        searched = [*([first] if pattern.startswith("*") else []), *filter(None, middle)]
+        name = "" if pattern.startswith("*") else f"[_-]*{_rest_of(first)}"
+        for place, part in enumerate(searched):
+            group = f"part{number}_{place}"
+            name += f"(?=(?P<{group}>{_LETTER}*?{_rest_of(part)}))(?P={group})"
+        names.append(f"{name}{_LETTER}*{_rest_of(last)}[_-]*(?!{_LETTER})")
+    return "|".join(names)
+
+
+def _core(pattern: str) -> str:
+    return pattern.strip("_-").lstrip("*")
+
+
+def _rest_of(part: str) -> str:
+    """Return a regular expression for a part of a name without ``*``."""
+    return "[_-]?".join("".join(map(_any_case, word)) for word in re.split("[_-]", part))
 
 
 def _any_case(letter: str) -> str:
