@@ -711,7 +711,7 @@ def test_unadopt_restores_celerys_tables(celerys_tables: str) -> None:
     backend.mark_as_done("new", 1)
     backend.store.close()
     kept = run_here("schema", "unadopt", "--yes", "-b", celerys_tables)
-    assert_one_line(kept, "hold 1 results", "--drop-results")
+    assert_one_line(kept, "have 1 results", "--drop-results")
     assert run_here("schema", "unadopt", "--dry-run", "-b", celerys_tables).status == 1
     refused = run_here("schema", "unadopt", "--drop-results", "-b", celerys_tables)
     assert refused.status == 2
