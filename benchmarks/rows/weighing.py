@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
 import sys
+import tempfile
 import time
 from functools import partial
 
@@ -96,9 +100,23 @@ def _first(parent: Other, results: Results, forked_at: float) -> Figures:
 
 
 def _cpu_of_start(url: str) -> float:
-    """Return the seconds of CPU, user and system, that a new interpreter needs until the app has its backend."""
-    process = os.posix_spawn(sys.executable, [sys.executable, "-c", _START.format(url=url)], dict(os.environ))
-    _, status, usage = os.wait4(process, 0)
-    if status:
-        raise RuntimeError(f"an app with the backend {url} did not start: status {status}")
+    """Return the seconds of CPU, user and system, that a new interpreter needs until the app has its backend.
+
+    The code is compiled before, as pip compiles the packages that it installs.
+    """
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": _bytecode_folder()}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    for _ in ("compile", "measure"):
+        process = os.posix_spawn(sys.executable, [sys.executable, "-c", _START.format(url=url)], environment)
+        _, status, usage = os.wait4(process, 0)
+        if status:
+            raise RuntimeError(f"an app with the backend {url} did not start: status {status}")
     return usage.ru_utime + usage.ru_stime
+
+
+@functools.cache
+def _bytecode_folder() -> str:
+    """Return the folder for compiled code, which is removed when this process ends."""
+    folder = tempfile.mkdtemp(prefix="rootcellar-bench-bytecode-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

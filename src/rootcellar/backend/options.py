@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -56,6 +55,9 @@ def warn_of_unknown(options: Iterable[Any]) -> None:
         if name in schemes():
             # the options of one kind of store, which checks them
             continue
+        # imported only here, to make the start of a worker shorter
+        import difflib
+
         meant = difflib.get_close_matches(str(name), TRANSPORT_OPTIONS, n=1)
         hint = f": did you mean {meant[0]}?" if meant else ""
         logger.warning("result_backend_transport_options has the unknown option %s%s", name, hint)

@@ -15,7 +15,6 @@ from rootcellar.stores.journal import Journal
 from rootcellar.stores.layouts import json_blob
 from rootcellar.stores.redis import chords, commands, driver
 from rootcellar.stores.redis.address import Address, read_address
-from rootcellar.stores.redis.cluster import Cluster
 from rootcellar.stores.redis.commands import JournaledTaskCommands, TaskCommands, ttl_milliseconds
 from rootcellar.stores.redis.connection import pack, pack_get
 from rootcellar.stores.redis.expiry import Sweep
@@ -25,7 +24,6 @@ from rootcellar.stores.redis.mastership import Mastership
 from rootcellar.stores.redis.notify import ListeningWatcher
 from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.search import Scanner, query_all
-from rootcellar.stores.redis.sentinel import Sentinels
 from rootcellar.stores.redis.servers import OneServer, Servers
 from rootcellar.stores.watching import Fetch, Watcher
 from rootcellar.support.forking import PerProcess
@@ -273,9 +271,14 @@ class RedisStore(Store):
 
 def _servers(address: Address, options: StoreOptions) -> Servers:
     where, answer_timeout = address.where, address.answer_timeout
+    # both are imported only where they are used, to make the start of others shorter
     if address.form == "cluster":
+        from rootcellar.stores.redis.cluster import Cluster
+
         return Cluster(address, options)
     if address.form == "sentinel":
+        from rootcellar.stores.redis.sentinel import Sentinels
+
         sentinels = Sentinels(address)
         connect = sentinels.connect
         replication = Replication(
