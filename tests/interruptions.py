@@ -410,8 +410,8 @@ def look_that_nothing_is_broken(target: Target, victims: list[Victim]) -> None:
             check(found.get(task_id), task_id)
     watcher = target.waiter.watcher()
     deadline = time.monotonic() + 30
-    while watcher._awaited_ids():
-        assert time.monotonic() < deadline, f"nobody waits for {watcher._awaited_ids()} any more"
+    while watcher.awaited_ids():
+        assert time.monotonic() < deadline, f"subscriptions without a waiter: {watcher.awaited_ids()}"
         time.sleep(0.01)
     target.waiter.close()
     target.store.close()

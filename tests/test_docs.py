@@ -183,7 +183,7 @@ class Served:
         assert command == "uvicorn web:web --port 8000 &"
         (folder / "served.py").write_text(
             "from tasks import app\nfrom web import web\n\n\n@web.get('/waits')\ndef waits() -> list[str]:\n"
-            "    return list(app.backend.waiter.watcher()._subscriptions)\n"
+            "    return app.backend.waiter.watcher().awaited_ids()\n"
         )
         self._folder = folder
 

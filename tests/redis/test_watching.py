@@ -126,7 +126,7 @@ def test_watcher_reconnects_to_a_silent_server(
         await_listening(client, 1)
         watcher = store.watcher()
         assert isinstance(watcher, notify.ListeningWatcher)
-        wait_until(lambda: watcher._has_read, "the first read")
+        wait_until(lambda: watcher.has_read, "the first read")
         (first,) = listeners(client)
         server.pause()
         try:

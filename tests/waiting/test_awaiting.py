@@ -65,7 +65,7 @@ class Setup:
     def wait_until_idle(self) -> None:
         """Wait until the watcher of this process has no subscription."""
         watcher = self.backend.waiter.watcher()
-        wait_until(lambda: not watcher._subscriptions, "no subscription")
+        wait_until(lambda: not watcher.awaited_ids(), "no subscription")
 
     def close(self) -> None:
         self.backend.waiter.close()

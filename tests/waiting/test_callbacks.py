@@ -84,7 +84,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 
 def wait_until_waited_for(setup: Setup, task_id: str) -> None:
     """Wait until a client wait_until_waited_for for a task."""
-    wait_until(lambda: task_id in setup.backend.waiter.watcher()._awaited_ids(), "a waiting client")
+    wait_until(lambda: task_id in setup.backend.waiter.watcher().awaited_ids(), "a waiting client")
 
 
 @pytest.mark.parametrize("way", WAYS)

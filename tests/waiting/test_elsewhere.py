@@ -92,7 +92,7 @@ def test_result_is_waited_for_in_its_own_backend(setup: Setup, way: str, is_over
         assert sorted(WAYS[way](results)) == [0, 1]
         return
     waiting = Background(lambda: WAYS[way](results))
-    wait_until(lambda: any(one.waiter.watcher()._awaited_ids() for one in setup.backends), "a waiting client")
+    wait_until(lambda: any(one.waiter.watcher().awaited_ids() for one in setup.backends), "a waiting client")
     done(results)
     assert sorted(waiting.result(PATIENCE)) == [0, 1]
 

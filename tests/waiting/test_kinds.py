@@ -95,7 +95,7 @@ class Run:
         """Wait until the watcher has removed cancelled waiters; in a long pause, also from the server."""
         if how == "no pause" or self._waiters:
             return
-        wait_until(lambda: not self._watcher._subscriptions and not self._watcher._cancelled, "no subscription")
+        wait_until(lambda: not self._watcher.awaited_ids(), "no subscription")
         if how == "a long pause":
             with self._patch.context() as patch:
                 patch.setattr(notify, "LISTEN_LINGER", 0.0)

@@ -372,7 +372,7 @@ def test_waiter_gets_an_error_when_the_store_is_closed(store: Store) -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until(lambda: watcher._subscriptions, "a waiting client")
+    wait_until(watcher.awaited_ids, "a waiting client")
     store.close()
     thread.join(10)
     assert "closed" in str(failed.get(timeout=1))

@@ -210,7 +210,7 @@ def test_waiter_leaves_a_frozen_and_replaced_primary(
             lambda: primary.execute("SELECT 1 FROM pg_locks WHERE classid = 7247034 AND granted"),
             "a session that listens",
         )
-        wait_until(lambda: waiting.watcher()._has_read, "the first read")
+        wait_until(lambda: waiting.watcher().has_read, "the first read")
         primary.pause()
         standby.promote()
         if not is_alone:
@@ -269,7 +269,7 @@ def test_wait_can_begin_while_the_server_is_down(new_postgres: Callable[..., Pos
     with opened(url) as storing:
         server.kill()
         with closing(Crowd(url, 500)) as crowd:
-            wait_until(lambda: crowd.store.watcher()._subscriptions, "a waiting client")
+            wait_until(lambda: crowd.store.watcher().awaited_ids(), "a waiting client")
             server.start()
             put_all(storing, crowd.ids)
             crowd.check()

@@ -68,10 +68,10 @@ def waits_for_a_lock(database: Database) -> bool:
 def queue_up(store: Store, *puts: Callable[[], Any]) -> list[Background]:
     """Begin calls one by one; each is in the queue before the next begins."""
     begun: list[Background] = []
-    before = len(store._writer._turns.get().queue)
+    before = store._writer.waiting
     for put in puts:
         begun.append(Background(put))
-        wait_until(lambda: len(store._writer._turns.get().queue) == before + len(begun), "a call in the queue")
+        wait_until(lambda: store._writer.waiting == before + len(begun), "a call in the queue")
     return begun
 
 
@@ -362,9 +362,9 @@ def test_interrupted_follower_leaves_the_queue(store: Store, postgres_url: str) 
             assert main is not None
 
             def interrupt_main() -> list[Background]:
-                wait_until(lambda: store._writer._turns.get().queue, "a call in the queue")
+                wait_until(lambda: store._writer.waiting, "a call in the queue")
                 signal.pthread_kill(main, signal.SIGUSR1)
-                wait_until(lambda: not store._writer._turns.get().queue, "an empty queue")
+                wait_until(lambda: not store._writer.waiting, "an empty queue")
                 return queue_up(store, lambda: store.put(record("next")))
 
             interrupter = Background(interrupt_main)

@@ -239,6 +239,11 @@ class Watcher(ABC):
     def _subscriptions(self) -> Mapping[str, Sequence[Subscription]]:
         return self._table.by_task
 
+    def awaited_ids(self) -> list[str]:
+        """Return the ids of the tasks for which clients of this process wait."""
+        with self._lock:
+            return list(self._subscriptions)
+
     def _check_idle(self) -> bool:
         """Forget what was cancelled; return whether there is no waiter."""
         self._forget_cancelled()
@@ -390,7 +395,7 @@ class ReconnectingWatcher(PollingWatcher, Generic[C]):
         super().__init__(fetch)
         self._name = "rootcellar-listen"
         #: whether everything was read since the connection was opened
-        self._has_read = False
+        self.has_read = False
         self._last_heard = 0.0
         self._idle_since: float | None = None
         self._reconnect = Backoff(FIRST_RECONNECT_MS, LONGEST_RECONNECT_MS)
@@ -428,9 +433,9 @@ class ReconnectingWatcher(PollingWatcher, Generic[C]):
                     break
                 if self._check_idle():
                     return
-                if self._has_read:
+                if self.has_read:
                     tries = 0
-                    self._has_read = False
+                    self.has_read = False
                 tries += 1
                 self._record_outage(error, "No connection to wait for results")
                 self._read_without_connection(error)

@@ -202,6 +202,11 @@ class GroupCommit:
         self._notify_for_one = notify_for_one
         self._turns = PerProcess(_Turns)
 
+    @property
+    def waiting(self) -> int:
+        """The number of records that wait for the next turn."""
+        return len(self._turns.get().queue)
+
     def write(self, write: Write) -> None:
         """Store a record; return when it is committed, with the statement's ``count`` and ``answer`` in ``write``.
 

@@ -144,7 +144,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         self._listener = random.randrange(1, 2**31)
         self._is_listening = False
         self._connection = connection
-        self._has_read = False
+        self.has_read = False
         connection.add_notify_handler(lambda notification: self._record_notification(notification.pid))
         if connection.is_pooled and not self._passes_notifications(connection):
             logger.warning(
@@ -272,7 +272,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         if reads_all or added:
             self._deliver_rows(results[-1])
         if reads_all:
-            self._has_read = True
+            self.has_read = True
             self._record_recovery()
 
     def _deliver_rows(self, result: PGresult) -> None:

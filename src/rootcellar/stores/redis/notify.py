@@ -88,7 +88,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
         self._leads_to, self._is_replaced = connection.address, False
         self._unread = {}
         self._rereads = 0
-        self._has_read = False
+        self.has_read = False
         self._subscribed = set()
         self._replies_due = 0
         self._pinged_at = None
@@ -163,7 +163,7 @@ class ListeningWatcher(ReconnectingWatcher[RespConnection]):
         if not self._unread:
             self._rereads = 0
             self._reread_at = 0.0
-            self._has_read = True
+            self.has_read = True
             self._record_recovery()
         elif unread and not skipped:
             self._rereads += 1

@@ -88,7 +88,7 @@ class TestFailedParents:
             harness.backend.mark_as_failure(result.id, ChordError("own"))
 
         waiting = Background(wait)
-        wait_until(lambda: result.id in harness.backend.waiter.watcher()._awaited_ids(), "a waiting client")
+        wait_until(lambda: result.id in harness.backend.waiter.watcher().awaited_ids(), "a waiting client")
         fail()
         with pytest.raises(ValueError, match=r"^second$"):
             waiting.result(WAIT)
