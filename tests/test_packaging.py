@@ -38,7 +38,7 @@ NOT_IN_WORKERS = (
         "jinja2",
         "pydantic",
         "dotenv",
-        "cryptography",
+        "cryptography.hazmat",
         "fsspec",
         "numpy",
         "pytest",
