@@ -47,4 +47,4 @@ def test_check_reports_problems_of_write_behind(
     monkeypatch.setattr(checking, "MAX_LAG_SECONDS", 0.1)
     behind.put(record())
     wait_until(lambda: behind.lag().oldest > 0.2, "an age")
-    assert "1 wait" in problems_of(postgres_url, front_url)["hybrid-lag"]
+    assert "waiting: 1" in problems_of(postgres_url, front_url)["hybrid-lag"]

@@ -53,7 +53,8 @@ def test_drain_once_moves_all_results(backend: str, store: WriteBehindStore, new
     for one in ones:
         store.put(one)
     ended = run_here("drain", "--backend", backend, "--once")
-    assert (ended.status, ended.out) == (0, "600 moved. Nothing waits.\n")
+    # on a slow machine, lines of progress come before the last one
+    assert (ended.status, ended.out.splitlines()[-1]) == (0, "600 moved. No result waits.")
     durable = open_store(new_postgres_url)
     assert len(durable.get_many(one.task_id for one in ones)) == 600
     store.put(record())
@@ -65,12 +66,12 @@ def test_drain_once_moves_all_results(backend: str, store: WriteBehindStore, new
 
 
 def test_drain_status_counts_waiting_results(backend: str, store: WriteBehindStore) -> None:
-    assert run_here("drain", "-b", backend, "--status").out == "Nothing waits.\n"
+    assert run_here("drain", "-b", backend, "--status").out == "No result waits.\n"
     store.put(record())
     wait_until(lambda: store.lag().oldest > 0.2, "an age")
     ended = run_here("drain", "-b", backend, "--status")
     assert ended.status == 0
-    assert ended.out.startswith("1 wait, the oldest for ")
+    assert ended.out.startswith("Waiting: 1, the oldest for ")
     ended = run_here("drain", "-b", backend, "--status", "--max-age", "0.1", "--json")
     assert ended.status == 1, "a result has waited for longer"
     printed = json.loads(ended.out)
@@ -125,7 +126,7 @@ def test_drain_moves_results_without_an_append_only_file(new_postgres_url: str, 
     assert "keeps no append-only file" in status.err
     assert run_here("drain", "-b", url, "--status", "--max-age", "0").status == 1
     moved = run_here("drain", "-b", url, "--once")
-    assert (moved.status, moved.out) == (4, "3 moved. Nothing waits.\n")
+    assert (moved.status, moved.out) == (4, "3 moved. No result waits.\n")
     assert "keeps no append-only file" in moved.err
     durable = open_store(new_postgres_url)
     assert len(durable.get_many(one.task_id for one in ones)) == 3

@@ -203,7 +203,7 @@ def test_demo_runs_on_each_backend_by_its_name(name: str, server_of: Callable[[s
     ended = run("demo", "--once", "-n", "13", "--keep", env=env, cwd=Path.cwd())
     assert (ended.status, ended.err) == (0, ""), ended
     assert "All are as expected" in ended.out
-    assert "As CELERY_RESULT_BACKEND says (from: environment)" in ended.out
+    assert "(CELERY_RESULT_BACKEND, from: environment)" in ended.out
     assert ODD not in ended.out
     suggested = re.search("rootcellar (show .*)", ended.out)
     assert suggested

@@ -126,11 +126,13 @@ class WriteBehindChecks(_HybridChecks[WriteBehindStore]):
     def _lag(self) -> Iterator[Finding]:
         lag = self._store.lag()
         if lag.oldest > MAX_LAG_SECONDS:
-            yield problem("hybrid-lag", f"{lag.waiting:,} wait, the oldest for {lag.oldest:.0f} s")
+            yield problem("hybrid-lag", f"waiting: {lag.waiting:,}, the oldest for {lag.oldest:.0f} s")
         elif lag.refused:
             yield problem("hybrid-refused", f"{lag.refused:,} stay in Redis")
         else:
-            yield passed(f"{lag.waiting:,} wait, the oldest for {lag.oldest:.1f} s" if lag.waiting else "nothing waits")
+            yield passed(
+                f"waiting: {lag.waiting:,}, the oldest for {lag.oldest:.1f} s" if lag.waiting else "no result waits"
+            )
 
     def _judge(self, record: TaskRecord) -> Finding:
         moved = self._wait_until_moved()

@@ -101,13 +101,13 @@ class MySQLChecks(ServerChecks):
     def is_encrypted(self) -> bool:
         return self._connection is not None and isinstance(self._connection.connected_socket, ssl.SSLSocket)
 
-    def begin_tls(self, line: socket) -> None:
+    def begin_tls(self, connection: socket) -> None:
         # the server sends the first packet
-        header = line.recv(4)
+        header = connection.recv(4)
         size = int.from_bytes(header[:3], "little")
         while size > 0:
-            size -= len(line.recv(size)) or size
-        line.sendall(len(_TLS_REQUEST).to_bytes(3, "little") + b"\x01" + _TLS_REQUEST)
+            size -= len(connection.recv(size)) or size
+        connection.sendall(len(_TLS_REQUEST).to_bytes(3, "little") + b"\x01" + _TLS_REQUEST)
 
     def log_in(self) -> str:
         self._connection = driver.connect(self._settings, self.where)

@@ -93,7 +93,7 @@ class ServerChecks(Checks):
         """Return True if the connection that :meth:`log_in` opened is encrypted."""
         return bool(self.wants_tls)
 
-    def begin_tls(self, line: socket.socket) -> None:
+    def begin_tls(self, connection: socket.socket) -> None:
         """Send and read on a plain connection what the protocol requires before TLS. Most protocols require nothing."""
 
     def client_certificate(self) -> tuple[str, str] | None:
@@ -119,10 +119,10 @@ class ServerChecks(Checks):
     # -- steps
 
     def _socket(self) -> Iterator[Finding]:
-        with socket.socket(socket.AF_UNIX) as line:
-            line.settimeout(CONNECT_TIMEOUT_SECONDS)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(CONNECT_TIMEOUT_SECONDS)
             try:
-                line.connect(self.socket_path)
+                connection.connect(self.socket_path)
             except OSError as exc:
                 yield problem("tcp-socket", f"{self.socket_path}: {exc.strerror or exc}")
                 return
@@ -250,29 +250,29 @@ def read_peer(
 
     Python parses only a trusted certificate. So a first connection fetches it, and a second one trusts exactly it.
     """
-    anyone = _context(ours)
-    anyone.verify_mode = ssl.CERT_NONE
+    unverified = _context(ours)
+    unverified.verify_mode = ssl.CERT_NONE
     try:
-        with _open_tls(host, port, preamble, anyone, server_name) as line:
-            shown, version = line.getpeercert(binary_form=True), line.version() or "TLS"
+        with _open_tls(host, port, preamble, unverified, server_name) as connection:
+            shown, version = connection.getpeercert(binary_form=True), connection.version() or "TLS"
         if not shown:
             return None
-        itself = _context(ours)
-        itself.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        itself.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        itself.load_verify_locations(cadata=shown)
-        with _open_tls(host, port, preamble, itself, server_name) as line:
-            return _peer(line.getpeercert() or {}, version)
+        pinned = _context(ours)
+        pinned.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        pinned.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        pinned.load_verify_locations(cadata=shown)
+        with _open_tls(host, port, preamble, pinned, server_name) as connection:
+            return _peer(connection.getpeercert() or {}, version)
     except (OSError, ValueError):
         return None
 
 
 def speaks_tls(host: str, port: int, preamble: Preamble) -> bool:
     """Return True if a server answers in TLS, even if it refuses the connection."""
-    anyone = _context(None)
-    anyone.verify_mode = ssl.CERT_NONE
+    unverified = _context(None)
+    unverified.verify_mode = ssl.CERT_NONE
     try:
-        _open_tls(host, port, preamble, anyone, None).close()
+        _open_tls(host, port, preamble, unverified, None).close()
     except ssl.SSLEOFError:
         return False
     except ssl.SSLError as exc:
@@ -301,7 +301,7 @@ def verify_peer(
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = checks_name
     try:
-        with _open_tls(host, port, lambda line: None, context, host):
+        with _open_tls(host, port, lambda connection: None, context, host):
             pass
     except OSError as exc:
         if isinstance(exc, ConnectionError):
@@ -323,12 +323,12 @@ def _context(ours: tuple[str, str] | None) -> ssl.SSLContext:
 def _open_tls(
     host: str, port: int, preamble: Preamble, context: ssl.SSLContext, server_name: str | None
 ) -> ssl.SSLSocket:
-    line = socket.create_connection((host.strip("[]"), port), CONNECT_TIMEOUT_SECONDS)
+    connection = socket.create_connection((host.strip("[]"), port), CONNECT_TIMEOUT_SECONDS)
     try:
-        preamble(line)
-        return context.wrap_socket(line, server_hostname=server_name or host.strip("[]"))
+        preamble(connection)
+        return context.wrap_socket(connection, server_hostname=server_name or host.strip("[]"))
     except BaseException:
-        line.close()
+        connection.close()
         raise
 
 

@@ -118,9 +118,9 @@ class PostgresChecks(ServerChecks):
     def is_encrypted(self) -> bool:
         return bool(self._connection and self._connection.pgconn.ssl_in_use)
 
-    def begin_tls(self, line: socket.socket) -> None:
-        line.sendall(SSL_REQUEST)
-        if line.recv(1) != b"S":
+    def begin_tls(self, connection: socket.socket) -> None:
+        connection.sendall(SSL_REQUEST)
+        if connection.recv(1) != b"S":
             raise OSError("no TLS")
 
     def client_certificate(self) -> tuple[str, str] | None:

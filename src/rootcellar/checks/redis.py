@@ -45,7 +45,7 @@ class RedisChecks(ServerChecks):
         self._address: Address = replace(address, connect={**address.connect, "socket_timeout": answer_timeout})
         self._is_cache = is_cache
         self._trial = Trial(target.backend, is_deleted_by_server=True)
-        self._line: RespConnection | None = None
+        self._connection: RespConnection | None = None
         self._info: Info = {}
         #: connections to every master of a Cluster
         self._masters: list[RespConnection] = []
@@ -76,9 +76,9 @@ class RedisChecks(ServerChecks):
 
     def close(self) -> None:
         self._trial.close()
-        for line in (self._line, *self._masters):
-            if line is not None:
-                line.close()
+        for connection in (self._connection, *self._masters):
+            if connection is not None:
+                connection.close()
 
     def understand(self, exc: Exception) -> errors.RootcellarError | None:
         return driver.translate(exc, self.where) if isinstance(exc, driver.FAILURES) else None
@@ -116,10 +116,10 @@ class RedisChecks(ServerChecks):
         return (str(ours[0]), str(ours[1])) if all(ours) else None
 
     def log_in(self) -> str:
-        self._line = self._connect()
+        self._connection = self._connect()
         # a server that needs a password accepts a connection without it, and then refuses every command
         try:
-            self._line.call(pack(b"PING"))
+            self._connection.call(pack(b"PING"))
         except ServerError as exc:
             # a server that cannot save refuses even PING; the step "persistence" reports it
             if not str(exc).startswith("MISCONF"):
@@ -146,11 +146,11 @@ class RedisChecks(ServerChecks):
         known, silent, quorum = [], [], ""
         for host, port in self._address.hosts:
             try:
-                with closing(Sentinels(self._address).open(host, port)) as line:
-                    found = line.call(pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._address.master))
+                with closing(Sentinels(self._address).open(host, port)) as connection:
+                    found = connection.call(pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._address.master))
                     if found:
                         known.append(f"{found[0].decode()}:{found[1].decode()}")
-                        line.call(pack(b"SENTINEL", b"CKQUORUM", self._address.master))
+                        connection.call(pack(b"SENTINEL", b"CKQUORUM", self._address.master))
             except ServerError as exc:
                 if "NOQUORUM" in str(exc):
                     quorum = str(exc)
@@ -172,8 +172,8 @@ class RedisChecks(ServerChecks):
             yield passed(f"{len(known)} know {self._address.master} at {', '.join(dict.fromkeys(known))}")
 
     def _master(self) -> Host:
-        assert self._line is not None
-        host, _, port = self._line.address.rpartition(":")
+        assert self._connection is not None
+        host, _, port = self._connection.address.rpartition(":")
         return host, int(port)
 
     # -- steps
@@ -221,11 +221,11 @@ class RedisChecks(ServerChecks):
         if self._is_cache:
             yield passed(f"{self._info.get('maxmemory_policy', 'unknown')}: copies may be evicted")
         else:
-            yield self._on_all(lambda line, info: judge_eviction(info, "redis-eviction", "redis-eviction-later"))
+            yield self._on_all(lambda connection, info: judge_eviction(info, "redis-eviction", "redis-eviction-later"))
 
     def _memory(self) -> Iterator[Finding]:
         yield self._on_all(
-            lambda line, info: judge_memory(info, "redis-memory", "redis-memory-full", may_evict=self._is_cache)
+            lambda connection, info: judge_memory(info, "redis-memory", "redis-memory-full", may_evict=self._is_cache)
         )
 
     def _persistence(self) -> Iterator[Finding]:
@@ -234,7 +234,7 @@ class RedisChecks(ServerChecks):
     def _replicas(self) -> Iterator[Finding]:
         code = "cluster-no-replica" if self._address.form == "cluster" else "redis-no-replica"
 
-        def judge(line: RespConnection, info: Info) -> Finding:
+        def judge(connection: RespConnection, info: Info) -> Finding:
             count = int(info.get("connected_slaves", 0))
             return passed(f"{count} connected to each master") if count else problem(code, "no replica is connected")
 
@@ -243,10 +243,10 @@ class RedisChecks(ServerChecks):
     def _on_all(self, judge: Callable[[RespConnection, Info], Finding]) -> Finding:
         """Judge every master. Return the first finding that is a problem, else the finding of the last master."""
         finding = judge(self._link, self._info)
-        for line in self._masters:
-            finding = judge(line, redis_server.read_info(line))
+        for connection in self._masters:
+            finding = judge(connection, redis_server.read_info(connection))
             if finding.level is not Level.OK:
-                return replace(finding, seen=f"{line.address}: {finding.seen}")
+                return replace(finding, seen=f"{connection.address}: {finding.seen}")
         return finding
 
     def _connections(self) -> Iterator[Finding]:
@@ -289,8 +289,8 @@ class RedisChecks(ServerChecks):
 
     @property
     def _link(self) -> RespConnection:
-        assert self._line is not None, "only after the login"
-        return self._line
+        assert self._connection is not None, "only after the login"
+        return self._connection
 
 
 #: what :mod:`rootcellar.checks.choosing` calls

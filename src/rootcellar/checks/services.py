@@ -66,10 +66,10 @@ def _is_mysql(greeting: bytes) -> bool:
 def _first_bytes(host: str, port: int, sent: bytes, timeout: float) -> bytes:
     """Send ``sent`` and return the first bytes of the answer; empty if there is none within ``timeout`` seconds."""
     try:
-        with socket.create_connection((host.strip("[]"), port), _CONNECT_TIMEOUT_SECONDS) as line:
-            line.settimeout(timeout)
+        with socket.create_connection((host.strip("[]"), port), _CONNECT_TIMEOUT_SECONDS) as connection:
+            connection.settimeout(timeout)
             if sent:
-                line.sendall(sent)
-            return line.recv(4096)
+                connection.sendall(sent)
+            return connection.recv(4096)
     except OSError:
         return b""

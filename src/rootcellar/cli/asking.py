@@ -16,7 +16,7 @@ _FACTORS = {"k": 1_000, "m": 1_000_000}
 
 def ask_needs() -> Needs:
     """Ask the questions of :mod:`rootcellar.onboarding.recommend`, and return the answers."""
-    typer.echo("A few questions. Enter chooses the answer in [brackets], Ctrl-C ends.")
+    typer.echo("Please answer a few questions. Enter takes the answer in [brackets]; Ctrl-C stops.")
     return Needs(**{question.field: _ask(question) for question in QUESTIONS})
 
 

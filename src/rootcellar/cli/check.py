@@ -58,9 +58,7 @@ def check(
     app: AppOption = None,
     processes: Annotated[
         int | None,
-        typer.Option(
-            "--processes", min=1, metavar="N", help="Processes of workers and others that will use it, for its limits"
-        ),
+        typer.Option("--processes", min=1, metavar="N", help="How many processes will use the server, for its limits"),
     ] = None,
     env_file: EnvFileOption = ".env",
     as_json: JsonOption = False,

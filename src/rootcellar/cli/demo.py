@@ -88,7 +88,7 @@ def demo(
     is_watched = out.is_terminal and not once
     folder = Path(tempfile.mkdtemp(prefix="rootcellar-demo-"))
     began = datetime.now(timezone.utc)
-    with _tidied(folder), named_by("--backend"):
+    with _log_removed(folder), named_by("--backend"):
         url, broker = _servers(backend, broker, file, folder)
         with _watcher(out, is_watched) as watcher:
             run = Demo(
@@ -134,7 +134,7 @@ def _servers(backend: str | None, broker: str | None, file: Path | None, folder:
         if names_backend():
             found = rootcellar.settings(broker=False)
             where, origin = found.masked()["result_backend"], found.origin("CELERY_RESULT_BACKEND")
-            say(f"As CELERY_RESULT_BACKEND says (from: {origin}): {where}")
+            say(f"Results go to {where} (CELERY_RESULT_BACKEND, from: {origin}).")
             # rpc needs a real broker, which the settings name
             has_broker = "broker_url" in found or "rpc" in found["result_backend"].partition("://")[0]
             return FROM_SETTINGS, broker or (FROM_SETTINGS if has_broker else None)
@@ -142,7 +142,7 @@ def _servers(backend: str | None, broker: str | None, file: Path | None, folder:
 
 
 @contextmanager
-def _tidied(folder: Path) -> Iterator[None]:
+def _log_removed(folder: Path) -> Iterator[None]:
     """Remove the worker's log at the end, and the folder if it is empty. After a failure, show and keep the log.
 
     The log explains a failure of the worker, but not, for example, a wrong URL.

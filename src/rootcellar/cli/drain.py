@@ -153,7 +153,7 @@ def _as_json(lag: Lag) -> dict[str, object]:
 
 
 def _sentence(lag: Lag) -> str:
-    waits = f"{lag.waiting:,} wait, the oldest for {lag.oldest:.1f} s." if lag.waiting else "Nothing waits."
+    waits = f"Waiting: {lag.waiting:,}, the oldest for {lag.oldest:.1f} s." if lag.waiting else "No result waits."
     if lag.refused:
         waits += f" {lag.refused:,} stay in Redis because PostgreSQL refuses them: see the worker's log."
     return waits

@@ -176,7 +176,7 @@ def _print(found: Settings | None, celery: Mapping[str, Any], show_all: bool) ->
     if found.unused:
         say(f"\nGiven, but not used by this broker and backend: {', '.join(found.unused)}")
     if found.warnings:
-        say("\nPerhaps wrong, and not changed:")
+        say("\nWarnings:")
         for warning in found.warnings:
             console().print(f"  {visible(warning)}", soft_wrap=True)
     if found.ignored:
