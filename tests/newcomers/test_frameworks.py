@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.commands import Ended, environment, execute, run
+from tests.helpers import HEAVY
 from tests.servers import MongoServer, die_with_parent, free_port
 from tests.workers import Worker
 
@@ -133,7 +134,13 @@ def write(files: Mapping[str, str], folder: Path, replace: Mapping[str, str]) ->
         (folder / name).write_text(text, encoding="utf-8")
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "redis", "mongodb"])
+def on(*names: str) -> pytest.MarkDecorator:
+    """Run a test on these stores; the long form runs it on all of them."""
+    every = ("sqlite", "postgresql", "redis", "mongodb")
+    return pytest.mark.parametrize("backend", every if HEAVY else names, indirect=True)
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty store."""
     if request.param == "sqlite":
@@ -191,6 +198,7 @@ def ended_well(ended: Ended) -> str:
     return ended.out
 
 
+@on("sqlite", "redis")
 def test_newcomers_fastapi_project_works(tmp_path: Path, redis_url: str, backend: str) -> None:
     write(FASTAPI, tmp_path, {})
     env = {"CELERY_BROKER": redis_url, "CELERY_RESULT_BACKEND": backend, **FOREIGN}
@@ -207,6 +215,7 @@ def test_newcomers_fastapi_project_works(tmp_path: Path, redis_url: str, backend
         assert "Traceback" not in worker.log.read_text()
 
 
+@on("postgresql", "mongodb")
 def test_newcomers_django_project_works(tmp_path: Path, redis_url: str, backend: str) -> None:
     write(DJANGO, tmp_path, {"BROKER": redis_url, "BACKEND": backend})
     with Worker("shop", env=FOREIGN, cwd=tmp_path) as worker:
@@ -225,6 +234,7 @@ def test_newcomers_django_project_works(tmp_path: Path, redis_url: str, backend:
         assert "Traceback" not in worker.log.read_text()
 
 
+@on("postgresql", "redis")
 def test_newcomers_django_project_with_variables_works(tmp_path: Path, redis_url: str, backend: str) -> None:
     """As in a container: whole URLs in the variables that Celery itself reads."""
     write(DJANGO, tmp_path, {"BROKER": "", "BACKEND": ""})
