@@ -184,7 +184,9 @@ class Codec:
         if payload.content_type in (DAMAGED, FOREIGN):
             raise unreadable_payload(payload, task_id, field)
         try:
-            plain = self.compressor.decompress(self.sealer.open(payload, task_id, field))
+            plain = self.sealer.open(payload, task_id, field)
+            if plain.compression:
+                plain = self.compressor.decompress(plain)
             accepted = self.accept if accept is None else accept
             if self.old_pickles and plain.content_type == PICKLE and PICKLE not in (accepted or ()):
                 return read_old_pickle(plain)

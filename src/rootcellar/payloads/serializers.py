@@ -156,7 +156,15 @@ def _json_bytes(value: Any) -> bytes:
 def _json_value(text: str) -> Any:
     if '"__type__"' in text:
         return json.loads(text, object_hook=_read_marker)
-    return json.loads(text)
+    try:
+        # what json.loads does besides takes longer than to read a small value
+        value, end = _raw_decode(text)
+    except ValueError:
+        return json.loads(text)
+    return value if end == len(text) else json.loads(text)
+
+
+_raw_decode = json.JSONDecoder().raw_decode
 
 
 def _escape_markers(value: Any) -> Any:

@@ -116,12 +116,12 @@ def unreadable(record: TaskRecord) -> list[str]:
 
 def damaged_fields(record: TaskRecord) -> list[str]:
     """Return the names of all fields of a record that are stored and cannot be read."""
-    payloads = [name for name in _PAYLOADS if _is_damaged(getattr(record, name))]
-    return [*record.damage, *payloads]
-
-
-def _is_damaged(payload: Payload | None) -> bool:
-    return payload is not None and payload.content_type in (DAMAGED, FOREIGN)
+    damage = [*record.damage]
+    for name in _PAYLOADS:
+        payload = getattr(record, name)
+        if payload is not None and payload.content_type in (DAMAGED, FOREIGN):
+            damage.append(name)
+    return damage
 
 
 class FieldReader:

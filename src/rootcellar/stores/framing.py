@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from rootcellar.errors import PayloadUnreadable
@@ -15,6 +16,8 @@ from rootcellar.records import (
 from rootcellar.stores.fields import FAILURES, damaged
 
 _FRAME = b"rc1\n"
+#: a header that is longer has something that other payloads do not have
+_LONGEST_COMMON_HEADER = 80
 
 
 def kept_result(part: ChordPart, record: TaskRecord | None) -> Payload | None:
@@ -37,8 +40,10 @@ def unframe_loosely(blob: Any) -> Payload:
 
 def frame(payload: Payload) -> bytes:
     """Return the payload as one blob: a header with its type, encoding, compression and key, then the body."""
-    header = [payload.content_type, payload.content_encoding, payload.compression, payload.key_id]
-    return _FRAME + json.dumps(header).encode() + b"\n" + payload.body
+    # a key's id contains the signature, so that no other payload has the same header
+    header = _header.__wrapped__ if payload.key_id else _header
+    written: bytes = header(payload.content_type, payload.content_encoding, payload.compression, payload.key_id)
+    return written + payload.body
 
 
 def unframe(blob: bytes) -> Payload:
@@ -57,6 +62,24 @@ def unframe(blob: bytes) -> Payload:
     except (ValueError, TypeError, RecursionError) as exc:
         raise PayloadUnreadable(f"a stored payload is damaged: {exc}", remedy="restore it from a backup") from exc
     return Payload(body, content_type, content_encoding, compression, key_id)
+
+
+@lru_cache(maxsize=32)
+def _header(content_type: str, content_encoding: str, compression: str, key_id: str) -> bytes:
+    return _FRAME + json.dumps([content_type, content_encoding, compression, key_id]).encode() + b"\n"
+
+
+def _read_header(head: bytes) -> tuple[str, str, str, str]:
+    # nearly all payloads have one of a few headers; a long one has a signature, or is damaged
+    return _few_headers(head) if len(head) < _LONGEST_COMMON_HEADER else _few_headers.__wrapped__(head)
+
+
+@lru_cache(maxsize=32)
+def _few_headers(head: bytes) -> tuple[str, str, str, str]:
+    content_type, content_encoding, compression, key_id = json.loads(head)
+    if not all(type(text) is str for text in (content_type, content_encoding, compression, key_id)):
+        raise ValueError("its header is none")
+    return content_type, content_encoding, compression, key_id
 
 
 def chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
