@@ -161,7 +161,7 @@ class Target:
             list(self.waiter.wait_for([f"nobody {user.dice.random()}"], timeout=0.002))
         except NotInTime:
             return
-        raise AssertionError("nobody stored it")
+        raise AssertionError("the result was not stored")
 
     def ask(self, user: User) -> None:
         with self.pool.connection() as connection:

@@ -289,7 +289,7 @@ class Server:
             self._paused = False
 
     def close(self) -> None:
-        """Kill the server and remove its folder; nobody needs its data, so there is no clean stop to wait for."""
+        """Kill the server and remove its folder. Its data is not needed, so a clean stop is not necessary."""
         try:
             self.kill()
         finally:

@@ -549,9 +549,11 @@ def run_sql(database: str) -> Callable[[str], None]:
         assert execute(psql) == Ended(0, "", "")
 
     def in_mysql(script: str) -> None:
-        told = connection_settings(database, {})
-        client = ["mariadb", "-h", told["host"], "-P", str(told["port"]), "-u", told["user"], "-e", script]
-        assert execute([*client, told["database"]], env={"MYSQL_PWD": told["password"].decode()}) == Ended(0, "", "")
+        settings = connection_settings(database, {})
+        client = ["mariadb", "-h", settings["host"], "-P", str(settings["port"]), "-u", settings["user"], "-e", script]
+        assert execute([*client, settings["database"]], env={"MYSQL_PWD": settings["password"].decode()}) == Ended(
+            0, "", ""
+        )
 
     def in_sqlite(script: str) -> None:
         sqlite3.connect(database.removeprefix("sqlite:///")).executescript(script)

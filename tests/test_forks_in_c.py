@@ -43,10 +43,10 @@ ids = [f"task {number}" for number in range(20)]
 for task_id in ids:
     store.put(record(task_id))
 list(waiter.wait_for(ids[:1], timeout=20))
-told = threading.Event()
-waiter.watcher().subscribe(["another"], lambda _: told.set())
+notified = threading.Event()
+waiter.watcher().subscribe(["another"], lambda _: notified.set())
 store.put(record("another"))
-assert told.wait(20)
+assert notified.wait(20)
 
 def use(name):
     for turn in range(10):

@@ -94,17 +94,17 @@ def work_as_a_worker(store: Store) -> None:
     "options", [{}, {"task_table": "jobs of the_day", "group_table": "groups"}], ids=["usual", "odd"]
 )
 def test_role_can_do_its_work_and_no_more(place: Place, options: dict[str, str]) -> None:
-    told = [word for key, value in options.items() for word in ("--" + key.replace("_", "-"), value)]
+    words = [word for key, value in options.items() for word in ("--" + key.replace("_", "-"), value)]
     with place.as_user("worker", **options) as store, pytest.raises(errors.StoreError):
         store.put(record())  # no rights, and no tables
 
-    place.granted("admin", *told)
+    place.granted("admin", *words)
     with place.as_user("admin", **options) as store:
         store.schema.create()  # type: ignore[attr-defined]
         status = store.schema.status()  # type: ignore[attr-defined]
         assert status.version == status.wanted
-    place.granted("worker", *told)
-    place.granted("reader", *told)
+    place.granted("worker", *words)
+    place.granted("reader", *words)
 
     with place.as_user("worker", **options) as store:
         work_as_a_worker(store)

@@ -21,9 +21,9 @@ STORES = [
 def test_missing_driver_is_named_with_its_extra(module: str, part: str, url: str, command: str) -> None:
     ended = run_after(f"sys.modules[{module!r}] = None", *_arguments(command, url))
     assert ended.status
-    told = " ".join((ended.out + ended.err).split())
-    assert "is not installed" in told
-    assert "pip install 'rootcellar[" in told
+    printed = " ".join((ended.out + ended.err).split())
+    assert "is not installed" in printed
+    assert "pip install 'rootcellar[" in printed
 
 
 @pytest.mark.parametrize(("module", "part", "url"), STORES)
@@ -31,17 +31,17 @@ def test_missing_driver_is_named_with_its_extra(module: str, part: str, url: str
 def test_broken_driver_is_named_with_its_cause(module: str, part: str, url: str, command: str) -> None:
     ended = run_after(f"import {module}; sys.modules[{part!r}] = None", *_arguments(command, url))
     assert ended.status
-    told = " ".join((ended.out + ended.err).split())
-    assert "is installed, but importing it fails" in told
-    assert part in told
-    assert "is not installed" not in told
+    printed = " ".join((ended.out + ended.err).split())
+    assert "is installed, but importing it fails" in printed
+    assert part in printed
+    assert "is not installed" not in printed
 
 
 def test_driver_without_its_c_library_is_broken() -> None:
     ended = run_after("import os; os.environ['PSYCOPG_IMPL'] = 'none-such'", "history", "-b", STORES[0][2])
-    told = " ".join((ended.out + ended.err).split())
-    assert "is installed, but importing it fails: ImportError" in told
-    assert "none-such" in told
+    printed = " ".join((ended.out + ended.err).split())
+    assert "is installed, but importing it fails: ImportError" in printed
+    assert "none-such" in printed
 
 
 def test_missing_package_of_a_driver_breaks_it() -> None:

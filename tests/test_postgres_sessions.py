@@ -106,9 +106,9 @@ def test_environment_and_url_change_no_result(
 
 def test_check_names_settings_that_sessions_override(odd_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGTZ", "Europe/Paris")
-    (told,) = [each.seen for each in check(odd_url).findings if "sessions override settings" in each.seen]
+    (seen,) = [each.seen for each in check(odd_url).findings if "sessions override settings" in each.seen]
     for setting in ("client_encoding=LATIN1", "timezone=Europe/Paris", "datestyle=German"):
-        assert setting in told
+        assert setting in seen
 
 
 def test_database_in_latin1_refuses_other_characters(postgres_server: PostgresServer) -> None:

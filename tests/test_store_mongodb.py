@@ -98,8 +98,8 @@ def test_rootcellar_and_celery_read_each_others_failures(url: str) -> None:
 def test_stock_client_reads_the_call_and_the_children(url: str, store: Store) -> None:
     _, stock = apps(url)
     children = Payload(b'[[["child", null], null]]')
-    told = {"name": "shop.pack", "worker": "w@h", "retries": 1, "queue": "q", "children": children}
-    one = finished(args=Payload(b'[1, "two"]'), kwargs=Payload(b'{"three": null}'), **told)
+    fields = {"name": "shop.pack", "worker": "w@h", "retries": 1, "queue": "q", "children": children}
+    one = finished(args=Payload(b'[1, "two"]'), kwargs=Payload(b'{"three": null}'), **fields)
     store.put(one)
     found = stock.AsyncResult(one.task_id)
     assert (found.name, found.worker, found.retries, found.queue) == ("shop.pack", "w@h", 1, "q")

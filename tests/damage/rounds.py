@@ -132,13 +132,13 @@ class Trial:
             self._read(name, read)
 
     def _read(self, name: str, read: Callable[[], object]) -> None:
-        with self._told(name):
+        with self._reporting_damage(name):
             read()
         for column, _ in self._damaged.values():
             self._counts[self.place.name, column, name] += 1
 
     @contextmanager
-    def _told(self, reader: str) -> Iterator[None]:
+    def _reporting_damage(self, reader: str) -> Iterator[None]:
         try:
             yield
         except Exception as exc:
@@ -176,12 +176,12 @@ class Trial:
 
     def _wait(self) -> None:
         for notify_on in (NotifyOn.RECORD, NotifyOn.ID, NotifyOn.CHANGES):
-            told: queue.Queue[Notification] = queue.Queue()
-            subscription = self.backend.waiter.watcher().subscribe(self._ready, told.put, notify_on)
+            notifications: queue.Queue[Notification] = queue.Queue()
+            subscription = self.backend.waiter.watcher().subscribe(self._ready, notifications.put, notify_on)
             waiting = set(self._ready)
             deadline = time.monotonic() + PATIENCE
             while waiting - self._damaged.keys():
-                news = told.get(timeout=max(0.1, deadline - time.monotonic()))
+                news = notifications.get(timeout=max(0.1, deadline - time.monotonic()))
                 assert not isinstance(news, RootcellarError), news
                 for one in news:
                     waiting.discard(one if isinstance(one, str) else one.task_id)

@@ -405,9 +405,9 @@ def test_user_without_write_rights_polls(
     database.rows(f"CREATE ROLE {reader} LOGIN PASSWORD 'reader'")
     database.rows(f"GRANT SELECT ON celery_taskmeta, rootcellar_schema TO {reader}")
     with opened(postgres_url.replace(f"postgres:{IN_URL}@", f"{reader}:reader@"), create_tables=False) as reading:
-        inbox = subscribe(reading.watcher(), ["told"])
-        store.put(record("told"))
-        assert inbox.take(1, timeout=10) == ["told"]
+        inbox = subscribe(reading.watcher(), ["stored"])
+        store.put(record("stored"))
+        assert inbox.take(1, timeout=10) == ["stored"]
     assert "permission denied" in caplog.text
     wait_until(
         lambda: not database.rows("SELECT 1 FROM pg_stat_activity WHERE usename = %s", reader), "no session of the user"
