@@ -148,7 +148,7 @@ def test_uninstalled_backend_is_in_no_command(settings: dict[str, str], installe
     shutil.rmtree(installed)
     for args, words in (
         (["settings"], "mongodb, rpc, or a URL"),
-        (["check", "foo"], "is none of"),
+        (["check", "foo"], "must be one of"),
         (["recommend", "--runs", "foo"], "'foo' is not one of"),
         (["init", str(installed), "--backend", "foo"], "'foo' is not one of"),
     ):
