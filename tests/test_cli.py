@@ -574,7 +574,7 @@ def test_printed_sql_creates_the_tables(database: str, run_sql: Callable[[str], 
     run_sql(printed.out)
     assert run_here("schema", "status", "-b", database, *options).status == 0
     backend.mark_as_done("a", {"sum": 1})
-    assert AsyncResult("a", app=celery_app).get(timeout=5) == {"sum": 1}
+    assert AsyncResult("a", app=celery_app).get(timeout=30) == {"sum": 1}
     assert "SUCCESS" in run_here("history", "-b", database, *options).out
     backend.store.close()
 
@@ -641,12 +641,12 @@ def test_adopt_keeps_old_results_readable(celerys_tables: str) -> None:
     assert "for 30d after they were done" in ended.out
     assert "result_accept_content lists pickle" in ended.out
     celery_app, backend = backend_of(celerys_tables)
-    assert AsyncResult("good", app=celery_app).get(timeout=5) == {"kept": [1, "é"]}
+    assert AsyncResult("good", app=celery_app).get(timeout=30) == {"kept": [1, "é"]}
     bad = AsyncResult("bad", app=celery_app)
     assert (bad.state, bad.traceback) == ("FAILURE", "the traceback")
     assert isinstance(bad.result, ValueError)
     assert bad.result.args == ("no", 3)
-    assert celery_app.GroupResult.restore("old-group").get(timeout=5) == [{"kept": [1, "é"]}]
+    assert celery_app.GroupResult.restore("old-group").get(timeout=30) == [{"kept": [1, "é"]}]
     listed = run_here("history", "-b", celerys_tables).out
     assert "good" in listed
     assert "bad" in listed
@@ -723,7 +723,7 @@ def test_unadopt_restores_celerys_tables(celerys_tables: str) -> None:
     assert (ended.status, ended.err) == (0, "")
     url = celerys_tables.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
     stock = Celery("stock", backend=f"db+{url}", broker="memory://", set_as_current=False)
-    assert stock.AsyncResult("good").get(timeout=5) == {"kept": [1, "é"]}
+    assert stock.AsyncResult("good").get(timeout=30) == {"kept": [1, "é"]}
     stock.backend.mark_as_done("another", 2)
     stock.backend.ResultSession().get_bind().dispose()
     assert_one_line(run_here("schema", "unadopt", "--yes", "-b", celerys_tables), "nothing was adopted")

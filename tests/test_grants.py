@@ -83,7 +83,7 @@ def work_as_a_worker(store: Store) -> None:
     assert store.get_group(group) == saved
     store.delete_group(group)
     waiter = Waiter(store)
-    assert list(waiter.wait_for([one.task_id], timeout=10)) == [one]
+    assert list(waiter.wait_for([one.task_id], timeout=30)) == [one]
     waiter.close()
     store.put(record(expires_at=NOW))
     store.delete_expired(NOW.replace(year=NOW.year + 1))

@@ -48,7 +48,7 @@ def test_two_thousand_results_survive_restarts(
     app = Celery("reader", backend=backend, set_as_current=False)
     for task_id, (status, text) in stored.items():
         result = app.AsyncResult(task_id)
-        value = result.get(timeout=5, propagate=False)
+        value = result.get(timeout=30, propagate=False)
         assert result.state == status
         if status == "SUCCESS":
             assert value == json.loads(text)

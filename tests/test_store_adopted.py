@@ -73,7 +73,7 @@ def test_celerys_tables_are_not_changed_without_adopt(place: str, store: Store) 
         store.schema.create()
     assert store.schema.status().foreign
     app = celery_of(place)
-    assert app.AsyncResult("good").get(timeout=5) == {"b": 1, "a": ["é"]}
+    assert app.AsyncResult("good").get(timeout=30) == {"b": 1, "a": ["é"]}
     app.backend.ResultSession().get_bind().dispose()
 
 
@@ -155,11 +155,11 @@ def test_adopted_pickle_is_read_only_if_accepted(place: str, store: Store) -> No
         app = Celery("new", broker="memory://", backend=f"rootcellar+{place}", set_as_current=False)
         app.conf.result_accept_content = accepted
         if is_read:
-            assert app.AsyncResult("pickled").get(timeout=5) == {"a": (1, 2)}
+            assert app.AsyncResult("pickled").get(timeout=30) == {"a": (1, 2)}
         else:
             with pytest.raises(errors.ContentRefused, match="result_accept_content"):
-                app.AsyncResult("pickled").get(timeout=5)
-        assert app.AsyncResult("good").get(timeout=5) == {"b": 1, "a": ["é"]}
+                app.AsyncResult("pickled").get(timeout=30)
+        assert app.AsyncResult("good").get(timeout=30) == {"b": 1, "a": ["é"]}
         app.backend.store.close()
 
 
@@ -187,7 +187,7 @@ def test_adopt_can_be_undone_and_repeated(place: str, store: Store) -> None:
     assert (sorted(renamed), results) == (sorted((new, old) for old, new in planned), 0)
     assert sorted(store.schema.unadopt()) == sorted(old for old, _ in planned)
     app = celery_of(place)
-    assert app.AsyncResult("good").get(timeout=5) == {"b": 1, "a": ["é"]}
+    assert app.AsyncResult("good").get(timeout=30) == {"b": 1, "a": ["é"]}
     assert app.GroupResult.restore("old-group") is not None
     app.backend.ResultSession().get_bind().dispose()
     with pytest.raises(errors.SchemaMissing, match="nothing was adopted"):
@@ -222,7 +222,7 @@ def test_unadopt_finishes_after_a_kill(place: str, store: Store) -> None:
     assert results == 0
     store.schema.unadopt()
     app = celery_of(place)
-    assert app.AsyncResult("good").get(timeout=5) == {"b": 1, "a": ["é"]}
+    assert app.AsyncResult("good").get(timeout=30) == {"b": 1, "a": ["é"]}
     app.backend.ResultSession().get_bind().dispose()
 
 

@@ -78,7 +78,7 @@ def test_rootcellar_and_celery_read_each_others_results(url: str, value: Any, co
         task_id = str(uuid.uuid4())
         writer.backend.store_result(task_id, value, "SUCCESS")
         found = reader.AsyncResult(task_id)
-        assert (found.get(timeout=5), found.state) == (value, "SUCCESS")
+        assert (found.get(timeout=30), found.state) == (value, "SUCCESS")
         # the stock reader's moment is naive
         done = found.date_done.replace(tzinfo=timezone.utc)
         assert abs(datetime.now(timezone.utc) - done) < timedelta(seconds=30)
@@ -91,7 +91,7 @@ def test_rootcellar_and_celery_read_each_others_failures(url: str) -> None:
         writer.backend.mark_as_failure(task_id, ValueError("no", 7), traceback="Traceback: here")
         found = reader.AsyncResult(task_id)
         with pytest.raises(ValueError, match=r"no.*7"):
-            found.get(timeout=5)
+            found.get(timeout=30)
         assert (found.state, found.traceback) == ("FAILURE", "Traceback: here")
 
 
@@ -113,7 +113,7 @@ def test_rootcellar_and_celery_keep_each_others_success(url: str) -> None:
         task_id = str(uuid.uuid4())
         first.backend.store_result(task_id, "first", "SUCCESS")
         second.backend.store_result(task_id, "second", "SUCCESS")
-        assert second.AsyncResult(task_id).get(timeout=5) == first.AsyncResult(task_id).get(timeout=5) == "first"
+        assert second.AsyncResult(task_id).get(timeout=30) == first.AsyncResult(task_id).get(timeout=5) == "first"
 
 
 def test_rootcellar_and_celery_read_each_others_groups(url: str) -> None:
@@ -127,7 +127,7 @@ def test_rootcellar_and_celery_read_each_others_groups(url: str) -> None:
         found = reader.backend.restore_group(group.id)
         results = found if isinstance(found, list) else found.results
         assert [one.id for one in results] == ids
-        assert [one.get(timeout=5) for one in results] == [0, 1, 2]
+        assert [one.get(timeout=30) for one in results] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("serializer", ["pickle", "msgpack", "yaml"])
@@ -140,10 +140,10 @@ def test_result_of_another_serializer_is_read(url: str, serializer: str) -> None
     assert found is not None
     assert found.result is not None
     if serializer != "yaml":  # a text has no serializer
-        assert ours.AsyncResult(task_id).get(timeout=5) == {"a": [1, 2]}
+        assert ours.AsyncResult(task_id).get(timeout=30) == {"a": [1, 2]}
     other = str(uuid.uuid4())
     ours.backend.store_result(other, {"b": 3}, "SUCCESS")
-    assert stock.AsyncResult(other).get(timeout=5) == {"b": 3}
+    assert stock.AsyncResult(other).get(timeout=30) == {"b": 3}
 
 
 def test_unreadable_group_is_an_error(url: str, store: Store, mongo_server: MongoServer) -> None:
@@ -289,7 +289,7 @@ def test_celerys_settings_reach_the_store(url: str, mongo_server: MongoServer) -
     }
     app, stock = apps(url, mongodb_backend_settings=names)
     app.backend.store_result("t", 1, "SUCCESS")
-    assert stock.AsyncResult("t").get(timeout=5) == 1
+    assert stock.AsyncResult("t").get(timeout=30) == 1
     with mongo_server.client() as client:
         assert client[names["database"]].tasks.find_one({"_id": "t"})
         client.drop_database(names["database"])

@@ -107,7 +107,7 @@ def test_redis_with_tls_is_configured_by_variables(secure_redis_server: SecureRe
     )
     app = app_of(found)
     app.backend.store_result("by-tls", {"kept": True}, "SUCCESS")
-    assert app.AsyncResult("by-tls").get(timeout=10) == {"kept": True}
+    assert app.AsyncResult("by-tls").get(timeout=30) == {"kept": True}
     # the broker has the same certificates, but this user of least privilege may not use it
     with pytest.raises(Exception, match=r"(?i)permission") as refused, app.connection_for_write() as connection:
         connection.default_channel.client.execute_command("CONFIG", "GET", "port")
@@ -125,7 +125,7 @@ def test_redis_socket_is_configured_by_variables(secure_redis_server: SecureRedi
     )
     app = app_of(found)
     app.backend.store_result("by-socket", 1, "SUCCESS")
-    assert app.AsyncResult("by-socket").get(timeout=10) == 1
+    assert app.AsyncResult("by-socket").get(timeout=30) == 1
     with pytest.raises(Exception, match=r"(?i)permission"), app.connection_for_write() as connection:
         connection.default_channel.client.execute_command("CONFIG", "GET", "port")
 

@@ -57,7 +57,7 @@ def check_twins(store: str, last: bool, fails: bool, redis_url: str, tmp_path: P
         faults.send("twin-ends")
         faults.wait_until_reached(moment, key)
         faults.wait_for(f"{TWIN}-ended")
-        assert cluster.client.AsyncResult(TWIN).get(timeout=5) == "twin first"
+        assert cluster.client.AsyncResult(TWIN).get(timeout=30) == "twin first"
         faults.resume(moment, key)
         right = [[1, 0], "twin first"] if last else [[1, 0], "twin first", [1, 2]]
         assert result.get(timeout=20) == {"chord": 1, "values": right}

@@ -146,7 +146,7 @@ def test_project_runs_on_sentinels_and_a_cluster(
         project.set(REDIS_CLUSTER_NODES=",".join(f"{HOST}:{node.port}" for node in cluster.nodes[:3]))
         assert set(project.services) == {"redis"}  # the broker
     store = "from tasks import app; app.backend.store_result('one', 1, 'SUCCESS'); "
-    assert project.python(store + "print(app.AsyncResult('one').get(timeout=10))") == "1\n"
+    assert project.python(store + "print(app.AsyncResult('one').get(timeout=30))") == "1\n"
 
 
 def test_project_with_tls_verifies_its_servers(tmp_path: Path) -> None:

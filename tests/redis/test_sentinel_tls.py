@@ -71,7 +71,7 @@ def test_sentinel_tls_is_configured_by_variables(
     app = our_app("")
     app.config_from_object(found)
     app.backend.store_result("by-tls", {"kept": True}, "SUCCESS")
-    assert app.AsyncResult("by-tls").get(timeout=10) == {"kept": True}
+    assert app.AsyncResult("by-tls").get(timeout=30) == {"kept": True}
     app.backend.store.close()
 
 

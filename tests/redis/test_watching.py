@@ -195,7 +195,7 @@ def test_watcher_notifies_of_a_result_without_a_date(store: RedisStore, client: 
     blob = f'{{"task_id":"{task_id}","status":"SUCCESS","traceback":null,"result":3,"children":null}}'
     client.set(f"celery-task-meta-{task_id}", blob)
     client.publish(f"celery-task-meta-{task_id}", blob)
-    (notified,) = inbox.take(timeout=5)
+    (notified,) = inbox.take()
     assert (notified.state, notified.result) == ("SUCCESS", Payload(b"3"))
 
 

@@ -60,7 +60,7 @@ def test_waiter_gets_results_from_a_full_session_pooler(
         inbox = subscribe(waiting.watcher(), ["later"])
         assert waiting.get("later") is None, "this uses the other session"
         put_all(storing, ["later"])
-        assert inbox.take(1, timeout=5) == ["later"]
+        assert inbox.take(1) == ["later"]
 
 
 def test_watcher_listens_at_listen_url(
@@ -93,7 +93,7 @@ def test_watcher_polls_through_a_transaction_pooler(
         for number in range(3):
             inbox = subscribe(waiting.watcher(), [f"task {number}"])
             put_all(storing, [f"task {number}"])
-            assert inbox.take(1, timeout=2) == [f"task {number}"]
+            assert inbox.take(1) == [f"task {number}"]
         wait_until(lambda: "Polling instead; to be notified, set listen_url" in caplog.text, "the warning")
     with psycopg.connect(url) as one, psycopg.connect(url) as two:
         channels = [s.execute("SELECT count(*) FROM pg_listening_channels()").fetchone() for s in (one, two)]
@@ -130,7 +130,7 @@ def test_watcher_detects_a_transaction_pooler(
         inbox = subscribe(watcher, ["later"])
         wait_until(lambda: "Polling instead" in caplog.text, "the warning")
         put_all(storing, ["later"])
-        assert inbox.take(1, timeout=5) == ["later"]
+        assert inbox.take(1) == ["later"]
     # a setting in a shared session would make the results of others less durable
     with psycopg.connect(url) as one, psycopg.connect(url) as two, psycopg.connect(url) as three:
         shown = {session.execute("SHOW synchronous_commit").fetchone() for session in (one, two, three)}

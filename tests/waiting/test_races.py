@@ -62,7 +62,7 @@ class Race:
         self._start(ids, [self._some_time(), self._some_time()])
         inbox, began = Inbox(), time.monotonic()
         self._store.watcher().subscribe(ids, inbox.deliver)
-        assert sorted(inbox.take(len(ids), timeout=10)) == ids
+        assert sorted(inbox.take(len(ids), timeout=30)) == ids
         self._note(began, *(other.end() for other in self._others))
 
     def run_giving_up(self, name: str) -> None:
@@ -72,7 +72,7 @@ class Race:
         inbox, began = Inbox(), time.monotonic()
         self._store.watcher().subscribe(ids[:1], inbox.deliver)
         given_up = self._store.watcher().subscribe(ids[1:], Inbox().deliver)
-        inbox.take(1, timeout=10)
+        inbox.take(1, timeout=30)
         given_up.cancel()
         self._note(began, *(other.end() for other in self._others))
 
