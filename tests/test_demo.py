@@ -198,7 +198,7 @@ def test_unusable_broker_is_a_one_line_error(tmp_path: Path) -> None:
     port = free_port()
     for broker, words in {
         f"redis://:s3cret@127.0.0.1:{port}": ["refused", f"redis://:**@127.0.0.1:{port}"],
-        f"amqp://u:s3cret@127.0.0.1:{port}//": ["refused", "see whether it runs"],
+        f"amqp://u:s3cret@127.0.0.1:{port}//": ["refused", "check that it runs"],
         "bogus://u:s3cret@host": ["bogus://", "amqp://"],
         "redis://:s3cret/more@host": ["cannot be read", "%XX"],
         "u:s3cret@host": ["not a URL", "--broker"],
