@@ -46,7 +46,7 @@ class Other:
         """Send something to the other process."""
         self._pipe.send((None, what))
 
-    def hear(self) -> Any:
+    def next_line(self) -> Any:
         """Return the next thing that the other process sends; raise the error that ended it."""
         if not self._pipe.poll(PATIENCE):
             raise TimeoutError(f"a process did not answer within {PATIENCE} s")
@@ -90,7 +90,7 @@ def start(function: Callable[..., Any], *args: Any) -> Child:
 def call(function: Callable[..., T], *args: Any) -> T:
     """Return what ``function(*args)`` returns in a process like a web process."""
     with start(_call, function, *args) as child:
-        answer: T = child.hear()
+        answer: T = child.next_line()
         return answer
 
 
@@ -107,10 +107,10 @@ def in_forked_children(count: int, work: Callable[[Other], T]) -> list[T]:
     with ExitStack() as stack:
         children = [stack.enter_context(Child(_forked, work)) for _ in range(count)]
         for child in children:
-            child.hear()
+            child.next_line()
         for child in children:
             child.tell()
-        return [child.hear() for child in children]
+        return [child.next_line() for child in children]
 
 
 def _call(_: Other, function: Callable[..., T], *args: Any) -> T:

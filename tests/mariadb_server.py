@@ -48,7 +48,7 @@ class MariaDBServer(Server):
     def _make_files(self) -> None:
         command = [str(find_program("mariadb-install-db")), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"]
         command += ["--auth-root-authentication-method=normal", "--skip-name-resolve", "--innodb-log-file-size=4M"]
-        # these first files need not survive a power cut; and MariaDB runs as root only if told to
+        # these first files need not survive a power cut; and MariaDB runs as root only with this option
         command += ["--innodb-flush-method=nosync", *(["--user=root"] if os.geteuid() == 0 else [])]
         with self.log.open("ab") as log:
             done = subprocess.run(

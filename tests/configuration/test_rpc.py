@@ -149,7 +149,9 @@ def test_demo_over_rpc_runs_without_chords(variables: dict[str, str], tmp_path: 
     assert (ended.status, ended.err) == (0, ""), ended
     assert "rpc has no chords and no history" in ended.out
     assert "They are not kept" in ended.out
-    assert_one_line(run("history", env=variables, cwd=tmp_path), "messages that nobody keeps", "CELERY_RESULT_BACKEND")
+    assert_one_line(
+        run("history", env=variables, cwd=tmp_path), "messages that no server keeps", "CELERY_RESULT_BACKEND"
+    )
 
 
 def test_demo_over_rpc_needs_a_broker(tmp_path: Path) -> None:

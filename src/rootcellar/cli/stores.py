@@ -140,7 +140,7 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, A
     app.config_from_object(rootcellar.settings(broker=False))
     if not isinstance(app.backend, ResultBackend):
         raise AbilityMissing(
-            "with rpc, results are messages that nobody keeps",
+            "with rpc, results are messages that no server keeps",
             where="CELERY_RESULT_BACKEND",
             remedy="choose a backend that keeps them, or give --backend",
         )
@@ -196,7 +196,7 @@ def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
         backend = app.backend
     if not isinstance(backend, ResultBackend):
         raise AbilityMissing(
-            "with rpc, results are messages that nobody keeps",
+            "with rpc, results are messages that no server keeps",
             where=f"--app {name}",
             remedy="choose a backend that keeps them, or give --backend",
         )

@@ -15,8 +15,9 @@ from rootcellar.descriptions.postgres import POSTGRES
 from rootcellar.descriptions.redis import REDIS
 from rootcellar.descriptions.rpc import RPC
 from rootcellar.descriptions.sqlite import SQLITE
+from rootcellar.text.escaping import visible_logs
 
-logger = logging.getLogger(__name__)
+logger = visible_logs(logging.getLogger(__name__))
 
 #: the group of entry points in which a package registers a description: the backend's name -> a BackendDescription
 ENTRY_POINTS = "rootcellar.backends"
