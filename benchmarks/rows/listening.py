@@ -47,7 +47,7 @@ def _listening(place: Place, contender: Contender, sizes: Sizes) -> Figures:
     with ExitStack() as crowd:
         others = [crowd.enter_context(processes.start(_wait, url, [new_id()])) for _ in range(sizes.listeners)]
         for other in others:
-            other.hear()
+            other.next_line()
         _wait_for_connections(place, sizes.listeners)
         figures["awaited_in_crowd"] = _rate_while_awaited(place, contender, ids())
     return figures
@@ -55,10 +55,10 @@ def _listening(place: Place, contender: Contender, sizes: Sizes) -> Figures:
 
 def _rate_while_awaited(place: Place, contender: Contender, ids: list[str]) -> float:
     with processes.start(_wait, contender.backend_url(place.url), ids) as waiter:
-        waiter.hear()
+        waiter.next_line()
         time.sleep(REGISTERS)
         rate = processes.call(_rate, contender, place.url, ids)
-        check(waiter.hear(), True, "the waiter has every result")
+        check(waiter.next_line(), True, "the waiter has every result")
     return rate
 
 
@@ -69,7 +69,7 @@ def _rate(contender: Contender, url: str, ids: list[str]) -> float:
     def store(parent: Other) -> float:
         results.store(new_id(), None)
         parent.tell()
-        parent.hear()
+        parent.next_line()
         started = time.perf_counter()
         for number, task_id in enumerate(ids):
             results.store(task_id, value_of(number))

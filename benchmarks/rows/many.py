@@ -70,13 +70,13 @@ def _wait_while_stored(
         connections = stack.enter_context(place.connections())
         most = before = connections()
         waiter = stack.enter_context(processes.start(_wait, contender, place.url, ids, wait))
-        waiter.hear()
+        waiter.next_line()
         end = time.monotonic() + SETTLES
         while time.monotonic() < end:
             most = max(most, connections())
             time.sleep(LOOK)
         processes.call(_store, contender, place.url, ids)
-        memory: float = waiter.hear()
+        memory: float = waiter.next_line()
     return most - before, memory
 
 

@@ -57,7 +57,7 @@ def _read_for(parent: Other | None, results: Results, seconds: float) -> float:
         check(results.read(task_id), value_of(number), f"result {number}")
     if parent is not None:
         parent.tell()
-        parent.hear()
+        parent.next_line()
     count = 0
     started = time.perf_counter()
     for task_id in itertools.cycle(ids):

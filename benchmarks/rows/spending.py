@@ -49,7 +49,7 @@ def _spend(parent: Other, results: Results, seconds: float) -> Figures:
         results.store(task_id, value_of(number))
         check(results.read(task_id), value_of(number), f"result {number}")
     parent.tell()
-    parent.hear()
+    parent.next_line()
     value, there = value_of(0), itertools.cycle(ids)
     return {
         "store_cpu": _microseconds(lambda: results.store(new_id(), value), seconds),

@@ -95,7 +95,7 @@ def _store_for(parent: Other | None, results: Results, seconds: float, threads: 
                 future.result()
         if parent is not None:
             parent.tell()
-            parent.hear()
+            parent.next_line()
         started = time.perf_counter()
         gate.wait(PATIENCE)
         stored = [future.result() for future in storing]

@@ -60,7 +60,7 @@ def _write(parent: Other, results: Results, url: str) -> Figures:
     for number in range(WARM_UP):
         results.store(new_id(), value_of(number))
     parent.tell()
-    parent.hear()
+    parent.next_line()
     with psycopg.connect(url, autocommit=True) as connection:
         before = _position(connection)
         for number in range(MEASURED):
@@ -95,7 +95,7 @@ def _first(parent: Other, results: Results, forked_at: float) -> Figures:
     check(results.read(task_id), value_of(0), "the first result")
     after = psutil.Process().memory_full_info().uss
     parent.tell()
-    parent.hear()
+    parent.next_line()
     return {"child_memory": (after - before) / _MIB, "child_start": (ready_at - forked_at) * 1e3}
 
 
