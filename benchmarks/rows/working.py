@@ -15,7 +15,7 @@ from benchmarks.processes import PATIENCE
 from benchmarks.rows.experiment import Experiment, Figures, WrongResult, check, new_id
 from benchmarks.sizes import Sizes
 
-#: the number of results of which one is read back
+#: one of so many results is read back
 READ_BACK = 100
 
 

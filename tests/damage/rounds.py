@@ -35,7 +35,7 @@ from rootcellar.stores.watching import Notification, NotifyOn
 from tests.damage import odd
 from tests.damage.places import Place
 
-#: the number of tasks in a place, of which one in ten is damaged
+#: the number of tasks in a place; one in ten of them is damaged
 TASKS, ONE_IN = 300, 10
 #: requests of one batch of headers, and chords of one batch of chords
 REQUESTS, CHORDS = 50, 10

@@ -17,7 +17,7 @@ LARGE = bytes(range(256)) * 20_000
 
 
 class Opened:
-    """Stands for redis-py's connection, of which only the timeout and ``disconnect`` are used."""
+    """Stands for redis-py's connection. Only its timeout and ``disconnect`` are used."""
 
     socket_timeout = 5.0
 

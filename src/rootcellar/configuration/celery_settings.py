@@ -123,7 +123,7 @@ def postgres_settings(found: Variables, backend: Choice) -> dict[str, Any]:
 
 
 def redis_settings(found: Variables, backend: Choice) -> dict[str, Any]:
-    """Return the settings for Redis, of which Sentinel is a form."""
+    """Return the settings for Redis. Sentinel is a form of Redis."""
     options = _redis_options(found)
     if backend.scheme == "sentinel" or (backend.kind != "redis" and found.redis_sentinels):
         options.update(_sentinel_options(found))

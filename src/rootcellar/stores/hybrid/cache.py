@@ -51,7 +51,7 @@ class Cache:
         self.breaker = Breaker(store.check, store.where)
 
     def get(self, task_ids: Sequence[str]) -> tuple[dict[str, TaskRecord], set[str]]:
-        """Return the copies of these tasks, and the ids of which no copy may be made now."""
+        """Return the copies of these tasks, and the ids whose records may not be copied now."""
 
         def read_copies() -> dict[str, TaskRecord]:
             if len(task_ids) == 1:

@@ -1,4 +1,4 @@
-"""The settings of a hybrid store: its mode, and the two stores of which it consists."""
+"""The settings of a hybrid store: its mode and its two stores."""
 
 from __future__ import annotations
 
