@@ -66,6 +66,12 @@ def test_section_of_a_store_that_is_not_installed_is_an_unknown_option(caplog: p
     assert caplog.messages == ["result_backend_transport_options has the unknown option cupboard"]
 
 
+def test_section_of_a_store_without_options_of_its_own_is_an_unknown_option(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_unknown({"postgresql": {"listen_url": "x"}, "redis": {}})
+    assert caplog.messages == ["result_backend_transport_options has the unknown option postgresql"]
+
+
 def test_transport_options_add_to_the_settings_of_a_kind_of_store() -> None:
     given = {"redis": {"socket_timeout": 3, "client_name": "shop"}}
     app = make_app(

@@ -438,6 +438,10 @@ def test_exception_that_cannot_be_copied_is_masked() -> None:
 
 @pytest.mark.parametrize(("pattern", "text", "masked"), [
     ("*a*b", "xayb=1 ba=2", "xayb=*** ba=2"),
+    # a name may directly follow a letter of a language without blanks between words
+    ("api_*_key", "値はapi_my_key=1", "値はapi_my_key=***"),
+    ("api_*_key", "éapi_x_key: 'V1'", "éapi_x_key: ***"),
+    ("mi_*eña*", "mi_contraseña_x=1", "mi_contraseña_x=***"),
     ("a*b", "a1b=1 za1b=2 --A-B=3", "a1b=*** za1b=2 --A-B=***"),
     ("*pin*", "my_pin_code=1, spine: 2", "my_pin_code=***, spine: ***"),
     ("api*", "api_x='1' xapi=2", "api_x=*** xapi=2"),

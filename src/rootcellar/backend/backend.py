@@ -392,6 +392,7 @@ class ResultBackend(ReadingBackend):
     def _restore_group(self, group_id: str) -> dict[str, Any] | None:
         group = self.store.get_group(text_id(group_id))
         if group is None:
+            self._warn_if_eager()
             return None
         return {
             "taskset_id": group_id,

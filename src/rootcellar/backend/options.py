@@ -47,12 +47,24 @@ TRANSPORT_OPTIONS = (
 _STOCK_OPTIONS = ("polling_interval", "retry_policy", "socket_keepalive", "socket_timeout", "visibility_timeout")
 
 
+#: kinds of rootcellar's own stores that have no options of their own
+_WITHOUT_OPTIONS = frozenset(
+    {"postgresql", "postgres", "sqlite", "rediss", "unix", "socket", "sentinel", "redis-cluster", "rediss-cluster"}
+    | {"mysql", "mariadb", "hybrid", "memory"}
+)
+
+
+def _kinds_with_options() -> set[str]:
+    """Return the kinds of stores that may have a mapping of options in the transport options."""
+    return {*schemes()} - _WITHOUT_OPTIONS
+
+
 def warn_of_unknown(options: Iterable[Any]) -> None:
     """Log each unknown transport option, with the name that was probably meant."""
     for name in options:
         if name in (*TRANSPORT_OPTIONS, *_STOCK_OPTIONS) or str(name).startswith("result_"):
             continue
-        if name in schemes():
+        if name in _kinds_with_options():
             # the options of one kind of store, which checks them
             continue
         # imported only here, to make the start of a worker shorter
@@ -94,7 +106,9 @@ def _sections(conf: Any, transport_options: Mapping[Any, Any]) -> dict[str, Mapp
         "redis": {name: conf[f"redis_{name}"] for name in REDIS_SETTINGS if conf.value_set_for(f"redis_{name}")},
         "mongodb": conf.get("mongodb_backend_settings") or {},
     }
+    kinds = _kinds_with_options()
     for kind, given in dict(transport_options).items():
-        if isinstance(given, Mapping) and kind in schemes():
-            found[kind] = {**found.get(kind, {}), **given}
+        if kind in kinds:
+            # the store refuses what is not a mapping
+            found[kind] = {**found.get(kind, {}), **given} if isinstance(given, Mapping) else given
     return found

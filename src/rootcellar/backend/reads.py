@@ -42,6 +42,10 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         Celery calls this before each read, and to look up the setting takes as long as a tenth of a read.
         """
 
+    def _warn_if_eager(self) -> None:
+        """Warn, as Celery does, that eager tasks store nothing."""
+        super()._ensure_not_eager()
+
     # -- reading
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
@@ -65,7 +69,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         record = self.store.get(task_id if type(task_id) is str else text_id(task_id))
         if record is None:
-            super()._ensure_not_eager()
+            self._warn_if_eager()
             return {"status": states.PENDING, "result": None}
         return self.meta_of(record)
 
@@ -151,7 +155,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Any:
         """Wait for one result and return its value, or raise its exception or that of a parent."""
-        super()._ensure_not_eager()
+        self._warn_if_eager()
         for _, record in self._wait({self: [text_id(result.id)]}, timeout, interval, on_message, on_interval):
             result._maybe_set_cache(self.meta_of(record))
         if propagate and result.state in states.PROPAGATE_STATES and follows_parents(result, on_interval):
@@ -167,7 +171,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         on_interval: Callable[[], object] | None = None,
     ) -> dict[str, Any]:
         """Wait for one task and return its meta."""
-        super()._ensure_not_eager()
+        self._warn_if_eager()
         ((_, record),) = self._wait({self: [text_id(task_id)]}, timeout, interval, None, on_interval)
         return self.meta_of(record)
 
@@ -186,7 +190,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         with an unreadable record is a FAILURE here, with the error as its result. The ids are those of the results,
         and have the same type.
         """
-        super()._ensure_not_eager()
+        self._warn_if_eager()
         deadline = None if timeout is None else time.monotonic() + timeout
         leaves: dict[ReadingBackend, dict[str, list[tuple[Any, bool]]]] = {}
         elsewhere, groups = [], []

@@ -40,7 +40,7 @@ def sections_for(target: Target) -> list[Checks]:
     backend = _backend_of(target)
     if backend is not None and backend.broker:
         return [*([broker_of(target)] if target.conf.get("broker_url") else []), checks_for(target)]
-    if backend is None or not backend.combines:
+    if backend is None or backend.name != "hybrid":
         return [checks_for(target)]
     # imported late, as every system is
     from rootcellar.checks.hybrid import holds_copies, parts_of

@@ -24,6 +24,12 @@ _EXPIRIES = ("celery_result_expires", "celery_result_failure_expires", "celery_r
 _NOT_PASSED_ON = ("celery_broker", "celery_broker_url", "celery_result_backend", *_EXPIRIES)
 
 
+#: TLS whose certificate and host name are verified, for Redis and for RabbitMQ
+_VERIFIED = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+#: kombu replaces None by the broker's host; without this key the host name would not be checked
+_VERIFIED_AMQP = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
+
+
 def settings_of(
     found: Variables, backend: Choice, broker: Choice | None, passed_on: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -46,6 +52,9 @@ def settings_of(
     for name, value in (passed_on or {}).items():
         ours = conf.get(name, value)
         conf[name] = {**value, **ours} if isinstance(value, dict) and isinstance(ours, dict) else ours
+    tls = conf.get("broker_use_ssl")
+    if broker is not None and broker.kind == "rabbitmq" and tls:
+        conf["broker_use_ssl"] = {**_VERIFIED_AMQP, **(tls if isinstance(tls, dict) else {})}
     return conf
 
 
@@ -174,7 +183,7 @@ def _redis_settings(found: Variables, backend: Choice) -> dict[str, Any]:
     # a whole URL says by its scheme whether it speaks TLS; only that of sentinels cannot
     is_by_url = backend.kind == "redis" and not backend.is_named and backend.scheme != "sentinel"
     if backend.scheme.startswith("rediss") if is_by_url else found.redis_ssl:
-        conf["redis_backend_use_ssl"] = _redis_tls(found)
+        conf["redis_backend_use_ssl"] = _redis_tls(found, is_by_url=is_by_url)
     return _given(conf)
 
 
@@ -188,18 +197,22 @@ def _redis_options(found: Variables) -> dict[str, Any]:
     )
 
 
-def _redis_tls(found: Variables) -> dict[str, Any]:
+def _redis_tls(found: Variables, *, is_by_url: bool = False) -> dict[str, Any]:
+    """Return the settings for TLS to Redis. No variable turns off the verification for a server with a whole URL."""
+    files = _given(
+        {
+            "ssl_ca_certs": found.redis_ssl_ca_certs,
+            "ssl_certfile": found.redis_ssl_certfile,
+            "ssl_keyfile": found.redis_ssl_keyfile,
+        }
+    )
+    if is_by_url:
+        return {**_VERIFIED, **files}
     return {
         "ssl_cert_reqs": _CERT_REQS[found.redis_ssl_cert_reqs or "required"],
         "ssl_check_hostname": found.redis_ssl_check_hostname is not False
         and found.redis_ssl_cert_reqs in (None, "required"),
-        **_given(
-            {
-                "ssl_ca_certs": found.redis_ssl_ca_certs,
-                "ssl_certfile": found.redis_ssl_certfile,
-                "ssl_keyfile": found.redis_ssl_keyfile,
-            }
-        ),
+        **files,
     }
 
 
@@ -248,7 +261,10 @@ def _broker_settings(found: Variables, broker: Choice) -> dict[str, Any]:
 
 def _broker_tls(found: Variables, broker: Choice) -> dict[str, Any] | None:
     """Return kombu's settings for TLS, or ``None`` if the broker is used without TLS."""
-    if broker.scheme == "rediss" or (broker.scheme == "sentinel" and found.redis_ssl):
+    is_tls = found.redis_ssl if found.broker_ssl is None else found.broker_ssl
+    if broker.scheme == "rediss" and not broker.is_named:
+        return _redis_tls(found, is_by_url=True)
+    if broker.scheme == "rediss" or (broker.scheme == "sentinel" and is_tls):
         if found.broker_ssl is None:
             return _redis_tls(found)
         return {
@@ -257,8 +273,7 @@ def _broker_tls(found: Variables, broker: Choice) -> dict[str, Any] | None:
             **{f"ssl_{name}": value for name, value in _broker_files(found).items()},
         }
     if broker.scheme == "amqps":
-        # kombu replaces None by the broker's host; without this key the host name would not be checked
-        return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, **_broker_files(found)}
+        return {**_VERIFIED_AMQP, **(_broker_files(found) if broker.is_named else {})}
     return None
 
 

@@ -19,6 +19,7 @@ from rootcellar.payloads.keys import read_keys
 #: the schemes of URLs without TLS, and what to write for TLS
 _REDIS_WITH_TLS = {"redis": "rediss", "redis-cluster": "rediss-cluster"}
 _BROKER_WITH_TLS = {"redis": "rediss", "amqp": "amqps", "pyamqp": "amqps"}
+_SCHEMES_OF_TLS = ("rediss", "amqps")
 _AMQP = "rabbitmq"
 
 
@@ -27,11 +28,12 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
     fields = {name: info for group in all_groups() for name, info in group.model_fields.items()}
     given = {name: info for name, info in fields.items() if name in found.model_fields_set}
     yield from _missing(given, backend, broker)
+    replaced = replaced_names(found, backend, broker)
     for name, info in given.items():
         switch = fact(info, "tls")
-        if switch and switch not in given and not _speaks_tls(switch, backend, broker):
+        is_read = backend is None or name.upper() not in replaced
+        if switch and switch not in given and is_read and not _speaks_tls(switch, backend, broker):
             yield f"{name.upper()} is given, but TLS is not: set {switch.upper()}=true, or leave it out"
-    yield from _tls_of_url(found, backend, broker)
     for name, info in given.items():
         path = getattr(found, name)
         is_file = any(isinstance(each, Allowed) and each.must_exist for each in info.metadata)
@@ -57,17 +59,35 @@ def _missing(given: Mapping[str, FieldInfo], backend: Choice | None, broker: Cho
             yield f"{needed.upper()} is missing: {name.upper()} needs it"
 
 
-def _tls_of_url(found: Variables, backend: Choice | None, broker: Choice | None) -> Iterator[str]:
-    """Yield a problem for each switch of TLS beside a whole URL without TLS, which wins."""
-    replaced = replaced_names(found, backend, broker)
+def tls_warnings(found: Variables, backend: Choice | None, broker: Choice | None) -> Iterator[str]:
+    """Yield a warning for each variable about TLS that a whole URL ignores: the URL wins, and its user should know."""
+    whole = [choice for choice in (backend, broker) if choice is not None and not choice.is_named]
+    whole_broker = [choice for choice in whole if choice is broker]
     for switch, with_tls, choices in (
-        ("redis_ssl", _REDIS_WITH_TLS, (backend, broker)),
-        ("broker_ssl", _BROKER_WITH_TLS, (broker,)),
+        ("redis_ssl", _REDIS_WITH_TLS, whole),
+        ("broker_ssl", _BROKER_WITH_TLS, whole_broker),
     ):
-        instead = {with_tls[choice.scheme] for choice in choices if choice is not None and choice.scheme in with_tls}
-        if getattr(found, switch) and switch.upper() in replaced and instead:
+        instead = {with_tls[choice.scheme] for choice in choices if choice.scheme in with_tls}
+        if getattr(found, switch) and instead:
             written = " or ".join(f"{scheme}://" for scheme in sorted(instead))
             yield f"{switch.upper()} is true, but the URL is one without TLS: write {written} for TLS"
+    if found.broker_ssl and not found.redis_ssl and any(choice.scheme == "sentinel" for choice in whole_broker):
+        yield "BROKER_SSL is not read with a URL of sentinels: set REDIS_SSL=true for TLS"
+    replaced = replaced_names(found, backend, broker)
+    for switch, choices in (("redis_ssl", whole), ("broker_ssl", whole_broker)):
+        if any(choice.scheme.startswith(_SCHEMES_OF_TLS) for choice in choices):
+            for name in _details_of(switch, found):
+                if name.upper() in replaced:
+                    yield (
+                        f"{name.upper()} is not read with a whole URL: write ?ssl_ca_certs=FILE and the like into the "
+                        "URL of a store, or set CELERY_BROKER_USE_SSL for a broker"
+                    )
+
+
+def _details_of(switch: str, found: Variables) -> list[str]:
+    """Return the variables that were given and that say more about TLS than its switch."""
+    fields = type(found).model_fields
+    return [name for name in fields if name in found.model_fields_set and fact(fields[name], "tls") == switch]
 
 
 def _keys(found: Variables) -> Iterator[str]:

@@ -22,7 +22,8 @@ def missing_drivers(conf: Mapping[str, Any]) -> Iterator[str]:
     for variable, named in urls.items():
         for url in filter(None, named):
             backend = backend_of_scheme(str(url).removeprefix("rootcellar+").partition("://")[0])
-            module = backend.driver if backend else ""
+            # the parent of a module that is missing cannot be searched
+            module = backend.driver.partition(".")[0] if backend else ""
             if backend and module and module not in missing and find_spec(module) is None:
                 missing.add(module)
                 yield _missing(variable, module, backend.installed_by)

@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from rootcellar.configuration import celery_names, reading
 from rootcellar.configuration.celery_settings import payload_settings_of, settings_of
-from rootcellar.configuration.checks import contradictions
+from rootcellar.configuration.checks import contradictions, tls_warnings
 from rootcellar.configuration.choices import Choice, NoChoice, choose_backend, choose_broker
 from rootcellar.configuration.reading import Reading
 from rootcellar.configuration.urls import SecretText
@@ -162,6 +162,7 @@ def load(
         given.problems.append(_missing("CELERY_RESULT_BACKEND", f"{', '.join(backend_names())}, or a URL", given))
     given.problems.extend(contradictions(found, backend, broker_choice))
     problems, warnings = _judge(given, concerned_names(found, backend, broker_choice))
+    warnings += [_as_written(text, given) for text in tls_warnings(found, backend, broker_choice)]
     _log(warnings)
     if problems or backend is None:
         raise _settings_wrong(problems, given.where, warnings)

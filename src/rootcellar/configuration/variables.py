@@ -7,6 +7,7 @@ name and ``_FILE``.
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from typing import Any
 
@@ -49,6 +50,9 @@ from rootcellar.configuration.values import (
     Zone,
 )
 from rootcellar.descriptions import BackendDescription, backends, parts_of, resolve
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(logging.getLogger(__name__))
 
 
 def variable(
@@ -351,7 +355,12 @@ def groups_of(backend: BackendDescription) -> list[type[Group]]:
 @cache
 def all_groups() -> tuple[type[Group], ...]:
     """Return the groups of variables, also those of backends of other packages."""
-    found = [group for backend in backends() for group in groups_of(backend)]
+    found: list[type[Group]] = []
+    for backend in backends():
+        try:
+            found += groups_of(backend)
+        except Exception as exc:  # the package's own code may raise any exception; workers that store elsewhere go on
+            logger.warning("the variables of the backend %s cannot be read: %s", backend.name, exc)
     return tuple(dict.fromkeys([*GROUPS, *found]))
 
 

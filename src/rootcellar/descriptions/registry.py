@@ -35,7 +35,7 @@ def backends() -> tuple[BackendDescription, ...]:
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         try:
             found.append(_loaded(entry, found))
-        except (ImportError, AttributeError, TypeError, ValueError) as exc:
+        except Exception as exc:  # the package's own code may raise any exception
             logger.warning(
                 "the backend %s of the package %s cannot be used: %s: %s -> correct the package, or uninstall it",
                 entry.name,

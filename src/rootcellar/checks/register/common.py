@@ -91,7 +91,8 @@ PROBLEMS = (
         "the server's certificate is of a CA that is not trusted here",
         why="Another machine could pretend to be the server, and read every result and the password.",
         remedy="Name the certificate of the CA that issued it (DB_SSLROOTCERT, REDIS_SSL_CA_CERTS, "
-        "MONGODB_TLS_CA_CERTS, BROKER_SSL_CA_CERTS).",
+        "MONGODB_TLS_CA_CERTS, BROKER_SSL_CA_CERTS). With a whole URL: ?ssl_ca_certs=FILE in it, or "
+        "CELERY_BROKER_USE_SSL for the broker.",
     ),
     failure(
         "certificate-expired",

@@ -186,6 +186,8 @@ _ASSIGNED = r"""(?:\\?["'])?\s*(?:=>|:=|=(?!=)|:)\s*"""
 _SCHEME = r"(?:(?:[bB][eE][aA][rR][eE][rR]|[bB][aA][sS][iI][cC]|[dD][iI][gG][eE][sS][tT]|[tT][oO][kK][eE][nN])\s+)?"
 #: a letter of a name
 _LETTER = r"[\w-]"
+#: the same in a name that directly follows a letter that is not ASCII: languages without blanks between words
+_ASCII_LETTER = "[A-Za-z0-9_-]"
 _BACKWARD_WORD = re.compile(r"[\w-]*")
 
 
@@ -196,14 +198,15 @@ def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Call
     only at the beginning of a word that a value is assigned to.
     """
     patterns = [pattern for pattern in patterns if "." not in pattern and pattern != CARD]
-    names, wildcards = _in_text(patterns), _with_wildcards(patterns)
+    names = _in_text(patterns)
     expressions = []
     if names:
         expressions.append(re.compile(rf"((?P<name>{names}){_ASSIGNED}{_SCHEME}){_VALUE}"))
-    if wildcards:
-        # the first two groups skip words that no value is assigned to
-        word = rf"(?<!{_LETTER})(?=(?P<word>{_LETTER}+))(?=(?P=word){_ASSIGNED})"
-        expressions.append(re.compile(rf"({word}(?P<name>{wildcards}){_ASSIGNED}{_SCHEME}){_VALUE}"))
+    for letter in (_LETTER, _ASCII_LETTER):
+        if wildcards := _with_wildcards(patterns, letter):
+            # the first two groups skip words that no value is assigned to
+            word = rf"(?<!{letter})(?=(?P<word>{letter}+))(?=(?P=word){_ASSIGNED})"
+            expressions.append(re.compile(rf"({word}(?P<name>{wildcards}){_ASSIGNED}{_SCHEME}){_VALUE}"))
     if not expressions:
         return lambda text: text
 
@@ -277,7 +280,7 @@ def _longest_first(names: Iterable[str]) -> str:
     return "|".join(sorted(names, key=len, reverse=True))
 
 
-def _with_wildcards(patterns: Iterable[str]) -> str:
+def _with_wildcards(patterns: Iterable[str], letter: str) -> str:
     """Return a regular expression for the names with ``*`` in them, each from the beginning to the end of a word.
 
     Each part of a pattern is searched for once, at its first place: a group in a lookahead that is then matched by its
@@ -293,8 +296,8 @@ def _with_wildcards(patterns: Iterable[str]) -> str:
         name = "" if pattern.startswith("*") else f"[_-]*{_rest_of(first)}"
         for place, part in enumerate(searched):
             group = f"part{number}_{place}"
-            name += f"(?=(?P<{group}>{_LETTER}*?{_rest_of(part)}))(?P={group})"
-        names.append(f"{name}{_LETTER}*{_rest_of(last)}[_-]*(?!{_LETTER})")
+            name += f"(?=(?P<{group}>{letter}*?{_rest_of(part)}))(?P={group})"
+        names.append(f"{name}{letter}*{_rest_of(last)}[_-]*(?!{letter})")
     return "|".join(names)
 
 

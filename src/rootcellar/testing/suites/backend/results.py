@@ -281,6 +281,8 @@ class TestResults:
             assert (stored(harness, ok.id), stored(harness, failed.id)) == (None, None)
             with pytest.warns(RuntimeWarning, match="task_always_eager"):
                 assert eager.app.backend.get_task_meta(ok.id)["status"] == "PENDING"
+            with pytest.warns(RuntimeWarning, match="task_always_eager"):
+                assert eager.app.backend.get_group_meta(ok.id) is None
             return
         assert harness.app.AsyncResult(ok.id).get(timeout=0) == 5
         with pytest.raises(Own):
