@@ -202,16 +202,15 @@ def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Call
     expressions = []
     if names:
         expressions.append(re.compile(rf"((?P<name>{names}){_ASSIGNED}{_SCHEME}){_VALUE}"))
-    for letter in (_LETTER, _ASCII_LETTER):
-        if wildcards := _with_wildcards(patterns, letter):
-            # the first two groups skip words that no value is assigned to
-            word = rf"(?<!{letter})(?=(?P<word>{letter}+))(?=(?P=word){_ASSIGNED})"
-            expressions.append(re.compile(rf"({word}(?P<name>{wildcards}){_ASSIGNED}{_SCHEME}){_VALUE}"))
-    if not expressions:
+    of_letters = [_wildcard_expression(patterns, letter) for letter in (_LETTER, _ASCII_LETTER)]
+    # in a text of ASCII, the last one finds only what the one before it finds
+    for_ascii = [*expressions, *filter(None, of_letters[:1])]
+    for_all = [*expressions, *filter(None, of_letters)]
+    if not for_all:
         return lambda text: text
 
     def replaced(text: str, replace: Callable[[re.Match[str]], str]) -> str:
-        for expression in expressions:
+        for expression in for_ascii if text.isascii() else for_all:
             text = expression.sub(replace, text)
         return text
 
@@ -240,6 +239,16 @@ def text_masker(patterns: Iterable[str], kept: Iterable[str], mask: str) -> Call
         return replaced(text, masked)
 
     return masked_in
+
+
+def _wildcard_expression(patterns: Iterable[str], letter: str) -> re.Pattern[str] | None:
+    """Return the expression for names with ``*`` in them, with this class of letters; ``None`` without such names."""
+    wildcards = _with_wildcards(patterns, letter)
+    if not wildcards:
+        return None
+    # the first two groups skip words that no value is assigned to
+    word = rf"(?<!{letter})(?=(?P<word>{letter}+))(?=(?P=word){_ASSIGNED})"
+    return re.compile(rf"({word}(?P<name>{wildcards}){_ASSIGNED}{_SCHEME}){_VALUE}")
 
 
 def _backward_end(keep: str) -> str:
