@@ -1,0 +1,1 @@
+"""Questions about stored results: which tasks ran, how long they took, and why they failed."""
