@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from rootcellar.history.filters.errors import FilterWrong
 from rootcellar.history.filters.fields import FIELDS, MESSAGE, STATE_GROUPS, FieldType, Kind
 from rootcellar.history.filters.moments import Clock
-from rootcellar.history.filters.quantities import duration, number, size
+from rootcellar.history.filters.quantities import duration, looks_like_number, number, size
 from rootcellar.history.filters.scanner import Char, Mark, Token, scan
 from rootcellar.history.filters.tree import (
     And,
@@ -286,10 +286,7 @@ class _Parser:
             return Literal(_LITERALS[text])
         if text[:1] in ("<", ">", "=") or ".." in text:
             return self._range(piece, number)
-        try:
-            return number(text)
-        except ValueError:
-            return _pattern_of(piece)
+        return number(text) if looks_like_number(text) else _pattern_of(piece)
 
     def _range(self, piece: Sequence[Char], read: Callable[[str], Scalar]) -> Value:
         """Return a comparison, a range or a scalar."""

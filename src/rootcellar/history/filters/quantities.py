@@ -52,6 +52,11 @@ def duration(text: str) -> Duration:
     return Duration(seconds)
 
 
+def looks_like_number(text: str) -> bool:
+    """Return True if a text has the form of a number, of whatever size."""
+    return _NUMBER.fullmatch(text) is not None
+
+
 def number(text: str) -> Number:
     """Return a number, exactly.
 

@@ -16,6 +16,7 @@ _PLAIN = re.compile(r"[^\s\"\\*,:()<>=]+")
 _STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]+")
 #: words that have a meaning of their own unless they are quoted
 _OPERATORS = frozenset({"AND", "OR", "NOT"})
+_VALUES = frozenset({"any", "none"})
 
 
 def quoted(text: str) -> str:
@@ -29,11 +30,16 @@ class Pattern:
 
     Attributes:
         parts: the texts between the stars; one part means that the whole text is equal.
-        is_quoted: whether it was written in quotes as a whole: then it is text, and nothing else.
+        is_quoted: whether it is in quotes as a whole: then it is text, and nothing else. Always where it must be.
     """
 
     parts: tuple[str, ...]
     is_quoted: bool = False
+
+    def __post_init__(self) -> None:
+        text = self.text
+        is_quoted = text is not None and (self.is_quoted or not _is_plain(text) or text in _VALUES)
+        object.__setattr__(self, "is_quoted", is_quoted)
 
     @property
     def text(self) -> str | None:
