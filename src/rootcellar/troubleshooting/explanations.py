@@ -164,6 +164,13 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "with `rootcellar.register_type`. `rootcellar show TASK_ID` shows the value as plain JSON.",
     ),
     Explanation(
+        error="FilterWrong",
+        title="a filter cannot be understood",
+        why="No term of a filter is ignored: a list that only looks filtered would mislead. The message shows the "
+        "place with » before it.",
+        remedy="Write what the message says; put a text that is no filter in double quotes.",
+    ),
+    Explanation(
         error="PayloadBomb",
         title="a stored value is larger than the limit after decompression",
         why="Decompression stops at `result_max_decompressed_size`, because a few kilobytes can become gigabytes.",

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from rootcellar.history.filters.errors import FilterWrong
 from rootcellar.history.filters.fields import FIELDS, MESSAGE, STATE_GROUPS, FieldType, Kind
@@ -308,7 +309,7 @@ class _Parser:
         self._clock.extent(moment)
         return moment
 
-    _readers = {
+    _readers: ClassVar[dict[Kind, Callable[..., Value]]] = {
         Kind.STATE: _state,
         Kind.PATTERN: _pattern,
         Kind.TEXT: _text_value,

@@ -372,7 +372,7 @@ def _json_field(field: Field, value: Value) -> Test:
     def places(row: Row) -> Iterator[Any]:
         match field.name:
             case "args" if path and not (path[0].name or "*").isdigit() and path[0].name is not None:
-                # Celery has a list of positional arguments: a name is one of a keyword argument, or of an object in the list
+                # positional arguments have no names: a name is a keyword argument's, or a key of an object in the list
                 yield from _found(row.kwargs, path)
                 yield from _found(row.args, (Step(None), *path))
             case "args":
