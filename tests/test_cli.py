@@ -130,6 +130,14 @@ def test_version_is_printed() -> None:
     assert run("--version") == Ended(0, f"rootcellar {__version__}\n", "")
 
 
+def test_help_of_the_command_imports_no_command() -> None:
+    program = "import sys; from rootcellar.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    loaded = execute([sys.executable, "-c", program]).out.rpartition("\n\n")[2].split()
+    heavy = {"celery", "kombu", "rich", "pydantic", "jinja2", "rootcellar.stores", "rootcellar.cli.history"}
+    assert "rootcellar.cli" in loaded
+    assert heavy & {*loaded} == set()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example_that_fits_80_columns(name: str) -> None:
     ended = run_here(*name.split(), "--help")

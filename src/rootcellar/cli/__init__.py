@@ -10,34 +10,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from rootcellar import __version__
-from rootcellar.cli import check, demo, drain, explain, history, init, key, recommend, rekey, schema, settings
-from rootcellar.cli.output import print_error
+from rootcellar.cli.commands import LazyGroup
 from rootcellar.errors import RootcellarError
 
 app = typer.Typer(
     name="rootcellar",
+    cls=LazyGroup,
     help="Keep the results of Celery tasks, and show them.",
     no_args_is_help=True,
     # plain help fits any width, and shows [brackets] as they are
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=check.EXAMPLES, short_help="Check a server, and print what to change.")(check.check)
-app.command(epilog=explain.EXAMPLES, short_help="Explain an error, or a finding of `rootcellar check`.")(
-    explain.explain
-)
-app.command("recommend", epilog=recommend.EXAMPLES, short_help="Recommend a result backend and a broker.")(
-    recommend.recommend_command
-)
-app.command("init", epilog=init.EXAMPLES, short_help="Write a small project that works.")(init.init)
-app.command(epilog=history.HISTORY_EXAMPLES)(history.history)
-app.command(epilog=history.SHOW_EXAMPLES)(history.show)
-app.command(epilog=key.EXAMPLES, short_help="Make a key for encryption or for signatures.")(key.key)
-app.command(epilog=rekey.EXAMPLES, short_help="Encrypt or sign every stored result under the first key.")(rekey.rekey)
-app.command(epilog=drain.EXAMPLES, short_help="Move results of write-behind from Redis to PostgreSQL.")(drain.drain)
-app.add_typer(schema.app, name="schema")
-app.command(epilog=settings.EXAMPLES)(settings.settings)
 
 
 def _print_version(asked: bool) -> None:
@@ -64,6 +48,9 @@ def main() -> NoReturn:
     try:
         app(prog_name="rootcellar")
     except RootcellarError as exc:
+        # imported late: it is slow, and the help needs no colours
+        from rootcellar.cli.output import print_error
+
         print_error(exc)
         sys.exit(1)
     except SystemExit as exc:

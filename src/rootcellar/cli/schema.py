@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Create, show and upgrade the tables of a store.",
     epilog="\b\nExample:\n  rootcellar schema status --backend sqlite:///results.sqlite3\n",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 
