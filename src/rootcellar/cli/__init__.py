@@ -49,10 +49,10 @@ def main() -> NoReturn:
         app(prog_name="rootcellar")
     except RootcellarError as exc:
         # imported late: it is slow, and the help needs no colours
-        from rootcellar.cli.output import print_error
+        from rootcellar.cli.output import exit_status, print_error
 
         print_error(exc)
-        sys.exit(1)
+        sys.exit(exit_status(exc))
     except SystemExit as exc:
         if exc.code == 128 + signal.SIGINT:
             print("rootcellar: interrupted", file=sys.stderr)

@@ -13,19 +13,17 @@ from typer.core import TyperGroup
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command in the list.
+    """A command in the list. Its module has the examples for its help: ``EXAMPLES``.
 
     Attributes:
         name: how it is called.
         place: its module in :mod:`rootcellar.cli`, and its function there; a :class:`typer.Typer` for a group.
         summary: its line in the help.
-        examples: the name of the examples for its help, in the same module.
     """
 
     name: str
     place: str
     summary: str
-    examples: str = "EXAMPLES"
 
 
 COMMANDS = (
@@ -34,8 +32,8 @@ COMMANDS = (
     Entry("explain", "explain:explain", "Explain an error, or a finding of `rootcellar check`."),
     Entry("recommend", "recommend:recommend_command", "Recommend a result backend and a broker."),
     Entry("init", "init:init", "Write a small project that works."),
-    Entry("history", "history:history", "List tasks, the most recent first.", "HISTORY_EXAMPLES"),
-    Entry("show", "history:show", "Show everything that is stored of one task.", "SHOW_EXAMPLES"),
+    Entry("history", "history:history", "List tasks, the most recent first."),
+    Entry("show", "show:show", "Show everything that is stored of one task."),
     Entry("key", "key:key", "Make a key for encryption or for signatures."),
     Entry("rekey", "rekey:rekey", "Encrypt or sign every stored result under the first key."),
     Entry("drain", "drain:drain", "Move results of write-behind from Redis to PostgreSQL."),
@@ -92,7 +90,7 @@ def _command(entry: Entry) -> Any:
     module, _, name = entry.place.partition(":")
     loaded = import_module(f"rootcellar.cli.{module}")
     found = getattr(loaded, name)
-    group = found if isinstance(found, typer.Typer) else _alone(entry, found, getattr(loaded, entry.examples, None))
+    group = found if isinstance(found, typer.Typer) else _alone(entry, found, getattr(loaded, "EXAMPLES", None))
     command = typer.main.get_command(group)
     command.name = entry.name
     return command

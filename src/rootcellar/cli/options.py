@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
@@ -34,9 +34,23 @@ SchemaOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed without a terminal")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing")]
+FilterArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILTER]...",
+        help="Which tasks, such as state:failed since:24h; several words are one filter. "
+        "Put -- before a filter that begins with a minus",
+        show_default=False,
+    ),
+]
 EnvFileOption = Annotated[
     str, typer.Option("--env-file", metavar="FILE", help="Read this file of NAME=value instead of .env")
 ]
+
+
+def filter_text(words: Sequence[str] | None) -> str:
+    """Return the text of a filter that was given as one word or as several."""
+    return " ".join(words or ())
 
 
 @dataclass(frozen=True, slots=True)

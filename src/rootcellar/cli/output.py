@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from rootcellar.errors import RootcellarError
+from rootcellar.errors import RootcellarError, explain
 from rootcellar.text.escaping import escaped, visible, visible_lines
 from rootcellar.urls import redact
+
+if TYPE_CHECKING:
+    from rootcellar.history.filters import FilterWrong
 
 __all__ = [
     "WrongUse",
     "console",
+    "exit_status",
     "print_beside",
     "print_error",
     "print_json",
@@ -70,10 +75,46 @@ def print_beside(label: str, text: str, out: Console, *, indent: int = 0, style:
 
 
 def print_error(exc: RootcellarError) -> None:
-    """Print an error in one line on standard error, without a password."""
+    """Print an error on standard error, without a password: in one line, unless a filter is wrong."""
     # the remedy is our own text; the rest may quote text from outside
     exc.what, exc.where = redact(exc.what), redact(exc.where)
+    if _is_wrong_filter(exc):
+        _print_wrong_filter(exc)
+        return
     print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
+
+
+def exit_status(exc: RootcellarError) -> int:
+    """Return the exit status of a command that ends with an error: 2 for wrong use, 1 for everything else."""
+    return 2 if _is_wrong_filter(exc) else 1
+
+
+def _is_wrong_filter(exc: RootcellarError) -> TypeGuard[FilterWrong]:
+    # by its name: importing the filter language takes a moment, and many commands do without it
+    return exc.code == "filter-wrong"
+
+
+def _print_wrong_filter(exc: FilterWrong) -> None:
+    """Print what is wrong with a filter: on a terminal with a mark under the place, elsewhere in one line."""
+    if not sys.stderr.isatty():
+        print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
+        return
+    out = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    shown, column = _window(exc.text, exc.position, out.width - 3)
+    out.print(f"rootcellar: {exc.what}")
+    out.print(f"  {shown}", soft_wrap=True)
+    out.print(f"  {' ' * column}^", soft_wrap=True)
+    out.print(f"{exc.remedy[:1].upper()}{exc.remedy[1:]}. (see `{explain(exc.code)}`)")
+
+
+def _window(text: str, position: int, width: int) -> tuple[str, int]:
+    """Return the part of a text around a position that fits into a line, and the column of the position in it."""
+    before, after = visible(text[:position]), visible(text[position:])
+    while before and cell_len(before) > width * 2 // 3:
+        before = f"…{before[2:]}"
+    while after and cell_len(before) + cell_len(after) > width:
+        after = f"{after[:-2]}…"
+    return before + after, cell_len(before)
 
 
 def state_style(state: str) -> str:

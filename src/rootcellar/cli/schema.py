@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from rootcellar.cli.confirmation import confirm
 from rootcellar.cli.options import Choice, DryRunOption, JsonOption, YesOption, store_options
-from rootcellar.cli.output import WrongUse, print_json, say
+from rootcellar.cli.output import print_json, say
 from rootcellar.cli.stores import chosen_store
 from rootcellar.cli.times import parse_span
 from rootcellar.errors import AbilityMissing, ForeignTables, SchemaMissing, SchemaOutdated
@@ -216,7 +217,7 @@ def adopt(
             _say_planned(planned, store.where, as_json)
             raise typer.Exit(0 if planned or before.adopted else 1)
         if planned:
-            _confirm(yes, f"Rename {' and '.join(old for old, _ in planned)} in {store.where}?")
+            confirm(yes, f"Rename {' and '.join(old for old, _ in planned)} in {store.where}?")
         names = tables.adopt(span)
         if as_json:
             print_json({"dry_run": False, "renamed": _pairs(planned), "where": store.where})
@@ -252,23 +253,12 @@ def unadopt(
         if planned and (drop_results or not results):
             lost = f" and delete {results:,} results" if results else ""
             names = " and ".join(new for _, new in planned)
-            _confirm(yes, f"Drop rootcellar's tables{lost}, and give {names} back to Celery in {store.where}?")
+            confirm(yes, f"Drop rootcellar's tables{lost}, and give {names} back to Celery in {store.where}?")
         names_back = tables.unadopt(drop_results=drop_results)
         if as_json:
             print_json({"dry_run": False, "renamed": _pairs(planned), "results": results, "where": store.where})
         else:
             say(f"{store.where}: Celery's own tables are called {' and '.join(names_back)} again.")
-
-
-def _confirm(yes: bool, question: str) -> None:
-    """Ask for a confirmation on a terminal. Without a terminal, ``--yes`` must be given."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise WrongUse(f"there is no terminal to ask on. {question} Give --yes")
-    if not typer.confirm(question):
-        say("Nothing was changed.")
-        raise typer.Exit(1)
 
 
 def _say_planned(planned: Sequence[tuple[str, str]], where: str, as_json: bool, results: int = 0) -> None:

@@ -1,0 +1,159 @@
+"""``rootcellar show``: shows one task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from rootcellar.cli.damage import print_damage
+from rootcellar.cli.options import Choice, JsonOption, store_options
+from rootcellar.cli.output import console, print_json, state_style, visible, visible_lines
+from rootcellar.cli.stores import existing_results
+from rootcellar.cli.times import local_time, seconds_between, show_seconds
+from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, traceback_text
+from rootcellar.errors import RootcellarError
+from rootcellar.records import TaskRecord
+from rootcellar.stores import Store
+from rootcellar.stores.base import Queryable, TaskQuery
+from rootcellar.stores.relations import children_of, other_than
+
+EXAMPLES = """\b
+Examples:
+  rootcellar show 0b5c5f9e-8f4e-4f7b-a1f4-0e8f0c6f2d11 -A shop.celery
+  rootcellar show 0b5c5f9e --backend sqlite:///results.sqlite3 --json
+"""
+#: how many ids are listed if several begin with the given text
+_MAX_LISTED_IDS = 5
+
+
+@store_options
+def show(
+    choice: Choice,
+    task_id: Annotated[str, typer.Argument(metavar="TASK_ID", help="The id of the task, or the beginning of it")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show everything that is stored of one task.
+
+    A store that can be searched also finds it by the beginning of its id, if no other id begins with it.
+    """
+    with existing_results(choice) as results:
+        found = results.store.get(task_id) or _find_by_prefix(task_id, results.store)
+        where = results.store.where
+        record, refused = results.codec.opened(found) if found else (None, [])
+    if record is None:
+        raise RootcellarError(
+            f"nothing is stored of task {visible(task_id)}",
+            where=where,
+            remedy="it is unknown, still waits to be started, ignores its result, or its result has expired: "
+            "`rootcellar explain symptom-missing` says how to find out",
+        )
+    for exc in refused:
+        print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
+    print_damage([record])
+    if as_json:
+        print_json(json_object(record))
+    else:
+        _print_task(record, console())
+
+
+def _find_by_prefix(prefix: str, store: Store) -> TaskRecord | None:
+    """Return the only task whose id begins with ``prefix``, or ``None`` if there is none.
+
+    Raises:
+        RootcellarError: several ids begin with it.
+    """
+    queryable = store.ability(Queryable)
+    if not prefix or queryable is None:
+        return None
+    found = queryable.query(TaskQuery(id_prefix=prefix, limit=_MAX_LISTED_IDS + 1))
+    if len(found) < 2:
+        return found[0] if found else None
+    ids = ", ".join(visible(record.task_id) for record in found[:_MAX_LISTED_IDS])
+    more = " and more" if len(found) > _MAX_LISTED_IDS else ""
+    raise RootcellarError(
+        f"several ids begin with {visible(prefix)}: {ids}{more}",
+        where=store.where,
+        remedy="give more of the id",
+    )
+
+
+def _print_task(record: TaskRecord, out: Console) -> None:
+    out.print(
+        Text.assemble((visible(record.state), state_style(record.state)), "  ", visible(record.name or "(no name)")),
+        soft_wrap=True,
+    )
+    fields = [(label, value) for label, value in _fields(record) if value is not None]
+    width = max(len(label) for label, _ in fields)
+    for label, value in fields:
+        out.print(Text(f"  {label:{width}}  ", style="dim").append(visible(value), style="not dim"), soft_wrap=True)
+    for heading, text in _blocks(record):
+        out.print(Text(f"\n{heading}", style="bold"), soft_wrap=True)
+        out.print(Text(_indented(visible_lines(text))), soft_wrap=True)
+
+
+def _fields(record: TaskRecord) -> Iterator[tuple[str, str | None]]:
+    yield "id", record.task_id
+    yield "sent", _full_moment(record.sent_at)
+    yield "started", _with_span(record.started_at, record.sent_at, "after it was sent")
+    yield "done", _with_span(known(record.done_at), record.started_at, "after it started")
+    yield "kept until", _full_moment(record.expires_at) or "for ever"
+    yield "queue", record.queue
+    yield "worker", record.worker
+    yield "retries", None if record.retries is None else str(record.retries)
+    yield "args", one_line(record.args) if record.args else None
+    yield "kwargs", one_line(record.kwargs) if record.kwargs else None
+    yield "group", _place_in_group(record)
+    yield "parent", other_than(record.task_id, record.parent_id)
+    yield "root", "itself" if record.root_id == record.task_id else record.root_id
+    yield "stamps", one_line(record.stamps) if record.stamps else None
+
+
+def _blocks(record: TaskRecord) -> Iterator[tuple[str, str]]:
+    """Yield each text of more than one line, with its heading."""
+    value = json_value(record.result)
+    if isinstance(value, dict) and "exc_type" in value:
+        yield "Error", outcome(record)
+    elif record.result is not None:
+        yield "Result", pretty(record.result)
+    if record.traceback:
+        yield "Traceback", traceback_text(record).rstrip("\n")
+    children = children_of(record.task_id, json_value(record.children))
+    if children:
+        yield "Children", "\n".join(_child_lines(children))
+
+
+def _child_lines(children: Any, depth: int = 0) -> Iterator[str]:
+    """Yield the ids in the tuples of Celery's results: ``((id, parent), members or None)``."""
+    for child in children if isinstance(children, list) else []:
+        match child:
+            case [[str(task_id), *_], members]:
+                yield "  " * depth + task_id
+                yield from _child_lines(members, depth + 1)
+            case _:
+                yield "  " * depth + str(child)
+
+
+def _place_in_group(record: TaskRecord) -> str | None:
+    if record.group_id is None:
+        return None
+    return record.group_id if record.group_index is None else f"{record.group_id}, place {record.group_index}"
+
+
+def _full_moment(moment: datetime | None) -> str | None:
+    return None if moment is None else local_time(moment).isoformat(sep=" ", timespec="milliseconds")
+
+
+def _with_span(moment: datetime | None, before: datetime | None, since: str) -> str | None:
+    seconds = seconds_between(before, moment)
+    shown = _full_moment(moment)
+    return shown if seconds is None else f"{shown}, {show_seconds(seconds)} {since}"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.split("\n"))
