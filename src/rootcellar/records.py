@@ -56,6 +56,8 @@ class TaskRecord:
         stamps: the stamped headers and their values.
         group_id, group_index: the group that the task belongs to and its place in it.
         parent_id, root_id: the task that sent it, and the first one of the workflow.
+        failure_group: the number of the group of similar failures that this failure belongs to, a signed integer of 64
+            bits. It belongs to the state: a later state without it removes it.
         sent_at, started_at, done_at: when it was first sent, last started, and finished (:data:`NO_DATE` if it ended at
             an unknown time).
         expires_at: when the record may be deleted; ``None`` for never.
@@ -79,6 +81,7 @@ class TaskRecord:
     group_index: int | None = None
     parent_id: str | None = None
     root_id: str | None = None
+    failure_group: int | None = None
     sent_at: datetime | None = None
     started_at: datetime | None = None
     done_at: datetime | None = None

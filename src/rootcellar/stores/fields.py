@@ -26,6 +26,8 @@ LONGEST_ID, LONGEST_TEXT = 255, 500
 _NOT_STORABLE = re.compile("[\x00\ud800-\udfff]| $")
 #: the largest integer that every server can store
 _LARGEST_NUMBER = 2**31 - 1
+#: the end of the range of signed integers of 64 bits
+_INT64_END = 2**63
 _PAYLOADS = ("result", "args", "kwargs", "children", "stamps")
 #: the exceptions that reading a damaged value may raise
 FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, RootcellarError)
@@ -155,6 +157,16 @@ class FieldReader:
         if value is None or type(value) is int:
             return value
         self.damage.append(name)
+        return None
+
+    def failure_group(self, value: Any) -> int | None:
+        """Return the number of a group of failures. A number of more than 64 bits is damaged: no other store has it."""
+        if value is None:
+            return None
+        # MongoDB's driver returns a subclass of int
+        if isinstance(value, int) and not isinstance(value, bool) and -_INT64_END <= value < _INT64_END:
+            return int(value)
+        self.damage.append("failure_group")
         return None
 
     def moment(self, name: str, value: Any, read: Callable[[Any], datetime] = clamped) -> datetime | None:

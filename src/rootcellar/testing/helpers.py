@@ -70,6 +70,7 @@ def full_record(task_id: str | None = None, **given: Any) -> TaskRecord:
         "group_index": 4,
         "parent_id": new_id(),
         "root_id": new_id(),
+        "failure_group": -(2**63) + 5,
         "sent_at": NOW - timedelta(seconds=3),
         "started_at": NOW - timedelta(seconds=2),
         "done_at": NOW,

@@ -18,7 +18,7 @@ from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecor
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions
 
 #: the fields of a task that each state replaces; the others stay until a later state has them
-BELONG_TO_STATE = ("state", "result", "traceback", "done_at", "expires_at")
+BELONG_TO_STATE = ("state", "result", "traceback", "done_at", "expires_at", "failure_group")
 #: how long a finished chord refuses late parts
 REMEMBERED = timedelta(days=1)
 

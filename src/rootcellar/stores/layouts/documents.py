@@ -57,6 +57,7 @@ def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         "status": storable(record.state),
         "result": result,
         "traceback": storable(record.traceback),
+        "failure_group": record.failure_group,
         f"{OURS}.result": described,
     }
     for field, name in _STATE_DATES.items():
@@ -101,6 +102,7 @@ def task_record(document: Mapping[str, Any]) -> TaskRecord:
         traceback=reader.text("traceback", document.get("traceback")),
         done_at=reader.done_at(ours.get("date_done"), _moment),
         expires_at=reader.moment("expires_at", ours.get("expires_at"), _moment),
+        failure_group=reader.failure_group(document.get("failure_group")),
         **fields,
         damage=tuple(reader.damage),
     )

@@ -111,6 +111,8 @@ def encode_task(record: TaskRecord) -> bytes:
     fields.append(f'"date_done":{done},"traceback":{traceback}')
     if record.expires_at is not None:
         fields.append(f'"expires_at":"{record.expires_at.isoformat()}"')
+    if record.failure_group is not None:
+        fields.append(f'"failure_group":{record.failure_group}')
 
     payloads = (record.result, record.args, record.kwargs, record.children, record.stamps)
     if record.args is not None:
@@ -154,6 +156,7 @@ def _own_task(task_id: str, blob: bytes) -> TaskRecord:
         retries, group_index = reader.number("retries", retries), reader.number("group_index", group_index)
     name, queue, worker, group_id, parent_id, root_id, traceback = texts
     expires_at, sent_at, started_at = field("expires_at"), field("date_sent"), field("date_started")
+    failure_group = field("failure_group")
     return TaskRecord(
         task_id=task_id,
         state=state,
@@ -162,6 +165,7 @@ def _own_task(task_id: str, blob: bytes) -> TaskRecord:
         expires_at=None if expires_at is None else reader.moment("expires_at", expires_at, _date),
         sent_at=None if sent_at is None else reader.moment("sent_at", sent_at, _date),
         started_at=None if started_at is None else reader.moment("started_at", started_at, _date),
+        failure_group=None if failure_group is None else reader.failure_group(failure_group),
         retries=retries,
         group_index=group_index,
         name=name,
@@ -305,7 +309,7 @@ def _stamps_in_celerys_form(payload: Payload) -> str:
     if not isinstance(stamps, dict):
         return ""
     own = {"status", "task_id", "traceback", "date_done", "expires_at", "rootcellar", "stamped_headers", *_PAYLOADS}
-    own |= {*_TEXTS.values(), *_NUMBERS.values(), *_DATES.values()}
+    own |= {"failure_group", *_TEXTS.values(), *_NUMBERS.values(), *_DATES.values()}
     shown = {key: value for key, value in stamps.items() if key not in own}
     return json.dumps({"stamped_headers": list(stamps), **shown})[1:-1]
 

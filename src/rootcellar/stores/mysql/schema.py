@@ -25,14 +25,14 @@ from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
 
 PACKAGE = "rootcellar.stores.mysql"
-MIGRATIONS = ("001_results.sql", "002_chords.sql")
+MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_history.sql")
 #: seconds to wait for another process that creates the tables
 LOCK_SECONDS = 30
 #: the most characters of a name
 LONGEST_NAME = 64
 _WITH_PARAMETERS = ("read_registry", "register", "unregister", "count_registered", "count_task", "count_group")
 _ADMIN_RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX"
-NO_SUCH_TABLE, NO_SUCH_DATABASE = 1146, 1049
+NO_SUCH_TABLE, NO_SUCH_DATABASE, COLUMN_EXISTS = 1146, 1049, 1060
 
 
 def quote(name: str) -> str:
@@ -148,7 +148,15 @@ class MySQLSchema(SqlSchema[Connection]):
     def _script(self, connection: Connection, text: str) -> None:
         for statement in text.split(";\n"):
             if statement.strip():
-                connection.execute(statement)
+                self._step(connection, statement)
+
+    def _step(self, connection: Connection, statement: str) -> None:
+        try:
+            connection.execute(statement)
+        except pymysql.Error as exc:
+            # the process that added the column died before it recorded that
+            if code_of(exc) != COLUMN_EXISTS:
+                raise
 
     def _exists(self, connection: Connection, table: str) -> bool:
         try:

@@ -29,8 +29,6 @@ _payloads = attrgetter(*rows.PAYLOAD_COLUMNS)
 #: the two columns of a missing payload
 _NOTHING = (None, None)
 
-_INTEGERS = ("retries", "group_index")
-
 
 def task_values(record: TaskRecord) -> list[bytes | None]:
     """Return the parameters of a record, in the order of :data:`rows.TASK_COLUMNS`.
@@ -115,15 +113,15 @@ def _read_date(value: bytes) -> datetime:
 
 
 _ENCODERS: list[Callable[[Any], bytes]] = [
-    _encode_integer if column in _INTEGERS else encode_text for column in rows.PLAIN_COLUMNS
+    _encode_integer if column in rows.NUMBER_COLUMNS else encode_text for column in rows.PLAIN_COLUMNS
 ]
 #: the form (text or binary) of each value of :func:`task_values`
 TASK_FORMS = [
-    *(_TEXT_FORM if column in _INTEGERS else _BINARY_FORM for column in rows.PLAIN_COLUMNS),
+    *(_TEXT_FORM if column in rows.NUMBER_COLUMNS else _BINARY_FORM for column in rows.PLAIN_COLUMNS),
     *[_BINARY_FORM] * (len(rows.DATE_COLUMNS) + 2 * len(rows.PAYLOAD_COLUMNS)),
 ]
 _NAMES = (*rows.PLAIN_COLUMNS.values(), *rows.DATE_COLUMNS.values())
 _READERS: list[Callable[[bytes], Any]] = [
-    *(_read_integer if column in _INTEGERS else bytes.decode for column in rows.PLAIN_COLUMNS),
+    *(_read_integer if column in rows.NUMBER_COLUMNS else bytes.decode for column in rows.PLAIN_COLUMNS),
     *[_read_date] * len(rows.DATE_COLUMNS),
 ]

@@ -1,17 +1,17 @@
 -- put_task: store a task's state, unless the stored state must stay
-INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
+INSERT INTO {task} AS t ({task_columns}, changed) VALUES ({task_values}, txid_current())
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
 
 -- put_task_and_report: the same, and return whether the row was inserted
-INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
+INSERT INTO {task} AS t ({task_columns}, changed) VALUES ({task_values}, txid_current())
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
 RETURNING t.xmax = 0
 
 -- put_task_and_part: the same, and count the chord's part in the same transaction
 WITH stored AS (
-    INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
+    INSERT INTO {task} AS t ({task_columns}, changed) VALUES ({task_values}, txid_current())
     ON CONFLICT (task_id) DO UPDATE SET {task_update}
     WHERE {task_overwritable}
     RETURNING 1

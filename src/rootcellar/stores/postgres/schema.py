@@ -15,7 +15,7 @@ from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import in_parameterized, load_statements, qualified, quote_identifier
 
 _PACKAGE = "rootcellar.stores.postgres"
-MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql")
+MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql", "004_history.sql")
 #: seconds to wait for a lock: behind this wait, every process that stores would also wait for a slow reader
 LOCK_TIMEOUT = 5
 #: the most bytes of a name; PostgreSQL cuts longer ones
@@ -35,7 +35,7 @@ def table_names(options: StoreOptions) -> dict[str, str]:
         "waiter": qualified(schema, _derived(task, "_waiter")),
         "registry": qualified(schema, "rootcellar_schema"),
     }
-    for index in ("date_done", "name", "expires", "failures"):
+    for index in ("date_done", "name", "expires", "failures", "changed", "failure_group", "unfinished"):
         names[f"task_{index}_index"] = quote_identifier(_derived(task, f"_{index}_idx"))
     names["group_expires_index"] = quote_identifier(_derived(options.group_table, "_expires_idx"))
     names["chord_open_index"] = quote_identifier(_derived(task, "_chord_open_idx"))

@@ -343,7 +343,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         # a waiter of this kind gets only the id
         "sent_columns": ", ".join(f"CASE WHEN w.kind <> 1 THEN {column} END" for column in rows.TASK_COLUMNS),
         "task_values": fragments.named(rows.TASK_COLUMNS, "%({})s"),
-        "task_update": fragments.update_assignments(),
+        "task_update": fragments.update_assignments() + ", changed = excluded.changed",
         "task_overwritable": fragments.overwritable(),
         "task_select": select,
         "task_replacement": fragments.replacement(_cast),

@@ -42,6 +42,7 @@ PLAIN_COLUMNS = {
     "group_index": "group_index",
     "parent_id": "parent_id",
     "root_id": "root_id",
+    "failure_group": "failure_group",
 }
 DATE_COLUMNS = {
     "date_sent": "sent_at",
@@ -49,7 +50,8 @@ DATE_COLUMNS = {
     "date_done": "done_at",
     "expires_at": "expires_at",
 }
-_NUMBERS = ("retries", "group_index")
+#: the columns of integers among them
+NUMBER_COLUMNS = ("retries", "group_index", "failure_group")
 PAYLOAD_COLUMNS = ("result", "args", "kwargs", "children", "stamps")
 TASK_COLUMNS = (
     *PLAIN_COLUMNS,
@@ -60,7 +62,7 @@ TASK_COLUMNS = (
 #: the marker in ``x_exact`` of typed JSON, whose bytes are the text in ``x``
 _TYPED_TEXT = b"rc1 typed text"
 #: the columns that an upsert always sets; the others keep the stored value if the new record has none
-STATE_COLUMNS = ("status", "result", "result_exact", "traceback", "date_done", "expires_at")
+STATE_COLUMNS = ("status", "result", "result_exact", "traceback", "date_done", "expires_at", "failure_group")
 
 #: the payloads that a replacement sets, and all columns that it sets
 REPLACED_PAYLOADS = ("result", "args", "kwargs", "stamps")
@@ -90,7 +92,7 @@ def task_record(row: Sequence[Any], date: Callable[[Any], datetime] = clamped) -
     values = dict(zip(TASK_COLUMNS, row, strict=True))
     reader = FieldReader()
     fields: dict[str, Any] = {
-        name: (reader.number if name in _NUMBERS else reader.text)(name, values[column])
+        name: (reader.number if column in NUMBER_COLUMNS else reader.text)(name, values[column])
         for column, name in PLAIN_COLUMNS.items()
         if name not in ("task_id", "state")
     }

@@ -14,7 +14,7 @@ from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import load_statements, quote_identifier
 
 PACKAGE = "rootcellar.stores.sqlite"
-MIGRATIONS = ("001_results.sql", "002_chords.sql")
+MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_history.sql")
 
 
 def table_names(options: StoreOptions) -> dict[str, str]:
@@ -29,7 +29,7 @@ def table_names(options: StoreOptions) -> dict[str, str]:
         "group_expires_index": f"{group}_expires_idx",
         "chord_open_index": f"{task}_chord_open_idx",
     }
-    for index in ("date_done", "name", "expires", "failures"):
+    for index in ("date_done", "name", "expires", "failures", "failure_group", "unfinished"):
         names[f"task_{index}_index"] = f"{task}_{index}_idx"
     return {key: quote_identifier(name) for key, name in names.items()}
 

@@ -145,7 +145,7 @@ class TestTasks:
         bare = TaskRecord(task_id=first.task_id, state="RETRY", retries=first.retries)
         assert store.put(bare).written
         assert store.get(first.task_id) == replace(
-            first, state="RETRY", result=None, traceback=None, done_at=None, expires_at=None
+            first, state="RETRY", result=None, traceback=None, done_at=None, expires_at=None, failure_group=None
         ), "the fields of the state are replaced, the others stay"
 
     def test_next_state_replaces_fields_that_it_has(self, store: Store) -> None:
