@@ -383,6 +383,21 @@ class ReportsInserts(Protocol):
 
 
 @runtime_checkable
+class RecordsSent(Protocol):
+    """A store that can store records of tasks that were only sent."""
+
+    def put_sent(self, records: Sequence[TaskRecord]) -> None:
+        """Store the records of those tasks that have none, in as few round trips as the server allows.
+
+        A stored record stays as it is, whatever its state: the task may have started or ended before this call. Nobody
+        is notified. The order of the records does not matter. Each has another id.
+
+        Raises:
+            RecordRefused: the server refuses one of the records. Some of the others may be stored.
+        """
+
+
+@runtime_checkable
 class Replaceable(Protocol):
     """A store that can replace the payloads of a record, if the record has not changed."""
 

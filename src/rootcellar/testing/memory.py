@@ -1,7 +1,7 @@
 """A store in the memory of one process, for tests: the smallest implementation of :class:`Store`.
 
-It has no other ability: it cannot be queried, has no tables, and is polled. The conformance suites run over it, which
-proves that they require only the interface.
+It has only the abilities that need no server: it cannot be queried, has no tables, and is polled. The conformance
+suites run over it, which proves that they require only the interface.
 """
 
 from __future__ import annotations
@@ -124,6 +124,12 @@ class MemoryStore(Store):
             if written:
                 self._place.tasks[record.task_id] = _merged(earlier, record) if earlier else record
             return Stored(written=written, chord=self._count(_with_result(part, record), lease) if part else None)
+
+    def put_sent(self, records: Sequence[TaskRecord]) -> None:
+        """See :class:`~rootcellar.stores.base.RecordsSent`."""
+        with _lock:
+            for record in records:
+                self._place.tasks.setdefault(record.task_id, record)
 
     def get(self, task_id: str) -> TaskRecord | None:
         return self.get_many([task_id]).get(task_id)

@@ -15,7 +15,7 @@ from datetime import datetime
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.records import ChordPart, PartResult, Stored, TaskRecord
 from rootcellar.stores import open_store
-from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
+from rootcellar.stores.base import DELETE_BATCH, RecordsSent, StoreOptions, TaskQuery
 from rootcellar.stores.hybrid.drainer import Drainer
 from rootcellar.stores.hybrid.forwarding import ForwardingStore
 from rootcellar.stores.hybrid.settings import WHERE, read_settings
@@ -43,6 +43,7 @@ class WriteBehindStore(ForwardingStore):
             raise _unfit("durable_url", "postgresql://")
         if front is None:
             raise _unfit("cache_url", "redis://")
+        self._records_sent = self.front.ability(RecordsSent)
         self._checked_id, self._findable = batches.checked_id, batches.findable
         self._journal = front.keep_journal()
         self._watcher_over = front.watcher_over
@@ -60,6 +61,12 @@ class WriteBehindStore(ForwardingStore):
         """Store in Redis. If Redis has no record of the task, PostgreSQL decides at the move which record stays."""
         self._checked_id(record.task_id)
         return self.front.put(record, part, lease=lease, durable=durable)
+
+    def put_sent(self, records: Sequence[TaskRecord]) -> None:
+        """See :class:`~rootcellar.stores.base.RecordsSent`. A record that Redis does not have may be in PostgreSQL."""
+        _, missed = self._read_front(self._checked_id(record.task_id) for record in records)
+        new = set(missed) - self._durable_if_reachable(missed).keys()
+        super().put_sent([record for record in records if record.task_id in new])
 
     def get(self, task_id: str) -> TaskRecord | None:
         found, forgotten = self._journal.read([task_id])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, TaskRecord
-from rootcellar.stores.base import HasSchema, Queryable, Replaceable, Store, StoreOptions, TaskQuery
+from rootcellar.stores.base import HasSchema, Queryable, RecordsSent, Replaceable, Store, StoreOptions, TaskQuery
 
 A = TypeVar("A")
 
@@ -31,6 +31,7 @@ class ForwardingStore(Store):
         self.expires_by_itself = durable.expires_by_itself
         self._queryable = durable.ability(Queryable)
         self._replaceable = durable.ability(Replaceable)
+        self._records_sent = durable.ability(RecordsSent)
 
     def ability(self, protocol: type[A]) -> A | None:
         """Return an ability, or ``None``. It needs the same ability of the durable store, whose tables it returns."""
@@ -39,6 +40,8 @@ class ForwardingStore(Store):
         if protocol is Queryable and self._queryable is None:
             return None
         if protocol is Replaceable and self._replaceable is None:
+            return None
+        if protocol is RecordsSent and self._records_sent is None:
             return None
         return super().ability(protocol)
 
@@ -54,6 +57,11 @@ class ForwardingStore(Store):
         """See :class:`~rootcellar.stores.base.Replaceable`."""
         assert self._replaceable is not None, "ability() returns None"
         return self._replaceable.replace(old, new)
+
+    def put_sent(self, records: Sequence[TaskRecord]) -> None:
+        """See :class:`~rootcellar.stores.base.RecordsSent`."""
+        assert self._records_sent is not None, "ability() returns None"
+        self._records_sent.put_sent(records)
 
     def put_group(self, group: GroupRecord) -> None:
         self.durable.put_group(group)

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
-from pymongo import WriteConcern
+from pymongo import UpdateOne, WriteConcern
 from pymongo.collection import Collection
-from pymongo.errors import DuplicateKeyError, OperationFailure, WriteError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, WriteError
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
@@ -37,6 +37,8 @@ _INDEXES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 #: the error code for setting a field in a value that is not a document
 _NO_DOCUMENT = 28
 _DAMAGED: Document = {documents.OURS: {"$exists": True, "$not": {"$type": "object"}}}
+#: the error code for a document whose id is stored already
+_DUPLICATE = 11000
 #: the error codes for another index of the same name or on the same field
 _INDEX_CONFLICTS = (85, 86)
 
@@ -90,6 +92,21 @@ class MongoStore(Store):
             return Stored(written=written, chord=progress)
 
         return self._run(work)
+
+    def put_sent(self, records: Sequence[TaskRecord]) -> None:
+        """See :class:`~rootcellar.stores.base.RecordsSent`."""
+        insertions = [_insertion(record) for record in records]
+
+        def work(at: _Collections) -> None:
+            try:
+                at.task.bulk_write(insertions, ordered=False)
+            except BulkWriteError as exc:
+                # another process stored one of them between the search and the insertion
+                if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
+                    raise
+
+        if insertions:
+            self._run(work)
 
     def get(self, task_id: str) -> TaskRecord | None:
         if not documents.findable([task_id]):
@@ -243,6 +260,12 @@ class MongoStore(Store):
                         raise
                     logger.warning("%s: the index on %s is not as rootcellar makes it: %s", self.where, key, exc)
         self._are_indexes_known = True
+
+
+def _insertion(record: TaskRecord) -> UpdateOne:
+    """Return the operation that stores a record of a task that has none."""
+    update, on_insert = documents.task_update(record)
+    return UpdateOne({"_id": record.task_id}, {"$setOnInsert": {**update, **on_insert}}, upsert=True)
 
 
 def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | None) -> bool:

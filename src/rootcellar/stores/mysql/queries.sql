@@ -2,6 +2,10 @@
 INSERT INTO {task} ({task_columns}, put_id) VALUES ({task_values}, %(put_id)s)
 ON DUPLICATE KEY UPDATE put_id = IF({task_overwritable}, VALUES(put_id), put_id), {task_update}
 
+-- put_sent: store tasks that were sent, unless they have rows
+INSERT INTO {task} ({task_columns}, put_id) VALUES {sent_rows}
+ON DUPLICATE KEY UPDATE put_id = put_id
+
 -- arrive: store a chord's part, once
 INSERT INTO {part} (group_id, task_id, group_index, status, result)
 VALUES (%(part_group_id)s, %(part_task_id)s, %(part_index)s, %(part_status)s, %(part_result)s)

@@ -30,6 +30,9 @@ from rootcellar.support.interruptions import Moment, raise_interruption
 
 T = TypeVar("T")
 
+#: the most records of one call of put_sent in one statement
+_SENT_IN_ONE_STATEMENT = 100
+
 #: after a deadlock: the most tries of a call, the most seconds for them, and the pauses between them
 _CONFLICT_TRIES = 8
 _CONFLICT_SECONDS = 15.0
@@ -82,6 +85,25 @@ class MySQLStore(SqlStore[Connection]):
             return Stored(written=written, chord=self._count_part(connection, part, record, lease))
 
         return self._in_transaction(both)
+
+    def put_sent(self, records: Sequence[TaskRecord]) -> None:
+        """See :class:`~rootcellar.stores.base.RecordsSent`."""
+        # sorted, because all transactions lock rows in this order
+        in_order = sorted(records, key=lambda record: record.task_id)
+        for start in range(0, len(in_order), _SENT_IN_ONE_STATEMENT):
+            self._insert(in_order[start : start + _SENT_IN_ONE_STATEMENT])
+
+    def _insert(self, records: Sequence[TaskRecord]) -> None:
+        """Store records of tasks that have none, in one statement."""
+        _check_ids(*(record.task_id for record in records))
+        params: dict[str, Any] = {}
+        for number, record in enumerate(records):
+            params.update({f"{column}_{number}": value for column, value in rows.task_row(record, _date_text).items()})
+        values = ", ".join(
+            f"({fragments.named(rows.TASK_COLUMNS, f'%({{}}_{number})s')}, 0)" for number in range(len(records))
+        )
+        text = fill_in(self._sql["put_sent"], {"sent_rows": values})
+        self._run(lambda connection: connection.execute(text, params))
 
     # -- chords
 

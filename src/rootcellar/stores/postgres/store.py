@@ -22,7 +22,7 @@ from rootcellar.stores.postgres.group_commit import GroupCommit, Write
 from rootcellar.stores.postgres.notify import ListeningWatcher
 from rootcellar.stores.postgres.options import read_options
 from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
-from rootcellar.stores.postgres.pipeline import Statement, Values, read_bool, read_int, row_of, rows_of, run
+from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, read_bool, read_int, row_of, rows_of, run
 from rootcellar.stores.postgres.route import Route
 from rootcellar.stores.postgres.schema import PostgresSchema, table_names
 from rootcellar.stores.replaced import when_replaced
@@ -41,6 +41,8 @@ _LONG = {
     *("delete_expired_groups", "delete_expired_chords"),
     *("delete_expired_adopted_tasks", "delete_expired_adopted_groups"),
 }
+#: the most records of one call of put_sent that are sent together
+_SENT_IN_ONE_TRIP = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: the states of a connection that is ready for the next statement
 _IDLE, _NO_PIPELINE = int(psycopg.pq.TransactionStatus.IDLE), int(psycopg.pq.PipelineStatus.OFF)
@@ -75,6 +77,7 @@ class PostgresStore(SqlStore[Connection]):
         self._get = Statement("get_task", self._sql["get_task"])
         self._get_many = Statement("get_tasks", self._sql["get_tasks"])
         self._put = Statement("put_task", self._sql["put_task"])
+        self._put_sent = Statement("put_sent", self._sql["put_sent"])
         self._put_and_part = Statement("put_task_and_part", self._sql["put_task_and_part"])
         self._count_part = Statement("count_part", self._sql["count_part"])
         assert self._put_and_part.parameters == (*rows.TASK_COLUMNS, *self._count_part.parameters)
@@ -112,6 +115,24 @@ class PostgresStore(SqlStore[Connection]):
     def report_inserts(self) -> None:
         """See :class:`~rootcellar.stores.base.ReportsInserts`."""
         self._put = Statement("put_task_and_report", self._sql["put_task_and_report"])
+
+    def put_sent(self, records: Sequence[TaskRecord]) -> None:
+        """See :class:`~rootcellar.stores.base.RecordsSent`."""
+        # sorted, because all transactions lock rows in this order
+        in_order = sorted(records, key=lambda record: (record.group_id or "", record.task_id))
+        for start in range(0, len(in_order), _SENT_IN_ONE_TRIP):
+            self._run(partial(self._insert, in_order[start : start + _SENT_IN_ONE_TRIP]))
+
+    def _insert(self, records: Sequence[TaskRecord], connection: Connection) -> None:
+        """Store records of tasks that have none, in one transaction and one round trip."""
+        values = [(binary.task_values(record), binary.TASK_FORMS) for record in records]
+        # the statements of a pipeline are one transaction
+        pipeline = Pipeline(connection)
+        for one in values:
+            pipeline.send(self._put_sent, one)
+        failure, _ = pipeline.receive()
+        if failure is not None:
+            raise failure
 
     def get(self, task_id: str) -> TaskRecord | None:
         if not rows.findable([task_id]):

@@ -9,7 +9,7 @@ from importlib import resources
 from rootcellar.errors import RecordRefused
 from rootcellar.records import TaskRecord
 from rootcellar.stores.layouts import json_blob
-from rootcellar.stores.redis.connection import Call, Script
+from rootcellar.stores.redis.connection import Call, Script, pack
 from rootcellar.stores.redis.keys import Keys, encoded
 
 #: the most bytes of a Redis string
@@ -40,6 +40,12 @@ class TaskCommands:
         """Return the call that stores a task and counts it as a part. ``keys`` are those of the task and the chord."""
         ttl = ttl_milliseconds(record.expires_at)
         return PUT_PART.call(keys, self.blob(record), ttl, self._message, expected, *count_arguments)
+
+    def sent(self, key: bytes, record: TaskRecord) -> bytes:
+        """Return the command that stores a task if there is none."""
+        ttl = ttl_milliseconds(record.expires_at)
+        expiry = (b"PX", ttl) if ttl else ()
+        return pack(b"SET", key, self.blob(record), b"NX", *expiry)
 
     def blob(self, record: TaskRecord) -> bytes:
         """Return the blob of a task; raise RecordRefused if it is too large."""
@@ -120,6 +126,9 @@ PUT_JOURNALED = _load("put_journaled", "tasks", "journal")
 
 
 PUT_PART_JOURNALED = _load("put_part_journaled", "tasks", "journal", "chords")
+
+
+PUT_SENT_JOURNALED = _load("put_sent_journaled", "journal")
 
 
 FORGET_JOURNALED = _load("forget_journaled", "journal")

@@ -30,6 +30,8 @@ from rootcellar.support.forking import PerProcess
 
 #: how long a finished chord refuses late parts
 REMEMBERED = timedelta(days=1)
+#: the most tasks in one call of a script, because the server does nothing else while a script runs
+_SENT_IN_ONE_SCRIPT = 100
 #: how many times a merge is tried if other processes store the same task at the same moment
 _MERGES = 100
 
@@ -95,6 +97,24 @@ class RedisStore(Store):
                 return Stored(written=False, chord=self._count(part, lease, record))
             record = whole
         raise _contention_error(self.where)
+
+    def put_sent(self, records: Sequence[TaskRecord]) -> None:
+        """See :class:`~rootcellar.stores.base.RecordsSent`."""
+        if self._has_journal:
+            self._put_sent_journaled(records)
+            return
+        keys = [self._keys.task(record.task_id) for record in records]
+        self._servers.call_many(
+            [(key, self._task_commands.sent(key, record)) for key, record in zip(keys, records, strict=True)]
+        )
+
+    def _put_sent_journaled(self, records: Sequence[TaskRecord]) -> None:
+        stream = self._keys.journal
+        for start in range(0, len(records), _SENT_IN_ONE_SCRIPT):
+            some = records[start : start + _SENT_IN_ONE_SCRIPT]
+            keys = [stream, self._keys.journal_versions, *(self._keys.task(record.task_id) for record in some)]
+            values = [part for one in some for part in (encoded(one.task_id), self._task_commands.blob(one))]
+            self._servers.run(stream, commands.PUT_SENT_JOURNALED.call(tuple(keys), *values), durable=True)
 
     def get(self, task_id: str) -> TaskRecord | None:
         key = self._keys.task(task_id)

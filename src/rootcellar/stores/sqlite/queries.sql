@@ -3,6 +3,9 @@ INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
 
+-- put_sent: store a task that was sent, unless it has a row
+INSERT INTO {task} ({task_columns}) VALUES ({task_values}) ON CONFLICT DO NOTHING
+
 -- arrive: store a chord's part, once
 INSERT INTO {part} (group_id, task_id, group_index, status, result)
 SELECT :part_group_id, :part_task_id, :part_index, :part_status, :part_result

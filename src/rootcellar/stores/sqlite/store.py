@@ -67,6 +67,11 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
 
         return self._in_transaction(both)
 
+    def put_sent(self, records: Sequence[TaskRecord]) -> None:
+        """See :class:`~rootcellar.stores.base.RecordsSent`."""
+        found = [rows.task_row(record, _date_text) for record in records]
+        self._in_transaction(lambda connection: connection.executemany(self._sql["put_sent"], found))
+
     # -- chords
 
     def begin_chord(self, chord: ChordRecord) -> None:

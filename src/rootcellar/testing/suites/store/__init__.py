@@ -14,6 +14,7 @@ from rootcellar.testing.suites.store.opening import TestOpening
 from rootcellar.testing.suites.store.pages import TestScan
 from rootcellar.testing.suites.store.queries import TestQueries, history
 from rootcellar.testing.suites.store.replacing import TestReplacing
+from rootcellar.testing.suites.store.sent import TestSent
 from rootcellar.testing.suites.store.states import TestTasks
 from rootcellar.testing.suites.store.tables import TestTables, tables
 from rootcellar.testing.suites.store.waiting import TestWatching
@@ -28,6 +29,7 @@ __all__ = [
     "TestQueries",
     "TestReplacing",
     "TestScan",
+    "TestSent",
     "TestTables",
     "TestTasks",
     "TestWatching",
