@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rootcellar.configuration import Settings
+    from rootcellar.history.history import History
+    from rootcellar.opening import open_history
     from rootcellar.payloads.typed.registry import register_type
     from rootcellar.waiting.completed import as_completed
     from rootcellar.waiting.result import result
@@ -17,12 +19,24 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["StateChange", "__version__", "as_completed", "register_type", "result", "settings", "watch"]
+__all__ = [
+    "History",
+    "StateChange",
+    "__version__",
+    "as_completed",
+    "open_history",
+    "register_type",
+    "result",
+    "settings",
+    "watch",
+]
 
 #: imported when they are first used: kombu imports this package for its serializer while kombu is only half imported
 _LAZY = {
+    "History": "rootcellar.history.history",
     "StateChange": "rootcellar.waiting.watch",
     "as_completed": "rootcellar.waiting.completed",
+    "open_history": "rootcellar.opening",
     "register_type": "rootcellar.payloads.typed.registry",
     "result": "rootcellar.waiting.result",
     "watch": "rootcellar.waiting.watch",

@@ -17,9 +17,10 @@ from rich.text import Text
 
 from rootcellar.cli.options import AppOption, BackendOption, EnvFileOption, JsonOption
 from rootcellar.cli.output import WrongUse, console, print_beside, print_json, visible
-from rootcellar.cli.stores import load_app, no_env_file, or_app, store_of_variable
+from rootcellar.cli.stores import load_app, no_env_file, or_app
 from rootcellar.descriptions import backend_names, one_of
 from rootcellar.errors import RootcellarError, explain
+from rootcellar.opening import store_of_variable
 from rootcellar.urls import redact
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from rich.text import Text
 
 import rootcellar
 from rootcellar.cli.output import WrongUse, console, say, state_style, visible, visible_lines
-from rootcellar.cli.stores import named_by
 from rootcellar.cli.table import print_tasks
 from rootcellar.errors import DemoFailed
 from rootcellar.onboarding.demo import FROM_SETTINGS
+from rootcellar.opening import named_by
 from rootcellar.stores import open_store
 from rootcellar.stores.base import TaskQuery
 from rootcellar.urls import redact

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
 from celery.app.utils import find_app
 
-import rootcellar
-from rootcellar.backend import ResultBackend
-from rootcellar.backend.options import store_options
 from rootcellar.cli.options import Choice
 from rootcellar.cli.output import WrongUse
-from rootcellar.errors import AbilityMissing, ConfigurationError, RootcellarError, SchemaMissing
-from rootcellar.payloads import Codec, codec_of
+from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.opening import (
+    ENV_FILE,
+    VARIABLE,
+    Results,
+    backend_of,
+    codec_for,
+    must_exist,
+    named_by,
+    of_settings,
+    store_of_variable,
+)
 from rootcellar.stores import Store, StoreOptions, open_store
-from rootcellar.stores.base import HasSchema
 from rootcellar.urls import redact
-
-#: the environment variable for the store of these commands; without it, settings() chooses the store
-VARIABLE = "ROOTCELLAR_BACKEND"
-#: the file of variables that commands read, in the working directory
-ENV_FILE = ".env"
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """A store, and the codec that reads its values."""
-
-    store: Store
-    codec: Codec
 
 
 @contextmanager
@@ -66,35 +57,11 @@ def existing_results(choice: Choice) -> Iterator[Results]:
     """
     store, conf = _store_and_conf(choice)
     try:
-        codec = codec_of(conf or _payload_settings())
-        _must_exist(store)
+        codec = codec_for(conf)
+        must_exist(store)
         yield Results(store, codec)
     finally:
         store.close()
-
-
-def _payload_settings() -> Mapping[str, Any]:
-    """Return the settings for stored values from ``.env``, such as keys, for a store that is named by a URL."""
-    if not Path(ENV_FILE).is_file():
-        # the codec reads the environment itself
-        return {}
-    from rootcellar.configuration import payload_settings
-
-    return payload_settings()
-
-
-def _must_exist(store: Store) -> None:
-    if (tables := store.ability(HasSchema)) is not None:
-        status = tables.schema.status()
-        if status.foreign:
-            store.check()
-        if not status.version:
-            raise SchemaMissing(
-                "there are no results here yet",
-                where=store.where,
-                remedy="check that database and tables are the right ones; the first worker or "
-                "`rootcellar schema create` creates the tables",
-            )
 
 
 def _store_and_conf(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
@@ -114,17 +81,6 @@ def _url_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
         return open_store(url, options), conf
 
 
-@contextmanager
-def named_by(source: str) -> Iterator[None]:
-    """Name the option or variable that contains the URL in an error about the URL."""
-    try:
-        yield
-    except ConfigurationError as exc:
-        if exc.where != "result_backend":
-            raise
-        raise type(exc)(exc.what, where=source, remedy=exc.remedy) from None
-
-
 def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, Any]]:
     """Return where the store is named, its URL, its options, and the configuration, which may be empty."""
     if choice.backend is not None:
@@ -136,15 +92,8 @@ def _named_store(choice: Choice) -> tuple[str, str, StoreOptions, Mapping[str, A
 
     if not names_backend():
         raise WrongUse(f"no result backend is given{no_env_file()}: give --backend URL{or_app()}")
-    app = Celery("rootcellar", set_as_current=False)
-    app.config_from_object(rootcellar.settings(broker=False))
-    if not isinstance(app.backend, ResultBackend):
-        raise AbilityMissing(
-            "with rpc, results are messages that no server keeps",
-            where="CELERY_RESULT_BACKEND",
-            remedy="choose a backend that keeps them, or give --backend",
-        )
-    return "CELERY_RESULT_BACKEND", str(app.conf.result_backend), store_options(app.conf), app.conf
+    url, options, conf = of_settings()
+    return "CELERY_RESULT_BACKEND", url, options, conf
 
 
 def or_app() -> str:
@@ -171,15 +120,6 @@ def no_env_file(path: str = ENV_FILE) -> str:
     return "" if Path(path).is_file() else f"; there is no {Path(path).name} in {Path(path).absolute().parent}"
 
 
-def store_of_variable() -> str | None:
-    """Return the URL of ``ROOTCELLAR_BACKEND`` in the environment or in ``.env``, or ``None`` if it is not set."""
-    if os.environ.get(VARIABLE) or not Path(ENV_FILE).is_file():
-        return os.environ.get(VARIABLE) or None
-    from rootcellar.configuration import named_store
-
-    return named_store()
-
-
 def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
     if choice.backend is not None:
         raise WrongUse("give --backend or --app, not both")
@@ -193,13 +133,7 @@ def _app_store(choice: Choice) -> tuple[Store, Mapping[str, Any]]:
     if (problem := not_rootcellar(app.conf.result_backend)) is not None:
         raise ConfigurationError(problem.seen, where=f"--app {name}", remedy=f"{problem.advice}, or give --backend")
     with _code_of_the_user(name):
-        backend = app.backend
-    if not isinstance(backend, ResultBackend):
-        raise AbilityMissing(
-            "with rpc, results are messages that no server keeps",
-            where=f"--app {name}",
-            remedy="choose a backend that keeps them, or give --backend",
-        )
+        backend = backend_of(app, f"--app {name}")
     return backend.store, backend.app.conf
 
 

@@ -171,6 +171,20 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         remedy="Write what the message says; put a text that is no filter in double quotes.",
     ),
     Explanation(
+        error="CursorWrong",
+        title="the place from which a list goes on cannot be used",
+        why="The text names the last task of an earlier page, the filter, and the moment from which 24h and similar "
+        "times count. It is damaged, or belongs to another filter or time zone.",
+        remedy="Give the cursor of the last page unchanged and with the same filter, or begin with the first page.",
+    ),
+    Explanation(
+        error="SearchTooSlow",
+        retryable=True,
+        title="a search did not end within its time",
+        why="No index answers this filter or this order, and too many rows are in the stretch of time.",
+        remedy="Name a shorter time (`since:1h`), a task or a state, or give more time.",
+    ),
+    Explanation(
         error="PayloadBomb",
         title="a stored value is larger than the limit after decompression",
         why="Decompression stops at `result_max_decompressed_size`, because a few kilobytes can become gigabytes.",

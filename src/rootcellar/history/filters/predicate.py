@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
-from functools import cached_property
 from typing import Any
 
 from rootcellar.history.filters.fields import STATE_GROUPS
 from rootcellar.history.filters.moments import Clock, Extent
+from rootcellar.history.filters.rows import MISSING, UNREAD, Opener, Row, as_it_is, folded
 from rootcellar.history.filters.tree import (
     And,
     Comparison,
@@ -29,127 +28,122 @@ from rootcellar.history.filters.tree import (
     Step,
     Text,
     Value,
+    is_findable,
 )
-from rootcellar.records import DAMAGED, NO_DATE, Payload, TaskRecord
+from rootcellar.records import DAMAGED, TaskRecord
 
-Test = Callable[["Row"], bool]
+#: ``None``: unknown, because a value that the filter asks for cannot be read
+Test = Callable[[Row], "bool | None"]
 
-_JSON_TYPES = ("application/json", "application/x-rootcellar-json")
 #: fields that are a text of the record
-_TEXTS: dict[str, Callable[[TaskRecord], str | None]] = {
-    "task": lambda record: record.name,
-    "queue": lambda record: record.queue,
-    "worker": lambda record: record.worker,
-    "id": lambda record: record.task_id,
-    "group": lambda record: record.group_id,
-    "root": lambda record: record.root_id,
-    "parent": lambda record: record.parent_id,
+TEXT_ATTRIBUTES: dict[str, str] = {
+    "task": "name",
+    "queue": "queue",
+    "worker": "worker",
+    "id": "task_id",
+    "group": "group_id",
+    "root": "root_id",
+    "parent": "parent_id",
 }
+#: fields that read values, which may be encrypted
+_VALUE_FIELDS = frozenset({"error", "error.message", "args", "kwargs", "result", "stamp"})
 
 
-class Row:
-    """A record as a filter reads it.
-
-    Args:
-        record: with payloads that were decrypted and decompressed.
-    """
-
-    def __init__(self, record: TaskRecord) -> None:
-        self.record = record
-
-    @cached_property
-    def args(self) -> Any:
-        return _json(self.record.args)
-
-    @cached_property
-    def kwargs(self) -> Any:
-        return _json(self.record.kwargs)
-
-    @cached_property
-    def result(self) -> Any:
-        return _json(self.record.result)
-
-    @cached_property
-    def stamps(self) -> Any:
-        return _json(self.record.stamps)
-
-    @property
-    def exception(self) -> dict[str, Any]:
-        """The stored exception; empty where the task did not fail."""
-        is_failure = self.record.state in ("FAILURE", "RETRY", "REVOKED")
-        found = self.result if is_failure and isinstance(self.result, dict) else {}
-        return found if "exc_type" in found else {}
-
-    @property
-    def error_names(self) -> tuple[str, ...]:
-        """The name of the exception's type, alone and with its module."""
-        name, module = self.exception.get("exc_type"), self.exception.get("exc_module")
-        if not isinstance(name, str):
-            return ()
-        return (name, f"{module}.{name}") if isinstance(module, str) else (name,)
-
-    @cached_property
-    def error_message(self) -> str | None:
-        found = self.exception.get("exc_message")
-        if found is None:
-            return None
-        return found if isinstance(found, str) else " ".join(map(str, found)) if isinstance(found, list) else str(found)
-
-    @property
-    def done_at(self) -> datetime | None:
-        return None if self.record.done_at == NO_DATE else self.record.done_at
-
-    @property
-    def moment(self) -> datetime | None:
-        """When it ended, or else started, or else was sent."""
-        return self.record.done_at or self.record.started_at or self.record.sent_at
-
-    def seconds(self, name: str) -> Decimal | None:
-        """Return ``runtime``, ``wait`` or ``total``; ``None`` where one of the two times is unknown."""
-        start = self.record.started_at if name == "runtime" else self.record.sent_at
-        end = self.record.started_at if name == "wait" else self.done_at
-        if start is None or end is None:
-            return None
-        return (
-            (Decimal((end - start).days) * 86_400)
-            + Decimal((end - start).seconds)
-            + Decimal((end - start).microseconds) / 1_000_000
-        )
-
-
-def matcher(condition: Node | None, clock: Clock) -> Callable[[TaskRecord], bool]:
-    """Return the function that says whether a record matches.
+class Matcher:
+    """Says whether records match a condition, and counts those whose values cannot be read.
 
     Args:
         condition: the filter's; ``None`` for every record.
         clock: the present and the zone of its moments.
+        opener: opens a record when one of its values is read.
+
+    Attributes:
+        unread: how many records were not found because a value that the filter asks for is encrypted with another key,
+            damaged, in a blob, or no JSON.
 
     Raises:
         ValueError: a moment cannot be understood in this zone.
     """
-    if condition is None:
-        return lambda record: True
-    test = _test(condition, clock)
-    return lambda record: test(Row(record))
+
+    def __init__(self, condition: Node | None, clock: Clock, opener: Opener = as_it_is) -> None:
+        self._test: Test = (lambda row: True) if condition is None else _test(condition, clock)
+        self._opener = opener
+        self.unread = 0
+
+    def __call__(self, record: TaskRecord) -> bool:
+        answer = self._test(Row(record, self._opener))
+        self.unread += answer is None
+        return bool(answer)
 
 
 def _test(node: Node, clock: Clock) -> Test:
     match node:
         case And(terms):
-            tests = [_test(term, clock) for term in terms]
-            return lambda row: all(test(row) for test in tests)
+            return _every([_test(term, clock) for term in _cheapest_first(terms)])
         case Or(terms):
-            tests = [_test(term, clock) for term in terms]
-            return lambda row: any(test(row) for test in tests)
+            return _some([_test(term, clock) for term in _cheapest_first(terms)])
         case Not(term):
             negated = _test(term, clock)
-            return lambda row: not negated(row)
+            return lambda row: None if (answer := negated(row)) is None else not answer
         case Text(text):
-            wanted = text.casefold()
-            return lambda row: any(wanted in found.casefold() for found in _free_texts(row))
+            return _free_text(text)
         case Field():
-            tests = [_field(node, value, clock) for value in node.values]
-            return lambda row: any(test(row) for test in tests)
+            return _some([_field(node, value, clock) for value in node.values])
+
+
+def _cheapest_first(terms: tuple[Node, ...]) -> list[Node]:
+    """Return the terms that read values last, so that a record that another term decides is not counted as unread."""
+    return sorted(terms, key=_reads_values)
+
+
+def _reads_values(node: Node) -> bool:
+    match node:
+        case And(terms) | Or(terms):
+            return any(map(_reads_values, terms))
+        case Not(term):
+            return _reads_values(term)
+        case Field(name):
+            return name in _VALUE_FIELDS
+    return True
+
+
+def _every(tests: Sequence[Test]) -> Test:
+    def test(row: Row) -> bool | None:
+        answer: bool | None = True
+        for each in tests:
+            found = each(row)
+            if found is False:
+                return False
+            if found is None:
+                answer = None
+        return answer
+
+    return tests[0] if len(tests) == 1 else test
+
+
+def _some(tests: Sequence[Test]) -> Test:
+    def test(row: Row) -> bool | None:
+        answer: bool | None = False
+        for each in tests:
+            found = each(row)
+            if found:
+                return True
+            if found is None:
+                answer = None
+        return answer
+
+    return tests[0] if len(tests) == 1 else test
+
+
+def _free_text(text: str) -> Test:
+    wanted = folded(text)
+
+    def test(row: Row) -> bool | None:
+        if any(wanted in folded(found) for found in _free_texts(row)):
+            return True
+        return None if row.is_exception_unread else False
+
+    return test
 
 
 def _free_texts(row: Row) -> Iterator[str]:
@@ -161,8 +155,8 @@ def _free_texts(row: Row) -> Iterator[str]:
 
 def _field(field: Field, value: Value, clock: Clock) -> Test:
     name = field.name
-    if name in _TEXTS:
-        return _text(_TEXTS[name], value)
+    if name in TEXT_ATTRIBUTES:
+        return _text(TEXT_ATTRIBUTES[name], value)
     if name == "state":
         return _state(value)
     if name == "error":
@@ -172,11 +166,11 @@ def _field(field: Field, value: Value, clock: Clock) -> Test:
     if name in ("is", "has"):
         return _property(name, value)
     if name == "retries":
-        return _ordered(lambda row: None if row.record.retries is None else Decimal(row.record.retries), value)
+        return _ordered(lambda row: row.record.retries, value)
     if name in ("runtime", "wait", "total"):
-        return _ordered(lambda row: row.seconds(name), value)
+        return _ordered(lambda row: row.microseconds(name), value)
     if name == "size":
-        return _ordered(lambda row: None if row.record.result is None else Decimal(len(row.record.result.body)), value)
+        return _ordered(lambda row: None if row.record.result is None else len(row.record.result.body), value)
     if name in ("since", "until"):
         return _bound(name, value, clock)
     if name in ("sent", "started", "done", "expires"):
@@ -184,114 +178,119 @@ def _field(field: Field, value: Value, clock: Clock) -> Test:
     return _json_field(field, value)
 
 
-def _text(get: Callable[[TaskRecord], str | None], value: Value) -> Test:
-    match value:
-        case Presence(is_there):
-            return lambda row: (get(row.record) is not None) == is_there
-        case Pattern() as pattern:
-            expression = pattern.expression
-            return lambda row: (found := get(row.record)) is not None and bool(expression.fullmatch(found))
-    raise AssertionError(value)
+def _text(attribute: str, value: Value) -> Test:
+    if isinstance(value, Presence):
+        return lambda row: (getattr(row.record, attribute) is not None) == value.is_there
+    assert isinstance(value, Pattern)
+    if not is_findable(value):
+        return lambda row: False
+    expression = value.expression
+    return lambda row: (found := getattr(row.record, attribute)) is not None and expression.fullmatch(found) is not None
+
+
+def states_of(value: Pattern) -> tuple[tuple[str, ...], bool] | None:
+    """Return the states that a word such as ``failed`` means, and whether it means all others; ``None`` for a glob."""
+    text = value.text
+    if text is None:
+        return None
+    if not value.is_quoted and text in STATE_GROUPS:
+        return STATE_GROUPS[text], text == "unfinished"
+    return tuple(dict.fromkeys((text, text.upper()))), False
 
 
 def _state(value: Value) -> Test:
     if isinstance(value, Presence):
         return lambda row: value.is_there
     assert isinstance(value, Pattern)
-    if value.text in STATE_GROUPS:
-        states = STATE_GROUPS[value.text]
-        return lambda row: (row.record.state in states) != (value.text == "unfinished")
-    expression = value.expression
-    return lambda row: bool(expression.fullmatch(row.record.state)) or row.record.state == (value.text or "").upper()
+    if not is_findable(value):
+        return lambda row: False
+    if (states := states_of(value)) is None:
+        expression = value.expression
+        return lambda row: expression.fullmatch(row.record.state) is not None
+    wanted, is_negated = states
+    return lambda row: (row.record.state in wanted) != is_negated
 
 
 def _error(value: Value) -> Test:
-    match value:
-        case Presence(is_there):
-            return lambda row: bool(row.error_names) == is_there
-        case Pattern() as pattern:
-            expression = pattern.expression
-            return lambda row: any(expression.fullmatch(name) for name in row.error_names)
-    raise AssertionError(value)
+    if isinstance(value, Presence):
+        return lambda row: None if row.is_exception_unread else bool(row.error_names) == value.is_there
+    assert isinstance(value, Pattern)
+    expression = value.expression
+    return lambda row: None if row.is_exception_unread else any(map(expression.fullmatch, row.error_names))
 
 
 def _message(value: Value) -> Test:
-    match value:
-        case Presence(is_there):
-            return lambda row: (row.error_message is not None) == is_there
-        case Pattern() as pattern:
-            wanted = (pattern.text or "").casefold()
-            return lambda row: row.error_message is not None and wanted in row.error_message.casefold()
-    raise AssertionError(value)
+    if isinstance(value, Presence):
+        return lambda row: None if row.is_exception_unread else (row.error_message is not None) == value.is_there
+    assert isinstance(value, Pattern)
+    wanted = folded(value.text or "")
+    return lambda row: (
+        None if row.is_exception_unread else row.error_message is not None and wanted in folded(row.error_message)
+    )
 
 
-_PROPERTIES: dict[tuple[str, str], Callable[[TaskRecord], bool]] = {
-    ("is", "child"): lambda record: record.parent_id is not None and record.parent_id != record.task_id,
-    ("is", "damaged"): lambda record: (
-        bool(record.damage) or any(each.content_type == DAMAGED for each in _payloads(record))
+_PROPERTIES: dict[tuple[str, str], Callable[[Row], bool]] = {
+    ("is", "child"): lambda row: row.record.parent_id is not None and row.record.parent_id != row.record.task_id,
+    ("is", "damaged"): lambda row: (
+        bool(row.record.damage) or any(each.content_type == DAMAGED for each in row.payloads)
     ),
-    ("is", "encrypted"): lambda record: any(each.key_id for each in _payloads(record)),
-    ("is", "retried"): lambda record: bool(record.retries),
-    ("has", "args"): lambda record: record.args is not None or record.kwargs is not None,
-    ("has", "children"): lambda record: record.children is not None,
-    ("has", "result"): lambda record: record.result is not None,
-    ("has", "stamps"): lambda record: record.stamps is not None,
-    ("has", "traceback"): lambda record: record.traceback is not None,
+    ("is", "encrypted"): lambda row: row.is_encrypted,
+    ("is", "retried"): lambda row: bool(row.record.retries),
+    ("has", "args"): lambda row: row.record.args is not None or row.record.kwargs is not None,
+    ("has", "children"): lambda row: row.record.children is not None,
+    ("has", "result"): lambda row: row.record.result is not None,
+    ("has", "stamps"): lambda row: row.record.stamps is not None,
+    ("has", "traceback"): lambda row: row.record.traceback is not None,
 }
 
 
 def _property(name: str, value: Value) -> Test:
     if isinstance(value, Presence):
         every = [test for (field, _), test in _PROPERTIES.items() if field == name]
-        return lambda row: any(test(row.record) for test in every) == value.is_there
+        return lambda row: any(test(row) for test in every) == value.is_there
     assert isinstance(value, Pattern)
-    holds = _PROPERTIES[name, value.text or ""]
-    return lambda row: holds(row.record)
-
-
-def _payloads(record: TaskRecord) -> list[Payload]:
-    found = (record.result, record.args, record.kwargs, record.children, record.stamps)
-    return [payload for payload in found if payload is not None]
+    return _PROPERTIES[name, value.text or ""]
 
 
 # -- values with an order
 
 
-def _amount(value: Any) -> Decimal:
+def amount(value: Any) -> Decimal:
+    """Return a number, a duration in microseconds, or a size in bytes."""
     match value:
         case Number(number):
             return number
         case Duration(seconds):
-            return seconds
+            return seconds * 1_000_000
         case Size(size):
             return Decimal(size)
     raise AssertionError(value)
 
 
-def _ordered(get: Callable[[Row], Decimal | None], value: Value) -> Test:
+def _ordered(get: Callable[[Row], int | None], value: Value) -> Test:
     if isinstance(value, Presence):
         return lambda row: (get(row) is not None) == value.is_there
     holds = _comparison(value)
-    return lambda row: (found := get(row)) is not None and holds(found)
+    return lambda row: (found := get(row)) is not None and holds(Decimal(found))
 
 
 def _comparison(value: Value) -> Callable[[Decimal], bool]:
     match value:
         case Range(low, high):
-            least = None if low is None else _amount(low)
-            most = None if high is None else _amount(high)
+            least = None if low is None else amount(low)
+            most = None if high is None else amount(high)
             return lambda found: (least is None or found >= least) and (most is None or found <= most)
         case Comparison(operator, scalar):
-            amount = _amount(scalar)
+            limit = amount(scalar)
             return {
-                ">": lambda found: found > amount,
-                ">=": lambda found: found >= amount,
-                "<": lambda found: found < amount,
-                "<=": lambda found: found <= amount,
-                "=": lambda found: found == amount,
+                ">": lambda found: found > limit,
+                ">=": lambda found: found >= limit,
+                "<": lambda found: found < limit,
+                "<=": lambda found: found <= limit,
+                "=": lambda found: found == limit,
             }[operator]
-    amount = _amount(value)
-    return lambda found: found == amount
+    wanted = amount(value)
+    return lambda found: found == wanted
 
 
 def _bound(name: str, value: Value, clock: Clock) -> Test:
@@ -352,48 +351,55 @@ def _after(extent: Extent) -> datetime:
 # -- values of JSON
 
 
-def _json(payload: Payload | None) -> Any:
-    """Return the value of a payload of JSON with exact numbers; a missing one for what cannot be read."""
-    if payload is None or payload.content_type not in _JSON_TYPES or payload.compression or payload.key_id:
-        return _MISSING
-    try:
-        return json.loads(payload.body, parse_float=Decimal, parse_constant=str)
-    except (ValueError, RecursionError, ArithmeticError):
-        return _MISSING
-
-
-_MISSING = object()
+def is_keyword_path(field: Field) -> bool:
+    """Return True for ``args.NAME``: positional arguments have no names, so this is a keyword argument's name, or a key
+    of an object among the positional ones."""
+    first = field.path[0].name if field.name == "args" and field.path else None
+    return first is not None and not (first.isascii() and first.isdigit())
 
 
 def _json_field(field: Field, value: Value) -> Test:
     path = field.path
     holds = _json_test(value)
 
-    def places(row: Row) -> Iterator[Any]:
+    def places(row: Row) -> list[tuple[Any, tuple[Step, ...]]]:
         match field.name:
-            case "args" if path and not (path[0].name or "*").isdigit() and path[0].name is not None:
-                # positional arguments have no names: a name is a keyword argument's, or a key of an object in the list
-                yield from _found(row.kwargs, path)
-                yield from _found(row.args, (Step(None), *path))
+            case "args" if is_keyword_path(field):
+                return [(row.kwargs, path), (row.args, (Step(None), *path))]
             case "args":
-                yield from _found(row.args, path)
+                # without a path, keyword arguments are arguments too
+                return [(row.args, path), *([] if path else [(row.kwargs, path)])]
             case "kwargs":
-                yield from _found(row.kwargs, path)
+                return [(row.kwargs, path)]
             case "stamp":
-                yield from _found(row.stamps, path)
-            case _:
-                yield from _found(row.result, path)
+                return [(row.stamps, path)]
+        return [(row.result, path)]
 
-    if isinstance(value, Presence):
-        return lambda row: any(True for _ in places(row)) == value.is_there
-    if not path:
-        return lambda row: any(holds(leaf) for place in places(row) for leaf in _leaves(place))
-    return lambda row: any(holds(found) for found in places(row))
+    def test(row: Row) -> bool | None:
+        answer: bool | None = False
+        for value, steps in places(row):
+            if value is UNREAD:
+                if is_whole_there:
+                    return True
+                answer = None
+            elif any(holds(found) for place in _found(value, steps) for found in leaves(place)):
+                return True
+        return answer
+
+    # that there is a value is known also if it cannot be read
+    is_whole_there = isinstance(value, Presence) and not path
+
+    def leaves(place: Any) -> Iterator[Any]:
+        return iter((place,)) if path or isinstance(value, Presence) else _leaves(place)
+
+    if isinstance(value, Presence) and not value.is_there:
+        return lambda row: None if (answer := test(row)) is None else not answer
+    return test
 
 
 def _found(value: Any, path: tuple[Step, ...]) -> Iterator[Any]:
     """Yield every value at a path."""
-    if value is _MISSING:
+    if value is MISSING:
         return
     if not path:
         yield value
@@ -433,7 +439,7 @@ def _json_test(value: Value) -> Callable[[Any], bool]:
             )
         case Pattern() as pattern:
             expression = pattern.expression
-            return lambda found: isinstance(found, str) and bool(expression.fullmatch(found))
+            return lambda found: isinstance(found, str) and expression.fullmatch(found) is not None
         case Presence():
             return lambda found: True
     holds = _comparison(value)

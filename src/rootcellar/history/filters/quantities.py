@@ -71,7 +71,7 @@ def number(text: str) -> Number:
         raise ValueError("write a shorter number") from None
     if value and not -400 <= value.adjusted() <= 400:
         raise ValueError("write a number between 1e-400 and 1e400")
-    return Number(value)
+    return Number(value, text)
 
 
 def size(text: str) -> Size:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 #: a text that needs no quotes in a value; the words that mean something else are excluded where they are written
 _PLAIN = re.compile(r"[^\s\"\\*,:()<>=]+")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]+")
 #: words that have a meaning of their own unless they are quoted
 _OPERATORS = frozenset({"AND", "OR", "NOT"})
@@ -57,18 +58,29 @@ class Pattern:
         return "*".join(part if _is_plain(part) else quoted(part) if part else "" for part in self.parts)
 
 
+def is_findable(pattern: Pattern) -> bool:
+    """Return False for a text that no server can store: with NUL or a lone surrogate. Then it finds nothing."""
+    return not any(_UNSTORABLE.search(part) for part in pattern.parts)
+
+
 def _is_plain(part: str) -> bool:
     return bool(_PLAIN.fullmatch(part)) and ".." not in part
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number, exact."""
+    """A number, exact.
+
+    Attributes:
+        value: the number.
+        text: how it was written, such as ``007``: a text like this is found, too.
+    """
 
     value: Decimal
+    text: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return _decimal(self.value)
+        return self.text or _decimal(self.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,78 @@
+"""The text with which a list goes on: the place, the present of its first page, and a mark of its filter."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from rootcellar.errors import RootcellarError
+from rootcellar.history.filters import Filter
+from rootcellar.stores.search import Position, Segment
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_VERSION = 1
+
+
+class CursorWrong(RootcellarError):
+    """The text that says where a list goes on is damaged, or belongs to another filter. Not retryable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a list goes on.
+
+    Attributes:
+        position: the last record that was read.
+        now: the present from which the moments of the filter count, on every page.
+        window: the length in seconds of the last stretch of time that was searched; 0 for none.
+    """
+
+    position: Position
+    now: datetime
+    window: float = 0.0
+
+
+def to_text(cursor: Cursor, query: Filter, zone: str) -> str:
+    """Return the text of a cursor: letters, digits, ``-`` and ``_``."""
+    place = cursor.position
+    now = _microseconds(cursor.now)
+    values = [_VERSION, _mark(query, zone), int(place.segment), place.moment, place.task_id, now, cursor.window]
+    return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def from_text(text: str, query: Filter, zone: str) -> Cursor:
+    """Return the cursor of a text.
+
+    Raises:
+        CursorWrong: it is damaged, or belongs to another filter or time zone.
+    """
+    try:
+        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+        version, mark, segment, moment, task_id, now, window = json.loads(
+            base64.b64decode(padded, b"-_", validate=True)
+        )
+        if version != _VERSION or type(moment) is not int or type(task_id) is not str or not abs(moment) < 1 << 62:
+            raise ValueError("not a cursor of this version")
+        found = Cursor(Position(Segment(segment), moment, task_id), _EPOCH + timedelta(microseconds=now), float(window))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise CursorWrong(
+            "this is not the place of a list", where="after", remedy="leave it out to see the first page"
+        ) from None
+    if mark != _mark(query, zone):
+        raise CursorWrong(
+            "this is a place in another list",
+            where="after",
+            remedy="give it with the same filter and time zone, or leave it out to see the first page",
+        )
+    return found
+
+
+def _mark(query: Filter, zone: str) -> str:
+    return hashlib.sha256(f"{zone}\0{query}".encode("utf-8", "backslashreplace")).hexdigest()[:12]
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)

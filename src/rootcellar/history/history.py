@@ -1,0 +1,94 @@
+"""``History``: every question about stored results. Each method calls the module that answers it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone, tzinfo
+from types import TracebackType
+
+from rootcellar.history.filters import Clock, Filter, parse
+from rootcellar.history.filters.moments import LocalZone
+from rootcellar.history.lists import Tasks
+from rootcellar.payloads import Codec
+from rootcellar.stores import Store
+
+
+class History:
+    """The stored results of an application. :func:`rootcellar.open_history` opens one.
+
+    Use it as a context manager, or call :meth:`close`. It may be used from any thread.
+
+    Args:
+        store: the store.
+        codec: decrypts and verifies values.
+        zone: the time zone of dates and times in filters; ``None`` for that of this process.
+        owns_store: whether closing the history closes the connections of the store.
+
+    Attributes:
+        store, codec: as they were given.
+    """
+
+    def __init__(self, store: Store, codec: Codec, *, zone: tzinfo | None = None, owns_store: bool = True) -> None:
+        self.store = store
+        self.codec = codec
+        self._zone = zone or LocalZone()
+        self._owns_store = owns_store
+
+    @property
+    def clock(self) -> Clock:
+        """The present, in the reader's time zone. Each question reads it once."""
+        return Clock(datetime.now(timezone.utc), self._zone)
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections of the store, unless they belong to an app."""
+        if self._owns_store:
+            self.store.close()
+
+    def parsed(self, filter: str | Filter, clock: Clock | None = None) -> Filter:
+        """Return the tree of a filter, which may be one already.
+
+        Raises:
+            FilterWrong: a term cannot be understood.
+        """
+        return filter if isinstance(filter, Filter) else parse(filter, clock or self.clock)
+
+    def tasks(
+        self,
+        filter: str | Filter = "",
+        *,
+        size: int = 50,
+        after: str | None = None,
+        budget: float | None = None,
+        with_values: bool = True,
+    ) -> Tasks:
+        """Return the tasks that a filter finds: unfinished ones first, then the most recently finished.
+
+        Args:
+            filter: see docs/filters.md.
+            size: the most tasks of a page.
+            after: the ``cursor`` of an earlier page.
+            budget: seconds for a page; ``None`` for 0.3, and for 10 in a store without indexes.
+            with_values: whether results, tracebacks, children and stamps are read.
+
+        Raises:
+            FilterWrong: a term of the filter cannot be understood.
+            CursorWrong: ``after`` is damaged, or belongs to another filter.
+        """
+        clock = self.clock
+        return Tasks(
+            self.store,
+            self.codec,
+            self.parsed(filter, clock),
+            clock,
+            size=size,
+            after=after,
+            budget=budget,
+            with_values=with_values,
+        )

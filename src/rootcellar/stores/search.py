@@ -1,0 +1,310 @@
+"""What a search asks a store: a condition on the columns of tasks, an order, and a place to go on from.
+
+A condition is a frozen tree. It may be *exact*, or match some records that are not wanted; it never leaves out one that
+is. Each store renders it in the language of its server. In a condition, a record without a value does not match, and
+its negation does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import IntEnum
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from rootcellar.errors import StoreError
+from rootcellar.records import TaskRecord
+
+
+class SearchTooSlow(StoreError):
+    """A statement of a search did not end within its time. Retryable: with more time, or at a quieter moment."""
+
+    retryable = True
+
+
+class Segment(IntEnum):
+    """The parts of a list of tasks, in this order."""
+
+    #: neither ended nor started nor sent at a known time; by id, descending
+    TIMELESS = 0
+    #: not ended; by the time when it started, or else was sent, and id, descending
+    UNFINISHED = 1
+    #: ended; by the time of its end and id, descending
+    FINISHED = 2
+    #: in the table that Celery created; by the number of the row, descending
+    ADOPTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a list. It stays valid if the record that was there is deleted.
+
+    Attributes:
+        segment: the part of the list.
+        moment: microseconds since 1970; in the segment ``ADOPTED`` the number of the row, and in a sorted list the
+            value that it is sorted by.
+        task_id: the id of the record.
+    """
+
+    segment: Segment
+    moment: int
+    task_id: str
+
+
+# -- conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """True or false for every record."""
+
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """True if every term is."""
+
+    terms: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """True if one term is."""
+
+    terms: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Negated:
+    """True if the term is not, also where the record has no value."""
+
+    term: Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Has:
+    """A column has a value."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class Like:
+    """A text column consists of these parts, with any text between them. Every character counts, also its case."""
+
+    column: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A text column is one of these texts, byte for byte."""
+
+    column: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contains:
+    """A column, as text, contains an ASCII text in any case."""
+
+    column: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BeyondAscii:
+    """A column, as text, contains a character that is not ASCII."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A stretch of numbers; ``None`` for an open end.
+
+    Attributes:
+        low, high: the ends.
+        has_low, has_high: whether an end itself is included.
+    """
+
+    low: Decimal | None = None
+    high: Decimal | None = None
+    has_low: bool = True
+    has_high: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A column of whole numbers is within bounds."""
+
+    column: str
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """The stored result has so many bytes."""
+
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Lasted:
+    """The time between two columns of dates, in microseconds, is within bounds."""
+
+    start: str
+    end: str
+    bounds: Bounds | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """A column of dates is at or after ``since`` and before ``until``; ``None`` for an open end."""
+
+    column: str
+    since: datetime | None
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The task ended, or else was started, or else was sent, at or after ``since`` and before ``until``."""
+
+    since: datetime | None
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The result of the task is an exception: it failed, was revoked, or waits for a retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorType:
+    """The type of the exception, alone or with its module, consists of these parts with any text between them."""
+
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A column of JSON holds only a readable version of the value; the value itself is in other bytes."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """There is a text at a path that consists of these parts. A step ``None`` is every element."""
+
+    column: str
+    path: tuple[str | None, ...]
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JsonNumber:
+    """There is a number at a path within bounds."""
+
+    column: str
+    path: tuple[str | None, ...]
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLiteral:
+    """There is ``true``, ``false`` or ``null`` at a path."""
+
+    column: str
+    path: tuple[str | None, ...]
+    value: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class JsonHas:
+    """There is a value at a path."""
+
+    column: str
+    path: tuple[str | None, ...]
+
+
+Condition: TypeAlias = (
+    "Always | Every | Some | Negated | Has | Like | OneOf | Contains | BeyondAscii | Within | Sized | Lasted | Dated |"
+    "Timed | Failed | ErrorType | Opaque | JsonText | JsonNumber | JsonLiteral | JsonHas"
+)
+
+# -- a search
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sort:
+    """An order by a value; records without the value are left out.
+
+    Attributes:
+        by: ``done``, ``runtime``, ``wait`` or ``retries``.
+        is_descending: whether the largest value comes first.
+    """
+
+    by: str
+    is_descending: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """One bounded search in one segment of a list.
+
+    Attributes:
+        segment: the part of the list.
+        condition: what a record must meet.
+        after: only records after this place; ``None`` from the beginning.
+        since, until: only records whose time in this segment is at or after ``since`` and before ``until``.
+        names: if it is not empty, only tasks of these names, and the condition does not mention them.
+        sort: another order than that of the segment.
+        limit: the most records.
+        timeout: seconds after which the server gives up.
+        with_values: whether results, tracebacks, children and stamps are read.
+    """
+
+    segment: Segment
+    condition: Condition
+    after: Position | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    names: tuple[str, ...] = ()
+    sort: Sort | None = None
+    limit: int = 50
+    timeout: float = 30.0
+    with_values: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record that was found, and its place in the list."""
+
+    record: TaskRecord
+    position: Position
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """A store that finds tasks by indexes, page by page."""
+
+    def search(self, search: Search) -> Sequence[Found]:
+        """Return the next records that meet the condition, in the order of the segment.
+
+        Raises:
+            SearchTooSlow: it took longer than ``timeout``.
+        """
+
+    def oldest(self) -> datetime | None:
+        """Return the earliest end of a task in this store, or ``None`` if none has ended."""
+
+    def task_names(self, limit: int) -> Sequence[str] | None:
+        """Return the names of tasks that have a record; ``None`` if there are more than ``limit``."""
+
+    def has_adopted(self) -> bool:
+        """Return whether there are records in a table that Celery created."""
