@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rootcellar.configuration import Settings
+    from rootcellar.history.grouping.own import group_failures
     from rootcellar.history.history import History
     from rootcellar.opening import open_history
     from rootcellar.payloads.typed.registry import register_type
@@ -24,6 +25,7 @@ __all__ = [
     "StateChange",
     "__version__",
     "as_completed",
+    "group_failures",
     "open_history",
     "register_type",
     "result",
@@ -37,6 +39,7 @@ _LAZY = {
     "StateChange": "rootcellar.waiting.watch",
     "as_completed": "rootcellar.waiting.completed",
     "open_history": "rootcellar.opening",
+    "group_failures": "rootcellar.history.grouping.own",
     "register_type": "rootcellar.payloads.typed.registry",
     "result": "rootcellar.waiting.result",
     "watch": "rootcellar.waiting.watch",
