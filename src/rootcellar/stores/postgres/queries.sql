@@ -1,20 +1,20 @@
 -- put_task: store a task's state, unless the stored state must stay
-INSERT INTO {task} AS t ({task_columns}, changed) VALUES ({task_values}, txid_current())
+INSERT INTO {task} AS t ({task_columns}, changed) VALUES ({task_values}, {task_marker})
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
 
 -- put_task_and_report: the same, and return whether the row was inserted
-INSERT INTO {task} AS t ({task_columns}, changed) VALUES ({task_values}, txid_current())
+INSERT INTO {task} AS t ({task_columns}, changed) VALUES ({task_values}, {task_marker})
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
 RETURNING t.xmax = 0
 
 -- put_sent: store a task that was sent, unless it has a row
-INSERT INTO {task} ({task_columns}) VALUES ({task_values}) ON CONFLICT DO NOTHING
+INSERT INTO {task} ({task_columns}, changed) VALUES ({task_values}, NULL) ON CONFLICT DO NOTHING
 
 -- put_task_and_part: the same, and count the chord's part in the same transaction
 WITH stored AS (
-    INSERT INTO {task} AS t ({task_columns}, changed) VALUES ({task_values}, txid_current())
+    INSERT INTO {task} AS t ({task_columns}, changed) VALUES ({task_values}, {task_marker})
     ON CONFLICT (task_id) DO UPDATE SET {task_update}
     WHERE {task_overwritable}
     RETURNING 1

@@ -43,6 +43,12 @@ _LONG = {
 }
 #: the most records of one call of put_sent that are sent together
 _SENT_IN_ONE_TRIP = 500
+#: the value of ``changed``: at least the number of the transaction. 64 transactions have one value, because each new
+#: value of a page is a write to the index.
+_MARKER = "txid_current() | 63"
+#: its new value in an upsert: only a row that is or was finished gets one, so that the progress of a running task
+#: changes no indexed column
+_CHANGED = f"CASE WHEN t.date_done IS NULL THEN coalesce(excluded.changed, t.changed) ELSE {_MARKER} END"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: the states of a connection that is ready for the next statement
 _IDLE, _NO_PIPELINE = int(psycopg.pq.TransactionStatus.IDLE), int(psycopg.pq.PipelineStatus.OFF)
@@ -364,7 +370,8 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         # a waiter of this kind gets only the id
         "sent_columns": ", ".join(f"CASE WHEN w.kind <> 1 THEN {column} END" for column in rows.TASK_COLUMNS),
         "task_values": fragments.named(rows.TASK_COLUMNS, "%({})s"),
-        "task_update": fragments.update_assignments() + ", changed = excluded.changed",
+        "task_update": f"{fragments.update_assignments()}, changed = {_CHANGED}",
+        "task_marker": f"CASE WHEN %(date_done)s::timestamptz IS NOT NULL THEN {_MARKER} END",
         "task_overwritable": fragments.overwritable(),
         "task_select": select,
         "task_replacement": fragments.replacement(_cast),
