@@ -43,9 +43,10 @@ NOT_IN_WORKERS = (
         "numpy",
         "pytest",
         "psutil",
+        "prometheus_client",
         "difflib",
     ),
-    *("rootcellar.cli", "rootcellar.configuration", "rootcellar.checks", "rootcellar.onboarding"),
+    *("rootcellar.cli", "rootcellar.configuration", "rootcellar.metrics", "rootcellar.checks", "rootcellar.onboarding"),
     *("rootcellar.troubleshooting", "rootcellar.testing", "rootcellar.waiting.aio", "rootcellar.stores.hybrid"),
     *("rootcellar.stores.redis.cluster", "rootcellar.stores.redis.sentinel"),
 )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rootcellar.configuration import Settings
     from rootcellar.history.grouping.own import group_failures
     from rootcellar.history.history import History
+    from rootcellar.metrics.instrument import instrument
     from rootcellar.opening import open_history
     from rootcellar.payloads.typed.registry import register_type
     from rootcellar.waiting.completed import as_completed
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "as_completed",
     "group_failures",
+    "instrument",
     "open_history",
     "register_type",
     "result",
@@ -40,6 +42,7 @@ _LAZY = {
     "as_completed": "rootcellar.waiting.completed",
     "open_history": "rootcellar.opening",
     "group_failures": "rootcellar.history.grouping.own",
+    "instrument": "rootcellar.metrics.instrument",
     "register_type": "rootcellar.payloads.typed.registry",
     "result": "rootcellar.waiting.result",
     "watch": "rootcellar.waiting.watch",

@@ -23,6 +23,7 @@ from kombu.serialization import registry
 from rootcellar.backend import exceptions, lifecycle
 from rootcellar.backend.chords import Chords
 from rootcellar.backend.interim import Interim
+from rootcellar.backend.observing import observer_of
 from rootcellar.backend.options import store_options, warn_of_unknown
 from rootcellar.backend.outgoing import Outgoing
 from rootcellar.backend.policies import MainPolicy, StorePolicies, WaitingPolicy
@@ -126,10 +127,13 @@ class ResultBackend(ReadingBackend):
         if self.max_retries is None:
             self.max_retries = float("inf")
         self.retention = self._read_retention()
-        self.store: Store = open_store(url, store_options(conf))
-        self.waiter = Waiter(self.store)
+        observer = observer_of(app)
+        store = open_store(url, store_options(conf))
+        self.store: Store = store if observer is None else observer.store(store)
+        self.waiter = Waiter(store) if observer is None else observer.waiter(self.store)
         self._backoff = self._read_backoff()
-        self._outage = Outage()
+        self._outage = Outage() if observer is None else observer.outage()
+        self._interim = Interim(self._backoff, self._outage)
         self._late = DeferredWrites(self._backoff, self._outage)
         transport_options = conf.get("result_backend_transport_options") or {}
         warn_of_unknown(transport_options)
@@ -159,6 +163,8 @@ class ResultBackend(ReadingBackend):
         )
         self._services = Runner(self._services_of_a_worker(), partial(StoreLeader, self.store))
         lifecycle.register_backend(self)
+        if observer is not None:
+            observer.made(self)
 
     def _read_retention(self) -> Retention:
         """Return how long results are kept, from the settings."""
@@ -217,10 +223,11 @@ class ResultBackend(ReadingBackend):
 
     def _make_policies(self) -> StorePolicies:
         proceed, limit = self.chords.proceed, lambda: self._limit
-        interim = Interim(self._backoff, self._outage)
         return StorePolicies(
             MainPolicy(self._late, proceed=proceed, limit=limit),
-            WaitingPolicy(interim, self._backoff, self._outage, proceed=proceed, limit=limit, is_over=self._is_over),
+            WaitingPolicy(
+                self._interim, self._backoff, self._outage, proceed=proceed, limit=limit, is_over=self._is_over
+            ),
         )
 
     def _is_over(self, task_id: str) -> bool:
@@ -497,6 +504,11 @@ class ResultBackend(ReadingBackend):
             RootcellarError: the error of the last try.
         """
         return self._policies.current().ensure(work, action, limit)
+
+    @property
+    def late_writes(self) -> int:
+        """How many states and results of this process could not be stored yet."""
+        return len(self._late.pending()) + self._interim.waiting
 
     @property
     def _limit(self) -> float:

@@ -168,6 +168,11 @@ def register_backend(backend: ManagedBackend) -> None:
     _alive.add(backend)
 
 
+def has_backend(app: Any) -> bool:
+    """Return whether an app has made a result backend of rootcellar in this process."""
+    return any(backend.app is app for backend in _alive)
+
+
 def _on_worker_ready(sender: Any = None, **_: Any) -> None:
     """Stop the worker if no result can ever be stored; otherwise start the services in the background."""
     # access to app.backend creates the backend, which `worker -q` has not done

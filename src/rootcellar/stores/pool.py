@@ -17,8 +17,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.support.forking import PerProcess
@@ -30,9 +30,16 @@ C = TypeVar("C")
 IDLE_BEFORE_PING = 15.0
 #: the most seconds that a fork waits until lent connections are returned
 FORK_WAIT_SECONDS = 5.0
+#: called with the seconds for which a thread has waited for a connection, whether it got one or not
+_on_wait: list[Callable[[float], object]] = []
 _pools: list[weakref.ref[ConnectionPool[Any]]] = []
 #: held while Python forks this process
 _forking = PerProcess(threading.Lock)
+
+
+def report_waits(to: Callable[[float], object]) -> None:
+    """From now on, call ``to`` with the seconds for which a thread of this process has waited for a connection."""
+    _on_wait.append(to)
 
 
 class _QueuePlace:
@@ -148,6 +155,11 @@ class ConnectionPool(Generic[C]):
         """How many connections of this process are open and not in use."""
         return sum(slot.loan is None for slot in self._state.get().slots.copy())
 
+    @property
+    def used(self) -> int:
+        """How many connections of this process are in use, or are being opened."""
+        return sum(slot.loan is not None for slot in self._state.get().slots.copy())
+
     def connection(self, *, fresh: bool = False) -> Loan[C]:
         """Lend a connection for the length of a ``with`` block.
 
@@ -231,7 +243,14 @@ class ConnectionPool(Generic[C]):
 
     def _wait_for_one(self, state: _State[C], loan: Loan[C]) -> _Slot[C]:
         """Wait in the queue for a connection."""
-        deadline = time.monotonic() + self._timeout
+        began = time.monotonic()
+        try:
+            return self._wait_until(began + self._timeout, state, loan)
+        finally:
+            for report in _on_wait:
+                report(time.monotonic() - began)
+
+    def _wait_until(self, deadline: float, state: _State[C], loan: Loan[C]) -> _Slot[C]:
         queue_place = _QueuePlace()
         with queue_place.waiting_lock:
             try:
@@ -344,6 +363,14 @@ class Loan(Generic[C]):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._pool._take_back(self, kind)
+
+
+@runtime_checkable
+class Pooled(Protocol):
+    """A store that keeps its connections in pools."""
+
+    def pools(self) -> Sequence[ConnectionPool[Any]]:
+        """Return the pools of this process."""
 
 
 def _best_slot(slots: list[_Slot[C]]) -> _Slot[C] | None:

@@ -82,6 +82,8 @@ class Watcher(ABC):
         #: whether the thread was started
         self._has_thread = False
         self._is_closed = False
+        #: called with the number of tasks of each notification, in the watcher's thread; ``None`` for nobody
+        self.on_notified: Callable[[int], object] | None = None
         #: why results cannot be read at present; ``None`` if they can
         self.outage: RootcellarError | None = None
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -218,6 +220,7 @@ class Watcher(ABC):
         """Send records that were read to their subscribers."""
         with self._lock:
             to_send = self._table.records_to_send(found)
+        self._count(to_send)
         for subscription, records in to_send.items():
             subscription.deliver([r.task_id for r in records] if subscription.notify_on is NotifyOn.ID else records)
 
@@ -225,8 +228,13 @@ class Watcher(ABC):
         """Send the ids of tasks that are ready to the subscribers who want only ids."""
         with self._lock:
             to_send = self._table.ids_to_send(ready_ids)
+        self._count(to_send)
         for subscription, ids in to_send.items():
             subscription.deliver(ids)
+
+    def _count(self, to_send: Mapping[Subscription, Sequence[object]]) -> None:
+        if self.on_notified is not None:
+            self.on_notified(sum(map(len, to_send.values())))
 
     def _fail(self, error: RootcellarError) -> None:
         """End every subscription with an error."""

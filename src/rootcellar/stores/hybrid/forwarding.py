@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores.base import HasSchema, Queryable, RecordsSent, Replaceable, Store, StoreOptions, TaskQuery
+from rootcellar.stores.measures import Active, InMemory, Sized
+from rootcellar.stores.pool import ConnectionPool, Pooled
 
 A = TypeVar("A")
 
@@ -35,8 +37,10 @@ class ForwardingStore(Store):
 
     def ability(self, protocol: type[A]) -> A | None:
         """Return an ability, or ``None``. It needs the same ability of the durable store, whose tables it returns."""
-        if protocol is HasSchema:
+        if protocol in (HasSchema, Sized, Active):
             return self.durable.ability(protocol)
+        if protocol is InMemory:
+            return next(filter(None, (store.ability(protocol) for store in self.parts()[1:])), None)
         if protocol is Queryable and self._queryable is None:
             return None
         if protocol is Replaceable and self._replaceable is None:
@@ -44,6 +48,15 @@ class ForwardingStore(Store):
         if protocol is RecordsSent and self._records_sent is None:
             return None
         return super().ability(protocol)
+
+    def parts(self) -> tuple[Store, ...]:
+        """Return the stores of which this one consists, the durable one first."""
+        return tuple(dict.fromkeys((self.durable, self.chords)))
+
+    def pools(self) -> Sequence[ConnectionPool[Any]]:
+        """See :class:`~rootcellar.stores.pool.Pooled`."""
+        pooled = filter(None, (store.ability(Pooled) for store in self.parts()))
+        return [pool for each in pooled for pool in each.pools()]
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return self.durable.scan(after, limit)

@@ -19,6 +19,7 @@ from rootcellar.stores import open_store
 from rootcellar.stores.base import (
     DELETE_BATCH,
     ReportsInserts,
+    Store,
     StoreOptions,
     Watchable,
 )
@@ -55,6 +56,9 @@ class HybridStore(ForwardingStore):
     @property
     def where(self) -> str:
         return self._where
+
+    def parts(self) -> tuple[Store, ...]:
+        return self.durable, self._cache_store
 
     # -- tasks
 

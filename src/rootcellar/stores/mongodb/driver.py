@@ -242,6 +242,11 @@ class Clients:
                 self._shared.take()
             raise
 
+    def pools(self) -> list[ConnectionPool[Any]]:
+        """Return the queue of this process; empty without a limit, and before the first use."""
+        shared = self._shared.peek()
+        return [] if shared is None or shared.permits is None else [shared.permits]
+
     def close(self) -> None:
         """Close the client after its last use. The next call opens another one."""
         self._shared.take()

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -14,13 +14,24 @@ from pymongo import UpdateOne, WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, WriteError
 
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
+from rootcellar.records import (
+    NO_DATE,
+    ChordPart,
+    ChordProgress,
+    ChordRecord,
+    GroupRecord,
+    PartResult,
+    Stored,
+    TaskRecord,
+)
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
 from rootcellar.stores.framing import kept_result
 from rootcellar.stores.layouts import documents
+from rootcellar.stores.measures import Activity, TableSize
 from rootcellar.stores.mongodb import driver
 from rootcellar.stores.mongodb.chords import NOTED, ChordDocuments, indexes, note_of
 from rootcellar.stores.mongodb.driver import Document
+from rootcellar.stores.pool import ConnectionPool
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
@@ -241,6 +252,38 @@ class MongoStore(Store):
     def close(self) -> None:
         self._clients.close()
 
+    def pools(self) -> Sequence[ConnectionPool[Any]]:
+        """See :class:`~rootcellar.stores.pool.Pooled`. The pool lends the right to use a connection of PyMongo's."""
+        return self._clients.pools()
+
+    # -- measures
+
+    def activity(self) -> Activity:
+        """See :class:`~rootcellar.stores.measures.Active`."""
+
+        def work(at: _Collections) -> Activity:
+            by_state = at.task.aggregate(
+                [{"$match": {"date_done": None}}, {"$group": {"_id": "$status", "count": {"$sum": 1}}}]
+            )
+            known_time = {"date_done": {"$gt": NO_DATE}}
+            oldest = at.task.find_one(known_time, {"date_done": 1}, sort=[("date_done", 1)])
+            return Activity(
+                unfinished={str(found["_id"]): found["count"] for found in by_state},
+                oldest=None if oldest is None else oldest["date_done"].replace(tzinfo=timezone.utc),
+                chords_open=at.chord.count_documents({"begun": True, "finished_at": None}),
+                chords_orphaned=None,
+            )
+
+        return self._run(work)
+
+    def table_sizes(self) -> Sequence[TableSize]:
+        """See :class:`~rootcellar.stores.measures.Sized`."""
+
+        def work(at: _Collections) -> list[TableSize]:
+            return [_size(collection) for collection in (at.task, at.group, at.chord, at.part)]
+
+        return self._run(work)
+
     # -- talking to the server
 
     def _run(self, work: Callable[[_Collections], T]) -> T:
@@ -266,6 +309,16 @@ def _insertion(record: TaskRecord) -> UpdateOne:
     """Return the operation that stores a record of a task that has none."""
     update, on_insert = documents.task_update(record)
     return UpdateOne({"_id": record.task_id}, {"$setOnInsert": {**update, **on_insert}}, upsert=True)
+
+
+def _size(collection: Collection[Document]) -> TableSize:
+    found = collection.database.command("collStats", collection.name)
+    return TableSize(
+        table=collection.name,
+        rows=int(found["count"]),
+        bytes=int(found["storageSize"]),
+        index_bytes=int(found["totalIndexSize"]),
+    )
 
 
 def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | None) -> bool:

@@ -139,3 +139,19 @@ SELECT {task_select} FROM {task}
 WHERE date_done >= COALESCE(%(since)s, '0000-00-00') AND (%(until)s IS NULL OR date_done < %(until)s) AND {matches}
 ORDER BY date_done DESC, date_started IS NULL DESC, date_started DESC
 LIMIT %(limit)s
+
+-- unfinished_by_state: how many tasks have not ended
+SELECT status, COUNT(*) FROM {task} WHERE date_done IS NULL GROUP BY status
+
+-- oldest_task: when the oldest result was stored, without those that ended at an unknown time
+SELECT MIN(date_done) FROM {task} WHERE date_done > '1970-01-02'
+
+-- open_chords: how many chords are not finished, and how many of them are complete without a valid claim
+SELECT COUNT(*), COALESCE(SUM(counted >= size + extra AND (claimed_until IS NULL OR claimed_until < SYSDATE(6))), 0)
+FROM {chord} WHERE date_done IS NULL AND body IS NOT NULL
+
+-- table_sizes: the size of each table, from the catalog
+SELECT TABLE_NAME, TABLE_ROWS, DATA_LENGTH, INDEX_LENGTH, NULL FROM information_schema.TABLES
+WHERE TABLE_SCHEMA IN (COALESCE(%(task_schema)s, DATABASE()), COALESCE(%(group_schema)s, DATABASE()))
+    AND TABLE_NAME IN %(tables)s
+ORDER BY TABLE_NAME

@@ -40,6 +40,11 @@ def quote(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
+def unquoted(name: str) -> str:
+    """Return the name of a table without its schema, of a name that :func:`quote` has quoted."""
+    return name.rpartition("`.`")[2].strip("`").replace("``", "`")
+
+
 def qualified(schema: str | None, name: str) -> str:
     """Quote a table's name with its database, if it is in another one than the URL's."""
     return f"{quote(schema)}.{quote(name)}" if schema else quote(name)

@@ -18,12 +18,12 @@ from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.fields import clamped
 from rootcellar.stores.mysql import driver, failures
 from rootcellar.stores.mysql.driver import Connection, in_list
-from rootcellar.stores.mysql.schema import PACKAGE, MySQLSchema, table_names
+from rootcellar.stores.mysql.schema import PACKAGE, MySQLSchema, table_names, unquoted
 from rootcellar.stores.mysql.url import connection_settings, describe
 from rootcellar.stores.passwords import source_of
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.sql import fragments, rows
-from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
+from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
 from rootcellar.stores.sql.store import SqlStore
 from rootcellar.support.backoff import Backoff
 from rootcellar.support.interruptions import Moment, raise_interruption
@@ -255,6 +255,13 @@ class MySQLStore(SqlStore[Connection]):
 
     def _table_names(self) -> Mapping[str, str]:
         return table_names(self.options)
+
+    def _measure_params(self) -> dict[str, Any]:
+        return {
+            "tables": in_list([unquoted(name) for name in measured_tables(self._table_names())]),
+            "task_schema": self.options.task_schema,
+            "group_schema": self.options.group_schema,
+        }
 
     def _ids(self, ids: Sequence[str]) -> Any:
         return in_list(ids)

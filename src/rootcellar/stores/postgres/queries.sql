@@ -168,3 +168,21 @@ FROM (SELECT set_config('idle_in_transaction_session_timeout', '60s', true) AS i
     -- a record that leaves the journal must be on the disk here
     set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
         ELSE current_setting('synchronous_commit') END, true) AS synced) AS settings
+
+-- unfinished_by_state: how many tasks have not ended
+SELECT status, count(*) FROM {task} WHERE date_done IS NULL GROUP BY status
+
+-- oldest_task: when the oldest result was stored, without those that ended at an unknown time
+SELECT min(date_done) FROM {task} WHERE date_done > timestamptz '1970-01-02 00:00:00+00'
+
+-- open_chords: how many chords are not finished, and how many of them are complete without a valid claim
+SELECT count(*), count(*) FILTER (WHERE counted >= size::bigint + extra
+    AND (claimed_until IS NULL OR claimed_until < clock_timestamp()))
+FROM {chord} WHERE date_done IS NULL AND body IS NOT NULL
+
+-- table_sizes: the size of each table, from the catalog
+SELECT c.relname, CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.reltuples, 0)::bigint END,
+    pg_table_size(c.oid), pg_indexes_size(c.oid), coalesce(s.n_dead_tup, 0)
+FROM pg_class AS c LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
+WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
+ORDER BY c.relname

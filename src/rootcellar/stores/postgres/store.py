@@ -27,7 +27,7 @@ from rootcellar.stores.postgres.route import Route
 from rootcellar.stores.postgres.schema import PostgresSchema, table_names
 from rootcellar.stores.replaced import when_replaced
 from rootcellar.stores.sql import fragments, rows
-from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
+from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
 from rootcellar.stores.sql.store import SqlStore
 from rootcellar.stores.watching import Watcher
 from rootcellar.support.forking import PerProcess
@@ -330,6 +330,9 @@ class PostgresStore(SqlStore[Connection]):
 
     def _table_names(self) -> Mapping[str, str]:
         return table_names(self.options)
+
+    def _measure_params(self) -> dict[str, Any]:
+        return {"tables": measured_tables(self._table_names())}
 
     def _ids(self, ids: Sequence[str]) -> list[str]:
         return list(ids)

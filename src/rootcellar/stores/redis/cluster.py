@@ -13,6 +13,7 @@ from functools import partial
 
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.redis import driver, mastership
 from rootcellar.stores.redis.address import Address
 from rootcellar.stores.redis.connection import Call, Reply, RespConnection, ServerError, pack
@@ -135,6 +136,12 @@ class Cluster(Servers):
                 with contextlib.suppress(errors.StoreUnavailable):
                     self._refresh(last=node)
         raise failure or self._unavailable("no node has any slot")
+
+    def pools(self) -> list[ConnectionPool[RespConnection]]:
+        return [pool for node in list(self._nodes.values()) for pool in node.pools()]
+
+    def servers(self) -> list[OneServer]:
+        return [node for node in dict.fromkeys(self._known_masters()) if node is not None]
 
     def close(self) -> None:
         for node in list(self._nodes.values()):

@@ -58,10 +58,15 @@ def eviction_warning(info: dict[str, str]) -> str | None:
 def info_of(connection: RespConnection) -> dict[str, str]:
     """Return the reply to INFO; empty if the user may not run it."""
     try:
-        text = connection.call(pack(b"INFO")).decode("utf-8", "replace")
+        return parsed_info(connection.call(pack(b"INFO")))
     except ServerError as exc:
         if isinstance(driver.translate(exc, ""), (errors.StoreUnavailable, errors.AuthenticationFailed)):
             raise
         return {}
+
+
+def parsed_info(reply: bytes) -> dict[str, str]:
+    """Return the names and values in the reply to INFO."""
+    text = reply.decode("utf-8", "replace")
     pairs = (entry.partition(":") for entry in text.splitlines() if ":" in entry)
     return {key: value for key, _, value in pairs}

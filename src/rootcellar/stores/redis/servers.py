@@ -76,6 +76,14 @@ class Servers(ABC):
         """Open a connection for subscriptions. Messages that are published on any of the servers arrive on it."""
 
     @abstractmethod
+    def pools(self) -> list[ConnectionPool[RespConnection]]:
+        """Return the pool of each server."""
+
+    @abstractmethod
+    def servers(self) -> list[OneServer]:
+        """Return each server that keeps keys, as far as it is known."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close all connections that are not in use."""
 
@@ -232,6 +240,12 @@ class OneServer(Servers):
 
     def is_replaced(self, address: str) -> bool:
         return self._replication.is_replaced(address)
+
+    def pools(self) -> list[ConnectionPool[RespConnection]]:
+        return [self._pool]
+
+    def servers(self) -> list[OneServer]:
+        return [self]
 
     def close(self) -> None:
         self._pool.drop_idle()

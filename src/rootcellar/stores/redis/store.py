@@ -13,14 +13,17 @@ from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
 from rootcellar.stores.framing import claimant
 from rootcellar.stores.journal import Journal
 from rootcellar.stores.layouts import json_blob
+from rootcellar.stores.measures import MemoryUse
+from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.redis import chords, commands, driver
 from rootcellar.stores.redis.address import Address, read_address
 from rootcellar.stores.redis.commands import JournaledTaskCommands, TaskCommands, ttl_milliseconds
-from rootcellar.stores.redis.connection import pack, pack_get
+from rootcellar.stores.redis.connection import RespConnection, pack, pack_get
 from rootcellar.stores.redis.expiry import Sweep
 from rootcellar.stores.redis.journal import RedisJournal
 from rootcellar.stores.redis.keys import Keys, decoded, encoded
 from rootcellar.stores.redis.mastership import Mastership
+from rootcellar.stores.redis.memory import memory_use
 from rootcellar.stores.redis.notify import ListeningWatcher
 from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.search import Scanner, query_all
@@ -282,6 +285,14 @@ class RedisStore(Store):
         # a server may evict keys that have an expiry, and no other store has these chords
         self._has_journal = True
         return journal
+
+    def pools(self) -> Sequence[ConnectionPool[RespConnection]]:
+        """See :class:`~rootcellar.stores.pool.Pooled`."""
+        return self._servers.pools()
+
+    def memory_use(self, budget: float) -> MemoryUse:
+        """See :class:`~rootcellar.stores.measures.InMemory`."""
+        return memory_use(self._servers.servers(), self._keys.all_tasks, self._address.db, budget)
 
     def close(self) -> None:
         if (watcher := self._watchers.take()) is not None:

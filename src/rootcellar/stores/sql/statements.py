@@ -14,6 +14,8 @@ _TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?\{(\w+)\} \
 _COLUMN = re.compile(r"^    ([a-z_]+) +(.+?),?$", re.MULTILINE)
 _ADDED = re.compile(r"^ALTER TABLE \{(\w+)\} ADD COLUMN (?:IF NOT EXISTS )?([a-z_]+) +(.+?);?$", re.MULTILINE)
 _DROPPED = re.compile(r"^ALTER TABLE \{(\w+)\} DROP COLUMN (?:IF EXISTS )?([a-z_]+)", re.MULTILINE)
+#: keys of tables that hold nothing of a result
+_SHORT_LIVED = ("registry", "listener", "waiter")
 _HEADING = re.compile(r"^-- (\w+): .*$", re.MULTILINE)
 
 
@@ -49,6 +51,11 @@ def columns_made_by(steps: Iterable[str]) -> dict[str, dict[str, str]]:
         for key, name in _DROPPED.findall(text):
             del found[key][name]
     return found
+
+
+def measured_tables(names: Mapping[str, str]) -> list[str]:
+    """Return the quoted names of the tables that keep results, and not those of indexes and of short-lived rows."""
+    return [name for key, name in names.items() if not key.endswith("_index") and key not in _SHORT_LIVED]
 
 
 def in_parameterized(names: Mapping[str, str]) -> dict[str, str]:

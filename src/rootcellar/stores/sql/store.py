@@ -18,6 +18,7 @@ from rootcellar.records import ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.base import Store, StoreOptions, TaskQuery
 from rootcellar.stores.matching import matcher
+from rootcellar.stores.measures import Activity, TableSize
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.sql import rows
 from rootcellar.stores.sql.celery_tables import Adopted
@@ -212,6 +213,41 @@ class SqlStore(Store, Generic[C]):
     def close(self) -> None:
         self._pool.drop_idle()
 
+    def pools(self) -> Sequence[ConnectionPool[C]]:
+        """See :class:`~rootcellar.stores.pool.Pooled`."""
+        return [self._pool]
+
+    # -- measures
+
+    def activity(self) -> Activity:
+        """See :class:`~rootcellar.stores.measures.Active`."""
+        unfinished = {str(state): int(count) for state, count in self._all("unfinished_by_state", {})}
+        ((oldest,),) = self._all("oldest_task", {})
+        ((is_open, orphaned),) = self._all("open_chords", self._measure_params())
+        return Activity(
+            unfinished=unfinished,
+            oldest=None if oldest is None else self._read_date(oldest),
+            chords_open=int(is_open),
+            chords_orphaned=int(orphaned),
+        )
+
+    def table_sizes(self) -> Sequence[TableSize]:
+        """See :class:`~rootcellar.stores.measures.Sized`."""
+        return [
+            TableSize(
+                table=str(name),
+                rows=_number(count),
+                bytes=_number(size),
+                index_bytes=_number(index),
+                dead_rows=_number(dead),
+            )
+            for name, count, size, index, dead in self._all("table_sizes", self._measure_params())
+        ]
+
+    @abstractmethod
+    def _measure_params(self) -> Mapping[str, Any]:
+        """Return the parameters of the statements ``table_sizes`` and ``open_chords``."""
+
     # -- queries
 
     def query(self, query: TaskQuery) -> Sequence[TaskRecord]:
@@ -327,3 +363,7 @@ class SqlStore(Store, Generic[C]):
             }
             self._sql.update(self._adopted_statements(tables))
         self._is_schema_known = True
+
+
+def _number(value: Any) -> int | None:
+    return None if value is None else int(value)

@@ -118,3 +118,18 @@ WHERE (:states IS NULL OR status IN (SELECT value FROM json_each(:states)))
     AND task_id < x''
 ORDER BY date_done DESC NULLS FIRST, date_started DESC NULLS FIRST, date_sent DESC NULLS FIRST
 LIMIT :limit
+
+-- unfinished_by_state: how many tasks have not ended
+SELECT status, count(*) FROM {task} WHERE date_done IS NULL GROUP BY status
+
+-- oldest_task: when the oldest result was stored, without those that ended at an unknown time
+SELECT min(date_done) FROM {task} WHERE date_done > '1970-01-02'
+
+-- open_chords: how many chords are not finished, and how many of them are complete without a valid claim
+SELECT count(*), coalesce(sum(counted >= size + extra AND (claimed_until IS NULL OR claimed_until < :now)), 0)
+FROM {chord} WHERE date_done IS NULL AND body IS NOT NULL
+
+-- table_sizes: how many rows the tables have; the file has one size for all of them
+SELECT :task_table, (SELECT count(*) FROM {task}), NULL, NULL, NULL
+UNION ALL SELECT :group_table, (SELECT count(*) FROM {group}), NULL, NULL, NULL
+UNION ALL SELECT 'the whole file', NULL, (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size), NULL, NULL

@@ -167,6 +167,10 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
     def _table_names(self) -> Mapping[str, str]:
         return table_names(self.options)
 
+    def _measure_params(self) -> dict[str, Any]:
+        options = self.options
+        return {"now": time.time(), "task_table": options.task_table, "group_table": options.group_table}
+
     def _ids(self, ids: Sequence[str]) -> str:
         return json.dumps(list(ids))
 

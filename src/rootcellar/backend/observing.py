@@ -1,0 +1,52 @@
+"""Lets the metrics observe a backend: an observer replaces three of the backend's parts while the backend is made.
+
+A backend without an observer has the parts themselves, so it pays nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Protocol
+
+from rootcellar.stores import Store
+from rootcellar.support.outages import Outage
+from rootcellar.waiting.blocking import Waiter
+
+
+class Observed(Protocol):
+    """What an observer may ask a backend."""
+
+    store: Store
+
+    @property
+    def late_writes(self) -> int:
+        """How many states and results of this process could not be stored yet."""
+
+
+class Observer(Protocol):
+    """Sees what a backend stores, reads and waits for."""
+
+    def store(self, store: Store) -> Store:
+        """Return a store that does the same as ``store``, and is observed."""
+
+    def waiter(self, store: Store) -> Waiter:
+        """Return the waiter of the backend."""
+
+    def outage(self) -> Outage:
+        """Return the object that logs the backend's outages."""
+
+    def made(self, backend: Observed) -> None:
+        """Take note of the backend, which is complete now."""
+
+
+_observers: weakref.WeakKeyDictionary[Any, Observer] = weakref.WeakKeyDictionary()
+
+
+def observe(app: Any, observer: Observer) -> None:
+    """Let ``observer`` observe each backend that ``app`` makes from now on."""
+    _observers[app] = observer
+
+
+def observer_of(app: Any) -> Observer | None:
+    """Return the observer of an app's backends, or ``None``."""
+    return _observers.get(app)

@@ -1,0 +1,295 @@
+"""Every metric: its name, kind, labels and buckets. The exporter, the worker, the docs and the tests read this list.
+
+No label has the id of a task, the name of a worker or a host, or a message: each value of a label costs memory in
+Prometheus for as long as it keeps data.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+class Kind(enum.Enum):
+    """The kinds of Prometheus."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Source(enum.Enum):
+    """What exports a metric."""
+
+    EXPORTER = "rootcellar metrics"
+    PROCESS = "instrument(app)"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        name: its name, as it is exported. A histogram has series with ``_bucket``, ``_sum`` and ``_count`` at the end.
+        kind: its kind.
+        source: what exports it.
+        labels: the names of its labels.
+        help: what it measures.
+        needs: what a store must be or have for it; empty for nothing.
+        buckets: the upper limits of a histogram's buckets, without infinity.
+    """
+
+    name: str
+    kind: Kind
+    source: Source
+    labels: tuple[str, ...] = ()
+    help: str
+    needs: str = ""
+    buckets: tuple[float, ...] = ()
+
+    def series(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield the name of each of its series, with the labels of the series."""
+        if self.kind is not Kind.HISTOGRAM:
+            yield self.name, self.labels
+            return
+        yield f"{self.name}_bucket", (*self.labels, "le")
+        yield f"{self.name}_sum", self.labels
+        yield f"{self.name}_count", self.labels
+
+
+#: seconds of a call to a store
+CALL_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+#: bytes of a value
+SIZE_BUCKETS = (64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0)
+
+STORE_DURATION = Metric(
+    name="rootcellar_store_duration_seconds",
+    kind=Kind.HISTOGRAM,
+    source=Source.PROCESS,
+    labels=("operation", "outcome"),
+    help="Time of a call to the store, without retries. The outcome is ok or error.",
+    buckets=CALL_BUCKETS,
+)
+STORE_ERRORS = Metric(
+    name="rootcellar_store_errors_total",
+    kind=Kind.COUNTER,
+    source=Source.PROCESS,
+    labels=("operation", "kind"),
+    help="Calls to the store that failed. The kind is the name of the error in `rootcellar explain`.",
+)
+STORE_RETRIES = Metric(
+    name="rootcellar_store_retries_total",
+    kind=Kind.COUNTER,
+    source=Source.PROCESS,
+    help="Failed operations that were, or will be, tried again.",
+)
+LATE_RESULTS = Metric(
+    name="rootcellar_late_results",
+    kind=Kind.GAUGE,
+    source=Source.PROCESS,
+    help="States and results that could not be stored at once, and are stored as soon as that is possible.",
+)
+PAYLOAD_BYTES = Metric(
+    name="rootcellar_payload_bytes",
+    kind=Kind.HISTOGRAM,
+    source=Source.PROCESS,
+    labels=("direction", "state"),
+    help="Size of the value of a result, after compression and encryption. The direction is stored or read.",
+    buckets=SIZE_BUCKETS,
+)
+POOL_CONNECTIONS = Metric(
+    name="rootcellar_pool_connections",
+    kind=Kind.GAUGE,
+    source=Source.PROCESS,
+    labels=("status",),
+    help="Open connections to the store. The status is idle or used.",
+)
+POOL_WAIT = Metric(
+    name="rootcellar_pool_wait_seconds",
+    kind=Kind.HISTOGRAM,
+    source=Source.PROCESS,
+    help="Time for which a thread waited for a connection, because all of the pool were in use.",
+    buckets=CALL_BUCKETS,
+)
+WAITERS = Metric(
+    name="rootcellar_waiters",
+    kind=Kind.GAUGE,
+    source=Source.PROCESS,
+    help="Tasks whose results the process waits for.",
+)
+NOTIFICATIONS = Metric(
+    name="rootcellar_notifications_total",
+    kind=Kind.COUNTER,
+    source=Source.PROCESS,
+    help="Results of which a waiting client was notified.",
+)
+BUILD_INFO = Metric(
+    name="rootcellar_build_info",
+    kind=Kind.GAUGE,
+    source=Source.BOTH,
+    labels=("version", "store"),
+    help="Always 1. The version is that of rootcellar, the store is the scheme of its URL.",
+)
+
+#: what `instrument(app)` exports
+OF_A_PROCESS = (
+    STORE_DURATION,
+    STORE_ERRORS,
+    STORE_RETRIES,
+    LATE_RESULTS,
+    PAYLOAD_BYTES,
+    POOL_CONNECTIONS,
+    POOL_WAIT,
+    WAITERS,
+    NOTIFICATIONS,
+    BUILD_INFO,
+)
+
+UP = Metric(
+    name="rootcellar_up",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="1 if all figures are of this scrape; 0 if the store could not be asked, and the figures are those of before.",
+)
+SCRAPE_DURATION = Metric(
+    name="rootcellar_scrape_duration_seconds",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Time for which the store was asked in this scrape.",
+)
+UNFINISHED = Metric(
+    name="rootcellar_unfinished",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("state",),
+    help="Tasks that have not ended. A state that is not one of Celery's is counted as other.",
+    needs="PostgreSQL, MySQL, SQLite or MongoDB",
+)
+OLDEST_RESULT = Metric(
+    name="rootcellar_oldest_result_timestamp_seconds",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="When the oldest result that is still stored was stored, as seconds since 1970.",
+    needs="PostgreSQL, MySQL, SQLite or MongoDB",
+)
+CHORDS_OPEN = Metric(
+    name="rootcellar_chords_open",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Chords that wait for their parts or for their body.",
+    needs="PostgreSQL, MySQL, SQLite or MongoDB",
+)
+CHORDS_ORPHANED = Metric(
+    name="rootcellar_chords_orphaned",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Chords that are complete, and whose body no process sends at present.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+TABLE_ROWS = Metric(
+    name="rootcellar_table_rows",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("table",),
+    help="About how many rows a table has, as the server estimates it.",
+    needs="PostgreSQL, MySQL, SQLite or MongoDB",
+)
+TABLE_BYTES = Metric(
+    name="rootcellar_table_bytes",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("table",),
+    help="Size of a table on disk, without its indexes. SQLite knows only the size of the whole file.",
+    needs="PostgreSQL, MySQL, SQLite or MongoDB",
+)
+TABLE_INDEX_BYTES = Metric(
+    name="rootcellar_table_index_bytes",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("table",),
+    help="Size of a table's indexes on disk.",
+    needs="PostgreSQL, MySQL or MongoDB",
+)
+TABLE_DEAD_ROWS = Metric(
+    name="rootcellar_table_dead_rows",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("table",),
+    help="Rows that were deleted or replaced, and whose place is not free yet.",
+    needs="PostgreSQL",
+)
+TABLE_LIMIT = Metric(
+    name="rootcellar_table_limit_bytes",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="The size of all tables and indexes at which an alert is wanted: the option --table-limit.",
+    needs="--table-limit",
+)
+RESULT_KEYS = Metric(
+    name="rootcellar_result_keys",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="About how many keys hold the result of a task.",
+    needs="Redis",
+)
+MEMORY_BYTES = Metric(
+    name="rootcellar_memory_bytes",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Memory that Redis uses, for all of its databases.",
+    needs="Redis",
+)
+MEMORY_LIMIT = Metric(
+    name="rootcellar_memory_limit_bytes",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="The most memory that Redis may use: its maxmemory. 0 for no limit.",
+    needs="Redis",
+)
+EVICTED_KEYS = Metric(
+    name="rootcellar_evicted_keys_total",
+    kind=Kind.COUNTER,
+    source=Source.EXPORTER,
+    help="Keys that Redis has evicted since its start because its memory was full. They may have been results.",
+    needs="Redis",
+)
+JOURNAL_LAG = Metric(
+    name="rootcellar_journal_lag_seconds",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="For how long the oldest result waits in Redis to be moved to PostgreSQL.",
+    needs="write-behind",
+)
+JOURNAL_ENTRIES = Metric(
+    name="rootcellar_journal_entries",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("status",),
+    help="Results that are in Redis only. The status is waiting, or refused by PostgreSQL.",
+    needs="write-behind",
+)
+
+#: what `rootcellar metrics` exports
+OF_A_STORE = (
+    UP,
+    SCRAPE_DURATION,
+    BUILD_INFO,
+    UNFINISHED,
+    OLDEST_RESULT,
+    CHORDS_OPEN,
+    CHORDS_ORPHANED,
+    TABLE_ROWS,
+    TABLE_BYTES,
+    TABLE_INDEX_BYTES,
+    TABLE_DEAD_ROWS,
+    TABLE_LIMIT,
+    RESULT_KEYS,
+    MEMORY_BYTES,
+    MEMORY_LIMIT,
+    EVICTED_KEYS,
+    JOURNAL_LAG,
+    JOURNAL_ENTRIES,
+)
+ALL = tuple(dict.fromkeys((*OF_A_STORE, *OF_A_PROCESS)))
