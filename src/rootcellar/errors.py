@@ -13,7 +13,7 @@ import re
 from rootcellar.text.escaping import visible
 
 #: names of errors that have no entry, because their messages are sufficient
-WITHOUT_ENTRY = frozenset({"rootcellar-error", "demo-failed", "files-in-the-way", "not-a-result"})
+WITHOUT_ENTRY = frozenset({"rootcellar-error", "demo-failed", "files-in-the-way", "file-unwritable", "not-a-result"})
 
 
 class RootcellarError(Exception):
@@ -258,6 +258,10 @@ class FilesInTheWay(RootcellarError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (*super().__reduce__(), {"files": self.files})
+
+
+class FileUnwritable(RootcellarError):
+    """A file that a command was asked for cannot be written. Not retryable."""
 
 
 class TypeRefused(PayloadError):

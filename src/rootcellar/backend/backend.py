@@ -38,6 +38,7 @@ from rootcellar.maintenance.leadership import StoreLeader
 from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
+from rootcellar.payloads.forgetting import forget_tasks
 from rootcellar.payloads.settings import type_modules_of
 from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, GroupRecord, Stored, TaskRecord
 from rootcellar.retention.policy import Retention, read_optional_seconds, read_seconds
@@ -466,11 +467,7 @@ class ResultBackend(ReadingBackend):
     # -- deleting
 
     def _forget(self, task_id: str) -> None:
-        spiller = self.codec.spiller
-        record = self.store.get(text_id(task_id)) if spiller else None
-        self.store.delete([text_id(task_id)])
-        if spiller:
-            spiller.delete(record, self.store)
+        forget_tasks(self.store, self.codec.spiller, [text_id(task_id)])
 
     def cleanup(self) -> None:
         """Delete expired records and finish orphaned chords: ``celery.backend_cleanup`` calls this."""

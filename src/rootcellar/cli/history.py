@@ -1,135 +1,152 @@
-"""``rootcellar history`` and ``rootcellar show``: list tasks, and show one of them."""
+"""``rootcellar history``: lists tasks."""
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
 import typer
-from celery.states import ALL_STATES
 
 from rootcellar.cli.damage import print_damage
-from rootcellar.cli.options import Choice, JsonOption, store_options
-from rootcellar.cli.output import console, print_json, say, visible
-from rootcellar.cli.stores import existing_results
+from rootcellar.cli.filters import ShortForms, misspelt_states, narrowed
+from rootcellar.cli.options import Choice, FilterArgument, JsonOption, store_options
+from rootcellar.cli.output import console, print_json, say, say_beside, visible
+from rootcellar.cli.stores import existing_history
 from rootcellar.cli.table import print_tasks
-from rootcellar.cli.times import parse_moment
-from rootcellar.cli.values import (
-    json_object,
-)
-from rootcellar.errors import AbilityMissing
+from rootcellar.cli.times import full_moment
+from rootcellar.cli.values import json_object
+from rootcellar.history.filters import Filter
+from rootcellar.history.history import History
+from rootcellar.history.lists import MAX_SIZE
 from rootcellar.records import TaskRecord
-from rootcellar.stores import Store
-from rootcellar.stores.base import Queryable, TaskQuery
+from rootcellar.stores.search import Searchable
 
 EXAMPLES = """\b
 Examples:
   rootcellar history --backend postgresql://user:password@host/database
+  rootcellar history state:failed since:24h -A shop.celery
+  rootcellar history 'task:shop.* runtime:>30s -queue:low' -A shop.celery
   rootcellar history -A shop.celery --state FAILURE --since 2h
   rootcellar history -b sqlite:///results.sqlite3 --task 'shop.*' --json
 """
+#: seconds to search, if there are indexes and none of them helps
+_PATIENCE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """What was found: the tasks, where the list goes on, and what is said about it."""
+
+    records: list[TaskRecord]
+    cursor: str | None
+    searched_back_to: datetime | None
+    sentence: str
+    unread: int
 
 
 @store_options
 def history(
     choice: Choice,
+    words: FilterArgument = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="The most tasks to list")] = 20,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="TEXT", help="Go on with the next page: the text that the last one printed"),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget", min=0.01, metavar="SECONDS", help="How long to search if no index helps; 3, without indexes 10"
+        ),
+    ] = None,
     state: Annotated[
-        list[str] | None, typer.Option("--state", metavar="STATE", help="Only this state; may be repeated")
+        list[str] | None, typer.Option("--state", metavar="STATE", help="Short for state:STATE; may be repeated")
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", metavar="NAME", help="Only tasks of this name, * for any text; may be repeated"),
+        typer.Option("--task", metavar="NAME", help="Short for task:NAME, * for any text; may be repeated"),
     ] = None,
     queue: Annotated[
         list[str] | None,
-        typer.Option("--queue", metavar="NAME", help="Only tasks of this queue, * for any text; may be repeated"),
+        typer.Option("--queue", metavar="NAME", help="Short for queue:NAME, * for any text; may be repeated"),
     ] = None,
     worker: Annotated[
         list[str] | None,
-        typer.Option("--worker", metavar="NAME", help="Only tasks of this worker, * for any text; may be repeated"),
+        typer.Option("--worker", metavar="NAME", help="Short for worker:NAME, * for any text; may be repeated"),
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="WHEN", help="Only since then: 30m, 2h, 3d ago, or an ISO date")
+        str | None, typer.Option("--since", metavar="WHEN", help="Short for since:WHEN: 30m, 2h, 3d ago, or a date")
     ] = None,
     until: Annotated[
-        str | None, typer.Option("--until", metavar="WHEN", help="Only before then, written as for --since")
+        str | None, typer.Option("--until", metavar="WHEN", help="Short for until:WHEN, written as for --since")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List tasks, the most recent first.
 
-    Unfinished tasks come before all finished ones.
-    WAIT is the time from sent to started, RUN from started to done. On a terminal, ids are shortened; `show` takes the
-    beginning of an id.
+    FILTER is explained in docs/filters.md. Without it, every task is listed. Unfinished tasks come before all finished
+    ones, unless the filter has a sort: of its own. WAIT is the time from sent to started, RUN from started to done. On
+    a terminal, ids are shortened; `show` takes the beginning of an id.
+
+    What was asked, how far back it was searched and how the list goes on is printed on standard error.
     """
-    query = TaskQuery(
-        states=tuple(_state_name(name) for name in state or ()),
-        names=tuple(task or ()),
-        queues=tuple(queue or ()),
-        workers=tuple(worker or ()),
-        since=_moment(since, "--since"),
-        until=_moment(until, "--until"),
-        limit=limit + 1,
+    forms = ShortForms(
+        state=state or (), task=task or (), queue=queue or (), worker=worker or (), since=since, until=until
     )
-    with existing_results(choice) as results:
-        found = [results.codec.opened(record)[0] for record in query_tasks(results.store, query)]
-        where = results.store.where
-    print_damage(found[:limit])
+    with existing_history(choice) as opened:
+        query = narrowed(words, forms, opened.clock)
+        found = _list(opened, query, limit, after, budget)
+        where = opened.store.where
+    print_damage(found.records)
     if as_json:
-        print_json([json_object(record) for record in found[:limit]])
-        if not found and (hint := _misspelt(query.states)):
-            print(f"rootcellar: {visible(hint)}", file=sys.stderr)
-    elif not found:
-        is_narrowed = query != TaskQuery(limit=query.limit)
-        say(" ".join(filter(None, (_nothing(is_narrowed, where), visible(_misspelt(query.states))))))
-    else:
-        print_tasks(found[:limit], console())
-        if len(found) > limit:
-            say(f"There are more; --limit {limit * 5} shows up to {limit * 5}.")
+        print_json([json_object(record) for record in found.records])
+    elif found.records:
+        print_tasks(found.records, console())
+    elif found.cursor is None:
+        say(_nothing(query != Filter() or after is not None, where))
+    if not as_json and query != Filter():
+        say_beside(f"{found.sentence[:1].upper()}{found.sentence[1:]}.")
+    _print_end(found, query, limit)
 
 
-def query_tasks(store: Store, query: TaskQuery) -> list[TaskRecord]:
-    """Return the records that a query finds.
+def _list(history: History, query: Filter, limit: int, after: str | None, budget: float | None) -> _Listed:
+    """Return up to ``limit`` tasks. A page has a largest size, so that there may be several."""
+    if budget is None and history.store.ability(Searchable) is not None:
+        budget = _PATIENCE
+    records: list[TaskRecord] = []
+    unread = 0
+    while True:
+        size = min(limit - len(records), MAX_SIZE)
+        page = history.tasks(query, size=size, after=after, budget=budget).page()
+        records += page.records
+        unread += page.unread
+        after = page.cursor
+        if after is None or page.searched_back_to is not None or len(records) >= limit:
+            return _Listed(records, after, page.searched_back_to, page.sentence, unread)
 
-    Raises:
-        AbilityMissing: the store cannot be searched.
-    """
-    queryable = store.ability(Queryable)
-    if queryable is None:
-        raise AbilityMissing(
-            "this store finds results only by their ids",
-            where=store.where,
-            remedy="use `rootcellar show TASK_ID` with a whole id, or keep results in PostgreSQL or SQLite",
+
+def _print_end(found: _Listed, query: Filter, limit: int) -> None:
+    """Print what a reader must know of the end of the list, on standard error."""
+    if found.unread:
+        say_beside(
+            f"{found.unread:,} tasks were left out: the filter asks for a value of them that cannot be read here. "
+            "It is encrypted and its key is missing, it is damaged or in a blob, or it is not JSON."
         )
-    return list(queryable.query(query))
+    if found.searched_back_to is not None:
+        back = full_moment(found.searched_back_to)
+        say_beside(f"Searched back to {back}, then the time was over. --budget gives more time, and this searches on:")
+    elif found.cursor is not None:
+        say_beside(f"There are more. --limit {limit * 5} shows up to {limit * 5}, and this the next page:")
+    if found.cursor is not None:
+        # a line of its own: a terminal must not break it between words
+        print(f"  --after {found.cursor}", file=sys.stderr)
+    if not found.records and (hint := misspelt_states(query)):
+        print(f"rootcellar: {visible(hint)}", file=sys.stderr)
 
 
 def _nothing(is_narrowed: bool, where: str) -> str:
     if is_narrowed:
-        return f"No task matches in {where}. Leave out an option to see more."
+        return f"No task matches in {where}. Leave out a part of the filter to see more."
     return f"No results yet in {where}. They appear here as soon as a worker has run a task."
-
-
-def _misspelt(states: Sequence[str]) -> str:
-    """Return a hint if a state is probably a misspelt state of Celery. An app may have states of its own."""
-    for state in states:
-        meant = difflib.get_close_matches(state.upper(), ALL_STATES, n=1, cutoff=0.75)
-        if state not in ALL_STATES and meant:
-            return f"{state} is not a state of Celery: did you mean {meant[0]}?"
-    return ""
-
-
-def _state_name(name: str) -> str:
-    """Return a state of Celery in upper case, and any other state unchanged."""
-    return name.upper() if name.upper() in ALL_STATES else name
-
-
-def _moment(text: str | None, option: str) -> datetime | None:
-    try:
-        return None if text is None else parse_moment(text)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc), param_hint=option) from None

@@ -37,7 +37,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would 
 FilterArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[FILTER]...",
+        metavar="FILTER",
         help="Which tasks, such as state:failed since:24h; several words are one filter. "
         "Put -- before a filter that begins with a minus",
         show_default=False,

@@ -27,6 +27,7 @@ __all__ = [
     "print_error",
     "print_json",
     "say",
+    "say_beside",
     "state_style",
     "visible",
     "visible_lines",
@@ -60,6 +61,11 @@ def say(text: str, out: Console | None = None) -> None:
     """Print a sentence: wrapped between words on a terminal, in one line elsewhere."""
     out = out or console()
     out.print(visible_lines(text), soft_wrap=not out.is_terminal)
+
+
+def say_beside(text: str) -> None:
+    """Print a sentence on standard error, so that a pipe gets only what was asked for."""
+    say(text, Console(stderr=True, highlight=False, markup=False, emoji=False))
 
 
 def print_beside(label: str, text: str, out: Console, *, indent: int = 0, style: str = "dim") -> None:
@@ -124,9 +130,10 @@ def state_style(state: str) -> str:
 
 def print_json(value: Any) -> None:
     """Print JSON that is readable in every alphabet. Control characters and invisible ones stay escapes."""
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=not _takes_every_character())
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=not takes_every_character())
     sys.stdout.write(escaped(text) + "\n")
 
 
-def _takes_every_character() -> bool:
+def takes_every_character() -> bool:
+    """Return whether standard output can print every character."""
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

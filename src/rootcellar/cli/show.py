@@ -15,7 +15,7 @@ from rootcellar.cli.damage import print_damage
 from rootcellar.cli.options import Choice, JsonOption, store_options
 from rootcellar.cli.output import console, print_json, state_style, visible, visible_lines
 from rootcellar.cli.stores import existing_results
-from rootcellar.cli.times import local_time, seconds_between, show_seconds
+from rootcellar.cli.times import full_moment, seconds_between, show_seconds
 from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, traceback_text
 from rootcellar.errors import RootcellarError
 from rootcellar.records import TaskRecord
@@ -99,10 +99,10 @@ def _print_task(record: TaskRecord, out: Console) -> None:
 
 def _fields(record: TaskRecord) -> Iterator[tuple[str, str | None]]:
     yield "id", record.task_id
-    yield "sent", _full_moment(record.sent_at)
+    yield "sent", full_moment(record.sent_at)
     yield "started", _with_span(record.started_at, record.sent_at, "after it was sent")
     yield "done", _with_span(known(record.done_at), record.started_at, "after it started")
-    yield "kept until", _full_moment(record.expires_at) or "for ever"
+    yield "kept until", full_moment(record.expires_at) or "for ever"
     yield "queue", record.queue
     yield "worker", record.worker
     yield "retries", None if record.retries is None else str(record.retries)
@@ -145,13 +145,9 @@ def _place_in_group(record: TaskRecord) -> str | None:
     return record.group_id if record.group_index is None else f"{record.group_id}, place {record.group_index}"
 
 
-def _full_moment(moment: datetime | None) -> str | None:
-    return None if moment is None else local_time(moment).isoformat(sep=" ", timespec="milliseconds")
-
-
 def _with_span(moment: datetime | None, before: datetime | None, since: str) -> str | None:
     seconds = seconds_between(before, moment)
-    shown = _full_moment(moment)
+    shown = full_moment(moment)
     return shown if seconds is None else f"{shown}, {show_seconds(seconds)} {since}"
 
 

@@ -15,6 +15,7 @@ from celery.app.utils import find_app
 from rootcellar.cli.options import Choice
 from rootcellar.cli.output import WrongUse
 from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.history.history import History
 from rootcellar.opening import (
     ENV_FILE,
     VARIABLE,
@@ -62,6 +63,13 @@ def existing_results(choice: Choice) -> Iterator[Results]:
         yield Results(store, codec)
     finally:
         store.close()
+
+
+@contextmanager
+def existing_history(choice: Choice) -> Iterator[History]:
+    """Like :func:`existing_results`, for commands that ask questions about the stored results."""
+    with existing_results(choice) as results:
+        yield History(results.store, results.codec, owns_store=False)
 
 
 def _store_and_conf(choice: Choice) -> tuple[Store, Mapping[str, Any]]:

@@ -54,7 +54,7 @@ def print_tasks(records: Sequence[TaskRecord], console: Console) -> None:
     On a terminal ids are shortened, columns that do not fit are left out, and lines are cut. Elsewhere every column is
     printed, and ids are complete.
     """
-    rows = [_row(record) for record in records]
+    rows = [row_of(record) for record in records]
     if not console.is_terminal:
         _print(_lines([_heading(), *rows], _COLUMN_SETS[0]), None, console)
         return
@@ -95,7 +95,8 @@ def _distinguishing_length(ids: Sequence[str]) -> int:
     )
 
 
-def _row(record: TaskRecord) -> Row:
+def row_of(record: TaskRecord) -> Row:
+    """Return the texts of a task."""
     return Row(
         state=visible(record.state),
         name=_cut(visible(record.name or "-"), _MAX_NAME_WIDTH),

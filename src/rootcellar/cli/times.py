@@ -87,3 +87,8 @@ def show_moment(moment: datetime | None, now: datetime | None = None) -> str:
     if local.date() == today.date():
         return f"{local:%H:%M:%S}"
     return f"{local:%m-%d %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d}"
+
+
+def full_moment(moment: datetime | None) -> str | None:
+    """Return a moment in local time with its date, milliseconds and offset; ``None`` for ``None``."""
+    return None if moment is None else local_time(moment).isoformat(sep=" ", timespec="milliseconds")

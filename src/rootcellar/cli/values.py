@@ -25,7 +25,7 @@ _JSON = "application/json"
 _CODEC = Codec(accept={_JSON})
 _UNREADABLE = {DAMAGED: "damaged", FOREIGN: "stored by Celery with another serializer than JSON"}
 #: the fields of a record in the order in which ``--json`` gives them
-_FIELDS = (
+FIELDS = (
     *("state", "task_id", "name", "args", "kwargs", "result", "traceback"),
     *("sent_at", "started_at", "done_at", "expires_at", "queue", "worker", "retries"),
     *("group_id", "group_index", "parent_id", "root_id", "children", "stamps"),
@@ -87,7 +87,7 @@ def outcome(record: TaskRecord) -> str:
 
 def json_object(record: TaskRecord) -> dict[str, Any]:
     """Return a record as an object of plain JSON: times in ISO 8601 and UTC, durations in seconds."""
-    shown = {name: _field(getattr(record, name)) for name in _FIELDS}
+    shown = {name: _field(getattr(record, name)) for name in FIELDS}
     shown["parent_id"] = other_than(record.task_id, record.parent_id)
     if record.children is not None and isinstance(shown["children"], list):
         shown["children"] = children_of(record.task_id, shown["children"])

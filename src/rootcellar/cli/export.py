@@ -1,0 +1,125 @@
+"""``rootcellar export``: writes tasks to a file."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, BinaryIO, cast
+
+import typer
+
+from rootcellar.cli.damage import print_damage
+from rootcellar.cli.files import whole_file
+from rootcellar.cli.formats import FORMATS, PARQUET, TEXT_FORMATS, Parquet, Writer
+from rootcellar.cli.options import Choice, FilterArgument, JsonOption, filter_text, store_options
+from rootcellar.cli.output import WrongUse, print_json, say
+from rootcellar.cli.progress import Progress
+from rootcellar.cli.stores import existing_history
+from rootcellar.cli.times import full_moment
+from rootcellar.history.filters import parse
+from rootcellar.history.lists import Page
+from rootcellar.history.streaming import pages
+
+EXAMPLES = """\b
+Examples:
+  rootcellar export state:failed since:7d -o failures.csv -A shop.celery
+  rootcellar export 'task:shop.*' --format jsonl -A shop.celery | gzip > shop.gz
+  rootcellar export done:2026-11 -o november.parquet -A shop.celery
+"""
+
+
+class Format(str, Enum):
+    """The formats of an export."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+@store_options
+def export(
+    choice: Choice,
+    words: FilterArgument = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="The format; without it, the end of the file's name decides")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file; without it, standard output")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write tasks to a file: for a spreadsheet, for another program, or for keeping.
+
+    \b
+    csv      a table with a heading. args, kwargs, result, children and
+             stamps are JSON. A text that a spreadsheet would take for a
+             formula begins with an apostrophe.
+    jsonl    one object of JSON a line, as `history --json` prints them
+    parquet  Apache Parquet; needs pip install 'rootcellar[parquet]'
+
+    Tasks are read page by page, so that memory does not grow with their number. A file gets its name when it is
+    complete: after an error or Ctrl-C there is no file, and an older one stays. --json prints how many tasks were
+    written, and needs --output. NaN is the text "NaN"; a value that is not JSON, that is encrypted with a key that is
+    missing here, or that is in a blob is a text like <application/json, encrypted by key k1, 240 bytes>.
+    """
+    name = _format(form, output)
+    if as_json and _is_standard(output):
+        raise WrongUse("--json describes the export, so the export itself needs a file: give --output FILE")
+    query = parse(filter_text(words))
+    with existing_history(choice) as opened, _opened(name, output) as writer:
+        progress = Progress("tasks exported")
+        for page in pages(opened, query):
+            print_damage(page.records)
+            for record in page.records:
+                writer.write(record)
+            progress.add(len(page.records), _beside(page))
+        writer.close()
+    if as_json:
+        print_json({"tasks": progress.count, "file": str(output), "format": name})
+    elif not _is_standard(output):
+        say(f"{progress.count:,} tasks are in {output}.")
+
+
+def _format(form: Format | None, output: Path | None) -> str:
+    """Return the name of the format.
+
+    Raises:
+        WrongUse: none is given, and the name of the file does not tell it.
+    """
+    name = form.value if form is not None else ("" if output is None else output.suffix.removeprefix(".").lower())
+    if name not in FORMATS:
+        raise WrongUse(f"no format is given: give --format {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if name == PARQUET and _is_standard(output) and sys.stdout.isatty():
+        raise WrongUse("parquet is not text: give --output FILE, or send it into a pipe")
+    return str(name)
+
+
+def _is_standard(output: Path | None) -> bool:
+    return output is None or str(output) == "-"
+
+
+@contextmanager
+def _opened(name: str, output: Path | None) -> Iterator[Writer]:
+    """Open the file, and return its writer."""
+    if output is None or _is_standard(output):
+        yield Parquet(sys.stdout.buffer) if name == PARQUET else TEXT_FORMATS[name](cast(io.TextIOWrapper, sys.stdout))
+        return
+    with whole_file(output) as file:
+        if name == PARQUET:
+            yield Parquet(file)
+            return
+        text = _text(file)
+        yield TEXT_FORMATS[name](text)
+        text.detach()
+
+
+def _text(file: BinaryIO) -> io.TextIOWrapper:
+    return io.TextIOWrapper(file, encoding="utf-8", newline="")
+
+
+def _beside(page: Page) -> str:
+    return "" if page.searched_back_to is None else f", searched back to {full_moment(page.searched_back_to)}"

@@ -1,0 +1,113 @@
+"""``rootcellar forget``: deletes the results of tasks."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rootcellar.cli.confirmation import confirm
+from rootcellar.cli.options import (
+    Choice,
+    DryRunOption,
+    FilterArgument,
+    JsonOption,
+    YesOption,
+    filter_text,
+    store_options,
+)
+from rootcellar.cli.output import WrongUse, console, print_json, say, say_beside
+from rootcellar.cli.progress import Progress
+from rootcellar.cli.stores import existing_history
+from rootcellar.cli.table import print_tasks
+from rootcellar.cli.values import json_object
+from rootcellar.history.filters import FilterWrong
+from rootcellar.history.forgetting import CAP, Forgetting, Preview
+from rootcellar.stores.counting import Counted
+
+EXAMPLES = """\b
+Examples:
+  rootcellar forget --dry-run task:shop.import until:30d -A shop.celery
+  rootcellar forget --yes state:succeeded 'task:tests.*' -A shop.celery
+"""
+
+
+@store_options
+def forget(
+    choice: Choice,
+    words: FilterArgument = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete the stored results of tasks, and their blobs.
+
+    First it shows how many tasks the filter finds and five of them, and asks. Tasks that end after that are not
+    deleted. A task that runs now stays known to its worker, and is stored again when it ends. The statistics of `stats`
+    and `timeline` keep counting what is deleted. You can interrupt it at any time and run it again: it goes on with
+    what is left. Without a filter it refuses; state:any means every task.
+
+    Exit status 0 if it was done, or there was nothing to delete, 1 after an error or if the answer was no, 2 without
+    --yes where there is no terminal to ask on.
+    """
+    text = filter_text(words)
+    if not text.strip():
+        raise WrongUse(
+            "no filter is given: say which tasks, such as state:failed until:30d; state:any means every task"
+        )
+    with existing_history(choice) as opened:
+        forgetting = Forgetting(opened, text)
+        if forgetting.query.sort:
+            raise FilterWrong("what is deleted has no order", text, text.rindex("sort:"), "leave out sort:")
+        preview = forgetting.preview()
+        keeps_counts = opened.store.ability(Counted) is not None
+        if not as_json:
+            _say_preview(preview, opened.store.where)
+        if dry_run:
+            if as_json:
+                print_json({**_as_object(forgetting, preview), "dry_run": True, "forgotten": 0})
+            return
+        if preview.count:
+            confirm(yes, f"Delete {_number(preview)} in {opened.store.where}?")
+        _run(forgetting)
+    if as_json:
+        print_json({**_as_object(forgetting, preview), "dry_run": False, "forgotten": forgetting.forgotten})
+        return
+    counts = " The statistics keep counting them." if keeps_counts and forgetting.forgotten else ""
+    say(f"{forgetting.forgotten:,} tasks were forgotten.{counts}")
+
+
+def _run(forgetting: Forgetting) -> None:
+    progress = Progress("tasks forgotten")
+    try:
+        forgetting.run(progress.add)
+    except SystemExit:
+        print(f"Interrupted. {forgetting.forgotten:,} tasks forgotten. Run it again to go on.", file=sys.stderr)
+        raise
+
+
+def _say_preview(preview: Preview, where: str) -> None:
+    """Print what would be deleted: the number, the filter in English, and examples."""
+    say(f"{_number(preview)} in {where}: {preview.sentence.partition(';')[0]}.")
+    if preview.unread:
+        say_beside(
+            f"{preview.unread:,} more are left out: the filter asks for a value of them that cannot be read here."
+        )
+    if preview.examples:
+        print_tasks(preview.examples, console())
+
+
+def _number(preview: Preview) -> str:
+    if not preview.is_all:
+        return f"more than {CAP:,} tasks"
+    return "1 task" if preview.count == 1 else f"{preview.count:,} tasks"
+
+
+def _as_object(forgetting: Forgetting, preview: Preview) -> dict[str, Any]:
+    return {
+        "filter": str(forgetting.query),
+        "sentence": preview.sentence,
+        "found": preview.count,
+        "found_all": preview.is_all,
+        "unread": preview.unread,
+        "examples": [json_object(record) for record in preview.examples],
+    }

@@ -1,0 +1,132 @@
+"""Deletes the records of the tasks that a filter finds: first a preview, then batch by batch.
+
+It can be interrupted after any batch and run again: what is deleted is not found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from rootcellar.errors import PermissionDenied, StoreReadOnly
+from rootcellar.history.filters import Filter
+from rootcellar.history.history import History
+from rootcellar.history.lists import Page, Tasks
+from rootcellar.payloads.forgetting import forget_tasks
+from rootcellar.records import TaskRecord
+from rootcellar.stores.counting import Counted
+
+#: how many tasks a preview counts
+CAP = 10_000
+#: how many examples a preview has
+EXAMPLES = 5
+#: how many records one statement deletes
+_BATCH = 500
+#: seconds of one pass of counting before the first deletion, and the most passes
+_PASS, _MOST_PASSES = 1.0, 30
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would be deleted.
+
+    Attributes:
+        count: how many tasks, up to :data:`CAP`.
+        is_all: whether there are no more than ``count``.
+        examples: a few of them, with their values, the first ones of the list.
+        sentence: what was asked, in English.
+        unread: how many tasks are left out because a value that the filter asks for cannot be read.
+    """
+
+    count: int
+    is_all: bool
+    examples: tuple[TaskRecord, ...]
+    sentence: str
+    unread: int
+
+
+class Forgetting:
+    """Deletes the tasks that a filter finds. Its moments count from now; tasks that end later are not deleted.
+
+    Args:
+        history: the stored results.
+        query: which tasks.
+
+    Raises:
+        FilterWrong: a term of the filter cannot be understood.
+    """
+
+    def __init__(self, history: History, query: str | Filter) -> None:
+        self._history = history
+        self._clock = history.clock
+        self._query = history.parsed(query, self._clock)
+        self.forgotten = 0
+
+    @property
+    def query(self) -> Filter:
+        """The tree of the filter."""
+        return self._query
+
+    def preview(self) -> Preview:
+        """Count the tasks, and read a few of them."""
+        first = self._tasks(EXAMPLES).page()
+        count, unread, after = 0, 0, None
+        while True:
+            page = self._tasks(1_000, after).page()
+            count += len(self._ids(page))
+            unread += page.unread
+            after = page.cursor
+            if after is None or count >= CAP:
+                break
+        examples = tuple(record for record in first.records if self._is_due(record))
+        return Preview(min(count, CAP), after is None and count <= CAP, examples, first.sentence, unread)
+
+    def run(self, on_progress: Callable[[int], object] = lambda count: None) -> int:
+        """Delete every task that the filter finds; return how many records there were.
+
+        Args:
+            on_progress: is called after each batch, with the number that it deleted.
+
+        Raises:
+            StoreError: the store, or the blob store, cannot be used. What was deleted stays deleted.
+        """
+        self._count_first()
+        store, spiller, after = self._history.store, self._history.codec.spiller, None
+        while True:
+            page = self._tasks(_BATCH, after).page()
+            if ids := self._ids(page):
+                count = forget_tasks(store, spiller, ids)
+                self.forgotten += count
+                on_progress(count)
+            after = page.cursor
+            if after is None:
+                return self.forgotten
+
+    def _count_first(self) -> None:
+        """Let the statistics count the newest results, because they cannot count what is deleted."""
+        counted = self._history.store.ability(Counted)
+        if counted is None:
+            return
+        try:
+            for _ in range(_MOST_PASSES):
+                if counted.roll(budget=_PASS).is_done:
+                    return
+        except (PermissionDenied, StoreReadOnly):
+            # deleting will raise the same, or this user may delete and not count
+            return
+
+    def _tasks(self, size: int, after: str | None = None) -> Tasks:
+        history = self._history
+        with_values = size == EXAMPLES
+        return Tasks(
+            history.store, history.codec, self._query, self._clock, size=size, after=after, with_values=with_values
+        )
+
+    def _ids(self, page: Page) -> list[str]:
+        return [record.task_id for record in page.records if self._is_due(record)]
+
+    def _is_due(self, record: TaskRecord) -> bool:
+        """Return False for a task that ended, or else started or was sent, after the preview began."""
+        moment: datetime | None = record.done_at or record.started_at or record.sent_at
+        return moment is None or moment <= self._clock.now
