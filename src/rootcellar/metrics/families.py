@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import accumulate
 from typing import Any
+from urllib.parse import urlsplit
 
+from rootcellar.metrics import catalogue
 from rootcellar.metrics.catalogue import Kind, Metric
 from rootcellar.support.imports import import_failure
 
@@ -42,6 +45,12 @@ class Family:
 
     metric: Metric
     values: dict[tuple[str, ...], float | Distribution] = field(default_factory=dict)
+
+
+def build_info(url: object) -> Family:
+    """Return the version of rootcellar, and the kind of the store with this URL."""
+    scheme = urlsplit(str(url).removeprefix("rootcellar+")).scheme
+    return Family(catalogue.BUILD_INFO, {(version("rootcellar"), scheme): 1.0})
 
 
 def check_installed(where: str) -> None:

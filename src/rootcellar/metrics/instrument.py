@@ -6,10 +6,8 @@ import atexit
 import contextlib
 import os
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from billiard import current_process, get_start_method
 from celery import signals
@@ -19,7 +17,7 @@ from rootcellar.backend.lifecycle import has_backend
 from rootcellar.backend.observing import observe, observer_of
 from rootcellar.errors import ConfigurationError
 from rootcellar.metrics import catalogue, cells
-from rootcellar.metrics.families import Family, as_prometheus, check_installed
+from rootcellar.metrics.families import Family, as_prometheus, build_info, check_installed
 from rootcellar.metrics.observers import BackendObserver
 from rootcellar.metrics.recorder import WIDTH, Recorder
 from rootcellar.metrics.server import MetricsServer, parse_address
@@ -109,7 +107,7 @@ class Instruments:
     def families(self) -> Iterator[Family]:
         """Yield the metrics of this process; in a worker's main process those of its whole pool."""
         yield from self._recorder.families()
-        yield Family(catalogue.BUILD_INFO, {(version("rootcellar"), scheme_of(self._app.conf.result_backend)): 1.0})
+        yield build_info(self._app.conf.result_backend)
 
     # -- signals of Celery
 
@@ -174,11 +172,6 @@ class Instruments:
             self._server = None
             server.shutdown()
             server.server_close()
-
-
-def scheme_of(url: Any) -> str:
-    """Return the scheme of a store's URL, without ``rootcellar+``; it contains no password."""
-    return urlsplit(str(url).removeprefix("rootcellar+")).scheme
 
 
 def _remove(path: Path, pid: int) -> None:

@@ -1,0 +1,151 @@
+"""Asks a store for its figures at each scrape, and goes on serving the last ones while it cannot be asked.
+
+A scrape takes no longer than a time limit. A call that hangs is left alone, and the next scrape waits for it instead of
+beginning another one, so a slow server gets at most one call at a time::
+
+    scrape ──> no call is running: begin one ──┐
+           └─> a call is running ──────────────┴─> it ends in time ──> its figures, up 1
+                                                └─> it fails, or does not ──> the last figures, up 0
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+
+from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailable
+from rootcellar.metrics import catalogue, readings
+from rootcellar.metrics.families import Family, build_info
+from rootcellar.stores import Store
+from rootcellar.support.executor import DeadlineExecutor
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(logging.getLogger(__name__))
+
+#: seconds that a scrape waits for the store, by default; Prometheus itself waits for 10 seconds
+TIMEOUT = 5.0
+#: seconds for which the sizes of tables and the use of memory are kept
+SIZES_SECONDS = 60.0
+
+Read = Callable[[Store], Iterable[Family]]
+
+
+class StoreCollector:
+    """The metrics of one store. Safe to use from any thread.
+
+    Args:
+        store: the store.
+        must_exist: checks that the store has tables, without creating any.
+        timeout: seconds that a scrape waits for the store.
+        table_limit: the size of all tables at which an alert is wanted, in bytes; ``None`` for none.
+        on_change: called when the store cannot be asked any more, with the reason, and with ``None`` when it can again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        must_exist: Callable[[Store], object],
+        *,
+        timeout: float = TIMEOUT,
+        table_limit: int | None = None,
+        on_change: Callable[[RootcellarError | None], object] = lambda failure: None,
+    ) -> None:
+        self._store = store
+        self._on_change = on_change
+        self._must_exist = must_exist
+        self._timeout = timeout
+        self._constant = [build_info(store.url)]
+        if table_limit is not None:
+            self._constant.append(Family(catalogue.TABLE_LIMIT, {(): float(table_limit)}))
+        self._executor = DeadlineExecutor()
+        #: held during a scrape
+        self._scraping = threading.Lock()
+        self._answer: Future[list[Family]] | None = None
+        self._last: list[Family] = []
+        self._readers: Sequence[_Reader] = (
+            _Reader(readings.activity),
+            _Reader(readings.journal),
+            _Reader(readings.sizes, SIZES_SECONDS),
+            _Reader(readings.memory, SIZES_SECONDS),
+        )
+        self._does_exist = False
+        #: why the store could not be asked in the last scrape; ``None`` if it was asked
+        self.failure: RootcellarError | None = None
+
+    def families(self) -> list[Family]:
+        """Return all metrics of the store."""
+        with self._scraping:
+            began = time.monotonic()
+            self._refresh()
+            up = Family(catalogue.UP, {(): float(self.failure is None)})
+            duration = Family(catalogue.SCRAPE_DURATION, {(): time.monotonic() - began})
+            return [up, duration, *self._constant, *self._last]
+
+    def _refresh(self) -> None:
+        answer = self._answer = self._answer or self._executor.submit(self._ask)
+        try:
+            self._last = answer.result(self._timeout)
+        except NotInTime:
+            self._note(_too_slow(self._store.where, self._timeout))
+        except RootcellarError as exc:
+            self._note(exc)
+        else:
+            self._note(None)
+        finally:
+            if answer.done():
+                self._answer = None
+
+    def _note(self, failure: RootcellarError | None) -> None:
+        has_changed = (failure is None) != (self.failure is None)
+        self.failure = failure
+        if has_changed:
+            self._on_change(failure)
+
+    def _ask(self) -> list[Family]:
+        if not self._does_exist:
+            self._must_exist(self._store)
+            self._does_exist = True
+        try:
+            return [family for reader in self._readers for family in reader.read(self._store)]
+        except RootcellarError:
+            self._does_exist = False
+            raise
+
+
+class _Reader:
+    """Reads one group of figures.
+
+    Args:
+        read: reads them.
+        kept: seconds for which they are kept.
+    """
+
+    def __init__(self, read: Read, kept: float = 0.0) -> None:
+        self._read = read
+        self._kept = kept
+        self._at = float("-inf")
+        self._families: list[Family] = []
+        self._is_denied = False
+
+    def read(self, store: Store) -> list[Family]:
+        """Return the figures; none if this user may not read them."""
+        if time.monotonic() - self._at >= self._kept:
+            try:
+                self._families = list(self._read(store))
+            except PermissionDenied as exc:
+                logger.log(logging.DEBUG if self._is_denied else logging.WARNING, "Some metrics are missing: %s", exc)
+                self._is_denied, self._families = True, []
+            self._at = time.monotonic()
+        return self._families
+
+
+def _too_slow(where: str, seconds: float) -> RootcellarError:
+    return StoreUnavailable(
+        f"no answer within {seconds:g} s",
+        where=where,
+        remedy="see whether the server is overloaded, or raise --timeout",
+    )
