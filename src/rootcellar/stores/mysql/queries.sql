@@ -31,6 +31,9 @@ SELECT {task_select} FROM {task} WHERE task_id = %(task_id)s
 -- get_tasks: read many tasks
 SELECT {task_select} FROM {task} WHERE task_id IN %(task_ids)s
 
+-- hold_tasks: lock tasks that are to be deleted
+SELECT task_id FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(ids)s FOR UPDATE
+
 -- delete_tasks: delete tasks, by the primary key: all statements lock rows in its order, and another order could cause a deadlock
 DELETE t FROM {task} AS t FORCE INDEX (PRIMARY) WHERE t.task_id IN %(task_ids)s
 
@@ -102,8 +105,8 @@ LIMIT %(limit)s
 -- expired_tasks: find some tasks that have expired
 SELECT task_id FROM {task} WHERE expires_at < %(now)s ORDER BY expires_at LIMIT %(limit)s
 
--- delete_expired_tasks: delete the tasks that were found, if they are still expired
-DELETE t FROM {task} AS t FORCE INDEX (PRIMARY) WHERE t.task_id IN %(ids)s AND t.expires_at < %(now)s
+-- hold_expired_tasks: lock the tasks that were found, if they are still expired
+SELECT task_id FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(ids)s AND expires_at < %(now)s FOR UPDATE
 
 -- expired_groups: find some groups that have expired
 SELECT taskset_id FROM {group} WHERE expires_at < %(now)s ORDER BY expires_at LIMIT %(limit)s

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, TypeVar
 
 import pymysql
@@ -16,13 +17,14 @@ from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, Ta
 from rootcellar.stores import framing
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.fields import clamped
-from rootcellar.stores.mysql import driver, failures
+from rootcellar.stores.mysql import counting, driver, failures
 from rootcellar.stores.mysql.driver import Connection, in_list
 from rootcellar.stores.mysql.schema import PACKAGE, MySQLSchema, table_names, unquoted
 from rootcellar.stores.mysql.url import connection_settings, describe
 from rootcellar.stores.passwords import source_of
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.sql import fragments, rows
+from rootcellar.stores.sql.by_date import is_late
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
 from rootcellar.stores.sql.store import SqlStore
 from rootcellar.support.backoff import Backoff
@@ -63,6 +65,7 @@ class MySQLStore(SqlStore[Connection]):
             where=self._where,
         )
         self.schema = MySQLSchema(self.options, self._with_connection, self._where, self._settings["database"])
+        self._counts: counting.MySQLCounts = counting.MySQLCounts(self.options)
 
     @property
     def connection_settings(self) -> Mapping[str, Any]:
@@ -77,12 +80,15 @@ class MySQLStore(SqlStore[Connection]):
         _check_ids(record.task_id)
         # a unique number: with it, the statement finds out whether the row is that of this call
         row = {**rows.task_row(record, _date_text), "put_id": secrets.randbits(63)}
-        if part is None:
+        late = is_late(record)
+        if part is None and not late:
             return Stored(written=self._count("put_task", row) > 0)
 
         def both(connection: Connection) -> Stored:
             written = connection.execute(self._sql["put_task"], row) > 0
-            return Stored(written=written, chord=self._count_part(connection, part, record, lease))
+            if late:
+                self._counts.mark_late(connection, record)
+            return Stored(written=written, chord=self._count_part(connection, part, record, lease) if part else None)
 
         return self._in_transaction(both)
 
@@ -104,6 +110,27 @@ class MySQLStore(SqlStore[Connection]):
         )
         text = fill_in(self._sql["put_sent"], {"sent_rows": values})
         self._run(lambda connection: connection.execute(text, params))
+
+    def _delete_tasks(self, ids: Sequence[str]) -> int:
+        return self._in_transaction(
+            lambda connection: self._delete_noted(connection, "hold_tasks", {"ids": in_list(ids)})
+        )
+
+    def _delete_expired_tasks(self, params: dict[str, Any]) -> int:
+        count = 0
+        ids = sorted(row[0] for row in self._all("expired_tasks", params))
+        for some in framing.chunks(ids, self.MANY):
+            held = partial(self._delete_noted, hold="hold_expired_tasks", params={**params, "ids": in_list(some)})
+            count += self._in_transaction(held)
+        return count
+
+    def _delete_noted(self, connection: Connection, hold: str, params: Mapping[str, Any]) -> int:
+        """Lock rows, keep what was counted of them, and delete them; return how many."""
+        ids = in_list([row[0] for row in connection.rows(self._sql[hold], params)])
+        if not ids:
+            return 0
+        connection.execute(self._sql["note_gone"], {"ids": ids})
+        return connection.execute(self._sql["delete_tasks"], {"task_ids": ids})
 
     # -- chords
 
@@ -127,7 +154,7 @@ class MySQLStore(SqlStore[Connection]):
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         params: dict[str, Any] = {"now": _date_text(now), "limit": limit}
-        count = self._delete_expired("expired_tasks", "delete_expired_tasks", params)
+        count = self._delete_expired_tasks(params)
         count += self._delete_expired("expired_groups", "delete_expired_groups", params)
         self._delete_expired_chords({**params, "yesterday": _date_text(now - timedelta(days=1))})
         return count + self._delete_expired_adopted(now, limit)
@@ -317,7 +344,9 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_replacement": fragments.replacement(lambda name, _: f"%({name})s"),
         "task_still_the_same": fragments.still_the_same("<=>", lambda name, _: f"%({name})s"),
     }
-    return load_statements(PACKAGE, "queries.sql", names)
+    found = load_statements(PACKAGE, "queries.sql", names)
+    found["note_gone"] = counting.statements(options)["note_gone"]
+    return found
 
 
 def _update_assignments() -> str:

@@ -63,8 +63,13 @@ SELECT {task_columns} FROM {task} WHERE task_id = %(task_id)s
 -- get_tasks: read many tasks, as binary.py reads them
 SELECT {task_columns} FROM {task} WHERE task_id = ANY(%(task_ids)s)
 
--- delete_tasks: delete tasks
-DELETE FROM {task} WHERE task_id = ANY(%(task_ids)s)
+-- delete_tasks: delete tasks, keep what was counted of them, and return how many there were
+WITH deleted AS (
+    DELETE FROM {task} WHERE task_id = ANY(%(task_ids)s) RETURNING {counted_columns}
+), noted AS (
+{note_gone}
+)
+SELECT count(*) FROM deleted
 
 -- replace_task: replace the values of a task that has not changed
 UPDATE {task} SET {task_replacement}
@@ -133,10 +138,15 @@ WHERE date_done IS NULL AND counted >= size::bigint + extra
     AND owner = %(owner)s
 LIMIT %(limit)s
 
--- delete_expired_tasks: delete some tasks that have expired
-DELETE FROM {task} WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM {task} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)) AND expires_at < %(now)s
+-- delete_expired_tasks: delete some tasks that have expired, keep what was counted of them, and return how many there were
+WITH deleted AS (
+    DELETE FROM {task} WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM {task} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    )) AND expires_at < %(now)s RETURNING {counted_columns}
+), noted AS (
+{note_gone}
+)
+SELECT count(*) FROM deleted
 
 -- delete_expired_groups: delete some groups that have expired
 DELETE FROM {group} WHERE ctid = ANY(ARRAY(

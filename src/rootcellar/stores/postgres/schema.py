@@ -9,13 +9,14 @@ from typing import Any
 
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.sql import counting
 from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX
 from rootcellar.stores.sql.grants import Role, on_tables
 from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import in_parameterized, load_statements, qualified, quote_identifier
 
 _PACKAGE = "rootcellar.stores.postgres"
-MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql", "004_history.sql")
+MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql", "004_history.sql", "005_statistics.sql")
 #: seconds to wait for a lock: behind this wait, every process that stores would also wait for a slow reader
 LOCK_TIMEOUT = 5
 #: the most bytes of a name; PostgreSQL cuts longer ones
@@ -37,6 +38,8 @@ def table_names(options: StoreOptions) -> dict[str, str]:
     }
     for index in ("date_done", "name", "expires", "failures", "changed", "failure_group", "unfinished"):
         names[f"task_{index}_index"] = quote_identifier(_derived(task, f"_{index}_idx"))
+    names.update({key: qualified(schema, _derived(task, suffix)) for key, suffix in counting.TABLES.items()})
+    names.update({key: quote_identifier(_derived(task, suffix)) for key, suffix in counting.INDEXES.items()})
     names["group_expires_index"] = quote_identifier(_derived(options.group_table, "_expires_idx"))
     names["chord_open_index"] = quote_identifier(_derived(task, "_chord_open_idx"))
     return names

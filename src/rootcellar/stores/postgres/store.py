@@ -15,7 +15,7 @@ from rootcellar.stores import framing
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.fields import EARLIEST, LATEST
 from rootcellar.stores.pool import ConnectionPool
-from rootcellar.stores.postgres import binary, driver
+from rootcellar.stores.postgres import binary, counting, driver
 from rootcellar.stores.postgres.batching import Batch, Statements
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.group_commit import GroupCommit, Write
@@ -49,6 +49,16 @@ _MARKER = "txid_current() | 63"
 #: its new value in an upsert: only a row that is or was finished gets one, so that the progress of a running task
 #: changes no indexed column
 _CHANGED = f"CASE WHEN t.date_done IS NULL THEN coalesce(excluded.changed, t.changed) ELSE {_MARKER} END"
+#: the hours in which a row was done before: one that is stored again leaves the hour in which it was counted
+_WAS_DONE = (
+    "CASE WHEN t.date_done IS NULL OR date_trunc('hour', t.date_done, 'UTC') = ANY(t.was_done) THEN t.was_done "
+    "ELSE t.was_done || date_trunc('hour', t.date_done, 'UTC') END"
+)
+#: the columns of a deleted row that are counted
+_COUNTED_COLUMNS = (
+    *("task_id", "status", "name", "queue", "retries", "failure_group"),
+    *("date_sent", "date_started", "date_done"),
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: the states of a connection that is ready for the next statement
 _IDLE, _NO_PIPELINE = int(psycopg.pq.TransactionStatus.IDLE), int(psycopg.pq.PipelineStatus.OFF)
@@ -80,6 +90,7 @@ class PostgresStore(SqlStore[Connection]):
             where=self._where,
         )
         self.schema = PostgresSchema(self.options, self._with_connection, self._where)
+        self._counts = counting.PostgresCounts(self.options)
         self._get = Statement("get_task", self._sql["get_task"])
         self._get_many = Statement("get_tasks", self._sql["get_tasks"])
         self._put = Statement("put_task", self._sql["put_task"])
@@ -186,9 +197,13 @@ class PostgresStore(SqlStore[Connection]):
             raise driver.translate(exc, self._where) from exc
 
     def _delete_on(self, connection: Connection, ids: Sequence[str]) -> None:
-        self._count_of(connection, "delete_tasks", {"task_ids": list(ids)})
+        self._rows_of(connection, "delete_tasks", {"task_ids": list(ids)})
         if self._adopted and self._adopted.task_table:
             self._count_of(connection, "delete_adopted_tasks", {"task_ids": list(ids)})
+
+    def _delete_tasks(self, ids: Sequence[str]) -> int:
+        ((count,),) = self._all("delete_tasks", {"task_ids": list(ids)})
+        return int(count)
 
     # -- chords
 
@@ -217,7 +232,8 @@ class PostgresStore(SqlStore[Connection]):
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         params = {"now": now, "limit": limit}
-        count = self._count("delete_expired_tasks", params) + self._count("delete_expired_groups", params)
+        count = int(self._all("delete_expired_tasks", params)[0][0])
+        count += self._count("delete_expired_groups", params)
         self._count("delete_expired_chords", params)
         return count + self._delete_expired_adopted(now, limit)
 
@@ -373,8 +389,9 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         # a waiter of this kind gets only the id
         "sent_columns": ", ".join(f"CASE WHEN w.kind <> 1 THEN {column} END" for column in rows.TASK_COLUMNS),
         "task_values": fragments.named(rows.TASK_COLUMNS, "%({})s"),
-        "task_update": f"{fragments.update_assignments()}, changed = {_CHANGED}",
+        "task_update": f"{fragments.update_assignments()}, changed = {_CHANGED}, was_done = {_WAS_DONE}",
         "task_marker": f"CASE WHEN %(date_done)s::timestamptz IS NOT NULL THEN {_MARKER} END",
+        "counted_columns": ", ".join(_COUNTED_COLUMNS),
         "task_overwritable": fragments.overwritable(),
         "task_select": select,
         "task_replacement": fragments.replacement(_cast),
@@ -382,6 +399,9 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     }
     found = load_statements(_PACKAGE, "queries.sql", names)
     found.update(load_statements(_PACKAGE, "waiting.sql", names))
+    statistics = counting.statements(options)
+    for statement in ("delete_tasks", "delete_expired_tasks"):
+        found[statement] = fill_in(found[statement], {"note_gone": statistics["note_gone"]})
     found["count_arrived"] = fill_in(found["count_arrived"], {"claimable": found["claimable"]})
     for statement in ("put_task_and_part", "count_part"):
         found[statement] = fill_in(found[statement], {"count_arrived": found["count_arrived"]})

@@ -7,9 +7,11 @@ run, and how ids and dates become parameters.
 from __future__ import annotations
 
 import itertools
+import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -17,13 +19,17 @@ from rootcellar.errors import RecordRefused
 from rootcellar.records import ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.base import Store, StoreOptions, TaskQuery
+from rootcellar.stores.counting import Answer, FailureHour, Kind, KnownFailure, Name, Question, Rolled
 from rootcellar.stores.matching import matcher
 from rootcellar.stores.measures import Activity, TableSize
 from rootcellar.stores.pool import ConnectionPool
-from rootcellar.stores.sql import rows
+from rootcellar.stores.sql import reading, rows
 from rootcellar.stores.sql.celery_tables import Adopted
 from rootcellar.stores.sql.celery_tables import group_record as old_group_record
 from rootcellar.stores.sql.celery_tables import task_record as old_task_record
+from rootcellar.stores.sql.counting import Server
+from rootcellar.stores.sql.rolling import forget_counts, roll_once
+from rootcellar.stores.sql.rows import storable
 from rootcellar.stores.sql.schema import SqlSchema
 
 #: a query of the table that Celery created reads this many rows at a time, and this many times
@@ -35,7 +41,7 @@ T = TypeVar("T")
 
 
 class SqlStore(Store, Generic[C]):
-    """A store whose records are rows. A subclass creates ``_pool`` and ``schema``.
+    """A store whose records are rows. A subclass creates ``_pool``, ``_counts`` and ``schema``.
 
     Args:
         url: see :class:`~rootcellar.stores.base.Store`.
@@ -48,6 +54,7 @@ class SqlStore(Store, Generic[C]):
     MANY = 1_000
 
     _pool: ConnectionPool[C]
+    _counts: Server[C]
     schema: SqlSchema[C]
 
     def __init__(self, url: str, options: StoreOptions, *, where: str, statements: Mapping[str, str]) -> None:
@@ -146,11 +153,14 @@ class SqlStore(Store, Generic[C]):
     def delete(self, task_ids: Iterable[str]) -> int:
         count = 0
         for some in framing.chunks(sorted(self._findable(task_ids)), self.MANY):
-            params = {"task_ids": self._ids(some)}
-            count += self._count("delete_tasks", params)
+            count += self._delete_tasks(some)
             if self._adopted and self._adopted.task_table:
-                count += self._count("delete_adopted_tasks", params)
+                count += self._count("delete_adopted_tasks", {"task_ids": self._ids(some)})
         return count
+
+    @abstractmethod
+    def _delete_tasks(self, ids: Sequence[str]) -> int:
+        """Delete rows of our own table, and keep what was counted of them; return how many there were."""
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return [self._task_record(row) for row in self._all("scan_tasks", {"after": after or "", "limit": limit})]
@@ -279,6 +289,75 @@ class SqlStore(Store, Generic[C]):
             if len(page) < ADOPTED_PAGE:
                 return
             before = page[-1]["id"]
+
+    # -- counts: see rootcellar.stores.counting.Counted
+
+    def roll(self, *, budget: float = 1.0) -> Rolled:
+        """Bring the counts up to date."""
+        deadline = time.monotonic() + budget
+        hours = 0
+        while True:
+            rolled = self._run(self._roll_at(deadline))
+            hours += rolled.hours
+            if rolled.is_done or not rolled.is_leader or time.monotonic() >= deadline:
+                return replace(rolled, hours=hours)
+
+    def _roll_at(self, deadline: float) -> Callable[[C], Rolled]:
+        return lambda connection: roll_once(self._counts, connection, deadline)
+
+    def rebuild_counts(self) -> None:
+        """Forget what was counted of the rows that exist."""
+        self._run(lambda connection: forget_counts(self._counts, connection))
+
+    def counts(self, question: Question) -> Answer:
+        """Count finished tasks."""
+        return self._run(lambda connection: reading.answer(self._counts, connection, question))
+
+    def unfinished(self, question: Question, cap: int = 10_000) -> Answer:
+        """Count unfinished tasks."""
+        return self._run(lambda connection: reading.unfinished(self._counts, connection, question, cap))
+
+    def durations(self, question: Question, of: str, limit: int) -> Sequence[float] | None:
+        """Return the durations of the rows that exist."""
+        return self._run(lambda connection: reading.durations(self._counts, connection, question, of, limit))
+
+    def slowest(self, question: Question, limit: int) -> Sequence[str]:
+        """Return the ids of the tasks that ran longest."""
+        return self._run(lambda connection: reading.slowest(self._counts, connection, question, limit))
+
+    def names(self, kind: Kind) -> Sequence[Name]:
+        """Return every name that a finished task ever had."""
+        return self._run(lambda connection: reading.names(self._counts, connection, kind))
+
+    def failure_hours(
+        self, since: datetime | None = None, until: datetime | None = None, groups: Collection[int] | None = None
+    ) -> Sequence[FailureHour]:
+        """Count failures by group, task and hour."""
+        return self._run(lambda connection: reading.failure_hours(self._counts, connection, since, until, groups))
+
+    def known_failures(self, groups: Collection[int] | None = None) -> Sequence[KnownFailure]:
+        """Return what is kept of groups of failures."""
+        return self._run(lambda connection: reading.known_failures(self._counts, connection, groups))
+
+    def describe_failure(self, group: int, *, type: str, place: str, template: str) -> None:
+        """Store what a group of failures is."""
+        texts = {"type": storable(type), "place": storable(place), "template": storable(template)}
+        params = {"failure_group": group, **texts}
+        self._run(lambda connection: self._counts.do(connection, "describe_failure", params))
+
+    def mark_failure(
+        self, group: int, mark: str | None, *, at: datetime, until: datetime | None = None, note: str | None = None
+    ) -> bool:
+        """Store the mark of a group of failures; return whether the group is known."""
+        params = {
+            "failure_group": group,
+            "mark": mark,
+            "marked_at": self._date(at),
+            "muted_until": None if until is None else self._date(until),
+            "note": storable(note),
+        }
+        self._run(lambda connection: self._counts.do(connection, "mark_failure", params))
+        return bool(self.known_failures([group]))
 
     # -- the tables that Celery created
 

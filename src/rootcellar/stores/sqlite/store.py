@@ -17,9 +17,10 @@ from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.fields import clamped
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.sql import fragments, rows
-from rootcellar.stores.sql.statements import load_statements
+from rootcellar.stores.sql.by_date import RECENT, is_late
+from rootcellar.stores.sql.statements import fill_in, load_statements
 from rootcellar.stores.sql.store import SqlStore
-from rootcellar.stores.sqlite import driver
+from rootcellar.stores.sqlite import counting, driver
 from rootcellar.stores.sqlite.schema import PACKAGE, SQLiteSchema, table_names, transaction
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         self._path = driver.database_path(url)
         super().__init__(url, options, where=f"sqlite {self._path}", statements=_statements(options))
         self._pool: ConnectionPool[sqlite3.Connection] = ConnectionPool(
-            lambda: driver.connect(self._path),
+            lambda: counting.add_functions(driver.connect(self._path)),
             close=sqlite3.Connection.close,
             alive=lambda connection: True,
             usable=lambda connection: not connection.in_transaction,
@@ -51,6 +52,7 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
             harmless=(sqlite3.Error, UnicodeEncodeError, OverflowError),
         )
         self.schema = SQLiteSchema(self.options, self._with_connection, self._path)
+        self._counts: counting.SQLiteCounts = counting.SQLiteCounts(self.options)
 
     # -- tasks
 
@@ -58,12 +60,15 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
         row = rows.task_row(record, _date_text)
-        if part is None:
+        late = is_late(record)
+        if part is None and not late:
             return Stored(written=self._count("put_task", row) == 1)
 
         def both(connection: sqlite3.Connection) -> Stored:
             written = connection.execute(self._sql["put_task"], row).rowcount == 1
-            return Stored(written=written, chord=self._count_part(connection, part, record, lease))
+            if late:
+                self._counts.mark_late(connection, record)
+            return Stored(written=written, chord=self._count_part(connection, part, record, lease) if part else None)
 
         return self._in_transaction(both)
 
@@ -71,6 +76,17 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         """See :class:`~rootcellar.stores.base.RecordsSent`."""
         found = [rows.task_row(record, _date_text) for record in records]
         self._in_transaction(lambda connection: connection.executemany(self._sql["put_sent"], found))
+
+    def _delete_tasks(self, ids: Sequence[str]) -> int:
+        params = {"task_ids": self._ids(ids), "recent": _date_text(_now() - RECENT)}
+        return self._in_transaction(
+            lambda connection: self._delete_noted(connection, "note_deleted", "delete_tasks", params)
+        )
+
+    def _delete_noted(self, connection: sqlite3.Connection, note: str, delete: str, params: Mapping[str, Any]) -> int:
+        """Keep what was counted of rows, and delete them; return how many."""
+        connection.execute(self._sql[note], params)
+        return connection.execute(self._sql[delete], params).rowcount
 
     # -- chords
 
@@ -95,7 +111,12 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         params: dict[str, Any] = {"now": _date_text(now), "limit": limit}
-        count = self._count("delete_expired_tasks", params) + self._count("delete_expired_groups", params)
+        count = self._in_transaction(
+            lambda connection: self._delete_noted(
+                connection, "note_expired", "delete_expired_tasks", {**params, "recent": _date_text(_now() - RECENT)}
+            )
+        )
+        count += self._count("delete_expired_groups", params)
         params["yesterday"] = _date_text(now - timedelta(days=1))
         self._run_both("delete_expired_parts", "delete_expired_chords", params)
         return count + self._delete_expired_adopted(now, limit)
@@ -192,7 +213,12 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_replacement": fragments.replacement(lambda name, _: f":{name}"),
         "task_still_the_same": fragments.still_the_same("IS", lambda name, _: f":{name}"),
     }
-    return load_statements(PACKAGE, "queries.sql", names)
+    found = load_statements(PACKAGE, "queries.sql", names)
+    note = counting.statements(options)["note_gone"]
+    # the same rows as the statements that delete them
+    for name, delete in (("note_deleted", "delete_tasks"), ("note_expired", "delete_expired_tasks")):
+        found[name] = fill_in(note, {"deleted": found[delete].partition("WHERE ")[2]})
+    return found
 
 
 def _date_text(moment: datetime) -> str:

@@ -1,0 +1,82 @@
+"""Counts beside the rows in MySQL and MariaDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+import pymysql
+
+from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.counting import Unit
+from rootcellar.stores.fields import clamped
+from rootcellar.stores.mysql.driver import Connection
+from rootcellar.stores.mysql.failures import LOCK_WAIT, code_of
+from rootcellar.stores.mysql.schema import PACKAGE, table_names
+from rootcellar.stores.sql.by_date import ByDate
+from rootcellar.stores.sql.counting import Present
+from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
+
+#: how many characters of a date say the day, the hour and the minute
+_LENGTHS = {Unit.DAY: 10, Unit.HOUR: 13, Unit.MINUTE: 16}
+#: MySQL's error for a row that is locked; MariaDB has the one of a wait
+_LOCKED = 3572
+
+
+def statements(options: StoreOptions) -> dict[str, str]:
+    """Return the statements of ``statistics.sql`` by name."""
+    found = load_statements(PACKAGE, "statistics.sql", in_parameterized(table_names(options)))
+    fragments = {"tallied": found["tallied"], "timed": found["timed"]}
+    return {name: fill_in(text, fragments) for name, text in found.items()}
+
+
+class MySQLCounts(ByDate[Connection]):
+    """Runs the statements of ``statistics.sql``.
+
+    Args:
+        options: the names of the tables.
+    """
+
+    def __init__(self, options: StoreOptions) -> None:
+        super().__init__(statements(options), in_parameterized(table_names(options)))
+
+    @contextmanager
+    def snapshot(self, connection: Connection, *, is_write: bool) -> Iterator[None]:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        with connection.transaction():
+            yield
+
+    def rows(self, connection: Connection, text: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return connection.rows(text, params)
+
+    def execute(self, connection: Connection, text: str, params: Mapping[str, Any]) -> int:
+        return connection.execute(text, params)
+
+    def execute_many(self, connection: Connection, text: str, params: Sequence[Mapping[str, Any]]) -> None:
+        with connection.cursor() as cursor:
+            cursor.executemany(text, params)
+
+    def date(self, moment: datetime) -> str:
+        return clamped(moment).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+
+    def read_date(self, value: datetime | str) -> datetime:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        return moment.replace(tzinfo=timezone.utc)
+
+    def parameter(self, name: str) -> str:
+        return f"%({name})s"
+
+    def unit(self, unit: Unit) -> int:
+        return _LENGTHS[unit]
+
+    def ids(self, ids: Iterable[int]) -> tuple[int, ...]:
+        return tuple(ids)
+
+    def is_conflict(self, exc: BaseException) -> bool:
+        return isinstance(exc, pymysql.Error) and code_of(exc) in (LOCK_WAIT, _LOCKED)
+
+    def present(self, connection: Connection) -> Present:
+        ((now,),) = self.all(connection, "present")
+        return Present(now=self.read_date(now))

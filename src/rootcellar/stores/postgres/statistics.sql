@@ -1,0 +1,171 @@
+-- present: read the time, the oldest running transaction, the next one, and which server this is
+SELECT now(), txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),
+    (SELECT system_identifier::text FROM pg_control_system())
+
+-- lock_roll: read what is counted, and exclude other passes; no row if there is one
+SELECT version, system, horizon, passed_at, recounted_at, minutes_from, hours_from, hours_until, days_from, days_until
+FROM {roll} WHERE id = 1 FOR UPDATE SKIP LOCKED
+
+-- read_roll: read what is counted
+SELECT version, system, horizon, passed_at, recounted_at, minutes_from, hours_from, hours_until, days_from, days_until
+FROM {roll} WHERE id = 1
+
+-- save_roll: store what is counted
+UPDATE {roll} SET version = %(version)s, system = %(system)s, horizon = %(horizon)s, passed_at = %(passed_at)s,
+    recounted_at = %(recounted_at)s, minutes_from = %(minutes_from)s, hours_from = %(hours_from)s,
+    hours_until = %(hours_until)s, days_from = %(days_from)s, days_until = %(days_until)s
+WHERE id = 1
+
+-- summarize: let the index of the markers contain the newest rows
+SELECT brin_summarize_new_values(%(index)s::regclass)
+
+-- has_marker_index: return whether there is an index of the markers
+SELECT to_regclass(%(index)s) IS NOT NULL
+
+-- changed_minutes: find the minutes, and earlier hours, of rows that were stored since the horizon
+SELECT DISTINCT CASE WHEN isfinite(date_done) THEN date_trunc('minute', date_done, 'UTC') END, was_done FROM {task}
+WHERE changed >= %(horizon)s AND (date_done IS NOT NULL OR was_done IS NOT NULL)
+
+-- recent_minutes: find the minutes of rows that ended since then
+SELECT DISTINCT date_trunc('minute', date_done, 'UTC') FROM {task}
+WHERE date_done >= %(since)s AND date_done < 'infinity'
+
+-- dirty: read what must be counted again
+SELECT id, start, is_hour FROM {dirty}
+
+-- mark_dirty: remember what must be counted again
+INSERT INTO {dirty} (start, is_hour) VALUES (%(start)s, %(is_hour)s)
+
+-- clean: forget what was counted again
+DELETE FROM {dirty} WHERE id = ANY(%(ids)s)
+
+-- clean_all: forget all of it
+DELETE FROM {dirty}
+
+-- gone_hours: find the hours of rows that were deleted
+SELECT DISTINCT date_trunc('hour', start, 'UTC') FROM {gone}
+
+-- gone_lines: read what was counted of deleted rows
+SELECT id, is_hour, start, name, queue, status, failure_group, run_step, wait_step, n, retries, run_sum, run_max,
+    wait_sum, wait_max, first_done, last_done, example
+FROM {gone} WHERE start >= %(since)s AND start < %(until)s
+
+-- drop_gone: delete what was added to the cells
+DELETE FROM {gone} WHERE id = ANY(%(ids)s)
+
+-- timed: rows with their durations in seconds; the end of both statements that count rows
+SELECT *, CASE WHEN date_done >= date_started THEN extract(epoch FROM date_done - date_started)::float8 END AS run,
+    CASE WHEN date_started >= date_sent THEN extract(epoch FROM date_started - date_sent)::float8 END AS wait
+
+-- tallied: what is counted of timed rows
+coalesce(name, '') AS name, coalesce(queue, '') AS queue, status, failure_group,
+    least(80, greatest(0, floor(3 * ln(greatest(run, 0.001::float8) / 0.001::float8) / ln(2::float8))))::integer AS run_step,
+    least(80, greatest(0, floor(3 * ln(greatest(wait, 0.001::float8) / 0.001::float8) / ln(2::float8))))::integer AS wait_step,
+    count(*) AS n, coalesce(sum(retries), 0) AS retries, sum(run) AS run_sum, max(run) AS run_max,
+    sum(wait) AS wait_sum, max(wait) AS wait_max, min(date_done) AS first_done, max(date_done) AS last_done,
+    max(task_id) FILTER (WHERE failure_group IS NOT NULL) AS example
+
+-- lines: count the rows that ended in a time
+SELECT date_trunc(%(unit)s, date_done, 'UTC') AS start, {tallied}
+FROM ({timed} FROM {task} WHERE date_done >= %(since)s AND date_done < %(until)s {selected}) AS t
+GROUP BY 1, 2, 3, 4, 5, 6, 7
+
+-- note_gone: store what was counted of rows that are deleted in the same statement: by the minute if they ended lately, by the hour otherwise
+INSERT INTO {gone} (start, is_hour, name, queue, status, failure_group, run_step, wait_step, n, retries, run_sum,
+    run_max, wait_sum, wait_max, first_done, last_done, example)
+SELECT date_trunc(CASE WHEN is_hour THEN 'hour' ELSE 'minute' END, date_done, 'UTC'), is_hour, {tallied}
+FROM ({timed}, date_done < now() - interval '5 hours' AS is_hour FROM deleted WHERE isfinite(date_done)) AS t
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+
+-- workers: find the workers of the rows that ended in a time
+SELECT worker, max(date_done) FROM {task}
+WHERE date_done >= %(since)s AND date_done < %(until)s AND worker IS NOT NULL GROUP BY worker
+
+-- next_before: find the end of the last row that ended before
+SELECT max(date_done) FROM {task} WHERE date_done < %(moment)s AND date_done > '-infinity'
+
+-- next_after: find the end of the first row that ended at or after
+SELECT min(date_done) FROM {task} WHERE date_done >= %(moment)s AND date_done < 'infinity'
+
+-- drop_cells: delete the cells of a time
+DELETE FROM {table} WHERE start >= %(since)s AND start < %(until)s AND part IN (%(part)s, %(part)s + 2)
+
+-- drop_living_cells: delete all cells of rows that exist
+DELETE FROM {table} WHERE part IN (0, 2)
+
+-- forget_cells: delete the cells before a time
+DELETE FROM {table} WHERE start < %(until)s
+
+-- insert_cell: store a cell
+INSERT INTO {table} (start, part, name, queue, status, n, retries, run_n, run_sum, run_max, run_steps, wait_n,
+    wait_sum, wait_max, wait_steps)
+VALUES (%(start)s, %(part)s, %(name)s, %(queue)s, %(status)s, %(n)s, %(retries)s, %(run_n)s, %(run_sum)s, %(run_max)s,
+    %(run_steps)s, %(wait_n)s, %(wait_sum)s, %(wait_max)s, %(wait_steps)s)
+
+-- cells: read cells with their steps
+SELECT {keys}, n, retries, run_n, run_sum, run_max, wait_n, wait_sum, wait_max, run_steps, wait_steps FROM {table}
+WHERE start >= %(since)s AND start < %(until)s AND part IN {parts} {selected}
+
+-- sums: read the sums of cells
+SELECT {keys}, sum(n), sum(retries), sum(run_n), sum(run_sum), max(run_max), sum(wait_n), sum(wait_sum), max(wait_max)
+FROM {table} WHERE start >= %(since)s AND start < %(until)s AND part IN {parts} {selected}
+GROUP BY 1, 2, 3, 4
+
+-- last_hour: find the last hour that has cells, in a time
+SELECT max(start) FROM {hour} WHERE start >= %(since)s AND start < %(until)s
+
+-- insert_failure_hour: store the failures of a group and a task in an hour
+INSERT INTO {failure_hour} (start, part, failure_group, name, n)
+VALUES (%(start)s, %(part)s, %(failure_group)s, %(name)s, %(n)s)
+
+-- failure_hours: read the failures by hour
+SELECT start, failure_group, name, sum(n) FROM {failure_hour}
+WHERE start >= %(since)s AND start < %(until)s AND part IN {parts} {selected}
+GROUP BY 1, 2, 3
+
+-- failure_lines: count the failures that ended in a time
+SELECT date_trunc('hour', date_done, 'UTC'), failure_group, coalesce(name, ''), count(*) FROM {task}
+WHERE date_done >= %(since)s AND date_done < %(until)s AND status IN ('FAILURE', 'REVOKED')
+    AND failure_group IS NOT NULL {selected}
+GROUP BY 1, 2, 3
+
+-- see_failure: store that a group of failures was seen
+INSERT INTO {failure} AS f (failure_group, first_seen, last_seen, example)
+VALUES (%(failure_group)s, %(first_seen)s, %(last_seen)s, %(example)s)
+ON CONFLICT (failure_group) DO UPDATE SET first_seen = least(f.first_seen, excluded.first_seen),
+    last_seen = greatest(f.last_seen, excluded.last_seen),
+    example = CASE WHEN excluded.last_seen >= f.last_seen THEN excluded.example ELSE f.example END
+
+-- known_failures: read groups of failures
+SELECT failure_group, first_seen, last_seen, example, type, place, template, mark, marked_at, muted_until, note
+FROM {failure} WHERE true {selected}
+
+-- describe_failure: store what a group of failures is
+UPDATE {failure} SET type = %(type)s, place = %(place)s, template = %(template)s WHERE failure_group = %(failure_group)s
+
+-- mark_failure: store the mark of a group of failures
+UPDATE {failure} SET mark = %(mark)s, marked_at = %(marked_at)s, muted_until = %(muted_until)s, note = %(note)s
+WHERE failure_group = %(failure_group)s
+
+-- see_name: store that a name was seen
+INSERT INTO {name} AS n (kind, name, last_seen) VALUES (%(kind)s, %(name)s, %(last_seen)s)
+ON CONFLICT (kind, name) DO UPDATE SET last_seen = excluded.last_seen WHERE n.last_seen < excluded.last_seen
+
+-- names: read the names of a kind
+SELECT name, last_seen FROM {name} WHERE kind = %(kind)s ORDER BY last_seen DESC, name
+
+-- unfinished: count unfinished tasks, up to a limit
+SELECT name, queue, status, count(*) FROM (
+    SELECT coalesce(name, '') AS name, coalesce(queue, '') AS queue, status FROM {task}
+    WHERE date_done IS NULL {selected} {window}
+    ORDER BY coalesce(date_started, date_sent) DESC NULLS LAST, task_id LIMIT %(limit)s
+) AS t GROUP BY 1, 2, 3
+
+-- durations: read the durations of rows
+SELECT run, wait FROM (
+    {timed} FROM {task} WHERE date_done >= %(since)s AND date_done < %(until)s {selected} LIMIT %(limit)s
+) AS t
+
+-- slowest: find the rows of a time that ran longest
+SELECT task_id, run FROM ({timed} FROM {task} WHERE date_done >= %(since)s AND date_done < %(until)s {selected}) AS t
+WHERE run >= %(least)s ORDER BY run DESC, task_id LIMIT %(limit)s

@@ -1,0 +1,52 @@
+"""What may have changed since the last pass, on a server whose rows have no marker: found by when the tasks ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import TypeVar
+
+from rootcellar.records import TaskRecord
+from rootcellar.stores.counting import Unit
+from rootcellar.stores.sql.counting import Dirty, Present, Roll, Server
+
+C = TypeVar("C")
+
+#: the minutes that every pass counts again: a result may be stored this long after its task ended
+OPEN = timedelta(minutes=15)
+#: the store remembers the minute of a result that it stores this long after its task ended
+LATE = timedelta(minutes=5)
+#: the hours that are all counted again, and how often: a result that replaces another one is found by this
+RECOUNTED = timedelta(hours=24)
+RECOUNT_INTERVAL = timedelta(hours=1)
+
+
+#: deleted rows that ended after this are counted by the minute: it is longer than minutes are kept
+RECENT = timedelta(hours=5)
+
+
+class ByDate(Server[C]):
+    """A server without markers."""
+
+    def mark_late(self, connection: C, record: TaskRecord) -> None:
+        """Remember the minute of a record that is stored in this transaction."""
+        if record.done_at is not None:
+            self.do(connection, "mark_dirty", {"start": self.date(Unit.MINUTE.floor(record.done_at)), "is_hour": False})
+
+    def found_dirty(self, connection: C, roll: Roll) -> Iterator[Dirty]:
+        since = {"since": self.date(Unit.MINUTE.floor(roll.passed_at - OPEN))}
+        for (minute,) in self.all(connection, "recent_minutes", since):
+            yield Dirty(self.read_date(minute))
+
+    def recount(self, roll: Roll, present: Present) -> tuple[Roll, list[Dirty]]:
+        if timedelta(0) <= present.now - roll.recounted_at < RECOUNT_INTERVAL:
+            return roll, []
+        end = roll.hours_until
+        hours = [end - Unit.HOUR.length * number for number in range(1, RECOUNTED // Unit.HOUR.length + 1)]
+        return replace(roll, recounted_at=present.now), [Dirty(hour, True) for hour in hours if roll.has_hour(hour)]
+
+
+def is_late(record: TaskRecord) -> bool:
+    """Return whether a record is stored so long after the end of its task that the store must remember its minute."""
+    return record.done_at is not None and datetime.now(timezone.utc) - record.done_at > LATE
