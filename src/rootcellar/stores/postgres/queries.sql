@@ -68,6 +68,8 @@ WITH deleted AS (
     DELETE FROM {task} WHERE task_id = ANY(%(task_ids)s) RETURNING {counted_columns}
 ), noted AS (
 {note_gone}
+), marked AS (
+{mark_earlier}
 )
 SELECT count(*) FROM deleted
 
@@ -145,6 +147,8 @@ WITH deleted AS (
     )) AND expires_at < %(now)s RETURNING {counted_columns}
 ), noted AS (
 {note_gone}
+), marked AS (
+{mark_earlier}
 )
 SELECT count(*) FROM deleted
 

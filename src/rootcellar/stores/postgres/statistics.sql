@@ -59,8 +59,12 @@ SELECT *, CASE WHEN date_done >= date_started THEN extract(epoch FROM date_done 
 
 -- tallied: what is counted of timed rows
 coalesce(name, '') AS name, coalesce(queue, '') AS queue, status, failure_group,
-    least(80, greatest(0, floor(3 * ln(greatest(run, 0.001::float8) / 0.001::float8) / ln(2::float8))))::integer AS run_step,
-    least(80, greatest(0, floor(3 * ln(greatest(wait, 0.001::float8) / 0.001::float8) / ln(2::float8))))::integer AS wait_step,
+    CASE WHEN run IS NOT NULL THEN
+        least(80, greatest(0, floor(3 * ln(greatest(run, 0.001::float8) / 0.001::float8) / ln(2::float8))))::integer
+    END AS run_step,
+    CASE WHEN wait IS NOT NULL THEN
+        least(80, greatest(0, floor(3 * ln(greatest(wait, 0.001::float8) / 0.001::float8) / ln(2::float8))))::integer
+    END AS wait_step,
     count(*) AS n, coalesce(sum(retries), 0) AS retries, sum(run) AS run_sum, max(run) AS run_max,
     sum(wait) AS wait_sum, max(wait) AS wait_max, min(date_done) AS first_done, max(date_done) AS last_done,
     max(task_id) FILTER (WHERE failure_group IS NOT NULL) AS example
@@ -76,6 +80,9 @@ INSERT INTO {gone} (start, is_hour, name, queue, status, failure_group, run_step
 SELECT date_trunc(CASE WHEN is_hour THEN 'hour' ELSE 'minute' END, date_done, 'UTC'), is_hour, {tallied}
 FROM ({timed}, date_done < now() - interval '5 hours' AS is_hour FROM deleted WHERE isfinite(date_done)) AS t
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+
+-- mark_earlier: remember the hours in which deleted rows were done before, because these rows can no longer be found
+INSERT INTO {dirty} (start, is_hour) SELECT unnest(was_done), true FROM deleted WHERE was_done IS NOT NULL
 
 -- workers: find the workers of the rows that ended in a time
 SELECT worker, max(date_done) FROM {task}

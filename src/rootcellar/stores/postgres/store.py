@@ -57,7 +57,7 @@ _WAS_DONE = (
 #: the columns of a deleted row that are counted
 _COUNTED_COLUMNS = (
     *("task_id", "status", "name", "queue", "retries", "failure_group"),
-    *("date_sent", "date_started", "date_done"),
+    *("date_sent", "date_started", "date_done", "was_done"),
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: the states of a connection that is ready for the next statement
@@ -401,7 +401,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     found.update(load_statements(_PACKAGE, "waiting.sql", names))
     statistics = counting.statements(options)
     for statement in ("delete_tasks", "delete_expired_tasks"):
-        found[statement] = fill_in(found[statement], {"note_gone": statistics["note_gone"]})
+        found[statement] = fill_in(found[statement], {name: statistics[name] for name in ("note_gone", "mark_earlier")})
     found["count_arrived"] = fill_in(found["count_arrived"], {"claimable": found["claimable"]})
     for statement in ("put_task_and_part", "count_part"):
         found[statement] = fill_in(found[statement], {"count_arrived": found["count_arrived"]})
