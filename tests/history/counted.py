@@ -110,7 +110,10 @@ def assert_equal(found: dict[Any, list[Any]], wanted: dict[Any, list[Any]]) -> N
         assert abs(found[key][4] - values[4]) < 1e-3, key
 
 
-def assert_right(store: Counted, account: Account, by: tuple[str | None, ...] = (None, "minute", "hour", "day")) -> None:
+UNITS = (None, "minute", "hour", "day")
+
+
+def assert_right(store: Counted, account: Account, by: tuple[str | None, ...] = UNITS) -> None:
     """Compare all counts of a store with the account; by the minute, those of this hour."""
     for unit in by:
         since = None
@@ -118,7 +121,8 @@ def assert_right(store: Counted, account: Account, by: tuple[str | None, ...] = 
             since = store.counts(Question(since=datetime.max.replace(tzinfo=timezone.utc))).as_of
             since = since.replace(minute=0, second=0, microsecond=0)
         found, answer = counted(store, unit, since)
-        assert answer.is_exact and not answer.behind_by, f"by {unit}: {answer.is_exact}, {answer.behind_by}"
+        assert answer.is_exact, f"not exact by {unit}"
+        assert not answer.behind_by, f"behind by {answer.behind_by}"
         assert_equal(found, account.counts(unit, since))
     answer = store.counts(Question())
     states = Counter(record.state for record in account.finished())
