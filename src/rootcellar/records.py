@@ -18,6 +18,8 @@ DAMAGED = "application/x-rootcellar-damaged"
 FOREIGN = "application/x-celery-meta"
 #: the states in which a task has ended, even if no date is stored: clients in other languages store none
 ENDS = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+#: the state of a task that a client has sent and no worker has started
+SENT = "SENT"
 #: the date of a task that has ended at an unknown time
 NO_DATE = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -87,6 +89,14 @@ class TaskRecord:
     done_at: datetime | None = None
     expires_at: datetime | None = None
     damage: tuple[str, ...] = ()
+
+
+def was_only_sent(record: TaskRecord) -> bool:
+    """Return whether a client has recorded this task as sent, and nothing is known of a worker.
+
+    A task may have a state of this name of its own; then it has started.
+    """
+    return record.state == SENT and record.started_at is None and record.sent_at is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

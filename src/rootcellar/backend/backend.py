@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 from celery import states
-from celery.exceptions import BackendGetMetaError, BackendStoreError
+from celery.exceptions import BackendGetMetaError, BackendStoreError, Ignore, Reject
 from celery.result import result_from_tuple
 from celery.utils.log import get_logger
 from kombu.serialization import registry
@@ -29,6 +29,7 @@ from rootcellar.backend.outgoing import Outgoing
 from rootcellar.backend.policies import MainPolicy, StorePolicies, WaitingPolicy
 from rootcellar.backend.reads import ReadingBackend
 from rootcellar.backend.recorder import Recorder, child_tuples, text_ids
+from rootcellar.backend.sent import TRACK_SENT, SentTasks
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.maintenance.blob_sweep import BlobSweep
 from rootcellar.maintenance.chord_sweep import ChordSweep, ChordSweepConfig
@@ -39,11 +40,11 @@ from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
 from rootcellar.payloads.forgetting import forget_tasks
-from rootcellar.payloads.settings import type_modules_of
+from rootcellar.payloads.settings import flag_of, keeps_ignored, type_modules_of
 from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, GroupRecord, Stored, TaskRecord
 from rootcellar.retention.policy import Retention, read_optional_seconds, read_seconds
 from rootcellar.stores import Store, open_store
-from rootcellar.stores.base import DELETE_BATCH
+from rootcellar.stores.base import DELETE_BATCH, RecordsSent
 from rootcellar.stores.fields import text_id
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.support.backoff import Backoff
@@ -152,6 +153,9 @@ class ResultBackend(ReadingBackend):
             is_extended=bool(conf.find_value_for_key("extended", "result")),
             task_of=self._task_of,
         )
+        self.shows_sent = flag_of(conf, "result_sent_state", default=False)
+        self._keeps_ignored = keeps_ignored(conf)
+        self._sent = self._make_sent()
         self.chords = Chords(self, read_seconds(transport_options.get("chord_lease", CHORD_LEASE), "chord_lease"))
         self.chord_sweep_interval = read_seconds(
             transport_options.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL),
@@ -174,6 +178,26 @@ class ResultBackend(ReadingBackend):
             read_optional_seconds(self.expires, "result_expires"),
             read_optional_seconds(conf.get("result_failure_expires"), "result_failure_expires"),
             read_optional_seconds(conf.get("result_chord_expires"), "result_chord_expires"),
+        )
+
+    def _make_sent(self) -> SentTasks | None:
+        """Return what records the tasks that this process sends; ``None`` if the store cannot do that.
+
+        Raises:
+            ConfigurationError: it cannot, and the user wants it.
+        """
+        is_on = flag_of(self.app.conf, TRACK_SENT, default=False)
+        ability = self.store.ability(RecordsSent)
+        if ability is None and is_on:
+            raise ConfigurationError(
+                "this store cannot record tasks when they are sent",
+                where=TRACK_SENT,
+                remedy="use another store, or remove the setting",
+            )
+        if ability is None:
+            return None
+        return SentTasks(
+            ability.put_sent, self.recorder, self._backoff, self._outage, is_on=is_on, task_named=self._task_named
         )
 
     def _read_backoff(self) -> Backoff:
@@ -235,19 +259,67 @@ class ResultBackend(ReadingBackend):
         record = self.store.get(task_id)
         return record is not None and record.done_at is not None
 
-    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *args: Any, **kwargs: Any) -> None:
+    def mark_as_done(
+        self,
+        task_id: str,
+        result: Any,
+        request: Any = None,
+        store_result: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        own = _own_request(task_id, request)
         with self.chords.ending():
-            super().mark_as_done(task_id, result, _own_request(task_id, request), *args, **kwargs)
+            super().mark_as_done(task_id, result, own, store_result, *args, **kwargs)
+        self._keep_ignored(own, kwargs.get("state", states.SUCCESS), is_stored=store_result)
 
     def mark_as_failure(
-        self, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None, *args: Any, **kwargs: Any
+        self,
+        task_id: str,
+        exc: BaseException,
+        traceback: Any = None,
+        request: Any = None,
+        store_result: bool = True,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
+        own = _own_request(task_id, request)
         with self.chords.ending():
-            super().mark_as_failure(task_id, exc, traceback, _own_request(task_id, request), *args, **kwargs)
+            super().mark_as_failure(task_id, exc, traceback, own, store_result, *args, **kwargs)
+        # a task that ends by Ignore or Reject has no end in Celery either
+        if not isinstance(exc, (Ignore, Reject)):
+            self._keep_ignored(own, kwargs.get("state", states.FAILURE), is_stored=store_result)
 
-    def mark_as_revoked(self, task_id: str, reason: Any = "", request: Any = None, *args: Any, **kwargs: Any) -> None:
+    def mark_as_revoked(
+        self,
+        task_id: str,
+        reason: Any = "",
+        request: Any = None,
+        store_result: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        own = _own_request(task_id, request)
         with self.chords.ending():
-            super().mark_as_revoked(task_id, reason, _own_request(task_id, request), *args, **kwargs)
+            super().mark_as_revoked(task_id, reason, own, store_result, *args, **kwargs)
+        self._keep_ignored(own, kwargs.get("state", states.REVOKED), is_stored=store_result)
+
+    def _keep_ignored(self, request: Any, state: str, *, is_stored: bool) -> None:
+        """Store the name, the state and the times of a task that ignores its result, if the user wants that.
+
+        This does not delay the task in an outage. A part of a chord is not stored: its chord keeps it.
+        """
+        if is_stored or not self._keeps_ignored or request is None or request.chord or request.is_eager:
+            return
+        if not lifecycle.ignores_result(request, self._task_of(request)):
+            return
+        record = self.recorder.ended_unstored(request, state)
+        put = partial(self.store.put, record, durable=self._is_durable(request))
+        action = f"keep that task {record.task_id} has ended"
+        try:
+            self._policies.current().store_unawaited(record.task_id, put, action)
+        except RootcellarError as exc:
+            logger.error("Could not %s: %s", action, exc)
 
     def _fail_chain(self, *args: Any, **kwargs: Any) -> None:
         """Mark the tasks after a failed one in its chain as failed. Celery has this method since 5.7."""
@@ -308,6 +380,26 @@ class ResultBackend(ReadingBackend):
             lambda record: spiller.put(self.store, record, lambda: put(record), is_repeated=is_repeated)
         )
 
+    # -- sent tasks
+
+    def on_task_call(self, producer: Any, task_id: Any) -> None:
+        """Celery calls this before it sends a task that does not ignore its result."""
+        if self._sent is not None:
+            lifecycle.begin_call(self, task_id)
+
+    def record_sent(self, name: Any, headers: Any, body: Any, routing_key: Any) -> None:
+        """Record a task that was sent, if the user wants it. Does not wait for the store."""
+        if self._sent is not None:
+            self._sent.on_sent(name, headers, body, routing_key)
+
+    def flush_sent(self) -> None:
+        """Wait a moment until the tasks that this process has sent are recorded. Does not wait in an outage."""
+        if self._sent is not None:
+            self._sent.flush()
+
+    def waiting_as_sent(self, task_id: str) -> TaskRecord | None:
+        return None if self._sent is None else self._sent.waiting(text_id(task_id))
+
     def _is_durable(self, request: Any) -> bool:
         """Return whether the result must be on the disk before it counts as stored: by call, by task, or by setting."""
         by_call = getattr(request, SYNCHRONOUS_COMMIT, None)
@@ -352,8 +444,10 @@ class ResultBackend(ReadingBackend):
     def _task_of(self, request: Any) -> Any:
         """Return the task of a request, or ``None`` if this process does not know it."""
         name = getattr(request, "task", None)
-        if not isinstance(name, str):
-            return None
+        return self._task_named(name) if isinstance(name, str) else None
+
+    def _task_named(self, name: str) -> Any:
+        """Return the task of a name, or ``None`` if this process does not know it."""
         tasks = self._tasks
         if tasks is None:
             tasks = self._tasks = self.app.tasks
@@ -467,6 +561,8 @@ class ResultBackend(ReadingBackend):
     # -- deleting
 
     def _forget(self, task_id: str) -> None:
+        if self._sent is not None:
+            self._sent.drop(text_id(task_id))
         forget_tasks(self.store, self.codec.spiller, [text_id(task_id)])
 
     def cleanup(self) -> None:
@@ -552,8 +648,7 @@ def _own_request(task_id: Any, request: Any) -> Any:
 
 def _is_stored(task: Any) -> bool:
     """Return True if the failure of a task's run is stored."""
-    ignores = getattr(task.request, "ignore_result", None)
-    return bool(task.store_errors_even_if_ignored or not (task.ignore_result if ignores is None else ignores))
+    return bool(task.store_errors_even_if_ignored or not lifecycle.ignores_result(task.request, task))
 
 
 def _is_on(value: Any) -> bool:

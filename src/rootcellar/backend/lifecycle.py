@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import threading
 import weakref
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -64,6 +65,30 @@ def _now() -> datetime:
 def _add_sent_time(headers: Any = None, **_: Any) -> None:
     if isinstance(headers, dict) and not (headers.get("retries") and headers.get(SENT_AT)):
         headers[SENT_AT] = _now().isoformat()
+
+
+class _Calls(threading.local):
+    """The call that this thread is sending: Celery's signal for a sent message does not name the app."""
+
+    backend: ManagedBackend | None = None
+    task_id: str = ""
+
+
+_calls = _Calls()
+
+
+def begin_call(backend: ManagedBackend, task_id: str) -> None:
+    """Note that the app of a backend sends a task with this thread's next message."""
+    _calls.backend, _calls.task_id = backend, task_id
+
+
+def _on_task_sent(sender: Any = None, headers: Any = None, body: Any = None, routing_key: Any = None, **_: Any) -> None:
+    backend, _calls.backend = _calls.backend, None
+    if backend is None:
+        return
+    fields = headers if isinstance(headers, dict) and "id" in headers else body
+    if isinstance(fields, dict) and fields.get("id") == _calls.task_id:
+        backend.record_sent(sender, headers, body, routing_key)
 
 
 def _add_start_time(task: Any = None, **_: Any) -> None:
@@ -125,6 +150,14 @@ def _record_end(task: Any = None, state: str | None = None, **_: Any) -> None:
         backend.record_end(task, exc)
 
 
+def ignores_result(request: Any, task: Any) -> bool:
+    """Return whether a call ignores its result: as the call says, or else as the task says."""
+    # the class Context has a value of its own, which means nothing
+    given = vars(request) if isinstance(request, Context) else {"ignore_result": request.ignore_result}
+    ignores = given.get("ignore_result")
+    return bool(getattr(task, "ignore_result", False) if ignores is None else ignores)
+
+
 def is_end_of_run(task: Any, exc: BaseException) -> bool:
     """Return whether such an exception came from the task itself, and not from the pool that stops it."""
     if isinstance(exc, (WorkerShutdown, WorkerTerminate)) or type(exc).__name__ == "GreenletExit":
@@ -155,6 +188,12 @@ class ManagedBackend(Protocol):
 
     def stop_services(self) -> None:
         """Stop these services, and log the operations that are lost because the worker ends."""
+
+    def record_sent(self, name: Any, headers: Any, body: Any, routing_key: Any) -> None:
+        """Record a task that was sent, if the user wants it. Does not wait for the store."""
+
+    def flush_sent(self) -> None:
+        """Wait a moment until the tasks that were sent are recorded."""
 
     def record_end(self, task: Any, exc: BaseException) -> None:
         """Store that a task ended in an exception that is not an ``Exception``."""
@@ -196,6 +235,7 @@ def _on_worker_shutdown(**_: Any) -> None:
 def close_all(**_: Any) -> None:
     """Close the connections of every backend of this process."""
     for backend in list(_alive):
+        backend.flush_sent()
         backend.waiter.close()
         backend.store.close()
 
@@ -203,6 +243,7 @@ def close_all(**_: Any) -> None:
 def connect_signals() -> None:
     """Connect the functions of this module to Celery's signals. May be called any number of times."""
     signals.before_task_publish.connect(_add_sent_time, weak=False, dispatch_uid="rootcellar.sent")
+    signals.after_task_publish.connect(_on_task_sent, weak=False, dispatch_uid="rootcellar.recorded as sent")
     signals.task_prerun.connect(_add_start_time, weak=False, dispatch_uid="rootcellar.started")
     signals.task_postrun.connect(_on_task_end, weak=False, dispatch_uid="rootcellar.unrecorded")
     signals.task_unknown.connect(_on_task_unknown, weak=False, dispatch_uid="rootcellar.unknown")

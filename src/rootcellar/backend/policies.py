@@ -32,6 +32,9 @@ logger = visible_logs(get_logger(__name__))
 #: the progress of a chord whose part is counted later
 COUNTED_LATER = ChordProgress(size=None, counted=0, claimed=False, finished=False)
 
+#: the most states of one process that wait for the store before the ends of tasks with ignored results are not kept
+MAX_UNAWAITED = 10_000
+
 #: calls a chord's body if the part of a request completed the chord
 Proceed = Callable[[Any, ChordProgress | None], object]
 
@@ -58,6 +61,19 @@ class StorePolicy(ABC):
 
         Raises:
             RootcellarError: it was not stored, and will not be retried.
+        """
+
+    @abstractmethod
+    def store_unawaited(self, task_id: str, put: Callable[[], Stored], action: str) -> None:
+        """Store the end of a task whose result nobody awaits. In an outage it is stored later, or not at all.
+
+        Args:
+            task_id: the task.
+            put: stores the record; doing it twice must be harmless.
+            action: what ``put`` does, for the log.
+
+        Raises:
+            RootcellarError: it cannot be stored, and a retry cannot help.
         """
 
     @abstractmethod
@@ -126,6 +142,12 @@ class WaitingPolicy(StorePolicy):
         self._interim.drop_earlier(record.task_id)
         return self.ensure(put, action).chord
 
+    def store_unawaited(self, task_id: str, put: Callable[[], Stored], action: str) -> None:
+        if self._interim.waiting < MAX_UNAWAITED:
+            self._interim.store(task_id, put, partial(self._is_over, task_id), action)
+            return
+        logger.debug("Could not %s: too many others wait for the store.", action)
+
     def ensure(self, work: Callable[[], T], action: str, limit: float | None = None) -> T:
         return retry(
             work, action=action, limit=lambda: self._max_retries(limit), backoff=self._backoff, outage=self._outage
@@ -172,6 +194,9 @@ class MainPolicy(StorePolicy):
             # if it was stored later, it could replace a newer state of the task
             logger.error("The state %s of task %s is not recorded: %s", record.state, record.task_id, exc)
         return None
+
+    def store_unawaited(self, task_id: str, put: Callable[[], Stored], action: str) -> None:
+        self.complete(put, action)
 
     def ensure(self, work: Callable[[], T], action: str, limit: float | None = None) -> T:
         return self._late.run(work, action, min(FEW_RETRIES if limit is None else limit, self._limit()))

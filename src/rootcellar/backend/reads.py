@@ -10,15 +10,18 @@ from typing import Any
 from celery import states
 from celery.backends.base import Backend
 
+from rootcellar.backend.exceptions import TaskFailed
 from rootcellar.backend.recorder import Recorder
 from rootcellar.errors import RootcellarError
-from rootcellar.records import TaskRecord
+from rootcellar.records import TaskRecord, was_only_sent
 from rootcellar.stores import Store
 from rootcellar.stores.fields import text_id
 from rootcellar.waiting import callbacks
 from rootcellar.waiting.blocking import Waiter, wait_everywhere
 from rootcellar.waiting.parents import Parents, follows_parents, is_group, leaves_of
 
+#: the message of a failure without an error
+UNSTORED = "the error is not stored, because the task ignores its result"
 #: a key in the meta of a record that cannot be read
 _UNREADABLE = "rootcellar_unreadable"
 
@@ -29,8 +32,14 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     store: Store
     waiter: Waiter
     recorder: Recorder
+    #: whether a task that was sent and not started is in state SENT for Celery, and not PENDING
+    shows_sent: bool
     #: seconds between two searches of a waiting client for orphaned chords
     chord_sweep_interval: float
+
+    @abstractmethod
+    def waiting_as_sent(self, task_id: str) -> TaskRecord | None:
+        """Return the record of a task that this process has sent, if it is not stored yet."""
 
     @abstractmethod
     def sweep_in_thread(self) -> None:
@@ -68,14 +77,22 @@ class ReadingBackend(Backend):  # type: ignore[misc]
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         record = self.store.get(task_id if type(task_id) is str else text_id(task_id))
-        if record is None:
+        if record is None and (record := self.waiting_as_sent(task_id)) is None:
             self._warn_if_eager()
             return {"status": states.PENDING, "result": None}
         return self.meta_of(record)
 
     def meta_of(self, record: TaskRecord) -> dict[str, Any]:
-        """Return a record as Celery's dict for results."""
-        return self.meta_from_decoded(self.recorder.meta(record))  # type: ignore[no-any-return]
+        """Return a record as Celery's dict for results.
+
+        A task that was sent and not started is PENDING, as without a record, unless ``result_sent_state`` is on.
+        """
+        meta: dict[str, Any] = self.meta_from_decoded(self.recorder.meta(record))
+        if record.result is None and record.state in states.PROPAGATE_STATES:
+            meta["result"] = TaskFailed(UNSTORED)
+        elif was_only_sent(record) and not self.shows_sent:
+            meta["status"], meta["result"] = states.PENDING, None
+        return meta
 
     def meta_or_failure(self, record: TaskRecord) -> dict[str, Any]:
         """Like :meth:`meta_of`, but an unreadable record becomes a failure with the error as its exception.

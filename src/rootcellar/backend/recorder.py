@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from celery import states
 from rootcellar.backend import lifecycle
 from rootcellar.errors import PayloadUnreadable
 from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, serialise
-from rootcellar.records import NO_DATE, Payload, TaskRecord
+from rootcellar.records import NO_DATE, SENT, Payload, TaskRecord
 from rootcellar.retention.policy import Retention
 from rootcellar.stores.fields import id_of, moment_of, number_of, text_id, text_of, unreadable
 from rootcellar.stores.relations import children_of
@@ -108,6 +109,40 @@ class Recorder:
             fields["stamps"] = self._stamps_with_cut(request, whole, TaskRecord(**fields), call, cut_to)
         return TaskRecord(**fields)
 
+    def sent(self, request: Any) -> TaskRecord:
+        """Return the record of a task that was sent, for the request that its message will be.
+
+        Its result is what is known of its start: ``{"eta": …}`` if it must not start at once. It is kept as long as any
+        result, counted from its ETA.
+
+        Raises:
+            RootcellarError: it cannot be encoded.
+        """
+        eta = moment_of(request.eta)
+        known = None if eta is None else {"eta": eta.isoformat()}
+        record = self.record(text_id(request.id), known, SENT, None, request)
+        if eta is None:
+            return record
+        start = max(eta, datetime.now(timezone.utc))
+        return replace(record, expires_at=self._retention.result_expiry(SENT, start))
+
+    def ended_unstored(self, request: Any, state: str) -> TaskRecord:
+        """Return the record of a task that has ended and whose result is ignored: its name, its state and its times.
+
+        Args:
+            request: the task's request.
+            state: the state in which it ended.
+        """
+        now = datetime.now(timezone.utc)
+        task_id = text_id(request.id)
+        return TaskRecord(
+            task_id=task_id,
+            state=state,
+            done_at=now,
+            expires_at=self._retention.result_expiry(state, now),
+            **_facts(request, task_id),
+        )
+
     def _stamps_with_cut(
         self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, cut_to: int
     ) -> Payload | None:
@@ -121,17 +156,7 @@ class Recorder:
 
     def _request_fields(self, request: Any, task_id: str, call: Call, cut_to: int | None) -> dict[str, Any]:
         """Return the fields from the request: name, times and relations, and with ``result_extended`` the arguments."""
-        fields: dict[str, Any] = {}
-        for field, attribute, read in _REQUEST_FIELDS:
-            value = getattr(request, attribute, None)
-            if value is not None:
-                fields[field] = read(value)
-        delivery_info = getattr(request, "delivery_info", None)
-        if type(delivery_info) is dict or isinstance(delivery_info, Mapping):
-            fields["queue"] = text_of(delivery_info.get("routing_key"))
-        if fields.get("parent_id") == task_id:
-            # in a retry's message from Celery, the task is its own parent
-            del fields["parent_id"]
+        fields = _facts(request, task_id)
         if stamped := _stamped(request):
             fields["stamps"] = self._codec.encode_loosely(
                 stamped, task_id=task_id, field=STAMPS, call=call, cut_to=cut_to
@@ -193,6 +218,22 @@ class Recorder:
     def _children(self, stored: Payload, task_id: str) -> list[Any]:
         found = self._codec.decode_open(stored, task_id=task_id, field="children")
         return children_of(task_id, child_tuples(found, f"the children of task {task_id!a}"))
+
+
+def _facts(request: Any, task_id: str) -> dict[str, Any]:
+    """Return the fields from the request that contain no value of the application: name, times, relations, queue."""
+    fields: dict[str, Any] = {}
+    for field, attribute, read in _REQUEST_FIELDS:
+        value = getattr(request, attribute, None)
+        if value is not None:
+            fields[field] = read(value)
+    delivery_info = getattr(request, "delivery_info", None)
+    if type(delivery_info) is dict or isinstance(delivery_info, Mapping):
+        fields["queue"] = text_of(delivery_info.get("routing_key"))
+    if fields.get("parent_id") == task_id:
+        # in a retry's message from Celery, the task is its own parent
+        del fields["parent_id"]
+    return fields
 
 
 def child_tuples(found: Any, description: str) -> list[Any]:

@@ -17,6 +17,7 @@ from rootcellar.descriptions import backend_names
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.compression import known_compression
 from rootcellar.payloads.redaction.patterns import read_patterns
+from rootcellar.payloads.settings import HISTORY_OF_IGNORED
 from rootcellar.payloads.size_limits import TOO_LARGE_CHOICES, read_size
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -253,6 +254,7 @@ Compression = Annotated[
 Identifier = Annotated[str | None, Allowed("a name of letters, digits and `_`", _identifier)]
 Size = Annotated[str | None, Allowed("bytes, or `512KB`, `10MB`, `1GB`; `0` for no limit", _size)]
 TooLarge = Annotated[str | None, Allowed("one of `refuse`, `truncate`, `spill`", _one_of(*TOO_LARGE_CHOICES))]
+History = Annotated[str | None, Allowed(f"`{HISTORY_OF_IGNORED}`", _one_of(HISTORY_OF_IGNORED))]
 BlobUrl = Annotated[SecretStr | None, Allowed("a path, or a URL", _secret)]
 Patterns = Annotated[
     str | None,

@@ -28,6 +28,7 @@ from rootcellar.configuration.values import (
     Expiry,
     File,
     Flag,
+    History,
     Host,
     Identifier,
     Level,
@@ -298,7 +299,7 @@ class HybridVariables(Group):
 
 
 class PayloadVariables(Group):
-    """How values are stored."""
+    """Which tasks and values are stored, and how."""
 
     rootcellar_encryption_keys: Secret = variable(
         "Keys that `rootcellar key` made, several with commas: the first one encrypts, all decrypt.",
@@ -319,6 +320,16 @@ class PayloadVariables(Group):
         "Names that are masked, also in results. Defaults (passwords, tokens, keys, cards) are masked in arguments, "
         "exceptions and tracebacks; `on` masks them in results too, `-name` removes one, `off` removes all.",
         "the defaults, and nothing in results",
+    )
+    rootcellar_track_sent: Flag = variable(
+        "A client records each task that it sends, so that a task that waits in a queue differs from an unknown id.",
+        "`false`",
+    )
+    rootcellar_sent_state: Flag = variable(
+        "The state of such a task in Celery is `SENT`, and not `PENDING`.", "`false`"
+    )
+    rootcellar_history: History = variable(
+        "Also keep the name, the state and the times of tasks that ignore their results.", "only of other tasks"
     )
 
 

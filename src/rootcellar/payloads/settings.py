@@ -33,7 +33,12 @@ VARIABLES = {
     "result_max_size": "ROOTCELLAR_RESULT_MAX_SIZE",
     "result_too_large": "ROOTCELLAR_RESULT_TOO_LARGE",
     "result_blob_url": "ROOTCELLAR_BLOB_URL",
+    "result_track_sent": "ROOTCELLAR_TRACK_SENT",
+    "result_sent_state": "ROOTCELLAR_SENT_STATE",
+    "result_history": "ROOTCELLAR_HISTORY",
 }
+#: the value of ``result_history`` with which tasks that ignore their results are kept too
+HISTORY_OF_IGNORED = "ignored too"
 _SECRET = ("result_encryption_keys", "result_signing_keys", "result_blob_url")
 
 
@@ -176,6 +181,22 @@ def flag_of(conf: Mapping[str, Any], setting: str, *, default: bool) -> bool:
     if word not in _TRUE + _FALSE:
         raise ConfigurationError(f"it must be true or false, not {value!r}", where=where, remedy="write true or false")
     return word in _TRUE
+
+
+def keeps_ignored(conf: Mapping[str, Any]) -> bool:
+    """Return whether the end of a task that ignores its result is recorded.
+
+    Raises:
+        ConfigurationError: the setting is wrong.
+    """
+    value, where = value_of(conf, "result_history")
+    if value is None:
+        return False
+    if str(value).strip().lower() != HISTORY_OF_IGNORED:
+        raise ConfigurationError(
+            f"the history cannot be {value!r}", where=where, remedy=f"write {HISTORY_OF_IGNORED!r}, or nothing"
+        )
+    return True
 
 
 def _keys(conf: Mapping[str, Any], setting: str) -> Keyring | None:

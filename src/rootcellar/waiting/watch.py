@@ -14,7 +14,7 @@ from celery.result import EagerResult, ResultSet
 from celery.states import PENDING
 
 from rootcellar.errors import NotAResult, RootcellarError
-from rootcellar.records import NO_DATE
+from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.fields import text_id
 from rootcellar.stores.watching import Notification, NotifyOn
 from rootcellar.waiting.arguments import as_result, backend_of
@@ -30,8 +30,8 @@ class StateChange:
 
     Attributes:
         task_id: the id of the task.
-        state: a Celery state or a custom one. PENDING means that nothing is stored: the task waits for a worker, or
-            does not exist.
+        state: a Celery state or a custom one. PENDING means that no worker has stored anything: the task waits for a
+            worker, or does not exist.
         info: the meta of a custom state, the result of a SUCCESS, the exception of a FAILURE, a RETRY or a REVOKED;
             ``None`` for PENDING.
         is_ready: whether the task has ended: this is its last state.
@@ -79,21 +79,29 @@ async def watch(task: Any, timeout: float | None = None, *, app: Celery | None =
     next_one = asyncio.ensure_future(notifications.get())
     try:
         calls.enter_context(callbacks_called(asyncio.get_running_loop(), task))
-        if await _is_pending(backend, text_id(task.id), next_one, deadline):
+        was_pending = await _is_pending(backend, text_id(task.id), next_one, deadline)
+        if was_pending:
             yield StateChange(text_id(task.id), PENDING, None, is_ready=False, done_at=None)
         while True:
             for record in records_of(await await_before(deadline, next_one, [watcher])):
-                info = backend.meta_of(record)["result"]
-                is_ready = record.done_at is not None
-                done_at = None if record.done_at == NO_DATE else record.done_at
-                yield StateChange(record.task_id, record.state, info, is_ready, done_at)
-                if is_ready:
+                change = _change(backend, record)
+                # a task that was only sent has a record, and may be PENDING as before
+                if not (was_pending and change.state == PENDING):
+                    yield change
+                was_pending = change.state == PENDING
+                if change.is_ready:
                     return
             next_one = asyncio.ensure_future(notifications.get())
     finally:
         next_one.cancel()
         calls.close()
         subscription.cancel()
+
+
+def _change(backend: Readable, record: TaskRecord) -> StateChange:
+    meta = backend.meta_of(record)
+    done_at = None if record.done_at == NO_DATE else record.done_at
+    return StateChange(record.task_id, meta["status"], meta["result"], record.done_at is not None, done_at)
 
 
 async def _is_pending(
