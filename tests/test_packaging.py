@@ -48,7 +48,7 @@ NOT_IN_WORKERS = (
     ),
     *("rootcellar.cli", "rootcellar.configuration", "rootcellar.metrics", "rootcellar.checks", "rootcellar.onboarding"),
     *("rootcellar.troubleshooting", "rootcellar.testing", "rootcellar.waiting.aio", "rootcellar.stores.hybrid"),
-    *("rootcellar.stores.redis.cluster", "rootcellar.stores.redis.sentinel"),
+    *("rootcellar.stores.redis.cluster", "rootcellar.stores.redis.sentinel", "rootcellar.history"),
 )
 #: the drivers of the stores; a worker loads only that of its own store
 DRIVERS = {"postgres": "psycopg", "redis": "redis", "mysql": "pymysql", "mongodb": "pymongo"}

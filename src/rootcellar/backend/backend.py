@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
@@ -53,6 +53,9 @@ from rootcellar.support.outages import Outage
 from rootcellar.text.escaping import visible_logs
 from rootcellar.urls import redact
 from rootcellar.waiting.blocking import Waiter
+
+if TYPE_CHECKING:
+    from rootcellar.history.grouping.grouping import Grouper
 
 T = TypeVar("T")
 
@@ -152,6 +155,7 @@ class ResultBackend(ReadingBackend):
             # read once, because reading it takes as long as encoding a small result
             is_extended=bool(conf.find_value_for_key("extended", "result")),
             task_of=self._task_of,
+            make_grouper=self._make_grouper,
         )
         self.shows_sent = flag_of(conf, "result_sent_state", default=False)
         self._keeps_ignored = keeps_ignored(conf)
@@ -170,6 +174,12 @@ class ResultBackend(ReadingBackend):
         lifecycle.register_backend(self)
         if observer is not None:
             observer.made(self)
+
+    def _make_grouper(self) -> Grouper:
+        # imported late: most tasks never fail
+        from rootcellar.history.grouping.settings import grouper_of_worker
+
+        return grouper_of_worker(self.app.conf, self.codec)
 
     def _read_retention(self) -> Retention:
         """Return how long results are kept, from the settings."""
@@ -229,8 +239,10 @@ class ResultBackend(ReadingBackend):
         """
         key = text_id(task_id)
         request = _own_request(key, request)
+        is_failure = state == states.FAILURE and isinstance(result, BaseException)
+        raised = exceptions.as_raised(result) if is_failure else None
         encodable = self._encodable(result, state, request)
-        outgoing = self._outgoing(key, encodable, state, traceback, request)
+        outgoing = self._outgoing(key, encodable, state, traceback, request, raised)
         part = self.chords.part_of(request, state, encodable, holds_result=False) if self.chords.is_end() else None
 
         action = f"store {state} of task {task_id}"
@@ -353,7 +365,7 @@ class ResultBackend(ReadingBackend):
             is_run_again = (task.acks_late and task.reject_on_worker_lost) or getattr(task, "retry_on_worker_lost", 0)
             if isinstance(exc, KeyboardInterrupt) and not is_run_again and _is_stored(task):
                 encodable = self._encodable(exc, states.FAILURE, request)
-                outgoing = self._outgoing(request.id, encodable, states.FAILURE, traceback, request)
+                outgoing = self._outgoing(request.id, encodable, states.FAILURE, traceback, request, exc)
                 self.ensure(lambda: self._put(outgoing, None, request), f"store FAILURE of task {request.id}")
         elif lifecycle.is_end_of_run(task, exc):
             self.mark_as_failure(request.id, exc, traceback, request=request, store_result=_is_stored(task))
@@ -423,13 +435,28 @@ class ResultBackend(ReadingBackend):
         return error
 
     def _record(
-        self, task_id: str, result: Any, state: str, traceback: Any, request: Any, cut_to: int | None = None
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any,
+        request: Any,
+        cut_to: int | None = None,
+        raised: BaseException | None = None,
     ) -> TaskRecord:
         children = self.current_task_children(request)
-        return self.recorder.record(task_id, result, state, traceback, request, children, cut_to)
+        return self.recorder.record(task_id, result, state, traceback, request, children, cut_to, raised)
 
-    def _outgoing(self, task_id: str, result: Any, state: str, traceback: Any, request: Any) -> Outgoing:
-        make = partial(self._record, task_id, result, state, traceback, request)
+    def _outgoing(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any,
+        request: Any,
+        raised: BaseException | None = None,
+    ) -> Outgoing:
+        make = partial(self._record, task_id, result, state, traceback, request, raised=raised)
         return Outgoing(make() if self.codec.spiller is None else self._record_with_retries(make, task_id, state), make)
 
     def _record_with_retries(self, make: Callable[[], TaskRecord], task_id: str, state: str) -> TaskRecord:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from celery import states
+from celery.utils.log import get_logger
 
 from rootcellar.backend import lifecycle
 from rootcellar.errors import PayloadUnreadable
@@ -17,6 +18,13 @@ from rootcellar.records import NO_DATE, SENT, Payload, TaskRecord
 from rootcellar.retention.policy import Retention
 from rootcellar.stores.fields import id_of, moment_of, number_of, text_id, text_of, unreadable
 from rootcellar.stores.relations import children_of
+from rootcellar.support.interruptions import raise_interruption
+from rootcellar.text.escaping import visible_logs
+
+if TYPE_CHECKING:
+    from rootcellar.history.grouping.grouping import Grouper
+
+logger = visible_logs(get_logger(__name__))
 
 #: states whose result is an exception
 FAILED = states.EXCEPTION_STATES | {states.REJECTED}
@@ -48,9 +56,21 @@ class Recorder:
         retention: how long results are kept.
         is_extended: whether arguments are stored.
         task_of: returns the task of a request, or ``None`` if it is unknown.
+        make_grouper: makes what computes the groups of failures. It is called when a task fails for the first time.
     """
 
-    def __init__(self, codec: Codec, retention: Retention, *, is_extended: bool, task_of: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        retention: Retention,
+        *,
+        is_extended: bool,
+        task_of: Callable[[Any], Any],
+        make_grouper: Callable[[], Grouper],
+    ) -> None:
+        self._make_grouper = make_grouper
+        self._grouper: Grouper | None = None
+        self._has_warned = False
         self._codec = codec
         self._retention = retention
         self._is_extended = is_extended
@@ -71,6 +91,7 @@ class Recorder:
         request: Any,
         children: Any = None,
         cut_to: int | None = None,
+        raised: BaseException | None = None,
     ) -> TaskRecord:
         """Return the record of a task in ``state``.
 
@@ -83,6 +104,7 @@ class Recorder:
             children: the results of the task's own subtasks, as Celery's tuples.
             cut_to: the size in bytes to which each field except a returned value is cut; ``None`` for no limit.
                 The stamp :data:`CUT` names the fields that were cut.
+            raised: the exception of a failure, if it is at hand.
 
         Raises:
             NotEncodable: the result cannot be encoded.
@@ -99,13 +121,18 @@ class Recorder:
             "expires_at": self._retention.result_expiry(state, now),
         }
         if traceback is not None:
-            fields["traceback"] = self._codec.encode_text(str(traceback), task_id=task_id, call=call, cut_to=cut_to)
+            traceback = self._codec.redactor.text(str(traceback), call)
+            fields["traceback"] = self._codec.encode_text(
+                traceback, task_id=task_id, call=call, cut_to=cut_to, is_redacted=True
+            )
+        if state == states.FAILURE:
+            fields["failure_group"] = self._failure_group(result, traceback, request, call, raised)
         if children and (others := children_of(task_id, text_ids(children))):
             fields["children"] = _encoded_children(others, cut_to)
         if request is not None:
             fields.update(self._request_fields(request, task_id, call, cut_to))
         if cut_to is not None:
-            whole = self.record(task_id, result, state, traceback, request, children)
+            whole = self.record(task_id, result, state, traceback, request, children, raised=raised)
             fields["stamps"] = self._stamps_with_cut(request, whole, TaskRecord(**fields), call, cut_to)
         return TaskRecord(**fields)
 
@@ -142,6 +169,26 @@ class Recorder:
             expires_at=self._retention.result_expiry(state, now),
             **_facts(request, task_id),
         )
+
+    def _failure_group(
+        self, result: Any, traceback: str | None, request: Any, call: Call, raised: BaseException | None
+    ) -> int | None:
+        """Return the group of a failure; ``None`` if it cannot be computed, because the failure must be stored."""
+        try:
+            # imported late: most tasks never fail
+            if self._grouper is None:
+                self._grouper = self._make_grouper()
+            name = text_of(getattr(request, "task", None))
+            grouped = self._grouper.group(
+                result, traceback, name, raised, lambda text: self._codec.redactor.text(text, call)
+            )
+        except Exception as exc:  # the classes and settings of an application may raise any exception
+            raise_interruption(exc)
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning("A failure is stored without its group (logged once): %s", exc, exc_info=True)
+            return None
+        return grouped.group
 
     def _stamps_with_cut(
         self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, cut_to: int

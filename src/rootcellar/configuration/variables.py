@@ -331,6 +331,10 @@ class PayloadVariables(Group):
     rootcellar_history: History = variable(
         "Also keep the name, the state and the times of tasks that ignore their results.", "only of other tasks"
     )
+    rootcellar_failure_libraries: Modules = variable(
+        "Modules and packages that are not the application's own, for groups of failures: the place of a failure is "
+        "then the function that called them."
+    )
 
 
 class Variables(

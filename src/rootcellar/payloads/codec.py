@@ -234,6 +234,7 @@ class Codec:
         field: str = TRACEBACK,
         call: Call = NO_CALL,
         cut_to: int | None = None,
+        is_redacted: bool = False,
     ) -> str | None:
         """Encode a text for a field of plain text, such as a traceback.
 
@@ -243,10 +244,11 @@ class Codec:
             field: the field that it is stored in.
             call: the task and its arguments.
             cut_to: the most characters to which it is cut; ``None`` for no limit.
+            is_redacted: whether secrets in it are masked already.
         """
         if text is None:
             return None
-        redacted = self.redactor.text(text, call)
+        redacted = text if is_redacted else self.redactor.text(text, call)
         return self.sealer.seal_text(redacted if cut_to is None else cut_middle(redacted, cut_to), task_id, field)
 
     def decode_text(self, text: str | None, *, task_id: str, field: str = TRACEBACK) -> str | None:

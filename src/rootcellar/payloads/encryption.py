@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import os
 import re
@@ -60,6 +61,17 @@ class Sealer:
         if self._encryption:
             return ENCRYPTED + self._encryption.first.key_id
         return f"{SIGNED}{self._signing.first.key_id}:" if self._signing else ""
+
+    def derived_key(self, purpose: bytes) -> bytes:
+        """Return 32 bytes for another purpose, derived from the last key for encryption; empty without such a key.
+
+        They stay the same when a new key is added, until the last key is removed.
+
+        Args:
+            purpose: the name of the purpose, at most 64 bytes.
+        """
+        *_, last = (None, *self._encryption)
+        return b"" if last is None else hashlib.blake2b(purpose, key=last.secret, digest_size=32).digest()
 
     def seal(self, payload: Payload, task_id: str, field: str) -> Payload:
         """Return ``payload`` encrypted or signed for a field of a task."""

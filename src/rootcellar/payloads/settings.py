@@ -30,6 +30,7 @@ VARIABLES = {
     "result_signing_keys": "ROOTCELLAR_SIGNING_KEYS",
     "result_accept_unsealed": "ROOTCELLAR_ACCEPT_UNSEALED",
     "result_redact": "ROOTCELLAR_REDACT",
+    "result_failure_libraries": "ROOTCELLAR_FAILURE_LIBRARIES",
     "result_max_size": "ROOTCELLAR_RESULT_MAX_SIZE",
     "result_too_large": "ROOTCELLAR_RESULT_TOO_LARGE",
     "result_blob_url": "ROOTCELLAR_BLOB_URL",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,14 @@ class Grouper:
         self._application = application
         self._key = key
 
-    def group(self, failure: Any, traceback: str | None, task: str | None, exc: Any = None) -> Grouped:
+    def group(
+        self,
+        failure: Any,
+        traceback: str | None,
+        task: str | None,
+        exc: Any = None,
+        redact: Callable[[str], str] | None = None,
+    ) -> Grouped:
         """Return the group of a failure.
 
         Args:
@@ -84,10 +91,13 @@ class Grouper:
             traceback: the text of the traceback.
             task: the name of the task.
             exc: the exception itself if it is at hand: then the application's functions are asked.
+            redact: masks secrets in the message if it is not in the traceback, which must not have any.
         """
         described, read = describe(failure), read_traceback(traceback or "")
         own = chosen_group(exc) if isinstance(exc, BaseException) else described.own
-        kind, message = _type_and_message(described, read)
+        kind, message, is_read = _type_and_message(described, read)
+        if redact is not None and not is_read:
+            message = redact(message)
         name = task or ""
         if kind == _CHORD and (found := _DEPENDENCY.match(message)) is not None:
             title = f"ChordError: {found['type']}"[:_LONGEST_TYPE]
@@ -156,13 +166,16 @@ def _place_of(kind: str, own: Sequence[tuple[str, Frame]]) -> _Place:
     return _Place(name, (" ".join(frame.source.split())[:_LONGEST_SOURCE],))
 
 
-def _type_and_message(described: Described, read: Traceback) -> tuple[str, str]:
-    """Return the type and the message: of the traceback if it shows the exception, else of the exception's data."""
+def _type_and_message(described: Described, read: Traceback) -> tuple[str, str, bool]:
+    """Return the type and the message, and whether the message is from the traceback.
+
+    The message is that of the traceback if it shows the same exception, else that of the exception's data.
+    """
     printed = printed_type(read.type) if read.type else ""
     if not described.type:
-        return printed, read.message or described.message
+        return printed, read.message or described.message, bool(read.message)
     is_same = printed.rpartition(".")[2] == described.type.rpartition(".")[2]
-    return described.type, read.message if is_same else described.message
+    return described.type, read.message if is_same else described.message, is_same
 
 
 def _title(kind: str, leaves: Sequence[str]) -> str:
