@@ -69,4 +69,14 @@ def test_every_contract_is_tried() -> None:
 
 def test_root_has_only_shared_modules_and_entry_points() -> None:
     modules = {path.stem for path in (ROOT / "src/rootcellar").glob("*.py")}
-    assert modules == {"__init__", "__main__", "records", "errors", "urls", "rpc", "serializer", "celery_command"}
+    assert modules == {
+        "__init__",
+        "__main__",
+        "records",
+        "errors",
+        "urls",
+        "rpc",
+        "serializer",
+        "opening",
+        "celery_command",
+    }
