@@ -32,6 +32,7 @@ from rootcellar.history.filters.tree import (
     Step,
     Text,
 )
+from rootcellar.history.grouping.identity import text_of_group
 
 BERLIN = ZoneInfo("Europe/Berlin")
 #: a Wednesday, 14:30 in Berlin
@@ -203,6 +204,7 @@ _values: dict[Kind, st.SearchStrategy[Any]] = {
     Kind.STATE: st.sampled_from(["failed", "unfinished", "SUCCESS", "PACKED"]).map(pattern),
     Kind.PATTERN: _texts,
     Kind.TEXT: st.builds(lambda text: Pattern((text,), is_quoted=True), _names),
+    Kind.GROUP: st.integers(0, 2**40 - 1).map(lambda number: pattern(text_of_group(number))),
     Kind.NUMBER: _ordered(st.builds(Number, _decimals)),
     Kind.DURATION: _ordered(st.builds(Duration, _decimals)),
     Kind.SIZE: _ordered(st.builds(Size, st.integers(0, 10**12))),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from rootcellar.errors import PayloadError
 from rootcellar.history.cursors import Cursor, from_text, to_text
-from rootcellar.history.filters import Clock, Filter, Matcher, sentence
+from rootcellar.history.filters import Clock, Filter, FilterWrong, Matcher, sentence
 from rootcellar.history.scanning import scan
+from rootcellar.history.searching import FIRST_WINDOW, Walk, Walker, Wish, plan
 from rootcellar.payloads import SEALED_FIELDS, Codec
-from rootcellar.records import TaskRecord
+from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores import Store
-from rootcellar.stores.search import Sort
+from rootcellar.stores.search import Position, Searchable, Segment, Sort
 
 #: seconds for one page of a store with indexes, and of another one
 BUDGET, SCAN_BUDGET = 0.3, 10.0
@@ -108,21 +109,56 @@ class Tasks:
     def _read(self, after: Cursor | None) -> tuple[Page, Cursor | None]:
         query, clock = self._query, self._clock
         matches = Matcher(query.condition, clock, partial(opened, self._codec))
-        sort = Sort(by=query.sort, is_descending=query.is_descending) if query.sort else None
-        place = None if after is None else after.position
-        budget = SCAN_BUDGET if self._budget is None else self._budget
-        found = scan(self._store, matches, sort, place, self._size + 1, budget)
-        is_full = len(found) > self._size
-        found = found[: self._size]
-        going_on = Cursor(found[-1].position, clock.now) if is_full else None
+        searchable = self._store.ability(Searchable)
+        walk = self._scanned(matches, after) if searchable is None else self._searched(searchable, matches, after)
+        place, going_on = walk.position, not walk.has_ended
+        if len(walk.found) > self._size:
+            place, going_on = walk.found[self._size - 1].position, True
+        cursor = Cursor(place, clock.now, walk.window.total_seconds()) if going_on and place is not None else None
         page = Page(
-            records=[self._codec.opened(each.record)[0] for each in found],
-            cursor=None if going_on is None else to_text(going_on, query, self._zone),
-            searched_back_to=None,
+            records=[self._codec.opened(each.record)[0] for each in walk.found[: self._size]],
+            cursor=None if cursor is None else to_text(cursor, query, self._zone),
+            searched_back_to=_moment_of(walk.position, clock.now) if walk.is_over else None,
             sentence=sentence(query, clock),
             unread=matches.unread,
         )
-        return page, going_on
+        return page, cursor
+
+    @property
+    def _sort(self) -> Sort | None:
+        query = self._query
+        # the usual order of those that have ended
+        is_usual = query.sort == "done" and query.is_descending
+        return None if is_usual or not query.sort else Sort(by=query.sort, is_descending=query.is_descending)
+
+    def _scanned(self, matches: Matcher, after: Cursor | None) -> Walk:
+        budget = SCAN_BUDGET if self._budget is None else self._budget
+        place = None if after is None else after.position
+        found = scan(self._store, matches, self._query, place, self._size + 1, budget)
+        return Walk(None, timedelta(), found, has_ended=True)
+
+    def _searched(self, store: Searchable, matches: Matcher, after: Cursor | None) -> Walk:
+        how = plan(store, self._query, self._clock)
+        if self._sort is not None and how.since is None:
+            raise FilterWrong(
+                f"sort:{self._query.sort} would read every task",
+                str(self._query),
+                str(self._query).rindex("sort:"),
+                "name a stretch of time, such as since:24h, or sort by -done",
+            )
+        budget = BUDGET if self._budget is None else self._budget
+        # one more than a page has shows whether there is another page
+        wish = Wish(count=self._size + 1, budget=budget, sort=self._sort, with_values=self._with_values)
+        window = timedelta(seconds=after.window) if after is not None and after.window else FIRST_WINDOW
+        walker = Walker(store, how, matches, self._clock.now, wish)
+        return walker.walk(None if after is None else after.position, window)
+
+
+def _moment_of(position: Position | None, now: datetime) -> datetime:
+    """Return the time of a place; that of a place without a time is the present."""
+    if position is None or position.segment not in (Segment.UNFINISHED, Segment.FINISHED):
+        return now
+    return min(now, NO_DATE + timedelta(microseconds=position.moment))
 
 
 def opened(codec: Codec, record: TaskRecord) -> TaskRecord:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 from rootcellar.errors import AbilityMissing
+from rootcellar.history.filters import Filter
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.search import Found, Position, Segment, Sort
@@ -21,7 +22,7 @@ _MICROSECOND = timedelta(microseconds=1)
 def scan(
     store: Store,
     matches: Callable[[TaskRecord], bool],
-    sort: Sort | None,
+    query: Filter,
     after: Position | None,
     limit: int,
     budget: float,
@@ -31,7 +32,7 @@ def scan(
     Args:
         store: the store.
         matches: says whether a record is wanted.
-        sort: the order; ``None`` for the usual one.
+        query: the filter, for its order.
         after: only records after this place.
         limit: the most records.
         budget: seconds.
@@ -39,6 +40,7 @@ def scan(
     Raises:
         AbilityMissing: the store has more records than can be read in this time.
     """
+    sort = Sort(by=query.sort, is_descending=query.is_descending) if query.sort else None
     is_descending = sort is None or sort.is_descending
     best: list[Found] = []
     for batch in _batches(store, budget):
@@ -84,6 +86,7 @@ def order(place: Position, is_descending: bool = True) -> tuple[int, int, tuple[
 def place_of(record: TaskRecord, sort: Sort | None) -> Position | None:
     """Return the place of a record in a list; ``None`` if it has no value to sort by."""
     if sort is not None:
+        # only tasks that have ended are sorted
         value = _value(record, sort.by)
         return None if value is None else Position(Segment.FINISHED, value, record.task_id)
     if record.done_at is not None:
@@ -95,10 +98,12 @@ def place_of(record: TaskRecord, sort: Sort | None) -> Position | None:
 
 
 def _value(record: TaskRecord, by: str) -> int | None:
+    if record.done_at is None:
+        return None
     if by == "retries":
         return record.retries
     if by == "done":
-        return None if record.done_at is None else _microseconds(record.done_at)
+        return _microseconds(record.done_at)
     start, end = (record.started_at, record.done_at) if by == "runtime" else (record.sent_at, record.started_at)
     return None if start is None or end in (None, NO_DATE) else (end - start) // _MICROSECOND
 

@@ -138,6 +138,14 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Equal:
+    """A column of whole numbers is one of these."""
+
+    column: str
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Within:
     """A column of whole numbers is within bounds."""
 
@@ -233,8 +241,8 @@ class JsonHas:
 
 
 Condition: TypeAlias = (
-    "Always | Every | Some | Negated | Has | Like | OneOf | Contains | BeyondAscii | Within | Sized | Lasted | Dated |"
-    "Timed | Failed | ErrorType | Opaque | JsonText | JsonNumber | JsonLiteral | JsonHas"
+    "Always | Every | Some | Negated | Has | Like | OneOf | Contains | BeyondAscii | Equal | Within | Sized | Lasted |"
+    "Dated | Timed | Failed | ErrorType | Opaque | JsonText | JsonNumber | JsonLiteral | JsonHas"
 )
 
 # -- a search
@@ -283,28 +291,49 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A record that was found, and its place in the list."""
+    """A record that was found, and its place in the list.
+
+    Attributes:
+        record: the record.
+        position: its place.
+        is_hidden: whether another record of the same task counts instead, in another segment.
+    """
 
     record: TaskRecord
     position: Position
+    is_hidden: bool = False
 
 
 @runtime_checkable
 class Searchable(Protocol):
-    """A store that finds tasks by indexes, page by page."""
+    """A store that finds tasks by indexes, page by page.
+
+    Attributes:
+        has_ordered_indexes: whether indexes have the tasks of a name, the failures, and those of a group of failures,
+            each in the order of their ends.
+        names_at_once: how many names can be searched in that order.
+    """
+
+    has_ordered_indexes: bool
+    names_at_once: int
 
     def search(self, search: Search) -> Sequence[Found]:
         """Return the next records that meet the condition, in the order of the segment.
+
+        In the segment ``ADOPTED``, which has no index, the condition and the times are not tested.
 
         Raises:
             SearchTooSlow: it took longer than ``timeout``.
         """
 
-    def oldest(self) -> datetime | None:
-        """Return the earliest end of a task in this store, or ``None`` if none has ended."""
+    def oldest(self, segment: Segment) -> datetime | None:
+        """Return the earliest time in a segment, ``UNFINISHED`` or ``FINISHED``; ``None`` if there is no record."""
 
     def task_names(self, limit: int) -> Sequence[str] | None:
-        """Return the names of tasks that have a record; ``None`` if there are more than ``limit``."""
+        """Return the names of tasks that have a record.
+
+        ``None`` if there are more than ``limit``, or no index that finds them quickly.
+        """
 
     def has_adopted(self) -> bool:
         """Return whether there are records in a table that Celery created."""

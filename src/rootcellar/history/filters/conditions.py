@@ -32,6 +32,7 @@ from rootcellar.history.filters.tree import (
     Value,
     is_findable,
 )
+from rootcellar.history.grouping.identity import group_of_text
 from rootcellar.stores.search import (
     Always,
     BeyondAscii,
@@ -39,6 +40,7 @@ from rootcellar.stores.search import (
     Condition,
     Contains,
     Dated,
+    Equal,
     ErrorType,
     Every,
     Failed,
@@ -167,6 +169,8 @@ def _of_field(field: Field, clock: Clock) -> list[Limits]:
     name = field.name
     if name in TEXT_ATTRIBUTES:
         return [_exactly(_texts(_COLUMNS[name], field.values))]
+    if name == "failure":
+        return [_exactly(_groups(field.values))]
     if name == "state":
         return [_exactly(some(*map(_state, field.values)))]
     return [_value(field, value, clock) for value in field.values]
@@ -216,6 +220,15 @@ def _texts(column: str, values: tuple[Value, ...]) -> Condition:
             case Pattern():
                 whole_texts.append(value.text or "")
     return some(*([OneOf(column, tuple(dict.fromkeys(whole_texts)))] if whole_texts else []), *others)
+
+
+def _groups(values: tuple[Value, ...]) -> Condition:
+    column = "failure_group"
+    numbers = tuple(group_of_text(value.text or "") for value in values if isinstance(value, Pattern))
+    others = [
+        Has(column) if value.is_there else negated(Has(column)) for value in values if isinstance(value, Presence)
+    ]
+    return some(*([Equal(column, numbers)] if numbers else []), *others)
 
 
 def _state(value: Value) -> Condition:

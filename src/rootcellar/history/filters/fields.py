@@ -17,6 +17,7 @@ class Kind(Enum):
     SIZE = "number of bytes"
     MOMENT = "moment"
     TIMES = "moment or range"
+    GROUP = "group of failures"
     JSON = "value"
     WORD = "property"
     SORT = "order"
@@ -62,6 +63,7 @@ FIELDS: dict[str, FieldType] = {
         FieldType("root", Kind.PATTERN, "id of the first task of the workflow", "7c1f0a*"),
         FieldType("parent", Kind.PATTERN, "id of the task that sent it", "7c1f0a*"),
         FieldType("error", Kind.PATTERN, "type of the exception", "Timeout*"),
+        FieldType("failure", Kind.GROUP, "group of the failure", "7K2Q9XMD"),
         FieldType("is", Kind.WORD, "property", "retried", ("child", "damaged", "encrypted", "retried")),
         FieldType("has", Kind.WORD, "stored part", "traceback", ("args", "children", "result", "stamps", "traceback")),
         FieldType("retries", Kind.NUMBER, "number of retries", ">2"),

@@ -41,6 +41,7 @@ from rootcellar.history.filters.tree import (
     Text,
     Value,
 )
+from rootcellar.history.grouping.identity import group_of_text, text_of_group
 
 #: the most terms of a filter
 MAX_TERMS = 64
@@ -272,6 +273,12 @@ class _Parser:
             raise ValueError(f"write {_any_of(kind.words)}")
         return Pattern((text,))
 
+    def _group_of_failures(self, kind: FieldType, piece: Sequence[Char], text: str, is_bare: bool) -> Value:
+        try:
+            return Pattern((text_of_group(group_of_text(text)),))
+        except ValueError:
+            raise ValueError("write the 8 letters and digits of a group, as `rootcellar failures` shows them") from None
+
     def _ordered(self, kind: FieldType, piece: Sequence[Char], text: str, is_bare: bool) -> Value:
         return self._range(piece, self._scalars[kind.kind])
 
@@ -314,6 +321,7 @@ class _Parser:
         Kind.PATTERN: _pattern,
         Kind.TEXT: _text_value,
         Kind.WORD: _word,
+        Kind.GROUP: _group_of_failures,
         Kind.NUMBER: _ordered,
         Kind.DURATION: _ordered,
         Kind.SIZE: _ordered,

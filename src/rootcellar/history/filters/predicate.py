@@ -29,7 +29,9 @@ from rootcellar.history.filters.tree import (
     Text,
     Value,
     is_findable,
+    leaves,
 )
+from rootcellar.history.grouping.identity import group_of_text
 from rootcellar.records import DAMAGED, TaskRecord
 
 #: ``None``: unknown, because a value that the filter asks for cannot be read
@@ -97,14 +99,7 @@ def _cheapest_first(terms: tuple[Node, ...]) -> list[Node]:
 
 
 def _reads_values(node: Node) -> bool:
-    match node:
-        case And(terms) | Or(terms):
-            return any(map(_reads_values, terms))
-        case Not(term):
-            return _reads_values(term)
-        case Field(name):
-            return name in _VALUE_FIELDS
-    return True
+    return any(isinstance(leaf, Text) or leaf.name in _VALUE_FIELDS for leaf in leaves(node))
 
 
 def _every(tests: Sequence[Test]) -> Test:
@@ -163,6 +158,8 @@ def _field(field: Field, value: Value, clock: Clock) -> Test:
         return _error(value)
     if name == "error.message":
         return _message(value)
+    if name == "failure":
+        return _failure(value)
     if name in ("is", "has"):
         return _property(name, value)
     if name == "retries":
@@ -227,6 +224,14 @@ def _message(value: Value) -> Test:
     return lambda row: (
         None if row.is_exception_unread else row.error_message is not None and wanted in folded(row.error_message)
     )
+
+
+def _failure(value: Value) -> Test:
+    if isinstance(value, Presence):
+        return lambda row: (row.record.failure_group is not None) == value.is_there
+    assert isinstance(value, Pattern)
+    group = group_of_text(value.text or "")
+    return lambda row: row.record.failure_group == group
 
 
 _PROPERTIES: dict[tuple[str, str], Callable[[Row], bool]] = {
@@ -382,14 +387,14 @@ def _json_field(field: Field, value: Value) -> Test:
                 if is_whole_there:
                     return True
                 answer = None
-            elif any(holds(found) for place in _found(value, steps) for found in leaves(place)):
+            elif any(holds(found) for place in _found(value, steps) for found in inside(place)):
                 return True
         return answer
 
     # that there is a value is known also if it cannot be read
     is_whole_there = isinstance(value, Presence) and not path
 
-    def leaves(place: Any) -> Iterator[Any]:
+    def inside(place: Any) -> Iterator[Any]:
         return iter((place,)) if path or isinstance(value, Presence) else _leaves(place)
 
     if isinstance(value, Presence) and not value.is_there:

@@ -272,14 +272,19 @@ class Filter:
 
 
 def fields_of(node: Node | None) -> Iterator[Field]:
-    """Return every field of a tree, from left to right."""
+    """Yield every field of a tree, from left to right."""
+    return (leaf for leaf in leaves(node) if isinstance(leaf, Field))
+
+
+def leaves(node: Node | None) -> Iterator[Field | Text]:
+    """Yield every field and every text of a tree, from left to right."""
     match node:
         case And(terms) | Or(terms):
             for term in terms:
-                yield from fields_of(term)
+                yield from leaves(term)
         case Not(term):
-            yield from fields_of(term)
-        case Field():
+            yield from leaves(term)
+        case Field() | Text():
             yield node
 
 

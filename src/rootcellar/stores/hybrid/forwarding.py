@@ -10,6 +10,7 @@ from rootcellar.stores.base import HasSchema, Queryable, RecordsSent, Replaceabl
 from rootcellar.stores.counting import Counted
 from rootcellar.stores.measures import Active, InMemory, Sized
 from rootcellar.stores.pool import ConnectionPool, Pooled
+from rootcellar.stores.search import Searchable
 
 A = TypeVar("A")
 
@@ -37,8 +38,8 @@ class ForwardingStore(Store):
         self._records_sent = durable.ability(RecordsSent)
 
     def ability(self, protocol: type[A]) -> A | None:
-        """Return an ability, or ``None``. It needs the same ability of the durable store, whose tables it returns."""
-        if protocol in (HasSchema, Sized, Active, Counted):
+        """Return an ability, or ``None``. It needs that of the durable store, whose tables and searches it returns."""
+        if protocol in (HasSchema, Sized, Active, Counted, Searchable):
             return self.durable.ability(protocol)
         if protocol is InMemory:
             return next(filter(None, (store.ability(protocol) for store in self.parts()[1:])), None)

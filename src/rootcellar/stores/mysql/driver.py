@@ -54,6 +54,8 @@ class Connection(pymysql.connections.Connection):
     packet_limit = 0
     #: the status flags in the server's last answer; the driver sets them
     server_status: int
+    #: the server's name and version; the driver sets it
+    server_version: str
     #: whether a command was begun whose answer was not read to its end
     is_busy = False
     _write_timeout: float | None
@@ -97,6 +99,11 @@ class Connection(pymysql.connections.Connection):
     def connected_socket(self) -> Any:
         """The socket; an ``ssl.SSLSocket`` if the connection is encrypted."""
         return self._sock
+
+    @property
+    def is_mariadb(self) -> bool:
+        """Whether the server is MariaDB, and not MySQL."""
+        return "mariadb" in self.server_version.lower()
 
     def is_usable(self) -> bool:
         """Return, without a round trip, whether it is open, not in a transaction, and not waiting for an answer."""

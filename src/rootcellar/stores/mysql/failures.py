@@ -19,6 +19,9 @@ STALE = {1054, 1146}
 #: the server accepts no writes; a session that got this error may stay read-only
 READ_ONLY = {1290, 1792, 1836}
 
+#: a statement took longer than it was allowed to: MariaDB, MySQL
+TOO_SLOW = {1969, 3024}
+
 #: the session has no database, because it was dropped
 NO_DATABASE = 1046
 
@@ -50,7 +53,7 @@ _BY_CODE: dict[int, Kind] = {
     1118: (errors.PayloadTooLarge, "store less in one result, or raise innodb_log_file_size in the server's settings"),
     **dict.fromkeys((1264, 1292, 1300, 1366, 1406, 1265), (errors.RecordRefused, "see which column the server names")),
     **dict.fromkeys((1037, 1038, 1040, 1041, 1203, 1226, 1129), (errors.StoreUnavailable, _BUSY)),
-    **dict.fromkeys((*LOST, 1047, 1317, 1969, 3024), (errors.StoreUnavailable, _LATER)),
+    **dict.fromkeys((*LOST, 1047, 1317, *TOO_SLOW), (errors.StoreUnavailable, _LATER)),
     **dict.fromkeys((1158, 1159, 1160, 1161, 1184), (errors.StoreUnavailable, _GONE)),
 }
 _NO_SPACE = ("errno: 28", "Got error 28", "No space left")

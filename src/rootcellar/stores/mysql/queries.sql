@@ -158,3 +158,9 @@ SELECT TABLE_NAME, TABLE_ROWS, DATA_LENGTH, INDEX_LENGTH, NULL FROM information_
 WHERE TABLE_SCHEMA IN (COALESCE(%(task_schema)s, DATABASE()), COALESCE(%(group_schema)s, DATABASE()))
     AND TABLE_NAME IN %(tables)s
 ORDER BY TABLE_NAME
+
+-- oldest_finished: the earliest end of a task
+SELECT min(date_done) FROM {task}
+
+-- oldest_unfinished: the earliest start, or else sending, of a task that has not ended
+SELECT min(coalesce(date_started, date_sent)) FROM {task} WHERE date_done IS NULL

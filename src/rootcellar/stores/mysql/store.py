@@ -20,11 +20,14 @@ from rootcellar.stores.fields import clamped
 from rootcellar.stores.mysql import counting, driver, failures
 from rootcellar.stores.mysql.driver import Connection, in_list
 from rootcellar.stores.mysql.schema import PACKAGE, MySQLSchema, table_names, unquoted
+from rootcellar.stores.mysql.search import MySQLRenderer, limited
 from rootcellar.stores.mysql.url import connection_settings, describe
 from rootcellar.stores.passwords import source_of
 from rootcellar.stores.pool import ConnectionPool
+from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
 from rootcellar.stores.sql.by_date import is_late
+from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
 from rootcellar.stores.sql.store import SqlStore
 from rootcellar.support.backoff import Backoff
@@ -45,6 +48,9 @@ _RECONNECT_SECONDS = 2.0
 
 class MySQLStore(SqlStore[Connection]):
     """The store for ``rootcellar+mysql://user:password@host:port/database``, and for ``mariadb://``."""
+
+    # the indexes of texts have only their first letters, so the server sorts what they find
+    has_ordered_indexes = False
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
         options = options or StoreOptions()
@@ -181,6 +187,20 @@ class MySQLStore(SqlStore[Connection]):
             text = fill_in(self._sql[statement], matches)
             found += map(self._task_record, self._rows(text, {**params, "limit": query.limit - len(found)}))
         return found
+
+    def _renderer(self, search: Search) -> Renderer:
+        return MySQLRenderer(search, in_parameterized(table_names(self.options))["task"], str, _date_text)
+
+    def _searched(
+        self, connection: Connection, statement: str, params: Mapping[str, Any], timeout: float
+    ) -> list[tuple[Any, ...]]:
+        text = limited(statement, timeout, is_mariadb=connection.is_mariadb)
+        try:
+            return connection.rows(text, params)
+        except pymysql.Error as exc:
+            if failures.code_of(exc) in failures.TOO_SLOW:
+                raise self._too_slow(timeout) from exc
+            raise
 
     # -- inside a transaction
 

@@ -200,3 +200,17 @@ SELECT c.relname, CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.r
 FROM pg_class AS c LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
 WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
 ORDER BY c.relname
+
+-- oldest_finished: the earliest end of a task
+SELECT min(date_done) FROM {task}
+
+-- oldest_unfinished: the earliest start, or else sending, of a task that has not ended
+SELECT min(coalesce(date_started, date_sent)) FROM {task} WHERE date_done IS NULL
+
+-- task_names: each name of a task once; the index is asked for the next name, as often as there are names
+WITH RECURSIVE names (name) AS (
+    SELECT min(name) FROM {task}
+    UNION ALL
+    SELECT (SELECT min(t.name) FROM {task} AS t WHERE t.name > names.name) FROM names WHERE names.name IS NOT NULL
+)
+SELECT name FROM names WHERE name IS NOT NULL LIMIT %(limit)s

@@ -25,8 +25,11 @@ from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
 from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, read_bool, read_int, row_of, rows_of, run
 from rootcellar.stores.postgres.route import Route
 from rootcellar.stores.postgres.schema import PostgresSchema, table_names
+from rootcellar.stores.postgres.search import SETTINGS, PostgresRenderer
 from rootcellar.stores.replaced import when_replaced
+from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
+from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
 from rootcellar.stores.sql.store import SqlStore
 from rootcellar.stores.watching import Watcher
@@ -249,6 +252,20 @@ class PostgresStore(SqlStore[Connection]):
             "limit": query.limit,
         }
         return [self._task_record(row) for row in self._all("query_tasks", params)]
+
+    def _renderer(self, search: Search) -> Renderer:
+        return PostgresRenderer(search, in_parameterized(table_names(self.options))["task"], _selected)
+
+    def _searched(
+        self, connection: Connection, statement: str, params: Mapping[str, Any], timeout: float
+    ) -> list[tuple[Any, ...]]:
+        try:
+            with connection.transaction():
+                connection.execute(SETTINGS, {"milliseconds": str(max(1, round(timeout * 1000)))})
+                # never prepared: a plan for any parameters would not use an index of failures only
+                return connection.execute(statement.encode(), params, prepare=False).fetchall()
+        except psycopg.errors.QueryCanceled as exc:
+            raise self._too_slow(timeout) from exc
 
     def close(self) -> None:
         if (watcher := self._watchers.take()) is not None:

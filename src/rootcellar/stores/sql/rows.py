@@ -60,7 +60,7 @@ TASK_COLUMNS = (
 )
 
 #: the marker in ``x_exact`` of typed JSON, whose bytes are the text in ``x``
-_TYPED_TEXT = b"rc1 typed text"
+TYPED_TEXT = b"rc1 typed text"
 #: the columns that an upsert always sets; the others keep the stored value if the new record has none
 STATE_COLUMNS = ("status", "result", "result_exact", "traceback", "date_done", "expires_at", "failure_group")
 
@@ -198,13 +198,13 @@ def payload_columns(payload: Payload | None) -> tuple[str | None, bytes | None]:
         return json.dumps(f"<{payload.content_type}{sealed}, {len(payload.body)} bytes>"), frame(payload)
     is_shown_as_it_is = payload.content_encoding == "utf-8" and is_portable(text)
     if is_shown_as_it_is and not payload.key_id:
-        return text, _TYPED_TEXT if payload.content_type == TYPED_JSON else None
+        return text, TYPED_TEXT if payload.content_type == TYPED_JSON else None
     return text if is_shown_as_it_is else _rendition(text), frame(payload)
 
 
 def read_payload_bytes(text: bytes, exact: bytes | None) -> Payload:
     """Do the same as :func:`read_payload`, for a text as UTF-8 bytes."""
-    if exact is None or exact == _TYPED_TEXT:
+    if exact is None or exact == TYPED_TEXT:
         return Payload(text, "application/json" if exact is None else TYPED_JSON)
     return unframe(exact)
 
@@ -240,7 +240,7 @@ def replace_params(old: TaskRecord, new: TaskRecord) -> dict[str, Any]:
             text, exact = payload_columns(getattr(record, column))
             params[prefix + column], params[f"{prefix}{column}_exact"] = text, exact
             # do not compare the readable version of exact bytes, because another release may have made it
-            params[f"{prefix}{column}_is_exact"] = int(exact not in (None, _TYPED_TEXT))
+            params[f"{prefix}{column}_is_exact"] = int(exact not in (None, TYPED_TEXT))
     return params
 
 

@@ -20,9 +20,11 @@ from rootcellar.records import ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.base import Store, StoreOptions, TaskQuery
 from rootcellar.stores.counting import Answer, FailureHour, Kind, KnownFailure, Name, Question, Rolled
+from rootcellar.stores.fields import EARLIEST, FieldReader
 from rootcellar.stores.matching import matcher
 from rootcellar.stores.measures import Activity, TableSize
 from rootcellar.stores.pool import ConnectionPool
+from rootcellar.stores.search import Found, Position, Search, SearchTooSlow, Segment
 from rootcellar.stores.sql import reading, rows
 from rootcellar.stores.sql.celery_tables import Adopted
 from rootcellar.stores.sql.celery_tables import group_record as old_group_record
@@ -31,6 +33,7 @@ from rootcellar.stores.sql.counting import Server
 from rootcellar.stores.sql.rolling import forget_counts, roll_once
 from rootcellar.stores.sql.rows import storable
 from rootcellar.stores.sql.schema import SqlSchema
+from rootcellar.stores.sql.search import MAX_NAMES, Renderer
 
 #: a query of the table that Celery created reads this many rows at a time, and this many times
 ADOPTED_PAGE = 1_000
@@ -52,6 +55,9 @@ class SqlStore(Store, Generic[C]):
 
     #: the most ids in one statement
     MANY = 1_000
+    #: see :class:`~rootcellar.stores.search.Searchable`
+    has_ordered_indexes: bool = True
+    names_at_once: int = MAX_NAMES
 
     _pool: ConnectionPool[C]
     _counts: Server[C]
@@ -358,6 +364,72 @@ class SqlStore(Store, Generic[C]):
         }
         self._run(lambda connection: self._counts.do(connection, "mark_failure", params))
         return bool(self.known_failures([group]))
+
+    def search(self, search: Search) -> Sequence[Found]:
+        """See :class:`~rootcellar.stores.search.Searchable`."""
+        if search.segment is Segment.ADOPTED:
+            return self._search_adopted(search)
+
+        def work(connection: C) -> list[Found]:
+            renderer = self._renderer(search)
+            found = self._searched(connection, renderer.statement(), renderer.params, search.timeout)
+            return [renderer.found(self._task_record(row[:-1]), row[-1]) for row in found]
+
+        return self._run(work)
+
+    @abstractmethod
+    def _renderer(self, search: Search) -> Renderer:
+        """Return the renderer of a search of our own table."""
+
+    @abstractmethod
+    def _searched(
+        self, connection: C, statement: str, params: Mapping[str, Any], timeout: float
+    ) -> list[tuple[Any, ...]]:
+        """Run the statement of a search, and return its rows.
+
+        Raises:
+            SearchTooSlow: it took longer than ``timeout`` seconds.
+        """
+
+    def _too_slow(self, timeout: float) -> SearchTooSlow:
+        return SearchTooSlow(
+            f"a search did not end within {timeout:.2g} s",
+            where=self._where,
+            remedy="name a shorter time, such as since:1h, or a task or a state; or give more time (budget)",
+        )
+
+    def oldest(self, segment: Segment) -> datetime | None:
+        """See :class:`~rootcellar.stores.search.Searchable`."""
+        ((found,),) = self._all("oldest_finished" if segment is Segment.FINISHED else "oldest_unfinished", {})
+        return None if found is None else FieldReader().moment("oldest", found, self._read_date) or EARLIEST
+
+    def task_names(self, limit: int) -> Sequence[str] | None:
+        """See :class:`~rootcellar.stores.search.Searchable`."""
+        if "task_names" not in self._sql:
+            return None
+        found = [row[0] for row in self._all("task_names", {"limit": limit + 1})]
+        return found if len(found) <= limit else None
+
+    def has_adopted(self) -> bool:
+        """See :class:`~rootcellar.stores.search.Searchable`."""
+        self._ensure_schema()
+        return self._adopted is not None and self._adopted.task_table is not None
+
+    def _search_adopted(self, search: Search) -> list[Found]:
+        """Return the next records of the table that Celery created, of which no condition is tested."""
+        if not self.has_adopted():
+            return []
+        assert self._adopted is not None
+        before = None if search.after is None else search.after.moment
+        page = self._dicts("newest_adopted_tasks", {"before": before, "limit": search.limit})
+        found = [
+            Found(record, Position(Segment.ADOPTED, int(row["id"]), record.task_id))
+            for row in page
+            for record in [old_task_record(row, self._adopted.keep)]
+        ]
+        # if a task ended again since then, its row in our own table counts
+        own = self._read_own_table(self._findable([each.record.task_id for each in found]))
+        return [each if each.record.task_id not in own else replace(each, is_hidden=True) for each in found]
 
     # -- the tables that Celery created
 

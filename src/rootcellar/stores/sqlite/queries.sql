@@ -133,3 +133,17 @@ FROM {chord} WHERE date_done IS NULL AND body IS NOT NULL
 SELECT :task_table, (SELECT count(*) FROM {task}), NULL, NULL, NULL
 UNION ALL SELECT :group_table, (SELECT count(*) FROM {group}), NULL, NULL, NULL
 UNION ALL SELECT 'the whole file', NULL, (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size), NULL, NULL
+
+-- oldest_finished: the earliest end of a task
+SELECT min(date_done) FROM {task}
+
+-- oldest_unfinished: the earliest start, or else sending, of a task that has not ended
+SELECT min(coalesce(date_started, date_sent)) FROM {task} WHERE date_done IS NULL
+
+-- task_names: each name of a task once; the index is asked for the next name, as often as there are names
+WITH RECURSIVE names (name) AS (
+    SELECT min(name) FROM {task}
+    UNION ALL
+    SELECT (SELECT min(t.name) FROM {task} AS t WHERE t.name > names.name) FROM names WHERE names.name IS NOT NULL
+)
+SELECT name FROM names WHERE name IS NOT NULL LIMIT :limit

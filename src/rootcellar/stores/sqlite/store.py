@@ -16,14 +16,20 @@ from rootcellar.stores import framing
 from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
 from rootcellar.stores.fields import clamped
 from rootcellar.stores.pool import ConnectionPool
+from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
 from rootcellar.stores.sql.by_date import RECENT, is_late
+from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, load_statements
 from rootcellar.stores.sql.store import SqlStore
 from rootcellar.stores.sqlite import counting, driver
 from rootcellar.stores.sqlite.schema import PACKAGE, SQLiteSchema, table_names, transaction
+from rootcellar.stores.sqlite.search import SQLiteRenderer
 
 T = TypeVar("T")
+
+#: how many steps of its program SQLite runs before the time of a search is looked at: some microseconds
+_STEPS = 2_000
 
 
 class SQLiteStore(SqlStore[sqlite3.Connection]):
@@ -133,6 +139,23 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
             "limit": query.limit,
         }
         return [self._task_record(row) for row in self._all("query_tasks", params)]
+
+    def _renderer(self, search: Search) -> Renderer:
+        return SQLiteRenderer(search, table_names(self.options)["task"], str, _date_text, self._read_date)
+
+    def _searched(
+        self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any], timeout: float
+    ) -> list[tuple[Any, ...]]:
+        deadline = time.monotonic() + timeout
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+        try:
+            return connection.execute(statement, params).fetchall()
+        except sqlite3.OperationalError as exc:
+            if str(exc) == "interrupted":
+                raise self._too_slow(timeout) from exc
+            raise
+        finally:
+            connection.set_progress_handler(None, 0)
 
     # -- talking to the file
 
