@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
-from celery import Celery
+import pytest
+from celery import VERSION, Celery
 
 from tests.helpers import HEAVY, wait_until
 from tests.metrics.scraping import Samples, scrape, total, value
@@ -16,7 +19,7 @@ from tests.servers import free_port
 from tests.workers import Pool, Worker
 
 CHILDREN = 8 if HEAVY else 5
-TASKS = 1_200 if HEAVY else 90
+TASKS = 1_200 if HEAVY else 60
 COUNT = "rootcellar_store_duration_seconds_count"
 #: a trigger before the insertion runs also if the stored row stays
 ACCOUNT = """
@@ -119,3 +122,67 @@ def test_sums_equal_the_store_when_children_are_replaced_and_killed(postgres_url
         assert total(now, "rootcellar_store_errors_total") == 0
         # the children that were killed and those that ended have no connections any more
         assert 0 < total(now, "rootcellar_pool_connections") <= 2 * (CHILDREN + 1)
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent", "eventlet"])
+def test_pool_without_children_is_counted(postgres_url: str, redis_url: str, pool: Pool) -> None:
+    with measured(postgres_url, redis_url, pool=pool, concurrency=4) as worker:
+        worker.account()
+        for _ in range(20):
+            worker.send(2)
+        wait_until(lambda: worker.results() == 60, "all results are stored", timeout=60)
+        wait_until(lambda: value(worker.scrape(), COUNT, PUT) >= 60, "every call is counted")
+        assert value(worker.scrape(), COUNT, PUT) == 60
+        assert value(worker.scrape(), "rootcellar_pool_connections", {"status": "idle"}) > 0
+
+
+def test_children_that_are_new_programs_are_counted(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
+    if VERSION < (5, 7):
+        pytest.skip("Celery before 5.7 only forks")
+    settings = {
+        "concurrency": 2,
+        "args": ["--max-tasks-per-child", "4"],
+        "env": {"TEST_START": "spawn", "TMPDIR": str(tmp_path)},
+    }
+    # of a worker that was killed
+    leftover = tmp_path / "rootcellar-metrics-4194305-x"
+    leftover.touch()
+    with measured(postgres_url, redis_url, **settings) as worker:
+        worker.account()
+        for number in range(12):
+            worker.send(1, is_last=number == 5)
+        wait_until(lambda: worker.results() == 24, "all results are stored", timeout=100)
+        stored = sum(count for count, _ in worker.stored().values())
+        wait_until(lambda: value(worker.scrape(), COUNT, PUT) >= stored, "every call is counted")
+        assert value(worker.scrape(), COUNT, PUT) == stored
+        assert not leftover.exists()
+        assert len(list(tmp_path.glob("rootcellar-metrics-*"))) == 1
+        assert worker.worker.stop() == 0
+    assert not list(tmp_path.glob("rootcellar-metrics-*"))
+
+
+def test_worker_runs_without_metrics_when_its_port_is_taken(postgres_url: str, redis_url: str) -> None:
+    with measured(postgres_url, redis_url) as first:
+        env = {"TEST_BACKEND": f"rootcellar+{postgres_url}", "TEST_BROKER": redis_url}
+        env["TEST_LISTEN"] = first.url.removeprefix("http://").removesuffix("/metrics")
+        with Worker("tests.apps.measured", env=env, pool="solo") as second:
+            second.wait_for_log("metrics cannot be served at .*each worker needs a port of its own")
+        first.send(0)
+        wait_until(lambda: value(first.scrape(), COUNT, PUT) == 1, "the first worker goes on")
+
+
+def test_child_does_not_keep_the_port(postgres_url: str, redis_url: str) -> None:
+    with measured(postgres_url, redis_url) as worker:
+        port = int(worker.url.rpartition(":")[2].partition("/")[0])
+        before = worker.worker.children()
+        worker.send(0, is_last=True)
+        wait_until(lambda: set(worker.worker.children()) - set(before), "the killed child is replaced")
+        worker.send(0)
+        wait_until(lambda: worker.results() == 2, "the new child works")
+        listening = {
+            process.pid
+            for process in [psutil.Process(pid) for pid in (worker.worker.pid, *worker.worker.children())]
+            for connection in process.net_connections("tcp")
+            if connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {worker.worker.pid}

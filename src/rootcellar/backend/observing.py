@@ -5,6 +5,7 @@ A backend without an observer has the parts themselves, so it pays nothing.
 
 from __future__ import annotations
 
+import os
 import weakref
 from typing import Any, Protocol
 
@@ -39,6 +40,8 @@ class Observer(Protocol):
         """Take note of the backend, which is complete now."""
 
 
+#: set by Celery where the children of a pool are new programs
+_STARTED_BY_POOL = "FORKED_BY_MULTIPROCESSING"
 _observers: weakref.WeakKeyDictionary[Any, Observer] = weakref.WeakKeyDictionary()
 
 
@@ -49,4 +52,8 @@ def observe(app: Any, observer: Observer) -> None:
 
 def observer_of(app: Any) -> Observer | None:
     """Return the observer of an app's backends, or ``None``."""
-    return _observers.get(app)
+    found = _observers.get(app)
+    if found is None and _STARTED_BY_POOL in os.environ:
+        # a child that is a new program stores with a copy of the app that its modules make
+        return next((observer for each, observer in _observers.items() if each.main == app.main), None)
+    return found

@@ -8,6 +8,7 @@ old number or the new one.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
@@ -21,6 +22,8 @@ from rootcellar.metrics.catalogue import Kind, Metric
 from rootcellar.metrics.families import Distribution, Family
 
 _SIZE = 8
+#: the beginning of the name of a shared file; the id of the worker's process follows
+_PREFIX = "rootcellar-metrics-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +171,21 @@ def anonymous(width: int) -> SharedRows:
 
 def in_new_file(width: int) -> tuple[SharedRows, Path]:
     """Return rows for children that are new programs, and the file through which they share them."""
-    descriptor, name = tempfile.mkstemp(prefix="rootcellar-metrics-")
+    _remove_files_of_dead_workers()
+    descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{os.getpid()}-")
     with os.fdopen(descriptor, "wb") as file:
         # written whole: if the disk becomes full later, no process is killed for it
         file.write(bytes(SharedRows.size(width)))
     return in_file(Path(name), width), Path(name)
+
+
+def _remove_files_of_dead_workers() -> None:
+    """Delete the files of workers that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def in_file(path: Path, width: int) -> SharedRows:
