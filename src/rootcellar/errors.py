@@ -130,6 +130,16 @@ class NotAResult(RootcellarError, TypeError):
     """A value to wait for is neither a result of Celery nor the id of a task. Not retryable."""
 
 
+class BrokerUnavailable(RootcellarError):
+    """The broker cannot be reached, or the connection was lost while a task was sent. Retryable."""
+
+    retryable = True
+
+
+class BrokerRefused(RootcellarError):
+    """The broker did not take a message: it has no such queue or exchange. Not retryable."""
+
+
 class StoreError(RootcellarError):
     """The base of the errors of a store."""
 

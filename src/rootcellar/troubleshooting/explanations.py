@@ -45,6 +45,21 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         remedy="Correct the scheme. If the store is in another package, install it where workers and clients run.",
     ),
     Explanation(
+        error="BrokerUnavailable",
+        retryable=True,
+        title="the broker cannot be reached, so no task can be sent again",
+        why="`rootcellar retry` connects to the broker before it changes anything. If the connection is lost later, the "
+        "last task may have been sent or not. This task is not sent again: it is counted as unsure.",
+        remedy="Check the broker with `rootcellar check broker`, and run the same `rootcellar retry` again. It goes on "
+        "with the tasks that were not sent.",
+    ),
+    Explanation(
+        error="BrokerRefused",
+        title="the broker has no queue for a task",
+        why="RabbitMQ returned the message, so no worker would have received it. The task counts as not sent.",
+        remedy="Start a worker that consumes the queue, which creates it, or name another queue with --queue.",
+    ),
+    Explanation(
         error="CertificateRefused",
         title="the client or the server refused the TLS certificate of the other",
         why="A CA that is not trusted issued it, it has another host name, or the client has no certificate. Nothing "

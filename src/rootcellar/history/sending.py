@@ -1,0 +1,113 @@
+"""Sends tasks by their names, each message exactly as often as it is asked to: a failed send is never repeated."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from kombu.exceptions import EncodeError, OperationalError
+from kombu.serialization import dumps
+
+from rootcellar.errors import BrokerRefused, BrokerUnavailable
+from rootcellar.history.repeats import RETRY_OF, Repeat
+from rootcellar.urls import redact
+
+#: seconds to connect to the broker
+_CONNECT_TIMEOUT = 10.0
+
+
+class Sender:
+    """A connection to the broker of an app. Use it as a context manager.
+
+    RabbitMQ confirms each message, and refuses one that no queue would receive. Redis has nothing to confirm: it has
+    stored the message when it answers.
+
+    Args:
+        app: the app; it need not know the tasks.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._connection = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT)
+        self._producer: Any = None
+        self.where = redact(self._connection.as_uri())
+
+    def __enter__(self) -> Sender:
+        """Connect.
+
+        Raises:
+            BrokerUnavailable: the broker cannot be reached.
+        """
+        if self._connection.transport.driver_type == "amqp":
+            self._connection.transport_options["confirm_publish"] = True
+        try:
+            self._connection.ensure_connection(max_retries=1, timeout=_CONNECT_TIMEOUT)
+        except (OperationalError, *self._connection.connection_errors) as exc:
+            self._connection.release()
+            raise self._unavailable(exc) from exc
+        self._open_channel()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connection.release()
+
+    def send(self, repeat: Repeat) -> None:
+        """Send a task. If this raises :class:`BrokerUnavailable`, the broker may have the message or not.
+
+        Raises:
+            BrokerRefused: the broker has certainly not taken the message.
+            BrokerUnavailable: the connection was lost.
+        """
+        stamps = {**repeat.stamps, RETRY_OF: repeat.old_id}
+        message = self._app.amqp.create_task_message(
+            repeat.new_id, repeat.name, repeat.args, repeat.kwargs, stamped_headers=[*stamps], **stamps
+        )
+        options = {} if repeat.priority is None else {"priority": repeat.priority}
+        try:
+            self._app.amqp.send_task_message(
+                self._producer,
+                repeat.name,
+                message,
+                exchange=repeat.exchange,
+                routing_key=repeat.routing_key,
+                # with the type of a direct exchange, Celery would replace the routing key by the name of a queue
+                exchange_type="topic",
+                headers=dict(repeat.headers),
+                # nothing is declared: a queue has arguments that only the application knows
+                declare=[],
+                # a second try could send a second message
+                retry=False,
+                mandatory=True,
+                **options,
+            )
+        except (OperationalError, *self._connection.connection_errors) as exc:
+            raise self._unavailable(exc) from exc
+        except self._connection.channel_errors as exc:
+            # the answer to the returned message would count as that to the next one
+            self._open_channel()
+            raise BrokerRefused(
+                f"the broker refused task {repeat.name}: {exc}",
+                where=self.where,
+                remedy=f"check that there is a queue for {repeat.routing_key!r}, or name another one with --queue",
+            ) from exc
+
+    def _open_channel(self) -> None:
+        self._producer = self._app.amqp.Producer(self._connection.channel(), auto_declare=False)
+
+    def _unavailable(self, exc: BaseException) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            redact(f"the broker cannot be reached: {exc}"),
+            where=self.where,
+            remedy="check that it runs, and run the same command again: no task is sent twice",
+        )
+
+
+def is_encodable(app: Any, repeat: Repeat) -> bool:
+    """Return whether the app's serializer for messages can encode the arguments."""
+    try:
+        dumps([repeat.args, repeat.kwargs, dict(repeat.headers)], serializer=app.conf.task_serializer)
+    except EncodeError:
+        return False
+    return True
