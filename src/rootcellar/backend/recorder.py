@@ -12,8 +12,10 @@ from celery import states
 from celery.utils.log import get_logger
 
 from rootcellar.backend import lifecycle
+from rootcellar.backend.sent_with import sent_with
 from rootcellar.errors import PayloadUnreadable
 from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, serialise
+from rootcellar.payloads.stamps import CUT, SENT_WITH
 from rootcellar.records import NO_DATE, SENT, Payload, TaskRecord
 from rootcellar.retention.policy import Retention
 from rootcellar.stores.fields import id_of, moment_of, number_of, text_id, text_of, unreadable
@@ -28,10 +30,10 @@ logger = visible_logs(get_logger(__name__))
 
 #: states whose result is an exception
 FAILED = states.EXCEPTION_STATES | {states.REJECTED}
+#: states of which users want to send the task again
+_SENT_AGAIN = states.PROPAGATE_STATES | {states.REJECTED}
 #: how deep results may be nested
 _MAX_DEPTH = 200
-#: the stamp with the names and original sizes of fields that were cut because the store refused the whole record
-CUT = "rootcellar.cut"
 _CUTTABLE = ("result", "args", "kwargs", "children", "stamps", "traceback")
 
 #: fields of a record, the request's attribute for each, and the function that reads it
@@ -130,10 +132,11 @@ class Recorder:
         if children and (others := children_of(task_id, text_ids(children))):
             fields["children"] = _encoded_children(others, cut_to)
         if request is not None:
-            fields.update(self._request_fields(request, task_id, call, cut_to))
+            fields.update(self._request_fields(request, state, task_id, call, cut_to))
         if cut_to is not None:
             whole = self.record(task_id, result, state, traceback, request, children, raised=raised)
-            fields["stamps"] = self._stamps_with_cut(request, whole, TaskRecord(**fields), call, cut_to)
+            stamped = {} if _size(whole.stamps) > cut_to else self._stamped(request, state)
+            fields["stamps"] = self._stamps_with_cut(stamped, whole, TaskRecord(**fields), call)
         return TaskRecord(**fields)
 
     def sent(self, request: Any) -> TaskRecord:
@@ -191,20 +194,26 @@ class Recorder:
         return grouped.group
 
     def _stamps_with_cut(
-        self, request: Any, whole: TaskRecord, cut: TaskRecord, call: Call, cut_to: int
+        self, stamped: Mapping[str, Any], whole: TaskRecord, cut: TaskRecord, call: Call
     ) -> Payload | None:
         """Return the stamps, with one that names the fields that were cut and their original sizes."""
         sizes = {name: (_size(getattr(whole, name)), _size(getattr(cut, name))) for name in _CUTTABLE}
         cut_sizes = {name: before for name, (before, after) in sizes.items() if after < before}
         if not cut_sizes:
             return cut.stamps
-        stamped = {} if _size(whole.stamps) > cut_to else _stamped(request)
         return self._codec.encode_loosely({**stamped, CUT: cut_sizes}, task_id=cut.task_id, field=STAMPS, call=call)
 
-    def _request_fields(self, request: Any, task_id: str, call: Call, cut_to: int | None) -> dict[str, Any]:
+    def _stamped(self, request: Any, state: str) -> dict[str, Any]:
+        """Return the stamps of a request by their names; of a failure also how the task was sent."""
+        stamped = _stamped(request)
+        if self._is_extended and state in _SENT_AGAIN and (how := sent_with(request)):
+            stamped[SENT_WITH] = how
+        return stamped
+
+    def _request_fields(self, request: Any, state: str, task_id: str, call: Call, cut_to: int | None) -> dict[str, Any]:
         """Return the fields from the request: name, times and relations, and with ``result_extended`` the arguments."""
         fields = _facts(request, task_id)
-        if stamped := _stamped(request):
+        if stamped := self._stamped(request, state):
             fields["stamps"] = self._codec.encode_loosely(
                 stamped, task_id=task_id, field=STAMPS, call=call, cut_to=cut_to
             )
@@ -257,7 +266,7 @@ class Recorder:
         if record.stamps is None:
             return meta
         stamps = decode(record.stamps, task_id=task_id, field=STAMPS)
-        if isinstance(stamps, Mapping):
+        if isinstance(stamps, Mapping) and (stamps := {name: stamps[name] for name in stamps if name != SENT_WITH}):
             # stamps are keys next to the fields, as in Celery; a stamp with the name of a field does not replace it
             meta = {**stamps, **meta, "stamped_headers": list(stamps)}
         return meta

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timezone, tzinfo
 from types import TracebackType
+from typing import Any
 
 from rootcellar.history.filters import Clock, Filter, parse
 from rootcellar.history.filters.moments import LocalZone
 from rootcellar.history.lists import Tasks
+from rootcellar.history.retry import Retry
 from rootcellar.payloads import Codec
 from rootcellar.stores import Store
 
@@ -91,4 +93,42 @@ class History:
             after=after,
             budget=budget,
             with_values=with_values,
+        )
+
+    def retry(
+        self,
+        filter: str | Filter,
+        *,
+        app: Any,
+        queue: str | None = None,
+        limit: int | None = None,
+        unfinished: bool = False,
+        send_unsure: bool = False,
+    ) -> Retry:
+        """Return a retry of the tasks that a filter finds. Its ``preview()`` shows them, and ``send()`` sends them.
+
+        Args:
+            filter: see docs/filters.md.
+            app: an app that has the broker; it need not know the tasks.
+            queue: the queue to use instead of that of each task.
+            limit: the most tasks to send.
+            unfinished: whether tasks that have not ended are also sent again, such as those whose worker died.
+            send_unsure: whether to send again the tasks of which it is not known whether an interrupted retry sent
+                them. Such a task may run twice.
+
+        Raises:
+            FilterWrong: a term of the filter cannot be understood.
+            AbilityMissing: the store cannot record a retry.
+        """
+        clock = self.clock
+        return Retry(
+            self.store,
+            self.codec,
+            self.parsed(filter, clock),
+            clock,
+            app,
+            queue=queue,
+            limit=limit,
+            unfinished=unfinished,
+            send_unsure=send_unsure,
         )

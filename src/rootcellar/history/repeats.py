@@ -13,15 +13,9 @@ from rootcellar.payloads import ARGS, KWARGS, STAMPS, Codec
 from rootcellar.payloads.pickles import PICKLE
 from rootcellar.payloads.redaction.cards import MASK
 from rootcellar.payloads.size_limits import TRUNCATED
+from rootcellar.payloads.stamps import CUT, OURS, SENT_WITH
 from rootcellar.records import DAMAGED, FOREIGN, Payload, TaskRecord
 
-#: the stamps that link a task and its repetition: on the old task the new id, on the new one the old id
-RETRIED_AS, RETRY_OF = "rootcellar_retried_as", "rootcellar_retry_of"
-#: the stamp of a failure that says how the task was sent: its exchange, priority and headers, and its workflow
-SENT_WITH = "rootcellar_sent_with"
-#: the stamp with the fields that were cut (rootcellar.backend.recorder)
-_CUT = "rootcellar.cut"
-_OURS = frozenset({RETRIED_AS, RETRY_OF, SENT_WITH, _CUT})
 #: new ids are made of old ones with it
 _NEW_IDS = uuid.UUID("5d3c2b0e-64f7-4ad5-9d53-1f6f1c3a7b11")
 
@@ -90,10 +84,10 @@ def repeat_of(record: TaskRecord, codec: Codec, queue: str | None = None) -> Rep
     """
     if not record.name:
         return Refusal.NO_NAME
-    if not record.queue and queue is None:
-        return Refusal.NO_QUEUE
     if record.args is None and record.kwargs is None:
         return Refusal.NO_ARGUMENTS
+    if not record.queue and queue is None:
+        return Refusal.NO_QUEUE
     stamps = stamps_of(record, codec)
     if isinstance(stamps, Refusal):
         return stamps
@@ -101,7 +95,7 @@ def repeat_of(record: TaskRecord, codec: Codec, queue: str | None = None) -> Rep
     sent_with = sent_with if isinstance(sent_with, Mapping) else {}
     if sent_with.get("chord"):
         return Refusal.CHORD
-    if not {"args", "kwargs"}.isdisjoint(stamps.get(_CUT) or ()):
+    if not {"args", "kwargs"}.isdisjoint(stamps.get(CUT) or ()):
         return Refusal.TRUNCATED
     args, kwargs = _argument(record, ARGS, codec), _argument(record, KWARGS, codec)
     for each in (args, kwargs):
@@ -121,7 +115,7 @@ def repeat_of(record: TaskRecord, codec: Codec, queue: str | None = None) -> Rep
         routing_key=queue or record.queue or "",
         priority=priority if isinstance(priority, int) else None,
         headers=headers if isinstance(headers, Mapping) else {},
-        stamps={name: value for name, value in stamps.items() if name not in _OURS},
+        stamps={name: value for name, value in stamps.items() if name not in OURS},
         is_followed=bool(sent_with.get("followed")),
     )
 

@@ -19,23 +19,16 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from rootcellar.errors import AbilityMissing, BrokerRefused
 from rootcellar.history.filters import Clock, Filter, sentence
 from rootcellar.history.lists import Tasks
-from rootcellar.history.repeats import (
-    RETRIED_AS,
-    RETRY_OF,
-    Refusal,
-    Repeat,
-    new_id_of,
-    repeat_of,
-    stamps_of,
-)
+from rootcellar.history.repeats import Refusal, Repeat, new_id_of, repeat_of, stamps_of
 from rootcellar.payloads import ARGS, KWARGS, STAMPS, Codec
-from rootcellar.records import NO_DATE, TaskRecord
+from rootcellar.payloads.stamps import RETRIED_AS, RETRY_OF
+from rootcellar.records import NO_DATE, SENT, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.base import RecordsSent, Replaceable
 
@@ -227,14 +220,14 @@ class Retry:
         expires = None
         if old.expires_at is not None:
             kept_from = old.done_at if old.done_at not in (None, NO_DATE) else old.started_at or old.sent_at
-            expires = now + max(old.expires_at - (kept_from or now), old.expires_at - old.expires_at)
+            expires = now + max(old.expires_at - (kept_from or now), timedelta())
 
         def encoded(value: Any, field: str) -> Any:
             return self._codec.encode_loosely(value, task_id=repeat.new_id, field=field)
 
         return TaskRecord(
             task_id=repeat.new_id,
-            state="SENT",
+            state=SENT,
             name=repeat.name,
             args=encoded(repeat.args, ARGS),
             kwargs=encoded(repeat.kwargs, KWARGS),

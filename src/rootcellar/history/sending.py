@@ -9,7 +9,8 @@ from kombu.exceptions import EncodeError, OperationalError
 from kombu.serialization import dumps
 
 from rootcellar.errors import BrokerRefused, BrokerUnavailable
-from rootcellar.history.repeats import RETRY_OF, Repeat
+from rootcellar.history.repeats import Repeat
+from rootcellar.payloads.stamps import RETRY_OF
 from rootcellar.urls import redact
 
 #: seconds to connect to the broker

@@ -48,10 +48,10 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         error="BrokerUnavailable",
         retryable=True,
         title="the broker cannot be reached, so no task can be sent again",
-        why="`rootcellar retry` connects to the broker before it changes anything. If the connection is lost later, the "
-        "last task may have been sent or not. This task is not sent again: it is counted as unsure.",
-        remedy="Check the broker with `rootcellar check broker`, and run the same `rootcellar retry` again. It goes on "
-        "with the tasks that were not sent.",
+        why="`rootcellar retry` connects to the broker before it changes anything. If the connection is lost later, "
+        "the last task may have been sent or not. This task is not sent again: it is counted as unsure.",
+        remedy="Check the broker with `rootcellar check broker`, and run the same `rootcellar retry` again. It goes "
+        "on with the tasks that were not sent.",
     ),
     Explanation(
         error="BrokerRefused",

@@ -1,0 +1,244 @@
+"""``rootcellar retry``: sends tasks again, after a preview and a question."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from celery import Celery
+
+import rootcellar
+from rootcellar.cli.confirmation import confirm
+from rootcellar.cli.options import (
+    Choice,
+    DryRunOption,
+    FilterArgument,
+    JsonOption,
+    YesOption,
+    filter_text,
+    store_options,
+)
+from rootcellar.cli.output import WrongUse, print_json, say, visible
+from rootcellar.cli.stores import existing_results, load_app
+from rootcellar.history.history import History
+from rootcellar.history.repeats import Refusal, Repeat
+from rootcellar.history.retry import RetryPreview
+
+EXAMPLES = """\b
+Examples:
+  rootcellar retry state:failed since:24h task:shop.orders.* --dry-run
+  rootcellar retry state:failed failure:7K2Q9XMD --per-second 20
+  rootcellar retry id:0b5c5f9e-8f4e-4f7b-a1f4-0e8f0c6f2d11 --yes
+"""
+#: the time between two lines of progress
+_PROGRESS_INTERVAL_SECONDS = 1.0
+#: the most characters of the arguments of an example
+_MAX_SHOWN = 60
+
+
+@store_options
+def retry(
+    choice: Choice,
+    filter: FilterArgument = None,
+    broker: Annotated[
+        str | None,
+        typer.Option("--broker", metavar="URL", help="The broker, if neither --app nor the environment names it"),
+    ] = None,
+    queue: Annotated[
+        str | None, typer.Option("--queue", metavar="NAME", help="Send to this queue, not to that of each task")
+    ] = None,
+    per_second: Annotated[
+        float | None, typer.Option("--per-second", min=0.001, metavar="N", help="The most tasks to send in a second")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="The most tasks to send")] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also tasks that have not ended, such as those whose worker died")
+    ] = False,
+    send_unsure: Annotated[
+        bool,
+        typer.Option(
+            "--send-unsure",
+            help="Also tasks of which it is not known whether an interrupted retry sent them: they may run twice",
+        ),
+    ] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Send tasks again: the same arguments, queue, headers and priority.
+
+    Tasks are sent by their names; the application is not imported, unless --app names it. The new task has a new id,
+    and `show` prints the link between the two. A task is sent once, however often this command is run: it may be
+    stopped with Ctrl-C, or killed, and started again. docs/retry.md says what exactly is guaranteed.
+
+    Tasks are not sent if their arguments were masked, truncated, pickled, encrypted under a missing key or not
+    stored, or if they are part of a chord.
+
+    Exit status: 0 if every task that was found was sent or had been sent before, 1 if some cannot be sent.
+    """
+    text = filter_text(filter)
+    if not text.strip():
+        raise WrongUse("give a FILTER, such as state:failed since:24h")
+    app = _broker_app(choice, broker)
+    with existing_results(choice) as results:
+        history = History(results.store, results.codec, owns_store=False)
+        asked = history.retry(text, app=app, queue=queue, limit=limit, unfinished=unfinished, send_unsure=send_unsure)
+        preview = asked.preview()
+        report = _Json() if as_json else _Text()
+        report.preview(preview, limit)
+        if dry_run or not preview.sendable:
+            report.end(0, preview.refused, is_stopped=False)
+            raise typer.Exit(_status(preview.refused))
+        count = min(preview.sendable, limit or preview.sendable)
+        confirm(yes, f"Send {count:,} {'task' if count == 1 else 'tasks'} again?")
+        with _stopping() as stop:
+            sent = report.follow(asked.send(per_second=per_second, stop=stop), count)
+            report.end(sent, asked.refused, is_stopped=stop.is_set())
+    if stop.is_set():
+        raise typer.Exit(128 + signal.SIGINT)
+    raise typer.Exit(_status(asked.refused))
+
+
+def _status(refused: Mapping[Refusal, int]) -> int:
+    return int(any(count for refusal, count in refused.items() if refusal is not Refusal.RETRIED))
+
+
+def _broker_app(choice: Choice, broker: str | None) -> Any:
+    """Return an app that has the broker: that of ``--app``, or one without tasks.
+
+    Raises:
+        WrongUse: no broker is given.
+        SettingsWrong: the environment names one wrongly.
+        ConfigurationError: the app cannot be loaded.
+    """
+    if choice.app and broker is None:
+        return load_app(choice.app)
+    if choice.app is None and broker is None:
+        from rootcellar.configuration import names_backend
+
+        if names_backend():
+            app = Celery("rootcellar", set_as_current=False)
+            app.config_from_object(rootcellar.settings())
+            return app
+        broker = os.environ.get("CELERY_BROKER_URL")
+    if not broker:
+        raise WrongUse("no broker is given: give --broker URL, or --app MODULE, or set CELERY_BROKER")
+    app = Celery("rootcellar", set_as_current=False)
+    app.conf.broker_url = broker
+    return app
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C and SIGTERM set, so that the task that is being sent is finished first."""
+    stop = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class _Text:
+    """Prints for people."""
+
+    def preview(self, preview: RetryPreview, limit: int | None) -> None:
+        found = f"{preview.found:,} {'task' if preview.found == 1 else 'tasks'}"
+        say(f"{found} found: {preview.sentence}.")
+        if preview.sendable:
+            at_most = f", {limit:,} of them now" if limit is not None and limit < preview.sendable else ""
+            say(f"{preview.sendable:,} can be sent again{at_most}:")
+        for repeat in preview.examples:
+            say(f"  {repeat.old_id}  {repeat.name}{_shown(repeat)} to {repeat.routing_key}")
+        if preview.sendable > len(preview.examples):
+            say("  …")
+        if preview.succeeded:
+            say(f"{preview.succeeded:,} of them ended with SUCCESS.")
+        if preview.followed:
+            say(f"{preview.followed:,} of them were followed by other tasks in a workflow, which are not sent.")
+        _say_refused(preview.refused)
+
+    def follow(self, sent: Iterator[Any], total: int) -> int:
+        """Print the progress, and return how many tasks were sent."""
+        count, printed = 0, time.monotonic()
+        for count, _ in enumerate(sent, 1):
+            if time.monotonic() >= printed + _PROGRESS_INTERVAL_SECONDS:
+                printed = time.monotonic()
+                say(f"{count:,} of {total:,} sent.")
+        return count
+
+    def end(self, sent: int, refused: Mapping[Refusal, int], *, is_stopped: bool) -> None:
+        if sent or is_stopped:
+            say(f"{sent:,} {'task' if sent == 1 else 'tasks'} sent again.")
+        if is_stopped:
+            say("Stopped. Run the same command again to go on.")
+
+
+class _Json:
+    """Prints one JSON document at the end."""
+
+    def __init__(self) -> None:
+        self._document: dict[str, Any] = {}
+
+    def preview(self, preview: RetryPreview, limit: int | None) -> None:
+        self._document = {
+            "filter": preview.sentence,
+            "found": preview.found,
+            "sendable": preview.sendable,
+            "followed": preview.followed,
+            "sent": [],
+        }
+
+    def follow(self, sent: Iterator[Any], total: int) -> int:
+        """Collect the tasks that are sent, and return how many there were."""
+        listed = self._document["sent"]
+        for each in sent:
+            listed.append({"task_id": each.old_id, "retried_as": each.new_id, "name": each.name})
+        return len(listed)
+
+    def end(self, sent: int, refused: Mapping[Refusal, int], *, is_stopped: bool) -> None:
+        self._document["refused"] = {refusal.name.lower(): count for refusal, count in refused.items()}
+        self._document["stopped"] = is_stopped
+        print_json(self._document)
+
+
+def _say_refused(refused: Mapping[Refusal, int]) -> None:
+    for refusal, count in refused.items():
+        who = "1 is" if count == 1 else f"{count:,} are"
+        why = refusal.value if count == 1 else _plural(refusal.value)
+        say(f"{who} not sent: {why}.")
+
+
+def _plural(reason: str) -> str:
+    """Return the reason for several tasks, such as "their arguments are pickled"."""
+    words = {"it": "they", "its": "their", "was": "were", "has": "have", "is": "are", "belongs": "belong"}
+    subject, _, rest = reason.partition(" ")
+    if subject == "its":
+        return f"their {rest}"
+    if subject != "it":
+        return reason
+    verb, _, rest = rest.partition(" ")
+    return f"they {words.get(verb, verb.removesuffix('s'))} {rest}"
+
+
+def _shown(repeat: Repeat) -> str:
+    """Return the arguments of a task, shortened."""
+    texts = [*map(_compact, repeat.args), *(f"{name}={_compact(value)}" for name, value in repeat.kwargs.items())]
+    text = ", ".join(texts)
+    return visible(f"({text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + '…'})")
+
+
+def _compact(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(value)
