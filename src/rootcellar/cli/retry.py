@@ -26,8 +26,7 @@ from rootcellar.cli.options import (
     store_options,
 )
 from rootcellar.cli.output import WrongUse, print_json, say, visible
-from rootcellar.cli.stores import existing_results, load_app
-from rootcellar.history.history import History
+from rootcellar.cli.stores import existing_history, load_app
 from rootcellar.history.repeats import Refusal, Repeat
 from rootcellar.history.retry import RetryPreview
 
@@ -46,7 +45,7 @@ _MAX_SHOWN = 60
 @store_options
 def retry(
     choice: Choice,
-    filter: FilterArgument = None,
+    words: FilterArgument = None,
     broker: Annotated[
         str | None,
         typer.Option("--broker", metavar="URL", help="The broker, if neither --app nor the environment names it"),
@@ -83,12 +82,11 @@ def retry(
 
     Exit status: 0 if every task that was found was sent or had been sent before, 1 if some cannot be sent.
     """
-    text = filter_text(filter)
+    text = filter_text(words)
     if not text.strip():
-        raise WrongUse("give a FILTER, such as state:failed since:24h")
+        raise WrongUse("no filter is given: say which tasks, such as state:failed since:24h")
     app = _broker_app(choice, broker)
-    with existing_results(choice) as results:
-        history = History(results.store, results.codec, owns_store=False)
+    with existing_history(choice) as history:
         asked = history.retry(text, app=app, queue=queue, limit=limit, unfinished=unfinished, send_unsure=send_unsure)
         preview = asked.preview()
         report = _Json() if as_json else _Text()
