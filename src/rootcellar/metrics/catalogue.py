@@ -63,6 +63,8 @@ class Metric:
 CALL_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: bytes of a value
 SIZE_BUCKETS = (64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0)
+#: seconds for which a task ran or waited: each is the end of a step of the counts in the store
+TASK_BUCKETS = tuple(0.001 * 4**power for power in range(1, 14))
 
 STORE_DURATION = Metric(
     name="rootcellar_store_duration_seconds",
@@ -188,6 +190,39 @@ CHORDS_ORPHANED = Metric(
     help="Chords that are complete, and whose body no process sends at present.",
     needs="PostgreSQL, MySQL or SQLite",
 )
+RESULTS = Metric(
+    name="rootcellar_results_total",
+    kind=Kind.COUNTER,
+    source=Source.EXPORTER,
+    labels=("task", "state", "queue"),
+    help="Tasks that have ended. Deleted rows stay counted.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+TASK_RUNTIME = Metric(
+    name="rootcellar_task_runtime_seconds",
+    kind=Kind.HISTOGRAM,
+    source=Source.EXPORTER,
+    labels=("task", "queue"),
+    help="Time from the last start of a task to its end.",
+    needs="PostgreSQL, MySQL or SQLite",
+    buckets=TASK_BUCKETS,
+)
+TASK_WAIT = Metric(
+    name="rootcellar_task_wait_seconds",
+    kind=Kind.HISTOGRAM,
+    source=Source.EXPORTER,
+    labels=("task", "queue"),
+    help="Time from the sending of a task to its last start, with a countdown and the pauses between retries.",
+    needs="PostgreSQL, MySQL or SQLite",
+    buckets=TASK_BUCKETS,
+)
+STATISTICS_LAG = Metric(
+    name="rootcellar_statistics_lag_seconds",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="For how long results have not been counted that are missing above; 0 if none is missing.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
 TABLE_ROWS = Metric(
     name="rootcellar_table_rows",
     kind=Kind.GAUGE,
@@ -276,6 +311,10 @@ OF_A_STORE = (
     UP,
     SCRAPE_DURATION,
     BUILD_INFO,
+    RESULTS,
+    TASK_RUNTIME,
+    TASK_WAIT,
+    STATISTICS_LAG,
     UNFINISHED,
     OLDEST_RESULT,
     CHORDS_OPEN,

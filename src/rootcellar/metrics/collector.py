@@ -20,6 +20,7 @@ from concurrent.futures import TimeoutError as NotInTime
 from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailable
 from rootcellar.metrics import catalogue, readings
 from rootcellar.metrics.families import Family, build_info
+from rootcellar.metrics.statistics import Statistics
 from rootcellar.stores import Store
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.text.escaping import visible_logs
@@ -69,6 +70,7 @@ class StoreCollector:
         self._readers: Sequence[_Reader] = (
             _Reader(readings.activity),
             _Reader(readings.journal),
+            _Reader(Statistics().read),
             _Reader(readings.sizes, SIZES_SECONDS),
             _Reader(readings.memory, SIZES_SECONDS),
         )
