@@ -13,7 +13,9 @@ from rootcellar.backend import lifecycle
 from rootcellar.maintenance.chord_sweep import ChordSweep
 from rootcellar.maintenance.deferred_writes import DeferredWrites
 from rootcellar.maintenance.drain import Drain
+from rootcellar.maintenance.roll_up import RollUp
 from rootcellar.maintenance.signals import Signal
+from rootcellar.stores.counting import Question
 from rootcellar.stores.hybrid import WriteBehindStore
 from rootcellar.stores.journal import WritesBehind
 from tests.servers import RedisServer
@@ -35,7 +37,7 @@ def test_services_start_with_the_worker_and_stop_at_its_end(tmp_path: Path) -> N
     app = new_app(f"sqlite:///{tmp_path}/results.sqlite3")
     backend = app.backend
     services = {type(service): service for service in backend._services.services}
-    assert set(services) == {DeferredWrites, ChordSweep}
+    assert set(services) == {DeferredWrites, ChordSweep, RollUp}
     assert not any(service.is_running for service in services.values())
     signals.worker_ready.send(sender=_Sender(app))
     services[ChordSweep].signals.wait(Signal.RAN, 3)
@@ -86,3 +88,20 @@ class _Sender:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
+
+
+def test_a_worker_counts_results_unless_the_interval_is_0(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/results.sqlite3"
+    assert not any(
+        isinstance(service, RollUp) for service in new_app(url, statistics_interval=0).backend._services.services
+    )
+    backend = new_app(url, statistics_interval=0.01).backend
+    (counting,) = (service for service in backend._services.services if isinstance(service, RollUp))
+    backend.store_result("one", 42, "SUCCESS")
+    backend.start_services()
+    counting.signals.wait_for_done(1)
+    backend.stop_services()
+    assert counting.signals.count(Signal.STOPPED) == 1
+    (cell,) = backend.store.counts(Question()).cells
+    assert (cell.state, cell.tally.count) == ("SUCCESS", 1)
+    lifecycle.close_all()

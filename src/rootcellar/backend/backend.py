@@ -36,6 +36,7 @@ from rootcellar.maintenance.chord_sweep import ChordSweep, ChordSweepConfig
 from rootcellar.maintenance.deferred_writes import DeferredWrites
 from rootcellar.maintenance.drain import Drain
 from rootcellar.maintenance.leadership import StoreLeader
+from rootcellar.maintenance.roll_up import RollUp, RollUpConfig
 from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
@@ -45,6 +46,7 @@ from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, GroupRecord, Stor
 from rootcellar.retention.policy import Retention, read_optional_seconds, read_seconds
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import DELETE_BATCH, RecordsSent
+from rootcellar.stores.counting import Counted
 from rootcellar.stores.fields import text_id
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.support.backoff import Backoff
@@ -67,6 +69,7 @@ SYNCHRONOUS_COMMIT = "result_synchronous_commit"
 #: our options in ``result_backend_transport_options``, with their defaults in seconds
 CHORD_LEASE = 30.0
 CHORD_SWEEP_INTERVAL = 10.0
+STATISTICS_INTERVAL = 5.0
 
 #: seconds that a worker waits at its end for the current work of its services
 STOP_TIMEOUT = 5.0
@@ -97,7 +100,8 @@ class ResultBackend(ReadingBackend):
     ``database_table_names``, ``database_table_schemas``, ``database_create_tables_at_setup``,
     ``database_engine_options`` (``pool_size``, ``max_overflow``, ``pool_timeout``, ``pool_recycle``, ``pool_pre_ping``,
     ``connect_args``), ``database_short_lived_sessions`` and ``mongodb_backend_settings``.
-    In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds; ``listen_url``,
+    In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds;
+    ``statistics_interval``, seconds between two counts of the results (5; 0 for none by workers); ``listen_url``,
     the server for notifications if the store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``,
     ``off``), whether statements are prepared through a pooler; and ``synchronous_commit``, which a task's attribute or
     a call's header ``result_synchronous_commit`` overrides.
@@ -164,6 +168,11 @@ class ResultBackend(ReadingBackend):
         self.chord_sweep_interval = read_seconds(
             transport_options.get("chord_sweep_interval", CHORD_SWEEP_INTERVAL),
             "chord_sweep_interval",
+            longest=threading.TIMEOUT_MAX,
+        )
+        self._statistics_interval = read_seconds(
+            transport_options.get("statistics_interval", STATISTICS_INTERVAL),
+            "statistics_interval",
             longest=threading.TIMEOUT_MAX,
         )
         self._policies = self._make_policies()
@@ -573,6 +582,8 @@ class ResultBackend(ReadingBackend):
         services: list[Service] = [self._late, self._chord_sweep]
         if (moving := self.store.ability(WritesBehind)) is not None:
             services.append(Drain(moving))
+        if (counted := self.store.ability(Counted)) is not None and self._statistics_interval:
+            services.append(RollUp(counted, RollUpConfig(statistics_interval=self._statistics_interval)))
         return services
 
     def start_services(self) -> None:

@@ -39,6 +39,7 @@ TRANSPORT_OPTIONS = (
     "mode",
     "prepared_statements",
     "sentinel_kwargs",
+    "statistics_interval",
     "synchronous_commit",
     "wait_replicas",
     "wait_timeout",

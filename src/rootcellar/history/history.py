@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone, tzinfo
 from types import TracebackType
 from typing import Any
 
+from rootcellar.history.comparison import Comparison, compare
+from rootcellar.history.counts import CAP, Count, count
 from rootcellar.history.filters import Clock, Filter, parse
 from rootcellar.history.filters.moments import LocalZone
 from rootcellar.history.lists import Tasks
+from rootcellar.history.percentiles import Percentiles, percentiles, slowest
 from rootcellar.history.retry import Retry
+from rootcellar.history.stats import Stats, stats
+from rootcellar.history.timeline import Timeline, timeline
 from rootcellar.payloads import Codec
+from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
 
 
@@ -132,3 +139,84 @@ class History:
             unfinished=unfinished,
             send_unsure=send_unsure,
         )
+
+    # -- numbers: see docs/statistics.md
+
+    def count(self, filter: str | Filter = "", *, cap: int = CAP) -> Count:
+        """Return how many tasks a filter finds; exactly if it names only tasks, queues, states and times.
+
+        Args:
+            filter: see docs/filters.md.
+            cap: the most tasks that are counted one by one, for other filters.
+
+        Raises:
+            FilterWrong: a term of the filter cannot be understood.
+        """
+        clock = self.clock
+        return count(self.store, self.codec, self.parsed(filter, clock), clock, cap)
+
+    def timeline(self, filter: str | Filter = "", *, by: str = "hour") -> Timeline:
+        """Return how many tasks ended in each minute, hour or day, and how long they ran and waited.
+
+        Args:
+            filter: names only tasks, queues, states and times. Without a begin, it is the last hour by the minute, the
+                last day by the hour, and the last 30 days by the day.
+            by: ``minute``, ``hour`` or ``day``.
+
+        Raises:
+            FilterWrong: a term of the filter cannot be understood.
+            ValueError: ``by`` is another text, or there would be too many points.
+            AbilityMissing: the store keeps no counts, or the filter names something else.
+        """
+        clock = self.clock
+        return timeline(self.store, self.parsed(filter, clock), clock, by)
+
+    def stats(self, filter: str | Filter = "", *, by_queue: bool = False) -> Stats:
+        """Return how each task does: how many ended in each state, how long they ran and waited.
+
+        Args:
+            filter: names only tasks, queues, states and times.
+            by_queue: whether the queues of a task are told apart.
+
+        Raises:
+            FilterWrong: a term of the filter cannot be understood.
+            AbilityMissing: the store keeps no counts, or the filter names something else.
+        """
+        clock = self.clock
+        return stats(self.store, self.parsed(filter, clock), clock, by_queue=by_queue)
+
+    def percentiles(self, filter: str | Filter = "", *, of: str = "runtime") -> Percentiles:
+        """Return how long finished tasks ran or waited.
+
+        Args:
+            filter: names only tasks, queues, states and times.
+            of: ``runtime`` or ``wait``.
+
+        Raises:
+            FilterWrong: a term of the filter cannot be understood.
+            ValueError: ``of`` is another text.
+            AbilityMissing: the store keeps no counts, or the filter names something else.
+        """
+        clock = self.clock
+        return percentiles(self.store, self.parsed(filter, clock), clock, of)
+
+    def slowest(self, filter: str | Filter = "", *, limit: int = 10) -> Sequence[TaskRecord]:
+        """Return the finished tasks that ran longest, the longest first.
+
+        Raises:
+            FilterWrong: a term of the filter cannot be understood.
+            ValueError: ``limit`` is not from 1 to 1,000.
+            AbilityMissing: the store can neither count nor sort.
+        """
+        clock = self.clock
+        return slowest(self.store, self.codec, self.parsed(filter, clock), clock, limit)
+
+    def compare(self, a: str | Filter, b: str | Filter) -> Comparison:
+        """Return what changed from one filter to another, such as from ``since:48h until:24h`` to ``since:24h``.
+
+        Raises:
+            FilterWrong: a term of a filter cannot be understood.
+            AbilityMissing: the store keeps no counts, or a filter names more than tasks, queues, states and times.
+        """
+        clock = self.clock
+        return compare(self.store, self.parsed(a, clock), self.parsed(b, clock), clock)

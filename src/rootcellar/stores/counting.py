@@ -147,6 +147,8 @@ class Question:
         by_name, by_queue, by_state: whether the answer has a cell for each name, queue and state.
         by: whether the answer has a cell for each minute, hour or day; ``None`` for one of the whole time.
         with_spreads: whether the answer has the steps of the spreads.
+        with_new_names: whether rows that are not counted yet are in the answer whatever their names and queues, so that
+            a name that no cell has yet is not left out. The caller leaves out what it does not want.
     """
 
     since: datetime | None = None
@@ -159,6 +161,7 @@ class Question:
     by_state: bool = True
     by: Unit | None = None
     with_spreads: bool = False
+    with_new_names: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +170,8 @@ class Cell:
 
     Attributes:
         start: the begin of the minute, hour or day, in UTC; ``None`` for the whole time. A day that is kept without its
-            hours has one cell, at its begin, also where hours were asked for.
+            hours has one cell, at its begin, also where hours were asked for. So has an hour whose minutes are not
+            kept, for its deleted tasks.
         name, queue, state: those of the tasks; ``None`` where the question does not tell them apart; an empty text if
             the tasks have none.
         tally: what was counted.

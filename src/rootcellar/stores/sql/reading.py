@@ -141,6 +141,8 @@ class _Reading(Generic[C]):
         self._server = server
         self._connection = connection
         self._question = question
+        # rows that are not counted yet may have a name that no cell has
+        self._of_rows = replace(question, names=None, queues=None) if question.with_new_names else question
         self._present = server.present(connection)
         roll = server.read_roll(connection)
         is_known = roll is not None and roll.is_of(self._present)
@@ -234,7 +236,7 @@ class _Reading(Generic[C]):
                 yield from self._stored(unit, span, (GONE,))
         unit = self._question.by or Unit.HOUR
         for since, until in self.rest:
-            for line in self._server.lines(self._connection, unit, since, until, self._question):
+            for line in self._server.lines(self._connection, unit, since, until, self._of_rows):
                 yield self._cell_of(line)
         yield from self._unfolded()
         self._check_partial()
@@ -281,7 +283,7 @@ class _Reading(Generic[C]):
             begin = Unit.HOUR.floor(since)
             for _, is_hour, line in self._server.gone_lines(self._connection, begin, until):
                 unit = Unit.HOUR if is_hour else Unit.MINUTE
-                if not _matches(line, self._question):
+                if not _matches(line, self._of_rows):
                     continue
                 if line.start >= since and line.start + unit.length <= until:
                     yield self._cell_of(line)
