@@ -77,7 +77,6 @@ def export(
             for record in page.records:
                 writer.write(record)
             progress.add(len(page.records), _beside(page))
-        writer.close()
     if as_json:
         print_json({"tasks": progress.count, "file": str(output), "format": name})
     elif not _is_standard(output):
@@ -106,11 +105,16 @@ def _is_standard(output: Path | None) -> bool:
 def _opened(name: str, output: Path | None) -> Iterator[Writer]:
     """Open the file, and return its writer."""
     if output is None or _is_standard(output):
-        yield Parquet(sys.stdout.buffer) if name == PARQUET else TEXT_FORMATS[name](cast(io.TextIOWrapper, sys.stdout))
+        if name != PARQUET:
+            yield TEXT_FORMATS[name](cast(io.TextIOWrapper, sys.stdout))
+            return
+        with Parquet(sys.stdout.buffer) as writer:
+            yield writer
         return
     with whole_file(output) as file:
         if name == PARQUET:
-            yield Parquet(file)
+            with Parquet(file) as writer:
+                yield writer
             return
         text = _text(file)
         yield TEXT_FORMATS[name](text)

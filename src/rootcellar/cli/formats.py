@@ -30,9 +30,6 @@ class Writer(Protocol):
     def write(self, record: TaskRecord) -> None:
         """Write a record."""
 
-    def close(self) -> None:
-        """Write what is left. The file itself stays open."""
-
 
 class JsonLines:
     """One object of JSON a line, with the keys of ``rootcellar history --json``."""
@@ -44,9 +41,6 @@ class JsonLines:
     def write(self, record: TaskRecord) -> None:
         """Write a record as one line."""
         self._file.write(json_line(json_object(record), is_ascii=self._is_ascii))
-
-    def close(self) -> None:
-        """Do nothing: every line is complete."""
 
 
 def json_line(value: Any, *, is_ascii: bool = False) -> str:
@@ -70,9 +64,6 @@ class Csv:
         shown = json_object(record)
         self._rows.writerow([_cell(name, shown.get(name)) for name in COLUMNS])
 
-    def close(self) -> None:
-        """Do nothing: every row is complete."""
-
 
 def _cell(name: str, value: Any) -> Any:
     if value is None or (isinstance(value, (int, float)) and name not in _JSON_COLUMNS):
@@ -93,7 +84,7 @@ def _text(name: str, value: Any) -> str:
 
 
 class Parquet:
-    """Apache Parquet: times are timestamps in UTC, values of any type are JSON text."""
+    """Apache Parquet: times are timestamps in UTC, values of any type are JSON text. A context manager."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._arrow, parquet = _pyarrow()
@@ -119,10 +110,14 @@ class Parquet:
         if len(self._columns["task_id"]) >= _GROUP_RECORDS or self._characters >= _GROUP_CHARACTERS:
             self._write_group()
 
-    def close(self) -> None:
-        """Write the records that were kept, and the end of the file."""
-        if self._columns["task_id"]:
+    def __enter__(self) -> Parquet:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write the records that were kept, unless there was an exception, and the end of the file."""
+        if kind is None and self._columns["task_id"]:
             self._write_group()
+        # also after an exception: otherwise pyarrow does it later, when the file is closed
         self._writer.close()
 
     def _write_group(self) -> None:

@@ -1,0 +1,606 @@
+"""The commands that ask about history: history, watch, export and forget, as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from rootcellar.history.endings import Endings
+from rootcellar.history.forgetting import Forgetting
+from rootcellar.history.history import History
+from rootcellar.history.streaming import pages
+from rootcellar.payloads import codec_of, make_key
+from rootcellar.payloads.blobs.references import BlobSpiller, blob_of
+from rootcellar.payloads.blobs.storage import open_blobs
+from rootcellar.payloads.encryption import Sealer
+from rootcellar.payloads.keys import read_keys
+from rootcellar.records import ChordRecord, Payload, TaskRecord
+from rootcellar.stores import open_store
+from tests.commands import (
+    Ended,
+    assert_one_line,
+    command,
+    environment,
+    run,
+    run_after,
+    run_here,
+    run_on_terminal,
+    run_without,
+)
+from tests.conformance.registered import MYSQL, POSTGRES, REDIS, SQLITE
+
+NOW = datetime.now(timezone.utc)
+FAILURE = {"exc_type": "Declined", "exc_message": ["no money"], "exc_module": "shop"}
+#: texts that could control or confuse a terminal, a spreadsheet or a reader of JSON
+HOSTILE = {
+    "colours": "\x1b[31m\x1b]0;title\x07",
+    "cursor": "\x1b[2J\x1b[H\r\b\x9b1A",
+    "right-to-left": "\u202eabc\u2066\u200f",
+    "NUL": "a\x00b",
+    "lines": "one\ntwo\u2028three",
+    "surrogate": "lone \ud800 surrogate",
+    "markup": "[red]x[/red] :smile:",
+    "formula": "=cmd|' /C calc'!A0",
+    "large": "x\u0301" * 100_000,
+}
+#: what no output of a command may contain
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200f\u2028\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def payload(value: Any) -> Payload:
+    return Payload(json.dumps(value).encode())
+
+
+def task(number: int, minutes_ago: float = 0, **fields: Any) -> TaskRecord:
+    done = NOW - timedelta(minutes=minutes_ago or number)
+    values: dict[str, Any] = {
+        "state": "SUCCESS",
+        "name": "shop.pay",
+        "sent_at": done - timedelta(seconds=5),
+        "started_at": done - timedelta(seconds=3),
+        "done_at": done,
+    }
+    return TaskRecord(task_id=f"task-{number:03}", **{**values, **fields})
+
+
+RECORDS = (
+    task(1, queue="low", worker="a@host", result=payload(1), kwargs=payload({"order": 17})),
+    task(2, state="FAILURE", result=payload(FAILURE), traceback="Traceback\nDeclined"),
+    task(3, name="mail.send", queue="low"),
+    task(4, name="mail.send", state="RETRY", done_at=None, retries=2, result=payload(FAILURE)),
+    task(5, name='odd name: "x"*,()', queue="a,b"),
+    task(90, state="FAILURE", result=payload(FAILURE), retries=3),
+    task(3000, name="shop.report", result=payload({"rows": [1, 2]})),
+)
+FILTERS = (
+    "",
+    "state:failed",
+    "state:failed since:1h",
+    "-queue:low",
+    "task:shop.* OR retries:>2",
+    "kwargs.order:17",
+    "done:<=1d runtime:3s sort:-done",
+    "declined",
+    "task:none",
+)
+
+
+@pytest.fixture(params=[SQLITE, POSTGRES, MYSQL, REDIS], ids=lambda store: store.name)
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a store of each kind with RECORDS."""
+    with request.param.new_place(request) as url:
+        keep(url, *RECORDS)
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of a SQLite file with RECORDS."""
+    url = f"sqlite:///{tmp_path}/kept.sqlite3"
+    keep(url, *RECORDS)
+    return url
+
+
+def keep(url: str, *records: TaskRecord) -> None:
+    with closing(open_store(url)) as store:
+        for record in records:
+            store.put(record)
+
+
+@contextmanager
+def asked(url: str, **settings: Any) -> Iterator[History]:
+    with History(open_store(url), codec_of(settings)) as history:
+        yield history
+
+
+def ids(ended: Ended) -> list[str]:
+    assert ended.status == 0, ended
+    return [one["task_id"] for one in json.loads(ended.out)]
+
+
+# -- history
+
+
+def test_same_filter_finds_the_same_ids_in_python_and_in_the_terminal(url: str) -> None:
+    with asked(url) as history:
+        for text in FILTERS:
+            expected = [record.task_id for record in history.tasks(text)]
+            words = ["--", text] if text.startswith("-") else [text]
+            assert ids(run_here("history", "-b", url, "--json", *words)) == expected, text
+    assert ids(run_here("history", "-b", url, "--json", "state:failed", "since:1h")) == ["task-002"], "several words"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--state", "failed"], "state:failed"),
+        (["--state", "success", "--state", "RETRY"], "state:SUCCESS,RETRY"),
+        (["--task", "shop.*"], "task:shop.*"),
+        (["--task", 'odd name: "x"*,()'], 'task:"odd name: "*"x"*'),
+        (["--queue", "a,b"], 'queue:"a,b"'),
+        (["--queue", "low", "--worker", "*@host"], "queue:low worker:*@host"),
+        (["--since", "1h", "--until", "2m"], "since:1h until:2m"),
+        (["--since", (NOW - timedelta(hours=1)).strftime("%Y%m%dT%H%M%SZ")], "since:1h"),
+        (["task:shop.* OR task:mail.*", "--queue", "low"], "(task:shop.* OR task:mail.*) queue:low"),
+        (["sort:done", "--state", "FAILURE"], "state:FAILURE sort:done"),
+        (["--task", "none"], 'task:"none"'),
+    ],
+)
+def test_option_is_a_short_form_of_a_term(sqlite_url: str, options: list[str], text: str) -> None:
+    expected = ids(run_here("history", "-b", sqlite_url, "--json", text))
+    assert ids(run_here("history", "-b", sqlite_url, "--json", *options)) == expected
+    assert expected or "none" in text
+
+
+def test_pages_of_history_go_on_where_the_last_one_ended(url: str) -> None:
+    whole = ids(run_here("history", "-b", url, "--json"))
+    found, after = [], []
+    for _ in range(len(RECORDS)):
+        ended = run_here("history", "-b", url, "--json", "--limit", "2", *after)
+        found += ids(ended)
+        if not (after := re.findall(r"^ +(--after) (\S+)$", ended.err, re.MULTILINE)):
+            break
+        after = list(after[0])
+    assert found == whole
+    assert_one_line(run_here("history", "-b", url, "--after", "nonsense\x1b[2J"), "not the place of a list")
+    other = run_here("history", "-b", url, "--limit", "2")
+    (cursor,) = re.findall(r"--after (\S+)", other.err)
+    assert_one_line(run_here("history", "-b", url, "state:failed", "--after", cursor), "another list")
+
+
+def test_json_of_history_has_exactly_these_keys(sqlite_url: str) -> None:
+    keys = (
+        "state task_id name args kwargs result traceback sent_at started_at done_at expires_at queue worker retries "
+        "group_id group_index parent_id root_id children stamps queue_wait_seconds run_seconds"
+    )
+    found = json.loads(run_here("history", "-b", sqlite_url, "--json").out)
+    assert {" ".join(one) for one in found} == {keys}
+
+
+def test_sentence_of_a_filter_is_printed_beside_the_table(sqlite_url: str) -> None:
+    ended = run_here("history", "-b", sqlite_url, "state:failed")
+    assert len(ended.out.splitlines()) == 3
+    assert re.search(r"^Tasks in state failed.*\.$", ended.err, re.MULTILINE)
+    assert run_here("history", "-b", sqlite_url).err == ""
+
+
+def test_wrong_filter_is_one_line_in_a_pipe_and_has_a_mark_on_a_terminal(sqlite_url: str) -> None:
+    for name in ("history", "watch", "export", "forget"):
+        options = ["--format", "csv"] if name == "export" else []
+        ended = run_here(name, "-b", sqlite_url, *options, "state:failed", "stat:x")
+        assert (ended.status, ended.out) == (2, ""), ended
+        assert re.fullmatch(r"rootcellar: stat: is no field \[at character 14: .*»stat:x\] -> .*state:.*\n", ended.err)
+    shown = run_on_terminal("history", "-b", sqlite_url, "task:美\x1b[2J stat:x", columns=60)
+    assert shown.status == 2
+    lines = shown.out.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.strip() == "^"]
+    assert lines[at - 1] == "  task:美\\x1b[2J stat:x"
+    # 美 takes two columns
+    assert lines[at].index("^") == lines[at - 1].index("stat:x") + 1
+
+
+def test_place_of_a_mistake_fits_the_line_of_a_narrow_terminal(sqlite_url: str) -> None:
+    text = " ".join(f"queue:q{number}" for number in range(30))
+    shown = run_on_terminal("history", "-b", sqlite_url, f"{text} stat:x {text}", columns=50)
+    lines = shown.out.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.strip() == "^"]
+    assert len(lines[at - 1]) <= 50
+    assert lines[at - 1][lines[at].index("^") :].startswith("stat:x")
+
+
+def test_tasks_with_values_that_cannot_be_read_are_counted(sqlite_url: str) -> None:
+    key = read_keys(make_key())
+    hidden = Sealer(key).seal(payload({"order": 18}), "hidden", "kwargs")
+    keep(sqlite_url, replace(task(9), task_id="hidden", kwargs=hidden))
+    ended = run_here("history", "-b", sqlite_url, "kwargs.order:18")
+    assert ended.out.startswith("No task matches")
+    assert "1 tasks were left out" in ended.err
+
+
+# -- watch
+
+
+class Watching:
+    """`rootcellar watch` in a process of its own."""
+
+    def __init__(self, url: str, *args: str) -> None:
+        self.process = subprocess.Popen(
+            command("watch", "-b", url, "--interval", "0.1", *args),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Watching:
+        assert self.process.stderr is not None
+        assert "Waiting for tasks" in self.process.stderr.readline()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def end(self, number: int) -> Ended:
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=60)
+        return Ended(self.process.returncode, out, err)
+
+
+@pytest.mark.parametrize("url", [SQLITE, POSTGRES], ids=lambda store: store.name, indirect=True)
+def test_watch_prints_tasks_when_they_end_and_stops_at_an_interrupt(url: str) -> None:
+    now = datetime.now(timezone.utc)
+    with Watching(url, "task:shop.*") as watching:
+        keep(url, replace(task(101), started_at=now, done_at=now + timedelta(seconds=1), result=payload("\x1b[2J")))
+        assert re.search(r"SUCCESS +shop\.pay +task-101 .*\\x1b\[2J", watching.line())
+        keep(url, replace(task(102), name="mail.send", done_at=now + timedelta(seconds=2)))
+        # stored late, with an end before that of a task that was printed
+        keep(url, replace(task(103), done_at=now - timedelta(seconds=1)))
+        assert "task-103" in watching.line()
+        assert watching.end(signal.SIGINT) == Ended(130, "", "rootcellar: interrupted\n")
+
+
+def test_watch_in_a_pipe_prints_one_object_a_line(sqlite_url: str) -> None:
+    ended = run_here("watch", "-b", sqlite_url, "--since", "100m", "--limit", "3", "--json", "task:shop.*")
+    assert (ended.status, ended.err) == (0, "")
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert [one["task_id"] for one in found] == ["task-090", "task-002", "task-001"]
+    assert run_here("watch", "-b", sqlite_url, "sort:done").status == 2
+
+
+def test_watch_ends_when_its_reader_is_gone(sqlite_url: str) -> None:
+    line = [*command("watch", "-b", sqlite_url, "--since", "100m", "--json", "--interval", "0.1"), "--limit", "9999"]
+    with subprocess.Popen(
+        line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        keep(sqlite_url, replace(task(104), done_at=datetime.now(timezone.utc)))
+        assert process.wait(timeout=60) == 1
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_task_is_found_once_for_each_of_its_ends(url: str) -> None:
+    now = datetime.now(timezone.utc)
+    ahead = replace(task(201), done_at=now + timedelta(hours=1), state="FAILURE", result=payload(FAILURE))
+    with asked(url) as history:
+        endings = Endings(history, "")
+        assert list(endings.read()) == []
+        history.store.put(ahead)
+        assert [record.task_id for record in endings.read()] == ["task-201"]
+        # the clock of the first task's worker is ahead
+        history.store.put(replace(task(202), done_at=now))
+        assert [record.task_id for record in endings.read()] == ["task-202"]
+        assert list(endings.read()) == []
+        history.store.put(replace(ahead, state="SUCCESS", result=payload(1), done_at=now + timedelta(seconds=1)))
+        assert [record.state for record in endings.read()] == ["SUCCESS"]
+        assert list(endings.read()) == []
+
+
+def test_endings_since_a_moment_do_not_begin_before_it(sqlite_url: str) -> None:
+    with asked(sqlite_url) as history:
+        since = NOW - timedelta(minutes=2, seconds=5)
+        assert [record.task_id for record in Endings(history, "", since).read()] == ["task-002", "task-001"]
+        since = NOW - timedelta(minutes=2) + timedelta(milliseconds=1)
+        assert [record.task_id for record in Endings(history, "", since).read()] == ["task-001"]
+
+
+# -- export
+
+
+def test_every_format_exports_the_same_tasks(url: str, tmp_path: Path) -> None:
+    expected = json.loads(run_here("history", "-b", url, "--json", "task:shop.*").out)
+    names = [one["task_id"] for one in expected]
+    for form in ("csv", "jsonl", "parquet"):
+        ended = run_here("export", "-b", url, "task:shop.*", "-o", f"{tmp_path}/out.{form}")
+        assert (ended.status, ended.err) == (0, "")
+        assert f"{len(names)} tasks are in" in ended.out
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == expected
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["task_id"] for row in rows] == names
+    assert json.loads(rows[0]["result"]) == expected[0]["result"]
+    assert float(rows[0]["run_seconds"]) == expected[0]["run_seconds"]
+    table = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["task_id"] for row in table] == names
+    assert table[0]["done_at"] == datetime.fromisoformat(expected[0]["done_at"])
+    assert json.loads(table[0]["result"]) == expected[0]["result"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == [
+        "out.csv",
+        "out.jsonl",
+        "out.parquet",
+    ]
+
+
+def test_export_into_a_pipe_is_the_file(sqlite_url: str, tmp_path: Path) -> None:
+    for form in ("csv", "jsonl"):
+        run_here("export", "-b", sqlite_url, "-o", f"{tmp_path}/x.{form}")
+        piped = run("export", "-b", sqlite_url, "--format", form)
+        assert piped == Ended(0, (tmp_path / f"x.{form}").read_text(encoding="utf-8"), "")
+    assert run_here("export", "-b", sqlite_url).status == 2
+    assert run_here("export", "-b", sqlite_url, "-o", f"{tmp_path}/x.xml").status == 2
+    assert run_here("export", "-b", sqlite_url, "--format", "csv", "--json").status == 2
+    assert run_on_terminal("export", "-b", sqlite_url, "--format", "parquet").status == 2
+    described = json.loads(run_here("export", "-b", sqlite_url, "-o", f"{tmp_path}/x.csv", "--json").out)
+    assert described == {"tasks": len(RECORDS), "file": f"{tmp_path}/x.csv", "format": "csv"}
+
+
+def test_cell_that_looks_like_a_formula_begins_with_an_apostrophe(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.sqlite3"
+    starts = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"]
+    keep(url, *(task(number, name=name) for number, name in enumerate(starts, 1)))
+    keep(url, task(9, name="late", started_at=NOW - timedelta(days=1), result=payload(-5)))
+    rows = list(csv.DictReader(io.StringIO(run("export", "-b", url, "--format", "csv").out)))
+    assert [row["name"] for row in rows[:6]] == ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\\tx", "'\\rx"]
+    assert rows[6]["result"] == "'-5"
+    assert float(rows[6]["queue_wait_seconds"]) < 0, "a number of ours is no formula"
+
+
+def test_values_that_are_not_plain_json_are_exported_as_documented(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.sqlite3"
+    sealed = Sealer(read_keys(make_key())).seal(payload({"secret": 1}), "task-003", "result")
+    keep(
+        url,
+        task(1, result=Payload(b'[NaN, -Infinity, {"x": NaN}]')),
+        task(2, result=Payload(b"\x80\x04N.", "application/x-python-serialize", "binary")),
+        task(3, result=sealed),
+        task(4, result=Payload(b'"lone \\ud800"'), name="n\x00"),
+        task(5, result=Payload(b"[" * 5000 + b"]" * 5000)),
+    )
+    lines = [json.loads(line)["result"] for line in run("export", "-b", url, "--format", "jsonl").out.splitlines()]
+    run_here("export", "-b", url, "-o", f"{tmp_path}/x.parquet")
+    rows = parquet.read_table(tmp_path / "x.parquet").to_pylist()
+    cells = [row["result"] for row in csv.DictReader(io.StringIO(run("export", "-b", url, "--format", "csv").out))]
+    assert lines[0] == json.loads(rows[0]["result"]) == json.loads(cells[0]) == ["NaN", "-Infinity", {"x": "NaN"}]
+    assert lines[1] == rows[1]["result"] == cells[1] == "<application/x-python-serialize, 4 bytes>"
+    assert re.fullmatch(r"<application/json, encrypted by key \w+, \d+ bytes>", lines[2])
+    assert lines[2] == rows[2]["result"] == cells[2]
+    assert lines[3] == json.loads(rows[3]["result"]) == json.loads(cells[3]) == "lone \ud800"
+    assert rows[3]["name"] == "n\x00"
+    assert "nested too deeply" in lines[4]
+
+
+#: raises SIGINT in `rootcellar` when it writes the third record
+INTERRUPTED = (
+    "import itertools, os, signal; import rootcellar.cli.formats as f; n = itertools.count(1); w = f.{0}.write; "
+    "f.{0}.write = lambda self, r: (next(n) == 3 and os.kill(os.getpid(), signal.SIGINT), w(self, r))"
+)
+
+
+@pytest.mark.parametrize(("form", "writer"), [("csv", "Csv"), ("jsonl", "JsonLines"), ("parquet", "Parquet")])
+def test_interrupted_export_leaves_no_file_and_the_old_one(
+    sqlite_url: str, tmp_path: Path, form: str, writer: str
+) -> None:
+    target = tmp_path / "out" / f"x.{form}"
+    target.parent.mkdir()
+    options = ["export", "-b", sqlite_url, "-o", str(target), "--format", form]
+    ended = run_after(INTERRUPTED.format(writer), *options)
+    assert (ended.status, ended.out, ended.err) == (130, "", "rootcellar: interrupted\n")
+    assert list(target.parent.iterdir()) == []
+    target.write_text("old")
+    assert run_after(INTERRUPTED.format(writer), *options).status == 130
+    assert [path.read_text() for path in target.parent.iterdir()] == ["old"]
+    assert run_here(*options).status == 0
+    assert target.read_bytes() != b"old"
+
+
+def test_export_that_cannot_be_written_is_a_one_line_error(sqlite_url: str, tmp_path: Path) -> None:
+    missing = run_here("export", "-b", sqlite_url, "-o", f"{tmp_path}/nowhere/x.csv")
+    assert_one_line(missing, "No such file or directory", f"{tmp_path}/nowhere/x.csv")
+    assert_one_line(run_here("export", "-b", sqlite_url, "-o", "/dev/full", "--format", "csv"), "No space left", "free")
+    assert Path("/dev/full").is_char_device(), "a device is written, not replaced"
+    lacking = run_without("pyarrow", "export", "-b", sqlite_url, "-o", f"{tmp_path}/x.parquet")
+    assert_one_line(lacking, "pyarrow", "pip install 'rootcellar[parquet]'")
+    assert not list(tmp_path.glob("*x.*parquet*"))
+
+
+def test_export_follows_a_link_to_its_file(sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    assert run_here("export", "-b", sqlite_url, "-o", f"{tmp_path}/link.csv").status == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text().startswith("state,")
+
+
+def test_pages_shrink_while_records_are_large(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.sqlite3"
+    large, small = payload("x" * 1_000_000), payload("x")
+    keep(url, *(task(number, result=large if number < 40 else small) for number in range(1, 400)))
+    with asked(url) as history:
+        sizes = [len(page.records) for page in pages(history, first=20)]
+    assert sum(sizes) == 399
+    assert sizes[:3] == [20, 8, 8], "about 8 MB in a page"
+    assert max(sizes) > 100, "they grow when the records are small"
+
+
+# -- forget
+
+
+def test_forget_shows_what_it_would_delete_and_needs_a_yes(url: str) -> None:
+    shown = run_here("forget", "-b", url, "--dry-run", "task:shop.*")
+    assert shown.status == 0
+    assert re.search(r"^4 tasks in .*: .*shop\.\*\.$", shown.out, re.MULTILINE)
+    assert "task-002" in shown.out
+    planned = json.loads(run_here("forget", "-b", url, "--dry-run", "--json", "task:shop.*").out)
+    assert (planned["found"], planned["found_all"], planned["forgotten"]) == (4, True, 0)
+    assert len(planned["examples"]) == 4
+    refused = run_here("forget", "-b", url, "task:shop.*")
+    assert refused.status == 2
+    assert "Give --yes" in refused.err
+    assert len(ids(run_here("history", "-b", url, "--json"))) == len(RECORDS)
+    done = json.loads(run_here("forget", "-b", url, "--yes", "--json", "task:shop.*").out)
+    assert (done["found"], done["forgotten"]) == (4, 4)
+    left = ids(run_here("history", "-b", url, "--json"))
+    assert sorted(left) == ["task-003", "task-004", "task-005"]
+    again = run_here("forget", "-b", url, "task:shop.*")
+    assert again.status == 0, "there is nothing to ask about"
+    assert "0 tasks were forgotten" in again.out
+
+
+def test_forget_asks_on_a_terminal(sqlite_url: str) -> None:
+    refused = run_on_terminal("forget", "-b", sqlite_url, "state:failed", typed="n\n")
+    assert refused.status == 1
+    assert "Delete 2 tasks in" in refused.out
+    assert "Nothing was changed." in refused.out
+    assert len(ids(run_here("history", "-b", sqlite_url, "--json", "state:failed"))) == 2
+    assert run_on_terminal("forget", "-b", sqlite_url, "state:failed", typed="y\n").status == 0
+    assert ids(run_here("history", "-b", sqlite_url, "--json", "state:failed")) == []
+
+
+@pytest.mark.parametrize("words", [[], [""], ["  "], ["state:failed sort:done"]])
+def test_forget_without_a_clear_filter_is_wrong_use(sqlite_url: str, words: list[str]) -> None:
+    ended = run_here("forget", "-b", sqlite_url, "--yes", *words)
+    assert (ended.status, ended.out) == (2, "")
+    assert len(ids(run_here("history", "-b", sqlite_url, "--json"))) == len(RECORDS)
+
+
+#: raises SIGINT in `rootcellar` after the first batch; batches are small
+BETWEEN_BATCHES = (
+    "import os, signal; import rootcellar.history.forgetting as g; g._BATCH = 2; f = g.forget_tasks; "
+    "g.forget_tasks = lambda *a: (f(*a), os.kill(os.getpid(), signal.SIGINT))[0]"
+)
+
+
+def test_interrupted_forget_goes_on_when_it_is_run_again(url: str) -> None:
+    ended = run_after(BETWEEN_BATCHES, "forget", "-b", url, "--yes", "task:shop.*")
+    assert ended.status == 130
+    assert "Interrupted. 2 tasks forgotten" in ended.err or "Interrupted. 0 tasks forgotten" in ended.err
+    assert len(ids(run_here("history", "-b", url, "--json", "task:shop.*"))) == 2
+    assert "2 tasks were forgotten" in run_here("forget", "-b", url, "--yes", "task:shop.*").out
+    assert ids(run_here("history", "-b", url, "--json", "task:shop.*")) == []
+
+
+def test_task_that_ends_after_the_preview_is_not_forgotten(url: str) -> None:
+    with asked(url) as history:
+        forgetting = Forgetting(history, "task:shop.*")
+        assert forgetting.preview().count == 4
+        history.store.put(replace(task(300), done_at=datetime.now(timezone.utc) + timedelta(milliseconds=1)))
+        assert forgetting.run() == 4
+        assert history.store.get("task-300") is not None
+        assert history.store.get("task-003") is not None
+
+
+def test_preview_counts_up_to_a_limit(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rootcellar.history.forgetting.CAP", 3)
+    with asked(sqlite_url) as history:
+        found = Forgetting(history, "state:any").preview()
+        assert (found.count, found.is_all, len(found.examples)) == (3, False, 5)
+        assert Forgetting(history, "state:failed").preview().is_all
+
+
+def test_forget_deletes_blobs_and_keeps_those_of_an_unfinished_chord(url: str, tmp_path: Path) -> None:
+    spiller = BlobSpiller(open_blobs(f"file://{tmp_path}/blobs"))
+    records = [
+        replace(task(number, result=spiller.spill(payload("large"), f"task-{number:03}")), group_id=group)
+        for number, group in ((401, None), (402, "open"), (403, "over"))
+    ]
+    with closing(open_store(url)) as store:
+        store.begin_chord(ChordRecord(group_id="open", body=payload({})))
+        for record in records:
+            store.put(record)
+    env = {"ROOTCELLAR_BLOB_URL": f"file://{tmp_path}/blobs"}
+    ended = run("forget", "-b", url, "--yes", "id:task-40*", env=env)
+    assert (ended.status, "3 tasks were forgotten" in ended.out) == (0, True), ended
+    kept = [spiller.blobs.get(blob_of(record) or "") is not None for record in records]
+    assert kept == [False, True, False]
+
+
+# -- terminal safety
+
+
+@pytest.fixture(scope="module")
+def hostile_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a store whose rows have hostile texts in every field of text."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('hostile')}/x.sqlite3"
+    for number, text in enumerate(HOSTILE.values(), 1):
+        short = text[:200]
+        values = payload({text: [text, {"deep": text}]})
+        keep(
+            url,
+            replace(
+                task(number, state="FAILURE" if number % 2 else "SUCCESS"),
+                task_id=f"{number}-{short}".replace("\x00", "").replace("\ud800", ""),
+                name=short.replace("\x00", "").replace("\ud800", ""),
+                queue=short.replace("\x00", "").replace("\ud800", ""),
+                worker=short.replace("\x00", "").replace("\ud800", ""),
+                traceback=f"Traceback\n  {text}",
+                result=payload({"exc_type": short, "exc_message": [text], "exc_module": short}),
+                args=values,
+                kwargs=values,
+                stamps=values,
+                group_id=short.replace("\x00", "").replace("\ud800", ""),
+            ),
+        )
+    keep(url, task(50, result=Payload(b"[" * 100_000 + b"]" * 100_000), args=Payload(b"\xff\xfe")))
+    return url
+
+
+HOSTILE_COMMANDS = (
+    ("history",),
+    ("history", "--json"),
+    ("history", "\x1b[2J"),
+    ("show", "1"),
+    ("show", "1", "--json"),
+    ("show", "2-"),
+    ("watch", "--since", "7d", "--limit", "10"),
+    ("watch", "--since", "7d", "--limit", "10", "--json"),
+    ("export", "--format", "csv"),
+    ("export", "--format", "jsonl"),
+    ("forget", "--dry-run", "state:any"),
+    ("forget", "--dry-run", "--json", "state:any"),
+)
+
+
+@pytest.mark.parametrize("args", HOSTILE_COMMANDS, ids=" ".join)
+def test_text_of_a_row_controls_neither_a_terminal_nor_a_pipe(hostile_url: str, args: tuple[str, ...]) -> None:
+    piped = run(*args, "-b", hostile_url)
+    assert "Traceback (most recent" not in piped.err
+    assert UNSAFE.search(piped.out + piped.err) is None
+    shown = run_on_terminal(*args, "-b", hostile_url, columns=100)
+    assert shown.status == piped.status
+    assert UNSAFE.search(COLOURS.sub("", shown.out)) is None
+    # our own colours are reset at the end
+    assert not COLOURS.findall(shown.out) or COLOURS.findall(shown.out)[-1] == "\x1b[0m"
+    for line in piped.out.splitlines() if args[0] == "watch" and "--json" in args else ():
+        assert json.loads(line)["task_id"]
