@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from time import tzname
 
 from rootcellar.history.filters.quantities import duration
 from rootcellar.history.filters.tree import Moment
@@ -156,6 +157,10 @@ def _offset(text: str) -> tzinfo:
 
 class LocalZone(tzinfo):
     """The zone of this process, with its changes between summer and winter time, as the C library knows them."""
+
+    def __repr__(self) -> str:
+        # the same in every process in this zone: the place of a list contains it
+        return f"local {'/'.join(tzname)}"
 
     def utcoffset(self, moment: datetime | None) -> timedelta | None:
         if moment is None:
