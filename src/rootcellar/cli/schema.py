@@ -134,7 +134,8 @@ def grants(
 def upgrade(choice: Choice) -> None:
     """Bring the tables of an older release up to date.
 
-    Workers may run meanwhile.
+    Workers may run meanwhile, also those of the older release. On PostgreSQL, the indexes of a large table are created
+    without a lock that makes them wait, which may take minutes; if it is interrupted, run the command again.
     """
     with chosen_store(choice) as store:
         if store.ability(HasSchema) is None:
@@ -156,7 +157,7 @@ def status(
     choice: Choice,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the version of the tables, and whether tables or columns are missing.
+    """Print the version of the tables, and whether tables, columns or indexes are missing.
 
     Changes nothing. Exit status 0 if they are up to date and complete, 1 otherwise.
     """
@@ -165,23 +166,23 @@ def status(
             _say_ready(store, as_json=as_json)
             return
         found = _schema_of(store).status()
-        is_current = found.version == found.wanted and not found.damaged
         if as_json:
             print_json(
                 {
-                    "up_to_date": is_current,
+                    "up_to_date": found.is_complete,
                     "version": found.version,
                     "wanted": found.wanted,
                     "foreign": list(found.foreign),
                     "adopted": list(found.adopted),
                     "damaged": list(found.damaged),
                     "repairs": list(found.repairs),
+                    "missing_indexes": list(found.missing_indexes),
                     "where": store.where,
                 }
             )
         else:
             say(_describe(found, store.where))
-    if not is_current:
+    if not found.is_complete:
         raise typer.Exit(1)
 
 
@@ -287,6 +288,7 @@ def _say_ready(store: Store, *, as_json: bool = False) -> None:
             "adopted": [],
             "damaged": [],
             "repairs": [],
+            "missing_indexes": [],
         }
         print_json({"up_to_date": True, **nothing, "where": store.where})
         return
@@ -330,6 +332,12 @@ def _describe(found: SchemaStatus, where: str) -> str:
         text = f"the tables are of version {found.version}, newer than this release ({found.wanted}): upgrade it"
     elif found.damaged:
         text = f"the tables are damaged (version {found.version}): {'; '.join(found.damaged)}. {_repair(found)}"
+    elif found.missing_indexes:
+        count = len(found.missing_indexes)
+        text = (
+            f"the tables (version {found.version}) lack {count} index{'es' * (count > 1)}, so history is slow: "
+            "run `rootcellar schema upgrade`"
+        )
     else:
         text = f"the tables are up to date (version {found.version})"
     if found.adopted:

@@ -300,6 +300,8 @@ class SchemaStatus:
         adopted: Celery's own tables under their new names; their results are still read.
         damaged: tables and columns of this version that are missing, each in a sentence.
         repairs: the statements that put columns back.
+        missing_indexes: the statements that create the indexes that are missing. A large table is upgraded without its
+            new indexes; :meth:`Schema.create` creates them while workers store results.
     """
 
     version: int
@@ -308,6 +310,12 @@ class SchemaStatus:
     adopted: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
+    missing_indexes: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the tables are of the wanted version, and nothing of them is missing."""
+        return self.version == self.wanted and not self.damaged and not self.missing_indexes
 
 
 class Schema(Protocol):
@@ -318,6 +326,8 @@ class Schema(Protocol):
 
     def create(self) -> None:
         """Create the tables, or upgrade them to this release's version; safe if several processes do so at once.
+
+        Indexes that are missing are created without a lock that makes workers wait.
 
         Raises:
             ForeignTables: tables with these names exist and are not rootcellar's.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,14 +15,28 @@ from rootcellar.stores.sql import counting
 from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX
 from rootcellar.stores.sql.grants import Role, on_tables
 from rootcellar.stores.sql.schema import Run, SqlSchema
-from rootcellar.stores.sql.statements import in_parameterized, load_statements, qualified, quote_identifier
+from rootcellar.stores.sql.statements import (
+    in_parameterized,
+    load_statements,
+    qualified,
+    quote_identifier,
+    read_sql,
+)
+from rootcellar.text.escaping import visible_logs
 
 _PACKAGE = "rootcellar.stores.postgres"
 MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql", "004_history.sql", "005_statistics.sql")
+#: the number of the first steps whose indexes were created with their tables
+WITHOUT_LATER_INDEXES = 3
+#: the bytes of a table whose new indexes are created in the transaction that upgrades it: it takes less than a second
+LARGEST_TO_INDEX_AT_ONCE = 64 * 1024 * 1024
+_INDEX = re.compile(r"^CREATE INDEX \{(\w+)\} ON \{(\w+)\} (.+);\n", re.MULTILINE)
 #: seconds to wait for a lock: behind this wait, every process that stores would also wait for a slow reader
 LOCK_TIMEOUT = 5
 #: the most bytes of a name; PostgreSQL cuts longer ones
 LONGEST_NAME = 63
+logger = visible_logs(logging.getLogger(__name__))
+
 _WITH_PARAMETERS = ("read_registry", "register", "unregister", "count_registered", "count_task", "count_group")
 
 
@@ -90,6 +106,57 @@ class PostgresSchema(SqlSchema[Connection]):
             connection.execute(self._sql["lock"])
             connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
             yield
+
+    def _to_run_now(self, connection: Connection, step: str) -> str:
+        def unless_large(statement: re.Match[str]) -> str:
+            return "" if self._is_large(connection, self._names[statement[2]]) else statement[0]
+
+        now = _INDEX.sub(unless_large, step)
+        if now != step:
+            logger.warning(
+                "%s is large, so it has no indexes for history yet. Run `rootcellar schema upgrade`: it creates them "
+                "while workers store results.",
+                self._names["task"],
+            )
+        return now
+
+    def _is_large(self, connection: Connection, table: str) -> bool:
+        # the size of a table that this step creates is NULL
+        ((size,),) = self._all(connection, "size_of", {"table": table})
+        return (size or 0) > LARGEST_TO_INDEX_AT_ONCE
+
+    def _missing_indexes(self, connection: Connection, version: int) -> list[str]:
+        return [f"{create};" for _, _, create in self._indexes_to_create(connection, version)]
+
+    def _create_missing_indexes(self, connection: Connection) -> None:
+        version, _ = self._registered(connection)
+        if self._damage(connection, version)[0]:
+            return
+        for table, index, create in self._indexes_to_create(connection, version):
+            if self._all(connection, "indexing", {"table": table}):
+                # another process has begun to create them
+                return
+            with connection.without_timeout():
+                # an interrupted creation leaves an index that nothing uses
+                connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}", prepare=False)
+                connection.execute(create, prepare=False)
+
+    def _indexes_to_create(self, connection: Connection, version: int) -> list[tuple[str, str, str]]:
+        """Return the missing indexes: the table, the index with its schema, and the statement that creates it."""
+        found = []
+        for name in self._migrations[WITHOUT_LATER_INDEXES:version]:
+            for index_key, table_key, definition in _INDEX.findall(read_sql(_PACKAGE, name)):
+                index, table = self._names[index_key], self._names[table_key]
+                complete = self._all(connection, "complete_indexes_of", {"table": table})
+                if index in {quote_identifier(name) for (name,) in complete}:
+                    continue
+                create = f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {table} {definition}"
+                found.append((table, self._in_schema_of(table_key, index), create))
+        return found
+
+    def _in_schema_of(self, table_key: str, index: str) -> str:
+        schema = self._options.group_schema if table_key == "group" else self._options.task_schema
+        return f"{quote_identifier(schema)}.{index}" if schema else index
 
     def _all(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         cursor = connection.execute(self._sql[statement], params)

@@ -11,6 +11,16 @@ SELECT 1 FROM pg_namespace WHERE nspname = %(schema)s
 SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
 WHERE i.indrelid = to_regclass(%(table)s)
 
+-- complete_indexes_of: return the names of a table's indexes, without those whose creation was interrupted
+SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+WHERE i.indrelid = to_regclass(%(table)s) AND i.indisvalid
+
+-- indexing: return a row if another session creates an index of this table
+SELECT 1 FROM pg_stat_progress_create_index WHERE relid = to_regclass(%(table)s)
+
+-- size_of: return the bytes of a table's rows
+SELECT pg_relation_size(to_regclass(%(table)s))
+
 -- make_registry: create the table that lists rootcellar's tables and their versions
 CREATE TABLE IF NOT EXISTS {registry} (
     task_table   text PRIMARY KEY,

@@ -93,6 +93,22 @@ class SqlSchema(ABC, Generic[C]):
     def _make_schemas(self, connection: C) -> None:
         """Create the schemas of the tables, if the server has schemas."""
 
+    def _to_run_now(self, connection: C, step: str) -> str:
+        """Return the part of a step that upgrades existing tables at once; :meth:`create` does the rest.
+
+        Args:
+            connection: a connection.
+            step: the text of the step, with ``{key}`` for the tables' names.
+        """
+        return step
+
+    def _missing_indexes(self, connection: C, version: int) -> Iterable[str]:
+        """Return the statements that create the indexes that :meth:`_to_run_now` left out."""
+        return ()
+
+    def _create_missing_indexes(self, connection: C) -> None:
+        """Create the indexes that :meth:`_to_run_now` left out."""
+
     # -- the interface
 
     def status(self) -> SchemaStatus:
@@ -100,6 +116,7 @@ class SqlSchema(ABC, Generic[C]):
 
     def create(self) -> None:
         self._run(self._create)
+        self._run(self._create_missing_indexes)
 
     def sql(self) -> str:
         made = self._sql["make_registry"] + ";"
@@ -146,7 +163,8 @@ class SqlSchema(ABC, Generic[C]):
 
     def _status(self, connection: C) -> SchemaStatus:
         version, adopted = self._registered(connection)
-        damaged, repairs = self._damage(connection, version) if version <= len(self._migrations) else ((), ())
+        is_known = version <= len(self._migrations)
+        damaged, repairs = self._damage(connection, version) if is_known else ((), ())
         return SchemaStatus(
             version=version,
             wanted=len(self._migrations),
@@ -154,6 +172,7 @@ class SqlSchema(ABC, Generic[C]):
             adopted=tuple(_tables(adopted)),
             damaged=damaged,
             repairs=repairs,
+            missing_indexes=tuple(self._missing_indexes(connection, version)) if is_known and not damaged else (),
         )
 
     def _damage(self, connection: C, version: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -220,8 +239,9 @@ class SqlSchema(ABC, Generic[C]):
             self._script(connection, self._sql["make_registry"])
         # recorded after each step: if there is no transaction around all of them, the next process continues there
         self._register(connection, version, adopted)
-        for number, step in enumerate(self._steps(version), version + 1):
-            self._script(connection, step)
+        for number, name in enumerate(self._migrations[version:], version + 1):
+            step = read_sql(self._package, name)
+            self._script(connection, fill_in(self._to_run_now(connection, step) if version else step, self._names))
             self._register(connection, number, adopted)
 
     def _register(self, connection: C, version: int, adopted: Adopted | None) -> None:
