@@ -132,14 +132,18 @@ class PostgresSchema(SqlSchema[Connection]):
         version, _ = self._registered(connection)
         if self._damage(connection, version)[0]:
             return
-        for table, index, create in self._indexes_to_create(connection, version):
-            if self._all(connection, "indexing", {"table": table}):
-                # another process has begun to create them
-                return
-            with connection.without_timeout():
+        to_create = self._indexes_to_create(connection, version)
+        with connection.without_timeout():
+            for table, index, create in to_create:
+                if self._all(connection, "indexing", {"table": table}):
+                    # another process has begun to create them
+                    return
                 # an interrupted creation leaves an index that nothing uses
                 connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index}", prepare=False)
                 connection.execute(create, prepare=False)
+            for table in {table for table, _, _ in to_create}:
+                # without statistics of the new columns, the planner would rather read the whole table
+                connection.execute(f"ANALYZE {table}", prepare=False)
 
     def _indexes_to_create(self, connection: Connection, version: int) -> list[tuple[str, str, str]]:
         """Return the missing indexes: the table, the index with its schema, and the statement that creates it."""
