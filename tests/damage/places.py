@@ -88,7 +88,7 @@ class SqlPlace(Place):
         "task_id": "id",
         "status": "status",
         **dict.fromkeys(("traceback", "name", "queue", "worker", "group_id", "parent_id", "root_id"), "text"),
-        **dict.fromkeys(("retries", "group_index"), "number"),
+        **dict.fromkeys(("retries", "group_index", "failure_group"), "number"),
         **dict.fromkeys(("date_sent", "date_started", "date_done", "expires_at"), "date"),
         **dict.fromkeys(("result", "args", "kwargs", "children", "stamps"), "json"),
         **{f"{name}_exact": "exact" for name in ("result", "args", "kwargs", "children", "stamps")},
@@ -256,7 +256,7 @@ class SQLitePlace(SqlPlace):
 
 _FIELDS = [
     *("status", "task_id", "name", "queue", "worker", "group_id", "parent_id", "root_id", "retries", "group_index"),
-    *("date_sent", "date_started", "date_done", "traceback", "expires_at"),
+    *("date_sent", "date_started", "date_done", "traceback", "expires_at", "failure_group"),
 ]
 
 
@@ -365,7 +365,8 @@ class MongoPlace(Place):
             "root_id",
             "retries",
         ),
-        *("group_index", "args", "kwargs", "children", "date_done", "date_sent", "date_started", "rootcellar", "stock"),
+        *("group_index", "failure_group", "args", "kwargs", "children"),
+        *("date_done", "date_sent", "date_started", "rootcellar", "stock"),
         *(f"rootcellar.{name}" for name in _OURS),
     )
     chord_columns = (

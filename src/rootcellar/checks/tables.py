@@ -81,7 +81,8 @@ class Tables:
             yield problem("schema-damaged", "; ".join(status.damaged), " ".join(status.repairs))
         elif status.version == status.wanted:
             old = f", and {' and '.join(status.adopted)}, adopted" if status.adopted else ""
-            yield passed(f"version {status.version}, {where}{old}")
+            slow = "; indexes are missing: run `rootcellar schema upgrade`" if status.missing_indexes else ""
+            yield passed(f"version {status.version}, {where}{old}{slow}")
         elif may_make:
             yield from self._use_test_tables(status.version, where)
         elif status.version:
