@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone, tzinfo
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from rootcellar.history.comparison import Comparison, compare
 from rootcellar.history.counts import CAP, Count, count
-from rootcellar.history.filters import Clock, Filter, parse
+from rootcellar.history.filters import Clock, Filter, Matcher, parse
 from rootcellar.history.filters.moments import LocalZone
-from rootcellar.history.lists import Tasks
+from rootcellar.history.lists import Tasks, opened
 from rootcellar.history.percentiles import Percentiles, percentiles, slowest
 from rootcellar.history.retry import Retry
 from rootcellar.history.stats import Stats, stats
+from rootcellar.history.stuck import DEFAULT, Limits, StuckTask, looked_up, stuck_tasks
 from rootcellar.history.timeline import Timeline, timeline
 from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
@@ -220,3 +222,21 @@ class History:
         """
         clock = self.clock
         return compare(self.store, self.parsed(a, clock), self.parsed(b, clock), clock)
+
+    def stuck(self, filter: str | Filter = "", *, limits: Limits = DEFAULT) -> Sequence[StuckTask]:
+        """Return the stuck tasks that a filter finds, the one that is stuck for longest first.
+
+        A task is stuck if it has run for longer than any earlier one of its name and its worker is silent, or if it was
+        sent (see ``result_track_sent``) and has not started for longer than any earlier one, and for 15 minutes.
+
+        Args:
+            filter: see docs/filters.md.
+            limits: from when on a task is stuck.
+
+        Raises:
+            FilterWrong: a term of the filter cannot be understood.
+            AbilityMissing: the store has no index, and too many records.
+        """
+        clock, opener = self.clock, partial(opened, self.codec)
+        query = looked_up(self.parsed(filter, clock), self.store, clock, opener)
+        return stuck_tasks(self.store, clock, Matcher(query.condition, clock, opener), opener, limits)

@@ -13,6 +13,7 @@ from rootcellar.history.cursors import Cursor, from_text, to_text
 from rootcellar.history.filters import Clock, Filter, FilterWrong, Matcher, sentence
 from rootcellar.history.scanning import scan
 from rootcellar.history.searching import FIRST_WINDOW, Walk, Walker, Wish, plan
+from rootcellar.history.stuck import looked_up
 from rootcellar.payloads import SEALED_FIELDS, Codec
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores import Store
@@ -108,9 +109,14 @@ class Tasks:
 
     def _read(self, after: Cursor | None) -> tuple[Page, Cursor | None]:
         query, clock = self._query, self._clock
-        matches = Matcher(query.condition, clock, partial(opened, self._codec))
+        opener = partial(opened, self._codec)
+        wanted = looked_up(query, self._store, clock, opener)
+        matches = Matcher(wanted.condition, clock, opener)
         searchable = self._store.ability(Searchable)
-        walk = self._scanned(matches, after) if searchable is None else self._searched(searchable, matches, after)
+        if searchable is None:
+            walk = self._scanned(wanted, matches, after)
+        else:
+            walk = self._searched(wanted, searchable, matches, after)
         place, going_on = walk.position, not walk.has_ended
         if len(walk.found) > self._size:
             place, going_on = walk.found[self._size - 1].position, True
@@ -131,14 +137,14 @@ class Tasks:
         is_usual = query.sort == "done" and query.is_descending
         return None if is_usual or not query.sort else Sort(by=query.sort, is_descending=query.is_descending)
 
-    def _scanned(self, matches: Matcher, after: Cursor | None) -> Walk:
+    def _scanned(self, query: Filter, matches: Matcher, after: Cursor | None) -> Walk:
         budget = SCAN_BUDGET if self._budget is None else self._budget
         place = None if after is None else after.position
-        found = scan(self._store, matches, self._query, place, self._size + 1, budget)
+        found = scan(self._store, matches, query, place, self._size + 1, budget)
         return Walk(None, timedelta(), found, has_ended=True)
 
-    def _searched(self, store: Searchable, matches: Matcher, after: Cursor | None) -> Walk:
-        how = plan(store, self._query, self._clock)
+    def _searched(self, query: Filter, store: Searchable, matches: Matcher, after: Cursor | None) -> Walk:
+        how = plan(store, query, self._clock)
         if self._sort is not None and how.since is None:
             raise FilterWrong(
                 f"sort:{self._query.sort} would read every task",

@@ -64,7 +64,9 @@ FIELDS: dict[str, FieldType] = {
         FieldType("parent", Kind.PATTERN, "id of the task that sent it", "7c1f0a*"),
         FieldType("error", Kind.PATTERN, "type of the exception", "Timeout*"),
         FieldType("failure", Kind.GROUP, "group of the failure", "7K2Q9XMD"),
-        FieldType("is", Kind.WORD, "property", "retried", ("child", "damaged", "encrypted", "retried")),
+        FieldType(
+            "is", Kind.WORD, "property", "retried", ("child", "damaged", "encrypted", "late", "retried", "stuck")
+        ),
         FieldType("has", Kind.WORD, "stored part", "traceback", ("args", "children", "result", "stamps", "traceback")),
         FieldType("retries", Kind.NUMBER, "number of retries", ">2"),
         FieldType("runtime", Kind.DURATION, "time from start to end", ">30s"),
@@ -84,5 +86,7 @@ FIELDS: dict[str, FieldType] = {
         FieldType("sort", Kind.SORT, "order", "-runtime", ("done", "runtime", "wait", "retries")),
     )
 }
+#: properties that a record does not show alone: they are looked up before a search, see rootcellar.history.stuck
+LOOKED_UP = ("late", "stuck")
 #: a field under another one, with a kind of its own
 MESSAGE = FieldType("error.message", Kind.TEXT, "message of the exception", "timed out")

@@ -7,7 +7,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from rootcellar.history.filters.fields import STATE_GROUPS
+from rootcellar.errors import AbilityMissing
+from rootcellar.history.filters.fields import LOOKED_UP, STATE_GROUPS
 from rootcellar.history.filters.moments import Clock, Extent
 from rootcellar.history.filters.rows import MISSING, UNREAD, Opener, Row, as_it_is, folded
 from rootcellar.history.filters.tree import (
@@ -254,6 +255,11 @@ def _property(name: str, value: Value) -> Test:
         every = [test for (field, _), test in _PROPERTIES.items() if field == name]
         return lambda row: any(test(row) for test in every) == value.is_there
     assert isinstance(value, Pattern)
+    if value.text in LOOKED_UP:
+        raise AbilityMissing(
+            f"is:{value.text} compares a task with all others, so one record does not show it",
+            remedy="ask a history for it: history.tasks(…), history.stuck(…)",
+        )
     return _PROPERTIES[name, value.text or ""]
 
 

@@ -37,7 +37,9 @@ _PROPERTIES = {
     "child": "sent by another task",
     "damaged": "damaged",
     "encrypted": "encrypted",
+    "late": "late (unfinished for longer than any earlier task of the name)",
     "retried": "retried",
+    "stuck": "stuck (late, and nothing shows that they will end)",
 }
 
 
