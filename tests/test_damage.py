@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import re
 import threading
 import uuid
 from collections import Counter
@@ -29,7 +30,7 @@ from rootcellar.payloads import Codec, make_key
 from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import read_keys
 from rootcellar.payloads.rekey import Rekeyer
-from rootcellar.records import NO_DATE, TaskRecord
+from rootcellar.records import NO_DATE, Payload, TaskRecord
 from rootcellar.stores.base import Queryable, TaskQuery
 from rootcellar.stores.fields import EARLIEST, LATEST
 from rootcellar.stores.journal import WritesBehind
@@ -220,6 +221,50 @@ def test_damaged_row_is_named_in_the_history(open_place: Callable[[str], Place])
     assert by_id[bad]["unreadable"] == ["retries", "result"]
     assert by_id[good[0]]["result"] == ["value", 1]
     assert f"task {bad} is damaged, this cannot be read: retries, result" in shown.err
+
+
+ODD_GROUPS = ["x", 1.5, True, [], 2**63]
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("sqlite", "x"),
+        ("sqlite", b"\xff"),
+        *(("redis", odd) for odd in ODD_GROUPS),
+        *(("mongodb", odd) for odd in ODD_GROUPS[:4]),
+    ],
+)
+def test_damaged_group_of_a_failure_is_none_and_named(name: str, odd: Any, open_place: Callable[[str], Place]) -> None:
+    place: Any = open_place(name)
+    task_id = new_id()
+    stored = TaskRecord(
+        **{"task_id": task_id, "state": "FAILURE", "result": Payload(b"42"), "done_at": datetime.now(timezone.utc)},
+        failure_group=123456789,
+    )
+    place.store.put(stored)
+    if name == "redis":
+        place.redis.set(
+            f"celery-task-meta-{task_id}", with_field(place, task_id, b"123456789", json.dumps(odd).encode())
+        )
+    elif name == "mongodb":
+        place._tasks.update_one({"_id": task_id}, {"$set": {"failure_group": odd}})
+    else:
+        place.execute("UPDATE {task} SET failure_group = {mark}", odd)
+    damaged = replace(stored, failure_group=None, damage=("failure_group",))
+    assert place.store.get(task_id) == damaged
+    assert place.store.get_many([task_id]) == {task_id: damaged}
+    assert place.store.put(stored).written, "the next state has its own"
+    assert place.store.get(task_id) == stored
+
+
+def with_field(place: Any, task_id: str, old: bytes, new: bytes) -> bytes:
+    """Return a task's blob in Redis with another text in its fields, and with their new length."""
+    blob: bytes = place.redis.get(f"celery-task-meta-{task_id}")
+    length = re.search(rb",(\d+),", blob)
+    assert length is not None
+    other = b",%d," % (int(length[1]) + len(new) - len(old))
+    return blob.replace(length[0], other, 1).replace(old, new, 1)
 
 
 def test_rekey_skips_a_damaged_row_and_names_it(place: Place) -> None:

@@ -95,6 +95,18 @@ def test_rootcellar_and_celery_read_each_others_failures(url: str) -> None:
         assert (found.state, found.traceback) == ("FAILURE", "Traceback: here")
 
 
+def test_stock_client_replaces_a_failure_with_a_group(url: str, store: Store) -> None:
+    _, stock = apps(url)
+    result = Payload(b'{"exc_type": "ValueError", "exc_message": ["no"], "exc_module": "builtins"}')
+    failure = finished(state="FAILURE", result=result, failure_group=-(2**63))
+    assert store.put(failure).written
+    assert stock.backend.get_task_meta(failure.task_id)["status"] == "FAILURE"
+    stock.backend.store_result(failure.task_id, 5, "SUCCESS")
+    found = store.get(failure.task_id)
+    assert found is not None
+    assert (found.state, found.failure_group) == ("SUCCESS", None)
+
+
 def test_stock_client_reads_the_call_and_the_children(url: str, store: Store) -> None:
     _, stock = apps(url)
     children = Payload(b'[[["child", null], null]]')

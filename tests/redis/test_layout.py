@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -51,6 +52,19 @@ def test_stock_client_reads_a_failure(redis_url: str) -> None:
     ours, stock = our_app(redis_url), stock_app(redis_url)
     task_id = new_id()
     ours.backend.store_result(task_id, KeyError("gone"), "FAILURE", traceback="Traceback …")
+    found = stock.AsyncResult(task_id)
+    with pytest.raises(KeyError, match="gone"):
+        found.get(timeout=PATIENCE)
+    assert (found.state, found.traceback) == ("FAILURE", "Traceback …")
+
+
+def test_stock_client_reads_a_failure_with_a_group(redis_url: str, store: RedisStore) -> None:
+    ours, stock = our_app(redis_url), stock_app(redis_url)
+    task_id = new_id()
+    ours.backend.store_result(task_id, KeyError("gone"), "FAILURE", traceback="Traceback …")
+    failure = store.get(task_id)
+    assert failure is not None
+    assert store.put(replace(failure, failure_group=-(2**63))).written
     found = stock.AsyncResult(task_id)
     with pytest.raises(KeyError, match="gone"):
         found.get(timeout=PATIENCE)

@@ -26,7 +26,10 @@ class TestReplacing:
     def test_replaced_record_has_the_new_values(self, store: Store, number: int) -> None:
         plain = Payload(b'{"a": "\xc3\xbc"}')
         odd = [Payload(b"[NaN]"), OTHER_PAYLOADS["encrypted"], Payload(b'{"t": 1}', TYPED_JSON)][number]
-        old = record(result=odd, args=plain, kwargs=None, stamps=odd, traceback="before\n", children=plain, done_at=NOW)
+        old = record(
+            **{"result": odd, "args": plain, "kwargs": None, "stamps": odd, "traceback": "before\n"},
+            **{"children": plain, "done_at": NOW, "failure_group": 2**40},
+        )
         store.put(old)
         for _ in range(2):
             new = replace(old, result=plain, args=odd, stamps=plain, traceback="after: ü'")

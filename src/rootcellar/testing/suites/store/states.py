@@ -202,6 +202,23 @@ class TestTasks:
         assert store.put(again) == Stored(written=False, chord=None)
         assert store.get(first.task_id) == first
 
+    @pytest.mark.parametrize("group", [0, 1, -1, 2**63 - 1, -(2**63)])
+    @pytest.mark.parametrize("state", ["RETRY", "SUCCESS", "FAILURE"])
+    def test_group_of_a_failure_ends_with_the_failure(self, store: Store, group: int, state: str) -> None:
+        failure = record(state="FAILURE", failure_group=group)
+        assert store.put(failure).written
+        assert store.get(failure.task_id) == failure
+        assert store.get_many([failure.task_id]) == {failure.task_id: failure}
+        later = replace(failure, state=state, failure_group=None, done_at=None if state == "RETRY" else NOW)
+        assert store.put(later).written
+        assert store.get(failure.task_id) == later
+
+    def test_group_of_a_failure_is_stored_with_its_chord_part(self, store: Store) -> None:
+        group = begun(store, 1)
+        failure = record(state="FAILURE", failure_group=-7)
+        assert store.put(failure, part(group, failure.task_id, state="FAILURE")).written
+        assert store.get(failure.task_id) == failure
+
     def test_late_retry_of_an_earlier_run_is_ignored(self, store: Store) -> None:
         end = record(state="FAILURE", retries=2, done_at=NOW)
         store.put(end)
