@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
+from rootcellar.cli.numbers import say_about
 from rootcellar.history.endings import Endings
 from rootcellar.history.forgetting import Forgetting
 from rootcellar.history.history import History
@@ -549,6 +552,100 @@ def test_forget_deletes_blobs_and_keeps_those_of_an_unfinished_chord(url: str, t
     assert kept == [False, True, False]
 
 
+# -- stats and timeline
+
+SQL = pytest.mark.parametrize("url", [SQLITE, POSTGRES, MYSQL], ids=lambda store: store.name, indirect=True)
+#: the finished records of RECORDS
+FINISHED = [record for record in RECORDS if record.done_at is not None]
+
+
+@SQL
+def test_stats_have_a_line_for_each_task_and_the_numbers_of_its_rows(url: str) -> None:
+    found = json.loads(run_here("stats", "-b", url, "--json").out)
+    assert {one["task"]: (one["count"], one["failed"]) for one in found["tasks"]} == {
+        name: (
+            sum(record.name == name for record in FINISHED),
+            sum(record.name == name and record.state == "FAILURE" for record in FINISHED),
+        )
+        for name in {record.name for record in FINISHED}
+    }
+    assert (found["total"]["count"], found["total"]["failed"], found["exact"]) == (len(FINISHED), 2, True)
+    assert found["total"]["run_seconds"]["longest"] == pytest.approx(3.0)
+    assert found["total"]["run_seconds"]["p50"] == pytest.approx(3.0, rel=0.13)
+    ended = run_here("stats", "-b", url)
+    lines = {line[:21].strip(): line.split() for line in ended.out.splitlines()}
+    assert lines["shop.pay"][1:3] == ["3", "66.7%"]
+    assert lines["all"][1] == str(len(FINISHED))
+    assert all(word.startswith("≈") for word in lines["all"] if word[-1:].isdigit() and "." in word)
+    assert "A time with ≈ is within 12%" in ended.err
+    narrowed = json.loads(run_here("stats", "-b", url, "--json", "--by-queue", "since:1h", "task:mail.*").out)
+    assert [(one["task"], one["queue"], one["count"]) for one in narrowed["tasks"]] == [("mail.send", "low", 1)]
+
+
+@SQL
+def test_statistics_keep_counting_what_was_forgotten(url: str) -> None:
+    ended = run_here("forget", "-b", url, "--yes", "task:shop.*")
+    assert "The statistics keep counting them." in ended.out
+    found = json.loads(run_here("stats", "-b", url, "--json").out)
+    assert (found["total"]["count"], found["total"]["failed"]) == (len(FINISHED), 2)
+
+
+@SQL
+def test_timeline_has_a_point_for_each_step_and_every_task_in_one_of_them(url: str) -> None:
+    for step in ("minute", "hour", "day"):
+        length = timedelta(minutes=95) if step == "minute" else timedelta(days=3)
+        since = f"since:{length.total_seconds():.0f}s"
+        found = json.loads(run_here("timeline", "-b", url, "--by", step, since, "--json").out)
+        points = {datetime.fromisoformat(point["start"]): point["count"] for point in found["points"]}
+        starts = sorted(points)
+        assert all(0 < (b - a).total_seconds() <= 25 * 3600 for a, b in itertools.pairwise(starts))
+        ends = [record.done_at for record in FINISHED if record.done_at and record.done_at > NOW - length]
+        assert sum(points.values()) == len(ends)
+        assert all(points[max(start for start in starts if start <= end)] for end in ends)
+
+
+def test_bars_of_a_timeline_fit_80_columns(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/kept.sqlite3"
+    keep(url, task(1), task(2, 1, state="FAILURE"), task(3, 1), task(4, 60 * 24 * 3, state="FAILURE"))
+    options = ["-b", url, "--by", "day", "since:6d"]
+    piped = run_here("timeline", *options).out
+    shown = run_on_terminal("timeline", *options, columns=80).out
+    assert "\x1b" not in piped
+    plain = COLOURS.sub("", shown).splitlines()
+    assert [line.rstrip() for line in plain if line.startswith("20")] == piped.splitlines()[1:]
+    assert max(map(len, piped.splitlines())) <= 80
+    assert re.search(r" 3 +1 +≈2\.9 s +█+▒+$", piped, re.MULTILINE), "the failures are the last part"
+    assert re.search(r" 1 +1 +≈2\.9 s +▒+$", piped, re.MULTILINE)
+    ascii_only = run("timeline", *options, env={"PYTHONIOENCODING": "ascii"}).out
+    assert re.search(r"#+!+$", ascii_only, re.MULTILINE)
+
+
+def test_question_that_the_counts_cannot_answer_says_so(sqlite_url: str, redis_url: str) -> None:
+    assert_one_line(run_here("stats", "-b", sqlite_url, "kwargs.order:17"), "only know tasks, queues, states and times")
+    assert_one_line(run_here("timeline", "-b", redis_url), "keeps no counts")
+    assert run_here("timeline", "-b", sqlite_url, "--by", "minute", "since:9d").status == 2
+    assert run_here("stats", "-b", sqlite_url, "task:none.*").out.startswith("No task that has ended matches")
+
+
+def test_number_that_is_not_complete_says_at_least(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/kept.sqlite3"
+    keep(url, *RECORDS)
+    (tmp_path / "kept.sqlite3").chmod(0o444)
+    # this user cannot bring the counts up to date; root can write every file, unless it drops that capability
+    prefix = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    ended = run("stats", "-b", url, prefix=prefix)
+    assert re.search(r"^shop\.pay +≥\d", ended.out, re.MULTILINE)
+    assert "there are at least as many as shown" in ended.err
+
+
+def test_statistics_say_how_far_they_are_behind(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with asked(sqlite_url) as history:
+        late = replace(history.stats(""), behind_by=timedelta(minutes=7, seconds=3), is_exact=False)
+        say_about(history, history.parsed("state:failed"), late)
+    err = " ".join(capsys.readouterr().err.split())
+    assert "Tasks in state failed. Statistics are 7 min behind" in err
+
+
 # -- terminal safety
 
 
@@ -586,6 +683,9 @@ HOSTILE_COMMANDS = (
     ("show", "1"),
     ("show", "1", "--json"),
     ("show", "2-"),
+    ("stats",),
+    ("stats", "--by-queue", "--json"),
+    ("timeline", "state:\x1b[2J"),
     ("watch", "--since", "7d", "--limit", "10"),
     ("watch", "--since", "7d", "--limit", "10", "--json"),
     ("export", "--format", "csv"),

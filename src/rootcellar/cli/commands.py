@@ -34,6 +34,8 @@ COMMANDS = (
     Entry("init", "init:init", "Write a small project that works."),
     Entry("history", "history:history", "List tasks, the most recent first."),
     Entry("show", "show:show", "Show everything that is stored of one task."),
+    Entry("stats", "stats:stats", "Show how each task does: counts, failures, durations."),
+    Entry("timeline", "timeline:timeline", "Show how many tasks ended in each minute, hour or day."),
     Entry("watch", "watch:watch", "Print tasks when they end."),
     Entry("export", "export:export", "Write tasks to a file: CSV, JSON lines or Parquet."),
     Entry("forget", "forget:forget", "Delete the stored results of tasks."),
