@@ -18,6 +18,7 @@ from rootcellar.history.retry import Retry
 from rootcellar.history.stats import Stats, stats
 from rootcellar.history.stuck import DEFAULT, Limits, StuckTask, looked_up, stuck_tasks
 from rootcellar.history.timeline import Timeline, timeline
+from rootcellar.history.tree import BUDGET, TaskTree, tree_of
 from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
@@ -240,3 +241,15 @@ class History:
         clock, opener = self.clock, partial(opened, self.codec)
         query = looked_up(self.parsed(filter, clock), self.store, clock, opener)
         return stuck_tasks(self.store, clock, Matcher(query.condition, clock, opener), opener, limits)
+
+    def tree(self, task_id: str, *, budget: float = BUDGET) -> TaskTree:
+        """Return the workflow of a task, such as a chain, a group or a chord, with its critical path.
+
+        Args:
+            task_id: any task of the workflow.
+            budget: seconds that the search for members of groups may take, which no record names.
+
+        Raises:
+            RootcellarError: nothing is stored of the task.
+        """
+        return tree_of(self.store, self.codec, self.clock, task_id, budget)
