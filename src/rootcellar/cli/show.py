@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,14 +14,15 @@ from rich.text import Text
 from rootcellar.cli.damage import print_damage
 from rootcellar.cli.options import Choice, JsonOption, store_options
 from rootcellar.cli.output import console, print_json, state_style, visible, visible_lines
-from rootcellar.cli.stores import existing_results
+from rootcellar.cli.stores import existing_history
 from rootcellar.cli.times import full_moment, seconds_between, show_seconds
 from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, traceback_text
+from rootcellar.cli.workflow import has_workflow, workflow_lines, workflow_object
 from rootcellar.errors import RootcellarError
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.base import Queryable, TaskQuery
-from rootcellar.stores.relations import children_of, other_than
+from rootcellar.stores.relations import other_than
 
 EXAMPLES = """\b
 Examples:
@@ -42,11 +43,12 @@ def show(
 
     A store that can be searched also finds it by the beginning of its id, if no other id begins with it.
     """
-    with existing_results(choice) as results:
-        found = results.store.get(task_id) or _find_by_prefix(task_id, results.store)
-        where = results.store.where
-        record, refused = results.codec.opened(found) if found else (None, [])
-    if record is None:
+    with existing_history(choice) as history:
+        found = history.store.get(task_id) or _find_by_prefix(task_id, history.store)
+        where = history.store.where
+        record, refused = history.codec.opened(found) if found else (None, [])
+        tree = history.tree(found.task_id) if found else None
+    if record is None or tree is None:
         raise RootcellarError(
             f"nothing is stored of task {visible(task_id)}",
             where=where,
@@ -56,10 +58,16 @@ def show(
     for exc in refused:
         print(f"rootcellar: {visible(str(exc))}", file=sys.stderr)
     print_damage([record])
+    has_relations = has_workflow(tree)
     if as_json:
-        print_json(json_object(record))
-    else:
-        _print_task(record, console())
+        print_json({**json_object(record), "workflow": workflow_object(tree) if has_relations else None})
+        return
+    out = console()
+    _print_task(record, out)
+    if has_relations:
+        out.print(Text("\nWorkflow", style="bold"))
+        for line in workflow_lines(tree, full_ids=not out.is_terminal):
+            out.print(Text("  ").append_text(line), soft_wrap=True)
 
 
 def _find_by_prefix(prefix: str, store: Store) -> TaskRecord | None:
@@ -123,20 +131,6 @@ def _blocks(record: TaskRecord) -> Iterator[tuple[str, str]]:
         yield "Result", pretty(record.result)
     if record.traceback:
         yield "Traceback", traceback_text(record).rstrip("\n")
-    children = children_of(record.task_id, json_value(record.children))
-    if children:
-        yield "Children", "\n".join(_child_lines(children))
-
-
-def _child_lines(children: Any, depth: int = 0) -> Iterator[str]:
-    """Yield the ids in the tuples of Celery's results: ``((id, parent), members or None)``."""
-    for child in children if isinstance(children, list) else []:
-        match child:
-            case [[str(task_id), *_], members]:
-                yield "  " * depth + task_id
-                yield from _child_lines(members, depth + 1)
-            case _:
-                yield "  " * depth + str(child)
 
 
 def _place_in_group(record: TaskRecord) -> str | None:

@@ -299,7 +299,7 @@ def _built(found: _Collected, task_id: str) -> TaskTree:
         critical_path=tuple(_steps(path)),
         unfinished=unfinished,
         missing=tuple(found.missing),
-        searched_until=found.searched_until,
+        searched_until=found.searched_until and min(found.searched_until, found.clock.now),
         is_cut=found.is_cut,
     )
 
@@ -329,8 +329,11 @@ def _linked(found: _Collected) -> _Links:
                 owners.setdefault(record.group_id, str(parent))
         elif parent in found.records:
             place(task_id, str(parent))
+    group_of = {task_id: group_id for group_id, members in found.members.items() for task_id in members}
     for task_id in found.missing:
-        if (parent := found.parents.get(task_id)) is not None:
+        if (group_id := group_of.get(task_id)) is not None:
+            place(task_id, f"group:{group_id}")
+        elif (parent := found.parents.get(task_id)) is not None:
             place(task_id, parent)
     for group_id, parent in owners.items():
         place(f"group:{group_id}", parent)
