@@ -329,10 +329,10 @@ def _linked(found: _Collected) -> _Links:
                 owners.setdefault(record.group_id, str(parent))
         elif parent in found.records:
             place(task_id, str(parent))
-    group_of = {task_id: group_id for group_id, members in found.members.items() for task_id in members}
+    group_of = {task_id: each for each, members in found.members.items() for task_id in members}
     for task_id in found.missing:
-        if (group_id := group_of.get(task_id)) is not None:
-            place(task_id, f"group:{group_id}")
+        if (own_group := group_of.get(task_id)) is not None:
+            place(task_id, f"group:{own_group}")
         elif (parent := found.parents.get(task_id)) is not None:
             place(task_id, parent)
     for group_id, parent in owners.items():
