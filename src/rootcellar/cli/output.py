@@ -41,6 +41,7 @@ _COLOURS = {
     "REJECTED": "magenta",
     "PENDING": "blue",
     "RECEIVED": "blue",
+    "SENT": "blue",
     "STARTED": "cyan",
 }
 

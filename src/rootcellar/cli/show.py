@@ -19,7 +19,7 @@ from rootcellar.cli.times import full_moment, seconds_between, show_seconds
 from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, traceback_text
 from rootcellar.cli.workflow import has_workflow, workflow_lines, workflow_object
 from rootcellar.errors import RootcellarError
-from rootcellar.records import TaskRecord
+from rootcellar.records import TaskRecord, was_only_sent
 from rootcellar.stores import Store
 from rootcellar.stores.base import Queryable, TaskQuery
 from rootcellar.stores.relations import other_than
@@ -93,7 +93,11 @@ def _find_by_prefix(prefix: str, store: Store) -> TaskRecord | None:
 
 def _print_task(record: TaskRecord, out: Console) -> None:
     out.print(
-        Text.assemble((visible(record.state), state_style(record.state)), "  ", visible(record.name or "(no name)")),
+        Text.assemble(
+            (visible(record.state), state_style(record.state)),
+            ", not started  " if was_only_sent(record) else "  ",
+            visible(record.name or "(no name)"),
+        ),
         soft_wrap=True,
     )
     fields = [(label, value) for label, value in _fields(record) if value is not None]
@@ -127,8 +131,8 @@ def _blocks(record: TaskRecord) -> Iterator[tuple[str, str]]:
     value = json_value(record.result)
     if isinstance(value, dict) and "exc_type" in value:
         yield "Error", outcome(record)
-    elif record.result is not None:
-        yield "Result", pretty(record.result)
+    elif record.result is not None and not (was_only_sent(record) and value is None):
+        yield "Known before its start" if was_only_sent(record) else "Result", pretty(record.result)
     if record.traceback:
         yield "Traceback", traceback_text(record).rstrip("\n")
 
