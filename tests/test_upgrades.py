@@ -18,10 +18,11 @@ import pytest
 
 from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
+from rootcellar.stores.base import Replaceable
 from rootcellar.stores.mysql.url import connection_settings
 from rootcellar.stores.postgres import schema as postgres_schema
 from rootcellar.stores.sql.store import SqlStore
-from rootcellar.testing.helpers import PATIENCE, json_payload, new_id, record, wait_until
+from rootcellar.testing.helpers import PATIENCE, able, json_payload, new_id, record, wait_until
 from tests.commands import run_here
 
 #: what a worker of the release before history runs, in the SQL of each server
@@ -261,13 +262,13 @@ class TestChanged:
             assert marker(one.task_id) is None, "a row that was never finished is not counted"
             store.put(replace(one, state="PROGRESS"))
             assert marker(one.task_id) is None
-            for state, done_at in (
-                ("FAILURE", OLD_DATE),
-                ("RETRY", None),
-                ("FAILURE", OLD_DATE),
-                ("SUCCESS", OLD_DATE),
-            ):
+            ends = [("FAILURE", OLD_DATE), ("RETRY", None), ("FAILURE", OLD_DATE), ("SUCCESS", OLD_DATE)]
+            for state, done_at in ends:
+                in_postgres(postgres_url, "UPDATE celery_taskmeta SET changed = 1 WHERE changed IS NOT NULL")
                 before = now()
                 store.put(replace(one, state=state, done_at=done_at))
-                if done_at is not None or state == "RETRY":
-                    assert before < marker(one.task_id) <= now() | 63, state
+                assert before < marker(one.task_id) <= now() | 63, state
+            last = marker(one.task_id)
+            done = replace(one, state="SUCCESS", done_at=OLD_DATE)
+            assert able(store, Replaceable).replace(done, replace(done, result=json_payload("sealed")))
+            assert marker(one.task_id) == last, "a rekeyed row has the same result"
