@@ -23,6 +23,7 @@ from pyarrow import parquet
 from rootcellar.cli.numbers import say_about
 from rootcellar.history.endings import Endings
 from rootcellar.history.forgetting import Forgetting
+from rootcellar.history.grouping.identity import group_of_text
 from rootcellar.history.history import History
 from rootcellar.history.streaming import pages
 from rootcellar.payloads import codec_of, make_key
@@ -550,6 +551,33 @@ def test_forget_deletes_blobs_and_keeps_those_of_an_unfinished_chord(url: str, t
     assert (ended.status, "3 tasks were forgotten" in ended.out) == (0, True), ended
     kept = [spiller.blobs.get(blob_of(record) or "") is not None for record in records]
     assert kept == [False, True, False]
+
+
+# -- show
+
+
+@pytest.mark.parametrize("url", [SQLITE, POSTGRES, MYSQL, REDIS], ids=lambda store: store.name, indirect=True)
+def test_show_finds_a_task_by_a_unique_beginning_of_its_id(url: str) -> None:
+    uuids = [f"{head}-8f4e-4f7b-a1f4-0e8f0c6f2d11" for head in ("0b5c5f9e", "0b5c5f9f", "0B5c5f9e", "0b5c", "fff")]
+    keep(url, *(replace(task(1), task_id=one) for one in (*uuids, "odd_%_id", "odd_%_other", "é1")))
+
+    def shown(prefix: str) -> str:
+        ended = run_here("show", "-b", url, "--json", prefix)
+        return str(json.loads(ended.out)["task_id"]) if ended.status == 0 else ended.err
+
+    assert [shown(one) for one in ("0b5c5f9e", "0b5c5f9f-", "0B", "0b5c-", "f")] == uuids
+    assert (shown("odd_%_i"), shown("é")) == ("odd_%_id", "é1")
+    assert "several ids begin with 0b5c5f9" in shown("0b5c5f9")
+    assert "nothing is stored" in shown("0b5c5f9d")
+    assert "nothing is stored" in shown("0b5c5f9e-9")
+    assert "nothing is stored" in shown("odd%")
+
+
+def test_show_names_the_group_of_a_failure(sqlite_url: str) -> None:
+    keep(sqlite_url, task(8, state="FAILURE", result=payload(FAILURE), failure_group=group_of_text("7K2Q9XMD")))
+    assert re.search(r"^ +failure group +7K2Q9XMD$", run_here("show", "task-008", "-b", sqlite_url).out, re.MULTILINE)
+    assert json.loads(run_here("show", "task-008", "-b", sqlite_url, "--json").out)["failure_group"] == "7K2Q9XMD"
+    assert "failure group" not in run_here("show", "task-002", "-b", sqlite_url).out
 
 
 # -- stats and timeline

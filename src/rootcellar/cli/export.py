@@ -27,7 +27,7 @@ from rootcellar.history.streaming import pages
 EXAMPLES = """\b
 Examples:
   rootcellar export state:failed since:7d -o failures.csv -A shop.celery
-  rootcellar export 'task:shop.*' --format jsonl -A shop.celery | gzip > shop.gz
+  rootcellar export 'task:shop.*' --format jsonl -A shop.celery | gzip > a.gz
   rootcellar export done:2026-11 -o november.parquet -A shop.celery
 """
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -19,16 +20,20 @@ from rootcellar.cli.times import full_moment, seconds_between, show_seconds
 from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, traceback_text
 from rootcellar.cli.workflow import has_workflow, workflow_lines, workflow_object
 from rootcellar.errors import RootcellarError
+from rootcellar.history.grouping.identity import text_of_group
 from rootcellar.records import TaskRecord, was_only_sent
 from rootcellar.stores import Store
 from rootcellar.stores.base import Queryable, TaskQuery
 from rootcellar.stores.relations import other_than
+from rootcellar.stores.search import Searchable
 
 EXAMPLES = """\b
 Examples:
   rootcellar show 0b5c5f9e-8f4e-4f7b-a1f4-0e8f0c6f2d11 -A shop.celery
   rootcellar show 0b5c5f9e --backend sqlite:///results.sqlite3 --json
 """
+#: ids that every collation of a database sorts by their letters
+_PLAIN_ID = re.compile("[0-9A-Za-z-]+")
 #: how many ids are listed if several begin with the given text
 _MAX_LISTED_IDS = 5
 
@@ -60,7 +65,9 @@ def show(
     print_damage([record])
     has_relations = has_workflow(tree)
     if as_json:
-        print_json({**json_object(record), "workflow": workflow_object(tree) if has_relations else None})
+        group = None if record.failure_group is None else text_of_group(record.failure_group)
+        workflow = workflow_object(tree) if has_relations else None
+        print_json({**json_object(record), "failure_group": group, "workflow": workflow})
         return
     out = console()
     _print_task(record, out)
@@ -76,10 +83,7 @@ def _find_by_prefix(prefix: str, store: Store) -> TaskRecord | None:
     Raises:
         RootcellarError: several ids begin with it.
     """
-    queryable = store.ability(Queryable)
-    if not prefix or queryable is None:
-        return None
-    found = queryable.query(TaskQuery(id_prefix=prefix, limit=_MAX_LISTED_IDS + 1))
+    found = _beginning_with(prefix, store) if prefix else []
     if len(found) < 2:
         return found[0] if found else None
     ids = ", ".join(visible(record.task_id) for record in found[:_MAX_LISTED_IDS])
@@ -89,6 +93,18 @@ def _find_by_prefix(prefix: str, store: Store) -> TaskRecord | None:
         where=store.where,
         remedy="give more of the id",
     )
+
+
+def _beginning_with(prefix: str, store: Store) -> Sequence[TaskRecord]:
+    """Return the tasks whose ids begin with ``prefix``, or the first few of them."""
+    searchable = store.ability(Searchable)
+    if searchable is not None:
+        # in the order of the ids, which is an index: those that begin with a text follow it
+        near = [one for one in store.scan(prefix, _MAX_LISTED_IDS + 1) if one.task_id.startswith(prefix)]
+        if near or (_PLAIN_ID.fullmatch(prefix) and not searchable.has_adopted()):
+            return near
+    queryable = store.ability(Queryable)
+    return [] if queryable is None else queryable.query(TaskQuery(id_prefix=prefix, limit=_MAX_LISTED_IDS + 1))
 
 
 def _print_task(record: TaskRecord, out: Console) -> None:
@@ -117,6 +133,7 @@ def _fields(record: TaskRecord) -> Iterator[tuple[str, str | None]]:
     yield "kept until", full_moment(record.expires_at) or "for ever"
     yield "queue", record.queue
     yield "worker", record.worker
+    yield "failure group", None if record.failure_group is None else text_of_group(record.failure_group)
     yield "retries", None if record.retries is None else str(record.retries)
     yield "args", one_line(record.args) if record.args else None
     yield "kwargs", one_line(record.kwargs) if record.kwargs else None
