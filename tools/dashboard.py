@@ -93,8 +93,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 title="Unfinished tasks",
-                queries=(("max by (state) (rootcellar_unfinished{JOB})", "{{state}}"),),
-                is_stacked=True,
+                queries=(
+                    ("max by (state) (rootcellar_unfinished{JOB})", "{{state}}"),
+                    ("max by (state) (rootcellar_stuck{JOB})", "stuck, {{state}}"),
+                ),
                 about="PENDING is only recorded if the application stores it; SENT needs result_track_sent.",
             ),
         ),

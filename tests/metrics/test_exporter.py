@@ -13,10 +13,12 @@ import httpx
 import pytest
 
 from rootcellar.errors import ConfigurationError
+from rootcellar.history.history import History
 from rootcellar.metrics.collector import StoreCollector
 from rootcellar.metrics.families import exposition
 from rootcellar.metrics.server import parse_address
 from rootcellar.opening import must_exist
+from rootcellar.payloads import Codec
 from rootcellar.stores import StoreOptions, open_store
 from tests.commands import command, environment, run_here, run_without
 from tests.helpers import record, wait_until
@@ -154,7 +156,7 @@ def test_scrape_of_a_frozen_server_ends_in_time(new_postgres: Callable[..., Post
     server = new_postgres(auth="trust")
     store = open_store(server.create_database())
     store.check()
-    collector = StoreCollector(store, must_exist, timeout=0.3)
+    collector = StoreCollector(History(store, Codec()), must_exist, timeout=0.3)
     assert value(parsed(exposition(collector.families())[0].decode()), UP) == 1
     server.pause()
     for _ in range(3):
@@ -171,7 +173,7 @@ def test_hostile_name_of_a_table_does_not_break_the_format(postgres_url: str) ->
     store = open_store(postgres_url, StoreOptions(task_table=hostile))
     store.put(record())
     for accept in ("", "application/openmetrics-text; version=1.0.0"):
-        text = exposition(StoreCollector(store, must_exist).families(), accept)[0].decode()
+        text = exposition(StoreCollector(History(store, Codec()), must_exist).families(), accept)[0].decode()
         assert not re.search(r"^evil", text, re.MULTILINE)
         if not accept:
             assert ("rootcellar_table_rows", (("table", r'a"} 1\nevil{b="\\'.replace(r"\\", "\\")),)) in parsed(text)

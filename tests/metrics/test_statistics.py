@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
+from rootcellar.history.history import History
 from rootcellar.metrics import statistics
 from rootcellar.metrics.collector import StoreCollector
 from rootcellar.metrics.families import exposition
 from rootcellar.opening import must_exist
+from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.counting import Counted
@@ -66,7 +68,7 @@ def test_counters_are_those_of_the_results(under_test: StoreUnderTest, request: 
             expected[key] += 1
             runs[seconds] += 1
         roll(store)
-        found = scraped(StoreCollector(store, must_exist))
+        found = scraped(StoreCollector(History(store, Codec()), must_exist))
         assert total(found, RESULTS) == 150
         for (task, queue, state), count in expected.items():
             assert results(found, task, state, queue) == count
@@ -89,13 +91,13 @@ def test_counters_do_not_fall_when_rows_are_deleted(under_test: StoreUnderTest, 
         for each in old:
             store.put(each)
         roll(store)
-        collector = StoreCollector(store, must_exist)
+        collector = StoreCollector(History(store, Codec()), must_exist)
         assert results(scraped(collector)) == 4
         store.delete(each.task_id for each in old)
         assert results(scraped(collector)) == 4
         roll(store)
         # a new exporter too
-        assert results(scraped(StoreCollector(store, must_exist))) == 4
+        assert results(scraped(StoreCollector(History(store, Codec()), must_exist))) == 4
 
 
 def test_counter_does_not_fall_when_a_task_ends_again(postgres_url: str) -> None:
@@ -103,7 +105,7 @@ def test_counter_does_not_fall_when_a_task_ends_again(postgres_url: str) -> None
     failed = ended(state="FAILURE")
     store.put(failed)
     roll(store)
-    collector = StoreCollector(store, must_exist)
+    collector = StoreCollector(History(store, Codec()), must_exist)
     assert results(scraped(collector), state="FAILURE") == 1
     store.put(ended(task_id=failed.task_id))
     found = scraped(collector)
@@ -115,7 +117,7 @@ def test_known_task_has_a_series_for_failures_before_it_fails(postgres_url: str)
     store = open_store(postgres_url)
     store.put(ended())
     roll(store)
-    assert results(scraped(StoreCollector(store, must_exist)), state="FAILURE") == 0
+    assert results(scraped(StoreCollector(History(store, Codec()), must_exist)), state="FAILURE") == 0
     store.close()
 
 
@@ -123,9 +125,9 @@ def test_results_that_are_not_counted_yet_are_not_exported(postgres_url: str) ->
     store = open_store(postgres_url)
     for days in (0, 3):
         store.put(ended(done_at=now() - timedelta(days=days)))
-    assert total(scraped(StoreCollector(store, must_exist)), RESULTS) == 0
+    assert total(scraped(StoreCollector(History(store, Codec()), must_exist)), RESULTS) == 0
     roll(store)
-    assert total(scraped(StoreCollector(store, must_exist)), RESULTS) == 2
+    assert total(scraped(StoreCollector(History(store, Codec()), must_exist)), RESULTS) == 2
     store.close()
 
 
@@ -139,7 +141,7 @@ def test_names_beyond_the_limit_are_added_up(postgres_url: str, monkeypatch: pyt
     for number in range(4):
         store.put(ended("task 0", f"more {number}"))
     roll(store)
-    collector = StoreCollector(store, must_exist)
+    collector = StoreCollector(History(store, Codec()), must_exist)
     found = scraped(collector)
     assert total(found, RESULTS) == 18
     assert {dict(labels)["task"] for name, labels in found if name == RESULTS} == {"task 0", "task 1", "other"}
@@ -163,7 +165,7 @@ def test_hostile_name_does_not_break_the_format(tmp_path: Any) -> None:
     for name in names:
         store.put(ended(name, name))
     roll(store)
-    collector = StoreCollector(store, must_exist)
+    collector = StoreCollector(History(store, Codec()), must_exist)
     found = scraped(collector)
     assert total(found, RESULTS) == len(names)
     text = exposition(collector.families(), "application/openmetrics-text; version=1.0.0")[0].decode()
@@ -172,3 +174,20 @@ def test_hostile_name_does_not_break_the_format(tmp_path: Any) -> None:
     assert max(len(dict(labels).get("task", "")) for _, labels in found) == 200
     assert not any(character in text for character in "\x1b\u202e")
     store.close()
+
+
+@pytest.mark.parametrize("under_test", SQL, ids=lambda each: each.name)
+def test_stuck_tasks_are_counted_by_state(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> None:
+    with opened(under_test, request) as store:
+        for _ in range(3):
+            store.put(ended(done_at=now() - timedelta(hours=3)))
+        for hours in (0, 5, 6):
+            began = now() - timedelta(hours=hours)
+            store.put(
+                record(name="shop.pay", state="STARTED", worker=f"worker {hours}", started_at=began, sent_at=began)
+            )
+        roll(store)
+        found = scraped(StoreCollector(History(store, Codec()), must_exist))
+        assert value(found, "rootcellar_stuck", {"state": "STARTED"}) == 2
+        assert value(found, "rootcellar_stuck", {"state": "SENT"}) == 0
+        assert value(found, "rootcellar_unfinished", {"state": "STARTED"}) == 3

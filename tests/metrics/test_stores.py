@@ -8,9 +8,11 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from rootcellar.history.history import History
 from rootcellar.metrics.collector import StoreCollector
 from rootcellar.metrics.families import exposition
 from rootcellar.opening import must_exist
+from rootcellar.payloads import Codec
 from rootcellar.records import ChordPart, ChordRecord, Payload
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.measures import InMemory
@@ -35,7 +37,7 @@ OLDEST = now() - timedelta(hours=3)
 
 
 def collected(store: Store) -> Samples:
-    return parsed(exposition(StoreCollector(store, must_exist).families())[0].decode())
+    return parsed(exposition(StoreCollector(History(store, Codec()), must_exist).families())[0].decode())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import typer
 
 from rootcellar.cli.options import Choice, store_options
 from rootcellar.cli.output import print_error, visible
-from rootcellar.cli.stores import chosen_store
+from rootcellar.cli.stores import chosen_history
 from rootcellar.errors import RootcellarError
 from rootcellar.metrics.collector import TIMEOUT, StoreCollector
 from rootcellar.metrics.families import check_installed, exposition
@@ -56,8 +56,8 @@ def metrics(
     check_installed("rootcellar metrics")
     limit = None if table_limit is None else parse_size(table_limit)
     address = None if listen is None else parse_address(listen, "--listen")
-    with chosen_store(choice) as store:
-        collector = StoreCollector(store, must_exist, timeout=timeout, table_limit=limit, on_change=_print_change)
+    with chosen_history(choice) as history:
+        collector = StoreCollector(history, must_exist, timeout=timeout, table_limit=limit, on_change=_print_change)
         if address is not None:
             with MetricsServer(address, collector.families, "--listen") as server:
                 print(f"rootcellar: metrics are served at {visible(server.url)}", file=sys.stderr, flush=True)

@@ -66,6 +66,16 @@ def existing_results(choice: Choice) -> Iterator[Results]:
 
 
 @contextmanager
+def chosen_history(choice: Choice) -> Iterator[History]:
+    """Like :func:`existing_history`, for a command that also runs while there are no tables yet."""
+    store, conf = _store_and_conf(choice)
+    try:
+        yield History(store, codec_for(conf), owns_store=False)
+    finally:
+        store.close()
+
+
+@contextmanager
 def existing_history(choice: Choice) -> Iterator[History]:
     """Like :func:`existing_results`, for commands that ask questions about the stored results."""
     with existing_results(choice) as results:

@@ -169,6 +169,14 @@ UNFINISHED = Metric(
     help="Tasks that have not ended. A state that is not one of Celery's is counted as other.",
     needs="PostgreSQL, MySQL, SQLite or MongoDB",
 )
+STUCK = Metric(
+    name="rootcellar_stuck",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("state",),
+    help="Unfinished tasks that take longer than any earlier one of their name, and that nobody seems to work on.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
 OLDEST_RESULT = Metric(
     name="rootcellar_oldest_result_timestamp_seconds",
     kind=Kind.GAUGE,
@@ -316,6 +324,7 @@ OF_A_STORE = (
     TASK_WAIT,
     STATISTICS_LAG,
     UNFINISHED,
+    STUCK,
     OLDEST_RESULT,
     CHORDS_OPEN,
     CHORDS_ORPHANED,

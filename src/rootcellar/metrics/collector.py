@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 
 from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailable
+from rootcellar.history.history import History
 from rootcellar.metrics import catalogue, readings
 from rootcellar.metrics.families import Family, build_info
 from rootcellar.metrics.statistics import Statistics
@@ -29,17 +30,17 @@ logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds that a scrape waits for the store, by default; Prometheus itself waits for 10 seconds
 TIMEOUT = 5.0
-#: seconds for which the sizes of tables and the use of memory are kept
-SIZES_SECONDS = 60.0
+#: seconds for which figures are kept that cost more: sizes of tables, the use of memory, stuck tasks
+SLOW_SECONDS = 60.0
 
-Read = Callable[[Store], Iterable[Family]]
+Read = Callable[[History], Iterable[Family]]
 
 
 class StoreCollector:
     """The metrics of one store. Safe to use from any thread.
 
     Args:
-        store: the store.
+        history: the stored results.
         must_exist: checks that the store has tables, without creating any.
         timeout: seconds that a scrape waits for the store.
         table_limit: the size of all tables at which an alert is wanted, in bytes; ``None`` for none.
@@ -48,18 +49,19 @@ class StoreCollector:
 
     def __init__(
         self,
-        store: Store,
+        history: History,
         must_exist: Callable[[Store], object],
         *,
         timeout: float = TIMEOUT,
         table_limit: int | None = None,
         on_change: Callable[[RootcellarError | None], object] = lambda failure: None,
     ) -> None:
-        self._store = store
+        self._history = history
+        self._store = history.store
         self._on_change = on_change
         self._must_exist = must_exist
         self._timeout = timeout
-        self._constant = [build_info(store.url)]
+        self._constant = [build_info(history.store.url)]
         if table_limit is not None:
             self._constant.append(Family(catalogue.TABLE_LIMIT, {(): float(table_limit)}))
         self._executor = DeadlineExecutor()
@@ -71,8 +73,9 @@ class StoreCollector:
             _Reader(readings.activity),
             _Reader(readings.journal),
             _Reader(Statistics().read),
-            _Reader(readings.sizes, SIZES_SECONDS),
-            _Reader(readings.memory, SIZES_SECONDS),
+            _Reader(readings.stuck, SLOW_SECONDS),
+            _Reader(readings.sizes, SLOW_SECONDS),
+            _Reader(readings.memory, SLOW_SECONDS),
         )
         self._does_exist = False
         #: why the store could not be asked in the last scrape; ``None`` if it was asked
@@ -112,7 +115,7 @@ class StoreCollector:
             self._must_exist(self._store)
             self._does_exist = True
         try:
-            return [family for reader in self._readers for family in reader.read(self._store)]
+            return [family for reader in self._readers for family in reader.read(self._history)]
         except RootcellarError:
             self._does_exist = False
             raise
@@ -133,11 +136,11 @@ class _Reader:
         self._families: list[Family] = []
         self._is_denied = False
 
-    def read(self, store: Store) -> list[Family]:
+    def read(self, history: History) -> list[Family]:
         """Return the figures; none if this user may not read them."""
         if time.monotonic() - self._at >= self._kept:
             try:
-                self._families = list(self._read(store))
+                self._families = list(self._read(history))
             except PermissionDenied as exc:
                 logger.log(logging.DEBUG if self._is_denied else logging.WARNING, "Some metrics are missing: %s", exc)
                 self._is_denied, self._families = True, []

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from celery import states
 
+from rootcellar.history.history import History
 from rootcellar.metrics import catalogue
 from rootcellar.metrics.catalogue import Metric
 from rootcellar.metrics.families import Family
-from rootcellar.stores import Store
+from rootcellar.stores.counting import Counted
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.stores.measures import Active, InMemory, Sized
+from rootcellar.stores.search import Searchable
 from rootcellar.text.escaping import visible
 
 OTHER = "other"
@@ -30,9 +32,9 @@ def label(text: str) -> str:
     return shown if len(shown) <= MAX_LABEL else shown[: MAX_LABEL - 1] + "…"
 
 
-def activity(store: Store) -> Iterator[Family]:
+def activity(history: History) -> Iterator[Family]:
     """Yield how many tasks and chords are not finished, and when the oldest result was stored."""
-    active = store.ability(Active)
+    active = history.store.ability(Active)
     if active is None:
         return
     found = active.activity()
@@ -46,9 +48,9 @@ def activity(store: Store) -> Iterator[Family]:
     yield from _known({(): found.chords_orphaned}, catalogue.CHORDS_ORPHANED)
 
 
-def sizes(store: Store) -> Iterator[Family]:
+def sizes(history: History) -> Iterator[Family]:
     """Yield the sizes of the tables."""
-    sized = store.ability(Sized)
+    sized = history.store.ability(Sized)
     if sized is None:
         return
     tables = {(label(size.table),): size for size in sized.table_sizes()}
@@ -58,9 +60,9 @@ def sizes(store: Store) -> Iterator[Family]:
     yield from _known({key: size.dead_rows for key, size in tables.items()}, catalogue.TABLE_DEAD_ROWS)
 
 
-def memory(store: Store) -> Iterator[Family]:
+def memory(history: History) -> Iterator[Family]:
     """Yield the use of memory by Redis."""
-    in_memory = store.ability(InMemory)
+    in_memory = history.store.ability(InMemory)
     if in_memory is None:
         return
     found = in_memory.memory_use(KEYS_BUDGET)
@@ -70,14 +72,24 @@ def memory(store: Store) -> Iterator[Family]:
     yield from _known({(): found.evicted_keys}, catalogue.EVICTED_KEYS)
 
 
-def journal(store: Store) -> Iterator[Family]:
+def journal(history: History) -> Iterator[Family]:
     """Yield how much write-behind has not moved yet."""
-    behind = store.ability(WritesBehind)
+    behind = history.store.ability(WritesBehind)
     if behind is None:
         return
     lag = behind.lag()
     yield Family(catalogue.JOURNAL_LAG, {(): lag.oldest})
     yield Family(catalogue.JOURNAL_ENTRIES, {("waiting",): float(lag.waiting), ("refused",): float(lag.refused)})
+
+
+def stuck(history: History) -> Iterator[Family]:
+    """Yield how many tasks are stuck; nothing of a store that has no index for this question."""
+    if history.store.ability(Searchable) is None or history.store.ability(Counted) is None:
+        return
+    counts = dict.fromkeys(("STARTED", SENT, OTHER), 0.0)
+    for task in history.stuck():
+        counts[task.record.state if task.record.state in counts else OTHER] += 1
+    yield Family(catalogue.STUCK, {(state,): count for state, count in counts.items()})
 
 
 def _known(values: Mapping[tuple[str, ...], float | None], metric: Metric) -> Iterable[Family]:

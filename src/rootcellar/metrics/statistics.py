@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 
+from rootcellar.history.history import History
 from rootcellar.metrics import catalogue
 from rootcellar.metrics.families import Distribution, Family
 from rootcellar.metrics.readings import OTHER, label
-from rootcellar.stores import Store
 from rootcellar.stores.counting import Answer, Counted, Question, Spread, Tally, Unit, step_of
 
 #: the most tasks that have series of their own, and the most queues of each of them
@@ -68,9 +68,9 @@ class Statistics:
         self._run: dict[tuple[str, ...], Distribution] = {}
         self._wait: dict[tuple[str, ...], Distribution] = {}
 
-    def read(self, store: Store) -> Iterator[Family]:
+    def read(self, history: History) -> Iterator[Family]:
         """Yield the counters; none if the store keeps no counts, or has not counted the past yet."""
-        counted = store.ability(Counted)
+        counted = history.store.ability(Counted)
         if counted is None:
             return
         if not self._move_border(counted):
