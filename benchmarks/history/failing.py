@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
 
 from benchmarks.history.catalogue import Task
+from rootcellar.history.grouping.grouping import Grouper
+from rootcellar.history.grouping.in_app import Application
 
 _SITE = "/srv/shop/venv/lib/python3.11/site-packages"
 _LIBRARY = "/usr/lib/python3.11"
+_GROUPER = Grouper(Application())
 #: replaced by the message in a traceback
 _MESSAGE = "\x01"
 _CAUSED = "\n\nThe above exception was the direct cause of the following exception:\n\n"
@@ -371,8 +373,7 @@ def failures_of(task: Task) -> tuple[Failure, ...]:
 
 @cache
 def group_of(failure: Failure, task: Task) -> int:
-    """Return the number of the group of failures, from the class and the place in the application."""
-    places = [path + function for path, _, function, _ in failure.blocks[-1].frames if path.startswith("@")]
-    place = [task.name] if not failure.is_inside else [task.path, task.function, *places]
-    digest = blake2b("\0".join([failure.module, failure.type, *place]).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    """Return the number of the group of failures, as a worker computes it. It is the same for every release."""
+    numbers = {"n": 12_345, "m": 17}
+    described = json.loads(failure.result(numbers))
+    return _GROUPER.group(described, failure.traceback(task, "20260101", 0, numbers), task.name).group

@@ -17,6 +17,8 @@ from benchmarks.history.__main__ import main
 from benchmarks.history.catalogue import BROKEN, TASKS, WORKERS
 from benchmarks.history.runs import Period, Run, microseconds, runs
 from benchmarks.history.through_store import record_of
+from rootcellar.history.grouping.grouping import Grouper
+from rootcellar.history.grouping.in_app import Application
 from rootcellar.records import TaskRecord
 from rootcellar.stores import open_store
 
@@ -78,6 +80,16 @@ def test_tracebacks_have_several_depths_and_chains(found: list[Run]) -> None:
     assert any(text.count("Traceback (most recent call last)") == 3 for text in texts)
     assert any("[Previous line repeated" in text for text in texts)
     assert not any("\x01" in text or "%(" in text for text in texts if "psycopg" not in text)
+
+
+def test_every_failure_has_the_group_that_a_worker_would_compute(found: list[Run]) -> None:
+    grouper = Grouper(Application())
+    failures = [run for run in found if run.state == "FAILURE"]
+
+    for run in failures:
+        computed = grouper.group(json.loads(run.result or ""), run.traceback, run.name).group
+        assert computed == run.failure_group, f"{run.name}: {run.result}"
+    assert len({run.failure_group for run in failures}) > 30
 
 
 def test_workflows_and_retries_are_among_the_runs(found: list[Run]) -> None:
