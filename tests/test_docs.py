@@ -212,6 +212,11 @@ class Served:
         assert "Traceback" not in (self._folder / "uvicorn.log").read_text()
 
 
+@pytest.mark.parametrize("name", ["retry", "workflows"])
+def test_page_about_tasks_of_a_worker_works(name: str, tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+    play(Page(f"docs/{name}.md", {EXAMPLE_DATABASE: postgres_url, EXAMPLE_BROKER: redis_url}), tmp_path)
+
+
 def test_page_testing_works(tmp_path: Path) -> None:
     page = Page("docs/testing.md", {})
     page.write_files(tmp_path)

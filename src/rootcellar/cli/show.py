@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ from rootcellar.cli.values import json_object, json_value, known, one_line, outc
 from rootcellar.cli.workflow import has_workflow, workflow_lines, workflow_object
 from rootcellar.errors import RootcellarError
 from rootcellar.history.grouping.identity import text_of_group
+from rootcellar.payloads.stamps import RETRIED_AS, RETRY_OF
 from rootcellar.records import TaskRecord, was_only_sent
 from rootcellar.stores import Store
 from rootcellar.stores.base import Queryable, TaskQuery
@@ -140,6 +141,10 @@ def _fields(record: TaskRecord) -> Iterator[tuple[str, str | None]]:
     yield "group", _place_in_group(record)
     yield "parent", other_than(record.task_id, record.parent_id)
     yield "root", "itself" if record.root_id == record.task_id else record.root_id
+    stamps = json_value(record.stamps)
+    if isinstance(stamps, dict):
+        yield "retried as", _text_or_none(stamps.get(RETRIED_AS))
+        yield "retry of", _text_or_none(stamps.get(RETRY_OF))
     yield "stamps", one_line(record.stamps) if record.stamps else None
 
 
@@ -152,6 +157,10 @@ def _blocks(record: TaskRecord) -> Iterator[tuple[str, str]]:
         yield "Known before its start" if was_only_sent(record) else "Result", pretty(record.result)
     if record.traceback:
         yield "Traceback", traceback_text(record).rstrip("\n")
+
+
+def _text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _place_in_group(record: TaskRecord) -> str | None:
