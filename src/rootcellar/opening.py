@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,11 @@ ENV_FILE = ".env"
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A store, and the codec that reads its values."""
+    """A store, the codec that reads its values, and Celery's configuration, which may be empty."""
 
     store: Store
     codec: Codec
+    conf: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_history(
@@ -66,7 +67,7 @@ def open_history(
     if app is not None:
         backend = backend_of(app, "open_history(app=…)")
         must_exist(backend.store)
-        return History(backend.store, codec_for(app.conf), zone=zone, owns_store=False)
+        return History(backend.store, codec_for(app.conf), zone=zone, owns_store=False, conf=app.conf)
     store, conf = _named_store(url, options)
     try:
         codec = codec_for(conf)
@@ -74,7 +75,7 @@ def open_history(
     except BaseException:
         store.close()
         raise
-    return History(store, codec, zone=zone)
+    return History(store, codec, zone=zone, conf=conf)
 
 
 def _named_store(url: str | None, options: StoreOptions | None) -> tuple[Store, Mapping[str, Any]]:

@@ -39,6 +39,7 @@ _MAX_VALUE_BYTES = 64 << 10
 _REFUSED = (SystemExit, GeneratorExit)
 #: Python 3.10 does not have it
 _Group: Any = getattr(builtins, "BaseExceptionGroup", ())
+_BACKPORT = ("exceptiongroup", "BaseExceptionGroup")
 _PYDANTIC = ("pydantic_core._pydantic_core", "ValidationError")
 
 Encode = Callable[[Any], Payload]
@@ -122,9 +123,18 @@ def _more(exc: BaseException, encode: Encode, depth: int) -> dict[str, Any]:
     if depth < _MAX_DEPTH:
         if exc.__cause__ is not None and exc.__cause__ is not exc:
             more["cause"] = describe(exc.__cause__, encode, depth + 1)
-        if isinstance(exc, _Group):
-            more["exceptions"] = [describe(each, encode, depth + 1) for each in exc.exceptions[:_MAX_EXCEPTIONS]]
+        if members := _members(exc):
+            more["exceptions"] = [describe(each, encode, depth + 1) for each in members[:_MAX_EXCEPTIONS]]
     return more
+
+
+def _members(exc: Any) -> tuple[BaseException, ...]:
+    """Return the exceptions of a group, also of the package exceptiongroup, which Python 3.10 has instead."""
+    is_group = isinstance(exc, _Group) or any(
+        (base.__module__.partition(".")[0], base.__name__) == _BACKPORT for base in type(exc).__mro__
+    )
+    members = exc.exceptions if is_group else ()
+    return members if isinstance(members, tuple) else ()
 
 
 def _has_own_text(cls: type[BaseException]) -> bool:

@@ -36,6 +36,7 @@ COMMANDS = (
     Entry("show", "show:show", "Show everything that is stored of one task."),
     Entry("stats", "stats:stats", "Show how each task does: counts, failures, durations."),
     Entry("timeline", "timeline:timeline", "Show how many tasks ended in each minute, hour or day."),
+    Entry("failures", "failures:failures", "List groups of failures, show one, or mark it."),
     Entry("watch", "watch:watch", "Print tasks when they end."),
     Entry("export", "export:export", "Write tasks to a file: CSV, JSON lines or Parquet."),
     Entry("forget", "forget:forget", "Delete the stored results of tasks."),

@@ -60,7 +60,7 @@ def existing_results(choice: Choice) -> Iterator[Results]:
     try:
         codec = codec_for(conf)
         must_exist(store)
-        yield Results(store, codec)
+        yield Results(store, codec, conf)
     finally:
         store.close()
 
@@ -79,7 +79,7 @@ def chosen_history(choice: Choice) -> Iterator[History]:
 def existing_history(choice: Choice) -> Iterator[History]:
     """Like :func:`existing_results`, for commands that ask questions about the stored results."""
     with existing_results(choice) as results:
-        yield History(results.store, results.codec, owns_store=False)
+        yield History(results.store, results.codec, owns_store=False, conf=results.conf)
 
 
 def _store_and_conf(choice: Choice) -> tuple[Store, Mapping[str, Any]]:

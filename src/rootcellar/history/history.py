@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
 from functools import partial
 from types import TracebackType
@@ -10,6 +10,9 @@ from typing import Any
 
 from rootcellar.history.comparison import Comparison, compare
 from rootcellar.history.counts import CAP, Count, count
+from rootcellar.history.failure_details import failure, mark
+from rootcellar.history.failure_titles import Titles
+from rootcellar.history.failures import FailureGroup, Failures, failures
 from rootcellar.history.filters import Clock, Filter, Matcher, parse
 from rootcellar.history.filters.moments import LocalZone
 from rootcellar.history.lists import Tasks, opened
@@ -34,16 +37,26 @@ class History:
         codec: decrypts and verifies values.
         zone: the time zone of dates and times in filters; ``None`` for that of this process.
         owns_store: whether closing the history closes the connections of the store.
+        conf: Celery's configuration, for the settings of groups of failures; ``None`` for the environment alone.
 
     Attributes:
         store, codec: as they were given.
     """
 
-    def __init__(self, store: Store, codec: Codec, *, zone: tzinfo | None = None, owns_store: bool = True) -> None:
+    def __init__(
+        self,
+        store: Store,
+        codec: Codec,
+        *,
+        zone: tzinfo | None = None,
+        owns_store: bool = True,
+        conf: Mapping[str, Any] | None = None,
+    ) -> None:
         self.store = store
         self.codec = codec
         self._zone = zone or LocalZone()
         self._owns_store = owns_store
+        self._titles = Titles(store, codec, conf or {})
 
     @property
     def clock(self) -> Clock:
@@ -223,6 +236,52 @@ class History:
         """
         clock = self.clock
         return compare(self.store, self.parsed(a, clock), self.parsed(b, clock), clock)
+
+    # -- failures: see docs/failures.md
+
+    def failures(self, filter: str | Filter = "", *, limit: int = 10) -> Failures:
+        """Return the groups of failures that a filter finds: new ones first, then back, rising, the most frequent.
+
+        Args:
+            filter: see docs/filters.md. If it names only tasks and times, the counts beside the rows answer; otherwise
+                up to 10,000 rows are read.
+            limit: the most groups.
+
+        Raises:
+            FilterWrong: a term of the filter cannot be understood.
+            AbilityMissing: the store has neither counts nor an index, and too many records.
+        """
+        clock = self.clock
+        return failures(self.store, self.codec, self._titles, self.parsed(filter, clock), clock, limit)
+
+    def failure(self, group: str) -> FailureGroup:
+        """Return everything about one group of failures: also its messages, its tasks, and what they have in common.
+
+        Args:
+            group: its text form, such as ``7K2Q9XMD``.
+
+        Raises:
+            FailureUnknown: it is not the text form of a group, or no failure of it is stored.
+        """
+        return failure(self.store, self.codec, self._titles, group, self.clock)
+
+    def mark(self, group: str, status: str, *, until: datetime | None = None, note: str | None = None) -> None:
+        """Mark a group of failures as resolved or muted, or remove its mark.
+
+        A group that fails again after it was resolved is ``back``.
+
+        Args:
+            group: its text form, such as ``7K2Q9XMD``.
+            status: ``resolved``, ``muted`` or ``open``.
+            until: the end of ``muted``; ``None`` for no end.
+            note: a text for other people.
+
+        Raises:
+            ValueError: ``status`` is another text, or ``until`` is given for another mark than ``muted``.
+            FailureUnknown: no failure of the group is stored.
+            AbilityMissing: the store keeps no marks.
+        """
+        mark(self.store, group, status, at=self.clock.now, until=until, note=note)
 
     def stuck(self, filter: str | Filter = "", *, limits: Limits = DEFAULT) -> Sequence[StuckTask]:
         """Return the stuck tasks that a filter finds, the one that is stuck for longest first.

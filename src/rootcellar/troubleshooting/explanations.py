@@ -193,6 +193,12 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         remedy="Give the cursor of the last page unchanged and with the same filter, or begin with the first page.",
     ),
     Explanation(
+        error="FailureUnknown",
+        title="no failure of this group is known",
+        why="The text is not the text form of a group, or all of its results have expired or were deleted.",
+        remedy="`rootcellar failures` shows the groups. A group has 8 letters and digits, such as `7K2Q9XMD`.",
+    ),
+    Explanation(
         error="SearchTooSlow",
         retryable=True,
         title="a search did not end within its time",

@@ -102,7 +102,8 @@ class Grouper:
         if kind == _CHORD and (found := _DEPENDENCY.match(message)) is not None:
             title = f"ChordError: {found['type']}"[:_LONGEST_TYPE]
             template = template_of(found["type"] + found["rest"])
-            place = _Place(f"chord of {name}", (template,))
+            # the name of the body is not at hand wherever its failure is stored
+            place = _Place("chord", (template,))
             return self._grouped(("chord", title), title, place, template, own_parts(exc, task, own), found["id"])
         template = template_of(message)
         title = _title(kind, described.leaves)

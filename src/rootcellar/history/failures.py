@@ -1,0 +1,457 @@
+"""Groups of failures: which there are, how often each one happens, whether it is new, and what its failures share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import overload
+
+from rootcellar.errors import PermissionDenied, StoreReadOnly
+from rootcellar.history.failure_titles import Title, Titles
+from rootcellar.history.filters import Clock, Filter, Matcher, parse
+from rootcellar.history.filters.tree import And
+from rootcellar.history.grouping.identity import group_of_text, text_of_group
+from rootcellar.history.lists import Tasks
+from rootcellar.history.selections import Selection, selection_of
+from rootcellar.payloads import Codec
+from rootcellar.records import NO_DATE, TaskRecord
+from rootcellar.stores import Store
+from rootcellar.stores.counting import Counted, KnownFailure, Unit
+from rootcellar.stores.search import Equal, Every, Has, Negated, OneOf, Search, Searchable, SearchTooSlow, Segment
+
+NEW, BACK, RISING, STEADY, GONE, RESOLVED, MUTED = (
+    "new",
+    "back",
+    "rising",
+    "steady",
+    "gone",
+    "resolved",
+    "muted",
+)
+#: the order of a list; groups of one place are in the order of their counts
+_ORDER = {NEW: 0, BACK: 1, RISING: 2, STEADY: 3, GONE: 3, MUTED: 4, RESOLVED: 4}
+#: a group is new for this time, if the filter names none; and the length of its trend
+RECENT = timedelta(hours=24)
+#: after so long without a failure, a group is gone, and a failure after it is back
+SILENCE = timedelta(days=7)
+#: a group rises with so many failures in the last hour, and so many times its mean hour
+_LEAST_RISING, _TIMES_RISING = 5, 3
+_HOUR = timedelta(hours=1)
+#: the most rows that are read for one answer where nothing is counted, and without a group of their own
+_MAX_ROWS, _MAX_UNGROUPED = 10_000, 500
+#: seconds for rows, and for those without a group
+_BUDGET, _UNGROUPED_BUDGET = 2.0, 0.3
+#: seconds for bringing the counts up to date
+_CATCH_UP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A template of messages in a group, and how many of the failures that were looked at have it."""
+
+    template: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facet:
+    """A value that the failures of a group have more often than other tasks of the same names.
+
+    Attributes:
+        name: ``queue``, ``worker``, or the name of a keyword argument, such as ``kwargs.country``.
+        value: the value.
+        share: the part of the failures that have it, from 0 to 1.
+        others: the part of the other tasks that have it.
+    """
+
+    name: str
+    value: str
+    share: float
+    others: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureGroup:
+    """Failures of one type at one place.
+
+    Attributes:
+        group: its text form, such as ``7K2Q9XMD``; ``failure:7K2Q9XMD`` in a filter finds its tasks.
+        type: the type of the exception; ``None`` if it cannot be read here.
+        place: ``module:function``, or the name of a task.
+        template: the message of its example, without what varies.
+        count: how many failures the filter finds.
+        tasks: the names of the tasks, and how many failures each has; the most frequent first.
+        first_seen, last_seen: when its first and its last failure ended, also beyond the filter.
+        status: ``new``, ``back``, ``rising``, ``steady``, ``gone``, ``resolved`` or ``muted``.
+        example: the id of one of the tasks, a recent one.
+        trend: how many failures there were in each of the last 24 hours, the oldest first.
+        muted_until: the end of the mark ``muted``; ``None`` for no end.
+        note: the text of the person who marked it.
+        variants: at most 20 templates of its messages, the most frequent first; only of ``History.failure``.
+        other_variants: how many of the failures that were looked at have another template.
+        newest: the ids of its newest tasks.
+        oldest: the id of its oldest task that is stored.
+        facets: what its failures have in common.
+    """
+
+    group: str
+    type: str | None
+    place: str | None
+    template: str | None
+    count: int
+    tasks: Mapping[str, int]
+    first_seen: datetime
+    last_seen: datetime
+    status: str
+    example: str
+    trend: Sequence[int] = ()
+    muted_until: datetime | None = None
+    note: str | None = None
+    variants: Sequence[Variant] = ()
+    other_variants: int = 0
+    newest: Sequence[str] = ()
+    oldest: str | None = None
+    facets: Sequence[Facet] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failures(Sequence[FailureGroup]):
+    """Groups of failures: the new ones first, then those that are back or rising, then the most frequent.
+
+    Attributes:
+        groups: the groups.
+        more: how many groups there are beyond the limit.
+        searched_back_to: until when rows were looked at, if the time was over before the end; otherwise ``None``.
+    """
+
+    groups: Sequence[FailureGroup]
+    more: int = 0
+    searched_back_to: datetime | None = None
+
+    @overload
+    def __getitem__(self, place: int) -> FailureGroup: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[FailureGroup]: ...
+
+    def __getitem__(self, place: int | slice) -> FailureGroup | Sequence[FailureGroup]:
+        return self.groups[place]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
+@dataclass(slots=True)
+class Seen:
+    """The failures of one group that were counted.
+
+    Attributes:
+        tasks: name -> how many failures.
+        hours: begin of an hour -> how many failures.
+        first, last: the ends of the first and the last one, as far as they are known.
+        example: the id of the last one.
+        title: what the group is, if it was computed from a row that was stored without its group.
+    """
+
+    tasks: Counter[str] = field(default_factory=Counter)
+    hours: Counter[datetime] = field(default_factory=Counter)
+    first: datetime | None = None
+    last: datetime | None = None
+    example: str | None = None
+    title: Title | None = None
+
+    def add(self, name: str, hour: datetime, count: int) -> None:
+        """Count failures of a task that ended in an hour."""
+        self.tasks[name] += count
+        self.hours[hour] += count
+
+    @property
+    def bounds(self) -> tuple[datetime, datetime]:
+        """When the first and the last one ended; the begin of the hour where that is not known."""
+        first, last = min(self.hours), max(self.hours)
+        if self.first is not None and Unit.HOUR.floor(self.first) == first:
+            first = self.first
+        return first, last if self.last is None else max(last, self.last)
+
+    def add_record(self, record: TaskRecord) -> None:
+        """Count one failure."""
+        done = record.done_at or NO_DATE
+        self.add(record.name or "", Unit.HOUR.floor(done), 1)
+        self.first = done if self.first is None else min(self.first, done)
+        if self.last is None or done >= self.last:
+            self.last, self.example = done, record.task_id
+
+
+Groups = dict[int, Seen]
+
+
+def failures(store: Store, codec: Codec, titles: Titles, query: Filter, clock: Clock, limit: int) -> Failures:
+    """Return the groups of the failures that a filter finds.
+
+    A filter that names only tasks and times is answered by the counts beside the rows; any other by the rows.
+
+    Args:
+        store: the store.
+        codec: opens values.
+        titles: names the groups.
+        query: the filter.
+        clock: the present and the zone of the reader.
+        limit: the most groups.
+
+    Raises:
+        AbilityMissing: the store has neither counts nor an index, and too many records.
+    """
+    counted = store.ability(Counted)
+    if counted is None:
+        return _of_rows(store, codec, titles, query, clock, limit)
+    catch_up(counted)
+    selection = selection_of(query, clock)
+    searched_back_to = None
+    if selection is not None and all(name in ("task", "state") for name, _ in selection.tests):
+        found = _of_counts(store, counted, titles, selection) if selection.matches(state="FAILURE") else {}
+    else:
+        found, searched_back_to = _found_rows(store, codec, titles, query, clock)
+    since = _begin(query, selection, clock)
+    known = {each.group: each for each in counted.known_failures(list(found))} if found else {}
+    hours = _recent_hours(counted, found, clock.now)
+    groups = [
+        _group(number, seen, known.get(number), hours.get(number, seen.hours), since, clock.now)
+        for number, seen in found.items()
+    ]
+    ranked = sorted(groups, key=_rank)
+    shown = titles.named([_with_example(store, group) for group in ranked[:limit]], known, found)
+    return Failures(shown, max(0, len(ranked) - limit), searched_back_to)
+
+
+def catch_up(counted: Counted) -> None:
+    """Bring the counts up to date, as far as there is time. A user who may only read gets what is counted."""
+    with suppress(PermissionDenied, StoreReadOnly):
+        counted.roll(budget=_CATCH_UP_SECONDS)
+
+
+def _begin(query: Filter, selection: Selection | None, clock: Clock) -> datetime:
+    """Return since when a group is new: from the begin of the filter, or for a day."""
+    since = None if selection is None else selection.since
+    return clock.now - RECENT if since is None or since < clock.now - 52 * SILENCE else since
+
+
+def _rank(group: FailureGroup) -> tuple[int, int, float]:
+    return _ORDER[group.status], -group.count, -group.last_seen.timestamp()
+
+
+def _of_counts(store: Store, counted: Counted, titles: Titles, selection: Selection) -> Groups:
+    """Count by the cells of whole hours, and by rows before the first of them; and rows that have no group."""
+    found: Groups = {}
+    for each in counted.failure_hours(selection.since, selection.until):
+        if selection.matches(task=each.name):
+            found.setdefault(each.group, Seen()).add(each.name, each.start, each.count)
+    searchable = store.ability(Searchable)
+    if searchable is None:
+        return found
+    if selection.since is not None and Unit.HOUR.ceiling(selection.since) != selection.since:
+        border = min(filter(None, (Unit.HOUR.ceiling(selection.since), selection.until)))
+        for record in _searched(searchable, selection.since, border, has_group=True):
+            if record.failure_group is not None and selection.matches(task=record.name):
+                found.setdefault(record.failure_group, Seen()).add_record(record)
+    for record in _searched(searchable, selection.since, selection.until, has_group=False):
+        if selection.matches(task=record.name):
+            _add_ungrouped(found, record, titles)
+    return found
+
+
+def _searched(
+    store: Searchable, since: datetime | None, until: datetime | None, *, has_group: bool
+) -> Sequence[TaskRecord]:
+    """Return failures that ended in a stretch of time, the newest first; none if it takes too long."""
+    grouped = Has("failure_group")
+    search = Search(
+        segment=Segment.FINISHED,
+        condition=Every((OneOf("status", ("FAILURE",)), grouped if has_group else Negated(grouped))),
+        since=since,
+        until=until,
+        limit=_MAX_ROWS if has_group else _MAX_UNGROUPED,
+        timeout=_BUDGET if has_group else _UNGROUPED_BUDGET,
+        with_values=not has_group,
+    )
+    with suppress(SearchTooSlow):
+        return [each.record for each in store.search(search) if not each.is_hidden]
+    return []
+
+
+def _add_ungrouped(found: Groups, record: TaskRecord, titles: Titles) -> None:
+    """Count a failure that was stored without its group."""
+    grouped = titles.grouped(record)
+    if grouped is not None:
+        seen = found.setdefault(grouped.group, Seen())
+        seen.add_record(record)
+        seen.title = seen.title or Title(grouped.type, grouped.place, grouped.template)
+
+
+def _found_rows(
+    store: Store, codec: Codec, titles: Titles, query: Filter, clock: Clock
+) -> tuple[Groups, datetime | None]:
+    """Count the rows that a filter finds; return also until when they were looked at if the time was over."""
+    found: Groups = {}
+    tasks = Tasks(store, codec, _failed(query, clock), clock, size=_MAX_ROWS, budget=_BUDGET, with_values=False)
+    page = tasks.page()
+    without = [record.task_id for record in page.records if record.failure_group is None][:_MAX_UNGROUPED]
+    for record in page.records:
+        if record.failure_group is not None:
+            found.setdefault(record.failure_group, Seen()).add_record(record)
+    for record in store.get_many(without).values() if without else ():
+        _add_ungrouped(found, record, titles)
+    ended = page.records[-1].done_at if page.cursor is not None and page.records else None
+    return found, page.searched_back_to or ended
+
+
+def _failed(query: Filter, clock: Clock) -> Filter:
+    """Return a filter for the failures among the tasks that a filter finds."""
+    failed = parse("state:failed", clock)
+    if query.condition is None or failed.condition is None:
+        return failed
+    terms = query.condition.terms if isinstance(query.condition, And) else (query.condition,)
+    return Filter(And((*terms, failed.condition)))
+
+
+def _recent_hours(counted: Counted, found: Groups, now: datetime) -> dict[int, Counter[datetime]]:
+    """Return the failures of the last days by group and hour, whatever the filter is."""
+    hours: dict[int, Counter[datetime]] = {}
+    if found:
+        for each in counted.failure_hours(Unit.HOUR.floor(now - 2 * SILENCE), None, list(found)):
+            hours.setdefault(each.group, Counter())[each.start] += each.count
+    return hours
+
+
+def _of_rows(store: Store, codec: Codec, titles: Titles, query: Filter, clock: Clock, limit: int) -> Failures:
+    """Answer by the rows alone, for a store that counts nothing: all failures, of which the filter wants some."""
+    page = Tasks(store, codec, parse("state:failed", clock), clock, size=_MAX_ROWS).page()
+    matches = Matcher(query.condition, clock)
+    everything: Groups = {}
+    found: Groups = {}
+    for record in page.records:
+        grouped = None if record.failure_group is not None else titles.grouped(record)
+        number = record.failure_group if grouped is None else grouped.group
+        if number is None:
+            continue
+        for kept in (everything, found) if matches(record) else (everything,):
+            seen = kept.setdefault(number, Seen())
+            seen.add_record(record)
+            if grouped is not None:
+                seen.title = Title(grouped.type, grouped.place, grouped.template)
+    since = _begin(query, selection_of(query, clock), clock)
+    known = {number: _as_known(number, seen) for number, seen in everything.items()}
+    groups = [
+        _group(number, seen, known[number], everything[number].hours, since, clock.now)
+        for number, seen in found.items()
+    ]
+    ranked = sorted(groups, key=_rank)
+    ended = page.records[-1].done_at if page.cursor is not None and page.records else None
+    shown = titles.named(ranked[:limit], known, found)
+    return Failures(shown, max(0, len(ranked) - limit), page.searched_back_to or ended)
+
+
+def _as_known(number: int, seen: Seen) -> KnownFailure:
+    assert seen.first is not None
+    assert seen.last is not None
+    assert seen.example is not None
+    return KnownFailure(group=number, first_seen=seen.first, last_seen=seen.last, example=seen.example)
+
+
+def _group(
+    number: int,
+    seen: Seen,
+    known: KnownFailure | None,
+    hours: Mapping[datetime, int],
+    since: datetime,
+    now: datetime,
+) -> FailureGroup:
+    first, last = seen.bounds
+    if known is not None:
+        # a cell has only the hour
+        first = min(known.first_seen, seen.first or known.first_seen)
+        last = max(known.last_seen, last)
+    example = seen.example if known is None or (seen.last or NO_DATE) > known.last_seen else known.example
+    if example is None:
+        example = known.example if known is not None else ""
+    return FailureGroup(
+        group=text_of_group(number),
+        type=None,
+        place=None,
+        template=None,
+        count=seen.tasks.total(),
+        tasks=dict(seen.tasks.most_common()),
+        first_seen=first,
+        last_seen=last,
+        status=status_of(first, last, hours, known, since, now),
+        example=example,
+        trend=_trend(hours, now),
+        muted_until=None if known is None else known.muted_until,
+        note=None if known is None else known.note,
+    )
+
+
+def _with_example(store: Store, group: FailureGroup) -> FailureGroup:
+    """Return a group that has an example, if it is stored: the counts may not have one yet."""
+    searchable = store.ability(Searchable)
+    if group.example or searchable is None:
+        return group
+    condition = Equal("failure_group", (group_of_text(group.group),))
+    search = Search(segment=Segment.FINISHED, condition=condition, limit=1, timeout=_BUDGET, with_values=False)
+    found = next(iter(searchable.search(search)), None)
+    return group if found is None else replace(group, example=found.record.task_id)
+
+
+def _trend(hours: Mapping[datetime, int], now: datetime) -> tuple[int, ...]:
+    last = Unit.HOUR.floor(now)
+    return tuple(hours.get(last - _HOUR * ago, 0) for ago in reversed(range(24)))
+
+
+def status_of(
+    first: datetime,
+    last: datetime,
+    hours: Mapping[datetime, int],
+    known: KnownFailure | None,
+    since: datetime,
+    now: datetime,
+) -> str:
+    """Return the status of a group.
+
+    Args:
+        first, last: when its first and its last failure ended.
+        hours: how many failures ended in each of the hours of the last two weeks.
+        known: its mark.
+        since: since when it is new.
+        now: the present.
+    """
+    mark = None if known is None else known.mark
+    marked_at = now if known is None or known.marked_at is None else known.marked_at
+    if mark == RESOLVED:
+        return BACK if last > marked_at else RESOLVED
+    if mark == MUTED and (known is None or known.muted_until is None or known.muted_until > now):
+        return MUTED
+    if last < now - SILENCE:
+        return GONE
+    if first >= since:
+        return NEW
+    if _is_back(hours, since):
+        return BACK
+    last_hour = Unit.HOUR.floor(now)
+    # the hour that has just begun, and the one before it as far as an hour reaches
+    part = (now - last_hour) / _HOUR
+    recent = hours.get(last_hour, 0) + hours.get(last_hour - _HOUR, 0) * (1 - part)
+    week = sum(count for hour, count in hours.items() if hour >= now - SILENCE)
+    if recent >= _LEAST_RISING and recent > _TIMES_RISING * week / (SILENCE / _HOUR):
+        return RISING
+    return STEADY
+
+
+def _is_back(hours: Mapping[datetime, int], since: datetime) -> bool:
+    """Return whether the first failure since a moment came after a silence."""
+    later = sorted(hour for hour, count in hours.items() if count and hour >= Unit.HOUR.floor(since))
+    if not later:
+        return False
+    earlier = [hour for hour, count in hours.items() if count and hour < later[0]]
+    return later[0] - max(earlier, default=NO_DATE) >= SILENCE
