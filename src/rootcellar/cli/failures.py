@@ -16,7 +16,7 @@ from rootcellar.cli.output import WrongUse, console, print_json, say, say_beside
 from rootcellar.cli.stores import existing_history
 from rootcellar.cli.times import full_moment, parse_moment, parse_span, show_moment
 from rootcellar.history.failure_details import OPEN
-from rootcellar.history.failures import BACK, MUTED, NEW, RESOLVED, RISING, FailureGroup, Failures
+from rootcellar.history.failure_groups import BACK, MUTED, NEW, RESOLVED, RISING, FailureGroup, Failures
 from rootcellar.history.filters import Filter, sentence
 
 EXAMPLES = """\b

@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rootcellar.errors import AbilityMissing, RootcellarError
+from rootcellar.history.failure_groups import MUTED, RESOLVED, Facet, FailureGroup, Variant
 from rootcellar.history.failure_titles import Titles
-from rootcellar.history.failures import MUTED, RESOLVED, Facet, FailureGroup, Variant, catch_up, failures
+from rootcellar.history.failures import catch_up, failures
 from rootcellar.history.filters import Clock, parse
 from rootcellar.history.filters.rows import Row
 from rootcellar.history.filters.tree import quoted

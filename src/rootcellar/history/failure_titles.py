@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rootcellar.errors import PayloadError, PermissionDenied, StoreReadOnly
+from rootcellar.history.failure_groups import FailureGroup, Seen, Title
 from rootcellar.history.filters.rows import Row
 from rootcellar.history.grouping.grouping import Grouped, Grouper
 from rootcellar.history.grouping.identity import group_of_text, text_of_group
@@ -22,20 +23,8 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.counting import Counted, KnownFailure
 
-if TYPE_CHECKING:
-    from rootcellar.history.failures import FailureGroup, Seen
-
 #: the fields of a title, as names of sealed values
 _FIELDS = ("type", "place", "template")
-
-
-@dataclass(frozen=True, slots=True)
-class Title:
-    """The type, the place and the template of a group."""
-
-    type: str
-    place: str
-    template: str
 
 
 class Titles:

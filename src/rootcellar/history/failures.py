@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import overload
 
 from rootcellar.errors import PermissionDenied, StoreReadOnly
-from rootcellar.history.failure_titles import Title, Titles
+from rootcellar.history.failure_groups import (
+    BACK,
+    GONE,
+    MUTED,
+    NEW,
+    RESOLVED,
+    RISING,
+    STEADY,
+    FailureGroup,
+    Failures,
+    Seen,
+    Title,
+)
+from rootcellar.history.failure_titles import Titles
 from rootcellar.history.filters import Clock, Filter, Matcher, parse
 from rootcellar.history.filters.tree import And
 from rootcellar.history.grouping.identity import group_of_text, text_of_group
@@ -22,15 +34,6 @@ from rootcellar.stores import Store
 from rootcellar.stores.counting import Counted, KnownFailure, Unit
 from rootcellar.stores.search import Equal, Every, Has, Negated, OneOf, Search, Searchable, SearchTooSlow, Segment
 
-NEW, BACK, RISING, STEADY, GONE, RESOLVED, MUTED = (
-    "new",
-    "back",
-    "rising",
-    "steady",
-    "gone",
-    "resolved",
-    "muted",
-)
 #: the order of a list; groups of one place are in the order of their counts
 _ORDER = {NEW: 0, BACK: 1, RISING: 2, STEADY: 3, GONE: 3, MUTED: 4, RESOLVED: 4}
 #: a group is new for this time, if the filter names none; and the length of its trend
@@ -46,143 +49,6 @@ _MAX_ROWS, _MAX_UNGROUPED = 10_000, 500
 _BUDGET, _UNGROUPED_BUDGET = 2.0, 0.3
 #: seconds for bringing the counts up to date
 _CATCH_UP_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A template of messages in a group, and how many of the failures that were looked at have it."""
-
-    template: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Facet:
-    """A value that the failures of a group have more often than other tasks of the same names.
-
-    Attributes:
-        name: ``queue``, ``worker``, or the name of a keyword argument, such as ``kwargs.country``.
-        value: the value.
-        share: the part of the failures that have it, from 0 to 1.
-        others: the part of the other tasks that have it.
-    """
-
-    name: str
-    value: str
-    share: float
-    others: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureGroup:
-    """Failures of one type at one place.
-
-    Attributes:
-        group: its text form, such as ``7K2Q9XMD``; ``failure:7K2Q9XMD`` in a filter finds its tasks.
-        type: the type of the exception; ``None`` if it cannot be read here.
-        place: ``module:function``, or the name of a task.
-        template: the message of its example, without what varies.
-        count: how many failures the filter finds.
-        tasks: the names of the tasks, and how many failures each has; the most frequent first.
-        first_seen, last_seen: when its first and its last failure ended, also beyond the filter.
-        status: ``new``, ``back``, ``rising``, ``steady``, ``gone``, ``resolved`` or ``muted``.
-        example: the id of one of the tasks, a recent one.
-        trend: how many failures there were in each of the last 24 hours, the oldest first.
-        muted_until: the end of the mark ``muted``; ``None`` for no end.
-        note: the text of the person who marked it.
-        variants: at most 20 templates of its messages, the most frequent first; only of ``History.failure``.
-        other_variants: how many of the failures that were looked at have another template.
-        newest: the ids of its newest tasks.
-        oldest: the id of its oldest task that is stored.
-        facets: what its failures have in common.
-    """
-
-    group: str
-    type: str | None
-    place: str | None
-    template: str | None
-    count: int
-    tasks: Mapping[str, int]
-    first_seen: datetime
-    last_seen: datetime
-    status: str
-    example: str
-    trend: Sequence[int] = ()
-    muted_until: datetime | None = None
-    note: str | None = None
-    variants: Sequence[Variant] = ()
-    other_variants: int = 0
-    newest: Sequence[str] = ()
-    oldest: str | None = None
-    facets: Sequence[Facet] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Failures(Sequence[FailureGroup]):
-    """Groups of failures: the new ones first, then those that are back or rising, then the most frequent.
-
-    Attributes:
-        groups: the groups.
-        more: how many groups there are beyond the limit.
-        searched_back_to: until when rows were looked at, if the time was over before the end; otherwise ``None``.
-    """
-
-    groups: Sequence[FailureGroup]
-    more: int = 0
-    searched_back_to: datetime | None = None
-
-    @overload
-    def __getitem__(self, place: int) -> FailureGroup: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[FailureGroup]: ...
-
-    def __getitem__(self, place: int | slice) -> FailureGroup | Sequence[FailureGroup]:
-        return self.groups[place]
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-
-@dataclass(slots=True)
-class Seen:
-    """The failures of one group that were counted.
-
-    Attributes:
-        tasks: name -> how many failures.
-        hours: begin of an hour -> how many failures.
-        first, last: the ends of the first and the last one, as far as they are known.
-        example: the id of the last one.
-        title: what the group is, if it was computed from a row that was stored without its group.
-    """
-
-    tasks: Counter[str] = field(default_factory=Counter)
-    hours: Counter[datetime] = field(default_factory=Counter)
-    first: datetime | None = None
-    last: datetime | None = None
-    example: str | None = None
-    title: Title | None = None
-
-    def add(self, name: str, hour: datetime, count: int) -> None:
-        """Count failures of a task that ended in an hour."""
-        self.tasks[name] += count
-        self.hours[hour] += count
-
-    @property
-    def bounds(self) -> tuple[datetime, datetime]:
-        """When the first and the last one ended; the begin of the hour where that is not known."""
-        first, last = min(self.hours), max(self.hours)
-        if self.first is not None and Unit.HOUR.floor(self.first) == first:
-            first = self.first
-        return first, last if self.last is None else max(last, self.last)
-
-    def add_record(self, record: TaskRecord) -> None:
-        """Count one failure."""
-        done = record.done_at or NO_DATE
-        self.add(record.name or "", Unit.HOUR.floor(done), 1)
-        self.first = done if self.first is None else min(self.first, done)
-        if self.last is None or done >= self.last:
-            self.last, self.example = done, record.task_id
 
 
 Groups = dict[int, Seen]

@@ -11,8 +11,9 @@ from typing import Any
 from rootcellar.history.comparison import Comparison, compare
 from rootcellar.history.counts import CAP, Count, count
 from rootcellar.history.failure_details import failure, mark
+from rootcellar.history.failure_groups import FailureGroup, Failures
 from rootcellar.history.failure_titles import Titles
-from rootcellar.history.failures import FailureGroup, Failures, failures
+from rootcellar.history.failures import failures
 from rootcellar.history.filters import Clock, Filter, Matcher, parse
 from rootcellar.history.filters.moments import LocalZone
 from rootcellar.history.lists import Tasks, opened
