@@ -127,6 +127,21 @@ def test_task_is_sent_once_and_linked_in_every_store(store: Store, app: Celery) 
     assert messages(app) == []
 
 
+def test_task_that_succeeded_is_sent_again_in_every_store(store: Store, app: Celery) -> None:
+    store.put(failure("fine", state="SUCCESS", result=Payload(b"17")))
+    retry = history_of(store).retry("state:succeeded", app=app)
+
+    assert retry.preview().succeeded == 1
+    assert [each.old_id for each in retry.send()] == ["fine"]
+
+    (message,) = messages(app)
+    record = store.get("fine")
+    assert record is not None
+    assert record.result is not None
+    assert (message.headers["id"], record.state, record.result.body) == (new_id_of("fine"), "SUCCESS", b"17")
+    assert stamps_in(record) == {RETRIED_AS: new_id_of("fine")}
+
+
 def stamps_in(record: TaskRecord) -> Any:
     assert record.stamps is not None
     return json.loads(record.stamps.body)
