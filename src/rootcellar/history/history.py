@@ -21,11 +21,12 @@ from rootcellar.history.percentiles import Percentiles, percentiles, slowest
 from rootcellar.history.retry import Retry
 from rootcellar.history.stats import Stats, stats
 from rootcellar.history.stuck import DEFAULT, Limits, StuckTask, looked_up, stuck_tasks
-from rootcellar.history.timeline import Timeline, timeline
+from rootcellar.history.timeline import Timeline, cannot_count, timeline
 from rootcellar.history.tree import BUDGET, TaskTree, tree_of
 from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
+from rootcellar.stores.counting import Counted
 
 
 class History:
@@ -227,6 +228,20 @@ class History:
         """
         clock = self.clock
         return slowest(self.store, self.codec, self.parsed(filter, clock), clock, limit)
+
+    def recount(self) -> None:
+        """Count all results that are stored again, and keep what was counted of deleted ones.
+
+        The counting itself is done by the workers, or by the next questions. Until it is done, they say "at least".
+
+        Raises:
+            AbilityMissing: the store keeps no counts.
+            PermissionDenied, StoreReadOnly: this user may only read.
+        """
+        counted = self.store.ability(Counted)
+        if counted is None:
+            raise cannot_count(self.store, has_counts=False)
+        counted.rebuild_counts()
 
     def compare(self, a: str | Filter, b: str | Filter) -> Comparison:
         """Return what changed from one filter to another, such as from ``since:48h until:24h`` to ``since:24h``.

@@ -69,6 +69,16 @@ class PostgresCounts(Server[Connection]):
         with connection.cursor() as cursor:
             cursor.executemany(text, params)
 
+    def many(self, connection: Connection, statement: str, params: Sequence[Mapping[str, Any]], **texts: str) -> None:
+        if statement != "insert_cell" or not params:
+            super().many(connection, statement, params, **texts)
+            return
+        # COPY takes a tenth of the time of single statements
+        table = texts["table"].replace("%%", "%")
+        with connection.cursor() as cursor, cursor.copy(f"COPY {table} ({', '.join(params[0])}) FROM STDIN") as copy:
+            for row in params:
+                copy.write_row(tuple(row.values()))
+
     def date(self, moment: datetime) -> datetime:
         return moment
 
