@@ -193,9 +193,11 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 title="Rows",
+                about="The cleanup runs in one worker: celery.backend_cleanup.",
                 queries=(
                     ("max by (table) (rootcellar_table_rows{JOB})", "{{table}}"),
                     ("max by (table) (rootcellar_table_dead_rows{JOB})", "dead in {{table}}"),
+                    ("sum(increase(rootcellar_cleanup_deleted_total{JOB}[TIME]))", "deleted by the cleanup"),
                 ),
             ),
             Panel(

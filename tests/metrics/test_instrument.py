@@ -129,6 +129,17 @@ def test_waiters_and_notifications_are_counted(postgres_url: str) -> None:
         assert (value(found, "rootcellar_waiters"), value(found, "rootcellar_notifications_total")) == (0, 1)
 
 
+def test_results_that_the_cleanup_deletes_are_counted(tmp_path: Any) -> None:
+    with instrumented(f"sqlite:///{tmp_path}/results.sqlite3", result_expires=0.001) as (app, made):
+        for number in range(3):
+            app.backend.store_result(f"{number}", 1, "SUCCESS")
+        wait_until(lambda: app.backend.cleanup() or calls_deleted(made) == 3, "they expire")
+
+
+def calls_deleted(made: Instruments) -> float:
+    return value(samples(made), "rootcellar_cleanup_deleted_total")
+
+
 def test_wait_for_a_connection_is_counted(tmp_path: Any) -> None:
     with instrumented(f"sqlite:///{tmp_path}/results.sqlite3") as (_, made):
         pool = ConnectionPool(

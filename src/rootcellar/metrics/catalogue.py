@@ -127,6 +127,12 @@ NOTIFICATIONS = Metric(
     source=Source.PROCESS,
     help="Results of which a waiting client was notified.",
 )
+CLEANUP_DELETED = Metric(
+    name="rootcellar_cleanup_deleted_total",
+    kind=Kind.COUNTER,
+    source=Source.PROCESS,
+    help="Expired results and groups that the cleanup has deleted.",
+)
 BUILD_INFO = Metric(
     name="rootcellar_build_info",
     kind=Kind.GAUGE,
@@ -146,6 +152,7 @@ OF_A_PROCESS = (
     POOL_WAIT,
     WAITERS,
     NOTIFICATIONS,
+    CLEANUP_DELETED,
     BUILD_INFO,
 )
 

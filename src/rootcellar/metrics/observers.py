@@ -143,7 +143,9 @@ class CountingStore(Store):
     check = _counted("check")
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        return self._count("delete_expired", lambda: self._inner.delete_expired(now, limit))
+        count = self._count("delete_expired", lambda: self._inner.delete_expired(now, limit))
+        self._recorder.deleted(count)
+        return count
 
     def close(self) -> None:
         self._inner.close()

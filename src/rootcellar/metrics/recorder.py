@@ -60,6 +60,7 @@ _LAYOUT = Layout(
         Series(catalogue.POOL_WAIT),
         Series(catalogue.WAITERS),
         Series(catalogue.NOTIFICATIONS),
+        Series(catalogue.CLEANUP_DELETED),
     ]
 )
 _GAUGES = {
@@ -80,6 +81,7 @@ _SIZES = {
 }
 _RETRIES = _LAYOUT.place(catalogue.STORE_RETRIES)
 _NOTIFICATIONS = _LAYOUT.place(catalogue.NOTIFICATIONS)
+_DELETED = _LAYOUT.place(catalogue.CLEANUP_DELETED)
 _WAITS = _LAYOUT.place(catalogue.POOL_WAIT)
 
 WIDTH = _LAYOUT.width
@@ -170,6 +172,10 @@ class Recorder:
     def notified(self, count: int) -> None:
         """Count results that waiting clients were notified of."""
         self._cells.get().add(_NOTIFICATIONS, count)
+
+    def deleted(self, count: int) -> None:
+        """Count what a cleanup has deleted."""
+        self._cells.get().add(_DELETED, count)
 
     def waited(self, seconds: float) -> None:
         """Count a wait for a connection."""
