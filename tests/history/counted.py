@@ -75,6 +75,14 @@ class Account:
                 sums[4] = max(sums[4], run)
         return found
 
+    def failures(self) -> dict[tuple[str, int, str], int]:
+        """Return the number of failures by hour, group and name."""
+        return Counter(
+            (record.done_at.isoformat(" ")[:13], record.failure_group, record.name or "")
+            for record in self.finished()
+            if record.failure_group is not None and record.done_at is not None
+        )
+
 
 def counted(store: Counted, by: str | None, since: datetime | None = None, until: datetime | None = None) -> Any:
     """Return what a store counts, in the form of :meth:`Account.counts`, and whether it says that this is exact."""
@@ -124,6 +132,9 @@ def assert_right(store: Counted, account: Account, by: tuple[str | None, ...] = 
         assert answer.is_exact, f"not exact by {unit}"
         assert not answer.behind_by, f"behind by {answer.behind_by}"
         assert_equal(found, account.counts(unit, since))
+    if "hour" in by:
+        hours = {(one.start.isoformat(" ")[:13], one.group, one.name): one.count for one in store.failure_hours()}
+        assert hours == account.failures(), f"failures: {hours}, wanted {account.failures()}"
     answer = store.counts(Question())
     states = Counter(record.state for record in account.finished())
     assert {cell.state: cell.tally.count for cell in answer.cells} == dict(states)

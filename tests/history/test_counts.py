@@ -93,6 +93,32 @@ def test_deleted_and_late_rows_are_counted_before_a_pass(store: Any) -> None:
     assert_right(store, actor.account)
 
 
+def test_group_of_failures_is_known_with_its_times_and_a_persons_mark(store: Any) -> None:
+    now = datetime.now(timezone.utc).replace(microsecond=5)
+    for number, group in enumerate((7, 7, -(2**63), 7)):
+        done = now - timedelta(hours=number)
+        store.put(TaskRecord(task_id=f"task-{number}", state="FAILURE", done_at=done, failure_group=group))
+    roll_all(store)
+    store.delete(["task-0"])
+    roll_all(store)
+    known = {one.group: one for one in store.known_failures()}
+    assert set(known) == {7, -(2**63)}
+    assert (known[7].first_seen, known[7].last_seen) == (now - timedelta(hours=3), now)
+    assert known[7].example == "task-0"
+    assert known[7].type is None
+    store.describe_failure(7, type="ValueError", place="shop.pay:charge", template="no card <id>")
+    assert store.mark_failure(7, "muted", at=now, until=now + timedelta(days=1), note="known")
+    assert not store.mark_failure(8, "resolved", at=now)
+    (found,) = store.known_failures([7])
+    assert (found.type, found.place, found.template) == ("ValueError", "shop.pay:charge", "no card <id>")
+    assert (found.mark, found.marked_at, found.muted_until) == ("muted", now, now + timedelta(days=1))
+    # a later failure keeps what a person said
+    store.put(TaskRecord(task_id="later", state="FAILURE", done_at=now, failure_group=7))
+    roll_all(store)
+    (later,) = store.known_failures([7])
+    assert (later.note, later.example) == ("known", "later")
+
+
 class Killed(BaseException):
     """Ends a pass at a statement."""
 

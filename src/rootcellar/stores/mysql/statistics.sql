@@ -18,6 +18,9 @@ WHERE id = 1
 SELECT DISTINCT LEFT(CAST(date_done AS CHAR), 16) FROM {task} FORCE INDEX ({task_date_done_index})
     WHERE date_done >= %(since)s
 
+-- counted_minutes: find the minutes since then that have cells of rows that exist
+SELECT DISTINCT start FROM {minute} WHERE start >= %(since)s AND part = 2
+
 -- dirty: read what must be counted again
 SELECT id, start, is_hour FROM {dirty}
 

@@ -36,15 +36,18 @@ class ByDate(Server[C]):
 
     def found_dirty(self, connection: C, roll: Roll) -> Iterator[Dirty]:
         since = {"since": self.date(Unit.MINUTE.floor(roll.passed_at - OPEN))}
-        for (minute,) in self.all(connection, "recent_minutes", since):
-            yield Dirty(self.read_date(minute))
+        # also minutes whose last result was replaced by one of another time
+        for statement in ("recent_minutes", "counted_minutes"):
+            for (minute,) in self.all(connection, statement, since):
+                yield Dirty(self.read_date(minute))
 
     def recount(self, roll: Roll, present: Present) -> tuple[Roll, list[Dirty]]:
         if timedelta(0) <= present.now - roll.recounted_at < RECOUNT_INTERVAL:
             return roll, []
-        end = roll.hours_until
-        hours = [end - Unit.HOUR.length * number for number in range(1, RECOUNTED // Unit.HOUR.length + 1)]
-        return replace(roll, recounted_at=present.now), [Dirty(hour, True) for hour in hours if roll.has_hour(hour)]
+        last = Unit.HOUR.floor(present.now)
+        hours = [last - Unit.HOUR.length * number for number in range(RECOUNTED // Unit.HOUR.length + 1)]
+        found = [Dirty(hour, True) for hour in hours if roll.has_hour(hour) or hour >= roll.minutes_from]
+        return replace(roll, recounted_at=present.now), found
 
 
 def is_late(record: TaskRecord) -> bool:

@@ -17,6 +17,9 @@ WHERE id = 1
 -- recent_minutes: find the minutes of rows that ended since then
 SELECT DISTINCT substr(date_done, 1, 16) FROM {task} WHERE date_done >= :since AND date_done < '9999-12-31 23:59:60'
 
+-- counted_minutes: find the minutes since then that have cells of rows that exist
+SELECT DISTINCT start FROM {minute} WHERE start >= :since AND part = 2
+
 -- dirty: read what must be counted again
 SELECT id, start, is_hour FROM {dirty}
 
