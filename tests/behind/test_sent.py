@@ -6,6 +6,7 @@ import redis
 
 from rootcellar.records import SENT, TaskRecord
 from rootcellar.stores import Store
+from rootcellar.stores.base import RecordsSent
 from rootcellar.stores.hybrid import WriteBehindStore
 from tests.helpers import now, record
 
@@ -39,6 +40,19 @@ def test_record_that_was_moved_and_evicted_is_not_replaced(
     assert durable.get_many(["failed", "succeeded"]) == {"failed": failed, "succeeded": succeeded}
     assert behind.get("failed") == failed
     assert durable.get("new") is not None
+
+
+def test_record_that_comes_to_redis_meanwhile_is_not_replaced(behind: WriteBehindStore) -> None:
+    """The client has found no record, and then a worker stores one."""
+    front = behind.front.ability(RecordsSent)
+    assert front is not None
+    failed, deleted = record("failed", state="FAILURE"), record("deleted", state="FAILURE")
+    behind.put(failed)
+    behind.put(deleted)
+    behind.delete(["deleted"])
+    front.put_sent([sent("failed"), sent("deleted"), sent("new")])
+    assert behind.get_many(["failed", "deleted"]) == {"failed": failed}
+    assert behind.get("new") is not None
 
 
 def test_deleted_task_does_not_come_back(behind: WriteBehindStore, durable: Store) -> None:

@@ -166,11 +166,13 @@ def test_eager_task_is_not_recorded(app: Celery) -> None:
     assert stored(app, result.id) is None
 
 
-def test_message_that_the_broker_refuses_is_not_recorded(app: Celery) -> None:
+def test_message_that_the_broker_refuses_is_not_recorded(app: Celery, redis_url: str) -> None:
     task_id = new_id()
     with pytest.raises(Exception, match="serializ"):
         add(app).apply_async((object(), 2), task_id=task_id)
     assert stored(app, task_id) is None
+    with closing(make_app(redis_url, None)) as other:
+        assert stored(app, add(other).delay(1, 2).id) is None, "another app's next message is not recorded"
     result = add(app).delay(1, 2)
     assert stored(app, result.id) is not None, "the next one of the same thread is recorded"
 
@@ -369,11 +371,12 @@ def test_group_is_recorded_in_few_round_trips(app: Celery) -> None:
         assert tasks.waiting("first") is None
 
 
-def test_task_that_is_run_again_is_not_recorded_again(app: Celery) -> None:
+def test_task_that_is_run_again_or_ignores_its_result_is_not_recorded(app: Celery) -> None:
     place = _Place()
     place.may_go.set()
     with queue_over(place, app) as tasks:
         send(tasks, "again", retries=1)
+        send(tasks, "ignored", ignore_result=True)
         send(tasks, "new")
         assert tasks.flush(PATIENCE)
         assert [record.task_id for call in place.calls for record in call] == ["new"]
