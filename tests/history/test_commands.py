@@ -45,6 +45,7 @@ from tests.commands import (
     run_without,
 )
 from tests.conformance.registered import MYSQL, POSTGRES, REDIS, SQLITE
+from tests.servers import free_port
 
 NOW = datetime.now(timezone.utc)
 FAILURE = {"exc_type": "Declined", "exc_message": ["no money"], "exc_module": "shop"}
@@ -208,6 +209,9 @@ def test_wrong_filter_is_one_line_in_a_pipe_and_has_a_mark_on_a_terminal(sqlite_
         ended = run_here(name, "-b", sqlite_url, *options, "state:failed", "stat:x")
         assert (ended.status, ended.out) == (2, ""), ended
         assert re.fullmatch(r"rootcellar: stat: is no field \[at character 14: .*»stat:x\] -> .*state:.*\n", ended.err)
+    assert run_here("stats", "-b", f"postgresql://u@127.0.0.1:{free_port()}/x", "stat:x").status == 2, (
+        "before it connects"
+    )
     shown = run_on_terminal("history", "-b", sqlite_url, "task:美\x1b[2J stat:x", columns=60)
     assert shown.status == 2
     lines = shown.out.splitlines()
@@ -232,7 +236,7 @@ def test_tasks_with_values_that_cannot_be_read_are_counted(sqlite_url: str) -> N
     keep(sqlite_url, replace(task(9), task_id="hidden", kwargs=hidden))
     ended = run_here("history", "-b", sqlite_url, "kwargs.order:18")
     assert ended.out.startswith("No task matches")
-    assert "1 tasks were left out" in ended.err
+    assert "1 task left out" in ended.err
 
 
 # -- watch
@@ -339,7 +343,7 @@ def test_every_format_exports_the_same_tasks(url: str, tmp_path: Path) -> None:
     for form in ("csv", "jsonl", "parquet"):
         ended = run_here("export", "-b", url, "task:shop.*", "-o", f"{tmp_path}/out.{form}")
         assert (ended.status, ended.err) == (0, "")
-        assert f"{len(names)} tasks are in" in ended.out
+        assert f"{len(names)} tasks written to" in ended.out
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == expected
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
@@ -479,7 +483,7 @@ def test_forget_shows_what_it_would_delete_and_needs_a_yes(url: str) -> None:
     assert sorted(left) == ["task-003", "task-004", "task-005"]
     again = run_here("forget", "-b", url, "task:shop.*")
     assert again.status == 0, "there is nothing to ask about"
-    assert "0 tasks were forgotten" in again.out
+    assert "0 tasks forgotten" in again.out
 
 
 def test_forget_asks_on_a_terminal(sqlite_url: str) -> None:
@@ -512,7 +516,7 @@ def test_interrupted_forget_goes_on_when_it_is_run_again(url: str) -> None:
     assert ended.status == 130
     assert "Interrupted. 2 tasks forgotten" in ended.err or "Interrupted. 0 tasks forgotten" in ended.err
     assert len(ids(run_here("history", "-b", url, "--json", "task:shop.*"))) == 2
-    assert "2 tasks were forgotten" in run_here("forget", "-b", url, "--yes", "task:shop.*").out
+    assert "2 tasks forgotten" in run_here("forget", "-b", url, "--yes", "task:shop.*").out
     assert ids(run_here("history", "-b", url, "--json", "task:shop.*")) == []
 
 
@@ -548,7 +552,7 @@ def test_forget_deletes_blobs_and_keeps_those_of_an_unfinished_chord(url: str, t
             store.put(record)
     env = {"ROOTCELLAR_BLOB_URL": f"file://{tmp_path}/blobs"}
     ended = run("forget", "-b", url, "--yes", "id:task-40*", env=env)
-    assert (ended.status, "3 tasks were forgotten" in ended.out) == (0, True), ended
+    assert (ended.status, "3 tasks forgotten" in ended.out) == (0, True), ended
     kept = [spiller.blobs.get(blob_of(record) or "") is not None for record in records]
     assert kept == [False, True, False]
 
@@ -710,7 +714,6 @@ HOSTILE_COMMANDS = (
     ("history", "\x1b[2J"),
     ("show", "1"),
     ("show", "1", "--json"),
-    ("show", "2-"),
     ("stats",),
     ("stats", "--by-queue", "--json"),
     ("timeline", "state:\x1b[2J"),
@@ -728,10 +731,13 @@ def test_text_of_a_row_controls_neither_a_terminal_nor_a_pipe(hostile_url: str, 
     piped = run_here(*args, "-b", hostile_url)
     assert "Traceback (most recent" not in piped.err
     assert UNSAFE.search(piped.out + piped.err) is None
+    if args[0] == "watch" and "--json" in args:
+        assert all(json.loads(line)["task_id"] for line in piped.out.splitlines())
+    if "--json" in args:
+        # printed on a terminal as in a pipe
+        return
     shown = run_on_terminal(*args, "-b", hostile_url, columns=100)
     assert shown.status == piped.status
     assert UNSAFE.search(COLOURS.sub("", shown.out)) is None
     # our own colours are reset at the end
     assert not COLOURS.findall(shown.out) or COLOURS.findall(shown.out)[-1] == "\x1b[0m"
-    for line in piped.out.splitlines() if args[0] == "watch" and "--json" in args else ():
-        assert json.loads(line)["task_id"]

@@ -16,7 +16,7 @@ from rootcellar.cli.damage import print_damage
 from rootcellar.cli.files import whole_file
 from rootcellar.cli.formats import FORMATS, PARQUET, TEXT_FORMATS, Parquet, Writer
 from rootcellar.cli.options import Choice, FilterArgument, JsonOption, filter_text, store_options
-from rootcellar.cli.output import WrongUse, print_json, say
+from rootcellar.cli.output import WrongUse, number_of_tasks, print_json, say
 from rootcellar.cli.progress import Progress
 from rootcellar.cli.stores import existing_history
 from rootcellar.cli.times import full_moment
@@ -80,7 +80,7 @@ def export(
     if as_json:
         print_json({"tasks": progress.count, "file": str(output), "format": name})
     elif not _is_standard(output):
-        say(f"{progress.count:,} tasks are in {output}.")
+        say(f"{number_of_tasks(progress.count)} written to {output}.")
 
 
 def _format(form: Format | None, output: Path | None) -> str:

@@ -15,13 +15,13 @@ from rootcellar.cli.options import (
     filter_text,
     store_options,
 )
-from rootcellar.cli.output import WrongUse, console, print_json, say, say_beside
+from rootcellar.cli.output import WrongUse, console, number_of_tasks, print_json, say, say_beside
 from rootcellar.cli.progress import Progress
 from rootcellar.cli.stores import existing_history
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.values import json_object
-from rootcellar.history.filters import FilterWrong
-from rootcellar.history.forgetting import CAP, Forgetting, Preview
+from rootcellar.history.filters import FilterWrong, parse
+from rootcellar.history.forgetting import Forgetting, Preview
 from rootcellar.stores.counting import Counted
 
 EXAMPLES = """\b
@@ -54,10 +54,11 @@ def forget(
         raise WrongUse(
             "no filter is given: say which tasks, such as state:failed until:30d; state:any means every task"
         )
+    query = parse(text)
+    if query.sort:
+        raise FilterWrong("what is deleted has no order", text, text.rindex("sort:"), "leave out sort:")
     with existing_history(choice) as opened:
-        forgetting = Forgetting(opened, text)
-        if forgetting.query.sort:
-            raise FilterWrong("what is deleted has no order", text, text.rindex("sort:"), "leave out sort:")
+        forgetting = Forgetting(opened, query)
         preview = forgetting.preview()
         keeps_counts = opened.store.ability(Counted) is not None
         if not as_json:
@@ -73,7 +74,7 @@ def forget(
         print_json({**_as_object(forgetting, preview), "dry_run": False, "forgotten": forgetting.forgotten})
         return
     counts = " The statistics keep counting them." if keeps_counts and forgetting.forgotten else ""
-    say(f"{forgetting.forgotten:,} tasks were forgotten.{counts}")
+    say(f"{number_of_tasks(forgetting.forgotten)} forgotten.{counts}")
 
 
 def _run(forgetting: Forgetting) -> None:
@@ -81,25 +82,26 @@ def _run(forgetting: Forgetting) -> None:
     try:
         forgetting.run(progress.add)
     except SystemExit:
-        print(f"Interrupted. {forgetting.forgotten:,} tasks forgotten. Run it again to go on.", file=sys.stderr)
+        print(
+            f"Interrupted. {number_of_tasks(forgetting.forgotten)} forgotten. Run it again to go on.", file=sys.stderr
+        )
         raise
 
 
 def _say_preview(preview: Preview, where: str) -> None:
     """Print what would be deleted: the number, the filter in English, and examples."""
-    say(f"{_number(preview)} in {where}: {preview.sentence.partition(';')[0]}.")
+    number = _number(preview)
+    say(f"{number[0].upper()}{number[1:]} in {where}: {preview.sentence.partition(';')[0]}.")
     if preview.unread:
         say_beside(
-            f"{preview.unread:,} more are left out: the filter asks for a value of them that cannot be read here."
+            f"{number_of_tasks(preview.unread)} left out: the filter asks for a value of them that cannot be read here."
         )
     if preview.examples:
         print_tasks(preview.examples, console())
 
 
 def _number(preview: Preview) -> str:
-    if not preview.is_all:
-        return f"more than {CAP:,} tasks"
-    return "1 task" if preview.count == 1 else f"{preview.count:,} tasks"
+    return f"{'' if preview.is_all else 'at least '}{number_of_tasks(preview.count)}"
 
 
 def _as_object(forgetting: Forgetting, preview: Preview) -> dict[str, Any]:

@@ -12,12 +12,12 @@ import typer
 from rootcellar.cli.damage import print_damage
 from rootcellar.cli.filters import ShortForms, misspelt_states, narrowed
 from rootcellar.cli.options import Choice, FilterArgument, JsonOption, store_options
-from rootcellar.cli.output import console, print_json, say, say_beside, visible
+from rootcellar.cli.output import console, number_of_tasks, print_json, say, say_beside, visible
 from rootcellar.cli.stores import existing_history
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.times import full_moment
 from rootcellar.cli.values import json_object
-from rootcellar.history.filters import Filter
+from rootcellar.history.filters import Clock, Filter
 from rootcellar.history.history import History
 from rootcellar.history.lists import MAX_SIZE
 from rootcellar.records import TaskRecord
@@ -95,8 +95,8 @@ def history(
     forms = ShortForms(
         state=state or (), task=task or (), queue=queue or (), worker=worker or (), since=since, until=until
     )
+    query = narrowed(words, forms, Clock.local())
     with existing_history(choice) as opened:
-        query = narrowed(words, forms, opened.clock)
         found = _list(opened, query, limit, after, budget)
         where = opened.store.where
     print_damage(found.records)
@@ -131,8 +131,8 @@ def _print_end(found: _Listed, query: Filter, limit: int) -> None:
     """Print what a reader must know of the end of the list, on standard error."""
     if found.unread:
         say_beside(
-            f"{found.unread:,} tasks were left out: the filter asks for a value of them that cannot be read here. "
-            "It is encrypted and its key is missing, it is damaged or in a blob, or it is not JSON."
+            f"{number_of_tasks(found.unread)} left out: the filter asks for a value that cannot be read here. It is "
+            "encrypted and its key is missing, it is damaged or in a blob, or it is not JSON."
         )
     if found.searched_back_to is not None:
         back = full_moment(found.searched_back_to)

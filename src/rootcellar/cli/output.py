@@ -23,6 +23,7 @@ __all__ = [
     "WrongUse",
     "console",
     "exit_status",
+    "number_of_tasks",
     "print_beside",
     "print_error",
     "print_json",
@@ -67,6 +68,11 @@ def say(text: str, out: Console | None = None) -> None:
 def say_beside(text: str) -> None:
     """Print a sentence on standard error, so that a pipe gets only what was asked for."""
     say(text, Console(stderr=True, highlight=False, markup=False, emoji=False))
+
+
+def number_of_tasks(count: int) -> str:
+    """Return ``1 task`` or ``1,234 tasks``."""
+    return "1 task" if count == 1 else f"{count:,} tasks"
 
 
 def print_beside(label: str, text: str, out: Console, *, indent: int = 0, style: str = "dim") -> None:

@@ -14,6 +14,7 @@ from rootcellar.cli.numbers import about, as_object, number, say_about, share
 from rootcellar.cli.options import Choice, FilterArgument, JsonOption, filter_text, store_options
 from rootcellar.cli.output import console, print_json, say, say_beside, visible
 from rootcellar.cli.stores import existing_history
+from rootcellar.history.filters import parse
 from rootcellar.history.stats import Stats, TaskStats
 
 EXAMPLES = """\b
@@ -42,8 +43,8 @@ def stats(
     that have expired or were deleted since the statistics began. p50 and p95 are the times that half and 95% of the
     tasks did not exceed; RUN is the time from started to done, WAIT the time from sent to started.
     """
+    query = parse(filter_text(words))
     with existing_history(choice) as opened:
-        query = opened.parsed(filter_text(words))
         found = opened.stats(query, by_queue=by_queue)
         if as_json:
             print_json(_object(found))

@@ -14,6 +14,7 @@ from rootcellar.cli.numbers import about, as_object, number, say_about
 from rootcellar.cli.options import Choice, FilterArgument, JsonOption, filter_text, store_options
 from rootcellar.cli.output import WrongUse, console, print_json
 from rootcellar.cli.stores import existing_history
+from rootcellar.history.filters import parse
 from rootcellar.history.timeline import Point, Timeline
 
 EXAMPLES = """\b
@@ -51,8 +52,8 @@ def timeline(
     minute, the last day by the hour, or the last 30 days by the day. Results that have expired or were deleted are
     counted, too. The failures are the last part of each bar. Times are in your time zone.
     """
+    query = parse(filter_text(words))
     with existing_history(choice) as opened:
-        query = opened.parsed(filter_text(words))
         try:
             found = opened.timeline(query, by=by.value)
         except ValueError as exc:

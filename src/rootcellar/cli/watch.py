@@ -30,6 +30,8 @@ Examples:
   rootcellar watch state:failed -A shop.celery
   rootcellar watch 'task:shop.*' --since 5m --limit 10 --json -A shop.celery
 """
+#: how many times as long as a search it waits at least before the next one
+_REST = 4
 #: the widths of name and id on a terminal
 _NAME_WIDTH, _ID_WIDTH = 24, 8
 
@@ -61,8 +63,12 @@ def watch(
         printer = _Printer(as_json)
         if not as_json:
             say_beside("Waiting for tasks to end; Ctrl-C stops.")
-        while not printer.read(endings, limit):
-            time.sleep(interval)
+        while True:
+            began = time.monotonic()
+            if printer.read(endings, limit):
+                return
+            # a store without an index reads every result for a search: it must not do that all the time
+            time.sleep(max(interval, _REST * (time.monotonic() - began)))
 
 
 class _Printer:

@@ -5,17 +5,19 @@ It can be interrupted after any batch and run again: what is deleted is not foun
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from rootcellar.errors import PermissionDenied, StoreReadOnly
 from rootcellar.history.filters import Filter
 from rootcellar.history.history import History
-from rootcellar.history.lists import Page, Tasks
+from rootcellar.history.lists import MAX_SIZE, Page, Tasks
 from rootcellar.payloads.forgetting import forget_tasks
 from rootcellar.records import TaskRecord
 from rootcellar.stores.counting import Counted
+from rootcellar.stores.search import Searchable
 
 #: how many tasks a preview counts
 CAP = 10_000
@@ -23,6 +25,8 @@ CAP = 10_000
 EXAMPLES = 5
 #: how many records one statement deletes
 _BATCH = 500
+#: how many records are read at a time for the preview, and for how long
+_PAGE, _PREVIEW_SECONDS = 5_000, 10.0
 #: seconds of one pass of counting before the first deletion, and the most passes
 _PASS, _MOST_PASSES = 1.0, 30
 
@@ -33,7 +37,7 @@ class Preview:
 
     Attributes:
         count: how many tasks, up to :data:`CAP`.
-        is_all: whether there are no more than ``count``.
+        is_all: whether there are no more than ``count``; otherwise there are at least as many.
         examples: a few of them, with their values, the first ones of the list.
         sentence: what was asked, in English.
         unread: how many tasks are left out because a value that the filter asks for cannot be read.
@@ -69,18 +73,24 @@ class Forgetting:
         return self._query
 
     def preview(self) -> Preview:
-        """Count the tasks, and read a few of them."""
-        first = self._tasks(EXAMPLES).page()
-        count, unread, after = 0, 0, None
+        """Count the tasks, and read a few of them. It stops after some seconds, or at :data:`CAP` tasks."""
+        deadline = time.monotonic() + _PREVIEW_SECONDS
+        found: list[str] = []
+        unread, after = 0, None
         while True:
-            page = self._tasks(1_000, after).page()
-            count += len(self._ids(page))
+            page = self._tasks(_PAGE, after).page()
+            found += self._ids(page)
             unread += page.unread
             after = page.cursor
-            if after is None or count >= CAP:
+            if after is None or len(found) >= CAP or time.monotonic() > deadline:
                 break
-        examples = tuple(record for record in first.records if self._is_due(record))
-        return Preview(min(count, CAP), after is None and count <= CAP, examples, first.sentence, unread)
+        is_all = after is None and len(found) <= CAP
+        return Preview(min(len(found), CAP), is_all, self._examples(found[:EXAMPLES]), page.sentence, unread)
+
+    def _examples(self, ids: Sequence[str]) -> tuple[TaskRecord, ...]:
+        store, codec = self._history.store, self._history.codec
+        records = store.get_many(ids)
+        return tuple(codec.opened(records[one])[0] for one in ids if one in records)
 
     def run(self, on_progress: Callable[[int], object] = lambda count: None) -> int:
         """Delete every task that the filter finds; return how many records there were.
@@ -94,9 +104,10 @@ class Forgetting:
         self._count_first()
         store, spiller, after = self._history.store, self._history.codec.spiller, None
         while True:
-            page = self._tasks(_BATCH, after).page()
-            if ids := self._ids(page):
-                count = forget_tasks(store, spiller, ids)
+            page = self._tasks(self._page_size, after).page()
+            ids = self._ids(page)
+            for start in range(0, len(ids), _BATCH):
+                count = forget_tasks(store, spiller, ids[start : start + _BATCH])
                 self.forgotten += count
                 on_progress(count)
             after = page.cursor
@@ -116,12 +127,14 @@ class Forgetting:
             # deleting will raise the same, or this user may delete and not count
             return
 
-    def _tasks(self, size: int, after: str | None = None) -> Tasks:
+    @property
+    def _page_size(self) -> int:
+        # a store without an index reads every record for each page
+        return _BATCH if self._history.store.ability(Searchable) is not None else MAX_SIZE
+
+    def _tasks(self, size: int, after: str | None) -> Tasks:
         history = self._history
-        with_values = size == EXAMPLES
-        return Tasks(
-            history.store, history.codec, self._query, self._clock, size=size, after=after, with_values=with_values
-        )
+        return Tasks(history.store, history.codec, self._query, self._clock, size=size, after=after, with_values=False)
 
     def _ids(self, page: Page) -> list[str]:
         return [record.task_id for record in page.records if self._is_due(record)]

@@ -8,14 +8,17 @@ from rootcellar.history.filters import Filter
 from rootcellar.history.history import History
 from rootcellar.history.lists import Page
 from rootcellar.records import TaskRecord
+from rootcellar.stores.search import Searchable
 
-#: the most records of a page, and of the first one
-_MOST, _FIRST = 1_000, 100
+#: the most records of the first page, and of any page
+_FIRST, _MOST = 100, 1_000
+#: the same for a store that has no index, and reads every record for each page
+_FIRST_SCANNED, _MOST_SCANNED = 1_000, 10_000
 #: a page should not contain more than this many bytes
 _BYTES = 8_000_000
 
 
-def pages(history: History, query: str | Filter = "", *, first: int = _FIRST, most: int = _MOST) -> Iterator[Page]:
+def pages(history: History, query: str | Filter = "", *, first: int | None = None) -> Iterator[Page]:
     """Yield the pages of a list up to its end. The moments of the filter count from the first page on.
 
     A page may have no record: then its ``searched_back_to`` says how far the search is.
@@ -23,10 +26,10 @@ def pages(history: History, query: str | Filter = "", *, first: int = _FIRST, mo
     Args:
         history: the stored results.
         query: which tasks.
-        first: the most records of the first page.
-        most: the most records of any page.
+        first: the most records of the first page; ``None`` for the default.
     """
-    size, after = first, None
+    has_index = history.store.ability(Searchable) is not None
+    size, after = first or (_FIRST if has_index else _FIRST_SCANNED), None
     query = history.parsed(query)
     while True:
         page = history.tasks(query, size=size, after=after).page()
@@ -34,7 +37,7 @@ def pages(history: History, query: str | Filter = "", *, first: int = _FIRST, mo
         after = page.cursor
         if after is None:
             return
-        size = _next_size(size, page, most)
+        size = _next_size(size, page, _MOST if has_index else _MOST_SCANNED)
 
 
 def stream(history: History, query: str | Filter = "") -> Iterator[TaskRecord]:
