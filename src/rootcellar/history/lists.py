@@ -11,6 +11,7 @@ from typing import Any
 from rootcellar.errors import PayloadError
 from rootcellar.history.cursors import Cursor, from_text, to_text
 from rootcellar.history.filters import Clock, Filter, FilterWrong, Matcher, sentence
+from rootcellar.history.filters.notes import notes
 from rootcellar.history.scanning import scan
 from rootcellar.history.searching import FIRST_WINDOW, Walk, Walker, Wish, plan
 from rootcellar.history.stuck import looked_up
@@ -37,6 +38,8 @@ class Page:
         sentence: what was asked, in English, with the moments that it means.
         unread: how many records were left out because a value that the filter asks for cannot be read: it is
             encrypted and there is no key, it is damaged or in a blob, or it is no JSON.
+        notes: what the reader should know about the filter, each in a sentence: a state that may be misspelt, terms
+            that exclude each other, a value that is masked.
     """
 
     records: Sequence[TaskRecord]
@@ -44,6 +47,7 @@ class Page:
     searched_back_to: datetime | None
     sentence: str
     unread: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Tasks:
@@ -127,6 +131,7 @@ class Tasks:
             searched_back_to=_moment_of(walk.position, clock.now) if walk.is_over else None,
             sentence=sentence(query, clock),
             unread=matches.unread,
+            notes=notes(query, self._codec.redactor.masks),
         )
         return page, cursor
 

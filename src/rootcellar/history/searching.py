@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from rootcellar.history.filters import Clock, Filter, Matcher
 from rootcellar.history.filters.conditions import every, limits, span
-from rootcellar.history.filters.tree import And, Field, Node, Pattern, leaves
+from rootcellar.history.filters.tree import And, Field, Node, Pattern, is_findable, leaves
 from rootcellar.records import ENDS, NO_DATE
 from rootcellar.stores.fields import LATEST
 from rootcellar.stores.search import (
@@ -130,7 +130,7 @@ def _names(store: Searchable, term: Node | None) -> tuple[str, ...] | None:
     patterns = [value for value in term.values if isinstance(value, Pattern)]
     if len(patterns) < len(term.values):
         return None
-    texts = [pattern.text for pattern in patterns if pattern.text is not None]
+    texts = [pattern.text for pattern in patterns if pattern.text is not None and is_findable(pattern)]
     globs = [pattern.expression for pattern in patterns if pattern.text is None]
     if globs:
         known = store.task_names(_MAX_NAMES)
@@ -168,8 +168,11 @@ def _has_index(condition: Condition) -> bool:
 
 def _segments(condition: Condition, query: Filter) -> tuple[Segment, ...]:
     """Return the segments that can have wanted records: a task has ended if, and only if, its state is an end."""
-    if query.sort:
+    if query.sort == "done" and query.is_descending:
         return (Segment.FINISHED, Segment.ADOPTED)
+    if query.sort:
+        # no index sorts the table that Celery created
+        return (Segment.FINISHED,)
     terms = condition.terms if isinstance(condition, Every) else (condition,)
     segments = list(Segment)
     for term in terms:

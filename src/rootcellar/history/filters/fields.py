@@ -55,24 +55,24 @@ FIELDS: dict[str, FieldType] = {
     each.name: each
     for each in (
         FieldType("state", Kind.STATE, "state", "failed"),
-        FieldType("task", Kind.PATTERN, "name of the task", "reports.*"),
+        FieldType("task", Kind.PATTERN, "name", "reports.*"),
         FieldType("queue", Kind.PATTERN, "queue", "low"),
         FieldType("worker", Kind.PATTERN, "worker", "celery@web*"),
         FieldType("id", Kind.PATTERN, "id", "0b5c5f9e*"),
-        FieldType("group", Kind.PATTERN, "id of the group", "7c1f0a*"),
-        FieldType("root", Kind.PATTERN, "id of the first task of the workflow", "7c1f0a*"),
-        FieldType("parent", Kind.PATTERN, "id of the task that sent it", "7c1f0a*"),
-        FieldType("error", Kind.PATTERN, "type of the exception", "Timeout*"),
-        FieldType("failure", Kind.GROUP, "group of the failure", "7K2Q9XMD"),
+        FieldType("group", Kind.PATTERN, "group id", "7c1f0a*"),
+        FieldType("root", Kind.PATTERN, "root id", "7c1f0a*"),
+        FieldType("parent", Kind.PATTERN, "parent id", "7c1f0a*"),
+        FieldType("error", Kind.PATTERN, "error", "Timeout*"),
+        FieldType("failure", Kind.GROUP, "group of failures", "7K2Q9XMD"),
         FieldType(
             "is", Kind.WORD, "property", "retried", ("child", "damaged", "encrypted", "late", "retried", "stuck")
         ),
         FieldType("has", Kind.WORD, "stored part", "traceback", ("args", "children", "result", "stamps", "traceback")),
         FieldType("retries", Kind.NUMBER, "number of retries", ">2"),
-        FieldType("runtime", Kind.DURATION, "time from start to end", ">30s"),
-        FieldType("wait", Kind.DURATION, "time from sending to start", ">5m"),
-        FieldType("total", Kind.DURATION, "time from sending to end", "1m..10m"),
-        FieldType("size", Kind.SIZE, "size of the stored result", ">1MB"),
+        FieldType("runtime", Kind.DURATION, "runtime", ">30s"),
+        FieldType("wait", Kind.DURATION, "wait", ">5m"),
+        FieldType("total", Kind.DURATION, "total time", "1m..10m"),
+        FieldType("size", Kind.SIZE, "result size", ">1MB"),
         FieldType("since", Kind.MOMENT, "at or after", "24h"),
         FieldType("until", Kind.MOMENT, "before", "yesterday"),
         FieldType("sent", Kind.TIMES, "sent", "2026-11-01"),
@@ -82,11 +82,11 @@ FIELDS: dict[str, FieldType] = {
         FieldType("args", Kind.JSON, "arguments", "order_id:123"),
         FieldType("kwargs", Kind.JSON, "keyword arguments", "format:a3"),
         FieldType("result", Kind.JSON, "result", "total:>100"),
-        FieldType("stamp", Kind.JSON, "stamped headers", "customer:17"),
+        FieldType("stamp", Kind.JSON, "stamp", "customer:17"),
         FieldType("sort", Kind.SORT, "order", "-runtime", ("done", "runtime", "wait", "retries")),
     )
 }
 #: properties that a record does not show alone: they are looked up before a search, see rootcellar.history.stuck
 LOOKED_UP = ("late", "stuck")
 #: a field under another one, with a kind of its own
-MESSAGE = FieldType("error.message", Kind.TEXT, "message of the exception", "timed out")
+MESSAGE = FieldType("error.message", Kind.TEXT, "error message", "timed out")

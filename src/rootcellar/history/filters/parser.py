@@ -256,8 +256,9 @@ class _Parser:
 
     def _state(self, kind: FieldType, piece: Sequence[Char], text: str, is_bare: bool) -> Value:
         _refuse_order(kind, piece)
-        name = text.lower() if text.lower() in STATE_GROUPS else text
-        return Pattern((name,))
+        if is_bare and text.lower() in STATE_GROUPS:
+            return Pattern((text.lower(),))
+        return _pattern_of(piece)
 
     def _pattern(self, kind: FieldType, piece: Sequence[Char], text: str, is_bare: bool) -> Value:
         _refuse_order(kind, piece)

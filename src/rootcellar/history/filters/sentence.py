@@ -24,6 +24,7 @@ from rootcellar.history.filters.tree import (
     Value,
     quoted,
 )
+from rootcellar.text.escaping import visible
 
 _ORDER = {
     "": "the newest first",
@@ -57,7 +58,7 @@ def sentence(query: Filter, clock: Clock) -> str:
     order = _ORDER[query.sort]
     if query.sort:
         order += ", the largest first" if query.is_descending else ", the smallest first"
-    return f"{what}; {order}"
+    return visible(f"{what}; {order}")
 
 
 def _node(node: Node, clock: Clock) -> str:

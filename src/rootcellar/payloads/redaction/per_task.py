@@ -108,6 +108,14 @@ class Redactor:
         # names inside the arguments are found when their values are encoded
         return redaction.arguments(args, names) if names and redaction.concerns(names) else args
 
+    def masks(self, path: Sequence[str]) -> bool:
+        """Return whether the keyword argument at a path is masked, for tasks without patterns of their own."""
+        nested: Any = "a value"
+        for name in reversed(path):
+            nested = {name: nested}
+        redaction = self._default.calls
+        return bool(redaction) and redaction.value(nested) != nested
+
     def shown(self, value: Any, call: Call, *, is_args: bool) -> str:
         """Return the ``repr`` of a value, redacted."""
         redaction = self._of(call).calls
