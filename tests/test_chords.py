@@ -118,5 +118,5 @@ def test_state_of_another_task_has_no_field_of_the_request(app: Celery, end: str
     given[end]()
     record = backend.store.get(other)
     fields = {name for name, value in asdict(record).items() if value not in (None, ())}
-    assert fields <= {"task_id", "state", "result", "traceback", "done_at", "expires_at"}
+    assert fields <= {"task_id", "state", "result", "traceback", "done_at", "expires_at", "failure_group"}
     assert list(backend.store.chord_parts(group)) == []

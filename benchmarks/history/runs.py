@@ -210,7 +210,8 @@ class _Shop:
         last = max((run.done or self._end) for run in parts)
         if any(run.done is None for run in parts):
             return
-        body = Place(self._id(), None, None, ids[-1], ids[-1])
+        # as in Celery, the body has the group of its header and no place in it
+        body = Place(self._id(), group_id, None, ids[-1], ids[-1])
         if all(run.state == "SUCCESS" for run in parts):
             yield self._run(BODY, body, last + 3_000)
         else:
