@@ -16,6 +16,7 @@ import psycopg
 import pymysql
 import pytest
 
+from rootcellar import errors
 from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.base import Replaceable
@@ -171,6 +172,21 @@ def test_upgrade_does_not_rewrite_a_postgres_table(old_postgres: OldTables) -> N
     assert run_here("schema", "upgrade", "-b", old_postgres.url).status == 0
     assert old_postgres.run(file) == before
     assert old_postgres.run("SELECT changed FROM celery_taskmeta") == [(None,)]
+
+
+def test_upgrade_behind_a_long_reader_is_an_outage_that_ends(
+    old_postgres: OldTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_schema, "LOCK_TIMEOUT", 0.1)
+    with closing(old_postgres.open()) as store, psycopg.connect(old_postgres.url) as reader:
+        reader.execute("SELECT count(*) FROM celery_taskmeta")
+        one = record()
+        with pytest.raises(errors.StoreUnavailable, match="lock timeout") as caught:
+            store.put(one)
+        assert caught.value.retryable
+        reader.rollback()
+        assert store.put(one).written
+        assert store.schema.status().is_complete
 
 
 class TestLargeTable:
