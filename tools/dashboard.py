@@ -59,6 +59,7 @@ _RUN = "max by (task, queue, le) (rate(rootcellar_task_runtime_seconds_bucket{JO
 _CALLS = 'rate(rootcellar_store_duration_seconds_bucket{outcome="ok", JOB}[TIME])'
 
 _ERRORS = "rate(rootcellar_store_errors_total{JOB}[TIME])"
+_EXCEPTIONS = "max by (task, exception) (rate(rootcellar_failures_total{JOB}[TIME]))"
 _BY_STATE = f"sum by (state) ({_RATE})"
 _FAILED_BY_TASK = f"sum by (task) ({_FAILED})"
 
@@ -126,6 +127,17 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 title="Share of failures by task",
                 queries=((f"topk(10, {_FAILED_BY_TASK} / sum by (task) ({_RATE}))", "{{task}}"),),
                 unit="percentunit",
+            ),
+            Panel(
+                title="Failures by exception",
+                queries=((f"topk(10, sum by (exception) ({_EXCEPTIONS}))", "{{exception}}"),),
+                unit="ops",
+            ),
+            Panel(
+                title="Groups of failures of the last 24 hours",
+                queries=(("max by (status) (rootcellar_failure_groups{JOB})", "{{status}}"),),
+                is_stacked=True,
+                about="`rootcellar failures since:24h` lists them.",
             ),
         ),
     ),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
+from rootcellar.history.grouping.settings import grouper_of_reader
 from rootcellar.history.history import History
 from rootcellar.metrics import statistics
 from rootcellar.metrics.collector import StoreCollector
 from rootcellar.metrics.families import exposition
 from rootcellar.opening import must_exist
-from rootcellar.payloads import Codec
+from rootcellar.payloads import Codec, codec_of, make_key
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.counting import Counted
@@ -191,3 +193,50 @@ def test_stuck_tasks_are_counted_by_state(under_test: StoreUnderTest, request: p
         assert value(found, "rootcellar_stuck", {"state": "STARTED"}) == 2
         assert value(found, "rootcellar_stuck", {"state": "SENT"}) == 0
         assert value(found, "rootcellar_unfinished", {"state": "STARTED"}) == 3
+
+
+def failed(kind: str, place: str, name: str = "shop.pay", codec: Codec | None = None, **given: Any) -> TaskRecord:
+    """Return a failure of a type at a place, as a worker stores it."""
+    codec = codec or codec_of({})
+    one = ended(name, state="FAILURE", **given)
+    text = f'Traceback (most recent call last):\n  File "/srv/shop/{place}.py", line 7, in work\n    x\n{kind}: no\n'
+    failure = {"exc_type": kind, "exc_message": ["no"], "exc_module": "builtins"}
+    return replace(
+        one,
+        result=codec.encode(failure, task_id=one.task_id, is_failure=True),
+        traceback=codec.encode_text(text, task_id=one.task_id),
+        failure_group=grouper_of_reader({}, codec).group(failure, text, name).group,
+    )
+
+
+@pytest.mark.parametrize("under_test", SQL, ids=lambda each: each.name)
+def test_failures_are_counted_by_task_and_exception(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> None:
+    failures = "rootcellar_failures_total"
+    with opened(under_test, request) as store:
+        old = [failed("KeyError", "cards", done_at=now() - timedelta(days=days)) for days in (3, 9)]
+        for each in (*old, failed("ValueError", "cards"), failed("ValueError", "mail"), failed("ValueError", "x", "b")):
+            store.put(each)
+        roll(store)
+        collector = StoreCollector(History(store, Codec()), must_exist)
+        found = scraped(collector)
+        assert value(found, failures, {"task": "shop.pay", "exception": "KeyError"}) == 2
+        assert value(found, failures, {"task": "shop.pay", "exception": "ValueError"}) == 2
+        assert value(found, failures, {"task": "b", "exception": "ValueError"}) == 1
+        assert value(found, "rootcellar_failure_groups", {"status": "new"}) == 3
+        assert value(found, "rootcellar_failure_groups", {"status": "back"}) == 0
+        store.delete(each.task_id for each in old)
+        again = scraped(StoreCollector(History(store, Codec()), must_exist))
+        assert value(again, failures, {"task": "shop.pay", "exception": "KeyError"}) == 2
+
+
+def test_types_of_encrypted_failures_are_read_with_the_key(postgres_url: str) -> None:
+    codec = codec_of({"result_encryption_keys": [make_key()]})
+    store = open_store(postgres_url)
+    store.put(failed("ValueError", "cards", codec=codec))
+    roll(store)
+    labels = {"task": "shop.pay", "exception": "ValueError"}
+    assert value(scraped(StoreCollector(History(store, codec), must_exist)), "rootcellar_failures_total", labels) == 1
+    without = scraped(StoreCollector(History(store, Codec()), must_exist))
+    assert total(without, "rootcellar_failures_total") == 0
+    assert total(without, RESULTS) == 1
+    store.close()

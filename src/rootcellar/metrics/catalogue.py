@@ -231,6 +231,22 @@ TASK_WAIT = Metric(
     needs="PostgreSQL, MySQL or SQLite",
     buckets=TASK_BUCKETS,
 )
+FAILURES = Metric(
+    name="rootcellar_failures_total",
+    kind=Kind.COUNTER,
+    source=Source.EXPORTER,
+    labels=("task", "exception"),
+    help="Tasks that have failed, by the type of the exception. Types beyond the first 50 are added up as other.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+FAILURE_GROUPS = Metric(
+    name="rootcellar_failure_groups",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("status",),
+    help="Groups of failures that had a failure in the last 24 hours: new, back, rising, steady, muted or resolved.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
 STATISTICS_LAG = Metric(
     name="rootcellar_statistics_lag_seconds",
     kind=Kind.GAUGE,
@@ -329,6 +345,8 @@ OF_A_STORE = (
     RESULTS,
     TASK_RUNTIME,
     TASK_WAIT,
+    FAILURES,
+    FAILURE_GROUPS,
     STATISTICS_LAG,
     UNFINISHED,
     STUCK,

@@ -21,7 +21,7 @@ from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailabl
 from rootcellar.history.history import History
 from rootcellar.metrics import catalogue, readings
 from rootcellar.metrics.families import Family, build_info
-from rootcellar.metrics.statistics import Statistics
+from rootcellar.metrics.statistics import FailureStatistics, Statistics
 from rootcellar.stores import Store
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.text.escaping import visible_logs
@@ -30,7 +30,7 @@ logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds that a scrape waits for the store, by default; Prometheus itself waits for 10 seconds
 TIMEOUT = 5.0
-#: seconds for which figures are kept that cost more: sizes of tables, the use of memory, stuck tasks
+#: seconds for which figures are kept that cost more: sizes of tables, the use of memory, stuck tasks, failures
 SLOW_SECONDS = 60.0
 
 Read = Callable[[History], Iterable[Family]]
@@ -69,10 +69,12 @@ class StoreCollector:
         self._scraping = threading.Lock()
         self._answer: Future[list[Family]] | None = None
         self._last: list[Family] = []
+        statistics = Statistics()
         self._readers: Sequence[_Reader] = (
             _Reader(readings.activity),
             _Reader(readings.journal),
-            _Reader(Statistics().read),
+            _Reader(statistics.read),
+            _Reader(FailureStatistics(statistics.tasks).read, SLOW_SECONDS),
             _Reader(readings.stuck, SLOW_SECONDS),
             _Reader(readings.sizes, SLOW_SECONDS),
             _Reader(readings.memory, SLOW_SECONDS),
