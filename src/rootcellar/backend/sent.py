@@ -35,6 +35,8 @@ TRACK_SENT = "result_track_sent"
 MAX_WAITING = 10_000
 #: the most records that are stored in one call
 BATCH = 500
+#: seconds between two calls, in which more tasks are sent: a group is stored in few round trips
+LINGER_SECONDS = 0.02
 #: seconds that a process waits at its end until its records are stored
 END_SECONDS = 2.0
 
@@ -51,6 +53,8 @@ class _Waiting:
         self.records: dict[str, TaskRecord] = {}
         #: those that are being stored at this moment
         self.under_way: dict[str, TaskRecord] = {}
+        #: whether the thread will look again by itself
+        self.is_attended = False
         #: whether the last call of the store failed
         self.is_failing = False
         #: how many records were not kept because too many waited
@@ -61,6 +65,7 @@ class _Waiting:
         with self.changed:
             ids = list(self.records)[:BATCH]
             self.under_way = {task_id: self.records.pop(task_id) for task_id in ids}
+            self.is_attended = bool(ids)
             return list(self.under_way.values())
 
     def give_back(self) -> None:
@@ -113,7 +118,9 @@ class _Writer(Service):
         return len(records)
 
     def pause_after(self, done: int) -> float:
-        return 0.0 if done else float("inf")
+        if not done:
+            return float("inf")
+        return 0.0 if done == BATCH else LINGER_SECONDS
 
     def _put_each(self, records: Sequence[TaskRecord]) -> None:
         """Store records; if the store refuses one of them, store the others.
@@ -192,10 +199,13 @@ class SentTasks:
                 waiting.dropped += 1
                 return
             waiting.records[record.task_id] = record
+            is_attended = waiting.is_attended
+        if is_attended:
+            return
         try:
             self._writer.start()
         except RuntimeError as exc:
-            # no thread can be started: the next task that is sent, or the end of the process, tries again
+            # no thread can be started: the next task that is sent tries again
             logger.warning("Sent tasks are recorded later: %s", exc)
         self._writer.wake()
 
@@ -227,6 +237,7 @@ class SentTasks:
         if waiting is None:
             return True
         deadline = time.monotonic() + timeout
+        self._writer.wake()
         with waiting.changed:
             waiting.changed.wait_for(
                 lambda: waiting.is_failing or not (waiting.records or waiting.under_way),
