@@ -27,6 +27,7 @@ from rootcellar.stores.sql.store import SqlStore
 from tests.helpers import HEAVY
 from tests.history.counted import Account, Actor, assert_right, at_time, roll_all
 from tests.history.stores import SQL, opened
+from tests.mariadb_server import MariaDBServer
 from tests.servers import die_with_parent
 
 
@@ -224,6 +225,23 @@ def test_only_one_pass_runs_at_a_time(postgres_url: str, mysql_url: str) -> None
 
             one._run(both)
             assert other.roll().is_leader
+
+
+def test_late_result_is_stored_also_with_the_rights_of_an_earlier_release(
+    mysql_server: MariaDBServer, mysql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = mysql_url.rpartition("/")[2]
+    with closing(open_store(mysql_url)) as store:
+        store.check()
+    mysql_server.execute("CREATE OR REPLACE USER earlier@'%' IDENTIFIED BY 'e'")
+    for table, rights in (("taskmeta", "SELECT, INSERT, UPDATE, DELETE"), ("taskmeta_roll", "SELECT")):
+        mysql_server.execute(f"GRANT {rights} ON `{database}`.celery_{table} TO earlier@'%'")
+    mysql_server.execute(f"GRANT SELECT ON `{database}`.rootcellar_schema TO earlier@'%'")
+    with closing(open_store(f"mysql://earlier:e@{mysql_url.rpartition('@')[2]}")) as store:
+        late = datetime.now(timezone.utc) - timedelta(hours=30)
+        for number in range(2):
+            assert store.put(TaskRecord(task_id=f"late-{number}", state="SUCCESS", done_at=late)).written
+    assert caplog.text.count("rootcellar schema grants") == 1
 
 
 # -- PostgreSQL

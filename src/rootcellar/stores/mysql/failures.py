@@ -22,6 +22,8 @@ READ_ONLY = {1290, 1792, 1836}
 #: a statement took longer than it was allowed to: MariaDB, MySQL
 TOO_SLOW = {1969, 3024}
 
+#: the user lacks a right on a table or a column
+DENIED = {1142, 1143}
 #: the session has no database, because it was dropped
 NO_DATABASE = 1046
 
