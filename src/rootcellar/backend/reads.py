@@ -76,8 +76,10 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         super().forget(text_id(task_id))
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        record = self.store.get(task_id if type(task_id) is str else text_id(task_id))
-        if record is None and (record := self.waiting_as_sent(task_id)) is None:
+        # first, because it may be stored between the two looks
+        waiting = self.waiting_as_sent(task_id)
+        record = self.store.get(task_id if type(task_id) is str else text_id(task_id)) or waiting
+        if record is None:
             self._warn_if_eager()
             return {"status": states.PENDING, "result": None}
         return self.meta_of(record)
