@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from celery import Celery, chord
 from rootcellar.history.grouping.settings import grouper_of_reader, grouper_of_worker
 from rootcellar.payloads import make_key
 from rootcellar.records import TaskRecord
+from rootcellar.testing.helpers import wait_until
 from tests.apps import failing
 from tests.servers import RedisServer
 from tests.workers import Worker
@@ -44,7 +46,8 @@ def setup(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     redis_server.flush()
     with app_of(redis_server.url, url) as app:
         app.backend.store.check()
-        env = {"TEST_BROKER": redis_server.url, "TEST_BACKEND": url}
+        conf = json.dumps({"result_backend_transport_options": {"statistics_interval": 0.1}})
+        env = {"TEST_BROKER": redis_server.url, "TEST_BACKEND": url, "TEST_CONF": conf}
         with Worker("tests.apps.failing", env=env, concurrency=1):
             yield Setup(app)
 
@@ -83,6 +86,15 @@ def test_body_of_a_failed_chord_has_a_group_of_its_own(setup: Setup) -> None:
         found.append(setup.stored(body.id).failure_group)
     assert found[0] == found[1] is not None
     assert found[0] != setup.failed("charge", "a17").failure_group
+
+
+def test_worker_stores_the_title_of_a_new_group(setup: Setup) -> None:
+    group = setup.failed("charge", "a17").failure_group
+    assert group is not None
+    store = setup.app.backend.store
+    wait_until(lambda: any(known.type for known in store.known_failures([group])), "the title")
+    (known,) = store.known_failures([group])
+    assert (known.type, known.place, known.template) == ("KeyError", "tests.apps.failing:price_of", "<text>")
 
 
 def test_own_group_of_an_exception_is_stored(setup: Setup) -> None:

@@ -7,7 +7,7 @@ Celery creates one for each process (it is thread-safe). Workers call ``store_re
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,7 +46,7 @@ from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, GroupRecord, Stor
 from rootcellar.retention.policy import Retention, read_optional_seconds, read_seconds
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import DELETE_BATCH, RecordsSent
-from rootcellar.stores.counting import Counted
+from rootcellar.stores.counting import Counted, KnownFailure
 from rootcellar.stores.fields import text_id
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.support.backoff import Backoff
@@ -583,8 +583,15 @@ class ResultBackend(ReadingBackend):
         if (moving := self.store.ability(WritesBehind)) is not None:
             services.append(Drain(moving))
         if (counted := self.store.ability(Counted)) is not None and self._statistics_interval:
-            services.append(RollUp(counted, RollUpConfig(statistics_interval=self._statistics_interval)))
+            config = RollUpConfig(statistics_interval=self._statistics_interval)
+            services.append(RollUp(counted, config, self._name_failures))
         return services
+
+    def _name_failures(self, groups: Sequence[KnownFailure]) -> None:
+        # imported late: most tasks never fail
+        from rootcellar.history.failure_titles import Titles
+
+        Titles(self.store, self.codec, self.app.conf, self._make_grouper()).name(groups)
 
     def start_services(self) -> None:
         """Start the background services of a worker's main process."""

@@ -34,16 +34,18 @@ class Titles:
         store: the store.
         codec: opens values, and seals titles.
         conf: Celery's configuration, or an empty mapping for the environment alone.
+        grouper: computes the groups of a worker's own failures; ``None`` for one that reads those of other processes.
     """
 
-    def __init__(self, store: Store, codec: Codec, conf: Mapping[str, Any]) -> None:
+    def __init__(self, store: Store, codec: Codec, conf: Mapping[str, Any], grouper: Grouper | None = None) -> None:
+        self._given = grouper
         self._store = store
         self._codec = codec
         self._conf = conf
 
     @cached_property
     def _grouper(self) -> Grouper:
-        return grouper_of_reader(self._conf, self._codec)
+        return self._given or grouper_of_reader(self._conf, self._codec)
 
     def grouped(self, record: TaskRecord) -> Grouped | None:
         """Return the group of a failure, computed from its row; ``None`` if a value of it cannot be read."""
@@ -114,25 +116,18 @@ class Titles:
             for name in _FIELDS
         }
 
-    def name_new(self) -> int:
-        """Compute and store the titles of groups that have none; return how many.
-
-        An example may expire: so this is done soon after a group is seen for the first time.
-        """
+    def name(self, groups: Sequence[KnownFailure]) -> None:
+        """Compute and store the titles of groups that have none, as far as their examples can be read."""
         counted = self._store.ability(Counted)
         if counted is None:
-            return 0
-        new = [each for each in counted.known_failures() if each.type is None]
-        records = self._store.get_many([each.example for each in new]) if new else {}
-        done = 0
-        for each in new:
-            record = records.get(each.example)
+            return
+        records = self._store.get_many([group.example for group in groups])
+        for group in groups:
+            record = records.get(group.example)
             grouped = None if record is None else self.grouped(record)
             if grouped is not None:
                 title = Title(grouped.type, grouped.place, grouped.template)
-                counted.describe_failure(each.group, **self._sealed(text_of_group(each.group), title))
-                done += 1
-        return done
+                counted.describe_failure(group.group, **self._sealed(text_of_group(group.group), title))
 
 
 def _with_title(group: FailureGroup, title: Title | None) -> FailureGroup:
