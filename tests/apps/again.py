@@ -15,7 +15,7 @@ RUNS, REPAIRED = "again:runs", "again:repaired"
 app = Celery("again", broker=BROKER, backend=f"rootcellar+{os.environ['TEST_BACKEND']}")
 app.conf.result_extended = True
 app.conf.task_track_started = True
-notes = redis.Redis.from_url(BROKER)
+notes = redis.Redis.from_url(os.environ.get("TEST_NOTES", BROKER))
 
 
 def run(task: Any) -> None:

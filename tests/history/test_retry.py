@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Exchange, Queue
 
 from rootcellar.errors import BrokerUnavailable, StoreUnavailable
 from rootcellar.history.history import History
@@ -361,3 +362,18 @@ def test_rabbitmq_without_the_queue_takes_no_message_and_the_task_can_be_sent_la
         connection.SimpleQueue("payments")
         later = list(history_of(sqlite).retry("state:failed", app=app).send())
     assert {each.old_id for each in later} == {"t0", "t1", "t2"}
+
+
+def test_exchange_of_the_task_is_used_with_its_routing_key(sqlite: Store, rabbit_url: str) -> None:
+    stamps = stamped("old", **{SENT_WITH: {"exchange": "media"}})
+    sqlite.put(failure("old", queue="video.small", stamps=stamps))
+    app = Celery("empty", broker=rabbit_url, set_as_current=False)
+    with app.connection_for_write() as connection:
+        videos = Queue("videos", Exchange("media", type="topic"), routing_key="video.*")
+        with connection.SimpleQueue(videos) as waiting:
+            assert len(list(history_of(sqlite).retry("", app=app).send())) == 1
+            message = waiting.get(timeout=20)
+            message.ack()
+
+    assert message.headers["id"] == new_id_of("old")
+    assert message.delivery_info["routing_key"] == "video.small"

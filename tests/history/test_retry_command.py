@@ -116,6 +116,7 @@ def test_json_has_every_sent_task_and_what_was_refused(store: Store, url: str) -
         "found": 2,
         "sendable": 1,
         "followed": 0,
+        "examples": [{"task_id": "t", "name": "shop.charge", "queue": "payments"}],
         "sent": [{"task_id": "t", "retried_as": new_id_of("t"), "name": "shop.charge"}],
         "refused": {"masked": 1},
         "stopped": False,
@@ -156,6 +157,17 @@ def test_broker_must_be_named(store: Store, url: str) -> None:
 
     assert done.status == 2
     assert "no broker is given: give --broker URL" in done.err
+
+
+def test_environment_names_broker_and_results(store: Store, url: str, redis_url: str) -> None:
+    store.put(failure("t"))
+    env = {"CELERY_RESULT_BACKEND": f"rootcellar+{url}", "CELERY_BROKER": redis_url}
+
+    done = commands.run("retry", "state:failed", "--yes", env=env)
+
+    assert done.status == 0, done.err
+    with redis.Redis.from_url(redis_url) as broker:
+        assert broker.llen("payments") == 1
 
 
 def test_password_of_the_broker_is_not_printed(store: Store, url: str) -> None:

@@ -15,6 +15,7 @@ import redis
 from celery import Celery, chord, group
 
 from rootcellar.history.repeats import new_id_of
+from rootcellar.payloads.stamps import SENT_WITH
 from rootcellar.records import TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.testing.child_processes import poll
@@ -131,3 +132,30 @@ def test_retried_task_gets_what_the_first_one_got_and_both_name_the_other(place:
     assert (found["result"]["priority"], found["result"]["queue"]) == (5, "celery")
     assert found["stamps"] == {"rootcellar_retry_of": old}
     assert place.record(old)["stamps"]["rootcellar_retried_as"] == new
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_plain_task_has_no_stamp_about_how_it_was_sent(
+    broker: str, request: pytest.FixtureRequest, redis_url: str, postgres_url: str
+) -> None:
+    url = redis_url if broker == "redis" else request.getfixturevalue("rabbit_url")
+    env = {"TEST_BROKER": url, "TEST_BACKEND": postgres_url, "TEST_NOTES": redis_url}
+    with Worker("tests.apps.again", env=env, pool="threads", concurrency=1) as worker:
+        app = Celery(broker=url, backend=f"rootcellar+{postgres_url}", set_as_current=False)
+        plain, followed = "plain", "followed"
+        app.send_task("tests.apps.again.ship", [1], task_id=plain)
+        app.send_task("tests.apps.again.ship", [1], task_id=followed, link=app.signature("tests.apps.again.total"))
+        for task_id in (plain, followed):
+            worker.wait_for_log(rf"\[{task_id}\] raised unexpected: ValueError")
+        app.AsyncResult(followed).get(propagate=False, timeout=PATIENCE)
+        app.AsyncResult(plain).get(propagate=False, timeout=PATIENCE)
+
+        store = open_store(postgres_url)
+        found = store.get_many([plain, followed])
+        store.close()
+    stamps = found[followed].stamps
+    assert found[plain].stamps is None
+    assert stamps is not None
+    assert json.loads(stamps.body) == {SENT_WITH: {"followed": True}}
+    # it is not a stamp of the application
+    assert SENT_WITH not in app.backend.get_task_meta(followed)

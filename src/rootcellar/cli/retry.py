@@ -193,6 +193,9 @@ class _Json:
             "found": preview.found,
             "sendable": preview.sendable,
             "followed": preview.followed,
+            "examples": [
+                {"task_id": each.old_id, "name": each.name, "queue": each.routing_key} for each in preview.examples
+            ],
             "sent": [],
         }
 
