@@ -124,6 +124,15 @@ def test_timeline_adds_up_to_the_rows_of_each_hour_and_day(store: Any, history: 
         assert len(starts) == {"hour": 73, "day": 4}[by]
 
 
+def test_days_of_a_timeline_are_those_of_the_reader(store: Any) -> None:
+    finished = [record for record in fill(store) if record.done_at]
+    roll_all(store)
+    zone = timezone(timedelta(hours=7))
+    timeline = History(store, codec_of({}), zone=zone).timeline("since:3d", by="day")
+    wanted = Counter(record.done_at.astimezone(zone).date() for record in finished if record.done_at)
+    assert {point.start.date(): point.count for point in timeline.points if point.count} == wanted
+
+
 def test_minutes_of_the_last_hour_come_from_the_rows_or_the_counts(store: Any, history: History) -> None:
     finished = [record for record in fill(store) if record.done_at and record.done_at >= NOW - timedelta(minutes=50)]
     for _ in range(2):

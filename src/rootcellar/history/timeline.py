@@ -86,10 +86,10 @@ def timeline(store: Store, query: Filter, clock: Clock, by: str = "hour") -> Tim
     since = selection.since or (selection.until or clock.now) - _LENGTHS[unit]
     until = selection.until or max(clock.now, since)
     starts = _starts(_floor(since, unit, clock), until, unit, clock)
-    # hours, because the reader's days do not begin with those of UTC
-    answer = counted_cells(
-        counted, replace(selection, since=since), by=Unit.HOUR if unit is Unit.DAY else unit, with_spreads=True
-    )
+    # the reader's days may not begin with those of UTC
+    is_shifted = any(start.utcoffset() for start in starts)
+    cells_by = Unit.HOUR if unit is Unit.DAY and is_shifted else unit
+    answer = counted_cells(counted, replace(selection, since=since), by=cells_by, with_spreads=True)
     states: dict[datetime, dict[str, int]] = {start: {} for start in starts}
     spreads: dict[datetime, tuple[Spread, Spread]] = {start: (Spread(), Spread()) for start in starts}
     for cell in answer.cells:
