@@ -23,6 +23,7 @@ from rootcellar.history.grouping.frames import read_traceback
 from rootcellar.history.grouping.grouping import Grouped, Grouper
 from rootcellar.history.grouping.identity import group_of, group_of_text, text_of_group
 from rootcellar.history.grouping.in_app import Application, application_of_process
+from rootcellar.history.grouping.many import NewGroups
 from rootcellar.history.grouping.template import template_of
 from rootcellar.payloads import serialise
 
@@ -324,6 +325,23 @@ def test_key_gives_other_numbers_and_parts_are_not_joined() -> None:
     assert group_of(["a"], b"one") != group_of(["a"], b"two")
     # a version whose numbers change must get another name
     assert text_of_group(group_of(["failure", "KeyError"])) == "GENJKWSZ"
+
+
+# -- too many groups
+
+
+def test_task_with_too_many_groups_has_one_for_the_rest() -> None:
+    now = 0.0
+    grouper = Grouper(Application(["/srv/shop"]), new_groups=NewGroups(3, lambda: now))
+    texts = [failed().replace("in charge", f"in generated_{number}") for number in range(6)]
+    found = [grouper.group(None, text, "x") for text in texts]
+    assert [one.place for one in found[3:]] == ["many places of x"] * 3
+    assert len({one.group for one in found}) == 4
+    assert grouper.group(None, texts[0], "x") == found[0]
+    assert grouper.group(None, texts[5], "y").place == "shop.cards:generated_5"
+    assert grouper.group(None, texts[5].replace("ValueError", "KeyError"), "x").group != found[3].group
+    now = 3_600.0
+    assert grouper.group(None, texts[5], "x").place == "shop.cards:generated_5"
 
 
 # -- the application's own choice

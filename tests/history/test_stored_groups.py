@@ -193,6 +193,6 @@ for state in ("SUCCESS", "RETRY", "FAILURE"):
         "rootcellar.history.grouping",
         *(
             f"rootcellar.history.grouping.{name}"
-            for name in ("described", "frames", "grouping", "identity", "in_app", "own", "settings", "template")
+            for name in ("described", "frames", "grouping", "identity", "in_app", "many", "own", "settings", "template")
         ),
     }

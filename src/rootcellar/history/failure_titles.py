@@ -57,7 +57,9 @@ class Titles:
         if text is not None and text == record.traceback and text.startswith("rootcellar:"):
             # it could not be decrypted
             text = None
-        return self._grouper.group(failure, text, record.name)
+        found = self._grouper.group(failure, text, record.name)
+        many = self._grouper.many(found, record.name)
+        return many if record.failure_group == many.group else found
 
     def named(
         self, groups: Sequence[FailureGroup], known: Mapping[int, KnownFailure], seen: Mapping[int, Seen]

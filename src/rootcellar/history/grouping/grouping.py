@@ -18,6 +18,7 @@ from rootcellar.history.grouping.described import Described, chosen_group, descr
 from rootcellar.history.grouping.frames import Frame, Traceback, read_traceback
 from rootcellar.history.grouping.identity import group_of, text_of_group
 from rootcellar.history.grouping.in_app import Application
+from rootcellar.history.grouping.many import NewGroups
 from rootcellar.history.grouping.own import DEFAULT, own_parts
 from rootcellar.history.grouping.template import template_of
 
@@ -70,11 +71,13 @@ class Grouper:
     Args:
         application: knows which frames are the application's own.
         key: makes the numbers of this deployment its own, as in :func:`~.identity.group_of`.
+        new_groups: limits the groups of each task; ``None`` for no limit.
     """
 
-    def __init__(self, application: Application, key: bytes = b"") -> None:
+    def __init__(self, application: Application, key: bytes = b"", new_groups: NewGroups | None = None) -> None:
         self._application = application
         self._key = key
+        self._new_groups = new_groups
 
     def group(
         self,
@@ -84,7 +87,7 @@ class Grouper:
         exc: Any = None,
         redact: Callable[[str], str] | None = None,
     ) -> Grouped:
-        """Return the group of a failure.
+        """Return the group of a failure; that of :meth:`many` if its task has made too many groups.
 
         Args:
             failure: the exception, or its stored form. Any other value has no type.
@@ -93,6 +96,25 @@ class Grouper:
             exc: the exception itself if it is at hand: then the application's functions are asked.
             redact: masks secrets in the message if it is not in the traceback, which must not have any.
         """
+        found = self._one(failure, traceback, task, exc, redact)
+        if self._new_groups is not None and self._new_groups.is_too_many(task or "", found.group):
+            return self.many(found, task)
+        return found
+
+    def many(self, one: Grouped, task: str | None) -> Grouped:
+        """Return the group of all failures of one type of a task, instead of too many groups."""
+        name = task or ""
+        group = group_of(("many", one.type, name), self._key)
+        return Grouped(group, one.type, f"many places of {name}", one.template, one.dependency)
+
+    def _one(
+        self,
+        failure: Any,
+        traceback: str | None,
+        task: str | None,
+        exc: Any,
+        redact: Callable[[str], str] | None,
+    ) -> Grouped:
         described, read = describe(failure), read_traceback(traceback or "")
         own = chosen_group(exc) if isinstance(exc, BaseException) else described.own
         kind, message, is_read = _type_and_message(described, read)

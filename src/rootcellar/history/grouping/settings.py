@@ -8,6 +8,7 @@ from typing import Any
 from rootcellar.errors import ConfigurationError
 from rootcellar.history.grouping.grouping import Grouper
 from rootcellar.history.grouping.in_app import Application, application_of_process
+from rootcellar.history.grouping.many import NewGroups
 from rootcellar.payloads import Codec
 from rootcellar.payloads.settings import value_of
 
@@ -22,7 +23,8 @@ def grouper_of_worker(conf: Mapping[str, Any], codec: Codec) -> Grouper:
     Raises:
         ConfigurationError: the setting is neither a text nor a list of names.
     """
-    return Grouper(application_of_process(libraries_of(conf)), codec.sealer.derived_key(_PURPOSE))
+    application = application_of_process(libraries_of(conf))
+    return Grouper(application, codec.sealer.derived_key(_PURPOSE), NewGroups())
 
 
 def grouper_of_reader(conf: Mapping[str, Any], codec: Codec) -> Grouper:
