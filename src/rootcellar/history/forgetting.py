@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from rootcellar.errors import PermissionDenied, StoreReadOnly
 from rootcellar.history.filters import Filter
 from rootcellar.history.history import History
 from rootcellar.history.lists import MAX_SIZE, Page, Tasks
 from rootcellar.payloads.forgetting import forget_tasks
 from rootcellar.records import TaskRecord
-from rootcellar.stores.counting import Counted
 from rootcellar.stores.search import Searchable
 
 #: how many tasks a preview counts
@@ -27,8 +25,6 @@ EXAMPLES = 5
 _BATCH = 500
 #: how many records are read at a time for the preview, and for how long
 _PAGE, _PREVIEW_SECONDS = 5_000, 10.0
-#: seconds of one pass of counting before the first deletion, and the most passes
-_PASS, _MOST_PASSES = 1.0, 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,6 @@ class Forgetting:
         Raises:
             StoreError: the store, or the blob store, cannot be used. What was deleted stays deleted.
         """
-        self._count_first()
         store, spiller, after = self._history.store, self._history.codec.spiller, None
         while True:
             page = self._tasks(self._page_size, after).page()
@@ -113,19 +108,6 @@ class Forgetting:
             after = page.cursor
             if after is None:
                 return self.forgotten
-
-    def _count_first(self) -> None:
-        """Let the statistics count the newest results, because they cannot count what is deleted."""
-        counted = self._history.store.ability(Counted)
-        if counted is None:
-            return
-        try:
-            for _ in range(_MOST_PASSES):
-                if counted.roll(budget=_PASS).is_done:
-                    return
-        except (PermissionDenied, StoreReadOnly):
-            # deleting will raise the same, or this user may delete and not count
-            return
 
     @property
     def _page_size(self) -> int:

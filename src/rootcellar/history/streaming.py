@@ -11,9 +11,11 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.search import Searchable
 
 #: the most records of the first page, and of any page
-_FIRST, _MOST = 100, 1_000
+_FIRST, _MOST = 100, 200
 #: the same for a store that has no index, and reads every record for each page
 _FIRST_SCANNED, _MOST_SCANNED = 1_000, 10_000
+#: seconds for a page where no index helps, and in a store without one
+_BUDGET, _BUDGET_SCANNED = 5.0, 60.0
 #: a page should not contain more than this many bytes
 _BYTES = 8_000_000
 
@@ -30,9 +32,10 @@ def pages(history: History, query: str | Filter = "", *, first: int | None = Non
     """
     has_index = history.store.ability(Searchable) is not None
     size, after = first or (_FIRST if has_index else _FIRST_SCANNED), None
+    budget = _BUDGET if has_index else _BUDGET_SCANNED
     query = history.parsed(query)
     while True:
-        page = history.tasks(query, size=size, after=after).page()
+        page = history.tasks(query, size=size, after=after, budget=budget).page()
         yield page
         after = page.cursor
         if after is None:
