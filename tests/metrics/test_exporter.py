@@ -14,12 +14,14 @@ import pytest
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.history.history import History
+from rootcellar.metrics import readings
 from rootcellar.metrics.collector import StoreCollector
-from rootcellar.metrics.families import exposition
+from rootcellar.metrics.families import Family, exposition
 from rootcellar.metrics.server import parse_address
 from rootcellar.opening import must_exist
 from rootcellar.payloads import Codec
 from rootcellar.stores import StoreOptions, open_store
+from rootcellar.stores.search import SearchTooSlow
 from tests.commands import command, environment, run_here, run_without
 from tests.helpers import record, wait_until
 from tests.metrics.scraping import parsed, scrape, value
@@ -150,6 +152,24 @@ def test_last_figures_are_served_while_the_store_is_down(new_postgres: Callable[
         store.close()
         wait_until(lambda: value(scrape(metrics), UP) == 1, "the store is asked again")
         assert value(scrape(metrics), "rootcellar_unfinished", started) == 2
+
+
+def test_question_that_a_store_cannot_answer_leaves_the_others(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_slow(history: History) -> Iterator[Family]:
+        raise SearchTooSlow("it takes too long", where="here")
+
+    monkeypatch.setattr(readings, "stuck", too_slow)
+    store = open_store(sqlite_url)
+    collector = StoreCollector(History(store, Codec()), must_exist)
+    for _ in range(2):
+        found = parsed(exposition(collector.families())[0].decode())
+        assert value(found, UP) == 1
+        assert ("rootcellar_chords_open", ()) in found
+        assert ("rootcellar_stuck", (("state", "STARTED"),)) not in found
+    assert caplog.text.count("it takes too long") == 1
+    store.close()
 
 
 def test_scrape_of_a_frozen_server_ends_in_time(new_postgres: Callable[..., PostgresServer]) -> None:

@@ -96,6 +96,21 @@ def test_errors_are_counted_by_kind_and_retries_by_number(new_postgres: Callable
         assert (calls(made, "put"), calls(made, "put", "error")) == (1, 3)
 
 
+def test_state_that_is_stored_late_is_counted_until_it_is_stored(tmp_path: Any) -> None:
+    is_up = threading.Event()
+
+    def write() -> None:
+        if not is_up.is_set():
+            raise StoreUnavailable("down")
+
+    with instrumented(f"sqlite:///{tmp_path}/results.sqlite3") as (app, made):
+        app.backend._interim.store("one", write, lambda: False, "store STARTED of task one")
+        assert value(samples(made), "rootcellar_late_results") == 1
+        assert value(samples(made), "rootcellar_store_retries_total") >= 1
+        is_up.set()
+        wait_until(lambda: value(samples(made), "rootcellar_late_results") == 0, "the state is stored")
+
+
 def test_series_of_common_operations_exist_from_the_start(tmp_path: Any) -> None:
     with instrumented(f"sqlite:///{tmp_path}/results.sqlite3") as (_, made):
         found = samples(made)
@@ -194,6 +209,19 @@ def test_child_that_replaces_another_goes_on_with_its_numbers() -> None:
     recorder.retried()
     found = parsed(exposition(recorder.families())[0].decode())
     assert value(found, "rootcellar_store_retries_total") == 4
+
+
+def test_process_that_a_task_forks_does_not_add_to_the_row_of_the_task() -> None:
+    recorder = Recorder()
+    recorder.share(anonymous(WIDTH))
+    recorder.retried()
+    child = os.fork()
+    if not child:
+        recorder.retried()
+        os._exit(0)
+    os.waitpid(child, 0)
+    found = parsed(exposition(recorder.families())[0].decode())
+    assert value(found, "rootcellar_store_retries_total") == 1
 
 
 def test_gauges_of_processes_that_ended_are_not_added() -> None:

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 
-from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailable
+from rootcellar.errors import AbilityMissing, PermissionDenied, RootcellarError, StoreUnavailable
 from rootcellar.history.history import History
 from rootcellar.metrics import catalogue, readings
 from rootcellar.metrics.families import Family, build_info
 from rootcellar.metrics.statistics import FailureStatistics, Statistics
 from rootcellar.stores import Store
+from rootcellar.stores.search import SearchTooSlow
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.text.escaping import visible_logs
 
@@ -136,17 +137,19 @@ class _Reader:
         self._kept = kept
         self._at = float("-inf")
         self._families: list[Family] = []
-        self._is_denied = False
+        self._is_reported = False
 
     def read(self, history: History) -> list[Family]:
-        """Return the figures; none if this user may not read them."""
-        if time.monotonic() - self._at >= self._kept:
-            try:
-                self._families = list(self._read(history))
-            except PermissionDenied as exc:
-                logger.log(logging.DEBUG if self._is_denied else logging.WARNING, "Some metrics are missing: %s", exc)
-                self._is_denied, self._families = True, []
-            self._at = time.monotonic()
+        """Return the figures. If this store or this user cannot answer the question, return the last ones, or none."""
+        if time.monotonic() - self._at < self._kept:
+            return self._families
+        try:
+            self._families = list(self._read(history))
+        except (PermissionDenied, AbilityMissing, SearchTooSlow) as exc:
+            level = logging.DEBUG if self._is_reported else logging.WARNING
+            logger.log(level, "Some metrics are missing or old: %s", exc)
+            self._is_reported = True
+        self._at = time.monotonic()
         return self._families
 
 

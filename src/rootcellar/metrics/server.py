@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 
 from rootcellar.errors import ConfigurationError
@@ -72,12 +73,16 @@ class MetricsServer(ThreadingHTTPServer):
                 remedy="give a free port, and an address of this machine; each worker needs a port of its own",
             ) from exc
 
+    def server_bind(self) -> None:
+        """Bind the address. Unlike the base class, do not ask the name service for the host's name: it may be slow."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
     @property
     def url(self) -> str:
         """The URL of the metrics."""
-        host, port = self.server_address[:2]
-        name = host.decode() if isinstance(host, (bytes, bytearray)) else str(host)
-        return f"http://{f'[{name}]' if ':' in name else name}:{port}{PATH}"
+        name = self.server_name
+        return f"http://{f'[{name}]' if ':' in name else name}:{self.server_port}{PATH}"
 
     def start(self) -> None:
         """Answer requests in a thread of its own."""
