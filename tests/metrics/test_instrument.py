@@ -6,18 +6,20 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from billiard import Process
 from celery import Celery
 from prometheus_client import CollectorRegistry, generate_latest
 
 import rootcellar
 from rootcellar.errors import ConfigurationError, DriverMissing, StoreUnavailable
 from rootcellar.metrics import catalogue
-from rootcellar.metrics.cells import Cells, SharedRows, anonymous, private_row
+from rootcellar.metrics.cells import Cells, SharedRows, anonymous
 from rootcellar.metrics.families import exposition
 from rootcellar.metrics.instrument import Instruments
 from rootcellar.metrics.recorder import KINDS, WIDTH, Recorder, kind_of
@@ -242,24 +244,49 @@ def test_place_beyond_the_last_row_is_refused() -> None:
     assert not recorder.join(SharedRows.ROWS)
 
 
+class SlowRow(list[float]):
+    """A row whose reads let other threads run, as may happen between the reading and the writing of a number."""
+
+    def __getitem__(self, place: Any) -> Any:
+        number = super().__getitem__(place)
+        time.sleep(0)
+        return number
+
+
 def test_threads_lose_no_count() -> None:
-    cells = Cells(private_row(1))
+    row: Any = SlowRow([0.0, 0.0, 0.0, 0.0])
+    cells = Cells(row)
 
     def add() -> None:
-        for _ in range(20_000):
+        for _ in range(500):
             cells.add(0)
+            cells.observe(1, (1.0,), 2.0)
 
     threads = [threading.Thread(target=add) for _ in range(4)]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert cells.row[0] == 80_000
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert list(row) == [2_000.0, 0.0, 2_000.0, 4_000.0]
+
+
+def test_each_place_in_a_pool_has_a_row_of_its_own() -> None:
+    with instrumented("sqlite:///unused.sqlite3") as (_, made):
+        made._recorder.share(anonymous(WIDTH))
+
+        def number_of_row() -> None:
+            made._on_child()
+            assert made._recorder._claim is not None
+            os._exit(made._recorder._claim[1])
+
+        children = [Process(target=number_of_row) for _ in range(3)]
+        for place, child in enumerate(children):
+            # as the pool does
+            child.index = place
+            child.start()
+        for child in children:
+            child.join()
+        assert [child.exitcode for child in children] == [1, 2, 3]
 
 
 def test_app_without_instruments_has_the_store_itself(tmp_path: Any) -> None:
