@@ -159,7 +159,7 @@ class CeleryLayout:
 
 
 class Times:
-    """Makes texts of microseconds since 1970; neighbours share the text of their second.
+    """Makes texts of microseconds since 1970.
 
     Args:
         zone: the end of each text.
@@ -167,19 +167,20 @@ class Times:
 
     def __init__(self, zone: str) -> None:
         self._zone = zone
-        self._seconds: dict[int, str] = {}
+        # formatting a moment from the beginning would take longer than everything else of a row
+        self._of_day = [f"{s // 3600:02}:{s // 60 % 60:02}:{s % 60:02}" for s in range(86_400)]
+        self._days: dict[int, str] = {}
 
     def text(self, moment: int | None) -> str:
         """Return the text of a moment for COPY."""
         if moment is None:
             return "\\N"
         second, rest = divmod(moment, SECOND)
-        text = self._seconds.get(second)
-        if text is None:
-            if len(self._seconds) > 50_000:
-                self._seconds.clear()
-            text = self._seconds[second] = f"{datetime.fromtimestamp(second, timezone.utc):%Y-%m-%d %H:%M:%S}"
-        return f"{text}.{rest:06d}{self._zone}"
+        day, second = divmod(second, 86_400)
+        date = self._days.get(day)
+        if date is None:
+            date = self._days[day] = f"{datetime.fromtimestamp(day * 86_400, timezone.utc):%Y-%m-%d}"
+        return f"{date} {self._of_day[second]}.{rest:06d}{self._zone}"
 
 
 def _text(text: str | None) -> str:

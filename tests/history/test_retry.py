@@ -19,7 +19,7 @@ from rootcellar.history.history import History
 from rootcellar.history.repeats import Refusal, new_id_of
 from rootcellar.payloads import ARGS, KWARGS, STAMPS, Codec, codec_of, make_key
 from rootcellar.payloads.stamps import RETRIED_AS, RETRY_OF, SENT_WITH
-from rootcellar.records import Payload, TaskRecord
+from rootcellar.records import ChordRecord, Payload, TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.testing.under_test import StoreUnderTest
 from tests.history.stores import ALL, opened
@@ -238,6 +238,17 @@ def test_unfinished_task_is_sent_on_demand(sqlite: Store, app: Celery) -> None:
     sent = list(history_of(sqlite).retry("", app=app, unfinished=True).send())
 
     assert [each.old_id for each in sent] == ["lost"]
+
+
+def test_lost_part_of_a_chord_that_waits_is_refused(store: Store, app: Celery) -> None:
+    store.begin_chord(ChordRecord(group_id="g", body=Payload(b"{}")))
+    store.put(failure("lost", state="STARTED", done_at=None, started_at=DONE, group_id="g", group_index=0))
+    store.put(failure("free", state="STARTED", done_at=None, started_at=DONE, group_id="other", group_index=0))
+
+    retry = history_of(store).retry("", app=app, unfinished=True)
+
+    assert [each.old_id for each in retry.send()] == ["free"]
+    assert retry.refused == {Refusal.OPEN_CHORD: 1}
 
 
 def test_limit_stops_and_the_next_retry_goes_on(sqlite: Store, app: Celery) -> None:

@@ -41,6 +41,7 @@ class Refusal(Enum):
     NO_ROUTE = "the broker has no queue for it"
     NOT_ENCODABLE = "its arguments cannot be encoded for a message"
     CHORD = "it belongs to a chord, which has failed with it"
+    OPEN_CHORD = "it belongs to a chord that waits for it, and its new result would not be counted there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,6 +127,7 @@ class Retry:
         self._limit = limit
         self._unfinished = unfinished
         self._send_unsure = send_unsure
+        self._open_chords: dict[str, bool] = {}
         self.refused: Counter[Refusal] = Counter()
 
     def preview(self) -> RetryPreview:
@@ -263,7 +264,17 @@ class Retry:
         stamps = stamps_of(record, self._codec)
         if not isinstance(stamps, Refusal) and RETRIED_AS in stamps and not self._send_unsure:
             return Refusal.UNSURE
-        return repeat_of(record, self._codec, self._queue)
+        judged = repeat_of(record, self._codec, self._queue)
+        if isinstance(judged, Repeat) and record.group_id is not None and self._is_open_chord(record.group_id):
+            return Refusal.OPEN_CHORD
+        return judged
+
+    def _is_open_chord(self, group_id: str) -> bool:
+        """Return whether a group is the header of a chord that is not finished; asked once for each group."""
+        is_open = self._open_chords.get(group_id)
+        if is_open is None:
+            is_open = self._open_chords[group_id] = self._store.get_chord(group_id) is not None
+        return is_open
 
 
 class _Pace:
