@@ -171,6 +171,7 @@ def test_words_can_be_combined_with_others(history: History) -> None:
     assert found(history, "(is:stuck OR worker:celery@b) is:retried") == {"b", "c"}
     assert found(history, "-is:stuck state:unfinished") == {"c"}
     assert [task.record.task_id for task in history.stuck("is:retried")] == ["b"]
+    assert history.count("is:stuck").value == 2
 
 
 def test_limits_decide_from_when_on_a_task_is_stuck(history: History) -> None:

@@ -11,6 +11,7 @@ for a retry is neither, because the time of its next run is not stored.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -20,14 +21,16 @@ from rootcellar.history.filters import Clock, Filter
 from rootcellar.history.filters.fields import LOOKED_UP
 from rootcellar.history.filters.rows import Opener, Row
 from rootcellar.history.filters.tree import And, Field, Node, Not, Or, Pattern, Presence, Text, Value, fields_of
-from rootcellar.records import NO_DATE, TaskRecord, was_only_sent
+from rootcellar.records import NO_DATE, SENT, TaskRecord, was_only_sent
 from rootcellar.stores import Store
 from rootcellar.stores.counting import Counted, Question
 from rootcellar.stores.fields import moment_of
-from rootcellar.stores.search import Always, OneOf, Position, Search, Searchable, Segment
+from rootcellar.stores.search import Condition, Negated, OneOf, Position, Search, Searchable, Segment
 
-#: the most unfinished tasks that are looked at, the most recent first; and the most records of a store without indexes
-MAX_UNFINISHED, MAX_SCANNED = 100_000, 100_000
+#: the most running and the most waiting tasks that are looked at, the most recent first
+MAX_UNFINISHED = 100_000
+#: the most records that are read in a store without indexes
+MAX_SCANNED = 100_000
 #: the most tasks in an answer
 MAX_FOUND = 10_000
 _BATCH = 1_000
@@ -93,6 +96,9 @@ class _Usual:
             self.run, self.runs = max(self.run, (record.done_at - record.started_at).total_seconds()), self.runs + 1
 
 
+_NOTHING_USUAL = _Usual()
+
+
 @dataclass(slots=True)
 class _Evidence:
     """What the rows say.
@@ -124,8 +130,9 @@ def late_tasks(
         AbilityMissing: the store has no index, and too many records.
         StoreError: it cannot be read.
     """
-    evidence = _evidence(store, clock.now, limits)
-    slow = [record for record in evidence.candidates if _judged(record, evidence, clock.now, limits, None)]
+    now, evidence = clock.now, _evidence(store, clock.now, limits)
+    slow = [record for record in evidence.candidates if _delay(record, evidence.usual, now, limits)]
+    slow = heapq.nsmallest(MAX_FOUND, slow, key=lambda record: record.started_at or record.sent_at or NO_DATE)
     # read again, whole: some may have ended since, and the time at which a task should start is in its result
     whole = store.get_many([record.task_id for record in slow])
     workers = {record.worker for record in whole.values() if record.worker is not None}
@@ -133,9 +140,9 @@ def late_tasks(
     found: list[StuckTask] = []
     for record in whole.values():
         plain = opener(record)
-        judged = _judged(plain, evidence, clock.now, limits, active)
-        if judged is not None and matches(record):
-            found.append(judged)
+        delay = _delay(plain, evidence.usual, now, limits)
+        if delay is not None and matches(record):
+            found.append(_judged(plain, delay, limits, active))
     return sorted(found, key=lambda task: (task.since, task.record.task_id))[:MAX_FOUND]
 
 
@@ -143,7 +150,9 @@ def stuck_tasks(
     store: Store, clock: Clock, matches: Callable[[TaskRecord], bool], opener: Opener, limits: Limits = DEFAULT
 ) -> list[StuckTask]:
     """Return the stuck tasks, the one that is stuck for longest first. See :func:`late_tasks`."""
-    return [task for task in late_tasks(store, clock, matches, opener, limits) if task.is_stuck]
+    # a task that waits and is not stuck need not be read
+    at_least = replace(limits, least_wait=max(limits.least_wait, limits.stuck_wait))
+    return [task for task in late_tasks(store, clock, matches, opener, at_least) if task.is_stuck]
 
 
 def looked_up(query: Filter, store: Store, clock: Clock, opener: Opener) -> Filter:
@@ -152,9 +161,11 @@ def looked_up(query: Filter, store: Store, clock: Clock, opener: Opener) -> Filt
     Raises:
         AbilityMissing, StoreError: see :func:`late_tasks`.
     """
-    if not any(_words(each)[0] for each in fields_of(query.condition)):
+    words = {word for each in fields_of(query.condition) for word in _words(each)[0]}
+    if not words:
         return query
-    late = late_tasks(store, clock, lambda record: True, opener)
+    find = late_tasks if "late" in words else stuck_tasks
+    late = find(store, clock, lambda record: True, opener)
     ids = {
         "late": [task.record.task_id for task in late],
         "stuck": [task.record.task_id for task in late if task.is_stuck],
@@ -202,65 +213,68 @@ def _any_of_ids(ids: Sequence[str]) -> Node:
 # -- is a task late?
 
 
-def _judged(
-    record: TaskRecord, evidence: _Evidence, now: datetime, limits: Limits, active: Collection[str] | None
-) -> StuckTask | None:
-    """Return a task if it is late; ``None`` for ``active`` if the workers are not known yet."""
-    usual = evidence.usual.get(record.name or "", _Usual())
+@dataclass(frozen=True, slots=True)
+class _Delay:
+    """How long an unfinished task has run or waited, if that is too long.
+
+    Attributes:
+        since: when it was started, or should have been.
+        length: how long ago that is.
+        usual: the longest run or wait of earlier tasks, if one is known.
+        count: of how many.
+        was_started: whether it runs.
+    """
+
+    since: datetime
+    length: timedelta
+    usual: timedelta | None
+    count: int
+    was_started: bool
+
+
+def _delay(record: TaskRecord, usual: Mapping[str, _Usual], now: datetime, limits: Limits) -> _Delay | None:
+    """Return how long a task has run or waited; ``None`` if it is not late."""
     if record.done_at is not None:
         return None
+    known = usual.get(record.name or "", _NOTHING_USUAL)
     if was_only_sent(record):
-        return _judged_waiting(record, usual, now, limits)
-    if record.started_at is not None and record.state != _RETRY:
-        return _judged_running(record, usual, now, limits, active or ())
-    return None
-
-
-def _judged_waiting(record: TaskRecord, usual: _Usual, now: datetime, limits: Limits) -> StuckTask | None:
-    since = _due(record)
-    longest = timedelta(seconds=usual.wait) if usual.waits else None
-    waited = now - since
-    if waited <= max(limits.least_wait, longest or timedelta(0)):
+        since, seconds, count = _due(record), known.wait, known.waits
+        least = limits.least_wait
+    elif record.started_at is not None and record.state != _RETRY:
+        since, seconds, count = record.started_at, known.run, known.runs
+        least = limits.least_run if count else limits.unknown_run
+    else:
         return None
-    known = (
-        "no earlier task of this name has a known wait" if longest is None else f"the longest wait was {_s(longest)}"
-    )
-    return StuckTask(
-        record=record,
-        since=since,
-        usual=longest,
-        why=f"it was sent and has not started for {_s(waited)}; {known}",
-        is_stuck=waited > limits.stuck_wait,
-    )
+    longest, length = timedelta(seconds=seconds), now - since
+    if length <= max(least, longest):
+        return None
+    return _Delay(since, length, longest if count else None, count, was_started=record.started_at is not None)
 
 
 def _due(record: TaskRecord) -> datetime:
     """Return when a task that was sent should start: its ETA, if it has one that can be read."""
     assert record.sent_at is not None
+    if record.result is None:
+        return record.sent_at
     known = Row(record).result
     eta = moment_of(known.get("eta")) if isinstance(known, dict) else None
     return record.sent_at if eta is None else max(eta, record.sent_at)
 
 
-def _judged_running(
-    record: TaskRecord, usual: _Usual, now: datetime, limits: Limits, active: Collection[str]
-) -> StuckTask | None:
-    assert record.started_at is not None
-    longest = timedelta(seconds=usual.run) if usual.runs else None
-    runs = now - record.started_at
-    if runs <= (limits.unknown_run if longest is None else max(limits.least_run, longest)):
-        return None
-    known = "no earlier run has ended" if longest is None else f"the longest of {usual.runs:,} runs took {_s(longest)}"
-    is_silent = record.worker is None or record.worker not in active
-    lately = f"for {_s(limits.silence)}"
-    worker = f"its worker has {'started and ended nothing' if is_silent else 'started or ended other tasks'} {lately}"
-    return StuckTask(
-        record=record,
-        since=record.started_at,
-        usual=longest,
-        why=f"it has run for {_s(runs)}; {known}; {worker}",
-        is_stuck=is_silent,
-    )
+def _judged(record: TaskRecord, delay: _Delay, limits: Limits, active: Collection[str]) -> StuckTask:
+    """Return a late task, with the reason."""
+    if delay.was_started:
+        is_stuck = record.worker is None or record.worker not in active
+        runs = f"the longest of {delay.count:,} runs took" if delay.usual is not None else "no earlier run has ended"
+        sign = "started and ended nothing" if is_stuck else "started or ended other tasks"
+        parts = [f"it has run for {_s(delay.length)}", runs, f"its worker has {sign} for {_s(limits.silence)}"]
+    else:
+        is_stuck = delay.length > limits.stuck_wait
+        waits = f"the longest of {delay.count:,} waits took" if delay.usual is not None else "no earlier wait is known"
+        parts = [f"it was sent and has not started for {_s(delay.length)}", waits]
+    if delay.usual is not None:
+        parts[1] += f" {_s(delay.usual)}"
+    return StuckTask(record=record, since=delay.since, usual=delay.usual, why="; ".join(parts), is_stuck=is_stuck)
 
 
 def _s(length: timedelta) -> str:
@@ -282,26 +296,27 @@ def _s(length: timedelta) -> str:
 
 def _evidence(store: Store, now: datetime, limits: Limits) -> _Evidence:
     searchable, counted = store.ability(Searchable), store.ability(Counted)
-    until = now - min(limits.least_run, limits.least_wait)
+    silence = now - limits.silence
     if searchable is None or counted is None:
-        return _scanned(store, until, now - limits.silence)
-    candidates = list(_unfinished(searchable, until))
+        return _scanned(store, now - min(limits.least_run, limits.least_wait), silence)
+    was_sent = OneOf("status", (SENT,))
+    candidates = [
+        *_unfinished(searchable, Negated(was_sent), now - limits.least_run),
+        *_unfinished(searchable, was_sent, now - limits.least_wait),
+    ]
     names = {record.name or "" for record in candidates}
-    return _Evidence(
-        candidates,
-        _usual(counted, names) if names else {},
-        lambda workers: _active(searchable, workers, now - limits.silence),
-    )
+    usual = _usual(counted, names) if names else {}
+    return _Evidence(candidates, usual, lambda workers: _active(searchable, workers, silence))
 
 
-def _unfinished(store: Searchable, until: datetime) -> Iterator[TaskRecord]:
-    """Yield the unfinished tasks that were started, or else sent, before a moment."""
+def _unfinished(store: Searchable, condition: Condition, until: datetime) -> Iterator[TaskRecord]:
+    """Yield the unfinished tasks that meet a condition and were started, or else sent, before a moment."""
     after: Position | None = None
     for _ in range(MAX_UNFINISHED // _BATCH):
         page = store.search(
             Search(
                 segment=Segment.UNFINISHED,
-                condition=Always(True),
+                condition=condition,
                 after=after,
                 until=until,
                 limit=_BATCH,
