@@ -120,6 +120,59 @@ def test_group_of_failures_is_known_with_its_times_and_a_persons_mark(store: Any
     assert (later.note, later.example) == ("known", "later")
 
 
+ODD_DATES = {
+    "postgres": ("infinity", "-infinity", "4000-01-01 BC", "20000-01-01", "9999-12-31 23:59:59.999999", "0001-01-01"),
+    "mysql": ("9999-12-31 23:59:59.999999", "1000-01-01"),
+    "sqlite": (
+        "never",
+        "2026-13-45 99:00",
+        "2451545.5",
+        "9999-12-31 23:59:59.999999",
+        "2026-11-28 1",
+        "",
+        "0001-01-01",
+    ),
+}
+INSERTS = {
+    "postgres": "INSERT INTO celery_taskmeta (task_id, status, date_done) VALUES (%(id)s, 'FAILURE', %(date)s)",
+    "mysql": "INSERT INTO celery_taskmeta (task_id, status, date_done, put_id) VALUES (%(id)s, 'X', %(date)s, 0)",
+    "sqlite": "INSERT INTO celery_taskmeta (task_id, status, date_done) VALUES (:id, 'FAILURE', :date)",
+}
+ODD_ROW = """
+INSERT INTO celery_taskmeta (task_id, status, date_done, name, retries, failure_group, date_started)
+VALUES (:id, :state, :date, 42, 'many', 'x', 5)
+"""
+
+
+def test_damaged_row_does_not_stop_the_counting_of_others(store: Any, request: pytest.FixtureRequest) -> None:
+    actor = Actor(store, 12, datetime.now(timezone.utc))
+    for _ in range(20):
+        actor.act()
+    roll_all(store)
+    kind = request.node.callspec.id
+
+    def insert(statement: str, **values: Any) -> None:
+        store._run(lambda connection: store._counts.execute(connection, statement, values))
+
+    for number, date in enumerate(ODD_DATES[kind]):
+        insert(INSERTS[kind], id=f"odd-{number}", date=date)
+    if kind == "sqlite":
+        for number, state in enumerate((b"\xff", "FAILURE")):
+            insert(ODD_ROW, id=f"odd-{number + 7}", state=state, date=f"{datetime.now(timezone.utc)}")
+    for _ in range(20):
+        actor.act()
+    store.roll()
+    roll_all(store)
+    answer = store.counts(Question(states=("SUCCESS",)))
+    assert sum(cell.tally.count for cell in answer.cells) == sum(
+        record.state == "SUCCESS" for record in actor.account.finished()
+    )
+    store.delete([f"odd-{number}" for number in range(9)])
+    store.rebuild_counts()
+    roll_all(store)
+    assert store.failure_hours() is not None
+
+
 class Killed(BaseException):
     """Ends a pass at a statement."""
 

@@ -16,7 +16,7 @@ WHERE id = 1
 
 -- recent_minutes: find the minutes of rows that ended since then
 SELECT DISTINCT LEFT(CAST(date_done AS CHAR), 16) FROM {task} FORCE INDEX ({task_date_done_index})
-    WHERE date_done >= %(since)s
+    WHERE date_done >= %(since)s AND date_done < '9999-12-31'
 
 -- counted_minutes: find the minutes since then that have cells of rows that exist
 SELECT DISTINCT start FROM {minute} WHERE start >= %(since)s AND part = 2
@@ -68,7 +68,7 @@ INSERT INTO {gone} (start, is_hour, name, queue, status, failure_group, run_step
     run_max, wait_sum, wait_max, first_done, last_done, example)
 SELECT CONCAT(LEFT(CAST(date_done AS CHAR), IF(is_hour, 13, 16)), IF(is_hour, ':00:00', ':00')), is_hour, {tallied}
 FROM ({timed}, date_done < UTC_TIMESTAMP(6) - INTERVAL 5 HOUR AS is_hour FROM {task} FORCE INDEX (PRIMARY)
-    WHERE task_id IN %(ids)s AND date_done IS NOT NULL) AS t
+    WHERE task_id IN %(ids)s AND date_done >= '1000-01-01' AND date_done < '9999-12-31') AS t
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 
 -- workers: find the workers of the rows that ended in a time
@@ -77,11 +77,11 @@ WHERE date_done >= %(since)s AND date_done < %(until)s AND worker IS NOT NULL GR
 
 -- next_before: find the end of the last row that ended before
 SELECT max(date_done) FROM {task} FORCE INDEX ({task_date_done_index})
-    WHERE date_done < %(moment)s
+    WHERE date_done < %(moment)s AND date_done >= '1000-01-01'
 
 -- next_after: find the end of the first row that ended at or after
 SELECT min(date_done) FROM {task} FORCE INDEX ({task_date_done_index})
-    WHERE date_done >= %(moment)s
+    WHERE date_done >= %(moment)s AND date_done < '9999-12-31'
 
 -- drop_cells: delete the cells of a time
 DELETE FROM {table} WHERE start >= %(since)s AND start < %(until)s AND part IN (%(part)s, %(part)s + 2)

@@ -17,7 +17,7 @@ from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.counting import Unit
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.schema import table_names
-from rootcellar.stores.sql.counting import Dirty, Present, Roll, Server
+from rootcellar.stores.sql.counting import ALWAYS, LAST, Dirty, Present, Roll, Server
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, quote_identifier
 
 _PACKAGE = "rootcellar.stores.postgres"
@@ -115,8 +115,9 @@ class PostgresCounts(Server[Connection]):
         for minute, hours in self.all(connection, "changed_minutes", {"horizon": roll.horizon}):
             if minute is not None:
                 yield Dirty(self.read_date(minute))
-            for hour in hours or ():
-                yield Dirty(self.read_date(hour), True)
+            for hour in map(self.read_date, hours or ()):
+                if ALWAYS <= hour < LAST:
+                    yield Dirty(hour, True)
 
     def prepare(self, connection: Connection) -> None:
         if not self._may_summarize or time.monotonic() - self._summarized_at < _SUMMARY_INTERVAL:

@@ -23,7 +23,7 @@ SELECT brin_summarize_new_values(%(index)s::regclass)
 SELECT to_regclass(%(index)s) IS NOT NULL
 
 -- changed_minutes: find the minutes, and earlier hours, of rows that were stored since the horizon
-SELECT DISTINCT CASE WHEN isfinite(date_done) THEN date_trunc('minute', date_done, 'UTC') END, was_done FROM {task}
+SELECT DISTINCT CASE WHEN date_done >= '1000-01-01' AND date_done < '9999-12-31' THEN date_trunc('minute', date_done, 'UTC') END, was_done FROM {task}
 WHERE changed >= %(horizon)s AND (date_done IS NOT NULL OR was_done IS NOT NULL)
     -- 64 transactions share a marker; xmin says which of them it was, if nothing else has changed the row since
     AND NOT (xmin::text::bigint >> 6 = (changed & 4294967295) >> 6
@@ -31,7 +31,7 @@ WHERE changed >= %(horizon)s AND (date_done IS NOT NULL OR was_done IS NOT NULL)
 
 -- recent_minutes: find the minutes of rows that ended since then
 SELECT DISTINCT date_trunc('minute', date_done, 'UTC') FROM {task}
-WHERE date_done >= %(since)s AND date_done < 'infinity'
+WHERE date_done >= %(since)s AND date_done < '9999-12-31'
 
 -- dirty: read what must be counted again
 SELECT id, start, is_hour FROM {dirty}
@@ -81,21 +81,23 @@ GROUP BY 1, 2, 3, 4, 5, 6, 7
 INSERT INTO {gone} (start, is_hour, name, queue, status, failure_group, run_step, wait_step, n, retries, run_sum,
     run_max, wait_sum, wait_max, first_done, last_done, example)
 SELECT date_trunc(CASE WHEN is_hour THEN 'hour' ELSE 'minute' END, date_done, 'UTC'), is_hour, {tallied}
-FROM ({timed}, date_done < now() - interval '5 hours' AS is_hour FROM deleted WHERE isfinite(date_done)) AS t
+FROM ({timed}, date_done < now() - interval '5 hours' AS is_hour FROM deleted
+    WHERE date_done >= '1000-01-01' AND date_done < '9999-12-31') AS t
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 
 -- mark_earlier: remember the hours in which deleted rows were done before, because these rows can no longer be found
-INSERT INTO {dirty} (start, is_hour) SELECT unnest(was_done), true FROM deleted WHERE was_done IS NOT NULL
+INSERT INTO {dirty} (start, is_hour) SELECT hour, true FROM deleted, unnest(was_done) AS hour
+WHERE hour >= '1000-01-01' AND hour < '9999-12-31'
 
 -- workers: find the workers of the rows that ended in a time
 SELECT worker, max(date_done) FROM {task}
 WHERE date_done >= %(since)s AND date_done < %(until)s AND worker IS NOT NULL GROUP BY worker
 
 -- next_before: find the end of the last row that ended before
-SELECT max(date_done) FROM {task} WHERE date_done < %(moment)s AND date_done > '-infinity'
+SELECT max(date_done) FROM {task} WHERE date_done < %(moment)s AND date_done >= '1000-01-01'
 
 -- next_after: find the end of the first row that ended at or after
-SELECT min(date_done) FROM {task} WHERE date_done >= %(moment)s AND date_done < 'infinity'
+SELECT min(date_done) FROM {task} WHERE date_done >= %(moment)s AND date_done < '9999-12-31'
 
 -- drop_cells: delete the cells of a time
 DELETE FROM {table} WHERE start >= %(since)s AND start < %(until)s AND part IN (%(part)s, %(part)s + 2)

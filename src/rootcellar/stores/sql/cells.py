@@ -71,8 +71,10 @@ def _spread(step: int | None, count: int, total: Any, longest: Any) -> Spread:
 
 
 def _text(value: Any) -> str:
-    """Return a text column; a damaged one, of bytes, as readable text."""
-    return value if isinstance(value, str) else bytes(value).decode("utf-8", "backslashreplace")
+    """Return a text column; a damaged one as readable text."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value if isinstance(value, str) else str(value)
 
 
 def by_cell(lines: Iterable[Line], unit: Unit) -> dict[Key, Tally]:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rootcellar.stores.counting import Question, Unit
-from rootcellar.stores.fields import EARLIEST
+from rootcellar.stores.fields import EARLIEST, LATEST
 from rootcellar.stores.sql.cells import Line, line_of
 from rootcellar.stores.sql.statements import fill_in
 
@@ -25,8 +25,8 @@ VERSION = 1
 #: how long minutes and hours are kept; days are kept for ever
 MINUTES_KEPT = timedelta(hours=3)
 HOURS_KEPT = timedelta(days=100)
-#: before all rows
-ALWAYS = EARLIEST
+#: the first day that is counted, and the first one that is not
+ALWAYS, LAST = EARLIEST, LATEST.replace(hour=0, minute=0, second=0, microsecond=0)
 #: the tables, by their keys, and the endings of their names; then the same of the indexes
 TABLES = {
     key: f"_{key}" for key in ("minute", "hour", "day", "failure_hour", "failure", "name", "gone", "dirty", "roll")

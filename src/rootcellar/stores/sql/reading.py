@@ -27,9 +27,8 @@ from rootcellar.stores.counting import (
     begin_of,
     merged,
 )
-from rootcellar.stores.fields import LATEST
 from rootcellar.stores.sql.cells import GONE, LIVING, TOTAL, Line, read_tally
-from rootcellar.stores.sql.counting import ALWAYS, HOURS_KEPT, Dirty, Roll, Server
+from rootcellar.stores.sql.counting import ALWAYS, HOURS_KEPT, LAST, Dirty, Roll, Server
 
 C = TypeVar("C")
 Span = tuple[datetime, datetime]
@@ -92,7 +91,7 @@ def unfinished(server: Server[C], connection: C, question: Question, cap: int) -
 def durations(server: Server[C], connection: C, question: Question, of: str, limit: int) -> list[float] | None:
     """Return the durations of the rows that exist; ``None`` if there are more than ``limit`` rows."""
     selected, params = server.selected_rows(question)
-    window = server.window(question.since or ALWAYS, question.until or LATEST)
+    window = server.window(question.since or ALWAYS, question.until or LAST)
     with server.snapshot(connection, is_write=False):
         found = server.all(connection, "durations", {**params, **window, "limit": limit + 1}, selected=selected)
     if len(found) > limit:
@@ -149,7 +148,7 @@ class _Reading(Generic[C]):
         self._is_begun = is_known
         self._roll = roll if roll is not None and is_known else Roll.begun(self._present)
         self._since = max(question.since or ALWAYS, ALWAYS)
-        self._until = min(question.until or LATEST, LATEST)
+        self._until = min(question.until or LAST, LAST)
         self._is_exact = True
         self._behind_by = timedelta(0)
         self._dirty = self._find_dirty()
@@ -185,7 +184,7 @@ class _Reading(Generic[C]):
             hours = _without(hours, [(roll.minutes_from, roll.hours_until)])
         self.hours = _without(hours, [(hour, hour + Unit.HOUR.length) for hour in dirty_hours])
         minutes_from = roll.minutes_from if question.by is Unit.MINUTE else roll.hours_until
-        minutes = _within(whole, Unit.MINUTE, minutes_from, LATEST) if self._is_begun else []
+        minutes = _within(whole, Unit.MINUTE, minutes_from, LAST) if self._is_begun else []
         self.minutes = _without(minutes, [dirty.minutes() for dirty in self._dirty])
         rest = _without(_without(_without([whole], self.days), self.hours), self.minutes)
         self.rest = self._bounded(rest)
@@ -194,7 +193,7 @@ class _Reading(Generic[C]):
             *_within_each(_intersect(self.rest, [(kept, roll.hours_until)]), Unit.HOUR),
         ]
         gone_minutes = _within_each(
-            _intersect(_without(self.rest, self.gone_hours), [(roll.minutes_from, LATEST)]), Unit.MINUTE
+            _intersect(_without(self.rest, self.gone_hours), [(roll.minutes_from, LAST)]), Unit.MINUTE
         )
         self.gone_minutes = gone_minutes
         self.partial = _without(_without(self.rest, self.gone_hours), self.gone_minutes)
@@ -202,7 +201,7 @@ class _Reading(Generic[C]):
     def _bounded(self, rest: list[Span]) -> list[Span]:
         """Return the newest part of the rest that may be read from rows; note if something is left out."""
         open_from = self._roll.hours_until
-        found = _intersect(rest, [(open_from, LATEST)])[::-1]
+        found = _intersect(rest, [(open_from, LAST)])[::-1]
         left = LONGEST_FROM_ROWS
         for since, until in reversed(_intersect(rest, [(ALWAYS, open_from)])):
             begin = max(since, until - left) if until - since > left else since
@@ -388,12 +387,12 @@ def _matches(line: Line, question: Question) -> bool:
 def _within(span: Span, unit: Unit, since: datetime, until: datetime) -> list[Span]:
     """Return the whole minutes, hours or days of a time that are in another one."""
     begin = unit.ceiling(max(span[0], since))
-    end = unit.floor(min(span[1], until)) if min(span[1], until) < LATEST else LATEST
+    end = unit.floor(min(span[1], until)) if min(span[1], until) < LAST else LAST
     return [(begin, end)] if begin < end else []
 
 
 def _within_each(spans: Iterable[Span], unit: Unit) -> list[Span]:
-    return [found for span in spans for found in _within(span, unit, ALWAYS, LATEST)]
+    return [found for span in spans for found in _within(span, unit, ALWAYS, LAST)]
 
 
 def _intersect(spans: Iterable[Span], others: Sequence[Span]) -> list[Span]:

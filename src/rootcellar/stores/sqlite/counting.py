@@ -24,7 +24,7 @@ _LENGTHS = {Unit.DAY: 10, Unit.HOUR: 13, Unit.MINUTE: 16}
 def statements(options: StoreOptions) -> dict[str, str]:
     """Return the statements of ``statistics.sql`` by name."""
     found = load_statements(PACKAGE, "statistics.sql", table_names(options))
-    fragments = {"tallied": found["tallied"], "timed": found["timed"]}
+    fragments = {key: found[key] for key in ("tallied", "timed", "readable")}
     return {name: fill_in(text, fragments) for name, text in found.items()}
 
 

@@ -14,8 +14,11 @@ UPDATE {roll} SET version = :version, system = :system, horizon = :horizon, pass
     hours_until = :hours_until, days_from = :days_from, days_until = :days_until
 WHERE id = 1
 
+-- readable: a date that can be read; everything else is damage, and not counted
+date_done < '9999-12-31' AND date_done GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] *' AND julianday(date_done) IS NOT NULL
+
 -- recent_minutes: find the minutes of rows that ended since then
-SELECT DISTINCT substr(date_done, 1, 16) FROM {task} WHERE date_done >= :since AND date_done < '9999-12-31 23:59:60'
+SELECT DISTINCT substr(date_done, 1, 16) FROM {task} WHERE date_done >= :since AND {readable}
 
 -- counted_minutes: find the minutes since then that have cells of rows that exist
 SELECT DISTINCT start FROM {minute} WHERE start >= :since AND part = 2
@@ -47,15 +50,16 @@ DELETE FROM {gone} WHERE id IN (SELECT value FROM json_each(:ids))
 SELECT *, rootcellar_seconds(date_started, date_done) AS run, rootcellar_seconds(date_sent, date_started) AS wait
 
 -- tallied: what is counted of timed rows
-coalesce(name, '') AS name, coalesce(queue, '') AS queue, status, failure_group,
+coalesce(name, '') AS name, coalesce(queue, '') AS queue, status,
+    CASE WHEN typeof(failure_group) = 'integer' THEN failure_group END AS failure_group,
     rootcellar_step(run) AS run_step, rootcellar_step(wait) AS wait_step,
     count(*) AS n, coalesce(sum(retries), 0) AS retries, sum(run) AS run_sum, max(run) AS run_max,
     sum(wait) AS wait_sum, max(wait) AS wait_max, min(date_done) AS first_done, max(date_done) AS last_done,
-    max(CASE WHEN failure_group IS NOT NULL THEN task_id END) AS example
+    max(CASE WHEN typeof(failure_group) = 'integer' THEN task_id END) AS example
 
 -- lines: count the rows that ended in a time
 SELECT substr(date_done, 1, :unit) AS start, {tallied}
-FROM ({timed} FROM {task} WHERE date_done >= :since AND date_done < :until {selected}) AS t
+FROM ({timed} FROM {task} WHERE date_done >= :since AND date_done < :until AND {readable} {selected}) AS t
 GROUP BY 1, 2, 3, 4, 5, 6, 7
 
 -- note_gone: store what was counted of rows that are then deleted: by the minute if they ended lately, by the hour otherwise
@@ -64,7 +68,7 @@ INSERT INTO {gone} (start, is_hour, name, queue, status, failure_group, run_step
 SELECT CASE WHEN is_hour THEN substr(date_done, 1, 13) || ':00' ELSE substr(date_done, 1, 16) END || ':00.000000',
     is_hour, {tallied}
 FROM ({timed}, date_done < :recent AS is_hour FROM {task}
-    WHERE {deleted} AND date_done >= '1000-01-01' AND date_done < '9999-12-31 23:59:60') AS t
+    WHERE {deleted} AND date_done >= '1000-01-01' AND {readable}) AS t
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 
 -- workers: find the workers of the rows that ended in a time
@@ -72,10 +76,11 @@ SELECT worker, max(date_done) FROM {task}
 WHERE date_done >= :since AND date_done < :until AND worker IS NOT NULL GROUP BY worker
 
 -- next_before: find the end of the last row that ended before
-SELECT max(date_done) FROM {task} WHERE date_done < :moment AND date_done >= '1000-01-01'
+SELECT (SELECT date_done FROM {task} WHERE date_done < :moment AND date_done >= '1000-01-01' AND {readable}
+    ORDER BY date_done DESC LIMIT 1)
 
 -- next_after: find the end of the first row that ended at or after
-SELECT min(date_done) FROM {task} WHERE date_done >= :moment AND date_done < '9999-12-31 23:59:60'
+SELECT (SELECT date_done FROM {task} WHERE date_done >= :moment AND {readable} ORDER BY date_done LIMIT 1)
 
 -- drop_cells: delete the cells of a time
 DELETE FROM {table} WHERE start >= :since AND start < :until AND part IN (:part, :part + 2)
@@ -116,7 +121,7 @@ GROUP BY 1, 2, 3
 -- failure_lines: count the failures that ended in a time
 SELECT substr(date_done, 1, 13), failure_group, coalesce(name, ''), count(*) FROM {task}
 WHERE date_done >= :since AND date_done < :until AND status IN ('FAILURE', 'REVOKED')
-    AND failure_group IS NOT NULL {selected}
+    AND typeof(failure_group) = 'integer' AND {readable} {selected}
 GROUP BY 1, 2, 3
 
 -- see_failure: store that a group of failures was seen
