@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests import reports, seeds
+from tests import reports, seeds, worker_logs
 from tests.conformance import systems
 from tests.conformance.systems import pytest_addoption  # noqa: F401 - hook
 from tests.leaks import pytest_runtest_makereport, pytest_sessionfinish, pytest_testnodedown  # noqa: F401 - hooks
@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     systems.pytest_configure(config)
     config.pluginmanager.register(reports, "plain-reports")
     config.pluginmanager.register(seeds, "seeds")
+    config.pluginmanager.register(worker_logs, "worker_logs")
 
 
 @contextmanager

@@ -179,5 +179,44 @@ def test_description_that_cannot_be_used_is_left_out_with_a_warning(
     assert words in ended.err
 
 
+@pytest.mark.parametrize(
+    ("module", "command", "words"),
+    [
+        ("findings", ["explain", "tls-none"], "the findings of the backend foo cannot be read"),
+        ("configuration", ["settings", "--no-broker"], "the variables of the backend foo cannot be read"),
+    ],
+)
+def test_broken_module_of_a_backend_disturbs_no_other_one(
+    settings: dict[str, str], installed: Path, module: str, command: list[str], words: str
+) -> None:
+    (installed / f"foo_backend/{module}.py").write_text("import no_such_module\n", encoding="utf-8")
+    ended = run(*command, env={**settings, "CELERY_RESULT_BACKEND": "sqlite"})
+    assert ended.status == 0, ended
+    assert words in ended.err
+    assert "no_such_module" in ended.err
+
+
+def test_backend_that_combines_foo_with_another_has_the_variables_of_both(
+    settings: dict[str, str], installed: Path
+) -> None:
+    path = installed / "foo_backend/__init__.py"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        text.replace('synonyms=("foodb",),', 'synonyms=("foodb",), combines=("sqlite",),', 1), encoding="utf-8"
+    )
+    shown = json.loads(run_ok("settings", "--json", env={**settings, "DB_PATH": "x.sqlite3"}).out)
+    assert {each["name"] for each in shown["variables"]} >= {"FOO_PATH", "DB_PATH"}
+    assert shown["unused"] == []
+
+
+def test_module_inside_a_package_can_be_the_driver(settings: dict[str, str], installed: Path) -> None:
+    path = installed / "foo_backend/__init__.py"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('driver="foo_driver"', 'driver="foo_drivers.fast"', 1), encoding="utf-8")
+    ended = run("settings", env=settings)
+    assert ended.status == 1
+    assert "the Python package foo_drivers is not installed: pip install 'foo-backend'" in ended.err
+
+
 def _without(settings: dict[str, str]) -> dict[str, str]:
     return {"PYTHONPATH": settings["PYTHONPATH"]}

@@ -54,7 +54,7 @@ def settings(
     of all problems; also if a Python package is missing.
     """
     # warnings are printed with the rest
-    logging.getLogger("rootcellar.configuration").addHandler(logging.NullHandler())
+    logging.getLogger("rootcellar.configuration.settings").addHandler(logging.NullHandler())
     # an app may have a broker of its own
     is_broker_required = app is None and not without_broker
     found: Settings | None = None

@@ -65,7 +65,8 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         why="A CA that is not trusted issued it, it has another host name, or the client has no certificate. Nothing "
         "was sent. If no connection ever worked, it is not tried again.",
         remedy="Run `rootcellar check`: it shows the certificate's names and its last day. Name the CA's certificate "
-        "(DB_SSLROOTCERT, REDIS_SSL_CA_CERTS, MONGODB_TLS_CA_CERTS), or connect by a name that the certificate has. "
+        "(DB_SSLROOTCERT, REDIS_SSL_CA_CERTS, MONGODB_TLS_CA_CERTS; with a whole URL ?sslrootcert=FILE for PostgreSQL, "
+        "?ssl_ca_certs=FILE for Redis), or connect by a name that the certificate has. "
         "Do not turn verification off: then an attacker in the network can read results and the password.",
     ),
     Explanation(

@@ -110,7 +110,9 @@ PROBLEMS = (
         "tls-client-certificate",
         "the server refused our certificate",
         why="It accepts only clients with a certificate of a CA that it trusts.",
-        remedy="Give such a client certificate and its key (DB_SSLCERT, REDIS_SSL_CERTFILE, …).",
+        remedy="Give such a client certificate and its key (DB_SSLCERT and DB_SSLKEY, REDIS_SSL_CERTFILE and "
+        "REDIS_SSL_KEYFILE). With a whole URL: ?sslcert=FILE&sslkey=FILE for PostgreSQL, "
+        "?ssl_certfile=FILE&ssl_keyfile=FILE for Redis.",
     ),
     failure(
         "tls-not-offered",
@@ -134,7 +136,8 @@ PROBLEMS = (
         "tls-unverified",
         "the connection is encrypted, but the server is not verified",
         why="An attacker in the network can pretend to be the server, and read results and the password.",
-        remedy="Set DB_SSLMODE=verify-full or REDIS_SSL_CERT_REQS=required, and name the CA's certificate.",
+        remedy="Set DB_SSLMODE=verify-full or REDIS_SSL_CERT_REQS=required, and name the CA's certificate. With a "
+        "whole URL: ?sslmode=verify-full for PostgreSQL, ?ssl_cert_reqs=required for Redis.",
     ),
     warning(
         "tls-none",
