@@ -42,7 +42,7 @@ class Sender:
         if self._connection.transport.driver_type == "amqp":
             self._connection.transport_options["confirm_publish"] = True
         try:
-            self._connection.ensure_connection(max_retries=1, timeout=_CONNECT_TIMEOUT)
+            self._connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=_CONNECT_TIMEOUT)
         except (OperationalError, *self._connection.connection_errors) as exc:
             self._connection.release()
             raise self._unavailable(exc) from exc
