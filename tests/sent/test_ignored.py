@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timezone
 from typing import Any
@@ -14,22 +13,10 @@ from celery.app.task import Context
 from rootcellar.backend.exceptions import TaskFailed
 from rootcellar.records import TaskRecord
 from rootcellar.testing.conformance_app import make_app
-from rootcellar.testing.harness import Harness, open_harness
+from rootcellar.testing.harness import Harness
 from rootcellar.testing.helpers import PATIENCE, new_id, wait_until
-from rootcellar.testing.under_test import WorkerUnderTest
-from tests.conformance.registered import POSTGRES, REDIS_BROKER, SQLITE
 
 KEPT = {"result_history": "ignored too", "result_extended": True}
-
-
-@pytest.fixture(
-    scope="module",
-    params=[WorkerUnderTest(POSTGRES, "prefork", REDIS_BROKER), WorkerUnderTest(SQLITE, "threads", REDIS_BROKER)],
-    ids=str,
-)
-def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
-    with open_harness(request, request.param, **KEPT) as harness:
-        yield harness
 
 
 def ignoring(harness: Harness, name: str, *args: Any, **options: Any) -> Any:

@@ -23,11 +23,8 @@ from rootcellar.support.backoff import Backoff
 from rootcellar.support.outages import Outage
 from rootcellar.testing.conformance_app import make_app
 from rootcellar.testing.gate import Gate
-from rootcellar.testing.harness import Harness, open_harness
+from rootcellar.testing.harness import Harness
 from rootcellar.testing.helpers import PATIENCE, new_id, wait_until
-from rootcellar.testing.suites.backend.fixtures import gate  # noqa: F401 - a fixture
-from rootcellar.testing.under_test import WorkerUnderTest
-from tests.conformance.registered import POSTGRES, REDIS_BROKER, SQLITE
 from tests.servers import RedisServer
 from tests.workers import ROOT
 
@@ -252,18 +249,7 @@ def test_outage_does_not_delay_sending_and_loses_no_record(
 # -- with workers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(
-    scope="module",
-    params=[WorkerUnderTest(POSTGRES, "prefork", REDIS_BROKER), WorkerUnderTest(SQLITE, "threads", REDIS_BROKER)],
-    ids=str,
-)
-def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
-    """A client and a worker, which both record what they send."""
-    with open_harness(request, request.param, **TRACKED) as harness:
-        yield harness
-
-
-def test_worker_replaces_the_record_and_keeps_the_queue_and_the_time(harness: Harness, gate: Gate) -> None:  # noqa: F811
+def test_worker_replaces_the_record_and_keeps_the_queue_and_the_time(harness: Harness, gate: Gate) -> None:
     result = harness.tasks.hold_started.delay(gate.port, "over")
     gate.await_arrival()
     sent = stored(harness.app, result.id)
@@ -276,7 +262,7 @@ def test_worker_replaces_the_record_and_keeps_the_queue_and_the_time(harness: Ha
     assert (found.state, found.queue, found.sent_at) == ("SUCCESS", sent.queue, sent.sent_at)
 
 
-def test_waiting_task_is_recorded_while_the_worker_is_busy(harness: Harness, gate: Gate) -> None:  # noqa: F811
+def test_waiting_task_is_recorded_while_the_worker_is_busy(harness: Harness, gate: Gate) -> None:
     running = [harness.tasks.hold.delay(gate.port) for _ in range(harness.slots)]
     for _ in running:
         gate.await_arrival()
@@ -307,7 +293,7 @@ def test_canvas_ends_as_without_tracking(harness: Harness) -> None:
     assert (retried.state, retried.retries) == ("SUCCESS", 2)
 
 
-def test_later_member_of_a_chain_is_recorded_by_the_worker(harness: Harness, gate: Gate) -> None:  # noqa: F811
+def test_later_member_of_a_chain_is_recorded_by_the_worker(harness: Harness, gate: Gate) -> None:
     """It is sent to a queue that no worker reads."""
     result = chain(harness.tasks.add.s(1, 2), harness.tasks.add.s(3).set(queue="nobody")).delay()
     assert result.parent.get(timeout=PATIENCE) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,28 +10,15 @@ import rootcellar
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.base import RecordsSent
 from rootcellar.testing.gate import Gate
-from rootcellar.testing.harness import Harness, open_harness
+from rootcellar.testing.harness import Harness
 from rootcellar.testing.helpers import PATIENCE
-from rootcellar.testing.suites.backend.fixtures import gate  # noqa: F401 - a fixture
-from rootcellar.testing.under_test import WorkerUnderTest
-from tests.conformance.registered import POSTGRES, REDIS_BROKER, SQLITE
 from tests.sent.test_tracking import stored
-
-
-@pytest.fixture(
-    scope="module",
-    params=[WorkerUnderTest(POSTGRES, "threads", REDIS_BROKER), WorkerUnderTest(SQLITE, "prefork", REDIS_BROKER)],
-    ids=str,
-)
-def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
-    with open_harness(request, request.param, result_track_sent=True) as harness:
-        yield harness
 
 
 @pytest.mark.parametrize(("shows_sent", "first"), [(False, ["PENDING"]), (True, ["SENT"])])
 def test_watch_shows_a_waiting_task_once_and_then_its_start_and_end(
     harness: Harness,
-    gate: Gate,  # noqa: F811
+    gate: Gate,
     shows_sent: bool,
     first: list[str],
 ) -> None:

@@ -100,6 +100,7 @@ class ResultBackend(ReadingBackend):
     ``database_table_names``, ``database_table_schemas``, ``database_create_tables_at_setup``,
     ``database_engine_options`` (``pool_size``, ``max_overflow``, ``pool_timeout``, ``pool_recycle``, ``pool_pre_ping``,
     ``connect_args``), ``database_short_lived_sessions`` and ``mongodb_backend_settings``.
+    Own settings: ``result_track_sent`` (a task's attribute overrides it), ``result_sent_state`` and ``result_history``.
     In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds;
     ``statistics_interval``, seconds between two counts of the results (5; 0 for none by workers); ``listen_url``,
     the server for notifications if the store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``,
