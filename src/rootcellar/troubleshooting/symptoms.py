@@ -151,7 +151,8 @@ SYMPTOMS = (
         (
             (
                 "No worker runs the task: it waits in a queue that no worker reads.",
-                "`rootcellar check broker`, `celery -A tasks inspect active_queues`.",
+                "`rootcellar check broker`, `celery -A tasks inspect active_queues`. With `ROOTCELLAR_TRACK_SENT=true` "
+                "such a task has a record in state `SENT`, and an unknown id has none.",
             ),
             (
                 "Worker and client use different backends: a task without a stored result is PENDING, too.",
