@@ -25,7 +25,7 @@ from rootcellar.stores.sql import by_date
 from rootcellar.stores.sql.by_date import ByDate
 from rootcellar.stores.sql.store import SqlStore
 from tests.helpers import HEAVY
-from tests.history.counted import Account, Actor, assert_right, at_time, roll_all
+from tests.history.counted import Account, Actor, assert_equal, assert_right, at_time, counted, roll_all
 from tests.history.stores import SQL, opened
 from tests.mariadb_server import MariaDBServer
 from tests.servers import die_with_parent
@@ -91,6 +91,20 @@ def test_deleted_and_late_rows_are_counted_before_a_pass(store: Any) -> None:
             actor.delete(f"task-{number}")
     for number in range(30, 50):
         actor.put(f"task-{number}")
+    assert_right(store, actor.account)
+
+
+def test_very_late_result_is_counted_at_once(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_date, "RECOUNT_INTERVAL", timedelta(days=1))
+    actor = Actor(store, 13, datetime.now(timezone.utc))
+    for _ in range(20):
+        actor.put(f"task-{len(actor.account.rows)}")
+    roll_all(store)
+    late = TaskRecord(task_id="late", state="SUCCESS", done_at=actor.now - timedelta(days=10))
+    store.put(late)
+    actor.account.put(late)
+    assert_right(store, actor.account)
+    roll_all(store)
     assert_right(store, actor.account)
 
 
@@ -304,6 +318,29 @@ def test_late_result_is_stored_also_with_the_rights_of_an_earlier_release(
 def postgres(postgres_url: str) -> Iterator[Any]:
     with closing(open_store(postgres_url)) as store:
         yield store
+
+
+def test_rows_from_before_the_upgrade_are_counted_the_newest_first(postgres: Any, postgres_url: str) -> None:
+    actor = Actor(postgres, 14, datetime.now(timezone.utc), timedelta(days=120))
+    for _ in range(60):
+        actor.act()
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("UPDATE celery_taskmeta SET changed = NULL, was_done = NULL")
+        connection.execute("DELETE FROM celery_taskmeta_gone")
+    actor.account.deleted.clear()
+    # one step at a time: an answer in between says that it is not complete, and what it has is right
+    seen = 0
+    while not postgres.roll(budget=0).is_done:
+        answer = postgres.counts(Question())
+        count = sum(cell.tally.count for cell in answer.cells)
+        assert not answer.is_exact
+        assert seen <= count <= len(list(actor.account.finished()))
+        seen = count
+        recent = actor.now - timedelta(hours=10)
+        found, answer = counted(postgres, None, recent)
+        assert answer.is_exact
+        assert_equal(found, actor.account.counts(None, recent))
+    assert_right(postgres, actor.account, (None, "day"))
 
 
 def test_counts_are_right_while_a_transaction_stays_open(postgres: Any, postgres_url: str) -> None:
