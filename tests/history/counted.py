@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -13,7 +13,7 @@ from typing import Any
 
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
-from rootcellar.stores.counting import Answer, Counted, Question, Unit
+from rootcellar.stores.counting import Answer, Counted, FailureHour, Question, Unit
 
 NAMES = ("shop.pay", "shop.ship", "reports.render", "")
 QUEUES = ("celery", "low", "")
@@ -135,9 +135,21 @@ def assert_right(store: Counted, account: Account, by: tuple[str | None, ...] = 
     if "hour" in by:
         hours = {(one.start.isoformat(" ")[:13], one.group, one.name): one.count for one in store.failure_hours()}
         assert hours == account.failures(), f"failures: {hours}, wanted {account.failures()}"
+        sums = {(one.group, one.name): (one.count, one.first, one.last) for one in store.failure_totals()}
+        assert sums == _sums(store.failure_hours())
     answer = store.counts(Question())
     states = Counter(record.state for record in account.finished())
     assert {cell.state: cell.tally.count for cell in answer.cells} == dict(states)
+
+
+def _sums(hours: Iterable[FailureHour]) -> dict[tuple[int, str], tuple[int, datetime, datetime]]:
+    found: dict[tuple[int, str], list[FailureHour]] = {}
+    for one in hours:
+        found.setdefault((one.group, one.name), []).append(one)
+    return {
+        key: (sum(one.count for one in ones), min(one.start for one in ones), max(one.start for one in ones))
+        for key, ones in found.items()
+    }
 
 
 def roll_all(store: Counted, budget: float = 5.0) -> None:

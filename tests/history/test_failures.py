@@ -150,6 +150,8 @@ def test_new_groups_come_first_then_back_rising_and_the_most_frequent(history: H
     assert statuses(history, "since:30d")["shop.back:f"] == "new", "new since the begin of the filter"
     short = history.failures(limit=2)
     assert ([group.place for group in short], short.more) == (["shop.new:f", "shop.back:f"], 4)
+    put(history.store, *(failed(f"d{day}", DAY * day, "shop.daily:f") for day in range(40)))
+    assert statuses(history, "since:30d")["shop.daily:f"] == "steady"
 
 
 def test_resolved_group_that_fails_again_is_back(history: History) -> None:

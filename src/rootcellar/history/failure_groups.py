@@ -133,36 +133,59 @@ class Seen:
 
     Attributes:
         tasks: name -> how many failures.
-        hours: begin of an hour -> how many failures.
-        first, last: the ends of the first and the last one, as far as they are known.
-        example: the id of the last one.
+        hours: begin of an hour -> how many failures, of those that were counted one by one.
+        begin, end: the begin of the first and of the last hour that has some.
+        first, last: the ends of the first and the last one that were counted one by one.
+        example: the id of the last one of these.
         title: what the group is, if it was computed from a row that was stored without its group.
     """
 
     tasks: Counter[str] = field(default_factory=Counter)
     hours: Counter[datetime] = field(default_factory=Counter)
+    begin: datetime | None = None
+    end: datetime | None = None
     first: datetime | None = None
     last: datetime | None = None
     example: str | None = None
     title: Title | None = None
 
-    def add(self, name: str, hour: datetime, count: int) -> None:
-        """Count failures of a task that ended in an hour."""
+    def add(self, name: str, count: int, begin: datetime, end: datetime) -> None:
+        """Count failures of a task, the first in the hour that begins at ``begin``, the last in that of ``end``."""
         self.tasks[name] += count
-        self.hours[hour] += count
+        self.begin = begin if self.begin is None else min(self.begin, begin)
+        self.end = end if self.end is None else max(self.end, end)
 
     @property
     def bounds(self) -> tuple[datetime, datetime]:
         """When the first and the last one ended; the begin of the hour where that is not known."""
-        first, last = min(self.hours), max(self.hours)
-        if self.first is not None and Unit.HOUR.floor(self.first) == first:
-            first = self.first
-        return first, last if self.last is None else max(last, self.last)
+        begin, end = self.begin or NO_DATE, self.end or NO_DATE
+        if self.first is not None and Unit.HOUR.floor(self.first) == begin:
+            begin = self.first
+        return begin, end if self.last is None else max(end, self.last)
 
     def add_record(self, record: TaskRecord) -> None:
         """Count one failure."""
         done = record.done_at or NO_DATE
-        self.add(record.name or "", Unit.HOUR.floor(done), 1)
+        hour = Unit.HOUR.floor(done)
+        self.add(record.name or "", 1, hour, hour)
+        self.hours[hour] += 1
         self.first = done if self.first is None else min(self.first, done)
         if self.last is None or done >= self.last:
             self.last, self.example = done, record.task_id
+
+
+@dataclass(slots=True)
+class Recent:
+    """How often a group failed in the last days, whatever the filter is.
+
+    Attributes:
+        hours: the failures of each of the last 24 hours, the one that has just begun as the last.
+        week: the failures of the last 7 days.
+        since: the begin of the hour of the first failure since a moment; ``None`` if there is none.
+        before: the begin of the hour of the last failure in the 7 days before that moment.
+    """
+
+    hours: Counter[datetime] = field(default_factory=Counter)
+    week: int = 0
+    since: datetime | None = None
+    before: datetime | None = None

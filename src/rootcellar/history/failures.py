@@ -19,6 +19,7 @@ from rootcellar.history.failure_groups import (
     STEADY,
     FailureGroup,
     Failures,
+    Recent,
     Seen,
     Title,
 )
@@ -82,10 +83,9 @@ def failures(store: Store, codec: Codec, titles: Titles, query: Filter, clock: C
         found, searched_back_to = _found_rows(store, codec, titles, query, clock)
     since = _begin(query, selection, clock)
     known = {each.group: each for each in counted.known_failures(list(found))} if found else {}
-    hours = _recent_hours(counted, found, clock.now)
+    recent = _recent(counted, found, since, clock.now)
     groups = [
-        _group(number, seen, known.get(number), hours.get(number, seen.hours), since, clock.now)
-        for number, seen in found.items()
+        _group(number, seen, known.get(number), recent[number], since, clock.now) for number, seen in found.items()
     ]
     ranked = sorted(groups, key=_rank)
     shown = titles.named([_with_example(store, group) for group in ranked[:limit]], known, found)
@@ -111,9 +111,9 @@ def _rank(group: FailureGroup) -> tuple[int, int, float]:
 def _of_counts(store: Store, counted: Counted, titles: Titles, selection: Selection) -> Groups:
     """Count by the cells of whole hours, and by rows before the first of them; and rows that have no group."""
     found: Groups = {}
-    for each in counted.failure_hours(selection.since, selection.until):
+    for each in counted.failure_totals(selection.since, selection.until):
         if selection.matches(task=each.name):
-            found.setdefault(each.group, Seen()).add(each.name, each.start, each.count)
+            found.setdefault(each.group, Seen()).add(each.name, each.count, each.first, each.last)
     searchable = store.ability(Searchable)
     if searchable is None:
         return found
@@ -182,13 +182,39 @@ def _failed(query: Filter, clock: Clock) -> Filter:
     return Filter(And((*terms, failed.condition)))
 
 
-def _recent_hours(counted: Counted, found: Groups, now: datetime) -> dict[int, Counter[datetime]]:
-    """Return the failures of the last days by group and hour, whatever the filter is."""
-    hours: dict[int, Counter[datetime]] = {}
-    if found:
-        for each in counted.failure_hours(Unit.HOUR.floor(now - 2 * SILENCE), None, list(found)):
-            hours.setdefault(each.group, Counter())[each.start] += each.count
-    return hours
+def _recent(counted: Counted, found: Groups, since: datetime, now: datetime) -> dict[int, Recent]:
+    """Return how often groups failed in the last days, whatever the filter is."""
+    if not found:
+        return {}
+    recent = {number: _recent_of(seen.hours if seen.title else {}, since, now) for number, seen in found.items()}
+    groups, border = list(found), Unit.HOUR.floor(since)
+    for each in counted.failure_hours(_first_hour(now), None, groups):
+        recent[each.group].hours[each.start] += each.count
+    for total in counted.failure_totals(Unit.HOUR.ceiling(now - SILENCE), None, groups):
+        recent[total.group].week += total.count
+    for total in counted.failure_totals(border, None, groups):
+        one = recent[total.group]
+        one.since = total.first if one.since is None else min(one.since, total.first)
+    for total in counted.failure_totals(border - SILENCE, border, groups):
+        one = recent[total.group]
+        one.before = total.last if one.before is None else max(one.before, total.last)
+    return recent
+
+
+def _recent_of(hours: Mapping[datetime, int], since: datetime, now: datetime) -> Recent:
+    """Return how often a group failed in the last days, by failures that were counted one by one."""
+    border = Unit.HOUR.floor(since)
+    return Recent(
+        Counter({hour: count for hour, count in hours.items() if hour >= _first_hour(now)}),
+        sum(count for hour, count in hours.items() if hour >= now - SILENCE),
+        min((hour for hour in hours if hour >= border), default=None),
+        max((hour for hour in hours if border - SILENCE <= hour < border), default=None),
+    )
+
+
+def _first_hour(now: datetime) -> datetime:
+    """Return the begin of the first of the last 24 hours."""
+    return Unit.HOUR.floor(now) - 23 * _HOUR
 
 
 def _of_rows(store: Store, codec: Codec, titles: Titles, query: Filter, clock: Clock, limit: int) -> Failures:
@@ -210,7 +236,7 @@ def _of_rows(store: Store, codec: Codec, titles: Titles, query: Filter, clock: C
     since = _begin(query, selection_of(query, clock), clock)
     known = {number: _as_known(number, seen) for number, seen in everything.items()}
     groups = [
-        _group(number, seen, known[number], everything[number].hours, since, clock.now)
+        _group(number, seen, known[number], _recent_of(everything[number].hours, since, clock.now), since, clock.now)
         for number, seen in found.items()
     ]
     ranked = sorted(groups, key=_rank)
@@ -230,7 +256,7 @@ def _group(
     number: int,
     seen: Seen,
     known: KnownFailure | None,
-    hours: Mapping[datetime, int],
+    recent: Recent,
     since: datetime,
     now: datetime,
 ) -> FailureGroup:
@@ -251,9 +277,9 @@ def _group(
         tasks=dict(seen.tasks.most_common()),
         first_seen=first,
         last_seen=last,
-        status=status_of(first, last, hours, known, since, now),
+        status=status_of(first, last, recent, known, since, now),
         example=example,
-        trend=_trend(hours, now),
+        trend=_trend(recent.hours, now),
         muted_until=None if known is None else known.muted_until,
         note=None if known is None else known.note,
     )
@@ -278,7 +304,7 @@ def _trend(hours: Mapping[datetime, int], now: datetime) -> tuple[int, ...]:
 def status_of(
     first: datetime,
     last: datetime,
-    hours: Mapping[datetime, int],
+    recent: Recent,
     known: KnownFailure | None,
     since: datetime,
     now: datetime,
@@ -287,7 +313,7 @@ def status_of(
 
     Args:
         first, last: when its first and its last failure ended.
-        hours: how many failures ended in each of the hours of the last two weeks.
+        recent: how often it failed in the last days.
         known: its mark.
         since: since when it is new.
         now: the present.
@@ -302,22 +328,12 @@ def status_of(
         return GONE
     if first >= since:
         return NEW
-    if _is_back(hours, since):
+    if recent.since is not None and (recent.before is None or recent.since - recent.before >= SILENCE):
         return BACK
     last_hour = Unit.HOUR.floor(now)
     # the hour that has just begun, and the one before it as far as an hour reaches
     part = (now - last_hour) / _HOUR
-    recent = hours.get(last_hour, 0) + hours.get(last_hour - _HOUR, 0) * (1 - part)
-    week = sum(count for hour, count in hours.items() if hour >= now - SILENCE)
-    if recent >= _LEAST_RISING and recent > _TIMES_RISING * week / (SILENCE / _HOUR):
+    in_an_hour = recent.hours[last_hour] + recent.hours[last_hour - _HOUR] * (1 - part)
+    if in_an_hour >= _LEAST_RISING and in_an_hour > _TIMES_RISING * recent.week / (SILENCE / _HOUR):
         return RISING
     return STEADY
-
-
-def _is_back(hours: Mapping[datetime, int], since: datetime) -> bool:
-    """Return whether the first failure since a moment came after a silence."""
-    later = sorted(hour for hour, count in hours.items() if count and hour >= Unit.HOUR.floor(since))
-    if not later:
-        return False
-    earlier = [hour for hour, count in hours.items() if count and hour < later[0]]
-    return later[0] - max(earlier, default=NO_DATE) >= SILENCE

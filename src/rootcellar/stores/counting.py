@@ -243,6 +243,17 @@ class FailureHour:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailureTotal:
+    """How many failures of one group and one task ended, and the first and the last hour (in UTC) that has some."""
+
+    group: int
+    name: str
+    count: int
+    first: datetime
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KnownFailure:
     """What is kept of a group of failures.
 
@@ -319,6 +330,11 @@ class Counted(Protocol):
 
         Hours that begin before ``since`` are left out.
         """
+
+    def failure_totals(
+        self, since: datetime | None = None, until: datetime | None = None, groups: Collection[int] | None = None
+    ) -> Sequence[FailureTotal]:
+        """Return the failures by group and task: the sums of what :meth:`failure_hours` returns."""
 
     def known_failures(self, groups: Collection[int] | None = None) -> Sequence[KnownFailure]:
         """Return what is kept of groups of failures; of all if ``groups`` is ``None``."""

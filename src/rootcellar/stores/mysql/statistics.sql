@@ -119,6 +119,11 @@ SELECT start, failure_group, name, sum(n) FROM {failure_hour}
 WHERE start >= %(since)s AND start < %(until)s AND part IN {parts} {selected}
 GROUP BY 1, 2, 3
 
+-- failure_totals: read the failures of a time
+SELECT min(start), max(start), failure_group, name, sum(n) FROM {failure_hour}
+WHERE start >= %(since)s AND start < %(until)s AND part IN {parts} {selected}
+GROUP BY 3, 4
+
 -- failure_lines: count the failures that ended in a time
 SELECT LEFT(CAST(date_done AS CHAR), 13), failure_group, coalesce(name, ''), count(*)
 FROM {task} FORCE INDEX ({task_date_done_index})

@@ -135,6 +135,11 @@ SELECT start, failure_group, name, sum(n) FROM {failure_hour}
 WHERE start >= %(since)s AND start < %(until)s AND part IN {parts} {selected}
 GROUP BY 1, 2, 3
 
+-- failure_totals: read the failures of a time
+SELECT min(start), max(start), failure_group, name, sum(n) FROM {failure_hour}
+WHERE start >= %(since)s AND start < %(until)s AND part IN {parts} {selected}
+GROUP BY 3, 4
+
 -- failure_lines: count the failures that ended in a time
 SELECT date_trunc('hour', date_done, 'UTC'), failure_group, coalesce(name, ''), count(*) FROM {task}
 WHERE date_done >= %(since)s AND date_done < %(until)s AND status IN ('FAILURE', 'REVOKED')

@@ -17,6 +17,7 @@ from rootcellar.stores.counting import (
     Answer,
     Cell,
     FailureHour,
+    FailureTotal,
     Kind,
     KnownFailure,
     Name,
@@ -61,6 +62,19 @@ def failure_hours(
     with server.snapshot(connection, is_write=False):
         begin = None if since is None else Unit.HOUR.ceiling(since)
         return _Reading(server, connection, Question(since=begin, until=until)).failures(groups)
+
+
+def failure_totals(
+    server: Server[C],
+    connection: C,
+    since: datetime | None,
+    until: datetime | None,
+    groups: Collection[int] | None,
+) -> list[FailureTotal]:
+    """Count failures by group and task."""
+    with server.snapshot(connection, is_write=False):
+        begin = None if since is None else Unit.HOUR.ceiling(since)
+        return _Reading(server, connection, Question(since=begin, until=until)).failure_totals(groups)
 
 
 def unfinished(server: Server[C], connection: C, question: Question, cap: int) -> Answer:
@@ -339,37 +353,73 @@ class _Reading(Generic[C]):
 
     def failures(self, groups: Collection[int] | None) -> list[FailureHour]:
         """Return the failures by hour."""
-        server = self._server
-        selected, params = server.selected_groups(groups)
         counts: dict[tuple[datetime, int, str], int] = {}
+        hours, rest = self._failure_spans()
+        found = (row for span in hours for row in self._failure_rows("failure_hours", span, groups))
+        for start, group, name, count in (*found, *self._uncounted_failures(rest, groups)):
+            key = (self._server.read_date(start), int(group), name)
+            counts[key] = counts.get(key, 0) + int(count)
+        return [
+            FailureHour(start=start, group=group, name=name, count=count)
+            for (start, group, name), count in sorted(counts.items())
+        ]
 
-        def add(found: Iterable[Sequence[Any]]) -> None:
-            for start, group, name, count in found:
-                key = (server.read_date(start), int(group), name)
-                counts[key] = counts.get(key, 0) + int(count)
+    def failure_totals(self, groups: Collection[int] | None) -> list[FailureTotal]:
+        """Return the failures of the whole time."""
+        totals: dict[tuple[int, str], FailureTotal] = {}
+        hours, rest = self._failure_spans()
+        found = (row for span in hours for row in self._failure_rows("failure_totals", span, groups))
+        uncounted = ((start, start, *others) for start, *others in self._uncounted_failures(rest, groups))
+        for first, last, group, name, count in (*found, *uncounted):
+            total = FailureTotal(
+                group=int(group),
+                name=name,
+                count=int(count),
+                first=self._server.read_date(first),
+                last=self._server.read_date(last),
+            )
+            key = (total.group, total.name)
+            totals[key] = _sum(totals[key], total) if key in totals else total
+        return [totals[key] for key in sorted(totals)]
 
+    def _failure_spans(self) -> tuple[list[Span], list[Span]]:
+        """Return the times of which the cells are read, and those of which the rows are read."""
         # hours of failures are kept as long as other hours; days are not counted
         kept = Unit.DAY.floor(self._present.now - HOURS_KEPT)
         closed = _within(
             (self._since, self._until), Unit.HOUR, max(self._roll.hours_from, kept), self._roll.hours_until
         )
         hours = _without(closed, [(dirty.hour, dirty.hour + Unit.HOUR.length) for dirty in self._dirty])
-        for span in hours:
-            window = {**server.window(*span), **params}
-            add(server.all(self._connection, "failure_hours", window, parts=f"({LIVING}, {GONE})", selected=selected))
-        rest = self._bounded(_without([(max(self._since, kept), self._until)], hours))
+        return hours, self._bounded(_without([(max(self._since, kept), self._until)], hours))
+
+    def _failure_rows(
+        self, statement: str, span: Span, groups: Collection[int] | None, parts: str = f"({LIVING}, {GONE})"
+    ) -> Sequence[Sequence[Any]]:
+        selected, params = self._server.selected_groups(groups)
+        window = {**self._server.window(*span), **params}
+        return self._server.all(self._connection, statement, window, parts=parts, selected=selected)
+
+    def _uncounted_failures(self, rest: Iterable[Span], groups: Collection[int] | None) -> Iterator[Sequence[Any]]:
+        """Yield hour, group, name and number of failures of rows, and of rows that were deleted."""
+        server = self._server
+        selected, params = server.selected_groups(groups)
         for span in rest:
+            yield from self._failure_rows("failure_hours", span, groups, f"({GONE})")
             window = {**server.window(*span), **params}
-            add(server.all(self._connection, "failure_hours", window, parts=f"({GONE})", selected=selected))
-            add(server.all(self._connection, "failure_lines", window, selected=selected))
+            yield from server.all(self._connection, "failure_lines", window, selected=selected)
             for _, _, line in server.gone_lines(self._connection, *span):
                 if line.failure_group is not None and (groups is None or line.failure_group in groups):
                     hour = server.date(Unit.HOUR.floor(line.start))
-                    add([(hour, line.failure_group, line.name, line.tally.count)])
-        return [
-            FailureHour(start=start, group=group, name=name, count=count)
-            for (start, group, name), count in sorted(counts.items())
-        ]
+                    yield hour, line.failure_group, line.name, line.tally.count
+
+
+def _sum(one: FailureTotal, other: FailureTotal) -> FailureTotal:
+    return replace(
+        one,
+        count=one.count + other.count,
+        first=min(one.first, other.first),
+        last=max(one.last, other.last),
+    )
 
 
 def _length(unit: Unit) -> timedelta:

@@ -19,7 +19,7 @@ from rootcellar.errors import RecordRefused
 from rootcellar.records import ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.base import Store, StoreOptions, TaskQuery
-from rootcellar.stores.counting import Answer, FailureHour, Kind, KnownFailure, Name, Question, Rolled
+from rootcellar.stores.counting import Answer, FailureHour, FailureTotal, Kind, KnownFailure, Name, Question, Rolled
 from rootcellar.stores.fields import EARLIEST, FieldReader
 from rootcellar.stores.matching import matcher
 from rootcellar.stores.measures import Activity, TableSize
@@ -340,6 +340,12 @@ class SqlStore(Store, Generic[C]):
     ) -> Sequence[FailureHour]:
         """Count failures by group, task and hour."""
         return self._run(lambda connection: reading.failure_hours(self._counts, connection, since, until, groups))
+
+    def failure_totals(
+        self, since: datetime | None = None, until: datetime | None = None, groups: Collection[int] | None = None
+    ) -> Sequence[FailureTotal]:
+        """Count failures by group and task."""
+        return self._run(lambda connection: reading.failure_totals(self._counts, connection, since, until, groups))
 
     def known_failures(self, groups: Collection[int] | None = None) -> Sequence[KnownFailure]:
         """Return what is kept of groups of failures."""

@@ -118,6 +118,11 @@ SELECT start, failure_group, name, sum(n) FROM {failure_hour}
 WHERE start >= :since AND start < :until AND part IN {parts} {selected}
 GROUP BY 1, 2, 3
 
+-- failure_totals: read the failures of a time
+SELECT min(start), max(start), failure_group, name, sum(n) FROM {failure_hour}
+WHERE start >= :since AND start < :until AND part IN {parts} {selected}
+GROUP BY 3, 4
+
 -- failure_lines: count the failures that ended in a time
 SELECT substr(date_done, 1, 13), failure_group, coalesce(name, ''), count(*) FROM {task}
 WHERE date_done >= :since AND date_done < :until AND status IN ('FAILURE', 'REVOKED')
