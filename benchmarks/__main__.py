@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import against
 from benchmarks.bed import Bed
+from benchmarks.history.questions import section_of
 from benchmarks.layers import measure as measure_layers
 from benchmarks.layers import table
 from benchmarks.machine import machine, versions
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str]) -> int:
             layers = "\n".join(table(measure_layers(bed.postgres.create_database())))
             print(f"\n{layers}")
             results = f"{report.markdown()}\n{LAYERS}\n\n{layers}\n"
-            RESULTS.write_text(results)
+            kept = section_of(RESULTS.read_text()) if RESULTS.exists() else ""
+            RESULTS.write_text(f"{results}\n{kept}" if kept else results)
             # `rootcellar recommend` quotes them
             figures.FILE.write_text(figures.written(results))
     if len(chosen) == len(names) and not options.quick:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import sealing, serialising
+from benchmarks.history.questions import QUESTIONS, SECTION, section_of
 from tests.workers import ROOT
 
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
@@ -97,3 +98,25 @@ def test_benchmark_measures_typed_json_and_compression(
     assert titles[:2] == ["| small and plain", "| 1 MB and plain"]
     assert sum(line.startswith("| `rootcellar-json` |") for line in lines) == 4
     assert len([line for line in lines if line.startswith("| zstd |")]) == 2
+
+
+def test_questions_about_history_are_asked_of_each_table() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.history.questions",
+        "--rows",
+        "3000",
+        "--small",
+        "500",
+        "--rounds",
+        "1",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
+
+    assert done.returncode == 0, done.stderr
+    assert section_of(f"# Something else\n\n{done.stdout}") == done.stdout
+    assert done.stdout.startswith(SECTION)
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    assert [row[0].removeprefix("| ") for row in rows] == [question.title for question in QUESTIONS]
+    assert all((row[-2] == "-") == (not question.sql) for row, question in zip(rows, QUESTIONS, strict=True))
