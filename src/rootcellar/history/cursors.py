@@ -6,13 +6,17 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 
 from rootcellar.errors import RootcellarError
 from rootcellar.history.filters import Filter
+from rootcellar.history.filters.tree import Pattern, is_findable
+from rootcellar.records import NO_DATE
 from rootcellar.stores.search import Position, Segment
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+#: the largest number of a place, and the longest window in seconds
+_LARGEST, _LONGEST = 2**62 - 1, 1e12
 _VERSION = 1
 
 
@@ -51,12 +55,11 @@ def from_text(text: str, query: Filter, zone: str) -> Cursor:
     """
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-        version, mark, segment, moment, task_id, now, window = json.loads(
-            base64.b64decode(padded, b"-_", validate=True)
-        )
-        if version != _VERSION or type(moment) is not int or type(task_id) is not str or not abs(moment) < 1 << 62:
+        values = json.loads(base64.b64decode(padded, b"-_", validate=True))
+        version, mark, segment, moment, task_id, now, window = values
+        found = Cursor(Position(Segment(segment), moment, task_id), NO_DATE + now * _MICROSECOND, float(window))
+        if version != _VERSION or not _is_possible(found, query):
             raise ValueError("not a cursor of this version")
-        found = Cursor(Position(Segment(segment), moment, task_id), _EPOCH + timedelta(microseconds=now), float(window))
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise CursorWrong(
             "this is not the place of a list", where="after", remedy="leave it out to see the first page"
@@ -70,9 +73,23 @@ def from_text(text: str, query: Filter, zone: str) -> Cursor:
     return found
 
 
+def _is_possible(cursor: Cursor, query: Filter) -> bool:
+    """Return whether a cursor can be one of ours.
+
+    Raises:
+        OverflowError: its time is before or after all dates.
+    """
+    place = cursor.position
+    if type(place.moment) is not int or abs(place.moment) > _LARGEST or type(place.task_id) is not str:
+        return False
+    if place.segment in (Segment.UNFINISHED, Segment.FINISHED) and query.sort in ("", "done"):
+        NO_DATE + place.moment * _MICROSECOND
+    return 0 <= cursor.window <= _LONGEST and is_findable(Pattern((place.task_id,)))
+
+
 def _mark(query: Filter, zone: str) -> str:
     return hashlib.sha256(f"{zone}\0{query}".encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
 def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - NO_DATE) // _MICROSECOND

@@ -38,13 +38,15 @@ from rootcellar.stores.search import (
 FIRST_WINDOW = timedelta(hours=1)
 _SHORTEST_WINDOW = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
-_HIGHEST_ROW = 2**62
+_HIGHEST_ROW = 2**62 - 1
 #: the most records that one statement returns if many of them may not be wanted
 _BATCH = 500
 #: the most names of tasks that a pattern of names is compared with
 _MAX_NAMES = 2_000
-#: a statement gets at least so many seconds, and a page that found nothing yet so many times its budget
-_LEAST, _PATIENCE = 0.05, 10
+#: a statement gets at least so many seconds
+_LEAST = 0.05
+#: a page that found nothing yet gets so many times its budget, and at least so many seconds
+_PATIENCE, _PATIENT_SECONDS = 10, 3.0
 #: the states of an index of their own
 _INDEXED_STATES = frozenset({"FAILURE", "REVOKED"})
 #: fields of which the predicate reads values, so that a statement must return them
@@ -249,13 +251,14 @@ class Walker:
         return walk
 
     def _walk_segment(self, walk: Walk, segment: Segment) -> None:
+        if segment is Segment.ADOPTED and not self._store.has_adopted():
+            return
         if walk.position is None and self._is_late:
             walk.position = _beginning(segment)
             walk.is_over = True
             return
         if segment is Segment.ADOPTED:
-            if self._store.has_adopted():
-                self._walk_at_once(walk, segment)
+            self._walk_at_once(walk, segment)
             return
         if self._plan.has_names and not self._plan.names:
             return
@@ -268,7 +271,7 @@ class Walker:
         """Read records in the order of an index, without windows."""
         while True:
             search = self._search(walk, segment, self._plan.since)
-            found = self._store.search(replace(search, timeout=self._wish.budget * _PATIENCE))
+            found = self._store.search(replace(search, timeout=self._patience))
             if self._take(walk, found) or len(found) < search.limit:
                 return
             if self._is_late:
@@ -287,7 +290,7 @@ class Walker:
             try:
                 found = self._store.search(search)
             except SearchTooSlow:
-                if self._spent > self._wish.budget * _PATIENCE or walk.window < _SHORTEST_WINDOW:
+                if self._spent > self._patience or walk.window < _SHORTEST_WINDOW:
                     raise
                 if self._narrow(walk):
                     return
@@ -358,6 +361,10 @@ class Walker:
     @property
     def _spent(self) -> float:
         return time.monotonic() - self._began
+
+    @property
+    def _patience(self) -> float:
+        return max(self._wish.budget * _PATIENCE, _PATIENT_SECONDS)
 
     @property
     def _is_late(self) -> bool:

@@ -35,6 +35,8 @@ from rootcellar.stores.sql.rows import storable
 from rootcellar.stores.sql.schema import SqlSchema
 from rootcellar.stores.sql.search import MAX_NAMES, Renderer
 
+#: the seconds after which a short statement of a search is given up
+LOOK_UP_SECONDS = 5.0
 #: a query of the table that Celery created reads this many rows at a time, and this many times
 ADOPTED_PAGE = 1_000
 ADOPTED_PAGES = 100
@@ -406,15 +408,20 @@ class SqlStore(Store, Generic[C]):
 
     def oldest(self, segment: Segment) -> datetime | None:
         """See :class:`~rootcellar.stores.search.Searchable`."""
-        ((found,),) = self._all("oldest_finished" if segment is Segment.FINISHED else "oldest_unfinished", {})
+        ((found,),) = self._looked_up("oldest_finished" if segment is Segment.FINISHED else "oldest_unfinished", {})
         return None if found is None else FieldReader().moment("oldest", found, self._read_date) or EARLIEST
 
     def task_names(self, limit: int) -> Sequence[str] | None:
         """See :class:`~rootcellar.stores.search.Searchable`."""
         if "task_names" not in self._sql:
             return None
-        found = [row[0] for row in self._all("task_names", {"limit": limit + 1})]
+        found = [row[0] for row in self._looked_up("task_names", {"limit": limit + 1})]
         return found if len(found) <= limit else None
+
+    def _looked_up(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a statement that an index answers at once, unless something holds the table."""
+        text = self._sql[statement]
+        return self._run(lambda connection: self._searched(connection, text, params, LOOK_UP_SECONDS))
 
     def has_adopted(self) -> bool:
         """See :class:`~rootcellar.stores.search.Searchable`."""
