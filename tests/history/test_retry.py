@@ -240,6 +240,24 @@ def test_unfinished_task_is_sent_on_demand(sqlite: Store, app: Celery) -> None:
     assert [each.old_id for each in sent] == ["lost"]
 
 
+def test_preview_ends_in_time_and_says_that_there_are_more(sqlite: Store, app: Celery) -> None:
+    for number in range(5):
+        sqlite.put(failure(f"t{number}"))
+    retry = history_of(sqlite).retry("state:failed", app=app)
+
+    assert (retry.preview(seconds=0).found, retry.preview(seconds=0).is_all) == (1, False)
+    assert (retry.preview().found, retry.preview().is_all) == (5, True)
+
+
+def test_preview_counts_tasks_that_the_filter_cannot_judge(sqlite: Store, app: Celery) -> None:
+    sqlite.put(failure("sealed", ("secret",), codec=KEYED))
+    sqlite.put(failure("open", ("secret",)))
+
+    preview = history_of(sqlite).retry("args.0:secret", app=app).preview()
+
+    assert (preview.found, preview.unread) == (1, 1)
+
+
 def test_lost_part_of_a_chord_that_waits_is_refused(store: Store, app: Celery) -> None:
     store.begin_chord(ChordRecord(group_id="g", body=Payload(b"{}")))
     store.put(failure("lost", state="STARTED", done_at=None, started_at=DONE, group_id="g", group_index=0))

@@ -114,6 +114,8 @@ def test_json_has_every_sent_task_and_what_was_refused(store: Store, url: str) -
     assert found.pop("filter")
     assert found == {
         "found": 2,
+        "found_all": True,
+        "unread": 0,
         "sendable": 1,
         "followed": 0,
         "examples": [{"task_id": "t", "name": "shop.charge", "queue": "payments"}],

@@ -25,7 +25,7 @@ from rootcellar.cli.options import (
     filter_text,
     store_options,
 )
-from rootcellar.cli.output import WrongUse, print_json, say, visible
+from rootcellar.cli.output import WrongUse, number_of_tasks, print_json, say, visible
 from rootcellar.cli.stores import existing_history, load_app
 from rootcellar.history.repeats import Refusal, Repeat
 from rootcellar.history.retry import RetryPreview
@@ -95,7 +95,8 @@ def retry(
             report.end(0, preview.refused, is_stopped=False)
             raise typer.Exit(_status(preview.refused))
         count = min(preview.sendable, limit or preview.sendable)
-        confirm(yes, f"Send {count:,} {'task' if count == 1 else 'tasks'} again?")
+        more = "" if preview.is_all or count == limit else "more than "
+        confirm(yes, f"Send {more}{number_of_tasks(count)} again?")
         with _stopping() as stop:
             sent = report.follow(asked.send(per_second=per_second, stop=stop), count)
             report.end(sent, asked.refused, is_stopped=stop.is_set())
@@ -150,8 +151,9 @@ class _Text:
     """Prints for people."""
 
     def preview(self, preview: RetryPreview, limit: int | None) -> None:
-        found = f"{preview.found:,} {'task' if preview.found == 1 else 'tasks'}"
-        say(f"{found} found: {preview.sentence}.")
+        say(f"{number_of_tasks(preview.found)} found: {preview.sentence}.")
+        if not preview.is_all:
+            say("There are more, which were not looked at yet; all of them are meant.")
         if preview.sendable:
             at_most = f", {limit:,} of them now" if limit is not None and limit < preview.sendable else ""
             say(f"{preview.sendable:,} can be sent again{at_most}:")
@@ -164,6 +166,8 @@ class _Text:
         if preview.followed:
             say(f"{preview.followed:,} of them were followed by other tasks in a workflow, which are not sent.")
         _say_refused(preview.refused)
+        if preview.unread:
+            say(f"{number_of_tasks(preview.unread)} left out: the filter asks for a value that cannot be read here.")
 
     def follow(self, sent: Iterator[Any], total: int) -> int:
         """Print the progress, and return how many tasks were sent."""
@@ -171,12 +175,12 @@ class _Text:
         for count, _ in enumerate(sent, 1):
             if time.monotonic() >= printed + _PROGRESS_INTERVAL_SECONDS:
                 printed = time.monotonic()
-                say(f"{count:,} of {total:,} sent.")
+                say(f"{count:,} of {total:,} sent." if count <= total else f"{count:,} sent.")
         return count
 
     def end(self, sent: int, refused: Mapping[Refusal, int], *, is_stopped: bool) -> None:
         if sent or is_stopped:
-            say(f"{sent:,} {'task' if sent == 1 else 'tasks'} sent again.")
+            say(f"{number_of_tasks(sent)} sent again.")
         if is_stopped:
             say("Stopped. Run the same command again to go on.")
 
@@ -191,6 +195,8 @@ class _Json:
         self._document = {
             "filter": preview.sentence,
             "found": preview.found,
+            "found_all": preview.is_all,
+            "unread": preview.unread,
             "sendable": preview.sendable,
             "followed": preview.followed,
             "examples": [

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from rootcellar.errors import AbilityMissing, BrokerRefused
 from rootcellar.history.filters import Clock, Filter, sentence
-from rootcellar.history.lists import Tasks
+from rootcellar.history.lists import MAX_SIZE, Tasks
 from rootcellar.history.repeats import Refusal, Repeat, new_id_of, repeat_of, stamps_of
 from rootcellar.payloads import ARGS, KWARGS, STAMPS, Codec
 from rootcellar.payloads.stamps import RETRIED_AS, RETRY_OF
 from rootcellar.records import NO_DATE, SENT, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.base import RecordsSent, Replaceable
+from rootcellar.stores.search import Searchable
 
 if TYPE_CHECKING:
     from rootcellar.history.sending import Sender
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 #: how many records are read together
 _BATCH = 500
 _EXAMPLES = 5
+#: for how long a preview reads tasks
+PREVIEW_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +49,25 @@ class RetryPreview:
 
     Attributes:
         sentence: which tasks were asked for, in English.
-        found: how many tasks the filter finds.
+        found: how many tasks the filter finds, as far as they were read.
+        is_all: whether all were read; if not, there may be more of each.
         sendable: how many of them can be sent again.
         refused: how many cannot, by the reason.
         followed: how many of the sendable ones were followed by other tasks in their workflow, which are not sent.
         succeeded: how many of the sendable ones ended with SUCCESS.
         examples: the first sendable ones.
+        unread: how many tasks are left out because a value that the filter asks for cannot be read.
     """
 
     sentence: str
     found: int
+    is_all: bool
     sendable: int
     refused: Mapping[Refusal, int]
     followed: int
     succeeded: int
     examples: Sequence[Repeat]
+    unread: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +134,29 @@ class Retry:
         self._limit = limit
         self._unfinished = unfinished
         self._send_unsure = send_unsure
+        self._unread = 0
         self._open_chords: dict[str, bool] = {}
         self.refused: Counter[Refusal] = Counter()
 
-    def preview(self) -> RetryPreview:
-        """Return what :meth:`send` would do now. This reads every task that the filter finds, and changes nothing."""
+    def preview(self, *, seconds: float = PREVIEW_SECONDS) -> RetryPreview:
+        """Return what :meth:`send` would do now. This changes nothing.
+
+        Args:
+            seconds: for how long tasks are read; at least some are.
+        """
         # imported late: it imports the drivers of brokers
         from rootcellar.history.sending import is_encodable
 
         refused: Counter[Refusal] = Counter()
         found = sendable = followed = succeeded = 0
+        is_all = True
         examples: list[Repeat] = []
+        end = time.monotonic() + seconds
+        self._unread = 0
         for record, judged in self._judged():
+            if found and time.monotonic() > end:
+                is_all = False
+                break
             found += 1
             if isinstance(judged, Repeat) and not is_encodable(self._app, judged):
                 judged = Refusal.NOT_ENCODABLE
@@ -151,7 +169,15 @@ class Retry:
             if len(examples) < _EXAMPLES:
                 examples.append(judged)
         return RetryPreview(
-            sentence(self._query, self._clock), found, sendable, dict(refused), followed, succeeded, examples
+            sentence=sentence(self._query, self._clock),
+            found=found,
+            is_all=is_all,
+            sendable=sendable,
+            refused=dict(refused),
+            followed=followed,
+            succeeded=succeeded,
+            examples=examples,
+            unread=self._unread,
         )
 
     def send(self, *, per_second: float | None = None, stop: threading.Event | None = None) -> Iterator[Resent]:
@@ -243,13 +269,28 @@ class Retry:
 
     def _judged(self) -> Iterator[tuple[TaskRecord, Repeat | Refusal]]:
         """Yield each task that the filter finds, as it is stored, and whether it can be sent again."""
-        tasks = iter(Tasks(self._store, self._codec, self._query, self._clock, size=_BATCH, with_values=False))
-        while batch := [record.task_id for record in itertools.islice(tasks, _BATCH)]:
+        ids = self._ids()
+        while batch := [*itertools.islice(ids, _BATCH)]:
             stored = self._store.get_many(batch)
             known = self._store.get_many(map(new_id_of, batch))
             for record in filter(None, map(stored.get, batch)):
                 if self._is_meant(record):
                     yield record, self._judge(record, known)
+
+    def _ids(self) -> Iterator[str]:
+        """Yield the ids of the tasks that the filter finds."""
+        # a store without indexes reads every record for each page
+        size = _BATCH if self._store.ability(Searchable) is not None else MAX_SIZE
+        after = None
+        while True:
+            page = Tasks(
+                self._store, self._codec, self._query, self._clock, size=size, after=after, with_values=False
+            ).page()
+            self._unread += page.unread
+            yield from (record.task_id for record in page.records)
+            after = page.cursor
+            if after is None:
+                return
 
     def _is_meant(self, record: TaskRecord) -> bool:
         """Return whether a task ended, or at least began, before this retry was made."""
