@@ -27,7 +27,7 @@ from tests.conformance.registered import (
     SQLITE,
     WRITE_BEHIND,
 )
-from tests.helpers import new_id, now, record
+from tests.helpers import new_id, now, record, wait_until
 from tests.history.stores import opened
 from tests.metrics.scraping import Samples, parsed, total, value
 from tests.servers import RedisServer
@@ -85,19 +85,24 @@ def test_sizes_of_tables_are_read(filled: Store) -> None:
 
 def test_rows_and_dead_rows_are_those_of_the_catalog(postgres_url: str) -> None:
     store = open_store(postgres_url)
-    for _ in range(30):
-        store.put(record("the same", state="FAILURE"))
-    for _ in range(4):
-        store.put(record())
-
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        # the sessions of the store report their statistics when they end
+    records = [record() for _ in range(40)]
+    for each in records:
+        store.put(each)
+    with psycopg.connect(postgres_url) as reader, psycopg.connect(postgres_url, autocommit=True) as connection:
+        # as long as this transaction may read the deleted rows, their place is not free
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM celery_taskmeta")
+        store.delete(each.task_id for each in records[:30])
+        # a session reports what it has changed at its end at the latest
         store.close()
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        wait_until(lambda: connection.execute(sessions).fetchone() == (2,), "the sessions of the store have ended")
         connection.execute("ANALYZE celery_taskmeta")
-    found = collected(store)
-    assert value(found, "rootcellar_table_rows", {"table": "celery_taskmeta"}) == 5
-    assert value(found, "rootcellar_table_dead_rows", {"table": "celery_taskmeta"}) > 0
-    assert value(found, "rootcellar_table_index_bytes", {"table": "celery_taskmeta"}) > 0
+        found = collected(store)
+    table = {"table": "celery_taskmeta"}
+    assert value(found, "rootcellar_table_rows", table) == 10
+    assert value(found, "rootcellar_table_dead_rows", table) == 30
+    assert value(found, "rootcellar_table_index_bytes", table) > 0
     store.close()
 
 
