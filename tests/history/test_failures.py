@@ -26,6 +26,7 @@ from rootcellar.stores.counting import Counted
 from tests.commands import run_here, run_on_terminal
 from tests.history.counted import roll_all
 from tests.history.stores import REDIS, SQL, opened
+from tests.history.test_plans import filled, nodes
 
 NOW = datetime.now(timezone.utc)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
@@ -385,3 +386,14 @@ def test_no_failure_is_said(url: str) -> None:
     keep(url, replace(failed(1, HOUR), state="SUCCESS", failure_group=None))
     assert "No failure is stored in" in run_here("failures", "-b", url).out
     assert "No failure matches in" in run_here("failures", "-b", url, "since:1h").out
+
+
+def test_no_question_about_failures_scans_the_table(postgres_url: str) -> None:
+    with filled(postgres_url) as store:
+        history = History(store, codec_of({}), zone=timezone.utc)
+        for text in ("", "since:2026-11-03T13:00", "task:shop.task7", "queue:queue1", "error:KeyError"):
+            history.failures(text)
+        history.failure(text_of_group(3))
+        assert len(store.plans) > 5
+        for plan in store.plans:
+            assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan)}, plan
