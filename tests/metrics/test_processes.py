@@ -94,6 +94,7 @@ def counters(samples: Samples) -> Samples:
     return {key: number for key, number in samples.items() if key[0].endswith(("_total", "_count", "_sum", "_bucket"))}
 
 
+@pytest.mark.timeout(900 if HEAVY else 180)
 def test_sums_equal_the_store_when_children_are_replaced_and_killed(postgres_url: str, redis_url: str) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
@@ -116,7 +117,7 @@ def test_sums_equal_the_store_when_children_are_replaced_and_killed(postgres_url
             children.update(worker.worker.children())
             return worker.results() == expected
 
-        wait_until(all_stored, "all results are stored", timeout=200)
+        wait_until(all_stored, "all results are stored", timeout=800 if HEAVY else 150)
 
         def equal() -> bool:
             """Return whether the metrics are those of the account. A call is counted after its commit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,7 @@ class Instruments:
         """Prepare the memory that the main process shares with the children of its pool."""
         if sender.app is not self._app or self._recorder.is_shared:
             return
-        # Celery before 5.7 only forks, unless billiard does not
-        if getattr(sender, "pool_start_method", "fork") == "fork" == get_start_method():
+        if _forks(sender):
             self._recorder.share(cells.anonymous(WIDTH))
             return
         try:
@@ -167,11 +167,21 @@ class Instruments:
         self._server.start()
         logger.info("Metrics are served at %s", self._server.url)
 
-    def _on_shutdown(self, **_: Any) -> None:
-        if (server := self._server) is not None:
-            self._server = None
-            server.shutdown()
-            server.server_close()
+    def _on_shutdown(self, sender: Any = None, **_: Any) -> None:
+        server = self._server
+        if server is None or sender.app is not self._app:
+            return
+        self._server = None
+        server.shutdown()
+        server.server_close()
+
+
+def _forks(worker: Any) -> bool:
+    """Return whether the children of a worker's pool are forked, and not new programs."""
+    # without a choice, billiard does not fork on macOS; asking it without allow_none would make a choice
+    chosen = get_start_method(allow_none=True) or ("spawn" if sys.platform == "darwin" else "fork")
+    # Celery before 5.7 leaves the choice to billiard
+    return bool(chosen == "fork" == getattr(worker, "pool_start_method", "fork"))
 
 
 def _remove(path: Path, pid: int) -> None:
