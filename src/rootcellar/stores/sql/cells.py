@@ -125,19 +125,31 @@ def steps_text(steps: Mapping[int, int]) -> str:
     return json.dumps([first, *(steps.get(step, 0) for step in range(first, last + 1))], separators=(",", ":"))
 
 
-def read_steps(text: str) -> dict[int, int]:
-    """Return the steps in a column."""
-    first, *counts = json.loads(text) or [0]
-    return {step: count for step, count in enumerate(counts, first) if count}
-
-
 def read_tally(row: Sequence[Any]) -> Tally:
     """Return the tally of the columns of ``sums``, or of ``cells``, whose steps come last."""
+    found = Tally()
+    add_row(found, row)
+    return found
+
+
+def add_row(tally: Tally, row: Sequence[Any]) -> None:
+    """Add these columns to a tally."""
     count, retries, run_n, run_sum, run_max, wait_n, wait_sum, wait_max, *steps = row
-    run_steps, wait_steps = map(read_steps, steps) if steps else ({}, {})
-    return Tally(
-        count=int(count or 0),
-        retries=int(retries or 0),
-        run=Spread(int(run_n or 0), float(run_sum or 0), float(run_max or 0), run_steps),
-        wait=Spread(int(wait_n or 0), float(wait_sum or 0), float(wait_max or 0), wait_steps),
-    )
+    tally.count += int(count or 0)
+    tally.retries += int(retries or 0)
+    _add_spread(tally.run, run_n, run_sum, run_max, steps[0] if steps else "[]")
+    _add_spread(tally.wait, wait_n, wait_sum, wait_max, steps[1] if steps else "[]")
+
+
+def _add_spread(spread: Spread, count: Any, total: Any, longest: Any, steps: str) -> None:
+    if not count:
+        return
+    spread.count += int(count)
+    spread.total += float(total)
+    spread.longest = max(spread.longest, longest)
+    if len(steps) > 2:
+        first, *counts = json.loads(steps)
+        found = spread.steps
+        for step, more in enumerate(counts, first):
+            if more:
+                found[step] = found.get(step, 0) + more

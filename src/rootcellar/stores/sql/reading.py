@@ -28,7 +28,7 @@ from rootcellar.stores.counting import (
     begin_of,
     merged,
 )
-from rootcellar.stores.sql.cells import GONE, LIVING, TOTAL, Line, read_tally
+from rootcellar.stores.sql.cells import GONE, LIVING, TOTAL, Line, add_row
 from rootcellar.stores.sql.counting import ALWAYS, HOURS_KEPT, LAST, Dirty, Roll, Server
 
 C = TypeVar("C")
@@ -273,9 +273,16 @@ class _Reading(Generic[C]):
             parts=f"({', '.join(str(part + TOTAL if is_total else part) for part in parts)})",
             selected=selected,
         )
+        # rows of the same key are added at once, because there may be many thousands
+        tallies: dict[tuple[Any, str, str, str], Tally] = {}
         for start, name, queue, state, *values in found:
+            key = (start, name, queue, state)
+            if key not in tallies:
+                tallies[key] = Tally()
+            add_row(tallies[key], values)
+        for (start, name, queue, state), tally in tallies.items():
             begin = server.read_date(start) if question.by is not None else None
-            yield self._cell(begin, name, queue, state, read_tally(values))
+            yield self._cell(begin, name, queue, state, tally)
 
     def _cell(self, start: datetime | None, name: str, queue: str, state: str, tally: Tally) -> Cell:
         question = self._question
