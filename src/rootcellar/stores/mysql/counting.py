@@ -18,7 +18,7 @@ from rootcellar.stores.mysql.driver import Connection
 from rootcellar.stores.mysql.failures import DENIED, LOCK_WAIT, code_of
 from rootcellar.stores.mysql.schema import PACKAGE, table_names
 from rootcellar.stores.sql.by_date import ByDate
-from rootcellar.stores.sql.counting import Present
+from rootcellar.stores.sql.counting import KEYS, Present
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
 from rootcellar.text.escaping import visible_logs
 
@@ -34,7 +34,9 @@ def statements(options: StoreOptions) -> dict[str, str]:
     """Return the statements of ``statistics.sql`` by name."""
     found = load_statements(PACKAGE, "statistics.sql", in_parameterized(table_names(options)))
     fragments = {"tallied": found["tallied"], "timed": found["timed"]}
-    return {name: fill_in(text, fragments) for name, text in found.items()}
+    found = {name: fill_in(text, fragments) for name, text in found.items()}
+    found["note_gone"] = fill_in(found["note_gone"], KEYS)
+    return found
 
 
 class MySQLCounts(ByDate[Connection]):

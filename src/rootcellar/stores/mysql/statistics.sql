@@ -50,7 +50,7 @@ SELECT task_id, status, date_done, name, queue, retries, failure_group,
     IF(date_started >= date_sent, TIMESTAMPDIFF(MICROSECOND, date_sent, date_started) / 1e6, NULL) AS wait
 
 -- tallied: what is counted of timed rows
-coalesce(name, '') AS name, coalesce(queue, '') AS queue, status, failure_group,
+{name_key} AS name, {queue_key} AS queue, status, {group_key} AS failure_group,
     CAST(LEAST(80, GREATEST(0, FLOOR(3 * LOG2(GREATEST(run, 0.001e0) / 0.001e0)))) AS SIGNED) AS run_step,
     CAST(LEAST(80, GREATEST(0, FLOOR(3 * LOG2(GREATEST(wait, 0.001e0) / 0.001e0)))) AS SIGNED) AS wait_step,
     count(*) AS n, coalesce(sum(retries), 0) AS retries, sum(run) AS run_sum, max(run) AS run_max,

@@ -61,7 +61,7 @@ SELECT *, CASE WHEN date_done >= date_started THEN extract(epoch FROM date_done 
     CASE WHEN date_started >= date_sent THEN extract(epoch FROM date_started - date_sent)::float8 END AS wait
 
 -- tallied: what is counted of timed rows
-coalesce(name, '') AS name, coalesce(queue, '') AS queue, status, failure_group,
+{name_key} AS name, {queue_key} AS queue, status, {group_key} AS failure_group,
     CASE WHEN run IS NOT NULL THEN
         least(80, greatest(0, floor(3 * ln(greatest(run, 0.001::float8) / 0.001::float8) / ln(2::float8))))::integer
     END AS run_step,

@@ -35,6 +35,8 @@ INDEXES = {
     f"{key}_index": f"_{key}_idx"
     for key in ("minute", "hour", "hour_name", "day", "failure_hour", "failure_hour_group", "gone")
 }
+#: what the lines of a pass count apart, by the keys in ``tallied``
+KEYS = {"name_key": "coalesce(name, '')", "queue_key": "coalesce(queue, '')", "group_key": "failure_group"}
 _ROLL_COLUMNS = (
     *("version", "system", "horizon", "passed_at", "recounted_at"),
     *("minutes_from", "hours_from", "hours_until", "days_from", "days_until"),
@@ -161,6 +163,7 @@ class Server(ABC, Generic[C]):
 
     #: the most seconds that one transaction of a pass takes
     longest_transaction: ClassVar[float] = 1.0
+    keys: ClassVar[Mapping[str, str]] = KEYS
     #: the table of each unit, by its key
     tables: Mapping[Unit, str]
 
@@ -284,7 +287,18 @@ class Server(ABC, Generic[C]):
         """Count the rows that ended in a time."""
         selected, params = self.selected_rows(question)
         params |= {**self.window(since, until), "unit": self.unit(unit)}
-        return [line_of(row, self.read_date) for row in self.all(connection, "lines", params, selected=selected)]
+        keys = self.keys if question is None else self._asked_keys(question)
+        found = self.all(connection, "lines", params, selected=selected, **keys)
+        return [line_of(row, self.read_date) for row in found]
+
+    def _asked_keys(self, question: Question) -> dict[str, str]:
+        """Return what an answer counts apart: fewer lines take less time."""
+        keys = {**self.keys, "group_key": "NULL"}
+        if not question.by_name:
+            keys["name_key"] = "''"
+        if not question.by_queue:
+            keys["queue_key"] = "''"
+        return keys
 
     def gone_lines(self, connection: C, since: datetime, until: datetime) -> list[tuple[int, bool, Line]]:
         """Return the lines of deleted rows that are not in the cells: number, whether it is of an hour, line."""

@@ -12,11 +12,14 @@ from typing import Any
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.counting import Unit, step_of
 from rootcellar.stores.fields import clamped
+from rootcellar.stores.sql import counting
 from rootcellar.stores.sql.by_date import ByDate
 from rootcellar.stores.sql.counting import Present
 from rootcellar.stores.sql.statements import fill_in, load_statements
 from rootcellar.stores.sqlite.schema import PACKAGE, table_names, transaction
 
+#: what is counted apart; a damaged number of a group is none
+KEYS = {**counting.KEYS, "group_key": "CASE WHEN typeof(failure_group) = 'integer' THEN failure_group END"}
 #: how many characters of a date say the day, the hour and the minute
 _LENGTHS = {Unit.DAY: 10, Unit.HOUR: 13, Unit.MINUTE: 16}
 
@@ -25,7 +28,9 @@ def statements(options: StoreOptions) -> dict[str, str]:
     """Return the statements of ``statistics.sql`` by name."""
     found = load_statements(PACKAGE, "statistics.sql", table_names(options))
     fragments = {key: found[key] for key in ("tallied", "timed", "readable")}
-    return {name: fill_in(text, fragments) for name, text in found.items()}
+    found = {name: fill_in(text, fragments) for name, text in found.items()}
+    found["note_gone"] = fill_in(found["note_gone"], KEYS)
+    return found
 
 
 def add_functions(connection: sqlite3.Connection) -> sqlite3.Connection:
@@ -57,6 +62,7 @@ class SQLiteCounts(ByDate[sqlite3.Connection]):
     """
 
     longest_transaction = 0.05
+    keys = KEYS
 
     def __init__(self, options: StoreOptions) -> None:
         super().__init__(statements(options), table_names(options))

@@ -50,8 +50,7 @@ DELETE FROM {gone} WHERE id IN (SELECT value FROM json_each(:ids))
 SELECT *, rootcellar_seconds(date_started, date_done) AS run, rootcellar_seconds(date_sent, date_started) AS wait
 
 -- tallied: what is counted of timed rows
-coalesce(name, '') AS name, coalesce(queue, '') AS queue, status,
-    CASE WHEN typeof(failure_group) = 'integer' THEN failure_group END AS failure_group,
+{name_key} AS name, {queue_key} AS queue, status, {group_key} AS failure_group,
     rootcellar_step(run) AS run_step, rootcellar_step(wait) AS wait_step,
     count(*) AS n, coalesce(sum(retries), 0) AS retries, sum(run) AS run_sum, max(run) AS run_max,
     sum(wait) AS wait_sum, max(wait) AS wait_max, min(date_done) AS first_done, max(date_done) AS last_done,
