@@ -21,12 +21,14 @@ from rootcellar.history.grouping.settings import grouper_of_reader
 from rootcellar.history.history import History
 from rootcellar.payloads import Codec, codec_of, make_key
 from rootcellar.records import Payload, TaskRecord
-from rootcellar.stores import Store
+from rootcellar.stores import Store, open_store
+from rootcellar.stores.base import HasSchema
 from rootcellar.stores.counting import Counted
 from tests.commands import run_here, run_on_terminal
 from tests.history.counted import roll_all
 from tests.history.stores import REDIS, SQL, opened
 from tests.history.test_plans import filled, nodes
+from tests.test_store_adopted import place  # noqa: F401 - a fixture
 
 NOW = datetime.now(timezone.utc)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
@@ -48,7 +50,7 @@ def history(store: Store) -> History:
 def failed(
     number: int | str,
     ago: timedelta,
-    place: str = "shop.cards:charge",
+    place: str = "shop.cards:charge",  # noqa: F811 - no fixture
     message: str = "no money",
     codec: Codec | None = None,
     **fields: Any,
@@ -252,6 +254,18 @@ def test_failures_stored_before_are_grouped_when_they_are_read(history: History,
     assert (found.group, found.count, found.place) == (text_of(old[0]), 4, "shop.cards:charge")
 
 
+def test_failures_of_celerys_own_table_are_grouped(place: str) -> None:  # noqa: F811
+    store = open_store(place)
+    schema = store.ability(HasSchema)
+    assert schema is not None
+    schema.schema.adopt(None)
+    history = History(store, codec_of({}), zone=timezone.utc)
+    (found,) = history.failures()
+    assert (found.count, found.example, found.status) == (1, "bad", "new")
+    assert list(history.failures("until:2020-01-01")) == []
+    store.close()
+
+
 def test_titles_are_encrypted_and_only_read_with_the_key(store: Store) -> None:
     codec = codec_of({"result_encryption_keys": make_key("k")})
     put(store, failed(1, HOUR, message="secret message", codec=codec))
@@ -291,8 +305,6 @@ def url(tmp_path: Any) -> str:
 
 
 def keep(url: str, *records: TaskRecord) -> History:
-    from rootcellar.stores import open_store
-
     history = History(open_store(url), codec_of({}), zone=timezone.utc)
     put(history.store, *records)
     return history

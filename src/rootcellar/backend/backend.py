@@ -93,8 +93,9 @@ class ResultBackend(ReadingBackend):
     Chosen by ``result_backend = "rootcellar+postgresql://…"``; see :func:`rootcellar.stores.open_store` for the URLs.
 
     It uses these settings of Celery: ``result_expires``, ``result_failure_expires``, ``result_chord_expires``,
-    ``result_extended``, ``result_serializer``, ``result_accept_content``, ``result_compression``, ``result_cache_max``,
-    ``result_backend_always_retry`` (on by default), ``result_backend_max_retries``,
+    ``result_extended``, ``result_failure_libraries``, ``result_serializer``, ``result_accept_content``,
+    ``result_compression``, ``result_cache_max``, ``result_backend_always_retry`` (on by default),
+    ``result_backend_max_retries``,
     ``result_backend_password`` (a text, or a function that returns the password at each connect),
     ``result_backend_base_sleep_between_retries_ms``, ``result_backend_max_sleep_between_retries_ms``,
     ``database_table_names``, ``database_table_schemas``, ``database_create_tables_at_setup``,

@@ -50,13 +50,15 @@ class Titles:
     def grouped(self, record: TaskRecord) -> Grouped | None:
         """Return the group of a failure, computed from its row; ``None`` if a value of it cannot be read."""
         plain = opened(self._codec, record)
-        failure = Row(plain).result
-        if not isinstance(failure, Mapping):
-            return None
-        text = plain.traceback
+        failure, text = Row(plain).result, plain.traceback
         if text is not None and text == record.traceback and text.startswith("rootcellar:"):
             # it could not be decrypted
             text = None
+        if not isinstance(failure, Mapping):
+            if text is None:
+                return None
+            # such as a pickle, which Celery stored: the traceback says enough
+            failure = None
         found = self._grouper.group(failure, text, record.name)
         many = self._grouper.many(found, record.name)
         return many if record.failure_group == many.group else found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -33,7 +33,18 @@ from rootcellar.payloads import Codec
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.counting import Counted, KnownFailure, Unit
-from rootcellar.stores.search import Equal, Every, Has, Negated, OneOf, Search, Searchable, SearchTooSlow, Segment
+from rootcellar.stores.search import (
+    Always,
+    Equal,
+    Every,
+    Has,
+    Negated,
+    OneOf,
+    Search,
+    Searchable,
+    SearchTooSlow,
+    Segment,
+)
 
 #: the order of a list; groups of one place are in the order of their counts
 _ORDER = {NEW: 0, BACK: 1, RISING: 2, STEADY: 3, GONE: 3, MUTED: 4, RESOLVED: 4}
@@ -122,10 +133,24 @@ def _of_counts(store: Store, counted: Counted, titles: Titles, selection: Select
         for record in _searched(searchable, selection.since, border, has_group=True):
             if record.failure_group is not None and selection.matches(task=record.name):
                 found.setdefault(record.failure_group, Seen()).add_record(record)
-    for record in _searched(searchable, selection.since, selection.until, has_group=False):
+    ungrouped = [*_searched(searchable, selection.since, selection.until, has_group=False)]
+    if searchable.has_adopted():
+        ungrouped += _adopted(searchable, selection.since, selection.until)
+    for record in ungrouped:
         if selection.matches(task=record.name):
             _add_ungrouped(found, record, titles)
     return found
+
+
+def _adopted(store: Searchable, since: datetime | None, until: datetime | None) -> Iterator[TaskRecord]:
+    """Yield failures of the table that Celery created, among its last rows."""
+    search = Search(segment=Segment.ADOPTED, condition=Always(True), limit=_MAX_UNGROUPED, timeout=_UNGROUPED_BUDGET)
+    with suppress(SearchTooSlow):
+        for each in store.search(search):
+            record, done = each.record, each.record.done_at or NO_DATE
+            is_within = (since is None or done >= since) and (until is None or done < until)
+            if record.state == "FAILURE" and is_within and not each.is_hidden:
+                yield record
 
 
 def _searched(
