@@ -26,8 +26,8 @@ from tests.history.oracle import holds, place
 from tests.seeds import SEED
 
 CLOCK = Clock(NOW, timezone.utc)
-EXAMPLES = 1_000 if HEAVY else 25
-ROWS = 600 if HEAVY else 250
+EXAMPLES = 1_000 if HEAVY else 20
+ROWS = 600 if HEAVY else 160
 often = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
