@@ -19,8 +19,8 @@ WHERE id = 1
 -- summarize: let the index of the markers contain the newest rows
 SELECT brin_summarize_new_values(%(index)s::regclass)
 
--- has_marker_index: return whether there is an index of the markers
-SELECT to_regclass(%(index)s) IS NOT NULL
+-- has_marker_index: return whether there is an index of the markers, and its creation has ended
+SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass(%(index)s) AND indisvalid)
 
 -- changed_minutes: find the minutes, and earlier hours, of rows that were stored since the horizon
 SELECT DISTINCT CASE WHEN date_done >= '1000-01-01' AND date_done < '9999-12-31' THEN date_trunc('minute', date_done, 'UTC') END, was_done FROM {task}

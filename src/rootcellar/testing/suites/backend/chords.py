@@ -293,4 +293,5 @@ class TestChords:
         assert result.get(timeout=WAIT) == 6
         store = harness.backend.store
         wait_until(lambda: store.get_chord(result.parent.id) is None, "the end of the chord")
-        assert list(store.chord_parts(result.parent.id)) == []
+        # a store without transactions deletes them after the chord has ended
+        wait_until(lambda: not store.chord_parts(result.parent.id), "the end of its parts")
