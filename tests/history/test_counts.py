@@ -39,7 +39,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def always_recounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count the last day again in each pass, where no marker tells what has changed."""
+    """Count the last day again in each pass, where no marker shows what has changed."""
     monkeypatch.setattr(by_date, "RECOUNT_INTERVAL", timedelta(0))
 
 

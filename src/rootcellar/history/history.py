@@ -194,7 +194,7 @@ class History:
 
         Args:
             filter: names only tasks, queues, states and times.
-            by_queue: whether the queues of a task are told apart.
+            by_queue: whether the queues of a task are counted separately.
 
         Raises:
             FilterWrong: a term of the filter cannot be understood.

@@ -103,7 +103,7 @@ def _exact(counted: Counted, selection: Selection, of: str, count: int) -> list[
 def slowest(store: Store, codec: Codec, query: Filter, clock: Clock, limit: int = 10) -> Sequence[TaskRecord]:
     """Return the finished tasks that ran longest, the longest first, of those that are still stored.
 
-    A filter that names only tasks, queues, states and times is answered exactly: the counts tell the hours in which
+    A filter that names only tasks, queues, states and times is answered exactly: the counts show the hours in which
     tasks ran long. Any other is answered by a search, within its time.
 
     Raises:

@@ -170,7 +170,7 @@ def counted_cells(
     by_queue: bool = False,
     with_spreads: bool = False,
 ) -> Answer:
-    """Return the cells of finished tasks, told apart as it is asked for, and always by state.
+    """Return the cells of finished tasks, by name and queue if asked for, and always by state.
 
     If the counts are late, this brings them up to date first, as far as it may and as there is time.
     """

@@ -52,7 +52,7 @@ class TaskStats:
 
     Attributes:
         task: its name; an empty text if it is not known.
-        queue: the queue, if they are told apart; ``None`` for all queues.
+        queue: the queue, if queues are counted separately; ``None`` for all queues.
         states: state -> how many ended in it.
         retries: the sum of the retries.
         run, wait: how long it ran, and waited before.
@@ -102,7 +102,7 @@ def stats(store: Store, query: Filter, clock: Clock, *, by_queue: bool = False) 
         store: the store.
         query: a filter that names only tasks, queues, states and times.
         clock: the present and the zone of the reader.
-        by_queue: whether the queues of a task are told apart.
+        by_queue: whether the queues of a task are counted separately.
 
     Raises:
         AbilityMissing: the store keeps no counts, or the filter names something else.

@@ -139,7 +139,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """Which tasks are counted, and how they are told apart.
+    """Which tasks are counted, and which of them are counted separately.
 
     Attributes:
         since, until: the tasks that ended at or after ``since`` and before ``until``; ``None`` for no border.
@@ -172,7 +172,7 @@ class Cell:
         start: the begin of the minute, hour or day, in UTC; ``None`` for the whole time. A day that is kept without its
             hours has one cell, at its begin, also where hours were asked for. So has an hour whose minutes are not
             kept, for its deleted tasks.
-        name, queue, state: those of the tasks; ``None`` where the question does not tell them apart; an empty text if
+        name, queue, state: those of the tasks; ``None`` where they are counted together; an empty text if
             the tasks have none.
         tally: what was counted.
     """

@@ -222,7 +222,7 @@ class Server(ABC, Generic[C]):
         """Do what makes a pass faster, before its transaction."""
 
     def recount(self, roll: Roll, present: Present) -> tuple[Roll, list[Dirty]]:
-        """Return the hours that are counted again now and then, because no marker tells that they changed."""
+        """Return the hours that are counted again now and then, because no marker shows that they changed."""
         return roll, []
 
     # -- statements
