@@ -20,7 +20,7 @@ from tests.servers import free_port
 from tests.workers import Pool, Worker
 
 CHILDREN = 8 if HEAVY else 4
-TASKS = 1_200 if HEAVY else 45
+TASKS = 300 if HEAVY else 45
 COUNT = "rootcellar_store_duration_seconds_count"
 #: a trigger before the insertion runs also if the stored row stays
 ACCOUNT = """
