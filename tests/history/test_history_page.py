@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.commands import environment
 from tests.test_docs import Page
 
 
+@pytest.mark.timeout(600)  # it starts about 25 processes, one after the other
 def test_page_history_works(tmp_path: Path) -> None:
     page = Page("docs/history.md", {})
     page.write_files(tmp_path)
