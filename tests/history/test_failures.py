@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import HasSchema
 from rootcellar.stores.counting import Counted
-from tests.commands import run_here, run_on_terminal
+from tests.commands import run, run_here, run_on_terminal
 from tests.history.counted import roll_all
 from tests.history.stores import REDIS, SQL, opened
 from tests.history.test_plans import filled, nodes
@@ -409,3 +411,15 @@ def test_no_question_about_failures_scans_the_table(postgres_url: str) -> None:
         assert len(store.plans) > 5
         for plan in store.plans:
             assert "Seq Scan" not in {node["Node Type"] for node in nodes(plan)}, plan
+
+
+def test_failures_that_are_not_counted_yet_are_said_to_be_missing(url: str, tmp_path: Path) -> None:
+    keep(url, failed(1, HOUR), failed(2, DAY * 20)).close()
+    (tmp_path / "kept.sqlite3").chmod(0o444)
+    # this user cannot bring the counts up to date; root can write every file, unless it drops that capability
+    prefix = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    ended = run("failures", "-b", url, prefix=prefix)
+    assert ended.status == 0, ended
+    assert "Not all results are counted yet" in ended.err
+    (tmp_path / "kept.sqlite3").chmod(0o644)
+    assert "Not all" not in run_here("failures", "-b", url).err

@@ -82,6 +82,8 @@ def failures(
     if query != Filter() and not as_json:
         text = sentence(query, clock)
         say_beside(f"{text[:1].upper()}{text[1:]}.")
+    if not listed.is_exact:
+        say_beside("Not all results are counted yet, so there may be more failures.")
     if listed.searched_back_to is not None:
         say_beside(
             f"Searched back to {full_moment(listed.searched_back_to)}; a filter of task: and since: has no limit."

@@ -108,11 +108,13 @@ class Failures(Sequence[FailureGroup]):
         groups: the groups.
         more: how many groups there are beyond the limit.
         searched_back_to: until when rows were looked at, if the time was over before the end; otherwise ``None``.
+        is_exact: whether all results are counted; ``False`` soon after an upgrade, or if no process counts them.
     """
 
     groups: Sequence[FailureGroup]
     more: int = 0
     searched_back_to: datetime | None = None
+    is_exact: bool = True
 
     @overload
     def __getitem__(self, place: int) -> FailureGroup: ...

@@ -32,7 +32,7 @@ from rootcellar.history.selections import Selection, selection_of
 from rootcellar.payloads import Codec
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores import Store
-from rootcellar.stores.counting import Counted, KnownFailure, Unit
+from rootcellar.stores.counting import Counted, KnownFailure, Question, Unit
 from rootcellar.stores.search import (
     Always,
     Equal,
@@ -87,8 +87,9 @@ def failures(store: Store, codec: Codec, titles: Titles, query: Filter, clock: C
         return _of_rows(store, codec, titles, query, clock, limit)
     catch_up(counted)
     selection = selection_of(query, clock)
-    searched_back_to = None
+    searched_back_to, is_exact = None, True
     if selection is not None and all(name in ("task", "state") for name, _ in selection.tests):
+        is_exact = counted.counts(Question(since=selection.since, until=selection.until, states=("FAILURE",))).is_exact
         found = _of_counts(store, counted, titles, selection) if selection.matches(state="FAILURE") else {}
     else:
         found, searched_back_to = _found_rows(store, codec, titles, query, clock)
@@ -100,7 +101,7 @@ def failures(store: Store, codec: Codec, titles: Titles, query: Filter, clock: C
     ]
     ranked = sorted(groups, key=_rank)
     shown = titles.named([_with_example(store, group) for group in ranked[:limit]], known, found)
-    return Failures(shown, max(0, len(ranked) - limit), searched_back_to)
+    return Failures(shown, max(0, len(ranked) - limit), searched_back_to, is_exact)
 
 
 def catch_up(counted: Counted) -> None:
