@@ -67,7 +67,9 @@ INSERT INTO {gone} (start, is_hour, name, queue, status, failure_group, run_step
 SELECT CASE WHEN is_hour THEN substr(date_done, 1, 13) || ':00' ELSE substr(date_done, 1, 16) END || ':00.000000',
     is_hour, {tallied}
 FROM ({timed}, date_done < :recent AS is_hour FROM {task}
-    WHERE {deleted} AND date_done >= '1000-01-01' AND {readable}) AS t
+    WHERE {deleted} AND date_done >= '1000-01-01' AND {readable}
+        -- what the command `check` stores for a moment
+        AND substr(task_id, 1, 17) <> 'rootcellar-check-') AS t
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 
 -- workers: find the workers of the rows that ended in a time
