@@ -25,18 +25,19 @@ from rootcellar.testing.under_test import StoreUnderTest, WorkerUnderTest
 from tests.conformance.registered import MYSQL, POSTGRES, REDIS_BROKER
 from tests.history.stores import ALL, opened
 
-NOW = datetime.now(timezone.utc)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 
 
 class _Names:
-    """Names of tasks that no other test has: counts stay when rows are deleted."""
+    """Names of tasks that no other test has, because counts stay when rows are deleted; and the begin of the test."""
 
     def __init__(self) -> None:
         self._number = 0
+        self.now = datetime.now(timezone.utc)
 
     def begin(self) -> None:
         self._number += 1
+        self.now = datetime.now(timezone.utc)
 
     def __call__(self, name: str) -> str:
         return f"shop{self._number}.{name}"
@@ -69,18 +70,18 @@ def put(history: History, task_id: str, **given: Any) -> TaskRecord:
 
 def put_run(history: History, length: timedelta, wait: timedelta = SECOND, ago: timedelta = HOUR, **given: Any) -> None:
     """Store a task that has ended."""
-    end = NOW - ago
+    end = _names.now - ago
     times = {"sent_at": end - length - wait, "started_at": end - length, "done_at": end}
     put(history, new_id(), **{"state": "SUCCESS", **times, **given})
 
 
 def put_running(history: History, task_id: str, length: timedelta, **given: Any) -> None:
-    start = NOW - length
+    start = _names.now - length
     put(history, task_id, **{"state": "STARTED", "sent_at": start - SECOND, "started_at": start, **given})
 
 
 def put_waiting(history: History, task_id: str, length: timedelta, **given: Any) -> None:
-    put(history, task_id, **{"state": "SENT", "sent_at": NOW - length, "worker": None, "retries": None, **given})
+    put(history, task_id, **{"state": "SENT", "sent_at": _names.now - length, "worker": None, "retries": None, **given})
 
 
 def found(history: History, filter: str) -> set[str]:
@@ -99,7 +100,7 @@ def test_task_that_runs_longer_than_ever_on_a_silent_worker_is_stuck(history: Hi
     assert [task.record.task_id for task in tasks] == ["longest", "longer"]
     assert tasks[1].usual == 20 * MINUTE
     assert tasks[1].record == history.store.get("longer")
-    assert abs(tasks[1].since - (NOW - 25 * MINUTE)) < SECOND
+    assert abs(tasks[1].since - (_names.now - 25 * MINUTE)) < SECOND
     assert "the longest of 2 runs took 20 min" in tasks[1].why
     assert "its worker has started and ended nothing for 5 min" in tasks[1].why
     assert found(history, "is:stuck") == found(history, "is:late") == {"longer", "longest"}
@@ -144,11 +145,11 @@ def test_sent_task_that_was_never_started_is_stuck(history: History) -> None:
 
 
 def test_sent_task_is_not_late_before_its_eta(history: History) -> None:
-    for task_id, eta in (("before", NOW + HOUR), ("after", NOW - HOUR)):
+    for task_id, eta in (("before", _names.now + HOUR), ("after", _names.now - HOUR)):
         put_waiting(history, task_id, 9 * HOUR, result=Payload(f'{{"eta": "{eta.isoformat()}"}}'.encode()))
     (task,) = history.stuck()
     assert task.record.task_id == "after"
-    assert abs(task.since - (NOW - HOUR)) < SECOND
+    assert abs(task.since - (_names.now - HOUR)) < SECOND
 
 
 def test_task_that_waits_for_a_retry_or_has_ended_is_not_late(history: History) -> None:
@@ -224,6 +225,7 @@ def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
 
 def test_task_of_a_killed_worker_is_stuck_once_the_worker_is_silent(harness: Harness, gate: Gate) -> None:  # noqa: F811
     """The limits of the test are short, so that the test does not wait for minutes."""
+    _names.begin()
     history = History(harness.backend.store, harness.backend.codec, zone=timezone.utc, owns_store=False)
     put_run(history, timedelta(milliseconds=1), wait=timedelta(milliseconds=1), name="conformance.hold_started")
     lost = harness.tasks.hold_started.delay(gate.port)
