@@ -52,6 +52,7 @@ FEATURES = {
     ("stores", "TestLeaders"): "one leader among processes",
     ("stores", "TestTables"): "tables: names, made by hand, plain SQL",
     ("stores", "TestQueries"): "queries: `rootcellar history`",
+    ("stores", "TestSent"): "tasks that were sent: `result_track_sent`",
     ("backend", "TestResults"): "Celery: results, children, revoking",
     ("backend", "TestStates"): "Celery: states, progress, retries",
     ("backend", "TestExceptions"): "Celery: exceptions",
