@@ -22,7 +22,9 @@ from rootcellar.checks.trial import Trial
 from rootcellar.stores.mysql import MySQLStore, driver
 from rootcellar.stores.mysql.driver import Connection
 from rootcellar.stores.mysql.failures import translate
+from rootcellar.stores.mysql.schema import MIGRATIONS, PACKAGE
 from rootcellar.stores.mysql.url import describe
+from rootcellar.stores.sql.statements import columns_made_by, read_sql
 
 #: a smaller max_allowed_packet is a warning
 _MIN_PACKET_BYTES = 16 << 20
@@ -46,6 +48,10 @@ class MySQLChecks(ServerChecks):
         self._store = MySQLStore(target.url, target.options)
         self._settings = self._store.connection_settings
         self._tables = Tables(target, self._store, self._may_do, self._may_not_drop)
+        columns = columns_made_by(read_sql(PACKAGE, name) for name in MIGRATIONS)
+        self._first_columns = {
+            name: next(iter(columns.get(key, ["task_table"])), None) for key, name in self._store.schema.tables.items()
+        }
         self._trial = Trial(self._tables.backend)
         self._connection: Connection | None = None
 
@@ -176,9 +182,7 @@ class MySQLChecks(ServerChecks):
         return self._connection
 
     def _may_do(self, table: str, right: str) -> bool:
-        column = "taskset_id" if table == self._store.schema.tables["group"] else "group_id"
-        column = "task_table" if table == self._store.schema.tables["registry"] else column
-        return self._is_allowed(_RIGHT_PROBES[right].format(table=table, column=column))
+        return self._is_allowed(_RIGHT_PROBES[right].format(table=table, column=self._first_columns.get(table)))
 
     def _may_not_drop(self) -> Finding | None:
         """Return a finding if test tables could not be dropped afterwards."""
