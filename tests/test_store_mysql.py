@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from tests.mariadb_server import MariaDBServer
 from tests.servers import PASSWORD, free_port
 
 MEGABYTE = 1 << 20
+SQL = files("rootcellar.stores.mysql")
 
 
 @pytest.fixture(scope="module")
@@ -447,3 +450,17 @@ def test_row_that_is_locked_for_long_is_an_outage(
             store.put(one)
         holder.rollback()
     assert store.put(one).written
+
+
+#: the words that MySQL 8 and 9 reserve, and MariaDB does not: there, they are no names of columns and tables
+RESERVED_BY_MYSQL_ONLY = re.compile(
+    r"\b(cube|cume_dist|dense_rank|empty|first_value|function|grouping|groups|json_table|lag|last_value|lateral|lead|"
+    r"library|manual|nth_value|ntile|parallel|percent_rank|qualify|rank|system|tablesample)\b"
+)
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in SQL.iterdir() if path.name.endswith(".sql")))
+def test_sql_of_mysql_has_no_word_that_mysql_8_reserves(file: str) -> None:
+    text = SQL.joinpath(file).read_text()
+    words = re.sub(r"--.*|'[^']*'|`[^`]*`|\{\w+\}|%\(\w+\)s", " ", text).lower()
+    assert not RESERVED_BY_MYSQL_ONLY.findall(words)

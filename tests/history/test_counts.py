@@ -383,7 +383,7 @@ def test_counts_restored_into_another_cluster_are_made_again(postgres: Any, post
     with psycopg.connect(postgres_url) as connection:
         # as after a restore into a server that had fewer transactions: the rows that were stored since then have
         # markers below the horizon
-        connection.execute("UPDATE celery_taskmeta_roll SET system = '42'")
+        connection.execute("UPDATE celery_taskmeta_roll SET system_id = '42'")
         connection.execute("UPDATE celery_taskmeta SET changed = 63")
     roll_all(postgres)
     assert_right(postgres, actor.account)
@@ -395,7 +395,7 @@ def test_horizon_from_the_future_is_that_of_another_cluster(postgres: Any, postg
         actor.act()
     roll_all(postgres)
     with psycopg.connect(postgres_url) as connection:
-        connection.execute("UPDATE celery_taskmeta_roll SET system = NULL, horizon = horizon + 1000000")
+        connection.execute("UPDATE celery_taskmeta_roll SET system_id = NULL, horizon = horizon + 1000000")
     for _ in range(20):
         actor.act()
     roll_all(postgres)

@@ -132,7 +132,7 @@ CREATE TABLE IF NOT EXISTS {dirty} (
 CREATE TABLE IF NOT EXISTS {roll} (
     id            SMALLINT PRIMARY KEY,
     version       INT NOT NULL,
-    system        TEXT,
+    system_id     TEXT,
     horizon       BIGINT,
     passed_at     DATETIME(6),
     recounted_at  DATETIME(6),

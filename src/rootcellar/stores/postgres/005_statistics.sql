@@ -134,7 +134,7 @@ CREATE TABLE {dirty} (
 CREATE TABLE {roll} (
     id            smallint PRIMARY KEY,
     version       integer NOT NULL,
-    system        text,
+    system_id     text,
     horizon       bigint,
     passed_at     timestamptz,
     recounted_at  timestamptz,

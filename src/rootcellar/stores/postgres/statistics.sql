@@ -3,15 +3,17 @@ SELECT now(), txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(tx
     (SELECT system_identifier::text FROM pg_control_system())
 
 -- lock_roll: read what is counted, and exclude other passes; no row if there is one
-SELECT version, system, horizon, passed_at, recounted_at, minutes_from, hours_from, hours_until, days_from, days_until
+SELECT version, system_id, horizon, passed_at, recounted_at, minutes_from, hours_from, hours_until, days_from,
+    days_until
 FROM {roll} WHERE id = 1 FOR UPDATE SKIP LOCKED
 
 -- read_roll: read what is counted
-SELECT version, system, horizon, passed_at, recounted_at, minutes_from, hours_from, hours_until, days_from, days_until
+SELECT version, system_id, horizon, passed_at, recounted_at, minutes_from, hours_from, hours_until, days_from,
+    days_until
 FROM {roll} WHERE id = 1
 
 -- save_roll: store what is counted
-UPDATE {roll} SET version = %(version)s, system = %(system)s, horizon = %(horizon)s, passed_at = %(passed_at)s,
+UPDATE {roll} SET version = %(version)s, system_id = %(system_id)s, horizon = %(horizon)s, passed_at = %(passed_at)s,
     recounted_at = %(recounted_at)s, minutes_from = %(minutes_from)s, hours_from = %(hours_from)s,
     hours_until = %(hours_until)s, days_from = %(days_from)s, days_until = %(days_until)s
 WHERE id = 1

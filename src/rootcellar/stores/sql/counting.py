@@ -38,7 +38,7 @@ INDEXES = {
 #: what the lines of a pass count apart, by the keys in ``tallied``
 KEYS = {"name_key": "coalesce(name, '')", "queue_key": "coalesce(queue, '')", "group_key": "failure_group"}
 _ROLL_COLUMNS = (
-    *("version", "system", "horizon", "passed_at", "recounted_at"),
+    *("version", "system_id", "horizon", "passed_at", "recounted_at"),
     *("minutes_from", "hours_from", "hours_until", "days_from", "days_until"),
 )
 
@@ -67,7 +67,7 @@ class Roll:
 
     Attributes:
         version: the version of the cells; 0 if nothing was ever counted.
-        system: the server's data that was counted.
+        system_id: the server's data that was counted.
         horizon: rows at or above this marker may not be counted yet.
         passed_at: the time of the last pass.
         recounted_at: when the last hours were all counted again, on a server without markers.
@@ -77,7 +77,7 @@ class Roll:
     """
 
     version: int
-    system: str | None
+    system_id: str | None
     horizon: int | None
     passed_at: datetime
     recounted_at: datetime
@@ -93,7 +93,7 @@ class Roll:
         hour = Unit.HOUR.floor(present.now)
         return cls(
             version=VERSION,
-            system=present.system,
+            system_id=present.system,
             horizon=present.horizon,
             passed_at=present.now,
             recounted_at=present.now,
@@ -108,7 +108,7 @@ class Roll:
         """Return whether this describes the data of this server: not those of an older release or another cluster."""
         if self.version != VERSION:
             return False
-        if self.system is not None and present.system is not None and self.system != present.system:
+        if self.system_id is not None and present.system is not None and self.system_id != present.system:
             return False
         if self.horizon is None and present.horizon is not None:
             # the index of the markers is new

@@ -131,7 +131,7 @@ CREATE TABLE {dirty} (
 CREATE TABLE {roll} (
     id            INTEGER PRIMARY KEY,
     version       INTEGER NOT NULL,
-    system        TEXT,
+    system_id     TEXT,
     horizon       INTEGER,
     passed_at     TEXT,
     recounted_at  TEXT,

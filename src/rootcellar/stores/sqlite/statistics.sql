@@ -5,11 +5,12 @@ SELECT :now
 SELECT id FROM {roll}
 
 -- read_roll: read what is counted
-SELECT version, system, horizon, passed_at, recounted_at, minutes_from, hours_from, hours_until, days_from, days_until
+SELECT version, system_id, horizon, passed_at, recounted_at, minutes_from, hours_from, hours_until, days_from,
+    days_until
 FROM {roll} WHERE id = 1
 
 -- save_roll: store what is counted
-UPDATE {roll} SET version = :version, system = :system, horizon = :horizon, passed_at = :passed_at,
+UPDATE {roll} SET version = :version, system_id = :system_id, horizon = :horizon, passed_at = :passed_at,
     recounted_at = :recounted_at, minutes_from = :minutes_from, hours_from = :hours_from,
     hours_until = :hours_until, days_from = :days_from, days_until = :days_until
 WHERE id = 1
