@@ -25,11 +25,11 @@ def results(tmp_path: Path) -> str:
 
 def test_misspelt_state_gets_a_suggestion(results: str) -> None:
     ended = run_here("history", "-b", results, "--state", "FAILUR")
-    assert "FAILUR is not a state of Celery: did you mean FAILURE?" in ended.out
+    assert "FAILUR is not a state of Celery: did you mean FAILURE?" in ended.err
     ended = run_here("history", "-b", results, "--state", "failur", "--json")
     assert (ended.out, "did you mean FAILURE?" in ended.err) == ("[]\n", True)
-    assert "did you mean" not in run_here("history", "-b", results, "--state", "PROGRESS").out
-    assert "did you mean" not in run_here("history", "-b", results, "--state", "failure").out
+    assert "did you mean" not in run_here("history", "-b", results, "--state", "PROGRESS").err
+    assert "did you mean" not in run_here("history", "-b", results, "--state", "failure").err
 
 
 @pytest.mark.parametrize(("name", "meant"), [("pg", "postgres"), ("psql", "postgres"), ("postgress", "postgres")])

@@ -161,6 +161,7 @@ def test_page_counts_what_it_could_not_read(store: Store) -> None:
     ("text", "note"),
     [
         ("state:FALIURE", "did you mean FAILURE?"),
+        ("state:faild", "did you mean failed?"),
         ("state:PACKED", ""),
         ("state:failed state:succeeded", "nothing can match"),
         ("queue:a queue:b", "queue:a,b"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +11,8 @@ from celery.states import ALL_STATES
 from rootcellar.cli.options import filter_text
 from rootcellar.cli.times import parse_moment
 from rootcellar.history.filters import Clock, Filter, parse
-from rootcellar.history.filters.fields import STATE_GROUPS
 from rootcellar.history.filters.parser import MAX_STARS
-from rootcellar.history.filters.tree import And, Field, Moment, Node, Pattern, fields_of
+from rootcellar.history.filters.tree import And, Field, Moment, Node, Pattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,18 +51,6 @@ def narrowed(words: Sequence[str] | None, short: ShortForms, clock: Clock) -> Fi
     if not terms:
         return query
     return Filter(And(tuple(terms)) if len(terms) > 1 else terms[0], query.sort, query.is_descending)
-
-
-def misspelt_states(query: Filter) -> str:
-    """Return a hint if a state is probably a misspelt state of Celery. An app may have states of its own."""
-    for field in fields_of(query.condition):
-        for value in field.values if field.name == "state" else ():
-            state = value.text if isinstance(value, Pattern) else None
-            if state is None or state in STATE_GROUPS or state.upper() in ALL_STATES:
-                continue
-            if meant := difflib.get_close_matches(state.upper(), ALL_STATES, n=1, cutoff=0.75):
-                return f"{state} is not a state of Celery: did you mean {meant[0]}?"
-    return ""
 
 
 def _pattern(option: str, text: str) -> Pattern:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from rootcellar.cli.damage import print_damage
-from rootcellar.cli.filters import ShortForms, misspelt_states, narrowed
+from rootcellar.cli.filters import ShortForms, narrowed
 from rootcellar.cli.options import Choice, FilterArgument, JsonOption, store_options
 from rootcellar.cli.output import console, number_of_tasks, print_json, say, say_beside, visible
 from rootcellar.cli.stores import existing_history
@@ -43,6 +43,7 @@ class _Listed:
     cursor: str | None
     searched_back_to: datetime | None
     sentence: str
+    notes: tuple[str, ...]
     unread: int
 
 
@@ -108,7 +109,7 @@ def history(
         say(_nothing(query != Filter() or after is not None, where))
     if not as_json and query != Filter():
         say_beside(f"{found.sentence[:1].upper()}{found.sentence[1:]}.")
-    _print_end(found, query, limit)
+    _print_end(found, limit)
 
 
 def _list(history: History, query: Filter, limit: int, after: str | None, budget: float | None) -> _Listed:
@@ -124,10 +125,10 @@ def _list(history: History, query: Filter, limit: int, after: str | None, budget
         unread += page.unread
         after = page.cursor
         if after is None or page.searched_back_to is not None or len(records) >= limit:
-            return _Listed(records, after, page.searched_back_to, page.sentence, unread)
+            return _Listed(records, after, page.searched_back_to, page.sentence, page.notes, unread)
 
 
-def _print_end(found: _Listed, query: Filter, limit: int) -> None:
+def _print_end(found: _Listed, limit: int) -> None:
     """Print what a reader must know of the end of the list, on standard error."""
     if found.unread:
         say_beside(
@@ -142,8 +143,8 @@ def _print_end(found: _Listed, query: Filter, limit: int) -> None:
     if found.cursor is not None:
         # a line of its own: a terminal must not break it between words
         print(f"  --after {found.cursor}", file=sys.stderr)
-    if not found.records and (hint := misspelt_states(query)):
-        print(f"rootcellar: {visible(hint)}", file=sys.stderr)
+    for note in () if found.records else found.notes:
+        print(f"rootcellar: {visible(note)}", file=sys.stderr)
 
 
 def _nothing(is_narrowed: bool, where: str) -> str:

@@ -11,6 +11,8 @@ from rootcellar.history.filters.tree import And, Field, Filter, Node, Not, Patte
 
 #: the states of Celery, and SENT
 STATES = ("PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE", "REVOKED", "RETRY", "SENT")
+#: states and groups of states: in lower case -> as they are written
+_WRITTEN = {**{name: name for name in STATE_GROUPS}, **{state.lower(): state for state in STATES}}
 #: fields of which a task has one value only
 _SINGLE = ("state", "task", "queue", "worker", "id", "group", "root", "parent", "failure")
 
@@ -40,8 +42,8 @@ def _misspelt_states(node: Node | None) -> Iterator[str]:
             text = value.text if isinstance(value, Pattern) else None
             if text is None or text.upper() in STATES or text in STATE_GROUPS:
                 continue
-            if meant := difflib.get_close_matches(text.upper(), STATES, n=1, cutoff=0.75):
-                yield f"{text} is not a state of Celery: did you mean {meant[0]}?"
+            if meant := difflib.get_close_matches(text.lower(), _WRITTEN, n=1, cutoff=0.75):
+                yield f"{text} is not a state of Celery: did you mean {_WRITTEN[meant[0]]}?"
 
 
 def _contradictions(node: Node | None) -> Iterator[str]:
