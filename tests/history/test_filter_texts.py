@@ -278,3 +278,20 @@ def test_moment_is_in_the_zone_of_its_reader(text: str, start: str, length: time
     extent = CLOCK.extent(Moment(text))
     assert extent.start.astimezone(timezone.utc).isoformat() == f"{start}+00:00"
     assert extent.end - extent.start == length
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ("2026-11-01", "2026-11-01T04:00", "2026-11-02T05:00"),
+        ("2026-10-31", "2026-10-31T04:00", "2026-11-01T04:00"),
+        ("2026-11", "2026-11-01T04:00", "2026-12-01T05:00"),
+        ("sunday", "2026-11-01T04:00", "2026-11-02T05:00"),
+    ],
+)
+def test_day_begins_at_the_first_midnight_where_clocks_are_set_back_to_it(text: str, start: str, end: str) -> None:
+    clock = Clock(NOW, ZoneInfo("America/Havana"))
+    extent = clock.extent(Moment(text))
+    assert [moment.strftime("%Y-%m-%dT%H:%M") for moment in (extent.start, extent.end)] == [start, end]
+    with pytest.raises(ValueError, match="there are two of this time"):
+        clock.extent(Moment("2026-11-01T00:30"))

@@ -70,7 +70,7 @@ class Clock:
                 return self._days(self._today - timedelta(days=(self._today.weekday() - _WEEKDAYS.index(lower)) % 7))
             if match := _MONTH.fullmatch(text):
                 first = date(int(match[1]), int(match[2]), 1)
-                return Extent(self._at(first), self._at((first + timedelta(days=32)).replace(day=1)))
+                return Extent(self._begin(first), self._begin((first + timedelta(days=32)).replace(day=1)))
             if _DAY.fullmatch(text):
                 return self._days(date.fromisoformat(text))
             if match := _TIME.fullmatch(text):
@@ -95,9 +95,13 @@ class Clock:
         return Extent(moment, moment)
 
     def _days(self, first: date) -> Extent:
-        return Extent(self._at(first), self._at(first + timedelta(days=1)))
+        return Extent(self._begin(first), self._begin(first + timedelta(days=1)))
 
-    def _at(self, day: date, clock: time = time()) -> datetime:
+    def _begin(self, day: date) -> datetime:
+        """Return the begin of a day in UTC: the first midnight, if clocks were set back to it."""
+        return datetime.combine(day, time(), self.zone).astimezone(timezone.utc)
+
+    def _at(self, day: date, clock: time) -> datetime:
         """Return a local time in UTC.
 
         Raises:

@@ -174,7 +174,11 @@ _BY_STATE: dict[str, tuple[type[errors.StoreError], str]] = {
         "check the user, pg_hba.conf, and whether it asks for TLS (sslmode)",
     ),
     "3D000": (errors.DatabaseMissing, "CREATE DATABASE, or correct its name"),
-    "42501": (errors.PermissionDenied, "GRANT the right, or let a DBA run what `rootcellar schema sql` prints"),
+    "42501": (
+        errors.PermissionDenied,
+        "let a DBA run what `rootcellar schema grants` prints, after each upgrade too; `rootcellar schema sql` prints "
+        "the tables",
+    ),
     "42P01": (errors.SchemaMissing, "run `rootcellar schema status`, then `rootcellar schema create`"),
     "42703": (errors.SchemaOutdated, "run `rootcellar schema status`: it says how to put the column back"),
     "53100": (errors.DiskFull, "give the server's disk room; results are retried meanwhile"),
