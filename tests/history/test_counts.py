@@ -294,6 +294,50 @@ def test_only_one_pass_runs_at_a_time(postgres_url: str, mysql_url: str) -> None
             assert other.roll().is_leader
 
 
+@pytest.mark.parametrize("lines", [2, 600])
+def test_pass_on_mysql_makes_no_worker_wait(mysql_url: str, monkeypatch: pytest.MonkeyPatch, lines: int) -> None:
+    monkeypatch.setattr(by_date, "RECOUNT_INTERVAL", timedelta(days=1))
+    now = datetime.now(timezone.utc)
+    with closing(open_store(mysql_url)) as store, closing(open_store(mysql_url)) as other:
+        assert isinstance(store, SqlStore)
+        store.check()
+        counts: Any = store._counts
+        save = counts.save_roll
+        stored: list[str] = []
+
+        def while_passing(connection: Any, roll: Any) -> None:
+            # the pass has deleted its lines, and has not ended
+            save(connection, roll)
+            late = TaskRecord(task_id=f"late-{len(stored)}", state="SUCCESS", done_at=now - timedelta(hours=2))
+            assert other.put(late).written
+            assert other.delete([late.task_id])
+            stored.append(late.task_id)
+
+        def change() -> None:
+            for number in range(3):
+                store.put(TaskRecord(task_id=f"task-{number}", state="SUCCESS", done_at=now - timedelta(hours=number)))
+            store.delete([f"task-{number}" for number in range(3)])
+            many = [{"start": counts.date(now.replace(second=0, microsecond=0)), "is_hour": False}] * lines
+            store._run(lambda connection: counts.many(connection, "mark_dirty", many))
+
+        def limit(connection: Any) -> None:
+            # an error instead of a wait
+            connection.execute("SET SESSION innodb_lock_wait_timeout = 0")
+
+        other._run(limit)
+        change()
+        monkeypatch.setattr(counts, "save_roll", while_passing)
+        roll_all(store)
+        change()
+        roll_all(store)
+        change()
+        store.rebuild_counts()
+        roll_all(store)
+        assert len(stored) > 3
+        (cell,) = store.counts(Question()).cells
+        assert cell.tally.count == 3 * 3 + len(stored)
+
+
 def test_late_result_is_stored_also_with_the_rights_of_an_earlier_release(
     mysql_server: MariaDBServer, mysql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -28,11 +28,8 @@ SELECT id, start, is_hour FROM {dirty}
 -- mark_dirty: remember what must be counted again
 INSERT INTO {dirty} (start, is_hour) VALUES (%(start)s, %(is_hour)s)
 
--- clean: forget what was counted again
-DELETE FROM {dirty} WHERE id IN %(ids)s
-
--- clean_all: forget all of it
-DELETE FROM {dirty}
+-- clean: forget what was counted again; each row is found by its key, so that no gap is locked and no worker waits
+DELETE d FROM ({ids}) AS wanted STRAIGHT_JOIN {dirty} AS d FORCE INDEX (PRIMARY) ON d.id = wanted.id
 
 -- gone_hours: find the hours of rows that were deleted
 SELECT DISTINCT LEFT(CAST(start AS CHAR), 13) FROM {gone}
@@ -42,8 +39,8 @@ SELECT id, is_hour, start, name, queue, status, failure_group, run_step, wait_st
     wait_sum, wait_max, first_done, last_done, example
 FROM {gone} WHERE start >= %(since)s AND start < %(until)s
 
--- drop_gone: delete what was added to the cells
-DELETE FROM {gone} WHERE id IN %(ids)s
+-- drop_gone: delete what was added to the cells, in the same way
+DELETE g FROM ({ids}) AS wanted STRAIGHT_JOIN {gone} AS g FORCE INDEX (PRIMARY) ON g.id = wanted.id
 
 -- timed: rows with their durations in seconds; the end of both statements that count rows
 SELECT task_id, status, date_done, name, queue, retries, failure_group,

@@ -44,9 +44,6 @@ INSERT INTO {dirty} (start, is_hour) VALUES (%(start)s, %(is_hour)s)
 -- clean: forget what was counted again
 DELETE FROM {dirty} WHERE id = ANY(%(ids)s)
 
--- clean_all: forget all of it
-DELETE FROM {dirty}
-
 -- gone_hours: find the hours of rows that were deleted
 SELECT DISTINCT date_trunc('hour', start, 'UTC') FROM {gone}
 

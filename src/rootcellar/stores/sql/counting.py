@@ -246,6 +246,11 @@ class Server(ABC, Generic[C]):
         if params:
             self.execute_many(connection, fill_in(self.sql[statement], texts), params)
 
+    def delete(self, connection: C, statement: str, ids: Sequence[int]) -> None:
+        """Run a statement by its name that deletes rows by their numbers."""
+        if ids:
+            self.do(connection, statement, {"ids": self.ids(ids)})
+
     def window(self, since: datetime, until: datetime) -> dict[str, Any]:
         """Return the parameters of a time."""
         return {"since": self.date(since), "until": self.date(until)}

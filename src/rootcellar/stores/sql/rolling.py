@@ -54,7 +54,7 @@ def _begin_anew(server: Server[C], connection: C) -> Roll:
     """Delete all cells of rows that exist; return that nothing is counted."""
     for table in (*server.tables.values(), server.names["failure_hour"]):
         server.do(connection, "drop_living_cells", table=table)
-    server.do(connection, "clean_all")
+    server.delete(connection, "clean", [dirty.id for dirty in server.stored_dirty(connection) if dirty.id is not None])
     roll = Roll.begun(server.present(connection))
     # the rows of this hour, and those from the future, may have no marker yet
     since = {"since": server.date(roll.minutes_from)}
@@ -126,8 +126,7 @@ class _Pass(Generic[C]):
                 continue
             self._count_again(hour, by_hour[hour])
             clean += [dirty.id for dirty in by_hour[hour] if dirty.id is not None]
-        if clean:
-            server.do(self._connection, "clean", {"ids": server.ids(clean)})
+        server.delete(self._connection, "clean", clean)
         server.many(
             self._connection,
             "mark_dirty",
@@ -166,7 +165,7 @@ class _Pass(Generic[C]):
             self._add_failures(hour, lines)
         self._add(Unit.DAY, lines)
         self._see_lines(lines)
-        self._server.do(self._connection, "drop_gone", {"ids": self._server.ids(number for number, _, _ in gone)})
+        self._server.delete(self._connection, "drop_gone", [number for number, _, _ in gone])
 
     # -- hours
 

@@ -33,9 +33,6 @@ INSERT INTO {dirty} (start, is_hour) VALUES (:start, :is_hour)
 -- clean: forget what was counted again
 DELETE FROM {dirty} WHERE id IN (SELECT value FROM json_each(:ids))
 
--- clean_all: forget all of it
-DELETE FROM {dirty}
-
 -- gone_hours: find the hours of rows that were deleted
 SELECT DISTINCT substr(start, 1, 13) FROM {gone}
 
