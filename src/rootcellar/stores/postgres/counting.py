@@ -132,6 +132,11 @@ class PostgresCounts(Server[Connection]):
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable):
             # only the owner may do it; without it, a pass reads more rows
             self._may_summarize = False
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.ReadOnlySqlTransaction):
+        except (
+            psycopg.errors.LockNotAvailable,
+            psycopg.errors.ReadOnlySqlTransaction,
+            # on a standby
+            psycopg.errors.ObjectNotInPrerequisiteState,
+        ):
             # the next pass does it
             return
