@@ -135,6 +135,20 @@ def test_group_of_failures_is_known_with_its_times_and_a_persons_mark(store: Any
     assert (later.note, later.example) == ("known", "later")
 
 
+def test_deleted_failures_of_an_hour_are_not_counted_in_a_part_of_it(store: Any) -> None:
+    hour = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0) - timedelta(hours=8)
+    done = hour + timedelta(minutes=50)
+    for number in range(4):
+        store.put(TaskRecord(task_id=f"task-{number}", state="FAILURE", done_at=done, failure_group=7))
+    roll_all(store)
+    store.delete([f"task-{number}" for number in range(4)])
+    for is_rolled in (False, True):
+        if is_rolled:
+            roll_all(store)
+        assert store.failure_totals(until=hour + timedelta(minutes=30)) == [], is_rolled
+        assert [one.count for one in store.failure_totals(until=hour + timedelta(hours=1))] == [4], is_rolled
+
+
 ODD_DATES = {
     "postgres": ("infinity", "-infinity", "4000-01-01 BC", "20000-01-01", "9999-12-31 23:59:59.999999", "0001-01-01"),
     "mysql": ("9999-12-31 23:59:59.999999", "1000-01-01"),

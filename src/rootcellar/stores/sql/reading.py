@@ -411,10 +411,15 @@ class _Reading(Generic[C]):
         server = self._server
         selected, params = server.selected_groups(groups)
         for span in rest:
-            yield from self._failure_rows("failure_hours", span, groups, f"({GONE})")
+            # of an hour of which only a part is asked for, the cell of deleted rows says too much
+            for hours in _within_each([span], Unit.HOUR):
+                yield from self._failure_rows("failure_hours", hours, groups, f"({GONE})")
             window = {**server.window(*span), **params}
             yield from server.all(self._connection, "failure_lines", window, selected=selected)
-            for _, _, line in server.gone_lines(self._connection, *span):
+            for _, is_hour, line in server.gone_lines(self._connection, *span):
+                unit = Unit.HOUR if is_hour else Unit.MINUTE
+                if line.start + unit.length > span[1]:
+                    continue
                 if line.failure_group is not None and (groups is None or line.failure_group in groups):
                     hour = server.date(Unit.HOUR.floor(line.start))
                     yield hour, line.failure_group, line.name, line.tally.count
