@@ -482,7 +482,9 @@ def test_reader_without_the_right_to_write_gets_exact_counts(postgres: Any, post
         connection.execute(f"DROP ROLE {role}")
 
 
-def test_standby_answers_with_what_is_counted(postgres: Any, postgres_url: str, postgres_server: PostgresServer) -> None:
+def test_standby_answers_with_what_is_counted(
+    postgres: Any, postgres_url: str, postgres_server: PostgresServer
+) -> None:
     now = datetime.now(timezone.utc)
     hour = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
     for number in range(3):
@@ -559,6 +561,44 @@ def test_no_question_and_no_pass_scans_the_table_of_tasks(postgres: Any, postgre
     assert of_tasks
     scans = [plan for plan in of_tasks if "Seq Scan on celery_taskmeta " in plan + " "]
     assert not scans, scans[0]
+
+
+@pytest.mark.parametrize("has_index", [True, False], ids=["index", "no index yet"])
+def test_unfinished_tasks_beyond_the_limit_are_not_read(postgres: Any, postgres_url: str, has_index: bool) -> None:
+    postgres.check()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO celery_taskmeta (task_id, status, name, date_sent) "
+            "SELECT 'task-' || n, 'SENT', 'shop.pay', now() - n * interval '1 s' FROM generate_series(1, 3000) AS n"
+        )
+        if not has_index:
+            connection.execute("DROP INDEX celery_taskmeta_unfinished_idx")
+        connection.execute("ANALYZE celery_taskmeta")
+    read: list[int] = []
+    counts = postgres._counts
+    rows = counts.rows
+
+    def analyzed(connection: Any, text: str, params: Any) -> Any:
+        if "date_done IS NULL" in text:
+            explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {text}"
+            (((plan,),),) = connection.execute(explain, params, prepare=False).fetchall()
+            read.extend(_rows_read(plan["Plan"], "celery_taskmeta"))
+        return rows(connection, text, params)
+
+    counts.rows = analyzed
+    for question in (Question(), Question(since=datetime.now(timezone.utc) - timedelta(days=1))):
+        answer = postgres.unfinished(question, cap=10)
+        assert not answer.is_exact
+        assert sum(cell.tally.count for cell in answer.cells) == 11
+    assert read == [11, 11]
+
+
+def _rows_read(plan: Any, table: str) -> Iterator[int]:
+    """Yield how many rows of a table the nodes of a plan returned."""
+    if plan.get("Relation Name") == table:
+        yield int(plan["Actual Rows"])
+    for part in plan.get("Plans", ()):
+        yield from _rows_read(part, table)
 
 
 @contextmanager

@@ -175,8 +175,7 @@ SELECT name, last_seen FROM {name} WHERE kind = %(kind)s ORDER BY last_seen DESC
 -- unfinished: count unfinished tasks, up to a limit
 SELECT name, queue, status, count(*) FROM (
     SELECT coalesce(name, '') AS name, coalesce(queue, '') AS queue, status FROM {task}
-    WHERE date_done IS NULL {selected} {window}
-    ORDER BY coalesce(date_started, date_sent) DESC NULLS LAST, task_id LIMIT %(limit)s
+    WHERE date_done IS NULL {selected} {window} LIMIT %(limit)s
 ) AS t GROUP BY 1, 2, 3
 
 -- durations: read the durations of rows
