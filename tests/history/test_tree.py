@@ -254,6 +254,31 @@ def test_task_that_has_not_ended_is_the_end_of_the_critical_path(sqlite: Store) 
     assert tree.total > timedelta(hours=4)
 
 
+def test_ends_of_two_chains_in_a_header_follow_their_own_chains(sqlite: Store) -> None:
+    tree = tree_of(
+        sqlite,
+        "body",
+        record("a", 0, 0, 1, root_id="a"),
+        record("b", 1, 1, 2, root_id="a", parent_id="a", group_id="header", group_index=0),
+        record("c", 0, 0, 3, root_id="a"),
+        record("d", 3, 3, 8, root_id="a", parent_id="c", group_id="header", group_index=1),
+        record("body", 8, 8, 9, root_id="a", parent_id="d", group_id="header"),
+    )
+    assert [step.task_id for step in tree.critical_path] == ["c", "d", "body"]
+
+
+def test_workflow_of_many_groups_is_searched(sqlite: Store) -> None:
+    groups = [f"{number:08d}-0b5c-4f9e-8f4e-0e8f0c6f2d11" for number in range(60)]
+    members = [
+        record(f"{each}-{place}", 1, 1, 2, parent_id="top", group_id=each, group_index=place)
+        for each in groups
+        for place in (0, 1)
+    ]
+    named = [[[each, None], [[[f"{each}-0", None], None]]] for each in groups]
+    top = record("top", 0, 0, 5, root_id="top", children=named)
+    assert tree_of(sqlite, "top", top, *members).count == 121
+
+
 def test_single_task_is_a_tree_of_one_and_nothing_is_searched(sqlite: Store) -> None:
     tree = tree_of(sqlite, "root", record("root", 0, 1, 2))
 

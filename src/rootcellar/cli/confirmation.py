@@ -20,6 +20,7 @@ def confirm(yes: bool, question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise WrongUse(f"there is no terminal to ask on. {question} Give --yes")
-    if not typer.confirm(question):
+    # standard output has only what was asked for, such as JSON
+    if not typer.confirm(question, err=True):
         say("Nothing was changed.")
         raise typer.Exit(1)

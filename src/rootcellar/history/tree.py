@@ -16,8 +16,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from rootcellar.errors import PayloadError, RootcellarError
-from rootcellar.history.filters import Clock, parse
-from rootcellar.history.filters.tree import quoted
+from rootcellar.history.filters import Clock
+from rootcellar.history.filters.tree import And, Field, Filter, Moment, Pattern
 from rootcellar.history.lists import Tasks
 from rootcellar.payloads import Codec
 from rootcellar.records import NO_DATE, TaskRecord
@@ -211,13 +211,12 @@ class _Collected:
         if not moments:
             return
         begin, step = min(moments) - _CLOCK_SKEW, _FIRST_STEP
-        condition = " OR ".join(f"group:{quoted(group)}" for group in sorted(groups))
+        wanted = Field("group", tuple(Pattern((group,), is_quoted=True) for group in sorted(groups)))
         while begin < self.clock.now and (left := self._end - time.monotonic()) > 0 and not self.is_cut:
             until = min(begin + step, self.clock.now + _CLOCK_SKEW)
-            text = f"({condition}) since:{_text(begin)} until:{_text(until)}"
-            page = Tasks(
-                self._store, self._codec, parse(text, self.clock), self.clock, size=MAX_RECORDS, budget=left
-            ).page()
+            window = (Field("since", (_moment(begin),)), Field("until", (_moment(until),)))
+            query = Filter(And((wanted, *window)))
+            page = Tasks(self._store, self._codec, query, self.clock, size=MAX_RECORDS, budget=left).page()
             self.read(record.task_id for record in page.records)
             self.is_cut = self.is_cut or (page.cursor is not None and page.searched_back_to is None)
             if page.searched_back_to is not None:
@@ -313,6 +312,7 @@ def _linked(found: _Collected) -> _Links:
     """Return what is below each task and each group."""
     links = _Links()
     owners: dict[str, str] = {}
+    senders: dict[str, set[str | None]] = defaultdict(set)
     for group_id in found.members:
         if (parent := found.parents.get(group_id)) is not None:
             owners[group_id] = parent
@@ -325,10 +325,14 @@ def _linked(found: _Collected) -> _Links:
         parent = found.parents.get(task_id) or other_than(task_id, record.parent_id)
         if record.group_id is not None:
             place(task_id, f"group:{record.group_id}", is_body=record.group_index is None)
-            if parent in found.records and record.group_index is not None:
-                owners.setdefault(record.group_id, str(parent))
+            if record.group_index is not None:
+                senders[record.group_id].add(parent if parent in found.records else None)
         elif parent in found.records:
             place(task_id, str(parent))
+    for group_id, parents in senders.items():
+        # the ends of several chains have different parents: none of these sent the group
+        if len(parents) == 1 and (parent := parents.pop()) is not None:
+            owners.setdefault(group_id, parent)
     group_of = {task_id: each for each, members in found.members.items() for task_id in members}
     for task_id in found.missing:
         if (own_group := group_of.get(task_id)) is not None:
@@ -385,9 +389,18 @@ def _predecessors(records: Mapping[str, TaskRecord], links: _Links) -> dict[str,
         last = max(header, key=lambda record: (record.done_at is None, record.done_at or NO_DATE))
         before.update(dict.fromkeys(bodies, last.task_id))
     for above, keys in links.below.items():
-        if above.startswith("group:") and above in before:
-            before.update({key: before[above] for key in keys})
+        for key in keys if above.startswith("group:") else ():
+            # a member that is the end of a chain has a parent of its own
+            sender = _parent(key, records) or before.get(above)
+            if sender is not None:
+                before[key] = sender
     return before
+
+
+def _parent(key: str, records: Mapping[str, TaskRecord]) -> str | None:
+    """Return the parent that a task names, if it is known."""
+    parent = other_than(key, records[key].parent_id) if key in records else None
+    return parent if parent in records else None
 
 
 def _critical_path(found: _Collected, before: Mapping[str, str]) -> list[TaskRecord]:
@@ -428,8 +441,8 @@ def _done(record: TaskRecord) -> datetime | None:
     return None if record.done_at == NO_DATE else record.done_at
 
 
-def _text(moment: datetime) -> str:
-    return f"{moment.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+def _moment(moment: datetime) -> Moment:
+    return Moment(f"{moment.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}")
 
 
 def _batches(task_ids: list[str]) -> Iterator[list[str]]:
