@@ -202,7 +202,7 @@ class ResultBackend(ReadingBackend):
         )
 
     def _make_sent(self) -> SentTasks | None:
-        """Return what records the tasks that this process sends; ``None`` if the store cannot do that.
+        """Return the object that records sent tasks; ``None`` if the store cannot record them.
 
         Raises:
             ConfigurationError: it cannot, and the user wants it.
@@ -338,7 +338,7 @@ class ResultBackend(ReadingBackend):
             return
         record = self.recorder.ended_unstored(request, state)
         put = partial(self.store.put, record, durable=self._is_durable(request))
-        action = f"keep that task {record.task_id} has ended"
+        action = f"store that task {record.task_id} has ended"
         try:
             self._policies.current().store_unawaited(record.task_id, put, action)
         except RootcellarError as exc:

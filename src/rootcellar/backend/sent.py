@@ -151,7 +151,7 @@ class SentTasks:
         recorder: makes the records.
         backoff: the pauses between two attempts in an outage.
         outage: logs the outage.
-        is_on: whether tasks are recorded that do not choose by themselves.
+        is_on: whether a task without the attribute ``result_track_sent`` is recorded.
         task_named: returns the task of a name, or ``None`` if this process does not know it.
     """
 

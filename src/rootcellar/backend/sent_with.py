@@ -1,4 +1,4 @@
-"""How a task was sent, as far as no field of its record says it: so that a failed task can be sent again."""
+"""How a task was sent: what no other field of its record contains, so that a failed task can be sent again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OF_THE_MESSAGE = frozenset({lifecycle.SENT_AT, lifecycle.STARTED_AT, "compressi
 
 
 def sent_with(request: Any) -> dict[str, Any]:
-    """Return how a task was sent; empty for a task that was sent to a queue without anything else.
+    """Return how a task was sent; empty for a plain task that was sent to a queue.
 
     ``exchange``, ``priority`` and ``headers`` are those of the message, if it has any. ``chord`` means that the task
     is part of a chord, and ``followed`` that other tasks would be sent after its success.

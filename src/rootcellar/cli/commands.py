@@ -34,7 +34,7 @@ COMMANDS = (
     Entry("init", "init:init", "Write a small project that works."),
     Entry("history", "history:history", "List tasks, the most recent first."),
     Entry("show", "show:show", "Show everything that is stored of one task."),
-    Entry("stats", "stats:stats", "Show how each task does: counts, failures, durations."),
+    Entry("stats", "stats:stats", "Show counts, failures and durations of each task."),
     Entry("timeline", "timeline:timeline", "Show how many tasks ended in each minute, hour or day."),
     Entry("failures", "failures:failures", "List groups of failures, show one, or mark it."),
     Entry("watch", "watch:watch", "Print tasks when they end."),

@@ -62,7 +62,7 @@ def export(
     parquet  Apache Parquet; needs pip install 'rootcellar[parquet]'
 
     Tasks are read page by page, so that memory does not grow with their number. A file gets its name when it is
-    complete: after an error or Ctrl-C there is no file, and an older one stays. --json prints how many tasks were
+    complete: after an error or Ctrl-C there is no new file, and an older one stays. --json prints how many tasks were
     written, and needs --output. NaN is the text "NaN"; a value that is not JSON, that is encrypted with a key that is
     missing here, or that is in a blob is a text like <application/json, encrypted by key k1, 240 bytes>.
     """
@@ -87,7 +87,7 @@ def _format(form: Format | None, output: Path | None) -> str:
     """Return the name of the format.
 
     Raises:
-        WrongUse: none is given, and the name of the file does not tell it.
+        WrongUse: none is given, and the name of the file does not end with one.
     """
     name = form.value if form is not None else ("" if output is None else output.suffix.removeprefix(".").lower())
     if name not in FORMATS:

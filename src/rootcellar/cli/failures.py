@@ -55,8 +55,8 @@ def failures(
     """List the worst groups of failures, or show or mark one group.
 
     A group has the failures of one type at one place of the application's code. New groups come first, then those that
-    are back after a silence and those that are rising, then the most frequent. Instead of FILTER, the letters of one
-    group show that group. docs/failures.md explains everything.
+    failed again after a week without a failure, then those that are rising, then the most frequent. To see one group,
+    give its letters instead of FILTER. docs/failures.md explains everything.
     """
     group = _group_of(words)
     marks = [resolve, mute is not None, reopen]
@@ -86,12 +86,13 @@ def failures(
         say_beside("Not all results are counted yet, so there may be more failures.")
     if listed.searched_back_to is not None:
         say_beside(
-            f"Searched back to {full_moment(listed.searched_back_to)}; a filter of task: and since: has no limit."
+            f"Searched back to {full_moment(listed.searched_back_to)}; "
+            "a filter with only task: and since: has no limit."
         )
 
 
 def _group_of(words: Sequence[str] | None) -> str | None:
-    """Return the group if the only word is one."""
+    """Return the group if there is only one word, and it is a group."""
     return words[0] if words and len(words) == 1 and _GROUP.fullmatch(words[0]) else None
 
 

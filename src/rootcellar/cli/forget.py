@@ -42,12 +42,12 @@ def forget(
     """Delete the stored results of tasks, and their blobs.
 
     First it shows how many tasks the filter finds and five of them, and asks. Tasks that end after that are not
-    deleted. A task that runs now stays known to its worker, and is stored again when it ends. The statistics of `stats`
-    and `timeline` keep counting what is deleted. You can interrupt it at any time and run it again: it goes on with
-    what is left. Without a filter it refuses; state:any means every task.
+    deleted. A task that runs now is not stopped, and is stored again when it ends. `stats` and `timeline` still count
+    deleted tasks. You can interrupt it at any time; run it again, and it deletes the rest. It needs a filter; state:any
+    means every task.
 
-    Exit status 0 if it was done, or there was nothing to delete, 1 after an error or if the answer was no, 2 without
-    --yes where there is no terminal to ask on.
+    Exit status 0 if it was done, or there was nothing to delete, 1 after an error or if the answer was no, 2 if there
+    is neither --yes nor a terminal.
     """
     text = filter_text(words)
     if not text.strip():
@@ -56,7 +56,7 @@ def forget(
         )
     query = parse(text)
     if query.sort:
-        raise FilterWrong("what is deleted has no order", text, text.rindex("sort:"), "leave out sort:")
+        raise FilterWrong("tasks are not deleted in an order", text, text.rindex("sort:"), "leave out sort:")
     with existing_history(choice) as opened:
         forgetting = Forgetting(opened, query)
         preview = forgetting.preview()

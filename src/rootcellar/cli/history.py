@@ -54,12 +54,12 @@ def history(
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="The most tasks to list")] = 20,
     after: Annotated[
         str | None,
-        typer.Option("--after", metavar="TEXT", help="Go on with the next page: the text that the last one printed"),
+        typer.Option("--after", metavar="TEXT", help="Show the page after this text, which the last page printed"),
     ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
-            "--budget", min=0.01, metavar="SECONDS", help="How long to search if no index helps; 3, without indexes 10"
+            "--budget", min=0.01, metavar="SECONDS", help="How long to search if no index helps [3, or 10 without any]"
         ),
     ] = None,
     state: Annotated[
@@ -91,7 +91,7 @@ def history(
     ones, unless the filter has a sort: of its own. WAIT is the time from sent to started, RUN from started to done. On
     a terminal, ids are shortened; `show` takes the beginning of an id.
 
-    What was asked, how far back it was searched and how the list goes on is printed on standard error.
+    The filter in English, how far back it was searched, and the option for the next page are printed on standard error.
     """
     forms = ShortForms(
         state=state or (), task=task or (), queue=queue or (), worker=worker or (), since=since, until=until
@@ -113,7 +113,7 @@ def history(
 
 
 def _list(history: History, query: Filter, limit: int, after: str | None, budget: float | None) -> _Listed:
-    """Return up to ``limit`` tasks. A page has a largest size, so that there may be several."""
+    """Return up to ``limit`` tasks, from several pages if they do not fit into one."""
     if budget is None and history.store.ability(Searchable) is not None:
         budget = _PATIENCE
     records: list[TaskRecord] = []
@@ -129,7 +129,7 @@ def _list(history: History, query: Filter, limit: int, after: str | None, budget
 
 
 def _print_end(found: _Listed, limit: int) -> None:
-    """Print what a reader must know of the end of the list, on standard error."""
+    """Print on standard error whether the list is complete, and how to see more."""
     if found.unread:
         say_beside(
             f"{number_of_tasks(found.unread)} left out: the filter asks for a value that cannot be read here. It is "
@@ -137,9 +137,11 @@ def _print_end(found: _Listed, limit: int) -> None:
         )
     if found.searched_back_to is not None:
         back = full_moment(found.searched_back_to)
-        say_beside(f"Searched back to {back}, then the time was over. --budget gives more time, and this searches on:")
+        say_beside(
+            f"Searched back to {back}, then the time was over. --budget gives more time, and this continues the search:"
+        )
     elif found.cursor is not None:
-        say_beside(f"There are more. --limit {limit * 5} shows up to {limit * 5}, and this the next page:")
+        say_beside(f"There are more. --limit {limit * 5} shows up to {limit * 5}, and this shows the next page:")
     if found.cursor is not None:
         # a line of its own: a terminal must not break it between words
         print(f"  --after {found.cursor}", file=sys.stderr)

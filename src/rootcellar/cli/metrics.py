@@ -36,22 +36,20 @@ def metrics(
         typer.Option("--listen", metavar="HOST:PORT", help="Serve http://HOST:PORT/metrics until interrupted"),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long a scrape may ask the store")
+        float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long a scrape waits for the store")
     ] = TIMEOUT,
     table_limit: Annotated[
         str | None,
-        typer.Option(
-            "--table-limit", metavar="SIZE", help="Alert when the tables have this size: 50GB, 800MB, or bytes"
-        ),
+        typer.Option("--table-limit", metavar="SIZE", help="Alert if the tables are larger: 50GB, 800MB, or bytes"),
     ] = None,
 ) -> None:
     """Print the metrics of a store in Prometheus' format, or serve them.
 
-    Without --listen, the store is asked once. With it, each scrape asks the store, and the server goes on with the last
-    figures and `rootcellar_up 0` while the store cannot be asked. Serve on 127.0.0.1 unless Prometheus is on another
-    machine: the metrics are not secret, but names of tasks and queues are in them, and nothing asks for a password.
+    Without --listen, the figures are read once. With it, they are read at each scrape. While the store does not answer,
+    the server serves the last figures and `rootcellar_up 0`. Serve on 127.0.0.1 unless Prometheus is on another
+    machine: the metrics contain names of tasks and queues, and the server has no password.
 
-    Exit status without --listen: 0 if the store was asked, 1 if not; then only `rootcellar_up 0` is printed.
+    Exit status without --listen: 0 if the store answered, 1 if not; then only `rootcellar_up 0` is printed.
     """
     check_installed("rootcellar metrics")
     limit = None if table_limit is None else parse_size(table_limit)

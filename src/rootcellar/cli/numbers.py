@@ -1,4 +1,4 @@
-"""Formats numbers that come from the counts beside the results, and says how right they are."""
+"""Formats numbers that come from the counts beside the results, and says how exact they are."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Counts(Protocol):
 
 
 def number(count: int, is_exact: bool) -> str:
-    """Return a number of tasks: with a mark if there may be more."""
+    """Return a number of tasks, with ``≥`` if there may be more."""
     return f"{'' if is_exact else '≥'}{count:,}"
 
 
 def about(seconds: float | None) -> str:
-    """Return a duration that is only about right."""
+    """Return an approximate duration."""
     return "-" if seconds is None else f"≈{show_seconds(seconds)}"
 
 
@@ -45,7 +45,7 @@ def share(part: int, whole: int) -> str:
 
 
 def say_about(history: History, query: Filter, answer: Counts) -> None:
-    """Print on standard error what was asked, and what a reader must know of the numbers."""
+    """Print on standard error the filter in English, and how exact the numbers are."""
     if query.condition is not None:
         what = sentence(query, history.clock).partition(";")[0]
         say_beside(f"{what[:1].upper()}{what[1:]}.")
@@ -57,7 +57,7 @@ def say_about(history: History, query: Filter, answer: Counts) -> None:
 
 
 def as_object(answer: Counts) -> dict[str, object]:
-    """Return what a reader must know of the numbers, for JSON."""
+    """Return how exact the numbers are, for JSON."""
     return {"exact": answer.is_exact, "behind_seconds": answer.behind_by.total_seconds()}
 
 

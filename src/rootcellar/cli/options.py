@@ -38,7 +38,7 @@ FilterArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="FILTER",
-        help="Which tasks, such as state:failed since:24h; several words are one filter. "
+        help="Which tasks, such as state:failed since:24h; several words form one filter. "
         "Put -- before a filter that begins with a minus",
         show_default=False,
     ),

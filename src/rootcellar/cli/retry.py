@@ -64,7 +64,7 @@ def retry(
         bool,
         typer.Option(
             "--send-unsure",
-            help="Also tasks of which it is not known whether an interrupted retry sent them: they may run twice",
+            help="Also tasks that an interrupted retry may have sent already: they may run twice",
         ),
     ] = False,
     yes: YesOption = False,
@@ -114,7 +114,7 @@ def _broker_app(choice: Choice, broker: str | None) -> Any:
 
     Raises:
         WrongUse: no broker is given.
-        SettingsWrong: the environment names one wrongly.
+        SettingsWrong: the environment names a wrong one.
         ConfigurationError: the app cannot be loaded.
     """
     if choice.app and broker is None:
@@ -153,7 +153,7 @@ class _Text:
     def preview(self, preview: RetryPreview, limit: int | None) -> None:
         say(f"{number_of_tasks(preview.found)} found: {preview.sentence}.")
         if not preview.is_all:
-            say("There are more, which were not looked at yet; all of them are meant.")
+            say("There are more tasks, which were not checked yet. The retry includes them.")
         if preview.sendable:
             at_most = f", {limit:,} of them now" if limit is not None and limit < preview.sendable else ""
             say(f"{preview.sendable:,} can be sent again{at_most}:")

@@ -1,4 +1,4 @@
-"""``rootcellar stats``: how each task does."""
+"""``rootcellar stats``: counts, failures and durations of each task."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _MIN_NAME_WIDTH = 12
 def stats(
     choice: Choice,
     words: FilterArgument = None,
-    by_queue: Annotated[bool, typer.Option("--by-queue", help="Tell the queues of a task apart")] = False,
+    by_queue: Annotated[bool, typer.Option("--by-queue", help="Count the queues of a task separately")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="The most tasks to list")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how each task does: how many ended, how many failed, how long.
+    """Show counts, failures and durations of each task.
 
     FILTER may name tasks, queues, states and times. Without it, everything is counted that ever ended, also results
-    that have expired or were deleted since the statistics began. p50 and p95 are the times that half and 95% of the
-    tasks did not exceed; RUN is the time from started to done, WAIT the time from sent to started.
+    that have expired or were deleted since the statistics began. Half of the tasks took at most p50, and 95% at most
+    p95; RUN is the time from started to done, WAIT the time from sent to started.
     """
     query = parse(filter_text(words))
     with existing_history(choice) as opened:

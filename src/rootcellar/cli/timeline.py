@@ -43,12 +43,12 @@ _FORMATS = {"minute": "%m-%d %H:%M", "hour": "%m-%d %H:%M", "day": "%Y-%m-%d"}
 def timeline(
     choice: Choice,
     words: FilterArgument = None,
-    by: Annotated[Step, typer.Option("--by", help="The time of each line")] = Step.HOUR,
+    by: Annotated[Step, typer.Option("--by", help="The length of time of each line")] = Step.HOUR,
     as_json: JsonOption = False,
 ) -> None:
     """Show how many tasks ended in each minute, hour or day, as bars.
 
-    FILTER may name tasks, queues, states and times. Without a begin (since: or done:), it shows the last hour by the
+    FILTER may name tasks, queues, states and times. Without since: or done:, it shows the last hour by the
     minute, the last day by the hour, or the last 30 days by the day. Results that have expired or were deleted are
     counted, too. The failures are the last part of each bar. Times are in your time zone.
     """

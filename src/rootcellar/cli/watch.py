@@ -46,15 +46,15 @@ def watch(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="End after this many tasks")] = None,
     interval: Annotated[
-        float, typer.Option("--interval", min=0.1, max=3600, metavar="SECONDS", help="The time between two searches")
+        float, typer.Option("--interval", min=0.1, max=3600, metavar="SECONDS", help="The seconds between two searches")
     ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Print tasks when they end, until Ctrl-C.
 
-    It asks the store once in each interval for what has ended since. A task is printed if it was stored at most 10
-    seconds after its end. While the store cannot be reached, it waits. With --json, each line is one object, as
-    `history --json` prints them.
+    Once in each interval, it asks the store which tasks have ended since the last time. A task is printed if it was
+    stored at most 10 seconds after its end. While the store cannot be reached, it waits. With --json, each line is one
+    object, as `history --json` prints them.
     """
     query = parse(filter_text(words))
     moment = None if since is None else _moment(since)

@@ -46,7 +46,7 @@ def workflow_lines(tree: TaskTree, *, full_ids: bool = False) -> Iterator[Text]:
         for task_id, line in _lines(root, 0, "", tree):
             yield line.append(visible(task_id if full_ids else task_id[:_ID]), style="dim")
     if tree.missing:
-        yield Text(f"Nothing is stored of {len(tree.missing):,} more, such as {visible(tree.missing[0])}.")
+        yield Text(f"{len(tree.missing):,} more without a record, such as {visible(tree.missing[0])}.")
     if tree.is_cut:
         yield Text("It has more tasks, which were not read.")
     elif tree.searched_until is not None:

@@ -11,11 +11,11 @@ from rootcellar.stores import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChange:
-    """One task in two times.
+    """One task in two periods.
 
     Attributes:
         task: its name.
-        a, b: how it did; ``None`` if none ended.
+        a, b: its counts and durations in each period; ``None`` if no run of it ended.
     """
 
     task: str
@@ -41,10 +41,10 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two times.
+    """Two periods.
 
     Attributes:
-        a, b: how all tasks did.
+        a, b: the counts and durations of all tasks in each period.
         tasks: the tasks of both times, the one whose share of failures rose most first.
     """
 

@@ -28,7 +28,7 @@ class Count:
         value: how many there are.
         is_exact: whether this is the number, and not only a part of it.
         at_least: whether there may be more: the limit or the time was over, or older tasks are not counted yet.
-        as_of: when that was.
+        as_of: the moment at which the numbers were right.
         behind_by: how old the newest counted results are, if the newest ones are missing; otherwise 0.
     """
 

@@ -1,4 +1,4 @@
-"""The text with which a list goes on: the place, the present of its first page, and a mark of its filter."""
+"""The text that continues a list: a place, the time of the first page, and a hash of the filter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VERSION = 1
 
 
 class CursorWrong(RootcellarError):
-    """The text that says where a list goes on is damaged, or belongs to another filter. Not retryable."""
+    """The text that continues a list is damaged, or belongs to another filter. Not retryable."""
 
 
 @dataclass(frozen=True, slots=True)

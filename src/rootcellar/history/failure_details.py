@@ -96,7 +96,7 @@ def failure(store: Store, codec: Codec, titles: Titles, group: str, clock: Clock
 def _overview(
     store: Store, codec: Codec, titles: Titles, text: str, sample: Sequence[TaskRecord], clock: Clock
 ) -> Iterator[FailureGroup]:
-    """Yield the group as the list has it; of all its time."""
+    """Yield the group as in the list, with all of its failures."""
     counted = store.ability(Counted)
     if counted is not None:
         catch_up(counted)
@@ -141,7 +141,7 @@ def _others(store: Store, codec: Codec, text: str, found: FailureGroup, clock: C
 
 
 def _facets(failed: Sequence[TaskRecord], others: Sequence[TaskRecord]) -> list[Facet]:
-    """Return the values that failures have more often than others, the most telling first."""
+    """Return the values that failures have more often than others, the largest difference first."""
     if not failed or not others:
         return []
     here, there = (Counter(value for record in records for value in _values(record)) for records in (failed, others))

@@ -33,7 +33,7 @@ class Title:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A template of messages in a group, and how many of the failures that were looked at have it."""
+    """A template of messages in a group, and how many of the failures that were read have it."""
 
     template: str
     count: int
@@ -67,14 +67,14 @@ class FailureGroup:
         template: the message of its example, without what varies.
         count: how many failures the filter finds.
         tasks: the names of the tasks, and how many failures each has; the most frequent first.
-        first_seen, last_seen: when its first and its last failure ended, also beyond the filter.
+        first_seen, last_seen: when its first and its last failure ended, also of those that the filter does not find.
         status: ``new``, ``back``, ``rising``, ``steady``, ``gone``, ``resolved`` or ``muted``.
         example: the id of one of the tasks, a recent one.
         trend: how many failures there were in each of the last 24 hours, the oldest first.
         muted_until: the end of the mark ``muted``; ``None`` for no end.
         note: the text of the person who marked it.
         variants: at most 20 templates of its messages, the most frequent first; only of ``History.failure``.
-        other_variants: how many of the failures that were looked at have another template.
+        other_variants: how many of the failures that were read have another template.
         newest: the ids of its newest tasks.
         oldest: the id of its oldest task that is stored.
         facets: what its failures have in common.
@@ -107,7 +107,7 @@ class Failures(Sequence[FailureGroup]):
     Attributes:
         groups: the groups.
         more: how many groups there are beyond the limit.
-        searched_back_to: until when rows were looked at, if the time was over before the end; otherwise ``None``.
+        searched_back_to: how far back rows were read, if the time was over before the end; otherwise ``None``.
         is_exact: whether all results are counted; ``False`` soon after an upgrade, or if no process counts them.
     """
 

@@ -185,7 +185,7 @@ def _add_ungrouped(found: Groups, record: TaskRecord, titles: Titles) -> None:
 def _found_rows(
     store: Store, codec: Codec, titles: Titles, query: Filter, clock: Clock
 ) -> tuple[Groups, datetime | None]:
-    """Count the rows that a filter finds; return also until when they were looked at if the time was over."""
+    """Count the rows that a filter finds; return also how far back they were read if the time was over."""
     found: Groups = {}
     tasks = Tasks(store, codec, _failed(query, clock), clock, size=_MAX_ROWS, budget=_BUDGET, with_values=False)
     page = tasks.page()
@@ -244,7 +244,7 @@ def _first_hour(now: datetime) -> datetime:
 
 
 def _of_rows(store: Store, codec: Codec, titles: Titles, query: Filter, clock: Clock, limit: int) -> Failures:
-    """Answer by the rows alone, for a store that counts nothing: all failures, of which the filter wants some."""
+    """Answer from the rows, for a store without counts: read all failures, and count those that the filter finds."""
     page = Tasks(store, codec, parse("state:failed", clock), clock, size=_MAX_ROWS).page()
     matches = Matcher(query.condition, clock)
     everything: Groups = {}

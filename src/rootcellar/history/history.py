@@ -138,8 +138,8 @@ class History:
             queue: the queue to use instead of that of each task.
             limit: the most tasks to send.
             unfinished: whether tasks that have not ended are also sent again, such as those whose worker died.
-            send_unsure: whether to send again the tasks of which it is not known whether an interrupted retry sent
-                them. Such a task may run twice.
+            send_unsure: whether to send again tasks that an interrupted retry may have sent already. Such a task may
+                run twice.
 
         Raises:
             FilterWrong: a term of the filter cannot be understood.
@@ -190,7 +190,7 @@ class History:
         return timeline(self.store, self.parsed(filter, clock), clock, by)
 
     def stats(self, filter: str | Filter = "", *, by_queue: bool = False) -> Stats:
-        """Return how each task does: how many ended in each state, how long they ran and waited.
+        """Return for each task how many ended in each state, and how long they ran and waited.
 
         Args:
             filter: names only tasks, queues, states and times.
@@ -256,7 +256,7 @@ class History:
     # -- failures: see docs/failures.md
 
     def failures(self, filter: str | Filter = "", *, limit: int = 10) -> Failures:
-        """Return the groups of failures that a filter finds: new ones first, then back, rising, the most frequent.
+        """Return the groups of failures that a filter finds: new, back and rising ones first, then by number.
 
         Args:
             filter: see docs/filters.md. If it names only tasks and times, the counts beside the rows answer; otherwise
@@ -300,7 +300,7 @@ class History:
         mark(self.store, group, status, at=self.clock.now, until=until, note=note)
 
     def stuck(self, filter: str | Filter = "", *, limits: Limits = DEFAULT) -> Sequence[StuckTask]:
-        """Return the stuck tasks that a filter finds, the one that is stuck for longest first.
+        """Return the stuck tasks that a filter finds, the one that has been stuck for the longest time first.
 
         A task is stuck if it has run for longer than any earlier one of its name and its worker is silent, or if it was
         sent (see ``result_track_sent``) and has not started for longer than any earlier one, and for 15 minutes.
@@ -322,7 +322,7 @@ class History:
 
         Args:
             task_id: any task of the workflow.
-            budget: seconds that the search for members of groups may take, which no record names.
+            budget: seconds for the search for members of groups that no record names.
 
         Raises:
             RootcellarError: nothing is stored of the task.

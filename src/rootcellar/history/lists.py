@@ -1,4 +1,4 @@
-"""Lists of tasks: page by page, by place and not by number, so that a later page costs what the first one does."""
+"""Lists of tasks, page by page. A page begins after a place in the list, so later pages take as long as the first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Page:
     Attributes:
         records: the tasks, with values that are decrypted and verified if there is a key.
         cursor: the text with which the list goes on; ``None`` at its end.
-        searched_back_to: until when records were looked at, if the time was over before the page was full; ``None`` if
+        searched_back_to: how far back records were searched, if the time was over before the page was full; ``None`` if
             it is full or the list has ended. In UTC.
         sentence: what was asked, in English, with the moments that it means.
         unread: how many records were left out because a value that the filter asks for cannot be read: it is
@@ -51,7 +51,7 @@ class Page:
 
 
 class Tasks:
-    """The tasks that a filter finds. Nothing is read before a page is asked for, or the first task.
+    """The tasks that a filter finds. Nothing is read before the first page or task is requested.
 
     Iterating yields every task, page by page. Relative moments of the filter count from the first page on.
 

@@ -31,8 +31,8 @@ class Percentiles:
         max: the longest.
         mean: the mean.
         count: how many durations are known.
-        is_exact: whether the percentiles are exact. Otherwise they differ by up to 13 %.
-        as_of: when that was.
+        is_exact: whether the percentiles are exact. Otherwise they differ by about 12 % at most.
+        as_of: the moment at which the numbers were right.
         behind_by: how old the newest counted results are, if the newest ones are missing; otherwise 0.
     """
 

@@ -93,8 +93,8 @@ class Retry:
         queue: the queue to use instead of that of each task.
         limit: the most tasks to send.
         unfinished: whether tasks that have not ended are also sent again, such as those whose worker died.
-        send_unsure: whether to send again the tasks of which it is not known whether an interrupted retry sent them.
-            Such a task may run twice; its second run has the same id.
+        send_unsure: whether to send again tasks that an interrupted retry may have sent already. Such a task may run
+            twice; its second run has the same id.
 
     Attributes:
         refused: how many tasks :meth:`send` has not sent so far, by the reason.

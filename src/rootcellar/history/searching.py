@@ -1,8 +1,8 @@
 """Lists the tasks of a store with indexes.
 
 A question that an index answers is one statement. For any other, the search goes back in time in windows that double,
-or grow faster while there is little, until the page is full or the time is over: each statement reads a bounded range
-of an index.
+or grow faster while few records are found, until the page is full or the time is over: each statement reads a bounded
+range of an index.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _LEAST = 0.05
 _PATIENCE, _PATIENT_SECONDS = 10, 3.0
 #: the states of an index of their own
 _INDEXED_STATES = frozenset({"FAILURE", "REVOKED"})
-#: fields of which the predicate reads values, so that a statement must return them
+#: fields whose values the predicate reads, so that a statement must return them
 _VALUE_FIELDS = frozenset({"error", "error.message", "args", "kwargs", "result", "stamp", "is", "has", "size"})
 
 
@@ -88,7 +88,7 @@ class Walk:
 
     Attributes:
         found: the wanted records.
-        position: everything before this place was looked at; ``None`` at the beginning.
+        position: everything before this place was searched; ``None`` at the beginning.
         window: the length of the next window.
         is_over: whether the time was over before the page was full.
         has_ended: whether there is nothing after this.
@@ -234,7 +234,7 @@ class Walker:
         """Return the next records.
 
         Args:
-            after: everything before this place was looked at.
+            after: everything before this place was searched.
             window: the length of the first window.
 
         Raises:

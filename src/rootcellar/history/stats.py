@@ -1,4 +1,4 @@
-"""How each task does: how many, how many failed, how long they ran and waited."""
+"""Counts, failures and durations of each task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rootcellar.stores.counting import Counted, Spread, Tally
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Durations:
-    """How long something took, in seconds; about, except the longest and the mean.
+    """How long something took, in seconds. The percentiles are approximate; the longest and the mean are exact.
 
     Attributes:
         count: how many durations are known.
@@ -48,7 +48,7 @@ class Durations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStats:
-    """How one task does.
+    """The counts and durations of one task.
 
     Attributes:
         task: its name; an empty text if it is not known.
@@ -78,12 +78,12 @@ class TaskStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """How all tasks do.
+    """The counts and durations of all tasks.
 
     Attributes:
         tasks: the task that ended most often first.
         total: all tasks together.
-        as_of: when that was.
+        as_of: the moment at which the numbers were right.
         behind_by: how old the newest counted results are, if the newest ones are missing; otherwise 0.
         is_exact: whether every finished task is counted.
     """
@@ -96,7 +96,7 @@ class Stats:
 
 
 def stats(store: Store, query: Filter, clock: Clock, *, by_queue: bool = False) -> Stats:
-    """Return how tasks do that have ended.
+    """Return the counts and durations of the tasks that have ended.
 
     Args:
         store: the store.

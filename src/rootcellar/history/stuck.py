@@ -1,11 +1,11 @@
-"""Finds tasks that take longer than they ever did, and those of them that nobody works on any more.
+"""Finds tasks that take longer than any earlier run, and those of them that no worker works on any more.
 
 A task is *late* if it has run longer than any earlier run of its name, or if it was sent and has waited for its start
 longer than any earlier one. A late task is *stuck* if nothing shows that it will end: its worker has neither started
 nor ended a task for a while, or it has waited for a long time.
 
-The rows alone say this; no worker is asked. So a task of a worker that has nothing else to do may be called stuck and
-still end, and a task that was lost by a worker of which the same name is in use again is only late. A task that waits
+Only the rows decide this; no worker is asked. So if a worker has nothing else to do, its task may count as stuck and
+still end. If a worker lost a task and another worker has the same name now, the task is only late. A task that waits
 for a retry is neither, because the time of its next run is not stored.
 """
 
@@ -43,7 +43,7 @@ class Limits:
 
     Attributes:
         least_run: no task is late that has run for less than this.
-        unknown_run: a task of a name of which no run has ended is late after this time.
+        unknown_run: if no run of a name has ended, a running task of this name is late after this time.
         least_wait: no task is late that has waited for less than this.
         stuck_wait: a late task that was not started is stuck after this time.
         silence: a late task that runs is stuck if its worker has started and ended nothing for this time.
@@ -117,7 +117,7 @@ class _Evidence:
 def late_tasks(
     store: Store, clock: Clock, matches: Callable[[TaskRecord], bool], opener: Opener, limits: Limits = DEFAULT
 ) -> list[StuckTask]:
-    """Return the late tasks, also those that are stuck, the one that is late for longest first.
+    """Return the late tasks, also those that are stuck, the one that has been late for the longest time first.
 
     Args:
         store: the store.
@@ -149,7 +149,7 @@ def late_tasks(
 def stuck_tasks(
     store: Store, clock: Clock, matches: Callable[[TaskRecord], bool], opener: Opener, limits: Limits = DEFAULT
 ) -> list[StuckTask]:
-    """Return the stuck tasks, the one that is stuck for longest first. See :func:`late_tasks`."""
+    """Return the stuck tasks, the one that has been stuck for the longest time first. See :func:`late_tasks`."""
     # a task that waits and is not stuck need not be read
     at_least = replace(limits, least_wait=max(limits.least_wait, limits.stuck_wait))
     return [task for task in late_tasks(store, clock, matches, opener, at_least) if task.is_stuck]
@@ -266,8 +266,8 @@ def _judged(record: TaskRecord, delay: _Delay, limits: Limits, active: Collectio
     if delay.was_started:
         is_stuck = record.worker is None or record.worker not in active
         runs = f"the longest of {delay.count:,} runs took" if delay.usual is not None else "no earlier run has ended"
-        sign = "started and ended nothing" if is_stuck else "started or ended other tasks"
-        parts = [f"it has run for {_s(delay.length)}", runs, f"its worker has {sign} for {_s(limits.silence)}"]
+        sign = "started and ended nothing for" if is_stuck else "started or ended other tasks in the last"
+        parts = [f"it has run for {_s(delay.length)}", runs, f"its worker has {sign} {_s(limits.silence)}"]
     else:
         is_stuck = delay.length > limits.stuck_wait
         waits = f"the longest of {delay.count:,} waits took" if delay.usual is not None else "no earlier wait is known"

@@ -47,12 +47,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """What happened in a time.
+    """How many tasks ended in each step of a period.
 
     Attributes:
         step: the length of each point: ``minute``, ``hour`` or ``day``.
         points: in order, also those without a task.
-        as_of: when that was.
+        as_of: the moment at which the numbers were right.
         behind_by: how old the newest counted results are, if the newest ones are missing; otherwise 0.
         is_exact: whether every finished task is counted.
     """

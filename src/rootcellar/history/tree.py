@@ -44,7 +44,7 @@ class TaskNode:
 
     Attributes:
         task_id: the task; empty for a group.
-        record: its record; ``None`` for a group, and for a task of which nothing is stored.
+        record: its record; ``None`` for a group, and for a task without a record.
         group_id: the group, if this is one.
         children: the tasks and groups that the task sent, or that a chain has after it; the members of a group.
         then: the body of a chord, after the tasks of its header.
@@ -97,9 +97,9 @@ class TaskTree:
         critical_path: the tasks that decide the total time, from the first to the last: without one of them, or if one
             of them were faster, the workflow would have ended earlier.
         unfinished: how many tasks have not ended.
-        missing: ids that a record names and of which nothing is stored.
-        searched_until: if the workflow has groups, until when members and bodies were searched that no record names;
-            ``None`` if this was not needed, or the store cannot search.
+        missing: ids that a record names, but that have no record.
+        searched_until: if the workflow has groups: up to what time members and bodies that no record names were
+            searched; ``None`` if this was not needed, or the store cannot search.
         is_cut: whether it has more tasks than are read.
     """
 

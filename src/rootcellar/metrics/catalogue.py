@@ -125,7 +125,7 @@ NOTIFICATIONS = Metric(
     name="rootcellar_notifications_total",
     kind=Kind.COUNTER,
     source=Source.PROCESS,
-    help="Results of which a waiting client was notified.",
+    help="Results that waiting clients were notified of.",
 )
 CLEANUP_DELETED = Metric(
     name="rootcellar_cleanup_deleted_total",

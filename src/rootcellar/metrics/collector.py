@@ -1,7 +1,7 @@
 """Asks a store for its figures at each scrape, and goes on serving the last ones while it cannot be asked.
 
-A scrape takes no longer than a time limit. A call that hangs is left alone, and the next scrape waits for it instead of
-beginning another one, so a slow server gets at most one call at a time::
+A scrape takes no longer than a time limit. A call that hangs is not interrupted, and the next scrape waits for it
+instead of beginning another one, so a slow server gets at most one call at a time::
 
     scrape ──> no call is running: begin one ──┐
            └─> a call is running ──────────────┴─> it ends in time ──> its figures, up 1

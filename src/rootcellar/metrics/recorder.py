@@ -24,7 +24,7 @@ OTHER = "other"
 OK, ERROR = "ok", "error"
 STORED, READ = "stored", "read"
 IDLE, USED = "idle", "used"
-#: the errors of which there is a series; another error is counted as the one that it extends
+#: the errors that have a series; another error is counted as the one that it extends
 KINDS = tuple(
     sorted(
         code_of(each)

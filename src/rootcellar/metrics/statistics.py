@@ -28,7 +28,7 @@ V = TypeVar("V")
 MAX_TASKS, MAX_QUEUES = 200, 50
 #: the most types of exceptions that have series of their own
 MAX_EXCEPTIONS = 50
-#: the states of which each task has a series from the start
+#: each task has a series for each of these states from the start
 FROM_START = ("SUCCESS", "FAILURE")
 #: how far the border is before the present
 BEHIND = timedelta(hours=2)
@@ -241,7 +241,7 @@ def _sum(one: Tally, other: Tally) -> Tally:
 
 
 def _distribution(spread: Spread) -> Distribution:
-    """Return a spread with the buckets of our histograms, each of which consists of whole steps."""
+    """Return a spread with the buckets of our histograms. Each bucket consists of whole steps."""
     counts = [0.0] * (len(_STEPS) + 1)
     for step, count in spread.steps.items():
         bucket = next((place for place, limit in enumerate(_STEPS) if step < limit), len(_STEPS))

@@ -170,8 +170,8 @@ class Cell:
 
     Attributes:
         start: the begin of the minute, hour or day, in UTC; ``None`` for the whole time. A day that is kept without its
-            hours has one cell, at its begin, also where hours were asked for. So has an hour whose minutes are not
-            kept, for its deleted tasks.
+            hours has one cell, at its begin, also where hours were asked for. An hour whose minutes are not kept has
+            one cell, too, for its deleted tasks.
         name, queue, state: those of the tasks; ``None`` where they are counted together; an empty text if
             the tasks have none.
         tally: what was counted.

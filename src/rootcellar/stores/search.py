@@ -1,4 +1,4 @@
-"""What a search asks a store: a condition on the columns of tasks, an order, and a place to go on from.
+"""What a search asks a store: a condition on the columns of tasks, an order, and the place where it continues.
 
 A condition is a frozen tree. It may be *exact*, or match some records that are not wanted; it never leaves out one that
 is. Each store renders it in the language of its server. In a condition, a record without a value does not match, and
@@ -65,21 +65,21 @@ class Always:
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """True if every term is."""
+    """True if every term is true."""
 
     terms: tuple[Condition, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Some:
-    """True if one term is."""
+    """True if at least one term is true."""
 
     terms: tuple[Condition, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Negated:
-    """True if the term is not, also where the record has no value."""
+    """True if the term is false, also if the record has no value."""
 
     term: Condition
 

@@ -182,8 +182,8 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(
         error="FilterWrong",
         title="a filter cannot be understood",
-        why="No term of a filter is ignored: a list that only looks filtered would mislead. The message shows the "
-        "place with » before it.",
+        why="No term of a filter is ignored, because the list would then contain tasks that you did not ask "
+        "for. The message shows the place with » before it.",
         remedy="Write what the message says; put a text that is no filter in double quotes.",
     ),
     Explanation(

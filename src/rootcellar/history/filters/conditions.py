@@ -1,7 +1,7 @@
 """Compiles a filter to a condition that a store can search by.
 
-Each term becomes two conditions: one that no wanted record fails, and one that only wanted records meet. Where a server
-can say exactly the same, both are equal. The negation of a term exchanges them, so that a negated filter misses nothing
+Each term becomes two conditions: one that every wanted record meets, and one that only wanted records meet. If a server
+can test a term exactly, both are equal. The negation of a term exchanges them, so that a negated filter misses nothing
 either. Where they differ, :class:`~rootcellar.history.filters.predicate.Matcher` decides about what the server found.
 """
 
@@ -77,10 +77,10 @@ _RUN = re.compile(r"[a-z0-9]{3,}")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server can say of a term.
+    """The two conditions of a term.
 
     Attributes:
-        at_most: no wanted record fails it.
+        at_most: every wanted record meets it.
         at_least: only wanted records meet it.
     """
 
@@ -94,7 +94,7 @@ class Limits:
 
 
 def limits(node: Node | None, clock: Clock) -> Limits:
-    """Return what a server can say of a condition of a filter.
+    """Return the two conditions by which a server can search for a condition of a filter.
 
     Args:
         node: the condition; ``None`` for every record.

@@ -1,4 +1,4 @@
-"""Says when a moment of a filter is, for a reader in a time zone.
+"""Computes the moments of a filter, for a reader in a time zone.
 
 A moment may be a stretch of time: ``2026-11-01`` is the whole day, ``2026-11`` the month, ``10:30`` that minute.
 """
@@ -57,7 +57,7 @@ class Clock:
         """Return when a moment is, in UTC.
 
         Raises:
-            ValueError: it is no moment, or there are two of it, with what to write instead.
+            ValueError: it is no moment, or it happened twice; the message says what to write instead.
         """
         text = moment.text
         lower = text.lower()
@@ -105,7 +105,7 @@ class Clock:
         """Return a local time in UTC.
 
         Raises:
-            ValueError: clocks were set back then, so that there are two of it.
+            ValueError: clocks were set back then, so that the time happened twice.
         """
         local = datetime.combine(day, clock, self.zone)
         early, late = local.utcoffset(), local.replace(fold=1).utcoffset()

@@ -13,7 +13,7 @@ from rootcellar.history.filters.tree import And, Field, Filter, Node, Not, Patte
 STATES = ("PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE", "REVOKED", "RETRY", "SENT")
 #: states and groups of states: in lower case -> as they are written
 _WRITTEN = {**{name: name for name in STATE_GROUPS}, **{state.lower(): state for state in STATES}}
-#: fields of which a task has one value only
+#: fields that have only one value in a task
 _SINGLE = ("state", "task", "queue", "worker", "id", "group", "root", "parent", "failure")
 
 
@@ -56,7 +56,7 @@ def _contradictions(node: Node | None) -> Iterator[str]:
 
 
 def _whole_texts(node: Node, name: str) -> set[str] | None:
-    """Return the texts of which a task must have one; ``None`` if the term allows others."""
+    """Return the only texts that a task may have; ``None`` if the term allows others."""
     if isinstance(node, Not) or not isinstance(node, Field) or node.name != name:
         return None
     texts: set[str] = set()

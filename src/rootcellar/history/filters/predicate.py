@@ -1,4 +1,4 @@
-"""Says whether a record matches a filter: for what no server can search, and as the meaning of every other reader."""
+"""Says whether a record matches a filter: where no server can search, and as the definition of what a filter means."""
 
 from __future__ import annotations
 

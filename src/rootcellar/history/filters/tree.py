@@ -31,7 +31,8 @@ class Pattern:
 
     Attributes:
         parts: the texts between the stars; one part means that the whole text is equal.
-        is_quoted: whether it is in quotes as a whole: then it is text, and nothing else. Always where it must be.
+        is_quoted: whether it is in quotes as a whole, and therefore only text. It is, if it would mean something else
+            without.
     """
 
     parts: tuple[str, ...]
@@ -218,7 +219,7 @@ def _is_bare(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """True if ``term`` is not: also where the record has no value."""
+    """True if ``term`` is false, also if the record has no value."""
 
     term: Node
 
@@ -228,7 +229,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class And:
-    """True if every term is. Two terms at least, none of them an ``And``."""
+    """True if every term is true. It has at least two terms, none of them an ``And``."""
 
     terms: tuple[Node, ...]
 
@@ -238,7 +239,7 @@ class And:
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """True if one term is. Two terms at least, none of them an ``Or``."""
+    """True if at least one term is true. It has at least two terms, none of them an ``Or``."""
 
     terms: tuple[Node, ...]
 

@@ -1,8 +1,8 @@
 """Counts beside the rows in PostgreSQL.
 
 Each row has a marker: the transaction that stored it last. A pass remembers the oldest transaction that was running, as
-the horizon: every row with a lower marker was visible to it. So the rows from the horizon on are all that may have
-changed since, and a block range index finds them.
+the horizon: every row with a lower marker was visible to it. So only rows from the horizon on may have changed since,
+and a block range index finds them.
 """
 
 from __future__ import annotations

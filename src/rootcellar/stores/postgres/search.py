@@ -1,4 +1,4 @@
-"""Searches on PostgreSQL: it says of every condition exactly what is meant, also inside JSON."""
+"""Searches on PostgreSQL, which can test every condition exactly, also inside JSON."""
 
 from __future__ import annotations
 

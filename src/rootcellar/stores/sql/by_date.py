@@ -1,4 +1,4 @@
-"""What may have changed since the last pass, on a server whose rows have no marker: found by when the tasks ended."""
+"""Finds what may have changed since the last pass by the ends of the tasks, on a server whose rows have no marker."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ class Present:
 
     Attributes:
         now: its time.
-        horizon: a later pass finds every row that this snapshot does not see at or above this marker; ``None`` if the
-            server's rows have no marker.
+        horizon: every row that this snapshot does not see has this marker or a larger one, so that a later pass finds
+            it; ``None`` if the server's rows have no marker.
         next_marker: no row has this marker or a larger one yet; ``None`` without markers.
         system: the identity of the server's data; ``None`` if it is not known.
     """
@@ -89,7 +89,7 @@ class Roll:
 
     @classmethod
     def begun(cls, present: Present) -> Roll:
-        """Return that nothing is counted yet: from now on forward, and then backward."""
+        """Return a state in which nothing is counted. Counting goes forward from now, and then backward."""
         hour = Unit.HOUR.floor(present.now)
         return cls(
             version=VERSION,

@@ -1,7 +1,7 @@
-"""What servers say of JSON whose functions are not exact: MySQL, MariaDB and SQLite.
+"""Conditions on JSON for servers whose JSON functions are not exact: MySQL, MariaDB and SQLite.
 
 Their numbers are floating point, and they read escaped letters and paths in different ways. So a condition holds for
-every record that is wanted and for some others; inside a negation, for none.
+every wanted record, and may hold for others. Inside a negation, it holds for no others.
 """
 
 from __future__ import annotations

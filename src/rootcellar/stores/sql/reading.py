@@ -311,7 +311,7 @@ class _Reading(Generic[C]):
                     self._is_exact = False
 
     def _check_partial(self) -> None:
-        """Find out whether rows were deleted in an hour of which only a part is asked for: that part is not known."""
+        """Check whether rows were deleted in an hour that is only partly asked for: this part is not known."""
         for since, until in self.partial:
             if since >= self._roll.hours_until:
                 continue
@@ -390,7 +390,7 @@ class _Reading(Generic[C]):
         return [totals[key] for key in sorted(totals)]
 
     def _failure_spans(self) -> tuple[list[Span], list[Span]]:
-        """Return the times of which the cells are read, and those of which the rows are read."""
+        """Return the times whose cells are read, and those whose rows are read."""
         # hours of failures are kept as long as other hours; days are not counted
         kept = Unit.DAY.floor(self._present.now - HOURS_KEPT)
         closed = _within(

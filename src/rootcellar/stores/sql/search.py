@@ -1,7 +1,7 @@
 """Renders a search as one SQL statement with parameters.
 
-A condition may be rendered with more records than are wanted, never with fewer; inside a negation it is the other way
-round. NULL counts as false, so each negation is ``IS NOT TRUE``.
+A rendered condition may find more records than are wanted, never fewer. Inside a negation, it may find fewer, never
+more. NULL counts as false, so each negation is ``IS NOT TRUE``.
 """
 
 from __future__ import annotations

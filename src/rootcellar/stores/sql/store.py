@@ -429,7 +429,7 @@ class SqlStore(Store, Generic[C]):
         return self._adopted is not None and self._adopted.task_table is not None
 
     def _search_adopted(self, search: Search) -> list[Found]:
-        """Return the next records of the table that Celery created, of which no condition is tested."""
+        """Return the next records of the table that Celery created. The condition is not tested."""
         if not self.has_adopted():
             return []
         assert self._adopted is not None
