@@ -257,7 +257,7 @@ def test_task_that_has_not_ended_is_the_end_of_the_critical_path(sqlite: Store) 
 def test_ends_of_two_chains_in_a_header_follow_their_own_chains(sqlite: Store) -> None:
     tree = tree_of(
         sqlite,
-        "body",
+        "b",
         record("a", 0, 0, 1, root_id="a"),
         record("b", 1, 1, 2, root_id="a", parent_id="a", group_id="header", group_index=0),
         record("c", 0, 0, 3, root_id="a"),
