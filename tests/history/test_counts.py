@@ -202,6 +202,44 @@ def test_damaged_row_does_not_stop_the_counting_of_others(store: Any, request: p
     assert store.failure_hours() is not None
 
 
+def test_each_kind_of_counting_makes_progress_if_a_pass_has_time_for_one_hour(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(by_date, "RECOUNT_INTERVAL", timedelta(days=1))
+    actor = Actor(store, 15, datetime.now(timezone.utc), timedelta(hours=4))
+    for _ in range(30):
+        actor.act()
+    store.roll(budget=0)
+    first = _roll(store)
+    assert not first.is_whole
+    remembered = {"start": store._counts.date(first.hours_until - timedelta(hours=1)), "is_hour": True}
+    store._run(lambda connection: store._counts.many(connection, "mark_dirty", [remembered]))
+    waiting = _remembered(store)
+    assert waiting
+    actor.now += timedelta(hours=3)
+    with at_time(store, lambda: actor.now):
+        for number in range(3 * 12):
+            # this hour changes before each pass
+            record = TaskRecord(task_id=f"task-{number}", state="SUCCESS", done_at=actor.now)
+            store.put(record)
+            actor.account.put(record)
+            store.roll(budget=0)
+        last = _roll(store)
+        assert last.is_whole
+        assert last.hours_until == actor.now.replace(minute=0, second=0, microsecond=0)
+        assert not waiting & _remembered(store)
+        roll_all(store)
+        assert_right(store, actor.account, (None, "hour"))
+
+
+def _roll(store: Any) -> Any:
+    return store._run(store._counts.read_roll)
+
+
+def _remembered(store: Any) -> set[int]:
+    return {dirty.id for dirty in store._run(store._counts.stored_dirty)}
+
+
 class Killed(BaseException):
     """Ends a pass at a statement."""
 

@@ -6,6 +6,7 @@ again at the same moment.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -171,6 +172,8 @@ class Server(ABC, Generic[C]):
         self.sql = dict(statements)
         self.names = dict(tables)
         self.tables = {unit: tables[unit.value] for unit in Unit}
+        #: the numbers of the passes, by which the kinds of work take turns
+        self.turns = itertools.count()
 
     # -- different for each server
 

@@ -85,7 +85,10 @@ class _Pass(Generic[C]):
 
     def run(self) -> Rolled:
         """Do what can be done in the time."""
-        is_done = self._count_dirty() and self._close_hours() and self._count_backward()
+        kinds = (self._close_hours, self._count_backward, self._count_dirty)
+        first = next(self._server.turns) % len(kinds)
+        # the first one does something even without time, so each kind of work makes progress
+        is_done = all([work() for work in (*kinds[first:], *kinds[:first])])
         self._close_days()
         for day in self._changed_days:
             self._count_day(day)
@@ -120,9 +123,11 @@ class _Pass(Generic[C]):
         self._roll = replace(recounted, horizon=self._present.horizon)
         left: list[Dirty] = []
         clean: list[int] = []
-        for hour in sorted(by_hour, reverse=True):
+        # what has waited longest is counted first; then what was found now, the newest first
+        waiting = {dirty.hour: None for dirty in sorted(stored, key=_number)}
+        for hour in (*waiting, *sorted(by_hour.keys() - waiting.keys(), reverse=True)):
             if not self._has_time():
-                left += [dirty for dirty in by_hour[hour] if dirty.id is None]
+                left += by_hour[hour]
                 continue
             self._count_again(hour, by_hour[hour])
             clean += [dirty.id for dirty in by_hour[hour] if dirty.id is not None]
@@ -130,7 +135,7 @@ class _Pass(Generic[C]):
         server.many(
             self._connection,
             "mark_dirty",
-            [{"start": server.date(dirty.start), "is_hour": dirty.is_hour} for dirty in left],
+            [{"start": server.date(dirty.start), "is_hour": dirty.is_hour} for dirty in left if dirty.id is None],
         )
         return not left
 
@@ -380,6 +385,10 @@ class _Pass(Generic[C]):
                 for group, (first, last, example) in sorted(self._failures.items())
             ],
         )
+
+
+def _number(dirty: Dirty) -> int:
+    return dirty.id or 0
 
 
 def _failures(lines: Iterable[Line]) -> dict[tuple[int, str], int]:
