@@ -454,6 +454,22 @@ def test_counts_are_right_while_a_transaction_stays_open(postgres: Any, postgres
     assert_right(postgres, actor.account)
 
 
+def test_minute_is_remembered_once_while_a_transaction_stays_open(postgres: Any, postgres_url: str) -> None:
+    actor = Actor(postgres, 16, datetime.now(timezone.utc))
+    roll_all(postgres)
+    with psycopg.connect(postgres_url) as idle:
+        idle.execute("SELECT txid_current()")
+        for _ in range(30):
+            actor.act()
+        for _ in range(6):
+            assert not postgres.roll(budget=0).is_done
+            found = [(dirty.start, dirty.is_hour) for dirty in postgres._run(postgres._counts.stored_dirty)]
+            assert found
+            assert len(found) == len(set(found))
+    roll_all(postgres)
+    assert_right(postgres, actor.account)
+
+
 def test_row_of_a_transaction_that_commits_late_is_counted(postgres: Any, postgres_url: str) -> None:
     now = datetime.now(timezone.utc)
     postgres.check()

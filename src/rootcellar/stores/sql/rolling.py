@@ -132,10 +132,13 @@ class _Pass(Generic[C]):
             self._count_again(hour, by_hour[hour])
             clean += [dirty.id for dirty in by_hour[hour] if dirty.id is not None]
         server.delete(self._connection, "clean", clean)
+        # while a transaction stays open, the same minutes are found in each pass: each is remembered once
+        remembered = {(dirty.start, dirty.is_hour) for dirty in stored}
+        new = sorted({(dirty.start, dirty.is_hour) for dirty in left} - remembered, reverse=True)
         server.many(
             self._connection,
             "mark_dirty",
-            [{"start": server.date(dirty.start), "is_hour": dirty.is_hour} for dirty in left if dirty.id is None],
+            [{"start": server.date(start), "is_hour": is_hour} for start, is_hour in new],
         )
         return not left
 
