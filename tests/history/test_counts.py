@@ -109,6 +109,31 @@ def test_very_late_result_is_counted_at_once(store: Any, monkeypatch: pytest.Mon
     assert_right(store, actor.account)
 
 
+def test_question_counts_first_if_the_last_pass_was_days_ago(store: Any) -> None:
+    now = datetime.now(timezone.utc)
+    last_pass = now - timedelta(days=10)
+    with at_time(store, lambda: last_pass):
+        store.put(TaskRecord(task_id="counted", state="SUCCESS", done_at=last_pass - timedelta(hours=2)))
+        roll_all(store)
+    for number in range(12):
+        done = now - timedelta(minutes=1, hours=20 * number)
+        store.put(TaskRecord(task_id=f"task-{number}", state="SUCCESS", done_at=done))
+    answer = store.counts(Question())
+    assert not answer.is_exact
+    assert answer.behind_by >= timedelta(days=10)
+    # the one that is counted, and at most those of two days
+    assert 1 < sum(cell.tally.count for cell in answer.cells) < 6
+    # the last hours are read from the rows
+    recent = store.counts(Question(since=now - timedelta(hours=22)))
+    assert (recent.is_exact, sum(cell.tally.count for cell in recent.cells)) == (True, 2)
+    History(store, codec_of({}), zone=timezone.utc).count("")
+    passed_at = store._run(lambda connection: store._counts.read_roll(connection).passed_at)
+    assert passed_at > last_pass + timedelta(days=9)
+    roll_all(store)
+    answer = store.counts(Question())
+    assert (answer.is_exact, sum(cell.tally.count for cell in answer.cells)) == (True, 13)
+
+
 def test_group_of_failures_is_known_with_its_times_and_a_persons_mark(store: Any) -> None:
     now = datetime.now(timezone.utc).replace(microsecond=5)
     for number, group in enumerate((7, 7, -(2**63), 7)):

@@ -163,7 +163,12 @@ class _Reading(Generic[C]):
         self._roll = roll if roll is not None and is_known else Roll.begun(self._present)
         self._since = max(question.since or ALWAYS, ALWAYS)
         self._until = min(question.until or LAST, LAST)
-        self._is_exact = True
+        # to find what has changed since such a pass takes too long
+        self._is_late = is_known and self._present.now - self._roll.passed_at > LONGEST_FROM_ROWS
+        # all rows that ended after this may be read
+        self._open_from = max(self._roll.hours_until, Unit.HOUR.floor(self._present.now - LONGEST_FROM_ROWS))
+        # then it is not known which of the counted hours have changed
+        self._is_exact = not (self._is_late and self._since < self._roll.hours_until)
         self._behind_by = timedelta(0)
         self._dirty = self._find_dirty()
         self._divide()
@@ -176,7 +181,7 @@ class _Reading(Generic[C]):
             return [Dirty(self._roll.hours_until, True)]
         found = [
             *server.stored_dirty(connection),
-            *server.found_dirty(connection, self._roll),
+            *(() if self._is_late else server.found_dirty(connection, self._roll)),
             *server.gone_hours(connection),
         ]
         return [dirty for dirty in found if dirty.minutes()[1] > self._since and dirty.start < self._until]
@@ -197,8 +202,8 @@ class _Reading(Generic[C]):
         if question.by is Unit.MINUTE:
             hours = _without(hours, [(roll.minutes_from, roll.hours_until)])
         self.hours = _without(hours, [(hour, hour + Unit.HOUR.length) for hour in dirty_hours])
-        minutes_from = roll.minutes_from if question.by is Unit.MINUTE else roll.hours_until
-        minutes = _within(whole, Unit.MINUTE, minutes_from, LAST) if self._is_begun else []
+        minutes_from = roll.minutes_from if question.by is Unit.MINUTE else self._open_from
+        minutes = _within(whole, Unit.MINUTE, minutes_from, LAST) if self._is_begun and not self._is_late else []
         self.minutes = _without(minutes, [dirty.minutes() for dirty in self._dirty])
         rest = _without(_without(_without([whole], self.days), self.hours), self.minutes)
         self.rest = self._bounded(rest)
@@ -214,7 +219,7 @@ class _Reading(Generic[C]):
 
     def _bounded(self, rest: list[Span]) -> list[Span]:
         """Return the newest part of the rest that may be read from rows; note if something is left out."""
-        open_from = self._roll.hours_until
+        open_from = self._open_from
         found = _intersect(rest, [(open_from, LAST)])[::-1]
         left = LONGEST_FROM_ROWS
         for since, until in reversed(_intersect(rest, [(ALWAYS, open_from)])):
@@ -463,13 +468,22 @@ def _intersect(spans: Iterable[Span], others: Sequence[Span]) -> list[Span]:
 
 
 def _without(spans: Iterable[Span], holes: Iterable[Span]) -> list[Span]:
-    """Return times without other times."""
-    left = list(spans)
-    for begin, end in holes:
-        left = [
-            part
-            for since, until in left
-            for part in ((since, min(until, begin)), (max(since, end), until))
-            if part[0] < part[1]
-        ]
-    return left
+    """Return times without other times, which may have any order and overlap."""
+    found: list[Span] = []
+    sorted_holes = sorted(holes)
+    passed = 0
+    for since, until in spans:
+        # the times are sorted, so what ends before this one ends before the next one
+        while passed < len(sorted_holes) and sorted_holes[passed][1] <= since:
+            passed += 1
+        begin = since
+        for number in range(passed, len(sorted_holes)):
+            hole_begin, hole_end = sorted_holes[number]
+            if hole_begin >= until:
+                break
+            if begin < hole_begin:
+                found.append((begin, hole_begin))
+            begin = max(begin, hole_end)
+        if begin < until:
+            found.append((begin, until))
+    return found
