@@ -256,7 +256,7 @@ class History:
     # -- failures: see docs/failures.md
 
     def failures(self, filter: str | Filter = "", *, limit: int = 10) -> Failures:
-        """Return the groups of failures that a filter finds: new, back and rising ones first, then by number.
+        """Return the groups of failures that a filter finds: new, back and rising first, then the most frequent.
 
         Args:
             filter: see docs/filters.md. If it names only tasks and times, the counts beside the rows answer; otherwise
