@@ -5,17 +5,21 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rootcellar.errors import AbilityMissing
+from rootcellar.history import selections
 from rootcellar.history.history import History
 from rootcellar.payloads import codec_of
 from rootcellar.records import TaskRecord
-from rootcellar.stores import Store
+from rootcellar.stores import Store, open_store
 from rootcellar.stores.counting import QUANTILE_ERROR, Counted, Kind
+from rootcellar.stores.sql.store import SqlStore
 from tests.history.counted import roll_all
 from tests.history.stores import REDIS, SQL, opened
 
@@ -83,6 +87,39 @@ def test_count_equals_the_length_of_the_list(store: Any, history: History, is_ro
         count = history.count(text)
         assert (count.value, count.is_exact) == (len(list(history.tasks(text, size=500))), True), text
         assert str(count) == str(count.value)
+
+
+def test_filter_that_matches_too_many_names_is_asked_without_them(
+    store: Any, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = [record for record in fill(store) if record.done_at]
+    roll_all(store)
+    monkeypatch.setattr(selections, "MOST_NAMES", 1)
+    for text in ("-task:shop.pay", "task:shop.* queue:low,celery", "task:shop.pay queue:*"):
+        assert history.count(text).value == len(list(history.tasks(text, size=500))), text
+    pays = [record for record in finished if record.name in ("shop.pay", "shop.ship")]
+    found = history.percentiles("task:shop.*")
+    assert (found.count, found.is_exact) == (len(pays), False)
+    pays.sort(key=lambda r: r.done_at - r.started_at, reverse=True)  # type: ignore[operator,return-value]
+    assert [r.task_id for r in history.slowest("task:shop.* since:70h", limit=5)] == [r.task_id for r in pays[:5]]
+    assert sum(task.count for task in history.stats("task:shop.*").tasks) == len(pays)
+
+
+def test_more_names_than_a_statement_has_parameters_are_counted(tmp_path: Path) -> None:
+    with closing(open_store(f"sqlite:///{tmp_path}/results.db")) as store:
+        assert isinstance(store, SqlStore)
+        for name in ("shop.pay", "shop.ship"):
+            store.put(TaskRecord(task_id=name, state="SUCCESS", name=name, done_at=NOW))
+        roll_all(store)
+        seen = [{"kind": "task", "name": f"made.{number}", "last_seen": f"{NOW}"} for number in range(33_000)]
+
+        def see(connection: Any) -> None:
+            with store._counts.snapshot(connection, is_write=True):
+                store._counts.many(connection, "see_name", seen)
+
+        store._run(see)
+        history = History(store, codec_of({}), zone=timezone.utc)
+        assert (history.count("-task:shop.pay").value, history.count("task:*ship").value) == (1, 1)
 
 
 def test_other_filters_are_counted_up_to_the_cap(store: Any, history: History) -> None:

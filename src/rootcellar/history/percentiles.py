@@ -92,11 +92,13 @@ def percentiles(store: Store, query: Filter, clock: Clock, of: str = "runtime") 
 
 
 def _exact(counted: Counted, selection: Selection, of: str, count: int) -> list[float] | None:
-    """Return all durations, sorted; ``None`` if there are too many, or the filter's states are no list."""
-    has_states = any(name == "state" for name, _ in selection.tests)
-    if count > EXACT_ROWS or (has_states and selection.states is None):
+    """Return all durations, sorted; ``None`` if there are too many, or no question fits the filter."""
+    if count > EXACT_ROWS:
         return None
-    found = counted.durations(selection.question(counted), "run" if of == "runtime" else "wait", EXACT_ROWS)
+    question = selection.question(counted)
+    if not selection.fits(question):
+        return None
+    found = counted.durations(question, "run" if of == "runtime" else "wait", EXACT_ROWS)
     return None if found is None else sorted(found)
 
 
@@ -114,13 +116,18 @@ def slowest(store: Store, codec: Codec, query: Filter, clock: Clock, limit: int 
         raise ValueError(f"limit is {limit}: give a number from 1 to 1,000")
     counted = store.ability(Counted)
     selection = None if counted is None else selection_of(query, clock)
-    has_states = selection is not None and any(name == "state" for name, _ in selection.tests)
-    if counted is None or selection is None or (has_states and selection.states is None):
-        sorted_query = replace(query, sort="runtime", is_descending=True)
-        return Tasks(store, codec, sorted_query, clock, size=limit).page().records
+    if counted is None or selection is None or not selection.fits(selection.question(counted)):
+        return _slowest_rows(store, codec, query, clock, limit)
     # this brings the counts up to date if they are late
     counted_cells(counted, selection)
     question = replace(selection.question(counted), with_new_names=False)
+    if not selection.fits(question):
+        return _slowest_rows(store, codec, query, clock, limit)
     ids = counted.slowest(question, limit)
     records = store.get_many(ids)
     return [codec.opened(records[task_id])[0] for task_id in ids if task_id in records]
+
+
+def _slowest_rows(store: Store, codec: Codec, query: Filter, clock: Clock, limit: int) -> Sequence[TaskRecord]:
+    sorted_query = replace(query, sort="runtime", is_descending=True)
+    return Tasks(store, codec, sorted_query, clock, size=limit).page().records

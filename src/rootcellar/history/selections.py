@@ -20,6 +20,8 @@ Test = Callable[[str], bool]
 _NAMES = {"task": Kind.TASK, "queue": Kind.QUEUE}
 #: seconds for passes that a reader does because the counts are late
 CATCH_UP_SECONDS = 1.0
+#: a filter that matches more names than this is asked without them: a statement may only have some thousand parameters
+MOST_NAMES = 1_000
 #: a task that ended at an unknown time has a date before this
 _FIRST_DAY = NO_DATE + timedelta(days=1)
 
@@ -46,7 +48,7 @@ class Selection:
         return all(test(values[name] or "") for name, test in self.tests if name in values)
 
     def question(self, counted: Counted) -> Question:
-        """Return the question for finished tasks."""
+        """Return the question for finished tasks. It asks for more if the filter matches too many names: see `fits`."""
         names = {name: self._known(counted, name, kind) for name, kind in _NAMES.items()}
         return Question(
             since=self.since,
@@ -57,14 +59,19 @@ class Selection:
             with_new_names=True,
         )
 
+    def fits(self, question: Question) -> bool:
+        """Return whether all that a question finds meets the filter."""
+        asked = {"task": question.names, "queue": question.queues, "state": question.states}
+        return all(asked[name] is not None for name, _ in self.tests)
+
     def _known(self, counted: Counted, field: str, kind: Kind) -> tuple[str, ...] | None:
-        """Return the known names that meet the filter; ``None`` if the filter says nothing of them."""
+        """Return the known names that meet the filter; ``None`` if it says nothing of them, or they are too many."""
         tests = [test for name, test in self.tests if name == field]
         if not tests:
             return None
-        return tuple(
-            name for name in ("", *(each.name for each in counted.names(kind))) if all(test(name) for test in tests)
-        )
+        known = ("", *(each.name for each in counted.names(kind)))
+        found = tuple(name for name in known if all(test(name) for test in tests))
+        return found if len(found) <= MOST_NAMES else None
 
 
 def selection_of(query: Filter, clock: Clock) -> Selection | None:
@@ -177,7 +184,7 @@ def counted_cells(
     question = replace(
         selection.question(counted),
         by=by,
-        # a name that is not known yet is left out below
+        # a name that does not meet the filter is left out below
         by_name=by_name or any(name == "task" for name, _ in selection.tests),
         by_queue=by_queue or any(name == "queue" for name, _ in selection.tests),
         with_spreads=with_spreads,
