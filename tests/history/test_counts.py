@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -15,13 +17,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from rootcellar.errors import PermissionDenied, StoreReadOnly
+from rootcellar.errors import PermissionDenied, StoreReadOnly, StoreUnavailable
 from rootcellar.history.history import History
 from rootcellar.payloads import codec_of
 from rootcellar.records import TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.counting import Question
 from rootcellar.stores.sql import by_date
+from rootcellar.stores.sql import store as sql_store
 from rootcellar.stores.sql.by_date import ByDate
 from rootcellar.stores.sql.store import SqlStore
 from tests.helpers import HEAVY
@@ -370,6 +373,55 @@ def test_only_one_pass_runs_at_a_time(postgres_url: str, mysql_url: str) -> None
 
             one._run(both)
             assert other.roll().is_leader
+
+
+def test_recount_says_so_if_a_pass_does_not_end(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_store, "LONGEST_WAIT_FOR_PASS", 0.0)
+    with closing(open_store(postgres_url)) as one, closing(open_store(postgres_url)) as other:
+        assert isinstance(one, SqlStore)
+        assert isinstance(other, SqlStore)
+        other.check()
+
+        def during_a_pass(connection: Any) -> None:
+            with one._counts.snapshot(connection, is_write=True):
+                assert one._counts.lock(connection)
+                with pytest.raises(StoreUnavailable, match="nothing was changed"):
+                    other.rebuild_counts()
+
+        one._run(during_a_pass)
+
+
+def test_recount_waits_for_a_pass_that_is_running(postgres_url: str, mysql_url: str) -> None:
+    for url in (postgres_url, mysql_url):
+        with closing(open_store(url)) as one, closing(open_store(url)) as other, ThreadPoolExecutor(1) as threads:
+            assert isinstance(one, SqlStore)
+            assert isinstance(other, SqlStore)
+            one.put(TaskRecord(task_id="task", state="SUCCESS", done_at=datetime.now(timezone.utc)))
+            roll_all(one)
+            has_tried = threading.Event()
+            counts: Any = other._counts
+            lock = counts.lock
+
+            def noted(connection: Any, lock: Any = lock, has_tried: threading.Event = has_tried) -> bool:
+                try:
+                    return bool(lock(connection))
+                finally:
+                    has_tried.set()
+
+            counts.lock = noted
+
+            def during_a_pass(connection: Any, one: Any = one, other: Any = other, tried: Any = has_tried) -> Any:
+                with one._counts.snapshot(connection, is_write=True):
+                    assert one._counts.lock(connection)
+                    recount = threads.submit(other.rebuild_counts)
+                    assert tried.wait(60)
+                    # as the end of a pass does
+                    roll = one._counts.read_roll(connection)
+                    one._counts.save_roll(connection, roll)
+                return recount
+
+            one._run(during_a_pass).result(60)
+            assert not other._run(counts.read_roll).is_whole
 
 
 @pytest.mark.parametrize("lines", [2, 600])

@@ -237,6 +237,7 @@ class History:
         Raises:
             AbilityMissing: the store keeps no counts.
             PermissionDenied, StoreReadOnly: this user may only read.
+            StoreUnavailable: the server cannot be reached, or another process counted results for 10 seconds.
         """
         counted = self.store.ability(Counted)
         if counted is None:

@@ -296,7 +296,10 @@ class Counted(Protocol):
     def rebuild_counts(self) -> None:
         """Forget what was counted of the rows that exist: the next passes count them again, the newest first.
 
-        What was counted of deleted rows stays.
+        What was counted of deleted rows stays. A pass that is running ends first.
+
+        Raises:
+            StoreUnavailable: it did not end within 10 seconds.
         """
 
     def counts(self, question: Question) -> Answer:

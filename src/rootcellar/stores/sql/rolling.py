@@ -43,11 +43,20 @@ def roll_once(server: Server[C], connection: C, deadline: float) -> Rolled:
     return Rolled(is_leader=False, is_done=False)
 
 
-def forget_counts(server: Server[C], connection: C) -> None:
-    """Forget what was counted of the rows that exist, so that the next passes count them again."""
-    with server.snapshot(connection, is_write=True):
-        server.lock(connection)
-        _begin_anew(server, connection)
+def forget_counts(server: Server[C], connection: C) -> bool:
+    """Forget what was counted of the rows that exist, so that the next passes count them again.
+
+    Returns ``False`` if nothing was done, because a pass is running.
+    """
+    try:
+        with server.snapshot(connection, is_write=True):
+            if server.lock(connection):
+                _begin_anew(server, connection)
+                return True
+    except Exception as exc:  # the errors of each driver
+        if not server.is_conflict(exc):
+            raise
+    return False
 
 
 def _begin_anew(server: Server[C], connection: C) -> Roll:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from rootcellar.errors import RecordRefused
+from rootcellar.errors import RecordRefused, StoreUnavailable
 from rootcellar.records import ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.base import Store, StoreOptions, TaskQuery
@@ -37,6 +37,8 @@ from rootcellar.stores.sql.search import MAX_NAMES, Renderer
 
 #: the seconds after which a short statement of a search is given up
 LOOK_UP_SECONDS = 5.0
+#: the most seconds that a recount waits for a pass that is running, and the pause between two tries
+LONGEST_WAIT_FOR_PASS, PAUSE_FOR_PASS = 10.0, 0.05
 #: a query of the table that Celery created reads this many rows at a time, and this many times
 ADOPTED_PAGE = 1_000
 ADOPTED_PAGES = 100
@@ -314,8 +316,16 @@ class SqlStore(Store, Generic[C]):
         return lambda connection: roll_once(self._counts, connection, deadline)
 
     def rebuild_counts(self) -> None:
-        """Forget what was counted of the rows that exist."""
-        self._run(lambda connection: forget_counts(self._counts, connection))
+        """Forget what was counted of the rows that exist; wait for a pass that is running."""
+        deadline = time.monotonic() + LONGEST_WAIT_FOR_PASS
+        while not self._run(lambda connection: forget_counts(self._counts, connection)):
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable(
+                    f"another process has been counting results for {LONGEST_WAIT_FOR_PASS:g} seconds",
+                    where=self._where,
+                    remedy="repeat the call later; nothing was changed",
+                )
+            time.sleep(PAUSE_FOR_PASS)
 
     def counts(self, question: Question) -> Answer:
         """Count finished tasks."""
