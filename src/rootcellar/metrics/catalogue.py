@@ -112,7 +112,7 @@ POOL_WAIT = Metric(
     name="rootcellar_pool_wait_seconds",
     kind=Kind.HISTOGRAM,
     source=Source.PROCESS,
-    help="Time for which a thread waited for a connection, because all of the pool were in use.",
+    help="Time that a thread waited for a connection, because all connections of the pool were in use.",
     buckets=CALL_BUCKETS,
 )
 WAITERS = Metric(
@@ -160,13 +160,13 @@ UP = Metric(
     name="rootcellar_up",
     kind=Kind.GAUGE,
     source=Source.EXPORTER,
-    help="1 if all figures are of this scrape; 0 if the store could not be asked, and the figures are those of before.",
+    help="1 if all figures are from this scrape; 0 if the store did not answer, and the figures are old.",
 )
 SCRAPE_DURATION = Metric(
     name="rootcellar_scrape_duration_seconds",
     kind=Kind.GAUGE,
     source=Source.EXPORTER,
-    help="Time for which the store was asked in this scrape.",
+    help="Time that this scrape waited for the store.",
 )
 UNFINISHED = Metric(
     name="rootcellar_unfinished",
@@ -188,7 +188,7 @@ OLDEST_RESULT = Metric(
     name="rootcellar_oldest_result_timestamp_seconds",
     kind=Kind.GAUGE,
     source=Source.EXPORTER,
-    help="When the oldest result that is still stored was stored, as seconds since 1970.",
+    help="Time when the oldest result that still exists was stored, in seconds since 1970.",
     needs="PostgreSQL, MySQL, SQLite or MongoDB",
 )
 CHORDS_OPEN = Metric(
@@ -251,7 +251,7 @@ STATISTICS_LAG = Metric(
     name="rootcellar_statistics_lag_seconds",
     kind=Kind.GAUGE,
     source=Source.EXPORTER,
-    help="For how long results have not been counted that are missing above; 0 if none is missing.",
+    help="Age of the newest counted results, if newer ones are missing above; 0 if none is missing.",
     needs="PostgreSQL, MySQL or SQLite",
 )
 TABLE_ROWS = Metric(
@@ -283,7 +283,7 @@ TABLE_DEAD_ROWS = Metric(
     kind=Kind.GAUGE,
     source=Source.EXPORTER,
     labels=("table",),
-    help="Rows that were deleted or replaced, and whose place is not free yet.",
+    help="Rows that were deleted or replaced, and whose space is not free yet.",
     needs="PostgreSQL",
 )
 TABLE_LIMIT = Metric(
@@ -325,7 +325,7 @@ JOURNAL_LAG = Metric(
     name="rootcellar_journal_lag_seconds",
     kind=Kind.GAUGE,
     source=Source.EXPORTER,
-    help="For how long the oldest result waits in Redis to be moved to PostgreSQL.",
+    help="For how long the oldest result in Redis has waited to be moved to PostgreSQL.",
     needs="write-behind",
 )
 JOURNAL_ENTRIES = Metric(
