@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from rootcellar.errors import AbilityMissing
@@ -19,7 +19,6 @@ from rootcellar.payloads import codec_of
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.counting import QUANTILE_ERROR, Counted, Kind
-from rootcellar.stores.sql.store import SqlStore
 from tests.history.counted import roll_all
 from tests.history.stores import REDIS, SQL, opened
 
@@ -105,19 +104,18 @@ def test_filter_that_matches_too_many_names_is_asked_without_them(
     assert sum(task.count for task in history.stats("task:shop.*").tasks) == len(pays)
 
 
-def test_more_names_than_a_statement_has_parameters_are_counted(tmp_path: Path) -> None:
-    with closing(open_store(f"sqlite:///{tmp_path}/results.db")) as store:
-        assert isinstance(store, SqlStore)
+def test_more_names_than_a_statement_has_parameters_are_counted(postgres_url: str) -> None:
+    with closing(open_store(postgres_url)) as store:
         for name in ("shop.pay", "shop.ship"):
             store.put(TaskRecord(task_id=name, state="SUCCESS", name=name, done_at=NOW))
-        roll_all(store)
-        seen = [{"kind": "task", "name": f"made.{number}", "last_seen": f"{NOW}"} for number in range(33_000)]
-
-        def see(connection: Any) -> None:
-            with store._counts.snapshot(connection, is_write=True):
-                store._counts.many(connection, "see_name", seen)
-
-        store._run(see)
+        counted = store.ability(Counted)
+        assert counted is not None
+        roll_all(counted)
+        with psycopg.connect(postgres_url) as connection:
+            connection.execute(
+                "INSERT INTO celery_taskmeta_name (kind, name, last_seen) "
+                "SELECT 'task', 'made.' || n, now() FROM generate_series(1, 66000) AS n"
+            )
         history = History(store, codec_of({}), zone=timezone.utc)
         assert (history.count("-task:shop.pay").value, history.count("task:*ship").value) == (1, 1)
 
