@@ -613,6 +613,28 @@ def test_reader_without_the_right_to_write_gets_exact_counts(postgres: Any, post
         connection.execute(f"DROP ROLE {role}")
 
 
+def test_counts_are_right_for_a_user_who_may_not_read_the_identity_of_the_server(
+    postgres: Any, postgres_url: str
+) -> None:
+    actor = Actor(postgres, 15, datetime.now(timezone.utc))
+    for _ in range(20):
+        actor.act()
+    role = f"worker_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+        connection.execute(postgres.schema.grants("worker", role))
+        with closing(open_store(f"postgresql://{role}:secret@{postgres_url.rpartition('@')[2]}")) as worker:
+            assert isinstance(worker, SqlStore)
+            roll_all(worker)
+            assert_right(worker, actor.account)
+        # passes of both kinds of users go on with the same counts
+        roll_all(postgres)
+        assert_right(postgres, actor.account)
+        connection.execute(f"DROP OWNED BY {role}")
+        connection.execute(f"DROP ROLE {role}")
+
+
 def test_standby_answers_with_what_is_counted(
     postgres: Any, postgres_url: str, postgres_server: PostgresServer
 ) -> None:

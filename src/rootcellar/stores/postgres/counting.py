@@ -23,6 +23,8 @@ from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_sta
 _PACKAGE = "rootcellar.stores.postgres"
 #: only indexes are used: a sequential scan of the results would slow down the workers
 _SETTINGS = "SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
+#: the identity of the server's data
+_SYSTEM = "(SELECT system_identifier::text FROM pg_control_system())"
 #: seconds between two updates of the index of the markers, and the most time that one may wait for a lock
 _SUMMARY_INTERVAL, _SUMMARY_WAIT = 30.0, "100ms"
 #: without the index of the markers: how long after its end a row may be stored and still be found by its end
@@ -51,6 +53,7 @@ class PostgresCounts(Server[Connection]):
         schema = f"{quote_identifier(options.task_schema)}." if options.task_schema else ""
         self._marker_index = schema + names["task_changed_index"]
         self._has_index = False
+        self._may_read_system: bool | None = None
         self._may_summarize = True
         self._summarized_at = -_SUMMARY_INTERVAL
 
@@ -97,7 +100,10 @@ class PostgresCounts(Server[Connection]):
         return isinstance(exc, (psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable))
 
     def present(self, connection: Connection) -> Present:
-        ((now, horizon, next_marker, system),) = self.all(connection, "present")
+        if self._may_read_system is None:
+            ((self._may_read_system,),) = self.all(connection, "may_read_system")
+        system_id = _SYSTEM if self._may_read_system else "NULL"
+        ((now, horizon, next_marker, system),) = self.all(connection, "present", system=system_id)
         if not self._has_marker_index(connection):
             return Present(now=self.read_date(now), system=system)
         return Present(now=self.read_date(now), horizon=int(horizon), next_marker=int(next_marker), system=system)

@@ -1,6 +1,9 @@
 -- present: read the time, the oldest running transaction, the next one, and which server this is
 SELECT now(), txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),
-    (SELECT system_identifier::text FROM pg_control_system())
+    {system}
+
+-- may_read_system: return whether this user may know which server this is: everybody may, unless somebody revoked it
+SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
 
 -- lock_roll: read what is counted, and exclude other passes; no row if there is one
 SELECT version, system_id, horizon, passed_at, recounted_at, minutes_from, hours_from, hours_until, days_from,
