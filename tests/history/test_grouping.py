@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import traceback
@@ -393,6 +394,31 @@ def test_function_that_fails_is_logged_once_and_ignored(caplog: pytest.LogCaptur
         found = [GROUPER.group(exc, failed(), "x", exc) for _ in range(2)]
     assert found == [GROUPER.group(exc, failed(), "x")] * 2
     assert len([record for record in caplog.records if "broken" in record.getMessage()]) == 1
+
+
+def test_function_that_exits_is_logged_once_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    class Exits(dict[str, str]):
+        """An unhashable callable."""
+
+        def __call__(self, exc: BaseException, task: str | None) -> str:
+            sys.exit(3)
+
+    rootcellar.group_failures(Exits())
+    exc = ValueError(1)
+    with caplog.at_level(logging.WARNING):
+        found = [GROUPER.group(exc, failed(), "x", exc) for _ in range(2)]
+    assert found == [GROUPER.group(exc, failed(), "x")] * 2
+    assert len([record for record in caplog.records if "SystemExit(3)" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError])
+def test_end_of_the_process_in_a_function_passes(kind: type[BaseException]) -> None:
+    @rootcellar.group_failures
+    def ended(exc: BaseException, task: str | None) -> str:
+        raise kind
+
+    with pytest.raises(kind):
+        GROUPER.group(ValueError(), failed(), "x", ValueError())
 
 
 def test_time_limit_in_a_function_passes() -> None:

@@ -20,7 +20,7 @@ from rootcellar.records import NO_DATE, SENT, Payload, TaskRecord
 from rootcellar.retention.policy import Retention
 from rootcellar.stores.fields import id_of, moment_of, number_of, text_id, text_of, unreadable
 from rootcellar.stores.relations import children_of
-from rootcellar.support.interruptions import raise_interruption
+from rootcellar.support.interruptions import raise_ending
 from rootcellar.text.escaping import visible_logs
 
 if TYPE_CHECKING:
@@ -185,8 +185,8 @@ class Recorder:
             grouped = self._grouper.group(
                 result, traceback, name, raised, lambda text: self._codec.redactor.text(text, call)
             )
-        except Exception as exc:  # the classes and settings of an application may raise any exception
-            raise_interruption(exc)
+        except BaseException as exc:  # the classes and settings of an application may raise any exception, or exit
+            raise_ending(exc)
             if not self._has_warned:
                 self._has_warned = True
                 logger.warning("A failure is stored without its group (logged once): %s", exc, exc_info=True)

@@ -30,6 +30,9 @@ CLASSES = frozenset(
     }
 )
 
+#: packages whose exceptions that do not extend ``Exception`` end or cancel what runs
+_ENDING = frozenset({"asyncio", "concurrent", "eventlet", "gevent", "greenlet", "trio"})
+
 
 class Moment:
     """Marks the start of a call to a library that wraps every exception, also one from outside, in its own errors."""
@@ -51,6 +54,24 @@ def raise_interruption(exc: BaseException, since: Moment | None = None) -> None:
     found = interruption_in(exc, since)
     if found is not None:
         raise found
+
+
+def raise_ending(exc: BaseException) -> None:
+    """Raise the exception from outside that ``exc`` is or wraps, but not one with which a user's function itself ended.
+
+    Call this first in a handler of ``BaseException`` around a user's function whose failure must not matter: its own
+    ``sys.exit()`` is a failure like any other. Ctrl-C, a time limit and a signal handler's exception are from outside.
+
+    Args:
+        exc: the exception that was raised.
+    """
+    if isinstance(exc, Exception):
+        raise_interruption(exc)
+        return
+    classes = type(exc).__mro__
+    is_ending = isinstance(exc, KeyboardInterrupt) or any(cls.__module__.split(".")[0] in _ENDING for cls in classes)
+    if is_ending or _is_raised_by(exc, frozenset(_handlers())):
+        raise exc
 
 
 def interruption_in(exc: BaseException, since: Moment | None = None) -> BaseException | None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from rootcellar.support.interruptions import raise_interruption
+from rootcellar.support.interruptions import raise_ending
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
@@ -19,7 +19,8 @@ _MAX_PARTS, _LONGEST = 20, 500
 F = TypeVar("F", bound=Callable[[BaseException, "str | None"], "str | Sequence[str] | None"])
 
 _functions: list[Callable[[BaseException, str | None], Any]] = []
-_failed: set[Any] = set()
+#: those that have failed; a list, because a callable need not be hashable
+_failed: list[Any] = []
 
 
 def group_failures(function: F) -> F:
@@ -28,7 +29,7 @@ def group_failures(function: F) -> F:
     The function gets the exception and the name of the task, or ``None`` if the name is not known. It returns a text
     that identifies the group, or a list of texts, in which ``"{default}"`` stands for the group that rootcellar would
     compute; or ``None`` to leave the choice to the functions that were given before, and then to rootcellar. If it
-    raises an exception, that is logged once, and the function is ignored for this failure.
+    raises an exception or exits, that is logged once, and the function is ignored for this failure.
 
     Args:
         function: ``function(exc, task) -> str | list[str] | None``.
@@ -60,10 +61,10 @@ def own_parts(exc: Any, task: str | None, attribute: Any) -> tuple[str, ...]:
 def _called(function: Callable[[BaseException, str | None], Any], exc: BaseException, task: str | None) -> Any:
     try:
         return function(exc, task)
-    except Exception as problem:  # the application's function may raise any exception, and the failure must be stored
-        raise_interruption(problem)
-        if function not in _failed:
-            _failed.add(function)
+    except BaseException as problem:  # the application's function may raise or exit, and the failure must be stored
+        raise_ending(problem)
+        if not any(each is function for each in _failed):
+            _failed.append(function)
             logger.warning(
                 "%s, given to rootcellar.group_failures, failed and is ignored for such failures (logged once): %r",
                 getattr(function, "__qualname__", function),
