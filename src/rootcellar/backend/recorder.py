@@ -15,7 +15,7 @@ from rootcellar.backend import lifecycle
 from rootcellar.backend.sent_with import sent_with
 from rootcellar.errors import PayloadUnreadable
 from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, serialise
-from rootcellar.payloads.stamps import CUT, SENT_WITH
+from rootcellar.payloads.stamps import CUT, SENT_WITH, STATES_SENT_WITH
 from rootcellar.records import NO_DATE, SENT, Payload, TaskRecord
 from rootcellar.retention.policy import Retention
 from rootcellar.stores.fields import id_of, moment_of, number_of, text_id, text_of, unreadable
@@ -30,8 +30,6 @@ logger = visible_logs(get_logger(__name__))
 
 #: states whose result is an exception
 FAILED = states.EXCEPTION_STATES | {states.REJECTED}
-#: states of which users want to send the task again
-_SENT_AGAIN = states.PROPAGATE_STATES | {states.REJECTED}
 #: how deep results may be nested
 _MAX_DEPTH = 200
 _CUTTABLE = ("result", "args", "kwargs", "children", "stamps", "traceback")
@@ -206,7 +204,7 @@ class Recorder:
     def _stamped(self, request: Any, state: str) -> dict[str, Any]:
         """Return the stamps of a request by their names; of a failure also how the task was sent."""
         stamped = _stamped(request)
-        if self._is_extended and state in _SENT_AGAIN and (how := sent_with(request)):
+        if self._is_extended and state in STATES_SENT_WITH and (how := sent_with(request)):
             stamped[SENT_WITH] = how
         return stamped
 

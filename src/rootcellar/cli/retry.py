@@ -67,6 +67,13 @@ def retry(
             help="Also tasks that an interrupted retry may have sent already: they may run twice",
         ),
     ] = False,
+    without_headers: Annotated[
+        bool,
+        typer.Option(
+            "--without-headers",
+            help="Also tasks whose headers, priority and exchange are not stored: they are sent without them",
+        ),
+    ] = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -78,7 +85,8 @@ def retry(
     stopped with Ctrl-C, or killed, and started again. docs/retry.md says what exactly is guaranteed.
 
     Tasks are not sent if their arguments were masked, truncated, pickled, encrypted under a missing key or not
-    stored, or if they are part of a chord.
+    stored, or if they are part of a chord. Headers, priority and exchange are stored only for tasks that failed, were
+    rejected or revoked: other tasks need --without-headers.
 
     Exit status: 0 if every task that was found was sent or had been sent before, 1 if some cannot be sent.
     """
@@ -87,7 +95,15 @@ def retry(
         raise WrongUse("no filter is given: say which tasks, such as state:failed since:24h")
     app = _broker_app(choice, broker)
     with existing_history(choice) as history:
-        asked = history.retry(text, app=app, queue=queue, limit=limit, unfinished=unfinished, send_unsure=send_unsure)
+        asked = history.retry(
+            text,
+            app=app,
+            queue=queue,
+            limit=limit,
+            unfinished=unfinished,
+            send_unsure=send_unsure,
+            without_headers=without_headers,
+        )
         preview = asked.preview()
         report = _Json() if as_json else _Text()
         report.preview(preview, limit)

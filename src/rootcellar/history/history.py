@@ -129,6 +129,7 @@ class History:
         limit: int | None = None,
         unfinished: bool = False,
         send_unsure: bool = False,
+        without_headers: bool = False,
     ) -> Retry:
         """Return a retry of the tasks that a filter finds. Its ``preview()`` shows them, and ``send()`` sends them.
 
@@ -140,6 +141,8 @@ class History:
             unfinished: whether tasks that have not ended are also sent again, such as those whose worker died.
             send_unsure: whether to send again tasks that an interrupted retry may have sent already. Such a task may
                 run twice.
+            without_headers: whether to send tasks whose headers, priority and exchange are not stored without them.
+                They are stored for tasks that failed, were rejected or revoked.
 
         Raises:
             FilterWrong: a term of the filter cannot be understood.
@@ -156,6 +159,7 @@ class History:
             limit=limit,
             unfinished=unfinished,
             send_unsure=send_unsure,
+            without_headers=without_headers,
         )
 
     # -- numbers: see docs/statistics.md

@@ -27,7 +27,7 @@ from rootcellar.history.filters import Clock, Filter, sentence
 from rootcellar.history.lists import MAX_SIZE, Tasks
 from rootcellar.history.repeats import Refusal, Repeat, new_id_of, repeat_of, stamps_of
 from rootcellar.payloads import ARGS, KWARGS, STAMPS, Codec
-from rootcellar.payloads.stamps import RETRIED_AS, RETRY_OF
+from rootcellar.payloads.stamps import RETRIED_AS, RETRY_OF, STATES_SENT_WITH
 from rootcellar.records import NO_DATE, SENT, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.base import RecordsSent, Replaceable
@@ -95,6 +95,8 @@ class Retry:
         unfinished: whether tasks that have not ended are also sent again, such as those whose worker died.
         send_unsure: whether to send again tasks that an interrupted retry may have sent already. Such a task may run
             twice; its second run has the same id.
+        without_headers: whether to send tasks whose headers, priority and exchange are not stored without them. They
+            are stored for tasks that failed, were rejected or revoked.
 
     Attributes:
         refused: how many tasks :meth:`send` has not sent so far, by the reason.
@@ -115,6 +117,7 @@ class Retry:
         limit: int | None = None,
         unfinished: bool = False,
         send_unsure: bool = False,
+        without_headers: bool = False,
     ) -> None:
         replaceable, records_sent = store.ability(Replaceable), store.ability(RecordsSent)
         if replaceable is None or records_sent is None:
@@ -134,6 +137,7 @@ class Retry:
         self._limit = limit
         self._unfinished = unfinished
         self._send_unsure = send_unsure
+        self._without_headers = without_headers
         self._unread = 0
         self._open_chords: dict[str, bool] = {}
         self.refused: Counter[Refusal] = Counter()
@@ -308,6 +312,8 @@ class Retry:
         judged = repeat_of(record, self._codec, self._queue)
         if isinstance(judged, Repeat) and record.group_id is not None and self._is_open_chord(record.group_id):
             return Refusal.OPEN_CHORD
+        if isinstance(judged, Repeat) and record.state not in STATES_SENT_WITH and not self._without_headers:
+            return Refusal.HEADERS_UNKNOWN
         return judged
 
     def _is_open_chord(self, group_id: str) -> bool:

@@ -8,5 +8,7 @@ CUT = "rootcellar.cut"
 RETRIED_AS, RETRY_OF = "rootcellar_retried_as", "rootcellar_retry_of"
 #: how a failed task was sent, as far as no other field says it
 SENT_WITH = "rootcellar_sent_with"
+#: the states of records that say how the task was sent
+STATES_SENT_WITH = frozenset({"FAILURE", "REJECTED", "REVOKED"})
 #: all of them
 OURS = frozenset({CUT, RETRIED_AS, RETRY_OF, SENT_WITH})
