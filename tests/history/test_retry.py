@@ -182,6 +182,25 @@ def test_types_of_typed_json_are_sent_as_they_were(sqlite: Store, app: Celery) -
     assert message.decode()[0] == [Decimal("1.10"), moment]
 
 
+@pytest.mark.parametrize("args", [[(1, 2)], [{5: "x"}], [{"a": [(1,)]}]])
+def test_arguments_that_the_message_would_change_are_refused(args: Any, sqlite: Store, app: Celery) -> None:
+    typed = Codec(serializer="rootcellar-json")
+    record = failure("old", args, codec=typed)
+
+    assert refused_only(sqlite, app, record, typed) is Refusal.NOT_PRESERVED
+
+    app.conf.task_serializer = "pickle"
+    list(history_of(sqlite, typed).retry("", app=app).send())
+    (message,) = messages(app)
+    assert message.content_type == "application/x-python-serialize"
+
+
+def test_numbers_that_are_not_finite_are_sent(sqlite: Store, app: Celery) -> None:
+    sqlite.put(failure("old", [float("nan"), float("inf"), b"\xff"], codec=Codec(serializer="rootcellar-json")))
+
+    assert len(list(history_of(sqlite, Codec(serializer="rootcellar-json")).retry("", app=app).send())) == 1
+
+
 KEYED = codec_of({"result_encryption_keys": make_key()})
 
 

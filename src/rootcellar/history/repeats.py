@@ -40,6 +40,7 @@ class Refusal(Enum):
     ADOPTED = "it is in a table of Celery's own, in which nothing can be recorded"
     NO_ROUTE = "the broker has no queue for it"
     HEADERS_UNKNOWN = "its headers, priority and exchange are not known; give --without-headers to send without them"
+    NOT_PRESERVED = "its arguments contain types that the serializer of messages would change"
     NOT_ENCODABLE = "its arguments cannot be encoded for a message"
     CHORD = "it belongs to a chord, which has failed with it"
     OPEN_CHORD = "it belongs to a chord that waits for it, and its new result would not be counted there"

@@ -149,7 +149,7 @@ class Retry:
             seconds: for how long tasks are read; at least some are.
         """
         # imported late: it imports the drivers of brokers
-        from rootcellar.history.sending import is_encodable
+        from rootcellar.history.sending import why_not_encodable
 
         refused: Counter[Refusal] = Counter()
         found = sendable = followed = succeeded = 0
@@ -162,8 +162,8 @@ class Retry:
                 is_all = False
                 break
             found += 1
-            if isinstance(judged, Repeat) and not is_encodable(self._app, judged):
-                judged = Refusal.NOT_ENCODABLE
+            if isinstance(judged, Repeat):
+                judged = why_not_encodable(self._app, judged) or judged
             if isinstance(judged, Refusal):
                 refused[judged] += 1
                 continue
@@ -198,7 +198,7 @@ class Retry:
             StoreError: the store cannot be read or written. The last task may be unsure.
         """
         # imported late: it imports the drivers of brokers
-        from rootcellar.history.sending import Sender, is_encodable
+        from rootcellar.history.sending import Sender, why_not_encodable
 
         pace = _Pace(per_second, stop or threading.Event())
         count = 0
@@ -206,8 +206,8 @@ class Retry:
             for record, judged in self._judged():
                 if (self._limit is not None and count >= self._limit) or not pace.may_go_on():
                     return
-                if isinstance(judged, Repeat) and not is_encodable(self._app, judged):
-                    judged = Refusal.NOT_ENCODABLE
+                if isinstance(judged, Repeat):
+                    judged = why_not_encodable(self._app, judged) or judged
                 refusal = judged if isinstance(judged, Refusal) else self._send(record, judged, sender)
                 if refusal is not None:
                     self.refused[refusal] += 1

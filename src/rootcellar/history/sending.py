@@ -5,11 +5,12 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from kombu.exceptions import EncodeError, OperationalError
-from kombu.serialization import dumps
+from kombu.exceptions import DecodeError, EncodeError, OperationalError
+from kombu.serialization import dumps, loads
 
 from rootcellar.errors import BrokerRefused, BrokerUnavailable
-from rootcellar.history.repeats import Repeat
+from rootcellar.history.repeats import Refusal, Repeat
+from rootcellar.payloads.pickles import PICKLE
 from rootcellar.payloads.stamps import RETRY_OF
 from rootcellar.urls import redact
 
@@ -105,10 +106,40 @@ class Sender:
         )
 
 
-def is_encodable(app: Any, repeat: Repeat) -> bool:
-    """Return whether the app's serializer for messages can encode the arguments."""
+def why_not_encodable(app: Any, repeat: Repeat) -> Refusal | None:
+    """Return why the app's serializer for messages cannot carry the arguments as they are; ``None`` if it can."""
+    serializer = app.conf.task_serializer
+    arguments = [repeat.args, repeat.kwargs]
     try:
-        dumps([repeat.args, repeat.kwargs, dict(repeat.headers)], serializer=app.conf.task_serializer)
+        dumps(dict(repeat.headers), serializer=serializer)
+        content_type, encoding, body = dumps(arguments, serializer=serializer)
     except EncodeError:
-        return False
+        return Refusal.NOT_ENCODABLE
+    if content_type == PICKLE:
+        return None
+    try:
+        is_same = _is_same(arguments, loads(body, content_type, encoding, accept={content_type}))
+    except DecodeError:
+        is_same = False
+    return None if is_same else Refusal.NOT_PRESERVED
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    """Return whether two values are equal and of the same types. Not recursive, because values may be deep."""
+    todo = [(first, second)]
+    while todo:
+        one, other = todo.pop()
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, dict):
+            if {(type(key), key) for key in one} != {(type(key), key) for key in other}:
+                return False
+            todo.extend((value, other[key]) for key, value in one.items())
+        elif isinstance(one, (list, tuple)):
+            if len(one) != len(other):
+                return False
+            todo.extend(zip(one, other, strict=True))
+        # NaN differs from itself
+        elif one != other and not (one != one and other != other):
+            return False
     return True
