@@ -214,6 +214,7 @@ KEYED = codec_of({"result_encryption_keys": make_key()})
         (failure("a", [["card *** of ann"]]), Refusal.MASKED),
         (failure("a", [{"***": 1}]), Refusal.MASKED),
         (failure("a", stamps=stamped("a", **{SENT_WITH: {"headers": {"token": "***"}}})), Refusal.MASKED),
+        (failure("a", stamps=stamped("a", password="***")), Refusal.MASKED),
         (failure("a", stamps=stamped("a", **{SENT_WITH: {"chord": True}})), Refusal.CHORD),
         (failure("a", args=Payload(b'{"rootcellar.truncated": {"size": 9}}')), Refusal.TRUNCATED),
         (failure("a", stamps=stamped("a", **{"rootcellar.cut": {"kwargs": 9}})), Refusal.TRUNCATED),

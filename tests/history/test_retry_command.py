@@ -72,7 +72,7 @@ def test_dry_run_shows_what_would_be_sent_and_sends_nothing(store: Store, url: s
         *sorted(lines[9:], key=lines.index),
     ]
     assert set(lines[9:]) == {
-        "2 are not sent: their arguments or headers were masked.",
+        "2 are not sent: their arguments, headers or stamps were masked.",
         "1 is not sent: its arguments cannot be read.",
     }
     assert store.get(new_id_of("t0")) is None

@@ -30,7 +30,7 @@ class Refusal(Enum):
     NO_NAME = "its name is not stored"
     NO_QUEUE = "its queue is not stored"
     NO_ARGUMENTS = "its arguments are not stored"
-    MASKED = "its arguments or headers were masked"
+    MASKED = "its arguments, headers or stamps were masked"
     TRUNCATED = "its arguments were truncated"
     AS_TEXT = "its arguments are stored only as a text, because they could not be encoded"
     PICKLED = "its arguments are pickled"
@@ -105,7 +105,8 @@ def repeat_of(record: TaskRecord, codec: Codec, queue: str | None = None) -> Rep
         if isinstance(each, Refusal):
             return each
     headers = sent_with.get("headers") or {}
-    if is_masked([args, kwargs, headers]):
+    own_stamps = {name: value for name, value in stamps.items() if name not in OURS}
+    if is_masked([args, kwargs, headers, own_stamps]):
         return Refusal.MASKED
     exchange, priority = sent_with.get("exchange"), sent_with.get("priority")
     return Repeat(
@@ -118,7 +119,7 @@ def repeat_of(record: TaskRecord, codec: Codec, queue: str | None = None) -> Rep
         routing_key=queue or record.queue or "",
         priority=priority if isinstance(priority, int) else None,
         headers=headers if isinstance(headers, Mapping) else {},
-        stamps={name: value for name, value in stamps.items() if name not in OURS},
+        stamps=own_stamps,
         is_followed=bool(sent_with.get("followed")),
     )
 
