@@ -16,8 +16,10 @@ import redis
 from celery import Celery
 
 from rootcellar.cli.retry import _plural
+from rootcellar.errors import BrokerUnavailable
 from rootcellar.history.history import History
-from rootcellar.history.repeats import Refusal, new_id_of
+from rootcellar.history.repeats import Refusal, Repeat, new_id_of
+from rootcellar.history.sending import Sender
 from rootcellar.payloads import STAMPS, Codec
 from rootcellar.payloads.stamps import SENT_WITH
 from rootcellar.records import Payload, TaskRecord
@@ -125,6 +127,34 @@ def test_json_has_every_sent_task_and_what_was_refused(store: Store, url: str) -
     }
     again = retry(url, "id:t", "--yes", "--json")
     assert (again.status, json.loads(again.out)["refused"]) == (0, {"retried": 1})
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_tasks_that_were_sent_before_an_error_are_reported(
+    words: tuple[str, ...], store: Store, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        store.put(failure(f"t{number}"))
+    send, sent = Sender.send, []
+
+    def send_two(self: Sender, repeat: Repeat) -> None:
+        if len(sent) == 2:
+            raise BrokerUnavailable("the broker is gone", where="memory://", remedy="start it")
+        sent.append(repeat.new_id)
+        send(self, repeat)
+
+    monkeypatch.setattr(Sender, "send", send_two)
+
+    done = retry(url, "state:failed", "--yes", *words)
+
+    assert done.status == 1
+    assert "the broker is gone" in done.err
+    if not words:
+        assert done.out.splitlines()[-1] == "2 tasks sent again."
+        return
+    found = json.loads(done.out)
+    assert [each["retried_as"] for each in found["sent"]] == sent
+    assert "the broker is gone" in found["error"]
 
 
 def test_nothing_found_is_no_error(store: Store, url: str) -> None:

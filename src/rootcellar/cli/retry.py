@@ -27,6 +27,7 @@ from rootcellar.cli.options import (
 )
 from rootcellar.cli.output import WrongUse, number_of_tasks, print_json, say, visible
 from rootcellar.cli.stores import existing_history, load_app
+from rootcellar.errors import RootcellarError
 from rootcellar.history.repeats import Refusal, Repeat
 from rootcellar.history.retry import RetryPreview
 
@@ -108,14 +109,20 @@ def retry(
         report = _Json() if as_json else _Text()
         report.preview(preview, limit)
         if dry_run or not preview.sendable:
-            report.end(0, preview.refused, is_stopped=False)
+            report.end(preview.refused, is_stopped=False)
             raise typer.Exit(_status(preview.refused))
         count = min(preview.sendable, limit or preview.sendable)
         more = "" if preview.is_all or count == limit else "more than "
         confirm(yes, f"Send {more}{number_of_tasks(count)} again?")
         with _stopping() as stop:
-            sent = report.follow(asked.send(per_second=per_second, stop=stop), count)
-            report.end(sent, asked.refused, is_stopped=stop.is_set())
+            try:
+                report.follow(asked.send(per_second=per_second, stop=stop), count)
+            except RootcellarError as exc:
+                report.error = str(exc)
+                raise
+            finally:
+                # also after an error: what was sent is sent
+                report.end(asked.refused, is_stopped=stop.is_set())
     if stop.is_set():
         raise typer.Exit(128 + signal.SIGINT)
     raise typer.Exit(_status(asked.refused))
@@ -166,6 +173,10 @@ def _stopping() -> Iterator[threading.Event]:
 class _Text:
     """Prints for people."""
 
+    def __init__(self) -> None:
+        self.sent = 0
+        self.error: str | None = None
+
     def preview(self, preview: RetryPreview, limit: int | None) -> None:
         say(f"{number_of_tasks(preview.found)} found: {preview.sentence}.")
         if not preview.is_all:
@@ -185,18 +196,18 @@ class _Text:
         if preview.unread:
             say(f"{number_of_tasks(preview.unread)} left out: the filter asks for a value that cannot be read here.")
 
-    def follow(self, sent: Iterator[Any], total: int) -> int:
-        """Print the progress, and return how many tasks were sent."""
-        count, printed = 0, time.monotonic()
+    def follow(self, sent: Iterator[Any], total: int) -> None:
+        """Print the progress, and count the tasks that are sent."""
+        printed = time.monotonic()
         for count, _ in enumerate(sent, 1):
+            self.sent = count
             if time.monotonic() >= printed + _PROGRESS_INTERVAL_SECONDS:
                 printed = time.monotonic()
                 say(f"{count:,} of {total:,} sent." if count <= total else f"{count:,} sent.")
-        return count
 
-    def end(self, sent: int, refused: Mapping[Refusal, int], *, is_stopped: bool) -> None:
-        if sent or is_stopped:
-            say(f"{number_of_tasks(sent)} sent again.")
+    def end(self, refused: Mapping[Refusal, int], *, is_stopped: bool) -> None:
+        if self.sent or is_stopped:
+            say(f"{number_of_tasks(self.sent)} sent again.")
         if is_stopped:
             say("Stopped. Run the same command again to go on.")
 
@@ -206,6 +217,7 @@ class _Json:
 
     def __init__(self) -> None:
         self._document: dict[str, Any] = {}
+        self.error: str | None = None
 
     def preview(self, preview: RetryPreview, limit: int | None) -> None:
         self._document = {
@@ -221,16 +233,17 @@ class _Json:
             "sent": [],
         }
 
-    def follow(self, sent: Iterator[Any], total: int) -> int:
-        """Collect the tasks that are sent, and return how many there were."""
+    def follow(self, sent: Iterator[Any], total: int) -> None:
+        """Collect the tasks that are sent."""
         listed = self._document["sent"]
         for each in sent:
             listed.append({"task_id": each.old_id, "retried_as": each.new_id, "name": each.name})
-        return len(listed)
 
-    def end(self, sent: int, refused: Mapping[Refusal, int], *, is_stopped: bool) -> None:
+    def end(self, refused: Mapping[Refusal, int], *, is_stopped: bool) -> None:
         self._document["refused"] = {refusal.name.lower(): count for refusal, count in refused.items()}
         self._document["stopped"] = is_stopped
+        if self.error is not None:
+            self._document["error"] = self.error
         print_json(self._document)
 
 
