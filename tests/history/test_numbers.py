@@ -78,7 +78,11 @@ FILTERS = (
 
 
 @pytest.mark.parametrize("is_rolled", [True, False], ids=["counted", "not counted"])
-def test_count_equals_the_length_of_the_list(store: Any, history: History, is_rolled: bool) -> None:
+def test_count_equals_the_length_of_the_list(
+    store: Any, history: History, is_rolled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # enough for a slow machine
+    monkeypatch.setattr(selections, "CATCH_UP_SECONDS", 30.0)
     fill(store)
     if is_rolled:
         roll_all(store)
