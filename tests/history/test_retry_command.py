@@ -247,6 +247,53 @@ def test_interrupted_command_ends_after_a_task_and_goes_on_later(
     assert sorted(ids) == sorted(new_id_of(f"t{task}") for task in range(300))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_ends_the_command_while_the_broker_does_not_answer(
+    number: signal.Signals, store: Store, url: str, redis_url: str
+) -> None:
+    store.put(failure("t"))
+    started = [*commands.command("retry", "state:failed"), "--backend", url, "--broker", redis_url, "--yes", "--json"]
+    with redis.Redis.from_url(redis_url) as broker:
+        # longer than the test may take
+        broker.execute_command("CLIENT", "PAUSE", 600_000, "WRITE")
+        try:
+            with subprocess.Popen(
+                started, env=commands.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as command:
+                assert poll(lambda: (found := store.get("t")) is not None and found.stamps is not None, 60)
+                command.send_signal(number)
+                assert command.stderr is not None
+                assert command.stderr.readline().startswith("Stopping after this task.")
+                command.send_signal(number)
+                try:
+                    out, _ = command.communicate(timeout=20)
+                finally:
+                    command.kill()
+        finally:
+            broker.execute_command("CLIENT", "UNPAUSE")
+
+    assert command.returncode == 128 + number
+    assert (json.loads(out)["sent"], json.loads(out)["stopped"]) == ([], True)
+    assert retry(url, "state:failed", "--json").out.count('"unsure": 1') == 1
+
+
+def test_broker_that_does_not_take_a_message_in_time_is_an_error(
+    store: Store, url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(failure("t"))
+    monkeypatch.setattr("rootcellar.history.sending.SEND_TIMEOUT", 1)
+    with redis.Redis.from_url(redis_url) as broker:
+        broker.execute_command("CLIENT", "PAUSE", 600_000, "WRITE")
+        try:
+            done = commands.run_here("retry", "state:failed", "--backend", url, "--broker", redis_url, "--yes")
+        finally:
+            broker.execute_command("CLIENT", "UNPAUSE")
+
+    assert done.status == 1
+    assert "the broker cannot be reached" in done.err
+    assert retry(url, "state:failed", "--json").out.count('"unsure": 1') == 1
+
+
 class Waits(threading.Event):
     """Notes for how long it is waited for, and does not wait."""
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -83,7 +84,8 @@ def retry(
 
     Tasks are sent by their names; the application is not imported, unless --app names it. The new task has a new id,
     and `show` prints the link between the two. A task is sent once, however often this command is run: it may be
-    stopped with Ctrl-C, or killed, and started again. docs/retry.md says what exactly is guaranteed.
+    stopped with Ctrl-C, or killed, and started again. A second Ctrl-C does not wait for the broker. docs/retry.md says
+    what exactly is guaranteed.
 
     Tasks are not sent if their arguments were masked, truncated, pickled, encrypted under a missing key or not
     stored, or if they are part of a chord. Headers, priority and exchange are stored only for tasks that failed, were
@@ -159,15 +161,30 @@ def _broker_app(choice: Choice, broker: str | None) -> Any:
 
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set, so that the task that is being sent is finished first."""
+    """Yield an event that Ctrl-C and SIGTERM set, so that the task that is being sent is finished first.
+
+    A second signal ends the command at once, because the broker or the store may not answer.
+    """
     stop = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    before = [signal.getsignal(number) for number in numbers]
+
+    def restore() -> None:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        restore()
+        # print() may be interrupted by a signal, and must not be called then
+        os.write(2, b"Stopping after this task. To stop at once, press Ctrl-C again.\n")
+
+    for number in numbers:
+        signal.signal(number, on_signal)
     try:
         yield stop
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        restore()
 
 
 class _Text:

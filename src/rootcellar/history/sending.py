@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from types import TracebackType
 from typing import Any
 
 from kombu.exceptions import DecodeError, EncodeError, OperationalError
+from kombu.messaging import Producer
 from kombu.serialization import dumps, loads
 
 from rootcellar.errors import BrokerRefused, BrokerUnavailable
@@ -16,6 +18,12 @@ from rootcellar.urls import redact
 
 #: seconds to connect to the broker
 _CONNECT_TIMEOUT = 10.0
+#: seconds for the broker to take a message
+SEND_TIMEOUT = 30
+
+
+#: kombu before 5.5 awaits the confirmation of a message for any time
+_HAS_CONFIRM_TIMEOUT = "confirm_timeout" in signature(Producer.publish).parameters
 
 
 class Sender:
@@ -42,6 +50,9 @@ class Sender:
         """
         if self._connection.transport.driver_type == "amqp":
             self._connection.transport_options["confirm_publish"] = True
+            self._connection.transport_options.setdefault("write_timeout", SEND_TIMEOUT)
+        if self._connection.transport.driver_type == "redis":
+            self._connection.transport_options.setdefault("socket_timeout", SEND_TIMEOUT)
         try:
             self._connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=_CONNECT_TIMEOUT)
         except (OperationalError, *self._connection.connection_errors) as exc:
@@ -53,20 +64,26 @@ class Sender:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._connection.release()
+        if exc is None:
+            self._connection.release()
+        else:
+            # release() waits for the answer of a broker that may not answer
+            self._connection.collect(_CONNECT_TIMEOUT)
 
     def send(self, repeat: Repeat) -> None:
         """Send a task. If this raises :class:`BrokerUnavailable`, the broker may have the message or not.
 
         Raises:
             BrokerRefused: the broker has certainly not taken the message.
-            BrokerUnavailable: the connection was lost.
+            BrokerUnavailable: the connection was lost, or the broker has not taken the message in time.
         """
         stamps = {**repeat.stamps, RETRY_OF: repeat.old_id}
         message = self._app.amqp.create_task_message(
             repeat.new_id, repeat.name, repeat.args, repeat.kwargs, stamped_headers=[*stamps], **stamps
         )
-        options = {} if repeat.priority is None else {"priority": repeat.priority}
+        options: dict[str, Any] = {} if repeat.priority is None else {"priority": repeat.priority}
+        if _HAS_CONFIRM_TIMEOUT:
+            options["confirm_timeout"] = SEND_TIMEOUT
         try:
             self._app.amqp.send_task_message(
                 self._producer,
