@@ -25,6 +25,7 @@ from rootcellar.history.endings import Endings
 from rootcellar.history.forgetting import Forgetting
 from rootcellar.history.grouping.identity import group_of_text
 from rootcellar.history.history import History
+from rootcellar.history.lists import Page, Tasks
 from rootcellar.history.streaming import pages
 from rootcellar.payloads import codec_of, make_key
 from rootcellar.payloads.blobs.references import BlobSpiller, blob_of
@@ -529,6 +530,31 @@ def test_task_that_ends_after_the_preview_is_not_forgotten(url: str) -> None:
         assert forgetting.run() == 4
         assert history.store.get("task-300") is not None
         assert history.store.get("task-003") is not None
+
+
+@pytest.mark.parametrize("url", [SQLITE, REDIS], ids=lambda store: store.name, indirect=True)
+def test_task_that_changes_after_its_page_was_read_is_not_forgotten(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = datetime.now(timezone.utc) - timedelta(hours=1)
+    running = TaskRecord(task_id="runs", state="STARTED", name="slow.ends", started_at=started)
+    read = Tasks.page
+    with asked(url) as history:
+        history.store.put(running)
+        history.store.put(replace(running, task_id="lost"))
+
+        def page_before_the_task_ends(tasks: Tasks) -> Page:
+            page = read(tasks)
+            history.store.put(replace(running, state="SUCCESS", done_at=started + timedelta(minutes=1)))
+            return page
+
+        forgetting = Forgetting(history, "state:started task:slow.*")
+        monkeypatch.setattr(Tasks, "page", page_before_the_task_ends)
+
+        assert forgetting.run() == 1
+
+        kept = history.store.get("runs")
+        assert kept is not None
+        assert kept.state == "SUCCESS"
+        assert history.store.get("lost") is None
 
 
 def test_preview_counts_up_to_a_limit(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,8 @@ class Forgetting:
     def run(self, on_progress: Callable[[int], object] = lambda count: None) -> int:
         """Delete every task that the filter finds; return how many records there were.
 
+        Each task is read again just before it is deleted, and stays if the filter does not find it any more.
+
         Args:
             on_progress: is called after each batch, with the number that it deleted.
 
@@ -99,10 +101,14 @@ class Forgetting:
         """
         store, spiller, after = self._history.store, self._history.codec.spiller, None
         while True:
-            page = self._tasks(self._page_size, after).page()
+            tasks = self._tasks(self._page_size, after)
+            page = tasks.page()
             ids = self._ids(page)
             for start in range(0, len(ids), _BATCH):
-                count = forget_tasks(store, spiller, ids[start : start + _BATCH])
+                # a task may have changed since the page was read
+                again = tasks.still_matching(ids[start : start + _BATCH])
+                due = [record.task_id for record in again if self._is_due(record)]
+                count = forget_tasks(store, spiller, due)
                 self.forgotten += count
                 on_progress(count)
             after = page.cursor

@@ -135,6 +135,17 @@ class Tasks:
         )
         return page, cursor
 
+    def still_matching(self, task_ids: Sequence[str]) -> list[TaskRecord]:
+        """Read some tasks again, and return those that the filter finds now, as they are stored.
+
+        Raises:
+            AbilityMissing: the store cannot answer this.
+            StoreError: the store cannot be read.
+        """
+        opener = partial(opened, self._codec)
+        matches = Matcher(looked_up(self._query, self._store, self._clock, opener).condition, self._clock, opener)
+        return [record for record in self._store.get_many(task_ids).values() if matches(record)]
+
     @property
     def _sort(self) -> Sort | None:
         query = self._query
