@@ -362,6 +362,22 @@ def test_task_of_an_interrupted_retry_is_unsure_until_its_record_exists(
         assert len(messages(app)) == 1
 
 
+def test_unsure_tasks_are_sent_by_one_of_two_retries_at_once(sqlite: Store, app: Celery) -> None:
+    for number in range(20):
+        task_id = f"t{number:02}"
+        sqlite.put(failure(task_id, stamps=stamped(task_id, **{RETRIED_AS: new_id_of(task_id)})))
+    first, second = (history_of(sqlite).retry("state:failed", app=app, send_unsure=True) for _ in range(2))
+
+    sent = []
+    for one in first.send():
+        sent.append(one)
+        if len(sent) == 5:
+            sent += second.send()
+
+    assert len(messages(app)) == 20 == len({each.old_id for each in sent})
+    assert first.refused == {Refusal.CHANGED: 15}
+
+
 def test_outage_of_the_store_after_sending_leaves_the_task_unsure(
     sqlite: Store, app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from rootcellar.history.filters import Clock, Filter, sentence
 from rootcellar.history.lists import MAX_SIZE, Tasks
 from rootcellar.history.repeats import Refusal, Repeat, new_id_of, repeat_of, stamps_of
 from rootcellar.payloads import ARGS, KWARGS, STAMPS, Codec
-from rootcellar.payloads.stamps import RETRIED_AS, RETRY_OF, STATES_SENT_WITH
+from rootcellar.payloads.stamps import RETRIED_AS, RETRY_COUNT, RETRY_OF, STATES_SENT_WITH
 from rootcellar.records import NO_DATE, SENT, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.base import RecordsSent, Replaceable
@@ -221,9 +221,8 @@ class Retry:
 
     def _send(self, record: TaskRecord, repeat: Repeat, sender: Sender) -> Refusal | None:
         """Send one task; return why it was not sent, or ``None``."""
-        reserved = self._with_stamp(record, RETRIED_AS, repeat.new_id)
-        # an unsure task has the stamp already
-        if reserved.stamps != record.stamps and not self._replaceable.replace(record, reserved):
+        reserved = self._reserved(record, repeat.new_id)
+        if not self._replaceable.replace(record, reserved):
             is_same = self._store.get(record.task_id) == record
             return Refusal.ADOPTED if is_same else Refusal.CHANGED
         try:
@@ -234,12 +233,15 @@ class Retry:
         self._records_sent.put_sent([self._record_of(record, repeat)])
         return None
 
-    def _with_stamp(self, record: TaskRecord, name: str, value: str) -> TaskRecord:
+    def _reserved(self, record: TaskRecord, new_id: str) -> TaskRecord:
+        """Return the record with the new id; with a higher count if it has this id, so that it differs in any case."""
         stamps = stamps_of(record, self._codec)
         assert not isinstance(stamps, Refusal)
-        if stamps.get(name) == value:
-            return record
-        payload = self._codec.encode_loosely({**stamps, name: value}, task_id=record.task_id, field=STAMPS)
+        changed = {**stamps, RETRIED_AS: new_id}
+        if RETRIED_AS in stamps:
+            count = stamps.get(RETRY_COUNT)
+            changed[RETRY_COUNT] = (count if isinstance(count, int) else 1) + 1
+        payload = self._codec.encode_loosely(changed, task_id=record.task_id, field=STAMPS)
         return replace(record, stamps=payload)
 
     def _no_stamps(self, record: TaskRecord) -> Any:
