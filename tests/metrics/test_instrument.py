@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -236,6 +237,59 @@ def test_gauges_of_processes_that_ended_are_not_added() -> None:
     rows.claim(0)[0] = 2.0
     counted, current = rows.sums()
     assert (counted[0], current[0]) == (7.0, 2.0)
+
+
+class _Failing:
+    """Something that cannot be asked the first time; the thread that asks it ends when the test is over."""
+
+    def __init__(self) -> None:
+        self.is_over = threading.Event()
+        self.asked = 0
+
+    def awaited(self) -> int:
+        self.asked += 1
+        if self.is_over.is_set():
+            raise SystemExit
+        if self.asked == 1:
+            raise LookupError("not now")
+        return 3
+
+
+def test_figures_of_a_child_go_on_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rootcellar.metrics.instrument.SAMPLE_SECONDS", 0.01)
+    made = Instruments(Celery("failing", set_as_current=False), None)
+    failing = _Failing()
+    made._recorder.add_waiter(failing)
+
+    def run() -> None:
+        with suppress(SystemExit):
+            made._sample()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: failing.asked > 2 or not thread.is_alive(), "it is asked again")
+    assert failing.asked > 2
+    failing.is_over.set()
+    thread.join()
+    assert caplog.text.count("Figures of this process are old") == 1
+
+
+def test_figures_are_read_while_a_thread_makes_a_backend() -> None:
+    class Changing(weakref.WeakSet[Any]):
+        is_changed = False
+
+        def __iter__(self) -> Iterator[Any]:
+            if not self.is_changed:
+                self.is_changed = True
+                raise RuntimeError("Set changed size during iteration")
+            return super().__iter__()
+
+    recorder = Recorder()
+    recorder._waiters = Changing()
+    recorder.sample()
+    assert recorder._waiters.is_changed
 
 
 def test_place_beyond_the_last_row_is_refused() -> None:

@@ -150,8 +150,14 @@ class Instruments:
 
     def _sample(self) -> None:
         never = Gate()
+        is_reported = False
         while True:
-            self._recorder.sample()
+            try:
+                self._recorder.sample()
+            except Exception as exc:  # the next look may succeed, and without this thread the last figures would stay
+                if not is_reported:
+                    is_reported = True
+                    logger.warning("Figures of this process are old (logged once): %s", exc, exc_info=True)
             never.wait(SAMPLE_SECONDS)
 
     def _on_ready(self, sender: Any = None, **_: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from celery import states
 
@@ -85,6 +85,8 @@ _DELETED = _LAYOUT.place(catalogue.CLEANUP_DELETED)
 _WAITS = _LAYOUT.place(catalogue.POOL_WAIT)
 
 WIDTH = _LAYOUT.width
+
+T = TypeVar("T")
 
 
 class Waits(Protocol):
@@ -186,8 +188,8 @@ class Recorder:
     def sample(self) -> None:
         """Write the figures of this moment, such as the number of connections, to the row of this process."""
         figures = dict.fromkeys(_GAUGES, 0)
-        figures["waiters"] = sum(waiter.awaited() for waiter in list(self._waiters))
-        for backend in list(self._backends):
+        figures["waiters"] = sum(waiter.awaited() for waiter in _members(self._waiters))
+        for backend in _members(self._backends):
             figures["late"] += backend.late_writes
             pooled = backend.store.ability(Pooled)
             for pool in pooled.pools() if pooled else ():
@@ -205,6 +207,16 @@ class Recorder:
             return _LAYOUT.families(*self._shared.sums())
         row = cells.row.tolist()
         return _LAYOUT.families(row, row)
+
+
+def _members(of: weakref.WeakSet[T]) -> list[T]:
+    """Return what is in a set, also while other threads add to it. Without a lock, which a fork could leave locked."""
+    while True:
+        try:
+            return list(of)
+        except RuntimeError:
+            # another thread has just added something
+            continue
 
 
 def kind_of(error: Exception) -> str:
