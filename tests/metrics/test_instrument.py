@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from billiard import Process
 from celery import Celery
+from celery.local import Proxy
 from prometheus_client import CollectorRegistry, generate_latest
 
 import rootcellar
@@ -360,6 +361,14 @@ def test_app_is_instrumented_once() -> None:
     rootcellar.instrument(app, listen=None)
     with pytest.raises(ConfigurationError, match="already"):
         rootcellar.instrument(app, listen=None)
+
+
+def test_app_may_be_given_by_a_proxy(tmp_path: Any) -> None:
+    app = Celery("behind", backend=f"rootcellar+sqlite:///{tmp_path}/results.sqlite3", set_as_current=False)
+    made = rootcellar.instrument(Proxy(lambda: app), listen=None)
+    app.backend.store_result("one", 1, "SUCCESS")
+    assert calls(made, "put") == 1
+    app.backend.store.close()
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def instrument(app: Any, *, listen: str | None = LISTEN) -> Instruments:
     in its own registry of prometheus_client.
 
     Args:
-        app: the Celery app. Its result backend must be one of rootcellar with a store.
+        app: the Celery app, or a proxy of it. Its result backend must be one of rootcellar with a store.
         listen: where a worker serves, as ``HOST:PORT``; ``None`` for nowhere. Each worker on a machine needs a port of
             its own.
 
@@ -58,6 +58,9 @@ def instrument(app: Any, *, listen: str | None = LISTEN) -> Instruments:
         DriverMissing: prometheus_client is not installed.
     """
     check_installed(WHERE)
+    if hasattr(app, "_get_current_object"):
+        # such as celery.current_app; a proxy is not the app of a backend, nor of a worker
+        app = app._get_current_object()
     address = None if listen is None else parse_address(listen, WHERE)
     if observer_of(app) is not None:
         raise ConfigurationError(
