@@ -172,6 +172,24 @@ def test_question_that_a_store_cannot_answer_leaves_the_others(
     store.close()
 
 
+def test_unexpected_error_is_logged_and_leaves_the_other_figures(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(history: History) -> Iterator[Family]:
+        raise LookupError("not ours")
+
+    monkeypatch.setattr(readings, "stuck", broken)
+    store = open_store(sqlite_url)
+    collector = StoreCollector(History(store, Codec()), must_exist)
+    for _ in range(2):
+        found = parsed(exposition(collector.families())[0].decode())
+        assert value(found, UP) == 0
+        assert value(found, "rootcellar_table_rows", {"table": "celery_taskmeta"}) == 1
+    assert "unexpected LookupError" in str(collector.failure)
+    assert caplog.text.count("Some metrics are missing or old: not ours") == 1
+    store.close()
+
+
 def test_scrape_of_a_frozen_server_ends_in_time(new_postgres: Callable[..., PostgresServer]) -> None:
     server = new_postgres(auth="trust")
     store = open_store(server.create_database())

@@ -101,8 +101,11 @@ class StoreCollector:
             self._note(_too_slow(self._store.where, self._timeout))
         except RootcellarError as exc:
             self._note(exc)
+        except Exception as exc:  # a scrape must be answered, whatever the driver of a store raises
+            logger.warning("The store could not be asked: %s", exc, exc_info=True)
+            self._note(_unexpected(self._store.where, exc))
         else:
-            self._note(None)
+            self._note(next((reader.failure for reader in self._readers if reader.failure is not None), None))
         finally:
             if answer.done():
                 self._answer = None
@@ -119,7 +122,7 @@ class StoreCollector:
             self._does_exist = True
         try:
             return [family for reader in self._readers for family in reader.read(self._history)]
-        except RootcellarError:
+        except Exception:
             self._does_exist = False
             raise
 
@@ -138,19 +141,43 @@ class _Reader:
         self._at = float("-inf")
         self._families: list[Family] = []
         self._is_reported = False
+        #: the error that is none of ours with which the last reading ended
+        self.failure: RootcellarError | None = None
 
     def read(self, history: History) -> list[Family]:
-        """Return the figures. If this store or this user cannot answer the question, return the last ones, or none."""
+        """Return the figures. If this store or this user cannot answer the question, return the last ones, or none.
+
+        The same after an error that is none of ours, so that the other figures are read.
+        """
         if time.monotonic() - self._at < self._kept:
             return self._families
         try:
             self._families = list(self._read(history))
         except (PermissionDenied, AbilityMissing, SearchTooSlow) as exc:
-            level = logging.DEBUG if self._is_reported else logging.WARNING
-            logger.log(level, "Some metrics are missing or old: %s", exc)
-            self._is_reported = True
+            self._report(exc)
+            self.failure = None
+        except RootcellarError:
+            raise
+        except Exception as exc:  # a figure that cannot be read must not take the others along
+            self._report(exc, with_traceback=True)
+            self.failure = _unexpected(history.store.where, exc)
+        else:
+            self.failure = None
         self._at = time.monotonic()
         return self._families
+
+    def _report(self, exc: Exception, *, with_traceback: bool = False) -> None:
+        level = logging.DEBUG if self._is_reported else logging.WARNING
+        logger.log(level, "Some metrics are missing or old: %s", exc, exc_info=with_traceback)
+        self._is_reported = True
+
+
+def _unexpected(where: str, exc: Exception) -> RootcellarError:
+    return RootcellarError(
+        f"metrics could not be read: an unexpected {type(exc).__name__}",
+        where=where,
+        remedy="see the log; this is an error of rootcellar or of a driver",
+    )
 
 
 def _too_slow(where: str, seconds: float) -> RootcellarError:

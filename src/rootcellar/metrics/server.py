@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -90,7 +91,8 @@ class MetricsServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the failure of one request: usually the client is gone."""
-        logger.info("A request for metrics from %s failed.", client_address, exc_info=True)
+        level = logging.INFO if isinstance(sys.exc_info()[1], OSError) else logging.WARNING
+        logger.log(level, "A request for metrics from %s failed.", client_address, exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
