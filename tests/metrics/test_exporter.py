@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.history.history import History
-from rootcellar.metrics import readings
+from rootcellar.metrics import catalogue, readings
 from rootcellar.metrics.collector import StoreCollector
 from rootcellar.metrics.families import Family, exposition
 from rootcellar.metrics.server import parse_address
@@ -23,7 +24,7 @@ from rootcellar.payloads import Codec
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.search import SearchTooSlow
 from tests.commands import command, environment, run_here, run_without
-from tests.helpers import record, wait_until
+from tests.helpers import PATIENCE, record, wait_until
 from tests.metrics.scraping import parsed, scrape, value
 from tests.servers import IN_URL, PostgresServer, die_with_parent, free_port
 
@@ -187,6 +188,28 @@ def test_unexpected_error_is_logged_and_leaves_the_other_figures(
         assert value(found, "rootcellar_table_rows", {"table": "celery_taskmeta"}) == 1
     assert "unexpected LookupError" in str(collector.failure)
     assert caplog.text.count("Some metrics are missing or old: not ours") == 1
+    store.close()
+
+
+def test_figure_that_takes_long_does_not_count_as_down(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go = threading.Event()
+
+    def slow(history: History) -> Iterator[Family]:
+        assert may_go.wait(PATIENCE)
+        yield Family(catalogue.STUCK, {("STARTED",): 7.0})
+
+    monkeypatch.setattr(readings, "stuck", slow)
+    store = open_store(sqlite_url)
+    collector = StoreCollector(History(store, Codec()), must_exist, timeout=2.0)
+    found = parsed(exposition(collector.families())[0].decode())
+    assert value(found, UP) == 1
+    assert ("rootcellar_chords_open", ()) in found
+    assert ("rootcellar_stuck", (("state", "STARTED"),)) not in found
+    may_go.set()
+    wait_until(
+        lambda: parsed(exposition(collector.families())[0].decode()).get(("rootcellar_stuck", (("state", "STARTED"),))),
+        "it is read",
+    )
     store.close()
 
 

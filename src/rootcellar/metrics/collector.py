@@ -6,6 +6,9 @@ instead of beginning another one, so a slow server gets at most one call at a ti
     scrape ──> no call is running: begin one ──┐
            └─> a call is running ──────────────┴─> it ends in time ──> its figures, up 1
                                                 └─> it fails, or does not ──> the last figures, up 0
+
+The figures that may cost more have a call of their own, which begins when the others are read, and uses the rest of the
+time. If it does not end in time, they stay as they were, and the store is up.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
+from contextlib import suppress
 
 from rootcellar.errors import AbilityMissing, PermissionDenied, RootcellarError, StoreUnavailable
 from rootcellar.history.history import History
@@ -65,21 +69,20 @@ class StoreCollector:
         self._constant = [build_info(history.store.url)]
         if table_limit is not None:
             self._constant.append(Family(catalogue.TABLE_LIMIT, {(): float(table_limit)}))
-        self._executor = DeadlineExecutor()
+        executor = DeadlineExecutor()
         #: held during a scrape
         self._scraping = threading.Lock()
-        self._answer: Future[list[Family]] | None = None
-        self._last: list[Family] = []
         statistics = Statistics()
-        self._readers: Sequence[_Reader] = (
-            _Reader(readings.activity),
-            _Reader(readings.journal),
-            _Reader(statistics.read),
+        fast = (_Reader(readings.activity), _Reader(readings.journal), _Reader(statistics.read))
+        slow = (
             _Reader(FailureStatistics(statistics.tasks).read, SLOW_SECONDS),
             _Reader(readings.stuck, SLOW_SECONDS),
             _Reader(readings.sizes, SLOW_SECONDS),
             _Reader(readings.memory, SLOW_SECONDS),
         )
+        self._readers: Sequence[_Reader] = (*fast, *slow)
+        self._fast = _Asked(executor, lambda: self._ask(fast))
+        self._slow = _Asked(executor, lambda: self._ask(slow))
         self._does_exist = False
         #: why the store could not be asked in the last scrape; ``None`` if it was asked
         self.failure: RootcellarError | None = None
@@ -88,15 +91,17 @@ class StoreCollector:
         """Return all metrics of the store."""
         with self._scraping:
             began = time.monotonic()
-            self._refresh()
+            self._refresh(began + self._timeout)
             up = Family(catalogue.UP, {(): float(self.failure is None)})
             duration = Family(catalogue.SCRAPE_DURATION, {(): time.monotonic() - began})
-            return [up, duration, *self._constant, *self._last]
+            return [up, duration, *self._constant, *self._fast.last, *self._slow.last]
 
-    def _refresh(self) -> None:
-        answer = self._answer = self._answer or self._executor.submit(self._ask)
+    def _refresh(self, deadline: float) -> None:
         try:
-            self._last = answer.result(self._timeout)
+            self._fast.refresh(self._timeout)
+            with suppress(NotInTime):
+                # they cost much at times, and are served as they were until they are read
+                self._slow.refresh(deadline - time.monotonic())
         except NotInTime:
             self._note(_too_slow(self._store.where, self._timeout))
         except RootcellarError as exc:
@@ -106,9 +111,6 @@ class StoreCollector:
             self._note(_unexpected(self._store.where, exc))
         else:
             self._note(next((reader.failure for reader in self._readers if reader.failure is not None), None))
-        finally:
-            if answer.done():
-                self._answer = None
 
     def _note(self, failure: RootcellarError | None) -> None:
         has_changed = (failure is None) != (self.failure is None)
@@ -116,15 +118,48 @@ class StoreCollector:
         if has_changed:
             self._on_change(failure)
 
-    def _ask(self) -> list[Family]:
+    def _ask(self, readers: Iterable[_Reader]) -> list[Family]:
         if not self._does_exist:
             self._must_exist(self._store)
             self._does_exist = True
         try:
-            return [family for reader in self._readers for family in reader.read(self._history)]
+            return [family for reader in readers for family in reader.read(self._history)]
         except Exception:
             self._does_exist = False
             raise
+
+
+class _Asked:
+    """Asks for figures in a thread of its own, one call at a time, and keeps the last ones.
+
+    Args:
+        executor: has the threads.
+        ask: reads the figures.
+    """
+
+    def __init__(self, executor: DeadlineExecutor, ask: Callable[[], list[Family]]) -> None:
+        self._executor = executor
+        self._ask = ask
+        self._answer: Future[list[Family]] | None = None
+        #: the figures that were read last
+        self.last: list[Family] = []
+
+    def refresh(self, seconds: float) -> None:
+        """Read the figures, or wait for the call that reads them already.
+
+        Args:
+            seconds: the most seconds to wait.
+
+        Raises:
+            NotInTime: they are not read yet.
+            Exception: the call failed.
+        """
+        answer = self._answer = self._answer or self._executor.submit(self._ask)
+        try:
+            self.last = answer.result(max(0.0, seconds))
+        finally:
+            if answer.done():
+                self._answer = None
 
 
 class _Reader:
