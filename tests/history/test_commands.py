@@ -452,6 +452,16 @@ def test_export_follows_a_link_to_its_file(sqlite_url: str, tmp_path: Path) -> N
     assert (tmp_path / "real.csv").read_text().startswith("state,")
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_export_keeps_the_mode_of_an_older_file(sqlite_url: str, tmp_path: Path, mode: int) -> None:
+    target = tmp_path / "x.csv"
+    target.write_text("old")
+    target.chmod(mode)
+    assert run_here("export", "-b", sqlite_url, "-o", str(target)).status == 0
+    assert target.read_text().startswith("state,")
+    assert target.stat().st_mode & 0o777 == mode
+
+
 def test_pages_shrink_while_records_are_large(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/x.sqlite3"
     large, small = payload("x" * 1_000_000), payload("x")

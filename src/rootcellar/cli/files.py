@@ -17,6 +17,7 @@ from rootcellar.errors import FileUnwritable
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing. It gets its name, in place of an older one, only if the block ends well.
+    The mode of the older one is kept, because a private file must stay private.
 
     A device, a pipe or a socket is written directly.
 
@@ -26,13 +27,16 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     with _translated(path):
         # a link stays a link
         target = Path(os.path.realpath(path))
-        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+        mode = target.stat().st_mode if target.exists() else None
+        if mode is not None and not stat.S_ISREG(mode):
             with target.open("wb") as file:
                 yield file
             return
         partial = target.with_name(f".{target.name[:100]}.{token_hex(8)}.partial")
         try:
-            with partial.open("xb") as file:
+            with open(partial, "xb", opener=_private if mode is not None else None) as file:
+                if mode is not None:
+                    os.fchmod(file.fileno(), stat.S_IMODE(mode))
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -41,6 +45,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 partial.unlink()
             raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager
