@@ -378,13 +378,14 @@ def test_export_into_a_pipe_is_the_file(sqlite_url: str, tmp_path: Path) -> None
 
 def test_cell_that_looks_like_a_formula_begins_with_an_apostrophe(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/x.sqlite3"
-    starts = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"]
+    starts = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "\n=1", "\uff1d1+1"]
     keep(url, *(task(number, name=name) for number, name in enumerate(starts, 1)))
     keep(url, task(9, name="late", started_at=NOW - timedelta(days=1), result=payload(-5)))
     rows = list(csv.DictReader(io.StringIO(run("export", "-b", url, "--format", "csv").out)))
-    assert [row["name"] for row in rows[:6]] == ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\\tx", "'\\rx"]
-    assert rows[6]["result"] == "'-5"
-    assert float(rows[6]["queue_wait_seconds"]) < 0, "a number of ours is no formula"
+    quoted = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\\tx", "'\\rx", "'\n=1", "'\uff1d1+1"]
+    assert [row["name"] for row in rows[:8]] == quoted
+    assert rows[8]["result"] == "-5", "a number is no formula"
+    assert float(rows[8]["queue_wait_seconds"]) < 0, "a number of ours is no formula"
 
 
 def test_values_that_are_not_plain_json_are_exported_as_documented(tmp_path: Path) -> None:

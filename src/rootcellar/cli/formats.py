@@ -19,7 +19,7 @@ COLUMNS = (*FIELDS, "queue_wait_seconds", "run_seconds", "unreadable")
 _JSON_COLUMNS = frozenset({"args", "kwargs", "result", "children", "stamps", "unreadable"})
 _TIMES = ("sent_at", "started_at", "done_at", "expires_at")
 #: a spreadsheet takes a cell that begins with one of these for a formula
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 #: a row group of a Parquet file is written after this many records, or this much text
 _GROUP_RECORDS, _GROUP_CHARACTERS = 10_000, 16_000_000
 
@@ -67,10 +67,10 @@ class Csv:
 
 def _cell(name: str, value: Any) -> Any:
     if value is None or (isinstance(value, (int, float)) and name not in _JSON_COLUMNS):
-        # a number of ours is no formula, also if it is negative
         return value
     text = _text(name, value)
-    quote = "'" if text.startswith(_FORMULA_STARTS) else ""
+    # a number is no formula, also if it is negative
+    quote = "'" if text.startswith(_FORMULA_STARTS) and not isinstance(value, (int, float)) else ""
     if name in _JSON_COLUMNS:
         return quote + escaped(text)
     return quote + "\n".join(map(visible, text.split("\n")))
