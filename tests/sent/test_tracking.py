@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 from celery.exceptions import TimeoutError
+from celery.signals import before_task_publish
 
 from rootcellar.backend.sent import BATCH, SentTasks
 from rootcellar.errors import ConfigurationError, RecordRefused, StoreUnavailable
@@ -157,6 +158,22 @@ def test_task_that_ignores_its_result_is_not_recorded(app: Celery) -> None:
     silent = app.task(name=new_id(), ignore_result=True)(_nothing)
     for result in (add(app).apply_async((1, 2), ignore_result=True), silent.delay()):
         assert stored(app, result.id) is None
+
+
+def test_task_is_recorded_whose_signal_sends_another_one(app: Celery) -> None:
+    inner: list[str] = []
+
+    def audit(sender: Any = None, **_: Any) -> None:
+        if not inner:
+            inner.append(new_id())
+            add(app).apply_async((1, 1), task_id=inner[0])
+
+    before_task_publish.connect(audit)
+    try:
+        outer = add(app).delay(1, 2).id
+    finally:
+        before_task_publish.disconnect(audit)
+    assert [found is not None and found.state for found in (stored(app, outer), stored(app, inner[0]))] == [SENT, SENT]
 
 
 def test_eager_task_is_not_recorded(app: Celery) -> None:

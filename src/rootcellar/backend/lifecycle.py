@@ -67,11 +67,19 @@ def _add_sent_time(headers: Any = None, **_: Any) -> None:
         headers[SENT_AT] = _now().isoformat()
 
 
-class _Calls(threading.local):
-    """The call that this thread is sending: Celery's signal for a sent message does not name the app."""
+#: the most calls of a thread that are being sent; the oldest ones are those that were never sent
+_MAX_CALLS = 16
 
-    backend: ManagedBackend | None = None
-    task_id: str = ""
+
+class _Calls(threading.local):
+    """The calls that this thread is sending: Celery's signal for a sent message does not name the app.
+
+    There can be several, because a receiver of ``before_task_publish`` may send another task.
+    """
+
+    def __init__(self) -> None:
+        #: the backends by the ids of the tasks, the oldest call first
+        self.backends: dict[str, ManagedBackend] = {}
 
 
 _calls = _Calls()
@@ -79,15 +87,18 @@ _calls = _Calls()
 
 def begin_call(backend: ManagedBackend, task_id: str) -> None:
     """Note that the app of a backend sends a task with this thread's next message."""
-    _calls.backend, _calls.task_id = backend, task_id
+    backends = _calls.backends
+    backends.pop(task_id, None)
+    backends[task_id] = backend
+    if len(backends) > _MAX_CALLS:
+        del backends[next(iter(backends))]
 
 
 def _on_task_sent(sender: Any = None, headers: Any = None, body: Any = None, routing_key: Any = None, **_: Any) -> None:
-    backend, _calls.backend = _calls.backend, None
-    if backend is None:
+    if not _calls.backends:
         return
     fields = headers if isinstance(headers, dict) and "id" in headers else body
-    if isinstance(fields, dict) and fields.get("id") == _calls.task_id:
+    if isinstance(fields, dict) and (backend := _calls.backends.pop(fields.get("id", ""), None)) is not None:
         backend.record_sent(sender, headers, body, routing_key)
 
 
