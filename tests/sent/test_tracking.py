@@ -404,6 +404,27 @@ def test_refused_record_does_not_keep_others_from_being_stored(
     assert "Task never is not recorded as sent" in caplog.text
 
 
+def test_arguments_wait_only_up_to_a_limit_in_bytes(
+    redis_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rootcellar.backend.sent.MAX_BYTES", 2_500)
+    place = _Place()
+    with client(redis_url, postgres_url, result_extended=True) as app, queue_over(place, app) as tasks:
+
+        def send_large(task_id: str) -> None:
+            headers = {"id": task_id, "task": "a.task", "retries": 0}
+            tasks.on_sent("a.task", headers, (["x" * 1_000], {}, {}), "celery")
+
+        for task_id in ("one", "two", "three"):
+            send_large(task_id)
+        place.may_go.set()
+        assert tasks.flush(PATIENCE)
+        send_large("four")
+        assert tasks.flush(PATIENCE)
+        found = {record.task_id: record.args is not None for call in place.calls for record in call}
+        assert found == {"one": True, "two": True, "three": False, "four": True}
+
+
 def test_forgotten_task_leaves_the_queue(app: Celery) -> None:
     place = _Place()
     with queue_over(place, app) as tasks:

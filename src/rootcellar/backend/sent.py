@@ -2,8 +2,8 @@
 
 The client that sends a task makes its record and puts it into a queue of its process. A thread takes all records that
 are there and stores them in one round trip, so a group of 1,000 tasks needs a few round trips, and no sending waits for
-the store. In an outage the records wait, up to :data:`MAX_WAITING`. The store never replaces an existing record by one
-of these, so it does not matter how late they arrive.
+the store. In an outage the records wait, up to :data:`MAX_WAITING`, and their arguments up to :data:`MAX_BYTES`. The
+store never replaces an existing record by one of these, so it does not matter how late they arrive.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ logger = visible_logs(get_logger(__name__))
 TRACK_SENT = "result_track_sent"
 #: the most records of one process that wait for the store; in a longer outage, more tasks are not recorded
 MAX_WAITING = 10_000
+#: the most bytes of their arguments; records beyond it wait without their arguments
+MAX_BYTES = 64 * 2**20
 #: the most records that are stored in one call
 BATCH = 500
 #: seconds between two calls, in which more tasks are sent: a group is stored in few round trips
@@ -59,6 +61,22 @@ class _Waiting:
         self.is_failing = False
         #: how many records were not kept because too many waited
         self.dropped = 0
+        #: the bytes of the arguments of all these records
+        self.size = 0
+
+    def add(self, record: TaskRecord) -> None:
+        """Let a record wait; without its arguments if those of the others are too large."""
+        self.remove(record.task_id)
+        if self.size + _size(record) > MAX_BYTES:
+            record = replace(record, args=None, kwargs=None)
+        self.records[record.task_id] = record
+        self.size += _size(record)
+
+    def remove(self, task_id: str) -> None:
+        """Let a record wait no longer."""
+        record = self.records.pop(task_id, None)
+        if record is not None:
+            self.size -= _size(record)
 
     def take(self) -> list[TaskRecord]:
         """Return the oldest records, which are now under way."""
@@ -73,17 +91,24 @@ class _Waiting:
         with self.changed:
             self.records = {**self.under_way, **self.records}
             self.under_way = {}
+            self.size = sum(map(_size, self.records.values()))
             self.is_failing = True
             self.changed.notify_all()
 
     def end(self) -> int:
         """Note that the records that were under way are stored; return how many records were dropped before that."""
         with self.changed:
+            self.size -= sum(map(_size, self.under_way.values()))
             self.under_way = {}
             self.is_failing = False
             dropped, self.dropped = self.dropped, 0
             self.changed.notify_all()
             return dropped
+
+
+def _size(record: TaskRecord) -> int:
+    """Return the bytes of a record's arguments."""
+    return sum(len(value.body) for value in (record.args, record.kwargs) if value is not None)
 
 
 class _Writer(Service):
@@ -198,7 +223,7 @@ class SentTasks:
             if len(waiting.records) >= MAX_WAITING:
                 waiting.dropped += 1
                 return
-            waiting.records[record.task_id] = record
+            waiting.add(record)
             is_attended = waiting.is_attended
         if is_attended:
             return
@@ -223,9 +248,9 @@ class SentTasks:
         if waiting is None:
             return
         with waiting.changed:
-            waiting.records.pop(task_id, None)
+            waiting.remove(task_id)
             waiting.changed.wait_for(lambda: task_id not in waiting.under_way, END_SECONDS)
-            waiting.records.pop(task_id, None)
+            waiting.remove(task_id)
 
     def flush(self, timeout: float = END_SECONDS) -> bool:
         """Wait until all records are stored; return whether they are. Does not wait in an outage.
