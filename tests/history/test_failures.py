@@ -423,3 +423,15 @@ def test_failures_that_are_not_counted_yet_are_said_to_be_missing(url: str, tmp_
     assert "Not all results are counted yet" in ended.err
     (tmp_path / "kept.sqlite3").chmod(0o644)
     assert "Not all" not in run_here("failures", "-b", url).err
+
+
+def test_answer_without_all_rows_is_not_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/x.sqlite3")
+    for number in range(3):
+        store.put(failed(number, HOUR, failure_group=None))
+    roll_all(store)
+    history = History(store, codec_of({}), zone=timezone.utc)
+    assert history.failures().is_exact
+    monkeypatch.setattr("rootcellar.history.failures._MAX_UNGROUPED", 2)
+    assert not history.failures().is_exact
+    store.close()

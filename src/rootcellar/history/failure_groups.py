@@ -108,7 +108,8 @@ class Failures(Sequence[FailureGroup]):
         groups: the groups.
         more: how many groups there are beyond the limit.
         searched_back_to: how far back rows were read, if the time was over before the end; otherwise ``None``.
-        is_exact: whether all results are counted; ``False`` soon after an upgrade, or if no process counts them.
+        is_exact: whether all failures are counted; ``False`` soon after an upgrade, if no process counts them, or if
+            rows without a count were too many or took too long to read.
     """
 
     groups: Sequence[FailureGroup]

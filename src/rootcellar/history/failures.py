@@ -88,9 +88,10 @@ def failures(store: Store, codec: Codec, titles: Titles, query: Filter, clock: C
     catch_up(counted)
     selection = selection_of(query, clock)
     searched_back_to, is_exact = None, True
+    incomplete: list[str] = []
     if selection is not None and all(name in ("task", "state") for name, _ in selection.tests):
         is_exact = counted.counts(Question(since=selection.since, until=selection.until, states=("FAILURE",))).is_exact
-        found = _of_counts(store, counted, titles, selection) if selection.matches(state="FAILURE") else {}
+        found = _of_counts(store, counted, titles, selection, incomplete) if selection.matches(state="FAILURE") else {}
     else:
         found, searched_back_to = _found_rows(store, codec, titles, query, clock)
     since = _begin(query, selection, clock)
@@ -101,7 +102,7 @@ def failures(store: Store, codec: Codec, titles: Titles, query: Filter, clock: C
     ]
     ranked = sorted(groups, key=_rank)
     shown = titles.named([_with_example(store, group) for group in ranked[:limit]], known, found)
-    return Failures(shown, max(0, len(ranked) - limit), searched_back_to, is_exact)
+    return Failures(shown, max(0, len(ranked) - limit), searched_back_to, is_exact and not incomplete)
 
 
 def catch_up(counted: Counted) -> None:
@@ -120,8 +121,11 @@ def _rank(group: FailureGroup) -> tuple[int, int, float]:
     return _ORDER[group.status], -group.count, -group.last_seen.timestamp()
 
 
-def _of_counts(store: Store, counted: Counted, titles: Titles, selection: Selection) -> Groups:
-    """Count by the cells of whole hours, and by rows before the first of them; and rows that have no group."""
+def _of_counts(store: Store, counted: Counted, titles: Titles, selection: Selection, incomplete: list[str]) -> Groups:
+    """Count by the cells of whole hours, and by rows before the first of them; and rows that have no group.
+
+    Adds to ``incomplete`` what could not be read wholly.
+    """
     found: Groups = {}
     for each in counted.failure_totals(selection.since, selection.until):
         if selection.matches(task=each.name):
@@ -131,31 +135,35 @@ def _of_counts(store: Store, counted: Counted, titles: Titles, selection: Select
         return found
     if selection.since is not None and Unit.HOUR.ceiling(selection.since) != selection.since:
         border = min(filter(None, (Unit.HOUR.ceiling(selection.since), selection.until)))
-        for record in _searched(searchable, selection.since, border, has_group=True):
+        for record in _searched(searchable, selection.since, border, incomplete, has_group=True):
             if record.failure_group is not None and selection.matches(task=record.name):
                 found.setdefault(record.failure_group, Seen()).add_record(record)
-    ungrouped = [*_searched(searchable, selection.since, selection.until, has_group=False)]
+    ungrouped = [*_searched(searchable, selection.since, selection.until, incomplete, has_group=False)]
     if searchable.has_adopted():
-        ungrouped += _adopted(searchable, selection.since, selection.until)
+        ungrouped += _adopted(searchable, selection.since, selection.until, incomplete)
     for record in ungrouped:
         if selection.matches(task=record.name):
             _add_ungrouped(found, record, titles)
     return found
 
 
-def _adopted(store: Searchable, since: datetime | None, until: datetime | None) -> Iterator[TaskRecord]:
+def _adopted(
+    store: Searchable, since: datetime | None, until: datetime | None, incomplete: list[str]
+) -> Iterator[TaskRecord]:
     """Yield failures of the table that Celery created, among its last rows."""
     search = Search(segment=Segment.ADOPTED, condition=Always(True), limit=_MAX_UNGROUPED, timeout=_UNGROUPED_BUDGET)
-    with suppress(SearchTooSlow):
+    try:
         for each in store.search(search):
             record, done = each.record, each.record.done_at or NO_DATE
             is_within = (since is None or done >= since) and (until is None or done < until)
             if record.state == "FAILURE" and is_within and not each.is_hidden:
                 yield record
+    except SearchTooSlow:
+        incomplete.append("rows of the table that Celery created")
 
 
 def _searched(
-    store: Searchable, since: datetime | None, until: datetime | None, *, has_group: bool
+    store: Searchable, since: datetime | None, until: datetime | None, incomplete: list[str], *, has_group: bool
 ) -> Sequence[TaskRecord]:
     """Return failures that ended in a stretch of time, the newest first; none if it takes too long."""
     grouped = Has("failure_group")
@@ -168,9 +176,14 @@ def _searched(
         timeout=_BUDGET if has_group else _UNGROUPED_BUDGET,
         with_values=not has_group,
     )
-    with suppress(SearchTooSlow):
-        return [each.record for each in store.search(search) if not each.is_hidden]
-    return []
+    try:
+        rows = list(store.search(search))
+    except SearchTooSlow:
+        incomplete.append("rows")
+        return []
+    if len(rows) >= search.limit:
+        incomplete.append("rows")
+    return [each.record for each in rows if not each.is_hidden]
 
 
 def _add_ungrouped(found: Groups, record: TaskRecord, titles: Titles) -> None:
