@@ -43,7 +43,7 @@ def login(self: Any, user: str, password: str) -> str:
 
 
 @app.task(bind=True)
-def told(self: Any, *args: Any) -> dict[str, Any]:
+def what_arrived(self: Any, *args: Any) -> dict[str, Any]:
     """Return how this task was sent."""
     run(self)
     request = self.request

@@ -116,7 +116,7 @@ def test_retry_killed_half_way_and_run_again_sends_no_task_twice(place: Place) -
 
 
 def test_retried_task_gets_what_the_first_one_got_and_both_name_the_other(place: Place) -> None:
-    old = place.send("told", 1, {"a": [2]}, headers={"tenant": "north", "traceparent": "00-1"}, priority=5)
+    old = place.send("what_arrived", 1, {"a": [2]}, headers={"tenant": "north", "traceparent": "00-1"}, priority=5)
     place.wait_for_failures(1)
     place.notes.set(REPAIRED, 1)
 

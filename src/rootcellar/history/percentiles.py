@@ -16,7 +16,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.counting import Counted
 
-#: the most rows of which percentiles are computed exactly
+#: percentiles of up to this many rows are computed from the rows, exactly
 EXACT_ROWS = 20_000
 SHARES = (0.5, 0.9, 0.95, 0.99)
 

@@ -52,7 +52,7 @@ class ForwardingStore(Store):
         return super().ability(protocol)
 
     def parts(self) -> tuple[Store, ...]:
-        """Return the stores of which this one consists, the durable one first."""
+        """Return the stores that this one combines, the durable one first."""
         return tuple(dict.fromkeys((self.durable, self.chords)))
 
     def pools(self) -> Sequence[ConnectionPool[Any]]:

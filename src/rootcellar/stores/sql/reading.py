@@ -416,7 +416,7 @@ class _Reading(Generic[C]):
         server = self._server
         selected, params = server.selected_groups(groups)
         for span in rest:
-            # of an hour of which only a part is asked for, the cell of deleted rows says too much
+            # if only a part of an hour is asked for, the cell of its deleted rows counts too many
             for hours in _within_each([span], Unit.HOUR):
                 yield from self._failure_rows("failure_hours", hours, groups, f"({GONE})")
             window = {**server.window(*span), **params}
