@@ -17,7 +17,6 @@ from tests.conformance import systems
 from tests.conformance.systems import pytest_addoption  # noqa: F401 - hook
 from tests.leaks import pytest_runtest_makereport, pytest_sessionfinish, pytest_testnodedown  # noqa: F401 - hooks
 from tests.mariadb_server import MariaDBServer
-from tests.present import _present  # noqa: F401 - a fixture
 from tests.redis_servers import RedisCluster, SecureRedisServer, SentinelSet
 from tests.servers import (
     BuiltWithoutTls,

@@ -56,7 +56,7 @@ def test_worker_names_the_reason_of_a_postgres_refusal(
                 ),
                 (missing_database, {}, r'database "nowhere" does not exist \[.*\] -> CREATE DATABASE'),
                 (foreign_tables, {}, r"celery_taskmeta.* is not rootcellar's .* -> run `rootcellar schema adopt`"),
-                (no_permission, {}, r"permission denied for schema public \[.*\] -> GRANT"),
+                (no_permission, {}, r"permission denied for schema public \[.*\] -> let a DBA run"),
                 (
                     PostgresServer.create_database,
                     {"database_create_tables_at_setup": False},

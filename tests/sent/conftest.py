@@ -10,6 +10,7 @@ from rootcellar.testing.harness import Harness, open_harness
 from rootcellar.testing.suites.backend.fixtures import gate  # noqa: F401 - a fixture
 from rootcellar.testing.under_test import WorkerUnderTest
 from tests.conformance.registered import POSTGRES, REDIS_BROKER, SQLITE
+from tests.present import _present  # noqa: F401 - a fixture
 
 
 @pytest.fixture(
