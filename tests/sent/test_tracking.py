@@ -303,6 +303,8 @@ def test_canvas_ends_as_without_tracking(harness: Harness) -> None:
         tasks.retry_until.delay(2),
     ]
     assert [result.get(timeout=PATIENCE) for result in results] == [10, list(range(1, 21)), 15, 2]
+    # Celery sends the next task of a chain before it stores the result of this one
+    assert results[0].parent.get(timeout=PATIENCE) == 6
     ids = [results[0].id, results[0].parent.id, *(child.id for child in results[1].results), results[2].id]
     assert {found.state for found in harness.backend.store.get_many(ids).values()} == {"SUCCESS"}
     retried = stored(harness.app, results[3].id)
