@@ -11,7 +11,7 @@ from typing import Any
 
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.sql import counting
+from rootcellar.stores.sql import counting, retention_tables
 from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX
 from rootcellar.stores.sql.grants import Role, on_tables
 from rootcellar.stores.sql.schema import Run, SqlSchema
@@ -25,7 +25,10 @@ from rootcellar.stores.sql.statements import (
 from rootcellar.text.escaping import visible_logs
 
 _PACKAGE = "rootcellar.stores.postgres"
-MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_waiting.sql", "004_history.sql", "005_statistics.sql")
+MIGRATIONS = (
+    *("001_results.sql", "002_chords.sql", "003_waiting.sql", "004_history.sql", "005_statistics.sql"),
+    "006_retention.sql",
+)
 #: the number of the first steps whose indexes were created with their tables
 WITHOUT_LATER_INDEXES = 3
 #: the bytes of a table whose new indexes are created in the transaction that upgrades it: it takes less than a second
@@ -54,7 +57,12 @@ def table_names(options: StoreOptions) -> dict[str, str]:
     }
     for index in ("date_done", "name", "expires", "failures", "changed", "failure_group", "unfinished"):
         names[f"task_{index}_index"] = quote_identifier(_derived(task, f"_{index}_idx"))
-    names.update({key: qualified(schema, _derived(task, suffix)) for key, suffix in counting.TABLES.items()})
+    names.update(
+        {
+            key: qualified(schema, _derived(task, suffix))
+            for key, suffix in (counting.TABLES | retention_tables.TABLES).items()
+        }
+    )
     names.update({key: quote_identifier(_derived(task, suffix)) for key, suffix in counting.INDEXES.items()})
     names["group_expires_index"] = quote_identifier(_derived(options.group_table, "_expires_idx"))
     names["chord_open_index"] = quote_identifier(_derived(task, "_chord_open_idx"))

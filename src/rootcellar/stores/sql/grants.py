@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
-from rootcellar.stores.sql.counting import TABLES
+from rootcellar.stores.sql import counting, retention_tables
 
 #: a worker (or a client) stores, waits and cleans up; a reader reads; an admin creates and upgrades the tables
 Role = Literal["worker", "reader", "admin"]
 
+_TABLES = (*counting.TABLES, *retention_tables.TABLES)
 _READ = "SELECT"
 _WRITE = "SELECT, INSERT, UPDATE, DELETE"
 #: role -> table -> rights; some servers do not have all of these tables
 _RIGHTS: dict[str, dict[str, str]] = {
     "worker": {
-        **dict.fromkeys(("task", "group", "chord", "part", "listener", "waiter", *TABLES), _WRITE),
+        **dict.fromkeys(("task", "group", "chord", "part", "listener", "waiter", *_TABLES), _WRITE),
         "registry": _READ,
     },
-    "reader": dict.fromkeys(("task", "group", "chord", "part", *TABLES, "registry"), _READ),
+    "reader": dict.fromkeys(("task", "group", "chord", "part", *_TABLES, "registry"), _READ),
 }
 
 

@@ -1,0 +1,1 @@
+"""Old results in files, where they stay readable."""

@@ -1,0 +1,6 @@
+"""The tables of retention, beside the results: holds, jobs, sizes, and the manifest of the archive."""
+
+from __future__ import annotations
+
+#: the keys of the tables, and what each one's name has after that of the table of tasks
+TABLES = {key: f"_{key}" for key in ("hold", "job", "size", "archive", "archived")}
