@@ -140,6 +140,7 @@ class Worker:
         """
         if self._process is None:
             raise WorkerError(f"worker {self.name} was not started")
+        children = self._children()
         with contextlib.suppress(ProcessLookupError):  # all gone already
             os.killpg(self._process.pid, signal.SIGKILL)
         status = self._process.wait()
@@ -148,18 +149,21 @@ class Worker:
         assert self._reader is not None
         # The log ends when the last process that holds the pipe has ended.
         self._reader.join(STOP_SECONDS)
-        if self._reader.is_alive():
+        # a process closes the pipe a moment before it has ended
+        if self._reader.is_alive() or not wait_gone(children, STOP_SECONDS):
             self._fail("has processes that outlived SIGKILL")
         return status
 
     def children(self) -> list[int]:
         """Return the process ids of the pool's children, in the order they started; threads and solo have none."""
+        alive = [process for process in self._children() if not wait_gone([process], 0)]
+        return [process.pid for process in sorted(alive, key=lambda process: (process.create_time(), process.pid))]
+
+    def _children(self) -> list[psutil.Process]:
         try:
-            processes = psutil.Process(self.pid).children()
+            return psutil.Process(self.pid).children()
         except psutil.NoSuchProcess:
             return []
-        alive = [process for process in processes if not wait_gone([process], 0)]
-        return [process.pid for process in sorted(alive, key=lambda process: (process.create_time(), process.pid))]
 
     def kill_child(self, pid: int | None = None) -> int:
         """Kill (SIGKILL) one child of the pool, the first unless `pid` says which; return its process id.
