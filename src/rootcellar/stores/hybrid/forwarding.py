@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores.base import HasSchema, Queryable, RecordsSent, Replaceable, Store, StoreOptions, TaskQuery
 from rootcellar.stores.counting import Counted
+from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.measures import Active, InMemory, Sized
 from rootcellar.stores.pool import ConnectionPool, Pooled
 from rootcellar.stores.search import Searchable
@@ -39,7 +40,7 @@ class ForwardingStore(Store):
 
     def ability(self, protocol: type[A]) -> A | None:
         """Return an ability, or ``None``. It needs that of the durable store, whose tables and searches it returns."""
-        if protocol in (HasSchema, Sized, Active, Counted, Searchable):
+        if protocol in (HasSchema, Sized, Active, Counted, Searchable, Jobs):
             return self.durable.ability(protocol)
         if protocol is InMemory:
             return next(filter(None, (store.ability(protocol) for store in self.parts()[1:])), None)

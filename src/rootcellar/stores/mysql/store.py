@@ -365,6 +365,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_still_the_same": fragments.still_the_same("<=>", lambda name, _: f"%({name})s"),
     }
     found = load_statements(PACKAGE, "queries.sql", names)
+    found.update(load_statements(PACKAGE, "upkeep.sql", names))
     found["note_gone"] = counting.statements(options)["note_gone"]
     return found
 

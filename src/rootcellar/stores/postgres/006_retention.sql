@@ -15,6 +15,7 @@ CREATE TABLE {job} (
     started_at    timestamptz NOT NULL,
     ended_at      timestamptz,
     succeeded_at  timestamptz,
+    seconds       double precision,
     done          bigint NOT NULL,
     note          text
 );

@@ -416,6 +416,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     }
     found = load_statements(_PACKAGE, "queries.sql", names)
     found.update(load_statements(_PACKAGE, "waiting.sql", names))
+    found.update(load_statements(_PACKAGE, "upkeep.sql", names))
     statistics = counting.statements(options)
     for statement in ("delete_tasks", "delete_expired_tasks"):
         found[statement] = fill_in(found[statement], {name: statistics[name] for name in ("note_gone", "mark_earlier")})

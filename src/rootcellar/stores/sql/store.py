@@ -30,6 +30,7 @@ from rootcellar.stores.sql.celery_tables import Adopted
 from rootcellar.stores.sql.celery_tables import group_record as old_group_record
 from rootcellar.stores.sql.celery_tables import task_record as old_task_record
 from rootcellar.stores.sql.counting import Server
+from rootcellar.stores.sql.jobs import SqlJobs
 from rootcellar.stores.sql.rolling import forget_counts, roll_once
 from rootcellar.stores.sql.rows import storable
 from rootcellar.stores.sql.schema import SqlSchema
@@ -47,7 +48,7 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 
-class SqlStore(Store, Generic[C]):
+class SqlStore(Store, SqlJobs, Generic[C]):
     """A store whose records are rows. A subclass creates ``_pool``, ``_counts`` and ``schema``.
 
     Args:

@@ -15,6 +15,7 @@ CREATE TABLE {job} (
     started_at    TEXT NOT NULL,
     ended_at      TEXT,
     succeeded_at  TEXT,
+    seconds       REAL,
     done          INTEGER NOT NULL,
     note          TEXT
 );

@@ -237,6 +237,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_still_the_same": fragments.still_the_same("IS", lambda name, _: f":{name}"),
     }
     found = load_statements(PACKAGE, "queries.sql", names)
+    found.update(load_statements(PACKAGE, "upkeep.sql", names))
     note = counting.statements(options)["note_gone"]
     # the same rows as the statements that delete them
     for name, delete in (("note_deleted", "delete_tasks"), ("note_expired", "delete_expired_tasks")):

@@ -1,0 +1,77 @@
+"""Jobs and sizes in tables: the ability :class:`~rootcellar.stores.jobs.Jobs` of all SQL stores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+from rootcellar.stores.jobs import LONGEST_NOTE, DaySize, Job
+from rootcellar.stores.measures import TableSize
+from rootcellar.stores.sql.rows import storable
+
+
+class SqlJobs(ABC):
+    """The part of a SQL store that keeps jobs and sizes. Its statements are in ``upkeep.sql``."""
+
+    @abstractmethod
+    def _all(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a statement, by name, and return its rows."""
+
+    @abstractmethod
+    def _count(self, statement: str, params: Mapping[str, Any]) -> int:
+        """Run a statement, by name, and return how many rows it changed."""
+
+    @abstractmethod
+    def _read_date(self, value: Any) -> datetime:
+        """Return the date in a column, in UTC."""
+
+    @abstractmethod
+    def table_sizes(self) -> Sequence[TableSize]:
+        """Return the size of each table."""
+
+    def begin_job(self, name: str) -> None:
+        """See :class:`~rootcellar.stores.jobs.Jobs`."""
+        self._count("begin_job", {"name": name})
+
+    def end_job(self, name: str, done: int, note: str | None = None, ok: bool = True) -> None:
+        """See :class:`~rootcellar.stores.jobs.Jobs`."""
+        kept = storable(note[:LONGEST_NOTE]) if note else None
+        self._count("end_job", {"name": name, "done": done, "note": kept, "ok": int(ok)})
+
+    def jobs(self) -> Mapping[str, Job]:
+        """See :class:`~rootcellar.stores.jobs.Jobs`."""
+        found = map(self._job, self._all("read_jobs", {}))
+        return {job.name: job for job in found}
+
+    def _job(self, row: tuple[Any, ...]) -> Job:
+        name, started_at, ended_at, succeeded_at, seconds, done, note = row
+        return Job(
+            name=name,
+            started_at=self._read_date(started_at),
+            ended_at=None if ended_at is None else self._read_date(ended_at),
+            succeeded_at=None if succeeded_at is None else self._read_date(succeeded_at),
+            seconds=None if seconds is None else float(seconds),
+            done=int(done),
+            note=note,
+        )
+
+    def note_sizes(self) -> None:
+        """See :class:`~rootcellar.stores.jobs.Jobs`."""
+        for size in self.table_sizes():
+            # the tables of a file have no size of their own, only the file has
+            if size.bytes is not None:
+                whole = size.bytes + (size.index_bytes or 0)
+                self._count("note_size", {"name": size.table, "n": size.rows, "bytes": whole})
+
+    def sizes(self, since: date) -> Sequence[DaySize]:
+        """See :class:`~rootcellar.stores.jobs.Jobs`."""
+        return [
+            DaySize(day=_day(day), name=name, rows=None if n is None else int(n), bytes=int(size))
+            for day, name, n, size in self._all("read_sizes", {"since": since.isoformat()})
+        ]
+
+
+def _day(value: date | str) -> date:
+    return date.fromisoformat(value) if isinstance(value, str) else value

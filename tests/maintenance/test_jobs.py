@@ -1,0 +1,107 @@
+"""Jobs and sizes are kept beside the results, on every SQL store and on a hybrid before one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from rootcellar.errors import StoreUnavailable
+from rootcellar.stores import Store
+from rootcellar.stores.jobs import Jobs, recorded
+from rootcellar.testing.under_test import StoreUnderTest
+from tests.conformance.registered import HYBRID, MONGO, REDIS
+from tests.helpers import record
+from tests.history.stores import SQL, opened
+
+
+@pytest.fixture(params=[*SQL, HYBRID], ids=lambda under_test: under_test.name)
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    with opened(request.param, request) as found:
+        yield found
+
+
+@pytest.fixture
+def jobs(store: Store) -> Jobs:
+    found = store.ability(Jobs)
+    assert found is not None
+    return found
+
+
+def test_run_is_open_until_it_ends(jobs: Jobs) -> None:
+    before = datetime.now(timezone.utc) - timedelta(seconds=1)
+    jobs.begin_job("cleanup")
+    (job,) = jobs.jobs().values()
+    assert job.name == "cleanup"
+    assert job.is_open
+    assert not job.has_failed
+    assert before < job.started_at < before + timedelta(minutes=5)
+    jobs.end_job("cleanup", 12, "12 rows")
+    job = jobs.jobs()["cleanup"]
+    assert not job.is_open
+    assert (job.done, job.note, job.has_failed) == (12, "12 rows", False)
+    assert job.succeeded_at == job.ended_at
+    assert job.seconds is not None
+    assert 0 <= job.seconds < 300
+
+
+def test_failed_run_leaves_when_the_last_one_succeeded(jobs: Jobs) -> None:
+    jobs.begin_job("cleanup")
+    jobs.end_job("cleanup", 12)
+    succeeded_at = jobs.jobs()["cleanup"].succeeded_at
+    jobs.begin_job("cleanup")
+    jobs.end_job("cleanup", 1, "x" * 5_000 + "\0", ok=False)
+    job = jobs.jobs()["cleanup"]
+    assert job.has_failed
+    assert job.succeeded_at == succeeded_at
+    assert job.note == "x" * 1_000
+
+
+def test_run_that_began_again_keeps_what_the_last_one_did(jobs: Jobs) -> None:
+    jobs.begin_job("move")
+    jobs.end_job("move", 7, "7 rows")
+    jobs.begin_job("move")
+    job = jobs.jobs()["move"]
+    assert job.is_open
+    assert (job.done, job.note) == (7, "7 rows")
+
+
+def test_error_is_recorded_and_raised(store: Store, jobs: Jobs) -> None:
+    def fail() -> None:
+        with recorded(store, "cleanup") as run:
+            run.done = 3
+            raise StoreUnavailable("the server is gone", where="here", remedy="start it")
+
+    with pytest.raises(StoreUnavailable):
+        fail()
+    job = jobs.jobs()["cleanup"]
+    assert job.has_failed
+    assert job.done == 3
+    assert "the server is gone" in (job.note or "")
+
+
+def test_interruption_is_recorded_and_raised(store: Store, jobs: Jobs) -> None:
+    with pytest.raises(KeyboardInterrupt), recorded(store, "cleanup"):
+        raise KeyboardInterrupt
+    assert jobs.jobs()["cleanup"].note == "KeyboardInterrupt"
+
+
+def test_size_is_noted_once_a_day(store: Store, jobs: Jobs) -> None:
+    for _ in range(50):
+        store.put(record(value="x" * 1_000))
+    jobs.note_sizes()
+    jobs.note_sizes()
+    today = datetime.now(timezone.utc).date()
+    found = jobs.sizes(today - timedelta(days=1))
+    assert len({size.name for size in found}) == len(found)
+    assert sum(size.bytes for size in found) > 50_000
+    assert jobs.sizes(today + timedelta(days=2)) == []
+
+
+@pytest.mark.parametrize("under_test", [REDIS, MONGO], ids=lambda under_test: under_test.name)
+def test_store_without_tables_keeps_no_jobs(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> None:
+    with opened(under_test, request) as store:
+        assert store.ability(Jobs) is None
+        with recorded(store, "cleanup") as run:
+            run.done = 1
