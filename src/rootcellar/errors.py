@@ -216,6 +216,18 @@ class PayloadTooLarge(RecordRefused):
     """A record is larger than the server accepts. Not retryable."""
 
 
+class ArchiveFileMissing(StoreError):
+    """A file that the archive lists is not at its place. Not retryable: somebody moved or deleted it."""
+
+
+class ArchiveFileExists(StoreError):
+    """A file of the archive would replace another one. Not retryable."""
+
+
+class ArchiveDamaged(StoreError):
+    """A file of the archive is not what was written, or cannot be read. Not retryable."""
+
+
 class AbilityMissing(StoreError):
     """The store does not support an operation. Not retryable."""
 

@@ -112,6 +112,29 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "(ROOTCELLAR_RESULT_TOO_LARGE=spill), return a reference, or raise the server's limit.",
     ),
     Explanation(
+        error="ArchiveFileMissing",
+        title="a file of the archive does not exist",
+        why="The database knows in which file an archived result is. This file was moved or deleted, or the process "
+        "names another place than the one that the file was written to. Results that are in the database are not "
+        "affected.",
+        remedy="Restore the file from a backup to the place that the message names. `rootcellar archive verify` lists "
+        "every file that is missing.",
+    ),
+    Explanation(
+        error="ArchiveFileExists",
+        title="a file of the archive would replace another one",
+        why="The names of files are random, and a file is never replaced. So another program wrote a file of this "
+        "name.",
+        remedy="Run the command again: it chooses a new name.",
+    ),
+    Explanation(
+        error="ArchiveDamaged",
+        title="a file of the archive cannot be read",
+        why="The file is shorter or has other bytes than it had when it was written, or it is no file of an archive. "
+        "The results in other files can be read.",
+        remedy="Restore the file from a backup. `rootcellar archive verify` says which files are damaged.",
+    ),
+    Explanation(
         error="AbilityMissing",
         title="this kind of store cannot do that",
         why="Redis has no index to search by, SQLite has no users, RPC keeps nothing.",

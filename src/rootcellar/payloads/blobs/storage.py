@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import time
@@ -11,12 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from rootcellar.errors import ConfigurationError, DiskFull, PermissionDenied, StoreUnavailable
+from rootcellar.support.filesystems import (
+    file_errors,
+    filesystem_errors,
+    folder_of,
+    modified,
+    open_filesystem,
+    sync_folder,
+)
 from rootcellar.support.forking import PerProcess
-from rootcellar.support.imports import import_failure
-from rootcellar.support.interruptions import raise_interruption
 from rootcellar.urls import redact
 
 #: the ending of a file's name until the blob is completely written
@@ -51,17 +54,8 @@ class Blobs(ABC):
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        try:
+        with file_errors("the blob store", self.where):
             yield
-        except PermissionError as exc:
-            raise PermissionDenied(
-                f"the blob store refuses it: {exc.strerror}", where=self.where, remedy="let this user write there"
-            ) from exc
-        except OSError as exc:
-            raise_interruption(exc)
-            kind = DiskFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnavailable
-            problem = redact(f"the blob store cannot be used: {exc.strerror or exc}")
-            raise kind(problem, where=self.where, remedy="see whether it is there and has room") from exc
 
 
 class Folder(Blobs):
@@ -90,7 +84,7 @@ class Folder(Blobs):
                 with suppress(OSError):
                     partial.unlink()
                 raise
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def get(self, name: str) -> bytes | None:
         with self._translated():
@@ -166,7 +160,7 @@ class Filesystem(Blobs):
             except FileNotFoundError:
                 return
             for path, info in found.items():
-                if _modified(info) <= before:
+                if modified(info) <= before:
                     yield "/".join(path.rsplit("/", 2)[-2:])
 
     def _at(self, name: str) -> tuple[Any, str]:
@@ -175,18 +169,8 @@ class Filesystem(Blobs):
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        try:
-            with super()._translated():
-                yield
-        except (StoreUnavailable, PermissionDenied, DiskFull):
-            raise
-        except Exception as exc:  # the libraries that fsspec calls may raise any exception
-            raise_interruption(exc)
-            raise StoreUnavailable(
-                redact(f"the blob store cannot be used: {type(exc).__name__}: {exc}"),
-                where=self.where,
-                remedy="see whether it is there",
-            ) from exc
+        with filesystem_errors("the blob store", self.where):
+            yield
 
 
 def open_blobs(url: str) -> Blobs:
@@ -196,52 +180,9 @@ def open_blobs(url: str) -> Blobs:
         ConfigurationError: it is none of these.
         DriverMissing: fsspec is not installed.
     """
-    if "://" not in url and "::" not in url:
-        return Folder(Path(url).absolute())
-    if url.startswith("file://"):
-        return Folder(Path(unquote(urlsplit(url).path)))
-    return Filesystem(url)
+    folder = folder_of(url)
+    return Filesystem(url) if folder is None else Folder(folder)
 
 
 def _open_filesystem(url: str) -> tuple[Any, str]:
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError as exc:
-        raise import_failure(
-            exc,
-            ["fsspec"],
-            f"the Python package fsspec, which a blob store at {url.partition(':')[0]}:// needs,",
-            where="ROOTCELLAR_BLOB_URL",
-            install="pip install 'rootcellar[blobs]', and what fsspec needs for that place",
-        ) from exc
-    try:
-        filesystem, root = url_to_fs(url, skip_instance_cache=True)
-    except (ImportError, ValueError) as exc:
-        raise ConfigurationError(
-            redact(f"fsspec cannot open it: {exc}"),
-            where="ROOTCELLAR_BLOB_URL",
-            remedy="see fsspec's documentation",
-        ) from exc
-    return filesystem, str(root)
-
-
-def _modified(info: Any) -> float:
-    """Return when a file was written, by one of the names that filesystems of fsspec use; now if there is none."""
-    for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
-        value = info.get(name)
-        if value is None:
-            continue
-        if hasattr(value, "timestamp"):
-            return float(value.timestamp())
-        if isinstance(value, (int, float)):
-            return float(value)
-    return time.time()
-
-
-def _sync_folder(path: Path) -> None:
-    """Write a folder to the disk, so that the name of a new file survives a crash of the machine."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    return open_filesystem(url, what="a blob store", where="ROOTCELLAR_BLOB_URL", extra="blobs")
