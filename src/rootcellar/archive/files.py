@@ -288,7 +288,10 @@ class FileReader:
         pyarrow, _ = _modules()
         try:
             return read()
-        except (pyarrow.ArrowException, ValueError, KeyError, EOFError) as exc:
+        except (pyarrow.ArrowException, ValueError, KeyError, EOFError, OSError) as exc:
+            if isinstance(exc, OSError) and exc.errno is not None:
+                # the place cannot be read; what pyarrow says of damage has no number
+                raise
             raise self._damaged(f"the file cannot be read: {str(exc).partition(chr(10))[0]}") from exc
 
     def _damaged(self, problem: str) -> ArchiveDamaged:

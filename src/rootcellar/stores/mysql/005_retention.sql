@@ -43,11 +43,14 @@ CREATE TABLE IF NOT EXISTS {archive} (
     expires_at  DATETIME(6),
     state       TEXT NOT NULL,
     created_at  DATETIME(6) NOT NULL,
-    changed_at  DATETIME(6) NOT NULL
+    changed_at  DATETIME(6) NOT NULL,
+    void        LONGBLOB
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- in which file an archived result is
+-- where each archived result is: the hash of its id, the file and the row in it; without ids it is a third as large
 CREATE TABLE IF NOT EXISTS {archived} (
-    task_id  VARCHAR(255) NOT NULL PRIMARY KEY,
-    file     BIGINT NOT NULL
+    id_hash  BIGINT NOT NULL,
+    file     INT NOT NULL,
+    place    INT NOT NULL,
+    PRIMARY KEY (id_hash, file, place)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

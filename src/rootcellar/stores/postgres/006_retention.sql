@@ -43,11 +43,14 @@ CREATE TABLE {archive} (
     expires_at  timestamptz,
     state       text NOT NULL,
     created_at  timestamptz NOT NULL,
-    changed_at  timestamptz NOT NULL
+    changed_at  timestamptz NOT NULL,
+    void        bytea
 );
 
--- in which file an archived result is
+-- where each archived result is: the hash of its id, the file and the row in it; without ids it is a third as large
 CREATE TABLE {archived} (
-    task_id  text PRIMARY KEY,
-    file     bigint NOT NULL
+    id_hash  bigint NOT NULL,
+    file     integer NOT NULL,
+    place    integer NOT NULL,
+    PRIMARY KEY (id_hash, file, place)
 );

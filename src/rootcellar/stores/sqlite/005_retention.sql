@@ -43,11 +43,14 @@ CREATE TABLE {archive} (
     expires_at  TEXT,
     state       TEXT NOT NULL,
     created_at  TEXT NOT NULL,
-    changed_at  TEXT NOT NULL
+    changed_at  TEXT NOT NULL,
+    void        BLOB
 );
 
--- in which file an archived result is
+-- where each archived result is: the hash of its id, the file and the row in it; without ids it is a third as large
 CREATE TABLE {archived} (
-    task_id  TEXT PRIMARY KEY,
-    file     INTEGER NOT NULL
-);
+    id_hash  INTEGER NOT NULL,
+    file     INTEGER NOT NULL,
+    place    INTEGER NOT NULL,
+    PRIMARY KEY (id_hash, file, place)
+) WITHOUT ROWID;
