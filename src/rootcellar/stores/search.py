@@ -240,9 +240,16 @@ class JsonHas:
     path: tuple[str | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class MoreHolds:
+    """True for every record if more holds were ever placed than this number: the caller does not know them all."""
+
+    known: int
+
+
 Condition: TypeAlias = (
-    "Always | Every | Some | Negated | Has | Like | OneOf | Contains | BeyondAscii | Equal | Within | Sized | Lasted |"
-    "Dated | Timed | Failed | ErrorType | Opaque | JsonText | JsonNumber | JsonLiteral | JsonHas"
+    "Always | MoreHolds | Every | Some | Negated | Has | Like | OneOf | Contains | BeyondAscii | Equal | Within |"
+    "Sized | Lasted | Dated | Timed | Failed | ErrorType | Opaque | JsonText | JsonNumber | JsonLiteral | JsonHas"
 )
 
 # -- a search

@@ -16,10 +16,12 @@ from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.records import ChordPart, PartResult, Stored, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.base import DELETE_BATCH, RecordsSent, StoreOptions, TaskQuery
+from rootcellar.stores.holding import Removed
 from rootcellar.stores.hybrid.drainer import Drainer
 from rootcellar.stores.hybrid.forwarding import ForwardingStore
 from rootcellar.stores.hybrid.settings import WHERE, read_settings
 from rootcellar.stores.journal import DRAIN_BATCH, KeepsJournal, Lag, TakesBatches
+from rootcellar.stores.search import Condition
 from rootcellar.stores.watching import Watcher
 from rootcellar.text.escaping import visible_logs
 
@@ -97,6 +99,11 @@ class WriteBehindStore(ForwardingStore):
         count = len(found) + len(self._durable_if_reachable(missed))
         self._journal.forget(ids)
         return count
+
+    def delete_spared(self, task_ids: Iterable[str], spared: Condition) -> Removed:
+        """See :class:`~rootcellar.stores.holding.Holding`. Redis decides and tests no condition: the caller has read
+        the records, and deletes only those that may be deleted."""
+        return Removed(self.delete(task_ids))
 
     def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """See :class:`~rootcellar.stores.base.Replaceable`; the journal is moved first, and the record leaves Redis."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores.base import HasSchema, Queryable, RecordsSent, Replaceable, Store, StoreOptions, TaskQuery
 from rootcellar.stores.counting import Counted
+from rootcellar.stores.holding import Hold, Holding
 from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.measures import Active, InMemory, Sized
 from rootcellar.stores.pool import ConnectionPool, Pooled
@@ -37,6 +39,7 @@ class ForwardingStore(Store):
         self._queryable = durable.ability(Queryable)
         self._replaceable = durable.ability(Replaceable)
         self._records_sent = durable.ability(RecordsSent)
+        self._holding = durable.ability(Holding)
 
     def ability(self, protocol: type[A]) -> A | None:
         """Return an ability, or ``None``. It needs that of the durable store, whose tables and searches it returns."""
@@ -49,6 +52,8 @@ class ForwardingStore(Store):
         if protocol is Replaceable and self._replaceable is None:
             return None
         if protocol is RecordsSent and self._records_sent is None:
+            return None
+        if protocol is Holding and self._holding is None:
             return None
         return super().ability(protocol)
 
@@ -78,6 +83,21 @@ class ForwardingStore(Store):
         """See :class:`~rootcellar.stores.base.RecordsSent`."""
         assert self._records_sent is not None, "ability() returns None"
         self._records_sent.put_sent(records)
+
+    def place_hold(self, filter_text: str, reason: str, by: str, at: datetime) -> Hold:
+        """See :class:`~rootcellar.stores.holding.Holding`."""
+        assert self._holding is not None, "ability() returns None"
+        return self._holding.place_hold(filter_text, reason, by, at)
+
+    def release_hold(self, number: int, by: str, at: datetime) -> Hold | None:
+        """See :class:`~rootcellar.stores.holding.Holding`."""
+        assert self._holding is not None, "ability() returns None"
+        return self._holding.release_hold(number, by, at)
+
+    def holds(self, with_released: bool = False) -> Sequence[Hold]:
+        """See :class:`~rootcellar.stores.holding.Holding`."""
+        assert self._holding is not None, "ability() returns None"
+        return self._holding.holds(with_released)
 
     def put_group(self, group: GroupRecord) -> None:
         self.durable.put_group(group)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -23,11 +23,13 @@ from rootcellar.stores.base import (
     StoreOptions,
     Watchable,
 )
+from rootcellar.stores.holding import Removed
 from rootcellar.stores.hybrid.cache import Cache
 from rootcellar.stores.hybrid.exactness import survives_round_trip
 from rootcellar.stores.hybrid.forwarding import ForwardingStore
 from rootcellar.stores.hybrid.settings import read_settings
 from rootcellar.stores.journal import KeepsJournal
+from rootcellar.stores.search import Condition
 from rootcellar.stores.watching import PollingWatcher, Watcher
 from rootcellar.support.forking import PerProcess
 from rootcellar.text.escaping import visible_logs
@@ -104,6 +106,22 @@ class HybridStore(ForwardingStore):
         """
         ids = list(dict.fromkeys(task_ids))
         count = self.durable.delete(ids)
+        self._forget_copies(ids)
+        return count
+
+    def delete_spared(self, task_ids: Iterable[str], spared: Condition) -> Removed:
+        """See :class:`~rootcellar.stores.holding.Holding`. A copy in the cache stays if its record stays.
+
+        Raises:
+            StoreUnavailable: as for :meth:`delete`.
+        """
+        assert self._holding is not None, "ability() returns None"
+        ids = list(dict.fromkeys(task_ids))
+        removed = self._holding.delete_spared(ids, spared)
+        self._forget_copies([task_id for task_id in ids if task_id not in removed.kept])
+        return removed
+
+    def _forget_copies(self, ids: Sequence[str]) -> None:
         try:
             self.cache.forget(ids)
         except RootcellarError as exc:
@@ -112,7 +130,6 @@ class HybridStore(ForwardingStore):
                 where=exc.where,
                 remedy="delete it again when the cache is back",
             ) from exc
-        return count
 
     def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """See :class:`~rootcellar.stores.base.Replaceable`. After that, the cache has no copy for a while."""

@@ -27,6 +27,7 @@ from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
 from rootcellar.stores.sql.by_date import is_late
+from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
 from rootcellar.stores.sql.store import SqlStore
@@ -121,6 +122,12 @@ class MySQLStore(SqlStore[Connection]):
         return self._in_transaction(
             lambda connection: self._delete_noted(connection, "hold_tasks", {"ids": in_list(ids)})
         )
+
+    def _delete_on(self, connection: Connection, ids: Sequence[str]) -> int:
+        if not ids:
+            return 0
+        count = self._delete_noted(connection, "hold_tasks", {"ids": in_list(ids)})
+        return count + self._delete_adopted_on(connection, ids)
 
     def _delete_expired_tasks(self, params: dict[str, Any]) -> int:
         count = 0
@@ -253,6 +260,9 @@ class MySQLStore(SqlStore[Connection]):
     def _rows_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return connection.rows(self._sql[statement], params)
 
+    def _rows_of_text(self, connection: Connection, text: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return connection.rows(text, params)
+
     def _dicts_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         return connection.dicts(self._sql[statement], params)
 
@@ -357,6 +367,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     names = {
         **in_parameterized(table_names(options)),
         "task_columns": ", ".join(rows.TASK_COLUMNS),
+        "hold_columns": ", ".join(HOLD_COLUMNS),
         "task_values": fragments.named(rows.TASK_COLUMNS, "%({})s"),
         "task_update": _update_assignments(),
         "task_overwritable": fragments.overwritable(old="{}", new="VALUES({})"),

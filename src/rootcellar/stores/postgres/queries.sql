@@ -214,3 +214,24 @@ WITH RECURSIVE names (name) AS (
     SELECT (SELECT min(t.name) FROM {task} AS t WHERE t.name > names.name) FROM names WHERE names.name IS NOT NULL
 )
 SELECT name FROM names WHERE name IS NOT NULL LIMIT %(limit)s
+
+-- place_hold: store a hold
+INSERT INTO {hold} (filter, reason, placed_by, placed_at) VALUES (%(filter)s, %(reason)s, %(placed_by)s, %(placed_at)s)
+
+-- last_hold: read the hold that this connection has just stored
+SELECT {hold_columns} FROM {hold} WHERE id = lastval()
+
+-- one_hold: read a hold
+SELECT {hold_columns} FROM {hold} WHERE id = %(id)s
+
+-- release_hold: release a hold that is active
+UPDATE {hold} SET released_by = %(released_by)s, released_at = %(released_at)s WHERE id = %(id)s AND released_at IS NULL
+
+-- holds: read every hold
+SELECT {hold_columns} FROM {hold} ORDER BY id
+
+-- holds_placed: how many holds were ever placed
+SELECT count(*) FROM {hold}
+
+-- lock_spared: lock tasks that are to be deleted, and say of each whether it stays
+SELECT task_id, ({spared}) IS TRUE FROM {task} WHERE task_id = ANY(%(task_ids)s) FOR UPDATE

@@ -29,6 +29,7 @@ from rootcellar.stores.postgres.search import SETTINGS, PostgresRenderer
 from rootcellar.stores.replaced import when_replaced
 from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
+from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
 from rootcellar.stores.sql.store import SqlStore
@@ -199,10 +200,9 @@ class PostgresStore(SqlStore[Connection]):
                 self._is_schema_known = False
             raise driver.translate(exc, self._where) from exc
 
-    def _delete_on(self, connection: Connection, ids: Sequence[str]) -> None:
-        self._rows_of(connection, "delete_tasks", {"task_ids": list(ids)})
-        if self._adopted and self._adopted.task_table:
-            self._count_of(connection, "delete_adopted_tasks", {"task_ids": list(ids)})
+    def _delete_on(self, connection: Connection, ids: Sequence[str]) -> int:
+        ((count,),) = self._rows_of(connection, "delete_tasks", {"task_ids": list(ids)})
+        return int(count) + self._delete_adopted_on(connection, ids)
 
     def _delete_tasks(self, ids: Sequence[str]) -> int:
         ((count,),) = self._all("delete_tasks", {"task_ids": list(ids)})
@@ -322,6 +322,10 @@ class PostgresStore(SqlStore[Connection]):
     def _rows_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return self._execute(connection, statement, params).fetchall()
 
+    def _rows_of_text(self, connection: Connection, text: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        # never prepared: the text differs from call to call
+        return connection.execute(text.encode(), params, prepare=False).fetchall()
+
     def _dicts_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         return connection.cursor(row_factory=dict_row).execute(self._sql[statement], params).fetchall()
 
@@ -403,6 +407,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     names = {
         **in_parameterized(table_names(options)),
         "task_columns": ", ".join(rows.TASK_COLUMNS),
+        "hold_columns": ", ".join(HOLD_COLUMNS),
         # a waiter of this kind gets only the id
         "sent_columns": ", ".join(f"CASE WHEN w.kind <> 1 THEN {column} END" for column in rows.TASK_COLUMNS),
         "task_values": fragments.named(rows.TASK_COLUMNS, "%({})s"),

@@ -34,6 +34,7 @@ from rootcellar.stores.search import (
     JsonText,
     Lasted,
     Like,
+    MoreHolds,
     Negated,
     OneOf,
     Opaque,
@@ -75,10 +76,15 @@ class Renderer(ABC):
 
     Attributes:
         params: the parameters of the statement, once it is rendered.
+        is_anywhere: whether a condition is for a row in any segment.
+        holds_placed: the statement that counts the holds that were ever placed.
     """
 
     true: ClassVar[str] = "TRUE"
     false: ClassVar[str] = "FALSE"
+
+    is_anywhere: bool = False
+    holds_placed: str = ""
 
     def __init__(self, search: Search, task: str, select: Callable[[str], str]) -> None:
         self.search = search
@@ -197,6 +203,8 @@ class Renderer(ABC):
     @property
     def moment(self) -> str:
         """The SQL of the time of a record in this segment."""
+        if self.is_anywhere:
+            return "coalesce(date_done, date_started, date_sent)"
         return "date_done" if self.search.segment is Segment.FINISHED else "coalesce(date_started, date_sent)"
 
     @property
@@ -271,6 +279,8 @@ class Renderer(ABC):
         match condition:
             case Always(holds):
                 return self.true if holds else self.false
+            case MoreHolds(known):
+                return f"(({self.holds_placed}) > {self.param(known)})"
             case Every(terms):
                 return f"({' AND '.join(self.render(term, is_widened) for term in terms)})"
             case Some(terms):

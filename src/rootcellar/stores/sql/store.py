@@ -30,6 +30,7 @@ from rootcellar.stores.sql.celery_tables import Adopted
 from rootcellar.stores.sql.celery_tables import group_record as old_group_record
 from rootcellar.stores.sql.celery_tables import task_record as old_task_record
 from rootcellar.stores.sql.counting import Server
+from rootcellar.stores.sql.holding import HoldingMixin
 from rootcellar.stores.sql.jobs import SqlJobs
 from rootcellar.stores.sql.rolling import forget_counts, roll_once
 from rootcellar.stores.sql.rows import storable
@@ -48,7 +49,7 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 
-class SqlStore(Store, SqlJobs, Generic[C]):
+class SqlStore(HoldingMixin[C], Store, SqlJobs, Generic[C]):
     """A store whose records are rows. A subclass creates ``_pool``, ``_counts`` and ``schema``.
 
     Args:
@@ -172,6 +173,12 @@ class SqlStore(Store, SqlJobs, Generic[C]):
     @abstractmethod
     def _delete_tasks(self, ids: Sequence[str]) -> int:
         """Delete rows of our own table, and keep what was counted of them; return how many there were."""
+
+    def _delete_adopted_on(self, connection: C, ids: Sequence[str]) -> int:
+        """Delete rows of the table that Celery created, if there is one; return how many there were."""
+        if not (self._adopted and self._adopted.task_table and ids):
+            return 0
+        return self._count_of(connection, "delete_adopted_tasks", {"task_ids": self._ids(ids)})
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         return [self._task_record(row) for row in self._all("scan_tasks", {"after": after or "", "limit": limit})]

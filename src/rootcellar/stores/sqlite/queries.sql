@@ -147,3 +147,24 @@ WITH RECURSIVE names (name) AS (
     SELECT (SELECT min(t.name) FROM {task} AS t WHERE t.name > names.name) FROM names WHERE names.name IS NOT NULL
 )
 SELECT name FROM names WHERE name IS NOT NULL LIMIT :limit
+
+-- place_hold: store a hold
+INSERT INTO {hold} (filter, reason, placed_by, placed_at) VALUES (:filter, :reason, :placed_by, :placed_at)
+
+-- last_hold: read the hold that this connection has just stored
+SELECT {hold_columns} FROM {hold} WHERE id = last_insert_rowid()
+
+-- one_hold: read a hold
+SELECT {hold_columns} FROM {hold} WHERE id = :id
+
+-- release_hold: release a hold that is active
+UPDATE {hold} SET released_by = :released_by, released_at = :released_at WHERE id = :id AND released_at IS NULL
+
+-- holds: read every hold
+SELECT {hold_columns} FROM {hold} ORDER BY id
+
+-- holds_placed: how many holds were ever placed
+SELECT count(*) FROM {hold}
+
+-- lock_spared: lock tasks that are to be deleted, and say of each whether it stays
+SELECT task_id, ({spared}) IS TRUE FROM {task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))

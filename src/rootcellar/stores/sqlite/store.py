@@ -19,6 +19,7 @@ from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
 from rootcellar.stores.sql.by_date import RECENT, is_late
+from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, load_statements
 from rootcellar.stores.sql.store import SqlStore
@@ -84,10 +85,14 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         self._in_transaction(lambda connection: connection.executemany(self._sql["put_sent"], found))
 
     def _delete_tasks(self, ids: Sequence[str]) -> int:
+        return self._in_transaction(lambda connection: self._delete_own(connection, ids))
+
+    def _delete_on(self, connection: sqlite3.Connection, ids: Sequence[str]) -> int:
+        return self._delete_own(connection, ids) + self._delete_adopted_on(connection, ids)
+
+    def _delete_own(self, connection: sqlite3.Connection, ids: Sequence[str]) -> int:
         params = {"task_ids": self._ids(ids), "recent": _date_text(_now() - RECENT)}
-        return self._in_transaction(
-            lambda connection: self._delete_noted(connection, "note_deleted", "delete_tasks", params)
-        )
+        return self._delete_noted(connection, "note_deleted", "delete_tasks", params)
 
     def _delete_noted(self, connection: sqlite3.Connection, note: str, delete: str, params: Mapping[str, Any]) -> int:
         """Keep what was counted of rows, and delete them; return how many."""
@@ -176,6 +181,11 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
     ) -> list[tuple[Any, ...]]:
         return connection.execute(self._sql[statement], params).fetchall()
 
+    def _rows_of_text(
+        self, connection: sqlite3.Connection, text: str, params: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        return connection.execute(text, params).fetchall()
+
     def _dicts_of(
         self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
@@ -229,6 +239,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     names = {
         **table_names(options),
         "task_columns": ", ".join(rows.TASK_COLUMNS),
+        "hold_columns": ", ".join(HOLD_COLUMNS),
         "task_values": fragments.named(rows.TASK_COLUMNS, ":{}"),
         "task_update": fragments.update_assignments(),
         "task_overwritable": fragments.overwritable(),

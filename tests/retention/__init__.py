@@ -1,0 +1,1 @@
+"""Tests of retention: rules, cleanup, holds, the older table and the archive."""

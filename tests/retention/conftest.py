@@ -1,0 +1,3 @@
+"""The present of each test of this folder."""
+
+from tests.present import _present  # noqa: F401 - a fixture
