@@ -361,6 +361,22 @@ def test_larger_workflow_is_cut_and_says_so(sqlite: Store, monkeypatch: pytest.M
 
     assert tree.is_cut
     assert tree.count <= 20
+    assert tree.critical_path == (), "it would leave tasks out"
+    assert tree.total is None
+
+
+def test_chain_with_more_levels_than_a_tree_has_its_whole_critical_path(sqlite: Store) -> None:
+    ids = ["root", *(f"c{number}" for number in range(1, 150))]
+    links = [
+        record(ids[number], number, number, number + 1, parent_id=ids[number - 1] if number else None)
+        for number in range(150)
+    ]
+
+    tree = tree_of(sqlite, ids[-1], *links)
+
+    assert [step.task_id for step in tree.critical_path] == ids
+    assert tree.total == timedelta(seconds=150)
+    assert tree.is_cut, "a tree has at most 100 levels"
 
 
 def test_name_with_control_characters_is_escaped_and_long_names_keep_their_end(sqlite: Store, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,7 +167,11 @@ def test_children_that_are_new_programs_are_counted(postgres_url: str, redis_url
     # of a worker that was killed
     leftover = tmp_path / "rootcellar-metrics-4194305-x"
     leftover.touch()
-    with measured(postgres_url, redis_url, **settings) as worker:
+    # of a living worker in another container, where the process ids are others
+    other = tmp_path / "rootcellar-metrics-4194306-y"
+    file = other.open("w")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    with file, measured(postgres_url, redis_url, **settings) as worker:
         worker.account()
         for number in range(12):
             worker.send(1, is_last=number == 5)
@@ -175,9 +180,9 @@ def test_children_that_are_new_programs_are_counted(postgres_url: str, redis_url
         wait_until(lambda: value(worker.scrape(), COUNT, PUT) >= stored, "every call is counted")
         assert value(worker.scrape(), COUNT, PUT) == stored
         assert not leftover.exists()
-        assert len(list(tmp_path.glob("rootcellar-metrics-*"))) == 1
+        assert len(list(tmp_path.glob("rootcellar-metrics-*"))) == 2
         assert worker.worker.stop() == 0
-    assert not list(tmp_path.glob("rootcellar-metrics-*"))
+    assert list(tmp_path.glob("rootcellar-metrics-*")) == [other]
 
 
 def test_worker_runs_without_metrics_when_its_port_is_taken(postgres_url: str, redis_url: str) -> None:

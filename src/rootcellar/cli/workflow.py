@@ -48,7 +48,7 @@ def workflow_lines(tree: TaskTree, *, full_ids: bool = False) -> Iterator[Text]:
     if tree.missing:
         yield Text(f"{len(tree.missing):,} more without a record, such as {visible(tree.missing[0])}.")
     if tree.is_cut:
-        yield Text("It has more tasks, which were not read.")
+        yield Text("It has more tasks, which are not shown.")
     elif tree.searched_until is not None:
         until = tree.searched_until.astimezone()
         yield Text(f"Members of groups were searched until {until:%Y-%m-%d %H:%M}.", style="dim")

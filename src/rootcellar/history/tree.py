@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -27,10 +27,12 @@ from rootcellar.stores.relations import children_of, other_than
 from rootcellar.stores.search import Searchable
 from rootcellar.text.escaping import visible
 
-#: the most records of a tree, and the most steps from a task to its child
+#: the most records of a workflow, and the most levels of a tree
 MAX_RECORDS, MAX_DEPTH = 2_000, 100
 #: seconds that searching may take
 BUDGET = 1.0
+#: seconds that reading the tasks that records name may take, because each task of a chain is a call of the store
+READ_BUDGET = 10.0
 #: how long after the begin of a group its tasks are searched first; each further step is four times as long
 _FIRST_STEP = timedelta(minutes=10)
 _CLOCK_SKEW = timedelta(minutes=1)
@@ -95,12 +97,12 @@ class TaskTree:
         count: how many tasks are stored.
         total: from the first sending to the last end, or to the present if a task has not ended; ``None`` if unknown.
         critical_path: the tasks that decide the total time, from the first to the last: without one of them, or if one
-            of them were faster, the workflow would have ended earlier.
+            of them were faster, the workflow would have ended earlier. Empty if not all tasks were read.
         unfinished: how many tasks have not ended.
         missing: ids that a record names, but that have no record.
         searched_until: if the workflow has groups: up to what time members and bodies that no record names were
             searched; ``None`` if this was not needed, or the store cannot search.
-        is_cut: whether it has more tasks than are read.
+        is_cut: whether not all tasks were read, or are in the tree.
     """
 
     task_id: str
@@ -152,6 +154,7 @@ class _Collected:
         self._codec = codec
         self.clock = clock
         self._end = time.monotonic() + budget
+        self._read_until = time.monotonic() + READ_BUDGET
         self.records: dict[str, TaskRecord] = {}
         self.missing: dict[str, None] = {}
         #: the parent of each child that a record names, and the members of each named group
@@ -173,12 +176,12 @@ class _Collected:
     def read(self, task_ids: Iterable[str]) -> None:
         """Read tasks, and those that they name, and those that these name."""
         todo = [*dict.fromkeys(task_ids)]
-        for _ in range(MAX_DEPTH):
+        while not self.is_cut:
             todo = [each for each in dict.fromkeys(todo) if each not in self.records and each not in self.missing]
             if not todo:
                 return
             room = MAX_RECORDS - len(self.records)
-            if len(todo) > room:
+            if len(todo) > room or time.monotonic() > self._read_until:
                 self.is_cut = True
                 todo = todo[:room]
             following: list[str] = []
@@ -188,7 +191,6 @@ class _Collected:
                 for record in stored.values():
                     following += self._add(record)
             todo = following
-        self.is_cut = self.is_cut or bool(todo)
 
     def _add(self, record: TaskRecord) -> list[str]:
         """Add a record; return the ids that it names."""
@@ -276,12 +278,14 @@ class _Links:
     below: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     bodies: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     placed: set[str] = field(default_factory=set)
+    #: whether there are more levels than a tree may have
+    is_cut: bool = False
 
 
 def _built(found: _Collected, task_id: str) -> TaskTree:
     links = _linked(found)
     before = _predecessors(found.records, links)
-    path = _critical_path(found, before)
+    path = [] if found.is_cut else _critical_path(found, before)
     critical = {record.task_id for record in path}
     keys = [key for key in (*_group_keys(found), *found.records) if key not in links.placed]
     roots = tuple(node for key in keys if (node := _node(key, found, links, critical, MAX_DEPTH)) is not None)
@@ -299,7 +303,7 @@ def _built(found: _Collected, task_id: str) -> TaskTree:
         unfinished=unfinished,
         missing=tuple(found.missing),
         searched_until=found.searched_until and min(found.searched_until, found.clock.now),
-        is_cut=found.is_cut,
+        is_cut=found.is_cut or links.is_cut,
     )
 
 
@@ -357,8 +361,9 @@ def _order(key: str, found: _Collected) -> tuple[int, datetime, str]:
 def _node(key: str, found: _Collected, links: _Links, critical: set[str], depth: int) -> TaskNode | None:
     """Return the node of a key with everything below it; ``None`` for an empty group."""
 
-    def nodes(keys: Iterable[str]) -> tuple[TaskNode, ...]:
+    def nodes(keys: Sequence[str]) -> tuple[TaskNode, ...]:
         if depth == 0:
+            links.is_cut = links.is_cut or bool(keys)
             return ()
         return tuple(node for each in keys if (node := _node(each, found, links, critical, depth - 1)) is not None)
 

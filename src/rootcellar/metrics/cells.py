@@ -22,7 +22,7 @@ from rootcellar.metrics.catalogue import Kind, Metric
 from rootcellar.metrics.families import Distribution, Family
 
 _SIZE = 8
-#: the beginning of the name of a shared file; the id of the worker's process follows
+#: the beginning of the name of a shared file; the id of the worker's process follows, for people
 _PREFIX = "rootcellar-metrics-"
 
 
@@ -172,20 +172,37 @@ def anonymous(width: int) -> SharedRows:
 def in_new_file(width: int) -> tuple[SharedRows, Path]:
     """Return rows for children that are new programs, and the file through which they share them."""
     _remove_files_of_dead_workers()
-    descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{os.getpid()}-")
-    with os.fdopen(descriptor, "wb") as file:
-        # written whole: if the disk becomes full later, no process is killed for it
-        file.write(bytes(SharedRows.size(width)))
-    return in_file(Path(name), width), Path(name)
+    path = _new_locked_file()
+    # written whole: if the disk becomes full later, no process is killed for it
+    path.write_bytes(bytes(SharedRows.size(width)))
+    return in_file(path, width), path
+
+
+def _new_locked_file() -> Path:
+    """Make a file that stays locked until this process ends, so that no other worker deletes it.
+
+    The id of the process would not do: workers in two containers may have one folder, and the same ids.
+    """
+    # Windows, where no worker runs, has no such module
+    import fcntl
+
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{os.getpid()}-")
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        # another worker may have deleted it before it was locked
+        if os.fstat(descriptor).st_nlink:
+            return Path(name)
+        os.close(descriptor)
 
 
 def _remove_files_of_dead_workers() -> None:
-    """Delete the files of workers that were killed."""
+    """Delete the files of workers that were killed: those that no process has locked."""
+    import fcntl
+
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def in_file(path: Path, width: int) -> SharedRows:
