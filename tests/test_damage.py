@@ -439,6 +439,16 @@ def test_odd_header_does_not_lose_the_tasks_result(given: dict[str, Any], place:
         assert durable.durable.get(task_id) is not None
 
 
+def test_empty_routing_key_names_no_queue(place: Place) -> None:
+    """A message of a fanout exchange has one."""
+    task_id = new_id()
+    request = Context(id=task_id, task="t", delivery_info={"routing_key": ""})
+    place.backend.store_result(task_id, 1, "SUCCESS", request=request)
+    record = place.backend.store.get(task_id)
+    assert record is not None
+    assert record.queue is None
+
+
 def test_header_of_another_type_is_converted_if_unambiguous(place: Place) -> None:
     task_id = new_id()
     given = {"parent_id": 5, "root_id": uuid.UUID(int=5), "retries": "3", "group": 12, "group_index": 2.0}

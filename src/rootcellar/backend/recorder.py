@@ -283,7 +283,8 @@ def _facts(request: Any, task_id: str) -> dict[str, Any]:
             fields[field] = read(value)
     delivery_info = getattr(request, "delivery_info", None)
     if type(delivery_info) is dict or isinstance(delivery_info, Mapping):
-        fields["queue"] = text_of(delivery_info.get("routing_key"))
+        # a message of a fanout exchange has an empty key, which names no queue
+        fields["queue"] = text_of(delivery_info.get("routing_key")) or None
     if fields.get("parent_id") == task_id:
         # in a retry's message from Celery, the task is its own parent
         del fields["parent_id"]

@@ -79,7 +79,8 @@ def failure(store: Store, codec: Codec, titles: Titles, group: str, clock: Clock
         raise FailureUnknown(
             f"no failure of the group {text} is stored",
             where=store.where,
-            remedy="its results may have expired; `rootcellar failures` shows the groups",
+            remedy="its results may have expired; `rootcellar failures` shows the groups, and "
+            f"`rootcellar failures '\"{text}\"'` those in which this word is",
         )
     variants = Counter(_template(titles, record) for record in sample)
     common = variants.most_common(_MAX_VARIANTS)
