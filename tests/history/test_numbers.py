@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -262,6 +263,28 @@ def test_names_of_tasks_queues_and_workers_outlive_their_rows(store: Any) -> Non
     assert {name.name for name in store.names(Kind.TASK)} == {"shop.pay", "shop.ship", "reports.render"}
     assert {name.name for name in store.names(Kind.QUEUE)} == {"celery", "low"}
     assert [name.name for name in store.names(Kind.WORKER)] == ["celery@a"]
+
+
+def test_worker_is_forgotten_when_it_was_not_seen_for_as_long_as_hours_are_kept(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker in a container has a new name at each start."""
+    done = NOW - timedelta(days=5)
+    old = TaskRecord(task_id="old", state="SUCCESS", name="old.task", worker="celery@old", done_at=done)
+    store.put(old)
+    store.put(replace(old, task_id="new", name="new.task", worker="celery@new", done_at=NOW))
+    roll_all(store)
+    assert {name.name for name in store.names(Kind.WORKER)} == {"celery@old", "celery@new"}
+
+    def a_day_passed(connection: Any) -> None:
+        roll = store._counts.read_roll(connection)
+        store._counts.save_roll(connection, replace(roll, minutes_from=roll.minutes_from - timedelta(days=3)))
+
+    store._in_transaction(a_day_passed)
+    monkeypatch.setattr("rootcellar.stores.sql.rolling.HOURS_KEPT", timedelta(days=2))
+    roll_all(store)
+    assert {name.name for name in store.names(Kind.WORKER)} == {"celery@new"}
+    assert {name.name for name in store.names(Kind.TASK)} == {"old.task", "new.task"}, "days are kept for ever"
 
 
 def test_question_that_the_counts_cannot_answer_is_an_error(store: Any, history: History) -> None:

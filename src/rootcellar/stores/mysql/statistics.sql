@@ -152,6 +152,9 @@ WHERE failure_group = %(failure_group)s
 INSERT INTO {name} (kind, name, last_seen) VALUES (%(kind)s, %(name)s, %(last_seen)s)
 ON DUPLICATE KEY UPDATE last_seen = GREATEST(last_seen, VALUES(last_seen))
 
+-- forget_workers: delete the names of workers that were last seen before a time; old days name only tasks and queues
+DELETE FROM {name} WHERE kind = 'worker' AND last_seen < %(until)s
+
 -- names: read the names of a kind
 SELECT CONVERT(name USING utf8mb4), last_seen FROM {name} WHERE kind = %(kind)s ORDER BY last_seen DESC, name
 

@@ -172,6 +172,9 @@ WHERE failure_group = %(failure_group)s
 INSERT INTO {name} AS n (kind, name, last_seen) VALUES (%(kind)s, %(name)s, %(last_seen)s)
 ON CONFLICT (kind, name) DO UPDATE SET last_seen = excluded.last_seen WHERE n.last_seen < excluded.last_seen
 
+-- forget_workers: delete the names of workers that were last seen before a time; old days name only tasks and queues
+DELETE FROM {name} WHERE kind = 'worker' AND last_seen < %(until)s
+
 -- names: read the names of a kind
 SELECT name, last_seen FROM {name} WHERE kind = %(kind)s ORDER BY last_seen DESC, name
 

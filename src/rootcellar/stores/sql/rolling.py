@@ -277,7 +277,7 @@ class _Pass(Generic[C]):
         self._replace(Unit.DAY, day, until, LIVING, cells)
 
     def _forget_old(self) -> None:
-        """Delete the minutes and hours that are too old."""
+        """Delete the minutes, the hours and the workers that are too old."""
         server, roll = self._server, self._roll
         minutes_from = Unit.HOUR.floor(self._present.now - MINUTES_KEPT)
         if minutes_from > roll.minutes_from:
@@ -287,6 +287,8 @@ class _Pass(Generic[C]):
                 server.do(self._connection, "forget_cells", {"until": server.date(until)}, table=server.tables[unit])
             kept = {"until": server.date(self._hours_kept)}
             server.do(self._connection, "forget_cells", kept, table=server.names["failure_hour"])
+            # where each worker's name has a random part, there would be more names for ever
+            server.do(self._connection, "forget_workers", kept)
             self._roll = replace(roll, minutes_from=max(minutes_from, roll.minutes_from))
 
     # -- cells

@@ -150,6 +150,9 @@ WHERE failure_group = :failure_group
 INSERT INTO {name} AS n (kind, name, last_seen) VALUES (:kind, :name, :last_seen)
 ON CONFLICT (kind, name) DO UPDATE SET last_seen = excluded.last_seen WHERE n.last_seen < excluded.last_seen
 
+-- forget_workers: delete the names of workers that were last seen before a time; old days name only tasks and queues
+DELETE FROM {name} WHERE kind = 'worker' AND last_seen < :until
+
 -- names: read the names of a kind
 SELECT name, last_seen FROM {name} WHERE kind = :kind ORDER BY last_seen DESC, name
 
