@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.sql import counting, retention_tables
-from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX
+from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX, Adopted
 from rootcellar.stores.sql.grants import Role, on_tables
 from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import (
+    columns_made_by,
     in_parameterized,
     load_statements,
     qualified,
@@ -49,27 +50,36 @@ def table_names(options: StoreOptions) -> dict[str, str]:
     names = {
         "task": qualified(schema, task),
         "group": qualified(options.group_schema, options.group_table),
-        "chord": qualified(schema, _derived(task, "_chord")),
-        "part": qualified(schema, _derived(task, "_chord_part")),
-        "listener": qualified(schema, _derived(task, "_listener")),
-        "waiter": qualified(schema, _derived(task, "_waiter")),
+        "chord": qualified(schema, derived(task, "_chord")),
+        "part": qualified(schema, derived(task, "_chord_part")),
+        "listener": qualified(schema, derived(task, "_listener")),
+        "waiter": qualified(schema, derived(task, "_waiter")),
         "registry": qualified(schema, "rootcellar_schema"),
     }
     for index in ("date_done", "name", "expires", "failures", "changed", "failure_group", "unfinished"):
-        names[f"task_{index}_index"] = quote_identifier(_derived(task, f"_{index}_idx"))
+        names[f"task_{index}_index"] = quote_identifier(derived(task, f"_{index}_idx"))
     names.update(
         {
-            key: qualified(schema, _derived(task, suffix))
+            key: qualified(schema, derived(task, suffix))
             for key, suffix in (counting.TABLES | retention_tables.TABLES).items()
         }
     )
-    names.update({key: quote_identifier(_derived(task, suffix)) for key, suffix in counting.INDEXES.items()})
-    names["group_expires_index"] = quote_identifier(_derived(options.group_table, "_expires_idx"))
-    names["chord_open_index"] = quote_identifier(_derived(task, "_chord_open_idx"))
+    names.update({key: quote_identifier(derived(task, suffix)) for key, suffix in counting.INDEXES.items()})
+    names["group_expires_index"] = quote_identifier(derived(options.group_table, "_expires_idx"))
+    names["chord_open_index"] = quote_identifier(derived(task, "_chord_open_idx"))
     return names
 
 
-def _derived(name: str, suffix: str) -> str:
+def older_names(options: StoreOptions) -> dict[str, str]:
+    """Return the quoted names of the older table and what belongs to it, which few databases have."""
+    task, schema = options.task_table, options.task_schema
+    names = {key: qualified(schema, derived(task, f"_{key}")) for key in ("older", "moved", "all")}
+    for index in ("date_done", "name"):
+        names[f"older_{index}_index"] = quote_identifier(derived(task, f"_older_{index}_idx"))
+    return names
+
+
+def derived(name: str, suffix: str) -> str:
     """Return ``name`` with ``suffix``, shortened to a unique name if PostgreSQL would cut it off."""
     if len((name + suffix).encode()) <= LONGEST_NAME:
         return name + suffix
@@ -88,11 +98,22 @@ class PostgresSchema(SqlSchema[Connection]):
         )
         with_parameters = load_statements(_PACKAGE, "schema.sql", in_parameterized(names))
         self._sql.update({name: with_parameters[name] for name in _WITH_PARAMETERS})
+        self._older_sql = load_statements(_PACKAGE, "older.sql", {**names, **older_names(options)})
 
     def sql(self) -> str:
         schemas = sorted({name for name in (self._options.task_schema, self._options.group_schema) if name})
         made = [f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(name)};" for name in schemas]
         return "\n".join([*made, super().sql()])
+
+    def task_columns(self) -> list[str]:
+        """Return the columns of the table of tasks that this release creates."""
+        return [*columns_made_by(read_sql(_PACKAGE, name) for name in MIGRATIONS)["task"]]
+
+    @contextmanager
+    def alone(self, connection: Connection) -> Iterator[None]:
+        """Begin a transaction that excludes other processes that create or change tables."""
+        with self._exclusive(connection):
+            yield
 
     def grants(self, role: Role, user: str) -> str:
         name = quote_identifier(user)
@@ -197,6 +218,21 @@ class PostgresSchema(SqlSchema[Connection]):
             if index.endswith(ADOPTED_SUFFIX):
                 new = quote_identifier(index.removesuffix(ADOPTED_SUFFIX))
                 connection.execute(f"ALTER INDEX {qualified(schema, index)} RENAME TO {new}")
+
+    def _to_unadopt(self, connection: Connection) -> tuple[list[tuple[str, str]], int]:
+        renamed, results = super()._to_unadopt(connection)
+        if renamed and self._exists(connection, older_names(self._options)["older"]):
+            results += connection.execute(self._older_sql["count_older"], prepare=False).fetchall()[0][0]
+        return renamed, results
+
+    def _give_back(self, connection: Connection, adopted: Adopted) -> None:
+        connection.execute(self._older_sql["drop_older"], prepare=False)
+        super()._give_back(connection, adopted)
+
+    def _drop_tables(self, connection: Connection, but: Collection[str] = ()) -> None:
+        # the view of both tables prevents that the table of tasks is dropped
+        connection.execute(self._older_sql["drop_older"], prepare=False)
+        super()._drop_tables(connection, but)
 
     def _make_schemas(self, connection: Connection) -> None:
         for schema in {self._options.task_schema, self._options.group_schema} - {None}:

@@ -20,6 +20,7 @@ from rootcellar.stores.postgres.batching import Batch, Statements
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.group_commit import GroupCommit, Write
 from rootcellar.stores.postgres.notify import ListeningWatcher
+from rootcellar.stores.postgres.older import OlderTable
 from rootcellar.stores.postgres.options import read_options
 from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
 from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, read_bool, read_int, row_of, rows_of, run
@@ -94,6 +95,7 @@ class PostgresStore(SqlStore[Connection]):
             where=self._where,
         )
         self.schema = PostgresSchema(self.options, self._with_connection, self._where)
+        self._older_table = OlderTable(self.options, self._with_connection, self.schema, self._where)
         self._counts = counting.PostgresCounts(self.options)
         self._get = Statement("get_task", self._sql["get_task"])
         self._get_many = Statement("get_tasks", self._sql["get_tasks"])
