@@ -230,6 +230,16 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         remedy="Name a shorter time (`since:1h`), a task or a state, or give more time.",
     ),
     Explanation(
+        error="DeletionTooSlow",
+        retryable=True,
+        title="a batch of expired results was not deleted within its time",
+        why="Another session holds a lock on the table, such as an ALTER TABLE, or the server is very busy.",
+        remedy=(
+            "The cleanup tries again with a smaller batch, and the next run goes on. If it lasts, see which session "
+            "holds the lock: `pg_stat_activity` and `pg_locks` in PostgreSQL, `SHOW PROCESSLIST` in MySQL."
+        ),
+    ),
+    Explanation(
         error="PayloadBomb",
         title="a stored value is larger than the limit after decompression",
         why="Decompression stops at `result_max_decompressed_size`, because a few kilobytes can become gigabytes.",

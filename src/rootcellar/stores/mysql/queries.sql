@@ -102,11 +102,15 @@ WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL O
     AND owner = %(owner)s
 LIMIT %(limit)s
 
--- expired_tasks: find some tasks that have expired
-SELECT task_id FROM {task} WHERE expires_at < %(now)s ORDER BY expires_at LIMIT %(limit)s
+-- due_tasks: find the next tasks that have expired, in the order in which they expire
+SELECT task_id, expires_at, {wanted} FROM {task} FORCE INDEX ({task_expires_index})
+WHERE {due} ORDER BY expires_at, task_id LIMIT {limit}
 
--- hold_expired_tasks: lock the tasks that were found, if they are still expired
-SELECT task_id FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(ids)s AND expires_at < %(now)s FOR UPDATE
+-- hold_due_tasks: lock the tasks that were found, if they are still expired and wanted
+SELECT task_id FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(ids)s AND {expired} AND {wanted} FOR UPDATE
+
+-- hold_same_tasks: lock tasks, and read when they expire
+SELECT task_id, expires_at FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(ids)s FOR UPDATE
 
 -- expired_groups: find some groups that have expired
 SELECT taskset_id FROM {group} WHERE expires_at < %(now)s ORDER BY expires_at LIMIT %(limit)s

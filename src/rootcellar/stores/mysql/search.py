@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -89,7 +90,9 @@ class MySQLRenderer(LooseJsonRenderer):
 
 
 def limited(statement: str, seconds: float, *, is_mariadb: bool) -> str:
-    """Return a query that the server ends after some time."""
+    """Return a query that the server ends after some time; infinity for never."""
+    if math.isinf(seconds):
+        return statement
     if is_mariadb:
         return f"SET STATEMENT max_statement_time = {seconds:.3f} FOR {statement}"
     return statement.replace("SELECT ", f"SELECT /*+ MAX_EXECUTION_TIME({max(1, round(seconds * 1000))}) */ ", 1)

@@ -6,8 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta, timezone
-from functools import partial
+from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 import pymysql
@@ -15,10 +14,11 @@ import pymysql
 from rootcellar.errors import RecordRefused
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import framing
-from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
+from rootcellar.stores.base import StoreOptions, TaskQuery
 from rootcellar.stores.fields import clamped
 from rootcellar.stores.mysql import counting, driver, failures
 from rootcellar.stores.mysql.driver import Connection, in_list
+from rootcellar.stores.mysql.expiring import MySQLExpiring
 from rootcellar.stores.mysql.schema import PACKAGE, MySQLSchema, table_names, unquoted
 from rootcellar.stores.mysql.search import MySQLRenderer, limited
 from rootcellar.stores.mysql.url import connection_settings, describe
@@ -30,7 +30,6 @@ from rootcellar.stores.sql.by_date import is_late
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
-from rootcellar.stores.sql.store import SqlStore
 from rootcellar.support.backoff import Backoff
 from rootcellar.support.interruptions import Moment, raise_interruption
 
@@ -47,7 +46,7 @@ _CONFLICT_PAUSES = Backoff(base_ms=2.5, limit_ms=80.0)
 _RECONNECT_SECONDS = 2.0
 
 
-class MySQLStore(SqlStore[Connection]):
+class MySQLStore(MySQLExpiring):
     """The store for ``rootcellar+mysql://user:password@host:port/database``, and for ``mariadb://``."""
 
     # the indexes of texts have only their first letters, so the server sorts what they find
@@ -129,22 +128,6 @@ class MySQLStore(SqlStore[Connection]):
         count = self._delete_noted(connection, "hold_tasks", {"ids": in_list(ids)})
         return count + self._delete_adopted_on(connection, ids)
 
-    def _delete_expired_tasks(self, params: dict[str, Any]) -> int:
-        count = 0
-        ids = sorted(row[0] for row in self._all("expired_tasks", params))
-        for some in framing.chunks(ids, self.MANY):
-            held = partial(self._delete_noted, hold="hold_expired_tasks", params={**params, "ids": in_list(some)})
-            count += self._in_transaction(held)
-        return count
-
-    def _delete_noted(self, connection: Connection, hold: str, params: Mapping[str, Any]) -> int:
-        """Lock rows, keep what was counted of them, and delete them; return how many."""
-        ids = in_list([row[0] for row in connection.rows(self._sql[hold], params)])
-        if not ids:
-            return 0
-        connection.execute(self._sql["note_gone"], {"ids": ids})
-        return connection.execute(self._sql["delete_tasks"], {"task_ids": ids})
-
     # -- chords
 
     def begin_chord(self, chord: ChordRecord) -> None:
@@ -164,13 +147,6 @@ class MySQLStore(SqlStore[Connection]):
         return [row[0] for row in self._all("orphaned_chords", {"limit": limit, "owner": owner})]
 
     # -- time and end
-
-    def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        params: dict[str, Any] = {"now": _date_text(now), "limit": limit}
-        count = self._delete_expired_tasks(params)
-        count += self._delete_expired("expired_groups", "delete_expired_groups", params)
-        self._delete_expired_chords({**params, "yesterday": _date_text(now - timedelta(days=1))})
-        return count + self._delete_expired_adopted(now, limit)
 
     def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params: dict[str, Any] = {
@@ -229,28 +205,6 @@ class MySQLStore(SqlStore[Connection]):
     def _claim(self, connection: Connection, group_id: str, claimant: str, lease: float) -> bool:
         params = {"group_id": group_id, "claimant": claimant, "lease": round(lease * 1_000_000)}
         return connection.execute(self._sql["claim_chord"], params) == 1
-
-    def _delete_expired(self, find: str, delete: str, params: dict[str, Any]) -> int:
-        """Find expired rows without a lock, then delete each by its key if it is still expired."""
-        count = 0
-        ids = sorted(row[0] for row in self._all(find, params))
-        for some in framing.chunks(ids, self.MANY):
-            count += self._count(delete, {**params, "ids": in_list(some)})
-        return count
-
-    def _delete_expired_chords(self, params: dict[str, Any]) -> None:
-        ids = sorted(row[0] for row in self._all("expired_chords", params))
-        for some in framing.chunks(ids, self.MANY):
-            self._delete_chords({**params, "ids": in_list(some)})
-
-    def _delete_chords(self, params: dict[str, Any]) -> None:
-        def delete(connection: Connection) -> None:
-            locked_ids = in_list([row[0] for row in connection.rows(self._sql["hold_expired_chords"], params)])
-            if locked_ids:
-                connection.execute(self._sql["delete_parts"], {"ids": locked_ids})
-                connection.execute(self._sql["delete_chords"], {"ids": locked_ids})
-
-        self._in_transaction(delete)
 
     # -- talking to the server
 

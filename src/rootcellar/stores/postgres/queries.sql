@@ -140,11 +140,45 @@ WHERE date_done IS NULL AND counted >= size::bigint + extra
     AND owner = %(owner)s
 LIMIT %(limit)s
 
--- delete_expired_tasks: delete some tasks that have expired, keep what was counted of them, and return how many there were
-WITH deleted AS (
-    DELETE FROM {task} WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM {task} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    )) AND expires_at < %(now)s RETURNING {counted_columns}
+-- delete_due_tasks: delete the next tasks that have expired, keep what was counted of them, and return how many there were and the place of the last one
+WITH due AS MATERIALIZED (
+    SELECT ctid AS row_id, expires_at, task_id FROM {task} WHERE {due}
+    ORDER BY expires_at, task_id LIMIT {limit} FOR UPDATE SKIP LOCKED
+), deleted AS (
+    DELETE FROM {task} WHERE ctid = ANY(ARRAY(SELECT row_id FROM due)) AND {expired} RETURNING {counted_columns}
+), noted AS (
+{note_gone}
+), marked AS (
+{mark_earlier}
+)
+SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM due), 0, {last_expiry}, {last_id}
+
+-- delete_wanted_tasks: the same, without the tasks that are spared: they are not locked, because a lock is a write
+WITH due AS MATERIALIZED (
+    SELECT ctid AS row_id, expires_at, task_id, {wanted} AS is_wanted FROM {task} WHERE {due}
+    ORDER BY expires_at, task_id LIMIT {limit}
+), held AS MATERIALIZED (
+    SELECT ctid AS row_id FROM {task}
+    WHERE ctid = ANY(ARRAY(SELECT row_id FROM due WHERE is_wanted)) AND {expired} AND {wanted}
+    FOR UPDATE SKIP LOCKED
+), deleted AS (
+    DELETE FROM {task} WHERE ctid = ANY(ARRAY(SELECT row_id FROM held)) AND {expired} RETURNING {counted_columns}
+), noted AS (
+{note_gone}
+), marked AS (
+{mark_earlier}
+)
+SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM due), (SELECT count(*) FROM due WHERE is_wanted IS NOT TRUE),
+    {last_expiry}, {last_id}
+
+-- delete_same_tasks: delete tasks whose expiry is still the same, keep what was counted of them, and return how many
+WITH held AS MATERIALIZED (
+    SELECT t.ctid AS row_id FROM {task} AS t
+    JOIN unnest(%(task_ids)s::text[], %(expiries)s::timestamptz[]) AS same(task_id, expires_at)
+        ON t.task_id = same.task_id AND t.expires_at = same.expires_at
+    FOR UPDATE OF t SKIP LOCKED
+), deleted AS (
+    DELETE FROM {task} WHERE ctid = ANY(ARRAY(SELECT row_id FROM held)) RETURNING {counted_columns}
 ), noted AS (
 {note_gone}
 ), marked AS (
@@ -152,17 +186,22 @@ WITH deleted AS (
 )
 SELECT count(*) FROM deleted
 
+-- replica_lag: the seconds that the slowest replica is behind
+SELECT extract(epoch FROM max(replay_lag))::double precision FROM pg_stat_replication WHERE state = 'streaming'
+
 -- delete_expired_groups: delete some groups that have expired
 DELETE FROM {group} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {group} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )) AND expires_at < %(now)s
 
--- delete_expired_chords: delete chords that were finished a day ago, or have expired
+-- delete_expired_chords: delete chords that were finished a day ago, or have expired, and return how many there were
 WITH gone AS (
     DELETE FROM {chord} WHERE expires_at < %(now)s OR date_done < %(now)s::timestamptz - interval '1 day'
     RETURNING group_id
+), dropped AS (
+    DELETE FROM {part} WHERE group_id IN (SELECT group_id FROM gone)
 )
-DELETE FROM {part} WHERE group_id IN (SELECT group_id FROM gone)
+SELECT count(*) FROM gone
 
 -- query_tasks: the newest tasks that match, unfinished ones first
 SELECT {task_select} FROM {task}

@@ -12,12 +12,13 @@ from psycopg.rows import dict_row
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import framing
-from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
+from rootcellar.stores.base import StoreOptions, TaskQuery
 from rootcellar.stores.fields import EARLIEST, LATEST
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, counting, driver
 from rootcellar.stores.postgres.batching import Batch, Statements
 from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.postgres.expiring import DELETIONS, PostgresExpiring
 from rootcellar.stores.postgres.group_commit import GroupCommit, Write
 from rootcellar.stores.postgres.notify import ListeningWatcher
 from rootcellar.stores.postgres.older import OlderTable
@@ -33,7 +34,6 @@ from rootcellar.stores.sql import fragments, rows
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
-from rootcellar.stores.sql.store import SqlStore
 from rootcellar.stores.watching import Watcher
 from rootcellar.support.forking import PerProcess
 
@@ -42,7 +42,7 @@ T = TypeVar("T")
 _PACKAGE = "rootcellar.stores.postgres"
 #: statements for which the server may need long before it answers
 _LONG = {
-    *("query_tasks", "scan_tasks", "delete_tasks", "delete_adopted_tasks", "delete_expired_tasks"),
+    *("query_tasks", "scan_tasks", "delete_tasks", "delete_adopted_tasks"),
     *("delete_expired_groups", "delete_expired_chords"),
     *("delete_expired_adopted_tasks", "delete_expired_adopted_groups"),
 }
@@ -69,7 +69,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _IDLE, _NO_PIPELINE = int(psycopg.pq.TransactionStatus.IDLE), int(psycopg.pq.PipelineStatus.OFF)
 
 
-class PostgresStore(SqlStore[Connection]):
+class PostgresStore(PostgresExpiring):
     """The store for ``rootcellar+postgresql://user:password@host:port/database``."""
 
     MANY = 5_000
@@ -234,13 +234,6 @@ class PostgresStore(SqlStore[Connection]):
         return [row[0] for row in self._all("orphaned_chords", {"limit": limit, "owner": owner})]
 
     # -- time and end
-
-    def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        params = {"now": now, "limit": limit}
-        count = int(self._all("delete_expired_tasks", params)[0][0])
-        count += self._count("delete_expired_groups", params)
-        self._count("delete_expired_chords", params)
-        return count + self._delete_expired_adopted(now, limit)
 
     def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params = {
@@ -425,7 +418,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     found.update(load_statements(_PACKAGE, "waiting.sql", names))
     found.update(load_statements(_PACKAGE, "upkeep.sql", names))
     statistics = counting.statements(options)
-    for statement in ("delete_tasks", "delete_expired_tasks"):
+    for statement in ("delete_tasks", *DELETIONS):
         found[statement] = fill_in(found[statement], {name: statistics[name] for name in ("note_gone", "mark_earlier")})
     found["count_arrived"] = fill_in(found["count_arrived"], {"claimable": found["claimable"]})
     for statement in ("put_task_and_part", "count_part"):

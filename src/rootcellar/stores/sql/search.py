@@ -148,6 +148,15 @@ class Renderer(ABC):
 
     # -- the statement
 
+    @property
+    def task(self) -> str:
+        """The quoted name of the table."""
+        return self._task
+
+    def selected(self, column: str) -> str:
+        """Return the SQL that reads a column."""
+        return self._select(column)
+
     def param(self, value: Any) -> str:
         """Add a parameter and return its placeholder."""
         name = f"p{len(self.params)}"

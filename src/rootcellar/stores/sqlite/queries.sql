@@ -94,8 +94,15 @@ WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL O
     AND owner = :owner
 LIMIT :limit
 
--- delete_expired_tasks: delete some tasks that have expired
-DELETE FROM {task} WHERE rowid IN (SELECT rowid FROM {task} WHERE expires_at < :now LIMIT :limit)
+-- due_tasks: find the next tasks that have expired, in the order in which they expire
+SELECT rowid, expires_at, task_id, {wanted} FROM {task} WHERE {due} ORDER BY expires_at, task_id LIMIT {limit}
+
+-- same_tasks: find tasks whose expiry is still the same
+SELECT t.rowid FROM json_each(:same) AS same JOIN {task} AS t
+    ON t.task_id = json_extract(same.value, '$[0]') AND t.expires_at = json_extract(same.value, '$[1]')
+
+-- delete_rows: delete tasks by the numbers of their rows
+DELETE FROM {task} WHERE rowid IN (SELECT value FROM json_each(:rows))
 
 -- delete_expired_groups: delete some groups that have expired
 DELETE FROM {group} WHERE rowid IN (SELECT rowid FROM {group} WHERE expires_at < :now LIMIT :limit)

@@ -7,13 +7,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from rootcellar.errors import RecordRefused
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import framing
-from rootcellar.stores.base import DELETE_BATCH, StoreOptions, TaskQuery
+from rootcellar.stores.base import StoreOptions, TaskQuery
 from rootcellar.stores.fields import clamped
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.search import Search
@@ -22,8 +22,8 @@ from rootcellar.stores.sql.by_date import RECENT, is_late
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, load_statements
-from rootcellar.stores.sql.store import SqlStore
 from rootcellar.stores.sqlite import counting, driver
+from rootcellar.stores.sqlite.expiring import SQLiteExpiring
 from rootcellar.stores.sqlite.schema import PACKAGE, SQLiteSchema, table_names, transaction
 from rootcellar.stores.sqlite.search import SQLiteRenderer
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 _STEPS = 2_000
 
 
-class SQLiteStore(SqlStore[sqlite3.Connection]):
+class SQLiteStore(SQLiteExpiring):
     """The store for ``rootcellar+sqlite:///path``."""
 
     # all ids of a statement are one parameter, a JSON text
@@ -119,18 +119,6 @@ class SQLiteStore(SqlStore[sqlite3.Connection]):
         return [row[0] for row in self._all("orphaned_chords", params)]
 
     # -- time and end
-
-    def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        params: dict[str, Any] = {"now": _date_text(now), "limit": limit}
-        count = self._in_transaction(
-            lambda connection: self._delete_noted(
-                connection, "note_expired", "delete_expired_tasks", {**params, "recent": _date_text(_now() - RECENT)}
-            )
-        )
-        count += self._count("delete_expired_groups", params)
-        params["yesterday"] = _date_text(now - timedelta(days=1))
-        self._run_both("delete_expired_parts", "delete_expired_chords", params)
-        return count + self._delete_expired_adopted(now, limit)
 
     def _query(self, query: TaskQuery) -> Sequence[TaskRecord]:
         params = {
@@ -251,7 +239,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     found.update(load_statements(PACKAGE, "upkeep.sql", names))
     note = counting.statements(options)["note_gone"]
     # the same rows as the statements that delete them
-    for name, delete in (("note_deleted", "delete_tasks"), ("note_expired", "delete_expired_tasks")):
+    for name, delete in (("note_deleted", "delete_tasks"), ("note_rows", "delete_rows")):
         found[name] = fill_in(note, {"deleted": found[delete].partition("WHERE ")[2]})
     return found
 

@@ -1,0 +1,85 @@
+"""Deletes expired rows in PostgreSQL: each batch is one statement, and waits for no row that is locked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from rootcellar.errors import PermissionDenied
+from rootcellar.records import NO_DATE, TaskRecord
+from rootcellar.stores.base import DELETE_BATCH
+from rootcellar.stores.expiring import Deleted
+from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.sql.expiring import DueRows, ExpiringStore
+from rootcellar.stores.sql.statements import fill_in
+
+#: statements that delete rows of tasks, and keep what was counted of them
+DELETIONS = ("delete_due_tasks", "delete_wanted_tasks", "delete_same_tasks")
+#: for one transaction: the index gives the rows in their order, also where the server expects that most rows are due.
+#: A crash may undo the last deletions; the next cleanup repeats them.
+_SETTINGS = (
+    "SELECT set_config('statement_timeout', %(milliseconds)s, true), set_config('enable_seqscan', 'off', true), "
+    "set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true), "
+    "set_config('synchronous_commit', 'off', true)"
+)
+_LAST = "(SELECT {column} FROM due ORDER BY expires_at DESC, task_id DESC LIMIT 1)"
+
+
+class PostgresExpiring(ExpiringStore[Connection]):
+    """See :class:`~rootcellar.stores.expiring.Expiring` and :class:`~rootcellar.stores.expiring.Replicated`."""
+
+    def _delete_due(self, rows: DueRows) -> Deleted:
+        expiry = rows.selected("expires_at")
+        last = {"last_expiry": fill_in(_LAST, {"column": expiry}), "last_id": fill_in(_LAST, {"column": "task_id"})}
+        name = "delete_due_tasks" if rows.takes_all else "delete_wanted_tasks"
+        text = fill_in(self._sql[name], {**rows.names, **last})
+        ((count, seen, spared, *place),) = self._deleted(text, rows.params, rows.due.timeout)
+        is_last = seen < rows.due.limit
+        return Deleted(int(count), None if is_last else self._place_of(rows.due, place), int(spared))
+
+    def _delete_same(self, records: Sequence[TaskRecord], timeout: float) -> int:
+        expiries = [record.expires_at for record in records]
+        params = {"task_ids": [record.task_id for record in records], "expiries": expiries}
+        ((count,),) = self._deleted(self._sql["delete_same_tasks"], params, timeout)
+        return int(count)
+
+    def _deleted(self, text: str, params: Mapping[str, Any], timeout: float) -> list[tuple[Any, ...]]:
+        def work(connection: Connection) -> list[tuple[Any, ...]]:
+            with self._limited(connection, timeout):
+                # never prepared: a plan for any parameters would read the whole table
+                return connection.execute(text.encode(), params, prepare=False).fetchall()
+
+        return self._run(work)
+
+    @contextmanager
+    def _limited(self, connection: Connection, timeout: float) -> Iterator[None]:
+        """Run a transaction of a ``with`` block, whose statements the server ends after ``timeout`` seconds each."""
+        milliseconds = 0 if math.isinf(timeout) else max(1, round(timeout * 1000))
+        try:
+            # the server ends it in time, so its silence means nothing before
+            with connection.without_timeout(), connection.transaction():
+                connection.execute(_SETTINGS, {"milliseconds": str(milliseconds)})
+                yield
+        except psycopg.errors.QueryCanceled as exc:
+            raise self._deletion_too_slow(timeout) from exc
+
+    def _read_expiry(self, value: int) -> datetime:
+        return NO_DATE + timedelta(microseconds=value)
+
+    def delete_expired_groups(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        return self._count("delete_expired_groups", {"now": now, "limit": limit})
+
+    def delete_expired_chords(self, now: datetime) -> int:
+        ((count,),) = self._all("delete_expired_chords", {"now": now})
+        return int(count)
+
+    def replica_lag(self) -> float | None:
+        """See :class:`~rootcellar.stores.expiring.Replicated`. Only members of ``pg_monitor`` may see it."""
+        try:
+            ((lag,),) = self._all("replica_lag", {})
+        except PermissionDenied:
+            return None
+        return None if lag is None else float(lag)

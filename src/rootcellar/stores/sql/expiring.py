@@ -1,0 +1,216 @@
+"""Deletes expired rows, batch by batch: what the SQL stores share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from rootcellar.records import TaskRecord
+from rootcellar.stores.base import DELETE_BATCH
+from rootcellar.stores.expiring import Deleted, DeletionTooSlow, Due, Place
+from rootcellar.stores.fields import EARLIEST, FieldReader
+from rootcellar.stores.search import Always, Condition, Negated, Search, SearchTooSlow, Segment
+from rootcellar.stores.sql.rows import TASK_COLUMNS
+from rootcellar.stores.sql.search import UNLISTED, Renderer
+from rootcellar.stores.sql.statements import fill_in
+from rootcellar.stores.sql.store import SqlStore
+
+C = TypeVar("C")
+
+_PAGE = "SELECT {columns} FROM {table} WHERE {due} AND {wanted} ORDER BY expires_at, task_id LIMIT {limit}"
+_COUNT = """SELECT count(*), sum(CASE WHEN is_wanted THEN 1 ELSE 0 END) FROM (
+    SELECT {wanted} AS is_wanted FROM {table} WHERE {due} ORDER BY expires_at, task_id LIMIT {limit}
+) AS t"""
+_LAST = (
+    "SELECT {expiry} AS expiry, task_id FROM {table} WHERE {due} ORDER BY expires_at, task_id LIMIT 1 OFFSET {offset}"
+)
+
+
+class DueRows:
+    """The SQL of one :class:`~rootcellar.stores.expiring.Due`.
+
+    Args:
+        due: which rows.
+        renderer: renders conditions; its parameters are those of the statement.
+        is_read: whether the rows are only read: then a wanted condition that the server cannot test exactly finds too
+            many rows, else too few.
+
+    Attributes:
+        due: see above.
+        is_due: the condition that a row has expired, and is between the places.
+        is_expired: the condition that it has expired, at any place.
+        is_wanted: the condition that it is wanted and not spared.
+        takes_all: whether every row that is due is wanted.
+    """
+
+    def __init__(self, due: Due, renderer: Renderer, *, is_read: bool = False) -> None:
+        self.due = due
+        self._renderer = renderer
+        self.is_expired = f"expires_at < {renderer.param(renderer.date(due.now))}"
+        self.is_due = " AND ".join([self.is_expired, *self._after(due.after), *self._until(due.until)])
+        self.takes_all = due.wanted is None and due.spared is None
+        wanted = [] if due.wanted is None else [self._of_any_segment(due.wanted, is_widened=is_read)]
+        # a condition that the server cannot test exactly spares too many rows, never too few
+        spared = [] if due.spared is None else [self._of_any_segment(Negated(due.spared), is_widened=False)]
+        self.is_wanted = " AND ".join([*wanted, *spared]) or renderer.true
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters of all conditions."""
+        return self._renderer.params
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What a statement is filled in with."""
+        limit = str(int(self.due.limit))
+        parts = {"due": self.is_due, "wanted": self.is_wanted, "expired": self.is_expired}
+        return {**parts, "task": self._renderer.task, "limit": limit}
+
+    def selected(self, column: str) -> str:
+        """Return the SQL that reads a column."""
+        return self._renderer.selected(column)
+
+    def _of_any_segment(self, condition: Condition, *, is_widened: bool) -> str:
+        """Return the SQL of a condition for a row of any segment; a renderer knows one segment."""
+        renderer = self._renderer
+        rendered = []
+        for segment in (Segment.FINISHED, Segment.UNFINISHED):
+            renderer.search = replace(renderer.search, segment=segment)
+            rendered.append(renderer.render(condition, is_widened))
+        finished, unfinished = rendered
+        return f"(CASE WHEN date_done IS NOT NULL THEN {finished} ELSE {unfinished} END)"
+
+    def _after(self, place: Place | None) -> list[str]:
+        if place is None:
+            return []
+        moment, task_id = self._place(place)
+        return [f"expires_at >= {moment}", f"(expires_at > {moment} OR task_id > {task_id})"]
+
+    def _until(self, place: Place | None) -> list[str]:
+        if place is None:
+            return []
+        moment, task_id = self._place(place)
+        return [f"expires_at <= {moment}", f"(expires_at < {moment} OR task_id <= {task_id})"]
+
+    def _place(self, place: Place) -> tuple[str, str]:
+        return self._renderer.param(self._renderer.date(place.expires_at)), self._renderer.param(place.task_id)
+
+
+class ExpiringStore(SqlStore[C], Generic[C]):
+    """A SQL store with the ability :class:`~rootcellar.stores.expiring.Expiring`."""
+
+    # -- different for each server
+
+    @abstractmethod
+    def _delete_due(self, rows: DueRows) -> Deleted:
+        """Delete the next rows that are due and wanted.
+
+        Raises:
+            DeletionTooSlow: it took longer than the time of ``rows.due``.
+        """
+
+    @abstractmethod
+    def _delete_same(self, records: Sequence[TaskRecord], timeout: float) -> int:
+        """Delete rows whose ``expires_at`` is still the same; return how many.
+
+        Raises:
+            DeletionTooSlow: it took longer than ``timeout`` seconds.
+        """
+
+    @abstractmethod
+    def delete_expired_groups(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+
+    @abstractmethod
+    def delete_expired_chords(self, now: datetime) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+
+    def _table_by_expiry(self, rows: DueRows) -> str:
+        """Return the table's name, with a hint if the server must be told to read it by the index of expiries."""
+        return rows.names["task"]
+
+    # -- the same for all
+
+    def delete_expired_tasks(self, due: Due) -> Deleted:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        return self._delete_due(self._due_rows(due))
+
+    def delete_unchanged(self, records: Sequence[TaskRecord], timeout: float = 30.0) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        dated = [record for record in records if record.expires_at is not None]
+        return self._delete_same(dated, timeout) if dated else 0
+
+    def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        count = self.delete_expired_tasks(Due(now=now, limit=limit, timeout=float("inf"))).count
+        count += self.delete_expired_groups(now, limit)
+        self.delete_expired_chords(now)
+        return count + self._delete_expired_adopted(now, limit)
+
+    def delete_expired_adopted(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        self._ensure_schema()
+        return self._delete_expired_adopted(now, limit)
+
+    def count_expired(self, due: Due) -> Deleted:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+
+        def work(connection: C) -> Deleted:
+            rows = self._due_rows(due)
+            ((seen, wanted),) = self._read_due(connection, _COUNT, rows)
+            seen, wanted = int(seen), int(wanted or 0)
+            if seen < due.limit:
+                return Deleted(wanted, None, seen - wanted)
+            rows = self._due_rows(due)
+            found = self._read_due(connection, _LAST, rows, expiry=rows.selected("expires_at"), offset=str(seen - 1))
+            return Deleted(wanted, self._place_of(due, found[0]) if found else None, seen - wanted)
+
+        return self._run(work)
+
+    def expired(self, due: Due) -> Sequence[TaskRecord]:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+
+        def work(connection: C) -> list[TaskRecord]:
+            rows = self._due_rows(due, is_read=True)
+            unread = frozenset() if due.with_values else UNLISTED
+            columns = ["NULL" if column in unread else rows.selected(column) for column in TASK_COLUMNS]
+            found = self._read_due(connection, _PAGE, rows, columns=", ".join(columns))
+            return [self._task_record(row) for row in found]
+
+        return self._run(work)
+
+    def _read_due(self, connection: C, statement: str, rows: DueRows, **names: str) -> list[tuple[Any, ...]]:
+        text = fill_in(statement, {**rows.names, "table": self._table_by_expiry(rows), **names})
+        try:
+            return self._searched(connection, text, rows.params, rows.due.timeout)
+        except SearchTooSlow as exc:
+            raise self._deletion_too_slow(rows.due.timeout) from exc
+
+    def _due_rows(self, due: Due, *, is_read: bool = False) -> DueRows:
+        return DueRows(due, self._renderer(_any_search()), is_read=is_read)
+
+    def _place_of(self, due: Due, row: Sequence[Any]) -> Place | None:
+        """Return the place of a row; ``None`` if nothing can be read after it, because its columns are damaged."""
+        moment, task_id = row
+        found = FieldReader().moment("expires_at", moment, self._read_expiry) or EARLIEST
+        if not isinstance(task_id, str):
+            return None
+        place = Place(found, task_id)
+        return None if place == due.after else place
+
+    def _read_expiry(self, value: Any) -> datetime:
+        """Return the date that the SQL of :meth:`DueRows.selected` has read."""
+        return self._read_date(value)
+
+    def _deletion_too_slow(self, timeout: float) -> DeletionTooSlow:
+        return DeletionTooSlow(
+            f"a batch of expired results was not read or deleted within {timeout:.3g} s",
+            where=self._where,
+            remedy="see what holds a lock on the table, or what keeps the server busy; the next batch is smaller",
+        )
+
+
+def _any_search() -> Search:
+    return Search(segment=Segment.FINISHED, condition=Always(True))
