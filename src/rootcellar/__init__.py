@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rootcellar.backend.retaining import expires, keep
     from rootcellar.configuration import Settings
     from rootcellar.history.grouping.own import group_failures
     from rootcellar.history.history import History
@@ -26,8 +27,10 @@ __all__ = [
     "StateChange",
     "__version__",
     "as_completed",
+    "expires",
     "group_failures",
     "instrument",
+    "keep",
     "open_history",
     "register_type",
     "result",
@@ -40,6 +43,8 @@ _LAZY = {
     "History": "rootcellar.history.history",
     "StateChange": "rootcellar.waiting.watch",
     "as_completed": "rootcellar.waiting.completed",
+    "expires": "rootcellar.backend.retaining",
+    "keep": "rootcellar.backend.retaining",
     "open_history": "rootcellar.opening",
     "group_failures": "rootcellar.history.grouping.own",
     "instrument": "rootcellar.metrics.instrument",

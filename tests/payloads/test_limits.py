@@ -29,8 +29,9 @@ from rootcellar.payloads.blobs import REFERENCE, Blobs, BlobSpiller, open_blobs
 from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import read_keys
 from rootcellar.payloads.rekey import Rekeyer
-from rootcellar.payloads.size_limits import TRUNCATED, Limit, read_size
+from rootcellar.payloads.size_limits import TRUNCATED, Limit
 from rootcellar.records import ChordRecord, Payload
+from rootcellar.support.sizes import read_size
 
 LARGE = {"text": "x" * 5_000}
 OLD, NEW = make_key("old"), make_key("new")

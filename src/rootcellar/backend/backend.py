@@ -43,7 +43,7 @@ from rootcellar.payloads import codec_of, content_type_of, known_compression, se
 from rootcellar.payloads.forgetting import forget_tasks
 from rootcellar.payloads.settings import flag_of, keeps_ignored, type_modules_of
 from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, GroupRecord, Stored, TaskRecord
-from rootcellar.retention.policy import Retention, read_optional_seconds, read_seconds
+from rootcellar.retention.policy import read_retention, read_seconds
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import DELETE_BATCH, RecordsSent
 from rootcellar.stores.counting import Counted, KnownFailure
@@ -101,7 +101,8 @@ class ResultBackend(ReadingBackend):
     ``database_table_names``, ``database_table_schemas``, ``database_create_tables_at_setup``,
     ``database_engine_options`` (``pool_size``, ``max_overflow``, ``pool_timeout``, ``pool_recycle``, ``pool_pre_ping``,
     ``connect_args``), ``database_short_lived_sessions`` and ``mongodb_backend_settings``.
-    Own settings: ``result_track_sent`` (a task's attribute overrides it), ``result_sent_state`` and ``result_history``.
+    Own settings: ``result_retention`` (the rules; a task's attribute ``result_expires`` overrides them),
+    ``result_track_sent`` (a task's attribute overrides it), ``result_sent_state`` and ``result_history``.
     In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds;
     ``statistics_interval``, seconds between two counts of the results (5; 0 for none by workers); ``listen_url``,
     the server for notifications if the store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``,
@@ -137,7 +138,7 @@ class ResultBackend(ReadingBackend):
         self.always_retry = bool(self.always_retry) or not conf.value_set_for("result_backend_always_retry")
         if self.max_retries is None:
             self.max_retries = float("inf")
-        self.retention = self._read_retention()
+        self.retention = read_retention(conf, self.expires)
         observer = observer_of(app)
         store = open_store(url, store_options(conf))
         self.store: Store = store if observer is None else observer.store(store)
@@ -191,15 +192,6 @@ class ResultBackend(ReadingBackend):
         from rootcellar.history.grouping.settings import grouper_of_worker
 
         return grouper_of_worker(self.app.conf, self.codec)
-
-    def _read_retention(self) -> Retention:
-        """Return how long results are kept, from the settings."""
-        conf = self.app.conf
-        return Retention(
-            read_optional_seconds(self.expires, "result_expires"),
-            read_optional_seconds(conf.get("result_failure_expires"), "result_failure_expires"),
-            read_optional_seconds(conf.get("result_chord_expires"), "result_chord_expires"),
-        )
 
     def _make_sent(self) -> SentTasks | None:
         """Return the object that records sent tasks; ``None`` if the store cannot record them.
@@ -519,13 +511,10 @@ class ResultBackend(ReadingBackend):
 
     def _save_group(self, group_id: str, result: Any) -> Any:
         now = datetime.now(timezone.utc)
+        members = serialise(text_ids(result.as_tuple()), "json")
+        expires_at = self.retention.group_expiry(now, len(members.body))
         self.store.put_group(
-            GroupRecord(
-                group_id=text_id(group_id),
-                result=serialise(text_ids(result.as_tuple()), "json"),
-                done_at=now,
-                expires_at=self.retention.result_expiry(states.SUCCESS, now),
-            )
+            GroupRecord(group_id=text_id(group_id), result=members, done_at=now, expires_at=expires_at)
         )
         return result
 

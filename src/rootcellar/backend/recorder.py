@@ -12,6 +12,7 @@ from celery import states
 from celery.utils.log import get_logger
 
 from rootcellar.backend import lifecycle
+from rootcellar.backend.retaining import expiry_of
 from rootcellar.backend.sent_with import sent_with
 from rootcellar.errors import PayloadUnreadable
 from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, serialise
@@ -118,7 +119,6 @@ class Recorder:
                 result, task_id=task_id, field=RESULT, call=call, is_failure=state in FAILED, cut_to=cut_to
             ),
             "done_at": now if state in states.READY_STATES else None,
-            "expires_at": self._retention.result_expiry(state, now),
         }
         if traceback is not None:
             traceback = self._codec.redactor.text(str(traceback), call)
@@ -131,6 +131,7 @@ class Recorder:
             fields["children"] = _encoded_children(others, cut_to)
         if request is not None:
             fields.update(self._request_fields(request, state, task_id, call, cut_to))
+        fields["expires_at"] = expiry_of(self._retention, now, state, fields, request, call.task)
         if cut_to is not None:
             whole = self.record(task_id, result, state, traceback, request, children, raised=raised)
             stamped = {} if _size(whole.stamps) > cut_to else self._stamped(request, state)
@@ -152,7 +153,9 @@ class Recorder:
         if eta is None:
             return record
         start = max(eta, datetime.now(timezone.utc))
-        return replace(record, expires_at=self._retention.result_expiry(SENT, start))
+        known_fields = {"name": record.name, "queue": record.queue}
+        task = self._task_of(request)
+        return replace(record, expires_at=expiry_of(self._retention, start, SENT, known_fields, request, task))
 
     def ended_unstored(self, request: Any, state: str) -> TaskRecord:
         """Return the record of a task that has ended and whose result is ignored: its name, its state and its times.
@@ -163,13 +166,9 @@ class Recorder:
         """
         now = datetime.now(timezone.utc)
         task_id = text_id(request.id)
-        return TaskRecord(
-            task_id=task_id,
-            state=state,
-            done_at=now,
-            expires_at=self._retention.result_expiry(state, now),
-            **_facts(request, task_id),
-        )
+        facts = _facts(request, task_id)
+        expires_at = expiry_of(self._retention, now, state, facts, request, self._task_of(request))
+        return TaskRecord(task_id=task_id, state=state, done_at=now, expires_at=expires_at, **facts)
 
     def _failure_group(
         self, result: Any, traceback: str | None, request: Any, call: Call, raised: BaseException | None

@@ -13,6 +13,7 @@ from rootcellar.configuration.choices import Choice, choose_broker
 from rootcellar.configuration.urls import RPC_URL, SecretText, SecretUrl, reveal
 from rootcellar.configuration.variables import CeleryVariables, PayloadVariables, Variables
 from rootcellar.descriptions import resolve, with_parts
+from rootcellar.retention.rules import SETTING, VARIABLE, given_rules
 
 #: Celery's setting for what only a store knows
 OPTIONS = "result_backend_transport_options"
@@ -88,6 +89,9 @@ def payload_settings_of(found: Variables) -> dict[str, Any]:
             hidden = SecretUrl if name.endswith("_url") else SecretText
             value = hidden(value.get_secret_value())
         conf[setting] = value
+    if found.rootcellar_retention is not None:
+        # the rules themselves, because a worker may not have the file
+        conf[SETTING] = list(given_rules(found.rootcellar_retention, VARIABLE)[0])
     return _given(conf)
 
 

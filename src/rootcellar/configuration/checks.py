@@ -15,6 +15,7 @@ from rootcellar.configuration.variables import Variables, all_groups, fact, grou
 from rootcellar.descriptions import resolve, with_parts
 from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.keys import read_keys
+from rootcellar.retention.rules import VARIABLE, read_rules
 
 #: the schemes of URLs without TLS, and what to write for TLS
 _REDIS_WITH_TLS = {"redis": "rediss", "redis-cluster": "rediss-cluster"}
@@ -41,6 +42,7 @@ def contradictions(found: Variables, backend: Choice | None, broker: Choice | No
         if is_file and path and path != SYSTEM_CERTIFICATES and not os.path.isfile(path):
             yield f"{name.upper()}: there is no file {path}"
     yield from _keys(found)
+    yield from _rules(found)
     if found.rootcellar_result_too_large == "spill" and not found.rootcellar_blob_url:
         yield "ROOTCELLAR_BLOB_URL is missing: ROOTCELLAR_RESULT_TOO_LARGE=spill needs it"
     yield from _redis(found, backend, broker)
@@ -98,6 +100,13 @@ def _keys(found: Variables) -> Iterator[str]:
                 read_keys(secret.get_secret_value(), name.upper())
         except ConfigurationError as exc:
             yield f"{name.upper()}: {exc.what}: {exc.remedy}"
+
+
+def _rules(found: Variables) -> Iterator[str]:
+    try:
+        read_rules(found.rootcellar_retention, VARIABLE)
+    except ConfigurationError as exc:
+        yield f"{exc.what}: {exc.remedy}"
 
 
 def _redis(found: Variables, backend: Choice | None, broker: Choice | None) -> Iterator[str]:

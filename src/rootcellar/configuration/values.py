@@ -18,7 +18,8 @@ from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.compression import known_compression
 from rootcellar.payloads.redaction.patterns import read_patterns
 from rootcellar.payloads.settings import HISTORY_OF_IGNORED
-from rootcellar.payloads.size_limits import TOO_LARGE_CHOICES, read_size
+from rootcellar.payloads.size_limits import TOO_LARGE_CHOICES
+from rootcellar.support.sizes import read_size
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -260,6 +261,7 @@ Patterns = Annotated[
     str | None,
     Allowed("names such as `pin`, paths such as `card.number`, several with commas; or `on`, or `off`", _patterns),
 ]
+Rules = Annotated[str | None, Allowed("a list of rules as JSON, or the path of a JSON or TOML file", _text)]
 Text = Annotated[str | None, Allowed("any text", _text)]
 File = Annotated[str | None, Allowed("the path of a file", _text, must_exist=True)]
 NewFile = Annotated[str | None, Allowed("the path of a file", _text)]

@@ -40,6 +40,7 @@ from rootcellar.configuration.values import (
     Port,
     Prepared,
     Recycle,
+    Rules,
     Seconds,
     Secret,
     Serializer,
@@ -330,6 +331,11 @@ class PayloadVariables(Group):
     )
     rootcellar_history: History = variable(
         "Also keep the name, the state and the times of tasks that ignore their results.", "only of other tasks"
+    )
+    rootcellar_retention: Rules = variable(
+        "How long which results are kept, and what happens then: rules as JSON, or the path of a JSON or TOML file "
+        "(docs/retention.md).",
+        "`CELERY_RESULT_EXPIRES` and `CELERY_RESULT_FAILURE_EXPIRES`",
     )
     rootcellar_failure_libraries: Modules = variable(
         "Modules and packages that are not the application's own, for groups of failures: the place of a failure is "

@@ -19,8 +19,9 @@ from rootcellar.payloads.encryption import Sealer
 from rootcellar.payloads.keys import Keyring, read_keys
 from rootcellar.payloads.redaction.patterns import read_patterns
 from rootcellar.payloads.redaction.per_task import Redactor
-from rootcellar.payloads.size_limits import REFUSE, SPILL, Limit, read_choice, read_size
+from rootcellar.payloads.size_limits import REFUSE, SPILL, Limit, read_choice
 from rootcellar.payloads.typed import Classes, Reader
+from rootcellar.support.sizes import read_size
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 

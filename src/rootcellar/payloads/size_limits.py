@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.errors import NotEncodable
 from rootcellar.payloads.redaction.redaction import MORE, exception_with
 from rootcellar.records import Payload
+from rootcellar.support.sizes import read_size
 
 REFUSE, TRUNCATE, SPILL = "refuse", "truncate", "spill"
 TOO_LARGE_CHOICES = (REFUSE, TRUNCATE, SPILL)
@@ -17,8 +17,6 @@ TOO_LARGE_CHOICES = (REFUSE, TRUNCATE, SPILL)
 MAX_SIZE, TOO_LARGE = "result_max_size", "result_too_large"
 #: the only key of the value that is stored instead of a truncated result
 TRUNCATED = "rootcellar.truncated"
-_SIZE = re.compile(r"(\d+)\s*(|[kKmMgG])(?:i?[bB])?")
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 #: the most characters of a truncated value, and the least to which a failure's text is truncated
 _MAX_TRUNCATED_CHARACTERS, _MIN_FAILURE_CHARACTERS = 10_000, 200
 #: the most arguments of a truncated failure
@@ -102,21 +100,6 @@ def cut_middle(text: str, cut_to: int) -> str:
     if len(text) <= cut_to:
         return text
     return f"{text[: cut_to // 2]}\n… [{len(text):,} characters] …\n{text[-(cut_to - cut_to // 2) :]}"
-
-
-def read_size(given: Any, where: str) -> int | None:
-    """Return the number of bytes of ``1000000``, ``512KB`` or ``10MB``; ``None`` for 0, none and never.
-
-    Raises:
-        ConfigurationError: it is not a size.
-    """
-    text = str(given).strip()
-    if given is None or text.lower() in ("", "0", "none", "never"):
-        return None
-    found = _SIZE.fullmatch(text)
-    if not found or isinstance(given, bool):
-        raise ConfigurationError(f"{given!r} is not a size", where=where, remedy="write bytes, or 512KB, 10MB, 1GB")
-    return int(found[1]) * _UNITS[found[2].lower()]
 
 
 def read_choice(given: Any, where: str) -> str:
