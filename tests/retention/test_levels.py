@@ -71,7 +71,7 @@ def test_failures_of_a_task_are_kept_for_ever_and_its_successes_for_a_month(tmp_
         ],
     )
 
-    @app.task(name="billing.charge")
+    @app.task(shared=False, name="billing.charge")
     def charge(amount: int) -> int:
         return 10 // amount
 
@@ -177,7 +177,7 @@ def test_wrong_attribute_of_a_task_is_logged_once_and_the_result_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = app_of(tmp_path, result_expires=DAY)
-    app.task(name="t", result_expires="soon")(one)
+    app.task(shared=False, name="t", result_expires="soon")(one)
     request = Context(id="a", task="t")
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
@@ -191,7 +191,7 @@ def test_wrong_attribute_of_a_task_is_logged_once_and_the_result_is_kept(
 @pytest.mark.parametrize("given", ["7d", timedelta(days=7), 7 * DAY, "604800"])
 def test_task_has_a_time_of_its_own(given: Any, tmp_path: Path) -> None:
     app = app_of(tmp_path)
-    app.task(name="t", result_expires=given)(one)
+    app.task(shared=False, name="t", result_expires=given)(one)
     app.backend.store_result("a", 1, "SUCCESS", request=Context(id="a", task="t"))
     record = app.backend.store.get("a")
     assert (record.expires_at - record.done_at) // timedelta(milliseconds=1) == 7 * DAY * 1000
@@ -201,7 +201,7 @@ def test_task_has_a_time_of_its_own(given: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [None, 0, "for ever"])
 def test_task_is_kept_for_ever(given: Any, tmp_path: Path) -> None:
     app = app_of(tmp_path)
-    app.task(name="t", result_expires=given)(one)
+    app.task(shared=False, name="t", result_expires=given)(one)
     app.backend.store_result("a", 1, "SUCCESS", request=Context(id="a", task="t"))
     assert app.backend.store.get("a").expires_at is None
 
@@ -219,7 +219,7 @@ def test_running_task_says_how_long_its_result_is_kept(is_bound: bool, time: str
         rootcellar.keep(current_task, time)
         return 1
 
-    task = app.task(name="t", bind=is_bound, result_expires="1d")(bound if is_bound else unbound)
+    task = app.task(shared=False, name="t", bind=is_bound, result_expires="1d")(bound if is_bound else unbound)
     found = task.apply(headers=rootcellar.expires("2d"))
     assert found.get() == 1
     record = app.backend.store.get(found.id)
@@ -232,7 +232,7 @@ def test_running_task_says_how_long_its_result_is_kept(is_bound: bool, time: str
 
 def test_call_counts_more_than_the_task(tmp_path: Path) -> None:
     app = app_of(tmp_path, task_store_eager_result=True)
-    task = app.task(name="t", result_expires="1d")(one)
+    task = app.task(shared=False, name="t", result_expires="1d")(one)
     record = app.backend.store.get(task.apply(headers=rootcellar.expires("2d")).id)
     assert (record.expires_at - record.done_at).days == 2
     assert app.backend.store.get(task.apply(headers=rootcellar.expires(None)).id).expires_at is None
@@ -245,7 +245,7 @@ def test_keep_does_nothing_in_a_plain_call_and_refuses_what_is_no_task(tmp_path:
         rootcellar.keep(self, "1d")
         return 1
 
-    assert app.task(name="t", bind=True)(run)() == 1
+    assert app.task(shared=False, name="t", bind=True)(run)() == 1
     with pytest.raises(ConfigurationError, match="is not a task"):
         rootcellar.keep(42, "1d")
     with pytest.raises(ConfigurationError, match='did you mean "1d"'):
