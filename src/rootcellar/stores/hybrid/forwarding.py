@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, TaskRecord
+from rootcellar.stores.archiving import Manifest
 from rootcellar.stores.base import HasSchema, Queryable, RecordsSent, Replaceable, Store, StoreOptions, TaskQuery
 from rootcellar.stores.counting import Counted
 from rootcellar.stores.expiring import Expiring, Replicated
@@ -44,7 +45,7 @@ class ForwardingStore(Store):
 
     def ability(self, protocol: type[A]) -> A | None:
         """Return an ability, or ``None``. It needs that of the durable store, whose tables and searches it returns."""
-        if protocol in (HasSchema, Sized, Active, Counted, Searchable, Jobs, Expiring, Replicated):
+        if protocol in (HasSchema, Sized, Active, Counted, Searchable, Jobs, Expiring, Replicated, Manifest):
             return self.durable.ability(protocol)
         if protocol is InMemory:
             return next(filter(None, (store.ability(protocol) for store in self.parts()[1:])), None)

@@ -18,7 +18,7 @@ from rootcellar.stores.mysql.driver import Connection
 from rootcellar.stores.mysql.failures import DENIED, LOCK_WAIT, code_of
 from rootcellar.stores.mysql.schema import PACKAGE, table_names
 from rootcellar.stores.sql.by_date import ByDate
-from rootcellar.stores.sql.counting import KEYS, Present
+from rootcellar.stores.sql.counting import KEYS, Present, taken_back
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
 from rootcellar.text.escaping import visible_logs
 
@@ -35,8 +35,10 @@ def statements(options: StoreOptions) -> dict[str, str]:
     """Return the statements of ``statistics.sql`` by name."""
     found = load_statements(PACKAGE, "statistics.sql", in_parameterized(table_names(options)))
     fragments = {"tallied": found["tallied"], "timed": found["timed"]}
+    back = fill_in(found["note_gone"], {**fragments, "tallied": taken_back(found["tallied"])})
     found = {name: fill_in(text, fragments) for name, text in found.items()}
     found["note_gone"] = fill_in(found["note_gone"], KEYS)
+    found["note_back"] = fill_in(back, KEYS)
     return found
 
 

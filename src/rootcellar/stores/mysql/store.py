@@ -26,6 +26,7 @@ from rootcellar.stores.passwords import source_of
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
+from rootcellar.stores.sql.archiving import FILE_COLUMNS
 from rootcellar.stores.sql.by_date import is_late
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
@@ -51,6 +52,8 @@ class MySQLStore(MySQLExpiring):
 
     # the indexes of texts have only their first letters, so the server sorts what they find
     has_ordered_indexes = False
+    # the server keeps a version of each row until a file is committed
+    rows_in_one_file = 200_000
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
         options = options or StoreOptions()
@@ -127,6 +130,31 @@ class MySQLStore(MySQLExpiring):
             return 0
         count = self._delete_noted(connection, "hold_tasks", {"ids": in_list(ids)})
         return count + self._delete_adopted_on(connection, ids)
+
+    # -- the archive: see rootcellar.stores.sql.archiving
+
+    def _delete_live(self, connection: Connection, ids: Sequence[str]) -> None:
+        if ids:
+            connection.execute(self._sql["note_gone"], {"ids": in_list(ids)})
+            connection.execute(self._sql["delete_tasks"], {"task_ids": in_list(ids)})
+
+    def _restore_live(self, connection: Connection, record: TaskRecord) -> bool:
+        is_new = connection.execute(self._sql["restore_task"], rows.task_row(record, _date_text)) == 1
+        if is_new:
+            self._counts.mark_late(connection, record)
+        return is_new
+
+    def _note_restored(self, connection: Connection, ids: Sequence[str]) -> None:
+        connection.execute(self._sql["note_back"], {"ids": in_list(ids)})
+
+    def _many_of(self, connection: Connection, statement: str, params: Sequence[Mapping[str, Any]]) -> None:
+        self._counts.execute_many(connection, self._sql[statement], params)
+
+    def _numbers(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        return tuple(sorted(numbers))
+
+    def _texts(self, texts: Sequence[str]) -> tuple[str, ...]:
+        return in_list(texts)
 
     # -- chords
 
@@ -326,12 +354,15 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_update": _update_assignments(),
         "task_overwritable": fragments.overwritable(old="{}", new="VALUES({})"),
         "task_select": ", ".join(rows.TASK_COLUMNS),
+        "file_columns": ", ".join(FILE_COLUMNS),
         "task_replacement": fragments.replacement(lambda name, _: f"%({name})s"),
         "task_still_the_same": fragments.still_the_same("<=>", lambda name, _: f"%({name})s"),
     }
     found = load_statements(PACKAGE, "queries.sql", names)
-    found.update(load_statements(PACKAGE, "upkeep.sql", names))
-    found["note_gone"] = counting.statements(options)["note_gone"]
+    for more in ("upkeep.sql", "archive.sql"):
+        found.update(load_statements(PACKAGE, more, names))
+    statistics = counting.statements(options)
+    found.update({name: statistics[name] for name in ("note_gone", "note_back")})
     return found
 
 

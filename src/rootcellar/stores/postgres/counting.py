@@ -17,7 +17,7 @@ from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.counting import Unit
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.schema import table_names
-from rootcellar.stores.sql.counting import ALWAYS, KEYS, LAST, Dirty, Present, Roll, Server
+from rootcellar.stores.sql.counting import ALWAYS, KEYS, LAST, Dirty, Present, Roll, Server, taken_back
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, quote_identifier
 
 _PACKAGE = "rootcellar.stores.postgres"
@@ -35,8 +35,11 @@ def statements(options: StoreOptions) -> dict[str, str]:
     """Return the statements of ``statistics.sql`` by name."""
     found = load_statements(_PACKAGE, "statistics.sql", in_parameterized(table_names(options)))
     fragments = {"tallied": found["tallied"], "timed": found["timed"]}
+    back = fill_in(found["note_gone"], {**fragments, "tallied": taken_back(found["tallied"])})
     found = {name: fill_in(text, fragments) for name, text in found.items()}
     found["note_gone"] = fill_in(found["note_gone"], KEYS)
+    # the deleted rows are those of the statement that deletes them; the others are read
+    found["note_back"] = fill_in(back, KEYS).replace("FROM deleted\n", "FROM {deleted}\n")
     return found
 
 

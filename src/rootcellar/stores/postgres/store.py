@@ -31,6 +31,7 @@ from rootcellar.stores.postgres.search import SETTINGS, PostgresRenderer
 from rootcellar.stores.replaced import when_replaced
 from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
+from rootcellar.stores.sql.archiving import FILE_COLUMNS, Entry
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
@@ -209,6 +210,34 @@ class PostgresStore(PostgresExpiring):
     def _delete_tasks(self, ids: Sequence[str]) -> int:
         ((count,),) = self._all("delete_tasks", {"task_ids": list(ids)})
         return int(count)
+
+    # -- the archive: see rootcellar.stores.sql.archiving
+
+    def _patiently(self, connection: Connection) -> AbstractContextManager[object]:
+        return connection.without_timeout()
+
+    def _delete_live(self, connection: Connection, ids: Sequence[str]) -> None:
+        self._rows_of(connection, "delete_tasks", {"task_ids": list(ids)})
+
+    def _restore_live(self, connection: Connection, record: TaskRecord) -> bool:
+        return self._count_of(connection, "restore_task", rows.task_row(record)) == 1
+
+    def _note_restored(self, connection: Connection, ids: Sequence[str]) -> None:
+        self._count_of(connection, "note_back", {"task_ids": list(ids)})
+
+    def _add_entries(self, connection: Connection, entries: Sequence[Entry]) -> None:
+        hashes, files, places = zip(*sorted(entries), strict=True) if entries else ((), (), ())
+        params = {"hashes": list(hashes), "files": list(files), "places": list(places)}
+        self._count_of(connection, "add_entries", params)
+
+    def _many_of(self, connection: Connection, statement: str, params: Sequence[Mapping[str, Any]]) -> None:
+        self._counts.execute_many(connection, self._sql[statement], params)
+
+    def _numbers(self, numbers: Sequence[int]) -> list[int]:
+        return list(numbers)
+
+    def _texts(self, texts: Sequence[str]) -> list[str]:
+        return list(texts)
 
     # -- chords
 
@@ -411,13 +440,16 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "counted_columns": ", ".join(_COUNTED_COLUMNS),
         "task_overwritable": fragments.overwritable(),
         "task_select": select,
+        "file_columns": ", ".join(FILE_COLUMNS),
         "task_replacement": fragments.replacement(_cast),
         "task_still_the_same": fragments.still_the_same("IS NOT DISTINCT FROM", _cast, "{}::text"),
     }
     found = load_statements(_PACKAGE, "queries.sql", names)
     found.update(load_statements(_PACKAGE, "waiting.sql", names))
-    found.update(load_statements(_PACKAGE, "upkeep.sql", names))
+    for more in ("upkeep.sql", "archive.sql"):
+        found.update(load_statements(_PACKAGE, more, names))
     statistics = counting.statements(options)
+    found["note_back"] = fill_in(statistics["note_back"], {"deleted": found["restored_tasks"]})
     for statement in ("delete_tasks", *DELETIONS):
         found[statement] = fill_in(found[statement], {name: statistics[name] for name in ("note_gone", "mark_earlier")})
     found["count_arrived"] = fill_in(found["count_arrived"], {"claimable": found["claimable"]})

@@ -155,6 +155,19 @@ class Dirty:
         return self.start, self.start + (Unit.HOUR if self.is_hour else Unit.MINUTE).length
 
 
+def taken_back(tallied: str) -> str:
+    """Return the fragment ``tallied`` with every sum negated, for deleted rows that exist again."""
+    for summed in (
+        "count(*) AS n,",
+        "coalesce(sum(retries), 0) AS retries,",
+        "sum(run) AS run_sum,",
+        "sum(wait) AS wait_sum,",
+    ):
+        assert summed in tallied, summed
+        tallied = tallied.replace(summed, f"-{summed}")
+    return tallied
+
+
 class Server(ABC, Generic[C]):
     """How the statements of ``statistics.sql`` are run on one kind of server.
 

@@ -325,7 +325,8 @@ class _Pass(Generic[C]):
             cells = self._read(unit, start, until, GONE)
             for key, tally in added.items():
                 cells.setdefault(key, Tally()).add(tally)
-            self._replace(unit, start, until, GONE, cells)
+            # a cell of which all rows were restored has nothing
+            self._replace(unit, start, until, GONE, {key: tally for key, tally in cells.items() if tally.count})
 
     # -- failures and names
 
@@ -352,7 +353,7 @@ class _Pass(Generic[C]):
         )
         for _, group, name, count in found:
             counts[group, name] = counts.get((group, name), 0) + int(count)
-        self._replace_failures(hour, GONE, counts)
+        self._replace_failures(hour, GONE, {key: count for key, count in counts.items() if count})
 
     def _see(self, lines: Iterable[Line], since: datetime, until: datetime) -> None:
         """Remember the names and the failures of rows that exist."""

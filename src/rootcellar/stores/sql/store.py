@@ -26,6 +26,7 @@ from rootcellar.stores.measures import Activity, TableSize
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.search import Found, Position, Search, SearchTooSlow, Segment
 from rootcellar.stores.sql import reading, rows
+from rootcellar.stores.sql.archiving import SqlManifest
 from rootcellar.stores.sql.celery_tables import Adopted
 from rootcellar.stores.sql.celery_tables import group_record as old_group_record
 from rootcellar.stores.sql.celery_tables import task_record as old_task_record
@@ -49,7 +50,7 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 
-class SqlStore(HoldingMixin[C], Store, SqlJobs, Generic[C]):
+class SqlStore(HoldingMixin[C], Store, SqlJobs, SqlManifest[C], Generic[C]):
     """A store whose records are rows. A subclass creates ``_pool``, ``_counts`` and ``schema``.
 
     Args:

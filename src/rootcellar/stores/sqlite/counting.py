@@ -28,8 +28,10 @@ def statements(options: StoreOptions) -> dict[str, str]:
     """Return the statements of ``statistics.sql`` by name."""
     found = load_statements(PACKAGE, "statistics.sql", table_names(options))
     fragments = {key: found[key] for key in ("tallied", "timed", "readable")}
+    back = fill_in(found["note_gone"], {**fragments, "tallied": counting.taken_back(fragments["tallied"])})
     found = {name: fill_in(text, fragments) for name, text in found.items()}
     found["note_gone"] = fill_in(found["note_gone"], KEYS)
+    found["note_back"] = fill_in(back, KEYS)
     return found
 
 

@@ -18,6 +18,7 @@ from rootcellar.stores.fields import clamped
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
+from rootcellar.stores.sql.archiving import FILE_COLUMNS
 from rootcellar.stores.sql.by_date import RECENT, is_late
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
@@ -38,6 +39,8 @@ class SQLiteStore(SQLiteExpiring):
 
     # all ids of a statement are one parameter, a JSON text
     MANY = 100_000
+    # nothing else can be stored while a file is committed
+    rows_in_one_file = 20_000
 
     def __init__(self, url: str, options: StoreOptions | None = None) -> None:
         options = options or StoreOptions()
@@ -98,6 +101,30 @@ class SQLiteStore(SQLiteExpiring):
         """Keep what was counted of rows, and delete them; return how many."""
         connection.execute(self._sql[note], params)
         return connection.execute(self._sql[delete], params).rowcount
+
+    # -- the archive: see rootcellar.stores.sql.archiving
+
+    def _delete_live(self, connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+        params = {"task_ids": self._ids(ids), "recent": _date_text(_now() - RECENT)}
+        self._delete_noted(connection, "note_deleted", "delete_tasks", params)
+
+    def _restore_live(self, connection: sqlite3.Connection, record: TaskRecord) -> bool:
+        is_new = connection.execute(self._sql["restore_task"], rows.task_row(record, _date_text)).rowcount == 1
+        if is_new:
+            self._counts.mark_late(connection, record)
+        return is_new
+
+    def _note_restored(self, connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+        connection.execute(self._sql["note_back"], {"task_ids": self._ids(ids), "recent": _date_text(_now() - RECENT)})
+
+    def _many_of(self, connection: sqlite3.Connection, statement: str, params: Sequence[Mapping[str, Any]]) -> None:
+        connection.executemany(self._sql[statement], params)
+
+    def _numbers(self, numbers: Sequence[int]) -> str:
+        return json.dumps(list(numbers))
+
+    def _texts(self, texts: Sequence[str]) -> str:
+        return json.dumps(list(texts))
 
     # -- chords
 
@@ -232,15 +259,19 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_update": fragments.update_assignments(),
         "task_overwritable": fragments.overwritable(),
         "task_select": ", ".join(rows.TASK_COLUMNS),
+        "file_columns": ", ".join(FILE_COLUMNS),
         "task_replacement": fragments.replacement(lambda name, _: f":{name}"),
         "task_still_the_same": fragments.still_the_same("IS", lambda name, _: f":{name}"),
     }
     found = load_statements(PACKAGE, "queries.sql", names)
-    found.update(load_statements(PACKAGE, "upkeep.sql", names))
-    note = counting.statements(options)["note_gone"]
+    for more in ("upkeep.sql", "archive.sql"):
+        found.update(load_statements(PACKAGE, more, names))
+    statistics = counting.statements(options)
+    note = statistics["note_gone"]
     # the same rows as the statements that delete them
     for name, delete in (("note_deleted", "delete_tasks"), ("note_rows", "delete_rows")):
         found[name] = fill_in(note, {"deleted": found[delete].partition("WHERE ")[2]})
+    found["note_back"] = fill_in(statistics["note_back"], {"deleted": found["delete_tasks"].partition("WHERE ")[2]})
     return found
 
 
