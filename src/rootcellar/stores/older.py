@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Protocol, runtime_checkable
 
+from rootcellar.records import TaskRecord
 from rootcellar.stores.search import Condition
 
 #: how long a result stays in the live table after its task has ended, unless another window is given
@@ -141,3 +142,26 @@ class Older(Protocol):
 
     def finish_interrupted(self) -> Sequence[str]:
         """Finish what an interrupted call left; return what was done, each in a sentence."""
+
+    def expired_kept(self, now: datetime, after: str, limit: int) -> Sequence[TaskRecord]:
+        """Return the next rows that were kept when their partition was dropped, in the order of their ids after
+        ``after``, and whose results have expired."""
+
+    def delete_kept(self, task_ids: Collection[str], now: datetime) -> int:
+        """Delete those of these rows that were kept and have expired; return how many there were."""
+
+    def forget_dropped_ids(self, after: int | None = None) -> tuple[int, int | None]:
+        """Delete the next ids of dropped rows from the index of moved ids.
+
+        Args:
+            after: where the last call ended; ``None`` for the first one, which does nothing if no id is left.
+
+        Returns:
+            how many ids were deleted, and where the next call goes on; ``None`` if there are no more.
+        """
+
+    def behind(self, now: datetime, window: timedelta, limit: int) -> tuple[int, datetime | None]:
+        """Return how many rows could be moved now, counted up to ``limit``, and when the first of them ended."""
+
+    def missing_rights(self) -> Sequence[str]:
+        """Return the rights that this user lacks to create, move and drop, such as ``CREATE on the schema public``."""

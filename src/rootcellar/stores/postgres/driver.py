@@ -75,6 +75,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         silence: seconds to wait for an answer; ``None`` for no limit.
         server: the host and the port of the server.
         is_given_up: whether a thread that waits for an answer must stop waiting.
+        is_outdated: whether it may not be used again: psycopg deletes all prepared statements of a session, also ours,
+            after a statement that drops or alters something, and after a rollback.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -85,6 +87,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.silence: float | None = SILENCE
         self.server = ""
         self.is_given_up = False
+        self.is_outdated = False
 
     def give_up(self) -> None:
         """Make a thread that waits for an answer stop waiting, because the server was replaced."""

@@ -20,8 +20,8 @@ from rootcellar.stores.postgres.batching import Batch, Statements
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.expiring import DELETIONS, PostgresExpiring
 from rootcellar.stores.postgres.group_commit import GroupCommit, Write
+from rootcellar.stores.postgres.moving import Moving
 from rootcellar.stores.postgres.notify import ListeningWatcher
-from rootcellar.stores.postgres.older import OlderTable
 from rootcellar.stores.postgres.options import read_options
 from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
 from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, read_bool, read_int, row_of, rows_of, run
@@ -38,6 +38,7 @@ from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_sta
 from rootcellar.stores.watching import Watcher
 from rootcellar.support.forking import PerProcess
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _PACKAGE = "rootcellar.stores.postgres"
@@ -96,7 +97,14 @@ class PostgresStore(PostgresExpiring):
             where=self._where,
         )
         self.schema = PostgresSchema(self.options, self._with_connection, self._where)
-        self._older_table = OlderTable(self.options, self._with_connection, self.schema, self._where)
+        self._older_table = Moving(
+            self.options,
+            self._with_connection,
+            self.schema,
+            self._where,
+            _moving_texts(self.options),
+            self._task_record,
+        )
         self._counts = counting.PostgresCounts(self.options)
         self._get = Statement("get_task", self._sql["get_task"])
         self._get_many = Statement("get_tasks", self._sql["get_tasks"])
@@ -113,6 +121,9 @@ class PostgresStore(PostgresExpiring):
         self._batching = Statements(self._sql, table_names(self.options)["task"])
         self._watchers = PerProcess(self._new_watcher)
         when_replaced(self._drop_replaced)
+
+    def ability(self, protocol: type[A]) -> A | None:
+        return super().ability(protocol) or (self._older_table if isinstance(self._older_table, protocol) else None)
 
     # -- tasks
 
@@ -423,7 +434,8 @@ def _is_alive(connection: Connection) -> bool:
 def _is_usable(connection: Connection) -> bool:
     # a lost connection is not idle either; after an interruption, a connection may still be in a pipeline
     pgconn = connection.pgconn
-    return pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _NO_PIPELINE
+    is_idle = pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _NO_PIPELINE
+    return is_idle and not connection.is_outdated
 
 
 def _statements(options: StoreOptions) -> dict[str, str]:
@@ -456,6 +468,23 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     for statement in ("put_task_and_part", "count_part"):
         found[statement] = fill_in(found[statement], {"count_arrived": found["count_arrived"]})
     return found
+
+
+def _moving_texts(options: StoreOptions) -> dict[str, str]:
+    """Return what the statements that move rows have in common with others."""
+    statistics = counting.statements(options)
+    return {
+        "task_columns": ", ".join(rows.TASK_COLUMNS),
+        "task_select": ", ".join(_selected(column) for column in rows.TASK_COLUMNS),
+        "counted_columns": ", ".join(_COUNTED_COLUMNS),
+        "all_columns": ", ".join(
+            f"{column} = excluded.{column}" for column in rows.TASK_COLUMNS if column != "task_id"
+        ),
+        "marker": _MARKER,
+        "was_done": _WAS_DONE,
+        "note_gone": statistics["note_gone"],
+        "mark_earlier": statistics["mark_earlier"],
+    }
 
 
 def _selected(column: str) -> str:

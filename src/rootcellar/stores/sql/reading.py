@@ -374,6 +374,8 @@ class _Reading(Generic[C]):
         return [
             FailureHour(start=start, group=group, name=name, count=count)
             for (start, group, name), count in sorted(counts.items())
+            # rows that were moved back to the live table were counted, and taken back
+            if count
         ]
 
     def failure_totals(self, groups: Collection[int] | None) -> list[FailureTotal]:
@@ -392,7 +394,7 @@ class _Reading(Generic[C]):
             )
             key = (total.group, total.name)
             totals[key] = _sum(totals[key], total) if key in totals else total
-        return [totals[key] for key in sorted(totals)]
+        return [totals[key] for key in sorted(totals) if totals[key].count]
 
     def _failure_spans(self) -> tuple[list[Span], list[Span]]:
         """Return the times whose cells are read, and those whose rows are read."""

@@ -297,7 +297,9 @@ class _Pass(Generic[C]):
         """Store these cells instead of those of a time."""
         server, table = self._server, self._server.tables[unit]
         server.do(self._connection, "drop_cells", {**server.window(since, until), "part": part}, table=table)
-        server.many(self._connection, "insert_cell", list(cell_rows(cells, part, server.date)), table=table)
+        # what was counted of a row that was moved to the older table and back was taken back
+        filled = {key: tally for key, tally in cells.items() if tally.count}
+        server.many(self._connection, "insert_cell", list(cell_rows(filled, part, server.date)), table=table)
 
     def _read(self, unit: Unit, since: datetime, until: datetime, part: int) -> dict[Key, Tally]:
         server = self._server
@@ -337,6 +339,7 @@ class _Pass(Generic[C]):
         rows = [
             {"start": server.date(hour), "part": part, "failure_group": group, "name": name, "n": count}
             for (group, name), count in counts.items()
+            if count
         ]
         server.many(self._connection, "insert_failure_hour", rows)
 
