@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, timedelta
+from itertools import pairwise
 
+import psycopg
 import pytest
 
 from rootcellar.records import Payload
@@ -86,8 +88,6 @@ def test_rows_of_an_open_chord_stay_until_it_is_finished(both: tuple[Store, Olde
 
 
 def test_row_that_somebody_has_locked_is_moved_by_a_later_pass(both: tuple[Store, Older], postgres_url: str) -> None:
-    import psycopg
-
     store, older = both
     one, other = put_all(store, [finished(OLD), finished(OLD)])
     with psycopg.connect(postgres_url) as holder:
@@ -139,11 +139,8 @@ def test_moving_back_keeps_the_row_that_counts(
 
 
 def _insert_beside(url: str, task_id: str, state: str) -> None:
-    query(
-        url,
-        f"INSERT INTO celery_taskmeta (task_id, status, date_done, expires_at) "
-        f"VALUES ('{task_id}', '{state}', now() - interval '4 days', now() + interval '40 days')",
-    )
+    values = f"('{task_id}', '{state}', now() - interval '4 days', now() + interval '40 days')"
+    query(url, f"INSERT INTO celery_taskmeta (task_id, status, date_done, expires_at) VALUES {values}")  # noqa: S608 - ids of ours
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -191,4 +188,4 @@ def test_ranges_are_weeks_for_a_year_then_months_and_never_overlap() -> None:
                 assert found[0] <= day < (found[1] or date.max)
                 ranges.append(found)
     ranges.sort()
-    assert all(until is not None and until <= begin for (_, until), (begin, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(until is not None and until <= begin for (_, until), (begin, _) in pairwise(ranges))
