@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -242,15 +243,30 @@ class FileReader:
         Raises:
             ArchiveDamaged: it cannot be read.
         """
-        group = next((one for one in range(self.groups) if number < self._starts[one + 1]), None)
-        if group is None or number < 0:
+        return next(self.rows_at([number]))
+
+    def rows_at(self, numbers: Collection[int]) -> Iterator[Row]:
+        """Yield some rows, in the order of the file; only their row groups are read, each once.
+
+        Raises:
+            ArchiveDamaged: a row cannot be read.
+        """
+        by_group: dict[int, list[int]] = {}
+        for number in sorted(numbers):
+            by_group.setdefault(self._group_of(number), []).append(number)
+        for group, its_numbers in by_group.items():
+            table = self._read(lambda group=group: self._file.read_row_group(group))
+            for number in its_numbers:
+                yield from self._rows_of(table.slice(number - self._starts[group], 1), number)
+
+    def _group_of(self, number: int) -> int:
+        if not 0 <= number < self.rows:
             raise ArchiveDamaged(
                 f"the file has {self.rows} rows, and not the row {number}",
                 where=self._where,
                 remedy="restore the file from a backup; `rootcellar archive verify` checks all files",
             )
-        table = self._read(lambda: self._file.read_row_group(group))
-        return next(self._rows_of(table.slice(number - self._starts[group], 1), number))
+        return bisect_right(self._starts, number) - 1
 
     def read(self, groups: Collection[int] | None = None, *, at_once: int = 2_000) -> Iterator[Row]:
         """Yield the rows of some row groups, or of all, in the order of the file.

@@ -41,7 +41,7 @@ from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
 from rootcellar.payloads.forgetting import forget_tasks
-from rootcellar.payloads.settings import flag_of, keeps_ignored, type_modules_of
+from rootcellar.payloads.settings import flag_of, keeps_ignored, type_modules_of, value_of
 from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, GroupRecord, Stored, TaskRecord
 from rootcellar.retention.policy import read_retention, read_seconds
 from rootcellar.stores import Store, open_store
@@ -57,6 +57,7 @@ from rootcellar.urls import redact
 from rootcellar.waiting.blocking import Waiter
 
 if TYPE_CHECKING:
+    from rootcellar.archive.reading import Archive
     from rootcellar.history.grouping.grouping import Grouper
 
 T = TypeVar("T")
@@ -102,7 +103,8 @@ class ResultBackend(ReadingBackend):
     ``database_engine_options`` (``pool_size``, ``max_overflow``, ``pool_timeout``, ``pool_recycle``, ``pool_pre_ping``,
     ``connect_args``), ``database_short_lived_sessions`` and ``mongodb_backend_settings``.
     Own settings: ``result_retention`` (the rules; a task's attribute ``result_expires`` overrides them),
-    ``result_track_sent`` (a task's attribute overrides it), ``result_sent_state`` and ``result_history``.
+    ``result_track_sent`` (a task's attribute overrides it), ``result_sent_state``, ``result_history`` and
+    ``result_archive`` (where archived results are).
     In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds;
     ``statistics_interval``, seconds between two counts of the results (5; 0 for none by workers); ``listen_url``,
     the server for notifications if the store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``,
@@ -142,7 +144,11 @@ class ResultBackend(ReadingBackend):
         observer = observer_of(app)
         store = open_store(url, store_options(conf))
         self.store: Store = store if observer is None else observer.store(store)
-        self.waiter = Waiter(store) if observer is None else observer.waiter(self.store)
+        self._archive = self._open_archive(store)
+        self.read_archived = None if self._archive is None else self._archive.read
+        self.waiter = (
+            Waiter(store, self.read_archived) if observer is None else observer.waiter(self.store, self.read_archived)
+        )
         self._backoff = self._read_backoff()
         self._outage = Outage() if observer is None else observer.outage()
         self._interim = Interim(self._backoff, self._outage)
@@ -186,6 +192,16 @@ class ResultBackend(ReadingBackend):
         lifecycle.register_backend(self)
         if observer is not None:
             observer.made(self)
+
+    def _open_archive(self, store: Store) -> Archive | None:
+        """Return the archive that the settings name, in which old results stay readable."""
+        url, where = value_of(self.app.conf, "result_archive")
+        if url is None:
+            return None
+        # imported late: few processes read archived results
+        from rootcellar.backend.archived import archive_of
+
+        return archive_of(str(url), store, where)
 
     def _make_grouper(self) -> Grouper:
         # imported late: most tasks never fail
@@ -600,6 +616,8 @@ class ResultBackend(ReadingBackend):
         if self._sent is not None:
             self._sent.drop(text_id(task_id))
         forget_tasks(self.store, self.codec.spiller, [text_id(task_id)])
+        if self._archive is not None:
+            self._archive.forget([text_id(task_id)])
 
     def cleanup(self) -> None:
         """Delete expired records and finish orphaned chords: ``celery.backend_cleanup`` calls this."""

@@ -10,6 +10,7 @@ import weakref
 from typing import Any, Protocol
 
 from rootcellar.stores import Store
+from rootcellar.stores.watching import Fetch
 from rootcellar.support.outages import Outage
 from rootcellar.waiting.blocking import Waiter
 
@@ -30,7 +31,7 @@ class Observer(Protocol):
     def store(self, store: Store) -> Store:
         """Return a store that does the same as ``store``, and is observed."""
 
-    def waiter(self, store: Store) -> Waiter:
+    def waiter(self, store: Store, archived: Fetch | None = None) -> Waiter:
         """Return the waiter of the backend."""
 
     def outage(self) -> Outage:

@@ -16,6 +16,7 @@ from rootcellar.errors import RootcellarError
 from rootcellar.records import TaskRecord, was_only_sent
 from rootcellar.stores import Store
 from rootcellar.stores.fields import text_id
+from rootcellar.stores.watching import Fetch
 from rootcellar.waiting import callbacks
 from rootcellar.waiting.blocking import Waiter, wait_everywhere
 from rootcellar.waiting.parents import Parents, follows_parents, is_group, leaves_of
@@ -34,6 +35,8 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     recorder: Recorder
     #: whether a task that was sent and not started is in state SENT for Celery, and not PENDING
     shows_sent: bool
+    #: reads archived results by their ids; ``None`` if the process names no archive
+    read_archived: Fetch | None
     #: seconds between two searches of a waiting client for orphaned chords
     chord_sweep_interval: float
 
@@ -78,7 +81,10 @@ class ReadingBackend(Backend):  # type: ignore[misc]
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         # first, because it may be stored between the two looks
         waiting = self.waiting_as_sent(task_id)
-        record = self.store.get(task_id if type(task_id) is str else text_id(task_id)) or waiting
+        key = task_id if type(task_id) is str else text_id(task_id)
+        record = self.store.get(key) or waiting
+        if record is None and self.read_archived is not None:
+            record = self.read_archived([key]).get(key)
         if record is None:
             self._warn_if_eager()
             return {"status": states.PENDING, "result": None}
@@ -121,7 +127,10 @@ class ReadingBackend(Backend):  # type: ignore[misc]
 
     def task_result_exists(self, task_id: str) -> bool:
         """Return True if the store has a record of the task."""
-        return self._ensure_retryable(self.store.get, text_id(task_id)) is not None
+        key = text_id(task_id)
+        if self._ensure_retryable(self.store.get, key) is not None:
+            return True
+        return self.read_archived is not None and bool(self._ensure_retryable(self.read_archived, [key]))
 
     def get_many(
         self,
@@ -139,7 +148,7 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         """
         ids = {text_id(task_id) for task_id in task_ids}
         if max_iterations:
-            found = self._ensure_retryable(self.store.get_many, ids)
+            found = self._ensure_retryable(self.waiter.fetch, ids)
             ready = (record for record in found.values() if record.state in states.READY_STATES)
             yield from ((record.task_id, self.meta_or_failure(record)) for record in ready)
             return

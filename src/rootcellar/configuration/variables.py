@@ -317,6 +317,9 @@ class PayloadVariables(Group):
     rootcellar_blob_url: BlobUrl = variable(
         "The blob store for larger results: a folder that all workers and clients share, or a URL of fsspec."
     )
+    rootcellar_archive: BlobUrl = variable(
+        "The archive, in which old results stay readable: a folder, or a URL of fsspec.", "archived results are unknown"
+    )
     rootcellar_redact: Patterns = variable(
         "Names that are masked, also in results. Defaults (passwords, tokens, keys, cards) are masked in arguments, "
         "exceptions and tracebacks; `on` masks them in results too, `-name` removes one, `off` removes all.",

@@ -12,7 +12,7 @@ from rootcellar.errors import RootcellarError
 from rootcellar.metrics.recorder import READ, STORED, Recorder
 from rootcellar.records import ChordPart, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store
-from rootcellar.stores.watching import Watcher
+from rootcellar.stores.watching import Fetch, Watcher
 from rootcellar.support.forking import PerProcess
 from rootcellar.support.outages import Outage
 from rootcellar.waiting.blocking import Waiter
@@ -30,8 +30,8 @@ class BackendObserver:
     def store(self, store: Store) -> Store:
         return CountingStore(store, self._recorder)
 
-    def waiter(self, store: Store) -> Waiter:
-        return CountingWaiter(store, self._recorder)
+    def waiter(self, store: Store, archived: Fetch | None = None) -> Waiter:
+        return CountingWaiter(store, self._recorder, archived)
 
     def outage(self) -> Outage:
         return CountingOutage(self._recorder)
@@ -57,8 +57,8 @@ class CountingOutage(Outage):
 class CountingWaiter(Waiter):
     """Counts the notifications of its watcher, and the tasks that it waits for."""
 
-    def __init__(self, store: Store, recorder: Recorder) -> None:
-        super().__init__(store)
+    def __init__(self, store: Store, recorder: Recorder, archived: Fetch | None = None) -> None:
+        super().__init__(store, archived)
         self._recorder = recorder
         #: the watcher that this process has used last
         self._used: PerProcess[list[Watcher]] = PerProcess(list)

@@ -38,10 +38,11 @@ VARIABLES = {
     "result_track_sent": "ROOTCELLAR_TRACK_SENT",
     "result_sent_state": "ROOTCELLAR_SENT_STATE",
     "result_history": "ROOTCELLAR_HISTORY",
+    "result_archive": "ROOTCELLAR_ARCHIVE",
 }
 #: the value of ``result_history`` with which tasks that ignore their results are kept too
 HISTORY_OF_IGNORED = "ignored too"
-_SECRET = ("result_encryption_keys", "result_signing_keys", "result_blob_url")
+_SECRET = ("result_encryption_keys", "result_signing_keys", "result_blob_url", "result_archive")
 
 
 def codec_of(conf: Mapping[str, Any], **options: Any) -> Codec:

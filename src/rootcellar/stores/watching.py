@@ -112,13 +112,13 @@ class Watcher(ABC):
     @contextlib.contextmanager
     def subscribed(
         self, task_ids: Iterable[str], deliver: Deliver, notify_on: NotifyOn = NotifyOn.RECORD
-    ) -> Iterator[None]:
+    ) -> Iterator[Subscription]:
         """Subscribe to tasks for the length of a ``with`` block. The subscription also ends if the block raises."""
         subscription = self._new_subscription(task_ids, deliver, notify_on)
         try:
             try:
                 self._register(subscription)
-                yield
+                yield subscription
             finally:
                 subscription.cancel()
         except BaseException:
@@ -162,6 +162,14 @@ class Watcher(ABC):
         if subscription.waiting:
             self._cancelled.append(subscription)
             self._wake()
+
+    def has_ended(self, subscription: Subscription) -> bool:
+        """Return whether a subscription was cancelled."""
+        return subscription.deliver is _ignore
+
+    def deliver(self, found: Iterable[TaskRecord]) -> None:
+        """Send records that were found elsewhere to those who wait for them. Each task is sent once, as always."""
+        self._deliver(found)
 
     def _forget_cancelled(self) -> None:
         """Remove the subscriptions that :meth:`unsubscribe` ended."""

@@ -8,7 +8,7 @@ from typing import Any
 from rootcellar.urls import redact
 
 #: settings with URLs that Celery does not mask
-OPTIONS, BLOB_URL = ("result_backend_transport_options", "mongodb_backend_settings"), "result_blob_url"
+OPTIONS, URLS = ("result_backend_transport_options", "mongodb_backend_settings"), ("result_blob_url", "result_archive")
 
 
 class HiddenOptions(dict[str, Any]):
@@ -55,7 +55,7 @@ def hide_urls(conf: Any) -> None:
     Args:
         conf: ``app.conf``; its inner mappings are changed, because its ``repr`` shows them.
     """
-    names = {*OPTIONS, BLOB_URL}
+    names = {*OPTIONS, *URLS}
     prefix = str(getattr(conf, "prefix", None) or "")
     names |= {prefix + name for name in names} | {prefix + name.upper() for name in names} if prefix else set()
     for mapping in conf.maps:

@@ -6,7 +6,7 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import TimeoutError as NotInTime
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from celery.utils.log import get_logger
@@ -14,7 +14,7 @@ from celery.utils.log import get_logger
 from rootcellar.errors import RootcellarError, StoreUnavailable
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store, Watchable
-from rootcellar.stores.watching import Notification, NotifyOn, PollingWatcher, Watcher
+from rootcellar.stores.watching import Deliver, Fetch, Notification, NotifyOn, PollingWatcher, Subscription, Watcher
 from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.support.forking import PerProcess
 from rootcellar.text.escaping import visible_logs
@@ -26,6 +26,8 @@ logger = visible_logs(get_logger(__name__))
 
 #: the time limit for the single read of a wait with a timeout of 0
 READ_TIMEOUT_SECONDS = 5.0
+#: seconds until the archive is asked again in an outage
+ARCHIVE_PAUSE_SECONDS = 0.5
 
 
 class Waiter:
@@ -33,22 +35,92 @@ class Waiter:
 
     Args:
         store: the store of the results.
+        archived: reads archived results, which is asked once for each id that is not in the store; ``None`` if there is
+            no archive.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, archived: Fetch | None = None) -> None:
         self._store = store
+        self._archived = archived
         self._watchable = store.ability(Watchable)
         self._polling = PerProcess(lambda: PollingWatcher(store.get_many))
         #: for calls with a deadline
         self.executor = DeadlineExecutor()
         #: finds out whether anything is stored of a task
-        self.presence = Presence(store.get_many, self.executor)
+        self.presence = Presence(store.get_many if archived is None else self.fetch, self.executor)
 
     def watcher(self) -> Watcher:
         """Return the watcher of this process: the store's own, or one that polls."""
         if self._watchable is not None:
             return self._watchable.watcher()
         return self._polling.get()
+
+    def subscribe(
+        self, task_ids: Iterable[str], deliver: Deliver, notify_on: NotifyOn = NotifyOn.RECORD
+    ) -> Subscription:
+        """Subscribe to tasks, see :meth:`Watcher.subscribe`. Archived results are delivered, too."""
+        watcher = self.watcher()
+        if self._archived is None:
+            return watcher.subscribe(task_ids, deliver, notify_on)
+        ids = list(task_ids)
+        subscription = watcher.subscribe(ids, deliver, notify_on)
+        self._ask_archive(watcher, ids, subscription)
+        return subscription
+
+    @contextmanager
+    def subscribed(
+        self,
+        task_ids: Iterable[str],
+        deliver: Deliver,
+        notify_on: NotifyOn = NotifyOn.RECORD,
+        *,
+        is_asked: bool = False,
+    ) -> Iterator[None]:
+        """Subscribe to tasks for the length of a ``with`` block, see :meth:`Watcher.subscribed`.
+
+        Args:
+            task_ids: the tasks.
+            deliver: called with each notification; must not block.
+            notify_on: which notifications are delivered.
+            is_asked: whether the archive was asked for these tasks already.
+        """
+        watcher = self.watcher()
+        ids = task_ids if self._archived is None else list(task_ids)
+        with watcher.subscribed(ids, deliver, notify_on) as subscription:
+            if self._archived is not None and not is_asked:
+                self._ask_archive(watcher, list(ids), subscription)
+            yield
+
+    def fetch(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
+        """Return the records that exist, stored or archived, by task id. A stored record wins."""
+        ids = list(task_ids)
+        return self._with_archived(ids, dict(self._store.get_many(ids)))
+
+    def _with_archived(self, task_ids: list[str], found: dict[str, TaskRecord]) -> dict[str, TaskRecord]:
+        if self._archived is None:
+            return found
+        missing = [task_id for task_id in task_ids if task_id not in found]
+        return {**self._archived(missing), **found} if missing else found
+
+    def _ask_archive(self, watcher: Watcher, task_ids: list[str], subscription: Subscription) -> None:
+        """Ask the archive once, in another thread. In an outage, ask again while somebody waits."""
+
+        def ask() -> None:
+            while subscription.waiting and not watcher.has_ended(subscription):
+                try:
+                    found = [record for record in self.fetch(task_ids).values() if record.done_at is not None]
+                except RootcellarError as exc:
+                    if not exc.retryable:
+                        subscription.deliver(exc)
+                        return
+                    logger.warning("Could not ask the archive for %d results: %s. Trying again.", len(task_ids), exc)
+                    time.sleep(ARCHIVE_PAUSE_SECONDS)
+                else:
+                    watcher.deliver(found)
+                    return
+
+        if task_ids:
+            self.executor.submit(ask)
 
     def close(self) -> None:
         """End the thread of a watcher that polls."""
@@ -83,8 +155,8 @@ class Waiter:
             logger.warning("Could not read %d tasks: %s", len(ids), exc)
         return ()
 
-    def read(self, task_ids: list[str], deadline: float | None, *, is_last: bool) -> Iterable[TaskRecord]:
-        """Read the records. In an outage return none, or raise an error if this is the last read."""
+    def read(self, task_ids: list[str], deadline: float | None, *, is_last: bool) -> Iterable[TaskRecord] | None:
+        """Read the records. In an outage return ``None``, or raise an error if this is the last read."""
         try:
             if deadline is None:
                 return self._read(task_ids)
@@ -100,13 +172,15 @@ class Waiter:
             if is_last or not exc.retryable:
                 raise
             logger.warning("Could not read %d results: %s. Waiting for the store.", len(task_ids), exc)
-            return ()
+            return None
 
     def _read(self, task_ids: list[str]) -> Iterable[TaskRecord]:
         if len(task_ids) == 1:
             record = self._store.get(task_ids[0])
-            return () if record is None else (record,)
-        return self._store.get_many(task_ids).values()
+            found = {} if record is None else {record.task_id: record}
+        else:
+            found = dict(self._store.get_many(task_ids))
+        return self._with_archived(task_ids, found).values()
 
 
 #: called with a record and the waiter of its store
@@ -156,8 +230,11 @@ def wait_everywhere(
             on_other(waiter, record)
         return False
 
+    asked: set[Waiter] = set()
     for waiter, records in _first_read(waiting, other_ids, deadline, is_last=is_last):
-        for record in records:
+        if records is not None:
+            asked.add(waiter)
+        for record in records or ():
             # the watcher sends the other changes, also earlier ones
             if record.done_at is not None and take(waiter, record):
                 yield waiter, record
@@ -170,10 +247,12 @@ def wait_everywhere(
     with ExitStack() as stack:
         for waiter, ids in waiting.items():
             if ids:
-                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put, notifications, waiter), notify_on))
+                deliver = partial(_put, notifications, waiter)
+                stack.enter_context(waiter.subscribed(ids, deliver, notify_on, is_asked=waiter in asked))
         for waiter, ids in other_ids.items():
             if ids:
-                stack.enter_context(waiter.watcher().subscribed(ids, partial(_put_records, notifications, waiter)))
+                deliver = partial(_put_records, notifications, waiter)
+                stack.enter_context(waiter.subscribed(ids, deliver, is_asked=waiter in asked))
         while any(waiting.values()):
             waiter, notification = _next(notifications, waiting, deadline, interval, on_interval)
             for record in records_of(notification):
@@ -187,7 +266,7 @@ def _first_read(
     deadline: float | None,
     *,
     is_last: bool,
-) -> Iterator[tuple[Waiter, Iterable[TaskRecord]]]:
+) -> Iterator[tuple[Waiter, Iterable[TaskRecord] | None]]:
     """Read the records that exist already. Several stores are read at the same time."""
     if len(waiting) == 1:
         for waiter, ids in waiting.items():

@@ -196,5 +196,5 @@ def callbacks_called(loop: asyncio.AbstractEventLoop, awaited: Any) -> Iterator[
     with contextlib.ExitStack() as stack:
         for backend, by_id in ids.items():
             deliver = on_loop(loop, partial(receive, backend))
-            stack.callback(backend.waiter.watcher().subscribe(by_id, deliver).cancel)
+            stack.callback(backend.waiter.subscribe(by_id, deliver).cancel)
         yield

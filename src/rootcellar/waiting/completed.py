@@ -116,9 +116,9 @@ class as_completed:
         others = callbacks.without(callbacks.waiting(), self._ids)
 
         def subscribe(backend: Readable, ids: Iterable[str], notify_on: NotifyOn, *, is_other: bool = False) -> None:
-            watcher = backend.waiter.watcher()
+            waiter = backend.waiter
             stack.enter_context(
-                watcher.subscribed(ids, lambda delivery: put(_Delivery(backend, delivery, is_other)), notify_on)
+                waiter.subscribed(ids, lambda delivery: put(_Delivery(backend, delivery, is_other)), notify_on)
             )
 
         with contextlib.ExitStack() as stack:
@@ -139,12 +139,12 @@ class as_completed:
 
     def _read(self, backend: Readable, task_ids: list[str], deadline: float | None) -> dict[str, TaskRecord]:
         """Read the records. In an outage wait for its end."""
-        store, executor = backend.store, backend.waiter.executor
+        fetch, executor = backend.waiter.fetch, backend.waiter.executor
         while True:
             try:
                 if deadline is None:
-                    return store.get_many(task_ids)
-                return executor.call(lambda: store.get_many(task_ids), max(0.0, deadline - time.monotonic()))
+                    return fetch(task_ids)
+                return executor.call(lambda: fetch(task_ids), max(0.0, deadline - time.monotonic()))
             except NotInTime:
                 raise timed_out() from None
             except RootcellarError as exc:
@@ -154,9 +154,9 @@ class as_completed:
         self, backend: Readable, task_ids: list[str], deadline: float | None
     ) -> dict[str, TaskRecord]:
         """Read the records in a thread, which may run longer than the event loop if the server does not answer."""
-        store, executor = backend.store, backend.waiter.executor
+        fetch, executor = backend.waiter.fetch, backend.waiter.executor
         while True:
-            reading = executor.submit(lambda: store.get_many(task_ids))
+            reading = executor.submit(lambda: fetch(task_ids))
             try:
                 found: dict[str, TaskRecord] = await await_before(deadline, asyncio.wrap_future(reading))
                 return found

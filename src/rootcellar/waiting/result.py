@@ -84,7 +84,7 @@ async def _result(
 
     deliver = on_loop(loop, set_first)
     watcher = backend.waiter.watcher()
-    subscription = watcher.subscribe([text_id(async_result.id)], deliver)
+    subscription = backend.waiter.subscribe([text_id(async_result.id)], deliver)
     try:
         await asyncio.wait({notifications, failed}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -157,7 +157,7 @@ def _first_failure(loop: asyncio.AbstractEventLoop, parents: Parents) -> Iterato
         if sum(map(len, unknown.values())) <= MAX_WATCHED_PARENTS:
             for backend, ids in unknown.items():
                 deliver = on_loop(loop, partial(receive, backend))
-                stack.callback(backend.waiter.watcher().subscribe(ids, deliver).cancel)
+                stack.callback(backend.waiter.subscribe(ids, deliver).cancel)
         yield failed
 
 

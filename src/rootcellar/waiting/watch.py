@@ -74,7 +74,7 @@ async def watch(task: Any, timeout: float | None = None, *, app: Celery | None =
     deliver = on_loop(asyncio.get_running_loop(), notifications.put_nowait)
     deadline = deadline_after(timeout)
     watcher = backend.waiter.watcher()
-    subscription = watcher.subscribe([text_id(task.id)], deliver, NotifyOn.CHANGES)
+    subscription = backend.waiter.subscribe([text_id(task.id)], deliver, NotifyOn.CHANGES)
     calls = contextlib.ExitStack()
     next_one = asyncio.ensure_future(notifications.get())
     try:

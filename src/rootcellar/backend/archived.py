@@ -1,0 +1,32 @@
+"""The archive of a result backend. Imported only by a process that names one."""
+
+from __future__ import annotations
+
+from rootcellar.archive.places import SETTING, open_place
+from rootcellar.archive.reading import Archive
+from rootcellar.errors import ConfigurationError
+from rootcellar.stores import Store
+from rootcellar.stores.archiving import Manifest
+
+
+def archive_of(url: str, store: Store, where: str = SETTING) -> Archive:
+    """Return the archive at a place, whose manifest is in a store.
+
+    Args:
+        url: the place of the files: a folder, or a URL of fsspec.
+        store: the store of the results.
+        where: the setting that names the place.
+
+    Raises:
+        ConfigurationError: the place cannot be used, or the store has no manifest.
+        DriverMissing: fsspec is not installed.
+    """
+    manifest = store.ability(Manifest)
+    if manifest is None:
+        raise ConfigurationError(
+            "this store has no manifest, so it does not know which results are archived",
+            where=where,
+            remedy="remove the setting, and read the files with `rootcellar show ID --archive URL`; or keep results in "
+            "PostgreSQL, MySQL, MariaDB or SQLite, alone or behind Redis",
+        )
+    return Archive(manifest, open_place(url))
