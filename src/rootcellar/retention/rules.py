@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import sys
@@ -217,7 +216,7 @@ def _read_rule(given: Any, index: int, where: str) -> Rule:
         raise ConfigurationError(f"{place} is {_quoted(given)}, not a rule", where=place, remedy=f"write {_EXAMPLE}")
     for key in given:
         if key not in _KEYS:
-            near = difflib.get_close_matches(str(key).lower(), _KEYS, 1)
+            near = _near(str(key).lower(), _KEYS)
             advice = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigurationError(
                 f"{place} has the unknown field {_quoted(key)}",
@@ -281,7 +280,7 @@ def _state(given: Any, where: str) -> str:
     state = _STATES.get(word, word)
     if state in ENDS:
         return state
-    near = difflib.get_close_matches(word, [*ENDS, *_STATES], 1)
+    near = _near(word, [*ENDS, *_STATES])
     advice = f"did you mean {_STATES.get(near[0], near[0])}? " if near else ""
     raise ConfigurationError(
         f"{where} is {_quoted(given)}, not a state in which a task has ended",
@@ -304,7 +303,7 @@ def _read_then(given: Any, where: str) -> str:
     word = str(given).strip().lower()
     if word in (DELETE, ARCHIVE):
         return word
-    near = difflib.get_close_matches(word, (DELETE, ARCHIVE), 1)
+    near = _near(word, (DELETE, ARCHIVE))
     advice = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigurationError(f"{where} is {_quoted(given)}", where=where, remedy=f'{advice}write "delete" or "archive"')
 
@@ -329,6 +328,14 @@ def _any(column: str, patterns: Sequence[str]) -> Condition:
     terms: list[Condition] = [OneOf(column, exact)] if exact else []
     terms += [Like(column, tuple(each.split("*"))) for each in patterns if "*" in each]
     return terms[0] if len(terms) == 1 else Some(tuple(terms))
+
+
+def _near(word: str, known: Sequence[str]) -> list[str]:
+    """Return the known word that was meant, if one is similar."""
+    # imported late: a worker whose rules are correct does not need it
+    import difflib
+
+    return difflib.get_close_matches(word, known, 1)
 
 
 def _listed(texts: Sequence[str]) -> str:
