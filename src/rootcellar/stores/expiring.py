@@ -132,3 +132,28 @@ class Replicated(Protocol):
 
         ``None`` if there is none, or this user may not ask.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class NewExpiry:
+    """Another expiry for a stored task.
+
+    Attributes:
+        record: the task as it was read. If its state, its end or its expiry is another one now, it stays as it is.
+        expires_at: when it may be deleted; ``None`` for never.
+    """
+
+    record: TaskRecord
+    expires_at: datetime | None
+
+
+@runtime_checkable
+class Postponable(Protocol):
+    """A store that can change when stored tasks expire."""
+
+    def set_expiries(self, changes: Sequence[NewExpiry]) -> int:
+        """Set other expiries; return how many tasks were changed.
+
+        A task that was stored again after it was read stays as it is, and so does one that another transaction stores
+        at this moment.
+        """

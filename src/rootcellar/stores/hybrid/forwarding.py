@@ -10,7 +10,7 @@ from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecor
 from rootcellar.stores.archiving import Manifest
 from rootcellar.stores.base import HasSchema, Queryable, RecordsSent, Replaceable, Store, StoreOptions, TaskQuery
 from rootcellar.stores.counting import Counted
-from rootcellar.stores.expiring import Expiring, Replicated
+from rootcellar.stores.expiring import Expiring, Postponable, Replicated
 from rootcellar.stores.holding import Hold, Holding
 from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.measures import Active, InMemory, Sized
@@ -18,6 +18,12 @@ from rootcellar.stores.pool import ConnectionPool, Pooled
 from rootcellar.stores.search import Searchable
 
 A = TypeVar("A")
+
+#: abilities that need the tables of the durable store
+_OF_THE_DURABLE_STORE = (
+    *(HasSchema, Sized, Active, Counted, Searchable),
+    *(Jobs, Expiring, Postponable, Replicated, Manifest),
+)
 
 
 class ForwardingStore(Store):
@@ -45,7 +51,18 @@ class ForwardingStore(Store):
 
     def ability(self, protocol: type[A]) -> A | None:
         """Return an ability, or ``None``. It needs that of the durable store, whose tables and searches it returns."""
-        if protocol in (HasSchema, Sized, Active, Counted, Searchable, Jobs, Expiring, Replicated, Manifest):
+        if protocol in (
+            HasSchema,
+            Sized,
+            Active,
+            Counted,
+            Searchable,
+            Jobs,
+            Expiring,
+            Postponable,
+            Replicated,
+            Manifest,
+        ):
             return self.durable.ability(protocol)
         if protocol is InMemory:
             return next(filter(None, (store.ability(protocol) for store in self.parts()[1:])), None)

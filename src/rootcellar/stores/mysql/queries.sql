@@ -41,6 +41,11 @@ DELETE t FROM {task} AS t FORCE INDEX (PRIMARY) WHERE t.task_id IN %(task_ids)s
 UPDATE {task} SET {task_replacement}
 WHERE task_id = %(task_id)s AND status = %(old_status)s AND {task_still_the_same}
 
+-- set_expiry: set another expiry of a task that has not changed
+UPDATE {task} SET expires_at = %(expires_at)s
+WHERE task_id = %(task_id)s AND status = %(old_status)s
+    AND date_done <=> %(old_date_done)s AND expires_at <=> %(old_expires_at)s
+
 -- scan_tasks: read the next tasks in the order of their ids
 SELECT {task_select} FROM {task} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
 

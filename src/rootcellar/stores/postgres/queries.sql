@@ -77,6 +77,20 @@ SELECT count(*) FROM deleted
 UPDATE {task} SET {task_replacement}
 WHERE task_id = %(task_id)s AND status = %(old_status)s AND {task_still_the_same}
 
+-- set_expiries: set other expiries of tasks that have not changed; a row that is being stored now gets its own
+WITH wanted AS (
+    SELECT * FROM unnest(
+        %(task_ids)s::text[], %(old_statuses)s::text[], %(old_dates_done)s::timestamptz[],
+        %(old_expiries)s::timestamptz[], %(expiries)s::timestamptz[]
+    ) AS w (task_id, status, date_done, old_expires_at, expires_at)
+), same AS (
+    SELECT t.task_id, w.expires_at FROM wanted AS w JOIN {task} AS t ON t.task_id = w.task_id
+    WHERE t.status = w.status AND t.date_done IS NOT DISTINCT FROM w.date_done
+        AND t.expires_at IS NOT DISTINCT FROM w.old_expires_at
+    FOR UPDATE OF t SKIP LOCKED
+)
+UPDATE {task} AS t SET expires_at = same.expires_at FROM same WHERE t.task_id = same.task_id
+
 -- scan_tasks: read the next tasks in the order of their ids
 SELECT {task_select} FROM {task} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
 

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.base import StoreOptions, TaskQuery
+from rootcellar.stores.expiring import NewExpiry
 from rootcellar.stores.fields import EARLIEST, LATEST
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres import binary, counting, driver
@@ -405,6 +406,18 @@ class PostgresStore(PostgresExpiring):
 
     def _measure_params(self) -> dict[str, Any]:
         return {"tables": measured_tables(self._table_names())}
+
+    def _set_expiries_on(self, connection: Connection, changes: Sequence[NewExpiry]) -> int:
+        # one statement for all: a round trip for each row would take most of the time
+        each = [self._expiry_params(change) for change in changes]
+        params = {
+            "task_ids": [one["task_id"] for one in each],
+            "old_statuses": [one["old_status"] for one in each],
+            "old_dates_done": [one["old_date_done"] for one in each],
+            "old_expiries": [one["old_expires_at"] for one in each],
+            "expiries": [one["expires_at"] for one in each],
+        }
+        return self._count_of(connection, "set_expiries", params)
 
     def _ids(self, ids: Sequence[str]) -> list[str]:
         return list(ids)

@@ -33,6 +33,7 @@ from rootcellar.stores.sql.celery_tables import task_record as old_task_record
 from rootcellar.stores.sql.counting import Server
 from rootcellar.stores.sql.holding import HoldingMixin
 from rootcellar.stores.sql.jobs import SqlJobs
+from rootcellar.stores.sql.postponing import PostponingMixin
 from rootcellar.stores.sql.rolling import forget_counts, roll_once
 from rootcellar.stores.sql.rows import storable
 from rootcellar.stores.sql.schema import SqlSchema
@@ -50,7 +51,7 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 
-class SqlStore(HoldingMixin[C], Store, SqlJobs, SqlManifest[C], Generic[C]):
+class SqlStore(HoldingMixin[C], PostponingMixin[C], Store, SqlJobs, SqlManifest[C], Generic[C]):
     """A store whose records are rows. A subclass creates ``_pool``, ``_counts`` and ``schema``.
 
     Args:

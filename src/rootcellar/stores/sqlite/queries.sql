@@ -35,6 +35,11 @@ DELETE FROM {task} WHERE task_id IN (SELECT value FROM json_each(:task_ids))
 UPDATE {task} SET {task_replacement}
 WHERE task_id = :task_id AND status = :old_status AND {task_still_the_same}
 
+-- set_expiry: set another expiry of a task that has not changed
+UPDATE {task} SET expires_at = :expires_at
+WHERE task_id = :task_id AND status = :old_status
+    AND date_done IS :old_date_done AND expires_at IS :old_expires_at
+
 -- scan_tasks: read the next tasks in the order of their ids; an id that is not a text belongs to no task, and sorts after all texts
 SELECT {task_select} FROM {task} WHERE task_id > :after AND task_id < x'' ORDER BY task_id LIMIT :limit
 
