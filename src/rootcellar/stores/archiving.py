@@ -20,6 +20,8 @@ from rootcellar.records import TaskRecord
 
 #: the states of a file: committed, then read again by ``archive verify``; or deleted from its place
 WRITTEN, VERIFIED, DELETED = "written", "verified", "deleted"
+#: the state of an entry that is not a file, but the name of a folder with the files of this database
+HOME = "home"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +96,14 @@ class Copy:
         record: the record of the live row that it is a copy of, exactly as the store returned it.
         earlier: older archived copies of the same task, which become void.
         is_kept: whether the copy counts. Otherwise an older archived copy wins, and this one is void.
+        is_held: whether the live row stays in any case, so that the copy is void.
     """
 
     row: int
     record: TaskRecord
     earlier: tuple[Place, ...] = ()
     is_kept: bool = True
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,13 @@ class Manifest(Protocol):
         Args:
             file: the file.
             copies: returns all copies in the order of their rows; it may be called again.
+        """
+
+    def homes(self) -> Sequence[str]:
+        """Return the names of the folders in which the files of this database are, at every place.
+
+        The first one is for new files. It is chosen at random when it is first asked for, so that several databases
+        may have their files at one place, and none deletes those of another.
         """
 
     def places(self, task_ids: Collection[str]) -> Mapping[str, Sequence[Place]]:

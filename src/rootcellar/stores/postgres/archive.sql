@@ -20,8 +20,11 @@ UPDATE {archive} SET void = %(void)s WHERE id = %(id)s
 UPDATE {archive} SET state = %(state)s, changed_at = %(changed_at)s WHERE id = %(id)s
 
 -- files: the files of some days
-SELECT {file_columns} FROM {archive} WHERE day >= %(first)s::date AND day <= %(last)s::date AND state <> %(unwanted)s
+SELECT {file_columns} FROM {archive} WHERE day >= %(first)s::date AND day <= %(last)s::date AND state NOT IN (%(unwanted)s, %(home)s)
 ORDER BY day, id
+
+-- homes: the folders with the files of this database
+SELECT path FROM {archive} WHERE state = %(state)s ORDER BY id
 
 -- known_paths: which of these paths are in the manifest
 SELECT path FROM {archive} WHERE path = ANY(%(paths)s)

@@ -6,6 +6,7 @@ numbers, and then the entries of the index.
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.archiving import (
     DELETED,
+    HOME,
     WRITTEN,
     ArchiveFile,
     Committed,
@@ -161,7 +163,8 @@ class SqlManifest(ABC, Generic[C]):
             for row in self._rows_of(connection, "lock_tasks", {"task_ids": self._ids(ids)})
             for record in [self._task_record(row)]
         }
-        return [copy for copy in copies if live.get(copy.record.task_id) == copy.record]
+        # a live row counts for one copy only
+        return [copy for copy in copies if not copy.is_held and live.pop(copy.record.task_id, None) == copy.record]
 
     def _file_params(self, file: NewFile) -> dict[str, Any]:
         now = self._date(datetime.now(timezone.utc))
@@ -181,6 +184,29 @@ class SqlManifest(ABC, Generic[C]):
         }
 
     # -- reading
+
+    def homes(self) -> Sequence[str]:
+        """See :class:`~rootcellar.stores.archiving.Manifest`."""
+        if not (found := self._homes()):
+            epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+            home = NewFile(
+                location="",
+                path=secrets.token_hex(8),
+                day=epoch.date(),
+                rows=0,
+                bytes=0,
+                sha256="",
+                first_done=None,
+                last_done=None,
+                expires_at=None,
+            )
+            params = {**self._file_params(home), "state": HOME}
+            self._in_transaction(lambda connection: self._count_of(connection, "add_file", params))
+            found = self._homes()
+        return found
+
+    def _homes(self) -> list[str]:
+        return [path for (path,) in self._all("homes", {"state": HOME})]
 
     def places(self, task_ids: Collection[str]) -> Mapping[str, Sequence[Place]]:
         """See :class:`~rootcellar.stores.archiving.Manifest`."""
@@ -210,6 +236,7 @@ class SqlManifest(ABC, Generic[C]):
         params = {
             "first": (since.date() if since else _FIRST_DAY).isoformat(),
             "last": last.isoformat(),
+            "home": HOME,
             # a state that no file has, unless deleted files are left out
             "unwanted": "" if with_deleted else DELETED,
         }

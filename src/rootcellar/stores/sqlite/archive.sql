@@ -20,7 +20,11 @@ UPDATE {archive} SET void = :void WHERE id = :id
 UPDATE {archive} SET state = :state, changed_at = :changed_at WHERE id = :id
 
 -- files: the files of some days
-SELECT {file_columns} FROM {archive} WHERE day >= :first AND day <= :last AND state <> :unwanted ORDER BY day, id
+SELECT {file_columns} FROM {archive} WHERE day >= :first AND day <= :last AND state NOT IN (:unwanted, :home)
+ORDER BY day, id
+
+-- homes: the folders with the files of this database
+SELECT path FROM {archive} WHERE state = :state ORDER BY id
 
 -- known_paths: which of these paths are in the manifest
 SELECT path FROM {archive} WHERE path IN (SELECT value FROM json_each(:paths))
