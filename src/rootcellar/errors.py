@@ -208,6 +208,25 @@ class ResultsInTheWay(StoreError):
     """Tables that contain results would be dropped. Not retryable."""
 
 
+class ResultHeld(StoreError):
+    """A hold keeps results from being deleted. Not retryable.
+
+    Attributes:
+        task_ids: the tasks whose results stay.
+        deleted: how many other results the same call deleted.
+    """
+
+    def __init__(
+        self, what: str, *, where: str = "", remedy: str = "", task_ids: tuple[str, ...] = (), deleted: int = 0
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.task_ids = task_ids
+        self.deleted = deleted
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"task_ids": self.task_ids, "deleted": self.deleted})
+
+
 class RecordRefused(StoreError):
     """The server refused the data of one record. Not retryable."""
 

@@ -22,6 +22,7 @@ from kombu.serialization import registry
 
 from rootcellar.backend import exceptions, lifecycle
 from rootcellar.backend.chords import Chords
+from rootcellar.backend.holding import HoldsOfBackend
 from rootcellar.backend.interim import Interim
 from rootcellar.backend.observing import observer_of
 from rootcellar.backend.options import store_options, warn_of_unknown
@@ -160,6 +161,7 @@ class ResultBackend(ReadingBackend):
         #: the app's registry of tasks, set at its first use, because ``app.tasks`` takes a lock at each access
         self._tasks: Any = None
         self.codec = codec_of(conf, serializer=self.serializer, accept=self.accept)
+        self._holds = HoldsOfBackend(self.store, self.codec)
         # only the cleanup deletes blobs, even if the store deletes expired records by itself
         self.supports_autoexpire = self.store.expires_by_itself and self.codec.spiller is None
         self.recorder = Recorder(
@@ -615,7 +617,8 @@ class ResultBackend(ReadingBackend):
     def _forget(self, task_id: str) -> None:
         if self._sent is not None:
             self._sent.drop(text_id(task_id))
-        forget_tasks(self.store, self.codec.spiller, [text_id(task_id)])
+        # first, because it refuses a held result
+        forget_tasks(self.store, self.codec.spiller, [text_id(task_id)], self._holds)
         if self._archive is not None:
             self._archive.forget([text_id(task_id)])
 

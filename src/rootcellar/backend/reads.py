@@ -75,7 +75,11 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         super().reload_task_result(text_id(task_id))
 
     def forget(self, task_id: str) -> None:
-        """Delete the record of a task."""
+        """Delete the record of a task.
+
+        Raises:
+            ResultHeld: a hold keeps it.
+        """
         super().forget(text_id(task_id))
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:

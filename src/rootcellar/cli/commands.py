@@ -40,6 +40,7 @@ COMMANDS = (
     Entry("watch", "watch:watch", "Print tasks when they end."),
     Entry("export", "export:export", "Write tasks to a file: CSV, JSON lines or Parquet."),
     Entry("forget", "forget:forget", "Delete the stored results of tasks."),
+    Entry("hold", "hold:app", "Keep results from being deleted."),
     Entry("retry", "retry:retry", "Send tasks again, after a preview."),
     Entry("key", "key:key", "Make a key for encryption or for signatures."),
     Entry("rekey", "rekey:rekey", "Encrypt or sign every stored result under the first key."),

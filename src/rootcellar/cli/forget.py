@@ -44,7 +44,7 @@ def forget(
     First it shows how many tasks the filter finds and five of them, and asks. Tasks that end after that are not
     deleted. A task that runs now is not stopped, and is stored again when it ends. `stats` and `timeline` still count
     deleted tasks. You can interrupt it at any time; run it again, and it deletes the rest. It needs a filter; state:any
-    means every task.
+    means every task. Tasks that are held stay (`rootcellar hold list`), and it says how many.
 
     Exit status 0 if it was done, or there was nothing to delete, 1 after an error or if the answer was no, 2 if there
     is neither --yes nor a terminal.
@@ -71,10 +71,11 @@ def forget(
             confirm(yes, f"Delete {_number(preview)} in {opened.store.where}?")
         _run(forgetting)
     if as_json:
-        print_json({**_as_object(forgetting, preview), "dry_run": False, "forgotten": forgetting.forgotten})
+        done = {"dry_run": False, "forgotten": forgetting.forgotten, "held": forgetting.held}
+        print_json({**_as_object(forgetting, preview), **done})
         return
     counts = " The statistics keep counting them." if keeps_counts and forgetting.forgotten else ""
-    say(f"{number_of_tasks(forgetting.forgotten)} forgotten.{counts}")
+    say(f"{number_of_tasks(forgetting.forgotten)} forgotten.{_left(forgetting.held)}{counts}")
 
 
 def _run(forgetting: Forgetting) -> None:
@@ -88,6 +89,10 @@ def _run(forgetting: Forgetting) -> None:
         raise
 
 
+def _left(held: int) -> str:
+    return f" {number_of_tasks(held)} held, and not deleted: see `rootcellar hold list`." if held else ""
+
+
 def _say_preview(preview: Preview, where: str) -> None:
     """Print what would be deleted: the number, the filter in English, and examples."""
     number = _number(preview)
@@ -96,6 +101,8 @@ def _say_preview(preview: Preview, where: str) -> None:
         say_beside(
             f"{number_of_tasks(preview.unread)} left out: the filter asks for a value of them that cannot be read here."
         )
+    if preview.held:
+        say_beside(f"{number_of_tasks(preview.held)} of them held, and not deleted: see `rootcellar hold list`.")
     if preview.examples:
         print_tasks(preview.examples, console())
 
@@ -111,5 +118,6 @@ def _as_object(forgetting: Forgetting, preview: Preview) -> dict[str, Any]:
         "found": preview.count,
         "found_all": preview.is_all,
         "unread": preview.unread,
+        "held": preview.held,
         "examples": [json_object(record) for record in preview.examples],
     }

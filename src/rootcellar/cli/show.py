@@ -19,8 +19,10 @@ from rootcellar.cli.stores import existing_history
 from rootcellar.cli.times import full_moment, seconds_between, show_seconds
 from rootcellar.cli.values import json_object, json_value, known, one_line, outcome, pretty, traceback_text
 from rootcellar.cli.workflow import has_workflow, workflow_lines, workflow_object
-from rootcellar.errors import RootcellarError
+from rootcellar.errors import PermissionDenied, RootcellarError
 from rootcellar.history.grouping.identity import text_of_group
+from rootcellar.history.history import History
+from rootcellar.history.holds import HeldBy, Holds, Why
 from rootcellar.payloads.stamps import RETRIED_AS, RETRY_OF
 from rootcellar.records import TaskRecord, was_only_sent
 from rootcellar.stores import Store
@@ -54,6 +56,7 @@ def show(
         where = history.store.where
         record, refused = history.codec.opened(found) if found else (None, [])
         tree = history.tree(found.task_id) if found else None
+        held = _held(found, history) if found else {}
     if record is None or tree is None:
         raise RootcellarError(
             f"nothing is stored of task {visible(task_id)}",
@@ -68,14 +71,25 @@ def show(
     if as_json:
         group = None if record.failure_group is None else text_of_group(record.failure_group)
         workflow = workflow_object(tree) if has_relations else None
-        print_json({**json_object(record), "failure_group": group, "workflow": workflow})
+        by = held.get(record.task_id)
+        keeps = None if by is None else {"hold": by.hold.id, "reason": by.hold.reason, "why": by.why.name.lower()}
+        print_json({**json_object(record), "failure_group": group, "held": keeps, "workflow": workflow})
         return
     out = console()
-    _print_task(record, out)
+    _print_task(record, out, held.get(record.task_id))
     if has_relations:
         out.print(Text("\nWorkflow", style="bold"))
         for line in workflow_lines(tree, full_ids=not out.is_terminal):
             out.print(Text("  ").append_text(line), soft_wrap=True)
+
+
+def _held(record: TaskRecord, history: History) -> dict[str, HeldBy]:
+    """Return the hold that holds a task, by its id; empty if there is none, or this user may not read holds."""
+    try:
+        return Holds(history.store, history.codec).reasons([record])
+    except PermissionDenied as exc:
+        print(f"rootcellar: it cannot be said whether the task is held: {visible(str(exc))}", file=sys.stderr)
+        return {}
 
 
 def _find_by_prefix(prefix: str, store: Store) -> TaskRecord | None:
@@ -108,7 +122,7 @@ def _beginning_with(prefix: str, store: Store) -> Sequence[TaskRecord]:
     return [] if queryable is None else queryable.query(TaskQuery(id_prefix=prefix, limit=_MAX_LISTED_IDS + 1))
 
 
-def _print_task(record: TaskRecord, out: Console) -> None:
+def _print_task(record: TaskRecord, out: Console, held: HeldBy | None) -> None:
     out.print(
         Text.assemble(
             (visible(record.state), state_style(record.state)),
@@ -117,7 +131,7 @@ def _print_task(record: TaskRecord, out: Console) -> None:
         ),
         soft_wrap=True,
     )
-    fields = [(label, value) for label, value in _fields(record) if value is not None]
+    fields = [(label, value) for label, value in _fields(record, held) if value is not None]
     width = max(len(label) for label, _ in fields)
     for label, value in fields:
         out.print(Text(f"  {label:{width}}  ", style="dim").append(visible(value), style="not dim"), soft_wrap=True)
@@ -126,12 +140,13 @@ def _print_task(record: TaskRecord, out: Console) -> None:
         out.print(Text(_indented(visible_lines(text))), soft_wrap=True)
 
 
-def _fields(record: TaskRecord) -> Iterator[tuple[str, str | None]]:
+def _fields(record: TaskRecord, held: HeldBy | None) -> Iterator[tuple[str, str | None]]:
     yield "id", record.task_id
     yield "sent", full_moment(record.sent_at)
     yield "started", _with_span(record.started_at, record.sent_at, "after it was sent")
     yield "done", _with_span(known(record.done_at), record.started_at, "after it started")
     yield "kept until", full_moment(record.expires_at) or "for ever"
+    yield "held by", None if held is None else _hold(held)
     yield "queue", record.queue
     yield "worker", record.worker
     yield "failure group", None if record.failure_group is None else text_of_group(record.failure_group)
@@ -157,6 +172,11 @@ def _blocks(record: TaskRecord) -> Iterator[tuple[str, str]]:
         yield "Known before its start" if was_only_sent(record) else "Result", pretty(record.result)
     if record.traceback:
         yield "Traceback", traceback_text(record).rstrip("\n")
+
+
+def _hold(held: HeldBy) -> str:
+    explained = "" if held.why is Why.MATCHES else f" ({held.why.value})"
+    return f"hold {held.hold.id}{explained}: {held.hold.reason}"
 
 
 def _text_or_none(value: Any) -> str | None:

@@ -1,6 +1,6 @@
 """Deletes the records of the tasks that a filter finds: first a preview, then batch by batch.
 
-It can be interrupted after any batch and run again: what is deleted is not found again.
+It can be interrupted after any batch and run again: what is deleted is not found again. Tasks that are held stay.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from rootcellar.errors import ResultHeld
 from rootcellar.history.filters import Filter
 from rootcellar.history.history import History
+from rootcellar.history.holds import Holds
 from rootcellar.history.lists import MAX_SIZE, Page, Tasks
 from rootcellar.payloads.forgetting import forget_tasks
 from rootcellar.records import TaskRecord
@@ -37,6 +39,7 @@ class Preview:
         examples: a few of them, with their values, the first ones of the list.
         sentence: what was asked, in English.
         unread: how many tasks are left out because a value that the filter asks for cannot be read.
+        held: how many of ``count`` are held, and stay.
     """
 
     count: int
@@ -44,6 +47,7 @@ class Preview:
     examples: tuple[TaskRecord, ...]
     sentence: str
     unread: int
+    held: int = 0
 
 
 class Forgetting:
@@ -53,6 +57,10 @@ class Forgetting:
         history: the stored results.
         query: which tasks.
 
+    Attributes:
+        forgotten: how many records :meth:`run` has deleted.
+        held: how many tasks it has left, because a hold keeps them.
+
     Raises:
         FilterWrong: a term of the filter cannot be understood.
     """
@@ -61,7 +69,9 @@ class Forgetting:
         self._history = history
         self._clock = history.clock
         self._query = history.parsed(query, self._clock)
+        self._holds = Holds(history.store, history.codec)
         self.forgotten = 0
+        self.held = 0
 
     @property
     def query(self) -> Filter:
@@ -81,7 +91,17 @@ class Forgetting:
             if after is None or len(found) >= CAP or time.monotonic() > deadline:
                 break
         is_all = after is None and len(found) <= CAP
-        return Preview(min(len(found), CAP), is_all, self._examples(found[:EXAMPLES]), page.sentence, unread)
+        held = self._count_held(found[:CAP], deadline)
+        return Preview(min(len(found), CAP), is_all, self._examples(found[:EXAMPLES]), page.sentence, unread, held)
+
+    def _count_held(self, ids: Sequence[str], deadline: float) -> int:
+        """Return how many tasks are held; at least so many if there is no time to read all."""
+        held = 0
+        for start in range(0, len(ids), _BATCH) if self._holds.active() else ():
+            held += len(self._holds.held(self._history.store.get_many(ids[start : start + _BATCH]).values()))
+            if time.monotonic() > deadline:
+                break
+        return held
 
     def _examples(self, ids: Sequence[str]) -> tuple[TaskRecord, ...]:
         store, codec = self._history.store, self._history.codec
@@ -108,7 +128,11 @@ class Forgetting:
                 # a task may have changed since the page was read
                 again = tasks.still_matching(ids[start : start + _BATCH])
                 due = [record.task_id for record in again if self._is_due(record)]
-                count = forget_tasks(store, spiller, due)
+                try:
+                    count = forget_tasks(store, spiller, due, self._holds)
+                except ResultHeld as exc:
+                    count = exc.deleted
+                    self.held += len(exc.task_ids)
                 self.forgotten += count
                 on_progress(count)
             after = page.cursor

@@ -6,12 +6,16 @@ that was made of the filters; see :class:`rootcellar.history.holds.Holds`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rootcellar.stores.search import Condition
+
+if TYPE_CHECKING:
+    from rootcellar.stores.base import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +75,51 @@ class Holding(Protocol):
 
         The condition is not tested for records in a table that Celery created.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The holds of a store, as they were read.
+
+    Attributes:
+        active: those that were not released.
+        count: how many were ever placed.
+    """
+
+    active: tuple[Hold, ...] = ()
+    count: int = 0
+
+
+class HoldReader:
+    """Reads the holds of a store, again only if they were read too long ago.
+
+    Args:
+        store: the store.
+        max_age: the seconds for which what was read counts; 0 for never.
+
+    Attributes:
+        holding: the store's ability; ``None`` if it keeps no holds.
+    """
+
+    def __init__(self, store: Store, max_age: float = 0.0) -> None:
+        self.holding = store.ability(Holding)
+        self.max_age = max_age
+        self._read: tuple[float, Placed] | None = None
+
+    def placed(self, *, fresh: bool = False) -> Placed:
+        """Return the holds.
+
+        Args:
+            fresh: whether they are read in any case.
+        """
+        if self.holding is None:
+            return Placed()
+        known = self._read
+        if known is not None and not fresh and time.monotonic() - known[0] < self.max_age:
+            return known[1]
+        # before they are read, so that what is placed meanwhile is not known later than promised
+        began = time.monotonic()
+        found = self.holding.holds(with_released=True)
+        placed = Placed(tuple(hold for hold in found if hold.is_active), len(found))
+        self._read = (began, placed)
+        return placed

@@ -104,6 +104,16 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "results.json`. Then add --drop-results.",
     ),
     Explanation(
+        error="ResultHeld",
+        title="a hold keeps a result from being deleted",
+        why="Somebody placed a hold with `rootcellar hold add`: until it is released, nothing that its filter finds is "
+        "deleted. The message says which hold it is, who placed it, when and why. A task also counts as held if a "
+        "value that the filter asks for cannot be read, for example because the key is missing here, or if the filter "
+        "itself cannot be understood any more.",
+        remedy="`rootcellar hold list` shows every hold. If the reason no longer applies, and you may decide that, run "
+        "`rootcellar hold release NUMBER`, and delete the result again.",
+    ),
+    Explanation(
         error="PayloadTooLarge",
         title="a record is larger than the server accepts",
         why="MySQL refuses a statement above max_allowed_packet, MongoDB a document above 16 MB, PostgreSQL a value "

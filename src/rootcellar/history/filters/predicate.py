@@ -74,9 +74,13 @@ class Matcher:
         self.unread = 0
 
     def __call__(self, record: TaskRecord) -> bool:
-        answer = self._test(Row(record, self._opener))
+        answer = self.answer(record)
         self.unread += answer is None
         return bool(answer)
+
+    def answer(self, record: TaskRecord) -> bool | None:
+        """Return whether a record matches; ``None`` if a value that the filter asks for cannot be read."""
+        return self._test(Row(record, self._opener))
 
 
 def _test(node: Node, clock: Clock) -> Test:

@@ -200,7 +200,9 @@ class MySQLStore(MySQLExpiring):
         return found
 
     def _renderer(self, search: Search) -> Renderer:
-        return MySQLRenderer(search, in_parameterized(table_names(self.options))["task"], str, _date_text)
+        renderer = MySQLRenderer(search, in_parameterized(table_names(self.options))["task"], str, _date_text)
+        renderer.holds_placed = self._sql["holds_placed"]
+        return renderer
 
     def _searched(
         self, connection: Connection, statement: str, params: Mapping[str, Any], timeout: float

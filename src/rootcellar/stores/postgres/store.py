@@ -290,7 +290,9 @@ class PostgresStore(PostgresExpiring):
         return [self._task_record(row) for row in self._all("query_tasks", params)]
 
     def _renderer(self, search: Search) -> Renderer:
-        return PostgresRenderer(search, in_parameterized(table_names(self.options))["task"], _selected)
+        renderer = PostgresRenderer(search, in_parameterized(table_names(self.options))["task"], _selected)
+        renderer.holds_placed = self._sql["holds_placed"]
+        return renderer
 
     def _searched(
         self, connection: Connection, statement: str, params: Mapping[str, Any], timeout: float

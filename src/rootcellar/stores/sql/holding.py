@@ -120,7 +120,6 @@ class HoldingMixin(Generic[C]):
         """Return the SQL of a condition on a row in any segment, and its parameters ``p0``, ``p1``, …"""
         renderer = self._renderer(Search(segment=Segment.UNFINISHED, condition=condition))
         renderer.is_anywhere = True
-        renderer.holds_placed = self._sql["holds_placed"]
         return renderer.render(condition), renderer.params
 
     def _hold(self, row: Sequence[Any]) -> Hold:

@@ -161,7 +161,9 @@ class SQLiteStore(SQLiteExpiring):
         return [self._task_record(row) for row in self._all("query_tasks", params)]
 
     def _renderer(self, search: Search) -> Renderer:
-        return SQLiteRenderer(search, table_names(self.options)["task"], str, _date_text, self._read_date)
+        renderer = SQLiteRenderer(search, table_names(self.options)["task"], str, _date_text, self._read_date)
+        renderer.holds_placed = self._sql["holds_placed"]
+        return renderer
 
     def _searched(
         self, connection: sqlite3.Connection, statement: str, params: Mapping[str, Any], timeout: float
