@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from rootcellar.errors import RecordRefused
 from rootcellar.records import Stored, TaskRecord
 from rootcellar.stores.postgres import binary, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.postgres.older_rows import OlderRows
 from rootcellar.stores.postgres.pipeline import (
     BEGIN,
     COMMIT,
@@ -57,6 +59,7 @@ class Batch:
         statements: the statements that are run on it.
         where: the server, for messages.
         delete: deletes tasks on a connection.
+        older: the rows of the older table.
     """
 
     def __init__(
@@ -65,11 +68,13 @@ class Batch:
         statements: Statements,
         where: str,
         delete: Callable[[Connection, Sequence[str]], object],
+        older: OlderRows,
     ) -> None:
         self._connection = connection
         self._statements = statements
         self._where = where
         self._delete = delete
+        self._older = older
         self._put: list[TaskRecord] = []
 
     def begin(self) -> bool:
@@ -84,23 +89,49 @@ class Batch:
         """Store records; for each, return whether it was written and inserted, or why it was refused."""
         answers: dict[str, Stored | RecordRefused] = {}
         values: dict[str, Values] = {}
+        statements: dict[str, Statement] = {}
         # sorted, because all transactions lock rows in this order
         for record in sorted(records, key=_task_id):
             try:
                 values[record.task_id] = (binary.task_values(record), binary.TASK_FORMS)
             except (RecordRefused, UnicodeEncodeError) as exc:
                 answers[record.task_id] = _refusal(exc)
-        stored = self._put_together(values) or self._put_singly(values)
+            if self._older.may_have_moved(record):
+                statements[record.task_id] = self._older.put
+        stored = self._put_all(values, statements)
+        kept = [task_id for task_id in statements if _is_kept(stored.get(task_id))]
+        if kept:
+            stored.update(self._put_moved(kept, values))
         answers.update(stored)
         self._put += [record for record in records if record.task_id in stored]
         return [answers[record.task_id] for record in records]
 
-    def _put_together(self, values: Mapping[str, Values]) -> dict[str, Stored | RecordRefused]:
+    def _put_moved(self, ids: Sequence[str], values: Mapping[str, Values]) -> dict[str, Stored | RecordRefused]:
+        """Store the records of tasks that were moved, unless they have a SUCCESS; return what became of these."""
+        moved = self._older.days_of(self._connection, ids)
+        again = sorted(moved.keys() - self._older.stay(self._connection, sorted(moved)))
+        if not again:
+            return {}
+        stored = self._put_all({task_id: values[task_id] for task_id in again}, {})
+        return {
+            task_id: replace(answer, inserted=False) if isinstance(answer, Stored) else answer
+            for task_id, answer in stored.items()
+        }
+
+    def _put_all(
+        self, values: Mapping[str, Values], statements: Mapping[str, Statement]
+    ) -> dict[str, Stored | RecordRefused]:
+        """Store all records, each with the statement that is given for its task, or else with the usual one."""
+        return self._put_together(values, statements) or self._put_singly(values, statements)
+
+    def _put_together(
+        self, values: Mapping[str, Values], statements: Mapping[str, Statement]
+    ) -> dict[str, Stored | RecordRefused]:
         """Store all records in one round trip. If one is refused, store none, and return an empty dict."""
         pipeline = Pipeline(self._connection)
         pipeline.send(_SAVE)
-        for one in values.values():
-            pipeline.send(self._statements.put, one)
+        for task_id, one in values.items():
+            pipeline.send(statements.get(task_id, self._statements.put), one)
         failure, results = pipeline.receive()
         if failure is None:
             return {task_id: _stored(row) for task_id, row in zip(values, map(_first_row, results[1:]), strict=True)}
@@ -109,12 +140,14 @@ class Batch:
         run(self._connection, _GO_BACK)
         return {}
 
-    def _put_singly(self, values: Mapping[str, Values]) -> dict[str, Stored | RecordRefused]:
+    def _put_singly(
+        self, values: Mapping[str, Values], statements: Mapping[str, Statement]
+    ) -> dict[str, Stored | RecordRefused]:
         answers: dict[str, Stored | RecordRefused] = {}
         for task_id, one in values.items():
             pipeline = Pipeline(self._connection)
             pipeline.send(_SAVE)
-            pipeline.send(self._statements.put, one)
+            pipeline.send(statements.get(task_id, self._statements.put), one)
             failure, results = pipeline.receive()
             if failure is None:
                 answers[task_id] = _stored(_first_row(results[1]))
@@ -128,6 +161,8 @@ class Batch:
 
     def get_many(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
         """Return the records that exist of these tasks, as this transaction leaves them."""
+        if self._older.is_known:
+            return self._older.get_many(self._connection, rows.findable(task_ids))
         values = self._statements.get_many.values({"task_ids": rows.findable(task_ids)})
         found = run(self._connection, self._statements.get_many, values)
         return {record.task_id: record for record in map(binary.task_record, rows_of(found))}
@@ -167,6 +202,11 @@ def _first_row(result: psycopg.pq.abc.PGresult) -> tuple[bytes | None, ...]:
 
 def _stored(row: tuple[bytes | None, ...]) -> Stored:
     return Stored(written=bool(row), inserted=bool(row) and read_bool(row[0]))
+
+
+def _is_kept(answer: Stored | RecordRefused | None) -> bool:
+    """Return whether a record was not stored because of what is stored of its task."""
+    return isinstance(answer, Stored) and not answer.written
 
 
 def _refusal(exc: Exception) -> RecordRefused:

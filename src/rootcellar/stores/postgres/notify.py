@@ -62,7 +62,10 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-_PIPELINED = ("register", "unregister", "want_notification", "read_all", "read_some")
+_PIPELINED = (
+    *("register", "unregister", "want_notification"),
+    *("read_all", "read_some", "read_all_or_moved", "read_some_or_moved"),
+)
 #: the columns that "read_all" and "read_some" return
 _ID, _IS_ID_ONLY, _COLUMNS = range(3)
 
@@ -85,7 +88,8 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
     Args:
         connect: opens a connection for the listener alone.
         fetch: reads records, for polling.
-        statements: the statements of ``waiting.sql``.
+        statements: the statements of ``waiting.sql``, and those of ``older.sql`` that read.
+        has_older: returns whether there is a table of older results.
     """
 
     failures = (errors.StoreError, psycopg.Error)
@@ -95,8 +99,10 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         connect: Callable[[], Connection],
         fetch: Fetch,
         statements: dict[str, str],
+        has_older: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(fetch)
+        self._has_older = has_older
         self._open = connect
         self._sql = statements
         self._statements = {name: Statement(name, statements[name]) for name in _PIPELINED if name in statements}
@@ -260,7 +266,8 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             self._send(pipeline, "want_notification", me)
         pipeline.send(COMMIT)
         if reads_all or added:
-            self._send(pipeline, "read_all" if reads_all else "read_some", {**me, "task_ids": list(added)})
+            reading = ("read_all" if reads_all else "read_some") + ("_or_moved" if self._has_older() else "")
+            self._send(pipeline, reading, {**me, "task_ids": list(added)})
         count = len(added) + len(removed) + reads_all * len(self._subscriptions)
         with _answer_within(connection, ANSWER_SECONDS + ANSWER_SECONDS_PER_TASK * count):
             failure, results = pipeline.receive()
@@ -278,12 +285,17 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
     def _deliver_rows(self, result: PGresult) -> None:
         """Deliver the rows that were read: of some tasks the id, of the others the record."""
         ids: list[str] = []
+        moved: list[str] = []
         records: list[TaskRecord] = []
         for row in range(result.ntuples):
-            if read_bool(result.get_value(row, _IS_ID_ONLY)):
+            if result.get_value(row, _IS_ID_ONLY) is None:
+                moved.append((result.get_value(row, _ID) or b"").decode())
+            elif read_bool(result.get_value(row, _IS_ID_ONLY)):
                 ids.append((result.get_value(row, _ID) or b"").decode())
             else:
                 records.append(binary.task_record(row_of(result, row)[_COLUMNS:]))
+        if moved:
+            records += self._fetch(moved).values()
         self._deliver_ids(ids)
         self._deliver(records)
 

@@ -14,6 +14,7 @@ from rootcellar.stores.older import WINDOW, OlderStatus
 from rootcellar.stores.postgres import counting
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.schema import PostgresSchema, older_names, table_names
+from rootcellar.stores.sql import rows
 from rootcellar.stores.sql.counting import KEYS
 from rootcellar.stores.sql.schema import Run
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
@@ -60,15 +61,27 @@ class OlderState:
             return cls(None, WINDOW)
 
 
-def statements(options: StoreOptions) -> dict[str, str]:
+def statements(options: StoreOptions, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the statements of ``older.sql`` by name, with the parts that other statements need:
 
     ``day_of``, ``same_moved``, ``list_moved`` and ``note_back`` are parts of statements that move rows.
+
+    Args:
+        options: the names of the tables.
+        more: what else replaces ``{key}`` in them.
     """
-    names = {**in_parameterized(table_names(options)), **in_parameterized(older_names(options))}
+    nothing = ["NULL"] * len(rows.TASK_COLUMNS)
+    names = {
+        **in_parameterized(table_names(options)),
+        **in_parameterized(older_names(options)),
+        **(more or {}),
+        "no_columns": ", ".join(nothing),
+        "no_more_columns": ", ".join(nothing[1:]),
+    }
     found = load_statements(_PACKAGE, "older.sql", names)
     counted = counting.statements(options)
     parts = {"tallied": fill_in(counted["tallied"], KEYS), "timed": counted["timed"], "day_of": found["day_of"]}
+    parts |= {name: fill_in(found[name], parts) for name in ("note_back", "same_moved", "all_rows")}
     return {name: fill_in(text, parts) for name, text in found.items()}
 
 

@@ -63,3 +63,110 @@ FROM (
             AND left(task_id, 17) <> 'rootcellar-check-') AS t
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 ) AS lines
+
+-- all_rows: the rows of both tables, in place of the live table in statements that only read
+(SELECT {task_columns} FROM {task} UNION ALL SELECT {task_columns} FROM {older}) AS t
+
+-- get_task_or_moved: read one task, and the days under which it is listed as moved
+SELECT {task_columns}, NULL::date FROM {task} WHERE task_id = %(task_id)s
+UNION ALL
+SELECT {no_columns}, drop_after FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0)
+
+-- get_tasks_or_moved: the same of many tasks
+SELECT {task_columns}, NULL::date FROM {task} WHERE task_id = ANY(%(task_ids)s)
+UNION ALL
+SELECT u.task_id, {no_more_columns}, m.drop_after
+FROM unnest(%(task_ids)s::text[]) AS u (task_id) JOIN {moved} AS m ON m.id = hashtextextended(u.task_id, 0)
+
+-- moved_days: find the days under which tasks are listed as moved
+SELECT u.task_id, m.drop_after
+FROM unnest(%(task_ids)s::text[]) AS u (task_id) JOIN {moved} AS m ON m.id = hashtextextended(u.task_id, 0)
+
+-- get_older: read tasks from the partitions of some days; the days are in the text, so that the server locks no other
+SELECT {task_columns} FROM {older} WHERE task_id = ANY(%(task_ids)s::text[]) AND drop_after IN ({days})
+
+-- delete_older: delete tasks from the partitions of some days; they were counted as deleted when they were moved
+WITH deleted AS (
+    DELETE FROM {older} WHERE task_id = ANY(%(task_ids)s::text[]) AND drop_after IN ({days})
+    RETURNING task_id, drop_after
+), unlisted AS (
+    DELETE FROM {moved} AS m USING deleted AS t WHERE {same_moved} AND m.drop_after = t.drop_after
+)
+SELECT task_id, drop_after FROM deleted
+
+-- replace_older: replace the values of a task that has not changed
+UPDATE {older} SET {task_replacement}
+WHERE task_id = %(task_id)s AND drop_after IN ({days}) AND status = %(old_status)s AND {task_still_the_same}
+
+-- take_back: move tasks back that are stored again, except those with a SUCCESS; a live row stays
+WITH deleted AS (
+    DELETE FROM {older} WHERE task_id = ANY(%(task_ids)s::text[]) AND drop_after IN ({days}) AND status <> 'SUCCESS'
+    RETURNING {task_columns}, drop_after
+), unlisted AS (
+    DELETE FROM {moved} AS m USING deleted AS t WHERE {same_moved} AND m.drop_after = t.drop_after
+), noted AS (
+{note_back}
+)
+INSERT INTO {task} ({task_columns}, changed) SELECT {task_columns}, {marker} FROM deleted ORDER BY task_id
+ON CONFLICT (task_id) DO NOTHING
+
+-- succeeded: find the tasks that have a SUCCESS in the partitions of some days
+SELECT task_id FROM {older}
+WHERE task_id = ANY(%(task_ids)s::text[]) AND drop_after IN ({days}) AND status = 'SUCCESS'
+
+-- put_task_unless_moved: store a task's state, unless the stored state must stay, or the task was moved
+INSERT INTO {task} AS t ({task_columns}, changed) SELECT {task_values}, {task_marker}
+WHERE NOT EXISTS (SELECT FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0))
+ON CONFLICT (task_id) DO UPDATE SET {task_update}
+WHERE {task_overwritable}
+-- not whether the row was inserted: the task may be moved at the same moment
+RETURNING false
+
+-- put_sent_unless_moved: store a task that was sent, unless it has a row
+INSERT INTO {task} ({task_columns}, changed) SELECT {task_values}, NULL
+WHERE NOT EXISTS (SELECT FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0))
+ON CONFLICT DO NOTHING
+
+-- put_task_unless_moved_and_part: the same as put_task_unless_moved, and count the chord's part in the same transaction
+WITH stored AS (
+    INSERT INTO {task} AS t ({task_columns}, changed) SELECT {task_values}, {task_marker}
+    WHERE NOT EXISTS (SELECT FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0))
+    ON CONFLICT (task_id) DO UPDATE SET {task_update}
+    WHERE {task_overwritable}
+    RETURNING 1
+), arrived AS (
+    INSERT INTO {part} (group_id, task_id, group_index, status, result)
+    SELECT %(part_group_id)s::text, %(part_task_id)s::text, %(part_index)s::integer, %(part_status)s::text, %(part_result)s::bytea
+    WHERE NOT EXISTS (SELECT FROM {chord} WHERE group_id = %(part_group_id)s AND date_done IS NOT NULL)
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+)
+{count_arrived}
+
+-- scan_all: read the next tasks of both tables in the order of their ids
+SELECT {task_select} FROM {all_rows} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
+
+-- oldest_older: the earliest end of a task in the older table
+SELECT min(date_done) FROM {older}
+
+-- older_names: each name of a task in the older table once
+WITH RECURSIVE names (name) AS (
+    SELECT min(name) FROM {older}
+    UNION ALL
+    SELECT (SELECT min(t.name) FROM {older} AS t WHERE t.name > names.name) FROM names WHERE names.name IS NOT NULL
+)
+SELECT name FROM names WHERE name IS NOT NULL LIMIT %(limit)s
+
+-- read_all_or_moved: as read_all, and the ids of the tasks that were moved while a listener waits for them
+SELECT task_id AS id, w.kind = 1 AS is_id_only, {sent_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
+WHERE w.listener = %(listener)s AND (w.kind = 2 OR date_done IS NOT NULL)
+UNION ALL
+SELECT w.task_id, NULL, {no_columns} FROM {waiter} AS w JOIN {moved} AS m ON m.id = hashtextextended(w.task_id, 0)
+WHERE w.listener = %(listener)s
+
+-- read_some_or_moved: the same, of these tasks only
+SELECT task_id AS id, w.kind = 1 AS is_id_only, {sent_columns} FROM {waiter} AS w JOIN {task} USING (task_id)
+WHERE w.listener = %(listener)s AND (w.kind = 2 OR date_done IS NOT NULL) AND task_id = ANY(%(task_ids)s::text[])
+UNION ALL
+SELECT w.task_id, NULL, {no_columns} FROM {waiter} AS w JOIN {moved} AS m ON m.id = hashtextextended(w.task_id, 0)
+WHERE w.listener = %(listener)s AND w.task_id = ANY(%(task_ids)s::text[])

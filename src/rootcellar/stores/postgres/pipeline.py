@@ -95,19 +95,35 @@ def run(connection: Connection, statement: Statement, values: Values = NOTHING) 
     if statement.name in connection.prepared:
         pgconn = connection.pgconn
         pgconn.send_query_prepared(statement.name, *values, result_format=_BINARY)
-        results: list[PGresult] = connection.wait(execute(pgconn))
-        # there may be a second result, an error: the server may end the session after the answer and before the commit
-        for result in results:
-            if result.status not in _GOOD:
-                raise psycopg.errors.error_from_result(result)
-        if len(results) != 1:
-            raise _incomplete()
-        return results[0]
+        return _only_result(connection)
     pipeline = Pipeline(connection)
     pipeline.send(statement, values)
     failure, results = pipeline.receive()
     if failure is not None:
         raise failure
+    return results[0]
+
+
+def run_once(connection: Connection, statement: Statement, values: Values = NOTHING) -> PGresult:
+    """Run one statement that is not prepared, because its text is rarely the same, in a transaction of its own.
+
+    Raises:
+        psycopg.Error: the server refused it, or the connection was lost.
+    """
+    parameters, forms = values
+    pgconn = connection.pgconn
+    pgconn.send_query_params(statement.text, parameters, param_formats=forms, result_format=_BINARY)
+    return _only_result(connection)
+
+
+def _only_result(connection: Connection) -> PGresult:
+    results: list[PGresult] = connection.wait(execute(connection.pgconn))
+    # there may be a second result, an error: the server may end the session after the answer and before the commit
+    for result in results:
+        if result.status not in _GOOD:
+            raise psycopg.errors.error_from_result(result)
+    if len(results) != 1:
+        raise _incomplete()
     return results[0]
 
 

@@ -230,7 +230,11 @@ ORDER BY date_done DESC NULLS FIRST, date_started DESC NULLS FIRST, date_sent DE
 LIMIT %(limit)s
 
 -- begin_batch: try to get the lock for moving tasks; the server ends the transaction of a process that hangs
-SELECT pg_try_advisory_xact_lock(7247035, hashtext(%(task)s::text::regclass::oid::text)), idle_timeout, synced
+SELECT pg_try_advisory_xact_lock(7247035, hashtext((
+    -- by name, because a table that was copied or restored has another number
+    SELECT n.nspname || '.' || c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = %(task)s::text::regclass
+))), idle_timeout, synced
 FROM (SELECT set_config('idle_in_transaction_session_timeout', '60s', true) AS idle_timeout,
     -- a record that leaves the journal must be on the disk here
     set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'

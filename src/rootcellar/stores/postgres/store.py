@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, TypeVar
 
 from psycopg.rows import dict_row
 
-from rootcellar.records import ChordPart, ChordProgress, ChordRecord, Stored, TaskRecord
+from rootcellar.records import ChordPart, ChordProgress, ChordRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.base import StoreOptions, TaskQuery
 from rootcellar.stores.expiring import NewExpiry
 from rootcellar.stores.fields import EARLIEST, LATEST
 from rootcellar.stores.pool import ConnectionPool
-from rootcellar.stores.postgres import binary, counting, driver
+from rootcellar.stores.postgres import binary, counting, driver, older
 from rootcellar.stores.postgres.batching import Batch, Statements
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.expiring import DELETIONS, PostgresExpiring
 from rootcellar.stores.postgres.group_commit import GroupCommit, Write
 from rootcellar.stores.postgres.moving import Moving
 from rootcellar.stores.postgres.notify import ListeningWatcher
+from rootcellar.stores.postgres.older_rows import OlderRows, preferred
 from rootcellar.stores.postgres.options import read_options
 from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
 from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, read_bool, read_int, row_of, rows_of, run
@@ -106,6 +108,7 @@ class PostgresStore(PostgresExpiring):
             _moving_texts(self.options),
             self._task_record,
         )
+        self._older = OlderRows(self._sql, self._older_table.state)
         self._counts = counting.PostgresCounts(self.options)
         self._get = Statement("get_task", self._sql["get_task"])
         self._get_many = Statement("get_tasks", self._sql["get_tasks"])
@@ -133,20 +136,40 @@ class PostgresStore(PostgresExpiring):
     ) -> Stored:
         values, forms = binary.task_values(record), binary.TASK_FORMS
         sort_key = (record.group_id or "", record.task_id)
-        statement = self._put
+        plain = self._put
         if part is not None:
-            statement = self._put_and_part
+            plain = self._put_and_part
             sort_key = (part.group_id, record.task_id)
             more, more_forms = self._values(self._count_part, _part_row(part, record, lease))
             values, forms = [*values, *more], [*forms, *more_forms]
+        if self._older.is_to_be_looked_for and self._older.is_old(record):
+            self._run(self._older.is_known_after_look)
         is_ready = record.done_at is not None
-        write = self._write(
-            partial(Write, record.task_id, statement, (values, forms), sort_key, is_durable=durable, is_ready=is_ready)
-        )
-        if part is None:
-            inserted = bool(write.answer) and read_bool(write.answer[0])
-            return Stored(written=write.count == 1, inserted=inserted)
-        return Stored(written=read_bool(write.answer[-1]), chord=_progress(write.answer))
+
+        def new_write(statement: Statement) -> Write:
+            return Write(record.task_id, statement, (values, forms), sort_key, is_durable=durable, is_ready=is_ready)
+
+        write = self._write(lambda: new_write(self._statement_for(record, part, plain)))
+        is_plain = write.statement is plain
+        if not is_plain and not _is_written(write, part) and self._is_taken_back(record.task_id):
+            write = self._write(lambda: new_write(plain))
+        return _stored(write, part, says_inserted=is_plain)
+
+    def _statement_for(self, record: TaskRecord, part: ChordPart | None, plain: Statement) -> Statement:
+        """Return the statement that stores a record: another one if its task may have been moved."""
+        if not self._older.may_have_moved(record):
+            return plain
+        return self._older.put if part is None else self._older.put_and_part
+
+    def _is_taken_back(self, task_id: str) -> bool:
+        """Move a task back that is stored again; return whether it was moved and has no SUCCESS."""
+
+        def work(connection: Connection) -> bool:
+            with connection.transaction():
+                is_moved = bool(self._older.days_of(connection, [task_id]))
+                return is_moved and not self._older.stay(connection, [task_id])
+
+        return self._run(work)
 
     def report_inserts(self) -> None:
         """See :class:`~rootcellar.stores.base.ReportsInserts`."""
@@ -162,10 +185,11 @@ class PostgresStore(PostgresExpiring):
     def _insert(self, records: Sequence[TaskRecord], connection: Connection) -> None:
         """Store records of tasks that have none, in one transaction and one round trip."""
         values = [(binary.task_values(record), binary.TASK_FORMS) for record in records]
+        statement = self._older.put_sent if self._older.is_known_after_look(connection) else self._put_sent
         # the statements of a pipeline are one transaction
         pipeline = Pipeline(connection)
         for one in values:
-            pipeline.send(self._put_sent, one)
+            pipeline.send(statement, one)
         failure, _ = pipeline.receive()
         if failure is not None:
             raise failure
@@ -175,8 +199,15 @@ class PostgresStore(PostgresExpiring):
             return None
         values = self._values(self._get, {"task_id": task_id})
 
-        found = self._run(partial(run, statement=self._get, values=values))
-        record = binary.task_record(row_of(found)) if found.ntuples else None
+        def work(connection: Connection) -> TaskRecord | None:
+            if self._older.is_known:
+                return self._older.get(connection, task_id)
+            found = run(connection, self._get, values)
+            if found.ntuples:
+                return binary.task_record(row_of(found))
+            return self._older.get(connection, task_id) if self._older.is_known_after_look(connection) else None
+
+        record = self._run(work)
         if record is None and self._adopted:
             return self._adopted_tasks([task_id]).get(task_id)
         return record
@@ -184,10 +215,19 @@ class PostgresStore(PostgresExpiring):
     def _read_own_table(self, ids: Sequence[str]) -> dict[str, TaskRecord]:
         found: dict[str, TaskRecord] = {}
         for some in framing.chunks(ids, self.MANY):
-            values = self._values(self._get_many, {"task_ids": some})
-            for row in rows_of(self._run(partial(run, statement=self._get_many, values=values))):
-                record = binary.task_record(row)
-                found[record.task_id] = record
+            found.update(self._run(partial(self._read_some, ids=some)))
+        return found
+
+    def _read_some(self, connection: Connection, ids: Sequence[str]) -> dict[str, TaskRecord]:
+        if self._older.is_known:
+            return self._older.get_many(connection, ids)
+        values = self._values(self._get_many, {"task_ids": ids})
+        found: dict[str, TaskRecord] = {}
+        for row in rows_of(run(connection, self._get_many, values)):
+            record = binary.task_record(row)
+            found[record.task_id] = record
+        if len(found) < len(ids) and self._older.is_known_after_look(connection):
+            return self._older.get_many(connection, ids)
         return found
 
     #: see :class:`~rootcellar.stores.journal.TakesBatches`
@@ -200,7 +240,8 @@ class PostgresStore(PostgresExpiring):
         try:
             with self._pool.connection() as connection:
                 try:
-                    batch = Batch(connection, self._batching, self._where, self._delete_on)
+                    self._older.is_known_after_look(connection)
+                    batch = Batch(connection, self._batching, self._where, self._delete_on, self._older)
                     is_alone = batch.begin()
                     yield batch if is_alone else None
                     batch.commit()
@@ -216,12 +257,55 @@ class PostgresStore(PostgresExpiring):
             raise driver.translate(exc, self._where) from exc
 
     def _delete_on(self, connection: Connection, ids: Sequence[str]) -> int:
-        ((count,),) = self._rows_of(connection, "delete_tasks", {"task_ids": list(ids)})
-        return int(count) + self._delete_adopted_on(connection, ids)
+        return self._delete_own_on(connection, ids) + self._delete_adopted_on(connection, ids)
+
+    def _delete_own_on(self, connection: Connection, ids: Sequence[str]) -> int:
+        def delete_live() -> int:
+            ((count,),) = self._rows_of(connection, "delete_tasks", {"task_ids": list(ids)})
+            return int(count)
+
+        count = delete_live()
+        if self._older.is_known_after_look(connection):
+            count += self._older.delete(connection, ids, delete_live)
+        return count
 
     def _delete_tasks(self, ids: Sequence[str]) -> int:
-        ((count,),) = self._all("delete_tasks", {"task_ids": list(ids)})
-        return int(count)
+        return self._run(partial(self._delete_own_on, ids=ids))
+
+    def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
+        def work(connection: Connection) -> list[TaskRecord]:
+            if not self._older.is_known_after_look(connection):
+                return [self._task_record(row) for row in self._rows_of(connection, "scan_tasks", params)]
+            found: dict[str, TaskRecord] = {}
+            for record in map(self._task_record, self._rows_of_all(connection, "scan_all", params)):
+                earlier = found.get(record.task_id)
+                found[record.task_id] = record if earlier is None else preferred(earlier, record)
+            return list(found.values())
+
+        params = {"after": after or "", "limit": limit}
+        return self._run(work)
+
+    def _rows_of_all(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a statement that may read all partitions. It is not prepared: its plan would take much memory."""
+        with connection.without_timeout():
+            return connection.execute(self._sql[statement].encode(), params, prepare=False).fetchall()
+
+    def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
+        """See :class:`~rootcellar.stores.base.Replaceable`."""
+
+        def work(connection: Connection) -> bool:
+            if self._count_of(connection, "replace_task", params) == 1:
+                return True
+            if not self._older.is_known_after_look(connection):
+                return False
+            days = self._older.days_of(connection, [old.task_id]).get(old.task_id)
+            if not days:
+                return False
+            text = self._older.text_of_days("replace_older", days)
+            return connection.execute(text.encode(), params, prepare=False).rowcount == 1
+
+        params = rows.replace_params(old, new)
+        return self._run(work)
 
     # -- the archive: see rootcellar.stores.sql.archiving
 
@@ -268,6 +352,17 @@ class PostgresStore(PostgresExpiring):
     def claim_chord(self, group_id: str, claimant: str, *, lease: float = 30.0) -> bool:
         return self._count("claim_chord", {"group_id": group_id, "claimant": claimant, "lease": lease}) == 1
 
+    def chord_parts(self, group_id: str) -> Sequence[PartResult]:
+        parts = super().chord_parts(group_id)
+        without = [part.task_id for part in parts if part.result is None]
+        if not without or not self._run(self._older.is_known_after_look):
+            return parts
+        moved = self._read_own_table(self._findable(without))
+        return [
+            replace(part, result=moved[part.task_id].result) if part.result is None and part.task_id in moved else part
+            for part in parts
+        ]
+
     def finish_chord(self, group_id: str) -> None:
         self._count("finish_chord", {"group_id": group_id})
 
@@ -287,7 +382,13 @@ class PostgresStore(PostgresExpiring):
             "until": query.until,
             "limit": query.limit,
         }
-        return [self._task_record(row) for row in self._all("query_tasks", params)]
+
+        def work(connection: Connection) -> list[TaskRecord]:
+            if not self._older.is_known_after_look(connection):
+                return [self._task_record(row) for row in self._rows_of(connection, "query_tasks", params)]
+            return [self._task_record(row) for row in self._rows_of_all(connection, "query_all", params)]
+
+        return self._run(work)
 
     def _renderer(self, search: Search) -> Renderer:
         renderer = PostgresRenderer(search, in_parameterized(table_names(self.options))["task"], _selected)
@@ -335,7 +436,8 @@ class PostgresStore(PostgresExpiring):
         raise AssertionError("unreachable")
 
     def _connect_to_listen(self) -> Connection:
-        # a client may wait before the tables exist
+        # a client may wait before the tables exist, and the last connection may have failed because one was dropped
+        self._is_schema_known = self._is_schema_known and not self._older.is_known
         self._ensure_schema()
         return self._pooler_policy.configure(self._listen_route.connect())
 
@@ -355,7 +457,11 @@ class PostgresStore(PostgresExpiring):
         return self._watchers.get()
 
     def _new_watcher(self) -> ListeningWatcher:
-        return ListeningWatcher(self._connect_to_listen, self.get_many, self._sql)
+        return ListeningWatcher(self._connect_to_listen, self.get_many, self._sql, lambda: self._older.is_known)
+
+    def _load_schema(self, connection: Connection) -> None:
+        super()._load_schema(connection)
+        self._older.look(connection)
 
     def _rows_of(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return self._execute(connection, statement, params).fetchall()
@@ -480,9 +586,31 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     for statement in ("delete_tasks", *DELETIONS):
         found[statement] = fill_in(found[statement], {name: statistics[name] for name in ("note_gone", "mark_earlier")})
     found["count_arrived"] = fill_in(found["count_arrived"], {"claimable": found["claimable"]})
-    for statement in ("put_task_and_part", "count_part"):
+    of_older = older.statements(options, {**names, "marker": _MARKER})
+    found.update({name: text for name, text in of_older.items() if name not in found})
+    for statement in ("put_task_and_part", "count_part", "put_task_unless_moved_and_part"):
         found[statement] = fill_in(found[statement], {"count_arrived": found["count_arrived"]})
+    all_rows = {"task": found["all_rows"], "task_select": select}
+    found["query_all"] = load_statements(_PACKAGE, "queries.sql", all_rows)["query_tasks"]
     return found
+
+
+def _is_written(write: Write, part: ChordPart | None) -> bool:
+    return write.count == 1 if part is None else read_bool(write.answer[-1])
+
+
+def _stored(write: Write, part: ChordPart | None, *, says_inserted: bool) -> Stored:
+    """Return what became of a record.
+
+    Args:
+        write: the answer of the server.
+        part: the part that was counted.
+        says_inserted: whether the answer may say that this was the first record of its task.
+    """
+    if part is not None:
+        return Stored(written=_is_written(write, part), chord=_progress(write.answer))
+    inserted = says_inserted and bool(write.answer) and read_bool(write.answer[0])
+    return Stored(written=_is_written(write, part), inserted=inserted)
 
 
 def _moving_texts(options: StoreOptions) -> dict[str, str]:

@@ -1,0 +1,238 @@
+"""Reads and changes results that were moved to the older table, for a process that knows that there is one.
+
+A process learns of the table when it checks the tables, and then at most every :data:`LOOK_SECONDS` when it finds
+nothing or stores the result of an old task. The first row is moved a minute after the table was created.
+
+Every id that was moved is in an index, with the day on which its row may be dropped. A statement that reads or changes
+moved rows has these days in its text, so that the server plans and locks only the partitions of these days.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta, timezone
+
+from rootcellar.records import TaskRecord
+from rootcellar.stores.postgres import binary
+from rootcellar.stores.postgres.driver import Connection
+from rootcellar.stores.postgres.older import OlderState
+from rootcellar.stores.postgres.pipeline import Statement, read_int, rows_of, run, run_once
+from rootcellar.stores.sql.statements import fill_in
+
+#: seconds between two looks for the older table
+LOOK_SECONDS = 30.0
+#: a process that knows of no older table looks for one before it stores the result of a task that was sent so long ago
+OLD_ENOUGH = timedelta(seconds=60)
+#: the clocks of clients may differ by this
+_SLACK = timedelta(hours=1)
+#: the most days, and so partitions, in one statement
+DAYS_AT_ONCE = 8
+#: a row may be moved between two statements: then the same is done again, but not for ever
+_TRIES = 3
+#: PostgreSQL counts days from this date
+_FIRST_DAY = date(2000, 1, 1)
+
+#: the days under which tasks are listed as moved
+Days = dict[str, set[date]]
+
+
+def preferred(live: TaskRecord | None, older: TaskRecord) -> TaskRecord:
+    """Return the record that counts if a task has a row in both tables for a moment."""
+    return older if live is None or older.state == "SUCCESS" else live
+
+
+class OlderRows:
+    """The rows of the older table.
+
+    Args:
+        sql: the store's statements by name.
+        find: returns what is noted of the older table; ``None`` if there is none.
+    """
+
+    def __init__(self, sql: Mapping[str, str], find: Callable[[Connection], OlderState | None]) -> None:
+        self._sql = sql
+        self._find = find
+        self._state: OlderState | None = None
+        self._look_at = 0.0
+        self._get = Statement("get_task_or_moved", sql["get_task_or_moved"])
+        self._get_many = Statement("get_tasks_or_moved", sql["get_tasks_or_moved"])
+        self._moved_days = Statement("moved_days", sql["moved_days"])
+        self.put = Statement("put_task_unless_moved", sql["put_task_unless_moved"])
+        self.put_and_part = Statement("put_task_unless_moved_and_part", sql["put_task_unless_moved_and_part"])
+        self.put_sent = Statement("put_sent_unless_moved", sql["put_sent_unless_moved"])
+
+    # -- what this process knows
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this process knows of an older table."""
+        return self._state is not None
+
+    @property
+    def is_to_be_looked_for(self) -> bool:
+        """Whether this process knows of no older table, and has not looked for a while."""
+        return self._state is None and time.monotonic() >= self._look_at
+
+    def look(self, connection: Connection) -> bool:
+        """Look for an older table; return whether there is one."""
+        self._state = self._find(connection)
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        return self._state is not None
+
+    def is_known_after_look(self, connection: Connection) -> bool:
+        """Return whether there is an older table, as far as this process knows; look if that is due."""
+        return self.is_known or (self.is_to_be_looked_for and self.look(connection))
+
+    def may_have_moved(self, record: TaskRecord) -> bool:
+        """Return whether the task of a record that is stored may have been moved before.
+
+        Only a task that ended before can have been moved. Its message was sent longer ago than the window, also if it
+        is delivered or tried again, because the time of sending stays.
+        """
+        state = self._state
+        if state is None:
+            return False
+        if record.retries or record.sent_at is None:
+            return True
+        return record.sent_at <= _now() - state.window + min(_SLACK, state.window)
+
+    @staticmethod
+    def is_old(record: TaskRecord) -> bool:
+        """Return whether a process that knows of no older table should look before it stores this record."""
+        return bool(record.retries) or record.sent_at is None or record.sent_at < _now() - OLD_ENOUGH
+
+    # -- reading
+
+    def get(self, connection: Connection, task_id: str) -> TaskRecord | None:
+        """Return a task's record."""
+        values = self._get.values({"task_id": task_id})
+        for _ in range(_TRIES):
+            live: TaskRecord | None = None
+            days: set[date] = set()
+            for row in rows_of(run(connection, self._get, values)):
+                if row[-1] is None:
+                    live = binary.task_record(row[:-1])
+                else:
+                    days.add(_day(row[-1]))
+            if not days or (live is not None and live.state == "SUCCESS"):
+                return live
+            older = self._read(connection, {task_id: days}).get(task_id)
+            if older is not None:
+                return preferred(live, older)
+            if live is not None:
+                return live
+        return None
+
+    def get_many(self, connection: Connection, ids: Sequence[str]) -> dict[str, TaskRecord]:
+        """Return the records that exist of these tasks."""
+        found: dict[str, TaskRecord] = {}
+        wanted: Collection[str] = ids
+        for _ in range(_TRIES):
+            days: Days = {}
+            values = self._get_many.values({"task_ids": list(wanted)})
+            for row in rows_of(run(connection, self._get_many, values)):
+                if row[-1] is None:
+                    record = binary.task_record(row[:-1])
+                    found[record.task_id] = record
+                else:
+                    days.setdefault(_text(row[0]), set()).add(_day(row[-1]))
+            listed = {each: its for each, its in days.items() if each not in found or found[each].state != "SUCCESS"}
+            if not listed:
+                break
+            for task_id, older in self._read(connection, listed).items():
+                found[task_id] = preferred(found.get(task_id), older)
+            wanted = [task_id for task_id in listed if task_id not in found]
+            if not wanted:
+                break
+        return found
+
+    def _read(self, connection: Connection, days: Days) -> dict[str, TaskRecord]:
+        """Return the records of tasks that are listed as moved; a row may be dropped or moved back by now."""
+        found: dict[str, TaskRecord] = {}
+        for ids, some in _by_days(days):
+            statement = self._of_days("get_older", some)
+            for row in rows_of(run_once(connection, statement, statement.values({"task_ids": ids}))):
+                record = binary.task_record(row)
+                found[record.task_id] = record
+        return found
+
+    def days_of(self, connection: Connection, ids: Sequence[str]) -> Days:
+        """Return the days under which tasks are listed as moved."""
+        days: Days = {}
+        values = self._moved_days.values({"task_ids": list(ids)})
+        for task_id, day in rows_of(run(connection, self._moved_days, values)):
+            days.setdefault(_text(task_id), set()).add(_day(day))
+        return days
+
+    # -- changing
+
+    def delete(self, connection: Connection, ids: Sequence[str], delete_live: Callable[[], int]) -> int:
+        """Delete tasks that were moved; return how many there were.
+
+        Args:
+            connection: a connection.
+            ids: the tasks.
+            delete_live: deletes them from the live table again, and returns how many there were.
+        """
+        count = 0
+        for _ in range(_TRIES):
+            days = self.days_of(connection, ids)
+            if not days:
+                break
+            deleted = 0
+            for some_ids, some in _by_days(days):
+                statement = self._of_days("delete_older", some)
+                found = run_once(connection, statement, statement.values({"task_ids": some_ids}))
+                deleted += len({_text(task_id) for task_id, _ in rows_of(found)})
+            count += deleted
+            if deleted >= len(days):
+                break
+            # some were moved back at the same moment, or their partition was dropped
+            count += delete_live()
+        return count
+
+    def stay(self, connection: Connection, ids: Sequence[str]) -> set[str]:
+        """Move tasks back that are stored again; return those that stay moved, because they have a SUCCESS.
+
+        Called within a transaction.
+        """
+        stays: set[str] = set()
+        for some_ids, some in _by_days(self.days_of(connection, ids)):
+            for name in ("take_back", "succeeded"):
+                statement = self._of_days(name, some)
+                found = run_once(connection, statement, statement.values({"task_ids": some_ids}))
+                stays.update(_text(task_id) for (task_id,) in rows_of(found))
+        return stays
+
+    def _of_days(self, name: str, days: Collection[date]) -> Statement:
+        return Statement(name, self.text_of_days(name, days))
+
+    def text_of_days(self, name: str, days: Collection[date]) -> str:
+        """Return a statement for the partitions of some days only."""
+        return fill_in(self._sql[name], {"days": ", ".join(f"'{day.isoformat()}'" for day in sorted(days))})
+
+
+def _by_days(days: Days) -> Iterator[tuple[list[str], list[date]]]:
+    """Yield tasks with the days of their rows, few days at a time."""
+    by_day: dict[date, list[str]] = {}
+    for task_id, its_days in days.items():
+        for day in its_days:
+            by_day.setdefault(day, []).append(task_id)
+    order = sorted(by_day)
+    for start in range(0, len(order), DAYS_AT_ONCE):
+        some = order[start : start + DAYS_AT_ONCE]
+        yield sorted({task_id for day in some for task_id in by_day[day]}), some
+
+
+def _day(value: bytes | None) -> date:
+    """Read a binary date."""
+    return _FIRST_DAY + timedelta(days=read_int(value) or 0)
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode()
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
