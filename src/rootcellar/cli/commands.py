@@ -45,6 +45,7 @@ COMMANDS = (
     Entry("key", "key:key", "Make a key for encryption or for signatures."),
     Entry("rekey", "rekey:rekey", "Encrypt or sign every stored result under the first key."),
     Entry("drain", "drain:drain", "Move results of write-behind from Redis to PostgreSQL."),
+    Entry("maintain", "maintain:maintain", "Report what the tables need, and do it."),
     Entry("metrics", "metrics:metrics", "Print or serve the metrics of a store for Prometheus."),
     Entry("schema", "schema:app", "Create, show and upgrade the tables of a store."),
     Entry("settings", "settings:settings", "Show what rootcellar.settings() reads, and what Celery gets."),

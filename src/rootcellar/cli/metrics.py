@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from rootcellar.cli.options import Choice, store_options
 from rootcellar.cli.output import print_error, visible
+from rootcellar.cli.sizes import parse_size
 from rootcellar.cli.stores import chosen_history
 from rootcellar.errors import RootcellarError
 from rootcellar.metrics.collector import TIMEOUT, StoreCollector
@@ -23,9 +23,6 @@ Examples:
   rootcellar metrics -A shop.celery --listen 127.0.0.1:9872
   rootcellar metrics -b sqlite:///results.sqlite3 --table-limit 50GB
 """
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @store_options
@@ -52,7 +49,7 @@ def metrics(
     Exit status without --listen: 0 if the store answered, 1 if not; then only `rootcellar_up 0` is printed.
     """
     check_installed("rootcellar metrics")
-    limit = None if table_limit is None else parse_size(table_limit)
+    limit = None if table_limit is None else parse_size(table_limit, "--table-limit")
     address = None if listen is None else parse_address(listen, "--listen")
     with chosen_history(choice) as history:
         collector = StoreCollector(history, must_exist, timeout=timeout, table_limit=limit, on_change=_print_change)
@@ -73,15 +70,3 @@ def _print_change(failure: RootcellarError | None) -> None:
         print("rootcellar: the store answers again", file=sys.stderr, flush=True)
     else:
         print_error(failure)
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of a size such as ``50GB``.
-
-    Raises:
-        typer.BadParameter: it is not a size.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise typer.BadParameter(f"not a size: {visible(text)}; write 50GB, 800MB or bytes", param_hint="--table-limit")
-    return round(float(match[1]) * _UNITS[match[2].upper()])

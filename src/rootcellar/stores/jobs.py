@@ -105,11 +105,13 @@ class Run:
     Attributes:
         done: how much was done, such as deleted rows.
         note: what to say of it in words.
+        ok: whether it succeeds, if no error is raised.
     """
 
     def __init__(self) -> None:
         self.done = 0
         self.note: str | None = None
+        self.ok = True
 
 
 @contextmanager
@@ -136,7 +138,7 @@ def recorded(store: Store, name: str) -> Iterator[Run]:
             _end(jobs, name, run, str(exc) or type(exc).__name__, ok=False)
         raise
     if jobs is not None:
-        _end(jobs, name, run, run.note, ok=True)
+        _end(jobs, name, run, run.note, ok=run.ok)
 
 
 def _begin(jobs: Jobs, name: str) -> None:

@@ -16,6 +16,7 @@ from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.measures import Active, InMemory, Sized
 from rootcellar.stores.pool import ConnectionPool, Pooled
 from rootcellar.stores.search import Searchable
+from rootcellar.stores.upkeep import Compactable, KnowsDisk, Vacuums
 
 A = TypeVar("A")
 
@@ -62,6 +63,9 @@ class ForwardingStore(Store):
             Postponable,
             Replicated,
             Manifest,
+            Vacuums,
+            Compactable,
+            KnowsDisk,
         ):
             return self.durable.ability(protocol)
         if protocol is InMemory:

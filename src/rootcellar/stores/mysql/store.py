@@ -31,6 +31,7 @@ from rootcellar.stores.sql.by_date import is_late
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
+from rootcellar.stores.upkeep import Space
 from rootcellar.support.backoff import Backoff
 from rootcellar.support.interruptions import Moment, raise_interruption
 
@@ -235,6 +236,20 @@ class MySQLStore(MySQLExpiring):
     def _claim(self, connection: Connection, group_id: str, claimant: str, lease: float) -> bool:
         params = {"group_id": group_id, "claimant": claimant, "lease": round(lease * 1_000_000)}
         return connection.execute(self._sql["claim_chord"], params) == 1
+
+    # -- upkeep
+
+    #: see :class:`~rootcellar.stores.upkeep.Compactable`
+    compacting = "OPTIMIZE TABLE {name}"
+
+    def spaces(self) -> Sequence[Space]:
+        """See :class:`~rootcellar.stores.upkeep.Compactable`."""
+        found = self._all("spaces", self._measure_params())
+        return [Space(name=name, bytes=int(size or 0), unused_bytes=int(unused or 0)) for name, size, unused in found]
+
+    def tidy(self) -> str | None:
+        """See :class:`~rootcellar.stores.upkeep.Compactable`. The server does all of it by itself."""
+        return None
 
     # -- talking to the server
 

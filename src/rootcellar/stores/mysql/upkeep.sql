@@ -17,3 +17,9 @@ ON DUPLICATE KEY UPDATE n = VALUES(n), bytes = VALUES(bytes)
 
 -- read_sizes: the sizes since a day
 SELECT day, name, n, bytes FROM {size} WHERE day >= %(since)s ORDER BY day, name
+
+-- spaces: the size of each table, and how much of its file is empty, from the catalog
+SELECT TABLE_NAME, DATA_LENGTH + INDEX_LENGTH + DATA_FREE, DATA_FREE FROM information_schema.TABLES
+WHERE TABLE_SCHEMA IN (COALESCE(%(task_schema)s, DATABASE()), COALESCE(%(group_schema)s, DATABASE()))
+    AND TABLE_NAME IN %(tables)s
+ORDER BY TABLE_NAME

@@ -31,6 +31,7 @@ from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, rea
 from rootcellar.stores.postgres.route import Route
 from rootcellar.stores.postgres.schema import PostgresSchema, table_names
 from rootcellar.stores.postgres.search import SETTINGS, PostgresRenderer
+from rootcellar.stores.postgres.upkeep import PostgresUpkeep
 from rootcellar.stores.replaced import when_replaced
 from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
@@ -124,10 +125,20 @@ class PostgresStore(PostgresExpiring):
         )
         self._batching = Statements(self._sql, table_names(self.options)["task"])
         self._watchers = PerProcess(self._new_watcher)
+        self._upkeep = PostgresUpkeep(
+            self._run,
+            lambda: self._pooler_policy.configure(self._listen_route.connect()),
+            self._sql,
+            measured_tables(self._table_names()),
+            self._where,
+        )
         when_replaced(self._drop_replaced)
 
     def ability(self, protocol: type[A]) -> A | None:
-        return super().ability(protocol) or (self._older_table if isinstance(self._older_table, protocol) else None)
+        for own in (self._older_table, self._upkeep):
+            if isinstance(own, protocol):
+                return own
+        return super().ability(protocol)
 
     # -- tasks
 

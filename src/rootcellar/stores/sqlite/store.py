@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from rootcellar.stores.sqlite import counting, driver
 from rootcellar.stores.sqlite.expiring import SQLiteExpiring
 from rootcellar.stores.sqlite.schema import PACKAGE, SQLiteSchema, table_names, transaction
 from rootcellar.stores.sqlite.search import SQLiteRenderer
+from rootcellar.stores.upkeep import Space
 
 T = TypeVar("T")
 
@@ -178,6 +180,25 @@ class SQLiteStore(SQLiteExpiring):
             raise
         finally:
             connection.set_progress_handler(None, 0)
+
+    # -- upkeep
+
+    #: see :class:`~rootcellar.stores.upkeep.Compactable`
+    compacting = "VACUUM"
+
+    def spaces(self) -> Sequence[Space]:
+        """See :class:`~rootcellar.stores.upkeep.Compactable`."""
+        found = self._all("spaces", {})
+        return [Space(name=name, bytes=int(size), unused_bytes=int(unused)) for name, size, unused in found]
+
+    def tidy(self) -> str | None:
+        """See :class:`~rootcellar.stores.upkeep.Compactable`. Writes the log into the file."""
+        ((_, pages, written),) = self._all("checkpoint", {})
+        return f"{written:,} of {pages:,} pages of the log are in the file"
+
+    def free_bytes(self) -> int:
+        """See :class:`~rootcellar.stores.upkeep.KnowsDisk`."""
+        return shutil.disk_usage(self._path.absolute().parent).free
 
     # -- talking to the file
 

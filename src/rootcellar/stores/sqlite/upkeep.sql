@@ -17,3 +17,10 @@ ON CONFLICT (day, name) DO UPDATE SET n = excluded.n, bytes = excluded.bytes
 
 -- read_sizes: the sizes since a day
 SELECT day, name, n, bytes FROM {size} WHERE day >= :since ORDER BY day, name
+
+-- spaces: the size of the file, and how much of it is empty
+SELECT 'the whole file', (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size),
+    (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)
+
+-- checkpoint: write the log into the file, without waiting for readers and writers; whether some of it is left
+PRAGMA wal_checkpoint(PASSIVE)

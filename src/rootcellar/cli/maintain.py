@@ -1,0 +1,172 @@
+"""``rootcellar maintain``: reports on the tables of a store, and looks after them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+import typer
+
+from rootcellar.cli.options import Choice, JsonOption, store_options
+from rootcellar.cli.output import WrongUse, console, print_beside, print_json, say, visible_lines
+from rootcellar.cli.sizes import parse_size
+from rootcellar.cli.stores import existing_results
+from rootcellar.cli.times import parse_span, show_seconds
+from rootcellar.errors import AbilityMissing
+from rootcellar.maintenance.leadership import StoreLeader
+from rootcellar.maintenance.upkeep.part import Level, Part, Report, is_good, run_parts
+from rootcellar.maintenance.upkeep.parts import PartsConfig, parts_of
+from rootcellar.maintenance.upkeep.upkeep import Upkeep, UpkeepConfig
+from rootcellar.maintenance.upkeep.vacuum import HoldersConfig
+from rootcellar.stores import Store
+from rootcellar.text.escaping import escaped
+
+EXAMPLES = """\b
+Examples:
+  rootcellar maintain -A shop.celery
+  rootcellar maintain -A shop.celery --apply --disk 100GB
+  rootcellar maintain -A shop.celery --loop --every 1h
+"""
+#: the environment variable with the default of --disk
+DISK_VARIABLE = "ROOTCELLAR_DISK"
+_COLOURS = {Level.OK: "green", Level.ATTENTION: "yellow", Level.REFUSED: "yellow", Level.FAILED: "bold red"}
+#: the widths of the columns
+_WIDEST, _WIDEST_PART = max(len(level.value) for level in Level), 10
+
+
+@store_options
+def maintain(
+    choice: Choice,
+    apply: Annotated[bool, typer.Option("--apply", help="Do what the report says is due")] = False,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Do it again and again, until interrupted: instead of beat")
+    ] = False,
+    every: Annotated[
+        str, typer.Option("--every", metavar="TIME", help="For --loop: the pause between two runs")
+    ] = "1h",
+    disk: Annotated[
+        str | None,
+        typer.Option(
+            "--disk",
+            metavar="SIZE",
+            envvar=DISK_VARIABLE,
+            show_envvar=True,
+            help="How much room the tables have together: 100GB. It makes a forecast",
+        ),
+    ] = None,
+    transaction_age: Annotated[
+        str,
+        typer.Option("--transaction-age", metavar="TIME", help="For how long a transaction may be open without notice"),
+    ] = "10m",
+    as_json: JsonOption = False,
+) -> None:
+    """Report what the tables of a store need, or do it (--apply).
+
+    Each part has one line: what holds back vacuum, dead rows, invalid indexes, unused space, growth with a forecast,
+    and the last run of each job. A part that fails does not stop the others. With the rights of a worker only, the
+    parts that need more say which right is missing. --loop replaces beat: it acts, waits, and acts again. If several
+    processes do so, one of them works.
+
+    Exit status: 0 if nothing is left to do, 1 if something is or a part failed, 2 for wrong use.
+    """
+    limit = None if disk is None else parse_size(disk, "--disk")
+    holders = HoldersConfig(transaction_age=_seconds(transaction_age, "--transaction-age"))
+    interval = UpkeepConfig(interval=_seconds(every, "--every"))
+    with existing_results(choice) as results:
+        parts = parts_of(results.store, PartsConfig(limit=limit, holders=holders))
+        if not parts:
+            raise _nothing_to_do(results.store)
+        if loop:
+            _go_on(results.store, parts, interval, as_json)
+            return
+        reports = _run_once(results.store, parts, apply, as_json)
+    if not is_good(reports):
+        raise typer.Exit(1)
+
+
+def _nothing_to_do(store: Store) -> AbilityMissing:
+    return AbilityMissing(
+        "this store needs no maintenance: its server deletes expired results by itself",
+        where=store.where,
+        remedy="see how full the server is with `rootcellar metrics`",
+    )
+
+
+def _run_once(store: Store, parts: Sequence[Part], apply: bool, as_json: bool) -> Sequence[Report]:
+    show = _ignore if as_json else _show
+    if apply:
+        upkeep = Upkeep(store, parts, on_report=show)
+        upkeep.run_once()
+        reports = upkeep.reports
+    else:
+        reports = []
+        for report in run_parts(parts, apply=False):
+            reports.append(report)
+            show(report)
+    if as_json:
+        print_json(_as_object(reports, is_applied=apply))
+    return reports
+
+
+def _go_on(store: Store, parts: Sequence[Part], config: UpkeepConfig, as_json: bool) -> None:
+    """Act again and again, until a signal ends the process."""
+    upkeep = Upkeep(store, parts, config, _ignore if as_json else _show)
+    upkeep.leader = StoreLeader(store, Upkeep.name)
+
+    def end_run(done: int) -> None:
+        if as_json:
+            # one JSON document in each line, for programs that read while this runs
+            typer.echo(escaped(json.dumps(_as_object(upkeep.reports, is_applied=True), ensure_ascii=True)))
+        else:
+            say(f"{_now()}  {done:,} done; the next run is in {show_seconds(config.interval)}")
+        sys.stdout.flush()
+
+    upkeep.run_here(end_run)
+
+
+def _ignore(report: Report) -> None:
+    """Print nothing: all reports are printed together."""
+
+
+def _show(report: Report) -> None:
+    """Print a line for a part, and what a person can do about it below."""
+    out = console()
+    out.print(f"{report.level.value:<{_WIDEST}}", style=_COLOURS[report.level], end="")
+    print_beside(f"  {report.part:<{_WIDEST_PART}}", visible_lines(report.text), out)
+    for advice in report.advice:
+        print_beside("-> ", visible_lines(advice), out, indent=_WIDEST + _WIDEST_PART + 2)
+
+
+def _as_object(reports: Iterable[Report], *, is_applied: bool) -> dict[str, Any]:
+    found = list(reports)
+    return {
+        "time": _now(),
+        "applied": is_applied,
+        "ok": is_good(found),
+        "parts": [
+            {
+                "part": report.part,
+                "level": report.level.value,
+                "text": report.text,
+                "advice": list(report.advice),
+                "done": report.done,
+                "seconds": round(report.seconds, 3),
+                **report.facts,
+            }
+            for report in found
+        ],
+    }
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _seconds(text: str, option: str) -> float:
+    try:
+        return parse_span(text).total_seconds()
+    except ValueError as exc:
+        raise WrongUse(f"{option}: {exc}") from exc

@@ -1,0 +1,195 @@
+"""`rootcellar maintain` as a user runs it: status, records, rights, the loop, and a run that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import date
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from rootcellar.maintenance.upkeep.jobs import JobsPart
+from rootcellar.stores import Store, open_store
+from rootcellar.stores.jobs import Jobs
+from tests.commands import command, environment, run_here
+from tests.helpers import PATIENCE, wait_until
+from tests.maintenance.upkept import (
+    GIGABYTE,
+    TABLE,
+    invalid,
+    invalid_unique_index,
+    maintain,
+    on_server,
+    snapshot,
+    with_dead_rows,
+)
+
+PARTS = ["holders", "vacuum", "indexes", "growth", "jobs"]
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Store]:
+    with closing(open_store(postgres_url)) as found:
+        found.check()
+        # the server must not do by itself what a test waits for
+        on_server(postgres_url, f"ALTER TABLE {TABLE} SET (autovacuum_vacuum_threshold = 1000000)")
+        yield found
+
+
+@pytest.fixture
+def jobs(store: Store) -> Jobs:
+    found = store.ability(Jobs)
+    assert found is not None
+    return found
+
+
+def test_command_reports_every_part_and_changes_nothing(jobs: Jobs, postgres_url: str) -> None:
+    status, parts = maintain(postgres_url)
+    assert (status, list(parts)) == (0, PARTS)
+    assert jobs.jobs() == {}
+    assert jobs.sizes(date(2020, 1, 1)) == []
+
+
+def test_command_that_acts_is_on_record(store: Store, jobs: Jobs, postgres_url: str) -> None:
+    invalid_unique_index(store, postgres_url)
+    assert maintain(postgres_url)[0] == 1
+    on_server(postgres_url, "DELETE FROM celery_taskmeta")
+    status, parts = maintain(postgres_url, "--apply", "--disk", "100GB")
+    assert (status, parts["indexes"]["repaired"]) == (0, ["rebuilt one_state"])
+    assert parts["growth"]["limit_bytes"] == 100 * GIGABYTE
+    assert jobs.jobs()["maintain"].succeeded_at is not None
+    assert jobs.sizes(date(2020, 1, 1)) != []
+
+
+def test_part_that_fails_does_not_stop_the_others(jobs: Jobs, postgres_url: str) -> None:
+    on_server(postgres_url, f"DROP TABLE {TABLE}_size")
+    status, parts = maintain(postgres_url, "--apply")
+    assert status == 1
+    assert parts["growth"]["level"] == "failed"
+    assert parts["vacuum"]["level"] == parts["jobs"]["level"] == "ok"
+    assert jobs.jobs()["maintain"].has_failed
+
+
+def test_line_is_printed_for_each_part(store: Store, postgres_url: str) -> None:
+    ended = run_here("maintain", "-b", postgres_url, "--apply")
+    assert ended.status == 0, ended
+    assert [line.split()[:2] for line in ended.out.splitlines()] == [["ok", name] for name in PARTS]
+
+
+@pytest.mark.parametrize("options", [["--disk", "much"], ["--every", "soon"], ["--transaction-age", "x"]])
+def test_wrong_use_has_status_2(options: list[str], tmp_path: Path) -> None:
+    ended = run_here("maintain", "-b", f"sqlite:///{tmp_path}/x.sqlite3", *options)
+    assert ended.status == 2
+    assert options[0] in ended.err
+
+
+def test_store_that_deletes_by_itself_is_refused(redis_url: str) -> None:
+    ended = run_here("maintain", "-b", redis_url)
+    assert ended.status == 1
+    assert "needs no maintenance" in ended.err
+
+
+def test_rights_of_a_worker_name_what_is_missing(store: Store, postgres_url: str) -> None:
+    with_dead_rows(store, postgres_url, 1_000)
+    invalid_unique_index(store, postgres_url)
+    on_server(postgres_url, "CREATE ROLE upkeep_worker LOGIN PASSWORD 'pw'")
+    try:
+        granted = run_here("schema", "grants", "upkeep_worker", "-b", postgres_url)
+        on_server(postgres_url, granted.out)
+        scheme, _, rest = postgres_url.partition("://")
+        with snapshot(postgres_url):
+            status, parts = maintain(f"{scheme}://upkeep_worker:pw@{rest.rpartition('@')[2]}", "--apply")
+        assert status == 1
+        levels = ["refused", "refused", "refused", "ok", "ok"]
+        assert {name: part["level"] for name, part in parts.items()} == dict(zip(PARTS, levels, strict=True))
+        assert "owner" in parts["vacuum"]["text"]
+        assert "owner" in parts["indexes"]["text"]
+        assert parts["holders"]["advice"] == ["GRANT pg_read_all_stats TO upkeep_worker: then all sessions can be seen"]
+    finally:
+        on_server(postgres_url, "DROP OWNED BY upkeep_worker", "DROP ROLE upkeep_worker")
+
+
+@contextmanager
+def looping(url: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command("maintain", "-b", url, "--loop", "--json", *options),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_loop_acts_again_until_a_signal(number: signal.Signals, store: Store, postgres_url: str) -> None:
+    with looping(postgres_url, "--every", "0.05s") as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            found = json.loads(process.stdout.readline())
+            assert found["applied"]
+            assert [part["part"] for part in found["parts"]] == PARTS
+        process.send_signal(number)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 128 + number
+        assert "Traceback" not in err
+
+
+def test_signal_ends_a_long_pause_at_once(store: Store, postgres_url: str) -> None:
+    with looping(postgres_url, "--every", "1h") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_killed_run_is_seen_and_run_again(store: Store, jobs: Jobs, postgres_url: str) -> None:
+    invalid_unique_index(store, postgres_url)
+    on_server(postgres_url, "DELETE FROM celery_taskmeta")
+    rebuild = (
+        "pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'REINDEX%' AND state = 'active'"
+    )
+    with psycopg.connect(postgres_url) as old:
+        # the rebuild waits for this transaction
+        old.execute("SELECT * FROM celery_taskmeta")
+        process = subprocess.Popen(
+            command("maintain", "-b", postgres_url, "--apply"), env=environment(), stdout=subprocess.DEVNULL
+        )
+        waits = f"SELECT {rebuild} AND wait_event_type = 'Lock'"
+        wait_until(lambda: on_server(postgres_url, waits) != [], "the rebuild")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE)
+        on_server(postgres_url, f"SELECT pg_terminate_backend(pid), {rebuild}")
+        wait_until(lambda: on_server(postgres_url, f"SELECT {rebuild}") == [], "the end of the rebuild")
+    assert jobs.jobs()["maintain"].is_open
+    assert invalid(postgres_url) != []
+    on_server(postgres_url, "UPDATE celery_taskmeta_job SET started_at = started_at - interval '2 days'")
+    assert "has not ended" in JobsPart(jobs).report().text
+    assert maintain(postgres_url, "--apply")[0] == 0
+    assert invalid(postgres_url) == []
+    assert not jobs.jobs()["maintain"].is_open
+
+
+def test_interrupted_vacuum_ends_on_the_server(store: Store, postgres_url: str) -> None:
+    with_dead_rows(store, postgres_url, 1_000)
+    # a vacuum that sleeps at each page
+    slow = f"{postgres_url}?options={quote('-c vacuum_cost_delay=100 -c vacuum_cost_limit=1')}"
+    process = subprocess.Popen(command("maintain", "-b", slow, "--apply"), env=environment(), stdout=subprocess.DEVNULL)
+    vacuum = (
+        "pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'VACUUM%' AND state = 'active'"
+    )
+    wait_until(lambda: on_server(postgres_url, f"SELECT {vacuum}") != [], "the vacuum")
+    process.terminate()
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    wait_until(lambda: on_server(postgres_url, f"SELECT {vacuum}") == [], "the end of the vacuum")
