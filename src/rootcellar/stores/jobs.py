@@ -32,6 +32,7 @@ class Job:
         ended_at: when the last run ended; ``None`` if it has not.
         succeeded_at: when a run succeeded last; ``None`` if none ever did.
         seconds: how long the run took that ended last.
+        has_failed: whether the last run ended, and failed.
         done: how much the run did that ended last, such as deleted rows.
         note: what that run said in words, such as its error.
     """
@@ -41,6 +42,7 @@ class Job:
     ended_at: datetime | None = None
     succeeded_at: datetime | None = None
     seconds: float | None = None
+    has_failed: bool = False
     done: int = 0
     note: str | None = None
 
@@ -48,11 +50,6 @@ class Job:
     def is_open(self) -> bool:
         """Whether the last run has not ended: it runs now, or its process was killed."""
         return self.ended_at is None
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the last run ended, and failed."""
-        return self.ended_at is not None and self.succeeded_at != self.ended_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

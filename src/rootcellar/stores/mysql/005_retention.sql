@@ -16,6 +16,7 @@ CREATE TABLE IF NOT EXISTS {job} (
     ended_at      DATETIME(6),
     succeeded_at  DATETIME(6),
     seconds       DOUBLE,
+    ok            SMALLINT,
     done          BIGINT NOT NULL,
     note          TEXT
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

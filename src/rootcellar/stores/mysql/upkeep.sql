@@ -5,11 +5,11 @@ ON DUPLICATE KEY UPDATE started_at = VALUES(started_at), ended_at = NULL
 -- end_job: the run of a job that began last ends
 UPDATE {job} SET ended_at = UTC_TIMESTAMP(6),
     seconds = TIMESTAMPDIFF(MICROSECOND, started_at, UTC_TIMESTAMP(6)) / 1000000, done = %(done)s, note = %(note)s,
-    succeeded_at = IF(%(ok)s = 1, UTC_TIMESTAMP(6), succeeded_at)
+    ok = %(ok)s, succeeded_at = IF(%(ok)s = 1, UTC_TIMESTAMP(6), succeeded_at)
 WHERE name = %(name)s
 
 -- read_jobs: the last run of each job
-SELECT name, started_at, ended_at, succeeded_at, seconds, done, note FROM {job} ORDER BY name
+SELECT name, started_at, ended_at, succeeded_at, seconds, ok, done, note FROM {job} ORDER BY name
 
 -- note_size: the size of a table today
 INSERT INTO {size} (day, name, n, bytes) VALUES (UTC_DATE(), %(name)s, %(n)s, %(bytes)s)

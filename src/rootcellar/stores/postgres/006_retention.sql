@@ -16,6 +16,7 @@ CREATE TABLE {job} (
     ended_at      timestamptz,
     succeeded_at  timestamptz,
     seconds       double precision,
+    ok            smallint,
     done          bigint NOT NULL,
     note          text
 );

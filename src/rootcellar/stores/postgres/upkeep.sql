@@ -4,11 +4,11 @@ ON CONFLICT (name) DO UPDATE SET started_at = excluded.started_at, ended_at = NU
 
 -- end_job: the run of a job that began last ends
 UPDATE {job} SET ended_at = now(), seconds = extract(epoch FROM now() - started_at), done = %(done)s, note = %(note)s,
-    succeeded_at = CASE WHEN %(ok)s = 1 THEN now() ELSE succeeded_at END
+    ok = %(ok)s, succeeded_at = CASE WHEN %(ok)s = 1 THEN now() ELSE succeeded_at END
 WHERE name = %(name)s
 
 -- read_jobs: the last run of each job
-SELECT name, started_at, ended_at, succeeded_at, seconds, done, note FROM {job} ORDER BY name
+SELECT name, started_at, ended_at, succeeded_at, seconds, ok, done, note FROM {job} ORDER BY name
 
 -- note_size: the size of a table today
 INSERT INTO {size} (day, name, n, bytes) VALUES ((now() AT TIME ZONE 'UTC')::date, %(name)s, %(n)s, %(bytes)s)

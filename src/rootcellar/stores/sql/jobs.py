@@ -46,13 +46,14 @@ class SqlJobs(ABC):
         return {job.name: job for job in found}
 
     def _job(self, row: tuple[Any, ...]) -> Job:
-        name, started_at, ended_at, succeeded_at, seconds, done, note = row
+        name, started_at, ended_at, succeeded_at, seconds, ok, done, note = row
         return Job(
             name=name,
             started_at=self._read_date(started_at),
             ended_at=None if ended_at is None else self._read_date(ended_at),
             succeeded_at=None if succeeded_at is None else self._read_date(succeeded_at),
             seconds=None if seconds is None else float(seconds),
+            has_failed=ended_at is not None and not ok,
             done=int(done),
             note=note,
         )

@@ -16,6 +16,7 @@ CREATE TABLE {job} (
     ended_at      TEXT,
     succeeded_at  TEXT,
     seconds       REAL,
+    ok            INTEGER,
     done          INTEGER NOT NULL,
     note          TEXT
 );
