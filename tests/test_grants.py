@@ -12,9 +12,12 @@ import psycopg
 import pytest
 
 from rootcellar import errors
+from rootcellar.history.holds import Holds
+from rootcellar.payloads import codec_of
 from rootcellar.records import GroupRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import Queryable, TaskQuery
+from rootcellar.stores.holding import Holding
 from rootcellar.testing.helpers import NOW, begun, json_payload, part, record
 from rootcellar.waiting.blocking import Waiter
 from tests.commands import assert_one_line, run_here
@@ -134,6 +137,36 @@ def test_role_can_do_its_work_and_no_more(place: Place, options: dict[str, str])
             with pytest.raises(errors.PermissionDenied):
                 forbidden()
         assert store.get(kept.task_id) == kept
+
+
+def test_worker_obeys_holds_and_cannot_place_or_release_one(place: Place) -> None:
+    place.granted("admin")
+    with place.as_user("admin") as store:
+        store.schema.create()  # type: ignore[attr-defined]
+        hold = holding_of(store).place_hold("id:a", "audit", "ann", NOW)
+    place.granted("worker")
+    place.granted("reader")
+    for role in ("worker", "reader"):
+        with place.as_user(role) as store:
+            assert holding_of(store).holds() == [hold]
+            with pytest.raises(errors.PermissionDenied):
+                holding_of(store).place_hold("id:b", "audit", "eve", NOW)
+            with pytest.raises(errors.PermissionDenied):
+                holding_of(store).release_hold(hold.id, "eve", NOW)
+    with place.as_user("worker") as store:
+        one = record(task_id="a")
+        store.put(one)
+        with pytest.raises(errors.ResultHeld):
+            Holds(store, codec_of({})).forget(["a"])
+        assert store.get("a") == one
+    with place.as_user("admin") as store:
+        assert holding_of(store).release_hold(hold.id, "ann", NOW) is not None
+
+
+def holding_of(store: Store) -> Holding:
+    found = store.ability(Holding)
+    assert found is not None
+    return found
 
 
 def test_grants_are_printed_without_a_connection_and_quote_names() -> None:

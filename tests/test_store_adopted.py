@@ -12,8 +12,12 @@ from celery.app.task import Context
 from celery.result import AsyncResult
 
 from rootcellar import errors
+from rootcellar.history.filters import Clock
+from rootcellar.history.holds import Holds, place_hold
+from rootcellar.payloads import codec_of
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
+from rootcellar.stores.holding import Holding
 from rootcellar.testing.helpers import json_payload, record
 from rootcellar.testing.suites.store.fixtures import processes  # noqa: F401 - a fixture
 from rootcellar.testing.synced_processes import SyncedProcesses
@@ -208,6 +212,34 @@ def test_unadopt_keeps_results_that_were_stored_since(store: Store) -> None:
     assert store.get("good") is not None
     store.schema.unadopt(drop_results=True)
     assert store.schema.status().foreign
+
+
+def test_tables_are_not_dropped_while_a_hold_is_active(store: Store) -> None:
+    assert isinstance(store, HasSchema)
+    adopt(store)
+    holding = store.ability(Holding)
+    assert holding is not None
+    hold = holding.place_hold("id:new", "audit", "ann", datetime.now(timezone.utc))
+    store.put(record(task_id="new"))
+    with pytest.raises(errors.ResultHeld, match="1 active hold"):
+        store.schema.unadopt(drop_results=True)
+    assert store.get("new") is not None
+    assert store.get("good") is not None
+    holding.release_hold(hold.id, "ann", datetime.now(timezone.utc))
+    store.schema.unadopt(drop_results=True)
+    assert store.schema.status().foreign
+
+
+def test_held_result_in_the_table_of_celery_is_not_forgotten(store: Store) -> None:
+    adopt(store)
+    clock = Clock(datetime.now(timezone.utc), timezone.utc)
+    hold = place_hold(store, "id:good state:succeeded", clock, reason="audit", by="ann")
+    holds = Holds(store, codec_of({}))
+    with pytest.raises(errors.ResultHeld, match=f"hold {hold.id}"):
+        holds.forget(["good"])
+    assert store.get("good") is not None
+    assert holds.forget(["bad"]) == 1
+    assert store.get("bad") is None
 
 
 def test_unadopt_finishes_after_a_kill(place: str, store: Store) -> None:

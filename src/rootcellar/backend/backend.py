@@ -617,10 +617,12 @@ class ResultBackend(ReadingBackend):
     def _forget(self, task_id: str) -> None:
         if self._sent is not None:
             self._sent.drop(text_id(task_id))
+        ids = [text_id(task_id)]
         # first, because it refuses a held result
-        forget_tasks(self.store, self.codec.spiller, [text_id(task_id)], self._holds)
-        if self._archive is not None:
-            self._archive.forget([text_id(task_id)])
+        forget_tasks(self.store, self.codec.spiller, ids, self._holds)
+        if (archive := self._archive) is not None:
+            self._holds.check(lambda: archive.read(ids).values())
+            archive.forget(ids)
 
     def cleanup(self) -> None:
         """Delete expired records and finish orphaned chords: ``celery.backend_cleanup`` calls this."""

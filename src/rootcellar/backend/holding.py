@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from rootcellar.errors import ResultHeld
 from rootcellar.payloads import Codec
+from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store
 from rootcellar.stores.holding import HoldReader, Removed
 
@@ -35,6 +36,15 @@ class HoldsOfBackend:
         if not self._reader.placed().active:
             return Removed(self._store.delete(task_ids))
         return self._holds().delete(task_ids)
+
+    def check(self, read: Callable[[], Iterable[TaskRecord]]) -> None:
+        """Do nothing if no record is held; read the records only while there is a hold.
+
+        Raises:
+            ResultHeld: one is held.
+        """
+        if self._reader.placed().active:
+            self._holds().check(read())
 
     def refusal(self, removed: Removed) -> ResultHeld:
         """Return the error for records that were not deleted."""

@@ -131,7 +131,12 @@ class Holds:
         Raises:
             ResultHeld: one is held.
         """
-        if found := self.reasons(records):
+        records = list(records)
+        found = self.reasons(records)
+        if found and self._reader.max_age:
+            # a hold may have been released since it was read
+            found = _reasons(records, self._read(fresh=True)[1])
+        if found:
             raise self._refusal(found, 0)
 
     def delete(self, task_ids: Iterable[str]) -> Removed:

@@ -272,11 +272,9 @@ WITH RECURSIVE names (name) AS (
 )
 SELECT name FROM names WHERE name IS NOT NULL LIMIT %(limit)s
 
--- place_hold: store a hold
+-- place_hold: store a hold, and read it: without a right on the sequence, its number is not known otherwise
 INSERT INTO {hold} (filter, reason, placed_by, placed_at) VALUES (%(filter)s, %(reason)s, %(placed_by)s, %(placed_at)s)
-
--- last_hold: read the hold that this connection has just stored
-SELECT {hold_columns} FROM {hold} WHERE id = lastval()
+RETURNING {hold_columns}
 
 -- one_hold: read a hold
 SELECT {hold_columns} FROM {hold} WHERE id = %(id)s

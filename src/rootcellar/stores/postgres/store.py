@@ -280,6 +280,9 @@ class PostgresStore(PostgresExpiring):
             count += self._older.delete(connection, ids, delete_live)
         return count
 
+    def _placed(self, connection: Connection, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return self._rows_of(connection, "place_hold", params)
+
     def _delete_tasks(self, ids: Sequence[str]) -> int:
         return self._run(partial(self._delete_own_on, ids=ids))
 

@@ -17,6 +17,8 @@ _WRITE = "SELECT, INSERT, UPDATE, DELETE"
 _RIGHTS: dict[str, dict[str, str]] = {
     "worker": {
         **dict.fromkeys(("task", "group", "chord", "part", "listener", "waiter", *_TABLES), _WRITE),
+        # who may place and release holds is decided apart from who may store results
+        "hold": _READ,
         "registry": _READ,
     },
     "reader": dict.fromkeys(("task", "group", "chord", "part", *_TABLES, "registry"), _READ),

@@ -76,11 +76,12 @@ class HoldingMixin(Generic[C]):
             "placed_at": self._date(at),
         }
 
-        def place(connection: C) -> Hold:
-            self._count_of(connection, "place_hold", params)
-            return self._hold(self._rows_of(connection, "last_hold", {})[0])
+        return self._in_transaction(lambda connection: self._hold(self._placed(connection, params)[0]))
 
-        return self._in_transaction(place)
+    def _placed(self, connection: C, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Store a hold, and return its row."""
+        self._count_of(connection, "place_hold", params)
+        return self._rows_of(connection, "last_hold", {})
 
     def release_hold(self, number: int, by: str, at: datetime) -> Hold | None:
         """See :class:`~rootcellar.stores.holding.Holding`."""

@@ -339,10 +339,25 @@ class SqlSchema(ABC, Generic[C]):
                     where=self._where,
                     remedy="give --drop-results if they are not needed",
                 )
+            self._refuse_held(connection)
             self._give_back(connection, adopted)
             self._drop_tables(connection, but=("task", "group"))
             self._unregister(connection)
         return [name for _, name in renamed]
+
+    def _refuse_held(self, connection: C) -> None:
+        """Raise an error while a hold is active: results, and the record of all holds, would be dropped."""
+        # an older release has no such table, nor has a run that was killed while it dropped the tables
+        if not self._exists(connection, self._names["hold"]):
+            return
+        ((count,),) = self._all(connection, "count_holds", {})
+        if count:
+            raise errors.ResultHeld(
+                f"the tables that would be dropped have {count:,} active hold{'s' * (count > 1)}",
+                where=self._where,
+                remedy="see `rootcellar hold list`; write what must stay to a file (`rootcellar export`), and release "
+                "the holds",
+            )
 
     def _give_back(self, connection: C, adopted: Adopted) -> None:
         """Drop our tables of tasks and groups, and rename Celery's back.

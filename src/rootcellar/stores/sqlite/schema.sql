@@ -37,3 +37,6 @@ SELECT count(*) FROM {task}
 
 -- count_group: count the saved groups
 SELECT count(*) FROM {group}
+
+-- count_holds: count the holds that are active
+SELECT count(*) FROM {hold} WHERE released_at IS NULL
