@@ -315,7 +315,7 @@ def test_batch_halves_after_a_retryable_error_and_grows_back() -> None:
 
     fail(SchemaMissing("no tables"))
     assert size.size == 1000, "smaller batches would not help"
-    for smaller in (500, 250, 125, 100, 100):
+    for smaller in (500, 250, 100, 100):
         fail(StoreUnavailable("statement timeout"))
         assert size.size == smaller
     for larger in (125, 156, 195):

@@ -8,10 +8,15 @@ from rootcellar.errors import ConfigurationError, RootcellarError
 
 #: this many batches in a row must succeed before the size grows
 BEFORE_GROWTH = 3
+#: after this many retryable errors in a row, a batch has the smallest size
+BEFORE_LEAST = 3
 
 
 class BatchSize:
-    """The number of rows in one batch. It is halved after a retryable error, and grows by a quarter after 3 successes.
+    """The number of rows in one batch.
+
+    It is halved after a retryable error, and is the smallest one after three of them in a row. It grows by a quarter
+    after three successes.
 
     Args:
         most: the size without errors.
@@ -32,6 +37,12 @@ class BatchSize:
         self._least = least
         self._size = most
         self._successes = 0
+        self._errors = 0
+
+    @property
+    def is_least(self) -> bool:
+        """Whether the next batch has the smallest size."""
+        return self._size == self._least
 
     @property
     def size(self) -> int:
@@ -45,15 +56,17 @@ class BatchSize:
             work: called with the size; processes up to this many rows, and returns how many.
 
         Raises:
-            RootcellarError: the error of ``work``. If it is retryable, the next batch is half as large.
+            RootcellarError: the error of ``work``. If it is retryable, the next batch is smaller.
         """
         try:
             done = work(self._size)
         except RootcellarError as exc:
             if exc.retryable:
-                self._size = max(self._least, self._size // 2)
+                self._errors += 1
+                self._size = self._least if self._errors >= BEFORE_LEAST else max(self._least, self._size // 2)
                 self._successes = 0
             raise
+        self._errors = 0
         self._successes += 1
         if self._successes >= BEFORE_GROWTH:
             self._size = min(self._most, self._size + max(1, self._size // 4))

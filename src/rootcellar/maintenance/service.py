@@ -316,13 +316,16 @@ class Service(ABC):
         """Stay the leader, if only one process may do this work; return whether this process may do it."""
         return self.leader is None or self.leader.hold()
 
-    def run_in_batches(self, size: BatchSize, work: Callable[[int], int], *, pause: float = 0.0) -> int:
+    def run_in_batches(
+        self, size: BatchSize, work: Callable[[int], int], *, pause: float | Callable[[], float] = 0.0, tries: int = 1
+    ) -> int:
         """Do batches until one has nothing to do, the service stops, or another process leads.
 
         Args:
             size: the number of rows in a batch; it shrinks after errors.
             work: called with the size; processes up to this many rows, and returns how many.
-            pause: seconds between two batches, in which replicas and other clients catch up.
+            pause: seconds between two batches, in which replicas and other clients catch up; or returns them.
+            tries: how many times in a row a batch may fail with a retryable error before the run fails.
 
         Returns:
             how many rows were processed.
@@ -330,10 +333,21 @@ class Service(ABC):
         Raises:
             RootcellarError: the error of a batch. The work of earlier batches is done.
         """
-        total = 0
-        while self.continue_run() and (done := size.run(work)):
+        total = failures = 0
+        while self.continue_run():
+            try:
+                done = size.run(work)
+            except RootcellarError as exc:
+                failures += 1
+                if not exc.retryable or failures >= tries:
+                    raise
+                self._pause(self._backoff.before(failures))
+                continue
+            failures = 0
+            if not done:
+                break
             total += done
-            self._pause(pause)
+            self._pause(pause() if callable(pause) else pause)
         return total
 
     def _pause(self, seconds: float) -> None:

@@ -101,14 +101,24 @@ class Expiring(Protocol):
             DeletionTooSlow: it took longer than ``due.timeout``.
         """
 
-    def delete_unchanged(self, records: Sequence[TaskRecord], timeout: float = 30.0) -> int:
+    def delete_unchanged(
+        self, records: Sequence[TaskRecord], spared: Condition | None = None, timeout: float = 30.0
+    ) -> int:
         """Delete those of these records whose ``expires_at`` is still the same; return how many.
 
         Each new state of a task sets another ``expires_at``: so a record that was stored again stays.
 
+        Args:
+            records: the records, as they were read.
+            spared: records that meet this condition stay.
+            timeout: seconds after which the server gives up.
+
         Raises:
-            DeletionTooSlow: it took longer than ``timeout`` seconds.
+            DeletionTooSlow: it took longer than ``timeout``.
         """
+
+    def count_expired_groups(self, now: datetime) -> int:
+        """Return how many saved groups expired before ``now``."""
 
     def delete_expired_groups(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         """Delete up to ``limit`` saved groups that expired before ``now``; return how many."""

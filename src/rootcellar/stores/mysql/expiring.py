@@ -37,19 +37,22 @@ class MySQLExpiring(ExpiringStore[Connection]):
     def _delete_found(self, hold: str, params: Mapping[str, Any], connection: Connection) -> int:
         return self._delete_held(connection, [row[0] for row in connection.rows(hold, params)])
 
-    def _delete_same(self, records: Sequence[TaskRecord], timeout: float) -> int:
+    def _delete_same(self, records: Sequence[TaskRecord], rows: DueRows) -> int:
         expiries = {record.task_id: record.expires_at for record in records}
+        hold = fill_in(self._sql["hold_same_tasks"], rows.names)
         count = 0
         for some in framing.chunks(sorted(expiries), self.MANY):
-            count += self._in_transaction(partial(self._delete_if_same, {each: expiries[each] for each in some}))
+            params = {**rows.params, "ids": in_list(some)}
+            count += self._in_transaction(partial(self._delete_if_same, hold, params, expiries))
         return count
 
-    def _delete_if_same(self, expiries: Mapping[str, datetime | None], connection: Connection) -> int:
-        held = connection.rows(self._sql["hold_same_tasks"], {"ids": in_list(list(expiries))})
+    def _delete_if_same(
+        self, hold: str, params: Mapping[str, Any], expiries: Mapping[str, datetime | None], connection: Connection
+    ) -> int:
         read = FieldReader()
         same = [
             task_id
-            for task_id, moment in held
+            for task_id, moment in connection.rows(hold, params)
             if task_id in expiries and read.moment("expires_at", moment, self._read_date) == expiries[task_id]
         ]
         return self._delete_held(connection, same)

@@ -115,7 +115,10 @@ WHERE {due} ORDER BY expires_at, task_id LIMIT {limit}
 SELECT task_id FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(ids)s AND {expired} AND {wanted} FOR UPDATE
 
 -- hold_same_tasks: lock tasks, and read when they expire
-SELECT task_id, expires_at FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(ids)s FOR UPDATE
+SELECT task_id, expires_at FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(ids)s AND {wanted} FOR UPDATE
+
+-- count_expired_groups: count the groups that have expired
+SELECT count(*) FROM {group} WHERE expires_at < %(now)s
 
 -- expired_groups: find some groups that have expired
 SELECT taskset_id FROM {group} WHERE expires_at < %(now)s ORDER BY expires_at LIMIT %(limit)s

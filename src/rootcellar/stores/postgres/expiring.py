@@ -40,10 +40,11 @@ class PostgresExpiring(ExpiringStore[Connection]):
         is_last = seen < rows.due.limit
         return Deleted(int(count), None if is_last else self._place_of(rows.due, place), int(spared))
 
-    def _delete_same(self, records: Sequence[TaskRecord], timeout: float) -> int:
+    def _delete_same(self, records: Sequence[TaskRecord], rows: DueRows) -> int:
         expiries = [record.expires_at for record in records]
-        params = {"task_ids": [record.task_id for record in records], "expiries": expiries}
-        ((count,),) = self._deleted(self._sql["delete_same_tasks"], params, timeout)
+        params = {**rows.params, "task_ids": [record.task_id for record in records], "expiries": expiries}
+        text = fill_in(self._sql["delete_same_tasks"], rows.names)
+        ((count,),) = self._deleted(text, params, rows.due.timeout)
         return int(count)
 
     def _deleted(self, text: str, params: Mapping[str, Any], timeout: float) -> list[tuple[Any, ...]]:

@@ -187,10 +187,9 @@ SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM due), (SELECT count
 
 -- delete_same_tasks: delete tasks whose expiry is still the same, keep what was counted of them, and return how many
 WITH held AS MATERIALIZED (
-    SELECT t.ctid AS row_id FROM {task} AS t
-    JOIN unnest(%(task_ids)s::text[], %(expiries)s::timestamptz[]) AS same(task_id, expires_at)
-        ON t.task_id = same.task_id AND t.expires_at = same.expires_at
-    FOR UPDATE OF t SKIP LOCKED
+    SELECT ctid AS row_id FROM {task} WHERE task_id = ANY(%(task_ids)s::text[]) AND {wanted}
+        AND (task_id, expires_at) IN (SELECT * FROM unnest(%(task_ids)s::text[], %(expiries)s::timestamptz[]))
+    FOR UPDATE SKIP LOCKED
 ), deleted AS (
     DELETE FROM {task} WHERE ctid = ANY(ARRAY(SELECT row_id FROM held)) RETURNING {counted_columns}
 ), noted AS (
@@ -202,6 +201,9 @@ SELECT count(*) FROM deleted
 
 -- replica_lag: the seconds that the slowest replica is behind
 SELECT extract(epoch FROM max(replay_lag))::double precision FROM pg_stat_replication WHERE state = 'streaming'
+
+-- count_expired_groups: count the groups that have expired
+SELECT count(*) FROM {group} WHERE expires_at < %(now)s
 
 -- delete_expired_groups: delete some groups that have expired
 DELETE FROM {group} WHERE ctid = ANY(ARRAY(

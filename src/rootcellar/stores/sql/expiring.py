@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +11,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.expiring import Deleted, DeletionTooSlow, Due, Place
 from rootcellar.stores.fields import EARLIEST, FieldReader
-from rootcellar.stores.search import Always, Condition, Negated, Search, SearchTooSlow, Segment
+from rootcellar.stores.search import Always, Condition, MoreHolds, Negated, Search, SearchTooSlow, Segment
 from rootcellar.stores.sql.rows import TASK_COLUMNS
 from rootcellar.stores.sql.search import UNLISTED, Renderer
 from rootcellar.stores.sql.statements import fill_in
@@ -43,7 +42,7 @@ class DueRows:
         is_due: the condition that a row has expired, and is between the places.
         is_expired: the condition that it has expired, at any place.
         is_wanted: the condition that it is wanted and not spared.
-        takes_all: whether every row that is due is wanted.
+        takes_all: whether every row that is due is wanted, or none, because a hold was placed.
     """
 
     def __init__(self, due: Due, renderer: Renderer, *, is_read: bool = False) -> None:
@@ -51,11 +50,13 @@ class DueRows:
         self._renderer = renderer
         self.is_expired = f"expires_at < {renderer.param(renderer.date(due.now))}"
         self.is_due = " AND ".join([self.is_expired, *self._after(due.after), *self._until(due.until)])
-        self.takes_all = due.wanted is None and due.spared is None
-        wanted = [] if due.wanted is None else [self._of_any_segment(due.wanted, is_widened=is_read)]
+        wanted = [] if due.wanted is None else [f"({renderer.render(due.wanted, is_read)})"]
         # a condition that the server cannot test exactly spares too many rows, never too few
-        spared = [] if due.spared is None else [self._of_any_segment(Negated(due.spared), is_widened=False)]
+        spared = [] if due.spared is None else [renderer.render(Negated(due.spared), is_widened=False)]
         self.is_wanted = " AND ".join([*wanted, *spared]) or renderer.true
+        self.takes_all = due.wanted is None and (due.spared is None or isinstance(due.spared, MoreHolds))
+        if self.takes_all:
+            self.is_due = f"{self.is_due} AND {self.is_wanted}"
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -72,16 +73,6 @@ class DueRows:
     def selected(self, column: str) -> str:
         """Return the SQL that reads a column."""
         return self._renderer.selected(column)
-
-    def _of_any_segment(self, condition: Condition, *, is_widened: bool) -> str:
-        """Return the SQL of a condition for a row of any segment; a renderer knows one segment."""
-        renderer = self._renderer
-        rendered = []
-        for segment in (Segment.FINISHED, Segment.UNFINISHED):
-            renderer.search = replace(renderer.search, segment=segment)
-            rendered.append(renderer.render(condition, is_widened))
-        finished, unfinished = rendered
-        return f"(CASE WHEN date_done IS NOT NULL THEN {finished} ELSE {unfinished} END)"
 
     def _after(self, place: Place | None) -> list[str]:
         if place is None:
@@ -113,11 +104,11 @@ class ExpiringStore(SqlStore[C], Generic[C]):
         """
 
     @abstractmethod
-    def _delete_same(self, records: Sequence[TaskRecord], timeout: float) -> int:
-        """Delete rows whose ``expires_at`` is still the same; return how many.
+    def _delete_same(self, records: Sequence[TaskRecord], rows: DueRows) -> int:
+        """Delete rows that are wanted, and whose ``expires_at`` is still the same; return how many.
 
         Raises:
-            DeletionTooSlow: it took longer than ``timeout`` seconds.
+            DeletionTooSlow: it took longer than the time of ``rows.due``.
         """
 
     @abstractmethod
@@ -138,10 +129,20 @@ class ExpiringStore(SqlStore[C], Generic[C]):
         """See :class:`~rootcellar.stores.expiring.Expiring`."""
         return self._delete_due(self._due_rows(due))
 
-    def delete_unchanged(self, records: Sequence[TaskRecord], timeout: float = 30.0) -> int:
+    def delete_unchanged(
+        self, records: Sequence[TaskRecord], spared: Condition | None = None, timeout: float = 30.0
+    ) -> int:
         """See :class:`~rootcellar.stores.expiring.Expiring`."""
-        dated = [record for record in records if record.expires_at is not None]
-        return self._delete_same(dated, timeout) if dated else 0
+        dated = [(record.expires_at, record) for record in records if record.expires_at is not None]
+        if not dated:
+            return 0
+        due = Due(now=max(moment for moment, _ in dated) + datetime.resolution, spared=spared, timeout=timeout)
+        return self._delete_same([record for _, record in dated], self._due_rows(due))
+
+    def count_expired_groups(self, now: datetime) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        ((count,),) = self._all("count_expired_groups", {"now": self._date(now)})
+        return int(count)
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         count = self.delete_expired_tasks(Due(now=now, limit=limit, timeout=float("inf"))).count
@@ -158,12 +159,12 @@ class ExpiringStore(SqlStore[C], Generic[C]):
         """See :class:`~rootcellar.stores.expiring.Expiring`."""
 
         def work(connection: C) -> Deleted:
-            rows = self._due_rows(due)
+            rows = self._due_rows(due, is_read=True)
             ((seen, wanted),) = self._read_due(connection, _COUNT, rows)
             seen, wanted = int(seen), int(wanted or 0)
             if seen < due.limit:
                 return Deleted(wanted, None, seen - wanted)
-            rows = self._due_rows(due)
+            rows = self._due_rows(due, is_read=True)
             found = self._read_due(connection, _LAST, rows, expiry=rows.selected("expires_at"), offset=str(seen - 1))
             return Deleted(wanted, self._place_of(due, found[0]) if found else None, seen - wanted)
 
@@ -189,7 +190,10 @@ class ExpiringStore(SqlStore[C], Generic[C]):
             raise self._deletion_too_slow(rows.due.timeout) from exc
 
     def _due_rows(self, due: Due, *, is_read: bool = False) -> DueRows:
-        return DueRows(due, self._renderer(_any_search()), is_read=is_read)
+        renderer = self._renderer(Search(segment=Segment.UNFINISHED, condition=Always(True)))
+        renderer.is_anywhere = True
+        renderer.holds_placed = self._sql["holds_placed"]
+        return DueRows(due, renderer, is_read=is_read)
 
     def _place_of(self, due: Due, row: Sequence[Any]) -> Place | None:
         """Return the place of a row; ``None`` if nothing can be read after it, because its columns are damaged."""
@@ -210,7 +214,3 @@ class ExpiringStore(SqlStore[C], Generic[C]):
             where=self._where,
             remedy="see what holds a lock on the table, or what keeps the server busy; the next batch is smaller",
         )
-
-
-def _any_search() -> Search:
-    return Search(segment=Segment.FINISHED, condition=Always(True))

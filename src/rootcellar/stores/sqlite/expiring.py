@@ -12,6 +12,7 @@ from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.expiring import Deleted
 from rootcellar.stores.sql.by_date import RECENT
 from rootcellar.stores.sql.expiring import DueRows, ExpiringStore
+from rootcellar.stores.sql.statements import fill_in
 
 
 class SQLiteExpiring(ExpiringStore[sqlite3.Connection]):
@@ -33,12 +34,14 @@ class SQLiteExpiring(ExpiringStore[sqlite3.Connection]):
 
         return self._in_transaction(work)
 
-    def _delete_same(self, records: Sequence[TaskRecord], timeout: float) -> int:
-        same = [(record.task_id, self._date(record.expires_at)) for record in records if record.expires_at is not None]
+    def _delete_same(self, records: Sequence[TaskRecord], rows: DueRows) -> int:
+        expiries = {record.task_id: self._date(record.expires_at) for record in records if record.expires_at}
+        text = fill_in(self._sql["same_tasks"], rows.names)
 
         def work(connection: sqlite3.Connection) -> int:
-            found = connection.execute(self._sql["same_tasks"], {"same": json.dumps(same)}).fetchall()
-            return self._delete_rows(connection, [row[0] for row in found])
+            found = connection.execute(text, {**rows.params, "ids": self._ids(list(expiries))}).fetchall()
+            same = [number for number, task_id, moment in found if expiries[task_id] == moment]
+            return self._delete_rows(connection, same)
 
         return self._in_transaction(work)
 

@@ -102,12 +102,14 @@ LIMIT :limit
 -- due_tasks: find the next tasks that have expired, in the order in which they expire
 SELECT rowid, expires_at, task_id, {wanted} FROM {task} WHERE {due} ORDER BY expires_at, task_id LIMIT {limit}
 
--- same_tasks: find tasks whose expiry is still the same
-SELECT t.rowid FROM json_each(:same) AS same JOIN {task} AS t
-    ON t.task_id = json_extract(same.value, '$[0]') AND t.expires_at = json_extract(same.value, '$[1]')
+-- same_tasks: read the numbers of the rows of tasks that are wanted, and when they expire
+SELECT rowid, task_id, expires_at FROM {task} WHERE task_id IN (SELECT value FROM json_each(:ids)) AND {wanted}
 
 -- delete_rows: delete tasks by the numbers of their rows
 DELETE FROM {task} WHERE rowid IN (SELECT value FROM json_each(:rows))
+
+-- count_expired_groups: count the groups that have expired
+SELECT count(*) FROM {group} WHERE expires_at < :now
 
 -- delete_expired_groups: delete some groups that have expired
 DELETE FROM {group} WHERE rowid IN (SELECT rowid FROM {group} WHERE expires_at < :now LIMIT :limit)
