@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from rootcellar.backend.observing import Observed
 from rootcellar.errors import RootcellarError
 from rootcellar.metrics.recorder import READ, STORED, Recorder
 from rootcellar.records import ChordPart, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store
+from rootcellar.stores.expiring import Deleted, Due, Expiring
+from rootcellar.stores.search import Condition
 from rootcellar.stores.watching import Fetch, Watcher
 from rootcellar.support.forking import PerProcess
 from rootcellar.support.outages import Outage
@@ -86,8 +88,48 @@ def _counted(name: str) -> Callable[..., Any]:
     return call
 
 
+class CountingExpiring:
+    """Forwards each call to the ability of a store, and counts deleted records.
+
+    Args:
+        inner: the ability.
+        recorder: counts.
+    """
+
+    def __init__(self, inner: Expiring, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.count_expired, self.expired = inner.count_expired, inner.expired
+        self.count_expired_groups, self.delete_expired_chords = inner.count_expired_groups, inner.delete_expired_chords
+        self._inner = inner
+
+    def delete_expired_tasks(self, due: Due) -> Deleted:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        deleted = self._inner.delete_expired_tasks(due)
+        self._recorder.deleted(deleted.count)
+        return deleted
+
+    def delete_unchanged(
+        self, records: Sequence[TaskRecord], spared: Condition | None = None, timeout: float = 30.0
+    ) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        return self._counted(self._inner.delete_unchanged(records, spared, timeout))
+
+    def delete_expired_groups(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        return self._counted(self._inner.delete_expired_groups(now, limit))
+
+    def delete_expired_adopted(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        return self._counted(self._inner.delete_expired_adopted(now, limit))
+
+    def _counted(self, count: int) -> int:
+        self._recorder.deleted(count)
+        return count
+
+
 class CountingStore(Store):
-    """Forwards each call to a store, and counts it. The abilities are those of the store, and are not counted.
+    """Forwards each call to a store, and counts it. The abilities are those of the store, and are not counted, except
+    what deletes expired records.
 
     Args:
         inner: the store.
@@ -102,7 +144,10 @@ class CountingStore(Store):
         self._recorder = recorder
 
     def ability(self, protocol: type[A]) -> A | None:
-        return self._inner.ability(protocol)
+        found = self._inner.ability(protocol)
+        if protocol is Expiring and found is not None:
+            return cast("A", CountingExpiring(cast("Expiring", found), self._recorder))
+        return found
 
     @property
     def where(self) -> str:

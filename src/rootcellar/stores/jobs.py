@@ -132,7 +132,8 @@ def recorded(store: Store, name: str) -> Iterator[Run]:
         yield run
     except BaseException as exc:
         if jobs is not None:
-            _end(jobs, name, run, str(exc) or type(exc).__name__, ok=False)
+            is_interrupted = isinstance(exc, (KeyboardInterrupt, SystemExit))
+            _end(jobs, name, run, "interrupted" if is_interrupted else str(exc) or type(exc).__name__, ok=False)
         raise
     if jobs is not None:
         _end(jobs, name, run, run.note, ok=run.ok)

@@ -11,19 +11,24 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar, cast
 
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.records import ChordPart, PartResult, Stored, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.base import DELETE_BATCH, RecordsSent, StoreOptions, TaskQuery
 from rootcellar.stores.holding import Removed
+from rootcellar.stores.expiring import Expiring
 from rootcellar.stores.hybrid.drainer import Drainer
+from rootcellar.stores.hybrid.expiring import BehindExpiring
 from rootcellar.stores.hybrid.forwarding import ForwardingStore
 from rootcellar.stores.hybrid.settings import WHERE, read_settings
 from rootcellar.stores.journal import DRAIN_BATCH, KeepsJournal, Lag, TakesBatches
 from rootcellar.stores.search import Condition
 from rootcellar.stores.watching import Watcher
 from rootcellar.text.escaping import visible_logs
+
+A = TypeVar("A")
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -50,6 +55,14 @@ class WriteBehindStore(ForwardingStore):
         self._journal = front.keep_journal()
         self._watcher_over = front.watcher_over
         self._drainer = Drainer(self._journal, batches, settings.cache_expires)
+
+    def ability(self, protocol: type[A]) -> A | None:
+        """Return an ability, or ``None``. What deletes expired records must know what was not moved yet."""
+        found = super().ability(protocol)
+        if protocol is Expiring and found is not None:
+            expiring = BehindExpiring(cast("Expiring", found), self.front, self._journal, self._catch_up)
+            return cast("A", expiring)
+        return found
 
     @property
     def where(self) -> str:

@@ -1,0 +1,402 @@
+"""Deletes what has expired: every hour in a worker, by ``celery.backend_cleanup``, and by a command.
+
+A run may be killed at any moment: the next one finds the rest. Two runs at a time share the work. A batch goes on where
+the one before ended, and nothing is kept in memory but counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+
+from rootcellar.maintenance.batches import BatchSize
+from rootcellar.maintenance.cleaned import Cleaned, Expected
+from rootcellar.maintenance.pace import Pace
+from rootcellar.maintenance.service import Retries, Service, check_seconds
+from rootcellar.maintenance.spares import Spares
+from rootcellar.records import TaskRecord
+from rootcellar.stores.base import DELETE_BATCH, Store
+from rootcellar.stores.expiring import Due, Expiring, Place, Replicated
+from rootcellar.stores.jobs import Jobs, recorded
+from rootcellar.stores.search import Condition, Some
+
+#: the names of the jobs on record
+JOB, BLOB_JOB = "cleanup", "blob sweep"
+#: seconds between two sweeps of the blobs, which read the names of all blobs
+BLOB_INTERVAL = 86_400.0
+#: how many times in a row a batch may fail before the run fails
+TRIES = 5
+#: records that are read with their values, at a time
+_READ_AT_ONCE = 100
+#: rows that one statement counts
+_COUNTED_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanupConfig:
+    """How a worker cleans up.
+
+    Attributes:
+        cleanup_interval: seconds between two cleanups, by whatever process.
+        first_pause: the most seconds from the start of a worker to its first look whether it is time.
+        batch: the most rows of a batch.
+        least_batch: its size after three time-outs in a row.
+        timeout: seconds after which a batch is given up.
+        longest_timeout: the same for a batch of the smallest size: a very slow server still makes progress.
+
+    Raises:
+        ConfigurationError: a time is not a number of seconds, or ``least_batch`` is not from 1 to ``batch``.
+    """
+
+    cleanup_interval: float = 3_600.0
+    first_pause: float = 60.0
+    batch: int = DELETE_BATCH
+    least_batch: int = 500
+    timeout: float = 10.0
+    longest_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_seconds(self.cleanup_interval, "cleanup_interval", least=0.01)
+        check_seconds(self.first_pause, "first_pause")
+        check_seconds(self.timeout, "timeout", least=0.001)
+        check_seconds(self.longest_timeout, "longest_timeout", least=0.001)
+        self.batch_size()
+
+    def batch_size(self) -> BatchSize:
+        """Return the size of a batch, which shrinks and grows."""
+        return BatchSize(self.batch, self.least_batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanupWork:
+    """What a cleanup works on.
+
+    Attributes:
+        store: the store.
+        spares: what is held.
+        archiving: expired results that meet this condition stay, because they will be archived; ``None`` for none.
+        has_archive: whether an archive is configured.
+        sweep_chords: finishes chords whose process died, and returns how many; ``None`` without a broker.
+        sweep_blobs: deletes blobs without a record, and returns how many; ``None`` without a blob store.
+    """
+
+    store: Store
+    spares: Spares
+    archiving: Condition | None = None
+    has_archive: bool = False
+    sweep_chords: Callable[[], int] | None = None
+    sweep_blobs: Callable[[], int] | None = field(default=None)
+
+
+class _Stopped(Exception):
+    """The service stops, or another process leads."""
+
+    def __str__(self) -> str:
+        return "stopped before its end; the next run goes on"
+
+
+class Cleanup(Service):
+    """Cleans up. One worker does so, because a second one would only share the work.
+
+    Args:
+        work: what to clean.
+        config: how.
+        on_batch: called after each batch, with what was done so far.
+    """
+
+    name = "cleanup"
+    action = "delete expired results (the next run goes on)"
+    is_single = True
+
+    def __init__(
+        self,
+        work: CleanupWork,
+        config: CleanupConfig | None = None,
+        on_batch: Callable[[Cleaned], object] = lambda cleaned: None,
+    ) -> None:
+        super().__init__(retries=Retries(first=1.0, longest=60.0))
+        self._work = work
+        self._config = config or CleanupConfig()
+        self._on_batch = on_batch
+        self._next = self._config.cleanup_interval
+        self._blobs_swept: float | None = None
+        #: what the last run, or the one that runs now, has done
+        self.cleaned = Cleaned()
+
+    # -- as a service
+
+    def run_once(self) -> int:
+        """Clean up, unless any process has done so less than an interval ago."""
+        left = self._seconds_left(JOB, self._config.cleanup_interval)
+        self._next = left or self._config.cleanup_interval
+        if left:
+            return 0
+        self.clean(with_blobs=not self._seconds_left(BLOB_JOB, BLOB_INTERVAL) and self._is_time_for_blobs())
+        return self.cleaned.deleted
+
+    def pause_after(self, done: int) -> float:
+        return self._next
+
+    @property
+    def first_pause(self) -> float:
+        return min(self._config.first_pause, self._config.cleanup_interval)
+
+    def _seconds_left(self, name: str, interval: float) -> float:
+        """Return after how many seconds a job is due; 0 if it is, or if the store keeps no jobs."""
+        jobs = self._work.store.ability(Jobs)
+        job = None if jobs is None else jobs.jobs().get(name)
+        if job is None or job.succeeded_at is None or job.has_failed:
+            return 0.0
+        since = (datetime.now(timezone.utc) - job.succeeded_at).total_seconds()
+        # the clock of the server may be another one
+        return max(0.0, interval - max(0.0, since))
+
+    def _is_time_for_blobs(self) -> bool:
+        return self._blobs_swept is None or time.monotonic() - self._blobs_swept >= BLOB_INTERVAL
+
+    # -- the work
+
+    def clean(self, *, with_blobs: bool = True) -> Cleaned:
+        """Clean up now, whenever it was done last.
+
+        Args:
+            with_blobs: whether blobs without a record are deleted.
+
+        Returns:
+            what was done.
+
+        Raises:
+            RootcellarError: it could not be done. :attr:`cleaned` says what was done before.
+        """
+        self.cleaned = cleaned = Cleaned(has_archive=self._work.has_archive)
+        began = time.monotonic()
+        try:
+            with recorded(self._work.store, JOB) as run:
+                try:
+                    self._clean(with_blobs)
+                finally:
+                    cleaned.seconds = time.monotonic() - began
+                    run.done, run.note = cleaned.deleted, cleaned.sentence()
+                cleaned.is_complete = True
+        except _Stopped:
+            pass
+        return cleaned
+
+    def _clean(self, with_blobs: bool) -> None:
+        expiring = self._work.store.ability(Expiring)
+        if expiring is None:
+            _OtherStore(self).run()
+        else:
+            _Rows(self, expiring).run()
+        if self._work.sweep_chords is not None:
+            self._go_on()
+            self.cleaned.orphans = self._work.sweep_chords()
+        if with_blobs and self._work.sweep_blobs is not None:
+            self._go_on()
+            with recorded(self._work.store, BLOB_JOB) as run:
+                self.cleaned.blobs = run.done = self._work.sweep_blobs()
+            self._blobs_swept = time.monotonic()
+
+    def _go_on(self) -> None:
+        """Do nothing, or raise an error if this run must end."""
+        if not self.continue_run():
+            raise _Stopped
+
+    def expected(self, samples: int = 5) -> Expected | None:
+        """Return what :meth:`clean` would do; change nothing.
+
+        Args:
+            samples: how many results are read as examples.
+
+        Returns:
+            ``None`` if the store cannot say it.
+
+        Raises:
+            RootcellarError: it could not be read.
+        """
+        expiring = self._work.store.ability(Expiring)
+        if expiring is None:
+            return None
+        self.cleaned = Cleaned(has_archive=self._work.has_archive)
+        return _Rows(self, expiring).expected(samples)
+
+
+class _OtherStore:
+    """Cleans up a store that cannot say where a batch ended: its server deletes most of what has expired by itself."""
+
+    def __init__(self, cleanup: Cleanup) -> None:
+        self._cleanup = cleanup
+        self._now = datetime.now(timezone.utc)
+
+    def run(self) -> None:
+        size = self._cleanup._config.batch_size()
+        pace = Pace()
+        self._cleanup.run_in_batches(size, lambda limit: self._batch(limit, pace), pause=pace.pause, tries=TRIES)
+        self._cleanup._go_on()
+
+    def _batch(self, limit: int, pace: Pace) -> int:
+        began = time.monotonic()
+        cleaned = self._cleanup.cleaned
+        count = self._cleanup._work.store.delete_expired(self._now, limit)
+        pace.note(count, time.monotonic() - began)
+        cleaned.tasks += count
+        cleaned.batches += 1
+        self._cleanup._on_batch(cleaned)
+        return count
+
+
+class _Rows:
+    """Cleans up a store with the ability :class:`~rootcellar.stores.expiring.Expiring`.
+
+    Args:
+        cleanup: the run.
+        expiring: the ability.
+    """
+
+    def __init__(self, cleanup: Cleanup, expiring: Expiring) -> None:
+        self._cleanup = cleanup
+        self._config = cleanup._config
+        self._work = cleanup._work
+        self._cleaned = cleanup.cleaned
+        self._expiring = expiring
+        self._now = datetime.now(timezone.utc)
+        self._after: Place | None = None
+        self._is_done = False
+        self._has_groups = True
+        replicated = self._work.store.ability(Replicated)
+        self._pace = Pace() if replicated is None else Pace(replicated.replica_lag)
+        self._size = self._config.batch_size()
+
+    def run(self) -> None:
+        """Delete tasks and groups in batches, then chords."""
+        for batch in (self._tasks, self._groups, self._adopted):
+            self._cleanup.run_in_batches(self._size, self._timed(batch), pause=self._pace.pause, tries=TRIES)
+            self._cleanup._go_on()
+        self._cleaned.chords = self._expiring.delete_expired_chords(self._now)
+
+    def _timed(self, batch: Callable[[int], int]) -> Callable[[int], int]:
+        def work(limit: int) -> int:
+            began = time.monotonic()
+            looked_at = batch(limit)
+            self._pace.note(looked_at, time.monotonic() - began)
+            self._cleaned.batches += bool(looked_at)
+            self._cleanup._on_batch(self._cleaned)
+            return looked_at
+
+        return work
+
+    def _tasks(self, limit: int) -> int:
+        """Delete the next tasks; return how many rows were looked at."""
+        if self._is_done:
+            return 0
+        due, held = self._due(limit)
+        deleted = self._expiring.delete_expired_tasks(due)
+        self._cleaned.tasks += deleted.count
+        spared = deleted.spared
+        if spared:
+            spared -= self._delete_doubtful(replace(due, until=deleted.last), held)
+            self._note_spared(replace(due, until=deleted.last), spared)
+        # a hold that was placed meanwhile ends the batches as if nothing more were due
+        self._is_done = deleted.last is None and self._work.spares.condition() == held
+        self._after = deleted.last or self._after
+        if self._has_groups:
+            self._has_groups = self._groups(limit) > 0
+        return deleted.count + deleted.spared or int(not self._is_done)
+
+    def _due(self, limit: int) -> tuple[Due, Condition | None]:
+        """Return what the next batch looks at, and the condition of the holds."""
+        held = self._work.spares.condition()
+        terms = tuple(each for each in (held, self._work.archiving) if each is not None)
+        spared = Some(terms) if len(terms) > 1 else (terms[0] if terms else None)
+        timeout = self._config.longest_timeout if self._size.is_least else self._config.timeout
+        return Due(now=self._now, limit=limit, after=self._after, spared=spared, timeout=timeout), held
+
+    def _delete_doubtful(self, window: Due, held: Condition | None, *, is_only_counted: bool = False) -> int:
+        """Delete those tasks of a window that the server had to spare, and that no hold holds; return how many."""
+        if held is None or (doubtful := self._work.spares.doubtful()) is None:
+            return 0
+        page = replace(window, spared=self._work.archiving, wanted=doubtful, limit=_READ_AT_ONCE)
+        count = 0
+        while records := self._expiring.expired(page):
+            free, placed = self._work.spares.free(records)
+            count += len(free) if is_only_counted else self._expiring.delete_unchanged(free, placed, page.timeout)
+            last = records[-1]
+            if len(records) < page.limit or last.expires_at is None:
+                break
+            page = replace(page, after=Place(last.expires_at, last.task_id))
+        if not is_only_counted:
+            self._cleaned.tasks += count
+        return count
+
+    def _note_spared(self, window: Due, count: int) -> None:
+        """Count the tasks of a window that stay, by what keeps them."""
+        archiving = 0
+        if self._work.archiving is not None:
+            waiting = replace(window, spared=None, wanted=self._work.archiving)
+            archiving = min(count, self._expiring.count_expired(waiting).count)
+        self._cleaned.archiving += archiving
+        self._cleaned.held += count - archiving
+
+    def _groups(self, limit: int) -> int:
+        count = self._expiring.delete_expired_groups(self._now, limit)
+        self._cleaned.groups += count
+        return count
+
+    def _adopted(self, limit: int) -> int:
+        if self._work.spares.has_holds:
+            # holds are not tested for the rows of these tables
+            self._cleaned.keeps_adopted = True
+            return 0
+        count = self._expiring.delete_expired_adopted(self._now, limit)
+        self._cleaned.adopted += count
+        return count
+
+    # -- without a change
+
+    def expected(self, samples: int) -> Expected:
+        """Return what :meth:`run` would do."""
+        found = self._samples(samples)
+        while True:
+            due, held = self._due(_COUNTED_AT_ONCE)
+            due = replace(due, timeout=self._config.longest_timeout)
+            counted = self._expiring.count_expired(due)
+            window = replace(due, until=counted.last)
+            free = self._delete_doubtful(window, held, is_only_counted=True) if counted.spared else 0
+            self._cleaned.tasks += counted.count + free
+            self._note_spared(window, counted.spared - free)
+            self._cleanup._on_batch(self._cleaned)
+            if counted.last is None:
+                break
+            self._after = counted.last
+        self._cleaned.groups = self._expiring.count_expired_groups(self._now)
+        return Expected(cleaned=self._cleaned, samples=found)
+
+    def _samples(self, count: int) -> Sequence[TaskRecord]:
+        due, _ = self._due(count)
+        return self._expiring.expired(replace(due, with_values=False))
+
+
+def overdue_since(store: Store, after: timedelta) -> datetime | None:
+    """Return since when a cleanup is missing; ``None`` if none is.
+
+    It is missing if none has succeeded for so long, and a result that expired before that is still stored.
+
+    Args:
+        store: the store.
+        after: how long a cleanup may be missing.
+
+    Returns:
+        when the last one succeeded or, if none ever did, when that result expired.
+    """
+    jobs, expiring = store.ability(Jobs), store.ability(Expiring)
+    if jobs is None or expiring is None:
+        return None
+    limit = datetime.now(timezone.utc) - after
+    job = jobs.jobs().get(JOB)
+    last = None if job is None else job.succeeded_at
+    if last is not None and last > limit:
+        return None
+    due = expiring.expired(Due(now=limit, limit=1, with_values=False))
+    return (last or due[0].expires_at) if due else None

@@ -1,0 +1,44 @@
+"""How long work pauses between two batches, so that the clients of a server and its replicas are not delayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+#: the pause after a batch, as a part of the time that the batch took: at first, and at most
+FIRST_SHARE, LARGEST_SHARE = 0.25, 4.0
+#: a batch is slow if a row takes this many times as long as in the fastest batch
+SLOW = 3.0
+#: a batch of fewer rows says nothing about the speed
+LEAST_ROWS = 100
+#: the most seconds that replicas may be behind without a longer pause, and the longest pause
+LARGEST_LAG, LONGEST_PAUSE = 1.0, 10.0
+
+
+class Pace:
+    """The pauses between the batches of one run.
+
+    Args:
+        lag: returns how many seconds the slowest replica is behind; ``None`` if that is not known.
+    """
+
+    def __init__(self, lag: Callable[[], float | None] = lambda: None) -> None:
+        self._lag = lag
+        self._share = FIRST_SHARE
+        self._fastest = float("inf")
+        self._seconds = 0.0
+
+    def note(self, rows: int, seconds: float) -> None:
+        """Note how long a batch took. After a slow one, the pauses are twice as long; after another, half as long."""
+        self._seconds = seconds
+        if rows < LEAST_ROWS:
+            return
+        each = seconds / rows
+        self._fastest = min(self._fastest, each)
+        factor = 2.0 if each > SLOW * self._fastest else 0.5
+        self._share = min(LARGEST_SHARE, max(FIRST_SHARE, self._share * factor))
+
+    def pause(self) -> float:
+        """Return the seconds to wait before the next batch."""
+        lag = self._lag() or 0.0
+        behind = lag if lag > LARGEST_LAG else 0.0
+        return min(LONGEST_PAUSE, max(self._seconds * self._share, behind))
