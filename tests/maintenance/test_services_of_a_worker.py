@@ -11,6 +11,7 @@ from celery import Celery, signals
 
 from rootcellar.backend import lifecycle
 from rootcellar.maintenance.chord_sweep import ChordSweep
+from rootcellar.maintenance.cleanup import Cleanup
 from rootcellar.maintenance.deferred_writes import DeferredWrites
 from rootcellar.maintenance.drain import Drain
 from rootcellar.maintenance.roll_up import RollUp
@@ -37,7 +38,7 @@ def test_services_start_with_the_worker_and_stop_at_its_end(tmp_path: Path) -> N
     app = new_app(f"sqlite:///{tmp_path}/results.sqlite3")
     backend = app.backend
     services = {type(service): service for service in backend._services.services}
-    assert set(services) == {DeferredWrites, ChordSweep, RollUp}
+    assert set(services) == {DeferredWrites, ChordSweep, RollUp, Cleanup}
     assert not any(service.is_running for service in services.values())
     signals.worker_ready.send(sender=_Sender(app))
     services[ChordSweep].signals.wait(Signal.RAN, 3)

@@ -32,21 +32,22 @@ from rootcellar.backend.reads import ReadingBackend
 from rootcellar.backend.recorder import Recorder, child_tuples, text_ids
 from rootcellar.backend.sent import TRACK_SENT, SentTasks
 from rootcellar.errors import ConfigurationError, RootcellarError
-from rootcellar.maintenance.blob_sweep import BlobSweep
 from rootcellar.maintenance.chord_sweep import ChordSweep, ChordSweepConfig
+from rootcellar.maintenance.cleanup import Cleanup, CleanupConfig, CleanupWork
 from rootcellar.maintenance.deferred_writes import DeferredWrites
 from rootcellar.maintenance.drain import Drain
 from rootcellar.maintenance.leadership import StoreLeader
 from rootcellar.maintenance.roll_up import RollUp, RollUpConfig
 from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
+from rootcellar.maintenance.spares import Spares
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
 from rootcellar.payloads.forgetting import forget_tasks
 from rootcellar.payloads.settings import flag_of, keeps_ignored, type_modules_of, value_of
 from rootcellar.records import NO_DATE, TYPED_JSON, ChordPart, GroupRecord, Stored, TaskRecord
 from rootcellar.retention.policy import read_retention, read_seconds
 from rootcellar.stores import Store, open_store
-from rootcellar.stores.base import DELETE_BATCH, RecordsSent
+from rootcellar.stores.base import RecordsSent
 from rootcellar.stores.counting import Counted, KnownFailure
 from rootcellar.stores.fields import text_id
 from rootcellar.stores.journal import WritesBehind
@@ -72,6 +73,7 @@ SYNCHRONOUS_COMMIT = "result_synchronous_commit"
 CHORD_LEASE = 30.0
 CHORD_SWEEP_INTERVAL = 10.0
 STATISTICS_INTERVAL = 5.0
+CLEANUP_INTERVAL = 3_600.0
 
 #: seconds that a worker waits at its end for the current work of its services
 STOP_TIMEOUT = 5.0
@@ -107,7 +109,8 @@ class ResultBackend(ReadingBackend):
     ``result_track_sent`` (a task's attribute overrides it), ``result_sent_state``, ``result_history`` and
     ``result_archive`` (where archived results are).
     In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds;
-    ``statistics_interval``, seconds between two counts of the results (5; 0 for none by workers); ``listen_url``,
+    ``statistics_interval``, seconds between two counts of the results (5; 0 for none by workers); ``cleanup_interval``,
+    seconds between two cleanups of expired results (3,600; 0 for none by workers); ``listen_url``,
     the server for notifications if the store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``,
     ``off``), whether statements are prepared through a pooler; and ``synchronous_commit``, which a task's attribute or
     a call's header ``result_synchronous_commit`` overrides.
@@ -184,6 +187,11 @@ class ResultBackend(ReadingBackend):
         self._statistics_interval = read_seconds(
             transport_options.get("statistics_interval", STATISTICS_INTERVAL),
             "statistics_interval",
+            longest=threading.TIMEOUT_MAX,
+        )
+        self._cleanup_interval = read_seconds(
+            transport_options.get("cleanup_interval", CLEANUP_INTERVAL),
+            "cleanup_interval",
             longest=threading.TIMEOUT_MAX,
         )
         self._policies = self._make_policies()
@@ -594,7 +602,24 @@ class ResultBackend(ReadingBackend):
         if (counted := self.store.ability(Counted)) is not None and self._statistics_interval:
             config = RollUpConfig(statistics_interval=self._statistics_interval)
             services.append(RollUp(counted, config, self._name_failures))
+        # what expires by itself needs no cleanup; chords have a sweep of their own
+        if self._cleanup_interval and not self.supports_autoexpire:
+            services.append(Cleanup(self._cleanup_work(), CleanupConfig(cleanup_interval=self._cleanup_interval)))
         return services
+
+    def _cleanup_work(self) -> CleanupWork:
+        """Return what a cleanup of this backend works on."""
+        spiller, sweep_blobs = self.codec.spiller, None
+        if spiller is not None:
+            sweep_blobs = partial(spiller.sweep, self.store, self.retention.blob_grace())
+        return CleanupWork(
+            store=self.store,
+            spares=Spares(self.store, self.codec),
+            archiving=self.retention.archiving(),
+            has_archive=self._archive is not None,
+            sweep_chords=self.chords.sweep,
+            sweep_blobs=sweep_blobs,
+        )
 
     def _name_failures(self, groups: Sequence[KnownFailure]) -> None:
         # imported late: most tasks never fail
@@ -626,16 +651,9 @@ class ResultBackend(ReadingBackend):
 
     def cleanup(self) -> None:
         """Delete expired records and finish orphaned chords: ``celery.backend_cleanup`` calls this."""
-        now = datetime.now(timezone.utc)
-        total = 0
-        while count := self.ensure(lambda: self.store.delete_expired(now, DELETE_BATCH), "delete expired results"):
-            total += count
-        self.chords.sweep()
-        logger.info("Deleted %d expired results from %s.", total, self.store.where)
-        if (spiller := self.codec.spiller) is not None:
-            blob_sweep = BlobSweep(lambda: spiller.sweep(self.store, self.retention.blob_grace()))
-            swept = self.ensure(blob_sweep.run_once, blob_sweep.action)
-            logger.info("Deleted %d blobs without a record from %s.", swept, spiller.blobs.where)
+        cleanup = Cleanup(self._cleanup_work())
+        cleaned = self.ensure(cleanup.clean, cleanup.action)
+        logger.info("%s [%s]", cleaned.sentence(), self.store.where)
 
     def sweep_in_thread(self) -> None:
         """Sweep in a thread, because a slow broker or store must not delay a caller that has a timeout."""

@@ -32,6 +32,7 @@ TRANSPORT_OPTIONS = (
     "cache_url",
     "chord_lease",
     "chord_sweep_interval",
+    "cleanup_interval",
     "durable_url",
     "global_keyprefix",
     "listen_url",

@@ -17,8 +17,8 @@ from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.records import ChordPart, PartResult, Stored, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.base import DELETE_BATCH, RecordsSent, StoreOptions, TaskQuery
-from rootcellar.stores.holding import Removed
 from rootcellar.stores.expiring import Expiring
+from rootcellar.stores.holding import Removed
 from rootcellar.stores.hybrid.drainer import Drainer
 from rootcellar.stores.hybrid.expiring import BehindExpiring
 from rootcellar.stores.hybrid.forwarding import ForwardingStore
