@@ -1,0 +1,260 @@
+"""Cleanups on real servers: what they delete, spare and put on record."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from rootcellar.history.filters import Clock
+from rootcellar.history.holds import place_hold
+from rootcellar.maintenance.cleanup import BLOB_JOB, JOB, Cleanup, CleanupConfig, CleanupWork, overdue_since
+from rootcellar.maintenance.signals import Signal
+from rootcellar.maintenance.spares import Spares
+from rootcellar.payloads import Codec, codec_of
+from rootcellar.records import ChordRecord, GroupRecord, TaskRecord
+from rootcellar.stores.base import Store
+from rootcellar.stores.holding import Holding
+from rootcellar.stores.jobs import Jobs
+from rootcellar.stores.search import OneOf
+from rootcellar.testing.helpers import able, json_payload, new_id, record
+from tests.conformance.registered import HYBRID, REDIS
+from tests.history.stores import SQL, opened
+
+SMALL = CleanupConfig(batch=3, least_batch=1)
+
+
+@pytest.fixture(params=[*SQL, HYBRID], ids=str)
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    with opened(request.param, request) as found:
+        yield found
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def codec() -> Codec:
+    return codec_of({})
+
+
+def put_due(store: Store, count: int, **given: Any) -> list[TaskRecord]:
+    """Store records that have expired, one after the other; return them in this order."""
+    found = [record(expires_at=now() - timedelta(hours=1, seconds=count - n), **given) for n in range(count)]
+    for one in found:
+        store.put(one)
+    return found
+
+
+def cleanup_of(store: Store, config: CleanupConfig = SMALL, **work: Any) -> Cleanup:
+    return Cleanup(CleanupWork(store=store, spares=Spares(store, codec()), **work), config)
+
+
+def hold(store: Store, text: str) -> None:
+    place_hold(store, text, Clock(now(), timezone.utc), reason="audit", by="tests")
+
+
+def left(store: Store) -> set[str]:
+    return {one.task_id for one in store.scan()}
+
+
+def test_all_that_has_expired_is_deleted_and_put_on_record(store: Store) -> None:
+    put_due(store, 8)
+    kept = [record(expires_at=now() + timedelta(hours=1)), record(expires_at=None)]
+    for one in kept:
+        store.put(one)
+    old = GroupRecord(group_id=new_id(), result=json_payload([]), done_at=now(), expires_at=now() - timedelta(1))
+    store.put_group(old)
+    chord = ChordRecord(group_id=new_id(), body=json_payload(1), expires_at=now() - timedelta(1))
+    store.begin_chord(chord)
+    sweeps = iter([2])
+    cleaned = cleanup_of(store, sweep_chords=lambda: next(sweeps), sweep_blobs=lambda: 7).clean()
+    assert (cleaned.tasks, cleaned.groups, cleaned.chords) == (8, 1, 1)
+    assert (cleaned.orphans, cleaned.blobs, cleaned.is_complete) == (2, 7, True)
+    assert left(store) == {one.task_id for one in kept}
+    assert store.get_group(old.group_id) is None
+    assert store.get_chord(chord.group_id) is None
+    jobs = able(store, Jobs).jobs()
+    assert (jobs[JOB].done, jobs[JOB].has_failed, jobs[BLOB_JOB].done) == (9, False, 7)
+    assert jobs[JOB].note == cleaned.sentence()
+    assert "Deleted 8 expired results, 1 group, 1 chord and 7 blobs." in cleaned.sentence()
+
+
+def test_second_cleanup_deletes_nothing(store: Store) -> None:
+    put_due(store, 4)
+    assert cleanup_of(store).clean().deleted == 4
+    again = cleanup_of(store).clean()
+    assert (again.deleted, again.is_complete) == (0, True)
+    assert again.sentence() == "Deleted 0 expired results."
+
+
+def test_expected_is_what_is_then_deleted(store: Store) -> None:
+    put_due(store, 5, name="kept")
+    records = put_due(store, 7, name="gone")
+    hold(store, "task:kept")
+    expected = cleanup_of(store).expected(samples=2)
+    assert expected is not None
+    assert (expected.cleaned.tasks, expected.cleaned.held) == (7, 5)
+    assert [one.task_id for one in expected.samples] == [one.task_id for one in records[:2]]
+    assert len(left(store)) == 12
+    cleaned = cleanup_of(store).clean()
+    assert (cleaned.tasks, cleaned.held) == (7, 5)
+
+
+# -- holds and the archive
+
+
+def test_held_results_stay_until_the_hold_is_released(store: Store) -> None:
+    kept = put_due(store, 7, name="billing.pay")
+    put_due(store, 7, name="billing.check")
+    hold(store, "task:billing.pay")
+    cleaned = cleanup_of(store).clean()
+    assert (cleaned.tasks, cleaned.held) == (7, 7)
+    assert "7 expired results stay, because of holds." in cleaned.sentence()
+    assert left(store) == {one.task_id for one in kept}
+    able(store, Holding).release_hold(1, "tests", now())
+    assert cleanup_of(store).clean().tasks == 7
+
+
+def test_result_that_only_its_value_shows_as_not_held_is_deleted(store: Store) -> None:
+    # the server cannot say of an encrypted or packed value whether it contains the text: the cleanup reads it
+    sealed = codec_of({"result_compression": "gzip"})
+    held = record(result=sealed.encode({"order": "tomato" * 100}), expires_at=now() - timedelta(hours=2))
+    free = [
+        record(result=sealed.encode({"order": "potato" * 100 + str(n)}), expires_at=now() - timedelta(hours=1))
+        for n in range(5)
+    ]
+    for one in (held, *free):
+        store.put(one)
+    hold(store, "result.order:tomato*")
+    expected = cleanup_of(store).expected()
+    assert expected is not None
+    assert (expected.cleaned.tasks, expected.cleaned.held) == (5, 1)
+    cleaned = cleanup_of(store).clean()
+    assert (cleaned.tasks, cleaned.held) == (5, 1)
+    assert left(store) == {held.task_id}
+
+
+def test_hold_that_is_placed_during_a_cleanup_stops_the_deletion_of_what_it_covers(store: Store) -> None:
+    put_due(store, 3, name="first")
+    kept = put_due(store, 6, name="kept")
+    cleanup = cleanup_of(store)
+    spares = cleanup._work.spares
+    read = spares.condition
+
+    def condition() -> Any:
+        found = read()
+        if cleanup.cleaned.tasks == 3 and not able(store, Holding).holds():
+            # after the holds were read, and before the batch that they are read for
+            hold(store, "task:kept")
+        return found
+
+    spares.condition = condition  # type: ignore[method-assign]
+    cleaned = cleanup.clean()
+    assert (cleaned.tasks, cleaned.held, cleaned.is_complete) == (3, 6, True)
+    assert left(store) == {one.task_id for one in kept}
+
+
+def test_results_of_a_rule_that_archives_stay(store: Store) -> None:
+    waiting = put_due(store, 4, name="reports.year")
+    put_due(store, 4, name="reports.day")
+    cleaned = cleanup_of(store, archiving=OneOf("name", ("reports.year",))).clean()
+    assert (cleaned.tasks, cleaned.archiving, cleaned.held) == (4, 4, 0)
+    assert "No archive is configured" in cleaned.sentence()
+    assert left(store) == {one.task_id for one in waiting}
+    with_archive = cleanup_of(store, archiving=OneOf("name", ("reports.year",)), has_archive=True).clean()
+    assert with_archive.sentence() == "Deleted 0 expired results. 4 expired results stay until archived."
+
+
+def test_result_that_is_held_and_waits_for_the_archive_is_counted_once(store: Store) -> None:
+    put_due(store, 4, name="reports.year", queue="slow")
+    put_due(store, 2, name="other", queue="slow")
+    hold(store, "queue:slow")
+    cleaned = cleanup_of(store, archiving=OneOf("name", ("reports.year",))).clean()
+    assert (cleaned.tasks, cleaned.archiving, cleaned.held) == (0, 4, 2)
+
+
+# -- as a service
+
+
+def test_service_waits_until_an_interval_after_the_last_cleanup_of_any_process(store: Store) -> None:
+    put_due(store, 4)
+    first = cleanup_of(store, replace(SMALL, first_pause=0.0))
+    first.start()
+    first.signals.wait(Signal.RAN)
+    assert first.stop(20)
+    assert first.signals.done == 4
+    assert first.pause_after(4) == 3_600
+    put_due(store, 4)
+    second = cleanup_of(store)
+    assert second.run_once() == 0
+    assert 3_500 < second.pause_after(0) <= 3_600
+    assert len(left(store)) == 4
+    due = cleanup_of(store, replace(SMALL, cleanup_interval=0.01))
+    assert due.run_once() == 4
+
+
+def test_service_sweeps_blobs_once_a_day(store: Store) -> None:
+    sweeps: list[int] = []
+    config = replace(SMALL, cleanup_interval=0.01)
+
+    def swept() -> int:
+        sweeps.append(1)
+        return 0
+
+    for _ in range(3):
+        cleanup_of(store, config, sweep_blobs=swept).run_once()
+    assert sweeps == [1]
+    cleanup_of(store, config, sweep_blobs=swept).clean()
+    assert sweeps == [1, 1], "a command sweeps at once"
+
+
+def test_stop_ends_a_run_after_a_batch_and_the_next_run_goes_on(store: Store) -> None:
+    put_due(store, 9)
+    first_batch, may_go_on = threading.Event(), threading.Event()
+
+    def on_batch(cleaned: Any) -> None:
+        first_batch.set()
+        assert may_go_on.wait(20)
+
+    cleanup = Cleanup(
+        CleanupWork(store=store, spares=Spares(store, codec())), replace(SMALL, first_pause=0.0), on_batch
+    )
+    cleanup.start()
+    assert first_batch.wait(20)
+    cleanup.ask_to_stop()
+    may_go_on.set()
+    assert cleanup.stop(20)
+    assert (cleanup.cleaned.tasks, cleanup.cleaned.is_complete) == (3, False)
+    job = able(store, Jobs).jobs()[JOB]
+    assert (job.done, job.has_failed) == (3, True)
+    assert "the next run goes on" in str(job.note)
+    assert cleanup_of(store).run_once() == 6, "a stopped run is no reason to wait for an hour"
+
+
+def test_missing_cleanup_is_found(store: Store) -> None:
+    two_days = timedelta(days=2)
+    put_due(store, 1)
+    assert overdue_since(store, two_days) is None, "what expired an hour ago is not missing yet"
+    old = record(expires_at=now() - timedelta(days=3))
+    store.put(old)
+    assert overdue_since(store, two_days) == old.expires_at
+    cleanup_of(store).clean()
+    store.put(old)
+    assert overdue_since(store, two_days) is None, "it was cleaned lately"
+    last = able(store, Jobs).jobs()[JOB].succeeded_at
+    assert overdue_since(store, timedelta(0)) == last
+
+
+def test_store_that_deletes_by_itself_is_cleaned_of_the_rest(request: pytest.FixtureRequest) -> None:
+    with opened(REDIS, request) as store:
+        sweeps = iter([1])
+        cleanup = cleanup_of(store, sweep_blobs=lambda: next(sweeps))
+        assert cleanup.expected() is None
+        cleaned = cleanup.clean()
+        assert (cleaned.deleted, cleaned.blobs, cleaned.is_complete) == (0, 1, True)
+        assert not cleanup._is_time_for_blobs()
