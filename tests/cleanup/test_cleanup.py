@@ -122,14 +122,18 @@ def test_held_results_stay_until_the_hold_is_released(store: Store) -> None:
 
 def test_result_that_only_its_value_shows_as_not_held_is_deleted(store: Store) -> None:
     # the server cannot say of an encrypted or packed value whether it contains the text: the cleanup reads it
-    sealed = codec_of({"result_compression": "gzip"})
-    held = record(result=sealed.encode({"order": "tomato" * 100}), expires_at=now() - timedelta(hours=2))
-    free = [
-        record(result=sealed.encode({"order": "potato" * 100 + str(n)}), expires_at=now() - timedelta(hours=1))
-        for n in range(5)
-    ]
-    for one in (held, *free):
+    packed = codec_of({"result_compression": "gzip"})
+
+    def stored(order: str, hours: int) -> TaskRecord:
+        one = record(expires_at=now() - timedelta(hours=hours))
+        value = packed.encode({"order": order * 1_000}, task_id=one.task_id)
+        one = replace(one, result=value)
         store.put(one)
+        return one
+
+    held = stored("tomato", 2)
+    for _ in range(5):
+        stored("potato", 1)
     hold(store, "result.order:tomato*")
     expected = cleanup_of(store).expected()
     assert expected is not None
@@ -140,7 +144,8 @@ def test_result_that_only_its_value_shows_as_not_held_is_deleted(store: Store) -
 
 
 def test_hold_that_is_placed_during_a_cleanup_stops_the_deletion_of_what_it_covers(store: Store) -> None:
-    put_due(store, 3, name="first")
+    for _ in range(3):
+        store.put(record(name="first", expires_at=now() - timedelta(days=1)))
     kept = put_due(store, 6, name="kept")
     cleanup = cleanup_of(store)
     spares = cleanup._work.spares
@@ -195,7 +200,10 @@ def test_service_waits_until_an_interval_after_the_last_cleanup_of_any_process(s
     assert 3_500 < second.pause_after(0) <= 3_600
     assert len(left(store)) == 4
     due = cleanup_of(store, replace(SMALL, cleanup_interval=0.01))
-    assert due.run_once() == 4
+    due.start()
+    due.signals.wait_for_done(4)
+    assert due.stop(20)
+    assert not left(store)
 
 
 def test_service_sweeps_blobs_once_a_day(store: Store) -> None:
