@@ -48,6 +48,7 @@ COMMANDS = (
     Entry("maintain", "maintain:maintain", "Report what the tables need, and do it."),
     Entry("metrics", "metrics:metrics", "Print or serve the metrics of a store for Prometheus."),
     Entry("schema", "schema:app", "Create, show and upgrade the tables of a store."),
+    Entry("partitions", "partitions:app", "Keep tens of millions of results fast: an older table in partitions."),
     Entry("settings", "settings:settings", "Show what rootcellar.settings() reads, and what Celery gets."),
 )
 

@@ -187,7 +187,8 @@ class Moving(OlderTable):
 
     def partitions(self) -> Sequence[Partition]:
         """See :class:`~rootcellar.stores.older.Older`."""
-        return self._run(self._found)
+        found = self._run(self._found)
+        return [replace(each, from_=None, until=None) if each.is_pending else each for each in found]
 
     def _attached(self, connection: Connection) -> list[Found]:
         return [each for each in self._found(connection) if each.is_attached]
@@ -311,12 +312,14 @@ class Moving(OlderTable):
             # a pooler may run the setting of the timeout and this statement in two sessions
             return self._try(lambda: self._in_transaction(connection, detach))
 
+        # only one can be pending
+        if any(each.is_pending and each.name != name for each in self._found(connection)):
+            return False
+
         def concurrently() -> None:
-            # a try that did not get its lock leaves the partition pending, and only one can be
-            pending = [each.name for each in self._found(connection) if each.is_pending]
-            if pending and pending != [name]:
-                raise psycopg.errors.LockNotAvailable
-            self._alone(connection, f"{detach} {'FINALIZE' if pending else 'CONCURRENTLY'}")
+            # a try that did not get its lock leaves the partition pending
+            is_pending = any(each.is_pending for each in self._found(connection))
+            self._alone(connection, f"{detach} {'FINALIZE' if is_pending else 'CONCURRENTLY'}")
 
         return self._try(concurrently)
 

@@ -1,0 +1,274 @@
+"""Moves finished results to the older table, and drops its partitions when their days have passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+
+from celery.utils.log import get_logger
+
+from rootcellar.errors import ConfigurationError, RootcellarError
+from rootcellar.maintenance.service import Service, check_seconds
+from rootcellar.records import TaskRecord
+from rootcellar.stores.base import Store
+from rootcellar.stores.jobs import recorded
+from rootcellar.stores.older import Older, OlderStatus, Partition, Reached
+from rootcellar.stores.search import Condition
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(get_logger(__name__))
+
+#: the name of the job on record
+JOB = "move results"
+#: the most seconds until every process knows of a new older table: no row is moved earlier
+KNOWN_AFTER = 60.0
+#: rows that were passed over, such as those of a chord, are looked at again after this time
+ANEW_AFTER = timedelta(hours=1)
+#: a user without the rights is asked again after this time
+RIGHTS_AFTER = timedelta(hours=1)
+#: after errors that may pass, a batch is not smaller than this
+LEAST_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoverConfig:
+    """How results are moved.
+
+    Attributes:
+        pause: seconds between two runs.
+        batch: the most rows that one transaction moves.
+        between: seconds between two batches, in which replicas and other clients catch up.
+        first_move_after: no row is moved until the older table has existed for so many seconds.
+
+    Raises:
+        ConfigurationError: one of them is not such a number.
+    """
+
+    pause: float = 60.0
+    batch: int = 5_000
+    between: float = 0.0
+    first_move_after: float = KNOWN_AFTER
+
+    def __post_init__(self) -> None:
+        check_seconds(self.pause, "pause", least=0.01)
+        check_seconds(self.between, "between")
+        check_seconds(self.first_move_after, "first_move_after")
+        if self.batch < 1:
+            raise ConfigurationError(
+                f"a batch has {self.batch} rows", where="batch", remedy="give a number of at least 1"
+            )
+
+
+@dataclass
+class MoverRun:
+    """What one run has done.
+
+    Attributes:
+        moved: how many rows were moved.
+        dropped: the partitions that were dropped.
+        kept: how many rows of dropped partitions were kept, because they must not be deleted.
+        deleted: how many rows were deleted that had been kept before.
+        waiting: partitions that were in use, and are dropped by a later run.
+        finished: what an interrupted run had left, and this run has finished.
+        missing: the rights that the user lacks; then nothing was done.
+        is_late: whether rows are moved only later, because the older table is new, or because they are moved back.
+    """
+
+    moved: int = 0
+    dropped: tuple[str, ...] = ()
+    kept: int = 0
+    deleted: int = 0
+    waiting: tuple[str, ...] = ()
+    finished: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    is_late: bool = False
+
+    @property
+    def done(self) -> int:
+        """How much was done, as one number."""
+        return self.moved + self.deleted + len(self.dropped) + len(self.finished)
+
+    def sentence(self) -> str:
+        """Return what was done in words."""
+        parts = [f"moved {self.moved:,} results"]
+        if self.dropped:
+            parts.append(f"dropped {', '.join(self.dropped)}")
+        if self.kept:
+            parts.append(f"kept {self.kept:,} results of dropped partitions")
+        if self.deleted:
+            parts.append(f"deleted {self.deleted:,} expired results that had been kept")
+        if self.waiting:
+            parts.append(f"{', '.join(self.waiting)} is in use and will be dropped later")
+        return "; ".join([*parts, *self.finished])
+
+
+class Mover(Service):
+    """Moves finished results, makes and drops partitions, and finishes what a killed run has left.
+
+    Without an older table it does nothing. One process does so, because a second one would find the same rows.
+
+    Args:
+        store: the store.
+        older: what it can do with the older table.
+        config: how results are moved.
+        spared: returns the condition of rows that must not be deleted: those that are held, or will be archived.
+        held: returns the ids of those of some records that must not be deleted.
+    """
+
+    name = "mover"
+    action = "move finished results to the older table (they stay where they are)"
+    is_single = True
+
+    def __init__(
+        self,
+        store: Store,
+        older: Older,
+        config: MoverConfig | None = None,
+        spared: Callable[[], Condition | None] | None = None,
+        held: Callable[[Sequence[TaskRecord]], Collection[str]] | None = None,
+    ) -> None:
+        super().__init__()
+        self._store = store
+        self._older = older
+        self._config = config or MoverConfig()
+        self._spared = spared or (lambda: None)
+        self._held = held or (lambda records: ())
+        self._batch = self._config.batch
+        #: where the last run ended, and when a run began at the first row
+        self._after: Reached | None = None
+        self._began_at: datetime | None = None
+        #: the rights that were missing, and when
+        self._missing: tuple[str, ...] = ()
+        self._refused_at: datetime | None = None
+
+    @property
+    def first_pause(self) -> float:
+        return self._config.pause
+
+    def pause_after(self, done: int) -> float:
+        return self._config.pause
+
+    def run_once(self) -> int:
+        status = self._older.status()
+        if not status.is_enabled or self._was_refused():
+            return 0
+        run = self.run(status)
+        if run.missing:
+            self._refused(run.missing)
+        return run.done
+
+    def run(self, status: OlderStatus | None = None) -> MoverRun:
+        """Do everything once; return what was done.
+
+        Args:
+            status: the state of the older table, if it was just read.
+
+        Raises:
+            RootcellarError: something could not be done. What was done before stays.
+        """
+        run = MoverRun()
+        status = status or self._older.status()
+        if not status.is_enabled:
+            return run
+        run.missing = tuple(self._older.missing_rights())
+        if run.missing:
+            return run
+        if status.is_disabling:
+            run.is_late = True
+            return run
+        with recorded(self._store, JOB) as record:
+            try:
+                run.finished = tuple(self._older.finish_interrupted())
+                self._move(run, status)
+                self._drop_passed(run)
+                self._delete_kept(run)
+                self._forget_ids()
+            finally:
+                record.done, record.note = run.done, run.sentence()
+        for sentence in (*run.finished, *(f"dropped {name}" for name in run.dropped)):
+            logger.info("The older table of %s: %s.", self._store.where, sentence)
+        return run
+
+    def _refused(self, missing: tuple[str, ...]) -> None:
+        self._refused_at = _now()
+        if missing == self._missing:
+            return
+        self._missing = missing
+        logger.warning(
+            "The older table of %s is left as it is, because this user lacks %s. Let a user with these rights run "
+            "`rootcellar maintain --apply --loop` (`rootcellar schema grants USER --for maintainer` prints them). "
+            "Expired results are deleted in batches meanwhile.",
+            self._store.where,
+            "; ".join(missing),
+        )
+
+    def _was_refused(self) -> bool:
+        return self._refused_at is not None and _now() - self._refused_at < RIGHTS_AFTER
+
+    # -- the steps of a run
+
+    def _move(self, run: MoverRun, status: OlderStatus) -> None:
+        now = _now()
+        first = timedelta(seconds=self._config.first_move_after)
+        if status.enabled_at is not None and now - status.enabled_at < first:
+            run.is_late = True
+            return
+        if self._began_at is None or now - self._began_at >= ANEW_AFTER:
+            self._after, self._began_at = None, now
+        while self.continue_run():
+            try:
+                moved = self._older.move(now, status.window, self._batch, self._after)
+            except RootcellarError as exc:
+                if exc.retryable:
+                    self._batch = max(min(LEAST_BATCH, self._config.batch), self._batch // 2)
+                raise
+            self._batch = min(self._config.batch, self._batch + max(1, self._batch // 4))
+            run.moved += moved.count
+            if moved.last is None:
+                return
+            self._after = moved.last
+            self._pause(self._config.between)
+
+    def _drop_passed(self, run: MoverRun) -> None:
+        today = _now().date()
+        passed = [each for each in self._older.partitions() if _has_passed(each, today)]
+        if not passed:
+            return
+        spared = self._spared()
+        for partition in passed:
+            if not self.continue_run():
+                return
+            dropped = self._older.drop_partition(partition.name, spared)
+            run.kept += dropped.kept
+            if dropped.is_done:
+                run.dropped += (partition.name,)
+            else:
+                run.waiting += (partition.name,)
+                logger.warning(
+                    "%s in %s is in use by an open transaction. It will be dropped by a later run.",
+                    partition.name,
+                    self._store.where,
+                )
+
+    def _delete_kept(self, run: MoverRun) -> None:
+        """Delete rows that were kept when their partition was dropped, and that nothing holds any more."""
+        now, after = _now(), ""
+        while self.continue_run() and (records := self._older.expired_kept(now, after, 1_000)):
+            held = set(self._held(records))
+            free = [record.task_id for record in records if record.task_id not in held]
+            run.deleted += self._older.delete_kept(free, now)
+            after = records[-1].task_id
+
+    def _forget_ids(self) -> None:
+        _, after = self._older.forget_dropped_ids()
+        while after is not None and self.continue_run():
+            _, after = self._older.forget_dropped_ids(after)
+
+
+def _has_passed(partition: Partition, today: date) -> bool:
+    return partition.from_ is not None and partition.until is not None and partition.until <= today
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
