@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
+from typing import Protocol
 
 from celery.utils.log import get_logger
 
@@ -14,7 +15,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store
 from rootcellar.stores.jobs import recorded
 from rootcellar.stores.older import Older, OlderStatus, Partition, Reached
-from rootcellar.stores.search import Condition
+from rootcellar.stores.search import Condition, Some
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(get_logger(__name__))
@@ -29,6 +30,8 @@ ANEW_AFTER = timedelta(hours=1)
 RIGHTS_AFTER = timedelta(hours=1)
 #: after errors that may pass, a batch is not smaller than this
 LEAST_BATCH = 500
+#: how many kept rows are read at a time
+READ_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,16 @@ class MoverConfig:
             raise ConfigurationError(
                 f"a batch has {self.batch} rows", where="batch", remedy="give a number of at least 1"
             )
+
+
+class Spared(Protocol):
+    """The holds, for what deletes many rows. See :class:`rootcellar.maintenance.spares.Spares`."""
+
+    def condition(self) -> Condition | None:
+        """Read the holds, and return a condition that every held record meets; ``None`` if nothing can be held."""
+
+    def free(self, records: Sequence[TaskRecord]) -> tuple[Sequence[TaskRecord], Condition | None]:
+        """Return those of these records that are not held, and a condition that becomes true if a hold is placed."""
 
 
 @dataclass
@@ -112,8 +125,8 @@ class Mover(Service):
         store: the store.
         older: what it can do with the older table.
         config: how results are moved.
-        spared: returns the condition of rows that must not be deleted: those that are held, or will be archived.
-        held: returns the ids of those of some records that must not be deleted.
+        spares: the holds; ``None`` if nothing is held.
+        archiving: the condition of results that are archived when they expire; ``None`` for none.
     """
 
     name = "mover"
@@ -125,15 +138,15 @@ class Mover(Service):
         store: Store,
         older: Older,
         config: MoverConfig | None = None,
-        spared: Callable[[], Condition | None] | None = None,
-        held: Callable[[Sequence[TaskRecord]], Collection[str]] | None = None,
+        spares: Spared | None = None,
+        archiving: Condition | None = None,
     ) -> None:
         super().__init__()
         self._store = store
         self._older = older
         self._config = config or MoverConfig()
-        self._spared = spared or (lambda: None)
-        self._held = held or (lambda records: ())
+        self._spares = spares
+        self._archiving = archiving
         self._batch = self._config.batch
         #: where the last run ended, and when a run began at the first row
         self._after: Reached | None = None
@@ -254,11 +267,19 @@ class Mover(Service):
     def _delete_kept(self, run: MoverRun) -> None:
         """Delete rows that were kept when their partition was dropped, and that nothing holds any more."""
         now, after = _now(), ""
-        while self.continue_run() and (records := self._older.expired_kept(now, after, 1_000)):
-            held = set(self._held(records))
-            free = [record.task_id for record in records if record.task_id not in held]
-            run.deleted += self._older.delete_kept(free, now)
+        if self._spares is not None:
+            # reads the holds
+            self._spares.condition()
+        while self.continue_run() and (records := self._older.expired_kept(now, after, READ_AT_ONCE, self._archiving)):
+            free, changed = (records, None) if self._spares is None else self._spares.free(records)
+            run.deleted += self._older.delete_kept([record.task_id for record in free], now, changed)
             after = records[-1].task_id
+
+    def _spared(self) -> Condition | None:
+        """Return the condition of rows that must not be deleted; more rows may meet it."""
+        held = None if self._spares is None else self._spares.condition()
+        terms = tuple(each for each in (held, self._archiving) if each is not None)
+        return Some(terms) if terms else None
 
     def _forget_ids(self) -> None:
         _, after = self._older.forget_dropped_ids()

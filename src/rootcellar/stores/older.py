@@ -143,12 +143,20 @@ class Older(Protocol):
     def finish_interrupted(self) -> Sequence[str]:
         """Finish what an interrupted call left; return what was done, each in a sentence."""
 
-    def expired_kept(self, now: datetime, after: str, limit: int) -> Sequence[TaskRecord]:
-        """Return the next rows that were kept when their partition was dropped, in the order of their ids after
-        ``after``, and whose results have expired."""
+    def expired_kept(
+        self, now: datetime, after: str, limit: int, spared: Condition | None = None
+    ) -> Sequence[TaskRecord]:
+        """Return the next rows that were kept when their partition was dropped, and have expired.
 
-    def delete_kept(self, task_ids: Collection[str], now: datetime) -> int:
-        """Delete those of these rows that were kept and have expired; return how many there were."""
+        Args:
+            now: the present.
+            after: only ids after this one, in their order.
+            limit: the most rows.
+            spared: rows that meet it are left out.
+        """
+
+    def delete_kept(self, task_ids: Collection[str], now: datetime, spared: Condition | None = None) -> int:
+        """Delete those of these rows that were kept, have expired, and do not meet ``spared``; return how many."""
 
     def forget_dropped_ids(self, after: int | None = None) -> tuple[int, int | None]:
         """Delete the next ids of dropped rows from the index of moved ids.

@@ -14,6 +14,7 @@ from rootcellar.stores.expiring import Expiring, Postponable, Replicated
 from rootcellar.stores.holding import Hold, Holding
 from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.measures import Active, InMemory, Sized
+from rootcellar.stores.older import Older
 from rootcellar.stores.pool import ConnectionPool, Pooled
 from rootcellar.stores.search import Searchable
 from rootcellar.stores.upkeep import Compactable, KnowsDisk, Vacuums
@@ -23,7 +24,7 @@ A = TypeVar("A")
 #: abilities that need the tables of the durable store
 _OF_THE_DURABLE_STORE = (
     *(HasSchema, Sized, Active, Counted, Searchable),
-    *(Jobs, Expiring, Postponable, Replicated, Manifest),
+    *(Jobs, Expiring, Postponable, Replicated, Manifest, Older),
 )
 
 
@@ -66,6 +67,7 @@ class ForwardingStore(Store):
             Vacuums,
             Compactable,
             KnowsDisk,
+            Older,
         ):
             return self.durable.ability(protocol)
         if protocol is InMemory:

@@ -292,14 +292,12 @@ class Moving(OlderTable):
     def _keep_back(self, connection: Connection, name: str, spared: Condition) -> int:
         """Move rows that must not be dropped to the partition that is never dropped; return how many."""
         self._make_partitions(connection, [NEVER])
-        search = Search(segment=Segment.FINISHED, condition=spared)
-        renderer = PostgresRenderer(search, "", lambda column: column)
-        texts = {"spared": renderer.render(spared)}
-        params = {**renderer.params, "limit": BATCH}
+        text, params = self._rendered(spared)
+        params["limit"] = BATCH
         total = 0
         while True:
             with self._transaction(connection, timeout="0", with_scan=True):
-                ((count,),) = self._rows_of_partition(connection, "keep_back", name, params, texts)
+                ((count,),) = self._rows_of_partition(connection, "keep_back", name, params, {"spared": text})
             total += int(count)
             if not count:
                 return total
@@ -341,31 +339,48 @@ class Moving(OlderTable):
 
     # -- rows that were kept back
 
-    def expired_kept(self, now: datetime, after: str = "", limit: int = 1_000) -> Sequence[TaskRecord]:
+    def expired_kept(
+        self, now: datetime, after: str, limit: int, spared: Condition | None = None
+    ) -> Sequence[TaskRecord]:
         """See :class:`~rootcellar.stores.older.Older`."""
-        params = {"now": now, "after": after, "limit": limit}
+        wanted, params = self._unless(spared)
+        params |= {"now": now, "after": after, "limit": limit}
 
         def work(connection: Connection) -> list[TaskRecord]:
             if (name := self._never(connection)) is None:
                 return []
             with self._transaction(connection):
-                found = self._rows_of_partition(connection, "expired_kept", name, params)
+                found = self._rows_of_partition(connection, "expired_kept", name, params, {"wanted": wanted})
             return [self._read(row) for row in found]
 
         return self._run(work)
 
-    def delete_kept(self, ids: Collection[str], now: datetime) -> int:
+    def delete_kept(self, task_ids: Collection[str], now: datetime, spared: Condition | None = None) -> int:
         """See :class:`~rootcellar.stores.older.Older`."""
+        wanted, params = self._unless(spared)
+        params |= {"ids": list(task_ids), "now": now}
 
         def work(connection: Connection) -> int:
-            if not ids or (name := self._never(connection)) is None:
+            if not task_ids or (name := self._never(connection)) is None:
                 return 0
             with self._transaction(connection):
-                params = {"ids": list(ids), "now": now}
-                ((count,),) = self._rows_of_partition(connection, "delete_kept", name, params)
+                found = self._rows_of_partition(connection, "delete_kept", name, params, {"wanted": wanted})
+            ((count,),) = found
             return int(count)
 
         return self._run(work)
+
+    def _unless(self, spared: Condition | None) -> tuple[str, dict[str, Any]]:
+        """Return the condition that a row does not meet another one, and its parameters."""
+        if spared is None:
+            return "TRUE", {}
+        text, params = self._rendered(spared)
+        return f"({text}) IS NOT TRUE", params
+
+    def _rendered(self, condition: Condition) -> tuple[str, dict[str, Any]]:
+        renderer = PostgresRenderer(Search(segment=Segment.FINISHED, condition=condition), "", lambda column: column)
+        renderer.holds_placed = self._moving_sql["holds_placed"]
+        return renderer.render(condition), renderer.params
 
     def _never(self, connection: Connection) -> str | None:
         names = [each.name for each in self._attached(connection) if each.from_ == NEVER]

@@ -117,12 +117,13 @@ LOCK TABLE {partition} IN SHARE ROW EXCLUSIVE MODE
 SELECT NOT EXISTS (SELECT FROM {partition})
 
 -- expired_kept: read the next rows that were kept back, and have expired
-SELECT {task_select} FROM {partition} AS t WHERE expires_at < %(now)s AND task_id > %(after)s
+SELECT {task_select} FROM {partition} AS t WHERE expires_at < %(now)s AND task_id > %(after)s AND {wanted}
 ORDER BY task_id LIMIT %(limit)s
 
 -- delete_kept: delete rows that were kept back, and have expired
 WITH deleted AS (
-    DELETE FROM {partition} WHERE task_id = ANY(%(ids)s::text[]) AND expires_at < %(now)s RETURNING task_id, drop_after
+    DELETE FROM {partition} WHERE task_id = ANY(%(ids)s::text[]) AND expires_at < %(now)s AND {wanted}
+    RETURNING task_id, drop_after
 ), unlisted AS (
     DELETE FROM {moved} AS m USING deleted AS t WHERE {same_moved} AND m.drop_after = t.drop_after
 )
@@ -197,3 +198,6 @@ SELECT EXISTS (SELECT FROM {job} WHERE name = %(name)s AND ended_at IS NULL)
 
 -- ids_are_gone: note that these entries were deleted
 UPDATE {job} SET ended_at = now(), succeeded_at = now(), done = done + %(count)s WHERE name = %(name)s
+
+-- holds_placed: how many holds were ever placed
+SELECT count(*) FROM {hold}
