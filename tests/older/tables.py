@@ -35,6 +35,13 @@ def opened(url: str, **options: Any) -> Iterator[tuple[Store, Older]]:
         store.close()
 
 
+def enable(store: Store, older: Older) -> None:
+    """Create the older table, of which the store knows at once."""
+    store.check()
+    older.enable()
+    store.check()
+
+
 def query(url: str, statement: str) -> list[tuple[Any, ...]]:
     """Run SQL over a new connection."""
     with psycopg.connect(url, autocommit=True) as connection:

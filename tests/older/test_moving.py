@@ -18,6 +18,7 @@ from tests.history.counted import Actor, assert_right, roll_all
 from tests.older.tables import (
     WINDOW,
     disable,
+    enable,
     finished,
     listed,
     move_all,
@@ -37,8 +38,7 @@ OLD = timedelta(days=5)
 def both(postgres_url: str) -> Iterator[tuple[Store, Older]]:
     """A store with an older table."""
     with opened(postgres_url) as (store, older):
-        store.check()
-        older.enable()
+        enable(store, older)
         yield store, older
 
 
@@ -164,7 +164,7 @@ def test_counts_do_not_change_when_rows_move_are_dropped_or_come_back(
         assert_right(store, actor.account)  # type: ignore[arg-type]
         roll_all(store)  # type: ignore[arg-type]
         assert_right(store, actor.account)  # type: ignore[arg-type]
-        older.enable()
+        enable(store, older)
     move_all(older, now() + ahead, window=timedelta(0), limit=7)
     roll_all(store)  # type: ignore[arg-type]
     query(postgres_url, "TRUNCATE celery_taskmeta_older")

@@ -98,6 +98,7 @@ class RoleName(str, Enum):
 
     worker = "worker"
     reader = "reader"
+    maintainer = "maintainer"
     admin = "admin"
 
 
@@ -111,7 +112,9 @@ def grants(
     role: Annotated[
         RoleName,
         typer.Option(
-            "--for", help="A worker or client stores and waits, a reader only reads, an admin creates the tables"
+            "--for",
+            help="A worker or client stores and waits, a reader only reads, a maintainer moves results to the older "
+            "table of PostgreSQL (`partitions`), an admin creates the tables",
         ),
     ] = RoleName.worker,
 ) -> None:

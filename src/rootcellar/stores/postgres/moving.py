@@ -44,6 +44,8 @@ LOCK_TIMEOUT = "100ms"
 BATCH = 5_000
 #: how often a lock is tried, and the seconds between two tries
 TRIES, PAUSE = 10, 0.1
+#: from this version on, a partition is detached without a lock that readers would wait for
+DETACHES_CONCURRENTLY = 140_000
 #: the longest time of a batch: the next one is smaller
 BATCH_TIMEOUT = "10s"
 #: weeks are made for days up to here, and months for later ones
@@ -306,7 +308,7 @@ class Moving(OlderTable):
         """Detach a partition; return whether it is detached now."""
         table, older = self._quoted(name), self._names["older"]
         detach = f"ALTER TABLE {older} DETACH PARTITION {table}"
-        if connection.info.server_version < 140_000 or connection.is_pooled:
+        if connection.info.server_version < DETACHES_CONCURRENTLY or connection.is_pooled:
             # a pooler may run the setting of the timeout and this statement in two sessions
             return self._try(lambda: self._in_transaction(connection, detach))
 

@@ -28,8 +28,9 @@ CREATE VIEW {all} AS SELECT {columns} FROM {task} UNION ALL SELECT {columns} FRO
 -- copy_rights: give everybody the rights on a new table that they have on the live one
 SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
     string_agg(DISTINCT a.privilege_type, ', ')
-FROM pg_class AS c, aclexplode(c.relacl) AS a
-WHERE c.oid = to_regclass(%(task)s) AND a.grantee <> c.relowner
+-- the owner has all rights on the live table, and is perhaps not who creates the new one
+FROM pg_class AS c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) AS a
+WHERE c.oid = to_regclass(%(task)s) AND (a.grantee = 0 OR pg_get_userbyid(a.grantee) <> current_user)
     AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
 GROUP BY 1
 

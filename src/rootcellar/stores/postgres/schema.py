@@ -118,13 +118,24 @@ class PostgresSchema(SqlSchema[Connection]):
     def grants(self, role: Role, user: str) -> str:
         name = quote_identifier(user)
         schemas = dict.fromkeys(quote_identifier(given or "public") for given in self._schemas_given())
-        rights = "USAGE, CREATE" if role == "admin" else "USAGE"
+        rights = "USAGE, CREATE" if role in ("admin", "maintainer") else "USAGE"
         lines = [
             f"-- CREATE ROLE {name} LOGIN PASSWORD '...';",
             *(f"GRANT {rights} ON SCHEMA {schema} TO {name};" for schema in schemas),
         ]
         lines += [] if role == "admin" else on_tables(role, self._names, name)
+        if role == "maintainer":
+            lines += self._handed_over(name)
         return "\n".join([*lines, ""])
+
+    def _handed_over(self, user: str) -> list[str]:
+        """Return comments with the statements that give an existing older table to another user."""
+        names = older_names(self._options)
+        lines = [
+            "-- Run `rootcellar partitions enable` as this user, which then owns the older table. If another user did:"
+        ]
+        lines += [f"-- ALTER TABLE {names[key]} OWNER TO {user};" for key in ("older", "moved")]
+        return [*lines, f"-- ALTER VIEW {names['all']} OWNER TO {user};", "-- and the same for each partition of it."]
 
     def _schemas_given(self) -> tuple[str | None, str | None]:
         return self._options.task_schema, self._options.group_schema

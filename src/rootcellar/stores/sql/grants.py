@@ -7,20 +7,22 @@ from typing import Literal, Protocol, runtime_checkable
 
 from rootcellar.stores.sql import counting, retention_tables
 
-#: a worker (or a client) stores, waits and cleans up; a reader reads; an admin creates and upgrades the tables
-Role = Literal["worker", "reader", "admin"]
+#: a worker (or a client) stores, waits and cleans up; a reader reads; a maintainer also creates, fills and drops the
+#: older table; an admin creates and upgrades the tables
+Role = Literal["worker", "reader", "maintainer", "admin"]
 
 _TABLES = (*counting.TABLES, *retention_tables.TABLES)
 _READ = "SELECT"
 _WRITE = "SELECT, INSERT, UPDATE, DELETE"
+_ALL = {
+    **dict.fromkeys(("task", "group", "chord", "part", "listener", "waiter", *_TABLES), _WRITE),
+    "registry": _READ,
+}
 #: role -> table -> rights; some servers do not have all of these tables
 _RIGHTS: dict[str, dict[str, str]] = {
-    "worker": {
-        **dict.fromkeys(("task", "group", "chord", "part", "listener", "waiter", *_TABLES), _WRITE),
-        # who may place and release holds is decided apart from who may store results
-        "hold": _READ,
-        "registry": _READ,
-    },
+    # who may place and release holds is decided apart from who may store results
+    "worker": {**_ALL, "hold": _READ},
+    "maintainer": _ALL,
     "reader": dict.fromkeys(("task", "group", "chord", "part", *_TABLES, "registry"), _READ),
 }
 
@@ -34,7 +36,7 @@ class HasGrants(Protocol):
 
 
 def rights_of(role: Role) -> dict[str, tuple[str, ...]]:
-    """Return the rights of a worker or a reader on each table, by the table's key, such as ``task``."""
+    """Return the rights of a role on each table, by the table's key, such as ``task``."""
     return {table: tuple(rights.split(", ")) for table, rights in _RIGHTS[role].items()}
 
 
@@ -42,7 +44,7 @@ def on_tables(role: Role, names: Mapping[str, str], user: str) -> list[str]:
     """Return the statements for each table.
 
     Args:
-        role: a worker or a reader.
+        role: any but an admin.
         names: the quoted names of the tables, by their keys.
         user: the user, quoted.
     """
