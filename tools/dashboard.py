@@ -192,6 +192,49 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         ),
     ),
     (
+        "Retention",
+        (
+            Panel(
+                title="Since the last success of each job",
+                queries=(("time() - max by (name) (rootcellar_job_success_timestamp_seconds{JOB})", "{{name}}"),),
+                unit="s",
+            ),
+            Panel(
+                title="Duration of each job",
+                queries=(
+                    ("max by (name) (rootcellar_job_duration_seconds{JOB})", "{{name}}"),
+                    ("max by (name) (rootcellar_job_failed{JOB}) > 0", "failed: {{name}}"),
+                ),
+                unit="s",
+            ),
+            Panel(
+                title="Expired results and holds",
+                about="Only the first 10,000 expired results are counted.",
+                queries=(
+                    ("max(rootcellar_expired_due{JOB})", "expired, not deleted yet"),
+                    ("max(rootcellar_holds{JOB})", "holds"),
+                ),
+            ),
+            Panel(
+                title="Older table and archive",
+                queries=(
+                    ("max(rootcellar_older_partitions{JOB})", "partitions"),
+                    ("max(rootcellar_archive_files{JOB})", "files of the archive"),
+                ),
+            ),
+            Panel(
+                title="Size of the archive",
+                queries=(("max(rootcellar_archive_bytes{JOB})", "archive"),),
+                unit="bytes",
+            ),
+            Panel(
+                title="Results that wait to be moved",
+                queries=(("max(rootcellar_move_lag_seconds{JOB})", "the first one, for"),),
+                unit="s",
+            ),
+        ),
+    ),
+    (
         "Maintenance",
         (
             Panel(
@@ -244,6 +287,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                     ("max by (status) (rootcellar_journal_entries{JOB})", "results in Redis only: {{status}}"),
                 ),
             ),
+            _number("Days until the disk is full", "min(rootcellar_forecast_days{JOB})", red_below=14),
             _number("Oldest result", "min(rootcellar_oldest_result_timestamp_seconds{JOB}) * 1000", "dateTimeFromNow"),
             Panel(
                 title="Versions",

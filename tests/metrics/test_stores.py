@@ -15,6 +15,7 @@ from rootcellar.opening import must_exist
 from rootcellar.payloads import Codec
 from rootcellar.records import ChordPart, ChordRecord, Payload
 from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.jobs import recorded
 from rootcellar.stores.measures import InMemory
 from rootcellar.testing.under_test import StoreUnderTest
 from tests.conformance.registered import (
@@ -152,3 +153,39 @@ def test_journal_of_write_behind_is_read(request: pytest.FixtureRequest) -> None
         assert value(found, "rootcellar_journal_lag_seconds") > 0
         assert value(found, "rootcellar_result_keys") == 3
         assert ("rootcellar_table_rows", (("table", "celery_taskmeta"),)) in found
+
+
+@pytest.mark.parametrize("under_test", [SQLITE, POSTGRES, MYSQL, HYBRID], ids=lambda each: each.name)
+def test_jobs_and_expired_results_are_read(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> None:
+    with opened(under_test, request) as store:
+        for _ in range(3):
+            store.put(record(expires_at=OLDEST))
+        with recorded(store, "cleanup") as run:
+            run.done = 3
+        with recorded(store, "move") as run:
+            run.ok = False
+        found = collected(store)
+        assert value(found, "rootcellar_up") == 1
+        assert value(found, "rootcellar_job_success_timestamp_seconds", {"name": "cleanup"}) > OLDEST.timestamp()
+        assert ("rootcellar_job_success_timestamp_seconds", (("name", "move"),)) not in found
+        assert value(found, "rootcellar_job_duration_seconds", {"name": "cleanup"}) >= 0
+        assert value(found, "rootcellar_job_failed", {"name": "cleanup"}) == 0
+        assert value(found, "rootcellar_job_failed", {"name": "move"}) == 1
+        assert value(found, "rootcellar_expired_due") == 3
+        assert value(found, "rootcellar_holds") == 0
+        assert value(found, "rootcellar_archive_files") == 0
+        if under_test is POSTGRES:
+            assert value(found, "rootcellar_older_partitions") == 0
+
+
+def test_forecast_is_exported_if_there_is_a_limit(postgres_url: str) -> None:
+    store = open_store(postgres_url)
+    store.check()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for ago, size in enumerate((40, 30, 20, 10)):
+            noted = (now().date() - timedelta(days=ago), size)
+            connection.execute("INSERT INTO celery_taskmeta_size (day, name, bytes) VALUES (%s, 'x', %s)", noted)
+    assert ("rootcellar_forecast_days", ()) not in collected(store)
+    limited = StoreCollector(History(store, Codec()), must_exist, table_limit=100)
+    assert value(parsed(exposition(limited.families())[0].decode()), "rootcellar_forecast_days") == 6
+    store.close()

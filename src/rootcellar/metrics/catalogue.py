@@ -337,6 +337,80 @@ JOURNAL_ENTRIES = Metric(
     needs="write-behind",
 )
 
+JOB_SUCCESS = Metric(
+    name="rootcellar_job_success_timestamp_seconds",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("name",),
+    help="Time when a job of maintenance succeeded last, such as cleanup or maintain, in seconds since 1970.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+JOB_SECONDS = Metric(
+    name="rootcellar_job_duration_seconds",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("name",),
+    help="How long the run of the job took that ended last.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+JOB_FAILED = Metric(
+    name="rootcellar_job_failed",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("name",),
+    help="1 if the last run of the job failed, otherwise 0.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+EXPIRED_DUE = Metric(
+    name="rootcellar_expired_due",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Expired results that the cleanup has not deleted yet. Only the first 10,000 are counted.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+HOLDS = Metric(
+    name="rootcellar_holds",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Holds that keep results from being deleted.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+OLDER_PARTITIONS = Metric(
+    name="rootcellar_older_partitions",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Partitions of the older table; 0 without one.",
+    needs="PostgreSQL",
+)
+MOVE_LAG = Metric(
+    name="rootcellar_move_lag_seconds",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="For how long the first result that may be moved to the older table has waited for that.",
+    needs="an older table",
+)
+ARCHIVE_FILES = Metric(
+    name="rootcellar_archive_files",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Files of the archive that have a result.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+ARCHIVE_BYTES = Metric(
+    name="rootcellar_archive_bytes",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Size of the files of the archive.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+FORECAST = Metric(
+    name="rootcellar_forecast_days",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Days until the tables reach --table-limit, or fill the disk of SQLite. Missing if they do not grow.",
+    needs="PostgreSQL, MySQL or SQLite",
+)
+
 #: what `rootcellar metrics` exports
 OF_A_STORE = (
     UP,
@@ -364,5 +438,15 @@ OF_A_STORE = (
     EVICTED_KEYS,
     JOURNAL_LAG,
     JOURNAL_ENTRIES,
+    JOB_SUCCESS,
+    JOB_SECONDS,
+    JOB_FAILED,
+    EXPIRED_DUE,
+    HOLDS,
+    OLDER_PARTITIONS,
+    MOVE_LAG,
+    ARCHIVE_FILES,
+    ARCHIVE_BYTES,
+    FORECAST,
 )
 ALL = tuple(dict.fromkeys((*OF_A_STORE, *OF_A_PROCESS)))

@@ -23,7 +23,7 @@ from contextlib import suppress
 
 from rootcellar.errors import AbilityMissing, PermissionDenied, RootcellarError, StoreUnavailable
 from rootcellar.history.history import History
-from rootcellar.metrics import catalogue, readings
+from rootcellar.metrics import catalogue, readings, retention
 from rootcellar.metrics.families import Family, build_info
 from rootcellar.metrics.statistics import FailureStatistics, Statistics
 from rootcellar.stores import Store
@@ -79,6 +79,7 @@ class StoreCollector:
             _Reader(readings.stuck, SLOW_SECONDS),
             _Reader(readings.sizes, SLOW_SECONDS),
             _Reader(readings.memory, SLOW_SECONDS),
+            *(_Reader(read, SLOW_SECONDS) for read in _of_retention(table_limit)),
         )
         self._readers: Sequence[_Reader] = (*fast, *slow)
         self._fast = _Asked(executor, lambda: self._ask(fast))
@@ -127,6 +128,12 @@ class StoreCollector:
         except Exception:
             self._does_exist = False
             raise
+
+
+def _of_retention(limit: int | None) -> Sequence[Read]:
+    """Return what reads the figures of retention and maintenance."""
+    own = (retention.jobs, retention.due, retention.holds, retention.older, retention.archive)
+    return (*own, retention.forecast(limit))
 
 
 class _Asked:

@@ -43,9 +43,9 @@ def activity(history: History) -> Iterator[Family]:
         counts[state if state in _UNFINISHED else OTHER] += count
     yield Family(catalogue.UNFINISHED, {(state,): count for state, count in counts.items()})
     oldest = found.oldest.timestamp() if found.oldest is not None else None
-    yield from _known({(): oldest}, catalogue.OLDEST_RESULT)
-    yield from _known({(): found.chords_open}, catalogue.CHORDS_OPEN)
-    yield from _known({(): found.chords_orphaned}, catalogue.CHORDS_ORPHANED)
+    yield from known({(): oldest}, catalogue.OLDEST_RESULT)
+    yield from known({(): found.chords_open}, catalogue.CHORDS_OPEN)
+    yield from known({(): found.chords_orphaned}, catalogue.CHORDS_ORPHANED)
 
 
 def sizes(history: History) -> Iterator[Family]:
@@ -54,10 +54,10 @@ def sizes(history: History) -> Iterator[Family]:
     if sized is None:
         return
     tables = {(label(size.table),): size for size in sized.table_sizes()}
-    yield from _known({key: size.rows for key, size in tables.items()}, catalogue.TABLE_ROWS)
-    yield from _known({key: size.bytes for key, size in tables.items()}, catalogue.TABLE_BYTES)
-    yield from _known({key: size.index_bytes for key, size in tables.items()}, catalogue.TABLE_INDEX_BYTES)
-    yield from _known({key: size.dead_rows for key, size in tables.items()}, catalogue.TABLE_DEAD_ROWS)
+    yield from known({key: size.rows for key, size in tables.items()}, catalogue.TABLE_ROWS)
+    yield from known({key: size.bytes for key, size in tables.items()}, catalogue.TABLE_BYTES)
+    yield from known({key: size.index_bytes for key, size in tables.items()}, catalogue.TABLE_INDEX_BYTES)
+    yield from known({key: size.dead_rows for key, size in tables.items()}, catalogue.TABLE_DEAD_ROWS)
 
 
 def memory(history: History) -> Iterator[Family]:
@@ -66,10 +66,10 @@ def memory(history: History) -> Iterator[Family]:
     if in_memory is None:
         return
     found = in_memory.memory_use(KEYS_BUDGET)
-    yield from _known({(): found.result_keys}, catalogue.RESULT_KEYS)
-    yield from _known({(): found.used_bytes}, catalogue.MEMORY_BYTES)
-    yield from _known({(): found.limit_bytes}, catalogue.MEMORY_LIMIT)
-    yield from _known({(): found.evicted_keys}, catalogue.EVICTED_KEYS)
+    yield from known({(): found.result_keys}, catalogue.RESULT_KEYS)
+    yield from known({(): found.used_bytes}, catalogue.MEMORY_BYTES)
+    yield from known({(): found.limit_bytes}, catalogue.MEMORY_LIMIT)
+    yield from known({(): found.evicted_keys}, catalogue.EVICTED_KEYS)
 
 
 def journal(history: History) -> Iterator[Family]:
@@ -92,7 +92,7 @@ def stuck(history: History) -> Iterator[Family]:
     yield Family(catalogue.STUCK, {(state,): count for state, count in counts.items()})
 
 
-def _known(values: Mapping[tuple[str, ...], float | None], metric: Metric) -> Iterable[Family]:
+def known(values: Mapping[tuple[str, ...], float | None], metric: Metric) -> Iterable[Family]:
     """Yield a metric without the values that the store does not know; nothing if it knows none."""
     known = {key: float(value) for key, value in values.items() if value is not None}
     if known:
