@@ -37,6 +37,7 @@ from rootcellar.maintenance.cleanup import Cleanup, CleanupConfig, CleanupWork
 from rootcellar.maintenance.deferred_writes import DeferredWrites
 from rootcellar.maintenance.drain import Drain
 from rootcellar.maintenance.leadership import StoreLeader
+from rootcellar.maintenance.mover import Mover, MoverConfig
 from rootcellar.maintenance.roll_up import RollUp, RollUpConfig
 from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
@@ -51,6 +52,7 @@ from rootcellar.stores.base import RecordsSent
 from rootcellar.stores.counting import Counted, KnownFailure
 from rootcellar.stores.fields import text_id
 from rootcellar.stores.journal import WritesBehind
+from rootcellar.stores.older import Older
 from rootcellar.support.backoff import Backoff
 from rootcellar.support.hidden_urls import hide_urls
 from rootcellar.support.outages import Outage
@@ -74,6 +76,7 @@ CHORD_LEASE = 30.0
 CHORD_SWEEP_INTERVAL = 10.0
 STATISTICS_INTERVAL = 5.0
 CLEANUP_INTERVAL = 3_600.0
+MOVE_INTERVAL = 60.0
 
 #: seconds that a worker waits at its end for the current work of its services
 STOP_TIMEOUT = 5.0
@@ -110,7 +113,8 @@ class ResultBackend(ReadingBackend):
     ``result_archive`` (where archived results are).
     In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds;
     ``statistics_interval``, seconds between two counts of the results (5; 0 for none by workers); ``cleanup_interval``,
-    seconds between two cleanups of expired results (3,600; 0 for none by workers); ``listen_url``,
+    seconds between two cleanups of expired results (3,600; 0 for none by workers); ``move_interval``, seconds between
+    two moves of results to the older table of PostgreSQL, if there is one (60; 0 for none by workers); ``listen_url``,
     the server for notifications if the store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``,
     ``off``), whether statements are prepared through a pooler; and ``synchronous_commit``, which a task's attribute or
     a call's header ``result_synchronous_commit`` overrides.
@@ -188,6 +192,9 @@ class ResultBackend(ReadingBackend):
             transport_options.get("statistics_interval", STATISTICS_INTERVAL),
             "statistics_interval",
             longest=threading.TIMEOUT_MAX,
+        )
+        self._move_interval = read_seconds(
+            transport_options.get("move_interval", MOVE_INTERVAL), "move_interval", longest=threading.TIMEOUT_MAX
         )
         self._cleanup_interval = read_seconds(
             transport_options.get("cleanup_interval", CLEANUP_INTERVAL),
@@ -605,6 +612,10 @@ class ResultBackend(ReadingBackend):
         # what expires by itself needs no cleanup; chords have a sweep of their own
         if self._cleanup_interval and not self.supports_autoexpire:
             services.append(Cleanup(self._cleanup_work(), CleanupConfig(cleanup_interval=self._cleanup_interval)))
+        if (older := self.store.ability(Older)) is not None and self._move_interval:
+            config_of_mover = MoverConfig(pause=self._move_interval)
+            spares, archiving = Spares(self.store, self.codec), self.retention.archiving()
+            services.append(Mover(self.store, older, config_of_mover, spares, archiving))
         return services
 
     def _cleanup_work(self) -> CleanupWork:

@@ -38,6 +38,7 @@ TRANSPORT_OPTIONS = (
     "listen_url",
     "master_name",
     "mode",
+    "move_interval",
     "prepared_statements",
     "sentinel_kwargs",
     "statistics_interval",

@@ -272,9 +272,7 @@ class Moving(OlderTable):
         def work(connection: Connection) -> Dropped:
             self._check_passed(connection, name)
             kept = 0 if spared is None else self._keep_back(connection, name, spared)
-            with self._transaction(connection):
-                self._rows(connection, "owe_ids", {"name": IDS_JOB})
-                self._ddl(connection, f"COMMENT ON TABLE {self._quoted(name)} IS '{TO_BE_DROPPED}'")
+            self._in_transaction(connection, f"COMMENT ON TABLE {self._quoted(name)} IS '{TO_BE_DROPPED}'")
             is_done = self._detach(connection, name) and self._drop_detached(connection, name)
             return Dropped(is_done=is_done, kept=kept)
 
@@ -325,7 +323,13 @@ class Moving(OlderTable):
 
     def _drop_detached(self, connection: Connection, name: str) -> bool:
         """Drop a table that is no partition any more; return whether it was dropped."""
-        return self._try(lambda: self._in_transaction(connection, f"DROP TABLE {self._quoted(name)}"))
+
+        def work() -> None:
+            with self._transaction(connection):
+                self._rows(connection, "owe_ids", {"name": IDS_JOB})
+                self._ddl(connection, f"DROP TABLE {self._quoted(name)}")
+
+        return self._try(work)
 
     def _try(self, work: Callable[[], None]) -> bool:
         """Call ``work`` until it gets its lock, some times; return whether it got it."""

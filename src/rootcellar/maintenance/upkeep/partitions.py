@@ -1,0 +1,74 @@
+"""The older table of PostgreSQL: results wait to be moved, and partitions to be dropped."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from rootcellar.maintenance.mover import Mover, MoverRun
+from rootcellar.maintenance.upkeep.part import Level, Part, Report
+from rootcellar.stores.older import Older
+
+#: the most results that are counted of those that can be moved
+MOST_BEHIND = 100_000
+#: so many results that wait are not worth a notice: a worker moves them in its next run
+FEW = 10_000
+
+
+class PartitionsPart(Part):
+    """Moves finished results to the older table, and drops partitions whose days have passed.
+
+    Args:
+        older: the older table.
+        mover: does it.
+    """
+
+    name = "partitions"
+    action = "look after the older table"
+
+    def __init__(self, older: Older, mover: Mover) -> None:
+        super().__init__()
+        self._older = older
+        self._mover = mover
+
+    def report(self) -> Report:
+        """Return how many results wait to be moved."""
+        status = self._older.status()
+        if not status.is_enabled:
+            return Report(text="there is no older table")
+        if status.is_disabling:
+            return Report(
+                level=Level.ATTENTION,
+                text="results are being moved back from the older table",
+                advice=("run `rootcellar partitions disable` to finish that",),
+            )
+        now = datetime.now(timezone.utc)
+        waiting, _ = self._older.behind(now, status.window, MOST_BEHIND)
+        passed = [each.name for each in self._older.partitions() if each.until is not None and each.until <= now.date()]
+        text = f"{'at least ' if waiting >= MOST_BEHIND else ''}{waiting:,} results wait to be moved"
+        if passed:
+            text += f"; {', '.join(passed)} can be dropped"
+        is_due = bool(passed) or waiting >= FEW
+        return Report(
+            level=Level.ATTENTION if is_due else Level.OK,
+            text=text,
+            advice=("a worker does it, or `rootcellar maintain --apply`",) if is_due else (),
+            facts={"waiting": waiting, "passed": passed},
+        )
+
+    def apply(self) -> Report:
+        """Move, drop, and finish what a killed run has left."""
+        run = self._mover.run()
+        facts = {"moved": run.moved, "dropped": list(run.dropped), "kept": run.kept, "in_use": list(run.waiting)}
+        return Report(
+            level=_level_of(run),
+            text=f"this user lacks {'; '.join(run.missing)}" if run.missing else run.sentence(),
+            advice=("`rootcellar schema grants USER --for maintainer` prints the rights",) if run.missing else (),
+            done=run.done,
+            facts=facts,
+        )
+
+
+def _level_of(run: MoverRun) -> Level:
+    if run.missing:
+        return Level.REFUSED
+    return Level.ATTENTION if run.waiting else Level.OK
