@@ -14,6 +14,7 @@ from uuid import uuid4
 from rootcellar import errors
 from rootcellar.backend import ResultBackend
 from rootcellar.checks.findings import Finding
+from rootcellar.checks.holds import unreadable_holds
 from rootcellar.checks.steps import Checks, Step, passed, problem
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
@@ -151,6 +152,7 @@ class SQLiteChecks(Checks):
             yield problem("schema-damaged", "; ".join(status.damaged), " ".join(status.repairs))
         elif status.version == status.wanted:
             yield passed(f"version {status.version}, {store.schema.tables['task']}")
+            yield from unreadable_holds(store)
         elif not may_make:
             code = "schema-outdated" if status.version else "schema-missing"
             yield problem(code, f"version {status.version}, this release wants {status.wanted}")

@@ -14,6 +14,7 @@ from uuid import uuid4
 from rootcellar import errors
 from rootcellar.backend import ResultBackend
 from rootcellar.checks.findings import Finding
+from rootcellar.checks.holds import unreadable_holds
 from rootcellar.checks.steps import Step, failed, passed, problem
 from rootcellar.checks.target import Target
 from rootcellar.stores import open_store
@@ -83,6 +84,7 @@ class Tables:
             old = f", and {' and '.join(status.adopted)}, adopted" if status.adopted else ""
             slow = "; indexes are missing: run `rootcellar schema upgrade`" if status.missing_indexes else ""
             yield passed(f"version {status.version}, {where}{old}{slow}")
+            yield from unreadable_holds(self._store)
         elif may_make:
             yield from self._use_test_tables(status.version, where)
         elif status.version:

@@ -90,7 +90,11 @@ def _run(forgetting: Forgetting) -> None:
 
 
 def _left(held: int) -> str:
-    return f" {number_of_tasks(held)} held, and not deleted: see `rootcellar hold list`." if held else ""
+    return f" {number_of_tasks(held)} {_stay(held)}: see `rootcellar hold list`." if held else ""
+
+
+def _stay(held: int) -> str:
+    return "is held, and stays" if held == 1 else "are held, and stay"
 
 
 def _say_preview(preview: Preview, where: str) -> None:
@@ -102,7 +106,7 @@ def _say_preview(preview: Preview, where: str) -> None:
             f"{number_of_tasks(preview.unread)} left out: the filter asks for a value of them that cannot be read here."
         )
     if preview.held:
-        say_beside(f"{number_of_tasks(preview.held)} of them held, and not deleted: see `rootcellar hold list`.")
+        say_beside(f"{preview.held:,} of them {_stay(preview.held)}: see `rootcellar hold list`.")
     if preview.examples:
         print_tasks(preview.examples, console())
 

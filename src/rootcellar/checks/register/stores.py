@@ -52,6 +52,14 @@ PROBLEMS = (
         remedy="Run `rootcellar schema adopt`, which keeps their results readable, or choose other names "
         "(DB_TASK_TABLE, DB_GROUP_TABLE).",
     ),
+    warning(
+        "hold-unreadable",
+        "the filter of a hold cannot be understood",
+        why="Until it is released, this hold keeps every result, because nobody can say what it should keep. Nothing "
+        "is deleted meanwhile, so the tables grow. It may have been placed by a newer release.",
+        remedy="Upgrade rootcellar here to the release that placed it, which `rootcellar hold list` names by its time. "
+        "Or place a new hold with a filter that is understood, then release the old one.",
+    ),
     failure(
         "round-trip-changed",
         "a stored value comes back changed",
