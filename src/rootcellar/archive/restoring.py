@@ -1,0 +1,213 @@
+"""Brings archived results back into the live table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
+
+from rootcellar.archive.files import FileReader, Row
+from rootcellar.archive.places import Place as FilePlace
+from rootcellar.archive.writing import manifest_of
+from rootcellar.errors import ArchiveFileMissing
+from rootcellar.history.filters import Clock, Filter, Matcher
+from rootcellar.history.filters.conditions import span
+from rootcellar.history.filters.tree import And, Field, Pattern, is_findable
+from rootcellar.history.lists import opened
+from rootcellar.payloads import Codec
+from rootcellar.records import TaskRecord
+from rootcellar.retention.policy import CALL, MARKS
+from rootcellar.stores.archiving import ArchiveFile, Place, Restoring
+from rootcellar.stores.base import Store
+
+#: how many rows are restored in one transaction
+BATCH = 500
+#: how many tasks a preview counts, and how many examples it has
+CAP, EXAMPLES = 10_000, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An archived result that a filter finds.
+
+    Attributes:
+        place: where it is.
+        row: the row of the file.
+    """
+
+    place: Place
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would be restored.
+
+    Attributes:
+        count: how many results, up to :data:`CAP`.
+        is_all: whether there are no more than ``count``.
+        examples: a few of them, with their values.
+        unread: how many are left out because a value that the filter asks for cannot be read.
+    """
+
+    count: int
+    is_all: bool
+    examples: tuple[TaskRecord, ...]
+    unread: int
+
+
+@dataclass(slots=True)
+class Restored:
+    """What a run has done.
+
+    Attributes:
+        restored: how many results are live rows again.
+        live: how many were left in the archive, because a newer live row exists.
+    """
+
+    restored: int = 0
+    live: int = 0
+
+
+class ArchivedTasks:
+    """The archived results that a filter finds.
+
+    Args:
+        store: the store with the manifest.
+        place: where the files are.
+        codec: opens values that the filter asks for.
+        query: the filter.
+        clock: the present, and the zone of the filter's moments.
+
+    Attributes:
+        matches: the test of a record; it counts those whose values cannot be read.
+
+    Raises:
+        AbilityMissing: the store has no manifest.
+        ValueError: a moment cannot be understood.
+    """
+
+    def __init__(self, store: Store, place: FilePlace, codec: Codec, query: Filter, clock: Clock) -> None:
+        self._manifest = manifest_of(store)
+        self._place = place
+        self._query = query
+        self._since, self._until = span(query.condition, clock)
+        self.matches = Matcher(query.condition, clock, partial(opened, codec))
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield what is found.
+
+        Raises:
+            ArchiveFileMissing, ArchiveDamaged: a file cannot be read.
+            StoreError: the manifest or the place cannot be read.
+        """
+        ids = _ids_of(self._query)
+        for file, rows in self._by_id(ids) if ids else self._by_day():
+            if file.location != self._place.where:
+                raise ArchiveFileMissing(
+                    f"the file {file.path} of the archive was written to another place, {file.location}",
+                    where=self._place.where,
+                    remedy="name that place",
+                )
+            yield from self._in_file(file, rows)
+
+    def _by_day(self) -> Iterator[tuple[ArchiveFile, set[int] | None]]:
+        for file in self._manifest.files(self._since, self._until):
+            if file.valid and self._overlaps(file.first_done, file.last_done):
+                yield file, None
+
+    def _by_id(self, ids: list[str]) -> Iterator[tuple[ArchiveFile, set[int] | None]]:
+        rows: dict[int, set[int]] = {}
+        for places in self._manifest.places(ids).values():
+            for place in places:
+                rows.setdefault(place.file, set()).add(place.row)
+        for number, some in sorted(rows.items()):
+            if (file := self._manifest.file(number)) is not None:
+                yield file, some
+
+    def _in_file(self, file: ArchiveFile, rows: set[int] | None) -> Iterator[Found]:
+        with self._place.open(file.path, file.bytes) as source:
+            reader = FileReader(source, f"{self._place.where}: {file.path}")
+            for row in reader.rows_at(rows) if rows is not None else reader.read(self._groups(reader)):
+                if row.number not in file.void and self.matches(row.record):
+                    yield Found(Place(file.id, row.number), row)
+
+    def _groups(self, reader: FileReader) -> list[int]:
+        return [group for group in range(reader.groups) if self._overlaps(*reader.done_between(group))]
+
+    def _overlaps(self, first: datetime | None, last: datetime | None) -> bool:
+        is_after = self._since is not None and last is not None and last < self._since
+        is_before = self._until is not None and first is not None and first >= self._until
+        return not is_after and not is_before
+
+
+class RestoringRun:
+    """Restores the archived results that a filter finds. It can be interrupted after any batch and run again.
+
+    Args:
+        store: the store.
+        tasks: which results.
+        codec: writes results that were in blobs to blobs again.
+        keep: how long they are kept at least, so that they are not archived again at once.
+        now: the present.
+    """
+
+    def __init__(
+        self, store: Store, tasks: Callable[[], ArchivedTasks], codec: Codec, keep: timedelta, now: datetime
+    ) -> None:
+        self._manifest = manifest_of(store)
+        self._tasks = tasks
+        self._codec = codec
+        # the mark shows that this time was asked for, so that `retention apply` does not change it
+        self._kept_until = now + keep - timedelta(microseconds=now.microsecond % 1_000) + MARKS[CALL]
+        self.done = Restored()
+
+    def preview(self) -> Preview:
+        """Count the results, up to :data:`CAP`, and read a few of them."""
+        tasks = self._tasks()
+        count = 0
+        examples: list[TaskRecord] = []
+        for found in islice(tasks, CAP + 1):
+            count += 1
+            if len(examples) < EXAMPLES:
+                examples.append(self._codec.opened(found.row.record)[0])
+        return Preview(min(count, CAP), count <= CAP, tuple(examples), tasks.matches.unread)
+
+    def run(self, on_progress: Callable[[int], object] = lambda count: None) -> Restored:
+        """Restore everything.
+
+        Args:
+            on_progress: is called after each batch, with the number that it restored.
+
+        Raises:
+            StoreError: the store, the place or the blob store cannot be used. What was restored stays restored.
+        """
+        found = iter(self._tasks())
+        while batch := list(islice(found, BATCH)):
+            restored = self._manifest.restore([Restoring(each.place, self._live(each.row)) for each in batch])
+            self.done.restored += len(restored)
+            self.done.live += len(batch) - len(restored)
+            on_progress(len(restored))
+        return self.done
+
+    def _live(self, row: Row) -> TaskRecord:
+        record = row.record
+        if row.reference is not None and record.result is not None and self._codec.spiller is not None:
+            record = replace(record, result=self._codec.spiller.spill(record.result, record.task_id))
+        if record.expires_at is None or record.expires_at >= self._kept_until:
+            return record
+        return replace(record, expires_at=self._kept_until)
+
+
+def _ids_of(query: Filter) -> list[str]:
+    """Return the ids, if the filter is about a few tasks by their ids; empty otherwise."""
+    terms = query.condition.terms if isinstance(query.condition, And) else (query.condition,)
+    for term in terms:
+        if isinstance(term, Field) and term.name == "id":
+            patterns = [value for value in term.values if isinstance(value, Pattern)]
+            texts = [pattern.text for pattern in patterns if pattern.text is not None and is_findable(pattern)]
+            if len(texts) == len(term.values):
+                return texts
+    return []
