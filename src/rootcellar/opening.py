@@ -134,7 +134,12 @@ def backend_of(app: Celery, where: str) -> ResultBackend:
 
 def codec_for(conf: Mapping[str, Any]) -> Codec:
     """Return the codec of a configuration; for an empty one, that of the environment and ``.env``."""
-    return codec_of(conf or _payload_settings())
+    return codec_of(payload_settings_for(conf))
+
+
+def payload_settings_for(conf: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a configuration; for an empty one, the settings for stored values from ``.env``."""
+    return conf or _payload_settings()
 
 
 def _payload_settings() -> Mapping[str, Any]:

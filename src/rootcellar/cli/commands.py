@@ -42,6 +42,8 @@ COMMANDS = (
     Entry("forget", "forget:forget", "Delete the stored results of tasks."),
     Entry("hold", "hold:app", "Keep results from being deleted."),
     Entry("retry", "retry:retry", "Send tasks again, after a preview."),
+    Entry("archive", "archive:app", "Move old results into files, and verify the files."),
+    Entry("restore", "restore:restore", "Bring archived results back into the table."),
     Entry("key", "key:key", "Make a key for encryption or for signatures."),
     Entry("rekey", "rekey:rekey", "Encrypt or sign every stored result under the first key."),
     Entry("drain", "drain:drain", "Move results of write-behind from Redis to PostgreSQL."),

@@ -64,3 +64,13 @@ def as_object(answer: Counts) -> dict[str, object]:
 def _delay(delay: timedelta) -> str:
     seconds = delay.total_seconds()
     return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes as a person reads it, such as ``1.2 MB``."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{count:,} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
