@@ -82,7 +82,7 @@ def _is_possible(cursor: Cursor, query: Filter) -> bool:
     place = cursor.position
     if type(place.moment) is not int or abs(place.moment) > _LARGEST or type(place.task_id) is not str:
         return False
-    if place.segment in (Segment.UNFINISHED, Segment.FINISHED) and query.sort in ("", "done"):
+    if place.segment in (Segment.UNFINISHED, Segment.FINISHED, Segment.OLDER) and query.sort in ("", "done"):
         NO_DATE + place.moment * _MICROSECOND
     return 0 <= cursor.window <= _LONGEST and is_findable(Pattern((place.task_id,)))
 

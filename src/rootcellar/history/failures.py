@@ -37,6 +37,7 @@ from rootcellar.stores.search import (
     Always,
     Equal,
     Every,
+    Found,
     Has,
     Negated,
     OneOf,
@@ -176,13 +177,16 @@ def _searched(
         timeout=_BUDGET if has_group else _UNGROUPED_BUDGET,
         with_values=not has_group,
     )
-    try:
-        rows = list(store.search(search))
-    except SearchTooSlow:
-        incomplete.append("rows")
-        return []
-    if len(rows) >= search.limit:
-        incomplete.append("rows")
+    rows: list[Found] = []
+    for segment in (Segment.FINISHED, Segment.OLDER) if store.has_older() else (Segment.FINISHED,):
+        try:
+            rows += store.search(replace(search, segment=segment, limit=search.limit - len(rows)))
+        except SearchTooSlow:
+            incomplete.append("rows")
+            break
+        if len(rows) >= search.limit:
+            incomplete.append("rows")
+            break
     return [each.record for each in rows if not each.is_hidden]
 
 
@@ -332,6 +336,8 @@ def _with_example(store: Store, group: FailureGroup) -> FailureGroup:
     condition = Equal("failure_group", (group_of_text(group.group),))
     search = Search(segment=Segment.FINISHED, condition=condition, limit=1, timeout=_BUDGET, with_values=False)
     found = next(iter(searchable.search(search)), None)
+    if found is None and searchable.has_older():
+        found = next(iter(searchable.search(replace(search, segment=Segment.OLDER))), None)
     return group if found is None else replace(group, example=found.record.task_id)
 
 

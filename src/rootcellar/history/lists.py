@@ -178,7 +178,7 @@ class Tasks:
 
 def _moment_of(position: Position | None, now: datetime) -> datetime:
     """Return the time of a place; that of a place without a time is the present."""
-    if position is None or position.segment not in (Segment.UNFINISHED, Segment.FINISHED):
+    if position is None or position.segment in (Segment.TIMELESS, Segment.ADOPTED):
         return now
     return min(now, NO_DATE + timedelta(microseconds=position.moment))
 

@@ -48,6 +48,8 @@ _MAX_NAMES = 2_000
 _QUICK, _QUICK_GROWTH = 20, 8
 #: a statement gets at least so many seconds
 _LEAST = 0.05
+#: the same of a statement that the server plans for many partitions, and the length of the first window of these
+_LEAST_OF_OLDER, _FIRST_OLDER_WINDOW = 2.0, timedelta(days=1)
 #: a page that found nothing yet gets so many times its budget, and at least so many seconds
 _PATIENCE, _PATIENT_SECONDS = 10, 3.0
 #: the states of an index of their own
@@ -174,22 +176,22 @@ def _has_index(condition: Condition) -> bool:
 def _segments(condition: Condition, query: Filter) -> tuple[Segment, ...]:
     """Return the segments that can have wanted records: a task has ended if, and only if, its state is an end."""
     if query.sort == "done" and query.is_descending:
-        return (Segment.FINISHED, Segment.ADOPTED)
+        return (Segment.FINISHED, Segment.OLDER, Segment.ADOPTED)
     if query.sort:
-        # no index sorts the table that Celery created
+        # no index sorts the table that Celery created; a sorted list of finished tasks has the older ones too
         return (Segment.FINISHED,)
     terms = condition.terms if isinstance(condition, Every) else (condition,)
     segments = list(Segment)
     for term in terms:
         match term:
             case Dated("date_done"):
-                segments = [each for each in segments if each in (Segment.FINISHED, Segment.ADOPTED)]
+                segments = [each for each in segments if each >= Segment.FINISHED]
             case OneOf("status", texts) if ENDS.issuperset(texts):
-                segments = [each for each in segments if each in (Segment.FINISHED, Segment.ADOPTED)]
+                segments = [each for each in segments if each >= Segment.FINISHED]
             case OneOf("status", texts) if ENDS.isdisjoint(texts):
-                segments = [each for each in segments if each is not Segment.FINISHED]
+                segments = [each for each in segments if each not in (Segment.FINISHED, Segment.OLDER)]
             case Negated(OneOf("status", texts)) if ENDS.issubset(texts):
-                segments = [each for each in segments if each is not Segment.FINISHED]
+                segments = [each for each in segments if each not in (Segment.FINISHED, Segment.OLDER)]
     return tuple(segments)
 
 
@@ -254,6 +256,8 @@ class Walker:
         return walk
 
     def _walk_segment(self, walk: Walk, segment: Segment) -> None:
+        if segment is Segment.OLDER and not self._store.has_older():
+            return
         if segment is Segment.ADOPTED and not self._store.has_adopted():
             return
         if walk.position is None and self._is_late:
@@ -282,6 +286,9 @@ class Walker:
                 return
 
     def _walk_in_windows(self, walk: Walk, segment: Segment) -> None:
+        if segment is Segment.OLDER:
+            # a statement takes long to plan over many partitions, so few statements are better than small ones
+            walk.window = max(walk.window, _FIRST_OLDER_WINDOW)
         oldest = self._store.oldest(segment)
         if oldest is None:
             return
@@ -343,9 +350,13 @@ class Walker:
             names=self._plan.names if is_own else (),
             sort=self._wish.sort if is_own else None,
             limit=wanted if is_exact else max(wanted, _BATCH),
-            timeout=max(self._wish.budget - self._spent, self._wish.budget / 2, _LEAST),
+            timeout=self._timeout(segment),
             with_values=self._wish.with_values or self._plan.reads_values,
         )
+
+    def _timeout(self, segment: Segment) -> float:
+        least = _LEAST_OF_OLDER if segment is Segment.OLDER else _LEAST
+        return max(self._wish.budget - self._spent, self._wish.budget / 2, least)
 
     def _take(self, walk: Walk, found: Sequence[Found]) -> bool:
         """Keep the wanted ones of some records; return whether the segment has no more, or the page is full."""

@@ -33,8 +33,10 @@ class Segment(IntEnum):
     UNFINISHED = 1
     #: ended; by the time of its end and id, descending
     FINISHED = 2
+    #: ended, and moved to the older table; in the same order
+    OLDER = 3
     #: in the table that Celery created; by the number of the row, descending
-    ADOPTED = 3
+    ADOPTED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,20 +329,24 @@ class Searchable(Protocol):
     def search(self, search: Search) -> Sequence[Found]:
         """Return the next records that meet the condition, in the order of the segment.
 
-        In the segment ``ADOPTED``, which has no index, the condition and the times are not tested.
+        In the segment ``ADOPTED``, which has no index, the condition and the times are not tested. In a sorted list,
+        the segment ``FINISHED`` has the tasks of the segment ``OLDER`` too.
 
         Raises:
             SearchTooSlow: it took longer than ``timeout``.
         """
 
     def oldest(self, segment: Segment) -> datetime | None:
-        """Return the earliest time in a segment, ``UNFINISHED`` or ``FINISHED``; ``None`` if there is no record."""
+        """Return the earliest time in ``UNFINISHED``, ``FINISHED`` or ``OLDER``; ``None`` if there is no record."""
 
     def task_names(self, limit: int) -> Sequence[str] | None:
         """Return the names of tasks that have a record.
 
         ``None`` if there are more than ``limit``, or no index that finds them quickly.
         """
+
+    def has_older(self) -> bool:
+        """Return whether finished tasks are moved to an older table."""
 
     def has_adopted(self) -> bool:
         """Return whether there are records in a table that Celery created."""

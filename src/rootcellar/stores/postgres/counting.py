@@ -8,7 +8,7 @@ and a block range index finds them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.counting import Unit
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.schema import table_names
+from rootcellar.stores.postgres.schema import older_names, table_names
 from rootcellar.stores.sql.counting import ALWAYS, KEYS, LAST, Dirty, Present, Roll, Server, taken_back
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, quote_identifier
 
@@ -35,12 +35,24 @@ def statements(options: StoreOptions) -> dict[str, str]:
     """Return the statements of ``statistics.sql`` by name."""
     found = load_statements(_PACKAGE, "statistics.sql", in_parameterized(table_names(options)))
     fragments = {"tallied": found["tallied"], "timed": found["timed"]}
+    names = {**in_parameterized(table_names(options)), **in_parameterized(older_names(options))}
+    all_rows = fill_in(_ALL_ROWS, {**names, "columns": ", ".join(_TIMED_COLUMNS)})
+    of_all = load_statements(_PACKAGE, "statistics.sql", {**names, "task": all_rows})
     back = fill_in(found["note_gone"], {**fragments, "tallied": taken_back(found["tallied"])})
     found = {name: fill_in(text, fragments) for name, text in found.items()}
     found["note_gone"] = fill_in(found["note_gone"], KEYS)
+    # the same of both tables, if results are moved to an older one
+    for name in _OF_ALL_ROWS:
+        found[f"{name}_of_all"] = fill_in(of_all[name], fragments)
     # the deleted rows are those of the statement that deletes them; the others are read
     found["note_back"] = fill_in(back, KEYS).replace("FROM deleted\n", "FROM {deleted}\n")
     return found
+
+
+#: questions about rows, and not about counts, and the columns that they read
+_OF_ALL_ROWS = ("durations", "slowest")
+_TIMED_COLUMNS = ("task_id", "status", "name", "queue", "date_sent", "date_started", "date_done")
+_ALL_ROWS = "(SELECT {columns} FROM {task} UNION ALL SELECT {columns} FROM {older}) AS all_rows"
 
 
 class PostgresCounts(Server[Connection]):
@@ -56,6 +68,8 @@ class PostgresCounts(Server[Connection]):
         schema = f"{quote_identifier(options.task_schema)}." if options.task_schema else ""
         self._marker_index = schema + names["task_changed_index"]
         self._has_index = False
+        #: whether there is an older table
+        self.has_older: Callable[[], bool] = lambda: False
         self._may_read_system: bool | None = None
         self._may_summarize = True
         self._summarized_at = -_SUMMARY_INTERVAL
@@ -66,6 +80,17 @@ class PostgresCounts(Server[Connection]):
         with connection.without_timeout(), connection.transaction():
             connection.execute(f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ{mode}; {_SETTINGS}", prepare=False)
             yield
+
+    def has_rows_of_the_past(self) -> bool:
+        return self.has_older()
+
+    def all(
+        self, connection: Connection, statement: str, params: Mapping[str, Any] | None = None, **texts: str
+    ) -> list[tuple[Any, ...]]:
+        if statement in _OF_ALL_ROWS and self.has_older():
+            text = fill_in(self.sql[f"{statement}_of_all"], texts)
+            return connection.execute(text.encode(), params or {}, prepare=False).fetchall()
+        return super().all(connection, statement, params, **texts)
 
     def rows(self, connection: Connection, text: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return connection.execute(text, params).fetchall()

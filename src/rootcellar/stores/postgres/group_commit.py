@@ -294,6 +294,14 @@ class GroupCommit:
         if failure is not None:
             logger.warning("Waiting clients could not be notified: %s", failure)
 
+    def notify(self, connection: Connection, stored: list[Write]) -> None:
+        """Notify the listeners that wait for records that were committed in another way."""
+        pipeline = Pipeline(connection)
+        pipeline.send(*self._notification(stored))
+        failure, _ = pipeline.receive()
+        if failure is not None:
+            logger.warning("Waiting clients could not be notified: %s", failure)
+
     def _notification(self, stored: list[Write]) -> tuple[Statement, Values]:
         """Return the statement that notifies the listeners that wait for these records, and its parameters."""
         if len(stored) == 1:

@@ -144,6 +144,40 @@ WITH stored AS (
 )
 {count_arrived}
 
+-- lock_older: lock and read older rows; one that is locked is being changed, and stays
+SELECT {task_select} FROM {older} WHERE task_id = ANY(%(task_ids)s) AND drop_after IN ({days}) FOR UPDATE SKIP LOCKED
+
+-- spared_older: lock older rows that are to be deleted, and find those that stay
+SELECT task_id FROM (
+    SELECT *, ({spared}) IS TRUE AS is_spared FROM {older}
+    WHERE task_id = ANY(%(task_ids)s) AND drop_after IN ({days}) FOR UPDATE
+) AS t WHERE is_spared
+
+-- set_older_expiries: set other expiries of older tasks that have not changed; the server moves rows to other partitions
+WITH wanted AS (
+    SELECT * FROM unnest(
+        %(task_ids)s::text[], %(old_statuses)s::text[], %(old_dates_done)s::timestamptz[],
+        %(old_expiries)s::timestamptz[], %(expiries)s::timestamptz[]
+    ) AS w (task_id, status, date_done, old_expires_at, expires_at)
+), same AS (
+    SELECT t.task_id, t.drop_after AS old_day, w.expires_at FROM wanted AS w JOIN {older} AS t ON t.task_id = w.task_id
+    WHERE t.drop_after IN ({days}) AND t.status = w.status AND t.date_done IS NOT DISTINCT FROM w.date_done
+        AND t.expires_at IS NOT DISTINCT FROM w.old_expires_at
+    FOR UPDATE OF t SKIP LOCKED
+), days AS (
+    SELECT task_id, old_day, expires_at, {day_of} AS new_day FROM same
+), unlisted AS (
+    DELETE FROM {moved} AS m USING days AS t WHERE {same_moved} AND m.drop_after = t.old_day AND t.new_day <> t.old_day
+), listed AS (
+    INSERT INTO {moved} (id, drop_after)
+    SELECT hashtextextended(task_id, 0), new_day FROM days WHERE new_day <> old_day ON CONFLICT DO NOTHING
+)
+UPDATE {older} AS t SET expires_at = days.expires_at, drop_after = days.new_day FROM days
+WHERE t.task_id = days.task_id AND t.drop_after = days.old_day AND t.drop_after IN ({days})
+
+-- live_ids: find the tasks that have a row in the live table
+SELECT task_id FROM {task} WHERE task_id = ANY(%(task_ids)s)
+
 -- scan_all: read the next tasks of both tables in the order of their ids
 SELECT {task_select} FROM {all_rows} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
 

@@ -12,10 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone
+from typing import Any
 
 from rootcellar.records import TaskRecord
+from rootcellar.stores.fields import EARLIEST
+from rootcellar.stores.older import NEVER
 from rootcellar.stores.postgres import binary
-from rootcellar.stores.postgres.driver import Connection
+from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.older import OlderState
 from rootcellar.stores.postgres.pipeline import Statement, read_int, rows_of, run, run_once
 from rootcellar.stores.sql.statements import fill_in
@@ -32,6 +35,8 @@ DAYS_AT_ONCE = 8
 _TRIES = 3
 #: PostgreSQL counts days from this date
 _FIRST_DAY = date(2000, 1, 1)
+#: a row that expires then or later may never be deleted
+_LAST_EXPIRY = datetime(9998, 12, 30, tzinfo=timezone.utc)
 
 #: the days under which tasks are listed as moved
 Days = dict[str, set[date]]
@@ -93,7 +98,7 @@ class OlderRows:
         state = self._state
         if state is None:
             return False
-        if record.retries or record.sent_at is None:
+        if record.retries or record.sent_at is None or not state.window:
             return True
         return record.sent_at <= _now() - state.window + min(_SLACK, state.window)
 
@@ -205,12 +210,77 @@ class OlderRows:
                 stays.update(_text(task_id) for (task_id,) in rows_of(found))
         return stays
 
+    def rows(
+        self,
+        connection: Connection,
+        statement: str,
+        ids: Sequence[str],
+        params: Mapping[str, Any] | None = None,
+        **texts: str,
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement of the partitions of these tasks, and return its rows.
+
+        Args:
+            connection: a connection.
+            statement: its name.
+            ids: the tasks.
+            params: its parameters besides ``task_ids``.
+            texts: what replaces ``{key}`` in it besides the days.
+        """
+        found: list[tuple[Any, ...]] = []
+        for some_ids, some in _by_days(self.days_of(connection, ids)):
+            text = fill_in(self.text_of_days(statement, some), texts)
+            with connection.without_timeout():
+                cursor = connection.execute(text.encode(), {**(params or {}), "task_ids": some_ids}, prepare=False)
+            found += cursor.fetchall()
+        return found
+
+    def set_expiries(
+        self, connection: Connection, ids: Sequence[str], params: Mapping[str, Any], ensure: Callable[[], object]
+    ) -> int:
+        """Set other expiries of older tasks; return of how many.
+
+        Args:
+            connection: a connection.
+            ids: the tasks.
+            params: the parameters of the statement.
+            ensure: makes the partitions of the new days.
+        """
+        days = self.days_of(connection, ids)
+        if not days:
+            return 0
+        ensure()
+        count = 0
+        for _, some in _by_days(days):
+            text = self.text_of_days("set_older_expiries", some).encode()
+            count += self._retried(connection, text, params)
+        return count
+
+    @staticmethod
+    def _retried(connection: Connection, text: bytes, params: Mapping[str, Any]) -> int:
+        """Run a statement again if another one has moved the same row to another partition."""
+        for attempt in range(_TRIES):
+            try:
+                with connection.without_timeout():
+                    return connection.execute(text, params, prepare=False).rowcount
+            except psycopg.errors.SerializationFailure:
+                if attempt == _TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
     def _of_days(self, name: str, days: Collection[date]) -> Statement:
         return Statement(name, self.text_of_days(name, days))
 
     def text_of_days(self, name: str, days: Collection[date]) -> str:
         """Return a statement for the partitions of some days only."""
         return fill_in(self._sql[name], {"days": ", ".join(f"'{day.isoformat()}'" for day in sorted(days))})
+
+
+def day_of(expires_at: datetime | None) -> date:
+    """Return the first day on which a row may be deleted."""
+    if expires_at is None or expires_at >= _LAST_EXPIRY:
+        return NEVER
+    return max(expires_at, EARLIEST).astimezone(timezone.utc).date() + timedelta(days=1)
 
 
 def _by_days(days: Days) -> Iterator[tuple[list[str], list[date]]]:

@@ -24,16 +24,26 @@ from rootcellar.stores.postgres.expiring import DELETIONS, PostgresExpiring
 from rootcellar.stores.postgres.group_commit import GroupCommit, Write
 from rootcellar.stores.postgres.moving import Moving
 from rootcellar.stores.postgres.notify import ListeningWatcher
-from rootcellar.stores.postgres.older_rows import OlderRows, preferred
+from rootcellar.stores.postgres.older_rows import OlderRows, day_of, preferred
 from rootcellar.stores.postgres.options import read_options
 from rootcellar.stores.postgres.pgbouncer import PoolerPolicy
-from rootcellar.stores.postgres.pipeline import Pipeline, Statement, Values, read_bool, read_int, row_of, rows_of, run
+from rootcellar.stores.postgres.pipeline import (
+    Pipeline,
+    Statement,
+    Values,
+    read_bool,
+    read_int,
+    row_of,
+    rows_of,
+    run,
+    run_once,
+)
 from rootcellar.stores.postgres.route import Route
-from rootcellar.stores.postgres.schema import PostgresSchema, table_names
+from rootcellar.stores.postgres.schema import PostgresSchema, older_names, table_names
 from rootcellar.stores.postgres.search import SETTINGS, PostgresRenderer
 from rootcellar.stores.postgres.upkeep import PostgresUpkeep
 from rootcellar.stores.replaced import when_replaced
-from rootcellar.stores.search import Search
+from rootcellar.stores.search import Found, Search, SearchTooSlow, Segment
 from rootcellar.stores.sql import fragments, rows
 from rootcellar.stores.sql.archiving import FILE_COLUMNS, Entry
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
@@ -111,6 +121,7 @@ class PostgresStore(PostgresExpiring):
         )
         self._older = OlderRows(self._sql, self._older_table.state)
         self._counts = counting.PostgresCounts(self.options)
+        self._counts.has_older = lambda: self._older.is_known
         self._get = Statement("get_task", self._sql["get_task"])
         self._get_many = Statement("get_tasks", self._sql["get_tasks"])
         self._put = Statement("put_task", self._sql["put_task"])
@@ -162,8 +173,9 @@ class PostgresStore(PostgresExpiring):
 
         write = self._write(lambda: new_write(self._statement_for(record, part, plain)))
         is_plain = write.statement is plain
-        if not is_plain and not _is_written(write, part) and self._is_taken_back(record.task_id):
-            write = self._write(lambda: new_write(plain))
+        if not is_plain and not _is_written(write, part):
+            self._put_moved(again := new_write(plain))
+            write = write if again.error is not None else again
         return _stored(write, part, says_inserted=is_plain)
 
     def _statement_for(self, record: TaskRecord, part: ChordPart | None, plain: Statement) -> Statement:
@@ -172,15 +184,19 @@ class PostgresStore(PostgresExpiring):
             return plain
         return self._older.put if part is None else self._older.put_and_part
 
-    def _is_taken_back(self, task_id: str) -> bool:
-        """Move a task back that is stored again; return whether it was moved and has no SUCCESS."""
+    def _put_moved(self, write: Write) -> None:
+        """Move a task back and store its record, in one transaction, unless it was not moved or has a SUCCESS."""
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Connection) -> None:
             with connection.transaction():
-                is_moved = bool(self._older.days_of(connection, [task_id]))
-                return is_moved and not self._older.stay(connection, [task_id])
+                ids = [write.task_id]
+                if not self._older.days_of(connection, ids) or self._older.stay(connection, ids):
+                    return
+                answer = run_once(connection, write.statement, write.values)
+            write.record_answer(answer)
+            self._writer.notify(connection, [write])
 
-        return self._run(work)
+        self._run(work)
 
     def report_inserts(self) -> None:
         """See :class:`~rootcellar.stores.base.ReportsInserts`."""
@@ -327,7 +343,21 @@ class PostgresStore(PostgresExpiring):
         return connection.without_timeout()
 
     def _delete_live(self, connection: Connection, ids: Sequence[str]) -> None:
-        self._rows_of(connection, "delete_tasks", {"task_ids": list(ids)})
+        self._delete_own_on(connection, ids)
+
+    def _locked_rows(self, connection: Connection, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        found = super()._locked_rows(connection, ids)
+        if len(found) == len(ids) or not self._older.is_known_after_look(connection):
+            return found
+        return self._older.rows(connection, "lock_older", ids) + found
+
+    def _spared_older(
+        self, connection: Connection, ids: Sequence[str], spared: str, params: Mapping[str, Any]
+    ) -> frozenset[str]:
+        if not self._older.is_known_after_look(connection):
+            return frozenset()
+        found = self._older.rows(connection, "spared_older", ids, params, spared=spared)
+        return frozenset(task_id for (task_id,) in found)
 
     def _restore_live(self, connection: Connection, record: TaskRecord) -> bool:
         return self._count_of(connection, "restore_task", rows.task_row(record)) == 1
@@ -405,9 +435,45 @@ class PostgresStore(PostgresExpiring):
         return self._run(work)
 
     def _renderer(self, search: Search) -> Renderer:
-        renderer = PostgresRenderer(search, in_parameterized(table_names(self.options))["task"], _selected)
+        renderer = PostgresRenderer(search, self._searched_table(search), _selected)
         renderer.holds_placed = self._sql["holds_placed"]
         return renderer
+
+    def _searched_table(self, search: Search) -> str:
+        if search.segment is Segment.OLDER:
+            return in_parameterized(older_names(self.options))["older"]
+        if search.segment is Segment.FINISHED and search.sort is not None and self._older.is_known:
+            # a sorted list has the rows of both tables in one order
+            return self._sql["all_rows"]
+        return in_parameterized(table_names(self.options))["task"]
+
+    def search(self, search: Search) -> Sequence[Found]:
+        if search.segment is not Segment.OLDER:
+            if search.sort is not None:
+                self.has_older()
+            return super().search(search)
+        found = super().search(search)
+        # if a task is stored again at this moment, its live row counts
+        live = self._live(self._findable([each.record.task_id for each in found]))
+        return [replace(each, is_hidden=True) if each.record.task_id in live else each for each in found]
+
+    def _live(self, ids: Sequence[str]) -> set[str]:
+        """Return which of these tasks have a row in the live table."""
+        return {row[0] for row in self._all("live_ids", {"task_ids": ids})} if ids else set()
+
+    def has_older(self) -> bool:
+        return self._run(self._older.is_known_after_look)
+
+    def task_names(self, limit: int) -> Sequence[str] | None:
+        found = super().task_names(limit)
+        if found is None or not self.has_older():
+            return found
+        try:
+            older_ones = [row[0] for row in self._looked_up("older_names", {"limit": limit + 1})]
+        except SearchTooSlow:
+            return None
+        names = list(dict.fromkeys([*found, *older_ones]))
+        return names if len(names) <= limit else None
 
     def _searched(
         self, connection: Connection, statement: str, params: Mapping[str, Any], timeout: float
@@ -531,15 +597,33 @@ class PostgresStore(PostgresExpiring):
 
     def _set_expiries_on(self, connection: Connection, changes: Sequence[NewExpiry]) -> int:
         # one statement for all: a round trip for each row would take most of the time
+        return self._count_of(connection, "set_expiries", self._expiries_params(changes))
+
+    def _expiries_params(self, changes: Sequence[NewExpiry]) -> dict[str, Any]:
         each = [self._expiry_params(change) for change in changes]
-        params = {
+        return {
             "task_ids": [one["task_id"] for one in each],
             "old_statuses": [one["old_status"] for one in each],
             "old_dates_done": [one["old_date_done"] for one in each],
             "old_expiries": [one["old_expires_at"] for one in each],
             "expiries": [one["expires_at"] for one in each],
         }
-        return self._count_of(connection, "set_expiries", params)
+
+    def set_expiries(self, changes: Sequence[NewExpiry]) -> int:
+        count = super().set_expiries(changes)
+        if count == len(changes) or not self.has_older():
+            return count
+        ordered = sorted(changes, key=_task_id_of)
+        for start in range(0, len(ordered), self.MANY):
+            count += self._run(partial(self._set_older_expiries, changes=ordered[start : start + self.MANY]))
+        return count
+
+    def _set_older_expiries(self, connection: Connection, changes: Sequence[NewExpiry]) -> int:
+        def ensure() -> None:
+            self._older_table.ensure_partitions({day_of(change.expires_at) for change in changes})
+
+        ids = [change.record.task_id for change in changes]
+        return self._older.set_expiries(connection, ids, self._expiries_params(changes), ensure)
 
     def _ids(self, ids: Sequence[str]) -> list[str]:
         return list(ids)
@@ -604,9 +688,14 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     found.update({name: text for name, text in of_older.items() if name not in found})
     for statement in ("put_task_and_part", "count_part", "put_task_unless_moved_and_part"):
         found[statement] = fill_in(found[statement], {"count_arrived": found["count_arrived"]})
+    # the same question to both tables
     all_rows = {"task": found["all_rows"], "task_select": select}
     found["query_all"] = load_statements(_PACKAGE, "queries.sql", all_rows)["query_tasks"]
     return found
+
+
+def _task_id_of(change: NewExpiry) -> str:
+    return change.record.task_id
 
 
 def _is_written(write: Write, part: ChordPart | None) -> bool:

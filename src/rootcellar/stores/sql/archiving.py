@@ -159,12 +159,14 @@ class SqlManifest(ABC, Generic[C]):
         """Lock the live rows of these copies, and return the copies whose rows are exactly what was copied."""
         ids = [copy.record.task_id for copy in copies]
         live = {
-            record.task_id: record
-            for row in self._rows_of(connection, "lock_tasks", {"task_ids": self._ids(ids)})
-            for record in [self._task_record(row)]
+            record.task_id: record for row in self._locked_rows(connection, ids) for record in [self._task_record(row)]
         }
         # a live row counts for one copy only
         return [copy for copy in copies if not copy.is_held and live.pop(copy.record.task_id, None) == copy.record]
+
+    def _locked_rows(self, connection: C, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Lock and read the rows of tasks; one that is locked is being changed, and is left out."""
+        return self._rows_of(connection, "lock_tasks", {"task_ids": self._ids(ids)})
 
     def _file_params(self, file: NewFile) -> dict[str, Any]:
         now = self._date(datetime.now(timezone.utc))

@@ -230,6 +230,10 @@ class Server(ABC, Generic[C]):
     def present(self, connection: C) -> Present:
         """Return the server at the moment of the snapshot."""
 
+    def has_rows_of_the_past(self) -> bool:
+        """Return whether rows that were counted as deleted may exist, because they were moved to another table."""
+        return False
+
     @abstractmethod
     def found_dirty(self, connection: C, roll: Roll) -> Iterator[Dirty]:
         """Yield the minutes and hours whose rows may have changed since the last pass."""

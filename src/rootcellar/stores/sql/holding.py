@@ -110,12 +110,19 @@ class HoldingMixin(Generic[C]):
                 # locked, so that no other record of the task is stored between the look and the deletion
                 found = self._rows_of_text(connection, statement, {**params, "task_ids": self._ids(some)})
                 stay = frozenset(task_id for task_id, is_spared in found if is_spared)
+                stay |= self._spared_older(connection, some, text, params)
                 return Removed(self._delete_on(connection, [one for one in some if one not in stay]), stay)
 
             removed = self._in_transaction(delete)
             count += removed.count
             kept |= removed.kept
         return Removed(count, frozenset(kept))
+
+    def _spared_older(
+        self, connection: C, ids: Sequence[str], spared: str, params: Mapping[str, Any]
+    ) -> frozenset[str]:
+        """Lock the rows of these tasks in the older table; return which of them meet a condition."""
+        return frozenset()
 
     def rendered(self, condition: Condition) -> tuple[str, dict[str, Any]]:
         """Return the SQL of a condition on a row in any segment, and its parameters ``p0``, ``p1``, …"""

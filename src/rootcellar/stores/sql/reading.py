@@ -329,10 +329,11 @@ class _Reading(Generic[C]):
     def slowest(self, limit: int) -> list[str]:
         """Return the ids of the tasks that ran longest: only hours with long runs are read."""
         hours: list[tuple[Span, Spread]] = []
+        parts = (LIVING, GONE) if self._server.has_rows_of_the_past() else (LIVING,)
         for unit, spans in ((Unit.DAY, self.days), (Unit.HOUR, self.hours), (Unit.MINUTE, self.minutes)):
             for span in spans:
                 by_start: dict[datetime, Spread] = {}
-                for cell in self._stored(unit, span, (LIVING,)):
+                for cell in self._stored(unit, span, parts):
                     assert cell.start is not None
                     by_start.setdefault(cell.start, Spread()).add(cell.tally.run)
                 hours += [

@@ -166,7 +166,7 @@ class Renderer(ABC):
     def statement(self) -> str:
         """Return the statement; call it once."""
         search = self.search
-        if 1 < len(search.names) <= MAX_NAMES and search.segment is Segment.FINISHED and search.sort is None:
+        if 1 < len(search.names) <= MAX_NAMES and self._is_finished and search.sort is None:
             # the index of names has no common order of several names, so each is read by itself
             each = [self._one(self.is_one_of("name", [name])) for name in search.names]
             together = " UNION ALL ".join(
@@ -214,7 +214,11 @@ class Renderer(ABC):
         """The SQL of the time of a record in this segment."""
         if self.is_anywhere:
             return "coalesce(date_done, date_started, date_sent)"
-        return "date_done" if self.search.segment is Segment.FINISHED else "coalesce(date_started, date_sent)"
+        return "date_done" if self._is_finished else "coalesce(date_started, date_sent)"
+
+    @property
+    def _is_finished(self) -> bool:
+        return self.search.segment in (Segment.FINISHED, Segment.OLDER)
 
     @property
     def place(self) -> str:
@@ -247,7 +251,7 @@ class Renderer(ABC):
         if self.search.sort is not None:
             return f"{self.place} IS NOT NULL"
         match self.search.segment:
-            case Segment.FINISHED:
+            case Segment.FINISHED | Segment.OLDER:
                 # a range of time says the same
                 return "" if self.search.since or self.search.until else "date_done IS NOT NULL"
             case Segment.UNFINISHED:
@@ -390,14 +394,14 @@ class Renderer(ABC):
         return f"({' AND '.join(found)})"
 
     def _failed(self) -> str:
-        if self.search.segment is Segment.FINISHED:
+        if self._is_finished:
             # the words of the index of failures
             return "status IN ('FAILURE', 'REVOKED')"
         return "(status IN ('FAILURE', 'REVOKED') OR (status = 'RETRY' AND date_done IS NULL))"
 
     def _is_failure(self, texts: Sequence[str]) -> bool:
         """Return whether the index of failures finds these states; it is used if its own words are there."""
-        return self.search.segment is Segment.FINISHED and {"FAILURE", "REVOKED"}.issuperset(texts)
+        return self._is_finished and {"FAILURE", "REVOKED"}.issuperset(texts)
 
     def _opaque(self, column: str) -> str:
         return f"({column}_exact IS NOT NULL AND {column}_exact <> {self.param(TYPED_TEXT)})"

@@ -47,6 +47,13 @@ LONGEST_WAIT_FOR_PASS, PAUSE_FOR_PASS = 10.0, 0.05
 ADOPTED_PAGE = 1_000
 ADOPTED_PAGES = 100
 
+#: the statement that finds the earliest time of a segment
+_OLDEST = {
+    Segment.UNFINISHED: "oldest_unfinished",
+    Segment.FINISHED: "oldest_finished",
+    Segment.OLDER: "oldest_older",
+}
+
 C = TypeVar("C")
 T = TypeVar("T")
 
@@ -428,7 +435,7 @@ class SqlStore(HoldingMixin[C], PostponingMixin[C], Store, SqlJobs, SqlManifest[
 
     def oldest(self, segment: Segment) -> datetime | None:
         """See :class:`~rootcellar.stores.search.Searchable`."""
-        ((found,),) = self._looked_up("oldest_finished" if segment is Segment.FINISHED else "oldest_unfinished", {})
+        ((found,),) = self._looked_up(_OLDEST[segment], {})
         return None if found is None else FieldReader().moment("oldest", found, self._read_date) or EARLIEST
 
     def task_names(self, limit: int) -> Sequence[str] | None:
@@ -442,6 +449,10 @@ class SqlStore(HoldingMixin[C], PostponingMixin[C], Store, SqlJobs, SqlManifest[
         """Run a statement that an index answers at once, unless something holds the table."""
         text = self._sql[statement]
         return self._run(lambda connection: self._searched(connection, text, params, LOOK_UP_SECONDS))
+
+    def has_older(self) -> bool:
+        """See :class:`~rootcellar.stores.search.Searchable`."""
+        return False
 
     def has_adopted(self) -> bool:
         """See :class:`~rootcellar.stores.search.Searchable`."""

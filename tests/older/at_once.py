@@ -1,0 +1,51 @@
+"""A database in which every finished task is moved to the older table when its transaction is committed.
+
+A trigger does it, so every process and every connection sees it, and no test must call anything.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import psycopg
+
+from rootcellar.stores import StoreOptions, open_store
+from rootcellar.stores.older import Older
+from rootcellar.stores.postgres.moving import moving_statements
+from rootcellar.stores.postgres.older import statements
+from rootcellar.stores.postgres.store import _moving_texts
+from rootcellar.stores.sql import rows
+from rootcellar.testing.helpers import able
+
+_TRIGGER = """
+CREATE TABLE celery_taskmeta_older_every_day PARTITION OF celery_taskmeta_older
+    FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+CREATE FUNCTION move_at_once() RETURNS trigger LANGUAGE plpgsql AS $function$
+DECLARE count bigint;
+BEGIN
+    WITH deleted AS (
+        DELETE FROM celery_taskmeta AS t WHERE t.task_id = NEW.task_id AND t.date_done IS NOT NULL
+        RETURNING {columns}, was_done
+    ), {moved_away};
+    RETURN NULL;
+END
+$function$;
+CREATE CONSTRAINT TRIGGER move_at_once AFTER INSERT OR UPDATE ON celery_taskmeta
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.date_done IS NOT NULL) EXECUTE FUNCTION move_at_once();
+"""
+
+
+def move_at_once(url: str) -> None:
+    """Create the tables and an older table, and move every task from now on when it has ended."""
+    store = open_store(url, StoreOptions())
+    try:
+        store.check()
+        able(store, Older).enable(timedelta(0))
+    finally:
+        store.close()
+    options = StoreOptions()
+    texts = moving_statements(options, {**statements(options), **_moving_texts(options)})
+    moved_away = texts["moved_away"].replace("SELECT count(*) FROM deleted", "SELECT count(*) INTO count FROM deleted")
+    script = _TRIGGER.replace("{columns}", ", ".join(f"t.{column}" for column in rows.TASK_COLUMNS))
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(script.replace("{moved_away}", moved_away.replace("%%", "%")).encode())
