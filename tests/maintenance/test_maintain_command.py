@@ -31,7 +31,7 @@ from tests.maintenance.upkept import (
     with_dead_rows,
 )
 
-PARTS = ["holders", "vacuum", "indexes", "growth", "jobs"]
+PARTS = ["partitions", "holders", "vacuum", "indexes", "growth", "jobs"]
 
 
 @pytest.fixture

@@ -17,10 +17,12 @@ from rootcellar.cli.stores import existing_results
 from rootcellar.cli.times import parse_span, show_seconds
 from rootcellar.errors import AbilityMissing
 from rootcellar.maintenance.leadership import StoreLeader
+from rootcellar.maintenance.spares import Spares
 from rootcellar.maintenance.upkeep.part import Level, Part, Report, is_good, run_parts
 from rootcellar.maintenance.upkeep.parts import PartsConfig, parts_of
 from rootcellar.maintenance.upkeep.upkeep import Upkeep, UpkeepConfig
 from rootcellar.maintenance.upkeep.vacuum import HoldersConfig
+from rootcellar.retention.policy import read_retention
 from rootcellar.stores import Store
 from rootcellar.text.escaping import escaped
 
@@ -76,7 +78,12 @@ def maintain(
     holders = HoldersConfig(transaction_age=_seconds(transaction_age, "--transaction-age"))
     interval = UpkeepConfig(interval=_seconds(every, "--every"))
     with existing_results(choice) as results:
-        parts = parts_of(results.store, PartsConfig(limit=limit, holders=holders))
+        parts = parts_of(
+            results.store,
+            PartsConfig(limit=limit, holders=holders),
+            spares=Spares(results.store, results.codec),
+            archiving=read_retention(results.conf).archiving(),
+        )
         if not parts:
             raise _nothing_to_do(results.store)
         if loop:

@@ -34,7 +34,7 @@ app = typer.Typer(
 _ENABLE_EXAMPLE = """\b
 Examples:
   rootcellar partitions enable -A shop.celery
-  rootcellar partitions enable --yes --window 7d -b postgresql://user:password@host/db
+  rootcellar partitions enable --yes --window 7d -A shop.celery
 """
 _STATUS_EXAMPLE = """\b
 Examples:

@@ -579,7 +579,7 @@ class Moving(OlderTable):
         """Run a statement about one partition."""
         tables = in_parameterized({"partition": self._quoted(name)})
         text = fill_in(self._moving_sql[statement], {**tables, **(texts or {})})
-        cursor = connection.execute(text.encode(), params or None, prepare=False)
+        cursor = connection.execute(text.encode(), params, prepare=False)
         return cursor.fetchall() if cursor.description else []
 
 
