@@ -24,7 +24,7 @@ from tests.commands import assert_one_line, run_here
 from tests.mariadb_server import MariaDBServer
 from tests.servers import PostgresServer
 
-ROLES = ("admin", "worker", "reader")
+ROLES = ("admin", "worker", "reader", "maintainer")
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,11 @@ def test_worker_obeys_holds_and_cannot_place_or_release_one(place: Place) -> Non
         with pytest.raises(errors.ResultHeld):
             Holds(store, codec_of({})).forget(["a"])
         assert store.get("a") == one
-    with place.as_user("admin") as store:
-        assert holding_of(store).release_hold(hold.id, "ann", NOW) is not None
+    place.granted("maintainer")
+    for role in ("maintainer", "admin"):
+        with place.as_user(role) as store:
+            placed = holding_of(store).place_hold("id:b", "audit", role, NOW)
+            assert holding_of(store).release_hold(placed.id, role, NOW) is not None
 
 
 def holding_of(store: Store) -> Holding:

@@ -22,7 +22,8 @@ _ALL = {
 _RIGHTS: dict[str, dict[str, str]] = {
     # who may place and release holds is decided apart from who may store results
     "worker": {**_ALL, "hold": _READ},
-    "maintainer": _ALL,
+    # a hold is released, never deleted
+    "maintainer": {**_ALL, "hold": "SELECT, INSERT, UPDATE"},
     "reader": dict.fromkeys(("task", "group", "chord", "part", *_TABLES, "registry"), _READ),
 }
 

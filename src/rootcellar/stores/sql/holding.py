@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from rootcellar.records import TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.holding import Hold, Removed
-from rootcellar.stores.search import Condition, Search, Segment
+from rootcellar.stores.search import Condition, MoreHolds, Search, Segment, Some
 from rootcellar.stores.sql.rows import storable
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in
@@ -103,10 +103,14 @@ class HoldingMixin(Generic[C]):
         """See :class:`~rootcellar.stores.holding.Holding`."""
         text, params = self.rendered(spared)
         statement = fill_in(self._sql["lock_spared"], {"spared": text})
+        known = _known_holds(spared)
         count, kept = 0, set[str]()
         for some in framing.chunks(sorted(self._findable(task_ids)), self.MANY):
 
             def delete(connection: C, some: Sequence[str] = some) -> Removed:
+                # also for rows that are in another table
+                if known is not None and self._rows_of(connection, "holds_placed", {})[0][0] > known:
+                    return Removed(0, frozenset(some))
                 # locked, so that no other record of the task is stored between the look and the deletion
                 found = self._rows_of_text(connection, statement, {**params, "task_ids": self._ids(some)})
                 stay = frozenset(task_id for task_id, is_spared in found if is_spared)
@@ -141,3 +145,9 @@ class HoldingMixin(Generic[C]):
             released_by=released_by,
             released_at=None if released_at is None else self._read_date(released_at),
         )
+
+
+def _known_holds(condition: Condition) -> int | None:
+    """Return the number of holds with which a condition is true for every record, if more than that were placed."""
+    terms = condition.terms if isinstance(condition, Some) else (condition,)
+    return min((term.known for term in terms if isinstance(term, MoreHolds)), default=None)
