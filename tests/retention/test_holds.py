@@ -23,11 +23,13 @@ from rootcellar.history.filters.pinned import pinned
 from rootcellar.history.forgetting import Forgetting
 from rootcellar.history.history import History
 from rootcellar.history.holds import Holds, Why, place_hold
+from rootcellar.maintenance.spares import Spares
 from rootcellar.payloads import Codec, codec_of, make_key
 from rootcellar.payloads.blobs.references import blob_of
 from rootcellar.payloads.forgetting import forget_tasks
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store
+from rootcellar.stores.expiring import Due, Expiring
 from rootcellar.stores.holding import Holding, Removed
 from rootcellar.stores.search import Condition
 from tests.conformance.registered import HYBRID, MYSQL, POSTGRES, SQLITE, WRITE_BEHIND
@@ -440,3 +442,50 @@ def test_held_tasks_stay_while_many_delete_store_and_place_holds(store: Store, c
         thread.join(60)
     assert errors == []
     assert store.get_many(ids).keys() == low
+
+
+@pytest.mark.parametrize("text", ["queue:low", "kwargs.order:17 -declined"])
+def test_cleanups_leave_what_is_held_from_the_next_batch_on(store: Store, codec: Codec, text: str) -> None:
+    expired = datetime.now(UTC) - timedelta(hours=1)
+    for number in range(200):
+        fields = {} if number % 2 else {"queue": "high", "kwargs": payload({"order": 1})}
+        store.put(task(f"task-{number:03}", expires_at=expired, **fields))
+    expiring = store.ability(Expiring)
+    assert expiring is not None
+    deleted, errors = threading.Semaphore(0), list[BaseException]()
+
+    def clean() -> None:
+        try:
+            spares, after = Spares(store, codec), None
+            while True:
+                spared = spares.condition()
+                done = expiring.delete_expired_tasks(Due(now=NOW, limit=5, after=after, spared=spared))
+                deleted.release()
+                if done.last is None and spares.condition() == spared:
+                    return
+                after = done.last or after
+        except BaseException as exc:
+            errors.append(exc)
+        finally:
+            deleted.release(100)
+
+    threads = [threading.Thread(target=clean) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(4):
+        assert deleted.acquire(timeout=30)
+    hold(store, text)
+    # the statements that were running when the hold was placed have ended after two batches of each cleanup
+    for _ in range(4):
+        assert deleted.acquire(timeout=30)
+    asked = Matcher(parse(text).condition, Clock(NOW, UTC))
+    held = {record.task_id for record in store.scan(limit=1000) if asked(record)}
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    left = {record.task_id for record in store.scan(limit=1000)}
+    assert left >= held
+    # everything else is deleted, apart from what one spared batch leaves to the next cleanup
+    clean()
+    assert errors == []
+    assert {record.task_id for record in store.scan(limit=1000)} == held

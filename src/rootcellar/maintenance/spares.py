@@ -28,6 +28,7 @@ class Spares:
         self._codec = codec
         self._holding = store.ability(Holding)
         self._holds: Holds | None = None
+        self._placed: int | None = None
 
     @property
     def has_holds(self) -> bool:
@@ -42,9 +43,10 @@ class Spares:
         if self._holding is None:
             return None
         placed = self._holding.holds(with_released=True)
+        self._placed = len(placed)
         if not any(hold.is_active for hold in placed):
             self._holds = None
-            return MoreHolds(len(placed))
+            return MoreHolds(self._placed)
         # imported late: a worker needs it only while there is a hold
         from rootcellar.history.holds import Holds
 
@@ -62,7 +64,7 @@ class Spares:
             records: records with their values.
         """
         if self._holding is None or self._holds is None:
-            return records, None
+            return records, None if self._placed is None else MoreHolds(self._placed)
         known = len(self._holding.holds(with_released=True))
         held = self._holds.held(records)
         return [record for record in records if record.task_id not in held], MoreHolds(known)
