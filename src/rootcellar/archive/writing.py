@@ -77,6 +77,20 @@ class Progress:
         """How many results stay, although they are wanted."""
         return self.changed + self.held + self.waiting + self.damaged + self.unread
 
+    def sentence(self) -> str:
+        """Return in words what was done and what stays."""
+        parts = [f"Archived {self.archived:,} results in {self.files:,} files."]
+        for count, why in (
+            (self.held, "because of holds"),
+            (self.waiting, "because their chords have not ended"),
+            (self.changed, "because they were stored again, deleted or locked meanwhile"),
+            (self.damaged, "because a stored field cannot be read"),
+            (self.unread, "because their blob or older archived copy cannot be read"),
+        ):
+            if count:
+                parts.append(f"{count:,} stay in the table, {why}.")
+        return " ".join(parts)
+
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from rootcellar.archive.places import SETTING, open_place
 from rootcellar.archive.reading import Archive
 from rootcellar.errors import ConfigurationError
+from rootcellar.maintenance.archive import Archive as ArchiveService
+from rootcellar.maintenance.archive import ArchiveConfig, ArchiveWork
+from rootcellar.payloads import Codec
+from rootcellar.retention.policy import Retention
 from rootcellar.stores import Store
 from rootcellar.stores.archiving import Manifest
 
@@ -30,3 +34,15 @@ def archive_of(url: str, store: Store, where: str = SETTING) -> Archive:
             "PostgreSQL, MySQL, MariaDB or SQLite, alone or behind Redis",
         )
     return Archive(manifest, open_place(url))
+
+
+def service_of(archive: Archive, store: Store, codec: Codec, retention: Retention, interval: float) -> ArchiveService:
+    """Return the service of a worker that archives by the rules.
+
+    Args:
+        archive: the archive that the settings name.
+        store, codec, retention: those of the backend.
+        interval: seconds between two runs.
+    """
+    work = ArchiveWork(store=store, codec=codec, retention=retention, place=lambda: archive.place)
+    return ArchiveService(work, ArchiveConfig(archive_interval=interval))

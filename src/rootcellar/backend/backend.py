@@ -112,12 +112,13 @@ class ResultBackend(ReadingBackend):
     ``result_track_sent`` (a task's attribute overrides it), ``result_sent_state``, ``result_history`` and
     ``result_archive`` (where archived results are).
     In ``result_backend_transport_options``: ``chord_lease`` and ``chord_sweep_interval``, in seconds;
-    ``statistics_interval``, seconds between two counts of the results (5; 0 for none by workers); ``cleanup_interval``,
-    seconds between two cleanups of expired results (3,600; 0 for none by workers); ``move_interval``, seconds between
-    two moves of results to the older table of PostgreSQL, if there is one (60; 0 for none by workers); ``listen_url``,
-    the server for notifications if the store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``,
-    ``off``), whether statements are prepared through a pooler; and ``synchronous_commit``, which a task's attribute or
-    a call's header ``result_synchronous_commit`` overrides.
+    ``statistics_interval``, seconds between two counts of the results (5; 0 for none by workers);
+    ``cleanup_interval``, seconds between two cleanups of expired results, and between two runs of the archive
+    (3,600; 0 for none by workers); ``move_interval``, seconds between two moves of results to the older table of
+    PostgreSQL, if there is one (60; 0 for none by workers); ``listen_url``, the server for notifications if the
+    store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``, ``off``), whether statements are
+    prepared through a pooler; and ``synchronous_commit``, which a task's attribute or a call's header
+    ``result_synchronous_commit`` overrides.
     """
 
     persistent = True
@@ -616,6 +617,11 @@ class ResultBackend(ReadingBackend):
             config_of_mover = MoverConfig(pause=self._move_interval)
             spares, archiving = Spares(self.store, self.codec), self.retention.archiving()
             services.append(Mover(self.store, older, config_of_mover, spares, archiving))
+        if (archive := self._archive) is not None and self._cleanup_interval and self.retention.archiving() is not None:
+            # imported late: few workers archive
+            from rootcellar.backend.archived import service_of
+
+            services.append(service_of(archive, self.store, self.codec, self.retention, self._cleanup_interval))
         return services
 
     def _cleanup_work(self) -> CleanupWork:
