@@ -9,8 +9,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from rootcellar.errors import ConfigurationError
-from rootcellar.payloads.blobs import REFERENCE, size_of
-from rootcellar.records import Payload
+from rootcellar.payloads.blobs import size_of_result
 from rootcellar.retention.durations import read_duration
 from rootcellar.retention.policy import NOT_GIVEN, RESULTS, Retention, call_expiry
 from rootcellar.text.escaping import visible_logs
@@ -86,8 +85,3 @@ def expiry_of(
     result = fields.get("result")
     size = 0 if result is None else size_of_result(result)
     return retention.expiry(now, fields.get("name"), state, fields.get("queue"), size, task)
-
-
-def size_of_result(result: Payload) -> int:
-    """Return the bytes of a serialized result, also if it is in a blob."""
-    return len(result.body) if result.content_type != REFERENCE else size_of(result)

@@ -168,6 +168,23 @@ def load_app(name: str) -> Any:
     return app
 
 
+def tasks_of(name: str, app: Any) -> Mapping[str, Any]:
+    """Return the tasks of an app by their names, after importing the modules that its settings name.
+
+    Args:
+        name: the name of the app, for the message of an error.
+        app: the app.
+
+    Raises:
+        ConfigurationError: a module of the app cannot be imported.
+    """
+    with _code_of_the_user(name):
+        app.finalize(auto=True)
+        app.loader.import_default_modules()
+        tasks: Mapping[str, Any] = app.tasks
+    return tasks
+
+
 @contextmanager
 def _code_of_the_user(name: str) -> Iterator[None]:
     """Run modules of an app. Their output goes to standard error, and any exception becomes a ConfigurationError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from rootcellar.errors import ConfigurationError
 from rootcellar.records import ENDS, TaskRecord
 from rootcellar.retention.durations import MAX_SECONDS as MAX_SECONDS
 from rootcellar.retention.durations import read_duration
-from rootcellar.retention.rules import ARCHIVE, SETTING, Rule, read_rules
+from rootcellar.retention.rules import ARCHIVE, SETTING, VARIABLE, Rule, read_rules
 from rootcellar.stores.search import Condition, Every, Negated, OneOf, Some
 from rootcellar.text.escaping import visible_logs
 
@@ -23,6 +24,8 @@ logger = visible_logs(logging.getLogger(__name__))
 #: the states to which ``result_failure_expires`` applies
 FAILED = frozenset({"FAILURE", "REVOKED"})
 
+#: Celery's own ``result_expires``
+DEFAULT_SECONDS = 86_400
 #: an unfinished chord is kept at least this long if there is no setting for chords
 MIN_CHORD_SECONDS = 86_400.0
 #: a task that has not ended is kept at least this long if something nearer than the settings says how long
@@ -378,6 +381,8 @@ def read_expiry(value: Any, setting: str) -> float | None:
 def read_retention(conf: Mapping[str, Any], results: Any = NOT_GIVEN) -> Retention:
     """Return how long results are kept, from Celery's settings.
 
+    Rules that are not in the settings are those of the environment variable ``ROOTCELLAR_RETENTION``.
+
     Args:
         conf: the settings.
         results: the value of ``result_expires``, if it is not that of the settings.
@@ -385,9 +390,12 @@ def read_retention(conf: Mapping[str, Any], results: Any = NOT_GIVEN) -> Retenti
     Raises:
         ConfigurationError: a setting is wrong.
     """
+    rules, where = conf.get(SETTING), SETTING
+    if rules is None and (text := os.environ.get(VARIABLE)):
+        rules, where = text, VARIABLE
     return Retention(
-        read_expiry(conf.get(RESULTS) if results is NOT_GIVEN else results, RESULTS),
+        read_expiry(conf.get(RESULTS, DEFAULT_SECONDS) if results is NOT_GIVEN else results, RESULTS),
         read_expiry(conf.get(FAILURES), FAILURES),
         read_expiry(conf.get("result_chord_expires"), "result_chord_expires"),
-        read_rules(conf.get(SETTING)),
+        read_rules(rules, where),
     )

@@ -176,6 +176,11 @@ def size_of(reference: Payload) -> int:
         return 0
 
 
+def size_of_result(result: Payload) -> int:
+    """Return the bytes of a serialized result, also if it is in a blob."""
+    return len(result.body) if result.content_type != REFERENCE else size_of(result)
+
+
 def _new_name(task_id: str) -> str:
     quoted = quote(task_id, safe="", errors="surrogatepass")
     if len(quoted) > _MAX_ID_LENGTH:
