@@ -136,7 +136,7 @@ def explain(
                 "level": decision.level if is_decided else None,
                 "rule": None if decision.rule is None else decision.rule.index + 1,
                 "archived_by_rule": None if archived is None else archived.index + 1,
-                "chain": [_link_as_json(link, known) for link in links],
+                "chain": [_link_as_json(link, known, is_task_known=found is not None) for link in links],
             }
         )
         return
@@ -393,8 +393,9 @@ def _rule_as_json(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _link_as_json(link: Link, known: Known) -> dict[str, Any]:
-    if link.level in (FAILURES, RESULTS) and not known.has_settings:
+def _link_as_json(link: Link, known: Known, *, is_task_known: bool) -> dict[str, Any]:
+    is_unknown = not is_task_known if link.level == TASK else not known.has_settings
+    if link.level in (TASK, FAILURES, RESULTS) and is_unknown:
         return {"level": link.level, "rule": None, "counts": False, "says": None, "seconds": None}
     rule = None if link.rule is None else link.rule.index + 1
     return {"level": link.level, "rule": rule, "counts": link.counts, "says": link.text, "seconds": link.seconds}

@@ -1,0 +1,158 @@
+"""The command `rootcellar retention`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootcellar.stores import open_store
+from rootcellar.testing.helpers import record
+from tests.commands import Ended, run, run_here
+
+APP = """
+from celery import Celery
+app = Celery("shop", broker="memory://", backend="rootcellar+sqlite:///results.sqlite3")
+app.conf.result_retention = [
+    {"task": "reports.*", "state": "FAILURE", "keep": "90d", "then": "archive", "archive_for": "7y"},
+    {"task": "reports.*", "queue": "slow", "larger_than": "1MB", "keep": "1d"},
+    {"task": "health.*", "keep": "5m"},
+    {"task": "health.ping", "keep": "1h"},
+]
+app.conf.result_failure_expires = "30d"
+app.conf.imports = ["more"]
+
+@app.task(name="reports.daily", result_expires="7d")
+def daily():
+    return 1
+"""
+MORE = """
+from shop import app
+
+@app.task(name="reports.weekly", result_expires=%s)
+def weekly():
+    return 1
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder with an app whose tasks are partly in a module that its settings name."""
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "more.py").write_text(MORE % "None")
+    return tmp_path
+
+
+def explained(shop: Path, *args: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run("retention", "explain", *args, "--json", "-A", "shop", cwd=shop).out)
+    return found
+
+
+def test_show_prints_all_rules_settings_and_tasks(shop: Path) -> None:
+    done = run("retention", "show", "-A", "shop", cwd=shop)
+    assert done.status == 0, done.err
+    for line in (
+        "reports.daily: kept for 7 days",
+        "reports.weekly: kept for ever",
+        "1. task reports.*, state FAILURE: kept for 90 days, then archived for 7 years",
+        "2. task reports.*, queue slow, larger than 1,048,576 bytes: kept for 1 day, then deleted",
+        "result_failure_expires: FAILURE and REVOKED are kept for 30 days",
+        "result_expires: every other result is kept for 1 day",
+    ):
+        assert line in done.out
+    assert "Rule 4 never counts: rule 3 matches everything that it matches." in done.err
+    found = json.loads(run("retention", "show", "-A", "shop", "--json", cwd=shop).out)
+    assert found["tasks"] == {"reports.daily": 604_800, "reports.weekly": None}
+    assert [rule["never_counts_after"] for rule in found["rules"]] == [None, None, None, 3]
+
+
+def test_show_names_a_task_with_a_wrong_time(shop: Path) -> None:
+    (shop / "more.py").write_text(MORE % "'7dayz'")
+    done = run("retention", "show", "-A", "shop", cwd=shop)
+    assert done.status == 1
+    assert "result_expires of task reports.weekly is '7dayz'" in done.err
+    assert 'did you mean "7d"?' in done.err
+
+
+def test_explain_prints_the_chain_with_the_place_that_counts(shop: Path) -> None:
+    done = run("retention", "explain", "health.ping", "--state", "failure", "-A", "shop", cwd=shop)
+    assert done.status == 0, done.err
+    counting = [line for line in done.out.splitlines() if line.startswith(" > ")]
+    assert len(counting) == 1
+    assert re.fullmatch(r" > rule 3 +task health\.\*: kept for 5 minutes, then deleted", counting[0])
+    assert "the app has no task of this name" in done.out
+    assert re.search(r"   rule 1 +does not match the task: ", done.out)
+    assert done.out.endswith("Kept for 5 minutes, then deleted.\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "level", "rule", "seconds", "archived"),
+    [
+        (["reports.daily", "--state", "FAILURE"], "task", None, 604_800, 1),
+        (["reports.weekly"], "task", None, None, None),
+        (["reports.other", "--state", "FAILURE"], "rule", 1, 90 * 86_400, 1),
+        (["reports.other", "--queue", "slow", "--size", "2MB"], "rule", 2, 86_400, None),
+        (["reports.other", "--queue", "slow", "--size", "1MB"], "result_expires", None, 86_400, None),
+        (["other", "--state", "REVOKED"], "result_failure_expires", None, 30 * 86_400, None),
+        (["health.ping", "--state", "STARTED"], "rule", 3, 86_400, None),
+    ],
+)
+def test_explain_knows_every_level(
+    shop: Path, args: list[str], level: str, rule: int | None, seconds: float | None, archived: int | None
+) -> None:
+    found = explained(shop, *args)
+    assert (found["level"], found["rule"], found["seconds"], found["archived_by_rule"]) == (
+        level,
+        rule,
+        seconds,
+        archived,
+    )
+    assert [(link["level"], link["rule"]) for link in found["chain"] if link["counts"]] == [(level, rule)]
+
+
+def test_explain_without_an_app_says_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run("retention", "explain", "other", env={"ROOTCELLAR_RETENTION": '[{"task": "a", "keep": 1}]'})
+    assert done.status == 0, done.err
+    assert "A setting of Celery says how long" in done.out
+    assert " > " not in done.out
+    ruled = run("retention", "explain", "a", env={"ROOTCELLAR_RETENTION": '[{"task": "a", "keep": "7d"}]'})
+    assert "Kept for 7 days, then deleted." in ruled.out
+
+
+def test_wrong_rule_of_the_environment_is_an_error() -> None:
+    done = run("retention", "show", env={"ROOTCELLAR_RETENTION": '[{"keep": "7dayz"}]'})
+    assert done.status == 1
+    assert "ROOTCELLAR_RETENTION[0].keep is '7dayz'" in done.err
+
+
+def test_apply_counts_asks_and_changes(shop: Path) -> None:
+    url = f"sqlite:///{shop}/results.sqlite3"
+    store, now = open_store(url), datetime.now(timezone.utc)
+    for number in range(3):
+        store.put(record(task_id=f"t{number}", name="health.ping", done_at=now, expires_at=None if number else now))
+    args = ("retention", "apply", "-A", "shop")
+
+    def applied(*more: str) -> Ended:
+        return run(*args, *more, cwd=shop)
+
+    would = applied("--dry-run")
+    assert "1 would be kept longer, 0 shorter" in would.out
+    assert "2 tasks not changed: they are kept for ever; --with-for-ever changes them." in would.out
+    assert "t0  health.ping" in would.out
+    refused = applied()
+    assert (refused.status, "Give --yes" in refused.err) == (2, True)
+    done = json.loads(applied("--yes", "--json").out)
+    assert (done["changed"], done["for_ever"], done["dry_run"]) == (1, 2, False)
+    assert json.loads(applied("--yes", "--json", "--with-for-ever").out)["changed"] == 2
+    assert applied().status == 0, "nothing is left to change, so nothing is asked"
+    store.close()
+
+
+def test_apply_refuses_without_any_rule(tmp_path: Path) -> None:
+    done = run_here("retention", "apply", "-b", f"sqlite:///{tmp_path}/a.sqlite3")
+    assert done.status == 2
+    assert "no rules are known" in done.err
