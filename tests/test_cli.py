@@ -50,7 +50,10 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
 LEAVES = leaves(typer.main.get_command(app))
 COMMANDS = (*LEAVES, "schema")
 #: these open no store, or choose it in another way
-WITHOUT_STORE_OPTIONS = {"check", "demo", "explain", "init", "key", "recommend", "settings"}
+WITHOUT_STORE_OPTIONS = {
+    *("check", "demo", "explain", "init", "key", "recommend", "settings"),
+    *("retention show", "retention explain"),
+}
 #: the options of a command that opens a store, with their help
 STORE_OPTIONS = {
     "--backend": "The result backend, such as postgresql://… or sqlite:///results.sqlite3",
