@@ -36,7 +36,7 @@ Examples:
 DISK_VARIABLE = "ROOTCELLAR_DISK"
 _COLOURS = {Level.OK: "green", Level.ATTENTION: "yellow", Level.REFUSED: "yellow", Level.FAILED: "bold red"}
 #: the widths of the columns
-_WIDEST, _WIDEST_PART = max(len(level.value) for level in Level), 10
+_WIDEST, _WIDEST_PART = max(len(level.value) for level in Level), 12
 
 
 @store_options

@@ -57,7 +57,10 @@ class PartitionsPart(Part):
 
     def apply(self) -> Report:
         """Move, drop, and finish what a killed run has left."""
-        run = self._mover.run()
+        status = self._older.status()
+        if not status.is_enabled or status.is_disabling:
+            return self.report()
+        run = self._mover.run(status)
         facts = {"moved": run.moved, "dropped": list(run.dropped), "kept": run.kept, "in_use": list(run.waiting)}
         return Report(
             level=_level_of(run),
