@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from rootcellar.backend import ResultBackend
 from rootcellar.backend.options import store_options
 from rootcellar.errors import AbilityMissing, ConfigurationError, SchemaMissing
 from rootcellar.history.history import History
+from rootcellar.history.old_results import OldResults
 from rootcellar.payloads import Codec, codec_of
+from rootcellar.payloads.settings import value_of
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
 
@@ -67,7 +70,14 @@ def open_history(
     if app is not None:
         backend = backend_of(app, "open_history(app=…)")
         must_exist(backend.store)
-        return History(backend.store, codec_for(app.conf), zone=zone, owns_store=False, conf=app.conf)
+        return History(
+            backend.store,
+            codec_for(app.conf),
+            zone=zone,
+            owns_store=False,
+            conf=app.conf,
+            open_archive=partial(archive_for, backend.store, app.conf),
+        )
     store, conf = _named_store(url, options)
     try:
         codec = codec_for(conf)
@@ -75,7 +85,7 @@ def open_history(
     except BaseException:
         store.close()
         raise
-    return History(store, codec, zone=zone, conf=conf)
+    return History(store, codec, zone=zone, conf=conf, open_archive=partial(archive_for, store, conf))
 
 
 def _named_store(url: str | None, options: StoreOptions | None) -> tuple[Store, Mapping[str, Any]]:
@@ -140,6 +150,25 @@ def codec_for(conf: Mapping[str, Any]) -> Codec:
 def payload_settings_for(conf: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a configuration; for an empty one, the settings for stored values from ``.env``."""
     return conf or _payload_settings()
+
+
+def archive_for(store: Store, conf: Mapping[str, Any]) -> OldResults | None:
+    """Return the archive of a configuration; for an empty one, that of the environment and ``.env``.
+
+    ``None`` if it names none.
+
+    Raises:
+        ConfigurationError: the place cannot be used, or the store does not know what is archived.
+        DriverMissing: a package that the archive needs is not installed.
+    """
+    url, where = value_of(conf or _payload_settings(), "result_archive")
+    if url is None:
+        return None
+    # imported late: few processes read archived results
+    from rootcellar.archive.listing import ArchivedResults
+    from rootcellar.backend.archived import archive_of
+
+    return ArchivedResults(archive_of(str(url), store, where), store)
 
 
 def _payload_settings() -> Mapping[str, Any]:

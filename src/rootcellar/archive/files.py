@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
@@ -237,6 +237,32 @@ class FileReader:
             return None, None
         return statistics.min, statistics.max
 
+    def extremes(self, group: int, column: str) -> tuple[Any, Any] | None:
+        """Return the least and the greatest value of a column in a row group; ``None`` if they are not known."""
+        statistics = self._file.metadata.row_group(group).column(COLUMNS.index(column)).statistics
+        if statistics is None or not statistics.has_min_max:
+            return None
+        return statistics.min, statistics.max
+
+    def bloom_filter(self, group: int) -> tuple[int, int] | None:
+        """Return the place and the size of the bloom filter on the ids of a row group; ``None`` if it has none."""
+        column = self._file.metadata.row_group(group).column(COLUMNS.index("task_id"))
+        # older releases of pyarrow do not say where it is
+        place, size = getattr(column, "bloom_filter_offset", None), getattr(column, "bloom_filter_length", None)
+        return None if place is None or size is None else (place, size)
+
+    def find(self, group: int, task_id: str) -> TaskRecord | None:
+        """Return the record of a task in a row group; ``None`` if it is not there. Only the ids are read, or one row.
+
+        Raises:
+            ArchiveDamaged: the row group cannot be read.
+        """
+        columns = self._read(lambda: self._file.read_row_group(group, columns=["task_id", "exact"]).to_pydict())
+        for place, (found, exact) in enumerate(zip(columns["task_id"], columns["exact"], strict=True)):
+            if (found if exact is None else json.loads(exact).get("task_id", found)) == task_id:
+                return self.row(self._starts[group] + place).record
+        return None
+
     def row(self, number: int) -> Row:
         """Return one row; only its row group is read.
 
@@ -257,7 +283,24 @@ class FileReader:
         for group, its_numbers in by_group.items():
             table = self._read(lambda group=group: self._file.read_row_group(group))
             for number in its_numbers:
-                yield from self._rows_of(table.slice(number - self._starts[group], 1), number)
+                yield from self._rows_of(table.slice(number - self._starts[group], 1), [number])
+
+    def chosen(self, group: int, choose: Callable[[Any], Any], *, at_once: int = 2_000) -> Iterator[Row]:
+        """Yield the rows of a row group that a function chooses, in the order of the file.
+
+        Args:
+            group: the number of the row group.
+            choose: gets the row group as a table of pyarrow, and returns a mask: an array of booleans.
+            at_once: how many rows are converted at a time.
+
+        Raises:
+            ArchiveDamaged: a row cannot be read.
+        """
+        table = self._read(lambda: self._file.read_row_group(group))
+        places = [place for place, is_chosen in enumerate(choose(table).to_pylist()) if is_chosen]
+        for start in range(0, len(places), at_once):
+            some = places[start : start + at_once]
+            yield from self._rows_of(table.take(some), [self._starts[group] + place for place in some])
 
     def _group_of(self, number: int) -> int:
         if not 0 <= number < self.rows:
@@ -281,7 +324,9 @@ class FileReader:
         for group in range(self.groups) if groups is None else sorted(groups):
             table = self._read(lambda group=group: self._file.read_row_group(group))
             for start in range(0, table.num_rows, at_once):
-                yield from self._rows_of(table.slice(start, at_once), self._starts[group] + start)
+                part = table.slice(start, at_once)
+                first = self._starts[group] + start
+                yield from self._rows_of(part, range(first, first + part.num_rows))
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of all tasks in the file, in its order."""
@@ -292,9 +337,9 @@ class FileReader:
             for task_id, exact in zip(columns["task_id"], columns["exact"], strict=True):
                 yield task_id if exact is None else json.loads(exact).get("task_id", task_id)
 
-    def _rows_of(self, table: Any, first: int) -> Iterator[Row]:
+    def _rows_of(self, table: Any, numbers: Sequence[int]) -> Iterator[Row]:
         columns = self._read(lambda: [_as_python(table.column(name)) for name in COLUMNS])
-        for number, values in enumerate(zip(*columns, strict=True), first):
+        for number, values in zip(numbers, zip(*columns, strict=True), strict=True):
             try:
                 yield _row_of(number, values)
             except FAILURES as exc:

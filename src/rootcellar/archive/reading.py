@@ -72,6 +72,24 @@ class Archive:
             count += removed
         return count
 
+    @contextmanager
+    def opened(self, file: ArchiveFile, task_ids: Sequence[str] = ()) -> Iterator[FileReader]:
+        """Open a file of the manifest; it stays open for the next caller.
+
+        Args:
+            file: the file.
+            task_ids: the tasks that are read, for the message of an error.
+
+        Raises:
+            ArchiveFileMissing: it is not at its place.
+            ArchiveDamaged: it cannot be read.
+        """
+        try:
+            with file_errors("the archive", self.place.where), self._files.get().opened(file) as reader:
+                yield reader
+        except RootcellarError as exc:
+            raise _of_file(exc, task_ids, file, self.place.where) from exc
+
     def _read(self, task_ids: Collection[str]) -> dict[str, TaskRecord]:
         return {task_id: row.record for task_id, (_, row) in self._found(task_ids).items()}
 
@@ -92,12 +110,8 @@ class Archive:
         return found
 
     def _rows(self, number: int, rows: Collection[int], task_ids: Sequence[str]) -> Iterator[Row]:
-        file = self._file(number, task_ids)
-        try:
-            with file_errors("the archive", self.place.where), self._files.get().opened(file) as reader:
-                yield from reader.rows_at(rows)
-        except RootcellarError as exc:
-            raise _of_tasks(exc, task_ids, file, self.place.where) from exc
+        with self.opened(self._file(number, task_ids), task_ids) as reader:
+            yield from reader.rows_at(rows)
 
     def _file(self, number: int, task_ids: Sequence[str]) -> ArchiveFile:
         """Return the entry of a file. What is used of it never changes, so it is read once."""
@@ -158,14 +172,11 @@ class _OpenFiles:
             each.close()
 
 
-def _of_tasks(exc: RootcellarError, task_ids: Sequence[str], file: ArchiveFile, where: str) -> RootcellarError:
-    """Return an error of a file with the tasks that it concerns."""
+def _of_file(exc: RootcellarError, task_ids: Sequence[str], file: ArchiveFile, where: str) -> RootcellarError:
+    """Return an error with the file that it concerns, and the tasks."""
+    subject = f"{_named(task_ids)} in the file {file.path}" if task_ids else f"the file {file.path}"
     elsewhere = "" if file.location == where else f"; it was written to {file.location}"
-    error = type(exc)(
-        f"{_named(task_ids)} in the file {file.path} of the archive: {exc.what}{elsewhere}",
-        where=where,
-        remedy=exc.remedy,
-    )
+    error = type(exc)(f"{subject} of the archive: {exc.what}{elsewhere}", where=where, remedy=exc.remedy)
     error.retryable = exc.retryable
     return error
 

@@ -15,7 +15,7 @@ import typer
 from rootcellar.cli.damage import print_damage
 from rootcellar.cli.files import whole_file
 from rootcellar.cli.formats import FORMATS, PARQUET, TEXT_FORMATS, Parquet, Writer
-from rootcellar.cli.options import Choice, FilterArgument, JsonOption, filter_text, store_options
+from rootcellar.cli.options import ArchivedOption, Choice, FilterArgument, JsonOption, filter_text, store_options
 from rootcellar.cli.output import WrongUse, number_of_tasks, print_json, say
 from rootcellar.cli.progress import Progress
 from rootcellar.cli.stores import existing_history
@@ -50,6 +50,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file; without it, standard output")
     ] = None,
+    archive: ArchivedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write tasks to a file: for a spreadsheet, for another program, or for keeping.
@@ -72,7 +73,7 @@ def export(
     query = parse(filter_text(words))
     with existing_history(choice) as opened, _opened(name, output) as writer:
         progress = Progress("tasks exported")
-        for page in pages(opened, query):
+        for page in pages(opened, query, archive=archive):
             print_damage(page.records)
             for record in page.records:
                 writer.write(record)

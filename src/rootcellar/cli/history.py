@@ -11,7 +11,7 @@ import typer
 
 from rootcellar.cli.damage import print_damage
 from rootcellar.cli.filters import ShortForms, narrowed
-from rootcellar.cli.options import Choice, FilterArgument, JsonOption, store_options
+from rootcellar.cli.options import ArchivedOption, Choice, FilterArgument, JsonOption, store_options
 from rootcellar.cli.output import console, number_of_tasks, print_json, say, say_beside, visible
 from rootcellar.cli.stores import existing_history
 from rootcellar.cli.table import print_tasks
@@ -30,6 +30,7 @@ Examples:
   rootcellar history 'task:shop.* runtime:>30s -queue:low' -A shop.celery
   rootcellar history -A shop.celery --state FAILURE --since 2h
   rootcellar history -b sqlite:///results.sqlite3 --task 'shop.*' --json
+  rootcellar history 'task:shop.* done:2025-11' --archive -A shop.celery
 """
 #: seconds to search, if there are indexes and none of them helps
 _PATIENCE = 3.0
@@ -59,7 +60,10 @@ def history(
     budget: Annotated[
         float | None,
         typer.Option(
-            "--budget", min=0.01, metavar="SECONDS", help="How long to search if no index helps [3, or 10 without any]"
+            "--budget",
+            min=0.01,
+            metavar="SECONDS",
+            help="How long to search if no index helps [3; without any, and in an archive, 10]",
         ),
     ] = None,
     state: Annotated[
@@ -83,6 +87,7 @@ def history(
     until: Annotated[
         str | None, typer.Option("--until", metavar="WHEN", help="Short for until:WHEN, written as for --since")
     ] = None,
+    archive: ArchivedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List tasks, the most recent first.
@@ -98,8 +103,8 @@ def history(
     )
     query = narrowed(words, forms, Clock.local())
     with existing_history(choice) as opened:
-        found = _list(opened, query, limit, after, budget)
-        where = opened.store.where
+        found = _list(opened, query, limit, after, budget, archive=archive)
+        where = opened.archive.where if archive and opened.archive is not None else opened.store.where
     print_damage(found.records)
     if as_json:
         print_json([json_object(record) for record in found.records])
@@ -112,15 +117,17 @@ def history(
     _print_end(found, limit)
 
 
-def _list(history: History, query: Filter, limit: int, after: str | None, budget: float | None) -> _Listed:
+def _list(
+    history: History, query: Filter, limit: int, after: str | None, budget: float | None, *, archive: bool
+) -> _Listed:
     """Return up to ``limit`` tasks, from several pages if they do not fit into one."""
-    if budget is None and history.store.ability(Searchable) is not None:
+    if budget is None and not archive and history.store.ability(Searchable) is not None:
         budget = _PATIENCE
     records: list[TaskRecord] = []
     unread = 0
     while True:
         size = min(limit - len(records), MAX_SIZE)
-        page = history.tasks(query, size=size, after=after, budget=budget).page()
+        page = history.tasks(query, size=size, after=after, budget=budget, archive=archive).page()
         records += page.records
         unread += page.unread
         after = page.cursor

@@ -34,6 +34,10 @@ SchemaOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed without a terminal")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing")]
+ArchivedOption = Annotated[
+    bool,
+    typer.Option("--archive", help="The archived tasks, not those in the store; ROOTCELLAR_ARCHIVE names the archive"),
+]
 FilterArgument = Annotated[
     list[str] | None,
     typer.Argument(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rootcellar.opening import (
     ENV_FILE,
     VARIABLE,
     Results,
+    archive_for,
     backend_of,
     codec_for,
     must_exist,
@@ -79,7 +81,13 @@ def chosen_history(choice: Choice) -> Iterator[History]:
 def existing_history(choice: Choice) -> Iterator[History]:
     """Like :func:`existing_results`, for commands that ask questions about the stored results."""
     with existing_results(choice) as results:
-        yield History(results.store, results.codec, owns_store=False, conf=results.conf)
+        yield History(
+            results.store,
+            results.codec,
+            owns_store=False,
+            conf=results.conf,
+            open_archive=partial(archive_for, results.store, results.conf),
+        )
 
 
 def _store_and_conf(choice: Choice) -> tuple[Store, Mapping[str, Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
+from rootcellar.errors import ConfigurationError
 from rootcellar.history.comparison import Comparison, compare
 from rootcellar.history.counts import CAP, Count, count
 from rootcellar.history.failure_details import failure, mark
@@ -17,6 +18,7 @@ from rootcellar.history.failures import failures
 from rootcellar.history.filters import Clock, Filter, Matcher, parse
 from rootcellar.history.filters.moments import LocalZone
 from rootcellar.history.lists import Tasks, opened
+from rootcellar.history.old_results import OldResults
 from rootcellar.history.percentiles import Percentiles, percentiles, slowest
 from rootcellar.history.retry import Retry
 from rootcellar.history.stats import Stats, stats
@@ -40,6 +42,7 @@ class History:
         zone: the time zone of dates and times in filters; ``None`` for that of this process.
         owns_store: whether closing the history closes the connections of the store.
         conf: Celery's configuration, for the settings of groups of failures; ``None`` for the environment alone.
+        open_archive: opens the archive at its first use, or returns ``None`` if the settings name none.
 
     Attributes:
         store, codec: as they were given.
@@ -53,7 +56,9 @@ class History:
         zone: tzinfo | None = None,
         owns_store: bool = True,
         conf: Mapping[str, Any] | None = None,
+        open_archive: Callable[[], OldResults | None] | None = None,
     ) -> None:
+        self._open_archive = open_archive
         self.store = store
         self.codec = codec
         self._zone = zone or LocalZone()
@@ -78,6 +83,15 @@ class History:
         if self._owns_store:
             self.store.close()
 
+    @cached_property
+    def archive(self) -> OldResults | None:
+        """The archived results; ``None`` if the settings name no archive.
+
+        Raises:
+            ConfigurationError: the place of the archive cannot be used, or the store does not know what is archived.
+        """
+        return None if self._open_archive is None else self._open_archive()
+
     def parsed(self, filter: str | Filter, clock: Clock | None = None) -> Filter:
         """Return the tree of a filter, which may be one already.
 
@@ -94,6 +108,7 @@ class History:
         after: str | None = None,
         budget: float | None = None,
         with_values: bool = True,
+        archive: bool = False,
     ) -> Tasks:
         """Return the tasks that a filter finds: unfinished ones first, then the most recently finished.
 
@@ -103,12 +118,23 @@ class History:
             after: the ``cursor`` of an earlier page.
             budget: seconds for a page; ``None`` for 0.3, and for 10 in a store without indexes.
             with_values: whether results, tracebacks, children and stamps are read.
+            archive: whether the archived tasks are listed, instead of those in the store.
 
         Raises:
             FilterWrong: a term of the filter cannot be understood.
             CursorWrong: ``after`` is damaged, or belongs to another filter.
+            ConfigurationError: the archive is asked for, and the settings name none.
         """
         clock = self.clock
+        if archive:
+            if self.archive is None:
+                raise ConfigurationError(
+                    "no archive is named",
+                    where="result_archive",
+                    remedy="set result_archive, or ROOTCELLAR_ARCHIVE in the environment: a folder or a URL",
+                )
+            query = self.parsed(filter, clock)
+            return self.archive.tasks(self.codec, query, clock, size=size, after=after, budget=budget)
         return Tasks(
             self.store,
             self.codec,

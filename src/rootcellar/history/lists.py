@@ -95,10 +95,15 @@ class Tasks:
         self._clock = clock if self._after is None else replace(clock, now=self._after.now)
 
     def __iter__(self) -> Iterator[TaskRecord]:
+        for page in self.pages():
+            yield from page.records
+
+    def pages(self) -> Iterator[Page]:
+        """Yield every page, up to the end of the list."""
         cursor = self._after
         while True:
             page, cursor = self._read(cursor)
-            yield from page.records
+            yield page
             if cursor is None:
                 return
 

@@ -20,7 +20,9 @@ _BUDGET, _BUDGET_SCANNED = 5.0, 60.0
 _BYTES = 8_000_000
 
 
-def pages(history: History, query: str | Filter = "", *, first: int | None = None) -> Iterator[Page]:
+def pages(
+    history: History, query: str | Filter = "", *, first: int | None = None, archive: bool = False
+) -> Iterator[Page]:
     """Yield the pages of a list up to its end. The moments of the filter count from the first page on.
 
     A page may have no record: then its ``searched_back_to`` says how far the search is.
@@ -29,7 +31,11 @@ def pages(history: History, query: str | Filter = "", *, first: int | None = Non
         history: the stored results.
         query: which tasks.
         first: the most records of the first page; ``None`` for the default.
+        archive: whether the archived tasks are listed, instead of those in the store.
     """
+    if archive:
+        yield from history.tasks(query, size=first or _FIRST, budget=_BUDGET, archive=True).pages()
+        return
     has_index = history.store.ability(Searchable) is not None
     size, after = first or (_FIRST if has_index else _FIRST_SCANNED), None
     budget = _BUDGET if has_index else _BUDGET_SCANNED

@@ -174,6 +174,13 @@ def looked_up(query: Filter, store: Store, clock: Clock, opener: Opener) -> Filt
     return replace(query, condition=_replaced(query.condition, ids))
 
 
+def without_unfinished(query: Filter) -> Filter:
+    """Return a filter for tasks that have ended: in it, no task is late or stuck."""
+    if query.condition is None or not any(_words(each)[0] for each in fields_of(query.condition)):
+        return query
+    return replace(query, condition=_replaced(query.condition, {"late": [], "stuck": []}))
+
+
 def _words(term: Field) -> tuple[list[str], list[Value]]:
     """Return the words of a term that must be looked up, and its other values."""
     if term.name != "is":

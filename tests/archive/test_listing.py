@@ -1,0 +1,355 @@
+"""Lists of archived tasks: the same filters as a store's, in the same order, with few row groups read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+
+import rootcellar
+from rootcellar.archive import files
+from rootcellar.archive.files import FileReader
+from rootcellar.archive.listing import ArchivedResults, ArchivedTasks, StoreSource
+from rootcellar.archive.places import open_place
+from rootcellar.archive.reading import Archive
+from rootcellar.errors import ConfigurationError
+from rootcellar.history.cursors import CursorWrong
+from rootcellar.history.filters import Clock, Filter, FilterWrong
+from rootcellar.history.history import History
+from rootcellar.history.streaming import pages
+from rootcellar.payloads import codec_of
+from rootcellar.records import NO_DATE, Payload, TaskRecord
+from rootcellar.stores import Store, open_store
+from rootcellar.testing.helpers import new_id
+from tests.archive.archives import app_of, archived, manifest_of, put_file
+from tests.archive.object_store import ObjectStore, object_store
+from tests.commands import run_here
+from tests.conformance.registered import HYBRID
+from tests.helpers import HEAVY, record
+from tests.history.filter_trees import NOW, Fact, facts, filters
+from tests.history.oracle import holds
+from tests.history.stores import SQL, opened
+from tests.seeds import SEED
+
+CLOCK = Clock(NOW, timezone.utc)
+DAY = datetime(2026, 11, 3, tzinfo=timezone.utc)
+often = settings(
+    max_examples=1_000 if HEAVY else 40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.fixture(params=[*SQL, HYBRID], ids=lambda under_test: under_test.name)
+def store(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with opened(request.param, request) as found:
+        yield found
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Store]:
+    found = open_store(f"sqlite:///{tmp_path}/results.sqlite3")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "GROUP_ROWS", 5)
+
+
+def history_of(store: Store, place: str) -> History:
+    archive = ArchivedResults(Archive(manifest_of(store), open_place(place)), store)
+    return History(store, codec_of({}), zone=timezone.utc, owns_store=False, open_archive=lambda: archive)
+
+
+def listed(history: History, query: str = "", **options: Any) -> list[str]:
+    return [each.task_id for each in history.tasks(query, archive=True, **options)]
+
+
+def ended(minute: int, **given: Any) -> TaskRecord:
+    moment = DAY + timedelta(minutes=minute)
+    values = {"name": "shop.pay", "sent_at": moment, "started_at": moment, "done_at": moment, **given}
+    return record(f"task-{minute:04}", **values)
+
+
+# -- filters
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Fact], Store, Archive]]:
+    """Generated tasks in an archive of several files with small row groups."""
+    folder = tmp_path_factory.mktemp("archive")
+    store = open_store(f"sqlite:///{folder}/results.sqlite3")
+    known = [fact for fact in facts(SEED, 600 if HEAVY else 160) if fact.record.done_at is not None]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "GROUP_ROWS", 7)
+        for start in range(3):
+            # their times overlap
+            put_file(store, open_place(str(folder / "files")), [fact.record for fact in known[start::3]])
+    yield (
+        {fact.record.task_id: fact for fact in known},
+        store,
+        Archive(manifest_of(store), open_place(str(folder / "files"))),
+    )
+    store.close()
+
+
+@often
+@given(query=filters)
+def test_archive_finds_what_brute_force_finds(
+    everything: tuple[dict[str, Fact], Store, Archive], query: Filter
+) -> None:
+    known, store, archive = everything
+    if query.sort not in ("", "done") or (query.sort == "done" and not query.is_descending):
+        query = replace(query, sort="", is_descending=False)
+    expected = {task_id for task_id, fact in known.items() if holds(query.condition, fact, CLOCK)}
+    event(f"{min(len(expected), 5)} found")
+    tasks = ArchivedTasks(StoreSource(archive, store), store, codec_of({}), query, CLOCK, size=20)
+    found = list(tasks)
+    assert {each.task_id for each in found} == expected, str(query)
+    assert len(found) == len(expected), str(query)
+    order = [(each.done_at or NO_DATE, each.task_id) for each in found]
+    assert order == sorted(order, reverse=True), str(query)
+
+
+# -- lists
+
+
+def test_archived_tasks_are_listed_in_the_order_of_a_store(store: Store, tmp_path: Path, small_groups: None) -> None:
+    ones = [ended(minute, state="FAILURE" if minute % 4 == 0 else "SUCCESS") for minute in range(40)]
+    for one in ones:
+        store.put(one)
+    history = history_of(store, str(tmp_path))
+    questions = ["", "state:failed", "task:shop.*", "since:2026-11-03T00:10Z until:2026-11-03T00:20Z", "id:task-0007"]
+    expected = {query: [each.task_id for each in history.tasks(query)] for query in questions}
+    assert listed(history) == []
+    place = open_place(str(tmp_path))
+    put_file(store, place, ones[:20:2], is_stored=True)
+    put_file(store, place, ones[1:20:2], is_stored=True)
+    put_file(store, place, ones[20:], is_stored=True)
+    assert {query: listed(history, query) for query in questions} == expected
+    assert [len(page.records) for page in pages(history, "state:failed", archive=True, first=4)] == [4, 4, 2]
+    # not those in the store
+    store.put(ended(100))
+    assert len(listed(history)) == 40
+
+
+def test_pages_continue_where_the_last_one_ended(sqlite: Store, tmp_path: Path, small_groups: None) -> None:
+    ones = _with_equal_times()
+    archived(sqlite, str(tmp_path), ones[:31])
+    archived(sqlite, str(tmp_path), ones[31:])
+    history = history_of(sqlite, str(tmp_path))
+    whole = listed(history)
+    for size in (1, 7, 59, 60, 61):
+        found: list[str] = []
+        after = None
+        while True:
+            page = history.tasks("", size=size, after=after, archive=True).page()
+            assert len(page.records) <= size
+            found += [each.task_id for each in page.records]
+            after = page.cursor
+            if after is None:
+                break
+        assert found == whole, size
+    with pytest.raises(CursorWrong, match="another list"):
+        history.tasks("state:failed", after=history.tasks("", size=5, archive=True).page().cursor, archive=True)
+
+
+def _with_equal_times() -> list[TaskRecord]:
+    return [replace(ended(number // 3), task_id=f"t{number:03}") for number in range(60)]
+
+
+def test_search_that_takes_too_long_says_how_far_it_is(sqlite: Store, tmp_path: Path, small_groups: None) -> None:
+    ones = [ended(minute) for minute in range(60)]
+    archived(sqlite, str(tmp_path), ones)
+    history = history_of(sqlite, str(tmp_path))
+    after, reached, rounds = None, [], 0
+    found: list[str] = []
+    while True:
+        page = history.tasks("result.nothing:1 OR id:task-0003", after=after, budget=0.0, archive=True).page()
+        found += [each.task_id for each in page.records]
+        rounds += 1
+        if page.cursor is None:
+            break
+        if page.searched_back_to is not None:
+            reached.append(page.searched_back_to)
+        after = page.cursor
+    assert found == ["task-0003"]
+    assert rounds > 3
+    assert reached == sorted(set(reached), reverse=True)
+
+
+def test_row_groups_that_cannot_match_are_not_read(
+    sqlite: Store, tmp_path: Path, small_groups: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ones = [ended(minute, name="shop.pay" if minute < 30 else "shop.ship") for minute in range(60)]
+    archived(sqlite, str(tmp_path), ones[:30])
+    archived(sqlite, str(tmp_path), ones[30:])
+    archived(sqlite, str(tmp_path), [replace(ended(5), task_id="earlier", done_at=DAY - timedelta(days=3))])
+    history = history_of(sqlite, str(tmp_path))
+    read: list[tuple[int, int]] = []
+    original = FileReader.chosen
+
+    def noted(self: FileReader, group: int, choose: Any, **options: Any) -> Any:
+        read.append((id(self), group))
+        return original(self, group, choose, **options)
+
+    monkeypatch.setattr(FileReader, "chosen", noted)
+    assert listed(history, "since:2026-11-03T00:12Z until:2026-11-03T00:14Z") == ["task-0013", "task-0012"]
+    assert len(read) == 1
+    read.clear()
+    assert len(listed(history, "task:shop.ship")) == 30
+    assert len(read) == 6
+    read.clear()
+    # a page reads the groups that it needs
+    assert len(history.tasks("", size=4, archive=True).page().records) == 4
+    assert len(read) <= 2
+
+
+def test_void_rows_and_those_stored_again_are_left_out(store: Store, tmp_path: Path) -> None:
+    ones = [ended(minute) for minute in range(4)]
+    archived(store, str(tmp_path), ones)
+    archive = Archive(manifest_of(store), open_place(str(tmp_path)))
+    archive.forget([ones[0].task_id])
+    store.put(replace(ones[1], result=Payload(b'"again"')))
+    history = history_of(store, str(tmp_path))
+    assert listed(history) == ["task-0003", "task-0002"]
+    assert "task-0001" in [each.task_id for each in history.tasks()]
+
+
+def test_order_by_another_value_is_refused(sqlite: Store, tmp_path: Path) -> None:
+    history = history_of(sqlite, str(tmp_path))
+    with pytest.raises(FilterWrong, match="sort:runtime"):
+        history.tasks("since:24h sort:runtime", archive=True)
+    assert listed(history, "sort:-done") == []
+    assert listed(history, "is:stuck") == []
+
+
+def test_history_without_an_archive_says_what_to_name(sqlite: Store) -> None:
+    with History(sqlite, codec_of({}), owns_store=False) as history:
+        with pytest.raises(ConfigurationError, match="no archive is named") as caught:
+            history.tasks(archive=True)
+        assert "ROOTCELLAR_ARCHIVE" in caught.value.remedy
+
+
+def test_open_history_finds_the_archive_of_an_app_and_of_the_environment(
+    sqlite: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived(sqlite, str(tmp_path), [one := ended(1)])
+    with rootcellar.open_history(app=app_of(sqlite.url, str(tmp_path))) as history:
+        assert listed(history) == [one.task_id]
+    with rootcellar.open_history(sqlite.url) as history:
+        assert history.archive is None
+    monkeypatch.setenv("ROOTCELLAR_ARCHIVE", str(tmp_path))
+    with rootcellar.open_history(sqlite.url) as history:
+        assert listed(history) == [one.task_id]
+    monkeypatch.delenv("ROOTCELLAR_ARCHIVE")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"ROOTCELLAR_ARCHIVE={tmp_path}\n")
+    with rootcellar.open_history(sqlite.url) as history:
+        assert listed(history) == [one.task_id]
+
+
+def test_encrypted_values_are_searched_with_their_key(
+    sqlite: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = app_of(sqlite.url, str(tmp_path), result_encryption_keys=rootcellar.payloads.make_key())
+    app.backend.store_result(task_id := new_id(), {"customer": "Ada"}, "SUCCESS")
+    found = sqlite.get(task_id)
+    assert found is not None
+    put_file(sqlite, open_place(str(tmp_path)), [found], is_stored=True)
+    with rootcellar.open_history(app=app) as history:
+        assert listed(history, "result.customer:Ada") == [task_id]
+        assert listed(history, "result.customer:Bob") == []
+    without = history_of(sqlite, str(tmp_path)).tasks("result.customer:Ada", archive=True).page()
+    assert (without.records, without.unread) == ([], 1)
+
+
+# -- commands
+
+
+def name_archive(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name an archive for commands, in the file .env of their working directory."""
+    monkeypatch.chdir(folder)
+    (folder / ".env").write_text(f"ROOTCELLAR_ARCHIVE={url}\n")
+
+
+def test_show_finds_an_archived_result_and_says_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = ended(7, value={"total": 12})
+    put_file(store, open_place(str(tmp_path)), [one], "2026-11/a.parquet")
+    missing = run_here("show", one.task_id, "-b", store.url)
+    assert missing.status == 1
+    name_archive(str(tmp_path), tmp_path, monkeypatch)
+    shown = run_here("show", one.task_id, "-b", store.url)
+    assert shown.status == 0, shown.err
+    assert f"archived  2026-11/a.parquet, in {tmp_path}" in shown.out
+    assert '"total": 12' in shown.out
+    assert "kept until" not in shown.out
+    found = json.loads(run_here("show", one.task_id, "-b", store.url, "--json").out)
+    assert (found["task_id"], found["archived_in"]) == (one.task_id, "2026-11/a.parquet")
+    assert found["result"] == {"total": 12}
+    assert run_here("show", "unknown", "-b", store.url).status == 1
+
+
+def test_show_searches_files_without_a_database(sqlite: Store, tmp_path: Path, small_groups: None) -> None:
+    ones = [ended(minute) for minute in range(30)]
+    place = open_place(str(tmp_path))
+    put_file(sqlite, place, ones[:12], "2026-11/a.parquet")
+    put_file(sqlite, place, ones[12:], "2026-11/b.parquet")
+    sqlite.close()
+    (tmp_path / "results.sqlite3").unlink()
+    shown = run_here("show", "task-0003", "--archive", str(tmp_path))
+    assert shown.status == 0, shown.err
+    assert f"2026-11/a.parquet, in {tmp_path}" in shown.out
+    gone = run_here("show", "task-9999", "--archive", str(tmp_path))
+    assert gone.status == 1
+    assert "no file of the archive has task task-9999" in gone.err
+
+
+def test_search_without_a_database_reads_few_ranges(sqlite: Store, small_groups: None) -> None:
+    with object_store() as objects:
+        archived(sqlite, objects.url("alone"), [ended(minute) for minute in range(200)])
+        with objects.counted() as requests:
+            shown = run_here("show", "task-0150", "--archive", objects.url("alone"))
+        assert shown.status == 0, shown.err
+        # the list of the files, the footer, the bloom filters, the ids of a row group, and the row group
+        assert len(requests) <= 7
+        with objects.counted() as requests:
+            assert run_here("show", "other", "--archive", objects.url("alone")).status == 1
+        assert len(requests) <= 6
+
+
+def test_history_and_export_list_the_archive(sqlite: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archived(sqlite, str(tmp_path / "files"), [ended(minute) for minute in range(30)])
+    sqlite.put(ended(50))
+    name_archive(str(tmp_path / "files"), tmp_path, monkeypatch)
+    query = ("--archive", "--json", "-b", sqlite.url, "until:2026-11-03T00:20Z")
+    shown = run_here("history", *query, "--limit", "3")
+    assert shown.status == 0, shown.err
+    assert [each["task_id"] for each in json.loads(shown.out)] == ["task-0019", "task-0018", "task-0017"]
+    more = run_here("history", *query, "--limit", "1", "--after", shown.err.split("--after ")[1].strip())
+    assert [each["task_id"] for each in json.loads(more.out)] == ["task-0016"]
+    written = run_here("export", "--archive", "-o", str(tmp_path / "a.jsonl"), "-b", sqlite.url)
+    assert written.status == 0, written.err
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert [json.loads(line)["task_id"] for line in lines] == [f"task-{minute:04}" for minute in reversed(range(30))]
+    (tmp_path / ".env").unlink()
+    without = run_here("history", "--archive", "-b", sqlite.url)
+    assert without.status == 1
+    assert "no archive is named" in without.err
+
+
+def test_object_store_is_listed(sqlite: Store) -> None:
+    with object_store() as objects:
+        objects_: ObjectStore = objects
+        archived(sqlite, objects_.url("list"), [ended(minute) for minute in range(3)])
+        assert listed(history_of(sqlite, objects_.url("list"))) == ["task-0002", "task-0001", "task-0000"]
