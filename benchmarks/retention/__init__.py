@@ -1,0 +1,1 @@
+"""What keeping, deleting and protecting results costs."""
