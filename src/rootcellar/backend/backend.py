@@ -41,7 +41,6 @@ from rootcellar.maintenance.mover import Mover, MoverConfig
 from rootcellar.maintenance.roll_up import RollUp, RollUpConfig
 from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
-from rootcellar.maintenance.spares import Spares
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
 from rootcellar.payloads.forgetting import forget_tasks
 from rootcellar.payloads.settings import flag_of, keeps_ignored, type_modules_of, value_of
@@ -626,16 +625,8 @@ class ResultBackend(ReadingBackend):
 
     def _cleanup_work(self) -> CleanupWork:
         """Return what a cleanup of this backend works on."""
-        spiller, sweep_blobs = self.codec.spiller, None
-        if spiller is not None:
-            sweep_blobs = partial(spiller.sweep, self.store, self.retention.blob_grace())
-        return CleanupWork(
-            store=self.store,
-            spares=Spares(self.store, self.codec),
-            archiving=self.retention.archiving(),
-            has_archive=self._archive is not None,
-            sweep_chords=self.chords.sweep,
-            sweep_blobs=sweep_blobs,
+        return CleanupWork.of(
+            self.store, self.codec, self.app.conf, retention=self.retention, sweep_chords=self.chords.sweep
         )
 
     def _name_failures(self, groups: Sequence[KnownFailure]) -> None:

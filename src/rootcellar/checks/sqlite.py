@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from rootcellar import errors
 from rootcellar.backend import ResultBackend
+from rootcellar.checks.cleaning import cleaning_of
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.holds import unreadable_holds
 from rootcellar.checks.steps import Checks, Step, passed, problem
@@ -49,6 +50,7 @@ class SQLiteChecks(Checks):
             Step("lock", self._lock, stops_on_failure=True),
             Step("journal", self._journal, stops_on_failure=True),
             Step("schema", self._schema, stops_on_failure=True),
+            Step("cleanup", self._cleanup),
             *self._trial.steps(),
         ]
 
@@ -159,6 +161,13 @@ class SQLiteChecks(Checks):
         else:
             self._test_path = self._path.with_name(f"{self._path.name}.rootcellar-check-{uuid4().hex[:8]}")
             yield passed("the first use creates or upgrades the tables; tried on a test file in the same folder")
+
+    def _cleanup(self) -> Iterator[Finding]:
+        if self._test_path is not None:
+            yield passed("nothing is stored yet")
+            return
+        with closing(SQLiteStore(self._target.url, self._target.options)) as store:
+            yield from cleaning_of(store, self._target.conf)
 
     def _backend(self) -> ResultBackend:
         if self._test_path is None:

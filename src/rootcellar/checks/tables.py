@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from rootcellar import errors
 from rootcellar.backend import ResultBackend
+from rootcellar.checks.cleaning import cleaning_of
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.holds import unreadable_holds
 from rootcellar.checks.steps import Step, failed, passed, problem
@@ -56,7 +57,14 @@ class Tables:
         return [
             Step("schema", self._schema, stops_on_failure=True),
             Step("rights", self._rights, stops_on_failure=True),
+            Step("cleanup", self._cleanup),
         ]
+
+    def _cleanup(self) -> Iterator[Finding]:
+        if self._test_store is not None:
+            yield passed("nothing is stored yet")
+            return
+        yield from cleaning_of(self._store, self._target.conf)
 
     def backend(self) -> ResultBackend:
         """Return the backend to try, with the tables or with the test ones."""

@@ -163,7 +163,7 @@ class Trial:
             self.store.put(self._record(task_id, expires_at=_LONG_AGO))
             self.store.delete_expired(_LONG_AGO + timedelta(days=1))
             is_gone = self.store.get(task_id) is None
-            seen = "celery.backend_cleanup deletes what has expired (celery beat calls it)"
+            seen = "workers delete what has expired, every hour"
             if self.store.expires_by_itself:
                 seen = "the server deletes what has expired within a minute"
         yield passed(seen) if is_gone else problem("expiry-ignored", "a task that has expired is still there")

@@ -42,6 +42,7 @@ COMMANDS = (
     Entry("forget", "forget:forget", "Delete the stored results of tasks."),
     Entry("hold", "hold:app", "Keep results from being deleted."),
     Entry("retention", "retention:app", "Show how long results are kept, and apply changed rules."),
+    Entry("cleanup", "cleanup:cleanup", "Delete expired results now."),
     Entry("retry", "retry:retry", "Send tasks again, after a preview."),
     Entry("archive", "archive:app", "Move old results into files, and verify the files."),
     Entry("restore", "restore:restore", "Bring archived results back into the table."),

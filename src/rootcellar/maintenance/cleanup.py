@@ -7,16 +7,21 @@ the one before ended, and nothing is kept in memory but counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any
 
 from rootcellar.maintenance.batches import BatchSize
 from rootcellar.maintenance.cleaned import Cleaned, Expected
 from rootcellar.maintenance.pace import Pace
 from rootcellar.maintenance.service import Retries, Service, check_seconds
 from rootcellar.maintenance.spares import Spares
+from rootcellar.payloads import Codec
+from rootcellar.payloads.settings import value_of
 from rootcellar.records import TaskRecord
+from rootcellar.retention.policy import Retention, read_retention
 from rootcellar.stores.base import DELETE_BATCH, Store
 from rootcellar.stores.expiring import Due, Expiring, Place, Replicated
 from rootcellar.stores.jobs import Jobs, recorded
@@ -87,7 +92,40 @@ class CleanupWork:
     archiving: Condition | None = None
     has_archive: bool = False
     sweep_chords: Callable[[], int] | None = None
-    sweep_blobs: Callable[[], int] | None = field(default=None)
+    sweep_blobs: Callable[[], int] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        codec: Codec,
+        conf: Mapping[str, Any],
+        *,
+        retention: Retention | None = None,
+        sweep_chords: Callable[[], int] | None = None,
+    ) -> CleanupWork:
+        """Return the work on a store whose results are read and written with these settings.
+
+        Args:
+            store: the store.
+            codec: reads its values.
+            conf: Celery's settings, which may be empty.
+            retention: how long results are kept, if it was read from the settings already.
+            sweep_chords: finishes chords whose process died.
+
+        Raises:
+            ConfigurationError: a setting is wrong.
+        """
+        kept = retention or read_retention(conf)
+        spiller = codec.spiller
+        return cls(
+            store=store,
+            spares=Spares(store, codec),
+            archiving=kept.archiving(),
+            has_archive=value_of(conf, "result_archive")[0] is not None,
+            sweep_chords=sweep_chords,
+            sweep_blobs=None if spiller is None else partial(spiller.sweep, store, kept.blob_grace()),
+        )
 
 
 class _Stopped(Exception):

@@ -102,8 +102,8 @@ SYMPTOMS = (
             ),
             (
                 "Results are large, or there are very many.",
-                "Return a reference instead of the data, let results expire (`CELERY_RESULT_EXPIRES`), and run "
-                "`celery beat` so that they are deleted. The task id is the primary key and needs no index.",
+                "Return a reference instead of the data, and let results expire (`CELERY_RESULT_EXPIRES`): workers "
+                "delete them. The task id is the primary key and needs no index.",
             ),
             (
                 "The same results are read again and again.",
@@ -224,9 +224,10 @@ SYMPTOMS = (
                 "`rootcellar show TASK_ID` shows when one expires.",
             ),
             (
-                "In PostgreSQL, MySQL and SQLite expired results must be deleted by a periodic task.",
-                "Run one `celery beat`: Celery schedules `celery.backend_cleanup` daily. Redis and MongoDB delete by "
-                "themselves.",
+                "In PostgreSQL, MySQL and SQLite, workers delete expired results every hour: no worker runs, or "
+                "`cleanup_interval` is 0.",
+                "Run a worker, or `rootcellar cleanup` from cron. `rootcellar check` says when the last cleanup was. "
+                "Redis and MongoDB delete by themselves.",
             ),
             (
                 "A stock worker that uses the same tables deletes results only by their age.",

@@ -85,6 +85,19 @@ PROBLEMS = (
         why="Waiting clients get results only by polling.",
         remedy="See the warnings of `rootcellar check`, and the server's log.",
     ),
+    warning(
+        "cleanup-missing",
+        "expired results were not deleted for two days",
+        why="The table grows without end, and a large table is slow to clean.",
+        remedy="Run a worker, which cleans up every hour unless cleanup_interval is 0, or `rootcellar cleanup`. If a "
+        "worker runs, see its log.",
+    ),
+    warning(
+        "archive-missing",
+        "rules archive results, and no archive is configured",
+        why="These results stay in the table for ever, also after they have expired.",
+        remedy="Set result_archive (ROOTCELLAR_ARCHIVE), or change `then` of these rules to delete.",
+    ),
     failure(
         "expiry-ignored",
         "an expired result was not deleted",

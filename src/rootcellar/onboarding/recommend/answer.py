@@ -158,5 +158,3 @@ def _cautions(setup: Setup, needs: Needs) -> Iterator[str]:
         yield "Celery has no broker on a Redis Cluster: the broker needs a Redis of its own."
     if setup.broker == "redis" and setup.backend != "redis" and needs.may_lose is MayLose.TASKS:
         yield "Give the broker's Redis appendonly yes, or tasks that wait are gone when it restarts."
-    if setup.described.needs_cleaning and needs.keep is not Keep.FOREVER:
-        yield "Run `celery beat`: its celery.backend_cleanup deletes expired results."
