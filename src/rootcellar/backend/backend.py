@@ -41,6 +41,7 @@ from rootcellar.maintenance.mover import Mover, MoverConfig
 from rootcellar.maintenance.roll_up import RollUp, RollUpConfig
 from rootcellar.maintenance.runner import Runner
 from rootcellar.maintenance.service import Service
+from rootcellar.maintenance.spares import Spares
 from rootcellar.payloads import codec_of, content_type_of, known_compression, serialise, serializer_of, typed
 from rootcellar.payloads.forgetting import forget_tasks
 from rootcellar.payloads.settings import flag_of, keeps_ignored, type_modules_of, value_of

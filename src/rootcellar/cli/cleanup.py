@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from rootcellar.cli.values import json_object
 from rootcellar.maintenance.cleaned import Cleaned, Expected
 from rootcellar.maintenance.cleanup import Cleanup, CleanupConfig, CleanupWork
 from rootcellar.opening import Results, backend_of
-from rootcellar.retention.rules import SETTING as RULES
+from rootcellar.retention.rules import VARIABLE
 from rootcellar.stores.base import DELETE_BATCH
 
 EXAMPLES = """\b
@@ -25,9 +24,8 @@ Examples:
   rootcellar cleanup --dry-run -A shop.celery
   rootcellar cleanup -A shop.celery
 """
-RULES_VARIABLE = "ROOTCELLAR_RETENTION"
 _NO_RULES = (
-    f"Without --app, the rules are those of {RULES_VARIABLE}, and not those of the application: results that only its "
+    f"Without --app, the rules are those of {VARIABLE}, and not those of the application: results that only its "
     "rules would archive are deleted."
 )
 _BY_ITSELF = "The server deletes expired results by itself, and cannot count them before."
@@ -70,8 +68,7 @@ def _work(choice: Choice, results: Results) -> CleanupWork:
     sweep_chords = None
     if choice.app is not None:
         sweep_chords = backend_of(load_app(choice.app), f"--app {choice.app}").chords.sweep
-    conf = results.conf or {RULES: os.environ.get(RULES_VARIABLE)}
-    return CleanupWork.of(results.store, results.codec, conf, sweep_chords=sweep_chords)
+    return CleanupWork.of(results.store, results.codec, results.conf, sweep_chords=sweep_chords)
 
 
 def _clean(found: Cleanup) -> Cleaned:
