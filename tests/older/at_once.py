@@ -5,9 +5,12 @@ A trigger does it, so every process and every connection sees it, and no test mu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import psycopg
+import pytest
 
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.older import Older
@@ -16,6 +19,8 @@ from rootcellar.stores.postgres.older import statements
 from rootcellar.stores.postgres.store import _moving_texts
 from rootcellar.stores.sql import rows
 from rootcellar.testing.helpers import able
+from rootcellar.testing.under_test import StoreUnderTest
+from tests.conformance.registered import postgres_database, run_on_postgres
 
 _TRIGGER = """
 CREATE TABLE celery_taskmeta_older_every_day PARTITION OF celery_taskmeta_older
@@ -49,3 +54,13 @@ def move_at_once(url: str) -> None:
     script = _TRIGGER.replace("{columns}", ", ".join(f"t.{column}" for column in rows.TASK_COLUMNS))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(script.replace("{moved_away}", moved_away.replace("%%", "%")).encode())
+
+
+@contextmanager
+def _moving_at_once(request: pytest.FixtureRequest) -> Iterator[str]:
+    with postgres_database(request) as url:
+        move_at_once(url)
+        yield url
+
+
+OLDER = StoreUnderTest(name="postgres-older", new_place=_moving_at_once, run_sql=run_on_postgres)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,18 +9,7 @@ import pytest
 from rootcellar.testing.suites import store as suite
 from rootcellar.testing.suites.store import *  # noqa: F403
 from rootcellar.testing.under_test import StoreUnderTest
-from tests.conformance.registered import postgres_database, run_on_postgres
-from tests.older.at_once import move_at_once
-
-
-@contextmanager
-def _moving_at_once(request: pytest.FixtureRequest) -> Iterator[str]:
-    with postgres_database(request) as url:
-        move_at_once(url)
-        yield url
-
-
-OLDER = StoreUnderTest(name="postgres-older", new_place=_moving_at_once, run_sql=run_on_postgres)
+from tests.older.at_once import OLDER
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from rootcellar.stores.base import StoreOptions
-from rootcellar.stores.counting import Unit
+from rootcellar.stores.counting import Question, Unit
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.schema import older_names, table_names
+from rootcellar.stores.sql.cells import Line, line_of
 from rootcellar.stores.sql.counting import ALWAYS, KEYS, LAST, Dirty, Present, Roll, Server, taken_back
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, quote_identifier
 
@@ -41,6 +42,8 @@ def statements(options: StoreOptions) -> dict[str, str]:
     back = fill_in(found["note_gone"], {**fragments, "tallied": taken_back(found["tallied"])})
     found = {name: fill_in(text, fragments) for name, text in found.items()}
     found["note_gone"] = fill_in(found["note_gone"], KEYS)
+    of_older = load_statements(_PACKAGE, "statistics.sql", {**names, "task": names["older"]})
+    found["older_lines"] = fill_in(of_older["lines"], fragments)
     # the same of both tables, if results are moved to an older one
     for name in _OF_ALL_ROWS:
         found[f"{name}_of_all"] = fill_in(of_all[name], fragments)
@@ -83,6 +86,17 @@ class PostgresCounts(Server[Connection]):
 
     def has_rows_of_the_past(self) -> bool:
         return self.has_older()
+
+    def older_lines(
+        self, connection: Connection, unit: Unit, since: datetime, until: datetime, question: Question
+    ) -> list[Line]:
+        if not self.has_older():
+            return []
+        selected, params = self.selected_rows(question)
+        params |= {**self.window(since, until), "unit": self.unit(unit)}
+        text = fill_in(self.sql["older_lines"], {"selected": selected, **self._asked_keys(question)})
+        found = connection.execute(text.encode(), params, prepare=False).fetchall()
+        return [line_of(row, self.read_date) for row in found]
 
     def all(
         self, connection: Connection, statement: str, params: Mapping[str, Any] | None = None, **texts: str

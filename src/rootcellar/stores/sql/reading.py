@@ -256,6 +256,9 @@ class _Reading(Generic[C]):
         for since, until in self.rest:
             for line in self._server.lines(self._connection, unit, since, until, self._of_rows):
                 yield self._cell_of(line)
+        for since, until in self._partial_before_now():
+            for line in self._older_lines(since, until, self._of_rows):
+                yield self._cell_of(line)
         yield from self._unfolded()
         self._check_partial()
 
@@ -317,12 +320,19 @@ class _Reading(Generic[C]):
 
     def _check_partial(self) -> None:
         """Check whether rows were deleted in an hour that is only partly asked for: this part is not known."""
-        for since, until in self.partial:
-            if since >= self._roll.hours_until:
-                continue
+        for since, until in self._partial_before_now():
             hours = (Unit.HOUR.floor(since), Unit.HOUR.ceiling(until))
-            if any(cell.tally.count for cell in self._stored(Unit.HOUR, hours, (GONE,))):
+            gone = sum(cell.tally.count for cell in self._stored(Unit.HOUR, hours, (GONE,)))
+            if gone and gone != sum(line.tally.count for line in self._older_lines(*hours, self._question)):
                 self._is_exact = False
+
+    def _partial_before_now(self) -> list[Span]:
+        return [span for span in self.partial if span[0] < self._roll.hours_until]
+
+    def _older_lines(self, since: datetime, until: datetime, question: Question) -> list[Line]:
+        """Count the rows of the older table that ended in a time: they were counted as deleted."""
+        unit = self._question.by or Unit.HOUR
+        return self._server.older_lines(self._connection, unit, since, until, question)
 
     # -- other questions
 
