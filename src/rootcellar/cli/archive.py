@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
 import typer
 
-from rootcellar.archive.places import SETTING, Place, open_place
+from rootcellar.archive.places import Place
 from rootcellar.archive.preview import Preview, preview
 from rootcellar.archive.selecting import Selection, Wanted, wanted_by_filter, wanted_by_rule
 from rootcellar.archive.verifying import Verified, Verifying
 from rootcellar.archive.writing import Archiving, Progress, manifest_of
+from rootcellar.cli.archive_files import COMPACT_EXAMPLES, EXPIRE_EXAMPLES, LIST_EXAMPLES, compact, expire, list_files
+from rootcellar.cli.archive_place import AtOption, ToOption, named_place
 from rootcellar.cli.confirmation import confirm
 from rootcellar.cli.numbers import size_text
 from rootcellar.cli.options import (
@@ -33,8 +34,7 @@ from rootcellar.cli.values import json_object
 from rootcellar.history.filters import FilterWrong, parse
 from rootcellar.history.history import History
 from rootcellar.history.holds import Holds
-from rootcellar.opening import Results, payload_settings_for
-from rootcellar.payloads.settings import value_of
+from rootcellar.opening import Results
 from rootcellar.retention.policy import read_retention
 
 app = typer.Typer(
@@ -56,15 +56,6 @@ Examples:
   rootcellar archive verify -A shop.celery
   rootcellar archive verify --full --at /srv/archive -b postgresql://user:password@host/db
 """
-
-ToOption = Annotated[
-    str | None,
-    typer.Option("--to", metavar="URL", help="The archive: a folder, or a URL of fsspec. By default result_archive"),
-]
-AtOption = Annotated[
-    str | None,
-    typer.Option("--at", metavar="URL", help="The archive: a folder, or a URL of fsspec. By default result_archive"),
-]
 
 
 @app.command(epilog=_RUN_EXAMPLES)
@@ -142,17 +133,9 @@ def verify(
         raise typer.Exit(1)
 
 
-def named_place(given: str | None, conf: Mapping[str, Any], option: str) -> Place:
-    """Return the place of the archive that an option names, or else the settings or the environment.
-
-    Raises:
-        WrongUse: none is named.
-        ConfigurationError: it cannot be opened.
-    """
-    url = given or value_of(payload_settings_for(conf), SETTING)[0]
-    if not url:
-        raise WrongUse(f"no archive is named: give {option} URL, or set {SETTING} or ROOTCELLAR_ARCHIVE")
-    return open_place(str(url))
+app.command("list", epilog=LIST_EXAMPLES)(list_files)
+app.command("expire", epilog=EXPIRE_EXAMPLES)(expire)
+app.command("compact", epilog=COMPACT_EXAMPLES)(compact)
 
 
 def _wanted(text: str, results: Results, history: History) -> Wanted:

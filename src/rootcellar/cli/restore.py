@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rootcellar.archive.restoring import ArchivedTasks, Preview, Restored, RestoringRun
-from rootcellar.cli.archive import named_place
+from rootcellar.cli.archive_place import named_place
 from rootcellar.cli.confirmation import confirm
 from rootcellar.cli.options import (
     Choice,

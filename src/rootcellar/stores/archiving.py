@@ -122,6 +122,21 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """A row of a new file that is a copy of an archived one.
+
+    Attributes:
+        row: its number in the new file, from 0.
+        task_id: the task.
+        place: where it was until now.
+    """
+
+    row: int
+    task_id: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Restoring:
     """A record that goes back into the live table.
 
@@ -154,6 +169,18 @@ class Manifest(Protocol):
         Args:
             file: the file.
             copies: returns all copies in the order of their rows; it may be called again.
+        """
+
+    def merge_files(self, file: NewFile, sources: Collection[int], moved: Callable[[], Iterable[Moved]]) -> Committed:
+        """Put a new file in the place of several ones, which become deleted ones, in one transaction.
+
+        A row that does not count any more at its earlier place is void in the new file. If the new file is in the
+        manifest already, nothing is done.
+
+        Args:
+            file: the new file.
+            sources: the numbers of the files whose rows it has.
+            moved: returns all of its rows, in their order; it may be called again.
         """
 
     def homes(self) -> Sequence[str]:

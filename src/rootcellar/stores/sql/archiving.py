@@ -23,6 +23,7 @@ from rootcellar.stores.archiving import (
     ArchiveFile,
     Committed,
     Copy,
+    Moved,
     NewFile,
     Place,
     Restoring,
@@ -154,6 +155,45 @@ class SqlManifest(ABC, Generic[C]):
             self._count_of(connection, "set_void", {"id": number, "void": packed(void, file.rows)})
         self._make_void(connection, [(key_of_id(one), place.file, place.row) for place, one in superseded.items()])
         return Committed(int(number), removed, len(void))
+
+    # -- files that become one
+
+    def merge_files(self, file: NewFile, sources: Collection[int], moved: Callable[[], Iterable[Moved]]) -> Committed:
+        """See :class:`~rootcellar.stores.archiving.Manifest`."""
+
+        def merge(connection: C) -> Committed:
+            with self._patiently(connection):
+                return self._merge(connection, file, sources, moved())
+
+        try:
+            return self._in_transaction(merge)
+        except _NothingCounts as nothing:
+            return Committed(None, 0, nothing.void)
+
+    def _merge(self, connection: C, file: NewFile, sources: Collection[int], moved: Iterable[Moved]) -> Committed:
+        known = self._rows_of(connection, "file_of_path", {"path": file.path})
+        if known:
+            earlier = self._file(known[0])
+            return Committed(earlier.id, 0, len(earlier.void))
+        # before the entries are read: what makes a row void waits for this
+        self._lock_files(connection, sources)
+        self._count_of(connection, "add_file", self._file_params(file))
+        ((number,),) = self._rows_of(connection, "number_of_path", {"path": file.path})
+        void: set[int] = set()
+        for some in _chunks(moved, AT_ONCE):
+            by_entry = {(key_of_id(each.task_id), each.place.file, each.place.row): each.row for each in some}
+            present = self._present(connection, by_entry)
+            void |= {each.row for each in some} - {by_entry[entry] for entry in present}
+            self._add_entries(connection, [(entry[0], int(number), by_entry[entry]) for entry in present])
+        if len(void) == file.rows:
+            raise _NothingCounts(len(void))
+        if void:
+            self._count_of(connection, "set_void", {"id": number, "void": packed(void, file.rows)})
+        now = self._date(datetime.now(timezone.utc))
+        for source in sorted(sources):
+            self._count_of(connection, "mark_file", {"id": source, "state": DELETED, "changed_at": now})
+            self._count_of(connection, "drop_entries_of_file", {"file": source})
+        return Committed(int(number), 0, len(void))
 
     def _unchanged(self, connection: C, copies: Sequence[Copy]) -> list[Copy]:
         """Lock the live rows of these copies, and return the copies whose rows are exactly what was copied."""

@@ -1,0 +1,35 @@
+"""Names the place of an archive for commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from rootcellar.archive.places import SETTING, Place, open_place
+from rootcellar.cli.output import WrongUse
+from rootcellar.opening import payload_settings_for
+from rootcellar.payloads.settings import value_of
+
+ToOption = Annotated[
+    str | None,
+    typer.Option("--to", metavar="URL", help="The archive: a folder, or a URL of fsspec. By default result_archive"),
+]
+AtOption = Annotated[
+    str | None,
+    typer.Option("--at", metavar="URL", help="The archive: a folder, or a URL of fsspec. By default result_archive"),
+]
+
+
+def named_place(given: str | None, conf: Mapping[str, Any], option: str) -> Place:
+    """Return the place of the archive that an option names, or else the settings or the environment.
+
+    Raises:
+        WrongUse: none is named.
+        ConfigurationError: it cannot be opened.
+    """
+    url = given or value_of(payload_settings_for(conf), SETTING)[0]
+    if not url:
+        raise WrongUse(f"no archive is named: give {option} URL, or set {SETTING} or ROOTCELLAR_ARCHIVE")
+    return open_place(str(url))
