@@ -19,6 +19,7 @@ from rootcellar.checks.steps import Step, failed, passed, problem
 from rootcellar.checks.tables import Tables
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
+from rootcellar.checks.upkeep import upkeep_of
 from rootcellar.stores.mysql import MySQLStore, driver
 from rootcellar.stores.mysql.driver import Connection
 from rootcellar.stores.mysql.failures import translate
@@ -69,6 +70,7 @@ class MySQLChecks(ServerChecks):
             Step("isolation", self._isolation),
             Step("durability", self._durability),
             *self._tables.steps(),
+            Step("upkeep", lambda: upkeep_of(self._store)),
             *self._trial.steps(),
         ]
 

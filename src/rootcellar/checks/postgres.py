@@ -18,6 +18,7 @@ from rootcellar.checks.steps import Step, passed, problem
 from rootcellar.checks.tables import Tables
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
+from rootcellar.checks.upkeep import upkeep_of
 from rootcellar.stores.postgres import PostgresStore, driver
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.options import read_options
@@ -74,6 +75,7 @@ class PostgresChecks(ServerChecks):
             Step("connections", self._connections),
             Step("durability", self._durability),
             *self._tables.steps(),
+            Step("upkeep", lambda: upkeep_of(self._store)),
             *self._trial.steps(),
         ]
 

@@ -19,6 +19,7 @@ from rootcellar.checks.holds import unreadable_holds
 from rootcellar.checks.steps import Checks, Step, passed, problem
 from rootcellar.checks.target import Target
 from rootcellar.checks.trial import Trial
+from rootcellar.checks.upkeep import upkeep_of
 from rootcellar.stores.sqlite import SQLiteStore, driver
 
 #: timeout for the lock of the file
@@ -51,6 +52,7 @@ class SQLiteChecks(Checks):
             Step("journal", self._journal, stops_on_failure=True),
             Step("schema", self._schema, stops_on_failure=True),
             Step("cleanup", self._cleanup),
+            Step("upkeep", self._upkeep),
             *self._trial.steps(),
         ]
 
@@ -142,6 +144,13 @@ class SQLiteChecks(Checks):
         store = SQLiteStore(self._target.url, self._target.options)
         with closing(store):
             yield from self._judge(store)
+
+    def _upkeep(self) -> Iterator[Finding]:
+        if self._test_path is not None:
+            yield passed("nothing to look after yet")
+            return
+        with closing(SQLiteStore(self._target.url, self._target.options)) as store:
+            yield from upkeep_of(store)
 
     def _judge(self, store: SQLiteStore) -> Iterator[Finding]:
         status = store.schema.status()

@@ -18,6 +18,7 @@ from rootcellar.cli.times import parse_span, show_seconds
 from rootcellar.errors import AbilityMissing
 from rootcellar.maintenance.leadership import StoreLeader
 from rootcellar.maintenance.spares import Spares
+from rootcellar.maintenance.upkeep.growth import DISK_VARIABLE
 from rootcellar.maintenance.upkeep.part import Level, Part, Report, is_good, run_parts
 from rootcellar.maintenance.upkeep.parts import PartsConfig, parts_of
 from rootcellar.maintenance.upkeep.upkeep import Upkeep, UpkeepConfig
@@ -32,8 +33,6 @@ Examples:
   rootcellar maintain -A shop.celery --apply --disk 100GB
   rootcellar maintain -A shop.celery --loop --every 1h
 """
-#: the environment variable with the default of --disk
-DISK_VARIABLE = "ROOTCELLAR_DISK"
 _COLOURS = {Level.OK: "green", Level.ATTENTION: "yellow", Level.REFUSED: "yellow", Level.FAILED: "bold red"}
 #: the widths of the columns
 _WIDEST, _WIDEST_PART = max(len(level.value) for level in Level), 12

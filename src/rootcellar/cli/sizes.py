@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import typer
 
 from rootcellar.cli.output import visible
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+from rootcellar.maintenance.upkeep.words import read_bytes
 
 
 def parse_size(text: str, option: str) -> int:
@@ -22,7 +18,9 @@ def parse_size(text: str, option: str) -> int:
     Raises:
         typer.BadParameter: it is not a size.
     """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise typer.BadParameter(f"not a size: {visible(text)}; write 50GB, 800MB or bytes", param_hint=option)
-    return round(float(match[1]) * _UNITS[match[2].upper()])
+    try:
+        return read_bytes(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"not a size: {visible(text)}; write 50GB, 800MB or bytes", param_hint=option
+        ) from None

@@ -49,6 +49,26 @@ PROBLEMS = (
         remedy="Lower DB_POOL_SIZE and DB_MAX_OVERFLOW, raise max_connections, or put PgBouncer in front of the "
         "server.",
     ),
+    warning(
+        "vacuum-held-back",
+        "something old keeps vacuum from removing deleted rows, or keeps the server's log",
+        why="The table and its indexes grow with every deleted row, also after results have expired, and queries get "
+        "slower. A replication slot that nothing reads fills the disk.",
+        remedy="End the transaction, or drop the slot if nothing will read it again; `rootcellar maintain` names each.",
+    ),
+    warning(
+        "autovacuum-off",
+        "the server does not vacuum the tables by itself",
+        why="Every result is deleted in the end. Without vacuum, the space of deleted rows is never used again.",
+        remedy="Set autovacuum and track_counts to on, and remove autovacuum_enabled from the tables: "
+        "`rootcellar maintain` prints the statements.",
+    ),
+    warning(
+        "index-invalid",
+        "an index is invalid, because its creation failed or was interrupted",
+        why="It costs time at each write, and no query uses it.",
+        remedy="Run `rootcellar maintain --apply` as the owner of the tables.",
+    ),
     failure(
         "postgres-fsync",
         "the server does not write to disk what it acknowledges",

@@ -98,6 +98,13 @@ PROBLEMS = (
         why="These results stay in the table for ever, also after they have expired.",
         remedy="Set result_archive (ROOTCELLAR_ARCHIVE), or change `then` of these rules to delete.",
     ),
+    warning(
+        "disk-full-soon",
+        "the disk is full in less than 14 days, if the tables grow as in the last weeks",
+        why="A full disk stops every task that stores a result.",
+        remedy="Keep results for a shorter time, archive older ones, or give the disk more room. The limit is that "
+        "of ROOTCELLAR_DISK; for SQLite without it, the free space.",
+    ),
     failure(
         "expiry-ignored",
         "an expired result was not deleted",

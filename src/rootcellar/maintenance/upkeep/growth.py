@@ -17,6 +17,8 @@ from rootcellar.stores.upkeep import KnowsDisk
 DAYS, FEWEST_DAYS = 28, 3
 #: a disk that is full in fewer days than this needs attention
 SOON = 14
+#: the environment variable with the most bytes of all tables
+DISK_VARIABLE = "ROOTCELLAR_DISK"
 #: sizes on older days than this are not read
 _LONGEST = 36_500.0
 

@@ -183,7 +183,7 @@ class HoldersPart(Part):
     def report(self) -> Report:
         holders = self._store.vacuum_holders(self._config.transaction_age)
         hidden = f"{number_of(holders.hidden, 'session')} of other users cannot be seen" if holders.hidden else ""
-        advice = [_remedy(holder) for holder in holders.found]
+        advice = [remedy_for(holder) for holder in holders.found]
         if hidden:
             advice.append(f"GRANT pg_read_all_stats TO {holders.user}: then all sessions can be seen")
         found = [describe_holder(holder) for holder in holders.found]
@@ -204,7 +204,8 @@ def describe_holder(holder: Holder) -> str:
     return text
 
 
-def _remedy(holder: Holder) -> str:
+def remedy_for(holder: Holder) -> str:
+    """Return what a person can do about it."""
     if holder.kind is HolderKind.TRANSACTION:
         return f"end it in its application, or SELECT pg_terminate_backend({holder.name})"
     if holder.kind is HolderKind.PREPARED:

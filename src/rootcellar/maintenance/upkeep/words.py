@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
+_POWERS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 #: the most names in one sentence
 _MAX_NAMES = 4
+
+
+def read_bytes(text: str) -> int:
+    """Return the bytes of a size such as ``50GB``, in powers of 1,000.
+
+    Raises:
+        ValueError: it is not a size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size: write 50GB, 800MB or bytes")
+    return round(float(match[1]) * _POWERS[match[2].upper()])
 
 
 def show_bytes(count: float) -> str:
