@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rootcellar.configuration import Settings
     from rootcellar.history.grouping.own import group_failures
     from rootcellar.history.history import History
+    from rootcellar.maintenance.beat import beat_schedule
     from rootcellar.metrics.instrument import instrument
     from rootcellar.opening import open_history
     from rootcellar.payloads.typed.registry import register_type
@@ -27,6 +28,7 @@ __all__ = [
     "StateChange",
     "__version__",
     "as_completed",
+    "beat_schedule",
     "expires",
     "group_failures",
     "instrument",
@@ -43,6 +45,7 @@ _LAZY = {
     "History": "rootcellar.history.history",
     "StateChange": "rootcellar.waiting.watch",
     "as_completed": "rootcellar.waiting.completed",
+    "beat_schedule": "rootcellar.maintenance.beat",
     "expires": "rootcellar.backend.retaining",
     "keep": "rootcellar.backend.retaining",
     "open_history": "rootcellar.opening",

@@ -18,8 +18,8 @@ import pytest
 from rootcellar.maintenance.upkeep.jobs import JobsPart
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.jobs import Jobs
-from tests.commands import command, environment, run_here
-from tests.helpers import PATIENCE, wait_until
+from tests.commands import command, environment, run, run_here
+from tests.helpers import PATIENCE, now, record, wait_until
 from tests.maintenance.upkept import (
     GIGABYTE,
     TABLE,
@@ -31,7 +31,7 @@ from tests.maintenance.upkept import (
     with_dead_rows,
 )
 
-PARTS = ["partitions", "holders", "vacuum", "indexes", "growth", "jobs"]
+PARTS = ["partitions", "cleanup", "counts", "holders", "vacuum", "indexes", "growth", "jobs"]
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_rights_of_a_worker_name_what_is_missing(store: Store, postgres_url: str
         with snapshot(postgres_url):
             status, parts = maintain(f"{scheme}://upkeep_worker:pw@{rest.rpartition('@')[2]}", "--apply")
         assert status == 1
-        levels = ["ok", "refused", "refused", "refused", "ok", "ok"]
+        levels = ["ok", "ok", "ok", "refused", "refused", "refused", "ok", "ok"]
         assert {name: part["level"] for name, part in parts.items()} == dict(zip(PARTS, levels, strict=True))
         assert "owner" in parts["vacuum"]["text"]
         assert "owner" in parts["indexes"]["text"]
@@ -193,3 +193,48 @@ def test_interrupted_vacuum_ends_on_the_server(store: Store, postgres_url: str) 
     process.terminate()
     assert process.wait(PATIENCE) == 128 + signal.SIGTERM
     wait_until(lambda: on_server(postgres_url, f"SELECT {vacuum}") == [], "the end of the vacuum")
+
+
+def test_expired_results_are_deleted_and_held_ones_stay(store: Store, postgres_url: str) -> None:
+    for name in ("shop.pay", "shop.mail"):
+        store.put(record(name=name, expires_at=now()))
+    assert run_here("hold", "add", "task:shop.pay", "--reason", "audit", "-b", postgres_url).status == 0
+    assert maintain(postgres_url)[1]["cleanup"]["expired"] == 2
+    cleaned = maintain(postgres_url, "--apply")[1]["cleanup"]
+    assert (cleaned["deleted"], cleaned["held"]) == (1, 1)
+    assert [each.name for each in store.scan()] == ["shop.pay"]
+
+
+def test_rules_of_the_environment_are_followed(
+    store: Store,
+    postgres_url: str,
+) -> None:
+    rule = json.dumps([{"task": "shop.*", "keep": "1d", "then": "archive"}])
+    for name in ("shop.pay", "mail"):
+        store.put(record(name=name, expires_at=now()))
+    ended = run("maintain", "-b", postgres_url, "--apply", env={"ROOTCELLAR_RETENTION": rule})
+    assert "Without --app" in ended.err
+    assert [each.name for each in store.scan()] == ["shop.pay"]
+
+
+def test_results_are_counted(store: Store, postgres_url: str) -> None:
+    store.put(record())
+    _, parts = maintain(postgres_url, "--apply")
+    assert parts["counts"]["is_done"]
+    assert run_here("stats", "-b", postgres_url, "--json").status == 0
+
+
+def test_command_with_an_app_has_its_rules_and_finishes_its_chords(
+    postgres_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "kept.py").write_text(
+        "from celery import Celery\n"
+        f"app = Celery('kept', broker={redis_url!r}, backend={'rootcellar+' + postgres_url!r})\n"
+        "app.conf.result_retention = [{'task': 'shop.*', 'keep': '1d', 'then': 'archive'}]\n"
+    )
+    with closing(open_store(postgres_url)) as store:
+        store.put(record(name="shop.pay", expires_at=now()))
+        ended = run("maintain", "-A", "kept", "--apply", "--json", cwd=tmp_path)
+        assert "Without --app" not in ended.err
+        parts = {part["part"]: part for part in json.loads(ended.out)["parts"]}
+        assert (parts["cleanup"]["deleted"], parts["cleanup"]["waiting_for_archive"]) == (0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -11,19 +12,19 @@ from typing import Annotated, Any
 import typer
 
 from rootcellar.cli.options import Choice, JsonOption, store_options
-from rootcellar.cli.output import WrongUse, console, print_beside, print_json, say, visible_lines
+from rootcellar.cli.output import WrongUse, console, print_beside, print_json, say, say_beside, visible_lines
 from rootcellar.cli.sizes import parse_size
-from rootcellar.cli.stores import existing_results
+from rootcellar.cli.stores import existing_results, load_app
 from rootcellar.cli.times import parse_span, show_seconds
 from rootcellar.errors import AbilityMissing
 from rootcellar.maintenance.leadership import StoreLeader
-from rootcellar.maintenance.spares import Spares
 from rootcellar.maintenance.upkeep.growth import DISK_VARIABLE
 from rootcellar.maintenance.upkeep.part import Level, Part, Report, is_good, run_parts
-from rootcellar.maintenance.upkeep.parts import PartsConfig, parts_of
+from rootcellar.maintenance.upkeep.parts import Owner, PartsConfig, parts_of
 from rootcellar.maintenance.upkeep.upkeep import Upkeep, UpkeepConfig
 from rootcellar.maintenance.upkeep.vacuum import HoldersConfig
-from rootcellar.retention.policy import read_retention
+from rootcellar.opening import Results, backend_of
+from rootcellar.retention.rules import SETTING as RULES
 from rootcellar.stores import Store
 from rootcellar.text.escaping import escaped
 
@@ -33,6 +34,12 @@ Examples:
   rootcellar maintain -A shop.celery --apply --disk 100GB
   rootcellar maintain -A shop.celery --loop --every 1h
 """
+#: the variable with the rules of retention, for a store that is named by its URL
+RULES_VARIABLE = "ROOTCELLAR_RETENTION"
+_NO_RULES = (
+    f"Without --app, the rules are those of {RULES_VARIABLE}, and not those of the application: results that only its "
+    "rules would archive are deleted."
+)
 _COLOURS = {Level.OK: "green", Level.ATTENTION: "yellow", Level.REFUSED: "yellow", Level.FAILED: "bold red"}
 #: the widths of the columns
 _WIDEST, _WIDEST_PART = max(len(level.value) for level in Level), 12
@@ -66,10 +73,10 @@ def maintain(
 ) -> None:
     """Report what the tables of a store need, or do it (--apply).
 
-    Each part has one line: what holds back vacuum, dead rows, invalid indexes, unused space, growth with a forecast,
-    and the last run of each job. A part that fails does not stop the others. With the rights of a worker only, the
-    parts that need more say which right is missing. --loop replaces beat: it acts, waits, and acts again. If several
-    processes do so, one of them works.
+    Each part has one line: the older table, expired results, the counts, what holds back vacuum, dead rows, invalid
+    indexes, unused space, growth with a forecast, and the last run of each job. A part that fails does not stop the
+    others. With the rights of a worker only, the parts that need more say which right is missing. --loop replaces beat:
+    it acts, waits, and acts again. If several processes do so, one of them works.
 
     Exit status: 0 if nothing is left to do, 1 if something is or a part failed, 2 for wrong use.
     """
@@ -77,20 +84,26 @@ def maintain(
     holders = HoldersConfig(transaction_age=_seconds(transaction_age, "--transaction-age"))
     interval = UpkeepConfig(interval=_seconds(every, "--every"))
     with existing_results(choice) as results:
-        parts = parts_of(
-            results.store,
-            PartsConfig(limit=limit, holders=holders),
-            spares=Spares(results.store, results.codec),
-            archiving=read_retention(results.conf).archiving(),
-        )
+        parts = parts_of(results.store, _owner(choice, results), PartsConfig(limit=limit, holders=holders))
         if not parts:
             raise _nothing_to_do(results.store)
+        if (apply or loop) and not results.conf:
+            say_beside(_NO_RULES)
         if loop:
             _go_on(results.store, parts, interval, as_json)
             return
         reports = _run_once(results.store, parts, apply, as_json)
     if not is_good(reports):
         raise typer.Exit(1)
+
+
+def _owner(choice: Choice, results: Results) -> Owner:
+    sweep_chords = None
+    if choice.app is not None:
+        sweep_chords = backend_of(load_app(choice.app), f"--app {choice.app}").chords.sweep
+    return Owner(
+        codec=results.codec, conf=results.conf or {RULES: os.environ.get(RULES_VARIABLE)}, sweep_chords=sweep_chords
+    )
 
 
 def _nothing_to_do(store: Store) -> AbilityMissing:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
+from rootcellar.maintenance.cleanup import CleanupWork
 from rootcellar.maintenance.mover import Mover, MoverConfig
 from rootcellar.maintenance.spares import Spares
+from rootcellar.maintenance.upkeep.cleaning import CleaningPart
+from rootcellar.maintenance.upkeep.counts import CountsPart
 from rootcellar.maintenance.upkeep.growth import Growth
 from rootcellar.maintenance.upkeep.indexes import Indexes, IndexesConfig
 from rootcellar.maintenance.upkeep.jobs import JobsPart
@@ -14,11 +19,15 @@ from rootcellar.maintenance.upkeep.part import Part
 from rootcellar.maintenance.upkeep.partitions import PartitionsPart
 from rootcellar.maintenance.upkeep.space import SpaceConfig, SpacePart
 from rootcellar.maintenance.upkeep.vacuum import HoldersConfig, HoldersPart, Vacuum, VacuumConfig
+from rootcellar.payloads import Codec
+from rootcellar.payloads.settings import value_of
+from rootcellar.retention.policy import Retention, read_retention
 from rootcellar.stores import Store
+from rootcellar.stores.counting import Counted
+from rootcellar.stores.expiring import Expiring
 from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.measures import Sized
 from rootcellar.stores.older import Older
-from rootcellar.stores.search import Condition
 from rootcellar.stores.upkeep import Compactable, KnowsDisk, Vacuums
 
 
@@ -39,29 +48,60 @@ class PartsConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
 
 
-def parts_of(
-    store: Store,
-    config: PartsConfig | None = None,
-    *,
-    spares: Spares | None = None,
-    archiving: Condition | None = None,
-) -> list[Part]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whose results they are: what the parts need besides the store.
+
+    Attributes:
+        codec: reads the values.
+        conf: Celery's settings, which may be empty.
+        sweep_chords: finishes chords whose process died, and returns how many; ``None`` without a broker.
+    """
+
+    codec: Codec
+    conf: Mapping[str, Any]
+    sweep_chords: Callable[[], int] | None = None
+
+
+def parts_of(store: Store, owner: Owner, config: PartsConfig | None = None) -> list[Part]:
     """Return the parts of the upkeep of a store: those for which it has the abilities.
 
     Args:
         store: the store.
+        owner: whose results they are.
         config: what the user chooses.
-        spares: what must not be deleted; without it, nothing is moved and dropped.
-        archiving: the condition of results that are archived when they expire; ``None`` for none.
+
+    Raises:
+        ConfigurationError: a setting of the owner is wrong.
     """
     config = config or PartsConfig()
-    parts = list(_parts_of(store, config))
-    if spares is not None and (older := store.ability(Older)) is not None:
-        parts.insert(0, PartitionsPart(older, Mover(store, older, config.mover, spares, archiving)))
-    return parts
+    return [*_of_results(store, owner, config), *_of_tables(store, config)]
 
 
-def _parts_of(store: Store, config: PartsConfig) -> Iterator[Part]:
+def _of_results(store: Store, owner: Owner, config: PartsConfig) -> Iterator[Part]:
+    retention = read_retention(owner.conf)
+    if (older := store.ability(Older)) is not None:
+        spares = Spares(store, owner.codec)
+        yield PartitionsPart(older, Mover(store, older, config.mover, spares, retention.archiving()))
+    if (expiring := store.ability(Expiring)) is not None:
+        yield CleaningPart(expiring, _cleanup_of(store, owner, retention))
+    if (counted := store.ability(Counted)) is not None:
+        yield CountsPart(counted)
+
+
+def _cleanup_of(store: Store, owner: Owner, retention: Retention) -> CleanupWork:
+    spiller = owner.codec.spiller
+    return CleanupWork(
+        store=store,
+        spares=Spares(store, owner.codec),
+        archiving=retention.archiving(),
+        has_archive=value_of(owner.conf, "result_archive")[0] is not None,
+        sweep_chords=owner.sweep_chords,
+        sweep_blobs=None if spiller is None else partial(spiller.sweep, store, retention.blob_grace()),
+    )
+
+
+def _of_tables(store: Store, config: PartsConfig) -> Iterator[Part]:
     if (vacuums := store.ability(Vacuums)) is not None:
         yield HoldersPart(vacuums, config.holders)
         yield Vacuum(vacuums, config.vacuum)
