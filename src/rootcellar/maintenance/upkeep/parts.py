@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from rootcellar.maintenance.cleanup import CleanupWork
@@ -20,8 +19,7 @@ from rootcellar.maintenance.upkeep.partitions import PartitionsPart
 from rootcellar.maintenance.upkeep.space import SpaceConfig, SpacePart
 from rootcellar.maintenance.upkeep.vacuum import HoldersConfig, HoldersPart, Vacuum, VacuumConfig
 from rootcellar.payloads import Codec
-from rootcellar.payloads.settings import value_of
-from rootcellar.retention.policy import Retention, read_retention
+from rootcellar.retention.policy import read_retention
 from rootcellar.stores import Store
 from rootcellar.stores.counting import Counted
 from rootcellar.stores.expiring import Expiring
@@ -84,21 +82,10 @@ def _of_results(store: Store, owner: Owner, config: PartsConfig) -> Iterator[Par
         spares = Spares(store, owner.codec)
         yield PartitionsPart(older, Mover(store, older, config.mover, spares, retention.archiving()))
     if (expiring := store.ability(Expiring)) is not None:
-        yield CleaningPart(expiring, _cleanup_of(store, owner, retention))
+        work = CleanupWork.of(store, owner.codec, owner.conf, retention=retention, sweep_chords=owner.sweep_chords)
+        yield CleaningPart(expiring, work)
     if (counted := store.ability(Counted)) is not None:
         yield CountsPart(counted)
-
-
-def _cleanup_of(store: Store, owner: Owner, retention: Retention) -> CleanupWork:
-    spiller = owner.codec.spiller
-    return CleanupWork(
-        store=store,
-        spares=Spares(store, owner.codec),
-        archiving=retention.archiving(),
-        has_archive=value_of(owner.conf, "result_archive")[0] is not None,
-        sweep_chords=owner.sweep_chords,
-        sweep_blobs=None if spiller is None else partial(spiller.sweep, store, retention.blob_grace()),
-    )
 
 
 def _of_tables(store: Store, config: PartsConfig) -> Iterator[Part]:
