@@ -25,6 +25,7 @@ from rootcellar.archive.remains import clear_up
 from rootcellar.errors import ArchiveDamaged
 from rootcellar.history.filters import Clock
 from rootcellar.history.holds import Holds, place_hold
+from rootcellar.maintenance.archive_expiry import ArchiveExpiry
 from rootcellar.payloads import codec_of
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, open_store
@@ -156,6 +157,20 @@ def test_file_at_another_place_stays(sqlite: Store, tmp_path: Path) -> None:
     put(sqlite, tmp_path / "one", [ended(1, expires_at=NOW)], "past")
     done = expire_now(sqlite, tmp_path / "two")
     assert (done.files, done.elsewhere) == (0, 1)
+
+
+def test_worker_deletes_expired_files(sqlite: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    put(sqlite, folder, [ended(1, expires_at=NOW - timedelta(days=900))], "past")
+    number = put(sqlite, folder, [ended(2)], "replaced")
+    manifest_of(sqlite).mark_file(number, "deleted", NOW - timedelta(days=900))
+    app = app_of(sqlite.url, str(folder))
+    (service,) = (each for each in app.backend._services.services if isinstance(each, ArchiveExpiry))
+    assert service.run_once() == 1
+    assert there(folder) == []
+    jobs: Any = sqlite
+    assert jobs.jobs()["archive expiry"].note == "Deleted 1 files with 1 results."
+    assert not any(isinstance(each, ArchiveExpiry) for each in app_of(sqlite.url).backend._services.services)
 
 
 # -- small files

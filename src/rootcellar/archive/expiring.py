@@ -51,6 +51,15 @@ class Expired:
     elsewhere: int = 0
     problem: RootcellarError | None = None
 
+    def sentence(self) -> str:
+        """Return what was done, for a log and the record of the job."""
+        kept = "".join(
+            f", {count:,} kept ({why})"
+            for count, why in ((self.held, "held"), (self.unread, "cannot be read"), (self.elsewhere, "elsewhere"))
+            if count
+        )
+        return f"Deleted {self.files:,} files with {self.rows:,} results{kept}."
+
 
 def expired_files(manifest: Manifest, now: datetime) -> list[ArchiveFile]:
     """Return the files whose results have all expired, or do not count any more."""

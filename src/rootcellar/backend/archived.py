@@ -7,6 +7,8 @@ from rootcellar.archive.reading import Archive
 from rootcellar.errors import ConfigurationError
 from rootcellar.maintenance.archive import Archive as ArchiveService
 from rootcellar.maintenance.archive import ArchiveConfig, ArchiveWork
+from rootcellar.maintenance.archive_expiry import ArchiveExpiry
+from rootcellar.maintenance.service import Service
 from rootcellar.payloads import Codec
 from rootcellar.retention.policy import Retention
 from rootcellar.stores import Store
@@ -36,13 +38,16 @@ def archive_of(url: str, store: Store, where: str = SETTING) -> Archive:
     return Archive(manifest, open_place(url))
 
 
-def service_of(archive: Archive, store: Store, codec: Codec, retention: Retention, interval: float) -> ArchiveService:
-    """Return the service of a worker that archives by the rules.
+def services_of(archive: Archive, store: Store, codec: Codec, retention: Retention, interval: float) -> list[Service]:
+    """Return the services of a worker for its archive: what archives by the rules, and what deletes expired files.
 
     Args:
         archive: the archive that the settings name.
         store, codec, retention: those of the backend.
-        interval: seconds between two runs.
+        interval: seconds between two runs of the first one.
     """
+    expiry = ArchiveExpiry(archive, store, codec)
+    if retention.archiving() is None:
+        return [expiry]
     work = ArchiveWork(store=store, codec=codec, retention=retention, place=lambda: archive.place)
-    return ArchiveService(work, ArchiveConfig(archive_interval=interval))
+    return [ArchiveService(work, ArchiveConfig(archive_interval=interval)), expiry]

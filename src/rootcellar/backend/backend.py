@@ -617,11 +617,11 @@ class ResultBackend(ReadingBackend):
             config_of_mover = MoverConfig(pause=self._move_interval)
             spares, archiving = Spares(self.store, self.codec), self.retention.archiving()
             services.append(Mover(self.store, older, config_of_mover, spares, archiving))
-        if (archive := self._archive) is not None and self._cleanup_interval and self.retention.archiving() is not None:
+        if (archive := self._archive) is not None and self._cleanup_interval:
             # imported late: few workers archive
-            from rootcellar.backend.archived import service_of
+            from rootcellar.backend.archived import services_of
 
-            services.append(service_of(archive, self.store, self.codec, self.retention, self._cleanup_interval))
+            services += services_of(archive, self.store, self.codec, self.retention, self._cleanup_interval)
         return services
 
     def _cleanup_work(self) -> CleanupWork:
