@@ -34,7 +34,9 @@ def test_page_names_every_part(postgres_url: str, tmp_path: Path) -> None:
     found: set[str] = set()
     for url in (postgres_url, f"sqlite:///{tmp_path}/results.sqlite3"):
         with closing(open_store(url)) as store:
-            found |= {part.name for part in parts_of(store, Owner(codec=Codec(), conf={}))}
+            found |= {
+                part.name for part in parts_of(store, Owner(codec=Codec(), conf={"result_archive": str(tmp_path)}))
+            }
     assert set(named) == found
 
 

@@ -73,10 +73,10 @@ def maintain(
 ) -> None:
     """Report what the tables of a store need, or do it (--apply).
 
-    Each part has one line: the older table, expired results, the counts, what holds back vacuum, dead rows, invalid
-    indexes, unused space, growth with a forecast, and the last run of each job. A part that fails does not stop the
-    others. With the rights of a worker only, the parts that need more say which right is missing. --loop replaces beat:
-    it acts, waits, and acts again. If several processes do so, one of them works.
+    Each part has one line: the older table, the archive, expired results, the counts, what holds back vacuum, dead
+    rows, invalid indexes, unused space, growth with a forecast, and the last run of each job. A part that fails does
+    not stop the others. With the rights of a worker only, the parts that need more say which right is missing. --loop
+    replaces beat: it acts, waits, and acts again. If several processes do so, one of them works.
 
     Exit status: 0 if nothing is left to do, 1 if something is or a part failed, 2 for wrong use.
     """

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from rootcellar.archive.places import SETTING, open_place
 from rootcellar.maintenance.cleanup import CleanupWork
 from rootcellar.maintenance.mover import Mover, MoverConfig
 from rootcellar.maintenance.spares import Spares
+from rootcellar.maintenance.upkeep.archive import ArchiveOf, ArchivePart
 from rootcellar.maintenance.upkeep.cleaning import CleaningPart
 from rootcellar.maintenance.upkeep.counts import CountsPart
 from rootcellar.maintenance.upkeep.growth import Growth
@@ -19,8 +22,10 @@ from rootcellar.maintenance.upkeep.partitions import PartitionsPart
 from rootcellar.maintenance.upkeep.space import SpaceConfig, SpacePart
 from rootcellar.maintenance.upkeep.vacuum import HoldersConfig, HoldersPart, Vacuum, VacuumConfig
 from rootcellar.payloads import Codec
+from rootcellar.payloads.settings import value_of
 from rootcellar.retention.policy import read_retention
 from rootcellar.stores import Store
+from rootcellar.stores.archiving import Manifest
 from rootcellar.stores.counting import Counted
 from rootcellar.stores.expiring import Expiring
 from rootcellar.stores.jobs import Jobs
@@ -81,6 +86,12 @@ def _of_results(store: Store, owner: Owner, config: PartsConfig) -> Iterator[Par
     if (older := store.ability(Older)) is not None:
         spares = Spares(store, owner.codec)
         yield PartitionsPart(older, Mover(store, older, config.mover, spares, retention.archiving()))
+    url = value_of(owner.conf, SETTING)[0]
+    if (manifest := store.ability(Manifest)) is not None and (url or retention.archiving() is not None):
+        place = partial(open_place, str(url)) if url else None
+        yield ArchivePart(
+            ArchiveOf(store=store, manifest=manifest, codec=owner.codec, retention=retention, open_place=place)
+        )
     if (expiring := store.ability(Expiring)) is not None:
         work = CleanupWork.of(store, owner.codec, owner.conf, retention=retention, sweep_chords=owner.sweep_chords)
         yield CleaningPart(expiring, work)
