@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS {archive} (
     void        LONGBLOB
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- where each archived result is: the hash of its id, the file and the row in it; without ids it is a third as large
+-- where each archived result is: the hash of its id, the file and the row in it; this takes about half the room of the ids themselves
 CREATE TABLE IF NOT EXISTS {archived} (
     id_hash  BIGINT NOT NULL,
     file     INT NOT NULL,

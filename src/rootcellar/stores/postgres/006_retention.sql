@@ -48,7 +48,7 @@ CREATE TABLE {archive} (
     void        bytea
 );
 
--- where each archived result is: the hash of its id, the file and the row in it; without ids it is a third as large
+-- where each archived result is: the hash of its id, the file and the row in it; this takes about half the room of the ids themselves
 CREATE TABLE {archived} (
     id_hash  bigint NOT NULL,
     file     integer NOT NULL,

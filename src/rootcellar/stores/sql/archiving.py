@@ -53,8 +53,9 @@ Entry = tuple[int, int, int]
 class SqlManifest(ABC, Generic[C]):
     """The part of a SQL store that keeps the manifest. Its statements are in ``archive.sql``."""
 
-    #: see :class:`~rootcellar.stores.archiving.Manifest`
-    rows_in_one_file: int = 1_000_000
+    #: see :class:`~rootcellar.stores.archiving.Manifest`. A commit takes about a second for 10,000 rows; as long as it
+    #: lasts, vacuum waits, and so does whoever stores one of these tasks again.
+    rows_in_one_file: int = 250_000
 
     @abstractmethod
     def _in_transaction(self, work: Callable[[C], T]) -> T:

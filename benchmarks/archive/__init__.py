@@ -1,0 +1,1 @@
+"""What archiving costs, and how large its files are."""
