@@ -135,7 +135,7 @@ def archive_in_this_process(url: str, folder: str) -> dict[str, Any]:
         commits.append((time.monotonic() - began, committed.removed))
         return committed
 
-    manifest.commit_file = timed  # type: ignore[method-assign]
+    setattr(manifest, "commit_file", timed)  # noqa: B010
     wanted = wanted_by_filter(store, codec, history.parsed("state:any"), history.clock)
     archiving = writing.Archiving(store, open_place(folder), Selection(store, wanted), holds=Holds(store, codec))
     began = time.monotonic()
