@@ -20,7 +20,6 @@ from rootcellar.cli.numbers import size_text
 from rootcellar.cli.options import Choice, DryRunOption, JsonOption, YesOption, store_options
 from rootcellar.cli.output import console, print_error, print_json, say, say_beside, visible
 from rootcellar.cli.stores import existing_results
-from rootcellar.cli.times import full_moment
 from rootcellar.history.holds import Holds
 from rootcellar.opening import Results
 from rootcellar.stores.archiving import ArchiveFile
@@ -48,7 +47,8 @@ def list_files(choice: Choice, as_json: JsonOption = False) -> None:
     """List the files of the archive, by day.
 
     RESULTS are those that count: not those that were restored, forgotten or archived again. A file is deleted when the
-    last of its results has expired, unless a hold covers one of them.
+    last of its results has expired, unless a hold covers one of them. Days are in UTC. --json also prints where each
+    file is, its SHA-256 and its times.
     """
     with existing_results(choice) as results:
         files = manifest_of(results.store).files()
@@ -160,9 +160,9 @@ def _table(files: list[ArchiveFile] | Any) -> Table:
     for heading in ("DAY", "RESULTS", "SIZE", "KEPT UNTIL", "STATE", "FILE"):
         table.add_column(heading, justify="right" if heading in ("RESULTS", "SIZE") else "left", overflow="fold")
     for file in files:
-        until = full_moment(file.expires_at) or "for ever"
+        until = "for ever" if file.expires_at is None else file.expires_at.date().isoformat()
         row = (file.day.isoformat(), f"{file.valid:,}", size_text(file.bytes), until, file.state)
-        table.add_row(*row, visible(f"{file.location.rstrip('/')}/{file.path}"))
+        table.add_row(*row, visible(file.path.rpartition("/")[2]))
     return table
 
 
