@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from rootcellar.errors import StoreUnavailable
-from rootcellar.stores import Store
+from rootcellar.stores import Store, open_store
 from rootcellar.stores.jobs import Jobs, recorded
 from rootcellar.testing.under_test import StoreUnderTest
 from tests.conformance.registered import HYBRID, MONGO, REDIS
@@ -84,7 +85,7 @@ def test_error_is_recorded_and_raised(store: Store, jobs: Jobs) -> None:
 def test_interruption_is_recorded_and_raised(store: Store, jobs: Jobs) -> None:
     with pytest.raises(KeyboardInterrupt), recorded(store, "cleanup"):
         raise KeyboardInterrupt
-    assert jobs.jobs()["cleanup"].note == "KeyboardInterrupt"
+    assert jobs.jobs()["cleanup"].note == "interrupted"
 
 
 def test_size_is_noted_once_a_day(store: Store, jobs: Jobs) -> None:
@@ -97,6 +98,21 @@ def test_size_is_noted_once_a_day(store: Store, jobs: Jobs) -> None:
     assert len({size.name for size in found}) == len(found)
     assert sum(size.bytes for size in found) > 50_000
     assert jobs.sizes(today + timedelta(days=2)) == []
+
+
+@pytest.mark.parametrize("under_test", SQL, ids=lambda under_test: under_test.name)
+def test_old_sizes_are_forgotten(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> None:
+    assert under_test.run_sql is not None
+    with under_test.new_place(request) as url, closing(open_store(url)) as store:
+        jobs = store.ability(Jobs)
+        assert jobs is not None
+        jobs.note_sizes()
+        today = datetime.now(timezone.utc).date()
+        for days in (399, 500):
+            values = f"('{today - timedelta(days=days)}', 'x', 1);"
+            under_test.run_sql(url, "INSERT INTO celery_taskmeta_size (day, name, bytes) VALUES " + values)  # noqa: S608
+        jobs.note_sizes()
+        assert min(size.day for size in jobs.sizes(today - timedelta(days=1_000))) == today - timedelta(days=399)
 
 
 @pytest.mark.parametrize("under_test", [REDIS, MONGO], ids=lambda under_test: under_test.name)

@@ -20,6 +20,7 @@ from rootcellar.payloads import Codec
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.jobs import DaySize, Jobs
 from rootcellar.stores.measures import Sized
+from rootcellar.stores.older import Older
 from rootcellar.stores.upkeep import Compactable, KnowsDisk, Vacuums
 from tests.conformance.registered import HYBRID
 from tests.helpers import record, wait_until
@@ -135,6 +136,19 @@ def test_large_table_with_the_default_setting_gets_advice(postgres_url: str) -> 
         assert any("autovacuum_vacuum_scale_factor = 0.02" in advice for advice in found.advice)
         on_server(postgres_url, f"ALTER TABLE {TABLE} SET (autovacuum_vacuum_scale_factor = 0.02)")
         assert Vacuum(vacuums).report().advice == ()
+
+
+def test_partitions_of_the_older_table_are_looked_at(store: Store, vacuums: Vacuums) -> None:
+    older, sized = store.ability(Older), store.ability(Sized)
+    assert older is not None
+    assert sized is not None
+    older.enable()
+    partitions = older.ensure_partitions([date(2030, 1, 1), date(2030, 2, 1)])
+    assert partitions
+    assert {*partitions, "celery_taskmeta_moved"} <= {state.table for state in vacuums.vacuum_states()}
+    sizes = {size.table: size for size in sized.table_sizes()}
+    assert (sizes["celery_taskmeta_older"].index_bytes or 0) > 0
+    assert not sizes.keys() & set(partitions)
 
 
 # -- what holds it back

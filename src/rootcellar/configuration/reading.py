@@ -57,6 +57,7 @@ _FOREIGN_NAMES = frozenset(
         "REDIS_URI",
         "REDIS_URL",
         "ROOTCELLAR_BACKEND",
+        "ROOTCELLAR_DISK",
         "ROOTCELLAR_PREFIX",
     }
 )

@@ -20,6 +20,8 @@ logger = visible_logs(logging.getLogger(__name__))
 
 #: the most characters of a note that are kept
 LONGEST_NOTE = 1_000
+#: for how many days the sizes of the tables are kept
+DAYS_KEPT = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ class Jobs(Protocol):
         """Return the last run of each job, by its name."""
 
     def note_sizes(self) -> None:
-        """Note the size of each table today; it replaces what was noted earlier on this day."""
+        """Note the size of each table today; it replaces what was noted earlier on this day. Forget old ones."""
 
     def sizes(self, since: date) -> Sequence[DaySize]:
         """Return the sizes that were noted on this day and later, the oldest day first."""

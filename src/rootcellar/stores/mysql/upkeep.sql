@@ -23,3 +23,6 @@ SELECT TABLE_NAME, DATA_LENGTH + INDEX_LENGTH + DATA_FREE, DATA_FREE FROM inform
 WHERE TABLE_SCHEMA IN (COALESCE(%(task_schema)s, DATABASE()), COALESCE(%(group_schema)s, DATABASE()))
     AND TABLE_NAME IN %(tables)s
 ORDER BY TABLE_NAME
+
+-- forget_sizes: delete sizes that no forecast uses
+DELETE FROM {size} WHERE day < UTC_DATE() - INTERVAL %(days)s DAY

@@ -253,12 +253,17 @@ SELECT count(*), count(*) FILTER (WHERE counted >= size::bigint + extra
     AND (claimed_until IS NULL OR claimed_until < clock_timestamp()))
 FROM {chord} WHERE date_done IS NULL AND body IS NOT NULL
 
--- table_sizes: the size of each table, from the catalog
-SELECT c.relname, CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.reltuples, 0)::bigint END,
-    pg_table_size(c.oid), pg_indexes_size(c.oid), coalesce(s.n_dead_tup, 0)
-FROM pg_class AS c LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
-WHERE c.oid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
-ORDER BY c.relname
+-- table_sizes: the size of each table with its partitions, from the catalog
+WITH named AS (SELECT to_regclass(name)::oid AS oid FROM unnest(%(tables)s::text[]) AS name),
+    pieces AS (
+        SELECT oid AS whole, oid AS piece FROM named
+        UNION ALL SELECT i.inhparent, i.inhrelid FROM pg_inherits AS i JOIN named ON named.oid = i.inhparent
+    )
+SELECT w.relname, sum(CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.reltuples, 0)::bigint END),
+    sum(pg_table_size(c.oid)), sum(pg_indexes_size(c.oid)), sum(coalesce(s.n_dead_tup, 0))
+FROM pieces JOIN pg_class AS w ON w.oid = pieces.whole JOIN pg_class AS c ON c.oid = pieces.piece
+    LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
+GROUP BY w.relname ORDER BY w.relname
 
 -- oldest_finished: the earliest end of a task
 SELECT min(date_done) FROM {task}

@@ -140,7 +140,7 @@ class PostgresStore(PostgresExpiring):
             self._run,
             lambda: self._pooler_policy.configure(self._listen_route.connect()),
             self._sql,
-            measured_tables(self._table_names()),
+            _measured(self.options),
             self._where,
         )
         when_replaced(self._drop_replaced)
@@ -593,7 +593,7 @@ class PostgresStore(PostgresExpiring):
         return table_names(self.options)
 
     def _measure_params(self) -> dict[str, Any]:
-        return {"tables": measured_tables(self._table_names())}
+        return {"tables": _measured(self.options)}
 
     def _set_expiries_on(self, connection: Connection, changes: Sequence[NewExpiry]) -> int:
         # one statement for all: a round trip for each row would take most of the time
@@ -640,6 +640,12 @@ class PostgresStore(PostgresExpiring):
 
     def _task_record(self, row: Sequence[Any]) -> TaskRecord:
         return rows.task_record(row, _moment)
+
+
+def _measured(options: StoreOptions) -> list[str]:
+    """Return the quoted names of the tables that keep results, with those of the older table, which may not exist."""
+    older = older_names(options)
+    return [*measured_tables(table_names(options)), older["older"], older["moved"]]
 
 
 def _is_alive(connection: Connection) -> bool:

@@ -79,3 +79,6 @@ SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text, c.relname::text
 FROM ours JOIN pg_index AS i ON i.indrelid = ours.oid JOIN pg_class AS c ON c.oid = i.indexrelid
     JOIN pg_class AS t ON t.oid = i.indrelid
 WHERE NOT i.indisvalid AND c.relkind = 'i' ORDER BY 1
+
+-- forget_sizes: delete sizes that no forecast uses
+DELETE FROM {size} WHERE day < (now() AT TIME ZONE 'UTC')::date - %(days)s::integer

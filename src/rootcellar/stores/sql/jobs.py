@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
-from rootcellar.stores.jobs import LONGEST_NOTE, DaySize, Job
+from rootcellar.stores.jobs import DAYS_KEPT, LONGEST_NOTE, DaySize, Job
 from rootcellar.stores.measures import TableSize
 from rootcellar.stores.sql.rows import storable
 
@@ -65,6 +65,7 @@ class SqlJobs(ABC):
             if size.bytes is not None:
                 whole = size.bytes + (size.index_bytes or 0)
                 self._count("note_size", {"name": size.table, "n": size.rows, "bytes": whole})
+        self._count("forget_sizes", {"days": DAYS_KEPT})
 
     def sizes(self, since: date) -> Sequence[DaySize]:
         """See :class:`~rootcellar.stores.jobs.Jobs`."""

@@ -24,3 +24,6 @@ SELECT 'the whole file', (SELECT page_count FROM pragma_page_count) * (SELECT pa
 
 -- checkpoint: write the log into the file, without waiting for readers and writers; whether some of it is left
 PRAGMA wal_checkpoint(PASSIVE)
+
+-- forget_sizes: delete sizes that no forecast uses
+DELETE FROM {size} WHERE day < date('now', '-' || :days || ' days')
