@@ -208,6 +208,10 @@ def test_row_groups_that_cannot_match_are_not_read(
     assert len(listed(history, "task:shop.ship")) == 30
     assert len(read) == 6
     read.clear()
+    # the index says in which file an id is, and the footer in which row groups it may be
+    assert listed(history, "id:task-0031") == ["task-0031"]
+    assert len(read) == 1
+    read.clear()
     # a page reads the groups that it needs
     assert len(history.tasks("", size=4, archive=True).page().records) == 4
     assert len(read) <= 2

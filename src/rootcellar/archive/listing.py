@@ -24,6 +24,7 @@ from rootcellar.history.cursors import Cursor, to_text
 from rootcellar.history.filters import Clock, Filter, FilterWrong, Matcher, sentence
 from rootcellar.history.filters.conditions import limits, span
 from rootcellar.history.filters.notes import notes
+from rootcellar.history.filters.tree import And, Field, Pattern, is_findable
 from rootcellar.history.lists import Page, Tasks, opened
 from rootcellar.history.stuck import without_unfinished
 from rootcellar.payloads import Codec
@@ -50,6 +51,9 @@ class Source(Protocol):
     def opened(self, file: ArchiveFile) -> AbstractContextManager[FileReader]:
         """Open a file."""
 
+    def numbers(self, task_ids: Sequence[str]) -> Collection[int]:
+        """Return the numbers of the files in which these tasks may be."""
+
     def stored(self, task_ids: Sequence[str]) -> Mapping[str, object]:
         """Return the tasks that were stored again, by id: these do not count as archived."""
 
@@ -74,6 +78,10 @@ class StoreSource:
     def opened(self, file: ArchiveFile) -> AbstractContextManager[FileReader]:
         """See :class:`Source`."""
         return self._archive.opened(file)
+
+    def numbers(self, task_ids: Sequence[str]) -> Collection[int]:
+        """See :class:`Source`."""
+        return {place.file for places in self._archive.manifest.places(task_ids).values() for place in places}
 
     def stored(self, task_ids: Sequence[str]) -> Mapping[str, object]:
         """See :class:`Source`."""
@@ -204,6 +212,18 @@ def _microseconds(moment: datetime) -> int:
     return (moment - NO_DATE) // _MICROSECOND
 
 
+def ids_of(query: Filter) -> list[str]:
+    """Return the ids, if the filter is about a few tasks by their ids; empty otherwise."""
+    terms = query.condition.terms if isinstance(query.condition, And) else (query.condition,)
+    for term in terms:
+        if isinstance(term, Field) and term.name == "id":
+            patterns = [value for value in term.values if isinstance(value, Pattern)]
+            texts = [pattern.text for pattern in patterns if pattern.text is not None and is_findable(pattern)]
+            if len(texts) == len(term.values):
+                return texts
+    return []
+
+
 class ArchivedTasks(Tasks):
     """The archived tasks that a filter finds. Nothing is read before the first page or task is requested.
 
@@ -263,7 +283,11 @@ class ArchivedTasks(Tasks):
         since, until = span(wanted.condition, clock)
         masks = Masks(limits(wanted.condition, clock).at_most)
         start = None if first is None else first.position
-        found = in_order(self._source, self._source.files(since, until), masks, matches, start)
+        files = self._source.files(since, until)
+        if ids := ids_of(wanted):
+            numbers = self._source.numbers(ids)
+            files = [file for file in files if file.id in numbers]
+        found = in_order(self._source, files, masks, matches, start)
         reached = _BEFORE_ALL if start is None else start.moment
         budget = BUDGET if self._budget is None else self._budget
         page: list[tuple[Position, TaskRecord]] = []

@@ -9,12 +9,12 @@ from functools import partial
 from itertools import islice
 
 from rootcellar.archive.files import FileReader, Row
+from rootcellar.archive.listing import ids_of
 from rootcellar.archive.places import Place as FilePlace
 from rootcellar.archive.writing import manifest_of
 from rootcellar.errors import ArchiveFileMissing
 from rootcellar.history.filters import Clock, Filter, Matcher
 from rootcellar.history.filters.conditions import span
-from rootcellar.history.filters.tree import And, Field, Pattern, is_findable
 from rootcellar.history.lists import opened
 from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
@@ -103,7 +103,7 @@ class ArchivedTasks:
             ArchiveFileMissing, ArchiveDamaged: a file cannot be read.
             StoreError: the manifest or the place cannot be read.
         """
-        ids = _ids_of(self._query)
+        ids = ids_of(self._query)
         for file, rows in self._by_id(ids) if ids else self._by_day():
             if file.location != self._place.where:
                 raise ArchiveFileMissing(
@@ -199,15 +199,3 @@ class RestoringRun:
         if record.expires_at is None or record.expires_at >= self._kept_until:
             return record
         return replace(record, expires_at=self._kept_until)
-
-
-def _ids_of(query: Filter) -> list[str]:
-    """Return the ids, if the filter is about a few tasks by their ids; empty otherwise."""
-    terms = query.condition.terms if isinstance(query.condition, And) else (query.condition,)
-    for term in terms:
-        if isinstance(term, Field) and term.name == "id":
-            patterns = [value for value in term.values if isinstance(value, Pattern)]
-            texts = [pattern.text for pattern in patterns if pattern.text is not None and is_findable(pattern)]
-            if len(texts) == len(term.values):
-                return texts
-    return []

@@ -48,13 +48,13 @@ app = typer.Typer(
 _RUN_EXAMPLES = """\b
 Examples:
   rootcellar archive run --dry-run until:90d --to /srv/archive -A shop.celery
-  rootcellar archive run --yes 'task:reports.*' until:30d --to s3://bucket/results
+  rootcellar archive run --yes 'task:reports.*' until:30d --to s3://bucket/x
   rootcellar archive run --yes -A shop.celery
 """
 _VERIFY_EXAMPLES = """\b
 Examples:
   rootcellar archive verify -A shop.celery
-  rootcellar archive verify --full --at /srv/archive -b postgresql://user:password@host/db
+  rootcellar archive verify --full --at /srv/archive -A shop.celery
 """
 
 

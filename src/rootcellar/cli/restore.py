@@ -32,7 +32,7 @@ from rootcellar.history.history import History
 EXAMPLES = """\b
 Examples:
   rootcellar restore --dry-run id:d3a1* --from /srv/archive -A shop.celery
-  rootcellar restore --yes 'task:reports.*' since:2026-03-01 until:2026-04-01 -A shop.celery
+  rootcellar restore --yes task:reports.* done:2026-03 -A shop.celery
 """
 
 
