@@ -103,6 +103,7 @@ class Selection:
             )
         self._searchable = searchable
         self._wanted = wanted
+        self._segments = (Segment.FINISHED, Segment.OLDER) if searchable.has_older() else (Segment.FINISHED,)
         self._page = _FIRST_PAGE
 
     def days(self) -> Iterator[date]:
@@ -119,17 +120,20 @@ class Selection:
         start = _start_of(day)
         low = start if self._wanted.since is None else max(start, self._wanted.since)
         high = min(start + _DAY, self._wanted.until)
-        yield from self._between(low, high, None)
+        for segment in self._segments:
+            yield from self._between(segment, low, high, None)
 
-    def _between(self, low: datetime, high: datetime, after: Position | None) -> Iterator[list[TaskRecord]]:
+    def _between(
+        self, segment: Segment, low: datetime, high: datetime, after: Position | None
+    ) -> Iterator[list[TaskRecord]]:
         while low < high:
             try:
-                found = self._search(self._wanted.condition, low, high, after, self._page, with_values=True)
+                found = self._search(segment, self._wanted.condition, low, high, after, self._page, with_values=True)
             except SearchTooSlow:
                 if high - low <= _SHORTEST_WINDOW:
                     raise
                 middle = low + (high - low) / 2
-                yield from self._between(middle, high, after)
+                yield from self._between(segment, middle, high, after)
                 high = middle
                 continue
             if not found:
@@ -143,6 +147,7 @@ class Selection:
 
     def _search(
         self,
+        segment: Segment,
         condition: Condition,
         low: datetime | None,
         high: datetime,
@@ -152,7 +157,7 @@ class Selection:
         with_values: bool,
     ) -> list[tuple[TaskRecord, Position]]:
         search = Search(
-            segment=Segment.FINISHED,
+            segment=segment,
             condition=condition,
             after=after,
             since=low,
@@ -167,8 +172,11 @@ class Selection:
         """Return when the last task ended that ended before a moment."""
         if until <= _FIRST_DAY:
             return None
-        found = self._search(Always(True), None, until, None, 1, with_values=False)
-        return found[0][0].done_at if found else None
+        ends = []
+        for segment in self._segments:
+            for record, _ in self._search(segment, Always(True), None, until, None, 1, with_values=False):
+                ends.append(record.done_at)
+        return max((end for end in ends if end is not None), default=None)
 
     def _fit_page(self, records: Sequence[TaskRecord]) -> None:
         """Choose the size of the next page by the bytes of this one."""

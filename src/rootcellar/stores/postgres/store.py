@@ -360,6 +360,10 @@ class PostgresStore(PostgresExpiring):
         return frozenset(task_id for (task_id,) in found)
 
     def _restore_live(self, connection: Connection, record: TaskRecord) -> bool:
+        ids = [record.task_id]
+        if self._older.is_known_after_look(connection) and self._older.days_of(connection, ids):
+            # a row in the older table is newer than an archived one
+            return False
         return self._count_of(connection, "restore_task", rows.task_row(record)) == 1
 
     def _note_restored(self, connection: Connection, ids: Sequence[str]) -> None:
