@@ -51,7 +51,11 @@ class Layout(Protocol):
 
 
 class OwnLayout:
-    """The table of rootcellar."""
+    """The table of rootcellar.
+
+    Args:
+        kept: how long results are kept after their end, in microseconds.
+    """
 
     columns: tuple[str, ...] = (
         *("task_id", "status", "result", "traceback", "name", "args", "kwargs", "worker", "retries", "queue"),
@@ -59,7 +63,8 @@ class OwnLayout:
         *("expires_at", "failure_group"),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
         self._time = Times("+00")
 
     def create(self, url: str) -> None:
@@ -91,7 +96,7 @@ class OwnLayout:
                 time.text(run.sent),
                 time.text(run.started),
                 time.text(done),
-                "\\N" if done is None else time.text(done + KEPT),
+                "\\N" if done is None else time.text(done + self._kept),
                 "\\N" if run.failure_group is None else str(run.failure_group),
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 #: the pause after a batch, as a part of the time that the batch took: at first, and at most
-FIRST_SHARE, LARGEST_SHARE = 0.25, 4.0
+FIRST_SHARE, LARGEST_SHARE = 0.15, 4.0
 #: a batch is slow if a row takes this many times as long as in the fastest batch
 SLOW = 3.0
 #: a batch of fewer rows says nothing about the speed

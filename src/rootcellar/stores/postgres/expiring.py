@@ -32,13 +32,17 @@ class PostgresExpiring(ExpiringStore[Connection]):
     """See :class:`~rootcellar.stores.expiring.Expiring` and :class:`~rootcellar.stores.expiring.Replicated`."""
 
     def _delete_due(self, rows: DueRows) -> Deleted:
+        text, params = self._deletion(rows)
+        ((count, seen, spared, *place),) = self._deleted(text, params, rows.due.timeout)
+        is_last = seen < rows.due.limit
+        return Deleted(int(count), None if is_last else self._place_of(rows.due, place), int(spared))
+
+    def _deletion(self, rows: DueRows) -> tuple[str, Mapping[str, Any]]:
+        """Return the statement that deletes a batch, and its parameters."""
         expiry = rows.selected("expires_at")
         last = {"last_expiry": fill_in(_LAST, {"column": expiry}), "last_id": fill_in(_LAST, {"column": "task_id"})}
         name = "delete_due_tasks" if rows.takes_all else "delete_wanted_tasks"
-        text = fill_in(self._sql[name], {**rows.names, **last})
-        ((count, seen, spared, *place),) = self._deleted(text, rows.params, rows.due.timeout)
-        is_last = seen < rows.due.limit
-        return Deleted(int(count), None if is_last else self._place_of(rows.due, place), int(spared))
+        return fill_in(self._sql[name], {**rows.names, **last}), rows.params
 
     def _delete_same(self, records: Sequence[TaskRecord], rows: DueRows) -> int:
         expiries = [record.expires_at for record in records]
