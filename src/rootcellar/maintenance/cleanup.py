@@ -154,7 +154,7 @@ class Cleanup(Service):
         config: CleanupConfig | None = None,
         on_batch: Callable[[Cleaned], object] = lambda cleaned: None,
     ) -> None:
-        super().__init__(retries=Retries(first=1.0, longest=60.0))
+        super().__init__(retries=Retries(first=0.2, longest=60.0))
         self._work = work
         self._config = config or CleanupConfig()
         self._on_batch = on_batch
