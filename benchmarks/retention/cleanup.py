@@ -54,11 +54,12 @@ _SIZE = "SELECT pg_total_relation_size('celery_taskmeta')"
 
 ABOUT = """\
 Written by `python -m benchmarks.retention.cleanup`; no figure by hand. {rows:,} results of which {due:,} are due. \
-{storing} processes store {rate:,} results a second each before and during the deletion; of {again} stores, one is \
-that of an expired task that runs again. One DELETE is `DELETE FROM celery_taskmeta WHERE expires_at < now()`, which \
-keeps no counts of what it deletes. The longest wait for a lock is that of any session, looked at 100 times a second. The memory is all of the process that \
-cleans, with Python and its modules. The pages are those of the statement of a batch of {batch:,} rows, by EXPLAIN \
-(ANALYZE, BUFFERS), while a transaction with an older snapshot is open.
+{storing} processes store {rate:,.0f} results a second each before and during the deletion; of {again} stores, one \
+is that of an expired task that runs again. One DELETE is `DELETE FROM celery_taskmeta WHERE expires_at < now()`, \
+which keeps no counts of what it deletes. The longest wait for a lock is that of any session, looked at 100 times a \
+second. The memory is all of the process that cleans, with Python and its modules. The pages are those of the \
+statement of a batch of {batch:,} rows, by EXPLAIN (ANALYZE, BUFFERS), while a transaction with an older snapshot \
+is open.
 """
 
 
