@@ -66,7 +66,7 @@ def encode_date(moment: datetime) -> bytes:
 
 
 def task_record(values: Sequence[bytes | None]) -> TaskRecord:
-    """Return the record of a row with the columns :data:`rows.TASK_COLUMNS`, in this order. It may be damaged."""
+    """Return the record of a row that begins with the columns :data:`rows.TASK_COLUMNS`. It may be damaged."""
     try:
         fields: dict[str, Any] = {
             name: None if value is None else read(value)
@@ -80,7 +80,7 @@ def task_record(values: Sequence[bytes | None]) -> TaskRecord:
                 fields[name] = rows.read_payload_bytes(text, exact)
         return TaskRecord(**fields)
     except FAILURES:
-        return _damaged_record(values)
+        return _damaged_record(values[: len(rows.TASK_COLUMNS)])
 
 
 def _damaged_record(values: Sequence[bytes | None]) -> TaskRecord:

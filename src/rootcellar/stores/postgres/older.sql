@@ -73,6 +73,9 @@ SELECT {task_columns}, NULL::date FROM {task} WHERE task_id = %(task_id)s
 UNION ALL
 SELECT {no_columns}, drop_after FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0)
 
+-- days_of_one: find the days under which a task is listed as moved
+SELECT drop_after FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0)
+
 -- get_tasks_or_moved: the same of many tasks
 SELECT {task_columns}, NULL::date FROM {task} WHERE task_id = ANY(%(task_ids)s)
 UNION ALL
@@ -85,6 +88,9 @@ FROM unnest(%(task_ids)s::text[]) AS u (task_id) JOIN {moved} AS m ON m.id = has
 
 -- get_older: read tasks from the partitions of some days; the days are in the text, so that the server locks no other
 SELECT {task_columns} FROM {older} WHERE task_id = ANY(%(task_ids)s::text[]) AND drop_after IN ({days})
+
+-- get_older_task: read one task from the partitions of some days
+SELECT {task_columns} FROM {older} WHERE task_id = %(task_id)s AND drop_after >= '{start}' AND drop_after < '{end}'
 
 -- delete_older: delete tasks from the partitions of some days; they were counted as deleted when they were moved
 WITH deleted AS (

@@ -20,7 +20,8 @@ from rootcellar.stores.older import NEVER
 from rootcellar.stores.postgres import binary
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.older import OlderState
-from rootcellar.stores.postgres.pipeline import Statement, read_int, rows_of, run, run_once
+from rootcellar.stores.postgres.pipeline import Pipeline, Statement, read_int, row_of, rows_of, run, run_once
+from rootcellar.stores.sql import rows
 from rootcellar.stores.sql.statements import fill_in
 
 #: seconds between two looks for the older table
@@ -33,6 +34,12 @@ _SLACK = timedelta(hours=1)
 DAYS_AT_ONCE = 8
 #: a row may be moved between two statements: then the same is done again, but not for ever
 _TRIES = 3
+#: the place of the day behind the columns of a task
+_DAY = len(rows.TASK_COLUMNS)
+#: the name of the statements that read one task, and the most of them that are prepared in one session
+_OF_TIME, _PREFIX, _MOST_PREPARED = "get_older", b"rc_get_older_", 60
+#: the most of these statements that a process remembers
+_MOST_STATEMENTS = 1_000
 #: PostgreSQL counts days from this date
 _FIRST_DAY = date(2000, 1, 1)
 #: a row that expires then or later may never be deleted
@@ -60,7 +67,10 @@ class OlderRows:
         self._find = find
         self._state: OlderState | None = None
         self._look_at = 0.0
+        self._of_times: dict[tuple[date, int], Statement] = {}
         self._get = Statement("get_task_or_moved", sql["get_task_or_moved"])
+        self._get_live = Statement("get_task", sql["get_task"])
+        self._days_of_one = Statement("days_of_one", sql["days_of_one"])
         self._get_many = Statement("get_tasks_or_moved", sql["get_tasks_or_moved"])
         self._moved_days = Statement("moved_days", sql["moved_days"])
         self.put = Statement("put_task_unless_moved", sql["put_task_unless_moved"])
@@ -111,23 +121,80 @@ class OlderRows:
 
     def get(self, connection: Connection, task_id: str) -> TaskRecord | None:
         """Return a task's record."""
-        values = self._get.values({"task_id": task_id})
         for _ in range(_TRIES):
-            live: TaskRecord | None = None
-            days: set[date] = set()
-            for row in rows_of(run(connection, self._get, values)):
-                if row[-1] is None:
-                    live = binary.task_record(row[:-1])
-                else:
-                    days.add(_day(row[-1]))
+            live, days = self._look_up(connection, task_id)
             if not days or (live is not None and live.state == "SUCCESS"):
                 return live
-            older = self._read(connection, {task_id: days}).get(task_id)
+            older = self._read_one(connection, task_id, days)
             if older is not None:
                 return preferred(live, older)
             if live is not None:
                 return live
         return None
+
+    def _look_up(self, connection: Connection, task_id: str) -> tuple[TaskRecord | None, set[date]]:
+        """Return the live record of a task, and the days under which the task is listed as moved."""
+        if not connection.may_prepare:
+            return self._look_up_in_two(connection, task_id)
+        live: TaskRecord | None = None
+        days: set[date] = set()
+        result = run(connection, self._get, self._get.values({"task_id": task_id}))
+        for number in range(result.ntuples):
+            day = result.get_value(number, _DAY)
+            if day is None:
+                live = binary.task_record(row_of(result, number))
+            else:
+                days.add(_day(day))
+        return live, days
+
+    def _look_up_in_two(self, connection: Connection, task_id: str) -> tuple[TaskRecord | None, set[date]]:
+        """Do the same in two statements and one round trip: without preparing, one of both takes twice as long to plan.
+
+        The live table is read first, so that a task that is moved between the two is found.
+        """
+        pipeline = Pipeline(connection)
+        for statement in (self._get_live, self._days_of_one):
+            pipeline.send(statement, statement.values({"task_id": task_id}))
+        failure, results = pipeline.receive()
+        if failure is not None:
+            raise failure
+        found, listed = results
+        live = binary.task_record(row_of(found)) if found.ntuples else None
+        return live, {_day(day) for (day,) in rows_of(listed)}
+
+    def _read_one(self, connection: Connection, task_id: str, days: Collection[date]) -> TaskRecord | None:
+        for day in days:
+            week = day - timedelta(days=day.weekday())
+            # fewer statements than days, so that they may be prepared
+            statement = self._of_time(week, 7)
+            if self._may_prepare(connection, statement):
+                found = run(connection, statement, statement.values({"task_id": task_id}))
+            else:
+                statement = self._of_time(day, 1)
+                found = run_once(connection, statement, statement.values({"task_id": task_id}))
+            if found.ntuples:
+                return binary.task_record(row_of(found))
+        return None
+
+    def _of_time(self, start: date, days: int) -> Statement:
+        """Return the statement that reads a task from the partitions of so many days."""
+        known = self._of_times.get((start, days))
+        if known is None:
+            ends = {"start": start.isoformat(), "end": (start + timedelta(days=days)).isoformat()}
+            known = Statement(_OF_TIME, fill_in(self._sql["get_older_task"], ends))
+            if len(self._of_times) < _MOST_STATEMENTS:
+                self._of_times[start, days] = known
+        return known
+
+    @staticmethod
+    def _may_prepare(connection: Connection, statement: Statement) -> bool:
+        """Return whether a statement may be prepared: many of them would take much memory on the server."""
+        if not connection.may_prepare:
+            return False
+        prepared = connection.prepared
+        if statement.name in prepared:
+            return True
+        return sum(name.startswith(_PREFIX) for name in prepared) < _MOST_PREPARED
 
     def get_many(self, connection: Connection, ids: Sequence[str]) -> dict[str, TaskRecord]:
         """Return the records that exist of these tasks."""
@@ -137,11 +204,11 @@ class OlderRows:
             days: Days = {}
             values = self._get_many.values({"task_ids": list(wanted)})
             for row in rows_of(run(connection, self._get_many, values)):
-                if row[-1] is None:
-                    record = binary.task_record(row[:-1])
+                if row[_DAY] is None:
+                    record = binary.task_record(row)
                     found[record.task_id] = record
                 else:
-                    days.setdefault(_text(row[0]), set()).add(_day(row[-1]))
+                    days.setdefault(_text(row[0]), set()).add(_day(row[_DAY]))
             listed = {each: its for each, its in days.items() if each not in found or found[each].state != "SUCCESS"}
             if not listed:
                 break
@@ -210,7 +277,7 @@ class OlderRows:
                 stays.update(_text(task_id) for (task_id,) in rows_of(found))
         return stays
 
-    def rows(
+    def rows_of_days(
         self,
         connection: Connection,
         statement: str,

@@ -349,14 +349,14 @@ class PostgresStore(PostgresExpiring):
         found = super()._locked_rows(connection, ids)
         if len(found) == len(ids) or not self._older.is_known_after_look(connection):
             return found
-        return self._older.rows(connection, "lock_older", ids) + found
+        return self._older.rows_of_days(connection, "lock_older", ids) + found
 
     def _spared_older(
         self, connection: Connection, ids: Sequence[str], spared: str, params: Mapping[str, Any]
     ) -> frozenset[str]:
         if not self._older.is_known_after_look(connection):
             return frozenset()
-        found = self._older.rows(connection, "spared_older", ids, params, spared=spared)
+        found = self._older.rows_of_days(connection, "spared_older", ids, params, spared=spared)
         return frozenset(task_id for (task_id,) in found)
 
     def _restore_live(self, connection: Connection, record: TaskRecord) -> bool:
