@@ -189,3 +189,15 @@ def test_ranges_are_weeks_for_a_year_then_months_and_never_overlap() -> None:
                 ranges.append(found)
     ranges.sort()
     assert all(until is not None and until <= begin for (_, until), (begin, _) in pairwise(ranges))
+
+
+def test_rows_move_again_after_the_older_table_was_dropped_and_created(both: tuple[Store, Older]) -> None:
+    store, older = both
+    (one,) = put_all(store, [finished(OLD)])
+    with opened(store.url) as (_, other):
+        assert move_all(other) == 1
+        disable(older)
+        enable(store, older)
+        # this process believes that there is a partition
+        assert move_all(other) == 1
+    assert store.get(one.task_id) == one

@@ -136,6 +136,8 @@ class Moving(OlderTable):
         super().__init__(options, run, schema, where)
         self._read = read
         self._moving_sql = moving_statements(options, {**self._older_sql, **texts})
+        #: the ranges of partitions that this process has seen
+        self._known: list[tuple[date, date | None]] = []
         #: where moving back goes on, by partition
         self._back_after: dict[str, Reached] = {}
 
@@ -146,18 +148,40 @@ class Moving(OlderTable):
         params = {**_movable(now, window), **_after(after), "limit": limit}
 
         def work(connection: Connection) -> Moved:
-            with self._transaction(connection):
-                ((done, last_id, found, days),) = self._rows(connection, "batch_end", params)
-            if not found:
-                return Moved(count=0, last=None)
-            self._make_partitions(connection, days)
-            last = {"last_done": done, "last_id": last_id, "days": days}
-            with self._transaction(connection):
-                ((count,),) = self._rows(connection, "move", {**params, **last})
-                settled = self._settle(connection, {**params, **last}) if count < found else 0
-            return Moved(count=int(count) + settled, last=Reached(done.astimezone(timezone.utc), last_id))
+            try:
+                return self._move(connection, params)
+            except psycopg.errors.CheckViolation:
+                # a partition that this process knew was dropped, with the whole older table
+                self._known = []
+                return self._move(connection, params)
 
         return self._run(work)
+
+    def _move(self, connection: Connection, params: Mapping[str, Any]) -> Moved:
+        with self._transaction(connection):
+            ((done, last_id, found, days),) = self._rows(connection, "batch_end", params)
+            if not found:
+                return Moved(count=0, last=None)
+            if all(_has(self._known, day) for day in days):
+                return self._move_batch(connection, params, done, last_id, found, days)
+        self._make_partitions(connection, days)
+        self._known = self._ranges(connection)
+        with self._transaction(connection):
+            return self._move_batch(connection, params, done, last_id, found, days)
+
+    def _move_batch(
+        self,
+        connection: Connection,
+        params: Mapping[str, Any],
+        done: datetime,
+        last_id: str,
+        found: int,
+        days: Sequence[date],
+    ) -> Moved:
+        params = {**params, "last_done": done, "last_id": last_id, "days": days}
+        ((count,),) = self._rows(connection, "move", params)
+        settled = self._settle(connection, params) if count < found else 0
+        return Moved(count=int(count) + settled, last=Reached(done.astimezone(timezone.utc), last_id))
 
     def _settle(self, connection: Connection, params: Mapping[str, Any]) -> int:
         """Settle rows of a batch whose id is among the moved ones already; return how many left the live table.
@@ -189,19 +213,21 @@ class Moving(OlderTable):
 
     def partitions(self) -> Sequence[Partition]:
         """See :class:`~rootcellar.stores.older.Older`."""
-        found = self._run(self._found)
+        found = self._run(lambda connection: self._found(connection, with_sizes=True))
         return [replace(each, from_=None, until=None) if each.is_pending else each for each in found]
 
     def _attached(self, connection: Connection) -> list[Found]:
         return [each for each in self._found(connection) if each.is_attached]
 
-    def _found(self, connection: Connection) -> list[Found]:
+    def _found(self, connection: Connection, *, with_sizes: bool = False) -> list[Found]:
         """Return the partitions, and those that were detached to be dropped."""
         params = {
             "older": self._names["older"],
             "task": self._names["task"],
             "prefix": derived(self._options.task_table, "_older_"),
             "to_be_dropped": TO_BE_DROPPED,
+            # it takes a look at every file
+            "with_sizes": with_sizes,
         }
         found = []
         for name, bounds, is_pending, is_attached, is_marked, rows, size in self._rows(
@@ -535,7 +561,9 @@ class Moving(OlderTable):
             with connection.without_timeout(), connection.transaction():
                 connection.execute(
                     f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '{timeout}'; "
-                    f"SET LOCAL enable_seqscan = {scan}; SET LOCAL jit = off",
+                    f"SET LOCAL enable_seqscan = {scan}; SET LOCAL jit = off; "
+                    # a crash may undo the last steps as a whole; the next run repeats them
+                    "SET LOCAL synchronous_commit = off",
                     prepare=False,
                 )
                 yield

@@ -145,7 +145,8 @@ SELECT (SELECT max(id) FROM chosen), (SELECT count(*) FROM deleted)
 -- partitions: find the partitions, and those that were detached to be dropped
 SELECT c.relname, pg_get_expr(c.relpartbound, c.oid), coalesce((to_jsonb(i) ->> 'inhdetachpending')::boolean, false),
     i.inhrelid IS NOT NULL, obj_description(c.oid, 'pg_class') IS NOT DISTINCT FROM %(to_be_dropped)s,
-    greatest(c.reltuples, s.n_live_tup, 0)::bigint, coalesce(pg_total_relation_size(c.oid), 0)
+    greatest(c.reltuples, s.n_live_tup, 0)::bigint,
+    CASE WHEN %(with_sizes)s THEN coalesce(pg_total_relation_size(c.oid), 0) ELSE 0 END
 FROM pg_class AS c
 LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid AND i.inhparent = to_regclass(%(older)s)
 LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
