@@ -156,3 +156,36 @@ def test_apply_refuses_without_any_rule(tmp_path: Path) -> None:
     done = run_here("retention", "apply", "-b", f"sqlite:///{tmp_path}/a.sqlite3")
     assert done.status == 2
     assert "no rules are known" in done.err
+
+
+@pytest.mark.parametrize(
+    ("rules", "status", "found"),
+    [
+        ('[{"task": "a", "keep": "7dayz"}]', 1, "ROOTCELLAR_RETENTION[0].keep is '7dayz'"),
+        (
+            '[{"keep": "7d"}, {"task": "a", "keep": "8d"}]',
+            0,
+            "rule 2 (task a: kept for 8 days, then deleted) never counts",
+        ),
+        ('[{"task": "a", "keep": "7d"}]', 0, ""),
+    ],
+)
+def test_check_names_rules_that_are_wrong_or_never_count(rules: str, status: int, found: str, tmp_path: Path) -> None:
+    done = run("check", f"sqlite:///{tmp_path}/a.sqlite3", env={"ROOTCELLAR_RETENTION": rules}, cwd=tmp_path)
+    assert done.status == status, done.out + done.err
+    flat = " ".join(done.out.split())
+    assert found in flat
+    assert ("never counts" in flat) == ("never counts" in found)
+
+
+def test_settings_show_the_rules(tmp_path: Path) -> None:
+    env = {
+        "CELERY_RESULT_BACKEND": "sqlite",
+        "DB_PATH": f"{tmp_path}/a.sqlite3",
+        "ROOTCELLAR_RETENTION": '[{"task": "a", "keep": "7d"}]',
+    }
+    done = run("settings", "--no-broker", env=env, cwd=tmp_path)
+    assert "result_retention = [{'task': 'a', 'keep': '7d'}]" in done.out
+    wrong = run("settings", "--no-broker", env={**env, "ROOTCELLAR_RETENTION": '[{"taks": "a"}]'}, cwd=tmp_path)
+    assert wrong.status == 1
+    assert "ROOTCELLAR_RETENTION[0] has the unknown field 'taks': did you mean 'task'?" in wrong.err

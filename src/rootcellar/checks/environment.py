@@ -9,6 +9,7 @@ from typing import Any
 import rootcellar
 from rootcellar.checks.choosing import FixedFindings, broker_of, sections_for
 from rootcellar.checks.findings import Finding
+from rootcellar.checks.retention import rules_of
 from rootcellar.checks.steps import Checks, found_in, problem
 from rootcellar.checks.target import target_of
 from rootcellar.configuration.celery_names import setting_of
@@ -147,11 +148,12 @@ def _sections(conf: dict[str, Any], name: str | None, processes: int | None) -> 
         os.environ.pop(name_in_environment, None)
     target = target_of(conf, processes)
     broker = [broker_of(target)] if name in (BROKER, ALL) else []
+    rules = list(rules_of(conf)) if name != BROKER else []
     results = sections_for(target) if name != BROKER else []
     if name == ALL and len(results) > 1 and results[0].where == broker[0].where:
         # with rpc, the broker is checked already as part of the result backend
         results = results[1:]
-    return [*broker, *results]
+    return [*broker, *([FixedFindings(rules, "the rules of retention")] if rules else []), *results]
 
 
 def findings_of_unexpected(exc: Exception) -> list[Checks]:

@@ -23,6 +23,14 @@ PROBLEMS = (
         remedy="Correct the name if it was meant for rootcellar. If another program uses these names (DB_HOST, "
         "REDIS_PORT), read yours with a prefix: settings(prefix='RESULTS_'), or ROOTCELLAR_PREFIX=RESULTS_.",
     ),
+    warning(
+        "rule-never-counts",
+        "a rule of retention never counts",
+        why="The first rule that matches counts, and an earlier rule matches everything that this one matches. So "
+        "results are kept for another time than the rule says.",
+        remedy="Put the special rule before the general one, or remove it. `rootcellar retention show` lists the "
+        "rules, and `rootcellar retention explain TASK` shows which one counts.",
+    ),
     failure(
         "backend-missing",
         "the app keeps no results",
