@@ -135,8 +135,8 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         title="a file of the archive would replace another one",
         why="The names of files are random, and a file is never replaced. So another program wrote a file of this "
         "name.",
-        remedy="Run the command again: each file gets a new name. If it happens again, look at what else writes to this "
-        "place.",
+        remedy="Run the command again: each file gets a new name. If it happens again, look at what else writes to "
+        "this place.",
     ),
     Explanation(
         error="ArchiveDamaged",
