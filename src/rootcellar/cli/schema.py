@@ -18,6 +18,7 @@ from rootcellar.cli.times import parse_span
 from rootcellar.errors import AbilityMissing, ForeignTables, SchemaMissing, SchemaOutdated
 from rootcellar.stores import Store
 from rootcellar.stores.base import HasSchema, Schema, SchemaStatus
+from rootcellar.stores.older import Older
 from rootcellar.stores.sql.grants import HasGrants
 
 app = typer.Typer(
@@ -82,7 +83,12 @@ def create(choice: Choice) -> None:
 
 @app.command(epilog=_SQL_EXAMPLE)
 @store_options
-def sql(choice: Choice) -> None:
+def sql(
+    choice: Choice,
+    older: Annotated[
+        bool, typer.Option("--older", help="Print the statements of `partitions enable` instead (PostgreSQL)")
+    ] = False,
+) -> None:
     """Print the statements that create the tables.
 
     For databases in which workers may not create tables. It opens no connection. Run the statements, GRANT the workers
@@ -90,7 +96,18 @@ def sql(choice: Choice) -> None:
     database_create_tables_at_setup to False.
     """
     with chosen_store(choice) as store:
-        sys.stdout.write(_schema_of(store).sql())
+        tables = _schema_of(store)
+        if not older:
+            sys.stdout.write(tables.sql())
+            return
+        movable = store.ability(Older)
+        if movable is None:
+            raise AbilityMissing(
+                "this store has no older table",
+                where=store.where,
+                remedy="only PostgreSQL has one, see docs/large-tables.md",
+            )
+        sys.stdout.write(movable.sql())
 
 
 class RoleName(str, Enum):
@@ -180,6 +197,7 @@ def status(
                     "damaged": list(found.damaged),
                     "repairs": list(found.repairs),
                     "missing_indexes": list(found.missing_indexes),
+                    "older": found.older,
                     "where": store.where,
                 }
             )
@@ -345,6 +363,8 @@ def _describe(found: SchemaStatus, where: str) -> str:
         text = f"the tables are up to date (version {found.version})"
     if found.adopted:
         text += f"; old results are read from {' and '.join(found.adopted)}"
+    if found.older:
+        text += f"; finished results are moved to {found.older}"
     return f"{where}: {text}."
 
 

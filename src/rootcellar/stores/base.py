@@ -302,6 +302,7 @@ class SchemaStatus:
         repairs: the statements that put columns back.
         missing_indexes: the statements that create the indexes that are missing. A large table is upgraded without its
             new indexes; :meth:`Schema.create` creates them while workers store results.
+        older: the table to which finished results are moved; ``None`` if there is none.
     """
 
     version: int
@@ -311,6 +312,7 @@ class SchemaStatus:
     damaged: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
     missing_indexes: tuple[str, ...] = ()
+    older: str | None = None
 
     @property
     def is_complete(self) -> bool:

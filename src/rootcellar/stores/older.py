@@ -125,6 +125,9 @@ class Older(Protocol):
     def status(self) -> OlderStatus:
         """Return the state of the older table; change nothing."""
 
+    def sql(self) -> str:
+        """Return the statements that :meth:`enable` runs in a database that has the tables of results."""
+
     def partitions(self) -> Sequence[Partition]:
         """Return the partitions in the order of their days, and those that were detached and not dropped."""
 

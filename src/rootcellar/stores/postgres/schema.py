@@ -7,13 +7,14 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.base import SchemaStatus, StoreOptions
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.sql import counting, retention_tables
 from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX, Adopted
-from rootcellar.stores.sql.grants import Role, on_tables
+from rootcellar.stores.sql.grants import Role, on_tables, rights_of
 from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import (
     columns_made_by,
@@ -124,9 +125,21 @@ class PostgresSchema(SqlSchema[Connection]):
             *(f"GRANT {rights} ON SCHEMA {schema} TO {name};" for schema in schemas),
         ]
         lines += [] if role == "admin" else on_tables(role, self._names, name)
+        if role in ("worker", "reader"):
+            lines += self._rights_on_older(role, name)
         if role == "maintainer":
             lines += self._handed_over(name)
         return "\n".join([*lines, ""])
+
+    def _rights_on_older(self, role: Role, user: str) -> list[str]:
+        """Return the statement for the older table, if there is one: a grant on a missing table would be an error."""
+        names = older_names(self._options)
+        rights = ", ".join(rights_of(role)["task"])
+        grants = [f"GRANT {rights} ON {names['older']}, {names['moved']} TO {user};"]
+        grants.append(f"GRANT SELECT ON {names['all']} TO {user};")
+        table = psycopg.sql.Literal(names["older"]).as_string(None)
+        text = psycopg.sql.Literal(" ".join(grants)).as_string(None)
+        return [f"DO 'BEGIN IF to_regclass({_doubled(table)}) IS NOT NULL THEN EXECUTE {_doubled(text)}; END IF; END';"]
 
     def _handed_over(self, user: str) -> list[str]:
         """Return comments with the statements that give an existing older table to another user."""
@@ -230,6 +243,16 @@ class PostgresSchema(SqlSchema[Connection]):
                 new = quote_identifier(index.removesuffix(ADOPTED_SUFFIX))
                 connection.execute(f"ALTER INDEX {qualified(schema, index)} RENAME TO {new}")
 
+    def _status(self, connection: Connection) -> SchemaStatus:
+        found = super()._status(connection)
+        names = older_names(self._options)
+        if not self._exists(connection, names["older"]):
+            return found
+        damaged = [*found.damaged]
+        if not self._exists(connection, names["moved"]):
+            damaged.append(f"the table {names['moved']} is missing")
+        return replace(found, older=names["older"], damaged=tuple(damaged))
+
     def _to_unadopt(self, connection: Connection) -> tuple[list[tuple[str, str]], int]:
         renamed, results = super()._to_unadopt(connection)
         if renamed and self._exists(connection, older_names(self._options)["older"]):
@@ -249,6 +272,11 @@ class PostgresSchema(SqlSchema[Connection]):
         for schema in {self._options.task_schema, self._options.group_schema} - {None}:
             if not self._all(connection, "find_schema", {"schema": schema}):
                 connection.execute(f"CREATE SCHEMA {quote_identifier(str(schema))}")
+
+
+def _doubled(text: str) -> str:
+    """Return a literal for the inside of another one."""
+    return text.replace("'", "''")
 
 
 def _literals(options: StoreOptions) -> dict[str, str]:
