@@ -23,6 +23,7 @@ from rootcellar.stores import Store, open_store
 from rootcellar.stores.counting import Counted, Kind
 from rootcellar.testing.helpers import able, json_payload, record
 from tests.conformance.registered import HYBRID, MONGO, REDIS
+from tests.older.tables import enable, opened
 
 DAY = timedelta(days=1)
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
@@ -217,3 +218,16 @@ def test_rules_are_applied_to_the_durable_store_of_a_hybrid(request: pytest.Fixt
         found = store.durable.get(one.task_id)  # type: ignore[attr-defined]
         assert found.expires_at - found.done_at == 2 * DAY
         store.close()
+
+
+def test_rules_are_applied_to_results_in_the_older_table(postgres_url: str) -> None:
+    with opened(postgres_url) as (store, older):
+        enable(store, older)
+        done_at = NOW - 5 * DAY
+        ones = [stored(store, done_at=done_at, expires_at=done_at + 30 * DAY) for _ in range(3)]
+        live = stored(store)
+        assert older.move(NOW, 2 * DAY, 10, None).count == 3
+        done = Applying(store, rules({"keep": "60d"})).run()
+        assert (done.seen, done.changed, done.stored_again) == (4, 4, 0)
+        assert {kept(store, one) for one in (*ones, live)} == {60 * DAY}
+        assert Applying(store, rules({"keep": "60d"})).run().changed == 0

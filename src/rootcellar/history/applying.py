@@ -134,12 +134,18 @@ class Applying:
         return self.applied
 
     def _batches(self, now: datetime) -> Iterator[Sequence[TaskRecord]]:
-        """Yield all results that were finished before ``now``, the most recent first."""
+        """Yield all results that were finished before ``now``, those of the live table first."""
+        segments = [Segment.FINISHED, *([Segment.OLDER] if self._searchable.has_older() else [])]
+        for segment in segments:
+            yield from self._batches_of(segment, now)
+
+    def _batches_of(self, segment: Segment, now: datetime) -> Iterator[Sequence[TaskRecord]]:
+        """Yield the results of one segment, the most recent first. A row that moves may be seen twice."""
         after: Position | None = None
         while True:
             found = self._searchable.search(
                 Search(
-                    segment=Segment.FINISHED,
+                    segment=segment,
                     condition=Dated("date_done", None, now),
                     after=after,
                     limit=BATCH,
