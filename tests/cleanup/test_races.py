@@ -176,7 +176,7 @@ def test_time_outs_shrink_the_batch_until_the_lock_is_gone(
     with pytest.raises(DeletionTooSlow, match=r"not read or deleted within 0\.1 s"):
         expiring.delete_expired_tasks(Due(now=now(), timeout=0.1))
     sizes: list[int] = []
-    config = CleanupConfig(batch=8, least_batch=1, timeout=0.1, longest_timeout=0.1)
+    config = CleanupConfig(batch=16, least_batch=1, timeout=0.1, longest_timeout=0.1)
     cleanup = Cleanup(
         cleanup_of(store)._work, config, lambda cleaned: sizes.append(cleaned.tasks) if cleaned.tasks < 20 else None
     )
