@@ -106,3 +106,18 @@ def test_a_worker_counts_results_unless_the_interval_is_0(tmp_path: Path) -> Non
     (cell,) = backend.store.counts(Question()).cells
     assert (cell.state, cell.tally.count) == ("SUCCESS", 1)
     lifecycle.close_all()
+
+
+def test_a_worker_cleans_up_unless_the_interval_is_0_or_the_server_does_it(tmp_path: Path, redis_url: str) -> None:
+    def cleans(backend: str, **conf: Any) -> bool:
+        app = new_app(backend, **conf.pop("options", {}))
+        app.conf.update(conf)
+        return any(isinstance(service, Cleanup) for service in app.backend._services.services)
+
+    url = f"sqlite:///{tmp_path}/results.sqlite3"
+    assert cleans(url)
+    assert not cleans(url, options={"cleanup_interval": 0})
+    assert not cleans(redis_url)
+    with_blobs = {"result_too_large": "spill", "result_blob_url": f"file://{tmp_path}/blobs", "result_max_size": 1_000}
+    assert cleans(redis_url, **with_blobs), "only a cleanup deletes blobs"
+    lifecycle.close_all()

@@ -199,8 +199,10 @@ WITH held AS MATERIALIZED (
 )
 SELECT count(*) FROM deleted
 
--- replica_lag: the seconds that the slowest replica is behind
-SELECT extract(epoch FROM max(replay_lag))::double precision FROM pg_stat_replication WHERE state = 'streaming'
+-- replica_lag: the seconds that the slowest replica is behind; one that stands still has an old time, so each 16 MB of WAL counts as a second, too
+SELECT max(greatest(extract(epoch FROM replay_lag)::double precision,
+    pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::double precision / 16777216))
+FROM pg_stat_replication WHERE state = 'streaming'
 
 -- count_expired_groups: count the groups that have expired
 SELECT count(*) FROM {group} WHERE expires_at < %(now)s
