@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from rootcellar.errors import PermissionDenied
@@ -25,6 +26,8 @@ _SETTINGS = (
     "set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true), "
     "set_config('synchronous_commit', 'off', true)"
 )
+#: chords in one statement, each of which reads the whole table; and the seconds after which a statement is given up
+_CHORDS, _TIMEOUT = 20_000, 60.0
 _LAST = "(SELECT {column} FROM due ORDER BY expires_at DESC, task_id DESC LIMIT 1)"
 
 
@@ -75,11 +78,22 @@ class PostgresExpiring(ExpiringStore[Connection]):
         return NO_DATE + timedelta(microseconds=value)
 
     def delete_expired_groups(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        return self._count("delete_expired_groups", {"now": now, "limit": limit})
+        def work(connection: Connection) -> int:
+            with self._limited(connection, _TIMEOUT):
+                return self._count_of(connection, "delete_expired_groups", {"now": now, "limit": limit})
+
+        return self._run(work)
 
     def delete_expired_chords(self, now: datetime) -> int:
-        ((count,),) = self._all("delete_expired_chords", {"now": now})
-        return int(count)
+        total = 0
+        while count := self._run(partial(self._delete_chords, now)):
+            total += count
+        return total
+
+    def _delete_chords(self, now: datetime, connection: Connection) -> int:
+        with self._limited(connection, _TIMEOUT):
+            ((count,),) = self._rows_of(connection, "delete_expired_chords", {"now": now, "limit": _CHORDS})
+            return int(count)
 
     def replica_lag(self) -> float | None:
         """See :class:`~rootcellar.stores.expiring.Replicated`. Only members of ``pg_monitor`` may see it."""

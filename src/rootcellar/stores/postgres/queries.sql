@@ -212,10 +212,12 @@ DELETE FROM {group} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {group} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )) AND expires_at < %(now)s
 
--- delete_expired_chords: delete chords that were finished a day ago, or have expired, and return how many there were
+-- delete_expired_chords: delete some chords that were finished a day ago, or have expired, and return how many there were
 WITH gone AS (
-    DELETE FROM {chord} WHERE expires_at < %(now)s OR date_done < %(now)s::timestamptz - interval '1 day'
-    RETURNING group_id
+    DELETE FROM {chord} WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM {chord} WHERE expires_at < %(now)s OR date_done < %(now)s::timestamptz - interval '1 day'
+        LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    )) RETURNING group_id
 ), dropped AS (
     DELETE FROM {part} WHERE group_id IN (SELECT group_id FROM gone)
 )
