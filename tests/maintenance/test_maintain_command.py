@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
-from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -181,18 +180,21 @@ def test_killed_run_is_seen_and_run_again(store: Store, jobs: Jobs, postgres_url
     assert not jobs.jobs()["maintain"].is_open
 
 
-def test_interrupted_vacuum_ends_on_the_server(store: Store, postgres_url: str) -> None:
-    with_dead_rows(store, postgres_url, 1_000)
-    # a vacuum that sleeps at each page
-    slow = f"{postgres_url}?options={quote('-c vacuum_cost_delay=100 -c vacuum_cost_limit=1')}"
-    process = subprocess.Popen(command("maintain", "-b", slow, "--apply"), env=environment(), stdout=subprocess.DEVNULL)
-    vacuum = (
-        "pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'VACUUM%' AND state = 'active'"
-    )
-    wait_until(lambda: on_server(postgres_url, f"SELECT {vacuum}") != [], "the vacuum")
-    process.terminate()
-    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
-    wait_until(lambda: on_server(postgres_url, f"SELECT {vacuum}") == [], "the end of the vacuum")
+def test_interrupted_rebuild_ends_on_the_server(store: Store, jobs: Jobs, postgres_url: str) -> None:
+    invalid_unique_index(store, postgres_url)
+    on_server(postgres_url, "DELETE FROM celery_taskmeta")
+    rebuild = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'REINDEX%'"
+    with psycopg.connect(postgres_url) as old:
+        # the rebuild waits for this transaction
+        old.execute("SELECT * FROM celery_taskmeta")
+        process = subprocess.Popen(
+            command("maintain", "-b", postgres_url, "--apply"), env=environment(), stdout=subprocess.DEVNULL
+        )
+        wait_until(lambda: on_server(postgres_url, f"{rebuild} AND wait_event_type = 'Lock'") != [], "the rebuild")
+        process.terminate()
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+        wait_until(lambda: on_server(postgres_url, rebuild) == [], "the end of the rebuild")
+    assert jobs.jobs()["maintain"].note == "interrupted"
 
 
 def test_expired_results_are_deleted_and_held_ones_stay(store: Store, postgres_url: str) -> None:
