@@ -30,6 +30,8 @@ ANEW_AFTER = timedelta(hours=1)
 RIGHTS_AFTER = timedelta(hours=1)
 #: after errors that may pass, a batch is not smaller than this
 LEAST_BATCH = 500
+#: the clock of the server may differ by this, which decides whether a day has passed
+CLOCKS = timedelta(hours=1)
 #: how many kept rows are read at a time
 READ_AT_ONCE = 1_000
 
@@ -244,7 +246,7 @@ class Mover(Service):
             self._pause(self._config.between)
 
     def _drop_passed(self, run: MoverRun) -> None:
-        today = _now().date()
+        today = (_now() - CLOCKS).date()
         passed = [each for each in self._older.partitions() if _has_passed(each, today)]
         if not passed:
             return
