@@ -21,12 +21,13 @@ from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import HasSchema
 from rootcellar.stores.search import SearchTooSlow
 from tests.history.stores import ALL, SQL, opened
+from tests.older.at_once import OLDER
 from tests.test_store_adopted import place  # noqa: F401 - a fixture
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 
 
-@pytest.fixture(params=ALL, ids=lambda store: store.name)
+@pytest.fixture(params=[*ALL, OLDER], ids=lambda store: store.name)
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     with opened(request.param, request) as store:
         yield store
@@ -132,7 +133,7 @@ def test_moments_stay_the_same_from_page_to_page(store: Store, history: History)
     assert first.sentence == later.sentence
 
 
-@pytest.fixture(params=SQL, ids=lambda store: store.name)
+@pytest.fixture(params=[*SQL, OLDER], ids=lambda store: store.name)
 def sql_store(request: pytest.FixtureRequest) -> Iterator[Store]:
     with opened(request.param, request) as store:
         yield store
