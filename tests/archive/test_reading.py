@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from rootcellar.stores.archiving import Place
 from rootcellar.testing.helpers import full_record
 from tests.archive.archives import app_of, archived, manifest_of, put_file
 from tests.archive.object_store import ObjectStore, object_store
+from tests.archive.runs import archive
 from tests.conformance.registered import HYBRID, REDIS
 from tests.helpers import PATIENCE, new_id, now, record
 from tests.history.stores import SQL, opened
@@ -207,6 +209,31 @@ def test_encrypted_result_is_decrypted(sqlite: Store, tmp_path: Path) -> None:
     assert sqlite.get(task_id) is None
     assert app.AsyncResult(task_id).get(timeout=5) == {"secret": "s3cret"}
     assert b"s3cret" not in (tmp_path / "a.parquet").read_bytes()
+
+
+def test_values_of_every_kind_are_read_after_a_run(store: Store, tmp_path: Path) -> None:
+    conf = {
+        "result_blob_url": str(tmp_path / "blobs"),
+        "result_max_size": 1_000,
+        "result_too_large": "spill",
+        "result_encryption_keys": rootcellar.payloads.make_key(),
+        "result_compression": "zlib",
+    }
+    app = app_of(store.url, str(tmp_path / "files"), **conf)
+    values = {"large": "x" * 5_000 + str(list(range(2_000))), "small": {"a": 1}, "none": None, "text": "ü\x00\ud800"}
+    for task_id, value in values.items():
+        app.backend.store_result(task_id, value, "SUCCESS")
+    app.backend.store_result("failed", ValueError("no"), "FAILURE", traceback="Traceback …")
+    before = app.backend.store.get_many(values)
+    assert archive(app.backend.store, tmp_path / "files", codec=app.backend.codec).archived == 5
+    # only a client of another process: the cache of a hybrid keeps copies
+    direct = app_of(manifest_of(store).url, str(tmp_path / "files"), **conf)  # type: ignore[attr-defined]
+    shutil.rmtree(tmp_path / "blobs")
+    assert {task_id: direct.AsyncResult(task_id).get(timeout=PATIENCE) for task_id in values} == values
+    with pytest.raises(ValueError, match="no"):
+        direct.AsyncResult("failed").get(timeout=PATIENCE)
+    assert direct.backend.store.get_many(values) == {}
+    assert len(before) == 4
 
 
 # -- requests
