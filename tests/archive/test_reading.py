@@ -29,7 +29,7 @@ from tests.archive.archives import app_of, archived, manifest_of, put_file
 from tests.archive.object_store import ObjectStore, object_store
 from tests.archive.runs import archive
 from tests.conformance.registered import HYBRID, REDIS
-from tests.helpers import PATIENCE, new_id, now, record
+from tests.helpers import PATIENCE, new_id, now, record, wait_until
 from tests.history.stores import SQL, opened
 
 
@@ -345,14 +345,21 @@ def test_object_store_that_is_down_is_retryable(sqlite: Store, objects: ObjectSt
 
 def test_client_waits_until_the_object_store_is_back(sqlite: Store, objects: ObjectStore) -> None:
     archived(sqlite, objects.url("back"), [one := record(value="kept")])
-    app = app_of(sqlite.url, objects.url("back"))
+    result = app_of(sqlite.url, objects.url("back")).AsyncResult(one.task_id)
+    assert result.backend is not None
+    before = len(objects.requests)
     objects.refuses = 503
-    back = threading.Timer(0.2, lambda: setattr(objects, "refuses", None))
-    back.start()
+
+    def end_outage() -> None:
+        wait_until(lambda: len(objects.requests) > before, "a request that is refused")
+        objects.refuses = None
+
+    ending = threading.Thread(target=end_outage)
+    ending.start()
     try:
-        assert app.AsyncResult(one.task_id).get(timeout=PATIENCE) == "kept"
+        assert result.get(timeout=PATIENCE) == "kept"
     finally:
-        back.join()
+        ending.join()
         objects.refuses = None
 
 

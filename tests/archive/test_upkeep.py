@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -215,7 +215,7 @@ def test_small_files_of_a_day_become_one(store: Store, tmp_path: Path, monkeypat
 def test_few_files_and_files_that_expire_at_other_times_stay(sqlite: Store, tmp_path: Path) -> None:
     for number in range(4):
         put(sqlite, tmp_path, [ended(number)], f"for-ever-{number}")
-    for number in range(4):
+    for number in range(6):
         put(sqlite, tmp_path, [ended(10 + number, expires_at=NOW + timedelta(days=30 * number))], f"until-{number}")
     archive = archive_of(sqlite, tmp_path)
     assert small_files(archive) == []
@@ -330,6 +330,39 @@ def test_results_are_read_while_files_are_joined_and_expire(store: Store, tmp_pa
         is_over.set()
         reader.join()
     assert wrong == []
+
+
+class Moving:
+    """A manifest whose answer is outdated when it arrives."""
+
+    def __init__(self, inner: Any, change: Callable[[], object]) -> None:
+        self._inner = inner
+        self._change: Callable[[], object] | None = change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def places(self, task_ids: Any) -> Any:
+        found = self._inner.places(task_ids)
+        if (change := self._change) is not None:
+            self._change = None
+            change()
+        return found
+
+
+def test_file_that_is_replaced_while_it_is_looked_up_is_looked_up_again(store: Store, tmp_path: Path) -> None:
+    ones = fill(store, tmp_path, 5)
+    other = archive_of(store, tmp_path)
+
+    def replace_files() -> None:
+        compact(other, store)
+        delete_remains(other.manifest, other.place, datetime.now(timezone.utc) + LATER)
+
+    manifest: Any = Moving(manifest_of(store), replace_files)
+    assert Archive(manifest, other.place).read([ones[3].task_id]) == {ones[3].task_id: ones[3]}
+    put(store, tmp_path, [gone := ended(900, expires_at=NOW)], "gone")
+    manifest = Moving(manifest_of(store), lambda: expire_now(store, tmp_path))
+    assert Archive(manifest, other.place).read([gone.task_id]) == {}
 
 
 #: compacts, and is killed at a step
