@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -22,7 +24,9 @@ from rootcellar.stores.older import Older
 from rootcellar.stores.postgres import moving
 from rootcellar.stores.search import OneOf
 from rootcellar.testing.helpers import able
+from tests.helpers import wait_until
 from tests.older.tables import enable, finished, listed, move_all, now, opened, put_all, query, rows_in
+from tests.workers import Worker
 
 AT_ONCE = MoverConfig(first_move_after=0.0, batch=7)
 OLD = timedelta(days=5)
@@ -197,3 +201,40 @@ def test_part_of_maintain_reports_and_acts(both: tuple[Store, Older], monkeypatc
     assert report.text.startswith("1 results wait to be moved; celery_taskmeta_older_")
     assert part.apply().done == 2
     assert part.report().level is Level.OK
+
+
+def test_hold_that_is_placed_while_a_partition_waits_to_be_dropped_counts(
+    both: tuple[Store, Older], postgres_url: str
+) -> None:
+    store, older = both
+    stored = passed_rows(store, older)
+    mover = mover_of(store, older)
+    with psycopg.connect(postgres_url) as holder:
+        holder.execute("SELECT FROM celery_taskmeta_older")
+        assert len(mover.run().waiting) == 1
+        able(store, Holding).place_hold(f"id:{stored[4].task_id}", "an audit", "anna", now())
+    run = mover.run()
+    assert [text.split()[0] for text in run.finished] == ["detached", "kept", "dropped"]
+    assert store.get(stored[4].task_id) == stored[4]
+    assert listed(postgres_url) == 1
+
+
+def test_worker_moves_results_and_drops_partitions(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
+    with opened(postgres_url) as (store, older):
+        enable(store, older)
+        # as if it had been enabled long ago
+        noted = json.dumps({"enabled_at": "2026-01-01T00:00:00+00:00", "window": 172_800, "is_disabling": False})
+        query(postgres_url, f"COMMENT ON TABLE celery_taskmeta_older IS '{noted}'")
+        passed_rows(store, older)
+        put_all(store, [finished(OLD) for _ in range(5)])
+        settings = {
+            "broker_url": redis_url,
+            "result_backend": f"rootcellar+{postgres_url}",
+            "result_backend_transport_options": {"move_interval": 0.2},
+        }
+        (tmp_path / "tasks.py").write_text(
+            f"from celery import Celery\napp = Celery('tasks')\napp.conf.update({settings!r})\n"
+        )
+        with Worker("tasks", cwd=tmp_path):
+            wait_until(lambda: not rows_in(postgres_url, "celery_taskmeta"), "the results are moved")
+            wait_until(lambda: listed(postgres_url) == 5, "the partition is dropped")

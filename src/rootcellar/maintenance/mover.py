@@ -194,7 +194,7 @@ class Mover(Service):
             return run
         with recorded(self._store, JOB) as record:
             try:
-                run.finished = tuple(self._older.finish_interrupted())
+                self._finish_interrupted(run)
                 self._move(run, status)
                 self._drop_passed(run)
                 self._delete_kept(run)
@@ -222,6 +222,10 @@ class Mover(Service):
         return self._refused_at is not None and _now() - self._refused_at < RIGHTS_AFTER
 
     # -- the steps of a run
+
+    def _finish_interrupted(self, run: MoverRun) -> None:
+        if any(each.from_ is None for each in self._older.partitions()):
+            run.finished = tuple(self._older.finish_interrupted(self._spared()))
 
     def _move(self, run: MoverRun, status: OlderStatus) -> None:
         now = _now()

@@ -143,8 +143,12 @@ class Older(Protocol):
     def drop_partition(self, name: str, spared: Condition | None) -> Dropped:
         """Drop a partition whose days have passed; rows that meet ``spared`` are kept."""
 
-    def finish_interrupted(self) -> Sequence[str]:
-        """Finish what an interrupted call left; return what was done, each in a sentence."""
+    def finish_interrupted(self, spared: Condition | None = None) -> Sequence[str]:
+        """Finish what an interrupted call left; return what was done, each in a sentence.
+
+        Args:
+            spared: rows that meet it are kept when a partition is dropped.
+        """
 
     def expired_kept(
         self, now: datetime, after: str, limit: int, spared: Condition | None = None

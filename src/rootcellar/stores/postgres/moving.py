@@ -299,8 +299,12 @@ class Moving(OlderTable):
             self._check_passed(connection, name)
             kept = 0 if spared is None else self._keep_back(connection, name, spared)
             self._in_transaction(connection, f"COMMENT ON TABLE {self._quoted(name)} IS '{TO_BE_DROPPED}'")
-            is_done = self._detach(connection, name) and self._drop_detached(connection, name)
-            return Dropped(is_done=is_done, kept=kept)
+            if not self._detach(connection, name):
+                return Dropped(is_done=False, kept=kept)
+            if spared is not None:
+                # from here on nobody finds these rows, so a hold that does not count now came too late
+                kept += self._keep_back(connection, name, spared)
+            return Dropped(is_done=self._drop_detached(connection, name), kept=kept)
 
         return self._run(work)
 
@@ -420,11 +424,11 @@ class Moving(OlderTable):
 
     # -- what an earlier run left
 
-    def finish_interrupted(self) -> Sequence[str]:
+    def finish_interrupted(self, spared: Condition | None = None) -> Sequence[str]:
         """See :class:`~rootcellar.stores.older.Older`."""
-        return self._run(self._finish)
+        return self._run(lambda connection: self._finish(connection, spared))
 
-    def _finish(self, connection: Connection) -> list[str]:
+    def _finish(self, connection: Connection, spared: Condition | None = None) -> list[str]:
         done = []
         for each in self._found(connection):
             is_detached = not each.is_attached
@@ -432,7 +436,11 @@ class Moving(OlderTable):
                 is_detached = self._detach(connection, each.name)
                 if is_detached:
                     done.append(f"detached {each.name}")
-            if is_detached and each.is_marked and self._drop_detached(connection, each.name):
+            if not (is_detached and each.is_marked):
+                continue
+            if spared is not None and (kept := self._keep_back(connection, each.name, spared)):
+                done.append(f"kept {kept:,} results of {each.name}")
+            if self._drop_detached(connection, each.name):
                 done.append(f"dropped {each.name}")
         return done
 
