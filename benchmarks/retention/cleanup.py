@@ -190,7 +190,7 @@ class LockWaits:
                 self.longest = max(self.longest, row[0])
 
 
-def measure(url: str, way: Any, rate: float, quiet: float) -> Deletion:
+def measure(url: str, way: Any, rate: float, quiet: float, warm: float = 2.0) -> Deletion:
     """Delete what is due, while processes store.
 
     Args:
@@ -198,6 +198,7 @@ def measure(url: str, way: Any, rate: float, quiet: float) -> Deletion:
         way: the function of the process that deletes.
         rate: results a second that each process stores.
         quiet: seconds of storing before.
+        warm: seconds before that, because the first stores of a process take longer.
     """
     with psycopg.connect(url, autocommit=True) as connection, ExitStack() as stack:
         before = _number(connection, _SIZE)
@@ -206,8 +207,7 @@ def measure(url: str, way: Any, rate: float, quiet: float) -> Deletion:
         storing = [stack.enter_context(start(store_results, url, ids, rate, each)) for each in range(STORING)]
         for child in storing:
             child.next_line()
-        # the first stores of a process take longer
-        time.sleep(2.0)
+        time.sleep(warm)
         began_quiet = time.monotonic()
         time.sleep(quiet)
         deleting = stack.enter_context(start(way, url))
@@ -320,13 +320,13 @@ def _lines(server: PostgresServer, options: argparse.Namespace, arguments: Seque
     deletions = {}
     for name, way in (("rootcellar's cleanup", clean), ("one DELETE", delete_at_once)):
         url = server.create_database()
-        _fill(url, options.rows, end)
+        fill(url, options.rows, end)
         deletions[name] = measure(url, way, options.rate, options.quiet)
         print(name, deletions[name].seconds, file=sys.stderr, flush=True)
         server.drop_database(url)
     url = server.create_database()
     # enough for the late batch, with a tenth of the rows that are not due
-    _fill(url, min(options.rows, (LATE + 5) * BATCH * DAYS // (DAYS - KEPT_DAYS)), end)
+    fill(url, min(options.rows, (LATE + 5) * BATCH * DAYS // (DAYS - KEPT_DAYS)), end)
     first, late, number = pages_with_an_old_snapshot(url)
     ours = deletions["rootcellar's cleanup"]
     yield from (SECTION, "")
@@ -338,7 +338,7 @@ def _lines(server: PostgresServer, options: argparse.Namespace, arguments: Seque
     yield ""
     yield f"| | {' | '.join(deletions)} |"
     yield f"|{' --- |' * (len(deletions) + 1)}"
-    for title, cells in _rows(list(deletions.values())):
+    for title, cells in figures(list(deletions.values())):
         yield f"| {title} | {' | '.join(cells)} |"
     yield ""
     yield (
@@ -347,7 +347,8 @@ def _lines(server: PostgresServer, options: argparse.Namespace, arguments: Seque
     )
 
 
-def _rows(found: Sequence[Deletion]) -> Iterator[tuple[str, list[str]]]:
+def figures(found: Sequence[Deletion]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the title and the cells of each row; the first deletion is that of rootcellar."""
     ours = found[0]
     speed = ours.deleted / ours.seconds
     ratio = ours.busy.percentile(0.99) / max(ours.quiet.percentile(0.99), 0.001)
@@ -376,7 +377,8 @@ def _met(is_met: bool) -> str:
     return "met" if is_met else "missed"
 
 
-def _fill(url: str, rows: int, end: datetime) -> None:
+def fill(url: str, rows: int, end: datetime) -> None:
+    """Fill a database with results, five of six of which are due."""
     period = Period(rows=rows, days=DAYS, end=end, seed=0)
     layout = postgres.OwnLayout(KEPT_DAYS * 86_400 * SECOND)
     postgres.write(url, runs(period), layout, lambda count: print(f"{count:,} rows", file=sys.stderr, flush=True))

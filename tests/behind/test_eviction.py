@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 import redis
 
+from rootcellar.maintenance.cleanup import Cleanup, CleanupWork
+from rootcellar.payloads import codec_of
 from rootcellar.records import ChordPart, ChordRecord, Payload, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.hybrid import WriteBehindStore
@@ -92,3 +95,21 @@ def test_cleanup_deletes_records_that_redis_keeps(
     assert [behind.get(one.task_id) for one in refused] == [None, *refused[1:]]
     assert behind.lag().refused == 2
     assert durable.get_many([one.task_id for one in refused]) == {}
+
+
+def test_cleanup_moves_what_is_new_and_deletes_in_both_stores(behind: WriteBehindStore, durable: Store) -> None:
+    past, future = now() - timedelta(seconds=1), now() + timedelta(hours=1)
+    gone, again = record(state="FAILURE", expires_at=past), record(state="FAILURE", expires_at=past)
+    refused, chord = record(retries=2**80, expires_at=past), begin(behind, expires_at=past)
+    for one in (gone, again, refused):
+        behind.put(one)
+    behind.drain_all()
+    # not moved yet: in PostgreSQL, the record has expired
+    newer = replace(again, state="SUCCESS", expires_at=future)
+    behind.put(newer)
+    cleaned = Cleanup(CleanupWork.of(behind, codec_of({}), {})).clean()
+    assert (cleaned.tasks, cleaned.is_complete) == (1, True)
+    assert durable.get(gone.task_id) is None
+    assert durable.get(again.task_id) == behind.get(again.task_id) == newer
+    assert behind.lag().refused == 0
+    assert behind.get_chord(chord) is None
