@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from rootcellar.archive import remains, restoring
-from rootcellar.archive.places import Folder
+from rootcellar.archive.places import Folder, open_place
 from rootcellar.archive.restoring import ArchivedTasks, RestoringRun
 from rootcellar.archive.verifying import Verified, Verifying
+from rootcellar.errors import StoreUnavailable
 from rootcellar.history.filters import parse
 from rootcellar.payloads import codec_of
 from rootcellar.payloads.blobs.references import REFERENCE
@@ -23,6 +24,7 @@ from rootcellar.records import Payload
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.archiving import VERIFIED, WRITTEN
 from rootcellar.testing.helpers import full_record
+from tests.archive.object_store import object_store
 from tests.archive.runs import NOON, archive, archived, clock, durable, everything, fill, live, parquet
 from tests.commands import run_here
 from tests.conformance.registered import HYBRID, MYSQL, POSTGRES, REDIS, SQLITE
@@ -255,6 +257,37 @@ def test_files_at_another_place_are_said(sql: Any, tmp_path: Path) -> None:
 def run_sql(store: Any, statement: str) -> None:
     with store._pool.connection() as connection:
         connection.execute(statement)
+
+
+def test_run_verify_and_restore_at_an_object_store(sql: Any) -> None:
+    fill(sql, 12)
+    before = live(sql)
+    with object_store() as objects:
+        place = open_place(objects.url())
+        assert archive(sql, place).files == 3
+        assert sorted(path.rpartition(".")[2] for path in objects.objects) == 3 * ["json"] + 3 * ["parquet"]
+        assert not live(sql)
+        found = Verifying(sql, place, is_full=True, now=datetime.now(timezone.utc)).run()
+        assert (found.files, found.rows, found.problems) == (3, 12, [])
+        codec = codec_of({})
+        tasks = ArchivedTasks(sql, place, codec, parse("state:any"), clock())
+        run = RestoringRun(sql, lambda: tasks, codec, timedelta(days=7), datetime.now(timezone.utc))
+        assert run.run().restored == 12
+    assert live(sql).keys() == before.keys()
+
+
+def test_place_that_refuses_to_be_written_leaves_the_table_as_it_was(sql: Any) -> None:
+    fill(sql, 12)
+    before = live(sql)
+    with object_store() as objects:
+        place = open_place(objects.url())
+        objects.refuses = 503
+        with pytest.raises(StoreUnavailable):
+            archive(sql, place)
+        objects.refuses = None
+        assert live(sql) == before
+        assert not sql.files()
+        assert archive(sql, place).archived == 12
 
 
 # -- the commands

@@ -173,7 +173,7 @@ def test_pages_have_few_bytes(sql: Any, tmp_path: Path, monkeypatch: pytest.Monk
     for _ in range(40):
         sql.put(record(value="x" * 3_000, done_at=NOON))
     assert archive(sql, tmp_path).archived == 40
-    # the first page is 100 rows, whatever their size
+    # the first page has a fixed number of rows, whatever their size
     monkeypatch.setattr(selecting, "_FIRST_PAGE", 2)
     sizes.clear()
     for _ in range(40):

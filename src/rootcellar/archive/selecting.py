@@ -21,8 +21,8 @@ from rootcellar.stores.base import Store
 from rootcellar.stores.search import Always, Condition, Dated, Position, Search, Searchable, SearchTooSlow, Segment
 
 #: the most records of a page, and about the most bytes of the values in it
-PAGE, PAGE_BYTES = 1_000, 8 * 1024 * 1024
-_FIRST_PAGE = 100
+PAGE, PAGE_BYTES = 500, 8 * 1024 * 1024
+_FIRST_PAGE = 20
 #: seconds for one statement; one that takes longer is asked again for a shorter time
 _TIMEOUT = 30.0
 _SHORTEST_WINDOW = timedelta(seconds=1)
