@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -363,7 +365,7 @@ def test_client_waits_until_the_object_store_is_back(sqlite: Store, objects: Obj
         objects.refuses = None
 
 
-def test_archive_is_read_by_many_threads_and_a_child(sqlite: Store, tmp_path: Path) -> None:
+def test_archive_is_read_by_many_threads(sqlite: Store, tmp_path: Path) -> None:
     ones = [record(value=number) for number in range(40)]
     for start in range(0, 40, 10):
         archived(sqlite, str(tmp_path), ones[start : start + 10])
@@ -382,6 +384,25 @@ def test_archive_is_read_by_many_threads_and_a_child(sqlite: Store, tmp_path: Pa
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["folder", "object store"])
+def test_archive_that_was_read_is_read_after_a_fork(
+    sqlite: Store, tmp_path: Path, objects: ObjectStore, kind: str
+) -> None:
+    url = str(tmp_path / "files") if kind == "folder" else objects.url("forked")
+    archived(sqlite, url, ones := [record(value=number) for number in range(3)])
+    archive = Archive(manifest_of(sqlite), open_place(url))
+    assert set(archive.read([ones[0].task_id])) == {ones[0].task_id}
+    child = os.fork()
+    if child == 0:
+        # a child that hangs is ended by the alarm
+        signal.alarm(int(PATIENCE))
+        is_right = archive.read([ones[1].task_id]) == {ones[1].task_id: ones[1]}
+        os._exit(0 if is_right else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert archive.read([ones[2].task_id]) == {ones[2].task_id: ones[2]}
 
 
 def test_password_of_the_archive_is_hidden(sqlite: Store) -> None:
