@@ -9,10 +9,12 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from rootcellar.errors import StoreUnavailable
+from rootcellar.maintenance.cleanup import Cleanup, CleanupWork
+from rootcellar.payloads import Codec
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.jobs import Jobs, recorded
 from rootcellar.testing.under_test import StoreUnderTest
-from tests.conformance.registered import HYBRID, MONGO, REDIS
+from tests.conformance.registered import HYBRID, MONGO, REDIS, run_on_postgres
 from tests.helpers import record
 from tests.history.stores import SQL, opened
 
@@ -113,6 +115,20 @@ def test_old_sizes_are_forgotten(under_test: StoreUnderTest, request: pytest.Fix
             under_test.run_sql(url, "INSERT INTO celery_taskmeta_size (day, name, bytes) VALUES " + values)  # noqa: S608
         jobs.note_sizes()
         assert min(size.day for size in jobs.sizes(today - timedelta(days=1_000))) == today - timedelta(days=399)
+
+
+def test_cleanup_notes_the_sizes(store: Store, jobs: Jobs) -> None:
+    cleanup = Cleanup(CleanupWork.of(store, Codec(), {}))
+    assert cleanup.clean().is_complete
+    assert jobs.sizes(datetime.now(timezone.utc).date() - timedelta(days=1)) != []
+
+
+def test_cleanup_goes_on_if_it_cannot_note_the_sizes(postgres_url: str) -> None:
+    with closing(open_store(postgres_url)) as store:
+        store.put(record(expires_at=datetime(2020, 1, 1, tzinfo=timezone.utc)))
+        run_on_postgres(postgres_url, "DROP TABLE celery_taskmeta_size")
+        cleaned = Cleanup(CleanupWork.of(store, Codec(), {})).clean()
+        assert (cleaned.tasks, cleaned.is_complete) == (1, True)
 
 
 @pytest.mark.parametrize("under_test", [REDIS, MONGO], ids=lambda under_test: under_test.name)

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
@@ -29,6 +29,7 @@ from tests.maintenance.upkept import (
     snapshot,
     with_dead_rows,
 )
+from tests.servers import PostgresServer
 
 PARTS = ["partitions", "cleanup", "counts", "holders", "vacuum", "indexes", "growth", "jobs"]
 
@@ -151,6 +152,22 @@ def test_signal_ends_a_long_pause_at_once(store: Store, postgres_url: str) -> No
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_loop_goes_on_after_an_outage(new_postgres: Callable[..., PostgresServer]) -> None:
+    server = new_postgres()
+    url = server.create_database()
+    with closing(open_store(url)) as store:
+        store.check()
+    with looping(url, "--every", "0.1s") as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["ok"]
+        server.stop()
+        server.start()
+        with closing(open_store(url)) as store:
+            store.put(record(expires_at=now()))
+            wait_until(lambda: not store.scan(), "a run after the outage")
+        assert process.poll() is None
 
 
 def test_killed_run_is_seen_and_run_again(store: Store, jobs: Jobs, postgres_url: str) -> None:

@@ -24,7 +24,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.retention.policy import Retention, read_retention
 from rootcellar.stores.base import DELETE_BATCH, Store
 from rootcellar.stores.expiring import Due, Expiring, Place, Replicated
-from rootcellar.stores.jobs import Jobs, recorded
+from rootcellar.stores.jobs import Jobs, note_sizes, recorded
 from rootcellar.stores.search import Condition, Some
 
 #: the names of the jobs on record
@@ -228,6 +228,7 @@ class Cleanup(Service):
             _OtherStore(self).run()
         else:
             _Rows(self, expiring).run()
+        note_sizes(self._work.store)
         if self._work.sweep_chords is not None:
             self._go_on()
             self.cleaned.orphans = self._work.sweep_chords()

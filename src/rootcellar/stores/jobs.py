@@ -141,6 +141,17 @@ def recorded(store: Store, name: str) -> Iterator[Run]:
         _end(jobs, name, run, run.note, ok=run.ok)
 
 
+def note_sizes(store: Store) -> None:
+    """Note the sizes of the tables of today, if the store keeps them. A failure is only logged."""
+    jobs = store.ability(Jobs)
+    if jobs is None:
+        return
+    try:
+        jobs.note_sizes()
+    except RootcellarError as exc:
+        logger.warning("Could not note the sizes of the tables: %s", exc)
+
+
 def _begin(jobs: Jobs, name: str) -> None:
     try:
         jobs.begin_job(name)
