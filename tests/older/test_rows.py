@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import timedelta, timezone
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,6 +15,8 @@ import pytest
 import redis
 
 from rootcellar.errors import PermissionDenied, ResultsInTheWay
+from rootcellar.history.history import History
+from rootcellar.payloads import codec_of
 from rootcellar.records import ChordRecord, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import Queryable, RecordsSent, Replaceable, TaskQuery
@@ -398,3 +400,46 @@ def test_tables_are_dropped_with_the_older_one(postgres_url: str) -> None:
         postgres_url, "SELECT relname FROM pg_class WHERE relname LIKE 'celery%' AND relkind IN ('r', 'p', 'v')"
     )
     assert left == [("celery_taskmeta",)]
+
+
+def test_lists_go_on_over_the_older_table_by_its_indexes(url: str) -> None:
+    with opened(url) as (store, older):
+        enable(store, older)
+        for days in range(3, 40):
+            put_all(
+                store,
+                [
+                    finished(timedelta(days=days), name=name, expires_at=now() + timedelta(days=days * 9))
+                    for name in ("shop.pay", "shop.ship")
+                ],
+            )
+        put_all(store, [finished(timedelta(days=10), name="shop.rare", state="FAILURE")])
+        put_all(store, [finished(timedelta(hours=1), name="shop.pay")])
+        everything = [each.task_id for each in able(store, Queryable).query(TaskQuery(limit=1_000))]
+        assert move_all(older) == 75
+        assert len(older.partitions()) > 20
+        history = History(store, codec_of({}), zone=timezone.utc)
+        for text in ("", "task:shop.pay", "task:shop.*", "state:failed", "task:shop.rare state:failed", "queue:celery"):
+            tasks = [each.task_id for each in history.tasks(text, size=7)]
+            wanted = [each for each in everything if each in tasks]
+            assert tasks == wanted, text
+            assert len(tasks) == {"": 76, "task:shop.pay": 38, "task:shop.*": 76, "queue:celery": 76}.get(text, 1)
+        oldest_first = history.tasks("since:90d sort:done", size=3).page().records
+        assert [each.task_id for each in oldest_first] == everything[:-4:-1]
+        assert history.count("done:>1d").value == 75
+
+
+@pytest.mark.parametrize("where", ["date_done < now()", "name = 'shop.pay' AND date_done < now()"])
+def test_each_partition_is_read_by_its_index(postgres_url: str, where: str) -> None:
+    with opened(postgres_url) as (store, older):
+        enable(store, older)
+        put_all(store, [finished(OLD, expires_at=now() + timedelta(days=10 * number)) for number in range(1, 9)])
+        assert move_all(older) == 8
+        partitions = older.partitions()
+    text = f"SELECT * FROM celery_taskmeta_older WHERE {where} ORDER BY date_done DESC LIMIT 5"  # noqa: S608 - ours
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("SET enable_seqscan = off")
+        plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {text}".encode()))
+    assert "Seq Scan" not in plan
+    assert "Sort" not in plan.replace("Sort Key", ""), plan
+    assert plan.count("Index Scan") == len(partitions), plan

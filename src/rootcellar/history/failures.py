@@ -337,7 +337,9 @@ def _with_example(store: Store, group: FailureGroup) -> FailureGroup:
     search = Search(segment=Segment.FINISHED, condition=condition, limit=1, timeout=_BUDGET, with_values=False)
     found = next(iter(searchable.search(search)), None)
     if found is None and searchable.has_older():
-        found = next(iter(searchable.search(replace(search, segment=Segment.OLDER))), None)
+        with suppress(SearchTooSlow):
+            # the older table has no index of groups
+            found = next(iter(searchable.search(replace(search, segment=Segment.OLDER))), None)
     return group if found is None else replace(group, example=found.record.task_id)
 
 

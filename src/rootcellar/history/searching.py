@@ -68,6 +68,7 @@ class Plan:
         has_names: whether ``names`` counts: an empty one finds nothing.
         is_exact: whether the store tests exactly what is meant.
         is_indexed: whether an index finds the wanted records only, so that no windows are needed.
+        is_indexed_in_older: the same of the older table, which has no index of failures.
         segments: the parts of the list in which there can be wanted records.
         since, until: when the wanted tasks ended.
         reads_values: whether the filter reads values.
@@ -78,6 +79,7 @@ class Plan:
     has_names: bool
     is_exact: bool
     is_indexed: bool
+    is_indexed_in_older: bool
     segments: tuple[Segment, ...]
     since: datetime | None
     until: datetime | None
@@ -123,6 +125,7 @@ def plan(store: Searchable, query: Filter, clock: Clock) -> Plan:
         has_names=names is not None,
         is_exact=all(each.is_exact for each in inner),
         is_indexed=_is_indexed(store, condition, names),
+        is_indexed_in_older=not _others(condition) and len(names or ()) <= store.names_at_once,
         segments=_segments(condition, query),
         since=since,
         until=until,
@@ -148,8 +151,7 @@ def _names(store: Searchable, term: Node | None) -> tuple[str, ...] | None:
 
 
 def _is_indexed(store: Searchable, condition: Condition, names: tuple[str, ...] | None) -> bool:
-    terms = condition.terms if isinstance(condition, Every) else (condition,)
-    others = [term for term in terms if not isinstance(term, (Always, Timed)) and not _is_of_end(term)]
+    others = _others(condition)
     if not others and names is None:
         return True
     if not store.has_ordered_indexes or len(names or ()) > store.names_at_once:
@@ -158,6 +160,12 @@ def _is_indexed(store: Searchable, condition: Condition, names: tuple[str, ...] 
     if names is not None:
         return not others
     return len(others) == 1 and _has_index(others[0])
+
+
+def _others(condition: Condition) -> list[Condition]:
+    """Return the terms of a condition that are not about the time."""
+    terms = condition.terms if isinstance(condition, Every) else (condition,)
+    return [term for term in terms if not isinstance(term, (Always, Timed)) and not _is_of_end(term)]
 
 
 def _is_of_end(condition: Condition) -> bool:
@@ -269,7 +277,8 @@ class Walker:
             return
         if self._plan.has_names and not self._plan.names:
             return
-        if segment is Segment.TIMELESS or self._plan.is_indexed or self._wish.sort is not None:
+        is_indexed = self._plan.is_indexed_in_older if segment is Segment.OLDER else self._plan.is_indexed
+        if segment is Segment.TIMELESS or is_indexed or self._wish.sort is not None:
             self._walk_at_once(walk, segment)
         else:
             self._walk_in_windows(walk, segment)
