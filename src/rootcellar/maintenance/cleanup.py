@@ -13,6 +13,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
+from rootcellar.errors import PermissionDenied
 from rootcellar.maintenance.batches import BatchSize
 from rootcellar.maintenance.cleaned import Cleaned, Expected
 from rootcellar.maintenance.pace import Pace
@@ -24,7 +25,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.retention.policy import Retention, read_retention
 from rootcellar.stores.base import DELETE_BATCH, Store
 from rootcellar.stores.expiring import Due, Expiring, Place, Replicated
-from rootcellar.stores.jobs import Jobs, note_sizes, recorded
+from rootcellar.stores.jobs import Job, Jobs, note_sizes, recorded
 from rootcellar.stores.search import Condition, Some
 
 #: the names of the jobs on record
@@ -183,13 +184,21 @@ class Cleanup(Service):
 
     def _seconds_left(self, name: str, interval: float) -> float:
         """Return after how many seconds a job is due; 0 if it is, or if the store keeps no jobs."""
-        jobs = self._work.store.ability(Jobs)
-        job = None if jobs is None else jobs.jobs().get(name)
+        job = self._last(name)
         if job is None or job.succeeded_at is None or job.has_failed:
             return 0.0
         since = (datetime.now(timezone.utc) - job.succeeded_at).total_seconds()
         # the clock of the server may be another one
         return max(0.0, interval - max(0.0, since))
+
+    def _last(self, name: str) -> Job | None:
+        """Return the last run of a job, if it is known."""
+        jobs = self._work.store.ability(Jobs)
+        try:
+            return None if jobs is None else jobs.jobs().get(name)
+        except PermissionDenied:
+            # rights that were granted before there was a table of jobs: this process counts the time alone
+            return None
 
     def _is_time_for_blobs(self) -> bool:
         return self._blobs_swept is None or time.monotonic() - self._blobs_swept >= BLOB_INTERVAL
@@ -384,6 +393,7 @@ class _Rows:
         return count
 
     def _adopted(self, limit: int) -> int:
+        self._work.spares.condition()
         if self._work.spares.has_holds:
             # holds are not tested for the rows of these tables
             self._cleaned.keeps_adopted = True

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from rootcellar.errors import PermissionDenied
+from rootcellar.errors import StoreError
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.expiring import Deleted
@@ -99,6 +99,7 @@ class PostgresExpiring(ExpiringStore[Connection]):
         """See :class:`~rootcellar.stores.expiring.Replicated`. Only members of ``pg_monitor`` may see it."""
         try:
             ((lag,),) = self._all("replica_lag", {})
-        except PermissionDenied:
+        except StoreError:
+            # a managed server may lack the function; if this is an outage, the next batch raises it
             return None
         return None if lag is None else float(lag)
