@@ -91,6 +91,23 @@ def test_nothing_is_moved_while_rows_are_moved_back(both: tuple[Store, Older], p
     assert len(rows_in(postgres_url, "celery_taskmeta_older")) == 2
 
 
+def test_run_ends_when_somebody_begins_to_move_rows_back(
+    both: tuple[Store, Older], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, older = both
+    put_all(store, [finished(OLD) for _ in range(30)])
+    move = older.move
+
+    def then_disable(*arguments: object) -> object:
+        moved = move(*arguments)  # type: ignore[arg-type]
+        older.disable_step(1)
+        return moved
+
+    monkeypatch.setattr(older, "move", then_disable)
+    run = mover_of(store, older).run()
+    assert (run.moved, run.is_late) == (AT_ONCE.batch, True)
+
+
 def test_second_run_continues_and_a_later_one_begins_anew(
     both: tuple[Store, Older], postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,6 +248,11 @@ class Mover(Service):
                 return
             self._after = moved.last
             self._pause(self._config.between)
+            current = self._older.status()
+            if current.is_disabling or not current.is_enabled:
+                # somebody has begun to move everything back
+                run.is_late = True
+                return
 
     def _drop_passed(self, run: MoverRun) -> None:
         today = (_now() - CLOCKS).date()
