@@ -1,6 +1,6 @@
 """The manifest of the archive in tables: the ability :class:`~rootcellar.stores.archiving.Manifest` of all SQL stores.
 
-Each method is one transaction. Whoever changes void rows locks the rows of the files first, in the order of their
+Each method is one transaction. Each change of void rows locks the rows of the files first, in the order of their
 numbers, and then the entries of the index.
 """
 
@@ -53,8 +53,8 @@ Entry = tuple[int, int, int]
 class SqlManifest(ABC, Generic[C]):
     """The part of a SQL store that keeps the manifest. Its statements are in ``archive.sql``."""
 
-    #: see :class:`~rootcellar.stores.archiving.Manifest`. A commit takes about a second for 10,000 rows; as long as it
-    #: lasts, vacuum waits, and so does whoever stores one of these tasks again.
+    #: see :class:`~rootcellar.stores.archiving.Manifest`. A commit takes seconds for each 10,000 rows on a busy server.
+    #: As long as it lasts, vacuum waits, and so does a process that stores one of these tasks again.
     rows_in_one_file: int = 250_000
 
     @abstractmethod
