@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from operator import ge
 from typing import Any
 
 import pytest
@@ -39,6 +40,8 @@ from tests.history.stores import opened
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 UTC = timezone.utc
 SQL = [SQLITE, POSTGRES, MYSQL]
+#: a cleanup with so many batches has ended
+ENDED = 1_000
 FACTS = filter_trees.facts(7, 100)
 FAILURE = {"exc_type": "Declined", "exc_message": ["no money"], "exc_module": "shop"}
 
@@ -46,6 +49,12 @@ FAILURE = {"exc_type": "Declined", "exc_message": ["no money"], "exc_module": "s
 @pytest.fixture(params=SQL, ids=lambda store: store.name)
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     with opened(request.param, request) as store:
+        yield store
+
+
+@pytest.fixture
+def sqlite_store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    with opened(SQLITE, request) as store:
         yield store
 
 
@@ -98,34 +107,35 @@ OTHER = task(
 )
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "id:paid",
-        "task:shop.*",
-        "state:succeeded",
-        "-state:failed",
-        "worker:a@*",
-        "queue:low",
-        "kwargs.order:17",
-        "args.order:17",
-        "result.total:>4",
-        "since:2h",
-        "done:<7d id:paid OR done:>2h",
-        "runtime:<1h",
-        "retries:none",
-        "-error:any",
-        "-declined",
-        "has:result -retries:>2",
-    ],
-)
-def test_hold_covers_exactly_what_its_filter_finds(store: Store, codec: Codec, text: str) -> None:
+FILTERS = [
+    "id:paid",
+    "task:shop.*",
+    "state:succeeded",
+    "-state:failed",
+    "worker:a@*",
+    "queue:low",
+    "kwargs.order:17",
+    "args.order:17",
+    "result.total:>4",
+    "since:2h",
+    "done:<7d id:paid OR done:>2h",
+    "runtime:<1h",
+    "retries:none",
+    "-error:any",
+    "-declined",
+    "has:result -retries:>2",
+]
+
+
+def test_hold_covers_exactly_what_its_filter_finds(store: Store, codec: Codec) -> None:
     store.put(task("paid"))
-    store.put(OTHER)
-    hold(store, text)
-    removed = Holds(store, codec).delete(["paid", "other", "none"])
-    assert removed == Removed(1, frozenset({"paid"}))
-    assert store.get_many(["paid", "other"]).keys() == {"paid"}
+    for text in FILTERS:
+        store.put(OTHER)
+        number = hold(store, text)
+        removed = Holds(store, codec).delete(["paid", "other", "none"])
+        assert removed == Removed(1, frozenset({"paid"})), text
+        assert store.get_many(["paid", "other"]).keys() == {"paid"}, text
+        release(store, number)
 
 
 def test_condition_covers_every_held_record(store: Store, codec: Codec) -> None:
@@ -157,20 +167,20 @@ def test_two_holds_keep_a_task_until_both_are_released(store: Store, codec: Code
     assert holds.forget(["paid"]) == 1
 
 
-def test_relative_time_counts_from_when_the_hold_was_placed(store: Store, codec: Codec) -> None:
-    store.put(task("paid"))
+def test_relative_time_counts_from_when_the_hold_was_placed(sqlite_store: Store, codec: Codec) -> None:
+    sqlite_store.put(task("paid"))
     placed = NOW - timedelta(days=400)
-    place_hold(store, "since:7d", Clock(placed, UTC), reason="r", by="ann")
-    assert Holds(store, codec).held(store.get_many(["paid"]).values()) == {"paid"}
-    place = store.ability(Holding)
+    place_hold(sqlite_store, "since:7d", Clock(placed, UTC), reason="r", by="ann")
+    assert Holds(sqlite_store, codec).held(sqlite_store.get_many(["paid"]).values()) == {"paid"}
+    place = sqlite_store.ability(Holding)
     assert place is not None
     (kept,) = place.holds()
     assert kept.filter == f"since:{placed - timedelta(days=7):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
-def test_day_of_a_hold_is_that_of_the_zone_in_which_it_was_placed(store: Store) -> None:
-    hold(store, "done:2026-11-01", zone=timezone(timedelta(hours=2)))
-    holding = store.ability(Holding)
+def test_day_of_a_hold_is_that_of_the_zone_in_which_it_was_placed(sqlite_store: Store) -> None:
+    hold(sqlite_store, "done:2026-11-01", zone=timezone(timedelta(hours=2)))
+    holding = sqlite_store.ability(Holding)
     assert holding is not None
     assert holding.holds()[0].filter == "done:2026-10-31T22:00:00.000000Z..2026-11-01T21:59:59.999999Z"
 
@@ -213,20 +223,18 @@ def test_filter_that_cannot_be_understood_any_more_holds_everything(store: Store
     assert store.get("paid") is not None
 
 
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("", FilterWrong),
-        ("state:failed sort:done", FilterWrong),
-        ("colour:blue", FilterWrong),
-        ("is:stuck", AbilityMissing),
-        ("-is:late task:x", AbilityMissing),
-    ],
-)
-def test_filter_without_a_clear_meaning_is_not_held(store: Store, text: str, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        hold(store, text)
-    holding = store.ability(Holding)
+def test_filter_without_a_clear_meaning_is_not_held(sqlite_store: Store) -> None:
+    unclear = {
+        "": FilterWrong,
+        "state:failed sort:done": FilterWrong,
+        "colour:blue": FilterWrong,
+        "is:stuck": AbilityMissing,
+        "-is:late task:x": AbilityMissing,
+    }
+    for text, error in unclear.items():
+        with pytest.raises(error):
+            hold(sqlite_store, text)
+    holding = sqlite_store.ability(Holding)
     assert holding is not None
     assert holding.holds(with_released=True) == []
 
@@ -250,11 +258,11 @@ def test_result_that_is_stored_after_the_hold_is_covered(store: Store, codec: Co
 # -- forgetting
 
 
-def test_error_of_a_held_result_says_who_why_and_what_to_do(store: Store, codec: Codec) -> None:
-    store.put(task("paid"))
-    number = hold(store, "id:paid", reason="lawsuit 17")
+def test_error_of_a_held_result_says_who_why_and_what_to_do(sqlite_store: Store, codec: Codec) -> None:
+    sqlite_store.put(task("paid"))
+    number = hold(sqlite_store, "id:paid", reason="lawsuit 17")
     with pytest.raises(ResultHeld) as caught:
-        Holds(store, codec).forget(["paid"])
+        Holds(sqlite_store, codec).forget(["paid"])
     text = str(caught.value)
     for part in ("task paid", f"hold {number}", "lawsuit 17", "ann", f"rootcellar hold release {number}", "UTC"):
         assert part in text
@@ -311,29 +319,31 @@ def test_backend_does_not_forget_a_held_result(under_test: Any, request: pytest.
         backend.store.close()
 
 
-def test_backend_knows_a_new_hold_after_a_minute(store: Store, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeper = backend_holding.HoldsOfBackend(store, codec)
+def test_backend_knows_a_new_hold_after_a_minute(
+    sqlite_store: Store, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = backend_holding.HoldsOfBackend(sqlite_store, codec)
     for name in ("one", "two", "three"):
-        store.put(task(name))
+        sqlite_store.put(task(name))
     assert keeper.delete(["one"]).count == 1
-    hold(store, "task:shop.*")
+    hold(sqlite_store, "task:shop.*")
     assert keeper.delete(["two"]).count == 1
     monkeypatch.setattr(keeper._reader, "max_age", 0.0)
     assert keeper.delete(["three"]).kept == {"three"}
 
 
 def test_forgetting_without_a_hold_reads_holds_once(
-    store: Store, codec: Codec, monkeypatch: pytest.MonkeyPatch
+    sqlite_store: Store, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = backend_holding.HoldsOfBackend(store, codec)
-    holding = store.ability(Holding)
+    keeper = backend_holding.HoldsOfBackend(sqlite_store, codec)
+    holding = sqlite_store.ability(Holding)
     assert holding is not None
     calls: list[str] = []
-    monkeypatch.setattr(store, "holds", counted(calls, "holds", holding.holds))
-    monkeypatch.setattr(store, "delete_spared", counted(calls, "delete_spared", holding.delete_spared))
-    monkeypatch.setattr(store, "get_many", counted(calls, "get_many", store.get_many))
+    monkeypatch.setattr(sqlite_store, "holds", counted(calls, "holds", holding.holds))
+    monkeypatch.setattr(sqlite_store, "delete_spared", counted(calls, "delete_spared", holding.delete_spared))
+    monkeypatch.setattr(sqlite_store, "get_many", counted(calls, "get_many", sqlite_store.get_many))
     for number in range(5):
-        store.put(task(f"task-{number}"))
+        sqlite_store.put(task(f"task-{number}"))
         keeper.delete([f"task-{number}"])
     assert calls == ["holds"]
 
@@ -452,32 +462,41 @@ def test_cleanups_leave_what_is_held_from_the_next_batch_on(store: Store, codec:
         store.put(task(f"task-{number:03}", expires_at=expired, **fields))
     expiring = store.ability(Expiring)
     assert expiring is not None
-    deleted, errors = threading.Semaphore(0), list[BaseException]()
+    changed, errors = threading.Condition(), list[BaseException]()
+    #: the batches of each cleanup that have ended
+    batches = [0, 0]
 
-    def clean() -> None:
+    def note(number: int, count: int = 1) -> None:
+        with changed:
+            batches[number] += count
+            changed.notify_all()
+
+    def wait_until(reached: list[int]) -> None:
+        with changed:
+            assert changed.wait_for(lambda: all(map(ge, batches, reached)), timeout=60)
+
+    def clean(number: int) -> None:
         try:
             spares, after = Spares(store, codec), None
             while True:
                 spared = spares.condition()
                 done = expiring.delete_expired_tasks(Due(now=NOW, limit=5, after=after, spared=spared))
-                deleted.release()
+                note(number)
                 if done.last is None and spares.condition() == spared:
                     return
                 after = done.last or after
         except BaseException as exc:
             errors.append(exc)
         finally:
-            deleted.release(100)
+            note(number, ENDED)
 
-    threads = [threading.Thread(target=clean) for _ in range(2)]
+    threads = [threading.Thread(target=clean, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
-    for _ in range(4):
-        assert deleted.acquire(timeout=30)
+    wait_until([1, 1])
     hold(store, text)
-    # the statements that were running when the hold was placed have ended after two batches of each cleanup
-    for _ in range(4):
-        assert deleted.acquire(timeout=30)
+    # then the statement of each cleanup that was running when the hold was placed has ended
+    wait_until([min(count + 1, ENDED) for count in batches])
     asked = Matcher(parse(text).condition, Clock(NOW, UTC))
     held = {record.task_id for record in store.scan(limit=1000) if asked(record)}
     for thread in threads:
@@ -486,6 +505,6 @@ def test_cleanups_leave_what_is_held_from_the_next_batch_on(store: Store, codec:
     left = {record.task_id for record in store.scan(limit=1000)}
     assert left >= held
     # everything else is deleted, apart from what one spared batch leaves to the next cleanup
-    clean()
+    clean(0)
     assert errors == []
     assert {record.task_id for record in store.scan(limit=1000)} == held
