@@ -189,3 +189,12 @@ def test_settings_show_the_rules(tmp_path: Path) -> None:
     wrong = run("settings", "--no-broker", env={**env, "ROOTCELLAR_RETENTION": '[{"taks": "a"}]'}, cwd=tmp_path)
     assert wrong.status == 1
     assert "ROOTCELLAR_RETENTION[0] has the unknown field 'taks': did you mean 'task'?" in wrong.err
+
+
+def test_settings_of_an_app_name_a_wrong_rule(shop: Path) -> None:
+    (shop / "shop.py").write_text(APP.replace('"keep": "5m"', '"keep": "5 moons"'))
+    done = run("settings", "-A", "shop", cwd=shop)
+    assert done.status == 1
+    assert "result_retention[2].keep is '5 moons'" in done.err
+    found = json.loads(run("settings", "-A", "shop", "--json", cwd=shop).out)
+    assert "result_retention[2].keep" in found["problems"][0]

@@ -14,7 +14,7 @@ import rootcellar
 from rootcellar.cli.options import AppOption, EnvFileOption, JsonOption
 from rootcellar.cli.output import console, print_json, say, visible
 from rootcellar.cli.stores import app_of_folder, load_app
-from rootcellar.errors import DriverMissing, SettingsWrong, code_of, explain
+from rootcellar.errors import ConfigurationError, DriverMissing, SettingsWrong, code_of, explain
 
 if TYPE_CHECKING:
     from rootcellar.configuration.settings import InForce, Settings
@@ -68,14 +68,17 @@ def settings(
     conf = _of_app(app) if app is not None else found or {}
     celery = _masked(conf)
     problems = list(_missing_drivers(conf))
+    wrong_rules = list(_wrong_rules(conf))
     if as_json:
-        print_json({"problems": problems, **_as_json(found, celery)})
+        print_json({"problems": [*problems, *wrong_rules], **_as_json(found, celery)})
     else:
         _print(found, celery, show_all)
         if found is None:
             say(f"\n`rootcellar check --app {app}` tests the servers.")
         _print_missing(problems)
-    if problems:
+        for problem in wrong_rules:
+            print(f"rootcellar: {visible(problem)}", file=sys.stderr)
+    if problems or wrong_rules:
         raise typer.Exit(1)
 
 
@@ -104,6 +107,16 @@ def _missing_drivers(conf: Mapping[str, Any]) -> Iterator[str]:
     from rootcellar.configuration.drivers import missing_drivers
 
     return missing_drivers(conf)
+
+
+def _wrong_rules(conf: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the rules of retention."""
+    from rootcellar.retention.policy import read_retention
+
+    try:
+        read_retention(conf)
+    except ConfigurationError as exc:
+        yield str(exc)
 
 
 def _hint(app: str | None, env_file: str) -> str:

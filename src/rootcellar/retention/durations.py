@@ -91,7 +91,7 @@ def _remedy(value: Any) -> str:
     if found is None:
         return REMEDY
     unit = found[2].lower()
-    if unit.startswith("mo"):
+    if unit in ("mo", "mos") or unit.startswith("month"):
         return f'a month has no fixed length: write "{int(float(found[1]) * 30)}d"; {REMEDY}'
     return f'did you mean "{found[1]}{unit[0]}"? {REMEDY}' if unit[0] in _UNITS and unit != unit[0] else REMEDY
 
