@@ -27,6 +27,7 @@ from rootcellar.records import NO_DATE, ChordRecord, Payload
 from rootcellar.retention.policy import Retention
 from rootcellar.retention.rules import read_rules
 from rootcellar.stores import Store, open_store
+from rootcellar.stores import archiving as sql_manifest
 from rootcellar.stores.archiving import Manifest
 from rootcellar.stores.search import SearchTooSlow
 from rootcellar.stores.sql import archiving as sql_archiving
@@ -180,6 +181,22 @@ def test_pages_have_few_bytes(sql: Any, tmp_path: Path, monkeypatch: pytest.Monk
         sql.put(record(value="x" * 3_000, done_at=NOON))
     assert archive(sql, tmp_path).archived == 40
     assert max(sizes) < 10_000
+
+
+def test_few_bytes_are_compared_at_a_time(sql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_manifest, "BATCH_BYTES", 10_000)
+    batches: list[int] = []
+    delete = type(sql)._delete_live
+
+    def noted(self: Any, connection: Any, ids: Any) -> None:
+        batches.append(len(ids))
+        delete(self, connection, ids)
+
+    monkeypatch.setattr(type(sql), "_delete_live", noted)
+    for _ in range(9):
+        sql.put(record(value="x" * 4_000, done_at=NOON))
+    assert archive(sql, tmp_path).archived == 9
+    assert batches == [3, 3, 3]
 
 
 def test_slow_search_is_asked_again_for_less_time(sql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from rootcellar.errors import ArchiveDamaged
 from rootcellar.records import NO_DATE, Payload, TaskRecord
+from rootcellar.stores.archiving import size_of
 from rootcellar.stores.fields import FAILURES
 from rootcellar.stores.framing import frame, unframe
 from rootcellar.stores.sql.rows import payload_columns, read_payload
@@ -145,7 +146,8 @@ class FileWriter:
         """
         for values, value in zip(self._columns, _values_of(record, reference), strict=True):
             values.append(value)
-        self._waiting += _size_of(record)
+        # text and exact bytes
+        self._waiting += 2 * size_of(record)
         self._note(record.done_at, expires_at)
         self.rows += 1
         if len(self._columns[0]) >= GROUP_ROWS or self._waiting >= GROUP_BYTES:
@@ -418,12 +420,6 @@ def _row_of(number: int, values: Sequence[Any]) -> Row:
     damage = () if by_name["damage"] is None else tuple(json.loads(by_name["damage"]))
     blob = by_name["blob"]
     return Row(number, TaskRecord(damage=damage, **fields), None if blob is None else unframe(blob))
-
-
-def _size_of(record: TaskRecord) -> int:
-    """Return about how many bytes a record takes until its row group is written."""
-    payloads = (record.result, record.args, record.kwargs, record.children, record.stamps)
-    return 500 + 2 * sum(len(each.body) for each in payloads if each is not None) + len(record.traceback or "")
 
 
 def _as_python(column: Any) -> list[Any]:

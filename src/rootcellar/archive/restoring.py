@@ -19,7 +19,7 @@ from rootcellar.history.lists import opened
 from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
 from rootcellar.retention.policy import CALL, MARKS
-from rootcellar.stores.archiving import ArchiveFile, Place, Restoring
+from rootcellar.stores.archiving import ArchiveFile, Place, Restoring, in_batches
 from rootcellar.stores.base import Store
 
 #: how many rows are restored in one transaction
@@ -184,8 +184,7 @@ class RestoringRun:
         Raises:
             StoreError: the store, the place or the blob store cannot be used. What was restored stays restored.
         """
-        found = iter(self._tasks())
-        while batch := list(islice(found, BATCH)):
+        for batch in in_batches(self._tasks(), lambda found: found.row.record, BATCH):
             restored = self._manifest.restore([Restoring(each.place, self._live(each.row)) for each in batch])
             self.done.restored += len(restored)
             self.done.live += len(batch) - len(restored)

@@ -17,6 +17,7 @@ from rootcellar.history.lists import opened
 from rootcellar.history.stuck import looked_up
 from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
+from rootcellar.stores.archiving import size_of
 from rootcellar.stores.base import Store
 from rootcellar.stores.search import Always, Condition, Dated, Position, Search, Searchable, SearchTooSlow, Segment
 
@@ -180,13 +181,8 @@ class Selection:
 
     def _fit_page(self, records: Sequence[TaskRecord]) -> None:
         """Choose the size of the next page by the bytes of this one."""
-        size = sum(map(_size_of, records)) // len(records) + 1
+        size = sum(map(size_of, records)) // len(records) + 1
         self._page = max(1, min(PAGE, 2 * self._page, PAGE_BYTES // size))
-
-
-def _size_of(record: TaskRecord) -> int:
-    payloads = (record.result, record.args, record.kwargs, record.children, record.stamps)
-    return 500 + sum(len(each.body) for each in payloads if each is not None) + len(record.traceback or "")
 
 
 def _start_of(day: date) -> datetime:

@@ -27,7 +27,7 @@ from rootcellar.archive.selecting import Selection
 from rootcellar.errors import AbilityMissing, ArchiveFileMissing, RootcellarError
 from rootcellar.payloads.blobs import REFERENCE, BlobSpiller
 from rootcellar.records import Payload, TaskRecord
-from rootcellar.stores.archiving import Copy, Manifest, NewFile, Place
+from rootcellar.stores.archiving import Copy, Manifest, NewFile, Place, in_batches
 from rootcellar.stores.base import Store
 from rootcellar.stores.fields import damaged_fields
 from rootcellar.stores.holding import Hold, Holding
@@ -324,7 +324,7 @@ class Archiving:
         if self._active_holds() == self._known_holds:
             return set()
         held: set[int] = set()
-        for some in _chunks(self._rows_of(draft), _AT_ONCE):
+        for some in in_batches(self._rows_of(draft), lambda row: row.record, _AT_ONCE):
             ids = self._holds.held([row.as_stored for row in some])
             held |= {row.number for row in some if row.record.task_id in ids}
         return held

@@ -14,12 +14,16 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from rootcellar.records import TaskRecord
 
+T = TypeVar("T")
+
 #: the states of a file: committed, then read again by ``archive verify``; or deleted from its place
 WRITTEN, VERIFIED, DELETED = "written", "verified", "deleted"
+#: about how many bytes of records are in memory at a time
+BATCH_BYTES = 8 * 1024 * 1024
 #: the state of an entry that is not a file, but the name of a folder with the files of this database
 HOME = "home"
 
@@ -218,6 +222,32 @@ class Manifest(Protocol):
 
         A task that has a live row keeps it, and its archived copy stays as it is.
         """
+
+
+def size_of(record: TaskRecord) -> int:
+    """Return about how many bytes a record takes in memory."""
+    payloads = (record.result, record.args, record.kwargs, record.children, record.stamps)
+    return 500 + sum(len(each.body) for each in payloads if each is not None) + len(record.traceback or "")
+
+
+def in_batches(items: Iterable[T], record: Callable[[T], TaskRecord], count: int) -> Iterator[list[T]]:
+    """Cut items into batches of at most ``count`` that take about :data:`BATCH_BYTES` at most.
+
+    Args:
+        items: the items.
+        record: returns the record of an item.
+        count: the most items of a batch.
+    """
+    batch: list[T] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += size_of(record(item))
+        if len(batch) >= count or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def key_of_id(task_id: str) -> int:

@@ -27,6 +27,7 @@ from rootcellar.stores.archiving import (
     NewFile,
     Place,
     Restoring,
+    in_batches,
     key_of_id,
     packed,
     unpacked,
@@ -142,7 +143,7 @@ class SqlManifest(ABC, Generic[C]):
         void: set[int] = set()
         superseded: dict[Place, str] = {}
         removed = 0
-        for some in _chunks(copies, AT_ONCE):
+        for some in in_batches(copies, lambda copy: copy.record, AT_ONCE):
             same = self._unchanged(connection, some)
             self._delete_live(connection, [copy.record.task_id for copy in same])
             removed += len(same)
