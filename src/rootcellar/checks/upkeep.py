@@ -10,7 +10,7 @@ from rootcellar.checks.findings import Finding
 from rootcellar.checks.steps import failed, passed, problem
 from rootcellar.errors import ConfigurationError
 from rootcellar.maintenance.upkeep.growth import DISK_VARIABLE, Forecast, read_forecast
-from rootcellar.maintenance.upkeep.vacuum import HoldersConfig, describe_holder, remedy_for
+from rootcellar.maintenance.upkeep.vacuum import HoldersConfig, describe_holder, remedy_for, without_autovacuum
 from rootcellar.maintenance.upkeep.words import listed, number_of, read_bytes, show_bytes
 from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.sql.store import SqlStore
@@ -36,8 +36,8 @@ def _vacuum(store: SqlStore[Any]) -> Iterator[Finding]:
         return
     for holder in vacuums.vacuum_holders(HoldersConfig().transaction_age).found:
         yield problem("vacuum-held-back", describe_holder(holder), remedy_for(holder))
-    if off := [state.table for state in vacuums.vacuum_states() if not state.is_automatic]:
-        yield problem("autovacuum-off", f"the server does not vacuum {listed(off)} by itself")
+    if off := without_autovacuum(vacuums.vacuum_states()):
+        yield problem("autovacuum-off", off)
     if invalid := [index.index for index in vacuums.invalid_indexes() if not index.is_busy]:
         yield problem(
             "index-invalid", f"{number_of(len(invalid), 'invalid index', 'invalid indexes')}: {listed(invalid)}"

@@ -23,6 +23,7 @@ class VacuumState:
         vacuumed_at: when vacuum ended last, by hand or by itself; ``None`` for never, or if the server forgot it.
         analyzed_at: the same for the statistics of the planner.
         is_automatic: whether the server vacuums the table by itself.
+        is_server_automatic: whether the server vacuums tables by itself at all.
         begins_at: the number of dead rows at which it begins to do so.
         may_vacuum: whether this user may.
         owner: the role that owns the table.
@@ -34,6 +35,7 @@ class VacuumState:
     vacuumed_at: datetime | None
     analyzed_at: datetime | None
     is_automatic: bool
+    is_server_automatic: bool
     begins_at: int
     may_vacuum: bool
     owner: str

@@ -49,7 +49,7 @@ class Indexes(Part):
         found = self._store.invalid_indexes()
         if not found:
             return Report(text="all indexes are valid", facts={"invalid": []})
-        advice = [f"`rootcellar maintain --apply` {_action(each)} {each.index}" for each in found if not each.is_busy]
+        advice = [f"`rootcellar maintain --apply` {_action(each)}" for each in found if not each.is_busy]
         return Report(
             level=Level.ATTENTION,
             text=f"{number_of(len(found), 'invalid index', 'invalid indexes')}: {listed(list(map(_described, found)))}",
@@ -72,7 +72,9 @@ class Indexes(Part):
                 done.append(f"{'dropped' if each.is_leftover else 'rebuilt'} {each.index}")
             except RootcellarError as exc:
                 failed.append(f"{each.index} ({exc.what})")
-                advice.append(f"correct what the message says, or DROP INDEX CONCURRENTLY {each.index}")
+                advice.append(
+                    f"if it is unique, delete rows that repeat a value; or DROP INDEX CONCURRENTLY {each.index}"
+                )
         parts = [listed(done)] if done else []
         parts += [f"left out {listed(busy)}, whose table another session works on"] if busy else []
         parts += [f"failed: {listed(failed)}"] if failed else []
@@ -89,7 +91,7 @@ class Indexes(Part):
 
 
 def _action(index: InvalidIndex) -> str:
-    return "drops" if index.is_leftover else "builds again"
+    return f"drops {index.index}" if index.is_leftover else f"builds {index.index} again"
 
 
 def _described(index: InvalidIndex) -> str:

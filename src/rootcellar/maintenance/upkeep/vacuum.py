@@ -57,12 +57,11 @@ class Vacuum(Part):
     def report(self) -> Report:
         states = self._store.vacuum_states()
         due = [state for state in states if self._config.is_due(state)]
-        off = [state.table for state in states if not state.is_automatic]
         text = f"{number_of(len(states), 'table')}, {sum(state.dead_rows for state in states):,} dead rows"
         if due:
             text += f"; due: {listed([_described(state) for state in due])}"
-        if off:
-            text += f"; autovacuum is off on {listed(off)}"
+        off = without_autovacuum(states)
+        text += f"; {off}" if off else ""
         return Report(
             level=Level.ATTENTION if due or off else Level.OK,
             text=text,
@@ -71,7 +70,8 @@ class Vacuum(Part):
         )
 
     def apply(self) -> Report:
-        due = [state for state in self._store.vacuum_states() if self._config.is_due(state)]
+        states = self._store.vacuum_states()
+        due = [state for state in states if self._config.is_due(state)]
         if not due:
             return self.report()
         done: list[str] = []
@@ -92,22 +92,32 @@ class Vacuum(Part):
         parts += [f"{kept:,} dead rows are held back (see holders)"] if kept else []
         parts += [f"failed: {listed(failed)}"] if failed else []
         parts += [f"the right is missing for {listed([_owned(state) for state in refused])}"] if refused else []
+        off = without_autovacuum(states)
+        parts += [off] if off else []
         return Report(
-            level=_worst(failed, refused, kept),
+            level=_worst(failed, refused, kept or off),
             text="; ".join(parts),
-            advice=((MAINTAINER,) if refused else ()),
+            advice=(*((MAINTAINER,) if refused else ()), *_advice(states)),
             done=len(done),
             facts={"vacuumed": done, "skipped": skipped, "failed": failed, "kept_rows": kept}
             | {"refused": [state.table for state in refused]},
         )
 
 
-def _worst(failed: Sequence[object], refused: Sequence[object], kept: int) -> Level:
+def without_autovacuum(states: Sequence[VacuumState]) -> str:
+    """Return for which tables autovacuum is off, in words; empty if for none."""
+    if states and not states[0].is_server_automatic:
+        return "autovacuum is off on the server"
+    off = [state.table for state in states if not state.is_automatic]
+    return f"autovacuum is off on {listed(off)}" if off else ""
+
+
+def _worst(failed: Sequence[object], refused: Sequence[object], left: object) -> Level:
     if failed:
         return Level.FAILED
     if refused:
         return Level.REFUSED
-    return Level.ATTENTION if kept else Level.OK
+    return Level.ATTENTION if left else Level.OK
 
 
 def _described(state: VacuumState) -> str:
@@ -121,11 +131,11 @@ def _owned(state: VacuumState) -> str:
 def _advice(states: Sequence[VacuumState]) -> list[str]:
     """Return the statements that change the settings of tables: expired rows come in bursts, and leave at once."""
     found = []
+    if states and not states[0].is_server_automatic:
+        return ["ALTER SYSTEM SET autovacuum = on; ALTER SYSTEM SET track_counts = on; SELECT pg_reload_conf()"]
     for state in states:
         if not state.is_automatic:
-            found.append(
-                f"ALTER TABLE {state.table} RESET (autovacuum_enabled), and see that autovacuum and track_counts are on"
-            )
+            found.append(f"ALTER TABLE {state.table} RESET (autovacuum_enabled)")
         elif state.rows >= _LARGE and state.begins_at > _LATE_FACTOR * state.rows:
             found.append(
                 f"ALTER TABLE {state.table} SET (autovacuum_vacuum_scale_factor = {_ADVISED_FACTOR}): autovacuum "

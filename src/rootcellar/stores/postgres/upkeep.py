@@ -178,6 +178,7 @@ def _state(row: Sequence[Any], settings: Mapping[str, str]) -> VacuumState:
     own = dict(str(option).split("=", 1) for option in options)
     factor = float(own.get("autovacuum_vacuum_scale_factor", settings["autovacuum_vacuum_scale_factor"]))
     threshold = int(own.get("autovacuum_vacuum_threshold", settings["autovacuum_vacuum_threshold"]))
+    is_on = settings["autovacuum"] == settings["track_counts"] == "on"
     is_off = own.get("autovacuum_enabled", "on").lower() in _OFF
     return VacuumState(
         table=table,
@@ -185,7 +186,8 @@ def _state(row: Sequence[Any], settings: Mapping[str, str]) -> VacuumState:
         dead_rows=int(dead_rows),
         vacuumed_at=_utc(vacuumed_at),
         analyzed_at=_utc(analyzed_at),
-        is_automatic=not is_off and settings["autovacuum"] == settings["track_counts"] == "on",
+        is_automatic=not is_off and is_on,
+        is_server_automatic=is_on,
         begins_at=round(threshold + factor * int(rows)),
         may_vacuum=bool(may_vacuum),
         owner=owner,
