@@ -18,6 +18,7 @@ logger = visible_logs(get_logger(__name__))
 
 #: the header of a call, and the attribute of a task, that say how long its result is kept
 HEADER = RESULTS
+_WHERE = f"the header {HEADER}"
 
 
 def expires(time: str | float | timedelta | None) -> dict[str, float]:
@@ -79,7 +80,7 @@ def expiry_of(
         by_call = (request.headers or {}).get(HEADER, NOT_GIVEN)
     if by_call is not NOT_GIVEN:
         try:
-            return call_expiry(now, read_duration(by_call, f"the header {HEADER}"), state)
+            return call_expiry(now, read_duration(by_call, _WHERE), state)
         except ConfigurationError as exc:
             logger.error("Task %s: %s. The header is ignored.", getattr(request, "id", None), exc)
     result = fields.get("result")

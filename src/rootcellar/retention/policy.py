@@ -323,10 +323,11 @@ def call_expiry(now: datetime, seconds: float | None, state: str) -> datetime | 
         seconds: the time in seconds; ``None`` for ever.
         state: its state; a task that has not ended is kept for at least a day.
     """
-    if seconds and state not in ENDS:
+    if not seconds:
+        return None
+    if state not in ENDS:
         seconds = max(seconds, MIN_UNFINISHED_SECONDS)
-    delta = Decision(seconds, CALL).delta
-    return None if delta is None else now + delta
+    return now + _milliseconds(seconds) + MARKS[CALL]
 
 
 def level_of(record: TaskRecord) -> str | None:
