@@ -26,7 +26,7 @@ from rootcellar.stores.archiving import VERIFIED, WRITTEN
 from rootcellar.testing.helpers import full_record
 from tests.archive.object_store import object_store
 from tests.archive.runs import NOON, archive, archived, clock, durable, everything, fill, live, parquet
-from tests.commands import run_here
+from tests.commands import run, run_here
 from tests.conformance.registered import HYBRID, MYSQL, POSTGRES, REDIS, SQLITE
 from tests.helpers import record
 from tests.history.stores import opened
@@ -135,14 +135,14 @@ def test_result_of_a_blob_becomes_a_blob_again(sql: Any, tmp_path: Path) -> None
     archive(sql, tmp_path / "archive", codec=codec)
     assert codec.spiller is not None
     assert codec.spiller.sweep(sql, grace=-10.0) == 1
-    run = RestoringRun(
+    restoring_run = RestoringRun(
         sql,
         lambda: ArchivedTasks(sql, Folder(tmp_path / "archive"), codec, parse("state:any"), clock()),
         codec,
         timedelta(days=1),
         datetime.now(timezone.utc),
     )
-    assert run.run().restored == 1
+    assert restoring_run.run().restored == 1
     assert codec.spiller.sweep(sql, grace=-10.0) == 0
     found = sql.get(one.task_id)
     assert found.result.content_type == REFERENCE
@@ -271,8 +271,8 @@ def test_run_verify_and_restore_at_an_object_store(sql: Any) -> None:
         assert (found.files, found.rows, found.problems) == (3, 12, [])
         codec = codec_of({})
         tasks = ArchivedTasks(sql, place, codec, parse("state:any"), clock())
-        run = RestoringRun(sql, lambda: tasks, codec, timedelta(days=7), datetime.now(timezone.utc))
-        assert run.run().restored == 12
+        back = RestoringRun(sql, lambda: tasks, codec, timedelta(days=7), datetime.now(timezone.utc))
+        assert back.run().restored == 12
     assert live(sql).keys() == before.keys()
 
 
@@ -339,6 +339,20 @@ def test_run_verify_and_restore(filled: Any, url: str, tmp_path: Path) -> None:
     assert ended.status == 0, ended.err
     assert "3 tasks restored." in ended.out
     assert len(live(filled)) == 3
+
+
+def test_run_by_rule_is_on_record(filled: Any, url: str, tmp_path: Path) -> None:
+    (tmp_path / "by_rule.py").write_text(
+        "from celery import Celery\n"
+        f"app = Celery('by_rule', backend='rootcellar+{url}')\n"
+        f"app.conf.update(result_archive='{tmp_path}/a', result_retention=["
+        "{'task': 'shop.task1', 'keep': '1h', 'then': 'archive'}])\n"
+    )
+    ended = run("archive", "run", "--yes", "-A", "by_rule", cwd=tmp_path)
+    assert ended.status == 0, ended.err
+    moved = {one.name for one in archived(filled, tmp_path / "a").values()}
+    assert moved == {"shop.task1"}
+    assert filled.jobs()["archive"].done == len(archived(filled, tmp_path / "a"))
 
 
 def test_commands_print_json(filled: Any, url: str, tmp_path: Path) -> None:

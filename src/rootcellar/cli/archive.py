@@ -34,8 +34,10 @@ from rootcellar.cli.values import json_object
 from rootcellar.history.filters import FilterWrong, parse
 from rootcellar.history.history import History
 from rootcellar.history.holds import Holds
+from rootcellar.maintenance.archive import JOB
 from rootcellar.opening import Results
 from rootcellar.retention.policy import read_retention
+from rootcellar.stores.jobs import recorded
 
 app = typer.Typer(
     help="Move old results into files, where they stay readable, and verify the files.",
@@ -96,7 +98,7 @@ def run(
             return
         if found.count:
             confirm(yes, f"Move {_number(found)} to {place.where}?")
-        done = _run(results, place, wanted)
+        done = _run(results, place, wanted, is_by_rule=not text.strip())
     if as_json:
         print_json({**_as_object(found, place, done), "dry_run": False})
     else:
@@ -153,7 +155,8 @@ def _wanted(text: str, results: Results, history: History) -> Wanted:
     return wanted_by_rule(condition, datetime.now(timezone.utc))
 
 
-def _run(results: Results, place: Place, wanted: Wanted) -> Progress:
+def _run(results: Results, place: Place, wanted: Wanted, *, is_by_rule: bool) -> Progress:
+    """Archive; a run by the rules is on record like that of a worker."""
     line = Line("tasks archived")
     archiving = Archiving(
         results.store,
@@ -165,7 +168,13 @@ def _run(results: Results, place: Place, wanted: Wanted) -> Progress:
         on_progress=line.add,
     )
     try:
-        return archiving.run()
+        if not is_by_rule:
+            return archiving.run()
+        with recorded(results.store, JOB) as job:
+            try:
+                return archiving.run()
+            finally:
+                job.done, job.note = archiving.progress.archived, archiving.progress.sentence()
     except SystemExit:
         done = archiving.progress
         print(f"Interrupted. {number_of_tasks(done.archived)} archived. Run it again to go on.", file=sys.stderr)
