@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -37,6 +38,7 @@ from tests.maintenance.upkept import (
     with_dead_rows,
 )
 from tests.servers import PgBouncerServer, PostgresServer
+from tests.waiting.test_outages import StandbyServer
 
 TABLES = ["holders", "vacuum", "indexes", "growth", "jobs"]
 AT_ONCE = HoldersConfig(transaction_age=0.0)
@@ -213,6 +215,25 @@ def test_unused_replication_slot_is_named(kind: str, statement: str, vacuums: Va
     finally:
         on_server(url, "SELECT pg_drop_replication_slot('lost')")
     assert holders(vacuums).level is Level.OK
+
+
+def test_standby_whose_query_holds_vacuum_back_is_named(
+    server: PostgresServer, vacuums: Vacuums, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rootcellar.stores.postgres.upkeep._MANY_TRANSACTIONS", 10)
+    settings: dict[str, Any] = {"max_prepared_transactions": 5, "hot_standby_feedback": True}
+    with (
+        StandbyServer(server, wal_receiver_status_interval=1, **settings) as standby,
+        snapshot(url.replace(f":{server.port}/", f":{standby.port}/")),
+    ):
+        reported = "SELECT count(*) FROM pg_stat_replication WHERE backend_xmin IS NOT NULL"
+        wait_until(lambda: on_server(url, reported) == [(1,)], "the feedback of the standby")
+        assert holders(vacuums).level is Level.OK, "it is not old yet"
+        on_server(url, *["SELECT txid_current()"] * 20)
+        found = holders(vacuums)
+        assert found.level is Level.ATTENTION
+        assert [each["kind"] for each in found.facts["holders"]] == ["standby"]
+        assert "hot_standby_feedback = off" in found.advice[0]
 
 
 # -- indexes
