@@ -1,4 +1,4 @@
-"""The ability to delete expired rows in batches, of every SQL store and of the hybrid, on real servers."""
+"""The ability to delete expired rows in batches, of every SQL store, on real servers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from rootcellar.stores.counting import Counted, Question
 from rootcellar.stores.expiring import Deleted, Due, Expiring, Place
 from rootcellar.stores.search import Condition, Failed, Like, OneOf, Some, Timed
 from rootcellar.testing.helpers import NOW, able, json_payload, record
-from tests.conformance.registered import HYBRID
 from tests.history.stores import SQL, opened
 
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture(params=[*SQL, HYBRID], ids=str)
+@pytest.fixture(params=SQL, ids=str)
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     with opened(request.param, request) as found:
         yield found
