@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rootcellar.errors import StoreError
-from rootcellar.records import TaskRecord
+from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.archiving import (
     DELETED,
@@ -236,21 +236,24 @@ def test_entries_of_a_deleted_file_leave_the_index(store: Any) -> None:
     assert len(manifest_of(store).files(with_deleted=True)) == 2
 
 
-def test_files_are_found_by_their_day(store: Any) -> None:
-    for number, day in enumerate((date(2026, 11, 18), date(2026, 11, 20), date(1970, 1, 1))):
+def test_files_are_found_by_the_ends_of_their_tasks(store: Any) -> None:
+    ends = [datetime(2026, 11, 18, 9, tzinfo=timezone.utc), datetime(2026, 11, 20, tzinfo=timezone.utc), NO_DATE]
+    for number, end in enumerate(ends):
         store.put(one := record())
         copies = copies_of(store, [one.task_id])
-        file = new_file(1, f"{number}.parquet", day=day)
+        last = end + timedelta(hours=3)
+        file = new_file(1, f"{number}.parquet", day=end.date(), first_done=end, last_done=last)
         manifest_of(store).commit_file(file, lambda copies=copies: copies)  # type: ignore[misc]
-    midnight = datetime(2026, 11, 20, tzinfo=timezone.utc)
+    midnight = ends[1]
 
     def days(since: datetime | None = None, until: datetime | None = None) -> list[int]:
         return [file.day.day for file in manifest_of(store).files(since, until)]
 
     assert days() == [1, 18, 20]
-    assert days(since=midnight) == [20]
+    assert days(since=midnight + timedelta(hours=3)) == [20]
+    assert days(since=midnight + timedelta(hours=4)) == []
     assert days(until=midnight) == [1, 18]
-    assert days(since=midnight - timedelta(days=2), until=midnight + timedelta(seconds=1)) == [18, 20]
+    assert days(since=ends[0] + timedelta(hours=1), until=midnight + timedelta(microseconds=1)) == [18, 20]
 
 
 def test_two_ids_with_one_hash_are_both_found(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ UPDATE {archive} SET void = %(void)s WHERE id = %(id)s
 -- mark_file: set the state of a file
 UPDATE {archive} SET state = %(state)s, changed_at = %(changed_at)s WHERE id = %(id)s
 
--- files: the files of some days
-SELECT {file_columns} FROM {archive} WHERE day >= %(first)s::date AND day <= %(last)s::date AND state NOT IN (%(unwanted)s, %(home)s)
+-- files: the files with tasks that ended in a time
+SELECT {file_columns} FROM {archive} WHERE (%(since)s::timestamptz IS NULL OR last_done >= %(since)s::timestamptz) AND (%(until)s::timestamptz IS NULL OR first_done < %(until)s::timestamptz)
+    AND state NOT IN (%(unwanted)s, %(home)s)
 ORDER BY day, id
 
 -- homes: the folders with the files of this database

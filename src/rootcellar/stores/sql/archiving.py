@@ -10,7 +10,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timezone
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +39,6 @@ T = TypeVar("T")
 
 #: how many rows are compared, deleted and restored by one statement
 AT_ONCE = 1_000
-_FIRST_DAY, _LAST_DAY = date(1, 1, 1), date(9999, 12, 31)
 
 #: the columns of a file in the manifest, in the order in which they are read
 FILE_COLUMNS = (
@@ -275,11 +274,9 @@ class SqlManifest(ABC, Generic[C]):
         self, since: datetime | None = None, until: datetime | None = None, *, with_deleted: bool = False
     ) -> Sequence[ArchiveFile]:
         """See :class:`~rootcellar.stores.archiving.Manifest`."""
-        # a day ends at the next midnight, which is not a part of it
-        last = _LAST_DAY if until is None else (until - timedelta(microseconds=1)).date()
         params = {
-            "first": (since.date() if since else _FIRST_DAY).isoformat(),
-            "last": last.isoformat(),
+            "since": self._date_or_none(since),
+            "until": self._date_or_none(until),
             "home": HOME,
             # a state that no file has, unless deleted files are left out
             "unwanted": "" if with_deleted else DELETED,

@@ -19,8 +19,9 @@ UPDATE {archive} SET void = :void WHERE id = :id
 -- mark_file: set the state of a file
 UPDATE {archive} SET state = :state, changed_at = :changed_at WHERE id = :id
 
--- files: the files of some days
-SELECT {file_columns} FROM {archive} WHERE day >= :first AND day <= :last AND state NOT IN (:unwanted, :home)
+-- files: the files with tasks that ended in a time
+SELECT {file_columns} FROM {archive} WHERE (:since IS NULL OR last_done >= :since) AND (:until IS NULL OR first_done < :until)
+    AND state NOT IN (:unwanted, :home)
 ORDER BY day, id
 
 -- homes: the folders with the files of this database
