@@ -71,7 +71,7 @@ class MySQLExpiring(ExpiringStore[Connection]):
     def _table_by_expiry(self, rows: DueRows) -> str:
         # else the server may read the whole table and sort it
         index = in_parameterized(self._table_names())["task_expires_index"]
-        return f"{rows.names['task']} FORCE INDEX ({index})"
+        return f"{rows.table} FORCE INDEX ({index})"
 
     def delete_expired_groups(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         params = {"now": self._date(now), "limit": limit}

@@ -68,7 +68,12 @@ class DueRows:
         """What a statement is filled in with."""
         limit = str(int(self.due.limit))
         parts = {"due": self.is_due, "wanted": self.is_wanted, "expired": self.is_expired}
-        return {**parts, "task": self._renderer.task, "limit": limit}
+        return {**parts, "limit": limit}
+
+    @property
+    def table(self) -> str:
+        """The table's name. It is not among the names, because the name of a table may contain ``{task}``."""
+        return self._renderer.task
 
     def selected(self, column: str) -> str:
         """Return the SQL that reads a column."""
@@ -121,7 +126,7 @@ class ExpiringStore(SqlStore[C], Generic[C]):
 
     def _table_by_expiry(self, rows: DueRows) -> str:
         """Return the table's name, with a hint if the server must be told to read it by the index of expiries."""
-        return rows.names["task"]
+        return rows.table
 
     # -- the same for all
 
