@@ -113,6 +113,21 @@ def test_waiter_gets_a_result_that_moves_or_is_replaced_meanwhile(both: tuple[St
             waiter.close()
 
 
+def test_process_that_only_waits_learns_of_a_new_older_table(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rootcellar.stores.postgres.older_rows.LOOK_SECONDS", 0.0)
+    with opened(postgres_url) as (client, _), opened(postgres_url) as (store, older):
+        client.check()
+        enable(store, older)
+        (one,) = put_all(store, [finished(OLD)])
+        move_all(older)
+        arrived = threading.Event()
+        # no read before: only the listener can find it
+        client.watcher().subscribe([one.task_id], lambda _: arrived.set())
+        assert arrived.wait(PATIENCE)
+
+
 def test_success_that_was_moved_is_not_overwritten_by_a_late_failure(
     both: tuple[Store, Older], postgres_url: str
 ) -> None:

@@ -89,7 +89,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         connect: opens a connection for the listener alone.
         fetch: reads records, for polling.
         statements: the statements of ``waiting.sql``, and those of ``older.sql`` that read.
-        has_older: returns whether there is a table of older results.
+        has_older: returns whether there is a table of older results; looks for it over a connection if that is due.
     """
 
     failures = (errors.StoreError, psycopg.Error)
@@ -99,7 +99,7 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         connect: Callable[[], Connection],
         fetch: Fetch,
         statements: dict[str, str],
-        has_older: Callable[[], bool] = lambda: False,
+        has_older: Callable[[Connection], bool] = lambda _: False,
     ) -> None:
         super().__init__(fetch)
         self._has_older = has_older
@@ -254,6 +254,8 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         for task_id, kind in added.items():
             by_kind[kind].append(task_id)
         me = {"listener": self._listener}
+        # before the read: a row that the read does not find may have been moved
+        suffix = "_or_moved" if (added or reads_all) and self._looks_for_older(connection) else ""
         pipeline = Pipeline(connection)
         pipeline.send(BEGIN)
         if removed:
@@ -266,8 +268,8 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             self._send(pipeline, "want_notification", me)
         pipeline.send(COMMIT)
         if reads_all or added:
-            reading = ("read_all" if reads_all else "read_some") + ("_or_moved" if self._has_older() else "")
-            self._send(pipeline, reading, {**me, "task_ids": list(added)})
+            reading = "read_all" if reads_all else "read_some"
+            self._send(pipeline, reading + suffix, {**me, "task_ids": list(added)})
         count = len(added) + len(removed) + reads_all * len(self._subscriptions)
         with _answer_within(connection, ANSWER_SECONDS + ANSWER_SECONDS_PER_TASK * count):
             failure, results = pipeline.receive()
@@ -281,6 +283,10 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
         if reads_all:
             self.has_read = True
             self._record_recovery()
+
+    def _looks_for_older(self, connection: Connection) -> bool:
+        with _answer_within(connection, ANSWER_SECONDS):
+            return self._has_older(connection)
 
     def _deliver_rows(self, result: PGresult) -> None:
         """Deliver the rows that were read: of some tasks the id, of the others the record."""

@@ -541,7 +541,7 @@ class PostgresStore(PostgresExpiring):
         return self._watchers.get()
 
     def _new_watcher(self) -> ListeningWatcher:
-        return ListeningWatcher(self._connect_to_listen, self.get_many, self._sql, lambda: self._older.is_known)
+        return ListeningWatcher(self._connect_to_listen, self.get_many, self._sql, self._older.is_known_after_look)
 
     def _load_schema(self, connection: Connection) -> None:
         super()._load_schema(connection)
