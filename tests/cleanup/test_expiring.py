@@ -12,7 +12,10 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store
 from rootcellar.stores.counting import Counted, Question
 from rootcellar.stores.expiring import Deleted, Due, Expiring, Place
+from rootcellar.stores.postgres import PostgresStore
 from rootcellar.stores.search import Condition, Failed, Like, OneOf, Some, Timed
+from rootcellar.stores.sql.statements import fill_in
+from rootcellar.stores.sqlite import SQLiteStore
 from rootcellar.testing.helpers import NOW, able, json_payload, record
 from tests.history.stores import SQL, opened
 
@@ -59,19 +62,47 @@ def test_batch_goes_on_where_the_one_before_ended(store: Store, expiring: Expiri
     assert left(store) == {late.task_id}
 
 
-def test_rows_that_expire_together_are_deleted_in_the_order_of_their_ids(store: Store, expiring: Expiring) -> None:
-    together = [record(expires_at=NOW - SECOND) for _ in range(7)]
+def test_rows_that_expire_together_are_each_looked_at_once(store: Store, expiring: Expiring) -> None:
+    together = [record(expires_at=NOW - SECOND, name="gone" if number % 2 else "kept") for number in range(9)]
     for one in together:
         store.put(one)
-    last, seen = None, []
-    while True:
-        deleted = expiring.delete_expired_tasks(Due(now=NOW, limit=2, after=last))
-        seen.append(deleted.count)
-        last = deleted.last
-        if last is None:
-            break
-        assert min(left(store), default="~") > last.task_id
-    assert seen == [2, 2, 2, 1]
+    # this one has moved to another place in the table
+    store.put(replace(together[1], traceback="x" * 1_000))
+    spared = OneOf("name", ("kept",))
+    for look_at in (expiring.count_expired, expiring.delete_expired_tasks):
+        last, seen = None, []
+        while True:
+            found = look_at(Due(now=NOW, limit=2, after=last, spared=spared))
+            seen.append(found.count + found.spared)
+            if found.last is None:
+                break
+            window = Due(now=NOW, after=last, until=found.last, wanted=spared)
+            assert len(expiring.expired(window)) == found.spared
+            last = found.last
+        assert seen == [2, 2, 2, 2, 1]
+    assert left(store) == set(ids(together[::2]))
+
+
+@pytest.mark.parametrize("spared", [None, OneOf("name", ("kept",))], ids=["all", "spared"])
+def test_rows_that_expire_together_are_not_sorted_for_each_batch(
+    store: Store, expiring: Expiring, spared: Condition | None
+) -> None:
+    for _ in range(50):
+        store.put(record(expires_at=NOW - SECOND))
+    first = expiring.delete_expired_tasks(Due(now=NOW, limit=20, spared=spared))
+    rows = store._due_rows(Due(now=NOW, limit=20, after=first.last, spared=spared))  # type: ignore[attr-defined]
+    if isinstance(store, PostgresStore):
+        text, params = store._deletion(rows)
+        plan = [line for (line,) in store._deleted(f"EXPLAIN {text}", params, 30.0)]
+        (found,) = (number for number, line in enumerate(plan) if line.strip() == "CTE due")
+        assert "Index Scan using" in "".join(plan[found : found + 4]), "not sorted"
+        assert "Sort" not in "".join(plan[found : found + 4])
+        return
+    explain = "EXPLAIN QUERY PLAN" if isinstance(store, SQLiteStore) else "EXPLAIN"
+    text = f"{explain} {fill_in(store._sql['due_tasks'], rows.names)}"  # type: ignore[attr-defined]
+    plan = store._run(lambda connection: store._searched(connection, text, rows.params, 30.0))  # type: ignore[attr-defined]
+    assert "TEMP B-TREE" not in str(plan)
+    assert "filesort" not in str(plan)
 
 
 def test_row_that_is_spared_stays_and_the_next_batch_goes_on_after_it(store: Store, expiring: Expiring) -> None:

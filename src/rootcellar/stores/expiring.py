@@ -7,7 +7,7 @@ keep while an old snapshot is open.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
@@ -29,11 +29,14 @@ class Place:
 
     Attributes:
         expires_at: when the record expires.
-        task_id: its id; records that expire at the same time are in the order of their ids.
+        task_id: its id.
+        row: where its row is, in the words of the store: this is the order of records that expire at the same time.
+            ``None`` if that is the order of their ids.
     """
 
     expires_at: datetime
     task_id: str
+    row: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,9 @@ class Expiring(Protocol):
         """Count what :meth:`delete_expired_tasks` would delete; delete nothing."""
 
     def expired(self, due: Due) -> Sequence[TaskRecord]:
-        """Return the next ``due.limit`` expired records that are wanted and not spared, in their order.
+        """Return the next ``due.limit`` expired records that are wanted and not spared, the first to expire first.
+
+        Those that expire at the same time are in the order of their ids.
 
         Raises:
             DeletionTooSlow: it took longer than ``due.timeout``.

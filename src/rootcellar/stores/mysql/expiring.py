@@ -31,7 +31,7 @@ class MySQLExpiring(ExpiringStore[Connection]):
         for some in framing.chunks(ids, self.MANY):
             count += self._in_transaction(partial(self._delete_found, hold, {**rows.params, "ids": in_list(some)}))
         is_last = len(found) < rows.due.limit
-        last = None if is_last else self._place_of(rows.due, (found[-1][1], found[-1][0]))
+        last = None if is_last else self._place_of(rows.due, (found[-1][1], found[-1][0], None))
         return Deleted(count, last, len(found) - len(ids))
 
     def _delete_found(self, hold: str, params: Mapping[str, Any], connection: Connection) -> int:

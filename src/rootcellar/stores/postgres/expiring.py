@@ -14,7 +14,7 @@ from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.expiring import Deleted
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.sql.expiring import DueRows, ExpiringStore
+from rootcellar.stores.sql.expiring import DueRows, ExpiringStore, Tie
 from rootcellar.stores.sql.statements import fill_in
 
 #: statements that delete rows of tasks, and keep what was counted of them
@@ -28,11 +28,15 @@ _SETTINGS = (
 )
 #: chords in one statement, each of which reads the whole table; and the seconds after which a statement is given up
 _CHORDS, _TIMEOUT = 20_000, 60.0
-_LAST = "(SELECT {column} FROM due ORDER BY expires_at DESC, task_id DESC LIMIT 1)"
+_LAST = "(SELECT {column} FROM due ORDER BY expires_at DESC, row_id DESC LIMIT 1)"
 
 
 class PostgresExpiring(ExpiringStore[Connection]):
     """See :class:`~rootcellar.stores.expiring.Expiring` and :class:`~rootcellar.stores.expiring.Replicated`."""
+
+    # the index has equal expiries in the order of their rows; the server does not know it, so the deletions only say
+    # ORDER BY expires_at: else it reads and sorts all rows that expire at the same time, for each batch
+    _TIE = Tie("ctid", "tie::text", "{}::tid")
 
     def _delete_due(self, rows: DueRows) -> Deleted:
         text, params = self._deletion(rows)
@@ -44,6 +48,7 @@ class PostgresExpiring(ExpiringStore[Connection]):
         """Return the statement that deletes a batch, and its parameters."""
         expiry = rows.selected("expires_at")
         last = {"last_expiry": fill_in(_LAST, {"column": expiry}), "last_id": fill_in(_LAST, {"column": "task_id"})}
+        last["last_row"] = fill_in(_LAST, {"column": "row_id::text"})
         name = "delete_due_tasks" if rows.takes_all else "delete_wanted_tasks"
         return fill_in(self._sql[name], {**rows.names, **last}), rows.params
 

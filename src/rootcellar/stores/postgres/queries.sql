@@ -157,7 +157,7 @@ LIMIT %(limit)s
 -- delete_due_tasks: delete the next tasks that have expired, keep what was counted of them, and return how many there were and the place of the last one
 WITH due AS MATERIALIZED (
     SELECT ctid AS row_id, expires_at, task_id FROM {task} WHERE {due}
-    ORDER BY expires_at, task_id LIMIT {limit} FOR UPDATE SKIP LOCKED
+    ORDER BY expires_at LIMIT {limit} FOR UPDATE SKIP LOCKED
 ), deleted AS (
     DELETE FROM {task} WHERE ctid = ANY(ARRAY(SELECT row_id FROM due)) AND {expired} RETURNING {counted_columns}
 ), noted AS (
@@ -165,12 +165,12 @@ WITH due AS MATERIALIZED (
 ), marked AS (
 {mark_earlier}
 )
-SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM due), 0, {last_expiry}, {last_id}
+SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM due), 0, {last_expiry}, {last_id}, {last_row}
 
 -- delete_wanted_tasks: the same, without the tasks that are spared: they are not locked, because a lock is a write
 WITH due AS MATERIALIZED (
     SELECT ctid AS row_id, expires_at, task_id, {wanted} AS is_wanted FROM {task} WHERE {due}
-    ORDER BY expires_at, task_id LIMIT {limit}
+    ORDER BY expires_at LIMIT {limit}
 ), held AS MATERIALIZED (
     SELECT ctid AS row_id FROM {task}
     WHERE ctid = ANY(ARRAY(SELECT row_id FROM due WHERE is_wanted)) AND {expired} AND {wanted}
@@ -183,7 +183,7 @@ WITH due AS MATERIALIZED (
 {mark_earlier}
 )
 SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM due), (SELECT count(*) FROM due WHERE is_wanted IS NOT TRUE),
-    {last_expiry}, {last_id}
+    {last_expiry}, {last_id}, {last_row}
 
 -- delete_same_tasks: delete tasks whose expiry is still the same, keep what was counted of them, and return how many
 WITH held AS MATERIALIZED (

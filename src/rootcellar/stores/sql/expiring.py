@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
@@ -20,12 +21,30 @@ from rootcellar.stores.sql.store import SqlStore
 C = TypeVar("C")
 
 _PAGE = "SELECT {columns} FROM {table} WHERE {due} AND {wanted} ORDER BY expires_at, task_id LIMIT {limit}"
-_COUNT = """SELECT count(*), sum(CASE WHEN is_wanted THEN 1 ELSE 0 END) FROM (
-    SELECT {wanted} AS is_wanted FROM {table} WHERE {due} ORDER BY expires_at, task_id LIMIT {limit}
-) AS t"""
-_LAST = (
-    "SELECT {expiry} AS expiry, task_id FROM {table} WHERE {due} ORDER BY expires_at, task_id LIMIT 1 OFFSET {offset}"
+# one statement, because a cleanup may delete rows meanwhile
+_COUNT = """WITH page AS (
+    SELECT expires_at, task_id, {tie} AS tie, {wanted} AS is_wanted FROM {table} WHERE {due}
+    ORDER BY expires_at, {tie} LIMIT {limit}
 )
+SELECT count(*), sum(CASE WHEN is_wanted THEN 1 ELSE 0 END), (SELECT {expiry} FROM page {last}),
+    (SELECT task_id FROM page {last}), (SELECT {row} FROM page {last})
+FROM page"""
+_LAST = "ORDER BY expires_at DESC, tie DESC LIMIT 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """The order of rows that expire at the same time: that of the index, so that they need not be sorted.
+
+    Attributes:
+        column: its column.
+        value: reads it from the column ``tie``, as a text; ``NULL`` if the id is enough.
+        param: the SQL of such a text as a parameter, with ``{}`` for the parameter.
+    """
+
+    column: str = "task_id"
+    value: str = "NULL"
+    param: str = "{}"
 
 
 class DueRows:
@@ -34,6 +53,7 @@ class DueRows:
     Args:
         due: which rows.
         renderer: renders conditions; its parameters are those of the statement.
+        tie: the order of rows that expire at the same time.
         is_read: whether the rows are only read: then a wanted condition that the server cannot test exactly finds too
             many rows, else too few.
 
@@ -45,9 +65,10 @@ class DueRows:
         takes_all: whether every row that is due is wanted, or none, because a hold was placed.
     """
 
-    def __init__(self, due: Due, renderer: Renderer, *, is_read: bool = False) -> None:
+    def __init__(self, due: Due, renderer: Renderer, tie: Tie, *, is_read: bool = False) -> None:
         self.due = due
         self._renderer = renderer
+        self._tie = tie
         self.is_expired = f"expires_at < {renderer.param(renderer.date(due.now))}"
         self.is_due = " AND ".join([self.is_expired, *self._after(due.after), *self._until(due.until)])
         wanted = [] if due.wanted is None else [f"({renderer.render(due.wanted, is_read)})"]
@@ -82,21 +103,26 @@ class DueRows:
     def _after(self, place: Place | None) -> list[str]:
         if place is None:
             return []
-        moment, task_id = self._place(place)
-        return [f"expires_at >= {moment}", f"(expires_at > {moment} OR task_id > {task_id})"]
+        moment, column, tie = self._place(place)
+        return [f"expires_at >= {moment}", f"(expires_at > {moment} OR {column} > {tie})"]
 
     def _until(self, place: Place | None) -> list[str]:
         if place is None:
             return []
-        moment, task_id = self._place(place)
-        return [f"expires_at <= {moment}", f"(expires_at < {moment} OR task_id <= {task_id})"]
+        moment, column, tie = self._place(place)
+        return [f"expires_at <= {moment}", f"(expires_at < {moment} OR {column} <= {tie})"]
 
-    def _place(self, place: Place) -> tuple[str, str]:
-        return self._renderer.param(self._renderer.date(place.expires_at)), self._renderer.param(place.task_id)
+    def _place(self, place: Place) -> tuple[str, str, str]:
+        moment = self._renderer.param(self._renderer.date(place.expires_at))
+        if place.row is None:
+            return moment, "task_id", self._renderer.param(place.task_id)
+        return moment, self._tie.column, self._tie.param.format(self._renderer.param(place.row))
 
 
 class ExpiringStore(SqlStore[C], Generic[C]):
     """A SQL store with the ability :class:`~rootcellar.stores.expiring.Expiring`."""
+
+    _TIE: ClassVar[Tie] = Tie()
 
     # -- different for each server
 
@@ -165,13 +191,10 @@ class ExpiringStore(SqlStore[C], Generic[C]):
 
         def work(connection: C) -> Deleted:
             rows = self._due_rows(due, is_read=True)
-            ((seen, wanted),) = self._read_due(connection, _COUNT, rows)
+            names = {"tie": self._TIE.column, "row": self._TIE.value, "expiry": rows.selected("expires_at")}
+            ((seen, wanted, *place),) = self._read_due(connection, _COUNT, rows, last=_LAST, **names)
             seen, wanted = int(seen), int(wanted or 0)
-            if seen < due.limit:
-                return Deleted(wanted, None, seen - wanted)
-            rows = self._due_rows(due, is_read=True)
-            found = self._read_due(connection, _LAST, rows, expiry=rows.selected("expires_at"), offset=str(seen - 1))
-            return Deleted(wanted, self._place_of(due, found[0]) if found else None, seen - wanted)
+            return Deleted(wanted, None if seen < due.limit else self._place_of(due, place), seen - wanted)
 
         return self._run(work)
 
@@ -198,15 +221,15 @@ class ExpiringStore(SqlStore[C], Generic[C]):
         renderer = self._renderer(Search(segment=Segment.UNFINISHED, condition=Always(True)))
         renderer.is_anywhere = True
         renderer.holds_placed = self._sql["holds_placed"]
-        return DueRows(due, renderer, is_read=is_read)
+        return DueRows(due, renderer, self._TIE, is_read=is_read)
 
     def _place_of(self, due: Due, row: Sequence[Any]) -> Place | None:
         """Return the place of a row; ``None`` if nothing can be read after it, because its columns are damaged."""
-        moment, task_id = row
+        moment, task_id, tie = row
         found = FieldReader().moment("expires_at", moment, self._read_expiry) or EARLIEST
         if not isinstance(task_id, str):
             return None
-        place = Place(found, task_id)
+        place = Place(found, task_id, None if tie is None else str(tie))
         return None if place == due.after else place
 
     def _read_expiry(self, value: Any) -> datetime:

@@ -11,7 +11,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.expiring import Deleted
 from rootcellar.stores.sql.by_date import RECENT
-from rootcellar.stores.sql.expiring import DueRows, ExpiringStore
+from rootcellar.stores.sql.expiring import DueRows, ExpiringStore, Tie
 from rootcellar.stores.sql.statements import fill_in
 
 
@@ -21,13 +21,15 @@ class SQLiteExpiring(ExpiringStore[sqlite3.Connection]):
     The time of a batch limits how long rows are searched. How long it waits for another writer, the connection says.
     """
 
+    _TIE = Tie("rowid", "tie", "CAST({} AS INTEGER)")
+
     def _delete_due(self, rows: DueRows) -> Deleted:
         def work(connection: sqlite3.Connection) -> Deleted:
             found = self._read_due(connection, self._sql["due_tasks"], rows)
             numbers = [number for number, _, _, is_wanted in found if is_wanted]
             count = self._delete_rows(connection, numbers)
             # an id that is no text cannot be a place
-            places = [(moment, task_id) for _, moment, task_id, _ in found if isinstance(task_id, str)]
+            places = [(moment, task_id, number) for number, moment, task_id, _ in found if isinstance(task_id, str)]
             is_last = len(found) < rows.due.limit or not places
             last = None if is_last else self._place_of(rows.due, places[-1])
             return Deleted(count, last, len(found) - len(numbers))

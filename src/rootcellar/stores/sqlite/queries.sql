@@ -100,7 +100,7 @@ WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL O
 LIMIT :limit
 
 -- due_tasks: find the next tasks that have expired, in the order in which they expire
-SELECT rowid, expires_at, task_id, {wanted} FROM {task} WHERE {due} ORDER BY expires_at, task_id LIMIT {limit}
+SELECT rowid, expires_at, task_id, {wanted} FROM {task} WHERE {due} ORDER BY expires_at, rowid LIMIT {limit}
 
 -- same_tasks: read the numbers of the rows of tasks that are wanted, and when they expire
 SELECT rowid, task_id, expires_at FROM {task} WHERE task_id IN (SELECT value FROM json_each(:ids)) AND {wanted}
