@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from itertools import pairwise
 
 import psycopg
 import pytest
 
+from rootcellar import errors
 from rootcellar.records import Payload
 from rootcellar.stores import Store
+from rootcellar.stores.holding import Holding
 from rootcellar.stores.older import NEVER, Older
+from rootcellar.stores.postgres import moving
 from rootcellar.stores.postgres.moving import range_for
-from rootcellar.testing.helpers import begun, full_record, part
+from rootcellar.stores.postgres.older_rows import day_of
+from rootcellar.testing.helpers import able, begun, full_record, part
+from tests.helpers import wait_until
 from tests.history.counted import Actor, assert_right, roll_all
 from tests.older.tables import (
     WINDOW,
@@ -200,4 +206,74 @@ def test_rows_move_again_after_the_older_table_was_dropped_and_created(both: tup
         enable(store, older)
         # this process believes that there is a partition
         assert move_all(other) == 1
+    assert store.get(one.task_id) == one
+
+
+def test_nothing_moves_after_somebody_has_begun_to_move_back(both: tuple[Store, Older], postgres_url: str) -> None:
+    store, older = both
+    put_all(store, [finished(OLD) for _ in range(9)])
+    assert older.move(now(), WINDOW, 5, None).count == 5
+    with opened(postgres_url) as (_, mover):
+        older.disable_step(1)
+        # the mover has read the state before
+        assert mover.move(now(), WINDOW, 5, None).last is None
+    disable(older)
+    assert len(rows_in(postgres_url, "celery_taskmeta")) == 9
+
+
+def test_rows_that_move_at_the_moment_of_the_drop_are_not_lost(
+    both: tuple[Store, Older], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, older = both
+    put_all(store, [finished(OLD) for _ in range(9)])
+    drop = older._drop_all  # type: ignore[attr-defined]
+    moved = []
+
+    def later(connection: object) -> object:
+        if not moved:
+            # as a mover whose batch began before anybody moved rows back
+            with monkeypatch.context() as patch, opened(postgres_url) as (_, mover):
+                patch.setattr(mover, "_may_move", lambda _: True)
+                moved.append(move_all(mover))
+        return drop(connection)
+
+    monkeypatch.setattr(older, "_drop_all", later)
+    assert disable(older) == 9
+    assert moved == [9]
+    assert len(rows_in(postgres_url, "celery_taskmeta")) == 9
+
+
+def test_moving_back_waits_for_a_batch_that_is_being_moved(
+    both: tuple[Store, Older], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, older = both
+    put_all(store, [finished(OLD) for _ in range(9)])
+    older.ensure_partitions([day_of(now() + timedelta(days=60))])
+    monkeypatch.setattr(moving, "TRIES", 1)
+    with opened(postgres_url) as (_, mover), ThreadPoolExecutor() as threads:
+        with psycopg.connect(postgres_url) as gate, monkeypatch.context() as patch:
+            patch.setattr(moving, "LOCK_TIMEOUT", "10s")
+            gate.execute("LOCK TABLE celery_taskmeta_gone IN EXCLUSIVE MODE")
+            batch = threads.submit(mover.move, now(), WINDOW, 50, None)
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            wait_until(lambda: query(postgres_url, waits) == [(1,)], "the batch waits")
+            patch.undo()
+            with pytest.raises(errors.StoreUnavailable, match="results are just being moved"):
+                older.disable_step(50)
+        assert batch.result().count == 9
+    assert disable(older) == 9
+
+
+def test_held_row_of_a_partition_that_waits_to_be_dropped_moves_back(
+    both: tuple[Store, Older], postgres_url: str
+) -> None:
+    store, older = both
+    (one,) = put_all(store, [finished(timedelta(days=65), expires_at=now() - timedelta(days=30))])
+    move_all(older, now() - timedelta(days=60))
+    (partition,) = older.partitions()
+    # as a killed run leaves it
+    query(postgres_url, f"COMMENT ON TABLE {partition.name} IS '{moving.TO_BE_DROPPED}'")
+    query(postgres_url, f"ALTER TABLE celery_taskmeta_older DETACH PARTITION {partition.name}")
+    able(store, Holding).place_hold(f"id:{one.task_id}", "an audit", "anna", now())
+    assert disable(older) == 1
     assert store.get(one.task_id) == one

@@ -19,10 +19,22 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.older import Older
+from rootcellar.stores.postgres.older import OlderState
 from rootcellar.testing.helpers import able, begun, json_payload, new_id, part
 from rootcellar.waiting.blocking import Waiter
 from tests.helpers import PATIENCE
-from tests.older.tables import disable, enable, finished, move_all, now, opened, put_all, query, rows_of_both
+from tests.older.tables import (
+    WINDOW,
+    disable,
+    enable,
+    finished,
+    move_all,
+    now,
+    opened,
+    put_all,
+    query,
+    rows_of_both,
+)
 
 OLD = timedelta(days=5)
 
@@ -36,7 +48,7 @@ def both(postgres_url: str) -> Iterator[tuple[Store, Older]]:
 
 
 @contextmanager
-def moving_for_ever(older: Older) -> Iterator[Callable[[], int]]:
+def moving_for_ever(older: Older, url: str) -> Iterator[Callable[[], int]]:
     """Move everything there and back in a thread for the ``with`` block; yield what returns how often that happened."""
     turns, problems, ended = [0], [], threading.Event()
 
@@ -47,6 +59,7 @@ def moving_for_ever(older: Older) -> Iterator[Callable[[], int]]:
                 # the older table itself stays: processes would not know at once that there is a new one
                 while left:
                     left -= older.disable_step(3).count
+                query(url, f"COMMENT ON TABLE celery_taskmeta_older IS '{OlderState(now(), WINDOW).to_text()}'")
                 turns[0] += 1
         except Exception as exc:  # for the test, in its own thread
             problems.append(exc)
@@ -68,7 +81,7 @@ def test_row_that_moves_is_never_missing_and_never_changes(both: tuple[Store, Ol
         reader.check()
         stored = {each.task_id: each for each in put_all(reader, [finished(OLD) for _ in range(10)])}
         ids = list(stored)
-        with moving_for_ever(older) as turns:
+        with moving_for_ever(older, postgres_url) as turns:
             while turns() < 10:
                 assert reader.get(ids[0]) == stored[ids[0]]
                 assert reader.get_many(ids) == stored

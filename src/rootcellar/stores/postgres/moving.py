@@ -159,6 +159,8 @@ class Moving(OlderTable):
 
     def _move(self, connection: Connection, params: Mapping[str, Any]) -> Moved:
         with self._transaction(connection):
+            if not self._may_move(connection):
+                return Moved(count=0, last=None)
             ((done, last_id, found, days),) = self._rows(connection, "batch_end", params)
             if not found:
                 return Moved(count=0, last=None)
@@ -167,7 +169,16 @@ class Moving(OlderTable):
         self._make_partitions(connection, days)
         self._known = self._ranges(connection)
         with self._transaction(connection):
+            if not self._may_move(connection):
+                return Moved(count=0, last=None)
             return self._move_batch(connection, params, done, last_id, found, days)
+
+    def _may_move(self, connection: Connection) -> bool:
+        """Return whether rows may be moved; then nobody begins to move them back before this transaction ends."""
+        if self._rows(connection, "keep_state", {"older": self._names["older"]}) != [(True,)]:
+            return False
+        state = self.state(connection)
+        return state is not None and not state.is_disabling
 
     def _move_batch(
         self,
@@ -476,19 +487,42 @@ class Moving(OlderTable):
         if state is None:
             return Moved(count=0, last=None)
         if not state.is_disabling:
-            with self._transaction(connection):
-                self.note(connection, replace(state, is_disabling=True))
-        self._finish(connection)
-        partitions = self._attached(connection)
+            self._begin_to_disable(connection)
+        for each in self._found(connection):
+            if each.is_pending:
+                self._detach(connection, each.name)
+        # also those that an interrupted run would have dropped: a hold may have been placed since
+        partitions = self._found(connection)
         if not partitions:
-            self._drop_all(connection)
-            return Moved(count=0, last=None)
+            is_dropped = self._drop_all(connection)
+            return Moved(count=0, last=None if is_dropped else Reached(EARLIEST, ""))
         name = partitions[0].name
         count = self._move_back(connection, name, limit)
         # a row before this place may have been stored meanwhile: a partition is empty if a whole pass finds nothing
         if not count and self._back_after.pop(name, None) is None:
             self._drop_empty(connection, name)
         return Moved(count=count, last=self._back_after.get(name, Reached(EARLIEST, "")))
+
+    def _begin_to_disable(self, connection: Connection) -> None:
+        """Note that rows are moved back; no batch is being moved to the older table then.
+
+        Raises:
+            StoreUnavailable: such a batch takes longer.
+        """
+
+        def work() -> None:
+            with self._transaction(connection):
+                self._rows(connection, "change_state", {"older": self._names["older"]})
+                state = self.state(connection)
+                if state is not None and not state.is_disabling:
+                    self.note(connection, replace(state, is_disabling=True))
+
+        if not self._try(work):
+            raise errors.StoreUnavailable(
+                f"results are just being moved to {self._names['older']}",
+                where=self._where,
+                remedy="try again: the batch ends within a few seconds",
+            )
 
     def _move_back(self, connection: Connection, name: str, limit: int) -> int:
         params = {**_after(self._back_after.get(name)), "limit": limit}
@@ -516,16 +550,26 @@ class Moving(OlderTable):
         if not self._try(work):
             raise self._in_use(name)
 
-    def _drop_all(self, connection: Connection) -> None:
-        """Drop the view and the tables; no partition is left."""
+    def _drop_all(self, connection: Connection) -> bool:
+        """Drop the view and the tables; return whether they were dropped: not if a partition was made meanwhile.
+
+        Raises:
+            StoreUnavailable: a transaction has used them, and is still open.
+        """
+        has_partitions = False
 
         def work() -> None:
+            nonlocal has_partitions
             with self._transaction(connection):
-                self.drop(connection)
-                self._rows(connection, "ids_are_gone", {"name": IDS_JOB, "count": 0})
+                self._rows(connection, "lock_older_table", {})
+                has_partitions = bool(self._found(connection))
+                if not has_partitions:
+                    self.drop(connection)
+                    self._rows(connection, "ids_are_gone", {"name": IDS_JOB, "count": 0})
 
         if not self._try(work):
             raise self._in_use(self._names["older"])
+        return not has_partitions
 
     def _in_use(self, name: str) -> errors.StoreUnavailable:
         return errors.StoreUnavailable(

@@ -113,6 +113,15 @@ SELECT count(*) FROM deleted
 -- lock_partition: let nobody change the rows of a partition until the end of the transaction
 LOCK TABLE {partition} IN SHARE ROW EXCLUSIVE MODE
 
+-- keep_state: let nobody begin to move rows back until the end of the transaction; return whether that is so
+SELECT pg_try_advisory_xact_lock_shared(7247037, hashtext(to_regclass(%(older)s)::oid::text))
+
+-- change_state: let nobody move rows to the older table until the end of the transaction
+SELECT pg_advisory_xact_lock(7247037, hashtext(to_regclass(%(older)s)::oid::text))
+
+-- lock_older_table: let nobody read or change the older table until the end of the transaction
+LOCK TABLE {older} IN ACCESS EXCLUSIVE MODE
+
 -- is_empty: return whether a partition has no row
 SELECT NOT EXISTS (SELECT FROM {partition})
 
