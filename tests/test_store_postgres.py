@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from rootcellar import errors
+from rootcellar.history.history import History
+from rootcellar.payloads import codec_of
 from rootcellar.records import ChordRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.expiring import DeletionTooSlow, Due, Expiring
 from rootcellar.stores.postgres import driver, tls
+from rootcellar.stores.postgres.store import PostgresStore
+from rootcellar.stores.search import SearchTooSlow
 from rootcellar.testing.helpers import part
 from tests.waiting.helpers import record
 
@@ -48,6 +54,56 @@ def test_lock_timeout_is_retryable(postgres_url: str) -> None:
             store.put(record("task"))
     assert store.put(record("task")).written
     store.close()
+
+
+def searched(store: Store) -> None:
+    History(store, codec_of({})).tasks(budget=0.05).page()
+
+
+def cleaned(store: Store) -> None:
+    expiring = store.ability(Expiring)
+    assert expiring is not None
+    expiring.delete_expired_tasks(Due(now=datetime.now(timezone.utc), timeout=0.05))
+
+
+@pytest.mark.parametrize(
+    ("slow", "error"), [(searched, SearchTooSlow), (cleaned, DeletionTooSlow)], ids=["search", "cleanup"]
+)
+def test_statements_stay_prepared_after_one_was_too_slow(
+    slow: Callable[[Store], None],
+    error: type[errors.StoreError],
+    store: Store,
+    postgres_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is rolled back, and psycopg then deletes all prepared statements: that is not the work of a pooler."""
+    store.put(record("before"))
+    with psycopg.connect(postgres_url) as other:
+        other.execute("LOCK TABLE celery_taskmeta IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(error):
+            slow(store)
+    assert are_prepared(store)
+    assert "pooler" not in caplog.text
+
+
+def test_statements_stay_prepared_after_something_was_dropped(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.put(record("before"))
+    assert isinstance(store, PostgresStore)
+    with store._pool.connection() as connection:
+        connection.execute("CREATE TABLE short_lived ()")
+        connection.execute("DROP TABLE short_lived")
+    assert are_prepared(store)
+    assert "pooler" not in caplog.text
+
+
+def are_prepared(store: Store) -> bool:
+    """Store and read a task; return whether the session of the store has prepared statements of its own."""
+    store.put(record("after"))
+    assert store.get("after") is not None
+    assert isinstance(store, PostgresStore)
+    with store._pool.connection() as connection:
+        found = connection.execute("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'rc%'").fetchall()
+    return bool(found[0][0])
 
 
 @pytest.mark.parametrize("odd", ["\x00", "\ud800"], ids=["NUL", "lone surrogate"])

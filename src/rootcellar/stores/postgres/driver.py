@@ -59,6 +59,8 @@ T = TypeVar("T")
 
 #: seconds to wait for an answer of the server: a frozen server keeps the connection open
 SILENCE = 30.0
+#: how the answer to a statement begins after which psycopg deletes all prepared statements of the session
+_DISCARDING = ("ALTER", "DROP")
 
 
 class Silent(psycopg.OperationalError):
@@ -75,8 +77,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         silence: seconds to wait for an answer; ``None`` for no limit.
         server: the host and the port of the server.
         is_given_up: whether a thread that waits for an answer must stop waiting.
-        is_outdated: whether it may not be used again: psycopg deletes all prepared statements of a session, also ours,
-            after a statement that drops or alters something, and after a rollback.
+        is_outdated: whether it may not be used again, because psycopg has deleted all prepared statements of the
+            session, also those in :attr:`prepared`. It does so after a rollback, and after a statement that drops or
+            alters something.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -107,15 +110,34 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @contextmanager
     def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:
-        """Begin a transaction. If a statement is interrupted while it runs, the connection is closed."""
-        with super().transaction(*args, **kwargs) as transaction:
-            try:
-                yield transaction
-            except BaseException:
-                if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
-                    # this ends the session and its transaction
-                    self.close()
-                raise
+        """Begin a transaction. If a statement is interrupted while it runs, the connection is closed.
+
+        After a rollback, the connection is not used again if statements were prepared on it.
+        """
+        try:
+            with super().transaction(*args, **kwargs) as transaction:
+                try:
+                    yield transaction
+                except BaseException:
+                    if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                        # this ends the session and its transaction
+                        self.close()
+                    raise
+        except BaseException:
+            self.note_discarded()
+            raise
+
+    def execute(self, *args: Any, **kwargs: Any) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Run a statement. If it drops or alters something, the connection is not used again, as after a rollback."""
+        cursor = super().execute(*args, **kwargs)
+        if (cursor.statusmessage or "").startswith(_DISCARDING):
+            self.note_discarded()
+        return cursor
+
+    def note_discarded(self) -> None:
+        """Note that psycopg has deleted all prepared statements, if it prepares any on this connection itself."""
+        if self.prepared and self.prepare_threshold is not None:
+            self.is_outdated = True
 
     @contextmanager
     def without_timeout(self) -> Iterator[None]:

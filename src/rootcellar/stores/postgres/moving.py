@@ -609,19 +609,15 @@ class Moving(OlderTable):
     ) -> Iterator[None]:
         """Begin a transaction that waits for no lock for long, and uses indexes unless it must read a whole table."""
         scan = "on" if with_scan else "off"
-        try:
-            with connection.without_timeout(), connection.transaction():
-                connection.execute(
-                    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '{timeout}'; "
-                    f"SET LOCAL enable_seqscan = {scan}; SET LOCAL jit = off; "
-                    # a crash may undo the last steps as a whole; the next run repeats them
-                    "SET LOCAL synchronous_commit = off",
-                    prepare=False,
-                )
-                yield
-        except BaseException:
-            connection.is_outdated = True
-            raise
+        with connection.without_timeout(), connection.transaction():
+            connection.execute(
+                f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '{timeout}'; "
+                f"SET LOCAL enable_seqscan = {scan}; SET LOCAL jit = off; "
+                # a crash may undo the last steps as a whole; the next run repeats them
+                "SET LOCAL synchronous_commit = off",
+                prepare=False,
+            )
+            yield
 
     def _in_transaction(self, connection: Connection, statement: str) -> None:
         with self._transaction(connection):
@@ -638,7 +634,6 @@ class Moving(OlderTable):
                     connection.execute("RESET lock_timeout", prepare=False)
 
     def _ddl(self, connection: Connection, statement: str) -> None:
-        connection.is_outdated = True
         connection.execute(statement.encode(), prepare=False)
 
     def _rows(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:

@@ -221,6 +221,8 @@ class PostgresSchema(SqlSchema[Connection]):
 
     def _script(self, connection: Connection, text: str) -> None:
         connection.execute(text, prepare=False)
+        # one of its statements may have altered a table
+        connection.note_discarded()
 
     def _exists(self, connection: Connection, table: str) -> bool:
         return self._all(connection, "find_table", {"table": table}) != [(None,)]
