@@ -26,6 +26,7 @@ from rootcellar.retention.policy import Retention, read_retention
 from rootcellar.stores.base import DELETE_BATCH, Store
 from rootcellar.stores.expiring import Due, Expiring, Place, Replicated
 from rootcellar.stores.jobs import Job, Jobs, note_sizes, recorded
+from rootcellar.stores.journal import KeepsRefused
 from rootcellar.stores.search import Condition, Some
 
 #: the names of the jobs on record
@@ -83,6 +84,7 @@ class CleanupWork:
         store: the store.
         spares: what is held.
         archiving: expired results that meet this condition stay, because they will be archived; ``None`` for none.
+        archives: the same condition for one record that the durable store of write-behind refused; ``None`` for none.
         has_archive: whether an archive is configured.
         sweep_chords: finishes chords whose process died, and returns how many; ``None`` without a broker.
         sweep_blobs: deletes blobs without a record, and returns how many; ``None`` without a blob store.
@@ -91,6 +93,7 @@ class CleanupWork:
     store: Store
     spares: Spares
     archiving: Condition | None = None
+    archives: Callable[[TaskRecord], bool] | None = None
     has_archive: bool = False
     sweep_chords: Callable[[], int] | None = None
     sweep_blobs: Callable[[], int] | None = None
@@ -122,7 +125,8 @@ class CleanupWork:
         return cls(
             store=store,
             spares=Spares(store, codec),
-            archiving=kept.archiving(),
+            archiving=(archiving := kept.archiving()),
+            archives=None if archiving is None else kept.archives,
             has_archive=value_of(conf, "result_archive")[0] is not None,
             sweep_chords=sweep_chords,
             sweep_blobs=None if spiller is None else partial(spiller.sweep, store, kept.blob_grace()),
@@ -323,6 +327,8 @@ class _Rows:
             self._cleanup.run_in_batches(self._size, self._timed(batch), pause=self._pace.pause, tries=TRIES)
             self._cleanup._go_on()
         self._cleaned.chords = self._expiring.delete_expired_chords(self._now)
+        if (keeper := self._work.store.ability(KeepsRefused)) is not None:
+            self._refused(keeper)
 
     def _timed(self, batch: Callable[[int], int]) -> Callable[[int], int]:
         def work(limit: int) -> int:
@@ -391,6 +397,26 @@ class _Rows:
         count = self._expiring.delete_expired_groups(self._now, limit)
         self._cleaned.groups += count
         return count
+
+    def _refused(self, keeper: KeepsRefused) -> None:
+        """Delete the expired records that the durable store refused, except what is held or must be archived."""
+        self._work.spares.condition()
+        if not self._work.spares.has_holds and self._work.archives is None:
+            self._cleaned.tasks += keeper.delete_expired_refused(self._now)
+            return
+        for records in keeper.refused():
+            self._cleanup._go_on()
+            # read again for each page, because a hold may have been placed
+            self._work.spares.condition()
+            unarchived = [record for record in records if not (self._work.archives and self._work.archives(record))]
+            free, _ = self._work.spares.free(unarchived)
+            self._cleaned.tasks += keeper.delete_expired_refused(self._now, [record.task_id for record in free])
+            self._cleaned.archiving += self._expired(records) - self._expired(unarchived)
+            self._cleaned.held += self._expired(unarchived) - self._expired(free)
+
+    def _expired(self, records: Sequence[TaskRecord]) -> int:
+        """Return how many of these records have expired."""
+        return sum(record.expires_at is not None and record.expires_at < self._now for record in records)
 
     def _adopted(self, limit: int) -> int:
         self._work.spares.condition()

@@ -210,6 +210,17 @@ class Retention:
                 deleting.append(rule.condition(is_widened=False))
         return Every((OneOf("status", tuple(sorted(ENDS))), Some(tuple(terms)))) if terms else None
 
+    def archives(self, record: TaskRecord) -> bool:
+        """Return whether a stored task is archived when it expires: the condition of :meth:`archiving` for one task."""
+        if record.state not in ENDS:
+            return False
+        result = record.result
+        sizes = [0 if result is None else len(result.body)]
+        if result is not None and (result.compression or result.key_id):
+            sizes.append(_ANY_SIZE)
+        facts = (Facts(name=record.name, state=record.state, queue=record.queue, size=size) for size in sizes)
+        return any(rule is not None and rule.then == ARCHIVE for rule in map(self.rule_of, facts))
+
     def archive_expiry(self, record: TaskRecord, size: int | None = None) -> datetime | None:
         """Return how long the archive keeps a task, counted from its expiry; ``None`` for ever.
 

@@ -8,7 +8,7 @@ each batch is newer than the previous ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -111,6 +111,15 @@ class Journal(Protocol):
             how many tasks; chords are not counted.
         """
 
+    def delete_expired_chords(self, now: datetime) -> None:
+        """Delete the chords that expired before ``now``, and no task."""
+
+    def refused(self) -> Iterator[Sequence[TaskRecord]]:
+        """See :class:`KeepsRefused`."""
+
+    def delete_expired_refused(self, now: datetime, task_ids: Sequence[str] | None = None) -> int:
+        """See :class:`KeepsRefused`."""
+
     def lag(self) -> Lag:
         """Return how much is still to be moved."""
 
@@ -187,6 +196,25 @@ class TakesBatches(Protocol):
 
         Raises:
             StoreUnavailable: the transaction was not committed, or it is not known whether it was.
+        """
+
+
+@runtime_checkable
+class KeepsRefused(Protocol):
+    """A store that keeps the records that its durable store refused, where no condition on rows finds them."""
+
+    def refused(self) -> Iterator[Sequence[TaskRecord]]:
+        """Yield the refused records with their values, some at a time; a record may come twice.
+
+        A key that holds no record is left out.
+        """
+
+    def delete_expired_refused(self, now: datetime, task_ids: Sequence[str] | None = None) -> int:
+        """Delete refused records that expired before ``now``; return how many.
+
+        Args:
+            now: the moment.
+            task_ids: only the records of these tasks; ``None`` for all.
         """
 
 

@@ -8,7 +8,7 @@ have is in PostgreSQL. Saved groups are only in PostgreSQL.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar, cast
@@ -60,7 +60,7 @@ class WriteBehindStore(ForwardingStore):
         """Return an ability, or ``None``. What deletes expired records must know what was not moved yet."""
         found = super().ability(protocol)
         if protocol is Expiring and found is not None:
-            expiring = BehindExpiring(cast("Expiring", found), self.front, self._journal, self._catch_up)
+            expiring = BehindExpiring(cast("Expiring", found), self._journal, self._catch_up)
             return cast("A", expiring)
         return found
 
@@ -165,6 +165,14 @@ class WriteBehindStore(ForwardingStore):
     def drain_all(self, on_batch: Callable[[int], object] = lambda moved: None) -> int:
         """See :class:`~rootcellar.stores.journal.WritesBehind`."""
         return self._drainer.drain_all(on_batch)
+
+    def refused(self) -> Iterator[Sequence[TaskRecord]]:
+        """See :class:`~rootcellar.stores.journal.KeepsRefused`."""
+        return self._journal.refused()
+
+    def delete_expired_refused(self, now: datetime, task_ids: Sequence[str] | None = None) -> int:
+        """See :class:`~rootcellar.stores.journal.KeepsRefused`."""
+        return self._journal.delete_expired_refused(now, task_ids)
 
     def lag(self) -> Lag:
         """Return how much is still to be moved."""

@@ -6,25 +6,26 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from rootcellar.records import TaskRecord
-from rootcellar.stores.base import DELETE_BATCH, Store
+from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.expiring import Deleted, Due, Expiring
 from rootcellar.stores.journal import Journal
 from rootcellar.stores.search import Condition
 
 
 class BehindExpiring:
-    """Deletes in the durable store, and in Redis what was not moved. Redis itself deletes expired copies.
+    """Deletes in the durable store, and chords in Redis. Redis itself deletes expired copies.
+
+    A record that the durable store refused stays until it is deleted with
+    :class:`~rootcellar.stores.journal.KeepsRefused`, because a hold may hold it.
 
     Args:
         durable: the ability of the durable store.
-        front: Redis.
-        journal: its journal.
+        journal: the journal in Redis.
         catch_up: moves the journal, so that the durable store knows the last expiry of each record.
     """
 
-    def __init__(self, durable: Expiring, front: Store, journal: Journal, catch_up: Callable[[], object]) -> None:
+    def __init__(self, durable: Expiring, journal: Journal, catch_up: Callable[[], object]) -> None:
         self._durable = durable
-        self._front = front
         self._journal = journal
         self._catch_up = catch_up
 
@@ -57,10 +58,8 @@ class BehindExpiring:
         return self._durable.delete_expired_groups(now, limit)
 
     def delete_expired_chords(self, now: datetime) -> int:
-        """See :class:`~rootcellar.stores.expiring.Expiring`. Also delete the tasks that the durable store refused."""
-        while self._front.delete_expired(now):
-            pass
-        self._journal.delete_expired(now)
+        """See :class:`~rootcellar.stores.expiring.Expiring`. Also delete those in Redis."""
+        self._journal.delete_expired_chords(now)
         return self._durable.delete_expired_chords(now)
 
     def delete_expired_adopted(self, now: datetime, limit: int = DELETE_BATCH) -> int:

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from rootcellar.stores.redis import commands
 from rootcellar.stores.redis.connection import pack
-from rootcellar.stores.redis.keys import Keys, is_group
+from rootcellar.stores.redis.keys import Keys, decoded, encoded, is_group
 from rootcellar.stores.redis.servers import MAX_PIPELINE, Servers
 
 #: clock tolerance in seconds: the server itself deletes the keys that expire before such a moment
@@ -47,18 +48,30 @@ class Sweep:
         for keys in self._batches(self._keys.all_chords, MAX_PIPELINE):
             self._expire(keys, before)
 
-    def delete_expired_refused(self, before: datetime) -> int:
-        """Delete the tasks that the durable store refused and that expire before a moment; return their number."""
-        count, cursor = 0, b"0"
+    def delete_expired_refused(self, before: datetime, task_ids: Iterable[str] | None = None) -> int:
+        """Delete the tasks that the durable store refused and that expire before a moment; return their number.
+
+        Args:
+            before: the moment.
+            task_ids: only these tasks; ``None`` for all.
+        """
         refused = self._keys.journal_refused
+        count = 0
+        for task_id in itertools.chain.from_iterable(self.refused()) if task_ids is None else task_ids:
+            key = self._keys.task(task_id)
+            call = commands.EXPIRE.call((key, refused), *_moments(before), encoded(task_id))
+            count += self._servers.run(key, call)
+        return count
+
+    def refused(self) -> Iterator[list[str]]:
+        """Yield the ids of the tasks that the durable store refused, some at a time."""
+        refused = self._keys.journal_refused
+        cursor = b"0"
         while True:
             cursor, found = self._servers.call(refused, pack(b"SSCAN", refused, cursor))
-            for task_id in found:
-                key = self._keys.task(task_id.decode("utf-8", "surrogatepass"))
-                call = commands.EXPIRE.call((key, refused), *_moments(before), task_id)
-                count += self._servers.run(key, call)
+            yield [decoded(task_id) for task_id in found]
             if cursor == b"0":
-                return count
+                return
 
     def _batches(self, pattern: bytes, size: int) -> Iterator[list[bytes]]:
         for keys in self._servers.keys(pattern):

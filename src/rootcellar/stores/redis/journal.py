@@ -7,7 +7,7 @@ moved is removed from both, unless its version has changed since it was read. Un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from rootcellar.errors import AppendOnlyMissing, ConfigurationError
@@ -131,9 +131,26 @@ class RedisJournal:
 
     def delete_expired(self, now: datetime) -> int:
         """Delete the chords and the refused tasks that expired before ``now``; return how many tasks."""
-        sweep = Sweep(self._servers, self._keys)
-        sweep.delete_expired_chords(now)
-        return sweep.delete_expired_refused(now)
+        self.delete_expired_chords(now)
+        return self.delete_expired_refused(now)
+
+    def delete_expired_chords(self, now: datetime) -> None:
+        """Delete the chords that expired before ``now``, and no task."""
+        Sweep(self._servers, self._keys).delete_expired_chords(now)
+
+    def refused(self) -> Iterator[Sequence[TaskRecord]]:
+        """See :class:`~rootcellar.stores.journal.KeepsRefused`."""
+        for ids in Sweep(self._servers, self._keys).refused():
+            sizes = self._sizes([self._keys.task(task_id) for task_id in ids])
+            left = [(task_id, size) for task_id, size in zip(ids, sizes, strict=True) if size]
+            while left:
+                count = _count_within_limit([size for _, size in left])
+                yield list(self.read([task_id for task_id, _ in left[:count]])[0].values())
+                del left[:count]
+
+    def delete_expired_refused(self, now: datetime, task_ids: Sequence[str] | None = None) -> int:
+        """See :class:`~rootcellar.stores.journal.KeepsRefused`."""
+        return Sweep(self._servers, self._keys).delete_expired_refused(now, task_ids)
 
     # -- progress and safety
 
