@@ -6,7 +6,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from celery import current_app, shared_task
+from celery import shared_task
 from celery.utils.log import get_logger
 
 from rootcellar.errors import ConfigurationError
@@ -58,10 +58,11 @@ def beat_schedule(
 @cache
 def _register() -> None:
     """Give the task to every app of this process, once."""
-    shared_task(name=MAINTAIN, acks_late=False)(_maintain)
+    # bound, because the current app of the process may be another one
+    shared_task(name=MAINTAIN, acks_late=False, bind=True)(_maintain)
 
 
-def _maintain() -> list[dict[str, Any]]:
+def _maintain(task: Any) -> list[dict[str, Any]]:
     """Look after the tables of the app's store; return what each part says."""
     # imported late: a worker loads it only when the task runs
     from rootcellar.maintenance.upkeep.part import Level, Report
@@ -72,7 +73,7 @@ def _maintain() -> list[dict[str, Any]]:
         write = logger.info if report.level is Level.OK else logger.warning
         write("Maintenance, %s: %s%s", report.part, report.text, "".join(f" -> {each}" for each in report.advice))
 
-    backend: Any = current_app.backend
+    backend: Any = task.app.backend
     if not hasattr(backend, "store"):
         raise ConfigurationError(
             "the app has another result backend than rootcellar's",

@@ -18,7 +18,10 @@ T = TypeVar("T")
 #: a slot or a standby whose oldest transaction is older than this many others holds back vacuum; it has no time
 _MANY_TRANSACTIONS = 100_000
 #: what VACUUM VERBOSE says of rows that it must keep, in PostgreSQL 15 and later, and before
-_KEPT = re.compile(r"(\d+) are dead but not yet removable|(\d+) dead row versions cannot be removed yet")
+_KEPT = re.compile(
+    # a number begins where no digit is before it: otherwise the time grows faster than the text
+    r"(?<!\d)(\d+) (?:are dead but not yet removable|dead row versions cannot be removed yet)"
+)
 _LOCK_NOT_AVAILABLE = "55P03"
 _LEFTOVER = re.compile(rf"({'|'.join(LEFTOVER_MARKS)})\d*$")
 _OFF = ("off", "false", "no", "0")
@@ -169,7 +172,7 @@ def _vacuum_done(notices: Iterable[tuple[str, str]]) -> VacuumDone:
     for state, text in notices:
         is_skipped = is_skipped or state == _LOCK_NOT_AVAILABLE
         for match in _KEPT.finditer(text):
-            kept = (kept or 0) + int(match[1] or match[2])
+            kept = (kept or 0) + int(match[1])
     return VacuumDone(kept=kept, is_skipped=is_skipped)
 
 
