@@ -106,6 +106,50 @@ def test_success_that_was_moved_stays_if_its_task_is_stored_again(
     assert rows_in(url, LIVE) == {}
 
 
+def test_failure_of_an_id_that_was_sent_again_is_not_written_beside_a_moved_success(
+    both: tuple[Store, Older], url: str
+) -> None:
+    store, older = both
+    (success,) = moved(store, older)
+    assert not store.put(replace(success, state="FAILURE", sent_at=now(), done_at=now())).written
+    assert store.get(success.task_id) == success
+    assert rows_in(url, LIVE) == {}
+
+
+def test_every_reader_and_the_mover_keep_the_success_of_an_id_that_was_sent_again(
+    both: tuple[Store, Older], url: str
+) -> None:
+    store, older = both
+    records = sorted(moved(store, older, 3), key=lambda record: record.task_id)
+    for one in records:
+        store.put(replace(one, result=json_payload("again"), sent_at=now(), done_at=now() - OLD))
+    assert len(rows_in(url, LIVE)) == 3, "the second rows"
+    ids = [one.task_id for one in records]
+    arrived: list[Any] = []
+    is_complete = threading.Event()
+
+    def deliver(notifications: Any) -> None:
+        arrived.extend(notifications)
+        if len(arrived) == len(ids):
+            is_complete.set()
+
+    def read() -> None:
+        assert [store.get(each) for each in ids] == records
+        assert store.get_many(ids) == dict(zip(ids, records, strict=True))
+        for limit in (1, 2, 3, 4):
+            # a page has fewer tasks only if there are no more
+            assert store.scan(None, limit) == records[:limit]
+        assert store.scan(ids[0], 2) == records[1:]
+
+    read()
+    store.watcher().subscribe(ids, deliver)
+    assert is_complete.wait(PATIENCE)
+    assert sorted(arrived, key=lambda record: record.task_id) == records
+    move_all(older)
+    assert rows_in(url, LIVE) == {}
+    read()
+
+
 def test_failure_that_was_moved_is_replaced_and_keeps_its_other_fields(both: tuple[Store, Older], url: str) -> None:
     store, older = both
     counted = able(store, Counted)

@@ -301,7 +301,9 @@ class ListeningWatcher(ReconnectingWatcher[Connection]):
             else:
                 records.append(binary.task_record(row_of(result, row)[_COLUMNS:]))
         if moved:
-            records += self._fetch(moved).values()
+            # a task may have a row in both tables: what is fetched is the one that counts
+            fetched = self._fetch(moved)
+            records = [*(record for record in records if record.task_id not in fetched), *fetched.values()]
         self._deliver_ids(ids)
         self._deliver(records)
 

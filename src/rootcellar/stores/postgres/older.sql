@@ -185,7 +185,9 @@ WHERE t.task_id = days.task_id AND t.drop_after = days.old_day AND t.drop_after 
 SELECT task_id FROM {task} WHERE task_id = ANY(%(task_ids)s)
 
 -- scan_all: read the next tasks of both tables in the order of their ids
-SELECT {task_select} FROM {all_rows} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
+SELECT {task_select}, is_moved FROM (
+    SELECT {task_columns}, false AS is_moved FROM {task} UNION ALL SELECT {task_columns}, true FROM {older}
+) AS t WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
 
 -- oldest_older: the earliest end of a task in the older table
 SELECT min(date_done) FROM {older}

@@ -50,7 +50,7 @@ Days = dict[str, set[date]]
 
 
 def preferred(live: TaskRecord | None, older: TaskRecord) -> TaskRecord:
-    """Return the record that counts if a task has a row in both tables for a moment."""
+    """Return the record that counts if a task has a row in both tables: the mover keeps the same one."""
     return older if live is None or older.state == "SUCCESS" else live
 
 
@@ -103,11 +103,15 @@ class OlderRows:
         """Return whether the task of a record that is stored may have been moved before.
 
         Only a task that ended before can have been moved. Its message was sent longer ago than the window, also if it
-        is delivered or tried again, because the time of sending stays.
+        is delivered or tried again, because the time of sending stays. If a program sends another task with the same
+        id, this is not so: then a SUCCESS makes a second row, which readers and the mover ignore.
         """
         state = self._state
         if state is None:
             return False
+        if record.done_at is not None and record.state != "SUCCESS":
+            # few tasks fail: so the index can be asked about each, and the caller learns whether the state was stored
+            return True
         if record.retries or record.sent_at is None or not state.window:
             return True
         return record.sent_at <= _now() - state.window + min(_SLACK, state.window)
@@ -123,7 +127,7 @@ class OlderRows:
         """Return a task's record."""
         for _ in range(_TRIES):
             live, days = self._look_up(connection, task_id)
-            if not days or (live is not None and live.state == "SUCCESS"):
+            if not days:
                 return live
             older = self._read_one(connection, task_id, days)
             if older is not None:
@@ -209,12 +213,11 @@ class OlderRows:
                     found[record.task_id] = record
                 else:
                     days.setdefault(_text(row[0]), set()).add(_day(row[_DAY]))
-            listed = {each: its for each, its in days.items() if each not in found or found[each].state != "SUCCESS"}
-            if not listed:
+            if not days:
                 break
-            for task_id, older in self._read(connection, listed).items():
+            for task_id, older in self._read(connection, days).items():
                 found[task_id] = preferred(found.get(task_id), older)
-            wanted = [task_id for task_id in listed if task_id not in found]
+            wanted = [task_id for task_id in days if task_id not in found]
             if not wanted:
                 break
         return found

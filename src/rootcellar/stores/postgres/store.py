@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from psycopg.rows import dict_row
@@ -306,14 +307,29 @@ class PostgresStore(PostgresExpiring):
         def work(connection: Connection) -> list[TaskRecord]:
             if not self._older.is_known_after_look(connection):
                 return [self._task_record(row) for row in self._rows_of(connection, "scan_tasks", params)]
-            found: dict[str, TaskRecord] = {}
-            for record in map(self._task_record, self._rows_of_all(connection, "scan_all", params)):
-                earlier = found.get(record.task_id)
-                found[record.task_id] = record if earlier is None else preferred(earlier, record)
-            return list(found.values())
+            return self._scan_all(connection, after or "", limit)
 
         params = {"after": after or "", "limit": limit}
         return self._run(work)
+
+    def _scan_all(self, connection: Connection, after: str, limit: int) -> list[TaskRecord]:
+        """Return the next tasks of both tables: fewer than ``limit`` only if there are no more."""
+        found: dict[str, TaskRecord] = {}
+        while len(found) < limit:
+            wanted = limit - len(found) + 1
+            page = self._rows_of_all(connection, "scan_all", {"after": after, "limit": wanted})
+            is_last = len(page) < wanted
+            if not is_last and page[-1][0] != page[-2][0]:
+                # a second row of this task may follow
+                page.pop()
+            # the row of the older table after that of the live one
+            for row in sorted(page, key=itemgetter(-1)):
+                record = self._task_record(row[:-1])
+                found[record.task_id] = preferred(found.get(record.task_id), record) if row[-1] else record
+            if is_last:
+                break
+            after = page[-1][0]
+        return sorted(found.values(), key=lambda record: record.task_id)
 
     def _rows_of_all(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run a statement that may read all partitions. It is not prepared: its plan would take much memory."""
