@@ -72,6 +72,10 @@ def test_refused_result_stays_if_a_rule_archives_it(behind: WriteBehindStore) ->
     cleaned = cleanup_of(behind, rules).clean()
     assert behind.get_many(["archived", "free"]).keys() == {"archived"}
     assert (cleaned.tasks, cleaned.archiving) == (1, 1)
+    # the rules are on record now, so a process without them also leaves it
+    cleaned = cleanup_of(behind).clean()
+    assert behind.get("archived") is not None
+    assert (cleaned.tasks, cleaned.archiving_elsewhere) == (0, 1)
 
 
 def cleanup_of(store: WriteBehindStore, conf: Mapping[str, Any] | None = None) -> Cleanup:

@@ -18,7 +18,7 @@ def test_section_cleanup_works(tmp_path: Path) -> None:
     page.write_files(tmp_path)
     variables = environment({"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"})
     commands = list(page.commands())
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command, expected in commands:
         done = subprocess.run(
             ["bash", "-c", command], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120

@@ -17,6 +17,9 @@ from rootcellar.maintenance.upkeep.part import Level
 from rootcellar.maintenance.upkeep.partitions import PartitionsPart
 from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
+from rootcellar.retention.on_record import put_on_record
+from rootcellar.retention.policy import Retention
+from rootcellar.retention.rules import read_rules
 from rootcellar.stores import Store
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.jobs import Jobs
@@ -166,6 +169,18 @@ def test_result_that_will_be_archived_is_not_deleted(both: tuple[Store, Older], 
     assert mover.run().kept == 1
     assert mover.run().deleted == 0
     assert rows_in(postgres_url, "celery_taskmeta_older").keys() == {stored[1].task_id}
+
+
+def test_result_that_rules_on_record_archive_is_not_deleted(both: tuple[Store, Older], postgres_url: str) -> None:
+    store, older = both
+    stored = passed_rows(store, older)
+    put_on_record(store, Retention(None, rules=read_rules([{"task": "reports.*", "keep": "1h", "then": "archive"}])))
+    named = stored[1]
+    with psycopg.connect(postgres_url) as admin:
+        admin.execute("UPDATE celery_taskmeta_older SET name = 'reports.year' WHERE task_id = %s", (named.task_id,))
+    assert mover_of(store, older).run().kept == 1
+    assert mover_of(store, older).run().deleted == 0
+    assert rows_in(postgres_url, "celery_taskmeta_older").keys() == {named.task_id}
 
 
 def test_partition_in_use_is_dropped_by_the_next_run(

@@ -613,9 +613,14 @@ class ResultBackend(ReadingBackend):
         # what expires by itself needs no cleanup; chords have a sweep of their own
         if self._cleanup_interval and not self.supports_autoexpire:
             services.append(Cleanup(self._cleanup_work(), CleanupConfig(cleanup_interval=self._cleanup_interval)))
+        if (archiving := self.retention.archiving()) is not None:
+            # imported late: few workers archive
+            from rootcellar.maintenance.rules_record import RulesRecord
+
+            services.append(RulesRecord(self.store, self.retention))
         if (older := self.store.ability(Older)) is not None and self._move_interval:
             config_of_mover = MoverConfig(pause=self._move_interval)
-            spares, archiving = Spares(self.store, self.codec), self.retention.archiving()
+            spares = Spares(self.store, self.codec)
             services.append(Mover(self.store, older, config_of_mover, spares, archiving))
         if (archive := self._archive) is not None and self._cleanup_interval:
             # imported late: few workers archive

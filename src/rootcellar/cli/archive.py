@@ -36,6 +36,7 @@ from rootcellar.history.history import History
 from rootcellar.history.holds import Holds
 from rootcellar.maintenance.archive import JOB
 from rootcellar.opening import Results
+from rootcellar.retention.on_record import put_on_record_or_log
 from rootcellar.retention.policy import read_retention
 from rootcellar.stores.jobs import recorded
 
@@ -170,6 +171,7 @@ def _run(results: Results, place: Place, wanted: Wanted, *, is_by_rule: bool) ->
     try:
         if not is_by_rule:
             return archiving.run()
+        put_on_record_or_log(results.store, read_retention(results.conf))
         with recorded(results.store, JOB) as job:
             try:
                 return archiving.run()

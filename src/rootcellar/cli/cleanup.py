@@ -25,8 +25,8 @@ Examples:
   rootcellar cleanup -A shop.celery
 """
 _NO_RULES = (
-    f"Without --app, the rules are those of {VARIABLE}, and not those of the application: results that only its "
-    "rules would archive are deleted."
+    f"Without --app, the rules are those of {VARIABLE}, and those that workers and commands of applications have put "
+    "on record in the last 30 days: results that other rules would archive are deleted."
 )
 _BY_ITSELF = "The server deletes expired results by itself, and cannot count them before."
 
@@ -120,6 +120,7 @@ def _as_object(cleaned: Cleaned) -> dict[str, Any]:
         "blobs": cleaned.blobs,
         "held": cleaned.held,
         "waiting_for_archive": cleaned.archiving,
+        "waiting_for_archive_elsewhere": cleaned.archiving_elsewhere,
         "has_archive": cleaned.has_archive,
         "keeps_adopted": cleaned.keeps_adopted,
         "seconds": round(cleaned.seconds, 3),

@@ -15,6 +15,7 @@ from rootcellar.cli.confirmation import confirm
 from rootcellar.cli.options import AppOption, Choice, DryRunOption, JsonOption, YesOption, store_options
 from rootcellar.cli.output import WrongUse, console, number_of_tasks, print_json, say, say_beside, visible
 from rootcellar.cli.progress import Progress
+from rootcellar.cli.rules_on_record import FORGET_EXAMPLE, RECORDED_EXAMPLE, forget_rules, recorded
 from rootcellar.cli.stores import existing_results, load_app, tasks_of
 from rootcellar.cli.times import full_moment
 from rootcellar.errors import ConfigurationError
@@ -210,6 +211,10 @@ def apply(
             print_json({**_applied_as_json(done), "dry_run": False})
         else:
             _say_applied(done, results.store.where, is_preview=False)
+
+
+app.command(epilog=RECORDED_EXAMPLE, short_help="List the rules that keep results from the cleanup.")(recorded)
+app.command("forget-rules", epilog=FORGET_EXAMPLE, short_help="Remove rules from this list.")(forget_rules)
 
 
 @contextmanager

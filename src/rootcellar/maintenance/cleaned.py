@@ -20,7 +20,8 @@ class Cleaned:
         orphans: chords whose bodies were sent, because their processes had died.
         blobs: deleted blobs without a record; ``None`` if they were not searched.
         held: expired results that stay because of a hold.
-        archiving: expired results that stay until they are archived.
+        archiving: expired results that stay until they are archived, by the rules of this process.
+        archiving_elsewhere: the same, only by rules on record, which are those of another process.
         has_archive: whether an archive is configured.
         keeps_adopted: whether the tables that Celery created are left alone, because there are holds.
         batches: how many batches were done.
@@ -36,6 +37,7 @@ class Cleaned:
     blobs: int | None = None
     held: int = 0
     archiving: int = 0
+    archiving_elsewhere: int = 0
     has_archive: bool = True
     keeps_adopted: bool = False
     batches: int = 0
@@ -66,6 +68,12 @@ class Cleaned:
             found.append(f"{_number(self.archiving, 'expired result')} {_stay(self.archiving)} until archived.")
         if self.archiving and not self.has_archive:
             found.append("No archive is configured: set result_archive, or change the rules that say archive.")
+        if self.archiving_elsewhere:
+            count = self.archiving_elsewhere
+            found.append(
+                f"{_number(count, 'expired result')} {_stay(count)} until archived by the rules of another application "
+                "or worker: see `rootcellar retention recorded`."
+            )
         if self.keeps_adopted:
             found.append("The tables that Celery created are left alone while there are holds.")
         return found

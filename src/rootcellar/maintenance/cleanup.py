@@ -22,6 +22,7 @@ from rootcellar.maintenance.spares import Spares
 from rootcellar.payloads import Codec
 from rootcellar.payloads.settings import value_of
 from rootcellar.records import TaskRecord
+from rootcellar.retention.on_record import archived_by_any, put_on_record_or_log, rules_on_record
 from rootcellar.retention.policy import Retention, read_retention
 from rootcellar.stores.base import DELETE_BATCH, Store
 from rootcellar.stores.expiring import Due, Expiring, Place, Replicated
@@ -84,7 +85,9 @@ class CleanupWork:
         store: the store.
         spares: what is held.
         archiving: expired results that meet this condition stay, because they will be archived; ``None`` for none.
+            So do those that the rules on record archive.
         archives: the same condition for one record that the durable store of write-behind refused; ``None`` for none.
+        retention: the rules of this process, which a cleanup puts on record; ``None`` for none.
         has_archive: whether an archive is configured.
         sweep_chords: finishes chords whose process died, and returns how many; ``None`` without a broker.
         sweep_blobs: deletes blobs without a record, and returns how many; ``None`` without a blob store.
@@ -94,6 +97,7 @@ class CleanupWork:
     spares: Spares
     archiving: Condition | None = None
     archives: Callable[[TaskRecord], bool] | None = None
+    retention: Retention | None = None
     has_archive: bool = False
     sweep_chords: Callable[[], int] | None = None
     sweep_blobs: Callable[[], int] | None = None
@@ -127,6 +131,7 @@ class CleanupWork:
             spares=Spares(store, codec),
             archiving=(archiving := kept.archiving()),
             archives=None if archiving is None else kept.archives,
+            retention=kept,
             has_archive=value_of(conf, "result_archive")[0] is not None,
             sweep_chords=sweep_chords,
             sweep_blobs=None if spiller is None else partial(spiller.sweep, store, kept.blob_grace()),
@@ -226,6 +231,8 @@ class Cleanup(Service):
         try:
             with recorded(self._work.store, JOB) as run:
                 try:
+                    if self._work.retention is not None:
+                        put_on_record_or_log(self._work.store, self._work.retention)
                     self._clean(with_blobs)
                 finally:
                     cleaned.seconds = time.monotonic() - began
@@ -314,6 +321,8 @@ class _Rows:
         self._cleaned = cleanup.cleaned
         self._expiring = expiring
         self._now = datetime.now(timezone.utc)
+        #: what is archived instead of deleted, by the rules of this and of all other processes
+        self._archiving: Condition | None = None
         self._after: Place | None = None
         self._is_done = False
         self._has_groups = True
@@ -362,7 +371,8 @@ class _Rows:
     def _due(self, limit: int) -> tuple[Due, Condition | None]:
         """Return what the next batch looks at, and the condition of the holds."""
         held = self._work.spares.condition()
-        terms = tuple(each for each in (held, self._work.archiving) if each is not None)
+        self._archiving = archived_by_any(self._work.store, self._work.archiving)
+        terms = tuple(each for each in (held, self._archiving) if each is not None)
         spared = Some(terms) if len(terms) > 1 else (terms[0] if terms else None)
         timeout = self._config.longest_timeout if self._size.is_least else self._config.timeout
         return Due(now=self._now, limit=limit, after=self._after, spared=spared, timeout=timeout), held
@@ -371,7 +381,7 @@ class _Rows:
         """Delete those tasks of a window that the server had to spare, and that no hold holds; return how many."""
         if held is None or (doubtful := self._work.spares.doubtful()) is None:
             return 0
-        page = replace(window, spared=self._work.archiving, wanted=doubtful, limit=_READ_AT_ONCE)
+        page = replace(window, spared=self._archiving, wanted=doubtful, limit=_READ_AT_ONCE)
         count = 0
         while records := self._expiring.expired(page):
             free, placed = self._work.spares.free(records)
@@ -386,12 +396,17 @@ class _Rows:
 
     def _note_spared(self, window: Due, count: int) -> None:
         """Count the tasks of a window that stay, by what keeps them."""
-        archiving = 0
-        if self._work.archiving is not None:
-            waiting = replace(window, spared=None, wanted=self._work.archiving)
-            archiving = min(count, self._expiring.count_expired(waiting).count)
-        self._cleaned.archiving += archiving
+        archiving = self._count_waiting(window, self._archiving, count)
+        is_own = self._archiving == self._work.archiving
+        own = archiving if is_own else self._count_waiting(window, self._work.archiving, archiving)
+        self._cleaned.archiving += own
+        self._cleaned.archiving_elsewhere += archiving - own
         self._cleaned.held += count - archiving
+
+    def _count_waiting(self, window: Due, archived: Condition | None, most: int) -> int:
+        if archived is None:
+            return 0
+        return min(most, self._expiring.count_expired(replace(window, spared=None, wanted=archived)).count)
 
     def _groups(self, limit: int) -> int:
         count = self._expiring.delete_expired_groups(self._now, limit)
@@ -401,17 +416,20 @@ class _Rows:
     def _refused(self, keeper: KeepsRefused) -> None:
         """Delete the expired records that the durable store refused, except what is held or must be archived."""
         self._work.spares.condition()
-        if not self._work.spares.has_holds and self._work.archives is None:
+        recorded_rules = rules_on_record(self._work.store)
+        if not self._work.spares.has_holds and self._work.archives is None and not recorded_rules:
             self._cleaned.tasks += keeper.delete_expired_refused(self._now)
             return
         for records in keeper.refused():
             self._cleanup._go_on()
             # read again for each page, because a hold may have been placed
             self._work.spares.condition()
-            unarchived = [record for record in records if not (self._work.archives and self._work.archives(record))]
+            others = [record for record in records if not (self._work.archives and self._work.archives(record))]
+            unarchived = [record for record in others if not any(rules.archives(record) for rules in recorded_rules)]
             free, _ = self._work.spares.free(unarchived)
             self._cleaned.tasks += keeper.delete_expired_refused(self._now, [record.task_id for record in free])
-            self._cleaned.archiving += self._expired(records) - self._expired(unarchived)
+            self._cleaned.archiving += self._expired(records) - self._expired(others)
+            self._cleaned.archiving_elsewhere += self._expired(others) - self._expired(unarchived)
             self._cleaned.held += self._expired(unarchived) - self._expired(free)
 
     def _expired(self, records: Sequence[TaskRecord]) -> int:

@@ -12,6 +12,7 @@ from celery.utils.log import get_logger
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.maintenance.service import Service, check_seconds
 from rootcellar.records import TaskRecord
+from rootcellar.retention.on_record import archived_by_any
 from rootcellar.stores.base import Store
 from rootcellar.stores.jobs import recorded
 from rootcellar.stores.older import Older, OlderStatus, Partition, Reached
@@ -128,7 +129,8 @@ class Mover(Service):
         older: what it can do with the older table.
         config: how results are moved.
         spares: the holds; ``None`` if nothing is held.
-        archiving: the condition of results that are archived when they expire; ``None`` for none.
+        archiving: the condition of results that the rules of this process archive when they expire; ``None`` for
+            none. What the rules of other processes archive is on record.
     """
 
     name = "mover"
@@ -281,7 +283,8 @@ class Mover(Service):
         if self._spares is not None:
             # reads the holds
             self._spares.condition()
-        while self.continue_run() and (records := self._older.expired_kept(now, after, READ_AT_ONCE, self._archiving)):
+        archiving = archived_by_any(self._store, self._archiving)
+        while self.continue_run() and (records := self._older.expired_kept(now, after, READ_AT_ONCE, archiving)):
             free, changed = (records, None) if self._spares is None else self._spares.free(records)
             run.deleted += self._older.delete_kept([record.task_id for record in free], now, changed)
             after = records[-1].task_id
@@ -289,7 +292,8 @@ class Mover(Service):
     def _spared(self) -> Condition | None:
         """Return the condition of rows that must not be deleted; more rows may meet it."""
         held = None if self._spares is None else self._spares.condition()
-        terms = tuple(each for each in (held, self._archiving) if each is not None)
+        archiving = archived_by_any(self._store, self._archiving)
+        terms = tuple(each for each in (held, archiving) if each is not None)
         return Some(terms) if terms else None
 
     def _forget_ids(self) -> None:

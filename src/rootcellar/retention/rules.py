@@ -92,11 +92,16 @@ class Rule:
 
     def __str__(self) -> str:
         """Return the rule in English."""
+        return f"{self.subject}: {self.outcome}"
+
+    @property
+    def subject(self) -> str:
+        """Which results it matches, in English."""
         terms = [f"task {_listed(self.tasks)}"] if self.tasks else []
         terms += [f"state {_listed(self.states)}"] if self.states else []
         terms += [f"queue {_listed(self.queues)}"] if self.queues else []
         terms += [f"larger than {self.larger_than:,} bytes"] if self.larger_than is not None else []
-        return f"{', '.join(terms) or 'every result'}: {self.outcome}"
+        return ", ".join(terms) or "every result"
 
     @property
     def outcome(self) -> str:

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from rootcellar.maintenance.cleanup import Cleanup, CleanupWork
 from rootcellar.maintenance.upkeep.part import Level, Part, Report
 from rootcellar.maintenance.upkeep.words import number_of
+from rootcellar.retention.on_record import archived_by_any
 from rootcellar.stores.expiring import Due, Expiring
 
 #: the most expired results that a report counts
@@ -33,7 +34,8 @@ class CleaningPart(Part):
 
     def report(self) -> Report:
         now = datetime.now(timezone.utc)
-        due = Due(now=now, limit=MOST_COUNTED, spared=self._work.archiving)
+        archiving = archived_by_any(self._work.store, self._work.archiving)
+        due = Due(now=now, limit=MOST_COUNTED, spared=archiving)
         count = self._expiring.count_expired(due).count
         is_more = count >= MOST_COUNTED
         text = f"{'at least ' if is_more else ''}{number_of(count, 'expired result')} still stored"
@@ -57,5 +59,6 @@ class CleaningPart(Part):
                 "blobs": cleaned.blobs,
                 "held": cleaned.held,
                 "waiting_for_archive": cleaned.archiving,
+                "waiting_for_archive_elsewhere": cleaned.archiving_elsewhere,
             },
         )

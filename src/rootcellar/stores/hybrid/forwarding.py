@@ -16,6 +16,7 @@ from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.measures import Active, InMemory, Sized
 from rootcellar.stores.older import Older
 from rootcellar.stores.pool import ConnectionPool, Pooled
+from rootcellar.stores.rules_on_record import KeepsRules
 from rootcellar.stores.search import Searchable
 from rootcellar.stores.upkeep import Compactable, KnowsDisk, Vacuums
 
@@ -24,7 +25,7 @@ A = TypeVar("A")
 #: abilities that need the tables of the durable store
 _OF_THE_DURABLE_STORE = (
     *(HasSchema, Sized, Active, Counted, Searchable),
-    *(Jobs, Expiring, Postponable, Replicated, Manifest, Older),
+    *(Jobs, KeepsRules, Expiring, Postponable, Replicated, Manifest, Older),
 )
 
 
@@ -60,6 +61,7 @@ class ForwardingStore(Store):
             Counted,
             Searchable,
             Jobs,
+            KeepsRules,
             Expiring,
             Postponable,
             Replicated,

@@ -9,11 +9,15 @@ from typing import Any
 
 from rootcellar.stores.jobs import DAYS_KEPT, LONGEST_NOTE, DaySize, Job
 from rootcellar.stores.measures import TableSize
+from rootcellar.stores.rules_on_record import RulesText
 from rootcellar.stores.sql.rows import storable
+
+#: rules are kept in the table of jobs, under names that begin so; the text of the rules is the note
+_RULES = "rules "
 
 
 class SqlJobs(ABC):
-    """The part of a SQL store that keeps jobs and sizes. Its statements are in ``upkeep.sql``."""
+    """The part of a SQL store that keeps jobs, sizes, and rules. Its statements are in ``upkeep.sql``."""
 
     @abstractmethod
     def _all(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -42,8 +46,31 @@ class SqlJobs(ABC):
 
     def jobs(self) -> Mapping[str, Job]:
         """See :class:`~rootcellar.stores.jobs.Jobs`."""
-        found = map(self._job, self._all("read_jobs", {}))
-        return {job.name: job for job in found}
+        return {job.name: job for job in self._rows_of_jobs() if not job.name.startswith(_RULES)}
+
+    def put_rules(self, key: str, text: str) -> None:
+        """See :class:`~rootcellar.stores.rules_on_record.KeepsRules`."""
+        name = f"{_RULES}{key}"
+        self._count("begin_job", {"name": name})
+        self._count("end_job", {"name": name, "done": 0, "note": text, "ok": 1})
+
+    def rules_on_record(self) -> Sequence[RulesText]:
+        """See :class:`~rootcellar.stores.rules_on_record.KeepsRules`."""
+        return [
+            RulesText(job.name[len(_RULES) :], job.note, job.ended_at or job.started_at)
+            for job in self._rows_of_jobs()
+            if job.name.startswith(_RULES) and job.note
+        ]
+
+    def drop_rules(self, key: str) -> bool:
+        """See :class:`~rootcellar.stores.rules_on_record.KeepsRules`."""
+        # the row stays: a worker may change the table of jobs, and may not delete from it
+        is_there = any(each.key == key for each in self.rules_on_record())
+        self._count("end_job", {"name": f"{_RULES}{key}", "done": 0, "note": None, "ok": 0})
+        return is_there
+
+    def _rows_of_jobs(self) -> list[Job]:
+        return [self._job(row) for row in self._all("read_jobs", {})]
 
     def _job(self, row: tuple[Any, ...]) -> Job:
         name, started_at, ended_at, succeeded_at, seconds, ok, done, note = row
