@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from rootcellar.errors import StoreError
 from rootcellar.maintenance.mover import JOB, Mover, MoverConfig
 from rootcellar.maintenance.spares import Spares
 from rootcellar.maintenance.upkeep.part import Level
@@ -200,6 +201,25 @@ def test_partition_in_use_is_dropped_by_the_next_run(
     run = mover.run()
     assert run.finished == (f"detached {run.finished[0].split()[1]}", f"dropped {run.finished[0].split()[1]}")
     assert listed(postgres_url) == 1
+
+
+def test_run_drops_although_no_row_can_be_moved(
+    both: tuple[Store, Older], postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, older = both
+    passed_rows(store, older)
+    put_all(store, [finished(OLD)])
+
+    def fail(*_: object) -> object:
+        raise StoreError("no row can be moved", where=store.where, remedy="none")
+
+    monkeypatch.setattr(older, "move", fail)
+    mover = mover_of(store, older)
+    with caplog.at_level(logging.INFO), pytest.raises(StoreError, match="no row can be moved"):
+        mover.run()
+    assert "dropped celery_taskmeta_older_" in caplog.text
+    assert (rows_in(postgres_url, "celery_taskmeta_older"), listed(postgres_url)) == ({}, 0)
+    assert able(store, Jobs).jobs()[JOB].has_failed
 
 
 def test_user_without_rights_is_named_what_it_lacks_once(

@@ -272,8 +272,25 @@ def test_held_row_of_a_partition_that_waits_to_be_dropped_moves_back(
     move_all(older, now() - timedelta(days=60))
     (partition,) = older.partitions()
     # as a killed run leaves it
-    query(postgres_url, f"COMMENT ON TABLE {partition.name} IS '{moving.TO_BE_DROPPED}'")
+    query(postgres_url, f"COMMENT ON TABLE {partition.name} IS '{moving.TO_BE_DROPPED} celery_taskmeta_older'")
     query(postgres_url, f"ALTER TABLE celery_taskmeta_older DETACH PARTITION {partition.name}")
     able(store, Holding).place_hold(f"id:{one.task_id}", "an audit", "anna", now())
     assert disable(older) == 1
     assert store.get(one.task_id) == one
+
+
+@pytest.mark.parametrize(
+    ("moved", "again", "stays"), [("SUCCESS", "FAILURE", "SUCCESS"), ("FAILURE", "SUCCESS", "SUCCESS")]
+)
+def test_row_moves_although_the_index_lacks_an_older_one(
+    both: tuple[Store, Older], postgres_url: str, moved: str, again: str, stays: str
+) -> None:
+    store, older = both
+    one, _ = put_all(store, [finished(OLD, state=moved), finished(OLD)])
+    assert move_all(older) == 2
+    query(postgres_url, "DELETE FROM celery_taskmeta_moved")
+    put_all(store, [finished(OLD, task_id=one.task_id, state=again, expires_at=one.expires_at), finished(OLD)])
+    assert move_all(older) == 2
+    assert rows_in(postgres_url, "celery_taskmeta") == {}
+    assert rows_in(postgres_url, "celery_taskmeta_older")[one.task_id][1] == stays
+    assert listed(postgres_url) == 2

@@ -145,10 +145,40 @@ def test_detached_partition_of_a_killed_run_is_dropped_and_that_of_a_person_is_n
     query(postgres_url, f"ALTER TABLE celery_taskmeta_older DETACH PARTITION {name}")
     assert older.finish_interrupted() == []
     assert len(rows_in(postgres_url, name)) == 20
-    query(postgres_url, f"COMMENT ON TABLE {name} IS '{moving.TO_BE_DROPPED}'")
+    query(postgres_url, f"COMMENT ON TABLE {name} IS '{moving.TO_BE_DROPPED} celery_taskmeta_older'")
     assert [each.name for each in older.partitions()] == [name]
     assert older.finish_interrupted() == [f"dropped {name}"]
     assert older.partitions() == []
+
+
+def test_detached_partition_of_a_killed_run_is_found_by_a_long_name_of_the_table(postgres_url: str) -> None:
+    table = "t" * 50
+    with opened(postgres_url, task_table=table) as (store, older), opened(postgres_url) as (_, other):
+        store.check()
+        older.enable()
+        assert len(older.ensure_partitions([now().date()])) == 1
+        (partition,) = older.partitions()
+        mark = f"{moving.TO_BE_DROPPED} {table}_older"
+        query(postgres_url, f"ALTER TABLE {table}_older DETACH PARTITION {partition.name}")
+        query(postgres_url, f"COMMENT ON TABLE {partition.name} IS '{mark}'")
+        # other results in the same database are not concerned
+        assert other.finish_interrupted() == []
+        assert older.finish_interrupted() == [f"dropped {partition.name}"]
+
+
+def test_partition_that_a_person_detached_is_left_and_another_one_has_its_days(
+    both: tuple[Store, Older], postgres_url: str
+) -> None:
+    store, older = both
+    put_all(store, [finished(timedelta(days=5))])
+    move_all(older)
+    (partition,) = older.partitions()
+    query(postgres_url, f"ALTER TABLE celery_taskmeta_older DETACH PARTITION {partition.name}")
+    (one,) = put_all(store, [finished(timedelta(days=5))])
+    assert move_all(older) == 1
+    assert [each.name for each in older.partitions()] == [f"{partition.name}_2"]
+    assert store.get(one.task_id) == one
+    assert len(rows_in(postgres_url, partition.name)) == 1
 
 
 def test_partitions_are_made_beside_a_pending_one(both: tuple[Store, Older], postgres_url: str) -> None:

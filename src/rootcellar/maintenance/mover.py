@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
+from functools import partial
 from typing import Protocol
 
 from celery.utils.log import get_logger
@@ -182,7 +183,7 @@ class Mover(Service):
             status: the state of the older table, if it was just read.
 
         Raises:
-            RootcellarError: something could not be done. What was done before stays.
+            RootcellarError: a step failed; the others were done nevertheless.
         """
         run = MoverRun()
         status = status or self._older.status()
@@ -196,16 +197,35 @@ class Mover(Service):
             return run
         with recorded(self._store, JOB) as record:
             try:
-                self._finish_interrupted(run)
-                self._move(run, status)
-                self._drop_passed(run)
-                self._delete_kept(run)
-                self._forget_ids()
+                self._each(
+                    partial(self._finish_interrupted, run),
+                    partial(self._move, run, status),
+                    partial(self._drop_passed, run),
+                    partial(self._delete_kept, run),
+                    self._forget_ids,
+                )
             finally:
                 record.done, record.note = run.done, run.sentence()
-        for sentence in (*run.finished, *(f"dropped {name}" for name in run.dropped)):
-            logger.info("The older table of %s: %s.", self._store.where, sentence)
+                for sentence in (*run.finished, *(f"dropped {name}" for name in run.dropped)):
+                    logger.info("The older table of %s: %s.", self._store.where, sentence)
         return run
+
+    def _each(self, *steps: Callable[[], None]) -> None:
+        """Take all steps, also if one fails: partitions are dropped if no row can be moved.
+
+        Raises:
+            RootcellarError: the first one of a step; the others are logged.
+        """
+        first: RootcellarError | None = None
+        for step in steps:
+            try:
+                step()
+            except RootcellarError as exc:
+                if first is not None:
+                    logger.warning("The older table of %s: %s.", self._store.where, exc)
+                first = first or exc
+        if first is not None:
+            raise first
 
     def _refused(self, missing: tuple[str, ...]) -> None:
         self._refused_at = _now()
@@ -262,20 +282,22 @@ class Mover(Service):
         if not passed:
             return
         spared = self._spared()
-        for partition in passed:
-            if not self.continue_run():
-                return
-            dropped = self._older.drop_partition(partition.name, spared)
-            run.kept += dropped.kept
-            if dropped.is_done:
-                run.dropped += (partition.name,)
-            else:
-                run.waiting += (partition.name,)
-                logger.warning(
-                    "%s in %s is in use by an open transaction. It will be dropped by a later run.",
-                    partition.name,
-                    self._store.where,
-                )
+        self._each(*(partial(self._drop, run, partition, spared) for partition in passed))
+
+    def _drop(self, run: MoverRun, partition: Partition, spared: Condition | None) -> None:
+        if not self.continue_run():
+            return
+        dropped = self._older.drop_partition(partition.name, spared)
+        run.kept += dropped.kept
+        if dropped.is_done:
+            run.dropped += (partition.name,)
+            return
+        run.waiting += (partition.name,)
+        logger.warning(
+            "%s in %s is in use by an open transaction. It will be dropped by a later run.",
+            partition.name,
+            self._store.where,
+        )
 
     def _delete_kept(self, run: MoverRun) -> None:
         """Delete rows that were kept when their partition was dropped, and that nothing holds any more."""

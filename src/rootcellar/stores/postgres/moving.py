@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
+from itertools import count
 from typing import Any
 
 from rootcellar import errors
@@ -54,8 +55,8 @@ WEEKS_AHEAD = timedelta(days=366)
 IDS_AT_ONCE = 50_000
 #: the name of the job that says that entries of dropped rows are still listed
 IDS_JOB = "partitions: ids of dropped results"
-#: the comment of a partition that will be dropped
-TO_BE_DROPPED = "rootcellar: to be dropped"
+#: the comment of a partition that will be dropped, before the name of its older table
+TO_BE_DROPPED = "rootcellar: to be dropped from"
 _LOWEST = -(2**63)
 _BOUNDS = re.compile(r"FROM \('?(\d{4}-\d\d-\d\d)'?\) TO \((?:'?(\d{4}-\d\d-\d\d)'?|MAXVALUE)\)")
 #: what a maintainer needs on the tables of results
@@ -136,6 +137,8 @@ class Moving(OlderTable):
         super().__init__(options, run, schema, where)
         self._read = read
         self._moving_sql = moving_statements(options, {**self._older_sql, **texts})
+        #: the comment of a partition that will be dropped; its name may be shortened, so it does not show its table
+        self._mark = f"{TO_BE_DROPPED} {derived(options.task_table, '_older')}"
         #: the ranges of partitions that this process has seen
         self._known: list[tuple[date, date | None]] = []
         #: where moving back goes on, by partition
@@ -153,6 +156,10 @@ class Moving(OlderTable):
             except psycopg.errors.CheckViolation:
                 # a partition that this process knew was dropped, with the whole older table
                 self._known = []
+                return self._move(connection, params)
+            except psycopg.errors.UniqueViolation:
+                # the older table has a row of the batch that is not among the listed ones
+                self._list_again(connection, params)
                 return self._move(connection, params)
 
         return self._run(work)
@@ -172,6 +179,18 @@ class Moving(OlderTable):
             if not self._may_move(connection):
                 return Moved(count=0, last=None)
             return self._move_batch(connection, params, done, last_id, found, days)
+
+    def _list_again(self, connection: Connection, params: Mapping[str, Any]) -> None:
+        """List the older rows again that have the ids of a batch."""
+        with self._transaction(connection):
+            ((number,),) = self._rows(connection, "list_again", params)
+        logger.warning(
+            "The index of moved ids of %s lacked %d results, and lists them again: somebody has deleted entries of %s, "
+            "or has restored one of its tables alone.",
+            self._where,
+            number,
+            self._names["moved"],
+        )
 
     def _may_move(self, connection: Connection) -> bool:
         """Return whether rows may be moved; then nobody begins to move them back before this transaction ends."""
@@ -235,8 +254,7 @@ class Moving(OlderTable):
         params = {
             "older": self._names["older"],
             "task": self._names["task"],
-            "prefix": derived(self._options.task_table, "_older_"),
-            "to_be_dropped": TO_BE_DROPPED,
+            "to_be_dropped": self._mark,
             # it takes a look at every file
             "with_sizes": with_sizes,
         }
@@ -287,7 +305,7 @@ class Moving(OlderTable):
 
     def _make(self, connection: Connection, start: date, until: date | None) -> str:
         ending = "never" if until is None else f"{start:%Y%m%d}"
-        name = derived(self._options.task_table, f"_older_{ending}")
+        name = self._free_name(connection, f"_older_{ending}")
         table, older = self._quoted(name), self._names["older"]
         # attached and not created as a partition, which would lock out all readers
         self._ddl(connection, f"CREATE TABLE {table} (LIKE {older} INCLUDING ALL)")
@@ -303,13 +321,22 @@ class Moving(OlderTable):
             self._ddl(connection, f"ALTER TABLE {table} OWNER TO {owner}")
         return name
 
+    def _free_name(self, connection: Connection, suffix: str) -> str:
+        """Return the name of a new partition; somebody may have detached one of the same days, and kept it."""
+        for number in count(1):
+            name = derived(self._options.task_table, suffix if number == 1 else f"{suffix}_{number}")
+            if self._rows(connection, "has_table", {"table": self._quoted(name)}) == [(False,)]:
+                return name
+        raise AssertionError("unreachable")
+
     def drop_partition(self, name: str, spared: Condition | None) -> Dropped:
         """See :class:`~rootcellar.stores.older.Older`."""
 
         def work(connection: Connection) -> Dropped:
             self._check_passed(connection, name)
             kept = 0 if spared is None else self._keep_back(connection, name, spared)
-            self._in_transaction(connection, f"COMMENT ON TABLE {self._quoted(name)} IS '{TO_BE_DROPPED}'")
+            mark = psycopg.sql.Literal(self._mark).as_string(None)
+            self._in_transaction(connection, f"COMMENT ON TABLE {self._quoted(name)} IS {mark}")
             if not self._detach(connection, name):
                 return Dropped(is_done=False, kept=kept)
             if spared is not None:

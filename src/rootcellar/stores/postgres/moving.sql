@@ -45,6 +45,18 @@ older AS (
 )
 SELECT count(*) FROM deleted
 
+-- list_again: list older rows of the tasks of a batch that are not listed; return how many
+WITH listed AS (
+    INSERT INTO {moved} (id, drop_after)
+    SELECT hashtextextended(o.task_id, 0), o.drop_after FROM {older} AS o WHERE o.task_id IN (
+        SELECT t.task_id FROM {task} AS t
+        WHERE {movable} AND t.date_done >= %(after_done)s AND (t.date_done, t.task_id) > (%(after_done)s, %(after_id)s)
+        ORDER BY t.date_done, t.task_id LIMIT %(limit)s
+    )
+    ON CONFLICT DO NOTHING RETURNING 1
+)
+SELECT count(*) FROM listed
+
 -- moved_before: find the rows of a batch with an id that may have been moved before, and the day that is listed for it
 SELECT t.task_id, array_agg(m.drop_after) FROM {task} AS t JOIN {moved} AS m ON {same_moved}
 WHERE {movable} AND t.date_done >= %(after_done)s AND (t.date_done, t.task_id) > (%(after_done)s, %(after_id)s)
@@ -161,10 +173,12 @@ LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid AND i.inhparent = to_regclass(%
 LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
 WHERE c.relkind = 'r' AND (i.inhrelid IS NOT NULL OR (
     c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(%(task)s))
-    AND left(c.relname, length(%(prefix)s)) = %(prefix)s
     AND obj_description(c.oid, 'pg_class') = %(to_be_dropped)s
 ))
 ORDER BY 2, 1
+
+-- has_table: return whether a name is in use
+SELECT to_regclass(%(table)s) IS NOT NULL
 
 -- today: the present day of the server, in UTC
 SELECT (now() AT TIME ZONE 'UTC')::date
