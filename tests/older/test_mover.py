@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -28,8 +29,8 @@ from rootcellar.stores.older import Older
 from rootcellar.stores.postgres import moving
 from rootcellar.stores.search import OneOf
 from rootcellar.testing.helpers import able
-from tests.helpers import wait_until
-from tests.older.tables import enable, finished, listed, move_all, now, opened, put_all, query, rows_in
+from tests.helpers import PATIENCE, wait_until
+from tests.older.tables import WINDOW, enable, finished, listed, move_all, now, opened, put_all, query, rows_in
 from tests.workers import Worker
 
 AT_ONCE = MoverConfig(first_move_after=0.0, batch=7)
@@ -83,6 +84,35 @@ def test_nothing_is_moved_while_processes_may_not_know_of_a_new_table(both: tupl
     put_all(store, [finished(OLD)])
     run = mover_of(store, older, MoverConfig()).run()
     assert (run.moved, run.is_late) == (0, True)
+
+
+def test_process_with_a_clock_ahead_moves_no_earlier(
+    both: tuple[Store, Older], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, older = both
+    put_all(store, [finished(WINDOW - timedelta(minutes=30))])
+    ahead = now() + timedelta(hours=1)
+    monkeypatch.setattr("rootcellar.maintenance.mover._now", lambda: ahead)
+    assert mover_of(store, older, MoverConfig()).run().is_late
+    # nor what is younger than the window
+    assert mover_of(store, older).run().moved == 0
+
+
+def test_time_of_creation_is_after_the_wait_for_another_process(postgres_url: str) -> None:
+    with opened(postgres_url) as (store, older), psycopg.connect(postgres_url) as other:
+        store.check()
+        other.execute(store.schema._sql["lock"])  # type: ignore[attr-defined]
+        thread = threading.Thread(target=older.enable)
+        thread.start()
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while query(postgres_url, waiting) != [(1,)]:
+            assert thread.is_alive()
+        ((released_at,),) = query(postgres_url, "SELECT clock_timestamp()")
+        other.commit()
+        thread.join(PATIENCE)
+        enabled_at = older.status().enabled_at
+        assert enabled_at is not None
+        assert enabled_at >= released_at
 
 
 def test_nothing_is_moved_while_rows_are_moved_back(both: tuple[Store, Older], postgres_url: str) -> None:

@@ -250,7 +250,8 @@ class Mover(Service):
             run.finished = tuple(self._older.finish_interrupted(self._spared()))
 
     def _move(self, run: MoverRun, status: OlderStatus) -> None:
-        now = _now()
+        # the clock of the server: this process may be ahead of it
+        now = status.now or _now()
         first = timedelta(seconds=self._config.first_move_after)
         if status.enabled_at is not None and now - status.enabled_at < first:
             run.is_late = True

@@ -94,12 +94,14 @@ class OlderStatus:
         is_disabling: whether its rows are being moved back to the live table.
         enabled_at: when it was created, in UTC; ``None`` if there is none, or it is not known.
         window: no row is moved that ended later than this ago: processes that store results count on it.
+        now: the present by the clock that ``enabled_at`` is from, which is that of the server.
     """
 
     is_enabled: bool
     is_disabling: bool = False
     enabled_at: datetime | None = None
     window: timedelta = WINDOW
+    now: datetime | None = None
 
 
 @runtime_checkable

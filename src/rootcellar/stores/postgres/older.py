@@ -114,11 +114,18 @@ class OlderTable:
 
     def status(self) -> OlderStatus:
         """See :class:`~rootcellar.stores.older.Older`."""
-        state = self._run(self.state)
+        return self._run(self._status)
+
+    def _status(self, connection: Connection) -> OlderStatus:
+        state = self.state(connection)
         if state is None:
             return OlderStatus(is_enabled=False)
         return OlderStatus(
-            is_enabled=True, is_disabling=state.is_disabling, enabled_at=state.enabled_at, window=state.window
+            is_enabled=True,
+            is_disabling=state.is_disabling,
+            enabled_at=state.enabled_at,
+            window=state.window,
+            now=self._clock(connection),
         )
 
     def sql(self) -> str:
@@ -155,9 +162,15 @@ class OlderTable:
             for script in self._creation(columns):
                 connection.execute(script, prepare=False)
             self._copy_rights(connection)
-            ((now,),) = connection.execute("SELECT now()").fetchall()
-            self.note(connection, OlderState(now.astimezone(timezone.utc), window))
+            # last, because processes can learn of the table when this transaction ends, which may have waited for long
+            self.note(connection, OlderState(self._clock(connection), window))
         return True
+
+    @staticmethod
+    def _clock(connection: Connection) -> datetime:
+        ((now,),) = connection.execute("SELECT clock_timestamp()").fetchall()
+        moment: datetime = now.astimezone(timezone.utc)
+        return moment
 
     def _creation(self, columns: str) -> list[str]:
         return [
