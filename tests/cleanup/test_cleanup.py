@@ -6,22 +6,25 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rootcellar.errors import StoreError
 from rootcellar.history.filters import Clock
 from rootcellar.history.holds import place_hold
 from rootcellar.maintenance.cleanup import BLOB_JOB, JOB, Cleanup, CleanupConfig, CleanupWork, overdue_since
 from rootcellar.maintenance.signals import Signal
 from rootcellar.maintenance.spares import Spares
 from rootcellar.payloads import Codec, codec_of
+from rootcellar.payloads.blobs import references
 from rootcellar.records import ChordRecord, GroupRecord, TaskRecord
 from rootcellar.stores.base import Store
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.search import OneOf
-from rootcellar.testing.helpers import able, json_payload, new_id, record
+from rootcellar.testing.helpers import able, json_payload, new_id, record, wait_until
 from tests.conformance.registered import HYBRID, REDIS
 from tests.history.stores import SQL, opened
 
@@ -72,7 +75,7 @@ def test_all_that_has_expired_is_deleted_and_put_on_record(store: Store) -> None
     chord = ChordRecord(group_id=new_id(), body=json_payload(1), expires_at=now() - timedelta(1))
     store.begin_chord(chord)
     sweeps = iter([2])
-    cleaned = cleanup_of(store, sweep_chords=lambda: next(sweeps), sweep_blobs=lambda: 7).clean()
+    cleaned = cleanup_of(store, sweep_chords=lambda: next(sweeps), sweep_blobs=lambda go_on: 7).clean()
     assert (cleaned.tasks, cleaned.groups, cleaned.chords) == (8, 1, 1)
     assert (cleaned.orphans, cleaned.blobs, cleaned.is_complete) == (2, 7, True)
     assert left(store) == {one.task_id for one in kept}
@@ -80,7 +83,7 @@ def test_all_that_has_expired_is_deleted_and_put_on_record(store: Store) -> None
     assert store.get_chord(chord.group_id) is None
     jobs = able(store, Jobs).jobs()
     assert (jobs[JOB].done, jobs[JOB].has_failed, jobs[BLOB_JOB].done) == (9, False, 7)
-    assert jobs[JOB].note == cleaned.sentence()
+    assert str(jobs[JOB].note) == "Deleted 8 expired results, 1 group and 1 chord."
     assert "Deleted 8 expired results, 1 group, 1 chord and 7 blobs." in cleaned.sentence()
 
 
@@ -210,7 +213,7 @@ def test_service_sweeps_blobs_once_a_day(store: Store) -> None:
     sweeps: list[int] = []
     config = replace(SMALL, cleanup_interval=0.01)
 
-    def swept() -> int:
+    def swept(go_on: object) -> int:
         sweeps.append(1)
         return 0
 
@@ -219,6 +222,83 @@ def test_service_sweeps_blobs_once_a_day(store: Store) -> None:
     assert sweeps == [1]
     cleanup_of(store, config, sweep_blobs=swept).clean()
     assert sweeps == [1, 1], "a command sweeps at once"
+
+
+def test_failed_sweep_is_tried_again_by_the_next_cleanup_and_the_results_are_not(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_due(store, 4)
+    sweeps: list[int] = []
+
+    def refused(go_on: object = None) -> int:
+        sweeps.append(1)
+        raise StoreError("access denied", where="the bucket", remedy="grant it")
+
+    cleanup = cleanup_of(store, sweep_chords=refused, sweep_blobs=refused)
+    assert cleanup.run_once() == 4
+    assert sweeps == [1, 1]
+    assert cleanup.pause_after(4) == 3_600
+    assert caplog.text.count("access denied") == 2
+    jobs = able(store, Jobs).jobs()
+    assert (jobs[JOB].has_failed, jobs[JOB].done, jobs[BLOB_JOB].has_failed) == (False, 4, True)
+    assert cleanup_of(store, sweep_blobs=refused).run_once() == 0
+    assert not cleanup_of(store, sweep_blobs=refused)._is_time_for_blobs()
+    later = cleanup_of(store, replace(SMALL, cleanup_interval=0.01))
+    wait_until(later._is_time_for_blobs, "it is time for the blobs")
+    with pytest.raises(StoreError, match="access denied"):
+        cleanup_of(store, sweep_blobs=refused).clean()
+
+
+def test_other_process_begins_no_second_sweep_while_one_runs(store: Store) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+    config = replace(SMALL, cleanup_interval=0.01, first_pause=0.0)
+
+    def slow(go_on: object) -> int:
+        has_begun.set()
+        assert may_end.wait(20)
+        return 1
+
+    first = cleanup_of(store, config, sweep_blobs=slow)
+    first.run_in_thread()
+    assert has_begun.wait(20)
+    try:
+        # its lease has ended, because the sweep takes so long
+        second = cleanup_of(store, config, sweep_blobs=lambda go_on: pytest.fail("a second sweep"))
+        wait_until(lambda: second.run_once() == 0 and second.cleaned.is_complete, "it has cleaned")
+    finally:
+        may_end.set()
+    first.signals.wait(Signal.RAN)
+    assert able(store, Jobs).jobs()[BLOB_JOB].done == 1
+
+
+def test_sweep_of_blobs_stays_the_leader_and_ends_with_the_lead(store: Store, tmp_path: Path) -> None:
+    spiller = codec_of({"result_blob_url": str(tmp_path / "blobs")}).spiller
+    assert spiller is not None
+    for number in range(3):
+        spiller.blobs.put(f"00/{new_id()}.{number:016x}", b"x")
+    held: list[int] = []
+
+    class Leading:
+        lease = 60.0
+
+        def hold(self) -> bool:
+            held.append(len(list(spiller.blobs.names(-10.0))))
+            # another process leads after the first blob
+            return held[-1] > 2
+
+        def release(self) -> None: ...
+
+    cleanup = cleanup_of(store, sweep_blobs=lambda go_on: spiller.sweep(store, -10.0, go_on))
+    cleanup.leader = Leading()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(references, "_SWEEP_BATCH", 1)
+        cleaned = cleanup.clean()
+    assert held[-1] == 2
+    assert len(list(spiller.blobs.names(-10.0))) == 2
+    assert not cleaned.is_complete
+    job = able(store, Jobs).jobs()[BLOB_JOB]
+    assert job.has_failed
+    assert "stopped before its end" in str(job.note)
 
 
 def test_stop_ends_a_run_after_a_batch_and_the_next_run_goes_on(store: Store) -> None:
@@ -261,7 +341,7 @@ def test_missing_cleanup_is_found(store: Store) -> None:
 def test_store_that_deletes_by_itself_is_cleaned_of_the_rest(request: pytest.FixtureRequest) -> None:
     with opened(REDIS, request) as store:
         sweeps = iter([1])
-        cleanup = cleanup_of(store, sweep_blobs=lambda: next(sweeps))
+        cleanup = cleanup_of(store, sweep_blobs=lambda go_on: next(sweeps))
         assert cleanup.expected() is None
         cleaned = cleanup.clean()
         assert (cleaned.deleted, cleaned.blobs, cleaned.is_complete) == (0, 1, True)

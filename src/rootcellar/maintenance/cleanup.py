@@ -13,7 +13,9 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
-from rootcellar.errors import PermissionDenied
+from celery.utils.log import get_logger
+
+from rootcellar.errors import PermissionDenied, RootcellarError
 from rootcellar.maintenance.batches import BatchSize
 from rootcellar.maintenance.cleaned import Cleaned, Expected
 from rootcellar.maintenance.pace import Pace
@@ -29,11 +31,16 @@ from rootcellar.stores.expiring import Due, Expiring, Place, Replicated
 from rootcellar.stores.jobs import Job, Jobs, note_sizes, recorded
 from rootcellar.stores.journal import KeepsRefused
 from rootcellar.stores.search import Condition, Some
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(get_logger(__name__))
 
 #: the names of the jobs on record
 JOB, BLOB_JOB = "cleanup", "blob sweep"
 #: seconds between two sweeps of the blobs, which read the names of all blobs
 BLOB_INTERVAL = 86_400.0
+#: seconds after which a sweep of the blobs that has not ended is begun again: its process was killed
+LONGEST_SWEEP = 3_600.0
 #: how many times in a row a batch may fail before the run fails
 TRIES = 5
 #: records that are read with their values, at a time
@@ -90,7 +97,8 @@ class CleanupWork:
         retention: the rules of this process, which a cleanup puts on record; ``None`` for none.
         has_archive: whether an archive is configured.
         sweep_chords: finishes chords whose process died, and returns how many; ``None`` without a broker.
-        sweep_blobs: deletes blobs without a record, and returns how many; ``None`` without a blob store.
+        sweep_blobs: deletes blobs without a record, and returns how many; ``None`` without a blob store. It calls the
+            function that it is given from time to time; an error of this function ends the sweep.
     """
 
     store: Store
@@ -100,7 +108,7 @@ class CleanupWork:
     retention: Retention | None = None
     has_archive: bool = False
     sweep_chords: Callable[[], int] | None = None
-    sweep_blobs: Callable[[], int] | None = None
+    sweep_blobs: Callable[[Callable[[], object]], int] | None = None
 
     @classmethod
     def of(
@@ -181,7 +189,9 @@ class Cleanup(Service):
         self._next = left or self._config.cleanup_interval
         if left:
             return 0
-        self.clean(with_blobs=not self._seconds_left(BLOB_JOB, BLOB_INTERVAL) and self._is_time_for_blobs())
+        for action, exc in self._run(self._is_time_for_blobs()):
+            # the results are deleted: only these sweeps are tried again, by the next cleanup
+            logger.error("Could not %s: %s", action, exc)
         return self.cleaned.deleted
 
     def pause_after(self, done: int) -> float:
@@ -196,9 +206,7 @@ class Cleanup(Service):
         job = self._last(name)
         if job is None or job.succeeded_at is None or job.has_failed:
             return 0.0
-        since = (datetime.now(timezone.utc) - job.succeeded_at).total_seconds()
-        # the clock of the server may be another one
-        return max(0.0, interval - max(0.0, since))
+        return max(0.0, interval - _seconds_since(job.succeeded_at))
 
     def _last(self, name: str) -> Job | None:
         """Return the last run of a job, if it is known."""
@@ -210,7 +218,17 @@ class Cleanup(Service):
             return None
 
     def _is_time_for_blobs(self) -> bool:
-        return self._blobs_swept is None or time.monotonic() - self._blobs_swept >= BLOB_INTERVAL
+        """Return whether the blobs were not swept lately, and no other process sweeps them."""
+        if self._blobs_swept is not None and time.monotonic() - self._blobs_swept < BLOB_INTERVAL:
+            return False
+        job = self._last(BLOB_JOB)
+        if job is None:
+            return True
+        if job.is_open:
+            return _seconds_since(job.started_at) >= LONGEST_SWEEP
+        if job.has_failed or job.succeeded_at is None:
+            return _seconds_since(job.ended_at or job.started_at) >= self._config.cleanup_interval
+        return _seconds_since(job.succeeded_at) >= BLOB_INTERVAL
 
     # -- the work
 
@@ -226,6 +244,12 @@ class Cleanup(Service):
         Raises:
             RootcellarError: it could not be done. :attr:`cleaned` says what was done before.
         """
+        for _, exc in self._run(with_blobs):
+            raise exc
+        return self.cleaned
+
+    def _run(self, with_blobs: bool) -> Sequence[tuple[str, RootcellarError]]:
+        """Clean up; return which sweeps failed after the results were deleted, and their errors."""
         self.cleaned = cleaned = Cleaned(has_archive=self._work.has_archive)
         began = time.monotonic()
         try:
@@ -233,30 +257,50 @@ class Cleanup(Service):
                 try:
                     if self._work.retention is not None:
                         put_on_record_or_log(self._work.store, self._work.retention)
-                    self._clean(with_blobs)
+                    self._clean()
                 finally:
                     cleaned.seconds = time.monotonic() - began
                     run.done, run.note = cleaned.deleted, cleaned.sentence()
-                cleaned.is_complete = True
+            failed = self._sweep(with_blobs)
+            cleaned.is_complete = not failed
         except _Stopped:
-            pass
-        return cleaned
+            return ()
+        finally:
+            cleaned.seconds = time.monotonic() - began
+        return failed
 
-    def _clean(self, with_blobs: bool) -> None:
+    def _clean(self) -> None:
         expiring = self._work.store.ability(Expiring)
         if expiring is None:
             _OtherStore(self).run()
         else:
             _Rows(self, expiring).run()
         note_sizes(self._work.store)
+
+    def _sweep(self, with_blobs: bool) -> list[tuple[str, RootcellarError]]:
+        """Do the sweeps, each also if another one fails; return which ones failed, and their errors."""
+        failed = []
+        sweeps: list[tuple[str, Callable[[], None]]] = [("finish chords whose process died", self._sweep_chords)]
+        if with_blobs:
+            sweeps.append(("delete blobs without a result", self._sweep_blobs))
+        for action, sweep in sweeps:
+            self._go_on()
+            try:
+                sweep()
+            except RootcellarError as exc:
+                failed.append((action, exc))
+        return failed
+
+    def _sweep_chords(self) -> None:
         if self._work.sweep_chords is not None:
-            self._go_on()
             self.cleaned.orphans = self._work.sweep_chords()
-        if with_blobs and self._work.sweep_blobs is not None:
-            self._go_on()
-            with recorded(self._work.store, BLOB_JOB) as run:
-                self.cleaned.blobs = run.done = self._work.sweep_blobs()
-            self._blobs_swept = time.monotonic()
+
+    def _sweep_blobs(self) -> None:
+        if self._work.sweep_blobs is None:
+            return
+        with recorded(self._work.store, BLOB_JOB) as run:
+            self.cleaned.blobs = run.done = self._work.sweep_blobs(self._go_on)
+        self._blobs_swept = time.monotonic()
 
     def _go_on(self) -> None:
         """Do nothing, or raise an error if this run must end."""
@@ -469,6 +513,11 @@ class _Rows:
     def _samples(self, count: int) -> Sequence[TaskRecord]:
         due, _ = self._due(count)
         return self._expiring.expired(replace(due, with_values=False))
+
+
+def _seconds_since(moment: datetime) -> float:
+    # the clock of the server may be another one
+    return max(0.0, (datetime.now(timezone.utc) - moment).total_seconds())
 
 
 def overdue_since(store: Store, after: timedelta) -> datetime | None:

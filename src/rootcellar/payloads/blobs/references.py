@@ -125,13 +125,14 @@ class BlobSpiller:
         if record.group_id is None or store.get_chord(record.group_id) is None:
             self.blobs.delete(name)
 
-    def sweep(self, store: Store, grace: float) -> int:
+    def sweep(self, store: Store, grace: float, go_on: Callable[[], object] = lambda: None) -> int:
         """Delete the blobs without a record. Return how many.
 
         Args:
             store: the store with all records that refer to these blobs.
             grace: seconds for which a blob without a record is kept, because its record may not be stored yet, or a
                 chord may need it.
+            go_on: called before each 1,000 blobs; an error that it raises ends the sweep.
         """
         if (moving := store.ability(WritesBehind)) is not None:
             # until all is moved, a state in the fast store may hide an earlier SUCCESS in the durable one
@@ -139,6 +140,7 @@ class BlobSpiller:
         count = 0
         names = self.blobs.names(grace)
         while some := list(islice(names, _SWEEP_BATCH)):
+            go_on()
             owners = {name: _task_of(name) for name in some if _NAME.fullmatch(name)}
             records = store.get_many(set(owners.values()))
             for name, task_id in owners.items():
