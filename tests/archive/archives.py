@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -11,7 +11,7 @@ from celery import Celery
 
 from rootcellar.archive.files import FileWriter
 from rootcellar.archive.places import Place, open_place
-from rootcellar.records import TaskRecord
+from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.archiving import Copy, Manifest, NewFile
 from rootcellar.testing.helpers import new_id
@@ -24,7 +24,13 @@ def manifest_of(store: Store) -> Manifest:
 
 
 def put_file(
-    store: Store, place: Place, records: Sequence[TaskRecord], path: str = "", *, is_stored: bool = False
+    store: Store,
+    place: Place,
+    records: Sequence[TaskRecord],
+    path: str = "",
+    *,
+    is_stored: bool = False,
+    references: Mapping[str, Payload] | None = None,
 ) -> int:
     """Store records, write them into a file of an archive, and commit it; return the file's number.
 
@@ -34,6 +40,7 @@ def put_file(
         records: the tasks.
         path: the name of the file.
         is_stored: whether the records are in the store already, as they are here.
+        references: by task id, the reference to a blob that the store had in place of the result.
     """
     manifest: Any = manifest_of(store)
     if not is_stored:
@@ -46,7 +53,7 @@ def put_file(
     with place.write(path) as sink:
         writer = FileWriter(sink)
         for each in live:
-            writer.add(each, expires_at=each.expires_at)
+            writer.add(each, (references or {}).get(each.task_id), expires_at=each.expires_at)
         written = writer.close()
     day = min((each.done_at for each in live if each.done_at is not None), default=datetime.now(timezone.utc)).date()
     file = NewFile(

@@ -27,6 +27,7 @@ from rootcellar.history.filters import Clock
 from rootcellar.history.holds import Holds, place_hold
 from rootcellar.maintenance.archive_expiry import ArchiveExpiry
 from rootcellar.payloads import codec_of
+from rootcellar.payloads.blobs.references import REFERENCE
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.archiving import Moved, NewFile, Place
@@ -114,6 +115,42 @@ def test_file_with_a_held_result_stays_until_the_hold_is_released(store: Store, 
     holding.release_hold(hold.id, "me", NOW)
     assert expire_now(store, tmp_path).files == 1
     assert there(tmp_path) == []
+
+
+class HoldsWhenMarking:
+    """A manifest in which a hold is placed after it was decided that a file is deleted, and before it is marked."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(manifest_of(self._store), name)
+
+    def mark_file(self, *given: Any, **named: Any) -> bool:
+        place_hold(self._store, "task:shop.*", Clock(NOW, timezone.utc), reason="audit", by="me")
+        return manifest_of(self._store).mark_file(*given, **named)
+
+
+def test_hold_that_is_placed_after_a_file_was_looked_at_keeps_it(store: Store, tmp_path: Path) -> None:
+    one = ended(1, expires_at=NOW - timedelta(days=1))
+    put(store, tmp_path, [one], "held")
+    archive = archive_of(store, tmp_path)
+    archive.manifest = HoldsWhenMarking(store)
+    done = expire(archive, Holds(store, codec_of({})), store.ability(Holding), NOW)
+    assert (done.files, done.held) == (0, 1)
+    assert there(tmp_path) == ["held"]
+    assert set(archive.read([one.task_id])) == {one.task_id}
+
+
+def test_hold_on_a_value_does_not_keep_a_file_whose_result_was_in_a_blob(sqlite: Store, tmp_path: Path) -> None:
+    path = f"{manifest_of(sqlite).homes()[0]}/2026-11/blob.parquet"
+    past = NOW - timedelta(days=1)
+    small = replace(ended(1, expires_at=past), result=codec_of({}).encode({"total": 4}))
+    reference = Payload(body=b"blob", content_type=REFERENCE, encoding="utf-8")
+    place = open_place(str(tmp_path))
+    put_file(sqlite, place, [small], path, references={small.task_id: reference})
+    place_hold(sqlite, "result.total:>5", Clock(NOW, timezone.utc), reason="audit", by="me")
+    assert expire_now(sqlite, tmp_path).files == 1
 
 
 def test_hold_on_a_forgotten_result_does_not_keep_its_file(sqlite: Store, tmp_path: Path) -> None:

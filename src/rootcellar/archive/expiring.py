@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from itertools import islice
 from typing import TypeVar
 
@@ -98,16 +99,15 @@ def expire(
             done.elsewhere += 1
             continue
         try:
-            if _has_held(archive, file, holds, holding):
-                done.held += 1
-                continue
+            left = _removed(archive, file, holds, holding, now, is_dry=is_dry)
         except (ArchiveFileMissing, ArchiveDamaged) as exc:
             done.unread += 1
             done.problem = done.problem or exc
             continue
-        if not is_dry:
-            archive.manifest.mark_file(file.id, DELETED, now)
-            _delete(archive.place, file.path)
+        if left is _Left.HELD:
+            done.held += 1
+        if left is not _Left.NOTHING:
+            continue
         done.files += 1
         done.rows += file.valid
         done.bytes += file.bytes
@@ -140,21 +140,39 @@ def _delete(place: Place, path: str) -> None:
     place.delete(copy_name(path))
 
 
-def _has_held(archive: Archive, file: ArchiveFile, holds: Held, holding: Holding | None) -> bool:
+class _Left(Enum):
+    """Why a file was not deleted, if it was not."""
+
+    NOTHING = "it was deleted"
+    HELD = "a hold covers a result in it"
+    GONE = "the manifest does not have it any more"
+
+
+def _removed(
+    archive: Archive, file: ArchiveFile, holds: Held, holding: Holding | None, now: datetime, *, is_dry: bool
+) -> _Left:
+    """Delete a file, unless a hold covers a result of it, also one that is placed while this looks."""
+    while True:
+        placed = None if holding is None else len(holding.holds(with_released=True))
+        if holding is not None and _has_held(archive, file, holds, holding):
+            return _Left.HELD
+        if is_dry:
+            return _Left.NOTHING
+        if archive.manifest.mark_file(file.id, DELETED, now, holds=placed):
+            _delete(archive.place, file.path)
+            return _Left.NOTHING
+        if holding is None or len(holding.holds(with_released=True)) == placed:
+            return _Left.GONE
+
+
+def _has_held(archive: Archive, file: ArchiveFile, holds: Held, holding: Holding) -> bool:
     """Return whether a hold covers a result of a file. Without holds, the file is not read."""
-    if file.valid == 0 or holding is None:
+    if file.valid == 0 or not holding.holds():
         return False
-    before = holding.holds()
-    while before:
-        records = _records(archive, file)
-        while some := list(islice(records, _AT_ONCE)):
-            if holds.held(some):
-                return True
-        after = holding.holds()
-        if after == before:
-            return False
-        # one was placed or released while the file was read
-        before = after
+    records = _records(archive, file)
+    while some := list(islice(records, _AT_ONCE)):
+        if holds.held(some):
+            return True
     return False
 
 
@@ -162,4 +180,5 @@ def _records(archive: Archive, file: ArchiveFile) -> Iterator[TaskRecord]:
     with archive.opened(file) as reader:
         for row in reader.read():
             if row.number not in file.void:
-                yield row.as_stored
+                # with the value itself, which was in a blob before: a hold may ask for it
+                yield row.record

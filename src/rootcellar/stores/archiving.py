@@ -211,8 +211,16 @@ class Manifest(Protocol):
     def known_paths(self, paths: Collection[str]) -> set[str]:
         """Return those of these paths that are in the manifest, also as deleted files."""
 
-    def mark_file(self, number: int, state: str, at: datetime) -> bool:
-        """Set the state of a file; return whether there is one. The entries of a deleted file leave the index."""
+    def mark_file(self, number: int, state: str, at: datetime, *, holds: int | None = None) -> bool:
+        """Set the state of a file; return whether it was done. The entries of a deleted file leave the index.
+
+        Args:
+            number: the number of the file; nothing is done if there is none.
+            state: the new state.
+            at: the present.
+            holds: how many holds had ever been placed when the caller looked whether one covers the file. If there are
+                more now, nothing is done. ``None``: holds do not matter.
+        """
 
     def discard(self, places: Mapping[str, Place]) -> int:
         """Make rows void, by task id, such as for ``forget``; return how many counted before."""

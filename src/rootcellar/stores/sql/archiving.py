@@ -311,7 +311,7 @@ class SqlManifest(ABC, Generic[C]):
 
     # -- changes
 
-    def mark_file(self, number: int, state: str, at: datetime) -> bool:
+    def mark_file(self, number: int, state: str, at: datetime, *, holds: int | None = None) -> bool:
         """See :class:`~rootcellar.stores.archiving.Manifest`."""
 
         def mark(connection: C) -> bool:
@@ -320,9 +320,15 @@ class SqlManifest(ABC, Generic[C]):
                 is_known = self._count_of(connection, "mark_file", params) == 1
                 if is_known and state == DELETED:
                     self._count_of(connection, "drop_entries_of_file", {"file": number})
+                # last, because all of the above may take long
+                if holds is not None and int(self._rows_of(connection, "holds_placed", {})[0][0]) > holds:
+                    raise _HoldPlaced
                 return is_known
 
-        return self._in_transaction(mark)
+        try:
+            return self._in_transaction(mark)
+        except _HoldPlaced:
+            return False
 
     def discard(self, places: Mapping[str, Place]) -> int:
         """See :class:`~rootcellar.stores.archiving.Manifest`."""
@@ -397,6 +403,10 @@ class _NothingCounts(ValueError):
     def __init__(self, void: int) -> None:
         super().__init__()
         self.void = void
+
+
+class _HoldPlaced(Exception):
+    """Rolls back the deletion of a file, because a hold was placed meanwhile."""
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
