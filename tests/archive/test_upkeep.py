@@ -145,7 +145,7 @@ def test_hold_that_is_placed_after_a_file_was_looked_at_keeps_it(store: Store, t
 def test_hold_on_a_value_does_not_keep_a_file_whose_result_was_in_a_blob(sqlite: Store, tmp_path: Path) -> None:
     path = f"{manifest_of(sqlite).homes()[0]}/2026-11/blob.parquet"
     past = NOW - timedelta(days=1)
-    small = replace(ended(1, expires_at=past), result=codec_of({}).encode({"total": 4}))
+    small = replace(ended(1, expires_at=past), result=codec_of({}).encode({"total": 4}, task_id="task-0001"))
     reference = Payload(body=b"blob", content_type=REFERENCE, encoding="utf-8")
     place = open_place(str(tmp_path))
     put_file(sqlite, place, [small], path, references={small.task_id: reference})
