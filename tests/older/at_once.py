@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -45,7 +46,9 @@ def move_at_once(url: str) -> None:
     store = open_store(url, StoreOptions())
     try:
         store.check()
-        able(store, Older).enable(timedelta(0))
+        older = cast(Any, able(store, Older))
+        older.least_window = timedelta(0)
+        older.enable(timedelta(0))
     finally:
         store.close()
     options = StoreOptions()

@@ -44,6 +44,18 @@ def test_enable_explains_what_happens_and_asks(both: tuple[Store, Older], postgr
     assert (again.status, "already" in again.out) == (0, True)
 
 
+def test_window_below_an_hour_is_refused(postgres_url: str) -> None:
+    with opened(postgres_url) as (store, older):
+        store.check()
+        refused = run_here("partitions", "enable", "--yes", "--window", "59m", "-b", postgres_url)
+        assert (refused.status, "give 1h or more" in refused.err) == (2, True)
+        with pytest.raises(ValueError, match="too short"):
+            older.enable(timedelta(minutes=59))
+        assert not older.status().is_enabled
+        assert run_here("partitions", "enable", "--yes", "--window", "1h", "-b", postgres_url).status == 0
+        assert older.status().window == timedelta(hours=1)
+
+
 def test_status_shows_partitions_and_what_waits(both: tuple[Store, Older], postgres_url: str) -> None:
     store, older = both
     none = run_here("partitions", "status", "-b", postgres_url)

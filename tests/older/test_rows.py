@@ -282,6 +282,23 @@ def test_worker_that_only_stores_learns_of_a_new_older_table(
     assert list(rows_in(postgres_url, LIVE)) == []
 
 
+def test_worker_learns_of_a_shorter_window_of_a_new_older_table(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rootcellar.stores.postgres.older_rows.LOOK_SECONDS", 0.0)
+    window = timedelta(hours=1)
+    with opened(postgres_url) as (worker, _), opened(postgres_url) as (store, older):
+        enable(store, older)
+        worker.check()
+        disable(older)
+        older.enable(window)
+        store.put(success := finished(timedelta(hours=3)))
+        assert move_all(older, window=window) == 1
+        # a task without a failure, which would ask the index in any case
+        assert not worker.put(replace(success, result=json_payload("late"), done_at=now())).written
+    assert list(rows_in(postgres_url, LIVE)) == []
+
+
 def test_process_goes_on_when_the_older_table_is_dropped(both: tuple[Store, Older], url: str) -> None:
     store, older = both
     (success,) = moved(store, older)

@@ -21,7 +21,7 @@ from rootcellar.maintenance.mover import JOB
 from rootcellar.stores import Store
 from rootcellar.stores.jobs import Job, Jobs
 from rootcellar.stores.measures import Sized
-from rootcellar.stores.older import Older, OlderStatus, Partition
+from rootcellar.stores.older import LEAST_WINDOW, Older, OlderStatus, Partition
 
 app = typer.Typer(
     help="Keep tens of millions of results fast: an older table in partitions (PostgreSQL).",
@@ -61,7 +61,10 @@ TRIES, PAUSE = 60, 1.0
 def enable(
     choice: Choice,
     window: Annotated[
-        str, typer.Option("--window", metavar="SPAN", help="Move a result this long after its task has ended: 2d, 12h")
+        str,
+        typer.Option(
+            "--window", metavar="SPAN", help="Move a result this long after its task has ended: 2d, 12h; 1h at least"
+        ),
     ] = "2d",
     yes: YesOption = False,
 ) -> None:
@@ -74,7 +77,7 @@ def enable(
     Exit status 0 if there is an older table now, 1 if the answer was no or a right is missing, 2 without --yes where
     there is no terminal to ask on.
     """
-    kept = _span(window)
+    kept = _window(window)
     with existing_results(choice) as results:
         store = results.store
         older = _older_of(store)
@@ -204,11 +207,14 @@ def _check_rights(older: Older, where: str) -> None:
         )
 
 
-def _span(text: str) -> timedelta:
+def _window(text: str) -> timedelta:
     try:
-        return parse_span(text)
+        window = parse_span(text)
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--window") from None
+    if window < LEAST_WINDOW:
+        raise typer.BadParameter(f"{text} is too short: give 1h or more", param_hint="--window")
+    return window
 
 
 # -- what is printed

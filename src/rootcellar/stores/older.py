@@ -23,6 +23,8 @@ from rootcellar.stores.search import Condition
 
 #: how long a result stays in the live table after its task has ended, unless another window is given
 WINDOW = timedelta(days=2)
+#: a shorter window is refused: the clocks of clients may differ, and processes that store count on it
+LEAST_WINDOW = timedelta(hours=1)
 #: the day on which rows without an expiry may be dropped: it never comes, and every client can read it
 NEVER = date(9999, 1, 1)
 
@@ -114,7 +116,7 @@ class Older(Protocol):
         No row is moved. Every process learns of the table within a minute, so the first row is moved later than that.
 
         Args:
-            window: how long a result stays in the live table at least.
+            window: how long a result stays in the live table at least; :data:`LEAST_WINDOW` or longer.
 
         Returns:
             whether they were created.
@@ -122,6 +124,7 @@ class Older(Protocol):
         Raises:
             SchemaMissing: there are no tables of results.
             PermissionDenied: the user may not create tables.
+            ValueError: the window is too short.
         """
 
     def status(self) -> OlderStatus:

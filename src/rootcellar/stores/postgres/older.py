@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
-from rootcellar.stores.older import WINDOW, OlderStatus
+from rootcellar.stores.older import LEAST_WINDOW, WINDOW, OlderStatus
 from rootcellar.stores.postgres import counting
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.postgres.schema import PostgresSchema, older_names, table_names
@@ -88,12 +88,17 @@ def statements(options: StoreOptions, more: Mapping[str, str] | None = None) -> 
 class OlderTable:
     """Creates the older table, and reads its state.
 
+    Attributes:
+        least_window: a shorter window is refused; tests have a shorter one.
+
     Args:
         options: the names of the tables.
         run: calls a function with a connection.
         schema: the tables of the store.
         where: the store, for messages.
     """
+
+    least_window = LEAST_WINDOW
 
     def __init__(self, options: StoreOptions, run: Run[Connection], schema: PostgresSchema, where: str) -> None:
         self._options = options
@@ -108,8 +113,8 @@ class OlderTable:
 
     def enable(self, window: timedelta = WINDOW) -> bool:
         """See :class:`~rootcellar.stores.older.Older`."""
-        if window < timedelta(0):
-            raise ValueError(f"window is {window}: give a time that is not negative")
+        if window < self.least_window:
+            raise ValueError(f"a window of {window} is too short: give {self.least_window} or more")
         return self._run(lambda connection: self._enable(connection, window))
 
     def status(self) -> OlderStatus:

@@ -1,7 +1,8 @@
 """Reads and changes results that were moved to the older table, for a process that knows that there is one.
 
 A process learns of the table when it checks the tables, and then at most every :data:`LOOK_SECONDS` when it finds
-nothing or stores the result of an old task. The first row is moved a minute after the table was created.
+nothing or stores the result of an old task; so it also learns of another window if the table was dropped and created
+anew. The first row is moved a minute after the table was created.
 
 Every id that was moved is in an index, with the day on which its row may be dropped. A statement that reads or changes
 moved rows has these days in its text, so that the server plans and locks only the partitions of these days.
@@ -26,7 +27,7 @@ from rootcellar.stores.sql.statements import fill_in
 
 #: seconds between two looks for the older table
 LOOK_SECONDS = 30.0
-#: a process that knows of no older table looks for one before it stores the result of a task that was sent so long ago
+#: a process that has not looked for a while looks before it stores the result of a task that was sent so long ago
 OLD_ENOUGH = timedelta(seconds=60)
 #: the clocks of clients may differ by this
 _SLACK = timedelta(hours=1)
@@ -86,8 +87,8 @@ class OlderRows:
 
     @property
     def is_to_be_looked_for(self) -> bool:
-        """Whether this process knows of no older table, and has not looked for a while."""
-        return self._state is None and time.monotonic() >= self._look_at
+        """Whether this process has not looked for a while whether there is an older table, and with which window."""
+        return time.monotonic() >= self._look_at
 
     def look(self, connection: Connection) -> bool:
         """Look for an older table; return whether there is one."""
@@ -97,7 +98,7 @@ class OlderRows:
 
     def is_known_after_look(self, connection: Connection) -> bool:
         """Return whether there is an older table, as far as this process knows; look if that is due."""
-        return self.is_known or (self.is_to_be_looked_for and self.look(connection))
+        return self.look(connection) if self.is_to_be_looked_for else self.is_known
 
     def may_have_moved(self, record: TaskRecord) -> bool:
         """Return whether the task of a record that is stored may have been moved before.
@@ -118,7 +119,10 @@ class OlderRows:
 
     @staticmethod
     def is_old(record: TaskRecord) -> bool:
-        """Return whether a process that knows of no older table should look before it stores this record."""
+        """Return whether a process that has not looked for a while should look before it stores this record.
+
+        The shortest window is much longer than this (:data:`rootcellar.stores.older.LEAST_WINDOW`).
+        """
         return bool(record.retries) or record.sent_at is None or record.sent_at < _now() - OLD_ENOUGH
 
     # -- reading
