@@ -236,6 +236,14 @@ def test_entries_of_a_deleted_file_leave_the_index(store: Any) -> None:
     assert len(manifest_of(store).files(with_deleted=True)) == 2
 
 
+def test_deleted_file_never_counts_again(store: Any) -> None:
+    store.put(one := record())
+    file = archive(store, [one.task_id])
+    assert manifest_of(store).mark_file(file, DELETED, _NOW)
+    assert not manifest_of(store).mark_file(file, VERIFIED, _NOW + timedelta(days=1))
+    assert [(each.state, each.changed_at) for each in manifest_of(store).files(with_deleted=True)] == [(DELETED, _NOW)]
+
+
 def test_files_are_found_by_the_ends_of_their_tasks(store: Any) -> None:
     ends = [datetime(2026, 11, 18, 9, tzinfo=timezone.utc), datetime(2026, 11, 20, tzinfo=timezone.utc), NO_DATE]
     for number, end in enumerate(ends):

@@ -22,6 +22,7 @@ from rootcellar.archive.expiring import delete_remains, expire
 from rootcellar.archive.places import open_place
 from rootcellar.archive.reading import Archive
 from rootcellar.archive.remains import clear_up
+from rootcellar.archive.verifying import Verifying
 from rootcellar.errors import ArchiveDamaged
 from rootcellar.history.filters import Clock
 from rootcellar.history.holds import Holds, place_hold
@@ -492,3 +493,16 @@ def test_commands_list_expire_and_compact(sqlite: Store, tmp_path: Path) -> None
     assert run_here("archive", "compact", *place).status == 2
     assert "6 files joined into 1: 60 results" in run_here("archive", "compact", "--yes", *place).out
     assert "more than four small files" in run_here("archive", "compact", "--yes", *place).out
+
+
+def test_file_that_is_replaced_while_it_is_verified_stays_deleted(sqlite: Store, tmp_path: Path) -> None:
+    ones = fill(sqlite, tmp_path, 5)
+    archive = archive_of(sqlite, tmp_path)
+    # after the list of files was read, and the first of them
+    verifying = Verifying(
+        archive.manifest, archive.place, is_full=True, now=NOW, on_file=lambda rows: compact(archive, sqlite)
+    )
+    found = verifying.run()
+    assert (found.problems, found.files) == ([], 1)
+    assert sorted(file.state for file in archive.manifest.files(with_deleted=True)) == ["deleted"] * 5 + ["written"]
+    assert set(read(sqlite, tmp_path, ones)) == {one.task_id for one in ones}

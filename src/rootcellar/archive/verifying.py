@@ -15,7 +15,7 @@ from rootcellar.archive.places import Place as FilePlace
 from rootcellar.archive.remains import GRACE, orphans, own_entries
 from rootcellar.errors import ArchiveDamaged, ArchiveFileMissing
 from rootcellar.records import TaskRecord
-from rootcellar.stores.archiving import VERIFIED, WRITTEN, ArchiveFile, Manifest, Place
+from rootcellar.stores.archiving import DELETED, VERIFIED, WRITTEN, ArchiveFile, Manifest, Place
 
 _BLOCK = 1024 * 1024
 _AT_ONCE = 1_000
@@ -88,11 +88,15 @@ class Verifying:
             StoreError: the store or the place cannot be read.
         """
         found = Verified()
-        for file in self._manifest.files():
-            if file.location != self._place.where:
+        for listed in self._manifest.files():
+            if listed.location != self._place.where:
                 found.elsewhere += 1
                 continue
-            problems = list(self._problems_of(file))
+            verified = self._verified(listed)
+            if verified is None:
+                # it was replaced by another file, or all of its results expired, after the list was read
+                continue
+            file, problems = verified
             found.problems += [Problem(file.path, text) for text in problems]
             found.files += 1
             found.rows += file.valid
@@ -102,6 +106,18 @@ class Verifying:
             self._on_file(file.valid)
         self._look_for_others(found)
         return found
+
+    def _verified(self, file: ArchiveFile) -> tuple[ArchiveFile, list[str]] | None:
+        """Return the entry of a file and its problems; ``None`` if the file was deleted meanwhile."""
+        while True:
+            problems = list(self._problems_of(file))
+            now = self._manifest.file(file.id) if problems else file
+            if now is None or now.state == DELETED:
+                return None
+            if now.void == file.void:
+                return file, problems
+            # results of it were restored or forgotten while it was read
+            file = now
 
     def _problems_of(self, file: ArchiveFile) -> Iterator[str]:
         try:

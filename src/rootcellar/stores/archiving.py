@@ -214,8 +214,10 @@ class Manifest(Protocol):
     def mark_file(self, number: int, state: str, at: datetime, *, holds: int | None = None) -> bool:
         """Set the state of a file; return whether it was done. The entries of a deleted file leave the index.
 
+        A deleted file keeps its state.
+
         Args:
-            number: the number of the file; nothing is done if there is none.
+            number: the number of the file; nothing is done if there is none, or if it is deleted.
             state: the new state.
             at: the present.
             holds: how many holds had ever been placed when the caller looked whether one covers the file. If there are

@@ -16,8 +16,8 @@ VALUES (%(location)s, %(path)s, %(day)s, %(n)s, %(bytes)s, %(sha256)s, %(first_d
 -- set_void: store which rows of a file do not count
 UPDATE {archive} SET void = %(void)s WHERE id = %(id)s
 
--- mark_file: set the state of a file
-UPDATE {archive} SET state = %(state)s, changed_at = %(changed_at)s WHERE id = %(id)s
+-- mark_file: set the state of a file; a deleted file never counts again
+UPDATE {archive} SET state = %(state)s, changed_at = %(changed_at)s WHERE id = %(id)s AND state <> %(deleted)s
 
 -- files: the files with tasks that ended in a time
 SELECT {file_columns} FROM {archive} WHERE (%(since)s IS NULL OR last_done >= %(since)s) AND (%(until)s IS NULL OR first_done < %(until)s)

@@ -192,7 +192,7 @@ class SqlManifest(ABC, Generic[C]):
             self._count_of(connection, "set_void", {"id": number, "void": packed(void, file.rows)})
         now = self._date(datetime.now(timezone.utc))
         for source in sorted(sources):
-            self._count_of(connection, "mark_file", {"id": source, "state": DELETED, "changed_at": now})
+            self._mark(connection, source, DELETED, now)
             self._count_of(connection, "drop_entries_of_file", {"file": source})
         return Committed(int(number), 0, len(void))
 
@@ -316,19 +316,22 @@ class SqlManifest(ABC, Generic[C]):
 
         def mark(connection: C) -> bool:
             with self._patiently(connection):
-                params = {"id": number, "state": state, "changed_at": self._date(at)}
-                is_known = self._count_of(connection, "mark_file", params) == 1
-                if is_known and state == DELETED:
+                is_marked = self._mark(connection, number, state, self._date(at))
+                if is_marked and state == DELETED:
                     self._count_of(connection, "drop_entries_of_file", {"file": number})
                 # last, because all of the above may take long
                 if holds is not None and int(self._rows_of(connection, "holds_placed", {})[0][0]) > holds:
                     raise _HoldPlaced
-                return is_known
+                return is_marked
 
         try:
             return self._in_transaction(mark)
         except _HoldPlaced:
             return False
+
+    def _mark(self, connection: C, number: int, state: str, at: Any) -> bool:
+        params = {"id": number, "state": state, "changed_at": at, "deleted": DELETED}
+        return self._count_of(connection, "mark_file", params) == 1
 
     def discard(self, places: Mapping[str, Place]) -> int:
         """See :class:`~rootcellar.stores.archiving.Manifest`."""

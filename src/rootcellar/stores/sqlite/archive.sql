@@ -16,8 +16,8 @@ VALUES (:location, :path, :day, :n, :bytes, :sha256, :first_done, :last_done, :e
 -- set_void: store which rows of a file do not count
 UPDATE {archive} SET void = :void WHERE id = :id
 
--- mark_file: set the state of a file
-UPDATE {archive} SET state = :state, changed_at = :changed_at WHERE id = :id
+-- mark_file: set the state of a file; a deleted file never counts again
+UPDATE {archive} SET state = :state, changed_at = :changed_at WHERE id = :id AND state <> :deleted
 
 -- files: the files with tasks that ended in a time
 SELECT {file_columns} FROM {archive} WHERE (:since IS NULL OR last_done >= :since) AND (:until IS NULL OR first_done < :until)
