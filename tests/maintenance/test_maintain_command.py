@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 from rootcellar.maintenance.upkeep.jobs import JobsPart
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.jobs import Jobs
-from tests.commands import command, environment, run, run_here
+from tests.commands import command, environment, run, run_here, run_on_terminal
 from tests.helpers import PATIENCE, now, record, wait_until
 from tests.maintenance.upkept import (
     GIGABYTE,
@@ -81,6 +82,18 @@ def test_line_is_printed_for_each_part(store: Store, postgres_url: str) -> None:
     ended = run_here("maintain", "-b", postgres_url, "--apply")
     assert ended.status == 0, ended
     assert [line.split()[:2] for line in ended.out.splitlines()] == [["ok", name] for name in PARTS]
+
+
+def test_lines_fit_a_terminal(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.sqlite3"
+    with closing(open_store(url)) as store:
+        store.check()
+    assert run_here("maintain", "--apply", "-b", url).status == 0
+    shown = run_on_terminal("maintain", "-b", url, columns=60)
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in shown.out.splitlines()]
+    assert len(lines) > len(run_here("maintain", "-b", url).out.splitlines()), "no line was wrapped"
+    assert all(line and line == line.rstrip() and len(line) <= 60 for line in lines), lines
+    assert all(re.match(r"[a-z]+ +[a-z]+ +\S|\s{23}\S", line) for line in lines), lines
 
 
 @pytest.mark.parametrize("options", [["--disk", "much"], ["--every", "soon"], ["--transaction-age", "x"]])

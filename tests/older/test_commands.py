@@ -167,6 +167,22 @@ def test_maintainer_needs_only_its_grants_and_workers_keep_theirs(roles: str, po
     assert len(rows_in(postgres_url, "celery_taskmeta")) == 4
 
 
+def test_maintainer_may_place_a_hold_if_another_user_owns_the_older_table(roles: str, postgres_url: str) -> None:
+    owner, maintainer = f"postgresql://owner_1:pw@{roles}", f"postgresql://maintainer_1:pw@{roles}"
+    with opened(owner) as (store, older):
+        enable(store, older)
+        put_all(store, [finished(OLD) for _ in range(3)])
+        move_all(older)
+        put_all(store, [finished(OLD)])
+    query(postgres_url, run_here("schema", "grants", "maintainer_1", "--for", "maintainer", "-b", postgres_url).out)
+    placed = run_here("hold", "add", "state:any", "--reason", "audit", "-b", maintainer)
+    assert (placed.status, "It holds 4 tasks now" in " ".join(placed.out.split())) == (0, True), placed
+    reported = run_here("maintain", "-b", maintainer)
+    (line,) = (line for line in reported.out.splitlines() if "partitions" in line)
+    assert (reported.status, line.split()[0]) == (1, "refused")
+    assert "1 result waits to be moved, and this user cannot do it: it lacks ownership of" in line
+
+
 def test_names_of_partitions_are_quoted(postgres_url: str) -> None:
     options = {"task_table": 'odd "Name" of 100 % and more than forty letters', "task_schema": "Jobs"}
     with opened(postgres_url, **options, group_table="groups", group_schema="Jobs") as (store, older):

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from rootcellar.cli.options import Choice, JsonOption, store_options
 from rootcellar.cli.output import WrongUse, console, print_beside, print_json, say, say_beside, visible_lines
@@ -78,7 +79,10 @@ def maintain(
     not stop the others. With the rights of a worker only, the parts that need more say which right is missing. --loop
     replaces beat: it acts, waits, and acts again. If several processes do so, one of them works.
 
-    Exit status: 0 if nothing is left to do, 1 if something is or a part failed, 2 for wrong use.
+    Less than 10,000 results that have expired, wait to be moved or wait for the archive count as nothing: they collect
+    between two runs.
+
+    Exit status: 0 if every line says ok, 1 if one says attention, refused or failed, 2 for wrong use.
     """
     limit = None if disk is None else parse_size(disk, "--disk")
     holders = HoldersConfig(transaction_age=_seconds(transaction_age, "--transaction-age"))
@@ -153,8 +157,8 @@ def _ignore(report: Report) -> None:
 def _show(report: Report) -> None:
     """Print a line for a part, and what a person can do about it below."""
     out = console()
-    out.print(f"{report.level.value:<{_WIDEST}}", style=_COLOURS[report.level], end="")
-    print_beside(f"  {report.part:<{_WIDEST_PART}}", visible_lines(report.text), out)
+    label = Text(f"{report.level.value:<{_WIDEST}}", _COLOURS[report.level])
+    print_beside(label.append(f"  {report.part:<{_WIDEST_PART}}", "dim"), visible_lines(report.text), out)
     for advice in report.advice:
         print_beside("-> ", visible_lines(advice), out, indent=_WIDEST + _WIDEST_PART + 2)
 

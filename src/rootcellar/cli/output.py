@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
+from rich.text import Text
 
 from rootcellar.errors import RootcellarError, explain
 from rootcellar.text.escaping import escaped, visible, visible_lines
@@ -34,6 +33,8 @@ __all__ = [
     "visible_lines",
 ]
 
+#: the narrowest column of a text beside a label
+_NARROWEST = 20
 _COLOURS = {
     "SUCCESS": "green",
     "FAILURE": "bold red",
@@ -75,16 +76,18 @@ def number_of_tasks(count: int) -> str:
     return "1 task" if count == 1 else f"{count:,} tasks"
 
 
-def print_beside(label: str, text: str, out: Console, *, indent: int = 0, style: str = "dim") -> None:
+def print_beside(label: str | Text, text: str, out: Console, *, indent: int = 0, style: str = "dim") -> None:
     """Print a label and a text beside it. On a terminal, the text is wrapped in a column of its own."""
     if not out.is_terminal:
         out.print(f"{' ' * indent}{label}{text}", soft_wrap=True)
         return
-    table = Table.grid()
-    table.add_column(width=len(label), style=style)
-    table.add_column()
-    table.add_row(label, text)
-    out.print(Padding(table, (0, 0, 0, indent)))
+    head = Text(" " * indent).append_text(label if isinstance(label, Text) else Text(label, style))
+    for line in Text(text).wrap(out, max(out.width - head.cell_len, _NARROWEST)):
+        line.rstrip()
+        shown = head.copy().append_text(line)
+        shown.rstrip()
+        out.print(shown, soft_wrap=True)
+        head = Text(" " * head.cell_len)
 
 
 def print_error(exc: RootcellarError) -> None:

@@ -6,12 +6,14 @@ from datetime import datetime, timezone
 
 from rootcellar.maintenance.mover import Mover, MoverRun
 from rootcellar.maintenance.upkeep.part import Level, Part, Report
+from rootcellar.maintenance.upkeep.words import number_of
 from rootcellar.stores.older import Older
 
 #: the most results that are counted of those that can be moved
 MOST_BEHIND = 100_000
 #: so many results that wait are not worth a notice: a worker moves them in its next run
 FEW = 10_000
+_GRANTS = "`rootcellar schema grants USER --for maintainer` prints the rights"
 
 
 class PartitionsPart(Part):
@@ -44,15 +46,20 @@ class PartitionsPart(Part):
         now = datetime.now(timezone.utc)
         waiting, _ = self._older.behind(now, status.window, MOST_BEHIND)
         passed = [each.name for each in self._older.partitions() if each.until is not None and each.until <= now.date()]
-        text = f"{'at least ' if waiting >= MOST_BEHIND else ''}{waiting:,} results wait to be moved"
+        more = "at least " if waiting >= MOST_BEHIND else ""
+        text = f"{more}{number_of(waiting, 'result')} {'waits' if waiting == 1 else 'wait'} to be moved"
         if passed:
             text += f"; {', '.join(passed)} can be dropped"
+        facts = {"waiting": waiting, "passed": passed}
+        if (waiting or passed) and (missing := self._older.missing_rights()):
+            text += f", and this user cannot do it: it lacks {'; '.join(missing)}"
+            return Report(level=Level.REFUSED, text=text, advice=(_GRANTS,), facts=facts)
         is_due = bool(passed) or waiting >= FEW
         return Report(
             level=Level.ATTENTION if is_due else Level.OK,
             text=text,
-            advice=("a worker does it, or `rootcellar maintain --apply`",) if is_due else (),
-            facts={"waiting": waiting, "passed": passed},
+            advice=("a user who may do it runs `rootcellar maintain --apply`",) if is_due else (),
+            facts=facts,
         )
 
     def apply(self) -> Report:
@@ -65,7 +72,7 @@ class PartitionsPart(Part):
         return Report(
             level=_level_of(run),
             text=f"this user lacks {'; '.join(run.missing)}" if run.missing else run.sentence(),
-            advice=("`rootcellar schema grants USER --for maintainer` prints the rights",) if run.missing else (),
+            advice=(_GRANTS,) if run.missing else (),
             done=run.done,
             facts=facts,
         )

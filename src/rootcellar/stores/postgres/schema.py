@@ -124,9 +124,9 @@ class PostgresSchema(SqlSchema[Connection]):
             f"-- CREATE ROLE {name} LOGIN PASSWORD '...';",
             *(f"GRANT {rights} ON SCHEMA {schema} TO {name};" for schema in schemas),
         ]
-        lines += [] if role == "admin" else on_tables(role, self._names, name)
-        if role in ("worker", "reader"):
-            lines += self._rights_on_older(role, name)
+        if role != "admin":
+            # a maintainer may not be the one who owns the older table, and must read it to place a hold
+            lines += [*on_tables(role, self._names, name), *self._rights_on_older(role, name)]
         if role == "maintainer":
             lines += self._handed_over(name)
         return "\n".join([*lines, ""])
