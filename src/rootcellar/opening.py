@@ -19,12 +19,14 @@ from celery import Celery
 import rootcellar
 from rootcellar.backend import ResultBackend
 from rootcellar.backend.options import store_options
-from rootcellar.errors import AbilityMissing, ConfigurationError, SchemaMissing
+from rootcellar.descriptions.registry import backend_of_scheme
+from rootcellar.errors import AbilityMissing, ConfigurationError, RootcellarError, SchemaMissing
 from rootcellar.history.history import History
 from rootcellar.history.old_results import OldResults
 from rootcellar.payloads import Codec, codec_of
 from rootcellar.payloads.settings import value_of
 from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.archiving import Manifest
 from rootcellar.stores.base import HasSchema
 
 #: the environment variable that names a store to read; without it, settings() chooses the store
@@ -169,6 +171,30 @@ def archive_for(store: Store, conf: Mapping[str, Any]) -> OldResults | None:
     from rootcellar.backend.archived import archive_of
 
     return ArchivedResults(archive_of(str(url), store, where), store)
+
+
+def can_archive(url: str) -> bool:
+    """Return whether results of this store can be archived: ``False`` if its server deletes them by itself.
+
+    The store is not connected to. ``True`` also if it cannot be opened, which others report.
+
+    Args:
+        url: the URL of the store, as in ``result_backend``.
+    """
+    own = url.removeprefix("rootcellar+")
+    backend = backend_of_scheme(own.partition("://")[0])
+    if backend is None:
+        return True
+    if not backend.keeps_results:
+        return False
+    try:
+        store = open_store(own)
+    except RootcellarError:
+        return True
+    try:
+        return store.ability(Manifest) is not None
+    finally:
+        store.close()
 
 
 def _payload_settings() -> Mapping[str, Any]:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
+from rootcellar.checks.retention import rules_of
 from rootcellar.stores import open_store
 from rootcellar.testing.helpers import record
 from tests.commands import Ended, run, run_here
+from tests.servers import free_port
 
 APP = """
 from celery import Celery
@@ -176,6 +179,47 @@ def test_check_names_rules_that_are_wrong_or_never_count(rules: str, status: int
     flat = " ".join(done.out.split())
     assert found in flat
     assert ("never counts" in flat) == ("never counts" in found)
+
+
+_NOWHERE = f"127.0.0.1:{free_port()}"
+
+
+@pytest.mark.parametrize(
+    ("backend", "is_possible"),
+    [
+        (f"redis://{_NOWHERE}/0", False),
+        (f"mongodb://{_NOWHERE}/db", False),
+        ("rpc://", False),
+        (f"postgresql://{_NOWHERE}/db", True),
+        (f"hybrid://?durable_url=postgresql%3A%2F%2F{_NOWHERE}%2Fdb&cache_url=redis%3A%2F%2F{_NOWHERE}", True),
+    ],
+)
+def test_check_finds_rules_that_archive_on_a_store_that_cannot(backend: str, is_possible: bool) -> None:
+    conf = {"result_backend": f"rootcellar+{backend}", "result_retention": [{"keep": "7d"}]}
+    assert not list(rules_of(conf))
+    conf["result_retention"] = [{"task": "a", "keep": "7d", "then": "archive"}]
+    assert [each.code for each in rules_of(conf)] == ([] if is_possible else ["archive-impossible"])
+
+
+def test_explain_says_that_a_store_without_an_archive_deletes(shop: Path) -> None:
+    args = ("retention", "explain", "reports.other", "--state", "FAILURE", "-A", "shop")
+    assert "Kept for 90 days, then archived." in run(*args, cwd=shop).out
+    (shop / "shop.py").write_text(APP.replace("sqlite:///results.sqlite3", f"redis://{_NOWHERE}/0"))
+    done = run(*args, cwd=shop)
+    assert "Kept for 90 days, then deleted.\nRule 1 says that it is archived, but this store cannot" in done.out
+    assert json.loads(run(*args, "--json", cwd=shop).out)["archived_by_rule"] is None
+
+
+@pytest.mark.parametrize("then", ["archive", "delete"])
+def test_worker_warns_of_rules_that_archive_on_a_store_that_cannot(
+    then: str, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Celery(backend=f"rootcellar+{redis_url}", set_as_current=False)
+    app.conf.result_retention = [{"task": "a", "keep": "7d", "then": then}]
+    app.backend.start_services()
+    app.backend.stop_services()
+    found = [each.getMessage() for each in caplog.records if "archives nothing" in each.getMessage()]
+    assert len(found) == (then == "archive")
 
 
 def test_settings_show_the_rules(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from rootcellar.backend.outgoing import Outgoing
 from rootcellar.backend.policies import MainPolicy, StorePolicies, WaitingPolicy
 from rootcellar.backend.reads import ReadingBackend
 from rootcellar.backend.recorder import Recorder, child_tuples, text_ids
+from rootcellar.backend.retaining import warn_if_nothing_archives
 from rootcellar.backend.sent import TRACK_SENT, SentTasks
 from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.maintenance.chord_sweep import ChordSweep, ChordSweepConfig
@@ -616,8 +617,10 @@ class ResultBackend(ReadingBackend):
         if (archiving := self.retention.archiving()) is not None:
             # imported late: few workers archive
             from rootcellar.maintenance.rules_record import RulesRecord
+            from rootcellar.stores.rules_on_record import KeepsRules
 
-            services.append(RulesRecord(self.store, self.retention))
+            if self.store.ability(KeepsRules) is not None:
+                services.append(RulesRecord(self.store, self.retention))
         if (older := self.store.ability(Older)) is not None and self._move_interval:
             config_of_mover = MoverConfig(pause=self._move_interval)
             spares = Spares(self.store, self.codec)
@@ -643,6 +646,7 @@ class ResultBackend(ReadingBackend):
 
     def start_services(self) -> None:
         """Start the background services of a worker's main process."""
+        warn_if_nothing_archives(self.retention, self.store)
         self._services.start()
 
     def stop_services(self) -> None:

@@ -12,6 +12,7 @@ from rootcellar.errors import ConfigurationError
 from rootcellar.payloads.blobs import size_of_result
 from rootcellar.retention.durations import read_duration
 from rootcellar.retention.policy import NOT_GIVEN, RESULTS, Retention, call_expiry
+from rootcellar.stores.base import Store
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(get_logger(__name__))
@@ -86,3 +87,19 @@ def expiry_of(
     result = fields.get("result")
     size = 0 if result is None else size_of_result(result)
     return retention.expiry(now, fields.get("name"), state, fields.get("queue"), size, task)
+
+
+def warn_if_nothing_archives(retention: Retention, store: Store) -> None:
+    """Log a warning if a rule archives and the store cannot, because its server deletes what has expired by itself."""
+    if retention.archiving() is None:
+        return
+    # imported late: few workers archive
+    from rootcellar.stores.archiving import Manifest
+
+    if store.ability(Manifest) is None:
+        logger.warning(
+            'A rule of result_retention says "then": "archive", but %s archives nothing: its server deletes each '
+            "result when it expires. Use PostgreSQL, MySQL, MariaDB or SQLite, alone or behind Redis, or change the "
+            "rule to delete.",
+            store.where,
+        )

@@ -8,8 +8,9 @@ from typing import Any
 from rootcellar.checks.findings import Finding
 from rootcellar.checks.steps import problem
 from rootcellar.errors import ConfigurationError
+from rootcellar.opening import can_archive
 from rootcellar.retention.policy import read_retention
-from rootcellar.retention.rules import shadowed
+from rootcellar.retention.rules import ARCHIVE, shadowed
 
 
 def rules_of(conf: Mapping[str, Any]) -> Iterator[Finding]:
@@ -23,6 +24,14 @@ def rules_of(conf: Mapping[str, Any]) -> Iterator[Finding]:
     except ConfigurationError as exc:
         yield problem("settings-wrong", f"{exc.what}: {exc.remedy}")
         return
+    url = str(conf.get("result_backend") or "")
+    if retention.archiving() is not None and url and not can_archive(url):
+        archiving = [str(rule.index + 1) for rule in retention.rules if rule.then == ARCHIVE]
+        yield problem(
+            "archive-impossible",
+            f"{'rule' if len(archiving) == 1 else 'rules'} {', '.join(archiving)} of result_retention: this store "
+            "archives nothing",
+        )
     for rule, earlier in shadowed(retention.rules):
         yield problem(
             "rule-never-counts",

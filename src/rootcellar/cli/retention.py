@@ -75,12 +75,14 @@ class Known:
         task_named: returns a task of the app by its name; ``None`` if no app is given.
         tasks: the app's own tasks by their names.
         has_settings: whether Celery's settings are known, too, and not only the rules of the environment.
+        url: the URL of the store; empty if none is known.
     """
 
     retention: Retention
     task_named: Callable[[str], Any] | None
     tasks: Mapping[str, Any]
     has_settings: bool
+    url: str = ""
 
 
 @app.command(epilog=_SHOW_EXAMPLE, short_help="Show all rules and settings.")
@@ -125,6 +127,7 @@ def explain(
     links = chain_of(known.retention, facts)
     decision = known.retention.decide(facts)
     archived = _archived(known.retention, facts)
+    is_possible = archived is None or not known.url or _can_archive(known.url)
     is_decided = known.has_settings or decision.level not in (FAILURES, RESULTS)
     if as_json:
         print_json(
@@ -136,7 +139,7 @@ def explain(
                 "seconds": decision.seconds if is_decided else None,
                 "level": decision.level if is_decided else None,
                 "rule": None if decision.rule is None else decision.rule.index + 1,
-                "archived_by_rule": None if archived is None else archived.index + 1,
+                "archived_by_rule": None if archived is None or not is_possible else archived.index + 1,
                 "chain": [_link_as_json(link, known, is_task_known=found is not None) for link in links],
             }
         )
@@ -145,9 +148,11 @@ def explain(
     if not is_decided:
         say("\nA setting of Celery says how long: give --app, or set CELERY_RESULT_EXPIRES.")
         return
-    then = "archived" if archived is not None else "deleted"
+    then = "archived" if archived is not None and is_possible else "deleted"
     say(f"\n{_kept(decision.seconds)}{f', then {then}' if decision.seconds else ''}.")
-    if archived is not None and decision.seconds and decision.rule is not archived:
+    if archived is not None and not is_possible:
+        say(f"Rule {archived.index + 1} says that it is archived, but this store cannot archive.")
+    elif archived is not None and decision.seconds and decision.rule is not archived:
         say(f"Rule {archived.index + 1} says that it is archived; the time is said by a nearer place.")
 
 
@@ -246,15 +251,18 @@ def _known(app: str | None) -> Known:
         loaded = load_app(app)
         tasks = tasks_of(app, loaded)
         own = {name: tasks[name] for name in sorted(tasks) if not name.startswith("celery.")}
-        return Known(read_retention(loaded.conf), tasks.get, own, has_settings=True)
+        url = str(loaded.conf.result_backend or "")
+        return Known(read_retention(loaded.conf), tasks.get, own, has_settings=True, url=url)
     # imported late: importing takes a moment, and --app does not need it
     import rootcellar
     from rootcellar.configuration import names_backend
     from rootcellar.opening import store_of_variable
 
-    if store_of_variable() is None and names_backend():
-        return Known(read_retention(rootcellar.settings(broker=False)), None, {}, has_settings=True)
-    return Known(_of_environment(), None, {}, has_settings=False)
+    named = store_of_variable()
+    if named is None and names_backend():
+        conf = rootcellar.settings(broker=False)
+        return Known(read_retention(conf), None, {}, has_settings=True, url=str(conf["result_backend"]))
+    return Known(_of_environment(), None, {}, has_settings=False, url=named or "")
 
 
 def _of_environment() -> Retention:
@@ -277,6 +285,13 @@ def _said_by_tasks(tasks: Mapping[str, Any]) -> tuple[dict[str, float | None], l
         if seconds is not NOT_GIVEN:
             said[name] = seconds
     return said, wrong
+
+
+def _can_archive(url: str) -> bool:
+    # imported late: importing takes a moment
+    from rootcellar.opening import can_archive
+
+    return can_archive(url)
 
 
 def _archived(retention: Retention, facts: Facts) -> Rule | None:

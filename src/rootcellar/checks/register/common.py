@@ -32,6 +32,14 @@ PROBLEMS = (
         "rules, and `rootcellar retention explain TASK` shows which one counts.",
     ),
     failure(
+        "archive-impossible",
+        "a rule of retention says archive, and the store cannot archive",
+        why="The server of Redis or MongoDB deletes each result when it expires, and RPC keeps none. So results that "
+        "the rule should archive are lost.",
+        remedy="Use PostgreSQL, MySQL, MariaDB or SQLite, alone or behind Redis (docs/hybrid.md), or change `then` of "
+        "the rule to delete and write what must stay to a file with `rootcellar export`.",
+    ),
+    failure(
         "backend-missing",
         "the app keeps no results",
         why="Without a result_backend Celery discards every result: get() raises, and every state is PENDING. Workers "
