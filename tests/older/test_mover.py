@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,7 +26,7 @@ from rootcellar.retention.rules import read_rules
 from rootcellar.stores import Store
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.jobs import Jobs
-from rootcellar.stores.older import Older
+from rootcellar.stores.older import Older, Reached
 from rootcellar.stores.postgres import moving
 from rootcellar.stores.search import OneOf
 from rootcellar.testing.helpers import able
@@ -156,6 +157,30 @@ def test_second_run_continues_and_a_later_one_begins_anew(
     assert mover.run().moved == 1
 
 
+def test_second_run_does_not_read_the_rows_again_that_stay(both: tuple[Store, Older], postgres_url: str) -> None:
+    store, older = both
+    put_all(store, [finished(OLD + timedelta(hours=n), expires_at=now() + timedelta(days=1)) for n in range(20)])
+    put_all(store, [finished(OLD)])
+    mover = mover_of(store, older)
+    places: list[Reached | None] = []
+    move = older.move
+
+    def noted(*arguments: Any) -> object:
+        places.append(arguments[3])
+        return move(*arguments)
+
+    older.move = noted  # type: ignore[method-assign]
+    assert mover.run().moved == 1
+    # no statement looks at more rows than a batch has, also if none of them may be moved
+    assert len(places) == 4
+    places.clear()
+    assert mover.run().moved == 0
+    (place,) = places
+    assert place is not None
+    assert place.done_at > now() - WINDOW - timedelta(minutes=5)
+    assert older.behind(now(), WINDOW, 5) == (0, None)
+
+
 def test_held_result_survives_the_drop_and_is_deleted_when_the_hold_is_released(
     both: tuple[Store, Older], postgres_url: str
 ) -> None:
@@ -227,6 +252,7 @@ def test_partition_in_use_is_dropped_by_the_next_run(
         assert "is in use by an open transaction" in caplog.text
         # it stays pending, and the runs go on
         put_all(store, [finished(OLD)])
+        mover = mover_of(store, older)
         assert mover.run().moved == 1
     run = mover.run()
     assert run.finished == (f"detached {run.finished[0].split()[1]}", f"dropped {run.finished[0].split()[1]}")

@@ -11,9 +11,11 @@ import pytest
 from rootcellar import errors
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
+from rootcellar.stores.expiring import NewExpiry, Postponable
 from rootcellar.stores.older import NEVER, Older
 from rootcellar.stores.postgres import moving
 from rootcellar.stores.search import OneOf
+from rootcellar.testing.helpers import able
 from tests.history.counted import Account, assert_right, roll_all
 from tests.older.tables import disable, enable, finished, listed, move_all, now, opened, put_all, query, rows_in
 
@@ -179,6 +181,32 @@ def test_partition_that_a_person_detached_is_left_and_another_one_has_its_days(
     assert [each.name for each in older.partitions()] == [f"{partition.name}_2"]
     assert store.get(one.task_id) == one
     assert len(rows_in(postgres_url, partition.name)) == 1
+
+
+def test_id_that_is_listed_while_those_of_dropped_rows_are_deleted_stays(
+    both: tuple[Store, Older], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, older = both
+    passed_rows(store, older, 3)
+    (one,) = put_all(store, [finished(timedelta(days=5))])
+    move_all(older)
+    (name,) = passed(older)
+    assert older.drop_partition(name, None).is_done
+    rows = older._rows  # type: ignore[attr-defined]
+
+    def later(connection: object, statement: str, params: object) -> object:
+        if statement == "unlist":
+            with monkeypatch.context() as patch, opened(postgres_url) as (other, _):
+                patch.setattr(older, "_rows", rows)
+                # as `retention apply` with a shorter rule: its partition is of a day that has passed
+                assert able(other, Postponable).set_expiries([NewExpiry(one, now() - timedelta(days=90))]) == 1
+        return rows(connection, statement, params)
+
+    monkeypatch.setattr(older, "_rows", later)
+    assert older.forget_dropped_ids()[0] == 3
+    found = store.get(one.task_id)
+    assert found is not None
+    assert found.result == one.result
 
 
 def test_partitions_are_made_beside_a_pending_one(both: tuple[Store, Older], postgres_url: str) -> None:

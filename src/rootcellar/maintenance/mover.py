@@ -26,7 +26,7 @@ logger = visible_logs(get_logger(__name__))
 JOB = "move results"
 #: the most seconds until every process knows of a new older table: no row is moved earlier
 KNOWN_AFTER = 60.0
-#: rows that were passed over, such as those of a chord, are looked at again after this time
+#: rows that stay, such as those of a chord and those that expire soon, are looked at again after this time
 ANEW_AFTER = timedelta(hours=1)
 #: a user without the rights is asked again after this time
 RIGHTS_AFTER = timedelta(hours=1)
@@ -268,6 +268,8 @@ class Mover(Service):
             self._batch = min(self._config.batch, self._batch + max(1, self._batch // 4))
             run.moved += moved.count
             if moved.last is None:
+                # rows that stay are looked at again when a run begins anew
+                self._after = Reached(now - status.window, "")
                 return
             self._after = moved.last
             self._pause(self._config.between)

@@ -140,7 +140,14 @@ class Older(Protocol):
         """Create the partitions for rows that may be dropped on these days; return the names of new ones."""
 
     def move(self, now: datetime, window: timedelta, limit: int, after: Reached | None) -> Moved:
-        """Move the next rows that ended before ``now - window``; continue after the place ``after``."""
+        """Look at the next rows that ended before ``now - window``, and move those that may be moved.
+
+        Args:
+            now: the present.
+            window: how long a result stays in the live table.
+            limit: the most rows, with those that stay.
+            after: the place after which it continues.
+        """
 
     def disable_step(self, limit: int) -> Moved:
         """Move the next rows back to the live table; drop the older table when it is empty."""
@@ -181,7 +188,11 @@ class Older(Protocol):
         """
 
     def behind(self, now: datetime, window: timedelta, limit: int) -> tuple[int, datetime | None]:
-        """Return how many rows could be moved now, counted up to ``limit``, and when the first of them ended."""
+        """Return how many rows could be moved now, counted up to ``limit``, and when the first of them ended.
+
+        Ten times ``limit`` of the first and of the last rows are looked at, or more. If there are rows between these,
+        and most stay in the live table, there may be some more.
+        """
 
     def missing_rights(self) -> Sequence[str]:
         """Return the rights that this user lacks to create, move and drop, such as ``CREATE on the schema public``."""

@@ -51,6 +51,8 @@ DETACHES_CONCURRENTLY = 140_000
 BATCH_TIMEOUT = "10s"
 #: weeks are made for days up to here, and months for later ones
 WEEKS_AHEAD = timedelta(days=366)
+#: to find out how many rows could be moved, at least so many of the first and of the last rows are looked at
+LOOKED_AT = 20_000
 #: the entries of moved ids that are read at a time
 IDS_AT_ONCE = 50_000
 #: the name of the job that says that entries of dropped rows are still listed
@@ -169,8 +171,10 @@ class Moving(OlderTable):
             if not self._may_move(connection):
                 return Moved(count=0, last=None)
             ((done, last_id, found, days),) = self._rows(connection, "batch_end", params)
-            if not found:
+            if done is None:
                 return Moved(count=0, last=None)
+            if not found:
+                return Moved(count=0, last=_reached(done, last_id))
             if all(_has(self._known, day) for day in days):
                 return self._move_batch(connection, params, done, last_id, found, days)
         self._make_partitions(connection, days)
@@ -211,7 +215,7 @@ class Moving(OlderTable):
         params = {**params, "last_done": done, "last_id": last_id, "days": days}
         ((count,),) = self._rows(connection, "move", params)
         settled = self._settle(connection, params) if count < found else 0
-        return Moved(count=int(count) + settled, last=Reached(done.astimezone(timezone.utc), last_id))
+        return Moved(count=int(count) + settled, last=_reached(done, last_id))
 
     def _settle(self, connection: Connection, params: Mapping[str, Any]) -> int:
         """Settle rows of a batch whose id is among the moved ones already; return how many left the live table.
@@ -232,9 +236,11 @@ class Moving(OlderTable):
     def behind(self, now: datetime, window: timedelta, limit: int) -> tuple[int, datetime | None]:
         """See :class:`~rootcellar.stores.older.Older`."""
 
+        params = {**_movable(now, window), "limit": limit, "looked_at": max(LOOKED_AT, 10 * limit)}
+
         def work(connection: Connection) -> tuple[int, datetime | None]:
             with self._transaction(connection):
-                ((count, first),) = self._rows(connection, "behind", {**_movable(now, window), "limit": limit})
+                ((count, first),) = self._rows(connection, "behind", params)
             return int(count), None if first is None else first.astimezone(timezone.utc)
 
         return self._run(work)
@@ -488,12 +494,10 @@ class Moving(OlderTable):
         def work(connection: Connection) -> tuple[int, int | None]:
             if after is None and self._rows(connection, "owes_ids", {"name": IDS_JOB}) != [(True,)]:
                 return 0, None
-            ranges = [(each.from_, each.until or date.max) for each in self._attached(connection) if each.from_]
             params = {
                 "after": _LOWEST if after is None else after,
                 "limit": IDS_AT_ONCE,
-                "starts": [start for start, _ in ranges],
-                "ends": [end for _, end in ranges],
+                "older": self._names["older"],
             }
             with self._transaction(connection):
                 ((last, count),) = self._rows(connection, "unlist", params)
@@ -556,7 +560,7 @@ class Moving(OlderTable):
         with self._transaction(connection):
             ((count, done, task_id),) = self._rows_of_partition(connection, "move_back", name, params)
         if count:
-            self._back_after[name] = Reached(done.astimezone(timezone.utc), task_id)
+            self._back_after[name] = _reached(done, task_id)
         return int(count)
 
     def _drop_empty(self, connection: Connection, name: str) -> None:
@@ -705,6 +709,10 @@ def _movable(now: datetime, window: timedelta) -> dict[str, datetime]:
 
 def _after(place: Reached | None) -> dict[str, Any]:
     return {"after_done": place.done_at if place else "-infinity", "after_id": place.task_id if place else ""}
+
+
+def _reached(done: datetime, task_id: str) -> Reached:
+    return Reached(done.astimezone(timezone.utc), task_id)
 
 
 def _has(ranges: Collection[tuple[date, date | None]], day: date) -> bool:

@@ -4,12 +4,17 @@ t.date_done < %(done_before)s AND (t.expires_at IS NULL OR t.expires_at >= %(exp
         SELECT FROM {chord} AS c WHERE c.group_id = t.group_id AND c.date_done IS NULL
     ))
 
--- batch_end: find the last one of the next rows to move, how many there are, and the days on which they may be dropped
-SELECT max(date_done), (array_agg(task_id ORDER BY date_done DESC, task_id DESC))[1], count(*), array_agg(DISTINCT {day_of})
+-- batch_end: look at the next rows; find the last one, how many may be moved, and the days on which those may be dropped
+SELECT max(date_done), (array_agg(task_id ORDER BY date_done DESC, task_id DESC))[1], count(*) FILTER (WHERE is_movable),
+    array_agg(DISTINCT {day_of}) FILTER (WHERE is_movable)
 FROM (
-    SELECT t.task_id, t.date_done, t.expires_at FROM {task} AS t
-    WHERE {movable} AND t.date_done >= %(after_done)s AND (t.date_done, t.task_id) > (%(after_done)s, %(after_id)s)
-    ORDER BY t.date_done, t.task_id LIMIT %(limit)s
+    -- a row that may not be moved is looked at once, and counts for the limit
+    SELECT t.task_id, t.date_done, t.expires_at, {movable} AS is_movable FROM (
+        SELECT task_id, date_done, expires_at, group_id FROM {task}
+        WHERE date_done < %(done_before)s
+            AND date_done >= %(after_done)s AND (date_done, task_id) > (%(after_done)s, %(after_id)s)
+        ORDER BY date_done, task_id LIMIT %(limit)s
+    ) AS t
 ) AS batch
 
 -- move: move the rows of a batch, except those that somebody has locked and those with an id that was moved before
@@ -50,7 +55,8 @@ WITH listed AS (
     INSERT INTO {moved} (id, drop_after)
     SELECT hashtextextended(o.task_id, 0), o.drop_after FROM {older} AS o WHERE o.task_id IN (
         SELECT t.task_id FROM {task} AS t
-        WHERE {movable} AND t.date_done >= %(after_done)s AND (t.date_done, t.task_id) > (%(after_done)s, %(after_id)s)
+        WHERE t.date_done < %(done_before)s
+            AND t.date_done >= %(after_done)s AND (t.date_done, t.task_id) > (%(after_done)s, %(after_id)s)
         ORDER BY t.date_done, t.task_id LIMIT %(limit)s
     )
     ON CONFLICT DO NOTHING RETURNING 1
@@ -153,11 +159,18 @@ SELECT count(*) FROM deleted
 -- unlist: delete the next entries of rows that were dropped; the entries are read in the order of their index
 WITH chosen AS MATERIALIZED (
     SELECT id FROM {moved} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+), bounds AS (
+    -- in the same snapshot as the entries: somebody may make a partition and list rows of it at any moment
+    SELECT pg_get_expr(c.relpartbound, c.oid) AS text FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = to_regclass(%(older)s)
+), ranges AS MATERIALIZED (
+    SELECT coalesce(substring(text FROM 'FROM \(''(\d{4}-\d\d-\d\d)''\)')::date, '-infinity') AS start,
+        coalesce(substring(text FROM 'TO \(''(\d{4}-\d\d-\d\d)''\)')::date, 'infinity') AS stop
+    FROM bounds
 ), deleted AS (
     DELETE FROM {moved} WHERE id > %(after)s AND id <= (SELECT max(id) FROM chosen)
         AND drop_after < (now() AT TIME ZONE 'UTC')::date AND NOT EXISTS (
-            SELECT FROM unnest(%(starts)s::date[], %(ends)s::date[]) AS p (start, stop)
-            WHERE drop_after >= p.start AND drop_after < p.stop
+            SELECT FROM ranges WHERE drop_after >= ranges.start AND drop_after < ranges.stop
         )
     RETURNING 1
 )
@@ -196,9 +209,19 @@ SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.
 FROM pg_class AS c, aclexplode(c.relacl) AS a
 WHERE c.oid = to_regclass(%(older)s) AND a.grantee <> c.relowner GROUP BY 1
 
--- behind: count the rows that could be moved now, up to a limit, and find the end of the first one
+-- behind: count the rows that could be moved now, up to a limit, and find the end of the first one; a bounded number of
+-- the first and the last rows is looked at, because rows that may not be moved may be many
+WITH first AS MATERIALIZED (
+    SELECT date_done, expires_at, group_id FROM {task} WHERE date_done < %(done_before)s
+    ORDER BY date_done LIMIT %(looked_at)s
+), last AS MATERIALIZED (
+    SELECT date_done, expires_at, group_id FROM {task}
+    WHERE date_done < %(done_before)s AND date_done > (SELECT max(date_done) FROM first)
+    ORDER BY date_done DESC LIMIT %(looked_at)s
+)
 SELECT count(*), min(date_done) FROM (
-    SELECT t.date_done FROM {task} AS t WHERE {movable} ORDER BY t.date_done LIMIT %(limit)s
+    SELECT t.date_done FROM (SELECT * FROM first UNION ALL SELECT * FROM last) AS t WHERE {movable}
+    ORDER BY t.date_done LIMIT %(limit)s
 ) AS behind
 
 -- rights: return the rights that this user lacks on a table
