@@ -17,7 +17,9 @@ from celery.exceptions import TimeoutError
 from celery.signals import before_task_publish
 
 from rootcellar.backend.sent import BATCH, SentTasks
-from rootcellar.errors import ConfigurationError, RecordRefused, StoreUnavailable
+from rootcellar.errors import ConfigurationError, RecordRefused, ResultHeld, StoreUnavailable
+from rootcellar.history.filters import Clock
+from rootcellar.history.holds import place_hold
 from rootcellar.records import SENT, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.support.backoff import Backoff
@@ -198,6 +200,16 @@ def test_forgotten_task_is_not_recorded_later(app: Celery) -> None:
         result = add(app).delay(1, 2)
         result.forget()
         assert stored(app, result.id) is None
+
+
+def test_record_that_is_held_is_stored_later_although_it_was_to_be_forgotten(app: Celery) -> None:
+    clock = Clock(datetime.now(timezone.utc), timezone.utc)
+    place_hold(app.backend.store, f"task:{NAME}", clock, reason="audit", by="ann")
+    # no round trip of its own: the record still waits
+    result = add(app).delay(1, 2)
+    with pytest.raises(ResultHeld):
+        result.forget()
+    assert stored(app, result.id) is not None
 
 
 def test_record_of_a_worker_is_never_replaced(app: Celery) -> None:

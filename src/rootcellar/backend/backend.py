@@ -658,9 +658,12 @@ class ResultBackend(ReadingBackend):
     # -- deleting
 
     def _forget(self, task_id: str) -> None:
-        if self._sent is not None:
-            self._sent.drop(text_id(task_id))
         ids = [text_id(task_id)]
+        if self._sent is not None:
+            # a record that is not stored yet may be held too: then it must still be stored
+            if (waiting := self._sent.waiting(ids[0])) is not None:
+                self._holds.check(lambda: [waiting])
+            self._sent.drop(ids[0])
         # first, because it refuses a held result
         forget_tasks(self.store, self.codec.spiller, ids, self._holds)
         if (archive := self._archive) is not None:
