@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -18,16 +19,18 @@ import pytest
 from celery import Celery
 
 from benchmarks.retention.cleanup import ExplainedStore
+from rootcellar.errors import StoreUnavailable
 from rootcellar.maintenance.cleanup import JOB, Cleanup, CleanupConfig
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.counting import Counted, Question
 from rootcellar.stores.expiring import DeletionTooSlow, Due, Expiring
 from rootcellar.stores.jobs import Jobs
+from rootcellar.stores.mysql import driver
 from rootcellar.stores.mysql.url import connection_settings
 from rootcellar.testing.helpers import able, json_payload, record, wait_until
 from rootcellar.testing.under_test import StoreUnderTest
-from tests.cleanup.test_cleanup import SMALL, cleanup_of, left, now, put_due
+from tests.cleanup.test_cleanup import SMALL, cleanup_of, hold, left, now, put_due
 from tests.history.stores import SQL
 from tests.servers import RedisServer
 from tests.workers import ROOT, Pool, Worker
@@ -209,6 +212,49 @@ def test_cleanup_fails_after_five_time_outs_and_says_so(postgres_url: str) -> No
     assert "a batch of expired results was not" in str(job.note)
     assert cleanup_of(store).run_once() == 3, "a failed run is no reason to wait for an hour"
     store.close()
+
+
+# -- counts of a batch that fails
+
+
+def test_batch_that_fails_in_its_middle_counts_what_was_deleted(
+    mysql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MySQL deletes a batch in several transactions."""
+    monkeypatch.setattr(driver, "SESSION", (*driver.SESSION, "SET SESSION innodb_lock_wait_timeout = 1"))
+    monkeypatch.setattr("rootcellar.stores.mysql.store._CONFLICT_TRIES", 1)
+    store = open_store(mysql_url)
+    store.MANY = 10  # type: ignore[attr-defined]
+    # of a few rows, the server would read and lock all
+    records = put_due(store, 200)
+    with closing(pymysql.connect(**connection_settings(mysql_url, {}))) as other:
+        other.cursor().execute("SELECT 1 FROM celery_taskmeta WHERE task_id = %s FOR UPDATE", [records[25].task_id])
+        cleanup = cleanup_of(store, CleanupConfig())
+        monkeypatch.setattr("rootcellar.maintenance.cleanup.TRIES", 1)
+        with pytest.raises(StoreUnavailable):
+            cleanup.clean()
+        assert (cleanup.cleaned.tasks, len(left(store))) == (20, 180)
+    assert cleanup_of(store, CleanupConfig()).clean().tasks == 180
+    store.close()
+
+
+def test_doubtful_results_are_counted_if_a_later_page_fails(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server does not test their hold exactly, so each is read and decided here."""
+    monkeypatch.setattr("rootcellar.maintenance.cleanup._READ_AT_ONCE", 2)
+    put_due(store, 6, result=json_payload("free"))
+    hold(store, "result:zzzz*")
+    cleanup = cleanup_of(store, CleanupConfig())
+    read, tries = cleanup._work.spares.free, itertools.count(1)
+
+    def free(records: Any) -> Any:
+        if next(tries) == 2:
+            raise StoreUnavailable("it cannot be reached", where="here")
+        return read(records)
+
+    cleanup._work.spares.free = free  # type: ignore[method-assign]
+    assert cleanup.clean().tasks == 6
+    assert next(tries) > 3
+    assert not left(store)
 
 
 # -- real workers

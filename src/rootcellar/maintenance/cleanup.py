@@ -429,13 +429,15 @@ class _Rows:
         count = 0
         while records := self._expiring.expired(page):
             free, placed = self._work.spares.free(records)
-            count += len(free) if is_only_counted else self._expiring.delete_unchanged(free, placed, page.timeout)
+            done = len(free) if is_only_counted else self._expiring.delete_unchanged(free, placed, page.timeout)
+            count += done
+            if not is_only_counted:
+                # at once, because the next page may fail
+                self._cleaned.tasks += done
             last = records[-1]
             if len(records) < page.limit or last.expires_at is None:
                 break
             page = replace(page, after=Place(last.expires_at, last.task_id))
-        if not is_only_counted:
-            self._cleaned.tasks += count
         return count
 
     def _note_spared(self, window: Due, count: int) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from rootcellar.errors import StoreError
 from rootcellar.records import TaskRecord
 from rootcellar.stores import framing
 from rootcellar.stores.base import DELETE_BATCH
@@ -20,19 +21,30 @@ from rootcellar.stores.sql.statements import fill_in, in_parameterized
 class MySQLExpiring(ExpiringStore[Connection]):
     """See :class:`~rootcellar.stores.expiring.Expiring`.
 
-    The time of a batch limits how long rows are searched. A deletion waits at most some seconds for each lock.
+    The time of a batch limits how long rows are searched. A deletion waits at most some seconds for each lock. A batch
+    is deleted in parts, each in a transaction of its own. If a later part fails, the batch ends before it, so that what
+    was deleted is counted, and the next batch begins with this part.
     """
 
     def _delete_due(self, rows: DueRows) -> Deleted:
         found = self._run(lambda connection: self._read_due(connection, self._sql["due_tasks"], rows))
-        ids = sorted(task_id for task_id, _, is_wanted in found if is_wanted)
         hold = fill_in(self._sql["hold_due_tasks"], rows.names)
-        count = 0
-        for some in framing.chunks(ids, self.MANY):
-            count += self._in_transaction(partial(self._delete_found, hold, {**rows.params, "ids": in_list(some)}))
-        is_last = len(found) < rows.due.limit
-        last = None if is_last else self._place_of(rows.due, (found[-1][1], found[-1][0], None))
-        return Deleted(count, last, len(found) - len(ids))
+        count = seen = spared = 0
+        while some := found[seen : seen + self.MANY]:
+            ids = sorted(task_id for task_id, _, is_wanted in some if is_wanted)
+            try:
+                if ids:
+                    params = {**rows.params, "ids": in_list(ids)}
+                    count += self._in_transaction(partial(self._delete_found, hold, params))
+            except StoreError:
+                if not count:
+                    raise
+                break
+            seen += len(some)
+            spared += len(some) - len(ids)
+        is_last = seen == len(found) < rows.due.limit
+        last = None if is_last else self._place_of(rows.due, (found[seen - 1][1], found[seen - 1][0], None))
+        return Deleted(count, last, spared)
 
     def _delete_found(self, hold: str, params: Mapping[str, Any], connection: Connection) -> int:
         return self._delete_held(connection, [row[0] for row in connection.rows(hold, params)])
@@ -79,7 +91,12 @@ class MySQLExpiring(ExpiringStore[Connection]):
         # found without a lock, then each is deleted by its key if it is still expired
         ids = sorted(row[0] for row in self._all("expired_groups", params))
         for some in framing.chunks(ids, self.MANY):
-            count += self._count("delete_expired_groups", {**params, "ids": in_list(some)})
+            try:
+                count += self._count("delete_expired_groups", {**params, "ids": in_list(some)})
+            except StoreError:
+                if not count:
+                    raise
+                break
         return count
 
     def delete_expired_chords(self, now: datetime) -> int:
