@@ -240,6 +240,50 @@ def test_new_expiry_moves_a_row_to_another_partition(both: tuple[Store, Older], 
     assert listed(url) == 0
 
 
+def test_new_expiry_of_a_moved_task_needs_one_connection_only(postgres_url: str) -> None:
+    with opened(postgres_url, pool_size=1, pool_timeout=1.0) as (store, older):
+        enable(store, older)
+        (record,) = moved(store, older)
+        later = now() + timedelta(days=300)
+        assert able(store, Postponable).set_expiries([NewExpiry(record, later)]) == 1
+        assert store.get(record.task_id) == replace(record, expires_at=later)
+
+
+_LATER = timedelta(days=90)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda store, record: store.delete([record.task_id]), 1),
+        (lambda store, record: store.put(replace(record, done_at=now(), retries=1)).written, True),
+        (lambda store, record: able(store, Replaceable).replace(record, replace(record, worker="other")), True),
+    ],
+    ids=["forget", "put", "replace"],
+)
+def test_row_that_moves_to_another_partition_meanwhile_is_changed_all_the_same(
+    postgres_url: str, change: Callable[[Store, TaskRecord], Any], expected: Any
+) -> None:
+    with opened(postgres_url) as (store, older):
+        enable(store, older)
+        (record,) = moved(store, older, state="FAILURE")
+        day = day_of(now() + _LATER)
+        older.ensure_partitions([day])
+        answers: list[Any] = []
+        thread = threading.Thread(target=lambda: answers.append(change(store, record)))
+        with psycopg.connect(postgres_url) as other:
+            # as `retention apply` does it, which would be too fast
+            for table in ("celery_taskmeta_older", "celery_taskmeta_moved"):
+                other.execute(f"UPDATE {table} SET drop_after = %s", [day])  # type: ignore[arg-type]  # noqa: S608
+            thread.start()
+            waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+            while query(postgres_url, waits) != [(1,)]:
+                assert thread.is_alive()
+            other.commit()
+            thread.join(PATIENCE)
+        assert answers == [expected]
+
+
 def test_batch_keeps_a_moved_success_and_replaces_a_moved_failure(both: tuple[Store, Older], url: str) -> None:
     store, older = both
     (success,), (failure,) = moved(store, older), moved(store, older, state="FAILURE")

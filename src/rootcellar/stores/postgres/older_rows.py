@@ -35,6 +35,7 @@ _SLACK = timedelta(hours=1)
 DAYS_AT_ONCE = 8
 #: a row may be moved between two statements: then the same is done again, but not for ever
 _TRIES = 3
+_IDLE = psycopg.pq.TransactionStatus.IDLE
 #: the place of the day behind the columns of a task
 _DAY = len(rows.TASK_COLUMNS)
 #: the name of the statements that read one task, and the most of them that are prepared in one session
@@ -255,14 +256,20 @@ class OlderRows:
             delete_live: deletes them from the live table again, and returns how many there were.
         """
         count = 0
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             days = self.days_of(connection, ids)
             if not days:
                 break
             deleted = 0
             for some_ids, some in _by_days(days):
                 statement = self._of_days("delete_older", some)
-                found = run_once(connection, statement, statement.values({"task_ids": some_ids}))
+                try:
+                    found = run_once(connection, statement, statement.values({"task_ids": some_ids}))
+                except psycopg.errors.SerializationFailure:
+                    # a row was moved to the partition of another day at this moment; a transaction is lost then
+                    if attempt == _TRIES - 1 or connection.info.transaction_status != _IDLE:
+                        raise
+                    continue
                 deleted += len({_text(task_id) for task_id, _ in rows_of(found)})
             count += deleted
             if deleted >= len(days):
@@ -309,23 +316,16 @@ class OlderRows:
             found += cursor.fetchall()
         return found
 
-    def set_expiries(
-        self, connection: Connection, ids: Sequence[str], params: Mapping[str, Any], ensure: Callable[[], object]
-    ) -> int:
+    def set_expiries(self, connection: Connection, ids: Sequence[str], params: Mapping[str, Any]) -> int:
         """Set other expiries of older tasks; return of how many.
 
         Args:
             connection: a connection.
-            ids: the tasks.
+            ids: the tasks. The partitions of their new days exist.
             params: the parameters of the statement.
-            ensure: makes the partitions of the new days.
         """
-        days = self.days_of(connection, ids)
-        if not days:
-            return 0
-        ensure()
         count = 0
-        for _, some in _by_days(days):
+        for _, some in _by_days(self.days_of(connection, ids)):
             text = self.text_of_days("set_older_expiries", some).encode()
             count += self._retried(connection, text, params)
         return count

@@ -63,6 +63,8 @@ _LONG = {
     *("delete_expired_groups", "delete_expired_chords"),
     *("delete_expired_adopted_tasks", "delete_expired_adopted_groups"),
 }
+#: how often a call is repeated because another one has moved a row to another partition
+_MOST_CONFLICTS = 3
 #: the most records of one call of put_sent that are sent together
 _SENT_IN_ONE_TRIP = 500
 #: the value of ``changed``: at least the number of the transaction. 64 transactions have one value, because each new
@@ -581,10 +583,15 @@ class PostgresStore(PostgresExpiring):
             return connection.execute(self._sql[statement], params, prepare=True)
 
     def _with_connection(self, work: Callable[[Connection], T]) -> T:
-        for is_last in (False, True):
+        is_last, conflicts = False, 0
+        while True:
             with self._pool.connection(fresh=is_last) as connection:
                 try:
                     return work(connection)
+                except psycopg.errors.SerializationFailure as exc:
+                    # another call has moved a row to another partition; what this one did was rolled back
+                    if (conflicts := conflicts + 1) > _MOST_CONFLICTS:
+                        raise driver.translate(exc, self._where) from exc
                 except psycopg.Error as exc:
                     self._pooler_policy.learn_from(exc)
                     is_stale = exc.sqlstate in driver.STALE
@@ -599,9 +606,9 @@ class PostgresStore(PostgresExpiring):
                         raise driver.translate(exc, self._where) from exc
                     if is_last or not (is_stale or connection.closed):
                         raise driver.translate(exc, self._where) from exc
+                    is_last = True
                 except UnicodeEncodeError as exc:
                     raise self._refused(exc) from exc
-        raise AssertionError("unreachable")
 
     def _transaction(self, connection: Connection) -> AbstractContextManager[object]:
         return connection.transaction()
@@ -635,15 +642,17 @@ class PostgresStore(PostgresExpiring):
             return count
         ordered = sorted(changes, key=_task_id_of)
         for start in range(0, len(ordered), self.MANY):
-            count += self._run(partial(self._set_older_expiries, changes=ordered[start : start + self.MANY]))
+            count += self._set_older_expiries(ordered[start : start + self.MANY])
         return count
 
-    def _set_older_expiries(self, connection: Connection, changes: Sequence[NewExpiry]) -> int:
-        def ensure() -> None:
-            self._older_table.ensure_partitions({day_of(change.expires_at) for change in changes})
-
+    def _set_older_expiries(self, changes: Sequence[NewExpiry]) -> int:
         ids = [change.record.task_id for change in changes]
-        return self._older.set_expiries(connection, ids, self._expiries_params(changes), ensure)
+        if not self._run(partial(self._older.days_of, ids=ids)):
+            return 0
+        # with a connection of its own, so this call has none meanwhile: the pool may have one only
+        self._older_table.ensure_partitions({day_of(change.expires_at) for change in changes})
+        params = self._expiries_params(changes)
+        return self._run(partial(self._older.set_expiries, ids=ids, params=params))
 
     def _ids(self, ids: Sequence[str]) -> list[str]:
         return list(ids)
