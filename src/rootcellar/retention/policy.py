@@ -134,7 +134,8 @@ class Retention:
         """Return how long a result is kept: the nearest of call, task, first matching rule, and settings.
 
         A task that has not ended is kept for its longest time, whatever its end will be, so that its record does not
-        vanish while it runs: at least a day if a call, a task or a rule says how long.
+        vanish while it runs: at least a day if a call, a task or a rule says how long. If only the settings do, it is
+        kept as long as they say, as with Celery, which may be shorter than the task runs.
         """
         if facts.state not in ENDS:
             return self._unfinished(facts)
