@@ -10,7 +10,9 @@ import psycopg
 import pytest
 
 from rootcellar.stores import open_store
+from rootcellar.stores.older import Older
 from rootcellar.stores.sql.store import SqlStore
+from rootcellar.testing.helpers import able
 from tests.checks.helpers import check
 from tests.helpers import now, record
 from tests.maintenance.upkept import invalid_unique_index, on_server
@@ -66,6 +68,19 @@ def test_invalid_index_is_a_warning(url: str) -> None:
     seen = check(url)
     assert seen.warnings == ["index-invalid"]
     assert "one_state" in seen.of("index-invalid").seen
+
+
+def test_partition_that_nobody_drops_is_a_warning(url: str) -> None:
+    with closing(open_store(url)) as store:
+        older = able(store, Older)
+        older.enable()
+        # a week that has not passed for two days, and one that has
+        older.ensure_partitions([now().date()])
+        assert check(url).warnings == []
+        (name,) = older.ensure_partitions([now().date() - timedelta(days=9)])
+    seen = check(url)
+    assert seen.warnings == ["partition-passed"]
+    assert seen.of("partition-passed").seen == name
 
 
 def test_disk_that_is_full_soon_is_a_warning(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

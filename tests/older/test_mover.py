@@ -306,7 +306,7 @@ def test_part_of_maintain_reports_and_acts(both: tuple[Store, Older], monkeypatc
     put_all(store, [finished(OLD)])
     report = part.report()
     assert report.level is Level.ATTENTION
-    assert report.text.startswith("1 results wait to be moved; celery_taskmeta_older_")
+    assert report.text.startswith("1 result waits to be moved; celery_taskmeta_older_")
     assert part.apply().done == 2
     assert part.report().level is Level.OK
 

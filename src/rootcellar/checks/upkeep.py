@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from rootcellar.checks.findings import Finding
@@ -13,8 +14,12 @@ from rootcellar.maintenance.upkeep.growth import DISK_VARIABLE, Forecast, read_f
 from rootcellar.maintenance.upkeep.vacuum import HoldersConfig, describe_holder, remedy_for, without_autovacuum
 from rootcellar.maintenance.upkeep.words import listed, number_of, read_bytes, show_bytes
 from rootcellar.stores.jobs import Jobs
+from rootcellar.stores.older import Older
 from rootcellar.stores.sql.store import SqlStore
 from rootcellar.stores.upkeep import KnowsDisk, Vacuums
+
+#: a partition is dropped within minutes, unless nobody may do it, or it is in use
+DROPPED_WITHIN = timedelta(days=2)
 
 
 def upkeep_of(store: SqlStore[Any]) -> Iterator[Finding]:
@@ -26,7 +31,7 @@ def upkeep_of(store: SqlStore[Any]) -> Iterator[Finding]:
     if not store.schema.status().is_complete:
         yield passed("nothing to look after yet")
         return
-    found = [*_vacuum(store), *_disk(store)]
+    found = [*_vacuum(store), *_partitions(store), *_disk(store)]
     yield from found or [passed("nothing is due; `rootcellar maintain` says more")]
 
 
@@ -42,6 +47,15 @@ def _vacuum(store: SqlStore[Any]) -> Iterator[Finding]:
         yield problem(
             "index-invalid", f"{number_of(len(invalid), 'invalid index', 'invalid indexes')}: {listed(invalid)}"
         )
+
+
+def _partitions(store: SqlStore[Any]) -> Iterator[Finding]:
+    older = store.ability(Older)
+    if older is None or not older.status().is_enabled:
+        return
+    latest = datetime.now(timezone.utc).date() - DROPPED_WITHIN
+    if late := [each.name for each in older.partitions() if each.until is not None and each.until <= latest]:
+        yield problem("partition-passed", listed(late))
 
 
 def _disk(store: SqlStore[Any]) -> Iterator[Finding]:

@@ -235,7 +235,7 @@ class Mover(Service):
         logger.warning(
             "The older table of %s is left as it is, because this user lacks %s. Let a user with these rights run "
             "`rootcellar maintain --apply --loop` (`rootcellar schema grants USER --for maintainer` prints them). "
-            "Expired results are deleted in batches meanwhile.",
+            "Until then, expired results are deleted in the live table only.",
             self._store.where,
             "; ".join(missing),
         )

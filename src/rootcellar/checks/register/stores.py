@@ -99,6 +99,14 @@ PROBLEMS = (
         remedy="Set result_archive (ROOTCELLAR_ARCHIVE), or change `then` of these rules to delete.",
     ),
     warning(
+        "partition-passed",
+        "all results of a partition expired more than two days ago, and it was not dropped",
+        why="Expired results in the older table are deleted only with their partition, so the table grows.",
+        remedy="`rootcellar partitions status` prints the last run and the rights that this user lacks. Run "
+        "`rootcellar maintain --apply` as the user that owns the older table, and `rootcellar archive run` if rules "
+        "archive these results.",
+    ),
+    warning(
         "disk-full-soon",
         "the disk is full in less than 14 days, if the tables grow as in the last weeks",
         why="A full disk stops every task that stores a result.",
