@@ -543,6 +543,35 @@ def test_lists_go_on_over_the_older_table_by_its_indexes(url: str) -> None:
             assert history.count(text).value == len(list(history.tasks(text))), text
 
 
+@pytest.mark.parametrize(
+    ("older_state", "live_state", "counted"),
+    [("SUCCESS", "FAILURE", "SUCCESS"), ("FAILURE", "SUCCESS", "SUCCESS"), ("SUCCESS", "STARTED", "SUCCESS")],
+)
+def test_lists_have_one_row_of_a_task_that_is_in_both_tables(
+    both: tuple[Store, Older], url: str, older_state: str, live_state: str, counted: str
+) -> None:
+    store, older = both
+    ids = {each.task_id for each in moved(store, older, 3, state=older_state)}
+    done = "NULL" if live_state == "STARTED" else "now()"
+    # as a process stores it that does not know of the older table yet
+    query(
+        url,
+        "INSERT INTO celery_taskmeta (task_id, status, name, date_sent, date_done, expires_at) "  # noqa: S608 - ours
+        f"SELECT task_id, '{live_state}', name, date_sent, {done}, expires_at FROM celery_taskmeta_older",
+    )
+    assert query(url, "SELECT count(*) FROM celery_taskmeta_all") == [(6,)]
+    history = History(store, codec_of({}), zone=timezone.utc)
+    for limit in (2, 3, 100):
+        found = able(store, Queryable).query(TaskQuery(limit=limit))
+        assert [each.state for each in found] == [counted] * min(limit, 3)
+        assert len({each.task_id for each in found}) == len(found)
+    for text in ("", "sort:done since:90d", "task:shop.pay"):
+        tasks = list(history.tasks(text, size=2))
+        assert {each.task_id for each in tasks} == ids, text
+        assert [each.state for each in tasks] == [counted] * 3, text
+    assert not list(history.tasks("state:failed"))
+
+
 @pytest.mark.parametrize("where", ["date_done < now()", "name = 'shop.pay' AND date_done < now()"])
 def test_each_partition_is_read_by_its_index(postgres_url: str, where: str) -> None:
     with opened(postgres_url) as (store, older):

@@ -181,8 +181,9 @@ WITH wanted AS (
 UPDATE {older} AS t SET expires_at = days.expires_at, drop_after = days.new_day FROM days
 WHERE t.task_id = days.task_id AND t.drop_after = days.old_day AND t.drop_after IN ({days})
 
--- live_ids: find the tasks that have a row in the live table
-SELECT task_id FROM {task} WHERE task_id = ANY(%(task_ids)s)
+-- in_both: find the tasks that have a row in the live table and are listed as moved
+SELECT DISTINCT t.task_id FROM {task} AS t JOIN {moved} AS m ON {same_moved}
+WHERE t.task_id = ANY(%(task_ids)s::text[])
 
 -- scan_all: read the next tasks of both tables in the order of their ids
 SELECT {task_select}, is_moved FROM (

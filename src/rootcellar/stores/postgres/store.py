@@ -452,9 +452,22 @@ class PostgresStore(PostgresExpiring):
         def work(connection: Connection) -> list[TaskRecord]:
             if not self._older.is_known_after_look(connection):
                 return [self._task_record(row) for row in self._rows_of(connection, "query_tasks", params)]
-            return [self._task_record(row) for row in self._rows_of_all(connection, "query_all", params)]
+            return self._query_all(connection, params)
 
         return self._run(work)
+
+    def _query_all(self, connection: Connection, params: Mapping[str, Any]) -> list[TaskRecord]:
+        limit = wanted = params["limit"]
+        while True:
+            found = list(
+                map(self._task_record, self._rows_of_all(connection, "query_all", {**params, "limit": wanted}))
+            )
+            doubled = self._doubled(connection, found)
+            counted = [record for record in found if _is_counted(record, doubled)]
+            if len(counted) >= limit or len(found) < wanted:
+                return counted[:limit]
+            # instead of the rows that do not count
+            wanted += limit - len(counted)
 
     def _renderer(self, search: Search) -> Renderer:
         renderer = PostgresRenderer(search, self._searched_table(search), _selected)
@@ -470,18 +483,19 @@ class PostgresStore(PostgresExpiring):
         return in_parameterized(table_names(self.options))["task"]
 
     def search(self, search: Search) -> Sequence[Found]:
-        if search.segment is not Segment.OLDER:
-            if search.sort is not None:
-                self.has_older()
-            return super().search(search)
+        if search.sort is not None:
+            self.has_older()
         found = super().search(search)
-        # if a task is stored again at this moment, its live row counts
-        live = self._live(self._findable([each.record.task_id for each in found]))
-        return [replace(each, is_hidden=True) if each.record.task_id in live else each for each in found]
+        if search.segment is Segment.ADOPTED or not self._older.is_known:
+            return found
+        doubled = self._run(partial(self._doubled, records=[each.record for each in found]))
+        return [each if _is_counted(each.record, doubled) else replace(each, is_hidden=True) for each in found]
 
-    def _live(self, ids: Sequence[str]) -> set[str]:
-        """Return which of these tasks have a row in the live table."""
-        return {row[0] for row in self._all("live_ids", {"task_ids": ids})} if ids else set()
+    def _doubled(self, connection: Connection, records: Sequence[TaskRecord]) -> Mapping[str, TaskRecord]:
+        """Return the records that count of those tasks that have a row in both tables, as few have for a while."""
+        ids = self._findable([record.task_id for record in records])
+        both = [row[0] for row in self._rows_of(connection, "in_both", {"task_ids": ids})] if ids else []
+        return self._older.get_many(connection, both) if both else {}
 
     def has_older(self) -> bool:
         return self._run(self._older.is_known_after_look)
@@ -727,6 +741,12 @@ def _statements(options: StoreOptions) -> dict[str, str]:
     all_rows = {"task": found["all_rows"], "task_select": select}
     found["query_all"] = load_statements(_PACKAGE, "queries.sql", all_rows)["query_tasks"]
     return found
+
+
+def _is_counted(record: TaskRecord, doubled: Mapping[str, TaskRecord]) -> bool:
+    """Return whether a row counts, given the records that count of tasks with two rows."""
+    counted = doubled.get(record.task_id, record)
+    return (counted.state, counted.done_at) == (record.state, record.done_at)
 
 
 def _task_id_of(change: NewExpiry) -> str:
