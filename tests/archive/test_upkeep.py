@@ -147,7 +147,7 @@ def test_hold_on_a_value_does_not_keep_a_file_whose_result_was_in_a_blob(sqlite:
     path = f"{manifest_of(sqlite).homes()[0]}/2026-11/blob.parquet"
     past = NOW - timedelta(days=1)
     small = replace(ended(1, expires_at=past), result=codec_of({}).encode({"total": 4}, task_id="task-0001"))
-    reference = Payload(body=b"blob", content_type=REFERENCE, encoding="utf-8")
+    reference = Payload(b"blob", REFERENCE)
     place = open_place(str(tmp_path))
     put_file(sqlite, place, [small], path, references={small.task_id: reference})
     place_hold(sqlite, "result.total:>5", Clock(NOW, timezone.utc), reason="audit", by="me")
