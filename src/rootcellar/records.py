@@ -91,6 +91,18 @@ class TaskRecord:
     damage: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadRecord(TaskRecord):
+    """Stands for a record that exists and cannot be read, so that only its own readers get the error.
+
+    Attributes:
+        error: why it cannot be read.
+    """
+
+    error: Exception
+    damage: tuple[str, ...] = ("state",)
+
+
 def was_only_sent(record: TaskRecord) -> bool:
     """Return whether a client has recorded this task as sent, and nothing is known of a worker.
 

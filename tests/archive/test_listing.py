@@ -18,9 +18,9 @@ from rootcellar.archive.files import FileReader
 from rootcellar.archive.listing import ArchivedResults, ArchivedTasks, StoreSource
 from rootcellar.archive.places import open_place
 from rootcellar.archive.reading import Archive
-from rootcellar.errors import ConfigurationError
+from rootcellar.errors import ArchiveDamaged, ArchiveFileMissing, ConfigurationError
 from rootcellar.history.cursors import CursorWrong
-from rootcellar.history.filters import Clock, Filter, FilterWrong
+from rootcellar.history.filters import Clock, Filter, FilterWrong, parse
 from rootcellar.history.history import History
 from rootcellar.history.streaming import pages
 from rootcellar.payloads import codec_of
@@ -50,6 +50,34 @@ often = settings(
 def store(request: pytest.FixtureRequest) -> Iterator[Any]:
     with opened(request.param, request) as found:
         yield found
+
+
+def test_file_that_cannot_be_read_is_left_out_and_named(
+    sqlite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ones = [record(f"task-{name}", done_at=DAY + timedelta(minutes=place)) for place, name in enumerate("abc")]
+    place = tmp_path / "archive"
+    for one in ones:
+        put_file(sqlite, open_place(str(place)), [one], f"{one.task_id}.parquet")
+    (place / "task-b.parquet").unlink()
+    (place / "task-c.parquet").chmod(0o600)
+    (place / "task-c.parquet").write_bytes(b"PAR1 nothing PAR1")
+    source = StoreSource(Archive(manifest_of(sqlite), open_place(str(place))), sqlite)
+    listed = list(ArchivedTasks(source, sqlite, codec_of({}), parse("state:any"), CLOCK).pages())
+    assert [each.task_id for page in listed for each in page.records] == ["task-a"]
+    assert [type(problem) for problem in listed[-1].problems] == [ArchiveDamaged, ArchiveFileMissing]
+    (tmp_path / ".env").write_text(f"ROOTCELLAR_ARCHIVE={place}\n")
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "tasks.jsonl"
+    restored = ("restore", "--yes", "state:any", "--from", str(place))
+    for command in (("history", "--archive"), ("export", "--archive", "-o", str(output)), restored):
+        ended = run_here(*command, "-b", sqlite.url)
+        assert ended.status == 1
+        assert ended.err.count("left out: ") == 2
+        assert "task-b.parquet" in ended.err
+        assert "task-c.parquet" in ended.err
+    assert json.loads(output.read_text())["task_id"] == "task-a"
+    assert sqlite.get("task-a") == ones[0]
 
 
 @pytest.fixture

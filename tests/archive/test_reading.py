@@ -298,6 +298,24 @@ def test_missing_file_names_the_task_and_the_file(sqlite: Store, tmp_path: Path)
     assert not caught.value.retryable
 
 
+def test_missing_file_is_an_error_of_its_tasks_only_if_many_are_read(sqlite: Store, tmp_path: Path) -> None:
+    ones = [record(value=number) for number in range(3)]
+    for one, name in zip(ones, "abc", strict=True):
+        put_file(sqlite, open_place(str(tmp_path)), [one], f"{name}.parquet")
+    (tmp_path / "b.parquet").unlink()
+    (tmp_path / "c.parquet").chmod(0o600)
+    (tmp_path / "c.parquet").write_bytes(b"PAR1 nothing PAR1")
+    app = app_of(sqlite.url, str(tmp_path))
+    ids = [one.task_id for one in ones]
+    metas = dict(app.backend.get_many(ids, timeout=5))
+    assert [metas[each]["status"] for each in ids] == ["SUCCESS", "FAILURE", "FAILURE"]
+    assert [type(metas[each]["result"]) for each in ids] == [int, ArchiveFileMissing, ArchiveDamaged]
+    assert "b.parquet" in str(metas[ids[1]]["result"])
+    group = GroupResult("group", [app.AsyncResult(each) for each in ids], app=app)
+    values = group.join_native(timeout=5, propagate=False)
+    assert [type(value) for value in values] == [int, ArchiveFileMissing, ArchiveDamaged]
+
+
 def test_file_at_another_place_is_named(sqlite: Store, tmp_path: Path) -> None:
     one = record()
     put_file(sqlite, open_place(str(tmp_path / "old")), [one], "a.parquet")

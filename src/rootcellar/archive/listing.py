@@ -20,6 +20,7 @@ from typing import Protocol
 from rootcellar.archive.files import FileReader, Row
 from rootcellar.archive.masks import Masks
 from rootcellar.archive.reading import Archive
+from rootcellar.errors import ArchiveDamaged, ArchiveFileMissing, RootcellarError
 from rootcellar.history.cursors import Cursor, to_text
 from rootcellar.history.filters import Clock, Filter, FilterWrong, Matcher, sentence
 from rootcellar.history.filters.conditions import limits, span
@@ -130,6 +131,7 @@ def in_order(
     masks: Masks,
     matches: Callable[[TaskRecord], bool],
     after: Position | None = None,
+    on_problem: Callable[[ArchiveFile, RootcellarError], object] | None = None,
 ) -> Iterator[tuple[Position, ArchiveFile, Row]]:
     """Yield the rows of files that match and count, those that ended last first.
 
@@ -139,6 +141,8 @@ def in_order(
         masks: chooses the rows of a row group that may match.
         matches: decides about a row.
         after: only rows after this place of the list.
+        on_problem: called with a file that is missing or damaged, which is left out from there on; ``None``: the error
+            is raised.
     """
     floor = _BEFORE_ALL if after is None else after.moment
     waiting = [_Waiting(-_end_of(file), (file.id, -1), file) for file in files]
@@ -147,12 +151,19 @@ def in_order(
     while waiting or rows:
         if not rows or (waiting and waiting[0].negative <= rows[0][0].negative):
             each = heapq.heappop(waiting)
-            if each.group is None:
-                for group in _groups_of(source, each.file, masks, floor):
-                    heapq.heappush(waiting, group)
-            else:
+            try:
+                if each.group is None:
+                    for group in _groups_of(source, each.file, masks, floor):
+                        heapq.heappush(waiting, group)
+                    continue
                 for later, row in _rows_of(source, each.file, each.group, masks, matches, after):
                     heapq.heappush(rows, (later, each.file.id, each.file, row))
+            except (ArchiveFileMissing, ArchiveDamaged) as exc:
+                if on_problem is None:
+                    raise
+                on_problem(each.file, exc)
+                continue
+            else:
                 if not rows and waiting:
                     # the caller looks at the time; everything that ended after this moment was looked at
                     yield Position(Segment.FINISHED, -waiting[0].negative, ""), each.file, _NOTHING
@@ -287,7 +298,10 @@ class ArchivedTasks(Tasks):
         if ids := ids_of(wanted):
             numbers = self._source.numbers(ids)
             files = [file for file in files if file.id in numbers]
-        found = in_order(self._source, files, masks, matches, start)
+        problems: dict[int, RootcellarError] = {}
+        found = in_order(
+            self._source, files, masks, matches, start, lambda file, exc: problems.setdefault(file.id, exc)
+        )
         reached = _BEFORE_ALL if start is None else start.moment
         budget = BUDGET if self._budget is None else self._budget
         page: list[tuple[Position, TaskRecord]] = []
@@ -295,16 +309,16 @@ class ArchivedTasks(Tasks):
         for position, record in self._counting(found):
             if record is not None and len(page) == self._size:
                 # one more than a page has shows whether there is another page
-                yield self._page(page, page[-1][0], matches, is_over=False)
+                yield self._page(page, page[-1][0], matches, problems, is_over=False)
                 page, deadline, matches.unread = [], time.monotonic() + budget, 0
             if record is not None:
                 page.append((position, record))
             elif time.monotonic() >= deadline and position.moment + 1 < reached:
                 # each page that ends early is farther back than the one before
                 reached = position.moment + 1
-                yield self._page(page, Position(Segment.FINISHED, reached, ""), matches, is_over=True)
+                yield self._page(page, Position(Segment.FINISHED, reached, ""), matches, problems, is_over=True)
                 page, deadline, matches.unread = [], time.monotonic() + budget, 0
-        yield self._page(page, None, matches, is_over=False)
+        yield self._page(page, None, matches, problems, is_over=False)
 
     def _read(self, after: Cursor | None) -> tuple[Page, Cursor | None]:
         return next(self._pages(after))
@@ -323,7 +337,13 @@ class ArchivedTasks(Tasks):
                     yield position, row.record
 
     def _page(
-        self, found: Sequence[tuple[Position, TaskRecord]], place: Position | None, matches: Matcher, *, is_over: bool
+        self,
+        found: Sequence[tuple[Position, TaskRecord]],
+        place: Position | None,
+        matches: Matcher,
+        problems: Mapping[int, RootcellarError],
+        *,
+        is_over: bool,
     ) -> tuple[Page, Cursor | None]:
         cursor = None if place is None else Cursor(place, self._clock.now)
         reached = None
@@ -336,6 +356,7 @@ class ArchivedTasks(Tasks):
             sentence=sentence(self._query, self._clock),
             unread=matches.unread,
             notes=notes(self._query, self._codec.redactor.masks),
+            problems=tuple(problems.values()),
         )
         return page, cursor
 

@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from rootcellar.archive.files import FileReader, Row
 from rootcellar.archive.places import Place as FilePlace
-from rootcellar.errors import ArchiveFileMissing, RootcellarError
-from rootcellar.records import TaskRecord
+from rootcellar.errors import ArchiveDamaged, ArchiveFileMissing, RootcellarError
+from rootcellar.records import NO_DATE, TaskRecord, UnreadRecord
 from rootcellar.stores.archiving import ArchiveFile, Manifest, Place
 from rootcellar.support.filesystems import file_errors
 from rootcellar.support.forking import PerProcess
@@ -57,6 +57,24 @@ class Archive:
             # another process may have moved the rows into a new file since the manifest was read
             return self._read(ids)
 
+    def read_each(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
+        """Like :meth:`read`, but with an :class:`UnreadRecord` for each task whose file is missing or damaged.
+
+        Raises:
+            StoreError: the manifest or the place cannot be read.
+        """
+        problems: dict[str, RootcellarError] = {}
+        found = self._found(list(task_ids), problems)
+        if moved := [task_id for task_id, exc in problems.items() if isinstance(exc, ArchiveFileMissing)]:
+            # see read
+            problems = {task_id: exc for task_id, exc in problems.items() if task_id not in moved}
+            found |= self._found(moved, problems)
+        unread = {
+            task_id: UnreadRecord(task_id=task_id, state="FAILURE", done_at=NO_DATE, error=exc)
+            for task_id, exc in problems.items()
+        }
+        return {**unread, **{task_id: row.record for task_id, (_, row) in found.items()}}
+
     def places(self, task_ids: Collection[str]) -> dict[str, Place]:
         """Return where these archived results are, by task id. The rows are read, because the index has only hashes."""
         return {task_id: place for task_id, (place, _) in self._found(task_ids).items()}
@@ -93,7 +111,10 @@ class Archive:
     def _read(self, task_ids: Collection[str]) -> dict[str, TaskRecord]:
         return {task_id: row.record for task_id, (_, row) in self._found(task_ids).items()}
 
-    def _found(self, task_ids: Collection[str]) -> dict[str, tuple[Place, Row]]:
+    def _found(
+        self, task_ids: Collection[str], problems: dict[str, RootcellarError] | None = None
+    ) -> dict[str, tuple[Place, Row]]:
+        """Read rows; with ``problems``, a file that cannot be read is an entry in it for each of its tasks."""
         found: dict[str, tuple[Place, Row]] = {}
         left = dict(self.manifest.places(task_ids))
         while left:
@@ -101,12 +122,25 @@ class Archive:
             wanted: dict[int, dict[int, list[str]]] = {}
             for task_id, places in left.items():
                 wanted.setdefault(places[0].file, {}).setdefault(places[0].row, []).append(task_id)
+            unread: set[str] = set()
             for file, rows in wanted.items():
-                for row in self._rows(file, rows, [task_id for ids in rows.values() for task_id in ids]):
-                    for task_id in rows[row.number]:
-                        if row.record.task_id == task_id:
-                            found[task_id] = Place(file, row.number), row
-            left = {task_id: places[1:] for task_id, places in left.items() if task_id not in found and places[1:]}
+                ids = [task_id for some in rows.values() for task_id in some]
+                try:
+                    for row in self._rows(file, rows, ids):
+                        for task_id in rows[row.number]:
+                            if row.record.task_id == task_id:
+                                found[task_id] = Place(file, row.number), row
+                except (ArchiveFileMissing, ArchiveDamaged) as exc:
+                    if problems is None:
+                        raise
+                    unread |= {task_id for task_id in ids if task_id not in found}
+                    problems.update(dict.fromkeys(unread.intersection(ids), exc))
+            # an older copy does not stand for one that cannot be read
+            left = {
+                task_id: places[1:]
+                for task_id, places in left.items()
+                if task_id not in found and task_id not in unread and places[1:]
+            }
         return found
 
     def _rows(self, number: int, rows: Collection[int], task_ids: Sequence[str]) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from rootcellar.archive.files import FileReader, Row
 from rootcellar.archive.listing import ids_of
 from rootcellar.archive.places import Place as FilePlace
 from rootcellar.archive.writing import manifest_of
-from rootcellar.errors import ArchiveFileMissing
+from rootcellar.errors import ArchiveDamaged, ArchiveFileMissing, RootcellarError
 from rootcellar.history.filters import Clock, Filter, Matcher
 from rootcellar.history.filters.conditions import span
 from rootcellar.history.lists import opened
@@ -80,6 +80,8 @@ class ArchivedTasks:
         codec: opens values that the filter asks for.
         query: the filter.
         clock: the present, and the zone of the filter's moments.
+        on_problem: called with the error of a file that is missing, damaged or at another place, whose tasks are left
+            out; ``None``: the error is raised.
 
     Attributes:
         matches: the test of a record; it counts those whose values cannot be read.
@@ -89,7 +91,16 @@ class ArchivedTasks:
         ValueError: a moment cannot be understood.
     """
 
-    def __init__(self, store: Store, place: FilePlace, codec: Codec, query: Filter, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        place: FilePlace,
+        codec: Codec,
+        query: Filter,
+        clock: Clock,
+        on_problem: Callable[[RootcellarError], object] | None = None,
+    ) -> None:
+        self._on_problem = on_problem
         self._manifest = manifest_of(store)
         self._place = place
         self._query = query
@@ -100,18 +111,23 @@ class ArchivedTasks:
         """Yield what is found.
 
         Raises:
-            ArchiveFileMissing, ArchiveDamaged: a file cannot be read.
+            ArchiveFileMissing, ArchiveDamaged: a file cannot be read, and ``on_problem`` was not given.
             StoreError: the manifest or the place cannot be read.
         """
         ids = ids_of(self._query)
         for file, rows in self._by_id(ids) if ids else self._by_day():
-            if file.location != self._place.where:
-                raise ArchiveFileMissing(
-                    f"the file {file.path} of the archive was written to another place, {file.location}",
-                    where=self._place.where,
-                    remedy="name that place",
-                )
-            yield from self._in_file(file, rows)
+            try:
+                if file.location != self._place.where:
+                    raise ArchiveFileMissing(
+                        f"the file {file.path} of the archive was written to another place, {file.location}",
+                        where=self._place.where,
+                        remedy="name that place",
+                    )
+                yield from self._in_file(file, rows)
+            except (ArchiveFileMissing, ArchiveDamaged) as exc:
+                if self._on_problem is None:
+                    raise
+                self._on_problem(exc)
 
     def _by_day(self) -> Iterator[tuple[ArchiveFile, set[int] | None]]:
         for file in self._manifest.files(self._since, self._until):

@@ -156,9 +156,9 @@ class ResultBackend(ReadingBackend):
         self.store: Store = store if observer is None else observer.store(store)
         self._archive = self._open_archive(store)
         self.read_archived = None if self._archive is None else self._archive.read
-        self.waiter = (
-            Waiter(store, self.read_archived) if observer is None else observer.waiter(self.store, self.read_archived)
-        )
+        # a client that waits for many tasks gets those that can be read
+        read_each = None if self._archive is None else self._archive.read_each
+        self.waiter = Waiter(store, read_each) if observer is None else observer.waiter(self.store, read_each)
         self._backoff = self._read_backoff()
         self._outage = Outage() if observer is None else observer.outage()
         self._interim = Interim(self._backoff, self._outage)

@@ -17,7 +17,7 @@ from rootcellar.backend.sent_with import sent_with
 from rootcellar.errors import PayloadUnreadable
 from rootcellar.payloads import ARGS, KWARGS, RESULT, STAMPS, Call, Codec, serialise
 from rootcellar.payloads.stamps import CUT, SENT_WITH, STATES_SENT_WITH
-from rootcellar.records import NO_DATE, SENT, Payload, TaskRecord
+from rootcellar.records import NO_DATE, SENT, Payload, TaskRecord, UnreadRecord
 from rootcellar.retention.policy import Retention
 from rootcellar.stores.fields import id_of, moment_of, number_of, text_id, text_of, unreadable
 from rootcellar.stores.relations import children_of
@@ -234,6 +234,8 @@ class Recorder:
             PayloadError: a value, the state or the traceback cannot be read.
         """
         for field in unreadable(record) if record.damage else ():
+            if isinstance(record, UnreadRecord):
+                raise record.error
             raise PayloadUnreadable(
                 f"the {field} of task {record.task_id!a} is damaged",
                 remedy="restore the record from a backup, or forget the task",

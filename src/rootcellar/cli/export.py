@@ -16,10 +16,11 @@ from rootcellar.cli.damage import print_damage
 from rootcellar.cli.files import whole_file
 from rootcellar.cli.formats import FORMATS, PARQUET, TEXT_FORMATS, Parquet, Writer
 from rootcellar.cli.options import ArchivedOption, Choice, FilterArgument, JsonOption, filter_text, store_options
-from rootcellar.cli.output import WrongUse, number_of_tasks, print_json, say
+from rootcellar.cli.output import WrongUse, left_out, number_of_tasks, print_json, say
 from rootcellar.cli.progress import Progress
 from rootcellar.cli.stores import existing_history
 from rootcellar.cli.times import full_moment
+from rootcellar.errors import RootcellarError
 from rootcellar.history.filters import parse
 from rootcellar.history.lists import Page
 from rootcellar.history.streaming import pages
@@ -73,15 +74,18 @@ def export(
     query = parse(filter_text(words))
     with existing_history(choice) as opened, _opened(name, output) as writer:
         progress = Progress("tasks exported")
+        problems: tuple[RootcellarError, ...] = ()
         for page in pages(opened, query, archive=archive):
             print_damage(page.records)
             for record in page.records:
                 writer.write(record)
             progress.add(len(page.records), _beside(page))
+            problems = page.problems
     if as_json:
         print_json({"tasks": progress.count, "file": str(output), "format": name})
     elif not _is_standard(output):
         say(f"{number_of_tasks(progress.count)} written to {output}.")
+    left_out(map(str, problems))
 
 
 def _format(form: Format | None, output: Path | None) -> str:

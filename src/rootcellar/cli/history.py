@@ -12,7 +12,7 @@ import typer
 from rootcellar.cli.damage import print_damage
 from rootcellar.cli.filters import ShortForms, narrowed
 from rootcellar.cli.options import ArchivedOption, Choice, FilterArgument, JsonOption, store_options
-from rootcellar.cli.output import console, number_of_tasks, print_json, say, say_beside, visible
+from rootcellar.cli.output import console, left_out, number_of_tasks, print_json, say, say_beside, visible
 from rootcellar.cli.stores import existing_history
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.times import full_moment
@@ -46,6 +46,7 @@ class _Listed:
     sentence: str
     notes: tuple[str, ...]
     unread: int
+    problems: tuple[str, ...]
 
 
 @store_options
@@ -115,6 +116,7 @@ def history(
     if not as_json and query != Filter():
         say_beside(f"{found.sentence[:1].upper()}{found.sentence[1:]}.")
     _print_end(found, limit)
+    left_out(found.problems)
 
 
 def _list(
@@ -125,14 +127,16 @@ def _list(
         budget = _PATIENCE
     records: list[TaskRecord] = []
     unread = 0
+    problems: dict[str, None] = {}
     while True:
         size = min(limit - len(records), MAX_SIZE)
         page = history.tasks(query, size=size, after=after, budget=budget, archive=archive).page()
         records += page.records
         unread += page.unread
+        problems |= dict.fromkeys(map(str, page.problems))
         after = page.cursor
         if after is None or page.searched_back_to is not None or len(records) >= limit:
-            return _Listed(records, after, page.searched_back_to, page.sentence, page.notes, unread)
+            return _Listed(records, after, page.searched_back_to, page.sentence, page.notes, unread, tuple(problems))
 
 
 def _print_end(found: _Listed, limit: int) -> None:

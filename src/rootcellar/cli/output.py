@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import typer
@@ -69,6 +70,19 @@ def say(text: str, out: Console | None = None) -> None:
 def say_beside(text: str) -> None:
     """Print a sentence on standard error, so that a pipe gets only what was asked for."""
     say(text, Console(stderr=True, highlight=False, markup=False, emoji=False))
+
+
+def left_out(problems: Iterable[str]) -> None:
+    """Print the errors of files of an archive that were left out.
+
+    Raises:
+        typer.Exit: with status 1, if there are any.
+    """
+    found = list(problems)
+    for problem in found:
+        print(f"rootcellar: left out: {visible(problem)}", file=sys.stderr)
+    if found:
+        raise typer.Exit(1)
 
 
 def number_of_tasks(count: int) -> str:

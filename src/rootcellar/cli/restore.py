@@ -20,12 +20,13 @@ from rootcellar.cli.options import (
     filter_text,
     store_options,
 )
-from rootcellar.cli.output import WrongUse, console, number_of_tasks, print_json, say, say_beside, visible
+from rootcellar.cli.output import WrongUse, console, left_out, number_of_tasks, print_json, say, say_beside, visible
 from rootcellar.cli.progress import Progress
 from rootcellar.cli.stores import existing_results
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.times import parse_span
 from rootcellar.cli.values import json_object
+from rootcellar.errors import RootcellarError
 from rootcellar.history.filters import FilterWrong, parse
 from rootcellar.history.history import History
 
@@ -60,7 +61,8 @@ def restore(
     table keeps that one, and its archived result stays in the archive. You can interrupt it at any time; run it again,
     and it goes on. It needs a filter; state:any means every archived task.
 
-    Exit status 0 if it was done, or there was nothing to restore, 1 after an error or if the answer was no, 2 if there
+    Exit status 0 if it was done, or there was nothing to restore, 1 after an error, if a file is left out because it is
+    missing or damaged, or if the answer was no, 2 if there
     is neither --yes nor a terminal.
     """
     text = filter_text(words)
@@ -73,9 +75,15 @@ def restore(
     with existing_results(choice) as results:
         place = named_place(source, results.conf, "--from")
         clock = History(results.store, results.codec, owns_store=False).clock
+        # by its text: the preview and the run find the same ones
+        problems: dict[str, None] = {}
+
+        def note(problem: RootcellarError) -> None:
+            problems.setdefault(str(problem))
+
         run = RestoringRun(
             results.store,
-            lambda: ArchivedTasks(results.store, place, results.codec, query, clock),
+            lambda: ArchivedTasks(results.store, place, results.codec, query, clock, note),
             results.codec,
             length,
             clock.now,
@@ -86,16 +94,19 @@ def restore(
         if dry_run:
             if as_json:
                 print_json({**_as_object(found, Restored()), "dry_run": True})
+            left_out(problems)
             return
         if found.count:
             confirm(yes, f"Restore {_number(found)} into {results.store.where}?")
         done = _run(run)
     if as_json:
         print_json({**_as_object(found, done), "dry_run": False})
+        left_out(problems)
         return
     say(f"{number_of_tasks(done.restored)} restored.")
     if done.live:
         say_beside(f"{number_of_tasks(done.live)} left in the archive: the table has a newer result.")
+    left_out(problems)
 
 
 def _length(text: str) -> timedelta:

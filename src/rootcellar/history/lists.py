@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from rootcellar.errors import PayloadError
+from rootcellar.errors import PayloadError, RootcellarError
 from rootcellar.history.cursors import Cursor, from_text, to_text
 from rootcellar.history.filters import Clock, Filter, FilterWrong, Matcher, sentence
 from rootcellar.history.filters.notes import notes
@@ -19,6 +20,9 @@ from rootcellar.payloads import SEALED_FIELDS, Codec
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.search import Position, Searchable, Segment, Sort
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(logging.getLogger(__name__))
 
 #: seconds for one page of a store with indexes, and of another one
 BUDGET, SCAN_BUDGET = 0.3, 10.0
@@ -38,6 +42,7 @@ class Page:
         sentence: what was asked, in English, with the moments that it means.
         unread: how many records were left out because a value that the filter asks for cannot be read: it is
             encrypted and there is no key, it is damaged or in a blob, or it is no JSON.
+        problems: the error of each file of the archive that is left out up to here, because it is missing or damaged.
         notes: what the reader should know about the filter, each in a sentence: a state that may be misspelt, terms
             that exclude each other, a value that is masked.
     """
@@ -48,6 +53,7 @@ class Page:
     sentence: str
     unread: int = 0
     notes: tuple[str, ...] = ()
+    problems: tuple[RootcellarError, ...] = ()
 
 
 class Tasks:
@@ -95,7 +101,11 @@ class Tasks:
         self._clock = clock if self._after is None else replace(clock, now=self._after.now)
 
     def __iter__(self) -> Iterator[TaskRecord]:
+        warned = 0
         for page in self.pages():
+            for problem in page.problems[warned:]:
+                logger.warning("The list leaves out the tasks of a file: %s", problem)
+            warned = len(page.problems)
             yield from page.records
 
     def pages(self) -> Iterator[Page]:
