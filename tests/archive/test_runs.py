@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ import pytest
 from rootcellar.archive import files, remains, selecting, writing
 from rootcellar.archive.files import FileWriter
 from rootcellar.archive.places import Folder
-from rootcellar.errors import AbilityMissing, ArchiveDamaged
+from rootcellar.archive.reading import Archive
+from rootcellar.archive.writing import Progress
+from rootcellar.errors import AbilityMissing, ArchiveDamaged, ArchiveFileMissing
 from rootcellar.history.holds import place_hold
 from rootcellar.payloads import codec_of
 from rootcellar.payloads.blobs.references import REFERENCE
@@ -28,7 +30,7 @@ from rootcellar.retention.policy import Retention
 from rootcellar.retention.rules import read_rules
 from rootcellar.stores import Store, open_store
 from rootcellar.stores import archiving as sql_manifest
-from rootcellar.stores.archiving import Manifest
+from rootcellar.stores.archiving import Manifest, Moved, NewFile, Place
 from rootcellar.stores.search import SearchTooSlow
 from rootcellar.stores.sql import archiving as sql_archiving
 from rootcellar.testing.helpers import full_record, part
@@ -366,6 +368,87 @@ def test_task_that_ended_again_is_archived_once(sql: Any, tmp_path: Path, first:
     assert archived(sql, tmp_path) == {one.task_id: (one, two)[kept]}
 
 
+def _archive_meanwhile(
+    store: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]
+) -> Progress:
+    """Archive everything; do something else after the first file is written and before it is committed."""
+    write = writing.Archiving._write
+
+    def writing_first(self: Any, *args: Any) -> Any:
+        draft = write(self, *args)
+        meanwhile()
+        return draft
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.Archiving, "_write", writing_first)
+        return archive(store, folder)
+
+
+@pytest.mark.parametrize("sql", _SQL, indirect=True, ids=lambda one: one.name)
+@pytest.mark.parametrize("step", ["expires", "is forgotten", "moves"])
+@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE"])
+def test_live_row_stays_if_its_older_copy_changes_before_the_commit(
+    sql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, state: str
+) -> None:
+    first = record(value=0, state="SUCCESS", done_at=NOON)
+    sql.put(first)
+    archive(sql, tmp_path)
+    (old,) = sql.files()
+    second = replace(first, state=state, result=Payload(b"1"), done_at=NOON + timedelta(minutes=1))
+    sql.put(second)
+    other = record(done_at=NOON)
+    sql.put(other)
+    here = Archive(sql, Folder(tmp_path))
+    moved: list[Any] = [Moved(0, first.task_id, Place(old.id, 0))]
+    steps: dict[str, Callable[[], object]] = {
+        "expires": lambda: sql.mark_file(old.id, sql_manifest.DELETED, clock().now),
+        "is forgotten": lambda: here.forget([first.task_id]),
+        "moves": lambda: sql.merge_files(replace(_new(old), path="new.parquet"), [old.id], lambda: moved),
+    }
+    done = _archive_meanwhile(sql, tmp_path, monkeypatch, steps[step])
+    assert (done.archived, done.dropped, done.changed) == (1, 0, 1)
+    assert live(sql) == {second.task_id: second}
+    assert len(sql.places([first.task_id]).get(first.task_id, ())) == (step == "moves")
+
+
+def _new(file: Any) -> NewFile:
+    return NewFile(**{each.name: getattr(file, each.name) for each in fields(NewFile)})
+
+
+def test_failure_stays_if_the_archived_success_expires_earlier(sql: Any, tmp_path: Path) -> None:
+    one = record(value=0, state="SUCCESS", done_at=NOON, expires_at=NOON)
+    sql.put(one)
+    archive(sql, tmp_path, expiry=lambda record: NOON + timedelta(days=9))
+    two = replace(one, state="FAILURE", done_at=NOON + timedelta(minutes=1))
+    sql.put(two)
+    done = archive(sql, tmp_path, expiry=lambda record: NOON + timedelta(days=10))
+    assert (done.archived, done.dropped, done.waiting_for_older, done.left) == (0, 0, 1, 1)
+    assert live(sql) == {two.task_id: two}
+    done = archive(sql, tmp_path, expiry=lambda record: NOON + timedelta(days=9))
+    assert (done.archived, done.dropped, done.left) == (0, 1, 0)
+    assert "1 that did not succeed were deleted" in done.sentence()
+    assert archived(sql, tmp_path) == {one.task_id: one}
+
+
+def test_commit_locks_the_files_of_older_copies_before_live_rows(
+    sql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = record(value=0, done_at=NOON)
+    sql.put(one)
+    archive(sql, tmp_path)
+    sql.put(replace(one, result=Payload(b"1"), done_at=NOON + timedelta(minutes=1)))
+    ran: list[str] = []
+    rows_of = type(sql)._rows_of
+
+    def noted(self: Any, connection: Any, statement: str, params: Any) -> Any:
+        ran.append(statement)
+        return rows_of(self, connection, statement, params)
+
+    monkeypatch.setattr(type(sql), "_rows_of", noted)
+    assert archive(sql, tmp_path).archived == 1
+    assert ran.index("lock_file") < ran.index("lock_tasks")
+
+
 def test_two_runs_at_once_archive_each_row_once(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     with opened(POSTGRES, request) as store:
         fill(store, 600)
@@ -497,8 +580,8 @@ def _calls_of_a_run(url: str, folder: Path) -> int:
         sys.setprofile(counting)
         run = store.commit_file
 
-        def told(*args: Any) -> Any:
-            found = run(*args)
+        def told(*args: Any, **options: Any) -> Any:
+            found = run(*args, **options)
             os.write(writing_end, b"%d\n" % calls[0])
             return found
 
@@ -554,6 +637,42 @@ def test_orphan_is_deleted_after_the_grace_time_and_never_before(sql: Any, tmp_p
     assert archived(sql, tmp_path)
 
 
+def test_file_that_took_so_long_that_it_may_be_deleted_as_an_orphan_is_not_committed(
+    sql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sql, 3, days=1)
+    before = live(sql)
+    write = writing.Archiving._write
+
+    def suspended(self: Any, *args: Any) -> Any:
+        draft = write(self, *args)
+        return replace(draft, begun=draft.begun - timedelta(seconds=remains.GRACE / 2 + 60))
+
+    monkeypatch.setattr(writing.Archiving, "_write", suspended)
+    with pytest.raises(ArchiveFileMissing, match="begun more than 12 hours ago"):
+        archive(sql, tmp_path)
+    assert live(sql) == before
+    assert not sql.files()
+
+
+def test_file_that_was_deleted_after_it_was_read_is_not_committed(
+    sql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sql, 3, days=1)
+    before = live(sql)
+    rows_of = writing.Archiving._rows_of
+
+    def deleting(self: Any, draft: Any) -> Any:
+        yield from rows_of(self, draft)
+        (tmp_path / draft.name).unlink()
+
+    monkeypatch.setattr(writing.Archiving, "_rows_of", deleting)
+    with pytest.raises(ArchiveFileMissing):
+        archive(sql, tmp_path)
+    assert live(sql) == before
+    assert not sql.files()
+
+
 def test_copy_of_the_manifest_is_beside_each_file(sql: Any, tmp_path: Path) -> None:
     fill(sql, 9)
     archive(sql, tmp_path)
@@ -586,6 +705,7 @@ def test_file_that_cannot_be_read_again_is_not_committed(
         archive(sql, tmp_path)
     assert live(sql) == before
     assert not sql.files()
+    assert not parquet(tmp_path)
 
 
 def test_run_stops_when_it_is_asked_to(sql: Any, tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 from rootcellar.archive.files import FILE_BYTES, FileReader, FileWriter, Written
 from rootcellar.archive.listing import StoreSource, in_order
 from rootcellar.archive.masks import Masks
 from rootcellar.archive.reading import Archive
-from rootcellar.archive.remains import write_copy
-from rootcellar.errors import ArchiveDamaged
+from rootcellar.archive.remains import check_draft, discard_draft, write_copy
+from rootcellar.errors import ArchiveDamaged, RootcellarError
 from rootcellar.stores import Store
 from rootcellar.stores.archiving import ArchiveFile, Moved, NewFile, Place
 from rootcellar.stores.search import Always
@@ -103,6 +103,7 @@ def compact(
 def _merge(archive: Archive, store: Store, files: Sequence[ArchiveFile]) -> ArchiveFile | None:
     day = files[0].day.isoformat()
     path = f"{archive.manifest.homes()[0]}/{day[:7]}/{day}-{secrets.token_hex(8)}.parquet"
+    begun = datetime.now(timezone.utc)
     written = _write(archive, store, files, path)
     new = NewFile(
         location=archive.place.where,
@@ -116,6 +117,13 @@ def _merge(archive: Archive, store: Store, files: Sequence[ArchiveFile]) -> Arch
         expires_at=written.expires_at,
     )
 
+    tries = 0
+
+    def all_moved() -> Iterator[Moved]:
+        nonlocal tries
+        tries += 1
+        return moved()
+
     def moved() -> Iterator[Moved]:
         # read again from the new file, so that only what can be read replaces anything
         with archive.place.open(path, written.bytes) as source:
@@ -128,8 +136,14 @@ def _merge(archive: Archive, store: Store, files: Sequence[ArchiveFile]) -> Arch
                         remedy="run `rootcellar archive compact` again; nothing was changed",
                     )
                 yield Moved(copy.number, task_id, place)
+        check_draft(archive.place, path, written.bytes, begun)
 
-    committed = archive.manifest.merge_files(new, [file.id for file in files], moved)
+    try:
+        committed = archive.manifest.merge_files(new, [file.id for file in files], all_moved)
+    except RootcellarError as exc:
+        if tries == 1 and not exc.retryable:
+            discard_draft(archive.manifest, archive.place, path)
+        raise
     if committed.file is None:
         archive.place.delete(path)
         return None

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from typing import Any
 
 from rootcellar.archive.places import Entry
 from rootcellar.archive.places import Place as FilePlace
-from rootcellar.errors import ArchiveFileExists
+from rootcellar.errors import ArchiveFileExists, ArchiveFileMissing, StoreError
 from rootcellar.stores.archiving import DELETED, ArchiveFile, Manifest
 
 #: seconds after which a file without an entry in the manifest is an orphan. A file is committed minutes after it is
@@ -68,6 +68,36 @@ def clear_up(manifest: Manifest, place: FilePlace, *, now: float, grace: float =
         if file.location == place.where and file.path in there and copy_name(file.path) not in there:
             write_copy(place, file)
     return len(lost)
+
+
+def check_draft(place: FilePlace, path: str, size: int, since: datetime) -> None:
+    """Check, as the last step of a transaction that commits a file, that no other run deletes it as an orphan.
+
+    Args:
+        place: where the file is.
+        path: its name.
+        size: its size in bytes.
+        since: when it was begun.
+
+    Raises:
+        ArchiveFileMissing: it was begun so long ago that another run may have deleted it, or it is not there.
+        StoreError: the place cannot be read.
+    """
+    if (datetime.now(timezone.utc) - since).total_seconds() > GRACE / 2:
+        raise ArchiveFileMissing(
+            f"the new file {path} was begun more than {GRACE / 7_200:g} hours ago, so another run may delete it",
+            where=place.where,
+            remedy="run the command again; nothing was changed",
+        )
+    if place.size(path) != size:
+        raise place.missing(path)
+
+
+def discard_draft(manifest: Manifest, place: FilePlace, path: str) -> None:
+    """Delete a file that was not committed; where this cannot be done, a later run does it."""
+    with suppress(StoreError):
+        if not manifest.known_paths({path}):
+            place.delete(path)
 
 
 def write_copy(place: FilePlace, file: ArchiveFile) -> None:

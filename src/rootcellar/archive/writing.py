@@ -22,12 +22,12 @@ from typing import Protocol, TypeVar
 
 from rootcellar.archive.files import FileReader, FileWriter, Row, Written
 from rootcellar.archive.places import Place as FilePlace
-from rootcellar.archive.remains import clear_up, write_copy
+from rootcellar.archive.remains import check_draft, clear_up, discard_draft, write_copy
 from rootcellar.archive.selecting import Selection
 from rootcellar.errors import AbilityMissing, ArchiveFileMissing, RootcellarError
 from rootcellar.payloads.blobs import REFERENCE, BlobSpiller
 from rootcellar.records import Payload, TaskRecord
-from rootcellar.stores.archiving import Copy, Manifest, NewFile, Place, in_batches
+from rootcellar.stores.archiving import ArchiveFile, Copy, Manifest, NewFile, Place, in_batches
 from rootcellar.stores.base import Store
 from rootcellar.stores.fields import damaged_fields
 from rootcellar.stores.holding import Hold, Holding
@@ -57,6 +57,9 @@ class Progress:
         changed: how many stay because they were stored again, deleted or locked while the file was written.
         held: how many stay because they are held.
         waiting: how many stay because their chord has not ended.
+        dropped: how many were deleted from the table without a copy, because they did not succeed, and an archived
+            result of the same task did.
+        waiting_for_older: how many of these stay, because the archived result expires earlier than they do.
         damaged: how many stay because a stored field of them cannot be read.
         unread: how many stay because their blob, or an older archived copy of them, cannot be read.
         problem: the first of these errors.
@@ -68,6 +71,8 @@ class Progress:
     changed: int = 0
     held: int = 0
     waiting: int = 0
+    dropped: int = 0
+    waiting_for_older: int = 0
     damaged: int = 0
     unread: int = 0
     problem: RootcellarError | None = None
@@ -75,15 +80,20 @@ class Progress:
     @property
     def left(self) -> int:
         """How many results stay, although they are wanted."""
-        return self.changed + self.held + self.waiting + self.damaged + self.unread
+        return self.changed + self.held + self.waiting + self.waiting_for_older + self.damaged + self.unread
 
     def sentence(self) -> str:
         """Return in words what was done and what stays."""
         parts = [f"Archived {self.archived:,} results in {self.files:,} files."]
+        if self.dropped:
+            parts.append(
+                f"{self.dropped:,} that did not succeed were deleted: the archive has a SUCCESS of the same task."
+            )
         for count, why in (
             (self.held, "because of holds"),
             (self.waiting, "because their chords have not ended"),
             (self.changed, "because they were stored again, deleted or locked meanwhile"),
+            (self.waiting_for_older, "because the archived SUCCESS of the same task expires before they do"),
             (self.damaged, "because a stored field cannot be read"),
             (self.unread, "because their blob or older archived copy cannot be read"),
         ):
@@ -100,6 +110,12 @@ class _Candidate:
     reference: Payload | None
     earlier: tuple[Place, ...] = ()
     is_kept: bool = True
+    others: tuple[Place, ...] = ()
+
+    @property
+    def is_special(self) -> bool:
+        """Whether the index has its hash already."""
+        return bool(self.earlier or self.others)
 
 
 @dataclass(slots=True)
@@ -109,11 +125,13 @@ class _Draft:
     Attributes:
         name: its name at the place.
         written: what it has.
+        begun: when it was begun.
         special: by row: the candidates that have older copies.
     """
 
     name: str
     written: Written
+    begun: datetime
     special: dict[int, _Candidate] = field(default_factory=dict)
 
 
@@ -233,6 +251,9 @@ class Archiving:
                 self.progress.unread += 1
                 self.progress.problem = self.progress.problem or exc
                 continue
+            if candidate is None:
+                self.progress.waiting_for_older += 1
+                continue
             yield candidate
 
     def _with_result(self, record: TaskRecord) -> _Candidate:
@@ -247,18 +268,31 @@ class Archiving:
             )
         return _Candidate(replace(record, result=self._spiller.fetch(reference, record.task_id)), reference)
 
-    def _with_earlier(self, candidate: _Candidate, places: Sequence[Place]) -> _Candidate:
-        """Note the older copies of the same task. A SUCCESS wins over another state, else the newer record wins."""
+    def _with_earlier(self, candidate: _Candidate, places: Sequence[Place]) -> _Candidate | None:
+        """Note the older copies of the same task. A SUCCESS wins over another state, else the newer record wins.
+
+        ``None``: the live row stays, because it is kept for longer than the archived SUCCESS.
+        """
         if not places:
             return candidate
         task_id = candidate.record.task_id
-        older = {place: record for place in places if (record := self._at(place)).task_id == task_id}
-        if candidate.record.state != "SUCCESS" and any(record.state == "SUCCESS" for record in older.values()):
+        older = [(place, file, record) for place in places for file, record in [self._at(place)]]
+        own = [each for each in older if each[2].task_id == task_id]
+        candidate = replace(
+            candidate,
+            earlier=tuple(place for place, _, _ in own),
+            others=tuple(place for place, _, record in older if record.task_id != task_id),
+        )
+        winners = [file.expires_at for _, file, record in own if record.state == "SUCCESS"]
+        if candidate.record.state == "SUCCESS" or not winners:
+            return candidate
+        expires_at = self._expiry(candidate.record)
+        if any(each is None or (expires_at is not None and expires_at <= each) for each in winners):
             return replace(candidate, is_kept=False)
-        return replace(candidate, earlier=tuple(older))
+        return None
 
-    def _at(self, place: Place) -> TaskRecord:
-        """Return the archived record at a place."""
+    def _at(self, place: Place) -> tuple[ArchiveFile, TaskRecord]:
+        """Return the file and the archived record at a place."""
         file = self._manifest.file(place.file)
         if file is None:
             raise ArchiveFileMissing(
@@ -267,25 +301,33 @@ class Archiving:
                 remedy="run `rootcellar archive verify`",
             )
         with self._place.open(file.path, file.bytes) as source:
-            return FileReader(source, f"{self._place.where}: {file.path}").row(place.row).record
+            return file, FileReader(source, f"{self._place.where}: {file.path}").row(place.row).record
 
     # -- a file
 
     def _write(self, day: date, candidates: Iterator[_Candidate]) -> _Draft:
         name = f"{self._home}/{day.isoformat()[:7]}/{day.isoformat()}-{secrets.token_hex(8)}.parquet"
         special: dict[int, _Candidate] = {}
+        begun = now()
         with self._place.write(name) as sink:
             writer = FileWriter(sink)
             for candidate in candidates:
                 row = writer.add(candidate.record, candidate.reference, expires_at=self._expiry(candidate.record))
-                if candidate.earlier or not candidate.is_kept:
+                if candidate.is_special:
                     special[row] = replace(candidate, record=TaskRecord(task_id="", state=""), reference=None)
                 if writer.is_full or writer.rows >= self._manifest.rows_in_one_file:
                     break
-            return _Draft(name, writer.close(), special)
+            return _Draft(name, writer.close(), begun, special)
 
     def _commit(self, day: date, draft: _Draft) -> None:
         held = self._held_since(draft)
+
+        tries = 0
+
+        def all_copies() -> Iterator[Copy]:
+            nonlocal tries
+            tries += 1
+            return copies()
 
         def copies() -> Iterator[Copy]:
             for row in self._rows_of(draft):
@@ -296,10 +338,18 @@ class Archiving:
                     earlier=special.earlier if special else (),
                     is_kept=special.is_kept if special else True,
                     is_held=row.number in held,
+                    others=special.others if special else (),
                 )
+            check_draft(self._place, draft.name, draft.written.bytes, draft.begun)
 
-        committed = self._manifest.commit_file(self._new_file(day, draft), copies)
-        not_kept = sum(not each.is_kept for each in draft.special.values())
+        older = {place.file for each in draft.special.values() for place in each.earlier + each.others}
+        try:
+            committed = self._manifest.commit_file(self._new_file(day, draft), all_copies, older=older)
+        except RootcellarError as exc:
+            # an earlier try, whose answer was lost, may have committed the file
+            if tries == 1 and not exc.retryable:
+                discard_draft(self._manifest, self._place, draft.name)
+            raise
         self.progress.held += len(held)
         if committed.file is None:
             # nothing of it counts: all rows were stored again, or another run was faster
@@ -309,8 +359,9 @@ class Archiving:
             self.progress.bytes += draft.written.bytes
             if (file := self._manifest.file(committed.file)) is not None:
                 write_copy(self._place, file)
-        self.progress.archived += committed.removed
-        self.progress.changed += max(0, committed.void - len(held) - not_kept)
+        self.progress.archived += committed.removed - committed.dropped
+        self.progress.dropped += committed.dropped
+        self.progress.changed += max(0, committed.void - len(held) - committed.dropped)
         self._on_progress(committed.removed)
 
     def _active_holds(self) -> Sequence[Hold]:

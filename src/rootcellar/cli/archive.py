@@ -197,10 +197,15 @@ def _number(found: Preview) -> str:
 def _say_done(done: Progress, where: str) -> None:
     files = f"{done.files:,} file{'' if done.files == 1 else 's'}"
     say(f"{number_of_tasks(done.archived)} archived in {visible(where)}: {files}, {size_text(done.bytes)}.")
+    if done.dropped:
+        say(
+            f"{number_of_tasks(done.dropped)} deleted that did not succeed: the archive has a SUCCESS of the same task."
+        )
     for count, why in (
         (done.held, "held"),
         (done.waiting, "in chords that have not ended"),
         (done.changed, "stored again, deleted or locked meanwhile"),
+        (done.waiting_for_older, "kept for longer than the archived SUCCESS of the same task"),
         (done.damaged, "with a stored field that cannot be read"),
         (done.unread, "whose blob or older archived copy cannot be read"),
     ):
@@ -216,8 +221,11 @@ def _as_object(found: Preview, place: Place, done: Progress) -> dict[str, Any]:
         "found": found.count,
         "found_all": found.is_all,
         "examples": [json_object(record) for record in found.examples],
-        **{name: getattr(done, name) for name in ("archived", "files", "bytes")},
-        "left": {name: getattr(done, name) for name in ("held", "waiting", "changed", "damaged", "unread")},
+        **{name: getattr(done, name) for name in ("archived", "dropped", "files", "bytes")},
+        "left": {
+            name: getattr(done, name)
+            for name in ("held", "waiting", "changed", "waiting_for_older", "damaged", "unread")
+        },
     }
 
 

@@ -98,8 +98,10 @@ class Copy:
     Attributes:
         row: its number in the file, from 0.
         record: the record of the live row that it is a copy of, exactly as the store returned it.
-        earlier: older archived copies of the same task, which become void.
+        earlier: older archived copies of the same task, which become void if this copy counts.
         is_kept: whether the copy counts. Otherwise an older archived copy wins, and this one is void.
+        others: archived copies of other tasks whose ids have the same hash. If the index has anything else for this
+            hash than ``earlier`` and ``others`` when the file is committed, the live row stays, and the copy is void.
         is_held: whether the live row stays in any case, so that the copy is void.
     """
 
@@ -108,6 +110,7 @@ class Copy:
     earlier: tuple[Place, ...] = ()
     is_kept: bool = True
     is_held: bool = False
+    others: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +121,13 @@ class Committed:
         file: its number; ``None`` if none of its rows counts. Then the manifest does not have it.
         removed: how many live rows were deleted.
         void: how many of its rows do not count.
+        dropped: how many of the deleted live rows have no copy that counts, because an older archived one wins.
     """
 
     file: int | None
     removed: int
     void: int
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,9 @@ class Manifest(Protocol):
 
     rows_in_one_file: int
 
-    def commit_file(self, file: NewFile, copies: Callable[[], Iterable[Copy]]) -> Committed:
+    def commit_file(
+        self, file: NewFile, copies: Callable[[], Iterable[Copy]], *, older: Collection[int] = ()
+    ) -> Committed:
         """Delete the live rows of which a file has copies, and add the file to the manifest, in one transaction.
 
         A live row that is not exactly what was copied stays, and its copy is void. The same holds for a row that
@@ -173,6 +180,8 @@ class Manifest(Protocol):
         Args:
             file: the file.
             copies: returns all copies in the order of their rows; it may be called again.
+            older: the numbers of the files with older copies. They are locked before any live row, as in
+                :meth:`restore`, so that two transactions do not wait for each other.
         """
 
     def merge_files(self, file: NewFile, sources: Collection[int], moved: Callable[[], Iterable[Moved]]) -> Committed:

@@ -119,12 +119,14 @@ class SqlManifest(ABC, Generic[C]):
 
     # -- a new file
 
-    def commit_file(self, file: NewFile, copies: Callable[[], Iterable[Copy]]) -> Committed:
+    def commit_file(
+        self, file: NewFile, copies: Callable[[], Iterable[Copy]], *, older: Collection[int] = ()
+    ) -> Committed:
         """See :class:`~rootcellar.stores.archiving.Manifest`."""
 
         def commit(connection: C) -> Committed:
             with self._patiently(connection):
-                return self._commit(connection, file, copies())
+                return self._commit(connection, file, copies(), older)
 
         try:
             return self._in_transaction(commit)
@@ -132,21 +134,24 @@ class SqlManifest(ABC, Generic[C]):
             # the entry of the file was rolled back
             return Committed(None, 0, nothing.void)
 
-    def _commit(self, connection: C, file: NewFile, copies: Iterable[Copy]) -> Committed:
+    def _commit(self, connection: C, file: NewFile, copies: Iterable[Copy], older: Collection[int]) -> Committed:
         known = self._rows_of(connection, "file_of_path", {"path": file.path})
         if known:
             earlier = self._file(known[0])
             return Committed(earlier.id, earlier.valid, len(earlier.void))
+        # before the live rows, and before the entries of these files are read
+        self._lock_files(connection, older)
         self._count_of(connection, "add_file", self._file_params(file))
         ((number,),) = self._rows_of(connection, "number_of_path", {"path": file.path})
         void: set[int] = set()
         superseded: dict[Place, str] = {}
-        removed = 0
+        removed = dropped = 0
         for some in in_batches(copies, lambda copy: copy.record, AT_ONCE):
-            same = self._unchanged(connection, some)
+            same = self._unchanged(connection, self._where_they_were(connection, some))
             self._delete_live(connection, [copy.record.task_id for copy in same])
             removed += len(same)
             kept = [copy for copy in same if copy.is_kept]
+            dropped += len(same) - len(kept)
             void |= {copy.row for copy in some} - {copy.row for copy in kept}
             self._add_entries(connection, [(key_of_id(each.record.task_id), number, each.row) for each in kept])
             superseded.update({place: each.record.task_id for each in kept for place in each.earlier})
@@ -155,7 +160,7 @@ class SqlManifest(ABC, Generic[C]):
         if void:
             self._count_of(connection, "set_void", {"id": number, "void": packed(void, file.rows)})
         self._make_void(connection, [(key_of_id(one), place.file, place.row) for place, one in superseded.items()])
-        return Committed(int(number), removed, len(void))
+        return Committed(int(number), removed, len(void), dropped)
 
     # -- files that become one
 
@@ -195,6 +200,27 @@ class SqlManifest(ABC, Generic[C]):
             self._mark(connection, source, DELETED, now)
             self._count_of(connection, "drop_entries_of_file", {"file": source})
         return Committed(int(number), 0, len(void))
+
+    def _where_they_were(self, connection: C, copies: Sequence[Copy]) -> list[Copy]:
+        """Return the copies of which the index has exactly the older copies that the run saw.
+
+        An older one may have moved, expired or been forgotten meanwhile. Then it must not win, nor count twice.
+        """
+        seen = {
+            copy.row: {(key_of_id(copy.record.task_id), place.file, place.row) for place in copy.earlier + copy.others}
+            for copy in copies
+            if copy.earlier or copy.others
+        }
+        if not seen:
+            return list(copies)
+        by_key: dict[int, set[Entry]] = {}
+        for entry in self._entries_of(connection, {key for entries in seen.values() for key, _, _ in entries}):
+            by_key.setdefault(entry[0], set()).add(entry)
+        return [
+            copy
+            for copy in copies
+            if copy.row not in seen or by_key.get(key_of_id(copy.record.task_id), set()) == seen[copy.row]
+        ]
 
     def _unchanged(self, connection: C, copies: Sequence[Copy]) -> list[Copy]:
         """Lock the live rows of these copies, and return the copies whose rows are exactly what was copied."""
@@ -385,11 +411,15 @@ class SqlManifest(ABC, Generic[C]):
     def _present(self, connection: C, entries: Iterable[Entry]) -> set[Entry]:
         """Return those of these entries that are in the index."""
         wanted = set(entries)
+        return self._entries_of(connection, {key for key, _, _ in wanted}) & wanted
+
+    def _entries_of(self, connection: C, keys: Collection[int]) -> set[Entry]:
+        """Return all entries of the index with these hashes."""
         found: set[Entry] = set()
-        for some in _chunks(sorted({key for key, _, _ in wanted}), AT_ONCE):
+        for some in _chunks(sorted(keys), AT_ONCE):
             for key, file, row in self._rows_of(connection, "find_entries", {"hashes": self._numbers(some)}):
                 found.add((int(key), int(file), int(row)))
-        return found & wanted
+        return found
 
     def _add_entries(self, connection: C, entries: Sequence[Entry]) -> None:
         # sorted, so that neighbours in the index are inserted one after the other
