@@ -17,8 +17,9 @@ from rootcellar.history.holds import Holds, place_hold
 from rootcellar.payloads import codec_of
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import HasSchema
+from rootcellar.stores.expiring import Expiring
 from rootcellar.stores.holding import Holding
-from rootcellar.testing.helpers import json_payload, record
+from rootcellar.testing.helpers import able, json_payload, record
 from rootcellar.testing.suites.store.fixtures import processes  # noqa: F401 - a fixture
 from rootcellar.testing.synced_processes import SyncedProcesses
 from rootcellar.testing.under_test import StoreUnderTest
@@ -136,6 +137,8 @@ def test_expired_results_of_adopted_tables_are_deleted(store: Store) -> None:
     assert good.done_at is not None
     assert good.expires_at - good.done_at == timedelta(days=30)
     now = datetime.now(timezone.utc)
+    counts = [able(store, Expiring).count_expired_adopted(now + timedelta(days=days)) for days in (29, 31)]
+    assert counts == [0, 3]
     assert store.delete_expired(now + timedelta(days=29)) == 0
     assert store.delete_expired(now + timedelta(days=31)) == 3
     assert store.delete_expired(now + timedelta(days=31)) == 0

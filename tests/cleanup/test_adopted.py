@@ -22,10 +22,16 @@ def test_adopted_results_are_deleted_unless_there_is_a_hold(postgres_url: str) -
     store = open_store(postgres_url)
     able(store, HasSchema).schema.adopt(timedelta(0))
     hold(store, "task:other")
+    expected = cleanup_of(store).expected()
+    assert expected is not None
+    assert (expected.cleaned.adopted, expected.cleaned.keeps_adopted) == (0, True)
     cleaned = cleanup_of(store).clean()
     assert (cleaned.adopted, cleaned.keeps_adopted) == (0, True)
     assert "The tables that Celery created are left alone while there are holds." in cleaned.sentence()
     able(store, Holding).release_hold(1, "tests", now())
+    expected = cleanup_of(store).expected()
+    assert expected is not None
+    assert (expected.cleaned.adopted, expected.cleaned.keeps_adopted) == (7, False)
     cleaned = cleanup_of(store).clean()
     assert (cleaned.adopted, cleaned.keeps_adopted) == (7, False)
     assert "Deleted 7 expired results." in cleaned.sentence()

@@ -21,6 +21,7 @@ from rootcellar.payloads import Codec, codec_of
 from rootcellar.payloads.blobs import references
 from rootcellar.records import ChordRecord, GroupRecord, TaskRecord
 from rootcellar.stores.base import Store
+from rootcellar.stores.expiring import DeletionTooSlow, Expiring
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.search import OneOf
@@ -87,6 +88,31 @@ def test_all_that_has_expired_is_deleted_and_put_on_record(store: Store) -> None
     assert "Deleted 8 expired results, 1 group, 1 chord and 7 blobs." in cleaned.sentence()
 
 
+def test_chords_that_take_too_long_are_deleted_in_smaller_batches(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chord = ChordRecord(group_id=new_id(), body=json_payload(1), expires_at=now() - timedelta(1))
+    store.begin_chord(chord)
+    expiring = able(store, Expiring)
+    delete, limits = expiring.delete_expired_chords, []
+
+    def slow(moment: datetime, limit: int = 5_000) -> int:
+        limits.append(limit)
+        if limit > 1_000:
+            raise DeletionTooSlow("too many chords", where="the table", remedy="wait")
+        return delete(moment, limit)
+
+    monkeypatch.setattr(expiring, "delete_expired_chords", slow)
+    monkeypatch.setattr(
+        store, "ability", lambda kind: expiring if kind is Expiring else type(store).ability(store, kind)
+    )
+    cleanup = cleanup_of(store)
+    cleanup._pause = lambda seconds: None  # type: ignore[method-assign]
+    assert cleanup.clean().chords == 1
+    assert limits[:3] == [5_000, 2_500, 1_250]
+    assert store.get_chord(chord.group_id) is None
+
+
 def test_second_cleanup_deletes_nothing(store: Store) -> None:
     put_due(store, 4)
     assert cleanup_of(store).clean().deleted == 4
@@ -99,13 +125,14 @@ def test_expected_is_what_is_then_deleted(store: Store) -> None:
     put_due(store, 5, name="kept")
     records = put_due(store, 7, name="gone")
     hold(store, "task:kept")
+    store.begin_chord(ChordRecord(group_id=new_id(), body=json_payload(1), expires_at=now() - timedelta(1)))
     expected = cleanup_of(store).expected(samples=2)
     assert expected is not None
-    assert (expected.cleaned.tasks, expected.cleaned.held) == (7, 5)
+    assert (expected.cleaned.tasks, expected.cleaned.held, expected.cleaned.chords) == (7, 5, 1)
     assert [one.task_id for one in expected.samples] == [one.task_id for one in records[:2]]
     assert len(left(store)) == 12
     cleaned = cleanup_of(store).clean()
-    assert (cleaned.tasks, cleaned.held) == (7, 5)
+    assert (cleaned.tasks, cleaned.held, cleaned.chords) == (7, 5, 1)
 
 
 # -- holds and the archive

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from rootcellar.records import TaskRecord
+from rootcellar.records import ChordPart, ChordRecord, TaskRecord
 from rootcellar.stores.base import Store
 from rootcellar.stores.counting import Counted, Question
 from rootcellar.stores.expiring import Deleted, Due, Expiring, Place
@@ -16,7 +16,7 @@ from rootcellar.stores.postgres import PostgresStore
 from rootcellar.stores.search import Condition, Failed, Like, OneOf, Some, Timed
 from rootcellar.stores.sql.statements import fill_in
 from rootcellar.stores.sqlite import SQLiteStore
-from rootcellar.testing.helpers import NOW, able, json_payload, record
+from rootcellar.testing.helpers import NOW, able, json_payload, new_id, record
 from tests.history.stores import SQL, opened
 
 SECOND = timedelta(seconds=1)
@@ -200,3 +200,27 @@ def test_deleted_rows_stay_in_the_counts(store: Store, expiring: Expiring, spare
     counted.roll()
     assert not left(store)
     assert before == sum(cell.tally.count for cell in counted.counts(question).cells) == 5
+
+
+def test_batch_of_chords_has_not_too_many_parts(store: Store, expiring: Expiring) -> None:
+    groups = [new_id() for _ in range(4)]
+    for number, group in enumerate(groups):
+        store.begin_chord(ChordRecord(group_id=group, body=json_payload(1), expires_at=NOW - SECOND))
+        for index in range(8 if number < 3 else 1):
+            one = record(expires_at=NOW - SECOND)
+            store.put(one, ChordPart(group_id=group, task_id=one.task_id, group_index=index, state="SUCCESS"))
+    lasting = ChordRecord(group_id=new_id(), body=json_payload(1), expires_at=NOW + timedelta(days=9_999))
+    store.begin_chord(lasting)
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ("sql", "postgres"):
+            patched.setattr(f"rootcellar.stores.{module}.expiring.PARTS_OF_A_CHORD", 2)
+        last = NOW + timedelta(days=9_000)
+        assert expiring.count_expired_chords(last) == 4
+        # the parts of two chords are more than the 10 of this batch
+        counts = [expiring.delete_expired_chords(last, 5) for _ in range(3)]
+    assert sum(counts) == 4
+    assert counts[0] in (2, 3)
+    assert counts[2] == 0
+    assert [store.get_chord(group) for group in groups] == [None] * 4
+    assert [list(store.chord_parts(group)) for group in groups] == [[]] * 4
+    assert store.get_chord(lasting.group_id) is not None

@@ -97,8 +97,10 @@ def _show_expected(expected: Expected | None, where: str, as_json: bool) -> None
         examples = [json_object(record) for record in expected.samples]
         print_json({**_as_object(cleaned), "dry_run": True, "examples": examples})
         return
-    groups = "" if not cleaned.groups else f" and {cleaned.groups:,} group{'' if cleaned.groups == 1 else 's'}"
-    say(f"{number_of_tasks(cleaned.tasks)}{groups} in {where} would be deleted, because they have expired.")
+    count = number_of_tasks(cleaned.tasks + cleaned.adopted)
+    others = ((cleaned.groups, "group"), (cleaned.chords, "chord"))
+    more = "".join(f" and {number:,} {name}{'' if number == 1 else 's'}" for number, name in others if number)
+    say(f"{count}{more} in {where} would be deleted, because they have expired.")
     for note in cleaned.notes():
         say(note)
     if expected.samples:

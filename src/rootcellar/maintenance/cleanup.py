@@ -43,6 +43,8 @@ BLOB_INTERVAL = 86_400.0
 LONGEST_SWEEP = 3_600.0
 #: how many times in a row a batch may fail before the run fails
 TRIES = 5
+#: the fewest chords in a batch
+_LEAST_CHORDS = 10
 #: records that are read with their values, at a time
 _READ_AT_ONCE = 100
 #: rows that one statement counts
@@ -370,18 +372,24 @@ class _Rows:
         self._after: Place | None = None
         self._is_done = False
         self._has_groups = True
-        replicated = self._work.store.ability(Replicated)
-        self._pace = Pace() if replicated is None else Pace(replicated.replica_lag)
+        self._pace = self._new_pace()
         self._size = self._config.batch_size()
 
     def run(self) -> None:
         """Delete tasks and groups in batches, then chords."""
-        for batch in (self._tasks, self._groups, self._adopted):
-            self._cleanup.run_in_batches(self._size, self._timed(batch), pause=self._pace.pause, tries=TRIES)
+        chords = BatchSize(DELETE_BATCH, _LEAST_CHORDS)
+        batches = ((self._tasks, self._size), (self._groups, self._size), (self._adopted, self._size))
+        for batch, size in (*batches, (self._chords, chords)):
+            # rows of another kind may take longer
+            self._pace = self._new_pace()
+            self._cleanup.run_in_batches(size, self._timed(batch), pause=self._pace.pause, tries=TRIES)
             self._cleanup._go_on()
-        self._cleaned.chords = self._expiring.delete_expired_chords(self._now)
         if (keeper := self._work.store.ability(KeepsRefused)) is not None:
             self._refused(keeper)
+
+    def _new_pace(self) -> Pace:
+        replicated = self._work.store.ability(Replicated)
+        return Pace() if replicated is None else Pace(replicated.replica_lag)
 
     def _timed(self, batch: Callable[[int], int]) -> Callable[[int], int]:
         def work(limit: int) -> int:
@@ -459,6 +467,11 @@ class _Rows:
         self._cleaned.groups += count
         return count
 
+    def _chords(self, limit: int) -> int:
+        count = self._expiring.delete_expired_chords(self._now, limit)
+        self._cleaned.chords += count
+        return count
+
     def _refused(self, keeper: KeepsRefused) -> None:
         """Delete the expired records that the durable store refused, except what is held or must be archived."""
         self._work.spares.condition()
@@ -510,6 +523,11 @@ class _Rows:
                 break
             self._after = counted.last
         self._cleaned.groups = self._expiring.count_expired_groups(self._now)
+        self._cleaned.chords = self._expiring.count_expired_chords(self._now)
+        self._work.spares.condition()
+        adopted = self._expiring.count_expired_adopted(self._now)
+        self._cleaned.keeps_adopted = self._work.spares.has_holds
+        self._cleaned.adopted = 0 if self._work.spares.has_holds else adopted
         return Expected(cleaned=self._cleaned, samples=found)
 
     def _samples(self, count: int) -> Sequence[TaskRecord]:

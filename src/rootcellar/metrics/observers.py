@@ -100,6 +100,7 @@ class CountingExpiring:
         self._recorder = recorder
         self.count_expired, self.expired = inner.count_expired, inner.expired
         self.count_expired_groups, self.delete_expired_chords = inner.count_expired_groups, inner.delete_expired_chords
+        self.count_expired_chords, self.count_expired_adopted = inner.count_expired_chords, inner.count_expired_adopted
         self._inner = inner
 
     def delete_expired_tasks(self, due: Due) -> Deleted:

@@ -16,6 +16,9 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.search import Condition
 
+#: parts that are deleted for each chord of a batch
+PARTS_OF_A_CHORD = 10
+
 
 class DeletionTooSlow(StoreError):
     """A batch of expired records was not deleted within its time. Retryable: with a smaller batch, or later."""
@@ -128,11 +131,21 @@ class Expiring(Protocol):
     def delete_expired_groups(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         """Delete up to ``limit`` saved groups that expired before ``now``; return how many."""
 
-    def delete_expired_chords(self, now: datetime) -> int:
-        """Delete the chords that expired before ``now``, or were finished a day before; return how many.
+    def count_expired_chords(self, now: datetime) -> int:
+        """Return how many chords expired before ``now``, or were finished a day before."""
 
-        No index finds them, so it is called once in a cleanup.
+    def delete_expired_chords(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        """Delete up to ``limit`` chords that expired before ``now``, or were finished a day before; return how many.
+
+        Those with many parts are deleted in smaller numbers: about as soon as :data:`PARTS_OF_A_CHORD` for each of
+        ``limit`` chords are deleted, the call ends.
+
+        Raises:
+            DeletionTooSlow: it took too long. Nothing was deleted.
         """
+
+    def count_expired_adopted(self, now: datetime) -> int:
+        """Return how many tasks and groups of the tables that Celery created expired before ``now``."""
 
     def delete_expired_adopted(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         """Delete up to ``limit`` expired tasks, and as many groups, of the tables that Celery created."""

@@ -57,10 +57,18 @@ class BehindExpiring:
         """See :class:`~rootcellar.stores.expiring.Expiring`."""
         return self._durable.delete_expired_groups(now, limit)
 
-    def delete_expired_chords(self, now: datetime) -> int:
+    def count_expired_chords(self, now: datetime) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        return self._durable.count_expired_chords(now)
+
+    def count_expired_adopted(self, now: datetime) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        return self._durable.count_expired_adopted(now)
+
+    def delete_expired_chords(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         """See :class:`~rootcellar.stores.expiring.Expiring`. Also delete those in Redis."""
         self._journal.delete_expired_chords(now)
-        return self._durable.delete_expired_chords(now)
+        return self._durable.delete_expired_chords(now, limit)
 
     def delete_expired_adopted(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         """See :class:`~rootcellar.stores.expiring.Expiring`."""

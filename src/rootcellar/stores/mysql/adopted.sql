@@ -15,3 +15,9 @@ DELETE FROM {old_task} WHERE date_done < %(done_before)s ORDER BY id LIMIT %(lim
 
 -- delete_expired_adopted_groups: delete some of Celery's groups that have expired
 DELETE FROM {old_group} WHERE date_done < %(done_before)s ORDER BY id LIMIT %(limit)s
+
+-- count_expired_adopted_tasks: count Celery's tasks that have expired
+SELECT count(*) FROM {old_task} WHERE date_done < %(done_before)s
+
+-- count_expired_adopted_groups: count Celery's groups that have expired
+SELECT count(*) FROM {old_group} WHERE date_done < %(done_before)s

@@ -14,7 +14,7 @@ from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.expiring import Deleted
 from rootcellar.stores.fields import FieldReader
 from rootcellar.stores.mysql.driver import Connection, in_list
-from rootcellar.stores.sql.expiring import DueRows, ExpiringStore
+from rootcellar.stores.sql.expiring import DueRows, ExpiringStore, with_few_parts
 from rootcellar.stores.sql.statements import fill_in, in_parameterized
 
 
@@ -99,15 +99,11 @@ class MySQLExpiring(ExpiringStore[Connection]):
                 break
         return count
 
-    def delete_expired_chords(self, now: datetime) -> int:
-        params = {"now": self._date(now), "yesterday": self._date(now - timedelta(days=1)), "limit": DELETE_BATCH}
-        count = 0
-        while ids := sorted(row[0] for row in self._all("expired_chords", params)):
-            for some in framing.chunks(ids, self.MANY):
-                count += self._delete_chords({**params, "ids": in_list(some)})
-            if len(ids) < DELETE_BATCH:
-                break
-        return count
+    def delete_expired_chords(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        params = {"now": self._date(now), "yesterday": self._date(now - timedelta(days=1)), "limit": limit}
+        found = ((group_id, int(parts)) for group_id, parts in self._all("expired_chords", params))
+        ids = sorted(with_few_parts(found, limit))
+        return sum(self._delete_chords({**params, "ids": in_list(some)}) for some in framing.chunks(ids, self.MANY))
 
     def _delete_chords(self, params: dict[str, Any]) -> int:
         def delete(connection: Connection) -> int:

@@ -127,8 +127,12 @@ SELECT taskset_id FROM {group} WHERE expires_at < %(now)s ORDER BY expires_at LI
 DELETE g FROM {group} AS g FORCE INDEX (PRIMARY) WHERE g.taskset_id IN %(ids)s AND g.expires_at < %(now)s
 
 -- expired_chords: find some chords that were finished a day ago, or have expired
-(SELECT group_id FROM {chord} WHERE expires_at < %(now)s LIMIT %(limit)s)
-UNION (SELECT group_id FROM {chord} WHERE date_done < %(yesterday)s LIMIT %(limit)s)
+(SELECT group_id, CASE WHEN date_done IS NULL THEN counted ELSE 0 END FROM {chord}
+    WHERE expires_at < %(now)s LIMIT %(limit)s)
+UNION (SELECT group_id, 0 FROM {chord} WHERE date_done < %(yesterday)s LIMIT %(limit)s)
+
+-- count_expired_chords: count the chords that were finished a day ago, or have expired
+SELECT count(*) FROM {chord} WHERE expires_at < %(now)s OR date_done < %(yesterday)s
 
 -- hold_expired_chords: lock the chords that were found, if they are still to be deleted
 SELECT group_id FROM {chord} FORCE INDEX (PRIMARY)

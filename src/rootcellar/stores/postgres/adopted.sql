@@ -19,3 +19,9 @@ DELETE FROM {old_task} WHERE id = ANY(ARRAY(
 DELETE FROM {old_group} WHERE id = ANY(ARRAY(
     SELECT id FROM {old_group} WHERE date_done < %(done_before)s LIMIT %(limit)s
 ))
+
+-- count_expired_adopted_tasks: count Celery's tasks that have expired
+SELECT count(*) FROM {old_task} WHERE date_done < %(done_before)s
+
+-- count_expired_adopted_groups: count Celery's groups that have expired
+SELECT count(*) FROM {old_group} WHERE date_done < %(done_before)s

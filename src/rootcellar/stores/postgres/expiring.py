@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from rootcellar.errors import StoreError
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
-from rootcellar.stores.expiring import Deleted
+from rootcellar.stores.expiring import PARTS_OF_A_CHORD, Deleted
 from rootcellar.stores.postgres.driver import Connection, psycopg
 from rootcellar.stores.sql.expiring import DueRows, ExpiringStore, Tie
 from rootcellar.stores.sql.statements import fill_in
@@ -26,8 +25,8 @@ _SETTINGS = (
     "set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true), "
     "set_config('synchronous_commit', 'off', true)"
 )
-#: chords in one statement, each of which reads the whole table; and the seconds after which a statement is given up
-_CHORDS, _TIMEOUT = 20_000, 60.0
+#: the seconds after which a statement for groups or chords is given up
+_TIMEOUT = 60.0
 _LAST = "(SELECT {column} FROM due ORDER BY expires_at DESC, row_id DESC LIMIT 1)"
 
 
@@ -89,16 +88,15 @@ class PostgresExpiring(ExpiringStore[Connection]):
 
         return self._run(work)
 
-    def delete_expired_chords(self, now: datetime) -> int:
-        total = 0
-        while count := self._run(partial(self._delete_chords, now)):
-            total += count
-        return total
+    def delete_expired_chords(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        params = {"now": now, "yesterday": now - timedelta(days=1), "limit": limit, "parts": limit * PARTS_OF_A_CHORD}
 
-    def _delete_chords(self, now: datetime, connection: Connection) -> int:
-        with self._limited(connection, _TIMEOUT):
-            ((count,),) = self._rows_of(connection, "delete_expired_chords", {"now": now, "limit": _CHORDS})
-            return int(count)
+        def work(connection: Connection) -> int:
+            with self._limited(connection, _TIMEOUT):
+                ((count,),) = self._rows_of(connection, "delete_expired_chords", params)
+                return int(count)
+
+        return self._run(work)
 
     def replica_lag(self) -> float | None:
         """See :class:`~rootcellar.stores.expiring.Replicated`. Only members of ``pg_monitor`` may see it."""

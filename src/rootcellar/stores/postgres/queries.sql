@@ -212,12 +212,22 @@ DELETE FROM {group} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {group} WHERE expires_at < %(now)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )) AND expires_at < %(now)s
 
--- delete_expired_chords: delete some chords that were finished a day ago, or have expired, and return how many there were
-WITH gone AS (
-    DELETE FROM {chord} WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM {chord} WHERE expires_at < %(now)s OR date_done < %(now)s::timestamptz - interval '1 day'
-        LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    )) RETURNING group_id
+-- count_expired_chords: count the chords that were finished a day ago, or have expired
+SELECT count(*) FROM {chord} WHERE expires_at < %(now)s OR date_done < %(yesterday)s
+
+-- delete_expired_chords: delete some chords that were finished a day ago, or have expired, with not too many parts, and return how many chords there were
+WITH due AS MATERIALIZED (
+    SELECT ctid AS row_id, CASE WHEN date_done IS NULL THEN counted ELSE 0 END AS parts FROM {chord}
+    WHERE expires_at < %(now)s OR date_done < %(yesterday)s LIMIT %(limit)s
+), counted AS (
+    SELECT row_id, sum(parts) OVER (ORDER BY row_id ROWS UNBOUNDED PRECEDING) - parts AS earlier FROM due
+), held AS MATERIALIZED (
+    SELECT ctid AS row_id FROM {chord}
+    WHERE ctid = ANY(ARRAY(SELECT row_id FROM counted WHERE earlier < %(parts)s))
+        AND (expires_at < %(now)s OR date_done < %(yesterday)s)
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {chord} WHERE ctid = ANY(ARRAY(SELECT row_id FROM held)) RETURNING group_id
 ), dropped AS (
     DELETE FROM {part} WHERE group_id IN (SELECT group_id FROM gone)
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
-from rootcellar.stores.expiring import Deleted, DeletionTooSlow, Due, Place
+from rootcellar.stores.expiring import PARTS_OF_A_CHORD, Deleted, DeletionTooSlow, Due, Place
 from rootcellar.stores.fields import EARLIEST, FieldReader
 from rootcellar.stores.search import Always, Condition, MoreHolds, Negated, Search, SearchTooSlow, Segment
 from rootcellar.stores.sql.rows import TASK_COLUMNS
@@ -19,6 +19,7 @@ from rootcellar.stores.sql.statements import fill_in
 from rootcellar.stores.sql.store import SqlStore
 
 C = TypeVar("C")
+K = TypeVar("K")
 
 _PAGE = "SELECT {columns} FROM {table} WHERE {due} AND {wanted} ORDER BY expires_at, task_id LIMIT {limit}"
 # one statement, because a cleanup may delete rows meanwhile
@@ -119,6 +120,23 @@ class DueRows:
         return moment, self._tie.column, self._tie.param.format(self._renderer.param(place.row))
 
 
+def with_few_parts(chords: Iterable[tuple[K, int]], limit: int) -> list[K]:
+    """Return the keys of the first chords that have together about so many parts as a batch may have.
+
+    Args:
+        chords: each with its key and the number of its parts.
+        limit: the most chords in a batch.
+    """
+    found = []
+    left = limit * PARTS_OF_A_CHORD
+    for key, parts in chords:
+        if left <= 0:
+            break
+        found.append(key)
+        left -= parts
+    return found
+
+
 class ExpiringStore(SqlStore[C], Generic[C]):
     """A SQL store with the ability :class:`~rootcellar.stores.expiring.Expiring`."""
 
@@ -147,7 +165,7 @@ class ExpiringStore(SqlStore[C], Generic[C]):
         """See :class:`~rootcellar.stores.expiring.Expiring`."""
 
     @abstractmethod
-    def delete_expired_chords(self, now: datetime) -> int:
+    def delete_expired_chords(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         """See :class:`~rootcellar.stores.expiring.Expiring`."""
 
     def _table_by_expiry(self, rows: DueRows) -> str:
@@ -175,10 +193,21 @@ class ExpiringStore(SqlStore[C], Generic[C]):
         ((count,),) = self._all("count_expired_groups", {"now": self._date(now)})
         return int(count)
 
+    def count_expired_chords(self, now: datetime) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        params = {"now": self._date(now), "yesterday": self._date(now - timedelta(days=1))}
+        ((count,),) = self._all("count_expired_chords", params)
+        return int(count)
+
+    def count_expired_adopted(self, now: datetime) -> int:
+        """See :class:`~rootcellar.stores.expiring.Expiring`."""
+        self._ensure_schema()
+        return self._count_expired_adopted(now)
+
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         count = self.delete_expired_tasks(Due(now=now, limit=limit, timeout=float("inf"))).count
         count += self.delete_expired_groups(now, limit)
-        self.delete_expired_chords(now)
+        self.delete_expired_chords(now, limit)
         return count + self._delete_expired_adopted(now, limit)
 
     def delete_expired_adopted(self, now: datetime, limit: int = DELETE_BATCH) -> int:

@@ -497,6 +497,14 @@ class SqlStore(HoldingMixin[C], PostponingMixin[C], Store, SqlJobs, SqlManifest[
         count = self._count("delete_expired_adopted_tasks", params) if self._adopted.task_table else 0
         return count + (self._count("delete_expired_adopted_groups", params) if self._adopted.group_table else 0)
 
+    def _count_expired_adopted(self, now: datetime) -> int:
+        """Return how many tasks and groups of Celery's tables have expired."""
+        if self._adopted is None or self._adopted.keep is None:
+            return 0
+        tables = {"tasks": self._adopted.task_table, "groups": self._adopted.group_table}
+        params = {"done_before": self._celery_date(now - self._adopted.keep)}
+        return sum(int(self._all(f"count_expired_adopted_{key}", params)[0][0]) for key in tables if tables[key])
+
     # -- talking to the server
 
     def _all(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:

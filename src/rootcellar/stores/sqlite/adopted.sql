@@ -15,3 +15,9 @@ DELETE FROM {old_task} WHERE id IN (SELECT id FROM {old_task} WHERE date_done < 
 
 -- delete_expired_adopted_groups: delete some of Celery's groups that have expired
 DELETE FROM {old_group} WHERE id IN (SELECT id FROM {old_group} WHERE date_done < :done_before LIMIT :limit)
+
+-- count_expired_adopted_tasks: count Celery's tasks that have expired
+SELECT count(*) FROM {old_task} WHERE date_done < :done_before
+
+-- count_expired_adopted_groups: count Celery's groups that have expired
+SELECT count(*) FROM {old_group} WHERE date_done < :done_before

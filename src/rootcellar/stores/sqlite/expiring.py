@@ -11,7 +11,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
 from rootcellar.stores.expiring import Deleted
 from rootcellar.stores.sql.by_date import RECENT
-from rootcellar.stores.sql.expiring import DueRows, ExpiringStore, Tie
+from rootcellar.stores.sql.expiring import DueRows, ExpiringStore, Tie, with_few_parts
 from rootcellar.stores.sql.statements import fill_in
 
 
@@ -57,11 +57,13 @@ class SQLiteExpiring(ExpiringStore[sqlite3.Connection]):
     def delete_expired_groups(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         return self._count("delete_expired_groups", {"now": self._date(now), "limit": limit})
 
-    def delete_expired_chords(self, now: datetime) -> int:
-        params = {"now": self._date(now), "yesterday": self._date(now - timedelta(days=1))}
+    def delete_expired_chords(self, now: datetime, limit: int = DELETE_BATCH) -> int:
+        params = {"now": self._date(now), "yesterday": self._date(now - timedelta(days=1)), "limit": limit}
 
         def work(connection: sqlite3.Connection) -> int:
-            self._count_of(connection, "delete_expired_parts", params)
-            return self._count_of(connection, "delete_expired_chords", params)
+            found = connection.execute(self._sql["expired_chords"], params)
+            rows = {"rows": json.dumps(with_few_parts(found.fetchall(), limit))}
+            self._count_of(connection, "delete_expired_parts", rows)
+            return self._count_of(connection, "delete_expired_chords", rows)
 
         return self._in_transaction(work)

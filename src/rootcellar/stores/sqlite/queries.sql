@@ -114,11 +114,20 @@ SELECT count(*) FROM {group} WHERE expires_at < :now
 -- delete_expired_groups: delete some groups that have expired
 DELETE FROM {group} WHERE rowid IN (SELECT rowid FROM {group} WHERE expires_at < :now LIMIT :limit)
 
--- delete_expired_parts: delete the parts of the chords that the next statement deletes
-DELETE FROM {part} WHERE group_id IN (SELECT group_id FROM {chord} WHERE expires_at < :now OR date_done < :yesterday)
+-- count_expired_chords: count the chords that were finished a day ago, or have expired
+SELECT count(*) FROM {chord} WHERE expires_at < :now OR date_done < :yesterday
 
--- delete_expired_chords: delete chords that were finished a day ago, or have expired
-DELETE FROM {chord} WHERE expires_at < :now OR date_done < :yesterday
+-- expired_chords: find some chords that were finished a day ago, or have expired, and the numbers of their parts
+SELECT rowid, CASE WHEN date_done IS NULL THEN counted ELSE 0 END FROM {chord}
+WHERE expires_at < :now OR date_done < :yesterday LIMIT :limit
+
+-- delete_expired_parts: delete the parts of the chords that the next statement deletes
+DELETE FROM {part} WHERE group_id IN (
+    SELECT group_id FROM {chord} WHERE rowid IN (SELECT value FROM json_each(:rows))
+)
+
+-- delete_expired_chords: delete the chords that were found
+DELETE FROM {chord} WHERE rowid IN (SELECT value FROM json_each(:rows))
 
 -- query_tasks: the newest tasks that match, unfinished ones first
 SELECT {task_select} FROM {task}
